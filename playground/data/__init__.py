@@ -1,0 +1,1 @@
+"""Uploaded file -> examples: read, detect, map, validate, render."""

@@ -1,0 +1,46 @@
+"""Every error a person may see. Each says what is wrong, what there is, and what to do.
+
+Only the edges (ui, api, command line) turn these into words on a screen; anything else that escapes is a bug.
+"""
+
+from __future__ import annotations
+
+
+class PlaygroundError(Exception):
+    """Base class. ``exit_code`` is what the command line exits with: 1 the job failed, 2 the call is wrong."""
+
+    exit_code = 1
+
+
+class InputError(PlaygroundError):
+    """What was handed in (a file, an option, an id) is wrong."""
+
+    exit_code = 2
+
+
+class NotFoundError(InputError):
+    """No run, adapter or base has this id, or it belongs to somebody else."""
+
+
+class BaseUnavailableError(PlaygroundError):
+    """The base model could not be fetched, converted or loaded."""
+
+
+class AdapterError(InputError):
+    """An adapter is unsafe, damaged, or does not fit the base."""
+
+
+class BusyError(PlaygroundError):
+    """The device's queue is full, or something still uses what was to be removed."""
+
+
+class CancelledError(PlaygroundError):
+    """A person cancelled the job."""
+
+
+class OutOfMemoryError(PlaygroundError):
+    """The device's memory does not suffice; the message names a smaller setting."""
+
+
+class RunFailedError(PlaygroundError):
+    """A training run failed; the message is the one sentence that says why."""

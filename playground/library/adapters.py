@@ -1,0 +1,316 @@
+"""All adapters on this machine: those that came with the app and those in the home folder.
+
+An adapter becomes visible in one step: it is put together in ``.staging`` and renamed into place when it is complete. Dot
+folders are never listed. Ids are made here, and a path is only ever one id below one of the two roots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from playground.errors import AdapterError, InputError, NotFoundError
+from playground.library.archive import pack, unpack
+from playground.library.base_shapes import BaseShapes
+from playground.library.card import SCHEMA, AdapterCard, read_card, read_run, weight_files
+from playground.library.files import (
+    JSON_LIMIT_BYTES,
+    copy_file,
+    is_plain_file,
+    plain_number,
+    plain_text,
+    read_json,
+    sha256_of,
+    sync_folder,
+    write_json,
+)
+from playground.library.model_card import write_model_card
+from playground.library.run_record import PRIVATE, sanitised
+from playground.library.safety import CARD, CONFIG, RECORD, SIZE_LIMIT_BYTES, WEIGHTS, check_folder, check_names, refuse_names
+
+ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+NAME_LIMIT = 100
+RESERVATION_S = 24 * 3600.0
+"""How long an id is kept for somebody who asked for it and has not published yet."""
+
+_TAKEN = frozenset({"base"})  # means the bare base wherever a model is named
+Cards: TypeAlias = list[AdapterCard]
+Damaged: TypeAlias = list[tuple[str, str]]
+
+
+class AdapterLibrary:
+    """Adapters in two folders.
+
+    own_dir: the person's, written to. shipped_dir: the app's, only read. clock: seconds since 1970.
+    """
+
+    def __init__(self, own_dir: Path, shipped_dir: Path, clock: Callable[[], float] = time.time) -> None:
+        self._own = Path(own_dir)
+        self._shipped = Path(shipped_dir)
+        self._clock = clock
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def list(self, owner: str = "local", shared: bool = False) -> Cards:
+        """What ``owner`` may see: the shipped ones, then the newest first. Damaged folders are left out (see ``damaged``).
+
+        shared: people do not know each other, so each sees the shipped adapters and their own.
+        """
+        own = [card for card in self._read(self._own, shipped=False)[0] if not shared or card.owner == owner]
+        ids = {card.id for card in own}  # an id keeps meaning the person's own adapter, whatever a later version ships
+        shipped = [card for card in self._read(self._shipped, shipped=True)[0] if card.id not in ids]
+        return [*sorted(shipped, key=_newest_first), *sorted(own, key=_newest_first)]
+
+    def damaged(self) -> Damaged:
+        """(folder name, reason) of every folder that cannot be used."""
+        return [*self._read(self._shipped, shipped=True)[1], *self._read(self._own, shipped=False)[1]]
+
+    def get(self, id: str, owner: str = "local", shared: bool = False) -> AdapterCard:
+        """The adapter with this id. Raises NotFoundError (says what there is), AdapterError when it is damaged."""
+        if ID.fullmatch(id):
+            for root, shipped in ((self._own, False), (self._shipped, True)):
+                folder = root / id
+                if folder.is_symlink() or not folder.is_dir():
+                    continue
+                try:
+                    card = read_card(folder, shipped=shipped)
+                except AdapterError as exc:
+                    if shared and not shipped:
+                        continue  # whose it was is unknown
+                    raise AdapterError(f"The adapter {id} is damaged: {exc}") from exc
+                if shipped or not shared or card.owner == owner:
+                    return card
+        there = ", ".join(card.id for card in self.list(owner, shared))
+        raise NotFoundError(f"There is no adapter {plain_text(id, 80)!r}. There is: {there or 'none yet'}.")
+
+    # -- making -------------------------------------------------------------------------------------------------------
+
+    def reserve_id(self, name: str) -> str:
+        """A new id made from a person's name: ``Hospital reports`` -> ``hospital_reports``, the next ``hospital_reports-2``.
+
+        Nobody else is given it until it is published, released, or a day has passed.
+        """
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+        slug = re.sub(r"[^a-z0-9-]+", "_", plain).strip("_-")[:56].rstrip("_-") or "adapter"
+        number = 1
+        while True:
+            id = slug if number == 1 else f"{slug}-{number}"
+            if self._is_free(id) and self._reserve(id):
+                return id
+            number += 1
+
+    def release_id(self, id: str) -> None:
+        """Give back a reserved id that will not be published."""
+        if ID.fullmatch(id):
+            (self._reserved / id).unlink(missing_ok=True)
+
+    def staging(self) -> Path:
+        """A new, empty folder on the same disk, to put an adapter together in."""
+        place = self._own / ".staging"
+        place.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=place))
+
+    def publish(self, folder: Path, id: str) -> AdapterCard:
+        """Move a finished staging folder into place, in one step. Never overwrites. Raises AdapterError when it is not complete.
+
+        Writes the SHA-256 of the weights into run.json, and a model card where there is none.
+        """
+        folder = Path(folder)
+        target = self._own_folder(id)
+        if folder.is_symlink() or not folder.is_dir() or folder.resolve().parent != (self._own / ".staging").resolve():
+            raise InputError(f"{folder} is not a staging folder of this library. Put the adapter together in staging().")
+        if id in _TAKEN or os.path.lexists(target) or os.path.lexists(self._shipped / id):
+            raise InputError(f"There is an adapter {id} already. Ask reserve_id for another id.")
+        check_names(folder)
+        run = read_run(folder)
+        kind = "peft" if (folder / CONFIG).exists() else "full"
+        run = {"created_s": self._clock(), "name": id, "owner": "local"} | run
+        run |= {"schema": SCHEMA, "sha256": sha256_of(weight_files(folder, kind))}
+        write_json(folder / RECORD, run)
+        if not is_plain_file(folder / CARD):
+            write_model_card(folder, run)
+        card = read_card(folder)
+        sync_folder(folder)
+        try:
+            folder.rename(target)
+        except OSError as exc:
+            raise InputError(f"{id} could not be put in place ({exc.strerror}). Ask reserve_id for another id.") from exc
+        sync_folder(self._own, with_files=False)
+        self.release_id(id)
+        return replace(card, id=id, path=target)
+
+    def import_path(self, path: Path, base: BaseShapes | None, owner: str = "local") -> AdapterCard:
+        """Take in an adapter from a folder or a zip. Only its four known files are copied, and they are checked as copied.
+
+        base: what it must fit; None = not known yet. Raises AdapterError; nothing is left behind then.
+        """
+        path = Path(path).expanduser().resolve()
+        if not path.exists() or path.suffix in (".safetensors", ".json"):
+            wrong = "is a single file" if path.exists() else "does not exist"
+            raise AdapterError(f"{path} {wrong}. Name the folder that holds {CONFIG} and {WEIGHTS}, or a zip of it.")
+        with self._temporary() as work:
+            if path.is_dir():
+                source, name = path, path.name
+                check_names(source)
+            else:
+                refuse_names([path.name])
+                source, name = unpack(path, work / "unpacked"), path.stem
+            folder = self.staging()
+            try:
+                for file in (CONFIG, WEIGHTS, CARD, RECORD):
+                    if is_plain_file(source / file):
+                        limit = SIZE_LIMIT_BYTES if file == WEIGHTS else JSON_LIMIT_BYTES
+                        if (size := (source / file).stat().st_size) > limit:
+                            raise AdapterError(f"{file} has {size} bytes; at most {limit} are taken. Make it smaller.")
+                        copy_file(source / file, folder / file)
+                if not is_plain_file(folder / CONFIG) or not is_plain_file(folder / WEIGHTS):
+                    check_folder(source, base)  # says best what is missing, seeing what is there
+                check_folder(folder, base)
+                run = sanitised(
+                    read_run(folder), read_json(folder / CONFIG), name=name or "adapter", owner=owner, now_s=self._clock()
+                )
+                write_json(folder / RECORD, run)
+                id = self.reserve_id(run["name"])
+                try:
+                    return self.publish(folder, id)
+                except BaseException:
+                    self.release_id(id)
+                    raise
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    # -- handing out --------------------------------------------------------------------------------------------------
+
+    def export(self, id: str, dir: Path, owner: str = "local", shared: bool = False) -> Path:
+        """Copy an adapter into ``dir`` (new or empty) as a folder that PEFT or Transformers loads. Returns ``dir``."""
+        card = self.get(id, owner, shared)
+        target = Path(dir).expanduser()
+        if any(root.resolve() in (target.resolve(), *target.resolve().parents) for root in (self._own, self._shipped)):
+            raise InputError(f"{target} lies inside the library itself. Name a folder elsewhere.")
+        if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{target} exists and is not an empty folder. Name a new folder; nothing is overwritten.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            self._copy_out(card, part)
+            part.chmod(0o755)
+            part.rename(target)  # takes the place of an empty folder too
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        return target
+
+    def export_zip(self, id: str, dir: Path, owner: str = "local", shared: bool = False) -> Path:
+        """Write ``dir/ID.zip`` with the same files. Raises InputError if it exists."""
+        card = self.get(id, owner, shared)
+        with self._temporary() as work:
+            folder = work / card.id
+            folder.mkdir()
+            self._copy_out(card, folder)
+            return pack(folder, Path(dir).expanduser() / f"{card.id}.zip")
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    def rename(self, id: str, new_name: str, owner: str = "local", shared: bool = False) -> AdapterCard:
+        """Change the name that people read; the id stays. Not for shipped adapters."""
+        card = self._changeable(id, owner, shared)
+        name = plain_text(new_name, NAME_LIMIT + 1)
+        if not 1 <= len(name) <= NAME_LIMIT:
+            raise InputError(f"A name has 1 to {NAME_LIMIT} characters; this one has {len(new_name.strip())}.")
+        write_json(card.path / RECORD, {"schema": SCHEMA, "sha256": card.sha256} | read_run(card.path) | {"name": name})
+        return replace(card, name=name)
+
+    def remove(self, id: str, owner: str = "local", shared: bool = False) -> None:
+        """Delete an adapter. Not for shipped adapters. A damaged one can be removed too, except where the app is shared."""
+        folder = self._own / id
+        broken = not shared and ID.fullmatch(id) and not folder.is_symlink() and folder.is_dir()
+        if not broken:
+            folder = self._changeable(id, owner, shared).path
+        with self._temporary() as work:  # first out of sight in one step, then away
+            try:
+                folder.rename(work / "removed")
+            except FileNotFoundError:
+                raise NotFoundError(f"The adapter {id} has been removed already.") from None
+        sync_folder(self._own, with_files=False)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _reserved(self) -> Path:
+        return self._own / ".reserved"
+
+    def _own_folder(self, id: str) -> Path:
+        folder = self._own / id
+        if not ID.fullmatch(id) or folder.resolve().parent != self._own.resolve():
+            raise InputError(f"{plain_text(id, 80)!r} is not an id (small letters, digits, _ and -). Ask reserve_id for one.")
+        return folder
+
+    def _read(self, root: Path, *, shipped: bool) -> tuple[Cards, Damaged]:
+        cards: Cards = []
+        damaged: Damaged = []
+        for folder in sorted(root.iterdir()) if root.is_dir() else ():
+            if folder.name.startswith((".", "__")) or not (folder.is_dir() or folder.is_symlink()):
+                continue
+            try:
+                if folder.is_symlink():
+                    raise AdapterError("It is a link. Import the folder that it leads to.")
+                if not ID.fullmatch(folder.name):
+                    raise AdapterError("Its name is not an id. Move it elsewhere and import it from there.")
+                cards.append(read_card(folder, shipped=shipped))
+            except FileNotFoundError:
+                continue  # removed while we looked
+            except (AdapterError, OSError) as exc:
+                damaged.append((folder.name, str(exc)))
+        return cards, damaged
+
+    def _is_free(self, id: str) -> bool:
+        return id not in _TAKEN and not os.path.lexists(self._own / id) and not os.path.lexists(self._shipped / id)
+
+    def _reserve(self, id: str) -> bool:
+        """Create the mark of a reservation; False when somebody holds one that has not run out."""
+        self._reserved.mkdir(parents=True, exist_ok=True)
+        mark = self._reserved / id
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if self._clock() - float(mark.read_text()) > RESERVATION_S:
+                mark.unlink(missing_ok=True)
+        try:
+            with mark.open("x") as out:
+                out.write(str(plain_number(self._clock()) or 0.0))
+        except FileExistsError:
+            return False
+        return True
+
+    def _changeable(self, id: str, owner: str, shared: bool) -> AdapterCard:
+        card = self.get(id, owner, shared)
+        if card.shipped:
+            raise InputError(f"{id} came with the app and stays as it is. Export it and import the copy to have one of your own.")
+        return card
+
+    def _copy_out(self, card: AdapterCard, folder: Path) -> None:
+        for path in sorted(card.path.iterdir()):
+            if is_plain_file(path) and not path.name.startswith("."):
+                copy_file(path, folder / path.name)
+        if is_plain_file(folder / RECORD):
+            write_json(folder / RECORD, {k: v for k, v in read_json(folder / RECORD).items() if k not in PRIVATE})
+        sync_folder(folder)
+
+    @contextlib.contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        work = self.staging()
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _newest_first(card: AdapterCard) -> tuple[float, str]:
+    return -card.created_s, card.id

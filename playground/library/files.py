@@ -1,0 +1,121 @@
+"""Small, careful reading and writing: plain JSON objects, hashes, durable moves. Nothing here follows a link."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from playground.errors import AdapterError
+
+JSON_LIMIT_BYTES = 4 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+
+
+def is_plain_file(path: Path) -> bool:
+    """True for a regular file that is not reached through a link."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a small file. Raises AdapterError when it is no regular file, too large, or no object."""
+    if not is_plain_file(path):
+        raise AdapterError(f"{path.name} is missing from {path.parent.name}, or is not a regular file.")
+    size = path.stat().st_size
+    if size > JSON_LIMIT_BYTES:
+        raise AdapterError(f"{path.name} is {size} bytes long; such a file has at most {JSON_LIMIT_BYTES}.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError, OSError) as exc:
+        raise AdapterError(f"{path.name} in {path.parent.name} is not readable JSON ({_brief(exc)}).") from exc
+    if not isinstance(value, dict):
+        raise AdapterError(f"{path.name} in {path.parent.name} holds a {type(value).__name__}; it must hold a JSON object.")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace ``path`` in one step, so that a reader sees the old text or the new one and never half of it."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """As ``write_json``, for any text."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the bytes of a regular file: no links, no permissions, no overwriting."""
+    handle = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    with os.fdopen(handle, "rb") as reading, target.open("xb") as out:
+        while block := reading.read(_CHUNK_BYTES):
+            out.write(block)
+
+
+def sync_folder(folder: Path, *, with_files: bool = True) -> None:
+    """Ask the system to put a folder's table of names, and the files in it, on the disk."""
+    files = [path for path in folder.iterdir() if is_plain_file(path)] if with_files else []
+    for path in [*files, folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sha256_of(paths: list[Path]) -> str:
+    """SHA-256 (hex) of the files' bytes, one after another. Remembered while size and time of change stay the same."""
+    stats = [(path, path.stat()) for path in paths]
+    return _sha256(tuple((str(path), s.st_ino, s.st_size, s.st_mtime_ns) for path, s in stats))
+
+
+@lru_cache(maxsize=512)
+def _sha256(files: tuple[tuple[str, int, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, *_ in files:
+        with open(path, "rb") as reading:
+            while block := reading.read(_CHUNK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def plain_text(value: object, limit: int = 200) -> str:
+    """A string without control characters and line breaks, cut at ``limit`` characters; '' for anything but a string."""
+    if not isinstance(value, str):
+        return ""
+    return " ".join("".join(c if c.isprintable() else " " for c in value[: 4 * limit]).split())[:limit]
+
+
+def plain_number(value: object) -> float | int | None:
+    """A finite int or float, or None. True and False are no numbers here."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    return value if math.isfinite(value) else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _brief(exc: BaseException) -> str:
+    return plain_text(str(exc), 120) or type(exc).__name__

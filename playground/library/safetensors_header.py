@@ -1,0 +1,111 @@
+"""The header of a safetensors file, read and checked without loading a weight.
+
+Layout: 8 bytes little-endian header length, that many bytes of JSON ``{name: {dtype, shape, data_offsets}}``, then the
+data, without holes. https://huggingface.co/docs/safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playground.errors import AdapterError
+from playground.library.files import is_plain_file
+
+HEADER_LIMIT_BYTES = 32 * 1024 * 1024
+TENSORS_LIMIT = 200_000
+ITEM_BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
+    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
+}  # fmt: skip
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor: its type as the format names it, its shape, and how many bytes it takes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Name -> entry of every tensor. Raises AdapterError when the file is damaged, cut off, or not safetensors."""
+    if not is_plain_file(path):
+        raise AdapterError(f"{path.name} is missing from {path.parent.name}, or is not a regular file.")
+    size = path.stat().st_size
+    with path.open("rb") as reading:
+        start = reading.read(8)
+        if len(start) < 8:
+            raise _damaged(path, f"it is only {size} bytes long")
+        (length,) = struct.unpack("<Q", start)
+        if not 2 <= length <= min(HEADER_LIMIT_BYTES, size - 8):
+            raise _damaged(path, f"its header claims {length} bytes of a file of {size}")
+        raw = reading.read(length)
+    try:
+        if not raw.startswith(b"{"):
+            raise ValueError("it does not start with {")
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as exc:
+        raise _damaged(path, f"its header is not readable ({str(exc)[:120]})") from exc
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _damaged(path, "its metadata is not a table of texts")
+    if len(header) > TENSORS_LIMIT:
+        raise _damaged(path, f"it lists {len(header)} tensors")
+    spans: list[tuple[int, int, str]] = []
+    entries: dict[str, TensorEntry] = {}
+    for name, fields in header.items():
+        try:
+            dtype, shape, begin, end = _fields(fields)
+        except ValueError as exc:
+            raise _damaged(path, f"its tensor {name[:120]!r} {exc}") from exc
+        spans.append((begin, end, name))
+        entries[name] = TensorEntry(dtype, shape, end - begin)
+    position = 0
+    for begin, end, name in sorted(spans):
+        if begin != position:
+            raise _damaged(path, f"its tensor {name[:120]!r} starts at byte {begin}, not at {position}")
+        position = end
+    if position != size - 8 - length:
+        raise _damaged(path, f"its tensors take {position} bytes, but {size - 8 - length} are there")
+    return entries
+
+
+def _fields(fields: Any) -> tuple[str, tuple[int, ...], int, int]:
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError("does not have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
+        raise ValueError(f"has the unknown type {str(dtype)[:40]!r}")
+    if not isinstance(shape, list) or len(shape) > 8 or not all(_is_size(d) for d in shape):
+        raise ValueError("has a shape that is not a short list of sizes")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(d) for d in offsets):
+        raise ValueError("has offsets that are not two positions")
+    begin, end = offsets
+    if (end - begin) * 8 != math.prod(shape) * ITEM_BITS[dtype]:
+        raise ValueError(f"takes {end - begin} bytes, which is not what {shape} of {dtype} take")
+    return dtype, tuple(shape), begin, end
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name appears twice")
+    return table
+
+
+def _damaged(path: Path, why: str) -> AdapterError:
+    return AdapterError(
+        f"{path.name} in {path.parent.name} is damaged or is not safetensors: {why}. Copy or download it again."
+    )

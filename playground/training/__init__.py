@@ -1,0 +1,1 @@
+"""A run in its own process: specification, loop, checkpoints, events, estimate."""

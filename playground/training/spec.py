@@ -1,0 +1,89 @@
+"""What a run is to do: one frozen value, checked when built, written as run.json before the worker starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from playground.errors import InputError
+
+SCHEMA = 1
+OBJECTIVES = ("sft",)
+"""What can be trained today; ``pretrain dpo kto orpo reward grpo`` are named in the contract and refused in words."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training run.
+
+    run: its id. name: what the adapter will be called. base: as the person named it; base_path: the folder on disk.
+    file: the examples, a copy under the home folder. mapping: role -> column, empty = guess.
+    steps, lr, rank, batch_size: optimiser steps, peak learning rate, LoRA rank (0 = the method has none), rows a step.
+    max_tokens: longest row, prompt and answer together. save_steps: steps between checkpoints.
+    limit_bytes: largest file that is read. adapters_dir: where the finished adapter is published.
+    estimated_memory_bytes: the reservation made beforehand.
+    """
+
+    run: str
+    name: str
+    method: str
+    base: str
+    base_path: str
+    base_fingerprint: str
+    file: str
+    data: str
+    adapters_dir: str
+    shipped_dir: str
+    steps: int
+    lr: float
+    rank: int
+    objective: str = "sft"
+    batch_size: int = 8
+    max_tokens: int = 2048
+    seed: int = 7
+    save_steps: int = 10
+    owner: str = "local"
+    created_s: float = 0.0
+    mapping: dict[str, str] = field(default_factory=dict)
+    limit_bytes: int = 256 * 1024 * 1024
+    estimated_memory_bytes: int = 0
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.objective not in OBJECTIVES:
+            faults.append(f"the objective {self.objective!r} cannot be trained yet; there is {', '.join(OBJECTIVES)}")
+        for name, low, high in (
+            ("steps", 1, 100_000),
+            ("batch_size", 1, 1024),
+            ("max_tokens", 16, 131_072),
+            ("save_steps", 1, 100_000),
+            ("rank", 0, 256),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                faults.append(f"{name.replace('_', ' ')} is {value}; it goes from {low} to {high}")
+        if not 0 < self.lr <= 1:
+            faults.append(f"the learning rate is {self.lr}; it lies above 0 and at most 1, usually near 0.001 for LoRA")
+        if faults:
+            text = "; ".join(faults)
+            raise InputError(text[0].upper() + text[1:] + ".")
+
+    def write(self, run_dir: Path) -> None:
+        """Write run.json whole or not at all."""
+        partial = run_dir / "run.json.tmp"
+        partial.write_text(json.dumps(asdict(self), indent=1))
+        os.replace(partial, run_dir / "run.json")
+
+    @classmethod
+    def read(cls, run_dir: Path) -> RunSpec:
+        """Read run.json, ignoring keys of a newer schema. Raises InputError if it is missing or damaged."""
+        try:
+            record: dict[str, Any] = json.loads((run_dir / "run.json").read_text())
+            known = {item.name for item in fields(cls)}
+            return cls(**{key: value for key, value in record.items() if key in known})
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{run_dir / 'run.json'} cannot be read ({error}). Start the run again.") from error

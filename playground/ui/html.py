@@ -1,0 +1,99 @@
+"""Small pieces of HTML. Every text that goes in is escaped here, so no caller has to remember to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape as _escape
+
+_ICONS = {
+    "check": '<path d="M3 8.5l3.2 3.2L13 5"/>',
+    "cross": '<path d="M4 4l8 8M12 4l-8 8"/>',
+    "warn": '<path d="M8 2.5l6 11H2zM8 6.5v3.2M8 11.6v.2"/>',
+    "wait": '<circle cx="8" cy="8" r="5.5"/><path d="M8 5v3.2l2 1.3"/>',
+}
+
+PILLS = {"ok": "check", "no": "cross", "warn": "warn", "wait": "", "live": ""}
+"""Kinds of pill, and the icon that says the same as the colour."""
+
+
+def esc(text: object) -> str:
+    """Text as text, in content and in quoted attributes alike."""
+    return _escape(str(text), quote=True)
+
+
+def icon(name: str) -> str:
+    return (
+        '<svg class="ico" viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" '
+        f'stroke-linejoin="round" aria-hidden="true">{_ICONS[name]}</svg>'
+    )
+
+
+def pill(text: object, kind: str = "wait") -> str:
+    mark = PILLS[kind]
+    return f'<span class="pill {kind}">{icon(mark) if mark else ""}{esc(text)}</span>'
+
+
+def badge(letter: str) -> str:
+    """A side's letter in its colour."""
+    return f'<span class="badge b{esc(letter)}" role="img" aria-label="Side {esc(letter)}">{esc(letter)}</span>'
+
+
+def chips(facts: Iterable[tuple[str, str]]) -> str:
+    """``(text, kind)`` pairs as one wrapping row; kind is ``""``, ``ok`` or ``warn``."""
+    marks = {"": "", "ok": icon("check"), "warn": icon("warn")}
+    return '<div class="chips">' + "".join(f'<span class="{kind}">{marks[kind]}{esc(text)}</span>' for text, kind in facts) + "</div>"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, figures: frozenset[int] = frozenset(), caption: str = "") -> str:
+    """A plain table of text. ``figures`` are the columns set to the right."""
+
+    def cells(values: Sequence[object], tag: str) -> str:
+        return "".join(f'<{tag}{" class=figure" if i in figures else ""}>{esc(value)}</{tag}>' for i, value in enumerate(values))
+
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    label = f' aria-label="{esc(caption)}"' if caption else ""
+    return f'<table class="rows"{label}><thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def pairs(facts: Iterable[tuple[str, object]]) -> str:
+    """A list of facts: what on the left, how much on the right."""
+    return '<dl class="pairs">' + "".join(f"<dt>{esc(what)}</dt><dd>{esc(value)}</dd>" for what, value in facts) + "</dl>"
+
+
+def progress(done: float, label: str) -> str:
+    """A bar that a screen reader reads too. ``done`` runs from 0 to 1."""
+    percent = round(100 * min(max(done, 0.0), 1.0))
+    return (
+        f'<div class="bar" role="progressbar" aria-label="{esc(label)}" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
+    )
+
+
+def stacked(parts: Sequence[tuple[str, float]], whole: float, label: str) -> str:
+    """``(kind, bytes)`` side by side; the rest of ``whole`` stays empty."""
+    cells = "".join(f'<i class="k-{esc(kind)}" style="width:{100 * value / whole:.2f}%"></i>' for kind, value in parts if whole > 0)
+    return f'<div class="bar thick" role="img" aria-label="{esc(label)}">{cells}</div>'
+
+
+def heading(title: str, text: str = "", number: int | None = None, *, done: bool = False, level: int = 2) -> str:
+    """A card's title, its step number before it and one or two sentences under it."""
+    mark = ""
+    if number is not None:
+        mark = f'<i class="{"done" if done else ""}">{icon("check") if done else number}</i>'
+    under = f"<p>{esc(text)}</p>" if text else ""
+    return f'<div class="heading{" numbered" if number is not None else ""}"><h{level}>{mark}{esc(title)}</h{level}>{under}</div>'
+
+
+def note(text: str) -> str:
+    return f'<p class="note">{esc(text)}</p>'
+
+
+def good(text: str) -> str:
+    """Something worked; said quietly."""
+    return f'<p class="note good" role="status">{icon("check")}{esc(text)}</p>'
+
+
+def error_card(message: str, title: str = "") -> str:
+    """What is wrong, what there is, what to do; read out at once."""
+    head = f"<b>{esc(title)}</b> " if title else ""
+    return f'<div class="err" role="alert">{icon("warn")}<span>{head}{esc(message)}</span></div>'

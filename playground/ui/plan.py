@@ -1,0 +1,121 @@
+"""The This run card: what a run would cost, said again whenever a setting moves, and its start."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import gradio as gr
+
+from playground.services.training import TrainRequest
+from playground.ui import html, words
+from playground.ui.examples import Source
+from playground.ui.failure import card
+from playground.ui.figures import count, duration, rate, share, size
+from playground.ui.wiring import Visitor, slot
+
+
+def request_of(
+    source: Source, owner: str, name: str, method: str, steps: float | None, lr: float | None, rank: float | None, batch_size: float,
+    max_tokens: float, seed: float,
+) -> TrainRequest:  # fmt: skip
+    """Empty fields are the method's own defaults."""
+    assert source.path is not None
+    return TrainRequest(
+        file=source.path,
+        name=name.strip() or source.slug or "adapter",
+        method=method,
+        steps=int(steps) if steps else None,
+        lr=float(lr) if lr else None,
+        rank=int(rank) if rank else None,
+        batch_size=int(batch_size or 8),
+        max_tokens=int(max_tokens or 2048),
+        seed=int(seed or 0),
+        mapping=source.mapping,
+        owner=owner,
+    )
+
+
+def refresh(services: Any, visitor: Visitor, source: Source, name: str, method: str, *settings: Any) -> list[Any]:
+    """The plan, an error beside it, the Start button, and what the closed settings say. Settings: steps, lr, rank, batch, tokens, seed."""
+    fold = settings_label(method, *settings)
+    if source.path is None or not source.good:
+        waiting = gr.update(value=words.FIRST_EXAMPLES, interactive=False)
+        return [html.note(words.TRAIN_EMPTY), slot(""), waiting, gr.update(label=fold)]
+    try:
+        plan = services.training.plan(request_of(source, visitor.owner, name, method, *settings))
+    except Exception as error:
+        return ["", slot(card(error)), gr.update(value=words.START, interactive=False), gr.update(label=fold)]
+    lr, rank = plan.lr, plan.rank
+    fold = settings_label(method, plan.steps, lr, rank, *settings[3:])
+    blocked = slot(html.error_card(plan.blocked) if plan.blocked else "")
+    start = gr.update(value=words.START, interactive=not plan.blocked)
+    return [plan_html(plan, services.bases.state().label), blocked, start, gr.update(label=fold)]
+
+
+def plan_html(plan: Any, base: str) -> str:
+    facts = [
+        ("Base", base),
+        ("Trains", f"{count(plan.trainable_params)} of {count(plan.total_params)} weights ({share(plan.trainable_params, plan.total_params)})"),
+        ("On", f"{plan.rows:,} rows, {plan.steps:,} steps"),
+        ("Time", f"about {duration(max(plan.seconds, 10))}" if plan.seconds else "not known yet"),
+        ("Memory", f"{size(plan.memory_bytes)}, {size(plan.free_bytes)} free"),
+        ("On disk after", size(plan.disk_bytes)),
+    ]
+    return html.pairs(facts)
+
+
+def settings_label(
+    method: str, steps: Any = None, lr: Any = None, rank: Any = None, batch: Any = 8, tokens: Any = 2048, seed: Any = 7
+) -> str:
+    """The closed fold says what stands in it, so that closed means read, not hidden."""
+    parts = [f"{int(steps)} steps"] if steps else []
+    parts.append(f"learning rate {rate(lr)}")
+    if rank and method != "full":
+        parts.append(f"rank {int(rank)}")
+    return "Everything else: " + ", ".join([*parts, f"batch {int(batch or 0)}", f"seed {int(seed or 0)}"])
+
+
+def presets(services: Any, visitor: Visitor, source: Source) -> list[Any]:
+    """How much time to give a file of this length. Returns the radio, the steps, and a name for the adapter."""
+    if not source.good:
+        return [gr.skip()] * 3
+    try:
+        offered = services.training.presets(source.good)
+    except Exception:  # the plan says what is wrong; the time radio keeps what it shows
+        return [gr.skip()] * 3
+    first = offered[0]
+    taken = {row.card.name for row in services.adapters.list(visitor.owner)}
+    return [
+        gr.update(choices=[(preset.label, preset.name) for preset in offered], value=first.name, visible=True),
+        first.steps,
+        free_name(source.slug, taken),
+    ]
+
+
+def free_name(slug: str, taken: set[str]) -> str:
+    """``hospital_reports``, or ``hospital_reports-2`` where that is taken."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", slug).strip("_")[:40] or "adapter"
+    return next(name for number in range(1, 10_000) if (name := stem if number == 1 else f"{stem}-{number}") not in taken)
+
+
+def steps_of(services: Any, visitor: Visitor, source: Source, preset: str) -> Any:
+    offered = services.training.presets(source.good) if source.good else []
+    return next((one.steps for one in offered if one.name == preset), gr.skip())
+
+
+def explain(services: Any, visitor: Visitor, method: str) -> str:
+    """Two sentences on the chosen method, and its paper."""
+    info = next((one for one in services.training.methods() if one.name == method), None)
+    return html.note(f"{info.explain} {info.paper}".strip()) if info else ""
+
+
+def start(services: Any, visitor: Visitor, source: Source, name: str, method: str, *settings: Any) -> list[Any]:
+    """Queue the run. Returns the run's id and an error."""
+    if source.path is None:
+        return [gr.skip(), slot(html.error_card(words.TRAIN_EMPTY))]
+    try:
+        run = services.training.start(request_of(source, visitor.owner, name, method, *settings))
+    except Exception as error:
+        return [gr.skip(), slot(card(error))]
+    return [run, slot("")]

@@ -1,0 +1,136 @@
+"""The run card of the Train tab: how the run goes, how to stop it, and the runs before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from playground.ui import chart, html, words
+from playground.ui.failure import card
+from playground.ui.figures import day, duration
+from playground.ui.wiring import Visitor, slot
+
+PICK_JS = (
+    "element.addEventListener('click', event => {"
+    " const row = event.target.closest('button[data-id]');"
+    " if (row) trigger('pick', {id: row.dataset.id}); })"
+)
+"""A click (or Enter, or Space) on a row's button becomes the event ``pick``."""
+
+
+def pick(runs: Sequence[Any], followed: str) -> Any:
+    """The run to show: the followed one, else one that lives, else the newest."""
+    by_id = {run.run: run for run in runs}
+    alive = next((run for run in runs if run.state in words.LIVE), None)
+    return by_id.get(followed) or alive or (runs[0] if runs else None)
+
+
+def card_html(run: Any) -> str:
+    if run is None:
+        return f'<div class="run">{html.heading("The run", words.RUN_NONE)}</div>'
+    label, kind = words.STATES.get(run.state, (run.state.capitalize(), "wait"))
+    live = run.state in words.LIVE
+    parts = [f'<div class="run-head"><h2>{html.esc(run.name)}</h2>{html.pill(label, kind)}</div>']
+    if live or run.state == "DONE":
+        parts.append(html.progress(run.step / run.steps if run.steps else 0, f"Training of {run.name}"))
+    left = f"{duration(run.seconds_left)} left" if live and run.seconds_left is not None else ""
+    parts.append(_between(f"Step {run.step} of {run.steps}", left))
+    now = f"loss {run.loss[-1][1]:.2f}" if run.loss else ""
+    if run.eval_loss:
+        step, best = min(run.eval_loss, key=lambda point: point[1])
+        now += f" · held-out {best:.2f} at step {step}"
+    parts.append(_between(now, f"{run.tokens_per_s:.0f} tokens/s" if run.tokens_per_s else ""))
+    if run.message and live:
+        parts.append(f'<p class="note" role="status">{html.esc(run.message)}</p>')
+    if run.error:
+        parts.append(html.error_card(run.error))
+    parts.append(chart.loss(run.loss, run.eval_loss, run.steps))
+    parts.append(samples_html(run.samples))
+    return f'<div class="run{" live" if live else ""}">{"".join(parts)}</div>'
+
+
+def _between(left: str, right: str) -> str:
+    return f'<div class="between"><span>{html.esc(left)}</span><span>{html.esc(right)}</span></div>' if left or right else ""
+
+
+def samples_html(samples: Sequence[tuple[int, str]]) -> str:
+    """The first and the newest two of what the model wrote on the way."""
+    if not samples:
+        return ""
+    shown = [samples[0], *samples[1:][-2:]]
+    items = "".join(f'<li><span class="mono">step {step}</span><div class="said">{html.esc(text)}</div></li>' for step, text in shown)
+    return f'<h3 class="small">The same question, as it learns</h3><ul class="samples">{items}</ul>'
+
+
+def list_html(runs: Sequence[Any], shown: str) -> str:
+    """Every run, newest first, each a button that brings it into the card above."""
+    if not runs:
+        return ""
+    items = []
+    for run in runs[:20]:
+        label, kind = words.STATES.get(run.state, (run.state.capitalize(), "wait"))
+        items.append(
+            f'<li><button type="button" data-id="{html.esc(run.run)}" aria-pressed="{"true" if run.run == shown else "false"}">'
+            f"<span><b>{html.esc(run.name)}</b><span class='q'>{html.esc(run.method)}, {run.steps} steps, {day(run.created_s)}</span></span>"
+            f"{html.pill(label, kind)}</button></li>"
+        )
+    return f'<h2 class="small">Runs so far</h2><ul class="lib two-up">{"".join(items)}</ul>'
+
+
+def buttons(run: Any) -> list[Any]:
+    """Cancel, the question row, Compare in chat, Resume: each only while it can do something."""
+    state = run.state if run else ""
+    return [
+        gr.update(visible=state in ("QUEUED", "RUNNING")),
+        gr.update(visible=False),
+        gr.update(visible=state == "DONE" and bool(run.adapter)),
+        gr.update(visible=state in ("FAILED", "CANCELLED")),
+    ]
+
+
+def show(services: Any, visitor: Visitor, followed: str) -> list[Any]:
+    """Followed run, error, card, list, then the four buttons."""
+    try:
+        runs = services.training.runs(visitor.owner)
+    except Exception as error:
+        return [followed, slot(card(error)), *[gr.skip()] * 6]
+    run = pick(runs, followed)
+    return [followed, slot(""), card_html(run), slot(list_html(runs, run.run if run else "")), *buttons(run)]
+
+
+def follow(services: Any, visitor: Visitor, run_id: str) -> list[Any]:
+    """A row of the list was clicked; the id is looked up among the visitor's own runs."""
+    return show(services, visitor, run_id)
+
+
+def _shown_run(services: Any, visitor: Visitor, followed: str) -> Any:
+    return pick(services.training.runs(visitor.owner), followed)
+
+
+def cancel(services: Any, visitor: Visitor, keep: bool, followed: str) -> list[Any]:
+    """Stop the run that is shown, and keep its newest checkpoint as an adapter or not."""
+    try:
+        run = _shown_run(services, visitor, followed)
+        if run is not None:
+            services.training.cancel(run.run, visitor.owner, keep=keep)
+    except Exception as error:
+        return [followed, slot(card(error)), *[gr.skip()] * 6]
+    return show(services, visitor, followed)
+
+
+def resume(services: Any, visitor: Visitor, followed: str) -> list[Any]:
+    try:
+        run = _shown_run(services, visitor, followed)
+        if run is not None:
+            services.training.resume(run.run, visitor.owner)
+    except Exception as error:
+        return [followed, slot(card(error)), *[gr.skip()] * 6]
+    return show(services, visitor, followed)
+
+
+def adapter_of(services: Any, visitor: Visitor, followed: str) -> str:
+    """The adapter the shown run made, for Compare."""
+    run = _shown_run(services, visitor, followed)
+    return (run.adapter or "") if run else ""

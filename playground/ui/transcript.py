@@ -1,0 +1,194 @@
+"""What one side of a comparison was asked and answered. Plain values: no Gradio, no services.
+
+Replies are kept as the service gave them; checks, copies and later turns read these, never what the page shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from playground.ui import html, words
+from playground.ui.figures import duration
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What makes a side: any change begins a new conversation and a new score.
+
+    source: where the few-shot examples come from: a shipped set's id, or ``upload``.
+    """
+
+    model: str = "base"
+    prompt: str = ""
+    shots: int = 0
+    source: str = ""
+
+    @property
+    def effective(self) -> tuple[str, str, int, str]:
+        """Only what reaches the model: the source does not matter while no shots are taken."""
+        return (self.model, self.prompt.strip(), self.shots, self.source if self.shots else "")
+
+
+@dataclass(frozen=True)
+class Divider:
+    text: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """One question and its answer. ``stopped``: the person stopped it before it was done."""
+
+    question: str
+    reply: Any = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Log:
+    """One side's transcript, oldest first, and the setup that its newest part was made with."""
+
+    setup: Setup = field(default_factory=Setup)
+    items: tuple[Divider | Said, ...] = ()
+
+    @property
+    def current(self) -> tuple[Said, ...]:
+        """What was said since the last divider: the conversation that still counts."""
+        newest: list[Said] = []
+        for item in reversed(self.items):
+            if isinstance(item, Divider):
+                break
+            newest.append(item)
+        return tuple(reversed(newest))
+
+
+def settle(log: Log, setup: Setup, name: str) -> Log:
+    """Take on ``setup``. Where something was said before, a divider keeps old replies from passing as the new model's."""
+    if setup.effective == log.setup.effective:
+        return replace(log, setup=setup)
+    items = log.items
+    if items and isinstance(items[-1], Divider):
+        items = items[:-1]
+    if items:
+        items = (*items, Divider(f"Now {name}. It starts afresh: earlier turns are not sent."))
+    return Log(setup, items)
+
+
+def asked(log: Log, question: str) -> Log:
+    return replace(log, items=(*log.items, Said(question)))
+
+
+def answered(log: Log, reply: Any) -> Log:
+    """Put the newest snapshot of the reply in place of the one before."""
+    last = log.items[-1]
+    assert isinstance(last, Said)
+    return replace(log, items=(*log.items[:-1], replace(last, reply=reply)))
+
+
+def without_last(log: Log) -> Log:
+    """Take the newest turn back, to ask it again."""
+    return replace(log, items=log.items[:-1]) if log.current else log
+
+
+def stopped(log: Log) -> Log:
+    last = log.current[-1:] if log.current else ()
+    if not last or (last[0].reply is not None and last[0].reply.done):
+        return log
+    return replace(log, items=(*log.items[:-1], replace(last[0], stopped=True)))
+
+
+def history(log: Log) -> list[tuple[str, str]]:
+    """Earlier turns of this conversation, as ``(question, reply)``; turns that failed are left out."""
+    return [(said.question, said.reply.text) for said in log.current if said.reply and said.reply.text and not said.reply.error]
+
+
+def passed(log: Log, passes: Callable[[str], bool]) -> tuple[int, int]:
+    """How many finished replies of this conversation pass the check, of how many."""
+    texts = [said.reply.text for said in log.current if said.reply and said.reply.done and not said.reply.error and not said.stopped]
+    return sum(passes(text) for text in texts), len(texts)
+
+
+def newest_text(log: Log) -> str:
+    """The raw text of the newest reply, for the clipboard."""
+    texts = [item.reply.text for item in log.items if isinstance(item, Said) and item.reply and item.reply.text]
+    return texts[-1] if texts else ""
+
+
+def messages(log: Log) -> list[dict[str, Any]]:
+    """For a Chatbot that interprets HTML: every text escaped, line breaks and indents kept."""
+    shown: list[dict[str, Any]] = []
+    for item in log.items:
+        if isinstance(item, Divider):
+            shown.append({"role": "assistant", "content": f'<div class="divider">{html.esc(item.text)}</div>'})
+            continue
+        shown.append({"role": "user", "content": _text(item.question)})
+        shown.extend(_answer(item))
+    return shown
+
+
+def _answer(said: Said) -> list[dict[str, Any]]:
+    reply = said.reply
+    if reply is None:
+        return [{"role": "assistant", "content": _quiet(words.STOPPED if said.stopped else "Reading the question")}]
+    if reply.error:
+        return [{"role": "assistant", "content": html.error_card(reply.error)}]
+    parts = [_text(reply.text)] if reply.text else []
+    if said.stopped:
+        parts.append(_quiet(words.STOPPED))
+    elif not reply.done and not reply.text:
+        parts.append(_quiet(reply.waiting or "Reading the question"))
+    elif reply.done and not reply.text:
+        parts.append(_quiet("The model answered with nothing at all."))
+    shown: list[dict[str, Any]] = [{"role": "assistant", "content": "".join(parts)}]
+    if reply.done and not said.stopped:
+        shown.append(
+            {
+                "role": "assistant",
+                "content": stamp_html(reply),
+                "metadata": {"title": stamp_line(reply), "status": "done"},
+            }
+        )
+    return shown
+
+
+def stamp_line(reply: Any) -> str:
+    """``167 in · 66 out · 3.5 s · 5e0c``."""
+    prompt = (reply.stamp or {}).get("prompt") or {}
+    mark = str(prompt.get("sha256", ""))[:4]
+    line = [f"{reply.prompt_tokens} in", f"{reply.completion_tokens} out", duration(reply.seconds)]
+    return " · ".join([*line, mark] if mark else line)
+
+
+def stamp_html(reply: Any) -> str:
+    """Everything that is needed to get the same reply again."""
+    stamp = reply.stamp or {}
+    prompt = stamp.get("prompt") or {}
+    adapter = stamp.get("adapter") or "none"
+    sha = str(stamp.get("adapter_sha256") or "")[:12]
+    facts = [
+        ("Base", _short(stamp.get("base", ""))),
+        ("Adapter", f"{adapter} {sha}".strip()),
+        ("Sampling", _short(stamp.get("sampling", ""))),
+        ("Seed", stamp.get("seed", "")),
+        ("Precision, device", f"{stamp.get('dtype', '')} on {stamp.get('device', '')}"),
+        ("First token", duration(reply.first_token_s)),
+    ]
+    text = f"<p>The prompt, exactly as it was sent:</p>{_text(prompt.get('text', ''))}" if prompt.get("text") else ""
+    return html.pairs(facts) + text
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _text(text: str) -> str:
+    # One source line: the Chatbot dedents what it is given, and an entity survives where a newline's indent would not.
+    return f'<div class="said">{html.esc(text)}</div>'.replace("\n", "&#10;")
+
+
+def _quiet(text: str) -> str:
+    return f'<div class="quiet">{html.esc(text)}</div>'

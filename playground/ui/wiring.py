@@ -1,0 +1,68 @@
+"""What stands between Gradio and the handlers: who is asking, and how an answer reaches the page.
+
+A handler is a plain top-level function ``handler(services, visitor, *values)``. ``bind`` gives Gradio a function of the
+form it wants; the handler itself knows nothing of requests or sessions and a test calls it directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who asks. ``owner`` owns runs and adapters; ``session`` is this browser tab."""
+
+    owner: str = "local"
+    session: str = "local"
+
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""For every listener: no spinner over the page, and no endpoint in the public listing."""
+
+
+def visitor(services: Any, request: gr.Request | None) -> Visitor:
+    """One person's own machine is one owner; where people share the app, each tab is its own."""
+    session = (request.session_hash if request else None) or "local"
+    return Visitor(owner=session if services.settings.shared else "local", session=session)
+
+
+def bind(services: Any, handler: Callable[..., Any], *fixed: Any) -> Callable[..., Any]:
+    """``fixed`` are handed to the handler before the widgets' values."""
+
+    def call(request: gr.Request, *values: Any) -> Any:
+        return handler(services, visitor(services, request), *fixed, *values)
+
+    call.__name__ = handler.__name__
+    return call
+
+
+def bind_stream(services: Any, handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def call(request: gr.Request, *values: Any) -> Iterator[Any]:
+        yield from handler(services, visitor(services, request), *values)
+
+    call.__name__ = handler.__name__
+    return call
+
+
+def bind_pick(services: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
+    """For a click inside HTML: the event carries an id, which the handler must not trust."""
+
+    def call(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
+        return handler(services, visitor(services, request), str(getattr(event, "id", "")), *values)
+
+    call.__name__ = handler.__name__
+    return call
+
+
+def slot(value: str) -> Any:
+    """An HTML place that is only there when it says something."""
+    return gr.update(value=value, visible=bool(value))
+
+
+def hidden_slot(**options: Any) -> gr.HTML:
+    return gr.HTML("", visible=False, **options)

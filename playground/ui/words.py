@@ -1,0 +1,73 @@
+"""What the page says in more than one place, or that a translator would want together. Short sentences, no exclamation marks."""
+
+from __future__ import annotations
+
+NAME = "Prompt or Tune"
+LINE = "Is a good prompt enough, or should you fine-tune? Find out on your own examples."
+OUR_SIDE = "Something went wrong on our side. It is written in the log; try again, or reload the page."
+
+LETTERS = ("A", "B", "C", "D", "E", "F")
+BASE_LABEL = "Base model"
+
+# Compare
+HERO_TITLE = "Told, or trained?"
+HERO_TEXT = (
+    "A hospital wants every report in one format, signed the same way. Side A is told so in a careful prompt. "
+    "Side B learned it from examples and gets no prompt."
+)
+HERO_ASK = "Ask the hospital example"
+STORY_PLAY = "Play the whole story"
+ASK = "Ask"
+ASK_LABEL = "Ask every side the same thing"
+EMPTY_QUESTION = "There is nothing to ask yet. Write a question in the box below, or ask the hospital example."
+PROMPT_IDEA = (
+    "A prompt instructs: quick to change, paid for in tokens at every call, and sometimes forgotten. "
+    "Few-shot shows answered examples at each call and spends context on what training would learn once."
+)
+NO_EFFECT = "No measurable effect: this adapter answers exactly as the base does."
+STOPPED = "Stopped. What had arrived is kept."
+
+# Train
+TRAIN_EMPTY = "Drop a file of examples, or start with one of ours."
+EXAMPLES_TEXT = "What goes in, and the answer you want out. 50 good rows beat 500 careless ones."
+TIME_TEXT = "More steps see your examples more often. A quick look shows whether it works at all."
+METHOD_TEXT = (
+    "Full fine-tuning moves every weight. The others freeze the base and train a small part, "
+    "like a clear sheet laid over a finished painting."
+)
+BAD_NONE = "Every row can be used."
+RUN_NONE = "Nothing is training; Start begins a run."
+RUN_APART = "Runs in its own process. Close this tab if you like; the run goes on."
+FIRST_EXAMPLES = "Choose examples first"
+START = "Start training"
+FULL_NO_SIDE = "It joins the comparison as soon as the run is done."
+
+# Adapters
+ADAPTERS_TEXT = "One frozen base, many adapters. Switching picks another adapter for the next reply; nothing is reloaded."
+ADAPTERS_EMPTY = "No adapters yet: train one or import a PEFT folder."
+PICK_FIRST = "Choose an adapter in the list first."
+
+# Sidebar
+NOW_EMPTY = "Nothing is running."
+WAITING_EMPTY = "No one is waiting."
+
+STATES = {
+    "QUEUED": ("Waiting", "wait"),
+    "RUNNING": ("Training", "live"),
+    "STOPPING": ("Stopping", "live"),
+    "DONE": ("Done", "ok"),
+    "FAILED": ("Failed", "no"),
+    "CANCELLED": ("Cancelled", "wait"),
+}
+"""A run's state, as a person reads it, and the pill that shows it."""
+LIVE = ("QUEUED", "RUNNING", "STOPPING")
+
+
+def pane_empty(letter: str) -> str:
+    return f"Ask below, and side {letter} answers here."
+
+
+CHOICE_IDEA = (
+    "Fine-tune when the format, tone or behaviour must hold every time, the same short request comes very often, or the prompt "
+    "has outgrown the context. Keep the prompt when it already does the job, the examples are few or poor, or the task changes every week."
+)

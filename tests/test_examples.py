@@ -1,0 +1,170 @@
+"""The example sets: made by their scripts, big enough, without leaks, and correct by their own checks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SETS = json.loads((EXAMPLES / "sets.json").read_text(encoding="utf-8"))
+SCRIPTS = {s["id"]: f"make_{s['id']}.py" for s in SETS}
+VITALS_SAID = ("atrial fibrillation", "hypertensive urgency", "complete heart block", "pre-eclampsia")  # no second finding
+KEYS = ["category", "product", "order_id", "urgency", "summary"]
+
+each_set = pytest.mark.parametrize("info", SETS, ids=[s["id"] for s in SETS])
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (EXAMPLES / name).read_text(encoding="utf-8").splitlines()]
+
+
+def by_id(set_id: str) -> list[dict[str, str]]:
+    info = next(s for s in SETS if s["id"] == set_id)
+    return rows(info["file"]) + rows(info["heldout"])
+
+
+def test_sets_json_names_three_complete_sets() -> None:
+    assert [s["id"] for s in SETS] == ["hospital_reports", "support_json", "brand_voice"]
+    wanted = {"id", "title", "description", "file", "heldout", "prompt", "ask", "check", "adapter"}
+    assert all(set(s) == wanted and all(s.values()) and s["adapter"] == s["id"] for s in SETS)
+
+
+@each_set
+def test_the_script_writes_the_shipped_files_byte_for_byte(info: dict[str, str], tmp_path: Path) -> None:
+    for name in ("_write.py", SCRIPTS[info["id"]]):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    subprocess.run([sys.executable, str(tmp_path / SCRIPTS[info["id"]])], check=True, capture_output=True, cwd=tmp_path)
+    for name in (info["file"], info["heldout"], info["prompt"]):
+        assert (tmp_path / name).read_bytes() == (EXAMPLES / name).read_bytes(), (
+            f"{name}: run python examples/{SCRIPTS[info['id']]}"
+        )
+
+
+@each_set
+def test_sizes_and_fields(info: dict[str, str]) -> None:
+    train, heldout = rows(info["file"]), rows(info["heldout"])
+    assert len(train) >= 240
+    assert len(heldout) == 40
+    for row in train + heldout:
+        assert list(row) == ["prompt", "completion"]
+        assert all(text and text == text.strip() for text in row.values())
+        assert "{" not in row["prompt"], "a slot was left open"
+        assert "  " not in row["prompt"] + row["completion"]
+        assert not re.search(r"\ba [aeio]|[,.;]{2}| [,.;]", row["prompt"]), row["prompt"]
+
+
+@each_set
+def test_no_prompt_twice_and_none_leaks(info: dict[str, str]) -> None:
+    train, heldout = ([re.sub(r"\W+", " ", row["prompt"].lower()) for row in rows(info[part])] for part in ("file", "heldout"))
+    assert len(set(train)) == len(train)
+    assert len(set(heldout)) == len(heldout)
+    assert not set(train) & set(heldout)
+    assert re.sub(r"\W+", " ", info["ask"].lower()) not in {*train, *heldout}
+
+
+@each_set
+def test_every_completion_passes_the_set_s_own_check(info: dict[str, str]) -> None:
+    kind, _, text = info["check"].partition(":")
+    for row in rows(info["file"]) + rows(info["heldout"]):
+        if kind == "json":
+            json.loads(row["completion"])
+        else:
+            assert kind == "ends-with"
+            assert row["completion"].strip().endswith(text)
+
+
+@each_set
+def test_the_system_prompt_tells_the_format_in_full(info: dict[str, str]) -> None:
+    prompt = (EXAMPLES / info["prompt"]).read_text(encoding="utf-8")
+    parts = {
+        "hospital_reports": ["Vitals: BP", "Diagnosis: Suspected", "Suggested tests:", "Reviewed by Dr. Sharma"],
+        "support_json": [*(f'"{key}"' for key in KEYS), "billing", "delivery", "technical", "account", "returns", "low", "high"],
+        "brand_voice": ["Thank you for reaching out to Larkfield.", "Warmly, your Larkfield team"],
+    }[info["id"]]
+    assert [part for part in parts if part not in prompt] == []
+
+
+def abnormal(systolic: int, diastolic: int, pulse: int) -> str | None:
+    if systolic >= 140 or diastolic >= 90:
+        return "hypertension"
+    if systolic < 90:
+        return "hypotension"
+    if pulse > 100:
+        return "tachycardia"
+    return "bradycardia" if pulse < 60 else None
+
+
+def test_heldout_patients_have_vitals_of_their_own() -> None:
+    def vitals(name: str) -> set[str]:
+        return {row["completion"].split("/min")[0] for row in rows(name)}
+
+    assert not vitals("hospital_reports.jsonl") & vitals("hospital_reports_heldout.jsonl")
+
+
+def test_reports_keep_the_format_and_copy_the_vitals() -> None:
+    form = re.compile(
+        r"Vitals: BP (\d+)/(\d+) mmHg, pulse (\d+)/min, (?:afebrile|febrile (\d\d\.\d) °C)\n"
+        r"Diagnosis: Suspected [^;\n]+(?:; (hypertension|hypotension|tachycardia|bradycardia))?\n"
+        r"Suggested tests: [^,\n]+(?:, [^,\n]+){1,3}\n\nReviewed by Dr\. Sharma"
+    )
+    names = set()
+    for row in by_id("hospital_reports"):
+        found = form.fullmatch(row["completion"])
+        assert found, row["completion"]
+        systolic, diastolic, pulse, degrees, finding = found.groups()
+        assert re.search(rf"{systolic}(?:/| over ){diastolic}\b", row["prompt"])
+        assert re.search(rf"\b{pulse}\b", row["prompt"])
+        assert degrees is None or degrees in row["prompt"]
+        expected = (
+            None
+            if any(name in row["completion"] for name in VITALS_SAID)
+            else abnormal(int(systolic), int(diastolic), int(pulse))
+        )
+        assert finding == expected, row
+        assert 20 < int(systolic) - int(diastolic) < 100
+        names.add(row["completion"].split("Suspected ")[1].split("\n")[0].split(";")[0])
+    assert len(names) >= 25
+
+
+def test_patients_fit_their_conditions() -> None:
+    women = {"cystitis", "pyelonephritis", "iron deficiency anaemia", "pre-eclampsia", "ectopic pregnancy"}
+    men = {"benign prostatic hyperplasia", "gout"}
+    for row in by_id("hospital_reports"):
+        name = row["completion"].split("Suspected ")[1].split("\n")[0].split(";")[0]
+        female = re.search(r"\b(woman|girl|female|F)\b", row["prompt"], re.IGNORECASE) is not None
+        male = re.search(r"\b(man|boy|male|M)\b", row["prompt"], re.IGNORECASE) is not None
+        assert female != male, row["prompt"]
+        assert female or name not in women, row["prompt"]
+        assert male or name not in men, row["prompt"]
+
+
+def test_support_json_is_one_line_with_the_keys_in_order_and_only_facts_of_the_mail() -> None:
+    seen = set()
+    for row in by_id("support_json"):
+        answer = json.loads(row["completion"])
+        assert "\n" not in row["completion"]
+        assert list(answer) == KEYS
+        assert answer["category"] in {"billing", "delivery", "technical", "account", "returns"}
+        assert answer["urgency"] in {"low", "medium", "high"}
+        assert answer["product"] in row["prompt"].lower()
+        assert re.findall(r"[A-Z]-\d{5}", row["prompt"]) == ([answer["order_id"]] if answer["order_id"] else [])
+        assert len(answer["summary"].split()) <= 8
+        seen.add((answer["category"], answer["urgency"]))
+    assert len(seen) == 15
+
+
+def test_brand_voice_keeps_every_number_and_day_and_rewrites_the_rest() -> None:
+    for row in by_id("brand_voice"):
+        opening, closing = "Thank you for reaching out to Larkfield. ", "\n\nWarmly, your Larkfield team"
+        assert row["completion"].startswith(opening)
+        middle = row["completion"].removeprefix(opening).removesuffix(closing)
+        assert "Larkfield" not in middle
+        assert row["prompt"] not in middle
+        for fact in re.findall(r"\d+|\b[A-Z][a-z]+day\b|\b(?:green|blue|grey|white|red|brown)\b", row["prompt"]):
+            assert fact in middle, row
