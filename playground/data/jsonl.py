@@ -9,6 +9,7 @@ from playground.data.records import Broken, Records, clean_name
 from playground.data.turns import is_turns
 from playground.errors import InputError
 
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value
 _OBJECT = 'Write each row as an object such as {"prompt": "…", "completion": "…"}.'
 _LINE = "Mend the line: one JSON object, double quotes, nothing after the closing brace."
 
@@ -19,7 +20,7 @@ def parse_json(text: str, name: str) -> Records:
     Raises InputError with line and column when it does not parse: a list is taken whole or not at all.
     """
     try:
-        value = _loads(text)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and isinstance(_parsed(_first_lines(text, 1)[0]), dict):
             return _lines(text)
@@ -47,7 +48,7 @@ def _lines(text: str) -> Records:
         if not line:
             continue
         try:
-            rows.append((number, _record(_loads(line))))
+            rows.append((number, _record(_DECODER.decode(line))))
         except (ValueError, RecursionError) as error:
             rows.append((number, Broken(f"not valid JSON: {_why(error)}", _LINE)))
     return _with_columns(rows)
@@ -122,13 +123,9 @@ def _with_columns(rows: list[tuple[int, dict[str, Any] | Broken]]) -> Records:
     return Records(tuple(dict.fromkeys(names.values())), rows)
 
 
-def _loads(text: str) -> Any:
-    return json.loads(text, parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value
-
-
 def _parsed(text: str) -> Any:
     try:
-        return _loads(text)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
 

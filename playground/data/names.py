@@ -20,8 +20,8 @@ PROMPTS = _ranks("""
 COMPLETIONS = _ranks("""
     completion response answer output target reply assistant assistant_message completions responses answers outputs targets
     model_output expected_output expected expected_answer ideal ideal_answer ideal_response gold ground_truth
-    reference ref references solution result summary highlights translation report note section_text headline tgt label labels category class intent
-    sentiment tag topic
+    reference ref references solution result summary highlights translation report note section_text headline tgt
+    label labels category class intent sentiment tag topic
     ausgabe antwort lösung zusammenfassung respuesta salida resultado réponse sortie résumé risposta uscita
     resposta saída antwoord uitvoer svar odpowiedź odpověď cevap
     ответ 回答 答案 输出 出力 応答 답변 응답 출력 उत्तर जवाब جواب إجابة

@@ -35,7 +35,7 @@ def clean_name(name: object) -> str:
     text = "" if name is None else str(name)
     if not (text.isascii() and text.isprintable()):
         text = "".join(" " if char in "\n\t" else char for char in text)
-        text = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Cc"))
+        text = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Cc", "Cs"))
         text = re.sub(r"\s+", " ", text)
     return text.strip().strip("\"'").strip()
 

@@ -77,5 +77,6 @@ def _template(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
             add_generation_prompt=add_generation_prompt,
         )
     except TemplateError as error:  # e.g. Gemma's template takes no system turn
-        raise InputError(f"the base's chat template refuses these turns ({error}). Change the roles, or use another base.") from error
+        what = f"the base's chat template refuses these turns ({error})"
+        raise InputError(f"{what}. Change the roles, or use another base.") from error
     return str(text)

@@ -48,7 +48,7 @@ def validate(records: Records, shape: Shape) -> Validated:
             continue
         found.rows.append(row)
         _compare(row, earlier, prompts, found)
-        if any(_DAMAGED in text for text in _texts(row)):
+        if any(not text.isascii() and _DAMAGED in text for text in _texts(row)):
             found.warnings.append(RowWarning(number, f"holds {_DAMAGED}: a character was lost when the file was saved"))
     return found
 

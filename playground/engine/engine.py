@@ -131,7 +131,12 @@ class Engine:
         try:
             with torch.inference_mode():
                 out = self.loaded.model(
-                    input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
                 )
             return out.logits[:, -1]
         finally:

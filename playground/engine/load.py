@@ -66,4 +66,9 @@ def _live(weights: dict[str, torch.nn.Parameter]) -> Iterable[tuple[str, str, tu
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8", torch.int8: "I8"}
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
-        yield name, names.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), memoryview(tensor.view(torch.uint8).numpy()).cast("B")
+        yield (
+            name,
+            names.get(tensor.dtype, str(tensor.dtype)),
+            tuple(tensor.shape),
+            memoryview(tensor.view(torch.uint8).numpy()).cast("B"),
+        )

@@ -21,7 +21,9 @@ def read_lora(folder: Path) -> dict[str, LoraWeights]:
     kind = config.get("peft_type")
     if kind != "LORA" or config.get("use_dora"):
         name = "DoRA" if config.get("use_dora") else kind
-        raise AdapterError(f"{folder.name} is a {name} adapter; chatting runs LoRA adapters today. Import a LoRA, or train one here.")
+        raise AdapterError(
+            f"{folder.name} is a {name} adapter; chatting runs LoRA adapters today. Import a LoRA, or train one here."
+        )
     parts: dict[str, dict[str, object]] = {}
     for key, tensor in load_file(folder / "adapter_model.safetensors").items():
         match = _KEY.fullmatch(key)

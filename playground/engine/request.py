@@ -64,7 +64,15 @@ class AdapterFile:
 
 
 def make_stamp(
-    *, base: str, adapter: str | None, adapter_sha256: str | None, prompt: str, sampling: Sampling, dtype: str, device: str, rows: int
+    *,
+    base: str,
+    adapter: str | None,
+    adapter_sha256: str | None,
+    prompt: str,
+    sampling: Sampling,
+    dtype: str,
+    device: str,
+    rows: int,
 ) -> dict[str, Any]:
     """Everything that decides a reply's tokens: on the same device, dtype and number of rows they come again."""
     drawn = asdict(sampling)

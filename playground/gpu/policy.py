@@ -39,7 +39,9 @@ def order(waiting: Sequence[Waiting], last_served: Mapping[str, int]) -> list[Wa
     return [item[-1] for item in sorted(keyed, key=lambda item: item[:3])]
 
 
-def grants(waiting: Sequence[Waiting], busy: Mapping[str, int], held_bytes: int, budget_bytes: int, last_served: Mapping[str, int]) -> list[int]:
+def grants(
+    waiting: Sequence[Waiting], busy: Mapping[str, int], held_bytes: int, budget_bytes: int, last_served: Mapping[str, int]
+) -> list[int]:
     """Numbers of the requests to grant now. ``busy``: lane -> leases open in it. ``held_bytes``: residents and leases."""
     granted: list[int] = []
     taken = dict(busy)

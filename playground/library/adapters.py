@@ -157,7 +157,10 @@ class AdapterLibrary:
         if not path.exists() or path.suffix in (".safetensors", ".json"):
             wrong = "is a single file" if path.exists() else "does not exist"
             raise AdapterError(f"{path} {wrong}. Name the folder that holds {CONFIG} and {WEIGHTS}, or a zip of it.")
-        with self._temporary() as work:
+        with (
+            self._temporary() as work,
+            _said_plainly(f"{path} cannot be read", "Check that it may be read, and the disk's space."),
+        ):
             if path.is_dir():
                 source, name = path, path.name
                 check_names(source)
@@ -198,25 +201,27 @@ class AdapterLibrary:
             raise InputError(f"{target} lies inside the library itself. Name a folder elsewhere.")
         if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{target} exists and is not an empty folder. Name a new folder; nothing is overwritten.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        try:
-            self._copy_out(card, part)
-            part.chmod(0o755)
-            part.rename(target)  # takes the place of an empty folder too
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+        with _said_plainly(f"{target} cannot be written", "Name another folder."):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+            try:
+                self._copy_out(card, part)
+                part.chmod(0o755)
+                part.rename(target)  # takes the place of an empty folder too
+            except BaseException:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
         return target
 
     def export_zip(self, id: str, dir: Path, owner: str = "local", shared: bool = False) -> Path:
         """Write ``dir/ID.zip`` with the same files. Raises InputError if it exists."""
         card = self.get(id, owner, shared)
-        with self._temporary() as work:
+        target = Path(dir).expanduser() / f"{card.id}.zip"
+        with self._temporary() as work, _said_plainly(f"{target} cannot be written", "Name another folder."):
             folder = work / card.id
             folder.mkdir()
             self._copy_out(card, folder)
-            return pack(folder, Path(dir).expanduser() / f"{card.id}.zip")
+            return pack(folder, target)
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
@@ -310,6 +315,15 @@ class AdapterLibrary:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _said_plainly(what: str, mend: str) -> Iterator[None]:
+    """Turn what the system says about a disk or a right into words for a person."""
+    try:
+        yield
+    except OSError as exc:
+        raise InputError(f"{what}: {exc.strerror or exc}. {mend}") from exc
 
 
 def _newest_first(card: AdapterCard) -> tuple[float, str]:

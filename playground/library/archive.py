@@ -150,6 +150,8 @@ def _parts(info: zipfile.ZipInfo, zip_path: Path) -> list[str]:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise AdapterError(f"{where}, a link or a special file. Put the file itself in its place and pack the folder again.")
+    if info.header_offset < 0:
+        raise AdapterError(f"{zip_path.name} is damaged: its beginning is missing. Make it again from the adapter's folder.")
     if info.flag_bits & 0x1:
         raise AdapterError(f"{where}, which is locked with a password. Pack the folder without one.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -80,7 +80,9 @@ def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, 
     if ready := _prepared(spec, folder):
         return ready
     if offline:
-        raise BaseUnavailableError(f"{spec} is not on this machine yet (looked in {folder}). Start once with a network to fetch it.")
+        raise BaseUnavailableError(
+            f"{spec} is not on this machine yet (looked in {folder}). Start once with a network to fetch it."
+        )
     settings.bases_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(settings.bases_dir / f".{folder.name}.lock"):
         if ready := _prepared(spec, folder):  # another process was quicker
@@ -148,7 +150,9 @@ def _prepared(spec: str, folder: Path) -> Base | None:
 def _mark(spec: str, folder: Path, licence: str) -> None:
     files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
     if not any(name.endswith(".safetensors") for name in files):
-        raise BaseUnavailableError(f"{spec} has no .safetensors weights; other formats can run code and are not loaded. Choose another base.")
+        raise BaseUnavailableError(
+            f"{spec} has no .safetensors weights; other formats can run code and are not loaded. Choose another base."
+        )
     marker = {"schema": SCHEMA, "id": spec, "licence": licence, "fingerprint": file_fingerprint(folder), "files": files}
     (folder / MARKER).write_text(json.dumps(marker, indent=1))
 
@@ -158,7 +162,9 @@ def _described(spec: str, folder: Path, settings: Settings) -> Base:
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
         there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-        raise InputError(f"{spec} is not a Hugging Face model folder: it needs config.json and .safetensors weights, and holds {there}.")
+        raise InputError(
+            f"{spec} is not a Hugging Face model folder: it needs config.json and .safetensors weights, and holds {there}."
+        )
     key = json.dumps([[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in weights])
     cache = settings.home / "cache" / "fingerprints.json"
     try:

@@ -106,6 +106,4 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
 
 
 def _damaged(path: Path, why: str) -> AdapterError:
-    return AdapterError(
-        f"{path.name} in {path.parent.name} is damaged or is not safetensors: {why}. Copy or download it again."
-    )
+    return AdapterError(f"{path.name} in {path.parent.name} is damaged or is not safetensors: {why}. Copy or download it again.")

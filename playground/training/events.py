@@ -28,7 +28,9 @@ class EventWriter:
 
     def write(self, kind: str, **values: Any) -> None:
         record = {"event": kind, "time_s": round(time.time(), 3)}
-        record |= {key: (None if isinstance(value, float) and not math.isfinite(value) else value) for key, value in values.items()}
+        record |= {
+            key: (None if isinstance(value, float) and not math.isfinite(value) else value) for key, value in values.items()
+        }
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._file.flush()
 

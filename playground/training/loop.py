@@ -84,7 +84,13 @@ class EventCallback(TrainerCallback):
 
 
 def train(
-    model: Any, pad_id: int, rows: Sequence[Rendered], validation: Sequence[Rendered], spec: RunSpec, run_dir: Path, events: EventWriter
+    model: Any,
+    pad_id: int,
+    rows: Sequence[Rendered],
+    validation: Sequence[Rendered],
+    spec: RunSpec,
+    run_dir: Path,
+    events: EventWriter,
 ) -> EventCallback:
     """Train ``model`` in place, resuming from the newest complete checkpoint if there is one. Returns what was measured."""
     collate = AnswerCollator(pad_id)
@@ -119,7 +125,11 @@ def train(
     tokens = sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows) / len(rows)
     callback = EventCallback(events, validation_loss, tokens, spec)
     trainer = AnswerTrainer(
-        model=model, args=arguments, train_dataset=list(rows), data_collator=collate, callbacks=[callback]  # type: ignore[arg-type]
+        model=model,
+        args=arguments,
+        train_dataset=list(rows),
+        data_collator=collate,
+        callbacks=[callback],  # type: ignore[arg-type]
     )
     # The loss divides by the batch's answer tokens, as compute_loss is told.
     trainer.model_accepts_loss_kwargs = True

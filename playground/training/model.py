@@ -16,22 +16,17 @@ def training_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The base's own tokenizer; a base without a padding token pads with its end token."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def load_for_training(folder: Path, method: Method, rank: int, seed: int) -> Any:
     """The base, in NF4 where the method asks for it, with the method's trainable part on top. Seeded."""
     from transformers import AutoModelForCausalLM, set_seed
 
     set_seed(seed)
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True, "dtype": training_dtype()}
+    options: dict[str, Any] = {
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "use_safetensors": True,
+        "dtype": training_dtype(),
+    }
     if method.quantised:
         from transformers import BitsAndBytesConfig
 

@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +64,14 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     method = get_method(spec.method)
     checked = check_file(Path(spec.file), spec.mapping or None, limit_bytes=spec.limit_bytes)
     if checked.objective != "sft":
-        raise RunFailedError(f"{spec.data} holds {checked.objective.replace('_', ' ')} rows; supervised training needs prompts with answers.")
+        raise RunFailedError(
+            f"{spec.data} holds {checked.objective.replace('_', ' ')} rows; supervised training needs prompts with answers."
+        )
 
+    from playground.data.tokenizer import load_tokenizer
     from playground.training.loop import train
-    from playground.training.model import load_for_training, load_tokenizer, weights_of
+    from playground.training.model import load_for_training, weights_of
+    from playground.training.publish import publish
 
     tokenizer = load_tokenizer(Path(spec.base_path))
     rows, too_long = _render_all(tokenizer, checked.examples, spec.max_tokens)
@@ -127,37 +130,6 @@ def _render_all(tokenizer: Any, examples: Any, max_tokens: int) -> tuple[dict[in
         except InputError:
             too_long += 1
     return rows, too_long
-
-
-def publish(model: Any, tokenizer: Any, spec: RunSpec, summary: dict[str, Any]) -> str:
-    """Write the adapter (or the whole model) beside the library and move it in at once. Returns its id."""
-    import json
-
-    from playground.library.adapters import AdapterLibrary
-    from playground.library.card import write_model_card
-
-    library = AdapterLibrary(Path(spec.adapters_dir), Path(spec.shipped_dir))
-    staging = library.staging()
-    model.save_pretrained(staging, safe_serialization=True) if spec.rank == 0 else model.save_pretrained(staging)
-    if spec.rank == 0:
-        tokenizer.save_pretrained(staging)
-    else:
-        _tidy_config(staging / "adapter_config.json", spec)
-    record = {key: value for key, value in asdict(spec).items() if key not in ("base_path", "file", "adapters_dir", "shipped_dir")}
-    record |= summary | {"kind": "full" if spec.rank == 0 else "peft", "created_s": time.time()}
-    (staging / "run.json").write_text(json.dumps(record, indent=1))
-    write_model_card(staging, record)
-    return library.publish(staging, library.reserve_id(spec.name)).id
-
-
-def _tidy_config(path: Path, spec: RunSpec) -> None:
-    """PEFT writes the base's folder on this machine into the config; what belongs there is the base's name."""
-    import json
-
-    config = json.loads(path.read_text())
-    config["base_model_name_or_path"] = spec.base
-    config["target_modules"] = sorted(config["target_modules"]) if isinstance(config.get("target_modules"), list) else config.get("target_modules")
-    path.write_text(json.dumps(config, indent=2))
 
 
 def peak_memory_bytes() -> int:

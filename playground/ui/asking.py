@@ -31,7 +31,10 @@ class Comparison:
 def settled(comparison: Comparison, setups: dict[str, Setup], known: dict[str, str]) -> Comparison:
     """Let every side take on what its widgets say now."""
     return comparison.with_logs(
-        {letter: transcript.settle(log, setups[letter], side.name_of(setups[letter], known)) for letter, log in comparison.logs.items()}
+        {
+            letter: transcript.settle(log, setups[letter], side.name_of(setups[letter], known))
+            for letter, log in comparison.logs.items()
+        }
     )
 
 
@@ -87,7 +90,9 @@ def ask(
     except Exception as error:
         yield [comparison, slot(card(error)), gr.skip(), gr.skip(), *_controls(busy=False), *nothing, *nothing]
         return
-    comparison = comparison.with_logs({letter: transcript.asked(comparison.logs[letter], question) for letter in comparison.shown})
+    comparison = comparison.with_logs(
+        {letter: transcript.asked(comparison.logs[letter], question) for letter in comparison.shown}
+    )
     yield [comparison, slot(""), gr.skip(), "", *_controls(busy=True), *_chats(comparison), *nothing]
     failed = ""
     try:
@@ -106,7 +111,9 @@ def ask(
     ]  # fmt: skip
 
 
-def _sides(services: Any, comparison: Comparison, known: dict[str, str], uploaded: Path | None) -> tuple[list[Side], list[list[Turn]]]:
+def _sides(
+    services: Any, comparison: Comparison, known: dict[str, str], uploaded: Path | None
+) -> tuple[list[Side], list[list[Turn]]]:
     sides, histories = [], []
     for letter in comparison.shown:
         log = comparison.logs[letter]
@@ -119,7 +126,8 @@ def _sides(services: Any, comparison: Comparison, known: dict[str, str], uploade
 
 def ask_again(services: Any, visitor: Visitor, comparison: Comparison, question: str, *rest: Any) -> Iterator[list[Any]]:
     """The last question once more, with the seed that is set: an unchanged side answers the same."""
-    last = next((log.items[-1].question for log in map(comparison.logs.__getitem__, comparison.shown) if log.current), "")
+    said = [comparison.logs[letter].current for letter in comparison.shown]
+    last = next((turns[-1].question for turns in said if turns), "")
     known = side.labels(services, visitor)
     comparison = settled(comparison, side.read_setups(rest[-24:]), known)
     comparison = comparison.with_logs({letter: transcript.without_last(comparison.logs[letter]) for letter in comparison.shown})
@@ -175,7 +183,13 @@ def _shown(services: Any, visitor: Visitor, comparison: Comparison, kind: str, t
     board = board_html(services, comparison, side.labels(services, visitor), kind, text)
     columns = [gr.update(visible=letter in comparison.shown) for letter in words.LETTERS]
     full = len(comparison.shown) == len(words.LETTERS)
-    return [comparison, board, gr.update(interactive=not full), *columns, *[transcript.messages(log) for log in comparison.logs.values()]]
+    return [
+        comparison,
+        board,
+        gr.update(interactive=not full),
+        *columns,
+        *[transcript.messages(log) for log in comparison.logs.values()],
+    ]
 
 
 def copy_text(services: Any, visitor: Visitor, letter: str, comparison: Comparison) -> str:

@@ -77,14 +77,13 @@ def build(services: Any) -> CompareTab:
     with gr.Row(elem_classes="sides"):
         sides = {letter: side.build_side(letter, visible=letter in ("A", "B")) for letter in words.LETTERS}
     error = hidden_slot(elem_classes="error-slot")
-    with gr.Column(elem_classes="composer"):
-        with gr.Row(elem_classes="ask-row"):
-            question = gr.Textbox(
-                label=words.ASK_LABEL, show_label=False, container=False, placeholder=words.ASK_LABEL, lines=1, max_lines=5, scale=1,
-                max_length=20_000,
-            )  # fmt: skip
-            ask = gr.Button(words.ASK, variant="primary", elem_classes="ask", min_width=80)
-            stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="ask", min_width=80)
+    with gr.Column(elem_classes="composer"), gr.Row(elem_classes="ask-row"):
+        question = gr.Textbox(
+            label=words.ASK_LABEL, show_label=False, container=False, placeholder=words.ASK_LABEL, lines=1, max_lines=5, scale=1,
+            max_length=20_000,
+        )  # fmt: skip
+        ask = gr.Button(words.ASK, variant="primary", elem_classes="ask", min_width=80)
+        stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="ask", min_width=80)
     with gr.Row(elem_classes="acts"):
         add = gr.Button("Add a side", size="sm")
         again = gr.Button("Ask again", size="sm")
@@ -92,7 +91,9 @@ def build(services: Any) -> CompareTab:
     with gr.Column(elem_classes="card folds"):
         with gr.Accordion("Same for every side: greedy, 128 tokens, seed 7", open=False) as shared:
             with gr.Row():
-                temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info="0 is greedy: always the likeliest token.")
+                temperature = gr.Slider(
+                    0, 2, value=0, step=0.05, label="Temperature", info="0 is greedy: always the likeliest token."
+                )
                 top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", info="Only the likeliest tokens up to this share.")
             with gr.Row():
                 max_tokens = gr.Number(128, label="Longest reply, tokens", precision=0, minimum=1, maximum=2048)

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import html, words
+from playground.ui import html
 from playground.ui.failure import card
-from playground.ui.figures import duration
+from playground.ui.figures import left
 from playground.ui.wiring import QUIET, Visitor, bind
 
 _BUSY = ("training", "measuring")
@@ -93,15 +93,16 @@ def view_html(state: Any) -> str:
     title, kind = titles.get(state.phase, (state.phase, "wait"))
     parts = [f'<div class="run-head"><h2>The whole story</h2>{html.pill(title, kind)}</div>']
     if state.phase in _BUSY:
-        left = f"{duration(state.seconds_left)} left" if state.seconds_left is not None else ""
         parts.append(html.progress(state.progress, "The whole story"))
-        parts.append(f'<div class="between"><span>{round(100 * state.progress)} %</span><span>{left}</span></div>')
+        parts.append(
+            f'<div class="between"><span>{round(100 * state.progress)} %</span><span>{left(state.seconds_left)}</span></div>'
+        )
     if state.error:
-        parts.append(html.error_card(state.error))
+        parts.append(html.note(state.error) if state.phase == "cancelled" else html.error_card(state.error))
     steps = "".join(
-        f'<li class="{html.esc(where)}"{" aria-current=step" if where == "now" else ""}><i>{_MARKS.get(where, "")}</i>'
-        f'<span><b>{html.esc(label)}</b>{f" <span class=quiet>{html.esc(detail)}</span>" if detail else ""}</span></li>'
-        for label, where, detail in state.steps
+        f'<li class="{html.esc(step.state)}"{" aria-current=step" if step.state == "now" else ""}><i>{_MARKS.get(step.state, "")}</i>'
+        f"<span><b>{html.esc(step.label)}</b>{f' <span class=quiet>{html.esc(step.detail)}</span>' if step.detail else ''}</span></li>"
+        for step in state.steps
     )
     parts.append(f'<ol class="steps">{steps}</ol>' if steps else "")
     if state.table:

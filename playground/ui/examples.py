@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from playground.data.read import read_records
 from playground.errors import InputError, PlaygroundError
 from playground.ui import html, words
 from playground.ui.failure import card
@@ -27,7 +30,10 @@ _LISTED = 50
 
 @dataclass(frozen=True)
 class Source:
-    """The file that is open on the Train tab, and how its columns are read."""
+    """The file that is open on the Train tab, and how its columns are read.
+
+    good: rows that can be trained on. shown: those of them that the preview can show. index: the one it shows, from 0.
+    """
 
     path: Path | None = None
     title: str = ""
@@ -35,8 +41,8 @@ class Source:
     mapping: dict[str, str] | None = None
     roles: tuple[str, ...] = ()
     good: int = 0
+    shown: int = 0
     index: int = 0
-    uploads: tuple[Path, ...] = field(default=())
 
 
 def open_upload(services: Any, visitor: Visitor, source: Source, uploaded: str | None, max_tokens: float) -> list[Any]:
@@ -77,32 +83,70 @@ def read(services: Any, visitor: Visitor, source: Source, max_tokens: float) -> 
         return [source, slot(""), *[gr.skip()] * 12]
     try:
         checked = services.data.check(source.path, source.mapping)
+        tokens = _tokens(services, checked, int(max_tokens))
     except Exception as error:
-        gone = [gr.update(visible=False)] * 3
-        hidden = gr.update(visible=False)
-        return [
-            replace(source, good=0), slot(card(error)), heading(done=False), slot(""), gone[0], *[gr.skip()] * ROLES, hidden, gr.skip(),
-            hidden, gr.skip(), gr.skip(),
-        ]  # fmt: skip
-    roles = tuple(checked.mapping)[:ROLES] or ("prompt", "completion")
-    source = replace(source, mapping=dict(checked.mapping) or None, roles=roles, good=len(checked.examples), index=0)
+        return _unreadable(services, source, error)
+    roles = _roles(checked.mapping)
+    bad = sorted((*checked.bad, *(tokens.bad if tokens else ())), key=lambda row: row.row)
+    warnings = sorted((*checked.warnings, *(tokens.warnings if tokens else ())), key=lambda row: row.row)
+    source = replace(
+        source,
+        mapping=dict(checked.mapping) or None,
+        roles=roles,
+        good=checked.rows - len(bad),
+        shown=len(checked.examples),
+        index=0,
+    )
     chosen = ", ".join(f"{column} → {role_word(role).lower()}" for role, column in checked.mapping.items())
-    bad = len(checked.bad)
-    fold = f"The {plural(bad, 'row')} that cannot be used" if bad else words.BAD_NONE
-    if checked.warnings:
-        fold += f" · {plural(len(checked.warnings), 'row')} to look at"
     return [
         source,
         slot(""),
-        heading(done=bool(checked.examples)),
-        slot(facts_html(services, checked, source.title, int(max_tokens))),
+        heading(done=source.good > 0),
+        slot(facts_html(checked, tokens, source, int(max_tokens), len(bad))),
         gr.update(label=f"Columns: {chosen or 'choose them'}", visible=bool(checked.columns), open=not checked.mapping),
-        *_role_dropdowns(checked, roles),
-        gr.update(label=fold, visible=True),
-        rows_html(checked),
+        *_role_dropdowns(checked.columns, checked.mapping, roles),
+        gr.update(label=_fold_label(len(bad), len(warnings)), visible=True),
+        rows_html(bad, warnings),
         gr.update(visible=bool(checked.examples)),
         *preview(services, visitor, source, max_tokens, 0, checked)[1:],
     ]
+
+
+def _unreadable(services: Any, source: Source, error: Exception) -> list[Any]:
+    """What is wrong; and where only the columns' meaning is, the columns to choose from."""
+    columns: tuple[str, ...] = ()
+    if isinstance(error, InputError) and source.path is not None:
+        with suppress(PlaygroundError):
+            columns = read_records(source.path, services.settings.upload_limit_bytes).columns
+    roles = source.roles or _roles({"prompt": "", "completion": ""})
+    source = replace(source, good=0, shown=0, roles=roles)
+    hidden = gr.update(visible=False)
+    return [
+        source, slot(card(error)), heading(done=False), slot(""),
+        gr.update(label="Columns: choose which is which", visible=len(columns) > 1, open=len(columns) > 1),
+        *_role_dropdowns(columns, source.mapping or {}, roles), hidden, "", hidden, "", "",
+    ]  # fmt: skip
+
+
+def _tokens(services: Any, checked: Any, max_tokens: int) -> Any:
+    """None while there is no tokenizer yet; a file of which no row fits raises InputError."""
+    try:
+        return services.data.tokens(checked, max_tokens)
+    except InputError:
+        raise
+    except PlaygroundError:
+        return None
+
+
+def _roles(mapping: dict[str, str]) -> tuple[str, ...]:
+    """What the file has, and where it is prompt and answer, a system prompt too."""
+    roles = tuple(mapping)
+    return (*roles, "system")[:ROLES] if "prompt" in roles and "completion" in roles and "system" not in roles else roles[:ROLES]
+
+
+def _fold_label(bad: int, warnings: int) -> str:
+    label = f"The {plural(bad, 'row')} that cannot be used" if bad else words.BAD_NONE
+    return f"{label} · {plural(warnings, 'row')} to look at" if warnings else label
 
 
 def heading(*, done: bool) -> str:
@@ -113,62 +157,58 @@ def role_word(role: str) -> str:
     return _ROLE_WORDS.get(role, role.capitalize())
 
 
-def _role_dropdowns(checked: Any, roles: tuple[str, ...]) -> list[Any]:
+def _role_dropdowns(columns: tuple[str, ...], mapping: dict[str, str], roles: tuple[str, ...]) -> list[Any]:
     updates: list[Any] = []
     for place in range(ROLES):
         if place < len(roles):
             role = roles[place]
-            updates.append(
-                gr.update(label=role_word(role), choices=list(checked.columns), value=checked.mapping.get(role), visible=True)
-            )
+            choices = [*(("none", ""),) * (role == "system"), *((column, column) for column in columns)]
+            value = mapping.get(role) or ("" if role == "system" else None)
+            updates.append(gr.update(label=role_word(role), choices=choices, value=value, visible=True))
         else:
             updates.append(gr.update(visible=False))
     return updates
 
 
-def facts_html(services: Any, checked: Any, title: str, max_tokens: int) -> str:
+def facts_html(checked: Any, tokens: Any, source: Source, max_tokens: int, bad: int) -> str:
     facts = [
-        (f"{title}: {plural(checked.rows, 'row')} read as {checked.format.replace('-', ' / ')}", "ok"),
-        (f"{len(checked.examples):,} will be trained on", ""),
+        (f"{source.title}: {plural(checked.rows, 'row')} read as {checked.format.replace('-', ' / ')}", "ok"),
+        (f"{source.good:,} will be trained on", ""),
     ]
-    if checked.bad:
-        facts.append((f"{plural(len(checked.bad), 'row')} cannot be used", "warn"))
+    if bad:
+        facts.append((f"{plural(bad, 'row')} cannot be used", "warn"))
     if checked.duplicates:
         facts.append((f"{plural(checked.duplicates, 'row repeats', 'rows repeat')} an earlier one", "warn"))
-    try:
-        tokens = services.data.tokens(checked, max_tokens)
-    except PlaygroundError:
+    if tokens is None:
         facts.append(("Tokens are counted once the base is ready", ""))
     else:
-        facts.append((f"{tokens.median:.0f} tokens in the middle, {tokens.max:.0f} at most", ""))
+        facts.append((f"median {tokens.median:.0f} tokens, longest {tokens.max:,.0f}", ""))
         facts.append((f"{tokens.truncated:,} cut at {max_tokens:,} tokens", "warn" if tokens.truncated else ""))
     return html.chips(facts)
 
 
-def rows_html(checked: Any) -> str:
+def rows_html(bad: Sequence[Any], warnings: Sequence[Any]) -> str:
     """Rows that cannot be used, with what to do; then rows that are kept and want a look."""
-    if not checked.bad and not checked.warnings:
+    if not bad and not warnings:
         return html.note(words.BAD_NONE)
     parts = []
-    if checked.bad:
-        rows = [(bad.row, bad.reason, bad.fix) for bad in checked.bad[:_LISTED]]
+    if bad:
+        rows = [(one.row, html.sentence(one.reason), html.sentence(one.fix)) for one in bad[:_LISTED]]
         parts.append(html.table(("Row", "Why", "What to do"), rows, caption="Rows that cannot be used"))
-        parts.append(html.note(f"The first {_LISTED} of {len(checked.bad):,}.") if len(checked.bad) > _LISTED else "")
-    if checked.warnings:
-        kept = [(warning.row, warning.reason) for warning in checked.warnings[:_LISTED]]
+        parts.append(html.note(f"The first {_LISTED} of {len(bad):,}.") if len(bad) > _LISTED else "")
+    if warnings:
+        kept = [(one.row, html.sentence(one.reason)) for one in warnings[:_LISTED]]
         parts.append(html.table(("Row", "Kept, but look at it"), kept, caption="Rows to look at"))
     return "".join(parts)
 
 
-def preview(
-    services: Any, visitor: Visitor, source: Source, max_tokens: float, move: int = 0, checked: Any = None
-) -> list[Any]:
+def preview(services: Any, visitor: Visitor, source: Source, max_tokens: float, move: int = 0, checked: Any = None) -> list[Any]:
     """One example as the model is given it, the learned part marked. Returns source, text, and which of how many."""
-    if source.path is None or not source.good:
+    if source.path is None or not source.shown:
         return [source, "", ""]
-    index = (source.index + move) % source.good
+    index = (source.index + move) % source.shown
     source = replace(source, index=index)
-    place = html.note(f"Example {index + 1:,} of {source.good:,}")
+    place = html.note(f"Example {index + 1:,} of {source.shown:,}")
     try:
         checked = checked or services.data.check(source.path, source.mapping)
         seen = services.data.preview(checked, index, int(max_tokens))

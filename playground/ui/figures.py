@@ -34,6 +34,13 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+def left(seconds: float | None) -> str:
+    """Time left, in whole seconds: a tenth would pretend to know more than an estimate does. Empty when unknown."""
+    if seconds is None:
+        return ""
+    return f"{duration(seconds) if seconds >= 10 else f'{max(0, round(seconds))} s'} left"
+
+
 def count(number: float | None) -> str:
     """``1_221_120`` -> ``1.2 M``; thousands get a comma."""
     if number is None:

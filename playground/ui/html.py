@@ -21,6 +21,12 @@ def esc(text: object) -> str:
     return _escape(str(text), quote=True)
 
 
+def sentence(text: str) -> str:
+    """A reason as it stands in a list of reasons, made a sentence of its own."""
+    text = text.strip()
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
+
+
 def icon(name: str) -> str:
     return (
         '<svg class="ico" viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" '
@@ -41,14 +47,20 @@ def badge(letter: str) -> str:
 def chips(facts: Iterable[tuple[str, str]]) -> str:
     """``(text, kind)`` pairs as one wrapping row; kind is ``""``, ``ok`` or ``warn``."""
     marks = {"": "", "ok": icon("check"), "warn": icon("warn")}
-    return '<div class="chips">' + "".join(f'<span class="{kind}">{marks[kind]}{esc(text)}</span>' for text, kind in facts) + "</div>"
+    return (
+        '<div class="chips">'
+        + "".join(f'<span class="{kind}">{marks[kind]}{esc(text)}</span>' for text, kind in facts)
+        + "</div>"
+    )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, figures: frozenset[int] = frozenset(), caption: str = "") -> str:
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], *, figures: frozenset[int] = frozenset(), caption: str = ""
+) -> str:
     """A plain table of text. ``figures`` are the columns set to the right."""
 
     def cells(values: Sequence[object], tag: str) -> str:
-        return "".join(f'<{tag}{" class=figure" if i in figures else ""}>{esc(value)}</{tag}>' for i, value in enumerate(values))
+        return "".join(f"<{tag}{' class=figure' if i in figures else ''}>{esc(value)}</{tag}>" for i, value in enumerate(values))
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     label = f' aria-label="{esc(caption)}"' if caption else ""
@@ -71,7 +83,9 @@ def progress(done: float, label: str) -> str:
 
 def stacked(parts: Sequence[tuple[str, float]], whole: float, label: str) -> str:
     """``(kind, bytes)`` side by side; the rest of ``whole`` stays empty."""
-    cells = "".join(f'<i class="k-{esc(kind)}" style="width:{100 * value / whole:.2f}%"></i>' for kind, value in parts if whole > 0)
+    cells = "".join(
+        f'<i class="k-{esc(kind)}" style="width:{100 * value / whole:.2f}%"></i>' for kind, value in parts if whole > 0
+    )
     return f'<div class="bar thick" role="img" aria-label="{esc(label)}">{cells}</div>'
 
 

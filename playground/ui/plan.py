@@ -56,7 +56,10 @@ def refresh(services: Any, visitor: Visitor, source: Source, name: str, method: 
 def plan_html(plan: Any, base: str) -> str:
     facts = [
         ("Base", base),
-        ("Trains", f"{count(plan.trainable_params)} of {count(plan.total_params)} weights ({share(plan.trainable_params, plan.total_params)})"),
+        (
+            "Trains",
+            f"{count(plan.trainable_params)} of {count(plan.total_params)} weights ({share(plan.trainable_params, plan.total_params)})",
+        ),
         ("On", f"{plan.rows:,} rows, {plan.steps:,} steps"),
         ("Time", f"about {duration(max(plan.seconds, 10))}" if plan.seconds else "not known yet"),
         ("Memory", f"{size(plan.memory_bytes)}, {size(plan.free_bytes)} free"),
@@ -87,7 +90,9 @@ def presets(services: Any, visitor: Visitor, source: Source) -> list[Any]:
     first = offered[0]
     taken = {row.card.name for row in services.adapters.list(visitor.owner)}
     return [
-        gr.update(choices=[(preset.label, preset.name) for preset in offered], value=first.name, visible=True),
+        gr.update(
+            choices=[(f"{preset.label}, {preset.steps} steps", preset.name) for preset in offered], value=first.name, visible=True
+        ),
         first.steps,
         free_name(source.slug, taken),
     ]

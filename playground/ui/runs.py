@@ -9,7 +9,7 @@ import gradio as gr
 
 from playground.ui import chart, html, words
 from playground.ui.failure import card
-from playground.ui.figures import day, duration
+from playground.ui.figures import day, left
 from playground.ui.wiring import Visitor, slot
 
 PICK_JS = (
@@ -35,8 +35,7 @@ def card_html(run: Any) -> str:
     parts = [f'<div class="run-head"><h2>{html.esc(run.name)}</h2>{html.pill(label, kind)}</div>']
     if live or run.state == "DONE":
         parts.append(html.progress(run.step / run.steps if run.steps else 0, f"Training of {run.name}"))
-    left = f"{duration(run.seconds_left)} left" if live and run.seconds_left is not None else ""
-    parts.append(_between(f"Step {run.step} of {run.steps}", left))
+    parts.append(_between(f"Step {run.step} of {run.steps}", left(run.seconds_left) if live else ""))
     now = f"loss {run.loss[-1][1]:.2f}" if run.loss else ""
     if run.eval_loss:
         step, best = min(run.eval_loss, key=lambda point: point[1])
@@ -45,14 +44,14 @@ def card_html(run: Any) -> str:
     if run.message and live:
         parts.append(f'<p class="note" role="status">{html.esc(run.message)}</p>')
     if run.error:
-        parts.append(html.error_card(run.error))
+        parts.append(html.note(run.error) if run.state == "CANCELLED" else html.error_card(run.error))
     parts.append(chart.loss(run.loss, run.eval_loss, run.steps))
     parts.append(samples_html(run.samples))
     return f'<div class="run{" live" if live else ""}">{"".join(parts)}</div>'
 
 
-def _between(left: str, right: str) -> str:
-    return f'<div class="between"><span>{html.esc(left)}</span><span>{html.esc(right)}</span></div>' if left or right else ""
+def _between(first: str, second: str) -> str:
+    return f'<div class="between"><span>{html.esc(first)}</span><span>{html.esc(second)}</span></div>' if first or second else ""
 
 
 def samples_html(samples: Sequence[tuple[int, str]]) -> str:
@@ -60,7 +59,9 @@ def samples_html(samples: Sequence[tuple[int, str]]) -> str:
     if not samples:
         return ""
     shown = [samples[0], *samples[1:][-2:]]
-    items = "".join(f'<li><span class="mono">step {step}</span><div class="said">{html.esc(text)}</div></li>' for step, text in shown)
+    items = "".join(
+        f'<li><span class="mono">step {step}</span><div class="said">{html.esc(text)}</div></li>' for step, text in shown
+    )
     return f'<h3 class="small">The same question, as it learns</h3><ul class="samples">{items}</ul>'
 
 
@@ -85,7 +86,7 @@ def buttons(run: Any) -> list[Any]:
     return [
         gr.update(visible=state in ("QUEUED", "RUNNING")),
         gr.update(visible=False),
-        gr.update(visible=state == "DONE" and bool(run.adapter)),
+        gr.update(visible=bool(run and run.adapter)),
         gr.update(visible=state in ("FAILED", "CANCELLED")),
     ]
 

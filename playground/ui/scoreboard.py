@@ -36,17 +36,17 @@ def title(kind: str, text: str) -> str:
     return f"{KINDS[kind]} “{text}”" if text.strip() else "No check set"
 
 
-def board(
-    sides: Sequence[tuple[str, str, Log]], kind: str, text: str, passes: Callable[[str, str], bool]
-) -> str:
+def board(sides: Sequence[tuple[str, str, Log]], kind: str, text: str, passes: Callable[[str, str], bool]) -> str:
     """``sides`` are ``(letter, name, log)``. Tokens and seconds are the newest reply's."""
     check = check_of(kind, text)
     rows = []
     for letter, name, log in sides:
         good, of = transcript.passed(log, lambda reply: passes(check, reply)) if check else (0, 0)
-        newest = next((said.reply for said in reversed(log.current) if said.reply and said.reply.done and not said.reply.error), None)
+        newest = next(
+            (said.reply for said in reversed(log.current) if said.reply and said.reply.done and not said.reply.error), None
+        )
         if not of:
-            mark = html.pill("not asked yet" if check else "not checked")
+            mark = html.pill("not yet" if check else "no check")
         else:
             mark = html.pill(f"{good} of {of}", "ok" if good == of else "no")
         tokens = str(newest.prompt_tokens) if newest else "–"

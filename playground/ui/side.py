@@ -56,7 +56,11 @@ def build_side(letter: str, *, visible: bool) -> SideView:
         )  # fmt: skip
         with gr.Accordion("Prompt and examples", open=False, elem_classes="acc"):
             prompt = gr.Textbox(
-                label="System prompt", lines=4, max_lines=10, placeholder="None: the base's own default stands.", max_length=20_000
+                label="System prompt",
+                lines=4,
+                max_lines=10,
+                placeholder="None: the base's own default stands.",
+                max_length=20_000,
             )
             shots = gr.Slider(0, MAX_SHOTS, value=0, step=1, label="Answered examples shown at every call", buttons=[])
             source = gr.Dropdown([], label="Taken from", visible=False, filterable=False)
@@ -144,6 +148,8 @@ def switch_html(services: Any, visitor: Visitor, setup: Setup) -> str:
     if setup.model == "base":
         return line_html(services, setup)
     try:
+        if any(row.card.id == setup.model and row.card.kind == "full" for row in services.adapters.list(visitor.owner)):
+            return html.note("A whole model of its own: it is loaded beside the base at the first question.")
         switch = services.adapters.switch(setup.model, visitor.owner)
     except Exception as error:
         return card(error)

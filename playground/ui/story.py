@@ -23,16 +23,12 @@ def hospital(services: Any) -> Any:
     return next((shipped for shipped in sets if shipped.id.startswith("hospital")), sets[0])
 
 
-def careful_prompt(shipped: Any) -> str:
-    return Path(shipped.prompt).read_text(encoding="utf-8").strip()
-
-
 def setups(services: Any, visitor: Visitor) -> tuple[Setup, Setup]:
     """Side A is the base with the careful prompt, side B the adapter without one."""
     shipped = hospital(services)
     known = side.labels(services, visitor)
     return (
-        Setup("base", careful_prompt(shipped), 0, shipped.id),
+        Setup("base", shipped.system_prompt, 0, shipped.id),
         Setup(shipped.adapter if shipped.adapter in known else "base", "", 0, shipped.id),
     )
 
@@ -108,3 +104,9 @@ def use_as_side(
     board = asking.board_html(services, comparison, known, kind, text)
     chat = asking.transcript.messages(comparison.logs["B"])
     return [gr.update(selected="compare"), comparison, board, gr.update(visible=True), chat, line, "", 0, *models]
+
+
+def sources(services: Any, visitor: Visitor, uploaded: Path | None) -> list[Any]:
+    """A file was uploaded: every side may take its shots from it."""
+    choices = side.source_choices(services, uploaded)
+    return [gr.update(choices=choices) for _ in words.LETTERS]

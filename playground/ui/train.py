@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from playground.data.read import EXTENSIONS
 from playground.ui import examples, html, plan, runs, words
 from playground.ui.examples import ROLES, Source
 from playground.ui.wiring import QUIET, bind, bind_pick, hidden_slot
@@ -51,7 +52,7 @@ class TrainTab:
     go_on: gr.Button
     compare: gr.Button
     resume: gr.Button
-    list: gr.HTML
+    listing: gr.HTML
 
     @property
     def max_tokens(self) -> gr.Number:
@@ -74,11 +75,11 @@ class TrainTab:
 
     @property
     def run_outputs(self) -> list[Any]:
-        return [self.followed, self.run_error, self.run, self.list, self.cancel, self.question, self.compare, self.resume]
+        return [self.followed, self.run_error, self.run, self.listing, self.cancel, self.question, self.compare, self.resume]
 
 
 def build(services: Any) -> TrainTab:
-    methods = services.training.methods()
+    methods = sorted(services.training.methods(), key=lambda method: method.order)
     parts: dict[str, Any] = {"source": gr.State(Source()), "uploaded": gr.State(None), "followed": gr.State("")}
     with gr.Row(elem_classes="two"):
         with gr.Column(scale=7, min_width=320, elem_classes="work"):
@@ -89,7 +90,7 @@ def build(services: Any) -> TrainTab:
             with gr.Column(elem_classes="card"):
                 gr.HTML(html.heading("Method", words.METHOD_TEXT, 3))
                 parts["method"] = gr.Radio(
-                    [(f"{m.label}: {m.short_cost}" if m.short_cost else m.label, m.name) for m in methods],
+                    [(f"{m.label}: {m.cost}" if m.cost else m.label, m.name) for m in methods],
                     value=methods[0].name if methods else None, label="Method", container=False, show_label=False,
                 )  # fmt: skip
                 parts["explain"] = gr.HTML(html.note(f"{methods[0].explain} {methods[0].paper}".strip()) if methods else "")
@@ -111,10 +112,10 @@ def _examples_card(services: Any) -> dict[str, Any]:
     with gr.Column(elem_classes="card"):
         parts["heading"] = gr.HTML(examples.heading(done=False))
         parts["file"] = gr.File(
-            label="A file of examples: JSONL, JSON, CSV, TSV or text", show_label=False, height=104, elem_classes="drop",
-            file_types=[".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet"],
+            label="A file of examples", show_label=False, height=104, elem_classes="drop",
+            file_types=list(EXTENSIONS),
         )  # fmt: skip
-        gr.HTML(html.note("Or one of ours:"))
+        gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}. Or start with one of ours:"))
         with gr.Row(elem_classes="acts"):
             parts["sets"] = {one.id: gr.Button(one.title, size="sm") for one in services.data.sets()}
         parts["error"] = hidden_slot()
@@ -140,7 +141,9 @@ def _settings() -> dict[str, Any]:
         with gr.Row():
             steps = gr.Number(None, label="Steps", info="One step reads one batch.", precision=0, minimum=1, min_width=130)
             lr = gr.Number(None, label="Learning rate", info="Empty: the method's own.", minimum=0, step=0.0001, min_width=130)
-            rank = gr.Number(None, label="Rank", info="Empty: the method's own.", precision=0, minimum=1, maximum=256, min_width=130)
+            rank = gr.Number(
+                None, label="Rank", info="Empty: the method's own.", precision=0, minimum=1, maximum=256, min_width=130
+            )
         with gr.Row():
             batch = gr.Number(8, label="Batch", info="Examples per step.", precision=0, minimum=1, maximum=256, min_width=130)
             tokens = gr.Number(2048, label="Longest example", info="Tokens; a longer prompt is cut at its start.", precision=0,
@@ -165,7 +168,7 @@ def _run_card() -> dict[str, Any]:
                 parts["discard"] = gr.Button("Stop and discard", variant="stop", size="sm")
                 parts["go_on"] = gr.Button("Go on training", size="sm")
     with gr.Column(elem_classes="run-list"):
-        parts["list"] = gr.HTML("", visible=False, js_on_load=runs.PICK_JS)
+        parts["listing"] = gr.HTML("", visible=False, js_on_load=runs.PICK_JS)
     return parts | {"question": question}
 
 
@@ -204,7 +207,7 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.start.click(bind(services, plan.start), tab.plan_inputs, [tab.followed, tab.blocked], trigger_mode="once", **QUIET).then(
         bind(services, runs.show), tab.followed, tab.run_outputs, **QUIET
     )
-    tab.list.pick(bind_pick(services, runs.follow), None, tab.run_outputs, **QUIET)
+    tab.listing.pick(bind_pick(services, runs.follow), None, tab.run_outputs, **QUIET)
     asking = [tab.cancel, tab.question]
     tab.cancel.click(lambda: [gr.update(visible=False), gr.update(visible=True)], None, asking, **QUIET)
     tab.go_on.click(lambda: [gr.update(visible=True), gr.update(visible=False)], None, asking, **QUIET)

@@ -106,7 +106,9 @@ def history(log: Log) -> list[tuple[str, str]]:
 
 def passed(log: Log, passes: Callable[[str], bool]) -> tuple[int, int]:
     """How many finished replies of this conversation pass the check, of how many."""
-    texts = [said.reply.text for said in log.current if said.reply and said.reply.done and not said.reply.error and not said.stopped]
+    texts = [
+        said.reply.text for said in log.current if said.reply and said.reply.done and not said.reply.error and not said.stopped
+    ]
     return sum(passes(text) for text in texts), len(texts)
 
 
@@ -155,8 +157,7 @@ def _answer(said: Said) -> list[dict[str, Any]]:
 
 def stamp_line(reply: Any) -> str:
     """``167 in · 66 out · 3.5 s · 5e0c``."""
-    prompt = (reply.stamp or {}).get("prompt") or {}
-    mark = str(prompt.get("sha256", ""))[:4]
+    mark = reply.stamp_id[:4]
     line = [f"{reply.prompt_tokens} in", f"{reply.completion_tokens} out", duration(reply.seconds)]
     return " · ".join([*line, mark] if mark else line)
 
@@ -168,6 +169,7 @@ def stamp_html(reply: Any) -> str:
     adapter = stamp.get("adapter") or "none"
     sha = str(stamp.get("adapter_sha256") or "")[:12]
     facts = [
+        ("Stamp", reply.stamp_id[:16]),
         ("Base", _short(stamp.get("base", ""))),
         ("Adapter", f"{adapter} {sha}".strip()),
         ("Sampling", _short(stamp.get("sampling", ""))),

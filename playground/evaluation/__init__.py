@@ -1,0 +1,1 @@
+"""Checks and figures: what a reply is measured by."""

@@ -1,0 +1,126 @@
+"""The adapters a person may use: looked at, attached, switched, imported, handed out, renamed, removed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from playground.errors import AdapterError, InputError
+from playground.library.adapters import AdapterLibrary
+from playground.library.card import AdapterCard
+from playground.services.bases import BaseService
+from playground.services.residents import Residents
+from playground.settings import Settings
+
+
+@dataclass(frozen=True)
+class AdapterRow:
+    """A card, whether it is attached, and if it cannot be used on the base in use, why."""
+
+    card: AdapterCard
+    attached: bool
+    usable: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What it took to make an adapter active: ms for the switch itself; attach_ms if it had to be attached first.
+
+    fingerprint, unchanged: the base's weights, hashed after the switch."""
+
+    ms: float
+    attach_ms: float
+    fingerprint: str
+    unchanged: bool
+
+    @property
+    def attached_now(self) -> bool:
+        return self.attach_ms > 0
+
+
+class AdapterService:
+    """Thin over the library; adds what is in memory and whose it is."""
+
+    def __init__(self, settings: Settings, bases: BaseService, residents: Residents) -> None:
+        self._settings, self._bases, self._residents = settings, bases, residents
+        self.library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
+
+    def list(self, owner: str = "local") -> list[AdapterRow]:
+        attached = self._residents.attached()
+        rows = []
+        for card in self.library.list(owner, self._settings.shared):
+            reason = self._residents.unfit(card)
+            rows.append(AdapterRow(card, card.id in attached, not reason, reason))
+        return rows
+
+    def get(self, adapter_id: str, owner: str = "local") -> AdapterCard:
+        """Raises NotFoundError."""
+        return self.library.get(adapter_id, owner, self._settings.shared)
+
+    def attach(self, adapter_id: str, owner: str = "local") -> float:
+        """Milliseconds it took; 0 when it was attached already."""
+        return self._residents.attach(self.get(adapter_id, owner))
+
+    def detach(self, adapter_id: str, owner: str = "local") -> None:
+        self._residents.detach(self.get(adapter_id, owner).id)
+
+    def switch(self, adapter_id: str, owner: str = "local") -> Switch:
+        """Make an adapter the active one (attached first if need be), and prove that the base's weights are as they were.
+
+        ``base`` switches back to the base alone. A full fine-tune is a base of its own and cannot be switched to."""
+        engine = self._bases.engine()
+        attach_ms, active = 0.0, None
+        if adapter_id != "base":
+            card = self.get(adapter_id, owner)
+            if card.kind == "full":
+                raise InputError(f"{card.name} is a whole model, not an adapter on this base. Use it as a side of a comparison.")
+            attach_ms, active = self._residents.attach(card), card.id
+        ms = engine.select_ms(active)
+        value, unchanged, _ = engine.check_fingerprint()
+        return Switch(ms, attach_ms, value, unchanged)
+
+    def import_file(self, path: Path, owner: str = "local") -> AdapterCard:
+        """A PEFT folder or a zip of one. Raises AdapterError when it is unsafe, damaged or made for another base."""
+        path = Path(path)
+        if path.is_file() and path.stat().st_size > self._settings.upload_limit_bytes:
+            limit = self._settings.upload_limit_bytes // 1048576
+            raise InputError(f"{path.name} is {path.stat().st_size / 1048576:.0f} MB; the limit is {limit} MB.")
+        return self.library.import_path(path, self._bases.shapes(), owner)
+
+    def import_uploads(self, paths: Sequence[Path], owner: str = "local") -> AdapterCard:
+        """What a browser sent: one zip, or the files of one PEFT folder."""
+        if len(paths) == 1 and Path(paths[0]).suffix.lower() == ".zip":
+            return self.import_file(Path(paths[0]), owner)
+        if not paths:
+            raise AdapterError("Choose a zip of a PEFT folder, or its files.")
+        with tempfile.TemporaryDirectory(prefix="import-") as folder:
+            for path in paths:
+                shutil.copyfile(path, Path(folder, Path(path).name))
+            return self.import_file(Path(folder), owner)
+
+    def export_folder(self, adapter_id: str, target: Path, owner: str = "local") -> Path:
+        return self.library.export(self.get(adapter_id, owner).id, target, owner, self._settings.shared)
+
+    def export_zip(self, adapter_id: str, owner: str = "local") -> Path:
+        """A zip in a folder of its own, ready to be downloaded."""
+        folder = Path(tempfile.mkdtemp(prefix="export-", dir=self._exports()))
+        return self.library.export_zip(adapter_id, folder, owner, self._settings.shared)
+
+    def rename(self, adapter_id: str, new_name: str, owner: str = "local") -> AdapterCard:
+        return self.library.rename(adapter_id, new_name, owner, self._settings.shared)
+
+    def remove(self, adapter_id: str, owner: str = "local") -> None:
+        """Delete an adapter from disk and from memory. Shipped ones stay."""
+        self.library.remove(adapter_id, owner, self._settings.shared)
+        self._residents.detach(adapter_id)
+
+    def _exports(self) -> Path:
+        folder = self._settings.home / "exports"
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.iterdir(), key=lambda item: item.stat().st_mtime)[:-8]:
+            shutil.rmtree(old, ignore_errors=True)
+        return folder

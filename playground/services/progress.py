@@ -1,0 +1,82 @@
+"""A run as a person sees it: its record and what its event log says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playground.services.store import RunRow
+from playground.training.events import LAST, EventReader
+
+
+@dataclass
+class RunView:
+    """state: QUEUED RUNNING STOPPING DONE FAILED CANCELLED. loss, eval_loss: (step, value). samples: (step, text).
+
+    message: what it is doing, in words. seconds_left: an estimate, None before the first step. summary: the figures of a done run.
+    """
+
+    run: str
+    name: str
+    state: str
+    method: str
+    step: int
+    steps: int
+    adapter: str | None
+    error: str | None
+    pid: int | None
+    created_s: float
+    loss: list[tuple[int, float]] = field(default_factory=list)
+    eval_loss: list[tuple[int, float]] = field(default_factory=list)
+    samples: list[tuple[int, str]] = field(default_factory=list)
+    tokens_per_s: float | None = None
+    seconds_left: float | None = None
+    message: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+class RunLog:
+    """Follows one run's events and keeps what they add up to."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._reader = EventReader(run_dir)
+        self.step = 0
+        self.loss: dict[int, float] = {}
+        self.eval_loss: dict[int, float] = {}
+        self.samples: list[tuple[int, str]] = []
+        self.tokens_per_s: float | None = None
+        self.seconds_left: float | None = None
+        self.message = ""
+        self.last: dict[str, Any] | None = None
+
+    def refresh(self) -> RunLog:
+        """Take in what was written since the last call."""
+        for event in self._reader.read():
+            kind = event.get("event")
+            if kind == "started":  # a new attempt: what it repeats replaces what was there
+                self.last, self.seconds_left = None, None
+            elif kind == "state":
+                self.message = event["message"]
+            elif kind == "step":
+                self.step = event["step"]
+                self.loss[event["step"]] = event["loss"]
+                self.tokens_per_s, self.seconds_left = event["tokens_per_s"], event["seconds_left"]
+            elif kind == "eval":
+                self.eval_loss[event["step"]] = event["loss"]
+            elif kind == "sample":
+                self.samples.append((event["step"], event["text"]))
+            elif kind in LAST:
+                self.last = event
+        return self
+
+    def view(self, row: RunRow) -> RunView:
+        """The run's record and its log in one value."""
+        return RunView(
+            run=row.run, name=row.name, state=row.state, method=row.method, step=max(row.step, self.step), steps=row.steps,
+            adapter=row.adapter, error=row.error, pid=row.pid, created_s=row.created_s,
+            loss=[(step, value) for step, value in sorted(self.loss.items()) if value is not None],
+            eval_loss=[(step, value) for step, value in sorted(self.eval_loss.items()) if value is not None],
+            samples=list(self.samples), tokens_per_s=self.tokens_per_s,
+            seconds_left=self.seconds_left if row.state == "RUNNING" else None, message=self.message, summary=row.summary,
+        )  # fmt: skip

@@ -1,0 +1,71 @@
+"""A finished run, or a checkpoint that is kept -> an adapter in the library, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from playground.library.adapters import AdapterLibrary
+from playground.library.model_card import write_model_card
+from playground.training.checkpoint import newest_complete
+from playground.training.spec import RunSpec
+
+PRIVATE = ("base_path", "file", "adapters_dir", "shipped_dir", "limit_bytes")
+"""What an adapter's run.json does not repeat: paths on this machine."""
+
+
+def publish(model: Any, tokenizer: Any, spec: RunSpec, summary: dict[str, Any]) -> str:
+    """Save a trained model's adapter (or the whole model) beside the library and move it in. Returns its id."""
+    library = AdapterLibrary(Path(spec.adapters_dir), Path(spec.shipped_dir))
+    staging = library.staging()
+    try:
+        model.save_pretrained(staging)
+        if not spec.rank:
+            tokenizer.save_pretrained(staging)
+        return _finish(library, staging, spec, summary)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def keep_checkpoint(run_dir: Path) -> str | None:
+    """Publish a run's newest complete checkpoint; returns the adapter's id, or None when there is none yet. Needs no torch."""
+    checkpoint = newest_complete(run_dir)
+    if checkpoint is None:
+        return None
+    spec = RunSpec.read(run_dir)
+    library = AdapterLibrary(Path(spec.adapters_dir), Path(spec.shipped_dir))
+    staging = library.staging()
+    try:
+        wanted = (
+            ("adapter_config.json", "adapter_model.safetensors")
+            if spec.rank
+            else ("config.json", "generation_config.json", "model*")
+        )
+        sources = [file for name in wanted for file in checkpoint.glob(name)]
+        if not spec.rank:
+            sources += [*Path(spec.base_path).glob("*token*"), *Path(spec.base_path).glob("chat_template*")]
+        for file in sources:
+            shutil.copyfile(file, staging / file.name)
+        return _finish(library, staging, spec, {"steps": int(checkpoint.name.rpartition("-")[2])})
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _finish(library: AdapterLibrary, staging: Path, spec: RunSpec, summary: dict[str, Any]) -> str:
+    config_file = staging / "adapter_config.json"
+    if config_file.is_file():
+        config = json.loads(config_file.read_text())
+        config["base_model_name_or_path"] = spec.base  # PEFT writes the base's folder on this machine there
+        if isinstance(config.get("target_modules"), list):
+            config["target_modules"].sort()
+        config_file.write_text(json.dumps(config, indent=2))
+    (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    record = {key: value for key, value in asdict(spec).items() if key not in PRIVATE}
+    record |= summary | {"kind": "peft" if spec.rank else "full", "created_s": time.time()}
+    (staging / "run.json").write_text(json.dumps(record, indent=1))
+    write_model_card(staging, record)
+    return library.publish(staging, library.reserve_id(spec.name)).id

@@ -1,0 +1,126 @@
+"""The Adapters tab: every adapter on one frozen base, and a chat that swaps between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from playground.ui import chat, html, library, words
+from playground.ui.runs import PICK_JS
+from playground.ui.transcript import Log
+from playground.ui.wiring import QUIET, bind, bind_pick, bind_stream, hidden_slot
+
+
+@dataclass(frozen=True)
+class AdaptersTab:
+    """Every widget of the tab, named once."""
+
+    chosen: gr.State
+    active: gr.State
+    log: gr.State
+    listing: gr.HTML
+    message: gr.HTML
+    actions: gr.Row
+    use: gr.Button
+    export: gr.Button
+    download: gr.DownloadButton
+    rename: gr.Button
+    delete: gr.Button
+    upload: gr.UploadButton
+    rename_row: gr.Row
+    new_name: gr.Textbox
+    save: gr.Button
+    keep_name: gr.Button
+    delete_row: gr.Column
+    question: gr.HTML
+    yes: gr.Button
+    no: gr.Button
+    title: gr.HTML
+    chat: gr.Chatbot
+    error: gr.HTML
+    box: gr.Textbox
+    send: gr.Button
+    stop: gr.Button
+    base: gr.Button
+
+
+def build() -> AdaptersTab:
+    parts: dict[str, Any] = {"chosen": gr.State(""), "active": gr.State(""), "log": gr.State(Log())}
+    with gr.Row(elem_classes="two"):
+        with gr.Column(scale=7, min_width=320):
+            gr.HTML(html.note(words.ADAPTERS_TEXT))
+            parts["listing"] = gr.HTML("", js_on_load=PICK_JS)
+            parts["message"] = hidden_slot()
+            with gr.Row(elem_classes="acts", visible=False) as actions:
+                parts["use"] = gr.Button("Use as side B", variant="primary", size="sm")
+                parts["export"] = gr.Button("Export", size="sm")
+                parts["rename"] = gr.Button("Rename", size="sm")
+                parts["delete"] = gr.Button("Delete", size="sm")
+            parts["download"] = gr.DownloadButton("Download", size="sm", visible=False, elem_classes="fit")
+            with gr.Row(visible=False, elem_classes="acts in-place") as rename_row:
+                parts["new_name"] = gr.Textbox(label="New name", show_label=False, container=False, max_length=64, min_width=180)
+                parts["save"] = gr.Button("Save the name", size="sm")
+                parts["keep_name"] = gr.Button("Leave it", size="sm")
+            with gr.Column(visible=False, elem_classes="in-place") as delete_row:
+                parts["question"] = gr.HTML("")
+                with gr.Row(elem_classes="acts"):
+                    parts["yes"] = gr.Button("Yes, delete", variant="stop", size="sm")
+                    parts["no"] = gr.Button("Keep", size="sm")
+            with gr.Row(elem_classes="acts"):
+                parts["upload"] = gr.UploadButton("Import a zip of a PEFT folder", size="sm", file_types=[".zip"])
+        with gr.Column(scale=5, min_width=300, elem_classes="card rail one-pane"):
+            parts["title"] = gr.HTML(html.heading(f"Chat with {words.BASE_LABEL}"))
+            parts["chat"] = gr.Chatbot(
+                label="Chat with the active adapter", show_label=False, layout="panel", render_markdown=False, buttons=[], height=360,
+                feedback_options=None, placeholder="Choose an adapter, write below, and it answers here.", elem_classes="bot-box",
+            )  # fmt: skip
+            parts["error"] = hidden_slot()
+            with gr.Row(elem_classes="ask-row"):
+                parts["box"] = gr.Textbox(
+                    label="Message to the active adapter", show_label=False, container=False, placeholder="Write a message", lines=1,
+                    max_lines=4, max_length=20_000, scale=1, min_width=100,
+                )  # fmt: skip
+                parts["send"] = gr.Button("Send", variant="primary", elem_classes="ask", min_width=72)
+                parts["stop"] = gr.Button("Stop", variant="stop", visible=False, elem_classes="ask", min_width=72)
+            with gr.Row(elem_classes="acts"):
+                parts["base"] = gr.Button("Back to the base", size="sm")
+    return AdaptersTab(**parts, actions=actions, rename_row=rename_row, delete_row=delete_row)
+
+
+def wire(services: Any, tab: AdaptersTab) -> None:
+    picked = tab.listing.pick(
+        bind_pick(services, library.pick),
+        [tab.chosen, tab.active],
+        [tab.chosen, tab.active, tab.listing, tab.message, tab.actions, tab.rename_row, tab.delete_row, tab.download],
+        **QUIET,
+    )
+    picked.then(bind(services, chat.turned), [tab.log, tab.active], [tab.log, tab.chat, tab.title], **QUIET)
+    tab.rename.click(bind(services, library.ask_rename), tab.chosen, [tab.rename_row, tab.new_name, tab.delete_row], **QUIET)
+    gr.on(
+        [tab.save.click, tab.new_name.submit], bind(services, library.rename), [tab.chosen, tab.active, tab.new_name],
+        [tab.listing, tab.message, tab.rename_row], **QUIET,
+    )  # fmt: skip
+    tab.keep_name.click(lambda: gr.update(visible=False), None, tab.rename_row, **QUIET)
+    tab.delete.click(bind(services, library.ask_remove), tab.chosen, [tab.delete_row, tab.question, tab.rename_row], **QUIET)
+    tab.no.click(lambda: gr.update(visible=False), None, tab.delete_row, **QUIET)
+    tab.yes.click(
+        bind(services, library.remove),
+        [tab.chosen, tab.active],
+        [tab.chosen, tab.active, tab.listing, tab.message, tab.actions, tab.rename_row, tab.delete_row, tab.download],
+        **QUIET,
+    ).then(bind(services, chat.turned), [tab.log, tab.active], [tab.log, tab.chat, tab.title], **QUIET)
+    tab.upload.upload(
+        bind(services, library.import_file), [tab.upload, tab.chosen, tab.active], [tab.listing, tab.message], **QUIET
+    )
+    tab.export.click(bind(services, library.export), tab.chosen, [tab.download, tab.message], **QUIET)
+
+    sent = gr.on(
+        [tab.send.click, tab.box.submit], bind_stream(services, chat.send), [tab.log, tab.box, tab.active],
+        [tab.log, tab.chat, tab.box, tab.error, tab.send, tab.stop], trigger_mode="once", **QUIET,
+    )  # fmt: skip
+    tab.stop.click(bind(services, chat.stop), tab.log, [tab.log, tab.chat, tab.send, tab.stop], cancels=[sent], **QUIET)
+    tab.base.click(bind(services, chat.to_base), tab.log, [tab.active, tab.log, tab.chat, tab.title], **QUIET).then(
+        bind(services, library.show), [tab.chosen, tab.active], tab.listing, **QUIET
+    )

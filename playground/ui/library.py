@@ -1,0 +1,155 @@
+"""Handlers of the adapter list: choose, rename, delete, import, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from playground.errors import InputError
+from playground.ui import html, words
+from playground.ui.failure import card
+from playground.ui.figures import day, plural, size
+from playground.ui.side import method_label
+from playground.ui.wiring import Visitor, slot
+
+
+def list_html(rows: list[Any], chosen: str = "", active: str = "") -> str:
+    """Every adapter as a real button; what differs from this base is there too, greyed, with its reason."""
+    if not rows:
+        return f'<div class="empty">{html.esc(words.ADAPTERS_EMPTY)}</div>'
+    head = '<li class="head" aria-hidden="true"><span>Name, base</span><span>Method, size</span><span>Trained on, when</span><span>State</span></li>'
+    return f'<ul class="lib adapters" aria-label="Adapters">{head}{"".join(_row(row, chosen, active) for row in rows)}</ul>'
+
+
+def _row(row: Any, chosen: str, active: str) -> str:
+    one = row.card
+    if one.id == active and row.usable:
+        state = html.pill("Active", "ok")
+    elif not row.usable:
+        state = html.pill("Not for this base", "warn")
+    else:
+        state = html.pill("Attached", "ok") if row.attached else html.pill("On disk")
+    rows = plural(one.rows, "row") if one.rows else "rows unknown"
+    base = f"{one.base} {one.base_fingerprint[:8]}".strip()
+    reason = f'<span class="q why">{html.esc(html.sentence(row.reason))}</span>' if not row.usable and row.reason else ""
+    return (
+        f'<li><button type="button" data-id="{html.esc(one.id)}" aria-pressed="{"true" if one.id == chosen else "false"}"'
+        f"{'' if row.usable else ' class=greyed'}>"
+        f'<span class="c1"><b>{html.esc(one.name)}</b><span class="q">{html.esc(base)}</span></span>'
+        f'<span class="c2">{html.esc(method_label(one))}<span class="q">{size(one.bytes)}</span></span>'
+        f'<span class="c3">{rows}<span class="q">{html.esc(day(one.created_s))}{", shipped" if one.shipped else ""}</span></span>'
+        f'<span class="c4">{state}</span>{reason}</button></li>'
+    )
+
+
+def show(services: Any, visitor: Visitor, chosen: str, active: str) -> str:
+    try:
+        return list_html(services.adapters.list(visitor.owner), chosen, active)
+    except Exception as error:
+        return card(error)
+
+
+def _find(services: Any, visitor: Visitor, adapter_id: str) -> Any:
+    row = next((one for one in services.adapters.list(visitor.owner) if one.card.id == adapter_id), None)
+    if row is None:
+        raise InputError(words.PICK_FIRST)
+    return row
+
+
+def pick(services: Any, visitor: Visitor, picked: str, chosen: str, active: str) -> list[Any]:
+    """A row was pressed: make it active. The id comes from the page, so it is looked up among the visitor's own.
+
+    Returns chosen, active, list, what happened, the action row, and the fold-away rows (rename, delete, download).
+    """
+    away = [gr.update(visible=False)] * 3
+    try:
+        row = _find(services, visitor, picked)
+    except Exception as error:
+        return [chosen, active, gr.skip(), slot(card(error)), gr.skip(), *away]
+    there = gr.update(visible=True)
+    if not row.usable:
+        text = html.error_card(html.sentence(row.reason) or "This adapter was made for another base.")
+        return [picked, active, show(services, visitor, picked, active), slot(text), there, *away]
+    try:
+        switch = services.adapters.switch(picked, visitor.owner)
+    except Exception as error:
+        return [picked, active, show(services, visitor, picked, active), slot(card(error)), there, *away]
+    return [picked, picked, show(services, visitor, picked, picked), slot(switched_html(row.card.name, switch)), there, *away]
+
+
+def switched_html(name: str, switch: Any) -> str:
+    base = switch.fingerprint[:8]
+    if not switch.unchanged:
+        return html.error_card(
+            f"{name} is active, but the base's weights differ from before ({base}). Restart the app to load them afresh."
+        )
+    first = "attached now, then " if switch.attached_now else ""
+    return (
+        f'<p class="note" role="status"><b>{html.esc(name)}</b> <span class="good">{html.icon("check")}'
+        f"{first}active in {switch.ms:.1f} ms</span>, base <span class=mono>{html.esc(base)}</span> unchanged. "
+        "The next message uses it.</p>"
+    )
+
+
+def ask_rename(services: Any, visitor: Visitor, chosen: str) -> list[Any]:
+    """Open the rename row with the name as it is. Returns the row, the box, the delete row."""
+    try:
+        name = _find(services, visitor, chosen).card.name
+    except Exception:
+        return [gr.update(visible=False), "", gr.update(visible=False)]
+    return [gr.update(visible=True), name, gr.update(visible=False)]
+
+
+def rename(services: Any, visitor: Visitor, chosen: str, active: str, name: str) -> list[Any]:
+    """Returns list, message, rename row."""
+    try:
+        renamed = services.adapters.rename(chosen, name.strip(), visitor.owner)
+    except Exception as error:
+        return [gr.skip(), slot(card(error)), gr.skip()]
+    return [show(services, visitor, chosen, active), slot(html.good(f"Renamed to {renamed.name}.")), gr.update(visible=False)]
+
+
+def ask_remove(services: Any, visitor: Visitor, chosen: str) -> list[Any]:
+    """The question in place of the answer. Returns the delete row, its question, the rename row."""
+    try:
+        name = _find(services, visitor, chosen).card.name
+    except Exception:
+        return [gr.update(visible=False), "", gr.update(visible=False)]
+    question = html.note(f"Delete {name}? Its files go for good; a run can make it again.")
+    return [gr.update(visible=True), question, gr.update(visible=False)]
+
+
+def remove(services: Any, visitor: Visitor, chosen: str, active: str) -> list[Any]:
+    """Returns chosen, active, list, message, action row, rename row, delete row, download."""
+    away = gr.update(visible=False)
+    try:
+        name = _find(services, visitor, chosen).card.name
+        services.adapters.remove(chosen, visitor.owner)
+    except Exception as error:
+        return [chosen, active, gr.skip(), slot(card(error)), gr.skip(), gr.skip(), away, gr.skip()]
+    active = "" if active == chosen else active
+    return ["", active, show(services, visitor, "", active), slot(html.good(f"{name} is deleted.")), away, away, away, away]
+
+
+def import_file(services: Any, visitor: Visitor, uploaded: str | None, chosen: str, active: str) -> list[Any]:
+    """Returns list and message."""
+    if not uploaded:
+        return [gr.skip(), gr.skip()]
+    try:
+        imported = services.adapters.import_file(Path(uploaded), visitor.owner)
+    except Exception as error:
+        return [gr.skip(), slot(card(error))]
+    text = html.good(f"{imported.name} is imported: {method_label(imported)}, {size(imported.bytes)}.")
+    return [show(services, visitor, chosen, active), slot(text)]
+
+
+def export(services: Any, visitor: Visitor, chosen: str) -> list[Any]:
+    """Pack the adapter; the button beside it then hands it over. Returns the download button and a message."""
+    try:
+        packed = services.adapters.export_zip(chosen, visitor.owner)
+    except Exception as error:
+        return [gr.update(visible=False), slot(card(error))]
+    label = f"Download {packed.name}, {size(packed.stat().st_size)}"
+    return [gr.update(value=str(packed), label=label, visible=True), slot("")]

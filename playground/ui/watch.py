@@ -1,0 +1,146 @@
+"""What the page's one timer reads, and the little of it that has to be drawn again.
+
+``memo`` remembers what this tab was sent last. A part that reads the same is skipped: no flicker, no closed fold, and a button that
+a person has just pressed is not put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from playground.ui import demo, html, library, runs, side, sidebar, words
+from playground.ui.failure import card, sentence
+from playground.ui.wiring import Visitor, slot
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Whether a question can be asked, and else why not, in words."""
+
+    yes: bool
+    words: str
+
+
+def ready(services: Any) -> Ready:
+    state = services.bases.state()
+    return Ready(state.phase == "ready", state.message)
+
+
+class Memo(dict[str, Any]):
+    """Name of a part -> what was sent last."""
+
+    def fresh(self, name: str, value: Any, update: Any = None) -> Any:
+        """``update`` (or the value) where it changed, else nothing."""
+        if name in self and self[name] == value:
+            return gr.skip()
+        self[name] = value
+        return value if update is None else update
+
+
+def tick(services: Any, visitor: Visitor, memo: Memo, followed: str, chosen: str, active: str, *models: str) -> list[Any]:
+    """Memo, pill, sidebar (5), ready buttons and note (4), run card (8), demo (5), adapters (1), models and greyed (12)."""
+    memo = Memo(memo)
+    return [
+        memo,
+        *_device(services, visitor, memo),
+        *_readiness(services, memo),
+        *_run(services, visitor, memo, followed),
+        *_demo(services, visitor, memo),
+        *_adapters(services, visitor, memo, chosen, active, models),
+    ]
+
+
+def _guarded(count: int, memo: Memo, name: str, read: Callable[[], list[Any]]) -> list[Any]:
+    """A part whose service fails leaves its place as it was; the error is logged, once, not shown every two seconds."""
+    try:
+        return read()
+    except Exception as error:
+        memo.fresh(f"{name}-error", sentence(error) if memo.get(f"{name}-error") is None else memo[f"{name}-error"])
+        return [gr.skip()] * count
+
+
+def _device(services: Any, visitor: Visitor, memo: Memo) -> list[Any]:
+    """Pill, device, now, its cancel, waiting, base."""
+
+    def read() -> list[Any]:
+        status = services.device.status()
+        live = [run for run in services.training.runs(visitor.owner) if run.state in words.LIVE]
+        return [
+            memo.fresh("pill", services.device.line(visitor.owner)),
+            memo.fresh("device", sidebar.device_html(status)),
+            memo.fresh("now", sidebar.now_html(live, any(lease["lane"] == "chat" for lease in status["leases"]))),
+            memo.fresh("now-cancel", bool(live), gr.update(visible=bool(live))),
+            memo.fresh("waiting", sidebar.waiting_html(status["queue"])),
+            memo.fresh("base", sidebar.base_html(status["base"])),
+        ]
+
+    return _guarded(6, memo, "device", read)
+
+
+def _readiness(services: Any, memo: Memo) -> list[Any]:
+    """Ask, the hospital example, Play, Send: each says why while it cannot be pressed."""
+
+    def read() -> list[Any]:
+        now = ready(services)
+        buttons = {"ask": words.ASK, "hospital": words.HERO_ASK, "play": words.STORY_PLAY, "send": "Send"}
+        long = ("hospital", "ask")
+        return [
+            memo.fresh(
+                f"ready-{name}", (now.yes, now.words if not now.yes and name in long else ""),
+                gr.update(value=label if now.yes or name not in long else now.words, interactive=now.yes),
+            )
+            for name, label in buttons.items()
+        ]  # fmt: skip
+
+    return _guarded(4, memo, "ready", read)
+
+
+def _run(services: Any, visitor: Visitor, memo: Memo, followed: str) -> list[Any]:
+    """Followed run, error, card, list, and the buttons: those only when the run or its state is another."""
+
+    def read() -> list[Any]:
+        listed = services.training.runs(visitor.owner)
+        run = runs.pick(listed, followed)
+        key = (run.run, run.state, run.adapter) if run else ()
+        if memo.get("run-buttons", "") == key:
+            buttons = [gr.skip()] * 4
+        else:
+            memo["run-buttons"], buttons = key, runs.buttons(run)
+        rows = runs.list_html(listed, run.run if run else "")
+        return [gr.skip(), gr.skip(), memo.fresh("run", runs.card_html(run)), memo.fresh("runs", rows, slot(rows)), *buttons]
+
+    return _guarded(8, memo, "run", read)
+
+
+def _demo(services: Any, visitor: Visitor, memo: Memo) -> list[Any]:
+    def read() -> list[Any]:
+        shown = demo.show(services, visitor)
+        return shown if memo.get("demo") != repr(shown) and not memo.update(demo=repr(shown)) else [gr.skip()] * 5
+
+    return _guarded(5, memo, "demo", read)
+
+
+def _adapters(services: Any, visitor: Visitor, memo: Memo, chosen: str, active: str, models: tuple[str, ...]) -> list[Any]:
+    """The library, and every side's choice of models with what cannot be chosen: only when an adapter came, went or changed."""
+    count = len(words.LETTERS)
+
+    def read() -> list[Any]:
+        rows = services.adapters.list(visitor.owner)
+        shown = memo.fresh("library", library.list_html(rows, chosen, active))
+        offered = [(row.card.id, row.card.name, row.usable) for row in rows]
+        if memo.get("offered") == offered:
+            return [shown, *[gr.skip()] * (2 * count)]
+        memo["offered"] = offered
+        greyed = slot(side.greyed_list(services, visitor))
+        return [shown, *side.dropdown_updates(services, visitor, models), *[greyed] * count]
+
+    return _guarded(1 + 2 * count, memo, "adapters", read)
+
+
+def fault(error: BaseException) -> str:
+    """For a page that cannot even be opened."""
+    return card(error) + html.note("Reload the page in a moment.")

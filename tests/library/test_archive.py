@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import stat
+import struct
+import zipfile
+
+import pytest
+
+from playground.errors import AdapterError
+from playground.library.archive import pack, unpack
+
+from .make import adapter
+
+
+def zipped(path, entries, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in entries:
+            archive.writestr(name, data)
+    return path
+
+
+SOUND = [("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"xx")]
+
+
+def test_pack_and_unpack_give_the_same_files(tmp_path):
+    folder = adapter(tmp_path / "mine")
+    (folder / ".hidden").touch()
+    packed = pack(folder, tmp_path / "mine.zip")
+    out = unpack(packed, tmp_path / "out")
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {
+        p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".hidden"
+    }
+    assert pack(folder, tmp_path / "again.zip").read_bytes() == packed.read_bytes()
+    with pytest.raises(AdapterError, match="exists already"):
+        pack(folder, packed)
+
+
+@pytest.mark.parametrize("prefix", ["", "my adapter/"])
+def test_files_at_the_top_or_in_one_folder(tmp_path, prefix):
+    entries = [(prefix + name, data) for name, data in SOUND]
+    if prefix:
+        entries.insert(0, (prefix, b""))
+    out = unpack(zipped(tmp_path / "a.zip", entries), tmp_path / "out")
+    assert {p.name for p in out.iterdir()} == {name for name, _ in SOUND}
+
+
+def test_what_a_mac_adds_is_left_out(tmp_path):
+    mac = [("a/.DS_Store", b"x"), ("__MACOSX/a/._adapter_config.json", b"x")]
+    out = unpack(zipped(tmp_path / "a.zip", [*((f"a/{n}", d) for n, d in SOUND), *mac]), tmp_path / "out")
+    assert {p.name for p in out.iterdir()} == {name for name, _ in SOUND}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.json",
+        "a/../../evil.json",
+        "/etc/evil.json",
+        "C:/evil.json",
+        "..\\evil.json",
+        "a//b.json",
+        "./a.json",
+        "a\n.json",
+        "/",
+    ],
+)
+def test_paths_that_lead_out_are_refused(tmp_path, name):
+    bad = zipped(tmp_path / "a.zip", [*SOUND, (name, b"x")])
+    with pytest.raises(AdapterError, match="path that could lead elsewhere"):
+        unpack(bad, tmp_path / "in" / "out")
+    assert not (tmp_path / "in").exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "a.pkl", "x/modeling.py"])
+def test_refused_names_are_seen_before_a_byte_is_written(tmp_path, name):
+    with pytest.raises(AdapterError, match="The adapter contains"):
+        unpack(zipped(tmp_path / "a.zip", [*SOUND, (name, b"x")]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+def test_links_and_special_files(tmp_path, kind):
+    link = zipfile.ZipInfo("run.json")
+    link.external_attr = (kind | 0o777) << 16
+    with pytest.raises(AdapterError, match="a link or a special file"):
+        unpack(zipped(tmp_path / "a.zip", [*SOUND, (link, b"/etc/passwd")]), tmp_path / "out")
+
+
+def test_too_many_files_and_too_long_a_table(tmp_path):
+    with pytest.raises(AdapterError, match="lists 70 files"):
+        unpack(zipped(tmp_path / "a.zip", [(f"{i}.txt", b"") for i in range(70)]), tmp_path / "out")
+    with pytest.raises(AdapterError, match="lists 300 files"):
+        unpack(zipped(tmp_path / "b.zip", [(f"{i}.txt", b"") for i in range(300)]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bomb_is_seen_by_its_declared_size(tmp_path):
+    bomb = zipped(tmp_path / "a.zip", [("adapter_model.safetensors", bytes(20 * 1024 * 1024))])
+    with pytest.raises(AdapterError, match="would unpack from"):
+        unpack(bomb, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lie_about_the_size_is_caught_and_nothing_is_left(tmp_path):
+    lie = zipped(tmp_path / "a.zip", [("run.json", b"{}" + b" " * 5000)])
+    raw = bytearray(lie.read_bytes())
+    at = raw.rfind(b"PK\x01\x02")
+    raw[at + 24 : at + 28] = struct.pack("<I", 10)
+    lie.write_bytes(raw)
+    with pytest.raises(AdapterError, match="damaged"):
+        unpack(lie, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_in_folders_and_two_files_of_one_name(tmp_path):
+    with pytest.raises(AdapterError, match="holds a folder besides"):
+        unpack(zipped(tmp_path / "a.zip", [*SOUND, ("deep/x.txt", b"")]), tmp_path / "out")
+    with pytest.raises(AdapterError, match="two files of one name"):
+        unpack(zipped(tmp_path / "b.zip", [*SOUND, ("Adapter_Config.json", b"")]), tmp_path / "out")
+
+
+def test_locked_and_unusual_packing(tmp_path):
+    locked = zipped(tmp_path / "a.zip", SOUND)
+    raw = bytearray(locked.read_bytes())
+    raw[raw.find(b"PK\x01\x02") + 8] |= 1
+    locked.write_bytes(raw)
+    with pytest.raises(AdapterError, match="password"):
+        unpack(locked, tmp_path / "out")
+    with pytest.raises(AdapterError, match="unusual"):
+        unpack(zipped(tmp_path / "b.zip", SOUND, zipfile.ZIP_LZMA), tmp_path / "out")
+
+
+def test_not_a_zip_an_empty_zip_a_cut_zip_and_a_64_bit_end(tmp_path):
+    text = tmp_path / "a.zip"
+    text.write_text("hello")
+    with pytest.raises(AdapterError, match="not a zip"):
+        unpack(text, tmp_path / "out")
+    with pytest.raises(AdapterError, match="is empty"):
+        unpack(zipped(tmp_path / "b.zip", []), tmp_path / "out")
+    sound = zipped(tmp_path / "c.zip", SOUND).read_bytes()
+    (tmp_path / "d.zip").write_bytes(sound[20:])
+    with pytest.raises(AdapterError, match="damaged"):
+        unpack(tmp_path / "d.zip", tmp_path / "out")
+    (tmp_path / "e.zip").write_bytes(sound[:-22] + b"PK\x06\x07" + bytes(16) + sound[-22:])
+    with pytest.raises(AdapterError, match="64-bit"):
+        unpack(tmp_path / "e.zip", tmp_path / "out")
+    with pytest.raises(AdapterError, match="not a file"):
+        unpack(tmp_path / "none.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_target_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(AdapterError, match="not empty"):
+        unpack(zipped(tmp_path / "a.zip", SOUND), tmp_path / "out")
+    assert (tmp_path / "out" / "mine").exists()
