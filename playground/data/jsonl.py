@@ -139,5 +139,3 @@ def _why(error: Exception) -> str:
 def _kind(value: Any) -> str:
     names = {str: "a text", list: "a list", bool: "true or false", int: "a number", float: "a number"}
     return names.get(type(value), "nothing (null)" if value is None else "an object")
-
-

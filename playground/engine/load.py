@@ -47,13 +47,14 @@ def load(folder: Path) -> Loaded:
     device, dtype = pick_device()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, dtype=dtype
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BaseUnavailableError(f"The model in {folder.name} cannot be loaded: {reason} Choose another base.") from error
-    model = model.to(device).eval().requires_grad_(False)
+    model: Any = loaded.to(device=device)  # type: ignore[arg-type]
+    model.eval().requires_grad_(False)
     return Loaded(model, tokenizer, device, dtype, dict(model.named_parameters()))
 
 
@@ -70,5 +71,5 @@ def _live(weights: dict[str, torch.nn.Parameter]) -> Iterable[tuple[str, str, tu
             name,
             names.get(tensor.dtype, str(tensor.dtype)),
             tuple(tensor.shape),
-            memoryview(tensor.view(torch.uint8).numpy()).cast("B"),
+            tensor.view(torch.uint8).numpy().data.cast("B"),
         )

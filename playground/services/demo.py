@@ -122,9 +122,18 @@ class DemoService:
         try:
             self.play(tell, owner, stop)
         except CancelledError:
-            tell(replace(self.state(owner), phase="cancelled", seconds_left=None, error="Stopped. What was measured so far stays on the page."))
+            tell(
+                replace(
+                    self.state(owner),
+                    phase="cancelled",
+                    seconds_left=None,
+                    error="Stopped. What was measured so far stays on the page.",
+                )
+            )
         except Exception as error:
-            words = str(error) if isinstance(error, PlaygroundError) else "Something went wrong on our side; the log has the details."
+            words = (
+                str(error) if isinstance(error, PlaygroundError) else "Something went wrong on our side; the log has the details."
+            )
             tell(replace(self.state(owner), phase="failed", seconds_left=None, error=words))
             if not isinstance(error, PlaygroundError):
                 raise

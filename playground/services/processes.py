@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,20 +62,16 @@ def is_alive(pid: int | None, start: float | None) -> bool:
     """Whether this very process still runs. Reaps it when it is a child of ours that has ended."""
     if pid is None:
         return False
-    try:
+    with contextlib.suppress(OSError):  # not a child of this process: another one started it
         os.waitpid(pid, os.WNOHANG)
-    except (ChildProcessError, OSError):
-        pass  # not a child of this process: another one started it
     now = started_s(pid)
     return now is not None and (start is None or abs(now - start) < 1.0)
 
 
 def stop(pid: int, *, hard: bool) -> None:
     """SIGTERM, or SIGKILL, to the worker's whole process group."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL if hard else signal.SIGTERM)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def last_words(run_dir: Path) -> str:

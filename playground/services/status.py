@@ -20,7 +20,11 @@ class DeviceService:
         """Plain values: bytes, seconds and words."""
         manager, state = self._manager, self._bases.state()
         residents, leases = manager.residents(), manager.leases()
-        parts = [{"name": f"Base {label_of(name)}", "bytes": held, "kind": "base"} for name, held in residents.items() if name != ADAPTERS]
+        parts = [
+            {"name": f"Base {label_of(name)}", "bytes": held, "kind": "base"}
+            for name, held in residents.items()
+            if name != ADAPTERS
+        ]
         loaded = self._bases.loaded
         if loaded is not None:
             count = len(loaded.attached())

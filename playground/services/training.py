@@ -21,8 +21,8 @@ from playground.services import processes
 from playground.services.bases import BaseService
 from playground.services.data import DataService
 from playground.services.progress import RunLog, RunView
-from playground.services.words import ordinal
 from playground.services.store import ENDED, RunRow, RunStore
+from playground.services.words import ordinal
 from playground.settings import Settings
 from playground.training.estimate import Estimate, estimate
 from playground.training.publish import keep_checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from playground.data.render import Rendered
 from playground.training.batch import AnswerCollator, answer_loss
@@ -129,14 +129,12 @@ def train(
         args=arguments,
         train_dataset=list(rows),
         data_collator=collate,
-        callbacks=[callback],  # type: ignore[arg-type]
+        callbacks=[callback],
     )
     # The loss divides by the batch's answer tokens, as compute_loss is told.
     trainer.model_accepts_loss_kwargs = True
-    for printer in ("PrinterCallback", "ProgressCallback"):
-        import transformers.trainer_callback as callbacks
-
-        trainer.remove_callback(getattr(callbacks, printer))
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
     checkpoint = newest_complete(run_dir)
     if checkpoint is None:
         callback.evaluate(trainer.model, 0)

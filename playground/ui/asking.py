@@ -13,6 +13,7 @@ from playground.errors import InputError, PlaygroundError
 from playground.services.compare import Sampling, Side, Turn
 from playground.ui import html, scoreboard, side, transcript, words
 from playground.ui.failure import card, sentence
+from playground.ui.readiness import ready, require
 from playground.ui.transcript import Log, Setup
 from playground.ui.wiring import Visitor, slot
 
@@ -67,9 +68,9 @@ def _lines(services: Any, comparison: Comparison) -> list[Any]:
     return lines
 
 
-def _controls(*, busy: bool) -> list[Any]:
+def _controls(services: Any, *, busy: bool) -> list[Any]:
     """Ask, Stop, the hospital example, Ask again, Clear."""
-    free = gr.update(interactive=not busy)
+    free = gr.update(interactive=not busy and ready(services).yes)
     return [gr.update(visible=not busy), gr.update(visible=busy), free, free, free]
 
 
@@ -83,17 +84,18 @@ def ask(
     try:
         if not question:
             raise InputError(words.EMPTY_QUESTION)
+        require(services)
         known = side.labels(services, visitor)
         comparison = settled(comparison, side.read_setups(values), known)
         sides, histories = _sides(services, comparison, known, uploaded)
         sampling = Sampling(float(temperature), float(top_p), int(max_tokens), int(seed))
     except Exception as error:
-        yield [comparison, slot(card(error)), gr.skip(), gr.skip(), *_controls(busy=False), *nothing, *nothing]
+        yield [comparison, slot(card(error)), gr.skip(), gr.skip(), *_controls(services, busy=False), *nothing, *nothing]
         return
     comparison = comparison.with_logs(
         {letter: transcript.asked(comparison.logs[letter], question) for letter in comparison.shown}
     )
-    yield [comparison, slot(""), gr.skip(), "", *_controls(busy=True), *_chats(comparison), *nothing]
+    yield [comparison, slot(""), gr.skip(), "", *_controls(services, busy=True), *_chats(comparison), *nothing]
     failed = ""
     try:
         for replies in services.compare.ask(sides, histories, question, sampling, visitor.owner, visitor.session):
@@ -107,7 +109,7 @@ def ask(
         comparison = comparison.with_logs({letter: transcript.stopped(comparison.logs[letter]) for letter in comparison.shown})
     board = board_html(services, comparison, known, kind, text)
     yield [
-        comparison, slot(failed), board, gr.skip(), *_controls(busy=False), *_chats(comparison), *_lines(services, comparison)
+        comparison, slot(failed), board, gr.skip(), *_controls(services, busy=False), *_chats(comparison), *_lines(services, comparison)
     ]  # fmt: skip
 
 
@@ -138,7 +140,7 @@ def stop(services: Any, visitor: Visitor, comparison: Comparison, kind: str, tex
     """After the stream was cut: keep what had arrived, and say so."""
     comparison = comparison.with_logs({letter: transcript.stopped(comparison.logs[letter]) for letter in comparison.shown})
     board = board_html(services, comparison, side.labels(services, visitor), kind, text)
-    return [comparison, board, *_controls(busy=False), *_chats(comparison)]
+    return [comparison, board, *_controls(services, busy=False), *_chats(comparison)]
 
 
 def clear(services: Any, visitor: Visitor, comparison: Comparison, kind: str, text: str) -> list[Any]:
@@ -200,3 +202,8 @@ def copy_text(services: Any, visitor: Visitor, letter: str, comparison: Comparis
 def sampling_label(services: Any, visitor: Visitor, temperature: float, top_p: float, max_tokens: float, seed: float) -> Any:
     how = "greedy" if not temperature else f"temperature {temperature:g}, top-p {top_p:g}"
     return gr.update(label=f"Same for every side: {how}, {int(max_tokens or 0)} tokens, seed {int(seed or 0)}")
+
+
+def relined(services: Any, visitor: Visitor, comparison: Comparison, *values: Any) -> list[Any]:
+    """Another base is ready: every prompt's tokens are counted again."""
+    return [side.line_html(services, setup) for setup in side.read_setups(values).values()]

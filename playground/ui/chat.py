@@ -11,6 +11,7 @@ from playground.errors import InputError
 from playground.services.compare import Sampling, Side, Turn
 from playground.ui import html, side, transcript, words
 from playground.ui.failure import card
+from playground.ui.readiness import require
 from playground.ui.transcript import Log, Setup
 from playground.ui.wiring import Visitor, slot
 
@@ -36,6 +37,7 @@ def send(services: Any, visitor: Visitor, log: Log, question: str, active: str) 
     try:
         if not question:
             raise InputError("There is nothing to send yet. Write a message first.")
+        require(services)
         log, _, _ = turned(services, visitor, log, active)
     except Exception as error:
         yield [log, gr.skip(), gr.skip(), slot(card(error)), *idle]

@@ -15,6 +15,7 @@ from playground.errors import InputError, PlaygroundError
 from playground.ui import html, words
 from playground.ui.failure import card
 from playground.ui.figures import plural
+from playground.ui.readiness import ready
 from playground.ui.wiring import Visitor, slot
 
 ROLES = 4
@@ -130,12 +131,7 @@ def _unreadable(services: Any, source: Source, error: Exception) -> list[Any]:
 
 def _tokens(services: Any, checked: Any, max_tokens: int) -> Any:
     """None while there is no tokenizer yet; a file of which no row fits raises InputError."""
-    try:
-        return services.data.tokens(checked, max_tokens)
-    except InputError:
-        raise
-    except PlaygroundError:
-        return None
+    return services.data.tokens(checked, max_tokens) if ready(services).yes else None
 
 
 def _roles(mapping: dict[str, str]) -> tuple[str, ...]:
@@ -208,6 +204,8 @@ def preview(services: Any, visitor: Visitor, source: Source, max_tokens: float, 
         return [source, "", ""]
     index = (source.index + move) % source.shown
     source = replace(source, index=index)
+    if not (base := ready(services)).yes:
+        return [source, html.note(f"{base.words}. Then the example shows as the base reads it."), ""]
     place = html.note(f"Example {index + 1:,} of {source.shown:,}")
     try:
         checked = checked or services.data.check(source.path, source.mapping)

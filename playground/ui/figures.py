@@ -34,6 +34,15 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+def about(seconds: float | None) -> str:
+    """An estimate, as rough as it is: ``about 3 min``. Empty when there is none."""
+    if not seconds:
+        return ""
+    if seconds < 90:
+        return f"about {max(10, 10 * round(seconds / 10))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
 def left(seconds: float | None) -> str:
     """Time left, in whole seconds: a tenth would pretend to know more than an estimate does. Empty when unknown."""
     if seconds is None:

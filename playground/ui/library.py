@@ -11,6 +11,7 @@ from playground.errors import InputError
 from playground.ui import html, words
 from playground.ui.failure import card
 from playground.ui.figures import day, plural, size
+from playground.ui.readiness import require
 from playground.ui.side import method_label
 from playground.ui.wiring import Visitor, slot
 
@@ -28,7 +29,7 @@ def _row(row: Any, chosen: str, active: str) -> str:
     if one.id == active and row.usable:
         state = html.pill("Active", "ok")
     elif not row.usable:
-        state = html.pill("Not for this base", "warn")
+        state = html.pill("Other base", "warn")
     else:
         state = html.pill("Attached", "ok") if row.attached else html.pill("On disk")
     rows = plural(one.rows, "row") if one.rows else "rows unknown"
@@ -73,6 +74,7 @@ def pick(services: Any, visitor: Visitor, picked: str, chosen: str, active: str)
         text = html.error_card(html.sentence(row.reason) or "This adapter was made for another base.")
         return [picked, active, show(services, visitor, picked, active), slot(text), there, *away]
     try:
+        require(services)
         switch = services.adapters.switch(picked, visitor.owner)
     except Exception as error:
         return [picked, active, show(services, visitor, picked, active), slot(card(error)), there, *away]

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import adapters, compare, demo, header, runs, sidebar, story, theme, train, watch, words
+from playground.ui import adapters, asking, compare, demo, header, runs, sidebar, story, theme, train, watch, words
 from playground.ui.watch import Memo
 from playground.ui.wiring import QUIET, Visitor, bind
 
@@ -30,6 +30,7 @@ def build_page(services: Any) -> gr.Blocks:
                 sides = compare.build(services)
         device = sidebar.build(services)
         _wire(services, page, pill, tabs, training, library, sides, device)
+    gr.set_static_paths([services.settings.home / "exports"])  # what Export hands out, each in a folder with a random name
     page.queue(default_concurrency_limit=_AT_ONCE)
     return page
 
@@ -66,13 +67,20 @@ def _wire(
     sidebar.wire(services, device)
     _cross(services, tabs, training, library, sides, device)
 
-    memo = gr.State(Memo())
+    memo, mark = gr.State(Memo()), gr.State("")
     models = [view.model for view in sides.sides.values()]
     watched = [memo, training.followed, library.chosen, library.active, *models]
     drawn = [
-        memo, pill, device.device, device.now, device.cancel, device.waiting, device.proved, sides.ask, sides.hospital, sides.demo.play,
+        memo, mark, pill, device.device, device.now, device.cancel, device.waiting, device.proved, sides.ask, sides.hospital, sides.demo.play,
         library.send, *training.run_outputs, *sides.demo.outputs, library.listing, *models, *[view.greyed for view in sides.sides.values()],
     ]  # fmt: skip
+    train.reread_on(mark.change, services, training)
+    mark.change(
+        bind(services, asking.relined),
+        [sides.comparison, *sides.side_inputs],
+        [view.line for view in sides.sides.values()],
+        **QUIET,
+    )
     timer = gr.Timer(2)
     timer.tick(bind(services, watch.tick), watched, drawn, **QUIET)
     width = gr.Number(visible="hidden", label="Window width")

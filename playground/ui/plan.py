@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
+from playground.errors import PlaygroundError
 from playground.services.training import TrainRequest
 from playground.ui import html, words
 from playground.ui.examples import Source
 from playground.ui.failure import card
-from playground.ui.figures import count, duration, rate, share, size
+from playground.ui.figures import about, count, plural, rate, share, size
+from playground.ui.readiness import ready
 from playground.ui.wiring import Visitor, slot
 
 
@@ -42,6 +45,9 @@ def refresh(services: Any, visitor: Visitor, source: Source, name: str, method: 
     if source.path is None or not source.good:
         waiting = gr.update(value=words.FIRST_EXAMPLES, interactive=False)
         return [html.note(words.TRAIN_EMPTY), slot(""), waiting, gr.update(label=fold)]
+    if not (base := ready(services)).yes:
+        waiting = gr.update(value=words.START, interactive=False)
+        return [html.note(f"{base.words}. The plan follows."), slot(""), waiting, gr.update(label=fold)]
     try:
         plan = services.training.plan(request_of(source, visitor.owner, name, method, *settings))
     except Exception as error:
@@ -61,7 +67,7 @@ def plan_html(plan: Any, base: str) -> str:
             f"{count(plan.trainable_params)} of {count(plan.total_params)} weights ({share(plan.trainable_params, plan.total_params)})",
         ),
         ("On", f"{plan.rows:,} rows, {plan.steps:,} steps"),
-        ("Time", f"about {duration(max(plan.seconds, 10))}" if plan.seconds else "not known yet"),
+        ("Time", about(plan.seconds) or "not known yet"),
         ("Memory", f"{size(plan.memory_bytes)}, {size(plan.free_bytes)} free"),
         ("On disk after", size(plan.disk_bytes)),
     ]
@@ -79,23 +85,31 @@ def settings_label(
     return "Everything else: " + ", ".join([*parts, f"batch {int(batch or 0)}", f"seed {int(seed or 0)}"])
 
 
-def presets(services: Any, visitor: Visitor, source: Source) -> list[Any]:
+def presets(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> list[Any]:
     """How much time to give a file of this length. Returns the radio, the steps, and a name for the adapter."""
     if not source.good:
         return [gr.skip()] * 3
-    try:
-        offered = services.training.presets(source.good)
-    except Exception:  # the plan says what is wrong; the time radio keeps what it shows
-        return [gr.skip()] * 3
-    first = offered[0]
+    choices = _preset_choices(services, visitor, source, method, max_tokens)
+    first = services.training.presets(source.good)[0]
     taken = {row.card.name for row in services.adapters.list(visitor.owner)}
-    return [
-        gr.update(
-            choices=[(f"{preset.label}, {preset.steps} steps", preset.name) for preset in offered], value=first.name, visible=True
-        ),
-        first.steps,
-        free_name(source.slug, taken),
-    ]
+    return [gr.update(choices=choices, value=first.name), first.steps, free_name(source.slug, taken)]
+
+
+def preset_times(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> Any:
+    """Another method takes another time: new labels, the choice stays."""
+    return gr.update(choices=_preset_choices(services, visitor, source, method, max_tokens)) if source.good else gr.skip()
+
+
+def _preset_choices(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> list[tuple[str, str]]:
+    choices = []
+    for preset in services.training.presets(source.good):
+        said = plural(preset.steps, "step")
+        if ready(services).yes:
+            with suppress(PlaygroundError):  # the plan itself says what is wrong
+                request = request_of(source, visitor.owner, "", method, preset.steps, None, None, 8, max_tokens, 7)
+                said = about(services.training.plan(request).seconds) or said
+        choices.append((f"{preset.label}, {said}", preset.name))
+    return choices
 
 
 def free_name(slug: str, taken: set[str]) -> str:

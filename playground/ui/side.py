@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from playground.errors import PlaygroundError
 from playground.ui import html, words
 from playground.ui.failure import card
+from playground.ui.readiness import ready
 from playground.ui.transcript import Setup
 from playground.ui.wiring import Visitor
 
@@ -134,10 +134,9 @@ def line_html(services: Any, setup: Setup) -> str:
     prompt = setup.prompt.strip()
     said = "No system prompt"
     if prompt:
-        try:
+        said = f"System prompt, {len(prompt.split())} words"  # until the base is there to count tokens
+        if ready(services).yes:
             said = f"System prompt, {services.compare.prompt_tokens(prompt)} tokens"
-        except PlaygroundError:  # the base is still loading: words can be counted without it
-            said = f"System prompt, {len(prompt.split())} words"
     if setup.shots:
         said += f", {setup.shots} answered example{'s' if setup.shots > 1 else ''}"
     return html.note(said)
@@ -145,7 +144,7 @@ def line_html(services: Any, setup: Setup) -> str:
 
 def switch_html(services: Any, visitor: Visitor, setup: Setup) -> str:
     """Make the chosen adapter active and say what that took."""
-    if setup.model == "base":
+    if setup.model == "base" or not ready(services).yes:
         return line_html(services, setup)
     try:
         if any(row.card.id == setup.model and row.card.kind == "full" for row in services.adapters.list(visitor.owner)):

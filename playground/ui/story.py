@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from playground.errors import NotFoundError
-from playground.ui import asking, scoreboard, side, words
+from playground.ui import asking, html, scoreboard, side, words
 from playground.ui.asking import Comparison
 from playground.ui.failure import card
 from playground.ui.transcript import Setup
@@ -63,7 +63,17 @@ def opening(services: Any, visitor: Visitor, uploaded: Path | None) -> list[Any]
         ]
     board = asking.board_html(services, comparison, known, kind, text)
     label = gr.update(label=f"Check: {scoreboard.title(kind, text)}")
-    return [comparison, slot(""), board, kind, text, label, *widgets]
+    return [comparison, slot(missing_html(services, visitor)), board, kind, text, label, *widgets]
+
+
+def missing_html(services: Any, visitor: Visitor) -> str:
+    """The story needs its adapter; without it, side B is the plain base, and the page says so."""
+    shipped = hospital(services)
+    if shipped.adapter in side.labels(services, visitor):
+        return ""
+    return html.error_card(
+        f"The adapter {shipped.adapter} is not here, so side B is the plain base. Play the whole story trains one, and so does the Train tab."
+    )
 
 
 def retell(services: Any, visitor: Visitor, comparison: Comparison, *values: Any) -> list[Any]:
@@ -84,7 +94,7 @@ def retell(services: Any, visitor: Visitor, comparison: Comparison, *values: Any
     there = gr.update(visible=True)
     widgets = [value for setup in (first, second) for value in (setup.model, setup.prompt, setup.shots)]
     label = gr.update(label=f"Check: {scoreboard.title(kind, text)}")
-    return [comparison, slot(""), shipped.ask, kind, text, label, there, there, *widgets]
+    return [comparison, slot(missing_html(services, visitor)), shipped.ask, kind, text, label, there, there, *widgets]
 
 
 def use_as_side(

@@ -176,9 +176,12 @@ def wire(services: Any, tab: TrainTab) -> None:
     """Read, then the presets, then the plan: each builds on what the one before found."""
 
     def then_plan(event: Any) -> None:
-        event.then(bind(services, plan.presets), tab.source, [tab.preset, tab.settings[0], tab.name], **QUIET).then(
-            bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
-        )
+        event.then(
+            bind(services, plan.presets),
+            [tab.source, tab.method, tab.max_tokens],
+            [tab.preset, tab.settings[0], tab.name],
+            **QUIET,
+        ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)
 
     dropped = tab.file.upload(
         bind(services, examples.open_upload), [tab.source, tab.file, tab.max_tokens], [tab.uploaded, *tab.read_outputs], **QUIET
@@ -199,7 +202,9 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.preset.input(bind(services, plan.steps_of), [tab.source, tab.preset], tab.settings[0], **QUIET).then(
         bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
     )
-    tab.method.input(bind(services, plan.explain), tab.method, tab.explain, **QUIET)
+    tab.method.input(bind(services, plan.explain), tab.method, tab.explain, **QUIET).then(
+        bind(services, plan.preset_times), [tab.source, tab.method, tab.max_tokens], tab.preset, **QUIET
+    )
     gr.on(
         [tab.method.input, *[field.input for field in tab.settings]], bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs,
         **QUIET,
@@ -214,3 +219,10 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.keep.click(bind(services, runs.cancel, True), tab.followed, tab.run_outputs, **QUIET)
     tab.discard.click(bind(services, runs.cancel, False), tab.followed, tab.run_outputs, **QUIET)
     tab.resume.click(bind(services, runs.resume), tab.followed, tab.run_outputs, **QUIET)
+
+
+def reread_on(event: Any, services: Any, tab: TrainTab) -> None:
+    """Another base (or the first one) is ready: tokens are counted and the plan is made anew."""
+    event(bind(services, examples.read), [tab.source, tab.max_tokens], tab.read_outputs, **QUIET).then(
+        bind(services, plan.preset_times), [tab.source, tab.method, tab.max_tokens], tab.preset, **QUIET
+    ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)

@@ -7,27 +7,14 @@ a person has just pressed is not put back.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from playground.ui import demo, html, library, runs, side, sidebar, words
-from playground.ui.failure import card, sentence
+from playground.ui import demo, library, runs, side, sidebar, words
+from playground.ui.failure import sentence
+from playground.ui.readiness import ready
 from playground.ui.wiring import Visitor, slot
-
-
-@dataclass(frozen=True)
-class Ready:
-    """Whether a question can be asked, and else why not, in words."""
-
-    yes: bool
-    words: str
-
-
-def ready(services: Any) -> Ready:
-    state = services.bases.state()
-    return Ready(state.phase == "ready", state.message)
 
 
 class Memo(dict[str, Any]):
@@ -42,10 +29,11 @@ class Memo(dict[str, Any]):
 
 
 def tick(services: Any, visitor: Visitor, memo: Memo, followed: str, chosen: str, active: str, *models: str) -> list[Any]:
-    """Memo, pill, sidebar (5), ready buttons and note (4), run card (8), demo (5), adapters (1), models and greyed (12)."""
+    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (8), demo (5), adapters (1), models and greyed (12)."""
     memo = Memo(memo)
     return [
         memo,
+        memo.fresh("mark", ready(services).mark),
         *_device(services, visitor, memo),
         *_readiness(services, memo),
         *_run(services, visitor, memo, followed),
@@ -139,8 +127,3 @@ def _adapters(services: Any, visitor: Visitor, memo: Memo, chosen: str, active: 
         return [shown, *side.dropdown_updates(services, visitor, models), *[greyed] * count]
 
     return _guarded(1 + 2 * count, memo, "adapters", read)
-
-
-def fault(error: BaseException) -> str:
-    """For a page that cannot even be opened."""
-    return card(error) + html.note("Reload the page in a moment.")

@@ -211,7 +211,7 @@ def test_double_and_unnamed_columns(tmp_path: Path) -> None:
 
 
 def test_open_quotes_do_not_make_reading_quadratic(tmp_path: Path) -> None:
-    path = put(tmp_path, "quotes.csv", "a,b\n" + '"never closed,1\n' + 'x,y\n' * 60_000 + '"a","b\n' * 2 + "x,y\n" * 60_000)
+    path = put(tmp_path, "quotes.csv", "a,b\n" + '"never closed,1\n' + "x,y\n" * 60_000 + '"a","b\n' * 2 + "x,y\n" * 60_000)
     start = time.perf_counter()
     records = read_records(path, LIMIT)
     assert len(records.rows) > 100_000

@@ -1,0 +1,1 @@
+"""The command line: every verb is a thin door to a service that the web app uses too."""

@@ -1,0 +1,99 @@
+"""What each verb takes. A wrong call raises InputError with the usage, so that it ends like every other wrong input."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from playground.errors import InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        usage = " ".join(self.format_usage().split())
+        raise InputError(f"{message[0].upper()}{message[1:]}. {usage}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="end stdout with one JSON object")
+    parser = _Parser(prog="python -m playground", description="Is a good prompt enough, or should you fine-tune?")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, help: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=help, description=help, parents=[common])
+
+    check = verb("check", "what a file can train, row by row")
+    check.add_argument("file")
+    check.add_argument("--base")
+    check.add_argument("--max-tokens", type=int, default=2048)
+    _mapping(check)
+
+    train = verb("train", "train an adapter on a file of examples")
+    train.add_argument("file")
+    train.add_argument("--method", default="lora")
+    train.add_argument("--objective", default="sft")
+    train.add_argument("--name", default="")
+    train.add_argument("--base")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int)
+    length.add_argument("--epochs", type=float)
+    train.add_argument("--lr", type=float)
+    train.add_argument("--rank", type=int)
+    train.add_argument("--batch-size", type=int, default=8)
+    train.add_argument("--max-tokens", type=int, default=2048)
+    train.add_argument("--seed", type=int, default=7)
+    train.add_argument("--save-steps", type=int, default=10)
+    train.add_argument("--strict", action="store_true", help="refuse a file that has a bad row")
+    train.add_argument("--detach", action="store_true", help="start the run and return")
+    _mapping(train)
+
+    runs = verb("runs", "the training runs").add_subparsers(dest="action", parser_class=_Parser)
+    for name, help in (("show", "one run"), ("cancel", "stop it"), ("resume", "go on from its newest checkpoint")):
+        action = runs.add_parser(name, help=help, parents=[common])
+        action.add_argument("run")
+        if name == "resume":
+            action.add_argument("--detach", action="store_true", help="start it and return")
+
+    adapters = verb("adapters", "the adapters").add_subparsers(dest="action", parser_class=_Parser)
+    adapters.add_parser("import", help="take in a PEFT folder or zip", parents=[common]).add_argument("path")
+    export = adapters.add_parser("export", help="write one to a folder", parents=[common])
+    export.add_argument("id")
+    export.add_argument("dir")
+    export.add_argument("--format", default="peft")
+    adapters.add_parser("remove", help="delete one", parents=[common]).add_argument("id")
+
+    compare = verb("compare", "ask several sides the same thing")
+    compare.add_argument(
+        "--side", action="append", required=True, metavar="SPEC", help="model=base|ADAPTER[,prompt=FILE][,shots=K][,name=LABEL]"
+    )
+    compare.add_argument("--ask", action="append", required=True, metavar="TEXT", help="again for the next turn")
+    compare.add_argument("--examples", help="where shots come from")
+    compare.add_argument("--base")
+    compare.add_argument("--seed", type=int, default=7)
+    compare.add_argument("--temperature", type=float, default=0.0)
+    compare.add_argument("--max-tokens", type=int, default=128)
+
+    verb("status", "the device, who uses it, who waits")
+    doctor = verb("doctor", "is everything there? prepares the base")
+    doctor.add_argument("--offline", action="store_true", help="fetch nothing")
+    doctor.add_argument("--base")
+    verb("demo", "the built-in story, computed now")
+    verb("serve", "open the web app")
+    return parser
+
+
+def _mapping(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--map", nargs="+", action="extend", default=[], metavar="field=column", help="which column is what")
+
+
+def mapping_of(pairs: list[str]) -> dict[str, str]:
+    """``["prompt=patient"]`` -> ``{"prompt": "patient"}``. Raises InputError."""
+    mapping = {}
+    for pair in pairs:
+        field, equals, column = pair.partition("=")
+        if not equals or not field or not column:
+            raise InputError(f"--map takes field=column, such as prompt=question; {pair!r} is not that.")
+        mapping[field] = column
+    return mapping

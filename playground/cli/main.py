@@ -1,0 +1,65 @@
+"""Words in, a verb called, an exit code out. Progress and errors go to stderr; with --json stdout ends in one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from playground.cli.arguments import build_parser
+from playground.errors import InputError, PlaygroundError
+from playground.settings import Settings
+
+Outcome = tuple[dict[str, Any], str, int]
+"""What a verb returns: its JSON, the same in words, the exit code."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command; 0 done, 1 the job failed or was cancelled, 2 the input or the call is wrong."""
+    as_json = "--json" in words
+    try:
+        options = build_parser().parse_args(list(words))
+        outcome, text, code = _verb(options.verb)(Settings.from_env(), options)
+    except PlaygroundError as error:
+        return _failed(str(error), error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return _failed("Stopped from the keyboard.", 1, as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return _failed(
+            f"{reason}: {getattr(error, 'filename', None) or 'this machine'}. Check the path and the disk, then try again.",
+            1,
+            as_json,
+        )
+    if text and not options.json:
+        print(text)
+    if options.json:
+        print(json.dumps(outcome, allow_nan=False, default=str))
+    sys.stdout.flush()
+    return code
+
+
+def _failed(words: str, code: int, as_json: bool) -> int:
+    print(words, file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": words}))
+    return code
+
+
+def _verb(name: str) -> Callable[[Settings, Any], Outcome]:
+    """The verb's own module, imported when it is called: listing runs must not pay for torch."""
+    from importlib import import_module
+
+    verbs = {
+        "check": "examples", "train": "training", "runs": "training", "adapters": "adapters", "compare": "compare",
+        "status": "device", "doctor": "device", "demo": "demo", "serve": "serve",
+    }  # fmt: skip
+    if name not in verbs:
+        raise InputError(f"There is no verb {name!r}. There are: {', '.join(verbs)}.")
+    run: Callable[[Settings, Any], Outcome] = getattr(import_module(f"playground.cli.{verbs[name]}"), name)
+    return run

@@ -1,0 +1,124 @@
+"""``train`` and ``runs``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from playground.cli.arguments import mapping_of
+from playground.cli.common import Progress, owned_or_served, services_for
+from playground.errors import InputError
+from playground.services.container import Services
+from playground.services.progress import RunView
+from playground.services.training import TrainRequest
+from playground.settings import Settings
+
+Outcome = tuple[dict[str, Any], str, int]
+
+
+def train(settings: Settings, options: Any) -> Outcome:
+    """Queue a run and follow it to its end; where an app serves this home, that app runs it."""
+    services = services_for(settings, options.base)
+    progress = Progress()
+    request = TrainRequest(
+        file=Path(options.file), name=options.name, method=options.method, objective=options.objective, steps=options.steps,
+        epochs=options.epochs, lr=options.lr, rank=options.rank, batch_size=options.batch_size, max_tokens=options.max_tokens,
+        seed=options.seed, save_steps=options.save_steps, mapping=mapping_of(options.map), strict=options.strict,
+    )  # fmt: skip
+    services.data.check(request.file, request.mapping)  # a bad file is told before a base is fetched
+    services.bases.resolve(progress.base)
+    progress.end()
+    checked = services.data.check(request.file, request.mapping)
+    if checked.bad:
+        progress.say(
+            f"{checked.good} of {checked.rows} rows will be trained on; {len(checked.bad)} cannot be used (see check).",
+            always=True,
+        )
+    with owned_or_served(settings) as home:
+        return _run_it(services, services.training.start(request), home is not None, options.detach, progress)
+
+
+def _run_it(services: Services, run: str, owner: bool, detach: bool, progress: Progress) -> Outcome:
+    """Start what is queued, if this process owns the home, and follow it."""
+    if owner:
+        services.training.start_supervisor()
+    if detach:
+        view = services.training.show(run)
+        until = time.monotonic() + 10
+        while owner and view.state == "QUEUED" and time.monotonic() < until:
+            time.sleep(0.1)
+            view = services.training.show(run)
+        services.close()
+        return _json(view), f"{run} is {view.state}. python -m playground runs show {run} follows it.", 0
+    view = services.training.show(run)
+    try:
+        for view in services.training.follow(run, poll_s=0.3):
+            progress.say(_line(view))
+    except KeyboardInterrupt:
+        services.training.cancel(run)
+        for view in services.training.follow(run):
+            progress.say("Cancelling")
+    progress.end()
+    services.close()
+    code = 0 if view.state == "DONE" else 1
+    if code:
+        raise _Failed(view.error or f"The run ended as {view.state}.")
+    return _json(view), f"Done: adapter {view.adapter} after {view.steps} steps, {view.summary.get('seconds')} s.", code
+
+
+class _Failed(InputError):
+    """The run ended without an adapter."""
+
+    exit_code = 1
+
+
+def runs(settings: Settings, options: Any) -> Outcome:
+    """List, show, cancel or resume. Never imports torch."""
+    from playground.services.container import Services
+
+    services = Services(settings)
+    training = services.training
+    if options.action == "cancel":
+        training.cancel(options.run)
+        view = training.show(options.run)
+        until = time.monotonic() + 15
+        while view.state == "STOPPING" and time.monotonic() < until:
+            time.sleep(0.2)
+            view = training.show(options.run)
+        return _short(view), f"{view.run} is {view.state}.", 0
+    if options.action == "resume":
+        with owned_or_served(settings) as home:
+            training.resume(options.run)
+            return _run_it(services, options.run, home is not None, options.detach, Progress())
+    if options.action == "show":
+        view = training.show(options.run)
+        return _short(view), f"{_row(view)}\n{view.error or ''}".rstrip(), 0
+    views = training.runs()
+    text = "\n".join(_row(view) for view in views) or "No runs yet. python -m playground train FILE begins one."
+    return {"runs": [_short(view) for view in views]}, text, 0
+
+
+def _short(view: RunView) -> dict[str, Any]:
+    names = ("run", "state", "method", "step", "steps", "adapter", "error", "pid")
+    return {name: getattr(view, name) for name in names}
+
+
+def _json(view: RunView) -> dict[str, Any]:
+    names = (
+        "rows_used", "rows_bad", "steps", "seconds", "tokens_per_s", "loss", "eval_loss", "trainable_params", "total_params",
+        "peak_memory_bytes", "estimated_memory_bytes",
+    )  # fmt: skip
+    return {"run": view.run, "state": view.state, "adapter": view.adapter} | {name: view.summary.get(name) for name in names}
+
+
+def _row(view: RunView) -> str:
+    return f"{view.run}  {view.state:<9}  {view.method:<6}  step {view.step} of {view.steps}  {view.adapter or view.name}"
+
+
+def _line(view: RunView) -> str:
+    if view.state != "RUNNING" or not view.step:
+        return f"{view.state.capitalize()}: {view.message}" if view.message else view.state.capitalize()
+    loss = f", loss {view.loss[-1][1]:.3f}" if view.loss else ""
+    left = f", {view.seconds_left:.0f} s left" if view.seconds_left else ""
+    return f"Step {view.step} of {view.steps}{loss}, {view.tokens_per_s or 0:.0f} tokens/s{left}"

@@ -1,0 +1,62 @@
+"""Open the web app: take the home, start the services, show the page, prepare the base behind it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from playground.errors import PlaygroundError
+from playground.services.home import Home, HomeTaken
+from playground.settings import Settings
+
+
+def serve(settings: Settings) -> None:
+    """Serve until stopped. Raises PlaygroundError when another app serves this home already."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.uploads_dir / "gradio"))
+    try:
+        home = Home.take_patiently(settings)
+    except HomeTaken as taken:
+        where = f" at {taken.url}" if taken.url else ""
+        raise PlaygroundError(
+            f"Prompt or Tune already runs in {settings.home}{where}. Open that one, or set PLAYGROUND_HOME to another folder."
+        ) from taken
+    services = None
+    try:
+        from playground.services.container import build_services
+
+        services = build_services(settings)
+        page, url = launch(services, home)
+        print(f"Prompt or Tune is open at {url}", file=sys.stderr)
+        page.block_thread()
+    finally:
+        if services is not None:
+            services.close()
+        home.release()
+
+
+def launch(services: Any, home: Home) -> tuple[Any, str]:
+    """Show the page and return it with its address; the services start once the page stands."""
+    from playground.api.routes import build_routes
+    from playground.ui.page import build_page, launch_options
+
+    settings = services.settings
+    exports = settings.home / "exports"
+    exports.mkdir(parents=True, exist_ok=True)
+    page = build_page(services)
+    page.queue(max_size=64, default_concurrency_limit=8)
+    _, url, _ = page.launch(
+        **launch_options(),
+        app_kwargs={"routes": build_routes(services, home.token)},
+        max_file_size=settings.upload_limit_bytes,
+        allowed_paths=[str(exports)],
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        ssr_mode=False,
+    )
+    services.start()
+    home.serves(url)
+    return page, str(url)
