@@ -53,8 +53,8 @@ def load(folder: Path) -> Loaded:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BaseUnavailableError(f"The model in {folder.name} cannot be loaded: {reason} Choose another base.") from error
-    model: Any = loaded.to(device=device)  # type: ignore[arg-type]
-    model.eval().requires_grad_(False)
+    model: Any = loaded
+    model = model.to(device).eval().requires_grad_(False)
     return Loaded(model, tokenizer, device, dtype, dict(model.named_parameters()))
 
 

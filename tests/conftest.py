@@ -1,0 +1,62 @@
+"""What every test may use: a home folder of its own, and a tiny random model that carries the default base's real tokenizer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+from playground.library.bases import Base, resolve
+from playground.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def real_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the default base is prepared once: PLAYGROUND_HOME if it is set, so that later runs need not fetch it again."""
+    named = os.environ.get("PLAYGROUND_HOME")
+    return Path(named) if named else tmp_path_factory.mktemp("real-home")
+
+
+@pytest.fixture(scope="session")
+def real_base(real_home: Path) -> Base:
+    """The real default base, through the project's own resolver."""
+    return resolve("smollm2-135m", Settings(home=real_home))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(real_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama, 64 wide, with the real tokenizer: seconds instead of minutes."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    tokenizer = AutoTokenizer.from_pretrained(real_base.path)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_base: Path) -> Settings:
+    """A fresh home on the tiny base."""
+    return Settings(home=tmp_path / "home", base=str(tiny_base))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from playground.errors import BusyError, CancelledError, OutOfMemoryError
+from playground.gpu.manager import QUEUE_LIMIT, DeviceManager, Lease
+
+GB = 10**9
+
+
+@dataclass
+class FakeDevice:
+    name: str = "fake"
+    total_bytes: int = 16 * GB
+    free_bytes: int = 12 * GB
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def manager(clock: FakeClock) -> DeviceManager:
+    return DeviceManager(FakeDevice(), 10 * GB, clock)
+
+
+def granted(manager: DeviceManager, lane: str = "chat", session: str = "a", needs: int = 1) -> Lease:
+    lease = manager.request(lane, session, "Answering", needs).wait(0)
+    assert lease is not None
+    return lease
+
+
+def test_the_budget_is_what_is_free_less_a_reserve() -> None:
+    assert DeviceManager(FakeDevice()).budget_bytes == int(12 * GB - 1.6 * GB)
+
+
+def test_a_second_request_waits_with_its_place_and_is_granted_when_the_first_closes(manager: DeviceManager) -> None:
+    with granted(manager):
+        second = manager.request("chat", "b", "Answering", 1)
+        third = manager.request("chat", "c", "Answering", 1)
+        assert second.wait(0) is None
+        assert (second.position, third.position) == (1, 2)
+    assert second.wait(0) is not None
+    assert third.position == 1
+
+
+def test_the_wait_is_estimated_from_what_runs(manager: DeviceManager, clock: FakeClock) -> None:
+    with granted(manager):
+        clock.now += 4
+        second = manager.request("chat", "b", "Answering", 1)
+        assert second.wait_s == pytest.approx(2.0)
+
+
+def test_a_lease_is_released_on_an_exception_and_closing_twice_is_harmless(manager: DeviceManager) -> None:
+    lease = granted(manager)
+    with pytest.raises(RuntimeError), lease:
+        raise RuntimeError
+    lease.close()
+    assert manager.leases() == []
+    assert manager.used_bytes == 0
+
+
+def test_cancelling_leaves_the_queue(manager: DeviceManager) -> None:
+    with granted(manager):
+        second = manager.request("chat", "b", "Answering", 1)
+        second.cancel()
+        assert manager.queue() == []
+        with pytest.raises(CancelledError):
+            second.wait(0)
+
+
+def test_training_runs_beside_chat_when_both_fit_and_waits_when_not(manager: DeviceManager) -> None:
+    manager.set_resident("base", 2 * GB)
+    with granted(manager, "train", needs=5 * GB):
+        assert manager.request("chat", "b", "Answering", GB).wait(0) is not None
+    big = manager.request("train", "a", "Training", 8 * GB)
+    assert big.wait(0) is None, "the open chat lease leaves 7 GB"
+
+
+def test_what_can_never_fit_is_refused_at_once(manager: DeviceManager) -> None:
+    with pytest.raises(OutOfMemoryError, match=r"needs 11\.0 GB"):
+        manager.request("train", "a", "Training", 11 * GB)
+
+
+def test_past_the_bound_the_next_is_refused_politely(manager: DeviceManager) -> None:
+    with granted(manager):
+        for number in range(QUEUE_LIMIT):
+            manager.request("chat", str(number), "Answering", 1)
+        with pytest.raises(BusyError, match="waiting already"):
+            manager.request("chat", "late", "Answering", 1)
+
+
+def test_an_adopted_worker_holds_its_bytes(manager: DeviceManager) -> None:
+    lease = manager.adopt("train", "a", "Training", 3 * GB)
+    assert manager.used_bytes == 3 * GB
+    assert manager.request("train", "b", "Training", GB).wait(0) is None
+    lease.close()
+    assert manager.used_bytes == GB
