@@ -54,7 +54,7 @@ def kind_of(spec: str) -> str:
     """``default``, ``local`` or ``hub``. Raises InputError when ``spec`` is none of them."""
     if spec == DEFAULT_BASE:
         return "default"
-    if Path(spec).expanduser().is_dir():
+    if spec and Path(spec).expanduser().is_dir():
         return "local"
     if spec.startswith(("/", "./", "../", "~")):
         raise InputError(f"There is no folder {spec}. A base is {DEFAULT_BASE}, a hub id such as owner/name, or a local folder.")

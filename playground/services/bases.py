@@ -15,6 +15,8 @@ from playground.library.base_shapes import BaseShapes
 from playground.library.bases import Base
 from playground.settings import DEFAULT_BASE, Settings
 
+ADAPTERS = "adapters"
+"""The resident that stands for all attached adapters."""
 LOADED_FACTOR = 1.15
 """Memory of a loaded base per byte of fp32 weights: buffers and working space come on top."""
 
@@ -120,6 +122,12 @@ class BaseService:
                 self._shapes = BaseShapes.from_folder(base.path, base.fingerprint)
             return self._shapes
 
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights there are to train: a head tied to the embeddings is counted once."""
+        shapes = self.shapes()
+        tied = shapes.config.get("tie_word_embeddings", True)
+        return {name: shape for name, shape in shapes.shapes.items() if not (tied and name == "lm_head.weight")}
+
     def choices(self) -> list[BaseChoice]:
         """The default base, the one in use, and every other that is on disk."""
         specs = list(dict.fromkeys([DEFAULT_BASE, self._spec, *bases.on_disk(self._settings)]))
@@ -189,6 +197,8 @@ class BaseService:
                 if quiet:
                     return
                 raise
+            for name in (self._spec, ADAPTERS):  # the new base replaces the old one with all that was attached to it
+                self._manager.set_resident(name, 0)
             with self._lock:
                 self._spec, self._base, self._engine = spec, base, engine
                 self._tokenizer, self._shapes = engine.loaded.tokenizer, None

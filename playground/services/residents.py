@@ -9,9 +9,7 @@ from playground.engine.request import AdapterFile
 from playground.errors import AdapterError, OutOfMemoryError
 from playground.gpu.manager import DeviceManager
 from playground.library.card import AdapterCard
-from playground.services.bases import LOADED_FACTOR, BaseService
-
-ADAPTERS = "adapters"
+from playground.services.bases import ADAPTERS, LOADED_FACTOR, BaseService
 
 
 class Residents:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from playground.gpu.manager import DeviceManager
-from playground.services.bases import BaseService, label_of
-from playground.services.residents import ADAPTERS
+from playground.services.bases import ADAPTERS, BaseService, label_of
 from playground.services.training import TrainingService
 
 

@@ -373,7 +373,7 @@ class TrainingService:
             row.summary.get("tokens_per_s") for row in self.store.all() if row.method == method.name and row.state == "DONE"
         ]
         return estimate(
-            self._bases.shapes().shapes, method, rank=self._rank(request, method), steps=steps, batch_size=request.batch_size,
+            self._bases.weights(), method, rank=self._rank(request, method), steps=steps, batch_size=request.batch_size,
             tokens_p95=longest, tokens_mean=float(tokens.median), answer_max=longest // 2,
             tokens_per_s=next((float(speed) for speed in measured if speed), None),
         )  # fmt: skip

@@ -93,7 +93,7 @@ def wire(services: Any, tab: AdaptersTab) -> None:
     picked = tab.listing.pick(
         bind_pick(services, library.pick),
         [tab.chosen, tab.active],
-        [tab.chosen, tab.active, tab.listing, tab.message, tab.actions, tab.rename_row, tab.delete_row, tab.download],
+        [tab.chosen, tab.active, tab.listing, tab.message, tab.actions, tab.use, tab.rename_row, tab.delete_row, tab.download],
         **QUIET,
     )
     picked.then(bind(services, chat.turned), [tab.log, tab.active], [tab.log, tab.chat, tab.title], **QUIET)
@@ -120,7 +120,9 @@ def wire(services: Any, tab: AdaptersTab) -> None:
         [tab.send.click, tab.box.submit], bind_stream(services, chat.send), [tab.log, tab.box, tab.active],
         [tab.log, tab.chat, tab.box, tab.error, tab.send, tab.stop], trigger_mode="once", **QUIET,
     )  # fmt: skip
-    tab.stop.click(bind(services, chat.stop), tab.log, [tab.log, tab.chat, tab.send, tab.stop], cancels=[sent], **QUIET)
+    tab.stop.click(None, None, None, cancels=[sent], **QUIET).then(
+        bind(services, chat.stop), tab.log, [tab.log, tab.chat, tab.send, tab.stop], **QUIET
+    )
     tab.base.click(bind(services, chat.to_base), tab.log, [tab.active, tab.log, tab.chat, tab.title], **QUIET).then(
         bind(services, library.show), [tab.chosen, tab.active], tab.listing, **QUIET
     )

@@ -132,11 +132,11 @@ def wire(services: Any, tab: CompareTab, uploaded: gr.State) -> None:
         trigger_mode="once",
         **QUIET,
     ).then(bind_stream(services, asking.ask), asked_with, shown, **QUIET)  # fmt: skip
-    tab.stop.click(
+    # First the stream ends, then what had arrived is drawn: the other way round a last snapshot would draw over it.
+    tab.stop.click(None, None, None, cancels=[asked, again, told], **QUIET).then(
         bind(services, asking.stop),
         [tab.comparison, tab.kind, tab.text],
         [tab.comparison, tab.board, *tab.controls, *tab.chats],
-        cancels=[asked, again, told],
         **QUIET,
     )
     scored = [tab.comparison, tab.kind, tab.text]

@@ -62,23 +62,39 @@ def _find(services: Any, visitor: Visitor, adapter_id: str) -> Any:
 def pick(services: Any, visitor: Visitor, picked: str, chosen: str, active: str) -> list[Any]:
     """A row was pressed: make it active. The id comes from the page, so it is looked up among the visitor's own.
 
-    Returns chosen, active, list, what happened, the action row, and the fold-away rows (rename, delete, download).
+    Returns chosen, active, list, what happened, the action row, Use, and the fold-away rows (rename, delete, download).
     """
     away = [gr.update(visible=False)] * 3
     try:
         row = _find(services, visitor, picked)
     except Exception as error:
-        return [chosen, active, gr.skip(), slot(card(error)), gr.skip(), *away]
+        return [chosen, active, gr.skip(), slot(card(error)), gr.skip(), gr.skip(), *away]
     there = gr.update(visible=True)
     if not row.usable:
         text = html.error_card(html.sentence(row.reason) or "This adapter was made for another base.")
-        return [picked, active, show(services, visitor, picked, active), slot(text), there, *away]
+        return [picked, active, show(services, visitor, picked, active), slot(text), there, gr.update(interactive=False), *away]
     try:
         require(services)
         switch = services.adapters.switch(picked, visitor.owner)
     except Exception as error:
-        return [picked, active, show(services, visitor, picked, active), slot(card(error)), there, *away]
-    return [picked, picked, show(services, visitor, picked, picked), slot(switched_html(row.card.name, switch)), there, *away]
+        return [
+            picked,
+            active,
+            show(services, visitor, picked, active),
+            slot(card(error)),
+            there,
+            gr.update(interactive=True),
+            *away,
+        ]
+    return [
+        picked,
+        picked,
+        show(services, visitor, picked, picked),
+        slot(switched_html(row.card.name, switch)),
+        there,
+        gr.update(interactive=True),
+        *away,
+    ]
 
 
 def switched_html(name: str, switch: Any) -> str:

@@ -22,7 +22,7 @@ def request_of(
     source: Source, owner: str, name: str, method: str, steps: float | None, lr: float | None, rank: float | None, batch_size: float,
     max_tokens: float, seed: float,
 ) -> TrainRequest:  # fmt: skip
-    """Empty fields are the method's own defaults."""
+    """Empty fields, and zero, are the method's own defaults."""
     assert source.path is not None
     return TrainRequest(
         file=source.path,
@@ -123,10 +123,15 @@ def steps_of(services: Any, visitor: Visitor, source: Source, preset: str) -> An
     return next((one.steps for one in offered if one.name == preset), gr.skip())
 
 
-def explain(services: Any, visitor: Visitor, method: str) -> str:
-    """Two sentences on the chosen method, and its paper."""
-    info = next((one for one in services.training.methods() if one.name == method), None)
-    return html.note(f"{info.explain} {info.paper}".strip()) if info else ""
+def explain_html(method: Any) -> str:
+    """Two sentences on a method, and its paper."""
+    return html.note(f"{method.explain} {html.sentence(method.paper)}".strip())
+
+
+def method_chosen(services: Any, visitor: Visitor, name: str) -> list[Any]:
+    """Returns the explanation, and the method's own learning rate and rank."""
+    method = next(one for one in services.training.methods() if one.name == name)
+    return [explain_html(method), method.learning_rate, gr.update(value=method.rank or 0, visible=method.rank is not None)]
 
 
 def start(services: Any, visitor: Visitor, source: Source, name: str, method: str, *settings: Any) -> list[Any]:

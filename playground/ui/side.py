@@ -42,7 +42,7 @@ class SideView:
 
 def build_side(letter: str, *, visible: bool) -> SideView:
     with gr.Column(visible=visible, min_width=290, elem_classes=["side", f"s{letter}"]) as column:
-        with gr.Row(elem_classes="head"):
+        with gr.Row(elem_classes="side-head"):
             gr.HTML(html.badge(letter), elem_classes="tag", min_width=26)
             model = gr.Dropdown(
                 [(words.BASE_LABEL, "base")], value="base", label=f"Model of side {letter}", show_label=False, container=False,

@@ -12,6 +12,9 @@ from playground.ui import examples, html, plan, runs, words
 from playground.ui.examples import ROLES, Source
 from playground.ui.wiring import QUIET, bind, bind_pick, hidden_slot
 
+_TYPICAL_ROWS = 160
+"""What the times are shown for until there is a file."""
+
 
 @dataclass(frozen=True)
 class TrainTab:
@@ -86,15 +89,22 @@ def build(services: Any) -> TrainTab:
             parts |= _examples_card(services)
             with gr.Column(elem_classes="card"):
                 gr.HTML(html.heading("How much time to give it", words.TIME_TEXT, 2))
-                parts["preset"] = gr.Radio([], label="How much time to give it", container=False, show_label=False)
+                offered = services.training.presets(_TYPICAL_ROWS)
+                parts["preset"] = gr.Radio(
+                    [(f"{one.label}, {one.steps} steps", one.name) for one in offered],
+                    value=offered[0].name,
+                    label="How much time to give it",
+                    container=False,
+                    show_label=False,
+                )
             with gr.Column(elem_classes="card"):
                 gr.HTML(html.heading("Method", words.METHOD_TEXT, 3))
                 parts["method"] = gr.Radio(
                     [(f"{m.label}: {m.cost}" if m.cost else m.label, m.name) for m in methods],
-                    value=methods[0].name if methods else None, label="Method", container=False, show_label=False,
+                    value=methods[0].name, label="Method", container=False, show_label=False,
                 )  # fmt: skip
-                parts["explain"] = gr.HTML(html.note(f"{methods[0].explain} {methods[0].paper}".strip()) if methods else "")
-                parts |= _settings()
+                parts["explain"] = gr.HTML(plan.explain_html(methods[0]))
+                parts |= _settings(methods[0], offered[0].steps)
         with gr.Column(scale=5, min_width=300, elem_classes="rail"):
             with gr.Column(elem_classes="card plan-card"):
                 gr.HTML(html.heading("This run"))
@@ -136,20 +146,25 @@ def _examples_card(services: Any) -> dict[str, Any]:
     return parts | {"columns": columns, "bad": bad, "preview": preview}
 
 
-def _settings() -> dict[str, Any]:
-    with gr.Column(elem_classes="folds"), gr.Accordion(plan.settings_label("lora"), open=False) as fold:
+def _settings(method: Any, steps: int) -> dict[str, Any]:
+    """``method`` is the one that is chosen first; choosing another sets its own learning rate and rank."""
+    label = plan.settings_label(method.name, steps, method.learning_rate, method.rank)
+    with gr.Column(elem_classes="folds"), gr.Accordion(label, open=False) as fold:
         with gr.Row():
-            steps = gr.Number(None, label="Steps", info="One step reads one batch.", precision=0, minimum=1, min_width=130)
-            lr = gr.Number(None, label="Learning rate", info="Empty: the method's own.", minimum=0, step=0.0001, min_width=130)
-            rank = gr.Number(
-                None, label="Rank", info="Empty: the method's own.", precision=0, minimum=1, maximum=256, min_width=130
+            steps_box = gr.Number(steps, label="Steps", info="One step reads one batch.", precision=0, minimum=1, min_width=130)
+            lr = gr.Number(
+                method.learning_rate, label="Learning rate", info="How far each step moves.", step=0.0001, min_width=130
             )
+            rank = gr.Number(
+                method.rank or 0, label="Rank", info="Size of the correction; 0: the method's own.", precision=0, minimum=0,
+                maximum=256, min_width=130,
+            )  # fmt: skip
         with gr.Row():
             batch = gr.Number(8, label="Batch", info="Examples per step.", precision=0, minimum=1, maximum=256, min_width=130)
             tokens = gr.Number(2048, label="Longest example", info="Tokens; a longer prompt is cut at its start.", precision=0,
                                minimum=16, maximum=32768, min_width=130)  # fmt: skip
             seed = gr.Number(7, label="Seed", info="The same seed, the same run.", precision=0, minimum=0, min_width=130)
-    return {"fold": fold, "settings": [steps, lr, rank, batch, tokens, seed]}
+    return {"fold": fold, "settings": [steps_box, lr, rank, batch, tokens, seed]}
 
 
 def _run_card() -> dict[str, Any]:
@@ -189,6 +204,7 @@ def wire(services: Any, tab: TrainTab) -> None:
     then_plan(dropped)
     for set_id, button in tab.sets.items():
         opened = button.click(bind(services, examples.open_set, set_id), [tab.source, tab.max_tokens], tab.read_outputs, **QUIET)
+        button.click(lambda: None, None, tab.file, **QUIET)  # a file that is not read any more must not seem to be
         then_plan(opened)
     mapped = gr.on(
         [role.input for role in tab.roles], bind(services, examples.remap), [tab.source, tab.max_tokens, *tab.roles], tab.read_outputs,
@@ -202,11 +218,11 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.preset.input(bind(services, plan.steps_of), [tab.source, tab.preset], tab.settings[0], **QUIET).then(
         bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
     )
-    tab.method.input(bind(services, plan.explain), tab.method, tab.explain, **QUIET).then(
+    tab.method.input(bind(services, plan.method_chosen), tab.method, [tab.explain, *tab.settings[1:3]], **QUIET).then(
         bind(services, plan.preset_times), [tab.source, tab.method, tab.max_tokens], tab.preset, **QUIET
-    )
+    ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)
     gr.on(
-        [tab.method.input, *[field.input for field in tab.settings]], bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs,
+        [field.input for field in tab.settings], bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs,
         **QUIET,
     )  # fmt: skip
     tab.start.click(bind(services, plan.start), tab.plan_inputs, [tab.followed, tab.blocked], trigger_mode="once", **QUIET).then(

@@ -133,12 +133,12 @@ def messages(log: Log) -> list[dict[str, Any]]:
 def _answer(said: Said) -> list[dict[str, Any]]:
     reply = said.reply
     if reply is None:
-        return [{"role": "assistant", "content": _quiet(words.STOPPED if said.stopped else "Reading the question")}]
+        return [{"role": "assistant", "content": _quiet(words.STOPPED_EMPTY if said.stopped else "Reading the question")}]
     if reply.error:
         return [{"role": "assistant", "content": html.error_card(reply.error)}]
     parts = [_text(reply.text)] if reply.text else []
     if said.stopped:
-        parts.append(_quiet(words.STOPPED))
+        parts.append(_quiet(words.STOPPED if reply.text else words.STOPPED_EMPTY))
     elif not reply.done and not reply.text:
         parts.append(_quiet(reply.waiting or "Reading the question"))
     elif reply.done and not reply.text:

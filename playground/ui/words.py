@@ -26,6 +26,7 @@ PROMPT_IDEA = (
 )
 NO_EFFECT = "No measurable effect: this adapter answers exactly as the base does."
 STOPPED = "Stopped. What had arrived is kept."
+STOPPED_EMPTY = "Stopped before anything arrived."
 
 # Train
 TRAIN_EMPTY = "Drop a file of examples, or start with one of ours."

@@ -18,7 +18,9 @@ def make_lora(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_pretrained(base or tiny_base)
-        config = LoraConfig(**({"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options))
+        config = LoraConfig(
+            **({"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options)
+        )
         peft = get_peft_model(model, config)
         if not zero:
             for name, parameter in peft.named_parameters():

@@ -82,7 +82,9 @@ def test_a_row_does_not_depend_on_its_neighbours(engine: Engine, make_lora: Call
 
 
 def test_the_same_seed_gives_the_same_reply_and_another_one_another(engine: Engine) -> None:
-    replies = [run(engine, [Row(PROMPTS[0], None, Sampling(temperature=1.0, max_tokens=12, seed=seed))])[0].text for seed in (1, 1, 2)]
+    replies = [
+        run(engine, [Row(PROMPTS[0], None, Sampling(temperature=1.0, max_tokens=12, seed=seed))])[0].text for seed in (1, 1, 2)
+    ]
     assert replies[0] == replies[1]
     assert replies[0] != replies[2]
 
@@ -118,10 +120,14 @@ def test_an_adapter_that_changes_nothing_is_flagged(engine: Engine, make_lora: C
     assert not engine.has_no_effect("something")
 
 
-def test_another_bases_adapter_is_refused_and_nothing_changes(engine: Engine, tmp_path: Path, make_lora: Callable[..., Path]) -> None:
+def test_another_bases_adapter_is_refused_and_nothing_changes(
+    engine: Engine, tmp_path: Path, make_lora: Callable[..., Path]
+) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    other = LlamaForCausalLM(LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2))
+    other = LlamaForCausalLM(
+        LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    )
     other.save_pretrained(tmp_path / "other")
     there = engine.attached()
     with pytest.raises(AdapterError, match="trained on another base"):

@@ -37,7 +37,9 @@ def test_a_schema(tmp_path: Path) -> None:
     assert not check.passes("a")
 
 
-@pytest.mark.parametrize("wrong", ["", "nonsense", "ends-with:", "max-words:many", "regex:(", "json-schema:/nowhere.json", "likes:me"])
+@pytest.mark.parametrize(
+    "wrong", ["", "nonsense", "ends-with:", "max-words:many", "regex:(", "json-schema:/nowhere.json", "likes:me"]
+)
 def test_what_is_not_a_check_is_refused_in_words(wrong: str) -> None:
     with pytest.raises(InputError):
         parse_check(wrong)

@@ -1,0 +1,122 @@
+"""Runs as real processes on the tiny model."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.errors import InputError, NotFoundError
+from playground.services.container import Services
+from playground.services.processes import is_alive, worker_environment
+from playground.services.training import TrainRequest
+
+Until = Callable[..., Any]
+
+
+def test_a_run_from_start_to_an_adapter_in_the_library(services: Services, rows_file: Path, until: Until) -> None:
+    request = TrainRequest(rows_file, "My run", steps=4, batch_size=4)
+    plan = services.training.plan(request)
+    assert plan.trainable_params < plan.total_params
+    assert plan.blocked == ""
+    run = services.training.start(request)
+    view = until(lambda: services.training.show(run), lambda view: view.state == "DONE")
+    assert view.adapter == "my_run"
+    assert [step for step, _ in view.loss] == [1, 2, 3, 4]
+    assert view.summary["trainable_params"] == plan.trainable_params
+    assert view.summary["total_params"] == plan.total_params + plan.trainable_params
+    assert [row.card.id for row in services.adapters.list() if not row.card.shipped] == ["my_run"]
+    assert services.manager.leases() == []
+    assert not (services.settings.runs_dir / run / "checkpoints").exists()
+
+
+def test_the_record_survives_the_process_that_made_it(services: Services, rows_file: Path, until: Until) -> None:
+    run = services.training.start(TrainRequest(rows_file, "r", steps=3, batch_size=4))
+    until(lambda: services.training.show(run), lambda view: view.state == "DONE")
+    again = Services(services.settings)
+    view = again.training.show(run)
+    assert (view.state, view.step, len(view.loss)) == ("DONE", 3, 3)
+
+
+def test_cancel_in_the_queue_while_loading_and_while_running(services: Services, rows_file: Path, until: Until) -> None:
+    request = TrainRequest(rows_file, "c", steps=2000, batch_size=4, save_steps=5)
+    first, second = services.training.start(request), services.training.start(request)
+    assert services.training.show(second).state == "QUEUED"
+    assert "in line" in services.training.show(second).message
+    services.training.cancel(second)
+    assert services.training.show(second).state == "CANCELLED"
+    until(lambda: services.training.show(first), lambda view: view.step >= 6)
+    services.training.cancel(first, keep=True)
+    view = until(lambda: services.training.show(first), lambda view: view.state == "CANCELLED")
+    assert view.adapter == "c", "the newest checkpoint was kept"
+    third = services.training.start(request)
+    until(lambda: services.training.show(third), lambda view: view.state == "RUNNING")
+    services.training.cancel(third)
+    assert until(lambda: services.training.show(third), lambda view: view.state == "CANCELLED").adapter is None
+    assert services.manager.leases() == []
+
+
+def test_a_killed_worker_is_failed_and_resumes(services: Services, rows_file: Path, until: Until) -> None:
+    run = services.training.start(TrainRequest(rows_file, "k", steps=40, batch_size=4, save_steps=5))
+    view = until(lambda: services.training.show(run), lambda view: view.step >= 6)
+    os.killpg(view.pid, signal.SIGKILL)
+    view = until(lambda: services.training.show(run), lambda view: view.state == "FAILED")
+    assert "killed or died" in view.error
+    assert services.manager.leases() == []
+    services.training.resume(run)
+    view = until(lambda: services.training.show(run), lambda view: view.state == "DONE")
+    assert len(view.loss) == 40
+
+
+def test_another_process_looks_without_starting_anything(services: Services, rows_file: Path, until: Until) -> None:
+    run = services.training.start(TrainRequest(rows_file, "l", steps=2000, batch_size=4))
+    view = until(lambda: services.training.show(run), lambda view: view.step >= 1)
+    onlooker = Services(services.settings)
+    assert onlooker.training.show(run).pid == view.pid
+    assert onlooker.manager.leases()[0].lane == "train", "a worker that lives is accounted for"
+    onlooker.training.cancel(run)
+    until(lambda: services.training.show(run), lambda view: view.state == "CANCELLED")
+    assert not is_alive(view.pid, None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"method": "magic"}, "There is no method 'magic'"),
+        ({"objective": "dpo"}, "cannot be trained yet"),
+        ({"base": "owner/other"}, "base in use"),
+        ({"steps": 0}, "Steps is 0"),
+        ({"file": Path("nowhere.csv")}, "nowhere.csv"),
+    ],
+)
+def test_what_cannot_start_is_told_at_once(services: Services, rows_file: Path, wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        services.training.start(replace(TrainRequest(rows_file), **wrong))
+    assert services.training.runs() == []
+
+
+def test_strict_refuses_a_bad_row(services: Services, rows_file: Path) -> None:
+    rows_file.write_text(rows_file.read_text() + '\n{"prompt": "x", "completion": ""}')
+    with pytest.raises(InputError, match="row 25"):
+        services.training.start(TrainRequest(rows_file, strict=True))
+
+
+def test_where_the_app_is_shared_a_run_is_its_owners(services: Services, rows_file: Path, settings: Any) -> None:
+    run = services.training.start(TrainRequest(rows_file, "o", steps=2000, owner="ann"))
+    shared = Services(replace(settings, shared=True))
+    assert shared.training.runs("bob") == []
+    for action in (shared.training.show, shared.training.cancel, shared.training.resume):
+        with pytest.raises(NotFoundError):
+            action(run, "bob")
+    assert shared.training.show(run, "ann").run == run
+
+
+def test_a_worker_inherits_no_secret() -> None:
+    env = worker_environment({"PATH": "/bin", "HF_TOKEN": "x", "PLAYGROUND_API_TOKEN": "y", "AWS_SECRET_ACCESS_KEY": "z"})
+    assert "x" not in env.values()
+    assert not {"HF_TOKEN", "PLAYGROUND_API_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(env)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from playground.training.events import LOG, EventReader, EventWriter
+
+
+def test_what_is_written_is_read_once_and_never_a_nan(tmp_path: Path) -> None:
+    writer, reader = EventWriter(tmp_path), EventReader(tmp_path)
+    writer.write("step", step=1, loss=float("nan"))
+    (event,) = reader.read()
+    assert (event["event"], event["step"], event["loss"]) == ("step", 1, None)
+    assert reader.read() == []
+
+
+def test_a_half_written_line_waits_for_its_end(tmp_path: Path) -> None:
+    reader = EventReader(tmp_path)
+    log = tmp_path / LOG
+    log.write_text('{"event": "step"')
+    assert reader.read() == []
+    with log.open("a") as handle:
+        handle.write(', "step": 2}\n')
+    assert [event["step"] for event in reader.read()] == [2]
+
+
+def test_a_resumed_worker_closes_the_torn_line_of_a_killed_one(tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text('{"event": "step", "st')
+    EventWriter(tmp_path).write("started", pid=1)
+    assert [event["event"] for event in EventReader(tmp_path).read()] == ["started"]
+    assert json.loads((tmp_path / LOG).read_text().splitlines()[-1])["pid"] == 1

@@ -1,0 +1,122 @@
+"""The worker for real, on the tiny model: every method, a resume that equals the uninterrupted run, the failures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from playground.errors import InputError
+from playground.training import worker
+from playground.training.checkpoint import newest_complete
+from playground.training.events import EventReader
+from playground.training.spec import RunSpec
+
+
+def rows(path: Path, count: int = 24) -> Path:
+    path.write_text(
+        "\n".join(json.dumps({"prompt": f"Say number {n}", "completion": f"Number {n}, gladly."}) for n in range(count))
+    )
+    return path
+
+
+@pytest.fixture
+def spec(tmp_path: Path, tiny_base: Path) -> RunSpec:
+    file = rows(tmp_path / "rows.jsonl")
+    return RunSpec(
+        run="r1",
+        name="Tiny run",
+        method="lora",
+        base="tiny",
+        base_path=str(tiny_base),
+        base_fingerprint="f",
+        file=str(file),
+        data=file.name,
+        adapters_dir=str(tmp_path / "adapters"),
+        shipped_dir=str(tmp_path / "shipped"),
+        steps=4,
+        lr=1e-2,
+        rank=4,
+        batch_size=4,
+        save_steps=2,
+        seed=3,
+    )
+
+
+def run(spec: RunSpec, run_dir: Path) -> list[dict]:
+    run_dir.mkdir(exist_ok=True)
+    spec.write(run_dir)
+    worker.run(run_dir)
+    return EventReader(run_dir).read()
+
+
+@pytest.mark.parametrize(("method", "rank"), [("lora", 4), ("qlora", 4), ("full", 0)])
+def test_a_run_publishes_what_transformers_and_peft_load(spec: RunSpec, tmp_path: Path, method: str, rank: int) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    events = run(replace(spec, method=method, rank=rank), tmp_path / "run")
+    done = events[-1]
+    assert done["event"] == "done", done
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4]
+    assert {event["step"] for event in events if event["event"] == "eval"} == {0, 2, 4}
+    assert done["rows_used"] + next(e for e in events if e["event"] == "plan")["rows_held_back"] == 24
+    assert done["loss"]["last"] < done["loss"]["first"]
+    assert done["trainable_params"] < done["total_params"] or method == "full"
+    folder = tmp_path / "adapters" / done["adapter"]
+    record = json.loads((folder / "run.json").read_text())
+    assert record["data"] == "rows.jsonl"
+    assert str(tmp_path) not in (folder / "run.json").read_text() + (folder / "README.md").read_text()
+    if method == "full":
+        AutoModelForCausalLM.from_pretrained(folder)
+    else:
+        assert str(tmp_path) not in (folder / "adapter_config.json").read_text()
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(spec.base_path), folder)
+
+
+def test_qlora_keeps_its_gradient_after_an_evaluation(tiny_base: Path) -> None:
+    """bitsandbytes repacks for AVX512-BF16 processors in the first evaluation; the repacked product has no gradient."""
+    from playground.methods import get_method
+    from playground.training.model import load_for_training
+
+    model = load_for_training(tiny_base, get_method("qlora"), 4, 0)
+    quantised = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    assert quantised
+    assert not any(module.support_avx512bf16_for_cpu for module in quantised)
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one(spec: RunSpec, tmp_path: Path) -> None:
+    whole = run(spec, tmp_path / "whole")
+    first = tmp_path / "broken"
+    first.mkdir()
+    spec.write(first)
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-2", first / "checkpoints" / "checkpoint-2")
+    assert newest_complete(first) is not None
+    resumed = run(spec, first)
+    assert [event["step"] for event in resumed if event["event"] == "step"] == [3, 4]
+    assert resumed[-1]["loss"]["last"] == pytest.approx(whole[-1]["loss"]["last"], abs=1e-6)
+
+
+def test_a_failure_is_one_sentence(spec: RunSpec, tmp_path: Path) -> None:
+    events = run(replace(spec, file=str(tmp_path / "gone.jsonl")), tmp_path / "run")
+    assert events[-1]["event"] == "failed"
+    assert "gone.jsonl" in events[-1]["message"]
+    assert "Traceback" not in events[-1]["message"]
+    events = run(replace(spec, max_tokens=16), tmp_path / "run2")
+    assert events[-1]["event"] in ("failed", "done")
+
+
+def test_a_diverging_run_fails_and_publishes_nothing(spec: RunSpec, tmp_path: Path) -> None:
+    events = run(replace(spec, method="full", rank=0, lr=1.0, steps=8, save_steps=8), tmp_path / "run")
+    if events[-1]["event"] == "failed":
+        assert "smaller learning rate" in events[-1]["message"]
+        assert not list((tmp_path / "adapters").glob("[a-z]*"))
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0}, {"lr": 2}, {"batch_size": 0}, {"rank": 300}, {"objective": "dpo"}])
+def test_a_spec_is_checked_when_built(spec: RunSpec, wrong: dict) -> None:
+    with pytest.raises(InputError):
+        replace(spec, **wrong)
