@@ -43,15 +43,11 @@ def launch(services: Any, home: Home) -> tuple[Any, str]:
     from playground.ui.page import build_page, launch_options
 
     settings = services.settings
-    exports = settings.home / "exports"
-    exports.mkdir(parents=True, exist_ok=True)
     page = build_page(services)
-    page.queue(max_size=64, default_concurrency_limit=8)
     _, url, _ = page.launch(
         **launch_options(),
         app_kwargs={"routes": build_routes(services, home.token)},
         max_file_size=settings.upload_limit_bytes,
-        allowed_paths=[str(exports)],
         prevent_thread_lock=True,
         quiet=True,
         show_error=False,

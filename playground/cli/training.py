@@ -26,17 +26,15 @@ def train(settings: Settings, options: Any) -> Outcome:
         epochs=options.epochs, lr=options.lr, rank=options.rank, batch_size=options.batch_size, max_tokens=options.max_tokens,
         seed=options.seed, save_steps=options.save_steps, mapping=mapping_of(options.map), strict=options.strict,
     )  # fmt: skip
-    services.data.check(request.file, request.mapping)  # a bad file is told before a base is fetched
+    checked = services.data.check(request.file, request.mapping)  # a bad file is told before a base is fetched
     services.bases.resolve(progress.base)
     progress.end()
-    checked = services.data.check(request.file, request.mapping)
-    if checked.bad:
-        progress.say(
-            f"{checked.good} of {checked.rows} rows will be trained on; {len(checked.bad)} cannot be used (see check).",
-            always=True,
-        )
     with owned_or_served(settings) as home:
-        return _run_it(services, services.training.start(request), home is not None, options.detach, progress)
+        run = services.training.start(request)
+        if checked.bad:
+            few = f"{checked.good} of {checked.rows} rows will be trained on; {len(checked.bad)} cannot be used (see check)."
+            progress.say(few, always=True)
+        return _run_it(services, run, home is not None, options.detach, progress)
 
 
 def _run_it(services: Services, run: str, owner: bool, detach: bool, progress: Progress) -> Outcome:

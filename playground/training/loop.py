@@ -16,6 +16,7 @@ from playground.training.checkpoint import mark_complete, newest_complete
 from playground.training.events import EventWriter
 from playground.training.spec import RunSpec
 
+SAMPLE_TOKENS = 64
 EVAL_ROWS = 16
 """Validation rows that are scored at every checkpoint: enough for a curve, cheap enough for two cores."""
 
@@ -31,8 +32,8 @@ class AnswerTrainer(Trainer):
 class EventCallback(TrainerCallback):
     """Turns the Trainer's life into events: one a step, one an evaluation, one a complete checkpoint."""
 
-    def __init__(self, events: EventWriter, validation_loss: Any, tokens_a_row: float, spec: RunSpec) -> None:
-        self.events, self.validation_loss, self.spec = events, validation_loss, spec
+    def __init__(self, events: EventWriter, validation_loss: Any, say: Any, tokens_a_row: float, spec: RunSpec) -> None:
+        self.events, self.validation_loss, self.say, self.spec = events, validation_loss, say, spec
         self.tokens_a_step = tokens_a_row * spec.batch_size
         self.first_loss: float | None = None
         self.last_loss: float | None = None
@@ -81,11 +82,12 @@ class EventCallback(TrainerCallback):
         if loss is not None:
             self.last_eval = loss
             self.events.write("eval", step=step, loss=loss)
+            self.events.write("sample", step=step, text=self.say(model))
 
 
 def train(
     model: Any,
-    pad_id: int,
+    tokenizer: Any,
     rows: Sequence[Rendered],
     validation: Sequence[Rendered],
     spec: RunSpec,
@@ -93,7 +95,7 @@ def train(
     events: EventWriter,
 ) -> EventCallback:
     """Train ``model`` in place, resuming from the newest complete checkpoint if there is one. Returns what was measured."""
-    collate = AnswerCollator(pad_id)
+    collate = AnswerCollator(tokenizer.pad_token_id)
     arguments = TrainingArguments(
         output_dir=str(run_dir / "checkpoints"),
         max_steps=spec.steps,
@@ -122,8 +124,11 @@ def train(
     def validation_loss(at: Any) -> float | None:
         return mean_loss(at, validation[:EVAL_ROWS], spec.batch_size, collate) if validation else None
 
+    def say(at: Any) -> str:
+        return sample_reply(at, tokenizer, validation[0])
+
     tokens = sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows) / len(rows)
-    callback = EventCallback(events, validation_loss, tokens, spec)
+    callback = EventCallback(events, validation_loss, say, tokens, spec)
     trainer = AnswerTrainer(
         model=model,
         args=arguments,
@@ -156,3 +161,16 @@ def mean_loss(model: Any, rows: Sequence[Rendered], batch_size: int, collate: An
             count += items
     model.train(was_training)
     return total / count
+
+
+def sample_reply(model: Any, tokenizer: Any, row: Rendered) -> str:
+    """What the model answers to a validation row now: greedy, at most SAMPLE_TOKENS tokens."""
+    was_training = model.training
+    model.eval()
+    ids = torch.tensor([row.prompt_ids], device=next(model.parameters()).device)
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=SAMPLE_TOKENS, do_sample=False, use_cache=True
+        )
+    model.train(was_training)
+    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))

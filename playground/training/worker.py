@@ -91,7 +91,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     events.write("state", message="Training")
     measured = train(
         model,
-        tokenizer.pad_token_id,
+        tokenizer,
         [rows[example.row] for example in train_examples],
         [rows[example.row] for example in held_back],
         spec,

@@ -69,7 +69,7 @@ def build() -> AdaptersTab:
                     parts["yes"] = gr.Button("Yes, delete", variant="stop", size="sm")
                     parts["no"] = gr.Button("Keep", size="sm")
             with gr.Row(elem_classes="acts"):
-                parts["upload"] = gr.UploadButton("Import a zip of a PEFT folder", size="sm", file_types=[".zip"])
+                parts["upload"] = gr.UploadButton("Import a PEFT folder's files, or its zip", size="sm", file_count="multiple")
         with gr.Column(scale=5, min_width=300, elem_classes="card rail one-pane"):
             parts["title"] = gr.HTML(html.heading(f"Chat with {words.BASE_LABEL}"))
             parts["chat"] = gr.Chatbot(

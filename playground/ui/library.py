@@ -151,12 +151,12 @@ def remove(services: Any, visitor: Visitor, chosen: str, active: str) -> list[An
     return ["", active, show(services, visitor, "", active), slot(html.good(f"{name} is deleted.")), away, away, away, away]
 
 
-def import_file(services: Any, visitor: Visitor, uploaded: str | None, chosen: str, active: str) -> list[Any]:
+def import_file(services: Any, visitor: Visitor, uploaded: list[str] | None, chosen: str, active: str) -> list[Any]:
     """Returns list and message."""
     if not uploaded:
         return [gr.skip(), gr.skip()]
     try:
-        imported = services.adapters.import_file(Path(uploaded), visitor.owner)
+        imported = services.adapters.import_uploads([Path(file) for file in uploaded], visitor.owner)
     except Exception as error:
         return [gr.skip(), slot(card(error))]
     text = html.good(f"{imported.name} is imported: {method_label(imported)}, {size(imported.bytes)}.")

@@ -16,6 +16,9 @@ from playground.ui.failure import sentence
 from playground.ui.readiness import ready
 from playground.ui.wiring import Visitor, slot
 
+_SHORT = 48
+"""Letters that a button bears; a longer reason is in the Device panel."""
+
 
 class Memo(dict[str, Any]):
     """Name of a part -> what was sent last."""
@@ -47,7 +50,8 @@ def _guarded(count: int, memo: Memo, name: str, read: Callable[[], list[Any]]) -
     try:
         return read()
     except Exception as error:
-        memo.fresh(f"{name}-error", sentence(error) if memo.get(f"{name}-error") is None else memo[f"{name}-error"])
+        if f"{name}-error" not in memo:
+            memo[f"{name}-error"] = sentence(error)
         return [gr.skip()] * count
 
 
@@ -70,19 +74,20 @@ def _device(services: Any, visitor: Visitor, memo: Memo) -> list[Any]:
 
 
 def _readiness(services: Any, memo: Memo) -> list[Any]:
-    """Ask, the hospital example, Play, Send: each says why while it cannot be pressed."""
+    """Ask and the hospital example say why while they cannot be pressed; Play and Send are only greyed."""
 
     def read() -> list[Any]:
         now = ready(services)
-        buttons = {"ask": words.ASK, "hospital": words.HERO_ASK, "play": words.STORY_PLAY, "send": "Send"}
-        long = ("hospital", "ask")
+        why = now.words if len(now.words) <= _SHORT else words.BASE_MISSING
         return [
-            memo.fresh(
-                f"ready-{name}", (now.yes, now.words if not now.yes and name in long else ""),
-                gr.update(value=label if now.yes or name not in long else now.words, interactive=now.yes),
+            memo.fresh(f"ready-{name}", (now.yes, said), gr.update(value=said, interactive=now.yes))
+            for name, said in (
+                ("ask", words.ASK if now.yes else why),
+                ("hospital", words.HERO_ASK if now.yes else why),
+                ("play", words.STORY_PLAY),
+                ("send", "Send"),
             )
-            for name, label in buttons.items()
-        ]  # fmt: skip
+        ]
 
     return _guarded(4, memo, "ready", read)
 

@@ -24,6 +24,7 @@ PROMPT_IDEA = (
     "A prompt instructs: quick to change, paid for in tokens at every call, and sometimes forgotten. "
     "Few-shot shows answered examples at each call and spends context on what training would learn once."
 )
+BASE_MISSING = "No base yet: see Device"
 NO_EFFECT = "No measurable effect: this adapter answers exactly as the base does."
 STOPPED = "Stopped. What had arrived is kept."
 STOPPED_EMPTY = "Stopped before anything arrived."
@@ -41,7 +42,6 @@ RUN_NONE = "Nothing is training; Start begins a run."
 RUN_APART = "Runs in its own process. Close this tab if you like; the run goes on."
 FIRST_EXAMPLES = "Choose examples first"
 START = "Start training"
-FULL_NO_SIDE = "It joins the comparison as soon as the run is done."
 
 # Adapters
 ADAPTERS_TEXT = "One frozen base, many adapters. Switching picks another adapter for the next reply; nothing is reloaded."

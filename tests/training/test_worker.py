@@ -63,6 +63,7 @@ def test_a_run_publishes_what_transformers_and_peft_load(spec: RunSpec, tmp_path
     assert done["event"] == "done", done
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4]
     assert {event["step"] for event in events if event["event"] == "eval"} == {0, 2, 4}
+    assert {event["step"] for event in events if event["event"] == "sample"} == {0, 2, 4}
     assert done["rows_used"] + next(e for e in events if e["event"] == "plan")["rows_held_back"] == 24
     assert done["loss"]["last"] < done["loss"]["first"]
     assert done["trainable_params"] < done["total_params"] or method == "full"

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from playground.errors import InputError
+from playground.settings import PROJECT_ROOT, Settings
+
+
+def test_defaults_and_what_the_environment_sets() -> None:
+    assert Settings.from_env({}).base == "smollm2-135m"
+    settings = Settings.from_env({"PLAYGROUND_HOME": "/x", "PLAYGROUND_BUDGET_GB": "2.5", "PLAYGROUND_SHARED": "1", "PLAYGROUND_BASE": "a/b"})
+    assert (settings.home, settings.budget_bytes, settings.shared, settings.base) == (Path("/x"), 2_500_000_000, True, "a/b")
+    assert settings.upload_limit_bytes == 20 * 2**20
+    assert Settings.from_env({"SPACE_ID": "a/b"}).shared
+    assert "secret" not in repr(Settings.from_env({"PLAYGROUND_API_TOKEN": "secret"}))
+
+
+@pytest.mark.parametrize("wrong", [{"PLAYGROUND_BUDGET_GB": "lots"}, {"PLAYGROUND_SHARED": "yes"}])
+def test_a_wrong_value_is_told_in_words(wrong: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Settings.from_env(wrong)
+
+
+def test_readmes_table_names_every_variable_that_is_read() -> None:
+    source = (PROJECT_ROOT / "playground" / "settings.py").read_text()
+    read = set(re.findall(r'"(PLAYGROUND_[A-Z_]+)"', source))
+    table = set(re.findall(r"`((?:PLAYGROUND|GRADIO)_[A-Z_]+)`", (PROJECT_ROOT / "README.md").read_text()))
+    assert read <= table
+    assert {"GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT"} <= table
+
+
+def test_readmes_front_matter_is_a_valid_space_and_pins_the_tested_gradio() -> None:
+    head = (PROJECT_ROOT / "README.md").read_text().split("---")[1]
+    fields = dict(line.split(": ", 1) for line in head.strip().splitlines())
+    assert fields["sdk"] == "gradio"
+    assert (PROJECT_ROOT / fields["app_file"]).is_file()
+    assert len(fields["short_description"]) <= 60
+    major_minor = ".".join(fields["sdk_version"].split(".")[:2])
+    assert f"gradio>={major_minor}" in (PROJECT_ROOT / "requirements.txt").read_text()

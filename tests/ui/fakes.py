@@ -1,0 +1,200 @@
+"""Services small enough to read at once: they answer what a test put in, and remember what they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from playground.data.example import BadRow, Checked, Example, Message
+from playground.errors import AdapterError, InputError
+from playground.library.card import AdapterCard
+from playground.services.adapters import AdapterRow, Switch
+from playground.services.bases import BaseState
+from playground.services.compare import Reply
+from playground.services.data import ShippedSet
+from playground.services.demo import DemoState
+from playground.services.progress import RunView
+from playground.services.training import Plan, Preset
+from playground.settings import Settings
+
+EVIL = '<img src=x onerror="alert(1)">'
+"""What nobody may get to run by putting it in a name, a file or a reply."""
+
+
+def card(adapter: str = "hospital_reports", **changes: Any) -> AdapterCard:
+    made = AdapterCard(
+        id=adapter, name=adapter, method="lora", base="smollm2-135m", base_fingerprint="3f9a7c21", rank=8, bytes=9_800_000, sha256="a" * 64,
+        rows=160, created_s=1.7e9, shipped=False, kind="peft", path=Path("adapters", adapter), owner="local", trained_on="rows.jsonl",
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def row(adapter: str = "hospital_reports", *, usable: bool = True, reason: str = "", **changes: Any) -> AdapterRow:
+    return AdapterRow(card(adapter, **changes), attached=usable, usable=usable, reason=reason)
+
+
+def run_view(run: str = "r1", state: str = "RUNNING", **changes: Any) -> RunView:
+    made = RunView(
+        run=run, name="my run", state=state, method="lora", step=5, steps=20, adapter=None, error=None, pid=1, created_s=1.7e9,
+        loss=[(1, 2.5), (5, 1.0)], seconds_left=48.0, tokens_per_s=150.0,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+@dataclass
+class FakeBases:
+    now: BaseState = field(
+        default_factory=lambda: BaseState("ready", "smollm2-135m is ready", "smollm2-135m", fingerprint="3f9a7c21")
+    )
+
+    def state(self) -> BaseState:
+        return self.now
+
+    def inspect(self, spec: str) -> Any:
+        raise InputError(f"{spec} is no base.")
+
+
+@dataclass
+class FakeData:
+    folder: Path
+    checked: Checked | Exception = field(
+        default_factory=lambda: Checked(
+            "prompt-completion", "sft", 3, (Example((Message("user", "in"), Message("assistant", "out")), 1),) * 2,
+            bad=(BadRow(3, "the answer is empty", "fill it"),), columns=("patient", "report"),
+            mapping={"prompt": "patient", "completion": "report"},
+        )
+    )  # fmt: skip
+
+    def sets(self) -> list[ShippedSet]:
+        prompt = self.folder / "prompt.txt"
+        prompt.write_text("End with Reviewed by Dr. Sharma.", encoding="utf-8")
+        rows = self.folder / "rows.jsonl"
+        return [
+            ShippedSet(
+                "hospital_reports",
+                "Hospital reports",
+                "",
+                rows,
+                rows,
+                prompt,
+                "Male, 54.",
+                "ends-with:Sharma",
+                "hospital_reports",
+            )
+        ]
+
+    def check(self, path: Path, mapping: dict[str, str] | None = None) -> Checked:
+        if isinstance(self.checked, Exception):
+            raise self.checked
+        return self.checked
+
+    def keep_upload(self, path: Path, owner: str) -> Path:
+        return path
+
+    def tokens(self, checked: Checked, max_tokens: int) -> Any:
+        return SimpleNamespace(median=75, max=131, truncated=0, bad=(), warnings=())
+
+    def preview(self, checked: Checked, index: int, max_tokens: int) -> Any:
+        return SimpleNamespace(prompt_text=f"user {EVIL}", completion_text="out", prompt_ids=[1, 2], completion_ids=[3], cut=0)
+
+
+@dataclass
+class FakeTraining:
+    listed: list[RunView] = field(default_factory=list)
+    blocked: str = ""
+    started: list[Any] = field(default_factory=list)
+    cancelled: list[tuple[str, bool]] = field(default_factory=list)
+
+    def methods(self) -> list[Any]:
+        common = {"cost": "", "explain": "It learns.", "paper": "arXiv", "learning_rate": 1e-3}
+        return [
+            SimpleNamespace(name="lora", label="LoRA", rank=8, order=1, **common),
+            SimpleNamespace(name="full", label="Full", rank=None, order=3, **common),
+        ]
+
+    def presets(self, rows: int) -> list[Preset]:
+        return [Preset("quick", "Quick look", 20), Preset("good", "Good", 48)]
+
+    def plan(self, request: Any) -> Plan:
+        return Plan(
+            1_221_120, 134_515_008, 130, 1_900_000_000, 20_400_000_000, 9_800_000, 2, request.steps or 20, 1e-3, 8, self.blocked
+        )
+
+    def start(self, request: Any) -> str:
+        self.started.append(request)
+        return "r1"
+
+    def runs(self, owner: str = "local") -> list[RunView]:
+        return self.listed
+
+    def cancel(self, run: str, owner: str, keep: bool = False) -> None:
+        self.cancelled.append((run, keep))
+
+
+@dataclass
+class FakeAdapters:
+    rows: list[AdapterRow] = field(default_factory=lambda: [row()])
+    switched: list[str] = field(default_factory=list)
+
+    def list(self, owner: str = "local") -> list[AdapterRow]:
+        return self.rows
+
+    def switch(self, adapter_id: str, owner: str) -> Switch:
+        self.switched.append(adapter_id)
+        return Switch(0.41, 0.0, "3f9a7c21", True)
+
+    def remove(self, adapter_id: str, owner: str) -> None:
+        raise AdapterError("It ships with the app and stays.")
+
+
+@dataclass
+class FakeCompare:
+    texts: tuple[str, ...] = ("plain", "fine\nReviewed by Dr. Sharma")
+    error: Exception | None = None
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def ask(self, sides: Any, histories: Any, question: str, sampling: Any, owner: str, session: str) -> Iterator[list[Reply]]:
+        self.asked.append((sides, histories, question, sampling, owner, session))
+        yield [Reply(waiting="2nd in line, about 8 s") for _ in sides]
+        if self.error:
+            raise self.error
+        texts = [self.texts[place % len(self.texts)] for place in range(len(sides))]
+        yield [Reply(text=text[:3], prompt_tokens=49) for text in texts]
+        stamp = {"base": "3f9a7c21", "prompt": {"text": "<|im_start|>", "sha256": "5e0c"}, "seed": 7}
+        yield [
+            Reply(text=text, done=True, prompt_tokens=49, completion_tokens=9, seconds=2.4, stamp=stamp, stamp_id="5e0c1f")
+            for text in texts
+        ]
+
+    def passes(self, check: str, text: str) -> bool:
+        return text.endswith(check.partition(":")[2])
+
+    def prompt_tokens(self, text: str) -> int:
+        return len(text.split())
+
+
+class FakeDemo:
+    def state(self, owner: str) -> DemoState:
+        return DemoState()
+
+
+class FakeDevice:
+    def line(self, owner: str = "local") -> str:
+        return "Device: idle"
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "device": "CPU, 2 cores", "precision": "fp32", "budget_bytes": 100, "used_bytes": 40, "leases": [], "queue": [],
+            "parts": [{"name": f"Base {EVIL}", "bytes": 40, "kind": "base"}],
+            "base": {"id": "smollm2-135m", "phase": "ready", "message": "ready", "fingerprint": "3f9a7c21"},
+        }  # fmt: skip
+
+
+class FakeServices:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+        self.settings = Settings(home=folder, shared=shared)
+        self.bases, self.data, self.training = FakeBases(), FakeData(folder), FakeTraining()
+        self.adapters, self.compare, self.demo, self.device = FakeAdapters(), FakeCompare(), FakeDemo(), FakeDevice()
