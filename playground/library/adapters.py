@@ -61,14 +61,14 @@ class AdapterLibrary:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def list(self, owner: str = "local", shared: bool = False) -> Cards:
-        """What ``owner`` may see: the shipped ones, then the newest first. Damaged folders are left out (see ``damaged``).
+        """What ``owner`` may see: the shipped ones as they were made, then the newest first. Damaged folders are left out (see ``damaged``).
 
         shared: people do not know each other, so each sees the shipped adapters and their own.
         """
         own = [card for card in self._read(self._own, shipped=False)[0] if not shared or card.owner == owner]
         ids = {card.id for card in own}  # an id keeps meaning the person's own adapter, whatever a later version ships
         shipped = [card for card in self._read(self._shipped, shipped=True)[0] if card.id not in ids]
-        return [*sorted(shipped, key=_newest_first), *sorted(own, key=_newest_first)]
+        return [*sorted(shipped, key=lambda card: card.created_s), *sorted(own, key=_newest_first)]
 
     def damaged(self) -> Damaged:
         """(folder name, reason) of every folder that cannot be used."""

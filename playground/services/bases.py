@@ -204,6 +204,7 @@ class BaseService:
                 self._tokenizer, self._shapes = engine.loaded.tokenizer, None
             self._manager.set_resident(spec, int(base.bytes * LOADED_FACTOR))
             self._state = BaseState("ready", f"{label_of(spec)} is ready", spec, base.bytes, base.bytes, base.fingerprint)
+            threading.Thread(target=lambda: engine.fingerprint, name="fingerprint", daemon=True).start()
 
 
 def label_of(spec: str) -> str:

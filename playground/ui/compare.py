@@ -69,7 +69,7 @@ def build(services: Any) -> CompareTab:
         with gr.Column(scale=5, elem_classes="tell", min_width=280):
             gr.HTML(html.heading(words.HERO_TITLE, words.HERO_TEXT))
             with gr.Row(elem_classes="acts"):
-                hospital = gr.Button(words.HERO_ASK, variant="primary", elem_classes="main-act")
+                hospital = gr.Button(words.HERO_ASK, variant="primary", elem_classes="main-act", interactive=False)
                 play = gr.Button(words.STORY_PLAY, elem_classes="plain")
         with gr.Column(scale=6, elem_classes="score", min_width=280):
             board = gr.HTML("", elem_classes="score-box")

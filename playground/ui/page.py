@@ -70,9 +70,11 @@ def _wire(
     memo, mark = gr.State(Memo()), gr.State("")
     models = [view.model for view in sides.sides.values()]
     watched = [memo, training.followed, library.chosen, library.active, *models]
+    timer = gr.Timer(watch.HURRIED_S)
     drawn = [
         memo, mark, pill, device.device, device.now, device.cancel, device.waiting, device.proved, sides.ask, sides.hospital, sides.demo.play,
         library.send, *training.run_outputs, *sides.demo.outputs, library.listing, *models, *[view.greyed for view in sides.sides.values()],
+        timer,
     ]  # fmt: skip
     train.reread_on(mark.change, services, training)
     mark.change(
@@ -81,7 +83,6 @@ def _wire(
         [view.line for view in sides.sides.values()],
         **QUIET,
     )
-    timer = gr.Timer(2)
     timer.tick(bind(services, watch.tick), watched, drawn, **QUIET)
     width = gr.Number(visible="hidden", label="Window width")
     page.load(bind(services, story.opening), training.uploaded, compare.opening_outputs(sides), **QUIET).then(

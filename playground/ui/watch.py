@@ -31,8 +31,13 @@ class Memo(dict[str, Any]):
         return value if update is None else update
 
 
+PACE_S = 2.0
+HURRIED_S = 0.5
+"""Between two looks, and while the base is on its way: nobody should wait for a button that could be pressed."""
+
+
 def tick(services: Any, visitor: Visitor, memo: Memo, followed: str, chosen: str, active: str, *models: str) -> list[Any]:
-    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (8), demo (5), adapters (1), models and greyed (12)."""
+    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (8), demo (5), adapters (1), models and greyed (12), the timer."""
     memo = Memo(memo)
     return [
         memo,
@@ -42,6 +47,7 @@ def tick(services: Any, visitor: Visitor, memo: Memo, followed: str, chosen: str
         *_run(services, visitor, memo, followed),
         *_demo(services, visitor, memo),
         *_adapters(services, visitor, memo, chosen, active, models),
+        memo.fresh("pace", pace := PACE_S if ready(services).yes else HURRIED_S, gr.Timer(pace)),
     ]
 
 

@@ -72,7 +72,11 @@ def test_train_list_compare_export_import_remove(call: Call, rows_file: Path, tm
     sides = ["--side", "model=base", "--side", "model=first_one,name=Mine", "--side", "model=base,shots=2"]
     code, compared, _ = call("compare", *sides, "--ask", "Say 3", "--ask", "And 4?", "--examples", rows_file, "--max-tokens", 5)
     assert code == 0, compared
-    assert [(reply["side"], reply["turn"]) for reply in compared["replies"]][:3] == [("base", 0), ("Mine", 0), ("base + 2 shots", 0)]
+    assert [(reply["side"], reply["turn"]) for reply in compared["replies"]][:3] == [
+        ("base", 0),
+        ("Mine", 0),
+        ("base + 2 shots", 0),
+    ]
     assert len(compared["replies"]) == 6
     assert compared["replies"][1]["stamp"]["adapter"] == "first_one"
 
@@ -146,5 +150,7 @@ def test_status_and_doctor(call: Call, settings: Settings) -> None:
 @pytest.mark.parametrize("verb", ["runs", "adapters", "status"])
 def test_looking_never_imports_torch(verb: str, tmp_path: Path) -> None:
     code = f"import sys; from playground.cli.main import main; main(['{verb}']); sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, env=os.environ | {"PLAYGROUND_HOME": str(tmp_path)}, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_ROOT, env=os.environ | {"PLAYGROUND_HOME": str(tmp_path)}, timeout=60
+    )
     assert done.returncode == 0

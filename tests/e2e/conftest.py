@@ -95,4 +95,6 @@ def page(app: App, browser: Any) -> Iterator[Any]:
 def open_page(page: Any, app: App) -> None:
     page.goto(app.url)
     page.get_by_role("tab", name="Compare").wait_for()
-    page.wait_for_function("() => { const ask = document.querySelector('.main-act'); return ask && !ask.disabled }", timeout=120_000)
+    page.wait_for_function(
+        "() => { const ask = document.querySelector('.main-act'); return ask && !ask.disabled }", timeout=120_000
+    )

@@ -73,7 +73,9 @@ def test_the_trained_model_beside_the_base_with_its_prompt(page: Any, trained: s
     page.get_by_role("button", name="Compare in chat").click()
     page.get_by_label("Model of side B").wait_for()
     assert trained in page.get_by_label("Model of side B").input_value()
-    page.get_by_placeholder("Ask every side the same thing").fill("Female, 61, cough for two weeks, BP 130/80, pulse 88, no fever.")
+    page.get_by_placeholder("Ask every side the same thing").fill(
+        "Female, 61, cough for two weeks, BP 130/80, pulse 88, no fever."
+    )
     page.get_by_role("button", name="Ask", exact=True).click()
     for letter in "AB":
         page.locator(f".s{letter} .thought-group, .s{letter} .title-text").first.wait_for(timeout=120_000)
@@ -107,7 +109,9 @@ def test_switching_adapters_keeps_the_base(page: Any, trained: str) -> None:
         ("broken.json", b'[{"prompt": "x", ]', "line 1"),
     ],
 )
-def test_a_wrong_file_gets_a_sentence_and_the_app_goes_on(page: Any, tmp_path: Path, name: str, content: bytes, says: str) -> None:
+def test_a_wrong_file_gets_a_sentence_and_the_app_goes_on(
+    page: Any, tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     upload(page, tmp_path / name)
     alert = page.locator("[role=alert]:visible").first

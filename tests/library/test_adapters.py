@@ -139,13 +139,13 @@ def test_publish_refuses_what_is_not_complete(library):
     assert library.list() == []
 
 
-def test_the_list_has_the_shipped_ones_first_then_the_newest(library, tmp_path):
+def test_the_list_has_the_shipped_ones_as_made_then_the_newest(library, tmp_path):
     adapter(tmp_path / "shipped" / "demo", run=a_run(created_s=9000.0))
     adapter(tmp_path / "shipped" / "demo2", run=a_run(created_s=9500.0))
     for name, created in (("old", 1.0), ("new", 3.0), ("mid", 2.0)):
         put(library, name, created_s=created)
     assert [(card.id, card.shipped) for card in library.list()] == [
-        ("demo2", True), ("demo", True), ("new", False), ("mid", False), ("old", False)
+        ("demo", True), ("demo2", True), ("new", False), ("mid", False), ("old", False)
     ]  # fmt: skip
 
 
