@@ -1,7 +1,8 @@
 """What a run will need, before it starts: memory, time and disk, from the base's shapes and the run's settings.
 
 Memory = weights + what the method keeps a weight it trains (gradient, two Adam moments) + activations of one batch +
-logits of the answers + the process itself. Constants were fitted to measured peaks (benchmarks/results/).
+logits of the answers + the process itself. Constants were fitted to measured peaks of LoRA runs
+(benchmarks/results/memory_estimate.json).
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 
 from playground.methods.method import Method, Shapes, linear_shapes, total_weights
 
-PROCESS_BYTES = 900_000_000
-ACTIVATION_FACTOR = 2.2
+PROCESS_BYTES = 1_050_000_000
+ACTIVATION_FACTOR = 3.6
 """Kept for the backward pass: floats per output of every linear layer (outputs, norms, attention, copies)."""
 NF4_BYTES = 0.57
 """Bytes a quantised weight, with its scales (Dettmers et al. 2023)."""

@@ -101,6 +101,7 @@ def test_adapters_come_and_go_and_the_base_stays(engine: Engine, make_lora: Call
 
 def test_the_fingerprint_sees_a_changed_weight(tiny_base: Path) -> None:
     engine = Engine(tiny_base)
+    assert engine.fingerprint
     engine.loaded.model.model.norm.weight.data[0] += 1
     assert engine.check_fingerprint()[1] is False
 
