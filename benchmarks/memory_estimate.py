@@ -50,7 +50,9 @@ def main() -> None:
     home.release()
     if options.out:
         command = " ".join(["python", "benchmarks/memory_estimate.py", *sys.argv[1:]])
-        options.out.write_text(json.dumps({"command": command, "device": services.manager.device.name, "results": results}, indent=1) + "\n")
+        options.out.write_text(
+            json.dumps({"command": command, "device": services.manager.device.name, "results": results}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

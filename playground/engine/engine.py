@@ -1,7 +1,8 @@
 """One frozen base with its attached adapters: rows of any mix of them decode in one batch.
 
-This first form is the reference path: Hugging Face's forward pass and cache, our slots beside the linear layers, a
-step loop of our own. Rows are padded on the left, start together, and leave when they are done.
+Two paths, one interface. The lean path (Llama family: ``lean.py``, ``scheduler.py``) batches continuously: rows join and leave
+between steps. The reference path serves any other family: Hugging Face's forward pass and cache, our slots beside the linear
+layers; its rows are padded on the left and start together, one batch at a time. ``path`` says which one it is, and why.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ from typing import Any
 import torch
 
 from playground.data.render import encode
+from playground.engine.bank import Layout
+from playground.engine.lean import LeanModel, unfit
 from playground.engine.load import Loaded, live_fingerprint, load
 from playground.engine.lora_file import read_lora
 from playground.engine.request import AdapterFile, Row, RowState
 from playground.engine.sampling import Sampler
-from playground.engine.slots import ActiveRows, SlottedLinear, out_in
+from playground.engine.scheduler import Adapter, Scheduler
+from playground.engine.slots import ActiveRows, LoraWeights, SlottedLinear, out_in
 from playground.errors import AdapterError, InputError
 
 
 class Engine:
-    """A resident: one base in memory and the adapters attached to it. Safe to call from several threads."""
+    """A resident: one base in memory and the adapters attached to it. Safe to call from several threads.
 
-    def __init__(self, folder: Path) -> None:
+    reference: take the reference path even where the lean one would serve.
+    """
+
+    def __init__(self, folder: Path, *, reference: bool = False) -> None:
         self.loaded: Loaded = load(folder)
         self._fingerprint: str | None = None
         self._lock = threading.RLock()
@@ -36,13 +43,24 @@ class Engine:
         self._files: dict[str, AdapterFile] = {}
         self._no_effect: set[str] = set()
         self._linears: dict[str, SlottedLinear] = {}
+        self._stops = _stop_ids(self.loaded)
+        reason = "asked for" if reference else unfit(self.loaded.model)
+        self.path = f"reference ({reason})" if reason else "lean"
         for name, module in self.loaded.model.named_modules():
             sides = out_in(module)
             if sides is not None:
-                linear = SlottedLinear(inputs=sides[1], outputs=sides[0], active=self._active)
-                module.register_forward_hook(linear.add)
-                self._linears[name] = linear
-        self._stops = _stop_ids(self.loaded)
+                self._linears[name] = SlottedLinear(inputs=sides[1], outputs=sides[0], active=self._active)
+                if reason:
+                    module.register_forward_hook(self._linears[name].add)
+        self._scheduler: Scheduler | None = None
+        if not reason:
+            self._lean = LeanModel(self.loaded.model)
+            self._weights: dict[str, dict[str, LoraWeights]] = {}
+            self._layout: Layout = self._lean.layout(0)
+            self._flat: dict[str, torch.Tensor] = {}
+            self._scratch = torch.empty(0)
+            self._carried = {name for group in self._lean.groups for name in group.names}
+            self._scheduler = Scheduler(self._lean, self._stops, self._decoded, self._adapter_of, lambda: self._layout)
 
     # -- adapters ------------------------------------------------------------------------------------------------
 
@@ -63,12 +81,11 @@ class Engine:
                         f"{adapter.id} was trained on another base: {name} is {pair.a.shape[0]} -> {pair.b.shape[1]} in the adapter, "
                         f"here it is {there}. Choose the base it was trained on."
                     )
-            slot = self._slots.get(adapter.id) or self._free_slot()
-            for name, linear in self._linears.items():
-                if name in weights or slot < linear.a.shape[0]:
-                    linear.put(slot, weights.get(name), self.loaded.dtype, self.loaded.device)
-            self._level()
-            self._slots[adapter.id], self._files[adapter.id] = slot, adapter
+            if self._scheduler is None:
+                self._fill_slot(adapter.id, weights)
+            else:
+                self._pack(adapter.id, weights)
+            self._files[adapter.id] = adapter
             flat = all(float(pair.b.abs().max()) == 0.0 for pair in weights.values())
             (self._no_effect.add if flat else self._no_effect.discard)(adapter.id)
         return (time.perf_counter() - started) * 1000
@@ -79,6 +96,9 @@ class Engine:
             slot = self._slots.pop(adapter_id, None)
             self._files.pop(adapter_id, None)
             self._no_effect.discard(adapter_id)
+            if self._scheduler is not None:
+                self._weights.pop(adapter_id, None)
+                self._flat.pop(adapter_id, None)
             if slot is not None:
                 for linear in self._linears.values():
                     linear.put(slot, None, self.loaded.dtype, self.loaded.device)
@@ -93,12 +113,21 @@ class Engine:
         return adapter_id in self._no_effect
 
     def select_ms(self, adapter_id: str | None) -> float:
-        """Milliseconds it takes to make an attached adapter the active one: the next row's slot index is all that changes."""
-        started = time.perf_counter()
+        """Milliseconds that making an attached adapter the active one takes: what the next row pays to carry it."""
         with self._lock:
-            self._active.slots = torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
-            self._active.slots = None
-        return (time.perf_counter() - started) * 1000
+            if self._scheduler is None:
+                started = time.perf_counter()
+                self._active.slots = torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
+                self._active.slots = None
+                return (time.perf_counter() - started) * 1000
+            found = self._adapter_of(adapter_id)
+            if found is None:
+                return 0.0
+            if self._scratch.shape != found.flat.shape:
+                self._scratch = torch.zeros_like(found.flat)
+            started = time.perf_counter()
+            self._scratch.copy_(found.flat)
+            return (time.perf_counter() - started) * 1000
 
     @property
     def fingerprint(self) -> str:
@@ -110,6 +139,11 @@ class Engine:
 
     @property
     def adapter_bytes(self) -> int:
+        """Memory that attached adapters take."""
+        if self._scheduler is not None:
+            with self._lock:
+                packed = sum(flat.numel() * flat.element_size() for flat in self._flat.values())
+                return packed + sum(4 * (pair.a.numel() + pair.b.numel()) for kept in self._weights.values() for pair in kept.values())
         return sum(linear.bytes for linear in self._linears.values())
 
     def check_fingerprint(self) -> tuple[str, bool, float]:
@@ -128,12 +162,54 @@ class Engine:
         """
         prompts = [encode(self.loaded.tokenizer, row.prompt) for row in rows]
         self._fits(prompts, rows)
+        if self._scheduler is not None:
+            ticket = self._scheduler.submit(rows, prompts)
+            try:
+                yield from ticket
+            finally:
+                ticket.cancel()
+            return
         batch = _Batch(self, rows, prompts)
         yield batch.states
         while batch.live:
             with self._lock:
                 batch.step()
             yield batch.states
+
+    def _decoded(self, tokens: list[int], final: bool) -> str:
+        return _text(self.loaded.tokenizer, tokens, final=final)
+
+    def _adapter_of(self, adapter_id: str | None) -> Adapter | None:
+        """A row's adapter under the current layout. Raises AdapterError when it is not attached."""
+        if adapter_id is None:
+            return None
+        with self._lock:
+            if adapter_id not in self._files:
+                raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
+            return Adapter(self._files[adapter_id].sha256, self._weights[adapter_id], self._flat[adapter_id])
+
+    def _pack(self, adapter_id: str, weights: dict[str, LoraWeights]) -> None:
+        """Lay an adapter flat; a wider rank than any before it changes the layout, and all are laid anew."""
+        strange = sorted(set(weights) - self._carried)
+        if strange:
+            raise AdapterError(
+                f"{adapter_id} adapts {strange[0]}, which the fast path does not carry. Train it on the linear layers of the body."
+            )
+        rank = max((pair.a.shape[1] for pair in weights.values()), default=0)
+        if rank > self._layout.rank:
+            layout = self._lean.layout(rank)
+            flat = {name: layout.pack(kept, self.loaded.dtype, self.loaded.device) for name, kept in self._weights.items()}
+            self._layout, self._flat = layout, flat
+        self._flat[adapter_id] = self._layout.pack(weights, self.loaded.dtype, self.loaded.device)
+        self._weights[adapter_id] = weights
+
+    def _fill_slot(self, adapter_id: str, weights: dict[str, LoraWeights]) -> None:
+        slot = self._slots.get(adapter_id) or self._free_slot()
+        for name, linear in self._linears.items():
+            if name in weights or slot < linear.a.shape[0]:
+                linear.put(slot, weights.get(name), self.loaded.dtype, self.loaded.device)
+        self._level()
+        self._slots[adapter_id] = slot
 
     def _forward(self, ids: Any, mask: Any, positions: Any, cache: Any, slots: Any) -> torch.Tensor:
         """Logits [rows, vocabulary] of the last position; extends ``cache`` in place."""

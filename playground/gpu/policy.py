@@ -1,6 +1,7 @@
 """Who is next? Pure: plain values in, a decision out.
 
-1. Two lanes, ``chat`` and ``train``; each serves one lease at a time, and both run side by side when memory allows.
+1. Two lanes, side by side when memory allows: ``train`` serves one lease at a time, ``chat`` as many as one batch carries
+   well, since replies of several people share each pass over the base.
 2. Within a lane requests are served in turn by browser session: the session served longest ago comes first, then the
    older request. So nobody waits for more than one reply of every other session.
 3. A request is granted when its bytes fit the budget beside what is held. One that fits only when others have finished
@@ -12,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-LANES = ("chat", "train")
+CAPACITY = {"chat": 4, "train": 1}
+"""Leases open at once in each lane."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def grants(
     held = held_bytes
     closed: set[str] = set()
     for request in order(waiting, last_served):
-        if taken.get(request.lane, 0) or request.lane in closed:
+        if taken.get(request.lane, 0) >= CAPACITY[request.lane] or request.lane in closed:
             continue
         if held + request.needs_bytes > budget_bytes:
             closed.add(request.lane)

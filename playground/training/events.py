@@ -26,6 +26,9 @@ class EventWriter:
         if torn:  # a killed worker's last line: close it, so that ours stays whole
             self._file.write("\n")
 
+    def close(self) -> None:
+        self._file.close()
+
     def write(self, kind: str, **values: Any) -> None:
         record = {"event": kind, "time_s": round(time.time(), 3)}
         record |= {

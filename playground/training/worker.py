@@ -52,6 +52,8 @@ def run(run_dir: Path) -> int:
         traceback.print_exc()
         memory = "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
         events.write("failed", message=_memory_words(run_dir) if memory else _one_sentence(error))
+    finally:
+        events.close()
     return 1
 
 

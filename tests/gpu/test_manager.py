@@ -6,6 +6,7 @@ import pytest
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
 from playground.gpu.manager import QUEUE_LIMIT, DeviceManager, Lease
+from playground.gpu.policy import CAPACITY
 
 GB = 10**9
 
@@ -35,6 +36,11 @@ def manager(clock: FakeClock) -> DeviceManager:
     return DeviceManager(FakeDevice(), 10 * GB, clock)
 
 
+def fill_chat(manager: DeviceManager) -> list[Lease]:
+    """Take all but one of the chat lane's leases."""
+    return [granted(manager, session=f"filler{number}") for number in range(CAPACITY["chat"] - 1)]
+
+
 def granted(manager: DeviceManager, lane: str = "chat", session: str = "a", needs: int = 1) -> Lease:
     lease = manager.request(lane, session, "Answering", needs).wait(0)
     assert lease is not None
@@ -46,6 +52,7 @@ def test_the_budget_is_what_is_free_less_a_reserve() -> None:
 
 
 def test_a_second_request_waits_with_its_place_and_is_granted_when_the_first_closes(manager: DeviceManager) -> None:
+    fill_chat(manager)
     with granted(manager):
         second = manager.request("chat", "b", "Answering", 1)
         third = manager.request("chat", "c", "Answering", 1)
@@ -56,6 +63,7 @@ def test_a_second_request_waits_with_its_place_and_is_granted_when_the_first_clo
 
 
 def test_the_wait_is_estimated_from_what_runs(manager: DeviceManager, clock: FakeClock) -> None:
+    fill_chat(manager)
     with granted(manager):
         clock.now += 4
         second = manager.request("chat", "b", "Answering", 1)
@@ -72,6 +80,7 @@ def test_a_lease_is_released_on_an_exception_and_closing_twice_is_harmless(manag
 
 
 def test_cancelling_leaves_the_queue(manager: DeviceManager) -> None:
+    fill_chat(manager)
     with granted(manager):
         second = manager.request("chat", "b", "Answering", 1)
         second.cancel()
@@ -94,6 +103,7 @@ def test_what_can_never_fit_is_refused_at_once(manager: DeviceManager) -> None:
 
 
 def test_past_the_bound_the_next_is_refused_politely(manager: DeviceManager) -> None:
+    fill_chat(manager)
     with granted(manager):
         for number in range(QUEUE_LIMIT):
             manager.request("chat", str(number), "Answering", 1)

@@ -22,10 +22,10 @@ def test_who_was_served_longest_ago_comes_first() -> None:
     assert numbers(order([chat(7, "a"), chat(8, "b")], {"a": 6, "b": 2})) == [8, 7]
 
 
-def test_one_lease_a_lane_and_both_lanes_side_by_side() -> None:
-    queue = [chat(1, "a"), chat(2, "b"), Waiting(3, "train", "a", 2)]
-    assert grants(queue, {}, 0, GB, {}) == [1, 3]
-    assert grants(queue, {"chat": 1}, 0, GB, {}) == [3]
+def test_each_lane_has_its_capacity_and_both_run_side_by_side() -> None:
+    queue = [*[chat(number, str(number)) for number in range(1, 7)], Waiting(7, "train", "a", 2), Waiting(8, "train", "b", 2)]
+    assert sorted(grants(queue, {}, 0, GB, {})) == [1, 2, 3, 4, 7]
+    assert sorted(grants(queue, {"chat": 3, "train": 1}, 0, GB, {})) == [1]
 
 
 def test_what_does_not_fit_waits_and_does_not_hold_up_the_other_lane() -> None:

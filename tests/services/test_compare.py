@@ -10,6 +10,7 @@ import pytest
 from playground.data.example import Example, Message
 from playground.engine.request import Sampling
 from playground.errors import InputError
+from playground.gpu.policy import CAPACITY
 from playground.services.compare import Reply
 from playground.services.container import Services
 from playground.services.sides import Side, Turn, conversation, parse_side
@@ -71,12 +72,13 @@ def test_closing_the_stream_frees_the_device(services: Services) -> None:
 
 def test_a_second_question_waits_with_its_place(services: Services) -> None:
     services.bases.engine()
-    lease = services.manager.request("chat", "other", "Answering", 1).wait(0)
-    assert lease is not None
+    leases = [services.manager.request("chat", f"other{n}", "Answering", 1).wait(0) for n in range(CAPACITY["chat"])]
+    assert all(leases)
     stream = services.compare.ask([Side("base")], [[]], "Hello", SHORT)
     next(stream)
     assert next(stream)[0].waiting.startswith("1st in line, about")
-    lease.close()
+    for lease in leases:
+        lease.close()  # type: ignore[union-attr]
     assert last(stream)[0].done
 
 

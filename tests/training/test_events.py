@@ -9,6 +9,7 @@ from playground.training.events import LOG, EventReader, EventWriter
 def test_what_is_written_is_read_once_and_never_a_nan(tmp_path: Path) -> None:
     writer, reader = EventWriter(tmp_path), EventReader(tmp_path)
     writer.write("step", step=1, loss=float("nan"))
+    writer.close()
     (event,) = reader.read()
     assert (event["event"], event["step"], event["loss"]) == ("step", 1, None)
     assert reader.read() == []
@@ -26,6 +27,8 @@ def test_a_half_written_line_waits_for_its_end(tmp_path: Path) -> None:
 
 def test_a_resumed_worker_closes_the_torn_line_of_a_killed_one(tmp_path: Path) -> None:
     (tmp_path / LOG).write_text('{"event": "step", "st')
-    EventWriter(tmp_path).write("started", pid=1)
+    writer = EventWriter(tmp_path)
+    writer.write("started", pid=1)
+    writer.close()
     assert [event["event"] for event in EventReader(tmp_path).read()] == ["started"]
     assert json.loads((tmp_path / LOG).read_text().splitlines()[-1])["pid"] == 1
