@@ -80,7 +80,9 @@ def main() -> None:
     picks = [None, *NAMES]
 
     plain = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
-    peft: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32), paths["one"], adapter_name="one")
+    peft: Any = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32), paths["one"], adapter_name="one"
+    )
     attach_peft = []
     for name in NAMES[1:]:
         started = time.perf_counter()
@@ -147,10 +149,15 @@ def main() -> None:
     # correctness first
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in one_by_one()]
     states = []
-    for states in engine.stream([Row(prompt, name, Sampling(max_tokens=TOKENS)) for prompt, name in zip(prompts, picks, strict=True)]):
+    for states in engine.stream(
+        [Row(prompt, name, Sampling(max_tokens=TOKENS)) for prompt, name in zip(prompts, picks, strict=True)]
+    ):
         pass
     same = [text == state.text for text, state in zip(texts, states, strict=True)]
-    first = [next((i for i, (a, b) in enumerate(zip(t, s.text, strict=False)) if a != b), None) for t, s in zip(texts, states, strict=True)]
+    first = [
+        next((i for i, (a, b) in enumerate(zip(t, s.text, strict=False)) if a != b), None)
+        for t, s in zip(texts, states, strict=True)
+    ]
     assert sum(same) >= 3, (texts, [state.text for state in states])
     assert len({state.text for state in states}) == 4
 

@@ -143,7 +143,9 @@ class Engine:
         if self._scheduler is not None:
             with self._lock:
                 packed = sum(flat.numel() * flat.element_size() for flat in self._flat.values())
-                return packed + sum(4 * (pair.a.numel() + pair.b.numel()) for kept in self._weights.values() for pair in kept.values())
+                return packed + sum(
+                    4 * (pair.a.numel() + pair.b.numel()) for kept in self._weights.values() for pair in kept.values()
+                )
         return sum(linear.bytes for linear in self._linears.values())
 
     def check_fingerprint(self) -> tuple[str, bool, float]:

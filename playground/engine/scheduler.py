@@ -147,7 +147,8 @@ class Scheduler:
                     self._thread = None
                     return
             try:
-                self._round()
+                with torch.inference_mode():  # all of a round: the cache may grow inside a forward pass
+                    self._round()
             except BaseException as error:
                 with self._changed:
                     for live in [*self._live, *self._pending]:

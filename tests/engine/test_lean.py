@@ -175,3 +175,13 @@ def test_attaching_a_wider_adapter_or_detaching_does_not_touch_running_rows(
     assert states[0].text == text(reference, row)
     engine.attach(AdapterFile("a2", make_lora(2, rank=4), "sha2"))
     engine.detach("wide")
+
+
+def test_a_beginning_is_taken_over_after_the_cache_has_grown(tiny_base: Path) -> None:
+    """The cache grew inside a forward pass, and what came after could no longer write to it."""
+    fresh = Engine(tiny_base)
+    grown = text(fresh, Row("Grow the cache past its first room. " + LONG[:100], None, Sampling(max_tokens=300)))
+    before = scheduler(fresh).reused_tokens
+    again = text(fresh, Row("Grow the cache past its first room. " + LONG[:100], None, Sampling(max_tokens=300)))
+    assert again == grown
+    assert scheduler(fresh).reused_tokens > before
