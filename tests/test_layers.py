@@ -1,4 +1,4 @@
-"""Imports go down only. The order is DESIGN's; a module may import its own layer and those below it."""
+"""Imports go down only. The order is that of docs/architecture.md; a module may import its own layer and those below it."""
 
 from __future__ import annotations
 

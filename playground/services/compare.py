@@ -25,6 +25,8 @@ from playground.services.words import ordinal
 SIDES_MAX = 6
 QUESTION_LIMIT = 20_000
 WAIT_S = 0.5
+SHOW_S = 0.15
+"""Between two snapshots of growing replies: smooth to read, and drawing them does not slow the writing down."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class CompareService:
         yield from self._run(prepared, [Reply() for _ in questions], sampling, session)
 
     def passes(self, check: str, text: str) -> bool:
-        """Whether a reply passes a check, as CONTRACT's CHECK is written. Raises InputError when it is not one."""
+        """Whether a reply passes a check, written as in ``evaluation.checks``. Raises InputError when it is not one."""
         return parse_check(check).passes(text)
 
     def prompt_tokens(self, text: str) -> int:
@@ -146,7 +148,7 @@ class CompareService:
                     for states in stream:
                         for item, state in zip(items, states, strict=True):
                             replies[item.place] = self._reply(engine, item, state, sampling, len(items))
-                        if time.monotonic() - shown > 0.05 or all(state.finish for state in states):
+                        if time.monotonic() - shown > SHOW_S or all(state.finish for state in states):
                             shown = time.monotonic()
                             yield list(replies)
                 except PlaygroundError as error:

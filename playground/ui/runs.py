@@ -36,11 +36,11 @@ def card_html(run: Any) -> str:
     if live or run.state == "DONE":
         parts.append(html.progress(run.step / run.steps if run.steps else 0, f"Training of {run.name}"))
     parts.append(_between(f"Step {run.step} of {run.steps}", left(run.seconds_left) if live else ""))
-    now = f"loss {run.loss[-1][1]:.2f}" if run.loss else ""
+    now = [f"loss {run.loss[-1][1]:.2f}"] if run.loss else []
     if run.eval_loss:
         step, best = min(run.eval_loss, key=lambda point: point[1])
-        now += f" · held-out {best:.2f} at step {step}"
-    parts.append(_between(now, f"{run.tokens_per_s:.0f} tokens/s" if run.tokens_per_s else ""))
+        now.append(f"held-out {best:.2f} at step {step}")
+    parts.append(_between(" · ".join(now), f"{run.tokens_per_s:.0f} tokens/s" if run.tokens_per_s else ""))
     if run.message and live:
         parts.append(f'<p class="note" role="status">{html.esc(run.message)}</p>')
     if run.error:
