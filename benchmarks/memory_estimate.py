@@ -20,6 +20,8 @@ from playground.services.home import Home
 from playground.services.training import TrainRequest
 from playground.settings import Settings
 
+BATCHES = (8,)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -29,10 +31,10 @@ def main() -> None:
     home = Home.take(settings)
     services = build_services(settings)
     services.training.start_supervisor()
-    results = []
+    results: list[dict[str, object]] = []
     for method in ("lora", "qlora", "full"):
         for shipped in services.data.sets()[:2]:
-            for batch_size in (4, 8):
+            for batch_size in BATCHES:
                 request = TrainRequest(shipped.file, "memory", method=method, steps=4, batch_size=batch_size, save_steps=4)
                 run = services.training.start(request)
                 for view in services.training.follow(run):
@@ -47,12 +49,15 @@ def main() -> None:
                 )  # fmt: skip
                 print(results[-1], flush=True)
                 services.adapters.remove(view.adapter)
+                if options.out:
+                    write(options.out, services.manager.device.name, results)
     home.release()
-    if options.out:
-        command = " ".join(["python", "benchmarks/memory_estimate.py", *sys.argv[1:]])
-        options.out.write_text(
-            json.dumps({"command": command, "device": services.manager.device.name, "results": results}, indent=1) + "\n"
-        )
+
+
+def write(out: Path, device: str, results: list[dict[str, object]]) -> None:
+    """After every run, so that what was measured stays when it is stopped."""
+    command = " ".join(["python", "benchmarks/memory_estimate.py", *sys.argv[1:]])
+    out.write_text(json.dumps({"command": command, "device": device, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The base's matrix products at decode time, by whichever call is fastest for their shape on this machine.
 
 One to sixteen rows against a large weight are bound by reading the weight, and processors differ in which call reads it at full
-speed: with AVX2 alone ``weight @ x.T`` was two to four times faster than ``linear``, with AVX-512 it was two times slower
-(benchmarks/results/products.json). So each shape is tried once, over several layers' weights, as the model really has them.
+speed: with AVX2 alone ``weight @ x.T`` was two to four times faster than ``linear``, with AVX-512 it was up to two times slower.
+So each shape is tried once, over several layers' weights, as the model really has them.
 """
 
 from __future__ import annotations
