@@ -106,15 +106,28 @@ def test_a_failure_is_one_sentence(spec: RunSpec, tmp_path: Path) -> None:
     assert events[-1]["event"] == "failed"
     assert "gone.jsonl" in events[-1]["message"]
     assert "Traceback" not in events[-1]["message"]
-    events = run(replace(spec, max_tokens=16), tmp_path / "run2")
-    assert events[-1]["event"] in ("failed", "done")
 
 
-def test_a_diverging_run_fails_and_publishes_nothing(spec: RunSpec, tmp_path: Path) -> None:
-    events = run(replace(spec, method="full", rank=0, lr=1.0, steps=8, save_steps=8), tmp_path / "run")
-    if events[-1]["event"] == "failed":
-        assert "smaller learning rate" in events[-1]["message"]
-        assert not list((tmp_path / "adapters").glob("[a-z]*"))
+def test_answers_longer_than_the_limit_fail_the_run_in_words(spec: RunSpec, tmp_path: Path) -> None:
+    long = tmp_path / "long.jsonl"
+    long.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "completion": "word " * 40 + str(n)}) for n in range(12)))
+    events = run(replace(spec, file=str(long), max_tokens=16), tmp_path / "run")
+    assert events[-1]["event"] == "failed"
+    assert "fits 16 tokens" in events[-1]["message"]
+
+
+def test_a_loss_that_is_no_number_fails_and_publishes_nothing(spec: RunSpec, tmp_path: Path, tiny_base: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    broken = tmp_path / "broken-base"
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    model.model.norm.weight.data.fill_(float("nan"))
+    model.save_pretrained(broken)
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(broken)
+    events = run(replace(spec, base_path=str(broken)), tmp_path / "run")
+    assert events[-1]["event"] == "failed"
+    assert "smaller learning rate" in events[-1]["message"]
+    assert not list((tmp_path / "adapters").glob("[a-z]*"))
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0}, {"lr": 2}, {"batch_size": 0}, {"rank": 300}, {"objective": "dpo"}])
