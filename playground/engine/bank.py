@@ -1,16 +1,21 @@
-"""Adapters of the lean path: each lies flat in one piece of memory, and joining the batch copies it into the row's place.
+"""Adapters of the lean path: attached ones lie ready in memory, and those that rows are using lie side by side in a bank.
 
-Gathering slots by index at every step costs more than the copy at the join (measured: 5.7 ms a step against 1 ms once).
+All rows multiply the adapters in use at once, each row's share of the result is kept by a mask, and two products a group of
+layers serve the whole batch (block-diagonal LoRA). Measured at 4 rows: 2.6 ms a step, against 5.0 for one product per row.
+An adapter already in the bank is switched to by an index; another is copied in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from playground.engine.slots import LoraWeights
+from playground.engine.weights import AdapterWeights, ModuleWeights
+
+KEPT = 4
+"""Slots that are there from the start: coming back to one of so many adapters costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -21,92 +26,261 @@ class Group:
     inputs: int
     outputs: tuple[int, ...]
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """(start, end) of each layer's outputs in the group's product."""
+        ends = [sum(self.outputs[: part + 1]) for part in range(len(self.outputs))]
+        return [(end - width, end) for end, width in zip(ends, self.outputs, strict=True)]
+
 
 @dataclass(frozen=True)
-class Place:
-    """Where a group lies in a flat adapter: a [inputs, parts * rank] and one b [rank, out] for each part, as offsets."""
+class Scales:
+    """What an adapter, or a batch's rows, multiply a group by: inner for each part [.., in], outer and shift [.., outputs]."""
 
-    group: Group
-    a: int
-    b: tuple[int, ...]
-
-
-class Layout:
-    """Offsets of every group for one rank; ``size`` floats in all."""
-
-    def __init__(self, groups: Sequence[Group], rank: int) -> None:
-        self.rank = rank
-        self.places: list[Place] = []
-        offset = 0
-        for group in groups:
-            a = offset
-            offset += group.inputs * rank * len(group.names)
-            b = []
-            for width in group.outputs:
-                b.append(offset)
-                offset += rank * width
-            self.places.append(Place(group, a, tuple(b)))
-        self.size = offset
-
-    def pack(self, weights: Mapping[str, LoraWeights], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """One adapter, flat, padded with zeros to this layout's rank."""
-        flat = torch.zeros(self.size, dtype=dtype, device=device)
-        for place in self.places:
-            group = place.group
-            a = flat[place.a : place.a + group.inputs * self.rank * len(group.names)].view(
-                group.inputs, len(group.names), self.rank
-            )
-            for part, (name, width, offset) in enumerate(zip(group.names, group.outputs, place.b, strict=True)):
-                if name in weights:
-                    found = weights[name]
-                    own = found.a.shape[1]
-                    a[:, part, :own] = found.a
-                    flat[offset : offset + self.rank * width].view(self.rank, width)[:own] = found.b
-        return flat
+    inner: tuple[torch.Tensor | None, ...]
+    outer: torch.Tensor | None
+    shift: torch.Tensor | None
 
 
-class RowBank:
-    """One flat adapter for each row of the batch. ``tuned``: how many rows carry an adapter at all."""
+Pair = tuple[torch.Tensor, torch.Tensor]
 
-    def __init__(self, layout: Layout, rows: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.layout = layout
-        self._flat = torch.zeros(rows, layout.size, dtype=dtype, device=device)
-        self._filled = [False] * rows
 
-    def put(self, row: int, flat: torch.Tensor | None) -> None:
-        """Give a row its adapter, or none."""
-        if flat is not None:
-            self._flat[row].copy_(flat)
-        elif self._filled[row]:
-            self._flat[row].zero_()
-        self._filled[row] = flat is not None
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """An attached adapter. key stands for its weights; rank: its widest. matrices: for each group and part a [rank, in] and
+    b [rank, out], or None. scales: by group, where it has any."""
 
-    def any(self, rows: int) -> bool:
-        """Whether one of the first ``rows`` rows carries an adapter."""
-        return any(self._filled[:rows])
+    key: str
+    rank: int
+    matrices: tuple[tuple[Pair | None, ...], ...]
+    scales: dict[int, Scales]
 
-    def add(self, place: Place, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add each row's correction to its product, in place: x [rows, in], y [rows, sum of outputs]."""
-        rows, rank, group = x.shape[0], self.layout.rank, place.group
-        parts = len(group.names)
-        a = self._flat[:rows, place.a : place.a + group.inputs * rank * parts].view(rows, group.inputs, parts * rank)
-        middle = torch.bmm(x.unsqueeze(1), a)
-        start = 0
-        for part, (width, offset) in enumerate(zip(group.outputs, place.b, strict=True)):
-            b = self._flat[:rows, offset : offset + rank * width].view(rows, rank, width)
-            y[:, start : start + width].unsqueeze(1).baddbmm_(middle[:, :, part * rank : (part + 1) * rank], b)
-            start += width
+    @property
+    def bytes(self) -> int:
+        tensors = [tensor for group in self.matrices for pair in group if pair for tensor in pair]
+        tensors += [t for scales in self.scales.values() for t in (*scales.inner, scales.outer, scales.shift) if t is not None]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def add_segment(self, place: Place, row: int, x: torch.Tensor, y: torch.Tensor) -> None:
-        """The same for many tokens of one row: x [tokens, in], y [tokens, sum of outputs]."""
-        if not self._filled[row]:
+
+def pack(key: str, weights: AdapterWeights, groups: Sequence[Group], dtype: torch.dtype, device: torch.device) -> Packed:
+    """Lay an adapter's weights out by the model's groups; b is turned, so that joining a batch is plain copying."""
+
+    def here(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, dtype).contiguous()
+
+    def joined(group: Group, parts: Sequence[torch.Tensor | None], empty: float) -> torch.Tensor | None:
+        if all(part is None for part in parts):
+            return None
+        widths = zip(parts, group.outputs, strict=True)
+        return here(torch.cat([torch.full((width,), empty) if part is None else part for part, width in widths]))
+
+    matrices, scales = [], {}
+    for place, group in enumerate(groups):
+        found = [weights.get(name, ModuleWeights()) for name in group.names]
+        matrices.append(tuple((here(m.a), here(m.b.t())) if m.a is not None and m.b is not None else None for m in found))
+        inner = tuple(None if m.in_scale is None else here(m.in_scale) for m in found)
+        outer, shift = joined(group, [m.out_scale for m in found], 1.0), joined(group, [m.shift for m in found], 0.0)
+        if outer is not None or shift is not None or any(vector is not None for vector in inner):
+            scales[place] = Scales(inner, outer, shift)
+    return Packed(key, max((m.rank for m in weights.values()), default=0), tuple(matrices), scales)
+
+
+class Bank:
+    """The adapters that rows are using, each in a slot. ``take`` and ``release`` count users; ``select`` says which slot each
+    row of the next step carries. Not for several threads at once."""
+
+    def __init__(self, groups: Sequence[Group], dtype: torch.dtype, device: torch.device) -> None:
+        self.groups = list(groups)
+        self._dtype, self._device = dtype, device
+        self._rank = 0
+        self._slots: list[Packed | None] = []
+        self._users: list[int] = []
+        self._a: list[torch.Tensor] = []
+        self._b: list[torch.Tensor] = []
+        self._targets: dict[tuple[int, int], list[torch.Tensor]] = {}
+        self._chosen: tuple[int | None, ...] = ()
+        self._first = self._last = 0
+        self._masks: dict[int, torch.Tensor] = {}
+        self._scales: dict[int, Scales] = {}
+        self._fixed: dict[int, dict[int, torch.Tensor]] = {}
+        self.version = 0  # changes when the memory does
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the slots, used or not."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*self._a, *self._b))
+
+    def take(self, adapter: Packed | None) -> int | None:
+        """The slot that holds an adapter, copied in where it is not there yet; None for the base. ``release`` it after."""
+        if adapter is None:
+            return None
+        slot = next((i for i, there in enumerate(self._slots) if there is not None and there.key == adapter.key), None)
+        if slot is None:
+            slot = self._free()
+            if adapter.rank > self._rank or slot >= self._room:
+                self._grow(max(adapter.rank, self._rank), slot + 1)
+            self._fill(slot, adapter)
+        self._users[slot] += 1
+        return slot
+
+    def release(self, slot: int | None) -> None:
+        """One user less. The adapter stays until its slot is needed, so that coming back to it is free."""
+        if slot is not None:
+            self._users[slot] -= 1
+
+    def select(self, slots: Sequence[int | None]) -> None:
+        """Row i of the next steps carries the adapter in slots[i]; None = the base."""
+        chosen = tuple(slots)
+        if chosen == self._chosen:
             return
-        rank, group = self.layout.rank, place.group
-        parts = len(group.names)
-        flat = self._flat[row]
-        middle = x @ flat[place.a : place.a + group.inputs * rank * parts].view(group.inputs, parts * rank)
-        start = 0
-        for part, (width, offset) in enumerate(zip(group.outputs, place.b, strict=True)):
-            b = flat[offset : offset + rank * width].view(rank, width)
-            y[:, start : start + width].addmm_(middle[:, part * rank : (part + 1) * rank], b)
-            start += width
+        self._chosen, self._masks = chosen, {}
+        used = {slot for slot in chosen if slot is not None}
+        self._first, self._last = (min(used), max(used) + 1) if used else (0, 0)
+        if used and (len(used) > 1 or None in chosen):
+            mask = torch.zeros(len(chosen), self._last - self._first, dtype=self._dtype)
+            for row, slot in enumerate(chosen):
+                if slot is not None:
+                    mask[row, slot - self._first] = 1
+            for parts in {len(group.names) for group in self.groups}:
+                self._masks[parts] = mask.repeat_interleave(parts * self._rank, dim=1).to(self._device)
+        carried = [self._slots[slot] if slot is not None else None for slot in chosen]
+        places = {place for adapter in carried if adapter is not None for place in adapter.scales}
+        self._scales = {place: self._together(place, carried) for place in places}
+
+    def select_fixed(self, slots: Sequence[int | None]) -> bool:
+        """``select`` for a captured step: all slots there is room for take part, and the masks stay where they are in memory.
+        Returns whether any row carries an adapter. For rows without scales only."""
+        self._chosen = ()
+        self.select(slots)
+        if self._first == self._last:
+            return False
+        rows = len(slots)
+        if rows not in self._fixed:
+            self._fixed[rows] = {
+                parts: torch.zeros(rows, self._room * parts * self._rank, dtype=self._dtype, device=self._device)
+                for parts in {len(group.names) for group in self.groups}
+            }
+        mask = torch.zeros(rows, self._room, dtype=self._dtype)
+        for row, slot in enumerate(slots):
+            if slot is not None:
+                mask[row, slot] = 1
+        for parts, kept in self._fixed[rows].items():
+            kept.copy_(mask.repeat_interleave(parts * self._rank, dim=1))
+        self._first, self._last, self._masks, self._chosen = 0, self._room, self._fixed[rows], ()
+        return True
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a selected row multiplies anything by its own vectors."""
+        return bool(self._scales)
+
+    def add(self, place: int, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add each selected row's low-rank product of group ``place``, in place: x [rows, in], y [rows, sum of outputs]."""
+        if self._first == self._last or not self._rank:
+            return
+        parts = len(self.groups[place].names)
+        start, end = self._first * parts * self._rank, self._last * parts * self._rank
+        middle = torch.mm(x, self._a[place][start:end].t())
+        if self._masks:
+            middle.mul_(self._masks[parts])
+        y.addmm_(middle, self._b[place][start:end])
+
+    def add_segment(self, place: int, slot: int | None, x: torch.Tensor, y: torch.Tensor) -> None:
+        """The same for many tokens that carry one adapter: x [tokens, in], y [tokens, sum of outputs]."""
+        if slot is None or not self._rank:
+            return
+        wide = len(self.groups[place].names) * self._rank
+        own = slice(slot * wide, (slot + 1) * wide)
+        y.addmm_(torch.mm(x, self._a[place][own].t()), self._b[place][own])
+
+    def scales(self, place: int) -> Scales | None:
+        """What the selected rows multiply a group by, [rows, ...] each, or None where none does."""
+        return self._scales.get(place)
+
+    def segment_scales(self, place: int, slot: int | None) -> Scales | None:
+        """The same for one adapter, [...] each."""
+        adapter = self._slots[slot] if slot is not None else None
+        return adapter.scales.get(place) if adapter is not None else None
+
+    @property
+    def _room(self) -> int:
+        return 0 if not self._a else self._a[0].shape[0] // max(1, len(self.groups[0].names) * self._rank)
+
+    def _free(self) -> int:
+        """An empty slot among those that there is room for, else the first without users, else a new one."""
+        for slot in range(max(self._room, KEPT)):
+            if slot >= len(self._slots):
+                self._slots.append(None)
+                self._users.append(0)
+            if self._slots[slot] is None:
+                return slot
+        for slot, users in enumerate(self._users):
+            if not users:
+                return slot
+        self._slots.append(None)
+        self._users.append(0)
+        return len(self._slots) - 1
+
+    def _grow(self, rank: int, slots: int) -> None:
+        """More or wider slots; what is in them is laid anew."""
+        room = max(KEPT, 1 << (slots - 1).bit_length())
+        self._rank, self._targets, self._chosen, self._fixed = rank, {}, (), {}
+        self.version += 1
+        wide = [room * len(group.names) * rank for group in self.groups]
+        sides = list(zip(wide, self.groups, strict=True))
+        self._a = [torch.zeros(n, group.inputs, dtype=self._dtype, device=self._device) for n, group in sides]
+        self._b = [torch.zeros(n, sum(group.outputs), dtype=self._dtype, device=self._device) for n, group in sides]
+        for slot, adapter in enumerate(self._slots):
+            if adapter is not None:
+                self._fill(slot, adapter)
+
+    def _fill(self, slot: int, adapter: Packed) -> None:
+        if slot in self._chosen:
+            self._chosen = ()
+        before = self._slots[slot]
+        full = all(pair is not None and pair[0].shape[0] == self._rank for group in adapter.matrices for pair in group)
+        if before is not None and not full:
+            for place, group in enumerate(self.groups):
+                wide = len(group.names) * self._rank
+                self._a[place][slot * wide : (slot + 1) * wide].zero_()
+                self._b[place][slot * wide : (slot + 1) * wide].zero_()
+        self._slots[slot] = adapter
+        if full:
+            if (slot, self._rank) not in self._targets:
+                self._targets[slot, self._rank] = [t for pair in self._places(slot, adapter) for t in pair]
+            targets = self._targets[slot, self._rank]
+        else:
+            targets = [t for pair in self._places(slot, adapter) for t in pair]
+        sources = [tensor for group in adapter.matrices for pair in group if pair for tensor in pair]
+        if sources:
+            torch._foreach_copy_(targets, sources)
+
+    def _places(self, slot: int, adapter: Packed) -> Iterator[Pair]:
+        """Where each of an adapter's pairs belongs: its rows of a, and of b its rows and its layer's columns."""
+        for place, (group, pairs) in enumerate(zip(self.groups, adapter.matrices, strict=True)):
+            for part, (pair, (start, end)) in enumerate(zip(pairs, group.spans, strict=True)):
+                if pair is not None:
+                    row = (slot * len(group.names) + part) * self._rank
+                    own = slice(row, row + pair[0].shape[0])
+                    yield self._a[place][own], self._b[place][own, start:end]
+
+    def _together(self, place: int, carried: Sequence[Packed | None]) -> Scales:
+        """The rows' vectors of one group, stacked; ones and zeros for rows that have none."""
+        group = self.groups[place]
+        rows = [adapter.scales.get(place) if adapter is not None else None for adapter in carried]
+
+        def stacked(vectors: list[torch.Tensor | None], empty: float, width: int) -> torch.Tensor | None:
+            if all(vector is None for vector in vectors):
+                return None
+            none = torch.full((width,), empty, dtype=self._dtype, device=self._device)
+            return torch.stack([none if vector is None else vector for vector in vectors])
+
+        inner = tuple(
+            stacked([row.inner[part] if row else None for row in rows], 1.0, group.inputs) for part in range(len(group.names))
+        )
+        width = sum(group.outputs)
+        return Scales(
+            inner,
+            stacked([row.outer if row else None for row in rows], 1.0, width),
+            stacked([row.shift if row else None for row in rows], 0.0, width),
+        )

@@ -1,4 +1,4 @@
-"""Keys and values of every row: one block a layer, [rows, length, kv_heads, head_dim], so that a step writes with one index_copy each."""
+"""Keys and values of every row: one block a layer, [rows, length, 2, kv_heads, head_dim], so that a step writes with one index_copy."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ class RowCache:
     """Rows 0 .. n-1 are in use; the caller keeps them compact with ``move``."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._shape = (kv_heads, head_dim)
+        self._shape = (2, kv_heads, head_dim)
         self._layers, self._dtype, self._device = layers, dtype, device
         self.rows, self.length = 0, 0
-        self.k: list[torch.Tensor] = []
-        self.v: list[torch.Tensor] = []
+        self.version = 0  # changes when the memory does
+        self.blocks: list[torch.Tensor] = []
+
+    @property
+    def bytes(self) -> int:
+        return sum(block.numel() * block.element_size() for block in self.blocks)
 
     def ensure(self, rows: int, length: int) -> None:
         """Room for this many rows and tokens; what is there stays."""
@@ -24,35 +28,42 @@ class RowCache:
             return
         new_rows = max(self.rows, rows)
         new_length = max(self.length, -(-length // STEP) * STEP)
-        for blocks in (self.k, self.v):
-            for layer in range(self._layers):
-                # zeros, not empty: a masked place may hold anything but not a number that is none
-                block = torch.zeros(new_rows, new_length, *self._shape, dtype=self._dtype, device=self._device)
-                if layer < len(blocks):
-                    block[: self.rows, : self.length] = blocks[layer]
-                    blocks[layer] = block
-                else:
-                    blocks.append(block)
+        for layer in range(self._layers):
+            # zeros, not empty: a masked place may hold anything but not a number that is none
+            block = torch.zeros(new_rows, new_length, *self._shape, dtype=self._dtype, device=self._device)
+            if layer < len(self.blocks):
+                block[: self.rows, : self.length] = self.blocks[layer]
+                self.blocks[layer] = block
+            else:
+                self.blocks.append(block)
         self.rows, self.length = new_rows, new_length
+        self.version += 1
 
-    def write(self, layer: int, places: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        """k, v [tokens, kv_heads, head_dim] at ``places`` = row * length + position."""
-        width = self._shape[0] * self._shape[1]
-        self.k[layer].view(-1, width).index_copy_(0, places, k.reshape(-1, width))
-        self.v[layer].view(-1, width).index_copy_(0, places, v.reshape(-1, width))
+    def shrink(self) -> None:
+        """Give all memory back. Only when no row is in use."""
+        self.rows, self.length, self.blocks = 0, 0, []
+        self.version += 1
+
+    def write(self, layer: int, places: torch.Tensor, kv: torch.Tensor) -> None:
+        """kv [tokens, 2 * kv_heads * head_dim], keys first, at ``places`` = row * length + position."""
+        self.blocks[layer].view(-1, kv.shape[1]).index_copy_(0, places, kv)
+
+    def keys_values(self, layer: int, rows: slice | int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views [..., length, kv_heads, head_dim] of keys and of values."""
+        block = self.blocks[layer][rows, :length] if isinstance(rows, slice) else self.blocks[layer][rows][:length]
+        keys, values = block.unbind(-3)
+        return keys, values
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a row's first ``tokens`` over another row's."""
-        for blocks in (self.k, self.v):
-            for block in blocks:
-                block[target, :tokens] = block[source, :tokens]
+        for block in self.blocks:
+            block[target, :tokens] = block[source, :tokens]
 
     def save(self, row: int, tokens: int) -> torch.Tensor:
-        """A row's first ``tokens``, [2, layers, tokens, kv_heads, head_dim], for ``restore``."""
-        return torch.stack([torch.stack([block[row, :tokens] for block in blocks]) for blocks in (self.k, self.v)])
+        """A row's first ``tokens``, [layers, tokens, 2, kv_heads, head_dim], for ``restore``."""
+        return torch.stack([block[row, :tokens] for block in self.blocks])
 
     def restore(self, row: int, saved: torch.Tensor, tokens: int) -> None:
         """Put back the first ``tokens`` of what ``save`` gave."""
-        for which, blocks in enumerate((self.k, self.v)):
-            for layer, block in enumerate(blocks):
-                block[row, :tokens] = saved[which, layer, :tokens]
+        for layer, block in enumerate(self.blocks):
+            block[row, :tokens] = saved[layer, :tokens]

@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from playground.engine.bank import Group, Layout, RowBank
+from playground.engine.bank import Bank, Group, Scales
 from playground.engine.cache import RowCache
-from playground.engine.products import Products
+from playground.engine.products import Products, by_columns
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = ("default", "linear", "llama3")
 QKV, OUT, GATE_UP, DOWN = range(4)
+SMALL = 100_000
+"""Weights with fewer numbers are left where they lie."""
 
 
 @dataclass
 class _Layer:
-    """Weights of one decoder layer; ``qkv`` and ``gate_up`` are stacked along their outputs."""
+    """Weights of one decoder layer, [in, out] each; ``qkv`` and ``gate_up`` are several modules' side by side."""
 
     attention_norm: torch.Tensor
     qkv: torch.Tensor
@@ -40,11 +42,13 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens of one row that are read at once. start: tokens of the row that are in the cache already."""
+    """Tokens of one row that are read at once. start: tokens of the row that are in the cache already.
+    slot: where its adapter lies in the bank, None = the base."""
 
     row: int
     ids: Sequence[int]
     start: int
+    slot: int | None = None
 
 
 def unfit(model: Any) -> str:
@@ -65,7 +69,11 @@ def unfit(model: Any) -> str:
 
 
 class LeanModel:
-    """Reads prompts and writes tokens for rows of a cache. Not for several threads at once."""
+    """Reads prompts and writes tokens for rows of a cache. Not for several threads at once.
+
+    Weights are kept as views [in, out]. On a CPU in fp32 they are moved to whichever layout is read faster there; the model's
+    own parameters become views of the same memory, so nothing is held twice and no value changes.
+    """
 
     def __init__(self, model: Any) -> None:
         config, body = model.config, model.model
@@ -73,26 +81,26 @@ class LeanModel:
         self.kv_heads = config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps = config.rms_norm_eps
-        self.embed = body.embed_tokens.weight.data
-        self.head = model.lm_head.weight.data
-        self.head_bias = None
-        self.norm = body.norm.weight.data
+        self.dtype, self.device = model.lm_head.weight.dtype, model.lm_head.weight.device
+        self._tried: dict[tuple[int, int], bool] = {}
         self.layers = [self._layer(layer) for layer in body.layers]
+        self.head = self._joined([model.lm_head])
+        self._embedding = body.embed_tokens.weight
+        self.norm = body.norm.weight.data
         self._rotary = body.rotary_emb
         self._cos = self._sin = torch.empty(0)
         self.groups = self._groups(len(self.layers), config.hidden_size)
-        self.dtype, self.device = self.embed.dtype, self.embed.device
         every = [weight for layer in self.layers for weight in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         self.product = Products([*every, self.head])
 
     def new_cache(self) -> RowCache:
         return RowCache(len(self.layers), self.kv_heads, self.head_dim, self.dtype, self.device)
 
-    def layout(self, rank: int) -> Layout:
-        return Layout(self.groups, rank)
+    def new_bank(self) -> Bank:
+        return Bank(self.groups, self.dtype, self.device)
 
     @torch.inference_mode()
-    def read(self, segments: Sequence[Segment], cache: RowCache, bank: RowBank) -> torch.Tensor:
+    def read(self, segments: Sequence[Segment], cache: RowCache, bank: Bank) -> torch.Tensor:
         """Read prompts, or parts of them, for several rows together; returns logits [segments, vocabulary] of each last token."""
         ids = torch.tensor([token for segment in segments for token in segment.ids], device=self.device)
         spans, at = [], 0
@@ -103,121 +111,188 @@ class LeanModel:
         rows = torch.cat([torch.full((len(s.ids),), s.row, device=self.device) for s in segments])
         cache.ensure(max(s.row for s in segments) + 1, max(s.start + len(s.ids) for s in segments))
         places = rows * cache.length + positions
-        cos, sin = self._rope(positions)
-        x = functional.embedding(ids, self.embed)
+        self.ready_for(max(s.start + len(s.ids) for s in segments))
+        cos, sin = self._cos[positions], self._sin[positions]
 
-        def add(place: int, source: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            for segment, (begin, end) in zip(segments, spans, strict=True):
-                bank.add_segment(bank.layout.places[place], segment.row, source[begin:end], y[begin:end])
-            return y
+        def apply(place: int, x: torch.Tensor, weight: torch.Tensor, bias: Any = None, residual: Any = None) -> torch.Tensor:
+            pieces = [
+                (begin, end, scales)
+                for segment, (begin, end) in zip(segments, spans, strict=True)
+                if (scales := bank.segment_scales(place, segment.slot)) is not None
+            ]
 
+            def add(y: torch.Tensor) -> None:
+                for segment, (begin, end) in zip(segments, spans, strict=True):
+                    bank.add_segment(place, segment.slot, x[begin:end], y[begin:end])
+
+            return self._apply(self.groups[place], x, weight, bias, residual, pieces, add)
+
+        x = functional.embedding(ids, self._embedding)
         for number, layer in enumerate(self.layers):
-            q, k, v = self._qkv(layer, number, x, cos, sin, functional.linear, add)
-            cache.write(number, places, k, v)
+            q = self._attend(layer, number, x, cos, sin, cache, places, apply)
             mixed = torch.empty_like(q)
             for segment, (begin, end) in zip(segments, spans, strict=True):
                 total = segment.start + end - begin
-                keys = cache.k[number][segment.row, :total].transpose(0, 1)[None]
-                values = cache.v[number][segment.row, :total].transpose(0, 1)[None]
-                query = q[begin:end].transpose(0, 1)[None]
+                keys, values = cache.keys_values(number, segment.row, total)
                 mask = None
                 if segment.start:
                     seen = torch.arange(total, device=self.device)[None] <= positions[begin:end, None]
-                    mask = torch.zeros(end - begin, total, dtype=self.dtype, device=self.device).masked_fill_(
-                        ~seen, float("-inf")
-                    )
+                    mask = _additive(seen, self.dtype)
                 got = functional.scaled_dot_product_attention(
-                    query, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+                    q[begin:end].transpose(0, 1)[None],
+                    keys.transpose(0, 1)[None],
+                    values.transpose(0, 1)[None],
+                    attn_mask=mask,
+                    is_causal=mask is None,
+                    enable_gqa=True,
                 )
                 mixed[begin:end] = got[0].transpose(0, 1)
-            x = self._rest(layer, number, x, mixed.flatten(1), functional.linear, add)
-        last = x[[end - 1 for _, end in spans]]
-        return self._logits(last)
+            x = self._rest(layer, number, x, mixed.flatten(1), apply)
+        return self._logits(x[[end - 1 for _, end in spans]])
 
     @torch.inference_mode()
-    def step(self, tokens: Sequence[int], lengths: Sequence[int], cache: RowCache, bank: RowBank) -> torch.Tensor:
-        """One token for each of rows 0 .. n-1, whose caches hold ``lengths`` tokens; returns logits [n, vocabulary]."""
-        count, longest = len(tokens), max(lengths) + 1
-        cache.ensure(count, longest)
-        positions = torch.tensor(lengths, device=self.device)
+    def step(self, tokens: Sequence[int], lengths: Sequence[int], cache: RowCache, bank: Bank) -> torch.Tensor:
+        """One token for each of rows 0 .. n-1, whose caches hold ``lengths`` tokens and whose adapters ``bank`` has selected;
+        returns logits [n, vocabulary]."""
+        longest = max(lengths) + 1
+        cache.ensure(len(tokens), longest)
+        self.ready_for(longest)
+        ids, positions = torch.tensor([tokens, lengths], device=self.device)
+        return self.decode(ids, positions, longest, cache, bank, even=min(lengths) + 1 == longest)
+
+    def decode(
+        self, ids: torch.Tensor, positions: torch.Tensor, length: int, cache: RowCache, bank: Bank, *, even: bool = False
+    ) -> torch.Tensor:
+        """``step`` on tensors alone: ids, positions [rows]; length: past the furthest position, at most the cache's. even: every
+        row has come to that length, so nothing needs masking. Reads no tensor back, so that it can be captured."""
+        count, groups = ids.shape[0], self.heads // self.kv_heads
         places = torch.arange(count, device=self.device) * cache.length + positions
-        cos, sin = self._rope(positions)
-        seen = torch.arange(longest, device=self.device)[None] <= positions[:, None]
-        mask = torch.zeros(count, 1, 1, longest, dtype=self.dtype, device=self.device).masked_fill_(
-            ~seen[:, None, None], float("-inf")
-        )
-        tuned = bank.any(count)
-        groups = self.heads // self.kv_heads
-        mask = mask.expand(count, 1, groups, longest)
+        cos, sin = self._cos[positions], self._sin[positions]
+        mask = None
+        if not even:
+            seen = torch.arange(length, device=self.device)[None] <= positions[:, None]
+            mask = _additive(seen, self.dtype)[:, None, None].expand(count, 1, groups, length)
 
-        def add(place: int, source: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            if tuned:
-                bank.add(bank.layout.places[place], source, y)
-            return y
+        def apply(place: int, x: torch.Tensor, weight: torch.Tensor, bias: Any = None, residual: Any = None) -> torch.Tensor:
+            scales = bank.scales(place)
+            if scales is None:
+                y = self.product(x, weight, bias, residual)
+                bank.add(place, x, y)
+                return y
+            return self._apply(
+                self.groups[place], x, weight, bias, residual, [(0, count, scales)], lambda y: bank.add(place, x, y)
+            )
 
-        x = functional.embedding(torch.tensor(tokens, device=self.device), self.embed)
+        x = functional.embedding(ids, self._embedding)
         for number, layer in enumerate(self.layers):
-            q, k, v = self._qkv(layer, number, x, cos, sin, self.product, add)
-            cache.write(number, places, k, v)
-            keys = cache.k[number][:count, :longest].transpose(1, 2)
-            values = cache.v[number][:count, :longest].transpose(1, 2)
+            q = self._attend(layer, number, x, cos, sin, cache, places, apply)
+            keys, values = cache.keys_values(number, slice(0, count), length)
             query = q.view(count, self.kv_heads, groups, self.head_dim)
-            mixed = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            x = self._rest(layer, number, x, mixed.reshape(count, -1), self.product, add)
+            mixed = functional.scaled_dot_product_attention(query, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
+            x = self._rest(layer, number, x, mixed.reshape(count, -1), apply)
         return self._logits(x)
 
-    def _qkv(self, layer: _Layer, number: int, x: Any, cos: Any, sin: Any, multiply: Any, add: Any) -> tuple[Any, Any, Any]:
-        source = functional.rms_norm(x, (x.shape[-1],), layer.attention_norm, self.eps)
-        y = add(4 * number + QKV, source, multiply(source, layer.qkv, layer.qkv_bias))
-        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        q = y[:, :wide].view(-1, self.heads, self.head_dim)
-        k = y[:, wide : wide + narrow].view(-1, self.kv_heads, self.head_dim)
-        v = y[:, wide + narrow :].view(-1, self.kv_heads, self.head_dim)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q = functional.rms_norm(q, (self.head_dim,), layer.q_norm, self.eps)
-            k = functional.rms_norm(k, (self.head_dim,), layer.k_norm, self.eps)
-        return _turned(q, cos, sin), _turned(k, cos, sin), v
+    def _apply(
+        self, group: Group, x: Any, weight: Any, bias: Any, residual: Any, pieces: Sequence[tuple[int, int, Scales]], add: Any
+    ) -> torch.Tensor:
+        """A group's product where some tokens' adapters scale it: pieces = (first, past the last, what they scale by)."""
+        source, parts = x, len(group.names)
+        if parts == 1 and any(scales.inner[0] is not None for _, _, scales in pieces):
+            source = x.clone()
+            for begin, end, scales in pieces:
+                if scales.inner[0] is not None:
+                    source[begin:end] *= scales.inner[0]
+        y = self.product(source, weight, bias)
+        for begin, end, scales in pieces if parts > 1 else ():  # parts that scale a shared input differently: theirs again
+            for vector, (first, last) in zip(scales.inner, group.spans, strict=True):
+                if vector is not None:
+                    y[begin:end, first:last] = torch.mm(x[begin:end] * vector, weight[:, first:last])
+                    if bias is not None:
+                        y[begin:end, first:last] += bias[first:last]
+        add(y)
+        for begin, end, scales in pieces:
+            if scales.outer is not None:
+                y[begin:end] *= scales.outer
+            if scales.shift is not None:
+                y[begin:end] += scales.shift
+        return y if residual is None else y.add_(residual)
 
-    def _rest(self, layer: _Layer, number: int, x: Any, mixed: Any, multiply: Any, add: Any) -> Any:
-        x = x + add(4 * number + OUT, mixed, multiply(mixed, layer.out, layer.out_bias))
+    def _attend(
+        self, layer: _Layer, number: int, x: Any, cos: Any, sin: Any, cache: RowCache, places: Any, apply: Any
+    ) -> torch.Tensor:
+        """Queries [tokens, heads, head_dim], turned to their positions; keys and values go into the cache."""
+        source = functional.rms_norm(x, (x.shape[-1],), layer.attention_norm, self.eps)
+        y = apply(4 * number + QKV, source, layer.qkv, layer.qkv_bias)
+        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        turned = y[:, : wide + narrow].view(-1, self.heads + self.kv_heads, self.head_dim)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            turned[:, : self.heads] = functional.rms_norm(turned[:, : self.heads], (self.head_dim,), layer.q_norm, self.eps)
+            turned[:, self.heads :] = functional.rms_norm(turned[:, self.heads :], (self.head_dim,), layer.k_norm, self.eps)
+        # rotary position embedding (Su et al. 2021), halves layout; sin carries the sign of the first half
+        halves = turned.roll(self.head_dim // 2, -1).view(-1, wide + narrow)
+        y[:, : wide + narrow].mul_(cos).addcmul_(halves, sin)
+        cache.write(number, places, y[:, wide:])
+        return turned[:, : self.heads]
+
+    def _rest(self, layer: _Layer, number: int, x: Any, mixed: Any, apply: Any) -> torch.Tensor:
+        x = apply(4 * number + OUT, mixed, layer.out, layer.out_bias, x)
         source = functional.rms_norm(x, (x.shape[-1],), layer.mlp_norm, self.eps)
-        y = add(4 * number + GATE_UP, source, multiply(source, layer.gate_up))
-        gate, up = y.chunk(2, dim=1)
-        inner = functional.silu(gate) * up
-        return x + add(4 * number + DOWN, inner, multiply(inner, layer.down))
+        gate, up = apply(4 * number + GATE_UP, source, layer.gate_up).chunk(2, dim=1)
+        result: torch.Tensor = apply(4 * number + DOWN, functional.silu(gate).mul_(up), layer.down, None, x)
+        return result
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         return self.product(functional.rms_norm(x, (x.shape[-1],), self.norm, self.eps), self.head)
 
-    def _rope(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [tokens, 1, head_dim] from a table that grows as it is needed."""
-        needed = int(positions.max()) + 1
-        if needed > self._cos.shape[0]:
-            size = -(-needed // 1024) * 1024
-            places = torch.arange(size, device=self.device)[None]
+    def ready_for(self, length: int) -> None:
+        """Make the table of cos and signed sin [positions, all heads of q and k together] reach to ``length``."""
+        if length > self._cos.shape[0]:
+            places = torch.arange(-(-length // 1024) * 1024, device=self.device)[None]
             cos, sin = self._rotary(torch.empty(1, 1, dtype=self.dtype, device=self.device), places)
-            self._cos, self._sin = cos[0].unsqueeze(1), sin[0].unsqueeze(1)
-        return self._cos[positions], self._sin[positions]
+            sin = torch.cat((-sin[..., : self.head_dim // 2], sin[..., self.head_dim // 2 :]), dim=-1)
+            self._cos, self._sin = (table[0].repeat(1, self.heads + self.kv_heads) for table in (cos, sin))
 
     def _layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
         return _Layer(
             attention_norm=layer.input_layernorm.weight.data,
-            qkv=_stacked([q, k, v]),
+            qkv=self._joined([q, k, v]),
             qkv_bias=None if q.bias is None else torch.cat([q.bias.data, k.bias.data, v.bias.data]),
             q_norm=getattr(getattr(attention, "q_norm", None), "weight", None),
             k_norm=getattr(getattr(attention, "k_norm", None), "weight", None),
-            out=attention.o_proj.weight.data,
+            out=self._joined([attention.o_proj]),
             out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.data,
             mlp_norm=layer.post_attention_layernorm.weight.data,
-            gate_up=_stacked([mlp.gate_proj, mlp.up_proj]),
-            down=mlp.down_proj.weight.data,
+            gate_up=self._joined([mlp.gate_proj, mlp.up_proj]),
+            down=self._joined([mlp.down_proj]),
         )
+
+    def _joined(self, modules: Sequence[Any]) -> torch.Tensor:
+        """Weights of modules that read the same input, as one [in, outputs together]; theirs become views of it."""
+        weights = [module.weight.data for module in modules]
+        shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
+        if self._columns(shape):
+            whole = torch.empty(shape[1], shape[0], dtype=self.dtype, device=self.device)
+            torch.cat([weight.t() for weight in weights], dim=1, out=whole)
+        else:
+            whole = (torch.cat(weights) if len(weights) > 1 else weights[0]).t()
+        start = 0
+        for module, weight in zip(modules, weights, strict=True):
+            module.weight.data = whole[:, start : start + weight.shape[0]].t()
+            start += weight.shape[0]
+        return whole
+
+    def _columns(self, shape: tuple[int, int]) -> bool:
+        if self.device.type != "cpu" or self.dtype != torch.float32 or shape[0] * shape[1] < SMALL:
+            return False
+        if shape not in self._tried:
+            self._tried[shape] = by_columns(shape)
+        return self._tried[shape]
 
     def _groups(self, layers: int, hidden: int) -> list[Group]:
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        inner = self.layers[0].down.shape[1]
+        inner = self.layers[0].down.shape[0]
         groups = []
         for number in range(layers):
             at, mlp = f"model.layers.{number}.self_attn.", f"model.layers.{number}.mlp."
@@ -230,18 +305,6 @@ class LeanModel:
         return groups
 
 
-def _stacked(modules: Sequence[Any]) -> torch.Tensor:
-    """Their weights as one; each module's weight becomes a view of it, so nothing is held twice and no value changes."""
-    whole = torch.cat([module.weight.data for module in modules])
-    start = 0
-    for module in modules:
-        end = start + module.weight.shape[0]
-        module.weight.data = whole[start:end]
-        start = end
-    return whole
-
-
-def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding (Su et al. 2021), halves layout: x [tokens, heads, head_dim]."""
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where seen, minus infinity elsewhere."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))

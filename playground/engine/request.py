@@ -10,41 +10,92 @@ from typing import Any
 from playground.errors import InputError
 
 SEED_MAX = 2**31 - 1
+TOP_K_MAX = 1000
+STOPS_MAX = 8
+STOP_LENGTH = 200
+LOGPROBS_MAX = 20
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a reply is drawn. temperature 0 = greedy; top_p = share of the probability kept; max_tokens = longest reply; seed."""
+    """How a reply is drawn, and when it ends.
+
+    temperature: 0 = greedy. top_p: share of the probability kept (Holtzman et al. 2019). top_k: most likely tokens kept, 0 = all.
+    repetition_penalty: 1 = none; above, tokens seen in the prompt or the reply become less likely (Keskar et al. 2019).
+    max_tokens, min_tokens: longest and shortest reply. seed: of this row's generator. stop: strings that end the reply and are cut
+    off. ignore_eos: go on past the model's own end.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 128
     seed: int = 7
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 2:
-            raise InputError(f"The temperature is {self.temperature}; it goes from 0 (greedy) to 2.")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"Top-p is {self.top_p}; it lies above 0 and at most 1.")
-        if not 1 <= self.max_tokens <= 8192:
-            raise InputError(f"The longest reply is {self.max_tokens} tokens; it goes from 1 to 8192.")
-        if not 0 <= self.seed <= SEED_MAX:
-            raise InputError(f"The seed is {self.seed}; it goes from 0 to {SEED_MAX}.")
+        object.__setattr__(self, "stop", tuple(self.stop))
+        faults = [
+            said
+            for wrong, said in (
+                (not 0 <= self.temperature <= 2, f"The temperature is {self.temperature}; it goes from 0 (greedy) to 2."),
+                (not 0 < self.top_p <= 1, f"Top-p is {self.top_p}; it lies above 0 and at most 1."),
+                (not 1 <= self.max_tokens <= 8192, f"The longest reply is {self.max_tokens} tokens; it goes from 1 to 8192."),
+                (not 0 <= self.seed <= SEED_MAX, f"The seed is {self.seed}; it goes from 0 to {SEED_MAX}."),
+                (not 0 <= self.top_k <= TOP_K_MAX, f"Top-k is {self.top_k}; it goes from 0 (off) to {TOP_K_MAX}."),
+                (
+                    not 0.1 <= self.repetition_penalty <= 10,
+                    f"The repetition penalty is {self.repetition_penalty}; it goes from 0.1 to 10, 1 = none.",
+                ),
+                (
+                    not 0 <= self.min_tokens <= self.max_tokens,
+                    f"The shortest reply is {self.min_tokens} tokens; it goes from 0 to the longest, {self.max_tokens}.",
+                ),
+                (
+                    len(self.stop) > STOPS_MAX or any(not text or len(text) > STOP_LENGTH for text in self.stop),
+                    f"There are {len(self.stop)} stop strings; at most {STOPS_MAX} are taken, each of 1 to {STOP_LENGTH} characters.",
+                ),
+            )
+            if wrong
+        ]
+        if faults:
+            raise InputError(" ".join(faults))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One reply to write: the rendered prompt, the adapter's id (None = the base), and how to draw."""
+    """One reply to write: the rendered prompt, the adapter's id (None = the base), and how to draw.
+
+    logprobs: None, or how many of the most likely tokens to report at each place, beside the one drawn (0 = only that one).
+    """
 
     prompt: str
     adapter: str | None = None
     sampling: Sampling = Sampling()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.logprobs is not None and not 0 <= self.logprobs <= LOGPROBS_MAX:
+            raise InputError(f"Logprobs of {self.logprobs} tokens are asked for; 0 to {LOGPROBS_MAX} can be had.")
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A drawn token's text and natural-log probability (of the model's own distribution, before sampling changes it), and
+    the most likely ones at its place, likeliest first."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass
 class RowState:
     """How far a row has come. first_token_s and seconds count from the start of the batch; ``finish``: "" while it
-    runs, then ``stop`` (the model ended it) or ``length``."""
+    runs, then ``stop`` (the model, or a stop string, ended it) or ``length``. tokens: ids drawn so far."""
 
     text: str = ""
     prompt_tokens: int = 0
@@ -52,6 +103,8 @@ class RowState:
     first_token_s: float | None = None
     seconds: float = 0.0
     finish: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +128,7 @@ def make_stamp(
     rows: int,
 ) -> dict[str, Any]:
     """Everything that decides a reply's tokens: on the same device, dtype and number of rows they come again."""
-    drawn = asdict(sampling)
+    drawn = asdict(sampling) | {"stop": list(sampling.stop)}
     seed = drawn.pop("seed")
     return {
         "base": base,

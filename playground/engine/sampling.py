@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
 
 from playground.engine.request import Sampling
 
 
 class Sampler:
-    """One row's sampler. The same seed and logits give the same tokens, whatever the other rows do."""
+    """One row's sampler. The same seed and logits give the same tokens, whatever the other rows do.
 
-    def __init__(self, sampling: Sampling) -> None:
+    The order is the usual one: repetition penalty, ends suppressed while the reply is too short, temperature, top-k, top-p.
+    prompt: the prompt's token ids, which the repetition penalty counts as seen. ends: token ids that end a reply.
+    """
+
+    def __init__(self, sampling: Sampling, prompt: Sequence[int] = (), ends: Collection[int] = ()) -> None:
         self._sampling = sampling
-        self._generator = torch.Generator().manual_seed(sampling.seed)
+        self._ends = sorted(ends)
+        self._seen = set(prompt) if sampling.repetition_penalty != 1 else set()
+        self._drawn = 0
+        self._generator: torch.Generator | None = None
 
     def pick(self, logits: torch.Tensor) -> int:
-        """The next token id. logits: [vocabulary]."""
-        if self._sampling.temperature == 0:
+        """The next token id. logits: [vocabulary], left as they are."""
+        token = self._draw(self._changed(logits))
+        self._drawn += 1
+        if self._sampling.repetition_penalty != 1:
+            self._seen.add(token)
+        return token
+
+    def _changed(self, logits: torch.Tensor) -> torch.Tensor:
+        """logits after the repetition penalty and the suppression of the reply's end."""
+        penalty, short = self._sampling.repetition_penalty, self._drawn < self._sampling.min_tokens
+        if penalty == 1 and not (short and self._ends):
+            return logits
+        logits = logits.float().clone()
+        if penalty != 1 and self._seen:
+            seen = torch.tensor(sorted(self._seen), device=logits.device)
+            found = logits[seen]
+            logits[seen] = torch.where(found < 0, found * penalty, found / penalty)
+        if short and self._ends:
+            logits[self._ends] = float("-inf")
+        return logits
+
+    def _draw(self, logits: torch.Tensor) -> int:
+        sampling = self._sampling
+        if sampling.temperature == 0:
             return int(logits.argmax())
-        shares = (logits.float().cpu() / self._sampling.temperature).softmax(-1)
-        if self._sampling.top_p < 1:
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(sampling.seed)
+        scaled = logits.float().cpu() / sampling.temperature
+        if 0 < sampling.top_k < scaled.shape[0]:
+            scaled = scaled.masked_fill(scaled < scaled.topk(sampling.top_k).values[-1], float("-inf"))
+        shares = scaled.softmax(-1)
+        if sampling.top_p < 1:
             ordered, index = shares.sort(descending=True)
-            ordered[ordered.cumsum(0) - ordered >= self._sampling.top_p] = 0
+            ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0
             return int(index[torch.multinomial(ordered, 1, generator=self._generator)])
         return int(torch.multinomial(shares, 1, generator=self._generator))

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from playground.engine.bank import RowBank
 from playground.engine.engine import Engine
-from playground.engine.lean import Segment
 from playground.engine.request import AdapterFile, Row, RowState, Sampling
 from playground.errors import AdapterError, InputError
 
@@ -55,17 +53,7 @@ def greedy_by_peft(base: Path, folder: Path | None, prompt: str, tokens: int) ->
 
 
 def logits_here(engine: Engine, prompt: str, adapter: str | None) -> torch.Tensor:
-    from transformers import DynamicCache
-
-    ids = engine.loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    if engine.path == "lean":
-        bank = RowBank(engine._layout, 1, torch.float32, torch.device("cpu"))
-        found = engine._adapter_of(adapter)
-        bank.put(0, found.flat if found else None)
-        return engine._lean.read([Segment(0, ids, 0)], engine._lean.new_cache(), bank)[0]
-    tokens = torch.tensor([ids])
-    slots = torch.tensor([engine._slot(adapter)])
-    return engine._forward(tokens, torch.ones_like(tokens), torch.arange(len(ids))[None], DynamicCache(), slots)[0]
+    return engine._way.logits([engine.loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]], adapter)[0]
 
 
 def test_a_mixed_batch_equals_peft_one_by_one(engine: Engine, tiny_base: Path, make_lora: Callable[..., Path]) -> None:

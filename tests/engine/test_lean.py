@@ -12,6 +12,7 @@ import torch
 
 from playground.engine.engine import Engine
 from playground.engine.lean import LeanModel, unfit
+from playground.engine.lean_path import LeanPath
 from playground.engine.request import AdapterFile, Row, RowState, Sampling
 from playground.engine.scheduler import CHUNK, Scheduler
 
@@ -49,7 +50,6 @@ def tiny(family: str) -> Any:
 
 @pytest.mark.parametrize("family", ["llama", "llama3-rope", "llama-bias", "mistral", "qwen2", "qwen3"])
 def test_a_family_equals_hugging_face(family: str) -> None:
-    from playground.engine.bank import RowBank
     from playground.engine.lean import Segment
 
     model = tiny(family)
@@ -60,9 +60,10 @@ def test_a_family_equals_hugging_face(family: str) -> None:
     assert unfit(model) == ""
     lean = LeanModel(model)
     assert all(torch.equal(weights[name], parameter) for name, parameter in model.named_parameters()), "stacking changes no value"
-    cache, bank = lean.new_cache(), RowBank(lean.layout(0), 4, torch.float32, torch.device("cpu"))
+    cache, bank = lean.new_cache(), lean.new_bank()
     first = lean.read([Segment(0, ids[0], 0), Segment(1, ids[1][:3], 0), Segment(2, ids[2], 0)], cache, bank)
     rest = lean.read([Segment(1, ids[1][3:], 3)], cache, bank)
+    bank.select([None] * 3)
     then = lean.step([5, 5, 5], [len(row) for row in ids], cache, bank)
     for row, read in enumerate((first[0], rest[0], first[2])):
         assert (read - expected[row][0]).abs().max() < 1e-4
@@ -101,8 +102,8 @@ def text(engine: Engine, row: Row) -> str:
 
 
 def scheduler(engine: Engine) -> Scheduler:
-    assert engine._scheduler is not None
-    return engine._scheduler
+    assert isinstance(engine._way, LeanPath)
+    return engine._way.scheduler
 
 
 def test_many_callers_share_the_batch_and_each_gets_its_own_reply(engine: Engine, reference: Engine) -> None:

@@ -1,0 +1,74 @@
+"""A PEFT folder -> its matrices and vectors. Reads safetensors only; the config's fields mean what PEFT says they mean."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from playground.engine.weights import FileModule
+from playground.errors import AdapterError
+
+_LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
+_IA3 = re.compile(r"base_model\.model\.(?P<module>.+)\.ia3_l")
+
+
+def read_adapter(folder: Path) -> dict[str, FileModule]:
+    """Module path -> what the file holds for it, in fp32. Raises AdapterError for a method the batch does not carry."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        tensors = {name: tensor.float() for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
+    except (OSError, ValueError, RuntimeError) as error:
+        raise AdapterError(f"The adapter in {folder.name} cannot be read: {error}. Import it again.") from error
+    kind = config.get("peft_type")
+    if kind == "LORA":
+        return _lora(folder.name, config, tensors)
+    if kind == "IA3":
+        return _ia3(folder.name, tensors)
+    raise AdapterError(
+        f"{folder.name} is a {kind} adapter; chatting runs LoRA, DoRA and IA3 adapters today. Import one of these, or train one here."
+    )
+
+
+def _lora(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, FileModule]:
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _LORA.fullmatch(key)
+        if match is None:
+            raise AdapterError(f"{name} holds {key}, which is not a LoRA weight. Export it again as a plain LoRA.")
+        parts.setdefault(match["module"], {})[match["part"]] = tensor
+    needed = {"A", "B"} | ({"magnitude_vector"} if config.get("use_dora") else set())
+    found = {}
+    for module, pair in parts.items():
+        if set(pair) != needed:
+            raise AdapterError(f"{name} holds only a part of {module}'s weights. The file is damaged; export the adapter again.")
+        a, b = pair["A"], pair["B"]
+        found[module] = FileModule(a, b * _scale(config, module, a.shape[0]), magnitude=pair.get("magnitude_vector"))
+    return found
+
+
+def _ia3(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, FileModule]:
+    found = {}
+    for key, tensor in tensors.items():
+        match = _IA3.fullmatch(key)
+        if match is None or tensor.dim() != 2 or 1 not in tensor.shape:
+            raise AdapterError(f"{name} holds {key}, which is not an IA3 vector. Export it again as a plain IA3.")
+        # [1, in] scales a feedforward layer's input, [out, 1] any other layer's output
+        inner = tensor.shape[0] == 1
+        found[match["module"]] = FileModule(in_scale=tensor[0]) if inner else FileModule(out_scale=tensor[:, 0])
+    return found
+
+
+def _scale(config: dict[str, Any], module: str, rank: int) -> float:
+    """alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732); alpha may differ by module."""
+    alpha = float(config.get("lora_alpha") or rank)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            alpha = float(value)
+            break
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

@@ -1,0 +1,95 @@
+"""The decode step with fixed shapes, captured once for each and replayed: on a GPU launching a thousand small kernels costs more
+than running them (CUDA graphs).
+
+Rows are padded to a power of two and attention runs over all of the cache's length, so that a shape comes again at every step.
+Padding rows write into cache rows that nobody uses. Rows whose adapters scale (DoRA, IA³) take the plain step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from playground.engine.bank import Bank
+from playground.engine.cache import RowCache
+from playground.engine.lean import LeanModel
+
+
+class Graph(Protocol):
+    """Runs again what was captured."""
+
+    def replay(self) -> None: ...
+
+
+Capture = Callable[[Callable[[], None]], Graph]
+"""Takes work on fixed tensors; returns what runs it again."""
+
+
+def cuda_capture(work: Callable[[], None]) -> Graph:
+    """Capture as a CUDA graph, after a few warm-up runs on a side stream, as its documentation asks for."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph: Any = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    captured: Graph = graph
+    return captured
+
+
+@dataclass
+class _Shape:
+    """One shape's fixed tensors: ids and positions [rows], logits [rows, vocabulary]."""
+
+    inputs: torch.Tensor
+    logits: torch.Tensor
+    graph: Graph
+
+
+class CapturedSteps:
+    """In place of ``LeanModel.step``. At most ``limit`` shapes are kept; they go when the cache or the bank moves in memory."""
+
+    def __init__(self, model: LeanModel, capture: Capture = cuda_capture, limit: int = 32) -> None:
+        self._model, self._capture, self._limit = model, capture, limit
+        self._memory: tuple[int, int] = (-1, -1)
+        self._shapes: dict[tuple[int, int, bool], _Shape] = {}
+
+    @torch.inference_mode()
+    def step(
+        self, tokens: Sequence[int], lengths: Sequence[int], slots: Sequence[int | None], cache: RowCache, bank: Bank
+    ) -> torch.Tensor:
+        """Logits [rows, vocabulary]; slots: each row's adapter in ``bank``. Valid until the next call."""
+        count, model = len(tokens), self._model
+        bank.select(slots)
+        if bank.scaled:
+            return model.step(tokens, lengths, cache, bank)
+        rows = 1 << (count - 1).bit_length()
+        cache.ensure(rows, max(lengths) + 1)
+        model.ready_for(cache.length)
+        tuned = bank.select_fixed([*slots, *[None] * (rows - count)])
+        if self._memory != (cache.version, bank.version) or len(self._shapes) >= self._limit:
+            self._memory, self._shapes = (cache.version, bank.version), {}
+        inputs = torch.tensor([[*tokens, *[0] * (rows - count)], [*lengths, *[0] * (rows - count)]])
+        key = (rows, cache.length, tuned)
+        if key not in self._shapes:
+            self._shapes[key] = self._captured(inputs, cache, bank)
+        shape = self._shapes[key]
+        shape.inputs.copy_(inputs)
+        shape.graph.replay()
+        return shape.logits[:count]
+
+    def _captured(self, inputs: torch.Tensor, cache: RowCache, bank: Bank) -> _Shape:
+        model = self._model
+        fixed = inputs.to(model.device)
+        logits = torch.empty(inputs.shape[1], model.head.shape[1], dtype=model.dtype, device=model.device)
+
+        def work() -> None:
+            logits.copy_(model.decode(fixed[0], fixed[1], cache.length, cache, bank))
+
+        return _Shape(fixed, logits, self._capture(work))

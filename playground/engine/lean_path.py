@@ -1,0 +1,84 @@
+"""The fast path, for the Llama family: the lean model, the adapters attached to it, and the scheduler that batches over both."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Sequence
+
+import torch
+
+from playground.engine.bank import Packed, pack
+from playground.engine.lean import LeanModel, Segment
+from playground.engine.load import Loaded
+from playground.engine.request import Row, RowState
+from playground.engine.scheduler import Scheduler
+from playground.engine.weights import AdapterWeights
+from playground.errors import AdapterError
+
+
+class LeanPath:
+    """Rows of several callers share one batch. Safe to call from several threads."""
+
+    def __init__(self, loaded: Loaded, ends: frozenset[int]) -> None:
+        self.model = LeanModel(loaded.model)
+        self._packed: dict[str, Packed] = {}
+        self._carried = {name for group in self.model.groups for name in group.names}
+        self.scheduler = Scheduler(self.model, loaded.tokenizer, ends, self._find)
+        self._lock = threading.Lock()
+        self._aside = self.model.new_bank()
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Everything that adapters take: attached ones, and the slots of those in use."""
+        return self.held_bytes + self.scheduler.bank_bytes + self._aside.bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What attached adapters take, and what dropping them gives back."""
+        return sum(packed.bytes for packed in list(self._packed.values()))
+
+    def put(self, adapter_id: str, key: str, weights: AdapterWeights) -> None:
+        """Raises AdapterError for an adapter on layers that this path does not carry."""
+        strange = sorted(set(weights) - self._carried)
+        if strange:
+            raise AdapterError(
+                f"{adapter_id} adapts {strange[0]}, which the fast path does not carry. Train it on the linear layers of the body."
+            )
+        self._packed[adapter_id] = pack(key, weights, self.model.groups, self.model.dtype, self.model.device)
+
+    def drop(self, adapter_id: str) -> None:
+        self._packed.pop(adapter_id, None)
+
+    def switch_ms(self, adapter_id: str) -> float:
+        """What the next row pays to carry an attached adapter: nothing but a look where it lies in a bank, else the copy."""
+        with self._lock, torch.inference_mode():
+            packed = self._find(adapter_id)
+            started = time.perf_counter()
+            slot = self._aside.take(packed)
+            self._aside.select([slot])
+            taken = (time.perf_counter() - started) * 1000
+            self._aside.release(slot)
+            return taken
+
+    def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> torch.Tensor:
+        """Logits [prompts, vocabulary] of each prompt's last token."""
+        with self._lock, torch.inference_mode():
+            slot = self._aside.take(self._find(adapter_id) if adapter_id else None)
+            segments = [Segment(row, list(prompt), 0, slot) for row, prompt in enumerate(prompts)]
+            found = self.model.read(segments, self.model.new_cache(), self._aside)
+            self._aside.release(slot)
+            return found
+
+    def stream(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Generator[list[RowState], None, None]:
+        """Every row's state after each round."""
+        ticket = self.scheduler.submit(rows, prompts)
+        try:
+            yield from ticket
+        finally:
+            ticket.cancel()
+
+    def _find(self, adapter_id: str) -> Packed:
+        if adapter_id not in self._packed:
+            raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
+        return self._packed[adapter_id]
