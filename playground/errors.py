@@ -42,5 +42,9 @@ class OutOfMemoryError(PlaygroundError):
     """The device's memory does not suffice; the message names a smaller setting."""
 
 
+class DiskFullError(PlaygroundError):
+    """The disk is full, or cannot be written for another reason; the message says how much is free."""
+
+
 class RunFailedError(PlaygroundError):
     """A training run failed; the message is the one sentence that says why."""

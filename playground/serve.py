@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 from playground.errors import PlaygroundError
+from playground.gpu.zero import Wrap
 from playground.services.home import Home, HomeTaken
 from playground.settings import Settings
 
@@ -15,11 +16,11 @@ HEAD_START_S = 0.5
 """The page is drawn first: loading the base at the same moment would make both slower on two cores."""
 
 
-def serve(settings: Settings) -> None:
-    """Serve until stopped. Raises PlaygroundError when another app serves this home already."""
+def serve(settings: Settings, zero: Wrap | None = None) -> None:
+    """Serve until stopped. zero: ``spaces.GPU`` on a ZeroGPU Space. Raises PlaygroundError when another app serves this home
+    already."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.uploads_dir / "gradio"))
     try:
         home = Home.take_patiently(settings)
     except HomeTaken as taken:
@@ -31,7 +32,7 @@ def serve(settings: Settings) -> None:
     try:
         from playground.services.container import build_services
 
-        services = build_services(settings)
+        services = build_services(settings, zero)
         page, url = launch(services, home)
         print(f"Prompt or Tune is open at {url}", file=sys.stderr)
         page.block_thread()
@@ -43,19 +44,25 @@ def serve(settings: Settings) -> None:
 
 def launch(services: Any, home: Home) -> tuple[Any, str]:
     """Show the page and return it with its address; the services start once the page stands."""
+    from starlette.middleware import Middleware
+
     from playground.api.routes import build_routes
+    from playground.api.visit import Visit
     from playground.ui.page import build_page, launch_options
 
     settings = services.settings
+    os.environ["GRADIO_TEMP_DIR"] = str(settings.incoming_dir)  # only what lies there counts as uploaded
+    middleware = [Middleware(Visit, home=settings.home)] if settings.shared else []
     page = build_page(services)
     _, url, _ = page.launch(
         **launch_options(),
-        app_kwargs={"routes": build_routes(services, home.token)},
+        app_kwargs={"routes": build_routes(services, home.token), "middleware": middleware},
         max_file_size=settings.upload_limit_bytes,
         prevent_thread_lock=True,
         quiet=True,
         show_error=False,
         ssr_mode=False,
+        enable_monitoring=False,
     )
     home.serves(url)
     threading.Timer(HEAD_START_S, services.start).start()

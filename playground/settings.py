@@ -15,6 +15,14 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 DEFAULT_BASE = "smollm2-135m"
 _MEBI = 1024 * 1024
+WHOLE = {
+    "session_disk_mb": "PLAYGROUND_SESSION_DISK_MB",
+    "session_runs": "PLAYGROUND_SESSION_RUNS",
+    "session_adapters": "PLAYGROUND_SESSION_ADAPTERS",
+    "keep_hours": "PLAYGROUND_KEEP_HOURS",
+    "zero_seconds": "PLAYGROUND_ZERO_SECONDS",
+}
+"""Settings that are whole numbers above 0, and the variable that sets each."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,12 @@ class Settings:
     budget_bytes: memory the session manager may use; None = what the device has, less a reserve.
     shared: several people who do not know each other use this app.
     api_token: bearer token for /v1; empty = this machine only.
+    upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
+
+    Where the app is shared, for each visitor: session_disk_mb: uploads, runs and adapters together. session_runs: runs that wait
+    or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays after the last visit.
+
+    zero_seconds: longest single use of the device on a ZeroGPU Space.
     """
 
     home: Path = field(default_factory=lambda: Path.home() / ".prompt-or-tune")
@@ -33,6 +47,21 @@ class Settings:
     budget_bytes: int | None = None
     shared: bool = False
     api_token: str = field(default="", repr=False)
+    upload_mb: int | None = None
+    session_disk_mb: int = 1000
+    session_runs: int = 3
+    session_adapters: int = 10
+    keep_hours: int = 24
+    zero_seconds: int = 120
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name.replace('_', ' ')} is {value}; it is at least 1"
+            for name in ("upload_mb", *WHOLE)
+            if (value := getattr(self, name)) is not None and value < 1
+        ]
+        if faults:
+            raise InputError(f"{'; '.join(faults)}.")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -45,12 +74,16 @@ class Settings:
         if shared not in ("", "0", "1"):
             raise InputError(f"PLAYGROUND_SHARED is {shared!r}; it takes 1 (several people) or 0 (one person).")
         home = env.get("PLAYGROUND_HOME", "").strip()
+        limits = {name: int(text) for name, variable in WHOLE.items() if (text := _whole(env, variable))}
+        upload = _whole(env, "PLAYGROUND_UPLOAD_MB")
         return cls(
             home=Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune",
             base=env.get("PLAYGROUND_BASE", "").strip() or DEFAULT_BASE,
             budget_bytes=int(float(budget) * 1e9) if budget else None,
             shared=shared == "1" if shared else bool(env.get("SPACE_ID")),
             api_token=env.get("PLAYGROUND_API_TOKEN", ""),
+            upload_mb=int(upload) if upload else None,
+            **limits,
         )
 
     @property
@@ -70,6 +103,16 @@ class Settings:
         return self.home / "uploads"
 
     @property
+    def incoming_dir(self) -> Path:
+        """Where the page's server puts what a browser sends, for minutes; nothing else that a caller names is opened."""
+        return self.uploads_dir / "gradio"
+
+    @property
+    def exports_dir(self) -> Path:
+        """Packed adapters on their way out, each in a folder with a name that cannot be guessed."""
+        return self.home / "exports"
+
+    @property
     def database(self) -> Path:
         return self.home / "playground.sqlite"
 
@@ -83,4 +126,20 @@ class Settings:
 
     @property
     def upload_limit_bytes(self) -> int:
-        return (20 if self.shared else 256) * _MEBI
+        return (self.upload_mb or (20 if self.shared else 256)) * _MEBI
+
+    @property
+    def session_disk_bytes(self) -> int:
+        return self.session_disk_mb * _MEBI
+
+    @property
+    def keep_s(self) -> float:
+        return self.keep_hours * 3600.0
+
+
+def _whole(env: Mapping[str, str], variable: str) -> str:
+    """A variable's digits, or "" when it is not set. Raises InputError."""
+    text = env.get(variable, "").strip()
+    if text and not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise InputError(f"{variable} is {text!r}; it takes a whole number above 0.")
+    return text

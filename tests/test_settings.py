@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from playground.errors import InputError
-from playground.settings import PROJECT_ROOT, Settings
+from playground.settings import PROJECT_ROOT, WHOLE, Settings
 
 
 def test_defaults_and_what_the_environment_sets() -> None:
@@ -42,3 +42,23 @@ def test_readmes_front_matter_is_a_valid_space_and_pins_the_tested_gradio() -> N
     assert len(fields["short_description"]) <= 60
     major_minor = ".".join(fields["sdk_version"].split(".")[:2])
     assert f"gradio>={major_minor}" in (PROJECT_ROOT / "requirements.txt").read_text()
+
+
+def test_limits_are_read_checked_and_in_readmes_table() -> None:
+    env = {variable: str(number) for number, variable in enumerate([*WHOLE.values(), "PLAYGROUND_UPLOAD_MB"], 2)}
+    settings = Settings.from_env(env)
+    assert [getattr(settings, name) for name in [*WHOLE, "upload_mb"]] == [2, 3, 4, 5, 6, 7]
+    assert (settings.session_disk_bytes, settings.keep_s, settings.upload_limit_bytes) == (2 * 2**20, 5 * 3600, 7 * 2**20)
+    for variable in env:
+        for wrong in ("0", "-1", "many", "1.5"):
+            with pytest.raises(InputError, match=variable):
+                Settings.from_env({variable: wrong})
+    with pytest.raises(InputError, match="session runs is 0; it is at least 1"):
+        Settings(session_runs=0)
+    table = (PROJECT_ROOT / "README.md").read_text()
+    for name, variable in WHOLE.items():
+        row = next(line for line in table.splitlines() if f"`{variable}`" in line)
+        assert f"default {getattr(Settings(), name)}" in row
+    row = next(line for line in table.splitlines() if "`PLAYGROUND_UPLOAD_MB`" in line)
+    alone, shared = (Settings(shared=shared).upload_limit_bytes // 2**20 for shared in (False, True))
+    assert f"default {alone}, where the app is shared {shared}" in row

@@ -1,10 +1,9 @@
-"""Plain routes on the web app's own port."""
+"""Plain routes on the web app's own port: /v1 for programs, and what this machine's own commands ask of a serving app."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from playground.api.access import from_here, shows
+from playground.api.body import TooLargeError, read_body
+from playground.api.openai import openai_routes
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
 from playground.services.container import Services
+from playground.services.replay import Saved
 from playground.services.replies import all_replies
 from playground.services.sides import Side
-
-BODY_LIMIT_BYTES = 2_000_000
 
 
 def build_routes(services: Services, token: str) -> list[Route]:
@@ -33,39 +34,48 @@ def build_routes(services: Services, token: str) -> list[Route]:
     async def internal_status(request: Request) -> Response:
         return JSONResponse(services.device.status()) if _known(request, token) else _refused()
 
-    async def internal_compare(request: Request) -> Response:
-        if not _known(request, token):
-            return _refused()
-        try:
-            if int(request.headers.get("content-length") or 0) > BODY_LIMIT_BYTES:
-                raise InputError(f"The request is larger than {BODY_LIMIT_BYTES} bytes.")
-            body = await request.json()
-            replies = await asyncio.to_thread(_compare, services, body)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            return JSONResponse({"error": f"The request is not as expected ({type(error).__name__})."}, status_code=400)
-        except PlaygroundError as error:
-            return JSONResponse({"error": str(error)}, status_code=400 if isinstance(error, InputError) else 500)
-        return JSONResponse({"replies": replies})
-
     return [
         Route("/healthz", healthz),
         Route("/status", status),
         Route("/internal/status", internal_status),
-        Route("/internal/compare", internal_compare, methods=["POST"]),
+        Route("/internal/compare", _working(services, token, _compare), methods=["POST"]),
+        Route("/internal/replay", _working(services, token, _replay), methods=["POST"]),
+        *openai_routes(services),
     ]
 
 
-def _compare(services: Services, body: dict[str, Any]) -> list[dict[str, Any]]:
+def _compare(services: Services, body: dict[str, Any]) -> dict[str, Any]:
     sides = [Side(**side | {"shots_from": Path(side["shots_from"]) if side["shots_from"] else None}) for side in body["sides"]]
-    return all_replies(services.compare, sides, [str(question) for question in body["questions"]], Sampling(**body["sampling"]))
+    questions = [str(question) for question in body["questions"]]
+    return {"replies": all_replies(services.compare, sides, questions, Sampling(**body["sampling"]))}
+
+
+def _replay(services: Services, body: dict[str, Any]) -> dict[str, Any]:
+    return services.replay.again(Saved(dict(body["stamp"]), body["text"]))
+
+
+def _working(
+    services: Services, token: str, work: Callable[[Services, dict[str, Any]], dict[str, Any]]
+) -> Callable[[Request], Awaitable[Response]]:
+    """A route on which a command lets the app do its work, in a thread. Errors keep their words."""
+
+    async def answer(request: Request) -> Response:
+        if not _known(request, token):
+            return _refused()
+        try:
+            return JSONResponse(await asyncio.to_thread(work, services, await read_body(request)))
+        except (KeyError, TypeError, ValueError) as error:
+            return JSONResponse({"error": f"The request is not as expected ({type(error).__name__})."}, status_code=400)
+        except PlaygroundError as error:
+            status = 413 if isinstance(error, TooLargeError) else 400 if isinstance(error, InputError) else 500
+            return JSONResponse({"error": str(error)}, status_code=status)
+
+    return answer
 
 
 def _known(request: Request, token: str) -> bool:
     """The right token, from this machine, not by way of a proxy."""
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    local = request.client is not None and request.client.host in ("127.0.0.1", "::1")
-    forwarded = any(name in request.headers for name in ("x-forwarded-for", "forwarded", "x-real-ip"))
-    return local and not forwarded and secrets.compare_digest(given.encode(), token.encode())
+    return from_here(request) and shows(request, token)
 
 
 def _refused() -> Response:

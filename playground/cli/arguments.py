@@ -45,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--max-tokens", type=int, default=2048)
     train.add_argument("--seed", type=int, default=7)
     train.add_argument("--save-steps", type=int, default=10)
+    train.add_argument(
+        "--memory-limit", type=float, default=0.0, metavar="GB", help="the most that training may take; 0: what there is"
+    )
     train.add_argument("--strict", action="store_true", help="refuse a file that has a bad row")
     train.add_argument("--detach", action="store_true", help="start the run and return")
     _mapping(train)
@@ -55,6 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
         action.add_argument("run")
         if name == "resume":
             action.add_argument("--detach", action="store_true", help="start it and return")
+    move = runs.add_parser("move", help="let a waiting run come earlier or later", parents=[common])
+    move.add_argument("run")
+    move.add_argument("to", choices=["up", "down", "first", "last"])
 
     adapters = verb("adapters", "the adapters").add_subparsers(dest="action", parser_class=_Parser)
     adapters.add_parser("import", help="take in a PEFT folder or zip", parents=[common]).add_argument("path")
@@ -74,6 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--seed", type=int, default=7)
     compare.add_argument("--temperature", type=float, default=0.0)
     compare.add_argument("--max-tokens", type=int, default=128)
+
+    replay = verb("replay", "a saved reply once more: is it the same?")
+    replay.add_argument("file", help="a reply or all of compare --json, a chat completion, or a stamp")
+    replay.add_argument("--base")
 
     verb("status", "the device, who uses it, who waits")
     doctor = verb("doctor", "is everything there? prepares the base")

@@ -15,19 +15,24 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pandas
 
 
 def status(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]:
-    """The state of the app that serves this home, or of the device when none does. Never imports torch."""
+    """The state of the app that serves this home, or of the device when none does, and what lies on disk. Never imports torch."""
+    services = Services(settings)
     with owned_or_served(settings) as home:
         if home is None:
             from playground.cli.served import call
 
             state = call(settings, "/internal/status")
         else:
-            state = Services(settings).device.status()
+            state = services.device.status()
+    disk = services.storage.folders()
+    state["disk"] = {"free_bytes": services.storage.free_bytes(), "folders": disk}
     lines = [
         f"{state['device']}: {state['used_bytes'] / 1e9:.1f} of {state['budget_bytes'] / 1e9:.1f} GB in use",
         *[f"  {part['name']}: {part['bytes'] / 1e6:.0f} MB" for part in state["parts"] if part["bytes"]],
         *[f"  running: {lease['label']}" for lease in state["leases"]],
         *[f"  waiting: {item['label']} ({item['position']})" for item in state["queue"]],
+        f"Disk: {sum(disk.values()) / 1e9:.1f} GB in {settings.home}, {state['disk']['free_bytes'] / 1e9:.1f} GB free",
+        *[f"  {name}: {held / 1e6:.1f} MB" for name, held in disk.items()],
     ]
     return state, "\n".join(lines), 0
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.services.home import WAIT_S, Home, HomeTaken
+from playground.services.replay import Saved
 from playground.services.sides import Side
 from playground.settings import Settings
 
@@ -24,6 +25,11 @@ def ask_app(settings: Settings, sides: list[Side], questions: list[str], samplin
     }
     replies: list[dict[str, Any]] = call(settings, "/internal/compare", body)["replies"]
     return replies
+
+
+def replay_in_app(settings: Settings, saved: Saved) -> dict[str, Any]:
+    """One saved reply again, as ``replay`` gives it. Raises HomeTaken when the owner does not serve."""
+    return call(settings, "/internal/replay", {"stamp": saved.stamp, "text": saved.text})
 
 
 def call(settings: Settings, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -40,7 +46,7 @@ def call(settings: Settings, route: str, body: dict[str, Any] | None = None) -> 
             return answer
     except urllib.error.HTTPError as error:
         words = json.loads(error.read() or b"{}").get("error", str(error))
-        raise (InputError if error.code == 400 else RunFailedError)(words) from error
+        raise (InputError if error.code in (400, 413) else RunFailedError)(words) from error
     except OSError as error:
         raise RunFailedError(f"The app at {url} does not answer ({error}). Restart it, or try again.") from error
 

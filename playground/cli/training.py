@@ -12,6 +12,7 @@ from playground.errors import InputError
 from playground.services.container import Services
 from playground.services.progress import RunView
 from playground.services.training import TrainRequest
+from playground.services.words import ordinal
 from playground.settings import Settings
 
 Outcome = tuple[dict[str, Any], str, int]
@@ -25,8 +26,9 @@ def train(settings: Settings, options: Any) -> Outcome:
         file=Path(options.file), name=options.name, method=options.method, objective=options.objective, steps=options.steps,
         epochs=options.epochs, lr=options.lr, rank=options.rank, batch_size=options.batch_size, max_tokens=options.max_tokens,
         seed=options.seed, save_steps=options.save_steps, mapping=mapping_of(options.map), strict=options.strict,
+        limit_memory_bytes=int(options.memory_limit * 1e9),
     )  # fmt: skip
-    checked = services.data.check(request.file, request.mapping)  # a bad file is told before a base is fetched
+    checked = services.data.check(request.file, request.mapping, request.owner)  # a bad file is told before a base is fetched
     services.bases.resolve(progress.base)
     progress.end()
     with owned_or_served(settings) as home:
@@ -72,7 +74,7 @@ class _Failed(InputError):
 
 
 def runs(settings: Settings, options: Any) -> Outcome:
-    """List, show, cancel or resume. Never imports torch."""
+    """List, show, move, cancel or resume. Never imports torch."""
     from playground.services.container import Services
 
     services = Services(settings)
@@ -89,17 +91,21 @@ def runs(settings: Settings, options: Any) -> Outcome:
         with owned_or_served(settings) as home:
             training.resume(options.run)
             return _run_it(services, options.run, home is not None, options.detach, Progress())
+    if options.action == "move":
+        training.move(options.run, options.to)
+        view = training.show(options.run)
+        return _short(view), f"{view.run} is {view.message}.", 0
     if options.action == "show":
         view = training.show(options.run)
-        return _short(view), f"{_row(view)}\n{view.error or ''}".rstrip(), 0
+        return _short(view), "\n".join(line for line in (_row(view), _memory(view), view.error) if line), 0
     views = training.runs()
     text = "\n".join(_row(view) for view in views) or "No runs yet. python -m playground train FILE begins one."
     return {"runs": [_short(view) for view in views]}, text, 0
 
 
 def _short(view: RunView) -> dict[str, Any]:
-    names = ("run", "state", "method", "step", "steps", "adapter", "error", "pid")
-    return {name: getattr(view, name) for name in names}
+    names = ("run", "state", "method", "step", "steps", "adapter", "error", "pid", "place")
+    return {name: getattr(view, name) for name in names} | {"memory_ratio": view.summary.get("memory_ratio")}
 
 
 def _json(view: RunView) -> dict[str, Any]:
@@ -111,7 +117,16 @@ def _json(view: RunView) -> dict[str, Any]:
 
 
 def _row(view: RunView) -> str:
-    return f"{view.run}  {view.state:<9}  {view.method:<6}  step {view.step} of {view.steps}  {view.adapter or view.name}"
+    place = f"  {ordinal(view.place)} in line" if view.place else ""
+    return f"{view.run}  {view.state:<9}  {view.method:<6}  step {view.step} of {view.steps}  {view.adapter or view.name}{place}"
+
+
+def _memory(view: RunView) -> str:
+    """Was the estimate right?"""
+    if not (ratio := view.summary.get("memory_ratio")):
+        return ""
+    said, peak = view.summary["estimated_memory_bytes"] / 1e9, view.summary["peak_memory_bytes"] / 1e9
+    return f"Memory: {said:.2f} GB estimated, {peak:.2f} GB at its peak (ratio {ratio:.2f})"
 
 
 def _line(view: RunView) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 
 from playground.engine.weights import FileModule
 from playground.errors import AdapterError
@@ -22,12 +23,24 @@ def read_adapter(folder: Path) -> dict[str, FileModule]:
     """Module path -> what the file holds for it, in fp32. Raises AdapterError for a method the batch does not carry."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
-        tensors = {name: tensor.float() for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
-    except (OSError, ValueError, RuntimeError) as error:
+        if not isinstance(config, dict):
+            raise ValueError("adapter_config.json holds no JSON object")
+        # read, not mapped: a mapped file that is cut short ends the process, and load_file leaks 56 bytes a tensor (safetensors 0.8.0)
+        held = (folder / "adapter_model.safetensors").read_bytes()
+        tensors = {name: tensor.float() for name, tensor in sorted(load(held).items())}
+    except (OSError, ValueError, RuntimeError, RecursionError, SafetensorError) as error:
         raise AdapterError(f"The adapter in {folder.name} cannot be read: {error}. Import it again.") from error
+    filled = [tensor for tensor in tensors.values() if tensor.numel()]
+    if not filled:
+        raise AdapterError(f"The adapter in {folder.name} holds no weights. Export it again.")
+    if not bool(torch.isfinite(torch.stack(torch._foreach_norm(filled, float("inf")))).all()):
+        raise AdapterError(f"{folder.name} holds something that is not a number. Train it again at a lower learning rate.")
     kind = config.get("peft_type")
     if kind == "LORA":
-        return _lora(folder.name, config, tensors)
+        try:
+            return _lora(folder.name, config, tensors)
+        except (TypeError, ValueError, AttributeError, re.error) as error:
+            raise AdapterError(f"{folder.name}'s config is damaged: {error}. Export the adapter again.") from error
     if kind == "IA3":
         return _ia3(folder.name, tensors)
     raise AdapterError(
@@ -36,9 +49,18 @@ def read_adapter(folder: Path) -> dict[str, FileModule]:
 
 
 def _lora(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, FileModule]:
+    if config.get("target_parameters"):
+        raise AdapterError(
+            f"{name} adapts weights that are stacked by expert (target_parameters); chatting carries adapters on linear layers only. "
+            "Train it on the attention layers."
+        )
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         match = _LORA.fullmatch(key)
+        if key.endswith(".base_layer.weight"):
+            raise AdapterError(
+                f"{name} carries weights of the base itself ({key}). Save it again with save_embedding_layers=False."
+            )
         if match is None:
             raise AdapterError(f"{name} holds {key}, which is not a LoRA weight. Export it again as a plain LoRA.")
         parts.setdefault(match["module"], {})[match["part"]] = tensor
@@ -48,6 +70,9 @@ def _lora(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -
         if set(pair) != needed:
             raise AdapterError(f"{name} holds only a part of {module}'s weights. The file is damaged; export the adapter again.")
         a, b = pair["A"], pair["B"]
+        if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
+            sizes = f"{list(a.shape)} and {list(b.shape)}"
+            raise AdapterError(f"{name}'s matrices for {module} are {sizes}, which are no pair of one rank. Export it again.")
         found[module] = FileModule(a, b * _scale(config, module, a.shape[0]), magnitude=pair.get("magnitude_vector"))
     return found
 
@@ -66,7 +91,7 @@ def _ia3(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, FileModule]:
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
     """alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732); alpha may differ by module."""
-    alpha = float(config.get("lora_alpha") or rank)
+    alpha = float(config.get("lora_alpha", 8))
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             alpha = float(value)

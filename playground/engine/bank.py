@@ -101,6 +101,7 @@ class Bank:
         self._chosen: tuple[int | None, ...] = ()
         self._first = self._last = 0
         self._masks: dict[int, torch.Tensor] = {}
+        self._views: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
         self._scales: dict[int, Scales] = {}
         self._fixed: dict[int, dict[int, torch.Tensor]] = {}
         self.version = 0  # changes when the memory does
@@ -146,6 +147,7 @@ class Bank:
         carried = [self._slots[slot] if slot is not None else None for slot in chosen]
         places = {place for adapter in carried if adapter is not None for place in adapter.scales}
         self._scales = {place: self._together(place, carried) for place in places}
+        self._look()
 
     def select_fixed(self, slots: Sequence[int | None]) -> bool:
         """``select`` for a captured step: all slots there is room for take part, and the masks stay where they are in memory.
@@ -167,6 +169,7 @@ class Bank:
         for parts, kept in self._fixed[rows].items():
             kept.copy_(mask.repeat_interleave(parts * self._rank, dim=1))
         self._first, self._last, self._masks, self._chosen = 0, self._room, self._fixed[rows], ()
+        self._look()
         return True
 
     @property
@@ -176,14 +179,22 @@ class Bank:
 
     def add(self, place: int, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add each selected row's low-rank product of group ``place``, in place: x [rows, in], y [rows, sum of outputs]."""
-        if self._first == self._last or not self._rank:
+        if not self._views:
             return
-        parts = len(self.groups[place].names)
-        start, end = self._first * parts * self._rank, self._last * parts * self._rank
-        middle = torch.mm(x, self._a[place][start:end].t())
-        if self._masks:
-            middle.mul_(self._masks[parts])
-        y.addmm_(middle, self._b[place][start:end])
+        a, b, mask = self._views[place]
+        middle = torch.mm(x, a)
+        if mask is not None:
+            middle.mul_(mask)
+        y.addmm_(middle, b)
+
+    def _look(self) -> None:
+        """Views of what the selected span of slots multiplies with, one for each group: taken once, used at every step."""
+        self._views = []
+        if self._first < self._last and self._rank:
+            for place, group in enumerate(self.groups):
+                parts = len(group.names)
+                own = slice(self._first * parts * self._rank, self._last * parts * self._rank)
+                self._views.append((self._a[place][own].t(), self._b[place][own], self._masks.get(parts)))
 
     def add_segment(self, place: int, slot: int | None, x: torch.Tensor, y: torch.Tensor) -> None:
         """The same for many tokens that carry one adapter: x [tokens, in], y [tokens, sum of outputs]."""

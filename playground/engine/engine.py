@@ -16,6 +16,7 @@ import torch
 
 from playground.data.render import encode
 from playground.engine.adapter_file import read_adapter
+from playground.engine.compute import Compute, run_alone
 from playground.engine.lean import unfit
 from playground.engine.lean_path import LeanPath
 from playground.engine.load import Loaded, live_fingerprint, load
@@ -23,6 +24,7 @@ from playground.engine.reference import ReferencePath
 from playground.engine.request import AdapterFile, Row, RowState
 from playground.engine.weights import fitted, out_in
 from playground.errors import AdapterError, InputError
+from playground.library.vocabulary import check_vocabulary
 
 PROBES = ("Hello.", "Write one sentence about rain.", "1, 2, 3,")
 EFFECT_MIN = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -33,11 +35,21 @@ class Engine:
     """A resident: one base in memory and the adapters attached to it. Safe to call from several threads.
 
     reference: take the reference path even where the lean one would serve. adapters_limit_bytes: what attached adapters may take;
-    past it the least recently used ones leave memory, and come back from disk by themselves when they are asked for.
+    past it the least recently used ones leave memory, and come back from disk by themselves when they are asked for. dtype,
+    quantised: as ``load`` takes them.
     """
 
-    def __init__(self, folder: Path, *, reference: bool = False, adapters_limit_bytes: int | None = None) -> None:
-        self.loaded: Loaded = load(folder)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        reference: bool = False,
+        adapters_limit_bytes: int | None = None,
+        dtype: torch.dtype | None = None,
+        quantised: bool = False,
+    ) -> None:
+        self._compute = Compute()
+        self.loaded: Loaded = self._compute.run(lambda: load(folder, dtype=dtype, quantised=quantised))
         self._limit = adapters_limit_bytes
         self._lock = threading.RLock()
         self._hashing = threading.Lock()
@@ -49,7 +61,8 @@ class Engine:
         reason = "asked for" if reference else unfit(self.loaded.model)
         self.path = f"reference ({reason})" if reason else "lean"
         ends = _end_ids(self.loaded)
-        self._way: LeanPath | ReferencePath = ReferencePath(self.loaded, ends) if reason else LeanPath(self.loaded, ends)
+        path = ReferencePath if reason else LeanPath
+        self._way: LeanPath | ReferencePath = self._compute.run(lambda: path(self.loaded, ends, self._compute))
 
     # -- adapters ------------------------------------------------------------------------------------------------
 
@@ -70,7 +83,7 @@ class Engine:
         with self._lock:
             self._asleep.pop(adapter_id, None)
             if self._attached.pop(adapter_id, None) is not None:
-                self._way.drop(adapter_id)
+                self._compute.run(lambda: self._way.drop(adapter_id))
 
     def attached(self) -> dict[str, AdapterFile]:
         """Adapters in memory by id, the least recently used first."""
@@ -84,13 +97,13 @@ class Engine:
 
     def has_no_effect(self, adapter_id: str) -> bool:
         """Whether an adapter's logits on a few fixed prompts are the base's, but for rounding. Measured once for each version."""
-        with self._lock:
+        with self._lock:  # to the end, so that it does not leave memory meanwhile
             file = self._awake(adapter_id)
-        if file.sha256 not in self._effects:
-            prompts = [encode(self.loaded.tokenizer, probe) for probe in PROBES]
-            apart = (self._way.logits(prompts, adapter_id).float() - self._way.logits(prompts, None).float()).abs().max()
-            self._effects[file.sha256] = float(apart) >= EFFECT_MIN.get(self.loaded.dtype, 1e-3)
-        return not self._effects[file.sha256]
+            if file.sha256 not in self._effects:
+                prompts = [encode(self.loaded.tokenizer, probe) for probe in PROBES]
+                apart = (self._way.logits(prompts, adapter_id).float() - self._way.logits(prompts, None).float()).abs().max()
+                self._effects[file.sha256] = float(apart) >= EFFECT_MIN.get(self.loaded.dtype, 1e-3)
+            return not self._effects[file.sha256]
 
     def select_ms(self, adapter_id: str | None) -> float:
         """Milliseconds that making an attached adapter the active one takes: what the next row pays to carry it."""
@@ -105,6 +118,15 @@ class Engine:
         """Memory that attached adapters take."""
         return self._way.adapter_bytes
 
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of beginnings that are kept to be read only once."""
+        return self._way.kept_bytes
+
+    def close(self) -> None:
+        """Let go of the model's memory. Rows in flight end with an error; the engine is not used after this."""
+        self._way.close()
+
     # -- proof ---------------------------------------------------------------------------------------------------
 
     @property
@@ -112,14 +134,14 @@ class Engine:
         """The weights as they were at load: hashed once, right after it, while nobody waits (0.4 s for 538 MB)."""
         with self._hashing:
             if self._fingerprint is None:
-                self._fingerprint = live_fingerprint(self.loaded)
+                self._fingerprint = run_alone(lambda: live_fingerprint(self.loaded))
             return self._fingerprint
 
     def check_fingerprint(self) -> tuple[str, bool, float]:
         """(fingerprint of the weights as they are now, whether it is the one at load, seconds it took)."""
         before = self.fingerprint
         started = time.perf_counter()
-        now = live_fingerprint(self.loaded)
+        now = run_alone(lambda: live_fingerprint(self.loaded))
         return now, now == before, time.perf_counter() - started
 
     # -- decoding ------------------------------------------------------------------------------------------------
@@ -154,8 +176,9 @@ class Engine:
         return self._attached[adapter_id]
 
     def _read_in(self, adapter: AdapterFile, needed: Collection[str] = ()) -> None:
-        weights = fitted(adapter.id, read_adapter(Path(adapter.path)), self._linears)
-        self._way.put(adapter.id, adapter.sha256, weights)
+        check_vocabulary(Path(adapter.path), self.loaded.tokenizer.get_vocab)
+        found = read_adapter(Path(adapter.path))
+        self._compute.run(lambda: self._way.put(adapter.id, adapter.sha256, fitted(adapter.id, found, self._linears)))
         self._attached[adapter.id] = adapter
         self._attached.move_to_end(adapter.id)
         self._asleep.pop(adapter.id, None)
@@ -163,10 +186,10 @@ class Engine:
             if self._limit is None or self._way.held_bytes <= self._limit:
                 break
             self._asleep[name] = self._attached.pop(name)
-            self._way.drop(name)
+            self._compute.run(lambda name=name: self._way.drop(name))  # type: ignore[misc]
 
     def _fits(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> None:
-        limit = getattr(self.loaded.model.config, "max_position_embeddings", None)
+        limit = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None)
         for prompt, row in zip(prompts, rows, strict=True):
             if limit and len(prompt) + row.sampling.max_tokens > limit:
                 raise InputError(

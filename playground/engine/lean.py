@@ -21,7 +21,7 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = ("default", "linear", "llama3")
 QKV, OUT, GATE_UP, DOWN = range(4)
 SMALL = 100_000
-"""Weights with fewer numbers are left where they lie."""
+"""Models whose layers have fewer numbers are not worth measuring for."""
 
 
 @dataclass
@@ -82,7 +82,11 @@ class LeanModel:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps = config.rms_norm_eps
         self.dtype, self.device = model.lm_head.weight.dtype, model.lm_head.weight.device
-        self._tried: dict[tuple[int, int], bool] = {}
+        largest = (2 * config.intermediate_size, config.hidden_size)
+        tuned = self.device.type == "cpu" and self.dtype == torch.float32 and largest[0] * largest[1] >= SMALL
+        self._columns = tuned and by_columns(largest)
+        for parameter in (parameter for parameter in model.parameters() if parameter.dim() == 1):
+            parameter.data = parameter.data.clone()  # nothing keeps the file mapped once the weights below are copied out of it
         self.layers = [self._layer(layer) for layer in body.layers]
         self.head = self._joined([model.lm_head])
         self._embedding = body.embed_tokens.weight
@@ -272,23 +276,16 @@ class LeanModel:
         """Weights of modules that read the same input, as one [in, outputs together]; theirs become views of it."""
         weights = [module.weight.data for module in modules]
         shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
-        if self._columns(shape):
+        if self._columns:
             whole = torch.empty(shape[1], shape[0], dtype=self.dtype, device=self.device)
             torch.cat([weight.t() for weight in weights], dim=1, out=whole)
         else:
-            whole = (torch.cat(weights) if len(weights) > 1 else weights[0]).t()
+            whole = torch.cat(weights).t()
         start = 0
         for module, weight in zip(modules, weights, strict=True):
             module.weight.data = whole[:, start : start + weight.shape[0]].t()
             start += weight.shape[0]
         return whole
-
-    def _columns(self, shape: tuple[int, int]) -> bool:
-        if self.device.type != "cpu" or self.dtype != torch.float32 or shape[0] * shape[1] < SMALL:
-            return False
-        if shape not in self._tried:
-            self._tried[shape] = by_columns(shape)
-        return self._tried[shape]
 
     def _groups(self, layers: int, hidden: int) -> list[Group]:
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator, Sequence
 
 import torch
 
 from playground.engine.bank import Packed, pack
+from playground.engine.compute import Compute
 from playground.engine.lean import LeanModel, Segment
 from playground.engine.load import Loaded
 from playground.engine.request import Row, RowState
@@ -20,12 +20,14 @@ from playground.errors import AdapterError
 class LeanPath:
     """Rows of several callers share one batch. Safe to call from several threads."""
 
-    def __init__(self, loaded: Loaded, ends: frozenset[int]) -> None:
+    def __init__(self, loaded: Loaded, ends: frozenset[int], compute: Compute) -> None:
+        """On the computing thread."""
+        self._compute = compute
         self.model = LeanModel(loaded.model)
         self._packed: dict[str, Packed] = {}
         self._carried = {name for group in self.model.groups for name in group.names}
-        self.scheduler = Scheduler(self.model, loaded.tokenizer, ends, self._find)
-        self._lock = threading.Lock()
+        self.scheduler = Scheduler(self.model, loaded.tokenizer, ends, self._find, compute)
+        compute.idle = self.scheduler.shrink
         self._aside = self.model.new_bank()
 
     @property
@@ -37,6 +39,13 @@ class LeanPath:
     def held_bytes(self) -> int:
         """What attached adapters take, and what dropping them gives back."""
         return sum(packed.bytes for packed in list(self._packed.values()))
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.scheduler.prefixes.bytes
+
+    def close(self) -> None:
+        self.scheduler.close()
 
     def put(self, adapter_id: str, key: str, weights: AdapterWeights) -> None:
         """Raises AdapterError for an adapter on layers that this path does not carry."""
@@ -52,7 +61,8 @@ class LeanPath:
 
     def switch_ms(self, adapter_id: str) -> float:
         """What the next row pays to carry an attached adapter: nothing but a look where it lies in a bank, else the copy."""
-        with self._lock, torch.inference_mode():
+
+        def work() -> float:
             packed = self._find(adapter_id)
             started = time.perf_counter()
             slot = self._aside.take(packed)
@@ -61,14 +71,19 @@ class LeanPath:
             self._aside.release(slot)
             return taken
 
+        return self._compute.run(work)
+
     def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> torch.Tensor:
         """Logits [prompts, vocabulary] of each prompt's last token."""
-        with self._lock, torch.inference_mode():
+
+        def work() -> torch.Tensor:
             slot = self._aside.take(self._find(adapter_id) if adapter_id else None)
             segments = [Segment(row, list(prompt), 0, slot) for row, prompt in enumerate(prompts)]
             found = self.model.read(segments, self.model.new_cache(), self._aside)
             self._aside.release(slot)
             return found
+
+        return self._compute.run(work)
 
     def stream(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Generator[list[RowState], None, None]:
         """Every row's state after each round."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from playground.errors import BaseUnavailableError
+from playground.gpu.zero import without_device
 from playground.library.fingerprint import digest
 
 
@@ -30,32 +31,61 @@ class Loaded:
 
 def pick_device() -> tuple[torch.device, torch.dtype]:
     """CUDA in bf16, Apple's GPU in fp16, else the CPU in fp32 (bf16 there can be a hundred times slower)."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not without_device():
         return torch.device("cuda"), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if torch.backends.mps.is_available():
         return torch.device("mps"), torch.float16
     return torch.device("cpu"), torch.float32
 
 
-def load(folder: Path) -> Loaded:
-    """Load ``folder`` for decoding. Raises BaseUnavailableError in words when it cannot be loaded."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = False) -> Loaded:
+    """Load ``folder`` for decoding. Raises BaseUnavailableError in words when it cannot be loaded.
+
+    dtype: None = what suits the device. quantised: squeeze the weights to 4 bits as they are read (NF4 with double quantisation,
+    Dettmers et al. 2023, arXiv:2305.14314); a folder that holds such weights already needs no asking.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    device, dtype = pick_device()
+    device, suited = pick_device()
+    dtype = dtype or suited
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True, "dtype": dtype}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, use_safetensors=True, dtype=dtype
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        packed = getattr(config, "quantization_config", None) is not None
+        if quantised and not packed:
+            options["quantization_config"] = _four_bits(dtype)
+        if quantised or packed:
+            options["device_map"] = {"": device}
+        loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BaseUnavailableError(f"The model in {folder.name} cannot be loaded: {reason} Choose another base.") from error
     model: Any = loaded
-    model = model.to(device).eval().requires_grad_(False)
+    if "device_map" not in options:
+        model = model.to(device)
+    model = model.eval().requires_grad_(False)
+    _keep_packed_as_it_is(model)
     return Loaded(model, tokenizer, device, dtype, dict(model.named_parameters()))
+
+
+def _four_bits(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _keep_packed_as_it_is(model: Any) -> None:
+    """bitsandbytes rewrites 4-bit weights for AVX512-BF16 processors at the first forward pass, and rounds their scales to bf16:
+    the weights would no longer be those that were loaded. So it must not."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def live_fingerprint(loaded: Loaded) -> str:
@@ -65,11 +95,20 @@ def live_fingerprint(loaded: Loaded) -> str:
 
 def _live(weights: dict[str, torch.nn.Parameter]) -> Iterable[tuple[str, str, tuple[int, ...], Any]]:
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8", torch.int8: "I8"}
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
+    for name, there in sorted(_with_scales(weights), key=lambda pair: pair[0]):
+        tensor = there.detach().cpu().contiguous()
         yield (
             name,
             names.get(tensor.dtype, str(tensor.dtype)),
             tuple(tensor.shape),
             tensor.view(torch.uint8).numpy().data.cast("B"),
         )
+
+
+def _with_scales(weights: dict[str, torch.nn.Parameter]) -> Iterable[tuple[str, torch.Tensor]]:
+    """Weights, and what unpacks those that are packed in 4 bits, by the names that a file gives them."""
+    for name, weight in weights.items():
+        yield name, weight
+        state = getattr(weight, "quant_state", None)
+        if state is not None:
+            yield from ((f"{name}.{part}", tensor) for part, tensor in state.as_dict(packed=True).items())

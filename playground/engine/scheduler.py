@@ -1,6 +1,6 @@
 """Continuous batching: rows join and leave between steps, so several people's questions share one pass over the weights.
 
-One thread owns the cache and the bank. A round: (1) admit what waits, (2) read at most CHUNK prompt tokens, (3) one step for
+The computing thread owns the cache and the bank. A round: (1) admit what waits, (2) read at most CHUNK prompt tokens, (3) one step for
 every row that is writing, (4) let go of what is done. So a running row never waits longer than one chunk.
 """
 
@@ -15,17 +15,17 @@ from typing import Any
 import torch
 
 from playground.engine.bank import Packed
+from playground.engine.compute import Compute
 from playground.engine.graph import CapturedSteps
 from playground.engine.lean import LeanModel, Segment
 from playground.engine.prefixes import PREFIX_MIN, PrefixStore, common
 from playground.engine.request import Row
 from playground.engine.ticket import Ticket
 from playground.engine.writer import Writer
+from playground.errors import BaseUnavailableError
 
 ROWS_MAX = 16
 CHUNK = 256
-IDLE_S = 30.0
-"""The thread ends after so long without work, and gives the cache's memory back."""
 
 
 @dataclass
@@ -56,9 +56,13 @@ class _Live:
 
 
 class Scheduler:
-    """adapter_of: an adapter's packed weights by its id; raises AdapterError when it is not attached."""
+    """adapter_of: an adapter's packed weights by its id; raises AdapterError when it is not attached. compute: the thread that
+    rounds run on, one job each, so that other jobs come between them."""
 
-    def __init__(self, model: LeanModel, tokenizer: Any, ends: Collection[int], adapter_of: Callable[[str], Packed]) -> None:
+    def __init__(
+        self, model: LeanModel, tokenizer: Any, ends: Collection[int], adapter_of: Callable[[str], Packed], compute: Compute
+    ) -> None:
+        self._compute = compute
         self._model, self._tokenizer, self._ends, self._adapter_of = model, tokenizer, frozenset(ends), adapter_of
         self._changed = threading.Condition()
         self._pending: list[_Live] = []
@@ -67,7 +71,7 @@ class Scheduler:
         self._bank = model.new_bank()
         self._captured = CapturedSteps(model) if model.device.type == "cuda" else None
         self.prefixes = PrefixStore()
-        self._thread: threading.Thread | None = None
+        self._going = self._closed = False
         self.reused_tokens = 0
 
     def submit(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Ticket:
@@ -79,11 +83,12 @@ class Scheduler:
             for row, writer, prompt in zip(rows, writers, prompts, strict=True)
         ]
         with self._changed:
+            if self._closed:
+                raise BaseUnavailableError("The base has left memory. Ask again.")
             self._pending += fresh
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            if not self._going:
+                self._going = True
+                self._compute.post(self._go)
         return ticket
 
     @property
@@ -100,18 +105,28 @@ class Scheduler:
     def bank_bytes(self) -> int:
         return self._bank.bytes
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                if not self._changed.wait_for(lambda: self._pending or self._live, timeout=IDLE_S):
-                    self._cache.shrink()
-                    self._thread = None
-                    return
-            try:
-                with torch.inference_mode():  # all of a round: the cache may grow inside a forward pass
-                    self._round()
-            except BaseException as error:
-                self._fail(error)
+    def close(self) -> None:
+        """Rows in flight hear of it, and nothing holds the model any longer."""
+        with self._changed:
+            self._closed = True
+        self._compute.run(lambda: self._fail(BaseUnavailableError("The base has left memory. Ask again.")))
+
+    def shrink(self) -> None:
+        """Give the cache's memory back while no row is in flight. On the computing thread."""
+        if not self.busy:
+            self._cache.shrink()
+
+    def _go(self) -> None:
+        """One round, and another after it while there are rows."""
+        try:
+            with torch.inference_mode():  # all of a round: the cache may grow inside a forward pass
+                self._round()
+        except BaseException as error:
+            self._fail(error)
+        with self._changed:
+            self._going = bool(self._live or self._pending)
+            if self._going:
+                self._compute.post(self._go)
 
     def _fail(self, error: BaseException) -> None:
         """Everyone in the batch hears of it; the next ones start afresh."""

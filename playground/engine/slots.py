@@ -1,7 +1,7 @@
 """Stacked adapter slots beside each linear layer of a Hugging Face model, so that one forward pass serves any mix of adapters.
 
 Row b carries slot k and gets the formula of ``weights.py`` with that slot's matrices and vectors. Slot 0 is the base: zeros and
-ones. The base's own weights are never written. Ranks are padded with zeros to the widest one attached. (The batched form: S-LoRA,
+ones. The base's own weights are never written. Ranks are padded with zeros to the widest one there. (The batched form: S-LoRA,
 Sheng et al. 2023, arXiv:2311.03285.)
 """
 
@@ -14,13 +14,16 @@ import torch
 from torch import nn
 
 from playground.engine.weights import ModuleWeights
+from playground.errors import AdapterError
 
 
 @dataclass
 class ActiveRows:
-    """Which slot each row of the current forward pass uses: ``slots`` [rows], or None when all rows are the base."""
+    """Which slot each row of the current forward pass uses: ``slots`` [rows], or None when all rows are the base. tokens: how many
+    of them that pass reads, in all rows together."""
 
     slots: torch.Tensor | None = None
+    tokens: int = 0
 
 
 @dataclass
@@ -39,6 +42,8 @@ class SlottedLinear:
     out_scale: torch.Tensor | None = None
     shift: torch.Tensor | None = None
 
+    _ranks: list[int] = field(default_factory=lambda: [0])
+
     def __post_init__(self) -> None:
         self.a = torch.zeros(1, self.inputs, 0, dtype=self.dtype, device=self.device)
         self.b = torch.zeros(1, 0, self.outputs, dtype=self.dtype, device=self.device)
@@ -49,10 +54,10 @@ class SlottedLinear:
         module.register_forward_hook(self.after)
 
     def put(self, slot: int, weights: ModuleWeights | None) -> None:
-        """Write one slot (None = the base again), growing the stacks where they are too short or too narrow. Stacks are replaced
-        or written only at this slot, so rows that carry another go on undisturbed."""
+        """Write one slot (None = the base again), which must be there; other slots stay as they are."""
         weights = weights or ModuleWeights()
-        self.grow(max(self.a.shape[0], slot + 1), max(self.a.shape[2], weights.rank))
+        self._ranks[slot] = weights.rank
+        self.resize(len(self._ranks))
         self.a[slot].zero_()
         self.b[slot].zero_()
         if weights.a is not None and weights.b is not None:
@@ -62,36 +67,55 @@ class SlottedLinear:
         self.out_scale = self._vector(self.out_scale, slot, weights.out_scale, self.outputs, 1.0)
         self.shift = self._vector(self.shift, slot, weights.shift, self.outputs, 0.0)
 
-    def grow(self, slots: int, rank: int) -> None:
-        """Room for so many slots of this rank; what is there stays."""
+    def resize(self, slots: int) -> None:
+        """So many slots, as wide as the widest of them needs. What they hold stays, new ones are the base."""
+        self._ranks = [*self._ranks[:slots], *[0] * (slots - len(self._ranks))]
+        rank = max(self._ranks)
         if (slots, rank) == (self.a.shape[0], self.a.shape[2]):
             return
+        kept, wide = min(slots, self.a.shape[0]), min(rank, self.a.shape[2])
         a = torch.zeros(slots, self.inputs, rank, dtype=self.dtype, device=self.device)
         b = torch.zeros(slots, rank, self.outputs, dtype=self.dtype, device=self.device)
-        a[: self.a.shape[0], :, : self.a.shape[2]] = self.a
-        b[: self.b.shape[0], : self.b.shape[1]] = self.b
+        a[:kept, :, :wide] = self.a[:kept, :, :wide]
+        b[:kept, :wide] = self.b[:kept, :wide]
         self.a, self.b = a, b
+        self.in_scale = self._resized(self.in_scale, slots, 1.0)
+        self.out_scale = self._resized(self.out_scale, slots, 1.0)
+        self.shift = self._resized(self.shift, slots, 0.0)
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Forward pre-hook: scale each row's input. x [rows, length, in]."""
+        """Forward pre-hook: scale each row's input."""
         slots = self.active.slots
         if slots is None or self.in_scale is None:
             return None
-        return (args[0] * self._picked(self.in_scale, slots, 1.0), *args[1:])
+        x = self._by_rows(args[0], slots)
+        return ((x * self.in_scale[slots].unsqueeze(1)).view(args[0].shape), *args[1:])
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        """Forward hook: correct each row's output [rows, length, out]."""
+        """Forward hook: correct each row's output."""
         slots = self.active.slots
-        if slots is None:
+        if slots is None or (not self.a.shape[2] and self.out_scale is None and self.shift is None):
             return output
+        y = self._by_rows(output, slots)
         if self.a.shape[2]:
-            x = args[0].to(self.dtype)
-            output = torch.baddbmm(output.to(self.dtype), torch.bmm(x, self.a[slots]), self.b[slots])
+            x = self._by_rows(args[0], slots).to(self.dtype)
+            y = torch.baddbmm(y.to(self.dtype), torch.bmm(x, self.a[slots]), self.b[slots])
         if self.out_scale is not None:
-            output = output * self._picked(self.out_scale, slots, 1.0)
+            y = y * self.out_scale[slots].unsqueeze(1)
         if self.shift is not None:
-            output = output + self._picked(self.shift, slots, 0.0)
-        return output
+            y = y + self.shift[slots].unsqueeze(1)
+        return y.view(output.shape)
+
+    def _by_rows(self, x: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        """[rows, length, width], also where a family hands all tokens on in one list."""
+        if x.dim() == 3 and x.shape[0] == slots.shape[0]:
+            return x
+        if x.numel() != self.active.tokens * x.shape[-1]:
+            raise AdapterError(
+                "This base sends a row's tokens to different layers (a mixture of experts), and such a layer carries no adapter in "
+                "a batch. Train the adapter on the attention layers."
+            )
+        return x.reshape(slots.shape[0], -1, x.shape[-1])
 
     @property
     def bytes(self) -> int:
@@ -101,21 +125,19 @@ class SlottedLinear:
     def _vector(
         self, stack: torch.Tensor | None, slot: int, vector: torch.Tensor | None, width: int, empty: float
     ) -> torch.Tensor | None:
-        if stack is None and vector is None:
-            return None
-        slots = self.a.shape[0]
-        if stack is None or stack.shape[0] < slots:
-            grown = torch.full((slots, width), empty, dtype=self.dtype, device=self.device)
-            if stack is not None:
-                grown[: stack.shape[0]] = stack
-            stack = grown
+        """A stack with one slot's vector written; None while no slot has any."""
+        if stack is None:
+            if vector is None:
+                return None
+            stack = torch.full((len(self._ranks), width), empty, dtype=self.dtype, device=self.device)
         stack[slot] = empty if vector is None else vector.to(self.device, self.dtype)
         return stack
 
-    def _picked(self, stack: torch.Tensor, slots: torch.Tensor, empty: float) -> torch.Tensor:
-        """[rows, 1, width]; a slot that came after this stack last grew has nothing in it."""
-        if int(slots.max()) >= stack.shape[0]:
-            grown = torch.full((int(slots.max()) + 1, stack.shape[1]), empty, dtype=self.dtype, device=self.device)
-            grown[: stack.shape[0]] = stack
-            stack = grown
-        return stack[slots].unsqueeze(1)
+    def _resized(self, stack: torch.Tensor | None, slots: int, empty: float) -> torch.Tensor | None:
+        """A stack with so many slots; None when there are none but the base's."""
+        if stack is None or slots == 1:
+            return None
+        kept = min(slots, stack.shape[0])
+        sized = torch.full((slots, stack.shape[1]), empty, dtype=self.dtype, device=self.device)
+        sized[:kept] = stack[:kept]
+        return sized

@@ -79,11 +79,11 @@ def fitted(name: str, found: Mapping[str, FileModule], modules: Mapping[str, nn.
     for path, part in found.items():
         module = modules.get(path)
         there = out_in(module) if module is not None else None
-        outputs = part.b.shape[0] if part.b is not None else (part.out_scale.shape[0] if part.out_scale is not None else None)
-        inputs = part.a.shape[1] if part.a is not None else (part.in_scale.shape[0] if part.in_scale is not None else None)
-        if there is None or (outputs or there[0], inputs or there[1]) != there:
+        outputs = {t.shape[0] for t in (part.b, part.out_scale, part.magnitude) if t is not None}
+        inputs = {t.shape[-1] for t in (part.a, part.in_scale) if t is not None}
+        if there is None or not (outputs <= {there[0]} and inputs <= {there[1]}):
             said = f"{there[1]} -> {there[0]}" if there else "no such layer"
-            wide = f"{inputs or 'any'} -> {outputs or 'any'}"
+            wide = " -> ".join(" and ".join(map(str, sorted(side))) or "any" for side in (inputs, outputs))
             raise AdapterError(
                 f"{name} was trained on another base: {path} is {wide} in the adapter, here it is {said}. "
                 "Choose the base it was trained on."

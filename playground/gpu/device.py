@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from playground.gpu.zero import without_device
+
 RESERVE_SHARE = 0.1
 """Part of the device's memory that stays untouched for the system and the page itself."""
 
@@ -72,7 +74,7 @@ def has_cuda() -> bool:
 
 def find_device() -> Device:
     """The device this process computes on."""
-    if has_cuda():
+    if has_cuda() and not without_device():
         import torch
 
         if torch.cuda.is_available():

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
 from playground.gpu.device import Device, default_budget
-from playground.gpu.policy import Waiting, grants, order
+from playground.gpu.policy import LOADING, READY, UNLOADING, Decision, Held, Resident, Waiting, Wanted, decide, order, to_unload
 
 QUEUE_LIMIT = 32
 """Requests that may wait; the next is refused at once, politely."""
+SESSION_LIMIT = 8
+"""The same for one browser session, so that nobody fills the queue alone."""
+
+Unload = Callable[[], None]
+Run = Callable[[Callable[[], None]], None]
 
 
 @dataclass
@@ -28,6 +34,7 @@ class Lease:
     bytes: int
     since_s: float
     _close: Callable[[Lease], None] = field(repr=False)
+    residents: tuple[str, ...] = ()
 
     def close(self) -> None:
         self._close(self)
@@ -65,21 +72,38 @@ class Request:
         self._manager.cancel(self)
 
 
-class DeviceManager:
-    """Budget, residents, leases, queue. The decisions are ``policy``'s; this object carries them out."""
+def _in_thread(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="unload", daemon=True).start()
 
-    def __init__(self, device: Device, budget_bytes: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+
+class DeviceManager:
+    """Budget, residents, leases, queue. The decisions are ``policy``'s; this object carries them out.
+
+    clock: seconds. run: runs an unload outside of whatever called for it. keep_alive_s: how long a resident may idle, 0 = for ever.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        budget_bytes: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        run: Run = _in_thread,
+        keep_alive_s: float = 0.0,
+    ) -> None:
         self.device = device
         self._budget = budget_bytes if budget_bytes is not None else default_budget(device)
-        self._clock = clock
+        self._clock, self._run, self.keep_alive_s = clock, run, keep_alive_s
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, Waiting] = {}
         self._requests: dict[int, Request] = {}
         self._leases: dict[int, Lease] = {}
-        self._residents: dict[str, int] = {}
+        self._residents: dict[str, Resident] = {}
+        self._unloads: dict[str, Unload] = {}
         self._last_served: dict[str, int] = {}
         self._typical_s = {"chat": 6.0, "train": 120.0}
+
+    # -- memory --------------------------------------------------------------------------------------------------
 
     @property
     def budget_bytes(self) -> int:
@@ -88,28 +112,64 @@ class DeviceManager:
     @property
     def used_bytes(self) -> int:
         with self._changed:
-            return sum(self._residents.values()) + sum(lease.bytes for lease in self._leases.values())
+            return sum(one.bytes for one in self._residents.values()) + sum(lease.bytes for lease in self._leases.values())
 
     @property
     def free_bytes(self) -> int:
         return max(0, self._budget - self.used_bytes)
 
-    def request(self, lane: str, session: str, label: str, needs_bytes: int) -> Request:
-        """Join the queue. Raises BusyError when it is full, OutOfMemoryError when ``needs_bytes`` can never fit."""
+    def set_resident(self, name: str, held_bytes: int, unload: Unload | None = None) -> None:
+        """Account for a model that is in memory now, or has grown; 0 bytes removes it. unload: frees it, and whoever asks for it
+        next brings it back; without one it stays."""
         with self._changed:
-            resident = sum(self._residents.values())
-            if needs_bytes > self._budget - resident:
-                raise OutOfMemoryError(
-                    f"{label} needs {_gb(needs_bytes)}; {_gb(max(0, self._budget - resident))} of the {_gb(self._budget)} budget can be "
-                    "free at most. Choose a smaller method, batch or length."
+            if held_bytes:
+                before = self._residents.get(name)
+                state = before.state if before is not None and before.state == UNLOADING else READY
+                idle = before.idle_since_s if before is not None else self._clock()
+                if unload is not None:
+                    self._unloads[name] = unload
+                self._residents[name] = Resident(name, held_bytes, state, idle, name in self._unloads)
+            else:
+                self._residents.pop(name, None)
+                self._unloads.pop(name, None)
+            self._decide()
+
+    def residents(self) -> list[Resident]:
+        with self._changed:
+            return list(self._residents.values())
+
+    def unload_idle(self) -> list[str]:
+        """Free every resident that nobody uses, now; returns their names. For when memory ran out all the same."""
+        with self._changed:
+            used = {name for lease in self._leases.values() for name in lease.residents}
+            names = [name for name, one in self._residents.items() if one.evictable and one.state == READY and name not in used]
+            self._evict(names)
+            return names
+
+    def tick(self) -> None:
+        """Unload what has idled past its keep-alive. Call it now and then."""
+        with self._changed:
+            held = [Held(lease.lane, lease.bytes, lease.residents) for lease in self._leases.values()]
+            self._evict(to_unload(list(self._residents.values()), held, self._clock(), self.keep_alive_s))
+
+    # -- requests and leases -------------------------------------------------------------------------------------
+
+    def request(self, lane: str, session: str, label: str, needs_bytes: int, residents: Wanted = ()) -> Request:
+        """Join the queue. residents: the models to work on; whoever gets a lease on one that is not in memory has to load it.
+        Raises BusyError when the queue is full, OutOfMemoryError when it can never fit."""
+        with self._changed:
+            self._refuse_what_never_fits(label, needs_bytes, residents)
+            mine = sum(item.session == session for item in self._waiting.values())
+            if len(self._waiting) >= QUEUE_LIMIT or mine >= SESSION_LIMIT:
+                many = (
+                    f"{len(self._waiting)} requests are" if len(self._waiting) >= QUEUE_LIMIT else f"{mine} of your requests are"
                 )
-            if len(self._waiting) >= QUEUE_LIMIT:
-                raise BusyError(f"{QUEUE_LIMIT} requests are waiting already. Try again in a minute.")
+                raise BusyError(f"{many} waiting already. Try again in a minute.")
             number = next(self._numbers)
             request = Request(number, label, self)
-            self._waiting[number] = Waiting(number, lane, session, needs_bytes)
+            self._waiting[number] = Waiting(number, lane, session, needs_bytes, residents)
             self._requests[number] = request
-            self._grant()
+            self._decide()
             return request
 
     def adopt(self, lane: str, session: str, label: str, held_bytes: int) -> Lease:
@@ -118,19 +178,6 @@ class DeviceManager:
             lease = Lease(next(self._numbers), lane, session, label, held_bytes, self._clock(), self._close)
             self._leases[lease.number] = lease
             return lease
-
-    def set_resident(self, name: str, held_bytes: int) -> None:
-        """Account for a loaded base and its adapters; 0 bytes removes it."""
-        with self._changed:
-            if held_bytes:
-                self._residents[name] = held_bytes
-            else:
-                self._residents.pop(name, None)
-            self._grant()
-
-    def residents(self) -> dict[str, int]:
-        with self._changed:
-            return dict(self._residents)
 
     def leases(self) -> list[Lease]:
         with self._changed:
@@ -172,29 +219,69 @@ class DeviceManager:
             self._requests.pop(request.number, None)
             if request.lease is not None:
                 self._close(request.lease)
-            self._grant()
+            self._decide()
             self._changed.notify_all()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _refuse_what_never_fits(self, label: str, needs_bytes: int, residents: Wanted) -> None:
+        wanted = {name for name, _ in residents}
+        staying = sum(one.bytes for one in self._residents.values() if not one.evictable or one.name in wanted)
+        needs = needs_bytes + sum(size for name, size in residents if name not in self._residents)
+        if needs > self._budget - staying:
+            raise OutOfMemoryError(
+                f"{label} needs {_gb(needs)}; {_gb(max(0, self._budget - staying))} of the {_gb(self._budget)} budget can be "
+                "free at most. Choose a smaller method, batch or length."
+            )
 
     def _close(self, lease: Lease) -> None:
         with self._changed:
-            if self._leases.pop(lease.number, None) is not None:
-                lasted = self._clock() - lease.since_s
-                self._typical_s[lease.lane] = 0.7 * self._typical_s[lease.lane] + 0.3 * lasted
-                self._grant()
+            if self._leases.pop(lease.number, None) is None:
+                return
+            lasted = self._clock() - lease.since_s
+            self._typical_s[lease.lane] = 0.7 * self._typical_s[lease.lane] + 0.3 * lasted
+            for used in [self._residents[name] for name in lease.residents if name in self._residents]:
+                self._residents[used.name] = replace(used, idle_since_s=self._clock())
+                if used.state == LOADING and not any(used.name in other.residents for other in self._leases.values()):
+                    del self._residents[used.name]  # everyone who wanted it has gone, and nobody brought it in
+            self._decide()
 
-    def _grant(self) -> None:
-        busy = {lane: sum(lease.lane == lane for lease in self._leases.values()) for lane in self._typical_s}
-        held = sum(self._residents.values()) + sum(lease.bytes for lease in self._leases.values())
-        for number in grants(list(self._waiting.values()), busy, held, self._budget, self._last_served):
-            waiting, request = self._waiting.pop(number), self._requests.pop(number)
-            request.lease = Lease(
-                number, waiting.lane, waiting.session, request.label, waiting.needs_bytes, self._clock(), self._close
-            )
-            self._leases[number] = request.lease
-            self._last_served[waiting.session] = number
-            if len(self._last_served) > 1000:  # forget the sessions served longest ago
-                del self._last_served[min(self._last_served, key=lambda key: self._last_served[key])]
+    def _decide(self) -> None:
+        held = [Held(lease.lane, lease.bytes, lease.residents) for lease in self._leases.values()]
+        decision: Decision = decide(
+            list(self._waiting.values()), held, list(self._residents.values()), self._budget, self._last_served
+        )
+        for number in decision.grant:
+            self._grant(number)
+        self._evict(decision.evict)
         self._changed.notify_all()
+
+    def _grant(self, number: int) -> None:
+        waiting, request = self._waiting.pop(number), self._requests.pop(number)
+        request.lease = Lease(
+            number, waiting.lane, waiting.session, request.label, waiting.needs_bytes, self._clock(), self._close,
+            tuple(name for name, _ in waiting.residents),
+        )  # fmt: skip
+        self._leases[number] = request.lease
+        for name, size in waiting.residents:
+            self._residents.setdefault(name, Resident(name, size, LOADING, self._clock()))
+        self._waiting = {key: replace(item, passed=item.passed + 1) for key, item in self._waiting.items()}
+        self._last_served[waiting.session] = number
+        if len(self._last_served) > 1000:  # forget the sessions served longest ago
+            del self._last_served[min(self._last_served, key=lambda key: self._last_served[key])]
+
+    def _evict(self, names: Iterable[str]) -> None:
+        going = {name: self._unloads[name] for name in names}
+        for name in going:  # all of them first: what one frees must not make another be chosen again
+            self._residents[name] = replace(self._residents[name], state=UNLOADING)
+        for name, unload in going.items():
+
+            def work(name: str = name, unload: Unload = unload) -> None:
+                with contextlib.suppress(Exception):  # its memory is gone with the last reference, whatever it says on the way
+                    unload()
+                self.set_resident(name, 0)
+
+            self._run(work)
 
 
 def _gb(value: int) -> str:

@@ -1,61 +1,152 @@
-"""Who is next? Pure: plain values in, a decision out.
+"""Who is next, and who must leave memory for it? Pure: plain values in, a decision out.
 
 1. Two lanes, side by side when memory allows: ``train`` serves one lease at a time, ``chat`` as many as one batch carries
    well, since replies of several people share each pass over the base.
 2. Within a lane requests are served in turn by browser session: the session served longest ago comes first, then the
    older request. So nobody waits for more than one reply of every other session.
-3. A request is granted when its bytes fit the budget beside what is held. One that fits only when others have finished
-   waits, and holds back later ones of its own lane only.
+3. A request is granted when its bytes, and those of its resident if that is not in memory, fit the budget beside what is held.
+   Waiters for the same resident share one load.
+4. Where they do not fit, residents that nobody uses leave, the longest idle first, if that makes room; the request is granted
+   once they have gone. A resident in use never leaves.
+5. Where that is not enough the request waits, and holds back later ones of its own lane.
+6. A request that PATIENCE grants have passed by, and that waits only for short work, is urgent: it comes first and holds back
+   everything that would use memory beside it. A training run is not short work, so nothing is held back for its sake.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 CAPACITY = {"chat": 4, "train": 1}
 """Leases open at once in each lane."""
+PATIENCE = 8
+LOADING, READY, UNLOADING = "LOADING", "READY", "UNLOADING"
+
+
+Wanted = tuple[tuple[str, int], ...]
+"""Models by name, with their bytes."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A request in the queue. number: rises with every request. needs_bytes: beyond what is already held."""
+    """A request in the queue. number: rises with every request. needs_bytes: for the work itself. residents: the models it works
+    on, each with what it takes if it must be loaded. passed: grants of others since it came."""
 
     number: int
     lane: str
     session: str
     needs_bytes: int
+    residents: Wanted = ()
+    passed: int = 0
+
+
+@dataclass(frozen=True)
+class Held:
+    """An open lease: its lane, the bytes of its work, the names of the residents it uses."""
+
+    lane: str
+    bytes: int
+    residents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A model in memory. idle_since_s: when its last lease closed. evictable: it can be brought back by itself."""
+
+    name: str
+    bytes: int
+    state: str = READY
+    idle_since_s: float = 0.0
+    evictable: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Requests to grant now, in this order, and residents to unload now."""
+
+    grant: tuple[int, ...] = ()
+    evict: tuple[str, ...] = ()
 
 
 def order(waiting: Sequence[Waiting], last_served: Mapping[str, int]) -> list[Waiting]:
     """The queue in the order of service, both lanes; ``last_served``: session -> number of its last grant.
 
-    A session's first request takes its turn by the session, its later ones follow the other sessions' first.
+    Urgent requests first, by age. Then a session's first request takes its turn by the session; its later ones follow the
+    other sessions' first.
     """
+    urgent = sorted((item for item in waiting if item.passed >= PATIENCE), key=lambda item: item.number)
     seen: dict[tuple[str, str], int] = {}
     keyed = []
-    for request in sorted(waiting, key=lambda item: item.number):
+    for request in sorted((item for item in waiting if item.passed < PATIENCE), key=lambda item: item.number):
         turn = seen.get((request.lane, request.session), 0)
         seen[request.lane, request.session] = turn + 1
         keyed.append((turn, last_served.get(request.session, -1), request.number, request))
-    return [item[-1] for item in sorted(keyed, key=lambda item: item[:3])]
+    return [*urgent, *(item[-1] for item in sorted(keyed, key=lambda item: item[:3]))]
 
 
-def grants(
-    waiting: Sequence[Waiting], busy: Mapping[str, int], held_bytes: int, budget_bytes: int, last_served: Mapping[str, int]
-) -> list[int]:
-    """Numbers of the requests to grant now. ``busy``: lane -> leases open in it. ``held_bytes``: residents and leases."""
+def decide(
+    waiting: Sequence[Waiting],
+    held: Sequence[Held],
+    residents: Sequence[Resident],
+    budget_bytes: int,
+    last_served: Mapping[str, int],
+) -> Decision:
+    """What to do now. Call it again whenever something has changed: a grant may have to wait for an eviction to end."""
+    there = {resident.name: resident for resident in residents}
+    used = {name for lease in held for name in lease.residents}
+    taken = {lane: sum(lease.lane == lane for lease in held) for lane in CAPACITY}
+    free = budget_bytes - sum(lease.bytes for lease in held) - sum(resident.bytes for resident in residents)
     granted: list[int] = []
-    taken = dict(busy)
-    held = held_bytes
     closed: set[str] = set()
     for request in order(waiting, last_served):
-        if taken.get(request.lane, 0) >= CAPACITY[request.lane] or request.lane in closed:
+        if taken[request.lane] >= CAPACITY[request.lane] or request.lane in closed:
             continue
-        if held + request.needs_bytes > budget_bytes:
+        wanted = {name for name, _ in request.residents}
+        absent = [(name, size) for name, size in request.residents if name not in there]
+        needs = request.needs_bytes + sum(size for _, size in absent)
+        if any(there[name].state == UNLOADING for name in wanted & set(there)):
             closed.add(request.lane)
             continue
-        granted.append(request.number)
-        taken[request.lane] = taken.get(request.lane, 0) + 1
-        held += request.needs_bytes
-    return granted
+        if needs <= free:
+            granted.append(request.number)
+            taken[request.lane] += 1
+            free -= needs
+            used |= wanted
+            there |= {name: Resident(name, size, LOADING) for name, size in absent}
+            continue
+        idle = [r for r in there.values() if r.evictable and r.state == READY and r.name not in used | wanted]
+        chosen, room = [], free + sum(resident.bytes for resident in there.values() if resident.state == UNLOADING)
+        for resident in sorted(idle, key=lambda item: (item.idle_since_s, item.name)):
+            if room >= needs:
+                break
+            chosen.append(resident.name)
+            room += resident.bytes
+        if room >= needs:
+            return Decision(tuple(granted), tuple(chosen))  # what comes after waits until these have gone
+        closed.add(request.lane)
+        if request.passed >= PATIENCE and needs <= budget_bytes - _held_for_long(wanted, there, held):
+            closed.update(CAPACITY)
+    return Decision(tuple(granted))
+
+
+def _held_for_long(wanted: Collection[str], there: Mapping[str, Resident], held: Sequence[Held]) -> int:
+    """Bytes that stay taken when all leases but the training run's have closed and what may leave has left."""
+    training = [lease for lease in held if lease.lane == "train"]
+    kept = {name for lease in training for name in lease.residents} | set(wanted)
+    staying = sum(one.bytes for one in there.values() if one.name in kept or not one.evictable)
+    return staying + sum(lease.bytes for lease in training)
+
+
+def to_unload(residents: Sequence[Resident], held: Sequence[Held], now_s: float, keep_alive_s: float) -> list[str]:
+    """Residents that have idled past ``keep_alive_s``; 0 = they may stay for ever."""
+    used = {name for lease in held for name in lease.residents}
+    return [
+        resident.name
+        for resident in residents
+        if keep_alive_s
+        and resident.evictable
+        and resident.state == READY
+        and resident.name not in used
+        and now_s - resident.idle_since_s >= keep_alive_s
+    ]

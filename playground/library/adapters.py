@@ -36,6 +36,7 @@ from playground.library.files import (
 from playground.library.model_card import write_model_card
 from playground.library.run_record import PRIVATE, sanitised
 from playground.library.safety import CARD, CONFIG, RECORD, SIZE_LIMIT_BYTES, WEIGHTS, check_folder, check_names, refuse_names
+from playground.library.vocabulary import check_vocabulary, vocabulary_of
 
 ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 NAME_LIMIT = 100
@@ -69,6 +70,10 @@ class AdapterLibrary:
         ids = {card.id for card in own}  # an id keeps meaning the person's own adapter, whatever a later version ships
         shipped = [card for card in self._read(self._shipped, shipped=True)[0] if card.id not in ids]
         return [*sorted(shipped, key=lambda card: card.created_s), *sorted(own, key=_newest_first)]
+
+    def owners(self) -> set[str]:
+        """Everybody who has an adapter here."""
+        return {card.owner for card in self._read(self._own, shipped=False)[0]}
 
     def damaged(self) -> Damaged:
         """(folder name, reason) of every folder that cannot be used."""
@@ -178,6 +183,8 @@ class AdapterLibrary:
                 if not is_plain_file(folder / CONFIG) or not is_plain_file(folder / WEIGHTS):
                     check_folder(source, base)  # says best what is missing, seeing what is there
                 check_folder(folder, base)
+                if base is not None and (place := base.folder) is not None:
+                    check_vocabulary(source, lambda: vocabulary_of(place))
                 run = sanitised(
                     read_run(folder), read_json(folder / CONFIG), name=name or "adapter", owner=owner, now_s=self._clock()
                 )

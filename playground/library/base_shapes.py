@@ -22,11 +22,13 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class BaseShapes:
-    """shapes: weight name -> shape as stored. config: the base's config.json. fingerprint: of the weights, '' = unknown."""
+    """shapes: weight name -> shape as stored. config: the base's config.json. fingerprint: of the weights, '' = unknown. folder: where
+    they were read from, None = nowhere."""
 
     shapes: Mapping[str, tuple[int, ...]]
     config: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    folder: Path | None = None
 
     @classmethod
     def from_folder(cls, path: Path, fingerprint: str = "") -> BaseShapes:
@@ -40,7 +42,7 @@ class BaseShapes:
         tied = next((shape for name, shape in shapes.items() if name.endswith(_EMBEDDINGS)), None)
         if tied is not None and "lm_head.weight" not in shapes:
             shapes["lm_head.weight"] = tied
-        return cls(shapes, config, fingerprint)
+        return cls(shapes, config, fingerprint, path)
 
     def weight(self, module: str) -> tuple[int, ...] | None:
         """Shape of ``<module>.weight``; checkpoints may leave out the first part of the name (``transformer.``)."""

@@ -110,10 +110,15 @@ def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, 
 
 def on_disk(settings: Settings) -> list[str]:
     """Every base spec that is prepared under the home folder."""
+    return [spec for _, spec in folders(settings)]
+
+
+def folders(settings: Settings) -> list[tuple[Path, str]]:
+    """(folder, spec) of every base that is prepared under the home folder."""
     found = []
     for marker in sorted(settings.bases_dir.glob(f"*/{MARKER}")):
         try:
-            found.append(str(json.loads(marker.read_text())["id"]))
+            found.append((marker.parent, str(json.loads(marker.read_text())["id"])))
         except (ValueError, KeyError, OSError):
             continue
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +13,10 @@ from playground.errors import AdapterError, InputError
 from playground.library.adapters import AdapterLibrary
 from playground.library.card import AdapterCard
 from playground.services.bases import BaseService
+from playground.services.incoming import handed_over
+from playground.services.quota import Quota
 from playground.services.residents import Residents
+from playground.services.sizes import bytes_in
 from playground.settings import Settings
 
 
@@ -45,9 +49,11 @@ class Switch:
 class AdapterService:
     """Thin over the library; adds what is in memory and whose it is."""
 
-    def __init__(self, settings: Settings, bases: BaseService, residents: Residents) -> None:
+    def __init__(
+        self, settings: Settings, bases: BaseService, residents: Residents, library: AdapterLibrary, quota: Quota
+    ) -> None:
         self._settings, self._bases, self._residents = settings, bases, residents
-        self.library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
+        self.library, self._quota = library, quota
 
     def list(self, owner: str = "local") -> list[AdapterRow]:
         attached = self._residents.attached()
@@ -89,26 +95,30 @@ class AdapterService:
         if path.is_file() and path.stat().st_size > self._settings.upload_limit_bytes:
             limit = self._settings.upload_limit_bytes // 1048576
             raise InputError(f"{path.name} is {path.stat().st_size / 1048576:.0f} MB; the limit is {limit} MB.")
+        self._quota.check_adapter(owner, bytes_in(path))
         return self.library.import_path(path, self._bases.shapes(), owner)
 
     def import_uploads(self, paths: Sequence[Path], owner: str = "local") -> AdapterCard:
-        """What a browser sent: one zip, or the files of one PEFT folder."""
-        if len(paths) == 1 and Path(paths[0]).suffix.lower() == ".zip":
-            return self.import_file(Path(paths[0]), owner)
+        """What a browser sent: one zip, or the files of one PEFT folder. Raises NotFoundError for a path that was not uploaded."""
+        paths = [handed_over(self._settings, Path(path)) for path in paths]
+        if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
+            return self.import_file(paths[0], owner)
         if not paths:
             raise AdapterError("Choose a zip of a PEFT folder, or its files.")
         with tempfile.TemporaryDirectory(prefix="import-") as folder:
             for path in paths:
-                shutil.copyfile(path, Path(folder, Path(path).name))
+                shutil.copyfile(path, Path(folder, path.name))
             return self.import_file(Path(folder), owner)
 
     def export_folder(self, adapter_id: str, target: Path, owner: str = "local") -> Path:
         return self.library.export(self.get(adapter_id, owner).id, target, owner, self._settings.shared)
 
     def export_zip(self, adapter_id: str, owner: str = "local") -> Path:
-        """A zip in a folder of its own, ready to be downloaded."""
-        folder = Path(tempfile.mkdtemp(prefix="export-", dir=self._exports()))
-        return self.library.export_zip(adapter_id, folder, owner, self._settings.shared)
+        """A zip in a folder of its own, ready to be downloaded: whoever knows the folder's name may, so nobody can guess it."""
+        card = self.get(adapter_id, owner)
+        folder = self._settings.exports_dir / secrets.token_hex(16)
+        folder.mkdir(parents=True)
+        return self.library.export_zip(card.id, folder, owner, self._settings.shared)
 
     def rename(self, adapter_id: str, new_name: str, owner: str = "local") -> AdapterCard:
         return self.library.rename(adapter_id, new_name, owner, self._settings.shared)
@@ -117,10 +127,3 @@ class AdapterService:
         """Delete an adapter from disk and from memory. Shipped ones stay."""
         self.library.remove(adapter_id, owner, self._settings.shared)
         self._residents.detach(adapter_id)
-
-    def _exports(self) -> Path:
-        folder = self._settings.home / "exports"
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in sorted(folder.iterdir(), key=lambda item: item.stat().st_mtime)[:-8]:
-            shutil.rmtree(old, ignore_errors=True)
-        return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from playground.gpu.manager import DeviceManager
 from playground.library import bases
 from playground.library.base_shapes import BaseShapes
 from playground.library.bases import Base
+from playground.library.files import plain_number
+from playground.services.memory import retried
 from playground.settings import DEFAULT_BASE, Settings
 
-ADAPTERS = "adapters"
-"""The resident that stands for all attached adapters."""
+ADAPTERS_SHARE = 8
+"""Attached adapters may take one part in so many of the budget; past it the least recently used leave memory."""
 LOADED_FACTOR = 1.15
 """Memory of a loaded base per byte of fp32 weights: buffers and working space come on top."""
 
@@ -81,8 +84,32 @@ class BaseService:
         """Prepare and load the chosen base in the background; ``state`` tells how far it is."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._load, args=(self._spec,), name="base", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._load, args=(self._spec,), kwargs={"hold": True}, name="base", daemon=True
+                )
                 self._thread.start()
+
+    def resident(self) -> tuple[str, int]:
+        """The base's name among the device's residents, and the bytes it takes there."""
+        return self._spec, int(self.resolve().bytes * LOADED_FACTOR)
+
+    def account(self) -> None:
+        """Tell the device what the base takes now, with its attached adapters and kept beginnings."""
+        engine = self._engine
+        if engine is not None:
+            name, held = self.resident()
+            self._manager.set_resident(name, held + engine.adapter_bytes + engine.kept_bytes, self._rest)
+
+    def _rest(self) -> None:
+        """Leave memory to others; the next question brings the base back."""
+        with self._loading, self._lock:
+            engine, self._engine = self._engine, None
+            if engine is not None:
+                engine.close()
+            at_rest = (
+                f"{label_of(self._spec)} rests: other work has its memory, or nobody asked for long. It comes back by itself"
+            )
+            self._state = BaseState("ready", at_rest, self._spec, fingerprint=self._state.fingerprint)
 
     def state(self) -> BaseState:
         return self._state
@@ -93,6 +120,10 @@ class BaseService:
             if self._base is None or self._base.id != self._spec:
                 self._base = bases.resolve(self._spec, self._settings, progress, offline=offline)
             return self._base
+
+    def folder(self) -> Path | None:
+        """Where the base in use lies, if that is known yet."""
+        return self._base.path if self._base is not None else None
 
     def engine(self, progress: bases.Progress = bases.no_progress) -> Any:
         """The loaded base, loading it now if nobody has. Raises PlaygroundError."""
@@ -128,6 +159,12 @@ class BaseService:
         tied = shapes.config.get("tie_word_embeddings", True)
         return {name: shape for name, shape in shapes.shapes.items() if not (tied and name == "lm_head.weight")}
 
+    def context(self) -> int | None:
+        """Tokens that a prompt and its reply may take together; None = the base names no limit."""
+        config = self.shapes().config
+        found = plain_number(config.get("max_position_embeddings") or config.get("n_positions"))
+        return int(found) if found else None
+
     def choices(self) -> list[BaseChoice]:
         """The default base, the one in use, and every other that is on disk."""
         specs = list(dict.fromkeys([DEFAULT_BASE, self._spec, *bases.on_disk(self._settings)]))
@@ -157,22 +194,29 @@ class BaseService:
         return BaseChoice(spec, label_of(spec), found.licence, found.bytes, not reason, reason)
 
     def choose(self, spec: str) -> None:
-        """Make ``spec`` the base, in the background. Raises InputError at once when it is none or does not fit."""
+        """Make ``spec`` the base, in the background. Raises InputError at once when it is none, does not fit, or others use it too."""
+        if self._settings.shared:
+            raise InputError(
+                "Everybody here uses the same base; whoever runs this app chooses it. Try others on a machine of your own."
+            )
         choice = self.inspect(spec)
         if not choice.fits:
             raise InputError(f"{choice.label} {choice.reason}. Choose a smaller base.")
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 raise InputError("A base is being prepared already. Wait until it is there.")
-            self._thread = threading.Thread(target=self._load, args=(choice.spec,), name="base", daemon=True)
+            self._thread = threading.Thread(
+                target=self._load, args=(choice.spec,), kwargs={"hold": True}, name="base", daemon=True
+            )
             self._thread.start()
 
     def fingerprint_check(self) -> Fingerprint:
         """Hash the weights in memory again."""
         return Fingerprint(*self.engine().check_fingerprint())
 
-    def _load(self, spec: str, progress: bases.Progress = bases.no_progress, *, quiet: bool = True) -> None:
-        with self._loading:
+    def _load(self, spec: str, progress: bases.Progress = bases.no_progress, *, quiet: bool = True, hold: bool = False) -> None:
+        """quiet: a failure is told by ``state`` alone. hold: take a lease for it; whoever answers has one already."""
+        with contextlib.ExitStack() as held, self._loading:
             if self._engine is not None and spec == self._spec and self._base is not None and self._base.id == spec:
                 return
             before = self._state
@@ -184,9 +228,18 @@ class BaseService:
             try:
                 base = bases.resolve(spec, self._settings, tell)
                 tell("loading", 0, base.bytes)
+                if hold:
+                    wanted = ((spec, int(base.bytes * LOADED_FACTOR)),)
+                    request = self._manager.request("chat", "", f"Loading {label_of(spec)}", 0, wanted)
+                    held.callback(request.cancel)
+                    request.wait()
                 from playground.engine.engine import Engine
 
-                engine = Engine(base.path)
+                engine = retried(
+                    lambda: Engine(base.path, adapters_limit_bytes=self._manager.budget_bytes // ADAPTERS_SHARE),
+                    self._manager,
+                    f"{label_of(spec)} does not fit into memory ({base.bytes * LOADED_FACTOR / 1e9:.1f} GB)",
+                )
             except Exception as error:
                 words = str(error) if isinstance(error, PlaygroundError) else f"The base could not be loaded: {error}"
                 if self._engine is not None:
@@ -197,12 +250,14 @@ class BaseService:
                 if quiet:
                     return
                 raise
-            for name in (self._spec, ADAPTERS):  # the new base replaces the old one with all that was attached to it
-                self._manager.set_resident(name, 0)
             with self._lock:
+                old, self._engine = self._engine, None
+                if old is not None:  # the new base replaces the old one with all that was attached to it
+                    old.close()
+                    self._manager.set_resident(self._spec, 0)
                 self._spec, self._base, self._engine = spec, base, engine
                 self._tokenizer, self._shapes = engine.loaded.tokenizer, None
-            self._manager.set_resident(spec, int(base.bytes * LOADED_FACTOR))
+            self.account()
             self._state = BaseState("ready", f"{label_of(spec)} is ready", spec, base.bytes, base.bytes, base.fingerprint)
             threading.Thread(target=lambda: engine.fingerprint, name="fingerprint", daemon=True).start()
 

@@ -4,40 +4,76 @@ from __future__ import annotations
 
 from playground.gpu.device import Device, find_device
 from playground.gpu.manager import DeviceManager
+from playground.gpu.zero import Wrap
+from playground.library.adapters import AdapterLibrary
+from playground.services import processes
 from playground.services.adapters import AdapterService
 from playground.services.bases import BaseService
+from playground.services.batches import Batches
+from playground.services.cleaning import Cleaner
 from playground.services.compare import CompareService
+from playground.services.completion import CompletionService
 from playground.services.data import DataService
 from playground.services.demo import DemoService
+from playground.services.quota import Quota
+from playground.services.replay import ReplayService
 from playground.services.residents import Residents
+from playground.services.sessions import Sessions
 from playground.services.status import DeviceService
+from playground.services.storage import StorageService
+from playground.services.store import RunStore
 from playground.services.training import TrainingService
+from playground.services.zero import ZeroRunner
 from playground.settings import Settings
+
+KEEP_ALIVE_S = 1800.0
+"""A model that nobody asked for so long gives its memory back; the next question brings it in again."""
 
 
 class Services:
-    """Quick to build: nothing is loaded, no folder but the database is made. ``start`` begins the work in the background."""
+    """Quick to build: nothing is loaded, no folder but the database is made. ``start`` begins the work in the background.
 
-    def __init__(self, settings: Settings, device: Device | None = None) -> None:
+    zero: ``spaces.GPU`` on a ZeroGPU Space."""
+
+    def __init__(self, settings: Settings, device: Device | None = None, zero: Wrap | None = None) -> None:
         self.settings = settings
-        self.manager = DeviceManager(device or find_device(), settings.budget_bytes)
+        self.zero = ZeroRunner(zero, settings.zero_seconds) if zero is not None else None
+        library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
+        self.quota = Quota(settings, RunStore(settings.database), library)
+        self.sessions = Sessions(settings.database)
+        self.manager = DeviceManager(device or find_device(), settings.budget_bytes, keep_alive_s=KEEP_ALIVE_S)
         self.bases = BaseService(settings, self.manager)
         self.residents = Residents(self.manager, self.bases)
-        self.data = DataService(settings, self.bases.tokenizer)
-        self.adapters = AdapterService(settings, self.bases, self.residents)
-        self.training = TrainingService(settings, self.manager, self.bases, self.data)
-        self.compare = CompareService(self.manager, self.bases, self.data, self.adapters, self.residents)
+        self.data = DataService(settings, self.bases.tokenizer, self.quota)
+        self.adapters = AdapterService(settings, self.bases, self.residents, library, self.quota)
+        self.training = TrainingService(
+            settings, self.manager, self.bases, self.data, quota=self.quota, workers=self.zero or processes
+        )
+        self.batches = Batches(self.manager, self.bases, self.residents, self.zero)
+        self.compare = CompareService(self.bases, self.data, self.adapters, self.residents, self.batches)
+        self.completion = CompletionService(settings, self.manager, self.bases, self.adapters, self.batches)
+        self.replay = ReplayService(self.bases, self.adapters, self.batches)
         self.demo = DemoService(self.data, self.training, self.compare)
-        self.device = DeviceService(self.manager, self.bases, self.training)
+        self.device = DeviceService(self.manager, self.bases, self.training, settings.shared)
+        self.storage = StorageService(settings, self.bases, self.adapters, self.training, self.demo, self.sessions)
+        self.cleaner = Cleaner(settings, self.storage, self.sessions)
 
     def start(self) -> None:
         """Prepare the base and look after runs, in the background. For the one process that owns the home."""
         self.training.start_supervisor()
         self.bases.start()
+        self.cleaner.start()
+
+    def seen(self, owner: str) -> None:
+        """A visitor did something."""
+        self.sessions.seen(owner)
+        if self.zero is not None:
+            self.zero.remember(owner)
 
     def close(self) -> None:
+        self.cleaner.close()
         self.training.close()
 
 
-def build_services(settings: Settings) -> Services:
-    return Services(settings)
+def build_services(settings: Settings, zero: Wrap | None = None) -> Services:
+    return Services(settings, zero=zero)

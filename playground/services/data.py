@@ -15,6 +15,9 @@ from playground.data.check import TokenReport, check_file, token_report
 from playground.data.example import Checked
 from playground.data.render import Rendered, render_example
 from playground.errors import InputError, NotFoundError
+from playground.services.incoming import handed_over
+from playground.services.quota import Quota
+from playground.services.sessions import LOCAL
 from playground.settings import Settings
 
 
@@ -40,8 +43,8 @@ class ShippedSet:
 class DataService:
     """tokenizer: gives the current base's tokenizer, loading it on first use."""
 
-    def __init__(self, settings: Settings, tokenizer: Callable[[], Any]) -> None:
-        self._settings, self._tokenizer = settings, tokenizer
+    def __init__(self, settings: Settings, tokenizer: Callable[[], Any], quota: Quota) -> None:
+        self._settings, self._tokenizer, self._quota = settings, tokenizer, quota
         self._cache: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
@@ -60,9 +63,11 @@ class DataService:
                 return item
         raise NotFoundError(f"There is no shipped set {id!r}. There are: {', '.join(item.id for item in self.sets())}.")
 
-    def check(self, path: Path, mapping: Mapping[str, str] | None = None) -> Checked:
-        """What is in a file. Raises InputError when nothing of it can be used."""
-        path = Path(path)
+    def check(self, path: Path, mapping: Mapping[str, str] | None = None, owner: str = "") -> Checked:
+        """What is in a file. Raises InputError when nothing of it can be used, NotFoundError when it is somebody else's.
+
+        owner: who asks; where the app is shared, nobody in particular may read the shipped sets only."""
+        path = self._readable(Path(path), owner)
         key = ("check", *_identity(path), json.dumps(dict(mapping or {}), sort_keys=True))
         checked: Checked = self._cached(
             key, lambda: check_file(path, mapping or None, limit_bytes=self._settings.upload_limit_bytes)
@@ -84,14 +89,30 @@ class DataService:
         return render_example(self._tokenizer(), checked.examples[index], max_tokens)
 
     def keep_upload(self, path: Path, owner: str) -> Path:
-        """Copy an uploaded file under the home folder. Raises InputError when it is too large."""
-        path = Path(path)
+        """Copy an uploaded file into the owner's folder. Raises NotFoundError when it was not uploaded, InputError when it is too
+        large."""
+        path = handed_over(self._settings, path)
         size, limit = path.stat().st_size, self._settings.upload_limit_bytes
         if size > limit:
             raise InputError(f"{path.name} is {size / 1048576:.0f} MB; the limit is {limit // 1048576} MB. Take a part of it.")
-        folder = self._settings.uploads_dir / (owner if owner.isalnum() else "local") / uuid.uuid4().hex[:12]
+        self._quota.check_disk(owner, size, path.name)
+        folder = self._own_folder(owner) / uuid.uuid4().hex[:12]
         folder.mkdir(parents=True)
         return Path(shutil.copyfile(path, folder / path.name))
+
+    def _own_folder(self, owner: str) -> Path:
+        return self._settings.uploads_dir / (owner if owner.isalnum() else LOCAL)
+
+    def _readable(self, path: Path, owner: str) -> Path:
+        """Raises NotFoundError for a file that is neither shipped nor this owner's. Whoever runs the app may read any."""
+        if not self._settings.shared or owner == LOCAL:
+            return path
+        roots = [self._settings.examples_dir, *([self._own_folder(owner)] if owner else [])]
+        if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
+            raise NotFoundError(
+                f"There is no file {path.name[:80]!r} of yours. Upload it again, or take one of the example sets."
+            )
+        return path
 
     def _cached(self, key: Any, make: Callable[[], Any]) -> Any:
         with self._lock:

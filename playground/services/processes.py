@@ -13,8 +13,13 @@ from pathlib import Path
 import psutil
 
 from playground.settings import PROJECT_ROOT
+from playground.training.heartbeat import FILE as HEARTBEAT
+from playground.training.last_word import FILE as LAST_WORD
 
 LOG = "worker.log"
+ATTEMPT = "-- attempt"
+"""Begins the line between two workers of one run in their common log."""
+LOG_BYTES = 32768
 PASSED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
     "CUDA_HOME", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "USER", "LOGNAME",
@@ -25,27 +30,46 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""glibc keeps freed blocks instead of faulting them in again at every step: measured 1.3 times faster."""
+"""glibc keeps freed blocks instead of faulting them in again at every step: measured 1.3 times faster, and up to twice the memory."""
+LEAN = "lean"
+"""A file in a run's folder: memory matters more than speed, so the worker does without that."""
 
 
-def worker_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """What a worker sees of ``env``."""
+tokens_per_s: float | None = None
+"""How fast training is before any run has been measured; None = as the estimate knows it for two CPU cores."""
+
+
+def refused(seconds: float) -> str:
+    """Why a run of this length cannot be started, or "": here it may take as long as it takes."""
+    return ""
+
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def worker_environment(env: Mapping[str, str], *, lean: bool = False) -> dict[str, str]:
+    """What a worker sees of ``env``. lean: memory that is freed goes back at once."""
     kept = {name: env[name] for name in PASSED if name in env}
     return (
         kept
-        | ALLOCATOR
+        | ({} if lean else ALLOCATOR)
         | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
     )
 
 
-def start_worker(run_dir: Path) -> tuple[int, float]:
-    """Start a worker in its own process group, its output in worker.log. Returns (pid, start time)."""
+def start_worker(run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
+    """Start a worker in its own process group, its output in worker.log. Returns (pid, start time). Raises OSError."""
+    for left in (HEARTBEAT, LAST_WORD):  # of the attempt before
+        (run_dir / left).unlink(missing_ok=True)
     with (run_dir / LOG).open("ab") as log:
+        log.write(f"{ATTEMPT} {attempt}\n".encode())
+        log.flush()
         process = subprocess.Popen(
-            [sys.executable, "-m", "playground.training.worker", str(run_dir)],
-            cwd=PROJECT_ROOT, env=worker_environment(os.environ), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            [sys.executable, "-m", "playground.training.worker", str(run_dir), str(database), str(attempt)],
+            cwd=PROJECT_ROOT, env=worker_environment(os.environ, lean=(run_dir / LEAN).exists()), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
+    _children[process.pid] = process
     return process.pid, started_s(process.pid) or 0.0
 
 
@@ -62,10 +86,31 @@ def is_alive(pid: int | None, start: float | None) -> bool:
     """Whether this very process still runs. Reaps it when it is a child of ours that has ended."""
     if pid is None:
         return False
-    with contextlib.suppress(OSError):  # not a child of this process: another one started it
-        os.waitpid(pid, os.WNOHANG)
+    child = _children.get(pid)
+    if child is not None and child.poll() is not None:
+        return False
     now = started_s(pid)
     return now is not None and (start is None or abs(now - start) < 1.0)
+
+
+def used(pid: int) -> float:
+    """Processor time and page faults of a process so far: a number that stands still while it does nothing. -1 = gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return float(fields[9]) + float(fields[11]) + float(fields[12])  # major faults, user and system time
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    except psutil.Error:
+        return -1.0
+
+
+def exit_code(pid: int | None) -> int | None:
+    """How a child of ours ended: its exit code, or the signal's number negative. None: it lives, or another process started it."""
+    child = _children.get(pid or 0)
+    return child.poll() if child is not None else None
 
 
 def stop(pid: int, *, hard: bool) -> None:
@@ -74,10 +119,12 @@ def stop(pid: int, *, hard: bool) -> None:
         os.killpg(pid, signal.SIGKILL if hard else signal.SIGTERM)
 
 
-def last_words(run_dir: Path) -> str:
-    """The last line of the worker's log, for a worker that died without saying why."""
+def attempt_log(run_dir: Path) -> str:
+    """What the newest worker printed, its end where that is long; for one that died without saying why."""
     try:
-        lines = (run_dir / LOG).read_text(errors="replace").strip().splitlines()
+        with (run_dir / LOG).open("rb") as log:
+            log.seek(max(0, (run_dir / LOG).stat().st_size - LOG_BYTES))
+            text = log.read().decode(errors="replace")
     except OSError:
         return ""
-    return lines[-1][:200] if lines else ""
+    return text.rpartition(ATTEMPT)[2].partition("\n")[2].strip()

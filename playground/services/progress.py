@@ -15,6 +15,7 @@ class RunView:
     """state: QUEUED RUNNING STOPPING DONE FAILED CANCELLED. loss, eval_loss: (step, value). samples: (step, text).
 
     message: what it is doing, in words. seconds_left: an estimate, None before the first step. summary: the figures of a done run.
+    place: among the runs that wait, from 1; 0 = it does not. resume_step: where a failed or cancelled run would go on; 0 = at its start.
     """
 
     run: str
@@ -34,6 +35,8 @@ class RunView:
     seconds_left: float | None = None
     message: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
+    place: int = 0
+    resume_step: int = 0
 
 
 class RunLog:
@@ -49,13 +52,15 @@ class RunLog:
         self.seconds_left: float | None = None
         self.message = ""
         self.last: dict[str, Any] | None = None
+        self.events = 0
 
     def refresh(self) -> RunLog:
         """Take in what was written since the last call."""
         for event in self._reader.read():
             kind = event.get("event")
+            self.events += 1
             if kind == "started":  # a new attempt: what it repeats replaces what was there
-                self.last, self.seconds_left = None, None
+                self.last, self.seconds_left, self.message = None, None, ""
             elif kind == "state":
                 self.message = event["message"]
             elif kind == "step":
@@ -69,6 +74,10 @@ class RunLog:
             elif kind in LAST:
                 self.last = event
         return self
+
+    def last_of(self, attempt: int) -> dict[str, Any] | None:
+        """How this attempt ended, as its worker said; None if it did not. What an earlier one said does not count."""
+        return self.last if self.last is not None and self.last.get("attempt", attempt) == attempt else None
 
     def view(self, row: RunRow) -> RunView:
         """The run's record and its log in one value."""

@@ -1,24 +1,37 @@
-"""Which models are in memory: the base with its attached adapters, and at most one full fine-tune beside it."""
+"""Which models are in memory: the base with its attached adapters, and full fine-tunes beside it as long as there is room."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from playground.engine.request import AdapterFile
-from playground.errors import AdapterError, OutOfMemoryError
+from playground.errors import AdapterError, BusyError
 from playground.gpu.manager import DeviceManager
+from playground.gpu.policy import Wanted
 from playground.library.card import AdapterCard
-from playground.services.bases import ADAPTERS, LOADED_FACTOR, BaseService
+from playground.services.bases import LOADED_FACTOR, BaseService
+from playground.services.memory import retried
+
+HOLD_S = 60.0
+"""How long a small job on the base (attaching, a check) waits for its turn."""
 
 
 class Residents:
-    """Gives the engine that can run an adapter, with the adapter attached."""
+    """Gives the engine that can run an adapter, with the adapter attached. Whoever decodes holds a lease on what ``wanted`` names."""
 
     def __init__(self, manager: DeviceManager, bases: BaseService) -> None:
         self._manager, self._bases = manager, bases
         self._lock = threading.RLock()
-        self._full: tuple[str, Any] | None = None
+        self._full: dict[str, Any] = {}
+
+    def wanted(self, cards: Sequence[AdapterCard | None]) -> Wanted:
+        """The models that rows with these cards (None = the base) need in memory, with their bytes."""
+        full = {_name(card): int(card.bytes * LOADED_FACTOR) for card in cards if card is not None and card.kind == "full"}
+        base = (self._bases.resident(),) if any(card is None or card.kind != "full" for card in cards) else ()
+        return (*base, *full.items())
 
     def ready(self, card: AdapterCard | None) -> tuple[Any, str | None]:
         """(engine, adapter id in it) for a card, or for the base itself. Raises AdapterError or OutOfMemoryError."""
@@ -27,29 +40,46 @@ class Residents:
         engine = self._bases.engine()
         if card is None:
             return engine, None
-        self.attach(card)
+        self._attach(engine, card)
         return engine, card.id
 
     def attach(self, card: AdapterCard) -> float:
         """Attach an adapter to the base; milliseconds, 0 when it was attached already."""
-        engine = self._bases.engine()
-        if reason := self.unfit(card):
-            raise AdapterError(f"{card.name} cannot be used: {reason}.")
-        took: float = engine.attach(AdapterFile(card.id, card.path, card.sha256))
-        self._manager.set_resident(ADAPTERS, engine.adapter_bytes)
-        return took
+        with self.hold(f"Attaching {card.name}"):
+            return self._attach(self._bases.engine(), card)
+
+    @contextlib.contextmanager
+    def hold(self, label: str) -> Iterator[None]:
+        """A lease on the base for a small job. Raises BusyError when the device is taken for longer than a moment."""
+        request = self._manager.request("chat", "", label, 0, self.wanted([None]))
+        try:
+            if request.wait(HOLD_S) is None:
+                raise BusyError("The device is taken: its memory is needed by what runs now. Try again when that has ended.")
+            yield
+        finally:
+            request.cancel()
+
+    def no_effect(self, card: AdapterCard | None) -> bool:
+        """Whether an adapter in memory changes nothing at all; measured at the first call for each version of it."""
+        engine = self._bases.loaded
+        if card is None or card.kind == "full" or engine is None:
+            return False
+        try:
+            return bool(engine.has_no_effect(card.id))
+        except AdapterError:  # it has been removed meanwhile
+            return False
 
     def detach(self, adapter_id: str) -> None:
-        with self._lock:
-            if self._bases.loaded is not None:
-                self._bases.loaded.detach(adapter_id)
-            if self._full is not None and self._full[0] == adapter_id:
-                self._drop_full()
+        loaded = self._bases.loaded
+        if loaded is not None:
+            loaded.detach(adapter_id)
+            self._bases.account()
+        self._drop_full(adapter_id)
 
     def attached(self) -> set[str]:
         loaded = self._bases.loaded
         there = set(loaded.attached()) if loaded is not None else set()
-        return there | ({self._full[0]} if self._full else set())
+        return there | set(self._full)
 
     def unfit(self, card: AdapterCard) -> str:
         """Why an adapter cannot run on the base in use, or "". Judged by fingerprint where known, else when it is attached."""
@@ -60,24 +90,35 @@ class Residents:
             return "a reward model scores replies and writes none"
         return ""
 
+    def _attach(self, engine: Any, card: AdapterCard) -> float:
+        if reason := self.unfit(card):
+            raise AdapterError(f"{card.name} cannot be used: {reason}.")
+        took: float = engine.attach(AdapterFile(card.id, card.path, card.sha256))
+        if took:
+            self._bases.account()
+        return took
+
     def _full_engine(self, card: AdapterCard) -> Any:
         from playground.engine.engine import Engine
 
         with self._lock:
-            if self._full is not None and self._full[0] == card.id:
-                return self._full[1]
-            needs = int(card.bytes * LOADED_FACTOR)
-            free = self._manager.free_bytes + (self._manager.residents().get(f"full {self._full[0]}", 0) if self._full else 0)
-            if needs > free:
-                raise OutOfMemoryError(
-                    f"{card.name} is a whole model and needs {needs / 1e9:.1f} GB; {free / 1e9:.1f} GB are free. Compare a LoRA in its place."
+            if card.id not in self._full:
+                failed = f"{card.name} is a whole model and does not fit into memory ({card.bytes * LOADED_FACTOR / 1e9:.1f} GB)"
+                self._full[card.id] = retried(lambda: Engine(card.path), self._manager, failed, "Compare a LoRA in its place")
+                self._manager.set_resident(
+                    _name(card), int(card.bytes * LOADED_FACTOR), lambda: self._drop_full(card.id, told=True)
                 )
-            self._drop_full()
-            self._full = (card.id, Engine(card.path))
-            self._manager.set_resident(f"full {card.id}", needs)
-            return self._full[1]
+            return self._full[card.id]
 
-    def _drop_full(self) -> None:
-        if self._full is not None:
-            self._manager.set_resident(f"full {self._full[0]}", 0)
-            self._full = None
+    def _drop_full(self, adapter_id: str, *, told: bool = False) -> None:
+        """told: by the device, which does its own accounting."""
+        with self._lock:
+            engine = self._full.pop(adapter_id, None)
+        if engine is not None:
+            engine.close()
+            if not told:
+                self._manager.set_resident(f"full {adapter_id}", 0)
+
+
+def _name(card: AdapterCard) -> str:
+    return f"full {card.id}"

@@ -5,30 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from playground.gpu.manager import DeviceManager
-from playground.services.bases import ADAPTERS, BaseService, label_of
+from playground.services.bases import BaseService, label_of
 from playground.services.training import TrainingService
 
 
 class DeviceService:
     """Reads the session manager; changes nothing."""
 
-    def __init__(self, manager: DeviceManager, bases: BaseService, training: TrainingService) -> None:
-        self._manager, self._bases, self._training = manager, bases, training
+    def __init__(self, manager: DeviceManager, bases: BaseService, training: TrainingService, shared: bool = False) -> None:
+        self._manager, self._bases, self._training, self._shared = manager, bases, training, shared
 
     def status(self) -> dict[str, Any]:
-        """Plain values: bytes, seconds and words."""
+        """Plain values: bytes, seconds and words; where the app is shared, without the names that people gave."""
         manager, state = self._manager, self._bases.state()
         residents, leases = manager.residents(), manager.leases()
-        parts = [
-            {"name": f"Base {label_of(name)}", "bytes": held, "kind": "base"}
-            for name, held in residents.items()
-            if name != ADAPTERS
-        ]
         loaded = self._bases.loaded
+        parts = []
+        for one in residents:
+            on_top = loaded.adapter_bytes + loaded.kept_bytes if loaded is not None and one.name == state.spec else 0
+            parts.append(
+                {"name": f"Base {self._public(label_of(one.name))}", "bytes": max(0, one.bytes - on_top), "kind": "base"}
+            )
         if loaded is not None:
             count = len(loaded.attached())
             name = f"{count} {'adapter' if count == 1 else 'adapters'} attached"
-            parts.append({"name": name, "bytes": residents.get(ADAPTERS, 0), "kind": "adapters"})
+            parts.append({"name": name, "bytes": loaded.adapter_bytes, "kind": "adapters"})
+            if loaded.kept_bytes:
+                parts.append({"name": "Kept beginnings", "bytes": loaded.kept_bytes, "kind": "cache"})
         for lane, name, kind in (("chat", "Replies in flight", "replies"), ("train", "Training", "training")):
             held = sum(lease.bytes for lease in leases if lease.lane == lane)
             if held or lane == "chat":
@@ -39,13 +42,19 @@ class DeviceService:
             "budget_bytes": manager.budget_bytes,
             "used_bytes": manager.used_bytes,
             "parts": parts,
-            "residents": [{"name": name, "bytes": held} for name, held in residents.items()],
-            "leases": [{"lane": lease.lane, "label": lease.label, "bytes": lease.bytes} for lease in leases],
+            "residents": [{"name": self._public(one.name), "bytes": one.bytes, "state": one.state} for one in residents],
+            "leases": [{"lane": lease.lane, "label": self._public(lease.label), "bytes": lease.bytes} for lease in leases],
             "queue": [
-                {"position": place, "label": request.label, "wait_s": round(request.wait_s, 1)}
+                {"position": place, "label": self._public(request.label), "wait_s": round(request.wait_s, 1)}
                 for place, request in enumerate(manager.queue(), 1)
             ],
-            "base": {"id": state.spec, "phase": state.phase, "message": state.message, "fingerprint": state.fingerprint},
+            "base": {
+                "id": state.spec,
+                "phase": state.phase,
+                "message": state.message,
+                "fingerprint": state.fingerprint,
+                "path": loaded.path if loaded is not None else "",
+            },
         }
 
     def counts(self) -> dict[str, Any]:
@@ -70,6 +79,11 @@ class DeviceService:
         if leases:
             return f"Answering, {waiting} waiting" if waiting else "Answering"
         return "Device: idle"
+
+    def _public(self, label: str) -> str:
+        """``Training my run`` -> ``Training``, ``full my_model`` -> ``full`` where others would read it."""
+        named = self._shared and label.startswith(("Training ", "full "))
+        return label.partition(" ")[0] if named else label
 
     def _precision(self) -> str:
         loaded = self._bases.loaded

@@ -8,34 +8,51 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from playground.errors import CancelledError
 
 LOG = "events.jsonl"
 LAST = ("done", "failed", "cancelled")
 
 
 class EventWriter:
-    """Appends events; each line is flushed, so a killed worker loses none that it wrote."""
+    """Appends events; each is one write to the file, so a killed worker loses none that it wrote.
 
-    def __init__(self, run_dir: Path) -> None:
+    stop: asked after every step; where it says so, that step raises CancelledError."""
+
+    def __init__(self, run_dir: Path, stop: Callable[[], bool] = lambda: False) -> None:
+        """Raises OSError."""
+        self._stop = stop
         path = run_dir / LOG
-        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-        self._file = path.open("a", encoding="utf-8")
-        if torn:  # a killed worker's last line: close it, so that ours stays whole
-            self._file.write("\n")
+        self._torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
 
     def write(self, kind: str, **values: Any) -> None:
+        """Raises OSError when the disk is full; the next event then closes what was torn."""
         record = {"event": kind, "time_s": round(time.time(), 3)}
         record |= {
             key: (None if isinstance(value, float) and not math.isfinite(value) else value) for key, value in values.items()
         }
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._file.flush()
+        line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
+        left = (
+            b"\n" + line if self._torn else line
+        )  # a killed worker's last line, or our own: close it, so that this one stays whole
+        while left:
+            self._torn = True
+            left = left[os.write(self._file, left) :]
+        self._torn = False
+        if kind == "step" and self._stop():
+            raise CancelledError("The run was cancelled.")
 
 
 class EventReader:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from playground.data.render import Rendered
 from playground.training.batch import AnswerCollator, answer_loss
-from playground.training.checkpoint import mark_complete, newest_complete
+from playground.training.checkpoint import drop_torn, mark_complete, prune, score_of, set_score, step_of
 from playground.training.events import EventWriter
 from playground.training.spec import RunSpec
 
@@ -41,6 +43,21 @@ class EventCallback(TrainerCallback):
         self.trained_s = 0.0
         self.steps_done = 0
         self._started = 0.0
+        self.resumed: Path | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.take_up(kwargs["model"], state)
+
+    def take_up(self, model: Any, state: Any) -> None:
+        """Go on from a checkpoint: what it has measured, and its score if the worker before was killed ahead of that."""
+        if self.resumed is None:
+            return
+        losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
+        if losses:
+            self.first_loss, self.last_loss = losses[0], losses[-1]
+        self.last_eval = score_of(self.resumed)
+        if self.last_eval is None:
+            self.evaluate(model, step_of(self.resumed), self.resumed)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started = time.monotonic()
@@ -75,13 +92,18 @@ class EventCallback(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         mark_complete(folder)
         self.events.write("saved", step=state.global_step)
-        self.evaluate(kwargs["model"], state.global_step)
+        prune(folder.parent.parent)  # before the next one is written: three on the disk at most
+        self.evaluate(kwargs["model"], state.global_step, folder)
+        prune(folder.parent.parent)
 
-    def evaluate(self, model: Any, step: int) -> None:
+    def evaluate(self, model: Any, step: int, folder: Path | None = None) -> None:
+        """Score the held-out rows; ``folder``: the checkpoint that holds these weights."""
         loss = self.validation_loss(model)
         if loss is not None:
             self.last_eval = loss
             self.events.write("eval", step=step, loss=loss)
+            if folder is not None and math.isfinite(loss):
+                set_score(folder, loss)
             self.events.write("sample", step=step, text=self.say(model))
 
 
@@ -109,7 +131,7 @@ def train(
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=min(spec.save_steps, spec.steps),
-        save_total_limit=2,
+        save_total_limit=None,  # prune keeps the newest and the best
         seed=spec.seed,
         data_seed=spec.seed,
         report_to="none",
@@ -140,9 +162,13 @@ def train(
     trainer.model_accepts_loss_kwargs = True
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
-    checkpoint = newest_complete(run_dir)
+    callback.resumed = checkpoint = drop_torn(run_dir)
     if checkpoint is None:
         callback.evaluate(trainer.model, 0)
+    elif step_of(checkpoint) >= spec.steps:  # all that was missing is the end; the Trainer would take one step more
+        trainer._load_from_checkpoint(str(checkpoint))
+        callback.take_up(trainer.model, TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)))
+        return callback
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return callback
 

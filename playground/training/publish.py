@@ -9,13 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
 from playground.library.model_card import write_model_card
 from playground.training.checkpoint import newest_complete
 from playground.training.spec import RunSpec
 
-PRIVATE = ("base_path", "file", "adapters_dir", "shipped_dir", "limit_bytes")
-"""What an adapter's run.json does not repeat: paths on this machine."""
+PRIVATE = (
+    "base_path", "file", "adapters_dir", "shipped_dir", "limit_bytes", "limit_memory_bytes", "disk_bytes", "estimated_seconds",
+    "rows", "tokens_p95", "answer_max",
+)  # fmt: skip
+"""What an adapter's run.json does not repeat: paths on this machine, and what only the plan was made from."""
 
 
 def publish(model: Any, tokenizer: Any, spec: RunSpec, summary: dict[str, Any]) -> str:
@@ -29,6 +33,22 @@ def publish(model: Any, tokenizer: Any, spec: RunSpec, summary: dict[str, Any]) 
         return _finish(library, staging, spec, summary)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def find_published(run_dir: Path) -> tuple[str, dict[str, Any]] | None:
+    """(id, its record) of the adapter a run made to its end, for a worker that was killed before it could say so."""
+    try:
+        spec = RunSpec.read(run_dir)
+    except InputError:
+        return None
+    for file in Path(spec.adapters_dir).glob("[!.]*/run.json"):
+        try:
+            record = json.loads(file.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and record.get("run") == spec.run and "peak_memory_bytes" in record:
+            return file.parent.name, record
+    return None
 
 
 def keep_checkpoint(run_dir: Path) -> str | None:

@@ -24,7 +24,9 @@ class RunSpec:
     steps, lr, rank, batch_size: optimiser steps, peak learning rate, LoRA rank (0 = the method has none), rows a step.
     max_tokens: longest row, prompt and answer together. save_steps: steps between checkpoints.
     limit_bytes: largest file that is read. adapters_dir: where the finished adapter is published.
-    estimated_memory_bytes: the reservation made beforehand.
+    estimated_memory_bytes: the reservation made beforehand. estimated_seconds: how long it was thought to take.
+    disk_bytes: what it writes, about. limit_memory_bytes: the most that the worker may take, 0 = what there is.
+    rows, tokens_p95, answer_max: what the estimate was made from, for naming a smaller setting; 0 = unknown.
     """
 
     run: str
@@ -50,6 +52,12 @@ class RunSpec:
     mapping: dict[str, str] = field(default_factory=dict)
     limit_bytes: int = 256 * 1024 * 1024
     estimated_memory_bytes: int = 0
+    estimated_seconds: float = 0.0
+    disk_bytes: int = 0
+    limit_memory_bytes: int = 0
+    rows: int = 0
+    tokens_p95: int = 0
+    answer_max: int = 0
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -66,6 +74,8 @@ class RunSpec:
             value = getattr(self, name)
             if not low <= value <= high:
                 faults.append(f"{name.replace('_', ' ')} is {value}; it goes from {low} to {high}")
+        if self.limit_memory_bytes < 0:
+            faults.append(f"the memory limit is {self.limit_memory_bytes}; it takes a number of bytes, 0 = what there is")
         if not 0 < self.lr <= 1:
             faults.append(f"the learning rate is {self.lr}; it lies above 0 and at most 1, usually near 0.001 for LoRA")
         if faults:

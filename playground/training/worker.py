@@ -1,30 +1,57 @@
-"""One training run: ``run(run_dir)`` in this process, or ``python -m playground.training.worker RUN_DIR`` in its own.
+"""One training run: ``run(run_dir)`` in this process, or ``python -m playground.training.worker RUN_DIR [DATABASE ATTEMPT]`` in its own.
 
-The worker appends to events.jsonl, keeps complete checkpoints, publishes the adapter atomically at the end, and can be
-killed at any moment. SIGTERM cancels.
+The worker first takes its run (``claim``), then appends to events.jsonl, keeps complete checkpoints, publishes the adapter
+atomically at the end, and can be killed at any moment. SIGTERM cancels.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
 import signal
+import sqlite3
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playground.errors import CancelledError, PlaygroundError, RunFailedError
+from playground.errors import CancelledError, RunFailedError
+from playground.training import last_word
+from playground.training.checkpoint import best, drop_torn
+from playground.training.claim import WAIT_S, Record, folder_lock
 from playground.training.events import EventWriter
+from playground.training.failure import DISK, explain
+from playground.training.heartbeat import Heartbeat
 from playground.training.spec import RunSpec
+
+NOT_MINE = 3
+"""Exit code of a worker that came too late: the run was cancelled, or another worker has it."""
 
 
 def main() -> int:
     """Entry of the child process: its log goes to worker.log, its events to events.jsonl."""
     signal.signal(signal.SIGTERM, _cancel)
-    return run(Path(sys.argv[1]))
+    run_dir, attempt = Path(sys.argv[1]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    record = Record(Path(sys.argv[2]), run_dir.name, attempt) if len(sys.argv) > 3 else None
+    with folder_lock(run_dir, WAIT_S) as held:
+        try:
+            mine = held and (record is None or record.enter())
+        except sqlite3.Error as error:
+            print(f"The record of runs cannot be written: {error}", file=sys.stderr)
+            return NOT_MINE
+        if not mine:
+            print("The run is cancelled, ended or in other hands; this worker ends.", file=sys.stderr)
+            return NOT_MINE
+        heart = Heartbeat(run_dir, record.is_mine if record else lambda: True)
+        heart.start()
+        try:
+            return run(run_dir, attempt)
+        finally:
+            heart.stop()
 
 
 def _cancel(number: int, frame: Any) -> None:
@@ -32,29 +59,66 @@ def _cancel(number: int, frame: Any) -> None:
     raise CancelledError("The run was cancelled.")
 
 
-def run(run_dir: Path) -> int:
-    """Do the whole run; every outcome is one last event. Returns 0 done, 1 failed or cancelled."""
-    events = EventWriter(run_dir)
+def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: False) -> int:
+    """Do the whole run; every outcome is one last event. Returns 0 done, 1 failed or cancelled.
+
+    stop: asked after every step, for where no signal can be sent."""
+    events: EventWriter | None = None
+    spec: RunSpec | None = None
     started = time.monotonic()
     try:
+        last_word.make_room(run_dir)
+        events = EventWriter(run_dir, stop)
+        events.write("started", pid=os.getpid(), attempt=attempt)
         spec = RunSpec.read(run_dir)
-        events.write("started", pid=os.getpid())
         events.write("state", message="Loading the base")
-        events.write("done", **_train(spec, run_dir, events, started))
+        events.write("done", attempt=attempt, **_train(spec, run_dir, events, started))
         return 0
     except CancelledError as error:
-        events.write("cancelled", message=str(error))
-    except PlaygroundError as error:
-        events.write("failed", message=str(error))
-    except MemoryError:
-        events.write("failed", message=_memory_words(run_dir))
+        _last(run_dir, events, "cancelled", message=str(error), attempt=attempt)
     except Exception as error:  # the log keeps the traceback, the person gets one sentence
-        traceback.print_exc()
-        memory = "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
-        events.write("failed", message=_memory_words(run_dir) if memory else _one_sentence(error))
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+        traceback.clear_frames(error.__traceback__)  # what they hold may be the very memory that is missing
+        failure = explain(error, spec, run_dir)
+        if failure.reason == DISK:
+            drop_torn(run_dir)
+        _last(run_dir, events, "failed", message=failure.message, reason=failure.reason, attempt=attempt)
     finally:
-        events.close()
+        if events is not None:
+            events.close()
     return 1
+
+
+def _last(run_dir: Path, events: EventWriter | None, kind: str, **values: Any) -> None:
+    """Tell how it ended; where the log has no room left, in the room that was kept for it."""
+    try:
+        if events is not None:
+            events.write(kind, **values)
+            return
+    except OSError:
+        pass
+    with contextlib.suppress(OSError):
+        last_word.say(run_dir, event=kind, **values)
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Let the system, or CUDA, refuse what goes past a run's own limit: that one run fails and nothing else does.
+
+    Call it when the libraries are loaded: they reserve a lot that they never use, and that must not count. Raises MemoryError when
+    they alone are past the limit."""
+    if not limit_bytes:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / torch.cuda.mem_get_info()[1]))
+        return
+    there, reserved = _own_bytes("VmRSS") or 0, _own_bytes("VmData") or 0
+    if there >= limit_bytes:
+        raise MemoryError(f"{there} bytes are in use before training begins; the limit is {limit_bytes}")
+    room = reserved + limit_bytes - there
+    resource.setrlimit(resource.RLIMIT_DATA, (room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) -> dict[str, Any]:
@@ -75,6 +139,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     from playground.training.model import load_for_training, weights_of
     from playground.training.publish import publish
 
+    _limit_memory(spec.limit_memory_bytes)
     tokenizer = load_tokenizer(Path(spec.base_path))
     rows, too_long = _render_all(tokenizer, checked.examples, spec.max_tokens)
     if not rows:
@@ -114,10 +179,20 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     }
     if measured.last_loss is not None and measured.last_loss != measured.last_loss:
         raise RunFailedError("The loss is no longer a number (it diverged). Choose a smaller learning rate and start again.")
+    if (good := best(run_dir)) is not None:
+        summary["best"] = {"step": good[0], "eval_loss": good[1]}
     summary["seconds"] = round(time.monotonic() - started, 1)
-    summary["peak_memory_bytes"] = peak_memory_bytes()
+    summary["peak_memory_bytes"] = peak = peak_memory_bytes()
+    summary["memory_ratio"] = round(spec.estimated_memory_bytes / peak, 3) if peak and spec.estimated_memory_bytes else None
+    _no_way_back()
     summary["adapter"] = publish(model, tokenizer, spec, summary)
     return summary
+
+
+def _no_way_back() -> None:
+    """From here on a cancel comes too late: an adapter that is in the library belongs to a run that is done."""
+    if signal.getsignal(signal.SIGTERM) is _cancel:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _render_all(tokenizer: Any, examples: Any, max_tokens: int) -> tuple[dict[int, Any], int]:
@@ -140,21 +215,19 @@ def peak_memory_bytes() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
+    if (held := _own_bytes("VmHWM")) is not None:  # ru_maxrss would begin at what the process that started this one held
+        return held
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _memory_words(run_dir: Path) -> str:
-    spec = RunSpec.read(run_dir)
-    smaller = "LoRA in place of full fine-tuning" if spec.method == "full" else f"a batch of {max(1, spec.batch_size // 2)} rows"
-    return f"The device ran out of memory at {spec.batch_size} rows a step. Try {smaller}, or a shorter limit than {spec.max_tokens} tokens."
-
-
-def _one_sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == 28:
-        return "The disk is full. Free some space (runs and adapters can be deleted) and resume the run."
-    text = str(error).strip().splitlines()[0][:240] if str(error).strip() else "no message"
-    return f"Training stopped: {type(error).__name__}: {text}"
+def _own_bytes(name: str) -> int | None:
+    """A figure of Linux about this process, such as VmRSS; None elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    except (OSError, StopIteration, ValueError):
+        return None
 
 
 if __name__ == "__main__":

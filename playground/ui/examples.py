@@ -83,7 +83,7 @@ def read(services: Any, visitor: Visitor, source: Source, max_tokens: float) -> 
     if source.path is None:
         return [source, slot(""), *[gr.skip()] * 12]
     try:
-        checked = services.data.check(source.path, source.mapping)
+        checked = services.data.check(source.path, source.mapping, visitor.owner)
         tokens = _tokens(services, checked, int(max_tokens))
     except Exception as error:
         return _unreadable(services, source, error)
@@ -208,7 +208,7 @@ def preview(services: Any, visitor: Visitor, source: Source, max_tokens: float, 
         return [source, html.note(f"{base.words}. Then the example shows as the base reads it."), ""]
     place = html.note(f"Example {index + 1:,} of {source.shown:,}")
     try:
-        checked = checked or services.data.check(source.path, source.mapping)
+        checked = checked or services.data.check(source.path, source.mapping, visitor.owner)
         seen = services.data.preview(checked, index, int(max_tokens))
     except Exception as error:
         return [source, card(error), place]

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import adapters, asking, compare, demo, header, runs, sidebar, story, theme, train, watch, words
+from playground.ui import adapters, asking, compare, demo, header, runs, sidebar, storage, story, theme, train, watch, words
 from playground.ui.watch import Memo
 from playground.ui.wiring import QUIET, Visitor, bind
 
@@ -29,8 +29,11 @@ def build_page(services: Any) -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 sides = compare.build(services)
         device = sidebar.build(services)
+        with device.panel:
+            disk = storage.build(services)
+        storage.wire(services, disk)
         _wire(services, page, pill, tabs, training, library, sides, device)
-    gr.set_static_paths([services.settings.home / "exports"])  # what Export hands out, each in a folder with a random name
+    gr.set_static_paths([services.settings.exports_dir])  # what Export hands out, each in a folder with a random name
     page.queue(default_concurrency_limit=_AT_ONCE)
     return page
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import gradio as gr
 
+from playground.services.words import ordinal
 from playground.ui import chart, html, words
 from playground.ui.failure import card
 from playground.ui.figures import day, left
 from playground.ui.wiring import Visitor, slot
 
+BUTTONS = 6
 PICK_JS = (
     "element.addEventListener('click', event => {"
     " const row = event.target.closest('button[data-id]');"
@@ -75,30 +77,45 @@ def list_html(runs: Sequence[Any], shown: str) -> str:
         items.append(
             f'<li><button type="button" data-id="{html.esc(run.run)}" aria-pressed="{"true" if run.run == shown else "false"}">'
             f"<span><b>{html.esc(run.name)}</b><span class='q'>{html.esc(run.method)}, {run.steps} steps, {day(run.created_s)}</span></span>"
-            f"{html.pill(label, kind)}</button></li>"
+            f"{html.pill(f'{label}, {ordinal(run.place)}' if run.place else label, kind)}</button></li>"
         )
     return f'<h2 class="small">Runs so far</h2><ul class="lib two-up">{"".join(items)}</ul>'
 
 
-def buttons(run: Any) -> list[Any]:
-    """Cancel, the question row, Compare in chat, Resume: each only while it can do something."""
+def buttons(run: Any, runs: Sequence[Any] = ()) -> list[Any]:
+    """Cancel, the question row, Compare in chat, Resume, Move up, Move down: each only while it can do something. runs: all that
+    are listed, the waiting ones among them."""
     state = run.state if run else ""
+    places = [other.place for other in runs if other.state == "QUEUED"]
+    again = words.GO_ON if run is not None and run.resume_step else words.START_AGAIN
     return [
         gr.update(visible=state in ("QUEUED", "RUNNING")),
         gr.update(visible=False),
         gr.update(visible=bool(run and run.adapter)),
-        gr.update(visible=state in ("FAILED", "CANCELLED")),
+        gr.update(value=again, visible=state in ("FAILED", "CANCELLED")),
+        gr.update(visible=state == "QUEUED" and run.place > min(places, default=run.place)),
+        gr.update(visible=state == "QUEUED" and run.place < max(places, default=run.place)),
     ]
 
 
+def buttons_key(run: Any, runs: Sequence[Any]) -> tuple[Any, ...]:
+    """What the buttons depend on."""
+    waiting = sorted(other.place for other in runs if other.state == "QUEUED")
+    return (run.run, run.state, run.adapter, bool(run.resume_step), run.place, *waiting) if run else ()
+
+
 def show(services: Any, visitor: Visitor, followed: str) -> list[Any]:
-    """Followed run, error, card, list, then the four buttons."""
+    """Followed run, error, card, list, then the buttons."""
     try:
         runs = services.training.runs(visitor.owner)
     except Exception as error:
-        return [followed, slot(card(error)), *[gr.skip()] * 6]
+        return _wrong(followed, error)
     run = pick(runs, followed)
-    return [followed, slot(""), card_html(run), slot(list_html(runs, run.run if run else "")), *buttons(run)]
+    return [followed, slot(""), card_html(run), slot(list_html(runs, run.run if run else "")), *buttons(run, runs)]
+
+
+def _wrong(followed: str, error: Exception) -> list[Any]:
+    return [followed, slot(card(error)), *[gr.skip()] * (2 + BUTTONS)]
 
 
 def follow(services: Any, visitor: Visitor, run_id: str) -> list[Any]:
@@ -117,7 +134,7 @@ def cancel(services: Any, visitor: Visitor, keep: bool, followed: str) -> list[A
         if run is not None:
             services.training.cancel(run.run, visitor.owner, keep=keep)
     except Exception as error:
-        return [followed, slot(card(error)), *[gr.skip()] * 6]
+        return _wrong(followed, error)
     return show(services, visitor, followed)
 
 
@@ -127,8 +144,19 @@ def resume(services: Any, visitor: Visitor, followed: str) -> list[Any]:
         if run is not None:
             services.training.resume(run.run, visitor.owner)
     except Exception as error:
-        return [followed, slot(card(error)), *[gr.skip()] * 6]
+        return _wrong(followed, error)
     return show(services, visitor, followed)
+
+
+def move(services: Any, visitor: Visitor, to: str, followed: str) -> list[Any]:
+    """The shown run comes one place earlier (``up``) or later (``down``)."""
+    try:
+        run = _shown_run(services, visitor, followed)
+        if run is not None:
+            services.training.move(run.run, to, visitor.owner)
+    except Exception as error:
+        return _wrong(followed, error)
+    return show(services, visitor, run.run if run is not None else followed)
 
 
 def adapter_of(services: Any, visitor: Visitor, followed: str) -> str:

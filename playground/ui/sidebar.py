@@ -13,8 +13,6 @@ from playground.ui.failure import card
 from playground.ui.figures import duration, left, size
 from playground.ui.wiring import QUIET, Visitor, bind, hidden_slot, slot
 
-_KINDS = {"base": "Base", "adapters": "Adapters", "replies": "Replies", "training": "Training"}
-
 
 @dataclass(frozen=True)
 class SidebarView:
@@ -87,13 +85,13 @@ def now_html(runs: list[Any], answering: bool = False) -> str:
 
 def waiting_html(queue: list[dict[str, Any]]) -> str:
     if not queue:
-        return f"<h3>Waiting</h3><p>{words.WAITING_EMPTY}</p>"
+        return f"<h3>Waiting</h3><p>{words.WAITING_EMPTY}</p>{html.note(words.SHARING)}"
     rows = "".join(
         f"<li><span>{html.esc(one['position'])}. {html.esc(one['label'])}</span>"
         f"<span>{'about ' + duration(one['wait_s']) if one.get('wait_s') is not None else ''}</span></li>"
         for one in queue
     )
-    return f"<h3>Waiting</h3><ul>{rows}</ul>"
+    return f"<h3>Waiting</h3><ul>{rows}</ul>{html.note(words.SHARING)}"
 
 
 def base_html(base: dict[str, Any]) -> str:
@@ -102,7 +100,11 @@ def base_html(base: dict[str, Any]) -> str:
         return "<h3>Base</h3>" + html.error_card(base["message"])
     if not mark:
         return f"<h3>Base</h3><p>{html.esc(base['message'])}</p>"
-    return f'<h3>Base</h3><p>{html.esc(base["message"])}<br><span class="mono">{html.esc(mark)}</span> · as it was loaded</p>'
+    path = str(base.get("path", ""))
+    slow = f"<br>It runs on the {html.esc(path)}: right, but slower." if path.startswith("reference") else ""
+    return (
+        f'<h3>Base</h3><p>{html.esc(base["message"])}{slow}<br><span class="mono">{html.esc(mark)}</span> · as it was loaded</p>'
+    )
 
 
 def prove(services: Any, visitor: Visitor) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from playground.data.read import EXTENSIONS
-from playground.ui import examples, html, plan, runs, words
+from playground.ui import examples, html, plan, runs, storage, words
 from playground.ui.examples import ROLES, Source
 from playground.ui.wiring import QUIET, bind, bind_pick, hidden_slot
 
@@ -55,6 +55,8 @@ class TrainTab:
     go_on: gr.Button
     compare: gr.Button
     resume: gr.Button
+    up: gr.Button
+    down: gr.Button
     listing: gr.HTML
 
     @property
@@ -78,7 +80,9 @@ class TrainTab:
 
     @property
     def run_outputs(self) -> list[Any]:
-        return [self.followed, self.run_error, self.run, self.listing, self.cancel, self.question, self.compare, self.resume]
+        return [
+            self.followed, self.run_error, self.run, self.listing, self.cancel, self.question, self.compare, self.resume, self.up, self.down,
+        ]  # fmt: skip
 
 
 def build(services: Any) -> TrainTab:
@@ -125,6 +129,8 @@ def _examples_card(services: Any) -> dict[str, Any]:
             label="A file of examples", show_label=False, height=104, elem_classes="drop",
             file_types=list(EXTENSIONS),
         )  # fmt: skip
+        if services.settings.shared:
+            gr.HTML(html.note(storage.notice(services.settings)))
         gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}. Or start with one of ours:"))
         with gr.Row(elem_classes="acts"):
             parts["sets"] = {one.id: gr.Button(one.title, size="sm") for one in services.data.sets()}
@@ -174,7 +180,9 @@ def _run_card() -> dict[str, Any]:
         parts["run_error"] = hidden_slot()
         with gr.Row(elem_classes="acts"):
             parts["compare"] = gr.Button("Compare in chat", variant="primary", size="sm", visible=False)
-            parts["resume"] = gr.Button("Go on from the last checkpoint", size="sm", visible=False)
+            parts["resume"] = gr.Button(words.GO_ON, size="sm", visible=False)
+            parts["up"] = gr.Button("Move up", size="sm", visible=False)
+            parts["down"] = gr.Button("Move down", size="sm", visible=False)
             parts["cancel"] = gr.Button("Cancel the run", variant="stop", size="sm", visible=False)
         with gr.Column(visible=False, elem_classes="ask-first") as question:
             gr.HTML(html.note("Stop this run? What it has learned up to the last checkpoint can be kept as an adapter."))
@@ -235,6 +243,8 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.keep.click(bind(services, runs.cancel, True), tab.followed, tab.run_outputs, **QUIET)
     tab.discard.click(bind(services, runs.cancel, False), tab.followed, tab.run_outputs, **QUIET)
     tab.resume.click(bind(services, runs.resume), tab.followed, tab.run_outputs, **QUIET)
+    tab.up.click(bind(services, runs.move, "up"), tab.followed, tab.run_outputs, **QUIET)
+    tab.down.click(bind(services, runs.move, "down"), tab.followed, tab.run_outputs, **QUIET)
 
 
 def reread_on(event: Any, services: Any, tab: TrainTab) -> None:

@@ -37,7 +37,7 @@ HURRIED_S = 0.5
 
 
 def tick(services: Any, visitor: Visitor, memo: Memo, followed: str, chosen: str, active: str, *models: str) -> list[Any]:
-    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (8), demo (5), adapters (1), models and greyed (12), the timer."""
+    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (10), demo (5), adapters (1), models and greyed (12), the timer."""
     memo = Memo(memo)
     return [
         memo,
@@ -104,15 +104,15 @@ def _run(services: Any, visitor: Visitor, memo: Memo, followed: str) -> list[Any
     def read() -> list[Any]:
         listed = services.training.runs(visitor.owner)
         run = runs.pick(listed, followed)
-        key = (run.run, run.state, run.adapter) if run else ()
+        key = runs.buttons_key(run, listed)
         if memo.get("run-buttons", "") == key:
-            buttons = [gr.skip()] * 4
+            buttons = [gr.skip()] * runs.BUTTONS
         else:
-            memo["run-buttons"], buttons = key, runs.buttons(run)
+            memo["run-buttons"], buttons = key, runs.buttons(run, listed)
         rows = runs.list_html(listed, run.run if run else "")
         return [gr.skip(), gr.skip(), memo.fresh("run", runs.card_html(run)), memo.fresh("runs", rows, slot(rows)), *buttons]
 
-    return _guarded(8, memo, "run", read)
+    return _guarded(4 + runs.BUTTONS, memo, "run", read)
 
 
 def _demo(services: Any, visitor: Visitor, memo: Memo) -> list[Any]:

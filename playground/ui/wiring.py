@@ -12,6 +12,8 @@ from typing import Any
 
 import gradio as gr
 
+from playground.services.sessions import COOKIE, owner_of
+
 
 @dataclass(frozen=True)
 class Visitor:
@@ -26,9 +28,17 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def visitor(services: Any, request: gr.Request | None) -> Visitor:
-    """One person's own machine is one owner; where people share the app, each tab is its own."""
-    session = (request.session_hash if request else None) or "local"
-    return Visitor(owner=session if services.settings.shared else "local", session=session)
+    """One person's own machine is one owner; where people share the app, each browser is its own. Whatever is called, this runs
+    first, so it is where a visitor is seen. Raises NotFoundError for a tab that is somebody else's."""
+    tab = (request.session_hash if request else None) or ""
+    if not services.settings.shared:
+        return Visitor(owner="local", session=tab or "local")
+    cookies = dict(getattr(request, "cookies", None) or {})
+    owner = owner_of(cookies.get(COOKIE, ""), tab)
+    if tab:
+        services.sessions.claim(tab, owner)
+    services.seen(owner)
+    return Visitor(owner=owner, session=owner)
 
 
 def bind(services: Any, handler: Callable[..., Any], *fixed: Any) -> Callable[..., Any]:

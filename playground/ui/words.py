@@ -39,6 +39,8 @@ METHOD_TEXT = (
 )
 BAD_NONE = "Every row can be used."
 RUN_NONE = "Nothing is training; Start begins a run."
+GO_ON = "Go on from the last checkpoint"
+START_AGAIN = "Start again from step 0"
 RUN_APART = "Runs in its own process. Close this tab if you like; the run goes on."
 FIRST_EXAMPLES = "Choose examples first"
 START = "Start training"
@@ -51,6 +53,7 @@ PICK_FIRST = "Choose an adapter in the list first."
 # Sidebar
 NOW_EMPTY = "Nothing is running."
 WAITING_EMPTY = "No one is waiting."
+SHARING = "Replies and a training run go on side by side when both fit. A run that needs the memory of an idle base takes its place; replies then wait for its end."
 
 STATES = {
     "QUEUED": ("Waiting", "wait"),

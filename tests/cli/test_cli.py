@@ -89,6 +89,33 @@ def test_train_list_compare_export_import_remove(call: Call, rows_file: Path, tm
     assert imported["adapters"][0]["rank"] == 2
 
 
+def test_replay_gives_what_compare_printed_again(call: Call, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.json"
+    code, compared, _ = call(
+        "compare",
+        "--side",
+        "model=base",
+        "--side",
+        "model=base,name=Two",
+        "--ask",
+        "Hello",
+        "--max-tokens",
+        6,
+        "--temperature",
+        1,
+    )
+    assert code == 0, compared
+    saved.write_text(json.dumps(compared))
+    code, found, _ = call("replay", saved)
+    assert code == 0, found
+    assert (found["same"], found["first_difference"], [one["same"] for one in found["replies"]]) == (True, None, [True, True])
+    saved.write_text(json.dumps(compared["replies"][1] | {"text": compared["replies"][1]["text"][:3] + "\N{SNOWMAN}"}))
+    code, found, _ = call("replay", saved)
+    assert (code, found["same"], found["first_difference"]) == (0, False, 3)
+    assert found["text"] == compared["replies"][1]["text"]
+    assert {"same", "text", "first_difference"} <= set(found)
+
+
 def test_a_detached_run_goes_on_alone_and_is_cancelled(call: Call, rows_file: Path) -> None:
     code, started, _ = call("train", rows_file, "--steps", 5000, "--detach")
     assert code == 0
@@ -117,6 +144,9 @@ def test_a_detached_run_goes_on_alone_and_is_cancelled(call: Call, rows_file: Pa
         (["compare", "--side", "model=none", "--ask", "x"], 2, "There is no adapter"),
         (["compare", "--side", "base", "--ask", "x"], 2, "is not a side"),
         (["compare", "--side", "model=base", "--ask", "x", "--temperature", "9"], 2, "from 0 (greedy) to 2"),
+        (["replay"], 2, "arguments are required: file"),
+        (["replay", "nowhere.json"], 2, "nowhere.json cannot be read"),
+        (["replay", "FILE"], 2, "is not JSON"),
     ],
 )
 def test_a_wrong_call_is_one_message_and_exit_2(call: Call, rows_file: Path, words: list[str], code: int, says: str) -> None:
@@ -141,6 +171,7 @@ def test_status_and_doctor(call: Call, settings: Settings) -> None:
     code, status, _ = call("status")
     assert code == 0
     assert {"device", "budget_bytes", "used_bytes", "residents", "leases", "queue"} <= set(status)
+    assert status["disk"]["free_bytes"] > 0
     code, doctor, _ = call("doctor", "--offline")
     assert code == 0
     assert {"device", "dtype", "threads", "base"} <= set(doctor)

@@ -10,6 +10,9 @@ import pytest
 from playground.services.container import Services
 from playground.services.progress import RunView
 from playground.settings import Settings
+from tests.engine.conftest import make_lora
+
+__all__ = ["make_lora"]
 
 
 @pytest.fixture

@@ -118,4 +118,4 @@ def test_choosing_another_base_changes_it(services: Services, tmp_path: Path, ti
     services.bases.choose(str(other))
     services.bases._thread.join()  # type: ignore[union-attr]
     assert services.bases.spec == str(other)
-    assert list(services.manager.residents()) == [str(other)]
+    assert [one.name for one in services.manager.residents()] == [str(other)]

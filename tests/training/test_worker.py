@@ -11,7 +11,7 @@ import pytest
 
 from playground.errors import InputError
 from playground.training import worker
-from playground.training.checkpoint import newest_complete
+from playground.training.checkpoint import best, newest_complete
 from playground.training.events import EventReader
 from playground.training.spec import RunSpec
 
@@ -91,14 +91,39 @@ def test_qlora_keeps_its_gradient_after_an_evaluation(tiny_base: Path) -> None:
 
 def test_a_resumed_run_ends_as_the_uninterrupted_one(spec: RunSpec, tmp_path: Path) -> None:
     whole = run(spec, tmp_path / "whole")
-    first = tmp_path / "broken"
-    first.mkdir()
-    spec.write(first)
-    shutil.copytree(tmp_path / "whole" / "checkpoints" / "checkpoint-2", first / "checkpoints" / "checkpoint-2")
-    assert newest_complete(first) is not None
-    resumed = run(spec, first)
-    assert [event["step"] for event in resumed if event["event"] == "step"] == [3, 4]
-    assert resumed[-1]["loss"]["last"] == pytest.approx(whole[-1]["loss"]["last"], abs=1e-6)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    spec.write(broken)
+    asked = iter([False, False, True])
+    worker.run(broken, stop=lambda: next(asked))
+    assert EventReader(broken).read()[-1]["event"] == "cancelled"
+    assert newest_complete(broken) == broken / "checkpoints" / "checkpoint-2"
+    resumed = run(spec, broken)
+    again = [event["event"] for event in resumed].index("cancelled") + 1
+    assert [event["step"] for event in resumed[again:] if event["event"] == "step"] == [3, 4]
+    assert resumed[-1]["loss"] == pytest.approx(whole[-1]["loss"], abs=1e-6)
+    assert resumed[-1]["eval_loss"] == pytest.approx(whole[-1]["eval_loss"], abs=1e-6)
+
+
+def test_a_run_that_only_lacks_its_end_takes_no_step_more(spec: RunSpec, tmp_path: Path) -> None:
+    """24 rows make 6 batches an epoch: 4 steps end in the middle of one."""
+    place = tmp_path / "run"
+    done = run(spec, place)[-1]
+    shutil.rmtree(tmp_path / "adapters")
+    again = run(spec, place)
+    assert [event["event"] for event in again].count("step") == 4, "no step was made again"
+    assert again[-1]["event"] == "done"
+    assert again[-1]["loss"] == done["loss"]
+    assert again[-1]["eval_loss"] == done["eval_loss"]
+
+
+def test_the_best_and_the_newest_checkpoint_stay(spec: RunSpec, tmp_path: Path) -> None:
+    run(replace(spec, steps=8, save_steps=2, lr=0.5), tmp_path / "run")  # far too fast: the first is the best
+    there = {folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()}
+    step, loss = best(tmp_path / "run")
+    assert there == {f"checkpoint-{step}", "checkpoint-8"}
+    scores = {e["step"]: e["loss"] for e in EventReader(tmp_path / "run").read() if e["event"] == "eval" and e["step"]}
+    assert loss == min(scores.values()) == scores[step]
 
 
 def test_a_failure_is_one_sentence(spec: RunSpec, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from playground.services.compare import Reply
 from playground.services.data import ShippedSet
 from playground.services.demo import DemoState
 from playground.services.progress import RunView
+from playground.services.sessions import Sessions
 from playground.services.training import Plan, Preset
 from playground.settings import Settings
 
@@ -86,7 +87,7 @@ class FakeData:
             )
         ]
 
-    def check(self, path: Path, mapping: dict[str, str] | None = None) -> Checked:
+    def check(self, path: Path, mapping: dict[str, str] | None = None, owner: str = "") -> Checked:
         if isinstance(self.checked, Exception):
             raise self.checked
         return self.checked
@@ -107,6 +108,7 @@ class FakeTraining:
     blocked: str = ""
     started: list[Any] = field(default_factory=list)
     cancelled: list[tuple[str, bool]] = field(default_factory=list)
+    moved: list[tuple[str, str]] = field(default_factory=list)
 
     def methods(self) -> list[Any]:
         common = {"cost": "", "explain": "It learns.", "paper": "arXiv", "learning_rate": 1e-3}
@@ -132,6 +134,9 @@ class FakeTraining:
 
     def cancel(self, run: str, owner: str, keep: bool = False) -> None:
         self.cancelled.append((run, keep))
+
+    def move(self, run: str, to: str, owner: str) -> None:
+        self.moved.append((run, to))
 
 
 @dataclass
@@ -198,3 +203,7 @@ class FakeServices:
         self.settings = Settings(home=folder, shared=shared)
         self.bases, self.data, self.training = FakeBases(), FakeData(folder), FakeTraining()
         self.adapters, self.compare, self.demo, self.device = FakeAdapters(), FakeCompare(), FakeDemo(), FakeDevice()
+        self.sessions = Sessions(folder / "playground.sqlite")
+
+    def seen(self, owner: str) -> None:
+        self.sessions.seen(owner)

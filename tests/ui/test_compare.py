@@ -8,6 +8,7 @@ import pytest
 
 from playground.errors import InputError
 from playground.services.bases import BaseState
+from playground.services.sessions import owner_of
 from playground.ui import asking, story, transcript, words
 from playground.ui.asking import Comparison
 from playground.ui.transcript import Divider, Log, Setup
@@ -152,4 +153,5 @@ def test_shots_come_from_ids_never_from_paths(services: FakeServices) -> None:
 def test_who_owns_what(services: FakeServices, tmp_path: Any) -> None:
     request = type("Request", (), {"session_hash": "abc"})()
     assert visitor(services, request) == Visitor("local", "abc")
-    assert visitor(FakeServices(tmp_path, shared=True), request) == Visitor("abc", "abc")
+    owner = owner_of("", "abc")
+    assert visitor(FakeServices(tmp_path, shared=True), request) == Visitor(owner, owner)

@@ -95,11 +95,12 @@ def test_a_free_name_is_proposed(slug: str, name: str) -> None:
 
 def test_a_reload_finds_the_run_that_lives(services: FakeServices, me: Visitor) -> None:
     services.training.listed = [run_view("done", "DONE"), run_view("alive", name="mine")]
-    _, _, card, listed, cancel, question, compare, resume = runs.show(services, me, "")
+    _, _, card, listed, cancel, question, compare, resume, up, down = runs.show(services, me, "")
     assert "mine" in card
     assert 'aria-valuenow="25"' in card
     assert 'data-id="alive" aria-pressed="true"' in listed["value"]
-    assert (cancel["visible"], question["visible"], compare["visible"], resume["visible"]) == (True, False, False, False)
+    shown = [one["visible"] for one in (cancel, question, compare, resume, up, down)]
+    assert shown == [True, False, False, False, False, False]
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -111,6 +112,20 @@ def test_cancelling_asks_the_service_to_keep_or_not(services: FakeServices, me: 
 
 def test_a_done_run_can_be_compared_and_a_failed_one_resumed() -> None:
     done = runs.buttons(run_view(state="DONE", adapter="mine"))
-    failed = runs.buttons(run_view(state="FAILED", error="It was killed."))
-    assert [one["visible"] for one in done] == [False, False, True, False]
-    assert [one["visible"] for one in failed] == [False, False, False, True]
+    failed = runs.buttons(run_view(state="FAILED", error="It was killed.", resume_step=10))
+    assert [one["visible"] for one in done] == [False, False, True, False, False, False]
+    assert [one["visible"] for one in failed] == [False, False, False, True, False, False]
+    assert failed[3]["value"] == "Go on from the last checkpoint"
+
+
+def test_without_a_checkpoint_it_starts_again() -> None:
+    assert runs.buttons(run_view(state="CANCELLED"))[3]["value"] == "Start again from step 0"
+
+
+def test_waiting_runs_say_their_place_and_are_moved(services: FakeServices, me: Visitor) -> None:
+    services.training.listed = [run_view(f"w{place}", "QUEUED", place=place) for place in (1, 2, 3)] + [run_view("alive")]
+    moves = {place: [one["visible"] for one in runs.show(services, me, f"w{place}")[-2:]] for place in (1, 2, 3)}
+    assert moves == {1: [False, True], 2: [True, True], 3: [True, False]}
+    assert "Waiting, 2nd" in runs.show(services, me, "w2")[3]["value"]
+    runs.move(services, me, "up", "w2")
+    assert services.training.moved == [("w2", "up")]

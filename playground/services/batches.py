@@ -1,0 +1,156 @@
+"""Rows under one lease: they wait for the device together, decode in one batch, and give it back on every way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from playground.data.render import encode
+from playground.engine.request import Row, RowState, Sampling, make_stamp
+from playground.errors import OutOfMemoryError, PlaygroundError, RunFailedError
+from playground.gpu.manager import DeviceManager, Request
+from playground.library.card import AdapterCard
+from playground.services.bases import BaseService, kv_bytes_per_token
+from playground.services.memory import is_out_of_memory
+from playground.services.residents import Residents
+from playground.services.runner import Decoder, Direct
+from playground.services.words import ordinal
+
+WAIT_S = 0.5
+"""How often a waiting batch tells its place in the queue."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One reply to be written. card: whose weights answer, None = the base. prompt: rendered text. logprobs: as in ``Row``."""
+
+    card: AdapterCard | None
+    prompt: str
+    sampling: Sampling
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """How far a reply has come. waiting: its place in the device's queue, in words. stamp: what runs, None before it does.
+    failure: why there will be no more of it."""
+
+    state: RowState = field(default_factory=RowState)
+    waiting: str = ""
+    stamp: dict[str, Any] | None = None
+    failure: PlaygroundError | None = None
+
+    @property
+    def done(self) -> bool:
+        return bool(self.state.finish) or self.failure is not None
+
+
+class Batches:
+    """Everything that answers, for a person or a program, goes through here."""
+
+    def __init__(self, manager: DeviceManager, bases: BaseService, residents: Residents, decoder: Decoder | None = None) -> None:
+        self._manager, self._bases, self._residents, self._decoder = manager, bases, residents, decoder or Direct()
+
+    def run(self, asked: Sequence[Asked], session: str) -> Iterator[list[Written]]:
+        """Write all replies; yields how far each has come, the last time with every one done. Closing it frees the device.
+
+        What goes wrong is told as a reply's ``failure``: nothing the others wrote is lost.
+        """
+        try:
+            wanted = self._residents.wanted([one.card for one in asked])
+            request = self._manager.request("chat", session, "Answering", self._needs(asked), wanted)
+        except PlaygroundError as error:
+            yield [Written(failure=error) for _ in asked]
+            return
+        try:
+            lease = request.wait(0)
+            while lease is None:
+                yield [Written(waiting=_place(request)) for _ in asked]
+                lease = request.wait(WAIT_S)
+            with lease:
+                yield from self._decode(asked)
+        finally:
+            request.cancel()
+
+    def _decode(self, asked: Sequence[Asked]) -> Iterator[list[Written]]:
+        """One batch for each model in memory: the base with all its adapters, then any full fine-tune."""
+        found = [Written() for _ in asked]
+        batches: dict[int, tuple[Any, dict[int, Row]]] = {}
+        for place, one in enumerate(asked):
+            try:
+                engine, adapter = self._residents.ready(one.card)
+            except PlaygroundError as error:
+                found[place] = Written(failure=error)
+                continue
+            rows = batches.setdefault(id(engine), (engine, {}))[1]
+            rows[place] = Row(one.prompt, adapter, one.sampling, one.logprobs)
+        for engine, rows in batches.values():
+            for place in rows:
+                found[place] = replace(found[place], stamp=self._stamp(engine, asked[place], len(rows)))
+        yield list(found)
+        for engine, rows in batches.values():
+            try:
+                for states in self._stream(engine, list(rows.values())):
+                    for place, state in zip(rows, states, strict=True):
+                        found[place] = replace(found[place], state=replace(state))  # the engine may go on writing in its own
+                    yield list(found)
+            except PlaygroundError as error:
+                for place in rows:
+                    if not found[place].done:
+                        found[place] = replace(found[place], failure=error)
+                yield list(found)
+        self._bases.account()
+
+    def _stream(self, engine: Any, rows: list[Row]) -> Iterator[list[RowState]]:
+        """The engine's stream. Out of memory: once more from the start after idle models have left, then a smaller setting is
+        named. Raises PlaygroundError, and nothing else."""
+        for again in (False, True):
+            stream = self._decoder.stream(engine, rows)
+            try:
+                yield from stream
+                return
+            except PlaygroundError:
+                raise
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise RunFailedError(
+                        f"The engine stopped ({type(error).__name__}: {str(error)[:200]}). Ask again."
+                    ) from error
+                if again:
+                    raise OutOfMemoryError(_smaller(rows)) from error
+            finally:
+                stream.close()
+            self._manager.unload_idle()
+
+    def _stamp(self, engine: Any, one: Asked, rows: int) -> dict[str, Any]:
+        card = one.card
+        dtype, device = self._decoder.where(engine)
+        return make_stamp(
+            base=base_of(card, self._bases), adapter=card.id if card else None, adapter_sha256=card.sha256 if card else None,
+            prompt=one.prompt, sampling=one.sampling, dtype=dtype, device=device, rows=rows,
+        )  # fmt: skip
+
+    def _needs(self, asked: Sequence[Asked]) -> int:
+        """Bytes of keys and values, were every row as long as the longest may become."""
+        base = self._bases.resolve()
+        tokenizer = self._bases.tokenizer()
+        tokens = max(len(encode(tokenizer, one.prompt)) + one.sampling.max_tokens for one in asked)
+        return len(asked) * tokens * kv_bytes_per_token(base.path, 4)
+
+
+def base_of(card: AdapterCard | None, bases: BaseService) -> str:
+    """The fingerprint a stamp names: of the base's weights, or of a full fine-tune's own."""
+    return card.sha256[:16] if card is not None and card.kind == "full" else bases.resolve().fingerprint
+
+
+def _smaller(rows: Sequence[Row]) -> str:
+    """What to ask for instead: half the cache, by half the sides or by shorter replies."""
+    tokens = max(row.sampling.max_tokens for row in rows)
+    half = "one side" if len(rows) < 4 else f"{len(rows) // 2} sides"
+    instead = f"Ask {half} at a time, or set" if len(rows) > 1 else "Shorten the prompt, or set"
+    return f"Memory ran out while {len(rows)} replies of up to {tokens} tokens were written. {instead} the longest reply to {max(1, tokens // 2)} tokens."
+
+
+def _place(request: Request) -> str:
+    return f"{ordinal(request.position)} in line, about {max(1, round(request.wait_s))} s"

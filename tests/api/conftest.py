@@ -1,0 +1,114 @@
+"""The app as programs see it: routes alone without a model, and the real page on the tiny base with three adapters."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from playground.api.routes import build_routes
+from playground.services.container import Services
+from playground.services.home import Home
+from playground.settings import Settings
+from tests.engine.conftest import make_lora
+
+__all__ = ["make_lora"]
+MODELS = ["one", "two", "three"]
+
+
+def wait_until(holds: Callable[[], Any], bound_s: float = 60.0) -> None:
+    """Look again and again until something holds; fails after ``bound_s``."""
+    until = time.monotonic() + bound_s
+    while not holds():
+        assert time.monotonic() < until, "it never came to hold"
+        time.sleep(0.02)
+
+
+@contextmanager
+def on_a_port(app: Starlette) -> Iterator[str]:
+    """Serve an app on a free port of this machine; yields its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def here(settings: Settings) -> Callable[..., TestClient]:
+    """(changes of the settings, client=, url=) -> a caller of the routes, by default from this machine. No base is loaded."""
+
+    def make(
+        client: tuple[str, int] = ("127.0.0.1", 50_000), url: str = "http://localhost:7860", services: Any = None, **changes: Any
+    ) -> TestClient:
+        routes = build_routes(services or Services(replace(settings, **changes)), "internal-token")
+        return TestClient(Starlette(routes=routes), base_url=url, client=client)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def lora_folders(make_lora: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three PEFT folders, named as the models that they become."""
+    parent = tmp_path_factory.mktemp("named")
+    return [
+        Path(shutil.copytree(make_lora(60 + rank, rank=rank), parent / name))
+        for name, rank in zip(MODELS, (4, 2, 8), strict=True)
+    ]
+
+
+@dataclass
+class Served:
+    """An app that is open. url: of its page, with a slash at its end."""
+
+    url: str
+    services: Services
+    settings: Settings
+
+    def client(self, **options: Any) -> Any:
+        import openai
+
+        return openai.OpenAI(base_url=self.url + "v1", api_key="none", max_retries=0, timeout=60, **options)
+
+
+@contextmanager
+def open_app(settings: Settings, folders: list[Path]) -> Iterator[Served]:
+    """The real page, as ``python app.py`` opens it, with adapters in its library."""
+    from playground.serve import launch
+
+    home = Home.take(settings)
+    services = Services(settings)
+    for folder in folders:
+        services.adapters.import_file(folder)
+    page, url = launch(services, home)
+    try:
+        wait_until(lambda: services.bases.state().phase in ("ready", "failed"))
+        assert services.bases.loaded is not None, services.bases.state()
+        yield Served(url, services, settings)
+    finally:
+        page.close(verbose=False)
+        services.close()
+        home.release()
+
+
+@pytest.fixture(scope="module")
+def served(tiny_base: Path, lora_folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    opened: AbstractContextManager[Served] = open_app(
+        Settings(home=tmp_path_factory.mktemp("served") / "home", base=str(tiny_base)), lora_folders
+    )
+    with opened as app:
+        yield app

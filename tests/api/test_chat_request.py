@@ -1,0 +1,116 @@
+"""A chat completion's body, field by field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from playground.api.chat_request import MAX_TOKENS, FieldError, read_chat
+from playground.data.example import Message
+from playground.engine.request import SEED_MAX, Sampling
+from playground.errors import InputError
+
+HELLO: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def test_what_is_not_named_is_as_openai_has_it() -> None:
+    asked = read_chat(HELLO)
+    assert asked.chat.messages == (Message("user", "Hello"),)
+    sampling = asked.chat.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.top_k) == (1.0, 1.0, MAX_TOKENS, 0)
+    assert (asked.chat.replies, asked.chat.logprobs, asked.chat.fit, asked.stream, asked.usage) == (1, None, True, False, False)
+    assert 0 <= sampling.seed <= SEED_MAX
+    assert len({read_chat(HELLO).chat.sampling.seed for _ in range(8)}) > 1, "a seed is drawn for each"
+    assert read_chat(HELLO | dict.fromkeys(("seed", "stop", "max_tokens", "n", "tools", "logprobs", "stream_options")))
+
+
+def test_every_field_reaches_the_service() -> None:
+    asked = read_chat(
+        HELLO
+        | {
+            "temperature": 0, "top_p": 0.5, "max_tokens": 9, "max_completion_tokens": 8, "seed": 3, "stop": ["a", "b"], "n": 2,
+            "logprobs": True, "top_logprobs": 4, "top_k": 5, "repetition_penalty": 1.2, "min_tokens": 2, "ignore_eos": True,
+            "stream": True, "stream_options": {"include_usage": True}, "frequency_penalty": 0, "presence_penalty": 0.0,
+            "response_format": {"type": "text"}, "tools": [], "tool_choice": "none", "logit_bias": {},
+            "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": True, "never_heard_of": 1,
+        }
+    )  # fmt: skip
+    assert asked.chat.sampling == Sampling(0.0, 0.5, 8, 3, 5, 1.2, ("a", "b"), 2, True)
+    assert (asked.chat.replies, asked.chat.logprobs, asked.chat.fit, asked.stream, asked.usage) == (2, 4, False, True, True)
+
+
+def test_smaller_ways_of_saying_it() -> None:
+    chat = read_chat(
+        HELLO
+        | {
+            "messages": [
+                {"role": "developer", "content": "Be brief."},
+                {"role": "user", "name": "me", "content": [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]},
+                {"role": "assistant", "content": "", "tool_calls": None},
+            ],
+            "stop": "x", "top_k": -1, "logprobs": True, "min_tokens": 600,
+        }
+    ).chat  # fmt: skip
+    assert chat.messages == (Message("system", "Be brief."), Message("user", "One\nTwo"), Message("assistant", ""))
+    assert (chat.sampling.stop, chat.sampling.top_k, chat.logprobs, chat.sampling.max_tokens) == (("x",), 0, 0, 600)
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "says"),
+    [
+        ({"model": None}, "model", "/v1/models"),
+        ({"model": 3}, "model", "/v1/models"),
+        ({"messages": []}, "messages", "at least one"),
+        ({"messages": "Hello"}, "messages", "a list"),
+        ({"messages": ["Hello"]}, "messages[0]", "not an object"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "'tool'"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role", "it takes system"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "no text"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "no text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "'image_url'"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content", "Only text"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "half a character"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls", "no tools"),
+        ({"temperature": "hot"}, "temperature", "a number"),
+        ({"temperature": True}, "temperature", "a number"),
+        ({"max_tokens": 1.5}, "max_tokens", "a whole number"),
+        ({"seed": 10**400}, "seed", "out of its range"),
+        ({"stop": [1]}, "stop", "list of strings"),
+        ({"stream": "yes"}, "stream", "true or false"),
+        ({"stream_options": 1}, "stream_options", "an object"),
+        ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
+        ({"frequency_penalty": 0.1}, "frequency_penalty", "repetition_penalty"),
+        ({"presence_penalty": -1}, "presence_penalty", "repetition_penalty"),
+        ({"tools": [{"type": "function"}]}, "tools", "no tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not served"),
+        ({"logit_bias": {"1": 5}}, "logit_bias", "not served"),
+    ],
+)
+def test_a_wrong_field_is_named(changes: dict[str, Any], param: str, says: str) -> None:
+    with pytest.raises(FieldError, match=r".+\.$") as refused:
+        read_chat(HELLO | changes)
+    assert refused.value.param == param
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"temperature": 2.5}, "from 0"),
+        ({"temperature": float("inf")}, "from 0"),
+        ({"top_p": 0}, "above 0"),
+        ({"max_tokens": 0}, "from 1"),
+        ({"seed": -1}, "from 0"),
+        ({"seed": 2**40}, "from 0"),
+        ({"n": 0}, "1 to 4"),
+        ({"n": 5}, "1 to 4"),
+        ({"stop": [""]}, "stop strings"),
+        ({"min_tokens": 9, "max_tokens": 8}, "shortest"),
+        ({"repetition_penalty": 0}, "penalty"),
+        ({"top_k": -2}, "Top-k"),
+    ],
+)
+def test_a_number_out_of_its_range_is_told(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        read_chat(HELLO | changes)

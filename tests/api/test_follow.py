@@ -1,0 +1,116 @@
+"""A blocking source followed from the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator
+
+import pytest
+
+from playground.api import follow
+from playground.api.follow import Follower
+from playground.errors import BusyError
+
+
+class Source:
+    """Gives 0, 1, 2 ... each when it may; remembers whether it was closed."""
+
+    def __init__(self) -> None:
+        self.may = threading.Semaphore(0)
+        self.closed = threading.Event()
+
+    def values(self) -> Generator[int]:
+        try:
+            for value in range(10_000):
+                assert self.may.acquire(timeout=30)
+                yield value
+        finally:
+            self.closed.set()
+
+
+def test_values_come_one_after_another_and_the_end_too() -> None:
+    async def read() -> list[int]:
+        return [value async for value in Follower(lambda: (value for value in [7]))]
+
+    assert asyncio.run(read()) == [7]
+
+
+def test_a_slow_reader_gets_the_newest_only() -> None:
+    made = threading.Event()
+
+    def values() -> Generator[int]:
+        yield from range(500)
+        made.set()
+
+    async def read() -> list[int]:
+        follower = Follower(values)
+        await asyncio.to_thread(made.wait, 30)
+        return [value async for value in follower]
+
+    assert asyncio.run(read()) == [499]
+
+
+def test_stop_ends_the_reading_at_once_and_closes_the_source() -> None:
+    source = Source()
+
+    async def read() -> list[int]:
+        follower = Follower(source.values)
+        source.may.release()
+        seen = [await anext(follower)]
+        waiting = asyncio.ensure_future(anext(follower, -1))
+        await asyncio.sleep(0)
+        follower.stop()
+        seen.append(await asyncio.wait_for(waiting, 30))
+        return seen
+
+    assert asyncio.run(read()) == [0, -1]
+    assert not source.closed.is_set(), "the source is inside a step"
+    source.may.release()
+    assert source.closed.wait(30)
+
+
+def test_what_the_source_raises_comes_after_its_last_value() -> None:
+    def values() -> Generator[int]:
+        yield 1
+        raise ZeroDivisionError
+
+    async def read() -> None:
+        follower = Follower(values)
+        assert await anext(follower) == 1
+        await anext(follower)
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(read())
+
+
+def test_a_loop_that_has_ended_hurts_nobody() -> None:
+    source = Source()
+
+    async def leave() -> None:
+        Follower(source.values)
+
+    asyncio.run(leave())
+    source.may.release(10_000)
+    assert source.closed.wait(30)
+
+
+def test_there_is_an_end_to_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "_room", threading.BoundedSemaphore(1))
+    source = Source()
+
+    async def two() -> None:
+        first = Follower(source.values)
+        with pytest.raises(BusyError, match="Try again"):
+            Follower(source.values)
+        first.stop()
+        source.may.release()
+        await asyncio.to_thread(source.closed.wait, 30)
+        while True:
+            try:
+                Follower(lambda: (value for value in [7]))
+                return
+            except BusyError:
+                await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(two(), 30))

@@ -1,0 +1,301 @@
+"""Shapes, errors and the device's queue, on the routes alone; a fake stands for the model where none is needed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from playground.api.body import LIMIT_BYTES
+from playground.api.routes import build_routes
+from playground.engine.request import RowState, TokenLogprob, stamp_hash
+from playground.errors import BaseUnavailableError, BusyError, OutOfMemoryError, RunFailedError
+from playground.gpu.manager import QUEUE_LIMIT
+from playground.gpu.policy import CAPACITY
+from playground.services.batches import Written
+from playground.services.completion import Chat
+from playground.services.container import Services
+from playground.settings import Settings
+from tests.api.conftest import on_a_port, wait_until
+
+Here = Callable[..., TestClient]
+CHAT = "/v1/chat/completions"
+HELLO: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "Hello"}]}
+STAMP = {"base": "3f9a", "seed": 7}
+LOGPROBS = (TokenLogprob("Hi", -0.5, (("Hi", -0.5), ("Oh", float("-inf")))), TokenLogprob(" é", -1.0))
+
+
+def test_models_are_listed_and_told_one_by_one(here: Here, settings: Settings) -> None:
+    caller = here()
+    listed = caller.get("/v1/models").json()
+    assert listed["object"] == "list"
+    base, *adapters = listed["data"]
+    assert set(base) == {"id", "object", "created", "owned_by", "root", "parent"}
+    assert (base["id"], base["object"], base["parent"], base["root"]) == ("base", "model", None, settings.base)
+    assert {(model["parent"], model["root"], type(model["created"])) for model in adapters} == {("base", settings.base, int)}
+    for model in listed["data"]:
+        assert caller.get(f"/v1/models/{model['id']}").json() == model
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "code"),
+    [("GET", "/v1/models/nobody", "model_not_found"), ("GET", "/v1/models/..%2Fx", "not_found"), ("GET", "/v1/files", "not_found"),
+     ("GET", CHAT, "not_found"), ("POST", "/v1/models", "not_found"), ("POST", "/v1/embeddings", "not_found")],
+)  # fmt: skip
+def test_what_is_not_there_is_told_in_openais_shape(here: Here, method: str, route: str, code: str) -> None:
+    answer = here().request(method, route)
+    assert answer.status_code == 404
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+    assert "There is" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [(b"", "not JSON"), (b"{", "line 1"), (b"[1]", "a JSON list"), (b'{"temperature": NaN}', "not JSON"), (b"\xff", "not JSON"),
+     (b"[" * 100_000, "not JSON"), (b'{"model": "base"}', "messages"), (json.dumps(HELLO | {"n": 9}).encode(), "1 to 4")],
+    ids=range(8),
+)  # fmt: skip
+def test_a_wrong_request_is_one_sentence(here: Here, body: bytes, says: str) -> None:
+    answer = here().post(CHAT, content=body)
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]["message"]
+
+
+def test_a_wrong_field_is_named(here: Here) -> None:
+    assert here().post(CHAT, json=HELLO | {"tools": [{}]}).json()["error"]["param"] == "tools"
+
+
+def test_a_large_body_is_not_read_to_its_end(here: Here) -> None:
+    assert here().post(CHAT, content=b" " * (LIMIT_BYTES + 1)).status_code == 413
+
+    def parts() -> Iterator[bytes]:
+        for _ in range(LIMIT_BYTES // 1000 + 2):
+            yield b" " * 1000
+
+    answer = here().post(CHAT, content=parts())  # its length is not told beforehand
+    assert answer.status_code == 413
+    assert str(LIMIT_BYTES) in answer.json()["error"]["message"]
+
+
+def test_an_unknown_model_is_told_before_the_base_is_there(here: Here) -> None:
+    answer = here().post(CHAT, json=HELLO | {"model": "nobody"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert "There is: base" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_while_the_base_is_prepared_it_is_503(here: Here, stream: bool) -> None:
+    answer = here().post(CHAT, json=HELLO | {"stream": stream})
+    assert answer.status_code == 503
+    assert "still being prepared" in answer.json()["error"]["message"]
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_base_that_failed_is_503_with_its_reason(here: Here, settings: Settings) -> None:
+    services = Services(Settings(home=settings.home, base="/nowhere/at/all"))
+    services.bases.start()
+    wait_until(lambda: services.bases.state().phase == "failed")
+    answer = here(services=services).post(CHAT, json=HELLO)
+    assert answer.status_code == 503
+    assert "/nowhere/at/all" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_full_queue_is_429_and_says_when_to_come_again(here: Here, settings: Settings, stream: bool) -> None:
+    services = Services(settings)
+    services.bases.engine()
+    waiting = [services.manager.request("chat", f"s{n}", "Answering", 1) for n in range(QUEUE_LIMIT + CAPACITY["chat"])]
+    answer = here(services=services).post(CHAT, json=HELLO | {"stream": stream})
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "queue_full"
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    for request in waiting:
+        request.cancel()
+    assert here(services=services).post(CHAT, json=HELLO | {"stream": stream, "max_tokens": 2}).status_code == 200
+    assert services.manager.leases() == []
+
+
+class FakeCompletion:
+    """Writes what it was given; an error in it is raised."""
+
+    base = "smollm2-135m"
+
+    def __init__(self, *script: list[Written] | Exception) -> None:
+        self.script = script
+        self.asked: list[tuple[Chat, str]] = []
+
+    def complete(self, chat: Chat, session: str) -> Generator[list[Written]]:
+        self.asked.append((chat, session))
+        for item in self.script:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def retry_after_s(self) -> int:
+        return 3
+
+
+def with_fake(settings: Settings, *script: list[Written] | Exception) -> Services:
+    services = Services(settings)
+    services.completion = FakeCompletion(*script)  # type: ignore[assignment]
+    return services
+
+
+def said(text: str, finish: str = "", tokens: int = 1, seed: int = 7) -> Written:
+    return Written(RowState(text, 5, tokens, finish=finish, logprobs=LOGPROBS[:tokens]), stamp=STAMP | {"seed": seed})
+
+
+SCRIPT = (
+    [Written(waiting="1st in line, about 4 s")],
+    [Written(stamp=STAMP)],
+    [said("Hi", tokens=1)],
+    [said("Hi é", "stop", tokens=2)],
+)
+
+
+def test_a_whole_reply_has_every_field(here: Here, settings: Settings) -> None:
+    services = with_fake(settings, *SCRIPT)
+    answer = here(services=services).post(CHAT, json=HELLO | {"logprobs": True, "top_logprobs": 2})
+    found = answer.json()
+    assert answer.status_code == 200
+    assert found["id"].startswith("chatcmpl-")
+    assert (found["object"], found["model"], found["playground"]) == ("chat.completion", "base", STAMP)
+    assert found["system_fingerprint"] == stamp_hash(STAMP)
+    assert found["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    (choice,) = found["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "Hi é", "refusal": None}
+    assert (choice["index"], choice["finish_reason"]) == (0, "stop")
+    first, second = choice["logprobs"]["content"]
+    assert first["top_logprobs"][1] == {"token": "Oh", "logprob": -9999.0, "bytes": [79, 104]}
+    assert second == {"token": " é", "logprob": -1.0, "bytes": [32, 195, 169], "top_logprobs": []}
+    assert services.completion.asked[0][1] == "v1 127.0.0.1"  # type: ignore[attr-defined]
+
+
+def events(answer: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """(chunks, comments) of a stream that ends as it should."""
+    parts = [part for part in answer.text.split("\n\n") if part]
+    assert parts[-1] == "data: [DONE]"
+    return [json.loads(part[6:]) for part in parts[:-1] if part.startswith("data: ")], [part for part in parts if part[0] == ":"]
+
+
+def test_chunks_begin_with_the_role_and_end_with_stamp_and_counts(here: Here, settings: Settings) -> None:
+    body = HELLO | {"stream": True, "logprobs": True, "stream_options": {"include_usage": True}}
+    answer = here(services=with_fake(settings, *SCRIPT)).post(CHAT, json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    chunks, _ = events(answer)
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert {chunk["system_fingerprint"] for chunk in chunks} == {stamp_hash(STAMP)}
+    deltas = [chunk["choices"][0] for chunk in chunks[:-1]]
+    assert deltas[0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
+    assert "".join(choice["delta"].get("content", "") for choice in deltas) == "Hi é"
+    tokens = [token["token"] for choice in deltas if choice["logprobs"] for token in choice["logprobs"]["content"]]
+    assert tokens == ["Hi", " é"]
+    assert [choice["finish_reason"] for choice in deltas if choice["finish_reason"]] == ["stop"]
+    assert (deltas[-1]["delta"], chunks[-2]["playground"]) == ({}, STAMP)
+    assert chunks[-1]["choices"] == []
+    assert (chunks[-1]["usage"]["total_tokens"], chunks[-1]["playground"]) == (7, STAMP)
+    assert {chunk["usage"] for chunk in chunks[:-1]} == {None}
+
+
+def test_several_replies_keep_their_place_and_their_stamp(here: Here, settings: Settings) -> None:
+    script = ([said("A"), said("B", "length", seed=8)], [said("Ah", "stop", 2), said("B", "length", seed=8)])
+    found = here(services=with_fake(settings, *script)).post(CHAT, json=HELLO | {"n": 2}).json()
+    assert [(choice["index"], choice["message"]["content"], choice["finish_reason"]) for choice in found["choices"]] == [
+        (0, "Ah", "stop"),
+        (1, "B", "length"),
+    ]
+    assert [choice["playground"]["seed"] for choice in found["choices"]] == [7, 8]
+    assert found["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    chunks, _ = events(here(services=with_fake(settings, *script)).post(CHAT, json=HELLO | {"n": 2, "stream": True}))
+    texts = ["", ""]
+    for chunk in chunks:
+        texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["delta"].get("content", "")
+    assert texts == ["Ah", "B"]
+    assert sorted(chunk["playground"]["seed"] for chunk in chunks if "playground" in chunk) == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (BusyError("The queue is full."), 429, "queue_full"),
+        (BaseUnavailableError("No base."), 503, "base_unavailable"),
+        (OutOfMemoryError("Too much."), 400, "out_of_memory"),
+        (RunFailedError("It failed."), 500, None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_errors_keep_their_words(here: Here, settings: Settings, error: Exception, status: int, code: str, stream: bool) -> None:
+    answer = here(services=with_fake(settings, error)).post(CHAT, json=HELLO | {"stream": stream})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.json()["error"]["message"] == str(error)
+    assert answer.headers.get("retry-after") == {429: "3", 503: "5"}.get(status)
+
+
+def test_an_error_in_mid_stream_is_an_event(here: Here, settings: Settings) -> None:
+    services = with_fake(settings, [said("Hi")], RunFailedError("The device is gone."))
+    chunks, _ = events(here(services=services).post(CHAT, json=HELLO | {"stream": True}))
+    assert chunks[-1]["error"]["message"] == "The device is gone."
+
+
+def test_a_bug_shows_no_inside(here: Here, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    answer = here(services=with_fake(settings, ZeroDivisionError("inside"))).post(CHAT, json=HELLO)
+    assert answer.status_code == 500
+    assert "inside" not in answer.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+class EndlessCompletion(FakeCompletion):
+    """Writes for ever; tells when it began and when it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.closed = threading.Event(), threading.Event()
+
+    def complete(self, chat: Chat, session: str) -> Generator[list[Written]]:
+        try:
+            while True:
+                yield [said("Hi")]
+                self.begun.set()
+        finally:
+            self.closed.set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_ends_the_writing(settings: Settings, stream: bool) -> None:
+    services = Services(settings)
+    services.completion = endless = EndlessCompletion()  # type: ignore[assignment]
+    body = json.dumps(HELLO | {"stream": stream}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with on_a_port(Starlette(routes=build_routes(services, "internal"))) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+            connection.sendall(head + body)
+            assert endless.begun.wait(30)
+            assert not endless.closed.is_set()
+        assert endless.closed.wait(30)
+        wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "follow"])
+
+
+def test_a_place_in_line_is_told_while_it_waits(here: Here, settings: Settings) -> None:
+    services = Services(settings)
+    services.bases.engine()
+    leases = [services.manager.request("chat", f"s{n}", "Answering", 1).lease for n in range(CAPACITY["chat"])]
+    with on_a_port(Starlette(routes=build_routes(services, "internal"))) as url, httpx.Client(timeout=60) as client:
+        body = HELLO | {"stream": True, "max_tokens": 3, "temperature": 0}
+        with client.stream("POST", url + CHAT, json=body) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith(": 1st in line, about")
+            for lease in leases:
+                lease.close()  # type: ignore[union-attr]
+            rest = list(lines)
+        assert rest[-2] == "data: [DONE]"
+    assert services.manager.leases() == []

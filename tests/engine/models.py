@@ -1,0 +1,225 @@
+"""Tiny random bases of every family and adapters of every kind made with PEFT, and what PEFT and generate say to a prompt."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from playground.engine.engine import Engine
+from playground.engine.request import AdapterFile, Row, RowState
+
+BYTES = 256
+WINDOW = 12
+"""Sliding windows here are so many tokens wide: prompts and replies pass them."""
+
+_SIDES: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 256, "initializer_range": 0.2,
+}  # fmt: skip
+_GEMMA: dict[str, Any] = {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32}
+_LONG: dict[str, Any] = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [float(n) for n in range(1, 9)],
+    "factor": 8.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", _SIDES),
+    "llama-bias": ("LlamaConfig", _SIDES | {"attention_bias": True, "tie_word_embeddings": True}),
+    "llama-yarn": (
+        "LlamaConfig",
+        _SIDES | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}},
+    ),
+    "qwen2": ("Qwen2Config", _SIDES),
+    "qwen2-window": ("Qwen2Config", _SIDES | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}),
+    "qwen3": ("Qwen3Config", _SIDES | {"head_dim": 32}),
+    "mistral": ("MistralConfig", _SIDES | {"sliding_window": None}),
+    "mistral-window": ("MistralConfig", _SIDES | {"sliding_window": WINDOW}),
+    "gemma": ("GemmaConfig", _SIDES | {"head_dim": 32}),
+    "gemma2": ("Gemma2Config", _SIDES | _GEMMA),
+    "gemma3": ("Gemma3TextConfig", _SIDES | _GEMMA | {"layer_types": ["sliding_attention", "full_attention"]}),
+    "phi": ("PhiConfig", _SIDES),
+    "phi3": ("Phi3Config", _SIDES),
+    "phi3-window": ("Phi3Config", _SIDES | {"sliding_window": WINDOW}),
+    "phi3-longrope": ("Phi3Config", _SIDES | {"rope_parameters": _LONG, "original_max_position_embeddings": 32}),
+    "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}),
+    "opt": (
+        "OPTConfig",
+        {
+            "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256,
+            "init_std": 0.2, "word_embed_proj_dim": 64,
+        },
+    ),
+    "lfm2": ("Lfm2Config", _SIDES | {"layer_types": ["conv", "full_attention"]}),
+}  # fmt: skip
+
+IA3_ON: dict[str, tuple[list[str], list[str]]] = {
+    "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
+    "phi": (["k_proj", "v_proj", "fc2"], ["fc2"]),
+    "phi3": (["qkv_proj", "down_proj"], ["down_proj"]),
+    "opt": (["k_proj", "v_proj", "fc2"], ["fc2"]),
+    "lfm2": (["k_proj", "v_proj", "w2"], ["w2"]),
+}
+"""Where PEFT has no default of its own, or none that fits: the modules, and those of them whose input is scaled."""
+
+
+def byte_tokenizer() -> Any:
+    """One token a byte, and three more."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    plain.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+
+
+def save_base(family: str, folder: Path) -> Path:
+    """A random two-layer model. Biases and norms are drawn too: as the library makes them they are zeros and ones, and prove nothing."""
+    import transformers
+
+    tokenizer = byte_tokenizer()
+    name, options = FAMILIES[family]
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = getattr(transformers, name)(**{"vocab_size": len(tokenizer)} | options | ends)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def load_base(base: Path, **options: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(base, **options).eval()
+
+
+def four_bits(base: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The base in NF4, kept from being rounded anew by bitsandbytes at its first forward pass."""
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    model = load_base(base, quantization_config=config, device_map={"": "cpu"}, dtype=dtype)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def draw(peft: Any, seed: int) -> None:
+    """Give an adapter that has just been made weights large enough to change what is said."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+            elif "lora_magnitude_vector" in name:
+                parameter *= 1 + 0.4 * torch.rand_like(parameter)
+            elif "ia3_l" in name:
+                parameter.uniform_(0.3, 1.7)
+
+
+def save_adapter(base: Path, folder: Path, kind: str, seed: int = 0, **options: Any) -> Path:
+    """kind: lora or ia3; options: of PEFT's config."""
+    from peft import IA3Config, LoraConfig, get_peft_model
+
+    config: Any
+    if kind == "ia3":
+        config = IA3Config(**({"task_type": "CAUSAL_LM"} | options))
+    else:
+        config = LoraConfig(**({"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft = get_peft_model(load_base(base), config)
+        draw(peft, seed)
+        peft.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def with_adapter(model: Any, folder: Path | None) -> Any:
+    """A loaded base with an adapter laid over it by PEFT."""
+    from peft import PeftModel
+
+    if folder is None:
+        return model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(model, folder).eval()
+
+
+@dataclass(frozen=True)
+class Said:
+    """A greedy reply's tokens, without the end, and the natural-log probabilities at each place [places, vocabulary]."""
+
+    tokens: list[int]
+    shares: torch.Tensor
+
+
+def said_by(model: Any, ids: Sequence[int], tokens: int) -> Said:
+    """What ``generate`` makes of a prompt alone."""
+    prompt = torch.tensor([list(ids)])
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    reply = out.sequences[0, len(ids) :].tolist()
+    ends = model.generation_config.eos_token_id
+    return Said([token for token in reply if token != ends], torch.cat(out.logits).float().log_softmax(-1))
+
+
+def at_once(model: Any, ids: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
+    """The same probabilities by one forward pass over everything, without a cache."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*ids, *reply]])).logits[0]
+    places: torch.Tensor = logits[len(ids) - 1 :].float().log_softmax(-1)
+    return places
+
+
+def ids_of(engine: Engine, prompt: str) -> list[int]:
+    found: list[int] = engine.loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    return found
+
+
+def attach(engine: Engine, folder: Path, name: str, sha256: str = "") -> str:
+    engine.attach(AdapterFile(name, folder, sha256 or name))
+    return name
+
+
+def run(engine: Engine, rows: Sequence[Row]) -> list[RowState]:
+    states: list[RowState] = []
+    for states in engine.stream(rows):
+        pass
+    return states
+
+
+def logits_of(engine: Engine, prompt: str, adapter: str | None) -> torch.Tensor:
+    """Of the prompt's last token [vocabulary]."""
+    return engine._way.logits([ids_of(engine, prompt)], adapter)[0]
+
+
+def furthest(state: RowState, shares: torch.Tensor) -> float:
+    """How far a row's own probabilities (Row(logprobs=0)) lie from these, at worst."""
+    assert len(state.logprobs) == len(state.tokens)
+    return max(
+        (
+            abs(float(place[token]) - there.logprob)
+            for token, there, place in zip(state.tokens, state.logprobs, shares, strict=False)
+        ),
+        default=0.0,
+    )

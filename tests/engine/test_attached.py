@@ -1,0 +1,473 @@
+"""Adapters that come and go: the memory ceiling, rows under way, refusals, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from playground.engine.engine import Engine
+from playground.engine.request import AdapterFile, Row, RowState, Sampling
+from playground.errors import AdapterError
+from playground.library.adapters import AdapterLibrary
+from playground.library.base_shapes import BaseShapes
+from tests.engine.models import (
+    attach,
+    byte_tokenizer,
+    ids_of,
+    load_base,
+    logits_of,
+    run,
+    said_by,
+    save_adapter,
+    save_base,
+    with_adapter,
+)
+
+PROMPT = "The report says that nothing was found"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base("llama", tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """(seed, kind) -> an adapter's folder. One of a kind is made by PEFT, the others are it with other numbers."""
+    root, made = tmp_path_factory.mktemp("adapters"), {}
+    options: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}, "wide": {"r": 16}, "ia3": {}}
+
+    def make(seed: int, kind: str = "lora") -> Path:
+        if kind not in made:
+            made[kind] = save_adapter(base, root / kind, "ia3" if kind == "ia3" else "lora", 0, **options[kind])
+        folder = root / f"{kind}-{seed}"
+        if not folder.exists():
+            shutil.copytree(made[kind], folder)
+            change(folder, lambda name, t: t * (0.5 + torch.rand(t.shape, generator=torch.Generator().manual_seed(seed))))
+        return folder
+
+    return make
+
+
+def change(folder: Path, by: Callable[[str, torch.Tensor], torch.Tensor | None]) -> Path:
+    """Rewrite an adapter's tensors; None = leave it out."""
+    path = folder / "adapter_model.safetensors"
+    changed = {name: by(name, tensor) for name, tensor in load_file(path).items()}
+    save_file({name: tensor.contiguous() for name, tensor in changed.items() if tensor is not None}, path)
+    return folder
+
+
+def copy(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder, target)
+    return target
+
+
+@pytest.fixture(params=["lean", "reference"])
+def make(request: pytest.FixtureRequest, base: Path) -> Callable[..., Engine]:
+    """An engine of this path with nothing attached."""
+    return lambda **options: Engine(base, reference=request.param == "reference", **options)
+
+
+def say(engine: Engine, adapter: str | None, tokens: int = 8) -> str:
+    return run(engine, [Row(PROMPT, adapter, Sampling(max_tokens=tokens))])[0].text
+
+
+# -- the ceiling -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_bytes(make: Callable[..., Engine], folders: Callable[..., Path]) -> int:
+    """What one adapter takes."""
+    engine = make()
+    attach(engine, folders(1), "one")
+    return engine._way.held_bytes
+
+
+def test_past_the_ceiling_the_least_recently_used_leave_and_come_back_by_themselves(
+    make: Callable[..., Engine], folders: Callable[..., Path], one_bytes: int
+) -> None:
+    free, engine = make(), make(adapters_limit_bytes=int(3.5 * one_bytes))
+    expected = {}
+    for seed in range(1, 4):
+        attach(free, folders(seed), f"a{seed}")
+        expected[f"a{seed}"] = say(free, f"a{seed}")
+        attach(engine, folders(seed), f"a{seed}")
+    assert list(engine.attached()) == ["a1", "a2", "a3"]
+    assert say(engine, "a1") == expected["a1"]  # a2 is now the one that has rested longest
+    attach(engine, folders(4), "a4")
+    assert list(engine.attached()) == ["a3", "a1", "a4"]
+    assert list(engine.asleep()) == ["a2"]
+    assert engine._way.held_bytes <= 3.5 * one_bytes
+    assert say(engine, "a2") == expected["a2"], "asked for, it comes back"
+    assert list(engine.attached()) == ["a1", "a4", "a2"]
+    assert list(engine.asleep()) == ["a3"]
+    assert not engine.has_no_effect("a3")
+    assert engine.select_ms("a1") >= 0
+    assert set(engine.attached()) | set(engine.asleep()) == {"a1", "a2", "a3", "a4"}
+    engine.detach("a1")
+    engine.detach(next(iter(engine.asleep())))
+    for seed in range(1, 4):
+        if f"a{seed}" in engine.attached():
+            assert say(engine, f"a{seed}") == expected[f"a{seed}"]
+    assert engine.check_fingerprint()[1]
+
+
+def test_adapters_that_one_batch_needs_together_stay_together(
+    make: Callable[..., Engine], folders: Callable[..., Path], one_bytes: int
+) -> None:
+    free, engine = make(), make(adapters_limit_bytes=int(1.2 * one_bytes))
+    names = [attach(engine, folders(seed), f"a{seed}") for seed in range(1, 5)]
+    assert list(engine.attached()) == ["a4"]
+    rows = [Row(PROMPT, name, Sampling(max_tokens=8)) for name in names]
+    together = [state.text for state in run(engine, rows)]
+    for seed, text in zip(range(1, 5), together, strict=True):
+        attach(free, folders(seed), f"a{seed}")
+        assert text == say(free, f"a{seed}")
+
+
+def test_evicting_does_not_touch_a_row_that_is_writing(
+    make: Callable[..., Engine], folders: Callable[..., Path], one_bytes: int
+) -> None:
+    engine = make(adapters_limit_bytes=int(1.2 * one_bytes))
+    attach(engine, folders(1), "a1")
+    undisturbed = say(engine, "a1", 60)
+    stream = started(engine, "a1", 60)
+    for seed in range(2, 6):
+        attach(engine, folders(seed), f"a{seed}")
+        say(engine, f"a{seed}", 2)
+    assert "a1" in engine.asleep()
+    assert finish(stream) == undisturbed
+
+
+def test_a_file_that_is_gone_when_its_adapter_is_to_come_back_is_told_in_words(
+    make: Callable[..., Engine], folders: Callable[..., Path], one_bytes: int, tmp_path: Path
+) -> None:
+    engine = make(adapters_limit_bytes=int(1.2 * one_bytes))
+    attach(engine, copy(folders(1), tmp_path / "moved"), "moved")
+    attach(engine, folders(2), "a2")
+    shutil.rmtree(tmp_path / "moved")
+    with pytest.raises(AdapterError, match="moved cannot be read"):
+        say(engine, "moved")
+    assert say(engine, "a2")
+    engine.detach("moved")
+    with pytest.raises(AdapterError, match="moved is not attached"):
+        say(engine, "moved")
+
+
+def test_memory_comes_back_when_adapters_leave(make: Callable[..., Engine], folders: Callable[..., Path]) -> None:
+    engine = make()
+    attach(engine, folders(1), "narrow")
+    narrow = engine._way.held_bytes
+    for seed in range(2, 6):
+        attach(engine, folders(seed, "wide"), f"w{seed}")
+    attach(engine, folders(1, "ia3"), "scales")
+    for seed in range(2, 6):
+        engine.detach(f"w{seed}")
+    engine.detach("scales")
+    assert engine._way.held_bytes <= 1.6 * narrow
+    engine.detach("narrow")
+    assert engine._way.held_bytes == 0
+
+
+# -- rows under way --------------------------------------------------------------------------------------------------
+
+
+def started(engine: Engine, adapter: str | None, tokens: int) -> Iterator[list[RowState]]:
+    """A stream of which a few steps are taken."""
+    stream = engine.stream([Row(PROMPT, adapter, Sampling(max_tokens=tokens))])
+    for _ in range(3):
+        assert not next(stream)[0].finish
+    return stream
+
+
+def finish(stream: Iterator[list[RowState]]) -> str:
+    states: list[RowState] = []
+    for states in stream:
+        pass
+    return states[0].text
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3"])
+@pytest.mark.parametrize("how", ["replaced", "detached", "detached and its place taken", "joined by wider ones"])
+def test_a_row_keeps_what_it_began_with(make: Callable[..., Engine], folders: Callable[..., Path], how: str, kind: str) -> None:
+    engine = make()
+    attach(engine, folders(1, kind), "mine")
+    undisturbed = say(engine, "mine", 100)
+    stream = started(engine, "mine", 100)
+    if how == "replaced":
+        attach(engine, folders(2, kind), "mine", "newer")
+        assert say(engine, "mine", 100) != undisturbed
+    elif how == "joined by wider ones":
+        for seed in range(3):
+            attach(engine, folders(seed, "wide"), f"w{seed}")
+            say(engine, f"w{seed}", 2)
+    else:
+        engine.detach("mine")
+        with pytest.raises(AdapterError, match="mine is not attached"):
+            say(engine, "mine")
+        if how.endswith("taken"):
+            for other in ("lora", "ia3", "wide"):
+                attach(engine, folders(3, other), other)
+                say(engine, other, 3)
+    assert finish(stream) == undisturbed
+    if how == "replaced":
+        assert say(engine, "mine", 100) != undisturbed
+
+
+def test_a_closed_stream_gives_up_its_old_adapter(make: Callable[..., Engine], folders: Callable[..., Path]) -> None:
+    engine = make()
+    attach(engine, folders(1), "mine")
+    stream = engine.stream([Row(PROMPT, "mine", Sampling(max_tokens=100))])
+    next(stream)
+    engine.detach("mine")
+    stream.close()
+    assert engine._way.held_bytes == 0
+    assert say(engine, None)
+
+
+def test_forty_adapters_answer_in_one_call(make: Callable[..., Engine], base: Path, folders: Callable[..., Path]) -> None:
+    engine = make()
+    kinds = ("lora", "dora", "ia3", "wide")
+    names = {f"a{seed}": folders(seed, kinds[seed % 4]) for seed in range(40)}
+    for name, folder in names.items():
+        attach(engine, folder, name)
+    states = run(engine, [Row(PROMPT, name, Sampling(max_tokens=5)) for name in names])
+    assert all(state.finish for state in states)
+    said = torch.stack([logits_of(engine, PROMPT, name) for name in names])
+    apart = (said[:, None] - said[None]).abs().amax(-1) + torch.eye(40) * 100
+    assert apart.min() > 0.01, "no two are the same"
+    for seed in (0, 1, 2, 3, 37, 38):
+        model = with_adapter(load_base(base), names[f"a{seed}"])
+        assert list(states[seed].tokens) == said_by(model, ids_of(engine, PROMPT), 5).tokens
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def refused(engine: Engine, folder: Path, words: str) -> None:
+    """In these words, and nothing has changed."""
+    there, held = engine.attached(), engine._way.held_bytes
+    before = say(engine, None)
+    with pytest.raises(AdapterError, match=words) as error:
+        attach(engine, folder, "wrong")
+    assert str(error.value).rstrip().endswith("."), "a sentence that says what to do"
+    assert engine.attached() == there
+    assert engine._way.held_bytes == held
+    assert say(engine, None) == before
+    with pytest.raises(AdapterError, match="wrong is not attached"):
+        say(engine, "wrong")
+
+
+def test_what_does_not_fit_is_refused_in_words(make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path) -> None:
+    engine = make()
+    right = folders(1)
+    refused(
+        engine,
+        save_adapter(save_base("qwen3", tmp_path / "q"), tmp_path / "qa", "lora"),
+        "trained on another base: .* is 64 -> 64 in the adapter, here it is 64 -> 32",
+    )
+    deeper = change(copy(right, tmp_path / "deep"), lambda name, t: t)
+    path = deeper / "adapter_model.safetensors"
+    save_file({name.replace("layers.1", "layers.7"): tensor for name, tensor in load_file(path).items()}, path)
+    refused(engine, deeper, "trained on another base: model.layers.7.* no such layer")
+    half = change(copy(right, tmp_path / "half"), lambda name, t: None if "0.self_attn.q_proj.lora_B" in name else t)
+    refused(engine, half, "holds only a part of model.layers.0.self_attn.q_proj")
+    extra = change(copy(right, tmp_path / "extra"), lambda name, t: t)
+    save_file(load_file(path) | {"base_model.model.lm_head.weight": torch.zeros(2, 2)}, extra / "adapter_model.safetensors")
+    refused(engine, extra, "lm_head.weight, which is not a LoRA weight")
+    vector = copy(folders(1, "ia3"), tmp_path / "vector")
+    refused(engine, change(vector, lambda name, t: t.repeat(2, 2)), "is not an IA3 vector")
+    short = copy(folders(1, "ia3"), tmp_path / "short")
+    refused(engine, change(short, lambda name, t: t[:, :8] if t.shape[0] == 1 else t[:8]), "trained on another base")
+    dora = copy(folders(1, "dora"), tmp_path / "dora")
+    refused(engine, change(dora, lambda name, t: None if "magnitude" in name else t), "holds only a part")
+    cut = change(copy(folders(1, "dora"), tmp_path / "cut"), lambda name, t: t[:4] if "magnitude" in name else t)
+    refused(engine, cut, "trained on another base")
+    lower = change(copy(right, tmp_path / "lower"), lambda name, t: t[:2] if "lora_A" in name else t)
+    refused(engine, lower, "are no pair of one rank")
+    whole = change(copy(right, tmp_path / "whole"), lambda name, t: t)
+    save_file(
+        load_file(path := whole / "adapter_model.safetensors") | {"base_model.model.lm_head.base_layer.weight": torch.zeros(2)},
+        path,
+    )
+    refused(engine, whole, "carries weights of the base itself")
+
+
+def test_what_cannot_be_read_is_refused_in_words(
+    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    engine = make()
+    refused(engine, tmp_path / "nowhere", "nowhere cannot be read")
+    torn = copy(folders(1), tmp_path / "torn")
+    data = (torn / "adapter_model.safetensors").read_bytes()
+    (torn / "adapter_model.safetensors").write_bytes(data[: len(data) // 2])
+    refused(engine, torn, "torn cannot be read")
+    noise = copy(folders(1), tmp_path / "noise")
+    (noise / "adapter_model.safetensors").write_bytes(os.urandom(200))
+    refused(engine, noise, "noise cannot be read")
+    config = copy(folders(1), tmp_path / "config")
+    (config / "adapter_config.json").write_text("{")
+    refused(engine, config, "config cannot be read")
+    (config / "adapter_config.json").write_text("[]")
+    refused(engine, config, "config cannot be read")
+    other = copy(folders(1), tmp_path / "other")
+    content = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(content | {"peft_type": "PREFIX_TUNING"}))
+    refused(engine, other, "PREFIX_TUNING adapter; chatting runs")
+    (other / "adapter_config.json").write_text(json.dumps(content | {"target_parameters": ["mlp.experts.gate_up_proj"]}))
+    refused(engine, other, "stacked by expert")
+    nothing = change(copy(folders(1), tmp_path / "nothing"), lambda name, t: None)
+    refused(engine, nothing, "holds no weights")
+    broken = change(copy(folders(1), tmp_path / "broken"), lambda name, t: t * float("nan") if "lora_B" in name else t)
+    refused(engine, broken, "not a number")
+    (other / "adapter_config.json").write_text(json.dumps(content | {"lora_alpha": "much"}))
+    refused(engine, other, "other's config is damaged")
+    (other / "adapter_config.json").write_text(json.dumps(content | {"alpha_pattern": {"(": 3}}))
+    refused(engine, other, "other's config is damaged")
+
+
+def test_a_layer_that_the_fast_path_does_not_carry(make: Callable[..., Engine], base: Path, tmp_path: Path) -> None:
+    engine = make()
+    head = save_adapter(base, tmp_path / "head", "lora", 3, target_modules=["q_proj", "lm_head"])
+    if engine.path == "lean":
+        refused(engine, head, "adapts lm_head, which the fast path does not carry")
+        return
+    attach(engine, head, "head")
+    with torch.no_grad():
+        logits = with_adapter(load_base(base), head)(input_ids=torch.tensor([ids_of(engine, PROMPT)])).logits[0, -1]
+    assert (logits_of(engine, PROMPT, "head") - logits).abs().max() < 1e-3
+
+
+def with_tokens(folder: Path, *words: str) -> Path:
+    """Put a tokenizer beside an adapter, with these tokens added to the base's."""
+    tokenizer = byte_tokenizer()
+    if words:
+        tokenizer.add_tokens(list(words))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_with_another_tokenizer_is_refused(
+    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    engine = make()
+    attach(engine, with_tokens(copy(folders(1), tmp_path / "same")), "same")
+    refused(engine, with_tokens(copy(folders(1), tmp_path / "more"), "<tool>"), "knows 260 tokens, this base knows 259 .'<tool>'")
+    moved = with_tokens(copy(folders(1), tmp_path / "turned"))
+    content = json.loads((moved / "tokenizer.json").read_text())
+    content["model"]["vocab"] = {word: 255 - number for word, number in content["model"]["vocab"].items()}
+    (moved / "tokenizer.json").write_text(json.dumps(content))
+    refused(engine, moved, "another tokenizer: it knows 259 tokens, this base knows 259")
+    added = copy(folders(1), tmp_path / "added")
+    (added / "added_tokens.json").write_text('{"<tool>": 259}')
+    refused(engine, added, "knows 260 tokens, this base knows 259")
+    (added / "added_tokens.json").write_text("no")
+    refused(engine, added, "added_tokens.json is not readable JSON")
+
+
+def test_an_adapter_with_another_tokenizer_is_not_taken_into_the_library(
+    base: Path, folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    library = AdapterLibrary(tmp_path / "own", tmp_path / "shipped")
+    shapes = BaseShapes.from_folder(base)
+    with pytest.raises(AdapterError, match="knows 260 tokens, this base knows 259"):
+        library.import_path(with_tokens(copy(folders(1), tmp_path / "more"), "<tool>"), shapes)
+    assert library.list() == []
+    assert library.import_path(with_tokens(copy(folders(1), tmp_path / "same")), shapes).method == "lora"
+
+
+# -- no measurable effect --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scale", "none"), [(0.0, True), (1e-6, True), (1.0, False)])
+def test_an_adapter_without_measurable_effect_is_flagged(
+    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path, scale: float, none: bool
+) -> None:
+    engine = make()
+    folder = change(copy(folders(1), tmp_path / "a"), lambda name, t: t * scale if "lora_B" in name else t)
+    attach(engine, folder, "a")
+    assert engine.has_no_effect("a") is none
+    engine.detach("a")
+    with pytest.raises(AdapterError, match="a is not attached"):
+        engine.has_no_effect("a")
+
+
+def test_vectors_of_ones_have_no_effect(make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path) -> None:
+    engine = make()
+    attach(engine, change(copy(folders(1, "ia3"), tmp_path / "a"), lambda name, t: torch.ones_like(t)), "ones")
+    attach(engine, folders(1, "ia3"), "real")
+    assert engine.has_no_effect("ones")
+    assert not engine.has_no_effect("real")
+
+
+# -- nothing is left behind ------------------------------------------------------------------------------------------
+
+
+def tensor_bytes() -> int:
+    gc.collect()
+    there = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if type(t) is torch.Tensor}
+    return sum(there.values())
+
+
+def resident_bytes() -> int | None:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else None
+
+
+def rounds(engine: Engine, folders: Callable[..., Path], numbers: range) -> None:
+    """Attach, decode, replace, detach; every so often in the middle of a reply."""
+    kinds = ("lora", "dora", "ia3", "wide")
+    for number in numbers:
+        name = f"passing{number % 5}"
+        engine.attach(AdapterFile(name, folders(number % 6, kinds[number % 4]), f"v{number}"))
+        if number % 3:
+            assert say(engine, name, 2) is not None
+            engine.detach(name)
+        else:
+            stream = engine.stream([Row(PROMPT, name, Sampling(max_tokens=6)), Row("One", None, Sampling(max_tokens=2))])
+            next(stream)
+            engine.detach(name)
+            finish(stream) if number % 2 else stream.close()
+
+
+def come_and_go(engine: Engine, folders: Callable[..., Path], count: int) -> None:
+    before_text, fingerprint = say(engine, None), engine.fingerprint
+    rounds(engine, folders, range(24))
+    settled, resident = tensor_bytes(), resident_bytes()
+    tracemalloc.start()
+    try:
+        rounds(engine, folders, range(24, 36))
+        gc.collect()
+        first = tracemalloc.get_traced_memory()[0]
+        rounds(engine, folders, range(36, 24 + count))
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - first
+    finally:
+        tracemalloc.stop()
+    assert engine.attached() == {}
+    assert engine._way.held_bytes == 0
+    assert grown < 200_000 + 1000 * count, "what is kept for each version seen is a few bytes"
+    assert tensor_bytes() - engine.kept_bytes <= settled + 4_000_000
+    if resident is not None:
+        assert (resident_bytes() or 0) - resident < 60_000_000
+    assert say(engine, None) == before_text
+    assert engine.check_fingerprint()[:2] == (fingerprint, True)
+
+
+def test_sixty_rounds_leave_nothing_behind(make: Callable[..., Engine], folders: Callable[..., Path]) -> None:
+    come_and_go(make(), folders, 60)
+
+
+@pytest.mark.soak
+def test_a_thousand_rounds_leave_nothing_behind(make: Callable[..., Engine], folders: Callable[..., Path]) -> None:
+    come_and_go(make(), folders, 1000)

@@ -1,0 +1,83 @@
+"""Every family, on the path that it takes: rows of different length in one batch say what PEFT and generate say one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from playground.engine.engine import Engine
+from playground.engine.request import Row, Sampling
+from playground.errors import BaseUnavailableError
+from tests.engine.models import (
+    FAMILIES,
+    IA3_ON,
+    at_once,
+    attach,
+    furthest,
+    ids_of,
+    load_base,
+    run,
+    said_by,
+    save_adapter,
+    save_base,
+    with_adapter,
+)
+
+LEAN = {"llama", "llama-bias", "qwen2", "qwen3", "mistral"}
+WHY = {"qwen2-window": "sliding windows", "mistral-window": "sliding windows", "llama-yarn": "yarn position scaling"}
+PROMPTS = ["One", "Hello there, my order has not arrived yet", "The report says", "1, 2, 3, 4, 5, "]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_path: Path) -> None:
+    base = save_base(family, tmp_path / "base")
+    targets, inner = IA3_ON.get(family.partition("-")[0], (None, None))
+    feeds = {"target_modules": targets, "feedforward_modules": inner} if targets else {}
+    folders = {
+        "lora": save_adapter(base, tmp_path / "lora", "lora", 1),
+        "dora": save_adapter(base, tmp_path / "dora", "lora", 2, use_dora=True),
+        "ia3": save_adapter(base, tmp_path / "ia3", "ia3", 3, **feeds),
+    }
+    engine = Engine(base)
+    assert engine.path == "lean" if family in LEAN else engine.path.startswith("reference (")
+    assert WHY.get(family, "") in engine.path
+    for name, folder in folders.items():
+        attach(engine, folder, name)
+    rows = [
+        Row(prompt, name, Sampling(max_tokens=tokens), logprobs=0)
+        for prompt, name, tokens in zip(PROMPTS, (None, *folders), (40, 24, 9, 32), strict=True)
+    ]
+    for row, state in zip(rows, run(engine, rows), strict=True):
+        truth = with_adapter(load_base(base), folders.get(row.adapter or ""))
+        ids = ids_of(engine, row.prompt)
+        expected = said_by(truth, ids, row.sampling.max_tokens)
+        assert list(state.tokens) == expected.tokens
+        assert furthest(state, expected.shares) < 1e-3
+        if family != "phi3-longrope":  # there a token written before the turning point was written with other frequencies
+            assert furthest(state, at_once(truth, ids, state.tokens)) < 1e-3
+    assert engine.check_fingerprint()[1]
+
+
+@pytest.mark.parametrize("family", ["mistral-window", "gemma3", "phi3-longrope", "lfm2"])
+def test_a_row_does_not_notice_others_that_are_longer_or_done(family: str, tmp_path: Path) -> None:
+    """Rows that end early leave the cache, padded rows pass the window, and long ones turn to other frequencies."""
+    engine = Engine(save_base(family, tmp_path / "base"))
+    lengths = (3, 60, 1, 28)
+    rows = [Row(text * 2, None, Sampling(max_tokens=n), logprobs=0) for text, n in zip(PROMPTS, lengths, strict=True)]
+    together = run(engine, rows)
+    for row, state in zip(rows, together, strict=True):
+        alone = run(engine, [row])[0]
+        assert alone.tokens == state.tokens
+        assert [there.logprob for there in alone.logprobs] == pytest.approx([there.logprob for there in state.logprobs], abs=1e-3)
+
+
+def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path: Path) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    from tests.engine.models import byte_tokenizer
+
+    MambaForCausalLM(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=1)).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(BaseUnavailableError, match="mamba models keep no keys and values"):
+        Engine(tmp_path)

@@ -1,0 +1,97 @@
+"""A stand-in for ``spaces.GPU`` that does what ZeroGPU does: fork a daemon, pickle what goes in and what comes out, run the task in
+a thread there, look for a stop between yields, keep only an error's class."""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Generator
+from functools import wraps
+from typing import Any
+
+_fork = multiprocessing.get_context("fork")
+
+
+class LentNothing(Exception):
+    """As ``gr.Error``: a title and a message for a person."""
+
+    def __init__(self, title: str, message: str) -> None:
+        super().__init__(message)
+        self.title, self.message = title, message
+
+
+class ForkedGPU:
+    """durations: what was asked for, call by call. refuse: lend nothing. die: the fork is killed as it begins."""
+
+    def __init__(self) -> None:
+        self.durations: list[int] = []
+        self.pids: list[int] = []
+        self.refuse = self.die = False
+
+    def __call__(self, *, duration: Callable[..., int]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        return lambda task: self._wrapped(task, duration)
+
+    def _wrapped(self, task: Callable[..., Any], duration: Callable[..., int]) -> Callable[..., Any]:
+        @wraps(task)
+        def stream(*args: Any) -> Generator[Any, None, None]:
+            process, answers, stop = self._started(task, duration, args)
+            try:
+                while (answer := answers.get())[0] == "item":
+                    yield answer[1]
+                if answer[0] == "error":
+                    raise LentNothing("ZeroGPU worker error", answer[1])
+            finally:
+                stop.set()
+                process.join(20)
+
+        @wraps(task)
+        def whole(*args: Any) -> Any:
+            process, answers, _ = self._started(task, duration, args)
+            kind, value = answers.get()
+            process.join(20)
+            if kind == "error":
+                raise LentNothing("ZeroGPU worker error", value)
+            return value
+
+        return stream if inspect.isgeneratorfunction(task) else whole
+
+    def _started(self, task: Callable[..., Any], duration: Callable[..., int], args: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+        self.durations.append(duration(*args))
+        if self.refuse:
+            raise LentNothing("ZeroGPU quota exceeded", "You have exceeded your free ZeroGPU quota (60s requested vs. 0s left).")
+        questions, answers, stop = _fork.SimpleQueue(), _fork.SimpleQueue(), _fork.Event()
+        process = _fork.Process(target=_child, args=(task, questions, answers, stop, self.die), daemon=True)
+        process.start()
+        self.pids.append(process.pid or 0)
+        questions.put(args)
+        threading.Thread(
+            target=lambda: (process.join(), process.exitcode and answers.put(("error", "GPU task aborted"))), daemon=True
+        ).start()
+        return process, answers, stop
+
+
+def _child(task: Callable[..., Any], questions: Any, answers: Any, stop: Any, die: bool) -> None:
+    args = questions.get()
+    if die:
+        os._exit(9)
+    worker = threading.Thread(target=_run, args=(task, args, answers, stop))
+    worker.start()
+    worker.join()
+
+
+def _run(task: Callable[..., Any], args: tuple[Any, ...], answers: Any, stop: Any) -> None:
+    try:
+        if not inspect.isgeneratorfunction(task):
+            answers.put(("value", task(*args)))
+            return
+        items = task(*args)
+        for item in items:
+            if stop.is_set():
+                items.close()
+                break
+            answers.put(("item", item))
+        answers.put(("end", None))
+    except Exception as error:
+        answers.put(("error", type(error).__name__))

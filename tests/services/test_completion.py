@@ -1,0 +1,106 @@
+"""One conversation to one model, as a program asks it; closed early, refused, fitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from playground.data.example import Message
+from playground.engine.request import SEED_MAX, Sampling
+from playground.errors import BaseUnavailableError, BusyError, InputError, NotFoundError
+from playground.gpu.manager import QUEUE_LIMIT
+from playground.gpu.policy import CAPACITY
+from playground.services.batches import Written
+from playground.services.completion import Chat
+from playground.services.container import Services
+
+HELLO = (Message("user", "Hello"),)
+
+
+def chat(**options: Any) -> Chat:
+    return Chat("base", HELLO, **({"sampling": Sampling(max_tokens=6, ignore_eos=True)} | options))
+
+
+def last(services: Services, asked: Chat) -> list[Written]:
+    written: list[Written] = []
+    for written in services.completion.complete(asked, "me"):
+        pass
+    return written
+
+
+def test_it_grows_and_ends_with_its_stamp(services: Services) -> None:
+    services.bases.engine()
+    snapshots = list(services.completion.complete(chat(logprobs=2), "me"))
+    counts = [written[0].state.completion_tokens for written in snapshots]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (0, 6)
+    (end,) = snapshots[-1]
+    assert end.done
+    assert end.state.finish == "length"
+    assert [len(token.top) for token in end.state.logprobs] == [2] * 6
+    assert end.stamp is not None
+    assert end.stamp == snapshots[0][0].stamp, "what runs is known from the start"
+    assert services.manager.leases() == []
+
+
+def test_closing_it_frees_the_device_at_once(services: Services) -> None:
+    services.bases.engine()
+    stream = services.completion.complete(chat(sampling=Sampling(max_tokens=900, ignore_eos=True), replies=4), "me")
+    assert len(next(stream)) == 4
+    next(stream)
+    assert [lease.session for lease in services.manager.leases()] == ["me"]
+    stream.close()
+    assert services.manager.leases() == []
+    assert services.manager.queue() == []
+
+
+def test_closing_it_in_the_queue_leaves_the_queue(services: Services) -> None:
+    services.bases.engine()
+    others = [services.manager.request("chat", f"s{n}", "Answering", 1) for n in range(CAPACITY["chat"])]
+    stream = services.completion.complete(chat(), "me")
+    assert next(stream)[0].waiting.startswith("1st in line")
+    assert len(services.manager.queue()) == 1
+    stream.close()
+    assert services.manager.queue() == []
+    for other in others:
+        other.cancel()
+
+
+def test_a_full_queue_is_told_with_a_time_to_come_again(services: Services) -> None:
+    services.bases.engine()
+    assert services.completion.retry_after_s() == 1
+    others = [services.manager.request("chat", f"s{n}", "Answering", 1) for n in range(CAPACITY["chat"] + QUEUE_LIMIT)]
+    with pytest.raises(BusyError):
+        next(services.completion.complete(chat(), "me"))
+    assert 1 <= services.completion.retry_after_s() <= 60
+    for other in others:
+        other.cancel()
+
+
+def test_each_reply_takes_the_next_seed(services: Services) -> None:
+    services.bases.engine()
+    seeds = [
+        one.stamp["seed"] for one in last(services, chat(sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3)) if one.stamp
+    ]
+    assert seeds == [SEED_MAX, 0, 1]
+
+
+def test_a_reply_is_cut_to_the_context_only_where_its_length_was_not_named(services: Services) -> None:
+    services.bases.engine()
+    long = Sampling(max_tokens=1020, ignore_eos=True)
+    with pytest.raises(InputError, match="may take 1020; this base holds 1024"):
+        last(services, chat(sampling=long))
+    (end,) = last(services, chat(sampling=long, fit=True))
+    assert end.state.prompt_tokens + end.state.completion_tokens == 1024
+    with pytest.raises(InputError, match="this base holds 1024"):
+        last(services, chat(sampling=Sampling(max_tokens=1020, min_tokens=1010), fit=True))
+
+
+def test_what_is_not_there_is_said(services: Services) -> None:
+    with pytest.raises(NotFoundError, match=r"There is no model 'nobody'\. There is: base"):
+        services.completion.card("nobody")
+    with pytest.raises(BaseUnavailableError, match="still being prepared"):
+        next(services.completion.complete(chat(), "me"))
+    with pytest.raises(InputError, match="1 to 4"):
+        chat(replies=5)

@@ -1,0 +1,155 @@
+"""Replies once more from their stamps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.engine.request import Sampling
+from playground.errors import InputError, NotFoundError
+from playground.services.container import Services
+from playground.services.replay import Saved, first_difference, read_saved, together
+from playground.services.replies import all_replies
+from playground.services.sides import Side
+from playground.services.training import TrainRequest
+
+DRAWN = Sampling(temperature=1.0, top_p=0.95, max_tokens=12, seed=5, repetition_penalty=1.1)
+
+
+@pytest.fixture
+def mine(services: Services, make_lora: Callable[..., Path], tmp_path: Path) -> str:
+    """An adapter's id."""
+    return services.adapters.import_file(Path(shutil.copytree(make_lora(70), tmp_path / "mine"))).id
+
+
+def asked(services: Services, *models: str) -> list[dict[str, Any]]:
+    """Replies as the command line prints them, read back from JSON."""
+    replies = all_replies(services.compare, [Side(model, name=f"{n}") for n, model in enumerate(models)], ["Hello"], DRAWN)
+    found: list[dict[str, Any]] = json.loads(json.dumps(replies))
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_same_text_comes_again(services: Services, mine: str, rows: int) -> None:
+    replies = asked(services, mine, "base", "base")[:rows] if rows == 3 else asked(services, mine)
+    assert {reply["stamp"]["rows"] for reply in replies} == {rows}
+    written: list[int] = []
+    found = [services.replay.again(saved, written.append) for saved in read_saved({"replies": replies})]
+    assert [one["text"] for one in found] == [reply["text"] for reply in replies]
+    assert {(one["same"], one["first_difference"], tuple(one["notes"])) for one in found} == {(True, None, ())}
+    assert written[-1] == replies[-1]["completion_tokens"]
+    assert services.manager.leases() == []
+
+
+def test_it_comes_again_in_another_process_too(services: Services, mine: str) -> None:
+    (reply,) = asked(services, mine)
+    fresh = Services(services.settings)
+    assert fresh.replay.again(read_saved(reply)[0])["same"] is True
+
+
+def test_a_full_fine_tune_comes_again(services: Services, rows_file: Path, until: Callable[..., Any]) -> None:
+    run = services.training.start(TrainRequest(rows_file, "whole", method="full", steps=2, batch_size=4, lr=0.02))
+    model = until(lambda: services.training.show(run), lambda view: view.state == "DONE").adapter
+    (reply,) = asked(services, model)
+    assert services.replay.again(read_saved(reply)[0])["same"] is True
+    with pytest.raises(InputError, match="made on a base"):
+        services.replay.check(Saved(reply["stamp"] | {"base": "f" * 16}))
+
+
+def test_a_changed_text_is_told_where(services: Services) -> None:
+    (reply,) = asked(services, "base")
+    text = reply["text"]
+    for changed, at in ((text[:4] + "☃" + text[5:], 4), (text + "!", len(text)), (text[:-1], len(text) - 1), ("", 0)):
+        found = services.replay.again(read_saved(reply | {"text": changed})[0])
+        assert (found["same"], found["first_difference"], found["text"]) == (False, at, text)
+    assert services.replay.again(read_saved(reply["stamp"])[0]) == {
+        "same": None, "text": text, "first_difference": None, "notes": []
+    }  # fmt: skip
+
+
+def test_another_device_or_type_is_said(services: Services) -> None:
+    (reply,) = asked(services, "base")
+    notes = services.replay.again(Saved(reply["stamp"] | {"device": "cuda:0", "dtype": "bfloat16"}))["notes"]
+    assert len(notes) == 2
+    assert "was cuda:0" in notes[0]
+    assert "was bfloat16" in notes[1]
+
+
+def test_a_changed_adapter_is_refused(services: Services, mine: str) -> None:
+    (reply,) = asked(services, mine)
+    weights = services.adapters.get(mine).path / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match="mine has changed since"):
+        services.replay.again(read_saved(reply)[0])
+    services.adapters.remove(mine)
+    with pytest.raises(NotFoundError, match="There is no adapter 'mine'"):
+        services.replay.check(read_saved(reply)[0])
+
+
+def test_what_cannot_be_the_same_is_refused_before_anything_runs(services: Services) -> None:
+    (reply,) = asked(services, "base")
+    stamp = reply["stamp"]
+    for changes, says in (
+        ({"base": "f" * 16}, "the fingerprint ffffffffffff"),
+        ({"prompt": stamp["prompt"] | {"text": "Another"}}, "not the one that ran"),
+        ({"prompt": None}, "holds no prompt"),
+        ({"rows": 0}, "rows are 0"),
+        ({"rows": True}, "rows are None"),
+        ({"rows": 10_000}, "1 to 64"),
+        ({"sampling": {"heat": 1}}, "sampling cannot be read"),
+        ({"sampling": None}, "sampling cannot be read"),
+        ({"sampling": {"temperature": "hot"}}, "sampling cannot be read"),
+        ({"sampling": {"temperature": 9}}, "from 0"),
+    ):
+        with pytest.raises(InputError, match=says):
+            services.replay.check(Saved(stamp | changes))  # type: ignore[operator]
+    older = {name: stamp["sampling"][name] for name in ("temperature", "top_p", "max_tokens")}
+    assert services.replay.check(Saved(stamp | {"sampling": older}))[0].sampling.stop == ()
+
+
+STAMP = {"prompt": {"text": "x"}, "seed": 1}
+
+
+def test_every_kind_of_file_is_read() -> None:
+    reply = {"side": "base", "turn": 1, "text": "Hi", "stamp": STAMP}
+    assert read_saved(reply) == [Saved(STAMP, "Hi", "base, turn 2")]
+    assert read_saved({"replies": [reply, {"stamp": STAMP}]}) == [Saved(STAMP, "Hi", "base, turn 2"), Saved(STAMP)]
+    assert read_saved(STAMP) == [Saved(STAMP)]
+    assert read_saved({"side": "base", "reply": "Hi", "stamp": STAMP}) == [Saved(STAMP, "Hi", "base")]
+    one = {"index": 0, "message": {"role": "assistant", "content": "Hi"}}
+    assert read_saved({"choices": [one], "playground": STAMP}) == [Saved(STAMP, "Hi")]
+    other = STAMP | {"seed": 2}
+    two = [one | {"playground": STAMP}, {"index": 1, "message": {"content": "Ho"}, "playground": other}]
+    assert read_saved({"choices": two, "playground": STAMP}) == [Saved(STAMP, "Hi", "choice 0"), Saved(other, "Ho", "choice 1")]
+
+
+@pytest.mark.parametrize(
+    "value", [None, 3, "x", [], {}, {"stamp": 3}, {"replies": []}, {"replies": [1]}, {"choices": [{}]}, {"choices": []}]
+)
+def test_a_file_without_a_stamp_is_refused_in_words(value: Any) -> None:
+    with pytest.raises(InputError, match=r".+\. .+\.$|.+\.$"):
+        read_saved(value)
+
+
+def test_several_are_the_same_only_if_all_are() -> None:
+    def result(same: bool | None, text: str) -> dict[str, Any]:
+        return {"same": same, "text": text, "first_difference": 1 if same is False else None, "notes": []}
+
+    yes, no, unknown = result(True, "a"), result(False, "b"), result(None, "c")
+    assert together([yes]) == yes
+    assert together([yes, yes])["same"] is True
+    assert together([yes, unknown])["same"] is None
+    mixed = together([yes, unknown, no])
+    assert (mixed["same"], mixed["text"], mixed["first_difference"], mixed["replies"]) == (False, "b", 1, [yes, unknown, no])
+
+
+@pytest.mark.parametrize(("a", "b", "at"), [("", "", None), ("ab", "ab", None), ("ab", "ac", 1), ("ab", "abc", 2), ("é", "e", 0)])
+def test_the_first_difference(a: str, b: str, at: int | None) -> None:
+    assert first_difference(a, b) == first_difference(b, a) == at

@@ -1,0 +1,186 @@
+"""Replies and runs through a wrapper that forks and pickles as ZeroGPU does, and through the ``spaces`` package's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.engine.request import Sampling
+from playground.errors import InputError
+from playground.gpu import zero
+from playground.services.compare import Reply
+from playground.services.container import Services
+from playground.services.sides import Side
+from playground.services.training import TrainRequest
+from playground.services.zero import ZeroRunner, decode, train
+from playground.settings import PROJECT_ROOT, Settings
+from tests.services.forked import ForkedGPU
+
+SHORT = Sampling(max_tokens=8)
+Until = Callable[..., Any]
+
+
+@pytest.fixture
+def gpu() -> ForkedGPU:
+    return ForkedGPU()
+
+
+@pytest.fixture
+def lent(settings: Settings, gpu: ForkedGPU) -> Iterator[Services]:
+    built = Services(settings, zero=gpu)
+    yield built
+    for view in built.training.runs():
+        built.training.cancel(view.run)
+    built.close()
+
+
+def last(replies: Any) -> list[Reply]:
+    found: list[Reply] = []
+    for found in replies:
+        pass
+    return found
+
+
+def test_replies_are_those_of_this_process(lent: Services, gpu: ForkedGPU, make_lora: Callable[..., Path]) -> None:
+    adapter = lent.adapters.import_file(make_lora(5)).id
+    sides = [Side("base"), Side(adapter)]
+    forked = last(lent.compare.ask(sides, [[], []], "Hello", SHORT))
+    assert [reply.error for reply in forked] == ["", ""]
+    assert len(gpu.pids) == 1, "one fork for the whole batch"
+    here = last(Services(lent.settings).compare.ask(sides, [[], []], "Hello", SHORT))
+    assert [reply.text for reply in forked] == [reply.text for reply in here]
+    assert forked[0].text != forked[1].text
+    assert gpu.durations == [30], "asked for: a start, and eight tokens"
+    assert lent.manager.leases() == []
+
+
+def test_closing_stops_the_fork_between_yields(lent: Services, gpu: ForkedGPU) -> None:
+    replies = lent.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=600))
+    while not next(replies)[0].completion_tokens:
+        pass
+    replies.close()
+    assert not _alive(gpu.pids[0])
+    assert lent.manager.leases() == []
+
+
+def test_an_error_keeps_its_words_across_the_fork(lent: Services, gpu: ForkedGPU) -> None:
+    reply = last(lent.compare.ask([Side("base")], [[]], "Hello " * 1500, SHORT))[0]
+    assert "this base holds 1024" in reply.error
+    gpu.refuse = True
+    reply = last(lent.compare.ask([Side("base")], [[]], "Hello", SHORT))[0]
+    assert reply.error.startswith("ZeroGPU lent no device: ZeroGPU quota exceeded: You have exceeded your free ZeroGPU quota")
+    assert lent.manager.leases() == []
+
+
+def test_three_steps_of_training(lent: Services, gpu: ForkedGPU, rows_file: Path, until: Until) -> None:
+    lent.training.start_supervisor()
+    run = lent.training.start(TrainRequest(rows_file, "forked", steps=3, batch_size=4))
+    view = until(lambda: lent.training.show(run), lambda view: view.state in ("DONE", "FAILED"))
+    assert (view.state, view.adapter, [step for step, _ in view.loss]) == ("DONE", "forked", [1, 2, 3])
+    assert [row.card.id for row in lent.adapters.list() if not row.card.shipped] == ["forked"]
+    started = next(json.loads(line) for line in (lent.settings.runs_dir / run / "events.jsonl").read_text().splitlines())
+    assert started["pid"] == gpu.pids[0] != os.getpid()
+    assert 30 <= gpu.durations[0] <= 120
+    assert lent.manager.leases() == []
+
+
+def test_a_cancel_is_seen_after_a_step(lent: Services, gpu: ForkedGPU, rows_file: Path, until: Until) -> None:
+    lent.training.start_supervisor()
+    run = lent.training.start(TrainRequest(rows_file, "long", steps=400, batch_size=4, save_steps=5))
+    until(lambda: lent.training.show(run), lambda view: view.step >= 6)
+    lent.training.cancel(run, keep=True)
+    view = until(lambda: lent.training.show(run), lambda view: view.state == "CANCELLED")
+    assert view.adapter == "long", "the newest checkpoint was kept"
+    assert lent.manager.leases() == []
+
+
+@pytest.mark.parametrize("how", ["refuse", "die"])
+def test_a_run_that_gets_no_device_says_so(lent: Services, gpu: ForkedGPU, rows_file: Path, until: Until, how: str) -> None:
+    setattr(gpu, how, True)
+    lent.training.start_supervisor()
+    run = lent.training.start(TrainRequest(rows_file, "none", steps=3, batch_size=4))
+    view = until(lambda: lent.training.show(run), lambda view: view.state == "FAILED")
+    assert "ZeroGPU lent no device" in view.error
+    assert lent.manager.leases() == []
+
+
+def test_what_takes_longer_than_is_lent_is_refused(settings: Settings, gpu: ForkedGPU, rows_file: Path) -> None:
+    services = Services(replace(settings, zero_seconds=60), zero=gpu)
+    request = TrainRequest(rows_file, "long", steps=50_000, batch_size=8)
+    assert "lends its device for 60 s at a time. Choose fewer steps" in services.training.plan(request).blocked
+    with pytest.raises(InputError, match="on a machine of your own"):
+        services.training.start(request)
+    assert services.training.plan(replace(request, steps=20)).blocked == ""
+
+
+def test_what_crosses_the_fork_can_be_pickled_and_the_length_is_capped(settings: Settings) -> None:
+    assert pickle.loads(pickle.dumps((decode, train))) == (decode, train)
+    runner = ZeroRunner(ForkedGPU(), 90)
+    assert [runner._asked(seconds) for seconds in (0, 20, 1e6)] == [30, 50, 90]
+    assert runner.refused(60) == ""
+    assert "about 120 s" in runner.refused(100)
+
+
+def test_the_packages_own_decorator_does_nothing_elsewhere(settings: Settings) -> None:
+    spaces = pytest.importorskip("spaces")
+    services = Services(settings, zero=spaces.GPU)
+    here = last(Services(settings).compare.ask([Side("base")], [[]], "Hello", SHORT))
+    assert last(services.compare.ask([Side("base")], [[]], "Hello", SHORT))[0].text == here[0].text
+    services.close()
+
+
+def test_zero_is_told_by_the_environment_and_this_process_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not zero.is_zero({})
+    assert not zero.is_zero({"SPACES_ZERO_GPU": "0"})
+    assert zero.is_zero({"SPACES_ZERO_GPU": "true"})
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    assert zero.prepare() is None
+    monkeypatch.setattr(zero, "_main", None)
+    assert not zero.without_device()
+    zero.stay_on_cpu()
+    assert zero.without_device()
+    monkeypatch.setattr(zero, "_main", os.getpid() + 1)
+    assert not zero.without_device(), "a fork has it"
+
+
+def test_a_visitors_own_time_is_used_for_a_run_that_starts_later(settings: Settings, gpu: ForkedGPU, tmp_path: Path) -> None:
+    import contextvars
+
+    who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
+    runner = ZeroRunner(gpu, 60)
+    heard: list[str] = []
+    runner._train = lambda *job: heard.append(who.get())
+    who.set("anna")
+    runner.remember("anna")
+    who.set("somebody else")
+    for run, owner in (("one", "anna"), ("two", "ben")):
+        folder = tmp_path / run
+        folder.mkdir()
+        record = dict.fromkeys(
+            ("name", "method", "base", "base_path", "base_fingerprint", "file", "data", "adapters_dir", "shipped_dir"), "x"
+        )
+        (folder / "run.json").write_text(json.dumps({"run": run, "owner": owner, "steps": 3, "lr": 0.1, "rank": 4, **record}))
+        number, began = runner.start_worker(folder, tmp_path / "db", 1)
+        runner._threads[number][2].join(10)
+        assert not runner.is_alive(number, began)
+    assert heard == ["anna", "nobody"]
+
+
+def test_spaces_is_imported_only_where_it_is_wanted() -> None:
+    for file in (PROJECT_ROOT / "playground").rglob("*.py"):
+        if "import spaces" in file.read_text():
+            assert file.name == "zero.py"
+    assert "spaces" not in (PROJECT_ROOT / "requirements.txt").read_text()
+
+
+def _alive(pid: int) -> bool:
+    from playground.services.processes import started_s
+
+    return started_s(pid) is not None

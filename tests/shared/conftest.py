@@ -1,0 +1,130 @@
+"""A shared app with two visitors: one has an upload, a run and an adapter, the other would like to have them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from playground.library import bases
+from playground.services.container import Services
+from playground.services.sessions import owner_of
+from playground.settings import DEFAULT_BASE, Settings
+from playground.training.spec import RunSpec
+from playground.ui.wiring import Visitor
+from tests.engine.conftest import make_lora
+
+__all__ = ["make_lora"]
+
+ANNA, BEN = owner_of("a" * 32, ""), owner_of("b" * 32, "")
+SECRET = "annas_secret"
+"""Part of every name that Anna gives; nothing that Ben is told may hold it."""
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What one visitor has. upload: the kept file."""
+
+    owner: str
+    upload: Path
+    run: str
+    adapter: str
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as the default base: local folders are refused where the app is shared."""
+    folder = tmp_path_factory.mktemp("prepared") / DEFAULT_BASE
+    shutil.copytree(tiny_base, folder)
+    bases._mark(DEFAULT_BASE, folder, "test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lora(make_lora: Callable[..., Path]) -> Path:
+    """A PEFT folder that fits it."""
+    return make_lora(3)
+
+
+def shared_home(home: Path, prepared: Path) -> Settings:
+    settings = Settings(home=home, shared=True)
+    shutil.copytree(prepared, settings.bases_dir / DEFAULT_BASE, copy_function=os.link)
+    return settings
+
+
+@pytest.fixture
+def shared_settings(tmp_path: Path, prepared: Path) -> Settings:
+    return shared_home(tmp_path / "home", prepared)
+
+
+@pytest.fixture
+def services(shared_settings: Settings) -> Iterator[Services]:
+    """Without a supervisor: what is queued stays queued."""
+    built = Services(shared_settings)
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def ben() -> Visitor:
+    return Visitor(BEN, BEN)
+
+
+@pytest.fixture
+def anna() -> Visitor:
+    return Visitor(ANNA, ANNA)
+
+
+def incoming(settings: Settings, name: str, content: bytes = b"") -> Path:
+    """A file where the page's server puts what a browser sends."""
+    rows = "\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}."}) for n in range(12)).encode()
+    file = settings.incoming_dir / ("0" * 64) / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content or rows)
+    return file
+
+
+def ended_run(services: Services, owner: str, name: str = f"{SECRET} run", state: str = "FAILED", created_s: float = 1.0) -> str:
+    """A run in the record and on disk, with a log and a checkpoint."""
+    run = f"20260101-000000-{len(services.training.store.all()):04x}"
+    folder = services.settings.runs_dir / run
+    (folder / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    (folder / "checkpoints" / "checkpoint-5" / "model.safetensors").write_bytes(b"x" * 5000)
+    (folder / "events.jsonl").write_text(json.dumps({"event": "sample", "step": 1, "text": SECRET}) + "\n")
+    spec = RunSpec(
+        run=run, name=name, method="lora", base=DEFAULT_BASE, base_path=str(services.settings.bases_dir / DEFAULT_BASE), base_fingerprint="",
+        file=str(folder / "examples.jsonl"), data="examples.jsonl", adapters_dir=str(services.settings.adapters_dir),
+        shipped_dir=str(services.settings.shipped_adapters_dir), steps=10, lr=1e-3, rank=4, owner=owner,
+    )  # fmt: skip
+    spec.write(folder)
+    services.training.store.add(
+        run=run, owner=owner, name=name, method="lora", state=state, created_s=created_s, steps=10, needs_bytes=1
+    )
+    return run
+
+
+def adapter_of(services: Services, folder: Path, owner: str, name: str = f"{SECRET}_adapter") -> str:
+    named = folder.parent / owner / name
+    shutil.copytree(folder, named, dirs_exist_ok=True)
+    return services.adapters.import_file(named, owner).id
+
+
+def belongings(services: Services, lora: Path) -> Belongings:
+    """Everything that Anna has."""
+    upload = services.data.keep_upload(incoming(services.settings, f"{SECRET}.jsonl"), ANNA)
+    return Belongings(ANNA, upload, ended_run(services, ANNA), adapter_of(services, lora, ANNA))
+
+
+@pytest.fixture
+def hers(services: Services, lora: Path) -> Belongings:
+    return belongings(services, lora)
+
+
+def limited(services: Services, **changes: int) -> Services:
+    """The same home with other limits."""
+    return Services(replace(services.settings, **changes))

@@ -1,0 +1,188 @@
+"""What goes by itself and when, with a clock in hand."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from playground.errors import InputError
+from playground.services.cleaning import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner
+from playground.services.container import Services
+from playground.services.sessions import LOCAL, Sessions
+from playground.services.storage import StorageService
+from tests.shared.conftest import ANNA, BEN, Belongings, adapter_of, ended_run, incoming
+
+HOUR = 3600.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time() + 10
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def storage_of(services: Services, sessions: Sessions, waits: list[float] | None = None) -> StorageService:
+    def wait(seconds: float) -> None:
+        if waits is not None:
+            waits.append(seconds)
+
+    return StorageService(services.settings, services.bases, services.adapters, services.training, services.demo, sessions, wait)
+
+
+@pytest.fixture
+def cleaner(services: Services, clock: Clock) -> tuple[Cleaner, Sessions]:
+    sessions = Sessions(services.settings.database, clock)
+    return Cleaner(services.settings, storage_of(services, sessions), sessions, clock), sessions
+
+
+def test_a_visitors_things_go_a_day_after_the_last_visit(
+    services: Services, hers: Belongings, cleaner: tuple[Cleaner, Sessions], clock: Clock, lora: Path
+) -> None:
+    clean, sessions = cleaner
+    kept = adapter_of(services, lora, LOCAL, "operators")
+    sessions.seen(ANNA)
+    clock.now += 20 * HOUR
+    sessions.seen(BEN)
+    mine = services.data.keep_upload(incoming(services.settings, "bens.jsonl"), BEN)
+    clean.tick()
+    assert len(services.storage.items(ANNA)) == 4
+    clock.now += 3 * HOUR
+    sessions.seen(ANNA)  # she is back
+    clock.now += 23 * HOUR
+    sessions.seen(BEN)
+    clean.tick()
+    assert len(services.storage.items(ANNA)) == 4
+    clock.now += 1 * HOUR
+    clean.tick()
+    assert services.storage.items(ANNA) == []
+    assert not hers.upload.exists()
+    assert not (services.settings.runs_dir / hers.run).exists()
+    assert mine.is_file()
+    assert services.adapters.get(kept).owner == LOCAL
+    assert len([row for row in services.adapters.list(ANNA) if row.card.shipped]) == 3
+    assert set(sessions.visits()) == {BEN}
+
+
+def test_a_restart_does_not_begin_the_day_anew(services: Services, hers: Belongings, clock: Clock) -> None:
+    Sessions(services.settings.database, clock).seen(ANNA)
+    clock.now += 25 * HOUR
+    again = Services(services.settings)
+    sessions = Sessions(again.settings.database, clock)
+    Cleaner(again.settings, storage_of(again, sessions), sessions, clock).tick()
+    assert again.storage.items(ANNA) == []
+    again.close()
+
+
+def test_what_was_there_before_visits_were_written_gets_its_day(
+    services: Services, hers: Belongings, cleaner: tuple[Cleaner, Sessions], clock: Clock
+) -> None:
+    clean, _ = cleaner
+    clean.tick()
+    assert len(services.storage.items(ANNA)) == 4
+    clock.now += 24 * HOUR
+    clean.tick()
+    assert services.storage.items(ANNA) == []
+
+
+def test_a_run_that_has_not_ended_stays_until_it_has(
+    services: Services, cleaner: tuple[Cleaner, Sessions], clock: Clock, lora: Path
+) -> None:
+    clean, sessions = cleaner
+    run = ended_run(services, ANNA, state="QUEUED")
+    sessions.seen(ANNA)
+    clock.now += 48 * HOUR
+    clean.tick()
+    assert services.training.show(run, ANNA).state == "QUEUED"
+    assert (services.settings.runs_dir / run / "checkpoints").is_dir()
+    services.training.cancel(run, ANNA)
+    clean.tick()
+    assert services.storage.items(ANNA) == []
+    assert sessions.visits() == {}
+
+
+def test_deleting_takes_what_ends_later_and_spares_what_comes_after(
+    services: Services, hers: Belongings, clock: Clock, lora: Path
+) -> None:
+    sessions = Sessions(services.settings.database, clock)
+    waits: list[float] = []
+    storage = storage_of(services, sessions, waits)
+    stubborn = ended_run(services, ANNA, state="STOPPING")
+    services.training.store.update(stubborn, pid=os.getpid(), pid_started_s=None, stopping_s=time.time() + 1e6)
+    services.training._supervisor._workers = _Deaf()
+    done = storage.remove_everything(ANNA)
+    assert (done.stopping, done.count("upload"), done.count("adapter"), done.count("run")) == (1, 1, 1, 1)
+    assert 11 < sum(waits) < 14
+    assert {item.id for item in services.storage.items(ANNA)} == {stubborn}
+    clock.now += 60
+    sessions.seen(ANNA)
+    late = adapter_of(services, lora, ANNA, "what_the_run_made")
+    new = services.data.keep_upload(incoming(services.settings, "new.jsonl"), ANNA)
+    os.utime(new.parent, (clock.now, clock.now))
+    services.training.store.update(stubborn, state="CANCELLED", adapter=late, pid=None)
+    Cleaner(services.settings, storage, sessions, clock).tick()
+    assert [item.name for item in services.storage.items(ANNA)] == ["new.jsonl"]
+
+
+class _Deaf:
+    """A worker that lives on, whatever it is told."""
+
+    tokens_per_s = None
+
+    def refused(self, seconds: float) -> str:
+        return ""
+
+    def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
+        raise AssertionError
+
+    def is_alive(self, pid: int | None, start: float | None) -> bool:
+        return pid is not None
+
+    def stop(self, pid: int, *, hard: bool) -> None:
+        pass
+
+
+def test_a_queued_run_is_cancelled_and_goes_at_once(services: Services) -> None:
+    run = ended_run(services, ANNA, state="QUEUED")
+    done = services.storage.remove_everything(ANNA)
+    assert (done.count("run"), done.stopping) == (1, 0)
+    assert not (services.settings.runs_dir / run).exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "after_s"), [("uploads/gradio", INCOMING_S), ("exports", EXPORTED_S), ("adapters/.staging", STAGED_S)]
+)
+def test_files_that_pass_through_go_in_any_mode(services: Services, clock: Clock, where: str, after_s: float) -> None:
+    alone = Services(replace(services.settings, shared=False))
+    sessions = Sessions(alone.settings.database, clock)
+    clean = Cleaner(alone.settings, storage_of(alone, sessions), sessions, clock)
+    old, new = (alone.settings.home / where / name for name in ("old", "new"))
+    for folder, made in ((old, clock.now - after_s - 1), (new, clock.now - after_s + 60)):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"x")
+        os.utime(folder, (made, made))
+    clean.tick()
+    assert (old.exists(), new.exists()) == (False, True)
+    alone.close()
+
+
+def test_one_persons_own_things_never_go_by_themselves(services: Services, hers: Belongings, clock: Clock) -> None:
+    alone = Services(replace(services.settings, shared=False))
+    sessions = Sessions(alone.settings.database, clock)
+    sessions.seen(ANNA)
+    clock.now += 1000 * HOUR
+    Cleaner(alone.settings, storage_of(alone, sessions), sessions, clock).tick()
+    assert len([item for item in alone.storage.items() if item.kind in ("adapter", "run", "upload")]) == 3
+    with pytest.raises(InputError, match="not shared"):
+        alone.storage.remove_everything(LOCAL)
+    alone.close()

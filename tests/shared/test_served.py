@@ -1,0 +1,168 @@
+"""The open page of a shared app, called as an attacker calls it: by hand, over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from playground.api import visit
+from playground.api.visit import token_in
+from playground.services.container import Services
+from playground.services.home import Home
+from playground.services.sessions import COOKIE, owner_of
+from tests.shared.conftest import ANNA, SECRET, Belongings, belongings, shared_home
+
+JSONL = b"\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}."}).encode() for n in range(8))
+
+
+class Open:
+    """The app, and what Anna has in it."""
+
+    def __init__(self, url: str, services: Services, hers: Belongings) -> None:
+        self.url, self.services, self.hers = url, services, hers
+
+    def browser(self, token: str = "") -> httpx.Client:
+        client = httpx.Client(base_url=self.url, timeout=60)
+        if token:
+            client.cookies.set(COOKIE, token)
+        return client
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path) -> Iterator[Open]:
+    from playground.serve import launch
+
+    settings = shared_home(tmp_path_factory.mktemp("open") / "home", prepared)
+    home = Home.take(settings)
+    services = Services(settings)
+    services.start = lambda: None  # type: ignore[method-assign]
+    hers = belongings(services, lora)
+    page, url = launch(services, home)
+    yield Open(url, services, hers)
+    page.close(verbose=False)
+    services.close()
+    home.release()
+
+
+def number_of(client: httpx.Client, handler: str) -> int:
+    """The number under which a handler can be called, private or not."""
+    functions = client.get("config").json()["dependencies"]
+    return next(one["id"] for one in functions if str(one["api_name"]).startswith(handler))
+
+
+def call(client: httpx.Client, handler: int, data: list[Any], tab: str, event: Any = None) -> str:
+    """Call a handler through the queue; everything that came back, as text."""
+    body = {"fn_index": handler, "data": data, "session_hash": tab, "event_data": event}
+    joined = client.post("gradio_api/queue/join", json=body)
+    if joined.status_code != 200:
+        return joined.text
+    with client.stream("GET", "gradio_api/queue/data", params={"session_hash": tab}) as answer:
+        told = []
+        for line in answer.iter_lines():
+            told.append(line)
+            if '"process_completed"' in line or '"close_stream"' in line or '"unexpected_error"' in line:
+                break
+    return "\n".join(told)
+
+
+def test_the_page_gives_a_cookie_and_renews_it(app: Open) -> None:
+    with app.browser() as client:
+        first = client.get("/")
+        token = token_in(first.headers["set-cookie"].split(";")[0])
+        assert len(token) == 32
+        assert "HttpOnly; SameSite=Lax" in first.headers["set-cookie"]
+        assert token in client.get("/").headers["set-cookie"]
+        assert "set-cookie" not in client.get("healthz").headers
+        behind_https = client.get("/", headers={"x-forwarded-proto": "https"}).headers["set-cookie"]
+        assert "SameSite=None; Secure; Partitioned" in behind_https
+        client.cookies.set(COOKIE, "local")
+        assert "=local" not in client.get("/").headers["set-cookie"]
+
+
+def test_files_of_others_are_not_served(app: Open) -> None:
+    hers, settings = app.hers, app.services.settings
+    adapter = settings.adapters_dir / hers.adapter
+    wanted = [
+        hers.upload, settings.database, settings.home / "owner.json", settings.runs_dir / hers.run / "events.jsonl",
+        settings.runs_dir / hers.run / "run.json", *adapter.iterdir(), settings.exports_dir, settings.incoming_dir, Path("/etc/passwd"),
+        settings.incoming_dir / ".." / ANNA / hers.upload.parent.name / hers.upload.name, Path("app.py").absolute(),
+        settings.exports_dir / ".." / "owner.json",
+    ]  # fmt: skip
+    with app.browser("b" * 32) as client:
+        for path in wanted:
+            for spelled in (str(path), str(path).replace("/", "%2F"), f"{path}/"):
+                answer = client.get(f"gradio_api/file={spelled}")
+                assert answer.status_code in (403, 404), (path, answer.status_code)
+                assert SECRET not in answer.text.replace(str(path), "").replace(path.name, "")
+
+
+def test_an_upload_and_what_it_is_read_as(app: Open) -> None:
+    with app.browser("b" * 32) as client:
+        number = number_of(client, "open_upload")
+        sent = client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)}).json()[0]
+        told = call(client, number, [None, {"path": sent, "meta": {"_type": "gradio.FileData"}}, 2048], "bens-tab-1")
+        assert "8 rows" in told
+    assert [item.name for item in app.services.storage.items(owner_of("b" * 32, ""))] == ["mine.jsonl"]
+
+
+def test_a_payload_may_name_no_other_file(app: Open) -> None:
+    with app.browser("b" * 32) as client:
+        opened, imported = number_of(client, "open_upload"), number_of(client, "import_file")
+        folder = app.services.settings.adapters_dir / app.hers.adapter
+        for place, path in enumerate(
+            [app.hers.upload, Path("/etc/passwd"), app.services.settings.database, folder / "adapter_config.json"]
+        ):
+            one = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+            for handler, data in ((opened, [None, one, 2048]), (imported, [[one], None, None])):
+                told = call(client, handler, data, f"bens-tab-{handler}-{place}")
+                assert '"success":false' in told.replace(" ", "") or "There is no uploaded file" in told, told
+                assert "12 rows" not in told
+                assert "root:" not in told
+    assert all(row.card.shipped for row in app.services.adapters.list(owner_of("b" * 32, "")))
+
+
+def test_ids_from_the_page_are_looked_up_among_ones_own(app: Open) -> None:
+    with app.browser("b" * 32) as client:
+        functions = {one["id"]: str(one["api_name"]) for one in client.get("config").json()["dependencies"] if one["backend_fn"]}
+        picks = [number for number, name in functions.items() if name.startswith(("pick", "follow", "ask"))]
+        for number in picks:
+            for id in (app.hers.adapter, app.hers.run, f"adapter:{app.hers.adapter}", f"upload:{ANNA}/x"):
+                size = len(next(one for one in client.get("config").json()["dependencies"] if one["id"] == number)["inputs"])
+                told = call(client, number, [None] * size, f"bens-tab-{number}-{id}", {"id": id})
+                assert SECRET not in told.replace(app.hers.adapter, "")
+    assert app.services.adapters.get(app.hers.adapter, ANNA).owner == ANNA
+
+
+def test_a_tabs_state_is_its_browsers(app: Open) -> None:
+    with app.browser("a" * 32) as anna, app.browser("b" * 32) as ben:
+        shown = number_of(anna, "show")
+        assert '"success":true' in call(anna, shown, [], "annas-tab").replace(" ", "")
+        assert '"success":true' not in call(ben, shown, [], "annas-tab").replace(" ", "")
+
+
+def test_the_status_tells_counts_only(app: Open) -> None:
+    with app.browser() as client:
+        assert set(client.get("status").json()) == {"device", "budget_bytes", "used_bytes", "residents", "leases", "queue"}
+        assert client.get("internal/status").status_code == 403
+        assert client.post("internal/compare", json={}).status_code == 403
+        assert client.get("v1/models").status_code == 403
+        assert client.get("monitoring").status_code == 404 or "not enabled" in client.get("monitoring").text
+
+
+def test_a_full_disk_takes_no_upload(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visit, "disk_free", lambda home: 1000)
+    with app.browser("b" * 32) as client:
+        answer = client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)})
+        assert (answer.status_code, "nearly full" in answer.text) == (507, True)
+
+
+def test_what_was_exported_is_served_to_whoever_was_given_its_name(app: Open) -> None:
+    packed = app.services.adapters.export_zip(app.hers.adapter, ANNA)
+    with app.browser("a" * 32) as client:
+        assert client.get(f"gradio_api/file={packed}").content == packed.read_bytes()
+        assert client.get(f"gradio_api/file={packed.parent}").status_code == 403

@@ -1,0 +1,19 @@
+"""A home's owner and nothing else: supervises runs until it is killed. ``python -m tests.soak.owner HOME BASE``"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+from playground.services.container import Services
+from playground.services.home import Home
+from playground.settings import Settings
+
+if __name__ == "__main__":
+    settings = Settings(home=Path(sys.argv[1]), base=sys.argv[2])
+    home = Home.take_patiently(settings)
+    services = Services(settings)
+    services.training.start_supervisor()
+    print("ready", flush=True)
+    threading.Event().wait()
