@@ -1,7 +1,7 @@
 """The engine against PEFT, generate and llama.cpp: base + 3 LoRA adapters (r = 8, all linear), 4 replies of 64 tokens, prefill
 included, greedy, on the default base.
 
-    python benchmarks/engine.py [--rounds 5] [--llama-cpp PYTHON GGUF] [--out benchmarks/results/engine.json]
+    python benchmarks/engine.py [--rounds 5] [--llama-cpp PYTHON GGUF] [--only ARM] [--out benchmarks/results/engine.json]
 
 Correctness first: the engine's texts against PEFT's, near-ties counted. Then each arm lives in a process of its own with the
 allocator as it comes, as the app runs, and they take turns: one measured run each, ROUNDS times, medians. Ends of replies are suppressed in every arm, so
@@ -26,6 +26,7 @@ ARMS = Path(__file__).with_name("engine_arms.py")
 LLAMA = Path(__file__).with_name("llama_cpp_arm.py")
 TOKENS = 64
 NAMES = ("one", "two", "three")
+REST = ("switching", "attaching", "many")
 
 
 class Arm:
@@ -86,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--llama-cpp", nargs=2, metavar=("PYTHON", "GGUF"))
+    parser.add_argument("--only", choices=REST, help="measure this again, and put it into --out")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     base = resolve("smollm2-135m", Settings.from_env()).path
@@ -94,6 +96,15 @@ def main() -> None:
 
     def arm(name: str) -> Arm:
         return Arm(name, [sys.executable, str(ARMS), name, str(base), str(folder)])
+
+    if options.only:
+        one = arm(options.only)
+        again = one.run()
+        one.close()
+        print(json.dumps(again))
+        if options.out:
+            options.out.write_text(json.dumps(json.loads(options.out.read_text()) | again, indent=1) + "\n")
+        return
 
     tokens = {"generate_one_row": TOKENS, "ours_one_row": TOKENS}
     names = ["peft_one_by_one", "peft_mixed_batch", "ours", "generate_base_batch", "ours_base_batch", *tokens]
@@ -117,7 +128,7 @@ def main() -> None:
     for one in arms:
         one.close()
     rest = {}
-    for name in ("switching", "attaching", "many"):
+    for name in REST:
         one = arm(name)
         rest |= one.run()
         one.close()

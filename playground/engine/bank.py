@@ -101,7 +101,8 @@ class Bank:
         self._chosen: tuple[int | None, ...] = ()
         self._first = self._last = 0
         self._masks: dict[int, torch.Tensor] = {}
-        self._views: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+        self._spans: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor, int]]] = {}
+        self._views: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         self._scales: dict[int, Scales] = {}
         self._fixed: dict[int, dict[int, torch.Tensor]] = {}
         self.version = 0  # changes when the memory does
@@ -181,20 +182,22 @@ class Bank:
         """Add each selected row's low-rank product of group ``place``, in place: x [rows, in], y [rows, sum of outputs]."""
         if not self._views:
             return
-        a, b, mask = self._views[place]
+        a, b, parts = self._views[place]
         middle = torch.mm(x, a)
-        if mask is not None:
-            middle.mul_(mask)
+        if self._masks:
+            middle.mul_(self._masks[parts])
         y.addmm_(middle, b)
 
     def _look(self) -> None:
-        """Views of what the selected span of slots multiplies with, one for each group: taken once, used at every step."""
-        self._views = []
-        if self._first < self._last and self._rank:
-            for place, group in enumerate(self.groups):
+        """Find the views of what the selected span of slots multiplies with, one for each group: taken once for each span."""
+        span = (self._first, self._last)
+        if span not in self._spans:
+            self._spans[span] = []
+            for place, group in enumerate(self.groups if self._first < self._last and self._rank else ()):
                 parts = len(group.names)
                 own = slice(self._first * parts * self._rank, self._last * parts * self._rank)
-                self._views.append((self._a[place][own].t(), self._b[place][own], self._masks.get(parts)))
+                self._spans[span].append((self._a[place][own].t(), self._b[place][own], parts))
+        self._views = self._spans[span]
 
     def add_segment(self, place: int, slot: int | None, x: torch.Tensor, y: torch.Tensor) -> None:
         """The same for many tokens that carry one adapter: x [tokens, in], y [tokens, sum of outputs]."""
@@ -235,7 +238,7 @@ class Bank:
     def _grow(self, rank: int, slots: int) -> None:
         """More or wider slots; what is in them is laid anew."""
         room = max(KEPT, 1 << (slots - 1).bit_length())
-        self._rank, self._targets, self._chosen, self._fixed = rank, {}, (), {}
+        self._rank, self._targets, self._chosen, self._fixed, self._spans = rank, {}, (), {}, {}
         self.version += 1
         wide = [room * len(group.names) * rank for group in self.groups]
         sides = list(zip(wide, self.groups, strict=True))

@@ -87,8 +87,8 @@ def is_alive(pid: int | None, start: float | None) -> bool:
     if pid is None:
         return False
     child = _children.get(pid)
-    if child is not None and child.poll() is not None:
-        return False
+    if child is not None:  # one of its threads may still end while it is a zombie already: it lives until it can be reaped
+        return child.poll() is None
     now = started_s(pid)
     return now is not None and (start is None or abs(now - start) < 1.0)
 

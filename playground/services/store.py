@@ -147,6 +147,7 @@ class RunStore:
 
     def requeue(self, run: str, only_from: tuple[str, ...], *, first: bool = False, retried: bool = False) -> bool:
         """Queue a run once more: as the last, or the first. Returns whether it was in one of these states."""
+        self._pay(run)
         place = "(SELECT COALESCE(MIN(place), 0) - 1 FROM runs)" if first else _LAST
         with self._write() as db:
             done = db.execute(
@@ -184,13 +185,17 @@ class RunStore:
 
     def settle(self) -> None:
         """Write what is owed, if there is room by now."""
-        with self._owing:
-            owed = dict(self._owed)
-        for run, values in owed.items():
+        for run in list(self._owed):
             with contextlib.suppress(DiskFullError):
-                self.update(run, **values)
-                with self._owing:
-                    self._owed.pop(run, None)
+                self._pay(run)
+
+    def _pay(self, run: str) -> None:
+        with self._owing:
+            owed = dict(self._owed.get(run, {}))
+        if owed:
+            self.update(run, **owed)
+            with self._owing:
+                self._owed.pop(run, None)
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -85,8 +85,9 @@ class Supervisor:
         return self._thread is not None
 
     def start(self) -> None:
-        """This process owns the home: it looks after the runs from now on, whether or not anybody looks. Raises DiskFullError."""
-        self._store.set_supervisor(os.getpid(), processes.started_s(os.getpid()) or 0.0)
+        """This process owns the home: it looks after the runs from now on, whether or not anybody looks."""
+        with contextlib.suppress(DiskFullError):
+            self._store.set_supervisor(os.getpid(), processes.started_s(os.getpid()) or 0.0)
         self._thread = threading.Thread(target=self._supervise, name="runs", daemon=True)
         self._thread.start()
 
@@ -202,9 +203,9 @@ class Supervisor:
             self._renew(row.run)
             pid, since = self._workers.start_worker(self._settings.runs_dir / row.run, self._settings.database, attempt)
             self._store.update(row.run, only_from=("RUNNING", "STOPPING"), pid=pid, pid_started_s=since)
-        except (OSError, DiskFullError) as error:
+        except Exception as error:
             if pid is not None:
-                processes.stop(pid, hard=True)  # it cannot enter a record that cannot be written either
+                self._workers.stop(pid, hard=True)  # it cannot enter a record that cannot be written either
             full = isinstance(error, DiskFullError) or reason_of(error) == DISK
             words = disk_words(self._settings.home, 0) if full else f"The training process could not be started ({error})."
             self._store.owe(row.run, state="FAILED", error=words, pid=None)

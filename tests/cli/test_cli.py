@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from playground.services.container import Services
 from playground.services.home import Home
+from playground.services.training import TrainRequest
 from playground.settings import PROJECT_ROOT, Settings
 
 Call = Callable[..., tuple[int, dict[str, Any], str]]
@@ -67,7 +69,10 @@ def test_train_list_compare_export_import_remove(call: Call, rows_file: Path, tm
     assert "24 of 25 rows" in progress
     _, runs, _ = call("runs")
     assert [(run["run"], run["state"], run["pid"]) for run in runs["runs"]] == [(trained["run"], "DONE", None)]
-    assert call("runs", "show", trained["run"])[1]["adapter"] == "first_one"
+    shown = call("runs", "show", trained["run"])[1]
+    assert shown["adapter"] == "first_one"
+    ratio = trained["estimated_memory_bytes"] / trained["peak_memory_bytes"]
+    assert shown["memory_ratio"] == pytest.approx(ratio, abs=0.001)
 
     sides = ["--side", "model=base", "--side", "model=first_one,name=Mine", "--side", "model=base,shots=2"]
     code, compared, _ = call("compare", *sides, "--ask", "Say 3", "--ask", "And 4?", "--examples", rows_file, "--max-tokens", 5)
@@ -126,6 +131,16 @@ def test_a_detached_run_goes_on_alone_and_is_cancelled(call: Call, rows_file: Pa
     code, cancelled, _ = call("runs", "cancel", run)
     assert (code, cancelled["state"]) == (0, "CANCELLED")
     assert call("runs", "show", run)[1]["pid"] is None
+
+
+def test_waiting_runs_are_moved(call: Call, rows_file: Path, settings: Settings) -> None:
+    services = Services(settings)  # nobody supervises: they wait
+    first, second = (services.training.start(TrainRequest(rows_file, name)) for name in ("one", "two"))
+    assert call("runs", "move", second, "up")[1]["place"] == 1
+    assert [(run["run"], run["place"]) for run in call("runs")[1]["runs"]] == [(second, 1), (first, 2)]
+    code, told, _ = call("runs", "move", first, "sideways")
+    assert code == 2
+    assert "invalid choice" in told["error"]
 
 
 @pytest.mark.parametrize(

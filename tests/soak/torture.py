@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from playground.training.checkpoint import MARKER, newest_complete, step_of
 from playground.training.events import EventReader
 
 PATIENCE_S = 180.0
+_BEAT_S = 0.02
 SAVE_STEPS = 4
 STEPS = 24
 
@@ -46,11 +48,35 @@ def request(file: Path, **more: Any) -> TrainRequest:
     return replace(TrainRequest(file, "t", steps=STEPS, batch_size=4, rank=2, save_steps=SAVE_STEPS), **more)
 
 
+class _Clock(threading.Thread):
+    """Seconds in which this machine really ran: a virtual one may be stopped for minutes, with all that is on it."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.now_s = 0.0
+        self.start()
+
+    def run(self) -> None:
+        last = time.monotonic()
+        while True:
+            time.sleep(_BEAT_S)
+            now = time.monotonic()
+            self.now_s += min(now - last, 1.0)
+            last = now
+
+
+_CLOCK = _Clock()
+
+
+def clock() -> float:
+    return _CLOCK.now_s
+
+
 def wait_for(holds: Callable[[], Any], what: str, within_s: float = PATIENCE_S, every_s: float = 0.05) -> Any:
     """Until it holds; fails with ``what`` when it does not in time."""
-    end = time.monotonic() + within_s
+    end = clock() + within_s
     while not (found := holds()):
-        assert time.monotonic() < end, f"after {within_s:.0f} s: not {what}"
+        assert clock() < end, f"after {within_s:.0f} s: not {what}"
         time.sleep(every_s)
     return found
 
@@ -75,15 +101,15 @@ def is_saving(services: Services, run: str) -> bool:
 
 
 def workers(home: Path) -> dict[int, str]:
-    """pid -> run of every living worker of this home."""
-    found = {}
-    for process in psutil.process_iter(["cmdline", "status"]):
+    """pid -> run of every living worker of this home. A child of one that is about to run some other program is none."""
+    found, parents = {}, {}
+    for process in psutil.process_iter(["cmdline", "status", "ppid"]):
         words = process.info["cmdline"] or []
         if "playground.training.worker" in words and process.info["status"] != psutil.STATUS_ZOMBIE:
             place = Path(words[words.index("playground.training.worker") + 1])
             if place.parent == home / "runs":
-                found[process.pid] = place.name
-    return found
+                found[process.pid], parents[process.pid] = place.name, process.info["ppid"]
+    return {pid: run for pid, run in found.items() if parents[pid] not in found}
 
 
 def kill_hard(pid: int) -> None:
@@ -129,10 +155,10 @@ def kill_worker(services: Services, file: Path, chance: random.Random, in_save: 
         else:
             time.sleep(chance.uniform(0, 6))
     kill_hard(view.pid or services.training.show(run).pid)
-    killed_at = time.monotonic()
+    killed_at = clock()
     torn = [step for step, complete in checkpoints(services, run).items() if not complete]
     view = wait_state(services, run, *ENDED, within_s=10)
-    noticed_s = time.monotonic() - killed_at
+    noticed_s = clock() - killed_at
     assert view.state == "FAILED", view
     assert "killed or died" in view.error
     assert services.manager.leases() == []
@@ -180,7 +206,7 @@ MOMENTS = ("marked", "loading", "running", "saving", "any")
 
 @dataclass(frozen=True)
 class AppKilled:
-    """moment: as reached. true_s: from the new app's start of supervision until every run's state was true."""
+    """moment: as reached. true_s: from the start of the new app's process until every run's state was true."""
 
     moment: str
     worker_too: bool
@@ -200,10 +226,10 @@ def kill_app(settings: Settings, file: Path, chance: random.Random, moment: str,
     if worker_too:
         for pid in workers(settings.home):
             kill_hard(pid)
+    began = clock()
     with owner(settings):
-        began = time.monotonic()
         wait_for(lambda: not untrue(onlooker), f"true: {untrue(onlooker)}", within_s=5.0)
-        true_s = time.monotonic() - began
+        true_s = clock() - began
         states = tuple(onlooker.training.show(run).state for run in (first, second))
         for run in (first, second):
             if onlooker.training.show(run).state == "FAILED":
@@ -211,7 +237,8 @@ def kill_app(settings: Settings, file: Path, chance: random.Random, moment: str,
                 onlooker.training.resume(run)
         for run in (first, second):
             while (view := onlooker.training.show(run)).state not in ENDED:
-                assert len(set(workers(settings.home).values())) == len(workers(settings.home)), "one run, two workers"
+                living = workers(settings.home)
+                assert len(set(living.values())) == len(living), f"one run, two workers: {living}"
                 time.sleep(0.2)
             assert view.state == "DONE", view
             assert_no_double(settings, run)
@@ -235,8 +262,8 @@ def _await_moment(onlooker: Services, run: str, moment: str, chance: random.Rand
 def _catch_marked(database: Path, run: str) -> bool:
     """Return in the moment between RUNNING and the pid; False when it was too short to be seen."""
     db = sqlite3.connect(database, timeout=30)
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
+    end = clock() + PATIENCE_S
+    while clock() < end:
         state, pid = db.execute("SELECT state, pid FROM runs WHERE run = ?", (run,)).fetchone()
         if state == "RUNNING":
             db.close()
@@ -299,12 +326,12 @@ def cancel(services: Services, file: Path, chance: random.Random, during: str) -
         wait_for(lambda: (view := services.training.show(run)).step >= step or view.state in ENDED, "at its step", every_s=0.005)
     elif during == "saving":
         wait_for(lambda: is_saving(services, run) or services.training.show(run).state in ENDED, "saving", every_s=0.0005)
-    began = time.monotonic()
+    began = clock()
     for one in (run, ahead):
         if one:
             services.training.cancel(one, keep=chance.random() < 0.3)
     view = wait_state(services, run, *ENDED, within_s=30)
-    ended_s = time.monotonic() - began
+    ended_s = clock() - began
     if ahead:
         assert wait_state(services, ahead, *ENDED, within_s=30).state == "CANCELLED"
     assert view.state in ("CANCELLED", "DONE"), view  # DONE: the cancel came when all was done
@@ -357,9 +384,9 @@ def freeze(services: Services, file: Path, chance: random.Random) -> float:
     step = chance.randint(1, 40)
     pid = wait_for(lambda: (view := services.training.show(run)).step >= step and view.pid, "at its step")
     os.kill(pid, signal.SIGSTOP)
-    began = time.monotonic()
+    began = clock()
     view = wait_state(services, run, *ENDED, within_s=20)
-    took_s = time.monotonic() - began
+    took_s = clock() - began
     assert view.state == "FAILED", view
     assert "no sign of life" in view.error, view
     assert services.manager.leases() == []

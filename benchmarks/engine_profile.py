@@ -1,0 +1,115 @@
+"""Where a decode step's time goes, on the default base in fp32: the floor set by reading the weights, the products alone, the
+adapters' products alone, the whole step; and Hugging Face's step beside it. Medians; everything on one computing thread, as in the app.
+
+    python benchmarks/engine_profile.py [--out benchmarks/results/engine_profile.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from playground.engine.lean import LeanModel
+from playground.engine.load import load
+from playground.engine.weights import ModuleWeights
+from playground.library.bases import resolve
+from playground.settings import Settings
+
+TRIES = 15
+RANK = 8
+
+
+def median_ms(work: Callable[[], Any]) -> float:
+    work()
+    taken = []
+    for _ in range(TRIES):
+        started = time.perf_counter()
+        work()
+        taken.append((time.perf_counter() - started) * 1000)
+    return round(statistics.median(taken), 2)
+
+
+def step_split(plain: Any, model: LeanModel, adapters: list[Any], weights: list[torch.Tensor], rows: int) -> dict[str, Any]:
+    """Milliseconds of a step at ``rows`` rows and of its parts."""
+    from transformers import DynamicCache
+
+    cache, bank = model.new_cache(), model.new_bank()
+    slots = [None, *(bank.take(adapter) for adapter in adapters)]
+    inputs = {weight.shape[0]: torch.randn(rows, weight.shape[0]) for weight in weights}
+    bank.select([slots[row % 4] for row in range(rows)] if rows > 1 else [slots[1]])
+    outputs = [torch.zeros(rows, sum(group.outputs)) for group in model.groups]
+    lengths = [60 + row for row in range(rows)]
+    past = DynamicCache()
+    plain(input_ids=torch.ones(rows, 60, dtype=torch.long), past_key_values=past, use_cache=True)
+    tuned_step = median_ms(lambda: model.step([5] * rows, lengths, cache, bank))
+    lora = median_ms(lambda: [bank.add(i, inputs[group.inputs], outputs[i]) for i, group in enumerate(model.groups)])
+    bank.select([None] * rows)
+    return {
+        "products_alone_ms": median_ms(lambda: [model.product(inputs[w.shape[0]], w) for w in weights]),
+        "adapters_alone_ms": lora,
+        "whole_step_base_ms": median_ms(lambda: model.step([5] * rows, lengths, cache, bank)),
+        "whole_step_with_3_adapters_ms": tuned_step,
+        "hugging_face_step_base_ms": median_ms(
+            lambda: plain(input_ids=torch.ones(rows, 1, dtype=torch.long), past_key_values=past, use_cache=True)
+        ),
+    }
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    from playground.engine.bank import pack
+
+    plain = load(folder).model
+    model = LeanModel(load(folder).model)
+    weights = [w for layer in model.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)] + [model.head]
+    size = sum(weight.numel() * 4 for weight in weights)
+    read = median_ms(lambda: [weight.sum() for weight in weights])
+    found: dict[str, Any] = {"weights_mb": round(size / 1e6), "reading_them_ms": read, "by_columns": model._columns}
+    adapters = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        made = {
+            name: ModuleWeights(torch.randn(RANK, group.inputs) * 0.01, torch.randn(width, RANK) * 0.01)
+            for group in model.groups
+            for name, width in zip(group.names, group.outputs, strict=True)
+        }
+        adapters.append(pack(f"a{seed}", made, model.groups, model.dtype, model.device))
+    for rows in (1, 4, 8):
+        found[f"{rows}_rows"] = step_split(plain, model, adapters, weights, rows)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    folder = resolve("smollm2-135m", Settings.from_env()).path
+    found: dict[str, Any] = {}
+
+    def work() -> None:
+        with torch.inference_mode():
+            found.update(measure(folder))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    device = f"CPU, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+    found = {"command": " ".join(["python", "benchmarks/engine_profile.py", *sys.argv[1:]]), "device": device} | found
+    print(json.dumps(found, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
