@@ -13,7 +13,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer import TRAINER_STATE_NAME
 
 from playground.data.render import Rendered
-from playground.training.batch import AnswerCollator, answer_loss
+from playground.training.batch import IGNORED, AnswerCollator, answer_loss
 from playground.training.checkpoint import drop_torn, mark_complete, prune, score_of, set_score, step_of
 from playground.training.events import EventWriter
 from playground.training.spec import RunSpec
@@ -29,6 +29,10 @@ class AnswerTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         loss = answer_loss(model, inputs, num_items_in_batch)
         return (loss, None) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+        """All answer tokens. The Trainer would leave out each row's first, as if these labels were still to be shifted."""
+        return sum((batch["labels"] != IGNORED).sum() for batch in batch_samples).to(device)
 
 
 class EventCallback(TrainerCallback):

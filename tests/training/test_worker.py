@@ -126,6 +126,27 @@ def test_the_best_and_the_newest_checkpoint_stay(spec: RunSpec, tmp_path: Path) 
     assert loss == min(scores.values()) == scores[step]
 
 
+def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, tmp_path: Path) -> None:
+    """One batch holds every row that is trained on, so its loss is that of the untouched model over all of them."""
+    from transformers import AutoModelForCausalLM
+
+    from playground.data.check import check_file
+    from playground.data.render import render_example
+    from playground.data.split import split
+    from playground.data.tokenizer import load_tokenizer
+    from playground.training.batch import AnswerCollator
+    from playground.training.loop import mean_loss
+
+    events = run(replace(spec, steps=1, batch_size=64), tmp_path / "run")
+    tokenizer = load_tokenizer(Path(spec.base_path))
+    examples, _ = split(list(check_file(Path(spec.file)).examples), seed=spec.seed)
+    rows = [render_example(tokenizer, example, spec.max_tokens) for example in examples]
+    model = AutoModelForCausalLM.from_pretrained(spec.base_path)
+    expected = mean_loss(model, rows, 64, AnswerCollator(tokenizer.pad_token_id))
+    (step,) = [event for event in events if event["event"] == "step"]
+    assert step["loss"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_failure_is_one_sentence(spec: RunSpec, tmp_path: Path) -> None:
     events = run(replace(spec, file=str(tmp_path / "gone.jsonl")), tmp_path / "run")
     assert events[-1]["event"] == "failed"
