@@ -93,18 +93,19 @@ def is_alive(pid: int | None, start: float | None) -> bool:
     return now is not None and (start is None or abs(now - start) < 1.0)
 
 
-def used(pid: int) -> float:
-    """Processor time and page faults of a process so far: a number that stands still while it does nothing. -1 = gone."""
+def activity(pid: int) -> tuple[float, bool]:
+    """(processor time in hundredths of a second and page faults of a process so far, whether its main thread sleeps just now). The
+    first stands still while nothing is done; sleeping is told on Linux only, and waiting for a disk is not sleeping."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return float(fields[9]) + float(fields[11]) + float(fields[12])  # major faults, user and system time
+        return float(fields[9]) + float(fields[11]) + float(fields[12]), fields[0] == "S"  # major faults, user and system time
     except (OSError, IndexError, ValueError):
         pass
     try:
         times = psutil.Process(pid).cpu_times()
-        return float(times.user + times.system)
+        return 100.0 * float(times.user + times.system), False
     except psutil.Error:
-        return -1.0
+        return -1.0, False
 
 
 def exit_code(pid: int | None) -> int | None:

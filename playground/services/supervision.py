@@ -177,7 +177,7 @@ class Supervisor:
             elif row.stopping_s and self._clock() - row.stopping_s > KILL_AFTER_S:
                 self._workers.stop(row.pid, hard=True)
         beat = last_beat(self._settings.runs_dir / row.run)
-        reason = followed.pulse.look(beat, processes.used(row.pid), followed.log.events)
+        reason = followed.pulse.look(beat, *self._workers.activity(row.pid), followed.log.events)
         if reason:
             followed.ended_for = reason
             self._workers.stop(row.pid, hard=True)

@@ -166,6 +166,10 @@ class ZeroRunner:
         if pid in self._threads:
             (self._threads[pid][1] / STOP).touch()
 
+    def activity(self, pid: int) -> tuple[float, bool]:
+        """The fork that works is not seen from here, and waiting for a device may take minutes: never idle."""
+        return self._clock(), False
+
     def _run(self, run_dir: Path, attempt: int, seconds: int) -> None:
         try:
             self._train(seconds, str(run_dir), attempt)

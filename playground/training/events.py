@@ -1,6 +1,6 @@
 """The run's event log: one JSON object a line, written by the worker alone, followed by whoever looks.
 
-Kinds: ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr, tokens_per_s), ``eval`` (step, loss),
+Kinds: ``started`` (pid, attempt), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr, tokens_per_s), ``eval`` (step, loss),
 ``sample`` (step, prompt, text), ``saved`` (step), and one last ``done``, ``failed`` or ``cancelled``.
 """
 

@@ -54,9 +54,9 @@ def open_panel(width: float | None) -> Any:
     return gr.update(open=True) if width and width >= WIDE else gr.skip()
 
 
-def jump_to_cancel(services: Any, visitor: Visitor) -> list[Any]:
+def jump_to_cancel(services: Any, visitor: Visitor, memo: Memo, followed: str) -> list[Any]:
     """From the Device panel to the one place that asks what to do with the run."""
-    return [gr.update(selected="train"), gr.update(visible=False), gr.update(visible=True)]
+    return [gr.update(selected="train"), *runs.ask_to_cancel(services, visitor, memo, followed)]
 
 
 def _wire(
@@ -79,6 +79,7 @@ def _wire(
         library.send, *training.run_outputs, *sides.demo.outputs, library.listing, *models, *[view.greyed for view in sides.sides.values()],
         timer,
     ]  # fmt: skip
+    device.cancel.click(bind(services, jump_to_cancel), [memo, training.followed], [tabs, memo, *training.run_outputs], **QUIET)
     train.reread_on(mark.change, services, training)
     mark.change(
         bind(services, asking.relined),
@@ -109,7 +110,6 @@ def _cross(
         bind(services, story.use_as_side), [made, *used_with], used, **QUIET
     )
     library.use.click(bind(services, story.use_as_side), [library.chosen, *used_with], used, **QUIET)
-    device.cancel.click(bind(services, jump_to_cancel), None, [tabs, training.cancel, training.question], **QUIET)
     training.uploaded.change(
         bind(services, story.sources), training.uploaded, [view.source for view in sides.sides.values()], **QUIET
     )

@@ -138,6 +138,21 @@ def cancel(services: Any, visitor: Visitor, keep: bool, followed: str) -> list[A
     return show(services, visitor, followed)
 
 
+def ask_to_cancel(services: Any, visitor: Visitor, memo: dict[str, Any], followed: str) -> list[Any]:
+    """Bring the run that trains into the card, with the question what to do with it; another may be shown, or wait behind it.
+    Returns the memo, then what ``show`` does: the next look at the page must not take the question away."""
+    try:
+        runs = services.training.runs(visitor.owner)
+    except Exception as error:
+        return [gr.skip(), *_wrong(followed, error)]
+    training = next((run for run in runs if run.state in ("RUNNING", "STOPPING")), None)
+    run = training or pick(runs, followed)
+    shown = show(services, visitor, run.run if run is not None else followed)
+    if run is not None and run.state in ("QUEUED", "RUNNING"):
+        shown[4:6] = [gr.update(visible=False), gr.update(visible=True)]
+    return [{**memo, "run-buttons": buttons_key(run, runs)}, *shown]
+
+
 def resume(services: Any, visitor: Visitor, followed: str) -> list[Any]:
     try:
         run = _shown_run(services, visitor, followed)

@@ -24,16 +24,18 @@ class Watched:
         self.used = 0.0
         self.progress = 0
 
-    def pass_s(self, seconds: float, *, beats: bool = True, works: bool = True, every: float = 0.5) -> str:
-        """Let time pass; returns the first reason to end it. works: it uses processor time."""
+    def pass_s(self, seconds: float, *, beats: bool = True, works: bool = True, sleeps: bool = False, every: float = 0.5) -> str:
+        """Let time pass; returns the first reason to end it. works: it uses processor time. sleeps: its main thread does."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.clock.now += every
             if beats:
                 self.beat = int(self.clock.now // 2)
             if works:
-                self.used += 1
-            if reason := self.pulse.look(self.beat, self.used, self.progress):
+                self.used += 100 * every
+            elif beats:
+                self.used += 0.2 * every  # the beat itself
+            if reason := self.pulse.look(self.beat, self.used, sleeps, self.progress):
                 return reason
         return ""
 
@@ -82,6 +84,41 @@ def test_a_hung_worker_beats_and_makes_no_progress() -> None:
     reason = worker.pass_s(600)
     assert "no progress for 60 s, where 1.0 s are usual" in reason
     assert worker.clock.now - hung_at == pytest.approx(60, abs=2)
+
+
+def test_a_worker_that_waits_for_ever_is_found_within_ten_seconds() -> None:
+    worker = Watched()
+    for _ in range(20):
+        worker.progress += 1
+        assert worker.pass_s(1) == ""
+    hung_at = worker.clock.now
+    assert "it did nothing at all for 8 s, where 1.0 s are usual" in worker.pass_s(60, works=False, sleeps=True)
+    assert worker.clock.now - hung_at <= 9
+
+
+def test_waiting_for_a_disk_is_no_sleep_and_waiting_for_threads_that_work_is_not_idle() -> None:
+    worker = Watched()
+    for _ in range(20):
+        worker.progress += 1
+        worker.pass_s(1)
+    assert worker.pass_s(50, works=False, sleeps=False) == ""
+    worker.progress += 1
+    assert worker.pass_s(50, works=True, sleeps=True) == ""
+
+
+def test_slow_steps_that_are_waited_for_asleep_are_allowed() -> None:
+    """A device that computes 20 seconds a step, while the processor has nothing to do."""
+    worker = Watched()
+    for _ in range(20):
+        worker.progress += 1
+        assert worker.pass_s(20, works=False, sleeps=True) == ""
+    assert "did nothing at all for 10" in worker.pass_s(200, works=False, sleeps=True)
+
+
+def test_loading_may_wait_for_a_minute() -> None:
+    worker = Watched()
+    assert worker.pass_s(55, works=False, sleeps=True) == ""
+    assert "Training hung" in worker.pass_s(10, works=False, sleeps=True)
 
 
 def test_loading_may_take_long() -> None:

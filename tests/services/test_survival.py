@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +14,7 @@ import pytest
 
 from playground.errors import DiskFullError, InputError
 from playground.services.container import Services
-from playground.services.liveness import Patience
 from playground.services.store import ENDED, RunStore
-from playground.services.training import TrainingService
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.checkpoint import newest_complete
 from playground.training.events import EventReader
@@ -87,27 +84,8 @@ def test_a_frozen_worker_is_noticed_within_ten_seconds(services: Services, tmp_p
     assert torture.freeze(services, torture.rows_file(tmp_path), random.Random(3)) < 10
 
 
-@pytest.fixture
-def impatient(settings: Settings, tmp_path: Path) -> Iterator[Services]:
-    """Waits three seconds for a run to load, on a base of its own."""
-    shutil.copytree(settings.base, tmp_path / "base")
-    built = Services(replace(settings, base=str(tmp_path / "base")))
-    built.training = TrainingService(built.settings, built.manager, built.bases, built.data, patience=Patience(loading_s=3))
-    yield built
-    built.training.close()
-
-
-def test_a_hung_worker_is_ended(impatient: Services, tmp_path: Path) -> None:
-    """Its main thread waits for ever for a pipe that nobody writes to; its heart goes on beating."""
-    run = impatient.training.start(request(torture.rows_file(tmp_path)))
-    file = tmp_path / "base" / "tokenizer_config.json"
-    file.unlink()
-    os.mkfifo(file)
-    impatient.training.start_supervisor()
-    view = wait_state(impatient, run, *ENDED)
-    assert view.state == "FAILED"
-    assert "no progress for 3 s" in view.error
-    assert not workers(impatient.settings.home)
+def test_a_hung_worker_is_noticed_within_ten_seconds(services: Services, tmp_path: Path) -> None:
+    assert torture.hang(services, torture.rows_file(tmp_path), random.Random(4)) < 10
 
 
 def test_a_run_cancelled_by_another_process_gives_back_its_place(services: Services, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ __all__ = ["services"]
 pytestmark = pytest.mark.soak
 RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "session_manager.json"
 COMMAND = "OMP_NUM_THREADS=1 nice python -m pytest -m soak tests/soak/test_session_manager.py"
-KILLS, APP_KILLS, CANCELS, STARVED, FROZEN, FILLED = 50, 20, 300, 20, 10, 10
+KILLS, APP_KILLS, CANCELS, STARVED, FROZEN, HUNG, FILLED = 50, 20, 300, 20, 10, 10, 10
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +103,13 @@ def test_frozen(services: Services, tmp_path: Path) -> None:
     file, chance = torture.rows_file(tmp_path), random.Random(15)
     took = [torture.freeze(services, file, chance) for _ in range(FROZEN)]
     record("frozen_worker", rounds=len(took), noticed_s=spread(took))
+    assert max(took) < 10
+
+
+def test_hung(services: Services, tmp_path: Path) -> None:
+    file, chance = torture.rows_file(tmp_path), random.Random(17)
+    took = [torture.hang(services, file, chance) for _ in range(HUNG)]
+    record("hung_worker", rounds=len(took), noticed_s=spread(took))
     assert max(took) < 10
 
 

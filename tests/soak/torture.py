@@ -394,6 +394,31 @@ def freeze(services: Services, file: Path, chance: random.Random) -> float:
     return took_s
 
 
+def hang(services: Services, file: Path, chance: random.Random) -> float:
+    """Its main thread waits for ever to write into a pipe that nobody reads, in the middle of a save; its heart goes on beating.
+    Returns the seconds until the run was FAILED; resumed, it goes past that step."""
+    run = services.training.start(request(file, steps=4000))
+    step = chance.randint(5, 20)
+    view = wait_for(lambda: (view := services.training.show(run)).step >= step and view, "training")
+    ahead = (view.step // SAVE_STEPS + 5) * SAVE_STEPS
+    folder = services.settings.runs_dir / run / "checkpoints" / f"checkpoint-{ahead}"
+    folder.mkdir()
+    os.mkfifo(folder / "trainer_state.json")
+    wait_for(lambda: services.training.show(run).step >= ahead, "at the step it hangs after")
+    began = clock()
+    view = wait_state(services, run, *ENDED)
+    took_s = clock() - began
+    assert view.state == "FAILED", view
+    assert "Training hung" in view.error, view
+    assert services.manager.leases() == []
+    assert not workers(services.settings.home)
+    services.training.resume(run)
+    wait_for(lambda: services.training.show(run).step > ahead, "past it")
+    services.training.cancel(run)
+    wait_state(services, run, *ENDED)
+    return took_s
+
+
 # -- no disk -------------------------------------------------------------------------------------------------------
 
 

@@ -129,3 +129,12 @@ def test_waiting_runs_say_their_place_and_are_moved(services: FakeServices, me: 
     assert "Waiting, 2nd" in runs.show(services, me, "w2")[3]["value"]
     runs.move(services, me, "up", "w2")
     assert services.training.moved == [("w2", "up")]
+
+
+def test_the_device_panel_asks_about_the_run_that_trains(services: FakeServices, me: Visitor) -> None:
+    """Another run may be in the card, waiting behind it; the question must be about the one whose name stands beside the button."""
+    services.training.listed = [run_view("waits", "QUEUED", place=1), run_view("trains")]
+    memo, followed, *_, cancel, question, _, _, _, _ = runs.ask_to_cancel(services, me, {}, "waits")
+    assert followed == "trains"
+    assert (cancel["visible"], question["visible"]) == (False, True)
+    assert memo["run-buttons"] == runs.buttons_key(services.training.listed[1], services.training.listed)
