@@ -7,45 +7,29 @@ What was measured goes into benchmarks/results/session_manager.json, each part u
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import statistics
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from playground.services.container import Services
-from playground.settings import PROJECT_ROOT, Settings
-from tests.services.conftest import services
+from playground.settings import Settings
+from tests.services.conftest import make_lora, services
+from tests.services.test_device_faults import gone_away, swap_storm
 from tests.soak import torture
+from tests.soak.results import record, spread
 
-__all__ = ["services"]
+__all__ = ["make_lora", "services"]
 pytestmark = pytest.mark.soak
-RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "session_manager.json"
-COMMAND = "OMP_NUM_THREADS=1 nice python -m pytest -m soak tests/soak/test_session_manager.py"
-KILLS, APP_KILLS, CANCELS, STARVED, FROZEN, HUNG, FILLED = 50, 20, 300, 20, 10, 10, 10
+KILLS, APP_KILLS, CANCELS, STARVED, FROZEN, HUNG, FILLED, LEFT, SWAPS = 50, 20, 300, 20, 10, 10, 10, 100, 500
 
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-def record(key: str, **values: Any) -> None:
-    """Write under ``key``; what other parts measured stays."""
-    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    known[key] = {"command": COMMAND, "cores": os.cpu_count(), "finished": time.strftime("%Y-%m-%d", time.gmtime())} | values
-    RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": round(statistics.median(values), 2), "worst": round(max(values), 2)}
 
 
 def test_kill_the_worker(services: Services, tmp_path: Path) -> None:
@@ -127,3 +111,13 @@ def test_disk_full(settings: Settings, tmp_path: Path) -> None:
     record(
         "disk_full", rounds=len(rounds), failed_with_the_reason=len(rounds), checkpoint_loads=len(rounds), example=rounds[0][0]
     )
+
+
+def test_clients_that_leave(services: Services) -> None:
+    freed_s = gone_away(services, LEFT)
+    record("client_gone", rounds=LEFT, lease_free_s=spread(freed_s), leaked_threads=0, leaked_leases=0)
+
+
+def test_swap_storm(services: Services, make_lora: Callable[..., Path]) -> None:
+    grown = swap_storm(services, make_lora, SWAPS)
+    record("swap_storm", threads=8, turns=SWAPS, wrong_replies=0, fingerprint_equal=True, memory_grown_bytes=grown)
