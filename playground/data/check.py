@@ -82,7 +82,7 @@ def token_report(checked: Checked, tokenizer: Any, max_tokens: int) -> TokenRepo
         lengths.append(length)
         if cut:
             reason = f"cut: the first {cut} of {length} tokens do not fit into {max_tokens}; the answer is kept"
-            warnings.append(RowWarning(row.row, reason))
+            warnings.append(RowWarning(row.row, reason, "long"))
     if not lengths:
         raise _useless("The file", checked.rows, sorted((*checked.bad, *bad), key=lambda item: item.row))
     lengths.sort()

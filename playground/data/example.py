@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn. ``role`` is ``system``, ``user`` or ``assistant``."""
 
@@ -16,7 +16,7 @@ class Message:
         return {"role": self.role, "content": self.content}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row to train on: ``messages[:-1]`` is the prompt, ``messages[-1]`` the assistant's answer.
 
@@ -35,7 +35,7 @@ class Example:
         return self.messages[-1].content
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Preference:
     """Two answers to one prompt, the better one first. ``prompt`` ends with the user's turn."""
 
@@ -45,7 +45,7 @@ class Preference:
     row: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Judged:
     """One answer and whether it was good (unpaired preference). ``prompt`` ends with the user's turn."""
 
@@ -55,7 +55,7 @@ class Judged:
     row: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Passage:
     """Raw text of a domain: no prompt, no answer."""
 
@@ -63,7 +63,7 @@ class Passage:
     row: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BadRow:
     """A row that cannot be trained on: what is wrong with it and what to do."""
 
@@ -72,12 +72,25 @@ class BadRow:
     fix: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowWarning:
-    """A row that is kept, and what a person should know of it."""
+    """A row that is kept, and what a person should know of it.
+
+    kind: ``duplicate``, ``conflict``, ``long`` or ``damaged``; a person may leave out all rows of a kind.
+    """
 
     row: int
     reason: str
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Where one of several files stands among the rows: its first row's number, and how many rows it has."""
+
+    name: str
+    first: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,8 @@ class Checked:
     columns: every column (or key) the file has, in its order.
     mapping: role -> column, as guessed or as the person corrected it, e.g. ``{"prompt": "patient", "completion": "report"}``.
     duplicates: rows that repeat an earlier row exactly.
+    confidence: how sure the guess of format and columns is, from 0 to 1; 1 where the person said so. why: what it was told from.
+    files: where the rows came from several files; empty for one. Rows are then numbered on through all of them.
     """
 
     format: str
@@ -102,6 +117,21 @@ class Checked:
     columns: tuple[str, ...] = ()
     mapping: dict[str, str] = field(default_factory=dict)
     others: tuple[Preference | Judged | Passage, ...] = ()
+    confidence: float = 1.0
+    why: str = ""
+    files: tuple[FilePart, ...] = ()
+
+    @property
+    def usable(self) -> tuple[Example | Preference | Judged | Passage, ...]:
+        """Every row that can be trained on, whatever it trains."""
+        return (*self.examples, *self.others)
+
+    def place(self, row: int) -> str:
+        """The row as the person finds it: its number, and its file's name where there are several."""
+        for part in self.files:
+            if part.first <= row < part.first + part.rows:
+                return f"{part.name} {row - part.first + 1}"
+        return str(row)
 
     @property
     def good(self) -> int:

@@ -49,7 +49,9 @@ def validate(records: Records, shape: Shape) -> Validated:
         found.rows.append(row)
         _compare(row, earlier, prompts, found)
         if any(not text.isascii() and _DAMAGED in text for text in _texts(row)):
-            found.warnings.append(RowWarning(number, f"holds {_DAMAGED}: a character was lost when the file was saved"))
+            found.warnings.append(
+                RowWarning(number, f"holds {_DAMAGED}: a character was lost when the file was saved", "damaged")
+            )
     return found
 
 
@@ -57,14 +59,14 @@ def _compare(row: Row, earlier: dict[object, int], prompts: dict[object, int], f
     key, prompt = _keys(row)
     if key in earlier:
         found.duplicates += 1
-        found.warnings.append(RowWarning(row.row, f"the same as row {earlier[key]}"))
+        found.warnings.append(RowWarning(row.row, f"the same as row {earlier[key]}", "duplicate"))
         return
     earlier[key] = row.row
     if prompt is None:
         return
     if prompt in prompts:
         same, other = _CONFLICTS[type(row)]
-        found.warnings.append(RowWarning(row.row, f"same {same} as row {prompts[prompt]}, {other}"))
+        found.warnings.append(RowWarning(row.row, f"same {same} as row {prompts[prompt]}, {other}", "conflict"))
     else:
         prompts[prompt] = row.row
 

@@ -65,8 +65,8 @@ def test_json_is_the_contract_s(checked: Checked) -> None:
     }
     assert found["bad"][3]["reason"] == "the base's chat template refuses these turns (System role not supported)"
     assert found["warnings"] == [
-        {"row": 3, "reason": "the same as row 1"},
-        {"row": 4, "reason": "cut: the first 13 of 25 tokens do not fit into 12; the answer is kept"},
+        {"row": 3, "reason": "the same as row 1", "kind": "duplicate"},
+        {"row": 4, "reason": "cut: the first 13 of 25 tokens do not fit into 12; the answer is kept", "kind": "long"},
     ]
     assert (found["duplicates"], found["truncated"]) == (1, 1)
     assert found["tokens"] == {"min": 5, "median": 7, "p95": 25, "max": 25}
