@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from playground.data.example import WARNINGS
 from playground.errors import InputError
 
 
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = verb("train", "train an adapter on a file of examples")
     train.add_argument("file")
     train.add_argument("--method", default="lora")
-    train.add_argument("--objective", default="sft")
+    train.add_argument("--objective", default="", help="default: what the file can train")
     train.add_argument("--name", default="")
     train.add_argument("--base")
     length = train.add_mutually_exclusive_group()
@@ -47,6 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--save-steps", type=int, default=10)
     train.add_argument(
         "--memory-limit", type=float, default=0.0, metavar="GB", help="the most that training may take; 0: what there is"
+    )
+    train.add_argument("--turns", choices=["all", "last"], default="all", help="which answers of a chat are learned")
+    train.add_argument("--validation", type=float, metavar="SHARE", help="held back to choose by; default 0.1")
+    train.add_argument("--test", type=float, metavar="SHARE", help="held back for the verdict; default 0.15, from 20 rows on")
+    train.add_argument(
+        "--leave-out", nargs="+", default=[], choices=WARNINGS, metavar="KIND", help=f"rows to leave out: {', '.join(WARNINGS)}"
     )
     train.add_argument("--strict", action="store_true", help="refuse a file that has a bad row")
     train.add_argument("--detach", action="store_true", help="start the run and return")

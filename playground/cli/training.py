@@ -26,16 +26,21 @@ def train(settings: Settings, options: Any) -> Outcome:
         file=Path(options.file), name=options.name, method=options.method, objective=options.objective, steps=options.steps,
         epochs=options.epochs, lr=options.lr, rank=options.rank, batch_size=options.batch_size, max_tokens=options.max_tokens,
         seed=options.seed, save_steps=options.save_steps, mapping=mapping_of(options.map), strict=options.strict,
-        limit_memory_bytes=int(options.memory_limit * 1e9),
+        limit_memory_bytes=int(options.memory_limit * 1e9), turns=options.turns, validation=options.validation, test=options.test,
+        leave_out=tuple(options.leave_out),
     )  # fmt: skip
     checked = services.data.check(request.file, request.mapping, request.owner)  # a bad file is told before a base is fetched
     services.bases.resolve(progress.base)
     progress.end()
     with owned_or_served(settings) as home:
+        plan = services.training.plan(request)
         run = services.training.start(request)
         if checked.bad:
-            few = f"{checked.good} of {checked.rows} rows will be trained on; {len(checked.bad)} cannot be used (see check)."
-            progress.say(few, always=True)
+            progress.say(
+                f"{checked.good} of {checked.rows} rows can be used, {len(checked.bad)} cannot (see check).", always=True
+            )
+        held = f"{plan.validation_rows} are held back to choose by, {plan.test_rows} for a verdict."
+        progress.say(f"Learns from {plan.rows} rows; {held}", always=True)
         return _run_it(services, run, home is not None, options.detach, progress)
 
 

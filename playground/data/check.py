@@ -1,165 +1,65 @@
-"""A file -> what can be trained on, what cannot and why, and how long the rows are."""
+"""A file -> what can be trained on, what cannot and why; ``token_report`` and ``as_json`` go on from there."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from playground.data.detect import detect
-from playground.data.example import BadRow, Checked, Example, Judged, Message, Passage, Preference, RowWarning
-from playground.data.read import MEBI, read_records
-from playground.data.render import encode, render_example
-from playground.data.validate import validate
-from playground.errors import InputError
+from playground.data.example import Checked, Example, FilePart
+from playground.data.files import READING, gather, read_parts, useless
+from playground.data.lengths import TokenReport
+from playground.data.measure import token_report
+from playground.data.progress import Progress
+from playground.data.read import MEBI
+from playground.data.report import as_json, as_text
+from playground.data.validate import Validated
 
-_SHOWN = 10
 
+def check_file(
+    path: Path | str | Sequence[Path | str],
+    mapping: Mapping[str, str] | None = None,
+    limit_bytes: int = 256 * MEBI,
+    progress: Callable[[float], None] | None = None,
+) -> Checked:
+    """What is in a file, several, or a folder of them, without a tokenizer.
 
-@dataclass(frozen=True)
-class TokenReport:
-    """Tokens per usable row, prompt and answer together, before anything is cut (nearest-rank percentiles).
-
-    truncated: rows whose prompt is cut. warnings: those rows. bad: rows whose answer alone is too long.
+    mapping: role -> column, where the person knows better than the guess; for every file. limit_bytes: for all files together.
+    progress: called about ten times a second with the share done, 0 to 1.
+    Raises InputError when a file cannot be read, its columns cannot be told, the files do not train the same, or no row can be
+    used.
     """
-
-    min: int
-    median: int
-    p95: int
-    max: int
-    truncated: int = 0
-    warnings: tuple[RowWarning, ...] = ()
-    bad: tuple[BadRow, ...] = ()
-
-
-def check_file(path: Path, mapping: Mapping[str, str] | None = None, limit_bytes: int = 256 * MEBI) -> Checked:
-    """What is in a file, without a tokenizer. mapping: role -> column, where the person knows better than the guess.
-
-    Raises InputError when the file cannot be read, its columns cannot be told, or no row can be used.
-    """
-    path = Path(path)
-    records = read_records(path, limit_bytes)
-    bad = [BadRow(number, record.reason, record.fix) for number, record in records.rows if not isinstance(record, dict)]
-    if len(bad) == len(records.rows):
-        raise _useless(path.name, len(records.rows), bad)
-    shape = detect(records, mapping)
-    found = validate(records, shape)
+    paths = gather(path)
+    told = Progress(progress)
+    parts = read_parts(paths, mapping, limit_bytes, told)
+    rows = sum(len(part.records.rows) for part in parts)
+    found, files, last, done = Validated(), [], 0, 0
+    for part in parts:
+        count = len(part.records.rows)
+        spans = (READING + (1 - READING) * share / rows for share in (done, done + count))
+        first, last = last + 1, found.add(part.records, part.shape, last, told.part(*spans))
+        files.append(FilePart(part.name, first, last - first + 1))
+        done += count
+    found.finish()
     if not found.rows:
-        raise _useless(path.name, len(records.rows), found.bad)
+        raise useless(paths[0].name if len(paths) == 1 else "The files", rows, found.bad)
+    told.at(1)
+    shapes = [part.shape for part in parts]
+    sure = min(shapes, key=lambda shape: shape.confidence)
     return Checked(
-        format=shape.format,
-        objective=shape.objective,
-        rows=len(records.rows),
+        format=" + ".join(dict.fromkeys(shape.format for shape in shapes)),
+        objective=sure.objective,
+        rows=rows,
         examples=tuple(row for row in found.rows if isinstance(row, Example)),
         bad=tuple(found.bad),
         warnings=tuple(found.warnings),
         duplicates=found.duplicates,
-        columns=records.columns,
-        mapping=shape.mapping,
+        columns=tuple(dict.fromkeys(column for part in parts for column in part.records.columns)),
+        mapping=shapes[0].mapping,
         others=tuple(row for row in found.rows if not isinstance(row, Example)),
+        confidence=sure.confidence,
+        why=sure.why if len(parts) == 1 else "; ".join(f"{part.name}: {part.shape.why}" for part in parts),
+        files=tuple(files) if len(parts) > 1 else (),
     )
 
 
-def token_report(checked: Checked, tokenizer: Any, max_tokens: int) -> TokenReport:
-    """Lengths as the base sees them. A preference counts with its longer answer; raw text is never cut, it is read in pieces.
-
-    Raises InputError when max_tokens is below 2, or every answer alone is too long.
-    """
-    if max_tokens < 2:
-        raise InputError(f"The limit of {max_tokens} tokens leaves no room for a prompt and an answer. Give at least 2.")
-    lengths: list[int] = []
-    warnings: list[RowWarning] = []
-    bad: list[BadRow] = []
-    for row in (*checked.examples, *checked.others):
-        try:
-            length, cut = _length(row, tokenizer, max_tokens)
-        except InputError as error:
-            reason, _, fix = str(error).removeprefix(f"Row {row.row}: ").partition(". ")
-            bad.append(BadRow(row.row, reason, fix))
-            continue
-        lengths.append(length)
-        if cut:
-            reason = f"cut: the first {cut} of {length} tokens do not fit into {max_tokens}; the answer is kept"
-            warnings.append(RowWarning(row.row, reason, "long"))
-    if not lengths:
-        raise _useless("The file", checked.rows, sorted((*checked.bad, *bad), key=lambda item: item.row))
-    lengths.sort()
-    median, p95 = _rank(lengths, 0.5), _rank(lengths, 0.95)
-    return TokenReport(lengths[0], median, p95, lengths[-1], len(warnings), tuple(warnings), tuple(bad))
-
-
-def as_json(checked: Checked, tokens: TokenReport | None = None) -> dict[str, Any]:
-    """The JSON of ``check``. Without a token report, ``tokens`` is null and nothing counts as truncated."""
-    bad, warnings = _bad(checked, tokens), _warnings(checked, tokens)
-    return {
-        "format": checked.format,
-        "objective": checked.objective,
-        "rows": checked.rows,
-        "good": checked.rows - len(bad),
-        "bad": [asdict(row) for row in bad],
-        "warnings": [asdict(row) for row in warnings],
-        "duplicates": checked.duplicates,
-        "tokens": {key: getattr(tokens, key) for key in ("min", "median", "p95", "max")} if tokens else None,
-        "truncated": tokens.truncated if tokens else 0,
-    }
-
-
-def as_text(checked: Checked, tokens: TokenReport | None = None) -> str:
-    """The same in a few lines for a terminal; long lists are shortened and say so."""
-    bad, warnings = _bad(checked, tokens), _warnings(checked, tokens)
-    mapping = ", ".join(f"{role} = {column}" for role, column in checked.mapping.items())
-    lines = [
-        f"Format: {checked.format} ({mapping}); trains {checked.objective}.",
-        f"Rows: {checked.rows}, of them {checked.rows - len(bad)} good and {len(bad)} bad; "
-        f"{len(warnings)} warnings, {checked.duplicates} duplicates.",
-    ]
-    if tokens:
-        lines.append(
-            f"Tokens per row: {tokens.min} at least, {tokens.median} median, {tokens.p95} for 95 %, {tokens.max} at most; "
-            f"{tokens.truncated} rows cut."
-        )
-    lines += _section("Bad rows (not trained on):", [f"row {row.row}: {row.reason}. {row.fix}" for row in bad])
-    lines += _section("Warnings (kept):", [f"row {row.row}: {row.reason}" for row in warnings])
-    return "\n".join(lines)
-
-
-def _section(title: str, items: Sequence[str]) -> list[str]:
-    if not items:
-        return []
-    more = [f"  … and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
-    return [title, *(f"  {item}" for item in items[:_SHOWN]), *more]
-
-
-def _bad(checked: Checked, tokens: TokenReport | None) -> list[BadRow]:
-    return sorted((*checked.bad, *(tokens.bad if tokens else ())), key=lambda item: item.row)
-
-
-def _warnings(checked: Checked, tokens: TokenReport | None) -> list[RowWarning]:
-    """A row that turned out bad is not warned of as well."""
-    bad = {row.row for row in tokens.bad} if tokens else set()
-    both = (*checked.warnings, *(tokens.warnings if tokens else ()))
-    return sorted((item for item in both if item.row not in bad), key=lambda item: item.row)
-
-
-def _length(row: Example | Preference | Judged | Passage, tokenizer: Any, max_tokens: int) -> tuple[int, int]:
-    """(tokens before cutting, tokens cut)."""
-    if isinstance(row, Passage):
-        return len(encode(tokenizer, row.text)), 0
-    answers = (row.chosen, row.rejected) if isinstance(row, Preference) else (row.completion,)
-    found = []
-    for answer in answers:
-        example = row if isinstance(row, Example) else Example((*row.prompt, Message("assistant", answer)), row.row)
-        rendered = render_example(tokenizer, example, max_tokens)
-        found.append((rendered.cut + len(rendered.prompt_ids) + len(rendered.completion_ids), rendered.cut))
-    return max(found)
-
-
-def _rank(ordered: Sequence[int], share: float) -> int:
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
-def _useless(name: str, rows: int, bad: Sequence[BadRow]) -> InputError:
-    first = " ".join(f"Row {row.row}: {row.reason}. {row.fix}" for row in bad[:3])
-    return InputError(f"{name}: none of the {rows} rows can be used. {first}")
+__all__ = ["TokenReport", "as_json", "as_text", "check_file", "token_report"]

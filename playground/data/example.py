@@ -72,11 +72,15 @@ class BadRow:
     fix: str
 
 
+WARNINGS = ("duplicate", "conflict", "long", "damaged", "label")
+"""Kinds of warnings."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowWarning:
     """A row that is kept, and what a person should know of it.
 
-    kind: ``duplicate``, ``conflict``, ``long`` or ``damaged``; a person may leave out all rows of a kind.
+    kind: one of WARNINGS; a person may leave out all rows of a kind.
     """
 
     row: int

@@ -1,60 +1,105 @@
-"""JSON and JSONL text -> records, whichever of the two the file's name says."""
+"""JSON and JSONL text -> records, whichever of the two the file's name says. JSONL is read line by line, never kept whole."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
-from playground.data.records import Broken, Records, clean_name
+from playground.data.nested import Columns, columns_of, flatten
+from playground.data.progress import Tell
+from playground.data.records import Broken, Numbered, Records, Spread
+from playground.data.source import Text
 from playground.data.turns import is_turns
 from playground.errors import InputError
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value
 _OBJECT = 'Write each row as an object such as {"prompt": "…", "completion": "…"}.'
 _LINE = "Mend the line: one JSON object, double quotes, nothing after the closing brace."
+_TURN_KEYS = frozenset(["role", "from", "content", "value", "name", "weight"])
 
 
-def parse_json(text: str, name: str) -> Records:
-    """A list of objects, an object that holds one (``{"data": [...]}``), or one object.
+class JsonLines(Collection[Numbered]):
+    """The records of a JSONL file, parsed anew each time they are gone through."""
+
+    def __init__(self, text: Text, tell: Tell | None = None) -> None:
+        """Reads the file once for its columns, number of records and sample. Raises InputError when it cannot be read."""
+        self._text = text
+        self.columns: tuple[str, ...] = ()
+        seen, taken, count = Columns(), Spread(), 0
+        for _, record in self._parsed(tell):
+            count += 1
+            if isinstance(record, dict):
+                seen.add(record)
+                taken.add(record)
+        self._count = count
+        self.columns = seen.names()
+        self.sample = taken.kept
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Numbered]:
+        return self._parsed(None)
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == mine for mine in self)
+
+    def _parsed(self, tell: Tell | None) -> Iterator[Numbered]:
+        for number, line in enumerate(self._text.lines(tell), 1):
+            line = line.strip().strip("\ufeff")
+            if not line:
+                continue
+            try:
+                yield number, _record(_DECODER.decode(line))
+            except (ValueError, RecursionError) as error:
+                yield number, Broken(f"not valid JSON: {_why(error)}", _LINE)
+
+
+def parse_json(text: Text, tell: Tell | None = None) -> Records:
+    """A list of objects, an object that holds one (``{"data": [...]}``), a table by its columns, or one object.
 
     Raises InputError with line and column when it does not parse: a list is taken whole or not at all.
     """
+    name, whole = text.name, text.whole()
     try:
-        value = _DECODER.decode(text)
+        value = _DECODER.decode(whole)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and isinstance(_parsed(_first_lines(text, 1)[0]), dict):
-            return _lines(text)
-        near = text[max(0, error.pos - 10) : error.pos + 20]
+        if error.msg == "Extra data" and isinstance(_parsed(_first_lines(text, 1)[0]), dict | list):
+            del whole
+            return _lines(text, tell)
+        near = whole[max(0, error.pos - 10) : error.pos + 20]
         raise InputError(
             f"{name} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} (near {near!r}). "
             "Mend that place; until the whole file parses, none of it is used."
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not usable JSON: {_why(error)}. Write a flat list of objects.") from None
-    return _numbered(_items(value, name), name)
+    del whole
+    items = _items(value, name)
+    if not items or items == [{}]:
+        raise InputError(f"{name} holds no rows. {_OBJECT}")
+    rows = [(number, _record(item)) for number, item in enumerate(items, 1)]
+    return Records(columns_of(record for _, record in rows if isinstance(record, dict)), rows)
 
 
-def parse_jsonl(text: str, name: str) -> Records:
+def parse_jsonl(text: Text, tell: Tell | None = None) -> Records:
     """One object a line; blank lines are not records. A whole JSON document under this name is read as one."""
-    if _is_document(text):
-        return parse_json(text, name)
-    return _lines(text)
+    return parse_json(text, tell) if _is_document(text) else _lines(text, tell)
 
 
-def _lines(text: str) -> Records:
-    rows: list[tuple[int, dict[str, Any] | Broken]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.strip().strip("\ufeff")
-        if not line:
-            continue
-        try:
-            rows.append((number, _record(_DECODER.decode(line))))
-        except (ValueError, RecursionError) as error:
-            rows.append((number, Broken(f"not valid JSON: {_why(error)}", _LINE)))
-    return _with_columns(rows)
+def starts_as_jsonl(text: Text) -> bool:
+    """Whether the first line is a JSON object: a text file that is really JSONL."""
+    return isinstance(_parsed(_first_lines(text, 1)[0]), dict)
 
 
-def _is_document(text: str) -> bool:
+def _lines(text: Text, tell: Tell | None) -> Records:
+    rows = JsonLines(text, tell)
+    return Records(rows.columns, rows, rows.sample)
+
+
+def _is_document(text: Text) -> bool:
     """Whether a .jsonl file is really one JSON document.
 
     1. One line is read as a document. 2. A first line that parses alone makes it JSONL. 3. From "[" on: what parses as a
@@ -66,61 +111,65 @@ def _is_document(text: str) -> bool:
     if _parsed(first) is not None:
         return False  # 2
     if first.startswith("["):  # 3
-        array = first == "[" or text.rstrip().endswith("]") or any(line.endswith("},") for line in (first, *rest))
-        return array or _parsed(text) is not None
-    return not any(isinstance(_parsed(line), dict) for line in rest) and _parsed(text) is not None  # 4
+        whole = text.whole()
+        array = first == "[" or whole.rstrip().endswith("]") or any(line.endswith("},") for line in (first, *rest))
+        return array or _parsed(whole) is not None
+    return not any(isinstance(_parsed(line), dict) for line in rest) and _parsed(text.whole()) is not None  # 4
 
 
-def _first_lines(text: str, most: int) -> list[str]:
-    found: list[str] = []
-    at = 0
-    while at <= len(text) and len(found) < most:
-        end = text.find("\n", at)
-        end = len(text) if end < 0 else end
-        line = text[at:end].strip()
-        if line:
-            found.append(line)
-        at = end + 1
-    return found
+def _first_lines(text: Text, most: int) -> list[str]:
+    return [*islice((line for line in map(str.strip, text.lines()) if line), most)]
 
 
 def _items(value: Any, name: str) -> list[Any]:
-    if isinstance(value, list):
-        return value
+    """1. one chat, or a list of rows; 2. a table by its columns; 3. the one list of rows inside; 4. one row."""
+    if isinstance(value, list):  # 1
+        return [value] if _is_chat(value) else value
     if not isinstance(value, dict):
         raise InputError(f"{name} holds {_kind(value)}, not rows. {_OBJECT}")
+    table = _by_columns(value)
+    if table:  # 2
+        return table
     lists = {key: items for key, items in value.items() if _are_rows(items)}
+    if "rows" in lists and lists.keys() <= {"rows", "features"}:  # the dataset viewer's own answer
+        lists.pop("features", None)
     if len(lists) > 1:
         found = ", ".join(f"{key} ({len(items)})" for key, items in lists.items())
         raise InputError(f"{name} holds several lists of rows: {found}. Save the one to use as a file of its own.")
-    return next(iter(lists.values())) if lists else [value]
+    return next(iter(lists.values())) if lists else [value]  # 3, 4
+
+
+def _by_columns(value: dict[str, Any]) -> list[Any]:
+    """The rows of pandas' ways to write a table: ``{column: [cells]}``, ``{column: {index: cell}}``, columns and data apart."""
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list) and data and all(isinstance(row, list) for row in data):
+        return [dict(zip(map(str, columns), row, strict=False)) for row in data]
+    cells = list(value.values())
+    if len(cells) < 2:
+        return []
+    if all(isinstance(cell, list) and cell and not isinstance(cell[0], dict) for cell in cells):
+        if len({len(cell) for cell in cells}) == 1:
+            return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
+    elif all(isinstance(cell, dict) and cell and all(key.isdigit() for key in cell) for cell in cells):
+        return [{name: cell.get(index) for name, cell in value.items()} for index in cells[0]]
+    return []
 
 
 def _are_rows(items: object) -> bool:
-    return isinstance(items, list) and not is_turns(items) and any(isinstance(item, dict) for item in items[:100])
+    return isinstance(items, list) and not _is_chat(items) and any(isinstance(item, dict) for item in items[:100])
 
 
-def _numbered(items: list[Any], name: str) -> Records:
-    if not items or items == [{}]:
-        raise InputError(f"{name} holds no rows. {_OBJECT}")
-    return _with_columns([(number, _record(item)) for number, item in enumerate(items, 1)])
+def _is_chat(items: list[Any]) -> bool:
+    """Whether a list is one chat rather than rows: nothing but turns in it."""
+    return is_turns(items) and all(isinstance(turn, dict) and turn.keys() <= _TURN_KEYS for turn in items)
 
 
 def _record(value: Any) -> dict[str, Any] | Broken:
-    return value if isinstance(value, dict) else Broken(f"{_kind(value)}, not an object", _OBJECT)
-
-
-def _with_columns(rows: list[tuple[int, dict[str, Any] | Broken]]) -> Records:
-    names: dict[str, str] = {}
-    for place, (number, record) in enumerate(rows):
-        if isinstance(record, Broken):
-            continue
-        for key in record:
-            if key not in names:
-                names[key] = clean_name(key)
-        if any(names[key] is not key and names[key] != key for key in record):
-            rows[place] = (number, {names[key]: value for key, value in record.items()})
-    return Records(tuple(dict.fromkeys(names.values())), rows)
+    if isinstance(value, dict):
+        return flatten(value)
+    if is_turns(value):
+        return {"messages": value}
+    return Broken(f"{_kind(value)}, not an object", _OBJECT)
 
 
 def _parsed(text: str) -> Any:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+SAMPLE = 500
+"""Records that the columns' meaning is told from: at least so many, at most twice as many, from all over the file."""
 
 
 @dataclass(frozen=True)
@@ -17,17 +20,51 @@ class Broken:
     fix: str
 
 
+Numbered = tuple[int, dict[str, Any] | Broken]
+
+
 @dataclass(frozen=True)
 class Records:
     """One file's records.
 
-    columns: every column (or key), cleaned, in the order they first appear.
-    rows: (number, record). The number is what the person sees: the line of a JSONL file, the item of a JSON list, the
-        data row of a table; all from 1. A missing cell of a table is ``""``.
+    columns: every column (or key), cleaned, in the order they first appear; a nested one with dots (``data.prompt``).
+    rows: (number, record), to be gone through as often as one likes; large files are read anew each time. The number is what
+        the person sees: the line of a JSONL file, the item of a JSON list, the data row of a table, the passage of a text;
+        all from 1. A missing cell of a table is ``""``.
+    sample: some of the readable records, spread evenly; taken from ``rows`` where a reader gave none.
     """
 
     columns: tuple[str, ...]
-    rows: list[tuple[int, dict[str, Any] | Broken]]
+    rows: Collection[Numbered]
+    sample: Sequence[dict[str, Any]] = ()
+
+    def some(self) -> Sequence[dict[str, Any]]:
+        """The sample; empty only when no record can be read."""
+        return self.sample or spread(record for _, record in self.rows if isinstance(record, dict))
+
+
+class Spread:
+    """Every so-many-th of a stream of unknown length, evenly: a sorted file's start tells little."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+        self._step, self._seen = 1, 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        if self._seen % self._step == 0:
+            self.kept.append(record)
+            if len(self.kept) >= 2 * SAMPLE:
+                self.kept = self.kept[::2]
+                self._step *= 2
+        self._seen += 1
+
+
+def spread(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Up to ``2 * SAMPLE`` of the records, evenly."""
+    taken = Spread()
+    for record in records:
+        taken.add(record)
+    return taken.kept
 
 
 def clean_name(name: object) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 
-from playground.data.records import Broken, Records, clean_name, listed
+from playground.data.records import Broken, Numbered, Records, clean_name, listed
+from playground.data.source import Text
 from playground.errors import InputError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -18,39 +19,57 @@ _QUOTES = 'Put quotes around a cell that holds separators or line breaks, and wr
 Cells = list[str]
 
 
-def parse_separated(text: str, name: str, hint: str = ",") -> Records:
+class Table(Collection[Numbered]):
+    """The data rows under a line of column names, made into records anew each time they are gone through."""
+
+    def __init__(self, columns: list[str], rows: Callable[[], Iterable[list[object] | Cells | Broken]]) -> None:
+        self._columns, self._rows = columns, rows
+        self._count = sum(1 for _ in rows())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == mine for mine in self)
+
+    def __iter__(self) -> Iterator[Numbered]:
+        columns, width = self._columns, len(self._columns)
+        for number, cells in enumerate(self._rows(), 1):
+            if isinstance(cells, Broken):
+                yield number, cells
+            elif len(cells) > width and any(cell not in (None, "") for cell in cells[width:]):
+                yield number, Broken(f"{len(cells)} cells in a table of {width} columns", _QUOTES)
+            else:
+                record: dict[str, object] = {
+                    name: "" if cell is None else cell for name, cell in zip(columns, cells, strict=False)
+                }
+                for name in columns[len(cells) :]:
+                    record[name] = ""
+                yield number, record
+
+
+def parse_separated(text: Text, hint: str = ",") -> Records:
     """``hint``: the separator the file's extension promises. Raises InputError when there are no columns or no rows."""
-    lines = text.split("\n")
+    lines = [*text.lines()]
     told = re.fullmatch(r"sep=([,;|\t])", lines[0].strip(" \"'"))  # Excel's own way to say it
     if told:
         lines = lines[1:]
     separator = told[1] if told else _separator(lines, hint)
-    rows = _rows(lines, separator)
-    header = next(rows, None)
+    header = next(_rows(lines, separator), None)
     if isinstance(header, Broken):
-        raise InputError(f"{name}: the line with the column names cannot be read: {header.reason}. {header.fix}")
-    return build_table(header or [], rows, name)
+        raise InputError(f"{text.name}: the line with the column names cannot be read: {header.reason}. {header.fix}")
+    return build_table(header or [], lambda: islice(_rows(lines, separator), 1, None), text.name)
 
 
-def build_table(header: Iterable[object], rows: Iterable[list[object] | Cells | Broken], name: str) -> Records:
+def build_table(header: Iterable[object], rows: Callable[[], Iterable[list[object] | Cells | Broken]], name: str) -> Records:
     """Records from a line of column names and the data rows under it. Raises InputError when either is missing."""
     columns = _columns(header)
     if not columns:
         raise InputError(f"{name} has no column names. Its first line must name the columns, for example: prompt,completion")
-    records: Records = Records(tuple(columns), [])
-    for number, cells in enumerate(rows, 1):
-        if isinstance(cells, Broken):
-            records.rows.append((number, cells))
-        elif any(cell not in (None, "") for cell in cells[len(columns) :]):
-            reason = f"{len(cells)} cells in a table of {len(columns)} columns"
-            records.rows.append((number, Broken(reason, _QUOTES)))
-        else:
-            filled = ["" if cell is None else cell for cell in cells]
-            filled += [""] * (len(columns) - len(filled))
-            records.rows.append((number, dict(zip(columns, filled, strict=False))))
-    if not records.rows:
+    table = Table(columns, rows)
+    if not len(table):
         raise InputError(f"{name} has column names ({listed(columns)}) but no rows. Add rows under them.")
-    return records
+    return Records(tuple(columns), table)
 
 
 def _columns(header: Iterable[object]) -> list[str]:

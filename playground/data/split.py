@@ -1,42 +1,128 @@
-"""Examples -> a part to train on and a part to measure the loss on."""
+"""Examples -> three parts: to train on, to choose by (validation), and to judge by (test). Seeded, and no prompt in two of them."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from playground.data.example import Example
+from playground.data.example import Example, Judged, Passage, Preference
 from playground.errors import InputError
 
-MOST = 32
+Row = Example | Preference | Judged | Passage
+R = TypeVar("R", bound=Row)
+
+VALIDATION, TEST = 0.1, 0.15
+"""Shares that are held back unless a person says otherwise."""
+MOST_VALIDATION = 32
 """Rows for validation at most: a loss on these is steady enough, and each costs time at every measurement."""
+MOST_TEST = 100
+"""Rows for the verdict at most: an interval of about ten points either way, and each is answered by every side."""
 FEWEST_ROWS = 10
 """Below this many rows all of them are trained on."""
+FEWEST_FOR_TEST = 20
+"""Below this many rows there is no test part: a share of fewer says nothing."""
 
 
-def split(examples: Sequence[Example], seed: int, validation: float = 0.1) -> tuple[list[Example], list[Example]]:
-    """(train, validation), each in the file's order; the same seed gives the same split.
+@dataclass(frozen=True)
+class Parts:
+    """Row numbers of each part, in the file's order.
 
-    Rows with the same prompt (case and spaces aside) stay together. validation: the share wanted, from 0 (none) to below 1.
-    There is no validation part when there are few rows, or one prompt makes up most of them. Raises InputError for another share.
+    train: learned from, and few-shot examples come from here. validation: early stopping, samples, races, choosing prompts.
+    test: seen by nothing but the verdict.
     """
-    if not 0 <= validation < 1:
-        raise InputError(f"The validation share is {validation}; it takes a number from 0 (none) to below 1, such as 0.1.")
-    if validation == 0 or len(examples) < FEWEST_ROWS:
-        return list(examples), []
-    wanted = min(MOST, max(1, round(len(examples) * validation)))
-    groups: dict[object, list[int]] = defaultdict(list)
-    for place, example in enumerate(examples):
-        groups[tuple((turn.role, " ".join(turn.content.split()).casefold()) for turn in example.prompt)].append(place)
-    order = list(groups.values())
-    random.Random(seed).shuffle(order)
-    held: set[int] = set()
-    for group in order:
-        if len(held) + len(group) <= wanted:
-            held.update(group)
-    if not held:  # every prompt has more rows than wanted: take the smallest, if enough stays to train on
-        smallest = min(order, key=len)
-        held.update(smallest if len(smallest) <= min(MOST, len(examples) // 2) else ())
-    train = [example for place, example in enumerate(examples) if place not in held]
-    return train, [example for place, example in enumerate(examples) if place in held]
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+    seed: int
+
+    def as_record(self) -> dict[str, Any]:
+        """As run.json holds it: the two held-back parts by row, the rest by its count."""
+        return {"seed": self.seed, "train": len(self.train), "validation": list(self.validation), "test": list(self.test)}
+
+
+def split(rows: Sequence[Row], seed: int, validation: float = VALIDATION, test: float = TEST) -> Parts:
+    """The same rows and seed give the same parts.
+
+    Rows with the same prompt (case, spaces and punctuation aside) stay together; raw text goes by its own words. validation, test:
+    shares wanted, each from 0 (none), together below 1. 1. Few rows: all are trained on. 2. The test part is drawn before the
+    validation part. 3. A part stays empty where one prompt makes up most rows. Raises InputError for other shares.
+    """
+    for name, share in (("validation", validation), ("test", test)):
+        if not 0 <= share < 1:
+            raise InputError(f"The {name} share is {share}; it takes a number from 0 (none) to below 1, such as 0.1.")
+    if validation + test >= 1:
+        raise InputError(f"Validation ({validation}) and test ({test}) leave nothing to train on. Together they stay below 1.")
+    held = _Held(rows, seed)
+    if len(rows) >= FEWEST_FOR_TEST and test:  # 1, 2
+        held.draw("test", min(MOST_TEST, max(1, round(len(rows) * test))))
+    if len(rows) >= FEWEST_ROWS and validation:
+        held.draw("validation", min(MOST_VALIDATION, max(1, round(len(rows) * validation))))
+    return held.parts()
+
+
+def part(rows: Sequence[R], numbers: Sequence[int]) -> list[R]:
+    """The rows with these numbers, in their own order."""
+    wanted = set(numbers)
+    return [row for row in rows if row.row in wanted]
+
+
+def row_hash(row: Row) -> str:
+    """16 hex digits that stand for a row's words (case and spaces aside), to find it again in another file."""
+    return hashlib.sha256("\x1f".join(" ".join(text.split()).casefold() for text in _words(row)).encode()).hexdigest()[:16]
+
+
+class _Held:
+    """Groups of rows in a seeded order, and what has been taken from them."""
+
+    def __init__(self, rows: Sequence[Row], seed: int) -> None:
+        self._rows, self._seed = rows, seed
+        groups: dict[object, list[int]] = defaultdict(list)
+        for place, row in enumerate(rows):
+            groups[_group(row)].append(place)
+        self._order = list(groups.values())
+        random.Random(seed).shuffle(self._order)
+        self._taken: dict[int, str] = {}
+
+    def draw(self, name: str, wanted: int) -> None:
+        found: list[list[int]] = []
+        count = 0
+        for group in self._order:
+            if count + len(group) <= wanted:
+                found.append(group)
+                count += len(group)
+        if not found and self._order:  # 3: every prompt has more rows than wanted: the smallest, if enough stays to train on
+            smallest = min(self._order, key=len)
+            left = sum(map(len, self._order)) - len(smallest)
+            found = [smallest] if len(smallest) <= min(MOST_VALIDATION, left) else []
+        for group in found:
+            self._taken.update(dict.fromkeys(group, name))
+        self._order = [group for group in self._order if group[0] not in self._taken]
+
+    def parts(self) -> Parts:
+        named: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+        for place, row in enumerate(self._rows):
+            named[self._taken.get(place, "train")].append(row.row)
+        return Parts(tuple(named["train"]), tuple(named["validation"]), tuple(named["test"]), self._seed)
+
+
+def _group(row: Row) -> object:
+    if isinstance(row, Passage):
+        return _plain(row.text)
+    return tuple((turn.role, _plain(turn.content)) for turn in row.prompt)
+
+
+def _plain(text: str) -> str:
+    letters = "".join(char if char.isalnum() else " " for char in text.casefold())
+    return " ".join(letters.split()) or " ".join(text.split())
+
+
+def _words(row: Row) -> list[str]:
+    if isinstance(row, Passage):
+        return [row.text]
+    answers = [row.chosen, row.rejected] if isinstance(row, Preference) else [row.completion]
+    return [*(turn.content for turn in row.prompt if turn.role != "system"), *answers]

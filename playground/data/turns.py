@@ -6,7 +6,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from itertools import pairwise
@@ -16,14 +16,28 @@ from playground.data.example import Message
 
 ROLES = {
     "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "model": "assistant", "ai": "assistant",
+    "user": "user", "human": "user", "prompter": "user", "customer": "user", "observation": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "chatbot": "assistant",
+    "model": "assistant", "ai": "assistant", "bing": "assistant", "bard": "assistant", "claude": "assistant",
+    "agent": "assistant", "function_call": "assistant",
 }  # fmt: skip
-"""The role words of OpenAI's, ShareGPT's and Gemini's files -> ours."""
+"""The role words of OpenAI's, ShareGPT's, Gemini's and Cohere's files -> ours.
+
+ShareGPT's tool turns are text already and stand where a user's and an assistant's would: they are trained on as such. OpenAI's
+``tool`` turns and calls are objects that only a template for tools can render: they are refused, and say so.
+"""
+_TOOLS = frozenset({"tool", "function", "ipython", "tool_response"})
+_WHO = ("role", "from", "author", "speaker", "sender")
+_WHAT = ("content", "value", "text", "parts", "message", "utterance")
+_ROUNDS = (("user", "assistant"), ("human", "assistant"), ("input", "output"), ("prompt", "response"), ("question", "answer"),
+           ("instruction", "response"), ("human", "bot"), ("user", "bot"))  # fmt: skip
 
 _TURN = 'Write each turn as {"role": "user", "content": "…"}.'
+_NO_TOOLS = (
+    "Use system, user or assistant. Tools cannot be trained on: leave the row out, or write the call and its result as text."
+)
 _LARGEST_LITERAL = 1_000_000  # characters of a cell read as a Python list
+_TRANSCRIPT = re.compile(r"(?:\A|\n)\s*(Human|User|Assistant|AI|System)\s*:[ \t]*", re.IGNORECASE)
 
 
 class Unusable(Exception):
@@ -34,11 +48,23 @@ class Unusable(Exception):
         self.reason, self.fix = reason, fix
 
 
+def is_turn(value: object) -> bool:
+    """Whether a value looks like one turn: who speaks and what is said, or Gemini's parts."""
+    if not isinstance(value, Mapping):
+        return False
+    return (any(key in value for key in _WHO) and any(key in value for key in (*_WHAT, "tool_calls"))) or value.keys() == {
+        "parts"
+    }
+
+
 def is_turns(value: object) -> bool:
     """Whether a value looks like a list of turns, itself or as JSON in a cell."""
     if isinstance(value, str):
-        return re.match(r"""\s*\[\s*\{\s*["'](role|from|content|value)["']""", value) is not None
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not {"role", "from"}.isdisjoint(value[0])
+        return re.match(r"""\s*\[\s*\{\s*["'](role|from|content|value|author|speaker|parts)["']""", value) is not None
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return False
+    first = value[0]
+    return not {"role", "from"}.isdisjoint(first) or is_turn(first) or _round(first) is not None or _said_by(first) is not None
 
 
 def plain_text(value: object, what: str) -> str:
@@ -62,18 +88,38 @@ def plain_text(value: object, what: str) -> str:
 
 
 def read_turns(value: object, what: str) -> tuple[Message, ...]:
-    """Turns in any order, each with a known role and some text; an empty system turn is left out. Raises Unusable."""
+    """Turns in any order, each with a known role and some text; an empty system turn is left out. Raises Unusable.
+
+    1. a list of turns; 2. a list of rounds, each with what the user and the assistant said; 3. a list of texts, the user's
+    first, then in turn; 4. a text that names who speaks (``Human: … Assistant: …``).
+    """
     if value is None or value == "":
         raise Unusable(f"{what} is empty", _TURN)
     if isinstance(value, str):
-        value = _literal(value)
+        value = read_transcript(value) or _literal(value)
+        if isinstance(value, tuple) and value and isinstance(value[0], Message):  # 4
+            return _said(value, what)
+    if isinstance(value, dict) and is_turns(value.get("messages")):
+        value = value["messages"]
     if not isinstance(value, list):
         kind = "one object" if isinstance(value, dict) else "text"
         raise Unusable(f"{what} is {kind}, not a list of turns", f"Write a list. {_TURN}")
     if not value:
         raise Unusable(f"{what} is an empty list", _TURN)
+    if len(value) >= 2 and all(isinstance(item, str) for item in value):  # 3
+        value = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(value)]
+    elif isinstance(value[0], dict) and not is_turn(value[0]) and _round(value[0]):  # 2
+        value = [turn for item in value for turn in _both(item)]
     turns = [_turn(item, place, what) for place, item in enumerate(value, 1)]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
+
+
+def read_transcript(text: str) -> tuple[Message, ...]:
+    """A chat written as one text, ``Human: … Assistant: …``; () when it does not begin so, or has only one speaker."""
+    parts = _TRANSCRIPT.split(text)
+    if len(parts) < 5 or parts[0].strip():
+        return ()
+    return tuple(Message(ROLES[who.casefold()], said.strip()) for who, said in zip(parts[1::2], parts[2::2], strict=True))
 
 
 def check_turns(turns: Sequence[Message]) -> None:
@@ -96,6 +142,13 @@ def check_turns(turns: Sequence[Message]) -> None:
         raise Unusable("the last turn is not the assistant's", "Add the assistant's answer, or remove the last turn.")
 
 
+def _said(turns: tuple[Message, ...], what: str) -> tuple[Message, ...]:
+    for place, turn in enumerate(turns, 1):
+        if not plain_text(turn.content, f"turn {place} of {what}"):
+            raise Unusable(f"turn {place} of {what} is empty", "Fill in its text, or remove the row.")
+    return turns
+
+
 def _literal(cell: str) -> object:
     """A list written into a cell of a table: JSON, or Python's own spelling of it."""
     try:
@@ -106,28 +159,66 @@ def _literal(cell: str) -> object:
         return cell
     try:
         return ast.literal_eval(cell.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return cell
+
+
+def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """The first of these that is there; a table of objects writes nulls for what another row has."""
+    return next((item[key] for key in keys if item.get(key) is not None), None)
+
+
+def _round(item: Mapping[str, Any]) -> tuple[str, str] | None:
+    return next((keys for keys in _ROUNDS if keys[0] in item and keys[1] in item), None)
+
+
+def _both(item: object) -> list[object]:
+    keys = _round(item) if isinstance(item, dict) else None
+    if keys is None or not isinstance(item, dict):
+        return [item]
+    return [{"role": "user", "content": item[keys[0]]}, {"role": "assistant", "content": item[keys[1]]}]
+
+
+def _said_by(item: Mapping[str, Any]) -> str | None:
+    """``{"user": "…"}``: the role is the key."""
+    key = next(iter(item)) if len(item) == 1 else None
+    return key if isinstance(key, str) and key.casefold() in ROLES else None
 
 
 def _turn(item: object, place: int, what: str) -> Message:
     if not isinstance(item, dict):
         raise Unusable(f"turn {place} of {what} is not an object", _TURN)
-    name = item.get("role", item.get("from"))
+    name, content = _first(item, _WHO), _first(item, _WHAT)
+    if not name and (by := _said_by(item)):
+        name, content = by, item[by]
     if not name:
         raise Unusable(f"turn {place} of {what} has no role", _TURN)
-    role = ROLES.get(str(name).strip().casefold())
+    said = str(name).strip().casefold()
+    role = ROLES.get(said)
     if role is None:
-        raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", "Use system, user or assistant.")
-    content = item.get("content", item.get("value", item.get("text")))
-    text = _parts(content, place) if isinstance(content, list) else plain_text(content, f"turn {place}")
+        fix = _NO_TOOLS if said in _TOOLS else "Use system, user or assistant."
+        raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", fix)
+    text = turn_text(content, place)
     if not text.strip() and role != "system":
+        if item.get("tool_calls") or item.get("function_call"):
+            raise Unusable(f"turn {place} ({role}) calls a tool and says nothing", _NO_TOOLS)
         raise Unusable(f"turn {place} ({role}) is empty", "Fill in its text, or remove the turn.")
     return Message(role, text)
 
 
-def _parts(content: list[Any], place: int) -> str:
-    """OpenAI's list of content parts; only text can be trained on here."""
-    if not all(isinstance(part, dict) and part.get("type", "text") == "text" for part in content):
-        raise Unusable(f"turn {place} holds something other than text", "Keep the text parts only, or remove the row.")
-    return "\n".join(plain_text(part.get("text"), f"turn {place}") for part in content)
+def turn_text(content: object, place: int) -> str:
+    """What is said in a turn: a text, OpenAI's or Gemini's list of parts; only text can be trained on here. Raises Unusable."""
+    if isinstance(content, dict) and "parts" in content:
+        content = content["parts"]
+    if isinstance(content, dict) and content.get("content_type", "text") == "text" and "text" in content:
+        content = content["text"]
+    if not isinstance(content, list):
+        return plain_text(content, f"turn {place}")
+    said = []
+    for part in content:
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if not isinstance(text, str) or kind not in ("text", "input_text", "output_text"):
+            raise Unusable(f"turn {place} holds something other than text", "Keep the text parts only, or remove the row.")
+        said.append(plain_text(text, f"turn {place}"))
+    return "\n".join(said)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from playground.data.records import Records, clean_name, listed
+from playground.data.nested import Columns, flatten
+from playground.data.progress import Tell
+from playground.data.records import Numbered, Records, Spread, listed
 from playground.data.separated import build_table
+from playground.data.source import UNPACKED
 from playground.errors import InputError
-
-UNPACKED = 10
-"""A compressed file may unpack to this many times the upload limit."""
 
 
 def parse_xlsx(path: Path, limit_bytes: int) -> Records:
@@ -33,7 +33,7 @@ def parse_xlsx(path: Path, limit_bytes: int) -> Records:
             for sheet in book.worksheets:
                 rows = _sheet(sheet)
                 if rows:
-                    return build_table(rows[0], rows[1:], path.name)
+                    return build_table(rows[0], lambda rows=rows: rows[1:], path.name)  # type: ignore[misc]
         finally:
             book.close()
     except InputError:
@@ -43,29 +43,61 @@ def parse_xlsx(path: Path, limit_bytes: int) -> Records:
     raise InputError(f"{path.name} is an empty workbook. Put column names in the first line and rows under them.")
 
 
-def parse_parquet(path: Path, limit_bytes: int) -> Records:
+class ParquetRows(Collection[Numbered]):
+    """The rows of a Parquet file, read anew each time they are gone through."""
+
+    def __init__(self, path: Path, limit_bytes: int, tell: Tell | None) -> None:
+        """Reads the file once. Raises InputError when it unpacks to too much; pyarrow's own errors when it is damaged."""
+        self._path = path
+        seen, taken, count = Columns(), Spread(), 0
+        for unpacked, total, rows in self._batches():
+            _refuse_bomb(path, unpacked, limit_bytes)
+            for row in rows:
+                seen.add(row)
+                taken.add(row)
+            count += len(rows)
+            if tell is not None:
+                tell(count / max(1, total))
+        self._count, self.columns, self.sample = count, seen.names(), taken.kept
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == mine for mine in self)
+
+    def __iter__(self) -> Iterator[Numbered]:
+        number = 0
+        for _, _, rows in self._batches():
+            for row in rows:
+                number += 1
+                yield number, row
+
+    def _batches(self) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
+        """(bytes unpacked so far, rows in the file, the next rows)."""
+        import pyarrow.parquet
+
+        unpacked = 0
+        with pyarrow.parquet.ParquetFile(self._path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                unpacked += batch.nbytes
+                rows = ({key: "" if value is None else value for key, value in row.items()} for row in batch.to_pylist())
+                yield unpacked, file.metadata.num_rows, [flatten(row) for row in rows]
+
+
+def parse_parquet(path: Path, limit_bytes: int, tell: Tell | None = None) -> Records:
     """Raises InputError when it is no Parquet file, or has no columns or rows."""
     try:
         import pyarrow
-        import pyarrow.parquet
     except ImportError:
         raise InputError(f"{path.name} needs pyarrow, which is not installed. Install it, or save the data as JSONL.") from None
-    rows: list[dict[str, Any]] = []
-    unpacked = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns = tuple(clean_name(name) for name in file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=1024):
-                unpacked += batch.nbytes
-                _refuse_bomb(path, unpacked, limit_bytes)
-                rows += batch.rename_columns(list(columns)).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+        rows = ParquetRows(path, limit_bytes, tell)
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path.name} is no Parquet file, or damaged: {error}. Write it again, or as JSONL.") from error
-    if not columns or not rows:
-        raise InputError(f"{path.name} has {len(columns)} columns ({listed(columns)}) and {len(rows)} rows. Add rows.")
-    for row in rows:
-        row.update({key: "" for key, value in row.items() if value is None})
-    return Records(columns, [*enumerate(rows, 1)])
+    if not rows.columns or not len(rows):
+        raise InputError(f"{path.name} has {len(rows.columns)} columns ({listed(rows.columns)}) and {len(rows)} rows. Add rows.")
+    return Records(rows.columns, rows, rows.sample)
 
 
 def _sheet(sheet: Any) -> list[list[object]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.data.render import encode, render_prompt
-from playground.data.split import split
+from playground.data.split import part, split
 from playground.engine.request import Sampling, stamp_hash
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import parse_check
@@ -134,4 +134,4 @@ class CompareService:
         if not side.shots or side.shots_from is None:
             return []
         checked = self._data.check(Path(side.shots_from), owner=owner)
-        return split(checked.examples, seed=seed)[0]
+        return part(checked.examples, split(checked.examples, seed, test=self._data.test_share(Path(side.shots_from))).train)

@@ -6,14 +6,25 @@ import json
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playground.data.check import TokenReport, check_file, token_report
+from playground.data.advice import Advice, advise
+from playground.data.bad_rows import bad_rows_csv, good_rows_jsonl
+from playground.data.check import check_file
+from playground.data.editing import Table, edited_lines, table_of
 from playground.data.example import Checked
-from playground.data.render import Rendered, render_example
+from playground.data.files import gather, read_files
+from playground.data.lengths import TokenReport
+from playground.data.measure import token_report
+from playground.data.pasted import pasted_kind
+from playground.data.progress import Tell
+from playground.data.read import MEBI, read_records
+from playground.data.render import LAST
+from playground.data.seen import Seen, seen
+from playground.data.split import TEST
 from playground.errors import InputError, NotFoundError
 from playground.services.incoming import handed_over
 from playground.services.quota import Quota
@@ -63,42 +74,127 @@ class DataService:
                 return item
         raise NotFoundError(f"There is no shipped set {id!r}. There are: {', '.join(item.id for item in self.sets())}.")
 
-    def check(self, path: Path, mapping: Mapping[str, str] | None = None, owner: str = "") -> Checked:
-        """What is in a file. Raises InputError when nothing of it can be used, NotFoundError when it is somebody else's.
+    def test_share(self, path: Path) -> float:
+        """The share of a file that is held back for the verdict; none of a shipped set, which has held-out rows of its own."""
+        shipped = {item.file.resolve() for item in self.sets()}
+        return 0.0 if Path(path).resolve() in shipped else TEST
 
-        owner: who asks; where the app is shared, nobody in particular may read the shipped sets only."""
+    def check(self, path: Path, mapping: Mapping[str, str] | None = None, owner: str = "", tell: Tell | None = None) -> Checked:
+        """What is in a file, or in a folder of them. Raises InputError when nothing of it can be used, NotFoundError when it is
+        somebody else's.
+
+        owner: who asks; where the app is shared, nobody in particular may read the shipped sets only. tell: called with the share
+        done, 0 to 1."""
         path = self._readable(Path(path), owner)
         key = ("check", *_identity(path), json.dumps(dict(mapping or {}), sort_keys=True))
         checked: Checked = self._cached(
-            key, lambda: check_file(path, mapping or None, limit_bytes=self._settings.upload_limit_bytes)
+            key, lambda: check_file(path, mapping or None, self._settings.upload_limit_bytes, progress=tell)
         )
         return checked
 
-    def tokens(self, checked: Checked, max_tokens: int) -> TokenReport:
+    def columns(self, path: Path, owner: str = "") -> tuple[str, ...]:
+        """The names to choose from where their meaning cannot be told. Raises what ``check`` does."""
+        path = self._readable(Path(path), owner)
+        files = gather(path)
+        key = ("columns", *_identity(path))
+        found: tuple[str, ...] = self._cached(
+            key,
+            lambda: tuple(
+                dict.fromkeys(name for file in files for name in read_records(file, self._settings.upload_limit_bytes).columns)
+            ),
+        )
+        return found
+
+    def tokens(self, checked: Checked, max_tokens: int, tell: Tell | None = None) -> TokenReport:
         """Lengths under the current base's tokenizer, prompt and answer together."""
         tokenizer = self._tokenizer()
         key = ("tokens", id(checked), max_tokens, id(tokenizer))
-        report, _ = self._cached(key, lambda: (token_report(checked, tokenizer, max_tokens), checked))
+        report, _ = self._cached(key, lambda: (token_report(checked, tokenizer, max_tokens, progress=tell), checked))
         found: TokenReport = report
         return found
 
-    def preview(self, checked: Checked, index: int, max_tokens: int = 2048) -> Rendered:
-        """Row ``index`` (from 0, among the good ones) as the model sees it."""
-        if not 0 <= index < len(checked.examples):
-            raise InputError(f"There is no row {index + 1} to show; there are {len(checked.examples)}.")
-        return render_example(self._tokenizer(), checked.examples[index], max_tokens)
+    def seen(self, checked: Checked, index: int, max_tokens: int = 2048, turns: str = LAST) -> tuple[Seen, ...]:
+        """Row ``index`` (from 0, among the usable ones) as the model is given it, token by token."""
+        if not 0 <= index < checked.good:
+            raise InputError(f"There is no row {index + 1} to show; there are {checked.good}.")
+        return seen(self._tokenizer(), checked.usable[index], max_tokens, turns)
 
-    def keep_upload(self, path: Path, owner: str) -> Path:
-        """Copy an uploaded file into the owner's folder. Raises NotFoundError when it was not uploaded, InputError when it is too
-        large."""
-        path = handed_over(self._settings, path)
-        size, limit = path.stat().st_size, self._settings.upload_limit_bytes
+    def advice(self, checked: Checked, tokens: TokenReport | None = None) -> tuple[Advice, ...]:
+        """What a person should know of these rows before a run."""
+        key = ("advice", id(checked), id(tokens))
+        found, *_ = self._cached(key, lambda: (advise(checked, tokens), checked, tokens))
+        advice: tuple[Advice, ...] = found
+        return advice
+
+    def keep_uploads(self, paths: Sequence[Path], owner: str) -> Path:
+        """Copy what was uploaded into the owner's folder: one file, or several in a folder that is then read as one.
+
+        Raises NotFoundError when a file was not uploaded, InputError when they are too large or two have one name."""
+        paths = [handed_over(self._settings, path) for path in paths]
+        names = [path.name for path in paths]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"Two of the files are called {twice}. Rename one of them, so that their rows can be told apart.")
+        size, limit = sum(path.stat().st_size for path in paths), self._settings.upload_limit_bytes
+        what = names[0] if len(names) == 1 else f"The {len(names)} files"
         if size > limit:
-            raise InputError(f"{path.name} is {size / 1048576:.0f} MB; the limit is {limit // 1048576} MB. Take a part of it.")
-        self._quota.check_disk(owner, size, path.name)
+            raise InputError(f"{what}: {size / MEBI:.0f} MB; the limit is {limit // MEBI} MB. Take a part of it.")
+        self._quota.check_disk(owner, size, what)
+        folder = self._new_folder(owner)
+        for path in paths:
+            shutil.copyfile(path, folder / path.name)
+        return folder / names[0] if len(names) == 1 else folder
+
+    def keep_text(self, text: str, owner: str) -> Path:
+        """What was pasted, as a file of the kind it looks like. Raises InputError when there is nothing."""
+        if not text.strip():
+            raise InputError("There is nothing to read yet. Paste rows from a sheet, JSON lines, or plain text.")
+        return self.write(text, f"pasted{pasted_kind(text)}", owner)
+
+    def write(self, text: str, name: str, owner: str) -> Path:
+        """A new file among the owner's uploads. Raises InputError where the owner has no room for it."""
+        data = text.encode("utf-8", errors="surrogatepass")
+        self._quota.check_disk(owner, len(data), name)
+        file = self._new_folder(owner) / name
+        file.write_bytes(data)
+        return file
+
+    def edited(self, path: Path, changes: Mapping[int, Mapping[str, Any]], owner: str) -> Path:
+        """A copy of a file with some cells changed, as JSONL: row n is its line n. changes: row -> column -> its new value.
+
+        A row that could not be read and was not changed stays one that cannot be used. Raises what ``check`` does."""
+        path = self._readable(Path(path), owner)
+        lines = edited_lines(path, changes, self._settings.upload_limit_bytes)
+        return self.write("".join(lines), f"{path.stem.removesuffix('-edited')}-edited.jsonl", owner)
+
+    def table(self, path: Path, rows: Sequence[int], owner: str) -> Table:
+        """These rows as they stand in the file, every cell as text. Raises what ``check`` does."""
+        return table_of(self._readable(Path(path), owner), rows, self._settings.upload_limit_bytes)
+
+    def bad_rows_file(self, path: Path, checked: Checked, tokens: TokenReport | None, owner: str) -> Path:
+        """The rows that cannot be used, with reasons and their own content, as a CSV to open in a sheet."""
+        path = self._readable(Path(path), owner)
+        held: dict[int, Mapping[str, Any]] = {}
+        wanted = {row.row for row in (*checked.bad, *(tokens.bad if tokens else ()))}
+        for number, record in read_files(path, self._settings.upload_limit_bytes):
+            if number in wanted and isinstance(record, dict):
+                held[number] = record
+        return self._download(f"{path.stem}-bad-rows.csv", bad_rows_csv(checked, tokens, held.get))
+
+    def good_rows_file(self, path: Path, checked: Checked) -> Path:
+        """The rows that can be used, as JSONL for anywhere else."""
+        return self._download(f"{Path(path).stem}-good-rows.jsonl", good_rows_jsonl(checked))
+
+    def _download(self, name: str, text: str) -> Path:
+        folder = self._settings.incoming_dir / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        file = folder / name
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    def _new_folder(self, owner: str) -> Path:
         folder = self._own_folder(owner) / uuid.uuid4().hex[:12]
         folder.mkdir(parents=True)
-        return Path(shutil.copyfile(path, folder / path.name))
+        return folder
 
     def _own_folder(self, owner: str) -> Path:
         return self._settings.uploads_dir / (owner if owner.isalnum() else LOCAL)

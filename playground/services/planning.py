@@ -8,8 +8,9 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from playground.data.example import Checked
-from playground.data.render import encode
+from playground.data.example import Checked, Example
+from playground.data.render import ALL, encode
+from playground.data.split import VALIDATION, Parts, split
 from playground.errors import InputError
 from playground.gpu.manager import DeviceManager
 from playground.library.base_shapes import BaseShapes
@@ -31,6 +32,10 @@ QUICK_STEPS = 20
 DISK_FACTOR = 4
 """What a run writes, in sizes of its result: the adapter, and checkpoints that hold two moments a weight beside it."""
 
+MAX_TOKENS = 2048
+"""The longest row unless a person says otherwise."""
+PACKED_TOKENS = 256
+"""The same for raw text, where every row is filled up to it."""
 ANSWERS = 200
 """So many answers are measured for an estimate."""
 REMEMBERED = 8
@@ -40,31 +45,37 @@ REMEMBERED = 8
 class TrainRequest:
     """What a person asks for; None = the method's default. file: the examples. mapping: role -> column, where corrected.
 
-    limit_memory_bytes: the most that the training process may take, 0 = what there is.
+    objective: "" = what the file can train. limit_memory_bytes: the most that the training process may take, 0 = what there is.
+    validation, test: shares held back; None = a tenth, and for the verdict about a seventh (none where the file has a test part of its own).
+    turns: which assistant turns of a chat are learned, ``all`` or ``last``. leave_out: kinds of warnings whose rows are not trained on.
     """
 
     file: Path
     name: str = ""
     method: str = "lora"
-    objective: str = "sft"
+    objective: str = ""
     base: str | None = None
     steps: int | None = None
     epochs: float | None = None
     lr: float | None = None
     rank: int | None = None
     batch_size: int = 8
-    max_tokens: int = 2048
+    max_tokens: int = MAX_TOKENS
     seed: int = 7
     save_steps: int = 10
     mapping: dict[str, str] | None = None
     strict: bool = False
     owner: str = "local"
     limit_memory_bytes: int = 0
+    validation: float | None = None
+    test: float | None = None
+    turns: str = ALL
+    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will be: counts of weights and rows, seconds, bytes. blocked: why it cannot start, "" if it can."""
+    """What a run will be: counts of weights and rows (rows: learned from), seconds, bytes. blocked: why it cannot start, "" if it can."""
 
     trainable_params: int
     total_params: int
@@ -77,6 +88,21 @@ class Plan:
     lr: float
     rank: int
     blocked: str = ""
+    validation_rows: int = 0
+    test_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A request with everything decided. left_out: rows that the person does not want trained on."""
+
+    method: Method
+    checked: Checked
+    objective: str
+    steps: int
+    max_tokens: int
+    parts: Parts
+    left_out: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +123,7 @@ class Planner:
     ) -> None:  # fmt: skip
         self._settings, self._manager, self._bases, self._data, self._store = settings, manager, bases, data, store
         self._quota, self._workers = quota, workers
-        self._answers: dict[int, tuple[Checked, int]] = {}
+        self._answers: dict[tuple[int, str], tuple[Checked, int]] = {}
         self._measuring = threading.Lock()
 
     def methods(self) -> list[Method]:
@@ -115,8 +141,9 @@ class Planner:
 
     def plan(self, request: TrainRequest) -> Plan:
         """What the run will need and whether it can start. Raises InputError for a file or a setting that cannot be used."""
-        method, checked, steps = self.settled(request)
-        needs = self._estimate(request, method, checked, steps)
+        settled = self.settled(request)
+        method = settled.method
+        needs = self._estimate(request, settled)
         blocked = ""
         budget = self._manager.budget_bytes
         if needs.memory_bytes > budget:
@@ -132,23 +159,25 @@ class Planner:
         blocked = blocked or self._workers.refused(needs.seconds)
         return Plan(
             needs.trainable_params, needs.total_params, needs.seconds, needs.memory_bytes, self._manager.free_bytes,
-            needs.disk_bytes, len(checked.examples), steps, request.lr or method.learning_rate, _rank(request, method), blocked,
+            needs.disk_bytes, len(settled.parts.train), settled.steps, request.lr or method.learning_rate, _rank(request, method), blocked,
+            len(settled.parts.validation), len(settled.parts.test),
         )  # fmt: skip
 
     def spec(self, request: TrainRequest, plan: Plan, run: str, file: Path, now_s: float) -> RunSpec:
         """The whole run in one value. file: the copy of the examples that belongs to it. Raises InputError."""
         base = self._bases.resolve()
-        _, checked, _ = self.settled(request)
-        longest, answers = self._longest(checked, request)
+        settled = self.settled(request)
+        longest, answers = self._longest(settled, request.turns)
         return RunSpec(
-            run=run, name=(request.name.strip() or Path(request.file).stem)[:80], method=request.method, objective=request.objective,
-            base=base.id, base_path=str(base.path), base_fingerprint=base.fingerprint, file=str(file), data=Path(request.file).name,
+            run=run, name=(request.name.strip() or Path(request.file).stem)[:80], method=request.method, objective=settled.objective,
+            base=base.id, base_path=str(base.path), base_fingerprint=base.fingerprint, file=str(file), data=_data_name(settled.checked, Path(request.file)),
             adapters_dir=str(self._settings.adapters_dir), shipped_dir=str(self._settings.shipped_adapters_dir),
-            steps=plan.steps, lr=plan.lr, rank=plan.rank, batch_size=request.batch_size, max_tokens=request.max_tokens,
+            steps=plan.steps, lr=plan.lr, rank=plan.rank, batch_size=request.batch_size, max_tokens=settled.max_tokens,
             seed=request.seed, save_steps=request.save_steps, owner=request.owner, created_s=now_s,
             mapping=dict(request.mapping or {}), limit_bytes=self._settings.upload_limit_bytes,
             estimated_memory_bytes=plan.memory_bytes, estimated_seconds=plan.seconds, disk_bytes=plan.disk_bytes * DISK_FACTOR,
             limit_memory_bytes=request.limit_memory_bytes, rows=plan.rows, tokens_p95=longest, answer_max=answers,
+            turns=request.turns, split=settled.parts.as_record(), left_out=list(settled.left_out),
         )  # fmt: skip
 
     def remedy(self, spec: RunSpec) -> tuple[str, dict[str, object]]:
@@ -164,49 +193,91 @@ class Planner:
             {},
         )
 
-    def settled(self, request: TrainRequest) -> tuple[Method, Checked, int]:
-        """The method, the checked file, and how many steps. Raises InputError."""
+    def settled(self, request: TrainRequest) -> Settled:
+        """What the run will be made of. Raises InputError for a file or a setting that cannot be used."""
         method = get_method(request.method)
-        if request.objective not in OBJECTIVES:
-            raise InputError(f"The objective {request.objective!r} cannot be trained yet. There is: {', '.join(OBJECTIVES)}.")
         if request.base is not None and request.base != self._bases.spec:
             raise InputError(f"The base in use is {self._bases.spec}. Choose {request.base} as the base first.")
         checked = self._data.check(request.file, request.mapping, request.owner)
-        if checked.objective != "sft":
-            kind = checked.objective.replace("_", " ")
-            raise InputError(
-                f"{Path(request.file).name} holds {kind} rows. Supervised training needs a column of prompts and one of answers."
-            )
-        if request.steps is not None:
-            return method, checked, request.steps
-        if request.epochs is not None:
-            return method, checked, max(1, math.ceil(request.epochs * len(checked.examples) / request.batch_size))
-        return method, checked, QUICK_STEPS
+        objective = _objective(request, checked)
+        max_tokens = request.max_tokens
+        if objective == "pretrain" and max_tokens == MAX_TOKENS:
+            max_tokens = PACKED_TOKENS
+        left_out: set[int] = set()
+        if request.leave_out:
+            warnings = (*checked.warnings, *self._data.tokens(checked, max_tokens).warnings)
+            left_out = {warning.row for warning in warnings if warning.kind in request.leave_out}
+        usable = [row for row in checked.usable if row.row not in left_out]
+        if not usable:
+            raise InputError(f"Every row of {Path(request.file).name} is left out. Keep some of those that have a warning.")
+        test = self._data.test_share(request.file) if request.test is None else request.test
+        parts = split(usable, request.seed, VALIDATION if request.validation is None else request.validation, test)
+        steps = request.steps
+        if steps is None and request.epochs is not None:
+            rows = len(parts.train)
+            if objective == "pretrain":
+                rows = math.ceil(rows * self._data.tokens(checked, max_tokens).median / max_tokens)
+            steps = max(1, math.ceil(request.epochs * rows / request.batch_size))
+        return Settled(
+            method, checked, objective, QUICK_STEPS if steps is None else steps, max_tokens, parts, tuple(sorted(left_out))
+        )
 
-    def _estimate(self, request: TrainRequest, method: Method, checked: Checked, steps: int) -> Estimate:
-        tokens = self._data.tokens(checked, request.max_tokens)
-        longest, answers = self._longest(checked, request)
+    def _estimate(self, request: TrainRequest, settled: Settled) -> Estimate:
+        method = settled.method
+        tokens = self._data.tokens(settled.checked, settled.max_tokens)
+        longest, answers = self._longest(settled, request.turns)
         measured = [
             row.summary.get("tokens_per_s") for row in self._store.all() if row.method == method.name and row.state == "DONE"
         ]
+        mean = float(settled.max_tokens if settled.objective == "pretrain" else tokens.median)
         return estimate(
-            self._bases.weights(), method, rank=_rank(request, method), steps=steps, batch_size=request.batch_size,
-            tokens_p95=longest, tokens_mean=float(tokens.median), answer_max=answers,
+            self._bases.weights(), method, rank=_rank(request, method), steps=settled.steps, batch_size=request.batch_size,
+            tokens_p95=longest, tokens_mean=mean, answer_max=answers,
             tokens_per_s=next((float(speed) for speed in measured if speed), self._workers.tokens_per_s),
         )  # fmt: skip
 
-    def _longest(self, checked: Checked, request: TrainRequest) -> tuple[int, int]:
-        """Tokens of a long row, and of a long answer: of 95 in a hundred none is longer. Answers are judged by the first rows."""
-        longest = min(self._data.tokens(checked, request.max_tokens).p95, request.max_tokens)
+    def _longest(self, settled: Settled, turns: str) -> tuple[int, int]:
+        """Tokens of a long row, and of what a long one learns: of 95 in a hundred none is longer. Judged by the first rows."""
+        checked = settled.checked
+        if settled.objective == "pretrain":
+            return settled.max_tokens, settled.max_tokens - 1
+        longest = min(self._data.tokens(checked, settled.max_tokens).p95, settled.max_tokens)
         with self._measuring:
-            known = self._answers.get(id(checked))
+            key = (id(checked), turns)
+            known = self._answers.get(key)
             if known is None or known[0] is not checked:
                 tokenizer = self._bases.tokenizer()
-                lengths = sorted(len(encode(tokenizer, one.completion)) + 2 for one in checked.examples[:ANSWERS])
-                known = self._answers[id(checked)] = (checked, lengths[int(0.95 * (len(lengths) - 1))])
+                lengths = sorted(len(encode(tokenizer, _learned(one, turns))) + 2 for one in checked.examples[:ANSWERS])
+                known = self._answers[key] = (checked, lengths[int(0.95 * (len(lengths) - 1))])
                 if len(self._answers) > REMEMBERED:
                     del self._answers[next(iter(self._answers))]
         return longest, min(known[1], longest)
+
+
+def _data_name(checked: Checked, file: Path) -> str:
+    """What the examples are called: their file, or the first of several."""
+    more = len(checked.files) - 1
+    return f"{checked.files[0].name} and {more} more" if more > 0 else file.name
+
+
+def _learned(example: Example, turns: str) -> str:
+    """What comes after the first prompt: a chat of which every answer is learned needs its logits from the first on."""
+    first = next(place for place, turn in enumerate(example.messages) if turn.role == "assistant")
+    return "\n".join(turn.content for turn in example.messages[first if turns == ALL else -1 :])
+
+
+def _objective(request: TrainRequest, checked: Checked) -> str:
+    """What was asked for, or what the file can train. Raises InputError when these do not go together."""
+    able = [objective for objective, holds in OBJECTIVES.items() if holds == checked.objective]
+    kind, name = checked.objective.replace("_", " "), Path(request.file).name
+    if request.objective and request.objective not in OBJECTIVES:
+        raise InputError(f"The objective {request.objective!r} cannot be trained yet. There is: {', '.join(OBJECTIVES)}.")
+    if not able:
+        raise InputError(f"{name} holds {kind} rows, which cannot be trained yet. There is: {', '.join(OBJECTIVES)}.")
+    if request.objective and request.objective not in able:
+        needs = "raw text" if request.objective == "pretrain" else "a column of prompts and one of answers"
+        raise InputError(f"{name} holds {kind} rows; {request.objective} needs {needs}. These rows can train {', '.join(able)}.")
+    return request.objective or able[0]
 
 
 def trainable_shapes(base: BaseShapes) -> Shapes:

@@ -65,7 +65,7 @@ class TrainingService:
 
     def start(self, request: TrainRequest) -> str:
         """Queue a run; returns its id. Raises InputError when it could never start, DiskFullError when there is no room for it."""
-        _, checked, _ = self._planner.settled(request)
+        checked = self._planner.settled(request).checked
         if checked.bad and request.strict:
             first = checked.bad[0]
             raise InputError(
@@ -79,7 +79,7 @@ class TrainingService:
         run_dir = self._settings.runs_dir / run
         try:
             run_dir.mkdir(parents=True)
-            file = Path(shutil.copyfile(request.file, run_dir / f"examples{''.join(Path(request.file).suffixes[-2:])}"))
+            file = _copied(Path(request.file), run_dir)
             spec = self._planner.spec(request, plan, run, file, now)
             spec.write(run_dir)
             if spec.limit_memory_bytes:
@@ -196,3 +196,10 @@ class TrainingService:
             there = ", ".join(row.run for row in mine[:5]) or "none yet"
             raise NotFoundError(f"There is no run {run[:80]!r}. The newest are: {there}.")
         return found
+
+
+def _copied(file: Path, run_dir: Path) -> Path:
+    """A run's own copy of its examples: one file, or the folder of several."""
+    if file.is_dir():
+        return Path(shutil.copytree(file, run_dir / "examples"))
+    return Path(shutil.copyfile(file, run_dir / f"examples{''.join(file.suffixes[-2:])[-16:]}"))

@@ -12,8 +12,9 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from playground.data.pack import Packed
 from playground.data.render import Rendered
-from playground.training.batch import IGNORED, AnswerCollator, answer_loss
+from playground.training.batch import IGNORED, AnswerCollator, PackedCollator, answer_loss, collator
 from playground.training.checkpoint import drop_torn, mark_complete, prune, score_of, set_score, step_of
 from playground.training.events import EventWriter
 from playground.training.spec import RunSpec
@@ -114,14 +115,14 @@ class EventCallback(TrainerCallback):
 def train(
     model: Any,
     tokenizer: Any,
-    rows: Sequence[Rendered],
-    validation: Sequence[Rendered],
+    rows: Sequence[Rendered | Packed],
+    validation: Sequence[Rendered | Packed],
     spec: RunSpec,
     run_dir: Path,
     events: EventWriter,
 ) -> EventCallback:
     """Train ``model`` in place, resuming from the newest complete checkpoint if there is one. Returns what was measured."""
-    collate = AnswerCollator(tokenizer.pad_token_id)
+    collate = collator(spec.objective, tokenizer.pad_token_id)
     arguments = TrainingArguments(
         output_dir=str(run_dir / "checkpoints"),
         max_steps=spec.steps,
@@ -153,7 +154,7 @@ def train(
     def say(at: Any) -> str:
         return sample_reply(at, tokenizer, validation[0])
 
-    tokens = sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows) / len(rows)
+    tokens = sum(row.tokens for row in rows) / len(rows)
     callback = EventCallback(events, validation_loss, say, tokens, spec)
     trainer = AnswerTrainer(
         model=model,
@@ -177,8 +178,8 @@ def train(
     return callback
 
 
-def mean_loss(model: Any, rows: Sequence[Rendered], batch_size: int, collate: AnswerCollator) -> float:
-    """Mean loss over all answer tokens of ``rows``, in nats a token; the model's mode is put back."""
+def mean_loss(model: Any, rows: Sequence[Any], batch_size: int, collate: AnswerCollator | PackedCollator) -> float:
+    """Mean loss over all tokens with a label of ``rows``, in nats a token; the model's mode is put back."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -193,8 +194,8 @@ def mean_loss(model: Any, rows: Sequence[Rendered], batch_size: int, collate: An
     return total / count
 
 
-def sample_reply(model: Any, tokenizer: Any, row: Rendered) -> str:
-    """What the model answers to a validation row now: greedy, at most SAMPLE_TOKENS tokens."""
+def sample_reply(model: Any, tokenizer: Any, row: Rendered | Packed) -> str:
+    """What the model answers to a validation row now (raw text: how it goes on): greedy, at most SAMPLE_TOKENS tokens."""
     was_training = model.training
     model.eval()
     ids = torch.tensor([row.prompt_ids], device=next(model.parameters()).device)

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from playground.data.render import ALL, LAST
 from playground.errors import InputError
 
 SCHEMA = 1
-OBJECTIVES = ("sft",)
-"""What can be trained today; ``pretrain dpo kto orpo reward grpo`` are named in the contract and refused in words."""
+OBJECTIVES = {"sft": "sft", "pretrain": "text"}
+"""What can be trained today -> what the file must hold; ``dpo kto orpo reward grpo`` are named in the contract and refused in words."""
+TURNS = (ALL, LAST)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class RunSpec:
     estimated_memory_bytes: the reservation made beforehand. estimated_seconds: how long it was thought to take.
     disk_bytes: what it writes, about. limit_memory_bytes: the most that the worker may take, 0 = what there is.
     rows, tokens_p95, answer_max: what the estimate was made from, for naming a smaller setting; 0 = unknown.
+    turns: ``all`` learns every assistant turn of a chat, ``last`` the last alone.
+    split: row numbers held back for ``validation`` and ``test``, how many are left to ``train`` on, and the ``seed`` that drew them;
+        empty = the worker draws a validation part. left_out: rows that the person does not want trained on.
     """
 
     run: str
@@ -58,12 +63,17 @@ class RunSpec:
     rows: int = 0
     tokens_p95: int = 0
     answer_max: int = 0
+    turns: str = ALL
+    split: dict[str, Any] = field(default_factory=dict)
+    left_out: list[int] = field(default_factory=list)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         faults = []
         if self.objective not in OBJECTIVES:
             faults.append(f"the objective {self.objective!r} cannot be trained yet; there is {', '.join(OBJECTIVES)}")
+        if self.turns not in TURNS:
+            faults.append(f"the turns to learn are {self.turns!r}; there is {' and '.join(TURNS)}")
         for name, low, high in (
             ("steps", 1, 100_000),
             ("batch_size", 1, 1024),

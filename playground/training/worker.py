@@ -123,52 +123,36 @@ def _limit_memory(limit_bytes: int) -> None:
 
 def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) -> dict[str, Any]:
     from playground.data.check import check_file
-    from playground.data.split import split
     from playground.methods import get_method
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     method = get_method(spec.method)
     checked = check_file(Path(spec.file), spec.mapping or None, limit_bytes=spec.limit_bytes)
-    if checked.objective != "sft":
-        raise RunFailedError(
-            f"{spec.data} holds {checked.objective.replace('_', ' ')} rows; supervised training needs prompts with answers."
-        )
-
     from playground.data.tokenizer import load_tokenizer
     from playground.training.loop import train
+    from playground.training.material import prepare
     from playground.training.model import load_for_training, weights_of
     from playground.training.publish import publish
 
     _limit_memory(spec.limit_memory_bytes)
     tokenizer = load_tokenizer(Path(spec.base_path))
-    rows, too_long = _render_all(tokenizer, checked.examples, spec.max_tokens)
-    if not rows:
-        raise RunFailedError(f"No row of {spec.data} fits {spec.max_tokens} tokens. Raise the limit or shorten the answers.")
-    train_examples, held_back = split([example for example in checked.examples if example.row in rows], seed=spec.seed)
+    material = prepare(spec, checked, tokenizer)
     model = load_for_training(Path(spec.base_path), method, spec.rank, spec.seed)
     trained, total = weights_of(model)
     events.write(
         "plan",
-        rows_used=len(train_examples),
-        rows_held_back=len(held_back),
-        rows_bad=len(checked.bad) + too_long,
+        rows_used=material.rows_used,
+        rows_held_back=material.rows_held_back,
+        rows_bad=material.rows_bad,
         trainable_params=trained,
         total_params=total,
     )
     events.write("state", message="Training")
-    measured = train(
-        model,
-        tokenizer,
-        [rows[example.row] for example in train_examples],
-        [rows[example.row] for example in held_back],
-        spec,
-        run_dir,
-        events,
-    )
+    measured = train(model, tokenizer, material.train, material.validation, spec, run_dir, events)
     events.write("state", message="Saving")
     summary: dict[str, Any] = {
-        "rows_used": len(train_examples),
-        "rows_bad": len(checked.bad) + too_long,
+        "rows_used": material.rows_used,
+        "rows_bad": material.rows_bad,
         "steps": spec.steps,
         "tokens_per_s": round(measured.tokens_per_s or 0.0, 1),
         "loss": {"first": measured.first_loss, "last": measured.last_loss},
@@ -185,7 +169,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     summary["peak_memory_bytes"] = peak = peak_memory_bytes()
     summary["memory_ratio"] = round(spec.estimated_memory_bytes / peak, 3) if peak and spec.estimated_memory_bytes else None
     _no_way_back()
-    summary["adapter"] = publish(model, tokenizer, spec, summary)
+    summary["adapter"] = publish(model, tokenizer, spec, summary | {"row_hashes": material.hashes})
     return summary
 
 
@@ -193,20 +177,6 @@ def _no_way_back() -> None:
     """From here on a cancel comes too late: an adapter that is in the library belongs to a run that is done."""
     if signal.getsignal(signal.SIGTERM) is _cancel:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _render_all(tokenizer: Any, examples: Any, max_tokens: int) -> tuple[dict[int, Any], int]:
-    """Row number -> rendered row, and how many answers are longer than the limit."""
-    from playground.data.render import render_example
-    from playground.errors import InputError
-
-    rows, too_long = {}, 0
-    for example in examples:
-        try:
-            rows[example.row] = render_example(tokenizer, example, max_tokens)
-        except InputError:
-            too_long += 1
-    return rows, too_long
 
 
 def peak_memory_bytes() -> int:

@@ -1,4 +1,4 @@
-"""The loss curve as one inline SVG: two lines told apart by colour and by dash, the same in light and dark."""
+"""Pictures as inline SVG, the same in light and dark: the loss as two lines told apart by colour and dash, lengths as bars."""
 
 from __future__ import annotations
 
@@ -43,6 +43,37 @@ def loss(training: Points, validation: Points, steps: int) -> str:
         f'<figure class="chart"><svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{html.esc("Loss. " + summary)}">'
         f'<g class="grid">{grid}</g>{_line(training, x, y, "train")}{_line(validation, x, y, "held")}</svg>'
         f"<figcaption>Loss: lower is closer to your answers. {legend}</figcaption></figure>"
+    )
+
+
+def histogram(bins: Sequence[tuple[int, int, int]], limit: int | None) -> str:
+    """Rows by their length in tokens, (shortest, longest, rows) each; what lies past the limit is another colour, with a line there."""
+    if len(bins) < 2:
+        return ""
+    top = max(count for _, _, count in bins) or 1
+    low, high = bins[0][0], bins[-2][1] + (bins[0][1] - bins[0][0] + 1)
+    span = max(1, high - low)
+    width = (_W - _LEFT - _RIGHT) / len(bins)
+    height = _H - _TOP - _BOTTOM
+    bars = []
+    for place, (first, last, count) in enumerate(bins):
+        tall = height * count / top
+        name = "over" if limit is not None and first > limit else "bin"
+        bars.append(
+            f'<rect class="{name}" x="{_LEFT + place * width + 0.5:.1f}" y="{_TOP + height - tall:.1f}" width="{max(1.0, width - 1):.1f}" '
+            f'height="{tall:.1f}"><title>{first:,} to {last:,} tokens: {count:,}</title></rect>'
+        )
+    marks = f'<text x="{_LEFT}" y="{_H - 6}">{low:,}</text><text x="{_W - _RIGHT}" y="{_H - 6}" text-anchor="end">{bins[-1][1]:,} tokens</text>'
+    marks += f'<text x="{_LEFT - 6}" y="{_TOP + 8}" text-anchor="end">{top:,}</text>'
+    line = ""
+    if limit is not None and low < limit < high:
+        x = _LEFT + (_W - _LEFT - _RIGHT) * (limit - low) / span
+        line = f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_TOP + height}"/>'
+    summary = f"Rows by length: {low:,} to {bins[-1][1]:,} tokens; the most common bin has {top:,} rows."
+    said = f" The line is the limit of {limit:,}." if line else ""
+    return (
+        f'<figure class="chart"><svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{html.esc(summary)}">'
+        f'<g class="grid">{marks}</g>{"".join(bars)}{line}</svg><figcaption>Rows by their length in tokens.{said}</figcaption></figure>'
     )
 
 

@@ -2,174 +2,224 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from playground.data.read import read_records
 from playground.errors import InputError, PlaygroundError
-from playground.ui import html, words
+from playground.ui import columns, edit, html, lengths, rows, seen, words
 from playground.ui.failure import card
 from playground.ui.figures import plural
 from playground.ui.readiness import ready
+from playground.ui.source import Source
 from playground.ui.wiring import Visitor, slot
 
-ROLES = 4
-"""Columns that can be mapped by hand; no format needs more."""
-_ROLE_WORDS = {
-    "prompt": "Prompt", "completion": "Answer", "system": "System prompt", "instruction": "Instruction", "input": "Input",
-    "output": "Answer", "messages": "Conversation", "chosen": "Better answer", "rejected": "Worse answer", "text": "Text",
-    "label": "Good or bad",
-}  # fmt: skip
-_LISTED = 50
-"""Bad rows and warnings shown at most; the counts are always whole."""
+LOOK_S = 0.5
+"""Between two looks at how far a long check has come; a shorter one shows nothing in between."""
+_OUTPUTS = 29
+"""What ``read`` returns."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """The file that is open on the Train tab, and how its columns are read.
-
-    good: rows that can be trained on. shown: those of them that the preview can show. index: the one it shows, from 0.
-    """
-
-    path: Path | None = None
-    title: str = ""
-    slug: str = ""
-    mapping: dict[str, str] | None = None
-    roles: tuple[str, ...] = ()
-    good: int = 0
-    shown: int = 0
-    index: int = 0
-
-
-def open_upload(services: Any, visitor: Visitor, source: Source, uploaded: str | None, max_tokens: float) -> list[Any]:
-    """A file was dropped: keep it under the app's own folder, then read it. Returns what ``read`` does, before it the last upload."""
+def open_upload(
+    services: Any, visitor: Visitor, source: Source, uploaded: list[str] | None, max_tokens: float
+) -> Iterator[list[Any]]:
+    """Files were dropped: keep them under the app's own folder, then read them. Yields what ``read`` does, before it the last upload."""
     if not uploaded:
-        return [gr.skip()] * 15
+        yield [gr.skip()] * (1 + _OUTPUTS)
+        return
+    paths = [Path(file) for file in uploaded]
     try:
-        kept = services.data.keep_upload(Path(uploaded), visitor.owner)
+        kept = services.data.keep_uploads(paths, visitor.owner)
     except Exception as error:
-        return [gr.skip(), gr.skip(), slot(card(error)), *[gr.skip()] * 12]
-    name = Path(uploaded).name
-    return [kept, *read(services, visitor, Source(kept, name, Path(uploaded).stem), max_tokens)]
+        yield [gr.skip(), *_failed(error)]
+        return
+    title = paths[0].name if len(paths) == 1 else f"{paths[0].name} and {plural(len(paths) - 1, 'more file', 'more files')}"
+    for shown in read(services, visitor, Source(kept, title, paths[0].name.partition(".")[0]), max_tokens):
+        yield [kept, *shown]
 
 
-def open_set(services: Any, visitor: Visitor, set_id: str, source: Source, max_tokens: float) -> list[Any]:
-    """One of the shipped sets. Returns what ``read`` does."""
+def open_set(services: Any, visitor: Visitor, set_id: str, source: Source, max_tokens: float) -> Iterator[list[Any]]:
+    """One of the shipped sets. Yields what ``read`` does."""
     try:
         shipped = next((one for one in services.data.sets() if one.id == set_id), None)
         if shipped is None:
             raise InputError(f"There is no example set {set_id}. Choose one of those shown, or drop a file.")
     except Exception as error:
-        return [gr.skip(), slot(card(error)), *[gr.skip()] * 12]
-    return read(services, visitor, Source(Path(shipped.file), shipped.title, shipped.id), max_tokens)
+        yield _failed(error)
+        return
+    yield from read(services, visitor, Source(Path(shipped.file), shipped.title, shipped.id), max_tokens)
 
 
-def remap(services: Any, visitor: Visitor, source: Source, max_tokens: float, *columns: str | None) -> list[Any]:
-    """Another column was chosen for a role: read the file again that way."""
-    mapping = {role: str(column) for role, column in zip(source.roles, columns, strict=False) if column}
-    return read(services, visitor, replace(source, mapping=mapping, index=0), max_tokens)
+def paste(services: Any, visitor: Visitor, text: str, source: Source, max_tokens: float) -> Iterator[list[Any]]:
+    """Rows were pasted. Yields what ``open_upload`` does."""
+    try:
+        kept = services.data.keep_text(text, visitor.owner)
+    except Exception as error:
+        yield [gr.skip(), *_failed(error)]
+        return
+    for shown in read(services, visitor, Source(kept, "What you pasted", "pasted"), max_tokens):
+        yield [kept, *shown]
 
 
-def read(services: Any, visitor: Visitor, source: Source, max_tokens: float) -> list[Any]:
-    """Check the file and say what was found.
+def remap(services: Any, visitor: Visitor, source: Source, max_tokens: float, *chosen: str | None) -> Iterator[list[Any]]:
+    """Another column was chosen for a role: read the file again that way. Yields what ``read`` does."""
+    wanted = {role: str(column) for role, column in zip(source.roles, chosen, strict=False) if column}
+    mapping = columns.swapped(source.mapping or {}, wanted)
+    yield from read(services, visitor, replace(source, mapping=mapping, index=0), max_tokens)
 
-    Returns source, error, heading, facts, columns' fold, four role dropdowns, bad rows' fold and list, preview's fold, text and place.
+
+def read_as(services: Any, visitor: Visitor, name: str | None, source: Source, max_tokens: float) -> Iterator[list[Any]]:
+    """The file is something else than was guessed. Yields what ``read`` does."""
+    if not name or source.path is None:
+        yield [gr.skip()] * _OUTPUTS
+        return
+    try:
+        there = services.data.columns(source.path, visitor.owner)
+    except Exception as error:
+        yield _failed(error)
+        return
+    mapping = columns.completed(name, source.mapping or {}, there)
+    yield from read(services, visitor, replace(source, mapping=mapping, roles=columns.roles_of(name), index=0), max_tokens)
+
+
+def leave_out(services: Any, visitor: Visitor, kinds: list[str], source: Source) -> Source:
+    """Which rows with a warning are not trained on."""
+    return replace(source, leave_out=tuple(kinds or ()))
+
+
+def save_edit(services: Any, visitor: Visitor, source: Source, max_tokens: float, frame: Any) -> Iterator[list[Any]]:
+    """The table was edited. Yields the error under the table, the last upload, then what ``read`` does."""
+    edited, error = edit.save(services, visitor, source, frame)
+    if edited is None:
+        yield [error, gr.skip(), *[gr.skip()] * _OUTPUTS]
+        return
+    for shown in read(services, visitor, edited, max_tokens):
+        yield [slot(html.good("Saved as a copy; your own file is as it was.")), edited.path, *shown]
+
+
+def read(services: Any, visitor: Visitor, source: Source, max_tokens: float) -> Iterator[list[Any]]:
+    """Check the file and say what was found; meanwhile, how far it has come.
+
+    Yields source, error, heading, facts, advice; columns' fold, note, way to read and four columns; the rows' fold, list, kinds left
+    out, downloads; lengths' fold and picture; preview's fold, choice of turns, text and place; the fold to edit in, its table,
+    place and message.
     """
     if source.path is None:
-        return [source, slot(""), *[gr.skip()] * 12]
+        yield [source, slot(""), *[gr.skip()] * (_OUTPUTS - 2)]
+        return
+    work = _Work(lambda tell: _read(services, visitor, source, max_tokens, tell))
+    while not work.finished(LOOK_S):
+        yield _progress(source, work.share)
+    yield work.result()
+
+
+def _read(services: Any, visitor: Visitor, source: Source, max_tokens: float, tell: Callable[[float], None]) -> list[Any]:
+    assert source.path is not None
     try:
-        checked = services.data.check(source.path, source.mapping, visitor.owner)
-        tokens = _tokens(services, checked, int(max_tokens))
+        checked = services.data.check(source.path, source.mapping, visitor.owner, lambda share: tell(share / 3))
+        counts = ready(services).yes
+        tokens = services.data.tokens(checked, int(max_tokens), lambda share: tell((1 + 2 * share) / 3)) if counts else None
+        advice = services.data.advice(checked, tokens)
     except Exception as error:
-        return _unreadable(services, source, error)
-    roles = _roles(checked.mapping)
-    bad = sorted((*checked.bad, *(tokens.bad if tokens else ())), key=lambda row: row.row)
-    warnings = sorted((*checked.warnings, *(tokens.warnings if tokens else ())), key=lambda row: row.row)
+        return _unreadable(services, visitor, source, error)
+    bad, warnings = rows.split_report(checked, tokens)
+    roles = columns.roles_of(columns.reading(checked.mapping))
     source = replace(
         source,
         mapping=dict(checked.mapping) or None,
         roles=roles,
         good=checked.rows - len(bad),
-        shown=len(checked.examples),
         index=0,
+        chats=any(sum(turn.role == "assistant" for turn in one.messages) > 1 for one in checked.examples[:1000]),
     )
-    chosen = ", ".join(f"{column} → {role_word(role).lower()}" for role, column in checked.mapping.items())
+    text, place = seen.show(services, visitor, source, max_tokens, 0, checked)[1:]
     return [
-        source,
-        slot(""),
-        heading(done=source.good > 0),
-        slot(facts_html(checked, tokens, source, int(max_tokens), len(bad))),
-        gr.update(label=f"Columns: {chosen or 'choose them'}", visible=bool(checked.columns), open=not checked.mapping),
-        *_role_dropdowns(checked.columns, checked.mapping, roles),
-        gr.update(label=_fold_label(len(bad), len(warnings)), visible=True),
-        rows_html(bad, warnings),
-        gr.update(visible=bool(checked.examples)),
-        *preview(services, visitor, source, max_tokens, 0, checked)[1:],
-    ]
-
-
-def _unreadable(services: Any, source: Source, error: Exception) -> list[Any]:
-    """What is wrong; and where only the columns' meaning is, the columns to choose from."""
-    columns: tuple[str, ...] = ()
-    if isinstance(error, InputError) and source.path is not None:
-        with suppress(PlaygroundError):
-            columns = read_records(source.path, services.settings.upload_limit_bytes).columns
-    roles = source.roles or _roles({"prompt": "", "completion": ""})
-    source = replace(source, good=0, shown=0, roles=roles)
-    hidden = gr.update(visible=False)
-    return [
-        source, slot(card(error)), heading(done=False), slot(""),
-        gr.update(label="Columns: choose which is which", visible=len(columns) > 1, open=len(columns) > 1),
-        *_role_dropdowns(columns, source.mapping or {}, roles), hidden, "", hidden, "", "",
+        source, slot(""), heading(done=source.good > 0), slot(facts_html(checked, tokens, source, int(max_tokens), len(bad))),
+        slot(advice_html(advice)),
+        *columns.show(checked.columns, checked.mapping, roles, checked.confidence, checked.why),
+        *rows.show(checked, bad, warnings, source.leave_out),
+        *lengths.show(tokens),
+        gr.update(visible=True), gr.update(visible=source.chats), text, place,
+        gr.update(visible=True, open=False), gr.skip(), "", slot(""),
     ]  # fmt: skip
 
 
-def _tokens(services: Any, checked: Any, max_tokens: int) -> Any:
-    """None while there is no tokenizer yet; a file of which no row fits raises InputError."""
-    return services.data.tokens(checked, max_tokens) if ready(services).yes else None
+def _progress(source: Source, share: float) -> list[Any]:
+    """How far reading has come, in the place of the facts."""
+    shown: list[Any] = [gr.skip()] * _OUTPUTS
+    label = f"Reading {source.title}"
+    shown[1], shown[3] = slot(""), slot(html.progress(share, label) + html.note(f"{label}, {share:.0%}"))
+    return shown
 
 
-def _roles(mapping: dict[str, str]) -> tuple[str, ...]:
-    """What the file has, and where it is prompt and answer, a system prompt too."""
-    roles = tuple(mapping)
-    return (*roles, "system")[:ROLES] if "prompt" in roles and "completion" in roles and "system" not in roles else roles[:ROLES]
+def _failed(error: Exception) -> list[Any]:
+    """Nothing new is open; what was stays."""
+    return [gr.skip(), slot(card(error)), *[gr.skip()] * (_OUTPUTS - 2)]
 
 
-def _fold_label(bad: int, warnings: int) -> str:
-    label = f"The {plural(bad, 'row')} that cannot be used" if bad else words.BAD_NONE
-    return f"{label} · {plural(warnings, 'row')} to look at" if warnings else label
+def _unreadable(services: Any, visitor: Visitor, source: Source, error: Exception) -> list[Any]:
+    """What is wrong; and where only the columns' meaning is, the columns to choose from and the rows to mend."""
+    there: tuple[str, ...] = ()
+    if isinstance(error, InputError):
+        with suppress(PlaygroundError):
+            there = services.data.columns(source.path, visitor.owner)
+    roles = source.roles or columns.roles_of(columns.READ_AS[0][0])
+    source = replace(source, good=0, roles=roles)
+    away = gr.update(visible=False)
+    offered = columns.show(there, source.mapping or {}, roles, 0.0, "") if len(there) > 1 else columns.hidden()
+    return [
+        source, slot(card(error)), heading(done=False), slot(""), slot(""), *offered, *rows.hidden(), *lengths.hidden(),
+        away, away, "", "", gr.update(visible=bool(there)), gr.skip(), "", slot(""),
+    ]  # fmt: skip
+
+
+class _Work:
+    """One long job in a thread of its own, and how far it has come."""
+
+    def __init__(self, job: Callable[[Callable[[float], None]], list[Any]]) -> None:
+        self.share = 0.0
+        self._result: list[Any] | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(job,), daemon=True)
+        self._thread.start()
+
+    def _run(self, job: Callable[[Callable[[float], None]], list[Any]]) -> None:
+        try:
+            self._result = job(self._tell)
+        except BaseException as error:
+            self._error = error
+
+    def _tell(self, share: float) -> None:
+        self.share = share
+
+    def finished(self, wait_s: float) -> bool:
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def result(self) -> list[Any]:
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
 
 
 def heading(*, done: bool) -> str:
     return html.heading("Examples", words.EXAMPLES_TEXT, 1, done=done)
 
 
-def role_word(role: str) -> str:
-    return _ROLE_WORDS.get(role, role.capitalize())
-
-
-def _role_dropdowns(columns: tuple[str, ...], mapping: dict[str, str], roles: tuple[str, ...]) -> list[Any]:
-    updates: list[Any] = []
-    for place in range(ROLES):
-        if place < len(roles):
-            role = roles[place]
-            choices = [*(("none", ""),) * (role == "system"), *((column, column) for column in columns)]
-            value = mapping.get(role) or ("" if role == "system" else None)
-            updates.append(gr.update(label=role_word(role), choices=choices, value=value, visible=True))
-        else:
-            updates.append(gr.update(visible=False))
-    return updates
-
-
 def facts_html(checked: Any, tokens: Any, source: Source, max_tokens: int, bad: int) -> str:
+    """What is in the file, in a row of chips."""
+    kind = columns.reading(checked.mapping).lower() if checked.mapping else checked.format
+    guessed = checked.confidence < columns.SURE
     facts = [
-        (f"{source.title}: {plural(checked.rows, 'row')} read as {checked.format.replace('-', ' / ')}", "ok"),
-        (f"{source.good:,} will be trained on", ""),
+        (f"{source.title}: {plural(checked.rows, 'row')}", "ok"),
+        (f"read as {kind}{', a guess' if guessed else ''}", "warn" if guessed else ""),
+        (f"{source.good:,} can be used", ""),
     ]
     if bad:
         facts.append((f"{plural(bad, 'row')} cannot be used", "warn"))
@@ -179,47 +229,17 @@ def facts_html(checked: Any, tokens: Any, source: Source, max_tokens: int, bad: 
         facts.append(("Tokens are counted once the base is ready", ""))
     else:
         facts.append((f"median {tokens.median:.0f} tokens, longest {tokens.max:,.0f}", ""))
-        facts.append((f"{tokens.truncated:,} cut at {max_tokens:,} tokens", "warn" if tokens.truncated else ""))
+        if tokens.truncated:
+            facts.append((f"{tokens.truncated:,} cut at {max_tokens:,} tokens", "warn"))
     return html.chips(facts)
 
 
-def rows_html(bad: Sequence[Any], warnings: Sequence[Any]) -> str:
-    """Rows that cannot be used, with what to do; then rows that are kept and want a look."""
-    if not bad and not warnings:
-        return html.note(words.BAD_NONE)
-    parts = []
-    if bad:
-        rows = [(one.row, html.sentence(one.reason), html.sentence(one.fix)) for one in bad[:_LISTED]]
-        parts.append(html.table(("Row", "Why", "What to do"), rows, caption="Rows that cannot be used"))
-        parts.append(html.note(f"The first {_LISTED} of {len(bad):,}.") if len(bad) > _LISTED else "")
-    if warnings:
-        kept = [(one.row, html.sentence(one.reason)) for one in warnings[:_LISTED]]
-        parts.append(html.table(("Row", "Kept, but look at it"), kept, caption="Rows to look at"))
-    return "".join(parts)
-
-
-def preview(services: Any, visitor: Visitor, source: Source, max_tokens: float, move: int = 0, checked: Any = None) -> list[Any]:
-    """One example as the model is given it, the learned part marked. Returns source, text, and which of how many."""
-    if source.path is None or not source.shown:
-        return [source, "", ""]
-    index = (source.index + move) % source.shown
-    source = replace(source, index=index)
-    if not (base := ready(services)).yes:
-        return [source, html.note(f"{base.words}. Then the example shows as the base reads it."), ""]
-    place = html.note(f"Example {index + 1:,} of {source.shown:,}")
-    try:
-        checked = checked or services.data.check(source.path, source.mapping, visitor.owner)
-        seen = services.data.preview(checked, index, int(max_tokens))
-    except Exception as error:
-        return [source, card(error), place]
-    text = (
-        f'<pre class="seen">{html.esc(seen.prompt_text)}<mark>{html.esc(seen.completion_text)}</mark></pre>'
-        f"{html.note(f'Marked: the {len(seen.completion_ids)} tokens it learns to write. The rest, {len(seen.prompt_ids)} tokens, is only read.')}"
+def advice_html(advice: Any) -> str:
+    """What to think about before a run, with the rows it speaks of."""
+    if not advice:
+        return ""
+    items = "".join(
+        f'<li class="{html.esc(one.level)}">{html.icon("warn") if one.level == "warn" else ""}<span>{html.esc(one.text)}</span></li>'
+        for one in advice
     )
-    if seen.cut:
-        text += html.note(f"{plural(seen.cut, 'token')} cut from the start of the prompt to fit the limit.")
-    return [source, text, place]
-
-
-def move_preview(services: Any, visitor: Visitor, by: int, source: Source, max_tokens: float) -> list[Any]:
-    return preview(services, visitor, source, max_tokens, by)
+    return f'<ul class="advice" aria-label="Advice on these rows">{items}</ul>'

@@ -11,18 +11,18 @@ import gradio as gr
 from playground.errors import PlaygroundError
 from playground.services.training import TrainRequest
 from playground.ui import html, words
-from playground.ui.examples import Source
 from playground.ui.failure import card
 from playground.ui.figures import about, count, plural, rate, share, size
 from playground.ui.readiness import ready
+from playground.ui.source import Source
 from playground.ui.wiring import Visitor, slot
 
 
 def request_of(
     source: Source, owner: str, name: str, method: str, steps: float | None, lr: float | None, rank: float | None, batch_size: float,
-    max_tokens: float, seed: float,
+    max_tokens: float, seed: float, validation: float | None = None, test: float | None = None,
 ) -> TrainRequest:  # fmt: skip
-    """Empty fields, and zero, are the method's own defaults."""
+    """Empty fields, and zero, are the method's own defaults. validation, test: per cent held back."""
     assert source.path is not None
     return TrainRequest(
         file=source.path,
@@ -36,11 +36,15 @@ def request_of(
         seed=int(seed or 0),
         mapping=source.mapping,
         owner=owner,
+        validation=None if validation is None else validation / 100,
+        test=None if test is None else test / 100,
+        turns=source.turns,
+        leave_out=source.leave_out,
     )
 
 
 def refresh(services: Any, visitor: Visitor, source: Source, name: str, method: str, *settings: Any) -> list[Any]:
-    """The plan, an error beside it, the Start button, and what the closed settings say. Settings: steps, lr, rank, batch, tokens, seed."""
+    """The plan, an error beside it, the Start button, and what the closed settings say. Settings: as request_of."""
     fold = settings_label(method, *settings)
     if source.path is None or not source.good:
         waiting = gr.update(value=words.FIRST_EXAMPLES, interactive=False)
@@ -66,7 +70,8 @@ def plan_html(plan: Any, base: str) -> str:
             "Trains",
             f"{count(plan.trainable_params)} of {count(plan.total_params)} weights ({share(plan.trainable_params, plan.total_params)})",
         ),
-        ("On", f"{plan.rows:,} rows, {plan.steps:,} steps"),
+        ("Learns from", f"{plural(plan.rows, 'row')}, {plural(plan.steps, 'step')}"),
+        ("Held back", held_back(plan)),
         ("Time", about(plan.seconds) or "not known yet"),
         ("Memory", f"{size(plan.memory_bytes)}, {size(plan.free_bytes)} free"),
         ("On disk after", size(plan.disk_bytes)),
@@ -74,8 +79,22 @@ def plan_html(plan: Any, base: str) -> str:
     return html.pairs(facts)
 
 
+def held_back(plan: Any) -> str:
+    """The parts that are not learned from, and what they are for."""
+    parts = [f"{plan.validation_rows:,} to choose by"] if plan.validation_rows else []
+    parts += [f"{plan.test_rows:,} for the verdict"] if plan.test_rows else []
+    return ", ".join(parts) or "no row"
+
+
 def settings_label(
-    method: str, steps: Any = None, lr: Any = None, rank: Any = None, batch: Any = 8, tokens: Any = 2048, seed: Any = 7
+    method: str,
+    steps: Any = None,
+    lr: Any = None,
+    rank: Any = None,
+    batch: Any = 8,
+    tokens: Any = 2048,
+    seed: Any = 7,
+    *shares: Any,
 ) -> str:
     """The closed fold says what stands in it, so that closed means read, not hidden."""
     parts = [f"{int(steps)} steps"] if steps else []
@@ -86,13 +105,14 @@ def settings_label(
 
 
 def presets(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> list[Any]:
-    """How much time to give a file of this length. Returns the radio, the steps, and a name for the adapter."""
-    if not source.good:
-        return [gr.skip()] * 3
+    """How much time to give a file of this length. Returns the radio, the steps, a name for the adapter, and the per cent for the verdict."""
+    if not source.good or source.path is None:
+        return [gr.skip()] * 4
     choices = _preset_choices(services, visitor, source, method, max_tokens)
     first = services.training.presets(source.good)[0]
     taken = {row.card.name for row in services.adapters.list(visitor.owner)}
-    return [gr.update(choices=choices, value=first.name), first.steps, free_name(source.slug, taken)]
+    held = round(100 * services.data.test_share(source.path))
+    return [gr.update(choices=choices, value=first.name), first.steps, free_name(source.slug, taken), held]
 
 
 def preset_times(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 
 from playground.data.read import EXTENSIONS
-from playground.ui import examples, html, plan, runs, storage, words
-from playground.ui.examples import ROLES, Source
-from playground.ui.wiring import QUIET, bind, bind_pick, hidden_slot
+from playground.data.split import TEST, VALIDATION
+from playground.ui import columns, edit, examples, html, plan, rows, runs, seen, storage, words
+from playground.ui.source import Source
+from playground.ui.wiring import QUIET, bind, bind_pick, bind_stream, hidden_slot
 
 _TYPICAL_ROWS = 160
 """What the times are shown for until there is a file."""
@@ -25,18 +26,40 @@ class TrainTab:
     followed: gr.State
     file: gr.File
     sets: dict[str, gr.Button]
+    pasted: gr.Textbox
+    paste: gr.Button
     error: gr.HTML
     heading: gr.HTML
     facts: gr.HTML
+    advice: gr.HTML
     columns: gr.Accordion
+    columns_note: gr.HTML
+    read_as: gr.Dropdown
     roles: list[gr.Dropdown]
     bad: gr.Accordion
     bad_rows: gr.HTML
+    kinds: gr.CheckboxGroup
+    takes: gr.Row
+    take_bad: gr.Button
+    take_good: gr.Button
+    bad_file: gr.DownloadButton
+    good_file: gr.DownloadButton
+    lengths: gr.Accordion
+    lengths_shown: gr.HTML
     preview: gr.Accordion
+    turns: gr.Radio
     seen: gr.HTML
     place: gr.HTML
     before: gr.Button
     after: gr.Button
+    edit: gr.Accordion
+    edit_which: gr.Radio
+    table: gr.Dataframe
+    edit_place: gr.HTML
+    edit_error: gr.HTML
+    edit_before: gr.Button
+    edit_after: gr.Button
+    edit_save: gr.Button
     preset: gr.Radio
     method: gr.Radio
     explain: gr.HTML
@@ -66,8 +89,9 @@ class TrainTab:
     @property
     def read_outputs(self) -> list[Any]:
         return [
-            self.source, self.error, self.heading, self.facts, self.columns, *self.roles, self.bad, self.bad_rows, self.preview, self.seen,
-            self.place,
+            self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note, self.read_as, *self.roles,
+            self.bad, self.bad_rows, self.kinds, self.takes, self.take_bad, self.bad_file, self.good_file, self.lengths,
+            self.lengths_shown, self.preview, self.turns, self.seen, self.place, self.edit, self.table, self.edit_place, self.edit_error,
         ]  # fmt: skip
 
     @property
@@ -126,30 +150,91 @@ def _examples_card(services: Any) -> dict[str, Any]:
     with gr.Column(elem_classes="card"):
         parts["heading"] = gr.HTML(examples.heading(done=False))
         parts["file"] = gr.File(
-            label="A file of examples", show_label=False, height=104, elem_classes="drop",
+            label="Files of examples", show_label=False, height=104, elem_classes="drop", file_count="multiple",
             file_types=list(EXTENSIONS),
         )  # fmt: skip
         if services.settings.shared:
             gr.HTML(html.note(storage.notice(services.settings)))
-        gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}. Or start with one of ours:"))
+        gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}, one or several. Or start with one of ours:"))
         with gr.Row(elem_classes="acts"):
             parts["sets"] = {one.id: gr.Button(one.title, size="sm") for one in services.data.sets()}
+        with gr.Column(elem_classes="folds"), gr.Accordion("Or paste rows", open=False):
+            parts["pasted"] = gr.Textbox(
+                label="Rows",
+                lines=5,
+                max_lines=12,
+                placeholder="Cells copied from a sheet, JSON lines, or plain text",
+                show_label=False,
+            )
+            parts["paste"] = gr.Button("Read what I pasted", size="sm")
         parts["error"] = hidden_slot()
         parts["facts"] = hidden_slot()
+        parts["advice"] = hidden_slot()
         with gr.Column(elem_classes="folds"):
-            with gr.Accordion("Columns", open=False, visible=False) as columns:
-                gr.HTML(html.note("Which column is which. The file is read again at every change."))
-                with gr.Row():
-                    parts["roles"] = [gr.Dropdown([], label="Column", visible=False, min_width=140) for _ in range(ROLES)]
-            with gr.Accordion(words.BAD_NONE, open=False, visible=False) as bad:
-                parts["bad_rows"] = gr.HTML("")
-            with gr.Accordion("What the model really sees", open=False, visible=False) as preview:
-                parts["seen"] = gr.HTML("")
-                with gr.Row(elem_classes="acts"):
-                    parts["before"] = gr.Button("Previous", size="sm")
-                    parts["after"] = gr.Button("Next", size="sm")
-                    parts["place"] = gr.HTML("")
-    return parts | {"columns": columns, "bad": bad, "preview": preview}
+            parts |= _columns_fold() | _rows_fold() | _lengths_fold() | _preview_fold() | _edit_fold()
+    return parts
+
+
+def _columns_fold() -> dict[str, Any]:
+    with gr.Accordion("Columns", open=False, visible=False) as fold:
+        note = gr.HTML("")
+        read_as = gr.Dropdown([name for name, _, _ in columns.READ_AS], label="What each row is", min_width=140)
+        with gr.Row():
+            roles = [gr.Dropdown([], label="Column", visible=False, min_width=140) for _ in range(columns.ROLES)]
+    return {"columns": fold, "columns_note": note, "read_as": read_as, "roles": roles}
+
+
+def _rows_fold() -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    with gr.Accordion(words.BAD_NONE, open=False, visible=False) as fold:
+        parts["bad_rows"] = gr.HTML("")
+        parts["kinds"] = gr.CheckboxGroup([], label="Leave out of training", visible=False)
+        with gr.Row(elem_classes="acts") as takes:
+            parts["take_bad"] = gr.Button("Take the bad rows away as CSV", size="sm")
+            parts["take_good"] = gr.Button("Take the good rows away as JSONL", size="sm")
+        with gr.Row(elem_classes="acts"):
+            parts["bad_file"] = gr.DownloadButton("Download", size="sm", visible=False)
+            parts["good_file"] = gr.DownloadButton("Download", size="sm", visible=False)
+    return parts | {"bad": fold, "takes": takes}
+
+
+def _lengths_fold() -> dict[str, Any]:
+    with gr.Accordion("Lengths", open=False, visible=False) as fold:
+        shown = gr.HTML("")
+    return {"lengths": fold, "lengths_shown": shown}
+
+
+def _preview_fold() -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    with gr.Accordion("What the model really sees", open=False, visible=False) as fold:
+        parts["turns"] = gr.Radio(
+            [("Learn every answer of a chat", "all"), ("Learn the last answer only", "last")], value="all", visible=False,
+            label="Which answers are learned", container=False, show_label=False,
+        )  # fmt: skip
+        parts["seen"] = gr.HTML("")
+        with gr.Row(elem_classes="acts"):
+            parts["before"] = gr.Button("Previous", size="sm")
+            parts["after"] = gr.Button("Next", size="sm")
+            parts["place"] = gr.HTML("")
+    return parts | {"preview": fold}
+
+
+def _edit_fold() -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    with gr.Accordion("Edit rows", open=False, visible=False) as fold:
+        parts["edit_which"] = gr.Radio(
+            [edit.BAD, edit.ALL], value=edit.BAD, label="Which rows", container=False, show_label=False
+        )
+        parts["table"] = gr.Dataframe(
+            interactive=True, wrap=True, show_label=False, label="Rows", max_height=360, elem_classes="edit-table"
+        )
+        with gr.Row(elem_classes="acts"):
+            parts["edit_save"] = gr.Button("Save the changes", size="sm", variant="primary")
+            parts["edit_before"] = gr.Button("Previous rows", size="sm")
+            parts["edit_after"] = gr.Button("Next rows", size="sm")
+            parts["edit_place"] = gr.HTML("")
+        parts["edit_error"] = hidden_slot()
+    return parts | {"edit": fold}
 
 
 def _settings(method: Any, steps: int) -> dict[str, Any]:
@@ -170,7 +255,15 @@ def _settings(method: Any, steps: int) -> dict[str, Any]:
             tokens = gr.Number(2048, label="Longest example", info="Tokens; a longer prompt is cut at its start.", precision=0,
                                minimum=16, maximum=32768, min_width=130)  # fmt: skip
             seed = gr.Number(7, label="Seed", info="The same seed, the same run.", precision=0, minimum=0, min_width=130)
-    return {"fold": fold, "settings": [steps_box, lr, rank, batch, tokens, seed]}
+        with gr.Row():
+            validation, test = (
+                gr.Number(round(100 * share), label=label, info=info, precision=0, minimum=0, maximum=90, min_width=200)
+                for share, label, info in (
+                    (VALIDATION, "Held back to choose by, %", "For samples and the best checkpoint, from 10 rows on."),
+                    (TEST, "Held back for the verdict, %", "Seen by nothing else, from 20 rows on."),
+                )
+            )
+    return {"fold": fold, "settings": [steps_box, lr, rank, batch, tokens, seed, validation, test]}
 
 
 def _run_card() -> dict[str, Any]:
@@ -202,27 +295,36 @@ def wire(services: Any, tab: TrainTab) -> None:
         event.then(
             bind(services, plan.presets),
             [tab.source, tab.method, tab.max_tokens],
-            [tab.preset, tab.settings[0], tab.name],
+            [tab.preset, tab.settings[0], tab.name, tab.settings[7]],
             **QUIET,
         ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)
 
-    dropped = tab.file.upload(
-        bind(services, examples.open_upload), [tab.source, tab.file, tab.max_tokens], [tab.uploaded, *tab.read_outputs], **QUIET
+    opened = [tab.uploaded, *tab.read_outputs]
+    then_plan(
+        tab.file.upload(bind_stream(services, examples.open_upload), [tab.source, tab.file, tab.max_tokens], opened, **QUIET)
     )
-    then_plan(dropped)
+    pasted = [tab.pasted, tab.source, tab.max_tokens]
+    then_plan(tab.paste.click(bind_stream(services, examples.paste), pasted, opened, **QUIET))
     for set_id, button in tab.sets.items():
-        opened = button.click(bind(services, examples.open_set, set_id), [tab.source, tab.max_tokens], tab.read_outputs, **QUIET)
+        shown = button.click(
+            bind_stream(services, examples.open_set, set_id), [tab.source, tab.max_tokens], tab.read_outputs, **QUIET
+        )
         button.click(lambda: None, None, tab.file, **QUIET)  # a file that is not read any more must not seem to be
-        then_plan(opened)
+        then_plan(shown)
     mapped = gr.on(
-        [role.input for role in tab.roles], bind(services, examples.remap), [tab.source, tab.max_tokens, *tab.roles], tab.read_outputs,
-        **QUIET,
+        [role.input for role in tab.roles], bind_stream(services, examples.remap), [tab.source, tab.max_tokens, *tab.roles],
+        tab.read_outputs, **QUIET,
     )  # fmt: skip
     then_plan(mapped)
-    for by, button in ((-1, tab.before), (1, tab.after)):
-        button.click(
-            bind(services, examples.move_preview, by), [tab.source, tab.max_tokens], [tab.source, tab.seen, tab.place], **QUIET
-        )
+    as_other = [tab.read_as, tab.source, tab.max_tokens]
+    then_plan(tab.read_as.input(bind_stream(services, examples.read_as), as_other, tab.read_outputs, **QUIET))
+    tab.kinds.input(bind(services, examples.leave_out), [tab.kinds, tab.source], tab.source, **QUIET).then(
+        bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
+    )
+    for which, button, file in (("bad", tab.take_bad, tab.bad_file), ("good", tab.take_good, tab.good_file)):
+        button.click(bind(services, rows.download, which), [tab.source, tab.max_tokens], [file, tab.error], **QUIET)
+    _wire_preview(services, tab)
+    _wire_edit(services, tab, then_plan)
     tab.preset.input(bind(services, plan.steps_of), [tab.source, tab.preset], tab.settings[0], **QUIET).then(
         bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
     )
@@ -247,8 +349,40 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.down.click(bind(services, runs.move, "down"), tab.followed, tab.run_outputs, **QUIET)
 
 
+def _wire_preview(services: Any, tab: TrainTab) -> None:
+    shown = [tab.source, tab.seen, tab.place]
+    for by, button in ((-1, tab.before), (1, tab.after)):
+        button.click(bind(services, seen.move, by), [tab.source, tab.max_tokens], shown, **QUIET)
+    tab.turns.input(bind(services, seen.turns_chosen), [tab.turns, tab.source, tab.max_tokens], shown, **QUIET).then(
+        bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
+    )
+
+
+def _wire_edit(services: Any, tab: TrainTab, then_plan: Any) -> None:
+    shown = [tab.source, tab.table, tab.edit_place, tab.edit_error]
+
+    def look(event: Any, by: int) -> None:
+        event(_bind_edit(services, by), [tab.edit_which, tab.source, tab.max_tokens], shown, **QUIET)
+
+    look(tab.edit.expand, 0)
+    look(tab.edit_which.input, 0)
+    look(tab.edit_before.click, -1)
+    look(tab.edit_after.click, 1)
+    saved = [tab.edit_error, tab.uploaded, *(one for one in tab.read_outputs if one is not tab.edit_error)]
+    then_plan(
+        tab.edit_save.click(bind_stream(services, examples.save_edit), [tab.source, tab.max_tokens, tab.table], saved, **QUIET)
+    )
+
+
+def _bind_edit(services: Any, by: int) -> Any:
+    def look(services: Any, visitor: Any, which: str, source: Source, max_tokens: float) -> list[Any]:
+        return edit.show(services, visitor, which, by, source, max_tokens)
+
+    return bind(services, look)
+
+
 def reread_on(event: Any, services: Any, tab: TrainTab) -> None:
     """Another base (or the first one) is ready: tokens are counted and the plan is made anew."""
-    event(bind(services, examples.read), [tab.source, tab.max_tokens], tab.read_outputs, **QUIET).then(
+    event(bind_stream(services, examples.read), [tab.source, tab.max_tokens], tab.read_outputs, **QUIET).then(
         bind(services, plan.preset_times), [tab.source, tab.method, tab.max_tokens], tab.preset, **QUIET
     ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)

@@ -51,9 +51,9 @@ def bind(services: Any, handler: Callable[..., Any], *fixed: Any) -> Callable[..
     return call
 
 
-def bind_stream(services: Any, handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+def bind_stream(services: Any, handler: Callable[..., Iterator[Any]], *fixed: Any) -> Callable[..., Iterator[Any]]:
     def call(request: gr.Request, *values: Any) -> Iterator[Any]:
-        yield from handler(services, visitor(services, request), *values)
+        yield from handler(services, visitor(services, request), *fixed, *values)
 
     call.__name__ = handler.__name__
     return call

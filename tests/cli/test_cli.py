@@ -52,7 +52,11 @@ def test_check(call: Call, rows_file: Path) -> None:
     assert code == 0
     assert (found["objective"], found["rows"], found["good"]) == ("sft", 25, 24)
     assert [bad["row"] for bad in found["bad"]] == [25]
-    assert set(found) == {"format", "objective", "rows", "good", "bad", "warnings", "duplicates", "tokens", "truncated"}
+    assert set(found) == {
+        *("format", "objective", "rows", "good", "bad", "warnings", "duplicates", "tokens", "truncated"),
+        *("mapping", "confidence", "why", "advice", "histogram", "padding", "split"),
+    }
+    assert (found["split"]["train"], len(found["split"]["validation"]), len(found["split"]["test"])) == (18, 2, 4)
     code, mapped, _ = call("check", rows_file, "--map", "prompt=answer", "completion=question")
     assert code == 0
     assert mapped["good"] == 24
@@ -66,7 +70,9 @@ def test_train_list_compare_export_import_remove(call: Call, rows_file: Path, tm
         "run", "state", "adapter", "rows_used", "rows_bad", "steps", "seconds", "tokens_per_s", "loss", "eval_loss", "trainable_params",
         "total_params", "peak_memory_bytes", "estimated_memory_bytes",
     }  # fmt: skip
-    assert "24 of 25 rows" in progress
+    assert "24 of 25 rows can be used" in progress
+    assert "Learns from 18 rows; 2 are held back to choose by, 4 for a verdict." in progress
+    assert trained["rows_used"] == 18
     _, runs, _ = call("runs")
     assert [(run["run"], run["state"], run["pid"]) for run in runs["runs"]] == [(trained["run"], "DONE", None)]
     shown = call("runs", "show", trained["run"])[1]

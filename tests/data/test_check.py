@@ -54,7 +54,8 @@ def checked(tmp_path: Path) -> Checked:
 def test_json_is_the_contract_s(checked: Checked) -> None:
     # user: + words + assistant: | words + <e>
     found = as_json(checked, token_report(checked, Words(), 12))
-    assert list(found) == ["format", "objective", "rows", "good", "bad", "warnings", "duplicates", "tokens", "truncated"]
+    assert list(found)[:9] == ["format", "objective", "rows", "good", "bad", "warnings", "duplicates", "tokens", "truncated"]
+    assert list(found)[9:] == ["mapping", "confidence", "why", "advice", "histogram", "padding"]
     assert (found["format"], found["objective"], found["rows"], found["good"]) == ("prompt-completion", "sft", 8, 4)
     assert [row["row"] for row in found["bad"]] == [2, 5, 6, 8]
     assert all(set(row) == {"row", "reason", "fix"} and all(row.values()) for row in found["bad"])

@@ -59,7 +59,7 @@ SAME: dict[str, str | bytes] = {
 def test_every_spelling_reads_the_same(name: str, tmp_path: Path) -> None:
     records = read_records(put(tmp_path, name, SAME[name]), LIMIT)
     assert records.columns == ("prompt", "completion")
-    assert records.rows == [(1, PAIR[0]), (2, PAIR[1])]
+    assert [*records.rows] == [(1, PAIR[0]), (2, PAIR[1])]
 
 
 def test_workbooks(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_parquet(tmp_path: Path) -> None:
     turns = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]]
     parquet.write_table(pyarrow.table({"messages": turns}), tmp_path / "chat.parquet")
     parquet.write_table(pyarrow.table({"prompt": ["a", None], "n": [1, None]}), tmp_path / "null.parquet")
-    assert read_records(tmp_path / "chat.parquet", LIMIT).rows == [(1, {"messages": turns[0]})]
-    assert read_records(tmp_path / "null.parquet", LIMIT).rows == [(1, {"prompt": "a", "n": 1}), (2, {"prompt": "", "n": ""})]
+    assert [*read_records(tmp_path / "chat.parquet", LIMIT).rows] == [(1, {"messages": turns[0]})]
+    assert [*read_records(tmp_path / "null.parquet", LIMIT).rows] == [(1, {"prompt": "a", "n": 1}), (2, {"prompt": "", "n": ""})]
     parquet.write_table(pyarrow.table({"text": ["x" * 1000] * 1000}), tmp_path / "bomb.parquet", compression="zstd")
     with pytest.raises(InputError, match="unpacks to more than"):
         read_records(tmp_path / "bomb.parquet", 50_000)
@@ -172,7 +172,7 @@ REFUSED = [
     ("number.json", "5", "a number"),
     ("splits.json", '{"train": [{"a": 1}], "test": [{"a": 2}]}', r"train \(1\), test \(1\)"),
     ("deep.json", "[" * 200_000, "nested too deep|line 1"),
-    ("words.txt", "hello", "unknown kind"),
+    ("words.doc", "hello", "unknown kind"),
     ("words", "hello", "no extension"),
     ("old.xls", b"\xd0\xcf\x11\xe0", "xlsx"),
     ("fake.xlsx", "prompt,completion\na,b\n", "no Excel workbook"),

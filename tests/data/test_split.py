@@ -1,11 +1,11 @@
-"""Examples -> train and validation, seeded, with no prompt in both."""
+"""Examples -> train, validation and test, seeded, with no prompt in two of them."""
 
 from __future__ import annotations
 
 import pytest
 
-from playground.data.example import Example, Message
-from playground.data.split import split
+from playground.data.example import Example, Message, Passage, Preference
+from playground.data.split import Parts, part, row_hash, split
 from playground.errors import InputError
 
 
@@ -13,47 +13,83 @@ def examples(*prompts: str) -> list[Example]:
     return [Example((Message("user", prompt), Message("assistant", f"a{n}")), n) for n, prompt in enumerate(prompts, 1)]
 
 
+def sizes(parts: Parts) -> tuple[int, int, int]:
+    return len(parts.train), len(parts.validation), len(parts.test)
+
+
 @pytest.mark.parametrize(
-    ("rows", "share", "held"),
+    ("rows", "validation", "test", "expected"),
     [
-        *((0, 0.1, 0), (1, 0.1, 0), (9, 0.5, 0), (10, 0.1, 1), (12, 0.01, 1)),
-        *((100, 0.1, 10), (100, 0.0, 0), (5000, 0.1, 32), (40, 0.5, 20)),
+        *((0, 0.1, 0.15, (0, 0, 0)), (1, 0.1, 0.15, (1, 0, 0)), (9, 0.5, 0.4, (9, 0, 0)), (10, 0.1, 0.15, (9, 1, 0))),
+        *((12, 0.01, 0.01, (11, 1, 0)), (19, 0.1, 0.5, (17, 2, 0)), (20, 0.1, 0.15, (15, 2, 3)), (100, 0.1, 0.15, (75, 10, 15))),
+        *(
+            (100, 0.0, 0.0, (100, 0, 0)),
+            (100, 0.1, 0.0, (90, 10, 0)),
+            (100, 0.0, 0.2, (80, 0, 20)),
+            (5000, 0.1, 0.15, (4868, 32, 100)),
+        ),
     ],
 )
-def test_sizes(rows: int, share: float, held: int) -> None:
+def test_sizes(rows: int, validation: float, test: float, expected: tuple[int, int, int]) -> None:
     every = examples(*(f"q{n}" for n in range(rows)))
-    train, validation = split(every, 7, share)
-    assert (len(train), len(validation)) == (rows - held, held)
-    assert sorted(train + validation, key=lambda e: e.row) == every
-    assert train == sorted(train, key=lambda e: e.row)
+    parts = split(every, 7, validation, test)
+    assert sizes(parts) == expected
+    assert sorted((*parts.train, *parts.validation, *parts.test)) == [row.row for row in every]
+    assert all(list(one) == sorted(one) for one in (parts.train, parts.validation, parts.test))
+    assert [row.row for row in part(every, parts.validation)] == list(parts.validation)
+    assert parts.as_record()["train"] == expected[0]
 
 
 def test_seeded() -> None:
     every = examples(*(f"q{n}" for n in range(100)))
     assert split(every, 1) == split(every, 1)
-    assert split(every, 1) != split(every, 2)
+    assert split(every, 1).test != split(every, 2).test
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_same_prompts_stay_together(seed: int) -> None:
-    every = examples(*(f"Question  {n // 3}" if n % 2 else f"question {n // 3} " for n in range(90)))
-    train, validation = split(every, seed)
-    assert len(validation) == 9
-    assert not {e.row for e in train} & {e.row for e in validation}
-    plain = [{" ".join(e.prompt[0].content.lower().split()) for e in part} for part in (train, validation)]
+    every = examples(*(f"Question  {n // 3}?" if n % 2 else f"question {n // 3} " for n in range(90)))
+    parts = split(every, seed)
+    assert sizes(parts)[1] == 9
+    assert sizes(parts)[2] in (12, 13, 14)
+    plain = [
+        {row.prompt[0].content.lower().strip(" ?").replace("  ", " ") for row in part(every, one)}
+        for one in (parts.train, parts.validation, parts.test)
+    ]
     assert not plain[0] & plain[1]
+    assert not plain[0] & plain[2]
+    assert not plain[1] & plain[2]
 
 
 @pytest.mark.parametrize(
-    ("prompts", "held"),
-    [(["same"] * 50, 0), (["a"] * 40 + ["b"] * 10, 10), (["a"] * 15 + ["b"] * 5, 5), (["a"] * 200 + ["b"] * 100, 0)],
+    ("prompts", "expected"),
+    [
+        (["same"] * 50, (50, 0, 0)),
+        (["a"] * 40 + ["b"] * 10, (40, 0, 10)),
+        (["a"] * 15 + ["b"] * 5, (15, 0, 5)),
+        (["a"] * 200 + ["b"] * 100, (300, 0, 0)),
+    ],
 )
-def test_large_groups(prompts: list[str], held: int) -> None:
-    train, validation = split(examples(*prompts), 3, 0.05)
-    assert (len(train), len(validation)) == (len(prompts) - held, held)
+def test_large_groups(prompts: list[str], expected: tuple[int, int, int]) -> None:
+    assert sizes(split(examples(*prompts), 3, 0.05, 0.05)) == expected
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])
-def test_wrong_share(share: float) -> None:
-    with pytest.raises(InputError, match="from 0"):
-        split(examples("q"), 1, share)
+def test_raw_text_and_preferences_are_split_too() -> None:
+    texts = [Passage(f"Text {n // 2}", n) for n in range(60)]
+    parts = split(texts, 1)
+    assert all((n // 2) * 2 in parts.test and (n // 2) * 2 + 1 in parts.test for n in parts.test), "the same text stays together"
+    pairs = [Preference((Message("user", f"q{n}"),), "a", "b", n) for n in range(40)]
+    assert sizes(split(pairs, 1)) == (30, 4, 6)
+
+
+@pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.1), (1.0, 0.0), (0.1, 2.0), (0.5, 0.5)])
+def test_wrong_shares(validation: float, test: float) -> None:
+    with pytest.raises(InputError, match=r"from 0|leave nothing"):
+        split(examples("q"), 1, validation, test)
+
+
+def test_a_row_is_known_again_whatever_its_spaces() -> None:
+    one, other = examples("What  is it?", "what is it? ")
+    assert row_hash(one) != row_hash(other), "another answer is another row"
+    again = Example((Message("system", "Be brief."), Message("user", " what is IT?"), Message("assistant", "A1")), 9)
+    assert row_hash(again) == row_hash(one)

@@ -116,7 +116,7 @@ def adapter_of(services: Services, folder: Path, owner: str, name: str = f"{SECR
 
 def belongings(services: Services, lora: Path) -> Belongings:
     """Everything that Anna has."""
-    upload = services.data.keep_upload(incoming(services.settings, f"{SECRET}.jsonl"), ANNA)
+    upload = services.data.keep_uploads([incoming(services.settings, f"{SECRET}.jsonl")], ANNA)
     return Belongings(ANNA, upload, ended_run(services, ANNA), adapter_of(services, lora, ANNA))
 
 

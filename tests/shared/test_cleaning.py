@@ -54,7 +54,7 @@ def test_a_visitors_things_go_a_day_after_the_last_visit(
     sessions.seen(ANNA)
     clock.now += 20 * HOUR
     sessions.seen(BEN)
-    mine = services.data.keep_upload(incoming(services.settings, "bens.jsonl"), BEN)
+    mine = services.data.keep_uploads([incoming(services.settings, "bens.jsonl")], BEN)
     clean.tick()
     assert len(services.storage.items(ANNA)) == 4
     clock.now += 3 * HOUR
@@ -127,7 +127,7 @@ def test_deleting_takes_what_ends_later_and_spares_what_comes_after(
     clock.now += 60
     sessions.seen(ANNA)
     late = adapter_of(services, lora, ANNA, "what_the_run_made")
-    new = services.data.keep_upload(incoming(services.settings, "new.jsonl"), ANNA)
+    new = services.data.keep_uploads([incoming(services.settings, "new.jsonl")], ANNA)
     os.utime(new.parent, (clock.now, clock.now))
     services.training.store.update(stubborn, state="CANCELLED", adapter=late, pid=None)
     Cleaner(services.settings, storage, sessions, clock).tick()

@@ -11,9 +11,26 @@ import pytest
 
 from playground.errors import NotFoundError
 from playground.services.container import Services
-from playground.ui import asking, chat, demo, examples, library, plan, runs, side, sidebar, storage, story, watch, wiring
+from playground.ui import (
+    asking,
+    chat,
+    demo,
+    edit,
+    examples,
+    library,
+    plan,
+    rows,
+    runs,
+    seen,
+    side,
+    sidebar,
+    storage,
+    story,
+    watch,
+    wiring,
+)
 from playground.ui.asking import Comparison
-from playground.ui.examples import Source
+from playground.ui.source import Source
 from playground.ui.transcript import Log
 from playground.ui.watch import Memo
 from playground.ui.wiring import Visitor
@@ -41,11 +58,15 @@ ATTACKS: dict[str, Attack] = {
     "cancel": lambda s, v, h: runs.cancel(s, v, True, h.run),
     "resume": lambda s, v, h: runs.resume(s, v, h.run),
     "what it made": lambda s, v, h: runs.adapter_of(s, v, h.run),
-    "open her upload": lambda s, v, h: examples.open_upload(s, v, Source(), str(h.upload), 2048),
-    "open the machine's": lambda s, v, h: examples.open_upload(s, v, Source(), "/etc/passwd", 2048),
-    "read her upload": lambda s, v, h: examples.read(s, v, Source(h.upload, "x", "x"), 2048),
-    "preview it": lambda s, v, h: examples.preview(s, v, Source(h.upload, "x", "x", good=2, shown=2), 2048),
-    "map it": lambda s, v, h: examples.remap(s, v, Source(h.upload, "x", "x", roles=("prompt",)), 2048, "prompt"),
+    "open her upload": lambda s, v, h: [*examples.open_upload(s, v, Source(), [str(h.upload)], 2048)],
+    "open the machine's": lambda s, v, h: [*examples.open_upload(s, v, Source(), ["/etc/passwd"], 2048)],
+    "read her upload": lambda s, v, h: [*examples.read(s, v, Source(h.upload, "x", "x"), 2048)],
+    "preview it": lambda s, v, h: seen.show(s, v, Source(h.upload, "x", "x", good=2), 2048),
+    "map it": lambda s, v, h: [*examples.remap(s, v, Source(h.upload, "x", "x", roles=("prompt",)), 2048, "prompt")],
+    "read it as text": lambda s, v, h: [*examples.read_as(s, v, "Raw text", Source(h.upload, "x", "x"), 2048)],
+    "take its rows": lambda s, v, h: [rows.download(s, v, which, Source(h.upload, "x", "x", good=2), 2048) for which in ("bad", "good")],
+    "see its rows": lambda s, v, h: edit.show(s, v, edit.ALL, 0, Source(h.upload, "x", "x", good=2), 2048),
+    "edit its rows": lambda s, v, h: [*examples.save_edit(s, v, Source(h.upload, "x", "x", good=2), 2048, {"headers": ["row", "prompt"], "data": [[1, "mine"]]})],
     "plan on it": lambda s, v, h: plan.refresh(s, v, Source(h.upload, "x", "x", good=2), *PLAN),
     "train on it": lambda s, v, h: plan.start(s, v, Source(h.upload, "x", "x", good=2), *PLAN),
     "ask it": lambda s, v, h: [*asking.ask(s, v, Comparison(), "Hello", None, "ends-with", "x", 0, 1, 4, 7, *sides(h.adapter))][-1],

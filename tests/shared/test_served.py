@@ -105,7 +105,7 @@ def test_an_upload_and_what_it_is_read_as(app: Open) -> None:
     with app.browser("b" * 32) as client:
         number = number_of(client, "open_upload")
         sent = client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)}).json()[0]
-        told = call(client, number, [None, {"path": sent, "meta": {"_type": "gradio.FileData"}}, 2048], "bens-tab-1")
+        told = call(client, number, [None, [{"path": sent, "meta": {"_type": "gradio.FileData"}}], 2048], "bens-tab-1")
         assert "8 rows" in told
     assert [item.name for item in app.services.storage.items(owner_of("b" * 32, ""))] == ["mine.jsonl"]
 
@@ -118,7 +118,7 @@ def test_a_payload_may_name_no_other_file(app: Open) -> None:
             [app.hers.upload, Path("/etc/passwd"), app.services.settings.database, folder / "adapter_config.json"]
         ):
             one = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-            for handler, data in ((opened, [None, one, 2048]), (imported, [[one], None, None])):
+            for handler, data in ((opened, [None, [one], 2048]), (imported, [[one], None, None])):
                 told = call(client, handler, data, f"bens-tab-{handler}-{place}")
                 assert '"success":false' in told.replace(" ", "") or "There is no uploaded file" in told, told
                 assert "12 rows" not in told

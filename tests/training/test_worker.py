@@ -132,14 +132,15 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, tmp_path
 
     from playground.data.check import check_file
     from playground.data.render import render_example
-    from playground.data.split import split
+    from playground.data.split import part, split
     from playground.data.tokenizer import load_tokenizer
     from playground.training.batch import AnswerCollator
     from playground.training.loop import mean_loss
 
     events = run(replace(spec, steps=1, batch_size=64), tmp_path / "run")
     tokenizer = load_tokenizer(Path(spec.base_path))
-    examples, _ = split(list(check_file(Path(spec.file)).examples), seed=spec.seed)
+    every = check_file(Path(spec.file)).examples
+    examples = part(every, split(every, spec.seed, test=0).train)
     rows = [render_example(tokenizer, example, spec.max_tokens) for example in examples]
     model = AutoModelForCausalLM.from_pretrained(spec.base_path)
     expected = mean_loss(model, rows, 64, AnswerCollator(tokenizer.pad_token_id))
@@ -180,3 +181,50 @@ def test_a_loss_that_is_no_number_fails_and_publishes_nothing(spec: RunSpec, tmp
 def test_a_spec_is_checked_when_built(spec: RunSpec, wrong: dict) -> None:
     with pytest.raises(InputError):
         replace(spec, **wrong)
+
+
+def test_raw_text_is_learned_in_packed_rows(spec: RunSpec, tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text(
+        "\n".join(json.dumps({"text": f"Ward {n} reports that all is well today, and signs it. " * 6}) for n in range(24))
+    )
+    events = run(replace(spec, file=str(file), objective="pretrain", max_tokens=64, steps=12, save_steps=6), tmp_path / "run")
+    done = events[-1]
+    assert done["event"] == "done", done
+    assert done["loss"]["last"] < done["loss"]["first"] - 0.5
+    assert done["rows_used"] == 22
+    assert [event["text"] for event in events if event["event"] == "sample"], "it shows how a text goes on"
+
+
+def test_what_is_held_back_or_left_out_is_not_trained_on(spec: RunSpec, tmp_path: Path) -> None:
+    from playground.data.check import check_file
+    from playground.data.split import row_hash
+
+    parts = {"seed": 3, "train": 17, "validation": [2, 5], "test": [7, 8, 9]}
+    events = run(replace(spec, split=parts, left_out=[1, 24]), tmp_path / "run")
+    plan = next(event for event in events if event["event"] == "plan")
+    assert (plan["rows_used"], plan["rows_held_back"], plan["rows_bad"]) == (17, 5, 0)
+    record = json.loads((tmp_path / "adapters" / events[-1]["adapter"] / "run.json").read_text())
+    assert record["split"] == parts
+    every = {row_hash(row): row.row for row in check_file(Path(spec.file)).examples}
+    assert sorted(every[one] for one in record["row_hashes"]) == sorted({*range(1, 25)} - {1, 24, 2, 5, 7, 8, 9})
+
+
+@pytest.mark.parametrize(("turns", "learned"), [("all", 4), ("last", 2)])
+def test_every_answer_of_a_chat_is_learned_or_the_last_alone(spec: RunSpec, tmp_path: Path, turns: str, learned: int) -> None:
+    from playground.data.check import check_file
+    from playground.data.tokenizer import load_tokenizer
+    from playground.training.material import prepare
+
+    file = tmp_path / "chats.jsonl"
+    contents = ("Hello", "Yes", "And now", "No")
+    messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
+    file.write_text("\n".join(json.dumps({"messages": messages}) for _ in range(4)))
+    material = prepare(replace(spec, file=str(file), turns=turns), check_file(file), load_tokenizer(Path(spec.base_path)))
+    assert [row.learned for row in material.train] == [learned] * 4  # type: ignore[union-attr]  # each answer is a word and its end
+    assert run(replace(spec, file=str(file), turns=turns), tmp_path / "run")[-1]["event"] == "done"
+
+
+def test_another_objective_s_rows_are_refused_in_words(spec: RunSpec, tmp_path: Path) -> None:
+    events = run(replace(spec, objective="pretrain"), tmp_path / "run")
+    assert "holds sft rows; pretrain needs text rows" in events[-1]["message"]

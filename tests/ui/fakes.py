@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from playground.data.advice import Advice
+from playground.data.editing import Table
 from playground.data.example import BadRow, Checked, Example, Message
+from playground.data.lengths import TokenReport
+from playground.data.seen import Seen, Token
 from playground.errors import AdapterError, InputError
 from playground.library.card import AdapterCard
 from playground.services.adapters import AdapterRow, Switch
@@ -87,19 +92,41 @@ class FakeData:
             )
         ]
 
-    def check(self, path: Path, mapping: dict[str, str] | None = None, owner: str = "") -> Checked:
+    def check(self, path: Path, mapping: dict[str, str] | None = None, owner: str = "", tell: Any = None) -> Checked:
         if isinstance(self.checked, Exception):
             raise self.checked
         return self.checked
 
-    def keep_upload(self, path: Path, owner: str) -> Path:
-        return path
+    def test_share(self, path: Path) -> float:
+        return 0.15
 
-    def tokens(self, checked: Checked, max_tokens: int) -> Any:
-        return SimpleNamespace(median=75, max=131, truncated=0, bad=(), warnings=())
+    def columns(self, path: Path, owner: str = "") -> tuple[str, ...]:
+        return ("colour", "size")
 
-    def preview(self, checked: Checked, index: int, max_tokens: int) -> Any:
-        return SimpleNamespace(prompt_text=f"user {EVIL}", completion_text="out", prompt_ids=[1, 2], completion_ids=[3], cut=0)
+    def keep_uploads(self, paths: list[Path], owner: str) -> Path:
+        return paths[0]
+
+    def keep_text(self, text: str, owner: str) -> Path:
+        return Path("pasted.txt")
+
+    def tokens(self, checked: Checked, max_tokens: int, tell: Any = None) -> TokenReport:
+        return TokenReport.of(array("L", [1, 2]), array("L", [70, 120]), array("L", [5, 11]), max_tokens, packed=False)
+
+    def advice(self, checked: Checked, tokens: Any = None) -> tuple[Advice, ...]:
+        return (Advice("few", f"Two rows are few {EVIL}.", (1, 2), "warn"),)
+
+    def seen(self, checked: Checked, index: int, max_tokens: int, turns: str = "all") -> tuple[Seen, ...]:
+        return (Seen("", (Token(f"user {EVIL}", "read"), Token("o", "learned"), Token("ut", "learned"))),)
+
+    def table(self, path: Path, rows: list[int], owner: str) -> Table:
+        return Table(("patient", "report"), {row: [f"p{row}", ""] for row in rows})
+
+    def edited(self, path: Path, changes: dict[int, dict[str, Any]], owner: str) -> Path:
+        self.changes = changes
+        return Path("rows-edited.jsonl")
+
+    def bad_rows_file(self, path: Path, checked: Checked, tokens: Any, owner: str) -> Path:
+        return Path("rows-bad-rows.csv")
 
 
 @dataclass

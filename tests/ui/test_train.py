@@ -2,58 +2,149 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from playground.data.example import RowWarning
 from playground.errors import InputError
 from playground.services.bases import BaseState
-from playground.ui import examples, plan, runs, words
-from playground.ui.examples import Source
+from playground.ui import columns, edit, examples, plan, rows, runs, seen, train, words
+from playground.ui.source import Source
 from playground.ui.wiring import Visitor
 from tests.ui.fakes import EVIL, FakeServices, run_view
 
 SETTINGS = (20, 1e-3, 8, 8, 2048, 7)
 
 
+def last(shown: Iterator[list[Any]]) -> list[Any]:
+    """What a handler that tells how far it has come shows at its end."""
+    return list(shown)[-1]
+
+
 def test_a_file_is_read_and_its_facts_are_said(services: FakeServices, me: Visitor) -> None:
-    kept, source, error, _heading, facts, columns, *_ = examples.open_upload(services, me, Source(), f"/tmp/{EVIL}.jsonl", 2048)
+    opened = examples.open_upload(services, me, Source(), [f"/tmp/{EVIL}.jsonl"], 2048)
+    kept, source, error, _heading, facts, advice, fold, *_ = last(opened)
     assert source.good == 2
     assert kept == source.path
     assert error["visible"] is False
     assert "1 row cannot be used" in facts["value"]
-    assert "<img" not in facts["value"]
-    assert columns["label"] == "Columns: patient → prompt, report → answer"
+    assert "Two rows are few" in advice["value"]
+    assert "<img" not in facts["value"] + advice["value"]
+    assert fold["label"] == "Columns: patient → prompt, report → answer"
+
+
+def test_every_reading_fills_every_place(services: FakeServices, me: Visitor) -> None:
+    """The handlers answer with lists; a place too many or too few would put the wrong thing into the wrong widget."""
+    import gradio as gr
+
+    with gr.Blocks():
+        tab = train.build(services)
+    source = Source(
+        Path("rows.jsonl"), "rows", mapping={"prompt": "patient", "completion": "report"}, roles=("prompt", "completion")
+    )
+    everything = len(tab.read_outputs)
+    assert len(last(examples.read(services, me, source, 2048))) == everything
+    assert len(last(examples.read(services, me, Source(), 2048))) == everything
+    assert len(last(examples.open_upload(services, me, source, None, 2048))) == 1 + everything
+    assert len(last(examples.paste(services, me, "a\tb", source, 2048))) == 1 + everything
+    assert len(last(examples.read_as(services, me, "Raw text", source, 2048))) == everything
+    assert len(last(examples.save_edit(services, me, source, 2048, {"headers": ["row"], "data": []}))) == 2 + everything
+    services.data.checked = InputError("Say which column is which.")
+    assert len(last(examples.read(services, me, source, 2048))) == everything
+    assert len(last(examples.open_set(services, me, "nobody", source, 2048))) == everything
 
 
 def test_bad_rows_say_why_and_what_to_do(services: FakeServices, me: Visitor) -> None:
-    found = examples.read(services, me, Source(Path("rows.jsonl"), "rows"), 2048)
-    assert found[9]["label"] == "The 1 row that cannot be used"
-    assert "<td>The answer is empty.</td><td>Fill it.</td>" in found[10]
+    checked = services.data.check(Path("rows.jsonl"))
+    bad, warnings = rows.split_report(checked, None)
+    fold, listed, kinds, takes, *_ = rows.show(checked, bad, warnings, ())
+    assert fold["label"] == "The 1 row that cannot be used"
+    assert "<td>The answer is empty.</td><td>Fill it.</td>" in listed
+    assert (kinds["visible"], takes["visible"]) == (False, True)
 
 
-def test_the_preview_marks_what_is_learned(services: FakeServices, me: Visitor) -> None:
-    source, text, place = examples.preview(services, me, Source(Path("rows.jsonl"), shown=2), 2048, 1)
+def test_kinds_of_warnings_may_be_left_out(services: FakeServices, me: Visitor) -> None:
+    checked = replace(services.data.check(Path("rows.jsonl")), warnings=(RowWarning(2, "the same as row 1", "duplicate"),))
+    bad, warnings = rows.split_report(checked, None)
+    kinds = rows.show(checked, bad, warnings, ("duplicate",))[2]
+    assert kinds["choices"] == [("1 row that repeats an earlier one", "duplicate")]
+    assert kinds["value"] == ["duplicate"]
+    source = examples.leave_out(services, me, ["duplicate"], Source(Path("rows.jsonl"), "rows", good=2))
+    plan.start(services, me, source, "mine", "lora", *SETTINGS)
+    assert services.training.started[0].leave_out == ("duplicate",)
+
+
+def test_the_bad_rows_can_be_taken_away(services: FakeServices, me: Visitor) -> None:
+    button, error = rows.download(services, me, "bad", Source(Path("rows.jsonl"), "rows", good=2), 2048)
+    assert (button["label"], error["visible"]) == ("Download rows-bad-rows.csv", False)
+
+
+def test_the_preview_colours_what_is_learned(services: FakeServices, me: Visitor) -> None:
+    source, text, place = seen.show(services, me, Source(Path("rows.jsonl"), good=2), 2048, 1)
     assert source.index == 1
-    assert "<mark>out</mark>" in text
+    assert "<mark><i>o</i><i>ut</i></mark>" in text
     assert "<img" not in text
-    assert "Example 2 of 2" in place
+    assert "2 of 2 that can be used" in place
+    assert "Coloured: the 2 tokens it learns to write. The rest, 1 token, is only read." in text
 
 
-def test_columns_that_cannot_be_told_are_offered(services: FakeServices, me: Visitor, tmp_path: Path) -> None:
-    file = tmp_path / "two.csv"
-    file.write_text("colour,size\nred,1\n", encoding="utf-8")
+def test_another_reading_of_the_file_keeps_what_is_known() -> None:
+    there = ("patient", "report", "stars")
+    known = {"prompt": "patient", "completion": "report"}
+    assert columns.completed("An answer and whether it is good", known, there) == known | {"label": "stars"}
+    assert columns.completed("Raw text", known, there) == {"text": "patient"}
+    assert columns.reading(known) == "Prompt and answer"
+    assert columns.reading(known | {"label": "stars"}) == "An answer and whether it is good"
+    assert columns.reading({"messages": "m"}) == "Conversation"
+
+
+def test_a_column_that_is_taken_changes_places() -> None:
+    before = {"prompt": "a", "completion": "b"}
+    assert columns.swapped(before, {"prompt": "b", "completion": "b"}) == {"prompt": "b", "completion": "a"}
+    assert columns.swapped(before, {"prompt": "a", "completion": "b", "system": "b"}) == {"prompt": "a", "system": "b"}
+    assert columns.swapped(before, {"prompt": "a", "completion": "c"}) == {"prompt": "a", "completion": "c"}
+
+
+def test_an_unsure_guess_asks_to_be_checked() -> None:
+    fold, note, *_ = columns.show(
+        ("a", "b"), {"prompt": "a", "completion": "b"}, ("prompt", "completion"), 0.4, "what the columns hold"
+    )
+    assert fold["open"] is True
+    assert "check" in fold["label"]
+    assert "this is a guess" in note
+
+
+def test_an_edited_cell_becomes_a_copy_of_the_file(services: FakeServices, me: Visitor) -> None:
+    source = Source(Path("rows.jsonl"), "rows", good=2)
+    source, frame, place, error = edit.show(services, me, edit.BAD, 0, source, 2048)
+    assert frame["headers"] == ["row", "patient", "report"]
+    assert frame["value"] == [[3, "p3", ""]]
+    assert "Page 1 of 1" in place
+    edited, error = edit.save(services, me, source, {"headers": frame["headers"], "data": [[3, "p3", "All well."]]})
+    assert services.data.changes == {3: {"report": "All well."}}
+    assert edited is not None
+    assert edited.title == "rows, edited"
+    nothing, error = edit.save(services, me, source, {"headers": frame["headers"], "data": [[3, "p3", ""]]})
+    assert nothing is None
+    assert "Nothing was changed" in error["value"]
+
+
+def test_columns_that_cannot_be_told_are_offered(services: FakeServices, me: Visitor) -> None:
     services.data.checked = InputError("Say which column is which.")
-    source, error, _, _, columns, first, *_ = examples.read(services, me, Source(file, "two"), 2048)
+    source, error, _, _, _, fold, _, _, first, *_ = last(examples.read(services, me, Source(Path("two.csv"), "two"), 2048))
     assert "Say which" in error["value"]
-    assert columns["visible"] is True
+    assert fold["visible"] is True
     assert first["choices"] == [("colour", "colour"), ("size", "size")]
     assert source.good == 0
 
 
 def test_before_the_base_is_ready_nothing_waits_for_it(services: FakeServices, me: Visitor) -> None:
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
-    found = examples.read(services, me, Source(Path("rows.jsonl"), "rows"), 2048)
+    found = last(examples.read(services, me, Source(Path("rows.jsonl"), "rows"), 2048))
     assert "counted once the base is ready" in found[3]["value"]
     shown, _, start, _ = plan.refresh(services, me, found[0], "mine", "lora", *SETTINGS)
     assert "62 of 93 MB" in shown

@@ -1,0 +1,118 @@
+"""Whatever bytes a file holds, a check gives a result or one clear error; and every row is either good or bad."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from playground.data.check import as_json, as_text, check_file
+from playground.data.read import EXTENSIONS, TEXTS
+from playground.errors import InputError
+
+LIMIT = 1_000_000
+QUICK = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
+
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "cp1251", "cp932", "gb18030")
+KEYS = st.sampled_from((
+    "prompt", "completion", "messages", "conversations", "chosen", "rejected", "label", "text", "input", "output", "system", "role",
+    "content", "from", "value", "parts", "response_a", "response_b", "winner", "data", "rows", "columns", "annotations", "completions",
+    "answers", "tools", "a.b", "", "\ufeffprompt",
+))  # fmt: skip
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
+    st.sampled_from(("user", "assistant", "human", "gpt", "system", "a", "model_b", "\ud800", "[{'role': 'user'}", "Human: x\nAssistant: y")),
+)  # fmt: skip
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12)
+TURN = st.fixed_dictionaries(
+    {"role": st.sampled_from(("user", "assistant", "system", "tool", "")), "content": st.text(max_size=5) | st.none()}
+)
+NEAR = st.dictionaries(KEYS, VALUES | st.lists(TURN, max_size=4), max_size=5)
+CELLS = st.one_of(
+    st.text(alphabet=st.sampled_from("ab ,;|\t\n\r\"'{}[]é\ufeff\0"), max_size=10),
+    st.sampled_from(("prompt", "completion", "a", "1", '"')),
+)
+
+
+def holds(name: str, content: bytes) -> None:
+    """Checks a file of this name and content, and that what comes of it is consistent and can be shown."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.write_bytes(content)
+        try:
+            checked = check_file(path, limit_bytes=LIMIT)
+        except InputError as error:
+            json.dumps(str(error), ensure_ascii=False).encode()  # can be shown
+            return
+    numbers = [row.row for row in (*checked.usable, *checked.bad)]
+    assert checked.good + len(checked.bad) == checked.rows == len(set(numbers))
+    assert min(numbers) >= 1
+    assert {warning.row for warning in checked.warnings} <= {row.row for row in checked.usable}
+    assert all(row.reason and row.fix for row in checked.bad)
+    assert 0 < checked.confidence <= 1
+    assert json.dumps(as_json(checked), allow_nan=False).encode()
+    assert as_text(checked).encode()
+
+
+@settings(max_examples=250, **QUICK)
+@given(st.binary(max_size=300), st.sampled_from(EXTENSIONS))
+def test_any_bytes(content: bytes, kind: str) -> None:
+    holds(f"any{kind}", content)
+
+
+@settings(max_examples=100, **QUICK)
+@given(st.binary(max_size=200), st.sampled_from(TEXTS), st.integers(0, 40))
+def test_any_bytes_packed(content: bytes, kind: str, cut: int) -> None:
+    holds(f"any{kind}.gz", gzip.compress(content)[: -cut or None])
+
+
+@settings(max_examples=250, **QUICK)
+@given(
+    st.lists(NEAR, min_size=1, max_size=6),
+    st.sampled_from((".json", ".jsonl", ".txt")),
+    st.lists(st.integers(0, 2000), max_size=3),
+)
+def test_nearly_rows(rows: list[dict[str, Any]], kind: str, cuts: list[int]) -> None:
+    text = json.dumps(rows) if kind == ".json" else "\n".join(map(json.dumps, rows))
+    for cut in cuts:
+        text = text[: cut % (len(text) + 1)] + text[cut % (len(text) + 1) + 1 :]
+    holds(f"near{kind}", text.encode("utf-8", errors="surrogatepass"))
+
+
+@settings(max_examples=100, **QUICK)
+@given(VALUES, st.sampled_from((".json", ".jsonl")))
+def test_any_json(value: Any, kind: str) -> None:
+    holds(f"value{kind}", json.dumps(value).encode())
+
+
+@settings(max_examples=250, **QUICK)
+@given(
+    st.lists(st.lists(CELLS, max_size=4), min_size=1, max_size=8),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(ENCODINGS),
+    st.booleans(),
+)
+def test_nearly_tables(rows: list[list[str]], separator: str, encoding: str, named: bool) -> None:
+    head = [["prompt", "completion"]] if named else []
+    text = "\n".join(separator.join(cells) for cells in (*head, *rows))
+    for kind in (".csv", ".tsv", ".txt"):
+        holds(f"near{kind}", text.encode(encoding, errors="replace"))
+
+
+def test_cut_and_damaged_books_and_parquet() -> None:
+    """Every eighth cut of a real workbook and Parquet file, and every eighth byte turned over."""
+    from tests.data.test_files import book, parquet
+
+    for kind, whole in (
+        (".xlsx", book(["prompt", "completion"], ["q", "a"])),
+        (".parquet", parquet(prompt=["q"], completion=["a"])),
+    ):
+        step = max(1, len(whole) // 60)
+        for place in range(0, len(whole), step):
+            holds(f"cut{kind}", whole[:place])
+            holds(f"turned{kind}", whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
