@@ -68,7 +68,7 @@ def step_split(plain: Any, model: LeanModel, adapters: list[Any], weights: list[
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    from playground.engine.bank import pack
+    from playground.engine.packed import pack
 
     plain = load(folder).model
     model = LeanModel(load(folder).model)

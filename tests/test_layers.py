@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ["cli", "serve", "ui", "api", "services", "evaluation", "training", "engine", "gpu", "library", "methods", "data"]
+LAYERS = ["cli", "serve", "ui", "api", "services", "training", "evaluation", "engine", "gpu", "library", "methods", "data"]
 """From the top down. ``cli`` and ``serve`` are entry points; ``ui`` and ``api`` stand side by side."""
 GROUND = {"errors", "settings", "__init__", "__main__"}
 SIDE_BY_SIDE = {("ui", "api")}

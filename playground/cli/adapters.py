@@ -1,11 +1,12 @@
-"""``adapters``: list, import, export, remove. Never imports torch."""
+"""``adapters``: list, import, export, remove. Imports torch to blend only; merging does in a process of its own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from playground.errors import InputError
+from playground.cli.arguments import weights_of
+from playground.cli.common import Progress
 from playground.library.card import AdapterCard
 from playground.services.container import Services
 from playground.settings import Settings
@@ -18,9 +19,12 @@ def adapters(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int
         return {"adapters": [_json(card)]}, f"Imported as {card.id}.", 0
     if options.action == "export":
         if options.format != "peft":
-            raise InputError(f"The format {options.format!r} cannot be written yet. There is: peft.")
+            return _converted(settings, options)
         folder = service.export_folder(options.id, Path(options.dir))
         return {"adapters": [_json(service.get(options.id))], "folder": str(folder)}, f"Written to {folder}.", 0
+    if options.action == "blend":
+        card = service.blend(weights_of(options.parts), options.how, options.name)
+        return {"adapters": [_json(card)]}, f"Blended as {card.id}.", 0
     if options.action == "remove":
         card = service.get(options.id)
         service.remove(options.id)
@@ -28,6 +32,20 @@ def adapters(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int
     cards = [row.card for row in service.list()]
     text = "\n".join(_row(card) for card in cards) or "No adapters yet: train one or import a PEFT folder."
     return {"adapters": [_json(card) for card in cards]}, text, 0
+
+
+def _converted(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]:
+    """Merged, or GGUF: into DIR as a folder, or as DIR/ID.gguf."""
+    services, target, progress = Services(settings), Path(options.dir).expanduser().absolute(), Progress()
+    if options.format == "gguf":
+        target.mkdir(parents=True, exist_ok=True)
+        target = target / f"{options.id}.gguf"
+    services.bases.resolve(progress.base)
+    progress.end()
+    for step in services.exporter.export(options.id, options.format, target=target):
+        progress.say(step.phase)
+    progress.end()
+    return {"adapters": [_json(services.adapters.get(options.id))], "folder": str(target)}, f"Written to {target}.", 0
 
 
 def _json(card: AdapterCard) -> dict[str, Any]:

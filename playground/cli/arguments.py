@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from playground.data.example import WARNINGS
 from playground.errors import InputError
+from playground.methods.options import PLACEMENTS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,7 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int)
     length.add_argument("--epochs", type=float)
     train.add_argument("--lr", type=float)
-    train.add_argument("--rank", type=int)
+    train.add_argument("--rank", type=int, help="rank, virtual tokens or width: what the method has")
+    train.add_argument("--rslora", action="store_true", help="scale by alpha / sqrt(rank) (lora, qlora, dora)")
+    train.add_argument("--pissa", action="store_true", help="begin with the base's strongest directions (lora, qlora)")
+    train.add_argument("--layers", type=int, default=0, metavar="N", help="train the last N layers only (full)")
+    train.add_argument("--init-text", default="", metavar="TEXT", help="what virtual tokens begin as (prompt, p-tuning-v2)")
+    train.add_argument("--placement", choices=PLACEMENTS, default="", help="where bottlenecks stand; default houlsby")
     train.add_argument("--batch-size", type=int, default=8)
     train.add_argument("--max-tokens", type=int, default=2048)
     train.add_argument("--seed", type=int, default=7)
@@ -52,6 +58,17 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--turns", choices=["all", "last"], default="all", help="which answers of a chat are learned")
     train.add_argument("--validation", type=float, metavar="SHARE", help="held back to choose by; default 0.1")
     train.add_argument("--test", type=float, metavar="SHARE", help="held back for the verdict; default 0.15, from 20 rows on")
+    train.add_argument(
+        "--reward",
+        action="append",
+        default=[],
+        metavar="CHECK|model=ID",
+        help="what grpo rewards; again for more, in equal parts",
+    )
+    train.add_argument("--from", dest="start", default="", metavar="ID", help="begin with this adapter's weights")
+    train.add_argument(
+        "--early-stop", type=int, default=0, metavar="N", help="end after N checkpoints without a better held-out loss; 0: never"
+    )
     train.add_argument(
         "--leave-out", nargs="+", default=[], choices=WARNINGS, metavar="KIND", help=f"rows to leave out: {', '.join(WARNINGS)}"
     )
@@ -74,7 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
     export = adapters.add_parser("export", help="write one to a folder", parents=[common])
     export.add_argument("id")
     export.add_argument("dir")
-    export.add_argument("--format", default="peft")
+    export.add_argument("--format", default="peft", help="peft, merged (safetensors) or gguf")
+    blend = adapters.add_parser("blend", help="one adapter out of several", parents=[common])
+    blend.add_argument("--with", nargs="+", action="extend", dest="parts", required=True, metavar="ID=WEIGHT")
+    blend.add_argument("--how", default="linear", help="linear, ties or dare")
+    blend.add_argument("--name", default="blend")
     adapters.add_parser("remove", help="delete one", parents=[common]).add_argument("id")
 
     compare = verb("compare", "ask several sides the same thing")
@@ -103,6 +124,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _mapping(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--map", nargs="+", action="extend", default=[], metavar="field=column", help="which column is what")
+
+
+def weights_of(pairs: list[str]) -> dict[str, float]:
+    """``["mine=0.5", "yours=0.5"]`` -> ``{"mine": 0.5, "yours": 0.5}``. Raises InputError."""
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        name, equals, weight = pair.rpartition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise InputError(f"--with takes ID=WEIGHT, such as hospital_reports=0.5; {pair!r} is not that.")
+    return weights
 
 
 def mapping_of(pairs: list[str]) -> dict[str, str]:

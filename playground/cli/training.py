@@ -9,6 +9,7 @@ from typing import Any
 from playground.cli.arguments import mapping_of
 from playground.cli.common import Progress, owned_or_served, services_for
 from playground.errors import InputError
+from playground.methods.options import Options
 from playground.services.container import Services
 from playground.services.progress import RunView
 from playground.services.training import TrainRequest
@@ -28,6 +29,8 @@ def train(settings: Settings, options: Any) -> Outcome:
         seed=options.seed, save_steps=options.save_steps, mapping=mapping_of(options.map), strict=options.strict,
         limit_memory_bytes=int(options.memory_limit * 1e9), turns=options.turns, validation=options.validation, test=options.test,
         leave_out=tuple(options.leave_out),
+        options=Options(options.rslora, options.pissa, options.layers, options.init_text, options.placement),
+        rewards=tuple(options.reward), start=options.start, early_stop=options.early_stop,
     )  # fmt: skip
     checked = services.data.check(request.file, request.mapping, request.owner)  # a bad file is told before a base is fetched
     services.bases.resolve(progress.base)

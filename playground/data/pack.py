@@ -32,10 +32,11 @@ class Packed:
         return self.ids[: max(1, min(_BEGINNING, end // 2))]
 
 
-def pack(tokenizer: Any, passages: Sequence[Passage], length: int) -> list[Packed]:
+def pack(tokenizer: Any, passages: Sequence[Passage], length: int, *, together: bool = True) -> list[Packed]:
     """Every token of every passage once, each passage closed by the end token; first fit into the newest rows, in order.
 
-    A passage longer than ``length`` is cut into pieces of it. Raises InputError when length is below 2.
+    together: several passages may share a row; otherwise each has its own, as methods with virtual tokens need it: what stands before
+    a row stands before its first passage only. A passage longer than ``length`` is cut into pieces of it. Raises InputError when length is below 2.
     """
     if length < 2:
         raise InputError(f"A length of {length} tokens leaves nothing to predict. Give at least 2.")
@@ -47,7 +48,8 @@ def pack(tokenizer: Any, passages: Sequence[Passage], length: int) -> list[Packe
             piece = ids[begin : begin + length]
             if len(piece) < 2:
                 continue  # a lone token has nothing before it to be told from
-            row = next((row for row in rows[-_OPEN:] if len(row[0]) + len(piece) <= length), None)
+            open_rows = rows[-_OPEN:] if together else []
+            row = next((row for row in open_rows if len(row[0]) + len(piece) <= length), None)
             if row is None:
                 rows.append((list(piece), [0]))
             else:

@@ -12,15 +12,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from playground.engine.weights import FileModule
+from playground.engine.bottlenecks import ACTIVATIONS, Neck
+from playground.engine.virtual import VirtualTokens
+from playground.engine.weights import FileAdapter, FileModule
 from playground.errors import AdapterError
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
 _IA3 = re.compile(r"base_model\.model\.(?P<module>.+)\.ia3_l")
+_NECK = re.compile(r"base_model\.model\.(?P<module>.+)\.bottleneck_(?P<part>(?:down|up)\.(?:weight|bias))")
+_VIRTUAL = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
 
 
-def read_adapter(folder: Path) -> dict[str, FileModule]:
-    """Module path -> what the file holds for it, in fp32. Raises AdapterError for a method the batch does not carry."""
+def read_adapter(folder: Path) -> FileAdapter:
+    """What the file holds, in fp32. Raises AdapterError for a method the batch does not carry, or a damaged file."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
         if not isinstance(config, dict):
@@ -35,16 +39,21 @@ def read_adapter(folder: Path) -> dict[str, FileModule]:
         raise AdapterError(f"The adapter in {folder.name} holds no weights. Export it again.")
     if not bool(torch.isfinite(torch.stack(torch._foreach_norm(filled, float("inf")))).all()):
         raise AdapterError(f"{folder.name} holds something that is not a number. Train it again at a lower learning rate.")
-    kind = config.get("peft_type")
-    if kind == "LORA":
-        try:
-            return _lora(folder.name, config, tensors)
-        except (TypeError, ValueError, AttributeError, re.error) as error:
-            raise AdapterError(f"{folder.name}'s config is damaged: {error}. Export the adapter again.") from error
-    if kind == "IA3":
-        return _ia3(folder.name, tensors)
+    kind, name = config.get("peft_type"), folder.name
+    try:
+        if kind == "LORA":
+            return FileAdapter(_lora(name, config, tensors))
+        if kind == "IA3":
+            return FileAdapter(_ia3(name, tensors))
+        if kind == "BOTTLENECK":
+            return FileAdapter(_necks(name, config, tensors))
+        if kind in _VIRTUAL:
+            return FileAdapter({}, _virtual(name, config, tensors))
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise AdapterError(f"{name}'s config is damaged: {error}. Export the adapter again.") from error
     raise AdapterError(
-        f"{folder.name} is a {kind} adapter; chatting runs LoRA, DoRA and IA3 adapters today. Import one of these, or train one here."
+        f"{name} is a {kind} adapter; chatting runs LoRA, DoRA, IA3, bottleneck, prefix and prompt adapters. Import one of these, or "
+        "train one here."
     )
 
 
@@ -87,6 +96,39 @@ def _ia3(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, FileModule]:
         inner = tensor.shape[0] == 1
         found[match["module"]] = FileModule(in_scale=tensor[0]) if inner else FileModule(out_scale=tensor[:, 0])
     return found
+
+
+def _necks(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, FileModule]:
+    activation = config.get("activation", "gelu")
+    if activation not in ACTIVATIONS:
+        raise AdapterError(
+            f"{name}'s activation is {activation!r}; a bottleneck's is one of {', '.join(ACTIVATIONS)}. Train it again."
+        )
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _NECK.fullmatch(key)
+        if match is None:
+            raise AdapterError(f"{name} holds {key}, which is no part of a bottleneck. Export it again.")
+        parts.setdefault(match["module"], {})[match["part"]] = tensor
+    found = {}
+    for module, part in parts.items():
+        down, up = part.get("down.weight"), part.get("up.weight")
+        width, outputs = down.shape if down is not None and down.dim() == 2 else (0, 0)
+        right = {"down.weight": (width, outputs), "down.bias": (width,), "up.weight": (outputs, width), "up.bias": (outputs,)}
+        if down is None or up is None or not width or {key: tuple(tensor.shape) for key, tensor in part.items()} != right:
+            raise AdapterError(
+                f"{name}'s matrices for {module} are no bottleneck. The file is damaged; export the adapter again."
+            )
+        found[module] = FileModule(neck=Neck(down, part["down.bias"], up, part["up.bias"], activation))
+    return found
+
+
+def _virtual(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> VirtualTokens:
+    """PEFT saves what its encoder or its projection makes of the parameters, so that nothing is left to compute."""
+    flat = tensors.get("prompt_embeddings")
+    if flat is None or len(tensors) > 1 or flat.dim() != 2 or flat.shape[0] != config.get("num_virtual_tokens"):
+        raise AdapterError(f"{name} does not hold the virtual tokens that its config tells of. Export the adapter again.")
+    return VirtualTokens(flat, prefix=config["peft_type"] == "PREFIX_TUNING")
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:

@@ -8,81 +8,14 @@ An adapter already in the bank is switched to by an index; another is copied in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
-from playground.engine.weights import AdapterWeights, ModuleWeights
+from playground.engine.bottlenecks import BankNecks, Masked, Neck
+from playground.engine.packed import Group, Packed, Pair, Scales
 
 KEPT = 4
 """Slots that are there from the start: coming back to one of so many adapters costs nothing."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Linear layers that read the same input and are one product: names, input width, output widths."""
-
-    names: tuple[str, ...]
-    inputs: int
-    outputs: tuple[int, ...]
-
-    @property
-    def spans(self) -> list[tuple[int, int]]:
-        """(start, end) of each layer's outputs in the group's product."""
-        ends = [sum(self.outputs[: part + 1]) for part in range(len(self.outputs))]
-        return [(end - width, end) for end, width in zip(ends, self.outputs, strict=True)]
-
-
-@dataclass(frozen=True)
-class Scales:
-    """What an adapter, or a batch's rows, multiply a group by: inner for each part [.., in], outer and shift [.., outputs]."""
-
-    inner: tuple[torch.Tensor | None, ...]
-    outer: torch.Tensor | None
-    shift: torch.Tensor | None
-
-
-Pair = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """An attached adapter. key stands for its weights; rank: its widest. matrices: for each group and part a [rank, in] and
-    b [rank, out], or None. scales: by group, where it has any."""
-
-    key: str
-    rank: int
-    matrices: tuple[tuple[Pair | None, ...], ...]
-    scales: dict[int, Scales]
-
-    @property
-    def bytes(self) -> int:
-        tensors = [tensor for group in self.matrices for pair in group if pair for tensor in pair]
-        tensors += [t for scales in self.scales.values() for t in (*scales.inner, scales.outer, scales.shift) if t is not None]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def pack(key: str, weights: AdapterWeights, groups: Sequence[Group], dtype: torch.dtype, device: torch.device) -> Packed:
-    """Lay an adapter's weights out by the model's groups; b is turned, so that joining a batch is plain copying."""
-
-    def here(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device, dtype).contiguous()
-
-    def joined(group: Group, parts: Sequence[torch.Tensor | None], empty: float) -> torch.Tensor | None:
-        if all(part is None for part in parts):
-            return None
-        widths = zip(parts, group.outputs, strict=True)
-        return here(torch.cat([torch.full((width,), empty) if part is None else part for part, width in widths]))
-
-    matrices, scales = [], {}
-    for place, group in enumerate(groups):
-        found = [weights.get(name, ModuleWeights()) for name in group.names]
-        matrices.append(tuple((here(m.a), here(m.b.t())) if m.a is not None and m.b is not None else None for m in found))
-        inner = tuple(None if m.in_scale is None else here(m.in_scale) for m in found)
-        outer, shift = joined(group, [m.out_scale for m in found], 1.0), joined(group, [m.shift for m in found], 0.0)
-        if outer is not None or shift is not None or any(vector is not None for vector in inner):
-            scales[place] = Scales(inner, outer, shift)
-    return Packed(key, max((m.rank for m in weights.values()), default=0), tuple(matrices), scales)
 
 
 class Bank:
@@ -104,17 +37,19 @@ class Bank:
         self._spans: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor, int]]] = {}
         self._views: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         self._scales: dict[int, Scales] = {}
+        self._necks = BankNecks()
         self._fixed: dict[int, dict[int, torch.Tensor]] = {}
         self.version = 0  # changes when the memory does
 
     @property
     def bytes(self) -> int:
-        """Memory of the slots, used or not."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in (*self._a, *self._b))
+        """Memory of the slots, used or not, and of the bottlenecks that lie side by side."""
+        return self._necks.bytes + sum(tensor.numel() * tensor.element_size() for tensor in (*self._a, *self._b))
 
     def take(self, adapter: Packed | None) -> int | None:
-        """The slot that holds an adapter, copied in where it is not there yet; None for the base. ``release`` it after."""
-        if adapter is None:
+        """The slot that holds an adapter, copied in where it is not there yet; None for the base, and for an adapter that only puts
+        tokens before the text. ``release`` it after."""
+        if adapter is None or adapter.bare:
             return None
         slot = next((i for i, there in enumerate(self._slots) if there is not None and there.key == adapter.key), None)
         if slot is None:
@@ -148,6 +83,7 @@ class Bank:
         carried = [self._slots[slot] if slot is not None else None for slot in chosen]
         places = {place for adapter in carried if adapter is not None for place in adapter.scales}
         self._scales = {place: self._together(place, carried) for place in places}
+        self._necks.select([adapter.necks if adapter is not None else {} for adapter in carried])
         self._look()
 
     def select_fixed(self, slots: Sequence[int | None]) -> bool:
@@ -174,9 +110,9 @@ class Bank:
         return True
 
     @property
-    def scaled(self) -> bool:
-        """Whether a selected row multiplies anything by its own vectors."""
-        return bool(self._scales)
+    def plain(self) -> bool:
+        """Whether the selected rows carry low-rank products and nothing else."""
+        return not self._scales and not self._necks
 
     def add(self, place: int, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add each selected row's low-rank product of group ``place``, in place: x [rows, in], y [rows, sum of outputs]."""
@@ -206,6 +142,15 @@ class Bank:
         wide = len(self.groups[place].names) * self._rank
         own = slice(slot * wide, (slot + 1) * wide)
         y.addmm_(torch.mm(x, self._a[place][own].t()), self._b[place][own])
+
+    def necks(self, place: int) -> list[Masked | None] | None:
+        """The bottlenecks of the selected rows on each layer of a group, or None where none carries any."""
+        return self._necks.get(place)
+
+    def segment_necks(self, place: int, slot: int | None) -> tuple[Neck | None, ...]:
+        """The same for one adapter."""
+        adapter = self._slots[slot] if slot is not None else None
+        return adapter.necks.get(place, ()) if adapter is not None else ()
 
     def scales(self, place: int) -> Scales | None:
         """What the selected rows multiply a group by, [rows, ...] each, or None where none does."""

@@ -67,3 +67,8 @@ class RowCache:
         """Put back the first ``tokens`` of what ``save`` gave."""
         for layer, block in enumerate(self.blocks):
             block[row, :tokens] = saved[layer, :tokens]
+
+    def begin(self, row: int, start: torch.Tensor | None) -> None:
+        """Put keys and values that stand before a row's text, shaped as ``save`` gives them, at its start."""
+        if start is not None:
+            self.restore(row, start, start.shape[1])

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Generator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -57,6 +58,8 @@ class Engine:
         self._attached: OrderedDict[str, AdapterFile] = OrderedDict()
         self._asleep: dict[str, AdapterFile] = {}
         self._effects: dict[str, bool] = {}
+        self._leads: dict[str, int] = {}
+        self._places: int = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None) or 0
         self._linears = {name: module for name, module in self.loaded.model.named_modules() if out_in(module) is not None}
         reason = "asked for" if reference else unfit(self.loaded.model)
         self.path = f"reference ({reason})" if reason else "lean"
@@ -82,6 +85,7 @@ class Engine:
         """Forget an adapter; its memory is free again. Unknown ids are ignored."""
         with self._lock:
             self._asleep.pop(adapter_id, None)
+            self._leads.pop(adapter_id, None)
             if self._attached.pop(adapter_id, None) is not None:
                 self._compute.run(lambda: self._way.drop(adapter_id))
 
@@ -178,7 +182,16 @@ class Engine:
     def _read_in(self, adapter: AdapterFile, needed: Collection[str] = ()) -> None:
         check_vocabulary(Path(adapter.path), self.loaded.tokenizer.get_vocab)
         found = read_adapter(Path(adapter.path))
-        self._compute.run(lambda: self._way.put(adapter.id, adapter.sha256, fitted(adapter.id, found, self._linears)))
+        lead = found.virtual.count if found.virtual is not None else 0
+        if self._places and lead >= self._places:
+            raise AdapterError(
+                f"{adapter.id} puts {lead} tokens before the text, and this base holds {self._places}. Train it with fewer."
+            )
+        weights = fitted(adapter.id, found.modules, self._linears)
+        settings = (Path(adapter.path) / "adapter_config.json").read_bytes()  # they may scale the same weights otherwise
+        key = f"{adapter.sha256}:{sha256(settings).hexdigest()}"
+        self._compute.run(lambda: self._way.put(adapter.id, key, weights, found.virtual))
+        self._leads[adapter.id] = lead
         self._attached[adapter.id] = adapter
         self._attached.move_to_end(adapter.id)
         self._asleep.pop(adapter.id, None)
@@ -189,12 +202,13 @@ class Engine:
             self._compute.run(lambda name=name: self._way.drop(name))  # type: ignore[misc]
 
     def _fits(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> None:
-        limit = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None)
         for prompt, row in zip(prompts, rows, strict=True):
-            if limit and len(prompt) + row.sampling.max_tokens > limit:
+            lead = self._leads.get(row.adapter or "", 0)
+            if self._places and lead + len(prompt) + row.sampling.max_tokens > self._places:
+                before = f", the adapter puts {lead} before it" if lead else ""
                 raise InputError(
-                    f"The prompt is {len(prompt)} tokens and the reply may take {row.sampling.max_tokens}; this base holds {limit}. "
-                    "Shorten the prompt, use fewer shots, or clear the conversation."
+                    f"The prompt is {len(prompt)} tokens{before} and the reply may take {row.sampling.max_tokens}; this base holds "
+                    f"{self._places}. Shorten the prompt, use fewer shots, or clear the conversation."
                 )
 
 

@@ -2,7 +2,8 @@
 than running them (CUDA graphs).
 
 Rows are padded to a power of two and attention runs over all of the cache's length, so that a shape comes again at every step.
-Padding rows write into cache rows that nobody uses. Rows whose adapters scale (DoRA, IA³) take the plain step.
+Padding rows write into cache rows that nobody uses. Rows whose adapters scale (DoRA, IA³) or
+carry bottlenecks take the plain step.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class CapturedSteps:
         """Logits [rows, vocabulary]; slots: each row's adapter in ``bank``. Valid until the next call."""
         count, model = len(tokens), self._model
         bank.select(slots)
-        if bank.scaled:
+        if not bank.plain:
             return model.step(tokens, lengths, cache, bank)
         rows = 1 << (count - 1).bit_length()
         cache.ensure(rows, max(lengths) + 1)

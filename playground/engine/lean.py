@@ -13,31 +13,16 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from playground.engine.bank import Bank, Group, Scales
+from playground.engine.bank import Bank
 from playground.engine.cache import RowCache
+from playground.engine.lean_layers import DOWN, GATE_UP, OUT, QKV, Layer, groups_of, joined, layer_of
+from playground.engine.packed import Group, Scales
 from playground.engine.products import Products, by_columns
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = ("default", "linear", "llama3")
-QKV, OUT, GATE_UP, DOWN = range(4)
 SMALL = 100_000
 """Models whose layers have fewer numbers are not worth measuring for."""
-
-
-@dataclass
-class _Layer:
-    """Weights of one decoder layer, [in, out] each; ``qkv`` and ``gate_up`` are several modules' side by side."""
-
-    attention_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    q_norm: torch.Tensor | None
-    k_norm: torch.Tensor | None
-    out: torch.Tensor
-    out_bias: torch.Tensor | None
-    mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -80,20 +65,21 @@ class LeanModel:
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.eps = config.rms_norm_eps
+        self.hidden, self.eps = config.hidden_size, config.rms_norm_eps
         self.dtype, self.device = model.lm_head.weight.dtype, model.lm_head.weight.device
         largest = (2 * config.intermediate_size, config.hidden_size)
         tuned = self.device.type == "cpu" and self.dtype == torch.float32 and largest[0] * largest[1] >= SMALL
-        self._columns = tuned and by_columns(largest)
+        columns = tuned and by_columns(largest)
         for parameter in (parameter for parameter in model.parameters() if parameter.dim() == 1):
             parameter.data = parameter.data.clone()  # nothing keeps the file mapped once the weights below are copied out of it
-        self.layers = [self._layer(layer) for layer in body.layers]
-        self.head = self._joined([model.lm_head])
+        self.layers = [layer_of(layer, columns) for layer in body.layers]
+        self.head = joined([model.lm_head], columns)
         self._embedding = body.embed_tokens.weight
         self.norm = body.norm.weight.data
         self._rotary = body.rotary_emb
         self._cos = self._sin = torch.empty(0)
-        self.groups = self._groups(len(self.layers), config.hidden_size)
+        widths = (self.heads * self.head_dim, self.kv_heads * self.head_dim)
+        self.groups = groups_of(len(self.layers), self.hidden, widths, self.layers[0].down.shape[0])
         every = [weight for layer in self.layers for weight in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         self.product = Products([*every, self.head])
 
@@ -104,8 +90,11 @@ class LeanModel:
         return Bank(self.groups, self.dtype, self.device)
 
     @torch.inference_mode()
-    def read(self, segments: Sequence[Segment], cache: RowCache, bank: Bank) -> torch.Tensor:
-        """Read prompts, or parts of them, for several rows together; returns logits [segments, vocabulary] of each last token."""
+    def read(
+        self, segments: Sequence[Segment], cache: RowCache, bank: Bank, embedded: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Read prompts, or parts of them, for several rows together; returns logits [segments, vocabulary] of each last token.
+        embedded: [tokens, hidden] in place of what the tokens' ids stand for."""
         ids = torch.tensor([token for segment in segments for token in segment.ids], device=self.device)
         spans, at = [], 0
         for segment in segments:
@@ -129,9 +118,16 @@ class LeanModel:
                 for segment, (begin, end) in zip(segments, spans, strict=True):
                     bank.add_segment(place, segment.slot, x[begin:end], y[begin:end])
 
-            return self._apply(self.groups[place], x, weight, bias, residual, pieces, add)
+            def narrow(y: torch.Tensor) -> None:
+                for segment, (begin, end) in zip(segments, spans, strict=True):
+                    necks = bank.segment_necks(place, segment.slot)
+                    for neck, (first, last) in zip(necks, self.groups[place].spans, strict=False):
+                        if neck is not None:
+                            neck.add(y[begin:end, first:last])
 
-        x = functional.embedding(ids, self._embedding)
+            return self._apply(self.groups[place], x, weight, bias, residual, pieces, add, narrow)
+
+        x = functional.embedding(ids, self._embedding) if embedded is None else embedded.to(self.device, self.dtype)
         for number, layer in enumerate(self.layers):
             q = self._attend(layer, number, x, cos, sin, cache, places, apply)
             mixed = torch.empty_like(q)
@@ -178,14 +174,19 @@ class LeanModel:
             mask = _additive(seen, self.dtype)[:, None, None].expand(count, 1, groups, length)
 
         def apply(place: int, x: torch.Tensor, weight: torch.Tensor, bias: Any = None, residual: Any = None) -> torch.Tensor:
-            scales = bank.scales(place)
-            if scales is None:
+            scales, necks = bank.scales(place), bank.necks(place)
+            if scales is None and necks is None:
                 y = self.product(x, weight, bias, residual)
                 bank.add(place, x, y)
                 return y
-            return self._apply(
-                self.groups[place], x, weight, bias, residual, [(0, count, scales)], lambda y: bank.add(place, x, y)
-            )
+
+            def narrow(y: torch.Tensor) -> None:
+                for neck, (first, last) in zip(necks or (), self.groups[place].spans, strict=False):
+                    if neck is not None:
+                        neck[0].add(y[:, first:last], neck[1])
+
+            pieces = [] if scales is None else [(0, count, scales)]
+            return self._apply(self.groups[place], x, weight, bias, residual, pieces, lambda y: bank.add(place, x, y), narrow)
 
         x = functional.embedding(ids, self._embedding)
         for number, layer in enumerate(self.layers):
@@ -197,9 +198,18 @@ class LeanModel:
         return self._logits(x)
 
     def _apply(
-        self, group: Group, x: Any, weight: Any, bias: Any, residual: Any, pieces: Sequence[tuple[int, int, Scales]], add: Any
+        self,
+        group: Group,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        residual: Any,
+        pieces: Sequence[tuple[int, int, Scales]],
+        add: Any,
+        narrow: Any,
     ) -> torch.Tensor:
-        """A group's product where some tokens' adapters scale it: pieces = (first, past the last, what they scale by)."""
+        """A group's product where some tokens' adapters do more than add: pieces = (first, past the last, what they scale by); add,
+        narrow: put the low-rank products and the bottlenecks onto it."""
         source, parts = x, len(group.names)
         if parts == 1 and any(scales.inner[0] is not None for _, _, scales in pieces):
             source = x.clone()
@@ -219,10 +229,11 @@ class LeanModel:
                 y[begin:end] *= scales.outer
             if scales.shift is not None:
                 y[begin:end] += scales.shift
+        narrow(y)
         return y if residual is None else y.add_(residual)
 
     def _attend(
-        self, layer: _Layer, number: int, x: Any, cos: Any, sin: Any, cache: RowCache, places: Any, apply: Any
+        self, layer: Layer, number: int, x: Any, cos: Any, sin: Any, cache: RowCache, places: Any, apply: Any
     ) -> torch.Tensor:
         """Queries [tokens, heads, head_dim], turned to their positions; keys and values go into the cache."""
         source = functional.rms_norm(x, (x.shape[-1],), layer.attention_norm, self.eps)
@@ -238,7 +249,7 @@ class LeanModel:
         cache.write(number, places, y[:, wide:])
         return turned[:, : self.heads]
 
-    def _rest(self, layer: _Layer, number: int, x: Any, mixed: Any, apply: Any) -> torch.Tensor:
+    def _rest(self, layer: Layer, number: int, x: Any, mixed: Any, apply: Any) -> torch.Tensor:
         x = apply(4 * number + OUT, mixed, layer.out, layer.out_bias, x)
         source = functional.rms_norm(x, (x.shape[-1],), layer.mlp_norm, self.eps)
         gate, up = apply(4 * number + GATE_UP, source, layer.gate_up).chunk(2, dim=1)
@@ -255,51 +266,6 @@ class LeanModel:
             cos, sin = self._rotary(torch.empty(1, 1, dtype=self.dtype, device=self.device), places)
             sin = torch.cat((-sin[..., : self.head_dim // 2], sin[..., self.head_dim // 2 :]), dim=-1)
             self._cos, self._sin = (table[0].repeat(1, self.heads + self.kv_heads) for table in (cos, sin))
-
-    def _layer(self, layer: Any) -> _Layer:
-        attention, mlp = layer.self_attn, layer.mlp
-        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
-        return _Layer(
-            attention_norm=layer.input_layernorm.weight.data,
-            qkv=self._joined([q, k, v]),
-            qkv_bias=None if q.bias is None else torch.cat([q.bias.data, k.bias.data, v.bias.data]),
-            q_norm=getattr(getattr(attention, "q_norm", None), "weight", None),
-            k_norm=getattr(getattr(attention, "k_norm", None), "weight", None),
-            out=self._joined([attention.o_proj]),
-            out_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.data,
-            mlp_norm=layer.post_attention_layernorm.weight.data,
-            gate_up=self._joined([mlp.gate_proj, mlp.up_proj]),
-            down=self._joined([mlp.down_proj]),
-        )
-
-    def _joined(self, modules: Sequence[Any]) -> torch.Tensor:
-        """Weights of modules that read the same input, as one [in, outputs together]; theirs become views of it."""
-        weights = [module.weight.data for module in modules]
-        shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
-        if self._columns:
-            whole = torch.empty(shape[1], shape[0], dtype=self.dtype, device=self.device)
-            torch.cat([weight.t() for weight in weights], dim=1, out=whole)
-        else:
-            whole = torch.cat(weights).t()
-        start = 0
-        for module, weight in zip(modules, weights, strict=True):
-            module.weight.data = whole[:, start : start + weight.shape[0]].t()
-            start += weight.shape[0]
-        return whole
-
-    def _groups(self, layers: int, hidden: int) -> list[Group]:
-        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        inner = self.layers[0].down.shape[0]
-        groups = []
-        for number in range(layers):
-            at, mlp = f"model.layers.{number}.self_attn.", f"model.layers.{number}.mlp."
-            groups += [
-                Group((at + "q_proj", at + "k_proj", at + "v_proj"), hidden, (wide, narrow, narrow)),
-                Group((at + "o_proj",), wide, (hidden,)),
-                Group((mlp + "gate_proj", mlp + "up_proj"), hidden, (inner, inner)),
-                Group((mlp + "down_proj",), inner, (hidden,)),
-            ]
-        return groups
 
 
 def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -7,12 +7,13 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from playground.engine.bank import Packed, pack
 from playground.engine.compute import Compute
 from playground.engine.lean import LeanModel, Segment
 from playground.engine.load import Loaded
+from playground.engine.packed import Packed, pack
 from playground.engine.request import Row, RowState
 from playground.engine.scheduler import Scheduler
+from playground.engine.virtual import VirtualTokens
 from playground.engine.weights import AdapterWeights
 from playground.errors import AdapterError
 
@@ -47,14 +48,24 @@ class LeanPath:
     def close(self) -> None:
         self.scheduler.close()
 
-    def put(self, adapter_id: str, key: str, weights: AdapterWeights) -> None:
-        """Raises AdapterError for an adapter on layers that this path does not carry."""
+    def put(self, adapter_id: str, key: str, weights: AdapterWeights, virtual: VirtualTokens | None = None) -> None:
+        """Raises AdapterError for an adapter on layers that this path does not carry, or with virtual tokens of another base."""
         strange = sorted(set(weights) - self._carried)
         if strange:
             raise AdapterError(
                 f"{adapter_id} adapts {strange[0]}, which the fast path does not carry. Train it on the linear layers of the body."
             )
-        self._packed[adapter_id] = pack(key, weights, self.model.groups, self.model.dtype, self.model.device)
+        start = None if virtual is None else self._start(adapter_id, virtual)
+        self._packed[adapter_id] = pack(key, weights, self.model.groups, self.model.dtype, self.model.device, start)
+
+    def _start(self, adapter_id: str, virtual: VirtualTokens) -> torch.Tensor:
+        """What virtual tokens leave in a row's cache; embeddings are read once for it, here."""
+        model = self.model
+        if virtual.prefix:
+            return virtual.keys_values(adapter_id, len(model.layers), model.kv_heads, model.head_dim)
+        embedded, cache = virtual.embeddings(adapter_id, model.hidden), model.new_cache()
+        model.read([Segment(0, [0] * virtual.count, 0)], cache, self._aside, embedded)
+        return cache.save(0, virtual.count)
 
     def drop(self, adapter_id: str) -> None:
         self._packed.pop(adapter_id, None)
@@ -77,9 +88,13 @@ class LeanPath:
         """Logits [prompts, vocabulary] of each prompt's last token."""
 
         def work() -> torch.Tensor:
-            slot = self._aside.take(self._find(adapter_id) if adapter_id else None)
-            segments = [Segment(row, list(prompt), 0, slot) for row, prompt in enumerate(prompts)]
-            found = self.model.read(segments, self.model.new_cache(), self._aside)
+            packed = self._find(adapter_id) if adapter_id else None
+            slot, cache = self._aside.take(packed), self.model.new_cache()
+            lead = packed.lead if packed else 0
+            cache.ensure(len(prompts), lead + max(len(prompt) for prompt in prompts))
+            for row in range(len(prompts)):
+                cache.begin(row, packed.start if packed else None)
+            found = self.model.read([Segment(row, list(p), lead, slot) for row, p in enumerate(prompts)], cache, self._aside)
             self._aside.release(slot)
             return found
 

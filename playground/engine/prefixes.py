@@ -25,17 +25,17 @@ class PrefixStore:
     def bytes(self) -> int:
         return sum(block.numel() * block.element_size() for block in list(self._kept.values()))
 
-    def remember(self, adapter: str, tokens: Sequence[int], cache: RowCache, row: int) -> None:
-        """Keep a row's cache. adapter: what stands for its weights, "" = the base."""
+    def remember(self, adapter: str, tokens: Sequence[int], cache: RowCache, row: int, lead: int = 0) -> None:
+        """Keep a row's cache. adapter: what stands for its weights, "" = the base; lead: places before the text, which are kept too."""
         key = (adapter, tuple(tokens))
         if key not in self._kept:
-            self._kept[key] = cache.save(row, len(tokens))
+            self._kept[key] = cache.save(row, lead + len(tokens))
         self._kept.move_to_end(key)
         while self._kept and self.bytes > self._limit:
             self._kept.popitem(last=False)
 
     def longest(self, adapter: str, tokens: Sequence[int]) -> tuple[int, torch.Tensor | None]:
-        """(length, saved cache) of the longest beginning of ``tokens`` that is known."""
+        """(length of the text, saved cache) of the longest beginning of ``tokens`` that is known."""
         best, found = 0, None
         for key in self._kept:
             if key[0] == adapter and (length := common(key[1], tokens)) > best:

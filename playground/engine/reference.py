@@ -4,6 +4,7 @@ Rows of one call are padded on the left and start together, one batch at a time;
 
 Long positions (LongRoPE, Ding et al. 2024, arXiv:2402.13753) take other frequencies past a turning point, for a whole batch at once:
 a row that may pass it goes alone, and is read again there, because what is in its cache was turned by the other frequencies.
+Sliding windows count places of the cache: a row with keys and values before its text goes alone there, without padding in between.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import torch
 
 from playground.engine.compute import Compute
 from playground.engine.load import Loaded
+from playground.engine.padded import Padded, padded
 from playground.engine.request import Row, RowState
 from playground.engine.slots import ActiveRows, SlottedLinear
+from playground.engine.virtual import NOTHING, Start, VirtualTokens
 from playground.engine.weights import AdapterWeights, out_in
 from playground.engine.writer import Writer
 from playground.errors import AdapterError, BaseUnavailableError
@@ -42,22 +45,33 @@ class ReferencePath:
                 self._linears[name] = SlottedLinear(sides[1], sides[0], self._active, loaded.dtype, loaded.device)
                 self._linears[name].hook(module)
         self._slots: dict[str, int] = {}
+        self._starts: dict[str, Start] = {}
         self._users: dict[int, int] = {}
         self._asked = set(inspect.signature(loaded.model.forward).parameters)
         if "past_key_values" not in self._asked:
             raise BaseUnavailableError(f"{loaded.model.config.model_type} models keep no keys and values. Choose another base.")
         self._turn = _turn(loaded.model.config.get_text_config())
+        self._windowed = any(getattr(layer, "is_sliding", False) for layer in self.new_cache().layers)
+        self._pad = _pad_id(loaded)
 
     @property
     def adapter_bytes(self) -> int:
-        """Everything that the slots take, used or not."""
-        return sum(linear.bytes for linear in self._linears.values())
+        """Everything that the slots take, used or not, and what stands before texts."""
+        return self._slot_bytes + self._start_bytes
 
     @property
     def held_bytes(self) -> int:
         """The share of it that attached adapters use."""
         slots = max((linear.a.shape[0] for linear in self._linears.values()), default=1)
-        return self.adapter_bytes * len(self._slots) // slots
+        return self._slot_bytes * sum(slot > 0 for slot in list(self._slots.values())) // slots + self._start_bytes
+
+    @property
+    def _slot_bytes(self) -> int:
+        return sum(linear.bytes for linear in self._linears.values())
+
+    @property
+    def _start_bytes(self) -> int:
+        return sum(start.bytes for start in list(self._starts.values()))
 
     @property
     def kept_bytes(self) -> int:
@@ -66,21 +80,52 @@ class ReferencePath:
     def close(self) -> None:
         """Nothing runs between the steps of a batch, so there is nothing to stop."""
 
-    def put(self, adapter_id: str, key: str, weights: AdapterWeights) -> None:
-        """Into a free slot; rows that are using an older version keep theirs to their end."""
+    def put(self, adapter_id: str, key: str, weights: AdapterWeights, virtual: VirtualTokens | None = None) -> None:
+        """Into a free slot; rows that are using an older version keep theirs to their end. Raises AdapterError for virtual tokens
+        that this base cannot carry."""
+        start = NOTHING if virtual is None else self._start(adapter_id, virtual)
         with self.lock:
-            slot = self._free_slot()
+            slot = self._free_slot() if weights else 0  # slot 0 leaves every layer as it is
             slots = max([slot + 1, *(linear.a.shape[0] for linear in self._linears.values())])
-            for name, linear in self._linears.items():
+            for name, linear in self._linears.items() if slot else ():
                 linear.resize(slots)  # one index serves all layers
                 linear.put(slot, weights.get(name))
             old = self._slots.get(adapter_id)
-            self._slots[adapter_id] = slot
+            self._slots[adapter_id], self._starts[adapter_id] = slot, start
             self._clear(old)
 
     def drop(self, adapter_id: str) -> None:
         with self.lock:
+            self._starts.pop(adapter_id, None)
             self._clear(self._slots.pop(adapter_id, None))
+
+    def _start(self, adapter_id: str, virtual: VirtualTokens) -> Start:
+        loaded = self._loaded
+        if not virtual.prefix:
+            hidden = int(loaded.model.get_input_embeddings().weight.shape[-1])
+            if "inputs_embeds" not in self._asked:
+                raise AdapterError(f"{adapter_id} is embeddings before the text; this base reads token ids only. Train a LoRA.")
+            return Start(embeddings=virtual.embeddings(adapter_id, hidden).to(loaded.device, loaded.dtype))
+        shapes = self._kept_shapes()
+        if len(set(shapes)) != 1 or None in shapes:
+            raise AdapterError(
+                f"{adapter_id} is keys and values for every layer; this base ({loaded.model.config.model_type}) has layers that keep "
+                "none, or of another shape. Train prompt tuning or a LoRA."
+            )
+        assert shapes[0] is not None
+        found = virtual.keys_values(adapter_id, len(shapes), *shapes[0])
+        return Start(keys_values=found.to(loaded.device, loaded.dtype).contiguous())
+
+    def _kept_shapes(self) -> list[tuple[int, int] | None]:
+        """(heads, width) of the keys that each layer keeps, None where it keeps no keys and values: one token is read to see them."""
+        cache, one = self.new_cache(), torch.zeros((1, 1), dtype=torch.long, device=self._loaded.device)
+        self._forward(Padded(one, None, torch.ones_like(one), one, cache), torch.zeros_like(one[0]))
+        found = []
+        for layer in cache.layers:
+            keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+            plain = keys is not None and values is not None and keys.dim() == 4 and keys.shape == values.shape
+            found.append((int(keys.shape[1]), int(keys.shape[3])) if plain and keys is not None else None)
+        return found
 
     def switch_ms(self, adapter_id: str) -> float:
         started = time.perf_counter()
@@ -91,15 +136,16 @@ class ReferencePath:
         """Logits [prompts, vocabulary] of each prompt's last token."""
 
         def work() -> torch.Tensor:
-            found = []
-            for prompt in prompts:
-                ids = torch.tensor([list(prompt)], device=self._loaded.device)
-                slots = torch.tensor([self._slot(adapter_id)], device=self._loaded.device)
-                positions = torch.arange(len(prompt), device=self._loaded.device)[None]
-                found.append(self._forward(ids, torch.ones_like(ids), positions, self.new_cache(), slots)[0])
-            return torch.stack(found)
+            slot = torch.tensor([self._slot(adapter_id)], device=self._loaded.device)
+            start = self._starts[adapter_id] if adapter_id else NOTHING
+            return torch.stack([self._forward(self.begun([prompt], [start]), slot)[0] for prompt in prompts])
 
         return self._compute.run(work)
+
+    def begun(self, texts: Sequence[Sequence[int]], starts: Sequence[Start]) -> Padded:
+        """Rows that have read nothing yet."""
+        with torch.inference_mode():
+            return padded(self._loaded.model, self.new_cache(), texts, starts, self._pad)
 
     def new_cache(self) -> Any:
         from transformers import DynamicCache
@@ -110,14 +156,22 @@ class ReferencePath:
         """Every row's state after each step."""
         with self.lock:
             slots = [self._slot(row.adapter) for row in rows]
+            starts = [self._starts[row.adapter] if row.adapter else NOTHING for row in rows]
             for slot in slots:
                 self._users[slot] = self._users.get(slot, 0) + 1
         try:
             started = time.perf_counter()
             writers = [Writer(row, prompt, self._loaded.tokenizer, self._ends) for row, prompt in zip(rows, prompts, strict=True)]
             batches = [
-                _Batch(self, [writers[i] for i in part], [prompts[i] for i in part], [slots[i] for i in part], started)
-                for part in self._parts(rows, prompts)
+                _Batch(
+                    self,
+                    [writers[i] for i in part],
+                    [prompts[i] for i in part],
+                    [slots[i] for i in part],
+                    [starts[i] for i in part],
+                    started,
+                )
+                for part in self._parts(rows, prompts, starts)
             ]
             yield [replace(writer.state) for writer in writers]
             while any(batch.live for batch in batches):
@@ -156,24 +210,29 @@ class ReferencePath:
                 linear.put(slot, None)
             linear.resize(kept)
 
-    def _parts(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def _parts(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]], starts: Sequence[Start]) -> list[list[int]]:
         """Which rows are read together."""
-        turn = self._turn
-        alone = [i for i, row in enumerate(rows) if turn is not None and len(prompts[i]) + row.sampling.max_tokens > turn]
+        alone = []
+        for i, (row, prompt, start) in enumerate(zip(rows, prompts, starts, strict=True)):
+            length = start.read + start.held + len(prompt) + row.sampling.max_tokens
+            if (self._turn is not None and length > self._turn) or (self._windowed and start.held):
+                alone.append(i)
         together = [i for i in range(len(rows)) if i not in alone]
         return [part for part in (together, *([i] for i in alone)) if part]
 
-    def _forward(self, ids: Any, mask: Any, positions: Any, cache: Any, slots: Any) -> torch.Tensor:
-        """Logits [rows, vocabulary] of the last position; extends ``cache`` in place."""
-        self._active.slots = slots if bool((slots > 0).any()) else None
-        self._active.tokens = ids.numel()
+    def _forward(self, given: Padded, slots: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary] of the last position; extends the cache in place."""
+        numbers = tuple(slots.tolist())
+        self._active.slots = slots if any(numbers) else None
+        self._active.numbers, self._active.tokens = numbers, given.ids.numel()
         try:
             with torch.inference_mode():
-                extra = {"position_ids": positions, "logits_to_keep": 1}
+                extra = {"position_ids": given.positions, "logits_to_keep": 1}
+                read = {"input_ids": given.ids} if given.embedded is None else {"inputs_embeds": given.embedded}
                 out = self._loaded.model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    past_key_values=cache,
+                    **read,
+                    attention_mask=given.mask,
+                    past_key_values=given.cache,
                     use_cache=True,
                     **{name: value for name, value in extra.items() if name in self._asked},
                 )
@@ -192,51 +251,38 @@ class _Batch:
         writers: Sequence[Writer],
         prompts: Sequence[Sequence[int]],
         slots: Sequence[int],
+        starts: Sequence[Start],
         started: float,
     ) -> None:
-        loaded = path._loaded
-        self._path, self._writers, self._prompts, self._started = path, list(writers), prompts, started
+        self._path, self._writers, self._prompts, self._starts, self._started = path, list(writers), prompts, starts, started
         self.live, self._rows = list(range(len(writers))), list(range(len(writers)))
-        self._pad = _pad_id(loaded)
-        self._cache = path.new_cache()
-        self._slots = torch.tensor(list(slots), device=loaded.device)
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.full((len(writers), longest), self._pad, dtype=torch.long)
-        mask = torch.zeros((len(writers), longest), dtype=torch.long)
-        for index, prompt in enumerate(prompts):
-            ids[index, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[index, longest - len(prompt) :] = 1
-        self._ids, self._mask = ids.to(loaded.device), mask.to(loaded.device)
-        self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
+        self._slots = torch.tensor(list(slots), device=path._loaded.device)
+        self._given: Padded | None = None
 
     def step(self) -> None:
         """One forward pass, one token for every live row; rows that are done leave."""
-        if int(self._positions[0, -1]) == self._path._turn and self._ids.shape[1] == 1:
-            self._read_again()
-        logits = self._path._forward(self._ids, self._mask, self._positions, self._cache, self._slots)
+        given = self._given
+        if given is None:
+            given = self._path.begun(self._prompts, self._starts)
+        elif int(given.positions[0, -1]) == self._path._turn:  # a row that goes alone: its cache is made anew
+            given = self._path.begun([[*self._prompts[0], *self._writers[0].tokens]], self._starts)
+        logits = self._path._forward(given, self._slots)
         now = time.perf_counter() - self._started
         for place, index in enumerate(self._rows):
             if index in self.live:
                 self._writers[index].take(logits[place], now)
         self.live = [index for index in self.live if not self._writers[index].state.finish]
         stay = [place for place, index in enumerate(self._rows) if index in self.live]
-        if 0 < len(stay) < len(self._rows) and all(hasattr(layer, "batch_select_indices") for layer in self._cache.layers):
-            keep = torch.tensor(stay, dtype=torch.long, device=self._mask.device)
-            self._mask, self._positions, self._slots = self._mask[keep], self._positions[keep], self._slots[keep]
-            self._cache.batch_select_indices(keep)
+        mask, positions = given.mask, given.positions
+        if 0 < len(stay) < len(self._rows) and all(hasattr(layer, "batch_select_indices") for layer in given.cache.layers):
+            keep = torch.tensor(stay, dtype=torch.long, device=mask.device)
+            mask, positions, self._slots = mask[keep], positions[keep], self._slots[keep]
+            given.cache.batch_select_indices(keep)
             self._rows = list(self.live)
         if self.live:  # where the cache cannot let go of a row, one that is done goes along on its last token
-            last = [(self._writers[index].tokens or [self._pad])[-1] for index in self._rows]
-            self._ids = torch.tensor(last, device=self._mask.device)[:, None]
-            self._mask = torch.cat([self._mask, torch.ones_like(self._ids)], dim=1)
-            self._positions = self._positions[:, -1:] + 1
-
-    def _read_again(self) -> None:
-        """Start the cache of a row that goes alone anew."""
-        ids = [*self._prompts[0], *self._writers[0].tokens]
-        self._cache = self._path.new_cache()
-        self._ids = torch.tensor([ids], device=self._ids.device)
-        self._positions = torch.arange(len(ids), device=self._ids.device)[None]
+            last = [(self._writers[index].tokens or [self._path._pad])[-1] for index in self._rows]
+            ids = torch.tensor(last, device=mask.device)[:, None]
+            self._given = Padded(ids, None, torch.cat([mask, torch.ones_like(ids)], dim=1), positions[:, -1:] + 1, given.cache)
 
 
 def _turn(config: Any) -> int | None:

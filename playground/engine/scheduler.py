@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from playground.engine.bank import Packed
 from playground.engine.compute import Compute
 from playground.engine.graph import CapturedSteps
 from playground.engine.lean import LeanModel, Segment
+from playground.engine.packed import Packed
 from playground.engine.prefixes import PREFIX_MIN, PrefixStore, common
 from playground.engine.request import Row
 from playground.engine.ticket import Ticket
@@ -31,7 +31,8 @@ CHUNK = 256
 @dataclass
 class _Live:
     """A row in the batch. adapter: its own copy of what it was asked with, so that the adapter may be detached or replaced
-    while the row goes on. slot: where that lies in the bank. read: tokens of it in the cache."""
+    while the row goes on. slot: where that lies in the bank. read: tokens of it in the cache, after those that its adapter puts
+    before the text."""
 
     row: Row
     writer: Writer
@@ -46,12 +47,21 @@ class _Live:
         return self.adapter.key if self.adapter else ""
 
     @property
+    def lead(self) -> int:
+        return self.adapter.lead if self.adapter else 0
+
+    @property
+    def length(self) -> int:
+        """What the cache holds of it."""
+        return self.lead + self.read
+
+    @property
     def writing(self) -> bool:
         return self.read >= len(self.ids)
 
     @property
     def cached(self) -> list[int]:
-        """The tokens whose keys and values are in the cache."""
+        """The text's tokens whose keys and values are in the cache."""
         return [*self.ids, *self.writer.tokens][: self.read]
 
 
@@ -157,7 +167,7 @@ class Scheduler:
             self._pending = self._pending[len(fresh) :]
         for live in fresh:
             live.slot = self._bank.take(live.adapter)
-            self._cache.ensure(len(self._live) + 1, len(live.ids) + 1)
+            self._cache.ensure(len(self._live) + 1, live.lead + len(live.ids) + 1)
             self._live.append(live)
 
     # (2) ---------------------------------------------------------------------------------------------------------
@@ -171,9 +181,9 @@ class Scheduler:
             if live.read == 0 and self._waits_for_twin(place, segments):
                 continue
             if live.read == 0:
-                self._reuse(place)
+                self._begin(place)
             part = live.ids[live.read : live.read + left]
-            segments.append(Segment(place, part, live.read, live.slot))
+            segments.append(Segment(place, part, live.length, live.slot))
             left -= len(part)
         if not segments:
             return
@@ -194,8 +204,9 @@ class Scheduler:
             self._live[i].key == mine.key and common(self._live[i].ids, mine.ids) >= PREFIX_MIN for i in reading if i != place
         )
 
-    def _reuse(self, place: int) -> None:
-        """Take over the longest beginning that some row, here or gone, has read with the same adapter."""
+    def _begin(self, place: int) -> None:
+        """Take over the longest beginning that some row, here or gone, has read with the same adapter; else put what the adapter has
+        before the text into the cache."""
         mine = self._live[place]
         wanted = mine.ids[:-1]
         best, saved = self.prefixes.longest(mine.key, wanted)
@@ -204,11 +215,12 @@ class Scheduler:
             if other != place and live.key == mine.key and (length := common(live.cached, wanted)) > best:
                 best, source = length, other
         if best < PREFIX_MIN:
+            self._cache.begin(place, mine.adapter.start if mine.adapter else None)
             return
         if source is not None:
-            self._cache.move(source, place, best)
+            self._cache.move(source, place, mine.lead + best)
         elif saved is not None:
-            self._cache.restore(place, saved, best)
+            self._cache.restore(place, saved, mine.lead + best)
         mine.read = best
         self.reused_tokens += best
 
@@ -221,7 +233,7 @@ class Scheduler:
         rows = self._live[: writing[-1] + 1]
         # a row among them that is still being read takes part with a token that its next read overwrites
         tokens = [live.writer.tokens[-1] if live.writing and live.writer.tokens else 0 for live in rows]
-        lengths, slots = [live.read for live in rows], [live.slot for live in rows]
+        lengths, slots = [live.length for live in rows], [live.slot for live in rows]
         if self._captured is not None:
             logits = self._captured.step(tokens, lengths, slots, self._cache, self._bank)
         else:
@@ -251,10 +263,10 @@ class Scheduler:
         """Take a row out; the last one moves into its place, so that rows stay compact."""
         gone = self._live[place]
         if keep and gone.read >= PREFIX_MIN:
-            self.prefixes.remember(gone.key, gone.cached, self._cache, place)
+            self.prefixes.remember(gone.key, gone.cached, self._cache, place, gone.lead)
         self._bank.release(gone.slot)
         last = len(self._live) - 1
         if place != last:
-            self._cache.move(last, place, self._live[last].read)
+            self._cache.move(last, place, self._live[last].length)
             self._live[place] = self._live[last]
         self._live.pop()

@@ -1,6 +1,6 @@
 """Stacked adapter slots beside each linear layer of a Hugging Face model, so that one forward pass serves any mix of adapters.
 
-Row b carries slot k and gets the formula of ``weights.py`` with that slot's matrices and vectors. Slot 0 is the base: zeros and
+Row b carries slot k and gets the formula of ``weights.py`` with that slot's matrices and vectors, and its bottleneck. Slot 0 is the base: zeros and
 ones. The base's own weights are never written. Ranks are padded with zeros to the widest one there. (The batched form: S-LoRA,
 Sheng et al. 2023, arXiv:2311.03285.)
 """
@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from playground.engine.bottlenecks import SlottedNecks
 from playground.engine.weights import ModuleWeights
 from playground.errors import AdapterError
 
 
 @dataclass
 class ActiveRows:
-    """Which slot each row of the current forward pass uses: ``slots`` [rows], or None when all rows are the base. tokens: how many
-    of them that pass reads, in all rows together."""
+    """Which slot each row of the current forward pass uses: ``slots`` [rows], or None when all rows are the base; numbers: the same.
+    tokens: how many of them that pass reads, in all rows together."""
 
     slots: torch.Tensor | None = None
+    numbers: tuple[int, ...] = ()
     tokens: int = 0
 
 
@@ -38,6 +40,7 @@ class SlottedLinear:
     device: torch.device
     a: torch.Tensor = field(init=False)
     b: torch.Tensor = field(init=False)
+    necks: SlottedNecks = field(init=False)
     in_scale: torch.Tensor | None = None
     out_scale: torch.Tensor | None = None
     shift: torch.Tensor | None = None
@@ -45,6 +48,7 @@ class SlottedLinear:
     _ranks: list[int] = field(default_factory=lambda: [0])
 
     def __post_init__(self) -> None:
+        self.necks = SlottedNecks(self.dtype, self.device)
         self.a = torch.zeros(1, self.inputs, 0, dtype=self.dtype, device=self.device)
         self.b = torch.zeros(1, 0, self.outputs, dtype=self.dtype, device=self.device)
 
@@ -66,10 +70,12 @@ class SlottedLinear:
         self.in_scale = self._vector(self.in_scale, slot, weights.in_scale, self.inputs, 1.0)
         self.out_scale = self._vector(self.out_scale, slot, weights.out_scale, self.outputs, 1.0)
         self.shift = self._vector(self.shift, slot, weights.shift, self.outputs, 0.0)
+        self.necks.put(slot, weights.neck)
 
     def resize(self, slots: int) -> None:
         """So many slots, as wide as the widest of them needs. What they hold stays, new ones are the base."""
         self._ranks = [*self._ranks[:slots], *[0] * (slots - len(self._ranks))]
+        self.necks.keep(slots)
         rank = max(self._ranks)
         if (slots, rank) == (self.a.shape[0], self.a.shape[2]):
             return
@@ -94,7 +100,7 @@ class SlottedLinear:
     def after(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         """Forward hook: correct each row's output."""
         slots = self.active.slots
-        if slots is None or (not self.a.shape[2] and self.out_scale is None and self.shift is None):
+        if slots is None or not (self.a.shape[2] or self.out_scale is not None or self.shift is not None or self.necks):
             return output
         y = self._by_rows(output, slots)
         if self.a.shape[2]:
@@ -104,6 +110,8 @@ class SlottedLinear:
             y = y * self.out_scale[slots].unsqueeze(1)
         if self.shift is not None:
             y = y + self.shift[slots].unsqueeze(1)
+        if self.necks:
+            y = self.necks.add(y, self.active.numbers)
         return y.view(output.shape)
 
     def _by_rows(self, x: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
@@ -120,7 +128,7 @@ class SlottedLinear:
     @property
     def bytes(self) -> int:
         stacks = (self.a, self.b, self.in_scale, self.out_scale, self.shift)
-        return sum(stack.numel() * stack.element_size() for stack in stacks if stack is not None)
+        return self.necks.bytes + sum(stack.numel() * stack.element_size() for stack in stacks if stack is not None)
 
     def _vector(
         self, stack: torch.Tensor | None, slot: int, vector: torch.Tensor | None, width: int, empty: float

@@ -2,6 +2,8 @@
 
     y = out_scale * (W (in_scale * x) + bias + x a b) + shift
 
+A bottleneck (``bottlenecks.py``) takes y further: y + up(act(down(y))).
+
 LoRA: Hu et al. 2021, arXiv:2106.09685; rsLoRA: Kalajdzievski 2023, arXiv:2312.03732; DoRA: Liu et al. 2024, arXiv:2402.09353;
 IA³: Liu et al. 2022, arXiv:2205.05638.
 """
@@ -15,18 +17,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from playground.engine.bottlenecks import Neck
+from playground.engine.virtual import VirtualTokens
 from playground.errors import AdapterError
 
 
 @dataclass(frozen=True)
 class ModuleWeights:
-    """a [rank, in], b [out, rank] with the scale folded in; in_scale [in]; out_scale, shift [out]. None = it has no effect."""
+    """a [rank, in], b [out, rank] with the scale folded in; in_scale [in]; out_scale, shift [out]; neck: on the output. None = it has no
+    effect."""
 
     a: torch.Tensor | None = None
     b: torch.Tensor | None = None
     in_scale: torch.Tensor | None = None
     out_scale: torch.Tensor | None = None
     shift: torch.Tensor | None = None
+    neck: Neck | None = None
 
     @property
     def rank(self) -> int:
@@ -43,6 +49,15 @@ class FileModule:
     in_scale: torch.Tensor | None = None
     out_scale: torch.Tensor | None = None
     magnitude: torch.Tensor | None = None
+    neck: Neck | None = None
+
+
+@dataclass(frozen=True)
+class FileAdapter:
+    """All that an adapter's file holds: modules by the path of their linear layer, and the tokens that it puts before the text."""
+
+    modules: Mapping[str, FileModule]
+    virtual: VirtualTokens | None = None
 
 
 AdapterWeights = Mapping[str, ModuleWeights]
@@ -79,7 +94,8 @@ def fitted(name: str, found: Mapping[str, FileModule], modules: Mapping[str, nn.
     for path, part in found.items():
         module = modules.get(path)
         there = out_in(module) if module is not None else None
-        outputs = {t.shape[0] for t in (part.b, part.out_scale, part.magnitude) if t is not None}
+        neck = part.neck.up_bias if part.neck is not None else None
+        outputs = {t.shape[0] for t in (part.b, part.out_scale, part.magnitude, neck) if t is not None}
         inputs = {t.shape[-1] for t in (part.a, part.in_scale) if t is not None}
         if there is None or not (outputs <= {there[0]} and inputs <= {there[1]}):
             said = f"{there[1]} -> {there[0]}" if there else "no such layer"
@@ -96,5 +112,5 @@ def fitted(name: str, found: Mapping[str, FileModule], modules: Mapping[str, nn.
             bias = getattr(module, "bias", None)
             if bias is not None:  # DoRA leaves the base's bias alone
                 shift = (1 - out_scale) * bias.data.float().cpu()
-        weights[path] = ModuleWeights(part.a, part.b, part.in_scale, out_scale, shift)
+        weights[path] = ModuleWeights(part.a, part.b, part.in_scale, out_scale, shift, part.neck)
     return weights

@@ -27,7 +27,7 @@ class AdapterCard:
     base_fingerprint: of that base's weights, '' = unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. sha256: of
     the weights. rows: training rows, 0 = unknown. created_s: seconds since 1970. shipped: came with the app. kind: ``peft``
     for a PEFT folder, ``full`` for a whole model. owner: whose it is. trained_on: the data file's name. objective: such as
-    ``sft``; ``reward`` is never a side of a comparison.
+    ``sft``; ``reward`` is never a side of a comparison. virtual_tokens: what it puts before a text (prefix and prompt tuning).
     """
 
     id: str
@@ -46,6 +46,7 @@ class AdapterCard:
     owner: str
     trained_on: str
     objective: str = ""
+    virtual_tokens: int = 0
 
 
 def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
@@ -80,6 +81,7 @@ def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
         owner=plain_text(run.get("owner")) or "local",
         trained_on=plain_text(run.get("data")),
         objective=plain_text(run.get("objective"), 40),
+        virtual_tokens=int(plain_number(config.get("num_virtual_tokens")) or 0) if kind == "peft" else 0,
     )
 
 
@@ -115,7 +117,9 @@ def method_of(config: Mapping[str, Any]) -> str:
         case "LORA":
             return "dora" if config.get("use_dora") else "lora"
         case "PREFIX_TUNING":
-            return "p-tuning-v2" if config.get("prefix_projection") else "prefix"
+            return (
+                "prefix" if config.get("prefix_projection") else "p-tuning-v2"
+            )  # the file is the same: how it was learned differs
         case "PROMPT_TUNING":
             return "prompt"
         case "P_TUNING":

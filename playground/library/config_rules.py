@@ -2,7 +2,6 @@
 
 1. A setting with a rule of its own must satisfy it.
 2. Any other setting must say nothing: null, false, empty, 0, or PEFT's own default.
-3. A bottleneck adapter is our own method: its further settings may be plain numbers and names.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from playground.library.files import plain_number, plain_text
 
 RANK_LIMIT = 256
 VIRTUAL_TOKENS_LIMIT = 1024
+BOTTLENECK_LIMIT = 4096
 SCORE_HEADS = frozenset({"score", "classifier"})
 PEFT_TYPES = ("LORA", "IA3", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "BOTTLENECK")
 
@@ -43,9 +43,9 @@ def check_config(config: Mapping[str, Any], *, reward: bool = False) -> str:
         if rule := rules.get(key):
             if why := rule(value):
                 faults.append(f"{key} is {_short(value)}: {why}")
-        elif not (_says_nothing(value) or _DEFAULTS.get(key) == value or (peft_type == "BOTTLENECK" and _plain(value))):
+        elif not (_says_nothing(value) or _DEFAULTS.get(key) == value):
             faults.append(f"{plain_text(key, 60)} is {_short(value)}: this setting is not on the list of safe ones")
-    required = {"LORA": ("r", "target_modules"), "IA3": ("target_modules",), "BOTTLENECK": ()}
+    required = {"LORA": ("r", "target_modules"), "IA3": ("target_modules",), "BOTTLENECK": ("r", "target_modules")}
     for key in required.get(peft_type, ("num_virtual_tokens",)):
         if config.get(key) is None:
             faults.append(f"{key} is missing")
@@ -59,14 +59,6 @@ def check_config(config: Mapping[str, Any], *, reward: bool = False) -> str:
 
 def _says_nothing(value: Any) -> bool:
     return all(_says_nothing(v) for v in value.values()) if isinstance(value, dict) else not value
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return len(value) <= 1000 and all(_plain(v) and not isinstance(v, list) for v in value)
-    if isinstance(value, str):
-        return bool(_NAME.fullmatch(value))
-    return isinstance(value, bool) or ((number := plain_number(value)) is not None and abs(number) <= 65536)
 
 
 def _short(value: Any) -> str:
@@ -224,5 +216,11 @@ _OF_TYPE: dict[str, dict[str, Rule]] = {
         "encoder_num_layers": _whole(1, 16, optional=True),
         "encoder_dropout": _number(0, 1),
     },
-    "BOTTLENECK": {"target_modules": _modules, "exclude_modules": _modules},
+    "BOTTLENECK": {
+        "r": _whole(1, BOTTLENECK_LIMIT),
+        "placement": _one_of("houlsby", "pfeiffer"),
+        "activation": _one_of("relu", "gelu", "silu"),
+        "target_modules": _modules,
+        "exclude_modules": _modules,
+    },
 }  # fmt: skip

@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 _LORA = re.compile(r"base_model\.model\.([\w.]+)\.(?:(lora_A|lora_B)\.weight|(lora_magnitude_vector)(?:\.weight)?)")
 _IA3 = re.compile(r"base_model\.model\.([\w.]+)\.ia3_l")
-_BOTTLENECK = re.compile(r"base_model\.model\.([\w.]*?)\.?(\w*bottleneck\w*[\w.]*)")
+_BOTTLENECK = re.compile(r"base_model\.model\.([\w.]+)\.bottleneck_((?:down|up)\.(?:weight|bias))")
 _HEAD = re.compile(r"base_model\.model\.(?:\w+\.)*(\w+)\.(?:weight|bias)")
 
 
@@ -162,13 +162,22 @@ def _virtual_tokens(shapes: Mapping[str, Shape], config: Mapping[str, Any], base
 
 
 def _bottleneck(shapes: Mapping[str, Shape], config: Mapping[str, Any], base: BaseShapes | None) -> Iterator[str]:
+    layers: dict[str, dict[str, Shape]] = {}
     for name, shape in shapes.items():
-        match = _BOTTLENECK.fullmatch(name)
-        if not match or "base_layer" in name or not 1 <= len(shape) <= 2:
+        if match := _BOTTLENECK.fullmatch(name):
+            layers.setdefault(match[1], {})[match[2]] = shape
+        else:
             yield _foreign(name, "bottleneck")
-        elif base is not None:
-            place = f"{match[1]}."
-            if match[1] and not any(key.startswith((place, place.partition(".")[2])) for key in base.shapes):
-                yield f"was trained on another base: it adapts layer {match[1]}, which this base does not have"
-            elif len(shape) == 2 and base.hidden is not None and base.hidden not in shape:
-                yield _other_base(f"layer {match[1]}", max(shape), base.hidden)
+    width = config["r"]
+    for module, parts in layers.items():
+        outputs = (parts.get("up.bias") or (0,))[0]
+        right = {"down.weight": (width, outputs), "down.bias": (width,), "up.weight": (outputs, width), "up.bias": (outputs,)}
+        if not outputs or parts != right:
+            yield f"has layer {module} with {_said(parts)}, which are no bottleneck {width} wide (r in its config)"
+            continue
+        yield _linear_fault(module, None, outputs, base)
+    yield _depth_fault(set(layers), config, base)
+
+
+def _said(parts: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(parts.items()))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from playground.library.card import method_of
 from playground.library.files import is_plain_file, plain_number, plain_text, read_json, write_text
+from playground.methods import all_methods
+from playground.methods.options import Options
 from playground.settings import DEFAULT_BASE
 
 _DEFAULT_BASE_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -20,11 +23,11 @@ _METHODS = {
     "qlora": "QLoRA: LoRA, trained on a base held in 4 bits",
     "dora": "DoRA: LoRA that learns a layer's direction and size apart",
     "ia3": "IA3: one learned scale for each channel of some layers",
-    "prefix": "prefix tuning: learned keys and values before the text, in every layer",
+    "prefix": "prefix tuning: learned keys and values before the text, in every layer, trained through a small network",
     "prompt": "prompt tuning: learned token embeddings before the text",
     "p-tuning": "P-tuning: learned token embeddings before the text, trained through a small network",
-    "p-tuning-v2": "P-tuning v2: learned keys and values in every layer, trained through a small network",
-    "bottleneck": "bottleneck adapter: a narrow two-layer network after each block",
+    "p-tuning-v2": "P-tuning v2: learned keys and values before the text, in every layer, trained directly",
+    "bottleneck": "bottleneck adapter: a narrow two-layer network after attention and MLP, or after the MLP alone",
 }
 _OBJECTIVES = {
     "sft": "requests with the answers that were wanted",
@@ -88,13 +91,32 @@ def _facts(run: Mapping[str, Any]) -> list[str]:
         "Rows used": _number(run.get("rows_used")),
         "Learned from": _OBJECTIVES.get(objective, _markdown(objective)),
         "Steps": _number(run.get("steps")),
-        "Rank": _number(run.get("rank")),
+        _rank_label(run): _number(run.get("rank")) if run.get("rank") else "",
+        "Options": _markdown(_options(run)),
         "Seed": _number(run.get("seed")),
         "Loss, first and last": f"{first:.3f}, {last:.3f}" if first is not None and last is not None else "",
         "Seconds of training": _number(run.get("seconds")),
         "Fingerprint of the base": _markdown(plain_text(run.get("base_fingerprint"), 64)),
     }
     return [f"- {key}: {value}" for key, value in facts.items() if value] or ["- Not recorded: it was made elsewhere."]
+
+
+def _rank_label(run: Mapping[str, Any]) -> str:
+    method = all_methods().get(plain_text(run.get("method"), 40))
+    return method.rank_label if method is not None else "Rank"
+
+
+def _options(run: Mapping[str, Any]) -> str:
+    """What the method was told, such as ``rslora, placement pfeiffer``."""
+    said = run.get("options")
+    known = {item.name for item in fields(Options)}
+    if not isinstance(said, Mapping):
+        return ""
+    return ", ".join(
+        name if value is True else f"{name.replace('_', ' ')} {plain_text(str(value), 80)}"
+        for name, value in said.items()
+        if name in known and value
+    )
 
 
 def _loading(method: str, base: str, reward: bool) -> list[str]:

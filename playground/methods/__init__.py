@@ -9,13 +9,17 @@ from functools import cache
 from playground.errors import InputError
 from playground.methods.method import Method
 
+_WITH_TORCH = frozenset({"bottleneck", "tuners"})
+"""What PEFT is told of, and not what a form offers: left alone here."""
+
 
 @cache
 def all_methods() -> dict[str, Method]:
     """Every method by name, in the order in which a form offers them."""
     found: list[Method] = []
     for module in pkgutil.iter_modules(__path__):
-        found += getattr(importlib.import_module(f"{__name__}.{module.name}"), "METHODS", [])
+        if module.name not in _WITH_TORCH:
+            found += getattr(importlib.import_module(f"{__name__}.{module.name}"), "METHODS", [])
     return {method.name: method for method in sorted(found, key=lambda method: method.order)}
 
 

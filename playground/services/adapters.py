@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from playground.errors import AdapterError, InputError
-from playground.library.adapters import AdapterLibrary
+from playground.library.adapters import NAME_LIMIT, AdapterLibrary
+from playground.library.blending import blend
 from playground.library.card import AdapterCard
 from playground.services.bases import BaseService
 from playground.services.incoming import handed_over
@@ -119,6 +120,17 @@ class AdapterService:
         folder = self._settings.exports_dir / secrets.token_hex(16)
         folder.mkdir(parents=True)
         return self.library.export_zip(card.id, folder, owner, self._settings.shared)
+
+    def blend(self, parts: Mapping[str, float], how: str, name: str, owner: str = "local") -> AdapterCard:
+        """A new adapter out of several, each with its weight. Raises InputError, NotFoundError."""
+        cards = [self.get(adapter_id, owner) for adapter_id in parts]
+        self._quota.check_adapter(owner, sum(card.bytes for card in cards))
+        base, staging = self._bases.resolve(), self.library.staging()
+        try:
+            blend(cards, list(parts.values()), how, base.path, staging, name.strip()[:NAME_LIMIT] or "blend", owner)
+            return self.library.publish(staging, self.library.reserve_id(name.strip() or "blend"))
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
     def rename(self, adapter_id: str, new_name: str, owner: str = "local") -> AdapterCard:
         return self.library.rename(adapter_id, new_name, owner, self._settings.shared)

@@ -135,7 +135,10 @@ class Batches:
         """Bytes of keys and values, were every row as long as the longest may become."""
         base = self._bases.resolve()
         tokenizer = self._bases.tokenizer()
-        tokens = max(len(encode(tokenizer, one.prompt)) + one.sampling.max_tokens for one in asked)
+        tokens = max(
+            len(encode(tokenizer, one.prompt)) + one.sampling.max_tokens + (one.card.virtual_tokens if one.card else 0)
+            for one in asked
+        )
         return len(asked) * tokens * kv_bytes_per_token(base.path, 4)
 
 

@@ -79,7 +79,7 @@ class CompletionService:
         card = self.card(chat.model)
         self._require_base()
         prompt = render_prompt(self._bases.tokenizer(), chat.messages)
-        sampling = self._fitting(prompt, chat)
+        sampling = self._fitting(prompt, chat, card.virtual_tokens if card else 0)
         asked = [
             Asked(card, prompt, replace(sampling, seed=(sampling.seed + place) % (SEED_MAX + 1)), chat.logprobs)
             for place in range(chat.replies)
@@ -103,17 +103,18 @@ class CompletionService:
             raise BaseUnavailableError(state.message)
         raise BaseUnavailableError(f"The base is still being prepared ({state.message}). Try again in a minute.")
 
-    def _fitting(self, prompt: str, chat: Chat) -> Sampling:
-        """The sampling, with a longest reply that the base's context holds beside the prompt."""
+    def _fitting(self, prompt: str, chat: Chat, before: int) -> Sampling:
+        """The sampling, with a longest reply that the base's context holds beside the prompt and ``before`` tokens of the adapter."""
         context = self._bases.context()
-        length = len(encode(self._bases.tokenizer(), prompt))
+        length = before + len(encode(self._bases.tokenizer(), prompt))
         longest = chat.sampling.max_tokens
         if context is None or length + longest <= context:
             return chat.sampling
         if chat.fit and chat.sampling.min_tokens < context - length:
             return replace(chat.sampling, max_tokens=context - length)
         asked = max(1, chat.sampling.min_tokens) if chat.fit else longest
+        counted = f", {before} of them the adapter's," if before else ""
         raise InputError(
-            f"The prompt is {length} tokens and the reply may take {asked}; this base holds {context}. "
+            f"The prompt is {length} tokens{counted} and the reply may take {asked}; this base holds {context}. "
             "Shorten the messages, or ask for a shorter reply."
         )

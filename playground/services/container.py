@@ -15,6 +15,7 @@ from playground.services.compare import CompareService
 from playground.services.completion import CompletionService
 from playground.services.data import DataService
 from playground.services.demo import DemoService
+from playground.services.exporting import Exporter
 from playground.services.quota import Quota
 from playground.services.replay import ReplayService
 from playground.services.residents import Residents
@@ -46,6 +47,7 @@ class Services:
         self.residents = Residents(self.manager, self.bases)
         self.data = DataService(settings, self.bases.tokenizer, self.quota)
         self.adapters = AdapterService(settings, self.bases, self.residents, library, self.quota)
+        self.exporter = Exporter(settings, self.manager, self.bases, self.adapters)
         self.training = TrainingService(
             settings, self.manager, self.bases, self.data, quota=self.quota, workers=self.zero or processes
         )

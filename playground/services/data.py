@@ -144,6 +144,10 @@ class DataService:
             shutil.copyfile(path, folder / path.name)
         return folder / names[0] if len(names) == 1 else folder
 
+    def handed_over(self, path: Path) -> Path:
+        """A file that was uploaded and is only looked at. Raises NotFoundError for any other."""
+        return handed_over(self._settings, path)
+
     def keep_text(self, text: str, owner: str) -> Path:
         """What was pasted, as a file of the kind it looks like. Raises InputError when there is nothing."""
         if not text.strip():

@@ -8,25 +8,32 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from playground.data.example import Checked, Example
+from playground.data.example import Checked, Judged, Passage, Preference
 from playground.data.render import ALL, encode
-from playground.data.split import VALIDATION, Parts, split
+from playground.data.split import VALIDATION, Parts, Row, split
 from playground.errors import InputError
 from playground.gpu.manager import DeviceManager
+from playground.library.adapters import AdapterLibrary
 from playground.library.base_shapes import BaseShapes
+from playground.library.card import AdapterCard
 from playground.methods import all_methods, get_method
-from playground.methods.method import Method, Shapes
+from playground.methods.exceptions import check_pair
+from playground.methods.method import Method
+from playground.methods.options import NO_OPTIONS, Options
+from playground.methods.shapes import Shapes
 from playground.services import processes
 from playground.services.bases import BaseService
+from playground.services.beginnings import begins_with, rewarded_by
 from playground.services.data import DataService
 from playground.services.quota import Quota
 from playground.services.runner import Workers
 from playground.services.store import RunStore
 from playground.settings import Settings
-from playground.training.estimate import Estimate, estimate
+from playground.training.cost import RATES, needs, reply_tokens
+from playground.training.estimate import Estimate
 from playground.training.failure import size_words
 from playground.training.smaller import smaller, smallest_bytes
-from playground.training.spec import OBJECTIVES, RunSpec
+from playground.training.spec import OBJECTIVES, REWARD_MODEL, RunSpec
 
 QUICK_STEPS = 20
 DISK_FACTOR = 4
@@ -48,6 +55,9 @@ class TrainRequest:
     objective: "" = what the file can train. limit_memory_bytes: the most that the training process may take, 0 = what there is.
     validation, test: shares held back; None = a tenth, and for the verdict about a seventh (none where the file has a test part of its own).
     turns: which assistant turns of a chat are learned, ``all`` or ``last``. leave_out: kinds of warnings whose rows are not trained on.
+    options: what the method is told beyond rank and learning rate.
+    rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a new one.
+    early_stop: end after so many checkpoints without a better held-out loss, 0 = never.
     """
 
     file: Path
@@ -71,6 +81,10 @@ class TrainRequest:
     test: float | None = None
     turns: str = ALL
     leave_out: tuple[str, ...] = ()
+    options: Options = NO_OPTIONS
+    rewards: tuple[str, ...] = ()
+    start: str = ""
+    early_stop: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Settled:
-    """A request with everything decided. left_out: rows that the person does not want trained on."""
+    """A request with everything decided. left_out: rows that the person does not want trained on. rewards: name -> the file it names,
+    "" for none. start: the adapter that the run begins with."""
 
     method: Method
     checked: Checked
@@ -103,6 +118,8 @@ class Settled:
     max_tokens: int
     parts: Parts
     left_out: tuple[int, ...]
+    rewards: dict[str, str]
+    start: AdapterCard | None
 
 
 @dataclass(frozen=True)
@@ -127,7 +144,9 @@ class Planner:
         self._measuring = threading.Lock()
 
     def methods(self) -> list[Method]:
-        return list(all_methods().values())
+        """In the order of a form, with the defaults for the base in use where it is on disk."""
+        methods = list(all_methods().values())
+        return [method.sized(self._bases.weights()) for method in methods] if self._bases.folder() is not None else methods
 
     def presets(self, rows: int, batch_size: int = 8) -> list[Preset]:
         """Quick look, Good and Thorough: a fixed look, then two and four times through the data, within reason."""
@@ -143,23 +162,23 @@ class Planner:
         """What the run will need and whether it can start. Raises InputError for a file or a setting that cannot be used."""
         settled = self.settled(request)
         method = settled.method
-        needs = self._estimate(request, settled)
+        needed = self._estimate(request, settled)
         blocked = ""
         budget = self._manager.budget_bytes
-        if needs.memory_bytes > budget:
-            blocked = f"{method.label} needs {needs.memory_bytes / 1e9:.1f} GB; the budget is {budget / 1e9:.1f} GB. "
-            blocked += "Choose LoRA." if method.rank is None else "Choose a smaller batch."
+        if needed.memory_bytes > budget:
+            blocked = f"{method.label} needs {needed.memory_bytes / 1e9:.1f} GB; the budget is {budget / 1e9:.1f} GB. "
+            blocked += "Choose LoRA." if method.whole else "Choose a smaller batch."
         self._settings.home.mkdir(parents=True, exist_ok=True)
         free_disk = shutil.disk_usage(self._settings.home).free
-        if needs.disk_bytes * DISK_FACTOR > free_disk:
-            writes = needs.disk_bytes * DISK_FACTOR
+        if needed.disk_bytes * DISK_FACTOR > free_disk:
+            writes = needed.disk_bytes * DISK_FACTOR
             blocked = f"The run writes about {size_words(writes)}; {size_words(free_disk)} of disk are free. Free some space."
         if self._quota is not None:
-            blocked = blocked or self._quota.run_refused(request.owner, needs.disk_bytes * DISK_FACTOR)
-        blocked = blocked or self._workers.refused(needs.seconds)
+            blocked = blocked or self._quota.run_refused(request.owner, needed.disk_bytes * DISK_FACTOR)
+        blocked = blocked or self._workers.refused(needed.seconds)
         return Plan(
-            needs.trainable_params, needs.total_params, needs.seconds, needs.memory_bytes, self._manager.free_bytes,
-            needs.disk_bytes, len(settled.parts.train), settled.steps, request.lr or method.learning_rate, _rank(request, method), blocked,
+            needed.trainable_params, needed.total_params, needed.seconds, needed.memory_bytes, self._manager.free_bytes,
+            needed.disk_bytes, len(settled.parts.train), settled.steps, request.lr or method.default_rate(request.options) * RATES[settled.objective], _rank(request, settled), blocked,
             len(settled.parts.validation), len(settled.parts.test),
         )  # fmt: skip
 
@@ -177,7 +196,9 @@ class Planner:
             mapping=dict(request.mapping or {}), limit_bytes=self._settings.upload_limit_bytes,
             estimated_memory_bytes=plan.memory_bytes, estimated_seconds=plan.seconds, disk_bytes=plan.disk_bytes * DISK_FACTOR,
             limit_memory_bytes=request.limit_memory_bytes, rows=plan.rows, tokens_p95=longest, answer_max=answers,
-            turns=request.turns, split=settled.parts.as_record(), left_out=list(settled.left_out),
+            turns=request.turns, split=settled.parts.as_record(), left_out=list(settled.left_out), options=request.options.chosen(),
+            rewards=list(settled.rewards), reward_files={name: file for name, file in settled.rewards.items() if file},
+            start=request.start, start_path=str(settled.start.path) if settled.start else "", early_stop=request.early_stop,
         )  # fmt: skip
 
     def remedy(self, spec: RunSpec) -> tuple[str, dict[str, object]]:
@@ -187,19 +208,28 @@ class Planner:
         there = spec.limit_memory_bytes or min(self._manager.budget_bytes, self._manager.device.free_bytes)
         if (setting := smaller(spec, shapes, there)) is not None:
             return setting.words(spec), {"smaller": asdict(setting)}
-        needs = smallest_bytes(spec, shapes)
+        least = smallest_bytes(spec, shapes)
         return (
-            f"Even the smallest setting needs about {needs / 1e9:.1f} GB; {there / 1e9:.1f} GB are there. Choose a smaller base.",
+            f"Even the smallest setting needs about {least / 1e9:.1f} GB; {there / 1e9:.1f} GB are there. Choose a smaller base.",
             {},
         )
 
     def settled(self, request: TrainRequest) -> Settled:
         """What the run will be made of. Raises InputError for a file or a setting that cannot be used."""
         method = get_method(request.method)
+        method.check(request.options)
         if request.base is not None and request.base != self._bases.spec:
             raise InputError(f"The base in use is {self._bases.spec}. Choose {request.base} as the base first.")
         checked = self._data.check(request.file, request.mapping, request.owner)
         objective = _objective(request, checked)
+        check_pair(method.name, objective)
+        library = AdapterLibrary(self._settings.adapters_dir, self._settings.shipped_adapters_dir)
+        mine = (request.owner, self._settings.shared)
+        rewards = rewarded_by(request.rewards, objective, lambda id: library.get(id, *mine), self._bases.shapes())
+        start = (
+            begins_with(request, objective, library.get(request.start, *mine), self._bases.shapes()) if request.start else None
+        )
+        method = method.sized(self._bases.weights())
         max_tokens = request.max_tokens
         if objective == "pretrain" and max_tokens == MAX_TOKENS:
             max_tokens = PACKED_TOKENS
@@ -219,21 +249,30 @@ class Planner:
                 rows = math.ceil(rows * self._data.tokens(checked, max_tokens).median / max_tokens)
             steps = max(1, math.ceil(request.epochs * rows / request.batch_size))
         return Settled(
-            method, checked, objective, QUICK_STEPS if steps is None else steps, max_tokens, parts, tuple(sorted(left_out))
-        )
+            method, checked, objective, QUICK_STEPS if steps is None else steps, max_tokens, parts, tuple(sorted(left_out)),
+            rewards, start,
+        )  # fmt: skip
 
     def _estimate(self, request: TrainRequest, settled: Settled) -> Estimate:
         method = settled.method
         tokens = self._data.tokens(settled.checked, settled.max_tokens)
         longest, answers = self._longest(settled, request.turns)
         measured = [
-            row.summary.get("tokens_per_s") for row in self._store.all() if row.method == method.name and row.state == "DONE"
+            row.summary.get("tokens_per_s")
+            for row in self._store.all()
+            if row.method == method.name and row.state == "DONE" and row.summary.get("objective", "sft") == settled.objective
         ]
+        speed = next((float(speed) for speed in measured if speed), None)
+        if settled.objective in ("sft", "pretrain"):
+            speed = speed or self._workers.tokens_per_s
         mean = float(settled.max_tokens if settled.objective == "pretrain" else tokens.median)
-        return estimate(
-            self._bases.weights(), method, rank=_rank(request, method), steps=settled.steps, batch_size=request.batch_size,
+        if settled.objective == "grpo":  # replies of its own, in place of the file's answers
+            replies = reply_tokens([answers], settled.max_tokens)
+            longest, answers = min(longest - answers + replies, settled.max_tokens), replies
+        return needs(
+            settled.objective, self._bases.weights(), method, rank=_rank(request, settled), steps=settled.steps, batch_size=request.batch_size,
             tokens_p95=longest, tokens_mean=mean, answer_max=answers,
-            tokens_per_s=next((float(speed) for speed in measured if speed), self._workers.tokens_per_s),
+            tokens_per_s=speed, options=request.options, reward_models=sum(name.startswith(REWARD_MODEL) for name in settled.rewards),
         )  # fmt: skip
 
     def _longest(self, settled: Settled, turns: str) -> tuple[int, int]:
@@ -247,7 +286,7 @@ class Planner:
             known = self._answers.get(key)
             if known is None or known[0] is not checked:
                 tokenizer = self._bases.tokenizer()
-                lengths = sorted(len(encode(tokenizer, _learned(one, turns))) + 2 for one in checked.examples[:ANSWERS])
+                lengths = sorted(len(encode(tokenizer, _learned(one, turns))) + 2 for one in checked.usable[:ANSWERS])
                 known = self._answers[key] = (checked, lengths[int(0.95 * (len(lengths) - 1))])
                 if len(self._answers) > REMEMBERED:
                     del self._answers[next(iter(self._answers))]
@@ -260,24 +299,39 @@ def _data_name(checked: Checked, file: Path) -> str:
     return f"{checked.files[0].name} and {more} more" if more > 0 else file.name
 
 
-def _learned(example: Example, turns: str) -> str:
-    """What comes after the first prompt: a chat of which every answer is learned needs its logits from the first on."""
+def _learned(example: Row, turns: str) -> str:
+    """What comes after the first prompt: a chat of which every answer is learned needs its logits from the first on. Of two answers
+    the longer one."""
+    if isinstance(example, Preference):
+        return max(example.chosen, example.rejected, key=len)
+    if isinstance(example, Judged):
+        return example.completion
+    if isinstance(example, Passage):
+        return example.text
     first = next(place for place, turn in enumerate(example.messages) if turn.role == "assistant")
     return "\n".join(turn.content for turn in example.messages[first if turns == ALL else -1 :])
 
 
 def _objective(request: TrainRequest, checked: Checked) -> str:
-    """What was asked for, or what the file can train. Raises InputError when these do not go together."""
-    able = [objective for objective, holds in OBJECTIVES.items() if holds == checked.objective]
+    """What was asked for, or what the file is for. Raises InputError when these do not go together."""
+    able = [objective for objective, holds in OBJECTIVES.items() if checked.objective in holds]
+    own = [objective for objective in able if OBJECTIVES[objective][0] == checked.objective]
     kind, name = checked.objective.replace("_", " "), Path(request.file).name
     if request.objective and request.objective not in OBJECTIVES:
-        raise InputError(f"The objective {request.objective!r} cannot be trained yet. There is: {', '.join(OBJECTIVES)}.")
-    if not able:
-        raise InputError(f"{name} holds {kind} rows, which cannot be trained yet. There is: {', '.join(OBJECTIVES)}.")
+        raise InputError(f"There is no objective {request.objective!r}. There is: {', '.join(OBJECTIVES)}.")
     if request.objective and request.objective not in able:
-        needs = "raw text" if request.objective == "pretrain" else "a column of prompts and one of answers"
-        raise InputError(f"{name} holds {kind} rows; {request.objective} needs {needs}. These rows can train {', '.join(able)}.")
-    return request.objective or able[0]
+        wants = _NEEDS[OBJECTIVES[request.objective][0]]
+        raise InputError(f"{name} holds {kind} rows; {request.objective} needs {wants}. These rows can train {', '.join(able)}.")
+    return request.objective or own[0]
+
+
+_NEEDS = {
+    "sft": "a column of prompts and one of answers",
+    "text": "raw text",
+    "preference": "a better and a worse answer to each prompt (columns chosen and rejected)",
+    "unpaired_preference": "answers marked good or bad, or pairs of a better and a worse one",
+}
+"""What a file of each kind holds, in words."""
 
 
 def trainable_shapes(base: BaseShapes) -> Shapes:
@@ -286,5 +340,8 @@ def trainable_shapes(base: BaseShapes) -> Shapes:
     return {name: shape for name, shape in base.shapes.items() if not (tied and name == "lm_head.weight")}
 
 
-def _rank(request: TrainRequest, method: Method) -> int:
-    return 0 if method.rank is None else (request.rank or method.rank)
+def _rank(request: TrainRequest, settled: Settled) -> int:
+    if settled.method.rank is None:
+        return 0
+    begun = settled.start.rank if settled.start else None
+    return begun or request.rank or settled.method.rank

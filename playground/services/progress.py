@@ -12,7 +12,9 @@ from playground.training.events import LAST, EventReader
 
 @dataclass
 class RunView:
-    """state: QUEUED RUNNING STOPPING DONE FAILED CANCELLED. loss, eval_loss: (step, value). samples: (step, text).
+    """state: QUEUED RUNNING STOPPING DONE FAILED CANCELLED. loss, eval_loss: (step, value). samples: (step, text) of the first prompt.
+    replies: of each held-out prompt its text and (step, text). figures: the objective's own, as they were last.
+    grad_norm, memory_bytes (peak): as of the last step. stopped: why it ended early, "" = it did not.
 
     message: what it is doing, in words. seconds_left: an estimate, None before the first step. summary: the figures of a done run.
     place: among the runs that wait, from 1; 0 = it does not. resume_step: where a failed or cancelled run would go on; 0 = at its start.
@@ -31,6 +33,11 @@ class RunView:
     loss: list[tuple[int, float]] = field(default_factory=list)
     eval_loss: list[tuple[int, float]] = field(default_factory=list)
     samples: list[tuple[int, str]] = field(default_factory=list)
+    replies: list[tuple[str, list[tuple[int, str]]]] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    grad_norm: float | None = None
+    memory_bytes: int | None = None
+    stopped: str = ""
     tokens_per_s: float | None = None
     seconds_left: float | None = None
     message: str = ""
@@ -47,7 +54,11 @@ class RunLog:
         self.step = 0
         self.loss: dict[int, float] = {}
         self.eval_loss: dict[int, float] = {}
-        self.samples: list[tuple[int, str]] = []
+        self.replies: dict[int, tuple[str, dict[int, str]]] = {}
+        self.figures: dict[str, float] = {}
+        self.grad_norm: float | None = None
+        self.memory_bytes: int | None = None
+        self.stopped = ""
         self.tokens_per_s: float | None = None
         self.seconds_left: float | None = None
         self.message = ""
@@ -60,17 +71,22 @@ class RunLog:
             kind = event.get("event")
             self.events += 1
             if kind == "started":  # a new attempt: what it repeats replaces what was there
-                self.last, self.seconds_left, self.message = None, None, ""
+                self.last, self.seconds_left, self.message, self.stopped = None, None, "", ""
             elif kind == "state":
                 self.message = event["message"]
             elif kind == "step":
                 self.step = event["step"]
                 self.loss[event["step"]] = event["loss"]
                 self.tokens_per_s, self.seconds_left = event["tokens_per_s"], event["seconds_left"]
+                self.grad_norm, self.memory_bytes = event.get("grad_norm"), event.get("memory_bytes")
+                self.figures = event.get("figures", {})
             elif kind == "eval":
                 self.eval_loss[event["step"]] = event["loss"]
             elif kind == "sample":
-                self.samples.append((event["step"], event["text"]))
+                _, said = self.replies.setdefault(event.get("index", 0), (event.get("prompt", ""), {}))
+                said[event["step"]] = event["text"]
+            elif kind == "stopped":
+                self.stopped = event["message"]
             elif kind in LAST:
                 self.last = event
         return self
@@ -81,11 +97,13 @@ class RunLog:
 
     def view(self, row: RunRow) -> RunView:
         """The run's record and its log in one value."""
+        replies = [(prompt, sorted(said.items())) for _, (prompt, said) in sorted(self.replies.items())]
         return RunView(
             run=row.run, name=row.name, state=row.state, method=row.method, step=max(row.step, self.step), steps=row.steps,
             adapter=row.adapter, error=row.error, pid=row.pid, created_s=row.created_s,
             loss=[(step, value) for step, value in sorted(self.loss.items()) if value is not None],
             eval_loss=[(step, value) for step, value in sorted(self.eval_loss.items()) if value is not None],
-            samples=list(self.samples), tokens_per_s=self.tokens_per_s,
+            samples=list(replies[0][1]) if replies else [], replies=replies, figures=dict(self.figures), grad_norm=self.grad_norm,
+            memory_bytes=self.memory_bytes, stopped=self.stopped, tokens_per_s=self.tokens_per_s,
             seconds_left=self.seconds_left if row.state == "RUNNING" else None, message=self.message, summary=row.summary,
         )  # fmt: skip

@@ -313,7 +313,7 @@ class Supervisor:
 
 
 _SUMMARY = (
-    "rows_used", "rows_bad", "steps", "tokens_per_s", "loss", "eval_loss", "best", "trainable_params", "total_params",
-    "estimated_memory_bytes", "seconds", "peak_memory_bytes", "memory_ratio",
+    "objective", "rows_used", "rows_bad", "steps", "tokens_per_s", "loss", "eval_loss", "best", "kept_step", "figures", "stopped",
+    "trainable_params", "total_params", "estimated_memory_bytes", "seconds", "peak_memory_bytes", "memory_ratio",
 )  # fmt: skip
 """What of a worker's last event, or of its adapter's record, the run keeps."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from playground.errors import BusyError, DiskFullError, InputError, NotFoundError
 from playground.gpu.manager import DeviceManager
 from playground.methods.method import Method
-from playground.services import processes
+from playground.services import processes, recipe
 from playground.services.bases import BaseService
 from playground.services.data import DataService
 from playground.services.liveness import Patience
@@ -43,7 +43,7 @@ class TrainingService:
         quota: Quota | None = None,
         workers: Workers = processes,
     ) -> None:
-        self._settings, self._clock, self._quota, self._workers = settings, clock, quota, workers
+        self._settings, self._clock, self._quota, self._workers, self._bases = settings, clock, quota, workers, bases
         self.store = RunStore(settings.database)
         self._planner = Planner(settings, manager, bases, data, self.store, quota, workers)
         self._supervisor = Supervisor(settings, self.store, manager, self._planner.remedy, clock, patience, workers)
@@ -60,6 +60,15 @@ class TrainingService:
     def plan(self, request: TrainRequest) -> Plan:
         """What the run will need and whether it can start. Raises InputError for a file or a setting that cannot be used."""
         return self._planner.plan(request)
+
+    def recipe(self, request: TrainRequest, kind: str) -> str:
+        """The run's settings in a form of ``recipe.KINDS``. Raises InputError."""
+        settled, plan = self._planner.settled(request), self.plan(request)
+        shapes = self._bases.weights()
+        return recipe.written(
+            kind, request, plan, settled.objective, self._bases.spec,
+            lambda: settled.method.peft_config(shapes, plan.rank, request.options),
+        )  # fmt: skip
 
     # -- a run ---------------------------------------------------------------------------------------------------
 

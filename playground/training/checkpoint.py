@@ -13,6 +13,8 @@ from pathlib import Path
 
 MARKER = "complete.json"
 SCORE = "score.json"
+STATE = "trained.safetensors"
+"""The weights that are trained, where the adapter's file does not hold them. No part of an adapter."""
 
 
 def mark_complete(folder: Path) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from playground.data.example import Checked, Example, Passage
-from playground.data.pack import Packed, pack
-from playground.data.render import Rendered, render_example
+from playground.data.pack import pack
 from playground.data.split import part, row_hash, split
 from playground.errors import InputError, RunFailedError
+from playground.methods import get_method
+from playground.training.objectives.rows import Row, Source, rows_of
 from playground.training.spec import OBJECTIVES, RunSpec
 
 HASHES = 100_000
@@ -19,27 +20,32 @@ HASHES = 100_000
 
 @dataclass(frozen=True)
 class Material:
-    """train, validation: what the loop reads. rows_*: rows of the person's file. hashes: of the rows that are trained on."""
+    """train, validation: what the loop reads. rows_*: rows of the person's file. hashes: of the rows that are trained on.
 
-    train: Sequence[Rendered | Packed]
-    validation: Sequence[Rendered | Packed]
+    questions: what each of the validation rows asks, for a person; empty for raw text.
+    """
+
+    train: Sequence[Row]
+    validation: Sequence[Row]
     rows_used: int
     rows_held_back: int
     rows_bad: int
     hashes: list[str]
+    questions: Sequence[str] = ()
 
 
 def prepare(spec: RunSpec, checked: Checked, tokenizer: Any) -> Material:
     """Raises RunFailedError when the file holds another kind of rows, or none that fits."""
-    if checked.objective != OBJECTIVES[spec.objective]:
-        kind = checked.objective.replace("_", " ")
-        raise RunFailedError(f"{spec.data} holds {kind} rows; {spec.objective} needs {OBJECTIVES[spec.objective]} rows.")
+    holds = OBJECTIVES[spec.objective]
+    if checked.objective not in holds:
+        kind, needs = checked.objective.replace("_", " "), " or ".join(holds).replace("_", " ")
+        raise RunFailedError(f"{spec.data} holds {kind} rows; {spec.objective} needs {needs} rows.")
     left_out = set(spec.left_out)
-    usable = [row for row in checked.usable if row.row not in left_out]
-    rendered: dict[int, Rendered] = {}
-    if spec.objective == "sft":
-        rendered = _rendered(tokenizer, [row for row in usable if isinstance(row, Example)], spec)
-        usable = [row for row in usable if row.row in rendered]
+    usable: list[Source] = [row for row in checked.usable if row.row not in left_out]
+    made: dict[int, list[Row]] = {}
+    if spec.objective != "pretrain":
+        made = _made(tokenizer, usable, spec)
+        usable = [row for row in usable if row.row in made]
     if not usable:
         raise RunFailedError(f"No row of {spec.data} fits {spec.max_tokens} tokens. Raise the limit or shorten the answers.")
     validation, test = spec.split.get("validation"), spec.split.get("test", [])
@@ -51,22 +57,34 @@ def prepare(spec: RunSpec, checked: Checked, tokenizer: Any) -> Material:
         raise RunFailedError(f"{spec.data}: every row is held back and none is left to train on. Hold back fewer, or add rows.")
     validation_rows = part(usable, validation)
 
-    def tokens(rows: Sequence[Any]) -> Sequence[Rendered | Packed]:
-        if spec.objective == "sft":
-            return [rendered[row.row] for row in rows]
-        return pack(tokenizer, [row for row in rows if isinstance(row, Passage)], spec.max_tokens)
+    def tokens(rows: Sequence[Source]) -> Sequence[Row]:
+        if spec.objective == "pretrain":
+            passages = [row for row in rows if isinstance(row, Passage)]
+            return pack(tokenizer, passages, spec.max_tokens, together=not get_method(spec.method).virtual)
+        return [one for row in rows for one in made[row.row]]
 
     bad = checked.rows - len(usable) - len(left_out)
     hashes = [row_hash(row) for row in train_rows[:HASHES]]
-    return Material(tokens(train_rows), tokens(validation_rows), len(train_rows), len(usable) - len(train_rows), bad, hashes)
+    questions = [_question(row) for row in validation_rows for _ in made.get(row.row, ())]
+    return Material(
+        tokens(train_rows), tokens(validation_rows), len(train_rows), len(usable) - len(train_rows), bad, hashes, questions
+    )
 
 
-def _rendered(tokenizer: Any, examples: Sequence[Example], spec: RunSpec) -> dict[int, Rendered]:
-    """Row number -> rendered row; those whose answer is longer than the limit are left out."""
+def _made(tokenizer: Any, sources: Sequence[Source], spec: RunSpec) -> dict[int, list[Row]]:
+    """Row number -> its rows as tokens; those whose answer is longer than the limit are left out."""
     rows = {}
-    for example in examples:
+    for source in sources:
         try:
-            rows[example.row] = render_example(tokenizer, example, spec.max_tokens, spec.turns)
+            rows[source.row] = rows_of(tokenizer, source, spec)
         except InputError:
             continue
     return rows
+
+
+def _question(source: Source) -> str:
+    """The last thing that was asked before the answer."""
+    if isinstance(source, Passage):
+        return ""
+    turns = source.messages[:-1] if isinstance(source, Example) else source.prompt
+    return next((turn.content for turn in reversed(turns) if turn.role == "user"), turns[-1].content if turns else "")

@@ -12,12 +12,13 @@ from typing import Any
 from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
 from playground.library.model_card import write_model_card
-from playground.training.checkpoint import newest_complete
+from playground.methods import get_method
+from playground.training.checkpoint import STATE, newest_complete
 from playground.training.spec import RunSpec
 
 PRIVATE = (
     "base_path", "file", "adapters_dir", "shipped_dir", "limit_bytes", "limit_memory_bytes", "disk_bytes", "estimated_seconds",
-    "rows", "tokens_p95", "answer_max",
+    "rows", "tokens_p95", "answer_max", "start_path", "reward_files",
 )  # fmt: skip
 """What an adapter's run.json does not repeat: paths on this machine, and what only the plan was made from."""
 
@@ -28,7 +29,8 @@ def publish(model: Any, tokenizer: Any, spec: RunSpec, summary: dict[str, Any]) 
     staging = library.staging()
     try:
         model.save_pretrained(staging)
-        if not spec.rank:
+        (staging / STATE).unlink(missing_ok=True)
+        if get_method(spec.method).whole:
             tokenizer.save_pretrained(staging)
         return _finish(library, staging, spec, summary)
     finally:
@@ -58,15 +60,14 @@ def keep_checkpoint(run_dir: Path) -> str | None:
         return None
     spec = RunSpec.read(run_dir)
     library = AdapterLibrary(Path(spec.adapters_dir), Path(spec.shipped_dir))
+    whole = get_method(spec.method).whole
     staging = library.staging()
     try:
         wanted = (
-            ("adapter_config.json", "adapter_model.safetensors")
-            if spec.rank
-            else ("config.json", "generation_config.json", "model*")
+            ("config.json", "generation_config.json", "model*") if whole else ("adapter_config.json", "adapter_model.safetensors")
         )
         sources = [file for name in wanted for file in checkpoint.glob(name)]
-        if not spec.rank:
+        if whole:
             sources += [*Path(spec.base_path).glob("*token*"), *Path(spec.base_path).glob("chat_template*")]
         for file in sources:
             shutil.copyfile(file, staging / file.name)
@@ -85,7 +86,7 @@ def _finish(library: AdapterLibrary, staging: Path, spec: RunSpec, summary: dict
         config_file.write_text(json.dumps(config, indent=2))
     (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     record = {key: value for key, value in asdict(spec).items() if key not in PRIVATE}
-    record |= summary | {"kind": "peft" if spec.rank else "full", "created_s": time.time()}
+    record |= summary | {"kind": "full" if get_method(spec.method).whole else "peft", "created_s": time.time()}
     (staging / "run.json").write_text(json.dumps(record, indent=1))
     write_model_card(staging, record)
     return library.publish(staging, library.reserve_id(spec.name)).id

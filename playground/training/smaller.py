@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from playground.methods import all_methods, get_method
-from playground.methods.method import Method, Shapes
-from playground.training.estimate import estimate
+from playground.methods.method import Method
+from playground.methods.options import NO_OPTIONS
+from playground.methods.shapes import Shapes
+from playground.training.cost import needs
 from playground.training.spec import RunSpec
 
 SURE = 0.9
@@ -63,11 +65,13 @@ def smallest_bytes(spec: RunSpec, shapes: Shapes) -> int:
 def estimated(spec: RunSpec, shapes: Shapes, method: str, batch_size: int, max_tokens: int) -> int:
     """The estimate of a run like ``spec`` with these settings, in bytes."""
     chosen: Method = get_method(method)
-    rank = 0 if chosen.rank is None else (spec.rank or chosen.rank)
+    same = method == spec.method
+    rank = 0 if chosen.rank is None else (spec.rank if same else 0) or chosen.rank
     longest = min(spec.tokens_p95 or spec.max_tokens, max_tokens)
-    return estimate(
-        shapes, chosen, rank=rank, steps=spec.steps, batch_size=min(batch_size, spec.rows or batch_size), tokens_p95=longest, tokens_mean=float(longest),
-        answer_max=min(spec.answer_max or longest // 2, max_tokens),
+    return needs(
+        spec.objective, shapes, chosen, rank=rank, steps=spec.steps, batch_size=min(batch_size, spec.rows or batch_size), tokens_p95=longest, tokens_mean=float(longest),
+        answer_max=min(spec.answer_max or longest // 2, max_tokens), options=spec.method_options if same else NO_OPTIONS,
+        reward_models=spec.reward_models,
     ).memory_bytes  # fmt: skip
 
 

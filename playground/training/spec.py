@@ -10,11 +10,23 @@ from typing import Any
 
 from playground.data.render import ALL, LAST
 from playground.errors import InputError
+from playground.methods.options import Options
 
 SCHEMA = 1
-OBJECTIVES = {"sft": "sft", "pretrain": "text"}
-"""What can be trained today -> what the file must hold; ``dpo kto orpo reward grpo`` are named in the contract and refused in words."""
+OBJECTIVES: dict[str, tuple[str, ...]] = {
+    "sft": ("sft",),
+    "pretrain": ("text",),
+    "dpo": ("preference",),
+    "kto": ("unpaired_preference", "preference"),
+    "orpo": ("preference",),
+    "reward": ("preference",),
+    "grpo": ("sft",),
+}
+"""What can be trained -> what the file may hold, its own kind first. Of a kind, the first objective is the one that is meant unless
+a person says otherwise."""
 TURNS = (ALL, LAST)
+REWARD_MODEL = "model="
+"""How a reward begins that is a trained reward model; any other is a check."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,8 @@ class RunSpec:
 
     run: its id. name: what the adapter will be called. base: as the person named it; base_path: the folder on disk.
     file: the examples, a copy under the home folder. mapping: role -> column, empty = guess.
-    steps, lr, rank, batch_size: optimiser steps, peak learning rate, LoRA rank (0 = the method has none), rows a step.
+    steps, lr, rank, batch_size: optimiser steps, peak learning rate, the method's rank (0 = it has none), rows a step.
+    options: what the method was told beyond that, by name; see ``Options``.
     max_tokens: longest row, prompt and answer together. save_steps: steps between checkpoints.
     limit_bytes: largest file that is read. adapters_dir: where the finished adapter is published.
     estimated_memory_bytes: the reservation made beforehand. estimated_seconds: how long it was thought to take.
@@ -32,6 +45,9 @@ class RunSpec:
     turns: ``all`` learns every assistant turn of a chat, ``last`` the last alone.
     split: row numbers held back for ``validation`` and ``test``, how many are left to ``train`` on, and the ``seed`` that drew them;
         empty = the worker draws a validation part. left_out: rows that the person does not want trained on.
+    rewards: what ``grpo`` is rewarded by: checks, and ``model=ID`` for a reward model. reward_files: the paths these name, by reward.
+    start, start_path: the adapter whose weights the run begins with, "" = a new one.
+    early_stop: end after so many checkpoints without a better held-out loss, 0 = never.
     """
 
     run: str
@@ -66,6 +82,12 @@ class RunSpec:
     turns: str = ALL
     split: dict[str, Any] = field(default_factory=dict)
     left_out: list[int] = field(default_factory=list)
+    rewards: list[str] = field(default_factory=list)
+    reward_files: dict[str, str] = field(default_factory=dict)
+    start: str = ""
+    start_path: str = ""
+    early_stop: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -80,17 +102,35 @@ class RunSpec:
             ("max_tokens", 16, 131_072),
             ("save_steps", 1, 100_000),
             ("rank", 0, 256),
+            ("early_stop", 0, 1000),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 faults.append(f"{name.replace('_', ' ')} is {value}; it goes from {low} to {high}")
+        if self.objective == "grpo" and not self.rewards:
+            faults.append("grpo needs a reward: a check such as contains:TEXT, or a reward model")
+        if self.rewards and self.objective != "grpo":
+            faults.append(f"{self.objective} learns from its rows and takes no reward; grpo does")
         if self.limit_memory_bytes < 0:
             faults.append(f"the memory limit is {self.limit_memory_bytes}; it takes a number of bytes, 0 = what there is")
+        try:
+            Options.of(self.options)
+        except InputError as error:
+            faults.append(str(error).rstrip("."))
         if not 0 < self.lr <= 1:
             faults.append(f"the learning rate is {self.lr}; it lies above 0 and at most 1, usually near 0.001 for LoRA")
         if faults:
             text = "; ".join(faults)
             raise InputError(text[0].upper() + text[1:] + ".")
+
+    @property
+    def reward_models(self) -> int:
+        """How many of the rewards are trained models."""
+        return sum(name.startswith(REWARD_MODEL) for name in self.rewards)
+
+    @property
+    def method_options(self) -> Options:
+        return Options.of(self.options)
 
     def write(self, run_dir: Path) -> None:
         """Write run.json whole or not at all."""

@@ -26,6 +26,7 @@ from playground.training.claim import WAIT_S, Record, folder_lock
 from playground.training.events import EventWriter
 from playground.training.failure import DISK, explain
 from playground.training.heartbeat import Heartbeat
+from playground.training.peak import own_bytes, peak_memory_bytes
 from playground.training.spec import RunSpec
 
 NOT_MINE = 3
@@ -114,7 +115,7 @@ def _limit_memory(limit_bytes: int) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / torch.cuda.mem_get_info()[1]))
         return
-    there, reserved = _own_bytes("VmRSS") or 0, _own_bytes("VmData") or 0
+    there, reserved = own_bytes("VmRSS") or 0, own_bytes("VmData") or 0
     if there >= limit_bytes:
         raise MemoryError(f"{there} bytes are in use before training begins; the limit is {limit_bytes}")
     room = reserved + limit_bytes - there
@@ -129,15 +130,17 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     method = get_method(spec.method)
     checked = check_file(Path(spec.file), spec.mapping or None, limit_bytes=spec.limit_bytes)
     from playground.data.tokenizer import load_tokenizer
-    from playground.training.loop import train
+    from playground.training.loop import take_best, train
     from playground.training.material import prepare
-    from playground.training.model import load_for_training, weights_of
+    from playground.training.model import weights_of
+    from playground.training.objectives import get_objective
     from playground.training.publish import publish
 
+    objective = get_objective(spec.objective)
     _limit_memory(spec.limit_memory_bytes)
     tokenizer = load_tokenizer(Path(spec.base_path))
     material = prepare(spec, checked, tokenizer)
-    model = load_for_training(Path(spec.base_path), method, spec.rank, spec.seed)
+    model = objective.load(spec, method)
     trained, total = weights_of(model)
     events.write(
         "plan",
@@ -148,21 +151,30 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
         total_params=total,
     )
     events.write("state", message="Training")
-    measured = train(model, tokenizer, material.train, material.validation, spec, run_dir, events)
+    measured = train(model, tokenizer, objective, material, spec, run_dir, events)
+    if measured.last_loss is not None and measured.last_loss != measured.last_loss:
+        raise RunFailedError("The loss is no longer a number (it diverged). Choose a smaller learning rate and start again.")
     events.write("state", message="Saving")
+    kept = take_best(measured, run_dir)
+    if "ref" in getattr(model, "peft_config", {}):
+        model.delete_adapter("ref")  # a copy of what the run began with; it is not a part of the result
     summary: dict[str, Any] = {
+        "objective": spec.objective,
         "rows_used": material.rows_used,
         "rows_bad": material.rows_bad,
-        "steps": spec.steps,
+        "steps": measured.step,
         "tokens_per_s": round(measured.tokens_per_s or 0.0, 1),
         "loss": {"first": measured.first_loss, "last": measured.last_loss},
         "eval_loss": measured.last_eval,
         "trainable_params": trained,
         "total_params": total,
         "estimated_memory_bytes": spec.estimated_memory_bytes,
+        "kept_step": kept,
     }
-    if measured.last_loss is not None and measured.last_loss != measured.last_loss:
-        raise RunFailedError("The loss is no longer a number (it diverged). Choose a smaller learning rate and start again.")
+    if measured.figures.get("last"):
+        summary["figures"] = measured.figures
+    if measured.stopped:
+        summary["stopped"] = measured.stopped
     if (good := best(run_dir)) is not None:
         summary["best"] = {"step": good[0], "eval_loss": good[1]}
     summary["seconds"] = round(time.monotonic() - started, 1)
@@ -177,27 +189,6 @@ def _no_way_back() -> None:
     """From here on a cancel comes too late: an adapter that is in the library belongs to a run that is done."""
     if signal.getsignal(signal.SIGTERM) is _cancel:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def peak_memory_bytes() -> int:
-    """The process's peak so far: on CUDA what its allocator held, elsewhere the resident set."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_reserved())
-    if (held := _own_bytes("VmHWM")) is not None:  # ru_maxrss would begin at what the process that started this one held
-        return held
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _own_bytes(name: str) -> int | None:
-    """A figure of Linux about this process, such as VmRSS; None elsewhere."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-    except (OSError, StopIteration, ValueError):
-        return None
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def _read(services: Any, visitor: Visitor, source: Source, max_tokens: float, te
         roles=roles,
         good=checked.rows - len(bad),
         index=0,
+        kind=checked.objective,
         chats=any(sum(turn.role == "assistant" for turn in one.messages) > 1 for one in checked.examples[:1000]),
     )
     text, place = seen.show(services, visitor, source, max_tokens, 0, checked)[1:]

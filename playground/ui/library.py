@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def _row(row: Any, chosen: str, active: str) -> str:
         state = html.pill("Other base", "warn")
     else:
         state = html.pill("Attached", "ok") if row.attached else html.pill("On disk")
-    rows = plural(one.rows, "row") if one.rows else "rows unknown"
+    rows = plural(one.rows, "row") if one.rows else (one.trained_on or "rows unknown")
     base = f"{one.base} {one.base_fingerprint[:8]}".strip()
     reason = f'<span class="q why">{html.esc(html.sentence(row.reason))}</span>' if not row.usable and row.reason else ""
     return (
@@ -163,11 +164,35 @@ def import_file(services: Any, visitor: Visitor, uploaded: list[str] | None, cho
     return [show(services, visitor, chosen, active), slot(text)]
 
 
-def export(services: Any, visitor: Visitor, chosen: str) -> list[Any]:
-    """Pack the adapter; the button beside it then hands it over. Returns the download button and a message."""
+FORMATS = [
+    ("PEFT folder, for anything that reads PEFT", "peft"),
+    ("Merged model, for anything that reads safetensors", "merged"),
+    ("GGUF file, for llama.cpp and its kin", "gguf"),
+]
+
+
+def export(services: Any, visitor: Visitor, chosen: str, format: str) -> Iterator[list[Any]]:
+    """Write the adapter in a form to take away. Yields the download button, a message, and the buttons Write and Stop."""
+    away = gr.update(visible=False)
     try:
-        packed = services.adapters.export_zip(chosen, visitor.owner)
+        if format == "peft":
+            yield [*_ready(services.adapters.export_zip(chosen, visitor.owner)), gr.skip(), gr.skip()]
+            return
+        for step in services.exporter.export(chosen, format, visitor.owner):
+            if step.file is not None:
+                yield [*_ready(step.file), gr.update(visible=True), away]
+            else:
+                said = html.progress(step.share, step.phase) + html.note(f"{step.phase}. About a minute for a small base.")
+                yield [away, slot(said), away, gr.update(visible=True)]
     except Exception as error:
-        return [gr.update(visible=False), slot(card(error))]
-    label = f"Download {packed.name}, {size(packed.stat().st_size)}"
-    return [gr.update(value=str(packed), label=label, visible=True), slot("")]
+        yield [away, slot(card(error)), gr.update(visible=True), away]
+
+
+def stopped() -> list[Any]:
+    """Returns message, Write and Stop."""
+    return [slot(html.note("Stopped; nothing was written.")), gr.update(visible=True), gr.update(visible=False)]
+
+
+def _ready(file: Path) -> list[Any]:
+    label = f"Download {file.name}, {size(file.stat().st_size)}"
+    return [gr.update(value=str(file), label=label, visible=True), slot("")]

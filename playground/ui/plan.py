@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from dataclasses import fields, replace
 from typing import Any
 
 import gradio as gr
 
 from playground.errors import PlaygroundError
+from playground.methods import all_methods
+from playground.methods.options import Options
 from playground.services.training import TrainRequest
+from playground.training.spec import OBJECTIVES
 from playground.ui import html, words
 from playground.ui.failure import card
 from playground.ui.figures import about, count, plural, rate, share, size
@@ -17,12 +21,29 @@ from playground.ui.readiness import ready
 from playground.ui.source import Source
 from playground.ui.wiring import Visitor, slot
 
+OPTIONS = tuple(item.name for item in fields(Options))
+"""In the order of the form."""
+BLANK = (None, None, None, 8, 2048, 7, 10, 15, False, False, 0, "", "", "", "", 0)
+"""The form's settings, options and aims when nothing is chosen."""
+FIELDS = len(BLANK)
+AIMS = {
+    "sft": "To answer as the examples do",
+    "grpo": "To earn rewards (GRPO)",
+    "pretrain": "To write as the texts do",
+    "dpo": "To prefer the better answers (DPO)",
+    "orpo": "To prefer them while learning them (ORPO)",
+    "reward": "To score answers (a reward model)",
+    "kto": "To tell good from bad answers (KTO)",
+}
+
 
 def request_of(
     source: Source, owner: str, name: str, method: str, steps: float | None, lr: float | None, rank: float | None, batch_size: float,
-    max_tokens: float, seed: float, validation: float | None = None, test: float | None = None,
+    max_tokens: float, seed: float, validation: float | None = None, test: float | None = None, *more: Any,
 ) -> TrainRequest:  # fmt: skip
-    """Empty fields, and zero, are the method's own defaults. validation, test: per cent held back."""
+    """Empty fields, and zero, are the method's own defaults. validation, test: per cent held back. more: the options
+    as ``method_options`` takes them, then the objective, rewards (one a line) and how many checkpoints without gain end the run."""
+    options, (objective, rewards, early_stop, *_) = more[: len(OPTIONS)], (*more[len(OPTIONS) :], "", "", 0)
     assert source.path is not None
     return TrainRequest(
         file=source.path,
@@ -40,7 +61,50 @@ def request_of(
         test=None if test is None else test / 100,
         turns=source.turns,
         leave_out=source.leave_out,
+        options=method_options(method, *options),
+        objective=str(objective or ""),
+        rewards=tuple(line.strip() for line in str(rewards or "").splitlines() if line.strip()) if objective == "grpo" else (),
+        early_stop=int(early_stop or 0),
     )
+
+
+def method_options(
+    method: str, rslora: Any = False, pissa: Any = False, layers: Any = 0, init_text: Any = "", placement: Any = ""
+) -> Options:
+    """What the form says of the options that this method has; the others may hold what was set for another. Raises InputError."""
+    said = {
+        "rslora": bool(rslora), "pissa": bool(pissa), "layers": int(layers or 0), "init_text": str(init_text or "").strip(),
+        "placement": str(placement or ""),
+    }  # fmt: skip
+    known = all_methods().get(method)
+    return Options.of({name: value for name, value in said.items() if known is not None and name in known.options})
+
+
+def values_of(request: TrainRequest) -> list[Any]:
+    """The form's settings, options and aims for a request."""
+    shares = [None if share is None else round(100 * share) for share in (request.validation, request.test)]
+    return [
+        request.steps, request.lr, request.rank or 0, request.batch_size, request.max_tokens, request.seed,
+        *(BLANK[6 + place] if share is None else share for place, share in enumerate(shares)),
+        *(getattr(request.options, name) for name in OPTIONS), request.objective, "\n".join(request.rewards), request.early_stop,
+    ]  # fmt: skip
+
+
+def with_request(source: Source, request: TrainRequest) -> Source:
+    """What a request says of the rows themselves."""
+    return replace(source, turns=request.turns, leave_out=request.leave_out)
+
+
+def aims_of(kind: str) -> list[tuple[str, str]]:
+    """What rows of a kind can train, in words; the usual aim first."""
+    able = [objective for objective, holds in OBJECTIVES.items() if kind in holds]
+    able.sort(key=lambda objective: OBJECTIVES[objective].index(kind))
+    return [(AIMS[objective], objective) for objective in able]
+
+
+def aim_chosen(services: Any, visitor: Visitor, objective: str) -> Any:
+    """Rewards are asked for where they are what is learned from."""
+    return gr.update(visible=objective == "grpo")
 
 
 def refresh(services: Any, visitor: Visitor, source: Source, name: str, method: str, *settings: Any) -> list[Any]:
@@ -99,20 +163,38 @@ def settings_label(
     """The closed fold says what stands in it, so that closed means read, not hidden."""
     parts = [f"{int(steps)} steps"] if steps else []
     parts.append(f"learning rate {rate(lr)}")
-    if rank and method != "full":
-        parts.append(f"rank {int(rank)}")
+    known = all_methods().get(method)
+    if rank and known is not None and known.rank is not None:
+        parts.append(f"{int(rank)} virtual tokens" if known.virtual else f"{known.rank_label.lower()} {int(rank)}")
+    parts += _options_said(method, *shares[2:])
     return "Everything else: " + ", ".join([*parts, f"batch {int(batch or 0)}", f"seed {int(seed or 0)}"])
+
+
+def _options_said(method: str, *options: Any) -> list[str]:
+    names = {"rslora": "rsLoRA", "pissa": "PiSSA", "init_text": "begins as a text"}
+    with suppress(PlaygroundError):
+        chosen = method_options(method, *options).chosen()
+        return [
+            names.get(name) or (f"the last {value} layers" if name == "layers" else str(value)) for name, value in chosen.items()
+        ]
+    return []
 
 
 def presets(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> list[Any]:
     """How much time to give a file of this length. Returns the radio, the steps, a name for the adapter, and the per cent for the verdict."""
     if not source.good or source.path is None:
-        return [gr.skip()] * 4
+        return [gr.skip()] * 6
     choices = _preset_choices(services, visitor, source, method, max_tokens)
     first = services.training.presets(source.good)[0]
     taken = {row.card.name for row in services.adapters.list(visitor.owner)}
     held = round(100 * services.data.test_share(source.path))
-    return [gr.update(choices=choices, value=first.name), first.steps, free_name(source.slug, taken), held]
+    return [gr.update(choices=choices, value=first.name), first.steps, free_name(source.slug, taken), held, *_aims(source)]
+
+
+def _aims(source: Source) -> list[Any]:
+    """The choice of objective, shown where there is one, and the rewards, away until they are asked for."""
+    aims = aims_of(source.kind)
+    return [gr.update(choices=aims, value=aims[0][1], visible=len(aims) > 1), gr.update(visible=False)]
 
 
 def preset_times(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> Any:
@@ -149,9 +231,26 @@ def explain_html(method: Any) -> str:
 
 
 def method_chosen(services: Any, visitor: Visitor, name: str) -> list[Any]:
-    """Returns the explanation, and the method's own learning rate and rank."""
+    """Returns the explanation, the method's own learning rate and rank, and which options are shown."""
     method = next(one for one in services.training.methods() if one.name == name)
-    return [explain_html(method), method.learning_rate, gr.update(value=method.rank or 0, visible=method.rank is not None)]
+    rank = gr.update(
+        value=method.rank or 0,
+        visible=method.rank is not None,
+        label=method.rank_label,
+        info=f"{method.rank_info} 0: the method's own.",
+    )
+    return [
+        explain_html(method),
+        method.learning_rate,
+        rank,
+        *(gr.update(visible=option in method.options) for option in OPTIONS),
+    ]
+
+
+def rate_of(services: Any, visitor: Visitor, name: str, pissa: bool) -> float:
+    """The method's own learning rate, which PiSSA changes."""
+    method = next(one for one in services.training.methods() if one.name == name)
+    return float(method.default_rate(Options(pissa=bool(pissa) and "pissa" in method.options)))
 
 
 def start(services: Any, visitor: Visitor, source: Source, name: str, method: str, *settings: Any) -> list[Any]:

@@ -43,12 +43,16 @@ def card_html(run: Any) -> str:
         step, best = min(run.eval_loss, key=lambda point: point[1])
         now.append(f"held-out {best:.2f} at step {step}")
     parts.append(_between(" · ".join(now), f"{run.tokens_per_s:.0f} tokens/s" if run.tokens_per_s else ""))
+    own = [f"{name.removeprefix('rewards/').removesuffix('/mean')} {value:.2f}" for name, value in run.figures.items()]
+    parts.append(_between(" · ".join(own[:4]), ""))
+    if run.stopped:
+        parts.append(f'<p class="note">{html.esc(run.stopped)}</p>')
     if run.message and live:
         parts.append(f'<p class="note" role="status">{html.esc(run.message)}</p>')
     if run.error:
         parts.append(html.note(run.error) if run.state == "CANCELLED" else html.error_card(run.error))
     parts.append(chart.loss(run.loss, run.eval_loss, run.steps))
-    parts.append(samples_html(run.samples))
+    parts.append(samples_html(run.samples, run.replies))
     return f'<div class="run{" live" if live else ""}">{"".join(parts)}</div>'
 
 
@@ -56,15 +60,22 @@ def _between(first: str, second: str) -> str:
     return f'<div class="between"><span>{html.esc(first)}</span><span>{html.esc(second)}</span></div>' if first or second else ""
 
 
-def samples_html(samples: Sequence[tuple[int, str]]) -> str:
-    """The first and the newest two of what the model wrote on the way."""
-    if not samples:
+def samples_html(samples: Sequence[tuple[int, str]], replies: Sequence[tuple[str, Sequence[tuple[int, str]]]] = ()) -> str:
+    """What the model wrote on the way to each held-out prompt: at first, and the newest two."""
+    parts = []
+    for prompt, said in replies or [("", samples)]:
+        if not said:
+            continue
+        asked = f'<p class="q">{html.esc(prompt)}</p>' if prompt else ""
+        items = "".join(
+            f'<li><span class="mono">step {step}</span><div class="said">{html.esc(text)}</div></li>'
+            for step, text in [said[0], *said[1:][-2:]]
+        )
+        parts.append(f'{asked}<ul class="samples">{items}</ul>')
+    if not parts:
         return ""
-    shown = [samples[0], *samples[1:][-2:]]
-    items = "".join(
-        f'<li><span class="mono">step {step}</span><div class="said">{html.esc(text)}</div></li>' for step, text in shown
-    )
-    return f'<h3 class="small">The same question, as it learns</h3><ul class="samples">{items}</ul>'
+    title = "The same question, as it learns" if len(parts) == 1 else "The same questions, as it learns"
+    return f'<h3 class="small">{title}</h3>{"".join(parts)}'
 
 
 def list_html(runs: Sequence[Any], shown: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from playground.methods import all_methods
 from playground.ui import html, words
 from playground.ui.failure import card
 from playground.ui.readiness import ready
@@ -94,9 +95,10 @@ def model_choices(services: Any, visitor: Visitor) -> list[tuple[str, str]]:
 
 def method_label(card_: Any) -> str:
     """``LoRA r8``."""
-    names = {"lora": "LoRA", "qlora": "QLoRA", "dora": "DoRA", "ia3": "IA³", "full": "Full"}
-    name = names.get(card_.method, str(card_.method).capitalize())
-    return f"{name} r{card_.rank}" if getattr(card_, "rank", None) else name
+    method = all_methods().get(card_.method)
+    name = method.label if method else str(card_.method).capitalize()
+    ranked = getattr(card_, "rank", None) and (method is None or method.rank_label == "Rank")
+    return f"{name} r{card_.rank}" if ranked else name
 
 
 def greyed_list(services: Any, visitor: Visitor) -> str:

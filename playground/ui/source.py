@@ -12,7 +12,7 @@ class Source:
 
     mapping: role -> column, where told or corrected. roles: those that can be mapped by hand. good: rows that can be used. index: the one
     that the preview shows, from 0. leave_out: kinds of warnings whose rows are not trained on. turns: which answers of a chat are learned.
-    chats: some row has several answers. page: of the rows to edit, from 0.
+    kind: what its rows are, as a check says it (``sft``, ``text``, ``preference``, ``unpaired_preference``). chats: some row has several answers. page: of the rows to edit, from 0.
     """
 
     path: Path | None = None
@@ -26,3 +26,4 @@ class Source:
     turns: str = "all"
     chats: bool = False
     page: int = 0
+    kind: str = "sft"

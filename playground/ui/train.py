@@ -7,9 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.data.read import EXTENSIONS
-from playground.data.split import TEST, VALIDATION
-from playground.ui import columns, edit, examples, html, plan, rows, runs, seen, storage, words
+from playground.ui import edit, examples, examples_card, form, html, plan, recipe, rows, runs, seen, words
 from playground.ui.source import Source
 from playground.ui.wiring import QUIET, bind, bind_pick, bind_stream, hidden_slot
 
@@ -65,6 +63,14 @@ class TrainTab:
     explain: gr.HTML
     fold: gr.Accordion
     settings: list[gr.Number]
+    options: list[Any]
+    aims: list[Any]
+    recipe: gr.Accordion
+    form: gr.Radio
+    code: gr.Code
+    code_file: gr.DownloadButton
+    bring: gr.UploadButton
+    code_error: gr.HTML
     name: gr.Textbox
     plan: gr.HTML
     blocked: gr.HTML
@@ -87,6 +93,10 @@ class TrainTab:
         return self.settings[4]
 
     @property
+    def pissa(self) -> gr.Checkbox:
+        return self.options[1]
+
+    @property
     def read_outputs(self) -> list[Any]:
         return [
             self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note, self.read_as, *self.roles,
@@ -96,7 +106,7 @@ class TrainTab:
 
     @property
     def plan_inputs(self) -> list[Any]:
-        return [self.source, self.name, self.method, *self.settings]
+        return [self.source, self.name, self.method, *self.settings, *self.options, *self.aims]
 
     @property
     def plan_outputs(self) -> list[Any]:
@@ -114,7 +124,7 @@ def build(services: Any) -> TrainTab:
     parts: dict[str, Any] = {"source": gr.State(Source()), "uploaded": gr.State(None), "followed": gr.State("")}
     with gr.Row(elem_classes="two"):
         with gr.Column(scale=7, min_width=320, elem_classes="work"):
-            parts |= _examples_card(services)
+            parts |= examples_card.build(services)
             with gr.Column(elem_classes="card"):
                 gr.HTML(html.heading("How much time to give it", words.TIME_TEXT, 2))
                 offered = services.training.presets(_TYPICAL_ROWS)
@@ -132,7 +142,10 @@ def build(services: Any) -> TrainTab:
                     value=methods[0].name, label="Method", container=False, show_label=False,
                 )  # fmt: skip
                 parts["explain"] = gr.HTML(plan.explain_html(methods[0]))
-                parts |= _settings(methods[0], offered[0].steps)
+                parts["options"] = form.options(methods[0])
+                parts["aims"] = form.aims()
+                parts |= form.settings(methods[0], offered[0].steps)
+                parts |= form.take_away()
         with gr.Column(scale=5, min_width=300, elem_classes="rail"):
             with gr.Column(elem_classes="card plan-card"):
                 gr.HTML(html.heading("This run"))
@@ -143,127 +156,6 @@ def build(services: Any) -> TrainTab:
                 gr.HTML(html.note(words.RUN_APART))
             parts |= _run_card()
     return TrainTab(**parts)
-
-
-def _examples_card(services: Any) -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    with gr.Column(elem_classes="card"):
-        parts["heading"] = gr.HTML(examples.heading(done=False))
-        parts["file"] = gr.File(
-            label="Files of examples", show_label=False, height=104, elem_classes="drop", file_count="multiple",
-            file_types=list(EXTENSIONS),
-        )  # fmt: skip
-        if services.settings.shared:
-            gr.HTML(html.note(storage.notice(services.settings)))
-        gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}, one or several. Or start with one of ours:"))
-        with gr.Row(elem_classes="acts"):
-            parts["sets"] = {one.id: gr.Button(one.title, size="sm") for one in services.data.sets()}
-        with gr.Column(elem_classes="folds"), gr.Accordion("Or paste rows", open=False):
-            parts["pasted"] = gr.Textbox(
-                label="Rows",
-                lines=5,
-                max_lines=12,
-                placeholder="Cells copied from a sheet, JSON lines, or plain text",
-                show_label=False,
-            )
-            parts["paste"] = gr.Button("Read what I pasted", size="sm")
-        parts["error"] = hidden_slot()
-        parts["facts"] = hidden_slot()
-        parts["advice"] = hidden_slot()
-        with gr.Column(elem_classes="folds"):
-            parts |= _columns_fold() | _rows_fold() | _lengths_fold() | _preview_fold() | _edit_fold()
-    return parts
-
-
-def _columns_fold() -> dict[str, Any]:
-    with gr.Accordion("Columns", open=False, visible=False) as fold:
-        note = gr.HTML("")
-        read_as = gr.Dropdown([name for name, _, _ in columns.READ_AS], label="What each row is", min_width=140)
-        with gr.Row():
-            roles = [gr.Dropdown([], label="Column", visible=False, min_width=140) for _ in range(columns.ROLES)]
-    return {"columns": fold, "columns_note": note, "read_as": read_as, "roles": roles}
-
-
-def _rows_fold() -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    with gr.Accordion(words.BAD_NONE, open=False, visible=False) as fold:
-        parts["bad_rows"] = gr.HTML("")
-        parts["kinds"] = gr.CheckboxGroup([], label="Leave out of training", visible=False)
-        with gr.Row(elem_classes="acts") as takes:
-            parts["take_bad"] = gr.Button("Take the bad rows away as CSV", size="sm")
-            parts["take_good"] = gr.Button("Take the good rows away as JSONL", size="sm")
-        with gr.Row(elem_classes="acts"):
-            parts["bad_file"] = gr.DownloadButton("Download", size="sm", visible=False)
-            parts["good_file"] = gr.DownloadButton("Download", size="sm", visible=False)
-    return parts | {"bad": fold, "takes": takes}
-
-
-def _lengths_fold() -> dict[str, Any]:
-    with gr.Accordion("Lengths", open=False, visible=False) as fold:
-        shown = gr.HTML("")
-    return {"lengths": fold, "lengths_shown": shown}
-
-
-def _preview_fold() -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    with gr.Accordion("What the model really sees", open=False, visible=False) as fold:
-        parts["turns"] = gr.Radio(
-            [("Learn every answer of a chat", "all"), ("Learn the last answer only", "last")], value="all", visible=False,
-            label="Which answers are learned", container=False, show_label=False,
-        )  # fmt: skip
-        parts["seen"] = gr.HTML("")
-        with gr.Row(elem_classes="acts"):
-            parts["before"] = gr.Button("Previous", size="sm")
-            parts["after"] = gr.Button("Next", size="sm")
-            parts["place"] = gr.HTML("")
-    return parts | {"preview": fold}
-
-
-def _edit_fold() -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    with gr.Accordion("Edit rows", open=False, visible=False) as fold:
-        parts["edit_which"] = gr.Radio(
-            [edit.BAD, edit.ALL], value=edit.BAD, label="Which rows", container=False, show_label=False
-        )
-        parts["table"] = gr.Dataframe(
-            interactive=True, wrap=True, show_label=False, label="Rows", max_height=360, elem_classes="edit-table"
-        )
-        with gr.Row(elem_classes="acts"):
-            parts["edit_save"] = gr.Button("Save the changes", size="sm", variant="primary")
-            parts["edit_before"] = gr.Button("Previous rows", size="sm")
-            parts["edit_after"] = gr.Button("Next rows", size="sm")
-            parts["edit_place"] = gr.HTML("")
-        parts["edit_error"] = hidden_slot()
-    return parts | {"edit": fold}
-
-
-def _settings(method: Any, steps: int) -> dict[str, Any]:
-    """``method`` is the one that is chosen first; choosing another sets its own learning rate and rank."""
-    label = plan.settings_label(method.name, steps, method.learning_rate, method.rank)
-    with gr.Column(elem_classes="folds"), gr.Accordion(label, open=False) as fold:
-        with gr.Row():
-            steps_box = gr.Number(steps, label="Steps", info="One step reads one batch.", precision=0, minimum=1, min_width=130)
-            lr = gr.Number(
-                method.learning_rate, label="Learning rate", info="How far each step moves.", step=0.0001, min_width=130
-            )
-            rank = gr.Number(
-                method.rank or 0, label="Rank", info="Size of the correction; 0: the method's own.", precision=0, minimum=0,
-                maximum=256, min_width=130,
-            )  # fmt: skip
-        with gr.Row():
-            batch = gr.Number(8, label="Batch", info="Examples per step.", precision=0, minimum=1, maximum=256, min_width=130)
-            tokens = gr.Number(2048, label="Longest example", info="Tokens; a longer prompt is cut at its start.", precision=0,
-                               minimum=16, maximum=32768, min_width=130)  # fmt: skip
-            seed = gr.Number(7, label="Seed", info="The same seed, the same run.", precision=0, minimum=0, min_width=130)
-        with gr.Row():
-            validation, test = (
-                gr.Number(round(100 * share), label=label, info=info, precision=0, minimum=0, maximum=90, min_width=200)
-                for share, label, info in (
-                    (VALIDATION, "Held back to choose by, %", "For samples and the best checkpoint, from 10 rows on."),
-                    (TEST, "Held back for the verdict, %", "Seen by nothing else, from 20 rows on."),
-                )
-            )
-    return {"fold": fold, "settings": [steps_box, lr, rank, batch, tokens, seed, validation, test]}
 
 
 def _run_card() -> dict[str, Any]:
@@ -295,7 +187,7 @@ def wire(services: Any, tab: TrainTab) -> None:
         event.then(
             bind(services, plan.presets),
             [tab.source, tab.method, tab.max_tokens],
-            [tab.preset, tab.settings[0], tab.name, tab.settings[7]],
+            [tab.preset, tab.settings[0], tab.name, tab.settings[7], *tab.aims[:2]],
             **QUIET,
         ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)
 
@@ -328,13 +220,27 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.preset.input(bind(services, plan.steps_of), [tab.source, tab.preset], tab.settings[0], **QUIET).then(
         bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
     )
-    tab.method.input(bind(services, plan.method_chosen), tab.method, [tab.explain, *tab.settings[1:3]], **QUIET).then(
-        bind(services, plan.preset_times), [tab.source, tab.method, tab.max_tokens], tab.preset, **QUIET
-    ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)
+    tab.method.input(
+        bind(services, plan.method_chosen), tab.method, [tab.explain, *tab.settings[1:3], *tab.options], **QUIET
+    ).then(bind(services, plan.preset_times), [tab.source, tab.method, tab.max_tokens], tab.preset, **QUIET).then(
+        bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
+    )
     gr.on(
-        [field.input for field in tab.settings], bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs,
+        [*(field.input for field in tab.settings), *(_changed(one) for one in (*tab.options, *tab.aims) if one is not tab.pissa)], bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs,
         **QUIET,
     )  # fmt: skip
+    tab.pissa.input(bind(services, plan.rate_of), [tab.method, tab.pissa], tab.settings[1], **QUIET).then(
+        bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
+    )
+    tab.aims[0].input(bind(services, plan.aim_chosen), tab.aims[0], tab.aims[1], **QUIET)
+    gr.on(
+        [tab.recipe.expand, tab.form.input], bind(services, recipe.show), [tab.form, *tab.plan_inputs],
+        [tab.code, tab.code_file, tab.code_error], **QUIET,
+    )  # fmt: skip
+    tab.bring.upload(
+        bind(services, recipe.bring), [tab.bring, tab.source],
+        [tab.source, tab.method, *tab.settings, *tab.options, *tab.aims, tab.code_error], **QUIET,
+    ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)  # fmt: skip
     tab.start.click(bind(services, plan.start), tab.plan_inputs, [tab.followed, tab.blocked], trigger_mode="once", **QUIET).then(
         bind(services, runs.show), tab.followed, tab.run_outputs, **QUIET
     )
@@ -347,6 +253,11 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.resume.click(bind(services, runs.resume), tab.followed, tab.run_outputs, **QUIET)
     tab.up.click(bind(services, runs.move, "up"), tab.followed, tab.run_outputs, **QUIET)
     tab.down.click(bind(services, runs.move, "down"), tab.followed, tab.run_outputs, **QUIET)
+
+
+def _changed(option: Any) -> Any:
+    """A text counts when it is finished, not with every letter."""
+    return option.blur if isinstance(option, gr.Textbox) else option.input
 
 
 def _wire_preview(services: Any, tab: TrainTab) -> None:

@@ -78,7 +78,7 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
 
-def save_base(family: str, folder: Path) -> Path:
+def save_base(family: str, folder: Path, **changed: Any) -> Path:
     """A random two-layer model. Biases and norms are drawn too: as the library makes them they are zeros and ones, and prove nothing."""
     import transformers
 
@@ -89,7 +89,7 @@ def save_base(family: str, folder: Path) -> Path:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = getattr(transformers, name)(**{"vocab_size": len(tokenizer)} | options | ends)
+    config = getattr(transformers, name)(**{"vocab_size": len(tokenizer)} | options | ends | changed)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -132,22 +132,43 @@ def draw(peft: Any, seed: int) -> None:
                 parameter *= 1 + 0.4 * torch.rand_like(parameter)
             elif "ia3_l" in name:
                 parameter.uniform_(0.3, 1.7)
+            elif "bottleneck_" in name:
+                parameter.normal_(std=0.15)
+            elif "prompt_encoder" in name:
+                parameter += 0.3 * torch.randn_like(parameter)
+
+
+VIRTUAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "prefix": ("PrefixTuningConfig", {"num_virtual_tokens": 5, "prefix_projection": True, "encoder_hidden_size": 24}),
+    "deep": ("PrefixTuningConfig", {"num_virtual_tokens": 3}),
+    "prompt": ("PromptTuningConfig", {"num_virtual_tokens": 4}),
+    "ptuning": ("PromptEncoderConfig", {"num_virtual_tokens": 6, "encoder_hidden_size": 24}),
+}
+"""Kinds that put tokens before the text: prefix tuning, P-tuning v2, prompt tuning and P-tuning."""
 
 
 def save_adapter(base: Path, folder: Path, kind: str, seed: int = 0, **options: Any) -> Path:
-    """kind: lora or ia3; options: of PEFT's config."""
+    """kind: lora, ia3, bottleneck or one of VIRTUAL; options: of PEFT's config."""
+    import peft
     from peft import IA3Config, LoraConfig, get_peft_model
+
+    from playground.methods.bottleneck import BottleneckConfig
 
     config: Any
     if kind == "ia3":
         config = IA3Config(**({"task_type": "CAUSAL_LM"} | options))
+    elif kind == "bottleneck":
+        config = BottleneckConfig(**({"r": 4, "task_type": "CAUSAL_LM"} | options))
+    elif kind in VIRTUAL:
+        name, own = VIRTUAL[kind]
+        config = getattr(peft, name)(**(own | {"task_type": "CAUSAL_LM"} | options))
     else:
         config = LoraConfig(**({"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        peft = get_peft_model(load_base(base), config)
-        draw(peft, seed)
-        peft.save_pretrained(folder, save_embedding_layers=False)
+        model = get_peft_model(load_base(base), config)
+        draw(model, seed)
+        model.save_pretrained(folder, save_embedding_layers=False)
     return folder
 
 
@@ -184,10 +205,10 @@ def said_by(model: Any, ids: Sequence[int], tokens: int) -> Said:
 
 
 def at_once(model: Any, ids: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
-    """The same probabilities by one forward pass over everything, without a cache."""
+    """The same probabilities by one forward pass over everything, without a cache of what was read before."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[*ids, *reply]])).logits[0]
-    places: torch.Tensor = logits[len(ids) - 1 :].float().log_softmax(-1)
+    places: torch.Tensor = logits[-len(reply) - 1 :].float().log_softmax(-1)
     return places
 
 

@@ -45,11 +45,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """(seed, kind) -> an adapter's folder. One of a kind is made by PEFT, the others are it with other numbers."""
     root, made = tmp_path_factory.mktemp("adapters"), {}
-    options: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}, "wide": {"r": 16}, "ia3": {}}
+    options: dict[str, dict[str, Any]] = {"dora": {"use_dora": True}, "wide": {"r": 16}}
 
     def make(seed: int, kind: str = "lora") -> Path:
         if kind not in made:
-            made[kind] = save_adapter(base, root / kind, "ia3" if kind == "ia3" else "lora", 0, **options[kind])
+            made[kind] = save_adapter(base, root / kind, "lora" if kind in options else kind, 0, **options.get(kind, {}))
         folder = root / f"{kind}-{seed}"
         if not folder.exists():
             shutil.copytree(made[kind], folder)
@@ -79,7 +79,7 @@ def make(request: pytest.FixtureRequest, base: Path) -> Callable[..., Engine]:
 
 
 def say(engine: Engine, adapter: str | None, tokens: int = 8) -> str:
-    return run(engine, [Row(PROMPT, adapter, Sampling(max_tokens=tokens))])[0].text
+    return run(engine, [Row(PROMPT, adapter, Sampling(max_tokens=tokens, ignore_eos=True))])[0].text
 
 
 # -- the ceiling -----------------------------------------------------------------------------------------------------
@@ -170,10 +170,12 @@ def test_memory_comes_back_when_adapters_leave(make: Callable[..., Engine], fold
     narrow = engine._way.held_bytes
     for seed in range(2, 6):
         attach(engine, folders(seed, "wide"), f"w{seed}")
-    attach(engine, folders(1, "ia3"), "scales")
-    for seed in range(2, 6):
-        engine.detach(f"w{seed}")
-    engine.detach("scales")
+    for kind in ("ia3", "bottleneck", "prefix", "prompt"):
+        before = engine._way.held_bytes
+        attach(engine, folders(1, kind), kind)
+        assert engine._way.held_bytes > before
+    for name in (*(f"w{seed}" for seed in range(2, 6)), "ia3", "bottleneck", "prefix", "prompt"):
+        engine.detach(name)
     assert engine._way.held_bytes <= 1.6 * narrow
     engine.detach("narrow")
     assert engine._way.held_bytes == 0
@@ -184,7 +186,7 @@ def test_memory_comes_back_when_adapters_leave(make: Callable[..., Engine], fold
 
 def started(engine: Engine, adapter: str | None, tokens: int) -> Iterator[list[RowState]]:
     """A stream of which a few steps are taken."""
-    stream = engine.stream([Row(PROMPT, adapter, Sampling(max_tokens=tokens))])
+    stream = engine.stream([Row(PROMPT, adapter, Sampling(max_tokens=tokens, ignore_eos=True))])
     for _ in range(3):
         assert not next(stream)[0].finish
     return stream
@@ -197,7 +199,7 @@ def finish(stream: Iterator[list[RowState]]) -> str:
     return states[0].text
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "ia3"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3", "bottleneck", "prefix", "prompt"])
 @pytest.mark.parametrize("how", ["replaced", "detached", "detached and its place taken", "joined by wider ones"])
 def test_a_row_keeps_what_it_began_with(make: Callable[..., Engine], folders: Callable[..., Path], how: str, kind: str) -> None:
     engine = make()
@@ -216,7 +218,7 @@ def test_a_row_keeps_what_it_began_with(make: Callable[..., Engine], folders: Ca
         with pytest.raises(AdapterError, match="mine is not attached"):
             say(engine, "mine")
         if how.endswith("taken"):
-            for other in ("lora", "ia3", "wide"):
+            for other in ("lora", "ia3", "wide", "bottleneck", "deep"):
                 attach(engine, folders(3, other), other)
                 say(engine, other, 3)
     assert finish(stream) == undisturbed
@@ -237,8 +239,8 @@ def test_a_closed_stream_gives_up_its_old_adapter(make: Callable[..., Engine], f
 
 def test_forty_adapters_answer_in_one_call(make: Callable[..., Engine], base: Path, folders: Callable[..., Path]) -> None:
     engine = make()
-    kinds = ("lora", "dora", "ia3", "wide")
-    names = {f"a{seed}": folders(seed, kinds[seed % 4]) for seed in range(40)}
+    kinds = ("lora", "dora", "ia3", "wide", "bottleneck", "prefix", "prompt", "ptuning")
+    names = {f"a{seed}": folders(seed, kinds[seed % 8]) for seed in range(40)}
     for name, folder in names.items():
         attach(engine, folder, name)
     states = run(engine, [Row(PROMPT, name, Sampling(max_tokens=5)) for name in names])
@@ -246,9 +248,22 @@ def test_forty_adapters_answer_in_one_call(make: Callable[..., Engine], base: Pa
     said = torch.stack([logits_of(engine, PROMPT, name) for name in names])
     apart = (said[:, None] - said[None]).abs().amax(-1) + torch.eye(40) * 100
     assert apart.min() > 0.01, "no two are the same"
-    for seed in (0, 1, 2, 3, 37, 38):
+    for seed in (0, 1, 2, 3, 4, 5, 6, 7, 37, 38):
         model = with_adapter(load_base(base), names[f"a{seed}"])
         assert list(states[seed].tokens) == said_by(model, ids_of(engine, PROMPT), 5).tokens
+
+
+def test_the_same_weights_with_other_settings_are_another_adapter(
+    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    engine, other = make(), copy(folders(1), tmp_path / "other")
+    content = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(content | {"lora_alpha": 3 * content["lora_alpha"]}))
+    for name, folder in (("one", folders(1)), ("other", other)):
+        attach(engine, folder, name, "the same")
+    rows = [Row(PROMPT, name, Sampling(max_tokens=8)) for name in ("one", "other")]
+    assert [state.text for state in run(engine, rows)] == [run(engine, [row])[0].text for row in rows]
+    assert (logits_of(engine, PROMPT, "one") - logits_of(engine, PROMPT, "other")).abs().max() > 0.05
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------
@@ -301,6 +316,30 @@ def test_what_does_not_fit_is_refused_in_words(make: Callable[..., Engine], fold
         path,
     )
     refused(engine, whole, "carries weights of the base itself")
+    neck = copy(folders(1, "bottleneck"), tmp_path / "neck")
+    refused(
+        engine, change(neck, lambda name, t: None if "1.mlp.down_proj.bottleneck_up.bias" in name else t), "are no bottleneck"
+    )
+    narrow = copy(folders(1, "bottleneck"), tmp_path / "narrow")
+    cuts = {"down.weight": (slice(None), slice(8)), "up.weight": (slice(8),), "up.bias": (slice(8),)}
+    refused(
+        engine,
+        change(narrow, lambda name, t: next((t[cut] for end, cut in cuts.items() if name.endswith(end)), t)),
+        "trained on another base: .* is any -> 8 in the adapter",
+    )
+    for kind, words in (
+        ("prefix", "keys and values are 120 numbers wide, this base's 128"),
+        ("prompt", "embeddings are 60 .* 64"),
+    ):
+        wide = copy(folders(1, kind), tmp_path / kind)
+        refused(engine, change(wide, lambda name, t: t[:, : t.shape[1] * 15 // 16]), f"trained on another base: its {words}")
+        many = copy(folders(1, kind), tmp_path / f"{kind}-many")
+        change(many, lambda name, t: t.repeat(100, 1))
+        content = json.loads((many / "adapter_config.json").read_text())
+        (many / "adapter_config.json").write_text(
+            json.dumps(content | {"num_virtual_tokens": 100 * content["num_virtual_tokens"]})
+        )
+        refused(engine, many, "tokens before the text, and this base holds 256")
 
 
 def test_what_cannot_be_read_is_refused_in_words(
@@ -323,7 +362,9 @@ def test_what_cannot_be_read_is_refused_in_words(
     other = copy(folders(1), tmp_path / "other")
     content = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps(content | {"peft_type": "PREFIX_TUNING"}))
-    refused(engine, other, "PREFIX_TUNING adapter; chatting runs")
+    refused(engine, other, "does not hold the virtual tokens that its config tells of")
+    (other / "adapter_config.json").write_text(json.dumps(content | {"peft_type": "VERA"}))
+    refused(engine, other, "VERA adapter; chatting runs LoRA")
     (other / "adapter_config.json").write_text(json.dumps(content | {"target_parameters": ["mlp.experts.gate_up_proj"]}))
     refused(engine, other, "stacked by expert")
     nothing = change(copy(folders(1), tmp_path / "nothing"), lambda name, t: None)
@@ -389,6 +430,18 @@ def test_an_adapter_with_another_tokenizer_is_not_taken_into_the_library(
 # -- no measurable effect --------------------------------------------------------------------------------------------
 
 
+def test_a_bottleneck_that_has_learned_nothing_has_no_effect_and_virtual_tokens_have(
+    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    engine = make()
+    fresh = copy(folders(1, "bottleneck"), tmp_path / "fresh")
+    attach(engine, change(fresh, lambda name, t: t * 0 if "bottleneck_up" in name else t), "fresh")
+    assert engine.has_no_effect("fresh")
+    for kind in ("bottleneck", "prefix", "deep", "prompt", "ptuning"):
+        attach(engine, folders(1, kind), kind)
+        assert not engine.has_no_effect(kind)
+
+
 @pytest.mark.parametrize(("scale", "none"), [(0.0, True), (1e-6, True), (1.0, False)])
 def test_an_adapter_without_measurable_effect_is_flagged(
     make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path, scale: float, none: bool
@@ -426,10 +479,10 @@ def resident_bytes() -> int | None:
 
 def rounds(engine: Engine, folders: Callable[..., Path], numbers: range) -> None:
     """Attach, decode, replace, detach; every so often in the middle of a reply."""
-    kinds = ("lora", "dora", "ia3", "wide")
+    kinds = ("lora", "dora", "ia3", "wide", "bottleneck", "prefix", "prompt")
     for number in numbers:
         name = f"passing{number % 5}"
-        engine.attach(AdapterFile(name, folders(number % 6, kinds[number % 4]), f"v{number}"))
+        engine.attach(AdapterFile(name, folders(number % 6, kinds[number % 7]), f"v{number}"))
         if number % 3:
             assert say(engine, name, 2) is not None
             engine.detach(name)

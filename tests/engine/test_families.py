@@ -8,7 +8,7 @@ import pytest
 
 from playground.engine.engine import Engine
 from playground.engine.request import Row, Sampling
-from playground.errors import BaseUnavailableError
+from playground.errors import AdapterError, BaseUnavailableError
 from tests.engine.models import (
     FAMILIES,
     IA3_ON,
@@ -38,7 +38,13 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_p
         "lora": save_adapter(base, tmp_path / "lora", "lora", 1),
         "dora": save_adapter(base, tmp_path / "dora", "lora", 2, use_dora=True),
         "ia3": save_adapter(base, tmp_path / "ia3", "ia3", 3, **feeds),
+        "prompt": save_adapter(base, tmp_path / "prompt", "prompt", 4),
+        "ptuning": save_adapter(base, tmp_path / "ptuning", "ptuning", 5),
+        "houlsby": save_adapter(base, tmp_path / "houlsby", "bottleneck", 6),
+        "pfeiffer": save_adapter(base, tmp_path / "pfeiffer", "bottleneck", 7, placement="pfeiffer", activation="relu"),
     }
+    if family != "lfm2":
+        folders |= {kind: save_adapter(base, tmp_path / kind, kind, 8) for kind in ("prefix", "deep")}
     engine = Engine(base)
     assert engine.path == "lean" if family in LEAN else engine.path.startswith("reference (")
     assert WHY.get(family, "") in engine.path
@@ -46,7 +52,7 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_p
         attach(engine, folder, name)
     rows = [
         Row(prompt, name, Sampling(max_tokens=tokens), logprobs=0)
-        for prompt, name, tokens in zip(PROMPTS, (None, *folders), (40, 24, 9, 32), strict=True)
+        for prompt, name, tokens in zip(PROMPTS * 3, (None, *folders), (40, 24, 9, 32, *(8, 16, 9, 12) * 2), strict=False)
     ]
     for row, state in zip(rows, run(engine, rows), strict=True):
         truth = with_adapter(load_base(base), folders.get(row.adapter or ""))
@@ -81,3 +87,11 @@ def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path: Path) ->
     byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(BaseUnavailableError, match="mamba models keep no keys and values"):
         Engine(tmp_path)
+
+
+def test_a_base_whose_layers_keep_different_things_refuses_a_prefix_in_words(tmp_path: Path) -> None:
+    base = save_base("lfm2", tmp_path / "base")
+    engine = Engine(base)
+    with pytest.raises(AdapterError, match=r"this base \(lfm2\) has layers that keep none"):
+        attach(engine, save_adapter(base, tmp_path / "deep", "deep"), "deep")
+    assert engine.attached() == {}

@@ -39,6 +39,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "ia3": {},
     "ia3-up": {"target_modules": ["k_proj", "v_proj", "up_proj"], "feedforward_modules": ["up_proj"]},
     "ia3-qkv-in": {"target_modules": ["q_proj", "k_proj", "gate_proj"], "feedforward_modules": ["q_proj", "gate_proj"]},
+    "prefix": {},
+    "prefix-long": {"num_virtual_tokens": 20},
+    "deep": {},
+    "prompt": {},
+    "ptuning": {},
+    "ptuning-lstm": {"encoder_reparameterization_type": "LSTM", "num_virtual_tokens": 2},
+    "bottleneck": {"activation": "relu"},
+    "bottleneck-pfeiffer": {"placement": "pfeiffer", "r": 7, "activation": "silu"},
+    "bottleneck-gelu": {"r": 3},
+    "bottleneck-odd": {"target_modules": ["k_proj", "gate_proj", "layers.1.mlp.down_proj"], "r": 5},
 }  # fmt: skip
 PROMPTS = ["One", "Hello there, my order has not arrived yet and I would like to know", "The report says", "1, 2, 3, 4, 5, "]
 TOKENS = 12
@@ -83,9 +93,9 @@ class World:
         return said_by(model, ids, TOKENS), logits
 
 
-@pytest.fixture(scope="module", params=["llama", "llama-bias", "qwen2"])
+@pytest.fixture(scope="module", params=["llama", "llama-bias", "qwen2", "qwen3", "mistral"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A base without biases, one with biases on all of attention, and one with biases on q, k and v."""
+    """A base without biases, one with biases on all of attention, one with biases on q, k and v, one with norms on q and k, and Mistral."""
     return World(tmp_path_factory.mktemp(request.param), request.param)
 
 
@@ -118,10 +128,26 @@ def test_each_differs_from_the_base_and_from_every_other(engine: Engine) -> None
 
 def test_alone_in_a_batch_or_beside_one_of_its_kind(engine: Engine, world: World) -> None:
     """Batches of one kind take other branches than mixed ones."""
-    for name in ("", "lora", "dora", "ia3", "ia3-qkv-in", "patterns"):
+    for name in (
+        "",
+        "lora",
+        "dora",
+        "ia3",
+        "ia3-qkv-in",
+        "patterns",
+        "prefix",
+        "deep",
+        "prompt",
+        "ptuning",
+        "bottleneck",
+        "bottleneck-odd",
+    ):
         state = run(engine, [Row(ROWS[name], name or None, Sampling(max_tokens=TOKENS))])[0]
         assert list(state.tokens) == world.said(name)[0].tokens, name
-    for pair in (("dora", "dora-some"), ("ia3", "ia3-up"), ("lora", "one-layer"), ("ia3", ""), ("dora", "ia3-qkv-in")):
+    for pair in (
+        ("dora", "dora-some"), ("ia3", "ia3-up"), ("lora", "one-layer"), ("ia3", ""), ("dora", "ia3-qkv-in"), ("prefix", "prefix-long"),
+        ("prompt", ""), ("ptuning", "deep"), ("bottleneck", "bottleneck-gelu"), ("bottleneck", ""), ("bottleneck-odd", "dora"),
+    ):  # fmt: skip
         for name, state in zip(
             pair, run(engine, [Row(ROWS[name], name or None, Sampling(max_tokens=TOKENS)) for name in pair]), strict=True
         ):
@@ -130,8 +156,21 @@ def test_alone_in_a_batch_or_beside_one_of_its_kind(engine: Engine, world: World
 
 def test_rows_of_other_kinds_join_and_leave(engine: Engine, world: World) -> None:
     """Fewer rows with every step: what is left keeps its own adapter."""
-    names = ["ia3", "dora", "", "lora", "patterns", "qlora"]
-    rows = [Row(ROWS[name], name or None, Sampling(max_tokens=2 + 2 * number)) for number, name in enumerate(names)]
+    names = [
+        "ia3",
+        "prefix",
+        "dora",
+        "bottleneck",
+        "",
+        "prompt",
+        "lora",
+        "bottleneck-gelu",
+        "patterns",
+        "ptuning",
+        "qlora",
+        "deep",
+    ]
+    rows = [Row(ROWS[name], name or None, Sampling(max_tokens=1 + number)) for number, name in enumerate(names)]
     for row, state in zip(rows, run(engine, rows), strict=True):
         expected = world.said(row.adapter or "")[0].tokens
         assert list(state.tokens) == expected[: len(state.tokens)]

@@ -50,8 +50,8 @@ def test_without_run_json_the_config_tells(tmp_path):
     [
         ({"peft_type": "LORA"}, "lora"),
         ({"peft_type": "IA3"}, "ia3"),
-        ({"peft_type": "PREFIX_TUNING"}, "prefix"),
-        ({"peft_type": "PREFIX_TUNING", "prefix_projection": True}, "p-tuning-v2"),
+        ({"peft_type": "PREFIX_TUNING"}, "p-tuning-v2"),
+        ({"peft_type": "PREFIX_TUNING", "prefix_projection": True}, "prefix"),
         ({"peft_type": "PROMPT_TUNING"}, "prompt"),
         ({"peft_type": "P_TUNING"}, "p-tuning"),
         ({"peft_type": "BOTTLENECK"}, "bottleneck"),

@@ -101,7 +101,7 @@ def test_only_methods_that_can_be_used(peft_type):
         },
         {**PROMPT, "peft_type": "PREFIX_TUNING", "prefix_projection": True, "encoder_hidden_size": 64, "init_weights": None},
         {"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": ["down_proj"], "init_ia3_weights": True},
-        {"peft_type": "BOTTLENECK", "bottleneck_size": 16, "non_linearity": "relu", "scaling": 1.0, "target_modules": ["mlp"]},
+        {"peft_type": "BOTTLENECK", "r": 16, "activation": "relu", "placement": "pfeiffer", "target_modules": ["mlp.down_proj"]},
     ],
 )
 def test_the_other_methods_pass(config):
@@ -118,8 +118,11 @@ def test_the_other_methods_pass(config):
         ({"peft_type": "PROMPT_TUNING"}, "num_virtual_tokens"),
         ({**PROMPT, "peft_type": "P_TUNING", "encoder_num_layers": 10**6}, "encoder_num_layers"),
         ({"peft_type": "IA3", "target_modules": None}, "target_modules"),
-        ({"peft_type": "BOTTLENECK", "file": "/etc/passwd"}, "file"),
-        ({"peft_type": "BOTTLENECK", "size": 10**9}, "size"),
+        ({"peft_type": "BOTTLENECK", "r": 4, "target_modules": ["fc2"], "file": "/etc/passwd"}, "file"),
+        ({"peft_type": "BOTTLENECK", "r": 10**9, "target_modules": ["fc2"]}, "r is 1000000000"),
+        ({"peft_type": "BOTTLENECK", "r": 4, "target_modules": ["fc2"], "activation": "os.system"}, "activation"),
+        ({"peft_type": "BOTTLENECK", "r": 4, "target_modules": ["fc2"], "placement": "anywhere"}, "placement"),
+        ({"peft_type": "BOTTLENECK", "target_modules": ["fc2"]}, "r is missing"),
     ],
 )
 def test_the_other_methods_have_limits_too(config, key):

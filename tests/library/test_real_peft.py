@@ -73,8 +73,8 @@ def test_what_peft_writes_for_each_method_passes(torch, peft, base_folder, tmp_p
         "patterns": peft.LoraConfig(r=4, target_modules=["q_proj"], rank_pattern={"layers.1.self_attn.q_proj": 8}, **task),
         "dora": peft.LoraConfig(r=4, target_modules=["q_proj", "o_proj"], use_dora=True, **task),
         "ia3": peft.IA3Config(**task),
-        "prefix": peft.PrefixTuningConfig(**virtual),
-        "p-tuning-v2": peft.PrefixTuningConfig(prefix_projection=True, encoder_hidden_size=16, **virtual),
+        "p-tuning-v2": peft.PrefixTuningConfig(**virtual),
+        "prefix": peft.PrefixTuningConfig(prefix_projection=True, encoder_hidden_size=16, **virtual),
         "prompt": peft.PromptTuningConfig(**virtual),
         "p-tuning": peft.PromptEncoderConfig(encoder_hidden_size=16, **virtual),
     }.items():

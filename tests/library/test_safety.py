@@ -202,13 +202,20 @@ def test_prefix_keys_and_values_against_the_base(tmp_path):
 
 
 def test_bottleneck_against_the_base(tmp_path):
-    config = {"peft_type": "BOTTLENECK", "size": 3}
-    stem = "base_model.model.model.layers.0.mlp.bottleneck_down"
-    check_folder(adapter(tmp_path / "a", config, {f"{stem}.weight": (3, WIDTH), f"{stem}.bias": (3,)}), base_shapes())
+    config = {"peft_type": "BOTTLENECK", "r": 3, "target_modules": ["mlp.down_proj"]}
+    place = "base_model.model.model.layers.{}.mlp.down_proj.bottleneck_"
+    shapes = {"down.weight": (3, WIDTH), "down.bias": (3,), "up.weight": (WIDTH, 3), "up.bias": (WIDTH,)}
+    sound = {place.format(layer) + part: shape for layer in (0, 1) for part, shape in shapes.items()}
+    check_folder(adapter(tmp_path / "a", config, sound), base_shapes())
     with pytest.raises(AdapterError, match="8 wide, this base's is 16"):
         check_folder(tmp_path / "a", base_shapes(width=16))
     with pytest.raises(AdapterError, match="no part of a bottleneck"):
         check_folder(adapter(tmp_path / "b", config, {"base_model.model.lm_head.weight": (3, WIDTH)}), None)
+    for number, (part, shape) in enumerate({"up.bias": None, "down.weight": (4, WIDTH), "up.weight": (WIDTH, 2)}.items()):
+        torn = {name: (shape if name.endswith(part) else there) for name, there in sound.items()}
+        torn = {name: there for name, there in torn.items() if there}
+        with pytest.raises(AdapterError, match="no bottleneck 3 wide"):
+            check_folder(adapter(tmp_path / f"torn{number}", config, torn), None)
 
 
 def test_a_fingerprint_decides_where_both_are_known(tmp_path):

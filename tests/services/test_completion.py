@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from playground.data.example import Message
+from playground.data.render import encode, render_prompt
 from playground.engine.request import SEED_MAX, Sampling
 from playground.errors import BaseUnavailableError, BusyError, InputError, NotFoundError
 from playground.gpu.manager import QUEUE_LIMIT
@@ -14,12 +16,13 @@ from playground.gpu.policy import CAPACITY
 from playground.services.batches import Written
 from playground.services.completion import Chat
 from playground.services.container import Services
+from tests.engine.models import load_base, said_by, save_adapter, with_adapter
 
 HELLO = (Message("user", "Hello"),)
 
 
 def chat(**options: Any) -> Chat:
-    return Chat("base", HELLO, **({"sampling": Sampling(max_tokens=6, ignore_eos=True)} | options))
+    return Chat(**({"model": "base", "messages": HELLO, "sampling": Sampling(max_tokens=6, ignore_eos=True)} | options))
 
 
 def last(services: Services, asked: Chat) -> list[Written]:
@@ -95,6 +98,36 @@ def test_a_reply_is_cut_to_the_context_only_where_its_length_was_not_named(servi
     assert end.state.prompt_tokens + end.state.completion_tokens == 1024
     with pytest.raises(InputError, match="this base holds 1024"):
         last(services, chat(sampling=Sampling(max_tokens=1020, min_tokens=1010), fit=True))
+
+
+def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services: Services, tmp_path: Path) -> None:
+    """Made by PEFT alone, checked and taken in as from a person, and served: each says what PEFT says."""
+    services.bases.engine()
+    base = services.bases.resolve().path
+    ids = encode(services.bases.tokenizer(), render_prompt(services.bases.tokenizer(), HELLO))
+    kinds = {
+        "lora": "lora", "dora": "dora", "ia3": "ia3", "prefix": "prefix", "deep": "p-tuning-v2", "prompt": "prompt", "ptuning": "p-tuning",
+        "bottleneck": "bottleneck",
+    }  # fmt: skip
+    said = set()
+    for seed, (kind, method) in enumerate(kinds.items()):
+        options = {"use_dora": True} if kind == "dora" else {}
+        folder = save_adapter(base, tmp_path / kind, "lora" if kind == "dora" else kind, seed, **options)
+        card = services.adapters.import_file(folder)
+        assert card.method == method
+        (end,) = last(services, chat(sampling=Sampling(max_tokens=6), model=card.id))
+        truth = said_by(with_adapter(load_base(base), folder), ids, 6)
+        assert list(end.state.tokens) == truth.tokens, kind
+        assert end.state.prompt_tokens == len(ids)
+        assert end.stamp is not None
+        assert end.stamp["adapter"] == card.id
+        if card.virtual_tokens:
+            (end,) = last(services, chat(sampling=Sampling(max_tokens=1020, ignore_eos=True), model=card.id, fit=True))
+            assert end.state.prompt_tokens + end.state.completion_tokens + card.virtual_tokens == 1024
+            with pytest.raises(InputError, match=f"{card.virtual_tokens} of them the adapter's, .* this base holds 1024"):
+                last(services, chat(sampling=Sampling(max_tokens=1020), model=card.id))
+        said.add(end.state.tokens[:6])
+    assert len(said) == len(kinds), "no two say the same"
 
 
 def test_what_is_not_there_is_said(services: Services) -> None:

@@ -88,7 +88,7 @@ def test_another_process_looks_without_starting_anything(services: Services, row
     ("wrong", "words"),
     [
         ({"method": "magic"}, "There is no method 'magic'"),
-        ({"objective": "dpo"}, "cannot be trained yet"),
+        ({"objective": "dpo"}, "dpo needs a better and a worse answer"),
         ({"base": "owner/other"}, "base in use"),
         ({"steps": 0}, "Steps is 0"),
         ({"file": Path("nowhere.csv")}, "nowhere.csv"),

@@ -51,7 +51,7 @@ ATTACKS: dict[str, Attack] = {
     "rename": lambda s, v, h: library.rename(s, v, h.adapter, "", "mine"),
     "ask remove": lambda s, v, h: library.ask_remove(s, v, h.adapter),
     "remove": lambda s, v, h: library.remove(s, v, h.adapter, ""),
-    "export": lambda s, v, h: library.export(s, v, h.adapter),
+    "export": lambda s, v, h: [[*library.export(s, v, h.adapter, kind)] for kind in ("peft", "merged", "gguf")],
     "import": lambda s, v, h: library.import_file(s, v, [str(f) for f in (s.settings.adapters_dir / h.adapter).iterdir()], "", ""),
     "show the list": lambda s, v, h: library.show(s, v, h.adapter, h.adapter),
     "follow": lambda s, v, h: runs.follow(s, v, h.run),

@@ -135,7 +135,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, tmp_path
     from playground.data.split import part, split
     from playground.data.tokenizer import load_tokenizer
     from playground.training.batch import AnswerCollator
-    from playground.training.loop import mean_loss
+    from playground.training.objectives.answers import mean_loss
 
     events = run(replace(spec, steps=1, batch_size=64), tmp_path / "run")
     tokenizer = load_tokenizer(Path(spec.base_path))
@@ -177,7 +177,7 @@ def test_a_loss_that_is_no_number_fails_and_publishes_nothing(spec: RunSpec, tmp
     assert not list((tmp_path / "adapters").glob("[a-z]*"))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0}, {"lr": 2}, {"batch_size": 0}, {"rank": 300}, {"objective": "dpo"}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0}, {"lr": 2}, {"batch_size": 0}, {"rank": 300}, {"objective": "grpo"}])
 def test_a_spec_is_checked_when_built(spec: RunSpec, wrong: dict) -> None:
     with pytest.raises(InputError):
         replace(spec, **wrong)

@@ -6,7 +6,6 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from playground.data.advice import Advice
@@ -16,6 +15,7 @@ from playground.data.lengths import TokenReport
 from playground.data.seen import Seen, Token
 from playground.errors import AdapterError, InputError
 from playground.library.card import AdapterCard
+from playground.methods import all_methods
 from playground.services.adapters import AdapterRow, Switch
 from playground.services.bases import BaseState
 from playground.services.compare import Reply
@@ -97,6 +97,9 @@ class FakeData:
             raise self.checked
         return self.checked
 
+    def handed_over(self, path: Path) -> Path:
+        return path
+
     def test_share(self, path: Path) -> float:
         return 0.15
 
@@ -138,11 +141,7 @@ class FakeTraining:
     moved: list[tuple[str, str]] = field(default_factory=list)
 
     def methods(self) -> list[Any]:
-        common = {"cost": "", "explain": "It learns.", "paper": "arXiv", "learning_rate": 1e-3}
-        return [
-            SimpleNamespace(name="lora", label="LoRA", rank=8, order=1, **common),
-            SimpleNamespace(name="full", label="Full", rank=None, order=3, **common),
-        ]
+        return list(all_methods().values())
 
     def presets(self, rows: int) -> list[Preset]:
         return [Preset("quick", "Quick look", 20), Preset("good", "Good", 48)]

@@ -229,3 +229,45 @@ def test_the_device_panel_asks_about_the_run_that_trains(services: FakeServices,
     assert followed == "trains"
     assert (cancel["visible"], question["visible"]) == (False, True)
     assert memo["run-buttons"] == runs.buttons_key(services.training.listed[1], services.training.listed)
+
+
+def test_a_method_shows_its_own_options_and_what_its_rank_means(services: FakeServices, me: Visitor) -> None:
+    def shown(name: str) -> list[str]:
+        return [
+            option for option, at in zip(plan.OPTIONS, plan.method_chosen(services, me, name)[3:], strict=True) if at["visible"]
+        ]
+
+    assert shown("lora") == ["rslora", "pissa"]
+    assert shown("full") == ["layers"]
+    assert shown("prompt") == ["init_text"]
+    assert shown("bottleneck") == ["placement"]
+    assert shown("ia3") == []
+    assert plan.method_chosen(services, me, "prefix")[2]["label"] == "Virtual tokens"
+    assert plan.method_chosen(services, me, "ia3")[2]["visible"] is False
+    assert plan.rate_of(services, me, "lora", True) < plan.rate_of(services, me, "lora", False)
+
+
+def test_options_reach_the_run_and_those_of_another_method_do_not(services: FakeServices, me: Visitor) -> None:
+    source = Source(Path("rows.jsonl"), "rows", good=2)
+    options = (True, True, 2, "Write a report", "pfeiffer")
+    for method, expected in {
+        "lora": {"rslora": True, "pissa": True},
+        "full": {"layers": 2},
+        "p-tuning-v2": {"init_text": "Write a report"},
+        "bottleneck": {"placement": "pfeiffer"},
+        "ia3": {},
+    }.items():
+        plan.start(services, me, source, "mine", method, *SETTINGS, 10, 15, *options)
+        assert services.training.started[-1].options.chosen() == expected
+    fold = plan.settings_label("prompt", *SETTINGS, 10, 15, *options)
+    assert "8 virtual tokens, begins as a text" in fold
+    assert "rsLoRA, PiSSA" in plan.settings_label("lora", *SETTINGS, 10, 15, *options)
+
+
+def test_the_form_has_a_widget_for_every_option(services: FakeServices) -> None:
+    import gradio as gr
+
+    with gr.Blocks():
+        tab = train.build(services)
+    assert len(tab.options) == len(plan.OPTIONS)
+    assert tab.pissa is tab.options[plan.OPTIONS.index("pissa")]

@@ -1,0 +1,144 @@
+"""What every method says of itself before a run: no torch needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from playground.errors import InputError
+from playground.methods import all_methods, get_method
+from playground.methods.exceptions import EXCEPTIONS, check_pair, refused
+from playground.methods.full import moving
+from playground.methods.method import SIZES, file_bytes
+from playground.methods.options import Options
+from playground.methods.shapes import Linear, key_value_size, layer_count, linears
+from playground.training.estimate import estimate
+from playground.training.spec import OBJECTIVES
+
+NAMES = ("lora", "qlora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning", "full")
+LLAMA = {
+    "model.embed_tokens.weight": (1000, 64),
+    "model.norm.weight": (64,),
+    **{
+        f"model.layers.{n}.{name}.weight": shape
+        for n in range(2)
+        for name, shape in {
+            "self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64), "self_attn.o_proj": (64, 64),
+            "mlp.gate_proj": (128, 64), "mlp.up_proj": (128, 64), "mlp.down_proj": (64, 128), "input_layernorm": (64,),
+        }.items()
+    },
+}  # fmt: skip
+GPT2 = {
+    "wte.weight": (1000, 64),
+    "wpe.weight": (128, 64),
+    "h.0.attn.c_attn.weight": (64, 192),
+    "h.0.attn.c_proj.weight": (64, 64),
+    "h.0.mlp.c_fc.weight": (64, 256),
+    "h.0.mlp.c_proj.weight": (256, 64),
+    "ln_f.weight": (64,),
+}
+PHI3 = {
+    "model.embed_tokens.weight": (1000, 64),
+    "model.layers.0.self_attn.qkv_proj.weight": (128, 64),
+    "model.layers.0.self_attn.o_proj.weight": (64, 64),
+    "model.layers.0.mlp.gate_up_proj.weight": (256, 64),
+    "model.layers.0.mlp.down_proj.weight": (64, 128),
+}
+
+
+def test_the_ten_of_the_contract_are_there() -> None:
+    assert set(all_methods()) == set(NAMES)
+    assert [method.order for method in all_methods().values()] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_explains_itself(name: str) -> None:
+    method = get_method(name)
+    assert method.explain.count(". ") == 1, "two sentences"
+    assert method.explain.endswith(".")
+    assert "arXiv:" in method.paper
+    assert method.label
+    assert method.cost
+    assert list(method.rates) == sorted(method.rates, reverse=True)
+
+
+def test_looking_at_methods_loads_nothing_heavy() -> None:
+    code = "import sys; from playground.methods import all_methods; all_methods(); print(sorted({'torch','peft'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_larger_base_takes_smaller_steps() -> None:
+    rates = []
+    for weights in (SIZES[0] // 2, *(size * 2 for size in SIZES)):
+        method = get_method("lora").sized({"layers.0.q_proj.weight": (weights // 1000, 1000)})
+        rates.append(method.learning_rate)
+    assert rates == list(get_method("lora").rates)
+    assert get_method("lora").default_rate(Options(pissa=True)) < get_method("lora").learning_rate
+
+
+def test_widths_are_read_off_the_shapes() -> None:
+    assert [(layer_count(base), key_value_size(base)) for base in (LLAMA, GPT2, PHI3)] == [(2, 32), (1, 64), (1, 32)]
+    assert Linear("h.0.mlp.c_fc", 256, 64) in linears(GPT2), "GPT-2 keeps weights as inputs x outputs"
+
+
+@pytest.mark.parametrize("base", [LLAMA, GPT2, PHI3], ids=["llama", "gpt2", "phi3"])
+@pytest.mark.parametrize("name", NAMES)
+def test_each_finds_its_place_in_every_family(name: str, base: dict[str, tuple[int, ...]]) -> None:
+    method = get_method(name)
+    trained = method.trained(base, method.rank or 0)
+    needs = estimate(base, method, rank=method.rank or 0, steps=10, batch_size=2, tokens_p95=64, tokens_mean=50, answer_max=20)
+    assert trained > 0
+    assert needs.trainable_params == trained
+    assert needs.disk_bytes == file_bytes(method.saves(base, method.rank or 0, Options()))
+    assert needs.memory_bytes > 0
+    assert needs.seconds > 12
+
+
+def test_an_unknown_family_is_told_in_words() -> None:
+    odd = {"embed_tokens.weight": (10, 8), "layers.0.mixer.weight": (8, 8)}
+    for name in ("ia3", "bottleneck", "prefix", "p-tuning-v2"):
+        with pytest.raises(InputError, match="Choose LoRA"):
+            get_method(name).trained(odd, 4)
+
+
+def test_the_last_layers_are_those_behind_the_others() -> None:
+    assert moving(LLAMA, Options()) == set(LLAMA)
+    last = moving(LLAMA, Options(layers=1))
+    assert "model.norm.weight" in last
+    assert {name for name in last if "layers" in name} == {name for name in LLAMA if "layers.1." in name}
+    with pytest.raises(InputError, match="The base has 2 layers; 3 cannot be trained"):
+        get_method("full").trained(LLAMA, 0, Options(layers=3))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"layers": -1}, "Layers is -1"),
+        ({"layers": "two"}, "Layers is 'two'"),
+        ({"placement": "middle"}, "there is houlsby and pfeiffer"),
+        ({"init_text": "x" * 3000}, "at most 2000 characters"),
+        ({"layers": -1, "placement": "middle"}, r"Layers is -1.*the placement is 'middle'"),
+    ],
+)
+def test_options_are_checked_in_words(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Options.of(wrong)
+
+
+def test_an_option_that_a_method_has_not_is_refused() -> None:
+    with pytest.raises(InputError, match=r"IA³ does not take --pissa, --init-text\. Its own options: none\."):
+        get_method("ia3").check(Options(pissa=True, init_text="Hello"))
+    get_method("lora").check(Options(pissa=True, rslora=True))
+
+
+def test_a_pair_that_does_not_go_together_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    for method, objective in EXCEPTIONS:
+        assert method in NAMES
+        assert objective in OBJECTIVES
+        assert refused(method, objective).endswith(".")
+    monkeypatch.setitem(EXCEPTIONS, ("ia3", "sft"), "it is only a test. Choose LoRA.")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ia3 cannot train sft: it is only a test"):
+        check_pair("ia3", "sft")
+    assert refused("lora", "sft") == ""

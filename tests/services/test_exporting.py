@@ -1,0 +1,51 @@
+"""Exports that take a while: told, stopped, refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from playground.errors import InputError, NotFoundError
+from playground.services.container import Services
+from playground.settings import Settings
+
+
+@pytest.fixture
+def adapter(services: Services, make_lora: Callable[..., Path]) -> str:
+    return services.adapters.import_file(make_lora(4)).id
+
+
+def exporting() -> int:
+    """Processes that write an export for this one."""
+    return sum("playground.library.exporting" in child.cmdline() for child in psutil.Process().children(recursive=True))
+
+
+def test_a_merged_model_is_handed_over_as_a_zip(services: Services, adapter: str) -> None:
+    steps = list(services.exporter.export(adapter, "merged"))
+    file = steps[-1].file
+    assert file is not None
+    assert file.name == f"{adapter}-merged.zip"
+    assert [one.name for one in file.parent.iterdir()] == [file.name], "nothing else is left there"
+    assert [step.share for step in steps] == sorted(step.share for step in steps)
+
+
+def test_who_stops_listening_stops_it(services: Services, settings: Settings, adapter: str) -> None:
+    job = services.exporter.export(adapter, "gguf")
+    next(job)
+    next(job)
+    assert exporting() == 1
+    job.close()  # type: ignore[attr-defined]
+    assert exporting() == 0
+    assert list(settings.exports_dir.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_said_before_it_begins(services: Services, adapter: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no format 'onnx'.*merged, gguf"):
+        next(services.exporter.export(adapter, "onnx"))
+    with pytest.raises(InputError, match="nothing is overwritten"):
+        next(services.exporter.export(adapter, "merged", target=tmp_path))
+    with pytest.raises(NotFoundError):
+        next(services.exporter.export("nobody", "merged"))
