@@ -166,7 +166,7 @@ def settings_label(
     known = all_methods().get(method)
     if rank and known is not None and known.rank is not None:
         parts.append(f"{int(rank)} virtual tokens" if known.virtual else f"{known.rank_label.lower()} {int(rank)}")
-    parts += _options_said(method, *shares[2:])
+    parts += _options_said(method, *shares[2 : 2 + len(OPTIONS)])
     return "Everything else: " + ", ".join([*parts, f"batch {int(batch or 0)}", f"seed {int(seed or 0)}"])
 
 

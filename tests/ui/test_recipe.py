@@ -60,3 +60,15 @@ def test_a_settings_file_fills_the_form(services: FakeServices, me: Visitor, tmp
         file.write_text(content)
         assert says in recipe.bring(services, me, str(file), SOURCE)[-1]["value"]
     assert "Drop a file" in recipe.bring(services, me, str(file), replace(SOURCE, path=None))[-1]["value"]
+
+
+def test_the_plan_takes_every_value_of_the_form(services: FakeServices, me: Visitor) -> None:
+    """As the page hands them over: settings, options, aims."""
+    shown, blocked, start, fold = plan.refresh(services, me, SOURCE, "mine", "lora", *plan.BLANK)
+    assert "Learns from" in shown
+    assert (blocked["visible"], start["interactive"]) == (False, True)
+    assert "learning rate" in fold["label"]
+    values = [*plan.BLANK]
+    values[8:10] = [True, True]
+    assert "rsLoRA, PiSSA" in plan.refresh(services, me, SOURCE, "mine", "lora", *values)[3]["label"]
+    assert plan.start(services, me, SOURCE, "mine", "lora", *plan.BLANK)[0] == "r1"
