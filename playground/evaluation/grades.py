@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 from playground.evaluation.checks import Check
 
 Grade = Callable[[str], float]
+_WORD = re.compile(r"\w+|[^\w\s]")
 SHORT_OF_PASSING = 0.9
 """The most that a reply is worth which does not pass."""
 
@@ -21,7 +22,8 @@ SHORT_OF_PASSING = 0.9
 def grade(check: Check) -> Grade:
     """The grade of a check, a function of the reply.
 
-    1. ``contains``, ``ends-with``: how much of the text is in the reply in one piece; for ``ends-with`` half where it is not at the end.
+    1. ``contains``, ``ends-with``: how many of the text's words are in the reply in one run; for ``ends-with`` half where it is not at
+    the end. Letters do not count: they are in every reply, and would be rewarded for nothing.
     2. ``regex``: the share of its parts (split where it says ``.*`` or ``.+``) that are found in their order.
     3. ``max-words``: how many words are allowed, over how many there are.
     4. ``json``, ``json-schema``: how far the reply can be read as JSON; from half on it can, and does not fit the schema.
@@ -43,11 +45,12 @@ def _end(reply: str, text: str) -> str:
 
 
 def _overlap(wanted: str, reply: str) -> float:
-    """The longest piece of ``wanted`` that is in ``reply``, as a share of it."""
+    """The longest run of ``wanted``'s words and signs that is in ``reply``, as a share of them."""
     if wanted in reply:
         return 1.0
-    matcher = SequenceMatcher(None, wanted, reply, autojunk=False)
-    return matcher.find_longest_match().size / len(wanted)
+    words = _WORD.findall(wanted)
+    matcher = SequenceMatcher(None, words, _WORD.findall(reply), autojunk=False)
+    return matcher.find_longest_match().size / max(1, len(words))
 
 
 def _parts(pattern: str) -> Grade:

@@ -38,7 +38,11 @@ def settings(method: Any, steps: int) -> dict[str, Any]:
                     (TEST, "Held back for the verdict, %", "Seen by nothing else, from 20 rows on."),
                 )
             )
-    return {"fold": fold, "settings": [steps_box, lr, rank, batch, tokens, seed, validation, test]}
+            early_stop = gr.Number(
+                0, label="Stop early", info="After so many checkpoints without a better held-out loss; 0: never.", precision=0,
+                minimum=0, min_width=200,
+            )  # fmt: skip
+    return {"fold": fold, "settings": [steps_box, lr, rank, batch, tokens, seed, validation, test], "early_stop": early_stop}
 
 
 def options(method: Any) -> list[Any]:
@@ -61,16 +65,13 @@ def options(method: Any) -> list[Any]:
 
 
 def aims() -> list[Any]:
-    """What is learned, what earns a reward, and when to stop for want of gain."""
+    """What is learned, and what earns a reward."""
     objective = gr.Dropdown(plan.aims_of("sft"), value="sft", label="What it learns", visible=False)
     rewards = gr.Textbox(
         label="What earns a reward, one a line", lines=2, visible=False,
         placeholder="ends-with:Reviewed by Dr. Sharma, json, regex:…, contains:…, max-words:60, or model=ID of a reward model",
     )  # fmt: skip
-    early_stop = gr.Number(
-        0, label="Stop early", info="After so many checkpoints without a better held-out loss; 0: never.", precision=0, minimum=0
-    )
-    return [objective, rewards, early_stop]
+    return [objective, rewards]
 
 
 def take_away() -> dict[str, Any]:

@@ -143,8 +143,9 @@ def build(services: Any) -> TrainTab:
                 )  # fmt: skip
                 parts["explain"] = gr.HTML(plan.explain_html(methods[0]))
                 parts["options"] = form.options(methods[0])
-                parts["aims"] = form.aims()
+                aims = form.aims()
                 parts |= form.settings(methods[0], offered[0].steps)
+                parts["aims"] = [*aims, parts.pop("early_stop")]
                 parts |= form.take_away()
         with gr.Column(scale=5, min_width=300, elem_classes="rail"):
             with gr.Column(elem_classes="card plan-card"):

@@ -1,4 +1,4 @@
-"""What the soak measured: benchmarks/results/session_manager.json, each part under its own key with the command that made it."""
+"""What the soak measured: benchmarks/results/session_manager.json or another file; each part has a key, and the command that made it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from playground.settings import PROJECT_ROOT
@@ -17,11 +18,11 @@ COMMAND = " ".join(
 )
 
 
-def record(key: str, **values: Any) -> None:
+def record(key: str, results: Path = RESULTS, **values: Any) -> None:
     """Write under ``key``; what other parts measured stays."""
-    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    known = json.loads(results.read_text()) if results.is_file() else {}
     known[key] = {"command": COMMAND, "cores": os.cpu_count(), "finished": time.strftime("%Y-%m-%d", time.gmtime())} | values
-    RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    results.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

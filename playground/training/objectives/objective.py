@@ -71,9 +71,8 @@ class Writes:
     def load(self, spec: RunSpec, method: Method) -> Any:
         start = Path(spec.start_path) if spec.start_path else None
         model = load_for_training(Path(spec.base_path), method, spec.rank, spec.seed, spec.method_options, start=start)
-        if start is not None and hasattr(
-            model, "peft_config"
-        ):  # PEFT would ask a hub for a base of that name at every checkpoint
+        if start is not None and hasattr(model, "peft_config"):
+            # PEFT would ask a hub for a base of that name at every checkpoint
             model.peft_config["default"].base_model_name_or_path = spec.base_path
         return model
 

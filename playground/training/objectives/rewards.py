@@ -34,6 +34,7 @@ class ScoredBy:
 
     def __init__(self, base: Path, folder: Path, tokenizer: Any) -> None:
         """Raises InputError when it cannot be loaded."""
+        import torch
         from peft import PeftModel
         from transformers import AutoModelForSequenceClassification
 
@@ -42,7 +43,6 @@ class ScoredBy:
         from playground.training.tuned import tuned
 
         bottleneck.register()
-
         whole = not (folder / "adapter_config.json").is_file()
         try:
             model = AutoModelForSequenceClassification.from_pretrained(
@@ -54,6 +54,8 @@ class ScoredBy:
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"The reward model {folder.name} cannot be loaded: {str(error)[:200]}. Train it again.") from error
         self._model.eval().requires_grad_(False)
+        if torch.cuda.is_available():
+            self._model.to("cuda")
         self._pad = tokenizer.pad_token_id
 
     def __call__(self, prompts: Sequence[list[int]], replies: Sequence[list[int]], texts: Sequence[str]) -> list[float]:
