@@ -15,6 +15,7 @@ from playground.library.blending import blend
 from playground.library.card import AdapterCard
 from playground.services.bases import BaseService
 from playground.services.incoming import handed_over
+from playground.services.learning import Learning
 from playground.services.quota import Quota
 from playground.services.residents import Residents
 from playground.services.sizes import bytes_in
@@ -51,10 +52,10 @@ class AdapterService:
     """Thin over the library; adds what is in memory and whose it is."""
 
     def __init__(
-        self, settings: Settings, bases: BaseService, residents: Residents, library: AdapterLibrary, quota: Quota
-    ) -> None:
+        self, settings: Settings, bases: BaseService, residents: Residents, library: AdapterLibrary, quota: Quota, learning: Learning
+    ) -> None:  # fmt: skip
         self._settings, self._bases, self._residents = settings, bases, residents
-        self.library, self._quota = library, quota
+        self.library, self._quota, self._learning = library, quota, learning
 
     def list(self, owner: str = "local") -> list[AdapterRow]:
         attached = self._residents.attached()
@@ -64,9 +65,18 @@ class AdapterService:
             rows.append(AdapterRow(card, card.id in attached, not reason, reason))
         return rows
 
+    def learning(self, owner: str = "local") -> Sequence[AdapterCard]:
+        """What runs that train have learned so far, each a card that ``get`` knows too. They can be asked, and nothing else."""
+        return [card for card in self._learning.cards(owner) if not self._residents.unfit(card)]
+
+    def became(self, adapter_id: str, owner: str = "local") -> str:
+        """The adapter that a run's own id stands for once it has ended; any other id as it is."""
+        return self._learning.made(adapter_id, owner) or adapter_id
+
     def get(self, adapter_id: str, owner: str = "local") -> AdapterCard:
-        """Raises NotFoundError."""
-        return self.library.get(adapter_id, owner, self._settings.shared)
+        """Of the library, or of a run that still trains. Raises NotFoundError."""
+        adapter_id = self.became(adapter_id, owner)
+        return self._learning.get(adapter_id, owner) or self.library.get(adapter_id, owner, self._settings.shared)
 
     def attach(self, adapter_id: str, owner: str = "local") -> float:
         """Milliseconds it took; 0 when it was attached already."""

@@ -16,6 +16,7 @@ from playground.services.completion import CompletionService
 from playground.services.data import DataService
 from playground.services.demo import DemoService
 from playground.services.exporting import Exporter
+from playground.services.learning import Learning
 from playground.services.quota import Quota
 from playground.services.replay import ReplayService
 from playground.services.residents import Residents
@@ -40,13 +41,14 @@ class Services:
         self.settings = settings
         self.zero = ZeroRunner(zero, settings.zero_seconds) if zero is not None else None
         library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
-        self.quota = Quota(settings, RunStore(settings.database), library)
+        store = RunStore(settings.database)
+        self.quota = Quota(settings, store, library)
         self.sessions = Sessions(settings.database)
         self.manager = DeviceManager(device or find_device(), settings.budget_bytes, keep_alive_s=KEEP_ALIVE_S)
         self.bases = BaseService(settings, self.manager)
         self.residents = Residents(self.manager, self.bases)
         self.data = DataService(settings, self.bases.tokenizer, self.quota)
-        self.adapters = AdapterService(settings, self.bases, self.residents, library, self.quota)
+        self.adapters = AdapterService(settings, self.bases, self.residents, library, self.quota, Learning(settings, store))
         self.exporter = Exporter(settings, self.manager, self.bases, self.adapters)
         self.training = TrainingService(
             settings, self.manager, self.bases, self.data, quota=self.quota, workers=self.zero or processes

@@ -34,7 +34,7 @@ class Patience:
 
     starting_s: float = 60.0
     silent_s: float = 6.5
-    idle_s: float = 8.0
+    idle_s: float = 6.0
     idle_factor: float = 3.0
     idle_loading_s: float = 60.0
     loading_s: float = 900.0

@@ -17,6 +17,7 @@ class RunView:
     grad_norm, memory_bytes (peak): as of the last step. stopped: why it ended early, "" = it did not.
 
     message: what it is doing, in words. seconds_left: an estimate, None before the first step. summary: the figures of a done run.
+    live: what it is called as a side while it trains, "" = not yet.
     place: among the runs that wait, from 1; 0 = it does not. resume_step: where a failed or cancelled run would go on; 0 = at its start.
     """
 
@@ -44,6 +45,7 @@ class RunView:
     summary: dict[str, Any] = field(default_factory=dict)
     place: int = 0
     resume_step: int = 0
+    live: str = ""
 
 
 class RunLog:

@@ -14,6 +14,7 @@ from playground.methods.method import Method
 from playground.services import processes, recipe
 from playground.services.bases import BaseService
 from playground.services.data import DataService
+from playground.services.learning import live_id
 from playground.services.liveness import Patience
 from playground.services.planning import Plan, Planner, Preset, TrainRequest
 from playground.services.progress import RunView
@@ -190,6 +191,8 @@ class TrainingService:
                 view.place = self._supervisor.place(row.run)
                 again = "Memory ran out; it is tried once more. " if row.retried else ""
                 view.message = f"{again}{ordinal(view.place)} in line" if view.place else f"{again}Waiting for the device"
+            elif row.state == "RUNNING":
+                view.live = live_id(row, self._settings.runs_dir / row.run)
             elif row.state in ("FAILED", "CANCELLED"):
                 view.resume_step = marked_step(self._settings.runs_dir / row.run)
             return view

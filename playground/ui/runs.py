@@ -102,7 +102,7 @@ def buttons(run: Any, runs: Sequence[Any] = ()) -> list[Any]:
     return [
         gr.update(visible=state in ("QUEUED", "RUNNING")),
         gr.update(visible=False),
-        gr.update(visible=bool(run and run.adapter)),
+        gr.update(value=words.HEAR_IT if run and run.live else words.COMPARE_IT, visible=bool(run and (run.adapter or run.live))),
         gr.update(value=again, visible=state in ("FAILED", "CANCELLED")),
         gr.update(visible=state == "QUEUED" and run.place > min(places, default=run.place)),
         gr.update(visible=state == "QUEUED" and run.place < max(places, default=run.place)),
@@ -112,7 +112,7 @@ def buttons(run: Any, runs: Sequence[Any] = ()) -> list[Any]:
 def buttons_key(run: Any, runs: Sequence[Any]) -> tuple[Any, ...]:
     """What the buttons depend on."""
     waiting = sorted(other.place for other in runs if other.state == "QUEUED")
-    return (run.run, run.state, run.adapter, bool(run.resume_step), run.place, *waiting) if run else ()
+    return (run.run, run.state, run.adapter, run.live, bool(run.resume_step), run.place, *waiting) if run else ()
 
 
 def show(services: Any, visitor: Visitor, followed: str) -> list[Any]:
@@ -186,6 +186,6 @@ def move(services: Any, visitor: Visitor, to: str, followed: str) -> list[Any]:
 
 
 def adapter_of(services: Any, visitor: Visitor, followed: str) -> str:
-    """The adapter the shown run made, for Compare."""
+    """The adapter the shown run made, or while it trains what it has learned so far, for Compare."""
     run = _shown_run(services, visitor, followed)
-    return (run.adapter or "") if run else ""
+    return (run.adapter or run.live) if run else ""

@@ -85,11 +85,12 @@ def labels(services: Any, visitor: Visitor) -> dict[str, str]:
     for row in services.adapters.list(visitor.owner):
         if row.usable:
             known[row.card.id] = row.card.name
-    return known
+    return known | {card.id: card.name for card in services.adapters.learning(visitor.owner)}
 
 
 def model_choices(services: Any, visitor: Visitor) -> list[tuple[str, str]]:
     usable = [row.card for row in services.adapters.list(visitor.owner) if row.usable]
+    usable += services.adapters.learning(visitor.owner)
     return [(words.BASE_LABEL, "base"), *((f"{c.name} · {method_label(c)}", c.id) for c in usable)]
 
 
@@ -159,7 +160,8 @@ def switch_html(services: Any, visitor: Visitor, setup: Setup) -> str:
 
 
 def dropdown_updates(services: Any, visitor: Visitor, chosen: Iterable[str]) -> list[Any]:
-    """New choices for every side's model; a model that is gone falls back to the base."""
+    """New choices for every side's model; a run that ended gives way to its adapter, a model that is gone to the base."""
     choices = model_choices(services, visitor)
     ids = {value for _, value in choices}
-    return [gr.update(choices=choices, value=model if model in ids else "base") for model in chosen]
+    now = [services.adapters.became(model or "base", visitor.owner) for model in chosen]
+    return [gr.update(choices=choices, value=model if model in ids else "base") for model in now]

@@ -165,7 +165,7 @@ def _run_card() -> dict[str, Any]:
         parts["run"] = gr.HTML(runs.card_html(None))
         parts["run_error"] = hidden_slot()
         with gr.Row(elem_classes="acts"):
-            parts["compare"] = gr.Button("Compare in chat", variant="primary", size="sm", visible=False)
+            parts["compare"] = gr.Button(words.COMPARE_IT, variant="primary", size="sm", visible=False)
             parts["resume"] = gr.Button(words.GO_ON, size="sm", visible=False)
             parts["up"] = gr.Button("Move up", size="sm", visible=False)
             parts["down"] = gr.Button("Move down", size="sm", visible=False)

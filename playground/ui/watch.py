@@ -131,6 +131,7 @@ def _adapters(services: Any, visitor: Visitor, memo: Memo, chosen: str, active: 
         rows = services.adapters.list(visitor.owner)
         shown = memo.fresh("library", library.list_html(rows, chosen, active))
         offered = [(row.card.id, row.card.name, row.usable) for row in rows]
+        offered += [(card.id, card.name, True) for card in services.adapters.learning(visitor.owner)]
         if memo.get("offered") == offered:
             return [shown, *[gr.skip()] * (2 * count)]
         memo["offered"] = offered

@@ -65,6 +65,8 @@ STATES = {
 }
 """A run's state, as a person reads it, and the pill that shows it."""
 LIVE = ("QUEUED", "RUNNING", "STOPPING")
+COMPARE_IT = "Compare in chat"
+HEAR_IT = "Chat with it as it learns"
 
 
 def pane_empty(letter: str) -> str:

@@ -157,7 +157,7 @@ def kill_worker(services: Services, file: Path, chance: random.Random, in_save: 
     kill_hard(view.pid or services.training.show(run).pid)
     killed_at = clock()
     torn = [step for step, complete in checkpoints(services, run).items() if not complete]
-    view = wait_state(services, run, *ENDED, within_s=10)
+    view = wait_state(services, run, *ENDED, within_s=60)
     noticed_s = clock() - killed_at
     assert view.state == "FAILED", view
     assert "killed or died" in view.error
@@ -228,7 +228,7 @@ def kill_app(settings: Settings, file: Path, chance: random.Random, moment: str,
             kill_hard(pid)
     began = clock()
     with owner(settings):
-        wait_for(lambda: not untrue(onlooker), f"true: {untrue(onlooker)}", within_s=5.0)
+        wait_for(lambda: not untrue(onlooker), f"true: {untrue(onlooker)}", within_s=30)
         true_s = clock() - began
         states = tuple(onlooker.training.show(run).state for run in (first, second))
         for run in (first, second):
@@ -242,7 +242,7 @@ def kill_app(settings: Settings, file: Path, chance: random.Random, moment: str,
                 time.sleep(0.2)
             assert view.state == "DONE", view
             assert_no_double(settings, run)
-        assert wait_for(lambda: not workers(settings.home), "without orphans", within_s=10)
+        assert wait_for(lambda: not workers(settings.home), "without orphans", within_s=60)
     return AppKilled(reached, worker_too, states, true_s)
 
 
@@ -330,10 +330,10 @@ def cancel(services: Services, file: Path, chance: random.Random, during: str) -
     for one in (run, ahead):
         if one:
             services.training.cancel(one, keep=chance.random() < 0.3)
-    view = wait_state(services, run, *ENDED, within_s=30)
+    view = wait_state(services, run, *ENDED, within_s=60)
     ended_s = clock() - began
     if ahead:
-        assert wait_state(services, ahead, *ENDED, within_s=30).state == "CANCELLED"
+        assert wait_state(services, ahead, *ENDED, within_s=60).state == "CANCELLED"
     assert view.state in ("CANCELLED", "DONE"), view  # DONE: the cancel came when all was done
     assert services.manager.leases() == []
     assert services.manager.queue() == []
@@ -385,7 +385,7 @@ def freeze(services: Services, file: Path, chance: random.Random) -> float:
     pid = wait_for(lambda: (view := services.training.show(run)).step >= step and view.pid, "at its step")
     os.kill(pid, signal.SIGSTOP)
     began = clock()
-    view = wait_state(services, run, *ENDED, within_s=20)
+    view = wait_state(services, run, *ENDED, within_s=60)
     took_s = clock() - began
     assert view.state == "FAILED", view
     assert "no sign of life" in view.error, view

@@ -169,6 +169,14 @@ class FakeTraining:
 class FakeAdapters:
     rows: list[AdapterRow] = field(default_factory=lambda: [row()])
     switched: list[str] = field(default_factory=list)
+    learns: tuple[AdapterCard, ...] = ()
+    became_: dict[str, str] = field(default_factory=dict)
+
+    def learning(self, owner: str = "local") -> tuple[AdapterCard, ...]:
+        return self.learns
+
+    def became(self, adapter_id: str, owner: str = "local") -> str:
+        return self.became_.get(adapter_id, adapter_id)
 
     def list(self, owner: str = "local") -> list[AdapterRow]:
         return self.rows

@@ -12,10 +12,10 @@ import pytest
 from playground.data.example import RowWarning
 from playground.errors import InputError
 from playground.services.bases import BaseState
-from playground.ui import columns, edit, examples, plan, rows, runs, seen, train, words
+from playground.ui import columns, edit, examples, plan, rows, runs, seen, side, train, words
 from playground.ui.source import Source
 from playground.ui.wiring import Visitor
-from tests.ui.fakes import EVIL, FakeServices, run_view
+from tests.ui.fakes import EVIL, FakeServices, card, run_view
 
 SETTINGS = (20, 1e-3, 8, 8, 2048, 7)
 
@@ -271,3 +271,22 @@ def test_the_form_has_a_widget_for_every_option(services: FakeServices) -> None:
         tab = train.build(services)
     assert len(tab.options) == len(plan.OPTIONS)
     assert tab.pissa is tab.options[plan.OPTIONS.index("pissa")]
+
+
+def test_a_run_that_trains_can_be_chatted_with_once_it_has_a_checkpoint() -> None:
+    assert not runs.buttons(run_view())[2]["visible"]
+    hear = runs.buttons(run_view(live="live-r1"))[2]
+    assert hear["visible"]
+    assert hear["value"] == "Chat with it as it learns"
+    done = runs.buttons(run_view(state="DONE", adapter="mine"))[2]
+    assert done["value"] == "Compare in chat"
+
+
+def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services: FakeServices, me: Visitor) -> None:
+    services.adapters.learns = (card("live-r1"),)
+    assert [update["value"] for update in side.dropdown_updates(services, me, ["live-r1"])] == ["live-r1"]
+    services.adapters.learns, services.adapters.became_ = (), {"live-r1": "hospital_reports"}
+    assert [update["value"] for update in side.dropdown_updates(services, me, ["live-r1", "gone"])] == [
+        "hospital_reports",
+        "base",
+    ]
