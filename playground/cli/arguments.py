@@ -86,6 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
     move.add_argument("run")
     move.add_argument("to", choices=["up", "down", "first", "last"])
 
+    curves = runs.add_parser("curves", help="write its curves to a folder", parents=[common])
+    curves.add_argument("run")
+    curves.add_argument("dir")
+    curves.add_argument("--format", default="csv", help="csv (trackio reads it too) or tensorboard")
+
     adapters = verb("adapters", "the adapters").add_subparsers(dest="action", parser_class=_Parser)
     adapters.add_parser("import", help="take in a PEFT folder or zip", parents=[common]).add_argument("path")
     export = adapters.add_parser("export", help="write one to a folder", parents=[common])

@@ -11,6 +11,7 @@ from playground.cli.common import Progress, owned_or_served, services_for
 from playground.errors import InputError
 from playground.methods.options import Options
 from playground.services.container import Services
+from playground.services.curve_files import write_curves
 from playground.services.progress import RunView
 from playground.services.training import TrainRequest
 from playground.services.words import ordinal
@@ -103,6 +104,9 @@ def runs(settings: Settings, options: Any) -> Outcome:
         training.move(options.run, options.to)
         view = training.show(options.run)
         return _short(view), f"{view.run} is {view.message}.", 0
+    if options.action == "curves":
+        file = write_curves(training.show(options.run), Path(options.dir), options.format)
+        return {"run": options.run, "file": str(file)}, f"Written to {file}.", 0
     if options.action == "show":
         view = training.show(options.run)
         return _short(view), "\n".join(line for line in (_row(view), _memory(view), view.error) if line), 0

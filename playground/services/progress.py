@@ -9,12 +9,14 @@ from typing import Any
 from playground.services.store import RunRow
 from playground.training.events import LAST, EventReader
 
+CURVES = ("lr", "grad_norm", "tokens_per_s", "memory_bytes")
+
 
 @dataclass
 class RunView:
     """state: QUEUED RUNNING STOPPING DONE FAILED CANCELLED. loss, eval_loss: (step, value). samples: (step, text) of the first prompt.
     replies: of each held-out prompt its text and (step, text). figures: the objective's own, as they were last.
-    grad_norm, memory_bytes (peak): as of the last step. stopped: why it ended early, "" = it did not.
+    curves: (step, value) of lr, grad_norm, tokens_per_s and memory_bytes (peak). stopped: why it ended early, "" = it did not.
 
     message: what it is doing, in words. seconds_left: an estimate, None before the first step. summary: the figures of a done run.
     live: what it is called as a side while it trains, "" = not yet.
@@ -36,8 +38,7 @@ class RunView:
     samples: list[tuple[int, str]] = field(default_factory=list)
     replies: list[tuple[str, list[tuple[int, str]]]] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
-    grad_norm: float | None = None
-    memory_bytes: int | None = None
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     stopped: str = ""
     tokens_per_s: float | None = None
     seconds_left: float | None = None
@@ -58,8 +59,7 @@ class RunLog:
         self.eval_loss: dict[int, float] = {}
         self.replies: dict[int, tuple[str, dict[int, str]]] = {}
         self.figures: dict[str, float] = {}
-        self.grad_norm: float | None = None
-        self.memory_bytes: int | None = None
+        self.curves: dict[str, dict[int, float]] = {name: {} for name in CURVES}
         self.stopped = ""
         self.tokens_per_s: float | None = None
         self.seconds_left: float | None = None
@@ -80,7 +80,9 @@ class RunLog:
                 self.step = event["step"]
                 self.loss[event["step"]] = event["loss"]
                 self.tokens_per_s, self.seconds_left = event["tokens_per_s"], event["seconds_left"]
-                self.grad_norm, self.memory_bytes = event.get("grad_norm"), event.get("memory_bytes")
+                for name, curve in self.curves.items():
+                    if event.get(name) is not None:
+                        curve[event["step"]] = event[name]
                 self.figures = event.get("figures", {})
             elif kind == "eval":
                 self.eval_loss[event["step"]] = event["loss"]
@@ -105,7 +107,7 @@ class RunLog:
             adapter=row.adapter, error=row.error, pid=row.pid, created_s=row.created_s,
             loss=[(step, value) for step, value in sorted(self.loss.items()) if value is not None],
             eval_loss=[(step, value) for step, value in sorted(self.eval_loss.items()) if value is not None],
-            samples=list(replies[0][1]) if replies else [], replies=replies, figures=dict(self.figures), grad_norm=self.grad_norm,
-            memory_bytes=self.memory_bytes, stopped=self.stopped, tokens_per_s=self.tokens_per_s,
+            samples=list(replies[0][1]) if replies else [], replies=replies, figures=dict(self.figures),
+            curves={name: sorted(curve.items()) for name, curve in self.curves.items() if curve}, stopped=self.stopped, tokens_per_s=self.tokens_per_s,
             seconds_left=self.seconds_left if row.state == "RUNNING" else None, message=self.message, summary=row.summary,
         )  # fmt: skip

@@ -13,6 +13,7 @@ from playground.gpu.manager import DeviceManager
 from playground.methods.method import Method
 from playground.services import processes, recipe
 from playground.services.bases import BaseService
+from playground.services.curve_files import write_curves
 from playground.services.data import DataService
 from playground.services.learning import live_id
 from playground.services.liveness import Patience
@@ -115,6 +116,11 @@ class TrainingService:
         """Raises NotFoundError."""
         self.tick()
         return self._view(self._own(run, owner))
+
+    def curves(self, run: str, how: str, owner: str = "local") -> Path:
+        """A run's curves as a file, ``csv`` or ``tensorboard``, in a folder that nobody can guess. Raises NotFoundError, InputError."""
+        view = self.show(run, owner)
+        return write_curves(view, self._settings.exports_dir / secrets.token_hex(16), how)
 
     def move(self, run: str, to: str | int, owner: str = "local") -> None:
         """Change when a waiting run comes: up, down, first, last, or a place from 1. Where the app is shared it passes the

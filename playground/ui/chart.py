@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from playground.ui import html
 
 _W, _H = 420, 170
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 8, 8, 24
+COLOURS = 6
 
 Points = Sequence[tuple[int, float]]
 
 
+@dataclass(frozen=True)
+class Line:
+    """One line of a picture. name: of its colour. best: (step, value) that is marked."""
+
+    label: str
+    points: Points
+    name: str
+    best: tuple[int, float] | None = None
+
+
 def loss(training: Points, validation: Points, steps: int) -> str:
-    """Empty until there are two points; the step axis is fixed, so the picture grows and does not jump."""
-    if len(training) + len(validation) < 2:
+    """Both losses, the best held-out step marked. Empty until there are two points."""
+    best = min(validation, key=lambda point: (point[1], point[0])) if len(validation) > 1 else None
+    drawn = [Line("training", training, "train")]
+    if validation:
+        drawn.append(Line("held-out" + (f", best at step {best[0]}" if best else ""), validation, "held", best))
+    return lines(drawn, steps, "Loss: lower is closer to your answers.")
+
+
+def overlay(runs: Sequence[tuple[str, Points]]) -> str:
+    """Losses of several runs laid over each other, at most six."""
+    drawn = [Line(label, points, f"c{place}") for place, (label, points) in enumerate(runs[:COLOURS]) if points]
+    return lines(drawn, 0, "Held-out loss, where there is one; lower is closer to your answers.")
+
+
+def small(label: str, points: Points, steps: int, show: Callable[[float], str]) -> str:
+    """A figure of a run over its steps, with its newest value in words. Empty until there are two points."""
+    if len(points) < 2:
         return ""
-    top = max(value for _, value in (*training, *validation)) * 1.05 or 1.0
-    ticks = _ticks(top)
-    last = max(steps, *(step for step, _ in (*training, *validation)), 1)
+    return lines([Line("", points, "train")], steps, f"{label}: {show(points[-1][1])}", height=96, show=show)
+
+
+def lines(
+    drawn: Sequence[Line], steps: int, caption: str, *, height: int = _H, show: Callable[[float], str] | None = None
+) -> str:
+    """Lines over steps. Empty until there are two points; the step axis is fixed, so the picture grows and does not jump."""
+    points = [point for line in drawn for point in line.points]
+    if len(points) < 2:
+        return ""
+    top = max(value for _, value in points) * 1.05 or 1.0
+    last = max(steps, *(step for step, _ in points), 1)
+    room = height - _TOP - _BOTTOM
 
     def x(step: float) -> float:
         return _LEFT + (_W - _LEFT - _RIGHT) * step / last
 
     def y(value: float) -> float:
-        return _TOP + (_H - _TOP - _BOTTOM) * (1 - value / top)
+        return _TOP + room * (1 - value / top)
 
+    ticks = _ticks(top) if show is None else [0.0, top / 1.05]
     grid = "".join(
         f'<line x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y(v):.1f}" y2="{y(v):.1f}"/><text x="{_LEFT - 6}" y="{y(v) + 4:.1f}" '
-        f'text-anchor="end">{v:g}</text>'
+        f'text-anchor="end">{f"{v:g}" if show is None else show(v).split(" ")[0] if v else 0}</text>'
         for v in ticks
     )
-    marks = sorted({0, last // 2, last})
     grid += "".join(
-        f'<text x="{x(s):.1f}" y="{_H - 6}" text-anchor="{"start" if s == 0 else "end" if s == last else "middle"}">'
+        f'<text x="{x(s):.1f}" y="{height - 6}" text-anchor="{"start" if s == 0 else "end" if s == last else "middle"}">'
         f"{'step ' if s == last else ''}{s}</text>"
-        for s in marks
+        for s in sorted({0, last // 2, last})
     )
-    summary = _summary("training", training) + _summary("held-out", validation)
-    legend = '<span><i class="train"></i>training</span>' + ('<span><i class="held"></i>held-out</span>' if validation else "")
+    summary = " ".join(_summary(line.label or caption, line.points) for line in drawn)
+    legend = "".join(f'<span><i class="{line.name}"></i>{html.esc(line.label)}</span>' for line in drawn if line.label)
+    marks = "".join(
+        f'<circle class="best" cx="{x(line.best[0]):.1f}" cy="{y(line.best[1]):.1f}" r="5"/>'
+        for line in drawn
+        if line.best is not None
+    )
     return (
-        f'<figure class="chart"><svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{html.esc("Loss. " + summary)}">'
-        f'<g class="grid">{grid}</g>{_line(training, x, y, "train")}{_line(validation, x, y, "held")}</svg>'
-        f"<figcaption>Loss: lower is closer to your answers. {legend}</figcaption></figure>"
+        f'<figure class="chart"><svg viewBox="0 0 {_W} {height}" role="img" aria-label="{html.esc(summary)}">'
+        f'<g class="grid">{grid}</g>{"".join(_line(line.points, x, y, line.name) for line in drawn)}{marks}</svg>'
+        f"<figcaption>{html.esc(caption)} {legend}</figcaption></figure>"
     )
 
 

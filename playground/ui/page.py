@@ -72,11 +72,11 @@ def _wire(
 
     memo, mark = gr.State(Memo()), gr.State("")
     models = [view.model for view in sides.sides.values()]
-    watched = [memo, training.followed, library.chosen, library.active, *models]
+    watched = [memo, training.followed, training.curves.others, library.chosen, library.active, *models]
     timer = gr.Timer(watch.HURRIED_S)
     drawn = [
         memo, mark, pill, device.device, device.now, device.cancel, device.waiting, device.proved, sides.ask, sides.hospital, sides.demo.play,
-        library.send, *training.run_outputs, *sides.demo.outputs, library.listing, *models, *[view.greyed for view in sides.sides.values()],
+        library.send, *training.run_outputs, *training.curves.outputs, *sides.demo.outputs, library.listing, *models, *[view.greyed for view in sides.sides.values()],
         timer,
     ]  # fmt: skip
     device.cancel.click(bind(services, jump_to_cancel), [memo, training.followed], [tabs, memo, *training.run_outputs], **QUIET)

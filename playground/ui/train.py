@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import edit, examples, examples_card, form, html, plan, recipe, rows, runs, seen, words
+from playground.ui import curves, edit, examples, examples_card, form, html, plan, recipe, rows, runs, seen, words
 from playground.ui.source import Source
 from playground.ui.wiring import QUIET, bind, bind_pick, bind_stream, hidden_slot
 
@@ -87,6 +87,7 @@ class TrainTab:
     up: gr.Button
     down: gr.Button
     listing: gr.HTML
+    curves: curves.CurvesView
 
     @property
     def max_tokens(self) -> gr.Number:
@@ -164,6 +165,7 @@ def _run_card() -> dict[str, Any]:
     with gr.Column(elem_classes="card run-card"):
         parts["run"] = gr.HTML(runs.card_html(None))
         parts["run_error"] = hidden_slot()
+        parts["curves"] = curves.build()
         with gr.Row(elem_classes="acts"):
             parts["compare"] = gr.Button(words.COMPARE_IT, variant="primary", size="sm", visible=False)
             parts["resume"] = gr.Button(words.GO_ON, size="sm", visible=False)
@@ -245,6 +247,7 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.start.click(bind(services, plan.start), tab.plan_inputs, [tab.followed, tab.blocked], trigger_mode="once", **QUIET).then(
         bind(services, runs.show), tab.followed, tab.run_outputs, **QUIET
     )
+    curves.wire(services, tab.curves, tab.followed)
     tab.listing.pick(bind_pick(services, runs.follow), None, tab.run_outputs, **QUIET)
     asking = [tab.cancel, tab.question]
     tab.cancel.click(lambda: [gr.update(visible=False), gr.update(visible=True)], None, asking, **QUIET)

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import demo, library, runs, side, sidebar, words
+from playground.ui import curves, demo, library, runs, side, sidebar, words
 from playground.ui.failure import sentence
 from playground.ui.readiness import ready
 from playground.ui.wiring import Visitor, slot
@@ -36,8 +36,10 @@ HURRIED_S = 0.5
 """Between two looks, and while the base is on its way: nobody should wait for a button that could be pressed."""
 
 
-def tick(services: Any, visitor: Visitor, memo: Memo, followed: str, chosen: str, active: str, *models: str) -> list[Any]:
-    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (10), demo (5), adapters (1), models and greyed (12), the timer."""
+def tick(
+    services: Any, visitor: Visitor, memo: Memo, followed: str, laid: list[str], chosen: str, active: str, *models: str
+) -> list[Any]:
+    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (10), curves (3), demo (5), adapters (1), models and greyed (12), the timer."""
     memo = Memo(memo)
     return [
         memo,
@@ -45,6 +47,7 @@ def tick(services: Any, visitor: Visitor, memo: Memo, followed: str, chosen: str
         *_device(services, visitor, memo),
         *_readiness(services, memo),
         *_run(services, visitor, memo, followed),
+        *_curves(services, visitor, memo, followed, laid or []),
         *_demo(services, visitor, memo),
         *_adapters(services, visitor, memo, chosen, active, models),
         memo.fresh("pace", pace := PACE_S if ready(services).yes else HURRIED_S, gr.Timer(pace)),
@@ -113,6 +116,23 @@ def _run(services: Any, visitor: Visitor, memo: Memo, followed: str) -> list[Any
         return [gr.skip(), gr.skip(), memo.fresh("run", runs.card_html(run)), memo.fresh("runs", rows, slot(rows)), *buttons]
 
     return _guarded(4 + runs.BUTTONS, memo, "run", read)
+
+
+def _curves(services: Any, visitor: Visitor, memo: Memo, followed: str, laid: list[str]) -> list[Any]:
+    """Small pictures, the runs that can be laid over, and the picture of those."""
+
+    def read() -> list[Any]:
+        listed = services.training.runs(visitor.owner)
+        run = runs.pick(listed, followed)
+        choices = curves.choices(listed, run)
+        there = [one for one in laid if one in {value for _, value in choices}]
+        return [
+            memo.fresh("curves", curves.small_html(run)),
+            memo.fresh("to-lay", choices, gr.update(choices=choices, value=there)),
+            memo.fresh("laid", curves.laid_html(listed, run, there)),
+        ]
+
+    return _guarded(3, memo, "curves", read)
 
 
 def _demo(services: Any, visitor: Visitor, memo: Memo) -> list[Any]:

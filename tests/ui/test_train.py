@@ -12,7 +12,7 @@ import pytest
 from playground.data.example import RowWarning
 from playground.errors import InputError
 from playground.services.bases import BaseState
-from playground.ui import columns, edit, examples, plan, rows, runs, seen, side, train, words
+from playground.ui import chart, columns, curves, edit, examples, html, plan, rows, runs, seen, side, train, words
 from playground.ui.source import Source
 from playground.ui.wiring import Visitor
 from tests.ui.fakes import EVIL, FakeServices, card, run_view
@@ -290,3 +290,19 @@ def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services: Fak
         "hospital_reports",
         "base",
     ]
+
+
+def test_curves_of_a_run_and_of_others_laid_over_it(services: FakeServices, me: Visitor) -> None:
+    assert curves.small_html(None) == curves.small_html(run_view()) == html.note(curves.NONE)
+    mine = run_view(curves={"lr": [(1, 1e-3), (2, 5e-4)], "memory_bytes": [(1, 1e9), (2, 2e9)]})
+    drawn = curves.small_html(mine)
+    assert "Learning rate: 5.0e-04" in drawn
+    assert "Memory, peak: 2.0 GB" in drawn
+    other = run_view("r2", "DONE", name=EVIL, eval_loss=[(0, 2.0), (10, 0.5)])
+    services.training.listed = [mine, other]
+    assert curves.choices([mine, other], mine) == [(f"{EVIL}, lora", "r2")]
+    assert curves.lay(services, me, "r1", []) == ""
+    laid = curves.lay(services, me, "r1", ["r2", "nobody"])
+    assert laid.count("<polyline") == 2
+    assert "<img" not in laid
+    assert "best at step 10" in chart.loss([(1, 2.0), (2, 1.5)], [(0, 2.0), (10, 0.5), (20, 0.7)], 20)
