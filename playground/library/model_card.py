@@ -11,6 +11,7 @@ from typing import Any
 
 from playground.library.card import method_of
 from playground.library.files import is_plain_file, plain_number, plain_text, read_json, write_text
+from playground.library.run_record import plain_curve
 from playground.methods import all_methods
 from playground.methods.options import Options
 from playground.settings import DEFAULT_BASE
@@ -59,6 +60,7 @@ def write_model_card(folder: Path, run: Mapping[str, Any]) -> None:
         "",
         *_facts(run),
         "",
+        *_course(run),
         "## How to load it",
         "",
         *_loading(method, hub or "THE-BASE-NAMED-ABOVE", run.get("objective") == "reward"),
@@ -93,12 +95,47 @@ def _facts(run: Mapping[str, Any]) -> list[str]:
         "Steps": _number(run.get("steps")),
         _rank_label(run): _number(run.get("rank")) if run.get("rank") else "",
         "Options": _markdown(_options(run)),
+        "Learning rate": f"{rate:g}" if (rate := plain_number(run.get("lr"))) is not None else "",
+        "Rows a step": _number(run.get("batch_size")),
         "Seed": _number(run.get("seed")),
         "Loss, first and last": f"{first:.3f}, {last:.3f}" if first is not None and last is not None else "",
+        "Held-out loss, nats a token": f"{held:.3f}" if (held := plain_number(run.get("eval_loss"))) is not None else "",
+        "Weights trained": _share(run),
+        "Peak memory": f"{peak / 1e9:.2f} GB" if (peak := plain_number(run.get("peak_memory_bytes"))) else "",
         "Seconds of training": _number(run.get("seconds")),
         "Fingerprint of the base": _markdown(plain_text(run.get("base_fingerprint"), 64)),
     }
     return [f"- {key}: {value}" for key, value in facts.items() if value] or ["- Not recorded: it was made elsewhere."]
+
+
+def _course(run: Mapping[str, Any]) -> list[str]:
+    """Both losses by step, where they were measured: the steps at which held-out rows were scored, else some of training's."""
+    curve = plain_curve(run.get("curve"))
+    held, training = (dict(map(tuple, curve.get(name, []))) for name in ("held_out", "training"))
+    steps = sorted(held) or sorted(training)[:: max(1, len(training) // 8)]
+    if not steps:
+        return []
+    best = min(held, key=lambda step: (held[step], step)) if len(held) > 1 else None
+    rows = []
+    for step in steps:
+        mark = " (best)" if step == best else ""
+        rows.append(f"| {step:,.0f} | {_loss(_near(training, step))} | {_loss(held.get(step))}{mark} |")
+    return ["## How it went", "", "| Step | Training loss | Held-out loss |", "|---:|---:|---:|", *rows, ""]
+
+
+def _near(points: Mapping[float, float], step: float) -> float | None:
+    """The loss at the last step up to this one that is in the record."""
+    before = [at for at in points if at <= step]
+    return points[max(before)] if before else None
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _share(run: Mapping[str, Any]) -> str:
+    trained, total = (plain_number(run.get(name)) for name in ("trainable_params", "total_params"))
+    return f"{trained:,.0f} of {total:,.0f} ({100 * trained / total:.2g} %)" if trained and total else ""
 
 
 def _rank_label(run: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ PRIVATE = ("owner",)
 _CONTEXT_SAYS = {"qlora": ("lora", "dora")}
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 _HASHES_LIMIT = 100_000
+_POINTS_LIMIT = 200
 
 
 def sanitised(run: Mapping[str, Any], config: Mapping[str, Any], *, name: str, owner: str, now_s: float) -> dict[str, Any]:
@@ -32,6 +33,8 @@ def sanitised(run: Mapping[str, Any], config: Mapping[str, Any], *, name: str, o
     loss = run.get("loss")
     if isinstance(loss, Mapping):
         clean["loss"] = {key: number for key in ("first", "last") if (number := plain_number(loss.get(key))) is not None}
+    if curve := plain_curve(run.get("curve")):
+        clean["curve"] = curve
     hashes = run.get("row_hashes")
     if isinstance(hashes, list) and len(hashes) <= _HASHES_LIMIT:
         clean["row_hashes"] = [h for h in hashes if isinstance(h, str) and _HASH.fullmatch(h)]
@@ -50,3 +53,18 @@ def sanitised(run: Mapping[str, Any], config: Mapping[str, Any], *, name: str, o
     if "base" not in clean and (base := plain_text(config.get("base_model_name_or_path"))):
         clean["base"] = base
     return clean
+
+
+def plain_curve(curve: Any) -> dict[str, list[list[float]]]:
+    """Losses by step as a record tells them: ``training`` and ``held_out``, each a list of [step, loss]. What is anything else is
+    left out."""
+    found: dict[str, list[list[float]]] = {}
+    for name in ("training", "held_out"):
+        points = curve.get(name) if isinstance(curve, Mapping) else None
+        if not isinstance(points, list) or len(points) > _POINTS_LIMIT:
+            continue
+        pairs = [[plain_number(value) for value in point] for point in points if isinstance(point, list) and len(point) == 2]
+        good = [[step, loss] for step, loss in pairs if step is not None and loss is not None]
+        if good:
+            found[name] = good
+    return found

@@ -14,6 +14,7 @@ from playground.library.adapters import AdapterLibrary
 from playground.library.model_card import write_model_card
 from playground.methods import get_method
 from playground.training.checkpoint import STATE, newest_complete
+from playground.training.curve import curve_of
 from playground.training.spec import RunSpec
 
 PRIVATE = (
@@ -71,7 +72,7 @@ def keep_checkpoint(run_dir: Path) -> str | None:
             sources += [*Path(spec.base_path).glob("*token*"), *Path(spec.base_path).glob("chat_template*")]
         for file in sources:
             shutil.copyfile(file, staging / file.name)
-        return _finish(library, staging, spec, {"steps": int(checkpoint.name.rpartition("-")[2])})
+        return _finish(library, staging, spec, {"steps": int(checkpoint.name.rpartition("-")[2]), "curve": curve_of(run_dir)})
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -130,6 +130,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     method = get_method(spec.method)
     checked = check_file(Path(spec.file), spec.mapping or None, limit_bytes=spec.limit_bytes)
     from playground.data.tokenizer import load_tokenizer
+    from playground.training.curve import curve_of
     from playground.training.loop import take_best, train
     from playground.training.material import prepare
     from playground.training.model import weights_of
@@ -181,7 +182,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     summary["peak_memory_bytes"] = peak = peak_memory_bytes()
     summary["memory_ratio"] = round(spec.estimated_memory_bytes / peak, 3) if peak and spec.estimated_memory_bytes else None
     _no_way_back()
-    summary["adapter"] = publish(model, tokenizer, spec, summary | {"row_hashes": material.hashes})
+    summary["adapter"] = publish(model, tokenizer, spec, summary | {"row_hashes": material.hashes, "curve": curve_of(run_dir)})
     return summary
 
 

@@ -14,7 +14,7 @@ from playground.settings import PROJECT_ROOT
 from tests.e2e.conftest import App, open_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
-TRAINED = 400_000
+TRAINED = 900_000
 """Milliseconds that 20 steps may take on a slow machine."""
 
 

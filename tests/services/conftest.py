@@ -38,10 +38,10 @@ def rows_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], RunView], Callable[[RunView], bool]], RunView]:
-    """Poll a run until something holds, or fail after a minute."""
+    """Poll a run until something holds, or fail after three minutes."""
 
     def wait(look: Callable[[], RunView], holds: Callable[[RunView], bool]) -> RunView:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while not holds(view := look()):
             assert time.monotonic() < end, view
             time.sleep(0.05)

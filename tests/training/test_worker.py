@@ -70,6 +70,8 @@ def test_a_run_publishes_what_transformers_and_peft_load(spec: RunSpec, tmp_path
     folder = tmp_path / "adapters" / done["adapter"]
     record = json.loads((folder / "run.json").read_text())
     assert record["data"] == "rows.jsonl"
+    assert [step for step, _ in record["curve"]["held_out"]] == [0, 2, 4]
+    assert "## How it went" in (folder / "README.md").read_text()
     assert str(tmp_path) not in (folder / "run.json").read_text() + (folder / "README.md").read_text()
     if method == "full":
         AutoModelForCausalLM.from_pretrained(folder)
