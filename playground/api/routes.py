@@ -19,7 +19,7 @@ from playground.errors import InputError, PlaygroundError
 from playground.services.container import Services
 from playground.services.replay import Saved
 from playground.services.replies import all_replies
-from playground.services.sides import Side
+from playground.services.sides import side_from
 
 
 def build_routes(services: Services, token: str) -> list[Route]:
@@ -45,7 +45,7 @@ def build_routes(services: Services, token: str) -> list[Route]:
 
 
 def _compare(services: Services, body: dict[str, Any]) -> dict[str, Any]:
-    sides = [Side(**side | {"shots_from": Path(side["shots_from"]) if side["shots_from"] else None}) for side in body["sides"]]
+    sides = [side_from(side) for side in body["sides"]]
     questions = [str(question) for question in body["questions"]]
     return {"replies": all_replies(services.compare, sides, questions, Sampling(**body["sampling"]))}
 

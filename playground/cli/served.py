@@ -12,14 +12,14 @@ from typing import Any
 from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.services.home import WAIT_S, Home, HomeTaken
 from playground.services.replay import Saved
-from playground.services.sides import Side
+from playground.services.sides import Side, side_as_json
 from playground.settings import Settings
 
 
 def ask_app(settings: Settings, sides: list[Side], questions: list[str], sampling: Any) -> list[dict[str, Any]]:
     """The replies, as ``compare`` gives them. Raises HomeTaken when the owner does not serve."""
     body = {
-        "sides": [asdict(side) | {"shots_from": str(side.shots_from.resolve()) if side.shots_from else None} for side in sides],
+        "sides": [side_as_json(side) for side in sides],
         "questions": questions,
         "sampling": asdict(sampling),
     }

@@ -23,6 +23,12 @@ class Check:
     passes: Callable[[str], bool]
 
 
+def is_check(name: str) -> bool:
+    """Whether a metric's name is a check, as it was written."""
+    kind, colon, _ = name.partition(":")
+    return name == "json" or (bool(colon) and kind in [known.partition(":")[0] for known in KINDS.split(", ")[1:]])
+
+
 def parse_check(spec: str) -> Check:
     """Read one check. Raises InputError naming the kinds there are."""
     kind, colon, value = spec.partition(":")

@@ -19,7 +19,7 @@ from playground.services.bases import BaseService
 from playground.services.batches import Asked, Batches, Written
 from playground.services.data import DataService
 from playground.services.residents import Residents
-from playground.services.sides import Side, Turn, conversation
+from playground.services.sides import Side, Turn, conversation, passages_for
 
 SIDES_MAX = 6
 QUESTION_LIMIT = 20_000
@@ -83,7 +83,8 @@ class CompareService:
         for place, side in enumerate(sides):
             try:
                 card = None if side.model == "base" else self._adapters.get(side.model, owner)
-                messages = conversation(side, histories[place], question, self._pool(side, sampling.seed, owner), sampling.seed)
+                pool, passages = self._pool(side, sampling.seed, owner), self._passages(side, question, owner)
+                messages = conversation(side, histories[place], question, pool, sampling.seed, passages)
                 prepared.append(_Prepared(place, card, render_prompt(self._bases.tokenizer(), messages)))
             except PlaygroundError as error:
                 replies[place] = Reply(done=True, error=str(error))
@@ -99,7 +100,7 @@ class CompareService:
         pool = self._pool(side, sampling.seed, owner)
         prepared = []
         for place, question in enumerate(questions):
-            messages = conversation(side, [], question, pool, sampling.seed)
+            messages = conversation(side, [], question, pool, sampling.seed, self._passages(side, question, owner))
             prepared.append(_Prepared(place, card, render_prompt(self._bases.tokenizer(), messages)))
         yield from self._run(prepared, [Reply() for _ in questions], sampling, session)
 
@@ -128,6 +129,9 @@ class CompareService:
             state.text, written.done, written.waiting, state.prompt_tokens, state.completion_tokens, state.first_token_s, state.seconds,
             stamp, stamp_hash(stamp) if stamp else "", str(written.failure or ""), bool(stamp) and self._residents.no_effect(item.card),
         )  # fmt: skip
+
+    def _passages(self, side: Side, question: str, owner: str) -> tuple[str, ...]:
+        return passages_for(side, question, self._data.documents(side.docs, owner) if side.docs is not None else None)
 
     def _pool(self, side: Side, seed: int, owner: str) -> list[Any]:
         """Examples that shots may be drawn from: the training part only, so that nothing held out is shown."""

@@ -26,6 +26,7 @@ from playground.data.render import LAST
 from playground.data.seen import Seen, seen
 from playground.data.split import TEST
 from playground.errors import InputError, NotFoundError
+from playground.data.passages import Documents, read_documents
 from playground.services.incoming import handed_over
 from playground.services.quota import Quota
 from playground.services.sessions import LOCAL
@@ -91,6 +92,12 @@ class DataService:
             key, lambda: check_file(path, mapping or None, self._settings.upload_limit_bytes, progress=tell)
         )
         return checked
+
+    def documents(self, path: Path, owner: str = "") -> Documents:
+        """A text cut into passages. Raises InputError, and NotFoundError when it is somebody else's."""
+        path = self._readable(Path(path), owner)
+        found: Documents = self._cached(("documents", *_identity(path)), lambda: read_documents(path))
+        return found
 
     def columns(self, path: Path, owner: str = "") -> tuple[str, ...]:
         """The names to choose from where their meaning cannot be told. Raises what ``check`` does."""

@@ -1,0 +1,179 @@
+"""What an answer costs, what training adds, and from how many requests on it pays."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from playground.errors import InputError
+
+NOTE = "Made-up example prices. Put in your own: your provider's price list, or what your machine costs an hour."
+MILLION, HOUR_S = 1_000_000, 3_600
+
+
+@dataclass(frozen=True)
+class Prices:
+    """A price table. The numbers here are examples to edit, nobody's offer.
+
+    currency: a word shown beside every amount. prompt_per_million, completion_per_million: a million tokens read, written.
+    tuned_prompt_per_million, tuned_completion_per_million: the same for a tuned model; None = the same price. device_per_hour: where
+    given, a request costs its seconds on the device, and token prices are not used. training_per_hour: the device that trains.
+    training: one training, all told; None = its seconds at ``training_per_hour``. Amounts are at least 0.
+    """
+
+    currency: str = "USD"
+    prompt_per_million: float = 0.15
+    completion_per_million: float = 0.60
+    tuned_prompt_per_million: float | None = None
+    tuned_completion_per_million: float | None = None
+    device_per_hour: float | None = None
+    training_per_hour: float = 1.0
+    training: float | None = None
+
+    def __post_init__(self) -> None:
+        faults = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "currency":
+                if not isinstance(value, str) or not value.strip() or len(value) > 12:
+                    faults.append(f"currency is {value!r}; it takes a word such as EUR")
+            elif value is None and field.default is None:
+                continue
+            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+                faults.append(f"{field.name} is {value!r}; it takes a number from 0" + (" or null" * (field.default is None)))
+        if faults:
+            raise InputError("The prices cannot be used: " + "; ".join(faults) + ".")
+
+
+@dataclass(frozen=True)
+class SideFigures:
+    """Means over a side's requests. tuned: whether it runs a tuned model."""
+
+    prompt_tokens: float
+    completion_tokens: float
+    seconds: float
+    tuned: bool = False
+
+
+@dataclass(frozen=True)
+class SideCost:
+    """per_request: one answer. once: training, 0 for a side that needed none. Both in the prices' currency."""
+
+    per_request: float
+    once: float = 0.0
+
+    def total(self, requests: int) -> float:
+        """So many requests, with training."""
+        return self.once + requests * self.per_request
+
+
+@dataclass(frozen=True)
+class Point:
+    """at: requests, or tokens of instructions. totals: side -> cost there."""
+
+    at: int
+    totals: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PromptLengths:
+    """points: tokens of instructions -> cost a request of ``prompt`` and ``fine-tune``, training shared out. pays_from: the least number of
+    tokens from which fine-tuning is no dearer; None = at no length."""
+
+    points: tuple[Point, ...]
+    pays_from: int | None
+
+
+def prices_from_json(text: str, name: str = "The price table") -> Prices:
+    """Read a price table. Raises InputError that names every fault: not JSON, unknown names, numbers that are none."""
+    known = [field.name for field in fields(Prices)]
+    try:
+        read = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{name} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{name} holds no object. It takes {{name: number}} with {', '.join(known)}.")
+    read.pop("note", None)
+    if unknown := sorted(set(read) - set(known)):
+        raise InputError(f"{name} names {', '.join(unknown)}. There are: {', '.join(known)}.")
+    return Prices(**read)
+
+
+def prices_to_json(prices: Prices) -> str:
+    """As ``prices_from_json`` reads it, with a note that the numbers are to be edited."""
+    return json.dumps({"note": NOTE, **asdict(prices)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_prices(path: Path) -> Prices:
+    """The table in a file. Raises InputError where there is none, or it cannot be used."""
+    try:
+        return prices_from_json(path.read_text(encoding="utf-8-sig"), path.name)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}. --prices takes a JSON file such as: {asdict(Prices())}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} cannot be read as text: {error}.") from error
+
+
+def cost_per_request(figures: SideFigures, prices: Prices) -> float:
+    """One answer: its device seconds where the device has a price, else its tokens."""
+    if prices.device_per_hour is not None:
+        return figures.seconds * prices.device_per_hour / HOUR_S
+    read, written = _token_prices(figures.tuned, prices)
+    return figures.prompt_tokens * read + figures.completion_tokens * written
+
+
+def training_cost(seconds: float, prices: Prices) -> float:
+    """One training that took so many seconds."""
+    return prices.training if prices.training is not None else seconds / HOUR_S * prices.training_per_hour
+
+
+def break_even(a: float, b: float, training_cost: float) -> int | None:
+    """Requests from which b, with its training, is no dearer than a; a, b: cost a request. None = never."""
+    if training_cost <= 0 and b <= a:
+        return 0
+    return math.ceil(training_cost / (a - b)) if b < a else None
+
+
+def curve(costs: Mapping[str, SideCost], most_requests: int, points: int = 25) -> tuple[Point, ...]:
+    """Total cost of every side at evenly spaced numbers of requests, from 0 to ``most_requests``."""
+    at = sorted({round(most_requests * step / (points - 1)) for step in range(points)})
+    return tuple(Point(requests, {side: cost.total(requests) for side, cost in costs.items()}) for requests in at)
+
+
+def prompt_length_curve(
+    untuned: SideFigures, tuned: SideFigures, prices: Prices, training_cost: float, requests: int,
+    longest: int = 2_000, points: int = 21,
+) -> PromptLengths:  # fmt: skip
+    """Cost a request by how many tokens of instructions (prompt, examples, passages) the untuned model is given each time.
+
+    tuned reads none of them, so what it reads is the question alone, and its training is shared out over ``requests`` (at least 1).
+    By device seconds, what a token more costs is taken from these two sides' times; where the longer prompt was not slower, nothing.
+    """
+    requests = max(1, requests)
+    fixed = cost_per_request(tuned, prices) + training_cost / requests
+    extra = untuned.prompt_tokens - tuned.prompt_tokens
+    if prices.device_per_hour is None:
+        slope = _token_prices(untuned.tuned, prices)[0]
+    else:
+        slower = max(0.0, untuned.seconds - tuned.seconds)
+        slope = slower / extra * prices.device_per_hour / HOUR_S if extra > 0 else 0.0
+    bare = cost_per_request(untuned, prices) - slope * extra
+    at = [round(longest * step / (points - 1)) for step in range(points)]
+    drawn = tuple(Point(tokens, {"prompt": bare + slope * tokens, "fine-tune": fixed}) for tokens in at)
+    if fixed <= bare:
+        return PromptLengths(drawn, 0)
+    return PromptLengths(drawn, math.ceil((fixed - bare) / slope - 1e-9) if slope > 0 else None)
+
+
+def _token_prices(tuned: bool, prices: Prices) -> tuple[float, float]:
+    """One token read, one written."""
+    read: Any = prices.prompt_per_million
+    written: Any = prices.completion_per_million
+    if tuned:
+        read = read if prices.tuned_prompt_per_million is None else prices.tuned_prompt_per_million
+        written = written if prices.tuned_completion_per_million is None else prices.tuned_completion_per_million
+    return read / MILLION, written / MILLION

@@ -1,0 +1,157 @@
+"""Answers of all sides -> one verdict: figures, differences, costs and the choice, as one record that can be saved and shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from playground.evaluation.checks import Check
+from playground.evaluation.choice import Choice, Facts, Questions, SideKind, choose, main_metric
+from playground.evaluation.compared import Table, compare_sides
+from playground.evaluation.cost import (
+    Prices,
+    SideCost,
+    SideFigures,
+    cost_per_request,
+    curve,
+    prompt_length_curve,
+    training_cost,
+)
+from playground.evaluation.labels import labels_of
+from playground.evaluation.measured import Measured
+from playground.evaluation.metrics import metrics_for
+from playground.evaluation.scored import Answered
+
+SCHEMA = 1
+"""Version of the record."""
+TUNED: tuple[SideKind, ...] = ("tuned", "tuned+documents")
+
+
+@dataclass(frozen=True)
+class SideFacts:
+    """What a side is. kind: as the choice needs it. training_s: of its adapter, 0 for none. described: model, prompt, shots, documents."""
+
+    name: str
+    kind: SideKind
+    training_s: float = 0.0
+    described: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict's parts. measured: side -> metric -> values, for the rows file."""
+
+    record: dict[str, Any]
+    measured: dict[str, dict[str, Measured]]
+
+
+def conclude(
+    rows: Mapping[str, Sequence[Answered]],
+    sides: Sequence[SideFacts],
+    checks: Sequence[Check],
+    questions: Questions = Questions(),  # noqa: B008  frozen, and its defaults say "not answered"
+    prices: Prices = Prices(),  # noqa: B008
+    facts: Facts = Facts(),  # noqa: B008
+) -> Judged:
+    """rows: side -> its answers; sides without any are left out of the figures. Only examples that every side has answered count, so
+    that a verdict that was stopped in the middle compares like with like. Raises ValueError when no such example is there.
+    """
+    there = [side for side in sides if rows.get(side.name)]
+    common = set.intersection(*({row.example for row in rows[side.name]} for side in there)) if there else set()
+    if not common:
+        raise ValueError("No example was answered by every side.")
+    kept = {side.name: [row for row in rows[side.name] if row.example in common] for side in there}
+    labels = labels_of([row.reference for row in kept[there[0].name]])
+    measured = {name: metrics_for(answers, checks, labels) for name, answers in kept.items()}
+    table = compare_sides(measured)
+    metric = main_metric(table)
+    costs = {side.name: _cost(table, side, prices) for side in there}
+    choice = choose(table, metric, {side.name: side.kind for side in there}, costs, questions, facts)
+    record = {
+        "schema": SCHEMA,
+        "examples": len(common),
+        "labels": labels,
+        "main_metric": metric,
+        "sides": [_side(table, side, costs[side.name], kept[side.name]) for side in there],
+        "about": {name: asdict(about) for name, about in table.about.items()},
+        "pairs": [_plain(asdict(pair)) for pair in table.pairs],
+        **_chosen(choice),
+        "overlap": facts.overlap,
+        "facts": asdict(facts),
+        "questions": asdict(questions),
+        "prices": asdict(prices),
+        **_curves(table, there, costs, questions, prices),
+    }
+    return Judged(_plain(record), measured)
+
+
+def _side(table: Table, side: SideFacts, cost: SideCost, answers: Sequence[Answered]) -> dict[str, Any]:
+    found = table.sides[side.name]
+    return {
+        "side": side.name,
+        "kind": side.kind,
+        **side.described,
+        "metrics": {name: {key: getattr(one, key) for key in ("value", "low", "high", "n")} for name, one in found.items()},
+        "prompt_tokens_mean": found["prompt_tokens"].value,
+        "completion_tokens_mean": found["completion_tokens"].value,
+        "seconds_mean": found["seconds"].value if "seconds" in found else None,
+        "training_s": side.training_s,
+        "cost": asdict(cost),
+        "answers": len(answers),
+    }
+
+
+def _figures(table: Table, side: SideFacts) -> SideFigures:
+    found = table.sides[side.name]
+    seconds = found["seconds"].value if "seconds" in found else 0.0
+    return SideFigures(found["prompt_tokens"].value, found["completion_tokens"].value, seconds, side.kind in TUNED)
+
+
+def _cost(table: Table, side: SideFacts, prices: Prices) -> SideCost:
+    once = training_cost(side.training_s, prices) if side.kind in TUNED else 0.0
+    return SideCost(cost_per_request(_figures(table, side), prices), once)
+
+
+def _chosen(choice: Choice) -> dict[str, Any]:
+    return {
+        "choice": choice.choice,
+        "reason": choice.sentence,
+        "reasons": [asdict(reason) for reason in choice.reasons],
+        "runner_up": choice.runner_up,
+        "chosen_side": choice.side,
+        "rule": choice.rule,
+        "rows_needed": choice.rows_needed,
+    }
+
+
+def _curves(
+    table: Table, sides: Sequence[SideFacts], costs: Mapping[str, SideCost], questions: Questions, prices: Prices
+) -> dict[str, Any]:
+    """Total costs over requests, a year's worth of them at the given volume (10,000 a month where none was given), and the length of a
+    prompt from which fine-tuning pays: of the longest-prompted untuned side against the first tuned one."""
+    volume = questions.volume or 10_000
+    made: dict[str, Any] = {"cost_curve": [asdict(point) for point in curve(costs, 12 * volume)], "prompt_length": None}
+    tuned = next((side for side in sides if side.kind in TUNED), None)
+    untuned = max(
+        (side for side in sides if side.kind not in TUNED),
+        key=lambda side: table.sides[side.name]["prompt_tokens"].value,
+        default=None,
+    )
+    if tuned is not None and untuned is not None:
+        once = costs[tuned.name].once
+        lengths = prompt_length_curve(_figures(table, untuned), _figures(table, tuned), prices, once, 12 * volume)
+        made["prompt_length"] = asdict(lengths) | {"untuned": untuned.name, "tuned": tuned.name, "requests": 12 * volume}
+    return made
+
+
+def _plain(value: Any) -> Any:
+    """As JSON takes it: no NaN, no infinity, no tuples."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
