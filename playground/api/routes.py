@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from playground.services.container import Services
 from playground.services.replay import Saved
 from playground.services.replies import all_replies
 from playground.services.sides import side_from
+from playground.services.verdict_request import request_from
 
 
 def build_routes(services: Services, token: str) -> list[Route]:
@@ -40,6 +41,8 @@ def build_routes(services: Services, token: str) -> list[Route]:
         Route("/internal/status", internal_status),
         Route("/internal/compare", _working(services, token, _compare), methods=["POST"]),
         Route("/internal/replay", _working(services, token, _replay), methods=["POST"]),
+        Route("/internal/verdict", _working(services, token, _verdict), methods=["POST"]),
+        Route("/internal/verdict/show", _working(services, token, _show_verdict), methods=["POST"]),
         *openai_routes(services),
     ]
 
@@ -48,6 +51,16 @@ def _compare(services: Services, body: dict[str, Any]) -> dict[str, Any]:
     sides = [side_from(side) for side in body["sides"]]
     questions = [str(question) for question in body["questions"]]
     return {"replies": all_replies(services.compare, sides, questions, Sampling(**body["sampling"]))}
+
+
+def _verdict(services: Services, body: dict[str, Any]) -> dict[str, Any]:
+    return {"id": services.verdicts.start(request_from(body))}
+
+
+def _show_verdict(services: Services, body: dict[str, Any]) -> dict[str, Any]:
+    if body.get("stop"):
+        services.verdicts.stop(str(body["id"]))
+    return asdict(services.verdicts.show(str(body["id"])))
 
 
 def _replay(services: Services, body: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from playground.cli.arguments import weights_of
 from playground.cli.common import Progress
+from playground.errors import InputError
 from playground.library.card import AdapterCard
 from playground.services.container import Services
 from playground.settings import Settings
@@ -25,6 +27,12 @@ def adapters(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int
     if options.action == "blend":
         card = service.blend(weights_of(options.parts), options.how, options.name)
         return {"adapters": [_json(card)]}, f"Blended as {card.id}.", 0
+    if options.action == "push":
+        token = os.environ.get("HF_TOKEN", "")
+        if not token:
+            raise InputError("Set HF_TOKEN to a token of yours that may write; it is made in the hub's settings.")
+        address = Services(settings).pusher.push(options.id, options.repo, token, private=not options.public)
+        return {"adapters": [_json(service.get(options.id))], "address": address}, f"It is at {address}", 0
     if options.action == "remove":
         card = service.get(options.id)
         service.remove(options.id)

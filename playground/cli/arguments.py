@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="CHECK|model=ID",
         help="what grpo rewards; again for more, in equal parts",
     )
+    train.add_argument("--docs", metavar="FILE", help="a text (or a folder): its nearest passages stand in every question")
     train.add_argument("--from", dest="start", default="", metavar="ID", help="begin with this adapter's weights")
     train.add_argument(
         "--early-stop", type=int, default=0, metavar="N", help="end after N checkpoints without a better held-out loss; 0: never"
@@ -91,6 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
     curves.add_argument("dir")
     curves.add_argument("--format", default="csv", help="csv (trackio reads it too) or tensorboard")
 
+    _race(verb("race", "several methods on one file, one table"))
+    races = verb("races", "the races").add_subparsers(dest="action", parser_class=_Parser)
+    for name, help in (("show", "one race"), ("cancel", "stop what has not ended"), ("remove", "forget its table")):
+        races.add_parser(name, help=help, parents=[common]).add_argument("race")
+
     adapters = verb("adapters", "the adapters").add_subparsers(dest="action", parser_class=_Parser)
     adapters.add_parser("import", help="take in a PEFT folder or zip", parents=[common]).add_argument("path")
     export = adapters.add_parser("export", help="write one to a folder", parents=[common])
@@ -101,6 +107,10 @@ def build_parser() -> argparse.ArgumentParser:
     blend.add_argument("--with", nargs="+", action="extend", dest="parts", required=True, metavar="ID=WEIGHT")
     blend.add_argument("--how", default="linear", help="linear, ties or dare")
     blend.add_argument("--name", default="blend")
+    push = adapters.add_parser("push", help="to your place on the hub; the token is read from HF_TOKEN", parents=[common])
+    push.add_argument("id")
+    push.add_argument("repo", metavar="OWNER/NAME")
+    push.add_argument("--public", action="store_true", help="everybody may see it; default: only you")
     adapters.add_parser("remove", help="delete one", parents=[common]).add_argument("id")
 
     compare = verb("compare", "ask several sides the same thing")
@@ -118,6 +128,33 @@ def build_parser() -> argparse.ArgumentParser:
     replay.add_argument("file", help="a reply or all of compare --json, a chat completion, or a stamp")
     replay.add_argument("--base")
 
+    verdict = verb("verdict", "is prompting enough? measured on your held-out examples")
+    verdict.add_argument("file", help="held-out examples; every row of it is used")
+    verdict.add_argument(
+        "--side", action="append", required=True, metavar="SPEC",
+        help="model=base|ADAPTER[,prompt=FILE][,shots=K][,pick=seed|nearest][,docs=FILE][,name=LABEL]",
+    )  # fmt: skip
+    verdict.add_argument(
+        "--check", action="append", default=[], metavar="CHECK",
+        help="json, json-schema:FILE, regex:PATTERN, ends-with:TEXT, contains:TEXT, max-words:N",
+    )  # fmt: skip
+    verdict.add_argument("--examples", help="where shots come from; default: the other rows of FILE")
+    verdict.add_argument("--repeats", type=int, default=1, help="sampled replies an example, for consistency; 1: none")
+    verdict.add_argument("--limit", type=int, help="the first so many rows")
+    verdict.add_argument("--max-tokens", type=int, default=96)
+    verdict.add_argument("--temperature", type=float, default=0.0)
+    verdict.add_argument("--seed", type=int, default=7)
+    verdict.add_argument(
+        "--answers", metavar="FILE", help="JSON: volume a month, changes (never, monthly, weekly), latency_s, budget"
+    )
+    verdict.add_argument("--prices", metavar="FILE", help="JSON: prices a million tokens, or of the device an hour")
+    verdict.add_argument("--out", metavar="DIR", help="write the report (HTML), the rows (JSONL, CSV) and the record there")
+    verdict.add_argument("--no-forgetting", action="store_true", help="do not measure what tuned sides forgot")
+    verdict.add_argument("--no-losses", action="store_true", help="do not score the references")
+    verdict.add_argument("--name", default="")
+    verdict.add_argument("--base")
+    _mapping(verdict)
+
     verb("status", "the device, who uses it, who waits")
     doctor = verb("doctor", "is everything there? prepares the base")
     doctor.add_argument("--offline", action="store_true", help="fetch nothing")
@@ -125,6 +162,22 @@ def build_parser() -> argparse.ArgumentParser:
     verb("demo", "the built-in story, computed now")
     verb("serve", "open the web app")
     return parser
+
+
+def _race(race: argparse.ArgumentParser) -> None:
+    race.add_argument("file")
+    race.add_argument("--methods", default="", metavar="NAME,NAME", help="default: all there are")
+    budget = race.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, help="of each method; default 20")
+    budget.add_argument("--minutes", type=float, help="that each method may take, by its estimate")
+    race.add_argument("--check", default="", help="how replies are judged, such as json; default: what the shipped set has")
+    race.add_argument("--name", default="")
+    race.add_argument("--objective", default="", help="default: what the file can train")
+    race.add_argument("--base")
+    race.add_argument("--batch-size", type=int, default=8)
+    race.add_argument("--max-tokens", type=int, default=2048)
+    race.add_argument("--seed", type=int, default=7)
+    _mapping(race)
 
 
 def _mapping(parser: argparse.ArgumentParser) -> None:

@@ -56,8 +56,8 @@ def _verb(name: str) -> Callable[[Settings, Any], Outcome]:
     from importlib import import_module
 
     verbs = {
-        "check": "examples", "train": "training", "runs": "training", "adapters": "adapters", "compare": "compare",
-        "replay": "replay", "status": "device", "doctor": "device", "demo": "demo", "serve": "serve",
+        "check": "examples", "train": "training", "runs": "training", "race": "race", "races": "race", "adapters": "adapters", "compare": "compare",
+        "replay": "replay", "verdict": "verdict", "status": "device", "doctor": "device", "demo": "demo", "serve": "serve",
     }  # fmt: skip
     if name not in verbs:
         raise InputError(f"There is no verb {name!r}. There are: {', '.join(verbs)}.")

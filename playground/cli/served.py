@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,8 @@ from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.services.home import WAIT_S, Home, HomeTaken
 from playground.services.replay import Saved
 from playground.services.sides import Side, side_as_json
+from playground.services.verdict_request import VerdictRequest
+from playground.services.verdicts import VerdictView
 from playground.settings import Settings
 
 
@@ -30,6 +33,20 @@ def ask_app(settings: Settings, sides: list[Side], questions: list[str], samplin
 def replay_in_app(settings: Settings, saved: Saved) -> dict[str, Any]:
     """One saved reply again, as ``replay`` gives it. Raises HomeTaken when the owner does not serve."""
     return call(settings, "/internal/replay", {"stamp": saved.stamp, "text": saved.text})
+
+
+def judge_in_app(settings: Settings, request: VerdictRequest) -> Iterator[VerdictView]:
+    """A verdict measured by the app; yields how far it is. Closing it stops the measuring. Raises HomeTaken when the owner does not serve."""
+    id = call(settings, "/internal/verdict", request.as_json())["id"]
+    view = VerdictView(id, request.name, "QUEUED")
+    try:
+        while view.live:
+            view = VerdictView(**call(settings, "/internal/verdict/show", {"id": id}))
+            yield view
+            time.sleep(0.5)
+    finally:
+        if view.live:
+            call(settings, "/internal/verdict/show", {"id": id, "stop": True})
 
 
 def call(settings: Settings, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

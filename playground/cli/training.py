@@ -32,6 +32,7 @@ def train(settings: Settings, options: Any) -> Outcome:
         leave_out=tuple(options.leave_out),
         options=Options(options.rslora, options.pissa, options.layers, options.init_text, options.placement),
         rewards=tuple(options.reward), start=options.start, early_stop=options.early_stop,
+        docs=Path(options.docs) if options.docs else None,
     )  # fmt: skip
     checked = services.data.check(request.file, request.mapping, request.owner)  # a bad file is told before a base is fetched
     services.bases.resolve(progress.base)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from playground.data.example import Checked, Example
 from playground.errors import InputError
 
 WORDS = 90
@@ -15,6 +17,8 @@ WORDS = 90
 MOST = 3
 """Passages that a question is given."""
 LIMIT_BYTES = 20_000_000
+TOKEN = r"(?u)\b\w+\b"
+"""A digit alone is a word too: people ask for ward 7."""
 KINDS = (".txt", ".md", ".markdown", ".rst", ".text")
 
 
@@ -29,7 +33,7 @@ class Documents:
         import bm25s
 
         index = bm25s.BM25()
-        index.index(bm25s.tokenize(list(self.passages), show_progress=False), show_progress=False)
+        index.index(bm25s.tokenize(list(self.passages), token_pattern=TOKEN, show_progress=False), show_progress=False)
         return index
 
     def nearest(self, question: str, most: int = MOST) -> tuple[str, ...]:
@@ -42,7 +46,7 @@ def ranked(index: Any, question: str, count: int) -> list[int]:
     """Places by score, the best first, ties in their order; only those above 0."""
     import bm25s
 
-    words = bm25s.tokenize([question], return_ids=False, show_progress=False)[0]
+    words = bm25s.tokenize([question], token_pattern=TOKEN, return_ids=False, show_progress=False)[0]
     if not words or not count:
         return []
     scores = index.get_scores(words)
@@ -114,6 +118,18 @@ def _cut(paragraph: str, words: int) -> list[str]:
                 held = []
             held += part
     return [*found, " ".join(held)] if held else found
+
+
+def told(checked: Checked, documents: Documents) -> Checked:
+    """The same rows, each question with the passages nearest to it: what a run with documents learns from."""
+    return replace(checked, examples=tuple(told_row(example, documents) for example in checked.examples))
+
+
+def told_row(example: Example, documents: Documents) -> Example:
+    """One row with passages in its last question."""
+    *before, question, answer = example.messages
+    asked = replace(question, content=with_passages(question.content, documents.nearest(question.content)))
+    return replace(example, messages=(*before, asked, answer))
 
 
 def with_passages(question: str, passages: Sequence[str]) -> str:

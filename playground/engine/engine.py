@@ -23,6 +23,7 @@ from playground.engine.lean_path import LeanPath
 from playground.engine.load import Loaded, live_fingerprint, load
 from playground.engine.reference import ReferencePath
 from playground.engine.request import AdapterFile, Row, RowState
+from playground.engine.scoring import Score, ScoreRow, Text, text_of
 from playground.engine.weights import fitted, out_in
 from playground.errors import AdapterError, InputError
 from playground.library.vocabulary import check_vocabulary
@@ -168,6 +169,38 @@ class Engine:
             yield from stream
         finally:
             stream.close()
+
+    # -- scoring -------------------------------------------------------------------------------------------------
+
+    def score(self, rows: Sequence[ScoreRow]) -> list[Score]:
+        """What each row's completion costs, in their order; rows of different adapters are read together, and replies that are being
+        written go on in between.
+
+        Raises InputError for a row with nothing to score, or that does not fit the base's context; AdapterError as ``stream``.
+        """
+        tokenizer = self.loaded.tokenizer
+        texts = [text_of(encode(tokenizer, r.prompt), encode(tokenizer, r.completion), r.adapter, r.divergence) for r in rows]
+        for text in texts:
+            self._scorable(text)
+        with self._lock:
+            needed = {row.adapter for row in rows if row.adapter}
+            for adapter_id in sorted(needed):
+                self._awake(adapter_id, needed)
+            found = self._way.scores(texts)
+            next(found)  # rows hold their adapters from here on
+        try:
+            by_place = dict(one for one in found if one is not None)
+        finally:
+            found.close()
+        return [by_place[place] for place in range(len(texts))]
+
+    def _scorable(self, text: Text) -> None:
+        lead = self._leads.get(text.adapter or "", 0)
+        if text.scored < 1:
+            raise InputError("There is nothing to score: the text holds no token after the first. Write a longer one.")
+        if self._places and lead + len(text.ids) > self._places:
+            before = f", the adapter puts {lead} before it" if lead else ""
+            raise InputError(f"The text is {len(text.ids)} tokens{before}; this base holds {self._places}. Shorten it.")
 
     def _awake(self, adapter_id: str, needed: Collection[str] = ()) -> AdapterFile:
         """An attached adapter, the most recently used one now; read again if it had to leave. needed: those that must not leave

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -95,6 +96,15 @@ class LeanModel:
     ) -> torch.Tensor:
         """Read prompts, or parts of them, for several rows together; returns logits [segments, vocabulary] of each last token.
         embedded: [tokens, hidden] in place of what the tokens' ids stand for."""
+        states = self.states(segments, cache, bank, embedded)
+        ends = list(accumulate(len(segment.ids) for segment in segments))
+        return self.logits(states[[end - 1 for end in ends]])
+
+    @torch.inference_mode()
+    def states(
+        self, segments: Sequence[Segment], cache: RowCache, bank: Bank, embedded: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The same up to the head: what the last layer makes of every token, [tokens, hidden], the segments one after another."""
         ids = torch.tensor([token for segment in segments for token in segment.ids], device=self.device)
         spans, at = [], 0
         for segment in segments:
@@ -148,7 +158,7 @@ class LeanModel:
                 )
                 mixed[begin:end] = got[0].transpose(0, 1)
             x = self._rest(layer, number, x, mixed.flatten(1), apply)
-        return self._logits(x[[end - 1 for _, end in spans]])
+        return x
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int], lengths: Sequence[int], cache: RowCache, bank: Bank) -> torch.Tensor:
@@ -195,7 +205,7 @@ class LeanModel:
             query = q.view(count, self.kv_heads, groups, self.head_dim)
             mixed = functional.scaled_dot_product_attention(query, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask)
             x = self._rest(layer, number, x, mixed.reshape(count, -1), apply)
-        return self._logits(x)
+        return self.logits(x)
 
     def _apply(
         self,
@@ -256,7 +266,8 @@ class LeanModel:
         result: torch.Tensor = apply(4 * number + DOWN, functional.silu(gate).mul_(up), layer.down, None, x)
         return result
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """[tokens, hidden] of ``states`` -> [tokens, vocabulary]."""
         return self.product(functional.rms_norm(x, (x.shape[-1],), self.norm, self.eps), self.head)
 
     def ready_for(self, length: int) -> None:

@@ -9,10 +9,12 @@ import torch
 
 from playground.engine.compute import Compute
 from playground.engine.lean import LeanModel, Segment
+from playground.engine.lean_scoring import scores
 from playground.engine.load import Loaded
 from playground.engine.packed import Packed, pack
 from playground.engine.request import Row, RowState
 from playground.engine.scheduler import Scheduler
+from playground.engine.scoring import Score, Text
 from playground.engine.virtual import VirtualTokens
 from playground.engine.weights import AdapterWeights
 from playground.errors import AdapterError
@@ -107,6 +109,12 @@ class LeanPath:
             yield from ticket
         finally:
             ticket.cancel()
+
+    def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
+        """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters."""
+        adapters = [self._find(text.adapter) if text.adapter else None for text in texts]
+        yield None
+        yield from scores(self.model, self._compute, texts, adapters)
 
     def _find(self, adapter_id: str) -> Packed:
         if adapter_id not in self._packed:

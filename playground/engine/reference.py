@@ -21,7 +21,10 @@ import torch
 from playground.engine.compute import Compute
 from playground.engine.load import Loaded
 from playground.engine.padded import Padded, padded
+from playground.engine.reference_batch import Batch
+from playground.engine.reference_scoring import scores
 from playground.engine.request import Row, RowState
+from playground.engine.scoring import Score, Text
 from playground.engine.slots import ActiveRows, SlottedLinear
 from playground.engine.virtual import NOTHING, Start, VirtualTokens
 from playground.engine.weights import AdapterWeights, out_in
@@ -35,7 +38,7 @@ class ReferencePath:
     def __init__(self, loaded: Loaded, ends: frozenset[int], compute: Compute) -> None:
         """On the computing thread."""
         self._compute = compute
-        self._loaded, self._ends = loaded, ends
+        self.loaded, self._ends = loaded, ends
         self.lock = threading.RLock()
         self._active = ActiveRows()
         self._linears: dict[str, SlottedLinear] = {}
@@ -50,9 +53,9 @@ class ReferencePath:
         self._asked = set(inspect.signature(loaded.model.forward).parameters)
         if "past_key_values" not in self._asked:
             raise BaseUnavailableError(f"{loaded.model.config.model_type} models keep no keys and values. Choose another base.")
-        self._turn = _turn(loaded.model.config.get_text_config())
+        self.turn = _turn(loaded.model.config.get_text_config())
         self._windowed = any(getattr(layer, "is_sliding", False) for layer in self.new_cache().layers)
-        self._pad = _pad_id(loaded)
+        self.pad = _pad_id(loaded)
 
     @property
     def adapter_bytes(self) -> int:
@@ -100,7 +103,7 @@ class ReferencePath:
             self._clear(self._slots.pop(adapter_id, None))
 
     def _start(self, adapter_id: str, virtual: VirtualTokens) -> Start:
-        loaded = self._loaded
+        loaded = self.loaded
         if not virtual.prefix:
             hidden = int(loaded.model.get_input_embeddings().weight.shape[-1])
             if "inputs_embeds" not in self._asked:
@@ -118,8 +121,8 @@ class ReferencePath:
 
     def _kept_shapes(self) -> list[tuple[int, int] | None]:
         """(heads, width) of the keys that each layer keeps, None where it keeps no keys and values: one token is read to see them."""
-        cache, one = self.new_cache(), torch.zeros((1, 1), dtype=torch.long, device=self._loaded.device)
-        self._forward(Padded(one, None, torch.ones_like(one), one, cache), torch.zeros_like(one[0]))
+        cache, one = self.new_cache(), torch.zeros((1, 1), dtype=torch.long, device=self.loaded.device)
+        self.forward(Padded(one, None, torch.ones_like(one), one, cache), torch.zeros_like(one[0]))
         found = []
         for layer in cache.layers:
             keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
@@ -129,41 +132,37 @@ class ReferencePath:
 
     def switch_ms(self, adapter_id: str) -> float:
         started = time.perf_counter()
-        torch.tensor([self._slot(adapter_id)], device=self._loaded.device)
+        torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
         return (time.perf_counter() - started) * 1000
 
     def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> torch.Tensor:
         """Logits [prompts, vocabulary] of each prompt's last token."""
 
         def work() -> torch.Tensor:
-            slot = torch.tensor([self._slot(adapter_id)], device=self._loaded.device)
+            slot = torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
             start = self._starts[adapter_id] if adapter_id else NOTHING
-            return torch.stack([self._forward(self.begun([prompt], [start]), slot)[0] for prompt in prompts])
+            return torch.stack([self.forward(self.begun([prompt], [start]), slot)[0] for prompt in prompts])
 
         return self._compute.run(work)
 
     def begun(self, texts: Sequence[Sequence[int]], starts: Sequence[Start]) -> Padded:
         """Rows that have read nothing yet."""
         with torch.inference_mode():
-            return padded(self._loaded.model, self.new_cache(), texts, starts, self._pad)
+            return padded(self.loaded.model, self.new_cache(), texts, starts, self.pad)
 
     def new_cache(self) -> Any:
         from transformers import DynamicCache
 
-        return DynamicCache(config=self._loaded.model.config)
+        return DynamicCache(config=self.loaded.model.config)
 
     def stream(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Generator[list[RowState], None, None]:
         """Every row's state after each step."""
-        with self.lock:
-            slots = [self._slot(row.adapter) for row in rows]
-            starts = [self._starts[row.adapter] if row.adapter else NOTHING for row in rows]
-            for slot in slots:
-                self._users[slot] = self._users.get(slot, 0) + 1
+        slots, starts = self._held([row.adapter for row in rows])
         try:
             started = time.perf_counter()
-            writers = [Writer(row, prompt, self._loaded.tokenizer, self._ends) for row, prompt in zip(rows, prompts, strict=True)]
+            writers = [Writer(row, prompt, self.loaded.tokenizer, self._ends) for row, prompt in zip(rows, prompts, strict=True)]
             batches = [
-                _Batch(
+                Batch(
                     self,
                     [writers[i] for i in part],
                     [prompts[i] for i in part],
@@ -181,6 +180,42 @@ class ReferencePath:
                 yield [replace(writer.state) for writer in writers]
         finally:
             self._compute.run(lambda: self._leave(slots))
+
+    def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
+        """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters."""
+        slots, starts = self._held([text.adapter for text in texts])
+        try:
+            yield None
+            yield from scores(self._scored, texts, slots, starts, self._alone)
+        finally:
+            self._compute.run(lambda: self._leave(slots))
+
+    def _scored(
+        self, ids: Sequence[Sequence[int]], starts: Sequence[Start], slots: Sequence[int], columns: tuple[int, int]
+    ) -> torch.Tensor:
+        def work() -> torch.Tensor:
+            given = self.begun(ids, starts)
+            length = given.ids.shape[1]
+            first, last = max(0, length - columns[0]), length - columns[1]
+            device = self.loaded.device
+            logits = self._columns(given, torch.tensor(list(slots), device=device), torch.arange(first, last, device=device))
+            return logits if "logits_to_keep" in self._asked else logits[:, first:last]
+
+        return self._compute.run(work)
+
+    def _alone(self, text: Text, start: Start) -> bool:
+        """As with rows that are written: ``_parts``."""
+        length = start.read + start.held + len(text.ids)
+        return (self.turn is not None and length > self.turn) or (self._windowed and start.held > 0)
+
+    def _held(self, adapters: Sequence[str | None]) -> tuple[list[int], list[Start]]:
+        """Each row's slot and what stands before its text, which stay until ``_leave``."""
+        with self.lock:
+            slots = [self._slot(name) for name in adapters]
+            starts = [self._starts[name] if name else NOTHING for name in adapters]
+            for slot in slots:
+                self._users[slot] = self._users.get(slot, 0) + 1
+        return slots, starts
 
     def _leave(self, slots: Sequence[int]) -> None:
         with self.lock:
@@ -215,74 +250,36 @@ class ReferencePath:
         alone = []
         for i, (row, prompt, start) in enumerate(zip(rows, prompts, starts, strict=True)):
             length = start.read + start.held + len(prompt) + row.sampling.max_tokens
-            if (self._turn is not None and length > self._turn) or (self._windowed and start.held):
+            if (self.turn is not None and length > self.turn) or (self._windowed and start.held):
                 alone.append(i)
         together = [i for i in range(len(rows)) if i not in alone]
         return [part for part in (together, *([i] for i in alone)) if part]
 
-    def _forward(self, given: Padded, slots: torch.Tensor) -> torch.Tensor:
+    def forward(self, given: Padded, slots: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocabulary] of the last position; extends the cache in place."""
+        return self._columns(given, slots, 1)[:, -1]
+
+    def _columns(self, given: Padded, slots: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
+        """Logits [rows, columns, vocabulary] of the last ``keep`` columns, or of those that it names (all, where the family names
+        none)."""
         numbers = tuple(slots.tolist())
         self._active.slots = slots if any(numbers) else None
         self._active.numbers, self._active.tokens = numbers, given.ids.numel()
         try:
             with torch.inference_mode():
-                extra = {"position_ids": given.positions, "logits_to_keep": 1}
+                extra = {"position_ids": given.positions, "logits_to_keep": keep}
                 read = {"input_ids": given.ids} if given.embedded is None else {"inputs_embeds": given.embedded}
-                out = self._loaded.model(
+                out = self.loaded.model(
                     **read,
                     attention_mask=given.mask,
                     past_key_values=given.cache,
                     use_cache=True,
                     **{name: value for name, value in extra.items() if name in self._asked},
                 )
-            logits: torch.Tensor = out.logits[:, -1]
+            logits: torch.Tensor = out.logits
             return logits
         finally:
             self._active.slots = None
-
-
-class _Batch:
-    """Rows under way together, with their shared cache. ``live``: writers that are not done; ``_rows``: writers that the cache holds."""
-
-    def __init__(
-        self,
-        path: ReferencePath,
-        writers: Sequence[Writer],
-        prompts: Sequence[Sequence[int]],
-        slots: Sequence[int],
-        starts: Sequence[Start],
-        started: float,
-    ) -> None:
-        self._path, self._writers, self._prompts, self._starts, self._started = path, list(writers), prompts, starts, started
-        self.live, self._rows = list(range(len(writers))), list(range(len(writers)))
-        self._slots = torch.tensor(list(slots), device=path._loaded.device)
-        self._given: Padded | None = None
-
-    def step(self) -> None:
-        """One forward pass, one token for every live row; rows that are done leave."""
-        given = self._given
-        if given is None:
-            given = self._path.begun(self._prompts, self._starts)
-        elif int(given.positions[0, -1]) == self._path._turn:  # a row that goes alone: its cache is made anew
-            given = self._path.begun([[*self._prompts[0], *self._writers[0].tokens]], self._starts)
-        logits = self._path._forward(given, self._slots)
-        now = time.perf_counter() - self._started
-        for place, index in enumerate(self._rows):
-            if index in self.live:
-                self._writers[index].take(logits[place], now)
-        self.live = [index for index in self.live if not self._writers[index].state.finish]
-        stay = [place for place, index in enumerate(self._rows) if index in self.live]
-        mask, positions = given.mask, given.positions
-        if 0 < len(stay) < len(self._rows) and all(hasattr(layer, "batch_select_indices") for layer in given.cache.layers):
-            keep = torch.tensor(stay, dtype=torch.long, device=mask.device)
-            mask, positions, self._slots = mask[keep], positions[keep], self._slots[keep]
-            given.cache.batch_select_indices(keep)
-            self._rows = list(self.live)
-        if self.live:  # where the cache cannot let go of a row, one that is done goes along on its last token
-            last = [(self._writers[index].tokens or [self._path._pad])[-1] for index in self._rows]
-            ids = torch.tensor(last, device=mask.device)[:, None]
-            self._given = Padded(ids, None, torch.cat([mask, torch.ones_like(ids)], dim=1), positions[:, -1:] + 1, given.cache)
 
 
 def _turn(config: Any) -> int | None:

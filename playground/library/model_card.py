@@ -111,7 +111,7 @@ def _facts(run: Mapping[str, Any]) -> list[str]:
 def _course(run: Mapping[str, Any]) -> list[str]:
     """Both losses by step, where they were measured: the steps at which held-out rows were scored, else some of training's."""
     curve = plain_curve(run.get("curve"))
-    held, training = (dict(map(tuple, curve.get(name, []))) for name in ("held_out", "training"))
+    held, training = ({point[0]: point[1] for point in curve.get(name, [])} for name in ("held_out", "training"))
     steps = sorted(held) or sorted(training)[:: max(1, len(training) // 8)]
     if not steps:
         return []

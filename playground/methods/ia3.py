@@ -50,7 +50,8 @@ METHODS = [
         ),
         paper="Liu et al. 2022, arXiv:2205.05638",
         order=4,
-        rates=(3e-2, 2e-2, 1e-2, 5e-3),
+        # Held-out loss on hospital_reports after 24 steps of 2 rows, SmolLM2-135M: 6e-2 0.37, 2e-2 0.50.
+        rates=(8e-2, 6e-2, 1e-2, 5e-3),
         rank=None,
         saves=ia3_tensors,
         peft_config=ia3_config,

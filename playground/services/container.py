@@ -8,6 +8,7 @@ from playground.gpu.zero import Wrap
 from playground.library.adapters import AdapterLibrary
 from playground.services import processes
 from playground.services.adapters import AdapterService
+from playground.services.answering import Answering
 from playground.services.bases import BaseService
 from playground.services.batches import Batches
 from playground.services.cleaning import Cleaner
@@ -16,15 +17,21 @@ from playground.services.completion import CompletionService
 from playground.services.data import DataService
 from playground.services.demo import DemoService
 from playground.services.exporting import Exporter
+from playground.services.forgetting import ForgettingService
 from playground.services.learning import Learning
+from playground.services.pushing import Pusher
 from playground.services.quota import Quota
+from playground.services.race import RaceService
+from playground.services.race_measuring import Measuring
 from playground.services.replay import ReplayService
 from playground.services.residents import Residents
+from playground.services.scoring import ScoringService
 from playground.services.sessions import Sessions
 from playground.services.status import DeviceService
 from playground.services.storage import StorageService
 from playground.services.store import RunStore
 from playground.services.training import TrainingService
+from playground.services.verdicts import VerdictService
 from playground.services.zero import ZeroRunner
 from playground.settings import Settings
 
@@ -49,22 +56,30 @@ class Services:
         self.residents = Residents(self.manager, self.bases)
         self.data = DataService(settings, self.bases.tokenizer, self.quota)
         self.adapters = AdapterService(settings, self.bases, self.residents, library, self.quota, Learning(settings, store))
+        self.pusher = Pusher(self.adapters)
         self.exporter = Exporter(settings, self.manager, self.bases, self.adapters)
         self.training = TrainingService(
             settings, self.manager, self.bases, self.data, quota=self.quota, workers=self.zero or processes
         )
         self.batches = Batches(self.manager, self.bases, self.residents, self.zero)
+        self.scoring = ScoringService(self.manager, self.bases, self.residents)
+        self.forgetting = ForgettingService(self.bases, self.batches, self.scoring)
         self.compare = CompareService(self.bases, self.data, self.adapters, self.residents, self.batches)
         self.completion = CompletionService(settings, self.manager, self.bases, self.adapters, self.batches)
         self.replay = ReplayService(self.bases, self.adapters, self.batches)
+        measuring = Measuring(self.bases, self.data, self.batches, self.forgetting)
+        self.race = RaceService(settings, self.training, self.data, self.adapters, measuring)
+        answering = Answering(self.bases, self.data, self.adapters, self.batches, self.scoring)
+        self.verdicts = VerdictService(settings, self.bases, self.data, self.adapters, answering, self.forgetting)
         self.demo = DemoService(self.data, self.training, self.compare)
         self.device = DeviceService(self.manager, self.bases, self.training, settings.shared)
-        self.storage = StorageService(settings, self.bases, self.adapters, self.training, self.demo, self.sessions)
+        self.storage = StorageService(settings, self.bases, self.adapters, self.training, self.demo, self.sessions, self.verdicts)
         self.cleaner = Cleaner(settings, self.storage, self.sessions)
 
     def start(self) -> None:
         """Prepare the base and look after runs, in the background. For the one process that owns the home."""
         self.training.start_supervisor()
+        self.race.start_measuring()
         self.bases.start()
         self.cleaner.start()
 
@@ -76,6 +91,7 @@ class Services:
 
     def close(self) -> None:
         self.cleaner.close()
+        self.race.close()
         self.training.close()
 
 

@@ -19,6 +19,7 @@ from playground.data.example import Checked
 from playground.data.files import gather, read_files
 from playground.data.lengths import TokenReport
 from playground.data.measure import token_report
+from playground.data.passages import Documents, read_documents, told
 from playground.data.pasted import pasted_kind
 from playground.data.progress import Tell
 from playground.data.read import MEBI, read_records
@@ -26,7 +27,6 @@ from playground.data.render import LAST
 from playground.data.seen import Seen, seen
 from playground.data.split import TEST
 from playground.errors import InputError, NotFoundError
-from playground.data.passages import Documents, read_documents
 from playground.services.incoming import handed_over
 from playground.services.quota import Quota
 from playground.services.sessions import LOCAL
@@ -98,6 +98,13 @@ class DataService:
         path = self._readable(Path(path), owner)
         found: Documents = self._cached(("documents", *_identity(path)), lambda: read_documents(path))
         return found
+
+    def told(self, checked: Checked, path: Path, owner: str = "") -> Checked:
+        """The same rows with the nearest passages of ``path`` in every question. Raises what ``documents`` does."""
+        documents = self.documents(path, owner)
+        found, *_ = self._cached(("told", id(checked), id(documents)), lambda: (told(checked, documents), checked, documents))
+        rows: Checked = found
+        return rows
 
     def columns(self, path: Path, owner: str = "") -> tuple[str, ...]:
         """The names to choose from where their meaning cannot be told. Raises what ``check`` does."""

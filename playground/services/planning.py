@@ -58,6 +58,7 @@ class TrainRequest:
     options: what the method is told beyond rank and learning rate.
     rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a new one.
     early_stop: end after so many checkpoints without a better held-out loss, 0 = never.
+    docs: a text whose nearest passages are put into every question.
     """
 
     file: Path
@@ -85,6 +86,7 @@ class TrainRequest:
     rewards: tuple[str, ...] = ()
     start: str = ""
     early_stop: int = 0
+    docs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,10 @@ class Planner:
             raise InputError(f"The base in use is {self._bases.spec}. Choose {request.base} as the base first.")
         checked = self._data.check(request.file, request.mapping, request.owner)
         objective = _objective(request, checked)
+        if request.docs is not None:
+            if objective != "sft":
+                raise InputError(f"Documents are read with requests and answers (sft); {objective} takes none. Leave them out.")
+            checked = self._data.told(checked, request.docs, request.owner)
         check_pair(method.name, objective)
         library = AdapterLibrary(self._settings.adapters_dir, self._settings.shipped_adapters_dir)
         mine = (request.owner, self._settings.shared)

@@ -18,11 +18,20 @@ from playground.services.sessions import LOCAL, Sessions
 from playground.services.sizes import bytes_in
 from playground.services.store import ENDED
 from playground.services.training import TrainingService
+from playground.services.verdicts import VerdictService
 from playground.settings import Settings
 from playground.training.spec import RunSpec
 
-BASE, ADAPTER, RUN, CHECKPOINTS, UPLOAD, PASSING = "base", "adapter", "run", "checkpoints", "upload", "passing"
-KINDS = (BASE, ADAPTER, RUN, CHECKPOINTS, UPLOAD, PASSING)
+BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, UPLOAD, PASSING = (
+    "base",
+    "adapter",
+    "run",
+    "checkpoints",
+    "verdict",
+    "upload",
+    "passing",
+)
+KINDS = (BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, UPLOAD, PASSING)
 """Checkpoints are those of runs that have ended: a failed or cancelled one can go on from them. Passing: files on their way in or
 out of the page, which go by themselves."""
 STOP_WAIT_S = 12.0
@@ -62,10 +71,10 @@ class StorageService:
 
     def __init__(
         self, settings: Settings, bases: BaseService, adapters: AdapterService, training: TrainingService, demo: DemoService,
-        sessions: Sessions, wait: Callable[[float], None] = time.sleep,
+        sessions: Sessions, verdicts: VerdictService, wait: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._settings, self._bases, self._adapters, self._training = settings, bases, adapters, training
-        self._demo, self._sessions, self._wait = demo, sessions, wait
+        self._demo, self._sessions, self._verdicts, self._wait = demo, sessions, verdicts, wait
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -76,6 +85,7 @@ class StorageService:
             *(self._base_items() if everything else ()),
             *self._adapter_items(owner),
             *self._run_items(owner),
+            *self._verdict_items(owner),
             *self._upload_items(self._uploaders() if everything else [owner]),
             *(self._passing_items() if everything else ()),
         ]
@@ -90,7 +100,7 @@ class StorageService:
     def folders(self) -> dict[str, int]:
         """Bytes below each of the home's folders, whoever they belong to."""
         home = self._settings.home
-        there = {name: bytes_in(home / name) for name in ("bases", "adapters", "runs", "uploads", "exports")}
+        there = {name: bytes_in(home / name) for name in ("bases", "adapters", "runs", "verdicts", "uploads", "exports")}
         return {name: held for name, held in there.items() if held}
 
     def free_bytes(self) -> int:
@@ -154,7 +164,8 @@ class StorageService:
     def owners(self) -> set[str]:
         """Every visitor who has something here."""
         runs = {row.owner for row in self._training.store.all()}
-        return (runs | set(self._uploaders()) | self._adapters.library.owners()) - {LOCAL}
+        judged = {state.owner for state in self._verdicts.files.all()}
+        return (runs | judged | set(self._uploaders()) | self._adapters.library.owners()) - {LOCAL}
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -186,6 +197,8 @@ class StorageService:
             self._training.remove(item.id, owner)
         elif item.kind == CHECKPOINTS:
             shutil.rmtree(settings.runs_dir / item.id / "checkpoints", ignore_errors=True)
+        elif item.kind == VERDICT:
+            self._verdicts.remove(item.id, owner)
         elif item.kind == BASE:
             shutil.rmtree(settings.bases_dir / item.id, ignore_errors=True)
         elif item.kind == UPLOAD:
@@ -223,6 +236,12 @@ class StorageService:
             if checkpoints:
                 found.append(Item(CHECKPOINTS, view.run, f"Checkpoints of {view.name}", checkpoints, view.created_s, stays))
         return found
+
+    def _verdict_items(self, owner: str) -> list[Item]:
+        return [
+            Item(VERDICT, view.id, view.name, bytes_in(self._verdicts.files.folder(view.id)), view.created_s)
+            for view in self._verdicts.views(owner)
+        ]
 
     def _upload_items(self, owners: Iterable[str]) -> list[Item]:
         found = []

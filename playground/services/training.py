@@ -6,6 +6,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from playground.errors import BusyError, DiskFullError, InputError, NotFoundError
@@ -92,6 +93,8 @@ class TrainingService:
             run_dir.mkdir(parents=True)
             file = _copied(Path(request.file), run_dir)
             spec = self._planner.spec(request, plan, run, file, now)
+            if request.docs is not None:
+                spec = replace(spec, docs=request.docs.name, docs_path=str(_copied(request.docs, run_dir, "documents")))
             spec.write(run_dir)
             if spec.limit_memory_bytes:
                 (run_dir / processes.LEAN).touch()
@@ -216,8 +219,8 @@ class TrainingService:
         return found
 
 
-def _copied(file: Path, run_dir: Path) -> Path:
-    """A run's own copy of its examples: one file, or the folder of several."""
+def _copied(file: Path, run_dir: Path, name: str = "examples") -> Path:
+    """A run's own copy of its examples or documents: one file, or the folder of several."""
     if file.is_dir():
-        return Path(shutil.copytree(file, run_dir / "examples"))
-    return Path(shutil.copyfile(file, run_dir / f"examples{''.join(file.suffixes[-2:])[-16:]}"))
+        return Path(shutil.copytree(file, run_dir / name))
+    return Path(shutil.copyfile(file, run_dir / f"{name}{''.join(file.suffixes[-2:])[-16:]}"))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from playground.data.example import Checked, Example, Passage
 from playground.data.pack import pack
+from playground.data.passages import read_documents, told_row
 from playground.data.split import part, row_hash, split
 from playground.errors import InputError, RunFailedError
 from playground.methods import get_method
@@ -40,11 +42,13 @@ def prepare(spec: RunSpec, checked: Checked, tokenizer: Any) -> Material:
     if checked.objective not in holds:
         kind, needs = checked.objective.replace("_", " "), " or ".join(holds).replace("_", " ")
         raise RunFailedError(f"{spec.data} holds {kind} rows; {spec.objective} needs {needs} rows.")
+    documents = read_documents(Path(spec.docs_path)) if spec.docs_path else None
     left_out = set(spec.left_out)
     usable: list[Source] = [row for row in checked.usable if row.row not in left_out]
     made: dict[int, list[Row]] = {}
     if spec.objective != "pretrain":
-        made = _made(tokenizer, usable, spec)
+        asked = [told_row(row, documents) if documents and isinstance(row, Example) else row for row in usable]
+        made = _made(tokenizer, asked, spec)
         usable = [row for row in usable if row.row in made]
     if not usable:
         raise RunFailedError(f"No row of {spec.data} fits {spec.max_tokens} tokens. Raise the limit or shorten the answers.")

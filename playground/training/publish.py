@@ -19,7 +19,7 @@ from playground.training.spec import RunSpec
 
 PRIVATE = (
     "base_path", "file", "adapters_dir", "shipped_dir", "limit_bytes", "limit_memory_bytes", "disk_bytes", "estimated_seconds",
-    "rows", "tokens_p95", "answer_max", "start_path", "reward_files",
+    "rows", "tokens_p95", "answer_max", "start_path", "reward_files", "docs_path",
 )  # fmt: skip
 """What an adapter's run.json does not repeat: paths on this machine, and what only the plan was made from."""
 

@@ -48,6 +48,7 @@ class RunSpec:
     rewards: what ``grpo`` is rewarded by: checks, and ``model=ID`` for a reward model. reward_files: the paths these name, by reward.
     start, start_path: the adapter whose weights the run begins with, "" = a new one.
     early_stop: end after so many checkpoints without a better held-out loss, 0 = never.
+    docs: name of the documents whose passages stand in every question, "" = none; docs_path: the run's copy of them.
     """
 
     run: str
@@ -87,6 +88,8 @@ class RunSpec:
     start: str = ""
     start_path: str = ""
     early_stop: int = 0
+    docs: str = ""
+    docs_path: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 

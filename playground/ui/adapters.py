@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import blend, chat, html, library, words
+from playground.ui import blend, chat, html, library, push, words
 from playground.ui.runs import PICK_JS
 from playground.ui.transcript import Log
 from playground.ui.wiring import QUIET, bind, bind_pick, bind_stream, hidden_slot
@@ -56,6 +56,7 @@ class AdaptersTab:
     send: gr.Button
     stop: gr.Button
     base: gr.Button
+    push: push.PushView
 
 
 def build() -> AdaptersTab:
@@ -89,6 +90,7 @@ def build() -> AdaptersTab:
             with gr.Row(elem_classes="acts"):
                 parts["upload"] = gr.UploadButton("Import a PEFT folder's files, or its zip", size="sm", file_count="multiple")
             parts |= _blend()
+            parts["push"] = push.build()
         with gr.Column(scale=5, min_width=300, elem_classes="card rail one-pane"):
             parts["title"] = gr.HTML(html.heading(f"Chat with {words.BASE_LABEL}"))
             parts["chat"] = gr.Chatbot(
@@ -126,6 +128,7 @@ def _blend() -> dict[str, Any]:
 
 def wire(services: Any, tab: AdaptersTab) -> None:
     _wire_blend(services, tab)
+    push.wire(services, tab.push, tab.chosen)
     picked = tab.listing.pick(
         bind_pick(services, library.pick),
         [tab.chosen, tab.active],

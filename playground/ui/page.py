@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import adapters, asking, compare, demo, header, runs, sidebar, storage, story, theme, train, watch, words
+from playground.ui import adapters, asking, compare, demo, header, race, runs, sidebar, storage, story, theme, train, watch, words
 from playground.ui.watch import Memo
 from playground.ui.wiring import QUIET, Visitor, bind
 
@@ -92,6 +92,8 @@ def _wire(
     page.load(bind(services, story.opening), training.uploaded, compare.opening_outputs(sides), **QUIET).then(
         bind(services, watch.tick), watched, drawn, **QUIET
     )
+    raced = training.race
+    page.load(bind(services, race.opened), [raced.race, raced.sent, raced.which], [raced.fold, *raced.shown], **QUIET)
     page.load(bind(services, sidebar.choices), None, device.choices, **QUIET)
     page.load(open_panel, width, device.panel, js="() => [window.innerWidth]", **QUIET)
 
@@ -109,6 +111,7 @@ def _cross(
     training.compare.click(bind(services, runs.adapter_of), training.followed, made, **QUIET).then(
         bind(services, story.use_as_side), [made, *used_with], used, **QUIET
     )
+    race.wire_side(services, training.race, used_with, used)
     library.use.click(bind(services, story.use_as_side), [library.chosen, *used_with], used, **QUIET)
     training.uploaded.change(
         bind(services, story.sources), training.uploaded, [view.source for view in sides.sides.values()], **QUIET

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.services.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, RUN, UPLOAD
+from playground.services.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, RUN, UPLOAD, VERDICT
 from playground.ui import html
 from playground.ui.failure import card
 from playground.ui.figures import plural, size
@@ -16,21 +16,22 @@ from playground.ui.runs import PICK_JS
 from playground.ui.wiring import QUIET, Visitor, bind, bind_pick, hidden_slot, slot
 
 TITLES = {
-    BASE: "Bases", ADAPTER: "Adapters", RUN: "Runs", CHECKPOINTS: "Checkpoints of ended runs", UPLOAD: "Uploads", PASSING: "Passing through",
+    BASE: "Bases", ADAPTER: "Adapters", RUN: "Runs", CHECKPOINTS: "Checkpoints of ended runs", VERDICT: "Verdicts", UPLOAD: "Uploads", PASSING: "Passing through",
 }  # fmt: skip
 NOUNS = {
-    BASE: "base", ADAPTER: "adapter", RUN: "run", CHECKPOINTS: "checkpoint folder", UPLOAD: "upload", PASSING: "folder of passing files",
+    BASE: "base", ADAPTER: "adapter", RUN: "run", CHECKPOINTS: "checkpoint folder", VERDICT: "verdict", UPLOAD: "upload", PASSING: "folder of passing files",
 }  # fmt: skip
 NOUNS_MANY = {PASSING: "folders of passing files"}
 ALL_OF = {
     BASE: "Remove those not in use", ADAPTER: "Delete all adapters", RUN: "Remove ended runs", CHECKPOINTS: "Free checkpoints of ended runs",
-    UPLOAD: "Remove uploads", PASSING: "Remove them now",
+    VERDICT: "Delete all verdicts", UPLOAD: "Remove uploads", PASSING: "Remove them now",
 }  # fmt: skip
 CONSEQUENCES = {
     BASE: "A base is fetched and converted anew when it is next chosen.",
     ADAPTER: "Its files go for good; a run can make it again.",
     RUN: "The curve and the log go for good; the adapter it made stays.",
     CHECKPOINTS: "A failed or cancelled run can then not go on from where it stopped.",
+    VERDICT: "Its figures and replies go for good; it can be measured anew.",
     UPLOAD: "Runs keep the copy they train on.",
     PASSING: "A download that has not begun has to be packed again.",
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import curves, edit, examples, examples_card, form, html, plan, recipe, rows, runs, seen, words
+from playground.ui import curves, edit, examples, examples_card, form, html, plan, race, recipe, rows, runs, seen, words
 from playground.ui.source import Source
 from playground.ui.wiring import QUIET, bind, bind_pick, bind_stream, hidden_slot
 
@@ -65,6 +65,7 @@ class TrainTab:
     settings: list[gr.Number]
     options: list[Any]
     aims: list[Any]
+    race: race.RaceFold
     recipe: gr.Accordion
     form: gr.Radio
     code: gr.Code
@@ -148,6 +149,7 @@ def build(services: Any) -> TrainTab:
                 parts |= form.settings(methods[0], offered[0].steps)
                 parts["aims"] = [*aims, parts.pop("early_stop")]
                 parts |= form.take_away()
+            parts["race"] = race.build()
         with gr.Column(scale=5, min_width=300, elem_classes="rail"):
             with gr.Column(elem_classes="card plan-card"):
                 gr.HTML(html.heading("This run"))
@@ -248,6 +250,7 @@ def wire(services: Any, tab: TrainTab) -> None:
         bind(services, runs.show), tab.followed, tab.run_outputs, **QUIET
     )
     curves.wire(services, tab.curves, tab.followed)
+    race.wire(services, tab.race, tab.source, tab.settings[3:6])
     tab.listing.pick(bind_pick(services, runs.follow), None, tab.run_outputs, **QUIET)
     asking = [tab.cancel, tab.question]
     tab.cancel.click(lambda: [gr.update(visible=False), gr.update(visible=True)], None, asking, **QUIET)

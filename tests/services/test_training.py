@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from playground.data.split import row_hash
 from playground.errors import InputError, NotFoundError
 from playground.services.container import Services
 from playground.services.processes import is_alive, worker_environment
@@ -120,3 +122,22 @@ def test_a_worker_inherits_no_secret() -> None:
     env = worker_environment({"PATH": "/bin", "HF_TOKEN": "x", "PLAYGROUND_API_TOKEN": "y", "AWS_SECRET_ACCESS_KEY": "z"})
     assert "x" not in env.values()
     assert not {"HF_TOKEN", "PLAYGROUND_API_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(env)
+
+
+def test_a_run_learns_with_passages_in_its_questions(services: Services, rows_file: Path, tmp_path: Path, until: Until) -> None:
+    (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.")
+    request = TrainRequest(rows_file, "told", steps=2, batch_size=4, docs=tmp_path / "docs.md")
+    plain, plan = services.training.plan(replace(request, docs=None)), services.training.plan(request)
+    assert plan.memory_bytes > plain.memory_bytes, "longer rows are counted"
+    assert (plan.rows, plan.test_rows) == (plain.rows, plain.test_rows)
+    run = services.training.start(request)
+    (tmp_path / "docs.md").unlink()
+    view = until(lambda: services.training.show(run), lambda view: view.state in ("DONE", "FAILED"))
+    assert view.state == "DONE", view.error
+    record = json.loads((services.settings.adapters_dir / str(view.adapter) / "run.json").read_text())
+    assert record["docs"] == "docs.md"
+    assert "docs_path" not in record
+    checked = services.data.check(rows_file)
+    assert set(record["row_hashes"]) <= {row_hash(row) for row in checked.examples}, "known again without the passages"
+    with pytest.raises(InputError, match="There is no file"):
+        services.training.plan(replace(request, docs=tmp_path / "docs.md"))

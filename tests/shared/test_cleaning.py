@@ -37,7 +37,9 @@ def storage_of(services: Services, sessions: Sessions, waits: list[float] | None
         if waits is not None:
             waits.append(seconds)
 
-    return StorageService(services.settings, services.bases, services.adapters, services.training, services.demo, sessions, wait)
+    return StorageService(
+        services.settings, services.bases, services.adapters, services.training, services.demo, sessions, services.verdicts, wait
+    )
 
 
 @pytest.fixture

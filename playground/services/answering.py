@@ -1,0 +1,207 @@
+"""Every side's answer to every example, in batches through the engine, example by example so that what is there can be compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from playground.data.example import Example, Message
+from playground.data.passages import Documents
+from playground.data.render import render_prompt
+from playground.data.split import part, split
+from playground.engine.request import Sampling
+from playground.errors import InputError, PlaygroundError
+from playground.evaluation.scored import Answered
+from playground.library.card import AdapterCard
+from playground.services.adapters import AdapterService
+from playground.services.bases import BaseService
+from playground.services.batches import Asked, Batches, Written
+from playground.services.data import DataService
+from playground.services.scoring import ScoringService, ToScore
+from playground.services.sides import Side, Turn, conversation, passages_for
+from playground.services.verdict_request import VerdictRequest
+
+TOGETHER = 16
+"""Rows of one batch: more gain little on a processor, and each needs its own keys and values."""
+TIMED = 3
+"""Examples that are asked again one by one, for what an answer takes when nobody else asks."""
+NO_ANSWER = "The answers are none: this file holds raw text. A verdict needs rows with a request and an answer."
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example for one side. prompt: rendered; messages: what it was rendered from."""
+
+    example: Example
+    side: Side
+    card: AdapterCard | None
+    prompt: str
+    messages: tuple[Message, ...]
+    passages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """phase: what is done, in words. done, of: replies (or texts scored). answers: those that are new since the last time."""
+
+    phase: str
+    done: int
+    of: int
+    answers: tuple[Answered, ...] = ()
+    waiting: str = ""
+
+
+class Answering:
+    """Prepares and runs what a verdict asks for; keeps nothing."""
+
+    def __init__(
+        self, bases: BaseService, data: DataService, adapters: AdapterService, batches: Batches, scoring: ScoringService
+    ) -> None:
+        self._bases, self._data, self._adapters = bases, data, adapters
+        self._batches, self._scoring = batches, scoring
+
+    def examples(self, request: VerdictRequest) -> list[Example]:
+        """The rows to judge by. Raises InputError when there are none."""
+        checked = self._data.check(request.file, request.mapping, request.owner)
+        rows = part(checked.examples, request.rows) if request.rows is not None else list(checked.examples)
+        if not checked.examples:
+            raise InputError(NO_ANSWER)
+        if not rows:
+            raise InputError("No row is left to judge by. Choose another part, or a file with more rows.")
+        return rows[: request.limit]
+
+    def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
+        """Whose weights answer, by side. Raises NotFoundError, and InputError for what cannot answer."""
+        found = [None if side.model == "base" else self._adapters.get(side.model, request.owner) for side in request.sides]
+        rows = {row.card.id: row for row in self._adapters.list(request.owner)}
+        for card in found:
+            if card is not None and card.id in rows and not rows[card.id].usable:
+                raise InputError(f"{card.name} cannot be a side: {rows[card.id].reason}.")
+        return found
+
+    def prepare(self, request: VerdictRequest) -> list[Item]:
+        """All items, an example's sides one after another. Raises InputError, NotFoundError."""
+        examples, cards, tokenizer = self.examples(request), self.cards(request), self._bases.tokenizer()
+        documents = {side.docs: self._data.documents(side.docs, request.owner) for side in request.sides if side.docs is not None}
+        pools = [self._pool(side, request) for side in request.sides]
+        items = []
+        for example in examples:
+            for side, card, pool in zip(request.sides, cards, pools, strict=True):
+                messages, passages = _asked(side, example, pool, request.seed, documents.get(side.docs) if side.docs else None)
+                items.append(Item(example, side, card, render_prompt(tokenizer, messages), tuple(messages), passages))
+        return items
+
+    def answers(self, request: VerdictRequest, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
+        """Every item's reply, then its repeats. Closing it frees the device. Raises PlaygroundError."""
+        of = len(items) * (1 if request.repeats == 1 else 1 + request.repeats)
+        done = 0
+        for begin in range(0, len(items), TOGETHER):
+            chunk = items[begin : begin + TOGETHER]
+            written = yield from self._write(chunk, [request.sampling()] * len(chunk), session, "Answering", done, of)
+            done += len(chunk)
+            yield Progress("Answering", done, of, tuple(_answered(item, one) for item, one in zip(chunk, written, strict=True)))
+
+    def repeats(
+        self, request: VerdictRequest, items: Sequence[Item], session: str
+    ) -> Generator[Progress, None, dict[tuple[int, str], list[str]]]:
+        """Sampled repeats of every item; returns (row, side) -> replies."""
+        found: dict[tuple[int, str], list[str]] = {}
+        asked = [(item, repeat) for item in items for repeat in range(1, request.repeats + 1)] if request.repeats > 1 else []
+        of = len(items) + len(asked)
+        for begin in range(0, len(asked), TOGETHER):
+            chunk = asked[begin : begin + TOGETHER]
+            sampling = [request.sampling(repeat) for _, repeat in chunk]
+            done = len(items) + begin
+            written = yield from self._write([item for item, _ in chunk], sampling, session, "Repeating", done, of)
+            for (item, _), one in zip(chunk, written, strict=True):
+                found.setdefault((item.example.row, item.side.label), []).append(one.state.text)
+            yield Progress("Repeating", done + len(chunk), of)
+        return found
+
+    def timings(
+        self, request: VerdictRequest, items: Sequence[Item], session: str
+    ) -> Generator[Progress, None, dict[tuple[int, str], float]]:
+        """Seconds of some answers when each is asked alone; returns (row, side) -> seconds. The first ask of all is not counted: it may
+        load what is missing."""
+        rows = list(dict.fromkeys(item.example.row for item in items))[:TIMED]
+        timed = [item for item in items if item.example.row in rows]
+        found: dict[tuple[int, str], float] = {}
+        for place, item in enumerate(timed):
+            started = time.monotonic()
+            (one,) = yield from self._write([item], [request.sampling()], session, "Timing", place, len(timed))
+            found[item.example.row, item.side.label] = one.state.seconds or time.monotonic() - started
+            yield Progress("Timing", place + 1, len(timed))
+        return found
+
+    def losses(self, items: Sequence[Item], session: str) -> Generator[Progress, None, dict[tuple[int, str], float]]:
+        """Loss of every reference; returns (row, side) -> nats a token."""
+        asked = []
+        for item in items:
+            prompt, completion = self._scoring.rendered(item.messages, item.example.completion)
+            asked.append(ToScore(item.card, prompt, completion))
+        scores: Sequence[object] = ()
+        for scoring in self._scoring.run(asked, session):
+            scores = scoring.scores
+            yield Progress("Scoring the references", scoring.done, len(asked), waiting=scoring.waiting)
+        return {
+            (item.example.row, item.side.label): score.loss  # type: ignore[attr-defined]
+            for item, score in zip(items, scores, strict=True)
+        }
+
+    def _write(
+        self, items: Sequence[Item], sampling: Sequence[Sampling], session: str, phase: str, done: int, of: int
+    ) -> Generator[Progress, None, list[Written]]:
+        """One batch to its end. Raises the first failure."""
+        written: list[Written] = []
+        told = -1
+        asked = [Asked(item.card, item.prompt, one) for item, one in zip(items, sampling, strict=True)]
+        for written in self._batches.run(asked, session):
+            waiting = next((one.waiting for one in written if one.waiting), "")
+            ended = sum(one.done for one in written)
+            if waiting or ended != told:
+                told = ended
+                yield Progress(phase, done + ended, of, waiting=waiting)
+        for item, one in zip(items, written, strict=True):
+            if one.failure is not None:
+                raise _named(one.failure, item.side)
+        return written
+
+    def _pool(self, side: Side, request: VerdictRequest) -> list[Example]:
+        """Answered examples that shots come from. A file that is judged by gives its other rows; one that is not, its training part."""
+        if not side.shots:
+            return []
+        source = side.shots_from or request.examples or request.file
+        checked = self._data.check(Path(source), request.mapping if source == request.file else None, request.owner)
+        if request.rows is None and Path(source).resolve() == request.file.resolve():
+            return list(checked.examples)
+        parts = split(checked.examples, request.seed, test=self._data.test_share(Path(source)))
+        judged = set(request.rows or ()) if Path(source).resolve() == request.file.resolve() else set()
+        return [example for example in part(checked.examples, parts.train) if example.row not in judged]
+
+
+def _asked(
+    side: Side, example: Example, pool: Sequence[Example], seed: int, documents: Documents | None
+) -> tuple[list[Message], tuple[str, ...]]:
+    """(messages, passages). The example's own system prompt stands where the side has none; its earlier turns stay."""
+    own = next((message.content for message in example.prompt if message.role == "system"), "")
+    turns = [message for message in example.prompt if message.role != "system"]
+    question = turns[-1].content
+    history = [Turn(asked.content, said.content) for asked, said in zip(turns[:-1:2], turns[1:-1:2], strict=False)]
+    passages = passages_for(side, question, documents)
+    told = side if side.system_prompt.strip() or not own else replace(side, system_prompt=own)
+    return conversation(told, history, question, pool, seed, passages), passages
+
+
+def _answered(item: Item, one: Written) -> Answered:
+    state, question = one.state, item.example.messages[-2].content
+    return Answered(
+        item.example.row, item.side.label, question, item.prompt, state.text, item.example.completion, state.prompt_tokens,
+        state.completion_tokens, None, one.stamp, item.passages,
+    )  # fmt: skip
+
+
+def _named(failure: PlaygroundError, side: Side) -> PlaygroundError:
+    """The same failure with the side's name before it."""
+    return type(failure)(f"{side.label}: {failure}")

@@ -1,0 +1,212 @@
+"""What a person sees of a verdict: every reason finds its figure, every text stays text, the worst cases come first."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from playground.evaluation import report, report_metrics, shown
+from playground.evaluation.choice import Questions
+from playground.evaluation.cost import Prices
+from playground.evaluation.differences import differing, word_diff
+from tests.evaluation.verdicts import CHECK, EVIL, verdict
+
+VOID = {"meta", "br", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """What tags, ids and links a page has, and whether they are nested rightly."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.outside: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag == "a":
+            self.links.append(str(values["href"]))
+        self.outside += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value and value[:1] != "#"]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return verdict()
+
+
+CASES = [
+    Questions(),
+    Questions(volume=2_000_000),
+    Questions(budget=0.0),
+    Questions(changes="weekly"),
+    Questions(latency_s=1.62),
+    Questions(latency_s=0.1),
+]
+
+
+@pytest.mark.parametrize("questions", CASES, ids=str)
+def test_every_reason_finds_its_figure(questions: Questions) -> None:
+    record, rows = verdict(questions=questions)
+    page = Page(report.page_html(record, rows))
+    assert len(page.ids) == len(set(page.ids))
+    assert len(page.links) == len(record["reasons"]) > 0
+    for link in page.links:
+        assert link[1:] in page.ids
+
+
+@pytest.mark.parametrize("examples", [6, 9, 40])
+@pytest.mark.parametrize("sides", [("base",), ("prompt", "tuned"), ("base", "prompt", "shots", "tuned")])
+def test_any_line_up_can_be_shown(examples: int, sides: tuple[str, ...]) -> None:
+    record, rows = verdict(examples, sides=sides)
+    page = Page(report.page_html(record, rows))
+    assert {link[1:] for link in page.links} <= set(page.ids)
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing(made: Any) -> None:
+    text = report.page_html(*made)
+    page = Page(text)
+    assert page.outside == []
+    assert not {"script", "img", "link", "iframe", "object"} & set(page.tags)
+    assert EVIL not in text
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+def test_every_piece_escapes_what_people_and_models_wrote(made: Any) -> None:
+    record, rows = made
+    pieces = [
+        report.answer_html(record), report.reasons_html(record), report.table_html(record), report.metrics_html(record),
+        report.radar_svg(record), report.cost_html(record), report.differences_html(record, rows), report.forgetting_html(record),
+        report.measured_html(record),
+    ]  # fmt: skip
+    for piece in pieces:
+        assert "<img" not in piece
+        Page(piece)
+    assert "&lt;img" in "".join(pieces)
+
+
+def test_the_answer_comes_first_then_reasons_table_pictures_differences_cost_and_how(made: Any) -> None:
+    text = report.page_html(*made)
+    order = ["Fine-tune.", "Every side by its main metric", "The whole at a glance", "Every metric", "Where the sides differ", "What it costs",
+             "What was forgotten", "How it was measured", "Wilson"]  # fmt: skip
+    places = [text.index(words, text.index("<body>")) for words in order]
+    assert places == sorted(places)
+
+
+def test_too_little_evidence_says_how_much_would_do() -> None:
+    record, _ = verdict(6)
+    assert report.answer_html(record).startswith('<h2 class="v-headline">Too few examples to tell; at least 10 would do.</h2>')
+    record["rule"], record["rows_needed"] = 7, 1060
+    assert "about 1,060 would do." in report.answer_html(record)
+    record["rows_needed"] = None
+    assert "Not enough evidence.</h2>" in report.answer_html(record)
+
+
+def test_figures_are_those_of_the_record(made: Any) -> None:
+    record, _ = made
+    table = report.table_html(record)
+    tuned = record["sides"][3]["metrics"][CHECK]
+    assert (tuned["value"], tuned["n"]) == (0.925, 40)
+    assert f"{100 * tuned['low']:.0f} to {100 * tuned['high']:.0f}" in table
+    assert f'cx="{100 * tuned["value"]:.2f}%"' in table
+    assert "paid back after 496 requests" in report.cost_html(record)
+    assert "21 → 20 of 40" in report.forgetting_html(record)
+    assert report.forgetting_html({**record, "forgetting": {}}) == ""
+
+
+def test_a_metric_that_fits_no_common_scale_is_not_on_the_radar(made: Any) -> None:
+    record, _ = made
+    axes = report_metrics.radar_axes(record)
+    assert {CHECK, "token_f1", "consistency"} <= set(axes)
+    assert not {"bleu", "chrf", "seconds", "loss", "perplexity", "prompt_tokens", "groundedness"} & set(axes)
+    two = {**record, "about": {name: record["about"][name] for name in ("token_f1", "bleu", "chrf")}}
+    assert report.radar_svg(two) == "", "two axes are no radar"
+
+
+def test_what_the_choice_fails_at_comes_first(made: Any) -> None:
+    record, rows = made
+    found = differing(record, rows)
+    tuned = record["chosen_side"]
+    values = [next(row["metrics"][CHECK] for row in answers if row["side"] == tuned) for answers in found]
+    assert values == sorted(values)
+    assert values[0] == 0.0
+    assert all(len({row["metrics"][CHECK] for row in answers}) > 1 for answers in found)
+    assert [row["side"] for row in found[0]] == [side["side"] for side in record["sides"]]
+    shown_ = report.differences_html(record, rows, only=3)
+    assert shown_.count('class="v-example"') == 3
+    assert "The first 3 are shown" in shown_
+    assert "They do not" in report.differences_html({**record, "main_metric": None}, rows)
+
+
+def test_only_what_has_a_stamp_can_be_replayed(made: Any) -> None:
+    record, rows = made
+    assert "data-id" not in report.differences_html(record, rows)
+    without = [row | ({"stamp": None} if row["side"] == "Base" else {}) for row in rows]
+    buttons = re.findall(r'data-id="([^"]+)"', report.differences_html(record, without, only=1, replay=True))
+    assert len(buttons) == 3
+    number = differing(record, rows)[0][0]["example"]
+    assert buttons == [f"{number}|1", f"{number}|2", f"{number}|3"]
+
+
+def test_words_are_compared_and_crumbs_are_not() -> None:
+    assert word_diff("a b c d", "a b c d") == "a b c d"
+    assert word_diff("Rest today. Signed", "Rest now. Signed") == "Rest <del>today</del><ins>now</ins>. Signed"
+    mixed = word_diff("The dog should see a vet soon.", "Plan: rest for a week.\nSigned by Dr. A")
+    assert mixed.count("<del>") == 1
+    assert word_diff(EVIL, "x").count("<img") == 0
+    assert word_diff("  ", "x") == "<i>Nothing at all.</i> <ins>x</ins>"
+    assert word_diff("word " * 2000, "x") == shown.esc("word " * 2000), "too long to compare: shown as it is"
+
+
+def test_the_rows_open_in_a_sheet_without_running_anything(made: Any) -> None:
+    _record, rows = made
+    text = report.rows_csv(rows)
+    read = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
+    assert len(read) == len(rows) == 160
+    first = next(row for row in read if row["example"] == "6")
+    assert first["reference"].startswith("'=Findings")
+    assert float(read[-1][CHECK]) in (0.0, 1.0)
+    assert {"example", "side", "reply", "reference", "prompt_tokens", "token_f1"} <= set(read[0])
+    assert list(read[0]).count("prompt_tokens") == 1
+
+
+def test_the_device_may_have_a_price_and_prompts_a_length() -> None:
+    record, _rows = verdict(prices=Prices(currency="EUR", device_per_hour=2.0, tuned_prompt_per_million=0.3))
+    costs = report.cost_html(record)
+    assert "seconds an answer takes" in costs
+    assert "0.3 EUR" in costs
+    assert "made-up examples" in costs
+    assert "How long a prompt may be" in costs
+    record, _ = verdict(sides=("base", "prompt"))
+    assert "How long a prompt may be" not in report.cost_html(record)
+
+
+def test_ids_are_safe_and_different() -> None:
+    ids = {shown.element_id(link) for link in ("side|A b|x", "side|a B|x", "side|A-b|x", "")}
+    assert len(ids) == 4
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]*", one) for one in ids)

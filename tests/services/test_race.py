@@ -1,0 +1,243 @@
+"""Races through real workers on the tiny model, and what is decided before and after them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from playground.errors import InputError, NotFoundError, PlaygroundError
+from playground.evaluation.forgetting import material
+from playground.services.container import Services
+from playground.services.planning import Plan, TrainRequest
+from playground.services.progress import RunView
+from playground.services.race import RaceRequest, RaceView, with_view
+from playground.services.race_plan import chosen, lanes
+from playground.services.race_store import Entry, Race, RaceStore
+
+
+@pytest.fixture(autouse=True)
+def little_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(material(), texts=material().texts[:2], questions=material().questions[:2])
+    monkeypatch.setattr("playground.services.forgetting.material", lambda: few)
+
+
+@pytest.fixture
+def racing(services: Services) -> Iterator[Services]:
+    services.race.start_measuring()
+    yield services
+    services.race.close()
+
+
+def ended(services: Services, race: str, owner: str = "local") -> RaceView:
+    end = time.monotonic() + 120
+    for view in services.race.follow(race, owner, poll_s=0.1):
+        assert time.monotonic() < end, view
+    return view
+
+
+def plan_of(request: TrainRequest, blocked: str = "", fixed_s: float = 12.0, step_s: float = 3.0) -> Plan:
+    steps = request.steps or 20
+    return Plan(10, 1000, fixed_s + step_s * steps, 1, 9, 40, 16, steps, 1e-3, 8, blocked)
+
+
+# -- through real workers ----------------------------------------------------------------------------------------
+
+
+def test_two_methods_from_start_to_table(racing: Services, rows_file: Path) -> None:
+    request = RaceRequest(rows_file, ("ia3", "lora"), steps=2, check="ends-with:gladly.", name="Two", batch_size=4)
+    race = racing.race.start(request)
+    first = racing.race.show(race)
+    assert first.live
+    assert first.seconds_left is not None
+    assert first.seconds_left > 0
+    view = ended(racing, race)
+    assert (view.race.state, view.measured, view.of, view.seconds_left) == ("DONE", 2, 2, None)
+    assert [entry.method for entry in view.race.entries] == ["lora", "ia3"], "in the order of the form"
+    for entry in view.race.entries:
+        plan = racing.training.plan(request.run_of(entry.method, 2))
+        assert entry.state == "DONE"
+        assert entry.reason == ""
+        assert entry.figures["trainable_params"] == plan.trainable_params
+        assert entry.figures["bytes"] == plan.disk_bytes
+        assert entry.figures["eval_loss"] > 0
+        assert entry.figures["peak_memory_bytes"] > 0
+        assert [step for step, _ in entry.loss] == [1, 2]
+        assert (entry.passed, entry.asked) == (0, 2), "a random model keeps no format; a tenth of 24 rows is held back"
+        assert entry.forgot is not None
+        assert entry.forgot["questions"] == 2
+        assert racing.adapters.get(entry.adapter or "").name in ("Two LoRA", "Two IA³")
+    assert view.race.base.asked == 2
+    assert view.race.base.eval_loss[0][0] == 0
+    assert racing.manager.leases() == []
+    for entry in view.race.entries:  # the table stays when the runs are cleared away
+        racing.training.remove(entry.run)
+    assert racing.race.show(race).race == view.race
+
+
+def test_a_race_survives_a_restart(services: Services, rows_file: Path) -> None:
+    """Nobody measures here until another process, as it were, owns the home."""
+    race = services.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
+    end = time.monotonic() + 90
+    while any(entry.state != "DONE" for entry in services.race.show(race).race.entries):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert services.race.show(race).race.state == "RUNNING"
+    again = Services(services.settings)
+    again.race.tick()
+    view = again.race.show(race)
+    assert view.race.state == "DONE"
+    assert all(entry.forgot for entry in view.race.entries)
+    assert all(entry.passed is None for entry in view.race.entries), "no check, no adherence"
+    again.race.remove(race)
+    assert services.race.races() == []
+
+
+def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing: Services, rows_file: Path) -> None:
+    race = racing.race.start(RaceRequest(rows_file, ("lora", "ia3", "dora"), steps=3000, batch_size=4))
+    with pytest.raises(InputError, match="has not ended"):
+        racing.race.remove(race)
+    end = time.monotonic() + 60
+    while not racing.race.show(race).race.entries[0].loss:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert "LoRA, 1 of 3" in racing.race.show(race).race.message
+    racing.race.cancel(race)
+    while any(run.state not in ("CANCELLED", "DONE", "FAILED") for run in racing.training.runs()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    racing.race.tick()
+    view = racing.race.show(race)
+    assert (view.race.state, view.live) == ("CANCELLED", False)
+    assert [entry.state for entry in view.race.entries] == ["CANCELLED"] * 3
+    assert all(entry.reason for entry in view.race.entries)
+    racing.race.cancel(race)  # once more is harmless
+
+
+def test_a_run_that_fails_stays_in_the_table(racing: Services, rows_file: Path) -> None:
+    race = racing.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
+    entry = racing.race.show(race).race.entries[1]
+    racing.training.cancel(entry.run)
+    view = ended(racing, race)
+    good, bad = view.race.entries
+    assert (view.race.state, good.state, bad.state) == ("DONE", "DONE", "CANCELLED")
+    assert good.forgot is not None
+    assert "Cancelled before it started" in bad.reason
+
+
+def test_where_the_app_is_shared_a_race_is_its_owners(services: Services, rows_file: Path) -> None:
+    race = services.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2000, owner="ann"))
+    shared = Services(replace(services.settings, shared=True))
+    assert shared.race.races("bob") == []
+    for action in (shared.race.show, shared.race.cancel, shared.race.remove):
+        with pytest.raises(NotFoundError):
+            action(race, "bob")
+    assert shared.race.show(race, "ann").race.race == race
+    with pytest.raises(InputError, match="json-schema names a file"):
+        shared.race.plan(RaceRequest(rows_file, check="json-schema:/etc/passwd", owner="ann"))
+    shared.race.cancel(race, "ann")
+
+
+def test_nothing_starts_where_one_cannot(services: Services, rows_file: Path) -> None:
+    with pytest.raises(InputError, match=r"There is no method 'magic'\. There are: lora"):
+        services.race.start(RaceRequest(rows_file, ("lora", "magic")))
+    with pytest.raises(InputError, match="is not a check"):
+        services.race.start(RaceRequest(rows_file, check="nonsense"))
+    with pytest.raises(InputError, match=r"nowhere\.csv"):
+        services.race.start(RaceRequest(Path("nowhere.csv")))
+    assert services.training.runs() == []
+    assert services.race.races() == []
+
+
+def test_the_check_of_a_shipped_set_is_its_own(services: Services) -> None:
+    shipped = services.data.shipped("hospital_reports")
+    assert services.race._check(RaceRequest(shipped.file)) == shipped.check
+    assert services.race._check(RaceRequest(shipped.file, check="json")) == "json"
+
+
+# -- decided beforehand ------------------------------------------------------------------------------------------
+
+
+def test_full_runs_last_and_one_method_is_no_race() -> None:
+    assert chosen(())[-1] == "full"
+    assert len(chosen(())) == 10
+    assert chosen(("full", "ia3", "lora")) == ["lora", "ia3", "full"]
+    with pytest.raises(InputError, match="two methods or more"):
+        chosen(("lora",))
+
+
+def test_one_message_names_every_method_that_cannot_run() -> None:
+    def plan(request: TrainRequest) -> Plan:
+        if request.method == "ia3":
+            raise InputError("This base has no keys.")
+        return plan_of(request, "Full needs 9.0 GB." if request.method == "full" else "")
+
+    with pytest.raises(InputError, match=r"2 of 3 .* IA³: This base has no keys\. Full: Full needs 9\.0 GB\.") as error:
+        lanes(RaceRequest(Path("x"), ("lora", "ia3", "full")), plan)
+    assert "LoRA" not in str(error.value)
+
+
+def test_what_is_wrong_with_the_file_is_said_once() -> None:
+    def plan(request: TrainRequest) -> Plan:
+        raise InputError("There is no file x.")
+
+    with pytest.raises(InputError) as error:
+        lanes(RaceRequest(Path("x"), ("lora", "ia3")), plan)
+    assert str(error.value) == "There is no file x."
+
+
+def test_minutes_become_as_many_steps_as_fit_each() -> None:
+    def plan(request: TrainRequest) -> Plan:
+        return plan_of(request, step_s=3.0 if request.method == "lora" else 6.0)
+
+    found = lanes(RaceRequest(Path("x"), ("lora", "dora"), minutes=2), plan)
+    assert [lane.plan.steps for lane in found] == [36, 18]
+    assert all(lane.plan.seconds <= 120 for lane in found)
+    assert [lane.request.save_steps for lane in found] == [36, 18], "scored once, at the end"
+    with pytest.raises(InputError, match=r"one step takes about 0\.2 minutes"):
+        lanes(RaceRequest(Path("x"), ("lora", "ia3"), minutes=0.1), lambda request: plan_of(request))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"steps": 3, "minutes": 2.0}, "not both"), ({"minutes": 0.0}, "above 0"), ({"objective": "reward"}, "cannot be raced")],
+)
+def test_a_request_says_what_is_wrong_with_it(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        RaceRequest(Path("x"), **wrong)  # type: ignore[arg-type]
+
+
+# -- the record --------------------------------------------------------------------------------------------------
+
+
+def test_the_record_is_read_back_and_knows_its_schema(tmp_path: Path) -> None:
+    store = RaceStore(tmp_path / "db.sqlite")
+    race = Race("r1", "ann", "n", "f.jsonl", 1.0, "RUNNING", "json", 2, None, (Entry("lora", "run1", 2),), Entry("", passed=1))
+    store.add(race)
+    assert RaceStore(tmp_path / "db.sqlite").get("r1") == race
+    assert store.change("r1", lambda one: replace(one, state="DONE")).state == "DONE"
+    with sqlite3.connect(tmp_path / "db.sqlite") as db:
+        record = json.loads(db.execute("SELECT record FROM races").fetchone()[0])
+        db.execute("UPDATE races SET record = ?", (json.dumps(record | {"from_tomorrow": 1}),))
+    assert store.get("r1").name == "n", "what is not known is left out"
+    with sqlite3.connect(tmp_path / "db.sqlite") as db:
+        db.execute("UPDATE races SET record = ?", (json.dumps(record | {"schema": 99}),))
+    with pytest.raises(PlaygroundError, match="newer version"):
+        store.get("r1")
+    with pytest.raises(NotFoundError):
+        store.get("r2")
+
+
+def test_an_entry_takes_over_what_its_run_says() -> None:
+    view = RunView(
+        "r", "n", "FAILED", "lora", 1, 2, None, "Memory ran out.", None, 0.0, loss=[(1, 2.5)], summary={"seconds": 3.0}
+    )
+    entry = with_view(Entry("lora", "r", 2, figures={"bytes": 4}), view)
+    assert (entry.state, entry.reason, entry.figures, entry.loss) == (
+        "FAILED", "Memory ran out.", {"bytes": 4, "seconds": 3.0}, [[1, 2.5]],
+    )  # fmt: skip

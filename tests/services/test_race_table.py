@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from playground.services.race import RaceView
+from playground.services.race_store import Entry, Race
+from playground.services.race_table import HEAD, NONE, cells, eval_loss, judged, record, score, status, text
+
+FORGOT = {
+    "loss_before": 3.0,
+    "loss_after": 3.25,
+    "tokens": 90,
+    "right_before": 20,
+    "right_after": 18,
+    "questions": 40,
+    "divergence": None,
+}
+DONE = Entry(
+    "lora", "r1", 20, state="DONE", adapter="mine", passed=15, asked=16, forgot=FORGOT, measured_s=9.0,
+    figures={"eval_loss": 0.5004, "trainable_params": 2_442_240, "bytes": 9_816_440, "peak_memory_bytes": 4_562_259_968, "seconds": 61.2,
+             "tokens_per_s": 183.4},
+)  # fmt: skip
+WAITS = Entry("full", "r2", 20)
+BASE = Entry("", passed=0, asked=16, eval_loss=[[0, 3.1]])
+VIEW = RaceView(Race("x", "local", "n", "f.jsonl", 1.0, "RUNNING", "json", 20, None, (DONE, WAITS), BASE), 90.0, 1, 2)
+
+
+def test_a_line_is_as_long_as_the_head_whatever_is_known() -> None:
+    assert cells(DONE) == [
+        "LoRA", "0.500", "15 of 16", "2,442,240", "9.8 MB", "4.56 GB", "61", "183", "+0.25", "18 of 40, was 20", NONE,
+    ]  # fmt: skip
+    assert cells(WAITS) == ["Full", *[NONE] * (len(HEAD) - 1)]
+    assert cells(BASE)[:3] == ["Base, untrained", "3.100", "0 of 16"]
+
+
+def test_what_is_missing_says_why() -> None:
+    assert status(WAITS) == "waits"
+    assert status(replace(WAITS, state="RUNNING", loss=[[3, 1.0]])) == "step 3 of 20"
+    assert status(replace(WAITS, state="DONE")) == "trained, not measured yet"
+    assert status(replace(WAITS, state="FAILED", reason="Memory ran out.")) == "Memory ran out."
+    assert status(DONE) == status(BASE) == ""
+
+
+def test_the_score_is_the_check_where_there_is_one() -> None:
+    assert judged([WAITS, DONE])
+    assert score(DONE, True) == 15 / 16
+    assert score(DONE, False) == eval_loss(DONE) == 0.5004
+    assert score(WAITS, True) is None
+    assert eval_loss(WAITS) is None
+
+
+def test_text_and_json_hold_every_method() -> None:
+    lines = text(VIEW).splitlines()
+    assert len(lines) == 5
+    assert lines[-1] == "Full: waits"
+    found = json.loads(json.dumps(record(VIEW), allow_nan=False))
+    assert [one["method"] for one in found["rows"]] == ["lora", "full"]
+    assert found["rows"][0]["eval_loss"] == 0.5004
+    assert found["base"]["passed"] == 0
+    assert (found["race"], found["state"], found["steps"]) == ("x", "RUNNING", 20)

@@ -1,0 +1,200 @@
+"""Verdicts through the real services on a tiny random model: what is asked, what is kept, what a stop or a restart leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from playground.data.check import check_file
+from playground.data.passages import with_passages
+from playground.errors import InputError, NotFoundError
+from playground.evaluation.cost import Prices
+from playground.evaluation.metrics import metrics_for
+from playground.evaluation.questions import Questions
+from playground.services.container import Services
+from playground.services.sides import Side
+from playground.services.verdict_files import answers_of
+from playground.services.verdict_request import VerdictRequest, request_from
+from playground.services.verdicts import VerdictView
+from playground.settings import Settings
+
+CHECK = "contains:gladly"
+
+
+@pytest.fixture
+def asked(rows_file: Path) -> VerdictRequest:
+    """Base and base with a prompt on twelve short rows."""
+    sides = (Side("base", name="Base"), Side("base", "Be glad.", name="Base + prompt"))
+    return VerdictRequest(rows_file, sides, (CHECK,), limit=12, max_tokens=5, forgetting=False)
+
+
+def ended(services: Services, request: VerdictRequest) -> VerdictView:
+    view = None
+    for view in services.verdicts.run(request):
+        pass
+    assert view is not None
+    return view
+
+
+def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(services: Services, asked: VerdictRequest) -> None:
+    view = ended(services, asked)
+    assert view.state == "DONE", view.error
+    record = view.record
+    assert record is not None
+    assert [side["side"] for side in record["sides"]] == ["Base", "Base + prompt"]
+    assert [side["kind"] for side in record["sides"]] == ["base", "prompt"]
+    assert record["main_metric"] == CHECK
+    assert "like-references" in record["checks"]
+    assert record["examples"] == 12
+    rows = services.verdicts.rows(view.id)
+    assert len(rows) == 24
+    assert {"example", "side", "prompt", "reply", "reference", "metrics", "stamp"} <= rows[0].keys()
+    assert rows[0]["stamp"]["seed"] == asked.seed
+    told = [row for row in rows if row["side"] == "Base + prompt"]
+    assert all("Be glad." in row["prompt"] for row in told)
+    share = sum("gladly" in row["reply"] for row in told) / 12
+    assert record["sides"][1]["metrics"][CHECK]["value"] == share
+    assert record["sides"][1]["seconds_mean"] > 0
+    assert sum(row["seconds"] is not None for row in told) == 3
+    assert all(row["loss"] > 0 for row in rows)
+    assert {pair["metric"] for pair in record["pairs"]} >= {CHECK, "rouge_l", "loss"}
+    assert services.manager.leases() == []
+    again = metrics_for(answers_of(rows)["Base"], [])
+    assert again["rouge_l"].pooled == pytest.approx(record["sides"][0]["metrics"]["rouge_l"]["value"])
+    json.dumps(record, allow_nan=False)
+
+
+def test_shots_are_other_rows_and_documents_are_read(services: Services, asked: VerdictRequest, tmp_path: Path) -> None:
+    (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.\n\nNothing else.")
+    sides = (
+        Side("base", "", 2, asked.file, "drawn"),
+        Side("base", "", 2, asked.file, "near", nearest=True),
+        Side("base", name="read", docs=tmp_path / "docs.md"),
+    )
+    view = ended(services, replace(asked, sides=sides, limit=3, losses=False))
+    assert view.state == "DONE", view.error
+    rows = services.verdicts.rows(view.id)
+    for row in rows:
+        asks = row["prompt"].count("<|im_start|>user")
+        assert asks == (1 if row["side"] == "read" else 3)
+        if row["side"] != "read":
+            assert row["prompt"].count(row["question"] + "<|im_end|>") == 1, "a question is never its own shot"
+    read = [row for row in rows if row["side"] == "read"]
+    assert all(row["passages"] and with_passages(row["question"], row["passages"]) in row["prompt"] for row in read)
+    assert view.record is not None
+    assert [side["kind"] for side in view.record["sides"]] == ["few-shot", "few-shot", "documents"]
+    assert "groundedness" in view.record["sides"][2]["metrics"]
+
+
+def test_repeats_are_sampled_and_agree_more_or_less(services: Services, asked: VerdictRequest) -> None:
+    view = ended(services, replace(asked, repeats=3, limit=4, losses=False))
+    assert view.record is not None
+    rows = services.verdicts.rows(view.id)
+    assert {len(row["repeats"]) for row in rows} == {3}
+    assert "consistency" in view.record["sides"][0]["metrics"]
+    assert f"worst:{CHECK}" in view.record["sides"][0]["metrics"]
+
+
+def test_stopped_in_the_middle_it_keeps_what_every_side_has_answered(services: Services, asked: VerdictRequest) -> None:
+    long = replace(asked, limit=None, max_tokens=60, losses=False)
+    id = services.verdicts.start(long)
+    view = services.verdicts.show(id)
+    while view.live and view.done < 16:
+        view = services.verdicts.show(id)
+    services.verdicts.stop(id)
+    while (view := services.verdicts.show(id)).live:
+        pass
+    assert view.state == "STOPPED"
+    assert view.record is not None
+    assert 8 <= view.record["examples"] < 24
+    assert {side["answers"] for side in view.record["sides"]} == {view.record["examples"]}
+    assert services.manager.leases() == []
+
+
+def test_other_prices_and_answers_change_the_choice_and_ask_nothing_again(services: Services, asked: VerdictRequest) -> None:
+    view = ended(services, asked)
+    rows = services.verdicts.rows(view.id)
+    dear = services.verdicts.again(view.id, Questions(volume=7), Prices("EUR", prompt_per_million=1e6))
+    assert dear.record is not None
+    assert view.record is not None
+    assert dear.record["sides"][0]["cost"]["per_request"] > 1 > view.record["sides"][0]["cost"]["per_request"]
+    assert dear.record["questions"]["volume"] == 7
+    assert dear.record["data_sha256"] == view.record["data_sha256"]
+    assert dear.record["sides"][0]["metrics"] == view.record["sides"][0]["metrics"]
+    assert services.verdicts.rows(view.id) == rows
+    assert services.verdicts.show(view.id).record == dear.record
+
+
+def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(
+    services: Services, asked: VerdictRequest, settings: Settings
+) -> None:
+    view = ended(services, replace(asked, limit=2, losses=False))
+    state = services.verdicts.files.state(view.id)
+    assert state is not None
+    shared = Services(replace(settings, shared=True))
+    for call in (shared.verdicts.show, shared.verdicts.rows, shared.verdicts.stop, shared.verdicts.remove):
+        with pytest.raises(NotFoundError):
+            call(view.id, "somebody")
+    for wrong in ("", "..", "../" + view.id, "x" * 100):
+        with pytest.raises(NotFoundError):
+            services.verdicts.show(wrong)
+    services.verdicts.files.put(replace(state, state="MEASURING", pid=999_999_999))
+    assert Services(settings).verdicts.show(view.id).state == "STOPPED"
+    services.verdicts.remove(view.id)
+    assert services.verdicts.views() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sides": ()}, "1 to 12 sides"),
+        ({"sides": (Side("base"), Side("base"))}, "called the same"),
+        ({"repeats": 0, "limit": 0}, "Repeats go from 1.*limit of rows"),
+        ({"checks": ("nonsense:x",)}, "is not a check"),
+        ({"max_tokens": 0}, "longest reply"),
+    ],
+)
+def test_a_wrong_request_names_every_fault(asked: VerdictRequest, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        replace(asked, **changes)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_runs(
+    services: Services, asked: VerdictRequest, tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw.txt"
+    raw.write_text("Only text.\n\nMore of it.\n")
+    for request, words in (
+        (replace(asked, file=raw), "raw text"),
+        (replace(asked, rows=(999,)), "No row is left"),
+        (replace(asked, sides=(Side("nobody"),)), "no adapter"),
+    ):
+        with pytest.raises(InputError, match=words):
+            services.verdicts.start(request)
+    assert services.verdicts.views() == []
+
+
+def test_a_request_crosses_to_another_process_whole(asked: VerdictRequest) -> None:
+    full = replace(asked, questions=Questions(5, "weekly", 1.5, 10.0), prices=Prices("EUR"), rows=(1, 2), name="n")
+    assert request_from(json.loads(json.dumps(full.as_json()))) == full
+
+
+def test_the_ready_made_sides(services: Services, rows_file: Path, until: Callable[..., object]) -> None:
+    sides = services.verdicts.line_up(rows_file, "", "Be glad.", None)
+    assert [side.label for side in sides] == ["Base", "Base + prompt", "Base + 4 shots"]
+    assert check_file(rows_file).good == 24
+
+
+def test_it_is_listed_with_what_lies_on_disk_and_goes_with_a_visitors_data(settings: Settings) -> None:
+    shared = Services(replace(settings, shared=True))
+    state = shared.verdicts.files.new("anna", "hers", {}, 1.7e9)
+    assert [item.id for item in shared.storage.items("anna") if item.kind == "verdict"] == [state.id]
+    assert not [item for item in shared.storage.items("ben") if item.kind == "verdict"]
+    assert "anna" in shared.storage.owners()
+    assert shared.storage.remove_everything("anna").count("verdict") == 1
+    assert not shared.verdicts.files.folder(state.id).exists()
+    shared.close()
