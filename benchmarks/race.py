@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     result = {
         "command": "python " + " ".join(["benchmarks/race.py", *sys.argv[1:]]),
         "device": services.manager.device.name, "base": services.bases.spec, "set": options.set, "steps": options.steps,
-        "batch_size": options.batch_size, "seed": options.seed, "seconds": round(time.monotonic() - started, 1),
+        "batch_size": options.batch_size, "seed": options.seed, "seconds": round(time.monotonic() - started, 1), "note": options.note,
         **{key: value for key, value in record(view).items() if key in ("check", "base", "rows")},
         "estimated_memory_bytes": {method: summary.get("estimated_memory_bytes") for method, summary in rates.items()},
         "race": asdict(view.race),
@@ -77,10 +77,10 @@ def write_page(result: dict[str, Any], folder: Path) -> None:
     wrong = "\n".join(f"- {label(entry.method)}: {status(entry)}" for entry in race.entries if status(entry))
     page = f"""# All methods on one set
 
-`python -m playground race examples/{race.file} --steps {result["steps"]}`, on {result["device"]} with {result["base"]}:
+`python -m playground race examples/{race.file} --steps {result["steps"]} --batch-size {result["batch_size"]}`, on {result["device"]} with {result["base"]}:
 the same {result["steps"]} steps of {result["batch_size"]} rows for each method, each with its own default learning rate and size, one run
 after another, then measured alike. The check is `{race.check}`; the base is given no prompt either. The Train tab does the same under
-"Race several methods". Figures: [results/race.json](../benchmarks/results/race.json), made by `{result["command"]}`.
+"Race several methods". {result.get("note", "")} Figures: [results/race.json](../benchmarks/results/race.json), made by `{result["command"]}`.
 
 ![Share of replies that keep the format, against trained weights](race.svg)
 
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--methods", default="")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--note", default="", help="a sentence on how it was run, for the page")
     parser.add_argument("--again", type=Path, help="a result, for --page alone")
     parser.add_argument("--page", action="store_true")
     options = parser.parse_args()

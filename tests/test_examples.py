@@ -31,7 +31,8 @@ def by_id(set_id: str) -> list[dict[str, str]]:
 
 def test_sets_json_names_three_complete_sets() -> None:
     assert [s["id"] for s in SETS] == ["hospital_reports", "support_json", "brand_voice"]
-    wanted = {"id", "title", "description", "file", "heldout", "prompt", "ask", "check", "adapter"}
+    wanted = {"id", "title", "description", "file", "heldout", "prompt", "ask", "check", "adapter", "documents"}
+    assert all((EXAMPLES / s["documents"]).read_text(encoding="utf-8").strip() for s in SETS)
     assert all(set(s) == wanted and all(s.values()) and s["adapter"] == s["id"] for s in SETS)
 
 

@@ -155,6 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
     verdict.add_argument("--base")
     _mapping(verdict)
 
+    _bench(verb("bench", "versions of a prompt on the validation part: which one is worth a verdict"))
     verb("status", "the device, who uses it, who waits")
     doctor = verb("doctor", "is everything there? prepares the base")
     doctor.add_argument("--offline", action="store_true", help="fetch nothing")
@@ -162,6 +163,20 @@ def build_parser() -> argparse.ArgumentParser:
     verb("demo", "the built-in story, computed now")
     verb("serve", "open the web app")
     return parser
+
+
+def _bench(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("file", help="examples; its validation part is asked, as a run draws it")
+    bench.add_argument("--prompt", action="append", required=True, metavar="FILE", help="a version of the prompt; again for more")
+    bench.add_argument("--shots", default="0,4", metavar="N,N", help="how many answered examples come first; each is tried")
+    bench.add_argument(
+        "--check", action="append", default=[], metavar="CHECK", help="as for verdict; the first one decides; default: what the shipped set has"
+    )
+    bench.add_argument("--limit", type=int, help="the first so many rows of the part")
+    bench.add_argument("--max-tokens", type=int, default=96)
+    bench.add_argument("--seed", type=int, default=7)
+    bench.add_argument("--base")
+    _mapping(bench)
 
 
 def _race(race: argparse.ArgumentParser) -> None:

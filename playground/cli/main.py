@@ -57,7 +57,7 @@ def _verb(name: str) -> Callable[[Settings, Any], Outcome]:
 
     verbs = {
         "check": "examples", "train": "training", "runs": "training", "race": "race", "races": "race", "adapters": "adapters", "compare": "compare",
-        "replay": "replay", "verdict": "verdict", "status": "device", "doctor": "device", "demo": "demo", "serve": "serve",
+        "replay": "replay", "verdict": "verdict", "bench": "bench", "status": "device", "doctor": "device", "demo": "demo", "serve": "serve",
     }  # fmt: skip
     if name not in verbs:
         raise InputError(f"There is no verb {name!r}. There are: {', '.join(verbs)}.")

@@ -41,15 +41,15 @@ def verdict(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]
         if side.model != "base":
             services.adapters.get(side.model)  # a wrong id is told before anything is loaded
     view = None
-    for view in _views(settings, services, request, progress):
-        progress.say(_line(view))
+    for view in measured(settings, services, request, progress):
+        progress.say(line(view))
     progress.end()
     if view is None or view.record is None:
         raise RunFailedError(view.error if view is not None and view.error else "Nothing was measured. Try again.")
     return _outcome(services, view, Path(options.out) if options.out else None)
 
 
-def _views(settings: Settings, services: Services, request: VerdictRequest, progress: Progress) -> Iterator[VerdictView]:
+def measured(settings: Settings, services: Services, request: VerdictRequest, progress: Progress) -> Iterator[VerdictView]:
     """How far it is, here or in the app that serves this home."""
     with owned_or_served(settings) as home:
         if home is None:
@@ -101,7 +101,7 @@ def _figure(one: dict[str, Any], kind: str) -> str:
     return f"{one['value']:7.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
 
-def _line(view: VerdictView) -> str:
+def line(view: VerdictView) -> str:
     left = f", about {view.seconds_left:.0f} s left" if view.seconds_left else ""
     return f"{view.message}: {view.done} of {view.of}{left}" if view.live else view.state.capitalize()
 

@@ -15,6 +15,7 @@ from playground.evaluation.shown import (
     heading,
     interval,
     kind_of,
+    metrics_of,
     note,
     scale_of,
     sides_of,
@@ -69,7 +70,7 @@ def _table_row(record: Record, metric: str, scale: tuple[float, float], side: Se
 
 def metrics_html(record: Record) -> str:
     """Every metric: a picture of all sides, their figures with intervals, and folded the pairs."""
-    cards = "".join(_metric(record, metric) for metric in record["about"])
+    cards = "".join(_metric(record, metric) for metric in metrics_of(record))
     text = "Checks come first, then likeness to the reference, then effort. An interval says where the true figure lies in 95 cases of 100."
     who = "".join(side.who for side in sides_of(record))
     return f'{heading("Every metric", text)}<p class="v-key">{who}</p><div class="v-metrics">{cards}</div>'
@@ -143,13 +144,13 @@ def _enough(pair: dict) -> str:
 
 def radar_axes(record: Record) -> list[str]:
     """The metrics that fit on one scale: more is better, 0 to 1, and every side has a figure."""
-    fit = [
-        name
-        for name, about in record["about"].items()
-        if about["higher_is_better"] and name not in (*HUNDREDS, *UNBOUNDED)
-        and all(0 <= (side["metrics"].get(name, {}).get("value") if side["metrics"].get(name) else -1) <= 1 for side in record["sides"])
-    ]  # fmt: skip
-    return fit[:MOST_AXES]
+    return [name for name in metrics_of(record) if record["about"][name]["higher_is_better"] and _fits(record, name)][:MOST_AXES]
+
+
+def _fits(record: Record, metric: str) -> bool:
+    """Whether every side has a figure from 0 to 1."""
+    found = [side["metrics"].get(metric, {}).get("value") for side in record["sides"]]
+    return metric not in (*HUNDREDS, *UNBOUNDED) and all(value is not None and 0 <= value <= 1 for value in found)
 
 
 def radar_svg(record: Record) -> str:

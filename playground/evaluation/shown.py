@@ -11,6 +11,7 @@ from typing import Any
 
 from playground.evaluation.checks import is_check
 from playground.evaluation.inferred import LIKE_REFERENCES
+from playground.evaluation.metrics import WORST
 
 Record = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -73,6 +74,28 @@ def title_of(record: Record, metric: str) -> str:
         return TITLES[metric]
     words = str(record["about"].get(metric, {}).get("words", "")) if is_check(metric) or ":" in metric else ""
     return words or metric.replace("_", " ").capitalize()
+
+
+_ORDER = (
+    LIKE_REFERENCES, "accuracy", "macro_f1", "exact_match", "token_f1", "rouge_l", "bleu", "chrf", "consistency", "groundedness", "loss", "perplexity",
+    "seconds", "prompt_tokens", "completion_tokens",
+)  # fmt: skip
+
+
+def metrics_of(record: Record) -> list[str]:
+    """The metrics as they are shown, whatever order a file keeps them in: what decides, the checks as they were written, the same in
+    every repeat, likeness, loss, effort."""
+    checks = list(record.get("checks") or ())
+
+    def rank(name: str) -> tuple[int, int, str]:
+        if name == record["main_metric"]:
+            return 0, 0, name
+        if name in _ORDER:
+            return 3, _ORDER.index(name), name
+        bare = name.removeprefix(WORST)
+        return 1 + (bare != name), checks.index(bare) if bare in checks else len(checks), name
+
+    return sorted(record["about"], key=rank)
 
 
 def kind_of(record: Record, metric: str) -> str:

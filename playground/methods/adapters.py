@@ -62,7 +62,7 @@ METHODS = [
         rank_label="Width",
         rank_info="Of the bottleneck.",
         options=("placement",),
-        pace=0.9,
+        pace=0.85,
         kept=3.0,
     )
 ]

@@ -45,6 +45,6 @@ METHODS = [
         peft_config=lambda shapes, rank, options: None,
         options=("layers",),
         whole=True,
-        pace=1.33,
+        pace=1.6,
     )
 ]

@@ -55,7 +55,7 @@ METHODS = [
         rank=None,
         saves=ia3_tensors,
         peft_config=ia3_config,
-        pace=0.9,
+        pace=0.75,
         kept=3.0,
     )
 ]

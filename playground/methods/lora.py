@@ -89,7 +89,8 @@ METHODS = [
         peft_config=lora_config,
         options=("rslora", "pissa"),
         quantised=True,
-        pace=1.1,
+        pace=1.05,
+        kept=4.7,
     ),
     Method(
         name="dora",
@@ -106,7 +107,7 @@ METHODS = [
         saves=dora_tensors,
         peft_config=dora_config,
         options=("rslora",),
-        pace=1.6,
-        kept=5.0,
+        pace=1.3,
+        kept=5.8,
     ),
 ]

@@ -30,6 +30,7 @@ class Method:
     peft_config: the same -> a PEFT config, or None where the base's own weights move.
     quantised: the base is loaded in NF4 while training. virtual: it puts virtual tokens before the text, so that documents cannot share a row.
     pace: seconds a step, in those of LoRA. kept: floats that a token leaves for the backward pass, per output of every linear layer.
+    Both were read off the runs of benchmarks/results/race.json (padded rows) and of memory_estimate.json.
     """
 
     name: str

@@ -66,7 +66,7 @@ def p_tuning_config(shapes: Shapes, rank: int, options: Options) -> Any:
     return PromptEncoderConfig(num_virtual_tokens=rank, encoder_hidden_size=_encoder(shapes), task_type="CAUSAL_LM")
 
 
-_COMMON: dict[str, Any] = {"rank_label": "Virtual tokens", "virtual": True, "kept": 3.0}
+_COMMON: dict[str, Any] = {"rank_label": "Virtual tokens", "virtual": True, "kept": 1.8}
 
 METHODS = [
     Method(
@@ -86,7 +86,7 @@ METHODS = [
         trains=prefix_weights,
         peft_config=prefix_config,
         rank_info="Read by every layer before the text.",
-        pace=0.9,
+        pace=0.95,
         **_COMMON,
     ),
     Method(
@@ -106,7 +106,7 @@ METHODS = [
         peft_config=deep_prompt_config,
         rank_info="Read by every layer before the text.",
         options=("init_text",),
-        pace=0.9,
+        pace=1.0,
         **_COMMON,
     ),
     Method(
@@ -126,7 +126,7 @@ METHODS = [
         peft_config=prompt_config,
         rank_info="Stand before every prompt.",
         options=("init_text",),
-        pace=1.2,
+        pace=1.3,
         **_COMMON,
     ),
     Method(
@@ -146,7 +146,7 @@ METHODS = [
         trains=p_tuning_weights,
         peft_config=p_tuning_config,
         rank_info="Stand before every prompt.",
-        pace=1.2,
+        pace=1.3,
         **_COMMON,
     ),
 ]

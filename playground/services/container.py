@@ -11,6 +11,7 @@ from playground.services.adapters import AdapterService
 from playground.services.answering import Answering
 from playground.services.bases import BaseService
 from playground.services.batches import Batches
+from playground.services.bench import PromptBench
 from playground.services.cleaning import Cleaner
 from playground.services.compare import CompareService
 from playground.services.completion import CompletionService
@@ -18,7 +19,9 @@ from playground.services.data import DataService
 from playground.services.demo import DemoService
 from playground.services.exporting import Exporter
 from playground.services.forgetting import ForgettingService
+from playground.services.judging import JudgingService
 from playground.services.learning import Learning
+from playground.services.prompts import PromptBook
 from playground.services.pushing import Pusher
 from playground.services.quota import Quota
 from playground.services.race import RaceService
@@ -32,6 +35,7 @@ from playground.services.storage import StorageService
 from playground.services.store import RunStore
 from playground.services.training import TrainingService
 from playground.services.verdicts import VerdictService
+from playground.services.voting import Voting
 from playground.services.zero import ZeroRunner
 from playground.settings import Settings
 
@@ -71,9 +75,14 @@ class Services:
         self.race = RaceService(settings, self.training, self.data, self.adapters, measuring)
         answering = Answering(self.bases, self.data, self.adapters, self.batches, self.scoring)
         self.verdicts = VerdictService(settings, self.bases, self.data, self.adapters, answering, self.forgetting)
+        self.bench = PromptBench(self.verdicts, self.data, PromptBook(settings.home / "prompts"))
+        self.voting = Voting(self.verdicts)
+        self.judging = JudgingService(self.voting, self.bases, self.adapters, self.batches, shared=settings.shared)
         self.demo = DemoService(self.data, self.training, self.compare)
         self.device = DeviceService(self.manager, self.bases, self.training, settings.shared)
-        self.storage = StorageService(settings, self.bases, self.adapters, self.training, self.demo, self.sessions, self.verdicts)
+        self.storage = StorageService(
+            settings, self.bases, self.adapters, self.training, self.demo, self.sessions, self.verdicts, self.bench.book
+        )
         self.cleaner = Cleaner(settings, self.storage, self.sessions)
 
     def start(self) -> None:

@@ -35,7 +35,8 @@ from playground.settings import Settings
 
 @dataclass(frozen=True)
 class ShippedSet:
-    """A set of examples that comes with the app. ask: a question to try; check: how its replies are judged; adapter: its id."""
+    """A set of examples that comes with the app. ask: a question to try; check: how its replies are judged; adapter: its id.
+    documents: a text on the same matter, for sides that read before they answer."""
 
     id: str
     title: str
@@ -46,6 +47,7 @@ class ShippedSet:
     ask: str
     check: str
     adapter: str
+    documents: Path
 
     @property
     def system_prompt(self) -> str:
@@ -63,7 +65,7 @@ class DataService:
     def sets(self) -> list[ShippedSet]:
         folder = self._settings.examples_dir
         entries = json.loads((folder / "sets.json").read_text(encoding="utf-8"))
-        paths = ("file", "heldout", "prompt")
+        paths = ("file", "heldout", "prompt", "documents")
         return [
             ShippedSet(**{key: folder / value if key in paths else value for key, value in entry.items()}) for entry in entries
         ]

@@ -32,6 +32,7 @@ from playground.settings import Settings
 from playground.training.cost import RATES, needs, reply_tokens
 from playground.training.estimate import Estimate
 from playground.training.failure import size_words
+from playground.training.families import written_out
 from playground.training.smaller import smaller, smallest_bytes
 from playground.training.spec import OBJECTIVES, REWARD_MODEL, RunSpec
 
@@ -206,11 +207,12 @@ class Planner:
     def remedy(self, spec: RunSpec) -> tuple[str, dict[str, object]]:
         """For a run whose memory ran out: a sentence that names a smaller setting which should fit, and that setting. Raises
         PlaygroundError where the base cannot be read."""
-        shapes = trainable_shapes(BaseShapes.from_folder(Path(spec.base_path)))
+        base = BaseShapes.from_folder(Path(spec.base_path))
+        shapes, flat = trainable_shapes(base), written_out(base.config)
         there = spec.limit_memory_bytes or min(self._manager.budget_bytes, self._manager.device.free_bytes)
-        if (setting := smaller(spec, shapes, there)) is not None:
+        if (setting := smaller(spec, shapes, there, flat)) is not None:
             return setting.words(spec), {"smaller": asdict(setting)}
-        least = smallest_bytes(spec, shapes)
+        least = smallest_bytes(spec, shapes, flat)
         return (
             f"Even the smallest setting needs about {least / 1e9:.1f} GB; {there / 1e9:.1f} GB are there. Choose a smaller base.",
             {},
@@ -279,6 +281,7 @@ class Planner:
             settled.objective, self._bases.weights(), method, rank=_rank(request, settled), steps=settled.steps, batch_size=request.batch_size,
             tokens_p95=longest, tokens_mean=mean, answer_max=answers,
             tokens_per_s=speed, options=request.options, reward_models=sum(name.startswith(REWARD_MODEL) for name in settled.rewards),
+            flat=written_out(self._bases.shapes().config),
         )  # fmt: skip
 
     def _longest(self, settled: Settled, turns: str) -> tuple[int, int]:

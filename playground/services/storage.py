@@ -13,6 +13,7 @@ from playground.library import bases as library_bases
 from playground.services.adapters import AdapterService
 from playground.services.bases import BaseService, label_of
 from playground.services.demo import DemoService
+from playground.services.prompts import PromptBook
 from playground.services.quota import disk_free
 from playground.services.sessions import LOCAL, Sessions
 from playground.services.sizes import bytes_in
@@ -22,16 +23,17 @@ from playground.services.verdicts import VerdictService
 from playground.settings import Settings
 from playground.training.spec import RunSpec
 
-BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, UPLOAD, PASSING = (
+BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, PROMPTS, UPLOAD, PASSING = (
     "base",
     "adapter",
     "run",
     "checkpoints",
     "verdict",
+    "prompts",
     "upload",
     "passing",
 )
-KINDS = (BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, UPLOAD, PASSING)
+KINDS = (BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, PROMPTS, UPLOAD, PASSING)
 """Checkpoints are those of runs that have ended: a failed or cancelled one can go on from them. Passing: files on their way in or
 out of the page, which go by themselves."""
 STOP_WAIT_S = 12.0
@@ -71,10 +73,10 @@ class StorageService:
 
     def __init__(
         self, settings: Settings, bases: BaseService, adapters: AdapterService, training: TrainingService, demo: DemoService,
-        sessions: Sessions, verdicts: VerdictService, wait: Callable[[float], None] = time.sleep,
+        sessions: Sessions, verdicts: VerdictService, prompts: PromptBook, wait: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._settings, self._bases, self._adapters, self._training = settings, bases, adapters, training
-        self._demo, self._sessions, self._verdicts, self._wait = demo, sessions, verdicts, wait
+        self._demo, self._sessions, self._verdicts, self._prompts, self._wait = demo, sessions, verdicts, prompts, wait
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -86,6 +88,7 @@ class StorageService:
             *self._adapter_items(owner),
             *self._run_items(owner),
             *self._verdict_items(owner),
+            *self._prompt_items(self._prompts.owners() if everything else {owner}),
             *self._upload_items(self._uploaders() if everything else [owner]),
             *(self._passing_items() if everything else ()),
         ]
@@ -100,7 +103,7 @@ class StorageService:
     def folders(self) -> dict[str, int]:
         """Bytes below each of the home's folders, whoever they belong to."""
         home = self._settings.home
-        there = {name: bytes_in(home / name) for name in ("bases", "adapters", "runs", "verdicts", "uploads", "exports")}
+        there = {name: bytes_in(home / name) for name in ("bases", "adapters", "runs", "verdicts", "prompts", "uploads", "exports")}
         return {name: held for name, held in there.items() if held}
 
     def free_bytes(self) -> int:
@@ -165,7 +168,7 @@ class StorageService:
         """Every visitor who has something here."""
         runs = {row.owner for row in self._training.store.all()}
         judged = {state.owner for state in self._verdicts.files.all()}
-        return (runs | judged | set(self._uploaders()) | self._adapters.library.owners()) - {LOCAL}
+        return (runs | judged | self._prompts.owners() | set(self._uploaders()) | self._adapters.library.owners()) - {LOCAL}
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -199,6 +202,8 @@ class StorageService:
             shutil.rmtree(settings.runs_dir / item.id / "checkpoints", ignore_errors=True)
         elif item.kind == VERDICT:
             self._verdicts.remove(item.id, owner)
+        elif item.kind == PROMPTS:
+            self._prompts.forget(item.id)
         elif item.kind == BASE:
             shutil.rmtree(settings.bases_dir / item.id, ignore_errors=True)
         elif item.kind == UPLOAD:
@@ -240,8 +245,12 @@ class StorageService:
     def _verdict_items(self, owner: str) -> list[Item]:
         return [
             Item(VERDICT, view.id, view.name, bytes_in(self._verdicts.files.folder(view.id)), view.created_s)
-            for view in self._verdicts.views(owner)
+            for view in self._verdicts.views(owner, None)
         ]
+
+    def _prompt_items(self, owners: set[str]) -> list[Item]:
+        files = [(owner, self._prompts.file(owner)) for owner in sorted(owners & self._prompts.owners())]
+        return [Item(PROMPTS, owner, "Versions of prompts", bytes_in(file), _made_s(file)) for owner, file in files]
 
     def _upload_items(self, owners: Iterable[str]) -> list[Item]:
         found = []

@@ -19,6 +19,7 @@ from playground.errors import InputError, NotFoundError
 from playground.evaluation.measured import Measured
 from playground.evaluation.scored import Answered
 from playground.library.files import write_json
+from playground.services.verdict_request import VERDICT
 
 ID = re.compile(r"\d{8}-\d{6}-v[0-9a-f]{4}")
 SCHEMA = 1
@@ -28,7 +29,8 @@ LIVE = (QUEUED, MEASURING)
 
 @dataclass(frozen=True)
 class State:
-    """state: as above. pid, pid_started_s: of the process that measures. message: in words. error: why it failed or ended early."""
+    """state: as above. pid, pid_started_s: of the process that measures. message: in words. error: why it failed or ended early.
+    purpose: as in the request."""
 
     id: str
     owner: str
@@ -39,6 +41,7 @@ class State:
     pid: int = 0
     pid_started_s: float = 0.0
     schema: int = SCHEMA
+    purpose: str = VERDICT
 
 
 class VerdictFiles:
@@ -47,9 +50,9 @@ class VerdictFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def new(self, owner: str, name: str, request: dict[str, Any], now_s: float) -> State:
+    def new(self, owner: str, name: str, request: dict[str, Any], now_s: float, purpose: str = VERDICT) -> State:
         stamp = time.strftime("%Y%m%d-%H%M%S-v", time.localtime(now_s))
-        state = State(f"{stamp}{secrets.token_hex(2)}", owner, name[:80], now_s)
+        state = State(f"{stamp}{secrets.token_hex(2)}", owner, name[:80], now_s, purpose=purpose)
         folder = self._root / state.id
         folder.mkdir(parents=True)
         write_json(folder / "request.json", request)

@@ -16,6 +16,8 @@ from playground.services.sides import Side, side_as_json, side_from
 
 SIDES_MAX = 12
 REPEATS_MAX = 20
+VERDICT, BENCH = "verdict", "bench"
+"""What it is measured for: to judge by, or to choose a prompt by (services/bench.py)."""
 REPEAT_TEMPERATURE = 0.7
 """Repeats are drawn at least this freely: greedy ones would always agree."""
 
@@ -26,7 +28,8 @@ class VerdictRequest:
 
     examples: where shots come from, None = the other rows of the file. checks: as written. repeats: 1 = one reply an example; above,
     so many sampled ones beside it. losses: score the references. forgetting: measure what tuned sides forgot. mapping: role -> column.
-    tried: how the prompt was found, in words. name: for a person. Raises InputError that names every fault.
+    tried: how the prompt was found, in words. name: for a person. purpose: a bench is left out of the list of verdicts, and nothing is
+    timed. Raises InputError that names every fault.
     """
 
     file: Path
@@ -47,6 +50,7 @@ class VerdictRequest:
     losses: bool = True
     forgetting: bool = True
     tried: str = ""
+    purpose: str = VERDICT
 
     def __post_init__(self) -> None:
         labels = [side.label for side in self.sides]
@@ -56,6 +60,7 @@ class VerdictRequest:
                 (not 1 <= len(self.sides) <= SIDES_MAX, f"A verdict has 1 to {SIDES_MAX} sides; this one has {len(self.sides)}."),
                 (len(set(labels)) < len(labels), f"Two sides are called the same ({', '.join(labels)}). Give one another name."),
                 (not 1 <= self.repeats <= REPEATS_MAX, f"Repeats go from 1 to {REPEATS_MAX}; {self.repeats} are asked for."),
+                (self.purpose not in (VERDICT, BENCH), f"{self.purpose!r} is no purpose. There are: {VERDICT}, {BENCH}."),
                 (self.limit is not None and self.limit < 1, f"The limit of rows is {self.limit}; it is at least 1."),
             )
             if wrong

@@ -29,11 +29,12 @@ from playground.services import processes
 from playground.services.adapters import AdapterService
 from playground.services.answering import Answering, Item, Progress
 from playground.services.bases import BaseService
+from playground.services.bench_best import tried_for
 from playground.services.data import DataService
 from playground.services.forgetting import ForgettingService
 from playground.services.sides import Side, side_as_json
 from playground.services.verdict_files import DONE, FAILED, LIVE, MEASURING, STOPPED, State, VerdictFiles, answers_of, row_of
-from playground.services.verdict_request import VerdictRequest, named, request_from
+from playground.services.verdict_request import VERDICT, VerdictRequest, named, request_from
 from playground.settings import Settings
 
 __all__ = ["VerdictRequest", "VerdictService", "VerdictView"]
@@ -60,6 +61,7 @@ class VerdictView:
     created_s: float = 0.0
     error: str = ""
     record: dict[str, Any] | None = None
+    purpose: str = VERDICT
 
     @property
     def live(self) -> bool:
@@ -97,12 +99,14 @@ class VerdictService:
 
     def start(self, request: VerdictRequest) -> str:
         """Check it, and measure in the background; returns its id. Raises InputError, NotFoundError."""
+        request = self._told(request)
         state = self._admit(request)
         threading.Thread(target=self._measure, args=(state.id, request), name=f"verdict-{state.id}", daemon=True).start()
         return state.id
 
     def run(self, request: VerdictRequest) -> Iterator[VerdictView]:
         """The same here and now, for the command line: yields how far it is, the last time when it has ended. Closing it stops it."""
+        request = self._told(request)
         state = self._admit(request)
         thread = threading.Thread(target=self._measure, args=(state.id, request), daemon=True)
         thread.start()
@@ -116,9 +120,10 @@ class VerdictService:
                 thread.join()
         yield self.show(state.id, request.owner)
 
-    def views(self, owner: str = "local") -> list[VerdictView]:
-        """The person's verdicts, newest first."""
-        return [self._view(state, whole=False) for state in self.files.all() if self._mine(state, owner)]
+    def views(self, owner: str = "local", purpose: str | None = VERDICT) -> list[VerdictView]:
+        """The person's verdicts, newest first. purpose: those measured for it, None = for any."""
+        mine = [state for state in self.files.all() if self._mine(state, owner)]
+        return [self._view(state, whole=False) for state in mine if purpose in (None, state.purpose)]
 
     def show(self, id: str, owner: str = "local") -> VerdictView:
         """Raises NotFoundError."""
@@ -212,6 +217,12 @@ class VerdictService:
 
     # -- measuring -----------------------------------------------------------------------------------------------
 
+    def _told(self, request: VerdictRequest) -> VerdictRequest:
+        """The same with how its prompt was found, where a bench found it."""
+        if request.tried or request.purpose != VERDICT:
+            return request
+        return replace(request, tried=tried_for(self.files, request))
+
     def _admit(self, request: VerdictRequest) -> State:
         request = named(request)
         self._answering.examples(request)
@@ -219,7 +230,7 @@ class VerdictService:
         live = [state for state in self.files.all() if state.owner == request.owner and self._state(state).state in LIVE]
         if len(live) >= LIVE_OF_ONE:
             raise InputError(f"{len(live)} verdicts of yours are waiting or running. Let one end, or stop it, and try again.")
-        state = self.files.new(request.owner, request.name, request.as_json(), self._clock())
+        state = self.files.new(request.owner, request.name, request.as_json(), self._clock(), request.purpose)
         state = self.files.put(replace(state, pid=os.getpid(), pid_started_s=processes.started_s(os.getpid()) or 0.0))
         self._work[state.id] = _Work(state)
         return state
@@ -264,7 +275,8 @@ class VerdictService:
         self._follow(work, "answers_s", self._answering.answers(request, items, session))
         repeats = self._follow(work, "repeats_s", self._answering.repeats(request, items, session)) or {}
         self._add(work, "repeats", {key: tuple(replies) for key, replies in repeats.items()})
-        self._add(work, "seconds", self._follow(work, "timing_s", self._answering.timings(request, items, session)) or {})
+        if request.purpose == VERDICT:
+            self._add(work, "seconds", self._follow(work, "timing_s", self._answering.timings(request, items, session)) or {})
         if request.losses:
             self._add(work, "loss", self._follow(work, "losses_s", self._answering.losses(items, session)) or {})
         if request.forgetting:
@@ -396,11 +408,13 @@ class VerdictService:
         work, state = self._work.get(state.id), self._state(state)
         if work is None or state.state not in LIVE:
             record = self.files.record(state.id) if whole else None
-            return VerdictView(state.id, state.name, state.state, created_s=state.created_s, error=state.error, record=record)
+            return VerdictView(
+                state.id, state.name, state.state, created_s=state.created_s, error=state.error, record=record, purpose=state.purpose
+            )  # fmt: skip
         step = work.progress
         message = step.waiting or step.phase
         return VerdictView(
-            state.id, state.name, state.state, step.done, step.of, message, _left(work), state.created_s, state.error
+            state.id, state.name, state.state, step.done, step.of, message, _left(work), state.created_s, state.error, purpose=state.purpose
         )  # fmt: skip
 
     def _mine(self, state: State, owner: str) -> bool:

@@ -1,9 +1,10 @@
-"""Rows -> one batch. Of prompts with answers, prompts are padded on the left and answers on the right, so that all answers begin in
-the same column and the language-model head need only run from there on. Packed raw text is one block."""
+"""Rows -> one batch, and its loss. Prompts with answers are laid end to end (``flat.py``) where the base's forward pass is written out
+for that (``lean.py``). Elsewhere prompts are padded on the left and answers on the right, so that all answers begin in the same column
+and the language-model head need only run from there on. Packed raw text is one block."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,10 @@ import torch
 
 from playground.data.pack import Packed
 from playground.data.render import Rendered
+from playground.training.flat import FlatCollator
+from playground.training.lean import fits, flat_loss
 
+Collator = Callable[[Sequence[Any]], dict[str, Any]]
 IGNORED = -100
 
 
@@ -66,14 +70,18 @@ class PackedCollator:
         return {"input_ids": ids, "position_ids": positions, "labels": labels[:, 1:]}
 
 
-def collator(objective: str, pad_id: int) -> AnswerCollator | PackedCollator:
-    """The batch builder of an objective."""
-    return PackedCollator(pad_id) if objective == "pretrain" else AnswerCollator(pad_id)
+def collator(objective: str, pad_id: int, model: Any) -> Collator:
+    """The batch builder of an objective for this model."""
+    if objective == "pretrain":
+        return PackedCollator(pad_id)
+    return FlatCollator() if fits(model) else AnswerCollator(pad_id)
 
 
 def answer_loss(model: Any, batch: dict[str, Any], items: Any | None = None) -> torch.Tensor:
     """Mean cross-entropy over the tokens that have a label, in nats. ``items``: tokens to divide by (over accumulated batches)."""
     labels = batch["labels"]
+    if "spans" in batch:
+        return flat_loss(model, batch) / (items if items is not None else len(labels))
     logits = model(
         input_ids=batch["input_ids"],
         attention_mask=batch.get("attention_mask"),

@@ -61,14 +61,17 @@ def reply_tokens(answers: Iterable[int], max_tokens: int) -> int:
 def needs(
     objective: str, shapes: Shapes, method: Method, *, rank: int, steps: int, batch_size: int, tokens_p95: int, tokens_mean: float,
     answer_max: int, tokens_per_s: float | None = None, options: Options = NO_OPTIONS, reward_models: int = 0,
+    flat: bool = False,
 ) -> Estimate:  # fmt: skip
-    """``estimate`` for an objective. tokens_per_s: as a run of this objective measured it. reward_models: how many it is rewarded by."""
+    """``estimate`` for an objective. tokens_per_s: as a run of this objective measured it. reward_models: how many it is rewarded by.
+    flat: whether the base is one of ``families.written_out``."""
     cost = COSTS[objective]
     rows = rows_a_step(objective, batch_size) * cost.rows
     found = estimate(
         shapes, method, rank=rank, steps=steps, batch_size=rows, tokens_p95=tokens_p95,
         tokens_mean=tokens_mean if tokens_per_s else tokens_mean * cost.passes / cost.rows,
         answer_max=tokens_p95 if cost.logits_of_all else answer_max, tokens_per_s=tokens_per_s, options=options,
+        flat=flat and objective == "sft" and not method.virtual,
     )  # fmt: skip
     more = reward_models + (1 if cost.reference and method.whole else 0)
     return replace(found, memory_bytes=found.memory_bytes + more * weights_in(shapes) * 4)

@@ -14,6 +14,11 @@ from playground.methods.options import NO_OPTIONS, Options
 from playground.methods.shapes import Shapes, linear_shapes, weights_in
 
 PROCESS_BYTES = 1_050_000_000
+FLAT_SPARES = 1.6
+"""Floats that a token laid end to end does not leave behind, per output of every linear layer (see ``Method.kept``): fitted to LoRA, full
+and bottleneck runs on hospital_reports."""
+FLAT_LOGITS = 128
+"""Tokens whose logits such a run holds at a time."""
 NF4_BYTES = 0.57
 """Bytes a quantised weight, with its scales (Dettmers et al. 2023)."""
 DEFAULT_TOKENS_PER_S = 130.0
@@ -34,9 +39,10 @@ class Estimate:
 
 def estimate(
     shapes: Shapes, method: Method, *, rank: int, steps: int, batch_size: int, tokens_p95: int, tokens_mean: float, answer_max: int,
-    tokens_per_s: float | None = None, weight_bytes: int = 4, options: Options = NO_OPTIONS,
+    tokens_per_s: float | None = None, weight_bytes: int = 4, options: Options = NO_OPTIONS, flat: bool = False,
 ) -> Estimate:  # fmt: skip
     """Estimate a run. tokens_p95, tokens_mean: prompt and answer of a row; answer_max: the longest answer; weight_bytes: 4 in fp32, 2 in bf16.
+    flat: rows are laid end to end.
 
     Raises InputError for options that the method or the base has no place for."""
     total = weights_in(shapes)
@@ -51,8 +57,10 @@ def estimate(
     # Of a base that moves itself the weights are counted already; gradient and two moments are as wide as they are. An adapter is in fp32.
     optimiser = trained * 3 * weight_bytes if method.whole else max(trained, weights_in(saved)) * 16
     length = tokens_p95 + (rank if method.virtual else 0)
-    activations = int(batch_size * length * sum(rows for rows, _ in linears) * 4 * method.kept)
-    logits = batch_size * (answer_max + 1) * vocabulary * 4 * 3
+    kept = method.kept - FLAT_SPARES if flat else method.kept
+    activations = int(batch_size * length * sum(rows for rows, _ in linears) * 4 * kept)
+    told = batch_size * (answer_max + 1)
+    logits = (min(told, FLAT_LOGITS) if flat else told) * vocabulary * 4 * 3
     speed = tokens_per_s or DEFAULT_TOKENS_PER_S * DEFAULT_BODY / max(body, 1) / method.pace
     return Estimate(
         memory_bytes=weights + optimiser + activations + logits + PROCESS_BYTES,

@@ -27,6 +27,7 @@ class CompareTab:
     add: gr.Button
     again: gr.Button
     clear: gr.Button
+    verdict: gr.Button
     kind: gr.Dropdown
     text: gr.Textbox
     check: gr.Accordion
@@ -88,6 +89,7 @@ def build(services: Any) -> CompareTab:
         add = gr.Button("Add a side", size="sm")
         again = gr.Button("Ask again", size="sm")
         clear = gr.Button("Clear every side", size="sm")
+        verdict = gr.Button(words.MAKE_VERDICT, size="sm")
     with gr.Column(elem_classes="card folds"):
         with gr.Accordion("Same for every side: greedy, 128 tokens, seed 7", open=False) as shared:
             with gr.Row():
@@ -110,7 +112,7 @@ def build(services: Any) -> CompareTab:
             gr.HTML(html.note(words.PROMPT_IDEA) + html.note(words.CHOICE_IDEA))
     clipboard = gr.Textbox(visible="hidden", elem_id="clipboard", label="Copied text")
     return CompareTab(
-        comparison, sides, hospital, board, error, question, ask, stop, add, again, clear, kind, text, check, shared, temperature,
+        comparison, sides, hospital, board, error, question, ask, stop, add, again, clear, verdict, kind, text, check, shared, temperature,
         top_p, max_tokens, seed, clipboard, story_card,
     )  # fmt: skip
 

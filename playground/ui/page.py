@@ -7,7 +7,24 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import adapters, asking, compare, demo, header, race, runs, sidebar, storage, story, theme, train, watch, words
+from playground.evaluation import report
+from playground.ui import (
+    adapters,
+    asking,
+    compare,
+    demo,
+    header,
+    race,
+    runs,
+    sidebar,
+    storage,
+    story,
+    theme,
+    train,
+    verdict,
+    watch,
+    words,
+)
 from playground.ui.watch import Memo
 from playground.ui.wiring import QUIET, Visitor, bind
 
@@ -28,11 +45,13 @@ def build_page(services: Any) -> gr.Blocks:
                 library = adapters.build()
             with gr.Tab("Compare", id="compare"):
                 sides = compare.build(services)
+            with gr.Tab("Verdict", id="verdict"):
+                judged = verdict.build(services)
         device = sidebar.build(services)
         with device.panel:
             disk = storage.build(services)
         storage.wire(services, disk)
-        _wire(services, page, pill, tabs, training, library, sides, device)
+        _wire(services, page, pill, tabs, training, library, sides, judged, device)
     gr.set_static_paths([services.settings.exports_dir])  # what Export hands out, each in a folder with a random name
     page.queue(default_concurrency_limit=_AT_ONCE)
     return page
@@ -43,7 +62,7 @@ def launch_options() -> dict[str, Any]:
     here = Path(__file__).parent
     return {
         "theme": theme.build(),
-        "css": (here / "theme.css").read_text(encoding="utf-8"),
+        "css": (here / "theme.css").read_text(encoding="utf-8") + report.STYLE,
         "js": (here / "page.js").read_text(encoding="utf-8"),
         "head": '<meta name="color-scheme" content="light dark"><meta name="robots" content="noindex">',
         "footer_links": [],
@@ -61,7 +80,7 @@ def jump_to_cancel(services: Any, visitor: Visitor, memo: Memo, followed: str) -
 
 def _wire(
     services: Any, page: gr.Blocks, pill: gr.Button, tabs: gr.Tabs, training: train.TrainTab, library: adapters.AdaptersTab,
-    sides: compare.CompareTab, device: sidebar.SidebarView,
+    sides: compare.CompareTab, judged: verdict.VerdictTab, device: sidebar.SidebarView,
 ) -> None:  # fmt: skip
     train.wire(services, training)
     adapters.wire(services, library)
@@ -71,13 +90,15 @@ def _wire(
     _cross(services, tabs, training, library, sides, device)
 
     memo, mark = gr.State(Memo()), gr.State("")
+    verdict.wire(services, page, tabs, judged, training, mark)
+    verdict.wire_carry(services, tabs, judged, sides, training.uploaded)
     models = [view.model for view in sides.sides.values()]
-    watched = [memo, training.followed, training.curves.others, library.chosen, library.active, *models]
+    watched = [memo, training.followed, training.curves.others, library.chosen, library.active, judged.followed, judged.adapter, *models]
     timer = gr.Timer(watch.HURRIED_S)
     drawn = [
         memo, mark, pill, device.device, device.now, device.cancel, device.waiting, device.proved, sides.ask, sides.hospital, sides.demo.play,
         library.send, *training.run_outputs, *training.curves.outputs, *sides.demo.outputs, library.listing, *models, *[view.greyed for view in sides.sides.values()],
-        timer,
+        judged.head, judged.body, judged.listing, *judged.controls, judged.adapter, timer,
     ]  # fmt: skip
     device.cancel.click(bind(services, jump_to_cancel), [memo, training.followed], [tabs, memo, *training.run_outputs], **QUIET)
     train.reread_on(mark.change, services, training)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.services.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, RUN, UPLOAD, VERDICT
+from playground.services.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, PROMPTS, RUN, UPLOAD, VERDICT
 from playground.ui import html
 from playground.ui.failure import card
 from playground.ui.figures import plural, size
@@ -16,15 +16,15 @@ from playground.ui.runs import PICK_JS
 from playground.ui.wiring import QUIET, Visitor, bind, bind_pick, hidden_slot, slot
 
 TITLES = {
-    BASE: "Bases", ADAPTER: "Adapters", RUN: "Runs", CHECKPOINTS: "Checkpoints of ended runs", VERDICT: "Verdicts", UPLOAD: "Uploads", PASSING: "Passing through",
+    BASE: "Bases", ADAPTER: "Adapters", RUN: "Runs", CHECKPOINTS: "Checkpoints of ended runs", VERDICT: "Verdicts", PROMPTS: "Prompts", UPLOAD: "Uploads", PASSING: "Passing through",
 }  # fmt: skip
 NOUNS = {
-    BASE: "base", ADAPTER: "adapter", RUN: "run", CHECKPOINTS: "checkpoint folder", VERDICT: "verdict", UPLOAD: "upload", PASSING: "folder of passing files",
+    BASE: "base", ADAPTER: "adapter", RUN: "run", CHECKPOINTS: "checkpoint folder", VERDICT: "verdict", PROMPTS: "list of prompts", UPLOAD: "upload", PASSING: "folder of passing files",
 }  # fmt: skip
-NOUNS_MANY = {PASSING: "folders of passing files"}
+NOUNS_MANY = {PASSING: "folders of passing files", PROMPTS: "lists of prompts"}
 ALL_OF = {
     BASE: "Remove those not in use", ADAPTER: "Delete all adapters", RUN: "Remove ended runs", CHECKPOINTS: "Free checkpoints of ended runs",
-    VERDICT: "Delete all verdicts", UPLOAD: "Remove uploads", PASSING: "Remove them now",
+    VERDICT: "Delete all verdicts", PROMPTS: "Delete all prompts", UPLOAD: "Remove uploads", PASSING: "Remove them now",
 }  # fmt: skip
 CONSEQUENCES = {
     BASE: "A base is fetched and converted anew when it is next chosen.",
@@ -32,6 +32,7 @@ CONSEQUENCES = {
     RUN: "The curve and the log go for good; the adapter it made stays.",
     CHECKPOINTS: "A failed or cancelled run can then not go on from where it stopped.",
     VERDICT: "Its figures and replies go for good; it can be measured anew.",
+    PROMPTS: "Every version that was kept goes for good, with its scores.",
     UPLOAD: "Runs keep the copy they train on.",
     PASSING: "A download that has not begun has to be packed again.",
 }

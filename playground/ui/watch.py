@@ -11,13 +11,10 @@ from typing import Any
 
 import gradio as gr
 
-from playground.ui import curves, demo, library, runs, side, sidebar, words
+from playground.ui import curves, demo, library, runs, side, sidebar, verdict_form, verdict_shown, words
 from playground.ui.failure import sentence
 from playground.ui.readiness import ready
 from playground.ui.wiring import Visitor, slot
-
-_SHORT = 48
-"""Letters that a button bears; a longer reason is in the Device panel."""
 
 
 class Memo(dict[str, Any]):
@@ -37,9 +34,9 @@ HURRIED_S = 0.5
 
 
 def tick(
-    services: Any, visitor: Visitor, memo: Memo, followed: str, laid: list[str], chosen: str, active: str, *models: str
+    services: Any, visitor: Visitor, memo: Memo, followed: str, laid: list[str], chosen: str, active: str, judged: str, tuned: str, *models: str
 ) -> list[Any]:
-    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (10), curves (3), demo (5), adapters (1), models and greyed (12), the timer."""
+    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (10), curves (3), demo (5), adapters (1), models and greyed (12), verdict (9), the timer."""
     memo = Memo(memo)
     return [
         memo,
@@ -50,6 +47,7 @@ def tick(
         *_curves(services, visitor, memo, followed, laid or []),
         *_demo(services, visitor, memo),
         *_adapters(services, visitor, memo, chosen, active, models),
+        *_verdict(services, visitor, memo, judged, tuned),
         memo.fresh("pace", pace := PACE_S if ready(services).yes else HURRIED_S, gr.Timer(pace)),
     ]
 
@@ -87,7 +85,7 @@ def _readiness(services: Any, memo: Memo) -> list[Any]:
 
     def read() -> list[Any]:
         now = ready(services)
-        why = now.words if len(now.words) <= _SHORT else words.BASE_MISSING
+        why = now.words if len(now.words) <= words.SHORT else words.BASE_MISSING
         return [
             memo.fresh(f"ready-{name}", (now.yes, said), gr.update(value=said, interactive=now.yes))
             for name, said in (
@@ -159,3 +157,27 @@ def _adapters(services: Any, visitor: Visitor, memo: Memo, chosen: str, active: 
         return [shown, *side.dropdown_updates(services, visitor, models), *[greyed] * count]
 
     return _guarded(1 + 2 * count, memo, "adapters", read)
+
+
+def _verdict(services: Any, visitor: Visitor, memo: Memo, followed: str, tuned: str) -> list[Any]:
+    """The shown verdict's head, body, the list, its buttons, and the adapters to choose from. The body is only read when the verdict or its
+    state is another: it holds every reply."""
+
+    def read() -> list[Any]:
+        views = services.verdicts.views(visitor.owner)
+        view = verdict_shown.pick(views, followed)
+        key = verdict_shown.key_of(view)
+        body, buttons = gr.skip(), [gr.skip()] * verdict_shown.CONTROLS
+        if memo.get("verdict-key", ()) != key:
+            made = verdict_shown.body(services, visitor, view) if view and view.state not in words.VERDICT_LIVE else ""
+            memo["verdict-key"], body, buttons = key, slot(made), verdict_shown.controls(view, made)
+        rows = verdict_shown.list_html(views, view.id if view else "")
+        choices = verdict_form.adapters(services, visitor)
+        known = [value for _, value in choices]
+        offered = gr.update(choices=choices, value=tuned if tuned in known else "")
+        return [
+            memo.fresh("verdict", verdict_shown.live_html(view)), body, memo.fresh("verdicts", rows, slot(rows)), *buttons,
+            memo.fresh("to-judge", choices, offered),
+        ]  # fmt: skip
+
+    return _guarded(4 + verdict_shown.CONTROLS, memo, "verdict", read)

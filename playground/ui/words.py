@@ -50,6 +50,27 @@ ADAPTERS_TEXT = "One frozen base, many adapters. Switching picks another adapter
 ADAPTERS_EMPTY = "No adapters yet: train one or import a PEFT folder."
 PICK_FIRST = "Choose an adapter in the list first."
 
+# Verdict
+VERDICT_TITLE = "A new verdict"
+VERDICT_TEXT = "Every side answers the same examples that training has not seen. Then: what is better, by how much, how sure, and at what cost."
+VERDICT_EMPTY = "No verdict yet: pick the sides and a held-out set, and measure."
+VERDICT_EXAMPLES = "Choose examples to judge by first"
+VERDICT_SIDES = "Choose at least one side"
+MEASURE = "Measure"
+STOP_AND_KEEP = "Stop and keep what is measured"
+MAKE_VERDICT = "Make it a verdict"
+SITUATION_TEXT = "The figures are measured; what they are worth depends on you. Leave empty what you cannot say."
+VERDICT_STATES = {
+    "QUEUED": ("Waiting", "wait"),
+    "MEASURING": ("Measuring", "live"),
+    "DONE": ("Done", "ok"),
+    "STOPPED": ("Stopped", "wait"),
+    "FAILED": ("Failed", "no"),
+}
+VERDICT_LIVE = ("QUEUED", "MEASURING")
+SHORT = 48
+"""Letters that a button bears; a longer reason is in the Device panel."""
+
 # Sidebar
 NOW_EMPTY = "Nothing is running."
 WAITING_EMPTY = "No one is waiting."

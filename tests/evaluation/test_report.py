@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -115,6 +116,25 @@ def test_the_answer_comes_first_then_reasons_table_pictures_differences_cost_and
     order = ["Fine-tune.", "Every side by its main metric", "The whole at a glance", "Every metric", "Where the sides differ", "What it costs",
              "What was forgotten", "How it was measured", "Wilson"]  # fmt: skip
     places = [text.index(words, text.index("<body>")) for words in order]
+    assert places == sorted(places)
+
+
+def test_a_record_from_disk_reads_the_same(made: Any) -> None:
+    record, rows = made
+    sorted_ = json.loads(json.dumps(record, sort_keys=True))
+    assert report.body_html(sorted_, rows) == report.body_html(record, rows)
+    text = report.metrics_html(sorted_)
+    order = [
+        "decides",
+        "At most 60 words<",
+        "in every repeat",
+        "Exactly the reference",
+        "BLEU",
+        "Loss of",
+        "Seconds a reply",
+        "Tokens written",
+    ]
+    places = [text.index(words) for words in order]
     assert places == sorted(places)
 
 

@@ -38,8 +38,9 @@ def storage_of(services: Services, sessions: Sessions, waits: list[float] | None
             waits.append(seconds)
 
     return StorageService(
-        services.settings, services.bases, services.adapters, services.training, services.demo, sessions, services.verdicts, wait
-    )
+        services.settings, services.bases, services.adapters, services.training, services.demo, sessions, services.verdicts,
+        services.bench.book, wait,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ ATTACKS: dict[str, Attack] = {
     "chat with it": lambda s, v, h: [*chat.send(s, v, Log(), "Hello", h.adapter)][-1],
     "turn to it": lambda s, v, h: chat.turned(s, v, Log(), h.adapter),
     "models": lambda s, v, h: [side.labels(s, v), side.model_choices(s, v), side.greyed_list(s, v)],
-    "look at everything": lambda s, v, h: watch.tick(s, v, Memo(), h.run, [h.run], h.adapter, h.adapter, *[h.adapter] * 6),
+    "look at everything": lambda s, v, h: watch.tick(s, v, Memo(), h.run, [h.run], h.adapter, h.adapter, "her-verdict", h.adapter, *[h.adapter] * 6),
     "the story": lambda s, v, h: [demo.show(s, v), demo.cancel(s, v)],
     "storage": lambda s, v, h: [storage.show(s, v), *[storage.ask(s, v, f"{k}:{i}") for k, i in _ids(h)]],
     "wipe": lambda s, v, h: [storage.remove(s, v, f"{k}:{i}") for k, i in _ids(h)],

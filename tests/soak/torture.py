@@ -359,7 +359,7 @@ class Starved:
 def starve(services: Services, folder: Path, batch_size: int, words: int, limit_bytes: int) -> Starved:
     """A run that takes more than it may: retried once by itself, failed with a setting that would fit, and that one works."""
     file = rows_file(folder, words, 80)
-    asked = request(file, steps=3, save_steps=2, batch_size=batch_size, limit_memory_bytes=limit_bytes)
+    asked = request(file, method="prompt", steps=3, save_steps=2, batch_size=batch_size, limit_memory_bytes=limit_bytes)
     run = services.training.start(asked)
     view = wait_state(services, run, *ENDED)
     assert view.state == "FAILED", view

@@ -13,7 +13,7 @@ from playground.data.editing import Table
 from playground.data.example import BadRow, Checked, Example, Message
 from playground.data.lengths import TokenReport
 from playground.data.seen import Seen, Token
-from playground.errors import AdapterError, InputError
+from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library.card import AdapterCard
 from playground.methods import all_methods
 from playground.services.adapters import AdapterRow, Switch
@@ -23,7 +23,9 @@ from playground.services.data import ShippedSet
 from playground.services.demo import DemoState
 from playground.services.progress import RunView
 from playground.services.sessions import Sessions
+from playground.services.sides import Side
 from playground.services.training import Plan, Preset
+from playground.services.verdicts import VerdictRequest, VerdictView
 from playground.settings import Settings
 
 EVIL = '<img src=x onerror="alert(1)">'
@@ -89,6 +91,7 @@ class FakeData:
                 "Male, 54.",
                 "ends-with:Sharma",
                 "hospital_reports",
+                prompt,
             )
         ]
 
@@ -232,11 +235,74 @@ class FakeDevice:
         }  # fmt: skip
 
 
+@dataclass
+class FakeVerdicts:
+    """One verdict, as the tests of the report make it, and what was asked of it."""
+
+    listed: list[VerdictView] = field(default_factory=list)
+    record: dict[str, Any] | None = None
+    held: list[dict[str, Any]] = field(default_factory=list)
+    started: list[VerdictRequest] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    judged: list[tuple[Any, Any]] = field(default_factory=list)
+
+    def start(self, request: VerdictRequest) -> str:
+        self.started.append(request)
+        return "v1"
+
+    def views(self, owner: str = "local") -> list[VerdictView]:
+        return self.listed if owner == "local" else []
+
+    def show(self, id: str, owner: str = "local") -> VerdictView:
+        found = next((view for view in self.views(owner) if view.id == id), None)
+        if found is None:
+            raise NotFoundError("There is no such verdict.")
+        return replace(found, record=None if found.live else self.record)
+
+    def stop(self, id: str, owner: str = "local") -> None:
+        self.stopped.append(id)
+
+    def remove(self, id: str, owner: str = "local") -> None:
+        self.removed.append(id)
+        self.listed = [view for view in self.listed if view.id != id]
+
+    def rows(self, id: str, owner: str = "local") -> list[dict[str, Any]]:
+        return self.held
+
+    def export(self, id: str, how: str, owner: str = "local") -> Path:
+        if self.record is None:
+            raise InputError("There is nothing to export yet.")
+        return Path("exports", f"verdict-{id}.{how}")
+
+    def again(self, id: str, questions: Any, prices: Any, owner: str = "local") -> VerdictView:
+        self.judged.append((questions, prices))
+        return self.show(id, owner)
+
+    def line_up(self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = "local") -> tuple[Side, ...]:
+        sides = [Side("base", name="Base")]
+        sides += [Side("base", prompt, name="Base + prompt")] if prompt else []
+        sides += [Side("base", prompt, 4, file, "Base + 4 shots")]
+        sides += [Side("base", prompt, name="Base + documents", docs=docs)] if docs else []
+        return (*sides, *([Side(adapter, name=adapter)] if adapter else []))
+
+
+@dataclass
+class FakeReplay:
+    same: bool = True
+    asked: list[Any] = field(default_factory=list)
+
+    def again(self, saved: Any, tell: Any = None, owner: str = "local", session: str = "local") -> dict[str, Any]:
+        self.asked.append((saved, owner, session))
+        return {"same": self.same, "text": f"another {EVIL}", "first_difference": None if self.same else 3, "notes": []}
+
+
 class FakeServices:
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self.settings = Settings(home=folder, shared=shared)
         self.bases, self.data, self.training = FakeBases(), FakeData(folder), FakeTraining()
         self.adapters, self.compare, self.demo, self.device = FakeAdapters(), FakeCompare(), FakeDemo(), FakeDevice()
+        self.verdicts, self.replay = FakeVerdicts(), FakeReplay()
         self.sessions = Sessions(folder / "playground.sqlite")
 
     def seen(self, owner: str) -> None:

@@ -60,19 +60,19 @@ def test_the_chat_keeps_a_divider_between_adapters(services: FakeServices, me: V
 
 
 def test_the_timer_draws_only_what_changed(services: FakeServices, me: Visitor) -> None:
-    first = watch.tick(services, me, Memo(), "", [], "", "", *MODELS)
-    second = watch.tick(services, me, first[0], "", [], "", "", *MODELS)
+    first = watch.tick(services, me, Memo(), "", [], "", "", "", "", *MODELS)
+    second = watch.tick(services, me, first[0], "", [], "", "", "", "", *MODELS)
     assert first[2] == "Device: idle"
     assert all(one == gr.skip() for one in second[1:])
     services.training.listed = [run_view()]
-    third = watch.tick(services, me, second[0], "", [], "", "", *MODELS)
+    third = watch.tick(services, me, second[0], "", [], "", "", "", "", *MODELS)
     assert len(third) == len(first)
     assert sum(one != gr.skip() for one in third[1:]) >= 3
 
 
 def test_a_button_says_why_it_cannot_be_pressed(services: FakeServices, me: Visitor) -> None:
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
-    drawn = watch.tick(services, me, Memo(), "", [], "", "", *MODELS)
+    drawn = watch.tick(services, me, Memo(), "", [], "", "", "", "", *MODELS)
     ask, hospital = drawn[8], drawn[9]
     assert (ask["value"], ask["interactive"]) == ("Fetching the base, 62 of 93 MB", False)
     assert (hospital["value"], hospital["interactive"]) == ("Fetching the base, 62 of 93 MB", False)
@@ -80,7 +80,7 @@ def test_a_button_says_why_it_cannot_be_pressed(services: FakeServices, me: Visi
 
 def test_a_part_that_fails_leaves_the_others(services: FakeServices, me: Visitor) -> None:
     services.device.status = lambda: 1 / 0  # type: ignore[method-assign]
-    drawn = watch.tick(services, me, Memo(), "", [], "", "", *MODELS)
+    drawn = watch.tick(services, me, Memo(), "", [], "", "", "", "", *MODELS)
     assert drawn[2] == gr.skip()
     assert "Nothing is training" in "".join(str(one) for one in drawn)
 
@@ -88,5 +88,5 @@ def test_a_part_that_fails_leaves_the_others(services: FakeServices, me: Visitor
 def test_the_page_is_built_with_its_tabs_in_order(services: FakeServices) -> None:
     page = build_page(services)
     tabs = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs == ["Train", "Adapters", "Compare"]
+    assert tabs == ["Train", "Adapters", "Compare", "Verdict"]
     assert {"theme", "css", "js", "head"} <= set(launch_options())

@@ -1,0 +1,190 @@
+"""The prompt bench through the real services on a tiny model, and its choice from records alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.data.split import split
+from playground.errors import InputError, NotFoundError
+from playground.services.bench_best import best_of, scores_of
+from playground.services.container import Services
+from playground.services.sides import Side
+from playground.services.verdict_request import VerdictRequest
+from playground.services.verdicts import VerdictView
+from playground.settings import Settings
+from tests.shared.conftest import ANNA, BEN
+
+CHECK = "contains:gladly"
+
+
+def side(name: str, prompt: str, shots: int, value: float, tokens: float) -> dict[str, Any]:
+    return {
+        "side": name,
+        "prompt": prompt,
+        "shots": shots,
+        "metrics": {CHECK: {"value": value, "n": 24}},
+        "prompt_tokens_mean": tokens,
+    }
+
+
+def record(*sides: dict[str, Any], kind: str = "yes-no", higher: bool = True) -> dict[str, Any]:
+    about = {CHECK: {"kind": kind, "higher_is_better": higher}}
+    return {"id": "b", "created_s": 5.0, "main_metric": CHECK, "about": about, "examples": 24, "sides": list(sides)}
+
+
+def test_the_best_has_the_best_figure_and_then_the_fewest_tokens() -> None:
+    made = [side(f"v{n} + {k} shots", f"p{n}", k, 0.5 + 0.1 * n, 50 * n + 40 * k) for n in (1, 2, 3) for k in (0, 4)]
+    made[2]["metrics"][CHECK]["value"] = made[3]["metrics"][CHECK]["value"] = made[5]["metrics"][CHECK]["value"] = 0.875
+    made[4]["metrics"][CHECK]["value"] = 0.2
+    best = best_of(record(*made))
+    assert (best.text, best.shots) == ("p2", 0)
+    assert best.sentence == "The best of 6 (3 prompts, with 0 or 4 shots) on 24 validation rows: 21 of 24."
+    lower = best_of(record(side("v1", "p1", 0, 2.0, 9), side("v2", "p2", 0, 1.5, 99), kind="mean", higher=False))
+    assert (lower.text, lower.sentence) == (
+        "p2",
+        f"The best of 2 (2 prompts, without shots) on 24 validation rows: {CHECK} 1.500.",
+    )
+    only = best_of(record(side("v1", "p1", 1, 1.0, 9)))
+    assert only.sentence == "The only one that was tried (1 prompt, with 1 shot) on 24 validation rows: 24 of 24."
+    with pytest.raises(InputError, match="Give a check"):
+        best_of({**record(*made), "main_metric": None})
+    (score, _) = scores_of(record(*made), "f.jsonl")["p2"]
+    assert (score.file, score.shots, score.passed, score.n, score.tokens, score.bench) == ("f.jsonl", 0, 21, 24, 100, "b")
+
+
+@pytest.fixture
+def kept(services: Services, rows_file: Path) -> list[str]:
+    rows = [{"prompt": f"Say {n}", "completion": f"Number {n}, gladly."} for n in range(60)]
+    rows_file.write_text("\n".join(map(json.dumps, rows)))
+    return [services.bench.keep(text, rows_file).id for text in ("Be glad.", "Say gladly, and the number.")]
+
+
+def ended(services: Services, id: str, owner: str = "local") -> VerdictView:
+    while (view := services.bench.show(id, owner)).live:
+        pass
+    return view
+
+
+def test_every_version_with_every_count_on_the_validation_part_alone(
+    services: Services, rows_file: Path, kept: list[str]
+) -> None:
+    id = services.bench.score(rows_file, kept, (0, 2), (CHECK,), max_tokens=4)
+    assert [view.id for view in services.bench.views()] == [id]
+    assert services.verdicts.views() == [], "the list of verdicts leaves it out"
+    view = ended(services, id)
+    assert (view.state, view.name) == ("DONE", f"Prompt bench: {rows_file.name}"), view.error
+    assert view.record is not None
+    assert [one["side"] for one in view.record["sides"]] == ["v1", "v1 + 2 shots", "v2", "v2 + 2 shots"]
+    parts = split(services.data.check(rows_file).examples, 7)
+    rows = services.verdicts.rows(id)
+    assert {row["example"] for row in rows} == set(parts.validation)
+    told = {
+        services.data.check(rows_file).examples[number - 1].messages[-2].content for number in (*parts.validation, *parts.test)
+    }
+    for row in rows:
+        asks = [part.partition("<|im_end|>")[0].strip() for part in row["prompt"].split("<|im_start|>user")[1:]]
+        assert len(asks) == (3 if "shots" in row["side"] else 1)
+        assert asks[-1] == row["question"]
+        assert not told & set(asks[:-1]), "shots come from what is trained on"
+    assert view.record["forgetting"] == {}
+    assert "seconds" not in view.record["sides"][0]["metrics"]
+    best = services.bench.best(id)
+    assert best.sentence.startswith("The best of 4 (2 prompts, with 0 or 2 shots) on 6 validation rows: ")
+    versions = services.bench.versions(rows_file)
+    assert [sorted(score.shots for score in one.scores) for one in versions] == [[0, 2], [0, 2]]
+    assert versions[0].scores[0].file == rows_file.name
+    newest = services.bench.newest(rows_file)
+    assert newest is not None
+    assert newest.id == id
+
+
+def test_the_verdict_says_how_its_prompt_was_found(services: Services, rows_file: Path, kept: list[str]) -> None:
+    id = services.bench.score(rows_file, kept, (0,), (CHECK,), max_tokens=4, limit=2)
+    ended(services, id)
+    best = services.bench.best(id)
+    test = split(services.data.check(rows_file).examples, 7).test
+    sides = (Side("base", name="Base"), Side("base", best.text, best.shots, name="Told"))
+    asked = VerdictRequest(rows_file, sides, (CHECK,), test[:2], max_tokens=4, losses=False, forgetting=False)
+
+    def tried(request: VerdictRequest) -> str:
+        view = list(services.verdicts.run(request))[-1]
+        assert view.record is not None, view.error
+        return str(view.record["tried"])
+
+    assert tried(asked) == best.sentence
+    assert tried(replace(asked, sides=(Side("base", "Another prompt."),))) == ""
+    known = services.bench.rows(rows_file)
+    assert (
+        tried(replace(asked, rows=(*test[:1], known[0])))
+        == f"{best.sentence} 1 of these rows are judged by too, which favours the prompt."
+    )
+    assert tried(replace(asked, tried="By hand.")) == "By hand."
+
+
+def test_stopped_it_keeps_what_was_measured(services: Services, rows_file: Path, kept: list[str]) -> None:
+    id = services.bench.score(rows_file, kept, (0, 4), (CHECK,), max_tokens=60)
+    with pytest.raises(InputError, match="still measures"):
+        services.bench.best(id)
+    while (view := services.bench.show(id)).live and view.done < 16:
+        pass
+    services.bench.stop(id)
+    view = ended(services, id)
+    assert view.state == "STOPPED"
+    assert view.record is not None
+    assert f"on {view.record['examples']} validation rows" in services.bench.best(id).sentence
+
+
+def test_a_wrong_call_is_told_before_anything_runs(services: Services, rows_file: Path, kept: list[str], tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "completion": "x"}) for n in range(9)))
+    bench = services.bench
+    for call, words in (
+        (lambda: bench.score(few, kept, (0,), ()), "no validation part"),
+        (lambda: bench.score(rows_file, [], (), ()), "no version to score.*No number of shots"),
+        (lambda: bench.score(rows_file, kept, (0, 1, 2, 3, 4, 5, 6), ()), "make 14; one bench takes 12"),
+        (lambda: bench.score(rows_file, kept, (17,), ()), "from 0 to 16"),
+        (lambda: bench.score(rows_file, ["v9"], (0,), ()), "There are: v1, v2"),
+        (lambda: bench.score(rows_file, kept, (0,), ("nonsense",)), "is not a check"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+    assert bench.views() == []
+
+
+def test_the_held_out_rows_of_a_shipped_set_stand_for_the_set(services: Services) -> None:
+    shipped = services.data.shipped("hospital_reports")
+    version = services.bench.keep(shipped.system_prompt, shipped.heldout)
+    assert services.bench.versions(shipped.file) == [version]
+    rows = services.bench.rows(shipped.heldout)
+    assert rows == split(services.data.check(shipped.file).examples, 7, test=0.0).validation
+    request = services.bench.request(shipped.heldout, [version.id], (0, 4), (shipped.check,))
+    assert (request.file, request.rows) == (shipped.file, rows)
+
+
+def test_another_visitors_bench_and_prompts_are_not_there(settings: Settings) -> None:
+    shared = Services(replace(settings, shared=True))
+    kept = shared.bench.keep("Annas secret.", owner=ANNA)
+    state = shared.verdicts.files.new(ANNA, "Prompt bench: x", {}, 1.7e9, "bench")
+    verdict = shared.verdicts.files.new(BEN, "his", {}, 1.7e9)
+    bench = shared.bench
+    for call in (bench.show, bench.best, bench.stop):
+        with pytest.raises(NotFoundError):
+            call(state.id, BEN)
+        with pytest.raises(NotFoundError, match="no prompt bench"):
+            call(verdict.id, BEN)
+    assert bench.views(BEN) == []
+    assert bench.versions(owner=BEN) == []
+    with pytest.raises(NotFoundError):
+        bench.forget(kept.id, BEN)
+    assert {item.kind for item in shared.storage.items(ANNA)} == {"prompts", "verdict"}
+    assert "prompts" not in {item.kind for item in shared.storage.items(BEN)}
+    assert ANNA in shared.storage.owners()
+    freed = shared.storage.remove_everything(ANNA)
+    assert (freed.count("prompts"), freed.count("verdict")) == (1, 1)
+    assert bench.book.owners() == set()
+    shared.close()
