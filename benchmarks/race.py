@@ -1,6 +1,7 @@
 """The method race for real: every method on one shipped set, the same budget, one table and one picture.
 
     python benchmarks/race.py [--set hospital_reports] [--steps 20] [--methods lora,ia3] [--out benchmarks/results/race.json]
+    python benchmarks/race.py --methods ia3,full --into benchmarks/results/race.json --out ...   # these again, at other rates
     python benchmarks/race.py --again benchmarks/results/race.json          # the docs' page and picture from a result
 
 The race service does it all, as the page and the command line do. Each run is a process of its own and nothing else computes
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from playground.services.container import build_services
 from playground.services.race import RaceRequest
-from playground.services.race_store import Race
+from playground.services.race_store import Entry, Race
 from playground.services.race_table import HEAD, NOTES, cells, label, record, status, text
 from playground.settings import PROJECT_ROOT, Settings
 from playground.ui.race_chart import scatter
 
+OTHERS = (
+    "Larger steps learn the format sooner and forget more: the held-out rows alone do not show it, which is why a race measures both. "
+    "The defaults are those of the table above."
+)
 STYLE = (
     "text{font:11px system-ui,sans-serif;fill:#555}.name{fill:#111}line{stroke:#ddd}.limit{stroke:#c2571a;stroke-dasharray:5 4;"
     "stroke-width:2}circle{fill:#2a5bd7}"
@@ -64,6 +70,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def merged(result: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """An earlier result with the methods of this one in place of its own, which stay beside it as ``other_rates``."""
+    entries = {entry["method"]: entry for entry in result["race"]["entries"]}
+    rows = {row["method"]: row for row in result["rows"]}
+    before = [entry for entry in earlier["race"]["entries"] if entry["method"] in entries]
+    race = earlier["race"] | {"entries": [entries.get(entry["method"], entry) for entry in earlier["race"]["entries"]]}
+    return earlier | {
+        "commands": [*earlier.get("commands", [earlier["command"]]), result["command"]],
+        "rows": [rows.get(row["method"], row) for row in earlier["rows"]],
+        "race": race,
+        "other_rates": [*earlier.get("other_rates", []), *before],
+        "note": result["note"] or earlier.get("note", ""),
+    }
+
+
 def write_page(result: dict[str, Any], folder: Path) -> None:
     """docs/race.md and docs/race.svg."""
     race = Race.of(result["race"])
@@ -72,24 +93,31 @@ def write_page(result: dict[str, Any], folder: Path) -> None:
     svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     head, _, body = svg.partition(">")
     (folder / "race.svg").write_text(f'{head}><style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{body}</svg>\n')
-    lines = [HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), cells(race.base), *(cells(entry) for entry in race.entries)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = table_of([race.base, *race.entries])
+    others = [Entry(**entry) for entry in result.get("other_rates", [])]
+    also = f"\n## The same at other rates\n\n{OTHERS}\n\n{table_of(others)}\n" if others else ""
     wrong = "\n".join(f"- {label(entry.method)}: {status(entry)}" for entry in race.entries if status(entry))
+    commands = " and ".join(f"`{command}`" for command in result.get("commands", [result["command"]]))
     page = f"""# All methods on one set
 
 `python -m playground race examples/{race.file} --steps {result["steps"]} --batch-size {result["batch_size"]}`, on {result["device"]} with {result["base"]}:
 the same {result["steps"]} steps of {result["batch_size"]} rows for each method, each with its own default learning rate and size, one run
 after another, then measured alike. The check is `{race.check}`; the base is given no prompt either. The Train tab does the same under
-"Race several methods". {result.get("note", "")} Figures: [results/race.json](../benchmarks/results/race.json), made by `{result["command"]}`.
+"Race several methods". {result.get("note", "")} Figures: [results/race.json](../benchmarks/results/race.json), made by {commands}.
 
 ![Share of replies that keep the format, against trained weights](race.svg)
 
 {table}
 
 {NOTES}
-{wrong}
+{wrong}{also}
 """
     (folder / "race.md").write_text(page.rstrip() + "\n")
+
+
+def table_of(entries: Sequence[Entry]) -> str:
+    lines = [HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), *(cells(entry) for entry in entries)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
@@ -101,10 +129,13 @@ def main() -> None:
     parser.add_argument("--methods", default="")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--note", default="", help="a sentence on how it was run, for the page")
+    parser.add_argument("--into", type=Path, help="an earlier result that these methods are put into")
     parser.add_argument("--again", type=Path, help="a result, for --page alone")
     parser.add_argument("--page", action="store_true")
     options = parser.parse_args()
     result = json.loads(options.again.read_text()) if options.again else run(options)
+    if options.into:
+        result = merged(result, json.loads(options.into.read_text()))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     if options.page or options.again:

@@ -81,7 +81,7 @@ class RaceService:
         try:
             for lane in planned:
                 run = self._training.start(lane.request)
-                started.append(Entry(lane.request.method, run, lane.plan.steps, lane.plan.seconds))
+                started.append(Entry(lane.request.method, run, lane.plan.steps, lane.plan.seconds, lr=lane.plan.lr))
             file = Path(request.file)
             self.store.add(
                 Race(

@@ -22,8 +22,8 @@ _TABLE = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One method in a race. method: its name, "" = the base, for comparison. run: its run's id. planned_s: how long that was thought to
-    take, in seconds.
+    """One method in a race. method: its name, "" = the base, for comparison. run: its run's id. lr: its learning rate, 0 = unknown.
+    planned_s: how long the run was thought to take, in seconds.
 
     state, reason: how the run ended, and why where it was not well; reason also says what could not be measured. adapter: what it made.
     figures: what the run's summary says (eval_loss, trainable_params, peak_memory_bytes, seconds, tokens_per_s) and bytes, of the
@@ -45,6 +45,7 @@ class Entry:
     asked: int = 0
     forgot: dict[str, Any] | None = None
     measured_s: float | None = None
+    lr: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from playground.services.race import RaceView
 from playground.services.race_store import Entry
 
 HEAD = (
-    "Method", "Held-out loss", "Keeps the format", "Trained", "On disk", "Peak memory", "Seconds", "Tokens/s", "General text",
+    "Method", "Rate", "Held-out loss", "Keeps the format", "Trained", "On disk", "Peak memory", "Seconds", "Tokens/s", "General text",
     "Questions", "Divergence",
 )  # fmt: skip
 NOTES = (
@@ -33,6 +33,7 @@ def cells(entry: Entry) -> list[str]:
     right = f"{forgot['right_after']} of {forgot['questions']}, was {forgot['right_before']}" if forgot else NONE
     return [
         label(entry.method),
+        _number(entry.lr or None, "{:g}"),
         _number(eval_loss(entry), "{:.3f}"),
         f"{entry.passed} of {entry.asked}" if entry.passed is not None else NONE,
         _number(figures.get("trainable_params"), "{:,.0f}"),
@@ -92,7 +93,7 @@ def record(view: RaceView) -> dict[str, Any]:
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    names = ("run", "state", "adapter", "steps", "reason") if entry.method else ("reason",)
+    names = ("run", "state", "adapter", "steps", "lr", "reason") if entry.method else ("reason",)
     figures = {name: value for name, value in entry.figures.items() if name != "eval_loss"}
     return {
         "method": entry.method or "base", **{name: getattr(entry, name) for name in names}, "eval_loss": eval_loss(entry),

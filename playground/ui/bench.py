@@ -66,7 +66,7 @@ class _Place:
 
 def build() -> BenchView:
     parts: dict[str, Any] = {"sent": gr.State({})}
-    with gr.Column(elem_classes="card"), gr.Column(elem_classes="folds"), gr.Accordion("Prompt bench", open=False) as fold:
+    with gr.Column(elem_classes="card folds"), gr.Accordion("Prompt bench", open=False) as fold:
         gr.HTML(html.note(IDEA))
         parts["text"] = gr.Textbox(label="A version of the prompt", lines=4, max_lines=12, max_length=20_000)
         parts["keep"] = gr.Button("Keep this version", size="sm", elem_classes="fit")
@@ -114,7 +114,7 @@ def wire(services: Any, view: BenchView, tab: Any, training: Any) -> None:
         )
     )
     then_show(view.stop.click(bind(services, stop), where, view.error, **QUIET))
-    view.use.click(bind(services, use), where, [tab.prompt, tab.kept, view.error], **QUIET).then(
+    view.use.click(bind(services, use), where, [tab.prompt, tab.kept, view.error, tab.fold], **QUIET).then(
         bind(services, verdict_form.lined_up),
         [tab.adapter, tab.prompt, tab.kept, tab.sides, tab.offered],
         [tab.sides, tab.offered],
@@ -222,7 +222,7 @@ def stop(services: Any, visitor: Visitor, *where: Any) -> Any:
 
 def use(services: Any, visitor: Visitor, *where: Any) -> list[Any]:
     """The best prompt goes to the form; with a number of shots that the form does not offer, as a side of its own. Returns the form's
-    prompt, what the tab keeps, and what was done."""
+    prompt, what the tab keeps, what was done, and the form's fold."""
     try:
         place = _place(services, visitor, *where)
         bench = services.bench.newest(place.file, visitor.owner)
@@ -230,12 +230,13 @@ def use(services: Any, visitor: Visitor, *where: Any) -> list[Any]:
             raise InputError("Nothing has been scored yet. Score the versions first.")
         best = services.bench.best(bench.id, visitor.owner)
     except Exception as error:
-        return [gr.skip(), gr.skip(), slot(card(error))]
+        return [gr.skip(), gr.skip(), slot(card(error)), gr.skip()]
     kept: Kept = where[1]
     carried = tuple(one for one in kept.carried if not one.name.startswith(TAKEN))
     if best.shots not in (0, SHOTS):
         carried = (*carried, Side("base", best.text, best.shots, place.file, f"{TAKEN} + {best.shots} shots"))
-    return [best.text, replace(kept, carried=carried), slot(html.good(f"{best.side} is in the verdict's form. {best.sentence}"))]
+    said = html.good(f"{best.side} is in the verdict's form; the report will say how it was found.")
+    return [best.text, replace(kept, carried=carried), slot(said), gr.update(open=True)]
 
 
 # -- what the page shows -------------------------------------------------------------------------------------------------

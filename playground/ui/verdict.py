@@ -35,7 +35,7 @@ ADDRESS_JS = "() => [new URLSearchParams(window.location.search).get('verdict') 
 
 @dataclass(frozen=True)
 class VerdictTab:
-    """Every widget of the tab, named once. followed: the verdict that is shown. offered: keys of the sides that were shown last."""
+    """Every widget of the tab, named once. followed: the verdict that is shown. offered: the sides that were shown last, key -> name."""
 
     kept: gr.State
     followed: gr.State
@@ -102,7 +102,7 @@ class VerdictTab:
 
 
 def build(services: Any) -> VerdictTab:
-    parts: dict[str, Any] = {"kept": gr.State(Kept()), "followed": gr.State(""), "offered": gr.State([])}
+    parts: dict[str, Any] = {"kept": gr.State(Kept()), "followed": gr.State(""), "offered": gr.State({})}
     with gr.Column(elem_classes="card folds verdict-form"), gr.Accordion(words.VERDICT_TITLE, open=True) as fold:
         gr.HTML(html.note(words.VERDICT_TEXT))
         with gr.Row(elem_classes="two"):

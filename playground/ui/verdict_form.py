@@ -2,126 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from playground.data.split import split
 from playground.errors import InputError
 from playground.evaluation.cost import Prices, prices_from_json
-from playground.evaluation.inferred import inferred
 from playground.evaluation.questions import Questions
 from playground.services.sides import Side
 from playground.services.verdict_request import VerdictRequest
 from playground.ui import html, scoreboard, side, words
 from playground.ui.asking import Comparison
 from playground.ui.failure import card
-from playground.ui.figures import plural
 from playground.ui.readiness import ready, require
 from playground.ui.source import Source
+from playground.ui.verdict_examples import FILE, SET, UPLOAD, Drawn, Kept, checks_for, drawn, prompt_for, sources
 from playground.ui.wiring import Visitor, slot
 
-SET, UPLOAD, FILE = "set:", "upload", "file"
-"""Where examples come from: a shipped set by its id, the Train tab's upload, a file that was dropped on this tab."""
 KEYS = {
     "base": "The base as it is", "prompt": "The base with the prompt", "shots": "The base with answered examples", "documents": "The base with documents",
     "tuned": "The adapter", "tuned+documents": "The adapter with documents",
 }  # fmt: skip
 CARRIED = "carried:"
-FEWEST_INFERRED = 5
 _ANYWHERE = Path("examples")
 """Where shots come from while sides are only shown."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The examples of a verdict. rows: their numbers, None = every row. shots: the file that answered examples come from.
-    references: answers that are not judged by, to infer checks from."""
-
-    file: Path
-    rows: tuple[int, ...] | None
-    count: int
-    shots: Path
-    mapping: dict[str, str] | None
-    words: str
-    references: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Files of this tab's visitor and sides that came over from the Compare tab: a page's own state, never a page's word."""
-
-    dropped: Path | None = None
-    docs: Path | None = None
-    carried: tuple[Side, ...] = ()
-
-
-def sources(services: Any, uploaded: Path | None, kept: Kept) -> list[tuple[str, str]]:
-    choices = [(f"{one.title}: its held-out rows", SET + one.id) for one in services.data.sets()]
-    if uploaded is not None:
-        choices.append((f"Your file {uploaded.name}: its test part", UPLOAD))
-    if kept.dropped is not None:
-        choices.append((f"{kept.dropped.name}: every row", FILE))
-    return choices
 
 
 def adapters(services: Any, visitor: Visitor) -> list[tuple[str, str]]:
     """Usable ones, and none."""
     usable = [row.card for row in services.adapters.list(visitor.owner) if row.usable]
     return [("No adapter", ""), *((f"{one.name} · {side.method_label(one)}", one.id) for one in usable)]
-
-
-def drawn(
-    services: Any, visitor: Visitor, source: str, kept: Kept, uploaded: Path | None, training: Source, seed: float, test: float
-) -> Drawn:
-    """The examples behind a choice. Raises InputError with what is missing."""
-    if (source or "").startswith(SET):
-        shipped = next((one for one in services.data.sets() if SET + one.id == source), None)
-        if shipped is None:
-            raise InputError("There is no such example set. Choose one of those in the list.")
-        judged = services.data.check(shipped.heldout, None, visitor.owner)
-        count = len(judged.examples)
-        said = f"{plural(count, 'held-out row')} of {shipped.title}; shots come from its {shipped.file.name}."
-        return Drawn(shipped.heldout, None, count, shipped.file, None, said)
-    if source == UPLOAD and uploaded is not None:
-        mapping = training.mapping if training.path == uploaded else None
-        checked = services.data.check(uploaded, mapping, visitor.owner)
-        share = services.data.test_share(uploaded) and float(test) / 100
-        rows = split(checked.examples, int(seed), 0.0, share).test
-        if not rows:
-            raise InputError(
-                f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer, and the part is drawn from 20 on. "
-                "Drop a file to judge by."
-            )
-        held = set(rows)
-        learned = tuple(one.completion for one in checked.examples if one.row not in held)
-        said = f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read, drawn by seed {int(seed)}."
-        return Drawn(uploaded, rows, len(rows), uploaded, mapping, said, learned)
-    if source == FILE and kept.dropped is not None:
-        checked = services.data.check(kept.dropped, None, visitor.owner)
-        count = len(checked.examples)
-        if not count:
-            raise InputError(f"{kept.dropped.name} holds no row with a request and an answer. A verdict needs both.")
-        said = f"{plural(count, 'row')} of {kept.dropped.name}. Rows that the adapter was trained on are counted and told."
-        return Drawn(kept.dropped, None, count, kept.dropped, None, said, tuple(one.completion for one in checked.examples))
-    raise InputError(words.VERDICT_EXAMPLES)
-
-
-def prompt_for(services: Any, source: str) -> str:
-    """A shipped set's careful prompt; "" elsewhere."""
-    shipped = next((one for one in services.data.sets() if SET + one.id == source), None)
-    return str(shipped.system_prompt) if shipped else ""
-
-
-def checks_for(services: Any, source: str, found: Drawn) -> str:
-    """A shipped set's check, or what the references have in common; one a line."""
-    shipped = next((one for one in services.data.sets() if SET + one.id == source), None)
-    if shipped is not None:
-        return str(shipped.check)
-    return "\n".join(inferred(found.references)) if len(found.references) >= FEWEST_INFERRED else ""
 
 
 def key_of(one: Side) -> str:
@@ -202,15 +115,19 @@ def source_chosen(
 
 
 def lined_up(
-    services: Any, visitor: Visitor, adapter: str, prompt: str, kept: Kept, chosen: Sequence[str], offered: Sequence[str]
+    services: Any, visitor: Visitor, adapter: str, prompt: str, kept: Kept, chosen: Sequence[str], offered: Mapping[str, str]
 ) -> list[Any]:
-    """The sides that can be chosen now: what is new is chosen, what was taken away stays so. Returns sides, and the keys offered."""
+    """The sides that can be chosen now: what is new is chosen, what was taken away stays so. Where they are the same as before, nothing is
+    drawn, since a person may be choosing just now. Returns sides, and what is offered: key -> name."""
     try:
         sides = line_up(services, visitor, None, adapter, prompt, kept)
     except Exception:
         return [gr.skip(), gr.skip()]
-    value = [key for key in sides if key in (chosen or ()) or key not in (offered or ())]
-    return [gr.update(choices=side_choices(sides), value=value), list(sides)]
+    names = {key: one.label for key, one in sides.items()}
+    if names == offered:
+        return [gr.skip(), gr.skip()]
+    value = [key for key in sides if key in (chosen or ()) or key not in (offered or {})]
+    return [gr.update(choices=side_choices(sides), value=value), names]
 
 
 def blocked(services: Any, source: str, count: int, sides: Sequence[str]) -> str:
@@ -235,13 +152,14 @@ def refresh(
         count = 0
     count = min(count, int(limit)) if limit else count
     why = blocked(services, source, count, sides)
-    replies = count * len(sides or ()) * (1 + (int(repeats or 1) if (repeats or 1) > 1 else 0))
+    again = int(repeats or 1)
+    replies = count * len(sides or ()) * (1 + again if again > 1 else 1)
     label = why or f"{words.MEASURE} ({replies:,} replies)"
     how = "greedy" if not temperature else f"temperature {temperature:g}"
     said = f"Everything else: {how}, at most {int(max_tokens or 0)} tokens, seed {int(draw or 0)}"
     said += "" if losses else ", no loss"
     said += "" if forgetting else ", forgetting not measured"
-    said += f", {int(repeats)} repeats" if (repeats or 1) > 1 else ""
+    said += f", {again} repeats" if again > 1 else ""
     return [gr.update(value=label, interactive=not why), gr.update(label=said + (f", {int(limit)} rows" if limit else ""))]
 
 
@@ -282,7 +200,7 @@ def carry(
     services: Any, visitor: Visitor, kept: Kept, uploaded: Path | None, source: str, adapter: str, prompt: str, comparison: Comparison, kind: str,
     text: str, *values: Any,
 ) -> list[Any]:  # fmt: skip
-    """The Compare tab's sides become this verdict's. Returns tabs, kept, source, checks, sides, the keys offered, the form's fold."""
+    """The Compare tab's sides become this verdict's. Returns tabs, kept, source, checks, sides, what is offered, the form's fold."""
     known, setups = side.labels(services, visitor), side.read_setups(values)
     made: list[Side] = []
     for letter in comparison.shown:
@@ -303,5 +221,5 @@ def carry(
     chosen = from_there if from_there in [value for _, value in choices] else source
     return [
         gr.update(selected="verdict"), kept, gr.update(choices=choices, value=chosen), scoreboard.check_of(kind, text),
-        gr.update(choices=side_choices(sides), value=[key for key in sides if key.startswith(CARRIED)]), list(sides), gr.update(open=True),
+        gr.update(choices=side_choices(sides), value=[key for key in sides if key.startswith(CARRIED)]), {key: one.label for key, one in sides.items()}, gr.update(open=True),
     ]  # fmt: skip

@@ -64,7 +64,7 @@ class VoteView:
 
 def build() -> VoteView:
     parts: dict[str, Any] = {"number": gr.State(-1)}
-    with gr.Column(elem_classes="card"), gr.Column(elem_classes="folds"), gr.Accordion("Blind vote", open=False) as fold:
+    with gr.Column(elem_classes="card folds"), gr.Accordion("Blind vote", open=False) as fold:
         gr.HTML(html.note(IDEA))
         parts["begin"] = gr.Button("Vote on the verdict above", variant="primary", size="sm", elem_classes="fit")
         parts["count"] = hidden_slot()
@@ -241,17 +241,17 @@ def revealed_html(found: Any) -> str:
     """Strengths with their intervals, and how far votes, metric and judge agree."""
     said = []
     if found.standings:
-        said.append(f"<h4>{plural(found.votes, 'vote')} of people</h4>{_standings(found.standings, 'Strength by votes')}")
+        said.append(f"<h4>People's votes: {found.votes}</h4>{_standings(found.standings, 'Strength by votes')}")
         said.append(html.note("Strength: the chance to be preferred to an average side (Bradley-Terry), with its 95 % interval."))
     if found.agreement is not None:
-        said.append(html.note(f"{_agreement('The votes', found.agreement)} with the main metric, {found.metric}."))
+        said.append(html.note(f"{_agreement(found.agreement)} go with the main metric, {found.metric}."))
     if found.judge is not None:
         judge = found.judge
         said.append(
             f"<h4>{html.esc(judge.name)} as a judge, {plural(judge.votes, 'vote')}</h4>{_standings(judge.standings, 'Strength by the judge')}"
         )
         if judge.agreement is not None:
-            said.append(html.note(f"{_agreement('The judge', judge.agreement)} with your own votes."))
+            said.append(html.note(f"{_agreement(judge.agreement)} of the judge are as your own."))
         else:
             said.append(html.note("You have voted on nothing that it judged, so whether it goes with you is not known."))
     return f'<div class="revealed">{"".join(said)}</div>'
@@ -268,24 +268,22 @@ def judging_html(view: Any) -> str:
 
 
 def _standings(standings: Sequence[Any], caption: str) -> str:
-    rows = [
-        [
-            one.side,
-            f"{100 * one.strength.value:.0f} % ({100 * one.strength.low:.0f} to {100 * one.strength.high:.0f})",
-            one.won,
-            one.lost,
-            one.tied,
-        ]
-        for one in standings
-    ]
+    rows = [[one.side, _strength(one.strength), one.won, one.lost, one.tied] for one in standings]
     table = html.table(["Side", "Strength", "Won", "Lost", "As good"], rows, figures=frozenset({1, 2, 3, 4}), caption=caption)
     return f'<div class="race">{table}</div>'
 
 
-def _agreement(who: str, found: Any) -> str:
+def _strength(found: Any) -> str:
+    """One vote has no interval."""
+    value = f"{100 * found.value:.0f} %"
+    return f"{value} (too few votes)" if found.method == "point" else f"{value} ({100 * found.low:.0f} to {100 * found.high:.0f})"
+
+
+def _agreement(found: Any) -> str:
+    """``83 % of 24 votes (64 to 93, kappa 0.61)``."""
     share = found.share
-    agrees = "agree" if who.endswith("s") else "agrees"
-    return f"{who} {agrees} in {100 * share.value:.0f} % of {share.n} ({100 * share.low:.0f} to {100 * share.high:.0f})"
+    kappa = f", kappa {found.kappa:.2f}" if found.kappa is not None else ""
+    return f"{100 * share.value:.0f} % of {plural(share.n, 'vote')} ({100 * share.low:.0f} to {100 * share.high:.0f}{kappa})"
 
 
 def _cut(text: str) -> str:

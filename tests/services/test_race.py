@@ -63,6 +63,7 @@ def test_two_methods_from_start_to_table(racing: Services, rows_file: Path) -> N
         plan = racing.training.plan(request.run_of(entry.method, 2))
         assert entry.state == "DONE"
         assert entry.reason == ""
+        assert entry.lr == plan.lr
         assert entry.figures["trainable_params"] == plan.trainable_params
         assert entry.figures["bytes"] == plan.disk_bytes
         assert entry.figures["eval_loss"] > 0

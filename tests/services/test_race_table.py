@@ -17,7 +17,7 @@ FORGOT = {
     "divergence": None,
 }
 DONE = Entry(
-    "lora", "r1", 20, state="DONE", adapter="mine", passed=15, asked=16, forgot=FORGOT, measured_s=9.0,
+    "lora", "r1", 20, state="DONE", adapter="mine", passed=15, asked=16, forgot=FORGOT, measured_s=9.0, lr=1e-3,
     figures={"eval_loss": 0.5004, "trainable_params": 2_442_240, "bytes": 9_816_440, "peak_memory_bytes": 4_562_259_968, "seconds": 61.2,
              "tokens_per_s": 183.4},
 )  # fmt: skip
@@ -28,10 +28,10 @@ VIEW = RaceView(Race("x", "local", "n", "f.jsonl", 1.0, "RUNNING", "json", 20, N
 
 def test_a_line_is_as_long_as_the_head_whatever_is_known() -> None:
     assert cells(DONE) == [
-        "LoRA", "0.500", "15 of 16", "2,442,240", "9.8 MB", "4.56 GB", "61", "183", "+0.25", "18 of 40, was 20", NONE,
+        "LoRA", "0.001", "0.500", "15 of 16", "2,442,240", "9.8 MB", "4.56 GB", "61", "183", "+0.25", "18 of 40, was 20", NONE,
     ]  # fmt: skip
     assert cells(WAITS) == ["Full", *[NONE] * (len(HEAD) - 1)]
-    assert cells(BASE)[:3] == ["Base, untrained", "3.100", "0 of 16"]
+    assert cells(BASE)[:4] == ["Base, untrained", NONE, "3.100", "0 of 16"]
 
 
 def test_what_is_missing_says_why() -> None:

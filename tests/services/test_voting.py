@@ -95,7 +95,7 @@ def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(serv
         row = {(row["example"], row["side"]): row["reply"] for row in services.verdicts.rows(ended)}
         assert row[last.example, last.b if swapped[-1] else last.a] == ballot.left
         assert ballot.question == f"question {last.example}"
-    assert 2 < sum(swapped) < 13
+    assert 0 < sum(swapped) < 15
     assert not any(side in str(ballot) for side in SIDES)
 
 

@@ -28,17 +28,21 @@ from playground.ui import (
     sidebar,
     storage,
     story,
+    verdict_form,
+    verdict_shown,
     watch,
     wiring,
 )
 from playground.ui.asking import Comparison
 from playground.ui.source import Source
 from playground.ui.transcript import Log
+from playground.ui.verdict_form import Kept
 from playground.ui.watch import Memo
 from playground.ui.wiring import Visitor
 from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, belongings, shared_home
 
 PLAN = ("name", "lora", 2, 1e-3, 4, 4, 256, 7)
+HER_VERDICT = "20261124-101500-v1a2b"
 EMPTY = ("base", "", 0, "") * 6
 
 
@@ -83,6 +87,12 @@ ATTACKS: dict[str, Attack] = {
     "turn to it": lambda s, v, h: chat.turned(s, v, Log(), h.adapter),
     "models": lambda s, v, h: [side.labels(s, v), side.model_choices(s, v), side.greyed_list(s, v)],
     "look at everything": lambda s, v, h: watch.tick(s, v, Memo(), h.run, [h.run], h.adapter, h.adapter, "her-verdict", h.adapter, *[h.adapter] * 6),
+    "judge by her upload": lambda s, v, h: [verdict_form.source_chosen(s, v, *where) for where in _judged(h)],
+    "measure on it": lambda s, v, h: [verdict_form.start(s, v, *where, ["base", "tuned"], None, 1, 8, 0, 7, False, False, h.adapter, "", "json", None, "never", None, None, "") for where in _judged(h)],
+    "line her adapter up": lambda s, v, h: verdict_form.lined_up(s, v, h.adapter, "", Kept(docs=h.upload), [], {}),
+    "read her documents": lambda s, v, h: verdict_form.documents(s, v, str(h.upload), Kept()),
+    "open her verdict": lambda s, v, h: [verdict_shown.opened(s, v, HER_VERDICT), verdict_shown.follow(s, v, HER_VERDICT), verdict_shown.replay(s, v, "1|0", HER_VERDICT)],
+    "take her verdict": lambda s, v, h: [verdict_shown.export(s, v, "jsonl", HER_VERDICT), verdict_shown.stop(s, v, HER_VERDICT), verdict_shown.remove(s, v, HER_VERDICT)],
     "the story": lambda s, v, h: [demo.show(s, v), demo.cancel(s, v)],
     "storage": lambda s, v, h: [storage.show(s, v), *[storage.ask(s, v, f"{k}:{i}") for k, i in _ids(h)]],
     "wipe": lambda s, v, h: [storage.remove(s, v, f"{k}:{i}") for k, i in _ids(h)],
@@ -90,6 +100,10 @@ ATTACKS: dict[str, Attack] = {
     "wipe everything": lambda s, v, h: storage.remove(s, v, storage.EVERYTHING),
     "another base": lambda s, v, h: [sidebar.inspect(s, v, "/etc"), sidebar.choose(s, v, "a/b")],
 }  # fmt: skip
+
+
+def _judged(hers: Belongings) -> list[tuple[Any, ...]]:
+    return [("upload", Kept(), hers.upload, Source(), 7, 15), ("file", Kept(dropped=hers.upload), None, Source(), 7, 15)]
 
 
 def _ids(hers: Belongings) -> list[tuple[str, str]]:

@@ -150,12 +150,13 @@ def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, me: Vis
 def test_the_best_goes_to_the_form(benched: Any, me: Visitor) -> None:
     assert "Nothing has been scored" in bench.use(benched, me, *where())[2]["value"]
     benched.bench.last = ENDED
-    prompt, kept, said = bench.use(benched, me, *where())
+    prompt, kept, said, fold = bench.use(benched, me, *where())
+    assert fold["open"] is True
     assert prompt == benched.bench.found.text
     assert kept.carried == (), "four shots are a side of the form already"
     assert "<img" not in said["value"]
     benched.bench.found = replace(benched.bench.found, shots=8)
     for _ in range(2):
-        _, kept, _ = bench.use(benched, me, *where(kept=kept))
+        _, kept, _, _ = bench.use(benched, me, *where(kept=kept))
     (side,) = kept.carried
     assert (side.label, side.shots, side.system_prompt) == ("Base + best prompt + 8 shots", 8, benched.bench.found.text)
