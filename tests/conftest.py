@@ -16,7 +16,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
 from playground.library.bases import Base, resolve
 from playground.settings import Settings
 
-
 FIRST = ("tests/e2e/", "tests/services/test_survival.py", "tests/services/", "tests/cli/")
 """What takes longest, so that no process ends with it while the other has nothing left to do."""
 

@@ -170,7 +170,11 @@ def _bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--prompt", action="append", required=True, metavar="FILE", help="a version of the prompt; again for more")
     bench.add_argument("--shots", default="0,4", metavar="N,N", help="how many answered examples come first; each is tried")
     bench.add_argument(
-        "--check", action="append", default=[], metavar="CHECK", help="as for verdict; the first one decides; default: what the shipped set has"
+        "--check",
+        action="append",
+        default=[],
+        metavar="CHECK",
+        help="as for verdict; the first one decides; default: what the shipped set has",
     )
     bench.add_argument("--limit", type=int, help="the first so many rows of the part")
     bench.add_argument("--max-tokens", type=int, default=96)

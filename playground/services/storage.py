@@ -103,7 +103,9 @@ class StorageService:
     def folders(self) -> dict[str, int]:
         """Bytes below each of the home's folders, whoever they belong to."""
         home = self._settings.home
-        there = {name: bytes_in(home / name) for name in ("bases", "adapters", "runs", "verdicts", "prompts", "uploads", "exports")}
+        there = {
+            name: bytes_in(home / name) for name in ("bases", "adapters", "runs", "verdicts", "prompts", "uploads", "exports")
+        }
         return {name: held for name, held in there.items() if held}
 
     def free_bytes(self) -> int:

@@ -93,7 +93,16 @@ def _wire(
     verdict.wire(services, page, tabs, judged, training, mark)
     verdict.wire_carry(services, tabs, judged, sides, training.uploaded)
     models = [view.model for view in sides.sides.values()]
-    watched = [memo, training.followed, training.curves.others, library.chosen, library.active, judged.followed, judged.adapter, *models]
+    watched = [
+        memo,
+        training.followed,
+        training.curves.others,
+        library.chosen,
+        library.active,
+        judged.followed,
+        judged.adapter,
+        *models,
+    ]
     timer = gr.Timer(watch.HURRIED_S)
     drawn = [
         memo, mark, pill, device.device, device.now, device.cancel, device.waiting, device.proved, sides.ask, sides.hospital, sides.demo.play,

@@ -34,7 +34,16 @@ HURRIED_S = 0.5
 
 
 def tick(
-    services: Any, visitor: Visitor, memo: Memo, followed: str, laid: list[str], chosen: str, active: str, judged: str, tuned: str, *models: str
+    services: Any,
+    visitor: Visitor,
+    memo: Memo,
+    followed: str,
+    laid: list[str],
+    chosen: str,
+    active: str,
+    judged: str,
+    tuned: str,
+    *models: str,
 ) -> list[Any]:
     """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (10), curves (3), demo (5), adapters (1), models and greyed (12), verdict (9), the timer."""
     memo = Memo(memo)

@@ -140,7 +140,13 @@ def test_the_model_card_says_what_where_and_how(tmp_path):
         (a_run(name="<script>x</script>\n---\nlicense: mit"), ["\\<script\\>"], ["<script>", "\nlicense: mit"]),
         (
             a_run(curve={"training": [[1, 2.5], [10, 1.0], [20, 0.4]], "held_out": [[0, 2.6], [10, 0.9], [20, 1.1]]}, lr=2e-4),
-            ["## How it went", "| 0 |  | 2.600 |", "| 10 | 1.000 | 0.900 (best) |", "| 20 | 0.400 | 1.100 |", "Learning rate: 0.0002"],
+            [
+                "## How it went",
+                "| 0 |  | 2.600 |",
+                "| 10 | 1.000 | 0.900 (best) |",
+                "| 20 | 0.400 | 1.100 |",
+                "Learning rate: 0.0002",
+            ],
             [],
         ),
         (a_run(curve={"training": [[1, "<b>"], "x", [2, 2.5]], "held_out": "no"}), ["| 2 | 2.500 |  |"], ["<b>"]),

@@ -13,6 +13,7 @@ from playground.errors import NotFoundError
 from playground.services.container import Services
 from playground.ui import (
     asking,
+    bench,
     chat,
     curves,
     demo,
@@ -30,6 +31,7 @@ from playground.ui import (
     story,
     verdict_form,
     verdict_shown,
+    vote,
     watch,
     wiring,
 )
@@ -93,6 +95,10 @@ ATTACKS: dict[str, Attack] = {
     "read her documents": lambda s, v, h: verdict_form.documents(s, v, str(h.upload), Kept()),
     "open her verdict": lambda s, v, h: [verdict_shown.opened(s, v, HER_VERDICT), verdict_shown.follow(s, v, HER_VERDICT), verdict_shown.replay(s, v, "1|0", HER_VERDICT)],
     "take her verdict": lambda s, v, h: [verdict_shown.export(s, v, "jsonl", HER_VERDICT), verdict_shown.stop(s, v, HER_VERDICT), verdict_shown.remove(s, v, HER_VERDICT)],
+    "try a prompt on it": lambda s, v, h: [[bench.opened(s, v, "", {}, *w), bench.keep(s, v, "Mine.", *w), bench.score(s, v, [0], "json", 8, 7, *w), bench.use(s, v, *w), bench.stop(s, v, *w)] for w in _judged(h)],
+    "remove her prompt": lambda s, v, h: bench.remove(s, v, "v1"),
+    "vote on her verdict": lambda s, v, h: [vote.opened(s, v, -1, HER_VERDICT), vote.show(s, v, HER_VERDICT), vote.cast(s, v, "left", 0, HER_VERDICT), vote.undo(s, v, HER_VERDICT), vote.reveal(s, v, HER_VERDICT)],
+    "judge her verdict": lambda s, v, h: [vote.let(s, v, HER_VERDICT, h.adapter), vote.stop(s, v, HER_VERDICT), vote.judging(s, v, HER_VERDICT)],
     "the story": lambda s, v, h: [demo.show(s, v), demo.cancel(s, v)],
     "storage": lambda s, v, h: [storage.show(s, v), *[storage.ask(s, v, f"{k}:{i}") for k, i in _ids(h)]],
     "wipe": lambda s, v, h: [storage.remove(s, v, f"{k}:{i}") for k, i in _ids(h)],
