@@ -16,16 +16,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
 from playground.library.bases import Base, resolve
 from playground.settings import Settings
 
-FIRST = ("tests/e2e/", "tests/services/test_survival.py", "tests/services/", "tests/cli/")
+FIRST = (
+    "tests/e2e/test_journey.py", "tests/services/test_survival.py", "tests/e2e/test_upload.py", "tests/services/test_training.py",
+    "tests/e2e/", "tests/services/", "tests/cli/",
+)  # fmt: skip
 """What takes longest, so that no process ends with it while the other has nothing left to do."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay in one process, for what they share; those of the browser all in one, for they train for real."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("e2e" if file.startswith(FIRST[0]) else file))
     items.sort(key=lambda item: next((place for place, start in enumerate(FIRST) if item.nodeid.startswith(start)), len(FIRST)))
 
 

@@ -165,21 +165,14 @@ def _sides() -> dict[str, Any]:
 
 def _more() -> dict[str, Any]:
     parts: dict[str, Any] = {}
+    # No bounds on the numbers: Gradio answers what lies outside with an exception, also while a person is still typing. The request names faults.
     with gr.Accordion("Everything else: greedy, at most 96 tokens, seed 7", open=False) as fold:
         with gr.Row():
-            parts["limit"] = gr.Number(
-                None, label="At most so many rows", info="Empty: all.", precision=0, minimum=1, min_width=130
-            )
-            parts["repeats"] = gr.Number(
-                1, label="Repeats", info="For consistency.", precision=0, minimum=1, maximum=20, min_width=130
-            )
-            parts["max_tokens"] = gr.Number(
-                96, label="Longest reply", info="Tokens.", precision=0, minimum=1, maximum=2048, min_width=130
-            )
-            parts["temperature"] = gr.Number(
-                0, label="Temperature", info="0 is greedy.", minimum=0, maximum=2, step=0.1, min_width=130
-            )
-            parts["seed"] = gr.Number(7, label="Seed", info="Same seed, same replies.", precision=0, minimum=0, min_width=130)
+            parts["limit"] = gr.Number(None, label="At most so many rows", info="Empty or 0: all.", precision=0, min_width=130)
+            parts["repeats"] = gr.Number(1, label="Repeats", info="For consistency.", precision=0, min_width=130)
+            parts["max_tokens"] = gr.Number(96, label="Longest reply", info="Tokens.", precision=0, min_width=130)
+            parts["temperature"] = gr.Number(0, label="Temperature", info="0 is greedy.", step=0.1, min_width=130)
+            parts["seed"] = gr.Number(7, label="Seed", info="Same seed, same replies.", precision=0, min_width=130)
         with gr.Row():
             parts["losses"] = gr.Checkbox(True, label="Loss of the references", min_width=200)
             parts["forgetting"] = gr.Checkbox(True, label="What the adapter forgot", min_width=200)

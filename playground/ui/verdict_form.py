@@ -186,7 +186,7 @@ def start(
             raise InputError(words.VERDICT_SIDES)
         request = VerdictRequest(
             found.file, picked, tuple(line.strip() for line in (checks or "").splitlines() if line.strip()), found.rows, found.shots,
-            repeats=int(repeats or 1), limit=int(limit) if limit else None, max_tokens=int(max_tokens or 96), temperature=float(temperature or 0),
+            repeats=1 if repeats is None else int(repeats), limit=int(limit) if limit else None, max_tokens=96 if max_tokens is None else int(max_tokens), temperature=float(temperature or 0),
             seed=int(draw or 0), mapping=found.mapping, name=found.file.stem.removesuffix("_heldout"), owner=visitor.owner,
             questions=questions, prices=table, losses=bool(losses), forgetting=bool(forgetting),
         )  # fmt: skip

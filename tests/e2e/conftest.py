@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from playground.library.bases import Base
 from playground.settings import PROJECT_ROOT
@@ -53,6 +54,13 @@ def start_app(home: Path, log: Path) -> App:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_file_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each trains or decodes for real; two beside each other, in two processes of pytest-xdist, would only take longer."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "e2e.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,7 @@ def test_other_models_train_on_padded_rows(tiny_base: Path, tmp_path: Path) -> N
     for name in PADDED:
         model = load_for_training(tiny_base, get_method(name), 4, 1)
         assert isinstance(collator("sft", 0, model), AnswerCollator)
-    small = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     assert not fits(GPT2LMHeadModel(GPT2Config(vocab_size=512, n_embd=64, n_layer=1, n_head=2)))
     assert not fits(MistralForCausalLM(MistralConfig(**small, num_key_value_heads=2, intermediate_size=64, sliding_window=8)))
     model = load_for_training(tiny_base, get_method("lora"), 4, 1)
