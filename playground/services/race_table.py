@@ -41,7 +41,7 @@ def cells(entry: Entry) -> list[str]:
         _size(figures.get("peak_memory_bytes")),
         _number(figures.get("seconds"), "{:.0f}"),
         _number(figures.get("tokens_per_s"), "{:.0f}"),
-        f"{forgot['loss_after'] - forgot['loss_before']:+.2f}" if forgot else NONE,
+        f"{round(forgot['loss_after'] - forgot['loss_before'], 2) + 0.0:+.2f}" if forgot else NONE,  # no minus nought
         right,
         _number(forgot.get("divergence"), "{:.2f}"),
     ]

@@ -40,7 +40,7 @@ def start_app(home: Path, log: Path) -> App:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PLAYGROUND_", "OMP_"))}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PLAYGROUND_")}
     env |= {"PLAYGROUND_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
     with log.open("ab") as out:
         process = subprocess.Popen([sys.executable, "app.py"], cwd=PROJECT_ROOT, env=env, stdout=out, stderr=out)

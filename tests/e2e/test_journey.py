@@ -138,7 +138,7 @@ def test_the_page_fits_a_phone(app: App, browser: Any) -> None:
     page = context.new_page()
     page.set_default_timeout(60_000)
     open_page(page, app)
-    for name in ("Train", "Adapters", "Compare"):
+    for name in ("Train", "Adapters", "Compare", "Verdict"):
         tab(page, name)
         page.wait_for_function("() => document.documentElement.scrollWidth <= innerWidth + 1")
     context.close()
