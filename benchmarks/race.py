@@ -105,7 +105,7 @@ the same {result["steps"]} steps of {result["batch_size"]} rows for each method,
 after another, then measured alike. The check is `{race.check}`; the base is given no prompt either. The Train tab does the same under
 "Race several methods". {result.get("note", "")} Figures: [results/race.json](../benchmarks/results/race.json), made by {commands}.
 
-![Share of replies that keep the format, against trained weights](race.svg)
+![Held-out loss against trained weights](race.svg)
 
 {table}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from playground.methods import all_methods
@@ -66,13 +65,6 @@ def eval_loss(entry: Entry) -> float | None:
     return float(entry.eval_loss[-1][1]) if entry.eval_loss and not entry.method else None
 
 
-def score(entry: Entry, judged: bool) -> float | None:
-    """The validation score a race is plotted by: the share of replies that keep the format where they were judged, else held-out loss."""
-    if judged:
-        return entry.passed / entry.asked if entry.passed is not None and entry.asked else None
-    return eval_loss(entry)
-
-
 def text(view: RaceView) -> str:
     """The table in plain text, columns aligned, with what went wrong under it."""
     lines = [list(HEAD), *([cells(view.race.base)] if view.race.base.eval_loss else []), *(cells(e) for e in view.race.entries)]
@@ -110,7 +102,3 @@ def _size(count: float | None) -> str:
         return NONE
     unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")) if count >= u or u == 1.0)
     return f"{count / unit:.{2 if name == 'GB' else 1 if count / unit < 10 else 0}f} {name}"
-
-
-def judged(entries: Sequence[Entry]) -> bool:
-    return any(entry.passed is not None for entry in entries)

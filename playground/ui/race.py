@@ -23,7 +23,7 @@ IDEA = (
     "what they learned, what they cost and what they forgot. Learning rate and size are each method's own."
 )
 BUDGETS = [("Steps each", "steps"), ("Minutes each", "minutes")]
-PICTURES = [("Score against trained weights", "score"), ("Loss curves", "loss")]
+PICTURES = [("Held-out loss against trained weights", "score"), ("Loss curves", "loss")]
 PACE_S = 2.0
 _STATES = {
     "RUNNING": ("Training", "live"),

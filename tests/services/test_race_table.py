@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from playground.services.race import RaceView
 from playground.services.race_store import Entry, Race
-from playground.services.race_table import HEAD, NONE, cells, eval_loss, judged, record, score, status, text
+from playground.services.race_table import HEAD, NONE, cells, eval_loss, record, status, text
 
 FORGOT = {
     "loss_before": 3.0,
@@ -31,6 +31,7 @@ def test_a_line_is_as_long_as_the_head_whatever_is_known() -> None:
         "LoRA", "0.001", "0.500", "15 of 16", "2,442,240", "9.8 MB", "4.56 GB", "61", "183", "+0.25", "18 of 40, was 20", NONE,
     ]  # fmt: skip
     assert cells(WAITS) == ["Full", *[NONE] * (len(HEAD) - 1)]
+    assert eval_loss(WAITS) is None
     assert cells(BASE)[:4] == ["Base, untrained", NONE, "3.100", "0 of 16"]
 
 
@@ -40,14 +41,6 @@ def test_what_is_missing_says_why() -> None:
     assert status(replace(WAITS, state="DONE")) == "trained, not measured yet"
     assert status(replace(WAITS, state="FAILED", reason="Memory ran out.")) == "Memory ran out."
     assert status(DONE) == status(BASE) == ""
-
-
-def test_the_score_is_the_check_where_there_is_one() -> None:
-    assert judged([WAITS, DONE])
-    assert score(DONE, True) == 15 / 16
-    assert score(DONE, False) == eval_loss(DONE) == 0.5004
-    assert score(WAITS, True) is None
-    assert eval_loss(WAITS) is None
 
 
 def test_text_and_json_hold_every_method() -> None:
