@@ -63,7 +63,7 @@ def _one_file_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app(real_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     home = tmp_path_factory.mktemp("e2e") / "home"
     home.mkdir()
@@ -74,8 +74,9 @@ def app(real_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     assert "Traceback" not in running.log.read_text(), running.log.read_text()[-4000:]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Closed with its file: while it is open its event loop runs in this thread, and no other test may start one."""
     path = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
     if path is None:
         if os.environ.get("CI"):
@@ -92,7 +93,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(app: App, browser: Any) -> Iterator[Any]:
     """A fresh visitor at 1280 px, on the page, with the base ready."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
     opened = context.new_page()
     opened.set_default_timeout(60_000)
     open_page(opened, app)

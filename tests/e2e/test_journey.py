@@ -48,7 +48,7 @@ def reply(page: Any, letter: str) -> str:
 @pytest.fixture(scope="module")
 def trained(app: App, browser: Any, ward_csv: Path) -> str:
     """Upload a file, train for real on the default base, refresh in the middle, wait for the adapter. Returns its id."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(60_000)
     open_page(page, app)
@@ -134,7 +134,7 @@ def test_an_unsafe_adapter_is_refused_by_name(page: Any, tmp_path: Path) -> None
 
 
 def test_the_page_fits_a_phone(app: App, browser: Any) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context = browser.new_context(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(60_000)
     open_page(page, app)

@@ -25,9 +25,12 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def fill(page: Any, file: Path, tokens: int) -> None:
-    """Drop the file, keep two sides, and measure no more than the replies."""
+def fill(page: Any, file: Path, tokens: int, *, again: bool = False) -> None:
+    """Drop the file, keep two sides, and measure no more than the replies. again: there is a verdict, so the form is folded."""
     page.get_by_role("tab", name="Verdict").click()
+    if again:
+        page.locator(".v-headline").wait_for()
+        page.get_by_role("button", name="A new verdict").click()
     page.get_by_role("button", name="Measure (160 replies)").wait_for()
     page.locator(".verdict-form .drop input[type=file]").first.set_input_files(str(file))
     page.get_by_text("10 rows of ward.jsonl").wait_for()
@@ -73,7 +76,7 @@ def test_from_an_upload_to_the_report(page: Any, held_out: Path, tmp_path: Path)
 
 
 def test_a_stop_in_the_middle_keeps_what_is_measured(page: Any, held_out: Path) -> None:
-    fill(page, held_out, 96)
+    fill(page, held_out, 96, again=True)
     page.get_by_role("button", name="Measure (20 replies)").click()
     page.get_by_text(re.compile(r"(1[6-9]|20) of 20|[1-9] of 6")).first.wait_for(timeout=SLOW)
     page.get_by_role("button", name="Stop and keep what is measured").click()
