@@ -32,8 +32,8 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_killed_while_it_saves_and_elsewhere(services: Services, tmp_path: Path) -> None:
     file, chance = torture.rows_file(tmp_path), random.Random(1)
     expected = torture.reference_loss(services, file)
-    rounds = [torture.kill_worker(services, file, chance, in_save=in_save) for in_save in (True, False, True)]
-    assert [one.loss for one in rounds] == pytest.approx([expected] * 3, abs=1e-6)
+    rounds = [torture.kill_worker(services, file, chance, in_save=in_save) for in_save in (True, False)]
+    assert [one.loss for one in rounds] == pytest.approx([expected] * 2, abs=1e-6)
     assert sum(one.during == "save" for one in rounds) >= 1
     assert max(one.noticed_s for one in rounds) < Patience().stall_floor_s
 
@@ -53,7 +53,13 @@ def test_the_real_app_killed_and_opened_again(settings: Settings, tmp_path: Path
     try:
         wait_for(lambda: onlooker.training.store.supervisor(), "supervised")
         run = onlooker.training.start(request(torture.rows_file(tmp_path), steps=4000))
-        pid = wait_for(lambda: (view := onlooker.training.show(run)).step >= 1 and view.pid, "training")
+
+        def training() -> int | None:
+            view = onlooker.training.show(run)
+            assert view.state not in ENDED, view
+            return view.pid if view.step >= 1 else None
+
+        pid = wait_for(training, "training", within_s=400)
     finally:
         app.kill()
         app.wait()
@@ -73,7 +79,7 @@ def test_the_real_app_killed_and_opened_again(settings: Settings, tmp_path: Path
 @pytest.mark.parametrize("during", ["queued", "loading", "running", "saving"])
 def test_cancelled(services: Services, tmp_path: Path, during: str) -> None:
     file, chance = torture.rows_file(tmp_path), random.Random(during)
-    for _ in range(3):
+    for _ in range(2 if during == "queued" else 1):
         assert torture.cancel(services, file, chance, during).ended_s < 60
 
 
