@@ -66,10 +66,10 @@ def _outcome(services: Services, view: VerdictView, out: Path | None) -> tuple[d
     record: dict[str, Any] = view.record or {}
     folder = services.verdicts.files.folder(view.id)
     rows_file = folder / "rows.jsonl"
-    report = services.verdicts.write(view.id, "html", out or folder)
+    report = services.verdicts.files.write(view.id, "html", out or folder)
     if out is not None:
-        rows_file = services.verdicts.write(view.id, "jsonl", out)
-        services.verdicts.write(view.id, "csv", out)
+        rows_file = services.verdicts.files.write(view.id, "jsonl", out)
+        services.verdicts.files.write(view.id, "csv", out)
         write_json(out / f"verdict-{view.id}.json", record)
     found = {
         "verdict": view.id, "state": view.state, "examples": record["examples"],

@@ -1,16 +1,18 @@
 """Verdicts in the home folder, one folder each: what was asked, how far it is, the answers, the record.
 
-``request.json`` what was asked · ``state.json`` how far it is · ``rows.jsonl`` one line an example and side · ``verdict.json`` the record.
+``request.json`` what was asked · ``state.json`` how far it is · ``answers.jsonl`` every answer as it came, until the end ·
+``rows.jsonl`` one line an example and side · ``known.json`` references that their form was read from · ``verdict.json`` the record.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 from playground.errors import InputError, NotFoundError
 from playground.evaluation.measured import Measured
 from playground.evaluation.scored import Answered
-from playground.library.files import write_json
+from playground.library.files import write_json, write_text
 from playground.services.verdict_request import VERDICT
 
 ID = re.compile(r"\d{8}-\d{6}-v[0-9a-f]{4}")
@@ -86,32 +88,80 @@ class VerdictFiles:
 
     def request(self, id: str) -> dict[str, Any]:
         """Raises InputError when it is gone."""
-        return self._json(id, "request.json") or _gone(id)
+        found: dict[str, Any] = self._json(id, "request.json") or _gone(id)
+        return found
 
     def record(self, id: str) -> dict[str, Any] | None:
-        return self._json(id, "verdict.json")
+        found: dict[str, Any] | None = self._json(id, "verdict.json")
+        return found
 
     def rows(self, id: str) -> list[dict[str, Any]]:
-        try:
-            lines = (self.folder(id) / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-            return [json.loads(line) for line in lines]
-        except (OSError, ValueError):
-            return []
+        return self._lines(id, "rows.jsonl")
 
-    def save(self, id: str, record: dict[str, Any], rows: Iterable[dict[str, Any]]) -> None:
+    def known(self, id: str) -> list[str]:
+        """References that their form was read from."""
+        return list(self._json(id, "known.json") or ())
+
+    def keep(self, id: str, answers: Iterable[Answered]) -> None:
+        """Write answers down as they come, for the case that nobody lives to save the record. Raises OSError."""
+        lines = [json.dumps(row_of(answer, {}), ensure_ascii=False) + "\n" for answer in answers]
+        if lines and self.folder(id).is_dir():
+            with (self.folder(id) / "answers.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(lines)
+
+    def answers(self, id: str) -> list[Answered]:
+        """What ``keep`` wrote down; a line that was cut off ends them."""
+        return [answer for one in answers_of(self._lines(id, "answers.jsonl")).values() for answer in one]
+
+    def save(self, id: str, record: dict[str, Any], rows: Iterable[dict[str, Any]], known: Sequence[str]) -> None:
         """Raises OSError."""
         folder = self.folder(id)
         partial = folder / ".rows.jsonl"
         partial.write_text("".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
         partial.replace(folder / "rows.jsonl")
+        write_text(folder / "known.json", json.dumps(list(known), ensure_ascii=False) + "\n")
         write_json(folder / "verdict.json", record)
+        (folder / "answers.jsonl").unlink(missing_ok=True)
+
+    def write(self, id: str, how: str, folder: Path) -> Path:
+        """As ``html`` (one file that needs nothing else), ``jsonl`` or ``csv`` into ``folder``. Raises InputError when there is nothing to
+        write yet, or nowhere."""
+        from playground.evaluation.report import page_html, rows_csv
+
+        record, rows = self.record(id), self.rows(id)
+        if record is None:
+            raise InputError("There is nothing to export yet: no example was answered by every side.")
+        made: dict[str, Callable[[], str]] = {
+            "html": lambda: page_html(record, rows),
+            "jsonl": lambda: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+            "csv": lambda: rows_csv(rows),
+        }
+        if how not in made:
+            raise InputError(f"A verdict can be written as {', '.join(made)}; {how!r} is none of them.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"verdict-{id}.{how}"
+            file.write_text(made[how](), encoding="utf-8", newline="")
+        except OSError as error:
+            raise InputError(
+                f"The verdict cannot be written to {folder}: {error.strerror or error}. Name another folder."
+            ) from error
+        return file
 
     def remove(self, id: str) -> None:
         shutil.rmtree(self.folder(id), ignore_errors=True)
 
-    def _json(self, id: str, name: str) -> dict[str, Any] | None:
+    def _lines(self, id: str, name: str) -> list[dict[str, Any]]:
+        """The lines up to the first that cannot be read."""
+        found = []
+        with contextlib.suppress(OSError, ValueError), (self.folder(id) / name).open(encoding="utf-8", newline="\n") as file:
+            for line in file:  # a reply may hold other line ends
+                found.append(json.loads(line))
+        return found
+
+    def _json(self, id: str, name: str) -> Any:
         try:
-            found: dict[str, Any] = json.loads((self.folder(id) / name).read_text(encoding="utf-8"))
+            found: Any = json.loads((self.folder(id) / name).read_text(encoding="utf-8"))
             return found
         except (OSError, ValueError):
             return None

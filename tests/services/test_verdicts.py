@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from playground.data.check import check_file
 from playground.data.passages import with_passages
-from playground.errors import InputError, NotFoundError
+from playground.errors import InputError, NotFoundError, OutOfMemoryError
 from playground.evaluation.cost import Prices
 from playground.evaluation.metrics import metrics_for
 from playground.evaluation.questions import Questions
@@ -113,6 +114,69 @@ def test_stopped_in_the_middle_it_keeps_what_every_side_has_answered(services: S
     assert 8 <= view.record["examples"] < 24
     assert {side["answers"] for side in view.record["sides"]} == {view.record["examples"]}
     assert services.manager.leases() == []
+
+
+def test_one_that_waits_and_is_stopped_is_stopped(services: Services, asked: VerdictRequest) -> None:
+    first = services.verdicts.start(replace(asked, limit=None, max_tokens=60))
+    second = services.verdicts.start(asked)
+    services.verdicts.stop(second)
+    while (view := services.verdicts.show(second)).live:
+        pass
+    assert (view.state, view.error, view.record) == ("STOPPED", "Stopped before it began.", None)
+    services.verdicts.stop(first)
+    while services.verdicts.show(first).live:
+        pass
+
+
+def test_a_fault_in_the_middle_keeps_what_was_measured(
+    services: Services, asked: VerdictRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = services.verdicts._measuring._answering.losses
+
+    def broken(*args: Any) -> Any:
+        next(whole(*args))
+        raise OutOfMemoryError("The device is full.")
+
+    monkeypatch.setattr(services.verdicts._measuring._answering, "losses", broken)
+    view = ended(services, asked)
+    assert view.state == "FAILED"
+    assert view.error == "The device is full. What was measured by then is kept."
+    assert view.record is not None
+    assert view.record["examples"] == 12
+
+
+def test_what_an_app_had_measured_when_it_was_killed_is_kept(
+    services: Services, asked: VerdictRequest, settings: Settings
+) -> None:
+    files = services.verdicts.files
+    view = ended(services, replace(asked, limit=6, losses=False))
+    answers = [answer for one in answers_of(files.rows(view.id)).values() for answer in one]
+    odd = [replace(answer, reply=answer.reply + "\u2028\x85end") for answer in answers]
+    killed = files.new("local", "killed", files.request(view.id), 1.7e9)
+    files.put(replace(killed, state="MEASURING", pid=999_999_999))
+    files.keep(killed.id, odd[:5])
+    files.keep(killed.id, odd[5:9])
+    with (files.folder(killed.id) / "answers.jsonl").open("a") as file:
+        file.write('{"example": 1, "si')
+    found = Services(settings).verdicts.show(killed.id)
+    assert found.state == "STOPPED"
+    assert found.error == "The app ended while it was measured. What was measured by then is kept."
+    assert found.record is not None
+    assert 3 <= found.record["examples"] <= 6
+    assert all(row["reply"].endswith("\x85end") for row in files.rows(killed.id))
+    assert not (files.folder(killed.id) / "answers.jsonl").exists()
+
+
+def test_it_is_judged_anew_without_its_file(services: Services, rows_file: Path, asked: VerdictRequest, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.csv"
+    gone.write_bytes(rows_file.read_bytes())
+    gone = gone.rename(tmp_path / f"gone{rows_file.suffix}")
+    view = ended(services, replace(asked, file=gone, rows=tuple(range(1, 9)), losses=False))
+    gone.unlink()
+    again = services.verdicts.again(view.id, Questions(volume=7), Prices())
+    assert view.record is not None
+    assert again.record is not None
+    assert again.record["sides"][0]["metrics"] == view.record["sides"][0]["metrics"]
 
 
 def test_other_prices_and_answers_change_the_choice_and_ask_nothing_again(services: Services, asked: VerdictRequest) -> None:

@@ -1,0 +1,105 @@
+"""One verdict's measuring: everything that has to be asked, step by step, and what is there so far."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from playground.errors import CancelledError
+from playground.evaluation.scored import Answered
+from playground.library.card import AdapterCard
+from playground.services.answering import Answering, Item, Progress
+from playground.services.forgetting import ForgettingService
+from playground.services.verdict_files import State, VerdictFiles
+from playground.services.verdict_request import VERDICT, VerdictRequest
+
+AFTER = 0.3
+"""What comes after the answers, as a share of them: for the time left."""
+
+
+@dataclass
+class Work:
+    """What a running verdict has so far."""
+
+    state: State
+    stop: threading.Event = field(default_factory=threading.Event)
+    progress: Progress = field(default_factory=lambda: Progress("Waiting for its turn", 0, 0))
+    began_s: float = 0.0
+    answers: dict[tuple[int, str], Answered] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    forgotten: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the pace of the answers so far; None before there is one, and after the last."""
+        if not self.began_s or not self.progress.done or self.progress.phase != "Answering":
+            return None
+        passed = time.monotonic() - self.began_s
+        return passed / self.progress.done * (self.progress.of * (1 + AFTER) - self.progress.done)
+
+
+class Measuring:
+    """Asks, and writes every answer down as it comes."""
+
+    def __init__(self, answering: Answering, forgetting: ForgettingService, files: VerdictFiles) -> None:
+        self._answering, self._forgetting, self._files = answering, forgetting, files
+
+    def run(self, work: Work, request: VerdictRequest) -> None:
+        """All that has to be asked. Raises CancelledError when it is stopped; what was measured by then stays in ``work``."""
+        work.began_s = time.monotonic()
+        items, session = self._answering.prepare(request), f"verdict {request.owner}"
+        self._follow(work, "answers_s", self._answering.answers(request, items, session))
+        repeats = self._follow(work, "repeats_s", self._answering.repeats(request, items, session))
+        _add(work, "repeats", {key: tuple(replies) for key, replies in repeats.items()})
+        if request.purpose == VERDICT:
+            _add(work, "seconds", self._follow(work, "timing_s", self._answering.timings(request, items, session)))
+        if request.losses:
+            _add(work, "loss", self._follow(work, "losses_s", self._answering.losses(items, session)))
+        if request.forgetting:
+            self._forgot(work, items, session)
+
+    def _follow(self, work: Work, timing: str, steps: Generator[Progress, None, Any]) -> Any:
+        """Run it to its end, or until it is stopped; returns what it returns."""
+        started = time.monotonic()
+        try:
+            while True:
+                try:
+                    step = next(steps)
+                except StopIteration as ended:
+                    return ended.value
+                work.progress = step
+                for answer in step.answers:
+                    work.answers[answer.example, answer.side] = answer
+                self._files.keep(work.state.id, step.answers)
+                if work.stop.is_set():
+                    raise CancelledError("Stopped.")
+        finally:
+            steps.close()
+            work.timings[timing] = round(time.monotonic() - started, 2)
+
+    def _forgot(self, work: Work, items: Sequence[Item], session: str) -> None:
+        cards: dict[str, AdapterCard] = {item.card.id: item.card for item in items if item.card is not None}
+        if not cards:
+            return
+
+        def steps() -> Generator[Progress, None, Sequence[Any]]:
+            found: Sequence[Any] = ()
+            for one in self._forgetting.measure(list(cards.values()), session):
+                found = one.found
+                yield Progress("What was forgotten", one.done, one.of, waiting=one.waiting)
+            return found
+
+        by_card = dict(zip(cards, self._follow(work, "forgetting_s", steps()), strict=True))
+        for item in items:
+            if item.card is not None:
+                forgotten = by_card[item.card.id]
+                work.forgotten[item.side.label] = asdict(forgotten) | {"words": forgotten.words}
+
+
+def _add(work: Work, name: str, values: dict[tuple[int, str], Any]) -> None:
+    for key, value in values.items():
+        if key in work.answers:
+            work.answers[key] = replace(work.answers[key], **{name: value})
