@@ -135,7 +135,7 @@ def measured(services: Services, request: VerdictRequest, out: Path) -> dict[str
     out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp())
     (out / f"{request.name}.html").write_text(
-        services.verdicts.write(view.id, "html", folder).read_text(encoding="utf-8"), encoding="utf-8"
+        services.verdicts.files.write(view.id, "html", folder).read_text(encoding="utf-8"), encoding="utf-8"
     )
     record = {key: value for key, value in view.record.items() if key not in ("cost_curve", "id", "created_s")}
     command = f"python benchmarks/verdict.py {request.name}"

@@ -150,6 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     verdict.add_argument("--prices", metavar="FILE", help="JSON: prices a million tokens, or of the device an hour")
     verdict.add_argument("--out", metavar="DIR", help="write the report (HTML), the rows (JSONL, CSV) and the record there")
     verdict.add_argument("--no-forgetting", action="store_true", help="do not measure what tuned sides forgot")
+    verdict.add_argument("--no-refusals", action="store_true", help="do not ask sides with documents what these cannot answer")
     verdict.add_argument("--no-losses", action="store_true", help="do not score the references")
     verdict.add_argument("--name", default="")
     verdict.add_argument("--base")

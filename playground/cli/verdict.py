@@ -34,7 +34,7 @@ def verdict(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]
         Path(options.examples) if options.examples else None, options.repeats, options.limit, options.max_tokens, options.temperature,
         options.seed, mapping_of(options.map) or None, options.name, questions=_questions(options.answers),
         prices=read_prices(Path(options.prices)) if options.prices else Prices(), losses=not options.no_losses,
-        forgetting=not options.no_forgetting,
+        forgetting=not options.no_forgetting, refusals=not options.no_refusals,
     )  # fmt: skip
     services, progress = services_for(settings, options.base), Progress()
     for side in request.sides:
@@ -77,7 +77,7 @@ def _outcome(services: Services, view: VerdictView, out: Path | None) -> tuple[d
         "pairs": [{name: pair[name] for name in PAIR} for pair in record["pairs"]],
         "choice": record["choice"], "reason": record["reason"], "reasons": record["reasons"], "runner_up": record["runner_up"],
         "rows_needed": record["rows_needed"], "main_metric": record["main_metric"], "overlap": record["overlap"],
-        "forgetting": record["forgetting"], "seconds": record["seconds"], "rows_file": str(rows_file), "report": str(report),
+        "forgetting": record["forgetting"], "refusals": record["refusals"], "seconds": record["seconds"], "rows_file": str(rows_file), "report": str(report),
     }  # fmt: skip
     return found, _words(record, report), 0
 
@@ -91,7 +91,8 @@ def _words(record: dict[str, Any], report: Path) -> str:
         alone = f", {side['seconds_mean']:.1f} s alone" if side["seconds_mean"] is not None else ""
         lines.append(f"{side['side']:<{width}}  {figure}  {side['prompt_tokens_mean']:.0f} tokens in{alone}")
     lines += ["", *(reason["text"] for reason in record["reasons"])]
-    lines += [f"{side}: {said['words']}" for side, said in record["forgetting"].items()]
+    for beside in ("forgetting", "refusals"):
+        lines += [f"{side}: {said['words']}" for side, said in record[beside].items()]
     return "\n".join([*lines, "", f"{metric}, {record['examples']} examples, {record['seconds']:.0f} s. Report: {report}"])
 
 

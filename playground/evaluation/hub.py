@@ -16,31 +16,43 @@ import numpy as np
 
 from playground.evaluation import corpus, labels, overlap
 from playground.evaluation.checks import Check, parse_check
+from playground.evaluation.grounded import groundedness
+from playground.evaluation.refusals import is_refusal
+from playground.evaluation.repeats import consistency
 
 _INPUTS = """
 Args:
-    predictions: the replies, a list of strings.
-    references: what was wanted, a list of strings of the same length.
+    predictions: {predictions}
+    references: {references}
 Returns:
-    {name: value}
+    {{name: value}}
 """
+TEXT = datasets.Value("string")
 
 
-class TextMetric(evaluate.Metric):
-    """A figure of replies against references. ``figure`` is what a subclass fills in; ``key`` names it in the result."""
+class OwnMetric(evaluate.Metric):
+    """What all have in common. key: its name in the result. inputs: words of what it takes, by name; types: theirs."""
 
     key: ClassVar[str] = ""
     words: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    inputs: ClassVar[dict[str, str]] = {
+        "predictions": "the replies, a list of strings.", "references": "what was wanted, a list of strings of the same length."
+    }  # fmt: skip
+    types: ClassVar[dict[str, Any]] = {"predictions": TEXT, "references": TEXT}
 
     def __init__(self, **options: Any) -> None:
         with TemporaryDirectory() as folder:  # evaluate makes a folder for files that a metric held in memory never has
             super().__init__(**{"keep_in_memory": True, "cache_dir": folder, **options})
 
     def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        features = datasets.Features({"predictions": text, "references": text})
-        return evaluate.MetricInfo(description=self.words, citation=self.paper, inputs_description=_INPUTS, features=features)
+        described = _INPUTS.format(**{"references": "not taken", **self.inputs})
+        features = datasets.Features(dict(self.types))
+        return evaluate.MetricInfo(description=self.words, citation=self.paper, inputs_description=described, features=features)
+
+
+class TextMetric(OwnMetric):
+    """A figure of replies against references. ``figure`` is what a subclass fills in."""
 
     def _compute(self, *, predictions: Sequence[str], references: Sequence[str], **_: Any) -> dict[str, float]:
         return {self.key: self.figure(list(predictions), list(references))}
@@ -148,3 +160,63 @@ class FormatAdherence(TextMetric):
 
     def figure(self, replies: list[str], references: list[str]) -> float:
         return float(np.mean([self.check.passes(reply) for reply in replies]))
+
+
+class Consistency(OwnMetric):
+    """Share of pairs of sampled repeats that agree, averaged over the requests. labels: where the answers are labels, what they may be."""
+
+    key, words = "consistency", "Share of pairs of repeats that agree, 0 to 1."
+    inputs: ClassVar[dict[str, str]] = {"predictions": "for each request the repeats of its reply, a list of lists of strings."}
+    types: ClassVar[dict[str, Any]] = {"predictions": datasets.Sequence(TEXT)}
+
+    def __init__(self, labels: Sequence[str] | None = None, **options: Any) -> None:
+        self._labels = list(labels) if labels is not None else None
+        super().__init__(**options)
+
+    def _compute(self, *, predictions: Sequence[Sequence[str]], **_: Any) -> dict[str, float]:
+        return {self.key: _known([consistency(repeats, self._labels) for repeats in predictions])}
+
+
+class Groundedness(OwnMetric):
+    """Share of a reply's numbers, names and content words that stand in its passages, averaged over the replies."""
+
+    key, words = "groundedness", "Share of a reply's numbers, names and content words that stand in its passages, 0 to 1."
+    inputs: ClassVar[dict[str, str]] = {
+        "predictions": "the replies, a list of strings.", "references": "for each reply its passages, a list of lists of strings.",
+    }  # fmt: skip
+    types: ClassVar[dict[str, Any]] = {"predictions": TEXT, "references": datasets.Sequence(TEXT)}
+
+    def _compute(self, *, predictions: Sequence[str], references: Sequence[Sequence[str]], **_: Any) -> dict[str, float]:
+        return {self.key: _known([groundedness(reply, there) for reply, there in zip(predictions, references, strict=True)])}
+
+
+class Refused(OwnMetric):
+    """Share of replies to unanswerable questions that say so."""
+
+    key, words, paper = (
+        "refused",
+        "Share of replies that say that the answer is not known.",
+        "Rajpurkar et al. 2018, arXiv:1806.03822",
+    )
+    inputs: ClassVar[dict[str, str]] = {"predictions": "the replies, a list of strings."}
+    types: ClassVar[dict[str, Any]] = {"predictions": TEXT}
+
+    def _compute(self, *, predictions: Sequence[str], **_: Any) -> dict[str, float]:
+        return {self.key: float(np.mean([is_refusal(reply) for reply in predictions]))}
+
+
+class Perplexity(OwnMetric):
+    """e to the mean of the references' losses. ``evaluate`` has one that runs a model; this one takes what the engine scored."""
+
+    key, words = "perplexity", "e to the mean of the losses."
+    inputs: ClassVar[dict[str, str]] = {"predictions": "the loss of each reference, nats a token, a list of numbers."}
+    types: ClassVar[dict[str, Any]] = {"predictions": datasets.Value("float64")}
+
+    def _compute(self, *, predictions: Sequence[float], **_: Any) -> dict[str, float]:
+        return {self.key: float(np.exp(np.mean(predictions)))}
+
+
+def _known(values: Sequence[float | None]) -> float:
+    """The mean of those that say something; not a number where none does."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")

@@ -30,8 +30,22 @@ from playground.evaluation.shown import (
 from playground.evaluation.wording import cost_link, fact_link, p_words, pair_link, side_link
 
 __all__ = [
-    "STYLE", "answer_html", "body_html", "cost_html", "differences_html", "forgetting_html", "measured_html", "metrics_html", "page_html",
-    "prices_html", "questions_html", "radar_svg", "reasons_html", "rows_csv", "table_html",
+    "STYLE",
+    "answer_html",
+    "body_html",
+    "cost_html",
+    "differences_html",
+    "forgetting_html",
+    "measured_html",
+    "metrics_html",
+    "page_html",
+    "prices_html",
+    "questions_html",
+    "radar_svg",
+    "reasons_html",
+    "refusals_html",
+    "rows_csv",
+    "table_html",
 ]  # fmt: skip
 
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
@@ -47,7 +61,7 @@ METHODS = (
 NO_BREAK = "\u00a0"
 TIMINGS = {
     "answers_s": "answers", "repeats_s": "repeats", "timing_s": "answers one by one", "losses_s": "loss of the references",
-    "forgetting_s": "what was forgotten",
+    "forgetting_s": "what was forgotten", "refusals_s": "unanswerable questions",
 }  # fmt: skip
 
 
@@ -142,6 +156,23 @@ def forgetting_html(record: Record) -> str:
     )
 
 
+def refusals_html(record: Record) -> str:
+    """Whether sides with documents say so when these do not hold the answer; empty where there are none."""
+    found, rows = record.get("refusals") or {}, ""
+    for side in sides_of(record):
+        if (one := found.get(side.name)) is not None:
+            share = f"{100 * one['low']:.0f} to {100 * one['high']:.0f} %"
+            rows += f'<tr><th scope="row">{side.who}</th><td class="n">{one["refused"]} of {one["asked"]}</td><td class="n">{esc(share)}</td></tr>'
+    if not rows:
+        return ""
+    head = '<th scope="col">Side</th><th scope="col" class="n">Said that it does not know</th><th scope="col" class="n">Interval</th>'
+    text = "Questions about made-up people and places, which ship with the app: no documents answer them, so a reply that does is made up too."
+    return (
+        heading("What the documents cannot answer", text)
+        + f'<table class="v-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    )
+
+
 def measured_html(record: Record) -> str:
     """File, rows, sides, base, device, sampling, checks, and the statistics with their papers."""
     facts, device = record["facts"], record.get("device") or {}
@@ -202,7 +233,7 @@ def body_html(record: Record, rows: Rows, only: int | None = None, replay: bool 
     """The whole report as one piece of a page. only, replay: as in ``differences_html``."""
     sections = [
         table_html(record), radar_svg(record), metrics_html(record), differences_html(record, rows, only, replay), cost_html(record),
-        forgetting_html(record), measured_html(record),
+        forgetting_html(record), refusals_html(record), measured_html(record),
     ]  # fmt: skip
     cards = "".join(f'<section class="v-card">{section}</section>' for section in sections if section)
     return f'<div class="verdict"><section class="v-card v-answer">{answer_html(record)}{reasons_html(record)}</section>{cards}</div>'

@@ -13,6 +13,7 @@ from playground.data.render import render_prompt
 from playground.data.split import part, split
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
+from playground.evaluation.refusals import REPLY_TOKENS, questions
 from playground.evaluation.scored import Answered
 from playground.library.card import AdapterCard
 from playground.services.adapters import AdapterService
@@ -83,7 +84,10 @@ class Answering:
 
     def prepare(self, request: VerdictRequest) -> list[Item]:
         """All items, an example's sides one after another. Raises InputError, NotFoundError."""
-        examples, cards, tokenizer = self.examples(request), self.cards(request), self._bases.tokenizer()
+        return self._items(request, self.examples(request))
+
+    def _items(self, request: VerdictRequest, examples: Sequence[Example]) -> list[Item]:
+        cards, tokenizer = self.cards(request), self._bases.tokenizer()
         documents = {side.docs: self._data.documents(side.docs, request.owner) for side in request.sides if side.docs is not None}
         pools = [self._pool(side, request) for side in request.sides]
         items = []
@@ -133,6 +137,22 @@ class Answering:
             (one,) = yield from self._write([item], [request.sampling()], session, "Timing", place, len(timed))
             found[item.example.row, item.side.label] = one.state.seconds or time.monotonic() - started
             yield Progress("Timing", place + 1, len(timed))
+        return found
+
+    def refusals(self, request: VerdictRequest, session: str) -> Generator[Progress, None, dict[str, list[str]]]:
+        """What sides with documents say to questions that no documents answer; returns side -> replies, in the questions' order."""
+        sides = tuple(side for side in request.sides if side.docs is not None)
+        if not sides:
+            return {}
+        asked = [Example((Message("user", text), Message("assistant", "")), row) for row, text in enumerate(questions(), 1)]
+        items = self._items(replace(request, sides=sides), asked)
+        sampling = replace(request.sampling(), max_tokens=min(REPLY_TOKENS, request.max_tokens))
+        found: dict[str, list[str]] = {side.label: [] for side in sides}
+        for begin in range(0, len(items), TOGETHER):
+            chunk = items[begin : begin + TOGETHER]
+            written = yield from self._write(chunk, [sampling] * len(chunk), session, "Unanswerable questions", begin, len(items))
+            for item, one in zip(chunk, written, strict=True):
+                found[item.side.label].append(one.state.text)
         return found
 
     def losses(self, items: Sequence[Item], session: str) -> Generator[Progress, None, dict[tuple[int, str], float]]:

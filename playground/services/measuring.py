@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from playground.errors import CancelledError
+from playground.evaluation.refusals import refusals
 from playground.evaluation.scored import Answered
 from playground.library.card import AdapterCard
 from playground.services.answering import Answering, Item, Progress
@@ -31,6 +32,7 @@ class Work:
     answers: dict[tuple[int, str], Answered] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     forgotten: dict[str, Any] = field(default_factory=dict)
+    refusals: dict[str, Any] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float | None:
@@ -58,6 +60,9 @@ class Measuring:
             _add(work, "seconds", self._follow(work, "timing_s", self._answering.timings(request, items, session)))
         if request.losses:
             _add(work, "loss", self._follow(work, "losses_s", self._answering.losses(items, session)))
+        if request.refusals and request.purpose == VERDICT:
+            said = self._follow(work, "refusals_s", self._answering.refusals(request, session))
+            work.refusals = {side: refusals(replies).as_json() for side, replies in said.items()}
         if request.forgetting:
             self._forgot(work, items, session)
 

@@ -27,7 +27,8 @@ class VerdictRequest:
     """file: the examples. rows: numbers of those to use, None = all. limit: at most so many of them, the first ones.
 
     examples: where shots come from, None = the other rows of the file. checks: as written. repeats: 1 = one reply an example; above,
-    so many sampled ones beside it. losses: score the references. forgetting: measure what tuned sides forgot. mapping: role -> column.
+    so many sampled ones beside it. losses: score the references. forgetting: measure what tuned sides forgot.
+    refusals: ask sides with documents what these cannot answer. mapping: role -> column.
     tried: how the prompt was found, in words. name: for a person. purpose: a bench is left out of the list of verdicts, and nothing is
     timed. Raises InputError that names every fault.
     """
@@ -49,6 +50,7 @@ class VerdictRequest:
     prices: Prices = field(default_factory=Prices)
     losses: bool = True
     forgetting: bool = True
+    refusals: bool = True
     tried: str = ""
     purpose: str = VERDICT
 

@@ -222,7 +222,8 @@ class VerdictService:
         work.progress = replace(work.progress, phase="Judging", waiting="")
         about = {
             "id": work.state.id, "name": work.state.name, "created_s": work.state.created_s, "state": state,
-            "timings": work.timings, "forgetting": work.forgotten, "seconds": round(time.monotonic() - work.began_s, 1),
+            "timings": work.timings, "forgetting": work.forgotten, "refusals": work.refusals,
+            "seconds": round(time.monotonic() - work.began_s, 1),
         }  # fmt: skip
         try:
             made = self._records.make(request, work.answers.values(), about)

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import evaluate
+import numpy as np
 import pytest
 
 from playground.evaluation import hub
@@ -57,4 +58,17 @@ def test_they_combine_and_take_one_at_a_time(nowhere: Path) -> None:
         "format_adherence": pytest.approx(5 / 6),
     }  # fmt: skip
     assert both.compute(predictions=REPLIES, references=REFERENCES) == whole
+    assert not nowhere.exists()
+
+
+def test_those_that_take_something_else(nowhere: Path) -> None:
+    repeats = [["a", "a", "b"], ["x"], ["c", "c", "c"]]
+    assert hub.Consistency().compute(predictions=repeats) == {"consistency": pytest.approx((1 / 3 + 1) / 2)}
+    assert hub.Groundedness().compute(predictions=["Take 5 apples", "!"], references=[["There are 5 pears."], ["."]]) == {
+        "groundedness": pytest.approx(1 / 3)
+    }
+    assert hub.Refused().compute(predictions=["I do not know.", "It is blue."]) == {"refused": 0.5}
+    assert hub.Perplexity().compute(predictions=[0.0, 2.0]) == {"perplexity": pytest.approx(2.718281828)}
+    assert np.isnan(hub.Consistency().compute(predictions=[["x"]])["consistency"])
+    assert "lists of strings" in hub.Groundedness().inputs_description
     assert not nowhere.exists()

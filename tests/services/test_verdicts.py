@@ -89,6 +89,9 @@ def test_shots_are_other_rows_and_documents_are_read(services: Services, asked: 
     assert view.record is not None
     assert [side["kind"] for side in view.record["sides"]] == ["few-shot", "few-shot", "documents"]
     assert "groundedness" in view.record["sides"][2]["metrics"]
+    assert view.record["refusals"].keys() == {"read"}, "only who reads documents is asked what they cannot answer"
+    assert view.record["refusals"]["read"]["asked"] == 20
+    assert "Said that it does not know" in services.verdicts.files.write(view.id, "html", tmp_path).read_text()
 
 
 def test_repeats_are_sampled_and_agree_more_or_less(services: Services, asked: VerdictRequest) -> None:
