@@ -17,7 +17,7 @@ from playground.ui.wiring import QUIET, Visitor, bind, bind_pick, hidden_slot, s
 
 IDEA = (
     "Two replies to one example, without names. Say which one serves you better; after some dozens the sides tell apart. The answer "
-    "above is out of sight until you reveal the names."
+    "above is out of sight until you reveal the names or fold this up."
 )
 JUDGE_IDEA = "Optional: a model votes too, asked in both orders. It counts apart, and how far it goes with your own votes is shown beside it."
 ASKED = {"left": "Left is better", "right": "Right is better", "tie": "As good", "skip": "Skip"}
@@ -90,15 +90,15 @@ def build() -> VoteView:
 def wire(services: Any, view: VoteView, tab: Any) -> None:
     """tab: the Verdict tab, for the verdict that is shown; its answer is taken out of sight while one votes."""
     view.fold.expand(bind(services, opened), [view.number, tab.followed], [*view.shown, view.judge, *view.judged], **QUIET)
+    again = bind(services, verdict_shown.shown), tab.followed, tab.shown
+    view.fold.collapse(bind(services, closed), None, view.shown, **QUIET).then(*again, **QUIET)
     tab.followed.change(bind(services, closed), None, view.shown, **QUIET)
     view.begin.click(bind(services, show), tab.followed, view.shown, **QUIET).then(_away, view.number, tab.body, **QUIET)
     for choice, button in view.choices.items():
         button.click(bind(services, cast, choice), [view.number, tab.followed], view.shown, **QUIET)
     view.ballot.pick(bind_pick(services, cast), [view.number, tab.followed], view.shown, **QUIET)
     view.undo.click(bind(services, undo), tab.followed, view.shown, **QUIET)
-    view.reveal.click(bind(services, reveal), tab.followed, view.shown, **QUIET).then(
-        bind(services, verdict_shown.shown), tab.followed, tab.shown, **QUIET
-    )
+    view.reveal.click(bind(services, reveal), tab.followed, view.shown, **QUIET).then(*again, **QUIET)
     looked = bind(services, judging), tab.followed, view.judged
     view.let.click(bind(services, let), [tab.followed, view.judge], view.error, trigger_mode="once", **QUIET).then(
         *looked, **QUIET

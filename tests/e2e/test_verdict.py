@@ -1,4 +1,4 @@
-"""A verdict from a small upload to its file, and one that is stopped in the middle."""
+"""A verdict from a small upload to its file, one that is stopped in the middle, and a blind vote on it."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ def test_from_an_upload_to_the_report(page: Any, held_out: Path, tmp_path: Path)
     assert "10 examples" in shown
     page.locator(".v-reasons a").first.click()
     page.locator(".verdict .v-here").wait_for()
+    page.get_by_role("button", name="Replay the reply of hospital_reports").first.click()
+    page.get_by_text("the same text again, letter for letter").wait_for(timeout=SLOW)
     with page.expect_download() as got:
         page.get_by_role("button", name="Report (HTML)").click()
     file = tmp_path / "report.html"
@@ -83,3 +85,40 @@ def test_a_stop_in_the_middle_keeps_what_is_measured(page: Any, held_out: Path) 
     page.locator(".verdict-head").get_by_text("Stopped", exact=True).wait_for(timeout=SLOW)
     page.locator(".v-headline").wait_for()
     assert "stopped early" in page.locator(".v-answer").inner_text()
+
+
+def test_a_blind_vote_shows_no_name_until_it_is_asked_for(page: Any) -> None:
+    """On the verdict that was measured last."""
+    page.get_by_role("tab", name="Verdict").click()
+    page.locator(".v-headline").wait_for()
+    page.get_by_text("Blind vote", exact=True).click()
+    page.get_by_role("button", name="Vote on the verdict above").click()
+    ballot = page.locator(".ballot")
+    ballot.wait_for()
+    page.locator(".v-headline").wait_for(state="hidden")
+    assert (
+        "hospital_reports"
+        not in page.get_by_role("tabpanel", name="Verdict").inner_text().split("Blind vote")[1].split("A model as")[0]
+    )
+    left = page.get_by_text(re.compile(r"0 votes so far, \d+ comparisons? left")).inner_text()
+    for number, choice in enumerate(("Left is better", "Right is better", "As good"), 1):
+        page.get_by_role("button", name=choice).click()
+        page.get_by_text(re.compile(rf"^{number} votes? so far")).wait_for()
+    page.get_by_role("button", name="Take the last vote back").click()
+    page.get_by_text("2 votes so far").wait_for()
+    ballot.focus()
+    page.keyboard.press("1")
+    page.get_by_text("3 votes so far").wait_for()
+    page.get_by_role("button", name="Reveal").click()
+    revealed = page.locator(".revealed")
+    revealed.wait_for()
+    assert "hospital_reports" in revealed.inner_text()
+    assert "People's votes: 3" in revealed.inner_text()
+    page.locator(".v-headline").wait_for()
+    page.reload()
+    page.get_by_role("tab", name="Verdict").click()
+    page.get_by_text("Blind vote", exact=True).click()
+    page.get_by_role("button", name="Vote on the verdict above").click()
+    page.get_by_text(re.compile(f"3 votes so far, {int(left.split()[4]) - 3} ")).wait_for()
+    page.get_by_text("Blind vote", exact=True).click()
+    page.locator(".v-headline").wait_for()

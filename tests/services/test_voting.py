@@ -44,7 +44,7 @@ def put_verdict(services: Services, owner: str = "local", examples: int = 6) -> 
     judged = conclude(answers, [SideFacts(side, "prompt") for side in SIDES], [parse_check(CHECK)])
     state = services.verdicts.files.new(owner, "ward", {}, 1.7e9)
     rows = [row_of(answer, judged.measured[side]) for side, said in answers.items() for answer in said]
-    services.verdicts.files.save(state.id, judged.record | {"id": state.id}, rows)
+    services.verdicts.files.save(state.id, judged.record | {"id": state.id}, rows, [])
     services.verdicts.files.put(replace(state, state=DONE))
     return state.id
 
@@ -150,7 +150,7 @@ def test_a_wrong_vote_and_an_unfinished_verdict_are_refused(services: Services, 
     state = services.verdicts.files.new("local", "alone", {}, 1.7e9)
     with pytest.raises(InputError, match="Votes begin when"):
         services.voting.next(state.id)
-    services.verdicts.files.save(state.id, services.verdicts.files.record(ended) | {"id": state.id}, [])  # type: ignore[operator]
+    services.verdicts.files.save(state.id, services.verdicts.files.record(ended) | {"id": state.id}, [], [])  # type: ignore[operator]
     services.verdicts.files.put(replace(state, state=DONE))
     with pytest.raises(InputError, match="nothing to vote on"):
         services.voting.next(state.id)
