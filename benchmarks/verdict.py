@@ -3,8 +3,9 @@
     python benchmarks/verdict.py hospital_reports support_json brand_voice keep_the_prompt not_enough [--out benchmarks/results]
     python benchmarks/verdict.py banking77 e2e --data FOLDER        # real data sets that do not ship; an adapter is trained first
     python benchmarks/verdict.py batching                           # the same answers in batches, and one after another
+    python benchmarks/verdict.py page                               # docs/verdicts.md from the results that are there
 
-Each writes results/verdicts/NAME.json (figures, choice, times) and NAME.html (the report). Five sides: the base; with its careful
+Each writes results/verdicts/NAME.json (figures, choice, times) and, of sets that ship, NAME.html (the report, which holds rows). Five sides: the base; with its careful
 prompt; with that and four answered examples; with that and documents; and the tuned adapter without any of it. Greedy, at most 96
 tokens, every held-out row. Times: answers (checks and text metrics), timing one by one, references' losses and forgetting apart.
 """
@@ -34,6 +35,7 @@ from playground.services.verdict_request import VerdictRequest
 from playground.settings import Settings
 
 SHIPPED = ("hospital_reports", "support_json", "brand_voice")
+NAMES = (*SHIPPED, "keep_the_prompt", "not_enough", "banking77", "e2e")
 QUESTIONS = Questions(volume=20_000, changes="never", latency_s=None, budget=100.0)
 INTENTS = 20
 E2E_PROMPT = "Write one short sentence about the restaurant that says everything that is given, and nothing else."
@@ -124,8 +126,8 @@ def _trained(services: Services, file: Path, name: str, steps: int, batch: int) 
     return view.adapter
 
 
-def measured(services: Services, request: VerdictRequest, out: Path) -> dict[str, Any]:
-    """Run one verdict and keep its figures and its report."""
+def measured(services: Services, request: VerdictRequest, out: Path, report: bool = True) -> dict[str, Any]:
+    """Run one verdict and keep its figures and its report. report: False where the rows are not ours to hand on."""
     view = None
     for view in services.verdicts.run(request):
         left = f", {view.seconds_left:.0f} s left" if view.seconds_left else ""
@@ -133,10 +135,10 @@ def measured(services: Services, request: VerdictRequest, out: Path) -> dict[str
     if view is None or view.record is None:
         raise SystemExit(view.error if view else "nothing was measured")
     out.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp())
-    (out / f"{request.name}.html").write_text(
-        services.verdicts.files.write(view.id, "html", folder).read_text(encoding="utf-8"), encoding="utf-8"
-    )
+    if report:
+        with tempfile.TemporaryDirectory() as folder:
+            text = services.verdicts.files.write(view.id, "html", Path(folder)).read_text(encoding="utf-8")
+        (out / f"{request.name}.html").write_text(text, encoding="utf-8")
     record = {key: value for key, value in view.record.items() if key not in ("cost_curve", "id", "created_s")}
     command = f"python benchmarks/verdict.py {request.name}"
     kept = {"command": command, "cores": os.cpu_count(), "finished": time.strftime("%Y-%m-%d", time.gmtime()), **record}
@@ -173,12 +175,51 @@ def batching(services: Services, out: Path, examples: int = 6) -> None:
     print(json.dumps(found))
 
 
+def page(out: Path, docs: Path) -> None:
+    """docs/verdicts.md: the answer and the figures of every verdict that lies in ``out``."""
+    lines = [
+        "# Verdicts from real runs", "",
+        "The default base on two CPU cores, greedy, every held-out row answered by every side. The files are in `benchmarks/results/verdicts/`:",
+        "figures as JSON and, for the sets that ship, the report as the page shows it. `python benchmarks/verdict.py NAME` makes them again.", "",
+    ]  # fmt: skip
+    for name in NAMES:
+        file = out / f"{name}.json"
+        if not file.is_file():
+            continue
+        found = json.loads(file.read_text(encoding="utf-8"))
+        metric = found["main_metric"]
+        kind = found["about"][metric]["kind"]
+        lines += [f"## {name}", "", f"**{found['reason']}**", "", f"By `{metric}`, {found['examples']} rows.", ""]
+        lines += ["| side | figure (95 % interval) | tokens in | seconds a reply |", "|---|---|---|---|"]
+        for side in found["sides"]:
+            value, low, high = (side["metrics"][metric][part] for part in ("value", "low", "high"))
+            said = f"{value:.0%} ({low:.0%} to {high:.0%})" if kind == "yes-no" else f"{value:.2f} ({low:.2f} to {high:.2f})"
+            seconds = "" if side["seconds_mean"] is None else f"{side['seconds_mean']:.1f}"
+            lines.append(f"| {side['side']} | {said} | {side['prompt_tokens_mean']:.0f} | {seconds} |")
+        lines += ["", *(f"- {reason['text']}" for reason in found["reasons"])]
+        lines += [f"- {side}: {said['words']}" for side, said in found["forgetting"].items()]
+        took = ", ".join(f"{phase.removesuffix('_s')} {seconds:.0f} s" for phase, seconds in found["timings"].items() if seconds)
+        lines += ["", f"Took: {took}.", ""]
+    file = out / "batching.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        lines += [
+            "## The engine's batches", "",
+            f"{found['replies']} replies of hospital_reports: {found['batched_s']:.0f} s in batches, {found['one_by_one_s']:.0f} s one after another "
+            f"({found['times_faster']:.1f} times; medians of three, in turn).", "",
+        ]  # fmt: skip
+    docs.write_text("\n".join(lines), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", choices=[*SHIPPED, "keep_the_prompt", "not_enough", "banking77", "e2e", "batching"])
+    parser.add_argument("names", nargs="+", choices=[*NAMES, "batching", "page"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "verdicts")
     options = parser.parse_args()
+    if options.names == ["page"]:
+        page(options.out, Path(__file__).resolve().parent.parent / "docs" / "verdicts.md")
+        return
     services = build_services(Settings.from_env())
     services.bases.engine()
     for name in options.names:
@@ -192,7 +233,8 @@ def main() -> None:
             if options.data is None:
                 raise SystemExit(f"{name} needs --data FOLDER with its files.")
             with tempfile.TemporaryDirectory() as work:
-                measured(services, {"banking77": banking77, "e2e": e2e}[name](services, options.data, Path(work)), options.out)
+                asked = {"banking77": banking77, "e2e": e2e}[name](services, options.data, Path(work))
+                measured(services, asked, options.out, report=False)
     services.close()
 
 

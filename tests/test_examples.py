@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from playground.data.check import check_file
+from playground.data.split import row_hash
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SETS = json.loads((EXAMPLES / "sets.json").read_text(encoding="utf-8"))
 SCRIPTS = {s["id"]: f"make_{s['id']}.py" for s in SETS}
@@ -169,3 +172,15 @@ def test_brand_voice_keeps_every_number_and_day_and_rewrites_the_rest() -> None:
         assert row["prompt"] not in middle
         for fact in re.findall(r"\d+|\b[A-Z][a-z]+day\b|\b(?:green|blue|grey|white|red|brown)\b", row["prompt"]):
             assert fact in middle, row
+
+
+@each_set
+def test_it_is_known_which_rows_a_shipped_adapter_learned_from(info: dict[str, str]) -> None:
+    name = info["id"]
+    run = json.loads((EXAMPLES.parent / "adapters" / name / "run.json").read_text())
+    known = set(run["row_hashes"])
+    rows = check_file(EXAMPLES / f"{name}.jsonl").examples
+    held_out = check_file(EXAMPLES / f"{name}_heldout.jsonl").examples
+    assert len(known) == run["rows_used"]
+    assert sum(row_hash(row) in known for row in rows) == run["rows_used"]
+    assert not any(row_hash(row) in known for row in held_out)

@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     _mapping(train)
 
     runs = verb("runs", "the training runs").add_subparsers(dest="action", parser_class=_Parser)
-    for name, help in (("show", "one run"), ("cancel", "stop it"), ("resume", "go on from its newest checkpoint")):
+    for name, help in (("show", "one run"), ("cancel", "stop it"), ("resume", "go on from its newest checkpoint, or begin")):
         action = runs.add_parser(name, help=help, parents=[common])
         action.add_argument("run")
         if name == "resume":

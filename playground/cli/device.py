@@ -6,9 +6,10 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from playground.cli.common import Progress, owned_or_served, services_for
+from playground.cli.common import Progress, services_for
 from playground.errors import PlaygroundError
 from playground.services.container import Services
+from playground.services.home import Home, HomeTaken
 from playground.settings import Settings
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pandas", "evaluate", "gradio")
@@ -17,13 +18,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pandas
 def status(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]:
     """The state of the app that serves this home, or of the device when none does, and what lies on disk. Never imports torch."""
     services = Services(settings)
-    with owned_or_served(settings) as home:
-        if home is None:
-            from playground.cli.served import call
-
-            state = call(settings, "/internal/status")
-        else:
-            state = services.device.status()
+    state = _state(settings, services)
     disk = services.storage.folders()
     state["disk"] = {"free_bytes": services.storage.free_bytes(), "folders": disk}
     lines = [
@@ -35,6 +30,24 @@ def status(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]:
         *[f"  {name}: {held / 1e6:.1f} MB" for name, held in disk.items()],
     ]
     return state, "\n".join(lines), 0
+
+
+def _state(settings: Settings, services: Services) -> dict[str, Any]:
+    """As the app that serves this home tells it; where none does, as it is found from here, also while a command works in it."""
+    try:
+        home = Home.take(settings)
+    except HomeTaken as taken:
+        if taken.url:
+            from playground.cli.served import call
+
+            return call(settings, "/internal/status")
+        home = None
+    try:
+        services.training.tick()  # finds the workers that live; runs that another process looks after are left alone
+        return services.device.status()
+    finally:
+        if home is not None:
+            home.release()
 
 
 def doctor(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]:

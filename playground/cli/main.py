@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,8 @@ from playground.settings import Settings
 
 Outcome = tuple[dict[str, Any], str, int]
 """What a verb returns: its JSON, the same in words, the exit code."""
+ERRORS = "error.log"
+"""In the home folder: where the last unexpected fault happened."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -22,6 +26,12 @@ def main(words: Sequence[str]) -> int:
     try:
         options = build_parser().parse_args(list(words))
         outcome, text, code = _verb(options.verb)(Settings.from_env(), options)
+        if options.json:
+            print(json.dumps(outcome, allow_nan=False, default=str))
+        elif text:
+            print(text)
+        sys.stdout.flush()
+        return code
     except PlaygroundError as error:
         return _failed(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
@@ -36,12 +46,20 @@ def main(words: Sequence[str]) -> int:
             1,
             as_json,
         )
-    if text and not options.json:
-        print(text)
-    if options.json:
-        print(json.dumps(outcome, allow_nan=False, default=str))
-    sys.stdout.flush()
-    return code
+    except Exception as error:
+        return _failed(_unexpected(error), 1, as_json)
+
+
+def _unexpected(error: Exception) -> str:
+    """One sentence on a fault of ours; where it happened goes to a file, since only whoever mends it wants to read that."""
+    said = " ".join(str(error).split())[:300]
+    words = f"Something went wrong inside the program ({type(error).__name__}{': ' if said else ''}{said.rstrip('.')})."
+    with contextlib.suppress(OSError, PlaygroundError):
+        file = Settings.from_env().home / ERRORS
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        words += f" Please report it with {file}, which says where."
+    return words
 
 
 def _failed(words: str, code: int, as_json: bool) -> int:

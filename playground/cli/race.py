@@ -34,15 +34,19 @@ def race(settings: Settings, options: Any) -> Outcome:
         if home is not None:
             services.training.start_supervisor()
             services.race.start_measuring()
-        return _followed(services, started, progress)
+        return _followed(services, started, progress, owner=home is not None)
 
 
-def _followed(services: Services, started: str, progress: Progress) -> Outcome:
+def _followed(services: Services, started: str, progress: Progress, *, owner: bool) -> Outcome:
+    """owner: this process runs and measures it. It becomes that where the process that was is gone."""
     view = services.race.show(started)
     progress.say(f"Race {started}: {view.of} methods, {_time(view)}", always=True)
     try:
         for view in services.race.follow(started):
             progress.say(_line(view))
+            if not owner and view.live and services.training.take_over():
+                services.race.start_measuring()
+                owner = True
     except KeyboardInterrupt:
         services.race.cancel(started)
         view = services.race.show(started)

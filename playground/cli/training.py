@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def train(settings: Settings, options: Any) -> Outcome:
         file=Path(options.file), name=options.name, method=options.method, objective=options.objective, steps=options.steps,
         epochs=options.epochs, lr=options.lr, rank=options.rank, batch_size=options.batch_size, max_tokens=options.max_tokens,
         seed=options.seed, save_steps=options.save_steps, mapping=mapping_of(options.map), strict=options.strict,
-        limit_memory_bytes=int(options.memory_limit * 1e9), turns=options.turns, validation=options.validation, test=options.test,
+        limit_memory_bytes=_bytes(options.memory_limit), turns=options.turns, validation=options.validation, test=options.test,
         leave_out=tuple(options.leave_out),
         options=Options(options.rslora, options.pissa, options.layers, options.init_text, options.placement),
         rewards=tuple(options.reward), start=options.start, early_stop=options.early_stop,
@@ -54,13 +55,7 @@ def _run_it(services: Services, run: str, owner: bool, detach: bool, progress: P
     if owner:
         services.training.start_supervisor()
     if detach:
-        view = services.training.show(run)
-        until = time.monotonic() + 10
-        while owner and view.state == "QUEUED" and time.monotonic() < until:
-            time.sleep(0.1)
-            view = services.training.show(run)
-        services.close()
-        return _json(view), f"{run} is {view.state}. python -m playground runs show {run} follows it.", 0
+        return _left(services, run, owner, progress)
     view = services.training.show(run)
     try:
         for view in services.training.follow(run, poll_s=0.3):
@@ -74,7 +69,31 @@ def _run_it(services: Services, run: str, owner: bool, detach: bool, progress: P
     code = 0 if view.state == "DONE" else 1
     if code:
         raise _Failed(view.error or f"The run ended as {view.state}.")
-    return _json(view), f"Done: adapter {view.adapter} after {view.steps} steps, {view.summary.get('seconds')} s.", code
+    return _json(view), f"Done: adapter {view.adapter} after {view.step} steps, {view.summary.get('seconds')} s.", code
+
+
+def _left(services: Services, run: str, owner: bool, progress: Progress) -> Outcome:
+    """Wait for its start, not for its end; where it does not start, say who will do that."""
+    view = services.training.show(run)
+    until = time.monotonic() + 10
+    while owner and view.state == "QUEUED" and time.monotonic() < until:
+        time.sleep(0.1)
+        view = services.training.show(run)
+    services.close()
+    if view.state == "QUEUED":
+        now = "The device is taken" if owner else "Another process works in this home and starts it when its turn comes"
+        later = "" if owner else "should that end before, "
+        progress.say(
+            f"{run} waits. {now}; {later}the app starts it, or the next command that trains here, or: python -m playground runs resume {run}",
+            always=True,
+        )
+    return _json(view), f"{run} is {view.state}. python -m playground runs show {run} follows it.", 0
+
+
+def _bytes(gigabytes: float) -> int:
+    if not math.isfinite(gigabytes):
+        raise InputError(f"--memory-limit is {gigabytes}; it takes a number of gigabytes, such as 4; 0: what there is.")
+    return round(gigabytes * 1e9)
 
 
 class _Failed(InputError):
@@ -99,7 +118,8 @@ def runs(settings: Settings, options: Any) -> Outcome:
         return _short(view), f"{view.run} is {view.state}.", 0
     if options.action == "resume":
         with owned_or_served(settings) as home:
-            training.resume(options.run)
+            if training.show(options.run).state != "QUEUED":  # one that waits and is looked after by nobody is just started
+                training.resume(options.run)
             return _run_it(services, options.run, home is not None, options.detach, Progress())
     if options.action == "move":
         training.move(options.run, options.to)
@@ -145,6 +165,6 @@ def _memory(view: RunView) -> str:
 def _line(view: RunView) -> str:
     if view.state != "RUNNING" or not view.step:
         return f"{view.state.capitalize()}: {view.message}" if view.message else view.state.capitalize()
-    loss = f", loss {view.loss[-1][1]:.3f}" if view.loss else ""
+    loss = next((f", loss {value:.3f}" for step, value in view.loss if step == view.step), "")
     left = f", {view.seconds_left:.0f} s left" if view.seconds_left else ""
     return f"Step {view.step} of {view.steps}{loss}, {view.tokens_per_s or 0:.0f} tokens/s{left}"

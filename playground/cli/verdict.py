@@ -16,6 +16,7 @@ from playground.evaluation.questions import Questions
 from playground.library.files import write_json
 from playground.services.container import Services
 from playground.services.sides import parse_side
+from playground.services.verdict_files import DONE
 from playground.services.verdict_request import VerdictRequest
 from playground.services.verdicts import VerdictView
 from playground.settings import Settings
@@ -36,6 +37,9 @@ def verdict(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]
         prices=read_prices(Path(options.prices)) if options.prices else Prices(), losses=not options.no_losses,
         forgetting=not options.no_forgetting, refusals=not options.no_refusals,
     )  # fmt: skip
+    out = Path(options.out) if options.out else None
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file. --out names a folder for the report and the rows.")
     services, progress = services_for(settings, options.base), Progress()
     for side in request.sides:
         if side.model != "base":
@@ -46,7 +50,7 @@ def verdict(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]
     progress.end()
     if view is None or view.record is None:
         raise RunFailedError(view.error if view is not None and view.error else "Nothing was measured. Try again.")
-    return _outcome(services, view, Path(options.out) if options.out else None)
+    return _outcome(services, view, out)
 
 
 def measured(settings: Settings, services: Services, request: VerdictRequest, progress: Progress) -> Iterator[VerdictView]:
@@ -79,6 +83,8 @@ def _outcome(services: Services, view: VerdictView, out: Path | None) -> tuple[d
         "rows_needed": record["rows_needed"], "main_metric": record["main_metric"], "overlap": record["overlap"],
         "forgetting": record["forgetting"], "refusals": record["refusals"], "seconds": record["seconds"], "rows_file": str(rows_file), "report": str(report),
     }  # fmt: skip
+    if view.state != DONE:
+        return found | {"error": view.error}, f"{_words(record, report)}\n{view.state.capitalize()}: {view.error}", 1
     return found, _words(record, report), 0
 
 

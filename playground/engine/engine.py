@@ -6,10 +6,13 @@ between steps. The reference path (``reference.py``) serves any other family. ``
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Generator, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import torch
 
 from playground.data.render import encode
 from playground.engine.adapter_file import read_adapter
-from playground.engine.compute import Compute, run_alone
+from playground.engine.compute import GONE, Compute, run_alone
 from playground.engine.lean import unfit
 from playground.engine.lean_path import LeanPath
 from playground.engine.load import Loaded, live_fingerprint, load
@@ -25,7 +28,7 @@ from playground.engine.reference import ReferencePath
 from playground.engine.request import AdapterFile, Row, RowState
 from playground.engine.scoring import Score, ScoreRow, Text, text_of
 from playground.engine.weights import fitted, out_in
-from playground.errors import AdapterError, InputError
+from playground.errors import AdapterError, BaseUnavailableError, InputError
 from playground.library.vocabulary import check_vocabulary
 
 PROBES = ("Hello.", "Write one sentence about rain.", "1, 2, 3,")
@@ -88,7 +91,8 @@ class Engine:
             self._asleep.pop(adapter_id, None)
             self._leads.pop(adapter_id, None)
             if self._attached.pop(adapter_id, None) is not None:
-                self._compute.run(lambda: self._way.drop(adapter_id))
+                with contextlib.suppress(BaseUnavailableError):  # the base has left, and the adapter with it
+                    self._compute.run(lambda: self._way.drop(adapter_id))
 
     def attached(self) -> dict[str, AdapterFile]:
         """Adapters in memory by id, the least recently used first."""
@@ -125,12 +129,23 @@ class Engine:
 
     @property
     def kept_bytes(self) -> int:
-        """Memory of beginnings that are kept to be read only once."""
+        """Memory that stays between questions: beginnings that are kept to be read only once, and room for the next rows."""
         return self._way.kept_bytes
 
+    def forget(self) -> None:
+        """Let go of the beginnings that were read for earlier rows: the next ones take as long as if they were the first."""
+        with contextlib.suppress(BaseUnavailableError):  # then nothing is kept
+            self._way.forget()
+
     def close(self) -> None:
-        """Let go of the model's memory. Rows in flight end with an error; the engine is not used after this."""
+        """Let go of the model's memory, whoever still holds the engine. Rows in flight end with an error, and so does whatever is asked
+        of the engine after this."""
         self._way.close()
+        self._linears = {}
+        self.loaded = replace(self.loaded, model=None, weights={})
+        gc.collect()  # parts of a model hold each other
+        if self.loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     # -- proof ---------------------------------------------------------------------------------------------------
 
@@ -139,15 +154,24 @@ class Engine:
         """The weights as they were at load: hashed once, right after it, while nobody waits (0.4 s for 538 MB)."""
         with self._hashing:
             if self._fingerprint is None:
-                self._fingerprint = run_alone(lambda: live_fingerprint(self.loaded))
+                self._fingerprint = self._hashed()
             return self._fingerprint
 
     def check_fingerprint(self) -> tuple[str, bool, float]:
         """(fingerprint of the weights as they are now, whether it is the one at load, seconds it took)."""
         before = self.fingerprint
         started = time.perf_counter()
-        now = run_alone(lambda: live_fingerprint(self.loaded))
+        now = self._hashed()
         return now, now == before, time.perf_counter() - started
+
+    def _hashed(self) -> str:
+        loaded = self.loaded
+        self._refuse_closed()
+        return run_alone(lambda: live_fingerprint(loaded))
+
+    def _refuse_closed(self) -> None:
+        if self._compute.closed:
+            raise BaseUnavailableError(GONE)
 
     # -- decoding ------------------------------------------------------------------------------------------------
 
@@ -205,6 +229,7 @@ class Engine:
     def _awake(self, adapter_id: str, needed: Collection[str] = ()) -> AdapterFile:
         """An attached adapter, the most recently used one now; read again if it had to leave. needed: those that must not leave
         for it. Raises AdapterError."""
+        self._refuse_closed()
         if adapter_id in self._asleep:
             self._read_in(self._asleep[adapter_id], needed)
         if adapter_id not in self._attached:
@@ -213,6 +238,7 @@ class Engine:
         return self._attached[adapter_id]
 
     def _read_in(self, adapter: AdapterFile, needed: Collection[str] = ()) -> None:
+        self._refuse_closed()
         check_vocabulary(Path(adapter.path), self.loaded.tokenizer.get_vocab)
         found = read_adapter(Path(adapter.path))
         lead = found.virtual.count if found.virtual is not None else 0

@@ -61,6 +61,10 @@ class CapturedSteps:
         self._memory: tuple[int, int] = (-1, -1)
         self._shapes: dict[tuple[int, int, bool], _Shape] = {}
 
+    def clear(self) -> None:
+        """Let go of what was captured, and of the memory that it works on."""
+        self._memory, self._shapes = (-1, -1), {}
+
     @torch.inference_mode()
     def step(
         self, tokens: Sequence[int], lengths: Sequence[int], slots: Sequence[int | None], cache: RowCache, bank: Bank

@@ -84,6 +84,12 @@ class LeanModel:
         every = [weight for layer in self.layers for weight in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         self.product = Products([*every, self.head])
 
+    def close(self) -> None:
+        """Let go of the weights, whoever still holds this object; it reads nothing after that."""
+        self.layers = []
+        self.head = self._embedding = self.norm = self._cos = self._sin = torch.empty(0, 0)
+        self._rotary, self.product = None, Products([self.head])
+
     def new_cache(self) -> RowCache:
         return RowCache(len(self.layers), self.kv_heads, self.head_dim, self.dtype, self.device)
 

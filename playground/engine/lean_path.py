@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from playground.engine.compute import Compute
+from playground.engine.compute import GONE, Compute
 from playground.engine.lean import LeanModel, Segment
 from playground.engine.lean_scoring import scores
 from playground.engine.load import Loaded
@@ -17,7 +17,7 @@ from playground.engine.scheduler import Scheduler
 from playground.engine.scoring import Score, Text
 from playground.engine.virtual import VirtualTokens
 from playground.engine.weights import AdapterWeights
-from playground.errors import AdapterError
+from playground.errors import AdapterError, BaseUnavailableError
 
 
 class LeanPath:
@@ -45,10 +45,22 @@ class LeanPath:
 
     @property
     def kept_bytes(self) -> int:
-        return self.scheduler.prefixes.bytes
+        return self.scheduler.kept_bytes
+
+    def forget(self) -> None:
+        """Kept beginnings; the next rows read theirs anew."""
+        self._compute.run(self.scheduler.prefixes.clear)
 
     def close(self) -> None:
-        self.scheduler.close()
+        """Rows in flight end with an error, and nothing here holds the model any longer."""
+        if not self._compute.closed:
+            self.scheduler.close()
+            self._compute.close(self._let_go)
+
+    def _let_go(self) -> None:
+        self._packed = {}
+        self._aside = self.model.new_bank()
+        self.model.close()
 
     def put(self, adapter_id: str, key: str, weights: AdapterWeights, virtual: VirtualTokens | None = None) -> None:
         """Raises AdapterError for an adapter on layers that this path does not carry, or with virtual tokens of another base."""
@@ -117,6 +129,8 @@ class LeanPath:
         yield from scores(self.model, self._compute, texts, adapters)
 
     def _find(self, adapter_id: str) -> Packed:
+        if self._compute.closed:
+            raise BaseUnavailableError(GONE)
         if adapter_id not in self._packed:
             raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
         return self._packed[adapter_id]

@@ -9,6 +9,7 @@ Sliding windows count places of the cache: a row with keys and values before its
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 import time
@@ -80,8 +81,16 @@ class ReferencePath:
     def kept_bytes(self) -> int:
         return 0
 
+    def forget(self) -> None:
+        """Nothing is kept from one question to the next."""
+
     def close(self) -> None:
-        """Nothing runs between the steps of a batch, so there is nothing to stop."""
+        """Rows in flight end with an error, and nothing here holds the model any longer."""
+        self._compute.close(self._let_go)
+
+    def _let_go(self) -> None:
+        self._linears = {}
+        self.loaded = replace(self.loaded, model=None, weights={})
 
     def put(self, adapter_id: str, key: str, weights: AdapterWeights, virtual: VirtualTokens | None = None) -> None:
         """Into a free slot; rows that are using an older version keep theirs to their end. Raises AdapterError for virtual tokens
@@ -179,7 +188,8 @@ class ReferencePath:
                         self._compute.run(batch.step)
                 yield [replace(writer.state) for writer in writers]
         finally:
-            self._compute.run(lambda: self._leave(slots))
+            with contextlib.suppress(BaseUnavailableError):  # the base has left, and its slots with it
+                self._compute.run(lambda: self._leave(slots))
 
     def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
         """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters."""
@@ -188,7 +198,8 @@ class ReferencePath:
             yield None
             yield from scores(self._scored, texts, slots, starts, self._alone)
         finally:
-            self._compute.run(lambda: self._leave(slots))
+            with contextlib.suppress(BaseUnavailableError):  # the base has left, and its slots with it
+                self._compute.run(lambda: self._leave(slots))
 
     def _scored(
         self, ids: Sequence[Sequence[int]], starts: Sequence[Start], slots: Sequence[int], columns: tuple[int, int]

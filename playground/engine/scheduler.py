@@ -6,6 +6,7 @@ every row that is writing, (4) let go of what is done. So a running row never wa
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from playground.engine.compute import Compute
+from playground.engine.compute import GONE, Compute
 from playground.engine.graph import CapturedSteps
 from playground.engine.lean import LeanModel, Segment
 from playground.engine.packed import Packed
@@ -26,6 +27,10 @@ from playground.errors import BaseUnavailableError
 
 ROWS_MAX = 16
 CHUNK = 256
+KEEP_BYTES = 64 << 20
+"""As much of the rows' cache may stay for the next question when no row is left."""
+KEEP_CUDA_BYTES = 1 << 30
+"""The same on a GPU, where captured steps go with the cache."""
 
 
 @dataclass
@@ -80,6 +85,7 @@ class Scheduler:
         self._cache = model.new_cache()
         self._bank = model.new_bank()
         self._captured = CapturedSteps(model) if model.device.type == "cuda" else None
+        self._keep = KEEP_CUDA_BYTES if model.device.type == "cuda" else KEEP_BYTES
         self.prefixes = PrefixStore()
         self._going = self._closed = False
         self.reused_tokens = 0
@@ -94,11 +100,11 @@ class Scheduler:
         ]
         with self._changed:
             if self._closed:
-                raise BaseUnavailableError("The base has left memory. Ask again.")
+                raise BaseUnavailableError(GONE)
             self._pending += fresh
-            if not self._going:
-                self._going = True
-                self._compute.post(self._go)
+            starts, self._going = not self._going, True
+        if starts:  # posted without the lock: the computing thread may be waiting for it
+            self._compute.post(self._go)
         return ticket
 
     @property
@@ -107,24 +113,30 @@ class Scheduler:
             return bool(self._live or self._pending)
 
     @property
-    def bytes(self) -> int:
-        """Memory of the rows' cache and of kept beginnings."""
-        return self._cache.bytes + self.prefixes.bytes
+    def kept_bytes(self) -> int:
+        """Memory that stays when no row is left: kept beginnings, and as much of the rows' cache as may be kept. What the cache takes
+        beyond that is paid for by whoever asked for the rows."""
+        return self.prefixes.bytes + min(self._cache.bytes, self._keep)
 
     @property
     def bank_bytes(self) -> int:
         return self._bank.bytes
 
     def close(self) -> None:
-        """Rows in flight hear of it, and nothing holds the model any longer."""
+        """Rows in flight hear of it, no others are taken, and what was kept is gone."""
         with self._changed:
             self._closed = True
-        self._compute.run(lambda: self._fail(BaseUnavailableError("The base has left memory. Ask again.")))
+        self._compute.run(lambda: self._fail(BaseUnavailableError(GONE)))
+        self._compute.run(self.prefixes.clear)
 
-    def shrink(self) -> None:
-        """Give the cache's memory back while no row is in flight. On the computing thread."""
-        if not self.busy:
-            self._cache.shrink()
+    def shrink(self, keep_bytes: int = 0) -> None:
+        """Give the cache's memory back while no row is in flight, if it is more than ``keep_bytes``. On the computing thread."""
+        if self.busy or self._cache.bytes <= keep_bytes:
+            return
+        self._cache.shrink()
+        if self._captured is not None:
+            self._captured.clear()
+            torch.cuda.empty_cache()  # a training process beside this one can use it only then
 
     def _go(self) -> None:
         """One round, and another after it while there are rows."""
@@ -134,9 +146,9 @@ class Scheduler:
         except BaseException as error:
             self._fail(error)
         with self._changed:
-            self._going = bool(self._live or self._pending)
-            if self._going:
-                self._compute.post(self._go)
+            again = self._going = bool(self._live or self._pending)
+        if again:
+            self._compute.post(self._go)
 
     def _fail(self, error: BaseException) -> None:
         """Everyone in the batch hears of it; the next ones start afresh."""
@@ -145,6 +157,8 @@ class Scheduler:
                 live.ticket.error = error
             self._live, self._pending = [], []
             self._cache, self._bank = self._model.new_cache(), self._model.new_bank()
+            if self._captured is not None:
+                self._captured.clear()  # they were made of the old cache's memory
             self._changed.notify_all()
 
     def _round(self) -> None:
@@ -152,11 +166,12 @@ class Scheduler:
         self._admit()
         self._read()
         self._step()
-        with self._changed:
-            for ticket in {id(live.ticket): live.ticket for live in self._live}.values():
-                ticket.version += 1
+        tickets = {id(live.ticket): live.ticket for live in self._live}.values()
         self._let_go()
+        self.shrink(self._keep)
         with self._changed:
+            for ticket in tickets:
+                ticket.version += 1
             self._changed.notify_all()
 
     # (1) ---------------------------------------------------------------------------------------------------------
@@ -164,11 +179,14 @@ class Scheduler:
     def _admit(self) -> None:
         with self._changed:
             fresh = self._pending[: ROWS_MAX - len(self._live)]
-            self._pending = self._pending[len(fresh) :]
-        for live in fresh:
+        if not fresh:
+            return
+        self._cache.ensure(len(self._live) + len(fresh), max(live.lead + len(live.ids) + 1 for live in fresh))
+        for live in fresh:  # a row is waiting or live at any moment, so that it hears of whatever goes wrong
             live.slot = self._bank.take(live.adapter)
-            self._cache.ensure(len(self._live) + 1, live.lead + len(live.ids) + 1)
-            self._live.append(live)
+            with self._changed:
+                del self._pending[0]
+                self._live.append(live)
 
     # (2) ---------------------------------------------------------------------------------------------------------
 
@@ -263,7 +281,8 @@ class Scheduler:
         """Take a row out; the last one moves into its place, so that rows stay compact."""
         gone = self._live[place]
         if keep and gone.read >= PREFIX_MIN:
-            self.prefixes.remember(gone.key, gone.cached, self._cache, place, gone.lead)
+            with contextlib.suppress(MemoryError, RuntimeError):  # no room for it: the reply is there all the same
+                self.prefixes.remember(gone.key, gone.cached, self._cache, place, gone.lead)
         self._bank.release(gone.slot)
         last = len(self._live) - 1
         if place != last:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from playground.errors import InputError
+from playground.evaluation import patterns
 
 KINDS = "json, json-schema:FILE, regex:PATTERN, ends-with:TEXT, contains:TEXT, max-words:N"
+SCHEMA = "json-schema:"
+NO_FILES = (
+    "json-schema names a file of this machine, which a shared app does not open. Write the schema itself in its place, in one line: "
+    'json-schema:{"type": "object", "required": ["name"]}.'
+)
+_BRIEF = 60
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,22 @@ def is_check(name: str) -> bool:
     return name == "json" or (bool(colon) and kind in [known.partition(":")[0] for known in KINDS.split(", ")[1:]])
 
 
-def parse_check(spec: str) -> Check:
-    """Read one check. Raises InputError naming the kinds there are."""
+def parse_checks(specs: Sequence[str], *, files: bool = True) -> list[Check]:
+    """Read checks, each once; files: as in ``parse_check``. Raises InputError that names every fault."""
+    read, faults = [], []
+    for spec in dict.fromkeys(specs):
+        try:
+            read.append(parse_check(spec, files=files))
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError(" ".join(faults))
+    return read
+
+
+def parse_check(spec: str, *, files: bool = True) -> Check:
+    """Read one check. files: whether ``json-schema:FILE`` may open a file of this machine; where the app is shared it may not, and takes
+    the schema itself: ``json-schema:{...}``. Raises InputError naming the kinds there are."""
     kind, colon, value = spec.partition(":")
     if spec == "json":
         return Check(spec, "Valid JSON", lambda reply: _json(reply) is not _BROKEN)
@@ -41,22 +61,44 @@ def parse_check(spec: str) -> Check:
     if kind == "contains":
         return Check(spec, f"Contains “{value}”", lambda reply: value in reply.strip())
     if kind == "max-words":
-        if not value.strip().isdigit():
+        if not value.strip().isdecimal() or len(value.strip()) > 9:
             raise InputError(f"{spec!r}: max-words takes a whole number, such as max-words:50.")
         most = int(value)
         return Check(spec, f"At most {most} words", lambda reply: len(reply.split()) <= most)
     if kind == "regex":
         try:
-            pattern = re.compile(value, re.DOTALL)
-        except re.error as error:
-            raise InputError(f"{spec!r} is not a regular expression: {error}.") from error
-        return Check(spec, f"Matches {value}", lambda reply: pattern.fullmatch(reply.strip()) is not None)
+            pattern = patterns.compiled(value, dotall=True)
+        except ValueError as error:
+            raise InputError(f"{_brief(spec)!r} is not a regular expression: {error}.") from error
+        return Check(spec, f"Matches {value}", lambda reply: patterns.matches(pattern, reply.strip()))
     if kind == "json-schema":
-        validator = _schema(Path(value))
-        return Check(
-            spec, f"Fits {Path(value).name}", lambda reply: (read := _json(reply)) is not _BROKEN and validator.is_valid(read)
-        )
-    raise InputError(f"{kind!r} is not a check. There are: {KINDS}.")
+        return _fits(spec, value, files)
+    raise InputError(f"{_brief(kind)!r} is not a check. There are: {KINDS}.")
+
+
+def schema_file(spec: str) -> Path | None:
+    """The file that a check reads; None where it reads none."""
+    value = spec.removeprefix(SCHEMA)
+    return None if value == spec or _is_inline(value) else Path(value)
+
+
+def _is_inline(value: str) -> bool:
+    return value.lstrip().startswith("{")
+
+
+def _fits(spec: str, value: str, files: bool) -> Check:
+    inline = _is_inline(value)
+    if not inline and not files:
+        raise InputError(NO_FILES)
+    from playground.evaluation.schema import Schema, read_schema  # jsonschema, at the moment it is needed
+
+    schema = Schema(value, "The schema of the check") if inline else read_schema(Path(value))
+    words = f"Fits {_brief(value.strip()) if inline else Path(value).name}"
+    return Check(spec, words, lambda reply: (read := _json(reply)) is not _BROKEN and schema.fits(read))
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _BRIEF else f"{text[:_BRIEF]}…"
 
 
 _BROKEN = object()
@@ -65,23 +107,9 @@ _BROKEN = object()
 def _json(reply: str) -> Any:
     try:
         return json.loads(reply.strip(), parse_constant=_refuse)
-    except ValueError:
+    except (ValueError, RecursionError):  # broken, or brackets in brackets past reading
         return _BROKEN
 
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _schema(path: Path) -> Any:
-    import jsonschema
-
-    try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
-        kind = jsonschema.validators.validator_for(schema)
-        kind.check_schema(schema)
-        return kind(schema)
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {path}. json-schema takes the path of a JSON Schema.") from error
-    except (OSError, ValueError, jsonschema.SchemaError) as error:
-        raise InputError(f"{path} is not a JSON Schema: {str(error).splitlines()[0][:200]}.") from error

@@ -63,7 +63,7 @@ def choose(
 
     1. No metric, or fewer than 10 test examples: not enough evidence.
     2. Set aside (decides nothing by itself): tuned sides, where more than 5 % of the test examples were trained on; then sides slower than
-       the latency limit, unless all are.
+       the latency limit, unless all are. Sides that were not timed stay, and that is said.
     3. The best untuned side is the better of base and prompt, or what has a shown gain of at least 5 points over it. No untuned side
        is left: not enough evidence.
     4. The best tuned side is found likewise: the plain one, the one with documents where that gain is shown, and either where only
@@ -142,6 +142,11 @@ class _Case:
             return
         found = self._of.table.sides
         times = {side: found[side]["seconds"].value for side in self._of.only if "seconds" in found[side]}
+        untimed = [side for side in self._of.only if side not in times]
+        if untimed:
+            who = f"{', '.join(untimed)} {'was' if len(untimed) == 1 else 'were'} not timed" if times else "No side was timed"
+            text = f"{who}, so your limit of {limit:g} s could not be checked{' there' if times else ''}."
+            self._say(Reason(text, limit, question_link("latency_s")))
         slow = [side for side, seconds in times.items() if seconds > limit]
         for side in slow:
             text = f"{side} takes {times[side]:.1f} s an answer, above your limit of {limit:g} s."

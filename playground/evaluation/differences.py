@@ -25,10 +25,16 @@ _NUMBERS = ("prompt_tokens", "completion_tokens", "seconds", "loss")
 
 
 def differing(record: Record, rows: Rows) -> list[list[Mapping[str, Any]]]:
-    """The examples whose sides have different figures on the main metric, each as its rows in the order of the sides.
+    """The examples whose sides have different figures on the main metric, as in ``parted``."""
+    return parted(record, rows)[0]
 
-    Worst first: 1. by the figure of the chosen side (of all sides' mean where none was chosen), the worst first; 2. by how far the
-    sides are apart; 3. by number.
+
+def parted(record: Record, rows: Rows) -> tuple[list[list[Mapping[str, Any]]], list[list[Mapping[str, Any]]]]:
+    """The examples whose sides have different figures on the main metric, and those whose sides have the same; each as its rows in the
+    order of the sides. An example that not every side has answered, in a verdict that ended early, is in neither.
+
+    Worst first, in both: 1. by the figure of the chosen side (of all sides' mean where none was chosen), the worst first; 2. by how far
+    the sides are apart; 3. by number.
     """
     metric = record["main_metric"]
     order = {side["side"]: place for place, side in enumerate(record["sides"])}
@@ -37,30 +43,50 @@ def differing(record: Record, rows: Rows) -> list[list[Mapping[str, Any]]]:
         if row["side"] in order:
             grouped.setdefault(row["example"], []).append(row)
     sign = 1 if metric is None or record["about"][metric]["higher_is_better"] else -1
-    found = []
+    apart: list[tuple[Any, list[Mapping[str, Any]]]] = []
+    alike: list[tuple[Any, list[Mapping[str, Any]]]] = []
     for number, answers in grouped.items():
+        if len({row["side"] for row in answers}) < len(order):
+            continue
         values = {row["side"]: sign * row["metrics"][metric] for row in answers if metric in row["metrics"]}
-        if len(values) > 1 and max(values.values()) - min(values.values()) > 1e-9:
-            worst = values.get(record["chosen_side"], sum(values.values()) / len(values))
-            rank = (worst, min(values.values()) - max(values.values()), number)
-            found.append((rank, sorted(answers, key=lambda row: order[row["side"]])))
-    return [answers for _, answers in sorted(found, key=lambda one: one[0])]
+        mean = sum(values.values()) / len(values) if values else 0.0
+        spread = max(values.values()) - min(values.values()) if values else 0.0
+        rank = (values.get(record["chosen_side"], mean), -spread, number)
+        (apart if spread > 1e-9 else alike).append((rank, sorted(answers, key=lambda row: order[row["side"]])))
+    first, then = ([answers for _, answers in sorted(some, key=lambda one: one[0])] for some in (apart, alike))
+    return first, then
 
 
 def differences_html(record: Record, rows: Rows, only: int | None = None, replay: bool = False) -> str:
-    """Where the sides differ, worst first, at most ``only`` examples. replay: each reply with a stamp gets a button whose ``data-id``
-    is ``example|place of its side``."""
-    found = differing(record, rows)
+    """Where the sides differ, worst first, at most ``only`` examples; then, folded, those where they do not, as many again. replay: each
+    reply with a stamp gets a button whose ``data-id`` is ``example|place of its side``."""
+    found, alike = parted(record, rows)
     metric = record["main_metric"]
+    same = _alike(record, alike, only, replay)
     if metric is None or not found:
-        return heading("Where the sides differ", "They do not: every example has the same figure on every side.")
+        return heading("Where the sides differ", "They do not: every example has the same figure on every side.") + same
     shown = found[:only]
-    left = f" The first {len(shown)} are shown; all are in the files." if len(shown) < len(found) else ""
+    left = _left_out(len(shown), len(found))
     of = f"on {len(found)} of {record['examples']} examples"
     worst = f"worst first for {record['chosen_side']}" if record["chosen_side"] else "worst first"
     text = f"Told apart by: {title_of(record, metric)}. They differ {of}, {worst}.{left} {READ}"
     items = "".join(_example(record, answers, place < 3, replay) for place, answers in enumerate(shown))
-    return heading(f"Where the sides differ, worst first ({len(found)})", text) + f'<div class="v-diffs">{items}</div>'
+    return heading(f"Where the sides differ, worst first ({len(found)})", text) + f'<div class="v-diffs">{items}</div>{same}'
+
+
+def _alike(record: Record, found: Sequence[Sequence[Mapping[str, Any]]], only: int | None, replay: bool) -> str:
+    """The examples on which all sides have the same figure: their replies can be read and replayed too."""
+    if not found:
+        return ""
+    shown = found[:only]
+    title = f"Where they have the same figure ({len(found)})"
+    items = "".join(_example(record, answers, False, replay) for answers in shown)
+    left = note(_left_out(len(shown), len(found)).strip()) if len(shown) < len(found) else ""
+    return f'<details class="v-alike"><summary>{esc(title)}</summary>{left}<div class="v-diffs">{items}</div></details>'
+
+
+def _left_out(shown: int, found: int) -> str:
+    return f" The first {shown} are shown; all are in the files." if shown < found else ""
 
 
 def _example(record: Record, answers: Sequence[Mapping[str, Any]], is_open: bool, replay: bool) -> str:

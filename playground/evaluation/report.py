@@ -70,9 +70,10 @@ def answer_html(record: Record) -> str:
     sentence = str(record["reason"]).removeprefix(f"{WORDS[record['choice']]}: ").strip()
     second = record["runner_up"]
     after = f'<p class="v-note">Next best: {esc(_lower(WORDS[second]))}.</p>' if second in WORDS else ""
-    if record.get("state") == "STOPPED":
+    if (state := record.get("state", "DONE")) != "DONE":
+        how = "was stopped early" if state == "STOPPED" else "failed before its end" if state == "FAILED" else "has not ended"
         after += note(
-            f"This verdict was stopped early: it rests on the {record['examples']} examples that every side had answered."
+            f"This verdict is not complete: it {how}, and rests on the {record['examples']} examples that every side had answered."
         )
     return f'<h2 class="v-headline">{esc(headline(record))}</h2><p class="v-lead">{esc(sentence)}</p>{after}'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from playground.evaluation.cost import break_even
 from playground.evaluation.pictures import Curve, curves
 from playground.evaluation.questions import TUNED
-from playground.evaluation.shown import Record, Seen, amount, element_id, esc, heading, note, pairs_html, sides_of
+from playground.evaluation.shown import Record, Seen, a_thousand, amount, element_id, esc, heading, note, pairs_html, sides_of
 from playground.evaluation.wording import cost_link, question_link
 
 CHANGES = {"never": "never", "monthly": "about every month", "weekly": "about every week"}
@@ -19,8 +19,10 @@ EXAMPLES = "These prices are made-up examples to be edited, nobody's offer. Put 
 
 
 def pays_after(record: Record, tuned: str, untuned: str) -> int | None:
-    """Requests from which a tuned side, its training included, is no dearer than an untuned one. None = never."""
+    """Requests from which a tuned side, its training included, is no dearer than an untuned one. None = never, or not known."""
     costs = {side["side"]: side["cost"] for side in record["sides"]}
+    if costs[untuned]["per_request"] is None or costs[tuned]["per_request"] is None:
+        return None
     return break_even(costs[untuned]["per_request"], costs[tuned]["per_request"], costs[tuned]["once"])
 
 
@@ -49,15 +51,28 @@ def _table(record: Record, currency: str) -> str:
     rows = ""
     for side in sides_of(record):
         cost = side.said["cost"]
+        training = amount(cost["once"], currency) if side.said["kind"] in TUNED else "none"
+        total = amount(cost["once"] + year * cost["per_request"], currency) if _is_timed(side) else "not timed"
+        if not _is_trained_known(record, side):
+            training, total = "not known", total if total == "not timed" else f"{total} and its training"
         rows += (
-            f'<tr id="{element_id(cost_link(side.name))}"><th scope="row">{side.who}</th><td class="n">{esc(amount(1000 * cost["per_request"], currency))}</td>'
-            f'<td class="n">{esc(amount(cost["once"], currency) if cost["once"] else "none")}</td>'
-            f'<td class="n opt">{esc(amount(cost["once"] + year * cost["per_request"], currency))}</td></tr>'
+            f'<tr id="{element_id(cost_link(side.name))}"><th scope="row">{side.who}</th><td class="n">{esc(a_thousand(side, currency))}</td>'
+            f'<td class="n">{esc(training)}</td><td class="n opt">{esc(total)}</td></tr>'
         )
     head = "".join(f'<th scope="col"{c}>{t}</th>' for t, c in (
         ("Side", ""), ("1,000 requests", ' class="n"'), ("Training", ' class="n"'), (f"{year:,} requests", ' class="n opt"'),
     ))  # fmt: skip
     return f'<table class="v-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{_break_even(record)}'
+
+
+def _is_timed(side: Seen) -> bool:
+    """Whether the cost of an answer is known."""
+    return side.said["cost"]["per_request"] is not None
+
+
+def _is_trained_known(record: Record, side: Seen) -> bool:
+    """Whether what training cost is known. An adapter that came from elsewhere has no record of its run, so its seconds are 0."""
+    return side.said["kind"] not in TUNED or bool(side.said.get("training_s")) or record["prices"]["training"] is not None
 
 
 def _break_even(record: Record) -> str:
@@ -70,6 +85,10 @@ def _break_even(record: Record) -> str:
 def _sentence(record: Record, tuned: Seen, untuned: Seen) -> str:
     requests = pays_after(record, tuned.name, untuned.name)
     who = f"{tuned.badge} <b>{esc(tuned.name)}</b> against {untuned.badge} {esc(untuned.name)}: "
+    if not (_is_timed(tuned) and _is_timed(untuned)):
+        return who + "not known, since not both were timed."
+    if not _is_trained_known(record, tuned):
+        return who + "not known, since there is no record of what its training cost."
     if requests is None:
         return who + "its training is never paid back, since an answer costs no less."
     return who + (
@@ -92,13 +111,15 @@ def _curve(record: Record, currency: str) -> str:
                 cost = side.said["cost"]
                 marks.append((float(requests), cost["once"] + requests * cost["per_request"]))
         totals = [(float(point["at"]), float(point["totals"][side.name])) for point in points if side.name in point["totals"]]
-        drawn.append(Curve(f"{side.letter} {side.name}", side.colour, totals, marks))
+        drawn += [Curve(f"{side.letter} {side.name}", side.colour, totals, marks)] if totals else []
     what = (
         "a year at your volume"
         if record["questions"]["volume"]
         else "a year at 10,000 requests a month, since no volume was given"
     )
     caption = f"Total cost in {currency}, training included: {what}. A ring marks where training is paid back."
+    unknown = [side.name for side in sides if not _is_trained_known(record, side)]
+    caption += f" What training {', '.join(unknown)} cost is not known, and not in it." if unknown else ""
     return f"<div><h4>Over many requests</h4>{curves(drawn, 'requests', _tick, caption)}</div>"
 
 

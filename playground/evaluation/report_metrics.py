@@ -8,7 +8,7 @@ from playground.evaluation.shown import (
     UNBOUNDED,
     Record,
     Seen,
-    amount,
+    a_thousand,
     element_id,
     esc,
     figure,
@@ -57,7 +57,7 @@ def _table_row(record: Record, metric: str, scale: tuple[float, float], side: Se
     words, span = figure(record, metric, value), interval(record, metric, low, high)
     chosen = ' <span class="v-chosen">chosen</span>' if side.name == record.get("chosen_side") else ""
     ids = {name: f' id="{element_id(side_link(side.name, name))}"' for name in (metric, *IN_TABLE)}
-    cost = amount(1000 * side.said["cost"]["per_request"], str(record["prices"]["currency"]))
+    cost = a_thousand(side, str(record["prices"]["currency"]))
     return (
         f'<tr><th scope="row">{side.who}{chosen}</th><td class="pic">'
         f"{line_and_dot(value, low, high, scale, side.colour, f'{words}, 95 % interval {span}')}</td>"

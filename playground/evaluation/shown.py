@@ -151,6 +151,12 @@ def amount(value: float | None, currency: str) -> str:
     return f"{value:,.2f} {currency}" if value >= 0.01 or value == 0 else f"{value:.2g} {currency}"
 
 
+def a_thousand(side: Seen, currency: str) -> str:
+    """What 1,000 requests cost. By seconds, a side of which no answer was timed has no cost."""
+    cost = side.said["cost"]["per_request"]
+    return "not timed" if cost is None else amount(1000 * cost, currency)
+
+
 def seconds(value: float | None) -> str:
     """A duration: ``3.4 s``, ``48 s``, ``2 min 10 s``."""
     if value is None:

@@ -54,27 +54,30 @@ def conclude(
     questions: Questions = Questions(),  # noqa: B008  frozen, and its defaults say "not answered"
     prices: Prices = Prices(),  # noqa: B008
     facts: Facts = Facts(),  # noqa: B008
+    references: Sequence[str] | None = None,
 ) -> Judged:
     """rows: side -> its answers; sides without any are left out of the figures. Only examples that every side has answered count, so
-    that a verdict that was stopped in the middle compares like with like. Raises ValueError when no such example is there.
+    that a verdict that was stopped in the middle compares like with like. references: all of the file, by which the answers are
+    labels or are not; None = those of the rows that count, which a few asked rows may misjudge. Raises ValueError when no such example is
+    there.
     """
     there = [side for side in sides if rows.get(side.name)]
     common = set.intersection(*({row.example for row in rows[side.name]} for side in there)) if there else set()
     if not common:
         raise ValueError("No example was answered by every side.")
     kept = {side.name: [row for row in rows[side.name] if row.example in common] for side in there}
-    labels = labels_of([row.reference for row in kept[there[0].name]])
+    labels = labels_of(references if references is not None else [row.reference for row in kept[there[0].name]])
     measured = {name: metrics_for(answers, checks, labels) for name, answers in kept.items()}
     table = compare_sides(measured)
     metric = main_metric(table)
-    costs = {side.name: _cost(table, side, prices) for side in there}
+    costs = {side.name: _cost(table, side, prices) for side in there if _is_known(table, side, prices)}
     choice = choose(table, metric, {side.name: side.kind for side in there}, costs, questions, facts)
     record = {
         "schema": SCHEMA,
         "examples": len(common),
         "labels": labels,
         "main_metric": metric,
-        "sides": [_side(table, side, costs[side.name], kept[side.name]) for side in there],
+        "sides": [_side(table, side, costs.get(side.name), prices, kept[side.name]) for side in there],
         "about": {name: asdict(about) for name, about in table.about.items()},
         "pairs": [_plain(asdict(pair)) for pair in table.pairs],
         **_chosen(choice),
@@ -87,7 +90,8 @@ def conclude(
     return Judged(_plain(record), measured)
 
 
-def _side(table: Table, side: SideFacts, cost: SideCost, answers: Sequence[Answered]) -> dict[str, Any]:
+def _side(table: Table, side: SideFacts, cost: SideCost | None, prices: Prices, answers: Sequence[Answered]) -> dict[str, Any]:
+    """cost: None where an answer costs its seconds, and none was timed; then what training cost is known still."""
     found = table.sides[side.name]
     return {
         "side": side.name,
@@ -98,7 +102,7 @@ def _side(table: Table, side: SideFacts, cost: SideCost, answers: Sequence[Answe
         "completion_tokens_mean": found["completion_tokens"].value,
         "seconds_mean": found["seconds"].value if "seconds" in found else None,
         "training_s": side.training_s,
-        "cost": asdict(cost),
+        "cost": asdict(cost) if cost is not None else {"per_request": None, "once": _once(side, prices)},
         "answers": len(answers),
     }
 
@@ -109,9 +113,17 @@ def _figures(table: Table, side: SideFacts) -> SideFigures:
     return SideFigures(found["prompt_tokens"].value, found["completion_tokens"].value, seconds, side.kind in TUNED)
 
 
+def _is_known(table: Table, side: SideFacts, prices: Prices) -> bool:
+    """Whether an answer's cost is: by seconds, only where some were timed. Nothing at all would be the cheapest there is."""
+    return prices.device_per_hour is None or "seconds" in table.sides[side.name]
+
+
 def _cost(table: Table, side: SideFacts, prices: Prices) -> SideCost:
-    once = training_cost(side.training_s, prices) if side.kind in TUNED else 0.0
-    return SideCost(cost_per_request(_figures(table, side), prices), once)
+    return SideCost(cost_per_request(_figures(table, side), prices), _once(side, prices))
+
+
+def _once(side: SideFacts, prices: Prices) -> float:
+    return training_cost(side.training_s, prices) if side.kind in TUNED else 0.0
 
 
 def _chosen(choice: Choice) -> dict[str, Any]:
@@ -130,9 +142,12 @@ def _curves(
     table: Table, sides: Sequence[SideFacts], costs: Mapping[str, SideCost], questions: Questions, prices: Prices
 ) -> dict[str, Any]:
     """Total costs over requests, a year's worth of them at the given volume (10,000 a month where none was given), and the length of a
-    prompt from which fine-tuning pays: of the longest-prompted untuned side against the first tuned one."""
+    prompt from which fine-tuning pays: of the longest-prompted untuned side against the first tuned one. Sides whose cost is not
+    known are left out."""
     volume = questions.volume or 10_000
-    made: dict[str, Any] = {"cost_curve": [asdict(point) for point in curve(costs, 12 * volume)], "prompt_length": None}
+    drawn = curve(costs, 12 * volume) if costs else ()
+    made: dict[str, Any] = {"cost_curve": [asdict(point) for point in drawn], "prompt_length": None}
+    sides = [side for side in sides if side.name in costs]
     tuned = next((side for side in sides if side.kind in TUNED), None)
     untuned = max(
         (side for side in sides if side.kind not in TUNED),

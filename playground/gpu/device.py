@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from playground.gpu.driver import Driver, NoCuda, NvidiaDriver
 from playground.gpu.zero import without_device
 
 RESERVE_SHARE = 0.1
@@ -46,25 +48,34 @@ class CpuDevice:
 
 
 class CudaDevice:
-    """The first CUDA device; asks torch, so it is built only where torch is loaded anyway."""
+    """The first CUDA device. driver: who is asked; None = torch, for where the driver does not answer for itself."""
+
+    def __init__(self, driver: Driver | None = None) -> None:
+        self._driver = driver
 
     @property
     def name(self) -> str:
+        if self._driver is not None:
+            return self._driver.name
         import torch
 
         return str(torch.cuda.get_device_name(0))
 
     @property
     def total_bytes(self) -> int:
-        import torch
-
-        return int(torch.cuda.mem_get_info()[1])
+        return self._memory()[0]
 
     @property
     def free_bytes(self) -> int:
+        return self._memory()[1]
+
+    def _memory(self) -> tuple[int, int]:
+        if self._driver is not None:
+            return self._driver.memory()
         import torch
 
-        return int(torch.cuda.mem_get_info()[0])
+        free, total = torch.cuda.mem_get_info()
+        return int(total), int(free)
 
 
 def has_cuda() -> bool:
@@ -72,14 +83,18 @@ def has_cuda() -> bool:
     return os.path.exists("/proc/driver/nvidia/version") or os.path.exists("/dev/nvidiactl")
 
 
-def find_device() -> Device:
-    """The device this process computes on."""
-    if has_cuda() and not without_device():
+def find_device(driver: Callable[[], Driver] = NvidiaDriver, there: Callable[[], bool] = has_cuda) -> Device:
+    """The device this process computes on. torch is asked only where there may be one and the driver does not answer."""
+    if not there() or without_device():
+        return CpuDevice()
+    try:
+        return CudaDevice(driver())
+    except NoCuda:
+        return CpuDevice()
+    except (OSError, AttributeError):  # a container without one of its libraries, or a library without such a function
         import torch
 
-        if torch.cuda.is_available():
-            return CudaDevice()
-    return CpuDevice()
+        return CudaDevice() if torch.cuda.is_available() else CpuDevice()
 
 
 def default_budget(device: Device) -> int:

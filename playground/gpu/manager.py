@@ -19,6 +19,9 @@ QUEUE_LIMIT = 32
 SESSION_LIMIT = 8
 """The same for one browser session, so that nobody fills the queue alone."""
 
+UNLOAD_S = 30.0
+"""How long ``unload_idle`` waits for what it unloads: an engine that is being closed ends its round first."""
+
 Unload = Callable[[], None]
 Run = Callable[[Callable[[], None]], None]
 
@@ -138,12 +141,14 @@ class DeviceManager:
         with self._changed:
             return list(self._residents.values())
 
-    def unload_idle(self) -> list[str]:
-        """Free every resident that nobody uses, now; returns their names. For when memory ran out all the same."""
+    def unload_idle(self, wait_s: float = UNLOAD_S) -> list[str]:
+        """Free every resident that nobody uses, now; returns their names once they have gone, or when ``wait_s`` has passed. For when
+        memory ran out all the same. Do not hold what an unload needs."""
         with self._changed:
             used = {name for lease in self._leases.values() for name in lease.residents}
             names = [name for name, one in self._residents.items() if one.evictable and one.state == READY and name not in used]
             self._evict(names)
+            self._changed.wait_for(lambda: not any(self._is_leaving(name) for name in names), wait_s)
             return names
 
     def tick(self) -> None:
@@ -224,9 +229,12 @@ class DeviceManager:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _is_leaving(self, name: str) -> bool:
+        return name in self._residents and self._residents[name].state == UNLOADING
+
     def _refuse_what_never_fits(self, label: str, needs_bytes: int, residents: Wanted) -> None:
         wanted = {name for name, _ in residents}
-        staying = sum(one.bytes for one in self._residents.values() if not one.evictable or one.name in wanted)
+        staying = sum(one.bytes for one in self._residents.values() if one.stays or one.name in wanted)
         needs = needs_bytes + sum(size for name, size in residents if name not in self._residents)
         if needs > self._budget - staying:
             raise OutOfMemoryError(

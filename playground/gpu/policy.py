@@ -52,13 +52,19 @@ class Held:
 
 @dataclass(frozen=True)
 class Resident:
-    """A model in memory. idle_since_s: when its last lease closed. evictable: it can be brought back by itself."""
+    """A model in memory. idle_since_s: when its last lease closed. evictable: it can be brought back by itself; said once it is
+    there."""
 
     name: str
     bytes: int
     state: str = READY
     idle_since_s: float = 0.0
     evictable: bool = False
+
+    @property
+    def stays(self) -> bool:
+        """Whether it cannot leave, not even when nobody uses it. What is still being loaded may, as far as anybody knows."""
+        return self.state == READY and not self.evictable
 
 
 @dataclass(frozen=True)

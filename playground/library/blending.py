@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from playground.errors import InputError
-from playground.library.card import AdapterCard
+from playground.library.card import AdapterCard, read_run
 from playground.library.model_card import write_model_card
 
 HOW = {"linear": "cat", "ties": "ties", "dare": "dare_linear"}
@@ -80,6 +80,7 @@ def _describe(cards: Sequence[AdapterCard], weights: Sequence[float], how: str, 
     config = json.loads(config_file.read_text())
     config["base_model_name_or_path"] = cards[0].base
     config["inference_mode"] = True
+    config["use_rslora"] = False  # PEFT gives the sum a scale of alpha / rank = 1, whatever the first part's scale was made of
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
     config_file.write_text(json.dumps(config, indent=2))
@@ -89,6 +90,13 @@ def _describe(cards: Sequence[AdapterCard], weights: Sequence[float], how: str, 
         "kind": "peft", "rank": int(config["r"]), "owner": owner, "created_s": time.time(), "objective": "sft", "how": how,
         "blended_from": [{"id": card.id, "sha256": card.sha256, "weight": weight} for card, weight in zip(cards, weights, strict=True)],
         "data": " + ".join(f"{weight:g} x {card.name}" for card, weight in zip(cards, weights, strict=True)),
+        "row_hashes": sorted({known for card in cards for known in _learned(card)}),
     }  # fmt: skip
     (target / "run.json").write_text(json.dumps(record, indent=1))
     write_model_card(target, record)
+
+
+def _learned(card: AdapterCard) -> list[str]:
+    """Hashes of the rows that a part was trained on, so that a verdict knows them again; none where nobody wrote them down."""
+    known = read_run(card.path).get("row_hashes")
+    return [one for one in known if isinstance(one, str)] if isinstance(known, list) else []

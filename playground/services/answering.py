@@ -27,7 +27,7 @@ from playground.services.verdict_request import VerdictRequest
 TOGETHER = 16
 """Rows of one batch: more gain little on a processor, and each needs its own keys and values."""
 TIMED = 3
-"""Examples that are asked again one by one, for what an answer takes when nobody else asks."""
+"""Examples that are asked again one by one, for what an answer takes when nobody else asks; one more goes before them."""
 NO_ANSWER = "The answers are none: this file holds raw text. A verdict needs rows with a request and an answer."
 
 
@@ -82,6 +82,13 @@ class Answering:
                 raise InputError(f"{card.name} cannot be a side: {rows[card.id].reason}.")
         return found
 
+    def material(self, request: VerdictRequest) -> None:
+        """Read what the sides read: documents, and answered examples. Raises InputError or NotFoundError for what cannot be read."""
+        for side in request.sides:
+            if side.docs is not None:
+                self._data.documents(side.docs, request.owner)
+            self._pool(side, request)
+
     def prepare(self, request: VerdictRequest) -> list[Item]:
         """All items, an example's sides one after another. Raises InputError, NotFoundError."""
         return self._items(request, self.examples(request))
@@ -127,15 +134,20 @@ class Answering:
     def timings(
         self, request: VerdictRequest, items: Sequence[Item], session: str
     ) -> Generator[Progress, None, dict[tuple[int, str], float]]:
-        """Seconds of some answers when each is asked alone; returns (row, side) -> seconds. The first ask of all is not counted: it may
-        load what is missing."""
-        rows = list(dict.fromkeys(item.example.row for item in items))[:TIMED]
+        """Seconds of some answers when each is asked alone; returns (row, side) -> seconds.
+
+        As in use: what all requests of a side begin with (its prompt, its shots) was read for the one before, the rest was not. So
+        everything that was read is forgotten first, and each side's first ask is not counted; with one example there is no other."""
+        rows = list(dict.fromkeys(item.example.row for item in items))[: TIMED + 1]
         timed = [item for item in items if item.example.row in rows]
+        counted = set(rows[1:] or rows)
         found: dict[tuple[int, str], float] = {}
+        self._batches.forget()
         for place, item in enumerate(timed):
             started = time.monotonic()
             (one,) = yield from self._write([item], [request.sampling()], session, "Timing", place, len(timed))
-            found[item.example.row, item.side.label] = one.state.seconds or time.monotonic() - started
+            if item.example.row in counted:
+                found[item.example.row, item.side.label] = one.state.seconds or time.monotonic() - started
             yield Progress("Timing", place + 1, len(timed))
         return found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +16,34 @@ from playground.library import bases
 from playground.library.base_shapes import BaseShapes
 from playground.library.bases import Base
 from playground.library.files import plain_number
-from playground.services.memory import retried
+from playground.services.base_state import BaseChoice, BaseState, Fingerprint, label_of, words_of
+from playground.services.memory import LOADED_FACTOR, loaded_bytes, own_weights, retried
 from playground.settings import DEFAULT_BASE, Settings
 
 ADAPTERS_SHARE = 8
 """Attached adapters may take one part in so many of the budget; past it the least recently used leave memory."""
-LOADED_FACTOR = 1.15
-"""Memory of a loaded base per byte of fp32 weights: buffers and working space come on top."""
+Load = Callable[[Path, int | None], Any]
+"""(folder, bytes that attached adapters may take) -> an ``Engine``."""
 
 
-@dataclass(frozen=True)
-class BaseState:
-    """phase: fetching, converting, checking, loading, ready or failed. message: the same in words."""
+def load_engine(folder: Path, adapters_limit_bytes: int | None = None) -> Any:
+    from playground.engine.engine import Engine
 
-    phase: str
-    message: str
-    spec: str
-    done_bytes: int = 0
-    total_bytes: int = 0
-    fingerprint: str = ""
-
-    @property
-    def label(self) -> str:
-        return label_of(self.spec)
-
-
-@dataclass(frozen=True)
-class BaseChoice:
-    """A base one may choose. bytes: in memory, 0 = unknown until fetched. fits: whether it does; reason: why not."""
-
-    spec: str
-    label: str
-    licence: str
-    bytes: int
-    fits: bool
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """value: the weights as they are in memory now. unchanged: as at load. seconds: what the check took."""
-
-    value: str
-    unchanged: bool
-    seconds: float
+    return Engine(folder, adapters_limit_bytes=adapters_limit_bytes)
 
 
 class BaseService:
-    """Owns the loaded base (an ``Engine``). ``choose`` loads another one; a failure leaves what was there."""
+    """Owns the loaded base (an ``Engine``). ``choose`` loads another one; a failure leaves what was there, or lets it come back.
 
-    def __init__(self, settings: Settings, manager: DeviceManager) -> None:
-        self._settings, self._manager = settings, manager
+    ``_loading`` is held while a model is read into memory, and never while somebody waits for the device: making room for one base
+    may mean that another has to rest, or that an answer on it has to end first. ``_rest`` takes only ``_lock``.
+    """
+
+    def __init__(self, settings: Settings, manager: DeviceManager, load: Load = load_engine) -> None:
+        self._settings, self._manager, self._load_engine = settings, manager, load
         self._lock = threading.RLock()
         self._loading = threading.Lock()
+        self._proven = False  # whether ``_spec`` has been in memory, so that it can come back
         self._state = BaseState("loading", "Preparing the base", settings.base)
         self._spec = settings.base
         self._base: Base | None = None
@@ -84,32 +60,38 @@ class BaseService:
         """Prepare and load the chosen base in the background; ``state`` tells how far it is."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._load, args=(self._spec,), kwargs={"hold": True}, name="base", daemon=True
-                )
-                self._thread.start()
+                self._in_background(self._spec)
+
+    def _in_background(self, spec: str) -> None:
+        self._thread = threading.Thread(target=self._prepare, args=(spec,), name="base", daemon=True)
+        self._thread.start()
 
     def resident(self) -> tuple[str, int]:
         """The base's name among the device's residents, and the bytes it takes there."""
-        return self._spec, int(self.resolve().bytes * LOADED_FACTOR)
+        engine = self._engine
+        held = (engine.loaded.bytes if engine is not None else 0) or self._weight_bytes(self.resolve())
+        return self._spec, int(held * LOADED_FACTOR)
+
+    def _weight_bytes(self, base: Base) -> int:
+        return loaded_bytes(base.path, base.bytes, self._manager.device)
 
     def account(self) -> None:
-        """Tell the device what the base takes now, with its attached adapters and kept beginnings."""
+        """Tell the device what the base takes now, with its attached adapters and what it keeps between questions."""
         engine = self._engine
         if engine is not None:
             name, held = self.resident()
-            self._manager.set_resident(name, held + engine.adapter_bytes + engine.kept_bytes, self._rest)
+            self._manager.set_resident(name, held + engine.adapter_bytes + engine.kept_bytes, partial(self._rest, engine))
 
-    def _rest(self) -> None:
-        """Leave memory to others; the next question brings the base back."""
-        with self._loading, self._lock:
-            engine, self._engine = self._engine, None
-            if engine is not None:
-                engine.close()
-            at_rest = (
-                f"{label_of(self._spec)} rests: other work has its memory, or nobody asked for long. It comes back by itself"
-            )
-            self._state = BaseState("ready", at_rest, self._spec, fingerprint=self._state.fingerprint)
+    def _rest(self, engine: Any) -> None:
+        """Leave memory to others; the next question brings the base back. Another one that came in meanwhile stays."""
+        with self._lock:
+            if self._engine is not engine:
+                return
+            self._engine = None
+            if self._state.spec == self._spec:  # else it tells how far another one is
+                at_rest = "rests: other work has its memory, or nobody asked for long. It comes back by itself"
+                self._state = BaseState("ready", f"{label_of(self._spec)} {at_rest}", self._spec, fingerprint=self._known())
+        engine.close()
 
     def state(self) -> BaseState:
         return self._state
@@ -125,11 +107,26 @@ class BaseService:
         """Where the base in use lies, if that is known yet."""
         return self._base.path if self._base is not None else None
 
-    def engine(self, progress: bases.Progress = bases.no_progress) -> Any:
-        """The loaded base, loading it now if nobody has. Raises PlaygroundError."""
-        if self._engine is None:
-            self._load(self._spec, progress, quiet=False)
-        return self._engine
+    def engine(self, progress: bases.Progress = bases.no_progress, expected: str = "") -> Any:
+        """The loaded base, loading it now if nobody has. expected: the base that the caller has a lease on. Raises PlaygroundError,
+        BaseUnavailableError where another one was chosen meanwhile."""
+        engine = self._engine
+        if engine is None:
+            with self._loading:
+                self._refuse_other(expected)
+                engine = self._engine
+                if engine is None:
+                    try:
+                        engine = self._load(self._spec, progress)
+                    except Exception as error:
+                        self._failed(self._spec, error)
+                        raise
+        self._refuse_other(expected)
+        return engine
+
+    def _refuse_other(self, expected: str) -> None:
+        if expected and expected != self._spec:
+            raise BaseUnavailableError(f"{label_of(self._spec)} was chosen meanwhile. Ask again.")
 
     @property
     def loaded(self) -> Any | None:
@@ -155,9 +152,7 @@ class BaseService:
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the weights there are to train: a head tied to the embeddings is counted once."""
-        shapes = self.shapes()
-        tied = shapes.config.get("tie_word_embeddings", True)
-        return {name: shape for name, shape in shapes.shapes.items() if not (tied and name == "lm_head.weight")}
+        return own_weights(self.shapes())
 
     def context(self) -> int | None:
         """Tokens that a prompt and its reply may take together; None = the base names no limit."""
@@ -188,10 +183,10 @@ class BaseService:
             if kind == "default":
                 return BaseChoice(spec, label_of(spec), "Apache-2.0", 538_090_408, True)
             return BaseChoice(spec, label_of(spec), "shown once it is fetched", 0, True)
-        needs = int(found.bytes * LOADED_FACTOR)
-        free = self._manager.budget_bytes
+        size = self._weight_bytes(found)
+        needs, free = int(size * LOADED_FACTOR), self._manager.budget_bytes
         reason = "" if needs <= free else f"needs {needs / 1e9:.1f} GB, the budget is {free / 1e9:.1f} GB"
-        return BaseChoice(spec, label_of(spec), found.licence, found.bytes, not reason, reason)
+        return BaseChoice(spec, label_of(spec), found.licence, size, not reason, reason)
 
     def choose(self, spec: str) -> None:
         """Make ``spec`` the base, in the background. Raises InputError at once when it is none, does not fit, or others use it too."""
@@ -205,72 +200,85 @@ class BaseService:
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 raise InputError("A base is being prepared already. Wait until it is there.")
-            self._thread = threading.Thread(
-                target=self._load, args=(choice.spec,), kwargs={"hold": True}, name="base", daemon=True
-            )
-            self._thread.start()
+            self._in_background(choice.spec)
 
     def fingerprint_check(self) -> Fingerprint:
         """Hash the weights in memory again."""
         return Fingerprint(*self.engine().check_fingerprint())
 
-    def _load(self, spec: str, progress: bases.Progress = bases.no_progress, *, quiet: bool = True, hold: bool = False) -> None:
-        """quiet: a failure is told by ``state`` alone. hold: take a lease for it; whoever answers has one already."""
-        with contextlib.ExitStack() as held, self._loading:
-            if self._engine is not None and spec == self._spec and self._base is not None and self._base.id == spec:
-                return
-            before = self._state
-
-            def tell(phase: str, done: int, total: int) -> None:
-                self._state = BaseState(phase, _words(phase, done, total), spec, done, total)
-                progress(phase, done, total)
-
+    def _prepare(self, spec: str) -> None:
+        """Fetch a base, wait for the room that it needs and bring it in; ``state`` alone tells how that goes."""
+        if self._engine is not None and spec == self._spec:
+            return
+        try:
+            base = bases.resolve(spec, self._settings, self._teller(spec))
+            self._state = BaseState("loading", f"Waiting for memory to load {label_of(spec)}", spec)
+            wanted = ((spec, int(self._weight_bytes(base) * LOADED_FACTOR)),)
+            request = self._manager.request("chat", "", f"Loading {label_of(spec)}", 0, wanted)
             try:
-                base = bases.resolve(spec, self._settings, tell)
-                tell("loading", 0, base.bytes)
-                if hold:
-                    wanted = ((spec, int(base.bytes * LOADED_FACTOR)),)
-                    request = self._manager.request("chat", "", f"Loading {label_of(spec)}", 0, wanted)
-                    held.callback(request.cancel)
-                    request.wait()
-                from playground.engine.engine import Engine
+                request.wait()
+                with self._loading:
+                    if self._engine is not None and spec == self._spec:  # a question has brought it in
+                        self._tell_ready()
+                    else:
+                        self._load(spec)
+            finally:
+                request.cancel()
+        except Exception as error:
+            self._failed(spec, error)
 
-                engine = retried(
-                    lambda: Engine(base.path, adapters_limit_bytes=self._manager.budget_bytes // ADAPTERS_SHARE),
-                    self._manager,
-                    f"{label_of(spec)} does not fit into memory ({base.bytes * LOADED_FACTOR / 1e9:.1f} GB)",
-                )
-            except Exception as error:
-                words = str(error) if isinstance(error, PlaygroundError) else f"The base could not be loaded: {error}"
-                if self._engine is not None:
-                    still = f"{words} {label_of(self._spec)} is still in use."
-                    self._state = BaseState("ready", still, self._spec, fingerprint=before.fingerprint)
-                else:
-                    self._state = BaseState("failed", words, spec)
-                if quiet:
-                    return
-                raise
-            with self._lock:
-                old, self._engine = self._engine, None
-                if old is not None:  # the new base replaces the old one with all that was attached to it
-                    old.close()
-                    self._manager.set_resident(self._spec, 0)
-                self._spec, self._base, self._engine = spec, base, engine
-                self._tokenizer, self._shapes = engine.loaded.tokenizer, None
-            self.account()
-            self._state = BaseState("ready", f"{label_of(spec)} is ready", spec, base.bytes, base.bytes, base.fingerprint)
-            threading.Thread(target=lambda: engine.fingerprint, name="fingerprint", daemon=True).start()
+    def _load(self, spec: str, progress: bases.Progress = bases.no_progress) -> Any:
+        """Bring a base in, in place of the one that is there. Whoever calls has a lease for it, and holds ``_loading``."""
+        tell = self._teller(spec, progress)
+        base = bases.resolve(spec, self._settings, tell)
+        tell("loading", 0, base.bytes)
+        needs = self._weight_bytes(base) * LOADED_FACTOR
+        engine = retried(
+            lambda: self._load_engine(base.path, self._manager.budget_bytes // ADAPTERS_SHARE),
+            self._manager,
+            f"{label_of(spec)} does not fit into memory ({needs / 1e9:.1f} GB)",
+        )
+        with self._lock:
+            before, old = self._spec, self._engine
+            self._spec, self._base, self._engine, self._proven = spec, base, engine, True
+            self._tokenizer, self._shapes = engine.loaded.tokenizer, None
+        if old is not None:  # the new base replaces the old one with all that was attached to it
+            old.close()
+            self._manager.set_resident(before, 0)
+        self.account()
+        self._tell_ready()
+        threading.Thread(target=_hash, args=(engine,), name="fingerprint", daemon=True).start()
+        return engine
+
+    def _teller(self, spec: str, progress: bases.Progress = bases.no_progress) -> bases.Progress:
+        def tell(phase: str, done: int, total: int) -> None:
+            self._state = BaseState(phase, words_of(phase, done, total), spec, done, total)
+            progress(phase, done, total)
+
+        return tell
+
+    def _tell_ready(self) -> None:
+        size = self._base.bytes if self._base is not None else 0
+        self._state = BaseState("ready", f"{label_of(self._spec)} is ready", self._spec, size, size, self._known())
+
+    def _failed(self, spec: str, error: Exception) -> None:
+        """Say what went wrong, and what there is all the same."""
+        words = str(error) if isinstance(error, PlaygroundError) else f"The base could not be loaded: {error}"
+        with self._lock:
+            if self._engine is None and (spec == self._spec or not self._proven):
+                self._state = BaseState("failed", words, spec)
+                return
+            still = "comes back with the next question" if self._engine is None else "is still in use"
+            self._state = BaseState("ready", f"{words} {label_of(self._spec)} {still}.", self._spec, fingerprint=self._known())
+
+    def _known(self) -> str:
+        """The fingerprint of the base in use, as far as it is known."""
+        return self._base.fingerprint if self._base is not None else ""
 
 
-def label_of(spec: str) -> str:
-    """A base's name for a person."""
-    return Path(spec).name if spec.startswith(("/", ".", "~")) else spec
-
-
-def _words(phase: str, done: int, total: int) -> str:
-    if phase == "fetching":
-        return f"Fetching the base, {done // 1_000_000} of {total // 1_000_000} MB" if total else "Fetching the base"
-    return {"converting": "Converting the base, about 50 s, once", "checking": "Checking the base"}.get(phase, "Loading the base")
+def _hash(engine: Any) -> None:
+    with contextlib.suppress(BaseUnavailableError):  # it has left memory already
+        _ = engine.fingerprint
 
 
 def kv_bytes_per_token(folder: Path, weight_bytes: int) -> int:

@@ -12,7 +12,7 @@ from playground.errors import OutOfMemoryError, PlaygroundError, RunFailedError
 from playground.gpu.manager import DeviceManager, Request
 from playground.library.card import AdapterCard
 from playground.services.bases import BaseService, kv_bytes_per_token
-from playground.services.memory import is_out_of_memory
+from playground.services.memory import is_out_of_memory, make_room
 from playground.services.residents import Residents
 from playground.services.runner import Decoder, Direct
 from playground.services.words import ordinal
@@ -58,7 +58,7 @@ class Batches:
         What goes wrong is told as a reply's ``failure``: nothing the others wrote is lost.
         """
         try:
-            wanted = self._residents.wanted([one.card for one in asked])
+            base, wanted = self._bases.spec, self._residents.wanted([one.card for one in asked])
             request = self._manager.request("chat", session, "Answering", self._needs(asked), wanted)
         except PlaygroundError as error:
             yield [Written(failure=error) for _ in asked]
@@ -69,17 +69,21 @@ class Batches:
                 yield [Written(waiting=_place(request)) for _ in asked]
                 lease = request.wait(WAIT_S)
             with lease:
-                yield from self._decode(asked)
+                yield from self._decode(asked, base)
         finally:
             request.cancel()
 
-    def _decode(self, asked: Sequence[Asked]) -> Iterator[list[Written]]:
-        """One batch for each model in memory: the base with all its adapters, then any full fine-tune."""
+    def forget(self) -> None:
+        """Let the models in memory forget what they have read: the next question takes as long as if nobody had asked one like it."""
+        self._residents.forget()
+
+    def _decode(self, asked: Sequence[Asked], base: str) -> Iterator[list[Written]]:
+        """One batch for each model in memory: the base with all its adapters, then any full fine-tune. base: that the lease is for."""
         found = [Written() for _ in asked]
         batches: dict[int, tuple[Any, dict[int, Row]]] = {}
         for place, one in enumerate(asked):
             try:
-                engine, adapter = self._residents.ready(one.card)
+                engine, adapter = self._residents.ready(one.card, base)
             except PlaygroundError as error:
                 found[place] = Written(failure=error)
                 continue
@@ -100,7 +104,7 @@ class Batches:
                     if not found[place].done:
                         found[place] = replace(found[place], failure=error)
                 yield list(found)
-        self._bases.account()
+        self._residents.account([one.card for one in asked])
 
     def _stream(self, engine: Any, rows: list[Row]) -> Iterator[list[RowState]]:
         """The engine's stream. Out of memory: once more from the start after idle models have left, then a smaller setting is
@@ -121,7 +125,7 @@ class Batches:
                     raise OutOfMemoryError(_smaller(rows)) from error
             finally:
                 stream.close()
-            self._manager.unload_idle()
+            make_room(self._manager)
 
     def _stamp(self, engine: Any, one: Asked, rows: int) -> dict[str, Any]:
         card = one.card
@@ -132,14 +136,16 @@ class Batches:
         )  # fmt: skip
 
     def _needs(self, asked: Sequence[Asked]) -> int:
-        """Bytes of keys and values, were every row as long as the longest may become."""
+        """Bytes of keys and values, were every row as long as the longest may become; room for them grows in steps."""
+        from playground.engine.cache import STEP
+
         base = self._bases.resolve()
         tokenizer = self._bases.tokenizer()
         tokens = max(
             len(encode(tokenizer, one.prompt)) + one.sampling.max_tokens + (one.card.virtual_tokens if one.card else 0)
             for one in asked
         )
-        return len(asked) * tokens * kv_bytes_per_token(base.path, 4)
+        return len(asked) * -(-tokens // STEP) * STEP * kv_bytes_per_token(base.path, 4)
 
 
 def base_of(card: AdapterCard | None, bases: BaseService) -> str:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from playground.errors import InputError
-from playground.evaluation.checks import parse_check
+from playground.evaluation.checks import SCHEMA, parse_check, schema_file
 from playground.library.base_shapes import BaseShapes
 from playground.library.card import AdapterCard
 from playground.library.safety import check_folder
 from playground.methods.options import Options
 from playground.training.spec import REWARD_MODEL
 
-SCHEMA = "json-schema:"
 _LIKE = {"qlora": "lora"}
 """What is an adapter of another method once it is trained."""
 
@@ -45,8 +43,10 @@ def begins_with(request: _Asked, objective: str, card: AdapterCard, base: BaseSh
     return card
 
 
-def rewarded_by(rewards: Sequence[str], objective: str, find: Callable[[str], AdapterCard], base: BaseShapes) -> dict[str, str]:
-    """Reward -> the path that it names, "" for none. Raises InputError, or AdapterError for a reward model of another base."""
+def rewarded_by(
+    rewards: Sequence[str], objective: str, find: Callable[[str], AdapterCard], base: BaseShapes, *, files: bool = True
+) -> dict[str, str]:
+    """Reward -> the path that it names, "" for none. files: as in ``parse_check``. Raises InputError, or AdapterError for a reward model of another base."""
     if objective != "grpo":
         if rewards:
             raise InputError(f"{objective} learns from its rows and takes no reward. grpo does (--objective grpo).")
@@ -65,9 +65,9 @@ def rewarded_by(rewards: Sequence[str], objective: str, find: Callable[[str], Ad
             _same_base(card, base, "be rewarded by")
             found[reward] = str(card.path)
             continue
-        parse_check(reward)
-        file = Path(reward.removeprefix(SCHEMA)).expanduser().absolute() if reward.startswith(SCHEMA) else None
-        found[f"{SCHEMA}{file.name}" if file else reward] = str(file) if file else ""
+        parse_check(reward, files=files)
+        file = schema_file(reward)
+        found[f"{SCHEMA}{file.name}" if file else reward] = str(file.expanduser().absolute()) if file else ""
     return found
 
 

@@ -106,7 +106,7 @@ class CompareService:
 
     def passes(self, check: str, text: str) -> bool:
         """Whether a reply passes a check, written as in ``evaluation.checks``. Raises InputError when it is not one."""
-        return parse_check(check).passes(text)
+        return parse_check(check, files=False).passes(text)
 
     def prompt_tokens(self, text: str) -> int:
         """How many tokens ``text`` is for the base in use."""

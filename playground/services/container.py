@@ -74,7 +74,7 @@ class Services:
         measuring = Measuring(self.bases, self.data, self.batches, self.forgetting)
         self.race = RaceService(settings, self.training, self.data, self.adapters, measuring)
         answering = Answering(self.bases, self.data, self.adapters, self.batches, self.scoring)
-        self.verdicts = VerdictService(settings, self.bases, self.data, self.adapters, answering, self.forgetting)
+        self.verdicts = VerdictService(settings, self.bases, self.data, self.adapters, answering, self.forgetting, self.quota)
         self.bench = PromptBench(self.verdicts, self.data, PromptBook(settings.home / "prompts"))
         self.voting = Voting(self.verdicts)
         self.judging = JudgingService(self.voting, self.bases, self.adapters, self.batches, shared=settings.shared)

@@ -34,13 +34,24 @@ class Work:
     forgotten: dict[str, Any] = field(default_factory=dict)
     refusals: dict[str, Any] = field(default_factory=dict)
 
+    phase: tuple[str, float, int] = ("", 0.0, 0)
+    """Its name, when it began, and how much was done then."""
+
+    def goes_on(self, progress: Progress) -> None:
+        if progress.phase != self.phase[0]:
+            self.phase = (progress.phase, time.monotonic(), progress.done)
+        self.progress = progress
+
     @property
     def seconds_left(self) -> float | None:
-        """By the pace of the answers so far; None before there is one, and after the last."""
-        if not self.began_s or not self.progress.done or self.progress.phase != "Answering":
+        """By the pace of this phase so far, and while the examples are answered with a share for what comes after; None before there is
+        a pace."""
+        name, began_s, before = self.phase
+        done = self.progress.done - before
+        if not began_s or done <= 0 or self.progress.phase != name:
             return None
-        passed = time.monotonic() - self.began_s
-        return passed / self.progress.done * (self.progress.of * (1 + AFTER) - self.progress.done)
+        all_of = self.progress.of * (1 + AFTER if name == "Answering" else 1)
+        return (time.monotonic() - began_s) / done * (all_of - self.progress.done)
 
 
 class Measuring:
@@ -75,7 +86,7 @@ class Measuring:
                     step = next(steps)
                 except StopIteration as ended:
                     return ended.value
-                work.progress = step
+                work.goes_on(step)
                 for answer in step.answers:
                     work.answers[answer.example, answer.side] = answer
                 self._files.keep(work.state.id, step.answers)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from playground.data.example import Checked, Judged, Passage, Preference
 from playground.data.render import ALL, encode
 from playground.data.split import VALIDATION, Parts, Row, split
 from playground.errors import InputError
+from playground.gpu.device import CudaDevice
 from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterLibrary
 from playground.library.base_shapes import BaseShapes
@@ -37,6 +39,10 @@ from playground.training.smaller import smaller, smallest_bytes
 from playground.training.spec import OBJECTIVES, REWARD_MODEL, RunSpec
 
 QUICK_STEPS = 20
+QUICK_S = 180.0
+"""A Quick look takes no longer, by its estimate, and has fewer steps where it would."""
+FEWEST_STEPS = 4
+"""Of a Quick look: below that nothing is seen."""
 DISK_FACTOR = 4
 """What a run writes, in sizes of its result: the adapter, and checkpoints that hold two moments a weight beside it."""
 
@@ -44,6 +50,17 @@ MAX_TOKENS = 2048
 """The longest row unless a person says otherwise."""
 PACKED_TOKENS = 256
 """The same for raw text, where every row is filled up to it."""
+WITHIN = {
+    "steps": (1, 100_000),
+    "rank": (1, 256),
+    "batch_size": (1, 1024),
+    "max_tokens": (16, 131_072),
+    "seed": (0, 2**32 - 1),
+    "save_steps": (1, 100_000),
+    "early_stop": (0, 1000),
+}
+"""Whole numbers of a request: the least and the most."""
+MOST_EPOCHS = 10_000
 ANSWERS = 200
 """So many answers are measured for an estimate."""
 REMEMBERED = 8
@@ -60,6 +77,7 @@ class TrainRequest:
     rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a new one.
     early_stop: end after so many checkpoints without a better held-out loss, 0 = never.
     docs: a text whose nearest passages are put into every question.
+    Raises InputError, with every fault at once, for numbers that no run can have.
     """
 
     file: Path
@@ -88,6 +106,27 @@ class TrainRequest:
     start: str = ""
     early_stop: int = 0
     docs: Path | None = None
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name.replace('_', ' ')} is {value}; it goes from {low} to {high}"
+            for name, (low, high) in WITHIN.items()
+            if (value := getattr(self, name)) is not None and not low <= value <= high
+        ]
+        if self.epochs is not None and not 0 < self.epochs <= MOST_EPOCHS:
+            faults.append(f"epochs is {self.epochs}; it lies above 0 and at most {MOST_EPOCHS}")
+        if self.lr is not None and not 0 < self.lr <= 1:
+            faults.append(f"the learning rate is {self.lr}; it lies above 0 and at most 1, usually near 0.001 for LoRA")
+        faults += [
+            f"the {name} share is {share}; it goes from 0 (none) to below 1, such as 0.1"
+            for name, share in (("validation", self.validation), ("test", self.test))
+            if share is not None and not 0 <= share < 1
+        ]
+        if self.limit_memory_bytes < 0:
+            faults.append(f"the memory limit is {self.limit_memory_bytes}; it takes a number of bytes, 0 = what there is")
+        if faults:
+            text = "; ".join(faults)
+            raise InputError(text[0].upper() + text[1:] + ".")
 
 
 @dataclass(frozen=True)
@@ -233,7 +272,9 @@ class Planner:
         check_pair(method.name, objective)
         library = AdapterLibrary(self._settings.adapters_dir, self._settings.shipped_adapters_dir)
         mine = (request.owner, self._settings.shared)
-        rewards = rewarded_by(request.rewards, objective, lambda id: library.get(id, *mine), self._bases.shapes())
+        rewards = rewarded_by(
+            request.rewards, objective, lambda id: library.get(id, *mine), self._bases.shapes(), files=not self._settings.shared
+        )
         start = (
             begins_with(request, objective, library.get(request.start, *mine), self._bases.shapes()) if request.start else None
         )
@@ -281,7 +322,7 @@ class Planner:
             settled.objective, self._bases.weights(), method, rank=_rank(request, settled), steps=settled.steps, batch_size=request.batch_size,
             tokens_p95=longest, tokens_mean=mean, answer_max=answers,
             tokens_per_s=speed, options=request.options, reward_models=sum(name.startswith(REWARD_MODEL) for name in settled.rewards),
-            flat=written_out(self._bases.shapes().config),
+            flat=written_out(self._bases.shapes().config), cuda=isinstance(self._manager.device, CudaDevice),
         )  # fmt: skip
 
     def _longest(self, settled: Settled, turns: str) -> tuple[int, int]:
@@ -300,6 +341,18 @@ class Planner:
                 if len(self._answers) > REMEMBERED:
                     del self._answers[next(iter(self._answers))]
         return longest, min(known[1], longest)
+
+
+def within_reach(presets: Sequence[Preset], seconds: Callable[[int], float]) -> list[Preset]:
+    """The presets for a file that is known. seconds: what a run of so many steps takes by its estimate, so much a step and what stands
+    before the first."""
+    quick, *others = presets
+    if (whole := seconds(quick.steps)) > QUICK_S:
+        one = seconds(1)
+        a_step = (whole - one) / (quick.steps - 1)
+        steps = int((QUICK_S - (one - a_step)) / a_step)
+        quick = replace(quick, steps=min(max(FEWEST_STEPS, steps), quick.steps))
+    return [quick, *others]
 
 
 def _data_name(checked: Checked, file: Path) -> str:

@@ -54,6 +54,7 @@ class RunLog:
 
     def __init__(self, run_dir: Path) -> None:
         self._reader = EventReader(run_dir)
+        self.attempt: int | None = None
         self.step = 0
         self.loss: dict[int, float] = {}
         self.eval_loss: dict[int, float] = {}
@@ -74,6 +75,7 @@ class RunLog:
             self.events += 1
             if kind == "started":  # a new attempt: what it repeats replaces what was there
                 self.last, self.seconds_left, self.message, self.stopped = None, None, "", ""
+                self.attempt, self.step = event.get("attempt"), event.get("step", 0)
             elif kind == "state":
                 self.message = event["message"]
             elif kind == "step":
@@ -99,11 +101,15 @@ class RunLog:
         """How this attempt ended, as its worker said; None if it did not. What an earlier one said does not count."""
         return self.last if self.last is not None and self.last.get("attempt", attempt) == attempt else None
 
+    def step_of(self, row: RunRow) -> int:
+        """How far a run is: its worker's word, or the record's while the worker of its newest attempt has said nothing."""
+        return self.step if row.state in ("RUNNING", "STOPPING") and self.attempt == row.attempt else row.step
+
     def view(self, row: RunRow) -> RunView:
         """The run's record and its log in one value."""
         replies = [(prompt, sorted(said.items())) for _, (prompt, said) in sorted(self.replies.items())]
         return RunView(
-            run=row.run, name=row.name, state=row.state, method=row.method, step=max(row.step, self.step), steps=row.steps,
+            run=row.run, name=row.name, state=row.state, method=row.method, step=self.step_of(row), steps=row.steps,
             adapter=row.adapter, error=row.error, pid=row.pid, created_s=row.created_s,
             loss=[(step, value) for step, value in sorted(self.loss.items()) if value is not None],
             eval_loss=[(step, value) for step, value in sorted(self.eval_loss.items()) if value is not None],

@@ -11,6 +11,7 @@ from playground.library.card import AdapterCard
 from playground.services.sessions import LOCAL
 from playground.services.sizes import bytes_in
 from playground.services.store import RunStore
+from playground.services.verdict_files import VerdictFiles
 from playground.settings import Settings
 
 FREE_MIN_BYTES = 1_000_000_000
@@ -23,16 +24,18 @@ class Quota:
 
     def __init__(self, settings: Settings, store: RunStore, library: AdapterLibrary) -> None:
         self._settings, self._store, self._library = settings, store, library
+        self._verdicts = VerdictFiles(settings.home / "verdicts")
 
     def applies(self, owner: str) -> bool:
         """Not to whoever runs the app, and not where it belongs to one person."""
         return self._settings.shared and owner != LOCAL
 
     def used_bytes(self, owner: str) -> int:
-        """Uploads, runs and adapters together."""
+        """Uploads, runs, adapters and verdicts together."""
         runs = sum(bytes_in(self._settings.runs_dir / row.run) for row in self._store.all() if row.owner == owner)
         adapters = sum(bytes_in(card.path) for card in self._own_adapters(owner))
-        return bytes_in(self._settings.uploads_dir / owner) + runs + adapters
+        verdicts = sum(bytes_in(self._verdicts.folder(state.id)) for state in self._verdicts.all() if state.owner == owner)
+        return bytes_in(self._settings.uploads_dir / owner) + runs + adapters + verdicts
 
     def check_disk(self, owner: str, more_bytes: int, what: str) -> None:
         """Raises InputError when ``more_bytes`` for ``what`` would be too much."""

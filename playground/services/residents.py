@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from playground.engine.request import AdapterFile
-from playground.errors import AdapterError, BusyError
+from playground.errors import AdapterError, BaseUnavailableError, BusyError
 from playground.gpu.manager import DeviceManager
 from playground.gpu.policy import Wanted
 from playground.library.card import AdapterCard
-from playground.services.bases import LOADED_FACTOR, BaseService
-from playground.services.memory import retried
+from playground.services.bases import BaseService, Load, load_engine
+from playground.services.memory import LOADED_FACTOR, loaded_bytes, retried
 
 HOLD_S = 60.0
 """How long a small job on the base (attaching, a check) waits for its turn."""
@@ -22,22 +22,24 @@ HOLD_S = 60.0
 class Residents:
     """Gives the engine that can run an adapter, with the adapter attached. Whoever decodes holds a lease on what ``wanted`` names."""
 
-    def __init__(self, manager: DeviceManager, bases: BaseService) -> None:
-        self._manager, self._bases = manager, bases
-        self._lock = threading.RLock()
+    def __init__(self, manager: DeviceManager, bases: BaseService, load: Load = load_engine) -> None:
+        self._manager, self._bases, self._load_engine = manager, bases, load
+        self._lock = threading.Lock()  # guards the table; never held while a model is read in or let go
+        self._loading = threading.Lock()
         self._full: dict[str, Any] = {}
 
     def wanted(self, cards: Sequence[AdapterCard | None]) -> Wanted:
         """The models that rows with these cards (None = the base) need in memory, with their bytes."""
-        full = {_name(card): int(card.bytes * LOADED_FACTOR) for card in cards if card is not None and card.kind == "full"}
+        full = {_name(card): self._size(card) for card in cards if card is not None and card.kind == "full"}
         base = (self._bases.resident(),) if any(card is None or card.kind != "full" for card in cards) else ()
         return (*base, *full.items())
 
-    def ready(self, card: AdapterCard | None) -> tuple[Any, str | None]:
-        """(engine, adapter id in it) for a card, or for the base itself. Raises AdapterError or OutOfMemoryError."""
+    def ready(self, card: AdapterCard | None, base: str = "") -> tuple[Any, str | None]:
+        """(engine, adapter id in it) for a card, or for the base itself. base: as ``BaseService.engine`` expects it. Raises AdapterError,
+        OutOfMemoryError or BaseUnavailableError."""
         if card is not None and card.kind == "full":
             return self._full_engine(card), None
-        engine = self._bases.engine()
+        engine = self._bases.engine(expected=base)
         if card is None:
             return engine, None
         self._attach(engine, card)
@@ -66,7 +68,7 @@ class Residents:
             return False
         try:
             return bool(engine.has_no_effect(card.id))
-        except AdapterError:  # it has been removed meanwhile
+        except (AdapterError, BaseUnavailableError):  # it has been removed meanwhile, or the base has left
             return False
 
     def detach(self, adapter_id: str) -> None:
@@ -80,6 +82,21 @@ class Residents:
         loaded = self._bases.loaded
         there = set(loaded.attached()) if loaded is not None else set()
         return there | set(self._full)
+
+    def account(self, cards: Sequence[AdapterCard | None]) -> None:
+        """Tell the device what the models that rows with these cards used take now. Under the lease."""
+        self._bases.account()
+        for card in cards:
+            if card is not None and card.kind == "full":
+                self._account(card)
+
+    def forget(self) -> None:
+        """Let every model in memory forget what it has read for earlier questions."""
+        with self._lock:
+            full = list(self._full.values())
+        for engine in (self._bases.loaded, *full):
+            if engine is not None:
+                engine.forget()
 
     def unfit(self, card: AdapterCard) -> str:
         """Why an adapter cannot run on the base in use, or "". Judged by fingerprint where known, else when it is attached."""
@@ -99,16 +116,25 @@ class Residents:
         return took
 
     def _full_engine(self, card: AdapterCard) -> Any:
-        from playground.engine.engine import Engine
+        with self._loading:
+            engine = self._full.get(card.id)
+            if engine is None:
+                failed = f"{card.name} is a whole model and does not fit into memory ({self._size(card) / 1e9:.1f} GB)"
+                engine = retried(lambda: self._load_engine(card.path, None), self._manager, failed, "Compare a LoRA in its place")
+                with self._lock:
+                    self._full[card.id] = engine
+                self._account(card)
+            return engine
 
-        with self._lock:
-            if card.id not in self._full:
-                failed = f"{card.name} is a whole model and does not fit into memory ({card.bytes * LOADED_FACTOR / 1e9:.1f} GB)"
-                self._full[card.id] = retried(lambda: Engine(card.path), self._manager, failed, "Compare a LoRA in its place")
-                self._manager.set_resident(
-                    _name(card), int(card.bytes * LOADED_FACTOR), lambda: self._drop_full(card.id, told=True)
-                )
-            return self._full[card.id]
+    def _size(self, card: AdapterCard) -> int:
+        """Bytes of a whole model in memory, before it is there."""
+        return int(loaded_bytes(card.path, card.bytes, self._manager.device) * LOADED_FACTOR)
+
+    def _account(self, card: AdapterCard) -> None:
+        engine = self._full.get(card.id)
+        if engine is not None:
+            held = int(engine.loaded.bytes * LOADED_FACTOR) + engine.kept_bytes
+            self._manager.set_resident(_name(card), held, lambda: self._drop_full(card.id, told=True))
 
     def _drop_full(self, adapter_id: str, *, told: bool = False) -> None:
         """told: by the device, which does its own accounting."""

@@ -145,15 +145,15 @@ class RunStore:
             )
             return done.rowcount > 0
 
-    def requeue(self, run: str, only_from: tuple[str, ...], *, first: bool = False, retried: bool = False) -> bool:
-        """Queue a run once more: as the last, or the first. Returns whether it was in one of these states."""
+    def requeue(self, run: str, only_from: tuple[str, ...], *, step: int = 0, first: bool = False, retried: bool = False) -> bool:
+        """Queue a run once more: as the last, or the first. step: from where it will go on. Returns whether it was in one of these states."""
         self._pay(run)
         place = "(SELECT COALESCE(MIN(place), 0) - 1 FROM runs)" if first else _LAST
         with self._write() as db:
             done = db.execute(
                 f"UPDATE runs SET state = 'QUEUED', place = {place}, pid = NULL, pid_started_s = NULL, stopping_s = NULL, keep = 0, "
-                f"error = NULL, retried = ? WHERE run = ? AND state IN ({', '.join('?' * len(only_from))})",
-                (int(retried), run, *only_from),
+                f"error = NULL, step = ?, retried = ? WHERE run = ? AND state IN ({', '.join('?' * len(only_from))})",
+                (step, int(retried), run, *only_from),
             )
             return done.rowcount > 0
 

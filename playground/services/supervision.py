@@ -88,7 +88,8 @@ class Supervisor:
         """This process owns the home: it looks after the runs from now on, whether or not anybody looks."""
         with contextlib.suppress(DiskFullError):
             self._store.set_supervisor(os.getpid(), processes.started_s(os.getpid()) or 0.0)
-        self._thread = threading.Thread(target=self._supervise, name="runs", daemon=True)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, args=(self._stop,), name="runs", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -96,17 +97,18 @@ class Supervisor:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
+            self._thread = None
             with contextlib.suppress(Exception):
                 self._store.clear_supervisor(os.getpid())
 
-    def _supervise(self) -> None:
-        while not self._stop.is_set():
+    def _supervise(self, stop: threading.Event) -> None:
+        while not stop.is_set():
             try:
                 self.tick()
                 self._manager.tick()
             except Exception:  # a hiccup of the disk must not end supervision; the next tick tries again
                 _LOG.warning("a look at the runs failed", exc_info=True)
-            self._stop.wait(TICK_S)
+            stop.wait(TICK_S)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -157,9 +159,9 @@ class Supervisor:
         if only_look:
             return
         if alive:
-            if log.step > row.step:
+            if (step := log.step_of(row)) != row.step:
                 with contextlib.suppress(DiskFullError):
-                    self._store.update(row.run, step=log.step)
+                    self._store.update(row.run, step=step)
             self._watch(row, followed)
         elif row.pid is not None or row.state == "STOPPING":
             self._settle(row, followed)
@@ -248,20 +250,22 @@ class Supervisor:
         with contextlib.suppress(OSError):
             (self._settings.runs_dir / row.run / processes.LEAN).touch()
         _LOG.info("memory ran out in %s; unloaded %s; it is tried once more", row.run, freed or "nothing")
-        return self._store.requeue(row.run, ("RUNNING",), first=True, retried=True)
+        step = marked_step(self._settings.runs_dir / row.run)
+        return self._store.requeue(row.run, ("RUNNING",), step=step, first=True, retried=True)
 
     def _close(self, row: RunRow, ending: Ending, last: dict[str, object] | None) -> None:
         run_dir = self._settings.runs_dir / row.run
         if ending.state == "DONE" and last is not None:
             summary = {key: last[key] for key in _SUMMARY if key in last}
-            self._store.owe(row.run, state="DONE", adapter=last["adapter"], step=row.steps, pid=None, error=None, summary=summary)
+            step = last.get("steps") or row.steps  # fewer than were asked for where it was stopped early
+            self._store.owe(row.run, state="DONE", adapter=last["adapter"], step=step, pid=None, error=None, summary=summary)
             shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
         elif ending.state == "CANCELLED":
-            adapter, words = self._kept(row)
-            self._store.owe(row.run, state="CANCELLED", adapter=adapter, error=words, pid=None)
+            (adapter, words), step = self._kept(row), self.log(row.run).step_of(row)
+            self._store.owe(row.run, state="CANCELLED", adapter=adapter, error=words, pid=None, step=step)
         else:
-            words, summary = self._failure(row, ending)
-            self._store.owe(row.run, state="FAILED", error=words, pid=None, summary=summary)
+            (words, summary), step = self._failure(row, ending), self.log(row.run).step_of(row)
+            self._store.owe(row.run, state="FAILED", error=words, pid=None, step=step, summary=summary)
         self._release(row.run)
 
     def _kept(self, row: RunRow) -> tuple[str | None, str]:

@@ -16,6 +16,7 @@ from playground.services import processes, recipe
 from playground.services.bases import BaseService
 from playground.services.curve_files import write_curves
 from playground.services.data import DataService
+from playground.services.home import Home, HomeTaken
 from playground.services.learning import live_id
 from playground.services.liveness import Patience
 from playground.services.planning import Plan, Planner, Preset, TrainRequest
@@ -33,7 +34,8 @@ __all__ = ["Plan", "Preset", "TrainRequest", "TrainingService"]
 
 
 class TrainingService:
-    """One per process. Every process may look, move and cancel; only the home's owner (``start_supervisor``) starts queued runs."""
+    """One per process. Every process may look, move and cancel; only the home's owner (``start_supervisor``, ``take_over``) starts
+    queued runs."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class TrainingService:
         workers: Workers = processes,
     ) -> None:
         self._settings, self._clock, self._quota, self._workers, self._bases = settings, clock, quota, workers, bases
+        self._home: Home | None = None
         self.store = RunStore(settings.database)
         self._planner = Planner(settings, manager, bases, data, self.store, quota, workers)
         self._supervisor = Supervisor(settings, self.store, manager, self._planner.remedy, clock, patience, workers)
@@ -154,7 +157,7 @@ class TrainingService:
         if self._quota is not None and row.state in ENDED and (refused := self._quota.run_refused(owner, 0)):
             raise InputError(refused)
         with self._supervisor.lock:
-            if not self.store.requeue(run, ("FAILED", "CANCELLED")):
+            if not self.store.requeue(run, ("FAILED", "CANCELLED"), step=marked_step(self._settings.runs_dir / run)):
                 raise InputError(f"{run} is {row.state}; only a FAILED or CANCELLED run can be resumed.")
             self._supervisor.forget(run)
         self.tick()
@@ -169,9 +172,12 @@ class TrainingService:
         shutil.rmtree(self._settings.runs_dir / row.run, ignore_errors=True)
 
     def follow(self, run: str, owner: str = "local", poll_s: float = 0.5) -> Iterator[RunView]:
-        """The run's view again and again until it has ended; for the command line."""
+        """The run's view again and again until it has ended; for the command line. Where the process that was to start it is gone,
+        this one takes its place."""
         while True:
             view = self.show(run, owner)
+            if view.state == "QUEUED":
+                self.take_over()
             yield view
             if view.state in ENDED:
                 return
@@ -183,9 +189,22 @@ class TrainingService:
         """This process owns the home: it starts queued runs from now on, whether or not anybody looks."""
         self._supervisor.start()
 
+    def take_over(self) -> bool:
+        """Own the home from now on, up to ``close``, if nobody does just now. Returns whether this process starts runs."""
+        if not self._supervisor.owning:
+            try:
+                self._home = Home.take(self._settings)
+            except HomeTaken:
+                return False
+            self.start_supervisor()
+        return True
+
     def close(self) -> None:
         """Stop supervising; what trains goes on in its own process."""
         self._supervisor.close()
+        if self._home is not None:
+            self._home.release()
+            self._home = None
 
     def tick(self) -> None:
         """Bring every run that has not ended to its true state; start what may start, if this process owns the home."""

@@ -54,8 +54,9 @@ class RecordMaker:
         if not set.intersection(*({answer.example for answer in one} for one in said.values())):
             raise InputError("No example was answered by every side.")
         judged = conclude(
-            said, _sides(request, cards), checks, request.questions, request.prices, self._facts(request, answers, cards)
-        )
+            said, _sides(request, cards), checks, request.questions, request.prices, self._facts(request, answers, cards),
+            self._references(request),
+        )  # fmt: skip
         base = self._bases.resolve()
         told = {
             "file": request.file.name, "data_sha256": sha256_of(_files(request.file)), "base": base.id, "base_fingerprint": base.fingerprint,
@@ -73,8 +74,16 @@ class RecordMaker:
             SideFacts(side["side"], side["kind"], side["training_s"], {name: side[name] for name in DESCRIBED if name in side})
             for side in record["sides"]
         ]
-        judged = conclude(answers_of(kept.rows), sides, _checks(request, kept.known), questions, prices, facts)
+        checks, references = _checks(request, kept.known), self._references(request)
+        judged = conclude(answers_of(kept.rows), sides, checks, questions, prices, facts, references)
         return replace(kept, record=judged.record | {name: record[name] for name in record if name not in judged.record})
+
+    def _references(self, request: VerdictRequest) -> list[str] | None:
+        """All answers of the file, by which these are labels or are not; None where it is gone."""
+        try:
+            return [one.completion for one in self._data.check(request.file, request.mapping, request.owner).examples]
+        except PlaygroundError:
+            return None
 
     def _known(self, request: VerdictRequest, answers: Collection[Answered]) -> list[str]:
         """References that are not judged by, where there are some; else those that are."""
@@ -90,7 +99,13 @@ class RecordMaker:
         trained = {known for card in cards for known in _run(card).get("row_hashes") or ()}
         rows = [card.rows for card in cards if card.rows]
         checked, asked = self._data.check(request.file, request.mapping, request.owner), {answer.example for answer in answers}
-        poor = (len(checked.bad) + checked.duplicates) / max(1, checked.rows)
+        poor = max((_poor(_run(card)) for card in cards), default=0.0)
+        if cards and request.examples is not None:  # what the adapters learned from, or what is like it
+            learned = self._data.check(
+                request.examples, request.mapping if request.examples == request.file else None, request.owner
+            )
+            conflicts = sum(warning.kind == "conflict" for warning in learned.warnings)
+            poor = max(poor, (len(learned.bad) + learned.duplicates + conflicts) / max(1, learned.rows))
         overlap = sum(row_hash(example) in trained for example in checked.examples if example.row in asked)
         return Facts(min(rows) if rows else None, poor, overlap, request.prices.currency)
 
@@ -136,6 +151,12 @@ def _run(card: AdapterCard | None) -> dict[str, Any]:
         return dict(read_json(card.path / "run.json"))
     except (PlaygroundError, OSError, ValueError):
         return {}
+
+
+def _poor(run: Mapping[str, Any]) -> float:
+    """The share of a run's rows that could not be used."""
+    bad, used = (int(run.get(name) or 0) for name in ("rows_bad", "rows_used"))
+    return bad / max(1, bad + used)
 
 
 def _files(path: Path) -> list[Path]:

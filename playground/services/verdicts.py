@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import CancelledError, InputError, NotFoundError, PlaygroundError
+from playground.evaluation.checks import parse_checks
 from playground.evaluation.cost import Prices
 from playground.evaluation.questions import Questions
 from playground.services import processes
@@ -24,6 +25,7 @@ from playground.services.bench_best import tried_for
 from playground.services.data import DataService
 from playground.services.forgetting import ForgettingService
 from playground.services.measuring import Measuring, Work
+from playground.services.quota import Quota
 from playground.services.sides import Side
 from playground.services.verdict_files import DONE, FAILED, LIVE, MEASURING, STOPPED, State, VerdictFiles
 from playground.services.verdict_record import Kept, RecordMaker
@@ -34,6 +36,8 @@ __all__ = ["VerdictRequest", "VerdictService", "VerdictView"]
 
 SHOTS = 4
 """Answered examples of the ready-made few-shot side."""
+VERDICT_BYTES = 5_000_000
+"""Room on disk that one is counted with before it begins."""
 LIVE_OF_ONE = 3
 """Verdicts of one person that may wait or run."""
 KEPT = "What was measured by then is kept."
@@ -67,9 +71,9 @@ class VerdictService:
 
     def __init__(
         self, settings: Settings, bases: BaseService, data: DataService, adapters: AdapterService, answering: Answering,
-        forgetting: ForgettingService, clock: Callable[[], float] = time.time,
+        forgetting: ForgettingService, quota: Quota, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        self._settings, self._adapters = settings, adapters
+        self._settings, self._adapters, self._quota = settings, adapters, quota
         self._answering, self._clock = answering, clock
         self.files = VerdictFiles(settings.home / "verdicts")
         self._measuring, self._records = Measuring(answering, forgetting, self.files), RecordMaker(bases, data, answering)
@@ -173,14 +177,18 @@ class VerdictService:
 
     def _admit(self, request: VerdictRequest) -> State:
         request = named(request)
+        parse_checks(request.checks, files=not self._settings.shared)
         self._answering.examples(request)
         self._answering.cards(request)
+        self._answering.material(request)
+        self._quota.check_disk(request.owner, VERDICT_BYTES, "A verdict")
         live = [state for state in self.files.all() if state.owner == request.owner and self._state(state).state in LIVE]
         if len(live) >= LIVE_OF_ONE:
             raise InputError(f"{len(live)} verdicts of yours are waiting or running. Let one end, or stop it, and try again.")
-        state = self.files.new(request.owner, request.name, request.as_json(), self._clock(), request.purpose)
-        state = self.files.put(replace(state, pid=os.getpid(), pid_started_s=processes.started_s(os.getpid()) or 0.0))
-        self._work[state.id] = Work(state)
+        with self._lock:  # whoever looks before it is in ``_work`` would take it for one that was left behind
+            state = self.files.new(request.owner, request.name, request.as_json(), self._clock(), request.purpose)
+            state = self.files.put(replace(state, pid=os.getpid(), pid_started_s=processes.started_s(os.getpid()) or 0.0))
+            self._work[state.id] = Work(state)
         return state
 
     def _measure(self, id: str, request: VerdictRequest) -> None:
@@ -223,13 +231,13 @@ class VerdictService:
         about = {
             "id": work.state.id, "name": work.state.name, "created_s": work.state.created_s, "state": state,
             "timings": work.timings, "forgetting": work.forgotten, "refusals": work.refusals,
-            "seconds": round(time.monotonic() - work.began_s, 1),
+            "seconds": round(time.monotonic() - work.began_s, 1) if work.began_s else 0.0,
         }  # fmt: skip
         try:
             made = self._records.make(request, work.answers.values(), about)
             self.files.save(work.state.id, made.record, made.rows, made.known)
-        except InputError as error:
-            self._end(work, state, f"{said} {error}".strip())
+        except PlaygroundError as error:  # nothing to compare, or the file or an adapter is gone
+            self._end(work, FAILED if state == DONE else state, f"{said} {error}".strip())
         except OSError as error:
             self._end(work, FAILED, f"{error.strerror or error}. Free some space on the disk and measure again.")
         except Exception as error:
@@ -251,7 +259,9 @@ class VerdictService:
             return state
         with self._lock:
             now = self.files.state(state.id)
-            if now is None or now.state not in LIVE:  # ended meanwhile, or found by another thread
+            if (
+                now is None or now.state not in LIVE or state.id in self._work
+            ):  # ended or begun meanwhile, or found by another thread
                 return now or state
             work = Work(now)
             work.answers = {(answer.example, answer.side): answer for answer in self.files.answers(state.id)}

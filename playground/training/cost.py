@@ -24,22 +24,25 @@ class Cost:
     """rows: how many run through the model for one row of a batch. passes: what a step takes, in trainings of one row.
 
     reference: a whole second model where the method trains every weight. logits_of_all: of prompts too, not of answers alone.
+    held: activations and logits that a step holds, in those of sft over as many rows: what TRL's trainers keep beside them, from the peaks of
+    benchmarks/results/objectives.json.
     """
 
     rows: int = 1
     passes: float = 1.0
     reference: bool = False
     logits_of_all: bool = False
+    held: float = 1.0
 
 
 COSTS = {
     "sft": Cost(),
     "pretrain": Cost(),
-    "dpo": Cost(rows=2, passes=2 * 4 / 3, reference=True),
-    "kto": Cost(rows=1, passes=2.0, reference=True),
-    "orpo": Cost(rows=2, passes=2.0, logits_of_all=True),
-    "reward": Cost(rows=2, passes=2.0),
-    "grpo": Cost(rows=1, passes=2.5),
+    "dpo": Cost(rows=2, passes=2 * 4 / 3, reference=True, held=1.35),
+    "kto": Cost(rows=1, passes=2.0, reference=True, held=1.25),
+    "orpo": Cost(rows=2, passes=2.0, logits_of_all=True, held=1.15),
+    "reward": Cost(rows=2, passes=2.0, held=0.9),
+    "grpo": Cost(rows=1, passes=2.5, held=1.2),
 }
 
 
@@ -61,17 +64,19 @@ def reply_tokens(answers: Iterable[int], max_tokens: int) -> int:
 def needs(
     objective: str, shapes: Shapes, method: Method, *, rank: int, steps: int, batch_size: int, tokens_p95: int, tokens_mean: float,
     answer_max: int, tokens_per_s: float | None = None, options: Options = NO_OPTIONS, reward_models: int = 0,
-    flat: bool = False,
+    flat: bool = False, cuda: bool = False,
 ) -> Estimate:  # fmt: skip
     """``estimate`` for an objective. tokens_per_s: as a run of this objective measured it. reward_models: how many it is rewarded by.
-    flat: whether the base is one of ``families.written_out``."""
+    flat: whether the base is one of ``families.written_out``. cuda: see ``estimate``."""
     cost = COSTS[objective]
     rows = rows_a_step(objective, batch_size) * cost.rows
     found = estimate(
         shapes, method, rank=rank, steps=steps, batch_size=rows, tokens_p95=tokens_p95,
         tokens_mean=tokens_mean if tokens_per_s else tokens_mean * cost.passes / cost.rows,
         answer_max=tokens_p95 if cost.logits_of_all else answer_max, tokens_per_s=tokens_per_s, options=options,
-        flat=flat and objective == "sft" and not method.virtual,
+        flat=flat and objective == "sft" and not method.virtual, cuda=cuda,
     )  # fmt: skip
-    more = reward_models + (1 if cost.reference and method.whole else 0)
-    return replace(found, memory_bytes=found.memory_bytes + more * weights_in(shapes) * 4)
+    more = reward_models * (2 if cuda else 4) + (4 if cost.reference and method.whole else 0)  # bytes a weight of the base
+    held = int((cost.held - 1) * found.batch_bytes)
+    memory = found.memory_bytes + held + more * weights_in(shapes)
+    return replace(found, memory_bytes=memory, batch_bytes=found.batch_bytes + held)

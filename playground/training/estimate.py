@@ -30,21 +30,23 @@ DEFAULT_BODY = 106_200_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """memory_bytes: peak. seconds: from start to the finished adapter. disk_bytes: the result's weights, to the byte. Counts of weights."""
+    """memory_bytes: peak; batch_bytes: what of it is one batch's activations and logits. seconds: from start to the finished adapter. disk_bytes: the result's weights, to the byte. Counts of weights."""
 
     memory_bytes: int
     seconds: float
     disk_bytes: int
     trainable_params: int
     total_params: int
+    batch_bytes: int = 0
 
 
 def estimate(
     shapes: Shapes, method: Method, *, rank: int, steps: int, batch_size: int, tokens_p95: int, tokens_mean: float, answer_max: int,
-    tokens_per_s: float | None = None, weight_bytes: int = 4, options: Options = NO_OPTIONS, flat: bool = False,
+    tokens_per_s: float | None = None, options: Options = NO_OPTIONS, flat: bool = False, cuda: bool = False,
 ) -> Estimate:  # fmt: skip
-    """Estimate a run. tokens_p95, tokens_mean: prompt and answer of a row; answer_max: the longest answer; weight_bytes: 4 in fp32, 2 in bf16.
-    flat: rows are laid end to end.
+    """Estimate a run. tokens_p95, tokens_mean: prompt and answer of a row; answer_max: the longest answer.
+    flat: rows are laid end to end. cuda: it is the memory of a CUDA device that counts, where a base that stays is in bf16 and the process
+    itself takes nothing.
 
     Raises InputError for options that the method or the base has no place for."""
     total = weights_in(shapes)
@@ -53,11 +55,11 @@ def estimate(
     linears = linear_shapes(shapes)
     body = sum(rows * columns for rows, columns in linears)
     vocabulary = max((shape[0] for shape in shapes.values() if len(shape) == 2), default=0)
-    weights = total * weight_bytes
+    weights = total * (2 if cuda and not method.whole else 4)
     if method.quantised:
-        weights = int(body * NF4_BYTES + (total - body) * weight_bytes)
-    # Of a base that moves itself the weights are counted already; gradient and two moments are as wide as they are. An adapter is in fp32.
-    optimiser = trained * 3 * weight_bytes if method.whole else max(trained, weights_in(saved)) * 16
+        weights = int(body * NF4_BYTES + (total - body) * 4)
+    # Of a base that moves itself the weights are counted already; gradient and two moments come to them, in fp32 like an adapter's.
+    optimiser = trained * 12 if method.whole else max(trained, weights_in(saved)) * 16
     length = tokens_p95 + (rank if method.virtual else 0)
     kept = method.kept - FLAT_SPARES if flat else method.kept
     activations = int(batch_size * length * sum(rows for rows, _ in linears) * 4 * kept)
@@ -65,9 +67,10 @@ def estimate(
     logits = (min(told, FLAT_LOGITS) if flat else told) * vocabulary * 4 * 3
     speed = tokens_per_s or DEFAULT_TOKENS_PER_S * DEFAULT_BODY / max(body, 1) / method.pace * (FLAT_SPEED if flat else 1.0)
     return Estimate(
-        memory_bytes=weights + optimiser + activations + logits + PROCESS_BYTES,
+        memory_bytes=weights + optimiser + activations + logits + (0 if cuda else PROCESS_BYTES),
         seconds=12 + steps * batch_size * tokens_mean / speed,
-        disk_bytes=file_bytes(saved, weight_bytes if method.whole else 4),
+        disk_bytes=file_bytes(saved),
         trainable_params=trained,
         total_params=total,
+        batch_bytes=activations + logits,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import is_torch_tf32_available
 
 from playground.methods import get_method
 from playground.training.checkpoint import best, drop_torn, step_of
@@ -61,6 +62,7 @@ def take_best(watch: Watch, run_dir: Path) -> int:
 
 def _arguments(spec: RunSpec, rows: int, run_dir: Path) -> dict[str, Any]:
     """What every Trainer is told, TRL's too."""
+    method = get_method(spec.method)
     return {
         "output_dir": str(run_dir / "checkpoints"),
         "max_steps": spec.steps,
@@ -83,7 +85,8 @@ def _arguments(spec: RunSpec, rows: int, run_dir: Path) -> dict[str, Any]:
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "bf16": False,
-        "optim": optimiser_name(get_method(spec.method)),
+        "tf32": True if method.whole and is_torch_tf32_available() else None,  # a whole model is in fp32
+        "optim": optimiser_name(method),
     }
 
 

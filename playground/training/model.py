@@ -14,9 +14,11 @@ from playground.methods.method import Method
 from playground.methods.options import NO_OPTIONS, Options
 
 
-def training_dtype() -> torch.dtype:
-    """bf16 where CUDA computes in it; fp32 on a CPU, where bf16 can be a hundred times slower."""
-    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+def training_dtype(*, moves: bool = False) -> torch.dtype:
+    """bf16 where CUDA computes in it; fp32 on a CPU, where bf16 can be a hundred times slower, and for weights that move: most of an
+    optimiser's steps are smaller than the distance between two numbers of bf16, and would leave a weight where it was."""
+    half = not moves and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if half else torch.float32
 
 
 def optimiser_name(method: Method) -> str:
@@ -39,7 +41,7 @@ def load_for_training(
         "trust_remote_code": False,
         "local_files_only": True,
         "use_safetensors": True,
-        "dtype": training_dtype(),
+        "dtype": training_dtype(moves=method.whole),
     }
     if method.quantised:
         from transformers import BitsAndBytesConfig

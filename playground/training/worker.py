@@ -21,7 +21,7 @@ from typing import Any
 
 from playground.errors import CancelledError, RunFailedError
 from playground.training import last_word
-from playground.training.checkpoint import best, drop_torn
+from playground.training.checkpoint import best, drop_torn, marked_step
 from playground.training.claim import WAIT_S, Record, folder_lock
 from playground.training.events import EventWriter
 from playground.training.failure import DISK, explain
@@ -70,7 +70,7 @@ def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: Fals
     try:
         last_word.make_room(run_dir)
         events = EventWriter(run_dir, stop)
-        events.write("started", pid=os.getpid(), attempt=attempt)
+        events.write("started", pid=os.getpid(), attempt=attempt, step=marked_step(run_dir))
         spec = RunSpec.read(run_dir)
         events.write("state", message="Loading the base")
         events.write("done", attempt=attempt, **_train(spec, run_dir, events, started))

@@ -116,7 +116,7 @@ def wire(services: Any, view: BenchView, tab: Any, training: Any) -> None:
     then_show(view.stop.click(bind(services, stop), where, view.error, **QUIET))
     view.use.click(bind(services, use), where, [tab.prompt, tab.kept, view.error, tab.fold], **QUIET).then(
         bind(services, verdict_form.lined_up),
-        [tab.adapter, tab.prompt, tab.kept, tab.sides, tab.offered],
+        [tab.adapter, tab.prompt, tab.kept, tab.sides, tab.offered, tab.source],
         [tab.sides, tab.offered],
         **QUIET,
     )

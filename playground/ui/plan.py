@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from playground.errors import PlaygroundError
+from playground.errors import InputError, PlaygroundError
 from playground.methods import all_methods
-from playground.methods.options import Options
+from playground.methods.options import PLACEMENTS, Options
+from playground.services.planning import Preset, within_reach
 from playground.services.training import TrainRequest
 from playground.training.spec import OBJECTIVES
 from playground.ui import html, words
@@ -26,6 +28,16 @@ OPTIONS = tuple(item.name for item in fields(Options))
 BLANK = (None, None, None, 8, 2048, 7, 10, 15, False, False, 0, "", "", "", "", 0)
 """The form's settings, options and aims when nothing is chosen."""
 FIELDS = len(BLANK)
+AT_REST = {"placement": PLACEMENTS[0]}
+"""What a widget shows for an option that is not set, where it has no empty choice."""
+PLAIN = TrainRequest(Path())
+AWAY = {
+    "save_steps": "the steps between checkpoints (save_steps)",
+    "start": "an adapter to begin with (start)",
+    "docs": "documents (docs)",
+    "limit_memory_bytes": "a limit on memory (limit_memory_bytes)",
+}
+"""Settings of a run that only the command line has, in words."""
 AIMS = {
     "sft": "To answer as the examples do",
     "grpo": "To earn rewards (GRPO)",
@@ -81,12 +93,15 @@ def method_options(
 
 
 def values_of(request: TrainRequest) -> list[Any]:
-    """The form's settings, options and aims for a request."""
+    """The form's settings, options and aims for a request. Raises InputError for what the form has no place for."""
+    away = [words for name, words in AWAY.items() if getattr(request, name) != getattr(PLAIN, name)]
+    if away:
+        raise InputError(f"The form has no place for {', '.join(away)}. Start this run from the command line, or leave that out.")
     shares = [None if share is None else round(100 * share) for share in (request.validation, request.test)]
     return [
         request.steps, request.lr, request.rank or 0, request.batch_size, request.max_tokens, request.seed,
         *(BLANK[6 + place] if share is None else share for place, share in enumerate(shares)),
-        *(getattr(request.options, name) for name in OPTIONS), request.objective, "\n".join(request.rewards), request.early_stop,
+        *(getattr(request.options, name) or AT_REST.get(name, rest) for name, rest in zip(OPTIONS, BLANK[8:], strict=False)), request.objective, "\n".join(request.rewards), request.early_stop,
     ]  # fmt: skip
 
 
@@ -184,8 +199,8 @@ def presets(services: Any, visitor: Visitor, source: Source, method: str, max_to
     """How much time to give a file of this length. Returns the radio, the steps, a name for the adapter, and the per cent for the verdict."""
     if not source.good or source.path is None:
         return [gr.skip()] * 6
-    choices = _preset_choices(services, visitor, source, method, max_tokens)
-    first = services.training.presets(source.good)[0]
+    offered = _offered(services, visitor, source, method, max_tokens)
+    choices, first = _preset_choices(services, visitor, source, method, max_tokens, offered), offered[0]
     taken = {row.card.name for row in services.adapters.list(visitor.owner)}
     held = round(100 * services.data.test_share(source.path))
     return [gr.update(choices=choices, value=first.name), first.steps, free_name(source.slug, taken), held, *_aims(source)]
@@ -199,19 +214,37 @@ def _aims(source: Source) -> list[Any]:
 
 def preset_times(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> Any:
     """Another method takes another time: new labels, the choice stays."""
-    return gr.update(choices=_preset_choices(services, visitor, source, method, max_tokens)) if source.good else gr.skip()
+    if not source.good:
+        return gr.skip()
+    offered = _offered(services, visitor, source, method, max_tokens)
+    return gr.update(choices=_preset_choices(services, visitor, source, method, max_tokens, offered))
 
 
-def _preset_choices(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> list[tuple[str, str]]:
+def _preset_choices(
+    services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float, offered: list[Preset]
+) -> list[tuple[str, str]]:
     choices = []
-    for preset in services.training.presets(source.good):
+    for preset in offered:
         said = plural(preset.steps, "step")
         if ready(services).yes:
             with suppress(PlaygroundError):  # the plan itself says what is wrong
-                request = request_of(source, visitor.owner, "", method, preset.steps, None, None, 8, max_tokens, 7)
-                said = about(services.training.plan(request).seconds) or said
+                said = about(_seconds(services, visitor, source, method, max_tokens, preset.steps)) or said
         choices.append((f"{preset.label}, {said}", preset.name))
     return choices
+
+
+def _offered(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> list[Preset]:
+    """The presets for this file, the first of them short enough by the plan's own estimate, where there is one."""
+    offered: list[Preset] = services.training.presets(source.good)
+    if ready(services).yes:
+        with suppress(PlaygroundError):
+            return within_reach(offered, lambda steps: _seconds(services, visitor, source, method, max_tokens, steps))
+    return offered
+
+
+def _seconds(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float, steps: int) -> float:
+    request = request_of(source, visitor.owner, "", method, steps, None, None, 8, max_tokens, 7)
+    return float(services.training.plan(request).seconds)
 
 
 def free_name(slug: str, taken: set[str]) -> str:
@@ -220,8 +253,9 @@ def free_name(slug: str, taken: set[str]) -> str:
     return next(name for number in range(1, 10_000) if (name := stem if number == 1 else f"{stem}-{number}") not in taken)
 
 
-def steps_of(services: Any, visitor: Visitor, source: Source, preset: str) -> Any:
-    offered = services.training.presets(source.good) if source.good else []
+def steps_of(services: Any, visitor: Visitor, source: Source, preset: str, method: str = "lora", max_tokens: float = 2048) -> Any:
+    """What a preset's click puts into the steps."""
+    offered = _offered(services, visitor, source, method, max_tokens) if source.good and source.path is not None else []
     return next((one.steps for one in offered if one.name == preset), gr.skip())
 
 

@@ -53,11 +53,12 @@ def bring(services: Any, visitor: Visitor, uploaded: str | None, source: Source)
     try:
         record = _read(services, Path(uploaded))
         request = with_settings(plan.request_of(source, visitor.owner, "", "lora", *plan.BLANK), record)
+        values = plan.values_of(request)
     except Exception as error:
         return [*skip, slot(card(error))]
     source = plan.with_request(source, request)
     said = html.good(f"The settings of {Path(uploaded).name} are in the form.")
-    return [source, request.method, *plan.values_of(request), slot(said)]
+    return [source, request.method, *values, slot(said)]
 
 
 def _read(services: Any, path: Path) -> dict[str, Any]:

@@ -130,7 +130,12 @@ def build(services: Any) -> VerdictTab:
 
 
 def _examples(services: Any) -> dict[str, Any]:
-    source = gr.Dropdown([], label="Examples to judge by", info="Rows that no side was trained on.", filterable=False)
+    source = gr.Dropdown(
+        [],
+        label="Examples to judge by",
+        info="Best are rows that no side was trained on; the others are counted and told.",
+        filterable=False,
+    )
     gr.HTML(html.note("Or drop a file; every row of it is judged by:"))
     drop = gr.File(
         label="Or drop a file: every row of it is judged by",
@@ -155,7 +160,7 @@ def _sides() -> dict[str, Any]:
         label="Checks, one a line; the first one decides", lines=3, max_lines=8, max_length=4000, placeholder=KINDS.replace(", ", "\n"),
         info="Likeness to the references is always measured.",
     )  # fmt: skip
-    gr.HTML(html.note("Documents to look things up in, if there are any; sides that read them are added:"))
+    gr.HTML(html.note("Documents to look things up in; an example set brings its own, drop others here:"))
     docs = gr.File(
         label="Documents to look things up in", show_label=False, height=96, elem_classes="drop", file_count="single",
         file_types=[".txt", ".md", ".rst"],
@@ -216,7 +221,7 @@ def _acts() -> dict[str, Any]:
 def wire(services: Any, page: gr.Blocks, tabs: gr.Tabs, tab: VerdictTab, training: Any, mark: gr.State) -> None:
     """training: the Train tab, for its upload, its columns, its seed and test share. mark: changes when a base is ready."""
     examples = [tab.source, tab.kept, training.uploaded, training.source, training.settings[5], training.settings[7]]
-    lined = [tab.adapter, tab.prompt, tab.kept, tab.sides, tab.offered]
+    lined = [tab.adapter, tab.prompt, tab.kept, tab.sides, tab.offered, tab.source]
     fits = [tab.facts, tab.error, tab.prompt, tab.checks, tab.adapter]
     asked = [*examples, tab.sides, *tab.settings]
 

@@ -94,6 +94,12 @@ def prompt_for(services: Any, source: str) -> str:
     return str(shipped.system_prompt) if shipped else ""
 
 
+def documents_for(services: Any, source: str, kept: Kept) -> Path | None:
+    """The person's own text to look things up in, else the shipped set's."""
+    shipped = next((one for one in services.data.sets() if SET + one.id == source), None)
+    return kept.docs or (shipped.documents if shipped is not None else None)
+
+
 def checks_for(services: Any, source: str, found: Drawn) -> str:
     """A shipped set's check, or what the references have in common; one a line."""
     shipped = next((one for one in services.data.sets() if SET + one.id == source), None)

@@ -19,7 +19,7 @@ from playground.ui.asking import Comparison
 from playground.ui.failure import card
 from playground.ui.readiness import ready, require
 from playground.ui.source import Source
-from playground.ui.verdict_examples import FILE, SET, UPLOAD, Drawn, Kept, checks_for, drawn, prompt_for, sources
+from playground.ui.verdict_examples import FILE, SET, UPLOAD, Drawn, Kept, checks_for, documents_for, drawn, prompt_for, sources
 from playground.ui.wiring import Visitor, slot
 
 KEYS = {
@@ -44,11 +44,16 @@ def key_of(one: Side) -> str:
     return "documents" if one.docs else "shots" if one.shots else "prompt" if one.system_prompt else "base"
 
 
-def line_up(services: Any, visitor: Visitor, found: Drawn | None, adapter: str, prompt: str, kept: Kept) -> dict[str, Side]:
-    """Every side that can be chosen, by its key: those that came from Compare first. ``found`` None: only to show them."""
+def line_up(
+    services: Any, visitor: Visitor, found: Drawn | None, adapter: str, prompt: str, kept: Kept, source: str
+) -> dict[str, Side]:
+    """Every side that can be chosen, by its key: those that came from Compare first. ``found`` None: only to show them. source: of the
+    examples, for the documents of a shipped set."""
     known = {value for _, value in adapters(services, visitor)}
     shots = found.shots if found is not None else _ANYWHERE
-    made = services.verdicts.line_up(shots, adapter if adapter in known else "", prompt or "", kept.docs, visitor.owner)
+    made = services.verdicts.line_up(
+        shots, adapter if adapter in known else "", prompt or "", documents_for(services, source, kept), visitor.owner
+    )
     carried = {f"{CARRIED}{place}": one for place, one in enumerate(kept.carried)}
     taken = {one.label for one in carried.values()}
     ready_made = {key_of(one): one if one.label not in taken else replace(one, name=f"{one.label}, ready-made") for one in made}
@@ -106,27 +111,31 @@ def source_chosen(
     try:
         found = drawn(services, visitor, source, kept, uploaded, training, seed, test)
         shipped = next((one for one in services.data.sets() if SET + one.id == source), None)
-        known = {value for _, value in adapters(services, visitor)}
+        models = adapters(services, visitor)
         prompt, checks = prompt_for(services, source), checks_for(services, source, found)
     except Exception as error:
         return [slot(""), slot(card(error)), *[gr.skip()] * 3]
-    adapter = gr.update(value=shipped.adapter) if shipped is not None and shipped.adapter in known else gr.skip()
+    fits = shipped is not None and shipped.adapter in [value for _, value in models]
+    # with its choices: while the base is loading, what is usable changes between one event and the next
+    adapter = gr.update(choices=models, value=shipped.adapter) if fits and shipped is not None else gr.skip()
     return [slot(html.note(found.words)), slot(""), prompt if shipped is not None else gr.skip(), checks, adapter]
 
 
 def lined_up(
-    services: Any, visitor: Visitor, adapter: str, prompt: str, kept: Kept, chosen: Sequence[str], offered: Mapping[str, str]
-) -> list[Any]:
-    """The sides that can be chosen now: what is new is chosen, what was taken away stays so. Where they are the same as before, nothing is
-    drawn, since a person may be choosing just now. Returns sides, and what is offered: key -> name."""
+    services: Any, visitor: Visitor, adapter: str, prompt: str, kept: Kept, chosen: Sequence[str], offered: Mapping[str, str], source: str
+) -> list[Any]:  # fmt: skip
+    """The sides that can be chosen now: what is new is chosen (the adapter with documents only where these are the person's own: five sides
+    are a line-up), what was taken away stays so. Where they are the same as before, nothing is drawn, since a person may be choosing just
+    now. Returns sides, and what is offered: key -> name."""
     try:
-        sides = line_up(services, visitor, None, adapter, prompt, kept)
+        sides = line_up(services, visitor, None, adapter, prompt, kept, source)
     except Exception:
         return [gr.skip(), gr.skip()]
     names = {key: one.label for key, one in sides.items()}
     if names == offered:
         return [gr.skip(), gr.skip()]
-    value = [key for key in sides if key in (chosen or ()) or key not in (offered or {})]
+    fresh = [key for key in sides if key not in (offered or {}) and (key != "tuned+documents" or kept.docs)]
+    value = [key for key in sides if key in (chosen or ()) or key in fresh]
     return [gr.update(choices=side_choices(sides), value=value), names]
 
 
@@ -180,7 +189,7 @@ def start(
         require(services)
         questions, table = situation(volume, changes, latency, budget, prices)
         found = drawn(services, visitor, source, kept, uploaded, training, seed, test)
-        sides = line_up(services, visitor, found, adapter, prompt, kept)
+        sides = line_up(services, visitor, found, adapter, prompt, kept, source)
         picked = tuple(sides[key] for key in chosen or () if key in sides)
         if not picked:
             raise InputError(words.VERDICT_SIDES)
@@ -211,14 +220,14 @@ def carry(
         model = setup.model if setup.model in known else "base"
         made.append(Side(model, setup.prompt.strip(), setup.shots if file else 0, file, name))
     kept = replace(kept, carried=tuple(made))
-    try:
-        sides = line_up(services, visitor, None, adapter, prompt, kept)
-    except Exception:
-        return [gr.update(selected="verdict"), *[gr.skip()] * 6]
     first = setups[comparison.shown[0]].source if comparison.shown else ""
     from_there = UPLOAD if first == side.UPLOAD else SET + first
     choices = sources(services, uploaded, kept)
     chosen = from_there if from_there in [value for _, value in choices] else source
+    try:
+        sides = line_up(services, visitor, None, adapter, prompt, kept, chosen)
+    except Exception:
+        return [gr.update(selected="verdict"), *[gr.skip()] * 6]
     return [
         gr.update(selected="verdict"), kept, gr.update(choices=choices, value=chosen), scoreboard.check_of(kind, text),
         gr.update(choices=side_choices(sides), value=[key for key in sides if key.startswith(CARRIED)]), {key: one.label for key, one in sides.items()}, gr.update(open=True),

@@ -35,13 +35,14 @@ class App:
         self.process.wait(30)
 
 
-def start_app(home: Path, log: Path) -> App:
-    """``python app.py`` on a free port; returns when the page answers."""
+def start_app(home: Path, log: Path, base: Path | None = None) -> App:
+    """``python app.py`` on a free port; returns when the page answers. base: a folder in place of the default base."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PLAYGROUND_")}
     env |= {"PLAYGROUND_HOME": str(home), "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
+    env |= {"PLAYGROUND_BASE": str(base)} if base else {}
     with log.open("ab") as out:
         process = subprocess.Popen([sys.executable, "app.py"], cwd=PROJECT_ROOT, env=env, stdout=out, stderr=out)
     app = App(f"http://127.0.0.1:{port}", home, process, log)

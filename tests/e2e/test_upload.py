@@ -50,8 +50,8 @@ def test_seven_bad_rows_are_named_and_the_rest_is_trained_on(app: App, page: Any
     page.locator("pre.seen mark", has_text="Reviewed by Dr. Sharma").first.wait_for()
 
     page.locator("button.label-wrap", has_text="Everything else").click()
-    page.get_by_label("Steps").fill("2")
-    page.get_by_label("Steps").blur()
+    page.get_by_role("spinbutton", name="Steps", exact=True).fill("2")
+    page.get_by_role("spinbutton", name="Steps", exact=True).blur()
     page.get_by_text("42 rows, 2 steps").wait_for()
     page.get_by_role("button", name="Start training").click()
     card = page.locator(".run-card")

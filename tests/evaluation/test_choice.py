@@ -61,6 +61,20 @@ def test_2_slow_sides_are_set_aside() -> None:
     assert "No side keeps to the limit" in said(nobody)
 
 
+def test_2_a_limit_that_could_not_be_checked_is_said() -> None:
+    kinds: dict[str, SideKind] = {"prompt": "prompt", "tuned": "tuned"}
+    untimed = {"prompt": {"json": passes(20, N)}, "tuned": {"json": passes(N, N)}}
+    found = choose(table(untimed), "json", kinds, {}, Questions(latency_s=2))
+    assert found.choice == "fine-tune"
+    assert "No side was timed, so your limit of 2 s could not be checked." in said(found)
+    assert found.reasons[0].link == "question|latency_s"
+    one = {"prompt": {"json": passes(20, N), "seconds": [3.0] * N}, "tuned": {"json": passes(N, N)}}
+    found = choose(table(one), "json", kinds, {}, Questions(latency_s=2))
+    assert "tuned was not timed, so your limit of 2 s could not be checked there." in said(found)
+    assert "prompt takes 3.0 s" in said(found)
+    assert "timed" not in said(choose(table(untimed), "json", kinds, {}, Questions()))
+
+
 def test_3_a_shown_gain_makes_few_shot_or_documents_the_one_to_beat() -> None:
     assert decided({"base": 10, "prompt": 20, "few-shot": 36, "documents": 22}).choice == "few-shot"
     assert decided({"prompt": 20, "few-shot": 30, "documents": 36, "tuned": 37}).choice == "documents"

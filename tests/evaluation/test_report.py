@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -14,7 +15,7 @@ import pytest
 from playground.evaluation import report, report_metrics, shown
 from playground.evaluation.choice import Questions
 from playground.evaluation.cost import Prices
-from playground.evaluation.differences import differing, word_diff
+from playground.evaluation.differences import differing, parted, word_diff
 from tests.evaluation.verdicts import CHECK, EVIL, verdict
 
 VOID = {"meta", "br", "img", "input", "link"}
@@ -147,6 +148,49 @@ def test_too_little_evidence_says_how_much_would_do() -> None:
     assert "Not enough evidence.</h2>" in report.answer_html(record)
 
 
+def test_what_ended_early_says_that_it_is_not_complete(made: Any) -> None:
+    record, _ = made
+    assert "not complete" not in report.answer_html(record)
+    assert "not complete" not in report.answer_html({name: record[name] for name in record if name != "state"})
+    for state, how in (("STOPPED", "was stopped early"), ("FAILED", "failed before its end"), ("MEASURING", "has not ended")):
+        said = report.answer_html({**record, "state": state})
+        assert f"This verdict is not complete: it {how}, and rests on the 40 examples that every side had answered." in said
+
+
+def test_an_example_that_not_all_sides_answered_is_nowhere_alike_or_apart(made: Any) -> None:
+    record, rows = made
+    apart, alike = parted(record, rows)
+    one, other = alike[0][0]["example"], apart[0][0]["example"]
+    some = [row for row in rows if not (row["example"] in (one, other) and row["side"] in ("Base", "Base + prompt"))]
+    then_apart, then_alike = parted(record, some)
+    assert (len(then_apart), len(then_alike)) == (len(apart) - 1, len(alike) - 1)
+    assert {one, other}.isdisjoint(answers[0]["example"] for answers in (*then_apart, *then_alike))
+
+
+def test_what_was_not_timed_and_what_training_cost_nobody_knows(made: Any) -> None:
+    record, rows = verdict(12, prices=Prices(device_per_hour=2.0))
+    for side in record["sides"][:2]:
+        side["cost"]["per_request"] = None
+    for point in record["cost_curve"]:
+        point["totals"] = {name: total for name, total in point["totals"].items() if name not in ("Base", "Base + prompt")}
+    costs = report.cost_html(record)
+    assert costs.count("not timed") >= 4
+    assert costs.count("not known, since not both were timed") == 2
+    assert report.table_html(record).count("not timed") == 2
+    Page(report.page_html(record, rows))
+    record = copy.deepcopy(made[0])
+    assert "not known" not in report.cost_html(record)
+    record["sides"][3]["training_s"] = 0.0
+    record["sides"][3]["cost"]["once"] = 0.0
+    costs = report.cost_html(record)
+    assert costs.count("no record of what its training cost") == 3
+    assert '<td class="n">not known</td>' in costs
+    assert costs.count('<td class="n">none</td>') == 3
+    assert "is not known, and not in it" in costs
+    assert "cheaper from the first request on" not in costs
+    assert '<td class="n">not known</td>' not in report.cost_html({**record, "prices": {**record["prices"], "training": 5.0}})
+
+
 def test_figures_are_those_of_the_record(made: Any) -> None:
     record, _ = made
     table = report.table_html(record)
@@ -177,18 +221,26 @@ def test_what_the_choice_fails_at_comes_first(made: Any) -> None:
     assert values[0] == 0.0
     assert all(len({row["metrics"][CHECK] for row in answers}) > 1 for answers in found)
     assert [row["side"] for row in found[0]] == [side["side"] for side in record["sides"]]
-    shown_ = report.differences_html(record, rows, only=3)
+    shown_, alike = report.differences_html(record, rows, only=3).split('<details class="v-alike">')
     assert shown_.count('class="v-example"') == 3
     assert "The first 3 are shown" in shown_
-    assert "They do not" in report.differences_html({**record, "main_metric": None}, rows)
+    apart, same = parted(record, rows)
+    assert len(apart) + len(same) == record["examples"]
+    assert alike.count('class="v-example"') == min(3, len(same)) > 0, (
+        "every reply can be read, also where the sides do not differ"
+    )
+    nothing = report.differences_html({**record, "main_metric": None}, rows, replay=True)
+    assert "They do not" in nothing
+    assert nothing.count('class="v-example"') == record["examples"]
 
 
 def test_only_what_has_a_stamp_can_be_replayed(made: Any) -> None:
     record, rows = made
     assert "data-id" not in report.differences_html(record, rows)
     without = [row | ({"stamp": None} if row["side"] == "Base" else {}) for row in rows]
-    buttons = re.findall(r'data-id="([^"]+)"', report.differences_html(record, without, only=1, replay=True))
-    assert len(buttons) == 3
+    apart, alike = report.differences_html(record, without, only=1, replay=True).split('<details class="v-alike">')
+    buttons = re.findall(r'data-id="([^"]+)"', apart)
+    assert len(buttons) == len(re.findall(r'data-id="([^"]+)"', alike)) == 3
     number = differing(record, rows)[0][0]["example"]
     assert buttons == [f"{number}|1", f"{number}|2", f"{number}|3"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from scipy.stats import beta
 from sklearn.metrics import cohen_kappa_score
 
 from playground.evaluation.votes import PRIOR, Vote, agreement, bradley_terry
@@ -54,6 +55,51 @@ def test_one_that_always_won_and_one_that_nobody_saw() -> None:
     assert found["z"].strength.n == 0
     two_islands = bradley_terry([Vote("a", "b", "a")] * 3 + [Vote("c", "d", "b")] * 3)
     assert {standing.side for standing in two_islands[:2]} == {"a", "d"}
+
+
+@pytest.mark.parametrize(("won", "lost"), [(10, 0), (0, 2), (20, 0), (6, 4), (300, 5)])
+def test_two_sides_have_jeffreys_interval_also_where_all_votes_agree(won: int, lost: int) -> None:
+    votes = [Vote("x", "y", "a")] * won + [Vote("x", "y", "b")] * lost
+    found = {standing.side: standing.strength for standing in bradley_terry(votes)}
+    posterior = beta(won + PRIOR, lost + PRIOR)
+    for side, sign in (("x", 1), ("y", -1)):
+        mine = found[side]
+        ends = sorted(
+            1 / (1 + ((1 - p) / p) ** (sign / 2)) for p in posterior.ppf([0.025, 0.975])
+        )  # strengths' geometric mean is 1
+        assert (mine.low, mine.high) == pytest.approx(ends, abs=0.01)
+        assert 0 < mine.low < mine.value < mine.high < 1
+    if (won, lost) == (10, 0):
+        assert found["x"].low < 0.7, "ten votes that agree leave much open"
+    again = {standing.side: standing.strength for standing in bradley_terry(votes)}
+    assert again == found, "the same each time"
+
+
+def test_more_votes_say_more_and_none_say_little() -> None:
+    def widths(times: int, *more: str) -> dict[str, float]:
+        votes = [Vote("x", "y", "a"), Vote("x", "y", "a"), Vote("x", "y", "b"), Vote("y", "z", "tie")] * times
+        return {one.side: one.strength.high - one.strength.low for one in bradley_terry(votes, ["x", "y", "z", *more])}
+
+    few, many = widths(5), widths(40)
+    assert all(many[side] < 0.5 * few[side] for side in many)
+    assert widths(40, "unseen")["unseen"] > 0.6
+
+
+@pytest.mark.parametrize(("sides", "votes", "apart"), [(2, 10, 1.0), (2, 40, 1.5), (3, 24, 1.0), (4, 80, 1.0)])
+def test_95_intervals_of_100_hold_the_true_strength(sides: int, votes: int, apart: float) -> None:
+    """Log-strengths are drawn too, so that no lucky or unlucky one decides."""
+    rng = np.random.default_rng(3)
+    held = []
+    for _ in range(100):
+        log = rng.normal(0, apart, sides)
+        cast = []
+        for _ in range(votes):
+            a, b = rng.permutation(sides)[:2]
+            cast.append(Vote(str(a), str(b), "a" if rng.random() < 1 / (1 + np.exp(log[b] - log[a])) else "b"))
+        for standing in bradley_terry(cast, resamples=1_000):
+            true = 1 / (1 + np.exp(log.mean() - log[int(standing.side)]))
+            held.append(standing.strength.low <= true <= standing.strength.high)
+    assert 0.91 < np.mean(held) <= 1.0
 
 
 def test_no_votes_and_one_vote() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -117,3 +120,49 @@ def test_an_adopted_worker_holds_its_bytes(manager: DeviceManager) -> None:
     assert manager.request("train", "b", "Training", GB).wait(0) is None
     lease.close()
     assert manager.used_bytes == GB
+
+
+def test_a_run_asked_for_while_the_base_loads_is_not_refused(manager: DeviceManager) -> None:
+    """The base may leave once it is there: only what cannot leave counts against a run."""
+    loading = manager.request("chat", "a", "Loading", 0, (("base", 4 * GB),))
+    run = manager.request("train", "b", "Training", 8 * GB)
+    assert run.wait(0) is None
+    manager.set_resident("base", 4 * GB, lambda: None)
+    loading.cancel()
+    assert run.wait(30) is not None
+    with pytest.raises(OutOfMemoryError, match=r"10\.0 GB"):
+        manager.request("chat", "c", "Answering", 7 * GB, (("base", 4 * GB),))
+
+
+def test_what_cannot_leave_counts_against_a_run(manager: DeviceManager) -> None:
+    manager.set_resident("fixed", 4 * GB)
+    with pytest.raises(OutOfMemoryError, match=r"6\.0 GB of the 10\.0 GB budget"):
+        manager.request("train", "b", "Training", 8 * GB)
+
+
+def test_unloading_what_idles_returns_when_it_has_gone(clock: FakeClock) -> None:
+    unloads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    manager = DeviceManager(FakeDevice(), 10 * GB, clock, unloads.put)
+    manager.set_resident("idle", GB, lambda: None)
+    manager.set_resident("used", GB, lambda: None)
+    found: list[object] = []
+
+    def ask() -> None:
+        found.append(manager.unload_idle())
+        found.append([one.name for one in manager.residents()])
+
+    with manager.request("chat", "a", "Answering", 1, (("used", GB),)).wait(0):  # type: ignore[union-attr]
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        unload = unloads.get(timeout=30)
+        assert found == [], "it waits for the unload"
+        unload()
+        asking.join(30)
+    assert found == [["idle"], ["used"]]
+
+
+def test_unloading_is_not_waited_for_without_end(clock: FakeClock) -> None:
+    manager = DeviceManager(FakeDevice(), 10 * GB, clock, lambda work: None)
+    manager.set_resident("stuck", GB, lambda: None)
+    assert manager.unload_idle(wait_s=0) == ["stuck"]
+    assert manager.unload_idle(wait_s=0) == [], "it is leaving already"

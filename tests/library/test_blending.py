@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,31 +24,49 @@ def pair(make_lora: Callable[..., Path]) -> list[AdapterCard]:
     return [read_card(make_lora(11, rank=4)), read_card(make_lora(12, rank=8))]
 
 
+def changes(folder: Path) -> dict[str, Any]:
+    """What an adapter adds to each weight, as PEFT defines it: scale * B A, the scale of rsLoRA being alpha / sqrt(rank)."""
+    from safetensors.torch import load_file
+
+    there, config = load_file(folder / "adapter_model.safetensors"), json.loads((folder / "adapter_config.json").read_text())
+    scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config["use_rslora"] else config["r"])
+    modules = {name.rsplit(".", 2)[0] for name in there}
+    return {module: scale * there[f"{module}.lora_B.weight"] @ there[f"{module}.lora_A.weight"] for module in modules}
+
+
 def test_a_linear_blend_of_unlike_ranks_is_the_weighted_sum_of_the_changes(
     tiny_base: Path, pair: list[AdapterCard], tmp_path: Path
 ) -> None:
-    import torch
-    from safetensors.torch import load_file
-
     blend(pair, [0.7, -0.4], "linear", tiny_base, tmp_path, "Both", "local")
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    found = load_file(tmp_path / "adapter_model.safetensors")
-
-    def change(card: AdapterCard, module: str) -> torch.Tensor:
-        theirs, settings = (
-            load_file(card.path / "adapter_model.safetensors"),
-            json.loads((card.path / "adapter_config.json").read_text()),
-        )
-        return theirs[f"{module}.lora_B.weight"] @ theirs[f"{module}.lora_A.weight"] * settings["lora_alpha"] / settings["r"]
-
-    for module in {name.rsplit(".", 2)[0] for name in found}:
-        ours = found[f"{module}.lora_B.weight"] @ found[f"{module}.lora_A.weight"] * config["lora_alpha"] / config["r"]
-        assert float((ours - 0.7 * change(pair[0], module) + 0.4 * change(pair[1], module)).abs().max()) < 1e-5
+    found, one, other = changes(tmp_path), changes(pair[0].path), changes(pair[1].path)
+    for module, ours in found.items():
+        assert float((ours - 0.7 * one[module] + 0.4 * other[module]).abs().max()) < 1e-5
     record = json.loads((tmp_path / "run.json").read_text())
     assert [(part["sha256"], part["weight"]) for part in record["blended_from"]] == [
         (pair[0].sha256, 0.7),
         (pair[1].sha256, -0.4),
     ]
+    assert record["row_hashes"] == [], "nobody wrote down what these were trained on"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_rslora_adapters_come_in_with_their_own_scale(
+    tiny_base: Path, make_lora: Callable[..., Path], tmp_path: Path, first: bool
+) -> None:
+    folders = [make_lora(13, rank=4, use_rslora=True), make_lora(14, rank=8, use_rslora=first)]
+    parts = [read_card(folder) for folder in (folders if first else folders[::-1])]
+    blend(parts, [0.5, 0.25], "linear", tiny_base, tmp_path, "Both", "local")
+    found, one, other = changes(tmp_path), changes(parts[0].path), changes(parts[1].path)
+    for module, ours in found.items():
+        assert float((ours - 0.5 * one[module] - 0.25 * other[module]).abs().max()) < 1e-5
+
+
+def test_a_blend_remembers_the_rows_of_all_its_parts(tiny_base: Path, make_lora: Callable[..., Path], tmp_path: Path) -> None:
+    folders = [make_lora(15), make_lora(16), make_lora(17)]
+    for folder, known in zip(folders, (["c" * 16, "a" * 16], ["a" * 16, "b" * 16]), strict=False):  # the third has no record
+        (folder / "run.json").write_text(json.dumps({"schema": 1, "name": folder.name, "row_hashes": known}))
+    blend([read_card(folder) for folder in folders], [0.3, 0.3, 0.3], "linear", tiny_base, tmp_path, "All", "local")
+    assert json.loads((tmp_path / "run.json").read_text())["row_hashes"] == ["a" * 16, "b" * 16, "c" * 16]
 
 
 @pytest.mark.parametrize("how", ["ties", "dare"])

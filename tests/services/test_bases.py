@@ -5,14 +5,19 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from playground.errors import BaseUnavailableError, InputError
+from playground.gpu.device import CpuDevice, CudaDevice
+from playground.gpu.manager import DeviceManager
 from playground.library import bases
 from playground.library.bases import Base, kind_of, resolve
 from playground.library.fingerprint import file_fingerprint
+from playground.services.bases import BaseService, load_engine
 from playground.services.container import Services
+from playground.services.memory import loaded_bytes
 from playground.settings import Settings
 
 
@@ -119,3 +124,141 @@ def test_choosing_another_base_changes_it(services: Services, tmp_path: Path, ti
     services.bases._thread.join()  # type: ignore[union-attr]
     assert services.bases.spec == str(other)
     assert [one.name for one in services.manager.residents()] == [str(other)]
+
+
+def waited(services: Services) -> None:
+    """The base's own thread has ended."""
+    thread = services.bases._thread
+    assert thread is not None
+    thread.join(60)
+    assert not thread.is_alive(), "it still waits"
+
+
+def copied(base: Path, folder: Path, config: str = "") -> str:
+    shutil.copytree(base, folder)
+    if config:
+        (folder / "config.json").write_text(config)
+    return str(folder)
+
+
+def small(services: Services) -> None:
+    """A budget that one base fits, and two do not."""
+    services.manager._budget = int(1.5 * services.bases.resident()[1])
+
+
+def test_choosing_another_base_when_both_do_not_fit(services: Services, tmp_path: Path, tiny_base: Path) -> None:
+    small(services)
+    services.bases.engine()
+    first = services.bases.loaded
+    other = copied(tiny_base, tmp_path / "other")
+    services.bases.choose(other)
+    waited(services)
+    assert (services.bases.spec, services.bases.state().phase, services.bases.state().spec) == (other, "ready", other)
+    assert [one.name for one in services.manager.residents()] == [other]
+    assert services.bases.loaded is not first
+    assert services.manager.leases() == []
+    assert services.manager.queue() == []
+
+
+def test_a_base_that_had_to_rest_comes_back_when_the_other_one_fails(services: Services, tmp_path: Path, tiny_base: Path) -> None:
+    small(services)
+    services.bases.engine()
+    spec, fingerprint = services.bases.spec, services.bases.resolve().fingerprint
+    services.bases.choose(copied(tiny_base, tmp_path / "broken", '{"model_type": "nonsense"}'))
+    waited(services)
+    state = services.bases.state()
+    assert (state.phase, state.spec, state.fingerprint) == ("ready", spec, fingerprint)
+    assert "tiny comes back with the next question" in state.message
+    assert services.bases.loaded is None
+    assert services.bases.engine() is not None
+    assert services.bases.state().message == "tiny is ready"
+
+
+def test_a_question_with_a_lease_brings_its_base_back_while_another_one_waits_for_room(
+    services: Services, tmp_path: Path, tiny_base: Path
+) -> None:
+    small(services)
+    lease = services.manager.request("chat", "a", "Answering", 0, (services.bases.resident(),)).wait(0)
+    assert lease is not None
+    other = copied(tiny_base, tmp_path / "other")
+    told = services.bases._state
+    services.bases.choose(other)
+    waiting = threading.Event()
+    for _ in range(3000):
+        if services.manager.queue():
+            break
+        waiting.wait(0.01)
+    assert services.bases.state() is not told
+    assert "Waiting for memory" in services.bases.state().message
+    asking = threading.Thread(target=services.bases.engine, daemon=True)
+    asking.start()
+    asking.join(60)
+    assert not asking.is_alive(), "it waits for a base that waits for it"
+    assert services.bases.spec != other
+    lease.close()
+    waited(services)
+    assert services.bases.spec == other
+    with pytest.raises(BaseUnavailableError, match="other was chosen meanwhile"):
+        services.bases.engine(expected=str(tiny_base))
+    assert services.bases.engine(expected=other) is services.bases.loaded
+
+
+def test_memory_that_runs_out_beside_the_old_base_makes_it_rest(settings: Settings, tmp_path: Path, tiny_base: Path) -> None:
+    tries: list[Path] = []
+
+    def load(folder: Path, limit: int | None) -> Any:
+        tries.append(folder)
+        if len(tries) == 2:
+            raise MemoryError
+        return load_engine(folder, limit)
+
+    manager = DeviceManager(CpuDevice(), 10**12)
+    service = BaseService(settings, manager, load)
+    first = service.engine()
+    other = copied(tiny_base, tmp_path / "other")
+    service.choose(other)
+    assert service._thread is not None
+    service._thread.join(60)
+    assert tries == [tiny_base, Path(other), Path(other)]
+    assert service.spec == other
+    assert [one.name for one in manager.residents()] == [other]
+    assert first.loaded.model is None, "its memory was free before the second try"
+    service._rest(first)
+    assert service.loaded is not None, "what rests is the base that was told to, not the one that came after it"
+
+
+class Card(CudaDevice):
+    name = "card"
+    total_bytes = free_bytes = 10**12
+
+
+def test_a_base_counts_by_what_it_takes_in_memory_not_on_disk(settings: Settings, tmp_path: Path, tiny_base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16).save_pretrained(half)
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(half)
+    service = BaseService(replace(settings, base=str(half)), DeviceManager(CpuDevice(), 10**12))
+    before, whole = service.resident()[1], BaseService(settings, DeviceManager(CpuDevice(), 10**12)).resident()[1]
+    assert before == whole
+    assert service.inspect(str(half)).bytes == pytest.approx(2 * service.resolve().bytes, rel=0.01)
+    service.engine()
+    assert service.resident()[1] == pytest.approx(before, rel=0.01)
+    on_card = BaseService(replace(settings, base=str(half)), DeviceManager(Card(), 10**12))
+    assert on_card.resident()[1] == before // 2
+    assert "the budget is" in BaseService(settings, DeviceManager(CpuDevice(), before - 1)).inspect(str(half)).reason
+
+
+def test_the_default_base_counts_as_it_did(real_base: Base) -> None:
+    assert loaded_bytes(real_base.path, real_base.bytes, CpuDevice()) == pytest.approx(real_base.bytes, rel=0.01)
+
+
+def test_what_cannot_be_read_counts_by_its_files(tmp_path: Path) -> None:
+    assert loaded_bytes(tmp_path, 123, CpuDevice()) == 123
+
+
+def test_packed_weights_count_by_their_files(tmp_path: Path, tiny_base: Path) -> None:
+    config = json.loads((tiny_base / "config.json").read_text()) | {"quantization_config": {"load_in_4bit": True}}
+    packed = Path(copied(tiny_base, tmp_path / "packed", json.dumps(config)))
+    assert loaded_bytes(packed, 1000, CpuDevice()) == loaded_bytes(tiny_base, 1000, CpuDevice()) + 1000

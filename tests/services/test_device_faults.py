@@ -218,6 +218,23 @@ def test_memory_that_runs_out_while_loading_is_freed_once() -> None:
         retried(lambda: (_ for _ in ()).throw(ValueError("other")), manager, "x")
 
 
+def test_the_second_try_begins_when_what_idled_has_gone() -> None:
+    """Unloads run in threads of their own; a try beside them would find the memory still taken."""
+    manager = DeviceManager(FixedDevice(), 10**9)
+    there: list[list[str]] = []
+
+    def load() -> None:
+        there.append([one.name for one in manager.residents()])
+        if len(there) == 1:
+            raise MemoryError
+
+    begun = threading.Event()
+    manager.set_resident("idle", 5, begun.set)
+    retried(load, manager, "It does not fit")
+    assert begun.is_set()
+    assert there == [["idle"], []]
+
+
 def test_one_session_cannot_fill_the_queue_alone() -> None:
     manager = DeviceManager(FixedDevice(), 10**9)
     for _ in range(12):

@@ -89,6 +89,9 @@ def test_a_resumed_run_is_the_last_and_a_retried_one_the_first(store: RunStore) 
     assert store.requeue("d", ("RUNNING",), first=True, retried=True)
     assert order(store) == "dbca"
     assert store.get("d").retried == 1
+    store.update("b", state="FAILED", step=7)
+    assert store.requeue("b", ("FAILED",), step=5)
+    assert store.get("b").step == 5, "where it goes on"
 
 
 def test_a_database_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:

@@ -245,6 +245,35 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(
     assert services.verdicts.views() == []
 
 
+def test_what_a_side_reads_is_read_before_anything_runs(services: Services, asked: VerdictRequest, tmp_path: Path) -> None:
+    guide = tmp_path / "guide.pdf"
+    guide.write_bytes(b"%PDF-1.4 \x00\xff")
+    broken = replace(asked, sides=(Side("base", name="read", docs=guide),))
+    with pytest.raises(InputError, match=r"guide\.pdf"):
+        services.verdicts.start(broken)
+    assert services.verdicts.views() == []
+
+
+def test_a_verdict_that_cannot_be_judged_has_failed(services: Services, asked: VerdictRequest, tmp_path: Path) -> None:
+    file = tmp_path / "gone.jsonl"
+    file.write_bytes(asked.file.read_bytes())
+    request = replace(asked, file=file, limit=2, losses=False)
+    steps = services.verdicts.run(request)
+    view = next(steps)
+    while not view.done:
+        view = next(steps)
+    file.unlink()
+    for view in steps:
+        pass
+    assert view.state == "FAILED"
+    assert "gone.jsonl" in view.error
+
+
+def test_time_left_is_told_in_every_phase(services: Services, asked: VerdictRequest) -> None:
+    phases = {view.message for view in services.verdicts.run(replace(asked, repeats=2, limit=4)) if view.seconds_left is not None}
+    assert {"Answering", "Repeating"} & phases
+
+
 def test_a_request_crosses_to_another_process_whole(asked: VerdictRequest) -> None:
     full = replace(asked, questions=Questions(5, "weekly", 1.5, 10.0), prices=Prices("EUR"), rows=(1, 2), name="n")
     assert request_from(json.loads(json.dumps(full.as_json()))) == full

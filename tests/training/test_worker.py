@@ -103,6 +103,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(spec: RunSpec, tmp_path: Pa
     resumed = run(spec, broken)
     again = [event["event"] for event in resumed].index("cancelled") + 1
     assert [event["step"] for event in resumed[again:] if event["event"] == "step"] == [3, 4]
+    assert [event["step"] for event in resumed if event["event"] == "started"] == [0, 2]
     assert resumed[-1]["loss"] == pytest.approx(whole[-1]["loss"], abs=1e-6)
     assert resumed[-1]["eval_loss"] == pytest.approx(whole[-1]["eval_loss"], abs=1e-6)
 

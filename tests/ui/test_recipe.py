@@ -59,6 +59,11 @@ def test_a_settings_file_fills_the_form(services: FakeServices, me: Visitor, tmp
     for content, says in (("[1]", "no file of settings"), ("{", "no JSON"), ('{"steps": "x"}', "takes a number")):
         file.write_text(content)
         assert says in recipe.bring(services, me, str(file), SOURCE)[-1]["value"]
+    file.write_text(json.dumps({"early_stop": 2, "objective": "grpo", "rewards": ["json", "max-words:9"], "save_steps": 10}))
+    assert recipe.bring(services, me, str(file), SOURCE)[-4:-1] == ["grpo", "json\nmax-words:9", 2]
+    file.write_text(json.dumps({"start": "mine", "docs": "notes.md", "save_steps": 33}))
+    said = recipe.bring(services, me, str(file), SOURCE)[-1]["value"]
+    assert all(name in said for name in ("The form has no place for", "save_steps", "(start)", "(docs)"))
     assert "Drop a file" in recipe.bring(services, me, str(file), replace(SOURCE, path=None))[-1]["value"]
 
 

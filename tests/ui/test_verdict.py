@@ -67,11 +67,11 @@ def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(services
     assert error["visible"] is False
     assert prompt.startswith("End with")
     assert checks == "ends-with:Sharma"
-    sides, offered = verdict_form.lined_up(services, me, "hospital_reports", prompt, Kept(), [], {})
-    assert list(offered) == ["base", "prompt", "shots", "tuned"]
+    sides, offered = verdict_form.lined_up(services, me, "hospital_reports", prompt, Kept(), [], {}, SET)
+    assert list(offered) == ["base", "prompt", "shots", "documents", "tuned"]
     assert sides["value"] == list(offered), "all of them are chosen at first"
     button, _ = verdict_form.refresh(services, me, *asked(), offered, *SETTINGS)
-    assert (button["value"], button["interactive"]) == ("Measure (8 replies)", True)
+    assert (button["value"], button["interactive"]) == ("Measure (10 replies)", True)
 
 
 def test_the_button_names_what_is_missing(services: FakeServices, me: Visitor) -> None:
@@ -149,16 +149,16 @@ def test_a_dropped_file_is_judged_by_every_row(services: FakeServices, me: Visit
 
 def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(services: FakeServices, me: Visitor) -> None:
     sides, offered = verdict_form.lined_up(
-        services, me, "", "p", Kept(), ["base"], dict.fromkeys(("base", "prompt", "shots"), "")
+        services, me, "", "p", Kept(), ["base"], dict.fromkeys(("base", "prompt", "shots"), ""), ""
     )
     assert (sides["value"], list(offered)) == (["base"], ["base", "prompt", "shots"])
-    assert verdict_form.lined_up(services, me, "", "p", Kept(), [], offered)[0] == gr.skip(), (
+    assert verdict_form.lined_up(services, me, "", "p", Kept(), [], offered, "")[0] == gr.skip(), (
         "nothing new: a choice is not drawn over"
     )
     kept = Kept(docs=Path("guide.txt"))
-    sides, _ = verdict_form.lined_up(services, me, "hospital_reports", "p", kept, ["base"], offered)
+    sides, _ = verdict_form.lined_up(services, me, "hospital_reports", "p", kept, ["base"], offered, "")
     assert sides["value"] == ["base", "documents", "tuned"]
-    sides, _ = verdict_form.lined_up(services, me, "somebody_elses", "p", Kept(), [], {})
+    sides, _ = verdict_form.lined_up(services, me, "somebody_elses", "p", Kept(), [], {}, "")
     assert "tuned" not in sides["value"]
 
 

@@ -1,0 +1,53 @@
+"""Regular expressions that people write, tried on texts that models write, so that no pair of them can hold the app.
+
+A pattern such as ``(a+)+b`` backtracks for years on a line of a's, and Python's ``re`` lets nothing else run meanwhile. Here the regex
+package does the work: it lets other threads run, and it gives up when its time is over.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import regex
+
+PATIENCE_S = 0.5
+"""Seconds that one pattern may take on one text; what takes longer does not match. Usual ones take microseconds."""
+LONGEST = 10_000
+"""Characters of a pattern."""
+_BRACE = re.compile(r"(\\N\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\})|\{", re.DOTALL)
+
+
+@lru_cache(maxsize=256)
+def compiled(pattern: str, dotall: bool = False) -> Any:
+    """A pattern as Python's ``re`` means it; dotall: a dot is also the end of a line. Raises ValueError that says what is wrong with it.
+
+    What ``re`` does not take is refused, and a ``{`` that counts nothing stays a brace, where regex alone would read ``{e}`` as "with errors".
+    """
+    if len(pattern) > LONGEST:
+        raise ValueError(f"it has {len(pattern):,} characters, and {LONGEST:,} are the most")
+    try:
+        re.compile(pattern)
+        return regex.compile(_BRACE.sub(lambda found: found[1] or r"\{", pattern), regex.DOTALL if dotall else 0)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except Exception as error:  # re.error, and whatever else a reader stumbles over, such as too large a number
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def matches(pattern: Any, text: str) -> bool:
+    """Whether the whole text matches; False when that could not be told in time."""
+    return _in_time(pattern.fullmatch, text, PATIENCE_S)
+
+
+def occurs(pattern: Any, text: str, patience_s: float = PATIENCE_S) -> bool:
+    """Whether the pattern is somewhere in the text; False when that could not be told in time."""
+    return _in_time(pattern.search, text, patience_s)
+
+
+def _in_time(look: Any, text: str, patience_s: float) -> bool:
+    try:
+        return look(text, timeout=patience_s, concurrent=True) is not None
+    except (TimeoutError, MemoryError):
+        return False

@@ -1,0 +1,190 @@
+"""A JSON Schema that a person gave: read with care, and never followed out of itself.
+
+The schema and the JSON that is tried on it both come from outside. So a file is regular and small, nothing that ``$ref`` names is
+fetched, patterns go through ``patterns``, and one text takes a bounded time. Errors name places and keywords, never what a file holds.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import referencing
+from referencing.jsonschema import specification_with
+
+from playground.errors import InputError
+from playground.evaluation import patterns
+
+MOST_BYTES = 1_000_000
+PATIENCE_S = 2.0
+"""Seconds that one text may take; what takes longer does not fit. Usual ones take a millisecond."""
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_CLOCK = threading.local()
+"""until: when this thread gives up, by the monotonic clock."""
+
+
+class Schema:
+    """What a text that was read as JSON must look like."""
+
+    def __init__(self, text: str, name: str) -> None:
+        """text: the schema as JSON. name: for what is said of it. Raises InputError for one that cannot be used, whatever is tried on it."""
+        try:
+            self._validator = _validator(json.loads(text), name)
+            self._fails({})
+        except json.JSONDecodeError as error:
+            raise InputError(f"{name} is not JSON: it goes wrong at line {error.lineno}, column {error.colno}.") from error
+        except jsonschema.SchemaError as error:
+            known = jsonschema.Draft202012Validator.VALIDATORS
+            keyword = next((repr(step) for step in reversed(error.absolute_path) if step in known), "something in it")
+            raise InputError(f"{name} is JSON, but not a JSON Schema: {keyword} says what it cannot say.") from error
+        except RecursionError as error:
+            raise InputError(f"{name} is nested too deeply, or refers to itself without end.") from error
+        except InputError:
+            raise
+        except Exception as error:  # two libraries and a stranger's text: whatever it is, it is no schema for us
+            raise InputError(f"{name} cannot be used as a JSON Schema ({type(error).__name__}).") from error
+
+    def fits(self, value: Any) -> bool:
+        """Whether JSON fits; False when that could not be told in time or depth."""
+        try:
+            return not self._fails(value)
+        except Exception:  # too deep, too slow, beyond what the library can do
+            return False
+
+    def _fails(self, value: Any) -> bool:
+        _CLOCK.until = time.monotonic() + PATIENCE_S
+        return not self._validator.is_valid(value)
+
+
+def read_schema(path: Path) -> Schema:
+    """The schema in a file. Raises InputError, which does not tell what the file holds."""
+    try:
+        there = path.stat()
+        if not stat.S_ISREG(there.st_mode):
+            raise InputError(f"{path} is not a file. json-schema takes a JSON Schema in a file, or itself: json-schema:{{...}}.")
+        with path.open("rb") as file:
+            held = file.read(MOST_BYTES + 1)
+        if len(held) > MOST_BYTES:
+            raise InputError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB, the most that a JSON Schema may take here.")
+        return Schema(held.decode("utf-8-sig"), str(path))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"There is no file {path}. json-schema takes a JSON Schema in a file, or itself: json-schema:{{...}}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8, so it is no JSON Schema.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or type(error).__name__}.") from error
+    except ValueError as error:  # a zero byte in the path
+        raise InputError("That is no path of a file. json-schema takes a JSON Schema in a file.") from error
+
+
+def _validator(schema: Any, name: str) -> Any:
+    """Raises InputError and what jsonschema raises for one that is none."""
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    kind.check_schema(schema)
+    references, written, keywords = _looked_through(schema)
+    for pattern in written:
+        try:
+            patterns.compiled(pattern)
+        except ValueError as error:
+            raise InputError(f"{name} has a pattern that is not a regular expression.") from error
+    if {"unevaluatedProperties", "patternProperties"} <= keywords:  # the library tries these patterns itself, without an end
+        raise InputError(f"{name} uses unevaluatedProperties beside patternProperties. Use additionalProperties.")
+    resource = specification_with(str(kind.META_SCHEMA["$schema"])).create_resource(schema)
+    resolver = referencing.Registry().resolver_with_root(resource)
+    for reference in references:
+        try:
+            if not reference.startswith("#"):
+                raise LookupError
+            resolver.lookup(reference)
+        except Exception as error:
+            raise InputError(
+                f"A $ref in {name} points to nothing inside it, and nothing outside is opened. Put what it names under $defs and "
+                "write #/$defs/NAME."
+            ) from error
+    return _bounded(kind)(schema, registry=referencing.Registry())
+
+
+def _looked_through(schema: Any) -> tuple[list[str], list[str], set[str]]:
+    """References, patterns and keywords, wherever they stand. ``$schema`` is taken out: a part that names another draft would be judged
+    by the library's own validators, which wait for ever and fetch."""
+    references: list[str] = []
+    written: list[str] = []
+    keywords: set[str] = set()
+    left = [schema]
+    while left:
+        node = left.pop()
+        if isinstance(node, list):
+            left += node
+        elif isinstance(node, dict):
+            if isinstance(node.get("$schema"), str):
+                del node["$schema"]
+            references += [node[name] for name in _REFERENCES if isinstance(node.get(name), str)]
+            written += [node["pattern"]] if isinstance(node.get("pattern"), str) else []
+            written += node["patternProperties"] if isinstance(node.get("patternProperties"), dict) else []
+            keywords |= set(node)
+            left += node.values()
+    return references, written, keywords
+
+
+@lru_cache(maxsize=8)
+def _bounded(kind: Any) -> Any:
+    """A draft's validator that gives up in time."""
+    own: dict[str, Any] = {
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+    }
+    return jsonschema.validators.extend(kind, {name: _in_time(own.get(name, judge)) for name, judge in kind.VALIDATORS.items()})
+
+
+def _in_time(judge: Any) -> Any:
+    def judged(validator: Any, said: Any, value: Any, schema: Any) -> Any:
+        _seconds_left()
+        return judge(validator, said, value, schema)
+
+    return judged
+
+
+def _seconds_left() -> float:
+    left: float = _CLOCK.until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _occurs(pattern: str, text: str) -> bool:
+    return patterns.occurs(patterns.compiled(pattern), text, min(patterns.PATIENCE_S, _seconds_left()))
+
+
+def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
+    if validator.is_type(value, "string") and not _occurs(pattern, value):
+        yield jsonschema.ValidationError("The text does not match the pattern.")
+
+
+def _pattern_properties(validator: Any, properties: dict[str, Any], value: Any, schema: Any) -> Iterator[Any]:
+    if validator.is_type(value, "object"):
+        for pattern, below in properties.items():
+            for key, one in value.items():
+                if _occurs(pattern, key):
+                    yield from validator.descend(one, below, path=key, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, below: Any, value: Any, schema: Any) -> Iterator[Any]:
+    if not validator.is_type(value, "object"):
+        return
+    known, written = schema.get("properties", {}), schema.get("patternProperties", {})
+    extra = [key for key in value if key not in known and not any(_occurs(pattern, key) for pattern in written)]
+    if validator.is_type(below, "object"):
+        for key in extra:
+            yield from validator.descend(value[key], below, path=key)
+    elif not below and extra:
+        yield jsonschema.ValidationError("There are more properties than are allowed.")
