@@ -38,11 +38,11 @@ class Cost:
 COSTS = {
     "sft": Cost(),
     "pretrain": Cost(),
-    "dpo": Cost(rows=2, passes=2 * 4 / 3, reference=True, held=1.35),
-    "kto": Cost(rows=1, passes=2.0, reference=True, held=1.25),
-    "orpo": Cost(rows=2, passes=2.0, logits_of_all=True, held=1.15),
-    "reward": Cost(rows=2, passes=2.0, held=0.9),
-    "grpo": Cost(rows=1, passes=2.5, held=1.2),
+    "dpo": Cost(rows=2, passes=2 * 4 / 3, reference=True, held=1.45),
+    "kto": Cost(rows=1, passes=2.0, reference=True, held=1.4),
+    "orpo": Cost(rows=2, passes=2.0, logits_of_all=True, held=1.2),
+    "reward": Cost(rows=2, passes=2.0, held=0.95),
+    "grpo": Cost(rows=1, passes=2.5, held=1.3),
 }
 
 

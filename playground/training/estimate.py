@@ -13,7 +13,8 @@ from playground.methods.method import Method, file_bytes
 from playground.methods.options import NO_OPTIONS, Options
 from playground.methods.shapes import Shapes, linear_shapes, weights_in
 
-PROCESS_BYTES = 1_050_000_000
+PROCESS_BYTES = 650_000_000
+"""What a worker takes before it holds a base: the peak of runs on a base of 13 MB."""
 FLAT_SPARES = 1.6
 """Floats that a token laid end to end does not leave behind, per output of every linear layer (see ``Method.kept``): fitted to LoRA, full
 and bottleneck runs on hospital_reports."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from playground.methods import all_methods
 from tests.e2e.conftest import App, start_app
 from tests.e2e.test_journey import tab, upload
 from tests.engine.conftest import make_lora
@@ -71,10 +72,9 @@ def test_a_race_ends_as_a_table_and_a_row_becomes_a_side(page: Any, rows: Path) 
     upload(page, rows)
     page.get_by_text("40 rows").first.wait_for()
     page.locator("button.label-wrap", has_text="Race several methods").click()
-    raced = page.get_by_role("group", name="Methods")
-    for box in raced.get_by_role("checkbox").all():
-        if box.locator("xpath=..").inner_text().strip() not in ("LoRA", "IA³"):
-            box.uncheck()
+    for method in all_methods().values():
+        if method.name not in ("lora", "ia3"):
+            page.get_by_role("checkbox", name=method.label, exact=True).uncheck()
     page.get_by_label("How much", exact=True).first.fill("2")
     page.get_by_role("button", name="Start race").click()
     table = page.get_by_role("table", name="The race")

@@ -16,6 +16,7 @@ from playground.errors import InputError, NotFoundError, OutOfMemoryError
 from playground.evaluation.cost import Prices
 from playground.evaluation.metrics import metrics_for
 from playground.evaluation.questions import Questions
+from playground.services.answering import Answering
 from playground.services.container import Services
 from playground.services.sides import Side
 from playground.services.verdict_files import answers_of
@@ -254,17 +255,19 @@ def test_what_a_side_reads_is_read_before_anything_runs(services: Services, aske
     assert services.verdicts.views() == []
 
 
-def test_a_verdict_that_cannot_be_judged_has_failed(services: Services, asked: VerdictRequest, tmp_path: Path) -> None:
+def test_a_verdict_that_cannot_be_judged_has_failed(
+    services: Services, asked: VerdictRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "gone.jsonl"
     file.write_bytes(asked.file.read_bytes())
-    request = replace(asked, file=file, limit=2, losses=False)
-    steps = services.verdicts.run(request)
-    view = next(steps)
-    while not view.done:
-        view = next(steps)
-    file.unlink()
-    for view in steps:
-        pass
+    scored = Answering.losses
+
+    def and_then_the_file_is_gone(*words: Any) -> Any:
+        file.unlink()
+        return scored(*words)
+
+    monkeypatch.setattr(Answering, "losses", and_then_the_file_is_gone)
+    view = ended(services, replace(asked, file=file, limit=2))
     assert view.state == "FAILED"
     assert "gone.jsonl" in view.error
 

@@ -91,7 +91,7 @@ ATTACKS: dict[str, Attack] = {
     "look at everything": lambda s, v, h: watch.tick(s, v, Memo(), h.run, [h.run], h.adapter, h.adapter, "her-verdict", h.adapter, *[h.adapter] * 6),
     "judge by her upload": lambda s, v, h: [verdict_form.source_chosen(s, v, *where) for where in _judged(h)],
     "measure on it": lambda s, v, h: [verdict_form.start(s, v, *where, ["base", "tuned"], None, 1, 8, 0, 7, False, False, h.adapter, "", "json", None, "never", None, None, "") for where in _judged(h)],
-    "line her adapter up": lambda s, v, h: verdict_form.lined_up(s, v, h.adapter, "", Kept(docs=h.upload), [], {}),
+    "line her adapter up": lambda s, v, h: verdict_form.lined_up(s, v, h.adapter, "", Kept(docs=h.upload), [], {}, ""),
     "read her documents": lambda s, v, h: verdict_form.documents(s, v, str(h.upload), Kept()),
     "open her verdict": lambda s, v, h: [verdict_shown.opened(s, v, HER_VERDICT), verdict_shown.follow(s, v, HER_VERDICT), verdict_shown.replay(s, v, "1|0", HER_VERDICT)],
     "take her verdict": lambda s, v, h: [verdict_shown.export(s, v, "jsonl", HER_VERDICT), verdict_shown.stop(s, v, HER_VERDICT), verdict_shown.remove(s, v, HER_VERDICT)],
