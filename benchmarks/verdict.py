@@ -26,6 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
+
 from playground.evaluation.questions import Questions
 from playground.services import answering
 from playground.services.container import Services, build_services
@@ -141,7 +143,13 @@ def measured(services: Services, request: VerdictRequest, out: Path, report: boo
         (out / f"{request.name}.html").write_text(text, encoding="utf-8")
     record = {key: value for key, value in view.record.items() if key not in ("cost_curve", "id", "created_s")}
     command = f"python benchmarks/verdict.py {request.name}"
-    kept = {"command": command, "cores": os.cpu_count(), "finished": time.strftime("%Y-%m-%d", time.gmtime()), **record}
+    kept = {
+        "command": command,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+        **record,
+    }
     (out / f"{request.name}.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{request.name}: {record['choice']}. {record['reason']} {record['timings']}", file=sys.stderr)
     return kept

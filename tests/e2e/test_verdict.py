@@ -99,10 +99,7 @@ def test_a_blind_vote_shows_no_name_until_it_is_asked_for(page: Any) -> None:
     ballot = page.locator(".ballot")
     ballot.wait_for()
     page.locator(".v-headline").wait_for(state="hidden")
-    assert (
-        "hospital_reports"
-        not in page.get_by_role("tabpanel", name="Verdict").inner_text().split("Blind vote")[1].split("A model as")[0]
-    )
+    assert not any(name in ballot.inner_text() for name in ("hospital_reports", "Base + prompt"))
     left = page.get_by_text(re.compile(r"0 votes so far, \d+ comparisons? left")).inner_text()
     for number, choice in enumerate(("Left is better", "Right is better", "As good"), 1):
         page.get_by_role("button", name=choice).click()
