@@ -1,6 +1,6 @@
 """The run's event log: one JSON object a line, written by the worker alone, followed by whoever looks.
 
-Kinds: ``started`` (pid, attempt), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr, grad_norm, tokens_per_s,
+Kinds: ``started`` (pid, attempt, step), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr, grad_norm, tokens_per_s,
 seconds_left, memory_bytes: the peak so far, figures: the objective's own by name), ``eval`` (step, loss, figures), ``sample`` (step, index
 of the held-out prompt, prompt, text), ``saved`` (step), ``stopped`` (step, best_step, message: the run got no better), and one last
 ``done``, ``failed`` or ``cancelled``.

@@ -222,9 +222,9 @@ def wire(services: Any, tab: TrainTab) -> None:
         button.click(bind(services, rows.download, which), [tab.source, tab.max_tokens], [file, tab.error], **QUIET)
     _wire_preview(services, tab)
     _wire_edit(services, tab, then_plan)
-    tab.preset.input(bind(services, plan.steps_of), [tab.source, tab.preset], tab.settings[0], **QUIET).then(
-        bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
-    )
+    tab.preset.input(
+        bind(services, plan.steps_of), [tab.source, tab.preset, tab.method, tab.max_tokens], tab.settings[0], **QUIET
+    ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)
     tab.method.input(
         bind(services, plan.method_chosen), tab.method, [tab.explain, *tab.settings[1:3], *tab.options], **QUIET
     ).then(bind(services, plan.preset_times), [tab.source, tab.method, tab.max_tokens], tab.preset, **QUIET).then(
