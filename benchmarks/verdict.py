@@ -63,15 +63,14 @@ def keep_the_prompt(services: Services) -> VerdictRequest:
 
 
 def not_enough(services: Services) -> VerdictRequest:
-    """Fourteen rows and two prompts that differ by a word or two."""
-    found = services.data.shipped("support_json")
+    """Fourteen rows, judged by their form: two answered examples against the adapter."""
+    found = services.data.shipped("hospital_reports")
     sides = (
-        Side("base", found.system_prompt, name="Prompt A"),
-        Side("base", found.system_prompt + "\nBegin with { and end with }.", name="Prompt B"),
+        Side("base", found.system_prompt, name="Base + prompt"),
+        Side("base", found.system_prompt, 2, found.file, "Base + 2 shots"),
+        Side(found.adapter, name=found.adapter),
     )
-    return VerdictRequest(
-        found.heldout, sides, ("regex:.*(billing|delivery|technical|account|returns).*",), name="not_enough", limit=14
-    )
+    return VerdictRequest(found.heldout, sides, (), examples=found.file, name="not_enough", limit=14)
 
 
 def banking77(services: Services, data: Path, work: Path) -> VerdictRequest:
