@@ -154,7 +154,7 @@ def measured(services: Services, request: VerdictRequest, out: Path, report: boo
     return kept
 
 
-def batching(services: Services, out: Path, examples: int = 6) -> None:
+def batching(services: Services, out: Path, examples: int = 3) -> None:
     """The same replies in the engine's batches and one after another, in turn, medians of three."""
     request = replace(shipped(services, "hospital_reports"), limit=examples, losses=False, forgetting=False)
     work = answering.Answering(services.bases, services.data, services.adapters, services.batches, services.scoring)
