@@ -186,7 +186,8 @@ def page(out: Path, docs: Path) -> None:
     """docs/verdicts.md: the answer and the figures of every verdict that lies in ``out``."""
     lines = [
         "# Verdicts from real runs", "",
-        "The default base on two CPU cores, greedy, every held-out row answered by every side. The files are in `benchmarks/results/verdicts/`:",
+        "The default base on a CPU, greedy, every held-out row answered by every side; most with one thread beside other work, so their times are",
+        "rough (`threads` in each file says how many). The files are in `benchmarks/results/verdicts/`:",
         "figures as JSON and, for the sets that ship, the report as the page shows it. `python benchmarks/verdict.py NAME` makes them again.", "",
     ]  # fmt: skip
     for name in NAMES:
