@@ -64,8 +64,8 @@ def choose(
     1. No metric, or fewer than 10 test examples: not enough evidence.
     2. Set aside (decides nothing by itself): tuned sides, where more than 5 % of the test examples were trained on; then sides slower than
        the latency limit, unless all are. Sides that were not timed stay, and that is said.
-    3. The best untuned side is the better of base and prompt, or what has a shown gain of at least 5 points over it. No untuned side
-       is left: not enough evidence.
+    3. The best untuned side is the better of base and prompt, or what has a shown gain of at least 5 points over it; where that is not at
+       the bar of rule 5, also what leads it by 5 points and is at the bar by itself. No untuned side is left: not enough evidence.
     4. The best tuned side is found likewise: the plain one, the one with documents where that gain is shown, and either where only
        its gain over the best untuned side is shown. As good, and much cheaper: it is not behind, the interval leaves at most 10 points open, the
        task never changes, training is paid back within 12 months, a year saves at least 500, and 8 to 10 do not forbid it: fine-tune.
@@ -79,7 +79,7 @@ def choose(
         monthly): the best untuned side.
     12. Fine-tune, with documents where that side won.
 
-    costs may lack sides; rules 4, 10 and 11 are then silent. Raises ValueError for a side without a kind.
+    costs may lack sides; rules 4, 10 and 11 are then silent, and that is said. Raises ValueError for a side without a kind.
     """
     if missing := [side for side in table.sides if side not in kinds]:
         raise ValueError(f"No kind was given for {', '.join(missing)}.")
@@ -102,7 +102,7 @@ class _Case:
             return self._unsure(1, f"{n} test examples are too few to conclude anything.", FEWEST_EXAMPLES)
         self._set_aside(n)  # 2
         of = self._of
-        untuned = self._standing(("base", "prompt"), ("few-shot", "documents"))
+        untuned = self._at_the_bar(self._standing(("base", "prompt"), ("few-shot", "documents")))
         if untuned is None:  # 3
             return self._unsure(3, "there is no untuned side to judge the others by.", None, of.best(of.only))
         least = of.share(GAIN, untuned)
@@ -111,8 +111,7 @@ class _Case:
             return self._keep(tuned, 4, untuned, "It is as good, and much cheaper at your volume.")
         self._say(of.compared(tuned, untuned) if tuned else None)
         second = tuned or of.best(side for side in of.only if ANSWERS[of.kinds[side]] != ANSWERS[of.kinds[untuned]])
-        interval = of.interval(untuned)
-        if of.yes_no and of.sign > 0 and interval.value >= BAR and interval.low >= BAR_LOW:  # 5
+        if self._good_enough(untuned):  # 5
             return self._keep(untuned, 5, second, "That is as good as it needs to be.")
         ahead = tuned if tuned and of.gain(tuned, untuned) >= least else self._open(untuned, least)
         if ahead is None:  # 6
@@ -172,6 +171,21 @@ class _Case:
             self._say(of.compared(better, standing))
         return better or standing
 
+    def _good_enough(self, side: str) -> bool:
+        of, interval = self._of, self._of.interval(side)
+        return of.yes_no and of.sign > 0 and interval.value >= BAR and interval.low >= BAR_LOW
+
+    def _at_the_bar(self, standing: str | None) -> str | None:
+        """``standing``, or the untuned side that does the job by itself where that one does not, though its lead may be chance."""
+        of = self._of
+        if standing is None or self._good_enough(standing):
+            return standing
+        least = of.share(GAIN, standing)
+        better = of.best(side for side in of.of_kind(UNTUNED) if of.gain(side, standing) >= least and self._good_enough(side))
+        if better is not None:
+            self._say(of.compared(better, standing))
+        return better or standing
+
     def _tuned(self, untuned: str, least: float) -> str | None:
         of = self._of
         standing = self._standing(("tuned",), ("tuned+documents",))
@@ -223,6 +237,9 @@ class _Case:
         if (unfit := self._unfit(tuned)) is not None:
             return unfit
         known = tuned in of.costs and untuned in of.costs
+        if not known and (volume or self._questions.budget is not None):
+            text = f"What {tuned} costs is not known in full, so your volume and budget could not be weighed."
+            self._say(Reason(text, None, cost_link(tuned)))
         if not volume or not known or of.gain(tuned, untuned) >= of.share(BIG_GAIN, untuned):
             return None
         requests = of.payback(tuned, untuned)  # 11

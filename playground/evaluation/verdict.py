@@ -71,7 +71,8 @@ def conclude(
     table = compare_sides(measured)
     metric = main_metric(table)
     costs = {side.name: _cost(table, side, prices) for side in there if _is_known(table, side, prices)}
-    choice = choose(table, metric, {side.name: side.kind for side in there}, costs, questions, facts)
+    whole = {side.name: costs[side.name] for side in there if side.name in costs and _is_trained_known(side, prices)}
+    choice = choose(table, metric, {side.name: side.kind for side in there}, whole, questions, facts)
     record = {
         "schema": SCHEMA,
         "examples": len(common),
@@ -116,6 +117,11 @@ def _figures(table: Table, side: SideFacts) -> SideFigures:
 def _is_known(table: Table, side: SideFacts, prices: Prices) -> bool:
     """Whether an answer's cost is: by seconds, only where some were timed. Nothing at all would be the cheapest there is."""
     return prices.device_per_hour is None or "seconds" in table.sides[side.name]
+
+
+def _is_trained_known(side: SideFacts, prices: Prices) -> bool:
+    """Whether what its training cost is. A model from elsewhere has no record of its run, which does not make it free."""
+    return side.kind not in TUNED or side.training_s > 0 or prices.training is not None
 
 
 def _cost(table: Table, side: SideFacts, prices: Prices) -> SideCost:

@@ -82,6 +82,15 @@ def test_3_a_shown_gain_makes_few_shot_or_documents_the_one_to_beat() -> None:
     assert decided({"base": 30, "prompt": 10}).side == "base"
 
 
+def test_3_what_is_at_the_bar_by_itself_needs_no_shown_lead() -> None:
+    found = decided({"base": 30, "prompt": 37, "few-shot": 40, "documents": 38, "tuned": 40})
+    assert (found.choice, found.rule, found.side) == ("few-shot", 5, "few-shot")
+    assert "few-shot (40 of 40) is 8 points ahead of prompt (37 of 40), which may be chance" in said(found)
+    assert decided({"prompt": 38, "few-shot": 40}).choice == "prompt"  # at the bar already
+    assert decided({"prompt": 8, "few-shot": 12}, n=12).rule == 7  # 12 of 12 is not at the bar
+    assert decided({"prompt": 36, "few-shot": 37, "tuned": 40}).rule == 7  # nor is 37 of 40
+
+
 def test_3_nothing_untuned_to_judge_by() -> None:
     found = decided({"tuned": 40})
     assert (found.choice, found.rule, found.runner_up) == ("not-enough-evidence", 3, "fine-tune")
@@ -159,6 +168,17 @@ def test_11_a_modest_gain_that_is_never_paid_back() -> None:
     assert (
         decided({"prompt": 10, "tuned": 38}, Questions(volume=1_000), tuned=0.003).choice == "fine-tune"
     )  # a big gain is worth it
+
+
+def test_11_costs_that_are_not_known_are_said() -> None:
+    there = table({"prompt": {"json": passes(30, N)}, "tuned": {"json": passes(N, N)}})
+    kinds: dict[str, SideKind] = {"prompt": "prompt", "tuned": "tuned"}
+    costs = {"prompt": SideCost(0.002)}
+    for questions in (Questions(volume=10), Questions(budget=1)):
+        found = choose(there, "json", kinds, costs, questions)
+        assert found.choice == "fine-tune"
+        assert "What tuned costs is not known in full" in said(found)
+    assert "not known" not in said(choose(there, "json", kinds, costs, Questions()))
 
 
 def test_12_fine_tune() -> None:

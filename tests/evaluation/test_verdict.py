@@ -44,6 +44,17 @@ def test_a_side_that_was_not_timed_is_not_for_nothing() -> None:
     assert by_tokens["prompt_length"] is not None
 
 
+def test_a_model_without_a_record_of_its_training_is_not_for_nothing() -> None:
+    cheaper = Prices(prompt_per_million=100.0, completion_per_million=100.0, tuned_prompt_per_million=1.0, tuned_completion_per_million=1.0)
+    checks = [parse_check("contains:yes")]
+    for sides, prices, rule in (
+        (SIDES, cheaper, 4),
+        ([SIDES[0], SideFacts("tuned", "tuned")], cheaper, 5),
+        ([SIDES[0], SideFacts("tuned", "tuned")], replace(cheaper, training=1.0), 4),
+    ):
+        assert conclude(answers(()), sides, checks, BUSY, prices, Facts(100)).record["rule"] == rule
+
+
 @pytest.mark.parametrize(
     ("asked", "all_of_them", "labels"),
     [
