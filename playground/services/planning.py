@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from playground.data.example import Checked, Judged, Passage, Preference
@@ -21,15 +20,16 @@ from playground.library.card import AdapterCard
 from playground.methods import all_methods, get_method
 from playground.methods.exceptions import check_pair
 from playground.methods.method import Method
-from playground.methods.options import NO_OPTIONS, Options
 from playground.methods.shapes import Shapes
 from playground.services import processes
 from playground.services.bases import BaseService
 from playground.services.beginnings import begins_with, rewarded_by
 from playground.services.data import DataService
+from playground.services.presets import QUICK_STEPS
 from playground.services.quota import Quota
 from playground.services.runner import Workers
 from playground.services.store import RunStore
+from playground.services.train_request import MAX_TOKENS, TrainRequest
 from playground.settings import Settings
 from playground.training.cost import RATES, needs, reply_tokens
 from playground.training.estimate import Estimate
@@ -38,95 +38,14 @@ from playground.training.families import written_out
 from playground.training.smaller import smaller, smallest_bytes
 from playground.training.spec import OBJECTIVES, REWARD_MODEL, RunSpec
 
-QUICK_STEPS = 20
-QUICK_S = 180.0
-"""A Quick look takes no longer, by its estimate, and has fewer steps where it would."""
-FEWEST_STEPS = 4
-"""Of a Quick look: below that nothing is seen."""
 DISK_FACTOR = 4
 """What a run writes, in sizes of its result: the adapter, and checkpoints that hold two moments a weight beside it."""
 
-MAX_TOKENS = 2048
-"""The longest row unless a person says otherwise."""
 PACKED_TOKENS = 256
-"""The same for raw text, where every row is filled up to it."""
-WITHIN = {
-    "steps": (1, 100_000),
-    "rank": (1, 256),
-    "batch_size": (1, 1024),
-    "max_tokens": (16, 131_072),
-    "seed": (0, 2**32 - 1),
-    "save_steps": (1, 100_000),
-    "early_stop": (0, 1000),
-}
-"""Whole numbers of a request: the least and the most."""
-MOST_EPOCHS = 10_000
+"""The longest row of raw text, which fills every row up to it, unless a person says otherwise."""
 ANSWERS = 200
 """So many answers are measured for an estimate."""
 REMEMBERED = 8
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What a person asks for; None = the method's default. file: the examples. mapping: role -> column, where corrected.
-
-    objective: "" = what the file can train. limit_memory_bytes: the most that the training process may take, 0 = what there is.
-    validation, test: shares held back; None = a tenth, and for the verdict about a seventh (none where the file has a test part of its own).
-    turns: which assistant turns of a chat are learned, ``all`` or ``last``. leave_out: kinds of warnings whose rows are not trained on.
-    options: what the method is told beyond rank and learning rate.
-    rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a new one.
-    early_stop: end after so many checkpoints without a better held-out loss, 0 = never.
-    docs: a text whose nearest passages are put into every question.
-    Raises InputError, with every fault at once, for numbers that no run can have.
-    """
-
-    file: Path
-    name: str = ""
-    method: str = "lora"
-    objective: str = ""
-    base: str | None = None
-    steps: int | None = None
-    epochs: float | None = None
-    lr: float | None = None
-    rank: int | None = None
-    batch_size: int = 8
-    max_tokens: int = MAX_TOKENS
-    seed: int = 7
-    save_steps: int = 10
-    mapping: dict[str, str] | None = None
-    strict: bool = False
-    owner: str = "local"
-    limit_memory_bytes: int = 0
-    validation: float | None = None
-    test: float | None = None
-    turns: str = ALL
-    leave_out: tuple[str, ...] = ()
-    options: Options = NO_OPTIONS
-    rewards: tuple[str, ...] = ()
-    start: str = ""
-    early_stop: int = 0
-    docs: Path | None = None
-
-    def __post_init__(self) -> None:
-        faults = [
-            f"{name.replace('_', ' ')} is {value}; it goes from {low} to {high}"
-            for name, (low, high) in WITHIN.items()
-            if (value := getattr(self, name)) is not None and not low <= value <= high
-        ]
-        if self.epochs is not None and not 0 < self.epochs <= MOST_EPOCHS:
-            faults.append(f"epochs is {self.epochs}; it lies above 0 and at most {MOST_EPOCHS}")
-        if self.lr is not None and not 0 < self.lr <= 1:
-            faults.append(f"the learning rate is {self.lr}; it lies above 0 and at most 1, usually near 0.001 for LoRA")
-        faults += [
-            f"the {name} share is {share}; it goes from 0 (none) to below 1, such as 0.1"
-            for name, share in (("validation", self.validation), ("test", self.test))
-            if share is not None and not 0 <= share < 1
-        ]
-        if self.limit_memory_bytes < 0:
-            faults.append(f"the memory limit is {self.limit_memory_bytes}; it takes a number of bytes, 0 = what there is")
-        if faults:
-            text = "; ".join(faults)
-            raise InputError(text[0].upper() + text[1:] + ".")
 
 
 @dataclass(frozen=True)
@@ -164,15 +83,6 @@ class Settled:
     start: AdapterCard | None
 
 
-@dataclass(frozen=True)
-class Preset:
-    """How much time to give a run. steps: optimiser steps."""
-
-    name: str
-    label: str
-    steps: int
-
-
 class Planner:
     """Answers what a run needs and what it should be; starts nothing."""
 
@@ -189,16 +99,6 @@ class Planner:
         """In the order of a form, with the defaults for the base in use where it is on disk."""
         methods = list(all_methods().values())
         return [method.sized(self._bases.weights()) for method in methods] if self._bases.folder() is not None else methods
-
-    def presets(self, rows: int, batch_size: int = 8) -> list[Preset]:
-        """Quick look, Good and Thorough: a fixed look, then two and four times through the data, within reason."""
-        good = min(max(2 * QUICK_STEPS, math.ceil(1.5 * rows / batch_size)), 150)
-        thorough = min(max(2 * good, math.ceil(4 * rows / batch_size)), 500)
-        return [
-            Preset("quick", "Quick look", QUICK_STEPS),
-            Preset("good", "Good", good),
-            Preset("thorough", "Thorough", thorough),
-        ]
 
     def plan(self, request: TrainRequest) -> Plan:
         """What the run will need and whether it can start. Raises InputError for a file or a setting that cannot be used."""
@@ -247,11 +147,12 @@ class Planner:
         """For a run whose memory ran out: a sentence that names a smaller setting which should fit, and that setting. Raises
         PlaygroundError where the base cannot be read."""
         base = BaseShapes.from_folder(Path(spec.base_path))
-        shapes, flat = trainable_shapes(base), written_out(base.config)
+        shapes = trainable_shapes(base)
+        place = {"flat": written_out(base.config), "cuda": isinstance(self._manager.device, CudaDevice)}
         there = spec.limit_memory_bytes or min(self._manager.budget_bytes, self._manager.device.free_bytes)
-        if (setting := smaller(spec, shapes, there, flat)) is not None:
+        if (setting := smaller(spec, shapes, there, **place)) is not None:
             return setting.words(spec), {"smaller": asdict(setting)}
-        least = smallest_bytes(spec, shapes, flat)
+        least = smallest_bytes(spec, shapes, **place)
         return (
             f"Even the smallest setting needs about {least / 1e9:.1f} GB; {there / 1e9:.1f} GB are there. Choose a smaller base.",
             {},
@@ -341,18 +242,6 @@ class Planner:
                 if len(self._answers) > REMEMBERED:
                     del self._answers[next(iter(self._answers))]
         return longest, min(known[1], longest)
-
-
-def within_reach(presets: Sequence[Preset], seconds: Callable[[int], float]) -> list[Preset]:
-    """The presets for a file that is known. seconds: what a run of so many steps takes by its estimate, so much a step and what stands
-    before the first."""
-    quick, *others = presets
-    if (whole := seconds(quick.steps)) > QUICK_S:
-        one = seconds(1)
-        a_step = (whole - one) / (quick.steps - 1)
-        steps = int((QUICK_S - (one - a_step)) / a_step)
-        quick = replace(quick, steps=min(max(FEWEST_STEPS, steps), quick.steps))
-    return [quick, *others]
 
 
 def _data_name(checked: Checked, file: Path) -> str:

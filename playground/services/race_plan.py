@@ -9,7 +9,8 @@ from pathlib import Path
 from playground.data.render import ALL
 from playground.errors import InputError, PlaygroundError
 from playground.methods import all_methods
-from playground.services.planning import MAX_TOKENS, Plan, TrainRequest
+from playground.services.planning import Plan
+from playground.services.train_request import MAX_TOKENS, TrainRequest
 
 RACERS = ("sft", "pretrain", "dpo", "kto", "orpo")
 """Objectives whose results write replies and need no reward beside the rows."""

@@ -13,7 +13,8 @@ from playground.errors import InputError
 from playground.evaluation.checks import SCHEMA, schema_file
 from playground.methods import get_method
 from playground.methods.options import Options
-from playground.services.planning import Plan, TrainRequest
+from playground.services.planning import Plan
+from playground.services.train_request import TrainRequest
 
 HUB = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Where the default base is found elsewhere."""

@@ -19,12 +19,14 @@ from playground.services.data import DataService
 from playground.services.home import Home, HomeTaken
 from playground.services.learning import live_id
 from playground.services.liveness import Patience
-from playground.services.planning import Plan, Planner, Preset, TrainRequest
+from playground.services.planning import Plan, Planner
+from playground.services.presets import Preset, presets_for
 from playground.services.progress import RunView
 from playground.services.quota import Quota
 from playground.services.runner import Workers
 from playground.services.store import ENDED, RunRow, RunStore
 from playground.services.supervision import Supervisor
+from playground.services.train_request import TrainRequest
 from playground.services.words import ordinal
 from playground.settings import Settings
 from playground.training.checkpoint import marked_step
@@ -61,7 +63,7 @@ class TrainingService:
 
     def presets(self, rows: int, batch_size: int = 8) -> list[Preset]:
         """Quick look, Good and Thorough."""
-        return self._planner.presets(rows, batch_size)
+        return presets_for(rows, batch_size)
 
     def plan(self, request: TrainRequest) -> Plan:
         """What the run will need and whether it can start. Raises InputError for a file or a setting that cannot be used."""

@@ -46,24 +46,26 @@ class Setting:
         return f"Start it with {' and '.join(parts)}: that needs about {self.memory_bytes / 1e9:.1f} GB."
 
 
-def smaller(spec: RunSpec, shapes: Shapes, there_bytes: int, flat: bool = False) -> Setting | None:
+def smaller(spec: RunSpec, shapes: Shapes, there_bytes: int, flat: bool = False, cuda: bool = False) -> Setting | None:
     """The nearest smaller setting that should fit ``there_bytes``; None when even the smallest does not.
-    flat: see ``needs``."""
-    asked = estimated(spec, shapes, spec.method, spec.batch_size, spec.max_tokens, flat)
+    flat, cuda: see ``needs``."""
+    asked = estimated(spec, shapes, spec.method, spec.batch_size, spec.max_tokens, flat, cuda)
     goal = SURE * min(asked, there_bytes)
     for method, batch_size, max_tokens in _candidates(spec):
-        needs = estimated(spec, shapes, method, batch_size, max_tokens, flat)
+        needs = estimated(spec, shapes, method, batch_size, max_tokens, flat, cuda)
         if needs <= goal:
             return Setting(method, batch_size, max_tokens, needs)
     return None
 
 
-def smallest_bytes(spec: RunSpec, shapes: Shapes, flat: bool = False) -> int:
-    """What the smallest of all settings needs."""
-    return min(estimated(spec, shapes, *candidate, flat) for candidate in _candidates(spec))
+def smallest_bytes(spec: RunSpec, shapes: Shapes, flat: bool = False, cuda: bool = False) -> int:
+    """What the smallest of all settings needs. flat, cuda: see ``needs``."""
+    return min(estimated(spec, shapes, *candidate, flat, cuda) for candidate in _candidates(spec))
 
 
-def estimated(spec: RunSpec, shapes: Shapes, method: str, batch_size: int, max_tokens: int, flat: bool = False) -> int:
+def estimated(
+    spec: RunSpec, shapes: Shapes, method: str, batch_size: int, max_tokens: int, flat: bool = False, cuda: bool = False
+) -> int:
     """The estimate of a run like ``spec`` with these settings, in bytes."""
     chosen: Method = get_method(method)
     same = method == spec.method
@@ -72,7 +74,7 @@ def estimated(spec: RunSpec, shapes: Shapes, method: str, batch_size: int, max_t
     return needs(
         spec.objective, shapes, chosen, rank=rank, steps=spec.steps, batch_size=min(batch_size, spec.rows or batch_size), tokens_p95=longest, tokens_mean=float(longest),
         answer_max=min(spec.answer_max or longest // 2, max_tokens), options=spec.method_options if same else NO_OPTIONS,
-        reward_models=spec.reward_models, flat=flat,
+        reward_models=spec.reward_models, flat=flat, cuda=cuda,
     ).memory_bytes  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import gradio as gr
 from playground.errors import InputError, PlaygroundError
 from playground.methods import all_methods
 from playground.methods.options import PLACEMENTS, Options
-from playground.services.planning import Preset, within_reach
+from playground.services.presets import Preset, within_reach
 from playground.services.training import TrainRequest
 from playground.training.spec import OBJECTIVES
 from playground.ui import html, words

@@ -45,7 +45,9 @@ def test_a_side_that_was_not_timed_is_not_for_nothing() -> None:
 
 
 def test_a_model_without_a_record_of_its_training_is_not_for_nothing() -> None:
-    cheaper = Prices(prompt_per_million=100.0, completion_per_million=100.0, tuned_prompt_per_million=1.0, tuned_completion_per_million=1.0)
+    cheaper = Prices(
+        prompt_per_million=100.0, completion_per_million=100.0, tuned_prompt_per_million=1.0, tuned_completion_per_million=1.0
+    )
     checks = [parse_check("contains:yes")]
     for sides, prices, rule in (
         (SIDES, cheaper, 4),

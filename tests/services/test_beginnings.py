@@ -12,7 +12,7 @@ from playground.library.base_shapes import BaseShapes
 from playground.library.card import AdapterCard
 from playground.methods.options import Options
 from playground.services.beginnings import begins_with, rewarded_by
-from playground.services.planning import TrainRequest
+from playground.services.train_request import TrainRequest
 
 BASE = BaseShapes({}, {}, fingerprint="f" * 64)
 CARD = AdapterCard(

@@ -14,11 +14,12 @@ import pytest
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.evaluation.forgetting import material
 from playground.services.container import Services
-from playground.services.planning import Plan, TrainRequest
+from playground.services.planning import Plan
 from playground.services.progress import RunView
 from playground.services.race import RaceRequest, RaceView, with_view
 from playground.services.race_plan import chosen, lanes
 from playground.services.race_store import Entry, Race, RaceStore
+from playground.services.train_request import TrainRequest
 
 
 @pytest.fixture(autouse=True)

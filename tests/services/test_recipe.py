@@ -15,7 +15,8 @@ from playground.cli.arguments import build_parser, mapping_of
 from playground.errors import InputError
 from playground.methods.options import Options
 from playground.services import recipe
-from playground.services.planning import Plan, TrainRequest
+from playground.services.planning import Plan
+from playground.services.train_request import TrainRequest
 
 PLAN = Plan(1, 2, 3.0, 4, 5, 6, 100, 48, 5e-4, 16)
 REQUEST = TrainRequest(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from playground.services.planning import FEWEST_STEPS, QUICK_S, Preset, within_reach
+from playground.services.presets import FEWEST_STEPS, QUICK_S, Preset, within_reach
 from playground.services.training import Plan
 from playground.ui import plan
 from playground.ui.source import Source
