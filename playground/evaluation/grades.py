@@ -12,6 +12,7 @@ from collections.abc import Callable
 from difflib import SequenceMatcher
 
 from playground.evaluation.checks import Check
+from playground.evaluation.patterns import compiled, end_of
 
 Grade = Callable[[str], float]
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -56,15 +57,15 @@ def _overlap(wanted: str, reply: str) -> float:
 def _parts(pattern: str) -> Grade:
     """The parts of a pattern between its gaps, each a pattern of its own; where they are not, it is yes or no."""
     try:
-        parts = [re.compile(part, re.DOTALL) for part in re.split(r"(?<!\\)\.[*+]\??", pattern) if part]
-    except re.error:
+        parts = [compiled(part, dotall=True) for part in re.split(r"(?<!\\)\.[*+]\??", pattern) if part]
+    except ValueError:
         parts = []
 
     def share(reply: str) -> float:
         at, found, text = 0, 0, reply.strip()
         for part in parts:
-            if (match := part.search(text, at)) is not None:
-                at, found = match.end(), found + 1
+            if (end := end_of(part, text, at)) is not None:
+                at, found = end, found + 1
         return found / len(parts) if parts else 0.0
 
     return share

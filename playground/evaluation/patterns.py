@@ -46,6 +46,15 @@ def occurs(pattern: Any, text: str, patience_s: float = PATIENCE_S) -> bool:
     return _in_time(pattern.search, text, patience_s)
 
 
+def end_of(pattern: Any, text: str, start: int) -> int | None:
+    """Where the first match from ``start`` on ends; None where there is none, or none in time."""
+    try:
+        found = pattern.search(text, start, timeout=PATIENCE_S, concurrent=True)
+    except (TimeoutError, MemoryError):
+        return None
+    return None if found is None else int(found.end())
+
+
 def _in_time(look: Any, text: str, patience_s: float) -> bool:
     try:
         return look(text, timeout=patience_s, concurrent=True) is not None

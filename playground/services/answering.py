@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from playground.data.example import Example, Message
 from playground.data.passages import Documents
@@ -45,13 +46,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Progress:
-    """phase: what is done, in words. done, of: replies (or texts scored). answers: those that are new since the last time."""
+    """phase: what is done, in words. done, of: replies (or texts scored). answers: those that are new since the last time. known: (row,
+    side) -> what is new of an answer that is there: its repeats, its seconds or its loss, as ``what`` says."""
 
     phase: str
     done: int
     of: int
     answers: tuple[Answered, ...] = ()
     waiting: str = ""
+    what: str = ""
+    known: Mapping[tuple[int, str], Any] = field(default_factory=dict)
 
 
 class Answering:
@@ -114,10 +118,8 @@ class Answering:
             done += len(chunk)
             yield Progress("Answering", done, of, tuple(_answered(item, one) for item, one in zip(chunk, written, strict=True)))
 
-    def repeats(
-        self, request: VerdictRequest, items: Sequence[Item], session: str
-    ) -> Generator[Progress, None, dict[tuple[int, str], list[str]]]:
-        """Sampled repeats of every item; returns (row, side) -> replies."""
+    def repeats(self, request: VerdictRequest, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
+        """Sampled repeats of every item."""
         found: dict[tuple[int, str], list[str]] = {}
         asked = [(item, repeat) for item in items for repeat in range(1, request.repeats + 1)] if request.repeats > 1 else []
         of = len(items) + len(asked)
@@ -128,28 +130,23 @@ class Answering:
             written = yield from self._write([item for item, _ in chunk], sampling, session, "Repeating", done, of)
             for (item, _), one in zip(chunk, written, strict=True):
                 found.setdefault((item.example.row, item.side.label), []).append(one.state.text)
-            yield Progress("Repeating", done + len(chunk), of)
-        return found
+            whole = {key: tuple(found.pop(key)) for key, replies in list(found.items()) if len(replies) == request.repeats}
+            yield Progress("Repeating", done + len(chunk), of, what="repeats", known=whole)
 
-    def timings(
-        self, request: VerdictRequest, items: Sequence[Item], session: str
-    ) -> Generator[Progress, None, dict[tuple[int, str], float]]:
-        """Seconds of some answers when each is asked alone; returns (row, side) -> seconds.
+    def timings(self, request: VerdictRequest, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
+        """Seconds of some answers when each is asked alone.
 
         As in use: what all requests of a side begin with (its prompt, its shots) was read for the one before, the rest was not. So
         everything that was read is forgotten first, and each side's first ask is not counted; with one example there is no other."""
         rows = list(dict.fromkeys(item.example.row for item in items))[: TIMED + 1]
         timed = [item for item in items if item.example.row in rows]
         counted = set(rows[1:] or rows)
-        found: dict[tuple[int, str], float] = {}
         self._batches.forget()
         for place, item in enumerate(timed):
             started = time.monotonic()
             (one,) = yield from self._write([item], [request.sampling()], session, "Timing", place, len(timed))
-            if item.example.row in counted:
-                found[item.example.row, item.side.label] = one.state.seconds or time.monotonic() - started
-            yield Progress("Timing", place + 1, len(timed))
-        return found
+            took = {(item.example.row, item.side.label): one.state.seconds or time.monotonic() - started}
+            yield Progress("Timing", place + 1, len(timed), what="seconds", known=took if item.example.row in counted else {})
 
     def refusals(self, request: VerdictRequest, session: str) -> Generator[Progress, None, dict[str, list[str]]]:
         """What sides with documents say to questions that no documents answer; returns side -> replies, in the questions' order."""
@@ -167,20 +164,18 @@ class Answering:
                 found[item.side.label].append(one.state.text)
         return found
 
-    def losses(self, items: Sequence[Item], session: str) -> Generator[Progress, None, dict[tuple[int, str], float]]:
-        """Loss of every reference; returns (row, side) -> nats a token."""
+    def losses(self, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
+        """Loss of every reference, in nats a token."""
         asked = []
         for item in items:
             prompt, completion = self._scoring.rendered(item.messages, item.example.completion)
             asked.append(ToScore(item.card, prompt, completion))
-        scores: Sequence[object] = ()
+        told: set[int] = set()
         for scoring in self._scoring.run(asked, session):
-            scores = scoring.scores
-            yield Progress("Scoring the references", scoring.done, len(asked), waiting=scoring.waiting)
-        return {
-            (item.example.row, item.side.label): score.loss  # type: ignore[attr-defined]
-            for item, score in zip(items, scores, strict=True)
-        }
+            new = {at: score for at, score in enumerate(scoring.scores) if score is not None and at not in told}
+            told |= new.keys()
+            known = {(items[at].example.row, items[at].side.label): score.loss for at, score in new.items()}
+            yield Progress("Scoring the references", scoring.done, len(asked), waiting=scoring.waiting, what="loss", known=known)
 
     def _write(
         self, items: Sequence[Item], sampling: Sequence[Sampling], session: str, phase: str, done: int, of: int

@@ -65,12 +65,11 @@ class Measuring:
         work.began_s = time.monotonic()
         items, session = self._answering.prepare(request), f"verdict {request.owner}"
         self._follow(work, "answers_s", self._answering.answers(request, items, session))
-        repeats = self._follow(work, "repeats_s", self._answering.repeats(request, items, session))
-        _add(work, "repeats", {key: tuple(replies) for key, replies in repeats.items()})
+        self._follow(work, "repeats_s", self._answering.repeats(request, items, session))
         if request.purpose == VERDICT:
-            _add(work, "seconds", self._follow(work, "timing_s", self._answering.timings(request, items, session)))
+            self._follow(work, "timing_s", self._answering.timings(request, items, session))
         if request.losses:
-            _add(work, "loss", self._follow(work, "losses_s", self._answering.losses(items, session)))
+            self._follow(work, "losses_s", self._answering.losses(items, session))
         if request.refusals and request.purpose == VERDICT:
             said = self._follow(work, "refusals_s", self._answering.refusals(request, session))
             work.refusals = {side: refusals(replies).as_json() for side, replies in said.items()}
@@ -80,6 +79,7 @@ class Measuring:
     def _follow(self, work: Work, timing: str, steps: Generator[Progress, None, Any]) -> Any:
         """Run it to its end, or until it is stopped; returns what it returns."""
         started = time.monotonic()
+        pending: dict[int, dict[str, Any]] = {}
         try:
             while True:
                 try:
@@ -89,7 +89,7 @@ class Measuring:
                 work.goes_on(step)
                 for answer in step.answers:
                     work.answers[answer.example, answer.side] = answer
-                self._files.keep(work.state.id, step.answers)
+                self._files.keep(work.state.id, (*step.answers, *_learn(work, step, pending)))
                 if work.stop.is_set():
                     raise CancelledError("Stopped.")
         finally:
@@ -115,7 +115,15 @@ class Measuring:
                 work.forgotten[item.side.label] = asdict(forgotten) | {"words": forgotten.words}
 
 
-def _add(work: Work, name: str, values: dict[tuple[int, str], Any]) -> None:
-    for key, value in values.items():
-        if key in work.answers:
-            work.answers[key] = replace(work.answers[key], **{name: value})
+def _learn(work: Work, step: Progress, pending: dict[int, dict[str, Any]]) -> list[Answered]:
+    """Put what is now known of answers into them, an example at a time as soon as it is known of all its sides, so that sides are compared
+    on the same examples wherever it is stopped; returns the answers that changed."""
+    changed, sides = [], {side for _, side in work.answers} if step.known else set()
+    for (row, side), value in step.known.items():
+        of_row = pending.setdefault(row, {})
+        of_row[side] = value
+        if len(of_row) == len(sides):
+            for name, known in pending.pop(row).items():
+                work.answers[row, name] = replace(work.answers[row, name], **{step.what: known})
+                changed.append(work.answers[row, name])
+    return changed

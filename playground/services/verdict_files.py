@@ -110,8 +110,9 @@ class VerdictFiles:
                 file.writelines(lines)
 
     def answers(self, id: str) -> list[Answered]:
-        """What ``keep`` wrote down; a line that was cut off ends them."""
-        return [answer for one in answers_of(self._lines(id, "answers.jsonl")).values() for answer in one]
+        """What ``keep`` wrote down, of one that it wrote again the last; a line that was cut off ends them."""
+        kept = answers_of(self._lines(id, "answers.jsonl")).values()
+        return list({(answer.example, answer.side): answer for one in kept for answer in one}.values())
 
     def save(self, id: str, record: dict[str, Any], rows: Iterable[dict[str, Any]], known: Sequence[str]) -> None:
         """Raises OSError."""

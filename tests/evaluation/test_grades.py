@@ -42,3 +42,8 @@ def test_a_schema_asks_for_json_first(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('{"type": "object", "required": ["a"]}')
     worth = [grade(parse_check(f"json-schema:{tmp_path / 's.json'}"))(reply) for reply in ("no", '{"b": 1}', '{"a": 1}')]
     assert worth == [0.0, pytest.approx(0.45), 1.0]
+
+
+def test_a_part_that_backtracks_for_ever_is_not_found() -> None:
+    share = grade(parse_check(r"regex:(a+)+b.*end"))
+    assert share("a" * 40 + " end") == pytest.approx(0.45)  # in time, and only its last part is there

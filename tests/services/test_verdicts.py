@@ -149,6 +149,30 @@ def test_a_fault_in_the_middle_keeps_what_was_measured(
     assert view.record["examples"] == 12
 
 
+@pytest.mark.parametrize(("phase", "what", "empty"), [("repeats", "repeats", []), ("losses", "loss", None)])
+def test_stopped_while_it_repeats_or_scores_it_keeps_what_it_knows_of_all_sides(
+    services: Services, asked: VerdictRequest, monkeypatch: pytest.MonkeyPatch, phase: str, what: str, empty: object
+) -> None:
+    whole = getattr(services.verdicts._measuring._answering, phase)
+
+    def broken(*args: Any) -> Any:
+        for step in whole(*args):
+            yield step
+            if step.known:
+                raise OutOfMemoryError("The device is full.")
+
+    monkeypatch.setattr(services.verdicts._measuring._answering, phase, broken)
+    view = ended(services, replace(asked, repeats=3, limit=12))
+    assert view.state == "FAILED"
+    rows = services.verdicts.rows(view.id)
+    known = {(row["example"], row["side"]) for row in rows if row[what] != empty}
+    assert known
+    assert len(rows) == 24
+    assert len(known) == 2 * len({example for example, _ in known}), "both sides of an example, or neither"
+    assert view.record is not None
+    assert ("consistency" in view.record["sides"][0]["metrics"]) is True
+
+
 def test_what_an_app_had_measured_when_it_was_killed_is_kept(
     services: Services, asked: VerdictRequest, settings: Settings
 ) -> None:
