@@ -54,7 +54,8 @@ def by_columns(shape: tuple[int, int], rows: int = 4) -> bool:
 
 
 class Products:
-    """Chooses by shape and number of rows; on anything but a CPU in fp32 it is always the plain product."""
+    """Chooses by shape and number of rows; on anything but a CPU in fp32 it is always the plain product. Tried at powers of two only,
+    since the first request that needs a choice waits for it."""
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         """weights: all that will be asked for, each a view [in, out]."""
@@ -71,7 +72,7 @@ class Products:
         rows = x.shape[0]
         name = "plain"
         if self._tuned and rows <= ROWS_MAX:
-            key = (weight.shape[0], weight.shape[1], rows)
+            key = (weight.shape[0], weight.shape[1], 1 << (rows - 1).bit_length())
             name = self.chosen.get(key) or self._choose(key)
         if residual is not None and name == "plain":
             y = torch.addmm(residual, x, weight)
