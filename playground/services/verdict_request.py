@@ -85,7 +85,13 @@ class VerdictRequest:
         paths = {name: str(path.resolve()) if (path := getattr(self, name)) else None for name in ("file", "examples")}
         sides = [side_as_json(side) for side in self.sides]
         checks = [f"{SCHEMA}{file.resolve()}" if (file := schema_file(check)) else check for check in self.checks]
-        return {**asdict(self), **paths, "checks": checks, "sides": sides, "mapping": dict(self.mapping) if self.mapping else None}
+        return {
+            **asdict(self),
+            **paths,
+            "checks": checks,
+            "sides": sides,
+            "mapping": dict(self.mapping) if self.mapping else None,
+        }
 
 
 def request_from(said: Mapping[str, Any]) -> VerdictRequest:

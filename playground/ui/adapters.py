@@ -111,11 +111,7 @@ def build() -> AdaptersTab:
 
 
 def _blend() -> dict[str, Any]:
-    with (
-        gr.Column(elem_classes="card"),
-        gr.Column(elem_classes="folds"),
-        gr.Accordion("Blend several into one", open=False) as fold,
-    ):
+    with gr.Column(elem_classes="card folds"), gr.Accordion("Blend several into one", open=False) as fold:
         gr.HTML(html.note(blend.IDEA))
         parts = gr.Dropdown([], multiselect=True, max_choices=blend.MOST, label="Adapters to blend")
         weights = [gr.Slider(-1, 2, value=0.5, step=0.05, label="How much", visible=False) for _ in range(blend.MOST)]

@@ -28,11 +28,7 @@ class PushView:
 
 
 def build() -> PushView:
-    with (
-        gr.Column(elem_classes="card"),
-        gr.Column(elem_classes="folds"),
-        gr.Accordion("Push to the Hugging Face Hub", open=False),
-    ):
+    with gr.Column(elem_classes="card folds"), gr.Accordion("Push to the Hugging Face Hub", open=False):
         gr.HTML(html.note(NOTE))
         repo = gr.Textbox(label="Where it goes", placeholder="your-name/hospital-reports", max_length=200)
         token = gr.Textbox(label="Your token, with write access", type="password", max_length=400)

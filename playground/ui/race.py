@@ -62,11 +62,7 @@ class RaceFold:
 def build() -> RaceFold:
     parts: dict[str, Any] = {"race": gr.State(""), "chosen": gr.State(""), "sent": gr.State({})}
     names = [(method.label, name) for name, method in all_methods().items()]
-    with (
-        gr.Column(elem_classes="card"),
-        gr.Column(elem_classes="folds"),
-        gr.Accordion("Race several methods", open=False) as fold,
-    ):
+    with gr.Column(elem_classes="card folds"), gr.Accordion("Race several methods", open=False) as fold:
         gr.HTML(html.note(IDEA))
         parts["methods"] = gr.CheckboxGroup(names, value=[name for _, name in names], label="Methods")
         with gr.Row():
