@@ -24,7 +24,7 @@ from playground.engine.load import Loaded
 from playground.engine.padded import Padded, padded
 from playground.engine.reference_batch import Batch
 from playground.engine.reference_scoring import scores
-from playground.engine.request import Row, RowState
+from playground.engine.request import ROWS_MAX, Row, RowState
 from playground.engine.scoring import Score, Text
 from playground.engine.slots import ActiveRows, SlottedLinear
 from playground.engine.virtual import NOTHING, Start, VirtualTokens
@@ -170,23 +170,24 @@ class ReferencePath:
         try:
             started = time.perf_counter()
             writers = [Writer(row, prompt, self.loaded.tokenizer, self._ends) for row, prompt in zip(rows, prompts, strict=True)]
-            batches = [
-                Batch(
-                    self,
-                    [writers[i] for i in part],
-                    [prompts[i] for i in part],
-                    [slots[i] for i in part],
-                    [starts[i] for i in part],
-                    started,
-                )
-                for part in self._parts(rows, prompts, starts)
-            ]
             yield [replace(writer.state) for writer in writers]
-            while any(batch.live for batch in batches):
-                for batch in batches:
-                    if batch.live:
-                        self._compute.run(batch.step)
-                yield [replace(writer.state) for writer in writers]
+            for begin in range(0, len(rows), ROWS_MAX):
+                batches = [
+                    Batch(
+                        self,
+                        [writers[i] for i in part],
+                        [prompts[i] for i in part],
+                        [slots[i] for i in part],
+                        [starts[i] for i in part],
+                        started,
+                    )
+                    for part in self._parts(range(len(rows))[begin : begin + ROWS_MAX], rows, prompts, starts)
+                ]
+                while any(batch.live for batch in batches):
+                    for batch in batches:
+                        if batch.live:
+                            self._compute.run(batch.step)
+                    yield [replace(writer.state) for writer in writers]
         finally:
             with contextlib.suppress(BaseUnavailableError):  # the base has left, and its slots with it
                 self._compute.run(lambda: self._leave(slots))
@@ -256,14 +257,16 @@ class ReferencePath:
                 linear.put(slot, None)
             linear.resize(kept)
 
-    def _parts(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]], starts: Sequence[Start]) -> list[list[int]]:
-        """Which rows are read together."""
+    def _parts(
+        self, places: Sequence[int], rows: Sequence[Row], prompts: Sequence[Sequence[int]], starts: Sequence[Start]
+    ) -> list[list[int]]:
+        """Which of the rows at these places are read together."""
         alone = []
-        for i, (row, prompt, start) in enumerate(zip(rows, prompts, starts, strict=True)):
-            length = start.read + start.held + len(prompt) + row.sampling.max_tokens
-            if (self.turn is not None and length > self.turn) or (self._windowed and start.held):
+        for i in places:
+            length = starts[i].read + starts[i].held + len(prompts[i]) + rows[i].sampling.max_tokens
+            if (self.turn is not None and length > self.turn) or (self._windowed and starts[i].held):
                 alone.append(i)
-        together = [i for i in range(len(rows)) if i not in alone]
+        together = [i for i in places if i not in alone]
         return [part for part in (together, *([i] for i in alone)) if part]
 
     def forward(self, given: Padded, slots: torch.Tensor) -> torch.Tensor:

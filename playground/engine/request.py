@@ -14,6 +14,8 @@ TOP_K_MAX = 1000
 STOPS_MAX = 8
 STOP_LENGTH = 200
 LOGPROBS_MAX = 20
+ROWS_MAX = 16
+"""Replies that are written at once; of more that are asked for, the next begins as one ends."""
 
 
 @dataclass(frozen=True)

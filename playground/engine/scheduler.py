@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,11 @@ from playground.engine.graph import CapturedSteps
 from playground.engine.lean import LeanModel, Segment
 from playground.engine.packed import Packed
 from playground.engine.prefixes import PREFIX_MIN, PrefixStore, common
-from playground.engine.request import Row
+from playground.engine.request import ROWS_MAX, Row
 from playground.engine.ticket import Ticket
 from playground.engine.writer import Writer
 from playground.errors import BaseUnavailableError
 
-ROWS_MAX = 16
 CHUNK = 256
 KEEP_BYTES = 64 << 20
 """As much of the rows' cache may stay for the next question when no row is left."""
@@ -178,15 +178,31 @@ class Scheduler:
 
     def _admit(self) -> None:
         with self._changed:
-            fresh = self._pending[: ROWS_MAX - len(self._live)]
+            fresh = self._next(ROWS_MAX - len(self._live))
         if not fresh:
             return
         self._cache.ensure(len(self._live) + len(fresh), max(live.lead + len(live.ids) + 1 for live in fresh))
         for live in fresh:  # a row is waiting or live at any moment, so that it hears of whatever goes wrong
             live.slot = self._bank.take(live.adapter)
             with self._changed:
-                del self._pending[0]
+                self._pending = [one for one in self._pending if one is not live]
                 self._live.append(live)
+
+    def _next(self, room: int) -> list[_Live]:
+        """Who joins: always the first of those who have the fewest rows in the batch, so that one question does not wait for a hundred
+        that were asked together before it."""
+        queues: dict[int, list[_Live]] = {}
+        for live in self._pending:
+            queues.setdefault(id(live.ticket), []).append(live)
+        has = Counter(id(live.ticket) for live in self._live)
+        chosen: list[_Live] = []
+        while queues and len(chosen) < room:
+            first = min(queues, key=lambda ticket: has[ticket])
+            chosen.append(queues[first].pop(0))
+            has[first] += 1
+            if not queues[first]:
+                del queues[first]
+        return chosen
 
     # (2) ---------------------------------------------------------------------------------------------------------
 

@@ -25,8 +25,9 @@ from playground.services.scoring import ScoringService, ToScore
 from playground.services.sides import Side, Turn, conversation, passages_for
 from playground.services.verdict_request import VerdictRequest
 
-TOGETHER = 16
-"""Rows of one batch: more gain little on a processor, and each needs its own keys and values."""
+TOGETHER = 48
+"""Replies under one lease. The engine writes ``ROWS_MAX`` of them at once and begins the next as one ends, so that few steps run with
+an empty place; more would keep a run that waits for the device waiting."""
 TIMED = 3
 """Examples that are asked again one by one, for what an answer takes when nobody else asks; one more goes before them."""
 NO_ANSWER = "The answers are none: this file holds raw text. A verdict needs rows with a request and an answer."
@@ -114,9 +115,8 @@ class Answering:
         done = 0
         for begin in range(0, len(items), TOGETHER):
             chunk = items[begin : begin + TOGETHER]
-            written = yield from self._write(chunk, [request.sampling()] * len(chunk), session, "Answering", done, of)
+            yield from self._write(chunk, [request.sampling()] * len(chunk), session, "Answering", done, of, told=True)
             done += len(chunk)
-            yield Progress("Answering", done, of, tuple(_answered(item, one) for item, one in zip(chunk, written, strict=True)))
 
     def repeats(self, request: VerdictRequest, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
         """Sampled repeats of every item."""
@@ -178,18 +178,27 @@ class Answering:
             yield Progress("Scoring the references", scoring.done, len(asked), waiting=scoring.waiting, what="loss", known=known)
 
     def _write(
-        self, items: Sequence[Item], sampling: Sequence[Sampling], session: str, phase: str, done: int, of: int
+        self,
+        items: Sequence[Item],
+        sampling: Sequence[Sampling],
+        session: str,
+        phase: str,
+        done: int,
+        of: int,
+        told: bool = False,
     ) -> Generator[Progress, None, list[Written]]:
-        """One batch to its end. Raises the first failure."""
+        """Replies to their end, told: each as it ends. Raises the first failure."""
         written: list[Written] = []
-        told = -1
+        known: set[int] | None = None
         asked = [Asked(item.card, item.prompt, one) for item, one in zip(items, sampling, strict=True)]
         for written in self._batches.run(asked, session):
             waiting = next((one.waiting for one in written if one.waiting), "")
-            ended = sum(one.done for one in written)
-            if waiting or ended != told:
-                told = ended
-                yield Progress(phase, done + ended, of, waiting=waiting)
+            ended = {place for place, one in enumerate(written) if one.done}
+            if waiting or ended != known:
+                new = sorted(ended - (known or set())) if told else []
+                known = ended
+                fresh = tuple(_answered(items[place], written[place]) for place in new if written[place].failure is None)
+                yield Progress(phase, done + len(ended), of, fresh, waiting)
         for item, one in zip(items, written, strict=True):
             if one.failure is not None:
                 raise _named(one.failure, item.side)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from playground.data.render import encode
-from playground.engine.request import Row, RowState, Sampling, make_stamp
+from playground.engine.request import ROWS_MAX, Row, RowState, Sampling, make_stamp
 from playground.errors import OutOfMemoryError, PlaygroundError, RunFailedError
 from playground.gpu.manager import DeviceManager, Request
 from playground.library.card import AdapterCard
@@ -91,7 +91,7 @@ class Batches:
             rows[place] = Row(one.prompt, adapter, one.sampling, one.logprobs)
         for engine, rows in batches.values():
             for place in rows:
-                found[place] = replace(found[place], stamp=self._stamp(engine, asked[place], len(rows)))
+                found[place] = replace(found[place], stamp=self._stamp(engine, asked[place], min(len(rows), ROWS_MAX)))
         yield list(found)
         for engine, rows in batches.values():
             try:
@@ -136,7 +136,8 @@ class Batches:
         )  # fmt: skip
 
     def _needs(self, asked: Sequence[Asked]) -> int:
-        """Bytes of keys and values, were every row as long as the longest may become; room for them grows in steps."""
+        """Bytes of keys and values of the rows that are written at once, were every one as long as the longest may become; room for
+        them grows in steps."""
         from playground.engine.cache import STEP
 
         base = self._bases.resolve()
@@ -145,7 +146,7 @@ class Batches:
             len(encode(tokenizer, one.prompt)) + one.sampling.max_tokens + (one.card.virtual_tokens if one.card else 0)
             for one in asked
         )
-        return len(asked) * -(-tokens // STEP) * STEP * kv_bytes_per_token(base.path, 4)
+        return min(len(asked), ROWS_MAX) * -(-tokens // STEP) * STEP * kv_bytes_per_token(base.path, 4)
 
 
 def base_of(card: AdapterCard | None, bases: BaseService) -> str:

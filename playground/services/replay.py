@@ -16,7 +16,7 @@ from playground.services.bases import BaseService, label_of
 from playground.services.batches import Asked, Batches, Written, base_of
 
 ROWS_MAX = 64
-"""More rows than any batch of this app ever has."""
+"""More rows than any batch of this app has ever had."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from playground.engine.engine import Engine
 from playground.engine.lean import LeanModel, unfit
 from playground.engine.lean_path import LeanPath
-from playground.engine.request import AdapterFile, Row, RowState, Sampling
+from playground.engine.request import ROWS_MAX, AdapterFile, Row, RowState, Sampling
 from playground.engine.scheduler import CHUNK, Scheduler
 
 LONG = " ".join(f"word{number}" for number in range(150))
@@ -147,6 +147,33 @@ def test_another_adapters_beginning_is_not_taken(engine: Engine, reference: Engi
     row = Row(prompt, "a2", Sampling(max_tokens=8))
     assert text(engine, row) == text(reference, row)
     assert scheduler(engine).reused_tokens == before
+
+
+def test_more_rows_than_places_are_written_as_places_come_free(engine: Engine, reference: Engine) -> None:
+    rows = [
+        Row(f"Question {n}", (None, "a1", "a2")[n % 3], Sampling(max_tokens=4 + n % 5, ignore_eos=True)) for n in range(2 * ROWS_MAX + 5)
+    ]
+    expected = [text(reference, row) for row in rows]
+    for one in (engine, reference):
+        states: list[RowState] = []
+        most = 0
+        for states in one.stream(rows):
+            most = max(most, sum(state.completion_tokens > 0 and not state.finish for state in states))
+        assert [state.text for state in states] == expected
+        assert 1 < most <= ROWS_MAX
+
+
+def test_a_question_does_not_wait_for_all_that_were_asked_before_it(engine: Engine) -> None:
+    many = engine.stream([Row(f"Of many {n}", None, Sampling(max_tokens=40, ignore_eos=True)) for n in range(3 * ROWS_MAX)])
+    before = next(many)
+    states: list[RowState] = []
+    for states in engine.stream([Row("One", "a1", Sampling(max_tokens=3, ignore_eos=True))]):
+        pass
+    assert states[0].finish
+    for before in many:
+        break
+    assert sum(not state.finish for state in before) > ROWS_MAX, "those that came first and wait still wait"
+    many.close()
 
 
 def test_stopping_one_leaves_the_others(engine: Engine, reference: Engine) -> None:
