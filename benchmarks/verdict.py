@@ -160,10 +160,10 @@ def batching(services: Services, out: Path, examples: int = 3) -> None:
     request = replace(shipped(services, "hospital_reports"), limit=examples, losses=False, forgetting=False)
     work = answering.Answering(services.bases, services.data, services.adapters, services.batches, services.scoring)
     items = work.prepare(request)
-    took: dict[int, list[float]] = {answering.TOGETHER: [], 1: []}
+    took: dict[int, list[float]] = {services.batches.together: [], 1: []}
     for _ in range(3):
         for together in took:
-            answering.TOGETHER = together
+            services.batches.together = together
             services.bases.engine()._way.scheduler.prefixes.clear()
             started = time.monotonic()
             for _step in work.answers(request, items, "benchmark"):

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from playground.errors import InputError, PlaygroundError, RunFailedError
+from playground.evaluation.checks import SCHEMA, schema_file
 from playground.services.home import WAIT_S, Home, HomeTaken
 from playground.services.replay import Saved
 from playground.services.sides import Side, side_as_json
@@ -37,7 +38,8 @@ def replay_in_app(settings: Settings, saved: Saved) -> dict[str, Any]:
 
 def judge_in_app(settings: Settings, request: VerdictRequest) -> Iterator[VerdictView]:
     """A verdict measured by the app; yields how far it is. Closing it stops the measuring. Raises HomeTaken when the owner does not serve."""
-    id = call(settings, "/internal/verdict", request.as_json())["id"]
+    checks = [f"{SCHEMA}{file.resolve()}" if (file := schema_file(check)) else check for check in request.checks]
+    id = call(settings, "/internal/verdict", {**request.as_json(), "checks": checks})["id"]
     view = VerdictView(id, request.name, "QUEUED")
     try:
         while view.live:

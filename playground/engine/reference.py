@@ -1,6 +1,7 @@
 """The path for any family: Hugging Face's forward pass and cache, our slots beside the linear layers.
 
-Rows of one call are padded on the left and start together, one batch at a time; calls take turns step by step.
+Rows of one call are padded on the left and start together, ``ROWS_MAX`` at a time: the next when those have ended; calls take turns step
+by step.
 
 Long positions (LongRoPE, Ding et al. 2024, arXiv:2402.13753) take other frequencies past a turning point, for a whole batch at once:
 a row that may pass it goes alone, and is read again there, because what is in its cache was turned by the other frequencies.

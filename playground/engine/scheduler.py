@@ -191,6 +191,8 @@ class Scheduler:
     def _next(self, room: int) -> list[_Live]:
         """Who joins: always the first of those who have the fewest rows in the batch, so that one question does not wait for a hundred
         that were asked together before it."""
+        if room <= 0 or not self._pending:
+            return []
         queues: dict[int, list[_Live]] = {}
         for live in self._pending:
             queues.setdefault(id(live.ticket), []).append(live)

@@ -107,6 +107,8 @@ class _Case:
             return self._unsure(3, "there is no untuned side to judge the others by.", None, of.best(of.only))
         least = of.share(GAIN, untuned)
         tuned = self._tuned(untuned, least)
+        if tuned is not None:
+            self._say_unknown_costs(tuned, untuned)
         if tuned is not None and self._cheaper(tuned, untuned):  # 4
             return self._keep(tuned, 4, untuned, "It is as good, and much cheaper at your volume.")
         self._say(of.compared(tuned, untuned) if tuned else None)
@@ -213,6 +215,16 @@ class _Case:
         self._say(Reason(text, saving, cost_link(tuned)))
         return True
 
+    def _say_unknown_costs(self, tuned: str, untuned: str) -> None:
+        costs, questions = self._of.costs, self._questions
+        unknown = [side for side in (tuned, untuned) if side not in costs]
+        if questions.volume and unknown:
+            text = f"What {' and '.join(unknown)} cost{'s' * (len(unknown) == 1)} is not known in full, so your volume could not be weighed."
+            self._say(Reason(text, questions.volume, question_link("volume")))
+        if questions.budget is not None and tuned not in costs:
+            text = f"What {tuned} costs is not known in full, so your budget could not be weighed."
+            self._say(Reason(text, questions.budget, question_link("budget")))
+
     def _unfit(self, tuned: str) -> tuple[int, Reason] | None:
         """Rules 8 to 10: what speaks against training at all, the first of it."""
         facts, questions, currency = self._facts, self._questions, self._facts.currency
@@ -237,9 +249,6 @@ class _Case:
         if (unfit := self._unfit(tuned)) is not None:
             return unfit
         known = tuned in of.costs and untuned in of.costs
-        if not known and (volume or self._questions.budget is not None):
-            text = f"What {tuned} costs is not known in full, so your volume and budget could not be weighed."
-            self._say(Reason(text, None, cost_link(tuned)))
         if not volume or not known or of.gain(tuned, untuned) >= of.share(BIG_GAIN, untuned):
             return None
         requests = of.payback(tuned, untuned)  # 11

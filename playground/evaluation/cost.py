@@ -131,6 +131,12 @@ def training_cost(seconds: float, prices: Prices) -> float:
     return prices.training if prices.training is not None else seconds / HOUR_S * prices.training_per_hour
 
 
+def is_training_known(seconds: float | None, once: float | None, per_hour: float) -> bool:
+    """Whether what a training cost is known. A model from elsewhere has no record of its run, which does not make it free; at a given
+    price of the whole, or where hours cost nothing, its seconds do not matter."""
+    return bool(seconds) or once is not None or per_hour == 0
+
+
 def break_even(a: float, b: float, training_cost: float) -> int | None:
     """Requests from which b, with its training, is no dearer than a; a, b: cost a request. None = never."""
     if training_cost <= 0 and b <= a:

@@ -94,10 +94,10 @@ def _corpus(rows: Sequence[Answered]) -> dict[str, Measured]:
 
 
 def _losses(rows: Sequence[Answered]) -> dict[str, Measured]:
-    losses = [row.loss for row in rows if row.loss is not None]
-    if len(losses) < len(rows):
+    known = [(row.example, row.loss) for row in rows if row.loss is not None]
+    if not known:
         return {}
-    numbers = tuple(row.example for row in rows)
+    numbers, losses = zip(*known, strict=True)
     tally = Tally(np.column_stack([losses, np.ones(len(losses))]), lambda sums: np.exp(mean(sums)))
     values = tuple(float(value) for value in np.exp(losses))
     words = "Perplexity of the reference: e to the mean of the rows' losses"

@@ -116,7 +116,9 @@ def _number(record: Record, reason: Mapping[str, Any]) -> str:
             if value is not None
             else "The data"
         )
-    return {"question|changes": "The task changes", "question|latency_s": "Your limit"}.get(link, "Your budget")
+    return {"question|changes": "The task changes", "question|volume": "Your volume", "question|latency_s": "Your limit"}.get(
+        link, "Your budget"
+    )
 
 
 def _paid(record: Record, tuned: str, value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playground.evaluation.cost import break_even
+from playground.evaluation.cost import break_even, is_training_known
 from playground.evaluation.pictures import Curve, curves
 from playground.evaluation.questions import TUNED
 from playground.evaluation.shown import Record, Seen, a_thousand, amount, element_id, esc, heading, note, pairs_html, sides_of
@@ -71,8 +71,9 @@ def _is_timed(side: Seen) -> bool:
 
 
 def _is_trained_known(record: Record, side: Seen) -> bool:
-    """Whether what training cost is known. An adapter that came from elsewhere has no record of its run, so its seconds are 0."""
-    return side.said["kind"] not in TUNED or bool(side.said.get("training_s")) or record["prices"]["training"] is not None
+    prices = record["prices"]
+    known = is_training_known(side.said.get("training_s"), prices["training"], prices["training_per_hour"])
+    return side.said["kind"] not in TUNED or known
 
 
 def _break_even(record: Record) -> str:

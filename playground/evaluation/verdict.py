@@ -16,6 +16,7 @@ from playground.evaluation.cost import (
     SideFigures,
     cost_per_request,
     curve,
+    is_training_known,
     prompt_length_curve,
     training_cost,
 )
@@ -86,7 +87,7 @@ def conclude(
         "facts": asdict(facts),
         "questions": asdict(questions),
         "prices": asdict(prices),
-        **_curves(table, there, costs, questions, prices),
+        **_curves(table, there, costs, whole, questions, prices),
     }
     return Judged(_plain(record), measured)
 
@@ -120,8 +121,7 @@ def _is_known(table: Table, side: SideFacts, prices: Prices) -> bool:
 
 
 def _is_trained_known(side: SideFacts, prices: Prices) -> bool:
-    """Whether what its training cost is. A model from elsewhere has no record of its run, which does not make it free."""
-    return side.kind not in TUNED or side.training_s > 0 or prices.training is not None
+    return side.kind not in TUNED or is_training_known(side.training_s, prices.training, prices.training_per_hour)
 
 
 def _cost(table: Table, side: SideFacts, prices: Prices) -> SideCost:
@@ -145,15 +145,20 @@ def _chosen(choice: Choice) -> dict[str, Any]:
 
 
 def _curves(
-    table: Table, sides: Sequence[SideFacts], costs: Mapping[str, SideCost], questions: Questions, prices: Prices
+    table: Table,
+    sides: Sequence[SideFacts],
+    costs: Mapping[str, SideCost],
+    whole: Mapping[str, SideCost],
+    questions: Questions,
+    prices: Prices,
 ) -> dict[str, Any]:
     """Total costs over requests, a year's worth of them at the given volume (10,000 a month where none was given), and the length of a
     prompt from which fine-tuning pays: of the longest-prompted untuned side against the first tuned one. Sides whose cost is not
-    known are left out."""
+    known are left out; of the length, also those of which nobody knows what training cost (whole: the others)."""
     volume = questions.volume or 10_000
     drawn = curve(costs, 12 * volume) if costs else ()
     made: dict[str, Any] = {"cost_curve": [asdict(point) for point in drawn], "prompt_length": None}
-    sides = [side for side in sides if side.name in costs]
+    sides = [side for side in sides if side.name in whole]
     tuned = next((side for side in sides if side.kind in TUNED), None)
     untuned = max(
         (side for side in sides if side.kind not in TUNED),

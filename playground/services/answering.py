@@ -25,9 +25,6 @@ from playground.services.scoring import ScoringService, ToScore
 from playground.services.sides import Side, Turn, conversation, passages_for
 from playground.services.verdict_request import VerdictRequest
 
-TOGETHER = 48
-"""Replies under one lease. The engine writes ``ROWS_MAX`` of them at once and begins the next as one ends, so that few steps run with
-an empty place; more would keep a run that waits for the device waiting."""
 TIMED = 3
 """Examples that are asked again one by one, for what an answer takes when nobody else asks; one more goes before them."""
 NO_ANSWER = "The answers are none: this file holds raw text. A verdict needs rows with a request and an answer."
@@ -113,8 +110,8 @@ class Answering:
         """Every item's reply, then its repeats. Closing it frees the device. Raises PlaygroundError."""
         of = len(items) * (1 if request.repeats == 1 else 1 + request.repeats)
         done = 0
-        for begin in range(0, len(items), TOGETHER):
-            chunk = items[begin : begin + TOGETHER]
+        for begin in range(0, len(items), self._batches.together):
+            chunk = items[begin : begin + self._batches.together]
             yield from self._write(chunk, [request.sampling()] * len(chunk), session, "Answering", done, of, told=True)
             done += len(chunk)
 
@@ -123,8 +120,8 @@ class Answering:
         found: dict[tuple[int, str], list[str]] = {}
         asked = [(item, repeat) for item in items for repeat in range(1, request.repeats + 1)] if request.repeats > 1 else []
         of = len(items) + len(asked)
-        for begin in range(0, len(asked), TOGETHER):
-            chunk = asked[begin : begin + TOGETHER]
+        for begin in range(0, len(asked), self._batches.together):
+            chunk = asked[begin : begin + self._batches.together]
             sampling = [request.sampling(repeat) for _, repeat in chunk]
             done = len(items) + begin
             written = yield from self._write([item for item, _ in chunk], sampling, session, "Repeating", done, of)
@@ -157,8 +154,8 @@ class Answering:
         items = self._items(replace(request, sides=sides), asked)
         sampling = replace(request.sampling(), max_tokens=min(REPLY_TOKENS, request.max_tokens))
         found: dict[str, list[str]] = {side.label: [] for side in sides}
-        for begin in range(0, len(items), TOGETHER):
-            chunk = items[begin : begin + TOGETHER]
+        for begin in range(0, len(items), self._batches.together):
+            chunk = items[begin : begin + self._batches.together]
             written = yield from self._write(chunk, [sampling] * len(chunk), session, "Unanswerable questions", begin, len(items))
             for item, one in zip(chunk, written, strict=True):
                 found[item.side.label].append(one.state.text)

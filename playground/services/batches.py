@@ -47,10 +47,11 @@ class Written:
 
 
 class Batches:
-    """Everything that answers, for a person or a program, goes through here."""
+    """Everything that answers, for a person or a program, goes through here. together: as many are best asked at a time by who has many."""
 
     def __init__(self, manager: DeviceManager, bases: BaseService, residents: Residents, decoder: Decoder | None = None) -> None:
         self._manager, self._bases, self._residents, self._decoder = manager, bases, residents, decoder or Direct()
+        self.together = self._decoder.together
 
     def run(self, asked: Sequence[Asked], session: str) -> Iterator[list[Written]]:
         """Write all replies; yields how far each has come, the last time with every one done. Closing it frees the device.
@@ -157,9 +158,10 @@ def base_of(card: AdapterCard | None, bases: BaseService) -> str:
 def _smaller(rows: Sequence[Row]) -> str:
     """What to ask for instead: half the cache, by half the sides or by shorter replies."""
     tokens = max(row.sampling.max_tokens for row in rows)
-    half = "one side" if len(rows) < 4 else f"{len(rows) // 2} sides"
-    instead = f"Ask {half} at a time, or set" if len(rows) > 1 else "Shorten the prompt, or set"
-    return f"Memory ran out while {len(rows)} replies of up to {tokens} tokens were written. {instead} the longest reply to {max(1, tokens // 2)} tokens."
+    at_once = min(len(rows), ROWS_MAX)
+    half = "one side" if at_once < 4 else f"{at_once // 2} sides"
+    instead = f"Ask {half} at a time, or set" if at_once > 1 else "Shorten the prompt, or set"
+    return f"Memory ran out while {at_once} replies of up to {tokens} tokens were written. {instead} the longest reply to {max(1, tokens // 2)} tokens."
 
 
 def _place(request: Request) -> str:

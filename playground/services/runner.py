@@ -8,9 +8,15 @@ from typing import Any, Protocol
 
 from playground.engine.request import Row, RowState
 
+TOGETHER = 48
+"""Replies under one lease. The engine writes ``ROWS_MAX`` of them at once and begins the next as one ends, so that few steps run with
+an empty place; more would keep a run that waits for the device waiting."""
+
 
 class Decoder(Protocol):
-    """Decodes rows with an engine, and tells where."""
+    """Decodes rows with an engine, and tells where. together: how many it is given at most."""
+
+    together: int
 
     def stream(self, engine: Any, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
         """As ``Engine.stream``."""
@@ -23,6 +29,8 @@ class Decoder(Protocol):
 
 class Direct:
     """In this process."""
+
+    together = TOGETHER
 
     def stream(self, engine: Any, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
         stream: Generator[list[RowState], None, None] = engine.stream(rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 from playground.engine.request import Sampling
 from playground.errors import InputError
-from playground.evaluation.checks import SCHEMA, parse_checks, schema_file
+from playground.evaluation.checks import parse_checks, schema_file
 from playground.evaluation.cost import Prices
 from playground.evaluation.questions import Questions
 from playground.services.sides import Side, side_as_json, side_from
@@ -84,11 +84,9 @@ class VerdictRequest:
         """As one process tells another, and as it is kept."""
         paths = {name: str(path.resolve()) if (path := getattr(self, name)) else None for name in ("file", "examples")}
         sides = [side_as_json(side) for side in self.sides]
-        checks = [f"{SCHEMA}{file.resolve()}" if (file := schema_file(check)) else check for check in self.checks]
         return {
             **asdict(self),
             **paths,
-            "checks": checks,
             "sides": sides,
             "mapping": dict(self.mapping) if self.mapping else None,
         }

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from playground.engine.request import AdapterFile, Row, RowState
+from playground.engine.request import ROWS_MAX, AdapterFile, Row, RowState
 from playground.errors import BusyError, PlaygroundError
 from playground.gpu.zero import Wrap, settle_fork
 from playground.training.claim import WAIT_S, folder_lock
@@ -88,6 +88,7 @@ class ZeroRunner:
     """A ``Decoder`` and ``Workers``. wrap: ``spaces.GPU``. cap_s: the longest single use."""
 
     tokens_per_s: float | None = TRAIN_TOKENS_PER_S
+    together = ROWS_MAX
 
     def __init__(self, wrap: Wrap, cap_s: int, clock: Callable[[], float] = time.time) -> None:
         self._cap_s, self._clock = cap_s, clock
@@ -111,7 +112,8 @@ class ZeroRunner:
         """As ``Engine.stream``; ``engine`` is this process's own, on the CPU, and says what is attached."""
         there: dict[str, AdapterFile] = {**engine.asleep(), **engine.attached()}
         files = [there[name] for name in sorted({row.adapter for row in rows if row.adapter}) if name in there]
-        seconds = self._asked(max(row.sampling.max_tokens for row in rows) / REPLY_TOKENS_PER_S)
+        turns = -(-len(rows) // ROWS_MAX)
+        seconds = self._asked(turns * max(row.sampling.max_tokens for row in rows) / REPLY_TOKENS_PER_S)
         stream = self._decode(seconds, str(engine.loaded.model.name_or_path), files, list(rows))
         try:
             for kind, value in stream:

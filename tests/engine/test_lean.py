@@ -151,7 +151,8 @@ def test_another_adapters_beginning_is_not_taken(engine: Engine, reference: Engi
 
 def test_more_rows_than_places_are_written_as_places_come_free(engine: Engine, reference: Engine) -> None:
     rows = [
-        Row(f"Question {n}", (None, "a1", "a2")[n % 3], Sampling(max_tokens=4 + n % 5, ignore_eos=True)) for n in range(2 * ROWS_MAX + 5)
+        Row(f"Question {n}", (None, "a1", "a2")[n % 3], Sampling(max_tokens=4 + n % 5, ignore_eos=True))
+        for n in range(2 * ROWS_MAX + 5)
     ]
     expected = [text(reference, row) for row in rows]
     for one in (engine, reference):

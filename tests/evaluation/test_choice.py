@@ -170,15 +170,23 @@ def test_11_a_modest_gain_that_is_never_paid_back() -> None:
     )  # a big gain is worth it
 
 
-def test_11_costs_that_are_not_known_are_said() -> None:
-    there = table({"prompt": {"json": passes(30, N)}, "tuned": {"json": passes(N, N)}})
+@pytest.mark.parametrize(("prompt", "rule"), [(30, 12), (N, 5)])
+def test_costs_that_are_not_known_are_said(prompt: int, rule: int) -> None:
+    there = table({"prompt": {"json": passes(prompt, N)}, "tuned": {"json": passes(N, N)}})
     kinds: dict[str, SideKind] = {"prompt": "prompt", "tuned": "tuned"}
-    costs = {"prompt": SideCost(0.002)}
-    for questions in (Questions(volume=10), Questions(budget=1)):
-        found = choose(there, "json", kinds, costs, questions)
-        assert found.choice == "fine-tune"
-        assert "What tuned costs is not known in full" in said(found)
-    assert "not known" not in said(choose(there, "json", kinds, costs, Questions()))
+    known = {"prompt": SideCost(0.002), "tuned": SideCost(0.001, 1.0)}
+    for asked, lacks, words in (
+        (Questions(volume=10), ("tuned",), "What tuned costs is not known in full, so your volume"),
+        (Questions(volume=10), ("tuned", "prompt"), "What tuned and prompt cost is not known in full, so your volume"),
+        (Questions(budget=1), ("tuned",), "What tuned costs is not known in full, so your budget"),
+    ):
+        costs = {side: cost for side, cost in known.items() if side not in lacks}
+        found = choose(there, "json", kinds, costs, asked)
+        assert found.rule == rule
+        assert words in said(found)
+    untimed = {"tuned": known["tuned"]}
+    assert "not known" not in said(choose(there, "json", kinds, untimed, Questions(budget=1))), "what training costs is known"
+    assert "not known" not in said(choose(there, "json", kinds, {}, Questions()))
 
 
 def test_12_fine_tune() -> None:

@@ -45,8 +45,11 @@ def test_what_is_there_when_it_can_be_measured() -> None:
     assert not found["perplexity"].higher_is_better
 
 
-def test_a_loss_that_is_missing_once_is_no_loss() -> None:
-    assert "loss" not in metrics_for(rows(["a", "b"], ["a", "b"], loss=[0.1, None]))
+def test_a_loss_that_is_known_of_some_rows_is_theirs() -> None:
+    found = metrics_for(rows(["a", "b", "c"], ["a", "b", "c"], loss=[0.1, None, 0.3]))
+    assert (found["loss"].pooled, found["loss"].examples) == (pytest.approx(0.2), (0, 2))
+    assert found["perplexity"].pooled == pytest.approx(math.exp(0.2))
+    assert "loss" not in metrics_for(rows(["a"], ["a"], loss=[None]))
 
 
 def test_values_come_in_the_order_of_the_examples() -> None:

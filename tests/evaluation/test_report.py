@@ -191,6 +191,20 @@ def test_what_was_not_timed_and_what_training_cost_nobody_knows(made: Any) -> No
     assert '<td class="n">not known</td>' not in report.cost_html({**record, "prices": {**record["prices"], "training": 5.0}})
 
 
+def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid(made: Any) -> None:
+    record = copy.deepcopy(made[0])
+    said = {
+        "text": "What Tuned costs is not known in full, so your volume could not be weighed.",
+        "number": 100,
+        "link": "question|volume",
+    }
+    record["reasons"] = [said]
+    why = report.reasons_html(record)
+    assert "Your volume" in why
+    assert "Never paid back" not in why
+    assert f'id="{shown.element_id("question|volume")}"' in report.cost_html(record), "and it leads there"
+
+
 def test_figures_are_those_of_the_record(made: Any) -> None:
     record, _ = made
     table = report.table_html(record)

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from playground.engine.request import Sampling
+from playground.engine.request import ROWS_MAX, Sampling
 from playground.errors import InputError
 from playground.gpu import zero
+from playground.services.batches import Asked
 from playground.services.compare import Reply
 from playground.services.container import Services
 from playground.services.sides import Side
@@ -59,6 +60,14 @@ def test_replies_are_those_of_this_process(lent: Services, gpu: ForkedGPU, make_
     assert forked[0].text != forked[1].text
     assert gpu.durations == [30], "asked for: a start, and eight tokens"
     assert lent.manager.leases() == []
+
+
+def test_more_replies_than_are_written_at_once_ask_for_more_time(lent: Services, gpu: ForkedGPU) -> None:
+    assert lent.batches.together == ROWS_MAX, "who has many asks for no more than that at a time"
+    asked = [Asked(None, f"Hello {n}", Sampling(max_tokens=150)) for n in range(ROWS_MAX + 4)]
+    written = list(lent.batches.run(asked, "many"))[-1]
+    assert all(one.state.finish for one in written)
+    assert gpu.durations == [50], "a start, and twice 150 tokens"
 
 
 def test_closing_stops_the_fork_between_yields(lent: Services, gpu: ForkedGPU) -> None:
