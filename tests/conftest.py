@@ -18,9 +18,10 @@ from playground.settings import Settings
 
 FIRST = (
     "tests/e2e/test_journey.py", "tests/services/test_survival.py", "tests/e2e/test_upload.py", "tests/services/test_training.py",
-    "tests/e2e/", "tests/services/", "tests/cli/",
+    "tests/e2e/test_tuning.py", "tests/services/", "tests/e2e/", "tests/cli/",
 )  # fmt: skip
-"""What takes longest, so that no process ends with it while the other has nothing left to do."""
+"""What takes longest, so that no process ends with it while the other has nothing left to do; the browser's files apart from each other,
+since one waits for the other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from playground.errors import InputError, NotFoundError, OutOfMemoryError
 from playground.evaluation.cost import Prices
 from playground.evaluation.metrics import metrics_for
 from playground.evaluation.questions import Questions
-from playground.services.answering import Answering
+from playground.services.answering import Answering, Progress
 from playground.services.container import Services
+from playground.services.measuring import Work
 from playground.services.sides import Side
 from playground.services.verdict_files import answers_of
 from playground.services.verdict_request import VerdictRequest, request_from
@@ -297,8 +299,17 @@ def test_a_verdict_that_cannot_be_judged_has_failed(
 
 
 def test_time_left_is_told_in_every_phase(services: Services, asked: VerdictRequest) -> None:
-    phases = {view.message for view in services.verdicts.run(replace(asked, repeats=2, limit=4)) if view.seconds_left is not None}
-    assert {"Answering", "Repeating"} & phases
+    work = Work(services.verdicts.files.new("local", "timed", asked.as_json(), 1.7e9), began_s=time.monotonic())
+    for phase, before in (("Answering", 0), ("Repeating", 12), ("Timing", 0)):
+        work.goes_on(Progress(phase, before, 24))
+        assert work.seconds_left is None, "no pace yet"
+        work.goes_on(Progress(phase, before + 1, 24))
+        first = work.seconds_left
+        work.goes_on(Progress(phase, before + 11, 24))
+        left = work.seconds_left
+        assert first is not None
+        assert left is not None
+        assert left >= 0
 
 
 def test_a_request_crosses_to_another_process_whole(asked: VerdictRequest) -> None:
