@@ -84,12 +84,7 @@ class VerdictRequest:
         """As one process tells another, and as it is kept."""
         paths = {name: str(path.resolve()) if (path := getattr(self, name)) else None for name in ("file", "examples")}
         sides = [side_as_json(side) for side in self.sides]
-        return {
-            **asdict(self),
-            **paths,
-            "sides": sides,
-            "mapping": dict(self.mapping) if self.mapping else None,
-        }
+        return {**asdict(self), **paths, "sides": sides, "mapping": dict(self.mapping) if self.mapping else None}
 
 
 def request_from(said: Mapping[str, Any]) -> VerdictRequest:

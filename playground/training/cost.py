@@ -25,7 +25,8 @@ class Cost:
 
     reference: a whole second model where the method trains every weight. logits_of_all: of prompts too, not of answers alone.
     held: activations and logits that a step holds, in those of sft over as many rows: what TRL's trainers keep beside them, from the peaks of
-    benchmarks/results/objectives.json (three steps) and grpo.json (thirty: replies of ever other lengths leave gaps behind).
+    benchmarks/results/objectives.json (three steps) and grpo_six_steps.json (forty: replies of ever other
+    lengths leave gaps behind).
     """
 
     rows: int = 1
