@@ -1,6 +1,9 @@
-"""Keys and values of every row: one block a layer, [rows, length, 2, kv_heads, head_dim], so that a step writes with one index_copy."""
+"""Keys and values of every row: one block a layer, [rows, length, 2, kv_heads, head_dim], so that a step writes with one index_copy.
+Behind each block lies one place more, ``scratch``, that belongs to no row: the padding rows of a captured step write there."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -17,10 +20,16 @@ class RowCache:
         self.rows, self.length = 0, 0
         self.version = 0  # changes when the memory does
         self.blocks: list[torch.Tensor] = []
+        self._flat: list[torch.Tensor] = []  # what ``blocks`` are views of: [rows * length + 1, 2 * kv_heads * head_dim]
 
     @property
     def bytes(self) -> int:
-        return sum(block.numel() * block.element_size() for block in self.blocks)
+        return sum(flat.numel() * flat.element_size() for flat in self._flat)
+
+    @property
+    def scratch(self) -> int:
+        """The place past all rows, in the numbering of ``write``."""
+        return self.rows * self.length
 
     def ensure(self, rows: int, length: int) -> None:
         """Room for this many rows and tokens; what is there stays."""
@@ -28,25 +37,28 @@ class RowCache:
             return
         new_rows = max(self.rows, rows)
         new_length = max(self.length, -(-length // STEP) * STEP)
+        width = math.prod(self._shape)
         for layer in range(self._layers):
             # zeros, not empty: a masked place may hold anything but not a number that is none
-            block = torch.zeros(new_rows, new_length, *self._shape, dtype=self._dtype, device=self._device)
+            flat = torch.zeros(new_rows * new_length + 1, width, dtype=self._dtype, device=self._device)
+            block = flat[:-1].view(new_rows, new_length, *self._shape)
             if layer < len(self.blocks):
                 block[: self.rows, : self.length] = self.blocks[layer]
-                self.blocks[layer] = block
+                self.blocks[layer], self._flat[layer] = block, flat
             else:
                 self.blocks.append(block)
+                self._flat.append(flat)
         self.rows, self.length = new_rows, new_length
         self.version += 1
 
     def shrink(self) -> None:
         """Give all memory back. Only when no row is in use."""
-        self.rows, self.length, self.blocks = 0, 0, []
+        self.rows, self.length, self.blocks, self._flat = 0, 0, [], []
         self.version += 1
 
     def write(self, layer: int, places: torch.Tensor, kv: torch.Tensor) -> None:
-        """kv [tokens, 2 * kv_heads * head_dim], keys first, at ``places`` = row * length + position."""
-        self.blocks[layer].view(-1, kv.shape[1]).index_copy_(0, places, kv)
+        """kv [tokens, 2 * kv_heads * head_dim], keys first, at ``places`` = row * length + position, or ``scratch``."""
+        self._flat[layer].index_copy_(0, places, kv)
 
     def keys_values(self, layer: int, rows: slice | int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views [..., length, kv_heads, head_dim] of keys and of values."""

@@ -79,6 +79,7 @@ class LeanModel:
         self.norm = body.norm.weight.data
         self._rotary = body.rotary_emb
         self._cos = self._sin = torch.empty(0)
+        self.version = 0  # changes when the rotary tables move in memory
         widths = (self.heads * self.head_dim, self.kv_heads * self.head_dim)
         self.groups = groups_of(len(self.layers), self.hidden, widths, self.layers[0].down.shape[0])
         every = [weight for layer in self.layers for weight in (layer.qkv, layer.out, layer.gate_up, layer.down)]
@@ -174,15 +175,24 @@ class LeanModel:
         cache.ensure(len(tokens), longest)
         self.ready_for(longest)
         ids, positions = torch.tensor([tokens, lengths], device=self.device)
-        return self.decode(ids, positions, longest, cache, bank, even=min(lengths) + 1 == longest)
+        places = torch.arange(len(tokens), device=self.device) * cache.length + positions
+        return self.decode(ids, positions, places, longest, cache, bank, even=min(lengths) + 1 == longest)
 
     def decode(
-        self, ids: torch.Tensor, positions: torch.Tensor, length: int, cache: RowCache, bank: Bank, *, even: bool = False
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        places: torch.Tensor,
+        length: int,
+        cache: RowCache,
+        bank: Bank,
+        *,
+        even: bool = False,
     ) -> torch.Tensor:
-        """``step`` on tensors alone: ids, positions [rows]; length: past the furthest position, at most the cache's. even: every
+        """``step`` on tensors alone: ids, positions [rows]; places [rows]: where each row's keys and values go, as
+        ``RowCache.write`` numbers them; length: past the furthest position, at most the cache's. even: every
         row has come to that length, so nothing needs masking. Reads no tensor back, so that it can be captured."""
         count, groups = ids.shape[0], self.heads // self.kv_heads
-        places = torch.arange(count, device=self.device) * cache.length + positions
         cos, sin = self._cos[positions], self._sin[positions]
         mask = None
         if not even:
@@ -283,6 +293,7 @@ class LeanModel:
             cos, sin = self._rotary(torch.empty(1, 1, dtype=self.dtype, device=self.device), places)
             sin = torch.cat((-sin[..., : self.head_dim // 2], sin[..., self.head_dim // 2 :]), dim=-1)
             self._cos, self._sin = (table[0].repeat(1, self.heads + self.kv_heads) for table in (cos, sin))
+            self.version += 1
 
 
 def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

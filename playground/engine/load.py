@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from playground.errors import BaseUnavailableError
+from playground.gpu.device import computes_bf16
 from playground.gpu.zero import without_device
 from playground.library.fingerprint import digest
 
@@ -32,7 +33,7 @@ class Loaded:
 def pick_device() -> tuple[torch.device, torch.dtype]:
     """CUDA in bf16, Apple's GPU in fp16, else the CPU in fp32 (bf16 there can be a hundred times slower)."""
     if torch.cuda.is_available() and not without_device():
-        return torch.device("cuda"), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.device("cuda"), torch.bfloat16 if computes_bf16() else torch.float16
     if torch.backends.mps.is_available():
         return torch.device("mps"), torch.float16
     return torch.device("cpu"), torch.float32

@@ -21,8 +21,8 @@ ATTEMPT = "-- attempt"
 """Begins the line between two workers of one run in their common log."""
 LOG_BYTES = 32768
 PASSED = (
-    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
-    "CUDA_HOME", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "USER", "LOGNAME",
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+    "CUDA_DEVICE_ORDER", "CUDA_HOME", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "USER", "LOGNAME",
 )  # fmt: skip
 """The only variables a worker inherits, so that no token reaches it."""
 ALLOCATOR = {
@@ -48,8 +48,10 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def worker_environment(env: Mapping[str, str], *, lean: bool = False) -> dict[str, str]:
-    """What a worker sees of ``env``. lean: memory that is freed goes back at once."""
+    """What a worker sees of ``env``. lean: memory that is freed goes back at once. Of several CUDA devices it sees the one that the
+    session manager budgets, the first: on more transformers' Trainer would split its batches over all of them."""
     kept = {name: env[name] for name in PASSED if name in env}
+    kept["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return (
         kept
         | ({} if lean else ALLOCATOR)

@@ -202,7 +202,7 @@ def trl(request: TrainRequest, plan: Plan, objective: str, base: str, config: An
         f"settings = {trainer}Config(",
         f"    output_dir='out', max_steps={plan.steps}, learning_rate={plan.lr!r}, per_device_train_batch_size={request.batch_size},",
         f"    lr_scheduler_type='linear', warmup_steps={min(3, plan.steps // 5)}, weight_decay=0.0, seed={request.seed},",
-        "    bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),",  # TRL's default is bf16 everywhere, which a CPU refuses
+        "    bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False),",  # TRL's default is bf16 everywhere, which a CPU refuses
         f"    save_steps={request.save_steps}, logging_steps=1, max_length={request.max_tokens},{' packing=True,' if objective == 'pretrain' else ''}",
         *(
             ["    gradient_checkpointing=False,  # what is computed again would begin with virtual tokens twice"]

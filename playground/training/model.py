@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from playground.errors import InputError
+from playground.gpu.device import computes_bf16
 from playground.methods.full import moving
 from playground.methods.method import Method
 from playground.methods.options import NO_OPTIONS, Options
@@ -17,7 +18,7 @@ from playground.methods.options import NO_OPTIONS, Options
 def training_dtype(*, moves: bool = False) -> torch.dtype:
     """bf16 where CUDA computes in it; fp32 on a CPU, where bf16 can be a hundred times slower, and for weights that move: most of an
     optimiser's steps are smaller than the distance between two numbers of bf16, and would leave a weight where it was."""
-    half = not moves and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    half = not moves and torch.cuda.is_available() and computes_bf16()
     return torch.bfloat16 if half else torch.float32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,51 @@ def test_rows_that_scale_take_the_plain_step(engine: Engine) -> None:
         raise AssertionError("nothing is captured")
 
     assert torch.isfinite(CapturedSteps(path.model, refuse).step([4], [3], [slot], cache, bank)).all()
+
+
+@pytest.mark.parametrize("writing", [3, 5, 6, 7])
+def test_padding_rows_leave_a_row_that_reads_its_prompt_alone(engine: Engine, writing: int) -> None:
+    path = engine._way
+    assert isinstance(path, LeanPath)
+    cache, bank = path.model.new_cache(), path.model.new_bank()
+    path.model.read([Segment(row, [5, 6, 7 + row], 0) for row in range(writing + 1)], cache, bank)
+    CapturedSteps(path.model, Again).step([9] * writing, [3] * writing, [None] * writing, cache, bank)  # makes room for the padding
+    reader = cache.save(writing, 3)
+    CapturedSteps(path.model, Again).step([9] * writing, [4] * writing, [None] * writing, cache, bank)
+    assert torch.equal(cache.save(writing, 3), reader)
+
+
+def test_a_longer_rotary_table_captures_again(engine: Engine) -> None:
+    path = engine._way
+    assert isinstance(path, LeanPath)
+    model, captured = path.model, []
+    cache, bank = model.new_cache(), model.new_bank()
+    model.read([Segment(0, [1, 2, 3], 0)], cache, bank)
+    steps = CapturedSteps(model, lambda work: captured.append(work) or Again(work))  # type: ignore[func-returns-value]
+    steps.step([4], [3], [None], cache, bank)
+    steps.step([5], [4], [None], cache, bank)
+    assert len(captured) == 1
+    model.ready_for(2000)  # as scoring a long text does; a graph would go on reading the old table's memory
+    steps.step([6], [5], [None], cache, bank)
+    assert len(captured) == 2
+
+
+def test_a_capture_is_ended_by_its_own_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+
+    class Stream:
+        def wait_stream(self, other: object) -> None: ...
+
+    def graph(made: object, *, capture_error_mode: str = "global") -> contextlib.AbstractContextManager[None]:
+        modes.append(capture_error_mode)
+        return contextlib.nullcontext()
+
+    for name, stand_in in (
+        ("Stream", Stream), ("current_stream", Stream), ("stream", contextlib.nullcontext), ("CUDAGraph", object), ("graph", graph),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    cuda_capture(lambda: None)
+    assert modes == ["thread_local"]
 
 
 @pytest.mark.gpu

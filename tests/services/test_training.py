@@ -124,6 +124,11 @@ def test_a_worker_inherits_no_secret() -> None:
     assert not {"HF_TOKEN", "PLAYGROUND_API_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(env)
 
 
+@pytest.mark.parametrize(("seen", "first"), [(None, "0"), ("2,3", "2"), ("GPU-5f1a,GPU-9c", "GPU-5f1a"), ("", "")])
+def test_a_worker_sees_one_device_the_one_that_is_budgeted(seen: str | None, first: str) -> None:
+    assert worker_environment({} if seen is None else {"CUDA_VISIBLE_DEVICES": seen})["CUDA_VISIBLE_DEVICES"] == first
+
+
 def test_a_run_learns_with_passages_in_its_questions(services: Services, rows_file: Path, tmp_path: Path, until: Until) -> None:
     (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.")
     request = TrainRequest(rows_file, "told", steps=2, batch_size=4, docs=tmp_path / "docs.md")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from playground.engine.load import pick_device
 from playground.methods import get_method
 from playground.methods.shapes import weights_in
 from playground.training.cost import needs
@@ -21,7 +22,7 @@ def card(monkeypatch: pytest.MonkeyPatch, tiny_base: Path) -> None:
     """torch says that there is a card which computes in bf16. What is imported now has seen that there is none."""
     load_for_training(tiny_base, get_method("lora"), 4, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
 
 
 def test_weights_that_move_are_never_bf16(card: None, tiny_base: Path) -> None:
@@ -31,6 +32,13 @@ def test_weights_that_move_are_never_bf16(card: None, tiny_base: Path) -> None:
     lora = load_for_training(tiny_base, get_method("lora"), 4, 1)
     assert {p.dtype for p in lora.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in lora.parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+def test_a_card_that_only_emulates_bf16_neither_trains_nor_decodes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert training_dtype() == torch.float32
+    assert pick_device() == (torch.device("cuda"), torch.float16)
 
 
 def test_why() -> None:
