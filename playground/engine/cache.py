@@ -24,7 +24,8 @@ class RowCache:
 
     @property
     def bytes(self) -> int:
-        return sum(flat.numel() * flat.element_size() for flat in self._flat)
+        """Of all rows; the one scratch place is not counted."""
+        return sum(block.numel() * block.element_size() for block in self.blocks)
 
     @property
     def scratch(self) -> int:

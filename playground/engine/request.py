@@ -72,12 +72,16 @@ class Row:
     """One reply to write: the rendered prompt, the adapter's id (None = the base), and how to draw.
 
     logprobs: None, or how many of the most likely tokens to report at each place, beside the one drawn (0 = only that one).
+    cache_salt: whose prefix cache this row reads and fills, so that nobody can guess another's prompt by how soon the first token comes;
+    rows with one salt share it (vLLM's field of this name). shared_prefix: the start of the prompt that is no secret; it is shared by all.
     """
 
     prompt: str
     adapter: str | None = None
     sampling: Sampling = Sampling()
     logprobs: int | None = None
+    cache_salt: str = ""
+    shared_prefix: str = ""
 
     def __post_init__(self) -> None:
         if self.logprobs is not None and not 0 <= self.logprobs <= LOGPROBS_MAX:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from playground.data.render import encode
 from playground.engine.compute import GONE, Compute
 from playground.engine.graph import CapturedSteps
 from playground.engine.lean import LeanModel, Segment
@@ -37,13 +38,14 @@ KEEP_CUDA_BYTES = 1 << 30
 class _Live:
     """A row in the batch. adapter: its own copy of what it was asked with, so that the adapter may be detached or replaced
     while the row goes on. slot: where that lies in the bank. read: tokens of it in the cache, after those that its adapter puts
-    before the text."""
+    before the text. shared: leading tokens that rows with another cache salt may copy."""
 
     row: Row
     writer: Writer
     ticket: Ticket
     ids: list[int]
     adapter: Packed | None
+    shared: int = 0
     slot: int | None = None
     read: int = 0
 
@@ -68,6 +70,13 @@ class _Live:
     def cached(self) -> list[int]:
         """The text's tokens whose keys and values are in the cache."""
         return [*self.ids, *self.writer.tokens][: self.read]
+
+    def reusable(self, other: _Live, tokens: Sequence[int]) -> int:
+        """How many leading ones of ``tokens``, the other row's, this row may take over."""
+        if other.key != self.key:
+            return 0
+        length = common(tokens, self.ids)
+        return length if other.row.cache_salt == self.row.cache_salt else min(length, self.shared)
 
 
 class Scheduler:
@@ -95,7 +104,14 @@ class Scheduler:
         writers = [Writer(row, prompt, self._tokenizer, self._ends) for row, prompt in zip(rows, prompts, strict=True)]
         ticket = Ticket([writer.state for writer in writers], self._changed)
         fresh = [
-            _Live(row, writer, ticket, list(prompt), self._adapter_of(row.adapter) if row.adapter else None)
+            _Live(
+                row,
+                writer,
+                ticket,
+                list(prompt),
+                self._adapter_of(row.adapter) if row.adapter else None,
+                self._shared(row, prompt),
+            )
             for row, writer, prompt in zip(rows, writers, prompts, strict=True)
         ]
         with self._changed:
@@ -106,6 +122,9 @@ class Scheduler:
         if starts:  # posted without the lock: the computing thread may be waiting for it
             self._compute.post(self._go)
         return ticket
+
+    def _shared(self, row: Row, prompt: Sequence[int]) -> int:
+        return common(encode(self._tokenizer, row.shared_prefix), prompt) if row.shared_prefix else 0
 
     @property
     def busy(self) -> bool:
@@ -236,19 +255,17 @@ class Scheduler:
         reading = {segment.row for segment in segments} | {
             i for i, other in enumerate(self._live) if 0 < other.read < len(other.ids)
         }
-        return any(
-            self._live[i].key == mine.key and common(self._live[i].ids, mine.ids) >= PREFIX_MIN for i in reading if i != place
-        )
+        return any(mine.reusable(self._live[i], self._live[i].ids) >= PREFIX_MIN for i in reading if i != place)
 
     def _begin(self, place: int) -> None:
         """Take over the longest beginning that some row, here or gone, has read with the same adapter; else put what the adapter has
         before the text into the cache."""
         mine = self._live[place]
         wanted = mine.ids[:-1]
-        best, saved = self.prefixes.longest(mine.key, wanted)
+        best, saved = self.prefixes.longest(mine.key, wanted, mine.row.cache_salt)
         source = None
         for other, live in enumerate(self._live):
-            if other != place and live.key == mine.key and (length := common(live.cached, wanted)) > best:
+            if other != place and (length := min(mine.reusable(live, live.cached), len(wanted))) > best:
                 best, source = length, other
         if best < PREFIX_MIN:
             self._cache.begin(place, mine.adapter.start if mine.adapter else None)
@@ -300,7 +317,9 @@ class Scheduler:
         gone = self._live[place]
         if keep and gone.read >= PREFIX_MIN:
             with contextlib.suppress(MemoryError, RuntimeError):  # no room for it: the reply is there all the same
-                self.prefixes.remember(gone.key, gone.cached, self._cache, place, gone.lead)
+                self.prefixes.remember(gone.key, gone.cached, self._cache, place, gone.lead, gone.row.cache_salt)
+                if gone.row.cache_salt and gone.shared >= PREFIX_MIN:
+                    self.prefixes.remember(gone.key, gone.cached[: gone.shared], self._cache, place, gone.lead)
         self._bank.release(gone.slot)
         last = len(self._live) - 1
         if place != last:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from playground.data.render import encode
+from playground.data.example import Message
+from playground.data.render import encode, render_prompt
 from playground.engine.request import ROWS_MAX, Row, RowState, Sampling, make_stamp
-from playground.errors import OutOfMemoryError, PlaygroundError, RunFailedError
+from playground.errors import InputError, OutOfMemoryError, PlaygroundError, RunFailedError
 from playground.gpu.manager import DeviceManager, Request
 from playground.library.card import AdapterCard
 from playground.services.bases import BaseService, kv_bytes_per_token
@@ -47,10 +50,21 @@ class Written:
 
 
 class Batches:
-    """Everything that answers, for a person or a program, goes through here. together: as many are best asked at a time by who has many."""
+    """Everything that answers, for a person or a program, goes through here. together: as many are best asked at a time by who has many.
 
-    def __init__(self, manager: DeviceManager, bases: BaseService, residents: Residents, decoder: Decoder | None = None) -> None:
+    shipped: where people who do not know each other share the app, the system prompts that come with it; then every session has a
+    prefix cache of its own, but for what begins with one of these. None = one person, one cache."""
+
+    def __init__(
+        self,
+        manager: DeviceManager,
+        bases: BaseService,
+        residents: Residents,
+        decoder: Decoder | None = None,
+        shipped: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
         self._manager, self._bases, self._residents, self._decoder = manager, bases, residents, decoder or Direct()
+        self._shipped = shipped
         self.together = self._decoder.together
 
     def run(self, asked: Sequence[Asked], session: str) -> Iterator[list[Written]]:
@@ -70,7 +84,7 @@ class Batches:
                 yield [Written(waiting=_place(request)) for _ in asked]
                 lease = request.wait(WAIT_S)
             with lease:
-                yield from self._decode(asked, base)
+                yield from self._decode(asked, base, session)
         finally:
             request.cancel()
 
@@ -78,10 +92,11 @@ class Batches:
         """Let the models in memory forget what they have read: the next question takes as long as if nobody had asked one like it."""
         self._residents.forget()
 
-    def _decode(self, asked: Sequence[Asked], base: str) -> Iterator[list[Written]]:
+    def _decode(self, asked: Sequence[Asked], base: str, session: str) -> Iterator[list[Written]]:
         """One batch for each model in memory: the base with all its adapters, then any full fine-tune. base: that the lease is for."""
         found = [Written() for _ in asked]
         batches: dict[int, tuple[Any, dict[int, Row]]] = {}
+        salt, public = ("", []) if self._shipped is None else (session or "app", self._public(self._shipped()))
         for place, one in enumerate(asked):
             try:
                 engine, adapter = self._residents.ready(one.card, base)
@@ -89,7 +104,8 @@ class Batches:
                 found[place] = Written(failure=error)
                 continue
             rows = batches.setdefault(id(engine), (engine, {}))[1]
-            rows[place] = Row(one.prompt, adapter, one.sampling, one.logprobs)
+            shared = max((os.path.commonprefix([one.prompt, text]) for text in public), key=len, default="")  # noqa: RUF071 (text)
+            rows[place] = Row(one.prompt, adapter, one.sampling, one.logprobs, salt, shared)
         for engine, rows in batches.values():
             for place in rows:
                 found[place] = replace(found[place], stamp=self._stamp(engine, asked[place], min(len(rows), ROWS_MAX)))
@@ -106,6 +122,14 @@ class Batches:
                         found[place] = replace(found[place], failure=error)
                 yield list(found)
         self._residents.account([one.card for one in asked])
+
+    def _public(self, prompts: Sequence[str]) -> list[str]:
+        """Rendered prompts without a question: the base's own default, and those with a system prompt that ships."""
+        rendered = []
+        for turns in ([], *([Message("system", text)] for text in prompts)):
+            with contextlib.suppress(InputError):  # a template that takes no system turn
+                rendered.append(render_prompt(self._bases.tokenizer(), [*turns, Message("user", "")]))
+        return rendered
 
     def _stream(self, engine: Any, rows: list[Row]) -> Iterator[list[RowState]]:
         """The engine's stream. Out of memory: once more from the start after idle models have left, then a smaller setting is

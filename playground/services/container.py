@@ -65,7 +65,8 @@ class Services:
         self.training = TrainingService(
             settings, self.manager, self.bases, self.data, quota=self.quota, workers=self.zero or processes
         )
-        self.batches = Batches(self.manager, self.bases, self.residents, self.zero)
+        shipped = (lambda: [one.system_prompt for one in self.data.sets()]) if settings.shared else None
+        self.batches = Batches(self.manager, self.bases, self.residents, self.zero, shipped)
         self.scoring = ScoringService(self.manager, self.bases, self.residents)
         self.forgetting = ForgettingService(self.bases, self.batches, self.scoring)
         self.compare = CompareService(self.bases, self.data, self.adapters, self.residents, self.batches)

@@ -215,3 +215,12 @@ def test_a_beginning_is_taken_over_after_the_cache_has_grown(tiny_base: Path) ->
     again = text(fresh, Row("Grow the cache past its first room. " + LONG[:100], None, Sampling(max_tokens=300)))
     assert again == grown
     assert scheduler(fresh).reused_tokens > before
+
+
+def test_rows_with_another_salt_neither_wait_for_nor_copy_what_was_read(tiny_base: Path) -> None:
+    engine = Engine(tiny_base)
+    prompt = "A prompt that is long enough to be kept for the next question, since it has more than sixteen tokens."
+    list(engine.stream([Row(prompt, sampling=Sampling(max_tokens=3), cache_salt=name) for name in ("ann", "bob")]))
+    assert scheduler(engine).reused_tokens == 0
+    list(engine.stream([Row(prompt, sampling=Sampling(max_tokens=3), cache_salt="ann")] * 2))
+    assert scheduler(engine).reused_tokens > 0
