@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,16 @@ class Prices:
                 faults.append(f"{field.name} is {value!r}; it takes a number from 0" + (" or null" * (field.default is None)))
         if faults:
             raise InputError("The prices cannot be used: " + "; ".join(faults) + ".")
+
+    @property
+    def made_up(self) -> bool:
+        """Whether every price is still the example's, whatever the currency is called."""
+        return replace(self, currency=Prices.currency) == Prices()
+
+    @property
+    def unit(self) -> str:
+        """What stands behind an amount in a sentence: the currency, and that the prices are examples where they are."""
+        return f"{self.currency} at example prices" if self.made_up else self.currency
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from playground.evaluation.cost import Prices
 from playground.evaluation.differences import differences_html, rows_csv
 from playground.evaluation.questions import TUNED, WORDS
 from playground.evaluation.report_cost import cost_html, pays_after, prices_html, questions_html
@@ -124,10 +125,11 @@ def _number(record: Record, reason: Mapping[str, Any]) -> str:
 def _paid(record: Record, tuned: str, value: float | None) -> str:
     if value is None:
         return "Never paid back"
+    prices = Prices(**record["prices"])
     paid = [pays_after(record, tuned, side["side"]) for side in record["sides"] if side["kind"] not in TUNED]
     if value in paid:
-        return f"Pays after {value:,.0f} requests"
-    return f"{amount(value, str(record['prices']['currency']))} a year"
+        return f"Pays after {value:,.0f} requests" + " at example prices" * prices.made_up
+    return f"{amount(value, prices.unit)} a year"
 
 
 def forgetting_html(record: Record) -> str:

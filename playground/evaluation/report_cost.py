@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playground.evaluation.cost import break_even, is_training_known
+from playground.evaluation.cost import Prices, break_even, is_training_known
 from playground.evaluation.pictures import Curve, curves
 from playground.evaluation.questions import TUNED
 from playground.evaluation.shown import Record, Seen, a_thousand, amount, element_id, esc, heading, note, pairs_html, sides_of
@@ -28,11 +28,11 @@ def pays_after(record: Record, tuned: str, untuned: str) -> int | None:
 
 def cost_html(record: Record) -> str:
     """Costs of every side, the curve over requests with its break-even points, prompt lengths, the answers given, the prices."""
-    currency = str(record["prices"]["currency"])
-    pictures = f'<div class="v-two">{_curve(record, currency)}{_lengths(record, currency)}</div>'
+    prices = Prices(**record["prices"])
+    pictures = f'<div class="v-two">{_curve(record, prices.unit)}{_lengths(record, prices.unit)}</div>'
     return (
         heading("What it costs", _basis(record))
-        + _table(record, currency)
+        + _table(record, prices.currency)
         + pictures
         + questions_html(record)
         + prices_html(record)
@@ -40,6 +40,8 @@ def cost_html(record: Record) -> str:
 
 
 def _basis(record: Record) -> str:
+    if Prices(**record["prices"]).made_up:
+        return "By the tokens that are read and written. The prices are made up: put in your own before you rely on an amount."
     if record["prices"]["device_per_hour"] is not None:
         return "By the seconds an answer takes on the device, at the price of its hour."
     return "By the tokens that are read and written, at the prices below."
@@ -177,4 +179,5 @@ def prices_html(record: Record) -> str:
         (f"Price of {words}", f"{prices[name]:,g} {prices['currency']}" if prices[name] is not None else "the same" if "tuned" in name else "not used", "")
         for name, words in PRICES.items()
     ]  # fmt: skip
-    return f"<details><summary>The prices: examples to edit</summary>{note(EXAMPLES)}{pairs_html(facts)}</details>"
+    title, warning = ("The prices: examples to edit", note(EXAMPLES)) if Prices(**prices).made_up else ("The prices", "")
+    return f"<details><summary>{title}</summary>{warning}{pairs_html(facts)}</details>"

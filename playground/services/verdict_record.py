@@ -69,7 +69,7 @@ class RecordMaker:
     def again(self, kept: Kept, request: VerdictRequest, questions: Questions, prices: Prices) -> Kept:
         """Costs and choice by other answers and prices; the figures stay as they were."""
         record = kept.record
-        facts = Facts(**{**record["facts"], "currency": prices.currency})
+        facts = Facts(**{**record["facts"], "currency": prices.unit})
         sides = [
             SideFacts(side["side"], side["kind"], side["training_s"], {name: side[name] for name in DESCRIBED if name in side})
             for side in record["sides"]
@@ -107,7 +107,7 @@ class RecordMaker:
             conflicts = sum(warning.kind == "conflict" for warning in learned.warnings)
             poor = max(poor, (len(learned.bad) + learned.duplicates + conflicts) / max(1, learned.rows))
         overlap = sum(row_hash(example) in trained for example in checked.examples if example.row in asked)
-        return Facts(min(rows) if rows else None, poor, overlap, request.prices.currency)
+        return Facts(min(rows) if rows else None, poor, overlap, request.prices.unit)
 
 
 DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt")

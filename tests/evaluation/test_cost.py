@@ -81,6 +81,12 @@ def test_a_price_table_there_and_back(tmp_path: Path) -> None:
     assert read_prices(tmp_path / "prices.json") == prices
 
 
+def test_amounts_from_made_up_prices_say_so() -> None:
+    assert Prices().unit == "USD at example prices"
+    assert Prices(currency="EUR").unit == "EUR at example prices", "another name makes no other price"
+    assert Prices(prompt_per_million=2.0).unit == "USD"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -286,7 +286,7 @@ def test_the_device_may_have_a_price_and_prompts_a_length() -> None:
     costs = report.cost_html(record)
     assert "seconds an answer takes" in costs
     assert "0.3 EUR" in costs
-    assert "made-up examples" in costs
+    assert "made-up examples" not in costs
     assert "How long a prompt may be" in costs
     record, _ = verdict(sides=("base", "prompt"))
     assert "How long a prompt may be" not in report.cost_html(record)
@@ -296,3 +296,12 @@ def test_ids_are_safe_and_different() -> None:
     ids = {shown.element_id(link) for link in ("side|A b|x", "side|a B|x", "side|A-b|x", "")}
     assert len(ids) == 4
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*", one) for one in ids)
+
+
+def test_the_cost_section_says_where_its_prices_are_made_up() -> None:
+    made_up, own = (report.cost_html(verdict(prices=prices)[0]) for prices in (Prices(), Prices(prompt_per_million=2.0)))
+    assert "The prices are made up" in made_up
+    assert "made-up examples" in made_up
+    assert "Total cost in USD at example prices" in made_up
+    assert "made up" not in own
+    assert "at example prices" not in own
