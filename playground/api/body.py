@@ -17,7 +17,7 @@ class TooLargeError(InputError):
 
 
 async def read_body(request: Request, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
-    """Raises TooLargeError, or InputError when it is no JSON object."""
+    """Raises TooLargeError, or InputError when it is no JSON object or holds half a character, which no answer could repeat."""
     said = request.headers.get("content-length", "0")
     if said.isdecimal() and int(said) > limit_bytes:
         raise TooLargeError(f"The request is larger than {limit_bytes} bytes. Send less.")
@@ -29,6 +29,9 @@ async def read_body(request: Request, limit_bytes: int = LIMIT_BYTES) -> dict[st
         parts.append(part)
     try:
         value = json.loads(b"".join(parts), parse_constant=_refuse)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError("The request holds half a character (a lone surrogate). Send whole characters.") from error
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(f"The request is not JSON{where}. Send one JSON object.") from error

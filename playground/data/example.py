@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+
+HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+"""A lone surrogate: JSON and Python hold it in a text, and no tokenizer or UTF-8 file does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from playground.data.example import Example, Message
+from playground.data.example import HALF_CHARACTER, Example, Message
 from playground.errors import InputError
 
 PLAIN_TEMPLATE = (
@@ -53,13 +53,22 @@ class Rendered:
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The exact text the model is given before it answers ``messages`` (the last one is the user's)."""
-    return _template(tokenizer, messages, add_generation_prompt=True)
+    """The exact text the model is given before it answers ``messages`` (the last one is the user's). Raises InputError for half a
+    character in it."""
+    return _whole(_template(tokenizer, messages, add_generation_prompt=True))
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of rendered text; the template already holds every special token."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    """Token ids of rendered text; the template already holds every special token. Raises InputError for half a character in it."""
+    return list(tokenizer(_whole(text), add_special_tokens=False)["input_ids"])
+
+
+def _whole(text: str) -> str:
+    if HALF_CHARACTER.search(text):
+        raise InputError(
+            "The text holds half a character (a lone surrogate), which no tokenizer reads. Type that character again."
+        )
+    return text
 
 
 def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str = LAST) -> Rendered:

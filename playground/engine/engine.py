@@ -64,6 +64,7 @@ class Engine:
         self._effects: dict[str, bool] = {}
         self._leads: dict[str, int] = {}
         self._places: int = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None) or 0
+        self._words = int(self.loaded.model.get_input_embeddings().weight.shape[0])
         self._linears = {name: module for name, module in self.loaded.model.named_modules() if out_in(module) is not None}
         reason = "asked for" if reference else unfit(self.loaded.model)
         self.path = f"reference ({reason})" if reason else "lean"
@@ -111,7 +112,7 @@ class Engine:
             if file.sha256 not in self._effects:
                 prompts = [encode(self.loaded.tokenizer, probe) for probe in PROBES]
                 apart = (self._way.logits(prompts, adapter_id).float() - self._way.logits(prompts, None).float()).abs().max()
-                self._effects[file.sha256] = float(apart) >= EFFECT_MIN.get(self.loaded.dtype, 1e-3)
+                self._effects[file.sha256] = not float(apart) < EFFECT_MIN.get(self.loaded.dtype, 1e-3)
             return not self._effects[file.sha256]
 
     def select_ms(self, adapter_id: str | None) -> float:
@@ -222,6 +223,7 @@ class Engine:
         lead = self._leads.get(text.adapter or "", 0)
         if text.scored < 1:
             raise InputError("There is nothing to score: the text holds no token after the first. Write a longer one.")
+        self._readable(text.ids)
         if self._places and lead + len(text.ids) > self._places:
             before = f", the adapter puts {lead} before it" if lead else ""
             raise InputError(f"The text is {len(text.ids)} tokens{before}; this base holds {self._places}. Shorten it.")
@@ -262,6 +264,7 @@ class Engine:
 
     def _fits(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> None:
         for prompt, row in zip(prompts, rows, strict=True):
+            self._readable(prompt)
             lead = self._leads.get(row.adapter or "", 0)
             if self._places and lead + len(prompt) + row.sampling.max_tokens > self._places:
                 before = f", the adapter puts {lead} before it" if lead else ""
@@ -269,6 +272,14 @@ class Engine:
                     f"The prompt is {len(prompt)} tokens{before} and the reply may take {row.sampling.max_tokens}; this base holds "
                     f"{self._places}. Shorten the prompt, use fewer shots, or clear the conversation."
                 )
+
+    def _readable(self, ids: Sequence[int]) -> None:
+        """Raise InputError for what would end the whole batch: no token at all, or one that the base has no embedding for."""
+        if not ids:
+            raise InputError("The prompt is empty. Write at least one character.")
+        if max(ids) >= self._words:
+            word = self.loaded.tokenizer.decode([max(ids)])
+            raise InputError(f"The text holds {word!r:.40}, which the tokenizer knows and this base does not. Leave it out.")
 
 
 def _end_ids(loaded: Loaded) -> frozenset[int]:

@@ -7,10 +7,15 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from playground.data.example import HALF_CHARACTER
 from playground.errors import InputError
 
 SEED_MAX = 2**31 - 1
 TOP_K_MAX = 1000
+TEMPERATURE_MIN = 1e-3
+"""A lower one is greedy: logits divided by it overflow, and long before that nothing but the likeliest token is drawn."""
+TOP_P_MIN = 1e-6
+"""A lower one is taken as this: the likeliest token alone. In single precision it may be no number above 0."""
 STOPS_MAX = 8
 STOP_LENGTH = 200
 LOGPROBS_MAX = 20
@@ -22,7 +27,8 @@ ROWS_MAX = 16
 class Sampling:
     """How a reply is drawn, and when it ends.
 
-    temperature: 0 = greedy. top_p: share of the probability kept (Holtzman et al. 2019). top_k: most likely tokens kept, 0 = all.
+    temperature: 0 = greedy, and so is one below TEMPERATURE_MIN. top_p: share of the probability kept (Holtzman et al. 2019), at least
+    TOP_P_MIN. top_k: most likely tokens kept, 0 = all.
     repetition_penalty: 1 = none; above, tokens seen in the prompt or the reply become less likely (Keskar et al. 2019).
     max_tokens, min_tokens: longest and shortest reply. seed: of this row's generator. stop: strings that end the reply and are cut
     off. ignore_eos: go on past the model's own end.
@@ -40,6 +46,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
+        if strange := _strange(self):
+            raise InputError(strange)
         faults = [
             said
             for wrong, said in (
@@ -60,11 +68,32 @@ class Sampling:
                     len(self.stop) > STOPS_MAX or any(not text or len(text) > STOP_LENGTH for text in self.stop),
                     f"There are {len(self.stop)} stop strings; at most {STOPS_MAX} are taken, each of 1 to {STOP_LENGTH} characters.",
                 ),
+                (
+                    any(HALF_CHARACTER.search(text) for text in self.stop),
+                    "A stop string holds half a character (a lone surrogate). Send whole characters.",
+                ),
             )
             if wrong
         ]
         if faults:
             raise InputError(" ".join(faults))
+        if self.temperature < TEMPERATURE_MIN:
+            object.__setattr__(self, "temperature", 0.0)
+        object.__setattr__(self, "top_p", max(self.top_p, TOP_P_MIN))
+
+
+def _strange(sampling: Sampling) -> str:
+    """What is of the wrong type, in words, or ""."""
+    for name, value in asdict(sampling).items():
+        if name in ("max_tokens", "seed", "top_k", "min_tokens"):
+            if not isinstance(value, int):
+                return f"{name} is {value!r:.40}; it is a whole number."
+        elif name in ("temperature", "top_p", "repetition_penalty"):
+            if not isinstance(value, int | float):
+                return f"{name} is {value!r:.40}; it is a number."
+        elif name == "stop" and not all(isinstance(text, str) for text in value):
+            return "A stop string is no text."
+    return ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +130,8 @@ class TokenLogprob:
 @dataclass
 class RowState:
     """How far a row has come. first_token_s and seconds count from the start of the batch; ``finish``: "" while it
-    runs, then ``stop`` (the model, or a stop string, ended it) or ``length``. tokens: ids drawn so far."""
+    runs, then ``stop`` (the model, or a stop string, ended it), ``length``, or ``error``. tokens: ids drawn so far. fault: what the
+    error was, in a sentence."""
 
     text: str = ""
     prompt_tokens: int = 0
@@ -111,6 +141,7 @@ class RowState:
     finish: str = ""
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    fault: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
@@ -27,7 +28,8 @@ class Sampler:
         self._generator: torch.Generator | None = None
 
     def pick(self, logits: torch.Tensor) -> int:
-        """The next token id. logits: [vocabulary], left as they are."""
+        """The next token id. logits: [vocabulary], left as they are. Raises FloatingPointError where they are not finite, or no token
+        has a share of the probability."""
         token = self._draw(self._changed(logits))
         self._drawn += 1
         if self._sampling.repetition_penalty != 1:
@@ -68,11 +70,19 @@ class Sampler:
 
     def _draw(self, logits: torch.Tensor) -> int:
         if self._sampling.temperature == 0:
-            return int(logits.argmax())
+            best = int(logits.argmax())  # of a NaN, where there is one
+            _refuse_unless(math.isfinite(float(logits[best])))
+            return best
         if self._generator is None:
             self._generator = torch.Generator().manual_seed(self._sampling.seed)
         # one number and a search: torch.multinomial draws one for every token of the vocabulary, which takes longer
         reached = self._shares(logits).cumsum(0, dtype=torch.float64)
+        _refuse_unless(math.isfinite(float(reached[-1])))
         drawn = torch.rand(1, generator=self._generator, dtype=torch.float64) * reached[-1]
         token = int(torch.searchsorted(reached, drawn, right=True))
         return min(token, int(torch.searchsorted(reached, reached[-1])))
+
+
+def _refuse_unless(finite: bool) -> None:
+    if not finite:
+        raise FloatingPointError("logits that are not finite")

@@ -26,7 +26,18 @@ class Writer:
         self._grown = GrowingText(tokenizer)
 
     def take(self, logits: torch.Tensor, now_s: float) -> None:
-        """Draw the next token from logits [vocabulary] and note what the reply says now. now_s: since the batch's start."""
+        """Draw the next token from logits [vocabulary] and note what the reply says now. now_s: since the batch's start.
+
+        What goes wrong ends this reply and no other (``RowState.fault``); only memory that runs out is the batch's affair."""
+        try:
+            self._take(logits, now_s)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            self.state.fault = self._said(error)  # first: whoever sees the end sees why
+            self.state.finish = "error"
+
+    def _take(self, logits: torch.Tensor, now_s: float) -> None:
         state, sampling = self.state, self._row.sampling
         token = self._sampler.pick(logits)
         state.seconds = now_s
@@ -49,9 +60,16 @@ class Writer:
             text, state.finish = text[:cut], "stop"
         state.text = text if state.finish else text[: len(text) - _begun(text, sampling.stop)]
 
+    def _said(self, error: Exception) -> str:
+        """The fault in words for whoever asked."""
+        if not isinstance(error, FloatingPointError):
+            return f"This reply could not be written ({type(error).__name__}: {str(error)[:200]}). Ask with other settings."
+        mend = "Remove it, or train it again at a lower learning rate" if self._row.adapter else "Load it in fp32"
+        return f"{self._row.adapter or 'The base'} makes numbers overflow: this reply has no next token. {mend}."
+
     def _logprob(self, logits: torch.Tensor, token: int, count: int) -> TokenLogprob:
         shares = logits.float().log_softmax(-1)
-        top = shares.topk(count) if count else None
+        top = shares.topk(min(count, shares.shape[0])) if count else None
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top else ()
         return TokenLogprob(self._word(token), float(shares[token]), tuple((self._word(i), value) for i, value in pairs))
 

@@ -114,7 +114,10 @@ class Batches:
             try:
                 for states in self._stream(engine, list(rows.values())):
                     for place, state in zip(rows, states, strict=True):
-                        found[place] = replace(found[place], state=replace(state))  # the engine may go on writing in its own
+                        failure = RunFailedError(state.fault) if state.fault else None
+                        found[place] = replace(
+                            found[place], state=replace(state), failure=failure
+                        )  # the engine writes on in its own
                     yield list(found)
             except PlaygroundError as error:
                 for place in rows:

@@ -70,6 +70,30 @@ def test_a_wrong_request_is_one_sentence(here: Here, body: bytes, says: str) -> 
     assert says in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("half", [b'"\\ud800"', b'"a \\udfff b"', b'"\xed\xa0\x80"'], ids=repr)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": %s, "messages": [{"role": "user", "content": "Hello"}]}',
+        b'{"model": "base", "messages": [{"role": "user", "content": %s}]}',
+        b'{"model": "base", "messages": [{"role": "user", "content": [{"type": "text", "text": %s}]}]}',
+        b'{"model": "base", "messages": [{"role": %s, "content": "Hello"}]}',
+        b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], "stop": %s}',
+        b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], "stop": ["a", %s], "stream": true}',
+        b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], %s: 1}',
+        b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], "temperature": %s}',
+        b"%s",
+    ],
+)
+def test_half_a_character_anywhere_is_a_wrong_request(
+    here: Here, settings: Settings, caplog: pytest.LogCaptureFixture, body: bytes, half: bytes
+) -> None:
+    answer = here(services=with_fake(settings, [said("Hi", "stop")])).post(CHAT, content=body % half)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "half a character" in answer.json()["error"]["message"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_a_wrong_field_is_named(here: Here) -> None:
     assert here().post(CHAT, json=HELLO | {"tools": [{}]}).json()["error"]["param"] == "tools"
 

@@ -43,6 +43,13 @@ def test_sides_answer_together_each_with_its_own_prompt(services: Services) -> N
     assert services.manager.leases() == []
 
 
+def test_half_a_character_ends_its_own_side_only(services: Services) -> None:
+    (alone,) = last(services.compare.ask([Side("base")], [[]], "Hello", SHORT))
+    wrong, right = last(services.compare.ask([Side("base", "Be \ud800 brief."), Side("base")], [[], []], "Hello", SHORT))
+    assert "half a character" in wrong.error
+    assert (right.text, right.error) == (alone.text, "")
+
+
 def test_the_prompt_that_ran_is_shown_the_bases_own_default_included(services: Services) -> None:
     (reply,) = last(services.compare.ask([Side("base")], [[]], "Hello", SHORT))
     assert reply.stamp is not None
