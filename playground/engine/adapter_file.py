@@ -16,6 +16,7 @@ from playground.engine.bottlenecks import ACTIVATIONS, Neck
 from playground.engine.virtual import VirtualTokens
 from playground.engine.weights import FileAdapter, FileModule
 from playground.errors import AdapterError
+from playground.library.magnitudes import check_magnitudes
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
 _IA3 = re.compile(r"base_model\.model\.(?P<module>.+)\.ia3_l")
@@ -34,11 +35,9 @@ def read_adapter(folder: Path) -> FileAdapter:
         tensors = {name: tensor.float() for name, tensor in sorted(load(held).items())}
     except (OSError, ValueError, RuntimeError, RecursionError, SafetensorError) as error:
         raise AdapterError(f"The adapter in {folder.name} cannot be read: {error}. Import it again.") from error
-    filled = [tensor for tensor in tensors.values() if tensor.numel()]
-    if not filled:
+    if not any(tensor.numel() for tensor in tensors.values()):
         raise AdapterError(f"The adapter in {folder.name} holds no weights. Export it again.")
-    if not bool(torch.isfinite(torch.stack(torch._foreach_norm(filled, float("inf")))).all()):
-        raise AdapterError(f"{folder.name} holds something that is not a number. Train it again at a lower learning rate.")
+    check_magnitudes(folder.name, tensors)
     kind, name = config.get("peft_type"), folder.name
     try:
         if kind == "LORA":

@@ -1,7 +1,7 @@
 """Bottleneck adapters in a batch: h + up(act(down(h))) on each row's output of a linear layer, with that row's own matrices.
 
 Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2020, arXiv:2005.00052. Those of all rows lie side by side and
-every row multiplies all of them; a mask between the two products keeps its own, as ``bank.py`` does for LoRA. The reference path does
+every row multiplies all of them; a mask between the two products selects its own, as ``bank.py`` does for LoRA. The reference path does
 the same on each layer's output.
 """
 
@@ -67,22 +67,22 @@ class Beside:
         return sum(tensor.numel() * tensor.element_size() for tensor in (self.down, self.bias, self.up))
 
     def mask(self, carried: Sequence[int | None]) -> torch.Tensor:
-        """[rows, all columns]: 1 where the column is of the neck that the row carries; carried: that neck's number, None = none."""
-        mask = torch.zeros(len(carried), self.down.shape[0])
+        """[rows, all columns]: True where the column is of no neck that the row carries; carried: that neck's number, None = none."""
+        mask = torch.ones(len(carried), self.down.shape[0], dtype=torch.bool)
         for row, number in enumerate(carried):
             if number is not None:
                 _, begin, end = self.parts[number]
-                mask[row, begin:end] = 1
-        return mask.to(self.down.device, self.down.dtype)
+                mask[row, begin:end] = False
+        return mask.to(self.down.device)
 
     def add(self, y: torch.Tensor, mask: torch.Tensor) -> None:
-        """In place: y [rows, out], each with what its mask leaves."""
+        """In place: y [rows, out], each without what its mask covers."""
         inner = torch.addmm(self.bias, y, self.down.t())
         if len({activation for activation, _, _ in self.parts}) == 1:
             inner = ACTIVATIONS[self.parts[0][0]](inner)
         else:
             inner = torch.cat([ACTIVATIONS[activation](inner[:, begin:end]) for activation, begin, end in self.parts], dim=1)
-        y.addmm_(inner.mul_(mask), self.up)
+        y.addmm_(inner.masked_fill_(mask, 0.0), self.up)
 
 
 def beside(necks: Sequence[Neck]) -> Beside:

@@ -72,6 +72,11 @@ class RowCache:
         for block in self.blocks:
             block[target, :tokens] = block[source, :tokens]
 
+    def clear(self, row: int, tokens: int) -> None:
+        """Make a row's first ``tokens`` zeros again."""
+        for block in self.blocks:
+            block[row, :tokens].zero_()
+
     def save(self, row: int, tokens: int) -> torch.Tensor:
         """A row's first ``tokens``, [layers, tokens, 2, kv_heads, head_dim], for ``restore``."""
         return torch.stack([block[row, :tokens] for block in self.blocks])

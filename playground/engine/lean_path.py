@@ -70,7 +70,9 @@ class LeanPath:
                 f"{adapter_id} adapts {strange[0]}, which the fast path does not carry. Train it on the linear layers of the body."
             )
         start = None if virtual is None else self._start(adapter_id, virtual)
-        self._packed[adapter_id] = pack(key, weights, self.model.groups, self.model.dtype, self.model.device, start)
+        fresh = pack(key, weights, self.model.groups, self.model.dtype, self.model.device, start)
+        self.drop(adapter_id)
+        self._packed[adapter_id] = fresh
 
     def _start(self, adapter_id: str, virtual: VirtualTokens) -> torch.Tensor:
         """What virtual tokens leave in a row's cache; embeddings are read once for it, here."""
@@ -82,7 +84,11 @@ class LeanPath:
         return cache.save(0, virtual.count)
 
     def drop(self, adapter_id: str) -> None:
-        self._packed.pop(adapter_id, None)
+        """On the computing thread, as ``put``."""
+        gone = self._packed.pop(adapter_id, None)
+        if gone is not None and not any(other.key == gone.key for other in list(self._packed.values())):
+            self.scheduler.drop(gone.key)
+            self._aside.drop(gone.key)
 
     def switch_ms(self, adapter_id: str) -> float:
         """What the next row pays to carry an attached adapter: nothing but a look where it lies in a bank, else the copy."""

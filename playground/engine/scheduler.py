@@ -141,6 +141,10 @@ class Scheduler:
     def bank_bytes(self) -> int:
         return self._bank.bytes
 
+    def drop(self, key: str) -> None:
+        """An adapter is removed: its slot is emptied once no row uses it. On the computing thread."""
+        self._bank.drop(key)
+
     def close(self) -> None:
         """Rows in flight hear of it, no others are taken, and what was kept is gone."""
         with self._changed:
@@ -302,8 +306,9 @@ class Scheduler:
 
     def _let_go(self) -> None:
         for place in range(len(self._live) - 1, -1, -1):
-            if self._live[place].writer.state.finish:
-                self._remove(place, keep=True)
+            state = self._live[place].writer.state
+            if state.finish:
+                self._remove(place, keep=not state.fault)
 
     def _drop_cancelled(self) -> None:
         with self._changed:
@@ -321,8 +326,16 @@ class Scheduler:
                 if gone.row.cache_salt and gone.shared >= PREFIX_MIN:
                     self.prefixes.remember(gone.key, gone.cached[: gone.shared], self._cache, place, gone.lead)
         self._bank.release(gone.slot)
+        self._clear(gone, place)
         last = len(self._live) - 1
         if place != last:
             self._cache.move(last, place, self._live[last].length)
             self._live[place] = self._live[last]
+            self._clear(self._live[place], last)
         self._live.pop()
+
+    def _clear(self, live: _Live, place: int) -> None:
+        """Zero what a row with an adapter leaves behind: its keys and values may be infinite, and later rows of this place read them
+        under a mask that only adds minus infinity."""
+        if live.adapter is not None:
+            self._cache.clear(place, live.length + 1)  # and the token it took part with while it was still being read

@@ -20,6 +20,7 @@ from torch import nn
 from playground.engine.bottlenecks import Neck
 from playground.engine.virtual import VirtualTokens
 from playground.errors import AdapterError
+from playground.library.magnitudes import check_magnitudes
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def plain_weight(module: Any) -> torch.Tensor:
 
 
 def fitted(name: str, found: Mapping[str, FileModule], modules: Mapping[str, nn.Module]) -> dict[str, ModuleWeights]:
-    """An adapter's file laid over a base's linear layers. Raises AdapterError when it was made for another base.
+    """An adapter's file laid over a base's linear layers. Raises AdapterError when it was made for another base, or where a number is
+    too large once it is scaled (``check_magnitudes``).
 
     name: the adapter's, for the error. modules: the base's linear layers by path.
     """
@@ -113,4 +115,7 @@ def fitted(name: str, found: Mapping[str, FileModule], modules: Mapping[str, nn.
             if bias is not None:  # DoRA leaves the base's bias alone
                 shift = (1 - out_scale) * bias.data.float().cpu()
         weights[path] = ModuleWeights(part.a, part.b, part.in_scale, out_scale, shift, part.neck)
+    made = {"lora_B times its scale": "b", "the scale of its output": "out_scale", "the shift of its output": "shift"}
+    tensors = {f"{path} ({said})": getattr(w, field) for path, w in weights.items() for said, field in made.items()}
+    check_magnitudes(name, {key: tensor for key, tensor in tensors.items() if tensor is not None})
     return weights

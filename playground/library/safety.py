@@ -12,6 +12,7 @@ from playground.library.base_shapes import BaseShapes
 from playground.library.config_rules import check_config
 from playground.library.files import is_plain_file, plain_text, read_json
 from playground.library.fit import check_tensors
+from playground.library.magnitudes import check_file
 from playground.library.safetensors_header import read_header
 
 CONFIG, WEIGHTS, RECORD, CARD = "adapter_config.json", "adapter_model.safetensors", "run.json", "README.md"
@@ -74,7 +75,7 @@ def check_folder(folder: Path, base: BaseShapes | None) -> None:
     """Raise AdapterError unless ``folder`` is an adapter that is safe to load and, where ``base`` is given, fits it.
 
     1. Names: no pickle, program, link. 2. The config is on the allow-list. 3. The weights are sound safetensors that
-    belong to the method. 4. Their shapes fit the base; its fingerprint too, where both are known.
+    belong to the method, and hold numbers such as training makes. 4. Their shapes fit the base; its fingerprint too, where both are known.
     """
     folder = Path(folder)
     check_names(folder)
@@ -89,6 +90,7 @@ def check_folder(folder: Path, base: BaseShapes | None) -> None:
     check_config(config, reward=reward)
     tensors = read_header(folder / WEIGHTS)
     check_tensors(tensors, config, base, reward=reward)
+    check_file(folder / WEIGHTS)
     made_on = run.get("base_fingerprint")
     if base is not None and base.fingerprint and isinstance(made_on, str) and made_on and made_on != base.fingerprint:
         needs = plain_text(run.get("base")) or "the base it was trained on"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from playground.engine.adapter_file import read_adapter
+from playground.engine.bottlenecks import Neck
 from playground.engine.engine import Engine
 from playground.engine.request import AdapterFile, Row, RowState
+from playground.engine.weights import ModuleWeights, fitted
 
 BYTES = 256
 WINDOW = 12
@@ -220,6 +223,25 @@ def ids_of(engine: Engine, prompt: str) -> list[int]:
 def attach(engine: Engine, folder: Path, name: str, sha256: str = "") -> str:
     engine.attach(AdapterFile(name, folder, sha256 or name))
     return name
+
+
+def poison(engine: Engine, folder: Path, value: float, name: str = "bad") -> None:
+    """Put an adapter that is attached into the engine once more, past all checks, with every number of it ``value``."""
+    found = read_adapter(folder)
+
+    def full(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else torch.full_like(tensor, value)
+
+    weights = {}
+    for path, part in fitted(name, found.modules, engine._linears).items():
+        neck = None
+        if part.neck is not None:
+            down, down_bias, up, up_bias = (torch.full_like(tensor, value) for tensor in part.neck.tensors)
+            neck = Neck(down, down_bias, up, up_bias, part.neck.activation)
+        vectors = {field: full(getattr(part, field)) for field in ("a", "b", "in_scale", "out_scale", "shift")}
+        weights[path] = ModuleWeights(**vectors, neck=neck)
+    virtual = None if found.virtual is None else replace(found.virtual, flat=torch.full_like(found.virtual.flat, value))
+    engine._compute.run(lambda: engine._way.put(name, f"poison {value}", weights, virtual))
 
 
 def run(engine: Engine, rows: Sequence[Row]) -> list[RowState]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from playground.engine.cache import STEP
@@ -9,6 +10,7 @@ from playground.engine.request import Sampling
 from playground.services.bases import kv_bytes_per_token
 from playground.services.batches import Asked, Written
 from playground.services.container import Services
+from tests.engine.models import poison
 
 PROMPT = "A beginning that is long enough to be kept for the next question, since it has more than sixteen tokens."
 
@@ -57,3 +59,18 @@ def test_a_batch_asks_for_room_as_it_grows(services: Services, tiny_base: Path) 
         if leases := services.manager.leases():
             assert [lease.bytes for lease in leases] == [row]
     assert services.bases.engine()._way.scheduler._cache.bytes <= row
+
+
+def test_a_reply_whose_adapter_overflows_fails_alone(services: Services, make_lora: Callable[..., Path]) -> None:
+    alone = ask(services)[0].state.tokens
+    card = services.adapters.import_file(make_lora(3))
+    services.adapters.attach(card.id)
+    poison(services.bases.engine(), card.path, 3e38, card.id)
+    asked = [Asked(one, PROMPT, Sampling(max_tokens=4)) for one in (None, card, None)]
+    written: list[Written] = []
+    for written in services.batches.run(asked, "a"):
+        pass
+    assert [one.state.tokens for one in (written[0], written[2])] == [alone] * 2
+    assert [one.failure for one in (written[0], written[2])] == [None] * 2
+    assert written[1].done
+    assert f"{card.id} makes numbers overflow" in str(written[1].failure)

@@ -1,0 +1,211 @@
+"""An adapter whose numbers overflow: it is refused, and where its activations overflow all the same, only its own rows end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from playground.engine.bank import Bank
+from playground.engine.engine import Engine
+from playground.engine.graph import CapturedSteps
+from playground.engine.lean import Segment
+from playground.engine.lean_path import LeanPath
+from playground.engine.packed import Group, pack
+from playground.engine.request import AdapterFile, Row, Sampling
+from playground.engine.weights import ModuleWeights
+from playground.errors import AdapterError
+from playground.library.adapters import AdapterLibrary
+from tests.engine.models import attach, logits_of, poison, run, save_adapter, save_base
+from tests.engine.test_graph import Again
+
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {}, "dora": {"use_dora": True}, "ia3": {}, "bottleneck": {"activation": "relu"}, "prefix": {}, "prompt": {}, "ptuning": {}
+}  # fmt: skip
+HUGE = 3e38
+LONG = "Hello there, my order has not arrived yet and I would like to know"
+ROWS = {
+    "base": Row("The report says", None, Sampling(max_tokens=14, ignore_eos=True)),
+    "good": Row("One", "good", Sampling(max_tokens=16, ignore_eos=True)),
+    "bad": Row(LONG, "bad", Sampling(max_tokens=6, ignore_eos=True)),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base("llama", tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """By kind, and for ``good`` and ``bad``: adapters that PEFT made."""
+    parent = tmp_path_factory.mktemp("made")
+    return {
+        (kind, name): save_adapter(base, parent / f"{name}-{kind}", "lora" if kind == "dora" else kind, seed, **options)
+        for kind, options in KINDS.items()
+        for seed, name in enumerate(("good", "bad"))
+    }
+
+
+@pytest.fixture(params=["lean", "reference"])
+def engine(request: pytest.FixtureRequest, base: Path) -> Engine:
+    return Engine(base, reference=request.param == "reference")
+
+
+def edited(folder: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor], **config: Any) -> Path:
+    """A copy of an adapter with other tensors and settings."""
+    shutil.copytree(folder, target)
+    tensors = load_file(target / "adapter_model.safetensors")
+    save_file({name: change(name, tensor).contiguous() for name, tensor in tensors.items()}, target / "adapter_model.safetensors")
+    said = json.loads((target / "adapter_config.json").read_text())
+    (target / "adapter_config.json").write_text(json.dumps(said | config))
+    return target
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [HUGE, 1e5, float("inf"), float("nan")], ids=str)
+def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(
+    engine: Engine, made: dict[tuple[str, str], Path], kind: str, value: float, tmp_path: Path
+) -> None:
+    names = sorted(load_file(made[kind, "bad"] / "adapter_model.safetensors"))
+    wrong = names[len(names) // 2]
+    folder = edited(made[kind, "bad"], tmp_path / "bad", lambda name, t: torch.full_like(t, value) if name == wrong else t)
+    with pytest.raises(AdapterError, match=rf"bad holds .* in {wrong}, which is not a number that training makes"):
+        attach(engine, folder, "bad")
+    assert engine.attached() == {}
+    with pytest.raises(AdapterError, match=rf"This adapter holds .* in {wrong}, which"):
+        AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(folder, None)
+
+
+def test_numbers_that_are_too_large_only_with_their_scale_are_refused(
+    engine: Engine, base: Path, made: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    scaled = edited(
+        made["lora", "bad"],
+        tmp_path / "bad",
+        lambda name, t: torch.ones_like(t) if "0.mlp.up_proj.lora_B" in name else t,
+        lora_alpha=65536,
+    )
+    with pytest.raises(AdapterError, match=r"bad holds 1\.64e\+04 in model\.layers\.0\.mlp\.up_proj \(lora_B times its scale\)"):
+        attach(engine, scaled, "bad")
+    weight = dict(engine.loaded.model.named_modules())["model.layers.0.self_attn.q_proj"].weight.detach()
+    wide = weight.shape[0]
+    dora = save_adapter(base, tmp_path / "dora", "lora", 1, use_dora=True, target_modules=["q_proj"], r=wide, lora_alpha=wide)
+    away = {"lora_A": torch.eye(wide), "lora_B": -weight}  # W + BA = 0, whose norm DoRA divides by
+    nothing = edited(
+        dora,
+        tmp_path / "away",
+        lambda name, t: next((to for part, to in away.items() if f"0.self_attn.q_proj.{part}" in name), t),
+    )
+    with pytest.raises(AdapterError, match=r"away holds inf in model\.layers\.0\.self_attn\.q_proj \(the scale of its output\)"):
+        engine.attach(AdapterFile("away", nothing, "away"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [HUGE, float("inf"), float("nan")], ids=str)
+def test_the_others_write_what_they_write_alone_beside_it_and_after_it(
+    base: Path, engine: Engine, made: dict[tuple[str, str], Path], kind: str, value: float
+) -> None:
+    """Both of the same kind, so that they share slots, necks and the cache. What is not finite in a slot of low-rank pairs cannot be
+    there (it is refused above), so those are only huge."""
+    if value != HUGE and kind in ("lora", "dora", "bottleneck"):
+        value = -HUGE
+    attach(engine, made[kind, "good"], "good")
+    alone = {name: run(engine, [ROWS[name]])[0].tokens for name in ("base", "good")}
+    attach(engine, made[kind, "bad"], "bad")
+    poison(engine, made[kind, "bad"], value)
+    for order in (["bad", "base", "good"], ["base", "bad", "good", "bad"], ["good", "base", "bad"]):
+        states = run(engine, [ROWS[name] for name in order])
+        for name, state in zip(order, states, strict=True):
+            if name != "bad":
+                assert (state.tokens, state.fault) == (alone[name], ""), order
+            elif state.finish == "error":
+                assert "bad makes numbers overflow" in state.fault
+            else:  # finite all the same, where norms take everything to 0
+                assert state.finish == "length"
+        states = run(engine, [ROWS["good"], ROWS["base"], ROWS["good"]])
+        assert [state.tokens for state in states] == [alone["good"], alone["base"], alone["good"]], (
+            f"its places are used again: {order}"
+        )
+    engine.detach("bad")
+    states = run(engine, [ROWS["base"], ROWS["good"], ROWS["base"]])
+    assert [state.tokens for state in states] == [alone["base"], alone["good"], alone["base"]]
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix"])
+def test_a_row_that_is_stopped_leaves_nothing_behind(engine: Engine, made: dict[tuple[str, str], Path], kind: str) -> None:
+    (alone,) = run(engine, [ROWS["base"]])
+    attach(engine, made[kind, "bad"], "bad")
+    poison(engine, made[kind, "bad"], HUGE)
+    stream = engine.stream([ROWS["bad"], Row(LONG, None, Sampling(max_tokens=40))])
+    next(stream)
+    next(stream)
+    stream.close()
+    states = run(engine, [ROWS["base"], Row(LONG * 3, None, Sampling(max_tokens=30)), ROWS["base"]])
+    assert states[0].tokens == states[2].tokens == alone.tokens
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+def test_numbers_at_the_limit_are_taken_and_end_no_other_row(
+    engine: Engine, made: dict[tuple[str, str], Path], kind: str, tmp_path: Path
+) -> None:
+    attach(engine, made[kind, "good"], "good")
+    alone = {name: run(engine, [ROWS[name]])[0].tokens for name in ("base", "good")}
+    attach(engine, edited(made[kind, "bad"], tmp_path / "bad", lambda name, t: torch.full_like(t, 4e3)), "bad")
+    states = run(engine, [ROWS["bad"], ROWS["base"], ROWS["good"]])
+    assert [state.tokens for state in states[1:]] == [alone["base"], alone["good"]]
+    assert states[0].finish in ("length", "error")
+
+
+def test_a_captured_step_selects_too(base: Path, made: dict[tuple[str, str], Path]) -> None:
+    engine = Engine(base)
+    path = engine._way
+    assert isinstance(path, LeanPath)
+    for name in ("good", "bad"):
+        attach(engine, made["lora", name], name)
+    poison(engine, made["lora", "bad"], HUGE)
+    steps, cache, bank = CapturedSteps(path.model, Again), path.model.new_cache(), path.model.new_bank()
+    slots = [bank.take(path._find(name) if name else None) for name in (None, "good", "bad")]
+    path.model.read([Segment(row, [1, 2, 3], 0, slot) for row, slot in enumerate(slots)], cache, bank)
+    together = steps.step([4, 4, 4], [3, 3, 3], slots, cache, bank)[:2].clone()
+    bank.select(slots[:2])
+    alone = path.model.step([4, 4], [3, 3], cache, bank)
+    assert (together - alone).abs().max() < 1e-4
+
+
+def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_ends() -> None:
+    groups = [Group(("a", "b"), 3, (2, 2))]
+    one, two = (
+        pack(key, {"a": ModuleWeights(torch.ones(1, 3), torch.ones(2, 1))}, groups, torch.float32, torch.device("cpu"))
+        for key in "12"
+    )
+    bank = Bank(groups, torch.float32, torch.device("cpu"))
+    first, other = bank.take(one), bank.take(two)
+    assert bank.take(one) == first
+    bank.drop("1")
+    bank.release(first)
+    assert [float(bank._a[0].sum()), float(bank._b[0].sum())] == [6, 4], "a row still uses it"
+    bank.release(first)
+    assert [float(bank._a[0].sum()), float(bank._b[0].sum())] == [3, 2]
+    bank.select([other, None])
+    y = torch.zeros(2, 4)
+    bank.add(0, torch.ones(2, 3), y)
+    assert y.tolist() == [[3, 3, 0, 0], [0, 0, 0, 0]]
+    assert bank.take(one) == first, "it may come back"
+    bank.select([first, other])
+    bank.release(other)
+    bank.drop("2")
+    assert bank.take(one) == first
+
+
+def test_an_adapter_that_overflows_is_not_said_to_have_no_effect(engine: Engine, made: dict[tuple[str, str], Path]) -> None:
+    attach(engine, made["prefix", "bad"], "bad")
+    poison(engine, made["prefix", "bad"], float("nan"))
+    assert not torch.isfinite(logits_of(engine, "One", "bad")).all()
+    assert not engine.has_no_effect("bad")
