@@ -46,22 +46,28 @@ def launch(services: Any, home: Home) -> tuple[Any, str]:
     """Show the page and return it with its address; the services start once the page stands."""
     from starlette.middleware import Middleware
 
+    from playground.api.gate import Gate
     from playground.api.routes import build_routes
     from playground.api.visit import Visit
     from playground.ui.page import build_page, launch_options
 
     settings = services.settings
     os.environ["GRADIO_TEMP_DIR"] = str(settings.incoming_dir)  # only what lies there counts as uploaded
-    middleware = [Middleware(Visit, home=settings.home)] if settings.shared else []
+    routes = build_routes(services, home.token)
+    middleware = [Middleware(Gate, settings=settings, own=routes)]
+    if settings.shared:
+        middleware.append(Middleware(Visit, home=settings.home))
     page = build_page(services)
     _, url, _ = page.launch(
         **launch_options(),
-        app_kwargs={"routes": build_routes(services, home.token), "middleware": middleware},
+        app_kwargs={"routes": routes, "middleware": middleware},
         max_file_size=settings.upload_limit_bytes,
         prevent_thread_lock=True,
         quiet=True,
         show_error=False,
         ssr_mode=False,
+        run_history=False,
+        mcp_server=False,
         enable_monitoring=False,
     )
     home.serves(url)

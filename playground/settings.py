@@ -14,6 +14,9 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds app.py, adapters/ and examples/."""
 
 DEFAULT_BASE = "smollm2-135m"
+ALLOWED_HOSTS = "PLAYGROUND_ALLOWED_HOSTS"
+HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|(?=.*:.*:)[0-9a-f:.]+")
+"""A name or address of a machine, in small letters, without scheme, port or brackets."""
 _MEBI = 1024 * 1024
 WHOLE = {
     "session_disk_mb": "PLAYGROUND_SESSION_DISK_MB",
@@ -34,6 +37,7 @@ class Settings:
     budget_bytes: memory the session manager may use; None = what the device has, less a reserve.
     shared: several people who do not know each other use this app.
     api_token: bearer token for /v1; empty = this machine only.
+    allowed_hosts: names under which the page may be opened, beside those of this machine.
     upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs and adapters together. session_runs: runs that wait
@@ -47,6 +51,7 @@ class Settings:
     budget_bytes: int | None = None
     shared: bool = False
     api_token: str = field(default="", repr=False)
+    allowed_hosts: tuple[str, ...] = ()
     upload_mb: int | None = None
     session_disk_mb: int = 1000
     session_runs: int = 3
@@ -82,6 +87,7 @@ class Settings:
             budget_bytes=int(float(budget) * 1e9) if budget else None,
             shared=shared == "1" if shared else bool(env.get("SPACE_ID")),
             api_token=env.get("PLAYGROUND_API_TOKEN", ""),
+            allowed_hosts=_hosts(env),
             upload_mb=int(upload) if upload else None,
             **limits,
         )
@@ -135,6 +141,22 @@ class Settings:
     @property
     def keep_s(self) -> float:
         return self.keep_hours * 3600.0
+
+
+def _hosts(env: Mapping[str, str]) -> tuple[str, ...]:
+    """What the owner allows, the Space's own names (several where it has a domain of its own), and where Gradio is told to serve.
+    Raises InputError."""
+    allowed = _names(env.get(ALLOWED_HOSTS, ""))
+    if wrong := [name for name in allowed if not HOST_NAME.fullmatch(name)]:
+        raise InputError(
+            f"{ALLOWED_HOSTS} has {wrong[0]!r}; it takes names without scheme and port, separated by commas, such as "
+            "playground.example,192.168.1.20."
+        )
+    return (*allowed, *_names(env.get("SPACE_HOST", "")), *_names(env.get("GRADIO_SERVER_NAME", "")))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip().strip("[]").lower() for name in text.split(",") if name.strip()]
 
 
 def _whole(env: Mapping[str, str], variable: str) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ipaddress
 import secrets
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from playground.api.hosts import LOCAL_NAMES, name_in
 from playground.settings import Settings
 
 TOKEN_VARIABLE = "PLAYGROUND_API_TOKEN"
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _PROXIES = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
 
 
@@ -30,7 +29,7 @@ def refusal(request: Request, settings: Settings) -> Refusal | None:
     1. With a token: whoever shows it, from any host; nobody else.
     2. Without one, where the app is shared: nobody.
     3. Without one, on a person's own machine: a program on that machine, not by way of a proxy, that names the machine as
-       itself. A foreign Host is a page that made its name point here; a foreign Origin is a page from elsewhere.
+       itself. A foreign Host is a page that made its name point here; a foreign Origin, or Sec-Fetch-Site, is a page from elsewhere.
     """
     if settings.api_token:
         if shows(request, settings.api_token):
@@ -42,9 +41,10 @@ def refusal(request: Request, settings: Settings) -> Refusal | None:
         return Refusal(
             403, f"Without a token /v1 answers programs on its own machine only. Set {TOKEN_VARIABLE} to call from others."
         )
-    if [_host(f"//{host}") in _LOCAL_NAMES for host in request.headers.getlist("host")] != [True]:
+    if [name_in(f"//{host}") in LOCAL_NAMES for host in request.headers.getlist("host")] != [True]:
         return Refusal(403, f"Without a token /v1 must be called as localhost or 127.0.0.1. Do so, or set {TOKEN_VARIABLE}.")
-    if not all(_is_local_origin(origin) for origin in request.headers.getlist("origin")):
+    local = all(_is_local_origin(origin) for origin in request.headers.getlist("origin"))
+    if not local or "cross-site" in request.headers.getlist("sec-fetch-site"):
         return Refusal(403, f"A page from elsewhere may not call /v1 without a token. Set {TOKEN_VARIABLE}, and send it.")
     return None
 
@@ -70,13 +70,4 @@ def from_here(request: Request) -> bool:
 
 
 def _is_local_origin(origin: str) -> bool:
-    return origin.startswith(("http://", "https://")) and _host(origin) in _LOCAL_NAMES
-
-
-def _host(address: str) -> str:
-    """The host name in an address, in small letters; "" when it cannot be read."""
-    try:
-        parts = urlsplit(address)
-        return "" if parts.username is not None or parts.path or parts.port == 0 else parts.hostname or ""
-    except ValueError:
-        return ""
+    return origin.startswith(("http://", "https://")) and name_in(origin) in LOCAL_NAMES

@@ -79,7 +79,7 @@ def read_chat(body: Mapping[str, Any]) -> ChatRequest:
         temperature=_number(body, "temperature", 1.0),
         top_p=_number(body, "top_p", 1.0),
         max_tokens=max(MAX_TOKENS, shortest) if longest is None else longest,
-        seed=secrets.randbelow(SEED_MAX + 1) if seed is None else seed,
+        seed=secrets.randbelow(SEED_MAX + 1) if seed is None or seed == -1 else seed,  # vLLM: -1 is none
         top_k=0 if top_k == -1 else top_k,  # vLLM: -1 is off
         repetition_penalty=_number(body, "repetition_penalty", 1.0),
         stop=_stop(body.get("stop")),

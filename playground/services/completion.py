@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
 from playground.data.example import Message
@@ -19,6 +20,10 @@ from playground.settings import Settings
 
 BASE = "base"
 REPLIES_MAX = 4
+PATIENCE_S = 120.0
+"""How long a question waits for a base that is being prepared, where the caller does not leave before."""
+LOOK_S = 0.5
+"""How often it looks, and tells how far the base is."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,18 @@ class Chat:
 
 
 class CompletionService:
-    """Answers programs. Where the app is shared a program is nobody's session: it sees the base and the shipped adapters."""
+    """Answers programs. Where the app is shared a program is nobody's session: it sees the base and the shipped adapters.
+
+    clock: seconds, monotonic. pause: waits that many seconds.
+    """
 
     def __init__(
-        self, settings: Settings, manager: DeviceManager, bases: BaseService, adapters: AdapterService, batches: Batches
-    ) -> None:
+        self, settings: Settings, manager: DeviceManager, bases: BaseService, adapters: AdapterService, batches: Batches,
+        clock: Callable[[], float] = time.monotonic, pause: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
         self._shared, self._manager, self._bases = settings.shared, manager, bases
         self._adapters, self._batches = adapters, batches
+        self._clock, self._pause = clock, pause
         self._owner = "" if settings.shared else "local"
 
     @property
@@ -73,11 +83,12 @@ class CompletionService:
     def complete(self, chat: Chat, session: str) -> Generator[list[Written]]:
         """Yields how far each reply has come, the last time with every one done. Closing it frees the device.
 
-        Raises NotFoundError, InputError, BaseUnavailableError while there is no base, BusyError when the queue is full,
-        OutOfMemoryError.
+        A base that is being prepared is waited for. Raises NotFoundError, InputError, BaseUnavailableError when there is no base after
+        PATIENCE_S or there will be none, BusyError when the queue is full, OutOfMemoryError.
         """
         card = self.card(chat.model)
-        self._require_base()
+        for waiting in self._until_there_is_a_base():
+            yield [Written(waiting=waiting) for _ in range(chat.replies)]
         prompt = render_prompt(self._bases.tokenizer(), chat.messages)
         sampling = self._fitting(prompt, chat, card.virtual_tokens if card else 0)
         asked = [
@@ -94,14 +105,16 @@ class CompletionService:
         """When a place in a full queue is likely to be free."""
         return max(1, round(min((request.wait_s for request in self._manager.queue()), default=1.0)))
 
-    def _require_base(self) -> None:
-        """One that rests is brought back by the question itself; one that was never there is not waited for."""
-        state = self._bases.state()
-        if self._bases.loaded is not None or state.phase == "ready":
-            return
-        if state.phase == "failed":
-            raise BaseUnavailableError(state.message)
-        raise BaseUnavailableError(f"The base is still being prepared ({state.message}). Try again in a minute.")
+    def _until_there_is_a_base(self) -> Iterator[str]:
+        """How far the base is, in words, every LOOK_S. One that rests is brought back by the question itself."""
+        end_s = self._clock() + PATIENCE_S
+        while self._bases.loaded is None and (state := self._bases.state()).phase != "ready":
+            if state.phase == "failed":
+                raise BaseUnavailableError(state.message)
+            if self._clock() >= end_s:
+                raise BaseUnavailableError(f"The base is still being prepared ({state.message}). Try again in a minute.")
+            yield state.message
+            self._pause(LOOK_S)
 
     def _fitting(self, prompt: str, chat: Chat, before: int) -> Sampling:
         """The sampling, with a longest reply that the base's context holds beside the prompt and ``before`` tokens of the adapter."""

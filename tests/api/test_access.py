@@ -46,6 +46,7 @@ def test_a_page_of_this_machine_may_call(here: Here, origin: str) -> None:
         {"origin": "file://localhost"},
         {"origin": "null"},
         {"origin": ""},
+        {"sec-fetch-site": "cross-site"},
         {"x-forwarded-for": "127.0.0.1"},
         {"x-forwarded-host": "localhost"},
         {"x-real-ip": "127.0.0.1"},

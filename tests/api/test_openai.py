@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -20,7 +22,7 @@ from playground.errors import BaseUnavailableError, BusyError, OutOfMemoryError,
 from playground.gpu.manager import QUEUE_LIMIT
 from playground.gpu.policy import CAPACITY
 from playground.services.batches import Written
-from playground.services.completion import Chat
+from playground.services.completion import Chat, CompletionService
 from playground.services.container import Services
 from playground.settings import Settings
 from tests.api.conftest import on_a_port, wait_until
@@ -116,12 +118,57 @@ def test_an_unknown_model_is_told_before_the_base_is_there(here: Here) -> None:
     assert "There is: base" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_while_the_base_is_prepared_it_is_503(here: Here, stream: bool) -> None:
-    answer = here().post(CHAT, json=HELLO | {"stream": stream})
+def impatient(services: Services) -> Services:
+    """Its clock goes on a minute at each look: nobody waits for real."""
+    clock = itertools.count(step=60)
+    services.completion = CompletionService(
+        services.settings,
+        services.manager,
+        services.bases,
+        services.adapters,
+        services.batches,
+        lambda: next(clock),
+        lambda _: None,
+    )
+    return services
+
+
+def test_a_base_that_is_not_there_in_time_is_503_and_says_when_to_come_again(here: Here, settings: Settings) -> None:
+    answer = here(services=impatient(Services(settings))).post(CHAT, json=HELLO)
     assert answer.status_code == 503
     assert "still being prepared" in answer.json()["error"]["message"]
     assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_stream_tells_that_it_waits_for_the_base(here: Here, settings: Settings) -> None:
+    chunks, comments = events(here(services=impatient(Services(settings))).post(CHAT, json=HELLO | {"stream": True}))
+    assert set(comments) == {": Preparing the base"}
+    assert chunks[-1]["error"]["code"] == "base_unavailable"
+
+
+def test_in_its_first_seconds_the_app_answers_once_the_base_is_there(here: Here, settings: Settings) -> None:
+    services = Services(settings)
+    caller = here(services=services)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: caller.post(CHAT, json=HELLO | {"max_tokens": 2}))
+        wait_until(lambda: [thread for thread in threading.enumerate() if thread.name == "follow"])
+        services.bases.start()
+        assert asked.result(60).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_while_the_base_is_prepared_is_waited_for_no_more(settings: Settings, stream: bool) -> None:
+    body = json.dumps(HELLO | {"stream": stream}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    def waits() -> bool:
+        return any(thread.name == "follow" for thread in threading.enumerate())
+
+    with on_a_port(Starlette(routes=build_routes(Services(settings), "internal"))) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+            connection.sendall(head + body)
+            wait_until(waits)
+        wait_until(lambda: not waits())
 
 
 def test_a_base_that_failed_is_503_with_its_reason(here: Here, settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from playground.errors import BaseUnavailableError, BusyError, InputError, NotFo
 from playground.gpu.manager import QUEUE_LIMIT
 from playground.gpu.policy import CAPACITY
 from playground.services.batches import Written
-from playground.services.completion import Chat
+from playground.services.completion import LOOK_S, PATIENCE_S, Chat, CompletionService
 from playground.services.container import Services
 from tests.engine.models import load_base, said_by, save_adapter, with_adapter
 
@@ -133,7 +134,42 @@ def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services:
 def test_what_is_not_there_is_said(services: Services) -> None:
     with pytest.raises(NotFoundError, match=r"There is no model 'nobody'\. There is: base"):
         services.completion.card("nobody")
-    with pytest.raises(BaseUnavailableError, match="still being prepared"):
-        next(services.completion.complete(chat(), "me"))
     with pytest.raises(InputError, match="1 to 4"):
         chat(replies=5)
+
+
+class Waiting:
+    """A completion service on a clock of its own, which goes on only while it waits; ``after`` is called once that much has passed."""
+
+    def __init__(self, services: Services, after: dict[float, Callable[[], Any]]) -> None:
+        self.now, self.after = 0.0, after
+        self.service = CompletionService(
+            services.settings, services.manager, services.bases, services.adapters, services.batches, lambda: self.now, self.pause
+        )
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+        if act := self.after.pop(self.now, None):
+            act()
+
+
+def test_a_base_that_is_being_prepared_is_waited_for(services: Services) -> None:
+    waiting = Waiting(services, {4 * LOOK_S: services.bases.engine})
+    snapshots = list(waiting.service.complete(chat(replies=2), "me"))
+    assert [[one.waiting for one in written] for written in snapshots[:4]] == [["Preparing the base"] * 2] * 4
+    assert [one.state.completion_tokens for one in snapshots[-1]] == [6, 6]
+    assert waiting.now == 4 * LOOK_S
+
+
+def test_the_wait_for_a_base_is_bounded(services: Services) -> None:
+    waiting = Waiting(services, {})
+    with pytest.raises(BaseUnavailableError, match="still being prepared"):
+        list(waiting.service.complete(chat(), "me"))
+    assert waiting.now == PATIENCE_S
+
+
+def test_a_base_that_fails_while_it_is_waited_for_ends_the_wait(services: Services) -> None:
+    waiting = Waiting(services, {LOOK_S: lambda: services.bases._failed(services.bases.spec, InputError("It is no model."))})
+    with pytest.raises(BaseUnavailableError, match="It is no model"):
+        list(waiting.service.complete(chat(), "me"))
+    assert waiting.now == LOOK_S

@@ -154,6 +154,42 @@ def test_the_status_tells_counts_only(app: Open) -> None:
         assert client.get("monitoring").status_code == 404 or "not enabled" in client.get("monitoring").text
 
 
+def test_routes_of_gradio_that_nobody_needs_are_not_there(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_host")
+    gone = [
+        ("GET", "runs"), ("GET", "run-history/buckets"), ("GET", "run-history/records?bucket_id=a/b"), ("POST", "run-history/connect"),
+        ("POST", "process_recording"), ("POST", "component_server"), ("GET", "file=http://127.0.0.1:1/x"), ("GET", "file=https://a.example/x"),
+        ("GET", "proxy=https://a.hf.space/x"), ("GET", "token"), ("GET", "queue/status"), ("GET", "deep_link?session_hash=x"),
+        ("POST", "vibe-edit"), ("GET", "openapi.json"),
+    ]  # fmt: skip
+    with app.browser("b" * 32) as client:
+        for method, route in gone:
+            assert client.request(method, f"gradio_api/{route}").status_code == 404, route
+
+
+def test_bodies_are_limited(app: Open) -> None:
+    with app.browser("b" * 32) as client:
+        large = json.dumps({"data": ["x" * 3_000_000], "fn_index": 0, "session_hash": "x"})
+        assert (
+            client.post("gradio_api/queue/join", content=large, headers={"content-type": "application/json"}).status_code == 413
+        )
+
+
+def test_one_upload_of_many_files_is_limited_as_one(app: Open) -> None:
+    before = set(app.services.settings.incoming_dir.rglob("*"))
+    with app.browser() as client:
+        files = [("files", (f"{n}.jsonl", bytes([65 + n]) * 2**20)) for n in range(23)]
+        assert client.post("gradio_api/upload", files=files).status_code == 413
+    assert set(app.services.settings.incoming_dir.rglob("*")) == before
+
+
+def test_a_page_from_elsewhere_is_refused_here_too(app: Open) -> None:
+    with app.browser("b" * 32) as client:
+        for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+            assert client.get("/", headers=headers).status_code == 403
+            assert client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)}, headers=headers).status_code == 403
+
+
 def test_a_full_disk_takes_no_upload(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visit, "disk_free", lambda home: 1000)
     with app.browser("b" * 32) as client:
