@@ -39,7 +39,7 @@ def build(services: Any) -> SidebarView:
         proved = gr.HTML("")
         proof = gr.Button("Check the base again", size="sm", elem_classes="fit")
         with gr.Accordion("Another base", open=False, elem_classes="picker", visible=not services.settings.shared):
-            choices = gr.Dropdown([], label="On this machine", filterable=False)
+            choices = gr.Dropdown([], label="On this machine", filterable=False, interactive=False)
             spec = gr.Textbox(label="Or a hub id, or a local folder", placeholder="owner/name", max_length=300)
             inspect = gr.Button("Look at it", size="sm", elem_classes="fit")
             found = hidden_slot()

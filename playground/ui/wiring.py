@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import gradio as gr
+from gradio.components import FormComponent
 
 from playground.services.sessions import COOKIE, owner_of
 
@@ -21,6 +24,52 @@ class Visitor:
 
     owner: str = "local"
     session: str = "local"
+
+
+SETTABLE = (FormComponent, gr.File, gr.Dataframe)
+"""Widgets whose value a person sets."""
+
+
+class Page(gr.Blocks):
+    """The page. Every answer of every handler passes ``postprocess_data`` on its way to a browser, so what must hold for all stands here.
+
+    An answer that nobody asked for (a timer's, the page's opening, and what follows from these) never carries the value of a widget that
+    a person can set: it was made from what the page held when it was sent for, and a person, or another answer, may have set the widget
+    since. Choices may change. Only the opening itself gives first values, to widgets that were built with ``interactive=False`` and are
+    opened with them: nobody can have set those."""
+
+    @cached_property
+    def unasked(self) -> dict[int, bool]:
+        """Ids of the listeners that answer unasked -> whether it is the page's opening. A widget that one of them writes may set off others
+        (``change``), and each may be followed by more (``then``)."""
+        found: dict[int, bool] = {}
+        waiting = [one for one in self.fns.values() if any(event in ("tick", "load") for _, event in one.targets)]
+        while waiting:
+            one = waiting.pop()
+            if one._id in found:
+                continue
+            found[one._id] = any(event == "load" for _, event in one.targets)
+            written = {(block._id, "change") for block in one.outputs}
+            waiting += [other for other in self.fns.values() if other.trigger_after == one._id or written & set(other.targets)]
+        return found
+
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+        if block_fn._id in self.unasked and block_fn.outputs:
+            opening, single = self.unasked[block_fn._id], len(block_fn.outputs) == 1
+            values = [predictions] if single else predictions
+            kept = [_unasked(block, value, opening) for block, value in zip(block_fn.outputs, values, strict=True)]
+            predictions = kept[0] if single else kept
+        return await super().postprocess_data(block_fn, predictions, state)
+
+
+def _unasked(block: Any, value: Any, opening: bool) -> Any:
+    """What may be sent to a widget unasked: anything but its value, unless this opens it."""
+    if not isinstance(block, SETTABLE) or isinstance(value, Enum):  # an Enum is Gradio's mark for a stream that has ended
+        return value
+    update = value if isinstance(value, dict) and value.get("__type__") == "update" else gr.update(value=value)
+    if opening and block.interactive is False:
+        return {"interactive": True, **update}
+    return {name: said for name, said in update.items() if name != "value"}
 
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
