@@ -46,13 +46,15 @@ def launch(services: Any, home: Home) -> tuple[Any, str]:
     """Show the page and return it with its address; the services start once the page stands."""
     from starlette.middleware import Middleware
 
+    from playground.api.headers import ContentPolicy
     from playground.api.routes import build_routes
     from playground.api.visit import Visit
     from playground.ui.page import build_page, launch_options
 
     settings = services.settings
     os.environ["GRADIO_TEMP_DIR"] = str(settings.incoming_dir)  # only what lies there counts as uploaded
-    middleware = [Middleware(Visit, home=settings.home)] if settings.shared else []
+    middleware = [Middleware(ContentPolicy, space=bool(os.environ.get("SPACE_ID")))]
+    middleware += [Middleware(Visit, home=settings.home)] if settings.shared else []
     page = build_page(services)
     _, url, _ = page.launch(
         **launch_options(),

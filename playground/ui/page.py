@@ -52,6 +52,7 @@ def build_page(services: Any) -> gr.Blocks:
             disk = storage.build(services)
         storage.wire(services, disk)
         _wire(services, page, pill, tabs, training, library, sides, judged, device)
+    page.seal()
     gr.set_static_paths([services.settings.exports_dir])  # what Export hands out, each in a folder with a random name
     page.queue(default_concurrency_limit=_AT_ONCE)
     return page

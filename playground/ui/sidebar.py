@@ -76,7 +76,9 @@ def now_html(runs: list[Any], answering: bool = False) -> str:
     for run in runs:
         if run.state in ("RUNNING", "STOPPING"):
             rest = left(run.seconds_left) or run.message
-            lines.append(f"<b>{html.esc(run.name)}</b>, step {run.step} of {run.steps}{', ' + html.esc(rest) if rest else ''}")
+            lines.append(
+                f"<b>{html.esc(run.name)}</b>, step {run.step:d} of {run.steps:d}{', ' + html.esc(rest) if rest else ''}"
+            )
     if answering:
         lines.append("Answering.")
     body = "".join(f"<p>{line}</p>" for line in lines) or f"<p>{words.NOW_EMPTY}</p>"

@@ -12,7 +12,8 @@ import pytest
 from playground.services.container import Services
 from playground.settings import Settings
 from playground.ui.page import build_page
-from playground.ui.wiring import SETTABLE, Page
+from playground.ui.wiring import AS_HTML, SETTABLE, Page
+from tests.payloads import PAYLOADS
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,25 @@ def test_an_answer_that_was_asked_for_passes_as_it_is(page: Page) -> None:
     retell = next(one for one in page.fns.values() if one.name == "retell")
     sent = answer(page, retell)
     assert all("value" in sent[place] for place, _ in settable(retell))
+
+
+def test_no_answer_of_any_listener_brings_a_tag_that_is_not_the_apps_own(page: Page) -> None:
+    text, listeners_ = (
+        "".join(PAYLOADS),
+        [one for one in page.fns.values() if any(isinstance(block, AS_HTML) for block in one.outputs)],
+    )
+    assert len(listeners_) > 100
+    for listener in listeners_:
+        for written in (lambda value: value, lambda value: {"__type__": "update", "value": value}):
+            values: list[Any] = [gr.skip()] * len(listener.outputs)
+            for place, block in enumerate(listener.outputs):
+                if isinstance(block, AS_HTML):
+                    values[place] = written(text if isinstance(block, gr.HTML) else [{"role": "assistant", "content": text}])
+            sent = asyncio.run(page.postprocess_data(listener, values[0] if len(values) == 1 else values, None))
+            assert "<" not in str(sent), listener.name
+
+
+def test_what_the_page_is_built_with_is_as_safe(page: Page) -> None:
+    built = [str(block.value) for block in page.blocks.values() if isinstance(block, AS_HTML) and block.value]
+    assert len(built) > 20
+    assert not any("&lt;" in value for value in built)
