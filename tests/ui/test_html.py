@@ -41,7 +41,7 @@ def raced(evil: str) -> RaceView:
 
 
 def verdict_view(evil: str, state: str = "FAILED") -> VerdictView:
-    return VerdictView(evil, evil, state, message=evil, error=evil)
+    return VerdictView("20261124-101500-v1a2b", evil, state, message=evil, error=evil)
 
 
 def pieces(evil: str) -> dict[str, str]:
