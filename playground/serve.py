@@ -47,6 +47,7 @@ def launch(services: Any, home: Home) -> tuple[Any, str]:
     from starlette.middleware import Middleware
 
     from playground.api.gate import Gate
+    from playground.api.headers import ContentPolicy
     from playground.api.routes import build_routes
     from playground.api.visit import Visit
     from playground.ui.page import build_page, launch_options
@@ -54,7 +55,7 @@ def launch(services: Any, home: Home) -> tuple[Any, str]:
     settings = services.settings
     os.environ["GRADIO_TEMP_DIR"] = str(settings.incoming_dir)  # only what lies there counts as uploaded
     routes = build_routes(services, home.token)
-    middleware = [Middleware(Gate, settings=settings, own=routes)]
+    middleware = [Middleware(ContentPolicy, space=bool(os.environ.get("SPACE_ID"))), Middleware(Gate, settings=settings, own=routes)]
     if settings.shared:
         middleware.append(Middleware(Visit, home=settings.home))
     page = build_page(services)

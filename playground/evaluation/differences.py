@@ -126,7 +126,7 @@ def _reply(record: Record, row: Mapping[str, Any], place: int, side: Seen, repla
         button = f'<button type="button" data-id="{esc(row["example"])}|{place}" aria-label="Replay the reply of {esc(side.name)}">Replay</button>'
     cost = f"{row.get('prompt_tokens', 0):,} in · {row.get('completion_tokens', 0):,} out"
     return (
-        f'<div class="v-reply {side.colour}"><div class="v-head">{side.who}{_said(record, row)}</div>'
+        f'<div class="v-reply {esc(side.colour)}"><div class="v-head">{side.who}{_said(record, row)}</div>'
         f'<div class="v-text">{word_diff(str(row["reply"]), str(row["reference"]))}</div>'
         f'<div class="v-foot"><details><summary>{esc(cost)}, stamp</summary>{stamp_html(row)}</details>{button}</div></div>'
     )

@@ -38,7 +38,7 @@ def line_and_dot(
 
     ends = "".join(f'<line class="end" x1="{at(x)}" x2="{at(x)}" y1="5" y2="15"/>' for x in (low, high))
     return (
-        f'<svg class="v-range {colour}" width="100%" height="20" role="img" aria-label="{esc(label)}">'
+        f'<svg class="v-range {esc(colour)}" width="100%" height="20" role="img" aria-label="{esc(label)}">'
         f'<line class="axis" x1="0" x2="100%" y1="10" y2="10"/><line class="span" x1="{at(low)}" x2="{at(high)}" y1="10" y2="10"/>'
         f'{ends}<circle cx="{at(value)}" cy="10" r="5"/></svg>'
     )
@@ -70,7 +70,7 @@ def curves(drawn: Sequence[Curve], x_words: str, show: Callable[[float], str], c
     for place, curve in enumerate(drawn):
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in curve.points)
         rings = "".join(f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="5"/>' for a, b in curve.marks if a <= right)
-        lines += f'<g class="{curve.colour} d{place % 4}"><polyline points="{path}"/>{rings}</g>'
+        lines += f'<g class="{esc(curve.colour)} d{place % 4}"><polyline points="{path}"/>{rings}</g>'
     said = " ".join(
         f"{curve.label}: {show(curve.points[0][1])} to {show(curve.points[-1][1])}." for curve in drawn if curve.points
     )
@@ -101,7 +101,7 @@ def radar(axes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[float]]]
     shapes = ""
     for number, (_, colour, values) in enumerate(sides):
         dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in (at(n, v) for n, v in enumerate(values)))
-        shapes += f'<g class="{colour} d{number % 4}"><polygon points="{ring(values)}"/>{dots}</g>'
+        shapes += f'<g class="{esc(colour)} d{number % 4}"><polygon points="{ring(values)}"/>{dots}</g>'
     said = ". ".join(
         f"{label}: " + ", ".join(f"{a} {v:.2f}" for a, v in zip(axes, values, strict=True)) for label, _, values in sides
     )
@@ -115,7 +115,7 @@ def radar(axes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[float]]]
 def legend(entries: Sequence[tuple[str, str]]) -> str:
     """Which line is whose: colour and dashes."""
     items = "".join(
-        f'<span class="{colour} d{place % 4}"><svg width="26" height="8" aria-hidden="true"><polyline points="0,4 26,4"/></svg>{esc(label)}</span>'
+        f'<span class="{esc(colour)} d{place % 4}"><svg width="26" height="8" aria-hidden="true"><polyline points="0,4 26,4"/></svg>{esc(label)}</span>'
         for place, (label, colour) in enumerate(entries)
     )
     return f'<span class="v-legend">{items}</span>'

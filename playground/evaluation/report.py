@@ -13,6 +13,7 @@ from playground.evaluation.differences import differences_html, rows_csv
 from playground.evaluation.questions import TUNED, WORDS
 from playground.evaluation.report_cost import cost_html, pays_after, prices_html, questions_html
 from playground.evaluation.report_metrics import metrics_html, radar_svg, table_html
+from playground.evaluation.safe_html import safe_html
 from playground.evaluation.shown import (
     Record,
     Rows,
@@ -143,7 +144,7 @@ def forgetting_html(record: Record) -> str:
         moved = f"{one['divergence']:.2f}" if one.get("divergence") is not None else "–"
         rows += (
             f'<tr><th scope="row">{shown[name].who}</th><td class="n">{one["loss_before"]:.2f} → {one["loss_after"]:.2f}</td>'
-            f'<td class="n">{one["right_before"]} → {one["right_after"]} of {one["questions"]}</td><td class="n opt">{esc(moved)}</td></tr>'
+            f'<td class="n">{one["right_before"]:d} → {one["right_after"]:d} of {one["questions"]:d}</td><td class="n opt">{esc(moved)}</td></tr>'
         )
     if not rows:
         return ""
@@ -167,7 +168,7 @@ def refusals_html(record: Record) -> str:
     for side in sides_of(record):
         if (one := found.get(side.name)) is not None:
             share = f"{100 * one['low']:.0f} to {100 * one['high']:.0f} %"
-            rows += f'<tr><th scope="row">{side.who}</th><td class="n">{one["refused"]} of {one["asked"]}</td><td class="n">{esc(share)}</td></tr>'
+            rows += f'<tr><th scope="row">{side.who}</th><td class="n">{one["refused"]:d} of {one["asked"]:d}</td><td class="n">{esc(share)}</td></tr>'
     if not rows:
         return ""
     head = '<th scope="col">Side</th><th scope="col" class="n">Said that it does not know</th><th scope="col" class="n">Interval</th>'
@@ -257,7 +258,7 @@ def page_html(record: Record, rows: Rows) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{esc(headline(record))} {esc(name)}</title><style>{FRAME}{STYLE}</style></head><body><main>"
         f'<header class="v-top"><p>Prompt or Tune, a measured verdict</p><h1>{esc(name)}</h1><p>{esc(under)}.</p></header>'
-        f"{body_html(record, rows)}</main></body></html>\n"
+        f"{safe_html(body_html(record, rows))}</main></body></html>\n"
     )
 
 

@@ -41,7 +41,7 @@ class Seen:
     @property
     def badge(self) -> str:
         """Its letter in its colour."""
-        return f'<span class="v-badge {self.colour}" aria-hidden="true">{esc(self.letter)}</span>'
+        return f'<span class="v-badge {esc(self.colour)}" aria-hidden="true">{esc(self.letter)}</span>'
 
     @property
     def who(self) -> str:
@@ -169,11 +169,12 @@ def seconds(value: float | None) -> str:
 
 def pairs_html(facts: Iterable[tuple[str, object, str]]) -> str:
     """A list of facts: (what, how much, link of a reason that may point at it, or "")."""
-    rows = "".join(
-        f"<div{f' id={chr(34)}{element_id(link)}{chr(34)}' if link else ''}><dt>{esc(what)}</dt><dd>{esc(said)}</dd></div>"
-        for what, said, link in facts
-    )
+    rows = "".join(f"<div{_id(link)}><dt>{esc(what)}</dt><dd>{esc(said)}</dd></div>" for what, said, link in facts)
     return f'<dl class="v-facts">{rows}</dl>'
+
+
+def _id(link: str) -> str:
+    return f' id="{element_id(link)}"' if link else ""
 
 
 def heading(title: str, text: str = "") -> str:

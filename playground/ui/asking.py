@@ -86,7 +86,7 @@ def ask(
             raise InputError(words.EMPTY_QUESTION)
         require(services)
         known = side.labels(services, visitor)
-        comparison = settled(comparison, side.read_setups(values), known)
+        comparison = settled(comparison, side.read_setups(services, visitor, values), known)
         sides, histories = _sides(services, comparison, known, uploaded)
         sampling = Sampling(float(temperature), float(top_p), int(max_tokens), int(seed))
     except Exception as error:
@@ -131,7 +131,7 @@ def ask_again(services: Any, visitor: Visitor, comparison: Comparison, question:
     said = [comparison.logs[letter].current for letter in comparison.shown]
     last = next((turns[-1].question for turns in said if turns), "")
     known = side.labels(services, visitor)
-    comparison = settled(comparison, side.read_setups(rest[-24:]), known)
+    comparison = settled(comparison, side.read_setups(services, visitor, rest[-24:]), known)
     comparison = comparison.with_logs({letter: transcript.without_last(comparison.logs[letter]) for letter in comparison.shown})
     yield from ask(services, visitor, comparison, last or question, *rest)
 
@@ -154,7 +154,7 @@ def side_changed(
 ) -> list[Any]:
     """A widget of one side was touched: new score, a divider in its transcript, its quiet line."""
     known = side.labels(services, visitor)
-    comparison = settled(comparison, side.read_setups(values), known)
+    comparison = settled(comparison, side.read_setups(services, visitor, values), known)
     log = comparison.logs[letter]
     line = side.switch_html(services, visitor, log.setup) if switched else side.line_html(services, log.setup)
     board = board_html(services, comparison, known, kind, text)
@@ -206,4 +206,4 @@ def sampling_label(services: Any, visitor: Visitor, temperature: float, top_p: f
 
 def relined(services: Any, visitor: Visitor, comparison: Comparison, *values: Any) -> list[Any]:
     """Another base is ready: every prompt's tokens are counted again."""
-    return [side.line_html(services, setup) for setup in side.read_setups(values).values()]
+    return [side.line_html(services, setup) for setup in side.read_setups(services, visitor, values).values()]

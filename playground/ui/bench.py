@@ -90,13 +90,9 @@ def wire(services: Any, view: BenchView, tab: Any, training: Any) -> None:
     """tab: the Verdict tab, for its examples, checks and prompt. training: the Train tab, for its upload, columns, seed and test share."""
     where = [tab.source, tab.kept, training.uploaded, training.source, training.settings[5], training.settings[7]]
     look = [view.sent, *where]
-    gr.on(
-        [view.fold.expand, tab.source.change],
-        bind(services, opened),
-        [view.text, *look],
-        [view.text, view.error, *view.shown],
-        **QUIET,
-    )
+    opening = bind(services, opened), [view.text, *look], [view.text, view.error, *view.shown]
+    gr.on([view.fold.expand, tab.source.input], *opening, **QUIET)
+    tab.source.change(*opening, **QUIET)  # also when the page's opening chose: then the text stays as it is
     view.timer.tick(bind(services, show), look, view.shown, **QUIET)
 
     def then_show(event: Any) -> None:

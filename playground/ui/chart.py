@@ -66,16 +66,16 @@ def lines(
     ticks = _ticks(top) if show is None else [0.0, top / 1.05]
     grid = "".join(
         f'<line x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y(v):.1f}" y2="{y(v):.1f}"/><text x="{_LEFT - 6}" y="{y(v) + 4:.1f}" '
-        f'text-anchor="end">{f"{v:g}" if show is None else show(v).split(" ")[0] if v else 0}</text>'
+        f'text-anchor="end">{f"{v:g}" if show is None else html.esc(show(v).split(" ")[0]) if v else 0}</text>'
         for v in ticks
     )
     grid += "".join(
         f'<text x="{x(s):.1f}" y="{height - 6}" text-anchor="{"start" if s == 0 else "end" if s == last else "middle"}">'
-        f"{'step ' if s == last else ''}{s}</text>"
+        f"{'step ' if s == last else ''}{s:,}</text>"
         for s in sorted({0, last // 2, last})
     )
     summary = " ".join(_summary(line.label or caption, line.points) for line in drawn)
-    legend = "".join(f'<span><i class="{line.name}"></i>{html.esc(line.label)}</span>' for line in drawn if line.label)
+    legend = "".join(f'<span><i class="{html.esc(line.name)}"></i>{html.esc(line.label)}</span>' for line in drawn if line.label)
     marks = "".join(
         f'<circle class="best" cx="{x(line.best[0]):.1f}" cy="{y(line.best[1]):.1f}" r="5"/>'
         for line in drawn
@@ -129,7 +129,7 @@ def _line(points: Points, x, y, name: str) -> str:  # type: ignore[no-untyped-de
         return ""
     path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
     step, value = points[-1]
-    return f'<polyline class="{name}" points="{path}"/><circle class="{name}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="3"/>'
+    return f'<polyline class="{html.esc(name)}" points="{path}"/><circle class="{html.esc(name)}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="3"/>'
 
 
 def _summary(name: str, points: Points) -> str:

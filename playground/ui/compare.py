@@ -56,6 +56,17 @@ class CompareTab:
         return [view.line for view in self.sides.values()]
 
     @property
+    def opened(self) -> list[Any]:
+        """Where ``story.opening`` puts what it returns: first values, and what can be pressed from then on."""
+        widgets = [
+            widget
+            for view in self.sides.values()
+            for widget in (view.model, view.line, view.prompt, view.shots, view.source, view.greyed)
+        ]
+        pressed = [self.add, self.again, self.clear, self.verdict, *(view.remove for view in self.sides.values())]
+        return [self.comparison, self.error, self.board, self.kind, self.text, self.check, *widgets, self.question, *pressed]
+
+    @property
     def columns(self) -> list[Any]:
         return [view.column for view in self.sides.values()]
 
@@ -81,15 +92,15 @@ def build(services: Any) -> CompareTab:
     with gr.Column(elem_classes="composer"), gr.Row(elem_classes="ask-row"):
         question = gr.Textbox(
             label=words.ASK_LABEL, show_label=False, container=False, placeholder=words.ASK_LABEL, lines=1, max_lines=5, scale=1,
-            max_length=20_000,
+            max_length=20_000, interactive=False,
         )  # fmt: skip
         ask = gr.Button(words.ASK, variant="primary", elem_classes="ask", min_width=80)
         stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="ask", min_width=80)
     with gr.Row(elem_classes="acts"):
-        add = gr.Button("Add a side", size="sm")
-        again = gr.Button("Ask again", size="sm")
-        clear = gr.Button("Clear every side", size="sm")
-        verdict = gr.Button(words.MAKE_VERDICT, size="sm")
+        add = gr.Button("Add a side", size="sm", interactive=False)
+        again = gr.Button("Ask again", size="sm", interactive=False)
+        clear = gr.Button("Clear every side", size="sm", interactive=False)
+        verdict = gr.Button(words.MAKE_VERDICT, size="sm", interactive=False)
     with gr.Column(elem_classes="card folds"):
         with gr.Accordion("Same for every side: greedy, 128 tokens, seed 7", open=False) as shared:
             with gr.Row():
@@ -105,9 +116,9 @@ def build(services: Any) -> CompareTab:
             with gr.Row():
                 kind = gr.Dropdown(
                     [(label, value) for value, label in scoreboard.KINDS.items()], value="ends-with", label="A reply passes when it",
-                    filterable=False,
+                    filterable=False, interactive=False,
                 )  # fmt: skip
-                text = gr.Textbox(label="This text", max_length=2000)
+                text = gr.Textbox(label="This text", max_length=2000, interactive=False)
         with gr.Accordion("When a prompt is enough, and when it is not", open=False):
             gr.HTML(html.note(words.PROMPT_IDEA) + html.note(words.CHOICE_IDEA))
     clipboard = gr.Textbox(visible="hidden", elem_id="clipboard", label="Copied text")
@@ -162,13 +173,3 @@ def wire(services: Any, tab: CompareTab, uploaded: gr.State) -> None:
         view.copy.click(bind(services, asking.copy_text, letter), tab.comparison, tab.clipboard, **QUIET).then(
             None, tab.clipboard, None, js=f"text => window.promptOrTune.copy(text, 'copy-{letter}')"
         )
-
-
-def opening_outputs(tab: CompareTab) -> list[Any]:
-    """Where ``story.opening`` puts what it returns."""
-    widgets = [
-        widget
-        for view in tab.sides.values()
-        for widget in (view.model, view.line, view.prompt, view.shots, view.source, view.greyed)
-    ]
-    return [tab.comparison, tab.error, tab.board, tab.kind, tab.text, tab.check, *widgets]

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from playground.errors import InputError
-from playground.ui import chart, html, runs
+from playground.ui import chart, html, runs, words
 from playground.ui.failure import card
 from playground.ui.figures import size
 from playground.ui.wiring import QUIET, Visitor, bind, hidden_slot, slot
@@ -66,9 +66,12 @@ def small_html(run: Any) -> str:
     return f'<div class="small-charts">{"".join(drawn)}</div>' if any(drawn) else html.note(NONE)
 
 
-def choices(listed: Sequence[Any], shown: Any) -> list[tuple[str, str]]:
-    """Runs that have a curve, but for the one that is shown."""
-    return [(f"{run.name}, {run.method}", run.run) for run in listed if run.loss and (shown is None or run.run != shown.run)]
+def choices(listed: Sequence[Any], shown: Any, chosen: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Runs that have a curve, but for the one that is shown; and what is chosen, though it is gone, or shown."""
+    others = [run for run in listed if run.loss and (shown is None or run.run != shown.run)]
+    offered = [(f"{run.name}, {run.method}", run.run) for run in others]
+    named, known = {run.run: run.name for run in listed}, {value for _, value in offered}
+    return [*offered, *((named.get(run, f"{run}, {words.GONE}"), run) for run in chosen if run not in known)]
 
 
 def laid_html(listed: Sequence[Any], shown: Any, others: Sequence[str]) -> str:

@@ -1,9 +1,11 @@
-"""Small pieces of HTML. Every text that goes in is escaped here, so no caller has to remember to."""
+"""Small pieces of HTML. Every text that goes in is escaped here, so no caller has to remember to; what one forgets all the same is caught
+where the page sends it (``wiring.Page``)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape as _escape
+from typing import Literal
 
 _ICONS = {
     "check": '<path d="M3 8.5l3.2 3.2L13 5"/>',
@@ -36,7 +38,7 @@ def icon(name: str) -> str:
 
 def pill(text: object, kind: str = "wait") -> str:
     mark = PILLS[kind]
-    return f'<span class="pill {kind}">{icon(mark) if mark else ""}{esc(text)}</span>'
+    return f'<span class="pill {esc(kind)}">{icon(mark) if mark else ""}{esc(text)}</span>'
 
 
 def badge(letter: str) -> str:
@@ -49,7 +51,7 @@ def chips(facts: Iterable[tuple[str, str]]) -> str:
     marks = {"": "", "ok": icon("check"), "warn": icon("warn")}
     return (
         '<div class="chips">'
-        + "".join(f'<span class="{kind}">{marks[kind]}{esc(text)}</span>' for text, kind in facts)
+        + "".join(f'<span class="{esc(kind)}">{marks[kind]}{esc(text)}</span>' for text, kind in facts)
         + "</div>"
     )
 
@@ -59,7 +61,7 @@ def table(
 ) -> str:
     """A plain table of text. ``figures`` are the columns set to the right."""
 
-    def cells(values: Sequence[object], tag: str) -> str:
+    def cells(values: Sequence[object], tag: Literal["td", "th"]) -> str:
         return "".join(f"<{tag}{' class=figure' if i in figures else ''}>{esc(value)}</{tag}>" for i, value in enumerate(values))
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)

@@ -41,7 +41,7 @@ def _row(row: Any, chosen: str, active: str) -> str:
         f"{'' if row.usable else ' class=greyed'}>"
         f'<span class="c1"><b>{html.esc(one.name)}</b><span class="q">{html.esc(base)}</span></span>'
         f'<span class="c2">{html.esc(method_label(one))}<span class="q">{size(one.bytes)}</span></span>'
-        f'<span class="c3">{rows}<span class="q">{html.esc(day(one.created_s))}{", shipped" if one.shipped else ""}</span></span>'
+        f'<span class="c3">{html.esc(rows)}<span class="q">{html.esc(day(one.created_s))}{", shipped" if one.shipped else ""}</span></span>'
         f'<span class="c4">{state}</span>{reason}</button></li>'
     )
 

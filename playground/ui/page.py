@@ -26,7 +26,7 @@ from playground.ui import (
     words,
 )
 from playground.ui.watch import Memo
-from playground.ui.wiring import QUIET, Visitor, bind
+from playground.ui.wiring import QUIET, Page, Visitor, bind
 
 WIDE = 1200
 """Window width in pixels from which the Device panel opens by itself."""
@@ -36,7 +36,7 @@ _AT_ONCE = 16
 
 def build_page(services: Any) -> gr.Blocks:
     """The playground. Start it with ``page.launch(**launch_options(), ...)``."""
-    with gr.Blocks(title=words.NAME, fill_width=True, analytics_enabled=False) as page:
+    with Page(title=words.NAME, fill_width=True, analytics_enabled=False) as page:
         pill = header.build()
         with gr.Tabs(selected="compare", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train"):
@@ -52,6 +52,7 @@ def build_page(services: Any) -> gr.Blocks:
             disk = storage.build(services)
         storage.wire(services, disk)
         _wire(services, page, pill, tabs, training, library, sides, judged, device)
+    page.seal()
     gr.set_static_paths([services.settings.exports_dir])  # what Export hands out, each in a folder with a random name
     page.queue(default_concurrency_limit=_AT_ONCE)
     return page
@@ -103,7 +104,7 @@ def _wire(
         judged.adapter,
         *models,
     ]
-    timer = gr.Timer(watch.HURRIED_S)
+    timer = gr.Timer(watch.HURRIED_S, active=False)
     drawn = [
         memo, mark, pill, device.device, device.now, device.cancel, device.waiting, device.proved, sides.ask, sides.hospital, sides.demo.play,
         library.send, *training.run_outputs, *training.curves.outputs, *sides.demo.outputs, library.listing, *models, *[view.greyed for view in sides.sides.values()],
@@ -119,11 +120,10 @@ def _wire(
     )
     timer.tick(bind(services, watch.tick), watched, drawn, **QUIET)
     width = gr.Number(visible="hidden", label="Window width")
-    page.load(bind(services, story.opening), training.uploaded, compare.opening_outputs(sides), **QUIET).then(
-        bind(services, watch.tick), watched, drawn, **QUIET
-    )
-    raced = training.race
-    page.load(bind(services, race.opened), [raced.race, raced.sent, raced.which], [raced.fold, *raced.shown], **QUIET)
+    # What can be pressed is opened, and the timer started, by what follows the opening: nobody asks sides that have not got their models yet.
+    raced, opened = training.race, page.load(bind(services, story.opening), training.uploaded, sides.opened, **QUIET)
+    opened.then(bind(services, watch.tick), watched, drawn, **QUIET)
+    opened.then(bind(services, race.opened), [raced.race, raced.sent, raced.which], [raced.fold, *raced.shown], **QUIET)
     page.load(bind(services, sidebar.choices), None, device.choices, **QUIET)
     page.load(open_panel, width, device.panel, js="() => [window.innerWidth]", **QUIET)
 

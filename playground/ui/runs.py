@@ -68,7 +68,7 @@ def samples_html(samples: Sequence[tuple[int, str]], replies: Sequence[tuple[str
             continue
         asked = f'<p class="q">{html.esc(prompt)}</p>' if prompt else ""
         items = "".join(
-            f'<li><span class="mono">step {step}</span><div class="said">{html.esc(text)}</div></li>'
+            f'<li><span class="mono">step {step:d}</span><div class="said">{html.esc(text)}</div></li>'
             for step, text in [said[0], *said[1:][-2:]]
         )
         parts.append(f'{asked}<ul class="samples">{items}</ul>')
@@ -87,7 +87,7 @@ def list_html(runs: Sequence[Any], shown: str) -> str:
         label, kind = words.STATES.get(run.state, (run.state.capitalize(), "wait"))
         items.append(
             f'<li><button type="button" data-id="{html.esc(run.run)}" aria-pressed="{"true" if run.run == shown else "false"}">'
-            f"<span><b>{html.esc(run.name)}</b><span class='q'>{html.esc(run.method)}, {run.steps} steps, {day(run.created_s)}</span></span>"
+            f"<span><b>{html.esc(run.name)}</b><span class='q'>{html.esc(f'{run.method}, {run.steps} steps, {day(run.created_s)}')}</span></span>"
             f"{html.pill(f'{label}, {ordinal(run.place)}' if run.place else label, kind)}</button></li>"
         )
     return f'<h2 class="small">Runs so far</h2><ul class="lib two-up">{"".join(items)}</ul>'

@@ -53,7 +53,7 @@ def board(sides: Sequence[tuple[str, str, Log]], kind: str, text: str, passes: C
         seconds = f"{newest.seconds:.1f}" if newest and newest.seconds is not None else "–"
         rows.append(
             f'<tr><th scope="row"><span class="who">{html.badge(letter)}<span>{html.esc(name)}</span></span></th>'
-            f'<td>{mark}</td><td>{tokens}</td><td class="opt">{seconds}</td></tr>'
+            f'<td>{mark}</td><td>{html.esc(tokens)}</td><td class="opt">{html.esc(seconds)}</td></tr>'
         )
     return (
         f'<table class="board"><caption class="sr">Scores of every side</caption><thead><tr><th scope="col">{html.esc(title(kind, text))}</th>'

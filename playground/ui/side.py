@@ -42,12 +42,13 @@ class SideView:
 
 
 def build_side(letter: str, *, visible: bool) -> SideView:
+    """Closed until ``story.opening`` has given the widgets their first values."""
     with gr.Column(visible=visible, min_width=290, elem_classes=["side", f"s{letter}"]) as column:
         with gr.Row(elem_classes="side-head"):
             gr.HTML(html.badge(letter), elem_classes="tag", min_width=26)
             model = gr.Dropdown(
                 [(words.BASE_LABEL, "base")], value="base", label=f"Model of side {letter}", show_label=False, container=False,
-                filterable=False, min_width=100,
+                filterable=False, min_width=100, interactive=False,
             )  # fmt: skip
             copy = gr.Button("Copy", size="sm", min_width=44, elem_classes="x", elem_id=f"copy-{letter}")
         line = gr.HTML(html.note("No system prompt"), elem_classes="line")
@@ -62,20 +63,24 @@ def build_side(letter: str, *, visible: bool) -> SideView:
                 max_lines=10,
                 placeholder="None: the base's own default stands.",
                 max_length=20_000,
+                interactive=False,
             )
-            shots = gr.Slider(0, MAX_SHOTS, value=0, step=1, label="Answered examples shown at every call", buttons=[])
-            source = gr.Dropdown([], label="Taken from", visible=False, filterable=False)
+            shots = gr.Slider(
+                0, MAX_SHOTS, value=0, step=1, label="Answered examples shown at every call", buttons=[], interactive=False
+            )
+            source = gr.Dropdown([], label="Taken from", visible=False, filterable=False, interactive=False)
             greyed = gr.HTML("", visible=False, elem_classes="greyed")
-            remove = gr.Button("Remove this side", size="sm", elem_classes="plain")
+            remove = gr.Button("Remove this side", size="sm", elem_classes="plain", interactive=False)
     return SideView(letter, column, model, copy, line, chat, prompt, shots, source, greyed, remove)
 
 
-def read_setups(values: Sequence[Any]) -> dict[str, Setup]:
-    """The widgets' values of all six sides, four each, as setups."""
+def read_setups(services: Any, visitor: Visitor, values: Sequence[Any]) -> dict[str, Setup]:
+    """The widgets' values of all six sides, four each, as setups. A run that has ended stands for its adapter."""
     setups = {}
     for letter, start in zip(words.LETTERS, range(0, len(values), 4), strict=True):
         model, prompt, shots, source = values[start : start + 4]
-        setups[letter] = Setup(str(model or "base"), str(prompt or ""), int(shots or 0), str(source or ""))
+        model = services.adapters.became(str(model or "base"), visitor.owner)
+        setups[letter] = Setup(model, str(prompt or ""), int(shots or 0), str(source or ""))
     return setups
 
 
@@ -159,9 +164,17 @@ def switch_html(services: Any, visitor: Visitor, setup: Setup) -> str:
     return html.good(f"Switched in {switch.ms:.1f} ms, {base}") if switch.unchanged else html.error_card(base)
 
 
+def with_chosen(services: Any, visitor: Visitor, choices: list[tuple[str, str]], chosen: str) -> list[tuple[str, str]]:
+    """The choices, and the chosen model among them though it is there no more: named as the adapter that its run has become, or as gone.
+    So a widget goes on saying what it holds, and nothing has to write another model into it."""
+    named = {value: name for name, value in choices}
+    if not chosen or chosen in named:
+        return choices
+    became = services.adapters.became(chosen, visitor.owner)
+    return [*choices, (f"{named[became]}, {words.TRAINED}" if became in named else f"{chosen}, {words.GONE}", chosen)]
+
+
 def dropdown_updates(services: Any, visitor: Visitor, chosen: Iterable[str]) -> list[Any]:
-    """New choices for every side's model; a run that ended gives way to its adapter, a model that is gone to the base."""
+    """New choices for every side's model."""
     choices = model_choices(services, visitor)
-    ids = {value for _, value in choices}
-    now = [services.adapters.became(model or "base", visitor.owner) for model in chosen]
-    return [gr.update(choices=choices, value=model if model in ids else "base") for model in now]
+    return [gr.update(choices=with_chosen(services, visitor, choices, model)) for model in chosen]

@@ -39,7 +39,7 @@ def build(services: Any) -> SidebarView:
         proved = gr.HTML("")
         proof = gr.Button("Check the base again", size="sm", elem_classes="fit")
         with gr.Accordion("Another base", open=False, elem_classes="picker", visible=not services.settings.shared):
-            choices = gr.Dropdown([], label="On this machine", filterable=False)
+            choices = gr.Dropdown([], label="On this machine", filterable=False, interactive=False)
             spec = gr.Textbox(label="Or a hub id, or a local folder", placeholder="owner/name", max_length=300)
             inspect = gr.Button("Look at it", size="sm", elem_classes="fit")
             found = hidden_slot()
@@ -76,7 +76,9 @@ def now_html(runs: list[Any], answering: bool = False) -> str:
     for run in runs:
         if run.state in ("RUNNING", "STOPPING"):
             rest = left(run.seconds_left) or run.message
-            lines.append(f"<b>{html.esc(run.name)}</b>, step {run.step} of {run.steps}{', ' + html.esc(rest) if rest else ''}")
+            lines.append(
+                f"<b>{html.esc(run.name)}</b>, step {run.step:d} of {run.steps:d}{', ' + html.esc(rest) if rest else ''}"
+            )
     if answering:
         lines.append("Answering.")
     body = "".join(f"<p>{line}</p>" for line in lines) or f"<p>{words.NOW_EMPTY}</p>"

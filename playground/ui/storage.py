@@ -136,7 +136,7 @@ def _row(item: Any) -> str:
 
 def _button(id: str, text: str, kind: str, about: str = "") -> str:
     label = f' aria-label="{html.esc(f"{text} {about}")}"' if about else ""
-    return f'<button type="button" class="{kind}" data-id="{html.esc(id)}"{label}>{html.esc(text)}</button>'
+    return f'<button type="button" class="{html.esc(kind)}" data-id="{html.esc(id)}"{label}>{html.esc(text)}</button>'
 
 
 def ask(services: Any, visitor: Visitor, wanted: str) -> list[Any]:

@@ -36,9 +36,10 @@ def setups(services: Any, visitor: Visitor) -> tuple[Setup, Setup]:
 def opening(services: Any, visitor: Visitor, uploaded: Path | None) -> list[Any]:
     """Everything the Compare tab shows first.
 
-    Returns comparison, error, board, question's place, check kind, check text, check label, then for each side its model, line,
-    prompt, shots, source and greyed list.
+    Returns comparison, error, board, check kind, check text, check label, then for each side its model, line, prompt, shots, source and
+    greyed list, then the question and what can be pressed now.
     """
+    opened = [gr.skip(), *[gr.update(interactive=True)] * (4 + len(words.LETTERS))]
     try:
         shipped = hospital(services)
         first, second = setups(services, visitor)
@@ -48,7 +49,7 @@ def opening(services: Any, visitor: Visitor, uploaded: Path | None) -> list[Any]
         greyed = side.greyed_list(services, visitor)
         known = side.labels(services, visitor)
     except Exception as error:
-        return [gr.skip(), slot(card(error)), *[gr.skip()] * (4 + 6 * len(words.LETTERS))]
+        return [gr.skip(), slot(card(error)), *[gr.skip()] * (4 + 6 * len(words.LETTERS)), *opened]
     by_letter = {letter: Setup(source=shipped.id) for letter in words.LETTERS} | {"A": first, "B": second}
     comparison = asking.settled(Comparison(), by_letter, known)
     widgets: list[Any] = []
@@ -63,7 +64,7 @@ def opening(services: Any, visitor: Visitor, uploaded: Path | None) -> list[Any]
         ]
     board = asking.board_html(services, comparison, known, kind, text)
     label = gr.update(label=f"Check: {scoreboard.title(kind, text)}")
-    return [comparison, slot(missing_html(services, visitor)), board, kind, text, label, *widgets]
+    return [comparison, slot(missing_html(services, visitor)), board, kind, text, label, *widgets, *opened]
 
 
 def missing_html(services: Any, visitor: Visitor) -> str:
@@ -90,7 +91,7 @@ def retell(services: Any, visitor: Visitor, comparison: Comparison, *values: Any
     kind, text = scoreboard.parts_of(shipped.check)
     shown = tuple(sorted({"A", "B", *comparison.shown}))
     comparison = Comparison(shown, comparison.logs)
-    comparison = asking.settled(comparison, {**side.read_setups(values), "A": first, "B": second}, known)
+    comparison = asking.settled(comparison, {**side.read_setups(services, visitor, values), "A": first, "B": second}, known)
     there = gr.update(visible=True)
     widgets = [value for setup in (first, second) for value in (setup.model, setup.prompt, setup.shots)]
     label = gr.update(label=f"Check: {scoreboard.title(kind, text)}")
@@ -105,12 +106,13 @@ def use_as_side(
     Returns tabs, comparison, board, column B, chat B, line B, B's prompt and shots, then every side's model.
     """
     known = side.labels(services, visitor)
-    setups_now = side.read_setups(values)
+    setups_now = side.read_setups(services, visitor, values)
     setups_now["B"] = Setup(adapter if adapter in known else "base", "", 0, setups_now["B"].source)
     shown = tuple(sorted({"B", *comparison.shown}))
     comparison = asking.settled(Comparison(shown, comparison.logs), setups_now, known)
     line = side.switch_html(services, visitor, setups_now["B"])
-    models = side.dropdown_updates(services, visitor, [setup.model for setup in setups_now.values()])
+    models = side.dropdown_updates(services, visitor, values[::4])
+    models[words.LETTERS.index("B")]["value"] = setups_now["B"].model
     board = asking.board_html(services, comparison, known, kind, text)
     chat = asking.transcript.messages(comparison.logs["B"])
     return [gr.update(selected="compare"), comparison, board, gr.update(visible=True), chat, line, "", 0, *models]

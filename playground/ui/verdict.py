@@ -130,11 +130,13 @@ def build(services: Any) -> VerdictTab:
 
 
 def _examples(services: Any) -> dict[str, Any]:
+    """These and the sides are closed until ``verdict_form.first`` has given them their first values."""
     source = gr.Dropdown(
         [],
         label="Examples to judge by",
         info="Best are rows that no side was trained on; the others are counted and told.",
         filterable=False,
+        interactive=False,
     )
     gr.HTML(html.note("Or drop a file; every row of it is judged by:"))
     drop = gr.File(
@@ -146,19 +148,19 @@ def _examples(services: Any) -> dict[str, Any]:
         file_types=list(EXTENSIONS),
     )
     facts = hidden_slot()
-    adapter = gr.Dropdown([("No adapter", "")], value="", label="Adapter", filterable=False)
-    sides = gr.CheckboxGroup([], label="Sides", info="Each answers every example.", elem_classes="side-list")
+    adapter = gr.Dropdown([("No adapter", "")], value="", label="Adapter", filterable=False, interactive=False)
+    sides = gr.CheckboxGroup([], label="Sides", info="Each answers every example.", elem_classes="side-list", interactive=False)
     return {"source": source, "drop": drop, "facts": facts, "adapter": adapter, "sides": sides}
 
 
 def _sides() -> dict[str, Any]:
     prompt = gr.Textbox(
         label="System prompt of the prompted sides", lines=6, max_lines=12, max_length=20_000,
-        placeholder="Write the best prompt you have: the fairer to it, the better the answer.",
+        placeholder="Write the best prompt you have: the fairer to it, the better the answer.", interactive=False,
     )  # fmt: skip
     checks = gr.Textbox(
         label="Checks, one a line; the first one decides", lines=3, max_lines=8, max_length=4000, placeholder=KINDS.replace(", ", "\n"),
-        info="Likeness to the references is always measured.",
+        info="Likeness to the references is always measured.", interactive=False,
     )  # fmt: skip
     gr.HTML(html.note("Documents to look things up in; an example set brings its own, drop others here:"))
     docs = gr.File(
@@ -229,9 +231,13 @@ def wire(services: Any, page: gr.Blocks, tabs: gr.Tabs, tab: VerdictTab, trainin
         event.then(bind(services, verdict_form.lined_up), lined, [tab.sides, tab.offered], **QUIET).then(*told, **QUIET)
 
     told = (bind(services, verdict_form.refresh), asked, [tab.measure, tab.more])
-    offered = bind(services, verdict_form.opening), [training.uploaded, tab.kept, tab.source], [tab.source, tab.adapter]
+    first = (
+        bind(services, verdict_form.first),
+        [*examples, tab.prompt, tab.sides, tab.offered],
+        [tab.source, *fits, tab.sides, tab.offered],
+    )
     for event in (page.load, training.uploaded.change):
-        then_sides(event(*offered, **QUIET).then(bind(services, verdict_form.source_chosen), examples, fits, **QUIET))
+        event(*first, **QUIET).then(*told, **QUIET)
     then_sides(tab.source.input(bind(services, verdict_form.source_chosen), examples, fits, **QUIET))
     then_sides(
         tab.drop.upload(

@@ -82,6 +82,21 @@ def opening(services: Any, visitor: Visitor, uploaded: Path | None, kept: Kept, 
     return [gr.update(choices=choices, value=chosen), gr.update(choices=models, value=adapter)]
 
 
+def first(
+    services: Any, visitor: Visitor, source: str | None, kept: Kept, uploaded: Path | None, training: Source, seed: float, test: float,
+    prompt: str, chosen: Sequence[str], offered: Mapping[str, str],
+) -> list[Any]:  # fmt: skip
+    """What ``opening``, ``source_chosen`` and ``lined_up`` say one after another, in one answer: nothing is between them that a person could
+    change. Returns source, facts, error, prompt, checks, adapter, sides, what is offered."""
+    examples, adapter = opening(services, visitor, uploaded, kept, source)
+    picked = examples.get("value", source)
+    facts, error, told, checks, fitting = source_chosen(services, visitor, picked, kept, uploaded, training, seed, test)
+    adapter = {**adapter, **fitting}
+    prompt = told if isinstance(told, str) else prompt
+    sides = lined_up(services, visitor, adapter.get("value", ""), prompt, kept, chosen, offered, picked)
+    return [examples, facts, error, told, checks, adapter, *sides]
+
+
 def drop(services: Any, visitor: Visitor, file: str | None, kept: Kept, uploaded: Path | None) -> list[Any]:
     """A file to judge by was dropped. Returns kept, source, error."""
     if not file:
@@ -193,6 +208,8 @@ def start(
         picked = tuple(sides[key] for key in chosen or () if key in sides)
         if not picked:
             raise InputError(words.VERDICT_SIDES)
+        if len(picked) < len(chosen):
+            raise InputError(words.VERDICT_GONE)
         request = VerdictRequest(
             found.file, picked, tuple(line.strip() for line in (checks or "").splitlines() if line.strip()), found.rows, found.shots,
             repeats=1 if repeats is None else int(repeats), limit=int(limit) if limit else None, max_tokens=96 if max_tokens is None else int(max_tokens), temperature=float(temperature or 0),
@@ -210,7 +227,7 @@ def carry(
     text: str, *values: Any,
 ) -> list[Any]:  # fmt: skip
     """The Compare tab's sides become this verdict's. Returns tabs, kept, source, checks, sides, what is offered, the form's fold."""
-    known, setups = side.labels(services, visitor), side.read_setups(values)
+    known, setups = side.labels(services, visitor), side.read_setups(services, visitor, values)
     made: list[Side] = []
     for letter in comparison.shown:
         setup = setups[letter]

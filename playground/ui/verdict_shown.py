@@ -37,7 +37,7 @@ def live_html(view: Any) -> str:
     head = f'<div class="run-head"><h2>{html.esc(view.name)}</h2>{html.pill(label, kind)}</div>'
     if view.state not in words.VERDICT_LIVE:
         failed = html.error_card(view.error) if view.state == "FAILED" else html.note(view.error)
-        link = f'<p class="note">{day(view.created_s)} · <a href="?verdict={html.esc(view.id)}">A link that opens this verdict again</a></p>'
+        link = f'<p class="note">{html.esc(day(view.created_s))} · <a href="?verdict={html.esc(view.id)}">A link that opens this verdict again</a></p>'
         return f'<div class="verdict-head">{head}{link}{failed if view.error else ""}</div>'
     done = f"{view.done:,} of {view.of:,}" if view.of else "not begun"
     return (

@@ -228,11 +228,11 @@ def ballot_html(ballot: Any) -> str:
     if ballot is None:
         return ""
     sides = "".join(
-        f'<section><h4>{name}</h4><div class="reply">{html.esc(_cut(text)) or "(an empty reply)"}</div></section>'
+        f'<section><h4>{html.esc(name)}</h4><div class="reply">{html.esc(_cut(text)) or "(an empty reply)"}</div></section>'
         for name, text in (("Left", ballot.left), ("Right", ballot.right))
     )
     return (
-        f'<div class="ballot" tabindex="0" role="group" aria-label="Ballot {ballot.number + 1}: keys 1, 2 and 3 vote">'
+        f'<div class="ballot" tabindex="0" role="group" aria-label="Ballot {ballot.number + 1:d}: keys 1, 2 and 3 vote">'
         f'<h4>Asked</h4><div class="reply">{html.esc(_cut(ballot.question))}</div><div class="halves">{sides}</div></div>'
     )
 
@@ -241,14 +241,14 @@ def revealed_html(found: Any) -> str:
     """Strengths with their intervals, and how far votes, metric and judge agree."""
     said = []
     if found.standings:
-        said.append(f"<h4>People's votes: {found.votes}</h4>{_standings(found.standings, 'Strength by votes')}")
+        said.append(f"<h4>People's votes: {found.votes:d}</h4>{_standings(found.standings, 'Strength by votes')}")
         said.append(html.note("Strength: the chance to be preferred to an average side (Bradley-Terry), with its 95 % interval."))
     if found.agreement is not None:
         said.append(html.note(f"{_agreement(found.agreement)} go with the main metric, {found.metric}."))
     if found.judge is not None:
         judge = found.judge
         said.append(
-            f"<h4>{html.esc(judge.name)} as a judge, {plural(judge.votes, 'vote')}</h4>{_standings(judge.standings, 'Strength by the judge')}"
+            f"<h4>{html.esc(judge.name)} as a judge, {html.esc(plural(judge.votes, 'vote'))}</h4>{_standings(judge.standings, 'Strength by the judge')}"
         )
         if judge.agreement is not None:
             said.append(html.note(f"{_agreement(judge.agreement)} of the judge are as your own."))

@@ -57,7 +57,7 @@ def tick(
         *_demo(services, visitor, memo),
         *_adapters(services, visitor, memo, chosen, active, models),
         *_verdict(services, visitor, memo, judged, tuned),
-        memo.fresh("pace", pace := PACE_S if ready(services).yes else HURRIED_S, gr.Timer(pace)),
+        memo.fresh("pace", pace := PACE_S if ready(services).yes else HURRIED_S, gr.Timer(pace, active=True)),
     ]
 
 
@@ -131,12 +131,11 @@ def _curves(services: Any, visitor: Visitor, memo: Memo, followed: str, laid: li
     def read() -> list[Any]:
         listed = services.training.runs(visitor.owner)
         run = runs.pick(listed, followed)
-        choices = curves.choices(listed, run)
-        there = [one for one in laid if one in {value for _, value in choices}]
+        choices = curves.choices(listed, run, laid)
         return [
             memo.fresh("curves", curves.small_html(run)),
-            memo.fresh("to-lay", choices, gr.update(choices=choices, value=there)),
-            memo.fresh("laid", curves.laid_html(listed, run, there)),
+            memo.fresh("to-lay", choices, gr.update(choices=choices)),
+            memo.fresh("laid", curves.laid_html(listed, run, laid)),
         ]
 
     return _guarded(3, memo, "curves", read)
@@ -151,7 +150,8 @@ def _demo(services: Any, visitor: Visitor, memo: Memo) -> list[Any]:
 
 
 def _adapters(services: Any, visitor: Visitor, memo: Memo, chosen: str, active: str, models: tuple[str, ...]) -> list[Any]:
-    """The library, and every side's choice of models with what cannot be chosen: only when an adapter came, went or changed."""
+    """The library, and every side's choice of models with what cannot be chosen: only when an adapter came, went or changed, or a side's is
+    gone."""
     count = len(words.LETTERS)
 
     def read() -> list[Any]:
@@ -159,9 +159,11 @@ def _adapters(services: Any, visitor: Visitor, memo: Memo, chosen: str, active: 
         shown = memo.fresh("library", library.list_html(rows, chosen, active))
         offered = [(row.card.id, row.card.name, row.usable) for row in rows]
         offered += [(card.id, card.name, True) for card in services.adapters.learning(visitor.owner)]
-        if memo.get("offered") == offered:
+        known = {"base", *(id for id, _, usable in offered if usable)}
+        key = (offered, [model for model in models if model and model not in known])
+        if memo.get("offered") == key:
             return [shown, *[gr.skip()] * (2 * count)]
-        memo["offered"] = offered
+        memo["offered"] = key
         greyed = slot(side.greyed_list(services, visitor))
         return [shown, *side.dropdown_updates(services, visitor, models), *[greyed] * count]
 
@@ -181,12 +183,10 @@ def _verdict(services: Any, visitor: Visitor, memo: Memo, followed: str, tuned: 
             made = verdict_shown.body(services, visitor, view) if view and view.state not in words.VERDICT_LIVE else ""
             memo["verdict-key"], body, buttons = key, slot(made), verdict_shown.controls(view, made)
         rows = verdict_shown.list_html(views, view.id if view else "")
-        choices = verdict_form.adapters(services, visitor)
-        known = [value for _, value in choices]
-        offered = gr.update(choices=choices, value=tuned if tuned in known else "")
+        choices = side.with_chosen(services, visitor, verdict_form.adapters(services, visitor), tuned)
         return [
             memo.fresh("verdict", verdict_shown.live_html(view)), body, memo.fresh("verdicts", rows, slot(rows)), *buttons,
-            memo.fresh("to-judge", choices, offered),
+            memo.fresh("to-judge", choices, gr.update(choices=choices)),
         ]  # fmt: skip
 
     return _guarded(4 + verdict_shown.CONTROLS, memo, "verdict", read)

@@ -6,12 +6,17 @@ form it wants; the handler itself knows nothing of requests or sessions and a te
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import gradio as gr
+from gradio.components import FormComponent
 
+from playground.evaluation.safe_html import safe_html
 from playground.services.sessions import COOKIE, owner_of
 
 
@@ -21,6 +26,84 @@ class Visitor:
 
     owner: str = "local"
     session: str = "local"
+
+
+SETTABLE = (FormComponent, gr.File, gr.Dataframe)
+"""Widgets whose value a person sets."""
+AS_HTML = (gr.HTML, gr.Chatbot)
+"""Widgets that show their value as HTML."""
+
+
+class Page(gr.Blocks):
+    """The page. Every answer of every handler passes ``postprocess_data`` on its way to a browser, so what must hold for all stands here.
+
+    What is shown as HTML passes ``safe_html``: no tag that the app does not write itself gets out, whoever forgot to escape it. What the
+    page is built with passes ``seal``.
+
+    An answer that nobody asked for (a timer's, the page's opening, and what follows from these) never carries the value of a widget that
+    a person can set: it was made from what the page held when it was sent for, and a person, or another answer, may have set the widget
+    since. Choices may change. Only the opening itself gives first values, to widgets that were built with ``interactive=False`` and are
+    opened with them: nobody can have set those."""
+
+    def seal(self) -> None:
+        for block in self.blocks.values():
+            if isinstance(block, AS_HTML):
+                block.value = _safe(block, block.value)
+
+    @cached_property
+    def unasked(self) -> dict[int, bool]:
+        """Ids of the listeners that answer unasked -> whether it is the page's opening. A widget that one of them writes may set off others
+        (``change``), and each may be followed by more (``then``)."""
+        found: dict[int, bool] = {}
+        waiting = [one for one in self.fns.values() if any(event in ("tick", "load") for _, event in one.targets)]
+        while waiting:
+            one = waiting.pop()
+            if one._id in found:
+                continue
+            found[one._id] = any(event == "load" for _, event in one.targets)
+            written = {(block._id, "change") for block in one.outputs}
+            waiting += [other for other in self.fns.values() if other.trigger_after == one._id or written & set(other.targets)]
+        return found
+
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+        values = _listed(block_fn.outputs, predictions)
+        if (opening := self.unasked.get(block_fn._id)) is not None:
+            values = [_unasked(block, value, opening) for block, value in zip(block_fn.outputs, values, strict=True)]
+        if any(isinstance(block, AS_HTML) for block in block_fn.outputs):
+            values = await asyncio.to_thread(
+                lambda: [_safe(block, one) for block, one in zip(block_fn.outputs, values, strict=True)]
+            )
+        return await super().postprocess_data(block_fn, values[0] if len(values) == 1 else values, state)
+
+
+def _listed(outputs: list[Any], predictions: Any) -> list[Any]:
+    """What a handler returned, a value an output: a list, the value of the only output, or a dictionary by output."""
+    if isinstance(predictions, dict) and (len(outputs) != 1 or outputs[0] in predictions):
+        return [predictions.get(block, gr.skip()) for block in outputs]
+    return [predictions] if len(outputs) == 1 else list(predictions or ())
+
+
+def _safe(block: Any, value: Any) -> Any:
+    """A widget's value, or an update of it."""
+    if not isinstance(block, AS_HTML):
+        return value
+    if isinstance(value, str):
+        return safe_html(value)
+    if isinstance(value, list):  # a Chatbot's messages
+        return [_safe(block, one) for one in value]
+    if isinstance(value, dict):
+        return {name: _safe(block, one) if name in ("value", "content") else one for name, one in value.items()}
+    return value
+
+
+def _unasked(block: Any, value: Any, opening: bool) -> Any:
+    """What may be sent to a widget unasked: anything but its value, unless this opens it."""
+    if not isinstance(block, SETTABLE) or isinstance(value, Enum):  # an Enum is Gradio's mark for a stream that has ended
+        return value
+    update = value if isinstance(value, dict) and value.get("__type__") == "update" else gr.update(value=value)
+    if opening and block.interactive is False:
+        return {"interactive": True, **update}
+    return {name: said for name, said in update.items() if name != "value"}
 
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

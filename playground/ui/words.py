@@ -49,6 +49,8 @@ START = "Start training"
 ADAPTERS_TEXT = "One frozen base, many adapters. Switching picks another adapter for the next reply; nothing is reloaded."
 ADAPTERS_EMPTY = "No adapters yet: train one or import a PEFT folder."
 PICK_FIRST = "Choose an adapter in the list first."
+GONE = "gone or not for this base: choose another"
+TRAINED = "as it ended"
 
 # Verdict
 VERDICT_TITLE = "A new verdict"
@@ -56,6 +58,7 @@ VERDICT_TEXT = "Every side answers the same examples that training has not seen.
 VERDICT_EMPTY = "No verdict yet: pick the sides and a held-out set, and measure."
 VERDICT_EXAMPLES = "Choose examples to judge by first"
 VERDICT_SIDES = "Choose at least one side"
+VERDICT_GONE = "A side that is chosen is not here any more. Choose its adapter and the sides again."
 MEASURE = "Measure"
 STOP_AND_KEEP = "Stop and keep what is measured"
 MAKE_VERDICT = "Make it a verdict"

@@ -2,42 +2,101 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from playground.evaluation.safe_html import safe_html
+from playground.library.card import read_card
+from playground.services.adapters import AdapterRow
 from playground.services.compare import Reply
 from playground.services.demo import DemoRow, DemoState, DemoStep
-from playground.ui import chart, demo, figures, html, library, runs, sidebar, transcript
+from playground.services.prompts import Score, Version
+from playground.services.race import RaceView
+from playground.services.race_store import Entry, Race
+from playground.services.verdicts import VerdictView
+from playground.ui import (
+    bench,
+    chart,
+    demo,
+    figures,
+    html,
+    library,
+    race,
+    runs,
+    scoreboard,
+    sidebar,
+    transcript,
+    verdict_shown,
+)
 from playground.ui.transcript import Divider, Log, Said
+from tests.library.make import adapter as write_adapter
+from tests.payloads import PAYLOADS
 from tests.ui.fakes import EVIL, FakeDevice, row, run_view
 
-REPLY = Reply(text=EVIL, done=True, stamp={"adapter": EVIL, "prompt": {"text": EVIL}}, stamp_id="5e0c")
-PIECES = {
-    "pill": html.pill(EVIL, "ok"),
-    "chips": html.chips([(EVIL, "warn")]),
-    "table": html.table((EVIL,), [(EVIL,)], caption=EVIL),
-    "pairs": html.pairs([(EVIL, EVIL)]),
-    "error": html.error_card(EVIL, EVIL),
-    "heading": html.heading(EVIL, EVIL, 1),
-    "bar": html.progress(0.5, EVIL),
-    "stacked": html.stacked([(EVIL, 1)], 2, EVIL),
-    "adapters": library.list_html([row(EVIL, name=EVIL, base=EVIL), row("other", usable=False, reason=EVIL)]),
-    "run": runs.card_html(run_view(name=EVIL, message=EVIL, error=EVIL, samples=[(0, EVIL)])),
-    "runs": runs.list_html([run_view(run=EVIL, name=EVIL, method=EVIL)], ""),
-    "now": sidebar.now_html([run_view(name=EVIL)]),
-    "device": sidebar.device_html(FakeDevice().status()),
-    "waiting": sidebar.waiting_html([{"position": 1, "label": EVIL, "wait_s": 8}]),
-    "demo": demo.view_html(
-        DemoState("failed", (DemoStep(EVIL, "now", EVIL),), error=EVIL, table=(DemoRow(EVIL, 0, 1, 1, 1, 1),))
-    ),
-    "said": "".join(m["content"] for m in transcript.messages(Log(items=(Divider(EVIL), Said(EVIL, REPLY))))),
-    "failed side": "".join(m["content"] for m in transcript.messages(Log(items=(Said("q", Reply(error=EVIL, done=True)),)))),
-}
+
+def raced(evil: str) -> RaceView:
+    entries = (Entry(evil, evil, 10, state=evil, reason=evil, adapter=evil, figures={"eval_loss": 1.0}),)
+    return RaceView(Race("r", "local", evil, evil, 1.0, evil, evil, 10, None, entries, message=evil), None, 1, 1)
 
 
-@pytest.mark.parametrize("piece", PIECES)
-def test_nothing_from_outside_becomes_a_tag(piece: str) -> None:
-    assert "<img" not in PIECES[piece]
-    assert 'onerror="' not in PIECES[piece]
+def verdict_view(evil: str, state: str = "FAILED") -> VerdictView:
+    return VerdictView("20261124-101500-v1a2b", evil, state, message=evil, error=evil)
+
+
+def pieces(evil: str) -> dict[str, str]:
+    """Everything that is shown, with one text in every place where a text of somebody else's may stand."""
+    reply = Reply(text=evil, done=True, stamp={"adapter": evil, "prompt": {"text": evil}}, stamp_id="5e0c")
+    return {
+        "pill": html.pill(evil, "ok"),
+        "chips": html.chips([(evil, "warn")]),
+        "table": html.table((evil,), [(evil,)], caption=evil),
+        "pairs": html.pairs([(evil, evil)]),
+        "error": html.error_card(evil, evil),
+        "heading": html.heading(evil, evil, 1),
+        "bar": html.progress(0.5, evil),
+        "stacked": html.stacked([(evil, 1)], 2, evil),
+        "an adapter without a count of rows": library.list_html(
+            [row(evil, rows=0, trained_on=evil, method=evil, objective=evil)]
+        ),
+        "race": race.head_html(raced(evil)) + race.table_html(raced(evil)),
+        "versions of a prompt": bench.list_html([Version("v1", evil, 1.0, evil, (Score(evil, 0, evil, 0.5, 8, 100.0),))], evil),
+        "verdicts": verdict_shown.list_html([verdict_view(evil)], "")
+        + verdict_shown.live_html(verdict_view(evil))
+        + verdict_shown.live_html(verdict_view(evil, "MEASURING")),
+        "score board": scoreboard.board([("A", evil, Log())], "contains", evil, lambda *_: False),
+        "adapters": library.list_html([row(evil, name=evil, base=evil), row("other", usable=False, reason=evil)]),
+        "run": runs.card_html(run_view(name=evil, message=evil, error=evil, samples=[(0, evil)])),
+        "runs": runs.list_html([run_view(run=evil, name=evil, method=evil)], ""),
+        "now": sidebar.now_html([run_view(name=evil)]),
+        "device": sidebar.device_html(FakeDevice().status()),
+        "waiting": sidebar.waiting_html([{"position": 1, "label": evil, "wait_s": 8}]),
+        "demo": demo.view_html(
+            DemoState("failed", (DemoStep(evil, "now", evil),), error=evil, table=(DemoRow(evil, 0, 1, 1, 1, 1),))
+        ),
+        "said": "".join(m["content"] for m in transcript.messages(Log(items=(Divider(evil), Said(evil, reply))))),
+        "failed side": "".join(m["content"] for m in transcript.messages(Log(items=(Said("q", Reply(error=evil, done=True)),)))),
+    }
+
+
+@pytest.mark.parametrize("payload", [EVIL, *PAYLOADS])
+def test_nothing_from_outside_becomes_a_tag(payload: str) -> None:
+    for name, piece in pieces(payload).items():
+        assert "<" not in payload or payload not in piece, name
+        assert safe_html(piece).count("&lt;") == piece.count("&lt;"), (
+            f"{name}: all its tags are the app's own, and all their attributes"
+        )
+
+
+@pytest.mark.parametrize(
+    "field", ["name", "method", "base", "base_fingerprint", "owner", "data", "objective", "rank", "rows_used", "created_s"]
+)
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_every_field_of_an_imported_record_is_shown_as_text(tmp_path: Path, field: str, payload: str) -> None:
+    folder = write_adapter(tmp_path / "imported", run={"schema": 1, field: payload})
+    shown = library.list_html([AdapterRow(read_card(folder), True, False, payload)])
+    assert "<" not in payload or payload not in shown
+    assert safe_html(shown).count("&lt;") == shown.count("&lt;")
 
 
 def test_line_breaks_and_indents_reach_the_page() -> None:

@@ -284,12 +284,15 @@ def test_a_run_that_trains_can_be_chatted_with_once_it_has_a_checkpoint() -> Non
 
 def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services: FakeServices, me: Visitor) -> None:
     services.adapters.learns = (card("live-r1"),)
-    assert [update["value"] for update in side.dropdown_updates(services, me, ["live-r1"])] == ["live-r1"]
+    assert ("live-r1 · LoRA r8", "live-r1") in side.dropdown_updates(services, me, ["live-r1"])[0]["choices"]
     services.adapters.learns, services.adapters.became_ = (), {"live-r1": "hospital_reports"}
-    assert [update["value"] for update in side.dropdown_updates(services, me, ["live-r1", "gone"])] == [
-        "hospital_reports",
-        "base",
-    ]
+    ended, gone, base = side.dropdown_updates(services, me, ["live-r1", "gone", "base"])
+    assert ended["choices"][-1] == (f"hospital_reports · LoRA r8, {words.TRAINED}", "live-r1")
+    assert gone["choices"][-1] == (f"gone, {words.GONE}", "gone")
+    assert base["choices"] == ended["choices"][:-1] == gone["choices"][:-1]
+    assert not any("value" in update for update in (ended, gone, base)), "what a person chose is theirs to change"
+    asked = side.read_setups(services, me, ["live-r1", "", 0, "", *["gone", "", 0, ""] * 5])
+    assert (asked["A"].model, asked["B"].model) == ("hospital_reports", "gone")
 
 
 def test_curves_of_a_run_and_of_others_laid_over_it(services: FakeServices, me: Visitor) -> None:

@@ -315,9 +315,11 @@ def test_the_timer_draws_what_changed_and_reads_the_replies_once(judged: FakeSer
     judged.verdicts.show = None  # type: ignore[method-assign,assignment]
     assert watch._verdict(judged, me, memo, "", "hospital_reports") == [gr.skip()] * len(first)
     judged.adapters.rows = [row(id="other")]
-    assert watch._verdict(judged, me, memo, "", "hospital_reports")[-1]["value"] == "", (
-        "an adapter that is gone is not chosen any more"
+    offered = watch._verdict(judged, me, memo, "", "hospital_reports")[-1]
+    assert offered["choices"][-1] == (f"hospital_reports, {words.GONE}", "hospital_reports"), (
+        "what is chosen stays, and is said to be gone"
     )
+    assert "value" not in offered
 
 
 def test_a_verdict_that_failed_says_why(judged: FakeServices, me: Visitor) -> None:

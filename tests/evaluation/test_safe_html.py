@@ -1,0 +1,53 @@
+"""Only the tags that this app writes stay tags."""
+
+from __future__ import annotations
+
+from html import unescape
+
+import pytest
+
+from playground.evaluation.report import body_html, page_html
+from playground.evaluation.safe_html import safe_html
+from tests.evaluation.verdicts import verdict
+from tests.payloads import PAYLOADS
+
+
+@pytest.mark.parametrize(
+    ("html", "safe"),
+    [
+        ('<p class="note">a &amp; b &lt;i&gt;&#10;</p>', '<p class="note">a &amp; b &lt;i&gt;&#10;</p>'),
+        ('<svg viewBox="0 0 1 1"><path d="M1 1"/></svg>', '<svg viewbox="0 0 1 1"><path d="M1 1"/></svg>'),
+        ('<i style="width:62%"></i><a href="?verdict=1-2-v3">x</a>', '<i style="width:62%"></i><a href="?verdict=1-2-v3">x</a>'),
+        ("<td class=figure>1</td>", '<td class="figure">1</td>'),
+        ('<a href="javascript:x">y</a>', '&lt;a href="javascript:x"&gt;y</a>'),
+        ('<b style="position:fixed">y', '&lt;b style="position:fixed"&gt;y'),
+        ('<svg/onload="x">', '&lt;svg/onload="x"&gt;'),
+        ("<script>x < '<b>'</script>", "&lt;script&gt;x &lt; '<b>'&lt;/script&gt;"),
+        ("<IMG SRC=x ONERROR=y//", "&lt;IMG SRC=x ONERROR=y//"),
+        ("<!-- <img src=x> --!><img src=x>", "&lt;!-- &lt;img src=x&gt; --!&gt;&lt;img src=x&gt;"),
+        ('<title><img src=x></title><span id="</style><img src=x>">', '<title>&lt;img src=x&gt;</title><span id="&lt;/style&gt;&lt;img src=x&gt;">'),
+    ],
+)  # fmt: skip
+def test_a_tag_of_ours_stays_and_every_other_is_text(html: str, safe: str) -> None:
+    assert safe_html(html) == safe
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize(
+    "around", ["{}", "<p>{}</p>", '<p class="{}">x</p>', "<p class={}>x</p>", "<svg><title>{}</title></svg>"]
+)
+def test_a_text_that_nobody_escaped_runs_nothing(payload: str, around: str) -> None:
+    safe = safe_html(around.format(payload))
+    assert safe_html(safe) == safe
+    for tag in ("<img", "<script", "<iframe", "<svg onload", "<b onclick"):
+        assert tag not in safe.replace("&lt;", "")
+    assert "pwned" in unescape(safe) or "pwned" not in payload
+
+
+def test_a_whole_report_loses_nothing() -> None:
+    record, rows = verdict(8)
+    body = body_html(record, rows, replay=True)
+    safe = safe_html(body)
+    assert safe.count("&lt;") == body.count("&lt;")
+    assert (safe.count("<"), safe.count(">"), len(safe)) == (body.count("<"), body.count(">"), len(safe_html(safe)))
+    assert "<svg viewbox=" in page_html(record, rows)
