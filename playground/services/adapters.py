@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -125,10 +124,9 @@ class AdapterService:
         return self.library.export(self.get(adapter_id, owner).id, target, owner, self._settings.shared)
 
     def export_zip(self, adapter_id: str, owner: str = "local") -> Path:
-        """A zip in a folder of its own, ready to be downloaded: whoever knows the folder's name may, so nobody can guess it."""
+        """A zip in a folder of its own, ready to be downloaded."""
         card = self.get(adapter_id, owner)
-        folder = self._settings.exports_dir / secrets.token_hex(16)
-        folder.mkdir(parents=True)
+        folder = self._quota.room(owner, card.bytes, "The export")
         return self.library.export_zip(card.id, folder, owner, self._settings.shared)
 
     def blend(self, parts: Mapping[str, float], how: str, name: str, owner: str = "local") -> AdapterCard:

@@ -198,17 +198,17 @@ class DataService:
         for number, record in read_files(path, self._settings.upload_limit_bytes):
             if number in wanted and isinstance(record, dict):
                 held[number] = record
-        return self._download(f"{path.stem}-bad-rows.csv", bad_rows_csv(checked, tokens, held.get))
+        return self.download(f"{path.stem}-bad-rows.csv", bad_rows_csv(checked, tokens, held.get), owner)
 
-    def good_rows_file(self, path: Path, checked: Checked) -> Path:
+    def good_rows_file(self, path: Path, checked: Checked, owner: str = LOCAL) -> Path:
         """The rows that can be used, as JSONL for anywhere else."""
-        return self._download(f"{Path(path).stem}-good-rows.jsonl", good_rows_jsonl(checked))
+        return self.download(f"{Path(path).stem}-good-rows.jsonl", good_rows_jsonl(checked), owner)
 
-    def _download(self, name: str, text: str) -> Path:
-        folder = self._settings.incoming_dir / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        file = folder / name
-        file.write_text(text, encoding="utf-8")
+    def download(self, name: str, text: str, owner: str) -> Path:
+        """A text as a file that the page hands out. Raises InputError where the owner has no room for it."""
+        data = text.encode("utf-8", errors="replace")
+        file = self._quota.room(owner, len(data), name) / name
+        file.write_bytes(data)
         return file
 
     def _new_folder(self, owner: str) -> Path:

@@ -14,7 +14,7 @@ from playground.services.adapters import AdapterService
 from playground.services.bases import BaseService, label_of
 from playground.services.demo import DemoService
 from playground.services.prompts import PromptBook
-from playground.services.quota import disk_free
+from playground.services.quota import Quota, disk_free
 from playground.services.sessions import LOCAL, Sessions
 from playground.services.sizes import bytes_in
 from playground.services.store import ENDED
@@ -73,10 +73,17 @@ class StorageService:
 
     def __init__(
         self, settings: Settings, bases: BaseService, adapters: AdapterService, training: TrainingService, demo: DemoService,
-        sessions: Sessions, verdicts: VerdictService, prompts: PromptBook, wait: Callable[[float], None] = time.sleep,
+        sessions: Sessions, verdicts: VerdictService, prompts: PromptBook, quota: Quota, wait: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._settings, self._bases, self._adapters, self._training = settings, bases, adapters, training
-        self._demo, self._sessions, self._verdicts, self._prompts, self._wait = demo, sessions, verdicts, prompts, wait
+        self._demo, self._sessions, self._verdicts, self._prompts, self._quota, self._wait = (
+            demo,
+            sessions,
+            verdicts,
+            prompts,
+            quota,
+            wait,
+        )
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -90,7 +97,7 @@ class StorageService:
             *self._verdict_items(owner),
             *self._prompt_items(self._prompts.owners() if everything else {owner}),
             *self._upload_items(self._uploaders() if everything else [owner]),
-            *(self._passing_items() if everything else ()),
+            *(self._passing_items() if everything else self._export_items(owner)),
         ]
 
     def totals(self, owner: str = LOCAL) -> dict[str, int]:
@@ -270,6 +277,13 @@ class StorageService:
             ("exports", "Packed for download", self._settings.exports_dir),
         ]
         return [Item(PASSING, id, name, held) for id, name, folder in folders if (held := bytes_in(folder))]
+
+    def _export_items(self, owner: str) -> list[Item]:
+        found = []
+        for room in self._quota.rooms(owner):
+            file = next((file for file in sorted(room.iterdir()) if file.is_file()), room)
+            found.append(Item(PASSING, f"exports/{room.name}", file.name, bytes_in(room), _made_s(room)))
+        return found
 
     def _uploaders(self) -> list[str]:
         place = self._settings.uploads_dir

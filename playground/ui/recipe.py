@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,7 @@ def show(services: Any, visitor: Visitor, kind: str, source: Source, name: str, 
         return [away, away, slot(html.note(words.TRAIN_EMPTY))]
     try:
         text = services.training.recipe(plan.request_of(source, visitor.owner, name, method, *settings), kind)
-        folder = services.settings.incoming_dir / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        file = folder / KINDS[kind]
-        file.write_text(text, encoding="utf-8")
+        file = services.data.download(KINDS[kind], text, visitor.owner)
     except Exception as error:
         return [away, away, slot(card(error))]
     code = gr.update(value=text, language=LANGUAGES[kind], visible=True)
