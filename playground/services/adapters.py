@@ -110,7 +110,7 @@ class AdapterService:
 
     def import_uploads(self, paths: Sequence[Path], owner: str = "local") -> AdapterCard:
         """What a browser sent: one zip, or the files of one PEFT folder. Raises NotFoundError for a path that was not uploaded."""
-        paths = [handed_over(self._settings, Path(path)) for path in paths]
+        paths = [handed_over(self._settings, Path(path), owner) for path in paths]
         if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
             return self.import_file(paths[0], owner)
         if not paths:
@@ -136,7 +136,7 @@ class AdapterService:
         base, staging = self._bases.resolve(), self.library.staging()
         try:
             blend(cards, list(parts.values()), how, base.path, staging, name.strip()[:NAME_LIMIT] or "blend", owner)
-            return self.library.publish(staging, self.library.reserve_id(name.strip() or "blend"))
+            return self.library.publish(staging, self.library.reserve_id(name.strip() or "blend", owner))
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

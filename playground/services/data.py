@@ -146,7 +146,7 @@ class DataService:
         """Copy what was uploaded into the owner's folder: one file, or several in a folder that is then read as one.
 
         Raises NotFoundError when a file was not uploaded, InputError when they are too large or two have one name."""
-        paths = [handed_over(self._settings, path) for path in paths]
+        paths = [handed_over(self._settings, path, owner) for path in paths]
         names = [path.name for path in paths]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"Two of the files are called {twice}. Rename one of them, so that their rows can be told apart.")
@@ -160,9 +160,9 @@ class DataService:
             shutil.copyfile(path, folder / path.name)
         return folder / names[0] if len(names) == 1 else folder
 
-    def handed_over(self, path: Path) -> Path:
+    def handed_over(self, path: Path, owner: str = LOCAL) -> Path:
         """A file that was uploaded and is only looked at. Raises NotFoundError for any other."""
-        return handed_over(self._settings, path)
+        return handed_over(self._settings, path, owner)
 
     def keep_text(self, text: str, owner: str) -> Path:
         """What was pasted, as a file of the kind it looks like. Raises InputError when there is nothing."""

@@ -47,7 +47,7 @@ def bring(services: Any, visitor: Visitor, uploaded: str | None, source: Source)
     if source.path is None:
         return [*skip, slot(html.note(words.TRAIN_EMPTY))]
     try:
-        record = _read(services, Path(uploaded))
+        record = _read(services, visitor, Path(uploaded))
         request = with_settings(plan.request_of(source, visitor.owner, "", "lora", *plan.BLANK), record)
         values = plan.values_of(request)
     except Exception as error:
@@ -57,8 +57,8 @@ def bring(services: Any, visitor: Visitor, uploaded: str | None, source: Source)
     return [source, request.method, *values, slot(said)]
 
 
-def _read(services: Any, path: Path) -> dict[str, Any]:
-    path = services.data.handed_over(path)
+def _read(services: Any, visitor: Visitor, path: Path) -> dict[str, Any]:
+    path = services.data.handed_over(path, visitor.owner)
     if path.stat().st_size > LIMIT_BYTES:
         raise InputError(f"{path.name} is too large for a settings file. Download one here to see its form.")
     try:
