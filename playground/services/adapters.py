@@ -127,6 +127,7 @@ class AdapterService:
         """A zip in a folder of its own, ready to be downloaded."""
         card = self.get(adapter_id, owner)
         folder = self._quota.room(owner, card.bytes, "The export")
+        folder.mkdir(parents=True)
         return self.library.export_zip(card.id, folder, owner, self._settings.shared)
 
     def blend(self, parts: Mapping[str, float], how: str, name: str, owner: str = "local") -> AdapterCard:

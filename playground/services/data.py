@@ -208,6 +208,7 @@ class DataService:
         """A text as a file that the page hands out. Raises InputError where the owner has no room for it."""
         data = text.encode("utf-8", errors="replace")
         file = self._quota.room(owner, len(data), name) / name
+        file.parent.mkdir(parents=True)
         file.write_bytes(data)
         return file
 

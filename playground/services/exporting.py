@@ -64,7 +64,7 @@ class Exporter:
             raise InputError("An export of yours is being written already. Wait for its end, or stop it.")
         room = self._quota.room(owner, base.bytes, "The export")
         work = room / "work"
-        work.mkdir()
+        work.mkdir(parents=True)
         place = target or room / (f"{card.id}.gguf" if format == "gguf" else f"{card.id}-merged.zip")
         self._busy.add(owner)
         try:

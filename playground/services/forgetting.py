@@ -55,9 +55,9 @@ class ForgettingService:
         asked = [ToScore(card, "", text, divergence=True) for text in shipped.texts for card in cards]
         scores: list[Score] = []
         for begin in range(0, len(asked), PASSAGES):
-            before = list(scores)
+            earlier = list(scores)
             for scoring in self._scoring.run(asked[begin : begin + PASSAGES], session):
-                scores = [*before, *(score for score in scoring.scores if score is not None)]
+                scores = [*earlier, *(score for score in scoring.scores if score is not None)]
                 done = len(scores)
                 yield Recalling(done, of, scoring.waiting)
         texts = [

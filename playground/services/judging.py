@@ -94,13 +94,13 @@ class JudgingService:
             self._quota.take_replies(owner, replies, "Judging")
             work = self._work[id] = _Work(JudgingView(id, name, of=len(places), live=True))
 
-        def judge() -> None:
+        def counted() -> None:
             try:
                 self._judge(id, poll, places, ask, work)
             finally:
                 self._quota.give_back_replies(owner, replies)
 
-        threading.Thread(target=judge, name=f"judge-{id}", daemon=True).start()
+        threading.Thread(target=counted, name=f"judge-{id}", daemon=True).start()
 
     def show(self, id: str, owner: str = LOCAL) -> JudgingView | None:
         """How far it is; None where nothing judged since the app began. Raises NotFoundError."""

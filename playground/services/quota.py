@@ -45,12 +45,10 @@ class Quota:
         return bytes_in(self._settings.uploads_dir / owner) + runs + adapters + verdicts + exports
 
     def room(self, owner: str, more_bytes: int, what: str) -> Path:
-        """A new folder for what is handed out to this owner: whoever knows its name may fetch it, so nobody can guess it. Raises
-        InputError when ``more_bytes`` for ``what`` would be too much."""
+        """Where to make a new folder for what is handed out to this owner: whoever knows its name may fetch it, so nobody can guess it.
+        Raises InputError when ``more_bytes`` for ``what`` would be too much."""
         self.check_disk(owner, more_bytes, what)
-        room = self._settings.exports_dir / f"{_tag(owner)}{secrets.token_hex(16)}"
-        room.mkdir(parents=True)
-        return room
+        return self._settings.exports_dir / f"{_tag(owner)}{secrets.token_hex(16)}"
 
     def rooms(self, owner: str) -> list[Path]:
         """The folders of what was handed out to this owner and still lies there."""

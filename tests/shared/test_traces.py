@@ -86,7 +86,6 @@ def test_after_delete_my_data_no_file_holds_anything_of_hers(services: Services,
     a_race(services, ANNA, hers.run)
     services.adapters.export_zip(hers.adapter, ANNA)
     services.data.download(f"{SECRET}.jsonl", SECRET, ANNA)
-    services.training.curves(hers.run, "csv", ANNA)
     services.sessions.seen(ANNA)
     assert len(holding(services.settings.home, SECRET)) > 5
     assert [path for path in holding(services.settings.home, SECRET) if "playground.sqlite" in path]
@@ -297,12 +296,12 @@ async def _page(scope: Any, receive: Any, send: Any) -> None:
 def test_the_page_sets_the_cookie_that_its_connection_takes(tmp_path: Path, scheme: str, name: str) -> None:
     from starlette.testclient import TestClient
 
-    with TestClient(Visit(_page, tmp_path), base_url=f"{scheme}://testserver") as client:
-        given = client.get("/").headers["set-cookie"]
-        token = token_in(given.split(";")[0], name)
-        assert len(token) == 32
-        assert given.startswith(f"{name}={token}; Path=/; ")
-        assert "Domain" not in given
-        assert ("; Secure" in given) == (scheme == "https")
-        again = client.get("/", headers={"cookie": f"{name}={token}; {COOKIE if scheme == 'https' else HOST_COOKIE}={'c' * 32}"})
-        assert token in again.headers["set-cookie"]
+    client = TestClient(Visit(_page, tmp_path), base_url=f"{scheme}://testserver")
+    given = client.get("/").headers["set-cookie"]
+    token = token_in(given.split(";")[0], name)
+    assert len(token) == 32
+    assert given.startswith(f"{name}={token}; Path=/; ")
+    assert "Domain" not in given
+    assert ("; Secure" in given) == (scheme == "https")
+    again = client.get("/", headers={"cookie": f"{name}={token}; {COOKIE if scheme == 'https' else HOST_COOKIE}={'c' * 32}"})
+    assert token in again.headers["set-cookie"]
