@@ -24,6 +24,10 @@ WHOLE = {
     "session_adapters": "PLAYGROUND_SESSION_ADAPTERS",
     "keep_hours": "PLAYGROUND_KEEP_HOURS",
     "zero_seconds": "PLAYGROUND_ZERO_SECONDS",
+    "session_replies": "PLAYGROUND_SESSION_REPLIES",
+    "session_tokens": "PLAYGROUND_SESSION_TOKENS",
+    "session_steps": "PLAYGROUND_SESSION_STEPS",
+    "session_minutes": "PLAYGROUND_SESSION_MINUTES",
 }
 """Settings that are whole numbers above 0, and the variable that sets each."""
 
@@ -40,8 +44,10 @@ class Settings:
     allowed_hosts: names under which the page may be opened, beside those of this machine.
     upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
 
-    Where the app is shared, for each visitor: session_disk_mb: uploads, runs and adapters together. session_runs: runs that wait
-    or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays after the last visit.
+    Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together. session_runs: runs
+    that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays after the last visit.
+    session_replies: replies of their verdicts, benches and judgings that wait or are written at once. session_tokens: the longest reply,
+    in tokens. session_steps, session_minutes: of one run, the minutes by its own estimate.
 
     zero_seconds: longest single use of the device on a ZeroGPU Space.
     """
@@ -58,6 +64,10 @@ class Settings:
     session_adapters: int = 10
     keep_hours: int = 24
     zero_seconds: int = 120
+    session_replies: int = 2000
+    session_tokens: int = 1024
+    session_steps: int = 1000
+    session_minutes: int = 30
 
     def __post_init__(self) -> None:
         faults = [
@@ -137,6 +147,11 @@ class Settings:
     @property
     def session_disk_bytes(self) -> int:
         return self.session_disk_mb * _MEBI
+
+    @property
+    def longest_reply(self) -> int | None:
+        """Tokens that a reply may be asked to have, None = as many as the engine writes."""
+        return self.session_tokens if self.shared else None
 
     @property
     def keep_s(self) -> float:

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playground.services.quota import FREE_MIN_BYTES, disk_free
-from playground.services.sessions import COOKIE, is_token, new_token
+from playground.services.sessions import COOKIE, HOST_COOKIE, cookie_name, is_token, new_token
 
 KEPT_S = 30 * 24 * 3600
 """The cookie's life after the last visit; what it gives access to is gone sooner."""
@@ -33,7 +33,8 @@ class Visit:
             await self._app(scope, receive, send)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cookie = _cookie(Headers(scope=scope), secure=_is_https(scope))
+        headers = Headers(scope=scope)
+        cookie = _cookie(headers, cookie_name(scope["scheme"], headers.get("x-forwarded-proto", "")))
 
         async def with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -48,22 +49,18 @@ class Visit:
         return disk_free(self._home) < FREE_MIN_BYTES
 
 
-def token_in(header: str) -> str:
+def token_in(header: str, name: str = COOKIE) -> str:
     """The visitor's token in a Cookie header, "" when there is none."""
     try:
-        morsel = SimpleCookie(header).get(COOKIE)
+        morsel = SimpleCookie(header).get(name)
     except CookieError:
         return ""
     return morsel.value if morsel is not None and is_token(morsel.value) else ""
 
 
-def _cookie(headers: Headers, *, secure: bool) -> str:
+def _cookie(headers: Headers, name: str) -> str:
     """The same token again, so that its life begins anew, or a fresh one. A Space is shown in a frame of another site: there the
     cookie has to say so, and is kept apart for each site that frames it."""
-    token = token_in(headers.get("cookie", "")) or new_token()
-    where = "SameSite=None; Secure; Partitioned" if secure else "SameSite=Lax"
-    return f"{COOKIE}={token}; Path=/; Max-Age={KEPT_S}; HttpOnly; {where}"
-
-
-def _is_https(scope: Scope) -> bool:
-    return scope["scheme"] == "https" or Headers(scope=scope).get("x-forwarded-proto", "").split(",")[0].strip() == "https"
+    token = token_in(headers.get("cookie", ""), name) or new_token()
+    where = "SameSite=None; Secure; Partitioned" if name == HOST_COOKIE else "SameSite=Lax"
+    return f"{name}={token}; Path=/; Max-Age={KEPT_S}; HttpOnly; {where}"

@@ -60,6 +60,12 @@ class TokenReport:
     prompt_lengths: array[int] = field(default_factory=_counts, repr=False)
     answer_lengths: array[int] = field(default_factory=_counts, repr=False)
 
+    @property
+    def mean(self) -> float:
+        """Mean tokens of a row that can be learned, each cut to the limit."""
+        lengths = map(int.__add__, self.prompt_lengths, self.answer_lengths)
+        return sum(min(self.limit, length) for length in lengths) / max(1, len(self.rows))
+
     @classmethod
     def of(
         cls, rows: array[int], prompts: array[int], answers: array[int], limit: int, *, packed: bool, bad: Sequence[BadRow] = ()

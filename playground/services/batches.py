@@ -53,7 +53,8 @@ class Batches:
     """Everything that answers, for a person or a program, goes through here. together: as many are best asked at a time by who has many.
 
     shipped: where people who do not know each other share the app, the system prompts that come with it; then every session has a
-    prefix cache of its own, but for what begins with one of these. None = one person, one cache."""
+    prefix cache of its own, but for what begins with one of these. None = one person, one cache.
+    longest: the most tokens that a reply may be asked to have, None = as many as the engine writes."""
 
     def __init__(
         self,
@@ -62,19 +63,24 @@ class Batches:
         residents: Residents,
         decoder: Decoder | None = None,
         shipped: Callable[[], Sequence[str]] | None = None,
+        longest: int | None = None,
     ) -> None:
         self._manager, self._bases, self._residents, self._decoder = manager, bases, residents, decoder or Direct()
         self._shipped = shipped
-        self.together = self._decoder.together
+        self.together, self.longest = self._decoder.together, longest
 
-    def run(self, asked: Sequence[Asked], session: str) -> Iterator[list[Written]]:
+    def run(
+        self, asked: Sequence[Asked], session: str, lane: str = "chat", *, apart: bool = False
+    ) -> Iterator[list[Written]]:  # fmt: skip
         """Write all replies; yields how far each has come, the last time with every one done. Closing it frees the device.
 
+        lane: of the device; ``measure`` for a batch of a long job, which takes turns with those of others. apart: one reply after another.
         What goes wrong is told as a reply's ``failure``: nothing the others wrote is lost.
         """
         try:
+            self.refuse_too_long(max(one.sampling.max_tokens for one in asked))
             base, wanted = self._bases.spec, self._residents.wanted([one.card for one in asked])
-            request = self._manager.request("chat", session, "Answering", self._needs(asked), wanted)
+            request = self._manager.request(lane, session, "Answering", self._needs(asked), wanted)
         except PlaygroundError as error:
             yield [Written(failure=error) for _ in asked]
             return
@@ -84,9 +90,25 @@ class Batches:
                 yield [Written(waiting=_place(request)) for _ in asked]
                 lease = request.wait(WAIT_S)
             with lease:
-                yield from self._decode(asked, base, session)
+                if apart:
+                    yield from self._decode_apart(asked, base, session)
+                else:
+                    yield from self._decode(asked, base, session)
         finally:
             request.cancel()
+
+    def refuse_too_long(self, tokens: int) -> None:
+        """Raises InputError for replies that may have more tokens than one may ask for here."""
+        if self.longest is not None and tokens > self.longest:
+            raise InputError(
+                f"The longest reply is {tokens} tokens; up to {self.longest} may be asked for here. Ask for shorter ones."
+            )
+
+    def _decode_apart(self, asked: Sequence[Asked], base: str, session: str) -> Iterator[list[Written]]:
+        written = [Written() for _ in asked]
+        for place, one in enumerate(asked):
+            for (written[place],) in self._decode([one], base, session):
+                yield list(written)
 
     def forget(self) -> None:
         """Let the models in memory forget what they have read: the next question takes as long as if nobody had asked one like it."""

@@ -31,7 +31,7 @@ class Chat:
     """What is asked.
 
     model: ``base`` or an adapter's id. replies: how many, in one batch; each takes the next seed. logprobs: as in ``Row``.
-    fit: shorten ``sampling.max_tokens`` to what the base still holds, in place of refusing.
+    fit: shorten ``sampling.max_tokens`` to what the base still holds, and to what may be asked for here, in place of refusing.
     """
 
     model: str
@@ -118,7 +118,9 @@ class CompletionService:
 
     def _fitting(self, prompt: str, chat: Chat, before: int) -> Sampling:
         """The sampling, with a longest reply that the base's context holds beside the prompt and ``before`` tokens of the adapter."""
-        context = self._bases.context()
+        context, most = self._bases.context(), self._batches.longest
+        if chat.fit and most is not None and chat.sampling.min_tokens <= most < chat.sampling.max_tokens:
+            chat = replace(chat, sampling=replace(chat.sampling, max_tokens=most))
         length = before + len(encode(self._bases.tokenizer(), prompt))
         longest = chat.sampling.max_tokens
         if context is None or length + longest <= context:

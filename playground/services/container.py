@@ -61,12 +61,12 @@ class Services:
         self.data = DataService(settings, self.bases.tokenizer, self.quota)
         self.adapters = AdapterService(settings, self.bases, self.residents, library, self.quota, Learning(settings, store))
         self.pusher = Pusher(self.adapters)
-        self.exporter = Exporter(settings, self.manager, self.bases, self.adapters)
+        self.exporter = Exporter(settings, self.manager, self.bases, self.adapters, self.quota)
         self.training = TrainingService(
             settings, self.manager, self.bases, self.data, quota=self.quota, workers=self.zero or processes
         )
         shipped = (lambda: [one.system_prompt for one in self.data.sets()]) if settings.shared else None
-        self.batches = Batches(self.manager, self.bases, self.residents, self.zero, shipped)
+        self.batches = Batches(self.manager, self.bases, self.residents, self.zero, shipped, settings.longest_reply)
         self.scoring = ScoringService(self.manager, self.bases, self.residents)
         self.forgetting = ForgettingService(self.bases, self.batches, self.scoring)
         self.compare = CompareService(self.bases, self.data, self.adapters, self.residents, self.batches)
@@ -78,11 +78,19 @@ class Services:
         self.verdicts = VerdictService(settings, self.bases, self.data, self.adapters, answering, self.forgetting, self.quota)
         self.bench = PromptBench(self.verdicts, self.data, PromptBook(settings.home / "prompts"))
         self.voting = Voting(self.verdicts)
-        self.judging = JudgingService(self.voting, self.bases, self.adapters, self.batches, shared=settings.shared)
+        self.judging = JudgingService(self.voting, self.bases, self.adapters, self.batches, self.quota, shared=settings.shared)
         self.demo = DemoService(self.data, self.training, self.compare)
         self.device = DeviceService(self.manager, self.bases, self.training, settings.shared)
         self.storage = StorageService(
-            settings, self.bases, self.adapters, self.training, self.demo, self.sessions, self.verdicts, self.bench.book
+            settings,
+            self.bases,
+            self.adapters,
+            self.training,
+            self.demo,
+            self.sessions,
+            self.verdicts,
+            self.bench.book,
+            self.quota,
         )
         self.cleaner = Cleaner(settings, self.storage, self.sessions)
 

@@ -146,7 +146,7 @@ class DataService:
         """Copy what was uploaded into the owner's folder: one file, or several in a folder that is then read as one.
 
         Raises NotFoundError when a file was not uploaded, InputError when they are too large or two have one name."""
-        paths = [handed_over(self._settings, path) for path in paths]
+        paths = [handed_over(self._settings, path, owner) for path in paths]
         names = [path.name for path in paths]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"Two of the files are called {twice}. Rename one of them, so that their rows can be told apart.")
@@ -160,9 +160,9 @@ class DataService:
             shutil.copyfile(path, folder / path.name)
         return folder / names[0] if len(names) == 1 else folder
 
-    def handed_over(self, path: Path) -> Path:
+    def handed_over(self, path: Path, owner: str = LOCAL) -> Path:
         """A file that was uploaded and is only looked at. Raises NotFoundError for any other."""
-        return handed_over(self._settings, path)
+        return handed_over(self._settings, path, owner)
 
     def keep_text(self, text: str, owner: str) -> Path:
         """What was pasted, as a file of the kind it looks like. Raises InputError when there is nothing."""
@@ -198,17 +198,18 @@ class DataService:
         for number, record in read_files(path, self._settings.upload_limit_bytes):
             if number in wanted and isinstance(record, dict):
                 held[number] = record
-        return self._download(f"{path.stem}-bad-rows.csv", bad_rows_csv(checked, tokens, held.get))
+        return self.download(f"{path.stem}-bad-rows.csv", bad_rows_csv(checked, tokens, held.get), owner)
 
-    def good_rows_file(self, path: Path, checked: Checked) -> Path:
+    def good_rows_file(self, path: Path, checked: Checked, owner: str = LOCAL) -> Path:
         """The rows that can be used, as JSONL for anywhere else."""
-        return self._download(f"{Path(path).stem}-good-rows.jsonl", good_rows_jsonl(checked))
+        return self.download(f"{Path(path).stem}-good-rows.jsonl", good_rows_jsonl(checked), owner)
 
-    def _download(self, name: str, text: str) -> Path:
-        folder = self._settings.incoming_dir / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        file = folder / name
-        file.write_text(text, encoding="utf-8")
+    def download(self, name: str, text: str, owner: str) -> Path:
+        """A text as a file that the page hands out. Raises InputError where the owner has no room for it."""
+        data = text.encode("utf-8", errors="replace")
+        file = self._quota.room(owner, len(data), name) / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(data)
         return file
 
     def _new_folder(self, owner: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from playground.library.merging import refuse_unmergeable
 from playground.services.adapters import AdapterService
 from playground.services.bases import BaseService
 from playground.services.processes import worker_environment
+from playground.services.quota import Quota
 from playground.settings import PROJECT_ROOT, Settings
 
 MEMORY_FACTOR = 3.2
@@ -40,8 +40,11 @@ class Exported:
 class Exporter:
     """Merging needs the base in memory once more, so it says beforehand whether that fits, and runs in a process of its own."""
 
-    def __init__(self, settings: Settings, manager: DeviceManager, bases: BaseService, adapters: AdapterService) -> None:
-        self._settings, self._manager, self._bases, self._adapters = settings, manager, bases, adapters
+    def __init__(
+        self, settings: Settings, manager: DeviceManager, bases: BaseService, adapters: AdapterService, quota: Quota
+    ) -> None:  # fmt: skip
+        self._settings, self._manager, self._bases, self._adapters, self._quota = settings, manager, bases, adapters, quota
+        self._busy: set[str] = set()
 
     def export(self, adapter_id: str, format: str, owner: str = "local", target: Path | None = None) -> Iterator[Exported]:
         """Merge or convert; whoever stops listening stops it, and nothing is left behind.
@@ -57,15 +60,20 @@ class Exporter:
             raise InputError(f"{target} exists. Name a new {'file' if format == 'gguf' else 'folder'}; nothing is overwritten.")
         base = self._bases.resolve()
         self._refuse_too_large(base.bytes)
-        room = self._settings.exports_dir / secrets.token_hex(16)
+        if owner in self._busy and self._quota.applies(owner):
+            raise InputError("An export of yours is being written already. Wait for its end, or stop it.")
+        room = self._quota.room(owner, base.bytes, "The export")
         work = room / "work"
         work.mkdir(parents=True)
         place = target or room / (f"{card.id}.gguf" if format == "gguf" else f"{card.id}-merged.zip")
+        self._busy.add(owner)
         try:
             yield from self._run(card, base.path, work, format, place)
         except BaseException:
             shutil.rmtree(room, ignore_errors=True)
             raise
+        finally:
+            self._busy.discard(owner)
         shutil.rmtree(work if target is None else room, ignore_errors=True)
 
     def _refuse_too_large(self, base_bytes: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from playground.data.example import Message
 from playground.data.render import render_prompt
 from playground.engine.request import Sampling
+from playground.engine.scoring import Score
 from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, Scored, material, pooled, right
 from playground.library.card import AdapterCard
 from playground.services.bases import BaseService
@@ -17,6 +18,8 @@ from playground.services.scoring import NO_DIVERGENCE, ScoringService, ToScore
 
 TOGETHER = 8
 """Questions that are asked in one batch."""
+PASSAGES = 48
+"""Passages that are read under one lease."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,13 @@ class ForgettingService:
         yield Recalling(0, of)
         # A passage with all models in turn, so that the base reads it once for those that are scored together.
         asked = [ToScore(card, "", text, divergence=True) for text in shipped.texts for card in cards]
-        scores = []
-        for scoring in self._scoring.run(asked, session):
-            scores, done = [score for score in scoring.scores if score is not None], scoring.done
-            yield Recalling(done, of, scoring.waiting)
+        scores: list[Score] = []
+        for begin in range(0, len(asked), PASSAGES):
+            earlier = list(scores)
+            for scoring in self._scoring.run(asked[begin : begin + PASSAGES], session):
+                scores = [*earlier, *(score for score in scoring.scores if score is not None)]
+                done = len(scores)
+                yield Recalling(done, of, scoring.waiting)
         texts = [
             pooled([Scored(s.tokens, s.loss, s.base_loss, s.divergence) for s in scores[n :: len(cards)]])
             for n in range(len(cards))
@@ -89,7 +95,7 @@ class ForgettingService:
         tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=REPLY_TOKENS)
         asked = [Asked(model, render_prompt(tokenizer, [Message("user", question)]), sampling) for question in questions]
         written = []
-        for written in self._batches.run(asked, session):
+        for written in self._batches.run(asked, session, "measure"):
             if failure := next((one.failure for one in written if one.failure is not None), None):
                 raise failure
             if written[0].waiting:

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from playground.errors import PlaygroundError
+from playground.library.files import private_folder
 from playground.settings import Settings
 
 LOCK = "owner.lock"
@@ -42,7 +43,7 @@ class Home:
     @classmethod
     def take(cls, settings: Settings) -> Home:
         """Raises HomeTaken. The operating system frees the lock when its owner dies, however that happens."""
-        settings.home.mkdir(parents=True, exist_ok=True)
+        private_folder(settings.home)
         lock = FileLock(settings.home / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -76,7 +77,8 @@ class Home:
 
     def _write(self, url: str) -> None:
         partial = self.folder / f"{RECORD}.tmp"
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        partial.unlink(missing_ok=True)  # with whatever rights it had
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as handle:
             json.dump({"pid": os.getpid(), "url": url, "token": self.token}, handle)
         os.replace(partial, self.folder / RECORD)

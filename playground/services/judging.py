@@ -19,6 +19,7 @@ from playground.services.bases import BaseService
 from playground.services.batches import Asked as ToWrite
 from playground.services.batches import Batches
 from playground.services.endpoint import Endpoint
+from playground.services.quota import Quota
 from playground.services.sessions import LOCAL
 from playground.services.vote_files import JUDGE, Cast
 from playground.services.voting import Place, Poll, Voting
@@ -63,11 +64,11 @@ class JudgingService:
     """
 
     def __init__(
-        self, voting: Voting, bases: BaseService, adapters: AdapterService, batches: Batches, *, shared: bool = False,
+        self, voting: Voting, bases: BaseService, adapters: AdapterService, batches: Batches, quota: Quota, *, shared: bool = False,
         endpoint: Callable[[], Endpoint | None] = Endpoint.from_env, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._voting, self._bases, self._adapters, self._batches = voting, bases, adapters, batches
-        self._shared, self._endpoint, self._clock = shared, endpoint, clock
+        self._quota, self._shared, self._endpoint, self._clock = quota, shared, endpoint, clock
         self._work: dict[str, _Work] = {}
         self._lock = threading.Lock()
 
@@ -89,8 +90,17 @@ class JudgingService:
         with self._lock:
             if (work := self._work.get(id)) is not None and work.view.live:
                 raise InputError(f"{work.view.name} judges this verdict already. Stop it, or wait for its end.")
+            replies = 2 * len(places)
+            self._quota.take_replies(owner, replies, "Judging")
             work = self._work[id] = _Work(JudgingView(id, name, of=len(places), live=True))
-        threading.Thread(target=self._judge, args=(id, poll, places, ask, work), name=f"judge-{id}", daemon=True).start()
+
+        def counted() -> None:
+            try:
+                self._judge(id, poll, places, ask, work)
+            finally:
+                self._quota.give_back_replies(owner, replies)
+
+        threading.Thread(target=counted, name=f"judge-{id}", daemon=True).start()
 
     def show(self, id: str, owner: str = LOCAL) -> JudgingView | None:
         """How far it is; None where nothing judged since the app began. Raises NotFoundError."""
@@ -123,7 +133,7 @@ class JudgingService:
         tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=ANSWER_TOKENS)
         prompts = [render_prompt(tokenizer, [Message(one["role"], one["content"]) for one in each.messages]) for each in asked]
         written = []
-        for written in self._batches.run([ToWrite(card, prompt, sampling) for prompt in prompts], session):
+        for written in self._batches.run([ToWrite(card, prompt, sampling) for prompt in prompts], session, "measure"):
             yield next((one.waiting for one in written if one.waiting), "")
         if failed := next((one.failure for one in written if one.failure is not None), None):
             raise failed

@@ -23,7 +23,7 @@ AFTER = 0.3
 
 @dataclass
 class Work:
-    """What a running verdict has so far."""
+    """What a running verdict has so far. replies: what it was counted with when it began."""
 
     state: State
     stop: threading.Event = field(default_factory=threading.Event)
@@ -33,6 +33,7 @@ class Work:
     timings: dict[str, float] = field(default_factory=dict)
     forgotten: dict[str, Any] = field(default_factory=dict)
     refusals: dict[str, Any] = field(default_factory=dict)
+    replies: int = 0
 
     phase: tuple[str, float, int] = ("", 0.0, 0)
     """Its name, when it began, and how much was done then."""

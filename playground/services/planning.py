@@ -88,7 +88,7 @@ class Planner:
 
     def __init__(
         self, settings: Settings, manager: DeviceManager, bases: BaseService, data: DataService, store: RunStore,
-        quota: Quota | None = None, workers: Workers = processes,
+        quota: Quota, workers: Workers = processes,
     ) -> None:  # fmt: skip
         self._settings, self._manager, self._bases, self._data, self._store = settings, manager, bases, data, store
         self._quota, self._workers = quota, workers
@@ -115,8 +115,9 @@ class Planner:
         if needed.disk_bytes * DISK_FACTOR > free_disk:
             writes = needed.disk_bytes * DISK_FACTOR
             blocked = f"The run writes about {size_words(writes)}; {size_words(free_disk)} of disk are free. Free some space."
-        if self._quota is not None:
-            blocked = blocked or self._quota.run_refused(request.owner, needed.disk_bytes * DISK_FACTOR)
+        blocked = blocked or self._quota.run_refused(
+            request.owner, needed.disk_bytes * DISK_FACTOR, settled.steps, needed.seconds
+        )
         blocked = blocked or self._workers.refused(needed.seconds)
         return Plan(
             needed.trainable_params, needed.total_params, needed.seconds, needed.memory_bytes, self._manager.free_bytes,
@@ -215,7 +216,7 @@ class Planner:
         speed = next((float(speed) for speed in measured if speed), None)
         if settled.objective in ("sft", "pretrain"):
             speed = speed or self._workers.tokens_per_s
-        mean = float(settled.max_tokens if settled.objective == "pretrain" else tokens.median)
+        mean = settled.max_tokens if settled.objective == "pretrain" else tokens.mean
         if settled.objective == "grpo":  # replies of its own, in place of the file's answers
             replies = reply_tokens([answers], settled.max_tokens)
             longest, answers = min(longest - answers + replies, settled.max_tokens), replies

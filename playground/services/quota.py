@@ -1,8 +1,12 @@
-"""What one visitor of a shared app may keep. Each refusal says what there is and what to do."""
+"""What one visitor of a shared app may keep, and have the device do. Each refusal says what there is and what to do."""
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import shutil
+import threading
+from collections import Counter
 from pathlib import Path
 
 from playground.errors import InputError
@@ -20,22 +24,35 @@ _ROOM = "Remove some under Storage in the Device panel, or delete your data ther
 
 
 class Quota:
-    """Reads what is on disk each time, so nothing can drift."""
+    """Reads what is on disk each time, so nothing can drift; counts replies from the moment they are taken until they are given back."""
 
     def __init__(self, settings: Settings, store: RunStore, library: AdapterLibrary) -> None:
         self._settings, self._store, self._library = settings, store, library
         self._verdicts = VerdictFiles(settings.home / "verdicts")
+        self._replies: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def applies(self, owner: str) -> bool:
         """Not to whoever runs the app, and not where it belongs to one person."""
         return self._settings.shared and owner != LOCAL
 
     def used_bytes(self, owner: str) -> int:
-        """Uploads, runs, adapters and verdicts together."""
+        """Uploads, runs, adapters, verdicts and exports together."""
         runs = sum(bytes_in(self._settings.runs_dir / row.run) for row in self._store.all() if row.owner == owner)
         adapters = sum(bytes_in(card.path) for card in self._own_adapters(owner))
         verdicts = sum(bytes_in(self._verdicts.folder(state.id)) for state in self._verdicts.all() if state.owner == owner)
-        return bytes_in(self._settings.uploads_dir / owner) + runs + adapters + verdicts
+        exports = sum(bytes_in(room) for room in self.rooms(owner))
+        return bytes_in(self._settings.uploads_dir / owner) + runs + adapters + verdicts + exports
+
+    def room(self, owner: str, more_bytes: int, what: str) -> Path:
+        """Where to make a new folder for what is handed out to this owner: whoever knows its name may fetch it, so nobody can guess it.
+        Raises InputError when ``more_bytes`` for ``what`` would be too much."""
+        self.check_disk(owner, more_bytes, what)
+        return self._settings.exports_dir / f"{_tag(owner)}{secrets.token_hex(16)}"
+
+    def rooms(self, owner: str) -> list[Path]:
+        """The folders of what was handed out to this owner and still lies there."""
+        return sorted(self._settings.exports_dir.glob(f"{_tag(owner)}*"))
 
     def check_disk(self, owner: str, more_bytes: int, what: str) -> None:
         """Raises InputError when ``more_bytes`` for ``what`` would be too much."""
@@ -47,10 +64,39 @@ class Quota:
         if refused := self._too_many_adapters(owner, coming=0) or self._no_room(owner, more_bytes, "The adapter"):
             raise InputError(refused)
 
-    def run_refused(self, owner: str, more_bytes: int) -> str:
-        """Why one more run cannot be started, or "". Every run that has not ended will make an adapter."""
+    def take_replies(self, owner: str, count: int, what: str) -> None:
+        """Count replies of a long job as this owner's, until ``give_back_replies``. Raises InputError when they are too many."""
+        with self._lock:
+            waiting, limit = self._replies[owner], self._settings.session_replies
+            if self.applies(owner) and waiting + count > limit:
+                others = f"; {waiting:,} of yours wait or are written already" if waiting else ""
+                wait = ", or wait until those have ended" if waiting else ""
+                raise InputError(
+                    f"{what} takes {count:,} replies{others}. One visitor may have {limit:,} at once here. Use fewer rows, sides or repeats{wait}."
+                )
+            self._replies[owner] += count
+
+    def give_back_replies(self, owner: str, count: int) -> None:
+        """A long job has ended."""
+        with self._lock:
+            self._replies[owner] -= count
+            if not self._replies[owner]:
+                del self._replies[owner]
+
+    def run_refused(self, owner: str, more_bytes: int, steps: int, seconds: float) -> str:
+        """Why one more run of so many steps and, by its estimate, seconds cannot be started, or "". Every run that has not ended will
+        make an adapter."""
         if not self.applies(owner):
             return ""
+        most, minutes = self._settings.session_steps, self._settings.session_minutes
+        if steps > most:
+            return f"The run has {steps:,} steps; one visitor's run may have {most:,} here. Choose fewer."
+        if seconds > minutes * 60:
+            takes = f"{seconds / 3600:,.1f} hours" if seconds > 2 * 3600 else f"{seconds / 60:.0f} minutes"
+            return (
+                f"The run would take about {takes}; one visitor's run may take {minutes} minutes here. "
+                "Choose fewer steps, a smaller batch or shorter rows."
+            )
         mine, limit = sum(row.owner == owner for row in self._store.active()), self._settings.session_runs
         if mine >= limit:
             runs = "run of yours waits or trains" if mine == 1 else "runs of yours wait or train"
@@ -79,6 +125,11 @@ class Quota:
 
     def _own_adapters(self, owner: str) -> list[AdapterCard]:
         return [card for card in self._library.list(owner, shared=True) if not card.shipped]
+
+
+def _tag(owner: str) -> str:
+    """How the names of an owner's folders begin; it does not tell the owner."""
+    return hashlib.sha256(f"exports of {owner}".encode(errors="replace")).hexdigest()[:16]
 
 
 def disk_free(home: Path) -> int:

@@ -50,7 +50,7 @@ class Measuring:
             answer = max(1, min(answer, context - before - max(len(encode(tokenizer, prompt)) for prompt in prompts)))
         rows = [Asked(card, prompt, Sampling(max_tokens=answer)) for prompt in prompts]
         written: list[Any] = []
-        for written in _until(self._batches.run(rows, session), stop):
+        for written in _until(self._batches.run(rows, session, "measure"), stop):
             if failure := next((one.failure for one in written if one.failure is not None), None):
                 raise failure
             tell(written[0].waiting or f"{sum(one.done for one in written)} of {len(rows)} replies")

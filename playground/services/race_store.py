@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import NotFoundError, PlaygroundError
+from playground.library.database import connect
 
 SCHEMA = 1
 RUNNING, MEASURING, DONE, CANCELLED = "RUNNING", "MEASURING", "DONE", "CANCELLED"
@@ -127,8 +128,7 @@ class RaceStore:
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """Opened each time: it is asked about once a second, from any thread."""
-        self._database.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self._database, timeout=30)
+        db = connect(self._database)
         try:
             with db:
                 db.execute(_TABLE)

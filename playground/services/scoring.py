@@ -96,7 +96,7 @@ class ScoringService:
         if not asked:
             return
         wanted = self._residents.wanted([one.card for one in asked])
-        request = self._manager.request("chat", session, "Scoring", self._needs(asked), wanted)
+        request = self._manager.request("measure", session, "Scoring", self._needs(asked), wanted)
         try:
             lease = request.wait(0)
             while lease is None:

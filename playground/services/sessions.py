@@ -19,10 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from playground.errors import NotFoundError
+from playground.library.database import connect
 
 LOCAL = "local"
 """The owner of what the person who runs the app makes, on the command line too."""
 COOKIE = "prompt_or_tune"
+HOST_COOKIE = f"__Host-{COOKIE}"
+"""The same over HTTPS: browsers take it from this very host only, so no other site of the domain can put one there."""
 OWNER = re.compile(r"v[0-9a-f]{24}")
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 WRITE_S = 60.0
@@ -39,6 +42,12 @@ def new_token() -> str:
 
 def is_token(text: str) -> bool:
     return bool(_TOKEN.fullmatch(text))
+
+
+def cookie_name(scheme: str, forwarded_proto: str = "") -> str:
+    """What the cookie is called on a connection. forwarded_proto: the X-Forwarded-Proto of a proxy that ends HTTPS."""
+    https = scheme == "https" or forwarded_proto.split(",")[0].strip() == "https"
+    return HOST_COOKIE if https else COOKIE
 
 
 def owner_of(token: str, tab: str) -> str:
@@ -114,8 +123,7 @@ class Sessions:
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """Opened each time: it is asked once a minute, from any thread."""
-        self._database.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self._database, timeout=30)
+        db = connect(self._database)
         try:
             with db:
                 db.execute(_TABLE)

@@ -32,9 +32,9 @@ class DeviceService:
             parts.append({"name": name, "bytes": loaded.adapter_bytes, "kind": "adapters"})
             if loaded.kept_bytes:
                 parts.append({"name": "Kept beginnings", "bytes": loaded.kept_bytes, "kind": "cache"})
-        for lane, name, kind in (("chat", "Replies in flight", "replies"), ("train", "Training", "training")):
-            held = sum(lease.bytes for lease in leases if lease.lane == lane)
-            if held or lane == "chat":
+        for training, name, kind in ((False, "Replies in flight", "replies"), (True, "Training", "training")):
+            held = sum(lease.bytes for lease in leases if (lease.lane == "train") == training)
+            if held or not training:
                 parts.append({"name": name, "bytes": held, "kind": kind})
         return {
             "device": manager.device.name,

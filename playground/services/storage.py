@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -10,11 +12,14 @@ from pathlib import Path
 
 from playground.errors import BusyError, InputError, NotFoundError, PlaygroundError
 from playground.library import bases as library_bases
+from playground.library.database import wipe
 from playground.services.adapters import AdapterService
 from playground.services.bases import BaseService, label_of
 from playground.services.demo import DemoService
+from playground.services.incoming import remove_incoming
 from playground.services.prompts import PromptBook
-from playground.services.quota import disk_free
+from playground.services.quota import Quota, disk_free
+from playground.services.race_store import RaceStore
 from playground.services.sessions import LOCAL, Sessions
 from playground.services.sizes import bytes_in
 from playground.services.store import ENDED
@@ -36,6 +41,7 @@ BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, PROMPTS, UPLOAD, PASSING = (
 KINDS = (BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, PROMPTS, UPLOAD, PASSING)
 """Checkpoints are those of runs that have ended: a failed or cancelled one can go on from them. Passing: files on their way in or
 out of the page, which go by themselves."""
+_LOG = logging.getLogger(__name__)
 STOP_WAIT_S = 12.0
 """A run that is told to stop is killed after 10 s."""
 
@@ -73,10 +79,11 @@ class StorageService:
 
     def __init__(
         self, settings: Settings, bases: BaseService, adapters: AdapterService, training: TrainingService, demo: DemoService,
-        sessions: Sessions, verdicts: VerdictService, prompts: PromptBook, wait: Callable[[float], None] = time.sleep,
+        sessions: Sessions, verdicts: VerdictService, prompts: PromptBook, quota: Quota, wait: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._settings, self._bases, self._adapters, self._training = settings, bases, adapters, training
-        self._demo, self._sessions, self._verdicts, self._prompts, self._wait = demo, sessions, verdicts, prompts, wait
+        self._demo, self._sessions, self._verdicts, self._prompts = demo, sessions, verdicts, prompts
+        self._quota, self._races, self._wait = quota, RaceStore(settings.database), wait
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -90,7 +97,7 @@ class StorageService:
             *self._verdict_items(owner),
             *self._prompt_items(self._prompts.owners() if everything else {owner}),
             *self._upload_items(self._uploaders() if everything else [owner]),
-            *(self._passing_items() if everything else ()),
+            *(self._passing_items() if everything else self._export_items(owner)),
         ]
 
     def totals(self, owner: str = LOCAL) -> dict[str, int]:
@@ -150,6 +157,7 @@ class StorageService:
             self._wait(0.25)
             waited += 0.25
         done = self._remove_all(self.items(owner), owner)
+        self._remove_traces(owner)
         return replace(done, stopping=sum(view.state not in ENDED for view in self._training.runs(owner)))
 
     def sweep(self, owner: str, before_s: float) -> bool:
@@ -164,7 +172,10 @@ class StorageService:
             or (item.kind == CHECKPOINTS and item.id in made)
         ]
         self._remove_all(old, owner)
-        return bool(self.items(owner))
+        left = bool(self.items(owner))
+        if old or not left:
+            self._remove_traces(owner, before_s)
+        return left
 
     def owners(self) -> set[str]:
         """Every visitor who has something here."""
@@ -173,6 +184,17 @@ class StorageService:
         return (runs | judged | self._prompts.owners() | set(self._uploaders()) | self._adapters.library.owners()) - {LOCAL}
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _remove_traces(self, owner: str, before_s: float = float("inf")) -> None:
+        """What lies on disk and is no item: uploads on their way in, races, and names that the database file still holds."""
+        remove_incoming(self._settings, owner)
+        for race in self._races.all():
+            if race.owner == owner and race.created_s < before_s:
+                self._races.remove(race.race)
+        try:
+            wipe(self._settings.database)
+        except sqlite3.Error:
+            _LOG.warning("what was deleted could not be wiped from the database; the next deletion tries again", exc_info=True)
 
     def _sees_all(self, owner: str) -> bool:
         return not self._settings.shared or owner == LOCAL
@@ -270,6 +292,13 @@ class StorageService:
             ("exports", "Packed for download", self._settings.exports_dir),
         ]
         return [Item(PASSING, id, name, held) for id, name, folder in folders if (held := bytes_in(folder))]
+
+    def _export_items(self, owner: str) -> list[Item]:
+        found = []
+        for room in self._quota.rooms(owner):
+            file = next((file for file in sorted(room.iterdir()) if file.is_file()), room)
+            found.append(Item(PASSING, f"exports/{room.name}", file.name, bytes_in(room), _made_s(room)))
+        return found
 
     def _uploaders(self) -> list[str]:
         place = self._settings.uploads_dir

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import DiskFullError, InputError, NotFoundError, PlaygroundError
+from playground.library.database import connect
 
 SCHEMA = 2
 STATES = ("QUEUED", "RUNNING", "STOPPING", "DONE", "FAILED", "CANCELLED")
@@ -75,7 +76,6 @@ class RunStore:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._local = threading.local()
         self._owed: dict[str, dict[str, Any]] = {}
@@ -259,7 +259,7 @@ class RunStore:
     def _db(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            db = sqlite3.connect(self._path, timeout=30)
+            db = connect(self._path)
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA journal_mode = WAL")
             self._local.db = db

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from playground.errors import BusyError, DiskFullError, InputError, NotFoundError
 from playground.gpu.manager import DeviceManager
+from playground.library.adapters import AdapterLibrary
 from playground.methods.method import Method
 from playground.services import processes, recipe
 from playground.services.bases import BaseService
@@ -31,8 +32,12 @@ from playground.services.words import ordinal
 from playground.settings import Settings
 from playground.training.checkpoint import marked_step
 from playground.training.failure import DISK, disk_words, reason_of
+from playground.training.spec import RunSpec
 
 __all__ = ["Plan", "Preset", "TrainRequest", "TrainingService"]
+
+CURVE_BYTES = 1_000_000
+"""Room on disk that a file of curves is counted with before it is written."""
 
 
 class TrainingService:
@@ -50,10 +55,12 @@ class TrainingService:
         quota: Quota | None = None,
         workers: Workers = processes,
     ) -> None:
-        self._settings, self._clock, self._quota, self._workers, self._bases = settings, clock, quota, workers, bases
+        self._settings, self._clock, self._workers, self._bases = settings, clock, workers, bases
         self._home: Home | None = None
         self.store = RunStore(settings.database)
-        self._planner = Planner(settings, manager, bases, data, self.store, quota, workers)
+        library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
+        self._quota = quota or Quota(settings, self.store, library)
+        self._planner = Planner(settings, manager, bases, data, self.store, self._quota, workers)
         self._supervisor = Supervisor(settings, self.store, manager, self._planner.remedy, clock, patience, workers)
 
     # -- before a run --------------------------------------------------------------------------------------------
@@ -128,7 +135,7 @@ class TrainingService:
     def curves(self, run: str, how: str, owner: str = "local") -> Path:
         """A run's curves as a file, ``csv`` or ``tensorboard``, in a folder that nobody can guess. Raises NotFoundError, InputError."""
         view = self.show(run, owner)
-        return write_curves(view, self._settings.exports_dir / secrets.token_hex(16), how)
+        return write_curves(view, self._quota.room(owner, CURVE_BYTES, "The file of curves"), how)
 
     def move(self, run: str, to: str | int, owner: str = "local") -> None:
         """Change when a waiting run comes: up, down, first, last, or a place from 1. Where the app is shared it passes the
@@ -156,8 +163,11 @@ class TrainingService:
         row = self._own(run, owner)
         if not (self._settings.runs_dir / run / "run.json").is_file():
             raise InputError(f"The files of {run} are gone; start it anew.")
-        if self._quota is not None and row.state in ENDED and (refused := self._quota.run_refused(owner, 0)):
-            raise InputError(refused)
+        if row.state in ENDED and self._quota.applies(owner):
+            spec = RunSpec.read(self._settings.runs_dir / run)
+            left = max(0, spec.steps - marked_step(self._settings.runs_dir / run))
+            if refused := self._quota.run_refused(owner, 0, left, spec.estimated_seconds * left / spec.steps):
+                raise InputError(refused)
         with self._supervisor.lock:
             if not self.store.requeue(run, ("FAILED", "CANCELLED"), step=marked_step(self._settings.runs_dir / run)):
                 raise InputError(f"{run} is {row.state}; only a FAILED or CANCELLED run can be resumed.")

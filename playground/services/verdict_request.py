@@ -80,6 +80,11 @@ class VerdictRequest:
         temperature = max(self.temperature, REPEAT_TEMPERATURE) if repeat else self.temperature
         return Sampling(temperature=temperature, max_tokens=self.max_tokens, seed=self.seed + repeat)
 
+    @property
+    def replies_each(self) -> int:
+        """Replies of one side to one example: the main one, and its repeats."""
+        return 1 if self.repeats == 1 else 1 + self.repeats
+
     def as_json(self) -> dict[str, Any]:
         """As one process tells another, and as it is kept."""
         paths = {name: str(path.resolve()) if (path := getattr(self, name)) else None for name in ("file", "examples")}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
-from playground.errors import CancelledError, InputError, NotFoundError, PlaygroundError
+from playground.errors import BusyError, CancelledError, InputError, NotFoundError, PlaygroundError
 from playground.evaluation.checks import parse_checks
 from playground.evaluation.cost import Prices
 from playground.evaluation.questions import Questions
@@ -40,6 +40,8 @@ VERDICT_BYTES = 5_000_000
 """Room on disk that one is counted with before it begins."""
 LIVE_OF_ONE = 3
 """Verdicts of one person that may wait or run."""
+LIVE_OF_ALL = 32
+"""The same of everybody together: each has a thread, and takes turns with all others."""
 KEPT = "What was measured by then is kept."
 _LOG = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class VerdictView:
 
 
 class VerdictService:
-    """Measuring lives in a thread of this process, one verdict after another; whoever looks only looks."""
+    """Measuring lives in threads of this process, a person's verdicts one after another; whoever looks only looks."""
 
     def __init__(
         self, settings: Settings, bases: BaseService, data: DataService, adapters: AdapterService, answering: Answering,
@@ -78,7 +80,7 @@ class VerdictService:
         self.files = VerdictFiles(settings.home / "verdicts")
         self._measuring, self._records = Measuring(answering, forgetting, self.files), RecordMaker(bases, data, answering)
         self._work: dict[str, Work] = {}
-        self._turn = threading.Lock()
+        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._lock = threading.RLock()
 
     # -- what a person does --------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ class VerdictService:
     def export(self, id: str, how: str, owner: str = "local") -> Path:
         """As ``html`` (one file that needs nothing else), ``jsonl`` or ``csv``, in a folder that nobody can guess. Raises InputError
         when there is nothing to export yet."""
-        return self.files.write(self._own(id, owner).id, how, self._settings.exports_dir / secrets.token_hex(16))
+        return self.files.write(self._own(id, owner).id, how, self._quota.room(owner, VERDICT_BYTES, "The export"))
 
     def again(self, id: str, questions: Questions, prices: Prices, owner: str = "local") -> VerdictView:
         """Costs and choice by other answers and prices, from what was measured: nothing is asked again. Raises InputError."""
@@ -178,17 +180,24 @@ class VerdictService:
     def _admit(self, request: VerdictRequest) -> State:
         request = named(request)
         parse_checks(request.checks, files=not self._settings.shared)
-        self._answering.examples(request)
-        self._answering.cards(request)
-        self._answering.material(request)
+        replies = self._answering.replies(request)
         self._quota.check_disk(request.owner, VERDICT_BYTES, "A verdict")
-        live = [state for state in self.files.all() if state.owner == request.owner and self._state(state).state in LIVE]
-        if len(live) >= LIVE_OF_ONE:
-            raise InputError(f"{len(live)} verdicts of yours are waiting or running. Let one end, or stop it, and try again.")
         with self._lock:  # whoever looks before it is in ``_work`` would take it for one that was left behind
-            state = self.files.new(request.owner, request.name, request.as_json(), self._clock(), request.purpose)
-            state = self.files.put(replace(state, pid=os.getpid(), pid_started_s=processes.started_s(os.getpid()) or 0.0))
-            self._work[state.id] = Work(state)
+            live = [state for state in self.files.all() if state.owner == request.owner and self._state(state).state in LIVE]
+            if len(live) >= LIVE_OF_ONE:
+                raise InputError(f"{len(live)} verdicts of yours are waiting or running. Let one end, or stop it, and try again.")
+            if len(self._work) >= LIVE_OF_ALL:
+                raise BusyError(
+                    f"{len(self._work)} verdicts of several people are waiting or running. Try again in a few minutes."
+                )
+            self._quota.take_replies(request.owner, replies, "The verdict" if request.purpose == VERDICT else "The prompt bench")
+            try:
+                state = self.files.new(request.owner, request.name, request.as_json(), self._clock(), request.purpose)
+                state = self.files.put(replace(state, pid=os.getpid(), pid_started_s=processes.started_s(os.getpid()) or 0.0))
+            except BaseException:
+                self._quota.give_back_replies(request.owner, replies)
+                raise
+            self._work[state.id] = Work(state, replies=replies)
         return state
 
     def _measure(self, id: str, request: VerdictRequest) -> None:
@@ -213,17 +222,21 @@ class VerdictService:
             self._end(work, STOPPED, str(error))
         finally:
             self._work.pop(id, None)
+            self._quota.give_back_replies(request.owner, work.replies)
 
     @contextlib.contextmanager
     def _in_turn(self, work: Work) -> Iterator[None]:
-        """One verdict at a time. Raises CancelledError for one that is stopped while it waits."""
-        while not self._turn.acquire(timeout=0.2):
+        """One verdict of a person at a time; those of several people take turns on the device, batch by batch. Raises CancelledError for
+        one that is stopped while it waits."""
+        with self._lock:
+            turn = self._turns.setdefault(work.state.owner, threading.Lock())
+        while not turn.acquire(timeout=0.2):
             if work.stop.is_set():
                 raise CancelledError("Stopped before it began.")
         try:
             yield
         finally:
-            self._turn.release()
+            turn.release()
 
     def _settle(self, work: Work, request: VerdictRequest, state: str, said: str) -> None:
         """From answers to the record, on disk; then the end as it came."""

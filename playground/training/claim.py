@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from playground.library.database import connect
+
 LOCK = "worker.lock"
 WAIT_S = 3.0
 """A worker waits so long for the folder: whoever settles how the one before it ended holds it for a moment."""
@@ -68,8 +70,7 @@ class Record:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        # mode=rw: a record that is gone must not be made anew, empty
-        db = sqlite3.connect(f"{self.database.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S)
+        db = connect(self.database, BUSY_S, create=False)  # a record that is gone must not be made anew, empty
         try:
             with db:
                 yield db

@@ -90,4 +90,4 @@ def _finish(library: AdapterLibrary, staging: Path, spec: RunSpec, summary: dict
     record |= summary | {"kind": "full" if get_method(spec.method).whole else "peft", "created_s": time.time()}
     (staging / "run.json").write_text(json.dumps(record, indent=1))
     write_model_card(staging, record)
-    return library.publish(staging, library.reserve_id(spec.name)).id
+    return library.publish(staging, library.reserve_id(spec.name, spec.owner)).id

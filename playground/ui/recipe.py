@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,7 @@ def show(services: Any, visitor: Visitor, kind: str, source: Source, name: str, 
         return [away, away, slot(html.note(words.TRAIN_EMPTY))]
     try:
         text = services.training.recipe(plan.request_of(source, visitor.owner, name, method, *settings), kind)
-        folder = services.settings.incoming_dir / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        file = folder / KINDS[kind]
-        file.write_text(text, encoding="utf-8")
+        file = services.data.download(KINDS[kind], text, visitor.owner)
     except Exception as error:
         return [away, away, slot(card(error))]
     code = gr.update(value=text, language=LANGUAGES[kind], visible=True)
@@ -51,7 +47,7 @@ def bring(services: Any, visitor: Visitor, uploaded: str | None, source: Source)
     if source.path is None:
         return [*skip, slot(html.note(words.TRAIN_EMPTY))]
     try:
-        record = _read(services, Path(uploaded))
+        record = _read(services, visitor, Path(uploaded))
         request = with_settings(plan.request_of(source, visitor.owner, "", "lora", *plan.BLANK), record)
         values = plan.values_of(request)
     except Exception as error:
@@ -61,8 +57,8 @@ def bring(services: Any, visitor: Visitor, uploaded: str | None, source: Source)
     return [source, request.method, *values, slot(said)]
 
 
-def _read(services: Any, path: Path) -> dict[str, Any]:
-    path = services.data.handed_over(path)
+def _read(services: Any, visitor: Visitor, path: Path) -> dict[str, Any]:
+    path = services.data.handed_over(path, visitor.owner)
     if path.stat().st_size > LIMIT_BYTES:
         raise InputError(f"{path.name} is too large for a settings file. Download one here to see its form.")
     try:

@@ -89,7 +89,7 @@ def download(services: Any, visitor: Visitor, which: str, source: Source, max_to
         file: Path = (
             services.data.bad_rows_file(source.path, checked, tokens, visitor.owner)
             if which == "bad"
-            else services.data.good_rows_file(source.path, checked)
+            else services.data.good_rows_file(source.path, checked, visitor.owner)
         )
     except Exception as error:
         return [gr.update(visible=False), slot(card(error))]

@@ -122,7 +122,8 @@ def prove(services: Any, visitor: Visitor) -> str:
 def choices(services: Any, visitor: Visitor) -> Any:
     try:
         state = services.bases.state()
-        return gr.update(choices=[(one.label, one.spec) for one in services.bases.choices()], value=state.spec)
+        found = [(one.label, one.spec) for one in services.bases.choices()]
+        return gr.update(choices=found, value=next((spec for _, spec in found if spec == state.spec), None))
     except Exception:  # the panel's other lines say what is wrong with the base
         return gr.skip()
 

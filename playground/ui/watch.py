@@ -80,7 +80,7 @@ def _device(services: Any, visitor: Visitor, memo: Memo) -> list[Any]:
         return [
             memo.fresh("pill", services.device.line(visitor.owner)),
             memo.fresh("device", sidebar.device_html(status)),
-            memo.fresh("now", sidebar.now_html(live, any(lease["lane"] == "chat" for lease in status["leases"]))),
+            memo.fresh("now", sidebar.now_html(live, any(lease["lane"] != "train" for lease in status["leases"]))),
             memo.fresh("now-cancel", bool(live), gr.update(visible=bool(live))),
             memo.fresh("waiting", sidebar.waiting_html(status["queue"])),
             memo.fresh("base", sidebar.base_html(status["base"])),

@@ -17,7 +17,7 @@ import gradio as gr
 from gradio.components import FormComponent
 
 from playground.evaluation.safe_html import safe_html
-from playground.services.sessions import COOKIE, owner_of
+from playground.services.sessions import cookie_name, owner_of
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,18 @@ def visitor(services: Any, request: gr.Request | None) -> Visitor:
     if not services.settings.shared:
         return Visitor(owner="local", session=tab or "local")
     cookies = dict(getattr(request, "cookies", None) or {})
-    owner = owner_of(cookies.get(COOKIE, ""), tab)
+    name = cookie_name(*_connection(request)) if request is not None else ""
+    owner = owner_of(cookies.get(name, ""), tab)
     if tab:
         services.sessions.claim(tab, owner)
     services.seen(owner)
     return Visitor(owner=owner, session=owner)
+
+
+def _connection(request: gr.Request) -> tuple[str, str]:
+    """Its scheme, and what a proxy says of the one before it."""
+    scheme = str(getattr(getattr(request, "url", None), "scheme", ""))
+    return scheme, str((getattr(request, "headers", None) or {}).get("x-forwarded-proto", ""))
 
 
 def bind(services: Any, handler: Callable[..., Any], *fixed: Any) -> Callable[..., Any]:

@@ -112,3 +112,11 @@ def test_what_idles_past_its_keep_alive_leaves() -> None:
     assert to_unload(there, [], 100, 60) == ["a"]
     assert to_unload(there, [Held("chat", 1, ("a",))], 100, 60) == []
     assert to_unload(there, [], 1e9, 0) == []
+
+
+def test_batches_of_long_jobs_alternate_and_take_no_place_from_a_chat() -> None:
+    anna, ben, chatting = Waiting(5, "measure", "a", 1), Waiting(4, "measure", "b", 1), chat(6, "c")
+    held = [Held("measure", 1), *[Held("chat", 1)] * 3]
+    assert decide([anna, ben, chatting], held, [], GB, {}).grant == (6,)
+    assert decide([anna, ben], held[1:], [], GB, {"a": 1, "b": 3}).grant == (5,), "whose turn is longest ago"
+    assert decide([anna, ben], held[1:], [], GB, {"a": 3, "b": 1}).grant == (4,)

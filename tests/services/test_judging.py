@@ -91,7 +91,13 @@ def services(settings: Settings) -> Iterator[Services]:
 
 def judging(services: Services, endpoint: Endpoint | None, shared: bool = False) -> JudgingService:
     return JudgingService(
-        services.voting, services.bases, services.adapters, services.batches, shared=shared, endpoint=lambda: endpoint
+        services.voting,
+        services.bases,
+        services.adapters,
+        services.batches,
+        services.quota,
+        shared=shared,
+        endpoint=lambda: endpoint,
     )
 
 

@@ -39,7 +39,7 @@ def storage_of(services: Services, sessions: Sessions, waits: list[float] | None
 
     return StorageService(
         services.settings, services.bases, services.adapters, services.training, services.demo, sessions, services.verdicts,
-        services.bench.book, wait,
+        services.bench.book, services.quota, wait,
     )  # fmt: skip
 
 

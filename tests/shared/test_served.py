@@ -14,7 +14,7 @@ from playground.api import visit
 from playground.api.visit import token_in
 from playground.services.container import Services
 from playground.services.home import Home
-from playground.services.sessions import COOKIE, owner_of
+from playground.services.sessions import COOKIE, HOST_COOKIE, owner_of
 from tests.shared.conftest import ANNA, SECRET, Belongings, belongings, shared_home
 
 JSONL = b"\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}."}).encode() for n in range(8))
@@ -82,6 +82,17 @@ def test_the_page_gives_a_cookie_and_renews_it(app: Open) -> None:
         assert "SameSite=None; Secure; Partitioned" in behind_https
         client.cookies.set(COOKIE, "local")
         assert "=local" not in client.get("/").headers["set-cookie"]
+
+
+def test_behind_https_the_cookie_of_this_very_host_says_who_asks(app: Open) -> None:
+    with app.browser() as client:
+        client.headers["x-forwarded-proto"] = "https"
+        client.headers["cookie"] = f"{COOKIE}={'b' * 32}; {HOST_COOKIE}={'d' * 32}"
+        assert f"{HOST_COOKIE}={'d' * 32}; " in client.get("/").headers["set-cookie"]
+        sent = client.post("gradio_api/upload", files={"files": ("theirs.jsonl", JSONL)}).json()[0]
+        number = number_of(client, "open_upload")
+        assert "8 rows" in call(client, number, [None, [{"path": sent, "meta": {"_type": "gradio.FileData"}}], 2048], "their-tab")
+    assert [item.name for item in app.services.storage.items(owner_of("d" * 32, ""))] == ["theirs.jsonl"]
 
 
 def test_files_of_others_are_not_served(app: Open) -> None:

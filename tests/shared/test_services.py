@@ -133,7 +133,7 @@ def test_she_herself_may(services: Services, hers: Belongings) -> None:
     assert services.training.show(hers.run, ANNA).samples == [(1, SECRET)]
     assert services.adapters.get(hers.adapter, ANNA).owner == ANNA
     packed = services.adapters.export_zip(hers.adapter, ANNA)
-    assert len(packed.parent.name) == 32
+    assert len(packed.parent.name) == 48
     assert "owner" not in json.loads(
         (services.adapters.export_folder(hers.adapter, services.settings.home / "out", ANNA) / "run.json").read_text()
     )

@@ -100,7 +100,7 @@ class FakeData:
             raise self.checked
         return self.checked
 
-    def handed_over(self, path: Path) -> Path:
+    def handed_over(self, path: Path, owner: str = "local") -> Path:
         return path
 
     def test_share(self, path: Path) -> float:
