@@ -55,7 +55,10 @@ def launch(services: Any, home: Home) -> tuple[Any, str]:
     settings = services.settings
     os.environ["GRADIO_TEMP_DIR"] = str(settings.incoming_dir)  # only what lies there counts as uploaded
     routes = build_routes(services, home.token)
-    middleware = [Middleware(ContentPolicy, space=bool(os.environ.get("SPACE_ID"))), Middleware(Gate, settings=settings, own=routes)]
+    middleware = [
+        Middleware(ContentPolicy, space=bool(os.environ.get("SPACE_ID"))),
+        Middleware(Gate, settings=settings, own=routes),
+    ]
     if settings.shared:
         middleware.append(Middleware(Visit, home=settings.home))
     page = build_page(services)
