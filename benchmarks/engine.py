@@ -1,11 +1,15 @@
-"""The engine against PEFT, generate and llama.cpp: base + 3 LoRA adapters (r = 8, all linear), 4 replies of 64 tokens, prefill
+"""The app against PEFT, generate and llama.cpp: base + 3 LoRA adapters (r = 8, all linear), 4 replies of 64 tokens, prefill
 included, greedy, on the default base.
 
-    python benchmarks/engine.py [--rounds 5] [--llama-cpp PYTHON GGUF] [--only ARM] [--out benchmarks/results/engine.json]
+    python benchmarks/engine.py [--rounds 3] [--before CHECKOUT] [--apps-only] [--llama-cpp PYTHON GGUF] [--add] [--out FILE]
+    python benchmarks/engine.py --only switching|attaching|many --out ...     # the engine alone; put into what is there
 
-Correctness first: the engine's texts against PEFT's, near-ties counted. Then each arm lives in a process of its own with the
-allocator as it comes, as the app runs, and they take turns: one measured run each, ROUNDS times, medians. Ends of replies are suppressed in every arm, so
-that all write 64 tokens. --llama-cpp: a Python that has llama-cpp-python, and the base as GGUF (it has no LoRA here: base only).
+Ours is the real app in a process and a home of its own, asked over /v1 with 1, 2, 4 and 8 requests at once, the base and the
+adapters in turn; before: an older checkout's app, asked in the same way. The others are processes of their own with the allocator as
+it comes. Correctness first: the app's texts against PEFT's, near-ties counted. Then they take turns: one measured run each, ROUNDS times,
+medians. Every run asks what nobody asked before, from the first word on, so that no beginning is there already. Ends of replies are
+suppressed in every arm, so that all write 64 tokens. --llama-cpp: a Python that has llama-cpp-python, and the base as GGUF (it has no
+LoRA here: base only). --add: more rounds of the same for --out.
 """
 
 from __future__ import annotations
@@ -13,34 +17,47 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-ARMS = Path(__file__).with_name("engine_arms.py")
-LLAMA = Path(__file__).with_name("llama_cpp_arm.py")
+from benchmarks.served import Served
+
+HERE = Path(__file__).resolve().parent
+ARMS = HERE / "engine_arms.py"
+LLAMA = HERE / "llama_cpp_arm.py"
 TOKENS = 64
 NAMES = ("one", "two", "three")
+QUESTIONS = (
+    "What is the capital of France?",
+    "Male, 54, chest tightness since this morning, BP 150/95, pulse 102, temperature 36.8, smoker.",
+    "My kettle, order C-12345, is broken and I want my money back.",
+    "Write one sentence about rain.",
+)
+ROWS = (1, 2, 4, 8)
 REST = ("switching", "attaching", "many")
+Messages = list[dict[str, str]]
 
 
 class Arm:
-    """A process that runs its work once for every line it is sent, and answers with JSON."""
+    """A process that runs its work once for every line it is sent, the four conversations, and answers with JSON."""
 
     def __init__(self, name: str, command: list[str]) -> None:
-        self.name, self.seconds = name, [0.0]
+        self.name = name
         clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean)
         self.ready = self._line()
 
-    def run(self) -> Any:
+    def run(self, conversations: list[Messages]) -> Any:
         assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
+        self._process.stdin.write(json.dumps(conversations) + "\n")
         self._process.stdin.flush()
         return self._line()
 
@@ -80,84 +97,130 @@ def first_difference(a: str, b: str) -> int | None:
     return None if a == b else next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+def conversations(number: int, rows: int = 4) -> list[Messages]:
+    """The four questions in turn, in words that no other number has."""
+    return [
+        [
+            {"role": "system", "content": f"{number}.{row} is the number of this case. You answer in a few sentences."},
+            {"role": "user", "content": QUESTIONS[row % 4]},
+        ]
+        for row in range(rows)
+    ]
+
+
+def asking(app: Served, rows: int, base_only: bool = False) -> Callable[[int, int], Any]:
+    """(number, tokens) -> what the app answers to so many at once: the base, the three adapters, the base again, ..."""
+    models = ["base"] * 4 if base_only else ["base", *app.models]
+
+    def ask(number: int, tokens: int) -> Any:
+        return app.ask([(models[row % 4], told) for row, told in enumerate(conversations(number, rows))], tokens)
+
+    return ask
+
+
+def measure(options: argparse.Namespace, base: Path, folder: Path, first: int) -> dict[str, Any]:
+    """seconds of each arm, a value a round; and the app's texts compared with PEFT's. first: number of the first round."""
+    apps = {"ours": Served(HERE.parent, base, [folder / name for name in NAMES])}
+    if options.before:
+        apps["before"] = Served(options.before, base, [folder / name for name in NAMES])
+    names = ["peft_one_by_one", "peft_mixed_batch", "generate_base_batch", "generate_one_row"]
+    arms = [Arm(name, [sys.executable, str(ARMS), name, str(base), str(folder)]) for name in names if not options.apps_only]
+    if options.llama_cpp:
+        python, gguf = options.llama_cpp
+        arms.append(Arm("llama_cpp", [python, str(LLAMA), gguf]))
+    asks = {f"{name}_rows_{rows}": asking(app, rows) for name, app in apps.items() for rows in ROWS}
+    asks |= {f"{name}_base_batch": asking(app, 4, base_only=True) for name, app in apps.items()}
+
+    for ask in asks.values():
+        ask(first, 4)
+    told = {arm.name: arm.run(conversations(first))["texts"] for arm in arms}  # also the warm-up
+    found: dict[str, Any] = {}
+    if not options.apps_only:
+        ours, peft = asks["ours_rows_4"](first, TOKENS)["texts"], told["peft_one_by_one"]
+        same = [a == b for a, b in zip(ours, peft, strict=True)]
+        differences = [first_difference(a, b) for a, b in zip(ours, peft, strict=True)]
+        assert sum(same) >= 3, differences
+        assert len(set(ours)) == 4
+        found = {"same_text_as_peft": same, "first_difference_at_character": differences}
+
+    seconds: dict[str, list[float]] = {name: [] for name in [*asks, *(arm.name for arm in arms)]}
+    number = 100 * (first + 1)
+    for _ in range(options.rounds):
+        for place, (name, ask) in enumerate(asks.items()):
+            seconds[name].append(round(ask(number + place, TOKENS)["seconds"], 3))
+        for place, arm in enumerate(arms):
+            seconds[arm.name].append(round(arm.run(conversations(number + 50 + place))["seconds"], 3))
+        number += 100
+    for one in (*arms, *apps.values()):
+        one.close()
+    return found | {"seconds": seconds}
+
+
+def ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    replies = {
+        name: int(name.rpartition("_")[2]) if "_rows_" in name else 1 if name.endswith("one_row") else 4 for name in seconds
+    }
+    speed = {name: replies[name] * TOKENS / statistics.median(taken) for name, taken in seconds.items()}
+
+    def ratio(a: str, b: str) -> float | None:
+        return round(speed[a] / speed[b], 3) if b in speed else None
+
+    best = max("ours_base_batch", "generate_base_batch", key=lambda name: speed.get(name, 0.0))
+    one_after_other = [a / b for a, b in zip(seconds["ours_rows_1"], seconds["ours_rows_2"], strict=True)]
+    found = {
+        "tokens_per_s": {name: round(value, 1) for name, value in speed.items()},
+        "against_peft_one_by_one": ratio("ours_rows_4", "peft_one_by_one"),
+        "against_peft_mixed_batch": ratio("ours_rows_4", "peft_mixed_batch"),
+        "against_llama_cpp_q4_1_base_only": ratio("ours_rows_4", "llama_cpp"),
+        "adapters_against_best_base_only": ratio("ours_rows_4", best),
+        "best_base_only": best,
+        "one_row_against_generate": ratio("ours_rows_1", "generate_one_row"),
+        "seconds_of_one_row_against_two": round(statistics.median(one_after_other), 3),
+    }
+    if "before_rows_1" in speed:
+        found["against_before"] = {name: ratio(name, name.replace("ours", "before")) for name in speed if name.startswith("ours")}
+    return found
+
+
 def main() -> None:
     from playground.library.bases import resolve
     from playground.settings import Settings
 
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--before", type=Path)
     parser.add_argument("--llama-cpp", nargs=2, metavar=("PYTHON", "GGUF"))
-    parser.add_argument("--only", choices=REST, help="measure this again, and put it into --out")
+    parser.add_argument("--only", choices=REST, help="measure this, and put it into --out")
+    parser.add_argument("--apps-only", action="store_true", help="ours and --before, without the others")
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     base = resolve("smollm2-135m", Settings.from_env()).path
     folder = Path(tempfile.mkdtemp())
     make_adapters(base, folder)
-
-    def arm(name: str) -> Arm:
-        return Arm(name, [sys.executable, str(ARMS), name, str(base), str(folder)])
+    earlier = json.loads(options.out.read_text()) if options.out and (options.add or options.only) else {}
 
     if options.only:
-        one = arm(options.only)
-        again = one.run()
+        one = Arm(options.only, [sys.executable, str(ARMS), options.only, str(base), str(folder)])
+        figures = earlier | one.run(conversations(0))
         one.close()
-        print(json.dumps(again))
-        if options.out:
-            options.out.write_text(json.dumps(json.loads(options.out.read_text()) | again, indent=1) + "\n")
-        return
-
-    tokens = {"generate_one_row": TOKENS, "ours_one_row": TOKENS}
-    names = ["peft_one_by_one", "peft_mixed_batch", "ours", "generate_base_batch", "ours_base_batch", *tokens]
-    arms = [arm(name) for name in names]
-    if options.llama_cpp:
-        prompts = folder / "prompts.json"
-        prompts.write_text(json.dumps(arms[0].ready["prompts"]))
-        arms.append(Arm("llama_cpp", [options.llama_cpp[0], str(LLAMA), options.llama_cpp[1], str(prompts)]))
-
-    texts = {one.name: one.run()["texts"] for one in arms}  # also the warm-up
-    same = [a == b for a, b in zip(texts["ours"], texts["peft_one_by_one"], strict=True)]
-    differences = [first_difference(a, b) for a, b in zip(texts["ours"], texts["peft_one_by_one"], strict=True)]
-    assert sum(same) >= 3, differences
-    assert len(set(texts["ours"])) == 4
-
-    times: dict[str, list[float]] = {one.name: [] for one in arms}
-    for _ in range(options.rounds):
-        for one in arms:
-            times[one.name].append(one.run()["seconds"])
-    speed = {name: tokens.get(name, 4 * TOKENS) / statistics.median(taken) for name, taken in times.items()}
-    for one in arms:
-        one.close()
-    rest = {}
-    for name in REST:
-        one = arm(name)
-        rest |= one.run()
-        one.close()
-
-    def ratio(a: str, b: str) -> float | None:
-        return round(speed[a] / speed[b], 3) if b in speed else None
-
-    best = max("ours_base_batch", "generate_base_batch", key=lambda name: speed[name])
-    figures = {
-        "tokens_per_s": {name: round(value, 1) for name, value in speed.items()},
-        "seconds": {name: [round(value, 3) for value in taken] for name, taken in times.items()},
-        "against_peft_one_by_one": ratio("ours", "peft_one_by_one"),
-        "against_peft_mixed_batch": ratio("ours", "peft_mixed_batch"),
-        "against_llama_cpp_q4_1_base_only": ratio("ours", "llama_cpp"),
-        "adapters_against_best_base_only": ratio("ours", best),
-        "best_base_only": best,
-        "one_row_against_generate": ratio("ours_one_row", "generate_one_row"),
-        "same_text_as_peft": same,
-        "first_difference_at_character": differences,
-    } | rest
+    else:
+        figures = measure(options, base, folder, earlier.get("rounds", 0))
+        for name, taken in earlier.get("seconds", {}).items():
+            figures["seconds"][name] = [*taken, *figures["seconds"][name]]
+        figures = ratios(figures["seconds"]) | figures
+        figures = earlier | figures
+        figures["rounds"] = earlier.get("rounds", 0) + options.rounds
     print(json.dumps(figures, indent=1))
     if options.out:
         import torch
 
         said = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
-        command = " ".join(["python", "benchmarks/engine.py", *said])
+        commands = [*earlier.get("commands", []), shlex.join(["python", "benchmarks/engine.py", *said])]
         device = f"CPU, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-        found = {"command": command, "device": device, "rounds": options.rounds} | figures
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        options.out.write_text(
+            json.dumps({"commands": commands, "device": device} | figures | {"commands": commands}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The arms of ``engine.py``, one a process: ``engine_arms.py ARM BASE ADAPTERS``. Runs once for each line on stdin."""
+"""The arms of ``engine.py`` that are not the app, one a process: ``engine_arms.py ARM BASE ADAPTERS``. Runs once for each line on
+stdin, over the four conversations that it holds."""
 
 from __future__ import annotations
 
@@ -21,20 +22,15 @@ from playground.data.render import render_prompt
 TOKENS = 64
 NAMES = ("one", "two", "three")
 PICKS = (None, *NAMES)
-QUESTIONS = (
-    "What is the capital of France?",
-    "Male, 54, chest tightness since this morning, BP 150/95, pulse 102, temperature 36.8, smoker.",
-    "My kettle, order C-12345, is broken and I want my money back.",
-    "Write one sentence about rain.",
-)
 FIXED = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False, "pad_token_id": 2}
-Work = Callable[[], dict[str, Any]]
+Work = Callable[[list[str]], dict[str, Any]]
+"""Prompts, rendered -> what was found."""
 
 
 class Peft:
     """PEFT's ways: one adapter after another, and a mixed batch."""
 
-    def __init__(self, base: Path, folder: Path, prompts: list[str]) -> None:
+    def __init__(self, base: Path, folder: Path) -> None:
         from peft import PeftModel
 
         self.tokenizer = AutoTokenizer.from_pretrained(base)
@@ -46,11 +42,10 @@ class Peft:
             started = time.perf_counter()
             self.model.load_adapter(folder / name, adapter_name=name)
             self.attach_ms.append((time.perf_counter() - started) * 1000)
-        self.ids = [self.tokenizer(p, return_tensors="pt", add_special_tokens=False)["input_ids"] for p in prompts]
 
-    def one_by_one(self) -> list[str]:
+    def one_by_one(self, prompts: list[str]) -> list[str]:
         out = []
-        for name, row in zip(PICKS, self.ids, strict=True):
+        for name, row in zip(PICKS, encoded(self.tokenizer, prompts), strict=True):
             given = {"input_ids": row, "attention_mask": torch.ones_like(row)} | FIXED
             if name is None:
                 with self.model.disable_adapter():
@@ -61,8 +56,8 @@ class Peft:
             out.append(self.tokenizer.decode(got[0, row.shape[1] :], skip_special_tokens=True))
         return out
 
-    def mixed(self) -> list[str]:
-        ids, seen = padded(self.ids)
+    def mixed(self, prompts: list[str]) -> list[str]:
+        ids, seen = padded(encoded(self.tokenizer, prompts))
         names = ["__base__" if name is None else name for name in PICKS]
         got = self.model.generate(input_ids=ids, attention_mask=seen, adapter_names=names, **FIXED)
         return [self.tokenizer.decode(row[ids.shape[1] :], skip_special_tokens=True) for row in got]
@@ -74,6 +69,10 @@ class Peft:
             self.model.set_adapter(NAMES[turn % 3])
             taken.append((time.perf_counter() - started) * 1000)
         return statistics.median(taken)
+
+
+def encoded(tokenizer: Any, prompts: list[str]) -> list[torch.Tensor]:
+    return [tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"] for prompt in prompts]
 
 
 def padded(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,61 +87,54 @@ def padded(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Ours:
-    """The engine, as the app runs it; kept beginnings are dropped before each run."""
+    """The engine alone; kept beginnings are dropped before each run."""
 
-    def __init__(self, base: Path, folder: Path, prompts: list[str]) -> None:
+    def __init__(self, base: Path, folder: Path) -> None:
         from playground.engine.engine import Engine
         from playground.engine.request import AdapterFile
 
         self._file = AdapterFile
-        self.engine, self.prompts, self.folder = Engine(base), prompts, folder
+        self.engine, self.folder = Engine(base), folder
         self.attach_ms = [self.attach(name, name) for name in NAMES]
 
     def attach(self, name: str, source: str) -> float:
         return self.engine.attach(self._file(name, self.folder / source, name))
 
-    def run(self, picks: tuple[str | None, ...] = PICKS, prompts: list[str] | None = None) -> list[str]:
+    def run(self, prompts: list[str]) -> None:
         from playground.engine.request import Row, Sampling
 
-        self.engine._way.scheduler.prefixes.clear()  # type: ignore[union-attr]
+        self.engine.forget()
         sampling = Sampling(max_tokens=TOKENS, min_tokens=TOKENS)
-        states = []
-        for states in self.engine.stream(
-            [Row(p, name, sampling) for p, name in zip(prompts or self.prompts, picks, strict=True)]
-        ):
+        for _ in self.engine.stream([Row(p, name, sampling) for p, name in zip(prompts, PICKS, strict=True)]):
             pass
-        return [state.text for state in states]
 
 
-def build(arm: str, base: Path, folder: Path, prompts: list[str]) -> Work:
+def build(arm: str, base: Path, folder: Path) -> Work:
     """What one line on stdin runs."""
     if arm.startswith("peft"):
-        peft = Peft(base, folder, prompts)
+        peft = Peft(base, folder)
         return timed(peft.one_by_one if arm == "peft_one_by_one" else peft.mixed)
     if arm.startswith("generate"):
         tokenizer = AutoTokenizer.from_pretrained(base)
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        picked = prompts[3:] if arm == "generate_one_row" else prompts
-        ids, seen = padded([tokenizer(p, return_tensors="pt", add_special_tokens=False)["input_ids"] for p in picked])
-        return timed(
-            lambda: tokenizer.batch_decode(model.generate(input_ids=ids, attention_mask=seen, **FIXED)[:, ids.shape[1] :])
-        )
+
+        def generate(prompts: list[str]) -> list[str]:
+            ids, seen = padded(encoded(tokenizer, prompts[:1] if arm == "generate_one_row" else prompts))
+            got = model.generate(input_ids=ids, attention_mask=seen, **FIXED)
+            return [tokenizer.decode(row[ids.shape[1] :], skip_special_tokens=True) for row in got]
+
+        return timed(generate)
     if arm == "attaching":
-        return attaching(Ours(base, folder, prompts), Peft(base, folder, prompts))
-    ours = Ours(base, folder, prompts)
+        return attaching(Ours(base, folder), Peft(base, folder))
     if arm == "switching":
-        return switching(ours, Peft(base, folder, prompts))
-    if arm == "many":
-        return many(ours)
-    if arm == "ours_one_row":
-        return timed(lambda: ours.run((None,), prompts[3:]))
-    return timed(lambda: ours.run((None,) * 4 if arm == "ours_base_batch" else PICKS))
+        return switching(Ours(base, folder), Peft(base, folder))
+    return many(Ours(base, folder))
 
 
-def timed(work: Callable[[], list[str]]) -> Work:
-    def run() -> dict[str, Any]:
+def timed(work: Callable[[list[str]], list[str]]) -> Work:
+    def run(prompts: list[str]) -> dict[str, Any]:
         started = time.perf_counter()
-        texts = work()
+        texts = work(prompts)
         return {"seconds": time.perf_counter() - started, "texts": texts}
 
     return run
@@ -151,7 +143,7 @@ def timed(work: Callable[[], list[str]]) -> Work:
 def switching(ours: Ours, peft: Peft) -> Work:
     """Among the three adapters in use, and among 32 of which a batch's slots hold few."""
 
-    def run() -> dict[str, Any]:
+    def run(prompts: list[str]) -> dict[str, Any]:
         for name in NAMES:
             ours.engine.select_ms(name)
         few = sorted(ours.engine.select_ms(NAMES[turn % 3]) for turn in range(300))
@@ -168,7 +160,7 @@ def switching(ours: Ours, peft: Peft) -> Work:
 
 
 def attaching(ours: Ours, peft: Peft) -> Work:
-    def run() -> dict[str, Any]:
+    def run(prompts: list[str]) -> dict[str, Any]:
         taken = []
         for turn in range(12):
             taken.append(ours.attach(f"again{turn}", NAMES[turn % 3]))
@@ -182,17 +174,17 @@ def attaching(ours: Ours, peft: Peft) -> Work:
 def many(ours: Ours) -> Work:
     """The same batch with 3 and with 32 adapters attached, in turn; and the base's fingerprint after all of it."""
 
-    def run() -> dict[str, Any]:
+    def run(prompts: list[str]) -> dict[str, Any]:
         few, full = [], []
-        ours.run()
+        ours.run(prompts)
         for _ in range(5):
             started = time.perf_counter()
-            ours.run()
+            ours.run(prompts)
             few.append(time.perf_counter() - started)
             for turn in range(29):
                 ours.attach(f"more{turn}", NAMES[turn % 3])
             started = time.perf_counter()
-            ours.run()
+            ours.run(prompts)
             full.append(time.perf_counter() - started)
             for turn in range(29):
                 ours.engine.detach(f"more{turn}")
@@ -205,11 +197,11 @@ def many(ours: Ours) -> Work:
 def main() -> None:
     arm, base, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     tokenizer = AutoTokenizer.from_pretrained(base)
-    prompts = [render_prompt(tokenizer, [Message("user", question)]) for question in QUESTIONS]
-    work = build(arm, base, folder, prompts)
-    print(json.dumps({"prompts": prompts}), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(work()), flush=True)
+    work = build(arm, base, folder)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        conversations = [[Message(**message) for message in messages] for messages in json.loads(line)]
+        print(json.dumps(work([render_prompt(tokenizer, messages) for messages in conversations])), flush=True)
 
 
 if __name__ == "__main__":

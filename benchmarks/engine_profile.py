@@ -72,10 +72,10 @@ def measure(folder: Path) -> dict[str, Any]:
 
     plain = load(folder).model
     model = LeanModel(load(folder).model)
-    weights = [w for layer in model.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)] + [model.head]
+    weights = model.weights()
     size = sum(weight.numel() * 4 for weight in weights)
     read = median_ms(lambda: [weight.sum() for weight in weights])
-    found: dict[str, Any] = {"weights_mb": round(size / 1e6), "reading_them_ms": read, "by_columns": model._columns}
+    found: dict[str, Any] = {"weights_mb": round(size / 1e6), "reading_them_ms": read, "by_columns": model.head.stride(1) == 1}
     adapters = []
     for seed in range(3):
         torch.manual_seed(seed)

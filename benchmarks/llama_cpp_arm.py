@@ -1,4 +1,5 @@
-"""llama.cpp through llama-cpp-python, in a Python of its own: ``llama_cpp_arm.py GGUF PROMPTS.json``. Base only, one after another."""
+"""llama.cpp through llama-cpp-python, in a Python of its own: ``llama_cpp_arm.py GGUF``. Base only, one after another, by the
+GGUF's own chat template."""
 
 from __future__ import annotations
 
@@ -14,17 +15,15 @@ TOKENS = 64
 
 def main() -> None:
     model = Llama(model_path=sys.argv[1], n_ctx=1024, n_threads=os.cpu_count(), verbose=False, logits_all=False)
-    with open(sys.argv[2], encoding="utf-8") as file:
-        prompts = json.load(file)
     end = {model.token_eos(): -100.0}
     print(json.dumps({"ready": True}), flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         started = time.perf_counter()
         texts = []
-        for prompt in prompts:
+        for messages in json.loads(line):
             model.reset()
-            answer = model.create_completion(prompt, max_tokens=TOKENS, temperature=0.0, logit_bias=end)
-            texts.append(answer["choices"][0]["text"])
+            answer = model.create_chat_completion(messages, max_tokens=TOKENS, temperature=0.0, logit_bias=end)
+            texts.append(answer["choices"][0]["message"]["content"])
         print(json.dumps({"seconds": time.perf_counter() - started, "texts": texts}), flush=True)
 
 

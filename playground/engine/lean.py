@@ -18,7 +18,7 @@ from playground.engine.bank import Bank
 from playground.engine.cache import RowCache
 from playground.engine.lean_layers import DOWN, GATE_UP, OUT, QKV, Layer, groups_of, joined, layer_of
 from playground.engine.packed import Group, Scales
-from playground.engine.products import Products, by_columns
+from playground.engine.products import Products
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = ("default", "linear", "llama3")
@@ -70,11 +70,10 @@ class LeanModel:
         self.dtype, self.device = model.lm_head.weight.dtype, model.lm_head.weight.device
         largest = (2 * config.intermediate_size, config.hidden_size)
         tuned = self.device.type == "cpu" and self.dtype == torch.float32 and largest[0] * largest[1] >= SMALL
-        columns = tuned and by_columns(largest)
         for parameter in (parameter for parameter in model.parameters() if parameter.dim() == 1):
             parameter.data = parameter.data.clone()  # nothing keeps the file mapped once the weights below are copied out of it
-        self.layers = [layer_of(layer, columns) for layer in body.layers]
-        self.head = joined([model.lm_head], columns)
+        self.layers = [layer_of(layer, columns=False) for layer in body.layers]
+        self.head = joined([model.lm_head], columns=False)
         self._embedding = body.embed_tokens.weight
         self.norm = body.norm.weight.data
         self._rotary = body.rotary_emb
@@ -82,14 +81,43 @@ class LeanModel:
         self.version = 0  # changes when the rotary tables move in memory
         widths = (self.heads * self.head_dim, self.kv_heads * self.head_dim)
         self.groups = groups_of(len(self.layers), self.hidden, widths, self.layers[0].down.shape[0])
-        every = [weight for layer in self.layers for weight in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-        self.product = Products([*every, self.head])
+        self.product = Products(self.weights, self._one_step if tuned else None)
+        if tuned and len(self.layers) > 1:
+            self._lay(body.layers, model.lm_head)
 
     def close(self) -> None:
         """Let go of the weights, whoever still holds this object; it reads nothing after that."""
         self.layers = []
         self.head = self._embedding = self.norm = self._cos = self._sin = torch.empty(0, 0)
-        self._rotary, self.product = None, Products([self.head])
+        self._rotary, self.product = None, Products(self.weights, None)
+
+    def weights(self) -> list[torch.Tensor]:
+        """What a decode step multiplies by, [in, out] each, in its order."""
+        return [w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)] + [self.head]
+
+    def _lay(self, layers: Sequence[Any], head: Any) -> None:
+        """Every fourth layer is laid by columns, and what decode steps then show decides for all. One layer's memory is held twice."""
+        tried = range(1, len(layers), 4)
+        for number in tried:
+            self.layers[number] = layer_of(layers[number], columns=True)
+        columns = self.product.by_columns()
+        for number, layer in enumerate(layers):
+            if (number in tried) != columns:
+                self.layers[number] = layer_of(layer, columns)
+        if columns:
+            self.head = joined([head], columns)
+
+    @torch.inference_mode()
+    def _one_step(self, rows: int) -> None:
+        """A decode step over nobody's rows, for its time."""
+        cache, bank = RowCache(1, self.kv_heads, self.head_dim, self.dtype, self.device), self.new_bank()
+        cache.ensure(rows, 1)
+        cache.blocks *= len(self.layers)  # all layers write into one
+        self.ready_for(1)
+        bank.select([None] * rows)
+        ids, positions = torch.zeros(2, rows, dtype=torch.long, device=self.device)
+        places = torch.arange(rows, device=self.device) * cache.length
+        self.decode(ids, positions, places, 1, cache, bank, even=True)
 
     def new_cache(self) -> RowCache:
         return RowCache(len(self.layers), self.kv_heads, self.head_dim, self.dtype, self.device)
@@ -176,7 +204,8 @@ class LeanModel:
         self.ready_for(longest)
         ids, positions = torch.tensor([tokens, lengths], device=self.device)
         places = torch.arange(len(tokens), device=self.device) * cache.length + positions
-        return self.decode(ids, positions, places, longest, cache, bank, even=min(lengths) + 1 == longest)
+        with self.product.watched(len(tokens)):
+            return self.decode(ids, positions, places, longest, cache, bank, even=min(lengths) + 1 == longest)
 
     def decode(
         self,

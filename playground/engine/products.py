@@ -2,25 +2,43 @@
 
 One to sixteen rows against a large weight are bound by reading the weight, and processors differ in what reads it at full speed:
 with AVX2 alone ``weight @ x.T`` was two to four times faster than ``linear``; with AVX-512 a weight that lies by columns
-([in, out]) is 1.2 to 1.5 times faster than one by rows at four rows and more, and no slower at one.
+([in, out]) is 1.2 to 1.5 times faster than one by rows at four rows and more, and no slower at one. What is timed is a whole decode
+step: a few weights that fit the processor's cache, or inputs that lie otherwise in memory, say nothing about it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TypeVar
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import median
 
 import torch
 
-K = TypeVar("K", bound=Hashable)
 Call = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Kind = tuple[int, int, bool]
+"""Weights that share a choice: inputs, outputs, whether they lie by rows ([out, in]) in memory."""
+Way = tuple[str, int]
+"""A call's name, and how often it computes a row: 2 = one row goes through the call's shape for two."""
+PLAIN: Way = ("plain", 1)
 ROWS_MAX = 16
-_TRIES = 4
+LAYOUT_ROWS = (1, 4)
+"""The layout is chosen for one reply alone and for four side by side."""
+LOOKS = 2
+"""As often at least each way is timed."""
 MARGIN = 1.1
-"""What another layout or call must be faster by: a try is short, and the machine has other work."""
-_SAMPLE_BYTES = 24_000_000
-"""Weights that are tried together: more than a core's cache holds."""
+"""What another layout or way must be faster by: a look is short, and the machine has other work."""
+STEPS, LATE = 9, 1.5
+"""When the median of so many steps takes so many times what was promised, the choice is made again."""
+RETRY_S = 60.0
+"""But not sooner than this after the last time, and twice as long each time that it comes out the same."""
+
+
+def _by_rows(y: torch.Tensor) -> torch.Tensor:
+    """[out, rows] -> [rows, out]. One row is laid out as one: ``contiguous`` leaves it strides (1, 1), and the next product then takes
+    a path that is three times slower."""
+    return y.view(1, -1) if y.shape[1] == 1 else y.t().contiguous()
 
 
 def _plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -28,84 +46,154 @@ def _plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _turned(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return torch.mm(weight.t(), x.t()).t().contiguous()
+    return _by_rows(torch.mm(weight.t(), x.t()))
 
 
 def _halves(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     (rows, inputs), outputs = x.shape, weight.shape[1]
     halves = weight.t().view(2, outputs // 2, inputs)
-    return torch.bmm(halves, x.t().expand(2, inputs, rows)).view(outputs, rows).t().contiguous()
+    return _by_rows(torch.bmm(halves, x.t().expand(2, inputs, rows)).view(outputs, rows))
 
 
 CALLS: dict[str, Call] = {"plain": _plain, "turned": _turned, "halves": _halves}
 
 
-def by_columns(shape: tuple[int, int], rows: int = 4) -> bool:
-    """Whether weights are better kept by columns on this processor: both ways are tried on a weight [out, in] of this shape, the
-    model's largest of a layer, at ``rows`` rows. Some tens of milliseconds."""
-    outputs, inputs = shape
-    count = max(1, _SAMPLE_BYTES // (4 * outputs * inputs))
-    x = torch.randn(rows, inputs)
-    by_row = [torch.ones(outputs, inputs).t() for _ in range(count)]
-    by_column = [torch.ones(inputs, outputs) for _ in range(count)]
-    arms = {("rows", name): by_row for name in _possible(by_row[0])} | {("columns", "plain"): by_column}
-    taken = _fastest({arm: (arm[1], weights) for arm, weights in arms.items()}, x)
-    return min(seconds for arm, seconds in taken.items() if arm[0] == "rows") * MARGIN > taken["columns", "plain"]
-
-
 class Products:
-    """Chooses by shape and number of rows; on anything but a CPU in fp32 it is always the plain product. Tried at powers of two only,
-    since the first request that needs a choice waits for it."""
+    """Chooses by kind of weight and number of rows (powers of two only), when a choice is first needed: in one decode step, as long as
+    about two, the weights of a kind take the ways in turn. Steps that take far longer than that promised have it chosen again."""
 
-    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        """weights: all that will be asked for, each a view [in, out]."""
-        self._by_shape: dict[tuple[int, ...], list[torch.Tensor]] = {}
-        for weight in weights:
-            self._by_shape.setdefault(tuple(weight.shape), []).append(weight)
-        self._tuned = weights[0].device.type == "cpu" and weights[0].dtype == torch.float32
-        self.chosen: dict[tuple[int, int, int], str] = {}
+    def __init__(
+        self,
+        weights: Callable[[], Sequence[torch.Tensor]],
+        step: Callable[[int], object] | None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        calls: Mapping[str, Call] = CALLS,
+    ) -> None:
+        """weights: what a step multiplies by, each a view [in, out]. step: makes a decode step of so many rows with this object, over
+        nobody's rows; None: nothing is measured, every product is plain."""
+        self._weights, self._step, self._clock, self._calls = weights, step, clock, calls
+        self.chosen: dict[tuple[Kind, int], Way] = {}
+        self._cost: dict[tuple[Kind, int], float] = {}
+        self._trial: dict[Kind, dict[Way, list[float]]] | None = None
+        self._counts: Counter[Kind] = Counter()
+        self._spent = 0.0
+        self._recent: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=STEPS))
+        self._fastest: dict[int, float] = {}
+        self._again: dict[int, tuple[float, float]] = {}
 
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, residual: torch.Tensor | None = None
     ) -> torch.Tensor:
         """``residual + x @ weight + bias``: x [rows, in], weight [in, out] -> [rows, out], contiguous and new."""
-        rows = x.shape[0]
-        name = "plain"
-        if self._tuned and rows <= ROWS_MAX:
-            key = (weight.shape[0], weight.shape[1], 1 << (rows - 1).bit_length())
-            name = self.chosen.get(key) or self._choose(key)
-        if residual is not None and name == "plain":
+        rows, way, kind = x.shape[0], PLAIN, kind_of(weight)
+        if rows == 1:
+            x = x.flatten()[None]  # strides (in, 1), whatever they were: see _by_rows
+        if self._step is not None and rows <= ROWS_MAX:
+            width = 1 << (rows - 1).bit_length()
+            if self._trial is not None:
+                way = self._turn(self._trial, kind, x, weight)
+            else:
+                if (kind, width) not in self.chosen:
+                    self._choose(width)
+                way = self.chosen[kind, width]
+        started = self._clock()
+        if residual is not None and way == PLAIN:
             y = torch.addmm(residual, x, weight)
         else:
-            y = CALLS[name](x, weight)
+            y = self._run(way, x, weight)
             if residual is not None:
                 y.add_(residual)
+        taken = self._clock() - started
+        if self._trial is None:
+            self._spent += taken
+        else:
+            self._trial[kind][way].append(taken)
         return y if bias is None else y.add_(bias)
 
-    def _choose(self, key: tuple[int, int, int]) -> str:
-        inputs, outputs, rows = key
-        weights = self._by_shape[inputs, outputs]
-        weights = weights[: max(1, _SAMPLE_BYTES // (4 * inputs * outputs))]
-        x = torch.randn(rows, inputs)
-        taken = _fastest({name: (name, weights) for name in _possible(weights[0])}, x)
-        best = min(taken, key=lambda name: taken[name])
-        self.chosen[key] = best if taken[best] * MARGIN < taken["plain"] else "plain"
-        return self.chosen[key]
+    @contextmanager
+    def watched(self, rows: int) -> Iterator[None]:
+        """Around a decode step: whether its products keep the promise, and before it another choice when the last ones did not."""
+        if self._step is None or rows > ROWS_MAX:
+            yield
+            return
+        width = 1 << (rows - 1).bit_length()
+        recent = self._recent[width]
+        if len(recent) == STEPS and median(recent) > LATE * self._promise(width) and self._clock() >= self._again[width][0]:
+            self._choose(width)
+        self._spent = 0.0
+        yield
+        recent.append(self._spent)
+        if rows == width and len(recent) == STEPS:  # a choice made on a busy machine promises too little
+            self._fastest[width] = min(median(recent), self._fastest.get(width, float("inf")))
+
+    def by_columns(self) -> bool:
+        """Whether weights are better kept by columns on this processor, when some layers of the model lie by rows and some by columns:
+        both are timed in the same steps."""
+        for rows in LAYOUT_ROWS:
+            self._choose(rows)
+        self._counts.clear()  # they lie otherwise from now on
+        cost = {True: 0.0, False: 0.0}
+        for ((inputs, outputs, by_rows), width), seconds in self._cost.items():
+            if ((inputs, outputs, not by_rows), width) in self._cost:  # the head lies by rows only
+                cost[by_rows] += seconds
+        return cost[False] * MARGIN < cost[True]
+
+    def _promise(self, width: int) -> float:
+        """Seconds that the products of a step take, as they were timed at best."""
+        if not self._counts:
+            self._counts.update(kind_of(weight) for weight in self._weights())
+        costs = (self._cost[kind, width] * count for kind, count in self._counts.items())
+        return min(sum(costs), self._fastest.get(width, float("inf")))
+
+    def _choose(self, width: int) -> None:
+        assert self._step is not None
+        self._counts = Counter(kind_of(weight) for weight in self._weights())
+        steps = max((-(-LOOKS * len(self._ways(kind, width)) // n) for kind, n in self._counts.items() if n > 1), default=1)
+        self._trial = trial = {}
+        try:
+            for _ in range(steps):
+                self._step(width)
+        finally:
+            self._trial = None
+        before = dict(self.chosen)
+        for kind, looks in trial.items():
+            cost = {way: median(seconds) for way, seconds in looks.items()}
+            best, now = min(cost, key=lambda way: cost[way]), before.get((kind, width), PLAIN)
+            as_two = best[1] > now[1]  # one row never takes longer than two: no margin for that
+            if cost[now] <= MARGIN * cost[best] and not as_two:
+                best = now
+            self.chosen[kind, width] = best
+            self._cost[kind, width] = min(cost[best], self._cost.get((kind, width), float("inf")))
+        _, wait = self._again.get(width, (0.0, 0.0))
+        wait = max(RETRY_S, 2 * wait) if self.chosen == before else RETRY_S
+        self._again[width] = (self._clock() + wait, wait)
+        self._recent[width].clear()
+
+    def _ways(self, kind: Kind, rows: int) -> list[Way]:
+        _, outputs, by_rows = kind
+        names = [name for name in self._calls if name != "halves" or (by_rows and outputs % 2 == 0)]
+        return [(name, copies) for copies in ((1, 2) if rows == 1 else (1,)) for name in names]
+
+    def _turn(self, trial: dict[Kind, dict[Way, list[float]]], kind: Kind, x: torch.Tensor, weight: torch.Tensor) -> Way:
+        """The way that a product takes in a step that is timed: the weights of a kind take turns, one that is alone takes all of them."""
+        looks = trial.setdefault(kind, {way: [] for way in self._ways(kind, x.shape[0])})
+        if self._counts[kind] > 1:
+            return min(looks, key=lambda way: len(looks[way]))
+        for look in range(LOOKS):
+            for way, seconds in looks.items():
+                if look and seconds[0] > 2 * min(first for first, *_ in looks.values()):
+                    continue
+                started = self._clock()
+                self._run(way, x, weight)
+                seconds.append(self._clock() - started)
+        return min(looks, key=lambda way: min(looks[way]))
+
+    def _run(self, way: Way, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        name, copies = way
+        return self._calls[name](x.repeat(copies, 1) if copies > 1 else x, weight)[: x.shape[0]]
 
 
-def _possible(weight: torch.Tensor) -> list[str]:
-    by_rows = weight.t().is_contiguous()
-    return [name for name in CALLS if name != "halves" or (by_rows and weight.shape[1] % 2 == 0)]
-
-
-def _fastest(arms: Mapping[K, tuple[str, Sequence[torch.Tensor]]], x: torch.Tensor) -> dict[K, float]:
-    """Seconds of each arm (a call, and the weights it goes through): the best of a few tries, taken in turn."""
-    best = dict.fromkeys(arms, float("inf"))
-    for turn in range(_TRIES + 1):
-        for arm, (name, weights) in arms.items():
-            started = time.perf_counter()
-            for weight in weights:
-                CALLS[name](x, weight)
-            if turn:  # the first only warms up
-                best[arm] = min(best[arm], time.perf_counter() - started)
-    return best
+def kind_of(weight: torch.Tensor) -> Kind:
+    """weight: a view [in, out]."""
+    return weight.shape[0], weight.shape[1], weight.stride(0) == 1
