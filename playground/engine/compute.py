@@ -23,11 +23,14 @@ GONE = "The base has left memory. Ask again."
 class Compute:
     """Jobs in the order they came. The thread starts with the first job and ends after IDLE_S without one.
 
-    idle: called on the thread before it ends. It may be called while jobs come in; these are done next.
+    idle: called on the thread before it ends. It may be called while jobs come in; these are done next. before: called on the thread
+    before every job.
     """
 
-    def __init__(self, idle: Callable[[], None] = lambda: None, idle_s: float = IDLE_S) -> None:
-        self.idle, self._idle_s = idle, idle_s
+    def __init__(
+        self, idle: Callable[[], None] = lambda: None, idle_s: float = IDLE_S, before: Callable[[], None] = lambda: None
+    ) -> None:
+        self.idle, self._idle_s, self._before = idle, idle_s, before
         self._jobs: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -78,6 +81,7 @@ class Compute:
                     return
                 continue
             try:
+                self._before()
                 job()
             finally:
                 del job  # it may hold the model

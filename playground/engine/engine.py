@@ -11,7 +11,7 @@ import gc
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -41,7 +41,7 @@ class Engine:
 
     reference: take the reference path even where the lean one would serve. adapters_limit_bytes: what attached adapters may take;
     past it the least recently used ones leave memory, and come back from disk by themselves when they are asked for. dtype,
-    quantised: as ``load`` takes them.
+    quantised: as ``load`` takes them. before: called on the computing thread before every step.
     """
 
     def __init__(
@@ -52,8 +52,9 @@ class Engine:
         adapters_limit_bytes: int | None = None,
         dtype: torch.dtype | None = None,
         quantised: bool = False,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
-        self._compute = Compute()
+        self._compute = Compute(before=before)
         self.loaded: Loaded = self._compute.run(lambda: load(folder, dtype=dtype, quantised=quantised))
         self._limit = adapters_limit_bytes
         self._lock = threading.RLock()

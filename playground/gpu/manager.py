@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Protocol
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
 from playground.gpu.device import Device, default_budget
@@ -24,6 +25,13 @@ UNLOAD_S = 30.0
 
 Unload = Callable[[], None]
 Run = Callable[[Callable[[], None]], None]
+
+
+class Announced(Protocol):
+    """Where a lane that is in use is told to every process that computes; ``lanes.Lanes`` is one."""
+
+    def enter(self, lane: str) -> None: ...
+    def leave(self, lane: str) -> None: ...
 
 
 @dataclass
@@ -83,6 +91,7 @@ class DeviceManager:
     """Budget, residents, leases, queue. The decisions are ``policy``'s; this object carries them out.
 
     clock: seconds. run: runs an unload outside of whatever called for it. keep_alive_s: how long a resident may idle, 0 = for ever.
+    lanes: is told while chat leases are open, so that a run leaves chat its cores; None where they compute on other things than cores.
     """
 
     def __init__(
@@ -92,10 +101,11 @@ class DeviceManager:
         clock: Callable[[], float] = time.monotonic,
         run: Run = _in_thread,
         keep_alive_s: float = 0.0,
+        lanes: Announced | None = None,
     ) -> None:
         self.device = device
         self._budget = budget_bytes if budget_bytes is not None else default_budget(device)
-        self._clock, self._run, self.keep_alive_s = clock, run, keep_alive_s
+        self._clock, self._run, self.keep_alive_s, self._lanes = clock, run, keep_alive_s, lanes
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, Waiting] = {}
@@ -262,7 +272,13 @@ class DeviceManager:
         for number in decision.grant:
             self._grant(number)
         self._evict(decision.evict)
+        self._announce()
         self._changed.notify_all()
+
+    def _announce(self) -> None:
+        if self._lanes is not None:
+            chats = any(lease.lane == "chat" for lease in self._leases.values())
+            (self._lanes.enter if chats else self._lanes.leave)("chat")
 
     def _grant(self, number: int) -> None:
         waiting, request = self._waiting.pop(number), self._requests.pop(number)

@@ -145,6 +145,14 @@ def _held_for_long(wanted: Collection[str], there: Mapping[str, Resident], held:
     return staying + sum(lease.bytes for lease in training)
 
 
+def threads_of(lane: str, cores: int, busy: Collection[str]) -> int:
+    """Threads that ``lane`` may use: one a core where no other lane is busy, else its part of them. Of an odd number training has the
+    larger half: a decode step waits for memory more than for a core."""
+    if not set(busy) - {lane}:
+        return cores
+    return max(1, cores // 2 if lane == "chat" else cores - cores // 2)
+
+
 def to_unload(residents: Sequence[Resident], held: Sequence[Held], now_s: float, keep_alive_s: float) -> list[str]:
     """Residents that have idled past ``keep_alive_s``; 0 = they may stay for ever."""
     used = {name for lease in held for name in lease.residents}

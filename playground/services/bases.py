@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import BaseUnavailableError, InputError, PlaygroundError
+from playground.gpu.lanes import Lanes, use_share
 from playground.gpu.manager import DeviceManager
 from playground.library import bases
 from playground.library.base_shapes import BaseShapes
@@ -27,10 +28,13 @@ Load = Callable[[Path, int | None], Any]
 """(folder, bytes that attached adapters may take) -> an ``Engine``."""
 
 
-def load_engine(folder: Path, adapters_limit_bytes: int | None = None) -> Any:
+def load_engine(folder: Path, adapters_limit_bytes: int | None = None, *, lanes: Lanes | None = None) -> Any:
+    """lanes: where the processor's cores are shared out, None = they are all its own."""
     from playground.engine.engine import Engine
 
-    return Engine(folder, adapters_limit_bytes=adapters_limit_bytes)
+    if lanes is None:
+        return Engine(folder, adapters_limit_bytes=adapters_limit_bytes)
+    return Engine(folder, adapters_limit_bytes=adapters_limit_bytes, before=partial(use_share, lanes, "chat"))
 
 
 class BaseService:

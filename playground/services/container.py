@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from playground.gpu.device import Device, find_device
+from functools import partial
+
+from playground.gpu.device import CpuDevice, Device, find_device
+from playground.gpu.lanes import Lanes
 from playground.gpu.manager import DeviceManager
 from playground.gpu.zero import Wrap
 from playground.library.adapters import AdapterLibrary
 from playground.services import processes
 from playground.services.adapters import AdapterService
 from playground.services.answering import Answering
-from playground.services.bases import BaseService
+from playground.services.bases import BaseService, load_engine
 from playground.services.batches import Batches
 from playground.services.bench import PromptBench
 from playground.services.cleaning import Cleaner
@@ -55,9 +58,12 @@ class Services:
         store = RunStore(settings.database)
         self.quota = Quota(settings, store, library)
         self.sessions = Sessions(settings.database)
-        self.manager = DeviceManager(device or find_device(), settings.budget_bytes, keep_alive_s=KEEP_ALIVE_S)
-        self.bases = BaseService(settings, self.manager)
-        self.residents = Residents(self.manager, self.bases)
+        device = device or find_device()
+        lanes = Lanes(settings.home) if isinstance(device, CpuDevice) and zero is None else None
+        load = partial(load_engine, lanes=lanes)
+        self.manager = DeviceManager(device, settings.budget_bytes, keep_alive_s=KEEP_ALIVE_S, lanes=lanes)
+        self.bases = BaseService(settings, self.manager, load)
+        self.residents = Residents(self.manager, self.bases, load)
         self.data = DataService(settings, self.bases.tokenizer, self.quota)
         self.adapters = AdapterService(settings, self.bases, self.residents, library, self.quota, Learning(settings, store))
         self.pusher = Pusher(self.adapters)

@@ -22,7 +22,8 @@ ATTEMPT = "-- attempt"
 LOG_BYTES = 32768
 PASSED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
-    "CUDA_DEVICE_ORDER", "CUDA_HOME", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "USER", "LOGNAME",
+    "CUDA_DEVICE_ORDER", "CUDA_HOME", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "HF_HOME", "HF_HUB_OFFLINE", "USER",
+    "LOGNAME",
 )  # fmt: skip
 """The only variables a worker inherits, so that no token reaches it."""
 ALLOCATOR = {

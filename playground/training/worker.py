@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import CancelledError, RunFailedError
+from playground.gpu.lanes import Lanes
 from playground.training import last_word
 from playground.training.checkpoint import best, drop_torn, marked_step
 from playground.training.claim import WAIT_S, Record, folder_lock
@@ -49,8 +50,9 @@ def main() -> int:
             return NOT_MINE
         heart = Heartbeat(run_dir, record.is_mine if record else lambda: True)
         heart.start()
+        lanes = Lanes(record.database.parent) if record else None
         try:
-            return run(run_dir, attempt)
+            return run(run_dir, attempt, lanes=lanes)
         finally:
             heart.stop()
 
@@ -60,10 +62,11 @@ def _cancel(number: int, frame: Any) -> None:
     raise CancelledError("The run was cancelled.")
 
 
-def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: False) -> int:
+def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: False, lanes: Lanes | None = None) -> int:
     """Do the whole run; every outcome is one last event. Returns 0 done, 1 failed or cancelled.
 
-    stop: asked after every step, for where no signal can be sent."""
+    stop: asked after every step, for where no signal can be sent. lanes: where the processor's cores are shared out, None = they are
+    all the run's."""
     events: EventWriter | None = None
     spec: RunSpec | None = None
     started = time.monotonic()
@@ -73,7 +76,7 @@ def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: Fals
         events.write("started", pid=os.getpid(), attempt=attempt, step=marked_step(run_dir))
         spec = RunSpec.read(run_dir)
         events.write("state", message="Loading the base")
-        events.write("done", attempt=attempt, **_train(spec, run_dir, events, started))
+        events.write("done", attempt=attempt, **_train(spec, run_dir, events, started, lanes))
         return 0
     except CancelledError as error:
         _last(run_dir, events, "cancelled", message=str(error), attempt=attempt)
@@ -122,7 +125,7 @@ def _limit_memory(limit_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
-def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) -> dict[str, Any]:
+def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, lanes: Lanes | None) -> dict[str, Any]:
     from playground.data.check import check_file
     from playground.methods import get_method
 
@@ -130,6 +133,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     method = get_method(spec.method)
     checked = check_file(Path(spec.file), spec.mapping or None, limit_bytes=spec.limit_bytes)
     from playground.data.tokenizer import load_tokenizer
+    from playground.training.cores import share_cores
     from playground.training.curve import curve_of
     from playground.training.loop import take_best, train
     from playground.training.material import prepare
@@ -142,6 +146,8 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float) ->
     tokenizer = load_tokenizer(Path(spec.base_path))
     material = prepare(spec, checked, tokenizer)
     model = objective.load(spec, method)
+    if lanes is not None:
+        share_cores(model, lanes)
     trained, total = weights_of(model)
     events.write(
         "plan",

@@ -57,3 +57,12 @@ def test_an_error_of_the_last_job_is_told_and_the_thread_ends_all_the_same() -> 
     with pytest.raises(ValueError, match="no"):
         compute.close(fails)
     assert compute.closed
+
+
+def test_the_share_of_cores_is_taken_on_the_computing_thread_before_every_job() -> None:
+    said: list[tuple[str, str]] = []
+    compute = Compute(before=lambda: said.append(("before", threading.current_thread().name)))
+    for job in ("first", "second"):
+        compute.run(lambda job=job: said.append((job, threading.current_thread().name)))
+    compute.close(lambda: None)
+    assert said[:4] == [("before", "compute"), ("first", "compute"), ("before", "compute"), ("second", "compute")]

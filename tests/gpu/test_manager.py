@@ -166,3 +166,32 @@ def test_unloading_is_not_waited_for_without_end(clock: FakeClock) -> None:
     manager.set_resident("stuck", GB, lambda: None)
     assert manager.unload_idle(wait_s=0) == ["stuck"]
     assert manager.unload_idle(wait_s=0) == [], "it is leaving already"
+
+
+class FakeLanes:
+    def __init__(self) -> None:
+        self.busy: set[str] = set()
+
+    def enter(self, lane: str) -> None:
+        self.busy.add(lane)
+
+    def leave(self, lane: str) -> None:
+        self.busy.discard(lane)
+
+
+def test_chat_is_announced_from_its_first_lease_to_its_last(clock: FakeClock) -> None:
+    lanes = FakeLanes()
+    manager = DeviceManager(FakeDevice(), 10 * GB, clock, lanes=lanes)
+    run = granted(manager, "train")
+    assert lanes.busy == set(), "a run's worker speaks for itself: it may outlive this process"
+    first, second = granted(manager, session="a"), granted(manager, session="b")
+    assert lanes.busy == {"chat"}
+    first.close()
+    assert lanes.busy == {"chat"}
+    second.close()
+    assert lanes.busy == set()
+    cancelled = manager.request("chat", "c", "Answering", 1)
+    assert lanes.busy == {"chat"}
+    cancelled.cancel()
+    run.close()
+    assert lanes.busy == set()

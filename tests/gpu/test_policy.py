@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from playground.gpu.policy import (
     LOADING,
     PATIENCE,
@@ -10,6 +12,7 @@ from playground.gpu.policy import (
     Waiting,
     decide,
     order,
+    threads_of,
     to_unload,
 )
 
@@ -120,3 +123,22 @@ def test_batches_of_long_jobs_alternate_and_take_no_place_from_a_chat() -> None:
     assert decide([anna, ben, chatting], held, [], GB, {}).grant == (6,)
     assert decide([anna, ben], held[1:], [], GB, {"a": 1, "b": 3}).grant == (5,), "whose turn is longest ago"
     assert decide([anna, ben], held[1:], [], GB, {"a": 3, "b": 1}).grant == (4,)
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "chat", "train"),
+    [
+        (1, {"chat", "train"}, 1, 1),
+        (2, set(), 2, 2),
+        (2, {"chat"}, 2, 1),
+        (2, {"train"}, 1, 2),
+        (2, {"chat", "train"}, 1, 1),
+        (3, {"chat", "train"}, 1, 2),
+        (4, {"chat"}, 4, 2),
+        (4, {"chat", "train"}, 2, 2),
+        (16, set(), 16, 16),
+        (16, {"chat", "train"}, 8, 8),
+    ],
+)
+def test_threads_of_both_lanes_fit_the_cores_while_both_compute(cores: int, busy: set[str], chat: int, train: int) -> None:
+    assert (threads_of("chat", cores, busy), threads_of("train", cores, busy)) == (chat, train)

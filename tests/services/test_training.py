@@ -129,6 +129,12 @@ def test_a_worker_sees_one_device_the_one_that_is_budgeted(seen: str | None, fir
     assert worker_environment({} if seen is None else {"CUDA_VISIBLE_DEVICES": seen})["CUDA_VISIBLE_DEVICES"] == first
 
 
+def test_a_worker_waits_for_cores_as_its_app_does() -> None:
+    assert worker_environment({"GOMP_SPINCOUNT": "2000", "OMP_WAIT_POLICY": "passive"}).items() >= {
+        ("GOMP_SPINCOUNT", "2000"), ("OMP_WAIT_POLICY", "passive"),
+    }  # fmt: skip
+
+
 def test_a_run_learns_with_passages_in_its_questions(services: Services, rows_file: Path, tmp_path: Path, until: Until) -> None:
     (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.")
     request = TrainRequest(rows_file, "told", steps=2, batch_size=4, docs=tmp_path / "docs.md")

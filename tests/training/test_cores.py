@@ -1,0 +1,80 @@
+"""A run beside chat: its forward passes use the threads that are its share, no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from playground.gpu import lanes
+from playground.gpu.lanes import LINGER_S, Lanes
+from playground.training import worker
+from playground.training.cores import share_cores
+from playground.training.events import EventReader
+from playground.training.spec import RunSpec
+from tests.training.test_worker import spec
+
+__all__ = ["spec"]
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Small(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(4, 2)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.embedding
+
+    def forward(self) -> int:
+        self.embedding(torch.tensor([1]))
+        return torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def four_threads() -> Iterator[None]:
+    """As if torch used four by itself."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(4)
+    lanes.own_threads.cache_clear()
+    yield
+    torch.set_num_threads(own)
+    lanes.own_threads.cache_clear()
+
+
+def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path: Path) -> None:
+    clock, model, chat = FakeClock(), Small(), Lanes(tmp_path)
+    share_cores(model, Lanes(tmp_path, 4, clock))
+    assert model() == 4
+    chat.enter("chat")
+    clock.now += LINGER_S
+    assert model() == 2
+    chat.leave("chat")
+    clock.now += LINGER_S
+    assert model() == 4
+    assert Lanes(tmp_path, 4, clock).threads("chat") == 2, "chat sees the run"
+
+
+def test_a_run_never_uses_more_than_torch_would_by_itself(tmp_path: Path) -> None:
+    model = Small()
+    share_cores(model, Lanes(tmp_path, 16))
+    assert model() == 4
+
+
+def test_a_worker_beside_chat_trains_and_measures_with_half_the_cores(spec: RunSpec, tmp_path: Path) -> None:
+    chat, run_dir = Lanes(tmp_path), tmp_path / "run"
+    chat.enter("chat")
+    run_dir.mkdir()
+    spec.write(run_dir)
+    worker.run(run_dir, lanes=Lanes(tmp_path, 4))
+    assert EventReader(run_dir).read()[-1]["event"] == "done"
+    assert torch.get_num_threads() == 2
