@@ -41,12 +41,12 @@ def safe_html(html: str) -> str:
 
 
 class _Parser(HTMLParser):
-    CDATA_CONTENT_ELEMENTS = ()  # a script is text like any other, and so is what it holds
-    RCDATA_CONTENT_ELEMENTS = ()
-
     def __init__(self) -> None:
         super().__init__(convert_charrefs=False)
         self.out: list[str] = []
+
+    def set_cdata_mode(self, elem: str, **_: bool) -> None:
+        """Never: a script is text like any other, and so is what it holds."""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._tag(tag, attrs, ">")

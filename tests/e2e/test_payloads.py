@@ -168,17 +168,18 @@ def test_files_columns_runs_races_and_storage(watched: Watched, tmp_path: Path) 
     page = watched.page
     tab(page, "Train")
     watched.unfold()
-    for place, payload in enumerate(PAYLOADS):
+    for payload in PAYLOADS:
         page.locator(".run-list button[data-id]", has_text=payload).first.click()
         page.locator(".run-card h2", has_text=payload).wait_for()
-        file = tmp_path / f"{place}{payload.replace('/', '_')[:60]}.csv"
-        rows = [[f"{payload} {number}", payload, payload] for number in range(20 + place)]
-        with file.open("w", newline="") as out:
-            csv.writer(out).writerows([["prompt", "completion", payload], *rows, [payload, "", ""]])
-        page.locator(".drop input[type=file]").first.set_input_files(str(file))
-        page.get_by_text(f": {21 + place} rows").first.wait_for()
-        watched.unfold()
         watched.check(payload)
+    file = tmp_path / f"{PAYLOADS[0].replace('/', '_')}.csv"
+    with file.open("w", newline="") as out:
+        rows = [[f"{payload} {number}", payload, *PAYLOADS] for payload in PAYLOADS for number in range(3)]
+        csv.writer(out).writerows([["prompt", "completion", *PAYLOADS], *rows, [PAYLOADS[0], ""]])
+    page.locator(".drop input[type=file]").first.set_input_files(str(file))
+    page.get_by_text(": 25 rows").first.wait_for()
+    watched.unfold()
+    watched.check("a file")
     page.get_by_text("Race several methods").wait_for()
     watched.check("races")
     page.locator("#pill").click()
