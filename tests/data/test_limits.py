@@ -95,8 +95,13 @@ BOMBS = {
     "lists.json.gz": (lambda: gzip.compress(b"[" + b"[]," * 40_000_000 + b"[]]"), "one JSON document of more than"),
     "line.jsonl.gz": (
         lambda: gzip.compress(b'{"a":[' + b"[]," * 9_000_000 + b"[]]}\n" + b'{"prompt":"a","completion":"b"}\n' * 2),
-        "one JSON document",
+        "read 3 rows",  # the first of them is a bad row
     ),
+    "columns.json": (
+        lambda: json.dumps({"a": dict.fromkeys(map(str, range(90_000)), 1)} | {f"c{n}": {"0": 1} for n in range(900)}).encode(),
+        "cells, the most that are read",
+    ),
+    "dots.jsonl": (lambda: json.dumps({"." * 1_000_000: 1}).encode() + b"\n{}\n", "read 2 rows"),
     "lines.txt.gz": (lambda: gzip.compress(b"a\n" * 5_000_000), "the most that are read"),
     "header.csv": (lambda: ",".join(f"c{n}" for n in range(60_000)).encode() + b"\n1,2\n", "60,000 columns; at most 1000"),
     "cells.csv": (
