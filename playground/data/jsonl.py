@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
+from playground.data.limits import LONGEST_LINE, Limits
 from playground.data.nested import Columns, columns_of, flatten
 from playground.data.progress import Tell
 from playground.data.records import Broken, Numbered, Records, Spread
@@ -30,6 +31,7 @@ class JsonLines(Collection[Numbered]):
         seen, taken, count = Columns(), Spread(), 0
         for _, record in self._parsed(tell):
             count += 1
+            text.limits.check_rows(count)
             if isinstance(record, dict):
                 seen.add(record)
                 taken.add(record)
@@ -50,6 +52,9 @@ class JsonLines(Collection[Numbered]):
         for number, line in enumerate(self._text.lines(tell), 1):
             line = line.strip().strip("\ufeff")
             if not line:
+                continue
+            if len(line) > LONGEST_LINE:
+                yield number, Broken(f"longer than {LONGEST_LINE:,} characters", "Shorten it, or cut it into several rows.")
                 continue
             try:
                 yield number, _record(_DECODER.decode(line))
@@ -77,7 +82,8 @@ def parse_json(text: Text, tell: Tell | None = None) -> Records:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not usable JSON: {_why(error)}. Write a flat list of objects.") from None
     del whole
-    items = _items(value, name)
+    items = _items(value, text.limits)
+    text.limits.check_rows(len(items))
     if not items or items == [{}]:
         raise InputError(f"{name} holds no rows. {_OBJECT}")
     rows = [(number, _record(item)) for number, item in enumerate(items, 1)]
@@ -121,13 +127,14 @@ def _first_lines(text: Text, most: int) -> list[str]:
     return [*islice((line for line in map(str.strip, text.lines()) if line), most)]
 
 
-def _items(value: Any, name: str) -> list[Any]:
+def _items(value: Any, limits: Limits) -> list[Any]:
     """1. one chat, or a list of rows; 2. a table by its columns; 3. the one list of rows inside; 4. one row."""
+    name = limits.name
     if isinstance(value, list):  # 1
         return [value] if _is_chat(value) else value
     if not isinstance(value, dict):
         raise InputError(f"{name} holds {_kind(value)}, not rows. {_OBJECT}")
-    table = _by_columns(value)
+    table = _by_columns(value, limits)
     if table:  # 2
         return table
     lists = {key: items for key, items in value.items() if _are_rows(items)}
@@ -139,7 +146,7 @@ def _items(value: Any, name: str) -> list[Any]:
     return next(iter(lists.values())) if lists else [value]  # 3, 4
 
 
-def _by_columns(value: dict[str, Any]) -> list[Any]:
+def _by_columns(value: dict[str, Any], limits: Limits) -> list[Any]:
     """The rows of pandas' ways to write a table: ``{column: [cells]}``, ``{column: {index: cell}}``, columns and data apart."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and data and all(isinstance(row, list) for row in data):
@@ -147,6 +154,7 @@ def _by_columns(value: dict[str, Any]) -> list[Any]:
     cells = list(value.values())
     if len(cells) < 2:
         return []
+    limits.check_cells(len(cells) * max(len(cell) if isinstance(cell, list | dict) else 0 for cell in cells))
     if all(isinstance(cell, list) and cell and not isinstance(cell[0], dict) for cell in cells):
         if len({len(cell) for cell in cells}) == 1:
             return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
@@ -173,6 +181,8 @@ def _record(value: Any) -> dict[str, Any] | Broken:
 
 
 def _parsed(text: str) -> Any:
+    if len(text) > LONGEST_LINE:
+        return None
     try:
         return _DECODER.decode(text)
     except (ValueError, RecursionError):

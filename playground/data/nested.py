@@ -10,6 +10,8 @@ from playground.data.records import clean_name, spelling
 from playground.data.turns import is_turn
 
 _DEEPEST = 3
+_DOTS = 20
+"""Of a name; what a person wrote with more is one name from there on."""
 _MOST = 60
 """More keys than this are not columns but data, such as one key per id."""
 _SCORES = ("overall_score", "score", "rating", "fine-grained_score")
@@ -80,7 +82,7 @@ def is_open(value: object) -> bool:
 
 
 def _parents(name: str) -> list[str]:
-    parts = name.split(".")
+    parts = name.split(".", _DOTS)
     return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 

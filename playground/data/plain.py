@@ -26,6 +26,7 @@ def parse_plain(text: Text) -> Records:
     passages = [*_joined(_blocks(text.lines()))]
     if len(passages) == 1:  # 2
         passages = [line for line in passages[0].split("\n") if line.strip()]
+    text.limits.check_rows(len(passages))
     if not passages:
         raise InputError(f"{text.name} holds no text. Write passages with a blank line between them.")
     return Records((COLUMN,), [(number, {COLUMN: passage}) for number, passage in enumerate(passages, 1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from playground.data.jsonl import parse_json, parse_jsonl, starts_as_jsonl
+from playground.data.limits import Limits
 from playground.data.plain import parse_plain, table_in_text
 from playground.data.progress import Progress, Tell
 from playground.data.records import Broken, Records
@@ -17,13 +18,12 @@ TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".md")
 EXTENSIONS = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md", ".gz")
 """What is taken; ``.gz`` after the ending of any text kind, as in ``rows.csv.gz``."""
 MEBI = 1024 * 1024
-_MOST_COLUMNS = 1000
 
 
 def read_records(path: Path, limit_bytes: int, tell: Tell | None = None) -> Records:
     """Every record of a file, the broken ones by their number.
 
-    limit_bytes: the largest file taken; a packed one may unpack to ten times as much. tell: called with the share read, 0 to 1.
+    limit_bytes: the largest file taken; ``Limits`` says what such a file may hold. tell: called with the share read, 0 to 1.
     Raises InputError when the file as a whole is of no use: missing, a folder, empty, binary, of an unknown kind, too large,
     damaged, without columns or rows, or a JSON document that does not parse.
     """
@@ -33,19 +33,19 @@ def read_records(path: Path, limit_bytes: int, tell: Tell | None = None) -> Reco
         raise too_large(path.name, size, limit_bytes)
     if size == 0:
         raise InputError(f"{path.name} is empty (0 bytes). Choose the file again, or export it once more.")
-    progress = Progress(tell)
+    progress, limits = Progress(tell), Limits(path.name, limit_bytes)
     if kind == ".xlsx":
-        records = parse_xlsx(path, limit_bytes)
+        records = parse_xlsx(path, limits)
     elif kind == ".parquet":
-        records = parse_parquet(path, limit_bytes, progress.part(0, 1))
+        records = parse_parquet(path, limits, progress.part(0, 1))
     else:
-        text = open_text(path, packed, limit_bytes, progress.part(0, 0.2))
+        text = open_text(path, packed, limits, progress.part(0, 0.2))
         if text.blank:
             raise InputError(f"{path.name} is empty: nothing but blank lines. Choose the file again, or export it once more.")
         records = _parse(text, kind, progress.part(0.2, 1))
-    if len(records.columns) > _MOST_COLUMNS:
-        width = len(records.columns)
-        raise InputError(f"{path.name} has {width} columns; at most {_MOST_COLUMNS} are read. Keep the ones to train on.")
+    limits.check_columns(len(records.columns))
+    limits.check_rows(len(records.rows))
+    limits.check_cells(len(records.columns) * len(records.rows))
     progress.at(1)
     return records
 

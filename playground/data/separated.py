@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 
+from playground.data.limits import LONGEST_LINE, Limits
 from playground.data.records import Broken, Numbered, Records, clean_name, listed
 from playground.data.source import Text
 from playground.errors import InputError
 
 SEPARATORS = (",", ";", "\t", "|")
 _NO_SEPARATOR = "\x1f"  # a table of one column: commas belong to the text
-_LARGEST_CELL = 16 * 1024 * 1024  # characters; a quote that never closes must not swallow a whole large file
 _QUOTES = 'Put quotes around a cell that holds separators or line breaks, and write a quote inside it twice ("").'
 
 Cells = list[str]
@@ -22,9 +22,12 @@ Cells = list[str]
 class Table(Collection[Numbered]):
     """The data rows under a line of column names, made into records anew each time they are gone through."""
 
-    def __init__(self, columns: list[str], rows: Callable[[], Iterable[list[object] | Cells | Broken]]) -> None:
+    def __init__(self, columns: list[str], rows: Callable[[], Iterable[list[object] | Cells | Broken]], limits: Limits) -> None:
+        """Goes through the rows once to count them. Raises InputError where they are too many."""
         self._columns, self._rows = columns, rows
-        self._count = sum(1 for _ in rows())
+        self._count = 0
+        for self._count, _ in enumerate(rows(), 1):
+            limits.check_rows(self._count)
 
     def __len__(self) -> int:
         return self._count
@@ -58,24 +61,25 @@ def parse_separated(text: Text, hint: str = ",") -> Records:
     header = next(_rows(lines, separator), None)
     if isinstance(header, Broken):
         raise InputError(f"{text.name}: the line with the column names cannot be read: {header.reason}. {header.fix}")
-    return build_table(header or [], lambda: islice(_rows(lines, separator), 1, None), text.name)
+    return build_table(header or [], lambda: islice(_rows(lines, separator), 1, None), text.limits)
 
 
-def build_table(header: Iterable[object], rows: Callable[[], Iterable[list[object] | Cells | Broken]], name: str) -> Records:
-    """Records from a line of column names and the data rows under it. Raises InputError when either is missing."""
-    columns = _columns(header)
+def build_table(header: Iterable[object], rows: Callable[[], Iterable[list[object] | Cells | Broken]], limits: Limits) -> Records:
+    """Records from a line of column names and the data rows under it. Raises InputError when either is missing, or there is too much."""
+    columns, name = _columns(header, limits), limits.name
     if not columns:
         raise InputError(f"{name} has no column names. Its first line must name the columns, for example: prompt,completion")
-    table = Table(columns, rows)
+    table = Table(columns, rows, limits)
     if not len(table):
         raise InputError(f"{name} has column names ({listed(columns)}) but no rows. Add rows under them.")
     return Records(tuple(columns), table)
 
 
-def _columns(header: Iterable[object]) -> list[str]:
+def _columns(header: Iterable[object], limits: Limits) -> list[str]:
     names = [clean_name(cell) for cell in header]
     while names and not names[-1]:
         names.pop()
+    limits.check_columns(len(names))
     columns: list[str] = []
     for place, name in enumerate(names, 1):
         unique = name or f"column {place}"
@@ -114,7 +118,7 @@ class _Feed:
 
 def _rows(lines: list[str], separator: str) -> Iterator[Cells | Broken]:
     """Every row that is not a blank line. Linear: after a quote that never closes, each line is a row of its own."""
-    csv.field_size_limit(_LARGEST_CELL)
+    csv.field_size_limit(LONGEST_LINE)  # a quote that never closes must not swallow a whole large file
     spaced = any(f'{separator} "' in line for line in lines[:50])
     at, alone, width = 0, False, 0
     while at < len(lines):

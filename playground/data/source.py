@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import IO
 
 from playground.data.decode import Encoding, find_encoding
+from playground.data.limits import Limits
 from playground.data.progress import Tell
 from playground.errors import InputError
 
-UNPACKED = 10
-"""A compressed file may unpack to this many times the upload limit."""
 _BLOCK = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text file that was looked through once. packed: it is gzip. size: its bytes on disk. blank: nothing but white space."""
+    """A text file that was looked through once. packed: it is gzip. size: its bytes on disk. limits: of what it may hold. blank: nothing
+    but white space."""
 
     path: Path
     packed: bool
     size: int
+    limits: Limits
     encoding: Encoding
 
     @property
@@ -41,24 +42,28 @@ class Text:
         r"""Every line without its end (``\n``, ``\r\n`` or ``\r``) and without a byte-order mark. Raises InputError."""
         with self._opened() as (raw, file), self._reader(file) as reader:
             for place, line in enumerate(reader):
-                if tell is not None and place % 256 == 0:
-                    tell(raw.tell() / max(1, self.size))
+                if place % 256 == 0:
+                    self.limits.check_lines(place)
+                    if tell is not None:
+                        tell(raw.tell() / max(1, self.size))
                 line = line.removesuffix("\n")
                 yield line.removeprefix("\ufeff") if place == 0 else line
 
     def whole(self) -> str:
-        r"""All of it, with ``\n`` line ends. Raises InputError."""
+        r"""All of it, with ``\n`` line ends, to be parsed in one piece. Raises InputError."""
         with self._opened() as (_, file), self._reader(file) as reader:
-            return reader.read().removeprefix("\ufeff")
+            text = reader.read(self.limits.upload_bytes + 1)
+            self.limits.check_whole(len(text))
+            return text.removeprefix("\ufeff")
 
-    def blocks(self, most: int, tell: Tell | None = None) -> Iterator[bytes]:
-        """The unpacked bytes. Raises InputError when a packed file holds more than ``most`` of them, or is damaged."""
+    def blocks(self, tell: Tell | None = None) -> Iterator[bytes]:
+        """The unpacked bytes. Raises InputError when a packed file holds too many, or is damaged."""
         held = 0
         with self._opened() as (raw, file):
             while block := file.read(_BLOCK):
                 held += len(block)
-                if self.packed and held > most:
-                    raise InputError(f"{self.name} unpacks to more than {UNPACKED} times the size limit. Keep fewer rows.")
+                if self.packed:
+                    self.limits.check_unpacked(held)
                 if tell is not None:
                     tell(raw.tell() / max(1, self.size))
                 yield block
@@ -84,10 +89,10 @@ class Text:
             raise InputError(f"{self.name} cannot be opened: {error.strerror or error}. Check its permissions.") from error
 
 
-def open_text(path: Path, packed: bool, limit_bytes: int, tell: Tell | None = None) -> Text:
+def open_text(path: Path, packed: bool, limits: Limits, tell: Tell | None = None) -> Text:
     """Looks through the whole file once, in blocks: size when unpacked, damage, encoding.
 
-    Raises InputError when it is binary, damaged, or unpacks to more than ``UNPACKED * limit_bytes`` bytes.
+    Raises InputError when it is binary, damaged, or unpacks to too much.
     """
-    text = Text(path, packed, path.stat().st_size, Encoding("utf-8"))
-    return replace(text, encoding=find_encoding(text.blocks(UNPACKED * limit_bytes, tell), path.name))
+    text = Text(path, packed, path.stat().st_size, limits, Encoding("utf-8"))
+    return replace(text, encoding=find_encoding(text.blocks(tell), path.name))

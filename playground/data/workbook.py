@@ -1,4 +1,4 @@
-"""Excel workbooks and Parquet files -> records. Both are compressed: what they unpack to is limited as well."""
+"""Excel workbooks and Parquet files -> records. Both are compressed: a child process decodes them first, under a limit on memory."""
 
 from __future__ import annotations
 
@@ -7,33 +7,28 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from playground.data.limits import Limits, probe
 from playground.data.nested import Columns, flatten
 from playground.data.progress import Tell
 from playground.data.records import Numbered, Records, Spread, listed
 from playground.data.separated import build_table
-from playground.data.source import UNPACKED
 from playground.errors import InputError
 
+_BATCH_BYTES = 16 << 20
+"""Decoded bytes of a Parquet file that become Python values at a time."""
 
-def parse_xlsx(path: Path, limit_bytes: int) -> Records:
-    """The first sheet that holds anything. Raises InputError when it is no workbook, or has no columns or rows."""
+
+def parse_xlsx(path: Path, limits: Limits) -> Records:
+    """The first sheet that holds anything. Raises InputError when it is no workbook, has no columns or rows, or too much of them."""
+    _unpacked(path, limits)
+    probe(path, limits)
     try:
-        import openpyxl
-    except ImportError:
-        raise InputError(f"{path.name} needs openpyxl, which is not installed. Install it, or save the sheet as CSV.") from None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError):
-        raise InputError(f"{path.name} is no Excel workbook (.xlsx), or has a password. Save it again, or as CSV.") from None
-    _refuse_bomb(path, unpacked, limit_bytes)
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        book = _opened(path)
         try:
             for sheet in book.worksheets:
-                rows = _sheet(sheet)
+                rows = _sheet(sheet, limits)
                 if rows:
-                    return build_table(rows[0], lambda rows=rows: rows[1:], path.name)  # type: ignore[misc]
+                    return build_table(rows[0], lambda rows=rows: rows[1:], limits)  # type: ignore[misc]
         finally:
             book.close()
     except InputError:
@@ -43,15 +38,37 @@ def parse_xlsx(path: Path, limit_bytes: int) -> Records:
     raise InputError(f"{path.name} is an empty workbook. Put column names in the first line and rows under them.")
 
 
+def decode_xlsx(path: Path, upload_bytes: int) -> None:
+    """What opening a workbook allocates whole: its shared strings and styles. Raises InputError where it unpacks to too much."""
+    _unpacked(path, Limits(path.name, upload_bytes))
+    _opened(path).close()
+
+
+def _unpacked(path: Path, limits: Limits) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError):
+        raise InputError(f"{path.name} is no Excel workbook (.xlsx), or has a password. Save it again, or as CSV.") from None
+    limits.check_unpacked(unpacked)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        import openpyxl
+    except ImportError:
+        raise InputError(f"{path.name} needs openpyxl, which is not installed. Install it, or save the sheet as CSV.") from None
+    return openpyxl.load_workbook(path, read_only=True, data_only=True)
+
+
 class ParquetRows(Collection[Numbered]):
     """The rows of a Parquet file, read anew each time they are gone through."""
 
-    def __init__(self, path: Path, limit_bytes: int, tell: Tell | None) -> None:
-        """Reads the file once. Raises InputError when it unpacks to too much; pyarrow's own errors when it is damaged."""
-        self._path = path
+    def __init__(self, path: Path, limits: Limits, tell: Tell | None) -> None:
+        """Reads the file once. Raises InputError when it holds too much; pyarrow's own errors when it is damaged."""
+        self._path, self._limits = path, limits
         seen, taken, count = Columns(), Spread(), 0
-        for unpacked, total, rows in self._batches():
-            _refuse_bomb(path, unpacked, limit_bytes)
+        for total, rows in self._batches():
             for row in rows:
                 seen.add(row)
                 taken.add(row)
@@ -68,31 +85,49 @@ class ParquetRows(Collection[Numbered]):
 
     def __iter__(self) -> Iterator[Numbered]:
         number = 0
-        for _, _, rows in self._batches():
+        for _, rows in self._batches():
             for row in rows:
                 number += 1
                 yield number, row
 
-    def _batches(self) -> Iterator[tuple[int, int, list[dict[str, Any]]]]:
-        """(bytes unpacked so far, rows in the file, the next rows)."""
-        import pyarrow.parquet
-
-        unpacked = 0
-        with pyarrow.parquet.ParquetFile(self._path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                unpacked += batch.nbytes
-                rows = ({key: "" if value is None else value for key, value in row.items()} for row in batch.to_pylist())
-                yield unpacked, file.metadata.num_rows, [flatten(row) for row in rows]
+    def _batches(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """(rows in the file, the next rows)."""
+        for total, batch in _parquet_batches(self._path, self._limits):
+            rows = ({key: "" if value is None else value for key, value in row.items()} for row in batch.to_pylist())
+            yield total, [flatten(row) for row in rows]
 
 
-def parse_parquet(path: Path, limit_bytes: int, tell: Tell | None = None) -> Records:
-    """Raises InputError when it is no Parquet file, or has no columns or rows."""
+def _parquet_batches(path: Path, limits: Limits) -> Iterator[tuple[int, Any]]:
+    """(rows in the file, the next few of them, decoded)."""
+    import pyarrow.parquet
+
+    unpacked = 0
+    with pyarrow.parquet.ParquetFile(path) as file:
+        limits.check_rows(file.metadata.num_rows)
+        limits.check_columns(file.metadata.num_columns)
+        for batch in file.iter_batches(batch_size=1024):
+            unpacked += batch.nbytes
+            limits.check_unpacked(unpacked)
+            step = max(1, batch.num_rows * _BATCH_BYTES // max(_BATCH_BYTES, batch.nbytes))
+            for start in range(0, batch.num_rows, step):
+                yield file.metadata.num_rows, batch.slice(start, step)
+
+
+def decode_parquet(path: Path, upload_bytes: int) -> None:
+    """Every page of a Parquet file. Raises InputError when it holds too much, and pyarrow's own errors."""
+    for _ in _parquet_batches(path, Limits(path.name, upload_bytes)):
+        pass
+
+
+def parse_parquet(path: Path, limits: Limits, tell: Tell | None = None) -> Records:
+    """Raises InputError when it is no Parquet file, has no columns or rows, or too much of them."""
     try:
         import pyarrow
     except ImportError:
         raise InputError(f"{path.name} needs pyarrow, which is not installed. Install it, or save the data as JSONL.") from None
     try:
-        rows = ParquetRows(path, limit_bytes, tell)
+        probe(path, limits)
+        rows = ParquetRows(path, limits, tell)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path.name} is no Parquet file, or damaged: {error}. Write it again, or as JSONL.") from error
     if not rows.columns or not len(rows):
@@ -100,10 +135,21 @@ def parse_parquet(path: Path, limit_bytes: int, tell: Tell | None = None) -> Rec
     return Records(rows.columns, rows, rows.sample)
 
 
-def _sheet(sheet: Any) -> list[list[object]]:
-    """Rows from the first one that is not empty to the last; the empty ones between them keep their number."""
+def _sheet(sheet: Any, limits: Limits) -> list[list[object]]:
+    """Rows from the first one that is not empty to the last; the empty ones between them keep their number. Raises InputError."""
     sheet.reset_dimensions()  # some programs write a wrong size, and only that much would be read
-    return _trim([list(row) for row in sheet.iter_rows(values_only=True)])
+    rows: list[list[object]] = []
+    cells = 0
+    for row in sheet.iter_rows(values_only=True):
+        width = len(row)
+        while width and row[width - 1] in (None, ""):
+            width -= 1
+        cells += len(row)
+        limits.check_columns(width)
+        limits.check_cells(cells)
+        limits.check_rows(len(rows))
+        rows.append(list(row[:width]))
+    return _trim(rows)
 
 
 def _trim(rows: list[list[object]]) -> list[list[object]]:
@@ -112,8 +158,3 @@ def _trim(rows: list[list[object]]) -> list[list[object]]:
 
     first, last = next(filled(), None), max(filled(), default=None)
     return [] if first is None or last is None else rows[first : last + 1]
-
-
-def _refuse_bomb(path: Path, unpacked: int, limit_bytes: int) -> None:
-    if unpacked > UNPACKED * limit_bytes:
-        raise InputError(f"{path.name} unpacks to more than {UNPACKED} times the size limit. Keep fewer rows.")

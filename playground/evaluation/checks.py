@@ -17,6 +17,8 @@ NO_FILES = (
     "json-schema names a file of this machine, which a shared app does not open. Write the schema itself in its place, in one line: "
     'json-schema:{"type": "object", "required": ["name"]}.'
 )
+MOST = 20
+"""Checks of one verdict, bench or run."""
 _BRIEF = 60
 
 
@@ -37,6 +39,8 @@ def is_check(name: str) -> bool:
 
 def parse_checks(specs: Sequence[str], *, files: bool = True) -> list[Check]:
     """Read checks, each once; files: as in ``parse_check``. Raises InputError that names every fault."""
+    if len(set(specs)) > MOST:
+        raise InputError(f"There are {len(set(specs))} checks; at most {MOST} are taken. Keep those that decide.")
     read, faults = [], []
     for spec in dict.fromkeys(specs):
         try:

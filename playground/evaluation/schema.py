@@ -23,6 +23,7 @@ from playground.errors import InputError
 from playground.evaluation import patterns
 
 MOST_BYTES = 1_000_000
+MOST_PATTERNS = 100
 PATIENCE_S = 2.0
 """Seconds that one text may take; what takes longer does not fit. Usual ones take a millisecond."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
@@ -91,6 +92,8 @@ def _validator(schema: Any, name: str) -> Any:
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     kind.check_schema(schema)
     references, written, keywords = _looked_through(schema)
+    if len(written) > MOST_PATTERNS:
+        raise InputError(f"{name} has {len(written)} patterns; at most {MOST_PATTERNS} are taken.")
     for pattern in written:
         try:
             patterns.compiled(pattern)

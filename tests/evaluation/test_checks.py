@@ -198,3 +198,32 @@ def test_no_schema_and_reply_hold_the_app(schema: object, reply: str) -> None:
     holds, seconds = in_seconds(lambda: check.passes(reply))
     assert isinstance(holds, bool)
     assert seconds < 10
+
+
+@pytest.mark.parametrize(
+    "pattern", ["a{30000000}", "a{,30000000}", "(a{1000}){1000}", "((x{100}y){100}){100}", "(){99999}", "[ab]{20000}"]
+)
+def test_repeats_are_counted_before_a_pattern_is_compiled(pattern: str) -> None:
+    """Written out by the compiler, the first of these took 8 GB and stayed in its cache."""
+    with pytest.raises(InputError, match=r"its repeats stand for [\d,]+ characters, and 10,000 are the most"):
+        parse_check(f"regex:{pattern}")
+    with pytest.raises(InputError, match="pattern that is not a regular expression"):
+        parse_check("json-schema:" + json.dumps({"type": "string", "pattern": pattern}))
+
+
+def test_usual_repeats_are_taken() -> None:
+    for pattern, text in (
+        (r"\d{4}-\d{2}-\d{2}", "2026-01-02"),
+        (r"(ab{2}){3}", "abb" * 3),
+        (r"[{}]{2}\{5}", "{}{5}"),
+        (r"a{2,}", "aaa"),
+    ):
+        assert parse_check(f"regex:{pattern}").passes(text)
+
+
+def test_a_verdict_takes_so_many_checks_and_a_schema_so_many_patterns() -> None:
+    with pytest.raises(InputError, match="21 checks; at most 20"):
+        parse_checks([f"contains:{n}" for n in range(21)])
+    schema = {"properties": {str(n): {"pattern": str(n)} for n in range(101)}}
+    with pytest.raises(InputError, match="101 patterns; at most 100"):
+        parse_check("json-schema:" + json.dumps(schema))
