@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import regex
@@ -18,6 +18,8 @@ from playground.library.files import plain_text
 
 KEYS_LIMIT, PATTERNS_LIMIT = 1_000, 50
 """Keys of one table, and those of them that are no plain names: a model of 140 layers has 980 linear ones, and PEFT writes names."""
+PAIRS_LIMIT = 2_000_000
+"""Keys times names that are tried: seconds at most, in plain comparisons."""
 LENGTH_LIMIT = 2_000
 REPEATS_LIMIT = 1_000
 """What the counts ``{m,n}`` of one pattern may multiply up to: a name has a few hundred letters."""
@@ -35,13 +37,13 @@ def matching(setting: str, pattern: str, names: Iterable[str]) -> set[str]:
     return {name for name in names if _fits(setting, compiled, name, until)}
 
 
-def value_by_name(setting: str, patterns: Mapping[str, V], names: Iterable[str]) -> dict[str, V]:
+def value_by_name(setting: str, patterns: Mapping[str, V], names: Collection[str]) -> dict[str, V]:
     """For each of ``names`` that a key matches: the value of the first such key. Raises AdapterError for too many, or too slow ones."""
     slow = sum(not _PLAIN.fullmatch(key) for key in patterns)
-    if len(patterns) > KEYS_LIMIT or slow > PATTERNS_LIMIT:
+    if len(patterns) > KEYS_LIMIT or slow > PATTERNS_LIMIT or len(patterns) * len(names) > PAIRS_LIMIT:
         raise AdapterError(
-            f"{setting} in adapter_config.json has {len(patterns):,} keys, {slow:,} of them patterns; at most {KEYS_LIMIT:,} names and "
-            f"{PATTERNS_LIMIT} patterns are taken. Save the adapter with fewer."
+            f"{setting} in adapter_config.json has {len(patterns):,} keys, {slow:,} of them patterns, for {len(names):,} layers; at most "
+            f"{KEYS_LIMIT:,} names and {PATTERNS_LIMIT} patterns are taken. Save the adapter with fewer."
         )
     until = time.monotonic() + PATIENCE_S
     tries = [

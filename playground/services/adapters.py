@@ -140,6 +140,9 @@ class AdapterService:
     def blend(self, parts: Mapping[str, float], how: str, name: str, owner: str = "local") -> AdapterCard:
         """A new adapter out of several, each with its weight. Raises InputError, NotFoundError."""
         cards = [self.get(adapter_id, owner) for adapter_id in parts]
+        for card in cards:
+            if reason := self.unfit(card):
+                raise InputError(f"{card.name} cannot be part of a blend: {reason}.")
         self._quota.check_adapter(owner, sum(card.bytes for card in cards))
         base, staging = self._bases.resolve(), self.library.staging()
         try:

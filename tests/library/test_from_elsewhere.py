@@ -130,6 +130,8 @@ def test_a_pattern_says_how_deep_the_base_must_be(library: AdapterLibrary, tmp_p
 def test_tables_of_patterns_are_short(library: AdapterLibrary, tmp_path: Path) -> None:
     names = {f"model.layers.{i}.mlp.down_proj": 16 for i in range(KEYS_LIMIT)}
     assert value_by_name("alpha_pattern", names, MODULES) == {MODULES[0]: 16, MODULES[2]: 16}
+    with pytest.raises(AdapterError, match="for 3,000 layers"):
+        value_by_name("alpha_pattern", names, [f"model.layers.{i}.x" for i in range(3000)])
     for number, table in enumerate(({f"layer{i}.x": 16 for i in range(2500)}, {f".*{i}_proj": 16 for i in range(51)})):
         folder = adapter(tmp_path / f"a{number}", lora_config(alpha_pattern=table))
         with pytest.raises(AdapterError, match=rf"alpha_pattern in adapter_config.json has {len(table):,} keys"):
