@@ -166,7 +166,7 @@ def batching(services: Services, out: Path, examples: int = 3) -> None:
             services.batches.together = together
             services.bases.engine()._way.scheduler.prefixes.clear()
             started = time.monotonic()
-            for _step in work.answers(request, items, "benchmark"):
+            for _step in work.answers(request, items, "benchmark", {}):
                 pass
             took[together].append(round(time.monotonic() - started, 2))
     middle = {name: sorted(times)[1] for name, times in (("batched_s", next(iter(took.values()))), ("one_by_one_s", took[1]))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,13 @@ def compare(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]
                 lambda turn, tokens: progress.say(f"Turn {turn + 1} of {of}: {tokens} tokens written"),
             )
             progress.end()
+    failed = [reply for reply in replies if reply.get("error")]
+    wrong = "\n".join(f"{reply['side']}: {reply['error']}" for reply in failed)
+    if wrong:
+        print(wrong, file=sys.stderr)
     text = "\n\n".join(
         f"[{reply['side']}] {reply['prompt_tokens']} in, {reply['completion_tokens']} out, {reply['seconds']:.1f} s\n{reply['text']}"
         for reply in replies
+        if not reply.get("error")
     )
-    return {"replies": replies}, text, 0
+    return {"replies": replies} | ({"error": wrong} if wrong else {}), text, 1 if wrong else 0

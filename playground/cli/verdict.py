@@ -81,9 +81,9 @@ def _outcome(services: Services, view: VerdictView, out: Path | None) -> tuple[d
         "pairs": [{name: pair[name] for name in PAIR} for pair in record["pairs"]],
         "choice": record["choice"], "reason": record["reason"], "reasons": record["reasons"], "runner_up": record["runner_up"],
         "rows_needed": record["rows_needed"], "main_metric": record["main_metric"], "overlap": record["overlap"],
-        "forgetting": record["forgetting"], "refusals": record["refusals"], "seconds": record["seconds"], "rows_file": str(rows_file), "report": str(report),
+        "forgetting": record["forgetting"], "refusals": record["refusals"], "failed": record.get("failed", {}), "seconds": record["seconds"], "rows_file": str(rows_file), "report": str(report),
     }  # fmt: skip
-    if view.state != DONE:
+    if view.state != DONE or view.error:
         return found | {"error": view.error}, f"{_words(record, report)}\n{view.state.capitalize()}: {view.error}", 1
     return found, _words(record, report), 0
 

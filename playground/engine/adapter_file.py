@@ -17,6 +17,7 @@ from playground.engine.virtual import VirtualTokens
 from playground.engine.weights import FileAdapter, FileModule
 from playground.errors import AdapterError
 from playground.library.magnitudes import check_magnitudes
+from playground.library.module_names import value_by_name
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
 _IA3 = re.compile(r"base_model\.model\.(?P<module>.+)\.ia3_l")
@@ -27,7 +28,7 @@ _VIRTUAL = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
 def read_adapter(folder: Path) -> FileAdapter:
     """What the file holds, in fp32. Raises AdapterError for a method the batch does not carry, or a damaged file."""
     try:
-        config = json.loads((folder / "adapter_config.json").read_text())
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
         if not isinstance(config, dict):
             raise ValueError("adapter_config.json holds no JSON object")
         # read, not mapped: a mapped file that is cut short ends the process, and load_file leaks 56 bytes a tensor (safetensors 0.8.0)
@@ -73,6 +74,7 @@ def _lora(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -
             raise AdapterError(f"{name} holds {key}, which is not a LoRA weight. Export it again as a plain LoRA.")
         parts.setdefault(match["module"], {})[match["part"]] = tensor
     needed = {"A", "B"} | ({"magnitude_vector"} if config.get("use_dora") else set())
+    alphas = value_by_name(f"{name}'s alpha_pattern", config.get("alpha_pattern") or {}, parts)
     found = {}
     for module, pair in parts.items():
         if set(pair) != needed:
@@ -81,7 +83,7 @@ def _lora(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
             sizes = f"{list(a.shape)} and {list(b.shape)}"
             raise AdapterError(f"{name}'s matrices for {module} are {sizes}, which are no pair of one rank. Export it again.")
-        found[module] = FileModule(a, b * _scale(config, module, a.shape[0]), magnitude=pair.get("magnitude_vector"))
+        found[module] = FileModule(a, b * _scale(config, alphas.get(module), a.shape[0]), magnitude=pair.get("magnitude_vector"))
     return found
 
 
@@ -130,11 +132,7 @@ def _virtual(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]
     return VirtualTokens(flat, prefix=config["peft_type"] == "PREFIX_TUNING")
 
 
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732); alpha may differ by module."""
-    alpha = float(config.get("lora_alpha", 8))
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            alpha = float(value)
-            break
+def _scale(config: dict[str, Any], alpha: float | None, rank: int) -> float:
+    """alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732). alpha: this module's own, None = the config's."""
+    alpha = float(config.get("lora_alpha", 8) if alpha is None else alpha)
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

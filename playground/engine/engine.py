@@ -11,8 +11,8 @@ import gc
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,13 +27,25 @@ from playground.engine.load import Loaded, live_fingerprint, load
 from playground.engine.reference import ReferencePath
 from playground.engine.request import AdapterFile, Row, RowState
 from playground.engine.scoring import Score, ScoreRow, Text, text_of
-from playground.engine.weights import fitted, out_in
+from playground.engine.virtual import VirtualTokens
+from playground.engine.weights import AdapterWeights, fitted, out_in
 from playground.errors import AdapterError, BaseUnavailableError, InputError
+from playground.library.carried import cannot_run
 from playground.library.vocabulary import check_vocabulary
 
 PROBES = ("Hello.", "Write one sentence about rain.", "1, 2, 3,")
 EFFECT_MIN = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Logits that differ by less than this are the same but for rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """An adapter read from disk and laid over the base. key: of its weights and settings; lead: tokens before the text."""
+
+    key: str
+    weights: AdapterWeights
+    virtual: VirtualTokens | None
+    lead: int
 
 
 class Engine:
@@ -79,13 +91,22 @@ class Engine:
         """Attach an adapter, replacing an older version of itself; rows in flight keep what they began with. Returns
         milliseconds, 0 when it was there; raises AdapterError when it does not fit this base, and then nothing has changed."""
         started = time.perf_counter()
+        if self._is_there(adapter):
+            return 0.0
+        read = self._read(adapter)
+        with self._lock:
+            if self._is_there(adapter):  # another thread was first
+                return 0.0
+            self._put(adapter, read)
+        return (time.perf_counter() - started) * 1000
+
+    def _is_there(self, adapter: AdapterFile) -> bool:
         with self._lock:
             known = self._attached.get(adapter.id)
-            if known is not None and known.sha256 == adapter.sha256:
-                self._attached.move_to_end(adapter.id)
-                return 0.0
-            self._read_in(adapter)
-        return (time.perf_counter() - started) * 1000
+            if known is None or known.sha256 != adapter.sha256:
+                return False
+            self._attached.move_to_end(adapter.id)
+            return True
 
     def detach(self, adapter_id: str) -> None:
         """Forget an adapter; its memory is free again. Unknown ids are ignored."""
@@ -108,8 +129,8 @@ class Engine:
 
     def has_no_effect(self, adapter_id: str) -> bool:
         """Whether an adapter's logits on a few fixed prompts are the base's, but for rounding. Measured once for each version."""
-        with self._lock:  # to the end, so that it does not leave memory meanwhile
-            file = self._awake(adapter_id)
+        with self._holding({adapter_id}):  # to the end, so that it does not leave memory meanwhile
+            file = self._attached[adapter_id]
             if file.sha256 not in self._effects:
                 prompts = [encode(self.loaded.tokenizer, probe) for probe in PROBES]
                 apart = (self._way.logits(prompts, adapter_id).float() - self._way.logits(prompts, None).float()).abs().max()
@@ -120,8 +141,7 @@ class Engine:
         """Milliseconds that making an attached adapter the active one takes: what the next row pays to carry it."""
         if adapter_id is None:
             return 0.0
-        with self._lock:
-            self._awake(adapter_id)
+        with self._holding({adapter_id}):
             return self._way.switch_ms(adapter_id)
 
     @property
@@ -184,10 +204,7 @@ class Engine:
         """
         prompts = [encode(self.loaded.tokenizer, row.prompt) for row in rows]
         self._fits(prompts, rows)
-        with self._lock:
-            needed = {row.adapter for row in rows if row.adapter}
-            for adapter_id in sorted(needed):
-                self._awake(adapter_id, needed)
+        with self._holding({row.adapter for row in rows if row.adapter}):
             stream = self._way.stream(rows, prompts)
             first = next(stream)  # rows hold their adapters from here on
         try:
@@ -208,10 +225,7 @@ class Engine:
         texts = [text_of(encode(tokenizer, r.prompt), encode(tokenizer, r.completion), r.adapter, r.divergence) for r in rows]
         for text in texts:
             self._scorable(text)
-        with self._lock:
-            needed = {row.adapter for row in rows if row.adapter}
-            for adapter_id in sorted(needed):
-                self._awake(adapter_id, needed)
+        with self._holding({row.adapter for row in rows if row.adapter}):
             found = self._way.scores(texts)
             next(found)  # rows hold their adapters from here on
         try:
@@ -229,31 +243,46 @@ class Engine:
             before = f", the adapter puts {lead} before it" if lead else ""
             raise InputError(f"The text is {len(text.ids)} tokens{before}; this base holds {self._places}. Shorten it.")
 
-    def _awake(self, adapter_id: str, needed: Collection[str] = ()) -> AdapterFile:
-        """An attached adapter, the most recently used one now; read again if it had to leave. needed: those that must not leave
-        for it. Raises AdapterError."""
-        self._refuse_closed()
-        if adapter_id in self._asleep:
-            self._read_in(self._asleep[adapter_id], needed)
-        if adapter_id not in self._attached:
-            raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
-        self._attached.move_to_end(adapter_id)
-        return self._attached[adapter_id]
+    @contextlib.contextmanager
+    def _holding(self, needed: Collection[str]) -> Iterator[None]:
+        """The lock, with ``needed`` in memory and the most recently used. Those that had left are read before it is taken, so that nobody
+        waits for a file. Raises AdapterError."""
+        read: dict[AdapterFile, _Read] = {}
+        while True:
+            with self._lock:
+                self._refuse_closed()
+                absent = [file for name in needed if (file := self._asleep.get(name)) is not None and file not in read]
+                if not absent:
+                    for name in sorted(needed):
+                        if (file := self._asleep.get(name)) is not None:
+                            self._put(file, read[file], needed)
+                        if name not in self._attached:
+                            raise AdapterError(f"{name} is not attached. Attach it first.")
+                        self._attached.move_to_end(name)
+                    yield
+                    return
+            for file in absent:
+                read[file] = self._read(file)
 
-    def _read_in(self, adapter: AdapterFile, needed: Collection[str] = ()) -> None:
+    def _read(self, adapter: AdapterFile) -> _Read:
+        """An adapter's file laid over this base; changes nothing, and needs no lock. Raises AdapterError."""
         self._refuse_closed()
-        check_vocabulary(Path(adapter.path), self.loaded.tokenizer.get_vocab)
-        found = read_adapter(Path(adapter.path))
+        folder = Path(adapter.path)
+        check_vocabulary(folder, self.loaded.tokenizer.get_vocab)
+        found = read_adapter(folder)
         lead = found.virtual.count if found.virtual is not None else 0
-        if self._places and lead >= self._places:
-            raise AdapterError(
-                f"{adapter.id} puts {lead} tokens before the text, and this base holds {self._places}. Train it with fewer."
-            )
-        weights = fitted(adapter.id, found.modules, self._linears)
-        settings = (Path(adapter.path) / "adapter_config.json").read_bytes()  # they may scale the same weights otherwise
+        kind = "PREFIX_TUNING" if found.virtual is not None and found.virtual.prefix else None
+        if why := cannot_run(kind, found.modules, lead, self.loaded.model.config.to_dict()):
+            raise AdapterError(f"{adapter.id} {why}.")
+        settings = (folder / "adapter_config.json").read_bytes()  # they may scale the same weights otherwise
         key = f"{adapter.sha256}:{sha256(settings).hexdigest()}"
-        self._compute.run(lambda: self._way.put(adapter.id, key, weights, found.virtual))
-        self._leads[adapter.id] = lead
+        return _Read(key, fitted(adapter.id, found.modules, self._linears), found.virtual, lead)
+
+    def _put(self, adapter: AdapterFile, read: _Read, needed: Collection[str] = ()) -> None:
+        """Under the lock. needed: those that must not leave for it."""
+        self._refuse_closed()
+        self._compute.run(lambda: self._way.put(adapter.id, read.key, read.weights, read.virtual))
+        self._leads[adapter.id] = read.lead
         self._attached[adapter.id] = adapter
         self._attached.move_to_end(adapter.id)
         self._asleep.pop(adapter.id, None)

@@ -19,8 +19,8 @@ from playground.engine.cache import RowCache
 from playground.engine.lean_layers import DOWN, GATE_UP, OUT, QKV, Layer, groups_of, joined, layer_of
 from playground.engine.packed import Group, Scales
 from playground.engine.products import Products
+from playground.library.carried import BODY_ONLY
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = ("default", "linear", "llama3")
 SMALL = 100_000
 """Models whose layers have fewer numbers are not worth measuring for."""
@@ -41,7 +41,7 @@ def unfit(model: Any) -> str:
     """Why a model needs the reference path, or "" when this one serves it."""
     config = model.config
     rope = getattr(config, "rope_parameters", None) or {}
-    if config.model_type not in FAMILIES:
+    if config.model_type not in BODY_ONLY:
         return f"{config.model_type} models"
     if getattr(config, "quantization_config", None) is not None:
         return "quantised bases"

@@ -22,9 +22,8 @@ from typing import TypeAlias
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library.archive import pack, unpack
 from playground.library.base_shapes import BaseShapes
-from playground.library.card import SCHEMA, AdapterCard, read_card, read_run, weight_files
+from playground.library.card import NOTES, SCHEMA, AdapterCard, read_card, read_run, weight_files
 from playground.library.files import (
-    JSON_LIMIT_BYTES,
     copy_file,
     is_plain_file,
     plain_number,
@@ -34,9 +33,11 @@ from playground.library.files import (
     sync_folder,
     write_json,
 )
+from playground.library.kept_config import keep_config
 from playground.library.model_card import write_model_card
 from playground.library.run_record import PRIVATE, sanitised
-from playground.library.safety import CARD, CONFIG, RECORD, SIZE_LIMIT_BYTES, WEIGHTS, check_folder, check_names, refuse_names
+from playground.library.safety import CARD, CONFIG, RECORD, WEIGHTS, check_folder, check_names, refuse_names
+from playground.library.source import KEPT, copy_known, left_words
 from playground.library.vocabulary import check_vocabulary, vocabulary_of
 
 ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -155,10 +156,13 @@ class AdapterLibrary:
         self.release_id(id)
         return replace(card, id=id, path=target)
 
-    def import_path(self, path: Path, base: BaseShapes | None, owner: str = "local") -> AdapterCard:
-        """Take in an adapter from a folder or a zip. Only its four known files are copied, and they are checked as copied.
+    def import_path(
+        self, path: Path, base: BaseShapes | None, owner: str = "local", admit: Callable[[int], None] = lambda size: None
+    ) -> AdapterCard:
+        """Take in an adapter from a folder or a zip. Only its known files are looked at; they are copied, and checked as copied.
 
-        base: what it must fit; None = not known yet. Raises AdapterError; nothing is left behind then.
+        base: what it must fit; None = not known yet. admit: hears how many bytes are to stay, and may raise. The card's ``notes`` say what
+        was changed and what was left. Raises AdapterError; nothing is left behind then.
         """
         path = Path(path).expanduser().resolve()
         if not path.exists() or path.suffix in (".safetensors", ".json"):
@@ -168,29 +172,27 @@ class AdapterLibrary:
             self._temporary() as work,
             _said_plainly(f"{path} cannot be read", "Check that it may be read, and the disk's space."),
         ):
+            source = work / "source"
             if path.is_dir():
-                source, name = path, path.name
-                check_names(source)
+                source.mkdir()
+                left, name = copy_known(path, source), path.name
             else:
                 refuse_names([path.name])
-                source, name = unpack(path, work / "unpacked"), path.stem
+                left, name = unpack(path, source), path.stem
             folder = self.staging()
             try:
-                for file in (CONFIG, WEIGHTS, CARD, RECORD):
+                for file in KEPT:
                     if is_plain_file(source / file):
-                        limit = SIZE_LIMIT_BYTES if file == WEIGHTS else JSON_LIMIT_BYTES
-                        if (size := (source / file).stat().st_size) > limit:
-                            raise AdapterError(f"{file} has {size} bytes; at most {limit} are taken. Make it smaller.")
-                        copy_file(source / file, folder / file)
-                if not is_plain_file(folder / CONFIG) or not is_plain_file(folder / WEIGHTS):
-                    check_folder(source, base)  # says best what is missing, seeing what is there
+                        (source / file).rename(folder / file)
+                admit(sum(file.stat().st_size for file in folder.iterdir()))
+                notes = [*keep_config(folder, base), *([left_words(left)] if left else [])]
                 check_folder(folder, base)
                 if base is not None and (place := base.folder) is not None:
                     check_vocabulary(source, lambda: vocabulary_of(place))
                 run = sanitised(
                     read_run(folder), read_json(folder / CONFIG), name=name or "adapter", owner=owner, now_s=self._clock()
                 )
-                write_json(folder / RECORD, run)
+                write_json(folder / RECORD, run | ({NOTES: notes} if notes else {}))
                 id = self.reserve_id(run["name"], owner)
                 try:
                     return self.publish(folder, id)

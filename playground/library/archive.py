@@ -14,20 +14,22 @@ from pathlib import Path
 
 from playground.errors import AdapterError
 from playground.library.files import is_plain_file, plain_text
-from playground.library.safety import FILES_LIMIT, SIZE_LIMIT_BYTES, refuse_names
+from playground.library.safety import CONFIG, SIZE_LIMIT_BYTES, WEIGHTS, what_lacks
+from playground.library.source import KNOWN, check_size, left_of, place_of
 
 RATIO_LIMIT = 200
 """How many times larger than the archive its contents may be, once they pass RATIO_FREE_BYTES."""
 RATIO_FREE_BYTES = 16 * 1024 * 1024
-_DIRECTORY_LIMIT_BYTES = 256 * 1024
+ENTRIES_LIMIT, _DIRECTORY_LIMIT_BYTES = 2_000, 1024 * 1024
+"""Files that an archive may list: a Trainer's folder with all its checkpoints has a few hundred. Few of them are unpacked."""
 _PART = re.compile(r"[^\x00-\x1f\x7f\\:*?\"<>|]{1,200}")
 
 
-def unpack(zip_path: Path, target: Path) -> Path:
-    """Unpack an adapter into ``target`` (created; must be empty) and return it. A single folder around the files is dropped.
+def unpack(zip_path: Path, target: Path) -> list[str]:
+    """Unpack an adapter's known files into ``target`` (created; must be empty), from the folder in the archive that holds them.
 
-    Raises AdapterError, and leaves nothing behind, when the archive is damaged, too large, or holds anything but plain
-    files that an adapter may have.
+    Returns the names of what was left in the archive. Raises AdapterError, and leaves nothing behind, when the archive is damaged, too
+    large, or holds links or paths that lead elsewhere.
     """
     if not is_plain_file(zip_path):
         raise AdapterError(f"{zip_path} is not a file. Name a zip of an adapter's folder.")
@@ -37,7 +39,7 @@ def unpack(zip_path: Path, target: Path) -> Path:
     try:
         _check_directory(zip_path)
         with zipfile.ZipFile(zip_path) as archive:
-            plan = _plan(archive, zip_path)
+            plan, left = _plan(archive, zip_path)
             target.mkdir(parents=True, exist_ok=True)
             for info, name in plan:
                 with archive.open(info) as reading, (target / name).open("xb") as out:
@@ -51,7 +53,7 @@ def unpack(zip_path: Path, target: Path) -> Path:
     except BaseException:
         _clear(target, created)
         raise
-    return target
+    return left
 
 
 def pack(folder: Path, zip_path: Path) -> Path:
@@ -103,41 +105,37 @@ def _check_directory(zip_path: Path) -> None:
     entries, directory = struct.unpack_from("<HI", tail, at + 10)
     if tail[max(0, at - 20) : at].startswith(b"PK\x06\x07"):
         raise AdapterError(f"{zip_path.name} is a 64-bit zip; no adapter needs that. Pack it with an ordinary zip tool.")
-    if entries > 4 * FILES_LIMIT or directory > _DIRECTORY_LIMIT_BYTES:
+    if entries > ENTRIES_LIMIT or directory > _DIRECTORY_LIMIT_BYTES:
         raise AdapterError(_too_many(zip_path, entries))
 
 
-def _plan(archive: zipfile.ZipFile, zip_path: Path) -> list[tuple[zipfile.ZipInfo, str]]:
-    """What to unpack, and under which plain name. Raises AdapterError for all that must not be unpacked."""
-    found: list[tuple[zipfile.ZipInfo, list[str]]] = []
+def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.ZipInfo, str]], list[str]]:
+    """(what to unpack and under which plain name, the names of the rest). Raises AdapterError for an archive that cannot be trusted."""
+    found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         parts = _parts(info, zip_path)
         # What a Mac adds to every zip it makes.
         if not info.is_dir() and parts[0] != "__MACOSX" and parts[-1] != ".DS_Store":
-            found.append((info, parts))
+            if "/".join(parts) in found:
+                raise AdapterError(f"{zip_path.name} holds two files of one name. Pack the adapter's folder again.")
+            found["/".join(parts)] = info
     if not found:
         raise AdapterError(f"{zip_path.name} is empty. Pack the adapter's folder into it.")
-    if len(found) > FILES_LIMIT:
-        raise AdapterError(_too_many(zip_path, len(found)))
-    refuse_names("/".join(parts) for _, parts in found)
-    if len({parts[0] for _, parts in found}) == 1 and all(len(parts) > 1 for _, parts in found):
-        found = [(info, parts[1:]) for info, parts in found]
-    deep = next((parts for _, parts in found if len(parts) > 1), None)
-    if deep:
-        raise AdapterError(
-            f"{zip_path.name} holds a folder besides other things ({plain_text('/'.join(deep))}). "
-            "Pack one adapter's folder, without folders in it."
-        )
-    if len({parts[0].casefold() for _, parts in found}) != len(found):
-        raise AdapterError(f"{zip_path.name} holds two files of one name. Pack the adapter's folder again.")
-    total = sum(info.file_size for info, _ in found)
+    place = place_of(found)
+    plan = [(found[place + name], name) for name in KNOWN if place + name in found]
+    for info, name in plan:
+        _check_packing(info, f"{zip_path.name} contains {name}")
+        check_size(name, info.file_size)
+    if not {CONFIG, WEIGHTS} <= {name for _, name in plan}:
+        raise AdapterError(what_lacks(zip_path.name, [name.removeprefix(place) for name in found]))
+    total = sum(info.file_size for info, _ in plan)
     packed = zip_path.stat().st_size
     if total > SIZE_LIMIT_BYTES or (total > RATIO_FREE_BYTES and total > RATIO_LIMIT * packed):
         raise AdapterError(
             f"{zip_path.name} would unpack from {packed} to {total} bytes; at most {SIZE_LIMIT_BYTES}, and {RATIO_LIMIT} "
             "times its own size, are taken. If it is sound, unpack it yourself and import the folder."
         )
-    return [(info, parts[0]) for info, parts in found]
+    return plan, left_of(found, place)
 
 
 def _parts(info: zipfile.ZipInfo, zip_path: Path) -> list[str]:
@@ -152,12 +150,17 @@ def _parts(info: zipfile.ZipInfo, zip_path: Path) -> list[str]:
         raise AdapterError(f"{where}, a link or a special file. Put the file itself in its place and pack the folder again.")
     if info.header_offset < 0:
         raise AdapterError(f"{zip_path.name} is damaged: its beginning is missing. Make it again from the adapter's folder.")
+    return parts
+
+
+def _check_packing(info: zipfile.ZipInfo, where: str) -> None:
     if info.flag_bits & 0x1:
         raise AdapterError(f"{where}, which is locked with a password. Pack the folder without one.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise AdapterError(f"{where}, packed in an unusual way. Pack the folder with an ordinary zip tool.")
-    return parts
 
 
 def _too_many(zip_path: Path, count: int) -> str:
-    return f"{zip_path.name} lists {count} files, or very long names; at most {FILES_LIMIT} are taken. Pack one adapter's folder."
+    return (
+        f"{zip_path.name} lists {count} files, or very long names; at most {ENTRIES_LIMIT} are taken. Pack one adapter's folder."
+    )

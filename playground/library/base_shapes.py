@@ -53,6 +53,8 @@ class BaseShapes:
 
     def linear(self, module: str) -> tuple[int, int] | None:
         """(outputs, inputs) of a linear layer, (-1, -1) when stored packed, None when there is no such layer."""
+        if f"{module}.weight".endswith(_EMBEDDINGS):
+            return None
         shape = self.weight(module)
         if shape == UNKNOWN_SHAPE:
             return -1, -1
@@ -61,6 +63,11 @@ class BaseShapes:
         # GPT-2 stores its layers as inputs x outputs; its head is an ordinary linear layer.
         turned = self.config.get("model_type") in _INPUT_BY_OUTPUT and not module.endswith("lm_head")
         return (shape[1], shape[0]) if turned else (shape[0], shape[1])
+
+    def linears(self) -> list[str]:
+        """Paths of the linear layers inside the decoder's layers, as the files name them."""
+        names = (name.removesuffix(".weight") for name in self.shapes if name.endswith(".weight"))
+        return [name for name in names if layer_of(name) is not None and self.linear(name) is not None]
 
     @property
     def hidden(self) -> int | None:

@@ -16,6 +16,8 @@ from playground.library.safetensors_header import read_header
 SCHEMA = 1
 """Version of run.json that this code writes."""
 
+NOTES = "import_notes"
+"""Key of run.json for what an import changed and left out."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -28,6 +30,7 @@ class AdapterCard:
     the weights. rows: training rows, 0 = unknown. created_s: seconds since 1970. shipped: came with the app. kind: ``peft``
     for a PEFT folder, ``full`` for a whole model. owner: whose it is. trained_on: the data file's name. objective: such as
     ``sft``; ``reward`` is never a side of a comparison. virtual_tokens: what it puts before a text (prefix and prompt tuning).
+    notes: what its import changed and left out.
     """
 
     id: str
@@ -47,6 +50,7 @@ class AdapterCard:
     trained_on: str
     objective: str = ""
     virtual_tokens: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
@@ -82,6 +86,7 @@ def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
         trained_on=plain_text(run.get("data")),
         objective=plain_text(run.get("objective"), 40),
         virtual_tokens=int(plain_number(config.get("num_virtual_tokens")) or 0) if kind == "peft" else 0,
+        notes=tuple(plain_text(note, 400) for note in notes[:10]) if isinstance(notes := run.get(NOTES), list) else (),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from playground.errors import AdapterError
 from playground.library.files import plain_number, plain_text
+from playground.library.module_names import KEYS_LIMIT
 
 RANK_LIMIT = 256
 VIRTUAL_TOKENS_LIMIT = 1024
@@ -115,8 +116,9 @@ def _modules(value: Any) -> str:
 
 def _patterns(of: Rule) -> Rule:
     def rule(value: Any) -> str:
-        if not isinstance(value, dict) or len(value) > 20_000:
-            return "" if value is None else "it must be a table of module names and numbers"
+        if not isinstance(value, dict) or len(value) > KEYS_LIMIT:
+            limit = f"of at most {KEYS_LIMIT:,} module names and numbers"
+            return "" if value is None else f"it must be a table {limit}"
         return next((why for key, number in value.items() if (why := _pattern_fault(key) or of(number))), "")
 
     return rule

@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if size > JSON_LIMIT_BYTES:
         raise AdapterError(f"{path.name} is {size} bytes long; such a file has at most {JSON_LIMIT_BYTES}.")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError, OSError) as exc:
         raise AdapterError(f"{path.name} in {path.parent.name} is not readable JSON ({_brief(exc)}).") from exc
     if not isinstance(value, dict):

@@ -8,6 +8,7 @@ from typing import Any
 
 from playground.errors import AdapterError
 from playground.library.base_shapes import BaseShapes, layer_of
+from playground.library.carried import cannot_run
 from playground.library.config_rules import RANK_LIMIT, SCORE_HEADS
 from playground.library.files import plain_text
 from playground.library.safetensors_header import TensorEntry
@@ -39,12 +40,25 @@ def check_tensors(
     kind = str(config["peft_type"])
     check = {"LORA": _lora, "IA3": _ia3, "BOTTLENECK": _bottleneck}.get(kind, _virtual_tokens)
     faults = [why for why in check(shapes, config, base) if why]
+    if not faults and base is not None:
+        lead = 0 if kind in ("LORA", "IA3", "BOTTLENECK") else int(config["num_virtual_tokens"])
+        if why := cannot_run(kind, modules_of(tensors), lead, base.config):
+            raise AdapterError(f"This adapter {why}.")
     if faults:
         more = f" ({len(faults) - 1} more like it.)" if len(faults) > 1 else ""
         needs = plain_text(config.get("base_model_name_or_path")) or "the base it was trained on"
         other = "another base" in faults[0]
         hint = f" It needs {needs}: choose that base, or train the adapter again on this one." if other else " Save it again."
         raise AdapterError(f"This adapter {faults[0]}.{more}{hint}")
+
+
+def modules_of(tensors: Mapping[str, TensorEntry]) -> dict[str, bool]:
+    """Layer -> whether its input is what is scaled (an IA3 vector of [1, inputs]), for every layer that a file has weights for."""
+    found = {}
+    for name, entry in tensors.items():
+        if match := _LORA.fullmatch(name) or _BOTTLENECK.fullmatch(name) or _IA3.fullmatch(name):
+            found[match[1]] = match.re is _IA3 and entry.shape[:1] == (1,)
+    return found
 
 
 def _is_head(name: str, shape: Shape, base: BaseShapes | None) -> bool:

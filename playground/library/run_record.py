@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from playground.library.card import SCHEMA, method_of
+from playground.library.card import NOTES, SCHEMA, method_of
 from playground.library.files import plain_number, plain_text
 
 TEXTS = ("run", "name", "base", "base_fingerprint", "objective", "data", "data_sha256", "dtype", "device", "playground")
@@ -14,7 +14,7 @@ NUMBERS = (
     "rows_used", "rows_bad", "created_s", "seed", "steps", "step", "epochs", "seconds", "tokens_per_s", "eval_loss", "lr",
     "batch_size", "max_tokens", "alpha", "trainable_params", "total_params", "peak_memory_bytes", "estimated_memory_bytes",
 )  # fmt: skip
-PRIVATE = ("owner",)
+PRIVATE = ("owner", NOTES)
 """Keys that never leave this machine with an export."""
 
 _CONTEXT_SAYS = {"qlora": ("lora", "dora")}

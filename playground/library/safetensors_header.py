@@ -23,6 +23,7 @@ ITEM_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
     "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
 }  # fmt: skip
+_LFS_POINTER = b"version https://git-lfs"
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -42,6 +43,10 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     size = path.stat().st_size
     with path.open("rb") as reading:
         start = reading.read(8)
+        if start == _LFS_POINTER[:8] and reading.read(len(_LFS_POINTER) - 8) == _LFS_POINTER[8:]:
+            raise AdapterError(
+                f"{path.name} in {path.parent.name} is a pointer, not the weights: run git lfs pull in its folder, or download the file itself."
+            )
         if len(start) < 8:
             raise _damaged(path, f"it is only {size} bytes long")
         (length,) = struct.unpack("<Q", start)

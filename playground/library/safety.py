@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
 from playground.errors import AdapterError
@@ -79,9 +79,9 @@ def check_folder(folder: Path, base: BaseShapes | None) -> None:
     """
     folder = Path(folder)
     check_names(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not is_plain_file(folder / name):
-            raise AdapterError(_what_lacks(folder, name))
+    if not all(is_plain_file(folder / name) for name in (CONFIG, WEIGHTS)):
+        inner = next((p.name for p in sorted(folder.iterdir()) if p.is_dir() and is_plain_file(p / CONFIG)), "")
+        raise AdapterError(what_lacks(folder.name, [p.name for p in folder.iterdir()], inner))
     if (size := (folder / WEIGHTS).stat().st_size) > SIZE_LIMIT_BYTES:
         raise AdapterError(f"{WEIGHTS} has {size} bytes; at most {SIZE_LIMIT_BYTES} are taken. Train with a smaller rank.")
     run = read_json(folder / RECORD) if is_plain_file(folder / RECORD) else {}
@@ -101,11 +101,17 @@ def check_folder(folder: Path, base: BaseShapes | None) -> None:
         )
 
 
-def _what_lacks(folder: Path, name: str) -> str:
-    there = sorted(p.name for p in folder.iterdir())
-    said = plain_text(", ".join(there[:12])) if there else "nothing"
+def what_lacks(name: str, there: Collection[str], inner: str = "") -> str:
+    """Why there is no adapter among the files ``there`` of the folder or archive called ``name``. inner: a folder below that holds one."""
+    listed = plain_text(", ".join(sorted(there)[:12])) or "nothing"
     if "config.json" in there and CONFIG not in there:
-        return f"{folder.name} is a whole model, not an adapter: use its folder as the base (PLAYGROUND_BASE, --base)."
-    inner = [p.name for p in folder.iterdir() if p.is_dir() and is_plain_file(p / CONFIG)]
-    hint = f"name the folder inside it ({plain_text(inner[0])})" if inner else "save it with PEFT's save_pretrained"
-    return f"{name} is missing; there is: {said}. An adapter is a folder with {CONFIG} and {WEIGHTS}: {hint}."
+        return f"{name} is a whole model, not an adapter: use its folder as the base (PLAYGROUND_BASE, --base)."
+    lacks, hint = (CONFIG if CONFIG not in there else WEIGHTS), "save it with PEFT's save_pretrained"
+    if inner:
+        hint = f"name the folder inside it ({plain_text(inner)})"
+    elif lacks == WEIGHTS and "adapter_model.bin" in there:
+        hint = (
+            "adapter_model.bin is a pickle that can run code, so it is never opened; export the adapter as safetensors "
+            "(PEFT: save_pretrained(folder, safe_serialization=True))"
+        )
+    return f"{lacks} is missing; there is: {listed}. An adapter is a folder with {CONFIG} and {WEIGHTS}: {hint}."

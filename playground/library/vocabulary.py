@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LIMIT_BYTES:
         raise AdapterError(f"{path.name} has more than {LIMIT_BYTES} bytes. Delete it if the adapter uses its base's tokenizer.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path.name} is not readable JSON. Save the adapter's tokenizer again, or delete it.") from error
     if not isinstance(content, dict):

@@ -17,7 +17,6 @@ from playground.services.incoming import handed_over
 from playground.services.learning import Learning
 from playground.services.quota import Quota
 from playground.services.residents import Residents
-from playground.services.sizes import bytes_in
 from playground.settings import Settings
 
 
@@ -64,6 +63,10 @@ class AdapterService:
             rows.append(AdapterRow(card, card.id in attached, not reason, reason))
         return rows
 
+    def unfit(self, card: AdapterCard) -> str:
+        """Why an adapter cannot run on the base in use, or ""."""
+        return self._residents.unfit(card)
+
     def learning(self, owner: str = "local") -> Sequence[AdapterCard]:
         """What runs that train have learned so far, each a card that ``get`` knows too. They can be asked, and nothing else."""
         return [card for card in self._learning.cards(owner) if not self._residents.unfit(card)]
@@ -100,13 +103,16 @@ class AdapterService:
         return Switch(ms, attach_ms, value, unchanged)
 
     def import_file(self, path: Path, owner: str = "local") -> AdapterCard:
-        """A PEFT folder or a zip of one. Raises AdapterError when it is unsafe, damaged or made for another base."""
+        """A PEFT folder, one among other files, or a zip of one; the card's ``notes`` say what was left. Raises AdapterError when it is
+        unsafe, damaged, made for another base, or cannot run here."""
         path = Path(path)
         if path.is_file() and path.stat().st_size > self._settings.upload_limit_bytes:
             limit = self._settings.upload_limit_bytes // 1048576
             raise InputError(f"{path.name} is {path.stat().st_size / 1048576:.0f} MB; the limit is {limit} MB.")
-        self._quota.check_adapter(owner, bytes_in(path))
-        return self.library.import_path(path, self._bases.shapes(), owner)
+        self._quota.check_adapter(owner, path.stat().st_size if path.is_file() else 0)
+        return self.library.import_path(
+            path, self._bases.shapes(), owner, admit=lambda size: self._quota.check_adapter(owner, size)
+        )
 
     def import_uploads(self, paths: Sequence[Path], owner: str = "local") -> AdapterCard:
         """What a browser sent: one zip, or the files of one PEFT folder. Raises NotFoundError for a path that was not uploaded."""
@@ -133,6 +139,9 @@ class AdapterService:
     def blend(self, parts: Mapping[str, float], how: str, name: str, owner: str = "local") -> AdapterCard:
         """A new adapter out of several, each with its weight. Raises InputError, NotFoundError."""
         cards = [self.get(adapter_id, owner) for adapter_id in parts]
+        for card in cards:
+            if reason := self.unfit(card):
+                raise InputError(f"{card.name} cannot be part of a blend: {reason}.")
         self._quota.check_adapter(owner, sum(card.bytes for card in cards))
         base, staging = self._bases.resolve(), self.library.staging()
         try:

@@ -12,7 +12,7 @@ from playground.data.passages import Documents
 from playground.data.render import render_prompt
 from playground.data.split import part, split
 from playground.engine.request import Sampling
-from playground.errors import InputError, PlaygroundError
+from playground.errors import InputError, OutOfMemoryError, PlaygroundError
 from playground.evaluation.refusals import REPLY_TOKENS, questions
 from playground.evaluation.scored import Answered
 from playground.library.card import AdapterCard
@@ -56,7 +56,10 @@ class Progress:
 
 
 class Answering:
-    """Prepares and runs what a verdict asks for; keeps nothing."""
+    """Prepares and runs what a verdict asks for; keeps nothing.
+
+    failed: side -> why it cannot answer. A side that fails is written into it and asked no more; the others go on.
+    """
 
     def __init__(
         self, bases: BaseService, data: DataService, adapters: AdapterService, batches: Batches, scoring: ScoringService
@@ -109,31 +112,42 @@ class Answering:
                 items.append(Item(example, side, card, render_prompt(tokenizer, messages), tuple(messages), passages))
         return items
 
-    def answers(self, request: VerdictRequest, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
-        """Every item's reply, then its repeats. Closing it frees the device. Raises PlaygroundError."""
+    def answers(
+        self, request: VerdictRequest, items: Sequence[Item], session: str, failed: dict[str, str]
+    ) -> Generator[Progress, None, None]:
+        """Every item's reply. Closing it frees the device. Raises PlaygroundError, where every side fails too."""
         of = len(items) * request.replies_each
         done = 0
         for begin in range(0, len(items), self._batches.together):
-            chunk = items[begin : begin + self._batches.together]
-            yield from self._write(chunk, [request.sampling()] * len(chunk), session, "Answering", done, of, told=True)
-            done += len(chunk)
+            asked = items[begin : begin + self._batches.together]
+            chunk = _able(asked, failed)
+            yield from self._write(
+                chunk, [request.sampling()] * len(chunk), session, "Answering", done, of, request, failed, told=True
+            )
+            done += len(asked)
 
-    def repeats(self, request: VerdictRequest, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
+    def repeats(
+        self, request: VerdictRequest, items: Sequence[Item], session: str, failed: dict[str, str]
+    ) -> Generator[Progress, None, None]:
         """Sampled repeats of every item."""
         found: dict[tuple[int, str], list[str]] = {}
         asked = [(item, repeat) for item in items for repeat in range(1, request.repeats + 1)] if request.repeats > 1 else []
         of = len(items) + len(asked)
         for begin in range(0, len(asked), self._batches.together):
-            chunk = asked[begin : begin + self._batches.together]
+            chunk = [one for one in asked[begin : begin + self._batches.together] if one[0].side.label not in failed]
             sampling = [request.sampling(repeat) for _, repeat in chunk]
             done = len(items) + begin
-            written = yield from self._write([item for item, _ in chunk], sampling, session, "Repeating", done, of)
+            written = yield from self._write(
+                [item for item, _ in chunk], sampling, session, "Repeating", done, of, request, failed
+            )
             for (item, _), one in zip(chunk, written, strict=True):
                 found.setdefault((item.example.row, item.side.label), []).append(one.state.text)
             whole = {key: tuple(found.pop(key)) for key, replies in list(found.items()) if len(replies) == request.repeats}
             yield Progress("Repeating", done + len(chunk), of, what="repeats", known=whole)
 
-    def timings(self, request: VerdictRequest, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
+    def timings(
+        self, request: VerdictRequest, items: Sequence[Item], session: str, failed: dict[str, str]
+    ) -> Generator[Progress, None, None]:
         """Seconds of some answers when each is asked alone.
 
         As in use: what all requests of a side begin with (its prompt, its shots) was read for the one before, the rest was not. So
@@ -142,11 +156,23 @@ class Answering:
         timed = [item for item in items if item.example.row in rows]
         counted = set(rows[1:] or rows)
         self._batches.forget()
-        yield from self._write(timed, [request.sampling()] * len(timed), session, "Timing", 0, len(timed), timed=counted)
+        yield from self._write(
+            _able(timed, failed),
+            [request.sampling()] * len(_able(timed, failed)),
+            session,
+            "Timing",
+            0,
+            len(timed),
+            request,
+            failed,
+            timed=counted,
+        )
 
-    def refusals(self, request: VerdictRequest, session: str) -> Generator[Progress, None, dict[str, list[str]]]:
+    def refusals(
+        self, request: VerdictRequest, session: str, failed: dict[str, str]
+    ) -> Generator[Progress, None, dict[str, list[str]]]:
         """What sides with documents say to questions that no documents answer; returns side -> replies, in the questions' order."""
-        sides = tuple(side for side in request.sides if side.docs is not None)
+        sides = tuple(side for side in request.sides if side.docs is not None and side.label not in failed)
         if not sides:
             return {}
         asked = [Example((Message("user", text), Message("assistant", "")), row) for row, text in enumerate(questions(), 1)]
@@ -154,11 +180,13 @@ class Answering:
         sampling = replace(request.sampling(), max_tokens=min(REPLY_TOKENS, request.max_tokens))
         found: dict[str, list[str]] = {side.label: [] for side in sides}
         for begin in range(0, len(items), self._batches.together):
-            chunk = items[begin : begin + self._batches.together]
-            written = yield from self._write(chunk, [sampling] * len(chunk), session, "Unanswerable questions", begin, len(items))
+            chunk = _able(items[begin : begin + self._batches.together], failed)
+            written = yield from self._write(
+                chunk, [sampling] * len(chunk), session, "Unanswerable questions", begin, len(items), request, failed
+            )
             for item, one in zip(chunk, written, strict=True):
                 found[item.side.label].append(one.state.text)
-        return found
+        return {label: replies for label, replies in found.items() if label not in failed}
 
     def losses(self, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
         """Loss of every reference, in nats a token."""
@@ -182,11 +210,13 @@ class Answering:
         phase: str,
         done: int,
         of: int,
+        request: VerdictRequest,
+        failed: dict[str, str],
         told: bool = False,
         timed: Collection[int] | None = None,
     ) -> Generator[Progress, None, list[Written]]:
         """Replies to their end, under one lease. told: each as it ends. timed: one after another, and of these rows the seconds as each
-        ends. Raises the first failure."""
+        ends. Raises a failure that is the device's, or that leaves no side."""
         written: list[Written] = []
         known: set[int] | None = None
         asked = [Asked(item.card, item.prompt, one) for item, one in zip(items, sampling, strict=True)]
@@ -203,9 +233,14 @@ class Answering:
                     if items[place].example.row in (timed or ())
                 }
                 yield Progress(phase, done + len(ended), of, fresh, waiting, "seconds" if seconds else "", seconds)
+        faults: dict[str, PlaygroundError] = {}
         for item, one in zip(items, written, strict=True):
             if one.failure is not None:
-                raise _named(one.failure, item.side)
+                faults.setdefault(item.side.label, _named(one.failure, item.side))
+        others = next((fault for fault in faults.values() if not isinstance(fault, (InputError, OutOfMemoryError))), None)
+        if faults and (others is not None or len({*failed, *faults}) == len(request.sides)):
+            raise others or next(iter(faults.values()))
+        failed.update({label: str(fault).removeprefix(f"{label}: ") for label, fault in faults.items()})
         return written
 
     def _pool(self, side: Side, request: VerdictRequest) -> list[Example]:
@@ -219,6 +254,10 @@ class Answering:
         parts = split(checked.examples, request.seed, test=self._data.test_share(Path(source)))
         judged = set(request.rows or ()) if Path(source).resolve() == request.file.resolve() else set()
         return [example for example in part(checked.examples, parts.train) if example.row not in judged]
+
+
+def _able(items: Sequence[Item], failed: Mapping[str, str]) -> list[Item]:
+    return [item for item in items if item.side.label not in failed]
 
 
 def _asked(

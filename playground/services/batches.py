@@ -11,7 +11,7 @@ from typing import Any
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
 from playground.engine.request import ROWS_MAX, Row, RowState, Sampling, make_stamp
-from playground.errors import InputError, OutOfMemoryError, PlaygroundError, RunFailedError
+from playground.errors import AdapterError, InputError, OutOfMemoryError, PlaygroundError, RunFailedError
 from playground.gpu.manager import DeviceManager, Request
 from playground.library.card import AdapterCard
 from playground.services.bases import BaseService, kv_bytes_per_token
@@ -75,13 +75,20 @@ class Batches:
         """Write all replies; yields how far each has come, the last time with every one done. Closing it frees the device.
 
         lane: of the device; ``measure`` for a batch of a long job, which takes turns with those of others. apart: one reply after another.
-        What goes wrong is told as a reply's ``failure``: nothing the others wrote is lost.
+        What goes wrong is told as a reply's ``failure``: nothing the others wrote is lost. Models that do not fit into memory together
+        answer one after another.
         """
+        if not asked:
+            return
         try:
             self.refuse_too_long(max(one.sampling.max_tokens for one in asked))
             base, wanted = self._bases.spec, self._residents.wanted([one.card for one in asked])
             request = self._manager.request(lane, session, "Answering", self._needs(asked), wanted)
         except PlaygroundError as error:
+            models = _by_model(asked)
+            if isinstance(error, OutOfMemoryError) and len(models) > 1:
+                yield from self._in_turn(asked, models, session, lane, apart)
+                return
             yield [Written(failure=error) for _ in asked]
             return
         try:
@@ -110,6 +117,17 @@ class Batches:
             for (written[place],) in self._decode([one], base, session):
                 yield list(written)
 
+    def _in_turn(
+        self, asked: Sequence[Asked], models: Sequence[Sequence[int]], session: str, lane: str, apart: bool
+    ) -> Iterator[list[Written]]:
+        """Each model's rows under a lease of their own. models: the places of each one's."""
+        found = [Written() for _ in asked]
+        for places in models:
+            for written in self.run([asked[place] for place in places], session, lane, apart=apart):
+                for place, one in zip(places, written, strict=True):
+                    found[place] = one
+                yield list(found)
+
     def forget(self) -> None:
         """Let the models in memory forget what they have read: the next question takes as long as if nobody had asked one like it."""
         self._residents.forget()
@@ -125,6 +143,9 @@ class Batches:
             except PlaygroundError as error:
                 found[place] = Written(failure=error)
                 continue
+            except Exception as error:  # whatever it is, it is this side's and not the others'
+                found[place] = Written(failure=_stopped(error))
+                continue
             rows = batches.setdefault(id(engine), (engine, {}))[1]
             shared = max((os.path.commonprefix([one.prompt, text]) for text in public), key=len, default="")  # noqa: RUF071 (text)
             rows[place] = Row(one.prompt, adapter, one.sampling, one.logprobs, salt, shared)
@@ -133,19 +154,7 @@ class Batches:
                 found[place] = replace(found[place], stamp=self._stamp(engine, asked[place], min(len(rows), ROWS_MAX)))
         yield list(found)
         for engine, rows in batches.values():
-            try:
-                for states in self._stream(engine, list(rows.values())):
-                    for place, state in zip(rows, states, strict=True):
-                        failure = RunFailedError(state.fault) if state.fault else None
-                        found[place] = replace(
-                            found[place], state=replace(state), failure=failure
-                        )  # the engine writes on in its own
-                    yield list(found)
-            except PlaygroundError as error:
-                for place in rows:
-                    if not found[place].done:
-                        found[place] = replace(found[place], failure=error)
-                yield list(found)
+            yield from self._write(engine, rows, asked, found)
         self._residents.account([one.card for one in asked])
 
     def _public(self, prompts: Sequence[str]) -> list[str]:
@@ -155,6 +164,31 @@ class Batches:
             with contextlib.suppress(InputError):  # a template that takes no system turn
                 rendered.append(render_prompt(self._bases.tokenizer(), [*turns, Message("user", "")]))
         return rendered
+
+    def _write(self, engine: Any, rows: dict[int, Row], asked: Sequence[Asked], found: list[Written]) -> Iterator[list[Written]]:
+        """One batch, into ``found``. A row that cannot begin (its prompt is too long, its adapter cannot be read) is told apart from the
+        others by halves, and they go on without it."""
+        begun = False
+        try:
+            for states in self._stream(engine, list(rows.values())):
+                for place, state in zip(rows, states, strict=True):
+                    kind = AdapterError if asked[place].card else InputError  # this row's alone, so it takes no other side down
+                    failure = kind(state.fault) if state.fault else None
+                    found[place] = replace(found[place], state=replace(state), failure=failure)  # the engine writes on in its own
+                begun = begun or any(state.tokens for state in states)
+                yield list(found)
+        except PlaygroundError as error:
+            if isinstance(error, InputError) and len(rows) > 1 and not begun:
+                places = list(rows)
+                for half in (places[: len(places) // 2], places[len(places) // 2 :]):
+                    for place in half:
+                        found[place] = Written(stamp=self._stamp(engine, asked[place], min(len(half), ROWS_MAX)))
+                    yield from self._write(engine, {place: rows[place] for place in half}, asked, found)
+                return
+            for place in rows:
+                if not found[place].done:
+                    found[place] = replace(found[place], failure=error)
+            yield list(found)
 
     def _stream(self, engine: Any, rows: list[Row]) -> Iterator[list[RowState]]:
         """The engine's stream. Out of memory: once more from the start after idle models have left, then a smaller setting is
@@ -168,9 +202,7 @@ class Batches:
                 raise
             except Exception as error:
                 if not is_out_of_memory(error):
-                    raise RunFailedError(
-                        f"The engine stopped ({type(error).__name__}: {str(error)[:200]}). Ask again."
-                    ) from error
+                    raise _stopped(error) from error
                 if again:
                     raise OutOfMemoryError(_smaller(rows)) from error
             finally:
@@ -196,7 +228,20 @@ class Batches:
             len(encode(tokenizer, one.prompt)) + one.sampling.max_tokens + (one.card.virtual_tokens if one.card else 0)
             for one in asked
         )
+        tokens = min(tokens, self._bases.context() or tokens)  # what is longer is refused row by row
         return min(len(asked), ROWS_MAX) * -(-tokens // STEP) * STEP * kv_bytes_per_token(base.path, 4)
+
+
+def _stopped(error: Exception) -> RunFailedError:
+    return RunFailedError(f"The engine stopped ({type(error).__name__}: {str(error)[:200]}). Ask again.")
+
+
+def _by_model(asked: Sequence[Asked]) -> list[list[int]]:
+    """Places of the rows that one model in memory answers: the base's with all its adapters, then each full fine-tune's."""
+    found: dict[str, list[int]] = {"": []}
+    for place, one in enumerate(asked):
+        found.setdefault(one.card.id if one.card is not None and one.card.kind == "full" else "", []).append(place)
+    return [places for places in found.values() if places]
 
 
 def base_of(card: AdapterCard | None, bases: BaseService) -> str:

@@ -56,6 +56,8 @@ class Exporter:
         if format not in FORMATS[1:]:
             raise InputError(f"There is no format {format!r} to convert to. There are: {', '.join(FORMATS[1:])}.")
         refuse_unmergeable(card)
+        if reason := self._adapters.unfit(card):
+            raise InputError(f"{card.name} cannot be merged into the base in use: {reason}.")
         if target is not None and os.path.lexists(target):
             raise InputError(f"{target} exists. Name a new {'file' if format == 'gguf' else 'folder'}; nothing is overwritten.")
         base = self._bases.resolve()

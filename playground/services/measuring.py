@@ -34,6 +34,8 @@ class Work:
     forgotten: dict[str, Any] = field(default_factory=dict)
     refusals: dict[str, Any] = field(default_factory=dict)
     replies: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    """Side -> why it cannot answer."""
 
     phase: tuple[str, float, int] = ("", 0.0, 0)
     """Its name, when it began, and how much was done then."""
@@ -42,6 +44,11 @@ class Work:
         if progress.phase != self.phase[0]:
             self.phase = (progress.phase, time.monotonic(), progress.done)
         self.progress = progress
+
+    def drop_failed(self) -> None:
+        """A side that cannot answer all is compared in nothing: what it wrote before goes."""
+        for key in [key for key in self.answers if key[1] in self.failed]:
+            del self.answers[key]
 
     @property
     def seconds_left(self) -> float | None:
@@ -65,17 +72,18 @@ class Measuring:
         """All that has to be asked. Raises CancelledError when it is stopped; what was measured by then stays in ``work``."""
         work.began_s = time.monotonic()
         items, session = self._answering.prepare(request), f"verdict {request.owner}"
-        self._follow(work, "answers_s", self._answering.answers(request, items, session))
-        self._follow(work, "repeats_s", self._answering.repeats(request, items, session))
+        self._follow(work, "answers_s", self._answering.answers(request, items, session, work.failed))
+        self._follow(work, "repeats_s", self._answering.repeats(request, items, session, work.failed))
         if request.purpose == VERDICT:
-            self._follow(work, "timing_s", self._answering.timings(request, items, session))
+            self._follow(work, "timing_s", self._answering.timings(request, items, session, work.failed))
+        able = [item for item in items if item.side.label not in work.failed]
         if request.losses:
-            self._follow(work, "losses_s", self._answering.losses(items, session))
+            self._follow(work, "losses_s", self._answering.losses(able, session))
         if request.refusals and request.purpose == VERDICT:
-            said = self._follow(work, "refusals_s", self._answering.refusals(request, session))
+            said = self._follow(work, "refusals_s", self._answering.refusals(request, session, work.failed))
             work.refusals = {side: refusals(replies).as_json() for side, replies in said.items()}
         if request.forgetting:
-            self._forgot(work, items, session)
+            self._forgot(work, able, session)
 
     def _follow(self, work: Work, timing: str, steps: Generator[Progress, None, Any]) -> Any:
         """Run it to its end, or until it is stopped; returns what it returns."""
@@ -86,10 +94,12 @@ class Measuring:
                 try:
                     step = next(steps)
                 except StopIteration as ended:
+                    work.drop_failed()
                     return ended.value
                 work.goes_on(step)
                 for answer in step.answers:
                     work.answers[answer.example, answer.side] = answer
+                work.drop_failed()
                 self._files.keep(work.state.id, (*step.answers, *_learn(work, step, pending)))
                 if work.stop.is_set():
                     raise CancelledError("Stopped.")

@@ -12,9 +12,11 @@ from playground.errors import AdapterError, BaseUnavailableError, BusyError
 from playground.gpu.manager import DeviceManager
 from playground.gpu.policy import Wanted
 from playground.library.card import AdapterCard
+from playground.library.safety import CONFIG, check_folder
 from playground.services.bases import BaseService, Load, load_engine
 from playground.services.memory import LOADED_FACTOR, loaded_bytes, retried
 
+KNOWN_MOST = 1_000
 HOLD_S = 60.0
 """How long a small job on the base (attaching, a check) waits for its turn."""
 
@@ -27,6 +29,7 @@ class Residents:
         self._lock = threading.Lock()  # guards the table; never held while a model is read in or let go
         self._loading = threading.Lock()
         self._full: dict[str, Any] = {}
+        self._misfits: dict[tuple[Any, ...], str] = {}
 
     def wanted(self, cards: Sequence[AdapterCard | None]) -> Wanted:
         """The models that rows with these cards (None = the base) need in memory, with their bytes."""
@@ -99,13 +102,32 @@ class Residents:
                 engine.forget()
 
     def unfit(self, card: AdapterCard) -> str:
-        """Why an adapter cannot run on the base in use, or "". Judged by fingerprint where known, else when it is attached."""
+        """Why an adapter cannot run on the base in use, or "". Judged by fingerprint and by what import judges by; "" while no base is known."""
         state = self._bases.state()
         if card.kind == "peft" and card.base_fingerprint and state.fingerprint and card.base_fingerprint != state.fingerprint:
             return f"trained on another base ({card.base})"
         if card.objective == "reward":
             return "a reward model scores replies and writes none"
-        return ""
+        return self._misfit(card) if card.kind == "peft" and state.fingerprint else ""
+
+    def _misfit(self, card: AdapterCard) -> str:
+        """What ``check_folder`` says of a card and the base in use; once for each version of both."""
+        try:
+            shapes = self._bases.shapes()
+            key = (card.path, card.sha256, (card.path / CONFIG).stat().st_mtime_ns, shapes.folder, shapes.fingerprint)
+        except (BaseUnavailableError, OSError):
+            return ""
+        if key not in self._misfits:
+            try:
+                check_folder(card.path, shapes)
+                said = ""
+            except AdapterError as error:
+                said = str(error).rstrip(".")
+            if len(self._misfits) >= KNOWN_MOST:
+                self._misfits.clear()
+            self._misfits[key] = said
+            return said
+        return self._misfits.get(key, "")
 
     def _attach(self, engine: Any, card: AdapterCard) -> float:
         if reason := self.unfit(card):

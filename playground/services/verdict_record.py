@@ -44,7 +44,10 @@ class RecordMaker:
         self._bases, self._data, self._answering = bases, data, answering
 
     def make(self, request: VerdictRequest, answers: Collection[Answered], about: Mapping[str, Any]) -> Kept:
-        """about: what else the record says. Raises InputError when no example was answered by every side."""
+        """about: what else the record says; sides that ``failed`` are not in it. Raises InputError when no example was answered by every
+        other side."""
+        able = tuple(side for side in request.sides if side.label not in about.get("failed", {}))
+        request = replace(request, sides=able or request.sides)
         said: dict[str, list[Answered]] = {side.label: [] for side in request.sides}
         for answer in answers:
             said[answer.side].append(answer)

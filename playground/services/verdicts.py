@@ -244,6 +244,7 @@ class VerdictService:
         about = {
             "id": work.state.id, "name": work.state.name, "created_s": work.state.created_s, "state": state,
             "timings": work.timings, "forgetting": work.forgotten, "refusals": work.refusals,
+            "failed": dict(work.failed),
             "seconds": round(time.monotonic() - work.began_s, 1) if work.began_s else 0.0,
         }  # fmt: skip
         try:
@@ -257,7 +258,8 @@ class VerdictService:
             _LOG.exception("verdict %s", work.state.id)
             self._end(work, FAILED, f"The judging stopped ({type(error).__name__}: {str(error)[:200]}). Measure again.")
         else:
-            self._end(work, state, f"{said} {KEPT}" if said else "")
+            left_out = " ".join(f"{label} was left out: {why}" for label, why in work.failed.items())
+            self._end(work, state, " ".join(filter(None, (f"{said} {KEPT}" if said else "", left_out))))
 
     # -- inside --------------------------------------------------------------------------------------------------
 

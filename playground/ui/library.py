@@ -30,7 +30,7 @@ def _row(row: Any, chosen: str, active: str) -> str:
     if one.id == active and row.usable:
         state = html.pill("Active", "ok")
     elif not row.usable:
-        state = html.pill("Other base", "warn")
+        state = html.pill("Other base" if "another base" in row.reason or not row.reason else "Cannot run", "warn")
     else:
         state = html.pill("Attached", "ok") if row.attached else html.pill("On disk")
     rows = plural(one.rows, "row") if one.rows else (one.trained_on or "rows unknown")
@@ -161,6 +161,7 @@ def import_file(services: Any, visitor: Visitor, uploaded: list[str] | None, cho
     except Exception as error:
         return [gr.skip(), slot(card(error))]
     text = html.good(f"{imported.name} is imported: {method_label(imported)}, {size(imported.bytes)}.")
+    text += "".join(html.note(html.sentence(note)) for note in imported.notes)
     return [show(services, visitor, chosen, active), slot(text)]
 
 

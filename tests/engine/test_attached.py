@@ -8,6 +8,7 @@ import os
 import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -374,19 +375,73 @@ def test_what_cannot_be_read_is_refused_in_words(
     (other / "adapter_config.json").write_text(json.dumps(content | {"lora_alpha": "much"}))
     refused(engine, other, "other's config is damaged")
     (other / "adapter_config.json").write_text(json.dumps(content | {"alpha_pattern": {"(": 3}}))
-    refused(engine, other, "other's config is damaged")
+    refused(engine, other, r"other's alpha_pattern in adapter_config.json holds the pattern \(, which cannot be read")
+    (other / "adapter_config.json").write_text(json.dumps(content | {"alpha_pattern": {f"layer{n}.x": 3 for n in range(2500)}}))
+    refused(engine, other, "other's alpha_pattern in adapter_config.json has 2,500 keys")
 
 
-def test_a_layer_that_the_fast_path_does_not_carry(make: Callable[..., Engine], base: Path, tmp_path: Path) -> None:
-    engine = make()
+def test_a_head_is_carried_where_import_takes_it(make: Callable[..., Engine], base: Path, tmp_path: Path) -> None:
+    """By family, whatever path serves it here."""
     head = save_adapter(base, tmp_path / "head", "lora", 3, target_modules=["q_proj", "lm_head"])
-    if engine.path == "lean":
-        refused(engine, head, "adapts lm_head, which the fast path does not carry")
-        return
-    attach(engine, head, "head")
+    refused(make(), head, "head adapts lm_head, which lies outside the decoder's layers")
+    with pytest.raises(AdapterError, match="adapts lm_head, which lies outside"):
+        AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(head, BaseShapes.from_folder(base))
+    other = save_base("gemma", tmp_path / "gemma")
+    head = save_adapter(other, tmp_path / "other", "lora", 3, target_modules=["q_proj", "lm_head"])
+    card = AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(head, BaseShapes.from_folder(other))
+    engine = Engine(other)
+    attach(engine, card.path, "head")
     with torch.no_grad():
-        logits = with_adapter(load_base(base), head)(input_ids=torch.tensor([ids_of(engine, PROMPT)])).logits[0, -1]
+        logits = with_adapter(load_base(other), head)(input_ids=torch.tensor([ids_of(engine, PROMPT)])).logits[0, -1]
     assert (logits_of(engine, PROMPT, "head") - logits).abs().max() < 1e-3
+
+
+def test_who_asks_does_not_wait_for_a_file_that_is_being_read(
+    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    engine, slow = make(), copy(folders(1), tmp_path / "slow")
+    settings = (slow / "adapter_config.json").read_bytes()
+    (slow / "adapter_config.json").unlink()
+    os.mkfifo(slow / "adapter_config.json")  # whoever opens it waits for what is written below
+    with ThreadPoolExecutor(1) as pool:
+        attaching = pool.submit(attach, engine, slow, "slow")
+        assert run(engine, [Row(PROMPT, None, Sampling(max_tokens=4))])[0].finish
+        assert not attaching.done()
+        for _ in range(2):  # it is read twice: for its meaning, and for its hash
+            (slow / "adapter_config.json").write_bytes(settings)
+        assert attaching.result(30) == "slow"
+    assert list(engine.attached()) == ["slow"]
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+def test_what_unsloth_writes_says_what_peft_says(make: Callable[..., Engine], base: Path, tmp_path: Path, pattern: bool) -> None:
+    ends = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    folder = save_adapter(
+        base, tmp_path / "unsloth", "lora", 5, target_modules=ends, rank_pattern={"up_proj": 6}, alpha_pattern={"up_proj": 30}
+    )
+    config = json.loads((folder / "adapter_config.json").read_text())
+    mapping = {
+        "base_model_class": "LlamaForCausalLM",
+        "parent_library": "transformers.models.llama.modeling_llama",
+        "unsloth_fixed": True,
+    }
+    config |= {"auto_mapping": mapping, "task_type": None if pattern else "CAUSAL_LM"}
+    if pattern:
+        blocks, ends_or = "self_attn|attention|attn|mlp|feed_forward|ffn|dense", "|".join(ends)
+        config["target_modules"] = (
+            rf"(?:.*?(?:language|text).*?(?:{blocks}).*?(?:{ends_or}).*?)|(?:\bmodel\.layers\.[\d]{{1,}}\.(?:{blocks})\.(?:(?:{ends_or})))"
+        )
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    for name in ("training_args.bin", "optimizer.pt", "train.py"):
+        (folder / name).write_text("no")
+    card = AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(folder, BaseShapes.from_folder(base))
+    engine = make()
+    attach(engine, card.path, "mine")
+    ids = ids_of(engine, PROMPT)
+    expected = said_by(with_adapter(load_base(base), folder), ids, 12).tokens
+    assert list(run(engine, [Row(PROMPT, "mine", Sampling(max_tokens=12))])[0].tokens) == expected
+    assert said_by(with_adapter(load_base(base), card.path), ids, 12).tokens == expected, "what is kept loads with PEFT alone"
+    assert said_by(load_base(base), ids, 12).tokens != expected
 
 
 def with_tokens(folder: Path, *words: str) -> Path:

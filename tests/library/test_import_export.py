@@ -75,8 +75,8 @@ def test_qlora_is_believed_because_its_file_is_a_lora(library, tmp_path):
     assert library.import_path(adapter(tmp_path / "a", run=a_run(method="qlora")), None).method == "qlora"
 
 
-def pickle_beside(folder):
-    (folder / "adapter_model.bin").touch()
+def only_a_pickle(folder):
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 
 
 def bad_config(folder):
@@ -109,7 +109,7 @@ def linked_weights(folder):
 
 
 @pytest.mark.parametrize(
-    "spoil", [pickle_beside, bad_config, other_base, cut, no_weights, bad_record, huge_readme, linked_weights]
+    "spoil", [only_a_pickle, bad_config, other_base, cut, no_weights, bad_record, huge_readme, linked_weights]
 )
 @pytest.mark.parametrize("as_zip", [False, True])
 def test_a_failing_import_leaves_nothing_behind(library, tmp_path, spoil, as_zip):

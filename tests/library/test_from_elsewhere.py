@@ -1,0 +1,273 @@
+"""Adapters as other tools leave them: among other files, in caches and archives, with settings that only training or PEFT's auto classes read."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.errors import AdapterError
+from playground.library.adapters import AdapterLibrary
+from playground.library.base_shapes import BaseShapes
+from playground.library.card import AdapterCard
+from playground.library.kept_config import kept_config
+from playground.library.module_names import KEYS_LIMIT, value_by_name
+
+from .make import LAYERS, WIDTH, a_run, adapter, base_shapes, base_tensors, header, lora_config, lora_tensors, safetensors
+
+MAPPING = {
+    "base_model_class": "LlamaForCausalLM",
+    "parent_library": "transformers.models.llama.modeling_llama",
+    "unsloth_fixed": True,
+}
+UNSLOTH = (
+    r"(?:.*?(?:language|text).*?(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense).*?(?:q_proj|down_proj).*?)|"
+    r"(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense)\.(?:(?:q_proj|down_proj)))"
+)
+KEPT = {"adapter_config.json", "adapter_model.safetensors", "README.md", "run.json"}
+MODULES = [f"model.layers.{i}.{end}" for i in range(LAYERS) for end in ("mlp.down_proj", "self_attn.q_proj")]
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> AdapterLibrary:
+    return AdapterLibrary(tmp_path / "home", tmp_path / "shipped", clock=lambda: 5000.0)
+
+
+def config_of(card: AdapterCard) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((card.path / "adapter_config.json").read_text())
+    return found
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_what_unsloth_writes_is_imported_and_its_mapping_and_pattern_are_written_out(
+    library: AdapterLibrary, tmp_path: Path
+) -> None:
+    config = lora_config(auto_mapping=MAPPING, target_modules=UNSLOTH, task_type=None, use_bdlora=None, qalora_group_size=16)
+    card = library.import_path(adapter(tmp_path / "unsloth", config), base_shapes())
+    kept = config_of(card)
+    assert "auto_mapping" not in kept
+    assert kept["task_type"] == "CAUSAL_LM"
+    assert kept["target_modules"] == MODULES
+    assert [note.split(" is ")[0] for note in card.notes] == ["auto_mapping", "the pattern for target_modules"]
+    assert library.get(card.id).notes == card.notes
+
+
+@pytest.mark.parametrize("way", ["orthogonal", "eva"])
+def test_a_way_to_begin_that_leaves_the_base_alone_is_left_out(library: AdapterLibrary, tmp_path: Path, way: str) -> None:
+    config = lora_config(init_lora_weights=way, eva_config={"rho": 2.0} if way == "eva" else None)
+    card = library.import_path(adapter(tmp_path / "a", config), base_shapes())
+    assert config_of(card)["init_lora_weights"] is True
+    assert not config_of(card).get("eva_config")
+    assert way in card.notes[0]
+
+
+@pytest.mark.parametrize("way", ["pissa", "olora", "corda", "loftq", "lora_ga"])
+def test_a_way_to_begin_that_rewrites_the_base_is_refused(library: AdapterLibrary, tmp_path: Path, way: str) -> None:
+    with pytest.raises(AdapterError, match="rewrites the weights of the base"):
+        library.import_path(adapter(tmp_path / "a", lora_config(init_lora_weights=way)), base_shapes())
+
+
+def test_prompt_tuning_that_began_as_a_text_is_imported_without_it(library: AdapterLibrary, tmp_path: Path) -> None:
+    config = {
+        "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "num_layers": LAYERS, "token_dim": WIDTH, "prompt_tuning_init": "TEXT",
+        "prompt_tuning_init_text": "Answer:", "tokenizer_name_or_path": "somebody/else", "tokenizer_kwargs": {"trust_remote_code": True},
+    }  # fmt: skip
+    card = library.import_path(adapter(tmp_path / "a", config, {"prompt_embeddings": (5, WIDTH)}), base_shapes())
+    kept = config_of(card)
+    assert kept["prompt_tuning_init"] == "RANDOM"
+    assert not {"prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"} & set(kept)
+
+
+def test_a_config_that_begins_with_a_byte_order_mark(library: AdapterLibrary, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", run=a_run())
+    for name in ("adapter_config.json", "run.json"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    card = library.import_path(folder, base_shapes())
+    assert card.name == "Hospital reports"
+    assert config_of(card)["r"] == 4
+
+
+def test_patterns_are_written_out_as_peft_reads_them() -> None:
+    tables = {
+        "rank_pattern": {r".*\.q_proj": 8, "down_proj": 2},
+        "alpha_pattern": {"layers.1.mlp.down_proj": 3, "^down_proj": 9, "q.proj": 5},
+    }
+    kept, _ = kept_config(lora_config(**tables), dict.fromkeys(MODULES, False), None)
+    assert kept["rank_pattern"] == {name: 8 if name.endswith("q_proj") else 2 for name in MODULES}
+    assert kept["alpha_pattern"] == {MODULES[1]: 5, MODULES[3]: 5, MODULES[2]: 3}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("(?:(?:.*?)*?)*?q", "takes more than 1 s to match"),
+        ("a{30000000}", "repeats more than 1,000 times"),
+        ("((a{99}){99}){99}", "repeats more than 1,000 times"),
+        ("(unclosed", "cannot be read"),
+        ("q_proj{e}", "cannot be read"),
+        ("x" * 3000, "longer than 2,000 characters"),
+        (r".*\.q_proj", "which its target_modules does not match"),
+    ],
+)
+def test_a_pattern_that_does_not_do_is_refused_in_words(library: AdapterLibrary, tmp_path: Path, pattern: str, why: str) -> None:
+    with pytest.raises(AdapterError, match=why):
+        library.import_path(adapter(tmp_path / "a", lora_config(target_modules=pattern)), base_shapes())
+    assert library.list() == []
+
+
+def test_a_pattern_says_how_deep_the_base_must_be(library: AdapterLibrary, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", lora_config(target_modules=UNSLOTH))
+    with pytest.raises(AdapterError, match="another base: it covers 2 layers, this base has 3"):
+        library.import_path(folder, base_shapes(layers=3))
+
+
+def test_tables_of_patterns_are_short(library: AdapterLibrary, tmp_path: Path) -> None:
+    names = {f"model.layers.{i}.mlp.down_proj": 16 for i in range(KEYS_LIMIT)}
+    assert value_by_name("alpha_pattern", names, MODULES) == {MODULES[0]: 16, MODULES[2]: 16}
+    with pytest.raises(AdapterError, match="for 3,000 layers"):
+        value_by_name("alpha_pattern", names, [f"model.layers.{i}.x" for i in range(3000)])
+    for number, table in enumerate(({f"layer{i}.x": 16 for i in range(2500)}, {f".*{i}_proj": 16 for i in range(51)})):
+        folder = adapter(tmp_path / f"a{number}", lora_config(alpha_pattern=table))
+        with pytest.raises(AdapterError, match=rf"alpha_pattern in adapter_config.json has {len(table):,} keys"):
+            library.import_path(folder, base_shapes())
+
+
+# -- files beside ----------------------------------------------------------------------------------------------------
+
+
+def test_files_beside_are_named_and_never_opened(library: AdapterLibrary, tmp_path: Path) -> None:
+    """They are pipes here: whoever opened one would wait for ever."""
+    folder = adapter(tmp_path / "out", run=a_run())
+    for name in ("training_args.bin", "optimizer.pt", "train.py", "rng_state.pth"):
+        os.mkfifo(folder / name)
+    (folder / "latest").symlink_to("/etc")
+    adapter(folder / "checkpoint-20")
+    for number in range(90):
+        (folder / "checkpoint-20" / f"{number}.bin").touch()
+    card = library.import_path(folder, base_shapes())
+    assert {path.name for path in card.path.iterdir()} == KEPT
+    (note,) = card.notes
+    assert note == "left where it was: checkpoint-20/, latest/, optimizer.pt, rng_state.pth, train.py, training_args.bin"
+    assert "import_notes" not in json.loads((library.export(card.id, tmp_path / "again") / "run.json").read_text())
+
+
+def test_an_adapter_in_a_folder_below_is_found_and_several_are_named(library: AdapterLibrary, tmp_path: Path) -> None:
+    adapter(tmp_path / "out" / "checkpoint-20")
+    os.mkfifo(tmp_path / "out" / "trainer.pt")
+    assert library.import_path(tmp_path / "out", base_shapes()).method == "lora"
+    adapter(tmp_path / "out" / "checkpoint-40")
+    with pytest.raises(AdapterError, match=r"There are 2 adapters in it: checkpoint-20, checkpoint-40. Name one of them"):
+        library.import_path(tmp_path / "out", base_shapes())
+
+
+@pytest.mark.parametrize("below", ["", "content/", "content/out/"])
+def test_a_zip_gives_its_known_files_whatever_lies_beside(library: AdapterLibrary, tmp_path: Path, below: str) -> None:
+    folder = adapter(tmp_path / "a")
+    with zipfile.ZipFile(tmp_path / "colab.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, below + file.name)
+        for name in ("training_args.bin", "train.py", "checkpoint-2/adapter_config.json", "checkpoint-2/optimizer.pt"):
+            archive.writestr(below + name, b"x")
+        for number in range(300):
+            archive.writestr(f"{below}checkpoint-2/{number}.txt", b"")
+    card = library.import_path(tmp_path / "colab.zip", base_shapes())
+    assert {path.name for path in card.path.iterdir()} == KEPT
+    assert card.notes == ("left where it was: checkpoint-2/, train.py, training_args.bin",)
+
+
+def test_a_pickle_instead_of_weights_is_refused_in_words(library: AdapterLibrary, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(AdapterError, match=r"adapter_model\.bin is a pickle that can run code.*safe_serialization=True"):
+        library.import_path(folder, base_shapes())
+
+
+def test_a_pointer_is_not_the_weights(library: AdapterLibrary, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 9784\n"
+    (folder / "adapter_model.safetensors").write_text(pointer)
+    with pytest.raises(AdapterError, match="a pointer, not the weights: run git lfs pull"):
+        library.import_path(folder, base_shapes())
+
+
+def cached(root: Path, name: str = "models--somebody--small") -> Path:
+    """A hub cache's snapshot of an adapter: links into the blobs beside."""
+    snapshot, blobs = root / name / "snapshots" / ("ab" * 20), root / name / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(adapter(root / f"of-{name}").iterdir())):
+        (blobs / str(number)).write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(Path("..", "..", "blobs", str(number)))
+    return snapshot
+
+
+@pytest.mark.parametrize("up", [0, 2])
+def test_a_snapshot_of_the_hubs_cache_is_read_through_its_links(library: AdapterLibrary, tmp_path: Path, up: int) -> None:
+    snapshot = cached(tmp_path)
+    card = library.import_path((snapshot, *snapshot.parents)[up], base_shapes())
+    assert not any(path.is_symlink() for path in card.path.iterdir())
+
+
+def test_a_link_never_leads_out_of_what_was_named(library: AdapterLibrary, tmp_path: Path) -> None:
+    snapshot, other = cached(tmp_path), cached(tmp_path, "models--somebody--else")
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    linked = adapter(tmp_path / "linked")
+    whole = adapter(tmp_path / "whole", run=a_run())
+    for place, target in (
+        (snapshot / "adapter_config.json", other.parent.parent / "blobs" / "0"),
+        (snapshot / "adapter_config.json", secret),
+        (linked / "adapter_config.json", secret),
+        (whole / "README.md", secret),
+        (whole / "tokenizer.json", secret),
+        (whole / "run.json", tmp_path / "not-there"),
+    ):
+        place.unlink(missing_ok=True)
+        place.symlink_to(target)
+        with pytest.raises(AdapterError, match=r"a link that leads out of|a link to a file that is not there"):
+            library.import_path(place.parent, base_shapes())
+    inner = adapter(tmp_path / "named" / "inner")
+    (tmp_path / "named" / "tree").symlink_to(inner, target_is_directory=True)
+    assert library.import_path(tmp_path / "named", base_shapes()).method == "lora"
+
+
+# -- what can run ----------------------------------------------------------------------------------------------------
+
+
+def test_lora_on_the_head_is_refused_where_the_base_cannot_carry_it(library: AdapterLibrary, tmp_path: Path) -> None:
+    head = {"base_model.model.lm_head.lora_A.weight": (4, WIDTH), "base_model.model.lm_head.lora_B.weight": (32, 4)}
+    folder = adapter(tmp_path / "a", lora_config(target_modules=["q_proj", "down_proj", "lm_head"]), lora_tensors() | head)
+    shapes = {**base_tensors(), "lm_head.weight": (32, WIDTH)}
+    with pytest.raises(AdapterError, match=r"adapts lm_head, which lies outside the decoder's layers.*all-linear"):
+        library.import_path(folder, BaseShapes(shapes, {"model_type": "llama"}))
+    assert library.import_path(folder, BaseShapes(shapes, {"model_type": "gemma"})).method == "lora"
+
+
+def test_embeddings_that_came_with_it_are_refused_in_words(library: AdapterLibrary, tmp_path: Path) -> None:
+    for number, name in enumerate(("lm_head.base_layer.weight", "model.embed_tokens.weight", "model.embed_tokens.lora_A.weight")):
+        folder = adapter(tmp_path / f"a{number}", tensors=lora_tensors() | {f"base_model.model.{name}": (32, WIDTH)})
+        with pytest.raises(AdapterError, match=r"save_embedding_layers=False|no part of a LoRA|lacks lora_B"):
+            library.import_path(folder, base_shapes())
+
+
+def test_more_virtual_tokens_than_the_base_holds_and_layers_that_keep_nothing(library: AdapterLibrary, tmp_path: Path) -> None:
+    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "task_type": "CAUSAL_LM"}
+    folder = adapter(tmp_path / "a", config, {"prompt_embeddings": (5, WIDTH)})
+    with pytest.raises(AdapterError, match="puts 5 tokens before the text, and this base holds 4"):
+        library.import_path(folder, BaseShapes(base_tensors(), {"max_position_embeddings": 4}))
+    prefix = adapter(tmp_path / "b", config | {"peft_type": "PREFIX_TUNING"}, {"prompt_embeddings": (5, LAYERS * WIDTH)})
+    with pytest.raises(AdapterError, match="layers that keep none"):
+        library.import_path(prefix, BaseShapes(base_tensors(), {"layer_types": ["conv", "full_attention"]}))
+
+
+def test_a_header_is_still_read_before_anything_else(library: AdapterLibrary, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a")
+    safetensors(folder / "adapter_model.safetensors", header({"base_model.model.q.lora_A.weight": (2, 2)}), data=3)
+    with pytest.raises(AdapterError, match="damaged"):
+        library.import_path(folder, base_shapes())
