@@ -112,7 +112,7 @@ class LeanModel:
         """A decode step over nobody's rows, for its time."""
         cache, bank = RowCache(1, self.kv_heads, self.head_dim, self.dtype, self.device), self.new_bank()
         cache.ensure(rows, 1)
-        cache.blocks *= len(self.layers)  # all layers write into one
+        cache.share(len(self.layers))
         self.ready_for(1)
         bank.select([None] * rows)
         ids, positions = torch.zeros(2, rows, dtype=torch.long, device=self.device)

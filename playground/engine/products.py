@@ -150,7 +150,7 @@ class Products:
         assert self._step is not None
         self._counts = Counter(kind_of(weight) for weight in self._weights())
         steps = max((-(-LOOKS * len(self._ways(kind, width)) // n) for kind, n in self._counts.items() if n > 1), default=1)
-        self._trial = trial = {}
+        trial = self._trial = {}
         try:
             for _ in range(steps):
                 self._step(width)
