@@ -19,8 +19,10 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from playground.gpu.policy import CAPACITY, threads_of
+from playground.gpu.policy import threads_of
 
+COMPUTING = ("chat", "train")
+"""Who shares out the cores: the app, which decodes, and the workers, which train."""
 LOOK_S = 0.2
 """A lane is looked at so often at most."""
 LINGER_S = 2.0
@@ -64,7 +66,7 @@ class Lanes:
     def threads(self, lane: str) -> int:
         """What ``lane`` may use now."""
         with self._lock:
-            return threads_of(lane, self._cores, {other for other in CAPACITY if other != lane and self._is_busy(other)})
+            return threads_of(lane, self._cores, {other for other in COMPUTING if other != lane and self._is_busy(other)})
 
     def _is_busy(self, lane: str) -> bool:
         now = self._clock()

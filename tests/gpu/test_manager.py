@@ -195,3 +195,7 @@ def test_chat_is_announced_from_its_first_lease_to_its_last(clock: FakeClock) ->
     cancelled.cancel()
     run.close()
     assert lanes.busy == set()
+    measuring = granted(manager, "measure")
+    assert lanes.busy == {"chat"}, "a verdict's batches decode in this process too"
+    measuring.close()
+    assert lanes.busy == set()
