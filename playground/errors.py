@@ -48,3 +48,11 @@ class DiskFullError(PlaygroundError):
 
 class RunFailedError(PlaygroundError):
     """A training run failed; the message is the one sentence that says why."""
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever library, says that memory ran out."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY)

@@ -61,7 +61,6 @@ class Bank:
                 self._grow(max(adapter.rank, self._rank), slot + 1)
             self._fill(slot, adapter)
         self._users[slot] += 1
-        self._leaving.discard(slot)
         return slot
 
     def release(self, slot: int | None) -> None:

@@ -7,6 +7,7 @@ stop spinning and sleep between regions. A second thread that had computed once 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -81,7 +82,8 @@ class Compute:
                     return
                 continue
             try:
-                self._before()
+                with contextlib.suppress(Exception):  # it shares out cores, a courtesy: the job is not
+                    self._before()
                 job()
             finally:
                 del job  # it may hold the model

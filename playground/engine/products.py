@@ -17,6 +17,8 @@ from statistics import median
 import torch
 
 Call = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Size = tuple[int, int]
+"""Rows of a step, the next power of two, and threads that compute: what is fastest for one number of threads is not for another."""
 Kind = tuple[int, int, bool]
 """Weights that share a choice: inputs, outputs, whether they lie by rows ([out, in]) in memory."""
 Way = tuple[str, int]
@@ -73,14 +75,14 @@ class Products:
         """weights: what a step multiplies by, each a view [in, out]. step: makes a decode step of so many rows with this object, over
         nobody's rows; None: nothing is measured, every product is plain."""
         self._weights, self._step, self._clock, self._calls = weights, step, clock, calls
-        self.chosen: dict[tuple[Kind, int], Way] = {}
-        self._cost: dict[tuple[Kind, int], float] = {}
+        self.chosen: dict[tuple[Kind, Size], Way] = {}
+        self._cost: dict[tuple[Kind, Size], float] = {}
         self._trial: dict[Kind, dict[Way, list[float]]] | None = None
         self._counts: Counter[Kind] = Counter()
         self._spent = 0.0
-        self._recent: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=STEPS))
-        self._fastest: dict[int, float] = {}
-        self._again: dict[int, tuple[float, float]] = {}
+        self._recent: defaultdict[Size, deque[float]] = defaultdict(lambda: deque(maxlen=STEPS))
+        self._fastest: dict[Size, float] = {}
+        self._again: dict[Size, tuple[float, float]] = {}
 
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, residual: torch.Tensor | None = None
@@ -90,7 +92,7 @@ class Products:
         if rows == 1:
             x = x.flatten()[None]  # strides (in, 1), whatever they were: see _by_rows
         if self._step is not None and rows <= ROWS_MAX:
-            width = 1 << (rows - 1).bit_length()
+            width = size_of(rows)
             if self._trial is not None:
                 way = self._turn(self._trial, kind, x, weight)
             else:
@@ -117,21 +119,21 @@ class Products:
         if self._step is None or rows > ROWS_MAX:
             yield
             return
-        width = 1 << (rows - 1).bit_length()
+        width = size_of(rows)
         recent = self._recent[width]
         if len(recent) == STEPS and median(recent) > LATE * self._promise(width) and self._clock() >= self._again[width][0]:
             self._choose(width)
         self._spent = 0.0
         yield
         recent.append(self._spent)
-        if rows == width and len(recent) == STEPS:  # a choice made on a busy machine promises too little
+        if rows == width[0] and len(recent) == STEPS:  # a choice made on a busy machine promises too little
             self._fastest[width] = min(median(recent), self._fastest.get(width, float("inf")))
 
     def by_columns(self) -> bool:
-        """Whether weights are better kept by columns on this processor, when some layers of the model lie by rows and some by columns:
+        """Whether weights are better kept by columns on this processor, with the threads that compute now, when some layers of the model lie by rows and some by columns:
         both are timed in the same steps."""
         for rows in LAYOUT_ROWS:
-            self._choose(rows)
+            self._choose(size_of(rows))
         self._counts.clear()  # they lie otherwise from now on
         cost = {True: 0.0, False: 0.0}
         for ((inputs, outputs, by_rows), width), seconds in self._cost.items():
@@ -139,21 +141,21 @@ class Products:
                 cost[by_rows] += seconds
         return cost[False] * MARGIN < cost[True]
 
-    def _promise(self, width: int) -> float:
+    def _promise(self, width: Size) -> float:
         """Seconds that the products of a step take, as they were timed at best."""
         if not self._counts:
             self._counts.update(kind_of(weight) for weight in self._weights())
         costs = (self._cost[kind, width] * count for kind, count in self._counts.items())
         return min(sum(costs), self._fastest.get(width, float("inf")))
 
-    def _choose(self, width: int) -> None:
+    def _choose(self, width: Size) -> None:
         assert self._step is not None
         self._counts = Counter(kind_of(weight) for weight in self._weights())
-        steps = max((-(-LOOKS * len(self._ways(kind, width)) // n) for kind, n in self._counts.items() if n > 1), default=1)
+        steps = max((-(-LOOKS * len(self._ways(kind, width[0])) // n) for kind, n in self._counts.items() if n > 1), default=1)
         trial = self._trial = {}
         try:
             for _ in range(steps):
-                self._step(width)
+                self._step(width[0])
         finally:
             self._trial = None
         before = dict(self.chosen)
@@ -197,3 +199,7 @@ class Products:
 def kind_of(weight: torch.Tensor) -> Kind:
     """weight: a view [in, out]."""
     return weight.shape[0], weight.shape[1], weight.stride(0) == 1
+
+
+def size_of(rows: int) -> Size:
+    return 1 << (rows - 1).bit_length(), torch.get_num_threads()

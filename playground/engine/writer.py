@@ -9,6 +9,7 @@ import torch
 
 from playground.engine.request import Row, RowState, TokenLogprob
 from playground.engine.sampling import Sampler
+from playground.errors import is_out_of_memory
 
 _UNFINISHED = "�"
 """What a tokenizer puts for a character whose bytes are not all there yet."""
@@ -31,9 +32,9 @@ class Writer:
         What goes wrong ends this reply and no other (``RowState.fault``); only memory that runs out is the batch's affair."""
         try:
             self._take(logits, now_s)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             self.state.fault = self._said(error)  # first: whoever sees the end sees why
             self.state.finish = "error"
 

@@ -49,14 +49,20 @@ class Lanes:
         self._mine: dict[str, FileLock] = {}
         self._looked_s: dict[str, float] = {}
         self._busy_s: dict[str, float] = {}
+        self._again_s: dict[str, float] = {}
 
     def enter(self, lane: str) -> None:
         """This process computes in ``lane``, until ``leave`` or its end."""
-        with self._lock, contextlib.suppress(OSError, Timeout):
-            if lane not in self._mine:
-                lock = self._file(lane)
-                lock.acquire(timeout=WAIT_S, poll_interval=0.01)
-                self._mine[lane] = lock
+        with self._lock, contextlib.suppress(OSError, Timeout, NotImplementedError):
+            if lane in self._mine or self._clock() < self._again_s.get(lane, float("-inf")):
+                return
+            self._again_s[lane] = (
+                self._clock() + LINGER_S
+            )  # where another process of this home computes in it, do not wait each time
+            lock = self._file(lane)
+            lock.acquire(timeout=WAIT_S, poll_interval=0.01)
+            self._mine[lane] = lock
+            del self._again_s[lane]
 
     def leave(self, lane: str) -> None:
         with self._lock:
@@ -84,7 +90,7 @@ class Lanes:
                 return False
         except Timeout:
             return True
-        except OSError:
+        except (OSError, NotImplementedError):  # no lock can be had there: nobody is seen
             return False
 
     def _file(self, lane: str) -> FileLock:

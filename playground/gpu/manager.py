@@ -277,7 +277,9 @@ class DeviceManager:
 
     def _announce(self) -> None:
         if self._lanes is not None:
-            chats = any(lease.lane != "train" for lease in self._leases.values())  # a verdict's batches decode here as a chat does
+            chats = any(
+                lease.lane != "train" for lease in self._leases.values()
+            )  # a verdict's batches decode here as a chat does
             (self._lanes.enter if chats else self._lanes.leave)("chat")
 
     def _grant(self, number: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from playground.data.example import Example, Message
 from playground.data.passages import Documents
-from playground.data.render import render_prompt
+from playground.data.render import encode, render_prompt
 from playground.data.split import part, split
 from playground.engine.request import Sampling
 from playground.errors import InputError, OutOfMemoryError, PlaygroundError
@@ -151,22 +151,15 @@ class Answering:
         """Seconds of some answers when each is asked alone.
 
         As in use: what all requests of a side begin with (its prompt, its shots) was read for the one before, the rest was not. So
-        everything that was read is forgotten first, and each side's first ask is not counted; with one example there is no other."""
+        everything that was read is forgotten first, under the lease, and each side's first ask is not counted; with one example there is no other."""
         rows = list(dict.fromkeys(item.example.row for item in items))[: TIMED + 1]
         timed = [item for item in items if item.example.row in rows]
         counted = set(rows[1:] or rows)
-        self._batches.forget()
+        able = _able(timed, failed)
         yield from self._write(
-            _able(timed, failed),
-            [request.sampling()] * len(_able(timed, failed)),
-            session,
-            "Timing",
-            0,
-            len(timed),
-            request,
-            failed,
-            timed=counted,
+            able, [request.sampling()] * len(able), session, "Timing", 0, len(timed), request, failed, timed=counted
         )
+        yield Progress("Timing", len(timed), len(timed), what="seconds")  # what waited for a side that has failed is known now
 
     def refusals(
         self, request: VerdictRequest, session: str, failed: dict[str, str]
@@ -189,11 +182,17 @@ class Answering:
         return {label: replies for label, replies in found.items() if label not in failed}
 
     def losses(self, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
-        """Loss of every reference, in nats a token."""
-        asked = []
-        for item in items:
-            prompt, completion = self._scoring.rendered(item.messages, item.example.completion)
-            asked.append(ToScore(item.card, prompt, completion))
+        """Loss of every reference, in nats a token; a row that does not fit the base's context with some side's prompt is left out."""
+        rendered = [(item, *self._scoring.rendered(item.messages, item.example.completion)) for item in items]
+        tokenizer, context = self._bases.tokenizer(), self._bases.context()
+
+        def fits(item: Item, text: str) -> bool:
+            own = item.card.virtual_tokens if item.card else 0
+            return context is None or own + len(encode(tokenizer, text)) <= context
+
+        long = {item.example.row for item, prompt, said in rendered if not fits(item, prompt + said)}
+        items = [item for item in items if item.example.row not in long]
+        asked = [ToScore(item.card, prompt, said) for item, prompt, said in rendered if item.example.row not in long]
         told: set[int] = set()
         for begin in range(0, len(asked), self._batches.together):
             for scoring in self._scoring.run(asked[begin : begin + self._batches.together], session):

@@ -11,11 +11,19 @@ from typing import Any
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
 from playground.engine.request import ROWS_MAX, Row, RowState, Sampling, make_stamp
-from playground.errors import AdapterError, InputError, OutOfMemoryError, PlaygroundError, RunFailedError
+from playground.errors import (
+    AdapterError,
+    BaseUnavailableError,
+    InputError,
+    OutOfMemoryError,
+    PlaygroundError,
+    RunFailedError,
+    is_out_of_memory,
+)
 from playground.gpu.manager import DeviceManager, Request
 from playground.library.card import AdapterCard
 from playground.services.bases import BaseService, kv_bytes_per_token
-from playground.services.memory import is_out_of_memory, make_room
+from playground.services.memory import make_room
 from playground.services.residents import Residents
 from playground.services.runner import Decoder, Direct
 from playground.services.words import ordinal
@@ -74,7 +82,8 @@ class Batches:
     ) -> Iterator[list[Written]]:  # fmt: skip
         """Write all replies; yields how far each has come, the last time with every one done. Closing it frees the device.
 
-        lane: of the device; ``measure`` for a batch of a long job, which takes turns with those of others. apart: one reply after another.
+        lane: of the device; ``measure`` for a batch of a long job, which takes turns with those of others. apart: one reply after another, and
+        nothing of what was read before is known.
         What goes wrong is told as a reply's ``failure``: nothing the others wrote is lost. Models that do not fit into memory together
         answer one after another.
         """
@@ -98,6 +107,7 @@ class Batches:
                 lease = request.wait(WAIT_S)
             with lease:
                 if apart:
+                    self.forget()
                     yield from self._decode_apart(asked, base, session)
                 else:
                     yield from self._decode(asked, base, session)
@@ -140,11 +150,14 @@ class Batches:
         for place, one in enumerate(asked):
             try:
                 engine, adapter = self._residents.ready(one.card, base)
-            except PlaygroundError as error:
-                found[place] = Written(failure=error)
+            except (
+                PlaygroundError
+            ) as error:  # a whole model that cannot be loaded is its side's affair, a base that cannot is everybody's
+                own = isinstance(error, BaseUnavailableError) and one.card is not None and one.card.kind == "full"
+                found[place] = Written(failure=AdapterError(str(error)) if own else error)
                 continue
             except Exception as error:  # whatever it is, it is this side's and not the others'
-                found[place] = Written(failure=_stopped(error))
+                found[place] = Written(failure=AdapterError(str(_stopped(error))) if one.card else _stopped(error))
                 continue
             rows = batches.setdefault(id(engine), (engine, {}))[1]
             shared = max((os.path.commonprefix([one.prompt, text]) for text in public), key=len, default="")  # noqa: RUF071 (text)

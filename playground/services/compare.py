@@ -93,16 +93,22 @@ class CompareService:
             yield from self._run(prepared, replies, sampling, session)
 
     def ask_each(
-        self, side: Side, questions: Sequence[str], sampling: Sampling, owner: str = "local", session: str = "local"
+        self,
+        side: Side,
+        questions: Sequence[str],
+        sampling: Sampling,
+        owner: str = "local",
+        session: str = "local",
+        lane: str = "chat",
     ) -> Iterator[list[Reply]]:
-        """One side, several questions, each a conversation of its own, in one batch. Raises NotFoundError."""
+        """One side, several questions, each a conversation of its own, in one batch of that lane. Raises NotFoundError."""
         card = None if side.model == "base" else self._adapters.get(side.model, owner)
         pool = self._pool(side, sampling.seed, owner)
         prepared = []
         for place, question in enumerate(questions):
             messages = conversation(side, [], question, pool, sampling.seed, self._passages(side, question, owner))
             prepared.append(_Prepared(place, card, render_prompt(self._bases.tokenizer(), messages)))
-        yield from self._run(prepared, [Reply() for _ in questions], sampling, session)
+        yield from self._run(prepared, [Reply() for _ in questions], sampling, session, lane)
 
     def passes(self, check: str, text: str) -> bool:
         """Whether a reply passes a check, written as in ``evaluation.checks``. Raises InputError when it is not one."""
@@ -112,10 +118,12 @@ class CompareService:
         """How many tokens ``text`` is for the base in use."""
         return len(encode(self._bases.tokenizer(), text)) if text.strip() else 0
 
-    def _run(self, prepared: list[_Prepared], replies: list[Reply], sampling: Sampling, session: str) -> Iterator[list[Reply]]:
+    def _run(
+        self, prepared: list[_Prepared], replies: list[Reply], sampling: Sampling, session: str, lane: str = "chat"
+    ) -> Iterator[list[Reply]]:
         """The first words are shown at once, then one snapshot every SHOW_S."""
         shown = 0.0
-        for written in self._batches.run([Asked(item.card, item.prompt, sampling) for item in prepared], session):
+        for written in self._batches.run([Asked(item.card, item.prompt, sampling) for item in prepared], session, lane):
             for item, one in zip(prepared, written, strict=True):
                 replies[item.place] = self._reply(item, one)
             begun = any(reply.completion_tokens for reply in replies)

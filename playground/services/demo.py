@@ -191,7 +191,9 @@ class _Story:
         started = time.monotonic()
         for start in range(0, len(questions), BATCH):
             part = questions[start : start + BATCH]
-            for batch in self._demo._compare.ask_each(side, part, Sampling(max_tokens=MAX_TOKENS), self._owner):
+            for batch in self._demo._compare.ask_each(
+                side, part, Sampling(max_tokens=MAX_TOKENS), self._owner, f"demo {self._owner}", "measure"
+            ):
                 if self._stop.is_set():
                     raise CancelledError("The demo was stopped.")
                 seen = [*replies, *[reply for reply in batch if reply.done]]

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from playground.errors import CancelledError
+from playground.errors import CancelledError, InputError, OutOfMemoryError
 from playground.evaluation.refusals import refusals
 from playground.evaluation.scored import Answered
 from playground.library.card import AdapterCard
@@ -112,16 +112,23 @@ class Measuring:
         if not cards:
             return
 
-        def steps() -> Generator[Progress, None, Sequence[Any]]:
+        def steps(asked: Sequence[AdapterCard]) -> Generator[Progress, None, Sequence[Any]]:
             found: Sequence[Any] = ()
-            for one in self._forgetting.measure(list(cards.values()), session):
+            for one in self._forgetting.measure(asked, session):
                 found = one.found
                 yield Progress("What was forgotten", one.done, one.of, waiting=one.waiting)
             return found
 
-        by_card = dict(zip(cards, self._follow(work, "forgetting_s", steps()), strict=True))
+        def measured(asked: Sequence[AdapterCard]) -> dict[str, Any]:
+            """All together; where one of them fails, each alone, and without that one."""
+            try:
+                return dict(zip([card.id for card in asked], self._follow(work, "forgetting_s", steps(asked)), strict=True))
+            except (InputError, OutOfMemoryError):
+                return {} if len(asked) == 1 else {id: found for card in asked for id, found in measured([card]).items()}
+
+        by_card = measured(list(cards.values()))
         for item in items:
-            if item.card is not None:
+            if item.card is not None and item.card.id in by_card:
                 forgotten = by_card[item.card.id]
                 work.forgotten[item.side.label] = asdict(forgotten) | {"words": forgotten.words}
 
@@ -129,12 +136,12 @@ class Measuring:
 def _learn(work: Work, step: Progress, pending: dict[int, dict[str, Any]]) -> list[Answered]:
     """Put what is now known of answers into them, an example at a time as soon as it is known of all its sides, so that sides are compared
     on the same examples wherever it is stopped; returns the answers that changed."""
-    changed, sides = [], {side for _, side in work.answers} if step.known else set()
+    changed, sides = [], {side for _, side in work.answers}
     for (row, side), value in step.known.items():
-        of_row = pending.setdefault(row, {})
-        of_row[side] = value
-        if len(of_row) == len(sides):
-            for name, known in pending.pop(row).items():
-                work.answers[row, name] = replace(work.answers[row, name], **{step.what: known})
-                changed.append(work.answers[row, name])
+        pending.setdefault(row, {})[side] = value
+    for row in [row for row, known in pending.items() if step.what and sides <= known.keys()]:  # a side may have failed meanwhile
+        known = pending.pop(row)
+        for name in sides:
+            work.answers[row, name] = replace(work.answers[row, name], **{step.what: known[name]})
+            changed.append(work.answers[row, name])
     return changed

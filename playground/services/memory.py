@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from playground.errors import OutOfMemoryError, PlaygroundError
+from playground.errors import OutOfMemoryError, PlaygroundError, is_out_of_memory
 from playground.gpu.device import CudaDevice, Device
 from playground.gpu.manager import DeviceManager
 from playground.library.base_shapes import BaseShapes
@@ -17,7 +17,6 @@ from playground.methods.shapes import weights_in
 T = TypeVar("T")
 LOADED_FACTOR = 1.15
 """Memory of a loaded model per byte of its weights: buffers and working space come on top."""
-_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 
 
 def own_weights(shapes: BaseShapes) -> dict[str, tuple[int, ...]]:
@@ -35,11 +34,6 @@ def loaded_bytes(folder: Path, file_bytes: int, device: Device) -> int:
         return file_bytes
     packed = file_bytes if shapes.config.get("quantization_config") else 0
     return weights_in(own_weights(shapes)) * (2 if isinstance(device, CudaDevice) else 4) + packed
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, of whatever library, says that memory ran out."""
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
 
 
 def make_room(manager: DeviceManager) -> list[str]:
