@@ -49,7 +49,7 @@ class JsonLines(Collection[Numbered]):
         return any(row == mine for mine in self)
 
     def _parsed(self, tell: Tell | None) -> Iterator[Numbered]:
-        for number, line in enumerate(self._text.lines(tell), 1):
+        for number, line in enumerate(self._text.lines(tell, cut=True), 1):
             line = line.strip().strip("\ufeff")
             if not line:
                 continue
@@ -124,7 +124,7 @@ def _is_document(text: Text) -> bool:
 
 
 def _first_lines(text: Text, most: int) -> list[str]:
-    return [*islice((line for line in map(str.strip, text.lines()) if line), most)]
+    return [*islice((line for line in map(str.strip, text.lines(cut=True)) if line), most)]
 
 
 def _items(value: Any, limits: Limits) -> list[Any]:

@@ -3,6 +3,7 @@ cannot take the machine's memory or hours of its time."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,8 +22,16 @@ _ROW_BYTES = 100
 _FEWEST_ROWS = 100_000
 _LINES_A_ROW = 4
 _CELLS_A_ROW = 40
-_CHILD_BYTES = 1 << 30
+_CHILD_BYTES = 1 << 29
 _CHILD_S = 120
+_CHILD_BYTES_A_S = 500_000
+_CHILD_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+"""Address space that a core more would reserve is nothing that the file takes, and the limit counts it."""
 _KEEP = "Keep fewer rows, or split the file."
 
 
@@ -64,6 +73,12 @@ class Limits:
         if count > self.lines:
             raise InputError(f"{self.name} has more than {self.lines:,} lines, the most that are read here. {_KEEP}")
 
+    def check_line(self, count: int, number: int) -> None:
+        if count > LONGEST_LINE:
+            raise InputError(
+                f"{self.name}: line {number:,} is longer than {LONGEST_LINE:,} characters. Cut it into several lines."
+            )
+
     def check_columns(self, count: int) -> None:
         if count > COLUMNS:
             raise InputError(f"{self.name} has {count:,} columns; at most {COLUMNS} are read. Keep the ones to train on.")
@@ -92,23 +107,22 @@ def probe(path: Path, limits: Limits) -> None:
 
 @lru_cache(maxsize=64)
 def _probed(path: Path, size: int, changed_ns: int, limits: Limits) -> None:
-    memory = _CHILD_BYTES + 4 * limits.upload_bytes
-    command = [
-        sys.executable,
-        "-m",
-        "playground.data.probe",
-        str(path.resolve()),
-        str(limits.upload_bytes),
-        str(memory),
-        str(_CHILD_S),
-    ]
+    memory, seconds = _CHILD_BYTES + 4 * limits.upload_bytes, _CHILD_S + size // _CHILD_BYTES_A_S
+    asked = [str(path.resolve()), str(limits.upload_bytes), str(memory), str(seconds)]
     try:
         done = subprocess.run(
-            command, cwd=PROJECT_ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=2 * _CHILD_S, check=False
+            [sys.executable, "-m", "playground.data.probe", *asked],
+            cwd=PROJECT_ROOT,
+            env=os.environ | _CHILD_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=2 * seconds,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        raise InputError(f"{limits.name} took longer than {2 * _CHILD_S} s to unpack. {_KEEP}") from None
+        raise InputError(f"{limits.name} took longer than {2 * seconds} s to unpack. {_KEEP}") from None
     if done.returncode:
         raise InputError(
-            f"{limits.name} needs more than {memory / 2**30:.1f} GB of memory, or {_CHILD_S} s, to unpack. {_KEEP} CSV and JSONL are read row by row."
+            f"{limits.name} needs more than {memory / 2**30:.1f} GB of memory, or {seconds} s, to unpack. {_KEEP} CSV and JSONL are read "
+            "row by row."
         )

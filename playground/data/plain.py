@@ -34,7 +34,7 @@ def parse_plain(text: Text) -> Records:
 
 def table_in_text(text: Text) -> str | None:
     """The separator of a table that is saved as .txt; None when the first line is not a line of known column names."""
-    first = next((line for line in text.lines() if line.strip()), "")
+    first = next((line for line in text.lines(cut=True) if line.strip()), "")
     known = names.PROMPTS.keys() | names.COMPLETIONS.keys() | names.CHOSEN.keys() | names.REJECTED.keys() | names.INPUTS.keys()
     for separator in _TABLE:
         cells = [spelling(cell) for cell in first.split(separator)]

@@ -9,18 +9,33 @@ from pathlib import Path
 from playground.data.workbook import decode_parquet, decode_xlsx
 from playground.errors import InputError
 
+_NO_ROOM = ("allocat", "memory", "worker thread", "resource temporarily")
+"""What libraries say when they are refused memory or a thread."""
+
 
 def limit(memory_bytes: int, seconds: int) -> None:
-    """Of this process: address space and processor time; nothing where the system knows no such limits (Windows)."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
+    """Of this process: address space beyond what it has taken, and processor time; nothing where the system knows no such limits
+    (Windows)."""
+    try:
         import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    except ImportError:
+        return
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        taken = 0
+    for what, most in ((resource.RLIMIT_AS, taken + memory_bytes), (resource.RLIMIT_CPU, seconds)):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(what, (most, most))
 
 
 def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
     """0: it can be decoded, or the decoder refuses it in words, which the reader will say better. 1: no memory."""
+    with contextlib.suppress(ImportError):  # before the limit, which is for what comes on top
+        import openpyxl  # noqa: F401
+        import pyarrow.parquet
+
+        pyarrow.set_cpu_count(1)
     limit(int(memory_bytes), int(seconds))
     file = Path(path)
     try:
@@ -31,7 +46,7 @@ def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
     except InputError:
         return 0
     except Exception as error:  # a damaged file fails anywhere inside its decoder, with any type
-        return int("allocat" in str(error).lower() or "memory" in str(error).lower())
+        return int(any(sign in str(error).lower() for sign in _NO_ROOM))
     return 0
 
 

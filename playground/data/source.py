@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from playground.data.decode import Encoding, find_encoding
-from playground.data.limits import Limits
+from playground.data.limits import LONGEST_LINE, Limits
 from playground.data.progress import Tell
 from playground.errors import InputError
 
@@ -38,10 +38,13 @@ class Text:
     def blank(self) -> bool:
         return self.encoding.blank
 
-    def lines(self, tell: Tell | None = None) -> Iterator[str]:
-        r"""Every line without its end (``\n``, ``\r\n`` or ``\r``) and without a byte-order mark. Raises InputError."""
+    def lines(self, tell: Tell | None = None, *, cut: bool = False) -> Iterator[str]:
+        r"""Every line without its end (``\n``, ``\r\n`` or ``\r``) and without a byte-order mark. cut: a line of more
+        than ``LONGEST_LINE`` characters is given without the rest, one character longer than that; else it raises InputError."""
         with self._opened() as (raw, file), self._reader(file) as reader:
-            for place, line in enumerate(reader):
+            for place, line in enumerate(_whole_lines(reader)):
+                if len(line) > LONGEST_LINE and not cut:
+                    self.limits.check_line(len(line), place + 1)
                 if place % 256 == 0:
                     self.limits.check_lines(place)
                     if tell is not None:
@@ -87,6 +90,15 @@ class Text:
             raise InputError(f"{self.name} {why}.") from error
         except OSError as error:
             raise InputError(f"{self.name} cannot be opened: {error.strerror or error}. Check its permissions.") from error
+
+
+def _whole_lines(reader: io.TextIOWrapper) -> Iterator[str]:
+    """Every line, or as much of it as shows that it is too long; never more than that in memory."""
+    while line := reader.readline(LONGEST_LINE + 1):
+        rest = line
+        while rest and not rest.endswith("\n"):
+            rest = reader.readline(LONGEST_LINE)
+        yield line
 
 
 def open_text(path: Path, packed: bool, limits: Limits, tell: Tell | None = None) -> Text:

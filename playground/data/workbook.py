@@ -16,6 +16,8 @@ from playground.errors import InputError
 
 _BATCH_BYTES = 16 << 20
 """Decoded bytes of a Parquet file that become Python values at a time."""
+_VALUE_BYTES = 200
+"""What a Python value takes besides, about."""
 
 
 def parse_xlsx(path: Path, limits: Limits) -> Records:
@@ -39,9 +41,15 @@ def parse_xlsx(path: Path, limits: Limits) -> Records:
 
 
 def decode_xlsx(path: Path, upload_bytes: int) -> None:
-    """What opening a workbook allocates whole: its shared strings and styles. Raises InputError where it unpacks to too much."""
-    _unpacked(path, Limits(path.name, upload_bytes))
-    _opened(path).close()
+    """All that reading a workbook allocates: its shared strings and styles whole, its rows one by one (each of them whole). Raises
+    InputError where that is too much."""
+    limits = Limits(path.name, upload_bytes)
+    _unpacked(path, limits)
+    book = _opened(path)
+    for sheet in book.worksheets:  # as parse_xlsx goes through them
+        if max(map(len, _rows(sheet, limits)), default=0):
+            break
+    book.close()
 
 
 def _unpacked(path: Path, limits: Limits) -> None:
@@ -101,16 +109,47 @@ def _parquet_batches(path: Path, limits: Limits) -> Iterator[tuple[int, Any]]:
     """(rows in the file, the next few of them, decoded)."""
     import pyarrow.parquet
 
-    unpacked = 0
+    unpacked = values = 0
     with pyarrow.parquet.ParquetFile(path) as file:
         limits.check_rows(file.metadata.num_rows)
         limits.check_columns(file.metadata.num_columns)
-        for batch in file.iter_batches(batch_size=1024):
-            unpacked += batch.nbytes
+        for coded in file.iter_batches(batch_size=1024):
+            batch = coded.cast(pyarrow.schema([field.with_type(_written_out(field.type)) for field in coded.schema]))
+            inside = sum(map(_values, batch.columns))
+            unpacked, values = unpacked + batch.nbytes, values + inside
             limits.check_unpacked(unpacked)
-            step = max(1, batch.num_rows * _BATCH_BYTES // max(_BATCH_BYTES, batch.nbytes))
+            limits.check_cells(values)
+            step = max(1, batch.num_rows * _BATCH_BYTES // max(_BATCH_BYTES, batch.nbytes + _VALUE_BYTES * inside))
             for start in range(0, batch.num_rows, step):
                 yield file.metadata.num_rows, batch.slice(start, step)
+
+
+def _written_out(kind: Any) -> Any:
+    """A type without dictionaries: a text that is repeated counts each time."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_dictionary(kind):
+        return _written_out(kind.value_type)
+    if types.is_list(kind):
+        return pyarrow.list_(_written_out(kind.value_type))
+    if types.is_large_list(kind):
+        return pyarrow.large_list(_written_out(kind.value_type))
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_written_out(field.type)) for field in kind])
+    return kind
+
+
+def _values(column: Any) -> int:
+    """Values inside the lists, structures and maps of a column, itself among them."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_struct(column.type):
+        return len(column) + sum(map(_values, column.flatten()))
+    if types.is_map(column.type):
+        return len(column) + _values(column.keys) + _values(column.items)
+    return len(column) + (_values(column.flatten()) if types.is_nested(column.type) else 0)
 
 
 def decode_parquet(path: Path, upload_bytes: int) -> None:
@@ -137,19 +176,22 @@ def parse_parquet(path: Path, limits: Limits, tell: Tell | None = None) -> Recor
 
 def _sheet(sheet: Any, limits: Limits) -> list[list[object]]:
     """Rows from the first one that is not empty to the last; the empty ones between them keep their number. Raises InputError."""
+    return _trim(list(_rows(sheet, limits)))
+
+
+def _rows(sheet: Any, limits: Limits) -> Iterator[list[object]]:
+    """Every row without the empty cells at its end. Raises InputError where there is too much."""
     sheet.reset_dimensions()  # some programs write a wrong size, and only that much would be read
-    rows: list[list[object]] = []
     cells = 0
-    for row in sheet.iter_rows(values_only=True):
+    for number, row in enumerate(sheet.iter_rows(values_only=True)):
         width = len(row)
         while width and row[width - 1] in (None, ""):
             width -= 1
         cells += len(row)
         limits.check_columns(width)
         limits.check_cells(cells)
-        limits.check_rows(len(rows))
-        rows.append(list(row[:width]))
-    return _trim(rows)
+        limits.check_rows(number)
+        yield list(row[:width])
 
 
 def _trim(rows: list[list[object]]) -> list[list[object]]:

@@ -16,7 +16,7 @@ PATIENCE_S = 0.5
 """Seconds that one pattern may take on one text; what takes longer does not match. Usual ones take microseconds."""
 LONGEST = 10_000
 """Characters of a pattern, and of what its counted repeats stand for: ``(ab{20}){30}`` is 630. A compiled one keeps some 300 bytes of each."""
-_PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d*),?(\d*)\}|[()]|[^()]", re.DOTALL)
+_PIECE = re.compile(r"\\.|\(\?#[^)]*\)|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d*),?(\d*)\}|[()]|[^()]", re.DOTALL)
 _BRACE = re.compile(r"(\\N\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\})|\{", re.DOTALL)
 
 
@@ -28,6 +28,8 @@ def compiled(pattern: str, dotall: bool = False) -> Any:
     """
     if len(pattern) > LONGEST:
         raise ValueError(f"it has {len(pattern):,} characters, and {LONGEST:,} are the most")
+    if re.search(r"\(\?[a-zA-Z]*x", pattern):  # comments could hide repeats from the count
+        raise ValueError("it is written with (?x); write it without spaces and comments")
     if (length := _written_out(pattern)) > LONGEST:
         raise ValueError(f"its repeats stand for {length:,} characters, and {LONGEST:,} are the most; use * or + for any number")
     try:

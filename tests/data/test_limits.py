@@ -76,6 +76,29 @@ def dictionary_parquet() -> bytes:
     return held.getvalue()
 
 
+def coded_parquet() -> bytes:
+    """As pyarrow writes it by itself: read back, the columns are dictionaries, which say little of what their values take."""
+    import pyarrow
+    import pyarrow.parquet
+
+    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), pyarrow.array(["x" * 500_000]))
+    held = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({f"c{n}": text for n in range(40)}), held)
+    return held.getvalue()
+
+
+def nested_parquet() -> bytes:
+    """One row of many structures that hold nothing: a few bytes of Arrow, gigabytes of Python."""
+    import pyarrow
+    import pyarrow.parquet
+
+    many = 9_000_000
+    inner = pyarrow.StructArray.from_arrays([pyarrow.nulls(many, pyarrow.int8())], ["a"])
+    held = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": pyarrow.ListArray.from_arrays([0, many], inner)}), held)
+    return held.getvalue()
+
+
 def deep_parquet_rows() -> bytes:
     import pyarrow
     import pyarrow.parquet
@@ -89,6 +112,10 @@ BOMBS = {
     "far.xlsx": (far_row, "rows, the most that are read"),
     "wide.xlsx": (last_column, "16,384 columns; at most 1000"),
     "dictionary.parquet": (dictionary_parquet, "to unpack"),
+    "coded.parquet": (coded_parquet, "to unpack"),
+    "nested.parquet": (nested_parquet, "cells, the most that are read"),
+    "row.xlsx": (lambda: sheet('<row r="1">' + "<c/>" * 2_000_000 + "</row>"), "to unpack"),
+    "line.csv.gz": (lambda: gzip.compress(("a,b\n" + "\U0001f600" * 40_000_000).encode()), "line 2 is longer than"),
     "nulls.parquet": (deep_parquet_rows, "rows, the most that are read"),
     "rows.csv.gz": (lambda: gzip.compress(b"a,b\n" * 3_000_000), "the most that are read"),
     "rows.jsonl.gz": (lambda: gzip.compress(b'{"a":1}\n' * 3_000_000), "the most that are read"),

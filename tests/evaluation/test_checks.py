@@ -201,7 +201,16 @@ def test_no_schema_and_reply_hold_the_app(schema: object, reply: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["a{30000000}", "a{,30000000}", "(a{1000}){1000}", "((x{100}y){100}){100}", "(){99999}", "[ab]{20000}"]
+    "pattern",
+    [
+        "a{30000000}",
+        "a{,30000000}",
+        "(a{1000}){1000}",
+        "((x{100}y){100}){100}",
+        "(){99999}",
+        "[ab]{20000}",
+        "((((a{90}(?#[)){90}){90}(?#])){90})",
+    ],
 )
 def test_repeats_are_counted_before_a_pattern_is_compiled(pattern: str) -> None:
     """Written out by the compiler, the first of these took 8 GB and stayed in its cache."""
@@ -209,6 +218,11 @@ def test_repeats_are_counted_before_a_pattern_is_compiled(pattern: str) -> None:
         parse_check(f"regex:{pattern}")
     with pytest.raises(InputError, match="pattern that is not a regular expression"):
         parse_check("json-schema:" + json.dumps({"type": "string", "pattern": pattern}))
+
+
+def test_a_pattern_with_comments_is_refused() -> None:
+    with pytest.raises(InputError, match=r"written with \(\?x\)"):
+        parse_check("regex:(?x)((a{90}#(\n){90}#(\n){90}")
 
 
 def test_usual_repeats_are_taken() -> None:
