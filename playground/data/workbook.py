@@ -16,6 +16,8 @@ from playground.errors import InputError
 
 _BATCH_BYTES = 16 << 20
 """Decoded bytes of a Parquet file that become Python values at a time."""
+_ROW_BYTES = 4 << 20
+"""Of a sheet's XML: openpyxl holds a row whole, 80 times as large where its cells are empty."""
 _VALUE_BYTES = 200
 """What a Python value takes besides, about."""
 
@@ -41,12 +43,12 @@ def parse_xlsx(path: Path, limits: Limits) -> Records:
 
 
 def decode_xlsx(path: Path, upload_bytes: int) -> None:
-    """All that reading a workbook allocates: its shared strings and styles whole, its rows one by one (each of them whole). Raises
-    InputError where that is too much."""
+    """All that reading a workbook allocates: its shared strings and styles whole, and where one may be large its rows, each of them
+    whole. Raises InputError where that is too much."""
     limits = Limits(path.name, upload_bytes)
     _unpacked(path, limits)
     book = _opened(path)
-    for sheet in book.worksheets:  # as parse_xlsx goes through them
+    for sheet in [] if _has_short_rows(path) else book.worksheets:  # as parse_xlsx goes through them
         if max(map(len, _rows(sheet, limits)), default=0):
             break
     book.close()
@@ -59,6 +61,24 @@ def _unpacked(path: Path, limits: Limits) -> None:
     except (zipfile.BadZipFile, OSError):
         raise InputError(f"{path.name} is no Excel workbook (.xlsx), or has a password. Save it again, or as CSV.") from None
     limits.check_unpacked(unpacked)
+
+
+def _has_short_rows(path: Path) -> bool:
+    """Whether no row of any sheet takes much, told from the bytes alone; where anything could hide a row's begin, it cannot be told."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if not entry.filename.startswith("xl/worksheets/"):
+                continue
+            since, tail = 0, b""
+            with archive.open(entry) as sheet:
+                while block := sheet.read(1 << 20):
+                    data = tail + block
+                    first, last = data.find(b"<row"), data.rfind(b"<row")
+                    if b"<!" in data or since + (len(block) if first < 0 else first) > _ROW_BYTES:
+                        return False
+                    since = since + len(block) if last < 0 else len(data) - last
+                    tail = data[-3:]
+    return True
 
 
 def _opened(path: Path) -> Any:
