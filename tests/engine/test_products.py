@@ -70,7 +70,7 @@ def test_a_call_that_is_fast_in_the_cache_only_is_not_chosen() -> None:
 
 def test_the_call_that_is_fastest_over_a_whole_step_is_chosen_for_each_number_of_rows() -> None:
     best = {1: "halves", 2: "turned", 4: "turned", 8: "plain", 16: "halves"}
-    machine = Machine(lambda name, rows, cached: rows * (1.0 if name == best[rows] else 3.0))
+    machine = Machine(lambda name, rows, cached: rows * (1.0 if name == best.get(rows, best[4]) else 3.0))
     for rows in best:
         assert machine.settled(rows) == rows * LAYERS
     assert machine.steps.count(4) == 1, "eight weights show three calls twice each in one step"
@@ -83,8 +83,8 @@ def test_one_row_never_takes_longer_than_two(one: float) -> None:
     machine = Machine(lambda name, rows, cached: {1: one, 2: 1.0}[rows])
     alone = machine.settled(1)
     assert machine.ran[-1][1] == 2, "it goes through the shape of two"
-    assert alone <= machine.settled(2)
-    assert {way[1] for (_, rows), way in machine.products.chosen.items() if rows == 1} == {2}
+    assert alone <= machine.settled(2) + 1e-9
+    assert {way[1] for (_, (rows, _)), way in machine.products.chosen.items() if rows == 1} == {2}
 
 
 def test_one_row_takes_its_own_shape_where_that_is_faster() -> None:
@@ -119,7 +119,7 @@ def test_a_machine_that_is_busy_is_asked_again_ever_less_often() -> None:
         machine.step(4)
         machine.now += 1.0
     assert 2 <= len(machine.steps) - 1 <= 3, "after 60 s, 120 s and 240 s"
-    assert {way for (_, rows), way in machine.products.chosen.items() if rows == 4} == {("turned", 1)}
+    assert {way for (_, (rows, _)), way in machine.products.chosen.items() if rows == 4} == {("turned", 1)}
 
 
 def test_a_choice_made_on_a_busy_machine_is_held_to_what_a_quiet_one_shows() -> None:
@@ -190,3 +190,19 @@ def test_every_call_gives_the_same_product_and_lays_it_out_alike(name: str, by_r
     assert got.stride() == (24, 1)
     assert set(seen) == {(12, 1)}
     assert torch.allclose(products(given, weight, bias, residual), x @ weight + bias + residual, atol=1e-5)
+
+
+def test_a_choice_is_for_the_threads_that_it_was_measured_with() -> None:
+    """Cores are shared out while a run trains: what is fastest for one thread is not for two."""
+    cost = {1: {"plain": 2.0, "turned": 1.0, "halves": 3.0}, 2: {"plain": 1.5, "turned": 1.4, "halves": 0.5}}
+    before = torch.get_num_threads()
+    machine = Machine(lambda name, rows, cached: cost[torch.get_num_threads()][name])
+    try:
+        torch.set_num_threads(1)
+        assert machine.settled(4) == 1.0 * LAYERS
+        torch.set_num_threads(2)
+        assert machine.settled(4) == 0.5 * LAYERS
+        torch.set_num_threads(1)
+        assert machine.step(4) == 1.0 * LAYERS, "what was chosen for one thread is still known"
+    finally:
+        torch.set_num_threads(before)

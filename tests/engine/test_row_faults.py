@@ -165,3 +165,11 @@ def test_memory_that_runs_out_is_the_batchs_affair(error: Exception) -> None:
     writer = Writer(PLAIN, [1], Full(None, 0), ())
     with pytest.raises(type(error)):
         writer.take(torch.tensor([0.0, 1.0]), 0.0)
+
+
+def test_memory_that_runs_out_is_the_batchs_affair_whatever_the_library_calls_it() -> None:
+    from playground.errors import is_out_of_memory
+
+    said = "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("a tokenizer that stumbles"))

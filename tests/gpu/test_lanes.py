@@ -12,7 +12,7 @@ import pytest
 from playground.gpu.lanes import LINGER_S, LOOK_S, Lanes, usable_cores
 from playground.settings import PROJECT_ROOT
 
-HOLDER = "import sys; from pathlib import Path; from playground.gpu.lanes import Lanes; Lanes(Path(sys.argv[1])).enter('chat'); print('in', flush=True); input()"
+HOLDER = "import sys; from pathlib import Path; from playground.gpu.lanes import Lanes; lanes = Lanes(Path(sys.argv[1])); lanes.enter('chat'); print('in', flush=True); input()"
 
 
 class FakeClock:
@@ -79,7 +79,8 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path: Path, clock: FakeCloc
 
 
 def test_where_nothing_can_be_written_everybody_uses_all_cores(tmp_path: Path) -> None:
-    app, worker = Lanes(tmp_path / "absent" / "home", 2), Lanes(tmp_path / "absent" / "home", 2)
+    (tmp_path / "file").touch()
+    app, worker = Lanes(tmp_path / "file" / "home", 2), Lanes(tmp_path / "file" / "home", 2)
     app.enter("chat")
     assert worker.threads("train") == 2
     app.leave("chat")
