@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from playground.api.body import BODY_S, LIMIT_BYTES, TooLargeError, TooSlowError, read_bytes
-from playground.api.hosts import foreign
+from playground.api.hosts import foreign, path_in
 from playground.api.incoming import Incoming
 from playground.services.sessions import COOKIE
 from playground.settings import Settings
@@ -101,14 +101,14 @@ class Gate:
     def _refused(self, scope: Scope) -> Response | None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_BYTES:
             return _no(431, f"The request's headers are larger than {HEADERS_BYTES} bytes. Delete this site's cookies.")
-        if not _path(scope).startswith(_JUDGED_ELSEWHERE) and (words := foreign(scope, self._settings)):
+        if not path_in(scope).startswith(_JUDGED_ELSEWHERE) and (words := foreign(scope, self._settings)):
             looked_at = "text/html" in Headers(scope=scope).get("accept", "")
             return PlainTextResponse(words, 403) if looked_at else _no(403, words)
         return None
 
     def _route(self, scope: Scope) -> str:
         """OWN, or the path of the allowed route as Gradio writes it; "" when there is none."""
-        path = _path(scope)
+        path = path_in(scope)
         for method, route, regex in self._routes:
             if method == scope["method"] and (found := regex.match(path)):
                 return route if route != FILE or self._is_handed_out(found["path_or_url"]) else ""
@@ -172,12 +172,6 @@ class Gate:
             return message
 
         await self._app(scope, counted, send)
-
-
-def _path(scope: Scope) -> str:
-    """The path as the router sees it: without the path under which a proxy shows the app."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return (path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path) or "/"
 
 
 def _no(status: int, words: str) -> Response:

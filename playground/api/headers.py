@@ -9,6 +9,8 @@ import re
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from playground.api.hosts import path_in
+
 HUB = "https://huggingface.co"
 """Shows a Space in a frame of its own page."""
 _INLINE = re.compile(rb"<script(?:\s(?:(?!\ssrc=)[^>])*)?>(.*?)</script>", re.DOTALL | re.IGNORECASE)
@@ -34,7 +36,7 @@ class ContentPolicy:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_page = scope["path"] in ("", "/")
+        is_page = path_in(scope) == "/"
         started: Message = {}
         body = b""
 

@@ -1,4 +1,4 @@
-"""Under which names the app may be opened, and which pages may ask it: Host, Origin and Sec-Fetch-Site of a request."""
+"""Under which names and path the app may be opened, and which pages may ask it: Host, Origin and Sec-Fetch-Site of a request."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ def is_own(name: str, scope: Scope, settings: Settings) -> bool:
     if not name:
         return False
     return name in LOCAL_NAMES or name in settings.allowed_hosts or name == _address(scope) or name in _machine_names()
+
+
+def path_in(scope: Scope) -> str:
+    """The path as the router sees it: without the path under which a proxy shows the app."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return (path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path) or "/"
 
 
 def name_in(address: str) -> str:

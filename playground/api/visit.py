@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from playground.api.hosts import path_in
 from playground.services.quota import FREE_MIN_BYTES, disk_free
 from playground.services.sessions import COOKIE, HOST_COOKIE, cookie_name, is_token, new_token
 
@@ -27,7 +28,7 @@ class Visit:
             await self._app(scope, receive, send)
         elif scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload") and self._full():
             await PlainTextResponse("The disk of this app is nearly full. Try again in an hour.", 507)(scope, receive, send)
-        elif scope["method"] == "GET" and scope["path"] in ("", "/"):
+        elif scope["method"] == "GET" and path_in(scope) == "/":
             await self._page(scope, receive, send)
         else:
             await self._app(scope, receive, send)

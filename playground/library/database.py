@@ -28,12 +28,14 @@ def connect(path: Path, timeout_s: float = 30.0, *, create: bool = True) -> sqli
     return db
 
 
-def wipe(path: Path) -> None:
+def wipe(path: Path, timeout_s: float = 30.0) -> None:
     """Take what was deleted before out of the file and out of its log (WAL): none of it can be read from either. Raises sqlite3.Error
     where others use it for too long, or the disk is full."""
-    db = connect(path, create=False)
+    db = connect(path, timeout_s, create=False)
     try:
         db.execute("VACUUM")
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("the log still holds what was deleted: others read it")
     finally:
         db.close()

@@ -24,13 +24,14 @@ def refuse_unmergeable(card: AdapterCard) -> None:
 
 
 def merge(card: AdapterCard, base: Path, target: Path) -> None:
-    """Write the merged model, its tokenizer, model card and record into ``target`` (new). A full fine-tune is copied.
+    """Write the merged model, its tokenizer, model card and record into ``target`` (new). A full fine-tune is copied. The folder that
+    ``target`` is to lie in is not made: where it is gone, its owner has removed it.
 
-    Weights are merged in the base's own precision on disk; PEFT checks them for values that are no numbers. Raises InputError.
+    Weights are merged in the base's own precision on disk; PEFT checks them for values that are no numbers. Raises InputError, OSError.
     """
     refuse_unmergeable(card)
-    target.mkdir(parents=True)
     if card.kind == "full":
+        target.mkdir()
         for file in card.path.iterdir():
             shutil.copyfile(file, target / file.name)
         return
@@ -44,6 +45,7 @@ def merge(card: AdapterCard, base: Path, target: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         merged = PeftModel.from_pretrained(model, card.path).merge_and_unload(safe_merge=True)
+    target.mkdir()  # it would be made with its parents
     merged.save_pretrained(target)
     for pattern in ("*token*", "chat_template*", "vocab*", "merges*", "special*"):
         for file in base.glob(pattern):

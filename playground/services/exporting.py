@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Exporter:
     ) -> None:  # fmt: skip
         self._settings, self._manager, self._bases, self._adapters, self._quota = settings, manager, bases, adapters, quota
         self._busy: set[str] = set()
+        self._lock = threading.Lock()
 
     def export(self, adapter_id: str, format: str, owner: str = "local", target: Path | None = None) -> Iterator[Exported]:
         """Merge or convert; whoever stops listening stops it, and nothing is left behind.
@@ -62,20 +64,25 @@ class Exporter:
             raise InputError(f"{target} exists. Name a new {'file' if format == 'gguf' else 'folder'}; nothing is overwritten.")
         base = self._bases.resolve()
         self._refuse_too_large(base.bytes)
-        if owner in self._busy and self._quota.applies(owner):
-            raise InputError("An export of yours is being written already. Wait for its end, or stop it.")
-        room = self._quota.room(owner, base.bytes, "The export")
-        work = room / "work"
-        work.mkdir(parents=True)
-        place = target or room / (f"{card.id}.gguf" if format == "gguf" else f"{card.id}-merged.zip")
-        self._busy.add(owner)
+        with self._lock:
+            if owner in self._busy and self._quota.applies(owner):
+                raise InputError("An export of yours is being written already. Wait for its end, or stop it.")
+            self._busy.add(owner)
         try:
-            yield from self._run(card, base.path, work, format, place)
+            room = self._quota.room(owner, base.bytes, "The export")
+            yield from self._write(card, base.path, room, format, target)
+        finally:
+            self._busy.discard(owner)
+
+    def _write(self, card: AdapterCard, base: Path, room: Path, format: str, target: Path | None) -> Iterator[Exported]:
+        work = room / "work"
+        place = target or room / (f"{card.id}.gguf" if format == "gguf" else f"{card.id}-merged.zip")
+        try:
+            work.mkdir(parents=True)
+            yield from self._run(card, base, work, format, place)
         except BaseException:
             shutil.rmtree(room, ignore_errors=True)
             raise
-        finally:
-            self._busy.discard(owner)
         shutil.rmtree(work if target is None else room, ignore_errors=True)
 
     def _refuse_too_large(self, base_bytes: int) -> None:

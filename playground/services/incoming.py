@@ -16,10 +16,14 @@ MARK = ".of-"
 def handed_over(settings: Settings, path: Path, owner: str = LOCAL) -> Path:
     """``path`` if it was uploaded. Raises NotFoundError."""
     folder, real = settings.incoming_dir.resolve(), Path(path).resolve()
+    missing = f"There is no uploaded file {Path(path).name[:80]!r}. Upload it again."
     if not (real.is_relative_to(folder) and real.is_file()):
-        raise NotFoundError(f"There is no uploaded file {Path(path).name[:80]!r}. Upload it again.")
+        raise NotFoundError(missing)
     if settings.shared and owner.isalnum() and real.parent != folder:
-        (folder / real.relative_to(folder).parts[0] / f"{MARK}{owner}").touch()
+        try:
+            (folder / real.relative_to(folder).parts[0] / f"{MARK}{owner}").touch()
+        except FileNotFoundError as error:  # removed meanwhile
+            raise NotFoundError(missing) from error
     return real
 
 

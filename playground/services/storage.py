@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import sqlite3
@@ -186,8 +187,10 @@ class StorageService:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _remove_traces(self, owner: str, before_s: float = float("inf")) -> None:
-        """What lies on disk and is no item: uploads on their way in, races, and names that the database file still holds."""
+        """What lies on disk and is no item: uploads on their way in, the empty folder of those that were kept, races, and names that the database file still holds."""
         remove_incoming(self._settings, owner)
+        with contextlib.suppress(OSError):  # uploads are left, or there never were any
+            (self._settings.uploads_dir / owner).rmdir()
         for race in self._races.all():
             if race.owner == owner and race.created_s < before_s:
                 self._races.remove(race.race)
@@ -279,9 +282,8 @@ class StorageService:
     def _upload_items(self, owners: Iterable[str]) -> list[Item]:
         found = []
         for owner in owners:
-            place = self._settings.uploads_dir / owner
-            for folder in sorted(place.iterdir()) if place.is_dir() else ():
-                file = next((file for file in folder.iterdir() if file.is_file()), None) if folder.is_dir() else folder
+            for folder in _within(self._settings.uploads_dir / owner):
+                file = next((file for file in _within(folder) if file.is_file()), None) if folder.is_dir() else folder
                 name = file.name if file is not None else folder.name
                 found.append(Item(UPLOAD, f"{owner}/{folder.name}", name, bytes_in(folder), _made_s(folder)))
         return found
@@ -296,13 +298,12 @@ class StorageService:
     def _export_items(self, owner: str) -> list[Item]:
         found = []
         for room in self._quota.rooms(owner):
-            file = next((file for file in sorted(room.iterdir()) if file.is_file()), room)
+            file = next((file for file in _within(room) if file.is_file()), room)
             found.append(Item(PASSING, f"exports/{room.name}", file.name, bytes_in(room), _made_s(room)))
         return found
 
     def _uploaders(self) -> list[str]:
-        place = self._settings.uploads_dir
-        there = sorted(place.iterdir()) if place.is_dir() else []
+        there = _within(self._settings.uploads_dir)
         return [folder.name for folder in there if folder.is_dir() and folder != self._settings.incoming_dir]
 
     def _spec(self, run: str) -> RunSpec | None:
@@ -310,6 +311,14 @@ class StorageService:
             return RunSpec.read(self._settings.runs_dir / run)
         except InputError:
             return None
+
+
+def _within(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it has gone meanwhile."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _made_s(folder: Path) -> float:

@@ -88,11 +88,11 @@ def build() -> BenchView:
 
 def wire(services: Any, view: BenchView, tab: Any, training: Any) -> None:
     """tab: the Verdict tab, for its examples, checks and prompt. training: the Train tab, for its upload, columns, seed and test share."""
-    where = [tab.source, tab.kept, training.uploaded, training.source, training.settings[5], training.settings[7]]
+    where = _where(tab, training)
     look = [view.sent, *where]
-    opening = bind(services, opened), [view.text, *look], [view.text, view.error, *view.shown]
+    opening = _opening(services, view, tab, training)
     gr.on([view.fold.expand, tab.source.input], *opening, **QUIET)
-    tab.source.change(*opening, **QUIET)  # also when the page's opening chose: then the text stays as it is
+    tab.source.change(*opening, **QUIET)  # also when the page's opening chose, so the text stays as it is: see ``follow``
     view.timer.tick(bind(services, show), look, view.shown, **QUIET)
 
     def then_show(event: Any) -> None:
@@ -116,6 +116,19 @@ def wire(services: Any, view: BenchView, tab: Any, training: Any) -> None:
         [tab.sides, tab.offered],
         **QUIET,
     )
+
+
+def follow(services: Any, view: BenchView, tab: Any, training: Any, event: Any) -> None:
+    """After an event in which a person has other examples chosen without ``tab.source.input``, the text follows."""
+    event.then(*_opening(services, view, tab, training), **QUIET)
+
+
+def _where(tab: Any, training: Any) -> list[Any]:
+    return [tab.source, tab.kept, training.uploaded, training.source, training.settings[5], training.settings[7]]
+
+
+def _opening(services: Any, view: BenchView, tab: Any, training: Any) -> tuple[Any, list[Any], list[Any]]:
+    return bind(services, opened), [view.text, view.sent, *_where(tab, training)], [view.text, view.error, *view.shown]
 
 
 # -- handlers ----------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def _wire(
 
     memo, mark = gr.State(Memo()), gr.State("")
     verdict.wire(services, page, tabs, judged, training, mark)
-    verdict.wire_carry(services, tabs, judged, sides, training.uploaded)
+    verdict.wire_carry(services, tabs, judged, sides, training)
     models = [view.model for view in sides.sides.values()]
     watched = [
         memo,

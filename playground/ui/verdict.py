@@ -236,14 +236,14 @@ def wire(services: Any, page: gr.Blocks, tabs: gr.Tabs, tab: VerdictTab, trainin
         [*examples, tab.prompt, tab.sides, tab.offered],
         [tab.source, *fits, tab.sides, tab.offered],
     )
-    for event in (page.load, training.uploaded.change):
-        event(*first, **QUIET).then(*told, **QUIET)
+    page.load(*first, **QUIET).then(*told, **QUIET)
+    uploaded = training.uploaded.change(*first, **QUIET)
+    uploaded.then(*told, **QUIET)
     then_sides(tab.source.input(bind(services, verdict_form.source_chosen), examples, fits, **QUIET))
-    then_sides(
-        tab.drop.upload(
-            bind(services, verdict_form.drop), [tab.drop, tab.kept, training.uploaded], [tab.kept, tab.source, tab.error], **QUIET
-        ).then(bind(services, verdict_form.source_chosen), examples, fits, **QUIET)
-    )
+    dropped = tab.drop.upload(
+        bind(services, verdict_form.drop), [tab.drop, tab.kept, training.uploaded], [tab.kept, tab.source, tab.error], **QUIET
+    ).then(bind(services, verdict_form.source_chosen), examples, fits, **QUIET)
+    then_sides(dropped)
     then_sides(
         gr.on(
             [tab.docs.upload, tab.docs.clear],
@@ -265,6 +265,8 @@ def wire(services: Any, page: gr.Blocks, tabs: gr.Tabs, tab: VerdictTab, trainin
     ).then(bind(services, verdict_shown.shown), tab.followed, tab.shown, **QUIET)  # fmt: skip
     _wire_shown(services, tab)
     bench.wire(services, tab.bench, tab, training)
+    for event in (uploaded, dropped):
+        bench.follow(services, tab.bench, tab, training, event)
     vote.wire(services, tab.vote, tab)
     page.load(bind(services, verdict_shown.opened), tab.address, [tabs, *tab.shown, tab.fold], js=ADDRESS_JS, **QUIET)
 
@@ -283,11 +285,22 @@ def _wire_shown(services: Any, tab: VerdictTab) -> None:
     tab.body.pick(bind_pick(services, verdict_shown.replay), tab.followed, tab.replayed, **QUIET)
 
 
-def wire_carry(services: Any, tabs: gr.Tabs, tab: VerdictTab, sides: Any, uploaded: gr.State) -> None:
+def wire_carry(services: Any, tabs: gr.Tabs, tab: VerdictTab, sides: Any, training: Any) -> None:
     """The Compare tab's button brings its sides here."""
-    sides.verdict.click(
+    carried = sides.verdict.click(
         bind(services, verdict_form.carry),
-        [tab.kept, uploaded, tab.source, tab.adapter, tab.prompt, sides.comparison, sides.kind, sides.text, *sides.side_inputs],
+        [
+            tab.kept,
+            training.uploaded,
+            tab.source,
+            tab.adapter,
+            tab.prompt,
+            sides.comparison,
+            sides.kind,
+            sides.text,
+            *sides.side_inputs,
+        ],
         [tabs, tab.kept, tab.source, tab.checks, tab.sides, tab.offered, tab.fold],
         **QUIET,
     )
+    bench.follow(services, tab.bench, tab, training, carried)

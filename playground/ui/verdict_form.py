@@ -208,7 +208,7 @@ def start(
         picked = tuple(sides[key] for key in chosen or () if key in sides)
         if not picked:
             raise InputError(words.VERDICT_SIDES)
-        if len(picked) < len(chosen):
+        if any(key.startswith(("tuned", CARRIED)) and key not in sides for key in chosen):
             raise InputError(words.VERDICT_GONE)
         request = VerdictRequest(
             found.file, picked, tuple(line.strip() for line in (checks or "").splitlines() if line.strip()), found.rows, found.shots,

@@ -43,7 +43,10 @@ class Page(gr.Blocks):
     An answer that nobody asked for (a timer's, the page's opening, and what follows from these) never carries the value of a widget that
     a person can set: it was made from what the page held when it was sent for, and a person, or another answer, may have set the widget
     since. Choices may change. Only the opening itself gives first values, to widgets that were built with ``interactive=False`` and are
-    opened with them: nobody can have set those."""
+    opened with them: nobody can have set those.
+
+    So ``.change`` of a widget that the opening or a timer writes counts as unasked for ever, whoever changed it. What shall write a value
+    after a person's own change hangs on that event (``input``, ``upload``, ``then`` of it)."""
 
     def seal(self) -> None:
         for block in self.blocks.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ from starlette.responses import HTMLResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from playground.api.gate import Gate
 from playground.api.headers import ContentPolicy
+from playground.api.visit import Visit
+from playground.services.sessions import COOKIE
+from playground.settings import Settings
 
 INLINE = "window.config = {\"a\": '</b>'};"
 PAGE = f"<script>{INLINE}</script><script type=module src=./index.js></script><script data-mode>\n two()\n</script><p onclick=x>é</p>"
@@ -26,6 +31,17 @@ def client(space: bool = False) -> TestClient:
         Route("/stream", lambda request: StreamingResponse(iter(["a", "b"]))),
     ]
     return TestClient(Starlette(routes=routes, middleware=[Middleware(ContentPolicy, space=space)]))
+
+
+@pytest.mark.parametrize("path", ["/tools", "/tools/", "/"])
+def test_behind_a_proxy_that_keeps_its_path_the_page_is_the_page(tmp_path: Path, path: str) -> None:
+    settings = Settings(home=tmp_path, shared=True)
+    middleware = [Middleware(ContentPolicy), Middleware(Gate, settings=settings), Middleware(Visit, home=tmp_path)]
+    app = Starlette(routes=[Route("/{rest:path}", lambda request: HTMLResponse(PAGE))], middleware=middleware)
+    answer = TestClient(app, base_url="http://localhost:7860", root_path="/tools").get(path)
+    assert answer.text == PAGE
+    assert "script-src" in policy(answer)
+    assert COOKIE in answer.headers["set-cookie"]
 
 
 def policy(answer: Any) -> dict[str, str]:

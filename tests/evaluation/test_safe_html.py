@@ -25,7 +25,9 @@ from tests.payloads import PAYLOADS
         ("<script>x < '<b>'</script>", "&lt;script&gt;x &lt; '<b>'&lt;/script&gt;"),
         ("<IMG SRC=x ONERROR=y//", "&lt;IMG SRC=x ONERROR=y//"),
         ("<!-- <img src=x> --!><img src=x>", "&lt;!-- &lt;img src=x&gt; --!&gt;&lt;img src=x&gt;"),
-        ('<title><img src=x></title><span id="</style><img src=x>">', '<title>&lt;img src=x&gt;</title><span id="&lt;/style&gt;&lt;img src=x&gt;">'),
+        ('<title><img src=x></title><span id="</style><img src=x>">', '<title>&lt;img src=x&gt;</title>&lt;span id="&lt;/style&gt;&lt;img src=x&gt;"&gt;'),
+        ('<a <b>x</b> <![1> <?x> a & b &#x &amp', '&lt;a <b>x</b> &lt;![1&gt; &lt;?x&gt; a &amp; b &amp;#x &amp;amp'),
+        ('<span title="x" class="&lt;&quot;">', '&lt;span title="x" class="&amp;lt;&amp;quot;"&gt;'),
     ],
 )  # fmt: skip
 def test_a_tag_of_ours_stays_and_every_other_is_text(html: str, safe: str) -> None:
@@ -42,6 +44,18 @@ def test_a_text_that_nobody_escaped_runs_nothing(payload: str, around: str) -> N
     for tag in ("<img", "<script", "<iframe", "<svg onload", "<b onclick"):
         assert tag not in safe.replace("&lt;", "")
     assert "pwned" in unescape(safe) or "pwned" not in payload
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<a ", "<", "</a ", "<!--", "<!-- x>", "<![cdata[", "<?", "&#", "&a", '<a b="', '<a b=">" ', "<a b='x>", "<p/", "<p \t"],
+)
+@pytest.mark.parametrize("end", ["", ">", '">'])
+def test_what_is_never_closed_takes_no_longer_than_other_text(piece: str, end: str) -> None:
+    """Each of some took minutes: read to its end once for every piece."""
+    safe = safe_html(piece * 20_000 + end)
+    assert safe_html(safe) == safe
+    assert len(safe) >= 20_000 * len(piece)
 
 
 def test_a_whole_report_loses_nothing() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from playground.errors import InputError, NotFoundError
+from playground.errors import InputError, NotFoundError, RunFailedError
 from playground.services.container import Services
+from playground.services.exporting import Exporter
+from playground.services.quota import Quota
 from playground.settings import Settings
 
 
@@ -45,6 +48,46 @@ def test_who_stops_listening_stops_it(services: Services, settings: Settings, ad
     job.close()  # type: ignore[attr-defined]
     assert exporting() == 0
     assert list(settings.exports_dir.iterdir()) == []
+
+
+def test_an_export_whose_room_is_removed_meanwhile_makes_no_new_one(services: Services, settings: Settings, adapter: str) -> None:
+    job = services.exporter.export(adapter, "merged")
+    next(job)
+    assert next(job).phase.startswith("Merging")
+    (room,) = settings.exports_dir.iterdir()
+    shutil.rmtree(room)
+    with pytest.raises(RunFailedError, match="could not be written"):
+        list(job)
+    assert list(settings.exports_dir.iterdir()) == []
+
+
+def test_of_two_merges_that_begin_at_once_one_is_refused(services: Services, settings: Settings, adapter: str) -> None:
+    said: list[str] = []
+
+    class Meanwhile(Quota):
+        """A second merge of the same visitor begins while room is looked for; the first time there is none."""
+
+        def applies(self, owner: str) -> bool:
+            return True
+
+        def room(self, owner: str, more_bytes: int, what: str) -> Path:
+            if not said:
+                said.append("")
+                with pytest.raises(InputError) as refused:
+                    next(exporter.export(adapter, "merged"))
+                said.append(str(refused.value))
+                raise InputError("There is no room.")
+            return settings.exports_dir / "room"
+
+    library = services.adapters.library
+    quota = Meanwhile(settings, services.training.store, library)
+    exporter = Exporter(settings, services.manager, services.bases, services.adapters, quota)
+    with pytest.raises(InputError, match="There is no room"):
+        next(exporter.export(adapter, "merged"))
+    assert said[1].startswith("An export of yours is being written already")
+    again = exporter.export(adapter, "merged")
+    assert next(again).phase == "Starting", "the one that was refused its room holds nothing"
+    again.close()  # type: ignore[attr-defined]
 
 
 def test_what_cannot_be_written_is_said_before_it_begins(services: Services, adapter: str, tmp_path: Path) -> None:

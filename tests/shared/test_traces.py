@@ -94,6 +94,7 @@ def test_after_delete_my_data_no_file_holds_anything_of_hers(services: Services,
     assert holding(services.settings.home, SECRET) == []
     assert list(services.settings.exports_dir.iterdir()) == []
     assert services.race.store.all() == []
+    assert ANNA not in services.storage.owners(), "nothing of hers is looked after any more"
     reading.close()
 
 
@@ -111,6 +112,13 @@ def test_what_goes_by_itself_after_the_last_visit_leaves_nothing_either(services
     incoming_before = list(services.settings.incoming_dir.iterdir())
     assert incoming_before
     assert not services.storage.sweep(ANNA, 1e12)
+    assert holding(services.settings.home, SECRET) == []
+
+
+def test_a_room_that_vanishes_while_all_is_deleted_stops_nothing(services: Services, hers: Belongings) -> None:
+    made = services.data.download(f"{SECRET}.jsonl", SECRET, ANNA).parent
+    (made.parent / f"{made.name[:-1]}_").symlink_to(made.parent / "gone")  # named when rooms were listed, and not there any more
+    services.storage.remove_everything(ANNA)
     assert holding(services.settings.home, SECRET) == []
 
 
@@ -137,6 +145,26 @@ def test_what_was_deleted_before_it_was_overwritten_is_wiped_too(tmp_path: Path)
         db.execute("DELETE FROM t")
     assert holding(tmp_path, SECRET)
     wipe(database)
+    assert holding(tmp_path, SECRET) == []
+    db.close()
+
+
+def test_a_log_that_another_one_reads_is_not_said_to_be_wiped(tmp_path: Path) -> None:
+    database = tmp_path / "read.sqlite"
+    db = connect(database)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("CREATE TABLE t (name TEXT)")
+    db.execute("INSERT INTO t VALUES (?)", (SECRET,))
+    db.commit()
+    reader = sqlite3.connect(database)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT name FROM t").fetchone() == (SECRET,)
+    db.execute("DELETE FROM t")
+    db.commit()
+    with pytest.raises(sqlite3.OperationalError):
+        wipe(database, timeout_s=0)
+    reader.close()
+    wipe(database, timeout_s=0)
     assert holding(tmp_path, SECRET) == []
     db.close()
 

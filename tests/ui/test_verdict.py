@@ -18,7 +18,7 @@ from playground.ui.asking import Comparison
 from playground.ui.source import Source
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.ui.watch import Memo
-from playground.ui.wiring import Visitor
+from playground.ui.wiring import Page, Visitor
 from tests.evaluation.verdicts import verdict as made_verdict
 from tests.ui.fakes import EVIL, FakeServices, row
 
@@ -120,6 +120,21 @@ def test_what_is_wrong_is_said_where_it_was_asked(
     assert services.verdicts.started == []
 
 
+def test_a_side_that_was_chosen_and_is_gone_is_said_and_one_without_its_prompt_is_left_out(
+    services: FakeServices, me: Visitor
+) -> None:
+    for gone in ("tuned", "tuned+documents", "carried:0"):
+        services.adapters.rows = []
+        made, error, _ = start(services, me, sides=["base", gone])
+        assert made == gr.skip()
+        assert words.VERDICT_GONE in error["value"]
+    assert services.verdicts.started == []
+    asked_ = (*asked(), ["base", "prompt"], *SETTINGS, "hospital_reports", "", "json", *SITUATION)
+    made, error, _ = verdict_form.start(services, me, *asked_)
+    assert (made, error["visible"]) == ("v1", False)
+    assert [side.label for side in services.verdicts.started[0].sides] == ["Base"]
+
+
 def test_an_upload_is_judged_by_its_test_part(services: FakeServices, me: Visitor) -> None:
     services.data.checked = examples(40)
     uploaded = Path("mine.csv")
@@ -190,12 +205,27 @@ def test_every_place_is_filled(judged: FakeServices, me: Visitor) -> None:
         sides = compare.build(judged)
         tabs = gr.Tabs()
         verdict.wire(judged, page, tabs, tab, training, gr.State(""))
-        verdict.wire_carry(judged, tabs, tab, sides, training.uploaded)
+        verdict.wire_carry(judged, tabs, tab, sides, training)
     assert len(verdict_shown.shown(judged, me, "")) == len(tab.shown)
     assert len(verdict_shown.opened(judged, me, ID)) == len(tab.shown) + 2
     judged.verdicts.listed = []
     assert len(verdict_shown.shown(judged, me, "")) == len(tab.shown)
     assert len(verdict_shown.remove(judged, me, "")) == len(tab.shown)
+
+
+def test_the_benchs_text_follows_every_choice_of_examples_that_a_person_makes(judged: FakeServices) -> None:
+    with Page() as page:
+        tab = verdict.build(judged)
+        training = train.build(judged)
+        sides = compare.build(judged)
+        tabs = gr.Tabs()
+        verdict.wire(judged, page, tabs, tab, training, gr.State(""))
+        verdict.wire_carry(judged, tabs, tab, sides, training)
+    asked_ = [
+        one for one in page.fns.values() if one.name == "opened" and tab.bench.text in one.outputs and one._id not in page.unasked
+    ]
+    before = {page.fns[one.trigger_after].name for one in asked_ if one.trigger_after is not None}
+    assert before == {"first", "source_chosen", "carry"}, "an upload, a dropped file, the sides of Compare"
 
 
 def test_the_empty_tab_says_what_to_do(services: FakeServices, me: Visitor) -> None:
