@@ -45,8 +45,8 @@ class Page(gr.Blocks):
     since. Choices may change. Only the opening itself gives first values, to widgets that were built with ``interactive=False`` and are
     opened with them: nobody can have set those.
 
-    So ``.change`` of a widget that the opening or a timer writes counts as unasked for ever, whoever changed it. What shall write a value
-    after a person's own change hangs on that event (``input``, ``upload``, ``then`` of it)."""
+    ``.change`` of a state or picture that the opening or a timer writes counts as unasked too, whoever changed it; ``.change`` of a widget
+    that a person can set is that person's, since nothing unasked writes it once it is open."""
 
     def seal(self) -> None:
         for block in self.blocks.values():
@@ -55,7 +55,7 @@ class Page(gr.Blocks):
 
     @cached_property
     def unasked(self) -> dict[int, bool]:
-        """Ids of the listeners that answer unasked -> whether it is the page's opening. A widget that one of them writes may set off others
+        """Ids of the listeners that answer unasked -> whether it is the page's opening. What one of them writes may set off others
         (``change``), and each may be followed by more (``then``)."""
         found: dict[int, bool] = {}
         waiting = [one for one in self.fns.values() if any(event in ("tick", "load") for _, event in one.targets)]
@@ -64,17 +64,17 @@ class Page(gr.Blocks):
             if one._id in found:
                 continue
             found[one._id] = any(event == "load" for _, event in one.targets)
-            written = {(block._id, "change") for block in one.outputs}
+            written = {(block._id, "change") for block in one.outputs if not isinstance(block, SETTABLE)}
             waiting += [other for other in self.fns.values() if other.trigger_after == one._id or written & set(other.targets)]
         return found
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
         values = _listed(block_fn.outputs, predictions)
         if (opening := self.unasked.get(block_fn._id)) is not None:
-            values = [_unasked(block, value, opening) for block, value in zip(block_fn.outputs, values, strict=True)]
+            values = [_unasked(block, value, opening) for block, value in zip(block_fn.outputs, values, strict=False)]
         if any(isinstance(block, AS_HTML) for block in block_fn.outputs):
             values = await asyncio.to_thread(
-                lambda: [_safe(block, one) for block, one in zip(block_fn.outputs, values, strict=True)]
+                lambda: [_safe(block, one) for block, one in zip(block_fn.outputs, values, strict=False)]
             )
         return await super().postprocess_data(block_fn, values[0] if len(values) == 1 else values, state)
 
