@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from playground.engine.bottlenecks import ACTIVATIONS, Neck
 from playground.engine.virtual import VirtualTokens
 from playground.engine.weights import FileAdapter, FileModule
 from playground.errors import AdapterError
-from playground.library.magnitudes import check_magnitudes
+from playground.library.magnitudes import check_magnitudes, lora_scale
 from playground.library.module_names import value_by_name
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
@@ -83,7 +82,9 @@ def _lora(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
             sizes = f"{list(a.shape)} and {list(b.shape)}"
             raise AdapterError(f"{name}'s matrices for {module} are {sizes}, which are no pair of one rank. Export it again.")
-        found[module] = FileModule(a, b * _scale(config, alphas.get(module), a.shape[0]), magnitude=pair.get("magnitude_vector"))
+        found[module] = FileModule(
+            a, b * lora_scale(config, alphas.get(module), a.shape[0]), magnitude=pair.get("magnitude_vector")
+        )
     return found
 
 
@@ -130,9 +131,3 @@ def _virtual(name: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]
     if flat is None or len(tensors) > 1 or flat.dim() != 2 or flat.shape[0] != config.get("num_virtual_tokens"):
         raise AdapterError(f"{name} does not hold the virtual tokens that its config tells of. Export the adapter again.")
     return VirtualTokens(flat, prefix=config["peft_type"] == "PREFIX_TUNING")
-
-
-def _scale(config: dict[str, Any], alpha: float | None, rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732). alpha: this module's own, None = the config's."""
-    alpha = float(config.get("lora_alpha", 8) if alpha is None else alpha)
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

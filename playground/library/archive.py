@@ -10,7 +10,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from playground.errors import AdapterError
 from playground.library.files import is_plain_file, plain_text
@@ -22,7 +22,6 @@ RATIO_LIMIT = 200
 RATIO_FREE_BYTES = 16 * 1024 * 1024
 ENTRIES_LIMIT, _DIRECTORY_LIMIT_BYTES = 2_000, 1024 * 1024
 """Files that an archive may list: a Trainer's folder with all its checkpoints has a few hundred. Few of them are unpacked."""
-_PART = re.compile(r"[^\x00-\x1f\x7f\\:*?\"<>|]{1,200}")
 
 
 def unpack(zip_path: Path, target: Path) -> list[str]:
@@ -124,7 +123,7 @@ def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.
     place = place_of(found)
     plan = [(found[place + name], name) for name in KNOWN if place + name in found]
     for info, name in plan:
-        _check_packing(info, f"{zip_path.name} contains {name}")
+        _check_entry(info, zip_path, name)
         check_size(name, info.file_size)
     if not {CONFIG, WEIGHTS} <= {name for _, name in plan}:
         raise AdapterError(what_lacks(zip_path.name, [name.removeprefix(place) for name in found]))
@@ -139,21 +138,22 @@ def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.
 
 
 def _parts(info: zipfile.ZipInfo, zip_path: Path) -> list[str]:
-    """The parts of an entry's path, after checking the entry alone."""
-    told = plain_text(info.orig_filename) or "a file without a name"
-    where = f"{zip_path.name} contains {told}"
-    parts = info.orig_filename.rstrip("/").split("/")
-    if any(part in ("", ".", "..") or not _PART.fullmatch(part) for part in parts):
-        raise AdapterError(f"{where}, a path that could lead elsewhere. Pack the folder again, with plain names.")
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+    """The parts of an entry's path. Raises AdapterError for one that leads out; the rest is asked only of what is unpacked."""
+    path = info.orig_filename.rstrip("/")
+    if {"", ".."} & set(re.split(r"[/\\]", path)) or PureWindowsPath(path).is_absolute():
+        told = plain_text(info.orig_filename) or "a file without a name"
+        raise AdapterError(
+            f"{zip_path.name} contains {told}, a path that could lead elsewhere. Pack the folder again, with plain names."
+        )
+    return path.split("/")
+
+
+def _check_entry(info: zipfile.ZipInfo, zip_path: Path, name: str) -> None:
+    where = f"{zip_path.name} contains {name}"
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         raise AdapterError(f"{where}, a link or a special file. Put the file itself in its place and pack the folder again.")
     if info.header_offset < 0:
         raise AdapterError(f"{zip_path.name} is damaged: its beginning is missing. Make it again from the adapter's folder.")
-    return parts
-
-
-def _check_packing(info: zipfile.ZipInfo, where: str) -> None:
     if info.flag_bits & 0x1:
         raise AdapterError(f"{where}, which is locked with a password. Pack the folder without one.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,15 @@ class BaseShapes:
         names = (name.removesuffix(".weight") for name in self.shapes if name.endswith(".weight"))
         return [name for name in names if layer_of(name) is not None and self.linear(name) is not None]
 
+    def layers_beside(self, names: Iterable[str], modules: Iterable[str]) -> set[int]:
+        """Indices of the decoder layers of ``names`` in the stacks that an adapter's ``modules`` lie in. A file may hold other towers, and
+        layers past the config's count that no model loads (next-token layers)."""
+        stacks = {_stack(module) for module in modules}
+        # as ``weight`` looks them up
+        stacks |= {name for stack in stacks for name in (stack.partition(".")[2], f"model.{stack}".rstrip("."))}
+        found = {index for name in names if (index := layer_of(name)) is not None and _stack(name) in stacks}
+        return {index for index in found if index < (self._said_layers or index + 1)}
+
     @property
     def hidden(self) -> int | None:
         """Width of a token's embedding."""
@@ -81,7 +90,13 @@ class BaseShapes:
     def layers(self) -> int | None:
         """How many decoder layers there are."""
         found = {index for name in self.shapes if (index := layer_of(name)) is not None}
-        return max(found) + 1 if found else self._number("num_hidden_layers")
+        return min(max(found) + 1, self._said_layers or max(found) + 1) if found else self._said_layers
+
+    @property
+    def _said_layers(self) -> int | None:
+        text = self.config.get("text_config")
+        value = plain_number(text.get("num_hidden_layers")) if isinstance(text, Mapping) else None
+        return int(value) if value else self._number("num_hidden_layers")
 
     @property
     def key_value_width(self) -> int | None:
@@ -103,6 +118,12 @@ def layer_of(name: str) -> int | None:
     """Index of the decoder layer that a weight or module belongs to."""
     match = _LAYER.search(f"{name}.")
     return int(match[1]) if match else None
+
+
+def _stack(name: str) -> str:
+    """What stands before a layer's index: ``model`` in ``model.layers.3.mlp``."""
+    match = _LAYER.search(f"{name}.")
+    return name[: match.start()] if match else ""
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -127,9 +127,9 @@ def _depth_fault(modules: set[str], config: Mapping[str, Any], base: BaseShapes 
     if base is None or picks or not isinstance(targets, list):
         return ""
     ends = tuple(f".{t}" for t in targets if layer_of(t) is None)
-    here = {layer_of(m) for m in modules if m.endswith(ends)} - {None}
     names = (name.removesuffix(".weight") for name in base.shapes if name.endswith(".weight"))
-    there = {layer_of(name) for name in names if name.endswith(ends)} - {None}
+    here = base.layers_beside((m for m in modules if m.endswith(ends)), modules)
+    there = base.layers_beside((name for name in names if name.endswith(ends)), modules)
     missing = len(there - here)
     return f"was trained on another base: it covers {len(here)} layers, this base has {len(there)}" if missing else ""
 

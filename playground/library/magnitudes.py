@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from playground.errors import AdapterError
 from playground.library.files import plain_text
+from playground.library.module_names import value_by_name
+from playground.library.safetensors_header import damaged
 
 if TYPE_CHECKING:
     import torch
 
 LARGEST = 1e4
 """No number of an adapter is larger, its scale included: trained ones stay far below, and half precision (65504) holds it."""
+_BEGIN, _END = "base_model.model.", ".lora_B.weight"
 
 
 def check_magnitudes(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -31,10 +35,26 @@ def check_magnitudes(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
             )
 
 
-def check_file(file: Path) -> None:
-    """The same for the tensors of a safetensors file, read one at a time."""
-    from safetensors import safe_open
+def check_file(file: Path, config: Mapping[str, Any]) -> None:
+    """The same for the tensors of a safetensors file, read one at a time; for a LoRA's also as ``config`` scales them."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(file, framework="pt") as held:
-        for key in held.keys():  # noqa: SIM118 - no mapping
-            check_magnitudes("This adapter", {key: held.get_tensor(key)})
+    try:
+        with safe_open(file, framework="pt") as held:
+            keys = held.keys()
+            modules = {key: key.removeprefix(_BEGIN).removesuffix(_END) for key in keys if key.endswith(_END)}
+            alphas = value_by_name("alpha_pattern", config.get("alpha_pattern") or {}, modules.values())
+            for key in keys:
+                tensor = held.get_tensor(key)
+                check_magnitudes("This adapter", {key: tensor})
+                if key in modules:
+                    scaled = tensor.float() * lora_scale(config, alphas.get(modules[key]), tensor.shape[1])
+                    check_magnitudes("This adapter", {f"{key} (times its scale)": scaled})
+    except SafetensorError as error:
+        raise damaged(file, plain_text(str(error), 120)) from error
+
+
+def lora_scale(config: Mapping[str, Any], alpha: float | None, rank: int) -> float:
+    """alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732). alpha: this module's own, None = the config's."""
+    alpha = float(config.get("lora_alpha", 8) if alpha is None else alpha)
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

@@ -28,7 +28,8 @@ PATIENCE_S = 1.0
 
 V = TypeVar("V")
 _COUNT = re.compile(r"\{(\d*),?(\d*)\}")
-_PLAIN = re.compile(r"\^?[\w.-]+")
+PLAIN = re.compile(r"\^?[\w.-]+")
+"""Keys that are compared as names, and so may stay as they are."""
 
 
 def matching(setting: str, pattern: str, names: Iterable[str]) -> set[str]:
@@ -39,7 +40,7 @@ def matching(setting: str, pattern: str, names: Iterable[str]) -> set[str]:
 
 def value_by_name(setting: str, patterns: Mapping[str, V], names: Collection[str]) -> dict[str, V]:
     """For each of ``names`` that a key matches: the value of the first such key. Raises AdapterError for too many, or too slow ones."""
-    slow = sum(not _PLAIN.fullmatch(key) for key in patterns)
+    slow = sum(not PLAIN.fullmatch(key) for key in patterns)
     if len(patterns) > KEYS_LIMIT or slow > PATTERNS_LIMIT or len(patterns) * len(names) > PAIRS_LIMIT:
         raise AdapterError(
             f"{setting} in adapter_config.json has {len(patterns):,} keys, {slow:,} of them patterns, for {len(names):,} layers; at most "
@@ -47,7 +48,7 @@ def value_by_name(setting: str, patterns: Mapping[str, V], names: Collection[str
         )
     until = time.monotonic() + PATIENCE_S
     tries = [
-        (key, None if _PLAIN.fullmatch(key) else _compiled(setting, rf"(.*\.)?({key})", key), value)
+        (key, None if PLAIN.fullmatch(key) else _compiled(setting, rf"(.*\.)?({key})", key), value)
         for key, value in patterns.items()
     ]  # fmt: skip
     found: dict[str, V] = {}

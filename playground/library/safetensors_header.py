@@ -48,38 +48,38 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
                 f"{path.name} in {path.parent.name} is a pointer, not the weights: run git lfs pull in its folder, or download the file itself."
             )
         if len(start) < 8:
-            raise _damaged(path, f"it is only {size} bytes long")
+            raise damaged(path, f"it is only {size} bytes long")
         (length,) = struct.unpack("<Q", start)
         if not 2 <= length <= min(HEADER_LIMIT_BYTES, size - 8):
-            raise _damaged(path, f"its header claims {length} bytes of a file of {size}")
+            raise damaged(path, f"its header claims {length} bytes of a file of {size}")
         raw = reading.read(length)
     try:
         if not raw.startswith(b"{"):
             raise ValueError("it does not start with {")
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as exc:
-        raise _damaged(path, f"its header is not readable ({str(exc)[:120]})") from exc
+        raise damaged(path, f"its header is not readable ({str(exc)[:120]})") from exc
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _damaged(path, "its metadata is not a table of texts")
+        raise damaged(path, "its metadata is not a table of texts")
     if len(header) > TENSORS_LIMIT:
-        raise _damaged(path, f"it lists {len(header)} tensors")
+        raise damaged(path, f"it lists {len(header)} tensors")
     spans: list[tuple[int, int, str]] = []
     entries: dict[str, TensorEntry] = {}
     for name, fields in header.items():
         try:
             dtype, shape, begin, end = _fields(fields)
         except ValueError as exc:
-            raise _damaged(path, f"its tensor {name[:120]!r} {exc}") from exc
+            raise damaged(path, f"its tensor {name[:120]!r} {exc}") from exc
         spans.append((begin, end, name))
         entries[name] = TensorEntry(dtype, shape, end - begin)
     position = 0
     for begin, end, name in sorted(spans):
         if begin != position:
-            raise _damaged(path, f"its tensor {name[:120]!r} starts at byte {begin}, not at {position}")
+            raise damaged(path, f"its tensor {name[:120]!r} starts at byte {begin}, not at {position}")
         position = end
     if position != size - 8 - length:
-        raise _damaged(path, f"its tensors take {position} bytes, but {size - 8 - length} are there")
+        raise damaged(path, f"its tensors take {position} bytes, but {size - 8 - length} are there")
     return entries
 
 
@@ -110,5 +110,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     return table
 
 
-def _damaged(path: Path, why: str) -> AdapterError:
+def damaged(path: Path, why: str) -> AdapterError:
+    """What to raise for a file of weights that cannot be read."""
     return AdapterError(f"{path.name} in {path.parent.name} is damaged or is not safetensors: {why}. Copy or download it again.")

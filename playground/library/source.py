@@ -65,7 +65,7 @@ def copy_known(folder: Path, target: Path) -> list[str]:
         if os.path.lexists(source / name) and (file := _real(source / name, folder)) is not None:
             check_size(name, file.stat().st_size)
             copy_file(file, target / name)
-    beside = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(source)]
+    beside = [f"{entry.name}/" if os.path.isdir(entry.path) else entry.name for entry in os.scandir(source)]
     if not is_plain_file(target / CONFIG) or not is_plain_file(target / WEIGHTS):
         raise AdapterError(what_lacks(source.name, beside))
     return left_of(beside, "")

@@ -111,7 +111,7 @@ class Residents:
         return self._misfit(card) if card.kind == "peft" and state.fingerprint else ""
 
     def _misfit(self, card: AdapterCard) -> str:
-        """What ``check_folder`` says of a card and the base in use; once for each version of both."""
+        """What ``check_folder`` says of a card and the base in use, its numbers aside (attaching looks at them); once for each version of both."""
         try:
             shapes = self._bases.shapes()
             key = (card.path, card.sha256, (card.path / CONFIG).stat().st_mtime_ns, shapes.folder, shapes.fingerprint)
@@ -119,7 +119,7 @@ class Residents:
             return ""
         if key not in self._misfits:
             try:
-                check_folder(card.path, shapes)
+                check_folder(card.path, shapes, numbers=False)
                 said = ""
             except AdapterError as error:
                 said = str(error).rstrip(".")

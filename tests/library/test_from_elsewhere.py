@@ -84,6 +84,48 @@ def test_prompt_tuning_that_began_as_a_text_is_imported_without_it(library: Adap
     assert not {"prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"} & set(kept)
 
 
+@pytest.mark.parametrize(
+    ("held", "notes"),
+    [
+        ({"tokenizer_name_or_path": "meta-llama/Llama-3.2-1B"}, 1),
+        ({"prompt_tuning_init_text": None, "tokenizer_name_or_path": None, "tokenizer_kwargs": None}, 0),
+    ],
+)
+def test_prompt_tuning_that_began_at_random_needs_no_tokenizer(
+    library: AdapterLibrary, tmp_path: Path, held: dict[str, Any], notes: int
+) -> None:
+    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "prompt_tuning_init": "RANDOM", **held}
+    card = library.import_path(adapter(tmp_path / "a", config, {"prompt_embeddings": (5, WIDTH)}), base_shapes())
+    assert not set(held) & set(config_of(card))
+    assert len(card.notes) == notes
+
+
+IA3 = {name: name.endswith("down_proj") for name in MODULES}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ".*(q_proj|down_proj)", "feedforward_modules": ["down_proj"]},
+        {"target_modules": ["q_proj", "down_proj"], "feedforward_modules": ".*down_proj"},
+        {"target_modules": ["q_proj", "down_proj"], "feedforward_modules": ["down_proj"], "exclude_modules": ".*v_proj"},
+        {"target_modules": "all-linear", "feedforward_modules": ".*down_proj"},
+    ],
+)
+def test_peft_takes_an_ia3_whose_patterns_are_written_out(changes: dict[str, Any]) -> None:
+    kept, _ = kept_config({"peft_type": "IA3", "task_type": "CAUSAL_LM", **changes}, IA3, None)
+    config = pytest.importorskip("peft").IA3Config(**kept)
+    assert config.target_modules == set(MODULES)
+    assert config.feedforward_modules == {name for name in MODULES if IA3[name]}
+
+
+def test_an_ia3_whose_feedforward_layers_are_a_pattern_still_says_how_deep_the_base_must_be() -> None:
+    config = {"peft_type": "IA3", "target_modules": ["q_proj", "down_proj"], "feedforward_modules": ".*down_proj"}
+    kept_config(config, IA3, base_shapes())
+    with pytest.raises(AdapterError, match="it covers 2 layers, this base has 3"):
+        kept_config(config, IA3, base_shapes(layers=3))
+
+
 def test_a_config_that_begins_with_a_byte_order_mark(library: AdapterLibrary, tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a", run=a_run())
     for name in ("adapter_config.json", "run.json"):
@@ -96,7 +138,7 @@ def test_a_config_that_begins_with_a_byte_order_mark(library: AdapterLibrary, tm
 def test_patterns_are_written_out_as_peft_reads_them() -> None:
     tables = {
         "rank_pattern": {r".*\.q_proj": 8, "down_proj": 2},
-        "alpha_pattern": {"layers.1.mlp.down_proj": 3, "^down_proj": 9, "q.proj": 5},
+        "alpha_pattern": {"layers.1.mlp.down_proj": 3, "^down_proj": 9, "(q.proj)": 5},
     }
     kept, _ = kept_config(lora_config(**tables), dict.fromkeys(MODULES, False), None)
     assert kept["rank_pattern"] == {name: 8 if name.endswith("q_proj") else 2 for name in MODULES}
@@ -127,6 +169,28 @@ def test_a_pattern_says_how_deep_the_base_must_be(library: AdapterLibrary, tmp_p
         library.import_path(folder, base_shapes(layers=3))
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ".*_proj", ["q_proj", "down_proj"]])
+@pytest.mark.parametrize("said", [{"num_hidden_layers": LAYERS}, {"text_config": {"num_hidden_layers": LAYERS}}])
+def test_other_towers_of_the_base_and_layers_that_no_model_loads_need_no_adapter(
+    library: AdapterLibrary, tmp_path: Path, targets: object, said: dict[str, Any]
+) -> None:
+    tower = {f"visual.blocks.{i}.attn.q_proj.weight": (WIDTH, WIDTH) for i in range(4)}
+    base = BaseShapes({**base_tensors(layers=LAYERS + 1), **tower}, said)
+    assert base.layers == LAYERS
+    assert library.import_path(adapter(tmp_path / "a", lora_config(target_modules=targets)), base).method == "lora"
+    with pytest.raises(AdapterError, match="it covers 2 layers, this base has 3"):
+        library.import_path(tmp_path / "a", BaseShapes(base.shapes))
+
+
+def test_names_stay_a_short_table_however_many_layers_there_are(library: AdapterLibrary, tmp_path: Path) -> None:
+    ends = ("gate_proj", "up_proj")
+    layers = [f"model.layers.0.mlp.experts.{number}.{end}" for number in range(600) for end in ends]
+    config = lora_config(target_modules=list(ends), alpha_pattern={"gate_proj": 32, "up_proj": 16})
+    tensors = {f"base_model.model.{name}.lora_{part}.weight": (4, 4) for name in layers for part in "AB"}
+    card = library.import_path(adapter(tmp_path / "a", config, tensors), None)
+    assert config_of(card)["alpha_pattern"] == {"gate_proj": 32, "up_proj": 16}
+
+
 def test_tables_of_patterns_are_short(library: AdapterLibrary, tmp_path: Path) -> None:
     names = {f"model.layers.{i}.mlp.down_proj": 16 for i in range(KEYS_LIMIT)}
     assert value_by_name("alpha_pattern", names, MODULES) == {MODULES[0]: 16, MODULES[2]: 16}
@@ -147,13 +211,14 @@ def test_files_beside_are_named_and_never_opened(library: AdapterLibrary, tmp_pa
     for name in ("training_args.bin", "optimizer.pt", "train.py", "rng_state.pth"):
         os.mkfifo(folder / name)
     (folder / "latest").symlink_to("/etc")
+    (folder / "itself").symlink_to("itself")
     adapter(folder / "checkpoint-20")
     for number in range(90):
         (folder / "checkpoint-20" / f"{number}.bin").touch()
     card = library.import_path(folder, base_shapes())
     assert {path.name for path in card.path.iterdir()} == KEPT
     (note,) = card.notes
-    assert note == "left where it was: checkpoint-20/, latest/, optimizer.pt, rng_state.pth, train.py, training_args.bin"
+    assert note == "left where it was: checkpoint-20/, itself, latest/, optimizer.pt, rng_state.pth, train.py, training_args.bin"
     assert "import_notes" not in json.loads((library.export(card.id, tmp_path / "again") / "run.json").read_text())
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 import os
+import struct
 
 import pytest
 
 from playground.errors import AdapterError
 from playground.library.safety import check_folder, refuse_names
 
-from .make import INNER, WIDTH, a_run, adapter, base_shapes, lora_config, lora_tensors, safetensors
+from .make import INNER, WIDTH, a_run, adapter, base_shapes, header, lora_config, lora_tensors, safetensors
 
 
 def test_a_sound_adapter_passes_with_and_without_a_base(tmp_path):
@@ -246,3 +248,53 @@ def test_a_file_cut_off_in_the_middle(tmp_path):
     safetensors(weights, b"\x80\x04pickle", 0)
     with pytest.raises(AdapterError, match="not safetensors"):
         check_folder(folder, None)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"), [('"data_offsets": [0,', '"data_offsets": [-0,'), ("{", '{"__metadata__": {"a": "\\ud800"}, ')]
+)
+def test_a_header_that_only_the_reader_of_weights_refuses_is_told_in_words(tmp_path, there, instead):
+    folder = adapter(tmp_path / "a")
+    weights = folder / "adapter_model.safetensors"
+    fields = header(lora_tensors())
+    safetensors(
+        weights, json.dumps(fields).replace(there, instead, 1).encode(), max(f["data_offsets"][1] for f in fields.values())
+    )
+    with pytest.raises(AdapterError, match=r"is damaged or is not safetensors: .*Copy or download it again"):
+        check_folder(folder, None)
+
+
+def with_last_number(folder, number):
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + struct.pack("<f", number))
+    return folder
+
+
+def test_numbers_are_read_unless_whoever_loads_them_looks_at_them(tmp_path):
+    folder = with_last_number(adapter(tmp_path / "a"), float("nan"))
+    with pytest.raises(AdapterError, match="holds nan"):
+        check_folder(folder, None)
+    check_folder(folder, None, numbers=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({"lora_alpha": 4}, True),
+        ({"lora_alpha": 65536}, False),
+        ({"lora_alpha": 10}, True),
+        ({"lora_alpha": 10, "use_rslora": True}, False),
+        ({"lora_alpha": 4, "alpha_pattern": {"down_proj": 65536}}, True),
+        ({"lora_alpha": 4, "alpha_pattern": {"q_proj": 65536}}, False),
+    ],
+)
+def test_numbers_that_are_too_large_once_scaled_are_refused(tmp_path, changes, fits):
+    """The last tensor is a lora_B of rank 4."""
+    tensors = dict(sorted(lora_tensors().items()))
+    assert [*tensors][-1].endswith("q_proj.lora_B.weight")
+    folder = with_last_number(adapter(tmp_path / "a", lora_config(**changes), tensors), 3000.0)
+    if fits:
+        check_folder(folder, None)
+    else:
+        with pytest.raises(AdapterError, match=r"q_proj\.lora_B\.weight \(times its scale\)"):
+            check_folder(folder, None)

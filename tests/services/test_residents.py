@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from playground.services.bases import BaseService
 from playground.services.memory import LOADED_FACTOR, loaded_bytes
 from playground.services.residents import Residents
 from playground.settings import Settings
+from tests.library.make import adapter, base_shapes
 
 BOUND_S = 60.0
 
@@ -92,3 +93,16 @@ def test_a_whole_model_counts_by_what_it_takes_in_memory(settings: Settings, man
     residents.account([whole])
     residents.forget()
     assert manager.residents() == [], "what has gone is not counted"
+
+
+def test_whether_an_adapter_fits_is_judged_without_reading_its_numbers(manager: DeviceManager, tmp_path: Path) -> None:
+    """Import has read them, and attaching reads them; a question asks this of every adapter in sight."""
+    folder = adapter(tmp_path / "a")
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\xff\xff\xff\xff")
+    shapes = base_shapes(fingerprint="ab" * 8)
+    bases: Any = SimpleNamespace(state=lambda: shapes, shapes=lambda: shapes)
+    peft = replace(card("a", folder), kind="peft", method="lora")
+    assert Residents(manager, bases).unfit(peft) == ""
+    shapes = base_shapes(layers=3, fingerprint="cd" * 8)
+    assert "trained on another base" in Residents(manager, bases).unfit(peft)
