@@ -32,8 +32,8 @@ def test_import_copies_the_known_files_and_nothing_else(library, tmp_path, as_zi
     source = pack(folder, tmp_path / "a.zip") if as_zip else folder
     card = library.import_path(source, base_shapes(), owner="ann")
     assert {p.name for p in card.path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md", "run.json"}
-    assert (card.id, card.name, card.owner, card.created_s, card.shipped) == (
-        "hospital_reports",
+    assert card.id.startswith("hospital_reports-"), "a visitor's, so that nobody learns of another's by its name"
+    assert (card.name, card.owner, card.created_s, card.shipped) == (
         "Hospital reports",
         "ann",
         1000.0,
@@ -41,8 +41,8 @@ def test_import_copies_the_known_files_and_nothing_else(library, tmp_path, as_zi
     )
     assert card == library.get(card.id)
     assert (card.path / "adapter_model.safetensors").read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
-    assert left(tmp_path).count("hospital_reports") == 1
-    assert all(p.startswith("hospital_reports") for p in left(tmp_path))
+    assert left(tmp_path).count(card.id) == 1
+    assert all(p.startswith(card.id) for p in left(tmp_path))
     assert folder.exists()
 
 
