@@ -143,7 +143,7 @@ def test_a_handler_called_with_anothers_ids(loaded: tuple[Services, Belongings],
     assert {(item.kind, item.id, item.bytes) for item in services.storage.items(ANNA)} == before
     assert services.training.show(hers.run, ANNA).state == "FAILED"
     assert [run.run for run in services.training.runs(BEN)] == []
-    assert services.adapters.get(hers.adapter, ANNA).name == hers.adapter
+    assert services.adapters.get(hers.adapter, ANNA).id == hers.adapter
 
 
 def request(cookie: str = "", tab: str | None = None) -> Any:
