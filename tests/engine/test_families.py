@@ -92,6 +92,6 @@ def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path: Path) ->
 def test_a_base_whose_layers_keep_different_things_refuses_a_prefix_in_words(tmp_path: Path) -> None:
     base = save_base("lfm2", tmp_path / "base")
     engine = Engine(base)
-    with pytest.raises(AdapterError, match=r"this base \(lfm2\) has layers that keep none"):
+    with pytest.raises(AdapterError, match="this base has layers that keep none"):
         attach(engine, save_adapter(base, tmp_path / "deep", "deep"), "deep")
     assert engine.attached() == {}
