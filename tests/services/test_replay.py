@@ -105,7 +105,7 @@ def test_what_cannot_be_the_same_is_refused_before_anything_runs(services: Servi
         ({"rows": 10_000}, "1 to 64"),
         ({"sampling": {"heat": 1}}, "sampling cannot be read"),
         ({"sampling": None}, "sampling cannot be read"),
-        ({"sampling": {"temperature": "hot"}}, "sampling cannot be read"),
+        ({"sampling": {"temperature": "hot"}}, "temperature is 'hot'; it is a number"),
         ({"sampling": {"temperature": 9}}, "from 0"),
     ):
         with pytest.raises(InputError, match=says):
