@@ -19,7 +19,7 @@ def adapters(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int
     if options.action == "import":
         card = service.import_file(Path(options.path))
         said = [f"Imported as {card.id}.", *(f"{note[0].upper()}{note[1:]}." for note in card.notes)]
-        return {"adapters": [_json(card) | {"notes": list(card.notes)}]}, "\n".join(said), 0
+        return {"adapters": [_json(card)], "notes": list(card.notes)}, "\n".join(said), 0
     if options.action == "export":
         if options.format != "peft":
             return _converted(settings, options)

@@ -104,6 +104,15 @@ def test_nearly_tables(rows: list[list[str]], separator: str, encoding: str, nam
         holds(f"near{kind}", text.encode(encoding, errors="replace"))
 
 
+def test_the_first_fields_of_a_books_list_of_entries_turned_over() -> None:
+    from tests.data.test_files import book
+
+    whole = book(["prompt", "completion"], ["q", "a"])
+    start = whole.index(b"PK\x01\x02")
+    for place in range(start + 4, start + 10):
+        holds("turned.xlsx", whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+
+
 def test_cut_and_damaged_books_and_parquet() -> None:
     """Every eighth cut of a real workbook and Parquet file, and every eighth byte turned over."""
     from tests.data.test_files import book, parquet
