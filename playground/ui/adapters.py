@@ -10,7 +10,7 @@ import gradio as gr
 from playground.ui import blend, chat, html, library, push, words
 from playground.ui.runs import PICK_JS
 from playground.ui.transcript import Log
-from playground.ui.wiring import QUIET, bind, bind_pick, bind_stream, hidden_slot
+from playground.ui.wiring import QUIET, Dropdown, bind, bind_pick, bind_stream, hidden_slot
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def build() -> AdaptersTab:
 def _blend() -> dict[str, Any]:
     with gr.Column(elem_classes="card folds"), gr.Accordion("Blend several into one", open=False) as fold:
         gr.HTML(html.note(blend.IDEA))
-        parts = gr.Dropdown([], multiselect=True, max_choices=blend.MOST, label="Adapters to blend")
+        parts = Dropdown([], multiselect=True, max_choices=blend.MOST, label="Adapters to blend")
         weights = [gr.Slider(-1, 2, value=0.5, step=0.05, label="How much", visible=False) for _ in range(blend.MOST)]
         how = gr.Radio(blend.WAYS, value="linear", label="How", container=False, show_label=False)
         name = gr.Textbox("blend", label="Name of the blend", max_length=64)

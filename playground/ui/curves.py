@@ -12,7 +12,7 @@ from playground.errors import InputError
 from playground.ui import chart, html, runs, words
 from playground.ui.failure import card
 from playground.ui.figures import size
-from playground.ui.wiring import QUIET, Visitor, bind, hidden_slot, slot
+from playground.ui.wiring import QUIET, Dropdown, Visitor, bind, hidden_slot, slot
 
 NONE = "Curves come with the first steps of a run."
 _SMALL = (
@@ -42,7 +42,7 @@ class CurvesView:
 def build() -> CurvesView:
     with gr.Accordion("More curves, and other runs beside it", open=False, elem_classes="acc"):
         shown = gr.HTML(html.note(NONE))
-        others = gr.Dropdown([], value=[], multiselect=True, label="Lay over this run", max_choices=chart.COLOURS - 1)
+        others = Dropdown([], value=[], multiselect=True, label="Lay over this run", max_choices=chart.COLOURS - 1)
         laid = gr.HTML("")
         with gr.Row(elem_classes="acts"):
             take = {

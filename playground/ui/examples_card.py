@@ -8,7 +8,7 @@ import gradio as gr
 
 from playground.data.read import EXTENSIONS
 from playground.ui import columns, edit, examples, html, storage, words
-from playground.ui.wiring import hidden_slot
+from playground.ui.wiring import CheckboxGroup, Dropdown, hidden_slot
 
 
 def build(services: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _columns_fold() -> dict[str, Any]:
         note = gr.HTML("")
         read_as = gr.Dropdown([name for name, _, _ in columns.READ_AS], label="What each row is", min_width=140)
         with gr.Row():
-            roles = [gr.Dropdown([], label="Column", visible=False, min_width=140) for _ in range(columns.ROLES)]
+            roles = [Dropdown([], label="Column", visible=False, min_width=140) for _ in range(columns.ROLES)]
     return {"columns": fold, "columns_note": note, "read_as": read_as, "roles": roles}
 
 
@@ -54,7 +54,7 @@ def _rows_fold() -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Accordion(words.BAD_NONE, open=False, visible=False) as fold:
         parts["bad_rows"] = gr.HTML("")
-        parts["kinds"] = gr.CheckboxGroup([], label="Leave out of training", visible=False)
+        parts["kinds"] = CheckboxGroup([], label="Leave out of training", visible=False)
         with gr.Row(elem_classes="acts") as takes:
             parts["take_bad"] = gr.Button("Take the bad rows away as CSV", size="sm")
             parts["take_good"] = gr.Button("Take the good rows away as JSONL", size="sm")

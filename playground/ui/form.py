@@ -9,7 +9,7 @@ import gradio as gr
 from playground.data.split import TEST, VALIDATION
 from playground.methods.options import INIT_TEXT_MAX
 from playground.ui import html, plan, recipe
-from playground.ui.wiring import hidden_slot
+from playground.ui.wiring import Dropdown, hidden_slot
 
 
 def settings(method: Any, steps: int) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def options(method: Any) -> list[Any]:
 
 def aims() -> list[Any]:
     """What is learned, and what earns a reward."""
-    objective = gr.Dropdown(plan.aims_of("sft"), value="sft", label="What it learns", visible=False)
+    objective = Dropdown(plan.aims_of("sft"), value="sft", label="What it learns", visible=False)
     rewards = gr.Textbox(
         label="What earns a reward, one a line", lines=2, visible=False,
         placeholder="ends-with:Reviewed by Dr. Sharma, json, regex:…, contains:…, max-words:60, or model=ID of a reward model",

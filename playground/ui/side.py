@@ -14,7 +14,7 @@ from playground.ui import html, words
 from playground.ui.failure import card
 from playground.ui.readiness import ready
 from playground.ui.transcript import Setup
-from playground.ui.wiring import Visitor
+from playground.ui.wiring import Dropdown, Visitor
 
 UPLOAD = "upload"
 MAX_SHOTS = 8
@@ -46,7 +46,7 @@ def build_side(letter: str, *, visible: bool) -> SideView:
     with gr.Column(visible=visible, min_width=290, elem_classes=["side", f"s{letter}"]) as column:
         with gr.Row(elem_classes="side-head"):
             gr.HTML(html.badge(letter), elem_classes="tag", min_width=26)
-            model = gr.Dropdown(
+            model = Dropdown(
                 [(words.BASE_LABEL, "base")], value="base", label=f"Model of side {letter}", show_label=False, container=False,
                 filterable=False, min_width=100, interactive=False,
             )  # fmt: skip
@@ -68,7 +68,7 @@ def build_side(letter: str, *, visible: bool) -> SideView:
             shots = gr.Slider(
                 0, MAX_SHOTS, value=0, step=1, label="Answered examples shown at every call", buttons=[], interactive=False
             )
-            source = gr.Dropdown([], label="Taken from", visible=False, filterable=False, interactive=False)
+            source = Dropdown([], label="Taken from", visible=False, filterable=False, interactive=False)
             greyed = gr.HTML("", visible=False, elem_classes="greyed")
             remove = gr.Button("Remove this side", size="sm", elem_classes="plain", interactive=False)
     return SideView(letter, column, model, copy, line, chat, prompt, shots, source, greyed, remove)

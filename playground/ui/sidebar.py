@@ -11,7 +11,7 @@ from playground.errors import InputError
 from playground.ui import html, words
 from playground.ui.failure import card
 from playground.ui.figures import duration, left, size
-from playground.ui.wiring import QUIET, Visitor, bind, hidden_slot, slot
+from playground.ui.wiring import QUIET, Dropdown, Visitor, bind, hidden_slot, slot
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def build(services: Any) -> SidebarView:
         proved = gr.HTML("")
         proof = gr.Button("Check the base again", size="sm", elem_classes="fit")
         with gr.Accordion("Another base", open=False, elem_classes="picker", visible=not services.settings.shared):
-            choices = gr.Dropdown([], label="On this machine", filterable=False, interactive=False)
+            choices = Dropdown([], label="On this machine", filterable=False, interactive=False)
             spec = gr.Textbox(label="Or a hub id, or a local folder", placeholder="owner/name", max_length=300)
             inspect = gr.Button("Look at it", size="sm", elem_classes="fit")
             found = hidden_slot()

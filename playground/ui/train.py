@@ -9,7 +9,7 @@ import gradio as gr
 
 from playground.ui import curves, edit, examples, examples_card, form, html, plan, race, recipe, rows, runs, seen, words
 from playground.ui.source import Source
-from playground.ui.wiring import QUIET, bind, bind_pick, bind_stream, hidden_slot
+from playground.ui.wiring import QUIET, Offers, Radio, bind, bind_pick, bind_stream, hidden_slot
 
 _TYPICAL_ROWS = 160
 """What the times are shown for until there is a file."""
@@ -130,7 +130,7 @@ def build(services: Any) -> TrainTab:
             with gr.Column(elem_classes="card"):
                 gr.HTML(html.heading("How much time to give it", words.TIME_TEXT, 2))
                 offered = services.training.presets(_TYPICAL_ROWS)
-                parts["preset"] = gr.Radio(
+                parts["preset"] = Radio(
                     [(f"{one.label}, {one.steps} steps", one.name) for one in offered],
                     value=offered[0].name,
                     label="How much time to give it",
@@ -188,13 +188,19 @@ def _run_card() -> dict[str, Any]:
 def wire(services: Any, tab: TrainTab) -> None:
     """Read, then the presets, then the plan: each builds on what the one before found."""
 
+    offers = Offers(
+        [
+            tab.file.upload, tab.paste.click, *(button.click for button in tab.sets.values()), *(role.input for role in tab.roles),
+            tab.read_as.input, tab.edit_save.click,
+        ],
+        [tab.preset, tab.settings[0], tab.name, tab.settings[7]],
+    )  # fmt: skip
+
     def then_plan(event: Any) -> None:
-        event.then(
-            bind(services, plan.presets),
-            [tab.source, tab.method, tab.max_tokens],
-            [tab.preset, tab.settings[0], tab.name, tab.settings[7], *tab.aims[:2]],
-            **QUIET,
-        ).then(bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET)
+        """A person may set the steps as soon as the rows are there, and this comes later."""
+        offers.then(event, bind(services, plan.presets), [tab.source, tab.method, tab.max_tokens], tab.aims[:2]).then(
+            bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
+        )
 
     opened = [tab.uploaded, *tab.read_outputs]
     then_plan(
@@ -232,7 +238,7 @@ def wire(services: Any, tab: TrainTab) -> None:
     )
     gr.on(
         [*(field.input for field in tab.settings), *(_changed(one) for one in (*tab.options, *tab.aims) if one is not tab.pissa)], bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs,
-        **QUIET,
+        trigger_mode="always_last", **QUIET,
     )  # fmt: skip
     tab.pissa.input(bind(services, plan.rate_of), [tab.method, tab.pissa], tab.settings[1], **QUIET).then(
         bind(services, plan.refresh), tab.plan_inputs, tab.plan_outputs, **QUIET
@@ -240,7 +246,7 @@ def wire(services: Any, tab: TrainTab) -> None:
     tab.aims[0].input(bind(services, plan.aim_chosen), tab.aims[0], tab.aims[1], **QUIET)
     gr.on(
         [tab.recipe.expand, tab.form.input], bind(services, recipe.show), [tab.form, *tab.plan_inputs],
-        [tab.code, tab.code_file, tab.code_error], **QUIET,
+        [tab.code, tab.code_file, tab.code_error], trigger_mode="always_last", **QUIET,
     )  # fmt: skip
     tab.bring.upload(
         bind(services, recipe.bring), [tab.bring, tab.source],

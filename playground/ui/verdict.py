@@ -14,7 +14,7 @@ from playground.ui import bench, html, verdict_form, verdict_shown, vote, words
 from playground.ui.runs import PICK_JS
 from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
-from playground.ui.wiring import QUIET, bind, bind_pick, hidden_slot
+from playground.ui.wiring import QUIET, CheckboxGroup, Dropdown, bind, bind_pick, hidden_slot
 
 DOWNLOAD_JS = (
     "file => { if (!file || !file.url) return; const link = document.createElement('a'); link.href = file.url;"
@@ -131,7 +131,7 @@ def build(services: Any) -> VerdictTab:
 
 def _examples(services: Any) -> dict[str, Any]:
     """These and the sides are closed until ``verdict_form.first`` has given them their first values."""
-    source = gr.Dropdown(
+    source = Dropdown(
         [],
         label="Examples to judge by",
         info="Best are rows that no side was trained on; the others are counted and told.",
@@ -148,8 +148,8 @@ def _examples(services: Any) -> dict[str, Any]:
         file_types=list(EXTENSIONS),
     )
     facts = hidden_slot()
-    adapter = gr.Dropdown([("No adapter", "")], value="", label="Adapter", filterable=False, interactive=False)
-    sides = gr.CheckboxGroup([], label="Sides", info="Each answers every example.", elem_classes="side-list", interactive=False)
+    adapter = Dropdown([("No adapter", "")], value="", label="Adapter", filterable=False, interactive=False)
+    sides = CheckboxGroup([], label="Sides", info="Each answers every example.", elem_classes="side-list", interactive=False)
     return {"source": source, "drop": drop, "facts": facts, "adapter": adapter, "sides": sides}
 
 

@@ -205,11 +205,11 @@ def start(
         questions, table = situation(volume, changes, latency, budget, prices)
         found = drawn(services, visitor, source, kept, uploaded, training, seed, test)
         sides = line_up(services, visitor, found, adapter, prompt, kept, source)
+        if any(str(key).startswith(("tuned", CARRIED)) and key not in sides for key in chosen or ()):
+            raise InputError(words.VERDICT_GONE)
         picked = tuple(sides[key] for key in chosen or () if key in sides)
         if not picked:
             raise InputError(words.VERDICT_SIDES)
-        if any(key.startswith(("tuned", CARRIED)) and key not in sides for key in chosen):
-            raise InputError(words.VERDICT_GONE)
         request = VerdictRequest(
             found.file, picked, tuple(line.strip() for line in (checks or "").splitlines() if line.strip()), found.rows, found.shots,
             repeats=1 if repeats is None else int(repeats), limit=int(limit) if limit else None, max_tokens=96 if max_tokens is None else int(max_tokens), temperature=float(temperature or 0),
@@ -231,11 +231,12 @@ def carry(
     made: list[Side] = []
     for letter in comparison.shown:
         setup = setups[letter]
+        file = side.shots_file(services, setup.source, uploaded) if setup.shots else None
+        setup = setup if file else replace(setup, shots=0)  # so the side's name does not speak of shots
         name = side.name_of(setup, known)
         name = f"{name} ({letter})" if name in [one.label for one in made] else name
-        file = side.shots_file(services, setup.source, uploaded) if setup.shots else None
-        model = setup.model if setup.model in known else "base"
-        made.append(Side(model, setup.prompt.strip(), setup.shots if file else 0, file, name))
+        # a model that is gone stays, so that the request refuses it: the base is not measured under its name
+        made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name))
     kept = replace(kept, carried=tuple(made))
     first = setups[comparison.shown[0]].source if comparison.shown else ""
     from_there = UPLOAD if first == side.UPLOAD else SET + first

@@ -13,7 +13,7 @@ from playground.ui import html, verdict_shown
 from playground.ui.failure import card
 from playground.ui.figures import plural
 from playground.ui.readiness import require
-from playground.ui.wiring import QUIET, Visitor, bind, bind_pick, hidden_slot, slot
+from playground.ui.wiring import QUIET, Dropdown, Visitor, bind, bind_pick, hidden_slot, slot
 
 IDEA = (
     "Two replies to one example, without names. Say which one serves you better; after some dozens the sides tell apart. The answer "
@@ -78,7 +78,7 @@ def build() -> VoteView:
         parts["revealed"] = hidden_slot()
         with gr.Accordion("A model as a judge", open=False):
             gr.HTML(html.note(JUDGE_IDEA))
-            parts["judge"] = gr.Dropdown([], label="Who judges", filterable=False)
+            parts["judge"] = Dropdown([], label="Who judges", filterable=False)
             with gr.Row(elem_classes="acts"):
                 parts["let"] = gr.Button("Let it judge", size="sm")
                 parts["stop"] = gr.Button("Stop and keep", variant="stop", size="sm", visible=False)

@@ -7,13 +7,16 @@ form it wants; the handler itself knows nothing of requests or sessions and a te
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import json
+from abc import ABCMeta
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
 import gradio as gr
+from gradio.component_meta import ComponentMeta
 from gradio.components import FormComponent
 
 from playground.evaluation.safe_html import safe_html
@@ -32,6 +35,47 @@ SETTABLE = (FormComponent, gr.File, gr.Dataframe)
 """Widgets whose value a person sets."""
 AS_HTML = (gr.HTML, gr.Chatbot)
 """Widgets that show their value as HTML."""
+
+
+class _NoStub(ComponentMeta):
+    """As Gradio makes a component's class, but for the .pyi file that it writes beside the source."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], attrs: dict[str, Any]) -> Any:
+        return ABCMeta.__new__(cls, name, bases, attrs)
+
+
+def _chosen(value: Any, several: bool) -> Any:
+    """What a page says was chosen, whether or not it can be chosen now; only its type is checked. Raises gr.Error."""
+    one = (str, int, float, type(None))
+    if isinstance(value, one) and not (several and value is not None):
+        return [] if several else value
+    if several and isinstance(value, list) and all(isinstance(item, one) for item in value):
+        return value
+    raise gr.Error(f"A choice cannot be a {type(value).__name__}.")
+
+
+class Dropdown(gr.Dropdown, metaclass=_NoStub):
+    """For choices that change after the page is built. The page goes on holding what was chosen before, and Gradio would refuse every
+    event that reads it; here the handler gets it, and says that it is gone. The same for ``Radio`` and ``CheckboxGroup``."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return _chosen(payload, bool(self.multiselect))
+
+
+class Radio(gr.Radio, metaclass=_NoStub):
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return _chosen(payload, False)
+
+
+class CheckboxGroup(gr.CheckboxGroup, metaclass=_NoStub):
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return _chosen(payload, True)
 
 
 class Page(gr.Blocks):
@@ -160,6 +204,50 @@ def bind_pick(services: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
 
     call.__name__ = handler.__name__
     return call
+
+
+_OFFER_JS = """(before, offer, ...now) => {
+  const was = JSON.parse(before || '[]'), offered = JSON.parse(offer || '{}');
+  const same = (a, b) => (a ?? '') === (b ?? '');
+  const next = now.map((value, place) => {
+    if (!(place in offered) || (place < was.length && !same(was[place], value))) return value;
+    return (was[place] = offered[place]);
+  });
+  return [JSON.stringify(was), ...next];
+}"""
+
+
+class Offers:
+    """Values that come some time after a person asked for them, for widgets that the person may be setting meanwhile.
+
+    What the widgets held when ``triggers`` went off is noted in the browser. An answer's values reach only those that hold the same
+    still, or what an earlier answer put there; a widget that a person has set since keeps what they set."""
+
+    def __init__(self, triggers: Sequence[Any], widgets: Sequence[Any]) -> None:
+        self._widgets = list(widgets)
+        self._before = gr.Textbox(visible="hidden", label="Held when asked")
+        self._offer = gr.Textbox(visible="hidden", label="Offered")
+        noted = "(...now) => JSON.stringify(now.map(value => value ?? ''))"
+        gr.on(list(triggers), None, self._widgets, self._before, js=noted, trigger_mode="multiple", **QUIET)
+
+    def then(self, event: Any, call: Callable[..., Any], inputs: Any, others: Sequence[Any] = ()) -> Any:
+        """After ``event``: what ``call`` returns, an answer a widget and then one for each of ``others``, which are always written."""
+
+        def offered(request: gr.Request, *values: Any) -> list[Any]:
+            answers = list(call(request, *values))
+            split = [_parted(one) for one in answers[: len(self._widgets)]]
+            values_ = {place: update.pop("value") for place, update in enumerate(split) if "value" in update}
+            return [json.dumps(values_), *split, *answers[len(self._widgets) :]]
+
+        offered.__name__ = call.__name__
+        return event.then(offered, inputs, [self._offer, *self._widgets, *others], **QUIET).then(
+            None, [self._before, self._offer, *self._widgets], [self._before, *self._widgets], js=_OFFER_JS, **QUIET
+        )
+
+
+def _parted(answer: Any) -> dict[str, Any]:
+    """An answer for one widget as an update."""
+    return dict(answer) if isinstance(answer, dict) and answer.get("__type__") == "update" else gr.update(value=answer)
 
 
 def slot(value: str) -> Any:

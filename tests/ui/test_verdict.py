@@ -128,6 +128,7 @@ def test_a_side_that_was_chosen_and_is_gone_is_said_and_one_without_its_prompt_i
         made, error, _ = start(services, me, sides=["base", gone])
         assert made == gr.skip()
         assert words.VERDICT_GONE in error["value"]
+        assert words.VERDICT_GONE in start(services, me, sides=[gone])[1]["value"]
     assert services.verdicts.started == []
     asked_ = (*asked(), ["base", "prompt"], *SETTINGS, "hospital_reports", "", "json", *SITUATION)
     made, error, _ = verdict_form.start(services, me, *asked_)
@@ -196,6 +197,12 @@ def test_compare_brings_its_sides_over(services: FakeServices, me: Visitor) -> N
     start(services, me, sides=sides["value"], kept=kept)
     assert services.verdicts.started[0].sides == kept.carried
     assert "base" in offered
+
+
+def test_a_side_of_compare_whose_adapter_is_gone_is_not_the_base_instead(services: FakeServices, me: Visitor) -> None:
+    setups = ("went_away", "", 2, "a file that is gone") * 6
+    kept = verdict_form.carry(services, me, Kept(), None, SET, "", "", Comparison(shown=("A",)), "json", "", *setups)[1]
+    assert [(one.model, one.label, one.shots) for one in kept.carried] == [("went_away", "an adapter that is gone", 0)]
 
 
 def test_every_place_is_filled(judged: FakeServices, me: Visitor) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.state_holder import SessionState
 
 from playground.services.container import Services
 from playground.settings import Settings
 from playground.ui.page import build_page
-from playground.ui.wiring import AS_HTML, SETTABLE, Page
+from playground.ui.wiring import AS_HTML, SETTABLE, Offers, Page
 from tests.payloads import PAYLOADS
 
 
@@ -98,3 +100,81 @@ def test_what_the_page_is_built_with_is_as_safe(page: Page) -> None:
     built = [str(block.value) for block in page.blocks.values() if isinstance(block, AS_HTML) and block.value]
     assert len(built) > 20
     assert not any("&lt;" in value for value in built)
+
+
+FIXED = {
+    "What each row is",
+    "Method",
+    "Where bottlenecks stand",
+    "A reply passes when it",
+    "Picture",
+    "Which rows",
+    "Which answers are learned",
+}
+"""Widgets that are read and written, and whose choices stay as they are built."""
+
+
+def choosing(page: Page) -> list[Any]:
+    """Widgets with choices that one listener writes and one reads, but for those whose choices never change."""
+    read = {block._id for one in page.fns.values() for block in one.inputs}
+    written = {block._id for one in page.fns.values() for block in one.outputs}
+    kinds = (gr.Dropdown, gr.Radio, gr.CheckboxGroup)
+    found = [block for block in page.blocks.values() if isinstance(block, kinds) and block._id in read & written]
+    return [block for block in found if block.label not in FIXED]
+
+
+@pytest.mark.parametrize("gone", ["an adapter that went", 7, 0.5])
+def test_a_choice_that_is_gone_reaches_its_handler(page: Page, gone: Any) -> None:
+    found = choosing(page)
+    assert len(found) >= 20
+    for block in found:
+        several = isinstance(block, gr.CheckboxGroup) or bool(getattr(block, "multiselect", None))
+        narrowed = type(block)(**{**block.constructor_args, "choices": [("Another", "another")], "value": None, "render": False})
+        value = [gone] if several else gone
+        assert narrowed.preprocess(value) == value, block.label
+        assert narrowed.preprocess(None) == ([] if several else None), block.label
+        for wrong in ({"a": 1}, [["nested"]], [{}], "text" if several else ["listed"]):
+            with pytest.raises(gr.Error):
+                narrowed.preprocess(wrong)
+        assert block.get_block_name() in ("dropdown", "radio", "checkboxgroup"), "the browser knows Gradio's own names"
+
+
+def test_a_session_whose_choices_were_narrowed_unasked_still_answers(page: Page) -> None:
+    """As at the opening: an adapter is chosen, then the timer finds that it does not fit the base."""
+    tick = next(one for one in listeners(page, "tick") if one.name == "tick")
+    adapter = next(block for block in tick.outputs if getattr(block, "label", "") == "Adapter")
+    session = SessionState(page)
+    values: list[Any] = [gr.skip()] * len(tick.outputs)
+    values[tick.outputs.index(adapter)] = gr.update(choices=[("No adapter", "")], value="")
+    sent = asyncio.run(page.postprocess_data(tick, values, session))
+    assert "value" not in sent[tick.outputs.index(adapter)]
+    asked = [None if block is not adapter else "hospital_reports" for block in tick.inputs]
+    assert session[adapter._id].choices == [("No adapter", "")]
+    read = asyncio.run(page.preprocess_data(tick, asked, session))
+    assert "hospital_reports" in read
+
+
+def test_what_comes_after_an_upload_is_offered_and_not_written(page: Page) -> None:
+    offered = [one for one in page.fns.values() if one.name == "presets"]
+    assert len(offered) >= 6
+    for one in offered:
+        offer, *widgets = one.outputs
+        assert [block.label for block in widgets[1:3]] == ["Steps", "Name of the adapter"]
+        applied = next(other for other in page.fns.values() if other.trigger_after == one._id)
+        assert applied.fn is None
+        assert applied.inputs[1] is offer
+        assert applied.inputs[2:] == widgets[:4]
+
+
+def test_an_offer_holds_the_values_and_the_rest_is_sent_at_once() -> None:
+    with Page() as page:
+        box, number, other = gr.Textbox(), gr.Number(), gr.Textbox()
+        button = gr.Button()
+        offers = Offers([button.click], [box, number])
+        offers.then(button.click(lambda: None), lambda request: [gr.update(label="L", value="a"), 7, "written"], None, [other])
+    handler = next(one.fn for one in page.fns.values() if one.name == "<lambda>" and other in one.outputs)
+    offer, first, second, last = handler(None)
+    assert json.loads(offer) == {"0": "a", "1": 7}
+    assert first == gr.update(label="L")
+    assert second == gr.update()
+    assert last == "written"
