@@ -8,8 +8,9 @@ from collections.abc import Generator
 
 import pytest
 
+from playground.api import follow
+from playground.api.follow import Follower
 from playground.errors import BusyError
-from playground.server.openai import THREADS_MAX, Follower
 
 
 class Source:
@@ -94,17 +95,17 @@ def test_a_loop_that_has_ended_hurts_nobody() -> None:
     assert source.closed.wait(30)
 
 
-def test_there_is_an_end_to_the_threads() -> None:
-    sources = [Source() for _ in range(THREADS_MAX)]
+def test_there_is_an_end_to_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "_room", threading.BoundedSemaphore(1))
+    source = Source()
 
-    async def one_too_many() -> None:
-        followers = [Follower(source.values) for source in sources]
+    async def two() -> None:
+        first = Follower(source.values)
         with pytest.raises(BusyError, match="Try again"):
-            Follower(sources[0].values)
-        for follower, source in zip(followers, sources, strict=True):
-            follower.stop()
-            source.may.release()
-        assert all([await asyncio.to_thread(source.closed.wait, 30) for source in sources])
+            Follower(source.values)
+        first.stop()
+        source.may.release()
+        await asyncio.to_thread(source.closed.wait, 30)
         while True:
             try:
                 Follower(lambda: (value for value in [7]))
@@ -112,4 +113,4 @@ def test_there_is_an_end_to_the_threads() -> None:
             except BusyError:
                 await asyncio.sleep(0)
 
-    asyncio.run(asyncio.wait_for(one_too_many(), 60))
+    asyncio.run(asyncio.wait_for(two(), 30))

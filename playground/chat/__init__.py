@@ -1,1 +1,0 @@
-"""Questions to one or several sides, answered in one batch."""

@@ -1,1 +1,0 @@
-"""Bases and adapters in use: loaded, attached, exported."""

@@ -1,1 +1,0 @@
-"""Training runs: planned, queued, started as processes of their own, supervised."""

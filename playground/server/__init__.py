@@ -1,1 +1,0 @@
-"""HTTP beside the page: /v1, /healthz, /status, /metrics."""

@@ -1,0 +1,93 @@
+"""Numbers as a person reads them. Sizes come in bytes, times in seconds."""
+
+from __future__ import annotations
+
+import datetime
+
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def size(count: float | None) -> str:
+    """``98_000_000`` -> ``98 MB``; one decimal below ten and for gigabytes."""
+    if count is None:
+        return "unknown"
+    for unit, name in _UNITS:
+        if count >= unit:
+            value = count / unit
+            return f"{value:.1f} {name}" if value < 10 or name == "GB" else f"{value:.0f} {name}"
+    return f"{int(count)} B"
+
+
+def duration(seconds: float | None) -> str:
+    """``130`` -> ``2 min 10 s``; a tenth of a second below ten."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def about(seconds: float | None) -> str:
+    """An estimate, as rough as it is: ``about 3 min``. Empty when there is none."""
+    if not seconds:
+        return ""
+    if seconds < 90:
+        return f"about {max(10, 10 * round(seconds / 10))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def left(seconds: float | None) -> str:
+    """Time left, in whole seconds: a tenth would pretend to know more than an estimate does. Empty when unknown."""
+    if seconds is None:
+        return ""
+    return f"{duration(seconds) if seconds >= 10 else f'{max(0, round(seconds))} s'} left"
+
+
+def count(number: float | None) -> str:
+    """``1_221_120`` -> ``1.2 M``; thousands get a comma."""
+    if number is None:
+        return "unknown"
+    if number >= 1e9:
+        return f"{number / 1e9:.1f} B"
+    if number >= 1e6:
+        return f"{number / 1e6:.1f} M"
+    return f"{number:,.0f}"
+
+
+def share(part: float, whole: float) -> str:
+    """``0.9 %``; two decimals where one would read 0.0."""
+    percent = 100 * part / whole if whole else 0.0
+    return f"{percent:.2f} %" if 0 < percent < 0.1 else f"{percent:.1f} %" if percent < 100 else "100 %"
+
+
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def rate(value: float | None) -> str:
+    """A learning rate: ``0.001`` -> ``1e-3``."""
+    if not value:
+        return "the method's own"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def day(stamp: float | str | None) -> str:
+    """Seconds since 1970, or an ISO time -> ``23 Nov 2026``."""
+    if not stamp:
+        return ""
+    if isinstance(stamp, str):
+        try:
+            moment = datetime.datetime.fromisoformat(stamp)
+        except ValueError:
+            return stamp
+    else:
+        moment = datetime.datetime.fromtimestamp(stamp)
+    return f"{moment.day} {moment:%b %Y}"

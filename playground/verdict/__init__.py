@@ -1,1 +1,0 @@
-"""Several sides on held-out examples, and what follows from it."""

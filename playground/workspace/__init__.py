@@ -1,1 +1,0 @@
-"""The home folder: visitors, uploads, quotas, example sets."""
