@@ -1,10 +1,15 @@
-"""Chat beside a run: the speed of each alone and of both together, over /v1 of the real app and a real run on the default base.
+"""Chat beside a run: the speed of each alone and of both together, over /v1 of the real app and a real run on the
+default base.
 
-    python benchmarks/beside.py [--seconds 120] [--alone 30] [--before FOLDER] [--only before|after] [--out benchmarks/results/beside.json]
+    python benchmarks/beside.py [--seconds 120] [--alone 30] [--before FOLDER] [--only before|after] [--out
+    benchmarks/results/beside.json]
 
-One app at a time, in a process and a home of its own. One conversation after another is streamed, one reply at a time; then a run is
-begun by the command line with ``--detach``, which the app trains; then replies are written beside it for SECONDS. What is told is a
-share of what the same app did alone a moment before. --before: an older checkout, measured in the same way first. --only: measure this one
+One app at a time, in a process and a home of its own. One conversation after another is streamed, one reply at a time;
+then a run is
+begun by the command line with ``--detach``, which the app trains; then replies are written beside it for SECONDS. What
+is told is a
+share of what the same app did alone a moment before. --before: an older checkout, measured in the same way first.
+--only: measure this one
 alone, and put it into --out beside what is there.
 """
 
@@ -56,7 +61,9 @@ class App:
         self.url = f"http://127.0.0.1:{port}"
         self._env = os.environ | {"PLAYGROUND_HOME": str(self.home), "PLAYGROUND_BASE": DEFAULT_BASE}
         self._env |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
-        self._process = subprocess.Popen([sys.executable, "app.py"], cwd=checkout, env=self._env, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=checkout, env=self._env, stderr=subprocess.DEVNULL
+        )
 
     def wait(self) -> None:
         """Until the base is loaded. Raises TimeoutError."""
@@ -74,10 +81,17 @@ class App:
     def reply(self, number: int) -> int:
         """Ask something that nobody asked before; returns how many tokens were written."""
         body = {
-            "model": "base", "max_tokens": TOKENS, "min_tokens": TOKENS, "temperature": 0, "seed": 1, "stream": True,
+            "model": "base",
+            "max_tokens": TOKENS,
+            "min_tokens": TOKENS,
+            "temperature": 0,
+            "seed": 1,
+            "stream": True,
             "stream_options": {"include_usage": True},
-            "messages": [{"role": "user", "content": f"Case {number}. Write a story about a lighthouse and the number {number}."}],
-        }  # fmt: skip
+            "messages": [
+                {"role": "user", "content": f"Case {number}. Write a story about a lighthouse and the number {number}."}
+            ],
+        }
         request = urllib.request.Request(
             f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -89,7 +103,17 @@ class App:
 
     def train(self) -> Path:
         """Begin a run that does not end by itself; returns its events."""
-        command = [sys.executable, "-m", "playground", "train", str(EXAMPLES), "--steps", "2000", "--save-steps", "2000"]
+        command = [
+            sys.executable,
+            "-m",
+            "playground",
+            "train",
+            str(EXAMPLES),
+            "--steps",
+            "2000",
+            "--save-steps",
+            "2000",
+        ]
         said = subprocess.run(
             [*command, "--name", "beside", "--detach", "--json"],
             cwd=self._checkout,
@@ -104,7 +128,8 @@ class App:
         subprocess.run(command, cwd=self._checkout, env=self._env, stdout=subprocess.DEVNULL, check=False)
 
     def others_s(self) -> float:
-        """Processor seconds so far of all that is neither this app nor its workers, other machines on the same host among them."""
+        """Processor seconds so far of all that is neither this app nor its workers, other machines on the same host
+        among them."""
         ours = psutil.Process(self._process.pid)
         mine = sum(sum(one.cpu_times()[:2]) for one in [ours, *ours.children(recursive=True)])
         times = psutil.cpu_times()
@@ -149,7 +174,9 @@ def steps_of(events: Path) -> list[Span]:
 
 def rate(spans: Sequence[Span], begin: float, end: float) -> float:
     """How much was done a second between two moments; of a span that reaches beyond, its part."""
-    return sum(done * max(0.0, min(to, end) - max(since, begin)) / (to - since) for since, to, done in spans) / (end - begin)
+    return sum(done * max(0.0, min(to, end) - max(since, begin)) / (to - since) for since, to, done in spans) / (
+        end - begin
+    )
 
 
 def wait_for_steps(events: Path, after: float, limit_s: float = 90.0) -> None:
@@ -174,7 +201,11 @@ def measured(checkout: Path, base: Path, alone_s: float, beside_s: float) -> dic
     finally:
         app.close()
     return {
-        "chat_tokens_per_s": {"alone": round(chat_alone, 2), "beside": round(chat, 2), "share": round(chat / chat_alone, 3)},
+        "chat_tokens_per_s": {
+            "alone": round(chat_alone, 2),
+            "beside": round(chat, 2),
+            "share": round(chat / chat_alone, 3),
+        },
         "run_steps_per_s": {"alone": round(run_alone, 4), "beside": round(run, 4), "share": round(run / run_alone, 3)},
         "cores_others_used": [round(noise, 2), round(more, 2), round(most, 2)],
     }
@@ -212,7 +243,11 @@ def main() -> None:
         parser.error("--only before needs --before FOLDER")
     base = resolve(DEFAULT_BASE, Settings.from_env()).path
     said = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
-    about = {"command": shlex.join(["python", "benchmarks/beside.py", *said]), "device": machine(), "note": options.note}
+    about = {
+        "command": shlex.join(["python", "benchmarks/beside.py", *said]),
+        "device": machine(),
+        "note": options.note,
+    }
     about |= {"seconds": options.seconds, "seconds_alone": options.alone}
     found = json.loads(options.out.read_text()) if options.only and options.out and options.out.exists() else {}
     for name, checkout in (("before", options.before), ("after", ROOT)):

@@ -2,9 +2,11 @@
 
     python benchmarks/check.py [--rows 100000] [--rounds 3] [--note TEXT] [--out benchmarks/results/check.json]
 
-The rows are made here, with a fixed seed: questions and answers of 20 to 2,500 words in prose of common and invented words, some of them
+The rows are made here, with a fixed seed: questions and answers of 20 to 2,500 words in prose of common and invented
+words, some of them
 repeated or broken.
-Each round is a process of its own; medians are told. Seconds are those of the clock, from the start of the process: loading the
+Each round is a process of its own; medians are told. Seconds are those of the clock, from the start of the process:
+loading the
 tokenizer is in them. Memory is the process's largest resident set.
 """
 
@@ -48,7 +50,9 @@ def main() -> None:
         rounds = []
         for _ in range(options.rounds):
             load = os.getloadavg()[0]
-            done = subprocess.run([sys.executable, __file__, "--once", str(file)], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, __file__, "--once", str(file)], capture_output=True, text=True, check=True
+            )
             rounds.append({**json.loads(done.stdout.splitlines()[-1]), "load_before": round(load, 2)})
             print(rounds[-1], flush=True)
         size = file.stat().st_size
@@ -56,11 +60,18 @@ def main() -> None:
     result = {
         "command": shlex.join(["python", "benchmarks/check.py", *sys.argv[1:]]),
         "device": f"CPU, {len(os.sched_getaffinity(0))} cores",
-        "note": " ".join(["load_before: the machine's load average; a round that shares its cores takes longer.", options.note]).strip(),
-        "base": BASE, "max_tokens": MAX_TOKENS, "rows": options.rows, "file_bytes": size,
+        "note": (
+            " ".join(
+                ["load_before: the machine's load average; a round that shares its cores takes longer.", options.note]
+            ).strip()
+        ),
+        "base": BASE,
+        "max_tokens": MAX_TOKENS,
+        "rows": options.rows,
+        "file_bytes": size,
         "median": {key: statistics.median(one[key] for one in rounds) for key in keys},
         "rounds": rounds,
-    }  # fmt: skip
+    }
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["median"]))
@@ -70,7 +81,7 @@ def once(file: Path) -> dict[str, Any]:
     """One check in this process, step by step."""
     from playground.data.advice import advise
     from playground.data.check import as_json, check_file, token_report
-    from playground.data.tokenizer import load_tokenizer
+    from playground.data.render import load_tokenizer
     from playground.library.bases import resolve
     from playground.settings import Settings
 
@@ -94,11 +105,19 @@ def once(file: Path) -> dict[str, Any]:
     return {
         "seconds": round(time.perf_counter() - BORN, 2),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
-        "read_s": read, "tokenizer_s": loaded, "tokens_s": counted, "advice_s": advised, "report_s": reported,
-        "peak_memory_bytes": used.ru_maxrss * 1024, "torch_loaded": "torch" in sys.modules,
-        "good": said["good"], "bad": len(said["bad"]), "truncated": said["truncated"], "tokens": sum(tokens.lengths),
+        "read_s": read,
+        "tokenizer_s": loaded,
+        "tokens_s": counted,
+        "advice_s": advised,
+        "report_s": reported,
+        "peak_memory_bytes": used.ru_maxrss * 1024,
+        "torch_loaded": "torch" in sys.modules,
+        "good": said["good"],
+        "bad": len(said["bad"]),
+        "truncated": said["truncated"],
+        "tokens": sum(tokens.lengths),
         "advice": sorted({item.kind for item in advice}),
-    }  # fmt: skip
+    }
 
 
 def write_rows(file: Path, rows: int) -> None:

@@ -1,14 +1,21 @@
-"""The app against PEFT, generate and llama.cpp: base + 3 LoRA adapters (r = 8, all linear), 4 replies of 64 tokens, prefill
+"""The app against PEFT, generate and llama.cpp: base + 3 LoRA adapters (r = 8, all linear), 4 replies of 64 tokens,
+prefill
 included, greedy, on the default base.
 
-    python benchmarks/engine.py [--rounds 3] [--before CHECKOUT] [--apps-only] [--llama-cpp PYTHON GGUF] [--add] [--out FILE]
+    python benchmarks/engine.py [--rounds 3] [--before CHECKOUT] [--apps-only] [--llama-cpp PYTHON GGUF] [--add] [--out
+    FILE]
     python benchmarks/engine.py --only switching|attaching|many --out ...     # the engine alone; put into what is there
 
-Ours is the real app in a process and a home of its own, asked over /v1 with 1, 2, 4 and 8 requests at once, the base and the
-adapters in turn; before: an older checkout's app, asked in the same way. The others are processes of their own with the allocator as
-it comes. Correctness first: the app's texts against PEFT's, near-ties counted. Then they take turns: one measured run each, ROUNDS times,
-medians. Every run asks what nobody asked before, from the first word on, so that no beginning is there already. Ends of replies are
-suppressed in every arm, so that all write 64 tokens. --llama-cpp: a Python that has llama-cpp-python, and the base as GGUF (it has no
+Ours is the real app in a process and a home of its own, asked over /v1 with 1, 2, 4 and 8 requests at once, the base
+and the
+adapters in turn; before: an older checkout's app, asked in the same way. The others are processes of their own with the
+allocator as
+it comes. Correctness first: the app's texts against PEFT's, near-ties counted. Then they take turns: one measured run
+each, ROUNDS times,
+medians. Every run asks what nobody asked before, from the first word on, so that no beginning is there already. Ends of
+replies are
+suppressed in every arm, so that all write 64 tokens. --llama-cpp: a Python that has llama-cpp-python, and the base as
+GGUF (it has no
 LoRA here: base only). --add: more rounds of the same for --out.
 """
 
@@ -94,7 +101,9 @@ def make_adapters(base: Path, folder: Path) -> None:
 
 def first_difference(a: str, b: str) -> int | None:
     """Index of the first character in which two texts differ."""
-    return None if a == b else next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return (
+        None if a == b else next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    )
 
 
 def conversations(number: int, rows: int = 4) -> list[Messages]:
@@ -119,12 +128,15 @@ def asking(app: Served, rows: int, base_only: bool = False) -> Callable[[int, in
 
 
 def measure(options: argparse.Namespace, base: Path, folder: Path, first: int) -> dict[str, Any]:
-    """seconds of each arm, a value a round; and the app's texts compared with PEFT's. first: number of the first round."""
+    """seconds of each arm, a value a round; and the app's texts compared with PEFT's. first: number of the first
+    round."""
     apps = {"ours": Served(HERE.parent, base, [folder / name for name in NAMES])}
     if options.before:
         apps["before"] = Served(options.before, base, [folder / name for name in NAMES])
     names = ["peft_one_by_one", "peft_mixed_batch", "generate_base_batch", "generate_one_row"]
-    arms = [Arm(name, [sys.executable, str(ARMS), name, str(base), str(folder)]) for name in names if not options.apps_only]
+    arms = [
+        Arm(name, [sys.executable, str(ARMS), name, str(base), str(folder)]) for name in names if not options.apps_only
+    ]
     if options.llama_cpp:
         python, gguf = options.llama_cpp
         arms.append(Arm("llama_cpp", [python, str(LLAMA), gguf]))
@@ -158,7 +170,8 @@ def measure(options: argparse.Namespace, base: Path, folder: Path, first: int) -
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
     replies = {
-        name: int(name.rpartition("_")[2]) if "_rows_" in name else 1 if name.endswith("one_row") else 4 for name in seconds
+        name: int(name.rpartition("_")[2]) if "_rows_" in name else 1 if name.endswith("one_row") else 4
+        for name in seconds
     }
     speed = {name: replies[name] * TOKENS / statistics.median(taken) for name, taken in seconds.items()}
 
@@ -178,7 +191,9 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
         "seconds_of_one_row_against_two": round(statistics.median(one_after_other), 3),
     }
     if "before_rows_1" in speed:
-        found["against_before"] = {name: ratio(name, name.replace("ours", "before")) for name in speed if name.startswith("ours")}
+        found["against_before"] = {
+            name: ratio(name, name.replace("ours", "before")) for name in speed if name.startswith("ours")
+        }
     return found
 
 

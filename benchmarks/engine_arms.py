@@ -1,4 +1,5 @@
-"""The arms of ``engine.py`` that are not the app, one a process: ``engine_arms.py ARM BASE ADAPTERS``. Runs once for each line on
+"""The arms of ``engine.py`` that are not the app, one a process: ``engine_arms.py ARM BASE ADAPTERS``. Runs once for
+each line on
 stdin, over the four conversations that it holds."""
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Ours:
     def run(self, prompts: list[str]) -> None:
         from playground.engine.request import Row, Sampling
 
-        self.engine.forget()
+        self.engine.clear_prefix_cache()
         sampling = Sampling(max_tokens=TOKENS, min_tokens=TOKENS)
         for _ in self.engine.stream([Row(p, name, sampling) for p, name in zip(prompts, PICKS, strict=True)]):
             pass
@@ -153,7 +154,8 @@ def switching(ours: Ours, peft: Peft) -> Work:
         many = sorted(ours.engine.select_ms(names[turn % len(names)]) for turn in range(320))
         figures = {"median": few[150], "p95": few[285], "of_32_median": many[160], "of_32_p95": many[304]}
         return {
-            "switch_ms": {key: round(value, 4) for key, value in figures.items()} | {"peft_median": round(peft.switch_ms(), 2)}
+            "switch_ms": {key: round(value, 4) for key, value in figures.items()}
+            | {"peft_median": round(peft.switch_ms(), 2)}
         }
 
     return run
@@ -165,7 +167,11 @@ def attaching(ours: Ours, peft: Peft) -> Work:
         for turn in range(12):
             taken.append(ours.attach(f"again{turn}", NAMES[turn % 3]))
             ours.engine.detach(f"again{turn}")
-        found = {"median": statistics.median(taken), "worst": max(taken), "peft_median": statistics.median(peft.attach_ms)}
+        found = {
+            "median": statistics.median(taken),
+            "worst": max(taken),
+            "peft_median": statistics.median(peft.attach_ms),
+        }
         return {"attach_ms": {key: round(value, 1) for key, value in found.items()}}
 
     return run
@@ -189,7 +195,10 @@ def many(ours: Ours) -> Work:
             for turn in range(29):
                 ours.engine.detach(f"more{turn}")
         change = statistics.median(full) / statistics.median(few) - 1
-        return {"step_time_change_from_3_to_32_adapters": round(change, 4), "base_unchanged": ours.engine.check_fingerprint()[1]}
+        return {
+            "step_time_change_from_3_to_32_adapters": round(change, 4),
+            "base_unchanged": ours.engine.check_fingerprint()[1],
+        }
 
     return run
 

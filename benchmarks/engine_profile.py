@@ -1,5 +1,7 @@
-"""Where a decode step's time goes, on the default base in fp32: the floor set by reading the weights, the products alone, the
-adapters' products alone, the whole step; and Hugging Face's step beside it. Medians; everything on one computing thread, as in the app.
+"""Where a decode step's time goes, on the default base in fp32: the floor set by reading the weights, the products
+alone, the
+adapters' products alone, the whole step; and Hugging Face's step beside it. Medians; everything on one computing
+thread, as in the app.
 
     python benchmarks/engine_profile.py [--out benchmarks/results/engine_profile.json]
 """
@@ -21,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from playground.engine.lean import LeanModel
+from playground.engine.adapter_weights import ModuleWeights
+from playground.engine.llama.model import LlamaModel
 from playground.engine.load import load
-from playground.engine.weights import ModuleWeights
 from playground.library.bases import resolve
 from playground.settings import Settings
 
@@ -41,25 +43,29 @@ def median_ms(work: Callable[[], Any]) -> float:
     return round(statistics.median(taken), 2)
 
 
-def step_split(plain: Any, model: LeanModel, adapters: list[Any], weights: list[torch.Tensor], rows: int) -> dict[str, Any]:
+def step_split(
+    plain: Any, model: LlamaModel, adapters: list[Any], weights: list[torch.Tensor], rows: int
+) -> dict[str, Any]:
     """Milliseconds of a step at ``rows`` rows and of its parts."""
     from transformers import DynamicCache
 
-    cache, bank = model.new_cache(), model.new_bank()
-    slots = [None, *(bank.take(adapter) for adapter in adapters)]
+    cache, adapters = model.new_cache(), model.new_adapter_slots()
+    slots = [None, *(adapters.acquire(adapter) for adapter in adapters)]
     inputs = {weight.shape[0]: torch.randn(rows, weight.shape[0]) for weight in weights}
-    bank.select([slots[row % 4] for row in range(rows)] if rows > 1 else [slots[1]])
+    adapters.select([slots[row % 4] for row in range(rows)] if rows > 1 else [slots[1]])
     outputs = [torch.zeros(rows, sum(group.outputs)) for group in model.groups]
     lengths = [60 + row for row in range(rows)]
     past = DynamicCache()
     plain(input_ids=torch.ones(rows, 60, dtype=torch.long), past_key_values=past, use_cache=True)
-    tuned_step = median_ms(lambda: model.step([5] * rows, lengths, cache, bank))
-    lora = median_ms(lambda: [bank.add(i, inputs[group.inputs], outputs[i]) for i, group in enumerate(model.groups)])
-    bank.select([None] * rows)
+    tuned_step = median_ms(lambda: model.decode([5] * rows, lengths, cache, adapters))
+    lora = median_ms(
+        lambda: [adapters.add(i, inputs[group.inputs], outputs[i]) for i, group in enumerate(model.groups)]
+    )
+    adapters.select([None] * rows)
     return {
-        "products_alone_ms": median_ms(lambda: [model.product(inputs[w.shape[0]], w) for w in weights]),
+        "products_alone_ms": median_ms(lambda: [model.matmul(inputs[w.shape[0]], w) for w in weights]),
         "adapters_alone_ms": lora,
-        "whole_step_base_ms": median_ms(lambda: model.step([5] * rows, lengths, cache, bank)),
+        "whole_step_base_ms": median_ms(lambda: model.decode([5] * rows, lengths, cache, adapters)),
         "whole_step_with_3_adapters_ms": tuned_step,
         "hugging_face_step_base_ms": median_ms(
             lambda: plain(input_ids=torch.ones(rows, 1, dtype=torch.long), past_key_values=past, use_cache=True)
@@ -68,14 +74,18 @@ def step_split(plain: Any, model: LeanModel, adapters: list[Any], weights: list[
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    from playground.engine.packed import pack
+    from playground.engine.llama.layout import pack
 
     plain = load(folder).model
-    model = LeanModel(load(folder).model)
+    model = LlamaModel(load(folder).model)
     weights = model.weights()
     size = sum(weight.numel() * 4 for weight in weights)
     read = median_ms(lambda: [weight.sum() for weight in weights])
-    found: dict[str, Any] = {"weights_mb": round(size / 1e6), "reading_them_ms": read, "by_columns": model.head.stride(1) == 1}
+    found: dict[str, Any] = {
+        "weights_mb": round(size / 1e6),
+        "reading_them_ms": read,
+        "by_columns": model.head.stride(1) == 1,
+    }
     adapters = []
     for seed in range(3):
         torch.manual_seed(seed)

@@ -3,9 +3,11 @@
     python benchmarks/grpo.py [--sft-steps 6] [--steps 40] [--rows 40] [--batch-size 8] [--lr 0.0001] [--seed 7]
         [--out benchmarks/results/grpo.json]
 
-On hospital_reports and the default base: LoRA on a few steps of sft, then GRPO from that adapter, rewarded by the share of a report's
+On hospital_reports and the default base: LoRA on a few steps of sft, then GRPO from that adapter, rewarded by the share
+of a report's
 required parts (the four lines it begins with, and its last line at the end), as grades. Held-out rows are answered
-by the base, by the adapter GRPO began with, and by the one it made; greedy, 128 tokens at most, no system prompt. Adherence = all parts in their order;
+by the base, by the adapter GRPO began with, and by the one it made; greedy, 128 tokens at most, no system prompt.
+Adherence = all parts in their order;
 parts = the share of them. Wilson intervals at 95 %; the difference is tested by an exact McNemar test on the same rows.
 The result is written whether or not it helps.
 """
@@ -24,16 +26,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from playground.chat.sides import Side
 from playground.data.check import check_file
 from playground.engine.request import Sampling
 from playground.evaluation.checks import parse_check
-from playground.services.container import Services, build_services
-from playground.services.sides import Side
-from playground.services.training import TrainRequest
+from playground.runs.service import TrainRequest
+from playground.services import Services, build_services
 from playground.settings import Settings
 
 SET = "hospital_reports"
-PARTS = ("contains:Vitals: BP", "contains:Diagnosis: ", "contains:Suggested tests: ", "ends-with:Reviewed by Dr. Sharma")
+PARTS = (
+    "contains:Vitals: BP",
+    "contains:Diagnosis: ",
+    "contains:Suggested tests: ",
+    "ends-with:Reviewed by Dr. Sharma",
+)
 WHOLE = re.compile(r"Vitals: .+\nDiagnosis: .+\nSuggested tests: .+\n\nReviewed by Dr\. Sharma")
 BATCH = 8
 
@@ -52,10 +59,17 @@ class Answered:
         low, high = wilson(passed, n)
         last_low, last_high = wilson(self.last_line, n)
         return {
-            "n": n, "passed": passed, "share": round(passed / n, 4), "low": round(low, 4), "high": round(high, 4),
-            "parts_mean": round(self.parts, 4), "last_line": self.last_line, "last_line_low": round(last_low, 4),
-            "last_line_high": round(last_high, 4), "first_reply": self.first_reply,
-        }  # fmt: skip
+            "n": n,
+            "passed": passed,
+            "share": round(passed / n, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "parts_mean": round(self.parts, 4),
+            "last_line": self.last_line,
+            "last_line_low": round(last_low, 4),
+            "last_line_high": round(last_high, 4),
+            "first_reply": self.first_reply,
+        }
 
 
 def wilson(passed: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -122,30 +136,56 @@ def main() -> None:
     file = services.data.shipped(SET).file
     started = time.monotonic()
     begun, first, _ = trained(
-        services, TrainRequest(file, "grpo start", objective="sft", steps=options.sft_steps, seed=options.seed, save_steps=options.sft_steps)
-    )  # fmt: skip
+        services,
+        TrainRequest(
+            file,
+            "grpo start",
+            objective="sft",
+            steps=options.sft_steps,
+            seed=options.seed,
+            save_steps=options.sft_steps,
+        ),
+    )
     made, second, steps = trained(
         services,
         TrainRequest(
-            file, "grpo end", objective="grpo", steps=options.steps, lr=options.lr, seed=options.seed, batch_size=options.batch_size,
-            save_steps=max(1, options.steps // 2), rewards=PARTS, start=begun,
+            file,
+            "grpo end",
+            objective="grpo",
+            steps=options.steps,
+            lr=options.lr,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            save_steps=max(1, options.steps // 2),
+            rewards=PARTS,
+            start=begun,
         ),
-    )  # fmt: skip
+    )
     services.bases.engine()
     sides = {
-        name: answered(services, model, options.rows) for name, model in (("base", "base"), ("before", begun), ("after", made))
+        name: answered(services, model, options.rows)
+        for name, model in (("base", "base"), ("before", begun), ("after", made))
     }
     before, after = sides["before"], sides["after"]
     result = {
         "command": "python " + " ".join(["benchmarks/grpo.py", *sys.argv[1:]]),
         "device": services.manager.device.name,
-        "base": services.bases.spec, "set": SET, "rewards": PARTS, "sft_steps": options.sft_steps, "grpo_steps": options.steps,
+        "base": services.bases.spec,
+        "set": SET,
+        "rewards": PARTS,
+        "sft_steps": options.sft_steps,
+        "grpo_steps": options.steps,
         "sides": {name: side.figures() for name, side in sides.items()},
         "p_value": round(mcnemar(before.passed, after.passed), 5),
         "reward_by_step": steps,
-        "seconds": {"sft": first.get("seconds"), "grpo": second.get("seconds"), "all": round(time.monotonic() - started, 1)},
-        "peak_memory_bytes": second.get("peak_memory_bytes"), "estimated_memory_bytes": second.get("estimated_memory_bytes"),
-    }  # fmt: skip
+        "seconds": {
+            "sft": first.get("seconds"),
+            "grpo": second.get("seconds"),
+            "all": round(time.monotonic() - started, 1),
+        },
+        "peak_memory_bytes": second.get("peak_memory_bytes"),
+        "estimated_memory_bytes": second.get("estimated_memory_bytes"),
+    }
     print(json.dumps(result, indent=1))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -2,8 +2,10 @@
 
     python benchmarks/memory_estimate.py [--out benchmarks/results/memory_estimate.json]
 
-Each method trains four steps on the shipped sets in a worker process of its own; the estimate made before the run is compared with
-the worker's peak (resident set on a CPU, reserved memory on CUDA). Take PLAYGROUND_HOME of a machine that does nothing else.
+Each method trains four steps on the shipped sets in a worker process of its own; the estimate made before the run is
+compared with
+the worker's peak (resident set on a CPU, reserved memory on CUDA). Take PLAYGROUND_HOME of a machine that does nothing
+else.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from playground.services.container import build_services
-from playground.services.home import Home
-from playground.services.training import TrainRequest
+from playground.runs.service import TrainRequest
+from playground.services import build_services
 from playground.settings import Settings
+from playground.workspace.home import Home
 
 BATCHES = (8,)
 
@@ -35,7 +37,9 @@ def main() -> None:
     for method in ("lora", "qlora", "full"):
         for shipped in services.data.sets()[:2]:
             for batch_size in BATCHES:
-                request = TrainRequest(shipped.file, "memory", method=method, steps=4, batch_size=batch_size, save_steps=4)
+                request = TrainRequest(
+                    shipped.file, "memory", method=method, steps=4, batch_size=batch_size, save_steps=4
+                )
                 run = services.training.start(request)
                 for view in services.training.follow(run):
                     pass
@@ -43,10 +47,14 @@ def main() -> None:
                 ratio = summary["estimated_memory_bytes"] / summary["peak_memory_bytes"]
                 results.append(
                     {
-                        "method": method, "set": shipped.id, "batch_size": batch_size, "estimated_bytes": summary["estimated_memory_bytes"],
-                        "peak_bytes": summary["peak_memory_bytes"], "ratio": round(ratio, 3),
+                        "method": method,
+                        "set": shipped.id,
+                        "batch_size": batch_size,
+                        "estimated_bytes": summary["estimated_memory_bytes"],
+                        "peak_bytes": summary["peak_memory_bytes"],
+                        "ratio": round(ratio, 3),
                     }
-                )  # fmt: skip
+                )
                 print(results[-1], flush=True)
                 services.adapters.remove(view.adapter)
                 if options.out:

@@ -1,10 +1,13 @@
 """The method race for real: every method on one shipped set, the same budget, one table and one picture.
 
-    python benchmarks/race.py [--set hospital_reports] [--steps 20] [--methods lora,ia3] [--out benchmarks/results/race.json]
-    python benchmarks/race.py --methods ia3,full --into benchmarks/results/race.json --out ...   # these again, at other rates
+    python benchmarks/race.py [--set hospital_reports] [--steps 20] [--methods lora,ia3] [--out
+    benchmarks/results/race.json]
+    python benchmarks/race.py --methods ia3,full --into benchmarks/results/race.json --out ...   # these again, at other
+    rates
     python benchmarks/race.py --again benchmarks/results/race.json          # the docs' page and picture from a result
 
-The race service does it all, as the page and the command line do. Each run is a process of its own and nothing else computes
+The race service does it all, as the page and the command line do. Each run is a process of its own and nothing else
+computes
 beside it; what was learned is measured when all have ended. ``--page`` writes docs/race.md and docs/race.svg.
 """
 
@@ -21,20 +24,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from playground.services.container import build_services
-from playground.services.race import RaceRequest
-from playground.services.race_store import Entry, Race
-from playground.services.race_table import HEAD, NOTES, cells, label, record, status, text
+from playground.services import build_services
 from playground.settings import PROJECT_ROOT, Settings
-from playground.ui.race_chart import scatter
+from playground.verdict.race import RaceRequest
+from playground.verdict.race_store import HEAD, NOTES, Entry, Race, cells, label, picture, record, status, text
 
 OTHERS = (
-    "Larger steps learn the set sooner, and all but prefix tuning's forget more: the held-out rows alone do not show it, which is why a "
-    "race measures both. The defaults are the rates of the table above; these were tried beside them."
+    "Larger steps learn the set sooner, and all but prefix tuning's forget more: the held-out rows alone do not show"
+    " it, which is why a race measures both. The defaults are the rates of the table above; these were tried beside"
+    " them."
 )
 STYLE = (
-    "text{font:11px system-ui,sans-serif;fill:#555}.name{fill:#111}line{stroke:#ddd}.limit{stroke:#c2571a;stroke-dasharray:5 4;"
-    "stroke-width:2}circle{fill:#2a5bd7}"
+    "text{font:11px"
+    " system-ui,sans-serif;fill:#555}.name{fill:#111}line{stroke:#ddd}.limit{stroke:#c2571a;stroke-dasharray:5"
+    " 4;stroke-width:2}circle{fill:#2a5bd7}"
 )
 
 
@@ -47,22 +50,32 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     services.race.start_measuring()
     methods = tuple(name for name in options.methods.split(",") if name)
     race = services.race.start(
-        RaceRequest(shipped.file, methods, steps=options.steps, name="race", batch_size=options.batch_size, seed=options.seed)
+        RaceRequest(
+            shipped.file, methods, steps=options.steps, name="race", batch_size=options.batch_size, seed=options.seed
+        )
     )
     said = ""
     for view in services.race.follow(race, poll_s=2.0):
         if view.race.message != said:
             said = view.race.message
-            print(f"{time.strftime('%H:%M:%S')} {said} ({view.seconds_left or 0:.0f} s left)", file=sys.stderr, flush=True)
+            print(
+                f"{time.strftime('%H:%M:%S')} {said} ({view.seconds_left or 0:.0f} s left)", file=sys.stderr, flush=True
+            )
     rates = {entry.method: services.training.show(entry.run).summary for entry in view.race.entries}
     result = {
         "command": "python " + " ".join(["benchmarks/race.py", *sys.argv[1:]]),
-        "device": services.manager.device.name, "base": services.bases.spec, "set": options.set, "steps": options.steps,
-        "batch_size": options.batch_size, "seed": options.seed, "seconds": round(time.monotonic() - started, 1), "note": options.note,
+        "device": services.manager.device.name,
+        "base": services.bases.spec,
+        "set": options.set,
+        "steps": options.steps,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "seconds": round(time.monotonic() - started, 1),
+        "note": options.note,
         **{key: value for key, value in record(view).items() if key in ("check", "base", "rows")},
         "estimated_memory_bytes": {method: summary.get("estimated_memory_bytes") for method, summary in rates.items()},
         "race": asdict(view.race),
-    }  # fmt: skip
+    }
     result["base_figures"] = result.pop("base")
     result["base"] = services.bases.spec
     print(text(view))
@@ -88,11 +101,13 @@ def merged(result: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
 def write_page(result: dict[str, Any], folder: Path) -> None:
     """docs/race.md and docs/race.svg."""
     race = Race.of(result["race"])
-    drawn = scatter(race.entries, race.base)
+    drawn = picture(race.entries, race.base, curves=False)
     svg = drawn[drawn.index("<svg") : drawn.index("</svg>")]
     svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     head, _, body = svg.partition(">")
-    (folder / "race.svg").write_text(f'{head}><style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{body}</svg>\n')
+    (folder / "race.svg").write_text(
+        f'{head}><style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{body}</svg>\n'
+    )
     table = table_of([race.base, *race.entries])
     others = [Entry(**entry) for entry in result.get("other_rates", [])]
     also = f"\n## The same at other rates\n\n{OTHERS}\n\n{table_of(others)}\n" if others else ""

@@ -23,7 +23,8 @@ Ask = tuple[str, list[dict[str, str]]]
 
 
 class Served:
-    """``python app.py`` in a home of its own, which holds the prepared base and the adapters. models: what they are called there."""
+    """``python app.py`` in a home of its own, which holds the prepared base and the adapters. models: what they are
+    called there."""
 
     def __init__(self, checkout: Path, base: Path, adapters: Sequence[Path]) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="served-"))
@@ -61,9 +62,14 @@ class Served:
         def one(ask: Ask) -> str:
             model, messages = ask
             body = {
-                "model": model, "messages": messages, "max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True,
-                "temperature": 0, "seed": 1,
-            }  # fmt: skip
+                "model": model,
+                "messages": messages,
+                "max_tokens": tokens,
+                "min_tokens": tokens,
+                "ignore_eos": True,
+                "temperature": 0,
+                "seed": 1,
+            }
             request = urllib.request.Request(
                 f"{self._url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
             )

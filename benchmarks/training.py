@@ -1,13 +1,19 @@
-"""A training step against TRL's SFTTrainer and transformers' Trainer: LoRA (r = 8, all linear layers) on hospital_reports, the default base,
+"""A training step against TRL's SFTTrainer and transformers' Trainer: LoRA (r = 8, all linear layers) on
+hospital_reports, the default base,
 fp32, the same rows in the same batches of 8, the same seed, the loss on the answers only.
 
-    python benchmarks/training.py [--rounds 3] [--warm 3] [--steps 12] [--threads 1] [--out benchmarks/results/training.json]
+    python benchmarks/training.py [--rounds 3] [--warm 3] [--steps 12] [--threads 1] [--out
+    benchmarks/results/training.json]
 
-Each arm is a process of its own; they take turns. The loss of the first step must be the same in all (to 1e-3) before any speed counts.
-tokens/s counts the rows' own tokens, the same in every arm, padding never. First table: ours as the app starts it, peers with their
+Each arm is a process of its own; they take turns. The loss of the first step must be the same in all (to 1e-3) before
+any speed counts.
+tokens/s counts the rows' own tokens, the same in every arm, padding never. First table: ours as the app starts it,
+peers with their
 defaults (TRL's recompute activations; an arm without that stands beside it). Second table: every arm with the allocator
-settings of our worker. limit: F / (4 body + 4 f head) tokens/s, where F is the best large fp32 product in the arms of ours, and f the
-share of tokens that are learned. --threads 1: one thread in every arm, timed in processor seconds, which a busy machine does not change.
+settings of our worker. limit: F / (4 body + 4 f head) tokens/s, where F is the best large fp32 product in the arms of
+ours, and f the
+share of tokens that are learned. --threads 1: one thread in every arm, timed in processor seconds, which a busy machine
+does not change.
 """
 
 from __future__ import annotations
@@ -26,8 +32,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from playground.library.bases import resolve
-from playground.services.processes import ALLOCATOR
 from playground.settings import Settings
+from playground.training.processes import ALLOCATOR
 
 ARMS = Path(__file__).with_name("training_arms.py")
 FILE = Path(__file__).resolve().parent.parent / "examples" / "hospital_reports.jsonl"
@@ -46,8 +52,10 @@ def run(arm: str, base: Path, steps: int, allocator: bool, threads: int) -> dict
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, str(ARMS), arm, str(base), str(FILE), str(steps), folder],
-            env=clean | quiet | (ALLOCATOR if allocator else {}), text=True, capture_output=True,
-        )  # fmt: skip
+            env=clean | quiet | (ALLOCATOR if allocator else {}),
+            text=True,
+            capture_output=True,
+        )
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"losses"')]
     if not lines:
         raise RuntimeError(f"{arm} ended without an answer: {done.stderr[-2000:]}")
@@ -87,7 +95,10 @@ def figures(results: dict[tuple[str, bool], list[dict[str, Any]]], options: argp
 
     counted = results["plain_trainer", False][0]
     tokens, learned = counted["tokens"], counted["learned"]
-    first = {name if not allocator else f"{name}+allocator": runs[0]["losses"][0] for (name, allocator), runs in results.items()}
+    first = {
+        name if not allocator else f"{name}+allocator": runs[0]["losses"][0]
+        for (name, allocator), runs in results.items()
+    }
     same = [value for name, value in first.items() if "qlora" not in name]  # NF4 is another base
     if max(same) - min(same) > 1e-3:
         raise RuntimeError(f"The first step's losses differ: {first}")
@@ -115,7 +126,11 @@ def figures(results: dict[tuple[str, bool], list[dict[str, Any]]], options: argp
             for name, own in arms
         }
 
-    paired = [round(statistics.median(a / b for a, b in zip(rounds["ours_qlora", True], rounds["ours", True], strict=True)), 3)]
+    paired = [
+        round(
+            statistics.median(a / b for a, b in zip(rounds["ours_qlora", True], rounds["ours", True], strict=True)), 3
+        )
+    ]
     said = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
     return {
         "command": " ".join(["python", "benchmarks/training.py", *said]),
@@ -123,13 +138,17 @@ def figures(results: dict[tuple[str, bool], list[dict[str, Any]]], options: argp
         "clock": "processor seconds of one thread" if options.threads == 1 else "wall",
         "load_average_at_the_end": [round(value, 1) for value in os.getloadavg()],
         "first_loss": first,
-        "last_losses": {f"{name}{'+allocator' if own else ''}": runs[0]["losses"][-1] for (name, own), runs in results.items()},
+        "last_losses": {
+            f"{name}{'+allocator' if own else ''}": runs[0]["losses"][-1] for (name, own), runs in results.items()
+        },
         "tokens_a_step": tokens[options.warm :],
         "learned_share": round(share, 3),
         "peers_with_their_defaults": table(False),
         "all_with_our_allocator": table(True),
         "arithmetic_limit": {
-            "flops": round(flops), "tokens_per_s": round(limit, 1), "ours": round(speed["ours", True] / limit, 3),
+            "flops": round(flops),
+            "tokens_per_s": round(limit, 1),
+            "ours": round(speed["ours", True] / limit, 3),
         },
         "qlora_against_lora": paired[0],
         "goals": {
@@ -138,7 +157,7 @@ def figures(results: dict[tuple[str, bool], list[dict[str, Any]]], options: argp
             "share_of_the_limit": [round(speed["ours", True] / limit, 3), 0.7],
             "qlora_against_lora": [paired[0], 0.8],
         },
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

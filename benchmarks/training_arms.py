@@ -1,4 +1,5 @@
-"""The arms of ``training.py``, one a process: ``training_arms.py ARM BASE FILE STEPS FOLDER``. Prints one line of JSON: the loss of each
+"""The arms of ``training.py``, one a process: ``training_arms.py ARM BASE FILE STEPS FOLDER``. Prints one line of JSON:
+the loss of each
 step, when each ended (``now``), and what a large product of matrices reaches in this process."""
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from playground.data.check import check_file
-from playground.data.render import Rendered, render_example
-from playground.data.tokenizer import load_tokenizer
+from playground.data.render import Rendered, load_tokenizer, render_example
 from playground.training.events import EventReader
-from playground.training.peak import own_bytes
+from playground.training.processes import own_bytes
 from playground.training.spec import RunSpec
 
 SEED, RATE, RANK, BATCH, LONGEST = 7, 1e-3, 8, 8, 1024
@@ -26,7 +26,8 @@ SIDE = 3072
 
 
 def now() -> float:
-    """Seconds: of the wall's clock; of one thread those of the processor, which other work on the machine does not change."""
+    """Seconds: of the wall's clock; of one thread those of the processor, which other work on the machine does not
+    change."""
     return time.process_time() if torch.get_num_threads() == 1 else time.time()
 
 
@@ -64,9 +65,19 @@ class Clock(TrainerCallback):
 def common(folder: str, steps: int) -> dict[str, Any]:
     """What the same run means for every trainer; all else is each trainer's own default."""
     return {
-        "output_dir": folder, "max_steps": steps, "per_device_train_batch_size": BATCH, "learning_rate": RATE, "seed": SEED,
-        "data_seed": SEED, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
-    }  # fmt: skip
+        "output_dir": folder,
+        "max_steps": steps,
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": RATE,
+        "seed": SEED,
+        "data_seed": SEED,
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
 
 
 def lora() -> Any:
@@ -82,10 +93,25 @@ def ours(method: str, base: str, file: str, steps: int, folder: str) -> dict[str
     run_dir = Path(folder, "run")
     run_dir.mkdir()
     RunSpec(
-        run="b", name="Benchmark", method=method, base="b", base_path=base, base_fingerprint="f", file=file, data="rows",
-        adapters_dir=str(Path(folder, "adapters")), shipped_dir=str(Path(folder, "shipped")), steps=steps, lr=RATE, rank=RANK,
-        batch_size=BATCH, max_tokens=LONGEST, seed=SEED, save_steps=steps, split={"validation": [], "test": []},
-    ).write(run_dir)  # fmt: skip
+        run="b",
+        name="Benchmark",
+        method=method,
+        base="b",
+        base_path=base,
+        base_fingerprint="f",
+        file=file,
+        data="rows",
+        adapters_dir=str(Path(folder, "adapters")),
+        shipped_dir=str(Path(folder, "shipped")),
+        steps=steps,
+        lr=RATE,
+        rank=RANK,
+        batch_size=BATCH,
+        max_tokens=LONGEST,
+        seed=SEED,
+        save_steps=steps,
+        split={"validation": [], "test": []},
+    ).write(run_dir)
     ended: list[float] = []
 
     def stop() -> bool:  # asked after every step
@@ -128,7 +154,11 @@ def plain(base: str, file: str, steps: int, folder: str) -> dict[str, Any]:
 
     clock = Clock()
     trainer = Trainer(
-        model=model, args=TrainingArguments(**common(folder, steps)), train_dataset=data, data_collator=collate, callbacks=[clock]
+        model=model,
+        args=TrainingArguments(**common(folder, steps)),
+        train_dataset=data,
+        data_collator=collate,
+        callbacks=[clock],
     )
     trainer.train()
     return {"losses": clock.losses, "ended": clock.ended, "tokens": tokens[:steps], "learned": learned[:steps]}
@@ -144,9 +174,13 @@ def trl(base: str, file: str, steps: int, folder: str, **settings: Any) -> dict[
     data = Dataset.from_list([{"prompt": row.prompt_text, "completion": row.completion_text} for row in rows])
     clock = Clock()
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), args=SFTConfig(**common(folder, steps), **settings),
-        train_dataset=data, processing_class=tokenizer, peft_config=lora(), callbacks=[clock],
-    )  # fmt: skip
+        model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        args=SFTConfig(**common(folder, steps), **settings),
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=lora(),
+        callbacks=[clock],
+    )
     trainer.train()
     return {"losses": clock.losses, "ended": clock.ended, "checkpointing": trainer.args.gradient_checkpointing}
 

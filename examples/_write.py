@@ -16,7 +16,8 @@ T = TypeVar("T")
 
 
 def deal(topics: Sequence[T], rows: int, make: Callable[[T, int], Row], taken: Iterable[Row] = ()) -> list[Row]:
-    """`rows` rows with prompts of their own: topic after topic, `make(topic, round)` tried again while its prompt is taken."""
+    """`rows` rows with prompts of their own: topic after topic, `make(topic, round)` tried again while its prompt is
+    taken."""
     prompts = {row["prompt"] for row in taken}
     out: list[Row] = []
     for number in range(rows):

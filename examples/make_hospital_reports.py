@@ -326,7 +326,8 @@ NO_FEVERS = ("no fever", "afebrile", "temperature normal", "temp {}", "T {} C")
 
 
 def finding(condition: Condition, systolic: int, diastolic: int, pulse: int) -> str:
-    """The one abnormal vital sign that the report names, blood pressure before pulse. Limits of adults, nobody is below 12."""
+    """The one abnormal vital sign that the report names, blood pressure before pulse. Limits of adults, nobody is below
+    12."""
     if not condition.finding:
         return ""
     if systolic >= 140 or diastolic >= 90:
@@ -352,7 +353,11 @@ def patient(condition: Condition, complaint: str, rng: Random) -> Row:
     vitals = [rng.choice(PRESSURES).format(systolic, diastolic), rng.choice(PULSES).format(pulse), temperature]
     if rng.random() < 0.4:
         rng.shuffle(vitals)
-    person = {"M": ("man", "male"), "F": ("woman", "female")} if age >= 18 else {"M": ("boy", "male"), "F": ("girl", "female")}
+    person = (
+        {"M": ("man", "male"), "F": ("woman", "female")}
+        if age >= 18
+        else {"M": ("boy", "male"), "F": ("girl", "female")}
+    )
     man, sex_word = person[sex]
     history = rng.choice(condition.history.split("|")) if rng.random() < 0.8 else ""
     duration = rng.choice(condition.durations.split("|"))

@@ -1,6 +1,8 @@
-"""Writes support_json.jsonl, support_json_heldout.jsonl and support_json_prompt.txt: a customer's mail in, one line of JSON out.
+"""Writes support_json.jsonl, support_json_heldout.jsonl and support_json_prompt.txt: a customer's mail in, one line of
+JSON out.
 
-Shop, customers and orders are invented. The last wording of each matter, the last greeting and the last closing words are
+Shop, customers and orders are invented. The last wording of each matter, the last greeting and the last closing words
+are
 kept for the held-out rows.
 """
 
@@ -361,8 +363,14 @@ def mail(matter: Matter, wording: str, closings: slice, greetings: slice, rng: R
     article = f"an {product}" if product[0] in "aeiou" else f"a {product}"
     order = f"{rng.choice('ABCDEFGH')}-{rng.randint(10000, 99999)}" if rng.random() < matter.order else None
     urgency = "high" if matter.danger else rng.choice(("low", "medium", "medium", "high"))
-    closing = rng.choice({"low": RELAXED, "medium": NEUTRAL, "high": NEUTRAL if matter.danger else URGENT}[urgency][closings])
-    sentences = [capital(wording.format(p=product, a=article)), rng.choice(ORDERS).format(o=order) if order else "", closing]
+    closing = rng.choice(
+        {"low": RELAXED, "medium": NEUTRAL, "high": NEUTRAL if matter.danger else URGENT}[urgency][closings]
+    )
+    sentences = [
+        capital(wording.format(p=product, a=article)),
+        rng.choice(ORDERS).format(o=order) if order else "",
+        closing,
+    ]
     if order and rng.random() < 0.25:  # the order number first
         sentences[:2] = sentences[1::-1]
     name = rng.choice(NAMES)

@@ -1,6 +1,8 @@
-"""The package without the web page: train on a file, then ask the base with a prompt and the trained model the same thing.
+"""The package without the web page: train on a file, then ask the base with a prompt and the trained model the same
+thing.
 
-python examples/without_the_page.py examples/hospital_reports.jsonl examples/hospital_prompt.txt "Male, 54, chest tightness, BP 150/95."
+python examples/without_the_page.py examples/hospital_reports.jsonl examples/hospital_prompt.txt "Male, 54, chest
+tightness, BP 150/95."
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from playground.chat.compare import all_replies
+from playground.chat.sides import Side
 from playground.engine.request import Sampling
-from playground.services.container import build_services
-from playground.services.home import Home
-from playground.services.replies import all_replies
-from playground.services.sides import Side
-from playground.services.training import TrainRequest
+from playground.runs.service import TrainRequest
+from playground.services import build_services
 from playground.settings import Settings
+from playground.workspace.home import Home
 
 
 def main(file: str, prompt: str, question: str) -> None:
@@ -29,7 +31,10 @@ def main(file: str, prompt: str, question: str) -> None:
         print(view.state, view.message, f"step {view.step} of {view.steps}", file=sys.stderr)
     if view.adapter is None:
         sys.exit(view.error)
-    sides = [Side("base", Path(prompt).read_text(encoding="utf-8").strip(), name="told"), Side(view.adapter, name="trained")]
+    sides = [
+        Side("base", Path(prompt).read_text(encoding="utf-8").strip(), name="told"),
+        Side(view.adapter, name="trained"),
+    ]
     for reply in all_replies(services.compare, sides, [question], Sampling()):
         print(f"--- {reply['side']}: {reply['prompt_tokens']} tokens in, {reply['seconds']:.1f} s\n{reply['text']}\n")
     home.release()

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
 
 from playground.errors import PlaygroundError
 from playground.gpu.zero import Wrap
-from playground.services.home import Home, HomeTaken
 from playground.settings import Settings
+from playground.workspace.home import Home, HomeTaken
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+    from playground.services import Services
 
 HEAD_START_S = 0.5
 """The page is drawn first: loading the base at the same moment would make both slower on two cores."""
 
 
 def serve(settings: Settings, zero: Wrap | None = None) -> None:
-    """Serve until stopped. zero: ``spaces.GPU`` on a ZeroGPU Space. Raises PlaygroundError when another app serves this home
+    """Serve until stopped. zero: ``spaces.GPU`` on a ZeroGPU Space. Raises PlaygroundError when another app serves this
+    home
     already."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -26,13 +32,14 @@ def serve(settings: Settings, zero: Wrap | None = None) -> None:
     except HomeTaken as taken:
         where = f" at {taken.url}" if taken.url else ""
         raise PlaygroundError(
-            f"Prompt or Tune already runs in {settings.home}{where}. Open that one, or set PLAYGROUND_HOME to another folder."
+            f"Prompt or Tune already runs in {settings.home}{where}. Open that one, or set PLAYGROUND_HOME to another"
+            " folder."
         ) from taken
     services = None
     try:
-        from playground.services.container import build_services
+        from playground.services import build_services
 
-        services = build_services(settings, zero)
+        services = build_services(settings, zero=zero)
         page, url = launch(services, home)
         print(f"Prompt or Tune is open at {url}", file=sys.stderr)
         page.block_thread()
@@ -42,14 +49,12 @@ def serve(settings: Settings, zero: Wrap | None = None) -> None:
         home.release()
 
 
-def launch(services: Any, home: Home) -> tuple[Any, str]:
+def launch(services: Services, home: Home) -> tuple[Blocks, str]:
     """Show the page and return it with its address; the services start once the page stands."""
     from starlette.middleware import Middleware
 
-    from playground.api.gate import Gate
-    from playground.api.headers import ContentPolicy
-    from playground.api.routes import build_routes
-    from playground.api.visit import Visit
+    from playground.server.gate import ContentPolicy, Gate, Visit
+    from playground.server.routes import build_routes
     from playground.ui.page import build_page, launch_options
 
     settings = services.settings

@@ -1,4 +1,5 @@
-"""What every test may use: a home folder of its own, and a tiny random model that carries the default base's real tokenizer."""
+"""What every test may use: a home folder of its own, and a tiny random model that carries the default base's real
+tokenizer."""
 
 from __future__ import annotations
 
@@ -16,21 +17,22 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
 from playground.library.bases import Base, resolve
 from playground.settings import Settings
 
-FIRST = (
-    "tests/e2e/test_journey.py", "tests/services/test_survival.py", "tests/e2e/test_upload.py", "tests/services/test_training.py",
-    "tests/e2e/test_tuning.py", "tests/services/", "tests/e2e/", "tests/cli/",
-)  # fmt: skip
-"""What takes longest, so that no process ends with it while the other has nothing left to do; the browser's files apart from each other,
+FIRST = ("tests/e2e/test_journey.py", "tests/services/", "tests/e2e/", "tests/cli/")
+"""What takes longest, so that no process ends with it while the other has nothing left to do; the browser's files apart
+from each other,
 since one waits for the other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: next((place for place, start in enumerate(FIRST) if item.nodeid.startswith(start)), len(FIRST)))
+    items.sort(
+        key=lambda item: next((place for place, start in enumerate(FIRST) if item.nodeid.startswith(start)), len(FIRST))
+    )
 
 
 @pytest.fixture(scope="session")
 def real_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the default base is prepared once: PLAYGROUND_HOME if it is set, so that later runs need not fetch it again."""
+    """Where the default base is prepared once: PLAYGROUND_HOME if it is set, so that later runs need not fetch it
+    again."""
     named = os.environ.get("PLAYGROUND_HOME")
     return Path(named) if named else tmp_path_factory.mktemp("real-home")
 

@@ -17,7 +17,12 @@ from playground.data.split import row_hash
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SETS = json.loads((EXAMPLES / "sets.json").read_text(encoding="utf-8"))
 SCRIPTS = {s["id"]: f"make_{s['id']}.py" for s in SETS}
-VITALS_SAID = ("atrial fibrillation", "hypertensive urgency", "complete heart block", "pre-eclampsia")  # no second finding
+VITALS_SAID = (
+    "atrial fibrillation",
+    "hypertensive urgency",
+    "complete heart block",
+    "pre-eclampsia",
+)  # no second finding
 KEYS = ["category", "product", "order_id", "urgency", "summary"]
 
 each_set = pytest.mark.parametrize("info", SETS, ids=[s["id"] for s in SETS])
@@ -65,7 +70,9 @@ def test_sizes_and_fields(info: dict[str, str]) -> None:
 
 @each_set
 def test_no_prompt_twice_and_none_leaks(info: dict[str, str]) -> None:
-    train, heldout = ([re.sub(r"\W+", " ", row["prompt"].lower()) for row in rows(info[part])] for part in ("file", "heldout"))
+    train, heldout = (
+        [re.sub(r"\W+", " ", row["prompt"].lower()) for row in rows(info[part])] for part in ("file", "heldout")
+    )
     assert len(set(train)) == len(train)
     assert len(set(heldout)) == len(heldout)
     assert not set(train) & set(heldout)
@@ -88,7 +95,16 @@ def test_the_system_prompt_tells_the_format_in_full(info: dict[str, str]) -> Non
     prompt = (EXAMPLES / info["prompt"]).read_text(encoding="utf-8")
     parts = {
         "hospital_reports": ["Vitals: BP", "Diagnosis: Suspected", "Suggested tests:", "Reviewed by Dr. Sharma"],
-        "support_json": [*(f'"{key}"' for key in KEYS), "billing", "delivery", "technical", "account", "returns", "low", "high"],
+        "support_json": [
+            *(f'"{key}"' for key in KEYS),
+            "billing",
+            "delivery",
+            "technical",
+            "account",
+            "returns",
+            "low",
+            "high",
+        ],
         "brand_voice": ["Thank you for reaching out to Larkfield.", "Warmly, your Larkfield team"],
     }[info["id"]]
     assert [part for part in parts if part not in prompt] == []

@@ -1,4 +1,5 @@
-"""No version that may be installed, and none that is, has a known hole. The list is kept beside this file; it says how to refresh it."""
+"""No version that may be installed, and none that is, has a known hole. The list is kept beside this file; it says how
+to refresh it."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-LISTED: list[dict[str, Any]] = tomllib.loads((ROOT / "tests" / "advisories.toml").read_text(encoding="utf-8"))["advisory"]
+LISTED: list[dict[str, Any]] = tomllib.loads((ROOT / "tests" / "advisories.toml").read_text(encoding="utf-8"))[
+    "advisory"
+]
 OPEN = [one for one in LISTED if "accepted" not in one]
 
 
@@ -80,13 +83,19 @@ def test_what_is_brought_in_and_has_had_a_hole_has_a_bound_of_its_own() -> None:
 
 
 def test_an_old_bound_would_be_found() -> None:
-    found = holes({"filelock": Version("3.16"), "nltk": Version("3.9.1"), "pyarrow": Version("18"), "gradio": Version("6.31")})
+    found = holes(
+        {"filelock": Version("3.16"), "nltk": Version("3.9.1"), "pyarrow": Version("18"), "gradio": Version("6.31")}
+    )
     assert {line.split()[0] for line in found} == {"filelock", "nltk", "pyarrow"}
 
 
 @pytest.mark.parametrize("one", LISTED, ids=lambda one: f"{one['package']} {one['id']}")
 def test_an_entry_is_whole_and_what_is_accepted_is_not_used(one: dict[str, Any]) -> None:
-    assert {"package", "affected", "id", "source"} <= one.keys() <= {"package", "affected", "id", "source", "accepted", "unused"}
+    assert (
+        {"package", "affected", "id", "source"}
+        <= one.keys()
+        <= {"package", "affected", "id", "source", "accepted", "unused"}
+    )
     assert SpecifierSet(one["affected"])
     assert re.fullmatch(r"(CVE|GHSA|PYSEC)-[\w-]+", one["id"])
     assert one["source"].startswith("https://")

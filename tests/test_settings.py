@@ -14,7 +14,12 @@ def test_defaults_and_what_the_environment_sets() -> None:
     settings = Settings.from_env(
         {"PLAYGROUND_HOME": "/x", "PLAYGROUND_BUDGET_GB": "2.5", "PLAYGROUND_SHARED": "1", "PLAYGROUND_BASE": "a/b"}
     )
-    assert (settings.home, settings.budget_bytes, settings.shared, settings.base) == (Path("/x"), 2_500_000_000, True, "a/b")
+    assert (settings.home, settings.budget_bytes, settings.shared, settings.base) == (
+        Path("/x"),
+        2_500_000_000,
+        True,
+        "a/b",
+    )
     assert settings.upload_limit_bytes == 20 * 2**20
     assert Settings.from_env({"SPACE_ID": "a/b"}).shared
     assert "secret" not in repr(Settings.from_env({"PLAYGROUND_API_TOKEN": "secret"}))

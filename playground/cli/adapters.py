@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from playground.cli.arguments import weights_of
-from playground.cli.common import Progress
+from playground.cli.common import Outcome, Progress
 from playground.errors import InputError
 from playground.library.card import AdapterCard
-from playground.services.container import Services
+from playground.services import build_services
 from playground.settings import Settings
 
 
-def adapters(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]:
-    service = Services(settings).adapters
+def adapters(settings: Settings, options: Namespace) -> Outcome:
+    service = build_services(settings).adapters
     if options.action == "import":
         card = service.import_file(Path(options.path))
         said = [f"Imported as {card.id}.", *(f"{note[0].upper()}{note[1:]}." for note in card.notes)]
@@ -32,7 +33,7 @@ def adapters(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int
         token = os.environ.get("HF_TOKEN", "")
         if not token:
             raise InputError("Set HF_TOKEN to a token of yours that may write; it is made in the hub's settings.")
-        address = Services(settings).pusher.push(options.id, options.repo, token, private=not options.public)
+        address = build_services(settings).pusher.push(options.id, options.repo, token, private=not options.public)
         return {"adapters": [_json(service.get(options.id))], "address": address}, f"It is at {address}", 0
     if options.action == "remove":
         card = service.get(options.id)
@@ -43,9 +44,9 @@ def adapters(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int
     return {"adapters": [_json(card) for card in cards]}, text, 0
 
 
-def _converted(settings: Settings, options: Any) -> tuple[dict[str, Any], str, int]:
+def _converted(settings: Settings, options: Namespace) -> Outcome:
     """Merged, or GGUF: into DIR as a folder, or as DIR/ID.gguf."""
-    services, target, progress = Services(settings), Path(options.dir).expanduser().absolute(), Progress()
+    services, target, progress = build_services(settings), Path(options.dir).expanduser().absolute(), Progress()
     if options.format == "gguf":
         target.mkdir(parents=True, exist_ok=True)
         target = target / f"{options.id}.gguf"

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
 
-from playground.data.example import WARNINGS
 from playground.errors import InputError
-from playground.methods.options import PLACEMENTS
+from playground.methods.method import PLACEMENTS, Options
+from playground.runs.request import SETTINGS, TrainRequest
+from playground.training.spec import Setting
+
+EXAMPLES = (
+    "a file, a folder of files, or a data set: owner/name[:config][@split] of the hub, or a local folder laid out"
+    " like one"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,58 +36,24 @@ def build_parser() -> argparse.ArgumentParser:
         return verbs.add_parser(name, help=help, description=help, parents=[common])
 
     check = verb("check", "what a file can train, row by row")
-    check.add_argument("file")
+    check.add_argument("file", help=EXAMPLES)
     check.add_argument("--base")
     check.add_argument("--max-tokens", type=int, default=2048)
     _mapping(check)
 
     train = verb("train", "train an adapter on a file of examples")
-    train.add_argument("file")
-    train.add_argument("--method", default="lora")
-    train.add_argument("--objective", default="", help="default: what the file can train")
-    train.add_argument("--name", default="")
+    train.add_argument("file", help=EXAMPLES)
     train.add_argument("--base")
-    length = train.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int)
-    length.add_argument("--epochs", type=float)
-    train.add_argument("--lr", type=float)
-    train.add_argument("--rank", type=int, help="rank, virtual tokens or width: what the method has")
-    train.add_argument("--rslora", action="store_true", help="scale by alpha / sqrt(rank) (lora, qlora, dora)")
-    train.add_argument("--pissa", action="store_true", help="begin with the base's strongest directions (lora, qlora)")
-    train.add_argument("--layers", type=int, default=0, metavar="N", help="train the last N layers only (full)")
-    train.add_argument("--init-text", default="", metavar="TEXT", help="what virtual tokens begin as (prompt, p-tuning-v2)")
-    train.add_argument("--placement", choices=PLACEMENTS, default="", help="where bottlenecks stand; default houlsby")
-    train.add_argument("--batch-size", type=int, default=8)
-    train.add_argument("--max-tokens", type=int, default=2048)
-    train.add_argument("--seed", type=int, default=7)
-    train.add_argument("--save-steps", type=int, default=10)
-    train.add_argument(
-        "--memory-limit", type=float, default=0.0, metavar="GB", help="the most that training may take; 0: what there is"
-    )
-    train.add_argument("--turns", choices=["all", "last"], default="all", help="which answers of a chat are learned")
-    train.add_argument("--validation", type=float, metavar="SHARE", help="held back to choose by; default 0.1")
-    train.add_argument("--test", type=float, metavar="SHARE", help="held back for the verdict; default 0.15, from 20 rows on")
-    train.add_argument(
-        "--reward",
-        action="append",
-        default=[],
-        metavar="CHECK|model=ID",
-        help="what grpo rewards; again for more, in equal parts",
-    )
-    train.add_argument("--docs", metavar="FILE", help="a text (or a folder): its nearest passages stand in every question")
-    train.add_argument("--from", dest="start", default="", metavar="ID", help="begin with this adapter's weights")
-    train.add_argument(
-        "--early-stop", type=int, default=0, metavar="N", help="end after N checkpoints without a better held-out loss; 0: never"
-    )
-    train.add_argument(
-        "--leave-out", nargs="+", default=[], choices=WARNINGS, metavar="KIND", help=f"rows to leave out: {', '.join(WARNINGS)}"
-    )
-    train.add_argument("--strict", action="store_true", help="refuse a file that has a bad row")
+    _settings(train)
     train.add_argument("--detach", action="store_true", help="start the run and return")
     _mapping(train)
 
     runs = verb("runs", "the training runs").add_subparsers(dest="action", parser_class=_Parser)
-    for name, help in (("show", "one run"), ("cancel", "stop it"), ("resume", "go on from its newest checkpoint, or begin")):
+    for name, help in (
+        ("show", "one run"),
+        ("cancel", "stop it"),
+        ("resume", "go on from its newest checkpoint, or begin"),
+    ):
         action = runs.add_parser(name, help=help, parents=[common])
         action.add_argument("run")
         if name == "resume":
@@ -107,7 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     blend.add_argument("--with", nargs="+", action="extend", dest="parts", required=True, metavar="ID=WEIGHT")
     blend.add_argument("--how", default="linear", help="linear, ties or dare")
     blend.add_argument("--name", default="blend")
-    push = adapters.add_parser("push", help="to your place on the hub; the token is read from HF_TOKEN", parents=[common])
+    push = adapters.add_parser(
+        "push", help="to your place on the hub; the token is read from HF_TOKEN", parents=[common]
+    )
     push.add_argument("id")
     push.add_argument("repo", metavar="OWNER/NAME")
     push.add_argument("--public", action="store_true", help="everybody may see it; default: only you")
@@ -115,7 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     compare = verb("compare", "ask several sides the same thing")
     compare.add_argument(
-        "--side", action="append", required=True, metavar="SPEC", help="model=base|ADAPTER[,prompt=FILE][,shots=K][,name=LABEL]"
+        "--side",
+        action="append",
+        required=True,
+        metavar="SPEC",
+        help="model=base|ADAPTER[,prompt=FILE][,shots=K][,name=LABEL]",
     )
     compare.add_argument("--ask", action="append", required=True, metavar="TEXT", help="again for the next turn")
     compare.add_argument("--examples", help="where shots come from")
@@ -131,13 +112,19 @@ def build_parser() -> argparse.ArgumentParser:
     verdict = verb("verdict", "is prompting enough? measured on your held-out examples")
     verdict.add_argument("file", help="held-out examples; every row of it is used")
     verdict.add_argument(
-        "--side", action="append", required=True, metavar="SPEC",
+        "--side",
+        action="append",
+        required=True,
+        metavar="SPEC",
         help="model=base|ADAPTER[,prompt=FILE][,shots=K][,pick=seed|nearest][,docs=FILE][,name=LABEL]",
-    )  # fmt: skip
+    )
     verdict.add_argument(
-        "--check", action="append", default=[], metavar="CHECK",
+        "--check",
+        action="append",
+        default=[],
+        metavar="CHECK",
         help="json, json-schema:FILE, regex:PATTERN, ends-with:TEXT, contains:TEXT, max-words:N",
-    )  # fmt: skip
+    )
     verdict.add_argument("--examples", help="where shots come from; default: the other rows of FILE")
     verdict.add_argument("--repeats", type=int, default=1, help="sampled replies an example, for consistency; 1: none")
     verdict.add_argument("--limit", type=int, help="the first so many rows")
@@ -148,9 +135,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--answers", metavar="FILE", help="JSON: volume a month, changes (never, monthly, weekly), latency_s, budget"
     )
     verdict.add_argument("--prices", metavar="FILE", help="JSON: prices a million tokens, or of the device an hour")
-    verdict.add_argument("--out", metavar="DIR", help="write the report (HTML), the rows (JSONL, CSV) and the record there")
+    verdict.add_argument(
+        "--out", metavar="DIR", help="write the report (HTML), the rows (JSONL, CSV) and the record there"
+    )
     verdict.add_argument("--no-forgetting", action="store_true", help="do not measure what tuned sides forgot")
-    verdict.add_argument("--no-refusals", action="store_true", help="do not ask sides with documents what these cannot answer")
+    verdict.add_argument(
+        "--no-refusals", action="store_true", help="do not ask sides with documents what these cannot answer"
+    )
     verdict.add_argument("--no-losses", action="store_true", help="do not score the references")
     verdict.add_argument("--name", default="")
     verdict.add_argument("--base")
@@ -166,10 +157,62 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _settings(train: argparse.ArgumentParser) -> None:
+    """A flag for every setting of a run, and for every option of a method."""
+    length = train.add_mutually_exclusive_group()
+    defaults = {item.name: item.default for item in fields(TrainRequest)}
+    for name in sorted(SETTINGS, key=lambda name: name not in ("method", "objective", "name", "steps", "epochs")):
+        one = SETTINGS[name]
+        takes: dict[str, Any] = {"dest": name, "help": one.help or None, "default": defaults[name]}
+        if one.kind is bool:
+            takes["action"] = "store_true"
+        elif one.kind is tuple:
+            takes |= {"default": [], "metavar": one.metavar}
+            takes |= {"nargs": "+", "choices": one.choices} if one.choices else {"action": "append"}
+        else:
+            takes |= {"type": float if one.scale != 1 else one.kind, "metavar": one.metavar}
+            takes |= {"choices": one.choices} if one.choices else {}
+        (length if name in ("steps", "epochs") else train).add_argument(one.flag, **takes)
+    for name, takes in OPTIONS.items():
+        train.add_argument(f"--{name.replace('_', '-')}", **takes)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "rslora": {"action": "store_true", "help": "scale by alpha / sqrt(rank) (lora, qlora, dora)"},
+    "pissa": {"action": "store_true", "help": "begin with the base's strongest directions (lora, qlora)"},
+    "layers": {"type": int, "default": 0, "metavar": "N", "help": "train the last N layers only (full)"},
+    "init_text": {"default": "", "metavar": "TEXT", "help": "what virtual tokens begin as (prompt, p-tuning-v2)"},
+    "placement": {"choices": PLACEMENTS, "default": "", "help": "where bottlenecks stand; default houlsby"},
+}
+"""Options of methods, by their names in ``Options``."""
+
+
+def request_of(options: argparse.Namespace, file: Path) -> TrainRequest:
+    """What the words of ``train`` ask for. Raises InputError."""
+    values = {name: getattr(options, name) for name in SETTINGS}
+    for name, one in SETTINGS.items():
+        if one.kind is tuple:
+            values[name] = tuple(values[name])
+        elif one.scale != 1:
+            values[name] = _scaled(one, values[name])
+    chosen = Options.of({name: getattr(options, name) for name in OPTIONS})
+    return TrainRequest(file, mapping=mapping_of(options.map), options=chosen, **values)
+
+
+def _scaled(one: Setting, value: float) -> int:
+    if not math.isfinite(value):
+        raise InputError(f"{one.flag} is {value}; it takes a number of gigabytes, such as 4; 0: what there is.")
+    return round(value * one.scale)
+
+
 def _bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("file", help="examples; its validation part is asked, as a run draws it")
-    bench.add_argument("--prompt", action="append", required=True, metavar="FILE", help="a version of the prompt; again for more")
-    bench.add_argument("--shots", default="0,4", metavar="N,N", help="how many answered examples come first; each is tried")
+    bench.add_argument(
+        "--prompt", action="append", required=True, metavar="FILE", help="a version of the prompt; again for more"
+    )
+    bench.add_argument(
+        "--shots", default="0,4", metavar="N,N", help="how many answered examples come first; each is tried"
+    )
     bench.add_argument(
         "--check",
         action="append",
@@ -190,7 +233,9 @@ def _race(race: argparse.ArgumentParser) -> None:
     budget = race.add_mutually_exclusive_group()
     budget.add_argument("--steps", type=int, help="of each method; default 20")
     budget.add_argument("--minutes", type=float, help="that each method may take, by its estimate")
-    race.add_argument("--check", default="", help="how replies are judged, such as json; default: what the shipped set has")
+    race.add_argument(
+        "--check", default="", help="how replies are judged, such as json; default: what the shipped set has"
+    )
     race.add_argument("--name", default="")
     race.add_argument("--objective", default="", help="default: what the file can train")
     race.add_argument("--base")
@@ -201,7 +246,9 @@ def _race(race: argparse.ArgumentParser) -> None:
 
 
 def _mapping(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--map", nargs="+", action="extend", default=[], metavar="field=column", help="which column is what")
+    parser.add_argument(
+        "--map", nargs="+", action="extend", default=[], metavar="field=column", help="which column is what"
+    )
 
 
 def weights_of(pairs: list[str]) -> dict[str, float]:

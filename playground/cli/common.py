@@ -1,16 +1,34 @@
-"""What several verbs share: progress on stderr, the services with the chosen base, the lock on the home folder."""
+"""What several verbs share: progress on stderr, the services on the chosen base, the lock on the home folder, calls to
+the app
+that serves it."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
 
-from playground.services.container import Services
-from playground.services.home import Home, HomeTaken
+from playground.chat.replay import Saved
+from playground.chat.sides import Side, side_as_json
+from playground.engine.request import Sampling
+from playground.errors import InputError, PlaygroundError, RunFailedError
+from playground.evaluation.checks import SCHEMA, schema_file
+from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.verdict.request import VerdictRequest
+from playground.verdict.service import VerdictView
+from playground.workspace.home import WAIT_S, Home, HomeTaken
+
+Outcome = tuple[dict[str, Any], str, int]
+"""What a verb returns: its JSON, the same in words, the exit code."""
+_QUIET_S = 2.0
+"""A shorter step prints nothing of its progress."""
 
 
 class Progress:
@@ -38,15 +56,28 @@ class Progress:
         else:
             self.say(f"{phase.capitalize()} the base{', about 50 s, once' if phase == 'converting' else ''}")
 
+    def share(self, what: str) -> Callable[[float], None]:
+        """A callback that prints how far a step has come, from 0 to 1, once it has taken a while."""
+        started = 0.0
+
+        def at(share: float) -> None:
+            nonlocal started
+            started = started or time.monotonic()
+            if time.monotonic() - started > _QUIET_S:
+                self.say(f"{what}, {share:.0%}")
+
+        return at
+
 
 def services_for(settings: Settings, base: str | None = None) -> Services:
     """All services, on ``base`` if one is named."""
-    return Services(replace(settings, base=base) if base else settings)
+    return build_services(replace(settings, base=base) if base else settings)
 
 
 @contextlib.contextmanager
 def owned_or_served(settings: Settings) -> Iterator[Home | None]:
-    """Hold the home's lock while a verb computes; yields None where an app serves this home and does the work instead."""
+    """Hold the home's lock while a verb computes; yields None where an app serves this home and does the work
+    instead."""
     try:
         home = Home.take(settings)
     except HomeTaken:
@@ -56,3 +87,68 @@ def owned_or_served(settings: Settings) -> Iterator[Home | None]:
         yield home
     finally:
         home.release()
+
+
+def ask_app(settings: Settings, sides: list[Side], questions: list[str], sampling: Sampling) -> list[dict[str, Any]]:
+    """The replies, as ``compare`` gives them. Raises HomeTaken when the owner does not serve."""
+    body = {"sides": [side_as_json(side) for side in sides], "questions": questions, "sampling": asdict(sampling)}
+    replies: list[dict[str, Any]] = call(settings, "/internal/compare", body)["replies"]
+    return replies
+
+
+def replay_in_app(settings: Settings, saved: Saved) -> dict[str, Any]:
+    """One saved reply again, as ``replay`` gives it. Raises HomeTaken when the owner does not serve."""
+    return call(settings, "/internal/replay", {"stamp": saved.stamp, "text": saved.text})
+
+
+def judge_in_app(settings: Settings, request: VerdictRequest) -> Iterator[VerdictView]:
+    """A verdict measured by the app; yields how far it is. Closing it stops the measuring. Raises HomeTaken when the
+    owner does not serve."""
+    checks = [f"{SCHEMA}{file.resolve()}" if (file := schema_file(check)) else check for check in request.checks]
+    id = call(settings, "/internal/verdict", {**request.as_json(), "checks": checks})["id"]
+    view = VerdictView(id, request.name, "QUEUED")
+    try:
+        while view.live:
+            view = VerdictView(**call(settings, "/internal/verdict/show", {"id": id}))
+            yield view
+            time.sleep(0.5)
+    finally:
+        if view.live:
+            call(settings, "/internal/verdict/show", {"id": id, "stop": True})
+
+
+def call(settings: Settings, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One call to the serving app; its errors come back as ours."""
+    url, token = _where(settings)
+    request = urllib.request.Request(
+        url.rstrip("/") + route,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=600) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except urllib.error.HTTPError as error:
+        words = json.loads(error.read() or b"{}").get("error", str(error))
+        raise (InputError if error.code in (400, 413) else RunFailedError)(words) from error
+    except OSError as error:
+        raise RunFailedError(f"The app at {url} does not answer ({error}). Restart it, or try again.") from error
+
+
+def _where(settings: Settings) -> tuple[str, str]:
+    """Address and token of the serving app; one that is just starting is waited for. Raises HomeTaken if it never
+    serves."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            home = Home.take(settings)
+        except HomeTaken as taken:
+            if taken.url:
+                return taken.url, taken.token
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+        else:
+            home.release()
+            raise PlaygroundError("The app that served this home has just ended. Try again.")

@@ -1,4 +1,5 @@
-"""Words in, a verb called, an exit code out. Progress and errors go to stderr; with --json stdout ends in one JSON object."""
+"""Command-line entry point: runs one verb and returns its exit code. Progress and errors go to stderr; with --json
+stdout ends in one JSON object."""
 
 from __future__ import annotations
 
@@ -7,15 +8,14 @@ import json
 import os
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from playground.cli.arguments import build_parser
-from playground.errors import InputError, PlaygroundError
+from playground.cli.common import Outcome
+from playground.errors import PlaygroundError
 from playground.settings import Settings
 
-Outcome = tuple[dict[str, Any], str, int]
-"""What a verb returns: its JSON, the same in words, the exit code."""
 ERRORS = "error.log"
 """In the home folder: where the last unexpected fault happened."""
 
@@ -42,16 +42,18 @@ def main(words: Sequence[str]) -> int:
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return _failed(
-            f"{reason}: {getattr(error, 'filename', None) or 'this machine'}. Check the path and the disk, then try again.",
+            f"{reason}: {getattr(error, 'filename', None) or 'this machine'}. Check the path and the disk, then try"
+            " again.",
             1,
             as_json,
         )
-    except Exception as error:
+    except Exception as error:  # a fault of ours: one sentence for the person, the traceback in a file
         return _failed(_unexpected(error), 1, as_json)
 
 
 def _unexpected(error: Exception) -> str:
-    """One sentence on a fault of ours; where it happened goes to a file, since only whoever mends it wants to read that."""
+    """One sentence on a fault of ours; where it happened goes to a file, since only whoever mends it wants to read
+    that."""
     said = " ".join(str(error).split())[:300]
     words = f"Something went wrong inside the program ({type(error).__name__}{': ' if said else ''}{said.rstrip('.')})."
     with contextlib.suppress(OSError, PlaygroundError):
@@ -69,15 +71,18 @@ def _failed(words: str, code: int, as_json: bool) -> int:
     return code
 
 
-def _verb(name: str) -> Callable[[Settings, Any], Outcome]:
+def _verb(name: str) -> Callable[[Settings, Namespace], Outcome]:
     """The verb's own module, imported when it is called: listing runs must not pay for torch."""
     from importlib import import_module
 
-    verbs = {
-        "check": "examples", "train": "training", "runs": "training", "race": "race", "races": "race", "adapters": "adapters", "compare": "compare",
-        "replay": "replay", "verdict": "verdict", "bench": "bench", "status": "device", "doctor": "device", "demo": "demo", "serve": "serve",
-    }  # fmt: skip
-    if name not in verbs:
-        raise InputError(f"There is no verb {name!r}. There are: {', '.join(verbs)}.")
-    run: Callable[[Settings, Any], Outcome] = getattr(import_module(f"playground.cli.{verbs[name]}"), name)
+    modules = {
+        "training": ("check", "train", "runs"),
+        "race": ("race", "races", "bench"),
+        "adapters": ("adapters",),
+        "compare": ("compare", "replay"),
+        "verdict": ("verdict",),
+        "device": ("status", "doctor", "demo", "serve"),
+    }
+    module = next(module for module, verbs in modules.items() if name in verbs)
+    run: Callable[[Settings, Namespace], Outcome] = getattr(import_module(f"playground.cli.{module}"), name)
     return run

@@ -1,41 +1,49 @@
-"""``train`` and ``runs``."""
+"""``check``, ``train`` and ``runs``."""
 
 from __future__ import annotations
 
-import math
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from playground.cli.arguments import mapping_of
-from playground.cli.common import Progress, owned_or_served, services_for
-from playground.errors import InputError
-from playground.methods.options import Options
-from playground.services.container import Services
-from playground.services.curve_files import write_curves
-from playground.services.progress import RunView
-from playground.services.training import TrainRequest
-from playground.services.words import ordinal
+from playground.cli.arguments import mapping_of, request_of
+from playground.cli.common import Outcome, Progress, owned_or_served, services_for
+from playground.data.check import as_json, as_text
+from playground.data.split import split
+from playground.errors import RunFailedError
+from playground.runs.progress import RunView, write_curves
+from playground.runs.queue import ordinal
+from playground.runs.service import TrainRequest
+from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.workspace.visitors import LOCAL
 
-Outcome = tuple[dict[str, Any], str, int]
+
+def check(settings: Settings, options: Namespace) -> Outcome:
+    services = services_for(settings, options.base)
+    progress = Progress()
+    file = services.data.fetch(options.file, LOCAL, progress.share("Fetching the data set's first rows"))
+    checked = services.data.check(file, mapping_of(options.map), LOCAL, progress.share("Reading"))
+    progress.end()
+    services.bases.resolve(progress.base)
+    progress.end()
+    tokens = services.data.tokens(checked, options.max_tokens, on_progress=progress.share("Counting tokens"))
+    progress.end()
+    advice = services.data.advice(checked, tokens)
+    seed = TrainRequest(file).seed
+    parts = split(checked.usable, seed, test=services.data.test_share(file))
+    return as_json(checked, tokens, advice, parts.as_record()), as_text(checked, tokens, advice), 0
 
 
-def train(settings: Settings, options: Any) -> Outcome:
+def train(settings: Settings, options: Namespace) -> Outcome:
     """Queue a run and follow it to its end; where an app serves this home, that app runs it."""
     services = services_for(settings, options.base)
     progress = Progress()
-    request = TrainRequest(
-        file=Path(options.file), name=options.name, method=options.method, objective=options.objective, steps=options.steps,
-        epochs=options.epochs, lr=options.lr, rank=options.rank, batch_size=options.batch_size, max_tokens=options.max_tokens,
-        seed=options.seed, save_steps=options.save_steps, mapping=mapping_of(options.map), strict=options.strict,
-        limit_memory_bytes=_bytes(options.memory_limit), turns=options.turns, validation=options.validation, test=options.test,
-        leave_out=tuple(options.leave_out),
-        options=Options(options.rslora, options.pissa, options.layers, options.init_text, options.placement),
-        rewards=tuple(options.reward), start=options.start, early_stop=options.early_stop,
-        docs=Path(options.docs) if options.docs else None,
-    )  # fmt: skip
-    checked = services.data.check(request.file, request.mapping, request.owner)  # a bad file is told before a base is fetched
+    file = services.data.fetch(options.file, LOCAL, progress.share("Fetching the data set's first rows"))
+    progress.end()
+    request = request_of(options, file)
+    checked = services.data.check(request.file, request.mapping, request.owner)  # before a base is fetched
     services.bases.resolve(progress.base)
     progress.end()
     with owned_or_served(settings) as home:
@@ -43,14 +51,15 @@ def train(settings: Settings, options: Any) -> Outcome:
         run = services.training.start(request)
         if checked.bad:
             progress.say(
-                f"{checked.good} of {checked.rows} rows can be used, {len(checked.bad)} cannot (see check).", always=True
+                f"{checked.good} of {checked.rows} rows can be used, {len(checked.bad)} cannot (see check).",
+                always=True,
             )
         held = f"{plan.validation_rows} are held back to choose by, {plan.test_rows} for a verdict."
         progress.say(f"Learns from {plan.rows} rows; {held}", always=True)
-        return _run_it(services, run, home is not None, options.detach, progress)
+        return follow_run(services, run, home is not None, options.detach, progress)
 
 
-def _run_it(services: Services, run: str, owner: bool, detach: bool, progress: Progress) -> Outcome:
+def follow_run(services: Services, run: str, owner: bool, detach: bool, progress: Progress) -> Outcome:
     """Start what is queued, if this process owns the home, and follow it."""
     if owner:
         services.training.start_supervisor()
@@ -68,7 +77,7 @@ def _run_it(services: Services, run: str, owner: bool, detach: bool, progress: P
     services.close()
     code = 0 if view.state == "DONE" else 1
     if code:
-        raise _Failed(view.error or f"The run ended as {view.state}.")
+        raise RunFailedError(view.error or f"The run ended as {view.state}.")
     return _json(view), f"Done: adapter {view.adapter} after {view.step} steps, {view.summary.get('seconds')} s.", code
 
 
@@ -84,29 +93,17 @@ def _left(services: Services, run: str, owner: bool, progress: Progress) -> Outc
         now = "The device is taken" if owner else "Another process works in this home and starts it when its turn comes"
         later = "" if owner else "should that end before, "
         progress.say(
-            f"{run} waits. {now}; {later}the app starts it, or the next command that trains here, or: python -m playground runs resume {run}",
+            f"{run} waits. {now}; {later}the app starts it, or the next command that trains here, or: python -m"
+            f" playground runs resume {run}",
             always=True,
         )
     return _json(view), f"{run} is {view.state}. python -m playground runs show {run} follows it.", 0
 
 
-def _bytes(gigabytes: float) -> int:
-    if not math.isfinite(gigabytes):
-        raise InputError(f"--memory-limit is {gigabytes}; it takes a number of gigabytes, such as 4; 0: what there is.")
-    return round(gigabytes * 1e9)
-
-
-class _Failed(InputError):
-    """The run ended without an adapter."""
-
-    exit_code = 1
-
-
-def runs(settings: Settings, options: Any) -> Outcome:
+def runs(settings: Settings, options: Namespace) -> Outcome:
     """List, show, move, cancel or resume. Never imports torch."""
-    from playground.services.container import Services
 
-    services = Services(settings)
+    services = build_services(settings)
     training = services.training
     if options.action == "cancel":
         training.cancel(options.run)
@@ -118,9 +115,9 @@ def runs(settings: Settings, options: Any) -> Outcome:
         return _short(view), f"{view.run} is {view.state}.", 0
     if options.action == "resume":
         with owned_or_served(settings) as home:
-            if training.show(options.run).state != "QUEUED":  # one that waits and is looked after by nobody is just started
+            if training.show(options.run).state != "QUEUED":  # one that waits unsupervised is just started
                 training.resume(options.run)
-            return _run_it(services, options.run, home is not None, options.detach, Progress())
+            return follow_run(services, options.run, home is not None, options.detach, Progress())
     if options.action == "move":
         training.move(options.run, options.to)
         view = training.show(options.run)
@@ -142,16 +139,28 @@ def _short(view: RunView) -> dict[str, Any]:
 
 
 def _json(view: RunView) -> dict[str, Any]:
-    names = (
-        "rows_used", "rows_bad", "steps", "seconds", "tokens_per_s", "loss", "eval_loss", "trainable_params", "total_params",
-        "peak_memory_bytes", "estimated_memory_bytes",
-    )  # fmt: skip
-    return {"run": view.run, "state": view.state, "adapter": view.adapter} | {name: view.summary.get(name) for name in names}
+    names = [
+        "rows_used",
+        "rows_bad",
+        "steps",
+        "seconds",
+        "tokens_per_s",
+        "loss",
+        "eval_loss",
+        "trainable_params",
+        "total_params",
+    ]
+    names += ["peak_memory_bytes", "estimated_memory_bytes"]
+    run = {"run": view.run, "state": view.state, "adapter": view.adapter}
+    return run | {name: view.summary.get(name) for name in names}
 
 
 def _row(view: RunView) -> str:
     place = f"  {ordinal(view.place)} in line" if view.place else ""
-    return f"{view.run}  {view.state:<9}  {view.method:<6}  step {view.step} of {view.steps}  {view.adapter or view.name}{place}"
+    return (
+        f"{view.run}  {view.state:<9}  {view.method:<6}  step {view.step} of {view.steps} "
+        f" {view.adapter or view.name}{place}"
+    )
 
 
 def _memory(view: RunView) -> str:

@@ -1,30 +1,120 @@
-"""What a person should know before a run, from the facts of a check: plain sentences with the rows that they speak of.
+"""What a person should know before a run, from the facts of a check: plain sentences with the rows that they are about.
 
-Each finder below looks for one thing and says nothing where there is nothing to say. None of them refuses a row.
+Each finder below looks for one thing. None of them refuses a row.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from playground.data.example import Checked, Example, Judged, Passage, Preference
-from playground.data.lengths import Cancelled, TokenReport
-from playground.data.near import near_pairs
-from playground.data.personal import KINDS, personal
-from playground.data.script import script
+from playground.data.duplicates import near_duplicates
+from playground.data.example import Checked, Judged, Passage, Row, texts_of
+from playground.data.token_counts import TokenReport
+
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b")
+_INVENTED = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost|local)$", re.IGNORECASE)
+"""Domains that belong to nobody (RFC 2606)."""
+_DIGITS = re.compile(r"\d[\d ()./-]{5,}\d")
+_PHONES = (
+    re.compile(r"(?<![\w+])\+[1-9]\d{0,2}[ ()./-]{0,2}(?:\d[ ()./-]{0,2}){6,12}\d(?!\w)"),  # +49 30 1234567
+    re.compile(r"(?<![\w.-])(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-. ])[2-9]\d{2}[-. ]\d{4}(?![\w-])"),  # (212) 555-2368
+    re.compile(
+        r"\b(?:tel|telephone|phone|mobile|cell|fax|whatsapp|telefon|handy|mobil|móvil|teléfono|téléphone|portable)\b[^\n\d+]{0,20}"
+        r"\(?\d(?:[ ()./-]{0,2}\d){6,13}(?!\w)",
+        re.IGNORECASE,
+    ),
+)
+_CARD = re.compile(r"(?<![\w.-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-]|\.\d)")
+_CARD_START = re.compile(r"4|5[1-5]|2[2-7]|3[47]|6(?:011|5)")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
+
+KINDS = {
+    "e-mail": "e-mail addresses",
+    "phone": "telephone numbers",
+    "card": "payment card numbers",
+    "iban": "bank account numbers (IBAN)",
+}
+"""Kind -> how it is called."""
+
+
+def personal(text: str) -> set[str]:
+    """The KINDS that a text seems to hold. Addresses of domains kept for examples are not meant."""
+    found = set()
+    if "@" in text and any(not _INVENTED.search(match[1]) for match in _EMAIL.finditer(text)):
+        found.add("e-mail")
+    if _DIGITS.search(text) is None:
+        return found
+    if any(_iban(match.group()) for match in _IBAN.finditer(text)):
+        found.add("iban")
+    if any(_card(match.group()) for match in _CARD.finditer(text)):
+        found.add("card")
+    if any(phone.search(text) for phone in _PHONES):
+        found.add("phone")
+    return found
+
+
+def _card(number: str) -> bool:
+    """Luhn's check sum (ISO/IEC 7812-1), and a start that card issuers use."""
+    digits = [int(char) for char in number if char.isdigit()]
+    doubled = sum(
+        digit if place % 2 == 0 else sum(divmod(2 * digit, 10)) for place, digit in enumerate(reversed(digits))
+    )
+    return doubled % 10 == 0 and len(set(digits)) > 1 and _CARD_START.match(number) is not None
+
+
+def _iban(number: str) -> bool:
+    """The check digits of ISO 13616: the rearranged number is 1 modulo 97."""
+    plain = number.replace(" ", "")
+    if not 15 <= len(plain) <= 34:
+        return False
+    return int("".join(str(int(char, 36)) for char in plain[4:] + plain[:4])) % 97 == 1
+
+
+_SCRIPTS = {
+    "Latin": r"A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ",
+    "Cyrillic": r"Ѐ-ԯ",
+    "Greek": r"Ͱ-Ͽἀ-῿",
+    "Arabic": r"؀-ۿݐ-ݿ",
+    "Hebrew": r"֐-׿",
+    "Devanagari": r"ऀ-ॿ",
+    "Thai": r"฀-๿",
+    "Chinese or Japanese": r"぀-ヿ㐀-䶿一-鿿",
+    "Korean": r"가-힣ᄀ-ᇿ",
+}
+_LETTERS = {name: re.compile(f"[{letters}]") for name, letters in _SCRIPTS.items()}
+_NOT_LATIN = re.compile("[^\x00-\u024f\u1e00-\u1eff\u2000-\u20cf\u2100-\u214f]")
+"""Anything but Latin letters, digits, signs of money and punctuation."""
+_MAX_CHARS = 1_000
+_MIN_LETTERS = 4
+
+
+def script(text: str) -> str:
+    """The script's name, or ``""`` where there are few letters, or none of these makes up more than half."""
+    text = text[:_MAX_CHARS]
+    letters = sum(map(str.isalpha, text))
+    if letters < _MIN_LETTERS:
+        return ""
+    if text.isascii() or not _NOT_LATIN.search(text):
+        return "Latin"
+    counts = {name: len(pattern.findall(text)) for name, pattern in _LETTERS.items()}
+    most = max(counts, key=lambda name: counts[name])
+    return most if counts[most] * 2 > letters else ""
+
 
 MOST_ROWS = 50
-_NAMED = 5  # rows that a sentence names
-FEWEST, FEW = 10, 50
+_MAX_NAMED = 5  # rows that a sentence names
+MIN_ROWS, FEW = 10, 50
 FEW_TOKENS = 10_000
 _LABEL = 60  # characters of an answer that may be one of a set of labels
 _LABELS_FROM = 20  # rows from which on answers that repeat are a set of labels
-_EMPTY = frozenset({
-    "n/a", "na", "n.a.", "nan", "null", "undefined", "todo", "tbd", "fixme", "xxx", "-", "--", "---", "–", "—", ".", "..", "...", "…",
-    "?", "??", "???", "#n/a", "#ref!", "#value!", "[deleted]", "[removed]",
-})  # fmt: skip
+_GAPS = """
+n/a na n.a. nan null undefined todo tbd fixme xxx - -- --- – — . .. ... … ? ?? ??? #n/a #ref! #value!
+[deleted] [removed]
+"""
+_EMPTY = frozenset(_GAPS.split())
 """Answers that stand for a missing one, in lower case."""
 
 
@@ -41,45 +131,42 @@ class Advice:
     level: str = "note"
 
 
+def _advice(kind: str, text: str, rows: Sequence[int], level: str = "note") -> Advice:
+    return Advice(kind, text, tuple(rows[:MOST_ROWS]), level)
+
+
 @dataclass(frozen=True)
 class _Facts:
-    """What the finders look at. answers: one a row (of a preference the chosen one); none for raw text."""
+    """What the finders read. answers: one a row (of a preference the chosen one); none for raw text."""
 
     checked: Checked
     tokens: TokenReport | None
-    rows: tuple[Example | Preference | Judged | Passage, ...]
+    rows: tuple[Row, ...]
     answers: tuple[str, ...]
     labels: Counter[str]
-    cancelled: Cancelled | None
 
     def named(self, rows: Sequence[int]) -> str:
         """``row 3``, ``rows 3 and 9``, ``rows 3, 9, 12, 15, 18 and 37 more``."""
-        shown = [self.checked.place(row) for row in rows[:_NAMED]]
+        shown = [self.checked.place(row) for row in rows[:_MAX_NAMED]]
         rest = len(rows) - len(shown)
         last = f"{rest:,} more" if rest else shown.pop()
         return f"row {last}" if len(rows) == 1 else f"rows {', '.join(shown)} and {last}"
 
-    def advice(self, kind: str, text: str, rows: Sequence[int], level: str = "note") -> Advice:
-        return Advice(kind, text, tuple(rows[:MOST_ROWS]), level)
+    def rows_where(self, test: Callable[[Row, str], bool]) -> list[int]:
+        return [row.row for row, answer in zip(self.rows, self.answers, strict=False) if test(row, answer)]
 
 
-def advise(checked: Checked, tokens: TokenReport | None = None, cancelled: Cancelled | None = None) -> tuple[Advice, ...]:
-    """Everything there is to say, warnings first. Without a token report nothing is said of lengths.
-
-    cancelled: asked now and then; what was found until then is given."""
+def advise(checked: Checked, tokens: TokenReport | None = None) -> tuple[Advice, ...]:
+    """All advice, warnings first. Without a token report there is none on lengths."""
     rows = checked.usable
-    answers = () if checked.objective == "text" else tuple(_answer(row) for row in rows)
+    answers = () if checked.objective == "text" else tuple(row.answers[0] if row.answers else "" for row in rows)
     labels: Counter[str] = Counter()
     if len(answers) >= _LABELS_FROM and all(len(answer) <= _LABEL for answer in answers):
         labels = Counter(" ".join(answer.split()).casefold() for answer in answers)
         if len(labels) > len(answers) * 0.2:
             labels = Counter()
-    facts = _Facts(checked, tokens, rows, answers, labels, cancelled)
-    found: list[Advice] = []
-    for finder in FINDERS:
-        if cancelled is not None and cancelled():
-            break
-        found += finder(facts)
+    facts = _Facts(checked, tokens, rows, answers, labels)
+    found = [advice for finder in _FINDERS for advice in finder(facts)]
     return tuple(sorted(found, key=lambda advice: advice.level != "warn"))
 
 
@@ -88,72 +175,76 @@ def _few(facts: _Facts) -> Iterator[Advice]:
     if facts.checked.objective == "text":
         total = sum(facts.tokens.lengths) if facts.tokens else FEW_TOKENS
         if total < FEW_TOKENS:
-            yield Advice(
-                "few", f"The text is {total:,} tokens in all. So little is learned by heart, not as a style or a subject."
-            )
-    elif count < FEWEST:
-        rows = "1 row" if count == 1 else f"{count} rows"
-        text = f"There {'is' if count == 1 else 'are'} {rows} to learn from. Fewer than {FEWEST} teach next to nothing: write more, or give them to the base as examples in a prompt."
+            text = f"The text is {total:,} tokens in all. So little is learned by heart, not as a style or a subject."
+            yield Advice("few", text)
+    elif count < MIN_ROWS:
+        text = (
+            f"There {'is 1 row' if count == 1 else f'are {count} rows'} to learn from. Fewer than {MIN_ROWS} teach "
+            "next to nothing: write more, or give them to the base as examples in a prompt."
+        )
         yield Advice("few", text, level="warn")
     elif count < FEW:
-        yield Advice("few", f"There are {count} rows to learn from. A format or a tone takes about {FEW}, a task a few hundred.")
+        text = f"There are {count} rows to learn from. A format or a tone takes about {FEW}, a task a few hundred."
+        yield Advice("few", text)
 
 
 def _long(facts: _Facts) -> Iterator[Advice]:
     cuts = facts.tokens.cut if facts.tokens else []
     if not cuts or facts.tokens is None:
         return
-    much = len(cuts) >= 0.05 * len(facts.tokens.rows)
     rows = [cut.row for cut in cuts]
-    most = max(cut.tokens for cut in cuts)
     text = (
-        f"{_count(len(cuts), 'row is', 'rows are')} longer than {facts.tokens.limit} tokens ({facts.named(rows)}): the start of the "
-        f"prompt is cut there, {most:,} tokens at most. Raise the limit (the longest row has {facts.tokens.max:,}), or shorten them."
+        f"{_count(len(cuts), 'row is', 'rows are')} longer than {facts.tokens.limit} tokens ({facts.named(rows)}): "
+        f"the start of the prompt is cut there, {max(cut.tokens for cut in cuts):,} tokens at most. "
+        f"Raise the limit (the longest row has {facts.tokens.max:,}), or shorten them."
     )
-    yield facts.advice("long", text, rows, "warn" if much else "note")
+    yield _advice("long", text, rows, "warn" if len(cuts) >= 0.05 * len(facts.tokens.rows) else "note")
 
 
 def _same(facts: _Facts) -> Iterator[Advice]:
     if len(facts.answers) >= 5 and len({answer.strip() for answer in facts.answers}) == 1:
-        text = f"All {len(facts.answers):,} answers are the same. The base will say it whatever it is asked: add rows with other answers."
+        text = (
+            f"All {len(facts.answers):,} answers are the same. The base will say it whatever it is asked: "
+            "add rows with other answers."
+        )
         yield Advice("same-answer", text, level="warn")
 
 
 def _dominant(facts: _Facts) -> Iterator[Advice]:
-    if isinstance(facts.rows[0] if facts.rows else None, Judged):
-        yield from _one_sided(facts)
+    total = len(facts.rows)
+    if facts.rows and isinstance(facts.rows[0], Judged) and total >= MIN_ROWS:
+        good = sum(isinstance(row, Judged) and row.good for row in facts.rows)
+        most, word = max((good, "good"), (total - good, "bad"))
+        if most >= 0.9 * total:
+            text = (
+                f"{most:,} of {total:,} answers are labelled {word} ({most / total:.0%}). "
+                "What is liked is told from what is not: add rows of the other kind."
+            )
+            yield Advice("dominant", text, level="warn")
     if len(facts.labels) < 2:
         return
     label, count = facts.labels.most_common(1)[0]
     share = count / len(facts.answers)
     if share >= max(0.5, 1.5 / len(facts.labels)):
-        rows = _where(facts, lambda _, answer: " ".join(answer.split()).casefold() == label)
+        rows = facts.rows_where(lambda _, answer: " ".join(answer.split()).casefold() == label)
         text = (
-            f"{label[:40]!r} is the answer in {count:,} of {len(facts.answers):,} rows ({share:.0%}). Always saying it would look good: "
-            f"add rows of the other {_count(len(facts.labels) - 1, 'answer', 'answers')}, or take some of these out."
+            f"{label[:40]!r} is the answer in {count:,} of {len(facts.answers):,} rows ({share:.0%}). "
+            "Always saying it would look good: add rows of the other "
+            f"{_count(len(facts.labels) - 1, 'answer', 'answers')}, or take some of these out."
         )
-        yield facts.advice("dominant", text, rows, "warn")
-
-
-def _one_sided(facts: _Facts) -> Iterator[Advice]:
-    good = sum(isinstance(row, Judged) and row.good for row in facts.rows)
-    most, word = max((good, "good"), (len(facts.rows) - good, "bad"))
-    if len(facts.rows) >= FEWEST and most >= 0.9 * len(facts.rows):
-        text = f"{most:,} of {len(facts.rows):,} answers are labelled {word} ({most / len(facts.rows):.0%}). What is liked is told from what is not: add rows of the other kind."
-        yield Advice("dominant", text, level="warn")
+        yield _advice("dominant", text, rows, "warn")
 
 
 def _near(facts: _Facts) -> Iterator[Advice]:
-    pairs = near_pairs([_whole(row) for row in facts.rows], facts.cancelled)
+    pairs = near_duplicates(["\n".join(texts_of(row, system=False)) for row in facts.rows])
     if not pairs:
         return
     first, second = (facts.checked.place(facts.rows[place].row) for place in pairs[0])
     rows = [facts.rows[place].row for place in sorted({place for pair in pairs for place in pair})]
-    much = len(pairs) > 0.2 * len(facts.rows)
-    text = f"Rows {first} and {second} are nearly the same"
-    if len(pairs) > 1:
-        text += f", and so {'is' if len(pairs) == 2 else 'are'} {_count(len(pairs) - 1, 'other row', 'other rows')} with an earlier one"
-    yield facts.advice("near-duplicate", f"{text}. They teach little more than one does.", rows, "warn" if much else "note")
+    others = f"{'is' if len(pairs) == 2 else 'are'} {_count(len(pairs) - 1, 'other row', 'other rows')}"
+    more = f", and so {others} with an earlier one" if len(pairs) > 1 else ""
+    text = f"Rows {first} and {second} are nearly the same{more}. They teach little more than one does."
+    yield _advice("near-duplicate", text, rows, "warn" if len(pairs) > 0.2 * len(facts.rows) else "note")
 
 
 def _conflicts(facts: _Facts) -> Iterator[Advice]:
@@ -164,52 +255,48 @@ def _conflicts(facts: _Facts) -> Iterator[Advice]:
         "preference": ("prompt and the same answers", "the opposite choice"),
         "unpaired_preference": ("prompt and answer", "the opposite label"),
     }.get(facts.checked.objective, ("prompt", "another answer"))
-    advice = (
-        "Keep the right one."
-        if other != "another answer" or facts.labels
-        else "Right where several answers will do; otherwise keep one."
-    )
-    text = f"{_count(len(rows), 'row has', 'rows have')} the same {same} as an earlier row, and {other}: {facts.named(rows)}. {advice}"
-    level = "note" if other == "another answer" and not facts.labels else "warn"
-    yield facts.advice("conflict", text, rows, level)
+    may_be_meant = other == "another answer" and not facts.labels
+    what = f"{_count(len(rows), 'row has', 'rows have')} the same {same} as an earlier row, and {other}"
+    advice = "Right where several answers will do; otherwise keep one." if may_be_meant else "Keep the right one."
+    yield _advice("conflict", f"{what}: {facts.named(rows)}. {advice}", rows, "note" if may_be_meant else "warn")
 
 
 def _personal(facts: _Facts) -> Iterator[Advice]:
     found: dict[str, list[int]] = {kind: [] for kind in KINDS}
     for row in facts.rows:
-        for kind in personal(_whole(row, system=True)):
+        for kind in personal("\n".join(texts_of(row))):
             found[kind].append(row.row)
     for kind, rows in found.items():
         if rows:
             text = (
-                f"{_count(len(rows), 'row seems', 'rows seem')} to hold {KINDS[kind]}: {facts.named(rows)}. An adapter may repeat them "
-                "to anyone who uses it: take them out, or put invented ones in their place."
+                f"{_count(len(rows), 'row seems', 'rows seem')} to hold {KINDS[kind]}: {facts.named(rows)}. "
+                "An adapter may repeat them to anyone who uses it: take them out, or put invented ones in their place."
             )
-            yield facts.advice("personal", text, rows, "warn")
+            yield _advice("personal", text, rows, "warn")
 
 
 def _leaks(facts: _Facts) -> Iterator[Advice]:
-    def holds(row: Example | Preference | Judged | Passage, answer: str) -> bool:
+    def holds(row: Row, answer: str) -> bool:
         words = answer.split()
-        if isinstance(row, Passage) or len(words) < 4:
-            return False
         plain = " ".join(words).casefold()
-        return any(plain in " ".join(turn.content.split()).casefold() for turn in row.prompt if len(turn.content) >= len(plain))
+        prompts = (turn.content for turn in row.prompt if len(turn.content) >= len(plain))
+        return len(words) >= 4 and any(plain in " ".join(prompt.split()).casefold() for prompt in prompts)
 
-    rows = _where(facts, holds)
-    if rows:
+    if rows := facts.rows_where(holds):
         text = (
-            f"In {_count(len(rows), 'row', 'rows')} the prompt already holds the whole answer ({facts.named(rows)}). That is right where "
-            "the task is to find a passage; otherwise only copying is learned there."
+            f"In {_count(len(rows), 'row', 'rows')} the prompt already holds the whole answer ({facts.named(rows)}). "
+            "That is right where the task is to find a passage; otherwise only copying is learned there."
         )
-        yield facts.advice("leak", text, rows)
+        yield _advice("leak", text, rows)
 
 
 def _empty(facts: _Facts) -> Iterator[Advice]:
-    rows = _where(facts, lambda _, answer: len(answer) < 20 and answer.strip().casefold() in _EMPTY)
-    if rows:
-        text = f"{_count(len(rows), 'answer looks', 'answers look')} like a gap, such as N/A, TODO or a dash: {facts.named(rows)}. Fill in a real answer, or remove the row."
-        yield facts.advice("empty-looking", text, rows, "warn")
+    if rows := facts.rows_where(lambda _, answer: len(answer) < 20 and answer.strip().casefold() in _EMPTY):
+        text = (
+            f"{_count(len(rows), 'answer looks', 'answers look')} like a gap, such as N/A, TODO or a dash: "
+            f"{facts.named(rows)}. Fill in a real answer, or remove the row."
+        )
+        yield _advice("empty-looking", text, rows, "warn")
 
 
 def _scripts(facts: _Facts) -> Iterator[Advice]:
@@ -218,12 +305,11 @@ def _scripts(facts: _Facts) -> Iterator[Advice]:
     if len(counts) < 2:
         return
     main, most = counts.most_common(1)[0]
-    total = counts.total()
-    if total >= _LABELS_FROM and most >= 0.95 * total:
+    if counts.total() >= _LABELS_FROM and most >= 0.95 * counts.total():
         rows = [row.row for row, name in zip(facts.rows, each, strict=True) if name and name != main]
         others = " and ".join(sorted({name for name in counts if name != main}))
-        text = f"{_count(len(rows), 'answer is', 'answers are')} in {others} script, the others in {main}: {facts.named(rows)}. Is that meant?"
-        yield facts.advice("script", text, rows)
+        what = f"{_count(len(rows), 'answer is', 'answers are')} in {others} script, the others in {main}"
+        yield _advice("script", f"{what}: {facts.named(rows)}. Is that meant?", rows)
 
 
 def _systems(facts: _Facts) -> Iterator[Advice]:
@@ -238,39 +324,19 @@ def _systems(facts: _Facts) -> Iterator[Advice]:
     (main, most), total = counts.most_common(1)[0], len(each)
     with_it = total - counts[""]
     if counts[""] and with_it:
-        rows = [row.row for row, text in zip(facts.rows, each, strict=True) if bool(text) != (with_it * 2 >= total)]
-        has, rest = ("have", "have none") if with_it * 2 < total else ("lack", "have one")
-        have = has if len(rows) > 1 else {"have": "has", "lack": "lacks"}[has]
-        text = f"{_count(len(rows), 'row', 'rows')} {have} a system prompt, the others {rest}: {facts.named(rows)}. Ask with one or without later, as most rows do."
-        yield facts.advice("system-prompt", text, rows)
+        most_have = with_it * 2 >= total
+        rows = [row.row for row, text in zip(facts.rows, each, strict=True) if bool(text) != most_have]
+        has, rest = ("lacks", "have one") if most_have else ("has", "have none")
+        verb = has if len(rows) == 1 else {"lacks": "lack", "has": "have"}[has]
+        what = f"{_count(len(rows), 'row', 'rows')} {verb} a system prompt, the others {rest}: {facts.named(rows)}"
+        yield _advice("system-prompt", f"{what}. Ask with one or without later, as most rows do.", rows)
     elif most >= 0.8 * total:
         rows = [row.row for row, text in zip(facts.rows, each, strict=True) if text != main]
-        text = f"{_count(len(rows), 'row has', 'rows have')} another system prompt than the other {most:,}: {facts.named(rows)}. Is that meant?"
-        yield facts.advice("system-prompt", text, rows)
+        what = f"{_count(len(rows), 'row has', 'rows have')} another system prompt than the other {most:,}"
+        yield _advice("system-prompt", f"{what}: {facts.named(rows)}. Is that meant?", rows)
 
 
-FINDERS: tuple[Callable[[_Facts], Iterator[Advice]], ...] = (
-    _few, _long, _same, _dominant, _conflicts, _empty, _personal, _near, _leaks, _systems, _scripts,
-)  # fmt: skip
-
-
-def _answer(row: Example | Preference | Judged | Passage) -> str:
-    if isinstance(row, Passage):
-        return ""
-    return row.chosen if isinstance(row, Preference) else row.completion
-
-
-def _whole(row: Example | Preference | Judged | Passage, *, system: bool = False) -> str:
-    """All text of a row; its system prompt only where asked for, as rows share it."""
-    if isinstance(row, Passage):
-        return row.text
-    texts = [turn.content for turn in row.prompt if system or turn.role != "system"]
-    texts += [row.chosen, row.rejected] if isinstance(row, Preference) else [row.completion]
-    return "\n".join(texts)
-
-
-def _where(facts: _Facts, test: Callable[[Example | Preference | Judged | Passage, str], bool]) -> list[int]:
-    return [row.row for row, answer in zip(facts.rows, facts.answers, strict=False) if test(row, answer)]
+_FINDERS = (_few, _long, _same, _dominant, _conflicts, _empty, _personal, _near, _leaks, _systems, _scripts)
 
 
 def _count(count: int, one: str, several: str) -> str:

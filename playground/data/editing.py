@@ -1,21 +1,28 @@
-"""Rows as a person edits them: shown as cells of text, written back as JSONL."""
+"""Rows as a person edits and takes them away: cells of text written back as JSONL, the bad rows as a table to mend, the
+good ones as JSONL."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playground.data.files import read_files
+from playground.data.check import bad_rows
+from playground.data.example import Checked, Example, Passage, Preference, Row
+from playground.data.readers.read import read_files
+from playground.data.token_counts import TokenReport
 
 _NESTED = (list, dict)
 
 
 @dataclass(frozen=True)
 class Table:
-    """columns: of the whole file. rows: number -> its cells, in the order asked for; an unreadable row has empty ones."""
+    """columns: of the whole file. rows: number -> its cells, in the order asked for; an unreadable row has empty
+    ones."""
 
     columns: tuple[str, ...]
     rows: dict[int, list[str]]
@@ -25,26 +32,26 @@ def table_of(path: Path, rows: Sequence[int], limit_bytes: int) -> Table:
     """These rows of a file. Raises InputError."""
     wanted = set(rows)
     columns: dict[str, None] = {}
-    held: dict[int, dict[str, Any]] = {}
+    found: dict[int, dict[str, Any]] = {}
     for number, record in read_files(path, limit_bytes):
         if isinstance(record, dict):
             columns.update(dict.fromkeys(record))
         if number in wanted:
-            held[number] = record if isinstance(record, dict) else {}
+            found[number] = record if isinstance(record, dict) else {}
     names = tuple(columns)
-    return Table(names, {row: [_cell(held[row].get(name)) for name in names] for row in rows if row in held})
+    return Table(names, {row: [_editing_cell(found[row].get(name)) for name in names] for row in rows if row in found})
 
 
 def edited_lines(path: Path, changes: Mapping[int, Mapping[str, Any]], limit_bytes: int) -> Iterator[str]:
     """Every record as a line of JSON, with the changes. An unreadable one that is not changed is an empty object."""
     for number, record in read_files(path, limit_bytes):
-        held = dict(record) if isinstance(record, dict) else {}
+        edited = dict(record) if isinstance(record, dict) else {}
         for column, value in changes.get(number, {}).items():
-            held[column] = _value(value, held.get(column))
-        yield json.dumps(held, ensure_ascii=False, default=str) + "\n"
+            edited[column] = _value(value, edited.get(column))
+        yield json.dumps(edited, ensure_ascii=False, default=str) + "\n"
 
 
-def _cell(value: Any) -> str:
+def _editing_cell(value: Any) -> str:
     if value is None:
         return ""
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, _NESTED) else str(value)
@@ -58,3 +65,80 @@ def _value(text: Any, before: Any) -> Any:
         except ValueError:
             pass
     return "" if text is None else str(text)
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How a cell begins that a spreadsheet program would run (OWASP, CSV injection), full-width forms included."""
+BOM = "\ufeff"
+"""Excel reads a file as UTF-8 where it begins with this mark."""
+
+
+def bad_rows_csv(
+    checked: Checked, tokens: TokenReport | None = None, original: Mapping[int, Mapping[str, Any] | str] | None = None
+) -> str:
+    """The bad rows as CSV, to be saved as UTF-8: file (where there are several), row, reason, fix, then what the row
+    holds.
+
+    original: a row's number -> its cells by column, or its line where it could not be read; a row that is not in it is
+    given as it was read. Cells that a spreadsheet program would run as a formula begin with an apostrophe."""
+    unlearned = {row.row for row in tokens.bad} if tokens else set()
+    contents: dict[int, Mapping[str, Any] | str] = {
+        row.row: json.dumps(as_record(row), ensure_ascii=False) for row in checked.usable if row.row in unlearned
+    }
+    bad = bad_rows(checked, tokens)
+    contents |= {row.row: original[row.row] for row in bad if original and row.row in original}
+    order = {column: place for place, column in enumerate(checked.columns)}
+    cells = (content for content in contents.values() if isinstance(content, Mapping))
+    columns = sorted(dict.fromkeys(key for row in cells for key in row), key=lambda name: order.get(name, len(order)))
+    lines = any(isinstance(content, str) for content in contents.values())
+    several = len(checked.files) > 1
+    out = io.StringIO(BOM)
+    out.seek(0, io.SEEK_END)
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")  # quoted: safe under another separator too
+    head = [*(["file"] if several else []), "row", "reason", "fix", *columns, *(["content"] if lines else [])]
+    writer.writerow(map(_cell, head))
+    for row in bad:
+        part, content = checked.part_of(row.row), contents.get(row.row)
+        place = [part.name if part else "", row.row - part.first + 1 if part else row.row] if several else [row.row]
+        line = [content if isinstance(content, str) else ""] if lines else []
+        cells_of = content if isinstance(content, Mapping) else {}
+        writer.writerow(map(_cell, [*place, row.reason, row.fix, *(cells_of.get(name, "") for name in columns), *line]))
+    return out.getvalue()
+
+
+def good_rows_jsonl(checked: Checked, tokens: TokenReport | None = None) -> str:
+    """The rows that can be trained on, one JSON object a line, in the shapes that OpenAI and TRL read: ``messages``;
+    ``prompt``, ``chosen`` and ``rejected``; ``prompt``, ``completion`` and ``label``; or ``text``. Read again, they
+    give the same rows."""
+    bad = {row.row for row in tokens.bad} if tokens else set()
+    rows = (json.dumps(as_record(row), ensure_ascii=False) for row in checked.usable if row.row not in bad)
+    return "".join(f"{_line(row)}\n" for row in rows)
+
+
+def as_record(row: Row) -> dict[str, Any]:
+    """A row as ``good_rows_jsonl`` writes it."""
+    if isinstance(row, Passage):
+        return {"text": row.text}
+    if isinstance(row, Example):
+        return {"messages": [turn.as_dict() for turn in row.messages]}
+    prompt, answers = (
+        [turn.as_dict() for turn in row.prompt],
+        [[{"role": "assistant", "content": text}] for text in row.answers],
+    )
+    if isinstance(row, Preference):
+        return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+    return {"prompt": prompt, "completion": answers[0], "label": row.good}
+
+
+def _line(text: str) -> str:
+    """JSON on one line for every reader: some break lines at these characters too."""
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
+
+
+def _cell(value: Any) -> str:
+    """A value as a cell that is text and nothing else."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = text.encode("utf-8", "replace").decode().replace("\0", "")
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text

@@ -38,6 +38,10 @@ class Example:
     def completion(self) -> str:
         return self.messages[-1].content
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return (self.completion,)
+
 
 @dataclass(frozen=True, slots=True)
 class Preference:
@@ -47,6 +51,10 @@ class Preference:
     chosen: str
     rejected: str
     row: int
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return (self.chosen, self.rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,10 @@ class Judged:
     good: bool
     row: int
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return (self.completion,)
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -65,6 +77,31 @@ class Passage:
 
     text: str
     row: int
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        return ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return ()
+
+
+Row = Example | Preference | Judged | Passage
+
+
+def texts_of(row: Row, *, system: bool = True) -> list[str]:
+    """Every text of a row. system: its system prompt, too."""
+    if isinstance(row, Passage):
+        return [row.text]
+    return [*(turn.content for turn in row.prompt if system or turn.role != "system"), *row.answers]
+
+
+def variants(row: Row) -> tuple[Example, ...]:
+    """A row as examples, one for each of its answers; none for raw text."""
+    if isinstance(row, Example):
+        return (row,)
+    return tuple(Example((*row.prompt, Message("assistant", answer)), row.row) for answer in row.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +146,10 @@ class Checked:
     objective: what the file can train: ``sft``, ``preference``, ``unpaired_preference`` or ``text``.
     others: the usable rows of a file that trains something other than ``sft``; ``examples`` is then empty.
     columns: every column (or key) the file has, in its order.
-    mapping: role -> column, as guessed or as the person corrected it, e.g. ``{"prompt": "patient", "completion": "report"}``.
+    mapping: role -> column, as guessed or as the person corrected it, e.g. ``{"prompt": "patient", "completion":
+    "report"}``.
     duplicates: rows that repeat an earlier row exactly.
-    confidence: how sure the guess of format and columns is, from 0 to 1; 1 where the person said so. why: what it was told from.
+    confidence: of the guess of format and columns, from 0 to 1; 1 where the person said so. why: the evidence for it.
     files: where the rows came from several files; empty for one. Rows are then numbered on through all of them.
     """
 
@@ -124,22 +162,24 @@ class Checked:
     duplicates: int = 0
     columns: tuple[str, ...] = ()
     mapping: dict[str, str] = field(default_factory=dict)
-    others: tuple[Preference | Judged | Passage, ...] = ()
+    others: tuple[Row, ...] = ()
     confidence: float = 1.0
     why: str = ""
     files: tuple[FilePart, ...] = ()
 
     @property
-    def usable(self) -> tuple[Example | Preference | Judged | Passage, ...]:
+    def usable(self) -> tuple[Row, ...]:
         """Every row that can be trained on, whatever it trains."""
         return (*self.examples, *self.others)
 
+    def part_of(self, row: int) -> FilePart | None:
+        """The file that a row is in, where there are several."""
+        return next((part for part in self.files if part.first <= row < part.first + part.rows), None)
+
     def place(self, row: int) -> str:
         """The row as the person finds it: its number, and its file's name where there are several."""
-        for part in self.files:
-            if part.first <= row < part.first + part.rows:
-                return f"{part.name} {row - part.first + 1}"
-        return str(row)
+        part = self.part_of(row)
+        return f"{part.name} {row - part.first + 1}" if part else str(row)
 
     @property
     def good(self) -> int:

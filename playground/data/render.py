@@ -1,24 +1,25 @@
 """The one renderer: training, comparing, judging and the API all turn messages into text and tokens here.
 
 No system prompt given means the base's chat template as it is, its own default system prompt included. The template
-comes from the base, never from an adapter. A base without a template gets the plain one below.
-"""
+comes from the base, never from an adapter. A base without a template gets the plain one below."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
-from playground.data.example import HALF_CHARACTER, Example, Message
+from playground.data.example import HALF_CHARACTER, Example, Judged, Message, Passage, Preference, Row, variants
 from playground.errors import InputError
 
 PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-    "\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 """For bases that ship no chat template (plain language models)."""
 
@@ -31,9 +32,8 @@ ALL, LAST = "all", "last"
 class Rendered:
     """One example as the model sees it. Token ids are lists of int.
 
-    Only ``completion_ids`` count for the loss, and of those not the ranges in ``read``: later turns of a person between two
-    learned answers. cut: tokens taken from the start so that the row fits the limit.
-    """
+    Only ``completion_ids`` count for the loss, and of those not the ranges in ``read``: later turns of a person between
+    two learned answers. cut: tokens taken from the start so that the row fits the limit."""
 
     prompt_text: str
     completion_text: str
@@ -53,17 +53,18 @@ class Rendered:
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The exact text the model is given before it answers ``messages`` (the last one is the user's). Raises InputError for half a
-    character in it."""
-    return _whole(_template(tokenizer, messages, add_generation_prompt=True))
+    """The exact text the model is given before it answers ``messages`` (the last one is the user's). Raises InputError
+    for half a character in it."""
+    return _checked(_template(tokenizer, messages, add_generation_prompt=True))
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of rendered text; the template already holds every special token. Raises InputError for half a character in it."""
-    return list(tokenizer(_whole(text), add_special_tokens=False)["input_ids"])
+    """Token ids of rendered text; the template already holds every special token. Raises InputError for half a
+    character in it."""
+    return list(tokenizer(_checked(text), add_special_tokens=False)["input_ids"])
 
 
-def _whole(text: str) -> str:
+def _checked(text: str) -> str:
     if HALF_CHARACTER.search(text):
         raise InputError(
             "The text holds half a character (a lone surrogate), which no tokenizer reads. Type that character again."
@@ -74,10 +75,9 @@ def _whole(text: str) -> str:
 def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str = LAST) -> Rendered:
     """One example, cut to ``max_tokens``: the start goes, the last answer stays.
 
-    turns: ``all`` learns every assistant turn, ``last`` the last alone. A template that shows earlier turns otherwise than it showed
-    them when they were the last (thinking models) has the last learned alone.
-    Raises InputError when the last answer alone is too long, nothing of it would be learned, or the base's template refuses the turns.
-    """
+    turns: ``all`` learns every assistant turn, ``last`` the last alone. A template that shows earlier turns otherwise
+    than it showed them when they were the last (thinking models) has the last learned alone. Raises InputError when the
+    last answer alone is too long, nothing of it would be learned, or the base's template refuses the turns."""
     if turns == ALL and sum(turn.role == "assistant" for turn in example.messages) > 1:
         pieces = _pieces(tokenizer, example)
         if pieces is not None:
@@ -127,7 +127,8 @@ def _fitted(pieces: Sequence[_Piece], row: int, max_tokens: int, tokenizer: Any)
     last = pieces[-1].ids
     if not last or set(last) <= set(getattr(tokenizer, "all_special_ids", ())):
         raise InputError(
-            f"Row {row}: the base's chat template leaves nothing of the answer to learn. Write an answer, or use another base."
+            f"Row {row}: the base's chat template leaves nothing of the answer to learn. "
+            "Write an answer, or use another base."
         )
     if len(last) >= max_tokens:
         raise InputError(
@@ -135,18 +136,18 @@ def _fitted(pieces: Sequence[_Piece], row: int, max_tokens: int, tokenizer: Any)
             f"Raise the limit to at least {len(last) + 1}, or leave the row out."
         )
     cut = max(0, sum(len(piece.ids) for piece in pieces) - max_tokens)
-    at, first, ids = 0, -1, []
-    learned: list[tuple[int, int]] = []
-    for piece in pieces:
-        begin, at = at, at + len(piece.ids)
+    end, ids = 0, []
+    learned: list[tuple[int, int, int]] = []  # place among the pieces, first token, end
+    for place, piece in enumerate(pieces):
+        begin, end = end, end + len(piece.ids)
         ids += piece.ids[max(0, cut - begin) :]
-        if piece.learned and begin > cut:  # at least one token before it to be told from
-            learned.append((begin - cut, at - cut))
-    first = learned[0][0]
-    read = tuple((end - first, begin - first) for (_, end), (begin, _) in pairwise(learned))
-    place = next(place for place, piece in enumerate(pieces) if piece.learned and sum(len(p.ids) for p in pieces[:place]) > cut)
-    texts = ["".join(piece.text for piece in part) for part in (pieces[:place], pieces[place:])]
-    return Rendered(texts[0], texts[1], ids[:first], ids[first:], cut, tuple(span for span in read if span[0] < span[1]))
+        if piece.learned and begin > cut:  # at least one token before it to predict it from
+            learned.append((place, begin - cut, end - cut))
+    place, first, _ = learned[0]
+    read = ((end - first, begin - first) for (_, _, end), (_, begin, _) in pairwise(learned))
+    prompt, completion = ("".join(piece.text for piece in part) for part in (pieces[:place], pieces[place:]))
+    spans = tuple(span for span in read if span[0] < span[1])
+    return Rendered(prompt, completion, ids[:first], ids[first:], cut, spans)
 
 
 def _template(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -161,3 +162,78 @@ def _template(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
         what = f"the base's chat template refuses these turns ({error})"
         raise InputError(f"{what}. Change the roles, or use another base.") from error
     return str(text)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """A base without a padding token pads with its end token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+READ, LEARNED, CUT = "read", "learned", "cut"
+_LOST = "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token's own text and its kind: READ, LEARNED or CUT. A character of several tokens stands in the last of
+    them."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPreview:
+    """title: which of a row's texts it is, "" where there is one. tokens: all of them, in order."""
+
+    title: str
+    tokens: tuple[Token, ...]
+
+    def count(self, kind: str) -> int:
+        return sum(token.kind == kind for token in self.tokens)
+
+
+def preview_tokens(tokenizer: Any, row: Row, max_tokens: int, turns: str = LAST) -> tuple[TokenPreview, ...]:
+    """A row as the base is given it. A preference is two texts, everything else one. Raises InputError as
+    ``render_example`` does."""
+    if isinstance(row, Passage):
+        return (TokenPreview("", tuple(_tokens(tokenizer, encode(tokenizer, row.text), LEARNED))),)
+    titles: tuple[str, ...] = ("",)
+    if isinstance(row, Preference):
+        titles = ("The better answer", "The worse answer")
+    elif isinstance(row, Judged):
+        titles = (f"A {'good' if row.good else 'bad'} answer",)
+    turns = turns if isinstance(row, Example) else LAST
+    return tuple(
+        TokenPreview(title, tuple(_preview(tokenizer, example, max_tokens, turns)))
+        for title, example in zip(titles, variants(row), strict=True)
+    )
+
+
+def _preview(tokenizer: Any, example: Example, max_tokens: int, turns: str) -> Iterator[Token]:
+    row = render_example(tokenizer, example, max_tokens, turns)
+    if row.cut:
+        whole = render_example(tokenizer, example, row.tokens + row.cut, turns)
+        yield from _tokens(tokenizer, (whole.prompt_ids + whole.completion_ids)[: row.cut], CUT)
+    yield from _tokens(tokenizer, row.prompt_ids, READ)
+    at = 0
+    for begin, end in (*row.read, (len(row.completion_ids),) * 2):
+        yield from _tokens(tokenizer, row.completion_ids[at:begin], LEARNED)
+        yield from _tokens(tokenizer, row.completion_ids[begin:end], READ)
+        at = end
+
+
+def _tokens(tokenizer: Any, ids: Sequence[int], kind: str) -> Iterator[Token]:
+    pending: list[int] = []
+    for place, token in enumerate(ids):
+        pending.append(token)
+        text = tokenizer.decode(pending)
+        whole = not text.endswith(_LOST) or len(pending) >= 8 or place == len(ids) - 1
+        if whole:
+            pending = []
+        yield Token(text if whole else "", kind)

@@ -1,4 +1,5 @@
-"""Examples -> three parts: to train on, to choose by (validation), and to judge by (test). Seeded, and no prompt in two of them."""
+"""Examples -> three parts: to train on, to choose by (validation), and to judge by (test). Seeded, and no prompt in two
+of them."""
 
 from __future__ import annotations
 
@@ -9,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from playground.data.example import Example, Judged, Passage, Preference
+from playground.data.example import Passage, Row, texts_of
 from playground.errors import InputError
 
-Row = Example | Preference | Judged | Passage
 R = TypeVar("R", bound=Row)
 
 VALIDATION, TEST = 0.1, 0.15
@@ -31,7 +31,8 @@ FEWEST_FOR_TEST = 20
 class Parts:
     """Row numbers of each part, in the file's order.
 
-    train: learned from, and few-shot examples come from here. validation: early stopping, samples, races, choosing prompts.
+    train: learned from, and few-shot examples come from here. validation: early stopping, samples, races, choosing
+    prompts.
     test: seen by nothing but the verdict.
     """
 
@@ -42,27 +43,34 @@ class Parts:
 
     def as_record(self) -> dict[str, Any]:
         """As run.json holds it: the two held-back parts by row, the rest by its count."""
-        return {"seed": self.seed, "train": len(self.train), "validation": list(self.validation), "test": list(self.test)}
+        return {
+            "seed": self.seed,
+            "train": len(self.train),
+            "validation": list(self.validation),
+            "test": list(self.test),
+        }
 
 
 def split(rows: Sequence[Row], seed: int, validation: float = VALIDATION, test: float = TEST) -> Parts:
     """The same rows and seed give the same parts.
 
-    Rows with the same prompt (case, spaces and punctuation aside) stay together; raw text goes by its own words. validation, test:
-    shares wanted, each from 0 (none), together below 1. 1. Few rows: all are trained on. 2. The test part is drawn before the
-    validation part. 3. A part stays empty where one prompt makes up most rows. Raises InputError for other shares.
-    """
+    Rows with the same prompt (case, spaces and punctuation aside) stay together; raw text goes by its own words.
+    validation, test: shares wanted, each from 0 (none), together below 1. 1. Few rows: all are trained on. 2. The test
+    part is drawn before the validation part. 3. A part stays empty where one prompt makes up most rows. Raises
+    InputError for other shares."""
     for name, share in (("validation", validation), ("test", test)):
         if not 0 <= share < 1:
             raise InputError(f"The {name} share is {share}; it takes a number from 0 (none) to below 1, such as 0.1.")
     if validation + test >= 1:
-        raise InputError(f"Validation ({validation}) and test ({test}) leave nothing to train on. Together they stay below 1.")
-    held = _Held(rows, seed)
+        raise InputError(
+            f"Validation ({validation}) and test ({test}) leave nothing to train on. Together they stay below 1."
+        )
+    drawn = _Draw(rows, seed)
     if len(rows) >= FEWEST_FOR_TEST and test:  # 1, 2
-        held.draw("test", min(MOST_TEST, max(1, round(len(rows) * test))))
+        drawn.draw("test", min(MOST_TEST, max(1, round(len(rows) * test))))
     if len(rows) >= FEWEST_ROWS and validation:
-        held.draw("validation", min(MOST_VALIDATION, max(1, round(len(rows) * validation))))
-    return held.parts()
+        drawn.draw("validation", min(MOST_VALIDATION, max(1, round(len(rows) * validation))))
+    return drawn.parts()
 
 
 def part(rows: Sequence[R], numbers: Sequence[int]) -> list[R]:
@@ -73,11 +81,12 @@ def part(rows: Sequence[R], numbers: Sequence[int]) -> list[R]:
 
 def row_hash(row: Row) -> str:
     """16 hex digits that stand for a row's words (case and spaces aside), to find it again in another file."""
-    return hashlib.sha256("\x1f".join(" ".join(text.split()).casefold() for text in _words(row)).encode()).hexdigest()[:16]
+    words = "\x1f".join(" ".join(text.split()).casefold() for text in texts_of(row, system=False))
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
-class _Held:
-    """Groups of rows in a seeded order, and what has been taken from them."""
+class _Draw:
+    """Groups of rows with one prompt in a seeded order, and the parts drawn from them."""
 
     def __init__(self, rows: Sequence[Row], seed: int) -> None:
         self._rows, self._seed = rows, seed
@@ -86,7 +95,7 @@ class _Held:
             groups[_group(row)].append(place)
         self._order = list(groups.values())
         random.Random(seed).shuffle(self._order)
-        self._taken: dict[int, str] = {}
+        self._drawn: dict[int, str] = {}
 
     def draw(self, name: str, wanted: int) -> None:
         found: list[list[int]] = []
@@ -95,18 +104,18 @@ class _Held:
             if count + len(group) <= wanted:
                 found.append(group)
                 count += len(group)
-        if not found and self._order:  # 3: every prompt has more rows than wanted: the smallest, if enough stays to train on
+        if not found and self._order:  # 3: every prompt has more rows than wanted: the smallest, if enough are left
             smallest = min(self._order, key=len)
             left = sum(map(len, self._order)) - len(smallest)
             found = [smallest] if len(smallest) <= min(MOST_VALIDATION, left) else []
         for group in found:
-            self._taken.update(dict.fromkeys(group, name))
-        self._order = [group for group in self._order if group[0] not in self._taken]
+            self._drawn.update(dict.fromkeys(group, name))
+        self._order = [group for group in self._order if group[0] not in self._drawn]
 
     def parts(self) -> Parts:
         named: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
         for place, row in enumerate(self._rows):
-            named[self._taken.get(place, "train")].append(row.row)
+            named[self._drawn.get(place, "train")].append(row.row)
         return Parts(tuple(named["train"]), tuple(named["validation"]), tuple(named["test"]), self._seed)
 
 
@@ -119,10 +128,3 @@ def _group(row: Row) -> object:
 def _plain(text: str) -> str:
     letters = "".join(char if char.isalnum() else " " for char in text.casefold())
     return " ".join(letters.split()) or " ".join(text.split())
-
-
-def _words(row: Row) -> list[str]:
-    if isinstance(row, Passage):
-        return [row.text]
-    answers = [row.chosen, row.rejected] if isinstance(row, Preference) else [row.completion]
-    return [*(turn.content for turn in row.prompt if turn.role != "system"), *answers]

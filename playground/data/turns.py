@@ -15,27 +15,27 @@ from typing import Any
 from playground.data.example import Message
 
 ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user", "customer": "user", "observation": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "chatbot": "assistant",
-    "model": "assistant", "ai": "assistant", "bing": "assistant", "bard": "assistant", "claude": "assistant",
-    "agent": "assistant", "function_call": "assistant",
-}  # fmt: skip
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter", "customer", "observation"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing"), "assistant"),
+    **dict.fromkeys(("bard", "claude", "agent", "function_call"), "assistant"),
+}
 """The role words of OpenAI's, ShareGPT's, Gemini's and Cohere's files -> ours.
 
-ShareGPT's tool turns are text already and stand where a user's and an assistant's would: they are trained on as such. OpenAI's
-``tool`` turns and calls are objects that only a template for tools can render: they are refused, and say so.
+ShareGPT's tool turns are text already and stand where a user's and an assistant's would: they are trained on as such.
+OpenAI's ``tool`` turns and calls are objects that only a template for tools can render: they are refused, and say so.
 """
 _TOOLS = frozenset({"tool", "function", "ipython", "tool_response"})
 _WHO = ("role", "from", "author", "speaker", "sender")
 _WHAT = ("content", "value", "text", "parts", "message", "utterance")
-_ROUNDS = (("user", "assistant"), ("human", "assistant"), ("input", "output"), ("prompt", "response"), ("question", "answer"),
-           ("instruction", "response"), ("human", "bot"), ("user", "bot"))  # fmt: skip
+_ROUNDS = (
+    *(("user", "assistant"), ("human", "assistant"), ("input", "output"), ("prompt", "response")),
+    *(("question", "answer"), ("instruction", "response"), ("human", "bot"), ("user", "bot")),
+)
 
 _TURN = 'Write each turn as {"role": "user", "content": "…"}.'
-_NO_TOOLS = (
-    "Use system, user or assistant. Tools cannot be trained on: leave the row out, or write the call and its result as text."
-)
+_ROLE_FIX = "Use system, user or assistant."
+_NO_TOOLS = f"{_ROLE_FIX} Tools cannot be trained on: leave the row out, or write the call and its result as text."
 _LARGEST_LITERAL = 1_000_000  # characters of a cell read as a Python list
 _TRANSCRIPT = re.compile(r"(?:\A|\n)\s*(Human|User|Assistant|AI|System)\s*:[ \t]*", re.IGNORECASE)
 
@@ -52,9 +52,9 @@ def is_turn(value: object) -> bool:
     """Whether a value looks like one turn: who speaks and what is said, or Gemini's parts."""
     if not isinstance(value, Mapping):
         return False
-    return (any(key in value for key in _WHO) and any(key in value for key in (*_WHAT, "tool_calls"))) or value.keys() == {
-        "parts"
-    }
+    return (
+        any(key in value for key in _WHO) and any(key in value for key in (*_WHAT, "tool_calls"))
+    ) or value.keys() == {"parts"}
 
 
 def is_turns(value: object) -> bool:
@@ -64,17 +64,25 @@ def is_turns(value: object) -> bool:
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
     first = value[0]
-    return not {"role", "from"}.isdisjoint(first) or is_turn(first) or _round(first) is not None or _said_by(first) is not None
+    return (
+        not {"role", "from"}.isdisjoint(first)
+        or is_turn(first)
+        or _round(first) is not None
+        or _said_by(first) is not None
+    )
 
 
 def plain_text(value: object, what: str) -> str:
-    """A cell's text; numbers, dates and true/false are written out, nothing is ``""``. Raises Unusable for lists and objects."""
+    """A cell's text; numbers, dates and true/false are written out, nothing is ``""``. Raises Unusable for lists and
+    objects."""
     if isinstance(value, str):
         if not value.isascii():
             try:
                 value.encode()
             except UnicodeEncodeError:
-                raise Unusable(f"{what} holds half a character (a lone surrogate)", "Type that character again.") from None
+                raise Unusable(
+                    f"{what} holds half a character (a lone surrogate)", "Type that character again."
+                ) from None
         return value
     if value is None:
         return ""
@@ -84,15 +92,16 @@ def plain_text(value: object, what: str) -> str:
         return str(value) if math.isfinite(value) else ""
     if isinstance(value, int | Decimal | date | time):
         return str(value)
-    raise Unusable(f"{what} is {'an object' if isinstance(value, dict) else 'a list'}, not text", "Write it as one text.")
+    raise Unusable(
+        f"{what} is {'an object' if isinstance(value, dict) else 'a list'}, not text", "Write it as one text."
+    )
 
 
 def read_turns(value: object, what: str) -> tuple[Message, ...]:
     """Turns in any order, each with a known role and some text; an empty system turn is left out. Raises Unusable.
 
-    1. a list of turns; 2. a list of rounds, each with what the user and the assistant said; 3. a list of texts, the user's
-    first, then in turn; 4. a text that names who speaks (``Human: … Assistant: …``).
-    """
+    1. a list of turns; 2. a list of rounds, each with what the user and the assistant said; 3. a list of texts, the
+    user's first, then in turn; 4. a text that names who speaks (``Human: … Assistant: …``)."""
     if value is None or value == "":
         raise Unusable(f"{what} is empty", _TURN)
     if isinstance(value, str):
@@ -119,7 +128,9 @@ def read_transcript(text: str) -> tuple[Message, ...]:
     parts = _TRANSCRIPT.split(text)
     if len(parts) < 5 or parts[0].strip():
         return ()
-    return tuple(Message(ROLES[who.casefold()], said.strip()) for who, said in zip(parts[1::2], parts[2::2], strict=True))
+    return tuple(
+        Message(ROLES[who.casefold()], said.strip()) for who, said in zip(parts[1::2], parts[2::2], strict=True)
+    )
 
 
 def check_turns(turns: Sequence[Message]) -> None:
@@ -196,7 +207,7 @@ def _turn(item: object, place: int, what: str) -> Message:
     said = str(name).strip().casefold()
     role = ROLES.get(said)
     if role is None:
-        fix = _NO_TOOLS if said in _TOOLS else "Use system, user or assistant."
+        fix = _NO_TOOLS if said in _TOOLS else _ROLE_FIX
         raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", fix)
     text = turn_text(content, place)
     if not text.strip() and role != "system":
@@ -207,7 +218,8 @@ def _turn(item: object, place: int, what: str) -> Message:
 
 
 def turn_text(content: object, place: int) -> str:
-    """What is said in a turn: a text, OpenAI's or Gemini's list of parts; only text can be trained on here. Raises Unusable."""
+    """What is said in a turn: a text, OpenAI's or Gemini's list of parts; only text can be trained on here. Raises
+    Unusable."""
     if isinstance(content, dict) and "parts" in content:
         content = content["parts"]
     if isinstance(content, dict) and content.get("content_type", "text") == "text" and "text" in content:
@@ -219,6 +231,8 @@ def turn_text(content: object, place: int) -> str:
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         if not isinstance(text, str) or kind not in ("text", "input_text", "output_text"):
-            raise Unusable(f"turn {place} holds something other than text", "Keep the text parts only, or remove the row.")
+            raise Unusable(
+                f"turn {place} holds something other than text", "Keep the text parts only, or remove the row."
+            )
         said.append(plain_text(text, f"turn {place}"))
     return "\n".join(said)

@@ -7,13 +7,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from playground.data.detect import Shape
-from playground.data.example import BadRow, Example, Judged, Message, Passage, Preference, RowWarning
-from playground.data.labels import first_won, truth
-from playground.data.progress import Tell
-from playground.data.records import Broken, Records, spelling
-from playground.data.repeats import Repeats, Row
-from playground.data.turns import Unusable, check_turns, is_turn, is_turns, plain_text, read_transcript, read_turns, turn_text
+from playground.data.column_aliases import spelling
+from playground.data.column_profile import first_won, truth
+from playground.data.columns import Shape
+from playground.data.duplicates import Repeats
+from playground.data.example import BadRow, Example, Judged, Message, Passage, Preference, Row, RowWarning, texts_of
+from playground.data.readers.limits import OnProgress
+from playground.data.readers.records import Broken, Records
+from playground.data.turns import (
+    Unusable,
+    check_turns,
+    is_turn,
+    is_turns,
+    plain_text,
+    read_transcript,
+    read_turns,
+    turn_text,
+)
 
 Record = Mapping[str, Any]
 _DAMAGED = "\ufffd"
@@ -34,15 +44,16 @@ class Validated:
     duplicates: int = 0
     _repeats: Repeats = field(default_factory=Repeats)
 
-    def add(self, records: Records, shape: Shape, offset: int = 0, tell: Tell | None = None) -> int:
-        """Every record of a file, numbered on from ``offset``; returns the highest number. tell: called with the share done."""
+    def add(self, records: Records, shape: Shape, offset: int = 0, on_progress: OnProgress | None = None) -> int:
+        """Every record of a file, numbered on from ``offset``; returns the highest number. on_progress: called with the
+        share done."""
         build = BUILDERS[shape.objective]
         last, total = offset, max(1, len(records.rows))
         start = len(self.rows)
         for place, (own, record) in enumerate(records.rows):
             last = number = own + offset
-            if tell is not None and place % 256 == 0:
-                tell(place / total)
+            if on_progress is not None and place % 256 == 0:
+                on_progress(place / total)
             if isinstance(record, Broken):
                 self.bad.append(BadRow(number, record.reason, record.fix))
                 continue
@@ -53,9 +64,9 @@ class Validated:
                 continue
             self.rows.append(row)
             self._repeats.add(row)
-            if any(not text.isascii() and _DAMAGED in text for text in _texts(row)):
-                lost = f"holds {_DAMAGED}: a character was lost when the file was saved"
-                self.warnings.append(RowWarning(number, lost, "damaged"))
+            if any(not text.isascii() and _DAMAGED in text for text in texts_of(row)):
+                reason = f"holds {_DAMAGED}: a character was lost when the file was saved"
+                self.warnings.append(RowWarning(number, reason, "damaged"))
         if shape.objective == "sft" and "messages" not in shape.mapping:
             self.warnings += _odd_labels([row for row in self.rows[start:] if isinstance(row, Example)])
         return last
@@ -69,7 +80,8 @@ class Validated:
 
 
 def validate(records: Records, shape: Shape) -> Validated:
-    """Every record as a row of ``shape``'s kind, or as a bad row; duplicates, odd labels and damaged text as warnings."""
+    """Every record as a row of ``shape``'s kind, or as a bad row; duplicates, odd labels and damaged text as
+    warnings."""
     found = Validated()
     found.add(records, shape)
     return found.finish()
@@ -97,17 +109,6 @@ def _odd_labels(rows: list[Example]) -> Iterator[RowWarning]:
             yield RowWarning(row.row, reason, "label")
 
 
-def _texts(row: Row) -> Iterator[str]:
-    if isinstance(row, Passage):
-        yield row.text
-        return
-    yield from (turn.content for turn in row.prompt)
-    if isinstance(row, Preference):
-        yield from (row.chosen, row.rejected)
-    else:
-        yield row.completion
-
-
 def _example(record: Record, shape: Shape, row: int) -> Example:
     mapping = shape.mapping
     if "messages" in mapping:
@@ -133,7 +134,8 @@ def _judged(record: Record, shape: Shape, row: int) -> Judged:
 
 
 def _preference(record: Record, shape: Shape, row: int) -> Preference:
-    """A prompt and two answers, or two whole chats that differ in the last answer only; a label may say which is better."""
+    """A prompt and two answers, or two whole chats that differ in the last answer only; a label may say which is
+    better."""
     mapping = shape.mapping
     whole = {side: _side(record, mapping, side) for side in ("chosen", "rejected")}
     heads = {turns[:-1] for turns in whole.values()}
@@ -166,15 +168,11 @@ def _first_is_better(record: Record, column: str, lowest: int) -> bool:
     return won
 
 
-def _passage(record: Record, shape: Shape, row: int) -> Passage:
-    return Passage(_text(record, shape.mapping["text"], "text"), row)
-
-
 BUILDERS: dict[str, Callable[[Record, Shape, int], Row]] = {
     "sft": _example,
     "preference": _preference,
     "unpaired_preference": _judged,
-    "text": _passage,
+    "text": lambda record, shape, row: Passage(_text(record, shape.mapping["text"], "text"), row),
 }
 
 
@@ -225,7 +223,9 @@ def _side(record: Record, mapping: Mapping[str, str], side: str) -> tuple[Messag
     if not turns:
         return _answer(record, mapping, side, f"{side} answer")
     if turns[-1].role != "assistant" or not turns[-1].content:
-        raise Unusable(f"the {side} answer ({mapping[side]}) does not end with the assistant's words", "Add its answer.")
+        raise Unusable(
+            f"the {side} answer ({mapping[side]}) does not end with the assistant's words", "Add its answer."
+        )
     return read_turns(value, repr(mapping[side]))
 
 

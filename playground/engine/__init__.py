@@ -1,1 +1,1 @@
-"""One frozen base, many adapters, one batch: load, slots, sampling, stamps. Importing this package does not import torch."""
+"""One frozen base, many adapters, one batch. Importing this package does not import torch."""

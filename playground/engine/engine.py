@@ -1,7 +1,7 @@
-"""One frozen base with its attached adapters: rows of any mix of them decode in one batch.
+"""One frozen base with its attached adapters: sequences of any mix of them decode in one batch.
 
-Two paths, one interface. The lean path (Llama family: ``lean.py``, ``scheduler.py``) batches continuously: rows join and leave
-between steps. The reference path (``reference.py``) serves any other family. ``path`` says which one it is, and why.
+Two backends, one interface. ``llama/`` (Llama family) batches continuously: sequences join and leave between steps.
+``hf/`` serves any other family. ``Engine.path`` says which one it is, and why.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import torch
 
 from playground.data.render import encode
 from playground.engine.adapter_file import read_adapter
-from playground.engine.compute import GONE, Compute, run_alone
-from playground.engine.lean import unfit
-from playground.engine.lean_path import LeanPath
+from playground.engine.adapter_weights import AdapterWeights, fitted, out_in
+from playground.engine.hf.backend import HfBackend
+from playground.engine.llama.backend import LlamaBackend
+from playground.engine.llama.model import unfit
 from playground.engine.load import Loaded, live_fingerprint, load
-from playground.engine.reference import ReferencePath
 from playground.engine.request import AdapterFile, Row, RowState
-from playground.engine.scoring import Score, ScoreRow, Text, text_of
-from playground.engine.virtual import VirtualTokens
-from playground.engine.weights import AdapterWeights, fitted, out_in
+from playground.engine.scoring import Score, ScoreRow, text_of
+from playground.engine.worker_thread import GONE, WorkerThread, run_alone
 from playground.errors import AdapterError, BaseUnavailableError, InputError
-from playground.library.carried import cannot_run
-from playground.library.vocabulary import check_vocabulary
+from playground.library.base_shapes import cannot_run
+from playground.library.safety import check_vocabulary
+from playground.methods.weights import VirtualTokens
 
 PROBES = ("Hello.", "Write one sentence about rain.", "1, 2, 3,")
 EFFECT_MIN = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -40,56 +40,57 @@ EFFECT_MIN = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """An adapter read from disk and laid over the base. key: of its weights and settings; lead: tokens before the text."""
+    """An adapter read from disk and fitted to the base. key: of its weights and settings."""
 
     key: str
     weights: AdapterWeights
     virtual: VirtualTokens | None
-    lead: int
 
 
 class Engine:
     """A resident: one base in memory and the adapters attached to it. Safe to call from several threads.
 
-    reference: take the reference path even where the lean one would serve. adapters_limit_bytes: what attached adapters may take;
-    past it the least recently used ones leave memory, and come back from disk by themselves when they are asked for. dtype,
-    quantised: as ``load`` takes them. before: called on the computing thread before every step.
+    hf: take the Hugging Face backend even where the Llama one would serve. adapters_limit_bytes: what attached adapters
+    may take; past it the least recently used ones leave memory, and come back from disk by themselves when they are
+    asked for. dtype,
+    quantised: as ``load`` takes them. before: called on the worker thread before every step.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        reference: bool = False,
+        hf: bool = False,
         adapters_limit_bytes: int | None = None,
         dtype: torch.dtype | None = None,
         quantised: bool = False,
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        self._compute = Compute(before=before)
-        self.loaded: Loaded = self._compute.run(lambda: load(folder, dtype=dtype, quantised=quantised))
+        self.worker = WorkerThread(before=before)
+        self.loaded: Loaded = self.worker.run(lambda: load(folder, dtype=dtype, quantised=quantised))
         self._limit = adapters_limit_bytes
         self._lock = threading.RLock()
-        self._hashing = threading.Lock()
         self._fingerprint: str | None = None
         self._attached: OrderedDict[str, AdapterFile] = OrderedDict()
         self._asleep: dict[str, AdapterFile] = {}
         self._effects: dict[str, bool] = {}
-        self._leads: dict[str, int] = {}
-        self._places: int = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None) or 0
-        self._words = int(self.loaded.model.get_input_embeddings().weight.shape[0])
-        self._linears = {name: module for name, module in self.loaded.model.named_modules() if out_in(module) is not None}
-        reason = "asked for" if reference else unfit(self.loaded.model)
-        self.path = f"reference ({reason})" if reason else "lean"
-        ends = _end_ids(self.loaded)
-        path = ReferencePath if reason else LeanPath
-        self._way: LeanPath | ReferencePath = self._compute.run(lambda: path(self.loaded, ends, self._compute))
+        self._virtual_tokens: dict[str, int] = {}
+        self._context: int = getattr(self.loaded.model.config.get_text_config(), "max_position_embeddings", None) or 0
+        self._vocabulary = int(self.loaded.model.get_input_embeddings().weight.shape[0])
+        self.linears = {
+            name: module for name, module in self.loaded.model.named_modules() if out_in(module) is not None
+        }
+        reason = "asked for" if hf else unfit(self.loaded.model)
+        self.path = f"Hugging Face ({reason})" if reason else "llama"
+        backend, ends = HfBackend if reason else LlamaBackend, _end_ids(self.loaded)
+        self.backend: LlamaBackend | HfBackend = self.worker.run(lambda: backend(self.loaded, ends, self.worker))
 
     # -- adapters ------------------------------------------------------------------------------------------------
 
     def attach(self, adapter: AdapterFile) -> float:
         """Attach an adapter, replacing an older version of itself; rows in flight keep what they began with. Returns
-        milliseconds, 0 when it was there; raises AdapterError when it does not fit this base, and then nothing has changed."""
+        milliseconds, 0 when it was there; raises AdapterError when it does not fit this base, and then nothing has
+        changed."""
         started = time.perf_counter()
         if self._is_there(adapter):
             return 0.0
@@ -109,13 +110,13 @@ class Engine:
             return True
 
     def detach(self, adapter_id: str) -> None:
-        """Forget an adapter; its memory is free again. Unknown ids are ignored."""
+        """Remove an adapter and free its memory. Unknown ids are ignored."""
         with self._lock:
             self._asleep.pop(adapter_id, None)
-            self._leads.pop(adapter_id, None)
+            self._virtual_tokens.pop(adapter_id, None)
             if self._attached.pop(adapter_id, None) is not None:
                 with contextlib.suppress(BaseUnavailableError):  # the base has left, and the adapter with it
-                    self._compute.run(lambda: self._way.drop(adapter_id))
+                    self.worker.run(lambda: self.backend.drop(adapter_id))
 
     def attached(self) -> dict[str, AdapterFile]:
         """Adapters in memory by id, the least recently used first."""
@@ -128,13 +129,14 @@ class Engine:
             return dict(self._asleep)
 
     def has_no_effect(self, adapter_id: str) -> bool:
-        """Whether an adapter's logits on a few fixed prompts are the base's, but for rounding. Measured once for each version."""
+        """Whether an adapter's logits on fixed prompts are the base's, but for rounding; measured once a version."""
         with self._holding({adapter_id}):  # to the end, so that it does not leave memory meanwhile
             file = self._attached[adapter_id]
             if file.sha256 not in self._effects:
                 prompts = [encode(self.loaded.tokenizer, probe) for probe in PROBES]
-                apart = (self._way.logits(prompts, adapter_id).float() - self._way.logits(prompts, None).float()).abs().max()
-                self._effects[file.sha256] = not float(apart) < EFFECT_MIN.get(self.loaded.dtype, 1e-3)
+                own, base = (self.backend.logits(prompts, name).float() for name in (adapter_id, None))
+                difference = float((own - base).abs().max())
+                self._effects[file.sha256] = not difference < EFFECT_MIN.get(self.loaded.dtype, 1e-3)
             return not self._effects[file.sha256]
 
     def select_ms(self, adapter_id: str | None) -> float:
@@ -142,28 +144,27 @@ class Engine:
         if adapter_id is None:
             return 0.0
         with self._holding({adapter_id}):
-            return self._way.switch_ms(adapter_id)
+            return self.backend.switch_ms(adapter_id)
 
     @property
     def adapter_bytes(self) -> int:
         """Memory that attached adapters take."""
-        return self._way.adapter_bytes
+        return self.backend.adapter_bytes
 
     @property
-    def kept_bytes(self) -> int:
-        """Memory that stays between questions: beginnings that are kept to be read only once, and room for the next rows."""
-        return self._way.kept_bytes
+    def cache_bytes(self) -> int:
+        """Memory that stays between questions: the prefix cache, and KV cache for the next sequences."""
+        return self.backend.cache_bytes
 
-    def forget(self) -> None:
-        """Let go of the beginnings that were read for earlier rows: the next ones take as long as if they were the first."""
+    def clear_prefix_cache(self) -> None:
+        """The next prompts are prefilled as if they were the first."""
         with contextlib.suppress(BaseUnavailableError):  # then nothing is kept
-            self._way.forget()
+            self.backend.clear_prefix_cache()
 
     def close(self) -> None:
-        """Let go of the model's memory, whoever still holds the engine. Rows in flight end with an error, and so does whatever is asked
-        of the engine after this."""
-        self._way.close()
-        self._linears = {}
+        """Free the model's memory. Sequences in flight end with an error, and so does every later call."""
+        self.backend.close()
+        self.linears = {}
         self.loaded = replace(self.loaded, model=None, weights={})
         gc.collect()  # parts of a model hold each other
         if self.loaded.device.type == "cuda":
@@ -174,10 +175,9 @@ class Engine:
     @property
     def fingerprint(self) -> str:
         """The weights as they were at load: hashed once, right after it, while nobody waits (0.4 s for 538 MB)."""
-        with self._hashing:
-            if self._fingerprint is None:
-                self._fingerprint = self._hashed()
-            return self._fingerprint
+        if self._fingerprint is None:
+            self._fingerprint = self._hashed()
+        return self._fingerprint
 
     def check_fingerprint(self) -> tuple[str, bool, float]:
         """(fingerprint of the weights as they are now, whether it is the one at load, seconds it took)."""
@@ -188,11 +188,11 @@ class Engine:
 
     def _hashed(self) -> str:
         loaded = self.loaded
-        self._refuse_closed()
+        self._check_open()
         return run_alone(lambda: live_fingerprint(loaded))
 
-    def _refuse_closed(self) -> None:
-        if self._compute.closed:
+    def _check_open(self) -> None:
+        if self.worker.closed:
             raise BaseUnavailableError(GONE)
 
     # -- decoding ------------------------------------------------------------------------------------------------
@@ -200,12 +200,15 @@ class Engine:
     def stream(self, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
         """Decode ``rows`` together; yields every row's state after each step. Close the iterator to stop.
 
-        Raises InputError when a prompt and its reply do not fit the base's context, AdapterError for an unknown adapter.
+        Raises InputError when a prompt and its reply do not fit the base's context, AdapterError for an unknown
+        adapter.
         """
         prompts = [encode(self.loaded.tokenizer, row.prompt) for row in rows]
-        self._fits(prompts, rows)
+        for ids, row in zip(prompts, rows, strict=True):
+            self._check_ids(ids)
+            self._check_length(row.adapter, len(ids), row.sampling.max_tokens)
         with self._holding({row.adapter for row in rows if row.adapter}):
-            stream = self._way.stream(rows, prompts)
+            stream = self.backend.stream(rows, prompts)
             first = next(stream)  # rows hold their adapters from here on
         try:
             yield first
@@ -216,17 +219,25 @@ class Engine:
     # -- scoring -------------------------------------------------------------------------------------------------
 
     def score(self, rows: Sequence[ScoreRow]) -> list[Score]:
-        """What each row's completion costs, in their order; rows of different adapters are read together, and replies that are being
-        written go on in between.
+        """What each row's completion costs, in their order; rows of different adapters are read together, and replies
+        that are being written go on in between.
 
-        Raises InputError for a row with nothing to score, or that does not fit the base's context; AdapterError as ``stream``.
+        Raises InputError for a row with nothing to score, or that does not fit the base's context; AdapterError as
+        ``stream``.
         """
         tokenizer = self.loaded.tokenizer
-        texts = [text_of(encode(tokenizer, r.prompt), encode(tokenizer, r.completion), r.adapter, r.divergence) for r in rows]
+        texts = [
+            text_of(encode(tokenizer, r.prompt), encode(tokenizer, r.completion), r.adapter, r.divergence) for r in rows
+        ]
         for text in texts:
-            self._scorable(text)
+            if text.scored < 1:
+                raise InputError(
+                    "There is nothing to score: the text holds no token after the first. Write a longer one."
+                )
+            self._check_ids(text.ids)
+            self._check_length(text.adapter, len(text.ids))
         with self._holding({row.adapter for row in rows if row.adapter}):
-            found = self._way.scores(texts)
+            found = self.backend.scores(texts)
             next(found)  # rows hold their adapters from here on
         try:
             by_place = dict(one for one in found if one is not None)
@@ -234,23 +245,14 @@ class Engine:
             found.close()
         return [by_place[place] for place in range(len(texts))]
 
-    def _scorable(self, text: Text) -> None:
-        lead = self._leads.get(text.adapter or "", 0)
-        if text.scored < 1:
-            raise InputError("There is nothing to score: the text holds no token after the first. Write a longer one.")
-        self._readable(text.ids)
-        if self._places and lead + len(text.ids) > self._places:
-            before = f", the adapter puts {lead} before it" if lead else ""
-            raise InputError(f"The text is {len(text.ids)} tokens{before}; this base holds {self._places}. Shorten it.")
-
     @contextlib.contextmanager
     def _holding(self, needed: Collection[str]) -> Iterator[None]:
-        """The lock, with ``needed`` in memory and the most recently used. Those that had left are read before it is taken, so that nobody
-        waits for a file. Raises AdapterError."""
+        """The lock, with ``needed`` in memory and the most recently used. Those that had left are read before it is
+        taken, so that nobody waits for a file. Raises AdapterError."""
         read: dict[AdapterFile, _Read] = {}
         while True:
             with self._lock:
-                self._refuse_closed()
+                self._check_open()
                 absent = [file for name in needed if (file := self._asleep.get(name)) is not None and file not in read]
                 if not absent:
                     for name in sorted(needed):
@@ -266,50 +268,54 @@ class Engine:
 
     def _read(self, adapter: AdapterFile) -> _Read:
         """An adapter's file laid over this base; changes nothing, and needs no lock. Raises AdapterError."""
-        self._refuse_closed()
+        self._check_open()
         folder = Path(adapter.path)
         check_vocabulary(folder, self.loaded.tokenizer.get_vocab)
         found = read_adapter(folder)
-        lead = found.virtual.count if found.virtual is not None else 0
-        kind = "PREFIX_TUNING" if found.virtual is not None and found.virtual.prefix else None
-        if why := cannot_run(kind, found.modules, lead, self.loaded.model.config.to_dict()):
+        virtual = found.virtual.count if found.virtual is not None else 0
+        prefix = found.virtual is not None and found.virtual.prefix
+        if why := cannot_run(found.modules, virtual, self.loaded.model.config.to_dict(), prefix=prefix):
             raise AdapterError(f"{adapter.id} {why}.")
         settings = (folder / "adapter_config.json").read_bytes()  # they may scale the same weights otherwise
         key = f"{adapter.sha256}:{sha256(settings).hexdigest()}"
-        return _Read(key, fitted(adapter.id, found.modules, self._linears), found.virtual, lead)
+        return _Read(key, fitted(adapter.id, found.modules, self.linears), found.virtual)
 
     def _put(self, adapter: AdapterFile, read: _Read, needed: Collection[str] = ()) -> None:
         """Under the lock. needed: those that must not leave for it."""
-        self._refuse_closed()
-        self._compute.run(lambda: self._way.put(adapter.id, read.key, read.weights, read.virtual))
-        self._leads[adapter.id] = read.lead
+        self._check_open()
+        self.worker.run(lambda: self.backend.put(adapter.id, read.key, read.weights, read.virtual))
+        self._virtual_tokens[adapter.id] = read.virtual.count if read.virtual is not None else 0
         self._attached[adapter.id] = adapter
         self._attached.move_to_end(adapter.id)
         self._asleep.pop(adapter.id, None)
         for name in [name for name in self._attached if name != adapter.id and name not in needed]:
-            if self._limit is None or self._way.held_bytes <= self._limit:
+            if self._limit is None or self.backend.held_bytes <= self._limit:
                 break
             self._asleep[name] = self._attached.pop(name)
-            self._compute.run(lambda name=name: self._way.drop(name))  # type: ignore[misc]
+            self.worker.run(lambda name=name: self.backend.drop(name))  # type: ignore[misc]
 
-    def _fits(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> None:
-        for prompt, row in zip(prompts, rows, strict=True):
-            self._readable(prompt)
-            lead = self._leads.get(row.adapter or "", 0)
-            if self._places and lead + len(prompt) + row.sampling.max_tokens > self._places:
-                before = f", the adapter puts {lead} before it" if lead else ""
-                raise InputError(
-                    f"The prompt is {len(prompt)} tokens{before} and the reply may take {row.sampling.max_tokens}; this base holds "
-                    f"{self._places}. Shorten the prompt, use fewer shots, or clear the conversation."
-                )
+    def _check_length(self, adapter: str | None, tokens: int, reply: int = 0) -> None:
+        """Raise InputError where virtual tokens, text and the longest reply do not fit the base's context."""
+        virtual = self._virtual_tokens.get(adapter or "", 0)
+        if not self._context or virtual + tokens + reply <= self._context:
+            return
+        before = f", the adapter puts {virtual} before it" if virtual else ""
+        if not reply:
+            raise InputError(f"The text is {tokens} tokens{before}; this base holds {self._context}. Shorten it.")
+        raise InputError(
+            f"The prompt is {tokens} tokens{before} and the reply may take {reply}; this base holds {self._context}. "
+            "Shorten the prompt, use fewer shots, or clear the conversation."
+        )
 
-    def _readable(self, ids: Sequence[int]) -> None:
-        """Raise InputError for what would end the whole batch: no token at all, or one that the base has no embedding for."""
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        """Raise InputError for what would end the whole batch: no token, or one without an embedding."""
         if not ids:
             raise InputError("The prompt is empty. Write at least one character.")
-        if max(ids) >= self._words:
+        if max(ids) >= self._vocabulary:
             word = self.loaded.tokenizer.decode([max(ids)])
-            raise InputError(f"The text holds {word!r:.40}, which the tokenizer knows and this base does not. Leave it out.")
+            raise InputError(
+                f"The text holds {word!r:.40}, which the tokenizer knows and this base does not. Leave it out."
+            )
 
 
 def _end_ids(loaded: Loaded) -> frozenset[int]:

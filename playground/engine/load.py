@@ -12,7 +12,7 @@ import torch
 from playground.errors import BaseUnavailableError
 from playground.gpu.device import computes_bf16
 from playground.gpu.zero import without_device
-from playground.library.fingerprint import digest
+from playground.library.files import digest
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def pick_device() -> tuple[torch.device, torch.dtype]:
 def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = False) -> Loaded:
     """Load ``folder`` for decoding. Raises BaseUnavailableError in words when it cannot be loaded.
 
-    dtype: None = what suits the device. quantised: squeeze the weights to 4 bits as they are read (NF4 with double quantisation,
-    Dettmers et al. 2023, arXiv:2305.14314); a folder that holds such weights already needs no asking.
+    dtype: None = what suits the device. quantised: squeeze the weights to 4 bits as they are read (NF4 with double
+    quantisation, Dettmers et al. 2023, arXiv:2305.14314); a folder that holds such weights already needs no asking.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -52,38 +52,46 @@ def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = Fa
     logging.disable_progress_bar()
     device, suited = pick_device()
     dtype = dtype or suited
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True, "dtype": dtype}
+    options: dict[str, Any] = {
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "use_safetensors": True,
+        "dtype": dtype,
+    }
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         packed = getattr(config, "quantization_config", None) is not None
         if quantised and not packed:
-            options["quantization_config"] = _four_bits(dtype)
+            options["quantization_config"] = nf4(dtype)
         if quantised or packed:
             options["device_map"] = {"": device}
         loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise BaseUnavailableError(f"The model in {folder.name} cannot be loaded: {reason} Choose another base.") from error
+        raise BaseUnavailableError(
+            f"The model in {folder.name} cannot be loaded: {reason} Choose another base."
+        ) from error
     model: Any = loaded
     if "device_map" not in options:
         model = model.to(device)
     model = model.eval().requires_grad_(False)
-    _keep_packed_as_it_is(model)
+    forbid_repacking(model)
     return Loaded(model, tokenizer, device, dtype, dict(model.named_parameters()))
 
 
-def _four_bits(dtype: torch.dtype) -> Any:
+def nf4(dtype: torch.dtype, skip: list[str] | None = None) -> Any:
+    """4-bit quantisation that computes in ``dtype``; skip: modules that stay as they are."""
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+    kind: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    return BitsAndBytesConfig(**kind, bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=skip)
 
 
-def _keep_packed_as_it_is(model: Any) -> None:
-    """bitsandbytes rewrites 4-bit weights for AVX512-BF16 processors at the first forward pass, and rounds their scales to bf16:
-    the weights would no longer be those that were loaded. So it must not."""
+def forbid_repacking(model: Any) -> None:
+    """bitsandbytes rewrites 4-bit weights for AVX512-BF16 processors at the first forward pass without gradients, for
+    good, and rounds their scales to bf16: they would no longer be the weights that were loaded, and the repacked
+    product has no gradient."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

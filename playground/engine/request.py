@@ -13,25 +13,25 @@ from playground.errors import InputError
 SEED_MAX = 2**31 - 1
 TOP_K_MAX = 1000
 TEMPERATURE_MIN = 1e-3
-"""A lower one is greedy: logits divided by it overflow, and long before that nothing but the likeliest token is drawn."""
+"""A lower one is greedy: logits divided by it overflow."""
 TOP_P_MIN = 1e-6
 """A lower one is taken as this: the likeliest token alone. In single precision it may be no number above 0."""
 STOPS_MAX = 8
 STOP_LENGTH = 200
 LOGPROBS_MAX = 20
 ROWS_MAX = 16
-"""Replies that are written at once; of more that are asked for, the next begins as one ends (on the reference path, as all have)."""
+"""Sequences in a batch; of more, the next begins as one ends (on the Hugging Face backend, as all have)."""
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How a reply is drawn, and when it ends.
 
-    temperature: 0 = greedy, and so is one below TEMPERATURE_MIN. top_p: share of the probability kept (Holtzman et al. 2019), at least
-    TOP_P_MIN. top_k: most likely tokens kept, 0 = all.
+    temperature: 0 = greedy, and so is one below TEMPERATURE_MIN. top_p: share of the probability kept (Holtzman et al.
+    2019), at least TOP_P_MIN. top_k: most likely tokens kept, 0 = all.
     repetition_penalty: 1 = none; above, tokens seen in the prompt or the reply become less likely (Keskar et al. 2019).
-    max_tokens, min_tokens: longest and shortest reply. seed: of this row's generator. stop: strings that end the reply and are cut
-    off. ignore_eos: go on past the model's own end.
+    max_tokens, min_tokens: longest and shortest reply. seed: of this row's generator. stop: strings that end the reply
+    and are cut off. ignore_eos: go on past the model's own end.
     """
 
     temperature: float = 0.0
@@ -46,35 +46,29 @@ class Sampling:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
-        if strange := _strange(self):
-            raise InputError(strange)
-        faults = [
-            said
-            for wrong, said in (
-                (not 0 <= self.temperature <= 2, f"The temperature is {self.temperature}; it goes from 0 (greedy) to 2."),
-                (not 0 < self.top_p <= 1, f"Top-p is {self.top_p}; it lies above 0 and at most 1."),
-                (not 1 <= self.max_tokens <= 8192, f"The longest reply is {self.max_tokens} tokens; it goes from 1 to 8192."),
-                (not 0 <= self.seed <= SEED_MAX, f"The seed is {self.seed}; it goes from 0 to {SEED_MAX}."),
-                (not 0 <= self.top_k <= TOP_K_MAX, f"Top-k is {self.top_k}; it goes from 0 (off) to {TOP_K_MAX}."),
-                (
-                    not 0.1 <= self.repetition_penalty <= 10,
-                    f"The repetition penalty is {self.repetition_penalty}; it goes from 0.1 to 10, 1 = none.",
-                ),
-                (
-                    not 0 <= self.min_tokens <= self.max_tokens,
-                    f"The shortest reply is {self.min_tokens} tokens; it goes from 0 to the longest, {self.max_tokens}.",
-                ),
-                (
-                    len(self.stop) > STOPS_MAX or any(not text or len(text) > STOP_LENGTH for text in self.stop),
-                    f"There are {len(self.stop)} stop strings; at most {STOPS_MAX} are taken, each of 1 to {STOP_LENGTH} characters.",
-                ),
-                (
-                    any(HALF_CHARACTER.search(text) for text in self.stop),
-                    "A stop string holds half a character (a lone surrogate). Send whole characters.",
-                ),
-            )
-            if wrong
-        ]
+        if wrong_type := _wrong_type(self):
+            raise InputError(wrong_type)
+        faults = []
+        if not 0 <= self.temperature <= 2:
+            faults.append(f"The temperature is {self.temperature}; it goes from 0 (greedy) to 2.")
+        if not 0 < self.top_p <= 1:
+            faults.append(f"Top-p is {self.top_p}; it lies above 0 and at most 1.")
+        if not 1 <= self.max_tokens <= 8192:
+            faults.append(f"The longest reply is {self.max_tokens} tokens; it goes from 1 to 8192.")
+        if not 0 <= self.seed <= SEED_MAX:
+            faults.append(f"The seed is {self.seed}; it goes from 0 to {SEED_MAX}.")
+        if not 0 <= self.top_k <= TOP_K_MAX:
+            faults.append(f"Top-k is {self.top_k}; it goes from 0 (off) to {TOP_K_MAX}.")
+        if not 0.1 <= self.repetition_penalty <= 10:
+            faults.append(f"The repetition penalty is {self.repetition_penalty}; it goes from 0.1 to 10, 1 = none.")
+        if not 0 <= self.min_tokens <= self.max_tokens:
+            longest = f"it goes from 0 to the longest, {self.max_tokens}."
+            faults.append(f"The shortest reply is {self.min_tokens} tokens; {longest}")
+        if len(self.stop) > STOPS_MAX or any(not text or len(text) > STOP_LENGTH for text in self.stop):
+            allowed = f"at most {STOPS_MAX} are taken, each of 1 to {STOP_LENGTH} characters."
+            faults.append(f"There are {len(self.stop)} stop strings; {allowed}")
+        if any(HALF_CHARACTER.search(text) for text in self.stop):
+            faults.append("A stop string holds half a character (a lone surrogate). Send whole characters.")
         if faults:
             raise InputError(" ".join(faults))
         if self.temperature < TEMPERATURE_MIN:
@@ -82,7 +76,7 @@ class Sampling:
         object.__setattr__(self, "top_p", max(self.top_p, TOP_P_MIN))
 
 
-def _strange(sampling: Sampling) -> str:
+def _wrong_type(sampling: Sampling) -> str:
     """What is of the wrong type, in words, or ""."""
     for name, value in asdict(sampling).items():
         if name in ("max_tokens", "seed", "top_k", "min_tokens"):
@@ -100,9 +94,11 @@ def _strange(sampling: Sampling) -> str:
 class Row:
     """One reply to write: the rendered prompt, the adapter's id (None = the base), and how to draw.
 
-    logprobs: None, or how many of the most likely tokens to report at each place, beside the one drawn (0 = only that one).
-    cache_salt: whose prefix cache this row reads and fills, so that nobody can guess another's prompt by how soon the first token comes;
-    rows with one salt share it (vLLM's field of this name). shared_prefix: the start of the prompt that is no secret; it is shared by all.
+    logprobs: None, or how many of the most likely tokens to report at each place, beside the one drawn (0 = only that
+    one).
+    cache_salt: whose prefix cache this row reads and fills, so that nobody can guess another's prompt by how soon the
+    first token comes; rows with one salt share it (vLLM's field of this name). shared_prefix: the start of the prompt
+    that is no secret; it is shared by all.
     """
 
     prompt: str
@@ -119,8 +115,8 @@ class Row:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A drawn token's text and natural-log probability (of the model's own distribution, before sampling changes it), and
-    the most likely ones at its place, likeliest first."""
+    """A drawn token's text and natural-log probability (of the model's own distribution, before sampling changes it),
+    and the most likely ones at its place, likeliest first."""
 
     text: str
     logprob: float
@@ -130,8 +126,8 @@ class TokenLogprob:
 @dataclass
 class RowState:
     """How far a row has come. first_token_s and seconds count from the start of the batch; ``finish``: "" while it
-    runs, then ``stop`` (the model, or a stop string, ended it), ``length``, or ``error``. tokens: ids drawn so far. fault: what the
-    error was, in a sentence."""
+    runs, then ``stop`` (the model, or a stop string, ended it), ``length``, or ``error``. tokens: ids drawn so far.
+    fault: what the error was, in a sentence."""
 
     text: str = ""
     prompt_tokens: int = 0

@@ -10,13 +10,14 @@ import torch
 from playground.engine.request import Sampling
 
 LIKELY = 256
-"""Top-p looks at so many tokens first: they nearly always hold its share, and sorting a whole vocabulary takes 4 ms a token."""
+"""Tokens that top-p looks at first: nearly always enough, and sorting a whole vocabulary takes 4 ms."""
 
 
 class Sampler:
     """One row's sampler. The same seed and logits give the same tokens, whatever the other rows do.
 
-    The order is the usual one: repetition penalty, ends suppressed while the reply is too short, temperature, top-k, top-p.
+    The order is the usual one: repetition penalty, ends suppressed while the reply is too short, temperature, top-k,
+    top-p.
     prompt: the prompt's token ids, which the repetition penalty counts as seen. ends: token ids that end a reply.
     """
 
@@ -28,8 +29,8 @@ class Sampler:
         self._generator: torch.Generator | None = None
 
     def pick(self, logits: torch.Tensor) -> int:
-        """The next token id. logits: [vocabulary], left as they are. Raises FloatingPointError where they are not finite, or no token
-        has a share of the probability."""
+        """The next token id. logits: [vocabulary], left as they are. Raises FloatingPointError where they are not
+        finite, or no token has a share of the probability."""
         token = self._draw(self._changed(logits))
         self._drawn += 1
         if self._sampling.repetition_penalty != 1:

@@ -1,40 +1,96 @@
-"""Checks that a person writes without code, such as ``ends-with:Reviewed by Dr. Sharma``. A check sees the stripped reply; case matters."""
+"""Checks that a person writes without code, such as ``ends-with:Reviewed by Dr. Sharma``. One class a kind.
+
+To add one, subclass ``Check`` with a ``kind``: that registers it for ``--check``, verdicts, rewards and reports alike.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, final
 
 from playground.errors import InputError
-from playground.evaluation import patterns
+from playground.evaluation.patterns import compiled, end_of, matches
 
-KINDS = "json, json-schema:FILE, regex:PATTERN, ends-with:TEXT, contains:TEXT, max-words:N"
 SCHEMA = "json-schema:"
-NO_FILES = (
-    "json-schema names a file of this machine, which a shared app does not open. Write the schema itself in its place, in one line: "
-    'json-schema:{"type": "object", "required": ["name"]}.'
-)
+WORST = "worst:"
+"""Before the name of a check: it holds in every repeat."""
 MOST = 20
 """Checks of one verdict, bench or run."""
+SHORT_OF_PASSING = 0.9
+"""The highest grade of a reply that does not pass."""
+_NO_FILES = (
+    "json-schema names a file of this machine, which a shared app does not open. "
+    'Write the schema itself in its place, in one line: json-schema:{"type": "object", "required": ["name"]}.'
+)
 _BRIEF = 60
+_WORD = re.compile(r"\w+|[^\w\s]")
+_KINDS: dict[str, type[Check]] = {}
 
 
 @dataclass(frozen=True)
-class Check:
-    """spec: as it was written, which is also its name. words: for a person. passes: reply -> whether it holds."""
+class Check(ABC):
+    """A yes or no about a reply, and a grade. spec: ``KIND`` or ``KIND:VALUE`` as it was written, which is also its
+    name.
+
+    kind, takes: how it is written; ``takes`` "" = without a value. A class with a kind is registered when it is
+    defined."""
 
     spec: str
-    words: str
-    passes: Callable[[str], bool]
+    kind: ClassVar[str] = ""
+    takes: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" in cls.__dict__:
+            _KINDS[cls.kind] = cls
+
+    @classmethod
+    def parse(cls, spec: str, *, files: bool = True) -> Check:
+        """The check that a spec of this kind says. files: whether it may name a file of this machine. Raises
+        InputError."""
+        return cls(spec)
+
+    @property
+    def value(self) -> str:
+        """What stands behind the colon."""
+        return self.spec.partition(":")[2]
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What it asks for, as a person reads it."""
+
+    @abstractmethod
+    def passes(self, reply: str) -> bool:
+        """Whether the stripped reply holds to it; case matters."""
+
+    def share(self, reply: str) -> float:
+        """How much of it a reply that does not pass has, 0 to 1. A yes or no alone is a reward that teaches nothing to
+        a model that always fails."""
+        return 0.0
+
+    @final
+    def grade(self, reply: str) -> float:
+        """A reward from 0 to 1: 1 exactly where the reply passes."""
+        return 1.0 if self.passes(reply) else min(SHORT_OF_PASSING, SHORT_OF_PASSING * self.share(reply))
+
+
+def kinds() -> str:
+    """How each kind is written, for a message: ``json, json-schema:FILE, ...``."""
+    return ", ".join(f"{name}:{one.takes}" if one.takes else name for name, one in _KINDS.items())
 
 
 def is_check(name: str) -> bool:
     """Whether a metric's name is a check, as it was written."""
     kind, colon, _ = name.partition(":")
-    return name == "json" or (bool(colon) and kind in [known.partition(":")[0] for known in KINDS.split(", ")[1:]])
+    return kind in _KINDS and bool(_KINDS[kind].takes) == bool(colon)
 
 
 def parse_checks(specs: Sequence[str], *, files: bool = True) -> list[Check]:
@@ -53,52 +109,162 @@ def parse_checks(specs: Sequence[str], *, files: bool = True) -> list[Check]:
 
 
 def parse_check(spec: str, *, files: bool = True) -> Check:
-    """Read one check. files: whether ``json-schema:FILE`` may open a file of this machine; where the app is shared it may not, and takes
-    the schema itself: ``json-schema:{...}``. Raises InputError naming the kinds there are."""
+    """Read one check. files: whether ``json-schema:FILE`` may open a file of this machine; where the app is shared it
+    may not, and takes the schema itself: ``json-schema:{...}``. Raises InputError naming the kinds there are."""
     kind, colon, value = spec.partition(":")
-    if spec == "json":
-        return Check(spec, "Valid JSON", lambda reply: _json(reply) is not _BROKEN)
-    if not colon or not value.strip():
-        raise InputError(f"{spec!r} is not a check. There are: {KINDS}.")
-    if kind == "ends-with":
-        return Check(spec, f"Ends with “{value}”", lambda reply: reply.strip().endswith(value.strip()))
-    if kind == "contains":
-        return Check(spec, f"Contains “{value}”", lambda reply: value in reply.strip())
-    if kind == "max-words":
-        if not value.strip().isdecimal() or len(value.strip()) > 9:
-            raise InputError(f"{spec!r}: max-words takes a whole number, such as max-words:50.")
-        most = int(value)
-        return Check(spec, f"At most {most} words", lambda reply: len(reply.split()) <= most)
-    if kind == "regex":
+    known = _KINDS.get(kind)
+    if known is None or bool(colon) != bool(known.takes) or (colon and not value.strip()):
+        raise InputError(f"{_brief(kind if value.strip() else spec)!r} is not a check. There are: {kinds()}.")
+    return known.parse(spec, files=files)
+
+
+class Json(Check):
+    """The share is how far the reply can be read as JSON."""
+
+    kind = "json"
+
+    @property
+    def label(self) -> str:
+        return "Valid JSON"
+
+    def passes(self, reply: str) -> bool:
+        return _json(reply) is not _BROKEN
+
+    def share(self, reply: str) -> float:
+        return 0.5 * _readable(reply)
+
+
+@dataclass(frozen=True)
+class JsonSchema(Check):
+    """The value is a file, or the schema itself. The share is how far the reply can be read as JSON; a half where it
+    can and does not fit."""
+
+    schema: Any = None
+    kind = "json-schema"
+    takes = "FILE"
+
+    @classmethod
+    def parse(cls, spec: str, *, files: bool = True) -> Check:
+        value, file = spec.removeprefix(SCHEMA), schema_file(spec)
+        if file is not None and not files:
+            raise InputError(_NO_FILES)
+        from playground.evaluation.schema import Schema, read_schema  # jsonschema takes a while to import
+
+        return cls(spec, Schema(value, "The schema of the check") if file is None else read_schema(file))
+
+    @property
+    def label(self) -> str:
+        file = schema_file(self.spec)
+        return f"Fits {_brief(self.value.strip()) if file is None else file.name}"
+
+    def passes(self, reply: str) -> bool:
+        return (read := _json(reply)) is not _BROKEN and self.schema.fits(read)
+
+    def share(self, reply: str) -> float:
+        return 0.5 * _readable(reply)
+
+
+class Regex(Check):
+    """The whole reply matches. The share is that of the pattern's parts (split at ``.*`` and ``.+``) that are found in
+    their order."""
+
+    kind = "regex"
+    takes = "PATTERN"
+
+    @classmethod
+    def parse(cls, spec: str, *, files: bool = True) -> Check:
         try:
-            pattern = patterns.compiled(value, dotall=True)
+            compiled(spec.partition(":")[2], dotall=True)
         except ValueError as error:
             raise InputError(f"{_brief(spec)!r} is not a regular expression: {error}.") from error
-        return Check(spec, f"Matches {value}", lambda reply: patterns.matches(pattern, reply.strip()))
-    if kind == "json-schema":
-        return _fits(spec, value, files)
-    raise InputError(f"{_brief(kind)!r} is not a check. There are: {KINDS}.")
+        return cls(spec)
+
+    @property
+    def label(self) -> str:
+        return f"Matches {self.value}"
+
+    def passes(self, reply: str) -> bool:
+        return matches(compiled(self.value, dotall=True), reply.strip())
+
+    @cached_property
+    def _parts(self) -> list[Any]:
+        """Patterns of their own; none where a part is not one, for example half a group."""
+        try:
+            return [compiled(part, dotall=True) for part in re.split(r"(?<!\\)\.[*+]\??", self.value) if part]
+        except ValueError:
+            return []
+
+    def share(self, reply: str) -> float:
+        at, found, text = 0, 0, reply.strip()
+        for part in self._parts:
+            if (end := end_of(part, text, at)) is not None:
+                at, found = end, found + 1
+        return found / max(1, len(self._parts))
+
+
+class EndsWith(Check):
+    """The share is the longest run of the text's words; half of it where that is not at the end."""
+
+    kind = "ends-with"
+    takes = "TEXT"
+
+    @property
+    def label(self) -> str:
+        return f"Ends with “{self.value}”"
+
+    def passes(self, reply: str) -> bool:
+        return reply.strip().endswith(self.value.strip())
+
+    def share(self, reply: str) -> float:
+        wanted = self.value.strip()
+        return 0.5 * _overlap(wanted, reply) + 0.5 * _overlap(wanted, reply.strip()[-len(wanted) :])
+
+
+class Contains(Check):
+    """The share is the longest run of the text's words."""
+
+    kind = "contains"
+    takes = "TEXT"
+
+    @property
+    def label(self) -> str:
+        return f"Contains “{self.value}”"
+
+    def passes(self, reply: str) -> bool:
+        return self.value in reply.strip()
+
+    def share(self, reply: str) -> float:
+        return _overlap(self.value, reply)
+
+
+class MaxWords(Check):
+    """The share is how many words are allowed over how many there are."""
+
+    kind = "max-words"
+    takes = "N"
+
+    @classmethod
+    def parse(cls, spec: str, *, files: bool = True) -> Check:
+        value = spec.partition(":")[2].strip()
+        if not value.isdecimal() or len(value) > 9:
+            raise InputError(f"{spec!r}: max-words takes a whole number, such as max-words:50.")
+        return cls(spec)
+
+    @property
+    def label(self) -> str:
+        return f"At most {int(self.value)} words"
+
+    def passes(self, reply: str) -> bool:
+        return len(reply.split()) <= int(self.value)
+
+    def share(self, reply: str) -> float:
+        return int(self.value) / max(1, len(reply.split()))
 
 
 def schema_file(spec: str) -> Path | None:
     """The file that a check reads; None where it reads none."""
     value = spec.removeprefix(SCHEMA)
-    return None if value == spec or _is_inline(value) else Path(value)
-
-
-def _is_inline(value: str) -> bool:
-    return value.lstrip().startswith("{")
-
-
-def _fits(spec: str, value: str, files: bool) -> Check:
-    inline = _is_inline(value)
-    if not inline and not files:
-        raise InputError(NO_FILES)
-    from playground.evaluation.schema import Schema, read_schema  # jsonschema, at the moment it is needed
-
-    schema = Schema(value, "The schema of the check") if inline else read_schema(Path(value))
-    words = f"Fits {_brief(value.strip()) if inline else Path(value).name}"
-    return Check(spec, words, lambda reply: (read := _json(reply)) is not _BROKEN and schema.fits(read))
+    return None if value == spec or value.lstrip().startswith("{") else Path(value)
 
 
 def _brief(text: str) -> str:
@@ -111,9 +277,30 @@ _BROKEN = object()
 def _json(reply: str) -> Any:
     try:
         return json.loads(reply.strip(), parse_constant=_refuse)
-    except (ValueError, RecursionError):  # broken, or brackets in brackets past reading
+    except (ValueError, RecursionError):  # broken, or nested too deeply
         return _BROKEN
 
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _readable(reply: str) -> float:
+    """How much of a reply the JSON reader takes before its first error; 1 = all of it."""
+    text = reply.strip()
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.pos / max(1, len(text)) if text[:1] in ("{", "[") else 0.0
+    except RecursionError:
+        return 0.0
+    return 1.0
+
+
+def _overlap(wanted: str, reply: str) -> float:
+    """The longest run of ``wanted``'s words and signs that is in ``reply``, as a share of them."""
+    if wanted in reply:
+        return 1.0
+    words = _WORD.findall(wanted)
+    matcher = SequenceMatcher(None, words, _WORD.findall(reply), autojunk=False)
+    return matcher.find_longest_match().size / max(1, len(words))

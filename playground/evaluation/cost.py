@@ -19,11 +19,11 @@ MILLION, HOUR_S = 1_000_000, 3_600
 class Prices:
     """A price table. The numbers here are examples to edit, nobody's offer.
 
-    currency: a word shown beside every amount. prompt_per_million, completion_per_million: a million tokens read, written.
-    tuned_prompt_per_million, tuned_completion_per_million: the same for a tuned model; None = the same price. device_per_hour: where
-    given, a request costs its seconds on the device, and token prices are not used. training_per_hour: the device that trains.
-    training: one training, all told; None = its seconds at ``training_per_hour``. Amounts are at least 0.
-    """
+    currency: a word shown beside every amount. prompt_per_million, completion_per_million: a million tokens read,
+    written. tuned_prompt_per_million, tuned_completion_per_million: the same for a tuned model; None = the same price.
+    device_per_hour: where given, a request costs its seconds on the device, and token prices are not used.
+    training_per_hour: the device that trains. training: one training, all told; None = its seconds at
+    ``training_per_hour``. Amounts are at least 0."""
 
     currency: str = "USD"
     prompt_per_million: float = 0.15
@@ -43,8 +43,12 @@ class Prices:
                     faults.append(f"currency is {value!r}; it takes a word such as EUR")
             elif value is None and field.default is None:
                 continue
-            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-                faults.append(f"{field.name} is {value!r}; it takes a number from 0" + (" or null" * (field.default is None)))
+            elif (
+                isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0
+            ):
+                faults.append(
+                    f"{field.name} is {value!r}; it takes a number from 0" + (" or null" * (field.default is None))
+                )
         if faults:
             raise InputError("The prices cannot be used: " + "; ".join(faults) + ".")
 
@@ -91,8 +95,8 @@ class Point:
 
 @dataclass(frozen=True)
 class PromptLengths:
-    """points: tokens of instructions -> cost a request of ``prompt`` and ``fine-tune``, training shared out. pays_from: the least number of
-    tokens from which fine-tuning is no dearer; None = at no length."""
+    """points: tokens of instructions -> cost a request of ``prompt`` and ``fine-tune``, training shared out. pays_from:
+    the least number of tokens from which fine-tuning is no dearer; None = at no length."""
 
     points: tuple[Point, ...]
     pays_from: int | None
@@ -142,8 +146,8 @@ def training_cost(seconds: float, prices: Prices) -> float:
 
 
 def is_training_known(seconds: float | None, once: float | None, per_hour: float) -> bool:
-    """Whether what a training cost is known. A model from elsewhere has no record of its run, which does not make it free; at a given
-    price of the whole, or where hours cost nothing, its seconds do not matter."""
+    """Whether what a training cost is known. A model from elsewhere has no record of its run, which does not make it
+    free; at a given price of the whole, or where hours cost nothing, its seconds do not matter."""
     return bool(seconds) or once is not None or per_hour == 0
 
 
@@ -161,14 +165,20 @@ def curve(costs: Mapping[str, SideCost], most_requests: int, points: int = 25) -
 
 
 def prompt_length_curve(
-    untuned: SideFigures, tuned: SideFigures, prices: Prices, training_cost: float, requests: int,
-    longest: int = 2_000, points: int = 21,
-) -> PromptLengths:  # fmt: skip
-    """Cost a request by how many tokens of instructions (prompt, examples, passages) the untuned model is given each time.
+    untuned: SideFigures,
+    tuned: SideFigures,
+    prices: Prices,
+    training_cost: float,
+    requests: int,
+    longest: int = 2_000,
+    points: int = 21,
+) -> PromptLengths:
+    """Cost a request by how many tokens of instructions (prompt, examples, passages) the untuned model is given each
+    time.
 
-    tuned reads none of them, so what it reads is the question alone, and its training is shared out over ``requests`` (at least 1).
-    By device seconds, what a token more costs is taken from these two sides' times; where the longer prompt was not slower, nothing.
-    """
+    tuned reads none of them, so what it reads is the question alone, and its training is shared out over ``requests``
+    (at least 1). By device seconds, what a token more costs is taken from these two sides' times; where the longer
+    prompt was not slower, nothing."""
     requests = max(1, requests)
     fixed = cost_per_request(tuned, prices) + training_cost / requests
     extra = untuned.prompt_tokens - tuned.prompt_tokens

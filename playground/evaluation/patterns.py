@@ -1,8 +1,7 @@
-"""Regular expressions that people write, tried on texts that models write, so that no pair of them can hold the app.
+"""Regular expressions that people write, tried on texts that models write, with a time limit.
 
-A pattern such as ``(a+)+b`` backtracks for years on a line of a's, and Python's ``re`` lets nothing else run meanwhile. Here the regex
-package does the work: it lets other threads run, and it gives up when its time is over.
-"""
+A pattern such as ``(a+)+b`` backtracks for years on a line of a's, and Python's ``re`` holds the GIL meanwhile. The
+regex package releases it and takes a timeout."""
 
 from __future__ import annotations
 
@@ -15,27 +14,33 @@ import regex
 PATIENCE_S = 0.5
 """Seconds that one pattern may take on one text; what takes longer does not match. Usual ones take microseconds."""
 LONGEST = 10_000
-"""Characters of a pattern, and of what its counted repeats stand for: ``(ab{20}){30}`` is 630. A compiled one keeps some 300 bytes of each."""
+"""Characters of a pattern, and of what its counted repeats stand for: ``(ab{20}){30}`` is 630. A compiled one keeps
+some 300 bytes of each."""
 _PIECE = re.compile(r"\\.|\(\?#[^)]*\)|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d*),?(\d*)\}|[()]|[^()]", re.DOTALL)
 _BRACE = re.compile(r"(\\N\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\})|\{", re.DOTALL)
 
 
 @lru_cache(maxsize=64)
 def compiled(pattern: str, dotall: bool = False) -> Any:
-    """A pattern as Python's ``re`` means it; dotall: a dot is also the end of a line. Raises ValueError that says what is wrong with it.
+    """A pattern as Python's ``re`` means it; dotall: a dot is also the end of a line. Raises ValueError that says what
+    is wrong with it.
 
-    What ``re`` does not take is refused, and a ``{`` that counts nothing stays a brace, where regex alone would read ``{e}`` as "with errors".
-    """
+    What ``re`` does not take is refused, and a ``{`` that counts nothing stays a brace, where regex alone would read
+    ``{e}`` as "with errors"."""
     if len(pattern) > LONGEST:
         raise ValueError(f"it has {len(pattern):,} characters, and {LONGEST:,} are the most")
     if re.search(r"\(\?[a-zA-Z]*x", pattern):  # comments could hide repeats from the count
         raise ValueError("it is written with (?x); write it without spaces and comments")
     if (length := _written_out(pattern)) > LONGEST:
-        raise ValueError(f"its repeats stand for {length:,} characters, and {LONGEST:,} are the most; use * or + for any number")
+        raise ValueError(
+            f"its repeats stand for {length:,} characters, and {LONGEST:,} are the most; use * or + for any number"
+        )
     try:
         re.compile(pattern)
         braces = _BRACE.sub(lambda found: found[1] or r"\{", pattern)
-        return regex.compile(braces, regex.DOTALL if dotall else 0, cache_pattern=False)  # the package's own cache holds 500
+        return regex.compile(
+            braces, regex.DOTALL if dotall else 0, cache_pattern=False
+        )  # the package's own cache holds 500
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except Exception as error:  # re.error, and whatever else a reader stumbles over, such as too large a number
@@ -43,7 +48,8 @@ def compiled(pattern: str, dotall: bool = False) -> Any:
 
 
 def _written_out(pattern: str) -> int:
-    """How many characters a pattern has with its counted repeats written out, as the compiler does. At least 1 for each repeat."""
+    """How many characters a pattern has with its counted repeats written out, as the compiler does. At least 1 for each
+    repeat."""
     open_groups: list[int] = []
     length = last = 0  # of the group so far; of what a repeat after it would repeat
     for piece in _PIECE.finditer(pattern):
@@ -61,12 +67,12 @@ def _written_out(pattern: str) -> int:
 
 
 def matches(pattern: Any, text: str) -> bool:
-    """Whether the whole text matches; False when that could not be told in time."""
+    """Whether the whole text matches; False when the time limit was reached first."""
     return _in_time(pattern.fullmatch, text, PATIENCE_S)
 
 
 def occurs(pattern: Any, text: str, patience_s: float = PATIENCE_S) -> bool:
-    """Whether the pattern is somewhere in the text; False when that could not be told in time."""
+    """Whether the pattern is somewhere in the text; False when the time limit was reached first."""
     return _in_time(pattern.search, text, patience_s)
 
 

@@ -1,8 +1,8 @@
-"""A JSON Schema that a person gave: read with care, and never followed out of itself.
+"""A JSON Schema that a person gave: its size and time are bounded, and no reference out of it is followed.
 
-The schema and the JSON that is tried on it both come from outside. So a file is regular and small, nothing that ``$ref`` names is
-fetched, patterns go through ``patterns``, and one text takes a bounded time. Errors name places and keywords, never what a file holds.
-"""
+The schema and the JSON that is tried on it both come from outside. So a file is regular and small, nothing that
+``$ref`` names is fetched, patterns go through ``patterns``, and one text takes a bounded time. Errors name places and
+keywords, never what a file holds."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ class Schema:
     """What a text that was read as JSON must look like."""
 
     def __init__(self, text: str, name: str) -> None:
-        """text: the schema as JSON. name: for what is said of it. Raises InputError for one that cannot be used, whatever is tried on it."""
+        """text: the schema as JSON. name: for what is said of it. Raises InputError for one that cannot be used,
+        whatever is tried on it."""
         try:
             self._validator = _validator(json.loads(text), name)
             self._fails({})
         except json.JSONDecodeError as error:
-            raise InputError(f"{name} is not JSON: it goes wrong at line {error.lineno}, column {error.colno}.") from error
+            raise InputError(
+                f"{name} is not JSON: it goes wrong at line {error.lineno}, column {error.colno}."
+            ) from error
         except jsonschema.SchemaError as error:
             known = jsonschema.Draft202012Validator.VALIDATORS
             keyword = next((repr(step) for step in reversed(error.absolute_path) if step in known), "something in it")
@@ -53,7 +56,7 @@ class Schema:
             raise InputError(f"{name} cannot be used as a JSON Schema ({type(error).__name__}).") from error
 
     def fits(self, value: Any) -> bool:
-        """Whether JSON fits; False when that could not be told in time or depth."""
+        """Whether JSON fits; False when the time or depth limit was reached first."""
         try:
             return not self._fails(value)
         except Exception:  # too deep, too slow, beyond what the library can do
@@ -69,11 +72,15 @@ def read_schema(path: Path) -> Schema:
     try:
         there = path.stat()
         if not stat.S_ISREG(there.st_mode):
-            raise InputError(f"{path} is not a file. json-schema takes a JSON Schema in a file, or itself: json-schema:{{...}}.")
+            raise InputError(
+                f"{path} is not a file. json-schema takes a JSON Schema in a file, or itself: json-schema:{{...}}."
+            )
         with path.open("rb") as file:
             held = file.read(MOST_BYTES + 1)
         if len(held) > MOST_BYTES:
-            raise InputError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB, the most that a JSON Schema may take here.")
+            raise InputError(
+                f"{path} is larger than {MOST_BYTES // 1_000_000} MB, the most that a JSON Schema may take here."
+            )
         return Schema(held.decode("utf-8-sig"), str(path))
     except FileNotFoundError as error:
         raise InputError(
@@ -99,7 +106,10 @@ def _validator(schema: Any, name: str) -> Any:
             patterns.compiled(pattern)
         except ValueError as error:
             raise InputError(f"{name} has a pattern that is not a regular expression.") from error
-    if {"unevaluatedProperties", "patternProperties"} <= keywords:  # the library tries these patterns itself, without an end
+    if {
+        "unevaluatedProperties",
+        "patternProperties",
+    } <= keywords:  # the library tries these patterns itself, without an end
         raise InputError(f"{name} uses unevaluatedProperties beside patternProperties. Use additionalProperties.")
     resource = specification_with(str(kind.META_SCHEMA["$schema"])).create_resource(schema)
     resolver = referencing.Registry().resolver_with_root(resource)
@@ -110,15 +120,15 @@ def _validator(schema: Any, name: str) -> Any:
             resolver.lookup(reference)
         except Exception as error:
             raise InputError(
-                f"A $ref in {name} points to nothing inside it, and nothing outside is opened. Put what it names under $defs and "
-                "write #/$defs/NAME."
+                f"A $ref in {name} points to nothing inside it, and nothing outside is opened. "
+                "Put what it names under $defs and write #/$defs/NAME."
             ) from error
     return _bounded(kind)(schema, registry=referencing.Registry())
 
 
 def _looked_through(schema: Any) -> tuple[list[str], list[str], set[str]]:
-    """References, patterns and keywords, wherever they stand. ``$schema`` is taken out: a part that names another draft would be judged
-    by the library's own validators, which wait for ever and fetch."""
+    """References, patterns and keywords, wherever they stand. ``$schema`` is taken out: a part that names another draft
+    would be judged by the library's own validators, which wait for ever and fetch."""
     references: list[str] = []
     written: list[str] = []
     keywords: set[str] = set()
@@ -146,7 +156,9 @@ def _bounded(kind: Any) -> Any:
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
     }
-    return jsonschema.validators.extend(kind, {name: _in_time(own.get(name, judge)) for name, judge in kind.VALIDATORS.items()})
+    return jsonschema.validators.extend(
+        kind, {name: _in_time(own.get(name, judge)) for name, judge in kind.VALIDATORS.items()}
+    )
 
 
 def _in_time(judge: Any) -> Any:

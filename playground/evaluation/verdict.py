@@ -1,4 +1,5 @@
-"""Answers of all sides -> one verdict: figures, differences, costs and the choice, as one record that can be saved and shown."""
+"""Answers of all sides -> one verdict: figures, differences, costs and the choice, as one record that can be saved and
+shown."""
 
 from __future__ import annotations
 
@@ -8,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from playground.evaluation.checks import Check
-from playground.evaluation.choice import Choice, Facts, Questions, SideKind, choose, main_metric
-from playground.evaluation.compared import Table, compare_sides
+from playground.evaluation.comparison import Table, compare_sides
 from playground.evaluation.cost import (
     Prices,
     SideCost,
@@ -20,10 +20,9 @@ from playground.evaluation.cost import (
     prompt_length_curve,
     training_cost,
 )
-from playground.evaluation.labels import labels_of
-from playground.evaluation.measured import Measured
-from playground.evaluation.metrics import metrics_for
-from playground.evaluation.scored import Answered
+from playground.evaluation.decision import Choice, Facts, Questions, SideKind, choose, main_metric
+from playground.evaluation.statistics import Measured
+from playground.evaluation.text_metrics import labels_of
 
 SCHEMA = 1
 """Version of the record."""
@@ -31,8 +30,33 @@ TUNED: tuple[SideKind, ...] = ("tuned", "tuned+documents")
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What one side said to one example.
+
+    example: its number in the file. prompt: as it was rendered. seconds: from asked to answered, None where it was not
+    timed. stamp: what the reply can be replayed from. passages: what a side with documents was given to read. repeats:
+    replies of sampled repeats, ``reply`` not among them. loss: mean nats a token of the reference, where it was
+    measured."""
+
+    example: int
+    side: str
+    question: str
+    prompt: str
+    reply: str
+    reference: str
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float | None
+    stamp: dict[str, Any] | None
+    passages: tuple[str, ...] = ()
+    repeats: tuple[str, ...] = ()
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
 class SideFacts:
-    """What a side is. kind: as the choice needs it. training_s: of its adapter, 0 for none. described: model, prompt, shots, documents."""
+    """What a side is. kind: as the choice needs it. training_s: of its adapter, 0 for none. described: model, prompt,
+    shots, documents."""
 
     name: str
     kind: SideKind
@@ -57,11 +81,12 @@ def conclude(
     facts: Facts = Facts(),  # noqa: B008
     references: Sequence[str] | None = None,
 ) -> Judged:
-    """rows: side -> its answers; sides without any are left out of the figures. Only examples that every side has answered count, so
-    that a verdict that was stopped in the middle compares like with like. references: all of the file, by which the answers are
-    labels or are not; None = those of the rows that count, which a few asked rows may misjudge. Raises ValueError when no such example is
-    there.
-    """
+    """rows: side -> its answers; sides without any are left out of the figures. Only examples that every side has
+    answered count, so that a verdict that was stopped in the middle compares like with like. references: all of the
+    file, by which the answers are labels or are not; None = those of the rows that count, which a few asked rows may
+    misjudge. Raises ValueError when no such example is there."""
+    from playground.evaluation.metrics import metrics_for  # evaluate imports torch, which takes seconds
+
     there = [side for side in sides if rows.get(side.name)]
     common = set.intersection(*({row.example for row in rows[side.name]} for side in there)) if there else set()
     if not common:
@@ -92,14 +117,18 @@ def conclude(
     return Judged(_plain(record), measured)
 
 
-def _side(table: Table, side: SideFacts, cost: SideCost | None, prices: Prices, answers: Sequence[Answered]) -> dict[str, Any]:
+def _side(
+    table: Table, side: SideFacts, cost: SideCost | None, prices: Prices, answers: Sequence[Answered]
+) -> dict[str, Any]:
     """cost: None where an answer costs its seconds, and none was timed; then what training cost is known still."""
     found = table.sides[side.name]
     return {
         "side": side.name,
         "kind": side.kind,
         **side.described,
-        "metrics": {name: {key: getattr(one, key) for key in ("value", "low", "high", "n")} for name, one in found.items()},
+        "metrics": {
+            name: {key: getattr(one, key) for key in ("value", "low", "high", "n")} for name, one in found.items()
+        },
         "prompt_tokens_mean": found["prompt_tokens"].value,
         "completion_tokens_mean": found["completion_tokens"].value,
         "seconds_mean": found["seconds"].value if "seconds" in found else None,
@@ -116,7 +145,8 @@ def _figures(table: Table, side: SideFacts) -> SideFigures:
 
 
 def _is_known(table: Table, side: SideFacts, prices: Prices) -> bool:
-    """Whether an answer's cost is: by seconds, only where some were timed. Nothing at all would be the cheapest there is."""
+    """Whether an answer's cost is: by seconds, only where some were timed. Nothing at all would be the cheapest there
+    is."""
     return prices.device_per_hour is None or "seconds" in table.sides[side.name]
 
 
@@ -152,9 +182,10 @@ def _curves(
     questions: Questions,
     prices: Prices,
 ) -> dict[str, Any]:
-    """Total costs over requests, a year's worth of them at the given volume (10,000 a month where none was given), and the length of a
-    prompt from which fine-tuning pays: of the longest-prompted untuned side against the first tuned one. Sides whose cost is not
-    known are left out; of the length, also those of which nobody knows what training cost (whole: the others)."""
+    """Total costs over requests, a year's worth of them at the given volume (10,000 a month where none was given), and
+    the length of a prompt from which fine-tuning pays: of the longest-prompted untuned side against the first tuned
+    one. Sides whose cost is not known are left out; of the length, also those of which nobody knows what training cost
+    (whole: the others)."""
     volume = questions.volume or 10_000
     drawn = curve(costs, 12 * volume) if costs else ()
     made: dict[str, Any] = {"cost_curve": [asdict(point) for point in drawn], "prompt_length": None}
@@ -168,7 +199,11 @@ def _curves(
     if tuned is not None and untuned is not None:
         once = costs[tuned.name].once
         lengths = prompt_length_curve(_figures(table, untuned), _figures(table, tuned), prices, once, 12 * volume)
-        made["prompt_length"] = asdict(lengths) | {"untuned": untuned.name, "tuned": tuned.name, "requests": 12 * volume}
+        made["prompt_length"] = asdict(lengths) | {
+            "untuned": untuned.name,
+            "tuned": tuned.name,
+            "requests": 12 * volume,
+        }
     return made
 
 

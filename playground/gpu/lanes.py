@@ -1,9 +1,10 @@
 """Who computes now, in any process of one home, and how many threads each side may use meanwhile.
 
-On a CPU every process that computes brings a team of OpenMP threads, one a core. Two teams hold up each other's cores while they
-spin: on two cores chat beside a run fell to a sixth of its speed, and the run to an eighth. So whoever computes holds its lane's
-lock, a file in the home that the operating system frees when its holder dies, and each side asks before every unit of work (a decode
-step, a forward pass) whether the other side's is held.
+On a CPU every process that computes brings a team of OpenMP threads, one a core. Two teams hold up each other's cores
+while they
+spin: on two cores chat beside a run fell to a sixth of its speed, and the run to an eighth. So whoever computes holds
+its lane's lock, a file in the home that the operating system frees when its holder dies, and each side asks before
+every unit of work (a decode step, a forward pass) whether the other side's is held.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def usable_cores() -> int:
 
 
 class Lanes:
-    """The lanes of one home. Safe from several threads. Where ``folder`` cannot be written nobody is seen, and all use all cores.
+    """The lanes of one home. Safe from several threads. Where ``folder`` cannot be written nobody is seen, and all use
+    all cores.
 
     clock: seconds."""
 
@@ -56,9 +58,8 @@ class Lanes:
         with self._lock, contextlib.suppress(OSError, Timeout, NotImplementedError):
             if lane in self._mine or self._clock() < self._again_s.get(lane, float("-inf")):
                 return
-            self._again_s[lane] = (
-                self._clock() + LINGER_S
-            )  # where another process of this home computes in it, do not wait each time
+            # where another process of this home computes in it, do not wait each time
+            self._again_s[lane] = self._clock() + LINGER_S
             lock = self._file(lane)
             lock.acquire(timeout=WAIT_S, poll_interval=0.01)
             self._mine[lane] = lock
@@ -72,7 +73,8 @@ class Lanes:
     def threads(self, lane: str) -> int:
         """What ``lane`` may use now."""
         with self._lock:
-            return threads_of(lane, self._cores, {other for other in COMPUTING if other != lane and self._is_busy(other)})
+            busy = {other for other in COMPUTING if other != lane and self._is_busy(other)}
+            return threads_of(lane, self._cores, busy)
 
     def _is_busy(self, lane: str) -> bool:
         now = self._clock()
@@ -98,7 +100,7 @@ class Lanes:
 
 
 def use_share(lanes: Lanes, lane: str) -> None:
-    """Compute in the calling thread with what ``lane`` may use from now on, and with no more threads than torch would use by itself."""
+    """Let the calling thread compute with what ``lane`` may use, and no more threads than torch's own number."""
     import torch
 
     torch.set_num_threads(min(own_threads(), lanes.threads(lane)))  # 0.3 us

@@ -1,4 +1,4 @@
-"""The one object that owns the device: requests wait with a visible place, leases are granted and closed by ``with``."""
+"""The owner of the device: requests wait with a visible position, leases are closed by ``with``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Protocol
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
+from playground.gpu import policy
 from playground.gpu.device import Device, default_budget
-from playground.gpu.policy import LOADING, READY, UNLOADING, Decision, Held, Resident, Waiting, Wanted, decide, order, to_unload
+from playground.gpu.policy import LOADING, READY, UNLOADING, Held, Resident, Waiting, Wanted, order
 
 QUEUE_LIMIT = 32
 """Requests that may wait; the next is refused at once, politely."""
@@ -28,7 +28,7 @@ Run = Callable[[Callable[[], None]], None]
 
 
 class Announced(Protocol):
-    """Where a lane that is in use is told to every process that computes; ``lanes.Lanes`` is one."""
+    """Where every process that computes sees which lanes are in use; ``lanes.Lanes`` is one."""
 
     def enter(self, lane: str) -> None: ...
     def leave(self, lane: str) -> None: ...
@@ -53,13 +53,13 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 @dataclass
 class Request:
-    """A place in the queue. ``position``: 0 = granted, 1 = next. ``wait_s``: an estimate, from how long leases have lasted."""
+    """A place in the queue. position: 0 = granted, 1 = next. wait_s: estimated from how long leases last."""
 
     number: int
     label: str
@@ -90,8 +90,10 @@ def _in_thread(work: Callable[[], None]) -> None:
 class DeviceManager:
     """Budget, residents, leases, queue. The decisions are ``policy``'s; this object carries them out.
 
-    clock: seconds. run: runs an unload outside of whatever called for it. keep_alive_s: how long a resident may idle, 0 = for ever.
-    lanes: is told while chat leases are open, so that a run leaves chat its cores; None where they compute on other things than cores.
+    clock: seconds. run: runs an unload outside of whatever called for it. keep_alive_s: how long a resident may idle, 0
+    = for ever.
+    lanes: entered while chat leases are open, so that a run leaves chat its cores; None where the processor does not
+    compute.
     """
 
     def __init__(
@@ -125,15 +127,16 @@ class DeviceManager:
     @property
     def used_bytes(self) -> int:
         with self._changed:
-            return sum(one.bytes for one in self._residents.values()) + sum(lease.bytes for lease in self._leases.values())
+            held = sum(lease.bytes for lease in self._leases.values())
+            return held + sum(one.bytes for one in self._residents.values())
 
     @property
     def free_bytes(self) -> int:
         return max(0, self._budget - self.used_bytes)
 
     def set_resident(self, name: str, held_bytes: int, unload: Unload | None = None) -> None:
-        """Account for a model that is in memory now, or has grown; 0 bytes removes it. unload: frees it, and whoever asks for it
-        next brings it back; without one it stays."""
+        """Account for a model that is in memory now, or has grown; 0 bytes removes it. unload: frees it, and whoever
+        asks for it next brings it back; without one it stays."""
         with self._changed:
             if held_bytes:
                 before = self._residents.get(name)
@@ -152,11 +155,12 @@ class DeviceManager:
             return list(self._residents.values())
 
     def unload_idle(self, wait_s: float = UNLOAD_S) -> list[str]:
-        """Free every resident that nobody uses, now; returns their names once they have gone, or when ``wait_s`` has passed. For when
-        memory ran out all the same. Do not hold what an unload needs."""
+        """Free every resident that nobody uses, now; returns their names once they have gone, or when ``wait_s`` has
+        passed. For when memory ran out all the same. Do not hold what an unload needs."""
         with self._changed:
             used = {name for lease in self._leases.values() for name in lease.residents}
-            names = [name for name, one in self._residents.items() if one.evictable and one.state == READY and name not in used]
+            ready = [one for one in self._residents.values() if one.evictable and one.state == READY]
+            names = [one.name for one in ready if one.name not in used]
             self._evict(names)
             self._changed.wait_for(lambda: not any(self._is_leaving(name) for name in names), wait_s)
             return names
@@ -165,21 +169,20 @@ class DeviceManager:
         """Unload what has idled past its keep-alive. Call it now and then."""
         with self._changed:
             held = [Held(lease.lane, lease.bytes, lease.residents) for lease in self._leases.values()]
-            self._evict(to_unload(list(self._residents.values()), held, self._clock(), self.keep_alive_s))
+            self._evict(policy.to_unload(list(self._residents.values()), held, self._clock(), self.keep_alive_s))
 
     # -- requests and leases -------------------------------------------------------------------------------------
 
     def request(self, lane: str, session: str, label: str, needs_bytes: int, residents: Wanted = ()) -> Request:
-        """Join the queue. residents: the models to work on; whoever gets a lease on one that is not in memory has to load it.
-        Raises BusyError when the queue is full, OutOfMemoryError when it can never fit."""
+        """Join the queue. residents: the models to work on; whoever gets a lease on one that is not in memory has to
+        load it. Raises BusyError when the queue is full, OutOfMemoryError when it can never fit."""
         with self._changed:
             self._refuse_what_never_fits(label, needs_bytes, residents)
             mine = sum(item.session == session for item in self._waiting.values())
-            if len(self._waiting) >= QUEUE_LIMIT or mine >= SESSION_LIMIT:
-                many = (
-                    f"{len(self._waiting)} requests are" if len(self._waiting) >= QUEUE_LIMIT else f"{mine} of your requests are"
-                )
-                raise BusyError(f"{many} waiting already. Try again in a minute.")
+            if len(self._waiting) >= QUEUE_LIMIT:
+                raise BusyError(f"{len(self._waiting)} requests are waiting already. Try again in a minute.")
+            if mine >= SESSION_LIMIT:
+                raise BusyError(f"{mine} of your requests are waiting already. Try again in a minute.")
             number = next(self._numbers)
             request = Request(number, label, self)
             self._waiting[number] = Waiting(number, lane, session, needs_bytes, residents)
@@ -208,8 +211,8 @@ class DeviceManager:
             mine = self._waiting.get(number)
             if mine is None:
                 return 0
-            lane = [item.number for item in order(list(self._waiting.values()), self._last_served) if item.lane == mine.lane]
-            return lane.index(number) + 1
+            queue = order(list(self._waiting.values()), self._last_served)
+            return [item.number for item in queue if item.lane == mine.lane].index(number) + 1
 
     def wait_s(self, number: int) -> float:
         with self._changed:
@@ -248,8 +251,8 @@ class DeviceManager:
         needs = needs_bytes + sum(size for name, size in residents if name not in self._residents)
         if needs > self._budget - staying:
             raise OutOfMemoryError(
-                f"{label} needs {_gb(needs)}; {_gb(max(0, self._budget - staying))} of the {_gb(self._budget)} budget can be "
-                "free at most. Choose a smaller method, batch or length."
+                f"{label} needs {_gb(needs)}; {_gb(max(0, self._budget - staying))} of the {_gb(self._budget)} budget "
+                "can be free at most. Choose a smaller method, batch or length."
             )
 
     def _close(self, lease: Lease) -> None:
@@ -266,9 +269,8 @@ class DeviceManager:
 
     def _decide(self) -> None:
         held = [Held(lease.lane, lease.bytes, lease.residents) for lease in self._leases.values()]
-        decision: Decision = decide(
-            list(self._waiting.values()), held, list(self._residents.values()), self._budget, self._last_served
-        )
+        residents = list(self._residents.values())
+        decision = policy.decide(list(self._waiting.values()), held, residents, self._budget, self._last_served)
         for number in decision.grant:
             self._grant(number)
         self._evict(decision.evict)
@@ -277,17 +279,16 @@ class DeviceManager:
 
     def _announce(self) -> None:
         if self._lanes is not None:
-            chats = any(
-                lease.lane != "train" for lease in self._leases.values()
-            )  # a verdict's batches decode here as a chat does
+            # a verdict's batches decode here as a chat does
+            chats = any(lease.lane != "train" for lease in self._leases.values())
             (self._lanes.enter if chats else self._lanes.leave)("chat")
 
     def _grant(self, number: int) -> None:
         waiting, request = self._waiting.pop(number), self._requests.pop(number)
+        names, now = tuple(name for name, _ in waiting.residents), self._clock()
         request.lease = Lease(
-            number, waiting.lane, waiting.session, request.label, waiting.needs_bytes, self._clock(), self._close,
-            tuple(name for name, _ in waiting.residents),
-        )  # fmt: skip
+            number, waiting.lane, waiting.session, request.label, waiting.needs_bytes, now, self._close, names
+        )
         self._leases[number] = request.lease
         for name, size in waiting.residents:
             self._residents.setdefault(name, Resident(name, size, LOADING, self._clock()))
@@ -303,7 +304,7 @@ class DeviceManager:
         for name, unload in going.items():
 
             def work(name: str = name, unload: Unload = unload) -> None:
-                with contextlib.suppress(Exception):  # its memory is gone with the last reference, whatever it says on the way
+                with contextlib.suppress(Exception):  # its memory is freed with the last reference, whatever it raises
                     unload()
                 self.set_resident(name, 0)
 

@@ -1,17 +1,19 @@
 """Who is next, and who must leave memory for it? Pure: plain values in, a decision out.
 
-1. Three lanes, side by side when memory allows: ``train`` serves one lease at a time, ``chat`` as many as one batch carries
-   well, since replies of several people share each pass over the base. Batches of long jobs (verdicts, benches, judging, races) have
-   a lane of their own, ``measure``, one at a time: they take no place from a chat, and jobs of several sessions alternate batch by batch.
+1. Three lanes, side by side when memory allows: ``train`` serves one lease at a time, ``chat`` as many as one batch
+   carries well, since replies of several people share each pass over the base. Batches of long jobs (verdicts, benches,
+   judging, races) have a lane of their own, ``measure``, one at a time: they take no place from a chat, and jobs of
+   several sessions alternate batch by batch.
 2. Within a lane requests are served in turn by browser session: the session served longest ago comes first, then the
    older request. So nobody waits for more than one reply of every other session.
-3. A request is granted when its bytes, and those of its resident if that is not in memory, fit the budget beside what is held.
-   Waiters for the same resident share one load.
-4. Where they do not fit, residents that nobody uses leave, the longest idle first, if that makes room; the request is granted
-   once they have gone. A resident in use never leaves.
+3. A request is granted when its bytes, and those of its resident if that is not in memory, fit the budget beside what
+   is held. Waiters for the same resident share one load.
+4. Where they do not fit, residents that nobody uses leave, the longest idle first, if that makes room; the request is
+   granted once they have gone. A resident in use never leaves.
 5. Where that is not enough the request waits, and holds back later ones of its own lane.
-6. A request that PATIENCE grants have passed by, and that waits only for short work, is urgent: it comes first and holds back
-   everything that would use memory beside it. A training run is not short work, so nothing is held back for its sake.
+6. A request that PATIENCE grants have passed by, and that waits only for short work, is urgent: it comes first and
+   holds back everything that would use memory beside it. A training run is not short work, so nothing is held back for
+   its sake.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ Wanted = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Waiting:
-    """A request in the queue. number: rises with every request. needs_bytes: for the work itself. residents: the models it works
-    on, each with what it takes if it must be loaded. passed: grants of others since it came."""
+    """A request in the queue. number: rises with every request. needs_bytes: for the work itself. residents: the models
+    it works on, each with what it takes if it must be loaded. passed: grants of others since it came."""
 
     number: int
     lane: str
@@ -53,8 +55,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Resident:
-    """A model in memory. idle_since_s: when its last lease closed. evictable: it can be brought back by itself; said once it is
-    there."""
+    """A model in memory. idle_since_s: when its last lease closed. evictable: it can be loaded again by itself."""
 
     name: str
     bytes: int
@@ -64,7 +65,7 @@ class Resident:
 
     @property
     def stays(self) -> bool:
-        """Whether it cannot leave, not even when nobody uses it. What is still being loaded may, as far as anybody knows."""
+        """Whether it cannot be unloaded, not even when nobody uses it."""
         return self.state == READY and not self.evictable
 
 
@@ -79,8 +80,8 @@ class Decision:
 def order(waiting: Sequence[Waiting], last_served: Mapping[str, int]) -> list[Waiting]:
     """The queue in the order of service, all lanes; ``last_served``: session -> number of its last grant.
 
-    Urgent requests first, by age. Then a session's first request takes its turn by the session; its later ones follow the
-    other sessions' first.
+    Urgent requests first, by age. Then a session's first request takes its turn by the session; its later ones follow
+    the other sessions' first.
     """
     urgent = sorted((item for item in waiting if item.passed >= PATIENCE), key=lambda item: item.number)
     seen: dict[tuple[str, str], int] = {}
@@ -146,8 +147,8 @@ def _held_for_long(wanted: Collection[str], there: Mapping[str, Resident], held:
 
 
 def threads_of(lane: str, cores: int, busy: Collection[str]) -> int:
-    """Threads that ``lane`` may use: one a core where no other lane is busy, else its part of them. Of an odd number training has the
-    larger half: a decode step waits for memory more than for a core."""
+    """Threads that ``lane`` may use: one a core where no other lane is busy, else its part of them. Of an odd number
+    training has the larger half: a decode step waits for memory more than for a core."""
     if not set(busy) - {lane}:
         return cores
     return max(1, cores // 2 if lane == "chat" else cores - cores // 2)
@@ -156,12 +157,5 @@ def threads_of(lane: str, cores: int, busy: Collection[str]) -> int:
 def to_unload(residents: Sequence[Resident], held: Sequence[Held], now_s: float, keep_alive_s: float) -> list[str]:
     """Residents that have idled past ``keep_alive_s``; 0 = they may stay for ever."""
     used = {name for lease in held for name in lease.residents}
-    return [
-        resident.name
-        for resident in residents
-        if keep_alive_s
-        and resident.evictable
-        and resident.state == READY
-        and resident.name not in used
-        and now_s - resident.idle_since_s >= keep_alive_s
-    ]
+    ready = [one for one in residents if one.evictable and one.state == READY and one.name not in used]
+    return [one.name for one in ready if keep_alive_s and now_s - one.idle_since_s >= keep_alive_s]

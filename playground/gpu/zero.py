@@ -1,7 +1,8 @@
 """ZeroGPU: a Space whose device is lent for seconds at a time, to a forked process of this one.
 
-The app's own process never has the device: it keeps the base on the CPU, where it can be hashed and checked. What needs the device
-is a function wrapped by ``spaces.GPU``; it runs in a fork (a daemon: no children), its arguments and results are pickled.
+The app's own process never has the device: it keeps the base on the CPU, where it can be hashed and checked. What needs
+the device is a function wrapped by ``spaces.GPU``; it runs in a fork (a daemon: no children), its arguments and results
+are pickled.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def is_zero(env: Mapping[str, str] | None = None) -> bool:
 
 
 def prepare() -> Wrap | None:
-    """On a ZeroGPU Space: ``spaces.GPU``; else None. Call it before anything imports torch: ``spaces`` insists on being first."""
+    """On a ZeroGPU Space: ``spaces.GPU``; else None. Call it before anything imports torch."""
     if not is_zero():
         return None
     import spaces
@@ -40,13 +41,13 @@ def stay_on_cpu() -> None:
 
 
 def without_device() -> bool:
-    """Whether this process must not touch CUDA, whatever torch says: on ZeroGPU torch claims to have it before it is lent."""
+    """Whether this process must not touch CUDA: on ZeroGPU torch claims to have it before it is lent."""
     return _main == os.getpid()
 
 
 def settle_fork() -> None:
-    """First thing in a fork: it has none of its parent's threads, and a pool of them that it takes for its own would be waited for
-    without end. Elsewhere it does nothing."""
+    """First thing in a fork: it has none of its parent's threads, and a pool of them that it takes for its own would be
+    waited for without end. Elsewhere it does nothing."""
     if multiprocessing.parent_process() is not None:
         import torch
 

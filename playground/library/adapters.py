@@ -1,6 +1,7 @@
 """All adapters on this machine: those that came with the app and those in the home folder.
 
-An adapter becomes visible in one step: it is put together in ``.staging`` and renamed into place when it is complete. Dot
+An adapter becomes visible in one step: it is put together in ``.staging`` and renamed into place when it is complete.
+Dot
 folders are never listed. Ids are made here, and a path is only ever one id below one of the two roots.
 """
 
@@ -20,25 +21,24 @@ from pathlib import Path
 from typing import TypeAlias
 
 from playground.errors import AdapterError, InputError, NotFoundError
-from playground.library.archive import pack, unpack
-from playground.library.base_shapes import BaseShapes
+from playground.library.archive import KEPT, copy_known, left_words, pack, unpack
 from playground.library.card import NOTES, SCHEMA, AdapterCard, read_card, read_run, weight_files
-from playground.library.files import (
-    copy_file,
-    is_plain_file,
-    plain_number,
-    plain_text,
-    read_json,
-    sha256_of,
-    sync_folder,
-    write_json,
+from playground.library.files import copy_file, is_plain_file, read_json, sha256_of, sync_folder, write_json
+from playground.library.imported_config import keep_config
+from playground.library.model_card import PRIVATE, sanitised, write_model_card
+from playground.library.safety import (
+    CARD,
+    CONFIG,
+    RECORD,
+    WEIGHTS,
+    check_folder,
+    check_names,
+    check_vocabulary,
+    refuse_names,
+    vocabulary_of,
 )
-from playground.library.kept_config import keep_config
-from playground.library.model_card import write_model_card
-from playground.library.run_record import PRIVATE, sanitised
-from playground.library.safety import CARD, CONFIG, RECORD, WEIGHTS, check_folder, check_names, refuse_names
-from playground.library.source import KEPT, copy_known, left_words
-from playground.library.vocabulary import check_vocabulary, vocabulary_of
+from playground.methods.shapes import BaseLayout
+from playground.plain import plain_number, plain_text
 
 ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 NAME_LIMIT = 100
@@ -64,7 +64,8 @@ class AdapterLibrary:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def list(self, owner: str = "local", shared: bool = False) -> Cards:
-        """What ``owner`` may see: the shipped ones as they were made, then the newest first. Damaged folders are left out (see ``damaged``).
+        """What ``owner`` may see: the shipped ones as they were made, then the newest first. Damaged folders are left
+        out (see ``damaged``).
 
         shared: people do not know each other, so each sees the shipped adapters and their own.
         """
@@ -102,7 +103,8 @@ class AdapterLibrary:
     # -- making -------------------------------------------------------------------------------------------------------
 
     def reserve_id(self, name: str, owner: str = "local") -> str:
-        """A new id made from a person's name: ``Hospital reports`` -> ``hospital_reports``, the next ``hospital_reports-2``. A visitor's
+        """A new id made from a person's name: ``Hospital reports`` -> ``hospital_reports``, the next
+        ``hospital_reports-2``. A visitor's
         ends in a random number, as in ``hospital_reports-3fa94c1e``, so that it does not tell what others have.
 
         Nobody else is given it until it is published, released, or a day has passed.
@@ -111,7 +113,9 @@ class AdapterLibrary:
         slug = re.sub(r"[^a-z0-9-]+", "_", plain).strip("_-")[:56].rstrip("_-") or "adapter"
         number = 1
         while True:
-            id = f"{slug[:55]}-{secrets.token_hex(4)}" if owner != "local" else slug if number == 1 else f"{slug}-{number}"
+            id = slug if number == 1 else f"{slug}-{number}"
+            if owner != "local":
+                id = f"{slug[:55]}-{secrets.token_hex(4)}"
             if self._is_free(id) and self._reserve(id):
                 return id
             number += 1
@@ -128,15 +132,18 @@ class AdapterLibrary:
         return Path(tempfile.mkdtemp(dir=place))
 
     def publish(self, folder: Path, id: str) -> AdapterCard:
-        """Move a finished staging folder into place, in one step. Never overwrites. Raises AdapterError when it is not complete.
+        """Move a finished staging folder into place, in one step. Never overwrites. Raises AdapterError when it is not
+        complete.
 
         Writes the SHA-256 of the weights into run.json, and a model card where there is none.
         """
         folder = Path(folder)
         target = self._own_folder(id)
         if folder.is_symlink() or not folder.is_dir() or folder.resolve().parent != (self._own / ".staging").resolve():
-            raise InputError(f"{folder} is not a staging folder of this library. Put the adapter together in staging().")
-        if id in _TAKEN or os.path.lexists(target) or os.path.lexists(self._shipped / id):
+            raise InputError(
+                f"{folder} is not a staging folder of this library. Put the adapter together in staging()."
+            )
+        if not self._is_free(id):
             raise InputError(f"There is an adapter {id} already. Ask reserve_id for another id.")
         check_names(folder)
         run = read_run(folder)
@@ -151,17 +158,24 @@ class AdapterLibrary:
         try:
             folder.rename(target)
         except OSError as exc:
-            raise InputError(f"{id} could not be put in place ({exc.strerror}). Ask reserve_id for another id.") from exc
+            why = f"{id} could not be put in place ({exc.strerror}). Ask reserve_id for another id."
+            raise InputError(why) from exc
         sync_folder(self._own, with_files=False)
         self.release_id(id)
         return replace(card, id=id, path=target)
 
     def import_path(
-        self, path: Path, base: BaseShapes | None, owner: str = "local", admit: Callable[[int], None] = lambda size: None
+        self,
+        path: Path,
+        base: BaseLayout | None,
+        owner: str = "local",
+        admit: Callable[[int], None] = lambda size: None,
     ) -> AdapterCard:
-        """Take in an adapter from a folder or a zip. Only its known files are looked at; they are copied, and checked as copied.
+        """Take in an adapter from a folder or a zip. Only its known files are looked at; they are copied, and checked
+        as copied.
 
-        base: what it must fit; None = not known yet. admit: hears how many bytes are to stay, and may raise. The card's ``notes`` say what
+        base: what it must fit; None = not known yet. admit: hears how many bytes are to stay, and may raise. The card's
+        ``notes`` say what
         was changed and what was left. Raises AdapterError; nothing is left behind then.
         """
         path = Path(path).expanduser().resolve()
@@ -189,9 +203,8 @@ class AdapterLibrary:
                 check_folder(folder, base)
                 if base is not None and (place := base.folder) is not None:
                     check_vocabulary(source, lambda: vocabulary_of(place))
-                run = sanitised(
-                    read_run(folder), read_json(folder / CONFIG), name=name or "adapter", owner=owner, now_s=self._clock()
-                )
+                record, config, now_s = read_run(folder), read_json(folder / CONFIG), self._clock()
+                run = sanitised(record, config, name=name or "adapter", owner=owner, now_s=now_s)
                 write_json(folder / RECORD, run | ({NOTES: notes} if notes else {}))
                 id = self.reserve_id(run["name"], owner)
                 try:
@@ -246,7 +259,8 @@ class AdapterLibrary:
         return replace(card, name=name)
 
     def remove(self, id: str, owner: str = "local", shared: bool = False) -> None:
-        """Delete an adapter. Not for shipped adapters. A damaged one can be removed too, except where the app is shared."""
+        """Delete an adapter. Not for shipped adapters. A damaged one can be removed too, except where the app is
+        shared."""
         folder = self._own / id
         broken = not shared and ID.fullmatch(id) and not folder.is_symlink() and folder.is_dir()
         if not broken:
@@ -267,7 +281,9 @@ class AdapterLibrary:
     def _own_folder(self, id: str) -> Path:
         folder = self._own / id
         if not ID.fullmatch(id) or folder.resolve().parent != self._own.resolve():
-            raise InputError(f"{plain_text(id, 80)!r} is not an id (small letters, digits, _ and -). Ask reserve_id for one.")
+            raise InputError(
+                f"{plain_text(id, 80)!r} is not an id (small letters, digits, _ and -). Ask reserve_id for one."
+            )
         return folder
 
     def _read(self, root: Path, *, shipped: bool) -> tuple[Cards, Damaged]:
@@ -308,7 +324,9 @@ class AdapterLibrary:
     def _changeable(self, id: str, owner: str, shared: bool) -> AdapterCard:
         card = self.get(id, owner, shared)
         if card.shipped:
-            raise InputError(f"{id} came with the app and stays as it is. Export it and import the copy to have one of your own.")
+            raise InputError(
+                f"{id} came with the app and stays as it is. Export it and import the copy to have one of your own."
+            )
         return card
 
     def _copy_out(self, card: AdapterCard, folder: Path) -> None:
@@ -330,7 +348,7 @@ class AdapterLibrary:
 
 @contextlib.contextmanager
 def _said_plainly(what: str, mend: str) -> Iterator[None]:
-    """Turn what the system says about a disk or a right into words for a person."""
+    """Turn an OSError into words for a person."""
     try:
         yield
     except OSError as exc:

@@ -1,4 +1,6 @@
-"""Adapters as zip files. An archive is judged by its table of contents before a byte of it is written."""
+"""An adapter among other files, in a folder or a zip: only its known files are taken, and nothing else is opened. An
+archive is judged by
+its table of contents before a byte of it is written."""
 
 from __future__ import annotations
 
@@ -10,53 +12,174 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from pathlib import Path, PureWindowsPath
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from playground.errors import AdapterError
-from playground.library.files import is_plain_file, plain_text
-from playground.library.safety import CONFIG, SIZE_LIMIT_BYTES, WEIGHTS, what_lacks
-from playground.library.source import KNOWN, check_size, left_of, place_of
+from playground.library.files import JSON_LIMIT_BYTES, copy_file, is_plain_file
+from playground.library.safety import (
+    ADDED,
+    CARD,
+    CONFIG,
+    LIMIT_BYTES,
+    RECORD,
+    SIZE_LIMIT_BYTES,
+    TOKENIZER,
+    WEIGHTS,
+    what_lacks,
+)
+from playground.plain import plain_text
+
+KEPT, COMPARED = (CONFIG, WEIGHTS, CARD, RECORD), (TOKENIZER, ADDED)
+"""What an adapter is made of, and what is only compared with the base's tokenizer."""
+KNOWN = (*KEPT, *COMPARED)
+DEPTH, LOOKED_AT, TOLD = 4, 5_000, 8
+"""How deep below a named folder an adapter is looked for, among how many files, and how many others are named."""
+_LIMITS = {WEIGHTS: SIZE_LIMIT_BYTES, TOKENIZER: LIMIT_BYTES, ADDED: LIMIT_BYTES}
+
+
+def place_of(files: Collection[str]) -> str:
+    """The folder among paths with / in which an adapter lies, with its /, "" = the top: the one that is least deep.
+
+    Raises AdapterError where several lie equally deep.
+    """
+    whole = {_folder(file) for file in files if file.endswith(CONFIG) and PurePosixPath(file).name == CONFIG}
+    whole = {folder for folder in whole if folder + WEIGHTS in files} or whole
+    least = min((folder.count("/") for folder in whole), default=0)
+    found = sorted(folder for folder in whole if folder.count("/") == least)
+    if len(found) > 1:
+        raise AdapterError(
+            f"There are {len(found)} adapters in it: {_listed([one.rstrip('/') for one in found])}. Name one of them,"
+            " or pack it alone."
+        )
+    return found[0] if found else ""
+
+
+def left_of(files: Iterable[str], place: str) -> list[str]:
+    """What is left of ``files`` when an adapter is taken from ``place``: names in that folder, folders with a /."""
+    beside = {name + slash for name, slash, _ in (file.removeprefix(place).partition("/") for file in files)}
+    return sorted(beside - set(KEPT))
+
+
+def check_size(name: str, size: int) -> None:
+    """Raise AdapterError when a known file is larger than such a file may be."""
+    if size > (limit := _LIMITS.get(name, JSON_LIMIT_BYTES)):
+        raise AdapterError(f"{name} has {size} bytes; at most {limit} are taken. Make it smaller.")
+
+
+def left_words(left: Sequence[str]) -> str:
+    return f"left where it was: {_listed(left)}"
+
+
+def copy_known(folder: Path, target: Path) -> list[str]:
+    """Copy an adapter's known files out of ``folder`` (or the one below it that holds them) into ``target``; returns
+    the names of the rest.
+
+    A link is followed only to a plain file inside the named folder, or inside the ``blobs`` of the hub's cache that the
+    folder belongs to.
+    Raises AdapterError.
+    """
+    files = sorted(entry.name for entry in os.scandir(folder) if entry.name in (CONFIG, WEIGHTS))
+    files = files or _below(folder)
+    place = place_of(files)
+    source = folder / place
+    for name in KNOWN:
+        if os.path.lexists(source / name) and (file := _real(source / name, folder)) is not None:
+            check_size(name, file.stat().st_size)
+            copy_file(file, target / name)
+    beside = [f"{entry.name}/" if os.path.isdir(entry.path) else entry.name for entry in os.scandir(source)]
+    if not is_plain_file(target / CONFIG) or not is_plain_file(target / WEIGHTS):
+        raise AdapterError(what_lacks(source.name, beside))
+    return left_of(beside, "")
+
+
+def _real(path: Path, named: Path) -> Path | None:
+    """The plain file that ``path`` is or leads to; None for what is no file. Raises AdapterError for a link that leads
+    out."""
+    if not path.is_symlink():
+        return path if is_plain_file(path) else None
+    cache = next(
+        (p.parent for p in (named, *named.parents) if p.name == "snapshots" and p.parent.name.startswith("models--")),
+        None,
+    )
+    roots = [named, *([cache / "blobs"] if cache else [])]
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        why = f"{path.name} is a link to a file that is not there. Put the file itself in its place."
+        raise AdapterError(why) from error
+    if not any(real.is_relative_to(root.resolve()) for root in roots):
+        raise AdapterError(f"{path.name} is a link that leads out of {named.name}; put the file itself in its place.")
+    return real if is_plain_file(real) else None
+
+
+def _below(folder: Path) -> list[str]:
+    """Paths of an adapter's config and weights below a folder, a few folders deep. Linked folders are not entered."""
+    found, looked = [], 0
+    for place, folders, files in os.walk(folder):
+        looked += len(folders) + len(files)
+        if looked > LOOKED_AT:
+            break
+        below = Path(place).relative_to(folder)
+        if len(below.parts) >= DEPTH:
+            folders.clear()
+        folders[:] = sorted(name for name in folders if name != ".git")
+        found += [(below / name).as_posix() for name in files if name in (CONFIG, WEIGHTS)]
+    return found
+
+
+def _folder(file: str) -> str:
+    return file[: len(file) - len(PurePosixPath(file).name)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
+    return ", ".join(plain_text(name, 60) for name in names[:TOLD]) + more
+
 
 RATIO_LIMIT = 200
 """How many times larger than the archive its contents may be, once they pass RATIO_FREE_BYTES."""
 RATIO_FREE_BYTES = 16 * 1024 * 1024
 ENTRIES_LIMIT, _DIRECTORY_LIMIT_BYTES = 2_000, 1024 * 1024
-"""Files that an archive may list: a Trainer's folder with all its checkpoints has a few hundred. Few of them are unpacked."""
+"""Files that an archive may list: a Trainer's folder with all its checkpoints has a few hundred. Few of them are
+unpacked."""
+
+
+_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 
 
 def unpack(zip_path: Path, target: Path) -> list[str]:
-    """Unpack an adapter's known files into ``target`` (created; must be empty), from the folder in the archive that holds them.
+    """Unpack an adapter's known files into ``target`` (created; must not be there), from the folder in the archive that
+    holds them.
 
-    Returns the names of what was left in the archive. Raises AdapterError, and leaves nothing behind, when the archive is damaged, too
+    Returns the names of what was left in the archive. Raises AdapterError, and leaves nothing behind, when the archive
+    is damaged, too
     large, or holds links or paths that lead elsewhere.
     """
     if not is_plain_file(zip_path):
         raise AdapterError(f"{zip_path} is not a file. Name a zip of an adapter's folder.")
-    if target.exists() and any(target.iterdir()):
-        raise AdapterError(f"{target} is not empty. Name a new folder.")
-    created = not target.exists()
+    if os.path.lexists(target):
+        raise AdapterError(f"{target} is there already. Name a new folder.")
     try:
         _check_directory(zip_path)
         with zipfile.ZipFile(zip_path) as archive:
             plan, left = _plan(archive, zip_path)
-            target.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True)
             for info, name in plan:
                 with archive.open(info) as reading, (target / name).open("xb") as out:
                     shutil.copyfileobj(reading, out, 1024 * 1024)
-    except AdapterError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as exc:
-        _clear(target, created)
+        return left
+    except BaseException as exc:  # nothing is left behind, whatever went wrong
+        shutil.rmtree(target, ignore_errors=True)
+        if not isinstance(exc, _DAMAGES):
+            raise
         why = plain_text(str(exc), 100)
         raise AdapterError(f"{zip_path.name} is damaged or is not a zip file ({why}). Make it again.") from exc
-    except BaseException:
-        _clear(target, created)
-        raise
-    return left
 
 
 def pack(folder: Path, zip_path: Path) -> Path:
-    """Write the regular files of ``folder`` into a zip, inside one folder of its name. Raises AdapterError if it exists."""
+    """Write the regular files of ``folder`` into a zip, inside one folder of its name. Raises AdapterError if it
+    exists."""
     if zip_path.exists() or zip_path.is_symlink():
         raise AdapterError(f"{zip_path} exists already. Name another folder, or delete it first.")
     zip_path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,17 +204,9 @@ def pack(folder: Path, zip_path: Path) -> Path:
     return zip_path
 
 
-def _clear(target: Path, created: bool) -> None:
-    """Take away what was written. ``target`` was empty or absent before."""
-    if target.is_dir():
-        for path in target.iterdir():
-            path.unlink()
-        if created:
-            target.rmdir()
-
-
 def _check_directory(zip_path: Path) -> None:
-    """Refuse an absurd table of contents before ``zipfile`` reads it into memory (it trusts the sizes written there)."""
+    """Refuse an absurd table of contents before ``zipfile`` reads it into memory (it trusts the sizes written
+    there)."""
     size = zip_path.stat().st_size
     if size > SIZE_LIMIT_BYTES:
         raise AdapterError(f"{zip_path.name} has {size} bytes; at most {SIZE_LIMIT_BYTES} are taken.")
@@ -103,13 +218,19 @@ def _check_directory(zip_path: Path) -> None:
         raise AdapterError(f"{zip_path.name} is damaged or is not a zip file. Make it again from the adapter's folder.")
     entries, directory = struct.unpack_from("<HI", tail, at + 10)
     if tail[max(0, at - 20) : at].startswith(b"PK\x06\x07"):
-        raise AdapterError(f"{zip_path.name} is a 64-bit zip; no adapter needs that. Pack it with an ordinary zip tool.")
+        raise AdapterError(
+            f"{zip_path.name} is a 64-bit zip; no adapter needs that. Pack it with an ordinary zip tool."
+        )
     if entries > ENTRIES_LIMIT or directory > _DIRECTORY_LIMIT_BYTES:
-        raise AdapterError(_too_many(zip_path, entries))
+        raise AdapterError(
+            f"{zip_path.name} lists {entries} files, or very long names; at most {ENTRIES_LIMIT} are taken. Pack one"
+            " adapter's folder."
+        )
 
 
 def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.ZipInfo, str]], list[str]]:
-    """(what to unpack and under which plain name, the names of the rest). Raises AdapterError for an archive that cannot be trusted."""
+    """(what to unpack and under which plain name, the names of the rest). Raises AdapterError for an archive that
+    cannot be trusted."""
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         parts = _parts(info, zip_path)
@@ -131,19 +252,21 @@ def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.
     packed = zip_path.stat().st_size
     if total > SIZE_LIMIT_BYTES or (total > RATIO_FREE_BYTES and total > RATIO_LIMIT * packed):
         raise AdapterError(
-            f"{zip_path.name} would unpack from {packed} to {total} bytes; at most {SIZE_LIMIT_BYTES}, and {RATIO_LIMIT} "
-            "times its own size, are taken. If it is sound, unpack it yourself and import the folder."
+            f"{zip_path.name} would unpack from {packed} to {total} bytes; at most {SIZE_LIMIT_BYTES}, and"
+            f" {RATIO_LIMIT} times its own size, are taken. If it is sound, unpack it yourself and import the folder."
         )
     return plan, left_of(found, place)
 
 
 def _parts(info: zipfile.ZipInfo, zip_path: Path) -> list[str]:
-    """The parts of an entry's path. Raises AdapterError for one that leads out; the rest is asked only of what is unpacked."""
+    """The parts of an entry's path. Raises AdapterError for one that leads out; the rest is asked only of what is
+    unpacked."""
     path = info.orig_filename.rstrip("/")
     if {"", ".."} & set(re.split(r"[/\\]", path)) or PureWindowsPath(path).is_absolute():
-        told = plain_text(info.orig_filename) or "a file without a name"
+        shown = plain_text(info.orig_filename) or "a file without a name"
         raise AdapterError(
-            f"{zip_path.name} contains {told}, a path that could lead elsewhere. Pack the folder again, with plain names."
+            f"{zip_path.name} contains {shown}, a path that could lead elsewhere. Pack the folder again, with plain"
+            " names."
         )
     return path.split("/")
 
@@ -151,16 +274,14 @@ def _parts(info: zipfile.ZipInfo, zip_path: Path) -> list[str]:
 def _check_entry(info: zipfile.ZipInfo, zip_path: Path, name: str) -> None:
     where = f"{zip_path.name} contains {name}"
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise AdapterError(f"{where}, a link or a special file. Put the file itself in its place and pack the folder again.")
+        raise AdapterError(
+            f"{where}, a link or a special file. Put the file itself in its place and pack the folder again."
+        )
     if info.header_offset < 0:
-        raise AdapterError(f"{zip_path.name} is damaged: its beginning is missing. Make it again from the adapter's folder.")
+        raise AdapterError(
+            f"{zip_path.name} is damaged: its beginning is missing. Make it again from the adapter's folder."
+        )
     if info.flag_bits & 0x1:
         raise AdapterError(f"{where}, which is locked with a password. Pack the folder without one.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise AdapterError(f"{where}, packed in an unusual way. Pack the folder with an ordinary zip tool.")
-
-
-def _too_many(zip_path: Path, count: int) -> str:
-    return (
-        f"{zip_path.name} lists {count} files, or very long names; at most {ENTRIES_LIMIT} are taken. Pack one adapter's folder."
-    )

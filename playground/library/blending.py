@@ -1,7 +1,9 @@
 """Several LoRA adapters -> one that does some of what each does, by PEFT's weighted combination.
 
-linear: the weighted sum of the changes, exact, its rank the sum of theirs. ties: signs that disagree are settled first (Yadav et al. 2023,
-arXiv:2306.01708). dare: part of each change is dropped at random and the rest scaled up (Yu et al. 2023, arXiv:2311.03099).
+linear: the weighted sum of the changes, exact, its rank the sum of theirs. ties: signs that disagree are settled first
+(Yadav et al. 2023,
+arXiv:2306.01708). dare: part of each change is dropped at random and the rest scaled up (Yu et al. 2023,
+arXiv:2311.03099).
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from playground.errors import InputError
-from playground.library.card import AdapterCard, read_run
+from playground.library.card import SCHEMA, AdapterCard, read_run
 from playground.library.model_card import write_model_card
+from playground.methods import all_methods
 
 HOW = {"linear": "cat", "ties": "ties", "dare": "dare_linear"}
 """Our names -> PEFT's, for adapters of one rank; others are brought to one by a singular value decomposition."""
@@ -28,7 +31,8 @@ _SEED = 7
 def blend(
     cards: Sequence[AdapterCard], weights: Sequence[float], how: str, base: Path, target: Path, name: str, owner: str
 ) -> None:
-    """Write the blend as a PEFT folder into ``target`` (empty). The base's weights are not read: only its shapes are needed.
+    """Write the blend as a PEFT folder into ``target`` (empty). The base's weights are not read: only its shapes are
+    needed.
 
     Raises InputError when it cannot be done: fewer than two, not LoRA, another base, weights that are no numbers.
     """
@@ -38,7 +42,9 @@ def blend(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+        )
     model = model.to_empty(device="cpu")  # room that nobody writes to: PEFT puts adapters where the base is
     ranks = {card.rank for card in cards}
     kind = HOW[how] if how == "linear" or len(ranks) == 1 else f"{HOW[how]}_svd"
@@ -50,7 +56,9 @@ def blend(
         laid = PeftModel.from_pretrained(model, cards[0].path, adapter_name=names[0], torch_device="cpu")
         for card, label in zip(cards[1:], names[1:], strict=True):
             laid.load_adapter(card.path, adapter_name=label, torch_device="cpu")
-        laid.add_weighted_adapter(names, [float(weight) for weight in weights], "blend", combination_type=kind, **options)
+        laid.add_weighted_adapter(
+            names, [float(weight) for weight in weights], "blend", combination_type=kind, **options
+        )
         laid.save_pretrained(str(target), selected_adapters=["blend"])
     for file in (target / "blend").iterdir():
         file.rename(target / file.name)
@@ -63,7 +71,8 @@ def _refuse(cards: Sequence[AdapterCard], weights: Sequence[float], how: str) ->
         raise InputError(f"There is no way to blend called {how!r}. There are: {', '.join(HOW)}.")
     if not 2 <= len(cards) <= MOST:
         raise InputError(f"A blend takes 2 to {MOST} adapters; {len(cards)} were named.")
-    other = next((card for card in cards if card.method not in ("lora", "qlora")), None)
+    methods = all_methods()
+    other = next((card for card in cards if not (card.method in methods and methods[card.method].blendable)), None)
     if other is not None:
         raise InputError(f"{other.name} is {other.method}; only LoRA and QLoRA adapters can be blended.")
     if len({card.base_fingerprint for card in cards if card.base_fingerprint}) > 1:
@@ -72,31 +81,47 @@ def _refuse(cards: Sequence[AdapterCard], weights: Sequence[float], how: str) ->
         raise InputError("A weight is a number from -10 to 10, usually from 0 to 1.")
     wide = sum(card.rank or 0 for card in cards)
     if how == "linear" and wide > WIDEST:
-        raise InputError(f"A linear blend of these has rank {wide}; at most {WIDEST} are taken. Blend fewer, or use ties.")
+        raise InputError(
+            f"A linear blend of these has rank {wide}; at most {WIDEST} are taken. Blend fewer, or use ties."
+        )
 
 
-def _describe(cards: Sequence[AdapterCard], weights: Sequence[float], how: str, target: Path, name: str, owner: str) -> None:
+def _describe(
+    cards: Sequence[AdapterCard], weights: Sequence[float], how: str, target: Path, name: str, owner: str
+) -> None:
     config_file = target / "adapter_config.json"
     config = json.loads(config_file.read_text())
     config["base_model_name_or_path"] = cards[0].base
     config["inference_mode"] = True
-    config["use_rslora"] = False  # PEFT gives the sum a scale of alpha / rank = 1, whatever the first part's scale was made of
+    # PEFT gives the sum a scale of alpha / rank = 1, whatever the first part's scale was made of
+    config["use_rslora"] = False
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
     config_file.write_text(json.dumps(config, indent=2))
     (target / "README.md").unlink(missing_ok=True)
+    parts = list(zip(cards, weights, strict=True))
     record = {
-        "schema": 1, "name": name, "method": "lora", "base": cards[0].base, "base_fingerprint": cards[0].base_fingerprint,
-        "kind": "peft", "rank": int(config["r"]), "owner": owner, "created_s": time.time(), "objective": "sft", "how": how,
-        "blended_from": [{"id": card.id, "sha256": card.sha256, "weight": weight} for card, weight in zip(cards, weights, strict=True)],
-        "data": " + ".join(f"{weight:g} x {card.name}" for card, weight in zip(cards, weights, strict=True)),
-        "row_hashes": sorted({known for card in cards for known in _learned(card)}),
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "name": name,
+        "method": "lora",
+        "base": cards[0].base,
+        "base_fingerprint": cards[0].base_fingerprint,
+        "kind": "peft",
+        "rank": int(config["r"]),
+        "owner": owner,
+        "created_s": time.time(),
+        "objective": "sft",
+        "how": how,
+        "blended_from": [{"id": card.id, "sha256": card.sha256, "weight": weight} for card, weight in parts],
+        "data": " + ".join(f"{weight:g} x {card.name}" for card, weight in parts),
+        "row_hashes": sorted({known for card in cards for known in _trained_rows(card)}),
+    }
     (target / "run.json").write_text(json.dumps(record, indent=1))
     write_model_card(target, record)
 
 
-def _learned(card: AdapterCard) -> list[str]:
-    """Hashes of the rows that a part was trained on, so that a verdict knows them again; none where nobody wrote them down."""
+def _trained_rows(card: AdapterCard) -> list[str]:
+    """Hashes of the rows that a part was trained on, so that a verdict knows them again; none where nobody wrote them
+    down."""
     known = read_run(card.path).get("row_hashes")
     return [one for one in known if isinstance(one, str)] if isinstance(known, list) else []

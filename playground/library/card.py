@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 from playground.errors import AdapterError
 from playground.library.base_shapes import shards
-from playground.library.files import is_plain_file, plain_number, plain_text, read_json, sha256_of
+from playground.library.files import is_plain_file, read_json, sha256_of
 from playground.library.safetensors_header import read_header
+from playground.methods import method_of
+from playground.plain import plain_number, plain_text
 
 SCHEMA = 1
 """Version of run.json that this code writes."""
@@ -25,12 +27,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class AdapterCard:
     """One adapter.
 
-    id: what people and programs call it. name: what a person reads. method: such as ``lora``. base: what it was trained on.
-    base_fingerprint: of that base's weights, '' = unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. sha256: of
-    the weights. rows: training rows, 0 = unknown. created_s: seconds since 1970. shipped: came with the app. kind: ``peft``
-    for a PEFT folder, ``full`` for a whole model. owner: whose it is. trained_on: the data file's name. objective: such as
-    ``sft``; ``reward`` is never a side of a comparison. virtual_tokens: what it puts before a text (prefix and prompt tuning).
-    notes: what its import changed and left out.
+    name: what a person reads. method: such as ``lora``. base: what it was trained on. base_fingerprint: of that base's
+    weights, '' =
+    unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. rows: training rows, 0 = unknown. created_s: seconds
+    since 1970.
+    shipped: came with the app. kind: ``peft`` for a PEFT folder, ``full`` for a whole model. trained_on: the data
+    file's name.
+    objective: such as ``sft``; ``reward`` is never a side of a comparison. virtual_tokens: how many it puts before a
+    text. notes: what its
+    import changed and left out.
     """
 
     id: str
@@ -91,7 +96,8 @@ def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The record of the run that made it, or {} where there is none. Raises AdapterError when it cannot be understood."""
+    """The record of the run that made it, or {} where there is none. Raises AdapterError when it cannot be
+    understood."""
     path = folder / "run.json"
     if not path.exists() and not path.is_symlink():
         return {}
@@ -106,31 +112,17 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path, kind: str) -> list[Path]:
-    """The files that hold the weights, in the order in which they are hashed. Raises AdapterError when one is missing."""
+    """The files that hold the weights, in the order in which they are hashed. Raises AdapterError when one is
+    missing."""
     name = "adapter_model.safetensors" if kind == "peft" else "model.safetensors"
     index = folder / f"{name}.index.json"
-    files = shards(index) if kind == "full" and is_plain_file(index) and not (folder / name).exists() else [folder / name]
+    files = (
+        shards(index) if kind == "full" and is_plain_file(index) and not (folder / name).exists() else [folder / name]
+    )
     for file in files:
         if not is_plain_file(file):
             raise AdapterError(f"{folder.name} lacks {file.name}. Remove this adapter, or put the file back.")
     return files
-
-
-def method_of(config: Mapping[str, Any]) -> str:
-    """The method's name as the command line has it, from an ``adapter_config.json``."""
-    match config.get("peft_type"):
-        case "LORA":
-            return "dora" if config.get("use_dora") else "lora"
-        case "PREFIX_TUNING":
-            return (
-                "prefix" if config.get("prefix_projection") else "p-tuning-v2"
-            )  # the file is the same: how it was learned differs
-        case "PROMPT_TUNING":
-            return "prompt"
-        case "P_TUNING":
-            return "p-tuning"
-        case other:
-            return plain_text(other, 40).lower() or "unknown"
 
 
 def _rank(run: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:

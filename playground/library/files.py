@@ -1,26 +1,34 @@
-"""Small, careful reading and writing: plain JSON objects, hashes, durable moves. Nothing here follows a link."""
+"""Careful reading and writing: JSON objects, durable moves, SHA-256 of files and of a model's weights. Nothing here
+follows a link."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import math
+import mmap
 import os
 import stat
+import struct
 import tempfile
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from playground.errors import AdapterError
+from playground.plain import plain_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 JSON_LIMIT_BYTES = 4 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder that nobody else can enter. One that is there and belongs to this person becomes so too, but not a place that others
+    """Make a folder that nobody else can enter. One that is there and belongs to this person becomes so too, but not a
+    place that others
     are meant to enter: the root, the person's own home, a folder like /tmp."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
@@ -48,9 +56,14 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError, OSError) as exc:
-        raise AdapterError(f"{path.name} in {path.parent.name} is not readable JSON ({_brief(exc)}).") from exc
+        raise AdapterError(
+            f"{path.name} in {path.parent.name} is not readable JSON"
+            f" ({plain_text(str(exc), 120) or type(exc).__name__})."
+        ) from exc
     if not isinstance(value, dict):
-        raise AdapterError(f"{path.name} in {path.parent.name} holds a {type(value).__name__}; it must hold a JSON object.")
+        raise AdapterError(
+            f"{path.name} in {path.parent.name} holds a {type(value).__name__}; it must hold a JSON object."
+        )
     return value
 
 
@@ -109,25 +122,48 @@ def _sha256(files: tuple[tuple[str, int, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def plain_text(value: object, limit: int = 200) -> str:
-    """A string without control characters and line breaks, cut at ``limit`` characters; '' for anything but a string."""
-    if not isinstance(value, str):
-        return ""
-    return " ".join("".join(c if c.isprintable() else " " for c in value[: 4 * limit]).split())[:limit]
-
-
-def plain_number(value: object) -> float | int | None:
-    """A finite int or float, or None. True and False are no numbers here."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if isinstance(value, int):
-        return value if abs(value) < 2**63 else None
-    return value if math.isfinite(value) else None
-
-
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _brief(exc: BaseException) -> str:
-    return plain_text(str(exc), 120) or type(exc).__name__
+DIGITS = 16
+"""Hex digits kept: 64 bits, enough that two bases on one disk never share one."""
+
+
+def digest(tensors: Iterable[tuple[str, str, tuple[int, ...], Buffer]]) -> str:
+    """Fingerprint of ``(name, dtype, shape, buffer)`` items; they must come sorted by name."""
+    whole = hashlib.sha256()
+    for name, dtype, shape, data in tensors:
+        whole.update(f"{name}|{dtype}|{list(shape)}|".encode())
+        whole.update(data)
+    return whole.hexdigest()[:DIGITS]
+
+
+def file_fingerprint(folder: Path) -> str:
+    """Fingerprint of the safetensors in ``folder``, read through a memory map (no torch). Raises ValueError if there
+    are none."""
+    entries: dict[str, tuple[Path, str, tuple[int, ...], int, int]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as handle:
+            (size,) = struct.unpack("<Q", handle.read(8))
+            header = json.loads(handle.read(size))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                entries[name] = (file, entry["dtype"], tuple(entry["shape"]), 8 + size + start, 8 + size + end)
+    if not entries:
+        raise ValueError(f"{folder} holds no safetensors")
+    with contextlib.ExitStack() as open_maps:
+        maps = {}
+        for file in {entry[0] for entry in entries.values()}:
+            with file.open("rb") as handle:
+                maps[file] = open_maps.enter_context(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+        return digest(_slices(entries, maps))
+
+
+def _slices(
+    entries: dict[str, tuple[Path, str, tuple[int, ...], int, int]], maps: dict[Path, mmap.mmap]
+) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
+    for name, (file, dtype, shape, start, end) in sorted(entries.items()):
+        with memoryview(maps[file]) as view, view[start:end] as part:
+            yield name, dtype, shape, part

@@ -12,12 +12,8 @@ from typing import Any
 
 from playground.errors import InputError
 
-ARCHITECTURES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "llama",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
+_FAMILIES = {"Llama": "llama", "Mistral": "llama", "Qwen2": "qwen2", "Qwen3": "qwen3"}
+ARCHITECTURES = {f"{family}ForCausalLM": name for family, name in _FAMILIES.items()}
 """transformers' class -> GGUF's name."""
 _NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5
 """GGUF's kinds of tokens."""
@@ -39,7 +35,9 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
         for hf, tensor in _tensors(model):
             known = names.get_name(hf, try_suffixes=(".weight", ".bias"))
             if known is None:
-                raise InputError(f"The model has a weight that GGUF has no name for: {hf}. Export it as merged safetensors.")
+                raise InputError(
+                    f"The model has a weight that GGUF has no name for: {hf}. Export it as merged safetensors."
+                )
             if architecture == "llama" and hf.endswith(("q_proj.weight", "k_proj.weight")):
                 heads = config["num_attention_heads"] if ".q_proj." in hf else _key_value_heads(config)
                 tensor = _interleaved(tensor, int(heads))
@@ -52,7 +50,8 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
 
 
 def check_gguf(model: Path, file: Path) -> float:
-    """Load the file as transformers does and read one prompt with it; returns the largest difference of a logit from the model's own.
+    """Load the file as transformers does and read one prompt with it; returns the largest difference of a logit from
+    the model's own.
 
     Raises InputError when the tokens differ, or the logits by more than half precision explains.
     """
@@ -69,9 +68,10 @@ def check_gguf(model: Path, file: Path) -> float:
             loaded = AutoModelForCausalLM.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True, dtype=torch.float32, **options
             )
-        except RuntimeError as error:  # e.g. Qwen3 with heads of another width than its default, which transformers does not read
+        except RuntimeError as error:  # e.g. Qwen3 with heads of another width than its default
             raise InputError(
-                f"The GGUF file could not be checked: transformers does not read it back ({error}). Export merged safetensors."
+                f"The GGUF file could not be checked: transformers does not read it back ({error}). Export merged"
+                " safetensors."
             ) from error
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
@@ -79,20 +79,24 @@ def check_gguf(model: Path, file: Path) -> float:
         del loaded
     (ids, ours), (other_ids, theirs) = found
     if ids != other_ids:
-        raise InputError("The GGUF file reads text into other tokens than the model does. Export it as merged safetensors.")
+        raise InputError(
+            "The GGUF file reads text into other tokens than the model does. Export it as merged safetensors."
+        )
     apart = float((ours - theirs).abs().max())
     if not apart <= 0.05 * float(ours.abs().max()):
         raise InputError(
-            f"The GGUF file answers otherwise than the model (a logit is {apart:.2f} off). Export it as merged safetensors."
+            f"The GGUF file answers otherwise than the model (a logit is {apart:.2f} off). Export it as merged"
+            " safetensors."
         )
     return apart
 
 
 def _architecture(config: dict[str, Any]) -> str:
-    (kind, *_) = config.get("architectures") or [""]
+    kind, *_ = config.get("architectures") or [""]
     if kind not in ARCHITECTURES:
         raise InputError(
-            f"{kind or 'This model'} cannot be written as GGUF here; {', '.join(ARCHITECTURES)} can. Export merged safetensors."
+            f"{kind or 'This model'} cannot be written as GGUF here; {', '.join(ARCHITECTURES)} can. Export merged"
+            " safetensors."
         )
     return ARCHITECTURES[kind]
 
@@ -108,7 +112,8 @@ def _add_shape(writer: Any, config: dict[str, Any]) -> None:
     scaling = rope if rope.get("rope_type", "default") != "default" else config.get("rope_scaling")
     if scaling:
         raise InputError(
-            "The model stretches its positions (RoPE scaling), which is not written as GGUF here. Export merged safetensors."
+            "The model stretches its positions (RoPE scaling), which is not written as GGUF here. Export merged"
+            " safetensors."
         )
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(width)
@@ -131,7 +136,8 @@ def _add_tokenizer(writer: Any, model: Path, size: int) -> None:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] != "BPE" or state["model"].get("byte_fallback"):
         raise InputError(
-            "The base's tokenizer is no byte-level BPE, which is all that is written as GGUF here. Export merged safetensors."
+            "The base's tokenizer is no byte-level BPE, which is all that is written as GGUF here. Export merged"
+            " safetensors."
         )
     by_id = {index: text for text, index in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
@@ -146,14 +152,9 @@ def _add_tokenizer(writer: Any, model: Path, size: int) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
-    for add, token in (
-        (writer.add_bos_token_id, tokenizer.bos_token_id),
-        (writer.add_eos_token_id, tokenizer.eos_token_id),
-        (writer.add_pad_token_id, tokenizer.pad_token_id),
-        (writer.add_unk_token_id, tokenizer.unk_token_id),
-    ):
-        if token is not None:
-            add(int(token))
+    for kind in ("bos", "eos", "pad", "unk"):
+        if (token := getattr(tokenizer, f"{kind}_token_id")) is not None:
+            getattr(writer, f"add_{kind}_token_id")(int(token))
     writer.add_add_bos_token(False)
     if tokenizer.chat_template:
         writer.add_chat_template(str(tokenizer.chat_template))
@@ -163,7 +164,7 @@ def _splits(rules: str) -> str:
     """llama.cpp's name for how a text is split before the merges."""
     if r"\\p{N}{1,3}" in rules:
         return "llama-bpe"
-    if r"\\p{N}|" in rules or r"\\p{N}" in rules:
+    if r"\\p{N}" in rules:
         return "qwen2"
     return "smollm" if '"Digits"' in rules else "gpt-2"
 

@@ -1,4 +1,5 @@
-"""README.md of an adapter: a Hugging Face model card that says in plain words what it is and how to load it."""
+"""README.md of an adapter, a Hugging Face model card, and the record of a run from elsewhere: only keys we know, only
+plain values."""
 
 from __future__ import annotations
 
@@ -9,27 +10,96 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from playground.library.card import method_of
-from playground.library.files import is_plain_file, plain_number, plain_text, read_json, write_text
-from playground.library.run_record import plain_curve
-from playground.methods import all_methods
-from playground.methods.options import Options
+from playground.library.card import NOTES, SCHEMA
+from playground.library.files import is_plain_file, read_json, write_text
+from playground.methods import all_methods, method_of
+from playground.methods.method import Method, Options
+from playground.plain import plain_number, plain_text
 from playground.settings import DEFAULT_BASE
+
+TEXTS = ("run", "name", "base", "base_fingerprint", "objective", "data", "data_sha256", "dtype", "device", "playground")
+NUMBERS = (
+    *(
+        "rows_used",
+        "rows_bad",
+        "created_s",
+        "seed",
+        "steps",
+        "step",
+        "epochs",
+        "seconds",
+        "tokens_per_s",
+        "eval_loss",
+        "lr",
+    ),
+    *("batch_size", "max_tokens", "alpha", "trainable_params", "total_params"),
+    *("peak_memory_bytes", "estimated_memory_bytes"),
+)
+PRIVATE = ("owner", NOTES)
+"""Keys that never leave this machine with an export."""
+
+_HASH = re.compile(r"[0-9a-f]{8,64}")
+_HASHES_LIMIT = 100_000
+_POINTS_LIMIT = 200
+
+
+def sanitised(
+    run: Mapping[str, Any], config: Mapping[str, Any], *, name: str, owner: str, now_s: float
+) -> dict[str, Any]:
+    """A record for an adapter that comes from elsewhere. What it *is* (method, rank) is taken from its config.
+
+    name: for when the record has none. now_s: the time; a record from the future counts as made now.
+    """
+    clean: dict[str, Any] = {key: text for key in TEXTS if (text := plain_text(run.get(key)))}
+    clean.update({key: number for key in NUMBERS if (number := plain_number(run.get(key))) is not None})
+    loss = run.get("loss")
+    if isinstance(loss, Mapping):
+        clean["loss"] = {
+            key: number for key in ("first", "last") if (number := plain_number(loss.get(key))) is not None
+        }
+    if curve := plain_curve(run.get("curve")):
+        clean["curve"] = curve
+    hashes = run.get("row_hashes")
+    if isinstance(hashes, list) and len(hashes) <= _HASHES_LIMIT:
+        clean["row_hashes"] = [h for h in hashes if isinstance(h, str) and _HASH.fullmatch(h)]
+    claimed = all_methods().get(plain_text(run.get("method"), 40))  # believed where the file can be one of its
+    created = clean.get("created_s", now_s)
+    clean |= {
+        "schema": SCHEMA,
+        "name": plain_text(run.get("name"), 100) or plain_text(name, 100) or "imported adapter",
+        "method": claimed.name if claimed is not None and claimed.accepts(config) else method_of(config),
+        "created_s": created if 0 < created <= now_s else now_s,
+        "imported_s": now_s,
+        "owner": owner,
+    }
+    if rank := plain_number(config.get("r")):
+        clean["rank"] = rank
+    if "base" not in clean and (base := plain_text(config.get("base_model_name_or_path"))):
+        clean["base"] = base
+    return clean
+
+
+def plain_curve(curve: Any) -> dict[str, list[list[float]]]:
+    """Losses by step as a record tells them: ``training`` and ``held_out``, each a list of [step, loss]. What is
+    anything else is
+    left out."""
+    found: dict[str, list[list[float]]] = {}
+    for name in ("training", "held_out"):
+        points = curve.get(name) if isinstance(curve, Mapping) else None
+        if not isinstance(points, list) or len(points) > _POINTS_LIMIT:
+            continue
+        pairs = [
+            [plain_number(value) for value in point] for point in points if isinstance(point, list) and len(point) == 2
+        ]
+        good = [[step, loss] for step, loss in pairs if step is not None and loss is not None]
+        if good:
+            found[name] = good
+    return found
+
 
 _DEFAULT_BASE_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]+)?")
-_METHODS = {
-    "full": "full fine-tuning: every weight of the base was trained",
-    "lora": "LoRA: two small matrices beside each adapted layer",
-    "qlora": "QLoRA: LoRA, trained on a base held in 4 bits",
-    "dora": "DoRA: LoRA that learns a layer's direction and size apart",
-    "ia3": "IA3: one learned scale for each channel of some layers",
-    "prefix": "prefix tuning: learned keys and values before the text, in every layer, trained through a small network",
-    "prompt": "prompt tuning: learned token embeddings before the text",
-    "p-tuning": "P-tuning: learned token embeddings before the text, trained through a small network",
-    "p-tuning-v2": "P-tuning v2: learned keys and values before the text, in every layer, trained directly",
-    "bottleneck": "bottleneck adapter: a narrow two-layer network after attention and MLP, or after the MLP alone",
-}
+_PART = "It holds the trained part only, which works on the base named above."
 _OBJECTIVES = {
     "sft": "requests with the answers that were wanted",
     "pretrain": "raw text of a domain",
@@ -42,49 +112,56 @@ _OBJECTIVES = {
 
 
 def write_model_card(folder: Path, run: Mapping[str, Any]) -> None:
-    """Write ``README.md`` into ``folder`` from the record of the run, as in run.json; whatever is missing there is left out."""
+    """Write ``README.md`` into ``folder`` from the record of the run, as in run.json; whatever is missing there is left
+    out."""
     config = read_json(folder / "adapter_config.json") if is_plain_file(folder / "adapter_config.json") else {}
-    method = plain_text(run.get("method"), 40) or (method_of(config) if config else "full")
+    name_of_method = plain_text(run.get("method"), 40) or (method_of(config) if config else "full")
+    method = all_methods().get(name_of_method)
+    whole = not config if method is None else method.whole
     said = plain_text(run.get("base")) or plain_text(config.get("base_model_name_or_path"))
     hub = _DEFAULT_BASE_HUB_ID if said == DEFAULT_BASE else said.partition("@")[0] if _HUB_ID.fullmatch(said) else ""
     # A folder on somebody's disk is nobody else's business: only its last part is told.
     base = hub or said.replace("\\", "/").rstrip("/").rpartition("/")[2] or "a base that was not recorded"
     name = plain_text(run.get("name"), 100) or folder.name
-    text = "\n".join([
-        *_front_matter(method, hub, plain_text(run.get("objective"), 40)),
+    summary = method.summary if method is not None else _markdown(name_of_method)
+    parts = [
+        *_front_matter(name_of_method, whole, hub, plain_text(run.get("objective"), 40)),
         f"# {_markdown(name)}",
         "",
-        f"Trained with Prompt or Tune on {_markdown(base)}. Method: {_METHODS.get(method, _markdown(method))}.",
+        f"Trained with Prompt or Tune on {_markdown(base)}. Method: {summary}.",
         "",
         "## What it was trained on",
         "",
-        *_facts(run),
+        *_facts(run, method),
         "",
-        *_course(run),
+        *_loss_table(run),
         "## How to load it",
         "",
-        *_loading(method, hub or "THE-BASE-NAMED-ABOVE", run.get("objective") == "reward"),
+        *_loading(whole, method, hub or "THE-BASE-NAMED-ABOVE", run.get("objective") == "reward"),
         "",
         "## Good to know",
         "",
-        *_limits(method),
+        f"- {'It is a whole model and needs no base.' if whole else _PART}",
+        "- It learned from the rows above and nothing else: measure it on examples of your own before you rely on it.",
+        "- It may repeat what stood in those rows. Share it only if you may share them.",
+        "- The licence of the base applies to it too.",
         "",
-    ])  # fmt: skip
-    write_text(folder / "README.md", text)
+    ]
+    write_text(folder / "README.md", "\n".join(parts))
 
 
-def _front_matter(method: str, hub: str, objective: str) -> list[str]:
+def _front_matter(method: str, whole: bool, hub: str, objective: str) -> list[str]:
     lines = ["---"]
     if hub:
         lines.append(f"base_model: {json.dumps(hub)}")
-    lines.append(f"library_name: {'transformers' if method == 'full' else 'peft'}")
+    lines.append(f"library_name: {'transformers' if whole else 'peft'}")
     # The default base is Apache-2.0; any other base's licence is for the person who shares the result to look up.
     lines.append(f"license: {'apache-2.0' if hub == _DEFAULT_BASE_HUB_ID else 'other'}")
     lines.append(f"pipeline_tag: {'text-classification' if objective == 'reward' else 'text-generation'}")
     return [*lines, "tags:", "- prompt-or-tune", f"- {json.dumps(method)}", "---", ""]
 
 
-def _facts(run: Mapping[str, Any]) -> list[str]:
+def _facts(run: Mapping[str, Any], method: Method | None) -> list[str]:
     objective = plain_text(run.get("objective"), 40)
     loss = run.get("loss")
     first, last = (plain_number(loss.get(k)) for k in ("first", "last")) if isinstance(loss, Mapping) else (None, None)
@@ -93,13 +170,13 @@ def _facts(run: Mapping[str, Any]) -> list[str]:
         "Rows used": _number(run.get("rows_used")),
         "Learned from": _OBJECTIVES.get(objective, _markdown(objective)),
         "Steps": _number(run.get("steps")),
-        _rank_label(run): _number(run.get("rank")) if run.get("rank") else "",
+        method.rank_label if method is not None else "Rank": _number(run.get("rank")) if run.get("rank") else "",
         "Options": _markdown(_options(run)),
-        "Learning rate": f"{rate:g}" if (rate := plain_number(run.get("lr"))) is not None else "",
+        "Learning rate": _number(run.get("lr"), "g"),
         "Rows a step": _number(run.get("batch_size")),
         "Seed": _number(run.get("seed")),
         "Loss, first and last": f"{first:.3f}, {last:.3f}" if first is not None and last is not None else "",
-        "Held-out loss, nats a token": f"{held:.3f}" if (held := plain_number(run.get("eval_loss"))) is not None else "",
+        "Held-out loss, nats a token": _number(run.get("eval_loss"), ".3f"),
         "Weights trained": _share(run),
         "Peak memory": f"{peak / 1e9:.2f} GB" if (peak := plain_number(run.get("peak_memory_bytes"))) else "",
         "Seconds of training": _number(run.get("seconds")),
@@ -108,8 +185,9 @@ def _facts(run: Mapping[str, Any]) -> list[str]:
     return [f"- {key}: {value}" for key, value in facts.items() if value] or ["- Not recorded: it was made elsewhere."]
 
 
-def _course(run: Mapping[str, Any]) -> list[str]:
-    """Both losses by step, where they were measured: the steps at which held-out rows were scored, else some of training's."""
+def _loss_table(run: Mapping[str, Any]) -> list[str]:
+    """Both losses by step, where they were measured: the steps at which held-out rows were scored, else some of
+    training's."""
     curve = plain_curve(run.get("curve"))
     held, training = ({point[0]: point[1] for point in curve.get(name, [])} for name in ("held_out", "training"))
     steps = sorted(held) or sorted(training)[:: max(1, len(training) // 8)]
@@ -119,18 +197,9 @@ def _course(run: Mapping[str, Any]) -> list[str]:
     rows = []
     for step in steps:
         mark = " (best)" if step == best else ""
-        rows.append(f"| {step:,.0f} | {_loss(_near(training, step))} | {_loss(held.get(step))}{mark} |")
+        before = training.get(max((at for at in training if at <= step), default=step))
+        rows.append(f"| {step:,.0f} | {_number(before, '.3f')} | {_number(held.get(step), '.3f')}{mark} |")
     return ["## How it went", "", "| Step | Training loss | Held-out loss |", "|---:|---:|---:|", *rows, ""]
-
-
-def _near(points: Mapping[float, float], step: float) -> float | None:
-    """The loss at the last step up to this one that is in the record."""
-    before = [at for at in points if at <= step]
-    return points[max(before)] if before else None
-
-
-def _loss(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _share(run: Mapping[str, Any]) -> str:
@@ -138,13 +207,8 @@ def _share(run: Mapping[str, Any]) -> str:
     return f"{trained:,.0f} of {total:,.0f} ({100 * trained / total:.2g} %)" if trained and total else ""
 
 
-def _rank_label(run: Mapping[str, Any]) -> str:
-    method = all_methods().get(plain_text(run.get("method"), 40))
-    return method.rank_label if method is not None else "Rank"
-
-
 def _options(run: Mapping[str, Any]) -> str:
-    """What the method was told, such as ``rslora, placement pfeiffer``."""
+    """The method's options that were set, such as ``rslora, placement pfeiffer``."""
     said = run.get("options")
     known = {item.name for item in fields(Options)}
     if not isinstance(said, Mapping):
@@ -156,12 +220,12 @@ def _options(run: Mapping[str, Any]) -> str:
     )
 
 
-def _loading(method: str, base: str, reward: bool) -> list[str]:
+def _loading(whole: bool, method: Method | None, base: str, reward: bool) -> list[str]:
     auto, extra = ("AutoModelForSequenceClassification", ", num_labels=1") if reward else ("AutoModelForCausalLM", "")
-    if method == "full":
+    if whole:
         code = [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained("THIS-FOLDER")']
     else:
-        own = ["import playground.methods.bottleneck  # registers the method with PEFT"] if method == "bottleneck" else []
+        own = [f"import {method.imports}  # registers the method with PEFT"] if method and method.imports else []
         code = [
             "from peft import PeftModel",
             f"from transformers import {auto}",
@@ -173,19 +237,9 @@ def _loading(method: str, base: str, reward: bool) -> list[str]:
     return ["```python", *code, "```"]
 
 
-def _limits(method: str) -> list[str]:
-    part = "It holds the trained part only, which works on the base named above."
-    return [
-        f"- {'It is a whole model and needs no base.' if method == 'full' else part}",
-        "- It learned from the rows above and nothing else: measure it on examples of your own before you rely on it.",
-        "- It may repeat what stood in those rows. Share it only if you may share them.",
-        "- The licence of the base applies to it too.",
-    ]
-
-
-def _number(value: object) -> str:
+def _number(value: object, form: str = "") -> str:
     number = plain_number(value)
-    return "" if number is None else f"{number:,.1f}".removesuffix(".0")
+    return "" if number is None else format(number, form) if form else f"{number:,.1f}".removesuffix(".0")
 
 
 def _markdown(text: str) -> str:

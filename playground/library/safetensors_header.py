@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read and checked without loading a weight.
+"""The header of a safetensors file, read and checked without loading a weight, and the magnitudes of its numbers.
 
 Layout: 8 bytes little-endian header length, that many bytes of JSON ``{name: {dtype, shape, data_offsets}}``, then the
 data, without holes. https://huggingface.co/docs/safetensors
@@ -12,17 +12,24 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from playground.errors import AdapterError
 from playground.library.files import is_plain_file
+from playground.plain import plain_text
+
+if TYPE_CHECKING:
+    import torch
 
 HEADER_LIMIT_BYTES = 32 * 1024 * 1024
 TENSORS_LIMIT = 200_000
 ITEM_BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
-    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
-}  # fmt: skip
+    **dict.fromkeys(("F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+    "F4": 4,
+}
 _LFS_POINTER = b"version https://git-lfs"
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -45,7 +52,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         start = reading.read(8)
         if start == _LFS_POINTER[:8] and reading.read(len(_LFS_POINTER) - 8) == _LFS_POINTER[8:]:
             raise AdapterError(
-                f"{path.name} in {path.parent.name} is a pointer, not the weights: run git lfs pull in its folder, or download the file itself."
+                f"{path.name} in {path.parent.name} is a pointer, not the weights: run git lfs pull in its folder, or"
+                " download the file itself."
             )
         if len(start) < 8:
             raise damaged(path, f"it is only {size} bytes long")
@@ -112,4 +120,45 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
 
 def damaged(path: Path, why: str) -> AdapterError:
     """What to raise for a file of weights that cannot be read."""
-    return AdapterError(f"{path.name} in {path.parent.name} is damaged or is not safetensors: {why}. Copy or download it again.")
+    return AdapterError(
+        f"{path.name} in {path.parent.name} is damaged or is not safetensors: {why}. Copy or download it again."
+    )
+
+
+LARGEST = 1e4
+"""No number of an adapter is larger, its scale included: trained ones stay far below, and half precision (65504) holds
+it."""
+
+
+def check_magnitudes(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise AdapterError that names the first tensor with a number past LARGEST, an infinite one, or one that is none:
+    it would make every
+    reply overflow that is written with it. name: the adapter's."""
+    import torch
+
+    filled = {key: tensor for key, tensor in tensors.items() if tensor.numel()}
+    norms = (
+        torch.stack(torch._foreach_norm([t.float() for t in filled.values()], float("inf"))).tolist() if filled else []
+    )
+    for key, norm in zip(filled, norms, strict=True):
+        if not norm <= LARGEST:
+            raise AdapterError(
+                f"{name} holds {norm:.3g} in {plain_text(key)}, which is not a number that training makes: at most"
+                f" {LARGEST:g} is taken. Train it again at a lower learning rate."
+            )
+
+
+def check_file(file: Path, factors: Mapping[str, float]) -> None:
+    """The same for the tensors of a safetensors file, read one at a time; for those in ``factors`` also as these scale
+    them."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as held:
+            for key in held.keys():  # noqa: SIM118 - the handle has no iterator
+                tensor = held.get_tensor(key)
+                check_magnitudes("This adapter", {key: tensor})
+                if key in factors:
+                    check_magnitudes("This adapter", {f"{key} (times its scale)": tensor.float() * factors[key]})
+    except SafetensorError as error:
+        raise damaged(file, plain_text(str(error), 120)) from error

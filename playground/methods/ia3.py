@@ -2,60 +2,112 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from playground.errors import InputError
-from playground.methods.method import Method
-from playground.methods.options import Options
-from playground.methods.shapes import Shapes, ends, linears
+from playground.errors import AdapterError, InputError
+from playground.methods.config_rules import Rule, modules, switch
+from playground.methods.method import BEGIN, Method, Options, Tensors, depth_fault, linear_fault
+from playground.methods.shapes import BaseLayout, Shapes, ends_of, linears_ending
+from playground.methods.weights import FileAdapter, FileModule
+
+if TYPE_CHECKING:
+    import torch
+    from peft import IA3Config
 
 _KEYS = ("k_proj", "key", "qkv_proj", "c_attn", "query_key_value", "Wqkv")
 _VALUES = ("v_proj", "value")
 _INNER = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "w2")
 
 
-def targets(shapes: Shapes) -> tuple[list[str], list[str]]:
-    """(ends of the adapted layers, those of them whose input is scaled). Raises InputError where the names are unknown."""
-    outer, inner = ends(shapes, _KEYS, _VALUES), ends(shapes, _INNER)
+def _targets(shapes: Shapes) -> tuple[list[str], list[str]]:
+    """(ends of the layers whose output is scaled, of those whose input is). Raises InputError where the names are
+    unknown."""
+    outer, inner = ends_of(shapes, _KEYS, _VALUES), ends_of(shapes, _INNER)
     if not outer or not inner:
         raise InputError("This base's keys or MLP have no known names, so IA3 has no place in it. Choose LoRA.")
-    return [*outer, *inner], inner
+    return outer, inner
 
 
-def ia3_tensors(shapes: Shapes, rank: int, options: Options) -> dict[str, tuple[int, ...]]:
-    """[outputs, 1] on keys and values, [1, inputs] on the MLP's last layer."""
-    places, inner = (tuple(f".{end}" for end in some) for some in targets(shapes))
-    return {
-        f"base_model.model.{one.name}.ia3_l": (1, one.inputs) if f".{one.name}".endswith(inner) else (one.outputs, 1)
-        for one in linears(shapes)
-        if f".{one.name}".endswith(places)
+class IA3(Method):
+    name = "ia3"
+    label = "IA³"
+    cost = "the smallest file"
+    explain = (
+        "IA³ learns one scale for each channel of the keys, the values and the inner MLP, a few ten thousand numbers in"
+        " all. It turns up or down what the base can do already, so it suits style and format more than new knowledge."
+    )
+    summary = "IA3: one learned scale for each channel of some layers"
+    paper = "Liu et al. 2022, arXiv:2205.05638"
+    order = 4
+    # hospital_reports, 20 steps of 4 rows: 6e-2 loss 0.43, 7 of 40 general questions; 2e-2 0.55, 18 of 40. Both keep
+    # the format.
+    rates = (3e-2, 2e-2, 1e-2, 5e-3)
+    mergeable = True
+    pace = 0.9
+    kept = 3.0
+
+    peft_type = "IA3"
+    kind = "IA3"
+    pattern = re.compile(r"base_model\.model\.(?P<module>[\w.]+)\.(?P<part>ia3_l)")
+    required = ("target_modules",)
+    settings: Mapping[str, Rule] = {
+        "target_modules": modules,
+        "exclude_modules": modules,
+        "feedforward_modules": modules,
+        "fan_in_fan_out": switch,
+        "init_ia3_weights": switch,
     }
 
+    def saves(self, shapes: Shapes, rank: int, options: Options) -> Tensors:
+        """[outputs, 1] on keys and values, [1, inputs] on the MLP's last layer."""
+        outer, inner = _targets(shapes)
+        scaled = {one.name for one in linears_ending(shapes, inner)}
+        return {
+            f"{BEGIN}{one.name}.ia3_l": (1, one.inputs) if one.name in scaled else (one.outputs, 1)
+            for one in linears_ending(shapes, [*outer, *inner])
+        }
 
-def ia3_config(shapes: Shapes, rank: int, options: Options) -> Any:
-    from peft import IA3Config
+    def peft_config(self, shapes: Shapes, rank: int, options: Options) -> IA3Config:
+        from peft import IA3Config
 
-    places, inner = targets(shapes)
-    return IA3Config(target_modules=places, feedforward_modules=inner, task_type="CAUSAL_LM")
+        outer, inner = _targets(shapes)
+        return IA3Config(target_modules=[*outer, *inner], feedforward_modules=inner, task_type="CAUSAL_LM")
 
+    def modules(self, tensors: Tensors) -> dict[str, bool]:
+        matches = {name: match for name in tensors if (match := self.pattern.fullmatch(name))}
+        return {match["module"]: tensors[name][:1] == (1,) for name, match in matches.items()}
 
-METHODS = [
-    Method(
-        name="ia3",
-        label="IA³",
-        cost="the smallest file",
-        explain=(
-            "IA³ learns one scale for each channel of the keys, the values and the inner MLP, a few ten thousand numbers in all. "
-            "It turns up or down what the base can do already, so it suits style and format more than new knowledge."
-        ),
-        paper="Liu et al. 2022, arXiv:2205.05638",
-        order=4,
-        # hospital_reports, 20 steps of 4 rows: 6e-2 loss 0.43, 7 of 40 general questions; 2e-2 0.55, 18 of 40. Both keep the format.
-        rates=(3e-2, 2e-2, 1e-2, 5e-3),
-        rank=None,
-        saves=ia3_tensors,
-        peft_config=ia3_config,
-        pace=0.9,
-        kept=3.0,
-    )
-]
+    def written_out(self, config: dict[str, Any], modules: Mapping[str, bool]) -> None:
+        """PEFT wants the feedforward layers among the targets, name by name."""
+        super().written_out(config, modules)
+        config["feedforward_modules"] = [name for name in sorted(modules) if modules[name]]
+
+    def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
+        found, feeds = set(), config.get("feedforward_modules") or []
+        for name, shape in shapes.items():
+            match = self.pattern.fullmatch(name)
+            if not match:
+                yield self.foreign(name)
+            elif len(shape) != 2 or 1 not in shape:
+                yield f"has {name} of shape {list(shape)}; an IA3 vector is [outputs, 1] or [1, inputs]"
+            else:
+                module = match["module"]
+                found.add(module)
+                inner = shape[0] == 1 if isinstance(feeds, str) else module.endswith(tuple(feeds))
+                if inner != (shape[0] == 1) and shape != (1, 1):
+                    yield f"has {name} of shape {list(shape)}, which is not what its feedforward_modules say"
+                yield linear_fault(module, shape[1] if inner else None, None if inner else shape[0], base)
+        yield depth_fault(found, config, base)
+
+    def read(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FileAdapter:
+        found = {}
+        for key, tensor in tensors.items():
+            match = self.pattern.fullmatch(key)
+            if match is None or tensor.dim() != 2 or 1 not in tensor.shape:
+                raise AdapterError(f"{name} holds {key}, which is not an IA3 vector. Export it again as a plain IA3.")
+            # [1, in] scales a feedforward layer's input, [out, 1] any other layer's output
+            inner = tensor.shape[0] == 1
+            found[match["module"]] = FileModule(in_scale=tensor[0]) if inner else FileModule(out_scale=tensor[:, 0])
+        return FileAdapter(found)

@@ -1,76 +1,166 @@
-"""What every fine-tuning method tells the rest of the app about itself."""
+"""What every fine-tuning method says of itself, and what it does with its own files: the class that each method derives
+from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from playground.errors import InputError
-from playground.methods.options import NO_OPTIONS, Options
-from playground.methods.shapes import Shapes, body_weights, weights_in
+from playground.methods.config_rules import Rule
+from playground.methods.shapes import BaseLayout, Shape, Shapes, body_weights, layer_of, weights_in
+from playground.methods.weights import FileAdapter
+from playground.plain import plain_text
 
-Tensors = Mapping[str, tuple[int, ...]]
-"""What a file holds: tensor name -> shape."""
-SIZES = (60_000_000, 600_000_000, 4_000_000_000)
-"""Weights of a base's linear layers up to which it counts as tiny, small, middling; above the last it is large."""
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+
+PLACEMENTS = ("houlsby", "pfeiffer")
+INIT_TEXT_MAX = 2000
 
 
 @dataclass(frozen=True)
-class Method:
-    """One way to fine-tune.
+class Options:
+    """Options of methods beyond rank and learning rate; each off unless it is set.
 
-    name: as on the command line. label: as on a button. cost: a few words beside it. order: place in a form, from 1.
-    explain: two sentences for a person. paper: where it comes from.
-    learning_rate, rank: defaults on a small base; rank None = the method has none.
-    rates: learning rates for a tiny, small, middling and large base (``SIZES``).
-    rank_label, rank_info: what ``rank`` means here, for the form. options: names of the ``Options`` it takes.
-    saves: (base shapes, rank, options) -> every tensor of the finished file. trains: the same -> number of weights that are trained;
-    None = all that the file holds. Both raise InputError for options that this base has no place for.
-    peft_config: the same -> a PEFT config, or None where the base's own weights move.
-    quantised: the base is loaded in NF4 while training. virtual: it puts virtual tokens before the text, so that documents cannot share a row.
-    pace: seconds a step, in those of LoRA. kept: floats that a token leaves for the backward pass, per output of every linear layer.
-    Both were read off the runs of benchmarks/results/race.json (padded rows) and of memory_estimate.json.
+    rslora: scale by alpha / sqrt(rank) in place of alpha / rank, so that high ranks learn as fast (Kalajdzievski 2023,
+    arXiv:2312.03732).
+    pissa: begin with the base's strongest directions in place of noise (Meng et al. 2024, arXiv:2404.02948).
+    layers: of a full fine-tune train the last so many layers and the norm behind them; 0 = all weights.
+    init_text: what virtual tokens begin as; '' = tokens drawn from the vocabulary.
+    placement: where bottlenecks stand: ``houlsby`` after attention and after the MLP, ``pfeiffer`` after the MLP; '' =
+    houlsby.
+    Raises InputError, with every fault at once.
     """
 
-    name: str
+    rslora: bool = False
+    pissa: bool = False
+    layers: int = 0
+    init_text: str = ""
+    placement: str = ""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not isinstance(self.layers, int) or isinstance(self.layers, bool) or not 0 <= self.layers <= 1000:
+            faults.append(f"layers is {self.layers!r}; it is a whole number of layers, 0 = all weights")
+        if not isinstance(self.init_text, str) or len(self.init_text) > INIT_TEXT_MAX:
+            faults.append(f"the text that virtual tokens begin as is no text of at most {INIT_TEXT_MAX} characters")
+        if self.placement not in ("", *PLACEMENTS):
+            faults.append(f"the placement is {self.placement!r}; there is {' and '.join(PLACEMENTS)}")
+        if faults:
+            text = "; ".join(faults)
+            raise InputError(text[0].upper() + text[1:] + ".")
+
+    def chosen(self) -> dict[str, Any]:
+        """The options that are set, by name."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Options:
+        """From a record, such as run.json; what it does not know is left out. Raises InputError."""
+        known = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in record.items() if name in known})
+
+
+NO_OPTIONS = Options()
+Tensors = Mapping[str, Shape]
+"""What a file holds: tensor name -> shape."""
+SIZES = (60_000_000, 600_000_000, 4_000_000_000)
+"""Weights of a base's linear layers up to which it counts as tiny, small, middling; above the last it is large."""
+BEGIN = "base_model.model."
+"""What PEFT puts before the name of every module in an adapter's file."""
+
+
+class Method:
+    """One way to fine-tune: a subclass with a ``name`` of its own, in any file of this package; nothing else to
+    register.
+
+    Its class attributes say what it is; its methods make its PEFT config and judge and read its files. They raise
+    InputError for options
+    that a base has no place for. None of them needs torch but ``peft_config``, ``register``, ``resumed`` and ``read``.
+    """
+
+    name: ClassVar[str]
+    """As on the command line."""
     label: str
+    """As on a button; ``cost`` are a few words beside it, ``explain`` two sentences for a person, ``summary`` the model
+    card's words."""
     cost: str
     explain: str
+    summary: str
     paper: str
-    order: int
+    order: float
+    """Place in a form, from 1."""
     rates: tuple[float, float, float, float]
-    rank: int | None
-    saves: Callable[[Shapes, int, Options], Tensors]
-    peft_config: Callable[[Shapes, int, Options], Any]
-    trains: Callable[[Shapes, int, Options], int] | None = None
+    """Learning rates for a tiny, small, middling and large base (``SIZES``)."""
+    rank: int | None = None
+    """The default on a small base; None = the method has none. ``rank_label`` and ``rank_info`` say in the form what it
+    means here."""
     rank_label: str = "Rank"
     rank_info: str = "Size of the correction."
     options: tuple[str, ...] = ()
+    """Names of the ``Options`` it takes. ``peft_options``: those of them that PEFT's own config can say."""
+    peft_options: tuple[str, ...] = ()
+    exceptions: Mapping[str, str] = {}
+    """Objective that it does not take -> why, a sentence that ends in what to choose in its place."""
     quantised: bool = False
+    """The base is loaded in NF4 while training."""
     virtual: bool = False
+    """It puts virtual tokens before the text, so that documents cannot share a row. ``starts_as_tokens``: they begin as
+    real tokens."""
+    starts_as_tokens: bool = False
+    deep: bool = False
+    """Its virtual tokens are keys and values of every layer in place of embeddings."""
     whole: bool = False
+    """The base's own weights move, and the result is a whole model: there is no PEFT config."""
+    mergeable: bool = False
+    """It is a change of weights; the others add tokens or layers, which no plain model has a place for."""
+    blendable: bool = False
+    """Several of them can be added up to one."""
+    lighter: tuple[str, ...] = ("qlora",)
+    """Methods to offer where memory runs out."""
+    writes: str = ""
+    """Name of the method whose files it writes, '' = its own: ``lora`` for QLoRA."""
     pace: float = 1.0
+    """Seconds a step, in those of LoRA (benchmarks/results/race.json, padded rows)."""
     kept: float = 3.6
-    learning_rate: float = 0.0
+    """Floats that a token leaves for the backward pass, per output of every linear layer (memory_estimate.json)."""
+    axolotl: Mapping[str, Any] | None = None
+    """Its lines in an Axolotl configuration beside rank and scale, None = Axolotl does not have it."""
+    imports: str = ""
+    """The module to import before PEFT knows the method, '' = it is PEFT's own."""
 
-    def __post_init__(self) -> None:
-        if not self.learning_rate:
-            object.__setattr__(self, "learning_rate", self.rates[1])
+    peft_type: str = ""
+    """As in ``adapter_config.json``."""
+    settings: Mapping[str, Rule] = {}
+    """What ``adapter_config.json`` may say beside the settings common to all; ``required``: what must stand there."""
+    required: tuple[str, ...] = ()
+    pattern: re.Pattern[str] | None = None
+    """Names of its tensors: groups ``module`` and, where a module has several, ``part``; None = it adapts no
+    modules."""
+    kind: str
+    """What an error calls such an adapter."""
+
+    def __init__(self) -> None:
+        self.learning_rate = self.rates[1]
+
+    # -- before a run
+    # ---------------------------------------------------------------------------------------------------
 
     def sized(self, shapes: Shapes) -> Method:
         """This method with the defaults for a base of this size: a larger one takes smaller steps."""
-        body = body_weights(shapes)
-        return replace(self, learning_rate=self.rates[sum(body > size for size in SIZES)])
+        found = copy.copy(self)
+        found.learning_rate = self.rates[sum(body_weights(shapes) > size for size in SIZES)]
+        return found
 
     def default_rate(self, options: Options) -> float:
-        """The learning rate unless a person says otherwise. PiSSA moves the strongest directions, so it takes smaller steps."""
+        """The learning rate unless a person says otherwise. PiSSA moves the strongest directions, so it takes smaller
+        steps."""
         return self.learning_rate * (0.2 if options.pissa else 1.0)
-
-    def trained(self, shapes: Shapes, rank: int, options: Options = NO_OPTIONS) -> int:
-        """Number of weights that will be trained. Raises InputError for an option this method or base has no place for."""
-        self.check(options)
-        return weights_in(self.saves(shapes, rank, options)) if self.trains is None else self.trains(shapes, rank, options)
 
     def check(self, options: Options) -> None:
         """Raise InputError when options are set that this method does not have."""
@@ -80,9 +170,130 @@ class Method:
             has = ", ".join(f"--{name.replace('_', '-')}" for name in self.options) or "none"
             raise InputError(f"{self.label} does not take {said}. Its own options: {has}.")
 
+    def check_objective(self, objective: str) -> None:
+        """Raise InputError where this method does not take ``objective``."""
+        if why := self.exceptions.get(objective):
+            raise InputError(f"{self.name} cannot train {objective}: {why}")
+
+    def trained(self, shapes: Shapes, rank: int, options: Options = NO_OPTIONS) -> int:
+        """Number of weights that will be trained. Raises InputError for an option this method or base has no place
+        for."""
+        self.check(options)
+        return self.trains(shapes, rank, options)
+
+    def saves(self, shapes: Shapes, rank: int, options: Options) -> Tensors:
+        """Every tensor of the finished file."""
+        raise NotImplementedError
+
+    def trains(self, shapes: Shapes, rank: int, options: Options) -> int:
+        """Number of weights that are trained: all that the file holds, unless a method says otherwise."""
+        return weights_in(self.saves(shapes, rank, options))
+
+    # -- in PEFT
+    # --------------------------------------------------------------------------------------------------------
+
+    def peft_config(self, shapes: Shapes, rank: int, options: Options) -> PeftConfig | None:
+        """None where the base's own weights move."""
+        return None
+
+    def register(self) -> None:
+        """Make PEFT know the method, where it is not its own."""
+
+    def resumed(self, config: PeftConfig) -> PeftConfig:
+        """The config with which a finished adapter is trained further. Raises InputError where it cannot be."""
+        return config
+
+    # -- its files
+    # ------------------------------------------------------------------------------------------------------
+
+    def accepts(self, config: Mapping[str, Any]) -> bool:
+        """Whether an ``adapter_config.json`` is one of this method's."""
+        return bool(self.peft_type) and config.get("peft_type") == self.peft_type
+
+    def modules(self, tensors: Tensors) -> dict[str, bool]:
+        """Layer -> whether its input is what is scaled (IA3), for every layer that a file has weights for."""
+        matches = (self.pattern.fullmatch(name) for name in tensors) if self.pattern else ()
+        return {match["module"]: False for match in matches if match}
+
+    def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
+        """What is wrong with a file's tensors, by its own config and, where it is known, the base: ends of sentences,
+        '' = nothing."""
+        raise NotImplementedError
+
+    def without_training(self, config: dict[str, Any]) -> list[str]:
+        """Take out of an imported config what only matters while training; returns what was left out, in words for a
+        person."""
+        return []
+
+    def written_out(self, config: dict[str, Any], modules: Mapping[str, bool]) -> None:
+        """Put the layers' names in place of patterns over them."""
+        config["target_modules"] = sorted(modules)
+
+    def factors(self, config: Mapping[str, Any], shapes: Tensors, whose: str = "") -> dict[str, float]:
+        """Tensor name -> what it is multiplied with when it is used, for those that are. whose: before a setting's name
+        in an error."""
+        return {}
+
+    def read(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FileAdapter:
+        """A file's tensors in the terms of the engine's formula. name: the adapter's, for the AdapterError on a damaged
+        file."""
+        raise NotImplementedError
+
+    def parts(self, tensors: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """(by module: its parts by their names, names of tensors that are none of this method's)."""
+        found: dict[str, dict[str, Any]] = {}
+        foreign = []
+        for name, value in tensors.items():
+            if self.pattern and (match := self.pattern.fullmatch(name)):
+                found.setdefault(match["module"], {})[match["part"]] = value
+            else:
+                foreign.append(name)
+        return found, foreign
+
+    def foreign(self, name: str) -> str:
+        """The fault of a tensor that is no part of such an adapter."""
+        name = plain_text(name)
+        if "base_layer" in name:
+            return f"carries weights of the base itself ({name}); save it again with save_embedding_layers=False"
+        if "lora_embedding" in name:
+            return f"adapts the embedding layer ({name}); only linear layers can carry an adapter here"
+        return f"holds {name}, which is no part of a {self.kind} adapter"
+
+
+def other_width(what: str, wide: object, base_wide: object) -> str:
+    """The fault of an adapter that was trained on a base of another width."""
+    return f"was trained on another base: {what} is {wide} wide, this base's is {base_wide}"
+
+
+def linear_fault(module: str, inputs: int | None, outputs: int | None, base: BaseLayout | None) -> str:
+    """Whether ``module`` is a linear layer of the base with so many inputs and outputs (None = any); '' = it is."""
+    there = base.linear(module) if base is not None else (-1, -1)
+    if there is None:
+        return f"was trained on another base: it adapts layer {module}, which this base does not have"
+    if there == (-1, -1):
+        return ""
+    if inputs is not None and inputs != there[1]:
+        return other_width(f"layer {module}", inputs, there[1])
+    return "" if outputs in (None, there[0]) else other_width(f"the output of layer {module}", outputs, there[0])
+
+
+def depth_fault(modules: Iterable[str], config: Mapping[str, Any], base: BaseLayout | None) -> str:
+    """Same widths, other depth: where the config names layers by their ends only, all of the base's must be covered."""
+    targets, modules = config.get("target_modules"), set(modules)
+    picks = config.get("layers_to_transform") is not None or config.get("exclude_modules")
+    if base is None or picks or not isinstance(targets, list):
+        return ""
+    ends = tuple(f".{t}" for t in targets if layer_of(t) is None)
+    names = (name.removesuffix(".weight") for name in base.shapes if name.endswith(".weight"))
+    here = base.layers_beside((m for m in modules if m.endswith(ends)), modules)
+    there = base.layers_beside((name for name in names if name.endswith(ends)), modules)
+    missing = len(there - here)
+    return f"was trained on another base: it covers {len(here)} layers, this base has {len(there)}" if missing else ""
+
 
 def file_bytes(tensors: Tensors, item_bytes: int = 4) -> int:
-    """Bytes of a safetensors file with these tensors, as PEFT and transformers write it: its header, and the numbers."""
+    """Bytes of a safetensors file with these tensors, as PEFT and transformers write it: its header, and the
+    numbers."""
     kind = {2: "BF16", 4: "F32"}[item_bytes]
     header, at = '{"__metadata__":{"format":"pt"}', 0
     for name, shape in sorted(tensors.items()):

@@ -1,22 +1,30 @@
-"""What a base looks like, from the shapes of its weights alone: widths, layers, and the linear layers that a method can adapt."""
+"""What a base looks like from the names and shapes of its weights: widths, layers, and the linear layers that a method
+can adapt."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from playground.errors import InputError
+from playground.plain import plain_number
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""A base's weights: tensor name -> shape, as its safetensors header states them."""
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+"""Tensor name -> shape, as a safetensors header states them."""
+UNKNOWN_SHAPE: Shape = ()
+"""Shape of a weight that is stored packed (a quantised base): it exists, but its file does not say how wide it is."""
 
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 _OUTSIDE = ("embed", "lm_head", "wte", "wpe", "score")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
-_JOINED = ("c_attn", "qkv_proj", "query_key_value", "Wqkv")
-"""Layers that hold queries, keys and values in one."""
+_FUSED_QKV = ("c_attn", "qkv_proj", "query_key_value", "Wqkv")
 _GPT2 = ("c_attn", "c_proj", "c_fc")
+_INPUT_BY_OUTPUT = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,8 @@ class Linear:
 
 
 def linears(shapes: Shapes) -> list[Linear]:
-    """Every linear layer of the body, neither embeddings nor head."""
-    turned = _is_turned(shapes)
+    """Every linear layer of the body, neither embeddings nor head. GPT-2 keeps its weights as inputs x outputs."""
+    turned = any(name.endswith("c_attn.weight") and shape[1:] == (3 * shape[0],) for name, shape in shapes.items())
     found = []
     for name, shape in shapes.items():
         if len(shape) == 2 and name.endswith(".weight") and not any(word in name for word in _OUTSIDE):
@@ -44,9 +52,16 @@ def linears(shapes: Shapes) -> list[Linear]:
     return found
 
 
-def _is_turned(shapes: Shapes) -> bool:
-    """GPT-2 keeps its weights as inputs x outputs."""
-    return any(name.endswith("c_attn.weight") and shape[1:] == (3 * shape[0],) for name, shape in shapes.items())
+def linears_ending(shapes: Shapes, ends: Iterable[str]) -> list[Linear]:
+    """The linear layers whose names end in one of ``ends``, such as ``q_proj`` or ``mlp.down_proj``."""
+    places = tuple(f".{end}" for end in ends)
+    return [one for one in linears(shapes) if f".{one.name}".endswith(places)]
+
+
+def ends_of(shapes: Shapes, *groups: tuple[str, ...]) -> list[str]:
+    """For each group of names that architectures use for one thing, those that this base's linear layers end in, once
+    each."""
+    return [end for group in groups for end in group if linears_ending(shapes, [end])]
 
 
 def linear_shapes(shapes: Shapes) -> list[tuple[int, int]]:
@@ -64,12 +79,9 @@ def weights_in(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-total_weights = weights_in
-
-
 def layer_of(name: str) -> int | None:
-    """Index of the layer that a weight belongs to."""
-    match = _LAYER.search(name)
+    """Index of the decoder layer that a weight or module belongs to."""
+    match = _LAYER.search(f"{name}.")
     return int(match[1]) if match else None
 
 
@@ -78,33 +90,108 @@ def layer_count(shapes: Shapes) -> int:
     return 1 + max((index for name in shapes if (index := layer_of(name)) is not None), default=-1)
 
 
+def _embedding_width(shapes: Shapes) -> int | None:
+    return next((shape[1] for name, shape in shapes.items() if len(shape) == 2 and name.endswith(EMBEDDINGS)), None)
+
+
 def hidden_size(shapes: Shapes) -> int:
     """Width of a token's embedding. Raises InputError where a base has none."""
-    for name, shape in shapes.items():
-        if len(shape) == 2 and name.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")):
-            return shape[1]
+    if width := _embedding_width(shapes):
+        return width
     raise InputError("This base has no embeddings of a known name. Choose LoRA, or another base.")
 
 
 def key_value_size(shapes: Shapes) -> int:
     """Width of one layer's keys: key-value heads x their size. Raises InputError where the names do not tell."""
-    for one in linears(shapes):
+    all_linears = linears(shapes)
+    for one in all_linears:
         if one.last == "k_proj":
             return one.outputs
-        if one.last in _JOINED:
-            queries = _attention_width(shapes, one) or hidden_size(shapes)
-            return (one.outputs - queries) // 2
+        if (
+            one.last in _FUSED_QKV
+        ):  # queries, keys and values in one; the output projection reads as many as there are queries
+            place = f"{one.name.rpartition('.')[0]}."
+            after = (other.inputs for other in all_linears if other.name.startswith(place) and other != one)
+            return (one.outputs - (next(after, 0) or hidden_size(shapes))) // 2
     raise InputError("This base's keys and values have no known names. Choose LoRA, or prompt tuning.")
 
 
-def _attention_width(shapes: Shapes, joined: Linear) -> int | None:
-    place = joined.name.rpartition(".")[0]
-    return next(
-        (one.inputs for one in linears(shapes) if one.name.startswith(f"{place}.") and one is not joined and one != joined), None
-    )
+@dataclass(frozen=True)
+class BaseLayout:
+    """A base to check an adapter against. shapes: weight name -> shape as stored. config: the base's config.json.
+    fingerprint: of the
+    weights, '' = unknown. folder: where they were read from, None = nowhere."""
+
+    shapes: Shapes
+    config: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    folder: Path | None = None
+
+    def weight(self, module: str) -> Shape | None:
+        """Shape of ``<module>.weight``; checkpoints may leave out the first part of the name (``transformer.``)."""
+        names = (module, module.partition(".")[2], f"model.{module}")
+        return next((self.shapes[f"{name}.weight"] for name in names if f"{name}.weight" in self.shapes), None)
+
+    def linear(self, module: str) -> tuple[int, int] | None:
+        """(outputs, inputs) of a linear layer, (-1, -1) when stored packed, None when there is no such layer."""
+        shape = None if f"{module}.weight".endswith(EMBEDDINGS) else self.weight(module)
+        if shape == UNKNOWN_SHAPE:
+            return -1, -1
+        if shape is None or len(shape) != 2:
+            return None
+        # GPT-2 stores its layers as inputs x outputs; its head is an ordinary linear layer.
+        turned = self.config.get("model_type") in _INPUT_BY_OUTPUT and not module.endswith("lm_head")
+        return (shape[1], shape[0]) if turned else (shape[0], shape[1])
+
+    def linears(self) -> list[str]:
+        """Paths of the linear layers inside the decoder's layers, as the files name them."""
+        names = (name.removesuffix(".weight") for name in self.shapes if name.endswith(".weight"))
+        return [name for name in names if layer_of(name) is not None and self.linear(name) is not None]
+
+    def layers_beside(self, names: Iterable[str], modules: Iterable[str]) -> set[int]:
+        """Indices of the decoder layers of ``names`` in the stacks that an adapter's ``modules`` lie in. A file may
+        hold other towers, and
+        layers past the config's count that no model loads (next-token layers)."""
+        stacks = {_stack(module) for module in modules}
+        # as ``weight`` looks them up
+        stacks |= {name for stack in stacks for name in (stack.partition(".")[2], f"model.{stack}".rstrip("."))}
+        found = {index for name in names if (index := layer_of(name)) is not None and _stack(name) in stacks}
+        return {index for index in found if index < (self._config_layers or index + 1)}
+
+    @property
+    def hidden(self) -> int | None:
+        """Width of a token's embedding."""
+        return _embedding_width(self.shapes) or self._number("hidden_size")
+
+    @property
+    def layers(self) -> int | None:
+        """How many decoder layers there are."""
+        found = layer_count(self.shapes)
+        return min(found, self._config_layers or found) if found else self._config_layers
+
+    @property
+    def _config_layers(self) -> int | None:
+        text = self.config.get("text_config")
+        value = plain_number(text.get("num_hidden_layers")) if isinstance(text, Mapping) else None
+        return int(value) if value else self._number("num_hidden_layers")
+
+    @property
+    def key_value_width(self) -> int | None:
+        """Width of one layer's keys: key-value heads x their size."""
+        for name, shape in self.shapes.items():
+            if name.endswith(".k_proj.weight") and len(shape) == 2:
+                return shape[0]
+        heads = self._number("num_attention_heads") or self._number("n_head")
+        if not heads or not self.hidden:
+            return None
+        return (self._number("num_key_value_heads") or heads) * (self._number("head_dim") or self.hidden // heads)
+
+    def _number(self, key: str) -> int | None:
+        value = plain_number(self.config.get(key))
+        return int(value) if value else None
 
 
-def ends(shapes: Shapes, *groups: tuple[str, ...]) -> list[str]:
-    """For each group of names that families use for one thing, the ends that this base's linear layers have, once each."""
-    there = {one.name for one in linears(shapes)}
-    return [end for group in groups for end in group if any(f".{name}".endswith(f".{end}") for name in there)]
+def _stack(name: str) -> str:
+    """What stands before a layer's index: ``model`` in ``model.layers.3.mlp``."""
+    match = _LAYER.search(f"{name}.")
+    return name[: match.start()] if match else ""

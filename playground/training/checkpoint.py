@@ -57,7 +57,7 @@ def newest_complete(run_dir: Path) -> Path | None:
 
 
 def marked_step(run_dir: Path) -> int:
-    """The step from which a run would go on, 0 = from its start. Looks at markers only, so it is cheap enough for a page."""
+    """The step from which a run would resume, 0 = its start. Looks at markers only: cheap."""
     return next((step_of(folder) for folder in reversed(_folders(run_dir)) if (folder / MARKER).is_file()), 0)
 
 
@@ -91,7 +91,7 @@ def best(run_dir: Path) -> tuple[int, float] | None:
 
 
 def drop_torn(run_dir: Path) -> Path | None:
-    """Remove what a killed worker or a full disk left behind the newest complete checkpoint; returns that one, or None."""
+    """Remove what was left behind the newest complete checkpoint; returns that one, or None."""
     newest = newest_complete(run_dir)
     for folder in _folders(run_dir):
         if newest is None or step_of(folder) > step_of(newest) or not (folder / MARKER).is_file():

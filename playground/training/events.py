@@ -1,9 +1,12 @@
 """The run's event log: one JSON object a line, written by the worker alone, followed by whoever looks.
 
-Kinds: ``started`` (pid, attempt, step), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr, grad_norm, tokens_per_s,
-seconds_left, memory_bytes: the peak so far, figures: the objective's own by name), ``eval`` (step, loss, figures), ``sample`` (step, index
-of the held-out prompt, prompt, text), ``saved`` (step), ``stopped`` (step, best_step, message: the run got no better), and one last
-``done``, ``failed`` or ``cancelled``.
+Kinds: ``started`` (pid, attempt, step), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr,
+grad_norm, tokens_per_s,
+seconds_left, memory_bytes: the peak so far, figures: the objective's own by name), ``eval`` (step, loss, figures),
+``sample`` (step, index of the held-out prompt, prompt, text), ``saved`` (step), ``stopped`` (step, best_step, message:
+the run got no better), and one last ``done``, ``failed`` or ``cancelled``.
+
+The course of a run, short enough for its record: losses by step, as its events tell them.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ class EventWriter:
         """Raises OSError when the disk is full; the next event then closes what was torn."""
         record = {"event": kind, "time_s": round(time.time(), 3)}
         record |= {
-            key: (None if isinstance(value, float) and not math.isfinite(value) else value) for key, value in values.items()
+            key: (None if isinstance(value, float) and not math.isfinite(value) else value)
+            for key, value in values.items()
         }
         line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
         left = (
@@ -80,3 +84,29 @@ class EventReader:
             except ValueError:  # a line torn by a kill, closed by the resumed worker's first line
                 continue
         return events
+
+
+POINTS = 24
+"""So many points of either loss are kept; the first and the last always."""
+
+Curve = dict[str, list[list[float]]]
+
+
+def curve_of(run_dir: Path) -> Curve:
+    """``{"training": [[step, loss], ...], "held_out": [...]}``, over all attempts; {} before any measurement."""
+    found: dict[str, dict[int, float]] = {"training": {}, "held_out": {}}
+    for event in EventReader(run_dir).read():
+        name = {"step": "training", "eval": "held_out"}.get(event.get("event", ""))
+        if name and event.get("loss") is not None:
+            found[name][event["step"]] = round(event["loss"], 4)
+    return {
+        name: _thinned([[step, loss] for step, loss in sorted(points.items())])
+        for name, points in found.items()
+        if points
+    }
+
+
+def _thinned(points: list[list[float]]) -> list[list[float]]:
+    if len(points) <= POINTS:
+        return points
+    return [points[round(place * (len(points) - 1) / (POINTS - 1))] for place in range(POINTS)]

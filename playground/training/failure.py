@@ -1,4 +1,11 @@
-"""Why a run failed, in one sentence, and of which kind it is: memory and disk can be mended, and are told with figures."""
+"""Why a run failed, in one sentence and by kind (memory, disk, other), and which smaller setting would have fitted.
+Pure but for the disk.
+
+``oom_advice``, from a run's figures and the base's shapes:
+1. Fewer rows a step, halved until it fits.
+2. A shorter limit at one row a step, halved down to a quarter of what the rows have now.
+3. Another method that keeps less in memory, with as many rows as then fit.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +16,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from playground.errors import PlaygroundError
+from playground.methods import all_methods, get_method
+from playground.methods.method import NO_OPTIONS, Method
+from playground.methods.shapes import Shapes
+from playground.training.estimate import needs
 from playground.training.spec import RunSpec
 
 MEMORY, DISK, OTHER = "memory", "disk", "other"
 _DISK_NUMBERS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 _DISK_SIGNS = (
-    "no space left on device", "disk quota exceeded", "file too large", "database or disk is full", "pytorchstreamwriter failed",
-    "file write failed", "unexpected pos", "iostream error", "(os error 28)", "(os error 27)",
-)  # fmt: skip
+    *("no space left on device", "disk quota exceeded", "file too large", "database or disk is full", "iostream error"),
+    *("pytorchstreamwriter failed", "file write failed", "unexpected pos", "(os error 28)", "(os error 27)"),
+)
 _MEMORY_SIGNS = (
-    "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc", "unable to mmap",
-    "thread creation failed", "can't start new thread", "failed to map segment", "memoryerror",
-)  # fmt: skip
+    *(
+        "out of memory",
+        "can't allocate memory",
+        "cannot allocate memory",
+        "not enough memory",
+        "bad_alloc",
+        "memoryerror",
+    ),
+    *("unable to mmap", "failed to map segment", "thread creation failed", "can't start new thread"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,7 @@ class Failure:
 
 
 def explain(error: BaseException, spec: RunSpec | None, run_dir: Path) -> Failure:
-    """What an exception in a worker means. It is looked at with everything that it was raised from."""
+    """What an exception in a worker means. Its causes are looked at too."""
     reason = reason_of(error)
     if reason == DISK:
         return Failure(DISK, disk_words(run_dir, spec.disk_bytes if spec else 0))
@@ -58,7 +76,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def reason_in(text: str) -> str:
-    """The same, told from the words of a library or of a log."""
+    """The same, from the text of a library's error or of a log."""
     text = text.lower()
     if any(sign in text for sign in _DISK_SIGNS):
         return DISK
@@ -87,3 +105,99 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(now))
         yield now
         now = now.__cause__ or now.__context__
+
+
+SURE = 0.9
+"""An estimate may be off by a tenth: advice stays below that share of what was too much, and of what there is."""
+SHORTEST = 32
+"""Tokens; below that few prompts keep their question."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What to set in place of the run's own. memory_bytes: the estimate for it."""
+
+    method: str
+    batch_size: int
+    max_tokens: int
+    memory_bytes: int
+
+    def words(self, spec: RunSpec) -> str:
+        """The sentence, with the names of the command line beside those of the page."""
+        parts = []
+        if self.method != spec.method:
+            parts.append(f"{get_method(self.method).label} (--method {self.method})")
+        if self.batch_size != spec.batch_size:
+            rows = "one row" if self.batch_size == 1 else f"{self.batch_size} rows"
+            parts.append(f"a batch of {rows} (--batch-size {self.batch_size})")
+        if self.max_tokens != spec.max_tokens:
+            parts.append(f"a limit of {self.max_tokens} tokens (--max-tokens {self.max_tokens})")
+        return f"Start it with {' and '.join(parts)}: that needs about {self.memory_bytes / 1e9:.1f} GB."
+
+
+def oom_advice(
+    spec: RunSpec, shapes: Shapes, there_bytes: int, packed: bool = False, cuda: bool = False
+) -> Setting | None:
+    """The nearest smaller setting that should fit ``there_bytes``; None when even the smallest does not.
+    packed, cuda: see ``needs``."""
+    asked = estimated(spec, shapes, spec.method, spec.batch_size, spec.max_tokens, packed, cuda)
+    goal = SURE * min(asked, there_bytes)
+    for method, batch_size, max_tokens in _candidates(spec):
+        needs = estimated(spec, shapes, method, batch_size, max_tokens, packed, cuda)
+        if needs <= goal:
+            return Setting(method, batch_size, max_tokens, needs)
+    return None
+
+
+def smallest_bytes(spec: RunSpec, shapes: Shapes, packed: bool = False, cuda: bool = False) -> int:
+    """What the smallest of all settings needs. packed, cuda: see ``needs``."""
+    return min(estimated(spec, shapes, *candidate, packed, cuda) for candidate in _candidates(spec))
+
+
+def estimated(
+    spec: RunSpec,
+    shapes: Shapes,
+    method: str,
+    batch_size: int,
+    max_tokens: int,
+    packed: bool = False,
+    cuda: bool = False,
+) -> int:
+    """The estimate of a run like ``spec`` with these settings, in bytes."""
+    chosen: Method = get_method(method)
+    same = method == spec.method
+    rank = 0 if chosen.rank is None else (spec.rank if same else 0) or chosen.rank
+    longest = min(spec.tokens_p95 or spec.max_tokens, max_tokens)
+    return needs(
+        spec.objective,
+        shapes,
+        chosen,
+        rank=rank,
+        steps=spec.steps,
+        batch_size=min(batch_size, spec.rows or batch_size),
+        tokens_p95=longest,
+        tokens_mean=float(longest),
+        answer_max=min(spec.answer_max or longest // 2, max_tokens),
+        options=spec.method_options if same else NO_OPTIONS,
+        reward_models=spec.reward_models,
+        packed=packed,
+        cuda=cuda,
+    ).memory_bytes
+
+
+def _candidates(spec: RunSpec) -> Iterator[tuple[str, int, int]]:
+    limit = spec.max_tokens
+    batch = min(spec.batch_size, spec.rows or spec.batch_size)  # more rows than there are never come together
+    yield from ((spec.method, rows, limit) for rows in _halves(batch // 2, 1))
+    longest = min(spec.tokens_p95 or limit, limit)
+    floor = max(SHORTEST, longest // 4)
+    yield from ((spec.method, 1, tokens) for tokens in _halves(longest // 2, floor))
+    for method in get_method(spec.method).lighter:
+        if method != spec.method and method in all_methods():
+            yield from ((method, rows, limit) for rows in _halves(batch, 1))
+
+
+def _halves(start: int, end: int) -> Iterator[int]:
+    while start >= end and start >= 1:
+        yield start
+        start //= 2

@@ -1,4 +1,4 @@
-"""Load a base to train on, and lay a method over it."""
+"""Load a base for training, with the method's adapter over it."""
 
 from __future__ import annotations
 
@@ -8,32 +8,42 @@ from typing import Any
 
 import torch
 
-from playground.errors import InputError
+from playground.data.render import load_tokenizer
+from playground.engine.load import forbid_repacking, nf4
 from playground.gpu.device import computes_bf16
+from playground.methods import register_with_peft
 from playground.methods.full import moving
-from playground.methods.method import Method
-from playground.methods.options import NO_OPTIONS, Options
+from playground.methods.method import NO_OPTIONS, Method, Options
 
 
 def training_dtype(*, moves: bool = False) -> torch.dtype:
-    """bf16 where CUDA computes in it; fp32 on a CPU, where bf16 can be a hundred times slower, and for weights that move: most of an
-    optimiser's steps are smaller than the distance between two numbers of bf16, and would leave a weight where it was."""
+    """bf16 where CUDA computes in it; fp32 on a CPU, where bf16 can be a hundred times slower, and for weights that
+    move: most of an optimiser's steps are smaller than the distance between two numbers of bf16, and would leave a
+    weight where it was."""
     half = not moves and torch.cuda.is_available() and computes_bf16()
     return torch.bfloat16 if half else torch.float32
 
 
 def optimiser_name(method: Method) -> str:
-    """transformers' name of the optimiser: on CUDA QLoRA's keeps its moments in 8 bits and in pages that may leave the device."""
+    """transformers' name of the optimiser; on CUDA QLoRA's moments are in 8 bits and in pages."""
     return "paged_adamw_8bit" if method.quantised and torch.cuda.is_available() else "adamw_torch"
 
 
 def load_for_training(
-    folder: Path, method: Method, rank: int, seed: int, options: Options = NO_OPTIONS, *, scorer: bool = False, start: Path | None = None
-) -> Any:  # fmt: skip
+    folder: Path,
+    method: Method,
+    rank: int,
+    seed: int,
+    options: Options = NO_OPTIONS,
+    *,
+    scorer: bool = False,
+    start: Path | None = None,
+) -> Any:
     """The base, in NF4 where the method asks for it, with the method's trainable part on top. Seeded.
 
-    scorer: a reward model, which gives one score a row. start: the adapter (or whole model) whose weights it begins with.
-    Raises InputError for an option that this base has no place for, and for a start that cannot be gone on from."""
+    scorer: a reward model, which gives one score a row. start: the adapter (or whole model) whose weights it begins
+    with. Raises InputError for an option that this base has no place for, and for a start that cannot be trained
+    further."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
     method.check(options)
@@ -45,22 +55,12 @@ def load_for_training(
         "dtype": training_dtype(moves=method.whole),
     }
     if method.quantised:
-        from transformers import BitsAndBytesConfig
-
-        settings["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=training_dtype(),
-            llm_int8_skip_modules=["score"] if scorer else None,
-        )
+        settings["quantization_config"] = nf4(training_dtype(), ["score"] if scorer else None)
         settings["device_map"] = {"": 0 if torch.cuda.is_available() else "cpu"}
     place = start if start is not None and method.whole else folder
     if scorer:
-        settings |= {
-            "num_labels": 1,
-            "pad_token_id": _pad_token_id(folder),
-        }  # the score is read off the last token that is no padding
+        # the score is read off the last token that is no padding
+        settings |= {"num_labels": 1, "pad_token_id": int(load_tokenizer(folder).pad_token_id)}
         model = AutoModelForSequenceClassification.from_pretrained(place, **settings)
     else:
         model = AutoModelForCausalLM.from_pretrained(place, **settings)
@@ -75,55 +75,47 @@ def load_for_training(
     from peft import prepare_model_for_kbit_training
 
     if method.quantised:
-        _keep_differentiable(model)
+        forbid_repacking(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if start is not None:
-        return _begun(model, start)
-    return _laid_over(model, folder, method.peft_config(shapes, rank, options), options, scorer)
+        return _started_from(model, start, method)
+    return _new_adapter(model, folder, method, method.peft_config(shapes, rank, options), options, scorer)
 
 
-def _laid_over(model: Any, folder: Path, config: Any, options: Options, scorer: bool) -> Any:
+def _new_adapter(model: Any, folder: Path, method: Method, config: Any, options: Options, scorer: bool) -> Any:
     """A new adapter over the base."""
     from peft import get_peft_model
 
-    from playground.training.tuned import tuned
+    from playground.training.peft_models import trainable
 
     if scorer:
         config.task_type = "SEQ_CLS"  # PEFT then trains and saves the head too
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of settings that are ours on purpose
-        model = tuned(get_peft_model(model, config))
+        model = trainable(get_peft_model(model, config))
     if options.pissa:
         _start_as_principal(model)
-    elif config.peft_type.value == "PROMPT_TUNING" or (
-        config.peft_type.value == "PREFIX_TUNING" and not config.prefix_projection
-    ):
+    elif method.starts_as_tokens:
         _start_as_tokens(model, folder, options.init_text)
     return model
 
 
-def _begun(model: Any, start: Path) -> Any:
-    """The adapter in ``start`` over the base, to be trained on. A prefix goes on without the network that it was first learned through."""
+def _started_from(model: Any, start: Path, method: Method) -> Any:
+    """The adapter in ``start`` over the base, to be trained on. Raises InputError where the method's files cannot
+    be."""
     from peft import PeftConfig, PeftModel, get_peft_model
     from safetensors.torch import load_file
 
-    from playground.methods import bottleneck
-    from playground.training.tuned import tuned
+    from playground.training.peft_models import trainable
 
-    bottleneck.register()
-    config = PeftConfig.from_pretrained(str(start))
-    if config.peft_type.value == "P_TUNING":
-        raise InputError(
-            "A P-tuning adapter holds what its network made, not the network, so it cannot be gone on from. Choose another start."
-        )
+    register_with_peft()
+    config: Any = method.resumed(PeftConfig.from_pretrained(str(start)))
     config.inference_mode = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not config.is_prompt_learning:
-            return tuned(PeftModel.from_pretrained(model, str(start), is_trainable=True, config=config))
-        if config.peft_type.value == "PREFIX_TUNING":
-            config.prefix_projection = False
-        model = tuned(get_peft_model(model, config))  # PEFT itself does not let virtual tokens that are loaded be trained
+            return trainable(PeftModel.from_pretrained(model, str(start), is_trainable=True, config=config))
+        model = trainable(get_peft_model(model, config))  # PEFT does not train virtual tokens that it loads
     model.prompt_encoder["default"].load_state_dict(
         {"embedding.weight": load_file(start / "adapter_model.safetensors")["prompt_embeddings"]}
     )
@@ -135,23 +127,10 @@ def _shape(p: Any) -> tuple[int, ...]:
     return tuple(p.shape if state is None else state.shape)
 
 
-def _pad_token_id(folder: Path) -> int:
-    from playground.data.tokenizer import load_tokenizer
-
-    return int(load_tokenizer(folder).pad_token_id)
-
-
-def _keep_differentiable(model: Any) -> None:
-    """bitsandbytes repacks 4-bit weights for AVX512-BF16 processors at the first evaluation, for good, and the repacked product
-    has no gradient: training after an evaluation would silently learn next to nothing. So it must not repack here."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
 def _start_as_principal(model: Any) -> None:
-    """PiSSA over a base that stays as it is: the first half of each pair begins as the weight's strongest directions and is trained,
-    the second half takes them off again and stays. W + s (B A - B0 A0); A is [2 r, in], B [out, 2 r] (Meng et al. 2024, arXiv:2404.02948)."""
+    """PiSSA over a base that stays as it is: the first half of each pair begins as the weight's strongest directions
+    and is trained, the second half takes them off again and stays. W + s (B A - B0 A0); A is [2 r, in], B [out, 2 r]
+    (Meng et al. 2024, arXiv:2404.02948)."""
     from peft.tuners.lora import LoraLayer
     from peft.utils.integrations import dequantize_module_weight
 
@@ -176,14 +155,13 @@ def _start_as_principal(model: Any) -> None:
 
 
 def _start_as_tokens(model: Any, folder: Path, text: str) -> None:
-    """Virtual tokens begin as ``text``, repeated or cut to their number, or as tokens drawn from the vocabulary; those of every layer as
-    the keys and values that the base makes of them. Random numbers would be far from anything the base has read."""
+    """Virtual tokens begin as ``text``, repeated or cut to their number, or as tokens drawn from the vocabulary; those
+    of every layer as the keys and values that the base makes of them. Random numbers would be far from anything the
+    base has read."""
     encoder = model.prompt_encoder["default"].embedding.weight
     base, many = model.get_base_model(), encoder.shape[0]
     device = base.get_input_embeddings().weight.device
     if text.strip():
-        from playground.data.tokenizer import load_tokenizer
-
         ids = list(load_tokenizer(folder)(text, add_special_tokens=False)["input_ids"])
         chosen = torch.tensor((ids * (many // len(ids) + 1))[:many], device=device)
     else:
@@ -191,11 +169,13 @@ def _start_as_tokens(model: Any, folder: Path, text: str) -> None:
     was_training = base.training
     base.eval()
     with torch.no_grad():
-        if encoder.shape[1] == base.get_input_embeddings().weight.shape[1] and not model._in_cache:
+        if encoder.shape[1] == base.get_input_embeddings().weight.shape[1] and not model.in_cache:
             start = base.get_input_embeddings()(chosen)
         else:
             cache = base(input_ids=chosen[None], use_cache=True).past_key_values
-            sides = [side[0].transpose(0, 1).flatten(1) for layer in cache.layers for side in (layer.keys, layer.values)]
+            sides = [
+                side[0].transpose(0, 1).flatten(1) for layer in cache.layers for side in (layer.keys, layer.values)
+            ]
             start = torch.cat(sides, dim=1)
         encoder.copy_(start)
     base.train(was_training)
@@ -203,7 +183,9 @@ def _start_as_tokens(model: Any, folder: Path, text: str) -> None:
 
 def weights_of(model: Any) -> tuple[int, int]:
     """(trained, all) weights; a 4-bit weight counts as one, and of PiSSA's pairs the half that stays is not trained."""
-    trained = sum(p.numel() // (2 if getattr(p, "half_fixed", False) else 1) for p in model.parameters() if p.requires_grad)
+    trained = sum(
+        p.numel() // (2 if getattr(p, "half_fixed", False) else 1) for p in model.parameters() if p.requires_grad
+    )
     total = 0
     for p in model.parameters():
         total += p.quant_state.shape.numel() if getattr(p, "quant_state", None) is not None else p.numel()

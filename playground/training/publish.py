@@ -13,14 +13,14 @@ from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
 from playground.library.model_card import write_model_card
 from playground.methods import get_method
-from playground.training.checkpoint import STATE, newest_complete
-from playground.training.curve import curve_of
+from playground.training.checkpoint import STATE, newest_complete, step_of
+from playground.training.events import curve_of
 from playground.training.spec import RunSpec
 
 PRIVATE = (
-    "base_path", "file", "adapters_dir", "shipped_dir", "limit_bytes", "limit_memory_bytes", "disk_bytes", "estimated_seconds",
-    "rows", "tokens_p95", "answer_max", "start_path", "reward_files", "docs_path",
-)  # fmt: skip
+    *("base_path", "file", "adapters_dir", "shipped_dir", "start_path", "docs_path", "reward_files"),
+    *("limit_bytes", "limit_memory_bytes", "disk_bytes", "estimated_seconds", "rows", "tokens_p95", "answer_max"),
+)
 """What an adapter's run.json does not repeat: paths on this machine, and what only the plan was made from."""
 
 
@@ -55,7 +55,7 @@ def find_published(run_dir: Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def keep_checkpoint(run_dir: Path) -> str | None:
-    """Publish a run's newest complete checkpoint; returns the adapter's id, or None when there is none yet. Needs no torch."""
+    """Publish a run's newest complete checkpoint; the adapter's id, or None when there is none. Needs no torch."""
     checkpoint = newest_complete(run_dir)
     if checkpoint is None:
         return None
@@ -64,15 +64,14 @@ def keep_checkpoint(run_dir: Path) -> str | None:
     whole = get_method(spec.method).whole
     staging = library.staging()
     try:
-        wanted = (
-            ("config.json", "generation_config.json", "model*") if whole else ("adapter_config.json", "adapter_model.safetensors")
-        )
-        sources = [file for name in wanted for file in checkpoint.glob(name)]
+        wanted = [(checkpoint, "adapter_config.json"), (checkpoint, "adapter_model.safetensors")]
         if whole:
-            sources += [*Path(spec.base_path).glob("*token*"), *Path(spec.base_path).glob("chat_template*")]
+            wanted = [(checkpoint, name) for name in ("config.json", "generation_config.json", "model*")]
+            wanted += [(Path(spec.base_path), name) for name in ("*token*", "chat_template*")]
+        sources = [file for folder, name in wanted for file in folder.glob(name)]
         for file in sources:
             shutil.copyfile(file, staging / file.name)
-        return _finish(library, staging, spec, {"steps": int(checkpoint.name.rpartition("-")[2]), "curve": curve_of(run_dir)})
+        return _finish(library, staging, spec, {"steps": step_of(checkpoint), "curve": curve_of(run_dir)})
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

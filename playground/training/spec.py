@@ -1,16 +1,18 @@
-"""What a run is to do: one frozen value, checked when built, written as run.json before the worker starts."""
+"""A run's settings, each written down once with its help, flag, unit and bounds, and the run itself as its worker reads
+it (run.json)."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from playground.data.render import ALL, LAST
 from playground.errors import InputError
-from playground.methods.options import Options
+from playground.methods.method import Options
 
 SCHEMA = 1
 OBJECTIVES: dict[str, tuple[str, ...]] = {
@@ -22,38 +24,167 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "reward": ("preference",),
     "grpo": ("sft",),
 }
-"""What can be trained -> what the file may hold, its own kind first. Of a kind, the first objective is the one that is meant unless
+"""What can be trained -> what the file may hold, its own kind first. Of a kind, the first objective is the one that is
+meant unless
 a person says otherwise."""
 TURNS = (ALL, LAST)
 REWARD_MODEL = "model="
 """How a reward begins that is a trained reward model; any other is a check."""
 
 
+MAX_TOKENS = 2048
+"""The longest row unless a person says otherwise."""
+
+
 @dataclass(frozen=True)
-class RunSpec:
-    """One training run.
+class Setting:
+    """One setting of a run, for whatever shows or reads it: the command line, a settings file, the page, the checks.
+
+    kind: str, int, float, bool, Path, or tuple for several texts. help: for a person. flag: on the command line, "" =
+    none.
+    unit: of the value. metavar: what the flag takes. scale: the value in the flag's unit. choices: the only values,
+    where they are few.
+    label: its name in an error; bounds: what values there are, in words; allowed: whether a value is one of them.
+    carried: a settings file and a recipe carry it. stated: a recipe names it even at its default.
+    """
+
+    kind: type
+    help: str = ""
+    flag: str = ""
+    unit: str = ""
+    metavar: str | None = None
+    scale: float = 1.0
+    choices: tuple[str, ...] = ()
+    label: str = ""
+    bounds: str = ""
+    allowed: Callable[[Any], bool] = lambda value: True
+    carried: bool = True
+    stated: bool = False
+
+
+def setting(kind: type, help: str = "", *, flag: str = "", **more: Any) -> dict[str, Setting]:
+    """A dataclass field's metadata."""
+    return {"setting": Setting(kind, help, flag, **more)}
+
+
+def whole(low: int, high: int, help: str = "", **more: Any) -> dict[str, Setting]:
+    """A whole number from ``low`` to ``high``."""
+    bounds = f"it goes from {low} to {high}"
+    return setting(int, help, bounds=bounds, allowed=lambda value: low <= value <= high, **more)
+
+
+def share(help: str, **more: Any) -> dict[str, Setting]:
+    bounds = "it goes from 0 (none) to below 1, such as 0.1"
+    return setting(float, help, unit="share", metavar="SHARE", bounds=bounds, allowed=lambda v: 0 <= v < 1, **more)
+
+
+def settings_of(kind: type) -> dict[str, Setting]:
+    """The settings of a dataclass, by name."""
+    return {item.name: item.metadata["setting"] for item in fields(kind) if "setting" in item.metadata}
+
+
+_RATE = setting(
+    float,
+    flag="--lr",
+    unit="peak learning rate",
+    label="the learning rate",
+    bounds="it lies above 0 and at most 1, usually near 0.001 for LoRA",
+    allowed=lambda value: 0 < value <= 1,
+)
+_MEMORY = setting(
+    int,
+    "the most that training may take; 0: what there is",
+    flag="--memory-limit",
+    unit="bytes",
+    metavar="GB",
+    scale=1e9,
+    label="the memory limit",
+    bounds="it takes a number of bytes, 0 = what there is",
+    allowed=lambda value: value >= 0,
+)
+_TURNS = setting(
+    str,
+    "which answers of a chat are learned",
+    flag="--turns",
+    choices=TURNS,
+    label="the choice of turns",
+    bounds=f"there is {' and '.join(TURNS)}",
+    allowed=lambda value: value in TURNS,
+)
+_STOP_HELP = "end after N checkpoints without a better held-out loss; 0: never"
+_EARLY_STOP = whole(0, 1000, _STOP_HELP, flag="--early-stop", unit="checkpoints", metavar="N")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run's request and its spec have in common. None, 0 or "" = the program decides. Raises InputError with
+    every fault at once."""
+
+    method: str = field(default="lora", metadata=setting(str, flag="--method", stated=True))
+    objective: str = field(
+        default="", metadata=setting(str, "default: what the file can train", flag="--objective", stated=True)
+    )
+    steps: int | None = field(default=None, metadata=whole(1, 100_000, unit="optimiser steps", flag="--steps"))
+    lr: float | None = field(default=None, metadata=_RATE)
+    rank: int | None = field(
+        default=None, metadata=whole(1, 256, "rank, virtual tokens or width: what the method has", flag="--rank")
+    )
+    batch_size: int = field(default=8, metadata=whole(1, 1024, unit="rows a step", flag="--batch-size", stated=True))
+    max_tokens: int = field(
+        default=MAX_TOKENS, metadata=whole(16, 131_072, unit="tokens a row", flag="--max-tokens", stated=True)
+    )
+    seed: int = field(default=7, metadata=whole(0, 2**32 - 1, flag="--seed", stated=True))
+    save_steps: int = field(
+        default=10, metadata=whole(1, 100_000, unit="steps between checkpoints", flag="--save-steps", stated=True)
+    )
+    limit_memory_bytes: int = field(default=0, metadata=_MEMORY)
+    turns: str = field(default=ALL, metadata=_TURNS)
+    start: str = field(
+        default="", metadata=setting(str, "begin with this adapter's weights", flag="--from", metavar="ID")
+    )
+    early_stop: int = field(default=0, metadata=_EARLY_STOP)
+
+    def __post_init__(self) -> None:
+        refuse(self.faults())
+
+    def faults(self) -> list[str]:
+        """What is wrong with the values, each as a part of a sentence."""
+        return [
+            f"{one.label or name.replace('_', ' ')} is {value}; {one.bounds}"
+            for name, one in settings_of(type(self)).items()
+            if (value := getattr(self, name)) is not None and not one.allowed(value)
+        ]
+
+
+def refuse(faults: list[str]) -> None:
+    """Raise InputError with all faults in one sentence, if there are any."""
+    if faults:
+        text = "; ".join(faults)
+        raise InputError(f"{text[0].upper()}{text[1:]}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(RunSettings):
+    """One training run with everything decided; rank 0 = the method has none.
 
     run: its id. name: what the adapter will be called. base: as the person named it; base_path: the folder on disk.
     file: the examples, a copy under the home folder. mapping: role -> column, empty = guess.
-    steps, lr, rank, batch_size: optimiser steps, peak learning rate, the method's rank (0 = it has none), rows a step.
-    options: what the method was told beyond that, by name; see ``Options``.
-    max_tokens: longest row, prompt and answer together. save_steps: steps between checkpoints.
+    options: the method's own, by name; see ``Options``.
     limit_bytes: largest file that is read. adapters_dir: where the finished adapter is published.
     estimated_memory_bytes: the reservation made beforehand. estimated_seconds: how long it was thought to take.
-    disk_bytes: what it writes, about. limit_memory_bytes: the most that the worker may take, 0 = what there is.
+    disk_bytes: what it writes, about.
     rows, tokens_p95, answer_max: what the estimate was made from, for naming a smaller setting; 0 = unknown.
-    turns: ``all`` learns every assistant turn of a chat, ``last`` the last alone.
-    split: row numbers held back for ``validation`` and ``test``, how many are left to ``train`` on, and the ``seed`` that drew them;
+    split: row numbers held back for ``validation`` and ``test``, how many are left to ``train`` on, and the ``seed``
+    that drew them;
         empty = the worker draws a validation part. left_out: rows that the person does not want trained on.
-    rewards: what ``grpo`` is rewarded by: checks, and ``model=ID`` for a reward model. reward_files: the paths these name, by reward.
+    rewards: what ``grpo`` is rewarded by: checks, and ``model=ID`` for a reward model. reward_files: the paths these
+    name, by reward.
     start, start_path: the adapter whose weights the run begins with, "" = a new one.
-    early_stop: end after so many checkpoints without a better held-out loss, 0 = never.
     docs: name of the documents whose passages stand in every question, "" = none; docs_path: the run's copy of them.
     """
 
     run: str
     name: str
-    method: str
     base: str
     base_path: str
     base_fingerprint: str
@@ -61,14 +192,11 @@ class RunSpec:
     data: str
     adapters_dir: str
     shipped_dir: str
-    steps: int
-    lr: float
-    rank: int
+    method: str
     objective: str = "sft"
-    batch_size: int = 8
-    max_tokens: int = 2048
-    seed: int = 7
-    save_steps: int = 10
+    steps: int = field(metadata=whole(1, 100_000))
+    lr: float = field(metadata=_RATE)
+    rank: int = field(metadata=whole(0, 256))
     owner: str = "local"
     created_s: float = 0.0
     mapping: dict[str, str] = field(default_factory=dict)
@@ -76,55 +204,32 @@ class RunSpec:
     estimated_memory_bytes: int = 0
     estimated_seconds: float = 0.0
     disk_bytes: int = 0
-    limit_memory_bytes: int = 0
     rows: int = 0
     tokens_p95: int = 0
     answer_max: int = 0
-    turns: str = ALL
     split: dict[str, Any] = field(default_factory=dict)
     left_out: list[int] = field(default_factory=list)
     rewards: list[str] = field(default_factory=list)
     reward_files: dict[str, str] = field(default_factory=dict)
-    start: str = ""
     start_path: str = ""
-    early_stop: int = 0
     docs: str = ""
     docs_path: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
-    def __post_init__(self) -> None:
+    def faults(self) -> list[str]:
         faults = []
         if self.objective not in OBJECTIVES:
             faults.append(f"the objective {self.objective!r} cannot be trained yet; there is {', '.join(OBJECTIVES)}")
-        if self.turns not in TURNS:
-            faults.append(f"the turns to learn are {self.turns!r}; there is {' and '.join(TURNS)}")
-        for name, low, high in (
-            ("steps", 1, 100_000),
-            ("batch_size", 1, 1024),
-            ("max_tokens", 16, 131_072),
-            ("save_steps", 1, 100_000),
-            ("rank", 0, 256),
-            ("early_stop", 0, 1000),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                faults.append(f"{name.replace('_', ' ')} is {value}; it goes from {low} to {high}")
         if self.objective == "grpo" and not self.rewards:
             faults.append("grpo needs a reward: a check such as contains:TEXT, or a reward model")
         if self.rewards and self.objective != "grpo":
             faults.append(f"{self.objective} learns from its rows and takes no reward; grpo does")
-        if self.limit_memory_bytes < 0:
-            faults.append(f"the memory limit is {self.limit_memory_bytes}; it takes a number of bytes, 0 = what there is")
         try:
             Options.of(self.options)
         except InputError as error:
             faults.append(str(error).rstrip("."))
-        if not 0 < self.lr <= 1:
-            faults.append(f"the learning rate is {self.lr}; it lies above 0 and at most 1, usually near 0.001 for LoRA")
-        if faults:
-            text = "; ".join(faults)
-            raise InputError(text[0].upper() + text[1:] + ".")
+        return [*super().faults(), *faults]
 
     @property
     def reward_models(self) -> int:

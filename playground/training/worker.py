@@ -1,7 +1,8 @@
-"""One training run: ``run(run_dir)`` in this process, or ``python -m playground.training.worker RUN_DIR [DATABASE ATTEMPT]`` in its own.
+"""One training run: ``run(run_dir)`` in this process, or ``python -m playground.training.worker RUN_DIR [DATABASE
+ATTEMPT]`` in its own.
 
-The worker first takes its run (``claim``), then appends to events.jsonl, keeps complete checkpoints, publishes the adapter
-atomically at the end, and can be killed at any moment. SIGTERM cancels.
+The worker first takes its run (``worker_lock``), then appends to events.jsonl, keeps complete checkpoints, publishes
+the adapter atomically at the end, and can be killed at any moment. SIGTERM cancels.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import logging
 import os
 import resource
 import signal
-import sqlite3
 import sys
 import time
 import traceback
@@ -19,16 +19,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from playground.db import DatabaseError
 from playground.errors import CancelledError, RunFailedError
-from playground.gpu.lanes import Lanes
-from playground.training import last_word
+from playground.gpu.lanes import Lanes, use_share
+from playground.training import heartbeat
 from playground.training.checkpoint import best, drop_torn, marked_step
-from playground.training.claim import WAIT_S, Record, folder_lock
 from playground.training.events import EventWriter
 from playground.training.failure import DISK, explain
 from playground.training.heartbeat import Heartbeat
-from playground.training.peak import own_bytes, peak_memory_bytes
+from playground.training.processes import own_bytes, peak_memory_bytes
 from playground.training.spec import RunSpec
+from playground.training.worker_lock import WAIT_S, Record, folder_lock
 
 NOT_MINE = 3
 """Exit code of a worker that came too late: the run was cancelled, or another worker has it."""
@@ -42,7 +45,7 @@ def main() -> int:
     with folder_lock(run_dir, WAIT_S) as held:
         try:
             mine = held and (record is None or record.enter())
-        except sqlite3.Error as error:
+        except DatabaseError as error:
             print(f"The record of runs cannot be written: {error}", file=sys.stderr)
             return NOT_MINE
         if not mine:
@@ -65,13 +68,13 @@ def _cancel(number: int, frame: Any) -> None:
 def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: False, lanes: Lanes | None = None) -> int:
     """Do the whole run; every outcome is one last event. Returns 0 done, 1 failed or cancelled.
 
-    stop: asked after every step, for where no signal can be sent. lanes: where the processor's cores are shared out, None = they are
-    all the run's."""
+    stop: asked after every step, for where no signal can be sent. lanes: where the processor's cores are shared out,
+    None = they are all the run's."""
     events: EventWriter | None = None
     spec: RunSpec | None = None
     started = time.monotonic()
     try:
-        last_word.make_room(run_dir)
+        heartbeat.reserve_disk_full_event(run_dir)
         events = EventWriter(run_dir, stop)
         events.write("started", pid=os.getpid(), attempt=attempt, step=marked_step(run_dir))
         spec = RunSpec.read(run_dir)
@@ -80,8 +83,8 @@ def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: Fals
         return 0
     except CancelledError as error:
         _last(run_dir, events, "cancelled", message=str(error), attempt=attempt)
-    except Exception as error:  # the log keeps the traceback, the person gets one sentence
-        with contextlib.suppress(Exception):
+    except Exception as error:  # whatever a library raises: the log keeps the traceback, the person gets one sentence
+        with contextlib.suppress(OSError, ValueError):
             traceback.print_exc()
         traceback.clear_frames(error.__traceback__)  # what they hold may be the very memory that is missing
         failure = explain(error, spec, run_dir)
@@ -95,7 +98,7 @@ def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: Fals
 
 
 def _last(run_dir: Path, events: EventWriter | None, kind: str, **values: Any) -> None:
-    """Tell how it ended; where the log has no room left, in the room that was kept for it."""
+    """Write the last event; where the log has no room left, into the space that was reserved for it."""
     try:
         if events is not None:
             events.write(kind, **values)
@@ -103,18 +106,16 @@ def _last(run_dir: Path, events: EventWriter | None, kind: str, **values: Any) -
     except OSError:
         pass
     with contextlib.suppress(OSError):
-        last_word.say(run_dir, event=kind, **values)
+        heartbeat.write_disk_full_event(run_dir, event=kind, **values)
 
 
 def _limit_memory(limit_bytes: int) -> None:
     """Let the system, or CUDA, refuse what goes past a run's own limit: that one run fails and nothing else does.
 
-    Call it when the libraries are loaded: they reserve a lot that they never use, and that must not count. Raises MemoryError when
-    they alone are past the limit."""
+    Call it when the libraries are loaded: they reserve a lot that they never use, and that must not count. Raises
+    MemoryError when they alone are past the limit."""
     if not limit_bytes:
         return
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / torch.cuda.mem_get_info()[1]))
         return
@@ -126,49 +127,52 @@ def _limit_memory(limit_bytes: int) -> None:
 
 
 def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, lanes: Lanes | None) -> dict[str, Any]:
+    # imported here: the worker answers to cancel before the libraries are loaded, and the file is read without them
     from playground.data.check import check_file
     from playground.methods import get_method
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     method = get_method(spec.method)
     checked = check_file(Path(spec.file), spec.mapping or None, limit_bytes=spec.limit_bytes)
-    from playground.data.tokenizer import load_tokenizer
-    from playground.training.cores import share_cores
-    from playground.training.curve import curve_of
-    from playground.training.loop import take_best, train
-    from playground.training.material import prepare
+
+    from playground.data.render import load_tokenizer
+    from playground.training.dataset import prepare
+    from playground.training.events import curve_of
     from playground.training.model import weights_of
     from playground.training.objectives import get_objective
     from playground.training.publish import publish
+    from playground.training.trainer import take_best, train
 
     objective = get_objective(spec.objective)
     _limit_memory(spec.limit_memory_bytes)
     tokenizer = load_tokenizer(Path(spec.base_path))
-    material = prepare(spec, checked, tokenizer)
+    data = prepare(spec, checked, tokenizer)
     model = objective.load(spec, method)
     if lanes is not None:
         share_cores(model, lanes)
     trained, total = weights_of(model)
     events.write(
         "plan",
-        rows_used=material.rows_used,
-        rows_held_back=material.rows_held_back,
-        rows_bad=material.rows_bad,
+        rows_used=data.rows_used,
+        rows_held_back=data.rows_held_back,
+        rows_bad=data.rows_bad,
         trainable_params=trained,
         total_params=total,
     )
     events.write("state", message="Training")
-    measured = train(model, tokenizer, objective, material, spec, run_dir, events)
+    measured = train(model, tokenizer, objective, data, spec, run_dir, events)
     if measured.last_loss is not None and measured.last_loss != measured.last_loss:
-        raise RunFailedError("The loss is no longer a number (it diverged). Choose a smaller learning rate and start again.")
+        raise RunFailedError(
+            "The loss is no longer a number (it diverged). Choose a smaller learning rate and start again."
+        )
     events.write("state", message="Saving")
     kept = take_best(measured, run_dir)
     if "ref" in getattr(model, "peft_config", {}):
-        model.delete_adapter("ref")  # a copy of what the run began with; it is not a part of the result
+        model.delete_adapter("ref")  # TRL's reference, a copy of what the run began with
     summary: dict[str, Any] = {
         "objective": spec.objective,
-        "rows_used": material.rows_used,
-        "rows_bad": material.rows_bad,
+        "rows_used": data.rows_used,
+        "rows_bad": data.rows_bad,
         "steps": measured.step,
         "tokens_per_s": round(measured.tokens_per_s or 0.0, 1),
         "loss": {"first": measured.first_loss, "last": measured.last_loss},
@@ -186,16 +190,35 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
         summary["best"] = {"step": good[0], "eval_loss": good[1]}
     summary["seconds"] = round(time.monotonic() - started, 1)
     summary["peak_memory_bytes"] = peak = peak_memory_bytes()
-    summary["memory_ratio"] = round(spec.estimated_memory_bytes / peak, 3) if peak and spec.estimated_memory_bytes else None
-    _no_way_back()
-    summary["adapter"] = publish(model, tokenizer, spec, summary | {"row_hashes": material.hashes, "curve": curve_of(run_dir)})
+    summary["memory_ratio"] = (
+        round(spec.estimated_memory_bytes / peak, 3) if peak and spec.estimated_memory_bytes else None
+    )
+    _ignore_cancel()
+    summary["adapter"] = publish(
+        model, tokenizer, spec, summary | {"row_hashes": data.hashes, "curve": curve_of(run_dir)}
+    )
     return summary
 
 
-def _no_way_back() -> None:
+def _ignore_cancel() -> None:
     """From here on a cancel comes too late: an adapter that is in the library belongs to a run that is done."""
     if signal.getsignal(signal.SIGTERM) is _cancel:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def share_cores(model: Any, lanes: Lanes) -> None:
+    """Before every forward pass enter the ``train`` lane and use the threads that it may use then. On CUDA it does
+    nothing.
+
+    Every forward pass begins with the input embeddings: a step's, an evaluation's, and each token's of a sample."""
+    if torch.cuda.is_available():
+        return
+
+    def share(module: Any, given: Any) -> None:
+        lanes.enter("train")
+        use_share(lanes, "train")
+
+    model.get_input_embeddings().register_forward_pre_hook(share)
 
 
 if __name__ == "__main__":

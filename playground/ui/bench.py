@@ -1,32 +1,42 @@
-"""Prompt bench: a fold of the Verdict tab that keeps versions of a prompt, scores them on the validation part, and hands over the best."""
+"""Prompt bench: a fold of the Verdict tab that keeps versions of a prompt, scores them on the validation part, and
+hands over the best."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.events import Dependency
 
+from playground.chat.sides import Side
 from playground.errors import InputError
-from playground.services.sides import Side
-from playground.services.verdicts import SHOTS
+from playground.services import Services
 from playground.ui import html, verdict_form, verdict_shown
-from playground.ui.failure import card
-from playground.ui.readiness import require
+from playground.ui.html import card
 from playground.ui.runs import PICK_JS
-from playground.ui.source import Source
-from playground.ui.verdict_form import FILE, SET, UPLOAD, Kept
-from playground.ui.wiring import QUIET, Visitor, bind, bind_pick, hidden_slot, slot
+from playground.ui.sidebar import require
+from playground.ui.verdict_form import FILE, UPLOAD, ExampleValues
+from playground.ui.wiring import PICKED, Drawn, Event, Updates, Visitor, hidden_slot, listen, slot, unasked
+from playground.verdict.bench import Score, Version
+from playground.verdict.service import SHOTS, VerdictView
+
+if TYPE_CHECKING:
+    from playground.ui.verdict import VerdictTab
 
 IDEA = (
-    "A fair verdict asks the best prompt you have. Keep versions here and score them, with and without answered examples, on rows that the "
-    "verdict does not ask; the report then says of how many the prompt was the best."
+    "A fair verdict asks the best prompt you have. Keep versions here and score them, with and without answered"
+    " examples, on rows that the verdict does not ask; the report then says of how many the prompt was the best."
 )
 COUNTS = (0, 2, SHOTS, 8)
 NONE = "No version yet. Write one above and keep it."
-DROPPED = "Every row of this file is judged by, so none is left to choose a prompt by. Choose an example set, or a file of the Train tab."
+DROPPED = (
+    "Every row of this file is judged by, so none is left to choose a prompt by. Choose an example set, or a file of"
+    " the Train tab."
+)
 TAKEN = "Base + best prompt"
 PACE_S = 2.0
 _SHOWN_LETTERS = 240
@@ -86,172 +96,159 @@ def build() -> BenchView:
     return BenchView(**parts, fold=fold)
 
 
-def wire(services: Any, view: BenchView, tab: Any, training: Any) -> None:
-    """tab: the Verdict tab, for its examples, checks and prompt. training: the Train tab, for its upload, columns, seed and test share."""
-    where = _where(tab, training)
-    look = [view.sent, *where]
-    opening = _opening(services, view, tab, training)
-    gr.on([view.fold.expand, tab.source.input], *opening, **QUIET)
-    tab.source.change(*opening, **QUIET)  # also when the page's opening chose, so the text stays as it is: see ``follow``
-    view.timer.tick(bind(services, show), look, view.shown, **QUIET)
+def wire(services: Services, view: BenchView, tab: VerdictTab, where: dict[str, Any]) -> None:
+    """tab: the Verdict tab, for its checks and prompt. where: the widgets behind ``verdict_form.ExampleValues``."""
 
-    def then_show(event: Any) -> None:
-        event.then(bind(services, show), look, view.shown, **QUIET)
+    def then_show(event: Dependency) -> None:
+        listen(services, event.then, show, view, view.shown, sent=view.sent, where=where)
 
-    then_show(view.keep.click(bind(services, keep), [view.text, *where], view.error, **QUIET))
-    then_show(view.listing.pick(bind_pick(services, remove), None, view.error, **QUIET))
-    then_show(
-        view.score.click(
-            bind(services, score),
-            [view.counts, tab.checks, tab.max_tokens, tab.seed, *where],
-            view.error,
-            trigger_mode="once",
-            **QUIET,
-        )
-    )
-    then_show(view.stop.click(bind(services, stop), where, view.error, **QUIET))
-    view.use.click(bind(services, use), where, [tab.prompt, tab.kept, view.error, tab.fold], **QUIET).then(
-        bind(services, verdict_form.lined_up),
-        [tab.adapter, tab.prompt, tab.kept, tab.sides, tab.offered, tab.source],
-        [tab.sides, tab.offered],
-        **QUIET,
-    )
+    on = partial(listen, services, failure=view.error)
+    follow(services, view, where, [view.fold.expand, tab.source.input])
+    # Also when the page's opening chose, so the text stays as it is: see ``follow``.
+    unasked(services, tab.source.change, reopened, view, [view.error, *view.shown], failure=view.error, where=where)
+    unasked(services, view.timer.tick, show, view, view.shown, sent=view.sent, where=where)
+    then_show(on(view.keep.click, keep, view, [], text=view.text, where=where))
+    then_show(on(view.listing.pick, remove, view, [], picked=PICKED))
+    asked: dict[str, Any] = {
+        "counts": view.counts,
+        "checks": tab.checks,
+        "max_tokens": tab.max_tokens,
+        "draw": tab.seed,
+    }
+    then_show(on(view.score.click, score, view, [], where=where, **asked))
+    then_show(on(view.stop.click, stop, view, [], where=where))
+    used = on(view.use.click, partial(use, tab=tab), view, [tab.prompt, tab.kept, tab.fold], where=where)
+    lined: dict[str, Any] = {"source": tab.source, "kept": tab.kept, "line": tab.line}
+    listen(services, used.then, verdict_form.lined_up, tab, [tab.sides, tab.offered], **lined)
 
 
-def follow(services: Any, view: BenchView, tab: Any, training: Any, event: Any) -> None:
-    """After an event in which a person has other examples chosen without ``tab.source.input``, the text follows."""
-    event.then(*_opening(services, view, tab, training), **QUIET)
-
-
-def _where(tab: Any, training: Any) -> list[Any]:
-    return [tab.source, tab.kept, training.uploaded, training.source, training.settings[5], training.settings[7]]
-
-
-def _opening(services: Any, view: BenchView, tab: Any, training: Any) -> tuple[Any, list[Any], list[Any]]:
-    return bind(services, opened), [view.text, view.sent, *_where(tab, training)], [view.text, view.error, *view.shown]
+def follow(services: Services, view: BenchView, where: dict[str, Any], events: Event | Sequence[Event]) -> None:
+    """After events in which a person chooses other examples, the text follows."""
+    outputs = [view.text, *view.shown]
+    listen(services, events, opened, view, outputs, failure=view.error, text=view.text, where=where)
 
 
 # -- handlers ----------------------------------------------------------------------------------------------------------
 
 
-def opened(services: Any, visitor: Visitor, text: str, sent: dict[str, Any], *where: Any) -> list[Any]:
-    """The fold was opened, or other examples were chosen. Returns the text (a set's prompt, where nobody wrote another), an error, then
-    what ``show`` does."""
+def opened(services: Services, visitor: Visitor, view: BenchView, *, text: str, where: ExampleValues) -> Updates:
+    """The fold was opened, or other examples were chosen: the text becomes a set's prompt where nobody wrote
+    another."""
+    updates: Updates = dict(reopened(services, visitor, view, where=where).items())
     written = (text or "").strip()
-    prompt: Any = gr.skip()
-    try:
-        if not written or written in {one.system_prompt for one in services.data.sets()}:
-            prompt = verdict_form.prompt_for(services, where[0] or "")
-        _place(services, visitor, *where)
-        said = slot("")
-    except Exception as error:
-        said = slot(card(error))
-    return [prompt, said, *show(services, visitor, {}, *where)]
+    if not written or written in {one.system_prompt for one in services.data.sets()}:
+        shipped = verdict_form.shipped_set(services, where["source"])
+        updates[view.text] = shipped.system_prompt if shipped else ""
+    return updates
 
 
-def show(services: Any, visitor: Visitor, sent: dict[str, Any], *where: Any) -> list[Any]:
-    """Versions, the newest bench on these examples, and what can be done, as ``BenchView.shown`` takes it; what reads the same as what was
-    ``sent`` is left alone."""
+def reopened(services: Services, visitor: Visitor, view: BenchView, *, where: ExampleValues) -> Drawn:
+    """As ``opened``, without the text."""
+    drawn = show(services, visitor, view, sent={}, where=where)
     try:
-        place = _place(services, visitor, *where)
+        _place(services, where)
+    except InputError as error:
+        drawn[view.error] = slot(card(error))
+    return drawn
+
+
+def show(services: Services, visitor: Visitor, view: BenchView, *, sent: dict[str, Any], where: ExampleValues) -> Drawn:
+    """Versions, the newest bench on these examples, and what can be done; what reads the same as what was ``sent`` is
+    left alone."""
+    try:
+        place = _place(services, where)
         versions = services.bench.versions(place.file, visitor.owner)
         bench = services.bench.newest(place.file, visitor.owner)
-        head, best = _head(services, visitor, bench)
+        listing, (head, best) = list_html(versions, place.file.name), _head(services, visitor, bench)
     except InputError:  # said where it was asked
-        versions, bench, head, best, place = [], None, "", False, None
-    except Exception as error:
-        return [gr.skip(), gr.skip(), slot(card(error)), *[gr.skip()] * 4]
+        versions, bench, listing, head, best = [], None, list_html([], ""), "", False
+    except Exception as error:  # a timer reads this: whatever failed stands where the figures would
+        return {view.head: slot(card(error))}
     live = bench is not None and bench.live
-    drawn: dict[str, Any] = {
-        "listing": list_html(versions, place.file.name if place is not None else ""), "head": head,
-        "score": (not live, bool(versions)), "live": live, "use": best,
-    }  # fmt: skip
-    known = dict(sent or {})
-
-    def fresh(name: str, update: Any) -> Any:
-        return gr.skip() if known.get(name) == drawn[name] else update
-
-    return [
-        drawn,
-        fresh("listing", drawn["listing"]),
-        fresh("head", slot(head)),
-        fresh("score", gr.update(visible=not live, interactive=bool(versions))),
-        fresh("live", gr.update(visible=live)),
-        fresh("use", gr.update(visible=best)),
-        fresh("live", gr.Timer(PACE_S, active=live)),
-    ]
+    now: dict[str, Drawn] = {
+        "listing": {view.listing: listing},
+        "head": {view.head: slot(head)},
+        "score": {view.score: gr.update(visible=not live, interactive=bool(versions))},
+        "live": {view.stop: gr.update(visible=live), view.timer: gr.update(value=PACE_S, active=live)},
+        "use": {view.use: gr.update(visible=best)},
+    }
+    values = {name: list(updates.values()) for name, updates in now.items()}
+    drawn: Drawn = {view.sent: values}
+    for name, updates in now.items():
+        if (sent or {}).get(name) != values[name]:
+            drawn |= updates
+    return drawn
 
 
-def keep(services: Any, visitor: Visitor, text: str, *where: Any) -> Any:
-    """Keep what stands in the box as a version for these examples. Returns an error."""
-    try:
-        services.bench.keep(text or "", _place(services, visitor, *where).file, visitor.owner)
-    except Exception as error:
-        return slot(card(error))
-    return slot("")
+def keep(services: Services, visitor: Visitor, view: BenchView, *, text: str, where: ExampleValues) -> None:
+    """Keep what stands in the box as a version for these examples."""
+    services.bench.keep(text or "", _place(services, where).file, visitor.owner)
 
 
-def remove(services: Any, visitor: Visitor, id: str) -> Any:
-    """A version's button was pressed; the id is looked up among the visitor's own. Returns an error."""
-    try:
-        services.bench.forget(id, visitor.owner)
-    except Exception as error:
-        return slot(card(error))
-    return slot("")
+def remove(services: Services, visitor: Visitor, view: BenchView, *, picked: str) -> None:
+    """A version's button was pressed; the id is looked up among the visitor's own."""
+    services.bench.forget(picked, visitor.owner)
 
 
 def score(
-    services: Any, visitor: Visitor, counts: Sequence[int], checks: str, max_tokens: float | None, draw: float | None, *where: Any
-) -> Any:
-    """Begin to measure all versions. Returns an error."""
-    try:
-        require(services)
-        place = _place(services, visitor, *where)
-        versions = [one.id for one in services.bench.versions(place.file, visitor.owner)]
-        rows = services.bench.rows(place.file, visitor.owner, place.mapping, place.seed, place.test)
-        services.bench.score(
-            place.file, versions, [int(count) for count in counts or ()], [line.strip() for line in (checks or "").splitlines() if line.strip()],
-            visitor.owner, rows, mapping=place.mapping, max_tokens=int(max_tokens or 96), seed=int(draw or 0),
-        )  # fmt: skip
-    except Exception as error:
-        return slot(card(error))
-    return slot("")
+    services: Services,
+    visitor: Visitor,
+    view: BenchView,
+    *,
+    counts: Sequence[int],
+    checks: str,
+    max_tokens: float | None,
+    draw: float | None,
+    where: ExampleValues,
+) -> None:
+    """Begin to measure all versions."""
+    require(services)
+    place = _place(services, where)
+    services.bench.score(
+        place.file,
+        [one.id for one in services.bench.versions(place.file, visitor.owner)],
+        [int(count) for count in counts or ()],
+        list(verdict_form.lines_of(checks)),
+        visitor.owner,
+        services.bench.rows(place.file, visitor.owner, place.mapping, place.seed, place.test),
+        mapping=place.mapping,
+        max_tokens=int(max_tokens or 96),
+        seed=int(draw or 0),
+    )
 
 
-def stop(services: Any, visitor: Visitor, *where: Any) -> Any:
-    """End it and keep what is measured. Returns an error."""
-    try:
-        bench = services.bench.newest(_place(services, visitor, *where).file, visitor.owner)
-        if bench is not None:
-            services.bench.stop(bench.id, visitor.owner)
-    except Exception as error:
-        return slot(card(error))
-    return slot("")
+def stop(services: Services, visitor: Visitor, view: BenchView, *, where: ExampleValues) -> None:
+    """End it and keep what is measured."""
+    bench = services.bench.newest(_place(services, where).file, visitor.owner)
+    if bench is not None:
+        services.bench.stop(bench.id, visitor.owner)
 
 
-def use(services: Any, visitor: Visitor, *where: Any) -> list[Any]:
-    """The best prompt goes to the form; with a number of shots that the form does not offer, as a side of its own. Returns the form's
-    prompt, what the tab keeps, what was done, and the form's fold."""
-    try:
-        place = _place(services, visitor, *where)
-        bench = services.bench.newest(place.file, visitor.owner)
-        if bench is None:
-            raise InputError("Nothing has been scored yet. Score the versions first.")
-        best = services.bench.best(bench.id, visitor.owner)
-    except Exception as error:
-        return [gr.skip(), gr.skip(), slot(card(error)), gr.skip()]
-    kept: Kept = where[1]
+def use(services: Services, visitor: Visitor, view: BenchView, *, tab: VerdictTab, where: ExampleValues) -> Updates:
+    """The best prompt goes to the form; with a number of shots that the form does not offer, as a side of its own."""
+    place = _place(services, where)
+    bench = services.bench.newest(place.file, visitor.owner)
+    if bench is None:
+        raise InputError("Nothing has been scored yet. Score the versions first.")
+    best = services.bench.best(bench.id, visitor.owner)
+    kept = where["kept"]
     carried = tuple(one for one in kept.carried if not one.name.startswith(TAKEN))
     if best.shots not in (0, SHOTS):
         carried = (*carried, Side("base", best.text, best.shots, place.file, f"{TAKEN} + {best.shots} shots"))
     said = html.good(f"{best.side} is in the verdict's form; the report will say how it was found.")
-    return [best.text, replace(kept, carried=carried), slot(said), gr.update(open=True)]
+    return {
+        tab.prompt: best.text,
+        tab.kept: replace(kept, carried=carried),
+        view.error: slot(said),
+        tab.fold: gr.update(open=True),
+    }
 
 
-# -- what the page shows -------------------------------------------------------------------------------------------------
+# -- what the page shows
+# -------------------------------------------------------------------------------------------------
 
 
-def list_html(versions: Sequence[Any], file: str) -> str:
+def list_html(versions: Sequence[Version], file: str) -> str:
     """Every version, the newest first, with its last scores on this file. Every text is escaped."""
     if not versions:
         return html.note(NONE)
@@ -262,20 +259,24 @@ def list_html(versions: Sequence[Any], file: str) -> str:
         said = "<br>".join(html.esc(score_words(score)) for score in scores) or "not scored yet"
         lines.append(
             f"<tr><td>{html.esc(one.id)}</td><td>{html.esc(text)}</td><td>{said}</td>"
-            f'<td><button type="button" data-id="{html.esc(one.id)}" aria-label="Remove {html.esc(one.id)}">Remove</button></td></tr>'
+            f'<td><button type="button" data-id="{html.esc(one.id)}" aria-label="Remove'
+            f' {html.esc(one.id)}">Remove</button></td></tr>'
         )
     head = "<th>Version</th><th>Prompt</th><th>Last score</th><th></th>"
-    return f'<div class="bench"><table class="rows" aria-label="Versions of the prompt"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return (
+        '<div class="bench"><table class="rows" aria-label="Versions of the'
+        f' prompt"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
 
 
-def score_words(score: Any) -> str:
+def score_words(score: Score) -> str:
     """``21 of 24 with 4 shots, 310 tokens``."""
     figure = f"{score.passed} of {score.n}" if score.passed is not None else f"{score.metric} {score.value:.3f}"
     shots = "without shots" if not score.shots else f"with {score.shots} {'shot' if score.shots == 1 else 'shots'}"
     return f"{figure} {shots}, {score.tokens:.0f} tokens"
 
 
-def _head(services: Any, visitor: Visitor, bench: Any) -> tuple[str, bool]:
+def _head(services: Services, visitor: Visitor, bench: VerdictView | None) -> tuple[str, bool]:
     """(how far the newest bench is or what it found, whether there is a best)."""
     if bench is None:
         return "", False
@@ -291,24 +292,16 @@ def _head(services: Any, visitor: Visitor, bench: Any) -> tuple[str, bool]:
     return early + html.good(f"{best.side}. {best.sentence}"), True
 
 
-def _place(
-    services: Any,
-    visitor: Visitor,
-    source: str | None,
-    kept: Kept,
-    uploaded: Path | None,
-    training: Source,
-    seed: float,
-    test: float,
-) -> _Place:
+def _place(services: Services, where: ExampleValues) -> _Place:
     """The examples behind the form's choice. Raises InputError where none of them may be used to choose a prompt."""
-    if (source or "").startswith(SET):
-        shipped = next((one for one in services.data.sets() if SET + one.id == source), None)
-        if shipped is not None:
-            return _Place(shipped.file, None, int(seed), 0.0)
+    source, uploaded, training = where["source"], where["uploaded"], where["training"]
+    shipped = verdict_form.shipped_set(services, source)
+    if shipped is not None:
+        return _Place(shipped.file, None, int(where["seed"]), 0.0)
     if source == UPLOAD and uploaded is not None:
-        share = services.data.test_share(uploaded) and float(test) / 100
-        return _Place(uploaded, training.mapping if training.path == uploaded else None, int(seed), share)
+        share = services.data.test_share(uploaded) and float(where["test"]) / 100
+        mapping = training.mapping if training.path == uploaded else None
+        return _Place(uploaded, mapping, int(where["seed"]), share)
     if source == FILE:
         raise InputError(DROPPED)
     raise InputError("Choose the examples of the verdict first: a prompt is tried on other rows of the same.")

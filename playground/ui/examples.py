@@ -3,220 +3,421 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
+from gradio.blocks import Block
 
+from playground.data.advice import Advice
+from playground.data.example import Checked
+from playground.data.readers.read import EXTENSIONS
+from playground.data.token_counts import TokenReport
 from playground.errors import InputError, PlaygroundError
-from playground.ui import columns, edit, html, lengths, rows, seen, words
-from playground.ui.failure import card
-from playground.ui.figures import plural
-from playground.ui.readiness import ready
-from playground.ui.source import Source
-from playground.ui.wiring import Visitor, slot
+from playground.services import Services
+from playground.ui import html, rows, storage, words
+from playground.ui.html import plural
+from playground.ui.rows import Source
+from playground.ui.sidebar import ready
+from playground.ui.wiring import (
+    CheckboxGroup,
+    Choices,
+    Drawn,
+    Dropdown,
+    Updates,
+    Visitor,
+    hidden_slot,
+    listen,
+    slot,
+)
 
-LOOK_S = 0.5
-"""Between two looks at how far a long check has come; a shorter one shows nothing in between."""
-_OUTPUTS = 29
-"""What ``read`` returns."""
+
+@dataclass(frozen=True)
+class ExamplesCard:
+    """Every widget of the card. source: the ``Source`` that is open. uploaded: path of the last upload. roles: one
+    dropdown a column role."""
+
+    source: gr.State
+    uploaded: gr.State
+    heading: gr.HTML
+    file: gr.File
+    sets: dict[str, gr.Button]
+    pasted: gr.Textbox
+    paste: gr.Button
+    error: gr.HTML
+    facts: gr.HTML
+    advice: gr.HTML
+    columns: gr.Accordion
+    columns_note: gr.HTML
+    read_as: gr.Dropdown
+    roles: list[gr.Dropdown]
+    bad: gr.Accordion
+    bad_rows: gr.HTML
+    kinds: gr.CheckboxGroup
+    take_bad: gr.Button
+    take_good: gr.Button
+    bad_file: gr.DownloadButton
+    good_file: gr.DownloadButton
+    lengths: gr.Accordion
+    lengths_shown: gr.HTML
+    preview: gr.Accordion
+    turns: gr.Radio
+    seen: gr.HTML
+    before: gr.Button
+    after: gr.Button
+    place: gr.HTML
+    edit: gr.Accordion
+    edit_which: gr.Radio
+    table: gr.Dataframe
+    edit_place: gr.HTML
+    edit_error: gr.HTML
+    edit_before: gr.Button
+    edit_after: gr.Button
+    edit_save: gr.Button
+
+    @property
+    def drawn(self) -> list[Block]:
+        """What reading a file shows."""
+        return [
+            *(self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note),
+            *(self.bad, self.bad_rows, self.kinds, self.take_bad, self.lengths, self.lengths_shown),
+            *(self.preview, self.turns, self.seen, self.place, self.edit, self.edit_place, self.edit_error),
+        ]
+
+    @property
+    def read(self) -> list[Block]:
+        """What reading a file shows, and what it puts into widgets that a person can set."""
+        return [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles, self.bad_file, self.good_file]
+
+
+def build(services: Services) -> dict[str, Any]:
+    parts: dict[str, Any] = {"source": gr.State(Source()), "uploaded": gr.State(None)}
+    with gr.Column(elem_classes="card"):
+        parts["heading"] = gr.HTML(_heading(done=False))
+        parts["file"] = gr.File(
+            label="Files of examples",
+            show_label=False,
+            height=104,
+            elem_classes="drop",
+            file_count="multiple",
+            file_types=list(EXTENSIONS),
+        )
+        if services.settings.shared:
+            gr.HTML(html.note(storage.notice(services.settings)))
+        gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}, one or several. Or start with one of ours:"))
+        with gr.Row(elem_classes="acts"):
+            parts["sets"] = {one.id: gr.Button(one.title, size="sm") for one in services.data.sets()}
+        with gr.Column(elem_classes="folds"), gr.Accordion("Or paste rows", open=False):
+            hint = "Cells copied from a sheet, JSON lines, or plain text"
+            parts["pasted"] = gr.Textbox(label="Rows", lines=5, max_lines=12, placeholder=hint, show_label=False)
+            parts["paste"] = gr.Button("Read what I pasted", size="sm")
+        parts |= {name: hidden_slot() for name in ("error", "facts", "advice")}
+        with gr.Column(elem_classes="folds"):
+            with gr.Accordion("Columns", open=False, visible=False) as parts["columns"]:
+                parts["columns_note"] = gr.HTML("")
+                parts["read_as"] = gr.Dropdown(list(rows.READ_AS), label="What each row is", min_width=140)
+                with gr.Row():
+                    column = partial(Dropdown, [], label="Column", visible=False, min_width=140)
+                    parts["roles"] = [column() for _ in range(rows.ROLES)]
+            with gr.Accordion(words.BAD_NONE, open=False, visible=False) as parts["bad"]:
+                parts["bad_rows"] = gr.HTML("")
+                parts["kinds"] = CheckboxGroup([], label="Leave out of training", visible=False)
+                with gr.Row(elem_classes="acts"):
+                    parts["take_bad"] = gr.Button("Take the bad rows away as CSV", size="sm")
+                    parts["take_good"] = gr.Button("Take the good rows away as JSONL", size="sm")
+                with gr.Row(elem_classes="acts"):
+                    parts["bad_file"] = gr.DownloadButton("Download", size="sm", visible=False)
+                    parts["good_file"] = gr.DownloadButton("Download", size="sm", visible=False)
+            with gr.Accordion("Lengths", open=False, visible=False) as parts["lengths"]:
+                parts["lengths_shown"] = gr.HTML("")
+            parts |= _preview_fold() | _edit_fold()
+    return parts
+
+
+def _preview_fold() -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    with gr.Accordion("What the model really sees", open=False, visible=False) as parts["preview"]:
+        parts["turns"] = gr.Radio(
+            [("Learn every answer of a chat", "all"), ("Learn the last answer only", "last")],
+            value="all",
+            visible=False,
+            label="Which answers are learned",
+            container=False,
+            show_label=False,
+        )
+        parts["seen"] = gr.HTML("")
+        with gr.Row(elem_classes="acts"):
+            parts["before"] = gr.Button("Previous", size="sm")
+            parts["after"] = gr.Button("Next", size="sm")
+            parts["place"] = gr.HTML("")
+    return parts
+
+
+def _edit_fold() -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    with gr.Accordion("Edit rows", open=False, visible=False) as parts["edit"]:
+        which = [rows.BAD, rows.ALL]
+        parts["edit_which"] = gr.Radio(which, value=rows.BAD, label="Which rows", container=False, show_label=False)
+        parts["table"] = gr.Dataframe(
+            interactive=True, wrap=True, show_label=False, label="Rows", max_height=360, elem_classes="edit-table"
+        )
+        with gr.Row(elem_classes="acts"):
+            parts["edit_save"] = gr.Button("Save the changes", size="sm", variant="primary")
+            parts["edit_before"] = gr.Button("Previous rows", size="sm")
+            parts["edit_after"] = gr.Button("Next rows", size="sm")
+            parts["edit_place"] = gr.HTML("")
+        parts["edit_error"] = hidden_slot()
+    return parts
+
+
+def openings(tab: ExamplesCard) -> list[Callable[..., Any]]:
+    """Events after which other rows are open."""
+    buttons = [tab.paste, tab.edit_save, *tab.sets.values()]
+    return [tab.file.upload, *(one.click for one in buttons), *(one.input for one in (tab.read_as, *tab.roles))]
+
+
+def wire(
+    services: Services,
+    tab: ExamplesCard,
+    max_tokens: Block,
+    then_form: Callable[[Any], Any],
+    then_plan: Callable[[Any], Any],
+) -> None:
+    """max_tokens: of the form. then_form, then_plan: add to an event what fills the form for other rows, or shows its
+    plan anew."""
+
+    def opens(event: Any, handler: Callable[..., Any], failure: gr.HTML = tab.error, **inputs: Any) -> None:
+        inputs["max_tokens"] = max_tokens
+        then_form(listen(services, event, handler, tab, tab.read, stream=True, failure=failure, **inputs))
+
+    opens(tab.file.upload, open_upload, uploaded=tab.file)
+    opens(tab.paste.click, paste, text=tab.pasted)
+    for id, button in tab.sets.items():
+        opens(button.click, partial(open_set, id=id))
+    opens([role.input for role in tab.roles], remap, chosen=tab.roles, source=tab.source)
+    opens(tab.read_as.input, read_as, name=tab.read_as, source=tab.source)
+    opens(tab.edit_save.click, save_edit, tab.edit_error, table=tab.table, source=tab.source)
+    now: dict[str, Any] = {"source": tab.source, "max_tokens": max_tokens}
+    then_plan(listen(services, tab.kinds.input, leave_out, tab, tab.source, kinds=tab.kinds, source=tab.source))
+    for which, button, file in (("bad", tab.take_bad, tab.bad_file), ("good", tab.take_good, tab.good_file)):
+        listen(services, button.click, partial(rows.download, which=which), tab, file, failure=tab.error, **now)
+    shown = [tab.source, tab.seen, tab.place]
+    for by, button in ((-1, tab.before), (1, tab.after)):
+        listen(services, button.click, partial(rows.preview, by=by), tab, shown, failure=tab.error, **now)
+    then_plan(
+        listen(services, tab.turns.input, rows.turns_chosen, tab, shown, failure=tab.error, turns=tab.turns, **now)
+    )
+    page = [tab.source, tab.table, tab.edit_place]
+    pages: dict[int, Any] = {
+        0: [tab.edit.expand, tab.edit_which.input],
+        -1: tab.edit_before.click,
+        1: tab.edit_after.click,
+    }
+    for by, events in pages.items():
+        handler = partial(rows.edit_page, by=by)
+        listen(services, events, handler, tab, page, failure=tab.edit_error, which=tab.edit_which, **now)
 
 
 def open_upload(
-    services: Any, visitor: Visitor, source: Source, uploaded: list[str] | None, max_tokens: float
-) -> Iterator[list[Any]]:
-    """Files were dropped: keep them under the app's own folder, then read them. Yields what ``read`` does, before it the last upload."""
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, uploaded: Sequence[str] | None, max_tokens: float
+) -> Iterator[Updates]:
+    """Files were dropped: keep them under the app's own folder, then read them."""
     if not uploaded:
-        yield [gr.skip()] * (1 + _OUTPUTS)
         return
     paths = [Path(file) for file in uploaded]
-    try:
-        kept = services.data.keep_uploads(paths, visitor.owner)
-    except Exception as error:
-        yield [gr.skip(), *_failed(error)]
-        return
-    title = paths[0].name if len(paths) == 1 else f"{paths[0].name} and {plural(len(paths) - 1, 'more file', 'more files')}"
-    for shown in read(services, visitor, Source(kept, title, paths[0].name.partition(".")[0]), max_tokens):
-        yield [kept, *shown]
+    kept = services.data.keep_uploads(paths, visitor.owner)
+    more = f" and {plural(len(paths) - 1, 'more file', 'more files')}" if len(paths) > 1 else ""
+    opened = Source(kept, f"{paths[0].name}{more}", paths[0].name.partition(".")[0])
+    for shown in read(services, visitor, tab, source=opened, max_tokens=max_tokens):
+        yield {**shown, tab.uploaded: kept}
 
 
-def open_set(services: Any, visitor: Visitor, set_id: str, source: Source, max_tokens: float) -> Iterator[list[Any]]:
-    """One of the shipped sets. Yields what ``read`` does."""
-    try:
-        shipped = next((one for one in services.data.sets() if one.id == set_id), None)
-        if shipped is None:
-            raise InputError(f"There is no example set {set_id}. Choose one of those shown, or drop a file.")
-    except Exception as error:
-        yield _failed(error)
-        return
-    yield from read(services, visitor, Source(Path(shipped.file), shipped.title, shipped.id), max_tokens)
+def open_set(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, id: str, max_tokens: float
+) -> Iterator[Updates]:
+    """One of the shipped sets. A file that is not read any more is taken out of its box."""
+    shipped = next((one for one in services.data.sets() if one.id == id), None)
+    if shipped is None:
+        raise InputError(f"There is no example set {id}. Choose one of those shown, or drop a file.")
+    opened = Source(Path(shipped.file), shipped.title, shipped.id)
+    for shown in read(services, visitor, tab, source=opened, max_tokens=max_tokens):
+        yield {**shown, tab.file: None}
 
 
-def paste(services: Any, visitor: Visitor, text: str, source: Source, max_tokens: float) -> Iterator[list[Any]]:
-    """Rows were pasted. Yields what ``open_upload`` does."""
-    try:
-        kept = services.data.keep_text(text, visitor.owner)
-    except Exception as error:
-        yield [gr.skip(), *_failed(error)]
-        return
-    for shown in read(services, visitor, Source(kept, "What you pasted", "pasted"), max_tokens):
-        yield [kept, *shown]
+def paste(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, text: str, max_tokens: float
+) -> Iterator[Updates]:
+    """Rows were pasted."""
+    kept = services.data.keep_text(text, visitor.owner)
+    opened = Source(kept, "What you pasted", "pasted")
+    for shown in read(services, visitor, tab, source=opened, max_tokens=max_tokens):
+        yield {**shown, tab.uploaded: kept}
 
 
-def remap(services: Any, visitor: Visitor, source: Source, max_tokens: float, *chosen: str | None) -> Iterator[list[Any]]:
-    """Another column was chosen for a role: read the file again that way. Yields what ``read`` does."""
+def remap(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, chosen: Sequence[Any], source: Source, max_tokens: float
+) -> Iterator[Updates]:
+    """Another column was chosen for a role: read the file again that way."""
     wanted = {role: str(column) for role, column in zip(source.roles, chosen, strict=False) if column}
-    mapping = columns.swapped(source.mapping or {}, wanted)
-    yield from read(services, visitor, replace(source, mapping=mapping, index=0), max_tokens)
+    opened = replace(source, mapping=rows.swapped(source.mapping or {}, wanted), index=0)
+    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
 
 
-def read_as(services: Any, visitor: Visitor, name: str | None, source: Source, max_tokens: float) -> Iterator[list[Any]]:
-    """The file is something else than was guessed. Yields what ``read`` does."""
+def read_as(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, name: str | None, source: Source, max_tokens: float
+) -> Iterator[Updates]:
+    """The file has another format than was guessed."""
     if not name or source.path is None:
-        yield [gr.skip()] * _OUTPUTS
         return
-    try:
-        there = services.data.columns(source.path, visitor.owner)
-    except Exception as error:
-        yield _failed(error)
-        return
-    mapping = columns.completed(name, source.mapping or {}, there)
-    yield from read(services, visitor, replace(source, mapping=mapping, roles=columns.roles_of(name), index=0), max_tokens)
+    mapping = rows.completed(name, source.mapping or {}, services.data.columns(source.path, visitor.owner))
+    opened = replace(source, mapping=mapping, roles=rows.roles_of(name), index=0)
+    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
 
 
-def leave_out(services: Any, visitor: Visitor, kinds: list[str], source: Source) -> Source:
+def save_edit(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, table: Any, source: Source, max_tokens: float
+) -> Iterator[Updates]:
+    """The table was edited."""
+    opened = rows.edited(services, visitor, source, table)
+    if opened is None:
+        yield {tab.edit_error: slot(html.note("Nothing was changed in the table."))}
+        return
+    said = slot(html.good("Saved as a copy; your own file is as it was."))
+    for shown in read(services, visitor, tab, source=opened, max_tokens=max_tokens):
+        yield {**shown, tab.edit_error: said, tab.uploaded: opened.path}
+
+
+def leave_out(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, kinds: Sequence[str] | None, source: Source
+) -> Drawn:
     """Which rows with a warning are not trained on."""
-    return replace(source, leave_out=tuple(kinds or ()))
+    return {tab.source: replace(source, leave_out=tuple(kinds or ()))}
 
 
-def save_edit(services: Any, visitor: Visitor, source: Source, max_tokens: float, frame: Any) -> Iterator[list[Any]]:
-    """The table was edited. Yields the error under the table, the last upload, then what ``read`` does."""
-    edited, error = edit.save(services, visitor, source, frame)
-    if edited is None:
-        yield [error, gr.skip(), *[gr.skip()] * _OUTPUTS]
-        return
-    for shown in read(services, visitor, edited, max_tokens):
-        yield [slot(html.good("Saved as a copy; your own file is as it was.")), edited.path, *shown]
+LOOK_S = 0.5
+"""Seconds between two updates of the progress bar; a shorter check shows none."""
 
 
-def read(services: Any, visitor: Visitor, source: Source, max_tokens: float) -> Iterator[list[Any]]:
-    """Check the file and say what was found; meanwhile, how far it has come.
-
-    Yields source, error, heading, facts, advice; columns' fold, note, way to read and four columns; the rows' fold, list, kinds left
-    out, downloads; lengths' fold and picture; preview's fold, choice of turns, text and place; the fold to edit in, its table,
-    place and message.
-    """
+def read(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, source: Source, max_tokens: float
+) -> Iterator[Updates]:
+    """Check the file and show what was found; meanwhile, how far it has come."""
     if source.path is None:
-        yield [source, slot(""), *[gr.skip()] * (_OUTPUTS - 2)]
         return
-    work = _Work(lambda tell: _read(services, visitor, source, max_tokens, tell))
-    while not work.finished(LOOK_S):
-        yield _progress(source, work.share)
-    yield work.result()
+    share = 0.0
+    found: Future[tuple[Drawn, Updates]] = Future()
+
+    def tell(done: float) -> None:
+        nonlocal share
+        share = done
+
+    def work() -> None:
+        try:
+            found.set_result(_found(services, visitor, tab, source, max_tokens, tell))
+        except BaseException as error:  # raised again where the result is taken
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while not wait([found], LOOK_S).done:
+        label = f"Reading {source.title}"
+        bar = html.progress(share, label) + html.note(f"{label}, {share:.0%}")
+        yield {tab.error: slot(""), tab.facts: slot(bar)}
+    drawn, filled = found.result()
+    yield cast(Updates, drawn) | filled
 
 
-def _read(services: Any, visitor: Visitor, source: Source, max_tokens: float, tell: Callable[[float], None]) -> list[Any]:
+def reread(services: Services, visitor: Visitor, tab: ExamplesCard, *, source: Source, max_tokens: float) -> Drawn:
+    """Another base is ready: tokens are counted anew. What a person has set stays."""
+    if source.path is None:
+        return {}
+    drawn, _ = _found(services, visitor, tab, source, max_tokens, lambda share: None)
+    return drawn
+
+
+def _found(
+    services: Services,
+    visitor: Visitor,
+    tab: ExamplesCard,
+    source: Source,
+    max_tokens: float,
+    tell: Callable[[float], Any],
+) -> tuple[Drawn, Updates]:
+    """What there is to show of the file, and what goes into widgets that a person can set. tell: takes the share that
+    is done."""
     assert source.path is not None
     try:
         checked = services.data.check(source.path, source.mapping, visitor.owner, lambda share: tell(share / 3))
-        counts = ready(services).yes
-        tokens = services.data.tokens(checked, int(max_tokens), lambda share: tell((1 + 2 * share) / 3)) if counts else None
+        tokens = None
+        if ready(services).yes:
+            tokens = services.data.tokens(checked, int(max_tokens), lambda share: tell((1 + 2 * share) / 3))
         advice = services.data.advice(checked, tokens)
-    except Exception as error:
-        return _unreadable(services, visitor, source, error)
-    bad, warnings = rows.split_report(checked, tokens)
-    roles = columns.roles_of(columns.reading(checked.mapping))
+    except PlaygroundError as error:
+        return _unreadable(services, visitor, tab, source, error)
+    bad, _ = rows.split_report(checked, tokens)
     source = replace(
         source,
         mapping=dict(checked.mapping) or None,
-        roles=roles,
+        roles=rows.roles_of(rows.reading(checked.mapping)),
         good=checked.rows - len(bad),
         index=0,
         kind=checked.objective,
         chats=any(sum(turn.role == "assistant" for turn in one.messages) > 1 for one in checked.examples[:1000]),
     )
-    text, place = seen.show(services, visitor, source, max_tokens, 0, checked)[1:]
-    return [
-        source, slot(""), heading(done=source.good > 0), slot(facts_html(checked, tokens, source, int(max_tokens), len(bad))),
-        slot(advice_html(advice)),
-        *columns.show(checked.columns, checked.mapping, roles, checked.confidence, checked.why),
-        *rows.show(checked, bad, warnings, source.leave_out),
-        *lengths.show(tokens),
-        gr.update(visible=True), gr.update(visible=source.chats), text, place,
-        gr.update(visible=True, open=False), gr.skip(), "", slot(""),
-    ]  # fmt: skip
+    columns, mapped = rows.show_columns(tab, checked.columns, source, checked.confidence, checked.why)
+    report, emptied = rows.show_report(tab, checked, tokens, source.leave_out)
+    drawn: Drawn = {
+        tab.error: slot(""),
+        tab.heading: _heading(done=source.good > 0),
+        tab.facts: slot(_facts_html(checked, tokens, source, int(max_tokens), len(bad))),
+        tab.advice: slot(_advice_html(advice)),
+        tab.preview: gr.update(visible=True),
+        tab.turns: Choices(visible=source.chats),
+        tab.edit: gr.update(visible=True, open=False),
+        tab.edit_place: "",
+        tab.edit_error: slot(""),
+    }
+    drawn |= columns | report | rows.show_lengths(tab, tokens)
+    drawn |= rows.preview(services, visitor, tab, source=source, max_tokens=max_tokens)
+    return drawn, {**mapped, **emptied}
 
 
-def _progress(source: Source, share: float) -> list[Any]:
-    """How far reading has come, in the place of the facts."""
-    shown: list[Any] = [gr.skip()] * _OUTPUTS
-    label = f"Reading {source.title}"
-    shown[1], shown[3] = slot(""), slot(html.progress(share, label) + html.note(f"{label}, {share:.0%}"))
-    return shown
-
-
-def _failed(error: Exception) -> list[Any]:
-    """Nothing new is open; what was stays."""
-    return [gr.skip(), slot(card(error)), *[gr.skip()] * (_OUTPUTS - 2)]
-
-
-def _unreadable(services: Any, visitor: Visitor, source: Source, error: Exception) -> list[Any]:
+def _unreadable(
+    services: Services, visitor: Visitor, tab: ExamplesCard, source: Source, error: PlaygroundError
+) -> tuple[Drawn, Updates]:
     """What is wrong; and where only the columns' meaning is, the columns to choose from and the rows to mend."""
+    assert source.path is not None
     there: tuple[str, ...] = ()
     if isinstance(error, InputError):
         with suppress(PlaygroundError):
             there = services.data.columns(source.path, visitor.owner)
-    roles = source.roles or columns.roles_of(columns.READ_AS[0][0])
-    source = replace(source, good=0, roles=roles)
+    source = replace(source, good=0, roles=source.roles or rows.roles_of(rows.reading({})))
+    columns, mapped = rows.show_columns(tab, there if len(there) > 1 else (), source, 0.0, "")
     away = gr.update(visible=False)
-    offered = columns.show(there, source.mapping or {}, roles, 0.0, "") if len(there) > 1 else columns.hidden()
-    return [
-        source, slot(card(error)), heading(done=False), slot(""), slot(""), *offered, *rows.hidden(), *lengths.hidden(),
-        away, away, "", "", gr.update(visible=bool(there)), gr.skip(), "", slot(""),
-    ]  # fmt: skip
+    drawn: Drawn = {
+        tab.source: source,
+        tab.error: slot(html.card(error)),
+        tab.heading: _heading(done=False),
+        tab.edit: gr.update(visible=bool(there)),
+        tab.edit_place: "",
+        tab.edit_error: slot(""),
+    }
+    drawn |= dict.fromkeys((tab.facts, tab.advice, tab.bad, tab.lengths, tab.preview), away)
+    return drawn | columns, mapped
 
 
-class _Work:
-    """One long job in a thread of its own, and how far it has come."""
-
-    def __init__(self, job: Callable[[Callable[[float], None]], list[Any]]) -> None:
-        self.share = 0.0
-        self._result: list[Any] | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(job,), daemon=True)
-        self._thread.start()
-
-    def _run(self, job: Callable[[Callable[[float], None]], list[Any]]) -> None:
-        try:
-            self._result = job(self._tell)
-        except BaseException as error:
-            self._error = error
-
-    def _tell(self, share: float) -> None:
-        self.share = share
-
-    def finished(self, wait_s: float) -> bool:
-        self._thread.join(wait_s)
-        return not self._thread.is_alive()
-
-    def result(self) -> list[Any]:
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-
-def heading(*, done: bool) -> str:
+def _heading(*, done: bool) -> str:
     return html.heading("Examples", words.EXAMPLES_TEXT, 1, done=done)
 
 
-def facts_html(checked: Any, tokens: Any, source: Source, max_tokens: int, bad: int) -> str:
+def _facts_html(checked: Checked, tokens: TokenReport | None, source: Source, max_tokens: int, bad: int) -> str:
     """What is in the file, in a row of chips."""
-    kind = columns.reading(checked.mapping).lower() if checked.mapping else checked.format
-    guessed = checked.confidence < columns.SURE
+    kind = rows.reading(checked.mapping).lower() if checked.mapping else checked.format
+    guessed = checked.confidence < rows.SURE
     facts = [
         (f"{source.title}: {plural(checked.rows, 'row')}", "ok"),
         (f"read as {kind}{', a guess' if guessed else ''}", "warn" if guessed else ""),
@@ -235,7 +436,7 @@ def facts_html(checked: Any, tokens: Any, source: Source, max_tokens: int, bad: 
     return html.chips(facts)
 
 
-def advice_html(advice: Any) -> str:
+def _advice_html(advice: Sequence[Advice]) -> str:
     """What to think about before a run, with the rows it speaks of."""
     if not advice:
         return ""

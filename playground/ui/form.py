@@ -1,88 +1,313 @@
-"""The widgets of a run's settings on the Train tab: method options, aims, everything else, and the settings to take away."""
+"""A run's settings as a form: one table of fields, from which it is built, read, and filled from a settings file."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gradio as gr
 
 from playground.data.split import TEST, VALIDATION
-from playground.methods.options import INIT_TEXT_MAX
-from playground.ui import html, plan, recipe
-from playground.ui.wiring import Dropdown, hidden_slot
+from playground.errors import InputError, PlaygroundError
+from playground.methods import all_methods
+from playground.methods.method import INIT_TEXT_MAX, PLACEMENTS, Method, Options
+from playground.runs.recipe import KINDS, with_settings
+from playground.runs.request import SETTINGS, TrainRequest
+from playground.training.spec import OBJECTIVES
+from playground.ui import html, words
+from playground.ui.html import rate
+from playground.ui.rows import Source
+from playground.ui.wiring import Dropdown, Updates, Visitor, hidden_slot, slot
+
+if TYPE_CHECKING:
+    from playground.services import Services
+    from playground.ui.plan import RunForm
+
+Widget: TypeAlias = gr.Number | gr.Checkbox | gr.Textbox | gr.Radio | Dropdown
+Settings: TypeAlias = Mapping[str, Any]
+"""Name of a field -> its widget's value."""
+AIMS = {
+    "sft": "To answer as the examples do",
+    "grpo": "To earn rewards (GRPO)",
+    "pretrain": "To write as the texts do",
+    "dpo": "To prefer the better answers (DPO)",
+    "orpo": "To prefer them while learning them (ORPO)",
+    "reward": "To score answers (a reward model)",
+    "kto": "To tell good from bad answers (KTO)",
+}
 
 
-def settings(method: Any, steps: int) -> dict[str, Any]:
-    """``method`` is the one that is chosen first; choosing another sets its own learning rate and rank."""
-    label = plan.settings_label(method.name, steps, method.learning_rate, method.rank)
-    with gr.Column(elem_classes="folds"), gr.Accordion(label, open=False) as fold:
-        with gr.Row():
-            steps_box = gr.Number(steps, label="Steps", info="One step reads one batch.", precision=0, minimum=1, min_width=130)
-            lr = gr.Number(
-                method.learning_rate, label="Learning rate", info="How far each step moves.", step=0.0001, min_width=130
-            )
-            rank = gr.Number(
-                method.rank or 0, label=method.rank_label, info=f"{method.rank_info} 0: the method's own.", precision=0, minimum=0,
-                maximum=256, min_width=130,
-            )  # fmt: skip
-        with gr.Row():
-            batch = gr.Number(8, label="Batch", info="Examples per step.", precision=0, minimum=1, maximum=256, min_width=130)
-            tokens = gr.Number(2048, label="Longest example", info="Tokens; a longer prompt is cut at its start.", precision=0,
-                               minimum=16, maximum=32768, min_width=130)  # fmt: skip
-            seed = gr.Number(7, label="Seed", info="The same seed, the same run.", precision=0, minimum=0, min_width=130)
-        with gr.Row():
-            validation, test = (
-                gr.Number(round(100 * share), label=label, info=info, precision=0, minimum=0, maximum=90, min_width=200)
-                for share, label, info in (
-                    (VALIDATION, "Held back to choose by, %", "For samples and the best checkpoint, from 10 rows on."),
-                    (TEST, "Held back for the verdict, %", "Seen by nothing else, from 20 rows on."),
-                )
-            )
-            early_stop = gr.Number(
-                0, label="Stop early", info="After so many checkpoints without a better held-out loss; 0: never.", precision=0,
-                minimum=0, min_width=200,
-            )  # fmt: skip
-    return {"fold": fold, "settings": [steps_box, lr, rank, batch, tokens, seed, validation, test], "early_stop": early_stop}
+def aims_of(kind: str) -> list[tuple[str, str]]:
+    """What rows of a kind can train, in words; the usual objective first."""
+    able = [objective for objective, holds in OBJECTIVES.items() if kind in holds]
+    able.sort(key=lambda objective: OBJECTIVES[objective].index(kind))
+    return [(AIMS[objective], objective) for objective in able]
 
 
-def options(method: Any) -> list[Any]:
-    """One widget an option, in the order of ``plan.OPTIONS``; shown where the method has it."""
-    return [
-        gr.Checkbox(False, label="rsLoRA: high ranks learn as fast as low ones", visible="rslora" in method.options),
-        gr.Checkbox(False, label="PiSSA: begin with the base's strongest directions", visible="pissa" in method.options),
-        gr.Number(
-            0, label="Layers", info="Train the last so many; 0: all weights.", precision=0, minimum=0, visible="layers" in method.options
-        ),
-        gr.Textbox(
-            label="Virtual tokens begin as", placeholder="Tokens drawn by chance, or a text such as your best prompt",
-            max_length=INIT_TEXT_MAX, visible="init_text" in method.options,
-        ),
-        gr.Radio(
-            [("After attention and MLP (Houlsby)", "houlsby"), ("After the MLP (Pfeiffer)", "pfeiffer")], value="houlsby",
-            label="Where bottlenecks stand", visible="placement" in method.options,
-        ),
-    ]  # fmt: skip
+_DEFAULTS = TrainRequest(Path())
 
 
-def aims() -> list[Any]:
-    """What is learned, and what earns a reward."""
-    objective = Dropdown(plan.aims_of("sft"), value="sft", label="What it learns", visible=False)
-    rewards = gr.Textbox(
-        label="What earns a reward, one a line", lines=2, visible=False,
-        placeholder="ends-with:Reviewed by Dr. Sharma, json, regex:…, contains:…, max-words:60, or model=ID of a reward model",
-    )  # fmt: skip
-    return [objective, rewards]
+@dataclass(frozen=True)
+class Field:
+    """One setting of a run. name: of ``TrainRequest``, or (place ``option``) of ``Options``. place: the row it stands
+    in.
+
+    show: the request's value -> the widget's. parse: the other way round, where its type does not say it.
+    """
+
+    name: str
+    place: str
+    widget: Callable[..., Widget]
+    show: Callable[[Any], Any] = lambda value: value
+    parse: Callable[[Any], Any] | None = None
+
+    def of(self, request: TrainRequest) -> Any:
+        return getattr(request.options if self.place == "option" else request, self.name)
+
+    def read(self, value: Any) -> Any:
+        """The widget's value as the request takes it; an empty field, and zero where there is no default, is the
+        default."""
+        default = self.of(_DEFAULTS)
+        if self.parse is not None:
+            return self.parse(value)
+        if isinstance(default, str):
+            return str(value or "").strip()
+        if value is None or (default is None and not value):
+            return default
+        return SETTINGS[self.name].kind(value) if self.name in SETTINGS else type(default)(value)
 
 
-def take_away() -> dict[str, Any]:
+def _number(label: str, info: str, **options: Any) -> Callable[..., Widget]:
+    return partial(gr.Number, label=label, info=info, **{"precision": 0, "minimum": 0, "min_width": 130, **options})
+
+
+def _share(name: str, whole: float, label: str, info: str) -> Field:
+    """A share of the rows that is held back, in per cent."""
+
+    def show(share: float | None) -> int:
+        return round(100 * (whole if share is None else share))
+
+    def parse(percent: float | None) -> float | None:
+        return None if percent is None else percent / 100
+
+    return Field(name, "held", _number(label, info, maximum=90, min_width=200), show, parse)
+
+
+def _lines(value: Any) -> tuple[str, ...]:
+    return tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
+
+
+_RSLORA = partial(gr.Checkbox, label="rsLoRA: high ranks learn as fast as low ones")
+_PISSA = partial(gr.Checkbox, label="PiSSA: begin with the base's strongest directions")
+_INIT_TEXT = partial(
+    gr.Textbox,
+    label="Virtual tokens begin as",
+    max_length=INIT_TEXT_MAX,
+    placeholder="Tokens drawn by chance, or a text such as your best prompt",
+)
+_PLACES = [("After attention and MLP (Houlsby)", "houlsby"), ("After the MLP (Pfeiffer)", "pfeiffer")]
+_PLACEMENT = partial(gr.Radio, _PLACES, label="Where bottlenecks stand")
+_REWARDS = partial(
+    gr.Textbox,
+    label="What earns a reward, one a line",
+    lines=2,
+    visible=False,
+    placeholder=(
+        "ends-with:Reviewed by Dr. Sharma, json, regex:…, contains:…, max-words:60, or model=ID of a reward model"
+    ),
+)
+_LR = _number("Learning rate", "How far each step moves.", precision=None, minimum=None, step=0.0001)
+_CUT = "Tokens; a longer prompt is cut at its start."
+_CHOOSE = "For samples and the best checkpoint, from 10 rows on."
+_EARLY = "After so many checkpoints without a better held-out loss; 0: never."
+_FIELDS = (
+    Field("rslora", "option", _RSLORA),
+    Field("pissa", "option", _PISSA),
+    Field("layers", "option", _number("Layers", "Train the last so many; 0: all weights.")),
+    Field("init_text", "option", _INIT_TEXT),
+    Field("placement", "option", _PLACEMENT, lambda placement: placement or PLACEMENTS[0]),
+    Field("objective", "aim", partial(Dropdown, aims_of("sft"), label="What it learns", visible=False)),
+    Field("rewards", "aim", _REWARDS, "\n".join, _lines),
+    Field("steps", "size", _number("Steps", "One step reads one batch.", minimum=1)),
+    Field("lr", "size", _LR),
+    Field("rank", "size", _number("Rank", "", maximum=256), lambda rank: rank or 0),
+    Field("batch_size", "batch", _number("Batch", "Examples per step.", minimum=1, maximum=256)),
+    Field("max_tokens", "batch", _number("Longest example", _CUT, minimum=16, maximum=32768)),
+    Field("seed", "batch", _number("Seed", "The same seed, the same run.")),
+    _share("validation", VALIDATION, "Held back to choose by, %", _CHOOSE),
+    _share("test", TEST, "Held back for the verdict, %", "Seen by nothing else, from 20 rows on."),
+    Field("early_stop", "held", _number("Stop early", _EARLY, min_width=200)),
+)
+FIELDS = {field.name: field for field in _FIELDS}
+"""Every setting that the form has, in its order."""
+ELSEWHERE = ("method", "turns", "leave_out")
+"""Settings that other widgets of the tab hold."""
+OPTIONS = [name for name, field in FIELDS.items() if field.place == "option"]
+
+
+def build(places: tuple[str, ...], method: Method, steps: int) -> dict[str, Widget]:
+    """The widgets of some places, for the method and steps that are chosen first."""
+    first: dict[str, dict[str, Any]] = {
+        "steps": {"value": steps},
+        "lr": {"value": method.learning_rate},
+        "rank": rank_of(method),
+        "objective": {"value": "sft"},
+    }
+    first |= {name: {"visible": name in method.options} for name in OPTIONS}
+    wanted = [field for field in FIELDS.values() if field.place in places]
+    return {one.name: one.widget(**{"value": one.show(one.of(_DEFAULTS)), **first.get(one.name, {})}) for one in wanted}
+
+
+def rank_of(method: Method) -> dict[str, Any]:
+    """What the rank's widget shows for a method."""
+    info = f"{method.rank_info} 0: the method's own."
+    return {"value": method.rank or 0, "visible": method.rank is not None, "label": method.rank_label, "info": info}
+
+
+def read(settings: Settings) -> dict[str, Any]:
+    """The values of a request's fields; what is not given is as the form shows it at first."""
+    return {name: field.read(settings.get(name, field.show(field.of(_DEFAULTS)))) for name, field in FIELDS.items()}
+
+
+def request_of(source: Source, owner: str, name: str, method: str, settings: Settings) -> TrainRequest:
+    """The run that the form describes. Options of other methods are left out, and rewards where nothing earns them.
+    Raises InputError."""
+    assert source.path is not None
+    values = read(settings)
+    options = _options({option: values.pop(option) for option in OPTIONS}, method)
+    if values["objective"] != "grpo":
+        values["rewards"] = ()
+    return TrainRequest(
+        file=source.path,
+        name=name.strip() or source.slug or "adapter",
+        method=method,
+        mapping=source.mapping,
+        owner=owner,
+        turns=source.turns,
+        leave_out=source.leave_out,
+        options=options,
+        **values,
+    )
+
+
+def _options(values: Settings, method: str) -> Options:
+    known = all_methods().get(method)
+    return Options.of({name: value for name, value in values.items() if known is not None and name in known.options})
+
+
+def settings_of(request: TrainRequest) -> dict[str, Any]:
+    """What the form's widgets show for a request. Raises InputError for what the form has no place for."""
+    carried = [name for name, one in SETTINGS.items() if one.carried and name not in (*FIELDS, *ELSEWHERE)]
+    away = [f"{SETTINGS[name].flag} ({name})" for name in carried if getattr(request, name) != getattr(_DEFAULTS, name)]
+    if away:
+        raise InputError(
+            f"The form has no place for {', '.join(away)}. Start this run from the command line, or leave that out."
+        )
+    return {name: field.show(field.of(request)) for name, field in FIELDS.items()}
+
+
+def settings_label(method: str, settings: Settings) -> str:
+    """The closed fold says what is set in it."""
+    values = read(settings)
+    parts = [f"{values['steps']} steps"] if values["steps"] else []
+    parts.append(f"learning rate {rate(values['lr'])}")
+    known, rank = all_methods().get(method), values["rank"]
+    if rank and known is not None and known.rank is not None:
+        parts.append(f"{rank} virtual tokens" if known.virtual else f"{known.rank_label.lower()} {rank}")
+    names = {
+        "rslora": "rsLoRA",
+        "pissa": "PiSSA",
+        "init_text": "begins as a text",
+        "layers": f"the last {values['layers']} layers",
+    }
+    for option in known.options if known is not None else ():
+        if values[option]:
+            parts.append(names.get(option, str(values[option])))
+    return "Everything else: " + ", ".join([*parts, f"batch {values['batch_size']}", f"seed {values['seed']}"])
+
+
+# Settings to take away and to bring back
+
+FORMS = [
+    ("Command line", "command"),
+    ("Settings file", "settings"),
+    ("Axolotl file", "axolotl"),
+    ("TRL script", "trl"),
+]
+LANGUAGES = {"command": "shell", "settings": "json", "axolotl": "yaml", "trl": "python"}
+LIMIT_BYTES = 100_000
+
+
+def build_recipe() -> dict[str, Any]:
     """The fold with the settings in other forms, and the way back."""
     parts: dict[str, Any] = {}
-    with gr.Column(elem_classes="folds"), gr.Accordion("Take these settings elsewhere, or bring some", open=False) as fold:
-        parts["form"] = gr.Radio(recipe.FORMS, value="command", label="Form", container=False, show_label=False)
+    title = "Take these settings elsewhere, or bring some"
+    with gr.Column(elem_classes="folds"), gr.Accordion(title, open=False) as parts["recipe"]:
+        parts["form"] = gr.Radio(FORMS, value="command", label="Form", container=False, show_label=False)
         parts["code"] = gr.Code(label="Settings", visible=False, interactive=False, wrap_lines=True, max_lines=24)
         with gr.Row(elem_classes="acts"):
             parts["code_file"] = gr.DownloadButton("Download", size="sm", visible=False)
             parts["bring"] = gr.UploadButton("Bring a settings file", size="sm", file_types=[".json"])
         gr.HTML(html.note("Axolotl and TRL read the good rows, which the Examples card hands out."))
         parts["code_error"] = hidden_slot()
-    return parts | {"recipe": fold}
+    return parts
+
+
+def show_recipe(
+    services: Services,
+    visitor: Visitor,
+    tab: RunForm,
+    *,
+    kind: str,
+    source: Source,
+    name: str,
+    method: str,
+    **settings: Any,
+) -> Updates:
+    """The settings in one form, and a button to download it."""
+    said = slot(html.note(words.TRAIN_EMPTY))
+    if source.path is not None and source.good:
+        try:
+            text = services.training.recipe(request_of(source, visitor.owner, name, method, settings), kind)
+            file = services.data.download(KINDS[kind], text, visitor.owner)
+            return {
+                tab.code: gr.update(value=text, language=LANGUAGES[kind], visible=True),
+                tab.code_file: gr.update(value=str(file), label=f"Download {file.name}", visible=True),
+            }
+        except PlaygroundError as error:
+            said = slot(html.card(error))
+    away = gr.update(visible=False)
+    return {tab.code: away, tab.code_file: away, tab.code_error: said}
+
+
+def bring(services: Services, visitor: Visitor, tab: RunForm, *, uploaded: str | None, source: Source) -> Updates:
+    """A settings file was given: fill the form from it."""
+    if not uploaded:
+        return {}
+    if source.path is None:
+        return {tab.code_error: slot(html.note(words.TRAIN_EMPTY))}
+    record = _read(services, visitor, Path(uploaded))
+    request = with_settings(request_of(source, visitor.owner, "", "lora", {}), record)
+    return {
+        tab.source: replace(source, turns=request.turns, leave_out=request.leave_out),
+        tab.method: request.method,
+        **{tab.fields[name]: value for name, value in settings_of(request).items()},
+        tab.code_error: slot(html.good(f"The settings of {Path(uploaded).name} are in the form.")),
+    }
+
+
+def _read(services: Services, visitor: Visitor, path: Path) -> dict[str, Any]:
+    path = services.data.handed_over(path, visitor.owner)
+    if path.stat().st_size > LIMIT_BYTES:
+        raise InputError(f"{path.name} is too large for a settings file. Download one here to see its form.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path.name} is no JSON ({error}). Download a settings file here to see its form.") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path.name} is no file of settings. Download one here to see its form.")
+    return record

@@ -1,11 +1,22 @@
-"""Small pieces of HTML. Every text that goes in is escaped here, so no caller has to remember to; what one forgets all the same is caught
-where the page sends it (``wiring.Page``)."""
+"""Small pieces of HTML. Every text that goes in is escaped here, so no caller has to remember to; what one forgets all
+the same is caught
+where the page sends it (``wiring.Page``).
+
+From an exception to words on the page. The only place that decides what a person reads of an error.
+
+Numbers as a person reads them. Sizes come in bytes, times in seconds.
+"""
 
 from __future__ import annotations
 
+import datetime
+import logging
 from collections.abc import Iterable, Sequence
 from html import escape as _escape
 from typing import Literal
+
+from playground.errors import PlaygroundError
+from playground.ui import words
 
 _ICONS = {
     "check": '<path d="M3 8.5l3.2 3.2L13 5"/>',
@@ -31,8 +42,8 @@ def sentence(text: str) -> str:
 
 def icon(name: str) -> str:
     return (
-        '<svg class="ico" viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" '
-        f'stroke-linejoin="round" aria-hidden="true">{_ICONS[name]}</svg>'
+        '<svg class="ico" viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="2"'
+        f' stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{_ICONS[name]}</svg>'
     )
 
 
@@ -62,7 +73,9 @@ def table(
     """A plain table of text. ``figures`` are the columns set to the right."""
 
     def cells(values: Sequence[object], tag: Literal["td", "th"]) -> str:
-        return "".join(f"<{tag}{' class=figure' if i in figures else ''}>{esc(value)}</{tag}>" for i, value in enumerate(values))
+        return "".join(
+            f"<{tag}{' class=figure' if i in figures else ''}>{esc(value)}</{tag}>" for i, value in enumerate(values)
+        )
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     label = f' aria-label="{esc(caption)}"' if caption else ""
@@ -71,7 +84,9 @@ def table(
 
 def pairs(facts: Iterable[tuple[str, object]]) -> str:
     """A list of facts: what on the left, how much on the right."""
-    return '<dl class="pairs">' + "".join(f"<dt>{esc(what)}</dt><dd>{esc(value)}</dd>" for what, value in facts) + "</dl>"
+    return (
+        '<dl class="pairs">' + "".join(f"<dt>{esc(what)}</dt><dd>{esc(value)}</dd>" for what, value in facts) + "</dl>"
+    )
 
 
 def progress(done: float, label: str) -> str:
@@ -97,7 +112,10 @@ def heading(title: str, text: str = "", number: int | None = None, *, done: bool
     if number is not None:
         mark = f'<i class="{"done" if done else ""}">{icon("check") if done else number}</i>'
     under = f"<p>{esc(text)}</p>" if text else ""
-    return f'<div class="heading{" numbered" if number is not None else ""}"><h{level}>{mark}{esc(title)}</h{level}>{under}</div>'
+    return (
+        "<div"
+        f' class="heading{" numbered" if number is not None else ""}"><h{level}>{mark}{esc(title)}</h{level}>{under}</div>'
+    )
 
 
 def note(text: str) -> str:
@@ -113,3 +131,107 @@ def error_card(message: str, title: str = "") -> str:
     """What is wrong, what there is, what to do; read out at once."""
     head = f"<b>{esc(title)}</b> " if title else ""
     return f'<div class="err" role="alert">{icon("warn")}<span>{head}{esc(message)}</span></div>'
+
+
+_LOG = logging.getLogger(__name__)
+
+
+def sentence_failure(error: BaseException) -> str:
+    """Our own errors speak for themselves; anything else is our bug: logged whole, told calmly."""
+    if isinstance(error, PlaygroundError):
+        return str(error)
+    _LOG.error("unexpected error behind the page", exc_info=error)
+    return words.OUR_SIDE
+
+
+def card(error: BaseException) -> str:
+    return error_card(sentence_failure(error))
+
+
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def size(count: float | None) -> str:
+    """``98_000_000`` -> ``98 MB``; one decimal below ten and for gigabytes."""
+    if count is None:
+        return "unknown"
+    for unit, name in _UNITS:
+        if count >= unit:
+            value = count / unit
+            return f"{value:.1f} {name}" if value < 10 or name == "GB" else f"{value:.0f} {name}"
+    return f"{int(count)} B"
+
+
+def duration(seconds: float | None) -> str:
+    """``130`` -> ``2 min 10 s``; a tenth of a second below ten."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def about(seconds: float | None) -> str:
+    """An estimate, as rough as it is: ``about 3 min``. Empty when there is none."""
+    if not seconds:
+        return ""
+    if seconds < 90:
+        return f"about {max(10, 10 * round(seconds / 10))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def left(seconds: float | None) -> str:
+    """Time left, in whole seconds: a tenth would pretend to know more than an estimate does. Empty when unknown."""
+    if seconds is None:
+        return ""
+    return f"{duration(seconds) if seconds >= 10 else f'{max(0, round(seconds))} s'} left"
+
+
+def count(number: float | None) -> str:
+    """``1_221_120`` -> ``1.2 M``; thousands get a comma."""
+    if number is None:
+        return "unknown"
+    if number >= 1e9:
+        return f"{number / 1e9:.1f} B"
+    if number >= 1e6:
+        return f"{number / 1e6:.1f} M"
+    return f"{number:,.0f}"
+
+
+def share(part: float, whole: float) -> str:
+    """``0.9 %``; two decimals where one would read 0.0."""
+    percent = 100 * part / whole if whole else 0.0
+    return f"{percent:.2f} %" if 0 < percent < 0.1 else f"{percent:.1f} %" if percent < 100 else "100 %"
+
+
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def rate(value: float | None) -> str:
+    """A learning rate: ``0.001`` -> ``1e-3``."""
+    if not value:
+        return "the method's own"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def day(stamp: float | str | None) -> str:
+    """Seconds since 1970, or an ISO time -> ``23 Nov 2026``."""
+    if not stamp:
+        return ""
+    if isinstance(stamp, str):
+        try:
+            moment = datetime.datetime.fromisoformat(stamp)
+        except ValueError:
+            return stamp
+    else:
+        moment = datetime.datetime.fromtimestamp(stamp)
+    return f"{moment.day} {moment:%b %Y}"

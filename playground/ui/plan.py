@@ -1,298 +1,292 @@
-"""The This run card: what a run would cost, said again whenever a setting moves, and its start."""
+"""The cards for time and method, and This run: what a run would cost, shown again whenever a setting changes, and its
+start."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from playground.errors import InputError, PlaygroundError
-from playground.methods import all_methods
-from playground.methods.options import PLACEMENTS, Options
-from playground.services.presets import Preset, within_reach
-from playground.services.training import TrainRequest
-from playground.training.spec import OBJECTIVES
-from playground.ui import html, words
-from playground.ui.failure import card
-from playground.ui.figures import about, count, plural, rate, share, size
-from playground.ui.readiness import ready
-from playground.ui.source import Source
-from playground.ui.wiring import Visitor, slot
+from playground.methods.method import Method, Options
+from playground.runs.request import Preset, within_reach
+from playground.runs.service import Plan
+from playground.services import Services
+from playground.ui import form, html, words
+from playground.ui.form import Widget
+from playground.ui.html import about, count, plural, share, size
+from playground.ui.rows import Source
+from playground.ui.sidebar import ready
+from playground.ui.wiring import Choices, Drawn, Radio, Updates, Visitor, hidden_slot, listen, slot
 
-OPTIONS = tuple(item.name for item in fields(Options))
-"""In the order of the form."""
-BLANK = (None, None, None, 8, 2048, 7, 10, 15, False, False, 0, "", "", "", "", 0)
-"""The form's settings, options and aims when nothing is chosen."""
-FIELDS = len(BLANK)
-AT_REST = {"placement": PLACEMENTS[0]}
-"""What a widget shows for an option that is not set, where it has no empty choice."""
-PLAIN = TrainRequest(Path())
-AWAY = {
-    "save_steps": "the steps between checkpoints (save_steps)",
-    "start": "an adapter to begin with (start)",
-    "docs": "documents (docs)",
-    "limit_memory_bytes": "a limit on memory (limit_memory_bytes)",
-}
-"""Settings of a run that only the command line has, in words."""
-AIMS = {
-    "sft": "To answer as the examples do",
-    "grpo": "To earn rewards (GRPO)",
-    "pretrain": "To write as the texts do",
-    "dpo": "To prefer the better answers (DPO)",
-    "orpo": "To prefer them while learning them (ORPO)",
-    "reward": "To score answers (a reward model)",
-    "kto": "To tell good from bad answers (KTO)",
-}
+_TYPICAL_ROWS = 160
+"""What the times are shown for until there is a file."""
 
 
-def request_of(
-    source: Source, owner: str, name: str, method: str, steps: float | None, lr: float | None, rank: float | None, batch_size: float,
-    max_tokens: float, seed: float, validation: float | None = None, test: float | None = None, *more: Any,
-) -> TrainRequest:  # fmt: skip
-    """Empty fields, and zero, are the method's own defaults. validation, test: per cent held back. more: the options
-    as ``method_options`` takes them, then the objective, rewards (one a line) and how many checkpoints without gain end the run."""
-    options, (objective, rewards, early_stop, *_) = more[: len(OPTIONS)], (*more[len(OPTIONS) :], "", "", 0)
-    assert source.path is not None
-    return TrainRequest(
-        file=source.path,
-        name=name.strip() or source.slug or "adapter",
-        method=method,
-        steps=int(steps) if steps else None,
-        lr=float(lr) if lr else None,
-        rank=int(rank) if rank else None,
-        batch_size=int(batch_size or 8),
-        max_tokens=int(max_tokens or 2048),
-        seed=int(seed or 0),
-        mapping=source.mapping,
-        owner=owner,
-        validation=None if validation is None else validation / 100,
-        test=None if test is None else test / 100,
-        turns=source.turns,
-        leave_out=source.leave_out,
-        options=method_options(method, *options),
-        objective=str(objective or ""),
-        rewards=tuple(line.strip() for line in str(rewards or "").splitlines() if line.strip()) if objective == "grpo" else (),
-        early_stop=int(early_stop or 0),
+@dataclass(frozen=True)
+class RunForm:
+    """Every widget of the form. source: of the Examples card. fields: one widget a setting, by the names of
+    ``form.FIELDS``."""
+
+    source: gr.State
+    followed: gr.State
+    preset: gr.Radio
+    method: gr.Radio
+    explain: gr.HTML
+    fold: gr.Accordion
+    fields: dict[str, Widget]
+    recipe: gr.Accordion
+    form: gr.Radio
+    code: gr.Code
+    code_file: gr.DownloadButton
+    bring: gr.UploadButton
+    code_error: gr.HTML
+    name: gr.Textbox
+    plan: gr.HTML
+    blocked: gr.HTML
+    start: gr.Button
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Everything that makes a request, by the names that handlers take."""
+        return {"source": self.source, "name": self.name, "method": self.method, **self.fields}
+
+    @property
+    def planned(self) -> list[Block]:
+        """What shows the plan."""
+        return [self.plan, self.blocked, self.start, self.fold]
+
+    @property
+    def timing(self) -> dict[str, Any]:
+        """What the time of a run depends on, but for its steps."""
+        return {"source": self.source, "method": self.method, "max_tokens": self.fields["max_tokens"]}
+
+
+def build(services: Services) -> dict[str, Any]:
+    """The cards for time and method."""
+    method, *_ = methods = sorted(services.training.methods(), key=lambda method: method.order)
+    offered = services.training.presets(_TYPICAL_ROWS)
+    parts: dict[str, Any] = {}
+    title, steps = "How much time to give it", offered[0].steps
+    with gr.Column(elem_classes="card"):
+        gr.HTML(html.heading(title, words.TIME_TEXT, 2))
+        choices = [(f"{one.label}, {one.steps} steps", one.name) for one in offered]
+        parts["preset"] = Radio(choices, value=offered[0].name, label=title, container=False, show_label=False)
+    with gr.Column(elem_classes="card"):
+        gr.HTML(html.heading("Method", words.METHOD_TEXT, 3))
+        choices = [(f"{one.label}: {one.cost}" if one.cost else one.label, one.name) for one in methods]
+        parts["method"] = gr.Radio(choices, value=method.name, label="Method", container=False, show_label=False)
+        parts["explain"] = gr.HTML(_explain_html(method))
+        fields = form.build(("option", "aim"), method, steps)
+        label = form.settings_label(method.name, {"steps": steps, "lr": method.learning_rate, "rank": method.rank})
+        with gr.Column(elem_classes="folds"), gr.Accordion(label, open=False) as parts["fold"]:
+            for place in ("size", "batch", "held"):
+                with gr.Row():
+                    fields |= form.build((place,), method, steps)
+        parts |= form.build_recipe()
+    return parts | {"fields": fields}
+
+
+def build_card() -> dict[str, Any]:
+    """The card This run."""
+    parts: dict[str, Any] = {}
+    with gr.Column(elem_classes="card plan-card"):
+        gr.HTML(html.heading("This run"))
+        parts["plan"] = gr.HTML(html.note(words.TRAIN_EMPTY))
+        parts["name"] = gr.Textbox(label="Name of the adapter", max_length=64, placeholder="Taken from the file")
+        parts["blocked"] = hidden_slot()
+        parts["start"] = gr.Button(words.FIRST_EXAMPLES, variant="primary", interactive=False)
+        gr.HTML(html.note(words.RUN_APART))
+    return parts
+
+
+def then_plan(services: Services, tab: RunForm, event: Any) -> Any:
+    return listen(services, event.then, refresh, tab, tab.planned, failure=tab.blocked, **tab.request)
+
+
+def wire(services: Services, tab: RunForm) -> Any:
+    """Returns the listener that starts a run."""
+    fields, steps, pissa = tab.fields, tab.fields["steps"], tab.fields["pissa"]
+
+    def changes(event: Any, handler: Callable[..., Any], outputs: Sequence[Block], **inputs: Any) -> Any:
+        return listen(services, event, handler, tab, outputs, **inputs)
+
+    then_plan(services, tab, changes(tab.preset.input, steps_of, [steps], preset=tab.preset, **tab.timing))
+    of_method = [tab.explain, fields["lr"], fields["rank"], *(fields[name] for name in form.OPTIONS)]
+    chosen = changes(tab.method.input, method_chosen, of_method, name=tab.method)
+    then_plan(services, tab, changes(chosen.then, preset_times, [tab.preset], **tab.timing))
+    then_plan(services, tab, changes(pissa.input, rate_of, [fields["lr"]], name=tab.method, pissa=pissa))
+    edits = [one.blur if isinstance(one, gr.Textbox) else one.input for one in fields.values() if one is not pissa]
+    latest: dict[str, Any] = {"trigger_mode": "always_last"}
+    listen(services, edits, refresh, tab, tab.planned, failure=tab.blocked, **latest, **tab.request)
+    changes(fields["objective"].input, aim_chosen, [fields["rewards"]], objective=fields["objective"])
+    events, shown = [tab.recipe.expand, tab.form.input], [tab.code, tab.code_file]
+    asked = {"failure": tab.code_error, "kind": tab.form, **latest, **tab.request}
+    listen(services, events, form.show_recipe, tab, shown, **asked)
+    filled = [tab.source, tab.method, *fields.values()]
+    brought: dict[str, Any] = {"uploaded": tab.bring, "source": tab.source}
+    then_plan(
+        services, tab, listen(services, tab.bring.upload, form.bring, tab, filled, failure=tab.code_error, **brought)
+    )
+    return listen(
+        services, tab.start.click, start, tab, tab.followed, failure=tab.blocked, trigger_mode="once", **tab.request
     )
 
 
-def method_options(
-    method: str, rslora: Any = False, pissa: Any = False, layers: Any = 0, init_text: Any = "", placement: Any = ""
-) -> Options:
-    """What the form says of the options that this method has; the others may hold what was set for another. Raises InputError."""
-    said = {
-        "rslora": bool(rslora), "pissa": bool(pissa), "layers": int(layers or 0), "init_text": str(init_text or "").strip(),
-        "placement": str(placement or ""),
-    }  # fmt: skip
-    known = all_methods().get(method)
-    return Options.of({name: value for name, value in said.items() if known is not None and name in known.options})
-
-
-def values_of(request: TrainRequest) -> list[Any]:
-    """The form's settings, options and aims for a request. Raises InputError for what the form has no place for."""
-    away = [words for name, words in AWAY.items() if getattr(request, name) != getattr(PLAIN, name)]
-    if away:
-        raise InputError(f"The form has no place for {', '.join(away)}. Start this run from the command line, or leave that out.")
-    shares = [None if share is None else round(100 * share) for share in (request.validation, request.test)]
-    return [
-        request.steps, request.lr, request.rank or 0, request.batch_size, request.max_tokens, request.seed,
-        *(BLANK[6 + place] if share is None else share for place, share in enumerate(shares)),
-        *(getattr(request.options, name) or AT_REST.get(name, rest) for name, rest in zip(OPTIONS, BLANK[8:], strict=False)), request.objective, "\n".join(request.rewards), request.early_stop,
-    ]  # fmt: skip
-
-
-def with_request(source: Source, request: TrainRequest) -> Source:
-    """What a request says of the rows themselves."""
-    return replace(source, turns=request.turns, leave_out=request.leave_out)
-
-
-def aims_of(kind: str) -> list[tuple[str, str]]:
-    """What rows of a kind can train, in words; the usual aim first."""
-    able = [objective for objective, holds in OBJECTIVES.items() if kind in holds]
-    able.sort(key=lambda objective: OBJECTIVES[objective].index(kind))
-    return [(AIMS[objective], objective) for objective in able]
-
-
-def aim_chosen(services: Any, visitor: Visitor, objective: str) -> Any:
-    """Rewards are asked for where they are what is learned from."""
-    return gr.update(visible=objective == "grpo")
-
-
-def refresh(services: Any, visitor: Visitor, source: Source, name: str, method: str, *settings: Any) -> list[Any]:
-    """The plan, an error beside it, the Start button, and what the closed settings say. Settings: as request_of."""
-    fold = settings_label(method, *settings)
-    if source.path is None or not source.good:
-        waiting = gr.update(value=words.FIRST_EXAMPLES, interactive=False)
-        return [html.note(words.TRAIN_EMPTY), slot(""), waiting, gr.update(label=fold)]
-    if not (base := ready(services)).yes:
-        waiting = gr.update(value=words.START, interactive=False)
-        return [html.note(f"{base.words}. The plan follows."), slot(""), waiting, gr.update(label=fold)]
+def refresh(
+    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any
+) -> Drawn:
+    """The plan, what is in its way, the Start button, and what the closed settings say."""
+    waits = "" if source.path is not None and source.good else words.TRAIN_EMPTY
+    if not waits and not (base := ready(services)).yes:
+        waits = f"{base.words}. The plan follows."
+    label = words.FIRST_EXAMPLES if waits == words.TRAIN_EMPTY else words.START
+    shown: Drawn = {
+        tab.plan: html.note(waits) if waits else "",
+        tab.blocked: slot(""),
+        tab.start: gr.update(value=label, interactive=False),
+        tab.fold: gr.update(label=form.settings_label(method, settings)),
+    }
+    if waits:
+        return shown
     try:
-        plan = services.training.plan(request_of(source, visitor.owner, name, method, *settings))
-    except Exception as error:
-        return ["", slot(card(error)), gr.update(value=words.START, interactive=False), gr.update(label=fold)]
-    lr, rank = plan.lr, plan.rank
-    fold = settings_label(method, plan.steps, lr, rank, *settings[3:])
-    blocked = slot(html.error_card(plan.blocked) if plan.blocked else "")
-    start = gr.update(value=words.START, interactive=not plan.blocked)
-    return [plan_html(plan, services.bases.state().label), blocked, start, gr.update(label=fold)]
+        plan = services.training.plan(form.request_of(source, visitor.owner, name, method, settings))
+    except PlaygroundError as error:
+        return shown | {tab.blocked: slot(html.card(error))}
+    decided = {**settings, "steps": plan.steps, "lr": plan.lr, "rank": plan.rank}
+    return shown | {
+        tab.plan: _plan_html(plan, services.bases.state().label),
+        tab.blocked: slot(html.error_card(plan.blocked) if plan.blocked else ""),
+        tab.start: gr.update(value=words.START, interactive=not plan.blocked),
+        tab.fold: gr.update(label=form.settings_label(method, decided)),
+    }
 
 
-def plan_html(plan: Any, base: str) -> str:
-    facts = [
-        ("Base", base),
-        (
-            "Trains",
-            f"{count(plan.trainable_params)} of {count(plan.total_params)} weights ({share(plan.trainable_params, plan.total_params)})",
-        ),
-        ("Learns from", f"{plural(plan.rows, 'row')}, {plural(plan.steps, 'step')}"),
-        ("Held back", held_back(plan)),
-        ("Time", about(plan.seconds) or "not known yet"),
-        ("Memory", f"{size(plan.memory_bytes)}, {size(plan.free_bytes)} free"),
-        ("On disk after", size(plan.disk_bytes)),
-    ]
-    return html.pairs(facts)
-
-
-def held_back(plan: Any) -> str:
-    """The parts that are not learned from, and what they are for."""
-    parts = [f"{plan.validation_rows:,} to choose by"] if plan.validation_rows else []
-    parts += [f"{plan.test_rows:,} for the verdict"] if plan.test_rows else []
-    return ", ".join(parts) or "no row"
-
-
-def settings_label(
-    method: str,
-    steps: Any = None,
-    lr: Any = None,
-    rank: Any = None,
-    batch: Any = 8,
-    tokens: Any = 2048,
-    seed: Any = 7,
-    *shares: Any,
-) -> str:
-    """The closed fold says what stands in it, so that closed means read, not hidden."""
-    parts = [f"{int(steps)} steps"] if steps else []
-    parts.append(f"learning rate {rate(lr)}")
-    known = all_methods().get(method)
-    if rank and known is not None and known.rank is not None:
-        parts.append(f"{int(rank)} virtual tokens" if known.virtual else f"{known.rank_label.lower()} {int(rank)}")
-    parts += _options_said(method, *shares[2 : 2 + len(OPTIONS)])
-    return "Everything else: " + ", ".join([*parts, f"batch {int(batch or 0)}", f"seed {int(seed or 0)}"])
-
-
-def _options_said(method: str, *options: Any) -> list[str]:
-    names = {"rslora": "rsLoRA", "pissa": "PiSSA", "init_text": "begins as a text"}
-    with suppress(PlaygroundError):
-        chosen = method_options(method, *options).chosen()
-        return [
-            names.get(name) or (f"the last {value} layers" if name == "layers" else str(value)) for name, value in chosen.items()
+def _plan_html(plan: Plan, base: str) -> str:
+    trained, whole = plan.trainable_params, plan.total_params
+    held = [f"{plan.validation_rows:,} to choose by"] if plan.validation_rows else []
+    held += [f"{plan.test_rows:,} for the verdict"] if plan.test_rows else []
+    return html.pairs(
+        [
+            ("Base", base),
+            ("Trains", f"{count(trained)} of {count(whole)} weights ({share(trained, whole)})"),
+            ("Learns from", f"{plural(plan.rows, 'row')}, {plural(plan.steps, 'step')}"),
+            ("Held back", ", ".join(held) or "no row"),
+            ("Time", about(plan.seconds) or "not known yet"),
+            ("Memory", f"{size(plan.memory_bytes)}, {size(plan.free_bytes)} free"),
+            ("On disk after", size(plan.disk_bytes)),
         ]
-    return []
+    )
 
 
-def presets(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> list[Any]:
-    """How much time to give a file of this length. Returns the radio, the steps, a name for the adapter, and the per cent for the verdict."""
+def presets(
+    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, method: str, max_tokens: float
+) -> Updates:
+    """Other rows are open: how much time to give them, a free name, the share for the verdict, and what they can
+    train."""
     if not source.good or source.path is None:
-        return [gr.skip()] * 6
+        return {}
     offered = _offered(services, visitor, source, method, max_tokens)
-    choices, first = _preset_choices(services, visitor, source, method, max_tokens, offered), offered[0]
-    taken = {row.card.name for row in services.adapters.list(visitor.owner)}
-    held = round(100 * services.data.test_share(source.path))
-    return [gr.update(choices=choices, value=first.name), first.steps, free_name(source.slug, taken), held, *_aims(source)]
+    first, *_ = offered.values()
+    aims = form.aims_of(source.kind)
+    return {
+        tab.preset: gr.update(choices=_choices(offered), value=first.name),
+        tab.fields["steps"]: first.steps,
+        tab.name: free_name(source.slug, {row.card.name for row in services.adapters.list(visitor.owner)}),
+        tab.fields["test"]: round(100 * services.data.test_share(source.path)),
+        tab.fields["objective"]: gr.update(choices=aims, value=aims[0][1], visible=len(aims) > 1),
+        tab.fields["rewards"]: gr.update(visible=False),
+    }
 
 
-def _aims(source: Source) -> list[Any]:
-    """The choice of objective, shown where there is one, and the rewards, away until they are asked for."""
-    aims = aims_of(source.kind)
-    return [gr.update(choices=aims, value=aims[0][1], visible=len(aims) > 1), gr.update(visible=False)]
-
-
-def preset_times(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> Any:
+def preset_times(
+    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, method: str, max_tokens: float
+) -> Drawn:
     """Another method takes another time: new labels, the choice stays."""
-    if not source.good:
-        return gr.skip()
-    offered = _offered(services, visitor, source, method, max_tokens)
-    return gr.update(choices=_preset_choices(services, visitor, source, method, max_tokens, offered))
+    if not source.good or source.path is None:
+        return {}
+    return {tab.preset: Choices(_choices(_offered(services, visitor, source, method, max_tokens)))}
 
 
-def _preset_choices(
-    services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float, offered: list[Preset]
-) -> list[tuple[str, str]]:
-    choices = []
-    for preset in offered:
-        said = plural(preset.steps, "step")
-        if ready(services).yes:
-            with suppress(PlaygroundError):  # the plan itself says what is wrong
-                said = about(_seconds(services, visitor, source, method, max_tokens, preset.steps)) or said
-        choices.append((f"{preset.label}, {said}", preset.name))
-    return choices
+def steps_of(
+    services: Services, visitor: Visitor, tab: RunForm, *, preset: str, source: Source, method: str, max_tokens: float
+) -> Updates:
+    """A preset was chosen."""
+    if not source.good or source.path is None:
+        return {}
+    offered = _offered(services, visitor, source, method, max_tokens).values()
+    steps = next((one.steps for one in offered if one.name == preset), None)
+    return {tab.fields["steps"]: steps} if steps else {}
 
 
-def _offered(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float) -> list[Preset]:
-    """The presets for this file, the first of them short enough by the plan's own estimate, where there is one."""
-    offered: list[Preset] = services.training.presets(source.good)
+def _offered(services: Services, visitor: Visitor, source: Source, method: str, max_tokens: float) -> dict[str, Preset]:
+    """Label -> preset for this file: with the plan's estimate of its time, where there is one, and the first of them
+    short enough by it."""
+
+    def seconds(steps: int) -> float:
+        settings = {"steps": steps, "max_tokens": max_tokens, "validation": None, "test": None}
+        return services.training.plan(form.request_of(source, visitor.owner, "", method, settings)).seconds
+
+    offered = services.training.presets(source.good)
+    times = {}
     if ready(services).yes:
-        with suppress(PlaygroundError):
-            return within_reach(offered, lambda steps: _seconds(services, visitor, source, method, max_tokens, steps))
-    return offered
+        with suppress(PlaygroundError):  # the plan itself says what is wrong
+            offered = within_reach(offered, seconds)
+            times = {one.name: about(seconds(one.steps)) for one in offered}
+    return {f"{one.label}, {times.get(one.name) or plural(one.steps, 'step')}": one for one in offered}
 
 
-def _seconds(services: Any, visitor: Visitor, source: Source, method: str, max_tokens: float, steps: int) -> float:
-    request = request_of(source, visitor.owner, "", method, steps, None, None, 8, max_tokens, 7)
-    return float(services.training.plan(request).seconds)
+def _choices(offered: Mapping[str, Preset]) -> list[tuple[str, str]]:
+    return [(label, preset.name) for label, preset in offered.items()]
 
 
 def free_name(slug: str, taken: set[str]) -> str:
     """``hospital_reports``, or ``hospital_reports-2`` where that is taken."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", slug).strip("_")[:40] or "adapter"
-    return next(name for number in range(1, 10_000) if (name := stem if number == 1 else f"{stem}-{number}") not in taken)
+    return next(name for n in range(1, 10_000) if (name := stem if n == 1 else f"{stem}-{n}") not in taken)
 
 
-def steps_of(services: Any, visitor: Visitor, source: Source, preset: str, method: str = "lora", max_tokens: float = 2048) -> Any:
-    """What a preset's click puts into the steps."""
-    offered = _offered(services, visitor, source, method, max_tokens) if source.good and source.path is not None else []
-    return next((one.steps for one in offered if one.name == preset), gr.skip())
+def method_chosen(services: Services, visitor: Visitor, tab: RunForm, *, name: str) -> Updates:
+    """The method's explanation, its own learning rate and rank, and which options are shown."""
+    method = _method(services, name)
+    return {
+        tab.explain: _explain_html(method),
+        tab.fields["lr"]: method.learning_rate,
+        tab.fields["rank"]: gr.update(**form.rank_of(method)),
+        **{tab.fields[option]: gr.update(visible=option in method.options) for option in form.OPTIONS},
+    }
 
 
-def explain_html(method: Any) -> str:
+def _method(services: Services, name: str) -> Method:
+    return next(one for one in services.training.methods() if one.name == name)
+
+
+def _explain_html(method: Method) -> str:
     """Two sentences on a method, and its paper."""
     return html.note(f"{method.explain} {html.sentence(method.paper)}".strip())
 
 
-def method_chosen(services: Any, visitor: Visitor, name: str) -> list[Any]:
-    """Returns the explanation, the method's own learning rate and rank, and which options are shown."""
-    method = next(one for one in services.training.methods() if one.name == name)
-    rank = gr.update(
-        value=method.rank or 0,
-        visible=method.rank is not None,
-        label=method.rank_label,
-        info=f"{method.rank_info} 0: the method's own.",
-    )
-    return [
-        explain_html(method),
-        method.learning_rate,
-        rank,
-        *(gr.update(visible=option in method.options) for option in OPTIONS),
-    ]
-
-
-def rate_of(services: Any, visitor: Visitor, name: str, pissa: bool) -> float:
+def rate_of(services: Services, visitor: Visitor, tab: RunForm, *, name: str, pissa: bool) -> Updates:
     """The method's own learning rate, which PiSSA changes."""
-    method = next(one for one in services.training.methods() if one.name == name)
-    return float(method.default_rate(Options(pissa=bool(pissa) and "pissa" in method.options)))
+    method = _method(services, name)
+    rate = method.default_rate(Options(pissa=bool(pissa) and "pissa" in method.options))
+    return {tab.fields["lr"]: rate}
 
 
-def start(services: Any, visitor: Visitor, source: Source, name: str, method: str, *settings: Any) -> list[Any]:
-    """Queue the run. Returns the run's id and an error."""
+def aim_chosen(services: Services, visitor: Visitor, tab: RunForm, *, objective: str) -> Updates:
+    """Rewards are asked for where they are what is learned from."""
+    return {tab.fields["rewards"]: gr.update(visible=objective == "grpo")}
+
+
+def start(
+    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any
+) -> Drawn:
+    """Queue the run and follow it."""
     if source.path is None:
-        return [gr.skip(), slot(html.error_card(words.TRAIN_EMPTY))]
-    try:
-        run = services.training.start(request_of(source, visitor.owner, name, method, *settings))
-    except Exception as error:
-        return [gr.skip(), slot(card(error))]
-    return [run, slot("")]
+        raise InputError(words.TRAIN_EMPTY)
+    return {tab.followed: services.training.start(form.request_of(source, visitor.owner, name, method, settings))}

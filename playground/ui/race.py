@@ -1,4 +1,5 @@
-"""The fold "Race several methods" under the method card: choose, start, watch, and take a row over as a side of a comparison."""
+"""The fold "Race several methods" under the method card: choose, start, watch, and take a row over as a side of a
+comparison."""
 
 from __future__ import annotations
 
@@ -6,21 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
+from gradio.events import Dependency
 
+from playground.errors import InputError
 from playground.methods import all_methods
-from playground.services.race import RaceRequest, RaceView
-from playground.services.race_table import HEAD, NOTES, cells, label, status
-from playground.ui import html, story, words
-from playground.ui.failure import card
-from playground.ui.figures import left
-from playground.ui.race_chart import picture
+from playground.services import Services
+from playground.ui import html, words
+from playground.ui.html import left
+from playground.ui.rows import Source
 from playground.ui.runs import PICK_JS
-from playground.ui.source import Source
-from playground.ui.wiring import QUIET, Visitor, bind, bind_pick, hidden_slot, slot
+from playground.ui.wiring import PICKED, Drawn, Visitor, hidden_slot, listen, slot, unasked
+from playground.verdict.race import RaceRequest, RaceView
+from playground.verdict.race_store import HEAD, NOTES, cells, label, picture, status
 
 IDEA = (
-    "The same examples and the same budget for each method. They run one after another, are measured alike, and end as one table: "
-    "what they learned, what they cost and what they forgot. Learning rate and size are each method's own."
+    "The same examples and the same budget for each method. They run one after another, are measured alike, and end as"
+    " one table: what they learned, what they cost and what they forgot. Learning rate and size are each method's own."
 )
 BUDGETS = [("Steps each", "steps"), ("Minutes each", "minutes")]
 PICTURES = [("Held-out loss against trained weights", "score"), ("Loss curves", "loss")]
@@ -35,7 +38,8 @@ _STATES = {
 
 @dataclass(frozen=True)
 class RaceFold:
-    """Every widget of the fold, named once. race: the one that is shown. chosen: an adapter that was picked as a side."""
+    """Every widget of the fold. race: id of the one that is shown. chosen: an adapter that was picked as a side. sent:
+    what the fold shows."""
 
     race: gr.State
     chosen: gr.State
@@ -50,145 +54,156 @@ class RaceFold:
     error: gr.HTML
     head: gr.HTML
     table: gr.HTML
+    pictures: gr.Row
     which: gr.Radio
     plot: gr.HTML
     timer: gr.Timer
 
     @property
-    def shown(self) -> list[Any]:
-        return [self.race, self.sent, self.head, self.table, self.which, self.plot, self.start, self.cancel, self.timer]
+    def shown(self) -> list[Block]:
+        """What shows a race."""
+        parts = (self.head, self.table, self.pictures, self.plot, self.start, self.cancel, self.timer)
+        return [self.race, self.sent, self.fold, *parts]
+
+    @property
+    def followed(self) -> dict[str, Any]:
+        return {"race": self.race, "sent": self.sent, "which": self.which}
 
 
 def build() -> RaceFold:
     parts: dict[str, Any] = {"race": gr.State(""), "chosen": gr.State(""), "sent": gr.State({})}
     names = [(method.label, name) for name, method in all_methods().items()]
-    with gr.Column(elem_classes="card folds"), gr.Accordion("Race several methods", open=False) as fold:
+    title = "Race several methods"
+    with gr.Column(elem_classes="card folds"), gr.Accordion(title, open=False) as parts["fold"]:
         gr.HTML(html.note(IDEA))
         parts["methods"] = gr.CheckboxGroup(names, value=[name for _, name in names], label="Methods")
         with gr.Row():
             parts["kind"] = gr.Radio(BUDGETS, value="steps", label="Budget", min_width=160)
-            parts["amount"] = gr.Number(20, label="How much", info="Each method gets as much.", minimum=0.1, min_width=130)
+            info = "Each method gets as much."
+            parts["amount"] = gr.Number(20, label="How much", info=info, minimum=0.1, min_width=130)
         parts["check"] = gr.Textbox(
-            label="How replies are judged", max_length=500, placeholder="json, ends-with:…, contains:…, regex:…, max-words:60",
+            label="How replies are judged",
+            max_length=500,
+            placeholder="json, ends-with:…, contains:…, regex:…, max-words:60",
             info="Empty: the check of an example set; without one, held-out loss alone.",
-        )  # fmt: skip
+        )
         with gr.Row(elem_classes="acts"):
             parts["start"] = gr.Button("Start race", variant="primary", size="sm")
             parts["cancel"] = gr.Button("Cancel the race", variant="stop", size="sm", visible=False)
-        parts["error"] = hidden_slot()
-        parts["head"] = hidden_slot()
+        parts |= {"error": hidden_slot(), "head": hidden_slot()}
         parts["table"] = gr.HTML("", visible=False, js_on_load=PICK_JS)
-        parts["which"] = gr.Radio(PICTURES, value="score", label="Picture", container=False, show_label=False, visible=False)
+        with gr.Row(visible=False) as parts["pictures"]:
+            parts["which"] = gr.Radio(PICTURES, value="score", label="Picture", container=False, show_label=False)
         parts["plot"] = hidden_slot()
         parts["timer"] = gr.Timer(PACE_S, active=False)
-    return RaceFold(**parts, fold=fold)
+    return RaceFold(**parts)
 
 
-def wire(services: Any, tab: RaceFold, source: gr.State, settings: list[Any]) -> None:
-    """source: what is open on the Train tab. settings: batch, longest example and seed of the form."""
-    look = [tab.race, tab.sent, tab.which]
-    tab.start.click(
-        bind(services, start), [source, tab.methods, tab.kind, tab.amount, tab.check, *settings], [tab.race, tab.error],
-        trigger_mode="once", **QUIET,
-    ).then(bind(services, show), look, tab.shown, **QUIET)  # fmt: skip
-    tab.cancel.click(bind(services, cancel), tab.race, tab.error, **QUIET).then(bind(services, show), look, tab.shown, **QUIET)
-    tab.which.input(bind(services, show), look, tab.shown, **QUIET)
-    tab.timer.tick(bind(services, show), look, tab.shown, **QUIET)
+SETTINGS = ("batch_size", "max_tokens", "seed")
+"""Settings of the form that a race takes over."""
 
 
-def wire_side(services: Any, tab: RaceFold, used_with: list[Any], used: list[Any]) -> None:
-    """A row's button puts its adapter on a side. used_with, used: what ``story.use_as_side`` takes and gives."""
-    tab.table.pick(bind_pick(services, side_of), tab.race, [tab.chosen, tab.error], **QUIET).then(
-        bind(services, use), [tab.chosen, *used_with], used, **QUIET
-    )
+def wire(services: Services, tab: RaceFold, **form: Block) -> None:
+    """form: what is open on the Train tab, and the SETTINGS of its form."""
+    asked: dict[str, Any] = {"methods": tab.methods, "kind": tab.kind, "amount": tab.amount, "check": tab.check, **form}
+    started = listen(services, tab.start.click, start, tab, tab.race, failure=tab.error, trigger_mode="once", **asked)
+    cancelled = listen(services, tab.cancel.click, cancel, tab, [], failure=tab.error, race=tab.race)
+    for event in (started.then, cancelled.then, tab.which.input):
+        listen(services, event, show, tab, tab.shown, failure=tab.error, **tab.followed)
+    unasked(services, tab.timer.tick, show, tab, tab.shown, **tab.followed)
 
 
-def opened(services: Any, visitor: Visitor, race: str, sent: dict[str, Any], which: str) -> list[Any]:
-    """The page was opened or refreshed: a race that lives is taken up again, and its fold opened. Returns the fold, then ``show``."""
+def wire_side(services: Services, tab: RaceFold) -> Dependency:
+    """A row's button chooses its adapter; what puts it on a side follows."""
+    return listen(services, tab.table.pick, side_of, tab, tab.chosen, failure=tab.error, picked=PICKED, race=tab.race)
+
+
+def opened(services: Services, visitor: Visitor, tab: RaceFold, *, race: str, which: str) -> Drawn:
+    """The page was opened or reloaded: a race that lives is taken up again, and its fold opened."""
     view = _shown(services, visitor, race)
-    return [gr.update(open=True) if view is not None and view.live else gr.skip(), *show(services, visitor, race, {}, which)]
+    shown = show(services, visitor, tab, race=race, sent={}, which=which)
+    return {**shown, tab.fold: gr.update(open=True)} if view is not None and view.live else shown
 
 
 def start(
-    services: Any, visitor: Visitor, source: Source, methods: list[str], kind: str, amount: float | None, check: str,
-    batch: float, tokens: float, seed: float,
-) -> list[Any]:  # fmt: skip
-    """Queue the race. Returns its id and an error."""
+    services: Services,
+    visitor: Visitor,
+    tab: RaceFold,
+    *,
+    source: Source,
+    methods: list[str],
+    kind: str,
+    amount: float | None,
+    check: str,
+    **form: float,
+) -> Drawn:
+    """Queue the race. amount: steps or minutes for each method. form: the SETTINGS of the form."""
     if source.path is None:
-        return [gr.skip(), slot(html.error_card(words.TRAIN_EMPTY))]
-    try:
-        budget = float(amount or 0)
-        race = services.race.start(
-            RaceRequest(
-                source.path, tuple(methods or ("",)), steps=int(budget) if kind == "steps" else None,
-                minutes=budget if kind == "minutes" else None, check=check or "", name=source.slug, batch_size=int(batch),
-                max_tokens=int(tokens), seed=int(seed), mapping=source.mapping, owner=visitor.owner, turns=source.turns,
-                leave_out=source.leave_out,
-            )
-        )  # fmt: skip
-    except Exception as error:
-        return [gr.skip(), slot(card(error))]
-    return [race, slot("")]
+        raise InputError(words.TRAIN_EMPTY)
+    budget = float(amount or 0)
+    request = RaceRequest(
+        source.path,
+        tuple(methods or ("",)),
+        steps=int(budget) if kind == "steps" else None,
+        minutes=budget if kind == "minutes" else None,
+        check=check or "",
+        name=source.slug,
+        mapping=source.mapping,
+        owner=visitor.owner,
+        turns=source.turns,
+        leave_out=source.leave_out,
+        batch_size=int(form["batch_size"]),
+        max_tokens=int(form["max_tokens"]),
+        seed=int(form["seed"]),
+    )
+    return {tab.race: services.race.start(request)}
 
 
-def cancel(services: Any, visitor: Visitor, race: str) -> Any:
-    """Stop what has not ended. Returns an error."""
-    try:
-        view = _shown(services, visitor, race)
-        if view is not None:
-            services.race.cancel(view.race.race, visitor.owner)
-    except Exception as error:
-        return slot(card(error))
-    return slot("")
+def cancel(services: Services, visitor: Visitor, tab: RaceFold, *, race: str) -> Drawn:
+    """Stop what has not ended."""
+    if view := _shown(services, visitor, race):
+        services.race.cancel(view.race.race, visitor.owner)
+    return {}
 
 
-def side_of(services: Any, visitor: Visitor, adapter: str, race: str) -> list[Any]:
-    """A row was picked; its id is looked up among the adapters of the visitor's race, and in the library. Returns the adapter to put
-    on a side, "" = none, and an error."""
-    try:
-        view = _shown(services, visitor, race)
-        made = {entry.adapter for entry in view.race.entries if entry.adapter} if view is not None else set()
-        known = {row.card.id for row in services.adapters.list(visitor.owner) if row.usable}
-        if adapter not in made or adapter not in known:
-            return ["", slot(html.error_card("This adapter is not here any more. Train the method again."))]
-    except Exception as error:
-        return ["", slot(card(error))]
-    return [adapter, slot("")]
+def side_of(services: Services, visitor: Visitor, tab: RaceFold, *, picked: str, race: str) -> Drawn:
+    """A row was picked; its id is looked up among the adapters of the visitor's race, and in the library. Chooses the
+    adapter, "" = none."""
+    view = _shown(services, visitor, race)
+    made = {entry.adapter for entry in view.race.entries if entry.adapter} if view is not None else set()
+    known = {row.card.id for row in services.adapters.list(visitor.owner) if row.usable}
+    if picked in made & known:
+        return {tab.chosen: picked}
+    gone = "This adapter is not here any more. Train the method again."
+    return {tab.chosen: "", tab.error: slot(html.error_card(gone))}
 
 
-def use(services: Any, visitor: Visitor, adapter: str, *values: Any) -> list[Any]:
-    """``story.use_as_side`` for an adapter that ``side_of`` has found; nothing where it found none."""
-    return story.use_as_side(services, visitor, adapter, *values) if adapter else [gr.skip()] * (8 + len(words.LETTERS))
-
-
-def show(services: Any, visitor: Visitor, race: str, sent: dict[str, Any], which: str) -> list[Any]:
-    """The race, as ``RaceFold.shown`` takes it; what reads the same as what was ``sent`` is left alone."""
-    try:
-        view = _shown(services, visitor, race)
-    except Exception as error:
-        return [gr.skip(), gr.skip(), slot(card(error)), *[gr.skip()] * 6]
+def show(
+    services: Services, visitor: Visitor, tab: RaceFold, *, race: str, sent: dict[str, Any] | None, which: str
+) -> Drawn:
+    """The race that is shown; what reads the same as what was ``sent`` is left alone."""
+    view = _shown(services, visitor, race)
     if view is None:
-        return ["", {}, slot(""), slot(""), gr.update(visible=False), slot(""), gr.update(visible=True), gr.update(visible=False), gr.Timer(PACE_S, active=False)]  # fmt: skip
-    drawn: dict[str, Any] = {
-        "race": view.race.race, "head": head_html(view), "table": table_html(view),
-        "plot": picture(view.race.entries, view.race.base, which == "loss"), "live": view.live,
-    }  # fmt: skip
-    kept = dict(sent or {})
-
-    def fresh(name: str, update: Any) -> Any:
-        return gr.skip() if kept.get(name) == drawn[name] else update
-
-    return [
-        view.race.race,
-        drawn,
-        fresh("head", slot(drawn["head"])),
-        fresh("table", slot(drawn["table"])),
-        gr.update(visible=any(len(entry.loss) > 1 for entry in view.race.entries)),
-        fresh("plot", slot(drawn["plot"])),
-        fresh("live", gr.update(visible=not view.live)),
-        fresh("live", gr.update(visible=view.live)),
-        fresh("live", gr.Timer(PACE_S, active=view.live)),
-    ]
+        away = gr.update(visible=False)
+        shown: Drawn = dict.fromkeys((tab.head, tab.table, tab.pictures, tab.plot, tab.cancel), away)
+        shown |= {tab.start: gr.update(visible=True), tab.timer: gr.Timer(PACE_S, active=False)}
+        return shown | {tab.race: "", tab.sent: {}}
+    kept, live = sent or {}, view.live
+    plot = picture(view.race.entries, view.race.base, which == "loss")
+    now: dict[str, Any] = {
+        "race": view.race.race,
+        "head": head_html(view),
+        "table": table_html(view),
+        "plot": plot,
+        "live": live,
+    }
+    curves = any(len(entry.loss) > 1 for entry in view.race.entries)
+    drawn: Drawn = {tab.race: view.race.race, tab.sent: now, tab.pictures: gr.update(visible=curves)}
+    drawn |= {getattr(tab, name): slot(now[name]) for name in ("head", "table", "plot") if kept.get(name) != now[name]}
+    if kept.get("live") != live:
+        drawn |= {tab.start: gr.update(visible=not live), tab.cancel: gr.update(visible=live)}
+        drawn |= {tab.timer: gr.Timer(PACE_S, active=live)}
+    return drawn
 
 
 def head_html(view: RaceView) -> str:
@@ -213,22 +228,22 @@ def table_html(view: RaceView) -> str:
         first, *rest = cells(entry)
         under = f"<br><small>{html.esc(status(entry))}</small>" if status(entry) else ""
         use = (
-            f'<button type="button" data-id="{html.esc(entry.adapter)}" aria-label="Use {html.esc(label(entry.method))} as a side">'
-            "Use as a side</button>"
+            f'<button type="button" data-id="{html.esc(entry.adapter)}" aria-label="Use {html.esc(label(entry.method))}'
+            ' as a side">Use as a side</button>'
             if entry.adapter
             else ""
         )
         figures = "".join(f"<td class=figure>{html.esc(cell)}</td>" for cell in rest)
         lines.append(f"<tr><td>{html.esc(first)}{under}{use}</td>{figures}</tr>")
     return (
-        f'<div class="race"><table class="rows" aria-label="The race"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-        f"</div>{html.note(NOTES)}"
+        '<div class="race"><table class="rows" aria-label="The'
+        f' race"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>{html.note(NOTES)}'
     )
 
 
-def _shown(services: Any, visitor: Visitor, race: str) -> RaceView | None:
+def _shown(services: Services, visitor: Visitor, race: str) -> RaceView | None:
     """The race that is followed, else one that lives, else the newest; None where there is none."""
-    views: list[RaceView] = services.race.races(visitor.owner)
+    views = services.race.races(visitor.owner)
     return (
         next((v for v in views if v.race.race == race), None)
         or next((v for v in views if v.live), None)

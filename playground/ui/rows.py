@@ -1,20 +1,172 @@
-"""The fold of rows that cannot be used or want a look: all of them by number, what to do, and both kinds to take away."""
+"""What is open on the Train tab, and how its rows are shown: their columns, the ones that cannot be used, lengths, a
+preview, a table to edit."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from playground.data.example import BadRow, Checked, RowWarning
+from playground.data.render import TokenPreview
+from playground.data.token_counts import TokenReport
+from playground.errors import PlaygroundError
+from playground.report import charts
+from playground.services import Services
 from playground.ui import html, words
-from playground.ui.failure import card
-from playground.ui.figures import plural
-from playground.ui.readiness import ready
-from playground.ui.source import Source
-from playground.ui.wiring import Visitor, slot
+from playground.ui.html import plural
+from playground.ui.sidebar import ready
+from playground.ui.wiring import Choices, Drawn, Updates, Visitor, slot
+
+if TYPE_CHECKING:
+    from playground.ui.examples import ExamplesCard
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file (or folder of files) that is open, and how its rows are read.
+
+    mapping: role -> column, where given or corrected. roles: those that can be mapped by hand. good: rows that can be
+    used.
+    index: of the previewed row, from 0. leave_out: kinds of warnings whose rows are not trained on. turns: which
+    answers of a chat are
+    learned. kind: what its rows are, as a check says it (``sft``, ``text``, ``preference``, ``unpaired_preference``).
+    chats: some row
+    has several answers. page: of the rows to edit, from 0.
+    """
+
+    path: Path | None = None
+    title: str = ""
+    slug: str = ""
+    mapping: dict[str, str] | None = None
+    roles: tuple[str, ...] = ()
+    good: int = 0
+    index: int = 0
+    leave_out: tuple[str, ...] = ()
+    turns: str = "all"
+    chats: bool = False
+    page: int = 0
+    kind: str = "sft"
+
+
+def check(
+    services: Services, visitor: Visitor, source: Source, max_tokens: float
+) -> tuple[Checked, TokenReport | None]:
+    """The file's rows, and their tokens once the base is ready. Raises InputError for a file of which nothing can be
+    used."""
+    assert source.path is not None
+    checked = services.data.check(source.path, source.mapping, visitor.owner)
+    return checked, services.data.tokens(checked, int(max_tokens)) if ready(services).yes else None
+
+
+# Columns
+
+ROLES = 4
+"""Columns that can be mapped by hand; no format needs more."""
+SURE = 0.8
+"""Confidence of a guess from which on the person is not asked to check it."""
+READ_AS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "Prompt and answer": (("prompt", "completion"), ("system", "input")),
+    "Conversation": (("messages",), ("system",)),
+    "A better and a worse answer": (("chosen", "rejected"), ("prompt", "system")),
+    "An answer and whether it is good": (("prompt", "completion", "label"), ("system",)),
+    "A conversation and whether it is good": (("messages", "label"), ("system",)),
+    "Raw text": (("text",), ()),
+}
+"""Name of a format -> the roles it needs, the roles it may have."""
+ROLE_WORDS = {
+    "prompt": "Prompt",
+    "completion": "Answer",
+    "system": "System prompt",
+    "input": "Input",
+    "messages": "Conversation",
+    "chosen": "Better answer",
+    "rejected": "Worse answer",
+    "text": "Text",
+    "label": "Good or bad",
+}
+
+
+def role_word(role: str) -> str:
+    return ROLE_WORDS.get(role, role.capitalize())
+
+
+def reading(mapping: Mapping[str, str]) -> str:
+    """The format that a mapping reads the file as."""
+    able = [
+        (len(needs), name) for name, (needs, extra) in READ_AS.items() if {*needs} <= {*mapping} <= {*needs, *extra}
+    ]
+    return max(able)[1] if able else next(iter(READ_AS))
+
+
+def roles_of(name: str) -> tuple[str, ...]:
+    """The roles of a format, those it needs first."""
+    needs, extra = READ_AS.get(name, ((), ()))
+    return (*needs, *extra)[:ROLES]
+
+
+def completed(name: str, mapping: Mapping[str, str], columns: Sequence[str]) -> dict[str, str]:
+    """A mapping for another format: what is known stays, a needed role takes the next free column."""
+    needs, extra = READ_AS[name]
+    kept = {role: column for role, column in mapping.items() if role in (*needs, *extra)}
+    free = [column for column in columns if column not in kept.values()]
+    return kept | dict(zip((role for role in needs if role not in kept), free, strict=False))
+
+
+def swapped(before: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """A column has one role: the role that had the column just chosen takes the one that became free."""
+    mapping = dict(wanted)
+    for role, column in wanted.items():
+        if before.get(role) == column:
+            continue
+        for other in wanted:
+            if other != role and mapping.get(other) == column and before.get(other) == column:
+                if role in before:
+                    mapping[other] = before[role]
+                else:
+                    del mapping[other]
+    return mapping
+
+
+def show_columns(
+    tab: ExamplesCard, columns: Sequence[str], source: Source, confidence: float, why: str
+) -> tuple[Drawn, Updates]:
+    """The Columns fold, and what is chosen in it; away without columns, open where the guess should be checked."""
+    if not columns:
+        return {tab.columns: gr.update(visible=False)}, {}
+    mapping = source.mapping or {}
+    chosen = ", ".join(f"{column} → {role_word(role).lower()}" for role, column in mapping.items())
+    unsure = not mapping or confidence < SURE
+    note = f"{html.sentence(why)} {'Please check: this is a guess.' * unsure}" if mapping else ""
+    head = "Columns, please check" if unsure and mapping else "Columns"
+    label = f"{head}: {chosen or 'choose which is which'}"
+    drawn: Drawn = {
+        tab.columns: gr.update(label=label, visible=True, open=unsure),
+        tab.columns_note: html.note(f"{note.strip()} The file is read again at every change.".strip()),
+    }
+    filled: Updates = {tab.read_as: gr.update(value=reading(mapping) if mapping else None)}
+    needs, _ = READ_AS[reading(mapping)]
+    for place, dropdown in enumerate(tab.roles):
+        if place >= len(source.roles):
+            filled[dropdown] = gr.update(visible=False)
+            continue
+        role = source.roles[place]
+        none = [] if role in needs else [("none", "")]
+        filled[dropdown] = gr.update(
+            label=role_word(role),
+            choices=[*none, *((column, column) for column in columns)],
+            value=mapping.get(role) or ("" if none else None),
+            visible=True,
+        )
+    return drawn, filled
+
+
+# Rows that cannot be used, or should be looked at
 
 LISTED = 500
 """Rows listed at most; the counts are always whole, and the download holds them all."""
@@ -27,51 +179,45 @@ KINDS = {
 }
 
 
-def split_report(checked: Any, tokens: Any) -> tuple[list[Any], list[Any]]:
-    """(bad rows, rows with a warning), in the file's order; a row that turned out bad is not warned of as well."""
+def split_report(checked: Checked, tokens: TokenReport | None) -> tuple[list[BadRow], list[RowWarning]]:
+    """(bad rows, rows with a warning), in the file's order; a bad row has no warning as well."""
     bad = sorted((*checked.bad, *(tokens.bad if tokens else ())), key=lambda row: row.row)
     numbers = {row.row for row in bad}
     warnings = (*checked.warnings, *(tokens.warnings if tokens else ()))
     return bad, sorted((row for row in warnings if row.row not in numbers), key=lambda row: row.row)
 
 
-def show(checked: Any, bad: Sequence[Any], warnings: Sequence[Any], left_out: tuple[str, ...]) -> list[Any]:
-    """Fold, list, which kinds are left out, the row of downloads, and the downloads themselves (emptied: they belong to another file)."""
-    counts = Counter(row.kind for row in warnings if row.kind)
-    choices = [(f"{plural(count, 'row')} that {KINDS[kind][count > 1]}", kind) for kind, count in counts.items() if kind in KINDS]
-    return [
-        gr.update(label=fold_label(len(bad), len(warnings)), visible=True, open=bool(bad)),
-        rows_html(checked, bad, warnings),
-        gr.update(choices=choices, value=[kind for kind in left_out if kind in counts], visible=bool(choices)),
-        gr.update(visible=True),
-        gr.update(interactive=bool(bad)),
-        *[gr.update(value=None, visible=False)] * 2,
-    ]
+def show_report(
+    tab: ExamplesCard, checked: Checked, tokens: TokenReport | None, left_out: Sequence[str]
+) -> tuple[Drawn, Updates]:
+    """The fold of rows, and which kinds are left out; the downloads are emptied, they belong to another file."""
+    bad, warnings = split_report(checked, tokens)
+    counts = Counter(row.kind for row in warnings if row.kind in KINDS)
+    kinds = [(f"{plural(count, 'row')} that {KINDS[kind][count > 1]}", kind) for kind, count in counts.items()]
+    label = f"The {plural(len(bad), 'row')} that cannot be used" if bad else words.BAD_NONE
+    label += f" · {plural(len(warnings), 'row')} to look at" if warnings else ""
+    drawn: Drawn = {
+        tab.bad: gr.update(label=label, visible=True, open=bool(bad)),
+        tab.bad_rows: _report_html(checked, bad, warnings),
+        tab.kinds: Choices(choices=kinds, visible=bool(kinds)),
+        tab.take_bad: gr.update(interactive=bool(bad)),
+    }
+    emptied = gr.update(value=None, visible=False)
+    chosen = gr.update(choices=kinds, value=[kind for kind in left_out if kind in counts], visible=bool(kinds))
+    return drawn, {tab.kinds: chosen, tab.bad_file: emptied, tab.good_file: emptied}
 
 
-def hidden() -> list[Any]:
-    away = gr.update(visible=False)
-    return [away, "", gr.update(visible=False, value=[]), away, gr.skip(), away, away]
-
-
-def fold_label(bad: int, warnings: int) -> str:
-    label = f"The {plural(bad, 'row')} that cannot be used" if bad else words.BAD_NONE
-    return f"{label} · {plural(warnings, 'row')} to look at" if warnings else label
-
-
-def rows_html(checked: Any, bad: Sequence[Any], warnings: Sequence[Any]) -> str:
-    """Rows that cannot be used, with what to do; then rows that are kept and want a look."""
+def _report_html(checked: Checked, bad: Sequence[BadRow], warnings: Sequence[RowWarning]) -> str:
+    """Rows that cannot be used, with what to do; then rows that are kept with a warning."""
     if not bad and not warnings:
         return html.note(words.BAD_NONE)
     parts = []
     if bad:
         rows = [(checked.place(one.row), html.sentence(one.reason), html.sentence(one.fix)) for one in bad[:LISTED]]
-        parts.append(html.table(("Row", "Why", "What to do"), rows, caption="Rows that cannot be used"))
-        parts.append(_more(len(bad)))
+        parts += [html.table(("Row", "Why", "What to do"), rows, caption="Rows that cannot be used"), _more(len(bad))]
     if warnings:
         kept = [(checked.place(one.row), html.sentence(one.reason)) for one in warnings[:LISTED]]
-        parts.append(html.table(("Row", "Kept, but look at it"), kept, caption="Rows to look at"))
-        parts.append(_more(len(warnings)))
+        parts += [html.table(("Row", "Kept, but look at it"), kept, caption="Rows to look at"), _more(len(warnings))]
     return f'<div class="scrolls">{"".join(parts)}</div>'
 
 
@@ -79,18 +225,170 @@ def _more(count: int) -> str:
     return html.note(f"The first {LISTED} of {count:,}; the download holds them all.") if count > LISTED else ""
 
 
-def download(services: Any, visitor: Visitor, which: str, source: Source, max_tokens: float) -> list[Any]:
-    """Write the bad or the good rows into a file. Returns the button that hands it over, and an error."""
+def download(
+    services: Services, visitor: Visitor, tab: ExamplesCard, which: str, *, source: Source, max_tokens: float
+) -> Updates:
+    """Write the ``bad`` or the ``good`` rows into a file and offer it."""
     if source.path is None:
-        return [gr.skip(), gr.skip()]
+        return {}
+    button = tab.bad_file if which == "bad" else tab.good_file
+    try:
+        checked, tokens = check(services, visitor, source, max_tokens)
+        if which == "bad":
+            file = services.data.bad_rows_file(source.path, checked, tokens, visitor.owner)
+        else:
+            file = services.data.good_rows_file(source.path, checked, visitor.owner)
+    except PlaygroundError as error:
+        return {button: gr.update(visible=False), tab.error: slot(html.card(error))}
+    return {button: gr.update(value=str(file), label=f"Download {file.name}", visible=True)}
+
+
+# Lengths
+
+BINS = 24
+BATCH = 8
+"""Rows of a batch for which the share of padding is shown."""
+
+
+def show_lengths(tab: ExamplesCard, tokens: TokenReport | None) -> Drawn:
+    """The fold of lengths; away while no tokens are counted."""
+    if tokens is None:
+        return {tab.lengths: gr.update(visible=False)}
+    padding = tokens.padding(BATCH)
+    cut = f"{plural(tokens.truncated, 'row')} cut" if tokens.truncated else "No row is cut"
+    said = f"{cut} at {tokens.limit:,} tokens."
+    if tokens.packed:
+        said = f"Raw text is read in pieces of up to {tokens.limit:,} tokens; nothing is cut or padded."
+    elif padding.random > 0.01:
+        said += (
+            f" In batches of {padding.batch_size}, {padding.random:.0%} would be padding; with rows of like length"
+            f" together, {padding.by_length:.0%}."
+        )
+    drawn = charts.histogram(tokens.histogram(BINS), None if tokens.packed else tokens.limit) + html.note(said)
+    if cuts := tokens.cut[:50]:
+        rows = [(one.row, f"the first {one.tokens:,} of {one.prompt:,}", f"{one.answer:,}, kept") for one in cuts]
+        table = html.table(("Row", "Cut from the prompt", "Answer"), rows, caption="Where rows are cut")
+        drawn += f'<div class="scrolls">{table}</div>'
+    label = f"Lengths: median {tokens.median:,.0f} tokens, longest {tokens.max:,.0f}"
+    return {tab.lengths: gr.update(label=label, visible=True), tab.lengths_shown: drawn}
+
+
+# Preview: one row as the base is given it
+
+SHOWN = 3000
+"""Tokens shown of one text at most."""
+
+
+def preview(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, source: Source, max_tokens: float, by: int = 0
+) -> Drawn:
+    """The row that is ``by`` further on, the tokens that count for the loss coloured."""
+    if source.path is None or not source.good:
+        return {tab.source: source, tab.seen: "", tab.place: ""}
+    if not (base := ready(services)).yes:
+        waiting = html.note(f"{base.words}. Then the example shows as the base reads it.")
+        return {tab.source: source, tab.seen: waiting, tab.place: ""}
+    place = ""
     try:
         checked = services.data.check(source.path, source.mapping, visitor.owner)
-        tokens = services.data.tokens(checked, int(max_tokens)) if ready(services).yes else None
-        file: Path = (
-            services.data.bad_rows_file(source.path, checked, tokens, visitor.owner)
-            if which == "bad"
-            else services.data.good_rows_file(source.path, checked, visitor.owner)
-        )
-    except Exception as error:
-        return [gr.update(visible=False), slot(card(error))]
-    return [gr.update(value=str(file), label=f"Download {file.name}", visible=True), slot("")]
+        source = replace(source, index=(source.index + by) % max(1, checked.good))
+        place = f"Row {checked.place(checked.usable[source.index].row)}, "
+        seen = services.data.preview(checked, source.index, int(max_tokens), source.turns)
+        text, end = "".join(map(_preview_html, seen)), f"{checked.good:,} that can be used"
+    except PlaygroundError as error:  # the next row can still be looked at
+        text, end = html.card(error), f"{source.good:,}"
+    return {tab.source: source, tab.seen: text, tab.place: html.note(f"{place}{source.index + 1:,} of {end}")}
+
+
+def turns_chosen(
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, turns: str, source: Source, max_tokens: float
+) -> Drawn:
+    """Other answers of a chat are to be learned."""
+    return preview(services, visitor, tab, source=replace(source, turns=turns), max_tokens=max_tokens)
+
+
+def _preview_html(seen: TokenPreview) -> str:
+    shown = seen.tokens[-SHOWN:]
+    parts = []
+    for kind, tokens in groupby(shown, key=lambda token: token.kind):
+        texts = [token.text for token in tokens]
+        if kind == "learned":
+            parts.append(f"<mark>{''.join(f'<i>{html.esc(text)}</i>' for text in texts)}</mark>")
+        elif kind == "cut":
+            parts.append(f"<del>{html.esc(''.join(texts))}</del>")
+        else:
+            parts.append(html.esc("".join(texts)))
+    title = html.note(f"{seen.title}:") if seen.title else ""
+    before = html.note(f"The last {SHOWN:,} of {len(seen.tokens):,} tokens.") if len(shown) < len(seen.tokens) else ""
+    learned, read, cut = (seen.count(kind) for kind in ("learned", "read", "cut"))
+    said = f"Coloured: the {plural(learned, 'token')} it learns to write."
+    said += f" The rest, {plural(read, 'token')}, is only read." if read else ""
+    said += f" Struck out: {plural(cut, 'token')} cut from the start to fit the limit." if cut else ""
+    return f'{title}{before}<pre class="seen">{"".join(parts)}</pre>{html.note(said)}'
+
+
+# A table to edit
+
+PAGE = 20
+BAD, ALL = "Rows that cannot be used", "All rows"
+
+
+def edit_page(
+    services: Services,
+    visitor: Visitor,
+    tab: ExamplesCard,
+    *,
+    which: str,
+    source: Source,
+    max_tokens: float,
+    by: int = 0,
+) -> Updates:
+    """Another page of the rows to edit; ``by`` 0 is the first."""
+    if source.path is None:
+        return {}
+    rows = _rows_to_edit(services, visitor, which, source, max_tokens)
+    pages = max(1, -(-len(rows) // PAGE))
+    page = (source.page + by) % pages if by else 0
+    table = services.data.table(source.path, rows[page * PAGE : (page + 1) * PAGE], visitor.owner)
+    mapped = [table.columns.index(name) for name in (source.mapping or {}).values() if name in table.columns]
+    order = [*mapped, *(column for column in range(len(table.columns)) if column not in mapped)]
+    place = f"Page {page + 1} of {pages}. Rows keep their numbers; saving makes a copy of the file."
+    return {
+        tab.source: replace(source, page=page),
+        tab.table: gr.update(
+            value=[[number, *(cells[column] for column in order)] for number, cells in table.rows.items()],
+            headers=["row", *(table.columns[column] for column in order)],
+            column_widths=["60px", *[f"{max(28, 88 // max(1, len(order)))}%"] * len(order)],
+        ),
+        tab.edit_place: html.note(place if rows else "There is no such row."),
+    }
+
+
+def _rows_to_edit(services: Services, visitor: Visitor, which: str, source: Source, max_tokens: float) -> list[int]:
+    try:
+        checked, tokens = check(services, visitor, source, max_tokens)
+    except PlaygroundError:
+        return list(range(1, PAGE + 1))  # nothing can be used yet: the file's first rows are what there is to mend
+    if which == ALL:
+        return list(range(1, checked.rows + 1))
+    return [row.row for row in split_report(checked, tokens)[0]]
+
+
+def edited(services: Services, visitor: Visitor, source: Source, frame: Any) -> Source | None:
+    """A copy of the file with what was typed into the table (a DataFrame); None where nothing was changed."""
+    if source.path is None:
+        return None
+    columns = [str(name) for name in frame.columns][1:]
+    lines = {int(number): cells for number, *cells in frame.values.tolist()}
+    before = services.data.table(source.path, list(lines), visitor.owner)
+    changes = {}
+    for row, cells in lines.items():
+        old = dict(zip(before.columns, before.rows.get(row, []), strict=False))
+        typed = {name: cell for name, cell in zip(columns, cells, strict=False) if name in old}
+        if changed := {name: cell for name, cell in typed.items() if ("" if cell is None else str(cell)) != old[name]}:
+            changes[row] = changed
+    if not changes:
+        return None
+    kept = services.data.edited(source.path, changes, visitor.owner)
+    title = source.title if source.title.endswith(", edited") else f"{source.title}, edited"
+    return replace(source, path=kept, title=title, page=0)

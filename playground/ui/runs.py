@@ -1,35 +1,144 @@
-"""The run card of the Train tab: how the run goes, how to stop it, and the runs before it."""
+"""The run card of the Train tab: how the run goes, how to stop it, the runs before it, and curves of one or several
+runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
-from playground.services.words import ordinal
-from playground.ui import chart, html, words
-from playground.ui.failure import card
-from playground.ui.figures import day, left
-from playground.ui.wiring import Visitor, slot
+from playground.errors import InputError
+from playground.report import charts
+from playground.runs.progress import RunView
+from playground.runs.queue import ordinal
+from playground.services import Services
+from playground.ui import html, words
+from playground.ui.html import day, left, size
+from playground.ui.wiring import PICKED, Drawn, Dropdown, Updates, Visitor, hidden_slot, listen, slot
 
-BUTTONS = 6
 PICK_JS = (
     "element.addEventListener('click', event => {"
     " const row = event.target.closest('button[data-id]');"
     " if (row) trigger('pick', {id: row.dataset.id}); })"
 )
 """A click (or Enter, or Space) on a row's button becomes the event ``pick``."""
+NO_CURVES = "Curves come with the first steps of a run."
 
 
-def pick(runs: Sequence[Any], followed: str) -> Any:
+@dataclass(frozen=True)
+class CurvesView:
+    """shown: the small pictures. others: runs to lay over this one. laid: the picture of that."""
+
+    shown: gr.HTML
+    others: gr.Dropdown
+    laid: gr.HTML
+    take: dict[str, gr.Button]
+    file: gr.DownloadButton
+    error: gr.HTML
+
+    @property
+    def outputs(self) -> list[Block]:
+        return [self.shown, self.others, self.laid]
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """Every widget of the card. followed: id of the run that was picked or started here."""
+
+    followed: gr.State
+    run: gr.HTML
+    run_error: gr.HTML
+    curves: CurvesView
+    compare: gr.Button
+    resume: gr.Button
+    up: gr.Button
+    down: gr.Button
+    cancel: gr.Button
+    question: gr.Column
+    keep: gr.Button
+    discard: gr.Button
+    go_on: gr.Button
+    listing: gr.HTML
+
+    @property
+    def run_outputs(self) -> list[Block]:
+        """What shows another run, or another state of it."""
+        buttons = (self.cancel, self.question, self.compare, self.resume, self.up, self.down)
+        return [self.followed, self.run_error, self.run, self.listing, *buttons]
+
+
+def build() -> dict[str, Any]:
+    parts: dict[str, Any] = {"followed": gr.State("")}
+    with gr.Column(elem_classes="card run-card"):
+        parts["run"] = gr.HTML(card_html(None))
+        parts["run_error"] = hidden_slot()
+        parts["curves"] = _build_curves()
+        with gr.Row(elem_classes="acts"):
+            parts["compare"] = gr.Button(words.COMPARE_IT, variant="primary", size="sm", visible=False)
+            parts["resume"] = gr.Button(words.GO_ON, size="sm", visible=False)
+            parts["up"] = gr.Button("Move up", size="sm", visible=False)
+            parts["down"] = gr.Button("Move down", size="sm", visible=False)
+            parts["cancel"] = gr.Button("Cancel the run", variant="stop", size="sm", visible=False)
+        with gr.Column(visible=False, elem_classes="ask-first") as parts["question"]:
+            ask = "Stop this run? What it has learned up to the last checkpoint can be kept as an adapter."
+            gr.HTML(html.note(ask))
+            with gr.Row(elem_classes="acts"):
+                parts["keep"] = gr.Button("Stop and keep", size="sm")
+                parts["discard"] = gr.Button("Stop and discard", variant="stop", size="sm")
+                parts["go_on"] = gr.Button("Go on training", size="sm")
+    with gr.Column(elem_classes="run-list"):
+        parts["listing"] = gr.HTML("", visible=False, js_on_load=PICK_JS)
+    return parts
+
+
+def _build_curves() -> CurvesView:
+    with gr.Accordion("More curves, and other runs beside it", open=False, elem_classes="acc"):
+        shown = gr.HTML(html.note(NO_CURVES))
+        others = Dropdown([], value=[], multiselect=True, label="Lay over this run", max_choices=charts.COLOURS - 1)
+        laid = gr.HTML("")
+        with gr.Row(elem_classes="acts"):
+            labels = {"csv": "Take them as CSV", "tensorboard": "As TensorBoard events"}
+            take = {how: gr.Button(label, size="sm") for how, label in labels.items()}
+            file = gr.DownloadButton("Download", size="sm", visible=False)
+        error = hidden_slot()
+    return CurvesView(shown, others, laid, take, file, error)
+
+
+def wire(services: Services, tab: RunCard, started: Any) -> None:
+    """started: the listener that starts a run."""
+    acts: list[tuple[Any, Callable[..., Drawn]]] = [
+        (started.then, show),
+        (tab.keep.click, partial(cancel, keep=True)),
+        (tab.discard.click, partial(cancel, keep=False)),
+        (tab.resume.click, resume),
+        (tab.up.click, partial(move, to="up")),
+        (tab.down.click, partial(move, to="down")),
+    ]
+    for event, handler in acts:
+        listen(services, event, handler, tab, tab.run_outputs, failure=tab.run_error, followed=tab.followed)
+    listen(services, tab.listing.pick, follow, tab, tab.run_outputs, failure=tab.run_error, picked=PICKED)
+    for button, asks in ((tab.cancel, True), (tab.go_on, False)):
+        listen(services, button.click, partial(ask, asks=asks), tab, [tab.cancel, tab.question])
+    curves = tab.curves
+    others = curves.others
+    listen(services, others.change, lay, curves, curves.laid, followed=tab.followed, others=others)
+    for how, button in curves.take.items():
+        taking = partial(write, how=how)
+        listen(services, button.click, taking, curves, curves.file, failure=curves.error, followed=tab.followed)
+
+
+def pick(runs: Sequence[RunView], followed: str) -> RunView | None:
     """The run to show: the followed one, else one that lives, else the newest."""
     by_id = {run.run: run for run in runs}
     alive = next((run for run in runs if run.state in words.LIVE), None)
     return by_id.get(followed) or alive or (runs[0] if runs else None)
 
 
-def card_html(run: Any) -> str:
+def card_html(run: RunView | None) -> str:
     if run is None:
         return f'<div class="run">{html.heading("The run", words.RUN_NONE)}</div>'
     label, kind = words.STATES.get(run.state, (run.state.capitalize(), "wait"))
@@ -51,16 +160,22 @@ def card_html(run: Any) -> str:
         parts.append(f'<p class="note" role="status">{html.esc(run.message)}</p>')
     if run.error:
         parts.append(html.note(run.error) if run.state == "CANCELLED" else html.error_card(run.error))
-    parts.append(chart.loss(run.loss, run.eval_loss, run.steps))
-    parts.append(samples_html(run.samples, run.replies))
+    parts.append(charts.loss(run.loss, run.eval_loss, run.steps))
+    parts.append(_samples_html(run.samples, run.replies))
     return f'<div class="run{" live" if live else ""}">{"".join(parts)}</div>'
 
 
 def _between(first: str, second: str) -> str:
-    return f'<div class="between"><span>{html.esc(first)}</span><span>{html.esc(second)}</span></div>' if first or second else ""
+    return (
+        f'<div class="between"><span>{html.esc(first)}</span><span>{html.esc(second)}</span></div>'
+        if first or second
+        else ""
+    )
 
 
-def samples_html(samples: Sequence[tuple[int, str]], replies: Sequence[tuple[str, Sequence[tuple[int, str]]]] = ()) -> str:
+def _samples_html(
+    samples: Sequence[tuple[int, str]], replies: Sequence[tuple[str, Sequence[tuple[int, str]]]] = ()
+) -> str:
     """What the model wrote on the way to each held-out prompt: at first, and the newest two."""
     parts = []
     for prompt, said in replies or [("", samples)]:
@@ -78,7 +193,7 @@ def samples_html(samples: Sequence[tuple[int, str]], replies: Sequence[tuple[str
     return f'<h3 class="small">{title}</h3>{"".join(parts)}'
 
 
-def list_html(runs: Sequence[Any], shown: str) -> str:
+def list_html(runs: Sequence[RunView], shown: str) -> str:
     """Every run, newest first, each a button that brings it into the card above."""
     if not runs:
         return ""
@@ -86,106 +201,153 @@ def list_html(runs: Sequence[Any], shown: str) -> str:
     for run in runs[:20]:
         label, kind = words.STATES.get(run.state, (run.state.capitalize(), "wait"))
         items.append(
-            f'<li><button type="button" data-id="{html.esc(run.run)}" aria-pressed="{"true" if run.run == shown else "false"}">'
-            f"<span><b>{html.esc(run.name)}</b><span class='q'>{html.esc(f'{run.method}, {run.steps} steps, {day(run.created_s)}')}</span></span>"
+            f'<li><button type="button" data-id="{html.esc(run.run)}"'
+            f' aria-pressed="{"true" if run.run == shown else "false"}">'
+            f"<span><b>{html.esc(run.name)}</b><span"
+            f" class='q'>{html.esc(f'{run.method}, {run.steps} steps, {day(run.created_s)}')}</span></span>"
             f"{html.pill(f'{label}, {ordinal(run.place)}' if run.place else label, kind)}</button></li>"
         )
     return f'<h2 class="small">Runs so far</h2><ul class="lib two-up">{"".join(items)}</ul>'
 
 
-def buttons(run: Any, runs: Sequence[Any] = ()) -> list[Any]:
-    """Cancel, the question row, Compare in chat, Resume, Move up, Move down: each only while it can do something. runs: all that
-    are listed, the waiting ones among them."""
+def buttons(tab: RunCard, run: RunView | None, runs: Sequence[RunView] = ()) -> Drawn:
+    """Each button only while it can do something. runs: all that are listed, the waiting ones among them."""
     state = run.state if run else ""
     places = [other.place for other in runs if other.state == "QUEUED"]
-    again = words.GO_ON if run is not None and run.resume_step else words.START_AGAIN
-    return [
-        gr.update(visible=state in ("QUEUED", "RUNNING")),
-        gr.update(visible=False),
-        gr.update(value=words.HEAR_IT if run and run.live else words.COMPARE_IT, visible=bool(run and (run.adapter or run.live))),
-        gr.update(value=again, visible=state in ("FAILED", "CANCELLED")),
-        gr.update(visible=state == "QUEUED" and run.place > min(places, default=run.place)),
-        gr.update(visible=state == "QUEUED" and run.place < max(places, default=run.place)),
-    ]
+    place = run.place if run and state == "QUEUED" else 0
+    made = bool(run and (run.adapter or run.live))
+    return {
+        tab.cancel: gr.update(visible=state in ("QUEUED", "RUNNING")),
+        tab.question: gr.update(visible=False),
+        tab.compare: gr.update(value=words.HEAR_IT if run and run.live else words.COMPARE_IT, visible=made),
+        tab.resume: gr.update(
+            value=words.GO_ON if run and run.resume_step else words.START_AGAIN,
+            visible=state in ("FAILED", "CANCELLED"),
+        ),
+        tab.up: gr.update(visible=bool(place) and place > min(places, default=place)),
+        tab.down: gr.update(visible=bool(place) and place < max(places, default=place)),
+    }
 
 
-def buttons_key(run: Any, runs: Sequence[Any]) -> tuple[Any, ...]:
+def buttons_key(run: RunView | None, runs: Sequence[RunView]) -> tuple[Any, ...]:
     """What the buttons depend on."""
     waiting = sorted(other.place for other in runs if other.state == "QUEUED")
     return (run.run, run.state, run.adapter, run.live, bool(run.resume_step), run.place, *waiting) if run else ()
 
 
-def show(services: Any, visitor: Visitor, followed: str) -> list[Any]:
-    """Followed run, error, card, list, then the buttons."""
-    try:
-        runs = services.training.runs(visitor.owner)
-    except Exception as error:
-        return _wrong(followed, error)
+def show(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -> Drawn:
+    """The followed run's card and buttons, and the list of all runs."""
+    runs = services.training.runs(visitor.owner)
     run = pick(runs, followed)
-    return [followed, slot(""), card_html(run), slot(list_html(runs, run.run if run else "")), *buttons(run, runs)]
+    drawn: Drawn = {
+        tab.followed: followed,
+        tab.run: card_html(run),
+        tab.listing: slot(list_html(runs, run.run if run else "")),
+    }
+    return drawn | buttons(tab, run, runs)
 
 
-def _wrong(followed: str, error: Exception) -> list[Any]:
-    return [followed, slot(card(error)), *[gr.skip()] * (2 + BUTTONS)]
-
-
-def follow(services: Any, visitor: Visitor, run_id: str) -> list[Any]:
+def follow(services: Services, visitor: Visitor, tab: RunCard, *, picked: str) -> Drawn:
     """A row of the list was clicked; the id is looked up among the visitor's own runs."""
-    return show(services, visitor, run_id)
+    return show(services, visitor, tab, followed=picked)
 
 
-def _shown_run(services: Any, visitor: Visitor, followed: str) -> Any:
+def _shown(services: Services, visitor: Visitor, followed: str) -> RunView | None:
     return pick(services.training.runs(visitor.owner), followed)
 
 
-def cancel(services: Any, visitor: Visitor, keep: bool, followed: str) -> list[Any]:
+def ask(services: Services, visitor: Visitor, tab: RunCard, *, asks: bool) -> Drawn:
+    """The question what to do with the run takes the place of the button, or gives it back."""
+    return {tab.cancel: gr.update(visible=not asks), tab.question: gr.update(visible=asks)}
+
+
+def cancel(services: Services, visitor: Visitor, tab: RunCard, *, keep: bool, followed: str) -> Drawn:
     """Stop the run that is shown, and keep its newest checkpoint as an adapter or not."""
-    try:
-        run = _shown_run(services, visitor, followed)
-        if run is not None:
-            services.training.cancel(run.run, visitor.owner, keep=keep)
-    except Exception as error:
-        return _wrong(followed, error)
-    return show(services, visitor, followed)
+    if run := _shown(services, visitor, followed):
+        services.training.cancel(run.run, visitor.owner, keep=keep)
+    return show(services, visitor, tab, followed=followed)
 
 
-def ask_to_cancel(services: Any, visitor: Visitor, memo: dict[str, Any], followed: str) -> list[Any]:
-    """Bring the run that trains into the card, with the question what to do with it; another may be shown, or wait behind it.
-    Returns the memo, then what ``show`` does: the next look at the page must not take the question away."""
-    try:
-        runs = services.training.runs(visitor.owner)
-    except Exception as error:
-        return [gr.skip(), *_wrong(followed, error)]
-    training = next((run for run in runs if run.state in ("RUNNING", "STOPPING")), None)
-    run = training or pick(runs, followed)
-    shown = show(services, visitor, run.run if run is not None else followed)
-    if run is not None and run.state in ("QUEUED", "RUNNING"):
-        shown[4:6] = [gr.update(visible=False), gr.update(visible=True)]
-    return [{**memo, "run-buttons": buttons_key(run, runs)}, *shown]
+def ask_to_cancel(
+    services: Services, visitor: Visitor, tab: RunCard, *, memo: Mapping[str, Any], followed: str
+) -> tuple[dict[str, Any], Drawn]:
+    """Bring the run that trains into the card, with the question what to do with it; another may be shown, or wait
+    behind it.
+    Returns the memo with the buttons' key as well: the next tick of the page's timer must not take the question
+    away."""
+    runs = services.training.runs(visitor.owner)
+    run = next((run for run in runs if run.state in ("RUNNING", "STOPPING")), None) or pick(runs, followed)
+    drawn = show(services, visitor, tab, followed=run.run if run else followed)
+    if run and run.state in ("QUEUED", "RUNNING"):
+        drawn |= ask(services, visitor, tab, asks=True)
+    return {**memo, "run-buttons": buttons_key(run, runs)}, drawn
 
 
-def resume(services: Any, visitor: Visitor, followed: str) -> list[Any]:
-    try:
-        run = _shown_run(services, visitor, followed)
-        if run is not None:
-            services.training.resume(run.run, visitor.owner)
-    except Exception as error:
-        return _wrong(followed, error)
-    return show(services, visitor, followed)
+def resume(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -> Drawn:
+    if run := _shown(services, visitor, followed):
+        services.training.resume(run.run, visitor.owner)
+    return show(services, visitor, tab, followed=followed)
 
 
-def move(services: Any, visitor: Visitor, to: str, followed: str) -> list[Any]:
+def move(services: Services, visitor: Visitor, tab: RunCard, *, to: str, followed: str) -> Drawn:
     """The shown run comes one place earlier (``up``) or later (``down``)."""
-    try:
-        run = _shown_run(services, visitor, followed)
-        if run is not None:
-            services.training.move(run.run, to, visitor.owner)
-    except Exception as error:
-        return _wrong(followed, error)
-    return show(services, visitor, run.run if run is not None else followed)
+    if run := _shown(services, visitor, followed):
+        services.training.move(run.run, to, visitor.owner)
+    return show(services, visitor, tab, followed=run.run if run else followed)
 
 
-def adapter_of(services: Any, visitor: Visitor, followed: str) -> str:
+def adapter_of(services: Services, visitor: Visitor, followed: str) -> str:
     """The adapter the shown run made, or while it trains what it has learned so far, for Compare."""
-    run = _shown_run(services, visitor, followed)
+    run = _shown(services, visitor, followed)
     return (run.adapter or run.live) if run else ""
+
+
+_CURVES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "lr": ("Learning rate", "{:.1e}".format),
+    "grad_norm": ("Gradient norm", "{:.2f}".format),
+    "tokens_per_s": ("Tokens a second", "{:.0f}".format),
+    "memory_bytes": ("Memory, peak", size),
+}
+
+
+def small_html(run: RunView | None) -> str:
+    """Four small pictures of one run."""
+    drawn = ""
+    if run:
+        curves = [
+            charts.small(label, run.curves.get(name, []), run.steps, show) for name, (label, show) in _CURVES.items()
+        ]
+        drawn = "".join(curves)
+    return f'<div class="small-charts">{drawn}</div>' if drawn else html.note(NO_CURVES)
+
+
+def choices(listed: Sequence[RunView], shown: RunView | None, chosen: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Runs that have a curve, but for the one that is shown; and what is chosen, though it is gone, or shown."""
+    others = [run for run in listed if run.loss and (shown is None or run.run != shown.run)]
+    offered = {run.run: f"{run.name}, {run.method}" for run in others}
+    named = {run.run: run.name for run in listed}
+    offered |= {run: named.get(run, f"{run}, {words.GONE}") for run in chosen if run not in offered}
+    return [(label, run) for run, label in offered.items()]
+
+
+def laid_html(listed: Sequence[RunView], shown: RunView | None, others: Sequence[str]) -> str:
+    """The shown run's loss and that of the chosen ones; "" while none is chosen."""
+    chosen = [run for run in listed if run.run in others and (shown is None or run.run != shown.run)]
+    if shown is None or not chosen:
+        return ""
+    return charts.overlay([(f"{run.name}, {run.method}", run.eval_loss or run.loss) for run in [shown, *chosen]])
+
+
+def lay(services: Services, visitor: Visitor, tab: CurvesView, *, followed: str, others: Sequence[str] | None) -> Drawn:
+    """Other runs were chosen; ids are looked up among the visitor's own."""
+    listed = services.training.runs(visitor.owner)
+    return {tab.laid: laid_html(listed, pick(listed, followed), others or [])}
+
+
+def write(services: Services, visitor: Visitor, tab: CurvesView, *, how: str, followed: str) -> Updates:
+    """The shown run's curves as a file, and the button that hands it over."""
+    run = _shown(services, visitor, followed)
+    if run is None:
+        raise InputError(NO_CURVES)
+    file = services.training.curves(run.run, how, visitor.owner)
+    return {tab.file: gr.update(value=str(file), label=f"Download {file.name[:40]}", visible=True)}

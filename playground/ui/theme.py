@@ -1,4 +1,5 @@
-"""The page's colours, type and spacing: a calm laboratory of cool paper and pine. What Gradio's theme cannot say is in theme.css."""
+"""The page's colours, type and spacing: a calm laboratory of cool paper and pine. What Gradio's theme cannot say is in
+theme.css."""
 
 from __future__ import annotations
 
@@ -7,14 +8,32 @@ from gradio.themes.utils import colors, fonts, sizes
 
 _PINE = colors.Color(
     name="pine",
-    c50="#E8F3F1", c100="#D3E9E5", c200="#A9D5CD", c300="#7CBFB4", c400="#46A297", c500="#1C8379",
-    c600="#0B6B63", c700="#09564F", c800="#08443F", c900="#063430", c950="#03211E",
-)  # fmt: skip
+    c50="#E8F3F1",
+    c100="#D3E9E5",
+    c200="#A9D5CD",
+    c300="#7CBFB4",
+    c400="#46A297",
+    c500="#1C8379",
+    c600="#0B6B63",
+    c700="#09564F",
+    c800="#08443F",
+    c900="#063430",
+    c950="#03211E",
+)
 _INK = colors.Color(
     name="ink",
-    c50="#F4F7F6", c100="#E9EEED", c200="#DAE2E0", c300="#BFCBC8", c400="#8B9A96", c500="#66756F",
-    c600="#51605B", c700="#37443F", c800="#1E2926", c900="#151E1B", c950="#0D1412",
-)  # fmt: skip
+    c50="#F4F7F6",
+    c100="#E9EEED",
+    c200="#DAE2E0",
+    c300="#BFCBC8",
+    c400="#8B9A96",
+    c500="#66756F",
+    c600="#51605B",
+    c700="#37443F",
+    c800="#1E2926",
+    c900="#151E1B",
+    c950="#0D1412",
+)
 
 _SANS = (fonts.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 _MONO = (fonts.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "Consolas", "monospace")

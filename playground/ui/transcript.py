@@ -1,17 +1,19 @@
 """What one side of a comparison was asked and answered. Plain values: no Gradio, no services.
 
 Replies are kept as the service gave them; checks, copies and later turns read these, never what the page shows.
+
+The table over the panes: who kept to the check, at what price.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from playground.ui import html, words
-from playground.ui.figures import duration
+from playground.ui.html import duration
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Log:
 
 
 def settle(log: Log, setup: Setup, name: str) -> Log:
-    """Take on ``setup``. Where something was said before, a divider keeps old replies from passing as the new model's."""
+    """Take on ``setup``. Where something was said before, a divider keeps old replies from passing as the new
+    model's."""
     if setup.effective == log.setup.effective:
         return replace(log, setup=setup)
     items = log.items
@@ -101,13 +104,19 @@ def stopped(log: Log) -> Log:
 
 def history(log: Log) -> list[tuple[str, str]]:
     """Earlier turns of this conversation, as ``(question, reply)``; turns that failed are left out."""
-    return [(said.question, said.reply.text) for said in log.current if said.reply and said.reply.text and not said.reply.error]
+    return [
+        (said.question, said.reply.text)
+        for said in log.current
+        if said.reply and said.reply.text and not said.reply.error
+    ]
 
 
 def passed(log: Log, passes: Callable[[str], bool]) -> tuple[int, int]:
     """How many finished replies of this conversation pass the check, of how many."""
     texts = [
-        said.reply.text for said in log.current if said.reply and said.reply.done and not said.reply.error and not said.stopped
+        said.reply.text
+        for said in log.current
+        if said.reply and said.reply.done and not said.reply.error and not said.stopped
     ]
     return sum(passes(text) for text in texts), len(texts)
 
@@ -133,7 +142,9 @@ def messages(log: Log) -> list[dict[str, Any]]:
 def _answer(said: Said) -> list[dict[str, Any]]:
     reply = said.reply
     if reply is None:
-        return [{"role": "assistant", "content": _quiet(words.STOPPED_EMPTY if said.stopped else "Reading the question")}]
+        return [
+            {"role": "assistant", "content": _quiet(words.STOPPED_EMPTY if said.stopped else "Reading the question")}
+        ]
     if reply.error:
         return [{"role": "assistant", "content": html.error_card(reply.error)}]
     parts = [_text(reply.text)] if reply.text else []
@@ -194,3 +205,60 @@ def _text(text: str) -> str:
 
 def _quiet(text: str) -> str:
     return f'<div class="quiet">{html.esc(text)}</div>'
+
+
+KINDS = {
+    "ends-with": "Ends with",
+    "contains": "Contains",
+    "regex": "Matches the pattern",
+    "json": "Is valid JSON",
+    "max-words": "Has at most so many words",
+}
+"""Kinds of check a person can pick, as they are written before the colon."""
+
+
+def check_of(kind: str, text: str) -> str:
+    """``ends-with:Reviewed by Dr. Sharma``; empty where there is nothing to check."""
+    if kind == "json":
+        return "json"
+    return f"{kind}:{text}" if text.strip() else ""
+
+
+def parts_of(check: str) -> tuple[str, str]:
+    """The other way round, for a check that came with a shipped set."""
+    kind, _, text = check.partition(":")
+    return (kind, text) if kind in KINDS else ("ends-with", "")
+
+
+def title(kind: str, text: str) -> str:
+    if kind == "json":
+        return KINDS[kind]
+    return f"{KINDS[kind]} “{text}”" if text.strip() else "No check set"
+
+
+def board(sides: Sequence[tuple[str, str, Log]], kind: str, text: str, passes: Callable[[str, str], bool]) -> str:
+    """``sides`` are ``(letter, name, log)``. Tokens and seconds are the newest reply's."""
+    check = check_of(kind, text)
+    rows = []
+    for letter, name, log in sides:
+        good, of = passed(log, lambda reply: passes(check, reply)) if check else (0, 0)
+        newest = next(
+            (said.reply for said in reversed(log.current) if said.reply and said.reply.done and not said.reply.error),
+            None,
+        )
+        if not of:
+            mark = html.pill("not yet" if check else "no check")
+        else:
+            mark = html.pill(f"{good} of {of}", "ok" if good == of else "no")
+        tokens = str(newest.prompt_tokens) if newest else "–"
+        seconds = f"{newest.seconds:.1f}" if newest and newest.seconds is not None else "–"
+        rows.append(
+            f'<tr><th scope="row"><span class="who">{html.badge(letter)}<span>{html.esc(name)}</span></span></th>'
+            f'<td>{mark}</td><td>{html.esc(tokens)}</td><td class="opt">{html.esc(seconds)}</td></tr>'
+        )
+    return (
+        '<table class="board"><caption class="sr">Scores of every side</caption><thead><tr><th'
+        f' scope="col">{html.esc(title(kind, text))}</th>'
+        '<th scope="col">Passed</th><th scope="col">Tokens in</th><th scope="col" class="opt">Seconds</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )

@@ -3,41 +3,165 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import gradio as gr
 
-from playground.errors import InputError
+from playground.chat.sides import Side
+from playground.data.split import split
+from playground.errors import InputError, PlaygroundError
+from playground.evaluation.comparison import Changes, Questions
 from playground.evaluation.cost import Prices, prices_from_json
-from playground.evaluation.questions import Questions
-from playground.services.sides import Side
-from playground.services.verdict_request import VerdictRequest
-from playground.ui import html, scoreboard, side, words
+from playground.evaluation.inferred_checks import inferred
+from playground.models.adapters import AdapterRow
+from playground.services import Services
+from playground.ui import html, side, transcript, words
 from playground.ui.asking import Comparison
-from playground.ui.failure import card
-from playground.ui.readiness import ready, require
-from playground.ui.source import Source
-from playground.ui.verdict_examples import FILE, SET, UPLOAD, Drawn, Kept, checks_for, documents_for, drawn, prompt_for, sources
-from playground.ui.wiring import Visitor, slot
+from playground.ui.html import card, plural
+from playground.ui.rows import Source
+from playground.ui.side import SideValues
+from playground.ui.sidebar import ready, require
+from playground.ui.wiring import Drawn, Initial, Updates, Visitor, slot
+from playground.verdict.request import VerdictRequest
+from playground.workspace.examples import ShippedSet
 
-KEYS = {
-    "base": "The base as it is", "prompt": "The base with the prompt", "shots": "The base with answered examples", "documents": "The base with documents",
-    "tuned": "The adapter", "tuned+documents": "The adapter with documents",
-}  # fmt: skip
+if TYPE_CHECKING:
+    from playground.ui.verdict import VerdictTab
+
+SET, UPLOAD, FILE = "set:", "upload", "file"
+"""Where examples come from: a shipped set by its id, the Train tab's upload, a file that was dropped on this tab."""
+FEWEST_INFERRED = 5
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The examples of a verdict. rows: their numbers, None = every row. shots: the file that answered examples come
+    from. about: in words.
+    references: answers that are not judged by, to infer checks from."""
+
+    file: Path
+    rows: tuple[int, ...] | None
+    count: int
+    shots: Path
+    mapping: dict[str, str] | None
+    about: str
+    references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Files of this tab's visitor and sides that came over from the Compare tab: a page's own state, never a page's
+    word."""
+
+    dropped: Path | None = None
+    docs: Path | None = None
+    carried: tuple[Side, ...] = ()
+
+
+class ExampleValues(TypedDict):
+    """Where examples come from. training, seed, test: what is open on the Train tab, its seed and the share of its test
+    part in percent."""
+
+    source: str | None
+    kept: Kept
+    uploaded: Path | None
+    training: Source
+    seed: float
+    test: float
+
+
+class LineUpValues(TypedDict):
+    """What the sides are made of, which are chosen, and which were offered last (key -> name)."""
+
+    adapter: str
+    prompt: str
+    chosen: Sequence[str]
+    offered: Mapping[str, str]
+
+
+class SettingValues(TypedDict):
+    limit: float | None
+    repeats: float | None
+    max_tokens: float | None
+    temperature: float | None
+    seed: float | None
+    losses: bool
+    forgetting: bool
+
+
+class SituationValues(TypedDict):
+    volume: float | None
+    changes: Changes
+    latency: float | None
+    budget: float | None
+    prices: str
+
+
+def shipped_set(services: Services, source: str | None) -> ShippedSet | None:
+    return next((one for one in services.data.sets() if SET + one.id == source), None)
+
+
+def sources(services: Services, uploaded: Path | None, kept: Kept) -> list[tuple[str, str]]:
+    choices = [(f"{one.title}: its held-out rows", SET + one.id) for one in services.data.sets()]
+    if uploaded is not None:
+        choices.append((f"Your file {uploaded.name}: its test part", UPLOAD))
+    if kept.dropped is not None:
+        choices.append((f"{kept.dropped.name}: every row", FILE))
+    return choices
+
+
+def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judged:
+    """The examples behind a choice. Raises InputError with what is missing."""
+    source, uploaded, dropped = where["source"] or "", where["uploaded"], where["kept"].dropped
+    if source.startswith(SET):
+        shipped = shipped_set(services, source)
+        if shipped is None:
+            raise InputError("There is no such example set. Choose one of those in the list.")
+        count = len(services.data.check(shipped.heldout, None, visitor.owner).examples)
+        about = f"{plural(count, 'held-out row')} of {shipped.title}; shots come from its {shipped.file.name}."
+        return Judged(shipped.heldout, None, count, shipped.file, None, about)
+    if source == UPLOAD and uploaded is not None:
+        mapping = where["training"].mapping if where["training"].path == uploaded else None
+        checked = services.data.check(uploaded, mapping, visitor.owner)
+        share = services.data.test_share(uploaded) and float(where["test"]) / 100
+        rows = split(checked.examples, int(where["seed"]), 0.0, share).test
+        if not rows:
+            raise InputError(
+                f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer, and the part"
+                " is drawn from 20 on. Drop a file to judge by."
+            )
+        held = set(rows)
+        learned = tuple(one.completion for one in checked.examples if one.row not in held)
+        about = (
+            f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read, drawn by seed"
+            f" {int(where['seed'])}."
+        )
+        return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned)
+    if source == FILE and dropped is not None:
+        found = services.data.check(dropped, None, visitor.owner).examples
+        if not found:
+            raise InputError(f"{dropped.name} holds no row with a request and an answer. A verdict needs both.")
+        about = (
+            f"{plural(len(found), 'row')} of {dropped.name}. Rows that the adapter was trained on are counted and told."
+        )
+        return Judged(dropped, None, len(found), dropped, None, about, tuple(one.completion for one in found))
+    raise InputError(words.VERDICT_EXAMPLES)
+
+
 CARRIED = "carried:"
 _ANYWHERE = Path("examples")
 """Where shots come from while sides are only shown."""
 
 
-def adapters(services: Any, visitor: Visitor) -> list[tuple[str, str]]:
+def adapters(rows: Sequence[AdapterRow]) -> list[tuple[str, str]]:
     """Usable ones, and none."""
-    usable = [row.card for row in services.adapters.list(visitor.owner) if row.usable]
+    usable = [row.card for row in rows if row.usable]
     return [("No adapter", ""), *((f"{one.name} · {side.method_label(one)}", one.id) for one in usable)]
 
 
-def key_of(one: Side) -> str:
+def _key_of(one: Side) -> str:
     """Which of the ready-made sides this is."""
     if one.model != "base":
         return "tuned+documents" if one.docs else "tuned"
@@ -45,116 +169,127 @@ def key_of(one: Side) -> str:
 
 
 def line_up(
-    services: Any, visitor: Visitor, found: Drawn | None, adapter: str, prompt: str, kept: Kept, source: str
+    services: Services,
+    visitor: Visitor,
+    adapter: str,
+    prompt: str,
+    kept: Kept,
+    source: str | None,
+    shots: Path = _ANYWHERE,
 ) -> dict[str, Side]:
-    """Every side that can be chosen, by its key: those that came from Compare first. ``found`` None: only to show them. source: of the
-    examples, for the documents of a shipped set."""
-    known = {value for _, value in adapters(services, visitor)}
-    shots = found.shots if found is not None else _ANYWHERE
-    made = services.verdicts.line_up(
-        shots, adapter if adapter in known else "", prompt or "", documents_for(services, source, kept), visitor.owner
-    )
+    """Every side that can be chosen, by its key: those that came from Compare first. source: a shipped set brings its
+    documents, unless
+    the person has dropped their own."""
+    known = {row.card.id for row in services.adapters.list(visitor.owner) if row.usable}
+    shipped = shipped_set(services, source)
+    docs = kept.docs or (shipped.documents if shipped is not None else None)
+    made = services.verdicts.line_up(shots, adapter if adapter in known else "", prompt or "", docs, visitor.owner)
     carried = {f"{CARRIED}{place}": one for place, one in enumerate(kept.carried)}
     taken = {one.label for one in carried.values()}
-    ready_made = {key_of(one): one if one.label not in taken else replace(one, name=f"{one.label}, ready-made") for one in made}
+    ready_made = {
+        _key_of(one): one if one.label not in taken else replace(one, name=f"{one.label}, ready-made") for one in made
+    }
     return carried | ready_made
 
 
-def side_choices(sides: dict[str, Side]) -> list[tuple[str, str]]:
-    return [(one.label, key) for key, one in sides.items()]
+def _offer(tab: VerdictTab, sides: dict[str, Side], value: Sequence[str]) -> Updates:
+    choices = [(one.label, key) for key, one in sides.items()]
+    return {
+        tab.sides: Initial(choices, value=list(value)),
+        tab.offered: {key: one.label for key, one in sides.items()},
+    }
 
 
 # -- handlers ----------------------------------------------------------------------------------------------------------
 
 
-def opening(services: Any, visitor: Visitor, uploaded: Path | None, kept: Kept, source: str | None) -> list[Any]:
-    """The choices of examples and adapters. A new upload, or the page's opening. Returns source and adapter."""
-    try:
-        choices = sources(services, uploaded, kept)
-        known = {value for _, value in choices}
-        chosen = UPLOAD if uploaded is not None else source if source in known else choices[0][1] if choices else None
-        shipped = next((one for one in services.data.sets() if SET + one.id == chosen), None)
-        models = adapters(services, visitor)
-    except Exception:
-        return [gr.skip(), gr.skip()]
-    there = [value for _, value in models]
-    adapter = shipped.adapter if shipped is not None and shipped.adapter in there else there[-1] if uploaded is not None else ""
-    return [gr.update(choices=choices, value=chosen), gr.update(choices=models, value=adapter)]
-
-
 def first(
-    services: Any, visitor: Visitor, source: str | None, kept: Kept, uploaded: Path | None, training: Source, seed: float, test: float,
-    prompt: str, chosen: Sequence[str], offered: Mapping[str, str],
-) -> list[Any]:  # fmt: skip
-    """What ``opening``, ``source_chosen`` and ``lined_up`` say one after another, in one answer: nothing is between them that a person could
-    change. Returns source, facts, error, prompt, checks, adapter, sides, what is offered."""
-    examples, adapter = opening(services, visitor, uploaded, kept, source)
-    picked = examples.get("value", source)
-    facts, error, told, checks, fitting = source_chosen(services, visitor, picked, kept, uploaded, training, seed, test)
-    adapter = {**adapter, **fitting}
-    prompt = told if isinstance(told, str) else prompt
-    sides = lined_up(services, visitor, adapter.get("value", ""), prompt, kept, chosen, offered, picked)
-    return [examples, facts, error, told, checks, adapter, *sides]
+    services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues, line: LineUpValues
+) -> Updates:
+    """The page was opened, or a file was uploaded on the Train tab: examples, adapter, and what fits them, in one
+    answer, so that a person
+    can change nothing in between."""
+    choices = sources(services, where["uploaded"], where["kept"])
+    source = (
+        where["source"] if where["source"] in {value for _, value in choices} else choices[0][1] if choices else None
+    )
+    source = UPLOAD if where["uploaded"] is not None else source
+    shipped, models = shipped_set(services, source), adapters(services.adapters.list(visitor.owner))
+    there = [value for _, value in models]
+    adapter = there[-1] if where["uploaded"] is not None else ""
+    if shipped is not None and shipped.adapter in there:
+        adapter = shipped.adapter
+    line = {**line, "adapter": adapter, "prompt": shipped.system_prompt if shipped else line["prompt"]}
+    updates: Updates = {
+        tab.source: Initial(choices, value=source),
+        tab.adapter: Initial(models, value=adapter),
+        **lined_up(services, visitor, tab, source=source, kept=where["kept"], line=line),
+    }
+    return updates | source_chosen(services, visitor, tab, where={**where, "source": source})
 
 
-def drop(services: Any, visitor: Visitor, file: str | None, kept: Kept, uploaded: Path | None) -> list[Any]:
-    """A file to judge by was dropped. Returns kept, source, error."""
+def drop(
+    services: Services, visitor: Visitor, tab: VerdictTab, *, file: str | None, kept: Kept, uploaded: Path | None
+) -> Updates:
+    """A file to judge by was dropped."""
     if not file:
-        return [gr.skip(), gr.skip(), gr.skip()]
-    try:
-        kept = replace(kept, dropped=services.data.keep_uploads([Path(file)], visitor.owner))
-    except Exception as error:
-        return [gr.skip(), gr.skip(), slot(card(error))]
-    return [kept, gr.update(choices=sources(services, uploaded, kept), value=FILE), slot("")]
+        return {}
+    kept = replace(kept, dropped=services.data.keep_uploads([Path(file)], visitor.owner))
+    return {tab.kept: kept, tab.source: gr.update(choices=sources(services, uploaded, kept), value=FILE)}
 
 
-def documents(services: Any, visitor: Visitor, file: str | None, kept: Kept) -> list[Any]:
-    """A text to look things up in was dropped, or taken away. Returns kept, error."""
+def documents(services: Services, visitor: Visitor, tab: VerdictTab, *, file: str | None, kept: Kept) -> Updates:
+    """A text to look things up in was dropped, or taken away."""
     try:
         path = services.data.keep_uploads([Path(file)], visitor.owner) if file else None
         if path is not None:
             services.data.documents(path, visitor.owner)
-    except Exception as error:
-        return [replace(kept, docs=None), slot(card(error))]
-    return [replace(kept, docs=path), slot("")]
+    except PlaygroundError as error:
+        return {tab.kept: replace(kept, docs=None), tab.error: slot(card(error))}
+    return {tab.kept: replace(kept, docs=path)}
 
 
-def source_chosen(
-    services: Any, visitor: Visitor, source: str, kept: Kept, uploaded: Path | None, training: Source, seed: float, test: float
-) -> list[Any]:
-    """Other examples: their facts, and what fits them. Returns facts, error, prompt, checks, adapter."""
+def source_chosen(services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues) -> Updates:
+    """Other examples: their facts, and what fits them. A shipped set brings its prompt, check and adapter; elsewhere
+    checks are what the
+    references have in common."""
     try:
-        found = drawn(services, visitor, source, kept, uploaded, training, seed, test)
-        shipped = next((one for one in services.data.sets() if SET + one.id == source), None)
-        models = adapters(services, visitor)
-        prompt, checks = prompt_for(services, source), checks_for(services, source, found)
-    except Exception as error:
-        return [slot(""), slot(card(error)), *[gr.skip()] * 3]
-    fits = shipped is not None and shipped.adapter in [value for _, value in models]
-    # with its choices: while the base is loading, what is usable changes between one event and the next
-    adapter = gr.update(choices=models, value=shipped.adapter) if fits and shipped is not None else gr.skip()
-    return [slot(html.note(found.words)), slot(""), prompt if shipped is not None else gr.skip(), checks, adapter]
+        found = examples(services, visitor, where)
+    except PlaygroundError as error:
+        return {tab.facts: slot(""), tab.error: slot(card(error))}
+    updates: Updates = {tab.facts: slot(html.note(found.about))}
+    shipped = shipped_set(services, where["source"])
+    if shipped is None:
+        known = inferred(found.references) if len(found.references) >= FEWEST_INFERRED else ()
+        return updates | {tab.checks: Initial(value="\n".join(known))}
+    updates |= {tab.prompt: Initial(value=shipped.system_prompt), tab.checks: Initial(value=shipped.check)}
+    models = adapters(services.adapters.list(visitor.owner))
+    if shipped.adapter in [value for _, value in models]:
+        # with its choices: while the base is loading, what is usable changes between one event and the next
+        updates[tab.adapter] = Initial(models, value=shipped.adapter)
+    return updates
 
 
 def lined_up(
-    services: Any, visitor: Visitor, adapter: str, prompt: str, kept: Kept, chosen: Sequence[str], offered: Mapping[str, str], source: str
-) -> list[Any]:  # fmt: skip
-    """The sides that can be chosen now: what is new is chosen (the adapter with documents only where these are the person's own: five sides
-    are a line-up), what was taken away stays so. Where they are the same as before, nothing is drawn, since a person may be choosing just
-    now. Returns sides, and what is offered: key -> name."""
+    services: Services, visitor: Visitor, tab: VerdictTab, *, source: str | None, kept: Kept, line: LineUpValues
+) -> Updates:
+    """The sides that can be chosen now: what is new is chosen (the adapter with documents only where these are the
+    person's own: five sides
+    are a line-up), what was taken away stays so. Where they are the same as before, nothing is drawn, since a person
+    may be choosing just
+    now."""
     try:
-        sides = line_up(services, visitor, None, adapter, prompt, kept, source)
-    except Exception:
-        return [gr.skip(), gr.skip()]
-    names = {key: one.label for key, one in sides.items()}
-    if names == offered:
-        return [gr.skip(), gr.skip()]
-    fresh = [key for key in sides if key not in (offered or {}) and (key != "tuned+documents" or kept.docs)]
-    value = [key for key in sides if key in (chosen or ()) or key in fresh]
-    return [gr.update(choices=side_choices(sides), value=value), names]
+        sides = line_up(services, visitor, line["adapter"], line["prompt"], kept, source)
+    except PlaygroundError:  # said when they are measured
+        return {}
+    offered, chosen = line["offered"] or {}, line["chosen"] or ()
+    if {key: one.label for key, one in sides.items()} == offered:
+        return {}
+    fresh = [key for key in sides if key not in offered and (key != "tuned+documents" or kept.docs)]
+    return _offer(tab, sides, [key for key in sides if key in chosen or key in fresh])
 
 
-def blocked(services: Any, source: str, count: int, sides: Sequence[str]) -> str:
+def blocked(services: Services, source: str | None, count: int, sides: Sequence[str]) -> str:
     """What stands in the way of measuring, in a few words; "" where nothing does."""
     now = ready(services)
     if not now.yes:
@@ -165,69 +300,114 @@ def blocked(services: Any, source: str, count: int, sides: Sequence[str]) -> str
 
 
 def refresh(
-    services: Any, visitor: Visitor, source: str, kept: Kept, uploaded: Path | None, training: Source, seed: float, test: float,
-    sides: Sequence[str], limit: float | None, repeats: float | None, max_tokens: float | None, temperature: float | None, draw: float | None,
-    losses: bool = True, forgetting: bool = True,
-) -> list[Any]:  # fmt: skip
-    """The main button says what it does or what is missing. Returns the button and the fold's label."""
+    services: Services,
+    visitor: Visitor,
+    tab: VerdictTab,
+    *,
+    where: ExampleValues,
+    sides: Sequence[str],
+    settings: SettingValues,
+) -> Drawn:
+    """The main button says what it does or what is missing; the fold's label, what is set in it."""
     try:
-        count = drawn(services, visitor, source, kept, uploaded, training, seed, test).count
-    except Exception:
+        count = examples(services, visitor, where).count
+    except PlaygroundError:  # said where the examples are chosen
         count = 0
-    count = min(count, int(limit)) if limit else count
-    why = blocked(services, source, count, sides)
-    again = int(repeats or 1)
+    limit, again = int(settings["limit"] or 0), int(settings["repeats"] or 1)
+    count = min(count, limit) if limit else count
+    why = blocked(services, where["source"], count, sides)
     replies = count * len(sides or ()) * (1 + again if again > 1 else 1)
-    label = why or f"{words.MEASURE} ({replies:,} replies)"
-    how = "greedy" if not temperature else f"temperature {temperature:g}"
-    said = f"Everything else: {how}, at most {int(max_tokens or 0)} tokens, seed {int(draw or 0)}"
-    said += "" if losses else ", no loss"
-    said += "" if forgetting else ", forgetting not measured"
-    said += f", {again} repeats" if again > 1 else ""
-    return [gr.update(value=label, interactive=not why), gr.update(label=said + (f", {int(limit)} rows" if limit else ""))]
+    how = f"temperature {settings['temperature']:g}" if settings["temperature"] else "greedy"
+    said = [
+        f"Everything else: {how}",
+        f"at most {int(settings['max_tokens'] or 0)} tokens",
+        f"seed {int(settings['seed'] or 0)}",
+        "" if settings["losses"] else "no loss",
+        "" if settings["forgetting"] else "forgetting not measured",
+        f"{again} repeats" if again > 1 else "",
+        f"{limit} rows" if limit else "",
+    ]
+    return {
+        tab.measure: gr.update(value=why or f"{words.MEASURE} ({replies:,} replies)", interactive=not why),
+        tab.more: gr.update(label=", ".join(part for part in said if part)),
+    }
 
 
-def situation(volume: Any, changes: str, latency: Any, budget: Any, prices: str) -> tuple[Questions, Prices]:
+def questions(situation: SituationValues) -> tuple[Questions, Prices]:
     """The four answers and the price table. Raises InputError."""
-    number = int(volume) if volume is not None else None
-    questions = Questions(number, changes or "never", latency, budget)  # type: ignore[arg-type]
-    return questions, prices_from_json(prices) if (prices or "").strip() else Prices()
+    volume = int(situation["volume"]) if situation["volume"] is not None else None
+    asked = Questions(volume, situation["changes"] or "never", situation["latency"], situation["budget"])
+    return asked, prices_from_json(situation["prices"]) if (situation["prices"] or "").strip() else Prices()
 
 
 def start(
-    services: Any, visitor: Visitor, source: str, kept: Kept, uploaded: Path | None, training: Source, seed: float, test: float,
-    chosen: Sequence[str], limit: float | None, repeats: float | None, max_tokens: float | None, temperature: float | None, draw: float | None,
-    losses: bool, forgetting: bool, adapter: str, prompt: str, checks: str, volume: Any, changes: str, latency: Any, budget: Any, prices: str,
-) -> list[Any]:  # fmt: skip
-    """Begin to measure. Returns the verdict's id, an error, and the fold of the form."""
-    try:
-        require(services)
-        questions, table = situation(volume, changes, latency, budget, prices)
-        found = drawn(services, visitor, source, kept, uploaded, training, seed, test)
-        sides = line_up(services, visitor, found, adapter, prompt, kept, source)
-        if any(str(key).startswith(("tuned", CARRIED)) and key not in sides for key in chosen or ()):
-            raise InputError(words.VERDICT_GONE)
-        picked = tuple(sides[key] for key in chosen or () if key in sides)
-        if not picked:
-            raise InputError(words.VERDICT_SIDES)
-        request = VerdictRequest(
-            found.file, picked, tuple(line.strip() for line in (checks or "").splitlines() if line.strip()), found.rows, found.shots,
-            repeats=1 if repeats is None else int(repeats), limit=int(limit) if limit else None, max_tokens=96 if max_tokens is None else int(max_tokens), temperature=float(temperature or 0),
-            seed=int(draw or 0), mapping=found.mapping, name=found.file.stem.removesuffix("_heldout"), owner=visitor.owner,
-            questions=questions, prices=table, losses=bool(losses), forgetting=bool(forgetting),
-        )  # fmt: skip
-        made = services.verdicts.start(request)
-    except Exception as error:
-        return [gr.skip(), slot(card(error)), gr.skip()]
-    return [made, slot(""), gr.update(open=False)]
+    services: Services,
+    visitor: Visitor,
+    tab: VerdictTab,
+    *,
+    where: ExampleValues,
+    line: LineUpValues,
+    checks: str,
+    settings: SettingValues,
+    situation: SituationValues,
+) -> Updates:
+    """Begin to measure."""
+    require(services)
+    asked, prices = questions(situation)
+    found = examples(services, visitor, where)
+    sides = line_up(services, visitor, line["adapter"], line["prompt"], where["kept"], where["source"], found.shots)
+    chosen = [str(key) for key in line["chosen"] or ()]
+    if any(key.startswith(("tuned", CARRIED)) and key not in sides for key in chosen):
+        raise InputError(words.VERDICT_GONE)
+    picked = tuple(sides[key] for key in chosen if key in sides)
+    if not picked:
+        raise InputError(words.VERDICT_SIDES)
+    made = services.verdicts.start(
+        VerdictRequest(
+            found.file,
+            picked,
+            lines_of(checks),
+            found.rows,
+            found.shots,
+            repeats=1 if settings["repeats"] is None else int(settings["repeats"]),
+            limit=int(settings["limit"]) if settings["limit"] else None,
+            max_tokens=96 if settings["max_tokens"] is None else int(settings["max_tokens"]),
+            temperature=float(settings["temperature"] or 0),
+            seed=int(settings["seed"] or 0),
+            mapping=found.mapping,
+            name=found.file.stem.removesuffix("_heldout"),
+            owner=visitor.owner,
+            questions=asked,
+            prices=prices,
+            losses=bool(settings["losses"]),
+            forgetting=bool(settings["forgetting"]),
+        )
+    )
+    return {tab.followed: made, tab.fold: gr.update(open=False)}
+
+
+def lines_of(text: str | None) -> tuple[str, ...]:
+    """What is written one a line."""
+    return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
 def carry(
-    services: Any, visitor: Visitor, kept: Kept, uploaded: Path | None, source: str, adapter: str, prompt: str, comparison: Comparison, kind: str,
-    text: str, *values: Any,
-) -> list[Any]:  # fmt: skip
-    """The Compare tab's sides become this verdict's. Returns tabs, kept, source, checks, sides, what is offered, the form's fold."""
-    known, setups = side.labels(services, visitor), side.read_setups(services, visitor, values)
+    services: Services,
+    visitor: Visitor,
+    tab: VerdictTab,
+    *,
+    tabs: gr.Tabs,
+    kept: Kept,
+    uploaded: Path | None,
+    source: str,
+    line: LineUpValues,
+    comparison: Comparison,
+    kind: str,
+    text: str,
+    sides: Mapping[str, SideValues],
+) -> Updates:
+    """The Compare tab's sides become this verdict's."""
+    known, setups = side.labels(services, visitor), side.read_setups(services, visitor, sides)
     made: list[Side] = []
     for letter in comparison.shown:
         setup = setups[letter]
@@ -242,11 +422,16 @@ def carry(
     from_there = UPLOAD if first == side.UPLOAD else SET + first
     choices = sources(services, uploaded, kept)
     chosen = from_there if from_there in [value for _, value in choices] else source
+    there: Updates = {tabs: gr.update(selected="verdict")}
     try:
-        sides = line_up(services, visitor, None, adapter, prompt, kept, chosen)
-    except Exception:
-        return [gr.update(selected="verdict"), *[gr.skip()] * 6]
-    return [
-        gr.update(selected="verdict"), kept, gr.update(choices=choices, value=chosen), scoreboard.check_of(kind, text),
-        gr.update(choices=side_choices(sides), value=[key for key in sides if key.startswith(CARRIED)]), {key: one.label for key, one in sides.items()}, gr.update(open=True),
-    ]  # fmt: skip
+        offered = line_up(services, visitor, line["adapter"], line["prompt"], kept, chosen)
+    except PlaygroundError:  # said when they are measured
+        return there
+    return {
+        **there,
+        tab.kept: kept,
+        tab.source: gr.update(choices=choices, value=chosen),
+        tab.checks: transcript.check_of(kind, text),
+        **_offer(tab, offered, [key for key in offered if key.startswith(CARRIED)]),
+        tab.fold: gr.update(open=True),
+    }

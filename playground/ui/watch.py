@@ -1,192 +1,229 @@
 """What the page's one timer reads, and the little of it that has to be drawn again.
 
-``memo`` remembers what this tab was sent last. A part that reads the same is skipped: no flicker, no closed fold, and a button that
-a person has just pressed is not put back.
+``Memo`` remembers what this browser tab was sent last. A widget whose value reads the same is left out: no flicker, no
+closed fold, and a
+button that a person has just pressed is not put back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gradio as gr
 
-from playground.ui import curves, demo, library, runs, side, sidebar, verdict_form, verdict_shown, words
-from playground.ui.failure import sentence
-from playground.ui.readiness import ready
-from playground.ui.wiring import Visitor, slot
+from playground.library.card import AdapterCard
+from playground.models.adapters import AdapterRow
+from playground.runs.progress import RunView
+from playground.services import Services
+from playground.ui import library, runs, side, sidebar, story, verdict_form, verdict_shown, words
+from playground.ui.adapters import AdaptersTab
+from playground.ui.compare import CompareTab
+from playground.ui.html import sentence_failure
+from playground.ui.sidebar import Ready, SidebarView, ready
+from playground.ui.train import TrainTab
+from playground.ui.verdict import VerdictTab
+from playground.ui.wiring import Choices, Drawn, Visitor, slot
+
+PACE_S = 2.0
+HURRIED_S = 0.5
+"""Between two ticks, and while the base is loading: nobody should wait for a button that could be pressed."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The widgets that the timer draws. memo: what was sent last. mark: changes when another base is ready."""
+
+    memo: gr.State
+    mark: gr.State
+    timer: gr.Timer
+    pill: gr.Button
+    device: SidebarView
+    training: TrainTab
+    library: AdaptersTab
+    compare: CompareTab
+    verdict: VerdictTab
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        return {
+            "memo": self.memo,
+            "followed": self.training.followed,
+            "laid": self.training.curves.others,
+            "chosen": self.library.chosen,
+            "active": self.library.active,
+            "judged": self.verdict.followed,
+            "tuned": self.verdict.adapter,
+            "models": {letter: view.model for letter, view in self.compare.sides.items()},
+        }
+
+    @property
+    def outputs(self) -> list[Any]:
+        device, verdict = self.device, self.verdict
+        return [
+            *(self.memo, self.mark, self.timer, self.pill),
+            *(device.device, device.now, device.cancel, device.waiting, device.proved),
+            *(self.compare.ask, self.compare.hospital, self.library.send, self.library.listing),
+            *self.training.run_outputs,
+            *self.training.curves.outputs,
+            *self.compare.demo.outputs,
+            *self.compare.of_sides("model", "greyed"),
+            *(one for one in verdict.shown if one not in (verdict.followed, verdict.shown_error)),
+            verdict.adapter,
+        ]
 
 
 class Memo(dict[str, Any]):
     """Name of a part -> what was sent last."""
 
-    def fresh(self, name: str, value: Any, update: Any = None) -> Any:
-        """``update`` (or the value) where it changed, else nothing."""
+    def changed(self, name: str, value: Hashable | Drawn) -> bool:
+        """Whether it is another value than the last one; from now on it is the last one."""
         if name in self and self[name] == value:
-            return gr.skip()
+            return False
         self[name] = value
-        return value if update is None else update
+        return True
+
+    def fresh(self, part: str, drawn: Drawn) -> Drawn:
+        """The widgets of a part whose values have changed. A part names the same widgets in the same order each
+        time."""
+        return {
+            widget: value
+            for place, (widget, value) in enumerate(drawn.items())
+            if self.changed(f"{part}-{place}", value)
+        }
 
 
-PACE_S = 2.0
-HURRIED_S = 0.5
-"""Between two looks, and while the base is on its way: nobody should wait for a button that could be pressed."""
+@dataclass(frozen=True)
+class _Reading:
+    """What one tick reads; each service is asked once."""
+
+    services: Services
+    visitor: Visitor
+
+    @cached_property
+    def runs(self) -> Sequence[RunView]:
+        return self.services.training.runs(self.visitor.owner)
+
+    @cached_property
+    def adapters(self) -> Sequence[AdapterRow]:
+        return self.services.adapters.list(self.visitor.owner)
+
+    @cached_property
+    def usable(self) -> Sequence[AdapterCard]:
+        learning = self.services.adapters.learning(self.visitor.owner)
+        return [*(row.card for row in self.adapters if row.usable), *learning]
 
 
 def tick(
-    services: Any,
+    services: Services,
     visitor: Visitor,
+    tab: Watched,
+    *,
     memo: Memo,
     followed: str,
-    laid: list[str],
+    laid: list[str] | None,
     chosen: str,
     active: str,
     judged: str,
     tuned: str,
-    *models: str,
-) -> list[Any]:
-    """Memo, the base's mark, pill, sidebar (5), ready buttons (4), run card (10), curves (3), demo (5), adapters (1), models and greyed (12), verdict (9), the timer."""
-    memo = Memo(memo)
-    return [
-        memo,
-        memo.fresh("mark", ready(services).mark),
-        *_device(services, visitor, memo),
-        *_readiness(services, memo),
-        *_run(services, visitor, memo, followed),
-        *_curves(services, visitor, memo, followed, laid or []),
-        *_demo(services, visitor, memo),
-        *_adapters(services, visitor, memo, chosen, active, models),
-        *_verdict(services, visitor, memo, judged, tuned),
-        memo.fresh("pace", pace := PACE_S if ready(services).yes else HURRIED_S, gr.Timer(pace, active=True)),
-    ]
+    models: dict[str, str],
+) -> Drawn:
+    """followed, laid: the run that is shown and those beside it. chosen, active: adapters of the library. judged: the
+    verdict that is
+    shown. tuned: the adapter in its form. models: of the sides, by letter."""
+    memo, reading, now = Memo(memo), _Reading(services, visitor), ready(services)
+    pace = PACE_S if now.yes else HURRIED_S
+    drawn = memo.fresh("base", {tab.mark: now.mark, tab.timer: gr.update(value=pace, active=True)})
+    parts: dict[str, Callable[[], Drawn]] = {
+        "device": lambda: memo.fresh("device", _device(reading, tab)),
+        "ready": lambda: memo.fresh("ready", _readiness(now, tab)),
+        "run": lambda: _run(reading, tab.training, memo, followed),
+        "curves": lambda: memo.fresh("curves", _curves(reading, tab.training, followed, laid or [])),
+        "demo": lambda: memo.fresh("demo", story.show(services, visitor, tab.compare.demo)),
+        "adapters": lambda: memo.fresh("adapters", _adapters(reading, tab, chosen, active, models)),
+        "verdict": lambda: _verdict(reading, tab.verdict, memo, judged, tuned),
+    }
+    for name, part in parts.items():
+        try:
+            drawn |= part()
+        except (
+            Exception
+        ) as error:  # a part that fails leaves its place as it was and the other parts alone; it is logged once
+            if f"{name}-error" not in memo:
+                memo[f"{name}-error"] = sentence_failure(error)
+    return {**drawn, tab.memo: memo}
 
 
-def _guarded(count: int, memo: Memo, name: str, read: Callable[[], list[Any]]) -> list[Any]:
-    """A part whose service fails leaves its place as it was; the error is logged, once, not shown every two seconds."""
-    try:
-        return read()
-    except Exception as error:
-        if f"{name}-error" not in memo:
-            memo[f"{name}-error"] = sentence(error)
-        return [gr.skip()] * count
+def _device(reading: _Reading, tab: Watched) -> Drawn:
+    device, status = reading.services.device, reading.services.device.status()
+    live = [run for run in reading.runs if run.state in words.LIVE]
+    answering = any(lease["lane"] != "train" for lease in status["leases"])
+    return {
+        tab.pill: device.line(reading.visitor.owner),
+        tab.device.device: sidebar.device_html(status),
+        tab.device.now: sidebar.now_html(live, answering),
+        tab.device.cancel: gr.update(visible=bool(live)),
+        tab.device.waiting: sidebar.waiting_html(status["queue"]),
+        tab.device.proved: sidebar.base_html(status["base"]),
+    }
 
 
-def _device(services: Any, visitor: Visitor, memo: Memo) -> list[Any]:
-    """Pill, device, now, its cancel, waiting, base."""
-
-    def read() -> list[Any]:
-        status = services.device.status()
-        live = [run for run in services.training.runs(visitor.owner) if run.state in words.LIVE]
-        return [
-            memo.fresh("pill", services.device.line(visitor.owner)),
-            memo.fresh("device", sidebar.device_html(status)),
-            memo.fresh("now", sidebar.now_html(live, any(lease["lane"] != "train" for lease in status["leases"]))),
-            memo.fresh("now-cancel", bool(live), gr.update(visible=bool(live))),
-            memo.fresh("waiting", sidebar.waiting_html(status["queue"])),
-            memo.fresh("base", sidebar.base_html(status["base"])),
-        ]
-
-    return _guarded(6, memo, "device", read)
-
-
-def _readiness(services: Any, memo: Memo) -> list[Any]:
+def _readiness(now: Ready, tab: Watched) -> Drawn:
     """Ask and the hospital example say why while they cannot be pressed; Play and Send are only greyed."""
-
-    def read() -> list[Any]:
-        now = ready(services)
-        why = now.words if len(now.words) <= words.SHORT else words.BASE_MISSING
-        return [
-            memo.fresh(f"ready-{name}", (now.yes, said), gr.update(value=said, interactive=now.yes))
-            for name, said in (
-                ("ask", words.ASK if now.yes else why),
-                ("hospital", words.HERO_ASK if now.yes else why),
-                ("play", words.STORY_PLAY),
-                ("send", "Send"),
-            )
-        ]
-
-    return _guarded(4, memo, "ready", read)
+    why = now.words if len(now.words) <= words.SHORT else words.BASE_MISSING
+    said = {
+        tab.compare.ask: words.ASK if now.yes else why,
+        tab.compare.hospital: words.HERO_ASK if now.yes else why,
+        tab.compare.demo.play: words.STORY_PLAY,
+        tab.library.send: "Send",
+    }
+    return {button: gr.update(value=text, interactive=now.yes) for button, text in said.items()}
 
 
-def _run(services: Any, visitor: Visitor, memo: Memo, followed: str) -> list[Any]:
-    """Followed run, error, card, list, and the buttons: those only when the run or its state is another."""
-
-    def read() -> list[Any]:
-        listed = services.training.runs(visitor.owner)
-        run = runs.pick(listed, followed)
-        key = runs.buttons_key(run, listed)
-        if memo.get("run-buttons", "") == key:
-            buttons = [gr.skip()] * runs.BUTTONS
-        else:
-            memo["run-buttons"], buttons = key, runs.buttons(run, listed)
-        rows = runs.list_html(listed, run.run if run else "")
-        return [gr.skip(), gr.skip(), memo.fresh("run", runs.card_html(run)), memo.fresh("runs", rows, slot(rows)), *buttons]
-
-    return _guarded(4 + runs.BUTTONS, memo, "run", read)
+def _run(reading: _Reading, tab: TrainTab, memo: Memo, followed: str) -> Drawn:
+    """The card, the list, and the buttons: those only when the run or its state is another."""
+    run = runs.pick(reading.runs, followed)
+    rows = runs.list_html(reading.runs, run.run if run else "")
+    drawn = memo.fresh("run", {tab.run: runs.card_html(run), tab.listing: slot(rows)})
+    if memo.changed("run-buttons", runs.buttons_key(run, reading.runs)):
+        drawn |= runs.buttons(tab, run, reading.runs)
+    return drawn
 
 
-def _curves(services: Any, visitor: Visitor, memo: Memo, followed: str, laid: list[str]) -> list[Any]:
-    """Small pictures, the runs that can be laid over, and the picture of those."""
-
-    def read() -> list[Any]:
-        listed = services.training.runs(visitor.owner)
-        run = runs.pick(listed, followed)
-        choices = curves.choices(listed, run, laid)
-        return [
-            memo.fresh("curves", curves.small_html(run)),
-            memo.fresh("to-lay", choices, gr.update(choices=choices)),
-            memo.fresh("laid", curves.laid_html(listed, run, laid)),
-        ]
-
-    return _guarded(3, memo, "curves", read)
+def _curves(reading: _Reading, tab: TrainTab, followed: str, laid: list[str]) -> Drawn:
+    run = runs.pick(reading.runs, followed)
+    return {
+        tab.curves.shown: runs.small_html(run),
+        tab.curves.others: Choices(runs.choices(reading.runs, run, laid)),
+        tab.curves.laid: runs.laid_html(reading.runs, run, laid),
+    }
 
 
-def _demo(services: Any, visitor: Visitor, memo: Memo) -> list[Any]:
-    def read() -> list[Any]:
-        shown = demo.show(services, visitor)
-        return shown if memo.get("demo") != repr(shown) and not memo.update(demo=repr(shown)) else [gr.skip()] * 5
-
-    return _guarded(5, memo, "demo", read)
-
-
-def _adapters(services: Any, visitor: Visitor, memo: Memo, chosen: str, active: str, models: tuple[str, ...]) -> list[Any]:
-    """The library, and every side's choice of models with what cannot be chosen: only when an adapter came, went or changed, or a side's is
-    gone."""
-    count = len(words.LETTERS)
-
-    def read() -> list[Any]:
-        rows = services.adapters.list(visitor.owner)
-        shown = memo.fresh("library", library.list_html(rows, chosen, active))
-        offered = [(row.card.id, row.card.name, row.usable) for row in rows]
-        offered += [(card.id, card.name, True) for card in services.adapters.learning(visitor.owner)]
-        known = {"base", *(id for id, _, usable in offered if usable)}
-        key = (offered, [model for model in models if model and model not in known])
-        if memo.get("offered") == key:
-            return [shown, *[gr.skip()] * (2 * count)]
-        memo["offered"] = key
-        greyed = slot(side.greyed_list(services, visitor))
-        return [shown, *side.dropdown_updates(services, visitor, models), *[greyed] * count]
-
-    return _guarded(1 + 2 * count, memo, "adapters", read)
+def _adapters(reading: _Reading, tab: Watched, chosen: str, active: str, models: dict[str, str]) -> Drawn:
+    """The library, and every side's choice of models with what cannot be chosen."""
+    choices, greyed = side.model_choices(reading.usable), slot(side.greyed_html(reading.adapters))
+    drawn: Drawn = {tab.library.listing: library.list_html(reading.adapters, chosen, active)}
+    for letter, view in tab.compare.sides.items():
+        drawn[view.model] = Choices(side.with_chosen(reading.services, reading.visitor, choices, models[letter]))
+        drawn[view.greyed] = greyed
+    return drawn
 
 
-def _verdict(services: Any, visitor: Visitor, memo: Memo, followed: str, tuned: str) -> list[Any]:
-    """The shown verdict's head, body, the list, its buttons, and the adapters to choose from. The body is only read when the verdict or its
-    state is another: it holds every reply."""
-
-    def read() -> list[Any]:
-        views = services.verdicts.views(visitor.owner)
-        view = verdict_shown.pick(views, followed)
-        key = verdict_shown.key_of(view)
-        body, buttons = gr.skip(), [gr.skip()] * verdict_shown.CONTROLS
-        if memo.get("verdict-key", ()) != key:
-            made = verdict_shown.body(services, visitor, view) if view and view.state not in words.VERDICT_LIVE else ""
-            memo["verdict-key"], body, buttons = key, slot(made), verdict_shown.controls(view, made)
-        rows = verdict_shown.list_html(views, view.id if view else "")
-        choices = side.with_chosen(services, visitor, verdict_form.adapters(services, visitor), tuned)
-        return [
-            memo.fresh("verdict", verdict_shown.live_html(view)), body, memo.fresh("verdicts", rows, slot(rows)), *buttons,
-            memo.fresh("to-judge", choices, gr.update(choices=choices)),
-        ]  # fmt: skip
-
-    return _guarded(4 + verdict_shown.CONTROLS, memo, "verdict", read)
+def _verdict(reading: _Reading, tab: VerdictTab, memo: Memo, followed: str, tuned: str) -> Drawn:
+    """The shown verdict's head, the list and the adapters to choose from; the body and buttons only when the verdict or
+    its state is
+    another, since the body holds every reply."""
+    services, visitor = reading.services, reading.visitor
+    views = services.verdicts.views(visitor.owner)
+    view = verdict_shown.pick(views, followed)
+    drawn: Drawn = {}
+    if memo.get("verdict-key", ()) != (key := verdict_shown.key_of(view)):
+        made = verdict_shown.body(services, visitor, view) if view and not view.live else ""
+        memo["verdict-key"] = key
+        drawn = {tab.body: slot(made), **verdict_shown.controls(tab, view, made)}
+    rows = verdict_shown.list_html(views, view.id if view else "")
+    choices = side.with_chosen(services, visitor, verdict_form.adapters(reading.adapters), tuned)
+    shown: Drawn = {tab.head: verdict_shown.live_html(view), tab.listing: slot(rows), tab.adapter: Choices(choices)}
+    return drawn | memo.fresh("verdict", shown)

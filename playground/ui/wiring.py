@@ -1,7 +1,8 @@
 """What stands between Gradio and the handlers: who is asking, and how an answer reaches the page.
 
-A handler is a plain top-level function ``handler(services, visitor, *values)``. ``bind`` gives Gradio a function of the
-form it wants; the handler itself knows nothing of requests or sessions and a test calls it directly.
+A handler is a plain top-level function ``handler(services, visitor, tab, *, name=value, ...)`` that returns ``{widget:
+update}``; a test
+calls it directly. ``listen`` and ``unasked`` give Gradio a function of the form it wants.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABCMeta
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import gradio as gr
+from gradio.blocks import Block, BlockContext
 from gradio.component_meta import ComponentMeta
 from gradio.components import FormComponent
+from gradio.events import Dependency
 
-from playground.evaluation.safe_html import safe_html
-from playground.services.sessions import cookie_name, owner_of
+from playground.report.safe_html import safe_html
+from playground.services import Services
+from playground.ui.html import card
+from playground.workspace.visitors import cookie_name, owner_of
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,10 @@ def _chosen(value: Any, several: bool) -> Any:
 
 
 class Dropdown(gr.Dropdown, metaclass=_NoStub):
-    """For choices that change after the page is built. The page goes on holding what was chosen before, and Gradio would refuse every
-    event that reads it; here the handler gets it, and says that it is gone. The same for ``Radio`` and ``CheckboxGroup``."""
+    """For choices that change after the page is built. The page goes on holding what was chosen before, and Gradio
+    would refuse every
+    event that reads it; here the handler gets it, and says that it is gone. The same for ``Radio`` and
+    ``CheckboxGroup``."""
 
     is_template = True
 
@@ -79,17 +86,23 @@ class CheckboxGroup(gr.CheckboxGroup, metaclass=_NoStub):
 
 
 class Page(gr.Blocks):
-    """The page. Every answer of every handler passes ``postprocess_data`` on its way to a browser, so what must hold for all stands here.
+    """The page. Every answer of every handler passes ``postprocess_data`` on its way to a browser, so what must hold
+    for all stands here.
 
-    What is shown as HTML passes ``safe_html``: no tag that the app does not write itself gets out, whoever forgot to escape it. What the
+    What is shown as HTML passes ``safe_html``: no tag that the app does not write itself gets out, whoever forgot to
+    escape it. What the
     page is built with passes ``seal``.
 
-    An answer that nobody asked for (a timer's, the page's opening, and what follows from these) never carries the value of a widget that
-    a person can set: it was made from what the page held when it was sent for, and a person, or another answer, may have set the widget
-    since. Choices may change. Only the opening itself gives first values, to widgets that were built with ``interactive=False`` and are
+    An answer that nobody asked for (a timer's, the page's opening, and what follows from these) never carries the value
+    of a widget that
+    a person can set: it was made from what the page held when it was sent for, and a person, or another answer, may
+    have set the widget
+    since. Choices may change. Only the opening itself gives first values, to widgets that were built with
+    ``interactive=False`` and are
     opened with them: nobody can have set those.
 
-    ``.change`` of a state or picture that the opening or a timer writes counts as unasked too, whoever changed it; ``.change`` of a widget
+    ``.change`` of a state or picture that the opening or a timer writes counts as unasked too, whoever changed it;
+    ``.change`` of a widget
     that a person can set is that person's, since nothing unasked writes it once it is open."""
 
     def seal(self) -> None:
@@ -99,7 +112,8 @@ class Page(gr.Blocks):
 
     @cached_property
     def unasked(self) -> dict[int, bool]:
-        """Ids of the listeners that answer unasked -> whether it is the page's opening. What one of them writes may set off others
+        """Ids of the listeners that answer unasked -> whether it is the page's opening. What one of them writes may set
+        off others
         (``change``), and each may be followed by more (``then``)."""
         found: dict[int, bool] = {}
         waiting = [one for one in self.fns.values() if any(event in ("tick", "load") for _, event in one.targets)]
@@ -109,7 +123,9 @@ class Page(gr.Blocks):
                 continue
             found[one._id] = any(event == "load" for _, event in one.targets)
             written = {(block._id, "change") for block in one.outputs if not isinstance(block, SETTABLE)}
-            waiting += [other for other in self.fns.values() if other.trigger_after == one._id or written & set(other.targets)]
+            waiting += [
+                other for other in self.fns.values() if other.trigger_after == one._id or written & set(other.targets)
+            ]
         return found
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
@@ -145,7 +161,9 @@ def _safe(block: Any, value: Any) -> Any:
 
 def _unasked(block: Any, value: Any, opening: bool) -> Any:
     """What may be sent to a widget unasked: anything but its value, unless this opens it."""
-    if not isinstance(block, SETTABLE) or isinstance(value, Enum):  # an Enum is Gradio's mark for a stream that has ended
+    if not isinstance(block, SETTABLE) or isinstance(
+        value, Enum
+    ):  # an Enum is Gradio's mark for a stream that has ended
         return value
     update = value if isinstance(value, dict) and value.get("__type__") == "update" else gr.update(value=value)
     if opening and block.interactive is False:
@@ -158,7 +176,8 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def visitor(services: Any, request: gr.Request | None) -> Visitor:
-    """One person's own machine is one owner; where people share the app, each browser is its own. Whatever is called, this runs
+    """One person's own machine is one owner; where people share the app, each browser is its own. Whatever is called,
+    this runs
     first, so it is where a visitor is seen. Raises NotFoundError for a tab that is somebody else's."""
     tab = (request.session_hash if request else None) or ""
     if not services.settings.shared:
@@ -178,32 +197,196 @@ def _connection(request: gr.Request) -> tuple[str, str]:
     return scheme, str((getattr(request, "headers", None) or {}).get("x-forwarded-proto", ""))
 
 
-def bind(services: Any, handler: Callable[..., Any], *fixed: Any) -> Callable[..., Any]:
-    """``fixed`` are handed to the handler before the widgets' values."""
+Updates: TypeAlias = "dict[Block, Any]"
+"""What a handler answers: widget -> its value, or an update of it. Widgets that are left out stay as they are."""
+Shown: TypeAlias = gr.HTML | gr.Markdown | gr.Chatbot | gr.Button | gr.State | gr.Timer | gr.Plot | BlockContext
+"""Widgets that a person reads or presses and cannot set."""
+Choosable: TypeAlias = gr.Dropdown | gr.Radio | gr.CheckboxGroup
+Drawn: TypeAlias = "dict[Shown | Choosable, Any]"
+"""What an ``unasked`` handler answers: anything for a widget that is Shown, ``Choices`` for a Choosable one."""
+Event: TypeAlias = Callable[..., Any]
+"""``button.click``, or ``dependency.then``."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The most that may be written unasked to a widget that a person can set: what it offers and its label, never its
+    value."""
+
+    choices: Sequence[Any] | None = None
+    label: str | None = None
+    visible: bool | None = None
+
+    def update(self) -> Any:
+        return gr.update(**{name: value for name, value in vars(self).items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Initial(Choices):
+    """The first value of a widget built with ``interactive=False``, which only the page's opening may give; it opens
+    the widget."""
+
+    value: Any = None
+
+    def update(self) -> Any:
+        return {**super().update(), "value": self.value, "interactive": True}
+
+
+class _Picked:
+    """As an input: the id that a click inside an HTML widget carries, a text that the handler must not trust."""
+
+
+PICKED = _Picked()
+
+
+def listen(
+    services: Services,
+    events: Event | Sequence[Event],
+    handler: Callable[..., Any],
+    tab: Any,
+    outputs: Block | Sequence[Block],
+    /,
+    *,
+    stream: bool = False,
+    failure: gr.HTML | None = None,
+    js: str | None = None,
+    trigger_mode: Literal["once", "multiple", "always_last"] | None = None,
+    cancels: Sequence[Any] | None = None,
+    **inputs: Any,
+) -> Dependency:
+    """Calls ``handler(services, visitor, tab, **values)`` when one of ``events`` happens; returns Gradio's dependency.
+
+    A value of ``inputs`` is a widget, PICKED, or a sequence or mapping of these (the handler gets a tuple or a dict).
+    The handler returns ``Updates``, or
+    yields them with ``stream``. With ``failure``, an exception of the handler is shown there, and the place is cleared
+    where all went
+    well. Raises TypeError in the handler's call where it writes a widget that is not among ``outputs``."""
+    options = {"js": js, "trigger_mode": trigger_mode, "cancels": cancels}
+    return _listen(services, events, handler, tab, outputs, inputs, stream, failure, _as_written, options)
+
+
+def unasked(
+    services: Services,
+    events: Event | Sequence[Event],
+    handler: Callable[..., Any],
+    tab: Any,
+    outputs: Block | Sequence[Block],
+    /,
+    *,
+    failure: gr.HTML | None = None,
+    js: str | None = None,
+    **inputs: Any,
+) -> Dependency:
+    """As ``listen``, for a timer and for the page's opening; the handler returns ``Drawn``. Raises TypeError, when the
+    page is built, for an
+    output that nobody may write unasked, and in the handler's call for a value where only ``Choices`` may be."""
+    opening = all(getattr(event, "event_name", "") == "load" for event in _sequence(events))
+
+    def closed(block: Block) -> bool:
+        """Whether it is built so that nobody can set it before the opening gives its first value."""
+        return opening and getattr(block, "interactive", None) is False
+
+    def drawn(block: Block, value: Any) -> Any:
+        if isinstance(value, Choices) and (not isinstance(value, Initial) or closed(block)):
+            return value.update()
+        if isinstance(block, SETTABLE) and value != gr.skip():
+            raise TypeError(f"{block} can be set by a person; unasked it gets Choices, not {type(value).__name__}.")
+        return value
+
+    may = (*get_args(Shown), *get_args(Choosable))
+    if wrong := [one for one in _sequence(outputs) if not isinstance(one, may) and not closed(one)]:
+        raise TypeError(f"{handler.__name__} is unasked and may not write {', '.join(map(str, wrong))}.")
+    return _listen(services, events, handler, tab, outputs, inputs, False, failure, drawn, {"js": js})
+
+
+def _as_written(block: Block, value: Any) -> Any:
+    return value.update() if isinstance(value, Choices) else value
+
+
+def _leaves(given: Any) -> Iterator[Block]:
+    """The widgets in nested mappings and sequences, in order."""
+    if isinstance(given, Mapping | list | tuple):
+        for one in given.values() if isinstance(given, Mapping) else given:
+            yield from _leaves(one)
+    elif given is not PICKED:
+        yield given
+
+
+def _filled(given: Any, values: Iterator[Any], picked: str) -> Any:
+    """The same nesting with a value in the place of each widget."""
+    if isinstance(given, Mapping):
+        return {name: _filled(one, values, picked) for name, one in given.items()}
+    if isinstance(given, list | tuple):
+        return tuple(_filled(one, values, picked) for one in given)
+    return picked if given is PICKED else next(values)
+
+
+def _sequence(one_or_more: Any) -> list[Any]:
+    return list(one_or_more) if isinstance(one_or_more, Sequence) else [one_or_more]
+
+
+def _listen(
+    services: Services,
+    events: Event | Sequence[Event],
+    handler: Callable[..., Any],
+    tab: Any,
+    outputs: Block | Sequence[Block],
+    inputs: dict[str, Any],
+    stream: bool,
+    failure: gr.HTML | None,
+    sent: Callable[[Block, Any], Any],
+    options: dict[str, Any],
+) -> Dependency:
+    written = _sequence(outputs)
+    if failure is not None and failure not in written:
+        written.append(failure)
+    widgets, picks = list(_leaves(inputs)), PICKED in inputs.values()
+    name = getattr(handler, "func", handler).__name__
+
+    def called(request: gr.Request, picked: str, values: tuple[Any, ...]) -> Any:
+        named = _filled(inputs, iter(values), picked)
+        return handler(services, visitor(services, request), tab, **named)
+
+    def answer(updates: Updates | None, *, clears: bool = True) -> Any:
+        updates = dict(updates or {})
+        if failure is not None and clears:
+            updates.setdefault(failure, slot(""))
+        if strange := [block for block in updates if block not in written]:
+            raise TypeError(f"{name} writes {', '.join(map(str, strange))}, which is not among its outputs.")
+        values = [sent(block, updates[block]) if block in updates else gr.skip() for block in written]
+        return values[0] if len(values) == 1 else values or None
+
+    def failed(error: Exception) -> Any:
+        if failure is None or isinstance(error, gr.Error):
+            raise error
+        return answer({failure: slot(card(error))})
 
     def call(request: gr.Request, *values: Any) -> Any:
-        return handler(services, visitor(services, request), *fixed, *values)
+        try:
+            return answer(called(request, "", values))
+        except Exception as error:  # whatever goes wrong behind a button is said where the button is
+            return failed(error)
 
-    call.__name__ = handler.__name__
-    return call
+    def call_picked(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
+        try:
+            return answer(called(request, str(getattr(event, "id", "")), values))
+        except Exception as error:  # as in ``call``
+            return failed(error)
 
+    def call_stream(request: gr.Request, *values: Any) -> Iterator[Any]:
+        try:
+            for place, updates in enumerate(called(request, "", values)):
+                yield answer(updates, clears=place == 0)
+        except Exception as error:  # as in ``call``
+            yield failed(error)
 
-def bind_stream(services: Any, handler: Callable[..., Iterator[Any]], *fixed: Any) -> Callable[..., Iterator[Any]]:
-    def call(request: gr.Request, *values: Any) -> Iterator[Any]:
-        yield from handler(services, visitor(services, request), *fixed, *values)
-
-    call.__name__ = handler.__name__
-    return call
-
-
-def bind_pick(services: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
-    """For a click inside HTML: the event carries an id, which the handler must not trust."""
-
-    def call(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
-        return handler(services, visitor(services, request), str(getattr(event, "id", "")), *values)
-
-    call.__name__ = handler.__name__
-    return call
+    wired = call_stream if stream else call_picked if picks else call
+    wired.__name__ = name
+    options = {**QUIET, **{name: value for name, value in options.items() if value is not None}}
+    triggers = _sequence(events)
+    if len(triggers) == 1:
+        return triggers[0](wired, widgets, written, **options)
+    return gr.on(triggers, wired, widgets, written, **options)
 
 
 _OFFER_JS = """(before, offer, ...now) => {
@@ -220,7 +403,8 @@ _OFFER_JS = """(before, offer, ...now) => {
 class Offers:
     """Values that come some time after a person asked for them, for widgets that the person may be setting meanwhile.
 
-    What the widgets held when ``triggers`` went off is noted in the browser. An answer's values reach only those that hold the same
+    What the widgets held when ``triggers`` went off is noted in the browser. An answer's values reach only those that
+    hold the same
     still, or what an earlier answer put there; a widget that a person has set since keeps what they set."""
 
     def __init__(self, triggers: Sequence[Any], widgets: Sequence[Any]) -> None:
@@ -230,24 +414,40 @@ class Offers:
         noted = "(...now) => JSON.stringify(now.map(value => value ?? ''))"
         gr.on(list(triggers), None, self._widgets, self._before, js=noted, trigger_mode="multiple", **QUIET)
 
-    def then(self, event: Any, call: Callable[..., Any], inputs: Any, others: Sequence[Any] = ()) -> Any:
-        """After ``event``: what ``call`` returns, an answer a widget and then one for each of ``others``, which are always written."""
+    def then(
+        self,
+        services: Services,
+        event: Dependency,
+        handler: Callable[..., Updates],
+        tab: Any,
+        others: Sequence[Block],
+        /,
+        **inputs: Any,
+    ) -> Dependency:
+        """After ``event``, as ``listen``: values for the widgets are offered; ``others`` are always written."""
 
-        def offered(request: gr.Request, *values: Any) -> list[Any]:
-            answers = list(call(request, *values))
-            split = [_parted(one) for one in answers[: len(self._widgets)]]
-            values_ = {place: update.pop("value") for place, update in enumerate(split) if "value" in update}
-            return [json.dumps(values_), *split, *answers[len(self._widgets) :]]
+        def offered(services: Services, visitor: Visitor, tab: Any, **values: Any) -> Updates:
+            answers = handler(services, visitor, tab, **values)
+            parted = {widget: _parted(answers[widget]) for widget in self._widgets if widget in answers}
+            places = {place: parted.get(widget, {}) for place, widget in enumerate(self._widgets)}
+            offer = {place: update.pop("value") for place, update in places.items() if "value" in update}
+            return {**answers, **parted, self._offer: json.dumps(offer)}
 
-        offered.__name__ = call.__name__
-        return event.then(offered, inputs, [self._offer, *self._widgets, *others], **QUIET).then(
-            None, [self._before, self._offer, *self._widgets], [self._before, *self._widgets], js=_OFFER_JS, **QUIET
-        )
+        offered.__name__ = handler.__name__
+        answered = listen(services, event.then, offered, tab, [self._offer, *self._widgets, *others], **inputs)
+        held = [self._before, *self._widgets]
+        offers = [self._before, self._offer, *self._widgets]
+        return answered.then(None, offers, held, js=_OFFER_JS, **QUIET)
 
 
 def _parted(answer: Any) -> dict[str, Any]:
     """An answer for one widget as an update."""
     return dict(answer) if isinstance(answer, dict) and answer.get("__type__") == "update" else gr.update(value=answer)
+
+
+def show(event: Event, place: Block, *, visible: bool = True) -> Dependency:
+    """``event`` brings a place on the page, or takes it away."""
+    return cast(Dependency, event(lambda: gr.update(visible=visible), None, place, **QUIET))
 
 
 def slot(value: str) -> Any:

@@ -1,4 +1,5 @@
-"""What the page says in more than one place, or that a translator would want together. Short sentences, no exclamation marks."""
+"""What the page says in more than one place, or that a translator would want together. Short sentences, no exclamation
+marks."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ FIRST_EXAMPLES = "Choose examples first"
 START = "Start training"
 
 # Adapters
-ADAPTERS_TEXT = "One frozen base, many adapters. Switching picks another adapter for the next reply; nothing is reloaded."
+ADAPTERS_TEXT = (
+    "One frozen base, many adapters. Switching picks another adapter for the next reply; nothing is reloaded."
+)
 ADAPTERS_EMPTY = "No adapters yet: train one or import a PEFT folder."
 PICK_FIRST = "Choose an adapter in the list first."
 GONE = "gone or not for this base: choose another"
@@ -54,7 +57,10 @@ TRAINED = "as it ended"
 
 # Verdict
 VERDICT_TITLE = "A new verdict"
-VERDICT_TEXT = "Every side answers the same examples that training has not seen. Then: what is better, by how much, how sure, and at what cost."
+VERDICT_TEXT = (
+    "Every side answers the same examples that training has not seen. Then: what is better, by how much, how sure, and"
+    " at what cost."
+)
 VERDICT_EMPTY = "No verdict yet: pick the sides and a held-out set, and measure."
 VERDICT_EXAMPLES = "Choose examples to judge by first"
 VERDICT_SIDES = "Choose at least one side"
@@ -77,7 +83,10 @@ SHORT = 48
 # Sidebar
 NOW_EMPTY = "Nothing is running."
 WAITING_EMPTY = "No one is waiting."
-SHARING = "Replies and a training run go on side by side when both fit. A run that needs the memory of an idle base takes its place; replies then wait for its end."
+SHARING = (
+    "Replies and a training run go on side by side when both fit. A run that needs the memory of an idle base takes its"
+    " place; replies then wait for its end."
+)
 
 STATES = {
     "QUEUED": ("Waiting", "wait"),
@@ -98,6 +107,7 @@ def pane_empty(letter: str) -> str:
 
 
 CHOICE_IDEA = (
-    "Fine-tune when the format, tone or behaviour must hold every time, the same short request comes very often, or the prompt "
-    "has outgrown the context. Keep the prompt when it already does the job, the examples are few or poor, or the task changes every week."
+    "Fine-tune when the format, tone or behaviour must hold every time, the same short request comes very often, or the"
+    " prompt has outgrown the context. Keep the prompt when it already does the job, the examples are few or poor, or"
+    " the task changes every week."
 )

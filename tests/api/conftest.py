@@ -16,10 +16,10 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from playground.api.routes import build_routes
-from playground.services.container import Services
-from playground.services.home import Home
+from playground.server.routes import build_routes
+from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.workspace.home import Home
 from tests.engine.conftest import make_lora
 
 __all__ = ["make_lora"]
@@ -50,12 +50,16 @@ def on_a_port(app: Starlette) -> Iterator[str]:
 
 @pytest.fixture
 def here(settings: Settings) -> Callable[..., TestClient]:
-    """(changes of the settings, client=, url=) -> a caller of the routes, by default from this machine. No base is loaded."""
+    """(changes of the settings, client=, url=) -> a caller of the routes, by default from this machine. No base is
+    loaded."""
 
     def make(
-        client: tuple[str, int] = ("127.0.0.1", 50_000), url: str = "http://localhost:7860", services: Any = None, **changes: Any
+        client: tuple[str, int] = ("127.0.0.1", 50_000),
+        url: str = "http://localhost:7860",
+        services: Any = None,
+        **changes: Any,
     ) -> TestClient:
-        routes = build_routes(services or Services(replace(settings, **changes)), "internal-token")
+        routes = build_routes(services or build_services(replace(settings, **changes)), "internal-token")
         return TestClient(Starlette(routes=routes), base_url=url, client=client)
 
     return make
@@ -91,7 +95,7 @@ def open_app(settings: Settings, folders: list[Path]) -> Iterator[Served]:
     from playground.serve import launch
 
     home = Home.take(settings)
-    services = Services(settings)
+    services = build_services(settings)
     for folder in folders:
         services.adapters.import_file(folder)
     page, url = launch(services, home)

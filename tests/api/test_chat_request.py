@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from playground.api.chat_request import MAX_TOKENS, FieldError, read_chat
 from playground.data.example import Message
 from playground.engine.request import SEED_MAX, Sampling
 from playground.errors import InputError
+from playground.server.chat_format import MAX_TOKENS, FieldError, read_chat
 
-HELLO: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "Hello"}]}
+USER = {"role": "user", "content": "Hello"}
+HELLO: dict[str, Any] = {"model": "base", "messages": [USER]}
 
 
 def test_what_is_not_named_is_as_openai_has_it() -> None:
@@ -19,7 +20,8 @@ def test_what_is_not_named_is_as_openai_has_it() -> None:
     assert asked.chat.messages == (Message("user", "Hello"),)
     sampling = asked.chat.sampling
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.top_k) == (1.0, 1.0, MAX_TOKENS, 0)
-    assert (asked.chat.replies, asked.chat.logprobs, asked.chat.fit, asked.stream, asked.usage) == (1, None, True, False, False)
+    assert (asked.chat.replies, asked.chat.logprobs, asked.chat.fit) == (1, None, True)
+    assert (asked.stream, asked.usage) == (False, False)
     assert 0 <= sampling.seed <= SEED_MAX
     for none in ({}, {"seed": None}, {"seed": -1}):  # -1: as vLLM reads it
         drawn = {read_chat(HELLO | none).chat.sampling.seed for _ in range(8)}
@@ -29,32 +31,26 @@ def test_what_is_not_named_is_as_openai_has_it() -> None:
 
 
 def test_every_field_reaches_the_service() -> None:
-    asked = read_chat(
-        HELLO
-        | {
-            "temperature": 0, "top_p": 0.5, "max_tokens": 9, "max_completion_tokens": 8, "seed": 3, "stop": ["a", "b"], "n": 2,
-            "logprobs": True, "top_logprobs": 4, "top_k": 5, "repetition_penalty": 1.2, "min_tokens": 2, "ignore_eos": True,
-            "stream": True, "stream_options": {"include_usage": True}, "frequency_penalty": 0, "presence_penalty": 0.0,
-            "response_format": {"type": "text"}, "tools": [], "tool_choice": "none", "logit_bias": {},
-            "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": True, "never_heard_of": 1,
-        }
-    )  # fmt: skip
+    body = HELLO | {"temperature": 0, "top_p": 0.5, "max_tokens": 9, "max_completion_tokens": 8, "seed": 3, "n": 2}
+    body |= {"stop": ["a", "b"], "logprobs": True, "top_logprobs": 4, "top_k": 5, "repetition_penalty": 1.2}
+    body |= {"min_tokens": 2, "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
+    neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "response_format": {"type": "text"}, "tools": []}
+    neutral |= {"tool_choice": "none", "logit_bias": {}, "user": "me", "metadata": {"a": "b"}, "store": False}
+    asked = read_chat(body | neutral | {"service_tier": "auto", "parallel_tool_calls": True, "never_heard_of": 1})
     assert asked.chat.sampling == Sampling(0.0, 0.5, 8, 3, 5, 1.2, ("a", "b"), 2, True)
-    assert (asked.chat.replies, asked.chat.logprobs, asked.chat.fit, asked.stream, asked.usage) == (2, 4, False, True, True)
+    assert (asked.chat.replies, asked.chat.logprobs, asked.chat.fit) == (2, 4, False)
+    assert (asked.stream, asked.usage) == (True, True)
 
 
 def test_smaller_ways_of_saying_it() -> None:
-    chat = read_chat(
-        HELLO
-        | {
-            "messages": [
-                {"role": "developer", "content": "Be brief."},
-                {"role": "user", "name": "me", "content": [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]},
-                {"role": "assistant", "content": "", "tool_calls": None},
-            ],
-            "stop": "x", "top_k": -1, "logprobs": True, "min_tokens": 600,
-        }
-    ).chat  # fmt: skip
+    parts = [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "name": "me", "content": parts},
+        {"role": "assistant", "content": "", "tool_calls": None},
+    ]
+    changes = {"messages": messages, "stop": "x", "top_k": -1, "logprobs": True, "min_tokens": 600}
+    chat = read_chat(HELLO | changes).chat
     assert chat.messages == (Message("system", "Be brief."), Message("user", "One\nTwo"), Message("assistant", ""))
     assert (chat.sampling.stop, chat.sampling.top_k, chat.logprobs, chat.sampling.max_tokens) == (("x",), 0, 0, 600)
 
@@ -72,9 +68,9 @@ def test_smaller_ways_of_saying_it() -> None:
         ({"messages": [{"role": "user"}]}, "messages[0].content", "no text"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "no text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "'image_url'"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content", "Only text"),
+        ({"messages": [USER | {"content": [{"type": "text", "text": 1}]}]}, "messages[0].content", "Only text"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "half a character"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls", "no tools"),
+        ({"messages": [USER | {"tool_calls": [{}]}]}, "messages[0].tool_calls", "no tools"),
         ({"temperature": "hot"}, "temperature", "a number"),
         ({"temperature": True}, "temperature", "a number"),
         ({"max_tokens": 1.5}, "max_tokens", "a whole number"),

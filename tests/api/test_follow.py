@@ -8,9 +8,8 @@ from collections.abc import Generator
 
 import pytest
 
-from playground.api import follow
-from playground.api.follow import Follower
 from playground.errors import BusyError
+from playground.server.openai import THREADS_MAX, Follower
 
 
 class Source:
@@ -95,17 +94,17 @@ def test_a_loop_that_has_ended_hurts_nobody() -> None:
     assert source.closed.wait(30)
 
 
-def test_there_is_an_end_to_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "_room", threading.BoundedSemaphore(1))
-    source = Source()
+def test_there_is_an_end_to_the_threads() -> None:
+    sources = [Source() for _ in range(THREADS_MAX)]
 
-    async def two() -> None:
-        first = Follower(source.values)
+    async def one_too_many() -> None:
+        followers = [Follower(source.values) for source in sources]
         with pytest.raises(BusyError, match="Try again"):
-            Follower(source.values)
-        first.stop()
-        source.may.release()
-        await asyncio.to_thread(source.closed.wait, 30)
+            Follower(sources[0].values)
+        for follower, source in zip(followers, sources, strict=True):
+            follower.stop()
+            source.may.release()
+        assert all([await asyncio.to_thread(source.closed.wait, 30) for source in sources])
         while True:
             try:
                 Follower(lambda: (value for value in [7]))
@@ -113,4 +112,4 @@ def test_there_is_an_end_to_the_threads(monkeypatch: pytest.MonkeyPatch) -> None
             except BusyError:
                 await asyncio.sleep(0)
 
-    asyncio.run(asyncio.wait_for(two(), 30))
+    asyncio.run(asyncio.wait_for(one_too_many(), 60))

@@ -1,4 +1,5 @@
-"""What is let through to Gradio: every one of its routes on purpose, bodies of a fair size, files that were handed out."""
+"""What is let through to Gradio: every one of its routes on purpose, bodies of a fair size, files that were handed
+out."""
 
 from __future__ import annotations
 
@@ -23,42 +24,80 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from playground.api.body import LIMIT_BYTES
-from playground.api.gate import GRADIO_ROUTES, HEADERS_BYTES, UPLOAD, Gate
-from playground.api.incoming import FILES_MAX, VISITOR_UPLOADS
-from playground.services.sessions import COOKIE
+from playground.server.body import FILES_MAX, LIMIT_BYTES, VISITOR_UPLOADS
+from playground.server.gate import GRADIO_ROUTES, HEADERS_BYTES, UPLOAD, Gate
 from playground.settings import Settings
+from playground.workspace.visitors import COOKIE
 from tests.api.conftest import on_a_port, wait_until
 
 JOIN = "/gradio_api/queue/join"
 TWIN = ("GET", "/gradio_api/call/v2/{api_name}/{event_id}")
 """Cannot be told from call/{api_name}/{event_id} by its path, and has the same handler."""
 REFUSED = {
-    ("GET", "/config/"), ("GET", "/gradio_api/info/"), ("POST", "/gradio_api/reset/"), ("POST", "/gradio_api/call/{api_name}/"),  # twins
-    ("GET", "/gradio_api/runs"), ("GET", "/gradio_api/runs/"), ("POST", "/gradio_api/run-history/connect"),  # would use the host's HF_TOKEN
-    ("GET", "/gradio_api/run-history/buckets"), ("GET", "/gradio_api/run-history/records"),
+    ("GET", "/config/"),
+    ("GET", "/gradio_api/info/"),
+    ("POST", "/gradio_api/reset/"),
+    ("POST", "/gradio_api/call/{api_name}/"),  # twins
+    ("GET", "/gradio_api/runs"),
+    ("GET", "/gradio_api/runs/"),
+    ("POST", "/gradio_api/run-history/connect"),  # would use the host's HF_TOKEN
+    ("GET", "/gradio_api/run-history/buckets"),
+    ("GET", "/gradio_api/run-history/records"),
     ("GET", "/gradio_api/run-history/records/{endpoint}/{record_id}/assets/{asset_id}"),
-    ("GET", "/gradio_api/proxy={url_path:path}"), ("HEAD", "/gradio_api/proxy={url_path:path}"),  # would fetch
-    ("HEAD", "/gradio_api/file={path_or_url:path}"), ("GET", "/gradio_api/file/{path:path}"),
-    ("POST", "/gradio_api/process_recording"), ("POST", "/gradio_api/component_server"), ("POST", "/gradio_api/component_server/"),
-    ("GET", "/gradio_api/custom_component/{id}/{environment}/{type}/{file_name}"), ("GET", "/svelte/{path:path}"),  # no such components
-    ("GET", "/gradio_api/deep_link"), ("GET", "/pwa_icon"), ("GET", "/pwa_icon/{size}"), ("GET", "/gradio_api/theme.css"),
-    ("POST", "/login"), ("POST", "/login/"), ("GET", "/logout"), ("GET", "/gradio_api/user"), ("GET", "/gradio_api/user/"),  # nobody logs in
-    ("GET", "/gradio_api/login_check"), ("GET", "/gradio_api/login_check/"), ("GET", "/gradio_api/token"), ("GET", "/gradio_api/token/"),
-    ("GET", "/monitoring"), ("GET", "/monitoring/summary"), ("GET", "/monitoring/{key}"), ("GET", "/gradio_api/queue/status"),
-    ("GET", "/gradio_api/app_id/"), ("GET", "/gradio_api/dev/reload"), ("GET", "/openapi.json"), ("HEAD", "/openapi.json"),
-    ("GET", "/gradio_api/openapi.json"), ("POST", "/gradio_api/vibe-edit"), ("POST", "/gradio_api/vibe-edit/"),
-    ("POST", "/gradio_api/undo-vibe-edit"), ("POST", "/gradio_api/undo-vibe-edit/"), ("GET", "/gradio_api/vibe-code"),
-    ("GET", "/gradio_api/vibe-code/"), ("POST", "/gradio_api/vibe-code"), ("POST", "/gradio_api/vibe-code/"),
-    ("POST", "/gradio_api/vibe-starter-queries"), ("POST", "/gradio_api/vibe-starter-queries/"),
-    ("POST", "/gradio_api/api/{api_name}"), ("POST", "/gradio_api/api/{api_name}/"), ("POST", "/gradio_api/run/{api_name}"),
-    ("POST", "/gradio_api/run/{api_name}/"), ("POST", "/gradio_api/call/v2/{api_name}"), ("POST", "/gradio_api/call/v2/{api_name}/"),
+    ("GET", "/gradio_api/proxy={url_path:path}"),
+    ("HEAD", "/gradio_api/proxy={url_path:path}"),  # would fetch
+    ("HEAD", "/gradio_api/file={path_or_url:path}"),
+    ("GET", "/gradio_api/file/{path:path}"),
+    ("POST", "/gradio_api/process_recording"),
+    ("POST", "/gradio_api/component_server"),
+    ("POST", "/gradio_api/component_server/"),
+    ("GET", "/gradio_api/custom_component/{id}/{environment}/{type}/{file_name}"),
+    ("GET", "/svelte/{path:path}"),  # no such components
+    ("GET", "/gradio_api/deep_link"),
+    ("GET", "/pwa_icon"),
+    ("GET", "/pwa_icon/{size}"),
+    ("GET", "/gradio_api/theme.css"),
+    ("POST", "/login"),
+    ("POST", "/login/"),
+    ("GET", "/logout"),
+    ("GET", "/gradio_api/user"),
+    ("GET", "/gradio_api/user/"),  # nobody logs in
+    ("GET", "/gradio_api/login_check"),
+    ("GET", "/gradio_api/login_check/"),
+    ("GET", "/gradio_api/token"),
+    ("GET", "/gradio_api/token/"),
+    ("GET", "/monitoring"),
+    ("GET", "/monitoring/summary"),
+    ("GET", "/monitoring/{key}"),
+    ("GET", "/gradio_api/queue/status"),
+    ("GET", "/gradio_api/app_id/"),
+    ("GET", "/gradio_api/dev/reload"),
+    ("GET", "/openapi.json"),
+    ("HEAD", "/openapi.json"),
+    ("GET", "/gradio_api/openapi.json"),
+    ("POST", "/gradio_api/vibe-edit"),
+    ("POST", "/gradio_api/vibe-edit/"),
+    ("POST", "/gradio_api/undo-vibe-edit"),
+    ("POST", "/gradio_api/undo-vibe-edit/"),
+    ("GET", "/gradio_api/vibe-code"),
+    ("GET", "/gradio_api/vibe-code/"),
+    ("POST", "/gradio_api/vibe-code"),
+    ("POST", "/gradio_api/vibe-code/"),
+    ("POST", "/gradio_api/vibe-starter-queries"),
+    ("POST", "/gradio_api/vibe-starter-queries/"),
+    ("POST", "/gradio_api/api/{api_name}"),
+    ("POST", "/gradio_api/api/{api_name}/"),
+    ("POST", "/gradio_api/run/{api_name}"),
+    ("POST", "/gradio_api/run/{api_name}/"),
+    ("POST", "/gradio_api/call/v2/{api_name}"),
+    ("POST", "/gradio_api/call/v2/{api_name}/"),
     TWIN,
-    ("POST", "/gradio_api/stream/{event_id}"), ("POST", "/gradio_api/stream/{event_id}/close"),
+    ("POST", "/gradio_api/stream/{event_id}"),
+    ("POST", "/gradio_api/stream/{event_id}/close"),
     ("GET", "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist.m3u8"),
     ("GET", "/gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}"),
     ("GET", "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file"),
-}  # fmt: skip
+}
 """Gradio's routes that nobody needs here. A new one of Gradio's goes either here or among those allowed."""
 
 
@@ -87,7 +126,8 @@ def alone(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def gated(alone: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., App]:
-    """(changes of the settings) -> Gradio's own app behind the gate, with a route of ours; run history is on, as it is by default."""
+    """(changes of the settings) -> Gradio's own app behind the gate, with a route of ours; run history is on, as it is
+    by default."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(alone.incoming_dir))
 
     def make(**changes: Any) -> App:
@@ -129,11 +169,12 @@ def test_every_route_of_gradio_is_allowed_or_refused_on_purpose(gated: Callable[
     assert not GRADIO_ROUTES & REFUSED
 
 
-@pytest.mark.parametrize(("method", "path"), sorted(REFUSED - {TWIN}), ids=str)
-def test_a_route_that_nobody_needs_is_not_there(gated: Callable[..., App], method: str, path: str) -> None:
-    answer = caller(gated()).request(method, concrete(path), headers={"host": "localhost:7860"})
-    assert answer.status_code == 404
-    assert method == "HEAD" or answer.json() == {"detail": "Not Found"}
+def test_a_route_that_nobody_needs_is_not_there(gated: Callable[..., App]) -> None:
+    client = caller(gated())
+    for method, path in sorted(REFUSED - {TWIN}):
+        answer = client.request(method, concrete(path), headers={"host": "localhost:7860"})
+        assert answer.status_code == 404, (method, path)
+        assert method == "HEAD" or answer.json() == {"detail": "Not Found"}
 
 
 def test_what_is_allowed_reaches_gradio_and_our_own_routes(gated: Callable[..., App]) -> None:
@@ -153,7 +194,9 @@ def test_the_path_under_which_a_proxy_shows_the_app_is_left_aside(gated: Callabl
         assert client.get(path).status_code == 404
 
 
-def test_gradios_client_works_through_the_gate(alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradios_client_works_through_the_gate(
+    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(alone.incoming_dir))
     page = small_page()
     _, url, _ = page.launch(
@@ -177,16 +220,26 @@ def test_gradios_client_works_through_the_gate(alone: Settings, tmp_path: Path, 
         page.close(verbose=False)
 
 
-@pytest.mark.parametrize(
-    "file",
-    ["http://127.0.0.1:1/x", "https://a.example/x", "HTTP://a.example/x", "http:/a.example/x", "http%3A%2F%2Fa.example", "//a.example/x",
-     "ftp://a.example/x", "/etc/passwd", "etc/passwd", "", "%00", "HOME/owner.json", "HOME/exports/../owner.json",
-     "HOME/uploads/gradio/../someone/rows.jsonl", "HOME/uploads/gradio2/x", "/gradio_api/file=http://a.example", "x" * 5000],
-)  # fmt: skip
-def test_only_what_was_handed_out_is_a_file(gated: Callable[..., App], alone: Settings, file: str) -> None:
+NOT_HANDED_OUT = [
+    *(
+        "http://127.0.0.1:1/x",
+        "https://a.example/x",
+        "HTTP://a.example/x",
+        "http:/a.example/x",
+        "http%3A%2F%2Fa.example",
+    ),
+    *("//a.example/x", "ftp://a.example/x", "/gradio_api/file=http://a.example"),
+    *("/etc/passwd", "etc/passwd", "", "%00", "x" * 5000, "HOME/owner.json", "HOME/exports/../owner.json"),
+    *("HOME/uploads/gradio/../someone/rows.jsonl", "HOME/uploads/gradio2/x"),
+]
+
+
+def test_only_what_was_handed_out_is_a_file(gated: Callable[..., App], alone: Settings) -> None:
     alone.incoming_dir.mkdir(parents=True)
-    answer = caller(gated()).get(f"/gradio_api/file={file.replace('HOME', str(alone.home))}")
-    assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
+    client = caller(gated())
+    for file in NOT_HANDED_OUT:
+        answer = client.get(f"/gradio_api/file={file.replace('HOME', str(alone.home))}")
+        assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"}), file
 
 
 def test_what_was_uploaded_is_served_again(gated: Callable[..., App]) -> None:
@@ -202,14 +255,15 @@ def parts(count: int, size: int = 100_000) -> Iterator[bytes]:
         yield b" " * size
 
 
-@pytest.mark.parametrize("path", [JOIN, "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/call/echo"])
-def test_a_call_is_small(gated: Callable[..., App], path: str) -> None:
+def test_a_call_is_small(gated: Callable[..., App]) -> None:
     client = caller(gated())
-    for body in (b"[" * (LIMIT_BYTES + 1), parts(LIMIT_BYTES // 100_000 + 1)):
-        answer = client.post(path, content=body, headers={"content-type": "application/json"})
-        assert answer.status_code == 413
-        assert str(LIMIT_BYTES) in answer.json()["detail"]
-    assert client.post(path, content=b"[" * 100_000, headers={"content-type": "application/json"}).status_code in (400, 422)
+    json_body = {"content-type": "application/json"}
+    for path in (JOIN, "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/call/echo"):
+        for body in (b"[" * (LIMIT_BYTES + 1), parts(LIMIT_BYTES // 100_000 + 1)):
+            answer = client.post(path, content=body, headers=json_body)
+            assert answer.status_code == 413
+            assert str(LIMIT_BYTES) in answer.json()["detail"]
+        assert client.post(path, content=b"[" * 100_000, headers=json_body).status_code in (400, 422)
     assert client.post("/gradio_api/reset", json={"event_id": "x" * (LIMIT_BYTES - 100)}).json() == {"success": True}
 
 
@@ -244,7 +298,7 @@ def test_visitors_have_a_share_of_what_waits(gated: Callable[..., App], alone: S
     assert not [file for file in alone.incoming_dir.iterdir() if file.is_file()], "what was refused is gone"
     for cookie in (f"{COOKIE}={'a' * 32}", f"__Host-{COOKIE}={'b' * 32}"):
         assert client.post(UPLOAD, content=body, headers=headers | {"cookie": cookie}).status_code == 200
-    assert caller(gated()).post(UPLOAD, content=body, headers=headers).status_code == 200, "one person alone has no share"
+    assert caller(gated()).post(UPLOAD, content=body, headers=headers).status_code == 200, "alone there is no share"
 
 
 def test_a_crowded_folder_takes_no_upload(gated: Callable[..., App], alone: Settings) -> None:
@@ -257,7 +311,10 @@ def test_a_crowded_folder_takes_no_upload(gated: Callable[..., App], alone: Sett
 
 def test_a_visitor_who_leaves_in_an_upload_leaves_nothing_behind(gated: Callable[..., App], alone: Settings) -> None:
     body, headers = multipart(1, 500_000)
-    head = f"POST {UPLOAD} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {headers['content-type']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {UPLOAD} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {headers['content-type']}\r\nContent-Length:"
+        f" {len(body)}\r\n\r\n"
+    )
     with on_a_port(gated()) as url:
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
             connection.sendall(head.encode() + body[:300_000])
@@ -277,19 +334,26 @@ def asked(app: Any, path: str, headers: list[tuple[bytes, bytes]], *messages: di
         told.append(message)
 
     scope = {
-        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http",
-        "headers": [(b"host", b"localhost"), *headers], "server": ("127.0.0.1", 7860), "client": ("127.0.0.1", 1), "http_version": "1.1",
-    }  # fmt: skip
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "headers": [(b"host", b"localhost"), *headers],
+        "server": ("127.0.0.1", 7860),
+        "client": ("127.0.0.1", 1),
+        "http_version": "1.1",
+    }
     asyncio.run(app(scope, receive, send))
     return told[0]["status"], b"".join(message.get("body", b"") for message in told[1:])
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(gated: Callable[..., App], alone: Settings) -> None:
     start = {"type": "http.request", "body": b"[", "more_body": True}
-    assert asked(Gate(gated(), alone, body_s=0.05), JOIN, [], start) == (
-        408,
-        b'{"detail":"The request did not arrive within 0 s. Try again."}',
-    )
+    late = b'{"detail":"The request did not arrive within 0 s. Try again."}'
+    assert asked(Gate(gated(), alone, body_s=0.05), JOIN, [], start) == (408, late)
     body, headers = multipart(1, 100_000)
     start = {"type": "http.request", "body": body[:50_000], "more_body": True}
     kind = [(b"content-type", headers["content-type"].encode())]

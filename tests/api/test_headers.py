@@ -14,14 +14,15 @@ from starlette.responses import HTMLResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from playground.api.gate import Gate
-from playground.api.headers import ContentPolicy
-from playground.api.visit import Visit
-from playground.services.sessions import COOKIE
+from playground.server.gate import ContentPolicy, Gate, Visit
 from playground.settings import Settings
+from playground.workspace.visitors import COOKIE
 
 INLINE = "window.config = {\"a\": '</b>'};"
-PAGE = f"<script>{INLINE}</script><script type=module src=./index.js></script><script data-mode>\n two()\n</script><p onclick=x>é</p>"
+PAGE = (
+    f"<script>{INLINE}</script><script type=module src=./index.js></script><script data-mode>\n two()\n</script><p"
+    " onclick=x>é</p>"
+)
 
 
 def client(space: bool = False) -> TestClient:
@@ -52,7 +53,9 @@ def test_the_page_may_run_its_own_scripts_and_no_other() -> None:
     answer = client().get("/")
     assert answer.text == PAGE
     scripts = policy(answer)["script-src"].split()
-    named = [f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in (INLINE, "\n two()\n")]
+    named = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in (INLINE, "\n two()\n")
+    ]
     assert scripts == ["'self'", "'unsafe-eval'", *named]
     assert policy(answer)["object-src"] == "'none'"
 

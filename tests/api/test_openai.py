@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,15 +16,15 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from playground.api.body import LIMIT_BYTES
-from playground.api.routes import build_routes
+from playground.chat.batching import Written
+from playground.chat.completion import Chat, CompletionService
 from playground.engine.request import RowState, TokenLogprob, stamp_hash
 from playground.errors import BaseUnavailableError, BusyError, OutOfMemoryError, RunFailedError
 from playground.gpu.manager import QUEUE_LIMIT
 from playground.gpu.policy import CAPACITY
-from playground.services.batches import Written
-from playground.services.completion import Chat, CompletionService
-from playground.services.container import Services
+from playground.server.body import LIMIT_BYTES
+from playground.server.routes import build_routes
+from playground.services import Services, build_services
 from playground.settings import Settings
 from tests.api.conftest import on_a_port, wait_until
 
@@ -41,16 +42,21 @@ def test_models_are_listed_and_told_one_by_one(here: Here, settings: Settings) -
     base, *adapters = listed["data"]
     assert set(base) == {"id", "object", "created", "owned_by", "root", "parent"}
     assert (base["id"], base["object"], base["parent"], base["root"]) == ("base", "model", None, settings.base)
-    assert {(model["parent"], model["root"], type(model["created"])) for model in adapters} == {("base", settings.base, int)}
+    assert {(model["parent"], model["root"], type(model["created"])) for model in adapters} == {
+        ("base", settings.base, int)
+    }
     for model in listed["data"]:
         assert caller.get(f"/v1/models/{model['id']}").json() == model
 
 
 @pytest.mark.parametrize(
     ("method", "route", "code"),
-    [("GET", "/v1/models/nobody", "model_not_found"), ("GET", "/v1/models/..%2Fx", "not_found"), ("GET", "/v1/files", "not_found"),
-     ("GET", CHAT, "not_found"), ("POST", "/v1/models", "not_found"), ("POST", "/v1/embeddings", "not_found")],
-)  # fmt: skip
+    [
+        ("GET", "/v1/models/nobody", "model_not_found"),
+        *(("GET", route, "not_found") for route in ("/v1/models/..%2Fx", "/v1/files", CHAT)),
+        *(("POST", route, "not_found") for route in ("/v1/models", "/v1/embeddings")),
+    ],
+)
 def test_what_is_not_there_is_told_in_openais_shape(here: Here, method: str, route: str, code: str) -> None:
     answer = here().request(method, route)
     assert answer.status_code == 404
@@ -62,17 +68,22 @@ def test_what_is_not_there_is_told_in_openais_shape(here: Here, method: str, rou
 
 @pytest.mark.parametrize(
     ("body", "says"),
-    [(b"", "not JSON"), (b"{", "line 1"), (b"[1]", "a JSON list"), (b'{"temperature": NaN}', "not JSON"), (b"\xff", "not JSON"),
-     (b"[" * 100_000, "not JSON"), (b'{"model": "base"}', "messages"), (json.dumps(HELLO | {"n": 9}).encode(), "1 to 4")],
+    [
+        *((body, "not JSON") for body in (b"", b'{"temperature": NaN}', b"\xff", b"[" * 100_000)),
+        *((b"{", "line 1"), (b"[1]", "a JSON list"), (b'{"model": "base"}', "messages")),
+        (json.dumps(HELLO | {"n": 9}).encode(), "1 to 4"),
+    ],
     ids=range(8),
-)  # fmt: skip
+)
 def test_a_wrong_request_is_one_sentence(here: Here, body: bytes, says: str) -> None:
     answer = here().post(CHAT, content=body)
     assert answer.status_code == 400
     assert says in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("half", [b'"\\ud800"', b'"a \\udfff b"', b'"\xed\xa0\x80"'], ids=repr)
+HALVES = [b'"\\ud800"', b'"a \\udfff b"', b'"\xed\xa0\x80"']
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -88,11 +99,13 @@ def test_a_wrong_request_is_one_sentence(here: Here, body: bytes, says: str) -> 
     ],
 )
 def test_half_a_character_anywhere_is_a_wrong_request(
-    here: Here, settings: Settings, caplog: pytest.LogCaptureFixture, body: bytes, half: bytes
+    here: Here, settings: Settings, caplog: pytest.LogCaptureFixture, body: bytes
 ) -> None:
-    answer = here(services=with_fake(settings, [said("Hi", "stop")])).post(CHAT, content=body % half)
-    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
-    assert "half a character" in answer.json()["error"]["message"]
+    caller = here(services=with_fake(settings, [said("Hi", "stop")]))
+    for half in HALVES:
+        answer = caller.post(CHAT, content=body % half)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+        assert "half a character" in answer.json()["error"]["message"]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
@@ -121,7 +134,7 @@ def test_an_unknown_model_is_told_before_the_base_is_there(here: Here) -> None:
 def impatient(services: Services) -> Services:
     """Its clock goes on a minute at each look: nobody waits for real."""
     clock = itertools.count(step=60)
-    services.completion = CompletionService(
+    completion = CompletionService(
         services.settings,
         services.manager,
         services.bases,
@@ -130,24 +143,25 @@ def impatient(services: Services) -> Services:
         lambda: next(clock),
         lambda _: None,
     )
-    return services
+    return replace(services, completion=completion)
 
 
 def test_a_base_that_is_not_there_in_time_is_503_and_says_when_to_come_again(here: Here, settings: Settings) -> None:
-    answer = here(services=impatient(Services(settings))).post(CHAT, json=HELLO)
+    answer = here(services=impatient(build_services(settings))).post(CHAT, json=HELLO)
     assert answer.status_code == 503
     assert "still being prepared" in answer.json()["error"]["message"]
     assert int(answer.headers["retry-after"]) > 0
 
 
 def test_a_stream_tells_that_it_waits_for_the_base(here: Here, settings: Settings) -> None:
-    chunks, comments = events(here(services=impatient(Services(settings))).post(CHAT, json=HELLO | {"stream": True}))
+    caller = here(services=impatient(build_services(settings)))
+    chunks, comments = events(caller.post(CHAT, json=HELLO | {"stream": True}))
     assert set(comments) == {": Preparing the base"}
     assert chunks[-1]["error"]["code"] == "base_unavailable"
 
 
 def test_in_its_first_seconds_the_app_answers_once_the_base_is_there(here: Here, settings: Settings) -> None:
-    services = Services(settings)
+    services = build_services(settings)
     caller = here(services=services)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(lambda: caller.post(CHAT, json=HELLO | {"max_tokens": 2}))
@@ -157,14 +171,16 @@ def test_in_its_first_seconds_the_app_answers_once_the_base_is_there(here: Here,
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_while_the_base_is_prepared_is_waited_for_no_more(settings: Settings, stream: bool) -> None:
+def test_a_client_that_leaves_while_the_base_is_prepared_is_waited_for_no_more(
+    settings: Settings, stream: bool
+) -> None:
     body = json.dumps(HELLO | {"stream": stream}).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
 
     def waits() -> bool:
         return any(thread.name == "follow" for thread in threading.enumerate())
 
-    with on_a_port(Starlette(routes=build_routes(Services(settings), "internal"))) as url:
+    with on_a_port(Starlette(routes=build_routes(build_services(settings), "internal"))) as url:
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
             connection.sendall(head + body)
             wait_until(waits)
@@ -172,7 +188,7 @@ def test_a_client_that_leaves_while_the_base_is_prepared_is_waited_for_no_more(s
 
 
 def test_a_base_that_failed_is_503_with_its_reason(here: Here, settings: Settings) -> None:
-    services = Services(Settings(home=settings.home, base="/nowhere/at/all"))
+    services = build_services(Settings(home=settings.home, base="/nowhere/at/all"))
     services.bases.start()
     wait_until(lambda: services.bases.state().phase == "failed")
     answer = here(services=services).post(CHAT, json=HELLO)
@@ -182,7 +198,7 @@ def test_a_base_that_failed_is_503_with_its_reason(here: Here, settings: Setting
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_full_queue_is_429_and_says_when_to_come_again(here: Here, settings: Settings, stream: bool) -> None:
-    services = Services(settings)
+    services = build_services(settings)
     services.bases.engine()
     waiting = [services.manager.request("chat", f"s{n}", "Answering", 1) for n in range(QUEUE_LIMIT + CAPACITY["chat"])]
     answer = here(services=services).post(CHAT, json=HELLO | {"stream": stream})
@@ -216,21 +232,15 @@ class FakeCompletion:
 
 
 def with_fake(settings: Settings, *script: list[Written] | Exception) -> Services:
-    services = Services(settings)
-    services.completion = FakeCompletion(*script)  # type: ignore[assignment]
-    return services
+    return replace(build_services(settings), completion=FakeCompletion(*script))  # type: ignore[arg-type]
 
 
 def said(text: str, finish: str = "", tokens: int = 1, seed: int = 7) -> Written:
     return Written(RowState(text, 5, tokens, finish=finish, logprobs=LOGPROBS[:tokens]), stamp=STAMP | {"seed": seed})
 
 
-SCRIPT = (
-    [Written(waiting="1st in line, about 4 s")],
-    [Written(stamp=STAMP)],
-    [said("Hi", tokens=1)],
-    [said("Hi é", "stop", tokens=2)],
-)
+WAITING = [Written(waiting="1st in line, about 4 s")]
+SCRIPT = (WAITING, [Written(stamp=STAMP)], [said("Hi", tokens=1)], [said("Hi é", "stop", tokens=2)])
 
 
 def test_a_whole_reply_has_every_field(here: Here, settings: Settings) -> None:
@@ -255,7 +265,8 @@ def events(answer: Any) -> tuple[list[dict[str, Any]], list[str]]:
     """(chunks, comments) of a stream that ends as it should."""
     parts = [part for part in answer.text.split("\n\n") if part]
     assert parts[-1] == "data: [DONE]"
-    return [json.loads(part[6:]) for part in parts[:-1] if part.startswith("data: ")], [part for part in parts if part[0] == ":"]
+    chunks = [json.loads(part[6:]) for part in parts[:-1] if part.startswith("data: ")]
+    return chunks, [part for part in parts if part[0] == ":"]
 
 
 def test_chunks_begin_with_the_role_and_end_with_stamp_and_counts(here: Here, settings: Settings) -> None:
@@ -281,10 +292,8 @@ def test_chunks_begin_with_the_role_and_end_with_stamp_and_counts(here: Here, se
 def test_several_replies_keep_their_place_and_their_stamp(here: Here, settings: Settings) -> None:
     script = ([said("A"), said("B", "length", seed=8)], [said("Ah", "stop", 2), said("B", "length", seed=8)])
     found = here(services=with_fake(settings, *script)).post(CHAT, json=HELLO | {"n": 2}).json()
-    assert [(choice["index"], choice["message"]["content"], choice["finish_reason"]) for choice in found["choices"]] == [
-        (0, "Ah", "stop"),
-        (1, "B", "length"),
-    ]
+    replies = [(one["index"], one["message"]["content"], one["finish_reason"]) for one in found["choices"]]
+    assert replies == [(0, "Ah", "stop"), (1, "B", "length")]
     assert [choice["playground"]["seed"] for choice in found["choices"]] == [7, 8]
     assert found["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     chunks, _ = events(here(services=with_fake(settings, *script)).post(CHAT, json=HELLO | {"n": 2, "stream": True}))
@@ -305,7 +314,9 @@ def test_several_replies_keep_their_place_and_their_stamp(here: Here, settings: 
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_keep_their_words(here: Here, settings: Settings, error: Exception, status: int, code: str, stream: bool) -> None:
+def test_errors_keep_their_words(
+    here: Here, settings: Settings, error: Exception, status: int, code: str, stream: bool
+) -> None:
     answer = here(services=with_fake(settings, error)).post(CHAT, json=HELLO | {"stream": stream})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["message"] == str(error)
@@ -343,8 +354,8 @@ class EndlessCompletion(FakeCompletion):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_the_writing(settings: Settings, stream: bool) -> None:
-    services = Services(settings)
-    services.completion = endless = EndlessCompletion()  # type: ignore[assignment]
+    endless = EndlessCompletion()
+    services = replace(build_services(settings), completion=endless)  # type: ignore[arg-type]
     body = json.dumps(HELLO | {"stream": stream}).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with on_a_port(Starlette(routes=build_routes(services, "internal"))) as url:
@@ -357,7 +368,7 @@ def test_a_client_that_leaves_ends_the_writing(settings: Settings, stream: bool)
 
 
 def test_a_place_in_line_is_told_while_it_waits(here: Here, settings: Settings) -> None:
-    services = Services(settings)
+    services = build_services(settings)
     services.bases.engine()
     leases = [services.manager.request("chat", f"s{n}", "Answering", 1).lease for n in range(CAPACITY["chat"])]
     with on_a_port(Starlette(routes=build_routes(services, "internal"))) as url, httpx.Client(timeout=60) as client:

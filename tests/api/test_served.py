@@ -101,7 +101,9 @@ def test_the_system_message_and_earlier_turns_are_read(served: Served) -> None:
         {"role": "user", "content": "And now?"},
     ]
     with served.client() as client:
-        prompt = client.chat.completions.create(model="base", messages=messages, max_tokens=1).playground["prompt"]["text"]  # type: ignore[attr-defined]
+        prompt = client.chat.completions.create(model="base", messages=messages, max_tokens=1).playground["prompt"][
+            "text"
+        ]  # type: ignore[attr-defined]
     assert [prompt.index(text) for text in ("Answer as a pirate.", "Hello", "Ahoy", "And now?")] == sorted(
         prompt.index(text) for text in ("Answer as a pirate.", "Hello", "Ahoy", "And now?")
     )
@@ -112,7 +114,9 @@ def test_logprobs_are_of_the_tokens_that_were_written(served: Served) -> None:
     content = whole.choices[0].logprobs.content
     assert len(content) == whole.usage.completion_tokens
     assert all(len(token.top_logprobs) == 3 for token in content)
-    assert all(token.top_logprobs[0].logprob == token.logprob <= 0 for token in content), "greedy: the likeliest is drawn"
+    assert all(token.top_logprobs[0].logprob == token.logprob <= 0 for token in content), (
+        "greedy: the likeliest is drawn"
+    )
     chunks = ask(served, stream=True, temperature=0, logprobs=True, top_logprobs=3)
     told = [token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
     assert told == content
@@ -148,7 +152,13 @@ def test_what_does_not_fit_is_refused_and_the_rest_is_filled(served: Served) -> 
 
 
 def test_a_client_that_leaves_in_mid_stream_frees_the_device(served: Served) -> None:
-    body = {"model": "one", "messages": [{"role": "user", "content": "Go on."}], "stream": True, "n": 4, "max_tokens": 900}
+    body = {
+        "model": "one",
+        "messages": [{"role": "user", "content": "Go on."}],
+        "stream": True,
+        "n": 4,
+        "max_tokens": 900,
+    }
     body |= {"ignore_eos": True, "logprobs": True, "top_logprobs": 20}
     with httpx.stream("POST", served.url + "v1/chat/completions", json=body, timeout=60) as answer:
         assert answer.status_code == 200

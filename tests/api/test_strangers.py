@@ -1,4 +1,5 @@
-"""The open page of one person's app, asked by pages from elsewhere: over HTTP, as ``python app.py`` opens it; no base is loaded."""
+"""The open page of one person's app, asked by pages from elsewhere: over HTTP, as ``python app.py`` opens it; no base
+is loaded."""
 
 from __future__ import annotations
 
@@ -13,23 +14,29 @@ from typing import Any
 import httpx
 import pytest
 
-from playground.services.container import Services
-from playground.services.home import Home
+from playground.services import Services, build_services
 from playground.settings import PROJECT_ROOT, Settings
+from playground.workspace.home import Home
 
-GET = ["", "config", "status", "gradio_api/info", "gradio_api/app_id", "gradio_api/heartbeat/x", "gradio_api/queue/data?session_hash=x",
-       "gradio_api/upload_progress?upload_id=x", "gradio_api/file=/etc/passwd", "theme.css", "robots.txt", "internal/status",
-       "v1/models"]  # fmt: skip
-POST = [
-    "gradio_api/queue/join",
-    "gradio_api/call/keep",
-    "gradio_api/cancel",
-    "gradio_api/reset",
-    "internal/compare",
-    "v1/chat/completions",
+GET = [
+    *("", "config", "status", "theme.css", "robots.txt", "internal/status", "v1/models", "gradio_api/info"),
+    *("gradio_api/app_id", "gradio_api/heartbeat/x", "gradio_api/queue/data?session_hash=x"),
+    *("gradio_api/upload_progress?upload_id=x", "gradio_api/file=/etc/passwd"),
 ]
-FOREIGN = [{"host": "evil.example"}, {"host": "evil.example:7860"}, {"host": "localhost.evil.example"}, {"origin": "http://evil.example"},
-           {"origin": "null"}, {"origin": "http://192.168.1.66:7860"}, {"host": "192.168.1.5:7860", "origin": "http://evil.example"}]  # fmt: skip
+POST = [
+    *("gradio_api/queue/join", "gradio_api/call/keep", "gradio_api/cancel", "gradio_api/reset"),
+    *("internal/compare", "v1/chat/completions"),
+]
+FOREIGN = [
+    *({"host": host} for host in ("evil.example", "evil.example:7860", "localhost.evil.example")),
+    *({"origin": origin} for origin in ("http://evil.example", "null", "http://192.168.1.66:7860")),
+    {"host": "192.168.1.5:7860", "origin": "http://evil.example"},
+]
+
+
+class Idle(Services):
+    def start(self) -> None:
+        """No base is prepared behind the page."""
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +45,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Service
 
     settings = Settings(home=tmp_path_factory.mktemp("open") / "home", base="/nowhere/at/all")
     home = Home.take(settings)
-    services = Services(settings)
-    services.start = lambda: None  # type: ignore[method-assign]
+    services = Idle(**vars(build_services(settings)))
     page, url = launch(services, home)
     yield url, services
     page.close(verbose=False)
@@ -47,22 +53,23 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Service
     home.release()
 
 
-@pytest.mark.parametrize("headers", FOREIGN, ids=str)
 @pytest.mark.parametrize("route", GET)
-def test_a_page_from_elsewhere_reads_nothing(app: tuple[str, Services], route: str, headers: dict[str, str]) -> None:
-    with httpx.stream("GET", app[0] + route, headers=headers, timeout=20) as answer:
-        assert answer.status_code == 403
-        assert b"PLAYGROUND_" in answer.read() or "null" in str(headers) or route.startswith("internal")
+def test_a_page_from_elsewhere_reads_nothing(app: tuple[str, Services], route: str) -> None:
+    with httpx.Client(base_url=app[0], timeout=20) as client:
+        for headers in FOREIGN:
+            with client.stream("GET", app[0] + route, headers=headers) as answer:
+                assert answer.status_code == 403, headers
+                assert b"PLAYGROUND_" in answer.read() or "null" in str(headers) or route.startswith("internal")
 
 
-@pytest.mark.parametrize("headers", [*FOREIGN, {"sec-fetch-site": "cross-site"}], ids=str)
 @pytest.mark.parametrize("route", POST)
-def test_a_page_from_elsewhere_does_nothing(app: tuple[str, Services], route: str, headers: dict[str, str]) -> None:
-    body = {"fn_index": 0, "data": [], "session_hash": "x", "event_id": "x"}
-    simple = json.dumps(body).encode()  # a browser sends this without asking first
-    for sent in ({"json": body}, {"content": simple, "headers": {"content-type": "text/plain"}}):
-        answer = httpx.post(app[0] + route, **(sent | {"headers": {**sent.get("headers", {}), **headers}}), timeout=20)  # type: ignore[arg-type, dict-item]
-        assert answer.status_code == 403
+def test_a_page_from_elsewhere_does_nothing(app: tuple[str, Services], route: str) -> None:
+    body = json.dumps({"fn_index": 0, "data": [], "session_hash": "x", "event_id": "x"}).encode()
+    with httpx.Client(timeout=20) as client:
+        for headers in [*FOREIGN, {"sec-fetch-site": "cross-site"}]:
+            for kind in ("application/json", "text/plain"):  # a browser sends the second without asking first
+                answer = client.post(app[0] + route, content=body, headers={"content-type": kind, **headers})
+                assert answer.status_code == 403, headers
 
 
 @pytest.mark.parametrize("headers", [*FOREIGN, {"sec-fetch-site": "cross-site"}], ids=str)
@@ -91,7 +98,8 @@ def test_a_probe_may_ask_under_any_name_and_is_told_nothing_but_that_it_lives(ap
 def test_the_apps_own_page_works(app: tuple[str, Services]) -> None:
     url, services = app
     own = {"origin": url.rstrip("/"), "sec-fetch-site": "same-origin"}
-    assert httpx.get(url, headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}).status_code == 200, "a link"
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert httpx.get(url, headers=link).status_code == 200
     assert httpx.head(url).status_code == 200
     for path in ("", "config", "status", "theme.css", "static/fonts/IBMPlexSans/IBMPlexSans-Bold.woff2"):
         assert httpx.get(url + path, headers=own).status_code == 200, path

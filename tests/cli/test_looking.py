@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from playground.cli.device import status
-from playground.gpu.device import CpuDevice, CudaDevice, find_device
-from playground.gpu.driver import NoCuda, torch_cuda
-from playground.services.home import Home
-from playground.services.processes import started_s
-from playground.services.store import RunStore
+from playground.db import RunStore
+from playground.gpu.device import CpuDevice, CudaDevice, NoCuda, find_device, torch_cuda
 from playground.settings import PROJECT_ROOT, Settings
+from playground.training.processes import started_s
+from playground.workspace.home import Home
 
 
 @pytest.fixture
@@ -25,7 +24,16 @@ def home(tmp_path: Path) -> Settings:
     """Where a detached worker trains, as it were: this very process."""
     settings = Settings(home=tmp_path / "home")
     store = RunStore(settings.database)
-    store.add(run="r1", owner="local", name="mine", method="lora", state="QUEUED", created_s=1.0, steps=9, needs_bytes=7_000_000)
+    store.add(
+        run="r1",
+        owner="local",
+        name="mine",
+        method="lora",
+        state="QUEUED",
+        created_s=1.0,
+        steps=9,
+        needs_bytes=7_000_000,
+    )
     store.begin("r1", time.time())
     store.update("r1", pid=os.getpid(), pid_started_s=started_s(os.getpid()))
     (settings.runs_dir / "r1").mkdir(parents=True)

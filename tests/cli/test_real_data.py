@@ -1,4 +1,5 @@
-"""Files that the project has never seen, with other columns; they are not part of it and are named by PLAYGROUND_REAL_DATA."""
+"""Files that the project has never seen, with other columns; they are not part of it and are named by
+PLAYGROUND_REAL_DATA."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def test_a_file_never_seen_trains_and_compares(name: str, settings: Settings) ->
     file = str(Path(FOLDER) / name)
     assert call("check", file)["good"] > 50
     adapter = call("train", file, "--steps", "2", "--batch-size", "2", "--max-tokens", "512")["adapter"]
-    replies = call("compare", "--side", "model=base", "--side", f"model={adapter}", "--ask", "Hello", "--max-tokens", "4")[
-        "replies"
-    ]
+    replies = call(
+        "compare", "--side", "model=base", "--side", f"model={adapter}", "--ask", "Hello", "--max-tokens", "4"
+    )["replies"]
     assert len(replies) == 2

@@ -1,15 +1,11 @@
-"""``verdict`` as a person calls it, on the tiny base: its JSON, its files, and what a wrong call is told."""
+"""``verdict``, ``bench`` and ``race`` as a person calls them, on the tiny base: their JSON and their files."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import pytest
-
-from tests.cli.test_cli import Call, call, rows_file
-
-__all__ = ["call", "rows_file"]
+from tests.cli.conftest import Call
 
 
 def test_verdict(call: Call, rows_file: Path, tmp_path: Path) -> None:
@@ -21,7 +17,8 @@ def test_verdict(call: Call, rows_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, found, said = call(
         *("verdict", rows_file, "--side", "model=base,name=Base", "--side", f"model=base,prompt={prompt},name=Told"),
-        *("--side", "model=base,shots=2,pick=nearest,name=Shown", "--check", "contains:gladly", "--limit", 12, "--max-tokens", 4),
+        *("--side", "model=base,shots=2,pick=nearest,name=Shown", "--check", "contains:gladly"),
+        *("--limit", 12, "--max-tokens", 4),
         *("--answers", answers, "--prices", prices, "--out", out),
     )
     assert code == 0, said
@@ -44,21 +41,33 @@ def test_verdict(call: Call, rows_file: Path, tmp_path: Path) -> None:
     assert {path.suffix for path in out.iterdir()} == {".html", ".jsonl", ".csv", ".json"}
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (("nowhere.csv", "--side", "model=base"), "There is no file"),
-        (("{file}", "--side", "base"), "is not a side"),
-        (("{file}", "--side", "model=base", "--side", "model=base"), "called the same"),
-        (("{file}", "--side", "model=base", "--check", "nonsense"), "is not a check"),
-        (("{file}", "--side", "model=base,docs=nowhere.txt"), "There is no file nowhere.txt"),
-        (("{file}", "--side", "model=base", "--answers", "{file}"), "cannot be read as JSON"),
-        (("{file}", "--side", "model=nobody"), "There is no adapter"),
-    ],
-)
-def test_a_wrong_call_is_one_message_and_exit_2(call: Call, rows_file: Path, words: tuple[str, ...], told: str) -> None:
-    code, found, said = call("verdict", *(word.replace("{file}", str(rows_file)) for word in words))
+def test_bench(call: Call, rows_file: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    first.write_text("Be glad.")
+    second.write_text("Say the number, and be brief.")
+    words = ("bench", rows_file, "--prompt", first, "--prompt", second, "--shots", "0,1", "--check", "contains:gladly")
+    code, found, said = call(*words, "--limit", 2, "--max-tokens", 4)
+    assert code == 0, said
+    sides = [(side["side"], side["version"], side["shots"]) for side in found["sides"]]
+    assert sides == [("v1", "v1", 0), ("v1 + 1 shot", "v1", 1), ("v2", "v2", 0), ("v2 + 1 shot", "v2", 1)]
+    assert (found["metric"], found["examples"]) == ("contains:gladly", 2)
+    assert {side["n"] for side in found["sides"]} == {2}
+    assert found["best"]["prompt"] in (first.read_text(), second.read_text())
+    assert found["best"]["sentence"].startswith("The best of 4 (2 prompts, with 0 or 1 shots) on 2 validation rows: ")
+
+
+def test_a_race_from_start_to_table_and_again_later(call: Call, rows_file: Path) -> None:
+    words = ("--methods", "ia3,lora", "--steps", 1, "--batch-size", 4, "--check", "contains:gladly", "--name", "Two")
+    code, found, progress = call("race", rows_file, *words)
+    assert code == 0, progress
+    assert [row["method"] for row in found["rows"]] == ["lora", "ia3"]
+    for row in found["rows"]:
+        assert (row["state"], row["forgot"]["questions"], row["asked"]) == ("DONE", 40, 2)
+    assert "left" in progress
+    code, listed, _ = call("races")
+    assert (code, [race["state"] for race in listed["races"]]) == (0, ["DONE"])
+    assert call("races", "show", found["race"])[:2] == (0, found)
+    assert call("races", "remove", found["race"])[:2] == (0, {"removed": found["race"]})
+    code, error, _ = call("races", "show", found["race"])
     assert code == 2
-    assert told in said
-    assert told in found["error"]
-    assert "Traceback" not in said
+    assert "There is no race" in error["error"]

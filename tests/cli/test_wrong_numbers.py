@@ -43,10 +43,14 @@ def test_every_fault_is_told_at_once(home: Path, capsys: pytest.CaptureFixture[s
     assert main(["train", "rows.csv", "--steps", "0", "--batch-size", "-2", "--lr", "7", "--max-tokens", "3"]) == 2
     told = capsys.readouterr().err
     assert "Steps is 0; " in told
-    assert all(fault in told for fault in ("; batch size is -2; ", "; the learning rate is 7.0; ", "; max tokens is 3; "))
+    assert all(
+        fault in told for fault in ("; batch size is -2; ", "; the learning rate is 7.0; ", "; max tokens is 3; ")
+    )
 
 
-def test_a_fault_of_ours_is_one_sentence_and_its_place_is_in_a_file(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_of_ours_is_one_sentence_and_its_place_is_in_a_file(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     home.mkdir()
     Settings(home=home).database.write_text("This is no database, whatever its name says. " * 40)
     assert main(["runs", "--json"]) == 1

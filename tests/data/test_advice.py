@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 
-from playground.data.advice import MOST_ROWS, Advice, advise
+from playground.data.advice import MOST_ROWS, Advice, advise, personal, script
 from playground.data.check import check_file
+from playground.data.duplicates import near_duplicates
 from playground.data.example import Checked, Example, FilePart, Judged, Message, Passage, Preference, RowWarning
-from playground.data.lengths import TokenReport
-from playground.data.near import near_pairs
-from playground.data.personal import personal
-from playground.data.script import script
+from playground.data.token_counts import TokenReport
 
 NOUNS = [
     "lamp",
@@ -127,7 +125,11 @@ def test_one_label_dominates() -> None:
     found = said(labelled(*["billing"] * 70, *["returns"] * 20, *["other"] * 10), "dominant")
     assert "'billing' is the answer in 70 of 100 rows (70%)" in found.text
     assert (len(found.rows), found.level) == (50, "warn")
-    for even in (["a"] * 40 + ["b"] * 30 + ["c"] * 30, ["yes"] * 60 + ["no"] * 40, [f"answer {at}" for at in range(100)]):
+    for even in (
+        ["a"] * 40 + ["b"] * 30 + ["c"] * 30,
+        ["yes"] * 60 + ["no"] * 40,
+        [f"answer {at}" for at in range(100)],
+    ):
         assert advise(labelled(*even)) == ()
     same = said(labelled(*["billing"] * 60), "same-answer")
     assert "All 60 answers are the same" in same.text
@@ -135,7 +137,9 @@ def test_one_label_dominates() -> None:
 
 def test_one_sided_judgements() -> None:
     def judged(good: int, bad: int) -> Checked:
-        all_rows = [Judged((Message("user", prose(at)),), prose(at + 900), at < good, at + 1) for at in range(good + bad)]
+        all_rows = [
+            Judged((Message("user", prose(at)),), prose(at + 900), at < good, at + 1) for at in range(good + bad)
+        ]
         return Checked("unpaired-preference", "unpaired_preference", good + bad, (), others=tuple(all_rows))
 
     assert "58 of 60 answers are labelled good" in said(judged(58, 2), "dominant").text
@@ -169,11 +173,23 @@ PERSONAL = [
     ("GB82WEST12345698765432", "iban"),
 ]
 NOT_PERSONAL = [
-    "Order 59005, invoice 2024-11-03, room 12", "4111 1111 1111 1112", "1234567890123456", "DE89 3704 0044 0532 0130 01",
-    "BP 110/70, pulse 96, 38.3 °C", "2024-01-02 10:20:30", "192.168.100.100", "write to me@example.com", "3.141592653589793",
-    "version 1.2.3-4567890", "In 2019-2023 it grew by 1 200 000", "0000 0000 0000 0000", "ISBN 978-3-16-148410-0", "@user said 5",
-    "1 + 2 + 3 = 6", "550e8400-e29b-41d4-a716-446655440000",
-]  # fmt: skip
+    "Order 59005, invoice 2024-11-03, room 12",
+    "4111 1111 1111 1112",
+    "1234567890123456",
+    "DE89 3704 0044 0532 0130 01",
+    "BP 110/70, pulse 96, 38.3 °C",
+    "2024-01-02 10:20:30",
+    "192.168.100.100",
+    "write to me@example.com",
+    "3.141592653589793",
+    "version 1.2.3-4567890",
+    "In 2019-2023 it grew by 1 200 000",
+    "0000 0000 0000 0000",
+    "ISBN 978-3-16-148410-0",
+    "@user said 5",
+    "1 + 2 + 3 = 6",
+    "550e8400-e29b-41d4-a716-446655440000",
+]
 
 
 @pytest.mark.parametrize(("text", "kind"), PERSONAL)
@@ -192,7 +208,9 @@ def test_other_numbers_are_not_personal(text: str) -> None:
 def test_near_duplicates() -> None:
     first = "The blue kettle that I ordered last week arrived with a dent in its lid, can you send me another one?"
     almost = first.replace("dent", "crack")
-    found = said(with_pairs((first, prose(1, 20)), (almost, prose(1, 20)), (first.upper(), prose(1, 20))), "near-duplicate")
+    found = said(
+        with_pairs((first, prose(1, 20)), (almost, prose(1, 20)), (first.upper(), prose(1, 20))), "near-duplicate"
+    )
     assert found.rows == (61, 62, 63)
     assert found.text.startswith("Rows 61 and 62 are nearly the same, and so is 1 other row with an earlier one.")
     assert advise(with_pairs((first, prose(1, 20)), (first, prose(2, 20)))) == ()  # the same question, another answer
@@ -204,15 +222,15 @@ def test_near_duplicates() -> None:
 def test_what_is_near() -> None:
     text = prose(1, 40)
     words = text.split()
-    assert near_pairs([text, text]) == []  # the very same text is a duplicate, not nearly one
-    assert near_pairs([text, text.replace(" ", "  ").title() + "!"]) == [(0, 1)]
-    assert near_pairs([text, " ".join([*words[:-1], "other"])]) == [(0, 1)]
-    assert near_pairs([text + " 12", text + " 13"]) == []
-    assert near_pairs(["How do I add a card?", "How do I add a bank?"]) == []
+    assert near_duplicates([text, text]) == []  # the very same text is a duplicate, not nearly one
+    assert near_duplicates([text, text.replace(" ", "  ").title() + "!"]) == [(0, 1)]
+    assert near_duplicates([text, " ".join([*words[:-1], "other"])]) == [(0, 1)]
+    assert near_duplicates([text + " 12", text + " 13"]) == []
+    assert near_duplicates(["How do I add a card?", "How do I add a bank?"]) == []
     document = prose(2, 900)
     asked = "What did the author of it say about rust in the winter of that year?"
     other = "Which towns were visited, why, by whom, and how often after all?"
-    assert near_pairs([f"{document} {asked}", f"{document} {other}"]) == []
+    assert near_duplicates([f"{document} {asked}", f"{document} {other}"]) == []
     chance = random.Random(4)
     many = [prose(at, 60) for at in range(300)]
     changed = []
@@ -220,7 +238,7 @@ def test_what_is_near() -> None:
         words = text.split()
         words[chance.randrange(60)] = "changed"
         changed.append(" ".join(words))
-    found = near_pairs(many + changed)
+    found = near_duplicates(many + changed)
     assert len(found) > 290
     assert all(later == first + 300 for first, later in found)
 
@@ -232,7 +250,7 @@ def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows() -> None:
             for at in range(count)
         ]
         start = time.process_time()
-        near_pairs(texts)
+        near_duplicates(texts)
         return time.process_time() - start
 
     small = min(seconds(500) for _ in range(3))
@@ -242,7 +260,10 @@ def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows() -> None:
 def test_the_prompt_holds_the_answer() -> None:
     found = said(with_pairs(("Copy: It leaks from the lid. Thanks", "it leaks  from the lid.")), "leak")
     assert (found.rows, found.level) == ((61,), "note")
-    assert advise(with_pairs(("Yes or no: is it so", "or no"), ("Some prompt of mine here", "some prompt of yours here"))) == ()
+    assert (
+        advise(with_pairs(("Yes or no: is it so", "or no"), ("Some prompt of mine here", "some prompt of yours here")))
+        == ()
+    )
 
 
 def test_scripts() -> None:
@@ -253,16 +274,32 @@ def test_scripts() -> None:
     both = checked([(prose(at), prose(at + 500) if at % 2 else "Это не работает " + "да " * at) for at in range(60)])
     assert advise(both) == ()  # half and half is meant
     assert [script(text) for text in ("日本語です", "한국어예요", "שלום לכם", "12 + 3", "Wörter")] == [
-        "Chinese or Japanese", "Korean", "Hebrew", "", "Latin",
-    ]  # fmt: skip
+        "Chinese or Japanese",
+        "Korean",
+        "Hebrew",
+        "",
+        "Latin",
+    ]
 
 
 def test_system_prompts() -> None:
     def systems(*each: str) -> Checked:
-        return Checked("chat", "sft", len(each), tuple(
-            Example((*((Message("system", text),) if text else ()), Message("user", prose(at)), Message("assistant", prose(at + 500))), at + 1)
-            for at, text in enumerate(each)
-        ))  # fmt: skip
+        return Checked(
+            "chat",
+            "sft",
+            len(each),
+            tuple(
+                Example(
+                    (
+                        *((Message("system", text),) if text else ()),
+                        Message("user", prose(at)),
+                        Message("assistant", prose(at + 500)),
+                    ),
+                    at + 1,
+                )
+                for at, text in enumerate(each)
+            ),
+        )
 
     lacking = said(systems(*["Be brief."] * 58, "", ""), "system-prompt")
     assert (lacking.rows, lacking.text[:45]) == ((59, 60), "2 rows lack a system prompt, the others have ")
@@ -275,7 +312,11 @@ def test_system_prompts() -> None:
 
 def test_sentences_are_plain_and_warnings_come_first() -> None:
     found = advise(
-        with_pairs(("Mail me at a@b.de", "N/A"), ("Copy: It leaks from the lid.", "It leaks from the lid."), ("x", "Он сломался"))
+        with_pairs(
+            ("Mail me at a@b.de", "N/A"),
+            ("Copy: It leaks from the lid.", "It leaks from the lid."),
+            ("x", "Он сломался"),
+        )
     )
     assert [advice.level for advice in found] == ["warn", "warn", "note", "note"]
     for advice in found:
@@ -289,9 +330,7 @@ def test_preferences_are_looked_at_too() -> None:
     good = Checked("preference", "preference", 60, (), others=tuple(pairs))
     assert advise(good) == ()
     pairs[3] = Preference(pairs[3].prompt, "N/A", "call +49 30 1234567", 4)
-    kinds = {advice.kind: advice.rows for advice in advise(Checked("preference", "preference", 60, (), others=tuple(pairs)))}
+    kinds = {
+        advice.kind: advice.rows for advice in advise(Checked("preference", "preference", 60, (), others=tuple(pairs)))
+    }
     assert kinds == {"empty-looking": (4,), "personal": (4,)}
-
-
-def test_a_cancelled_search_stops() -> None:
-    assert advise(rows(5), cancelled=lambda: True) == ()

@@ -12,23 +12,71 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from playground.data.check import as_json, as_text, check_file
-from playground.data.read import EXTENSIONS, TEXTS
+from playground.data.readers.read import EXTENSIONS, TEXTS
 from playground.errors import InputError
+from tests.data.conftest import book, parquet
 
 LIMIT = 1_000_000
 QUICK = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "cp1251", "cp932", "gb18030")
-KEYS = st.sampled_from((
-    "prompt", "completion", "messages", "conversations", "chosen", "rejected", "label", "text", "input", "output", "system", "role",
-    "content", "from", "value", "parts", "response_a", "response_b", "winner", "data", "rows", "columns", "annotations", "completions",
-    "answers", "tools", "a.b", "", "\ufeffprompt",
-))  # fmt: skip
+KEYS = st.sampled_from(
+    (
+        "prompt",
+        "completion",
+        "messages",
+        "conversations",
+        "chosen",
+        "rejected",
+        "label",
+        "text",
+        "input",
+        "output",
+        "system",
+        "role",
+        "content",
+        "from",
+        "value",
+        "parts",
+        "response_a",
+        "response_b",
+        "winner",
+        "data",
+        "rows",
+        "columns",
+        "annotations",
+        "completions",
+        "answers",
+        "tools",
+        "a.b",
+        "",
+        "\ufeffprompt",
+    )
+)
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
-    st.sampled_from(("user", "assistant", "human", "gpt", "system", "a", "model_b", "\ud800", "[{'role': 'user'}", "Human: x\nAssistant: y")),
-)  # fmt: skip
-VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12)
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        (
+            "user",
+            "assistant",
+            "human",
+            "gpt",
+            "system",
+            "a",
+            "model_b",
+            "\ud800",
+            "[{'role': 'user'}",
+            "Human: x\nAssistant: y",
+        )
+    ),
+)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
+)
 TURN = st.fixed_dictionaries(
     {"role": st.sampled_from(("user", "assistant", "system", "tool", "")), "content": st.text(max_size=5) | st.none()}
 )
@@ -59,19 +107,19 @@ def holds(name: str, content: bytes) -> None:
     assert as_text(checked).encode()
 
 
-@settings(max_examples=250, **QUICK)
+@settings(max_examples=80, **QUICK)
 @given(st.binary(max_size=300), st.sampled_from(EXTENSIONS))
 def test_any_bytes(content: bytes, kind: str) -> None:
     holds(f"any{kind}", content)
 
 
-@settings(max_examples=100, **QUICK)
+@settings(max_examples=40, **QUICK)
 @given(st.binary(max_size=200), st.sampled_from(TEXTS), st.integers(0, 40))
 def test_any_bytes_packed(content: bytes, kind: str, cut: int) -> None:
     holds(f"any{kind}.gz", gzip.compress(content)[: -cut or None])
 
 
-@settings(max_examples=250, **QUICK)
+@settings(max_examples=80, **QUICK)
 @given(
     st.lists(NEAR, min_size=1, max_size=6),
     st.sampled_from((".json", ".jsonl", ".txt")),
@@ -84,13 +132,13 @@ def test_nearly_rows(rows: list[dict[str, Any]], kind: str, cuts: list[int]) -> 
     holds(f"near{kind}", text.encode("utf-8", errors="surrogatepass"))
 
 
-@settings(max_examples=100, **QUICK)
+@settings(max_examples=40, **QUICK)
 @given(VALUES, st.sampled_from((".json", ".jsonl")))
 def test_any_json(value: Any, kind: str) -> None:
     holds(f"value{kind}", json.dumps(value).encode())
 
 
-@settings(max_examples=250, **QUICK)
+@settings(max_examples=80, **QUICK)
 @given(
     st.lists(st.lists(CELLS, max_size=4), min_size=1, max_size=8),
     st.sampled_from(",;\t|"),
@@ -105,8 +153,6 @@ def test_nearly_tables(rows: list[list[str]], separator: str, encoding: str, nam
 
 
 def test_the_first_fields_of_a_books_list_of_entries_turned_over() -> None:
-    from tests.data.test_files import book
-
     whole = book(["prompt", "completion"], ["q", "a"])
     start = whole.index(b"PK\x01\x02")
     for place in range(start + 4, start + 10):
@@ -114,14 +160,12 @@ def test_the_first_fields_of_a_books_list_of_entries_turned_over() -> None:
 
 
 def test_cut_and_damaged_books_and_parquet() -> None:
-    """Every eighth cut of a real workbook and Parquet file, and every eighth byte turned over."""
-    from tests.data.test_files import book, parquet
-
+    """Cuts of a real workbook and Parquet file, and bytes of them turned over, evenly spread."""
     for kind, whole in (
         (".xlsx", book(["prompt", "completion"], ["q", "a"])),
         (".parquet", parquet(prompt=["q"], completion=["a"])),
     ):
-        step = max(1, len(whole) // 60)
+        step = max(1, len(whole) // (40 if kind == ".xlsx" else 12))
         for place in range(0, len(whole), step):
             holds(f"cut{kind}", whole[:place])
             holds(f"turned{kind}", whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])

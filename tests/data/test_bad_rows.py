@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from playground.data.bad_rows import BOM, bad_rows_csv, good_rows_jsonl
 from playground.data.check import check_file, token_report
+from playground.data.editing import BOM, bad_rows_csv, good_rows_jsonl
 from playground.data.example import BadRow, Checked, Example, FilePart, Judged, Message, Passage, Preference
 from tests.data.test_check import Words, jsonl, pair
 
@@ -26,7 +26,7 @@ def table(text: str) -> list[list[str]]:
 def test_rows_reasons_and_what_they_hold() -> None:
     held: dict[int, Any] = {2: {"completion": "x", "prompt": None, "n": 5}, 3: "{broken"}
     bad = (BadRow(2, "no prompt", "Write one."), BadRow(3, "not valid JSON", "Mend it."), BadRow(9, "gone", "Look."))
-    found = table(bad_rows_csv(Checked("chat", "sft", 9, (), bad, columns=("prompt", "completion", "n")), None, held.get))
+    found = table(bad_rows_csv(Checked("chat", "sft", 9, (), bad, columns=("prompt", "completion", "n")), None, held))
     assert found == [
         ["row", "reason", "fix", "prompt", "completion", "n", "content"],
         ["2", "no prompt", "Write one.", "", "x", "5", ""],
@@ -42,7 +42,7 @@ def test_no_cell_is_a_formula(hostile: str) -> None:
     bad = (BadRow(1, hostile, hostile), BadRow(2, "x", "y"))
     files = (FilePart(hostile, 1, 1), FilePart("b.csv", 2, 1))
     content: dict[int, Any] = {1: {hostile: hostile}, 2: hostile}
-    text = bad_rows_csv(Checked("chat", "sft", 2, (), bad, columns=(hostile,), files=files), None, content.get)
+    text = bad_rows_csv(Checked("chat", "sft", 2, (), bad, columns=(hostile,), files=files), None, content)
     cells = [cell for row in table(text) for cell in row]
     assert cells.count(f"'{hostile}") == 6
     assert not any(cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝")) for cell in cells)
@@ -51,7 +51,7 @@ def test_no_cell_is_a_formula(hostile: str) -> None:
 
 def test_values_of_any_kind_become_text() -> None:
     content = {"a": [1, {"b": "ü"}], "b": True, "c": 1.5, "d": "\ud800", "e": "nul\0"}
-    found = table(bad_rows_csv(Checked("chat", "sft", 1, (), (BadRow(1, "r", "f"),)), None, lambda _: content))
+    found = table(bad_rows_csv(Checked("chat", "sft", 1, (), (BadRow(1, "r", "f"),)), None, {1: content}))
     assert found[1][3:] == ['[1, {"b": "ü"}]', "true", "1.5", "?", "nul"]
 
 
@@ -76,14 +76,22 @@ def test_rows_that_are_too_long_are_among_them(tmp_path: Path) -> None:
 ASKED = (Message("system", "Be brief."), Message("user", "What [{'role': 'x'}] is it?"))
 TEXT = 'Line one\r\n\n"quoted"\u2028 next \x85 ü 日本 🙂 [{"role": "user", "content": "x"}]'
 ROUND: list[tuple[str, tuple[Any, ...]]] = [
-    ("sft", (
-        Example((*ASKED, Message("assistant", TEXT)), 1),
-        Example((Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", " d ")), 2),
-    )),
-    ("preference", (Preference(ASKED, '[{"role": "assistant", "content": "x"}]', TEXT, 1), Preference(ASKED[1:], "yes", "no", 2))),
+    (
+        "sft",
+        (
+            Example((*ASKED, Message("assistant", TEXT)), 1),
+            Example(
+                (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", " d ")), 2
+            ),
+        ),
+    ),
+    (
+        "preference",
+        (Preference(ASKED, '[{"role": "assistant", "content": "x"}]', TEXT, 1), Preference(ASKED[1:], "yes", "no", 2)),
+    ),
     ("unpaired_preference", (Judged(ASKED, TEXT, True, 1), Judged(ASKED[1:], "no", False, 2))),
     ("text", (Passage(TEXT, 1), Passage("another piece of text that is longer", 2))),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("objective", "rows"), ROUND, ids=[name for name, _ in ROUND])

@@ -54,7 +54,17 @@ def checked(tmp_path: Path) -> Checked:
 def test_json_is_the_contract_s(checked: Checked) -> None:
     # user: + words + assistant: | words + <e>
     found = as_json(checked, token_report(checked, Words(), 12))
-    assert list(found)[:9] == ["format", "objective", "rows", "good", "bad", "warnings", "duplicates", "tokens", "truncated"]
+    assert list(found)[:9] == [
+        "format",
+        "objective",
+        "rows",
+        "good",
+        "bad",
+        "warnings",
+        "duplicates",
+        "tokens",
+        "truncated",
+    ]
     assert list(found)[9:] == ["mapping", "confidence", "why", "advice", "histogram", "padding"]
     assert (found["format"], found["objective"], found["rows"], found["good"]) == ("prompt-completion", "sft", 8, 4)
     assert [row["row"] for row in found["bad"]] == [2, 5, 6, 8]
@@ -77,7 +87,11 @@ def test_json_is_the_contract_s(checked: Checked) -> None:
 def test_without_a_tokenizer(checked: Checked) -> None:
     found = as_json(checked)
     assert (found["good"], found["tokens"], found["truncated"]) == (6, None, 0)
-    assert len(checked.examples) + len(checked.others) + len(checked.bad) == checked.rows == checked.good + len(checked.bad)
+    assert (
+        len(checked.examples) + len(checked.others) + len(checked.bad)
+        == checked.rows
+        == checked.good + len(checked.bad)
+    )
     assert checked.columns == ("prompt", "completion", "system")
     assert checked.mapping == {"prompt": "prompt", "completion": "completion", "system": "system"}
 
@@ -93,13 +107,19 @@ def test_text(checked: Checked) -> None:
 @pytest.mark.parametrize(
     ("rows", "objective", "lengths"),
     [
-        ([{"prompt": "q", "chosen": "a b c d", "rejected": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}],
-         "preference", (5, 8)),
-        ([{"prompt": "q", "completion": "a", "label": True}, {"prompt": "r", "completion": "a b", "label": False}],
-         "unpaired_preference", (5, 6)),
+        (
+            [{"prompt": "q", "chosen": "a b c d", "rejected": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}],
+            "preference",
+            (5, 8),
+        ),
+        (
+            [{"prompt": "q", "completion": "a", "label": True}, {"prompt": "r", "completion": "a b", "label": False}],
+            "unpaired_preference",
+            (5, 6),
+        ),
         ([{"text": "one two three"}, {"text": "one " * 50}], "text", (3, 50)),
     ],
-)  # fmt: skip
+)
 def test_other_objectives(rows: list[Any], objective: str, lengths: tuple[int, int], tmp_path: Path) -> None:
     checked = check_file(jsonl(tmp_path, *rows))
     assert (checked.objective, checked.examples, len(checked.others), checked.good) == (objective, (), 2, 2)
@@ -144,7 +164,9 @@ def test_time_grows_with_the_file_only(tmp_path: Path) -> None:
         return time.perf_counter() - start
 
     small = min(seconds(2_000) for _ in range(3))
-    assert seconds(40_000) < 20 * small * 4 + 1  # 20 times the rows, with room for a busy machine; quadratic would be 400
+    assert (
+        seconds(40_000) < 20 * small * 4 + 1
+    )  # 20 times the rows, with room for a busy machine; quadratic would be 400
 
 
 SEEDS = (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from playground.data.detect import detect
-from playground.data.records import Records
+from playground.data.columns import detect
+from playground.data.readers.records import Records
 from playground.errors import InputError
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
@@ -27,12 +27,30 @@ def table(**columns: Any) -> Records:
 
 
 PAIRS = [
-    ("prompt", "completion"), ("Prompt", "Completion"), ("PROMPT ", "COMPLETION"), ("question", "answer"), ("input", "output"),
-    ("query", "response"), ("instruction", "response"), ("user_message", "Assistant Message"), ("source", "target"),
-    ("frage", "antwort"), ("pregunta", "respuesta"), ("Question", "Réponse"), ("domanda", "risposta"), ("pergunta", "resposta"),
-    ("问题", "回答"), ("вопрос", "ответ"), ("mr", "ref"), ("text", "category"), ("text", "label"), ("dialogue", "summary"),
-    ("article", "highlights"), ("patient", "report"), ("user input", "expected_output"),
-]  # fmt: skip
+    ("prompt", "completion"),
+    ("Prompt", "Completion"),
+    ("PROMPT ", "COMPLETION"),
+    ("question", "answer"),
+    ("input", "output"),
+    ("query", "response"),
+    ("instruction", "response"),
+    ("user_message", "Assistant Message"),
+    ("source", "target"),
+    ("frage", "antwort"),
+    ("pregunta", "respuesta"),
+    ("Question", "Réponse"),
+    ("domanda", "risposta"),
+    ("pergunta", "resposta"),
+    ("问题", "回答"),
+    ("вопрос", "ответ"),
+    ("mr", "ref"),
+    ("text", "category"),
+    ("text", "label"),
+    ("dialogue", "summary"),
+    ("article", "highlights"),
+    ("patient", "report"),
+    ("user input", "expected_output"),
+]
 
 
 @pytest.mark.parametrize(("prompt", "completion"), PAIRS)
@@ -47,55 +65,128 @@ def test_pairs_by_name(prompt: str, completion: str, turned: bool) -> None:
 @pytest.mark.parametrize(
     ("columns", "kind", "objective", "mapping"),
     [
-        ({"instruction": "do it", "input": "x", "output": "y"}, "instruction", "sft",
-         "prompt=instruction input=input completion=output"),
+        (
+            {"instruction": "do it", "input": "x", "output": "y"},
+            "instruction",
+            "sft",
+            "prompt=instruction input=input completion=output",
+        ),
         ({"instruction": "do it", "output": "y"}, "instruction", "sft", "prompt=instruction completion=output"),
         (
             {"instruction": "do", "context": "x", "response": "y", "category": ["a", "b", "c"]},
-            "instruction", "sft", "prompt=instruction input=context completion=response",
+            "instruction",
+            "sft",
+            "prompt=instruction input=context completion=response",
         ),
-        ({"question": "q q", "context": "x", "answer": "y"}, "instruction", "sft",
-         "prompt=question input=context completion=answer"),
-        ({"system_prompt": "be kind", "question": "q", "response": "a"}, "prompt-completion", "sft",
-         "prompt=question completion=response system=system_prompt"),
+        (
+            {"question": "q q", "context": "x", "answer": "y"},
+            "instruction",
+            "sft",
+            "prompt=question input=context completion=answer",
+        ),
+        (
+            {"system_prompt": "be kind", "question": "q", "response": "a"},
+            "prompt-completion",
+            "sft",
+            "prompt=question completion=response system=system_prompt",
+        ),
         ({"messages": CHAT}, "chat", "sft", "messages=messages"),
         ({"id": "1", "conversations": SHARE}, "chat", "sft", "messages=conversations"),
         ({"Conversation": SHARE, "system": "be kind"}, "chat", "sft", "system=system messages=Conversation"),
         ({"prompt_id": "x", "prompt": "hi", "messages": CHAT}, "chat", "sft", "messages=messages"),
         ({"thing": CHAT}, "chat", "sft", "messages=thing"),
         ({"messages": str(CHAT)}, "chat", "sft", "messages=messages"),
-        ({"conversation": "a b c", "summary": "a b"}, "prompt-completion", "sft", "prompt=conversation completion=summary"),
-        ({"prompt": "hi", "chosen": "good one", "rejected": "bad one"}, "preference", "preference",
-         "prompt=prompt chosen=chosen rejected=rejected"),
+        (
+            {"conversation": "a b c", "summary": "a b"},
+            "prompt-completion",
+            "sft",
+            "prompt=conversation completion=summary",
+        ),
+        (
+            {"prompt": "hi", "chosen": "good one", "rejected": "bad one"},
+            "preference",
+            "preference",
+            "prompt=prompt chosen=chosen rejected=rejected",
+        ),
         ({"chosen": CHAT, "rejected": SHARE}, "preference", "preference", "chosen=chosen rejected=rejected"),
-        ({"prompt": "hi", "messages": CHAT, "chosen": CHAT, "rejected": CHAT, "score": 1}, "preference", "preference",
-         "prompt=prompt chosen=chosen rejected=rejected"),
-        ({"prompt": "hi", "completion": "ho", "label": [True, False, True]}, "unpaired-preference", "unpaired_preference",
-         "prompt=prompt completion=completion label=label"),
-        ({"question": "hi", "answer": "ho", "thumbs_up": ["yes", "no", "yes"]}, "unpaired-preference", "unpaired_preference",
-         "prompt=question completion=answer label=thumbs_up"),
-        ({"messages": CHAT, "label": [True, False, True]}, "unpaired-preference", "unpaired_preference",
-         "messages=messages label=label"),
+        (
+            {"prompt": "hi", "messages": CHAT, "chosen": CHAT, "rejected": CHAT, "score": 1},
+            "preference",
+            "preference",
+            "prompt=prompt chosen=chosen rejected=rejected",
+        ),
+        (
+            {"prompt": "hi", "completion": "ho", "label": [True, False, True]},
+            "unpaired-preference",
+            "unpaired_preference",
+            "prompt=prompt completion=completion label=label",
+        ),
+        (
+            {"question": "hi", "answer": "ho", "thumbs_up": ["yes", "no", "yes"]},
+            "unpaired-preference",
+            "unpaired_preference",
+            "prompt=question completion=answer label=thumbs_up",
+        ),
+        (
+            {"messages": CHAT, "label": [True, False, True]},
+            "unpaired-preference",
+            "unpaired_preference",
+            "messages=messages label=label",
+        ),
         ({"text": "a b c"}, "text", "text", "text=text"),
         ({"id": "1", "url": "http://x", "text": "a long story", "timestamp": "2020"}, "text", "text", "text=text"),
         ({"text": "a b c", "score": [0.1, 0.2, 0.3]}, "text", "text", "text=text"),
         ({"notes": ["a b", "c d", "e f"], "id": [1, 2, 3]}, "text", "text", "text=notes"),
-        ({"text": ["a b", "c d", "e f"], "label": [0, 1, 0]}, "prompt-completion", "sft", "prompt=text completion=label"),
+        (
+            {"text": ["a b", "c d", "e f"], "label": [0, 1, 0]},
+            "prompt-completion",
+            "sft",
+            "prompt=text completion=label",
+        ),
         # Unknown names
-        ({"symptoms": ["a b", "c d", "e f"], "finding": ["u v", "w x", "y z"]}, "prompt-completion", "sft",
-         "prompt=symptoms completion=finding"),
-        ({"kennung": ["GEN", "FAM", "GEN"], "befund": ["u v", "w x", "y z"]}, "prompt-completion", "sft",
-         "prompt=kennung completion=befund"),
-        ({"kind": ["GEN", "GEN", "GEN"], "report_body": ["u v", "w x", "y z"]}, "prompt-completion", "sft",
-         "prompt=report_body completion=kind"),
-        ({"ID": [0, 1, 2], "code": ["G", "F", "G"], "said": ["a b", "c d", "e f"], "wrote": ["u v", "w x", "y z"]},
-         "prompt-completion", "sft", "prompt=said completion=wrote"),
-        ({"ID": [0, 1, 2], "section_header": ["G", "F", "G"], "section_text": "a b", "dialogue": ["u v", "w x", "y z"]},
-         "prompt-completion", "sft", "prompt=dialogue completion=section_text"),
-        ({"Unnamed: 0": [0, 1, 2], "patient": "sore throat", "letter": ["u v", "w x", "y z"]}, "prompt-completion", "sft",
-         "prompt=patient completion=letter"),
+        (
+            {"symptoms": ["a b", "c d", "e f"], "finding": ["u v", "w x", "y z"]},
+            "prompt-completion",
+            "sft",
+            "prompt=symptoms completion=finding",
+        ),
+        (
+            {"kennung": ["GEN", "FAM", "GEN"], "befund": ["u v", "w x", "y z"]},
+            "prompt-completion",
+            "sft",
+            "prompt=kennung completion=befund",
+        ),
+        (
+            {"kind": ["GEN", "GEN", "GEN"], "report_body": ["u v", "w x", "y z"]},
+            "prompt-completion",
+            "sft",
+            "prompt=report_body completion=kind",
+        ),
+        (
+            {"ID": [0, 1, 2], "code": ["G", "F", "G"], "said": ["a b", "c d", "e f"], "wrote": ["u v", "w x", "y z"]},
+            "prompt-completion",
+            "sft",
+            "prompt=said completion=wrote",
+        ),
+        (
+            {
+                "ID": [0, 1, 2],
+                "section_header": ["G", "F", "G"],
+                "section_text": "a b",
+                "dialogue": ["u v", "w x", "y z"],
+            },
+            "prompt-completion",
+            "sft",
+            "prompt=dialogue completion=section_text",
+        ),
+        (
+            {"Unnamed: 0": [0, 1, 2], "patient": "sore throat", "letter": ["u v", "w x", "y z"]},
+            "prompt-completion",
+            "sft",
+            "prompt=patient completion=letter",
+        ),
     ],
-)  # fmt: skip
+)
 def test_formats(columns: dict[str, Any], kind: str, objective: str, mapping: str) -> None:
     shape = detect(table(**columns))
     assert (shape.format, shape.objective) == (kind, objective)
@@ -103,7 +194,9 @@ def test_formats(columns: dict[str, Any], kind: str, objective: str, mapping: st
 
 
 def test_a_name_most_rows_have_goes_before_a_better_one() -> None:
-    rows: list[Any] = [(n, {"question": "q", "answer": "a"}) for n in range(1, 9)] + [(9, {"prompt": "p", "completion": "c"})]
+    rows: list[Any] = [(n, {"question": "q", "answer": "a"}) for n in range(1, 9)] + [
+        (9, {"prompt": "p", "completion": "c"})
+    ]
     shape = detect(Records(("prompt", "completion", "question", "answer"), rows))
     assert shape.mapping == {"prompt": "question", "completion": "answer"}
 

@@ -9,8 +9,8 @@ import pytest
 
 from playground.data.check import check_file
 from playground.data.editing import edited_lines, table_of
-from playground.data.pasted import pasted_kind
-from playground.data.read import MEBI
+from playground.data.readers.delimited import pasted_kind
+from playground.data.readers.read import MEBI
 
 LIMIT = 8 * MEBI
 
@@ -35,7 +35,10 @@ def test_a_conversation_is_edited_as_json(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]
     file.write_text(
         "\n".join(
-            [json.dumps({"messages": turns}), json.dumps({"messages": [turns[0], {"role": "assistant", "content": "Yes"}]})]
+            [
+                json.dumps({"messages": turns}),
+                json.dumps({"messages": [turns[0], {"role": "assistant", "content": "Yes"}]}),
+            ]
         )
     )
     cell = table_of(file, [1], LIMIT).rows[1][0]

@@ -10,19 +10,48 @@ from typing import Any
 
 import pytest
 
-from playground.data.counting import TokenCounter, separable
 from playground.data.example import Checked, Example, Judged, Message, Passage, Preference
-from playground.data.lengths import TokenReport
-from playground.data.measure import token_report
-from playground.data.render import ALL, encode, render_example
-from playground.data.tokenizer import load_tokenizer
-from playground.errors import CancelledError, InputError
+from playground.data.render import ALL, encode, load_tokenizer, render_example
+from playground.data.token_counts import WORD_PATTERNS, TokenCounter, TokenReport, separable, token_report
+from playground.errors import InputError
 from tests.data.test_check import Words
 
 ODD = [
-    " ", "  ", "\n", " \n", "\n ", "\t", "a", "Word", "é", "e\u0301", "\u0301", "5", "123", ".", "...", "'s", " 's", "<|im_end|>",
-    "<|im_start|>", "日本", "한", "\u3000", "\xa0", "\x1c", "\x85", "\u200b", "🙂", "()", "\r\n", "_", "-", " -", " the", " order",
-]  # fmt: skip
+    " ",
+    "  ",
+    "\n",
+    " \n",
+    "\n ",
+    "\t",
+    "a",
+    "Word",
+    "é",
+    "e\u0301",
+    "\u0301",
+    "5",
+    "123",
+    ".",
+    "...",
+    "'s",
+    " 's",
+    "<|im_end|>",
+    "<|im_start|>",
+    "日本",
+    "한",
+    "\u3000",
+    "\xa0",
+    "\x1c",
+    "\x85",
+    "\u200b",
+    "🙂",
+    "()",
+    "\r\n",
+    "_",
+    "-",
+    " -",
+    " the",
+    " order",
+]
 
 
 def odd(count: int) -> list[str]:
@@ -47,7 +76,9 @@ def report(*rows: tuple[int, int], limit: int = 100, packed: bool = False) -> To
 
 
 def test_every_row_has_its_lengths_and_the_limit_tells_where_it_cuts() -> None:
-    found = token_report(of(example(1, "p p", "a"), example(4, "p " * 20, "a a"), example(9, "p", "a " * 30)), Words(), 12)
+    found = token_report(
+        of(example(1, "p p", "a"), example(4, "p " * 20, "a a"), example(9, "p", "a " * 30)), Words(), 12
+    )
     assert (list(found.rows), list(found.prompt_lengths), list(found.answer_lengths)) == ([1, 4], [4, 22], [2, 3])
     assert [row.row for row in found.bad] == [9]
     cut = found.cut
@@ -103,15 +134,12 @@ def test_an_answer_that_teaches_nothing_is_bad() -> None:
         token_report(of(example(1, "p", "a b c")), Silent(), 50)
 
 
-def test_progress_ends_at_one_and_a_cancelled_count_stops() -> None:
+def test_progress_ends_at_one() -> None:
     rows = of(*(example(number, "p", "a") for number in range(1, 2000)))
-    told: list[float] = []
-    token_report(rows, Words(), 50, progress=told.append)
-    assert told[-1] == 1
-    assert told == sorted(told)
-    asked = iter([False, True])
-    with pytest.raises(CancelledError):
-        token_report(rows, Words(), 50, cancelled=lambda: next(asked))
+    shares: list[float] = []
+    token_report(rows, Words(), 50, on_progress=shares.append)
+    assert shares[-1] == 1
+    assert shares == sorted(shares)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +161,9 @@ def test_words_add_up_to_the_text(tokenizer: Any) -> None:
 @pytest.mark.parametrize("turns", ["last", ALL])
 def test_quick_lengths_are_those_of_the_renderer(tokenizer: Any, turns: str) -> None:
     texts = [text if text.strip() else "word" for text in odd(400)]
-    rows = [example(at, f"Say {text}", text, system="Be brief." if at % 3 == 0 else "") for at, text in enumerate(texts, 1)]
+    rows = [
+        example(at, f"Say {text}", text, system="Be brief." if at % 3 == 0 else "") for at, text in enumerate(texts, 1)
+    ]
     chat = (Message("user", "a"), Message("assistant", "\nb"), Message("user", "c"), Message("assistant", "d"))
     rows += [Example(chat, 500), example(501, "q", "<|im_end|>"), example(502, "q", "word " * 100)]
     found = token_report(of(*rows), tokenizer, 60, turns)
@@ -163,14 +193,19 @@ def test_other_objectives_are_counted_like_the_renderer(tokenizer: Any) -> None:
         assert (p, a) == max((len(each.prompt_ids), len(each.completion_ids)) for each in both)
     assert token_report(of(Judged(prompt, "Yes.", True, 1)), tokenizer, 60).max > 4
     passages = token_report(of(Passage("one two  three", 1), Passage("x " * 500, 2)), tokenizer, 60)
-    assert list(passages.answer_lengths) == [len(encode(tokenizer, "one two  three")), len(encode(tokenizer, "x " * 500))]
+    assert list(passages.answer_lengths) == [
+        len(encode(tokenizer, "one two  three")),
+        len(encode(tokenizer, "x " * 500)),
+    ]
     assert (passages.truncated, passages.cut) == (0, [])
 
 
 @pytest.mark.real
 def test_a_template_that_refuses_one_row_spoils_no_other(tokenizer: Any, real_base: Any) -> None:
     mine = load_tokenizer(real_base.path)
-    mine.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + mine.chat_template
+    mine.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + mine.chat_template
+    )
     rows = [example(at, f"question {at}", "a", system="s" if at == 7 else "") for at in range(1, 100)]
     found = token_report(of(*rows), mine, 60)
     assert [bad.row for bad in found.bad] == [7]
@@ -184,18 +219,17 @@ def test_a_template_that_refuses_one_row_spoils_no_other(tokenizer: Any, real_ba
 @pytest.mark.real
 @pytest.mark.parametrize("kind", ["gpt2", "llama3", "prefix", "metaspace", "whitespace"])
 def test_only_tokenizers_that_cut_before_spaces_are_counted_by_words(kind: str, tmp_path: Path) -> None:
-    """Small tokenizers of each make, trained here: by words where that is right, and right all the same where it is not."""
+    """Small tokenizers of each make, trained here: by words where that is right, and right all the same where it is
+    not."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
-
-    from playground.data.counting import _SPLITS
 
     own = Tokenizer(models.BPE())
     own.pre_tokenizer = {
         "gpt2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
         "llama3": lambda: pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(Regex(_SPLITS[1]), "isolated"),
+                pre_tokenizers.Split(Regex(WORD_PATTERNS[1]), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         ),
@@ -204,7 +238,9 @@ def test_only_tokenizers_that_cut_before_spaces_are_counted_by_words(kind: str, 
         "whitespace": lambda: pre_tokenizers.Split(Regex(r"\n"), "isolated"),
     }[kind]()
     text = ["of the order and the end of the day", "a  b\n c 12 345 it's 's (of the) ", "of the of the of the"] * 20
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     own.train_from_iterator(text, trainer)
     assert separable(own) == (kind in ("gpt2", "llama3"))
     fast = PreTrainedTokenizerFast(tokenizer_object=own)

@@ -1,4 +1,5 @@
-"""Small files that unpack to a machine's whole memory, or to hours: refused in words while they are read, within a bound on memory."""
+"""Small files that unpack to a machine's whole memory, or to hours: refused in words while they are read, within a
+bound on memory."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from playground.data.limits import COLUMNS, Limits
-from playground.data.read import MEBI, read_records
+from playground.data.readers.limits import COLUMNS, Limits
+from playground.data.readers.read import MEBI, read_records
 from playground.errors import InputError
 from playground.settings import PROJECT_ROOT
-from tests.data.test_files import book
+from tests.data.conftest import book
 
 SHARED = 20 * MEBI
 """The largest upload where the app is shared."""
@@ -25,7 +26,7 @@ BOUND = 1 << 30
 READER = r"""
 import json, re, sys
 from pathlib import Path
-from playground.data.read import read_records
+from playground.data.readers.read import read_records
 from playground.errors import InputError
 try:
     said = f"read {len(read_records(Path(sys.argv[1]), int(sys.argv[2])).rows)} rows"
@@ -57,7 +58,9 @@ def cell(place: str, text: str = "x") -> str:
 
 
 def far_row() -> bytes:
-    return sheet(f'<row r="1">{cell("A1")}{cell("B1")}</row><row r="20000000">{cell("A20000000")}{cell("B20000000")}</row>')
+    return sheet(
+        f'<row r="1">{cell("A1")}{cell("B1")}</row><row r="20000000">{cell("A20000000")}{cell("B20000000")}</row>'
+    )
 
 
 def last_column() -> bytes:
@@ -68,7 +71,9 @@ def dictionary_parquet() -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), pyarrow.array(["x" * 2_000_000]))
+    texts = pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array([0] * 1000, pyarrow.int32()), pyarrow.array(["x" * 2_000_000])
+    )
     held = io.BytesIO()
     pyarrow.parquet.write_table(
         pyarrow.table({"prompt": texts, "completion": texts}), held, compression="zstd", store_schema=False
@@ -77,11 +82,14 @@ def dictionary_parquet() -> bytes:
 
 
 def coded_parquet() -> bytes:
-    """As pyarrow writes it by itself: read back, the columns are dictionaries, which say little of what their values take."""
+    """As pyarrow writes it by itself: read back, the columns are dictionaries, which say little of what their values
+    take."""
     import pyarrow
     import pyarrow.parquet
 
-    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), pyarrow.array(["x" * 500_000]))
+    text = pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array([0] * 1000, pyarrow.int32()), pyarrow.array(["x" * 500_000])
+    )
     held = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table({f"c{n}": text for n in range(40)}), held)
     return held.getvalue()
@@ -125,17 +133,25 @@ BOMBS = {
         "read 3 rows",  # the first of them is a bad row
     ),
     "columns.json": (
-        lambda: json.dumps({"a": dict.fromkeys(map(str, range(90_000)), 1)} | {f"c{n}": {"0": 1} for n in range(900)}).encode(),
+        lambda: json.dumps(
+            {"a": dict.fromkeys(map(str, range(90_000)), 1)} | {f"c{n}": {"0": 1} for n in range(900)}
+        ).encode(),
         "cells, the most that are read",
     ),
     "dots.jsonl": (lambda: json.dumps({"." * 1_000_000: 1}).encode() + b"\n{}\n", "read 2 rows"),
     "lines.txt.gz": (lambda: gzip.compress(b"a\n" * 5_000_000), "the most that are read"),
-    "header.csv": (lambda: ",".join(f"c{n}" for n in range(60_000)).encode() + b"\n1,2\n", "60,000 columns; at most 1000"),
+    "header.csv": (
+        lambda: ",".join(f"c{n}" for n in range(60_000)).encode() + b"\n1,2\n",
+        "60,000 columns; at most 1000",
+    ),
     "cells.csv": (
         lambda: (",".join(f"c{n}" for n in range(999)) + "\n" + "1,2\n" * 200_000).encode(),
         "cells, the most that are read",
     ),
-    "keys.jsonl": (lambda: json.dumps({f"k{n}": n for n in range(60_000)}).encode() + b"\n{}\n", "60,000 columns; at most 1000"),
+    "keys.jsonl": (
+        lambda: json.dumps({f"k{n}": n for n in range(60_000)}).encode() + b"\n{}\n",
+        "60,000 columns; at most 1000",
+    ),
     "deep.json": (lambda: b"[" * 100_000, "nested too deep"),
 }
 
@@ -160,7 +176,10 @@ def test_a_small_file_that_unpacks_to_too_much_is_refused_within_a_bound_on_memo
 def test_a_line_of_jsonl_that_is_too_long_is_one_bad_row(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(
-        '{"prompt": "a", "completion": "b"}\n' + '{"prompt": "' + "x" * 17_000_000 + '"}\n{"prompt": "c", "completion": "d"}\n'
+        '{"prompt": "a", "completion": "b"}\n'
+        + '{"prompt": "'
+        + "x" * 17_000_000
+        + '"}\n{"prompt": "c", "completion": "d"}\n'
     )
     broken = [(number, row.reason) for number, row in read_records(file, SHARED).rows if not isinstance(row, dict)]
     assert broken == [(2, "longer than 16,777,216 characters")]

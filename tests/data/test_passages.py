@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from playground.data.example import Checked, Example, Message
-from playground.data.passages import Documents, Nearest, passages_of, read_documents, told, with_passages
+from playground.data.retrieval import Documents, Nearest, passages_of, read_documents, with_documents, with_passages
 from playground.errors import InputError
 
 TEXT = "# Wards\n\nWard 7 has 12 beds.\n\nVisiting hours end at 8 pm.\n\n" + "A long sentence about meals. " * 40
@@ -37,7 +37,7 @@ def test_a_question_with_passages_and_without() -> None:
 
 def test_rows_are_told_and_keep_their_numbers() -> None:
     rows = tuple(Example((Message("user", f"Beds in ward {n}?"), Message("assistant", "12")), n) for n in (3, 7))
-    found = told(Checked("chat", "sft", 9, rows), Documents(["Ward 7 has 12 beds.", "Ward 3 is closed."]))
+    found = with_documents(Checked("chat", "sft", 9, rows), Documents(["Ward 7 has 12 beds.", "Ward 3 is closed."]))
     assert [row.row for row in found.examples] == [3, 7]
     assert found.examples[0].messages[0].content.startswith("Passages:\n[1] Ward 3 is closed.")
     assert found.examples[0].completion == "12"

@@ -6,20 +6,16 @@ import json
 import time
 from pathlib import Path
 
+import openpyxl
 import pytest
 
-from playground.data.read import MEBI, read_records
-from playground.data.records import Broken
+from playground.data.readers.read import MEBI, read_records
+from playground.data.readers.records import Broken
 from playground.errors import InputError
+from tests.data.conftest import book, parquet, put
 
 LIMIT = 256 * MEBI
 PAIR = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
-
-
-def put(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 SAME: dict[str, str | bytes] = {
@@ -63,37 +59,48 @@ def test_every_spelling_reads_the_same(name: str, tmp_path: Path) -> None:
 
 
 def test_workbooks(tmp_path: Path) -> None:
-    openpyxl = pytest.importorskip("openpyxl")
-    book = openpyxl.Workbook()
-    book.active.append(["prompt ", "completion", None])
-    for cells in (["a", 3], [None, None], ["c", True]):
-        book.active.append(cells)
-    book.save(tmp_path / "one.xlsx")
-    book = openpyxl.Workbook()  # an empty first sheet, and lines above the header
-    sheet = book.create_sheet("Rows")
+    one = put(tmp_path, "one.xlsx", book(["prompt ", "completion", None], ["a", 3], [None, None], ["c", True]))
+    workbook = openpyxl.Workbook()  # an empty first sheet, and lines above the header
+    sheet = workbook.create_sheet("Rows")
     for row in ([], ["prompt", "completion"], ["a", "b"], ["c", "d"]):
         sheet.append(row)
     sheet.cell(row=40, column=1).value = ""
-    book.save(tmp_path / "two.xlsx")
-    assert [row for _, row in read_records(tmp_path / "one.xlsx", LIMIT).rows] == [
-        {"prompt": "a", "completion": 3},
-        {"prompt": "", "completion": ""},
-        {"prompt": "c", "completion": True},
-    ]
+    workbook.save(tmp_path / "two.xlsx")
+    assert [tuple(row.values()) for _, row in read_records(one, LIMIT).rows] == [("a", 3), ("", ""), ("c", True)]
     assert [row for _, row in read_records(tmp_path / "two.xlsx", LIMIT).rows] == PAIR
 
 
 def test_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     turns = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]]
-    parquet.write_table(pyarrow.table({"messages": turns}), tmp_path / "chat.parquet")
-    parquet.write_table(pyarrow.table({"prompt": ["a", None], "n": [1, None]}), tmp_path / "null.parquet")
-    assert [*read_records(tmp_path / "chat.parquet", LIMIT).rows] == [(1, {"messages": turns[0]})]
-    assert [*read_records(tmp_path / "null.parquet", LIMIT).rows] == [(1, {"prompt": "a", "n": 1}), (2, {"prompt": "", "n": ""})]
-    parquet.write_table(pyarrow.table({"text": ["x" * 1000] * 1000}), tmp_path / "bomb.parquet", compression="zstd")
+    chat = put(tmp_path, "chat.parquet", parquet(messages=turns))
+    assert [*read_records(chat, LIMIT).rows] == [(1, {"messages": turns[0]})]
+    null = put(tmp_path, "null.parquet", parquet(prompt=["a", None], n=[1, None]))
+    assert [*read_records(null, LIMIT).rows] == [(1, {"prompt": "a", "n": 1}), (2, {"prompt": "", "n": ""})]
     with pytest.raises(InputError, match="unpacks to more than"):
-        read_records(tmp_path / "bomb.parquet", 50_000)
+        read_records(put(tmp_path, "bomb.parquet", parquet(text=["x" * 1000] * 1000)), 50_000)
+
+
+TURKISH = "soru,cevap\nBugün hava nasıl,Bugün hava çok güzel ve güneşli\nAğaç nerede,Bahçede\n"
+POLISH = "pytanie,odpowiedź\nJaka jest dziś pogoda,Dziś jest ciepło i słonecznie\n"
+GREEK = "ερώτηση,απάντηση\nΤι καιρό κάνει σήμερα,Σήμερα κάνει πολλή ζέστη\n"
+HEBREW = "שאלה,תשובה\nמה מזג האוויר היום,היום חם מאוד\n"
+THAI = "คำถาม,คำตอบ\nวันนี้อากาศเป็นอย่างไร,วันนี้ร้อนมาก\n"
+TRADITIONAL = "問題,回答\n今天天氣怎麼樣,今天很暖和\n"
+DOS = "frage,antwort\nGrüße aus Köln,schön für Übergrößenträger\n"
+RUSSIAN = "вопрос,ответ\nкакая сегодня погода,сегодня тепло\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "codec"),
+    [
+        *((TURKISH, "cp1254"), (TURKISH.splitlines()[0] + "\nşehir,ışık\n", "cp1254"), (POLISH, "cp1250")),
+        *((GREEK, "cp1253"), (HEBREW, "cp1255"), (THAI, "cp874"), (TRADITIONAL, "big5"), (DOS, "cp850")),
+        *((RUSSIAN, "cp866"), (RUSSIAN, "cp1251"), ("a,b\nGrüße,£5\n", "cp1252"), ("a,b\n£5,it’s\n", "cp1252")),
+    ],
+)
+def test_a_codec_from_before_unicode_is_known_by_its_letters(text: str, codec: str, tmp_path: Path) -> None:
+    rows = [row for _, row in read_records(put(tmp_path, "a.csv", text.encode(codec)), LIMIT).rows]
+    assert [",".join(row.values()) for row in rows if isinstance(row, dict)] == text.splitlines()[1:]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,9 @@ def test_encodings(content: bytes, text: str, tmp_path: Path) -> None:
         ("nan.json", '[{"a": NaN}, {"a": Infinity}]', [], 2),
     ],
 )
-def test_broken_records_are_counted_by_number(name: str, content: str, broken: list[int], rows: int, tmp_path: Path) -> None:
+def test_broken_records_are_counted_by_number(
+    name: str, content: str, broken: list[int], rows: int, tmp_path: Path
+) -> None:
     records = read_records(put(tmp_path, name, content), LIMIT)
     assert [number for number, record in records.rows if isinstance(record, Broken)] == broken
     assert len(records.rows) == rows
@@ -211,7 +220,9 @@ def test_double_and_unnamed_columns(tmp_path: Path) -> None:
 
 
 def test_open_quotes_do_not_make_reading_quadratic(tmp_path: Path) -> None:
-    path = put(tmp_path, "quotes.csv", "a,b\n" + '"never closed,1\n' + "x,y\n" * 60_000 + '"a","b\n' * 2 + "x,y\n" * 60_000)
+    path = put(
+        tmp_path, "quotes.csv", "a,b\n" + '"never closed,1\n' + "x,y\n" * 60_000 + '"a","b\n' * 2 + "x,y\n" * 60_000
+    )
     start = time.perf_counter()
     records = read_records(path, LIMIT)
     assert len(records.rows) > 100_000

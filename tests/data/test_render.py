@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from playground.data.example import Example, Message
-from playground.data.render import ALL, LAST, encode, render_example
-from playground.data.tokenizer import load_tokenizer
+from playground.data.render import ALL, LAST, encode, load_tokenizer, render_example
 from playground.errors import InputError
 
 
@@ -41,7 +40,9 @@ def test_every_answer_is_learned_and_nothing_else(tokenizer: Any) -> None:
     assert learned(tokenizer, row) == ["A report.<|im_end|>", "Doctor Sharma did.<|im_end|>", "On Monday.<|im_end|>"]
     whole = tokenizer.apply_chat_template([turn.as_dict() for turn in CHAT.messages], tokenize=False).rstrip("\n")
     assert row.prompt_text + row.completion_text == whole
-    assert row.prompt_ids + row.completion_ids == encode(tokenizer, whole), "the same tokens as the whole text in one piece"
+    assert row.prompt_ids + row.completion_ids == encode(tokenizer, whole), (
+        "the same tokens as the whole text in one piece"
+    )
     assert row.learned == sum(len(encode(tokenizer, text)) for text in learned(tokenizer, row))
 
 

@@ -21,7 +21,12 @@ def sizes(parts: Parts) -> tuple[int, int, int]:
     ("rows", "validation", "test", "expected"),
     [
         *((0, 0.1, 0.15, (0, 0, 0)), (1, 0.1, 0.15, (1, 0, 0)), (9, 0.5, 0.4, (9, 0, 0)), (10, 0.1, 0.15, (9, 1, 0))),
-        *((12, 0.01, 0.01, (11, 1, 0)), (19, 0.1, 0.5, (17, 2, 0)), (20, 0.1, 0.15, (15, 2, 3)), (100, 0.1, 0.15, (75, 10, 15))),
+        *(
+            (12, 0.01, 0.01, (11, 1, 0)),
+            (19, 0.1, 0.5, (17, 2, 0)),
+            (20, 0.1, 0.15, (15, 2, 3)),
+            (100, 0.1, 0.15, (75, 10, 15)),
+        ),
         *(
             (100, 0.0, 0.0, (100, 0, 0)),
             (100, 0.1, 0.0, (90, 10, 0)),
@@ -77,7 +82,9 @@ def test_large_groups(prompts: list[str], expected: tuple[int, int, int]) -> Non
 def test_raw_text_and_preferences_are_split_too() -> None:
     texts = [Passage(f"Text {n // 2}", n) for n in range(60)]
     parts = split(texts, 1)
-    assert all((n // 2) * 2 in parts.test and (n // 2) * 2 + 1 in parts.test for n in parts.test), "the same text stays together"
+    assert all((n // 2) * 2 in parts.test and (n // 2) * 2 + 1 in parts.test for n in parts.test), (
+        "the same text stays together"
+    )
     pairs = [Preference((Message("user", f"q{n}"),), "a", "b", n) for n in range(40)]
     assert sizes(split(pairs, 1)) == (30, 4, 6)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from playground.data.detect import FORMATS, Shape
+from playground.data.columns import FORMATS, Shape
 from playground.data.example import Example, Judged, Passage, Preference
-from playground.data.records import Broken, Records
+from playground.data.readers.records import Broken, Records
 from playground.data.validate import Validated, validate
 
 OBJECTIVES = {name: objective for name, objective, _, _ in FORMATS}
@@ -18,10 +18,13 @@ U, A, S = (lambda text, role=role: {"role": role, "content": text} for role in (
 
 def check(kind: str, *rows: Any) -> Validated:
     roles = {
-        "prompt-completion": ("prompt", "completion", "system"), "instruction": ("prompt", "input", "completion"),
-        "chat": ("messages", "system"), "preference": ("prompt", "chosen", "rejected"), "text": ("text",),
+        "prompt-completion": ("prompt", "completion", "system"),
+        "instruction": ("prompt", "input", "completion"),
+        "chat": ("messages", "system"),
+        "preference": ("prompt", "chosen", "rejected"),
+        "text": ("text",),
         "unpaired-preference": ("prompt", "completion", "label"),
-    }[kind]  # fmt: skip
+    }[kind]
     shape = Shape(kind, OBJECTIVES[kind], {role: role for role in roles})
     found = validate(Records(roles, [*enumerate(rows, 1)]), shape)
     assert len(found.rows) + len(found.bad) == len(rows)
@@ -72,7 +75,11 @@ BAD = [
     ("chat", {"messages": [U([{"type": "image_url"}]), A("y")]}, "something other than text"),
     ("preference", {"prompt": "q", "chosen": "a", "rejected": "a "}, "chosen and rejected are the same"),
     ("preference", {"prompt": "q", "chosen": "a", "rejected": ""}, "the rejected answer is empty"),
-    ("preference", {"prompt": "q", "chosen": [U("q"), A("a")], "rejected": [U("r"), A("b")]}, "do not share one prompt"),
+    (
+        "preference",
+        {"prompt": "q", "chosen": [U("q"), A("a")], "rejected": [U("r"), A("b")]},
+        "do not share one prompt",
+    ),
     ("unpaired-preference", {"prompt": "q", "completion": "a", "label": "maybe"}, "'maybe', neither true nor false"),
     ("unpaired-preference", {"prompt": "q", "completion": "a", "label": ""}, "is empty"),
     ("unpaired-preference", {"prompt": "q", "completion": "a"}, "no label"),
@@ -89,8 +96,12 @@ def test_bad_rows(kind: str, row: Any, says: str) -> None:
 
 def test_chats_of_every_spelling() -> None:
     assert turns(S("s"), U("x"), A("y"), U("z"), A("w")) == [
-        ("system", "s"), ("user", "x"), ("assistant", "y"), ("user", "z"), ("assistant", "w"),
-    ]  # fmt: skip
+        ("system", "s"),
+        ("user", "x"),
+        ("assistant", "y"),
+        ("user", "z"),
+        ("assistant", "w"),
+    ]
     assert turns(S(" "), U("x"), A("y")) == [("user", "x"), ("assistant", "y")]
     assert turns({"from": "human", "value": "x"}, {"from": "gpt", "value": 5}) == [("user", "x"), ("assistant", "5")]
     assert turns({"role": "Human", "text": "x"}, {"role": "MODEL", "text": "y"}) == [("user", "x"), ("assistant", "y")]
@@ -141,7 +152,9 @@ def test_preferences_judgements_and_passages() -> None:
     reasons = [warning.reason for warning in found.warnings]
     assert reasons == ["the same as row 1", "same prompt and answers as row 1, the opposite choice"]
 
-    found = check("unpaired-preference", *({"prompt": "q", "completion": "a", "label": label} for label in (True, "no", 1)))
+    found = check(
+        "unpaired-preference", *({"prompt": "q", "completion": "a", "label": label} for label in (True, "no", 1))
+    )
     assert [row.good for row in found.rows if isinstance(row, Judged)] == [True, False, True]
     reasons = [warning.reason for warning in found.warnings]
     assert reasons == ["same prompt and answer as row 1, the opposite label", "the same as row 1"]
@@ -153,8 +166,16 @@ def test_preferences_judgements_and_passages() -> None:
 
 def test_duplicates_conflicts_and_damage_are_warnings() -> None:
     pair = {"prompt": "q", "completion": "a"}
-    found = check("prompt-completion", pair, {"prompt": "r", "completion": "b"}, pair, {**pair, "completion": "c"},
-                  {**pair, "system": "s"}, {"prompt": "x\ufffd", "completion": "y"}, {**pair, "completion": "c"})  # fmt: skip
+    found = check(
+        "prompt-completion",
+        pair,
+        {"prompt": "r", "completion": "b"},
+        pair,
+        {**pair, "completion": "c"},
+        {**pair, "system": "s"},
+        {"prompt": "x\ufffd", "completion": "y"},
+        {**pair, "completion": "c"},
+    )
     assert len(found.rows) == 7
     assert found.duplicates == 2
     assert [(warning.row, warning.reason) for warning in found.warnings] == [

@@ -20,6 +20,8 @@ from filelock import FileLock
 from playground.library.bases import Base
 from playground.settings import PROJECT_ROOT
 
+SLOW = 900_000
+"""Milliseconds that a training or some dozens of replies may take on a busy machine."""
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
 
@@ -59,7 +61,8 @@ def start_app(home: Path, log: Path, base: Path | None = None) -> App:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_file_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each trains or decodes for real; two beside each other, in two processes of pytest-xdist, would only take longer."""
+    """Each trains or decodes for real; two beside each other, in two processes of pytest-xdist, would only take
+    longer."""
     with FileLock(tmp_path_factory.getbasetemp().parent / "e2e.lock"):
         yield
 
@@ -78,7 +81,9 @@ def app(real_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Closed with its file: while it is open its event loop runs in this thread, and no other test may start one."""
-    path = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    path = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
     if path is None:
         if os.environ.get("CI"):
             pytest.fail("No Chromium on this machine; the gate installs it.")
@@ -108,3 +113,12 @@ def open_page(page: Any, app: App) -> None:
     page.wait_for_function(
         "() => { const ask = document.querySelector('.main-act'); return ask && !ask.disabled }", timeout=120_000
     )
+
+
+def tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def upload(page: Any, file: Path) -> None:
+    tab(page, "Train")
+    page.locator(".drop input[type=file]").set_input_files(str(file))

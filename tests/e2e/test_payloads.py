@@ -1,4 +1,5 @@
-"""Every text that may come from somebody else says that it is a script; in a real browser it stays a text, and nothing is fetched."""
+"""Every text that may come from somebody else says that it is a script; in a real browser it stays a text, and nothing
+is fetched."""
 
 from __future__ import annotations
 
@@ -12,20 +13,21 @@ from typing import Any
 
 import pytest
 
-from playground.services.prompts import PromptBook
-from playground.services.race_store import DONE, Entry, Race, RaceStore
-from playground.services.store import RunStore
-from playground.services.verdict_files import VerdictFiles
+from playground.db import RunStore
 from playground.settings import Settings
-from tests.e2e.conftest import App, open_page, start_app
-from tests.e2e.test_journey import tab
+from playground.verdict.bench import PromptBook
+from playground.verdict.files import VerdictFiles
+from playground.verdict.race_store import DONE, Entry, Race, RaceStore
+from tests.e2e.conftest import App, open_page, start_app, tab
 from tests.engine.conftest import make_lora
 from tests.evaluation.verdicts import EVIL, verdict
 from tests.payloads import PAYLOADS
 
 pytestmark = [pytest.mark.browser]
 __all__ = ["make_lora"]
-TAGS = "[onerror], [onload], [onclick], [onfocus], img[src*=pwned], iframe, a[href^='javascript:'], body script:not([src])"
+TAGS = (
+    "[onerror], [onload], [onclick], [onfocus], img[src*=pwned], iframe, a[href^='javascript:'], body script:not([src])"
+)
 
 
 def poison(home: Path, lora: Path) -> None:
@@ -40,11 +42,30 @@ def poison(home: Path, lora: Path) -> None:
             json.dumps({"schema": 1, **dict.fromkeys(texts, payload), "method": f"lora{payload}"[:40]})
         )
         (adapter / "README.md").write_text(payload)
-        runs.add(run=f"20260101-00000{place}-{place:04x}", owner="local", name=payload, method=payload, state="FAILED", error=payload, created_s=1.0 + place, steps=10, needs_bytes=1)  # fmt: skip
+        runs.add(
+            run=f"20260101-00000{place}-{place:04x}",
+            owner="local",
+            name=payload,
+            method=payload,
+            state="FAILED",
+            error=payload,
+            created_s=1.0 + place,
+            steps=10,
+            needs_bytes=1,
+        )
         entries = (
-            Entry("lora", "r1", 10, state="DONE", adapter=adapter.name, reason=payload, figures={"eval_loss": 1.0, "trainable_params": 9}, loss=[[1, 2.0], [2, 1.0]]),
+            Entry(
+                "lora",
+                "r1",
+                10,
+                state="DONE",
+                adapter=adapter.name,
+                reason=payload,
+                figures={"eval_loss": 1.0, "trainable_params": 9},
+                loss=[[1, 2.0], [2, 1.0]],
+            ),
             Entry(payload, "r2", 10, state=payload, reason=payload),
-        )  # fmt: skip
+        )
         races.add(
             Race(
                 f"race{place}",
@@ -63,7 +84,8 @@ def poison(home: Path, lora: Path) -> None:
         )
         PromptBook(home / "prompts").keep(f"Say {payload}")
         record, rows = (
-            json.loads(json.dumps(made).replace(json.dumps(EVIL)[1:-1], json.dumps(payload)[1:-1])) for made in verdict(8)
+            json.loads(json.dumps(made).replace(json.dumps(EVIL)[1:-1], json.dumps(payload)[1:-1]))
+            for made in verdict(8)
         )
         state = verdicts.new("local", payload, {}, 1.0 + place)
         verdicts.save(state.id, record | {"id": state.id}, rows, [])
@@ -78,7 +100,9 @@ class Watched:
     did: list[str] = field(default_factory=list)
 
     def unfold(self) -> None:
-        self.page.evaluate("() => document.querySelectorAll('.label-wrap:not(.open), summary').forEach(fold => fold.click())")
+        self.page.evaluate(
+            "() => document.querySelectorAll('.label-wrap:not(.open), summary').forEach(fold => fold.click())"
+        )
 
     def check(self, where: str) -> None:
         found = self.page.evaluate(
@@ -90,7 +114,9 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def poisoned(tiny_base: Path, make_lora: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def poisoned(
+    tiny_base: Path, make_lora: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[App]:
     home = tmp_path_factory.mktemp("poisoned") / "home"
     home.mkdir()
     poison(home, make_lora(1))
@@ -106,8 +132,12 @@ def watched(poisoned: App, browser: Any) -> Iterator[Watched]:
     watch = Watched(context.new_page())
     watch.page.set_default_timeout(60_000)
     watch.page.on("dialog", lambda dialog: (watch.did.append(dialog.message), dialog.dismiss()))
-    watch.page.on("console", lambda said: watch.did.append(said.text) if "Content Security Policy" in said.text else None)
-    watch.page.on("request", lambda asked: watch.did.append(asked.url) if _is_foreign(asked.url, poisoned.url) else None)
+    watch.page.on(
+        "console", lambda said: watch.did.append(said.text) if "Content Security Policy" in said.text else None
+    )
+    watch.page.on(
+        "request", lambda asked: watch.did.append(asked.url) if _is_foreign(asked.url, poisoned.url) else None
+    )
     open_page(watch.page, poisoned)
     yield watch
     context.close()
@@ -195,8 +225,9 @@ def test_the_page_runs_under_its_policy_and_what_is_handed_out_may_run_nothing(w
     assert "sha256-" in scripts
     assert "frame-ancestors 'self'" in policy
     refused = page.evaluate(
-        "() => new Promise(done => { document.addEventListener('securitypolicyviolation', event => done(event.effectiveDirective));"
-        " const one = document.createElement('div'); one.innerHTML = '<img src=data:, onerror=\"window.pwned=2\">'; document.body.append(one); })"
+        "() => new Promise(done => { document.addEventListener('securitypolicyviolation', event =>"
+        " done(event.effectiveDirective)); const one = document.createElement('div'); one.innerHTML = '<img src=data:,"
+        ' onerror="window.pwned=2">\'; document.body.append(one); })'
     )
     assert refused == "script-src-attr"
     assert page.evaluate("() => window.pwned") is None, "had a tag got through, the browser would still not run it"

@@ -1,9 +1,10 @@
-"""Tiny random bases of every family and adapters of every kind made with PEFT, and what PEFT and generate say to a prompt."""
+"""Tiny random bases of every family and adapters of every kind made with PEFT, and what PEFT and generate say to a
+prompt."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,33 +12,53 @@ from typing import Any
 import torch
 
 from playground.engine.adapter_file import read_adapter
-from playground.engine.bottlenecks import Neck
+from playground.engine.adapter_weights import ModuleWeights, fitted
+from playground.engine.bottleneck import Neck
 from playground.engine.engine import Engine
 from playground.engine.request import AdapterFile, Row, RowState
-from playground.engine.weights import ModuleWeights, fitted
 
 BYTES = 256
 WINDOW = 12
 """Sliding windows here are so many tokens wide: prompts and replies pass them."""
 
 _SIDES: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 256, "initializer_range": 0.2,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+}
 _GEMMA: dict[str, Any] = {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32}
 _LONG: dict[str, Any] = {
-    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [float(n) for n in range(1, 9)],
-    "factor": 8.0, "original_max_position_embeddings": 32,
-}  # fmt: skip
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 8,
+    "long_factor": [float(n) for n in range(1, 9)],
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", _SIDES),
     "llama-bias": ("LlamaConfig", _SIDES | {"attention_bias": True, "tie_word_embeddings": True}),
     "llama-yarn": (
         "LlamaConfig",
-        _SIDES | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}},
+        _SIDES
+        | {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
     ),
     "qwen2": ("Qwen2Config", _SIDES),
-    "qwen2-window": ("Qwen2Config", _SIDES | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}),
+    "qwen2-window": (
+        "Qwen2Config",
+        _SIDES | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    ),
     "qwen3": ("Qwen3Config", _SIDES | {"head_dim": 32}),
     "mistral": ("MistralConfig", _SIDES | {"sliding_window": None}),
     "mistral-window": ("MistralConfig", _SIDES | {"sliding_window": WINDOW}),
@@ -52,12 +73,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": (
         "OPTConfig",
         {
-            "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256,
-            "init_std": 0.2, "word_embed_proj_dim": 64,
+            "hidden_size": 64,
+            "ffn_dim": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 256,
+            "init_std": 0.2,
+            "word_embed_proj_dim": 64,
         },
     ),
     "lfm2": ("Lfm2Config", _SIDES | {"layer_types": ["conv", "full_attention"]}),
-}  # fmt: skip
+}
 
 IA3_ON: dict[str, tuple[list[str], list[str]]] = {
     "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
@@ -67,6 +93,13 @@ IA3_ON: dict[str, tuple[list[str], list[str]]] = {
     "lfm2": (["k_proj", "v_proj", "w2"], ["w2"]),
 }
 """Where PEFT has no default of its own, or none that fits: the modules, and those of them whose input is scaled."""
+
+
+class Again:
+    """A graph that runs its work anew."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.replay = work
 
 
 def byte_tokenizer() -> Any:
@@ -82,7 +115,8 @@ def byte_tokenizer() -> Any:
 
 
 def save_base(family: str, folder: Path, **changed: Any) -> Path:
-    """A random two-layer model. Biases and norms are drawn too: as the library makes them they are zeros and ones, and prove nothing."""
+    """A random two-layer model. Biases and norms are drawn too: as the library makes them they are zeros and ones, and
+    prove nothing."""
     import transformers
 
     tokenizer = byte_tokenizer()
@@ -166,7 +200,9 @@ def save_adapter(base: Path, folder: Path, kind: str, seed: int = 0, **options: 
         name, own = VIRTUAL[kind]
         config = getattr(peft, name)(**(own | {"task_type": "CAUSAL_LM"} | options))
     else:
-        config = LoraConfig(**({"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options))
+        config = LoraConfig(
+            **({"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options)
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = get_peft_model(load_base(base), config)
@@ -188,7 +224,8 @@ def with_adapter(model: Any, folder: Path | None) -> Any:
 
 @dataclass(frozen=True)
 class Said:
-    """A greedy reply's tokens, without the end, and the natural-log probabilities at each place [places, vocabulary]."""
+    """A greedy reply's tokens, without the end, and the natural-log probabilities at each place [places,
+    vocabulary]."""
 
     tokens: list[int]
     shares: torch.Tensor
@@ -199,9 +236,13 @@ def said_by(model: Any, ids: Sequence[int], tokens: int) -> Said:
     prompt = torch.tensor([list(ids)])
     with torch.no_grad():
         out = model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False,
-            return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
     reply = out.sequences[0, len(ids) :].tolist()
     ends = model.generation_config.eos_token_id
     return Said([token for token in reply if token != ends], torch.cat(out.logits).float().log_softmax(-1))
@@ -233,7 +274,7 @@ def poison(engine: Engine, folder: Path, value: float, name: str = "bad") -> Non
         return None if tensor is None else torch.full_like(tensor, value)
 
     weights = {}
-    for path, part in fitted(name, found.modules, engine._linears).items():
+    for path, part in fitted(name, found.modules, engine.linears).items():
         neck = None
         if part.neck is not None:
             down, down_bias, up, up_bias = (torch.full_like(tensor, value) for tensor in part.neck.tensors)
@@ -241,7 +282,7 @@ def poison(engine: Engine, folder: Path, value: float, name: str = "bad") -> Non
         vectors = {field: full(getattr(part, field)) for field in ("a", "b", "in_scale", "out_scale", "shift")}
         weights[path] = ModuleWeights(**vectors, neck=neck)
     virtual = None if found.virtual is None else replace(found.virtual, flat=torch.full_like(found.virtual.flat, value))
-    engine._compute.run(lambda: engine._way.put(name, f"poison {value}", weights, virtual))
+    engine.worker.run(lambda: engine.backend.put(name, f"poison {value}", weights, virtual))
 
 
 def run(engine: Engine, rows: Sequence[Row]) -> list[RowState]:
@@ -253,7 +294,7 @@ def run(engine: Engine, rows: Sequence[Row]) -> list[RowState]:
 
 def logits_of(engine: Engine, prompt: str, adapter: str | None) -> torch.Tensor:
     """Of the prompt's last token [vocabulary]."""
-    return engine._way.logits([ids_of(engine, prompt)], adapter)[0]
+    return engine.backend.logits([ids_of(engine, prompt)], adapter)[0]
 
 
 def furthest(state: RowState, shares: torch.Tensor) -> float:

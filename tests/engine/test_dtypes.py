@@ -9,7 +9,7 @@ import torch
 
 from playground.engine.engine import Engine
 from playground.engine.request import Row, Sampling
-from playground.library.fingerprint import file_fingerprint
+from playground.library.files import file_fingerprint
 from tests.engine.models import (
     attach,
     byte_tokenizer,
@@ -90,7 +90,7 @@ def test_four_bits_equal_peft_on_the_same_four_bits(world: World, saved: bool, t
         four_bits(world.base).save_pretrained(folder)
         byte_tokenizer().save_pretrained(folder)
     engine = Engine(folder, quantised=not saved)
-    assert engine.path.startswith("reference (")
+    assert engine.path.startswith("Hugging Face")
     before = engine.fingerprint
     world.attached(engine)
     if saved:

@@ -16,11 +16,11 @@ from playground.errors import AdapterError, InputError
 PROMPTS = ["The report says", "Hello there, my order has not arrived and I would like to know", "One"]
 
 
-@pytest.fixture(scope="module", params=["lean", "reference"])
+@pytest.fixture(scope="module", params=["llama", "hf"])
 def engine(request: pytest.FixtureRequest, tiny_base: Path) -> Engine:
     """Both paths keep the same promises."""
-    built = Engine(tiny_base, reference=request.param == "reference")
-    assert built.path.startswith(request.param)
+    built = Engine(tiny_base, hf=request.param == "hf")
+    assert (built.path == "llama") is (request.param == "llama")
     return built
 
 
@@ -53,14 +53,17 @@ def greedy_by_peft(base: Path, folder: Path | None, prompt: str, tokens: int) ->
 
 
 def logits_here(engine: Engine, prompt: str, adapter: str | None) -> torch.Tensor:
-    return engine._way.logits([engine.loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]], adapter)[0]
+    return engine.backend.logits([engine.loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]], adapter)[0]
 
 
 def test_a_mixed_batch_equals_peft_one_by_one(engine: Engine, tiny_base: Path, make_lora: Callable[..., Path]) -> None:
     folders = {"one": make_lora(1), "two": make_lora(2, rank=2), "three": make_lora(3, rank=8, use_rslora=True)}
     for name, folder in folders.items():
         attach(engine, folder, name)
-    rows = [Row(PROMPTS[index % 3], name, Sampling(max_tokens=12)) for index, name in enumerate([None, "one", "two", "three"])]
+    rows = [
+        Row(PROMPTS[index % 3], name, Sampling(max_tokens=12))
+        for index, name in enumerate([None, "one", "two", "three"])
+    ]
     texts = [state.text for state in run(engine, rows)]
     for row, text in zip(rows, texts, strict=True):
         expected, logits = greedy_by_peft(tiny_base, folders.get(row.adapter or ""), row.prompt, 12)
@@ -74,7 +77,9 @@ def test_a_row_does_not_depend_on_its_neighbours(engine: Engine, make_lora: Call
     attach(engine, make_lora(1), "one")
     sampling = Sampling(temperature=0.9, top_p=0.9, max_tokens=10, seed=3)
     alone = run(engine, [Row(PROMPTS[0], "one", sampling)])[0].text
-    together = run(engine, [Row(PROMPTS[1], None, Sampling(max_tokens=3)), Row(PROMPTS[0], "one", sampling), Row(PROMPTS[2])])
+    together = run(
+        engine, [Row(PROMPTS[1], None, Sampling(max_tokens=3)), Row(PROMPTS[0], "one", sampling), Row(PROMPTS[2])]
+    )
     assert together[1].text == alone
     assert together[0].completion_tokens == 3
     assert together[0].finish == "length"
@@ -82,7 +87,8 @@ def test_a_row_does_not_depend_on_its_neighbours(engine: Engine, make_lora: Call
 
 def test_the_same_seed_gives_the_same_reply_and_another_one_another(engine: Engine) -> None:
     replies = [
-        run(engine, [Row(PROMPTS[0], None, Sampling(temperature=1.0, max_tokens=12, seed=seed))])[0].text for seed in (1, 1, 2)
+        run(engine, [Row(PROMPTS[0], None, Sampling(temperature=1.0, max_tokens=12, seed=seed))])[0].text
+        for seed in (1, 1, 2)
     ]
     assert replies[0] == replies[1]
     assert replies[0] != replies[2]
@@ -148,7 +154,9 @@ def test_closing_the_stream_leaves_the_engine_ready(engine: Engine) -> None:
     assert run(engine, [Row(PROMPTS[0], None, Sampling(max_tokens=2))])[0].completion_tokens == 2
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": 3}, {"top_p": 0}, {"max_tokens": 0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1}, {"temperature": 3}, {"top_p": 0}, {"max_tokens": 0}, {"seed": -1}]
+)
 def test_sampling_is_checked_when_built(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Sampling(**wrong)

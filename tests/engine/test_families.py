@@ -1,4 +1,5 @@
-"""Every family, on the path that it takes: rows of different length in one batch say what PEFT and generate say one by one."""
+"""Every family, on the path that it takes: rows of different length in one batch say what PEFT and generate say one by
+one."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from tests.engine.models import (
     with_adapter,
 )
 
-LEAN = {"llama", "llama-bias", "qwen2", "qwen3", "mistral"}
+LLAMA = {"llama", "llama-bias", "qwen2", "qwen3", "mistral"}
 WHY = {"qwen2-window": "sliding windows", "mistral-window": "sliding windows", "llama-yarn": "yarn position scaling"}
 PROMPTS = ["One", "Hello there, my order has not arrived yet", "The report says", "1, 2, 3, 4, 5, "]
 
@@ -46,13 +47,15 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_p
     if family != "lfm2":
         folders |= {kind: save_adapter(base, tmp_path / kind, kind, 8) for kind in ("prefix", "deep")}
     engine = Engine(base)
-    assert engine.path == "lean" if family in LEAN else engine.path.startswith("reference (")
+    assert engine.path == "llama" if family in LLAMA else engine.path.startswith("Hugging Face")
     assert WHY.get(family, "") in engine.path
     for name, folder in folders.items():
         attach(engine, folder, name)
     rows = [
         Row(prompt, name, Sampling(max_tokens=tokens), logprobs=0)
-        for prompt, name, tokens in zip(PROMPTS * 3, (None, *folders), (40, 24, 9, 32, *(8, 16, 9, 12) * 2), strict=False)
+        for prompt, name, tokens in zip(
+            PROMPTS * 3, (None, *folders), (40, 24, 9, 32, *(8, 16, 9, 12) * 2), strict=False
+        )
     ]
     for row, state in zip(rows, run(engine, rows), strict=True):
         truth = with_adapter(load_base(base), folders.get(row.adapter or ""))
@@ -60,7 +63,9 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_p
         expected = said_by(truth, ids, row.sampling.max_tokens)
         assert list(state.tokens) == expected.tokens
         assert furthest(state, expected.shares) < 1e-3
-        if family != "phi3-longrope":  # there a token written before the turning point was written with other frequencies
+        if (
+            family != "phi3-longrope"
+        ):  # there a token written before the turning point was written with other frequencies
             assert furthest(state, at_once(truth, ids, state.tokens)) < 1e-3
     assert engine.check_fingerprint()[1]
 
@@ -75,7 +80,9 @@ def test_a_row_does_not_notice_others_that_are_longer_or_done(family: str, tmp_p
     for row, state in zip(rows, together, strict=True):
         alone = run(engine, [row])[0]
         assert alone.tokens == state.tokens
-        assert [there.logprob for there in alone.logprobs] == pytest.approx([there.logprob for there in state.logprobs], abs=1e-3)
+        assert [there.logprob for there in alone.logprobs] == pytest.approx(
+            [there.logprob for there in state.logprobs], abs=1e-3
+        )
 
 
 def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path: Path) -> None:

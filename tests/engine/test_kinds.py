@@ -30,8 +30,15 @@ from tests.engine.models import (
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "rslora": {"use_rslora": True, "r": 8},
-    "patterns": {"rank_pattern": {"q_proj": 8, r"model\.layers\.1\.mlp\.down_proj": 2}, "alpha_pattern": {"q_proj": 3, "up_proj": 40}},
-    "rslora-patterns": {"use_rslora": True, "rank_pattern": {"v_proj": 6}, "alpha_pattern": {"layers.0.self_attn.v_proj": 1}},
+    "patterns": {
+        "rank_pattern": {"q_proj": 8, r"model\.layers\.1\.mlp\.down_proj": 2},
+        "alpha_pattern": {"q_proj": 3, "up_proj": 40},
+    },
+    "rslora-patterns": {
+        "use_rslora": True,
+        "rank_pattern": {"v_proj": 6},
+        "alpha_pattern": {"layers.0.self_attn.v_proj": 1},
+    },
     "some-modules": {"target_modules": ["q_proj", "v_proj"]},
     "one-layer": {"target_modules": ["o_proj", "gate_proj"], "layers_to_transform": [1]},
     "dora": {"use_dora": True},
@@ -49,8 +56,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "bottleneck-pfeiffer": {"placement": "pfeiffer", "r": 7, "activation": "silu"},
     "bottleneck-gelu": {"r": 3},
     "bottleneck-odd": {"target_modules": ["k_proj", "gate_proj", "layers.1.mlp.down_proj"], "r": 5},
-}  # fmt: skip
-PROMPTS = ["One", "Hello there, my order has not arrived yet and I would like to know", "The report says", "1, 2, 3, 4, 5, "]
+}
+PROMPTS = [
+    "One",
+    "Hello there, my order has not arrived yet and I would like to know",
+    "The report says",
+    "1, 2, 3, 4, 5, ",
+]
 TOKENS = 12
 ROWS = {name: PROMPTS[number % 4] for number, name in enumerate(("", *KINDS, "qlora"))}
 
@@ -93,16 +105,16 @@ class World:
         return said_by(model, ids, TOKENS), logits
 
 
-@pytest.fixture(scope="module", params=["llama", "llama-bias", "qwen2", "qwen3", "mistral"])
+@pytest.fixture(scope="module", params=["llama-bias", "qwen3"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A base without biases, one with biases on all of attention, one with biases on q, k and v, one with norms on q and k, and Mistral."""
+    """A base with biases on all of attention, and one with norms on q and k; other families in test_families.py."""
     return World(tmp_path_factory.mktemp(request.param), request.param)
 
 
-@pytest.fixture(scope="module", params=["lean", "reference"])
+@pytest.fixture(scope="module", params=["llama", "hf"])
 def engine(request: pytest.FixtureRequest, world: World) -> Engine:
-    built = Engine(world.base, reference=request.param == "reference")
-    assert built.path.startswith(request.param)
+    built = Engine(world.base, hf=request.param == "hf")
+    assert (built.path == "llama") is (request.param == "llama")
     for name, folder in world.adapters.items():
         attach(built, folder, name)
     return built
@@ -128,29 +140,16 @@ def test_each_differs_from_the_base_and_from_every_other(engine: Engine) -> None
 
 def test_alone_in_a_batch_or_beside_one_of_its_kind(engine: Engine, world: World) -> None:
     """Batches of one kind take other branches than mixed ones."""
-    for name in (
-        "",
-        "lora",
-        "dora",
-        "ia3",
-        "ia3-qkv-in",
-        "patterns",
-        "prefix",
-        "deep",
-        "prompt",
-        "ptuning",
-        "bottleneck",
-        "bottleneck-odd",
-    ):
+    alone = ("", "lora", "dora", "ia3-qkv-in", "patterns", "prefix", "deep", "prompt", "ptuning", "bottleneck-odd")
+    for name in alone:
         state = run(engine, [Row(ROWS[name], name or None, Sampling(max_tokens=TOKENS))])[0]
         assert list(state.tokens) == world.said(name)[0].tokens, name
-    for pair in (
-        ("dora", "dora-some"), ("ia3", "ia3-up"), ("lora", "one-layer"), ("ia3", ""), ("dora", "ia3-qkv-in"), ("prefix", "prefix-long"),
-        ("prompt", ""), ("ptuning", "deep"), ("bottleneck", "bottleneck-gelu"), ("bottleneck", ""), ("bottleneck-odd", "dora"),
-    ):  # fmt: skip
-        for name, state in zip(
-            pair, run(engine, [Row(ROWS[name], name or None, Sampling(max_tokens=TOKENS)) for name in pair]), strict=True
-        ):
+    pairs = [("dora", "dora-some"), ("ia3", "ia3-up"), ("lora", "one-layer"), ("ia3", ""), ("dora", "ia3-qkv-in")]
+    pairs += [("prefix", "prefix-long"), ("prompt", ""), ("ptuning", "deep")]
+    pairs += [("bottleneck", "bottleneck-gelu"), ("bottleneck", ""), ("bottleneck-odd", "dora")]
+    for pair in pairs:
+        states = run(engine, [Row(ROWS[name], name or None, Sampling(max_tokens=TOKENS)) for name in pair])
+        for name, state in zip(pair, states, strict=True):
             assert list(state.tokens) == world.said(name)[0].tokens, pair
 
 
@@ -168,8 +167,8 @@ def test_rows_of_other_kinds_join_and_leave(engine: Engine, world: World) -> Non
         "patterns",
         "ptuning",
         "qlora",
-        "deep",
     ]
+    names.append("deep")
     rows = [Row(ROWS[name], name or None, Sampling(max_tokens=1 + number)) for number, name in enumerate(names)]
     for row, state in zip(rows, run(engine, rows), strict=True):
         expected = world.said(row.adapter or "")[0].tokens

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from playground.engine.bank import Bank
-from playground.engine.cache import RowCache
-from playground.engine.compute import Compute
 from playground.engine.engine import Engine
-from playground.engine.graph import CapturedSteps, Graph
-from playground.engine.lean_path import LeanPath
-from playground.engine.packed import Packed
+from playground.engine.kv_cache import KVCache
+from playground.engine.llama.adapter_slots import AdapterSlots
+from playground.engine.llama.backend import LlamaBackend
+from playground.engine.llama.cuda_graph import CapturedDecode, Graph
+from playground.engine.llama.layout import PackedAdapter
 from playground.engine.request import AdapterFile, Row, RowState, Sampling
 from playground.engine.scheduler import Scheduler
 from playground.engine.scoring import ScoreRow
+from playground.engine.worker_thread import WorkerThread
 from playground.errors import BaseUnavailableError
+from tests.engine.models import Again
 
 BOUND_S = 30.0
 PROMPT = "A beginning that is long enough to be kept for the next question, since it has more than sixteen tokens."
@@ -53,38 +54,38 @@ def text(engine: Engine, row: Row = ROW) -> str:
 
 
 def scheduler(engine: Engine) -> Scheduler:
-    assert isinstance(engine._way, LeanPath)
-    return engine._way.scheduler
+    assert isinstance(engine.backend, LlamaBackend)
+    return engine.backend.scheduler
 
 
 def settled(engine: Engine) -> None:
     """The round that told of the last reply has ended."""
-    engine._compute.run(lambda: None)
+    engine.worker.run(lambda: None)
 
 
-class FullCache(RowCache):
+class FullCache(KVCache):
     """Has no room."""
 
     def ensure(self, rows: int, length: int) -> None:
         raise MemoryError("can't allocate memory")
 
 
-class FullBank(Bank):
+class FullBank(AdapterSlots):
     """Has no room after the first."""
 
-    def take(self, adapter: Packed | None) -> int | None:
+    def acquire(self, adapter: PackedAdapter | None) -> int | None:
         self.taken = getattr(self, "taken", 0) + 1
         if self.taken > 1:
             raise MemoryError("can't allocate memory")
-        return super().take(adapter)
+        return super().acquire(adapter)
 
 
 def test_no_room_for_a_new_row_is_told_and_the_next_one_is_answered(tiny_base: Path) -> None:
     engine = Engine(tiny_base)
     expected = text(engine)
     settled(engine)
-    model = scheduler(engine)._model
-    scheduler(engine)._cache = FullCache(len(model.layers), model.kv_heads, model.head_dim, model.dtype, model.device)
+    model = scheduler(engine).model
+    scheduler(engine).kv_cache = FullCache(len(model.layers), model.kv_heads, model.head_dim, model.dtype, model.device)
     assert isinstance(outcome(lambda: text(engine)), MemoryError)
     assert outcome(lambda: text(engine)) == expected
 
@@ -92,17 +93,17 @@ def test_no_room_for_a_new_row_is_told_and_the_next_one_is_answered(tiny_base: P
 def test_all_who_wait_hear_of_it_when_there_is_no_room_for_one(tiny_base: Path) -> None:
     engine, gate = Engine(tiny_base), threading.Event()
     way = scheduler(engine)
-    engine._compute.post(gate.wait)
-    way._bank = FullBank(way._model.groups, way._model.dtype, way._model.device)
-    tickets = [way.submit([ROW], [[1, 2, 3]]) for _ in range(3)]
+    engine.worker.post(gate.wait)
+    way.slots = FullBank(way.model.groups, way.model.dtype, way.model.device)
+    handles = [way.submit([ROW], [[1, 2, 3]]) for _ in range(3)]
     gate.set()
-    assert [type(outcome(lambda ticket=ticket: list(ticket))) for ticket in tickets] == [MemoryError] * 3  # type: ignore[misc]
+    assert [type(outcome(lambda handle=handle: list(handle))) for handle in handles] == [MemoryError] * 3  # type: ignore[misc]
     settled(engine)
     assert not way.busy
 
 
-def test_rows_are_posted_without_the_lock_that_the_computing_thread_takes(tiny_base: Path) -> None:
-    class Watched(Compute):
+def test_rows_are_posted_without_the_lock_that_the_worker_thread_takes(tiny_base: Path) -> None:
+    class Watched(WorkerThread):
         """Whoever posts must not hold what the scheduler's own thread may be waiting for."""
 
         look: Callable[[], Any] = staticmethod(lambda: None)
@@ -116,8 +117,8 @@ def test_rows_are_posted_without_the_lock_that_the_computing_thread_takes(tiny_b
             super().post(job)
 
     engine, compute = Engine(tiny_base), Watched()
-    assert isinstance(engine._way, LeanPath)
-    model, find = engine._way.model, engine._way._find
+    assert isinstance(engine.backend, LlamaBackend)
+    model, find = engine.backend.model, engine.backend.find
     made = compute.run(lambda: Scheduler(model, engine.loaded.tokenizer, [], find, compute))
     compute.look = lambda: made.busy
     assert outcome(lambda: list(made.submit([ROW], [[1, 2, 3]])))[-1][0].completion_tokens == 4
@@ -129,21 +130,17 @@ def test_room_for_many_rows_is_given_back_with_the_last_of_them(tiny_base: Path)
     way = scheduler(engine)
     text(engine)
     settled(engine)
-    assert way._cache.bytes > 0, "a little is kept for the next question"
-    assert engine.kept_bytes == way.prefixes.bytes + way._cache.bytes
-    way._keep = way._cache.bytes
+    assert way.kv_cache.bytes > 0, "a little is kept for the next question"
+    assert engine.cache_bytes == way.prefix_cache.bytes + way.kv_cache.bytes
+    way.keep_bytes = way.kv_cache.bytes
     for _ in engine.stream([Row(f"{PROMPT} {n}", None, Sampling(max_tokens=3 + n)) for n in range(4)]):
-        assert engine.kept_bytes <= way.prefixes.bytes + way._keep, "the rest is paid for by who asked"
+        assert engine.cache_bytes <= way.prefix_cache.bytes + way.keep_bytes, "the rest is paid for by who asked"
     settled(engine)
-    assert way._cache.bytes == 0
-    assert engine.kept_bytes == way.prefixes.bytes
+    assert way.kv_cache.bytes == 0
+    assert engine.cache_bytes == way.prefix_cache.bytes
 
 
 def test_captured_steps_go_with_the_room_that_they_were_made_of(tiny_base: Path) -> None:
-    class Again:
-        def __init__(self, work: Callable[[], None]) -> None:
-            self.replay = work
-
     def capture(work: Callable[[], None]) -> Graph:
         work()
         return Again(work)
@@ -152,66 +149,68 @@ def test_captured_steps_go_with_the_room_that_they_were_made_of(tiny_base: Path)
     expected = text(engine)
     settled(engine)
     way = scheduler(engine)
-    way._captured, way._keep = CapturedSteps(way._model, capture), 0
+    way.captured, way.keep_bytes = CapturedDecode(way.model, capture), 0
     for _ in range(2):
         assert text(engine) == expected
         settled(engine)
-        assert not way._captured._shapes
-        assert way._cache.bytes == 0
-    way._cache = FullCache(len(way._model.layers), way._model.kv_heads, way._model.head_dim, way._model.dtype, way._model.device)
+        assert not way.captured.shapes
+        assert way.kv_cache.bytes == 0
+    way.kv_cache = FullCache(
+        len(way.model.layers), way.model.kv_heads, way.model.head_dim, way.model.dtype, way.model.device
+    )
     assert isinstance(outcome(lambda: text(engine)), MemoryError)
     assert text(engine) == expected
 
 
-def test_a_reply_does_not_fail_because_its_beginning_cannot_be_kept(tiny_base: Path) -> None:
-    class NoRoom(RowCache):
+def test_a_reply_does_not_fail_because_its_prefix_cannot_be_cached(tiny_base: Path) -> None:
+    class NoRoom(KVCache):
         def save(self, row: int, tokens: int) -> Any:
             raise MemoryError("can't allocate memory")
 
     engine = Engine(tiny_base)
     way = scheduler(engine)
-    model = way._model
-    way._cache = NoRoom(len(model.layers), model.kv_heads, model.head_dim, model.dtype, model.device)
+    model = way.model
+    way.kv_cache = NoRoom(len(model.layers), model.kv_heads, model.head_dim, model.dtype, model.device)
     assert outcome(lambda: text(engine)) == text(Engine(tiny_base))
-    assert way.prefixes.bytes == 0
+    assert way.prefix_cache.bytes == 0
 
 
-@pytest.mark.parametrize("reference", [False, True])
-def test_what_was_read_before_is_forgotten_when_that_is_asked_for(tiny_base: Path, reference: bool) -> None:
-    engine = Engine(tiny_base, reference=reference)
+@pytest.mark.parametrize("hf", [False, True])
+def test_the_prefix_cache_is_cleared_when_that_is_asked_for(tiny_base: Path, hf: bool) -> None:
+    engine = Engine(tiny_base, hf=hf)
     expected = text(engine)
-    if not reference:
+    if not hf:
         settled(engine)
-        assert scheduler(engine).prefixes.bytes > 0
-    engine.forget()
-    if not reference:
-        assert scheduler(engine).prefixes.bytes == 0
+        assert scheduler(engine).prefix_cache.bytes > 0
+    engine.clear_prefix_cache()
+    if not hf:
+        assert scheduler(engine).prefix_cache.bytes == 0
     assert text(engine) == expected
-    if not reference:
-        assert scheduler(engine).reused_tokens == 0
+    if not hf:
+        assert scheduler(engine).cached_tokens == 0
     engine.close()
-    engine.forget()
+    engine.clear_prefix_cache()
 
 
-@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("hf", [False, True])
 def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(
-    tiny_base: Path, make_lora: Callable[..., Path], reference: bool
+    tiny_base: Path, make_lora: Callable[..., Path], hf: bool
 ) -> None:
-    engine = Engine(tiny_base, reference=reference)
+    engine = Engine(tiny_base, hf=hf)
     file = AdapterFile("one", make_lora(1), "one")
     engine.attach(file)
     text(engine, Row(PROMPT, "one", Sampling(max_tokens=3)))
     text(engine)
     assert engine.fingerprint
-    way, thread = engine._way, engine._compute._thread
+    way, thread = engine.backend, engine.worker.thread
     held: list[Any] = [weakref.ref(weight) for weight in engine.loaded.weights.values()]
     held += [weakref.ref(module) for module in engine.loaded.model.modules()]
-    if isinstance(way, LeanPath):
+    if isinstance(way, LlamaBackend):
         held += [weakref.ref(way.model.head), weakref.ref(way.model.layers[0].qkv)]
     engine.close()
     gc.collect()
     assert [there() for there in held if there() is not None] == []
-    assert engine.kept_bytes == 0
+    assert engine.cache_bytes == 0
     assert thread is not None
     thread.join(BOUND_S)
     assert not thread.is_alive()
@@ -229,9 +228,9 @@ def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(
     assert engine.attached() == {}
 
 
-@pytest.mark.parametrize("reference", [False, True])
-def test_rows_in_flight_hear_that_the_base_has_left(tiny_base: Path, reference: bool) -> None:
-    engine = Engine(tiny_base, reference=reference)
+@pytest.mark.parametrize("hf", [False, True])
+def test_rows_in_flight_hear_that_the_base_has_left(tiny_base: Path, hf: bool) -> None:
+    engine = Engine(tiny_base, hf=hf)
     stream = engine.stream([Row("Endless", None, Sampling(max_tokens=900))])
     next(stream)
     next(stream)

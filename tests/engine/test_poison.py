@@ -1,4 +1,5 @@
-"""An adapter whose numbers overflow: it is refused, and where its activations overflow all the same, only its own rows end."""
+"""An adapter whose numbers overflow: it is refused, and where its activations overflow all the same, only its own rows
+end."""
 
 from __future__ import annotations
 
@@ -12,22 +13,27 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from playground.engine.bank import Bank
+from playground.engine.adapter_weights import ModuleWeights
 from playground.engine.engine import Engine
-from playground.engine.graph import CapturedSteps
-from playground.engine.lean import Segment
-from playground.engine.lean_path import LeanPath
-from playground.engine.packed import Group, pack
+from playground.engine.llama.adapter_slots import AdapterSlots
+from playground.engine.llama.backend import LlamaBackend
+from playground.engine.llama.cuda_graph import CapturedDecode
+from playground.engine.llama.layout import LinearGroup, pack
+from playground.engine.llama.model import Segment
 from playground.engine.request import AdapterFile, Row, Sampling
-from playground.engine.weights import ModuleWeights
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
-from tests.engine.models import attach, logits_of, poison, run, save_adapter, save_base
-from tests.engine.test_graph import Again
+from tests.engine.models import Again, attach, logits_of, poison, run, save_adapter, save_base
 
 KINDS: dict[str, dict[str, Any]] = {
-    "lora": {}, "dora": {"use_dora": True}, "ia3": {}, "bottleneck": {"activation": "relu"}, "prefix": {}, "prompt": {}, "ptuning": {}
-}  # fmt: skip
+    "lora": {},
+    "dora": {"use_dora": True},
+    "ia3": {},
+    "bottleneck": {"activation": "relu"},
+    "prefix": {},
+    "prompt": {},
+    "ptuning": {},
+}
 HUGE = 3e38
 LONG = "Hello there, my order has not arrived yet and I would like to know"
 ROWS = {
@@ -53,16 +59,19 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str
     }
 
 
-@pytest.fixture(params=["lean", "reference"])
+@pytest.fixture(params=["llama", "hf"])
 def engine(request: pytest.FixtureRequest, base: Path) -> Engine:
-    return Engine(base, reference=request.param == "reference")
+    return Engine(base, hf=request.param == "hf")
 
 
 def edited(folder: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor], **config: Any) -> Path:
     """A copy of an adapter with other tensors and settings."""
     shutil.copytree(folder, target)
     tensors = load_file(target / "adapter_model.safetensors")
-    save_file({name: change(name, tensor).contiguous() for name, tensor in tensors.items()}, target / "adapter_model.safetensors")
+    save_file(
+        {name: change(name, tensor).contiguous() for name, tensor in tensors.items()},
+        target / "adapter_model.safetensors",
+    )
     said = json.loads((target / "adapter_config.json").read_text())
     (target / "adapter_config.json").write_text(json.dumps(said | config))
     return target
@@ -75,7 +84,9 @@ def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(
 ) -> None:
     names = sorted(load_file(made[kind, "bad"] / "adapter_model.safetensors"))
     wrong = names[len(names) // 2]
-    folder = edited(made[kind, "bad"], tmp_path / "bad", lambda name, t: torch.full_like(t, value) if name == wrong else t)
+    folder = edited(
+        made[kind, "bad"], tmp_path / "bad", lambda name, t: torch.full_like(t, value) if name == wrong else t
+    )
     with pytest.raises(AdapterError, match=rf"bad holds .* in {wrong}, which is not a number that training makes"):
         attach(engine, folder, "bad")
     assert engine.attached() == {}
@@ -92,18 +103,24 @@ def test_numbers_that_are_too_large_only_with_their_scale_are_refused(
         lambda name, t: torch.ones_like(t) if "0.mlp.up_proj.lora_B" in name else t,
         lora_alpha=65536,
     )
-    with pytest.raises(AdapterError, match=r"bad holds 1\.64e\+04 in model\.layers\.0\.mlp\.up_proj \(lora_B times its scale\)"):
+    with pytest.raises(
+        AdapterError, match=r"bad holds 1\.64e\+04 in model\.layers\.0\.mlp\.up_proj \(lora_B times its scale\)"
+    ):
         attach(engine, scaled, "bad")
     weight = dict(engine.loaded.model.named_modules())["model.layers.0.self_attn.q_proj"].weight.detach()
     wide = weight.shape[0]
-    dora = save_adapter(base, tmp_path / "dora", "lora", 1, use_dora=True, target_modules=["q_proj"], r=wide, lora_alpha=wide)
+    dora = save_adapter(
+        base, tmp_path / "dora", "lora", 1, use_dora=True, target_modules=["q_proj"], r=wide, lora_alpha=wide
+    )
     away = {"lora_A": torch.eye(wide), "lora_B": -weight}  # W + BA = 0, whose norm DoRA divides by
     nothing = edited(
         dora,
         tmp_path / "away",
         lambda name, t: next((to for part, to in away.items() if f"0.self_attn.q_proj.{part}" in name), t),
     )
-    with pytest.raises(AdapterError, match=r"away holds inf in model\.layers\.0\.self_attn\.q_proj \(the scale of its output\)"):
+    with pytest.raises(
+        AdapterError, match=r"away holds inf in model\.layers\.0\.self_attn\.q_proj \(the scale of its output\)"
+    ):
         engine.attach(AdapterFile("away", nothing, "away"))
 
 
@@ -112,8 +129,8 @@ def test_numbers_that_are_too_large_only_with_their_scale_are_refused(
 def test_the_others_write_what_they_write_alone_beside_it_and_after_it(
     base: Path, engine: Engine, made: dict[tuple[str, str], Path], kind: str, value: float
 ) -> None:
-    """Both of the same kind, so that they share slots, necks and the cache. What is not finite in a slot of low-rank pairs cannot be
-    there (it is refused above), so those are only huge."""
+    """Both of the same kind, so that they share slots, necks and the cache. What is not finite in a slot of low-rank
+    pairs cannot be there (it is refused above), so those are only huge."""
     if value != HUGE and kind in ("lora", "dora", "bottleneck"):
         value = -HUGE
     attach(engine, made[kind, "good"], "good")
@@ -139,7 +156,9 @@ def test_the_others_write_what_they_write_alone_beside_it_and_after_it(
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
-def test_a_row_that_is_stopped_leaves_nothing_behind(engine: Engine, made: dict[tuple[str, str], Path], kind: str) -> None:
+def test_a_row_that_is_stopped_leaves_nothing_behind(
+    engine: Engine, made: dict[tuple[str, str], Path], kind: str
+) -> None:
     (alone,) = run(engine, [ROWS["base"]])
     attach(engine, made[kind, "bad"], "bad")
     poison(engine, made[kind, "bad"], HUGE)
@@ -165,46 +184,48 @@ def test_numbers_at_the_limit_are_taken_and_end_no_other_row(
 
 def test_a_captured_step_selects_too(base: Path, made: dict[tuple[str, str], Path]) -> None:
     engine = Engine(base)
-    path = engine._way
-    assert isinstance(path, LeanPath)
+    path = engine.backend
+    assert isinstance(path, LlamaBackend)
     for name in ("good", "bad"):
         attach(engine, made["lora", name], name)
     poison(engine, made["lora", "bad"], HUGE)
-    steps, cache, bank = CapturedSteps(path.model, Again), path.model.new_cache(), path.model.new_bank()
-    slots = [bank.take(path._find(name) if name else None) for name in (None, "good", "bad")]
-    path.model.read([Segment(row, [1, 2, 3], 0, slot) for row, slot in enumerate(slots)], cache, bank)
-    together = steps.step([4, 4, 4], [3, 3, 3], slots, cache, bank)[:2].clone()
-    bank.select(slots[:2])
-    alone = path.model.step([4, 4], [3, 3], cache, bank)
+    steps, cache, adapters = CapturedDecode(path.model, Again), path.model.new_cache(), path.model.new_adapter_slots()
+    slots = [adapters.acquire(path.find(name) if name else None) for name in (None, "good", "bad")]
+    path.model.prefill([Segment(row, [1, 2, 3], 0, slot) for row, slot in enumerate(slots)], cache, adapters)
+    together = steps.decode([4, 4, 4], [3, 3, 3], slots, cache, adapters)[:2].clone()
+    adapters.select(slots[:2])
+    alone = path.model.decode([4, 4], [3, 3], cache, adapters)
     assert (together - alone).abs().max() < 1e-4
 
 
 def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_ends() -> None:
-    groups = [Group(("a", "b"), 3, (2, 2))]
+    groups = [LinearGroup(("a", "b"), 3, (2, 2))]
     one, two = (
         pack(key, {"a": ModuleWeights(torch.ones(1, 3), torch.ones(2, 1))}, groups, torch.float32, torch.device("cpu"))
         for key in "12"
     )
-    bank = Bank(groups, torch.float32, torch.device("cpu"))
-    first, other = bank.take(one), bank.take(two)
-    assert bank.take(one) == first
-    bank.drop("1")
-    bank.release(first)
-    assert [float(bank._a[0].sum()), float(bank._b[0].sum())] == [6, 4], "a row still uses it"
-    bank.release(first)
-    assert [float(bank._a[0].sum()), float(bank._b[0].sum())] == [3, 2]
-    bank.select([other, None])
+    adapters = AdapterSlots(groups, torch.float32, torch.device("cpu"))
+    first, other = adapters.acquire(one), adapters.acquire(two)
+    assert adapters.acquire(one) == first
+    adapters.remove("1")
+    adapters.release(first)
+    assert [float(adapters.a[0].sum()), float(adapters.b[0].sum())] == [6, 4], "a row still uses it"
+    adapters.release(first)
+    assert [float(adapters.a[0].sum()), float(adapters.b[0].sum())] == [3, 2]
+    adapters.select([other, None])
     y = torch.zeros(2, 4)
-    bank.add(0, torch.ones(2, 3), y)
+    adapters.add(0, torch.ones(2, 3), y)
     assert y.tolist() == [[3, 3, 0, 0], [0, 0, 0, 0]]
-    assert bank.take(one) == first, "it may come back"
-    bank.select([first, other])
-    bank.release(other)
-    bank.drop("2")
-    assert bank.take(one) == first
+    assert adapters.acquire(one) == first, "it may come back"
+    adapters.select([first, other])
+    adapters.release(other)
+    adapters.remove("2")
+    assert adapters.acquire(one) == first
 
 
-def test_an_adapter_that_overflows_is_not_said_to_have_no_effect(engine: Engine, made: dict[tuple[str, str], Path]) -> None:
+def test_an_adapter_that_overflows_is_not_said_to_have_no_effect(
+    engine: Engine, made: dict[tuple[str, str], Path]
+) -> None:
     attach(engine, made["prefix", "bad"], "bad")
     poison(engine, made["prefix", "bad"], float("nan"))
     assert not torch.isfinite(logits_of(engine, "One", "bad")).all()

@@ -12,11 +12,11 @@ import torch
 
 from playground.data.render import encode
 from playground.engine.engine import Engine
-from playground.engine.lean_path import LeanPath
+from playground.engine.llama.backend import LlamaBackend
 from playground.engine.request import LOGPROBS_MAX, SEED_MAX, STOP_LENGTH, TOP_K_MAX, Row, RowState, Sampling
 from playground.engine.sampling import Sampler
 from playground.engine.scheduler import Scheduler
-from playground.engine.writer import Writer
+from playground.engine.sequence import Generation
 from playground.errors import InputError
 from tests.engine.models import run, save_base
 
@@ -40,17 +40,18 @@ def hostile(draw: random.Random) -> Sampling:
     return Sampling(**{name: draw.choice(values) for name, values in EDGES.items()})
 
 
-@pytest.fixture(scope="module", params=["lean", "reference"])
+@pytest.fixture(scope="module", params=["llama", "hf"])
 def engine(request: pytest.FixtureRequest, tiny_base: Path) -> Engine:
-    return Engine(tiny_base, reference=request.param == "reference")
+    return Engine(tiny_base, hf=request.param == "hf")
 
 
 def test_any_sampling_values_leave_the_row_beside_them_as_it_is_alone(engine: Engine) -> None:
     (alone,) = run(engine, [PLAIN])
     draw = random.Random(8)
-    for _ in range(40):
+    for _ in range(20):
         beside = [
-            Row(PROMPT[: draw.randrange(1, 20)], None, hostile(draw), draw.choice([None, 0, LOGPROBS_MAX])) for _ in range(3)
+            Row(PROMPT[: draw.randrange(1, 20)], None, hostile(draw), draw.choice([None, 0, LOGPROBS_MAX]))
+            for _ in range(3)
         ]
         place = draw.randrange(4)
         states = run(engine, [*beside[:place], PLAIN, *beside[place:]])
@@ -61,7 +62,7 @@ def test_any_sampling_values_leave_the_row_beside_them_as_it_is_alone(engine: En
             assert all(there.logprob <= 0 for there in state.logprobs)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_logits_give_a_token_that_has_a_share_or_say_that_there_is_none(seed: int) -> None:
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     for _ in range(60):
@@ -93,13 +94,28 @@ def test_a_temperature_next_to_nothing_is_greedy_and_so_is_such_a_top_p(value: f
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({name: value} for name in ("temperature", "top_p", "repetition_penalty") for value in (math.nan, math.inf, -math.inf, "1", None)),
-        *({name: value} for name in ("max_tokens", "seed", "top_k", "min_tokens") for value in (1.5, math.nan, "1", None, 2**64)),
-        {"top_p": 0.0}, {"temperature": -1e-320}, {"repetition_penalty": 0.0}, {"repetition_penalty": -1.0},
-        {"stop": ("\ud800",)}, {"stop": ("a\udfffb",)}, {"stop": (1,)}, {"stop": ("",)}, {"min_tokens": 129},
+        *(
+            {name: value}
+            for name in ("temperature", "top_p", "repetition_penalty")
+            for value in (math.nan, math.inf, -math.inf, "1", None)
+        ),
+        *(
+            {name: value}
+            for name in ("max_tokens", "seed", "top_k", "min_tokens")
+            for value in (1.5, math.nan, "1", None, 2**64)
+        ),
+        {"top_p": 0.0},
+        {"temperature": -1e-320},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": -1.0},
+        {"stop": ("\ud800",)},
+        {"stop": ("a\udfffb",)},
+        {"stop": (1,)},
+        {"stop": ("",)},
+        {"min_tokens": 129},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_values_that_mean_nothing_are_refused_in_words(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Sampling(**wrong)
@@ -118,10 +134,10 @@ def test_a_prompt_that_cannot_be_read_is_refused_before_it_joins(engine: Engine,
     assert states[0].tokens == alone.tokens
 
 
-@pytest.mark.parametrize("reference", [False, True], ids=["lean", "reference"])
-def test_a_token_that_the_base_has_no_embedding_for_is_refused(tmp_path: Path, reference: bool) -> None:
+@pytest.mark.parametrize("hf", [False, True], ids=["llama", "hf"])
+def test_a_token_that_the_base_has_no_embedding_for_is_refused(tmp_path: Path, hf: bool) -> None:
     """Some bases come with a tokenizer that knows more tokens than the model."""
-    engine = Engine(save_base("llama", tmp_path / "short", vocab_size=258, pad_token_id=None), reference=reference)
+    engine = Engine(save_base("llama", tmp_path / "short", vocab_size=258, pad_token_id=None), hf=hf)
     with pytest.raises(InputError, match="'<pad>', which the tokenizer knows and this base does not"):
         run(engine, [Row("One <pad>")])
     assert run(engine, [Row("One", None, Sampling(max_tokens=2))])[0].completion_tokens == 2
@@ -141,13 +157,13 @@ class Tripping:
 
 def test_what_fails_while_a_row_is_decoded_ends_that_row_alone(tiny_base: Path) -> None:
     engine = Engine(tiny_base)
-    way = engine._way
-    assert isinstance(way, LeanPath)
+    way = engine.backend
+    assert isinstance(way, LlamaBackend)
     rows = [PLAIN, Row("The report says", None, Sampling(max_tokens=12)), Row(PROMPT, None, Sampling(max_tokens=9))]
     alone = [run(engine, [row])[0].tokens for row in rows]
     trips = next(token for token in alone[1] if token not in alone[0])
     tripping = Tripping(engine.loaded.tokenizer, trips)
-    scheduler = Scheduler(way.model, tripping, (), way._find, engine._compute)
+    scheduler = Scheduler(way.model, tripping, (), way.find, engine.worker)
     states: list[RowState] = []
     for states in scheduler.submit(rows, [encode(engine.loaded.tokenizer, row.prompt) for row in rows]):
         pass
@@ -162,14 +178,16 @@ def test_memory_that_runs_out_is_the_batchs_affair(error: Exception) -> None:
         def decode(self, tokens: Any, **options: Any) -> str:
             raise error
 
-    writer = Writer(PLAIN, [1], Full(None, 0), ())
+    writer = Generation(PLAIN, [1], Full(None, 0), ())
     with pytest.raises(type(error)):
-        writer.take(torch.tensor([0.0, 1.0]), 0.0)
+        writer.sample(torch.tensor([0.0, 1.0]), 0.0)
 
 
 def test_memory_that_runs_out_is_the_batchs_affair_whatever_the_library_calls_it() -> None:
     from playground.errors import is_out_of_memory
 
-    said = "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+    said = (
+        "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+    )
     assert is_out_of_memory(RuntimeError(said))
     assert not is_out_of_memory(RuntimeError("a tokenizer that stumbles"))

@@ -45,7 +45,9 @@ def by_transformers(sampling: Sampling, seen: list[int], drawn: int, logits: tor
     if sampling.repetition_penalty != 1:
         steps.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     if sampling.min_tokens:
-        steps.append(MinNewTokensLengthLogitsProcessor(len(seen) - drawn, sampling.min_tokens, list(ENDS), device="cpu"))
+        steps.append(
+            MinNewTokensLengthLogitsProcessor(len(seen) - drawn, sampling.min_tokens, list(ENDS), device="cpu")
+        )
     steps.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
         steps.append(TopKLogitsWarper(sampling.top_k))

@@ -15,10 +15,18 @@ from playground.errors import AdapterError, InputError
 from tests.engine.models import WINDOW, attach, byte_tokenizer, load_base, run, save_adapter, save_base, with_adapter
 
 KINDS: dict[str, dict[str, Any]] = {
-    "lora": {}, "dora": {"use_dora": True}, "ia3": {}, "prefix": {}, "deep": {}, "prompt": {}, "ptuning": {},
+    "lora": {},
+    "dora": {"use_dora": True},
+    "ia3": {},
+    "prefix": {},
+    "deep": {},
+    "prompt": {},
+    "ptuning": {},
     "bottleneck": {"activation": "relu"},
-}  # fmt: skip
-LONG = "It rained for the whole of the second week, and nobody in the house minded. " * 4  # past one chunk of the lean path
+}
+LONG = (
+    "It rained for the whole of the second week, and nobody in the house minded. " * 4
+)  # past one chunk of the llama path
 TEXTS = [
     ("Say it: ", "One and two<eos>"),
     ("", "The report says that nothing happened."),
@@ -57,8 +65,8 @@ class World:
         return losses[0], float((here.exp() * (here - base)).sum(-1).mean()), losses[1]
 
 
-def engine_of(world: World, reference: bool) -> Engine:
-    engine = Engine(world.base, reference=reference)
+def engine_of(world: World, hf: bool) -> Engine:
+    engine = Engine(world.base, hf=hf)
     for name, folder in world.adapters.items():
         attach(engine, folder, name)
     return engine
@@ -69,10 +77,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("scored"), "llama", list(KINDS), max_position_embeddings=512)
 
 
-@pytest.fixture(scope="module", params=["lean", "reference"])
+@pytest.fixture(scope="module", params=["llama", "hf"])
 def engine(request: pytest.FixtureRequest, world: World) -> Engine:
-    built = engine_of(world, request.param == "reference")
-    assert built.path.startswith(request.param)
+    built = engine_of(world, request.param == "hf")
+    assert (built.path == "llama") is (request.param == "llama")
     return built
 
 
@@ -98,7 +106,9 @@ def test_every_kind_with_every_text_in_one_call(engine: Engine, world: World) ->
 
 def test_a_text_longer_than_a_chunk_and_than_what_is_held_at_once(engine: Engine, world: World) -> None:
     held_to_peft(
-        engine, world, [ScoreRow("Now: ", LONG, "prefix", True), ScoreRow("", LONG), ScoreRow(LONG[:280], "so.", "dora", True)]
+        engine,
+        world,
+        [ScoreRow("Now: ", LONG, "prefix", True), ScoreRow("", LONG), ScoreRow(LONG[:280], "so.", "dora", True)],
     )
 
 
@@ -131,12 +141,14 @@ def test_what_cannot_be_scored_is_told(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "mistral-window", "phi3-longrope", "gpt2", "lfm2", "phi"])
-def test_families_of_the_reference_path(family: str, tmp_path: Path) -> None:
+def test_families_of_the_hf_backend(family: str, tmp_path: Path) -> None:
     world = World(tmp_path, family, ["lora"])
     built = engine_of(world, False)
-    assert built.path.startswith("reference")
+    assert built.path.startswith("Hugging Face")
     long = "x" * (3 * WINDOW)
-    rows = [ScoreRow(prompt, text, kind, True) for prompt, text in (*TEXTS[:3], ("A" * 9, long)) for kind in (None, "lora")]
+    rows = [
+        ScoreRow(prompt, text, kind, True) for prompt, text in (*TEXTS[:3], ("A" * 9, long)) for kind in (None, "lora")
+    ]
     held_to_peft(built, world, rows)
 
 

@@ -1,3 +1,5 @@
+"""Checks: what passes, what is refused, what no pattern or schema can do, and grades."""
+
 from __future__ import annotations
 
 import json
@@ -51,11 +53,24 @@ def test_a_schema(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        "", "nonsense", "ends-with:", "max-words:many", "max-words:²", "regex:(", "json-schema:/nowhere.json", "likes:me",
-        "regex:" + "(" * 3_000 + ")" * 3_000, f"regex:a{{{'9' * 30}}}", "regex:" + "a" * 20_000, r"regex:\p{L}", "regex:(?<x>a)", r"regex:(a)\2",
-        "json-schema:" + "[" * 10, "json-schema:a\0b",
+        "",
+        "nonsense",
+        "ends-with:",
+        "max-words:many",
+        "max-words:²",
+        "regex:(",
+        "json-schema:/nowhere.json",
+        "likes:me",
+        "regex:" + "(" * 3_000 + ")" * 3_000,
+        f"regex:a{{{'9' * 30}}}",
+        "regex:" + "a" * 20_000,
+        r"regex:\p{L}",
+        "regex:(?<x>a)",
+        r"regex:(a)\2",
+        "json-schema:" + "[" * 10,
+        "json-schema:a\0b",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_a_check_is_refused_in_words(wrong: str) -> None:
     with pytest.raises(InputError):
         parse_check(wrong)
@@ -93,13 +108,21 @@ def inline(schema: object) -> str:
 def test_a_schema_may_stand_in_the_check_itself() -> None:
     check = parse_check(inline(SCHEMA), files=False)
     assert is_check(check.spec)
-    assert [check.passes(reply) for reply in ('{"a": 1}', '{"a": "1"}', "{}", "no", "[" * 100_000)] == [True] + [False] * 4
-    assert "Fits {" in check.words
+    assert [check.passes(reply) for reply in ('{"a": 1}', '{"a": "1"}', "{}", "no", "[" * 100_000)] == [True] + [
+        False
+    ] * 4
+    assert "Fits {" in check.label
     assert schema_file(check.spec) is None
     assert schema_file("json-schema:a/s.json") == Path("a/s.json")
     assert schema_file("json") is None
     old = parse_check(
-        inline({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "integer"}], "additionalItems": False})
+        inline(
+            {
+                "$schema": "http://json-schema.org/draft-07/schema#",
+                "items": [{"type": "integer"}],
+                "additionalItems": False,
+            }
+        )
     )
     assert old.passes("[1]")
     assert not old.passes("[1, 2]")
@@ -114,25 +137,41 @@ def test_a_shared_app_opens_no_file_and_offers_another_way(tmp_path: Path) -> No
         assert str(path) not in str(refused.value)
     with pytest.raises(InputError, match=r"likes.*shared app"):
         parse_checks(["json", "likes:me", f"json-schema:{file}"], files=False)
-    assert [check.spec for check in parse_checks(["json", "json", inline(SCHEMA)], files=False)] == ["json", inline(SCHEMA)]
+    assert [check.spec for check in parse_checks(["json", "json", inline(SCHEMA)], files=False)] == [
+        "json",
+        inline(SCHEMA),
+    ]
     assert len(parse_checks([f"json-schema:{file}"])) == 1
 
 
 def test_only_a_small_regular_file_is_read_and_what_it_holds_is_not_told(tmp_path: Path) -> None:
     secret = "hunter2"
     for name, held in {
-        "text": f"{secret}:x:0", "none": f'"{secret}"', "wrong": json.dumps({"type": secret}), "deep": f'{{"{secret}": ' * 50_000,
-        "points": json.dumps({"properties": {"b": {"$ref": f"#/{secret}"}}}), "pattern": json.dumps({"pattern": f"{secret}("}),
-    }.items():  # fmt: skip
+        "text": f"{secret}:x:0",
+        "none": f'"{secret}"',
+        "wrong": json.dumps({"type": secret}),
+        "deep": f'{{"{secret}": ' * 50_000,
+        "points": json.dumps({"properties": {"b": {"$ref": f"#/{secret}"}}}),
+        "pattern": json.dumps({"pattern": f"{secret}("}),
+    }.items():
         (tmp_path / name).write_text(held)
     (tmp_path / "bytes").write_bytes(b"\xff" + secret.encode())
     (tmp_path / "large").write_text(f'{{"title": "{secret * 200_000}"}}')
     os.mkfifo(tmp_path / "pipe")
     for path, words in {
-        "text": "is not JSON: .*line 1", "none": "not a JSON Schema", "wrong": "'type' says", "deep": "too deeply", "points": "points to nothing",
-        "pattern": "JSON Schema|regular expression", "bytes": "not text", "large": "larger than 1 MB", "pipe": "is not a file", ".": "is not a file",
-        "/dev/zero": "is not a file", "nowhere": "no file",
-    }.items():  # fmt: skip
+        "text": "is not JSON: .*line 1",
+        "none": "not a JSON Schema",
+        "wrong": "'type' says",
+        "deep": "too deeply",
+        "points": "points to nothing",
+        "pattern": "JSON Schema|regular expression",
+        "bytes": "not text",
+        "large": "larger than 1 MB",
+        "pipe": "is not a file",
+        ".": "is not a file",
+        "/dev/zero": "is not a file",
+        "nowhere": "no file",
+    }.items():
         with pytest.raises(InputError, match=words) as refused:
             parse_check(f"json-schema:{tmp_path / path}")
         assert secret not in str(refused.value)
@@ -157,10 +196,19 @@ def test_a_schema_that_reaches_out_or_never_ends_is_refused_when_it_is_read(sche
 
 
 def test_a_schema_may_name_its_own_parts() -> None:
-    tree = {"$id": "https://example.org/tree", "$ref": "#/$defs/node", "$defs": {"node": {
-        "type": "object", "required": ["name"], "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
-        "patternProperties": {"^x-": {"type": "integer"}, "^n": {"pattern": "^[A-Z]"}}, "additionalProperties": {"type": ["array", "null"]},
-    }}}  # fmt: skip
+    tree = {
+        "$id": "https://example.org/tree",
+        "$ref": "#/$defs/node",
+        "$defs": {
+            "node": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
+                "patternProperties": {"^x-": {"type": "integer"}, "^n": {"pattern": "^[A-Z]"}},
+                "additionalProperties": {"type": ["array", "null"]},
+            }
+        },
+    }
     check = parse_check(inline(tree))
     assert check.passes('{"name": "Root", "x-a": 1, "kids": [{"name": "Leaf"}], "else": null}')
     for reply in (
@@ -183,7 +231,10 @@ def test_a_schema_may_name_its_own_parts() -> None:
         ({"pattern": "(a|a)*b"}, json.dumps("a" * 5_000)),
         ({"patternProperties": {"(a|a)*b": False}}, json.dumps({"a" * 5_000: 1})),
         ({"patternProperties": {"(a|a)*b": False}, "additionalProperties": False}, json.dumps({"a" * 5_000: 1})),
-        ({"properties": {"b": {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "(a|a)*b"}}}, json.dumps({"b": "a" * 5_000})),
+        (
+            {"properties": {"b": {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "(a|a)*b"}}},
+            json.dumps({"b": "a" * 5_000}),
+        ),
         (
             {
                 "properties": {"b": {"$ref": "#/$defs/40"}},
@@ -192,7 +243,7 @@ def test_a_schema_may_name_its_own_parts() -> None:
             '{"b": 1}',
         ),
     ],
-)  # fmt: skip
+)
 def test_no_schema_and_reply_hold_the_app(schema: object, reply: str) -> None:
     check = parse_check(inline(schema))
     holds, seconds = in_seconds(lambda: check.passes(reply))
@@ -241,3 +292,43 @@ def test_a_verdict_takes_so_many_checks_and_a_schema_so_many_patterns() -> None:
     schema = {"properties": {str(n): {"pattern": str(n)} for n in range(101)}}
     with pytest.raises(InputError, match="101 patterns; at most 100"):
         parse_check("json-schema:" + json.dumps(schema))
+
+
+WORSE_TO_BETTER = {
+    "contains:Reviewed by Dr. Sharma": ["xyz", "Reviewed", "Reviewed by Dr.", "Reviewed by Dr. Sharma, today"],
+    "ends-with:Reviewed by Dr. Sharma": [
+        "xyz",
+        "Reviewed by Dr.",
+        "Reviewed by Dr. Sharma, today",
+        "Fine. Reviewed by Dr. Sharma",
+    ],
+    r"regex:Vitals: .*Diagnosis: .*Tests: .+": [
+        "nothing",
+        "Vitals: good",
+        "Vitals: good\nDiagnosis: x",
+        "Vitals: a\nDiagnosis: b\nTests: c",
+    ],
+    "max-words:3": ["a b c d e f g h", "a b c d", "a b c"],
+    "json": ["hello", '{"a": 1, oh dear', '{"a": [1, 2', '{"a": [1, 2]}'],
+}
+
+
+@pytest.mark.parametrize("spec", WORSE_TO_BETTER)
+def test_nearer_is_worth_more(spec: str) -> None:
+    check = parse_check(spec)
+    worth = [check.grade(reply) for reply in WORSE_TO_BETTER[spec]]
+    assert worth == sorted(worth)
+    assert len(set(worth)) == len(worth), worth
+    assert all(0 <= value <= 1 for value in worth)
+    assert [value == 1 for value in worth] == [check.passes(reply) for reply in WORSE_TO_BETTER[spec]]
+
+
+def test_a_schema_asks_for_json_first(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"type": "object", "required": ["a"]}')
+    worth = [parse_check(f"json-schema:{tmp_path / 's.json'}").grade(reply) for reply in ("no", '{"b": 1}', '{"a": 1}')]
+    assert worth == [0.0, pytest.approx(0.45), 1.0]
+
+
+def test_a_part_that_backtracks_for_ever_is_not_found() -> None:
+    check = parse_check(r"regex:(a+)+b.*end")
+    assert check.grade("a" * 40 + " end") == pytest.approx(0.45)  # in time, and only its last part is there

@@ -5,27 +5,38 @@ from __future__ import annotations
 import pytest
 
 from playground.errors import InputError
-from playground.evaluation.choice import Choice, Facts, Questions, choose, main_metric
-from playground.evaluation.compared import Table
+from playground.evaluation.comparison import CHANGES, NO_FACTS, SideKind, Table
 from playground.evaluation.cost import SideCost
-from playground.evaluation.questions import CHANGES, NO_FACTS, SideKind
+from playground.evaluation.decision import Choice, Facts, Questions, choose, main_metric
 from tests.evaluation.make import passes, table
 
 N = 40
 KINDS: dict[str, SideKind] = {
-    "base": "base", "prompt": "prompt", "few-shot": "few-shot", "documents": "documents", "tuned": "tuned", "both": "tuned+documents",
-}  # fmt: skip
+    "base": "base",
+    "prompt": "prompt",
+    "few-shot": "few-shot",
+    "documents": "documents",
+    "tuned": "tuned",
+    "both": "tuned+documents",
+}
 
 NO_QUESTIONS = Questions()
 
 
 def decided(
-    sides: dict[str, int], questions: Questions = NO_QUESTIONS, facts: Facts = NO_FACTS, n: int = N, tuned: float = 0.001, once: float = 1.0
-) -> Choice:  # fmt: skip
+    sides: dict[str, int],
+    questions: Questions = NO_QUESTIONS,
+    facts: Facts = NO_FACTS,
+    n: int = N,
+    tuned: float = 0.001,
+    once: float = 1.0,
+) -> Choice:
     """A choice by json, of which each side passes so many."""
     costs = {side: SideCost(tuned, once) if KINDS[side].startswith("tuned") else SideCost(0.002) for side in sides}
     kinds = {side: KINDS[side] for side in sides}
-    return choose(table({side: {"json": passes(yes, n)} for side, yes in sides.items()}), "json", kinds, costs, questions, facts)
+    return choose(
+        table({side: {"json": passes(yes, n)} for side, yes in sides.items()}), "json", kinds, costs, questions, facts
+    )
 
 
 def said(choice: Choice) -> str:
@@ -50,7 +61,10 @@ def test_2_examples_that_were_trained_on_do_not_count() -> None:
 
 
 def test_2_slow_sides_are_set_aside() -> None:
-    timed = {"prompt": {"json": passes(20, N), "seconds": [1.0] * N}, "tuned": {"json": passes(N, N), "seconds": [3.0] * N}}
+    timed = {
+        "prompt": {"json": passes(20, N), "seconds": [1.0] * N},
+        "tuned": {"json": passes(N, N), "seconds": [3.0] * N},
+    }
     kinds: dict[str, SideKind] = {"prompt": "prompt", "tuned": "tuned"}
     found = choose(table(timed), "json", kinds, {}, Questions(latency_s=2))
     assert found.choice == "prompt"
@@ -114,7 +128,9 @@ def test_5_the_prompt_does_it() -> None:
     found = decided({"base": 0, "prompt": 38, "tuned": 40})
     assert (found.choice, found.rule, found.runner_up) == ("prompt", 5, "fine-tune")
     assert found.reasons[-1].number is not None
-    assert decided({"prompt": 12, "tuned": 12}, n=12).rule == 6  # 12 of 12 is no proof of 95 %: its interval begins at 76 %
+    assert (
+        decided({"prompt": 12, "tuned": 12}, n=12).rule == 6
+    )  # 12 of 12 is no proof of 95 %: its interval begins at 76 %
 
 
 def test_6_no_gain() -> None:
@@ -137,7 +153,10 @@ def test_7_a_lead_that_may_be_chance() -> None:
 
 def test_8_too_few_or_poor_rows() -> None:
     sides = {"prompt": 10, "tuned": 38}
-    few, poor = decided(sides, facts=Facts(rows_trained=29)), decided(sides, facts=Facts(rows_trained=300, poor_share=0.3))
+    few, poor = (
+        decided(sides, facts=Facts(rows_trained=29)),
+        decided(sides, facts=Facts(rows_trained=300, poor_share=0.3)),
+    )
     assert (few.choice, few.rule, poor.choice, poor.rule) == ("prompt", 8, "prompt", 8)
     assert "29 rows" in few.sentence
     assert decided(sides, facts=Facts(rows_trained=30, poor_share=0.25)).choice == "fine-tune"
@@ -185,7 +204,9 @@ def test_costs_that_are_not_known_are_said(prompt: int, rule: int) -> None:
         assert found.rule == rule
         assert words in said(found)
     untimed = {"tuned": known["tuned"]}
-    assert "not known" not in said(choose(there, "json", kinds, untimed, Questions(budget=1))), "what training costs is known"
+    assert "not known" not in said(choose(there, "json", kinds, untimed, Questions(budget=1))), (
+        "what training costs is known"
+    )
     assert "not known" not in said(choose(there, "json", kinds, {}, Questions()))
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from playground.evaluation.checks import parse_check
-from playground.evaluation.compared import compare_sides
+from playground.evaluation.comparison import compare_sides
 from playground.evaluation.metrics import metrics_for
 from tests.evaluation.make import passes, rows, table
 
@@ -26,7 +26,9 @@ def some_sides() -> dict:
     sides = {}
     for side, wrong in (("base", 0.6), ("prompt", 0.3), ("tuned", 0.0)):
         flip = rng.random(24) < wrong
-        replies = [{"yes": "no", "no": "yes"}[text] if bad else text for text, bad in zip(references, flip, strict=True)]
+        replies = [
+            {"yes": "no", "no": "yes"}[text] if bad else text for text, bad in zip(references, flip, strict=True)
+        ]
         replies = [text + (" done" if rng.random() > wrong else "") for text in replies]
         sides[side] = rows(replies, references, side, loss=rng.random(24).tolist())
     return sides
@@ -40,7 +42,9 @@ def test_every_figure_by_another_road() -> None:
         labels = [reply.removesuffix(" done") for reply in replies]
         figures = found.sides[side]
         assert figures["ends-with:done"].value == np.mean([reply.endswith("done") for reply in replies])
-        assert figures["accuracy"].value == pytest.approx(np.mean([a == b for a, b in zip(labels, references, strict=True)]))
+        assert figures["accuracy"].value == pytest.approx(
+            np.mean([a == b for a, b in zip(labels, references, strict=True)])
+        )
         assert figures["macro_f1"].value == pytest.approx(f1_score(references, labels, average="macro"))
         assert figures["bleu"].value == pytest.approx(sacrebleu.corpus_bleu(replies, [references]).score)
         assert figures["chrf"].value == pytest.approx(sacrebleu.corpus_chrf(replies, [references]).score)
@@ -48,8 +52,9 @@ def test_every_figure_by_another_road() -> None:
         share = int(sum(reply.endswith("done") for reply in replies))
         wilson = stats.binomtest(share, 24).proportion_ci(method="wilson")
         assert (figures["ends-with:done"].low, figures["ends-with:done"].high) == (
-            pytest.approx(wilson.low, abs=1e-12), pytest.approx(wilson.high),
-        )  # fmt: skip
+            pytest.approx(wilson.low, abs=1e-12),
+            pytest.approx(wilson.high),
+        )
 
 
 def test_every_pair_of_every_metric() -> None:
@@ -60,7 +65,9 @@ def test_every_pair_of_every_metric() -> None:
         (a, b, name) for a, b in itertools.combinations(answered, 2) for name in measured["base"]
     }
     for pair in found.pairs:
-        assert pair.difference == pytest.approx(found.sides[pair.a][pair.metric].value - found.sides[pair.b][pair.metric].value)
+        assert pair.difference == pytest.approx(
+            found.sides[pair.a][pair.metric].value - found.sides[pair.b][pair.metric].value
+        )
         assert pair.low <= pair.difference <= pair.high
         assert pair.p_value <= pair.p_adjusted <= 1
         assert pair.enough == (pair.p_adjusted <= 0.05)
@@ -71,7 +78,10 @@ def test_every_pair_of_every_metric() -> None:
     assert turned is not None
     assert (one.difference, one.low, one.high) == (-turned.difference, -turned.high, -turned.low)
     tuned, base = (measured[side]["ends-with:done"].values for side in ("tuned", "base"))
-    won, lost = sum(a > b for a, b in zip(tuned, base, strict=True)), sum(a < b for a, b in zip(tuned, base, strict=True))
+    won, lost = (
+        sum(a > b for a, b in zip(tuned, base, strict=True)),
+        sum(a < b for a, b in zip(tuned, base, strict=True)),
+    )
     assert one.p_value == pytest.approx(stats.binomtest(won, won + lost).pvalue)
     assert found.pair("base", "nobody", "bleu") is None
 
@@ -109,7 +119,9 @@ def test_sides_that_answered_different_examples_meet_where_both_did() -> None:
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans(), st.booleans()), min_size=1, max_size=12))
 def test_any_values(values: list[tuple[float, float, bool, bool]]) -> None:
     a, b, yes, no = zip(*values, strict=True)
-    found = table({"a": {"rouge_l": a, "json": [float(x) for x in yes]}, "b": {"rouge_l": b, "json": [float(x) for x in no]}})
+    found = table(
+        {"a": {"rouge_l": a, "json": [float(x) for x in yes]}, "b": {"rouge_l": b, "json": [float(x) for x in no]}}
+    )
     for pair in found.pairs:
         assert pair.low <= pair.difference <= pair.high
         assert 0 < pair.p_value <= pair.p_adjusted <= 1

@@ -1,8 +1,20 @@
+"""Forgetting and refusals: the shipped questions, reading a reply, pooling and words."""
+
 from __future__ import annotations
 
 import pytest
 
-from playground.evaluation.forgetting import Forgetting, Scored, is_right, material, pooled, right
+from playground.evaluation.forgetting import (
+    Forgetting,
+    Scored,
+    is_refusal,
+    is_right,
+    material,
+    pooled,
+    questions,
+    refusals,
+    right,
+)
 
 
 def test_the_material_is_whole_and_each_item_is_there_once() -> None:
@@ -56,9 +68,57 @@ def test_pooling_weighs_by_tokens() -> None:
 def test_words_say_which_way_it_went() -> None:
     worse = Forgetting(3.0, 3.5, 100, 20, 12, 40, 0.3)
     assert worse.loss_change == 0.5
-    assert (worse.accuracy_before, worse.accuracy_after) == (0.5, 0.3)
     assert worse.words == (
         "General text is harder by 0.50 nats a token; 12 of 40 general questions are answered rightly, 20 before."
     )
     assert "easier by 0.10" in Forgetting(3.0, 2.9, 100, 20, 20, 40).words
     assert "as easy for it as before" in Forgetting(3.0, 3.01, 100, 20, 20, 40).words
+
+
+SAYS_SO = (
+    "I don't know.",
+    "The passages do not mention a lighthouse keeper.",
+    "I'm sorry, but I cannot find that.",
+    "That is not stated.",
+    "There is no information about the choir in the text.",
+    "I am not sure.",
+    "The fare isn't given.",
+    "Unable to answer from the passages.",
+    "The documents don’t say who won.",
+    "It was not specifically mentioned.",
+    "Unknown.",
+)
+ANSWERS = (
+    "The telephone number is 555 0100.",
+    "It was blue.",
+    "He built three bridges.",
+    "Vitals: 120/80 mmHg.",
+    "",
+    "Nobody won, it rained.",
+    "He did not have breakfast.",
+)
+
+
+@pytest.mark.parametrize("reply", SAYS_SO)
+def test_says_so(reply: str) -> None:
+    assert is_refusal(reply)
+
+
+@pytest.mark.parametrize("reply", ANSWERS)
+def test_answers(reply: str) -> None:
+    assert not is_refusal(reply)
+
+
+def test_counted_with_an_interval() -> None:
+    found = refusals([*SAYS_SO[:3], *ANSWERS])
+    assert (found.asked, found.refused) == (10, 3)
+    assert found.low == pytest.approx(0.1078, abs=1e-4)
+    assert found.high == pytest.approx(0.6032, abs=1e-4)
+    assert "3 of 10" in found.as_json()["words"]
+    assert "answered all 7" in refusals(ANSWERS).words
+
+
+def test_the_questions_differ_and_are_questions() -> None:
+    asked = questions()
+    assert len(set(asked)) == len(asked) == 20
+    assert all(text.endswith("?") for text in asked)

@@ -1,4 +1,5 @@
-"""Checks read from the references: what they find, that the references pass them, and that they refuse what looks different."""
+"""Checks read from the references: what they find, that the references pass them, and that they refuse what looks
+different."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from playground.evaluation.checks import parse_check
-from playground.evaluation.inferred import inferred, looks_like
+from playground.evaluation.inferred_checks import inferred, looks_like
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REPORTS = [
@@ -32,7 +33,11 @@ def answers(name: str) -> list[str]:
         ),
         (
             "brand_voice",
-            ["ends-with:Warmly, your Larkfield team", r"regex:Thank you for reaching out to Larkfield\..*", "max-words:50"],
+            [
+                "ends-with:Warmly, your Larkfield team",
+                r"regex:Thank you for reaching out to Larkfield\..*",
+                "max-words:50",
+            ],
         ),
     ],
 )
@@ -57,7 +62,7 @@ def test_json_and_its_keys() -> None:
     assert not keys.passes(json.dumps(without))
     like = looks_like(references)
     assert like is not None
-    assert "JSON with category, product, order_id, urgency, summary" in like.words
+    assert "JSON with category, product, order_id, urgency, summary" in like.label
     assert all(like.passes(answer) for answer in held)
     assert not like.passes(json.dumps(without))
     assert not like.passes(json.dumps({**json.loads(held[0]), "more": 1}))
@@ -97,7 +102,7 @@ def test_one_odd_reference_in_twenty_changes_nothing() -> None:
 def test_labels_are_asked_for() -> None:
     like = looks_like(["yes", "no", "unclear"] * 4)
     assert like is not None
-    assert "one of 3 answers" in like.words
+    assert "one of 3 answers" in like.label
     assert like.passes("Yes.")
     assert not like.passes("perhaps")
 
@@ -120,4 +125,4 @@ def test_whatever_they_are_nearly_all_pass(references: list[str], shared: str) -
         assert sum(parse_check(spec).passes(text) for text in texts) >= 0.95 * len(texts)
     like = looks_like(texts)
     if like is not None:
-        assert like.words
+        assert like.label

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from playground.evaluation import report, report_metrics, shown
-from playground.evaluation.choice import Questions
 from playground.evaluation.cost import Prices
-from playground.evaluation.differences import differing, parted, word_diff
+from playground.evaluation.decision import Questions
+from playground.report import format, report, sections
+from playground.report.differences import parted, word_diff
 from tests.evaluation.verdicts import CHECK, EVIL, verdict
 
 VOID = {"meta", "br", "img", "input", "link"}
@@ -40,7 +40,9 @@ class Page(HTMLParser):
         self.ids += [value for name, value in attrs if name == "id" and value]
         if tag == "a":
             self.links.append(str(values["href"]))
-        self.outside += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value and value[:1] != "#"]
+        self.outside += [
+            value for name, value in attrs if name in ("src", "href", "xlink:href") and value and value[:1] != "#"
+        ]
         assert not any(name.startswith("on") for name, _ in attrs)
         if tag not in VOID:
             self._open.append(tag)
@@ -100,12 +102,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(made: Any) -> None:
 
 
 def test_every_piece_escapes_what_people_and_models_wrote(made: Any) -> None:
-    record, rows = made
-    pieces = [
-        report.answer_html(record), report.reasons_html(record), report.table_html(record), report.metrics_html(record),
-        report.radar_svg(record), report.cost_html(record), report.differences_html(record, rows), report.forgetting_html(record),
-        report.measured_html(record),
-    ]  # fmt: skip
+    pieces = [report.section(name, *made) for name in report.SECTIONS]
     for piece in pieces:
         assert "<img" not in piece
         Page(piece)
@@ -114,8 +111,17 @@ def test_every_piece_escapes_what_people_and_models_wrote(made: Any) -> None:
 
 def test_the_answer_comes_first_then_reasons_table_pictures_differences_cost_and_how(made: Any) -> None:
     text = report.page_html(*made)
-    order = ["Fine-tune.", "Every side by its main metric", "The whole at a glance", "Every metric", "Where the sides differ", "What it costs",
-             "What was forgotten", "How it was measured", "Wilson"]  # fmt: skip
+    order = [
+        "Fine-tune.",
+        "Every side by its main metric",
+        "The whole at a glance",
+        "Every metric",
+        "Where the sides differ",
+        "What it costs",
+        "What was forgotten",
+        "How it was measured",
+        "Wilson",
+    ]
     places = [text.index(words, text.index("<body>")) for words in order]
     assert places == sorted(places)
 
@@ -124,7 +130,7 @@ def test_a_record_from_disk_reads_the_same(made: Any) -> None:
     record, rows = made
     sorted_ = json.loads(json.dumps(record, sort_keys=True))
     assert report.body_html(sorted_, rows) == report.body_html(record, rows)
-    text = report.metrics_html(sorted_)
+    text = report.section("metrics", sorted_)
     order = [
         "decides",
         "At most 60 words<",
@@ -141,20 +147,29 @@ def test_a_record_from_disk_reads_the_same(made: Any) -> None:
 
 def test_too_little_evidence_says_how_much_would_do() -> None:
     record, _ = verdict(6)
-    assert report.answer_html(record).startswith('<h2 class="v-headline">Too few examples to tell; at least 10 would do.</h2>')
+    assert report.section("answer", record).startswith(
+        '<h2 class="v-headline">Too few examples to tell; at least 10 would do.</h2>'
+    )
     record["rule"], record["rows_needed"] = 7, 1060
-    assert "about 1,060 would do." in report.answer_html(record)
+    assert "about 1,060 would do." in report.section("answer", record)
     record["rows_needed"] = None
-    assert "Not enough evidence.</h2>" in report.answer_html(record)
+    assert "Not enough evidence.</h2>" in report.section("answer", record)
 
 
 def test_what_ended_early_says_that_it_is_not_complete(made: Any) -> None:
     record, _ = made
-    assert "not complete" not in report.answer_html(record)
-    assert "not complete" not in report.answer_html({name: record[name] for name in record if name != "state"})
-    for state, how in (("STOPPED", "was stopped early"), ("FAILED", "failed before its end"), ("MEASURING", "has not ended")):
-        said = report.answer_html({**record, "state": state})
-        assert f"This verdict is not complete: it {how}, and rests on the 40 examples that every side had answered." in said
+    assert "not complete" not in report.section("answer", record)
+    assert "not complete" not in report.section("answer", {name: record[name] for name in record if name != "state"})
+    for state, how in (
+        ("STOPPED", "was stopped early"),
+        ("FAILED", "failed before its end"),
+        ("MEASURING", "has not ended"),
+    ):
+        said = report.section("answer", {**record, "state": state})
+        assert (
+            f"This verdict is not complete: it {how}, and rests on the 40 examples that every side had answered."
+            in said
+        )
 
 
 def test_an_example_that_not_all_sides_answered_is_nowhere_alike_or_apart(made: Any) -> None:
@@ -172,23 +187,27 @@ def test_what_was_not_timed_and_what_training_cost_nobody_knows(made: Any) -> No
     for side in record["sides"][:2]:
         side["cost"]["per_request"] = None
     for point in record["cost_curve"]:
-        point["totals"] = {name: total for name, total in point["totals"].items() if name not in ("Base", "Base + prompt")}
-    costs = report.cost_html(record)
+        point["totals"] = {
+            name: total for name, total in point["totals"].items() if name not in ("Base", "Base + prompt")
+        }
+    costs = report.section("cost", record)
     assert costs.count("not timed") >= 4
     assert costs.count("not known, since not both were timed") == 2
-    assert report.table_html(record).count("not timed") == 2
+    assert report.section("table", record).count("not timed") == 2
     Page(report.page_html(record, rows))
     record = copy.deepcopy(made[0])
-    assert "not known" not in report.cost_html(record)
+    assert "not known" not in report.section("cost", record)
     record["sides"][3]["training_s"] = 0.0
     record["sides"][3]["cost"]["once"] = 0.0
-    costs = report.cost_html(record)
+    costs = report.section("cost", record)
     assert costs.count("no record of what its training cost") == 3
     assert '<td class="n">not known</td>' in costs
     assert costs.count('<td class="n">none</td>') == 3
     assert "is not known, and not in it" in costs
     assert "cheaper from the first request on" not in costs
-    assert '<td class="n">not known</td>' not in report.cost_html({**record, "prices": {**record["prices"], "training": 5.0}})
+    assert '<td class="n">not known</td>' not in report.section(
+        "cost", {**record, "prices": {**record["prices"], "training": 5.0}}
+    )
 
 
 def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid(made: Any) -> None:
@@ -199,43 +218,43 @@ def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid(made: Any) -> Non
         "link": "question|volume",
     }
     record["reasons"] = [said]
-    why = report.reasons_html(record)
+    why = report.section("answer", record)
     assert "Your volume" in why
     assert "Never paid back" not in why
-    assert f'id="{shown.element_id("question|volume")}"' in report.cost_html(record), "and it leads there"
+    assert f'id="{format.element_id("question|volume")}"' in report.section("cost", record), "and it leads there"
 
 
 def test_figures_are_those_of_the_record(made: Any) -> None:
     record, _ = made
-    table = report.table_html(record)
+    table = report.section("table", record)
     tuned = record["sides"][3]["metrics"][CHECK]
     assert (tuned["value"], tuned["n"]) == (0.925, 40)
     assert f"{100 * tuned['low']:.0f} to {100 * tuned['high']:.0f}" in table
     assert f'cx="{100 * tuned["value"]:.2f}%"' in table
-    assert "paid back after 496 requests" in report.cost_html(record)
-    assert "21 → 20 of 40" in report.forgetting_html(record)
-    assert report.forgetting_html({**record, "forgetting": {}}) == ""
+    assert "paid back after 496 requests" in report.section("cost", record)
+    assert "21 → 20 of 40" in report.section("forgetting", record)
+    assert report.section("forgetting", {**record, "forgetting": {}}) == ""
 
 
 def test_a_metric_that_fits_no_common_scale_is_not_on_the_radar(made: Any) -> None:
     record, _ = made
-    axes = report_metrics.radar_axes(record)
+    axes = sections.radar_axes(record)
     assert {CHECK, "token_f1", "consistency"} <= set(axes)
     assert not {"bleu", "chrf", "seconds", "loss", "perplexity", "prompt_tokens", "groundedness"} & set(axes)
     two = {**record, "about": {name: record["about"][name] for name in ("token_f1", "bleu", "chrf")}}
-    assert report.radar_svg(two) == "", "two axes are no radar"
+    assert report.section("radar", two) == "", "two axes are no radar"
 
 
 def test_what_the_choice_fails_at_comes_first(made: Any) -> None:
     record, rows = made
-    found = differing(record, rows)
+    found = parted(record, rows)[0]
     tuned = record["chosen_side"]
     values = [next(row["metrics"][CHECK] for row in answers if row["side"] == tuned) for answers in found]
     assert values == sorted(values)
     assert values[0] == 0.0
     assert all(len({row["metrics"][CHECK] for row in answers}) > 1 for answers in found)
     assert [row["side"] for row in found[0]] == [side["side"] for side in record["sides"]]
-    shown_, alike = report.differences_html(record, rows, only=3).split('<details class="v-alike">')
+    shown_, alike = report.section("differences", record, rows, only=3).split('<details class="v-alike">')
     assert shown_.count('class="v-example"') == 3
     assert "The first 3 are shown" in shown_
     apart, same = parted(record, rows)
@@ -243,30 +262,38 @@ def test_what_the_choice_fails_at_comes_first(made: Any) -> None:
     assert alike.count('class="v-example"') == min(3, len(same)) > 0, (
         "every reply can be read, also where the sides do not differ"
     )
-    nothing = report.differences_html({**record, "main_metric": None}, rows, replay=True)
+    nothing = report.section("differences", {**record, "main_metric": None}, rows, replay=True)
     assert "They do not" in nothing
     assert nothing.count('class="v-example"') == record["examples"]
 
 
 def test_only_what_has_a_stamp_can_be_replayed(made: Any) -> None:
     record, rows = made
-    assert "data-id" not in report.differences_html(record, rows)
+    assert "data-id" not in report.section("differences", record, rows)
     without = [row | ({"stamp": None} if row["side"] == "Base" else {}) for row in rows]
-    apart, alike = report.differences_html(record, without, only=1, replay=True).split('<details class="v-alike">')
+    apart, alike = report.section("differences", record, without, only=1, replay=True).split(
+        '<details class="v-alike">'
+    )
     buttons = re.findall(r'data-id="([^"]+)"', apart)
     assert len(buttons) == len(re.findall(r'data-id="([^"]+)"', alike)) == 3
-    number = differing(record, rows)[0][0]["example"]
+    number = parted(record, rows)[0][0][0]["example"]
     assert buttons == [f"{number}|1", f"{number}|2", f"{number}|3"]
 
 
-def test_words_are_compared_and_crumbs_are_not() -> None:
-    assert word_diff("a b c d", "a b c d") == "a b c d"
-    assert word_diff("Rest today. Signed", "Rest now. Signed") == "Rest <del>today</del><ins>now</ins>. Signed"
+def test_words_are_compared_and_crumbs_are_not(made: Any) -> None:
+    assert word_diff("a b c d", "a b c d") == [("same", "a b c d")]
+    assert word_diff("Rest today. Signed", "Rest now. Signed") == [
+        ("same", "Rest "),
+        ("del", "today"),
+        ("ins", "now"),
+        ("same", ". Signed"),
+    ]
     mixed = word_diff("The dog should see a vet soon.", "Plan: rest for a week.\nSigned by Dr. A")
-    assert mixed.count("<del>") == 1
-    assert word_diff(EVIL, "x").count("<img") == 0
-    assert word_diff("  ", "x") == "<i>Nothing at all.</i> <ins>x</ins>"
-    assert word_diff("word " * 2000, "x") == shown.esc("word " * 2000), "too long to compare: shown as it is"
+    assert [how for how, _ in mixed].count("del") == 1
+    assert word_diff("word " * 2000, "x") == [("same", "word " * 2000)], "too long to compare: shown as it is"
+    record, rows = made
+    silent = [row | {"reply": "  ", "reference": EVIL} for row in rows]
+    assert "<i>Nothing at all.</i> <ins>&lt;img" in report.section("differences", record, silent)
 
 
 def test_the_rows_open_in_a_sheet_without_running_anything(made: Any) -> None:
@@ -283,23 +310,25 @@ def test_the_rows_open_in_a_sheet_without_running_anything(made: Any) -> None:
 
 def test_the_device_may_have_a_price_and_prompts_a_length() -> None:
     record, _rows = verdict(prices=Prices(currency="EUR", device_per_hour=2.0, tuned_prompt_per_million=0.3))
-    costs = report.cost_html(record)
+    costs = report.section("cost", record)
     assert "seconds an answer takes" in costs
     assert "0.3 EUR" in costs
     assert "made-up examples" not in costs
     assert "How long a prompt may be" in costs
     record, _ = verdict(sides=("base", "prompt"))
-    assert "How long a prompt may be" not in report.cost_html(record)
+    assert "How long a prompt may be" not in report.section("cost", record)
 
 
 def test_ids_are_safe_and_different() -> None:
-    ids = {shown.element_id(link) for link in ("side|A b|x", "side|a B|x", "side|A-b|x", "")}
+    ids = {format.element_id(link) for link in ("side|A b|x", "side|a B|x", "side|A-b|x", "")}
     assert len(ids) == 4
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*", one) for one in ids)
 
 
 def test_the_cost_section_says_where_its_prices_are_made_up() -> None:
-    made_up, own = (report.cost_html(verdict(prices=prices)[0]) for prices in (Prices(), Prices(prompt_per_million=2.0)))
+    made_up, own = (
+        report.section("cost", verdict(prices=prices)[0]) for prices in (Prices(), Prices(prompt_per_million=2.0))
+    )
     assert "The prices are made up" in made_up
     assert "made-up examples" in made_up
     assert "Total cost in USD at example prices" in made_up

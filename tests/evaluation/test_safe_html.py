@@ -6,8 +6,8 @@ from html import unescape
 
 import pytest
 
-from playground.evaluation.report import body_html, page_html
-from playground.evaluation.safe_html import safe_html
+from playground.report.report import body_html, page_html
+from playground.report.safe_html import safe_html
 from tests.evaluation.verdicts import verdict
 from tests.payloads import PAYLOADS
 
@@ -17,7 +17,10 @@ from tests.payloads import PAYLOADS
     [
         ('<p class="note">a &amp; b &lt;i&gt;&#10;</p>', '<p class="note">a &amp; b &lt;i&gt;&#10;</p>'),
         ('<svg viewBox="0 0 1 1"><path d="M1 1"/></svg>', '<svg viewbox="0 0 1 1"><path d="M1 1"/></svg>'),
-        ('<i style="width:62%"></i><a href="?verdict=1-2-v3">x</a>', '<i style="width:62%"></i><a href="?verdict=1-2-v3">x</a>'),
+        (
+            '<i style="width:62%"></i><a href="?verdict=1-2-v3">x</a>',
+            '<i style="width:62%"></i><a href="?verdict=1-2-v3">x</a>',
+        ),
         ("<td class=figure>1</td>", '<td class="figure">1</td>'),
         ('<a href="javascript:x">y</a>', '&lt;a href="javascript:x"&gt;y</a>'),
         ('<b style="position:fixed">y', '&lt;b style="position:fixed"&gt;y'),
@@ -25,11 +28,14 @@ from tests.payloads import PAYLOADS
         ("<script>x < '<b>'</script>", "&lt;script&gt;x &lt; '<b>'&lt;/script&gt;"),
         ("<IMG SRC=x ONERROR=y//", "&lt;IMG SRC=x ONERROR=y//"),
         ("<!-- <img src=x> --!><img src=x>", "&lt;!-- &lt;img src=x&gt; --!&gt;&lt;img src=x&gt;"),
-        ('<title><img src=x></title><span id="</style><img src=x>">', '<title>&lt;img src=x&gt;</title>&lt;span id="&lt;/style&gt;&lt;img src=x&gt;"&gt;'),
-        ('<a <b>x</b> <![1> <?x> a & b &#x &amp', '&lt;a <b>x</b> &lt;![1&gt; &lt;?x&gt; a &amp; b &amp;#x &amp;amp'),
+        (
+            '<title><img src=x></title><span id="</style><img src=x>">',
+            '<title>&lt;img src=x&gt;</title>&lt;span id="&lt;/style&gt;&lt;img src=x&gt;"&gt;',
+        ),
+        ("<a <b>x</b> <![1> <?x> a & b &#x &amp", "&lt;a <b>x</b> &lt;![1&gt; &lt;?x&gt; a &amp; b &amp;#x &amp;amp"),
         ('<span title="x" class="&lt;&quot;">', '&lt;span title="x" class="&amp;lt;&amp;quot;"&gt;'),
     ],
-)  # fmt: skip
+)
 def test_a_tag_of_ours_stays_and_every_other_is_text(html: str, safe: str) -> None:
     assert safe_html(html) == safe
 
@@ -48,7 +54,22 @@ def test_a_text_that_nobody_escaped_runs_nothing(payload: str, around: str) -> N
 
 @pytest.mark.parametrize(
     "piece",
-    ["<a ", "<", "</a ", "<!--", "<!-- x>", "<![cdata[", "<?", "&#", "&a", '<a b="', '<a b=">" ', "<a b='x>", "<p/", "<p \t"],
+    [
+        "<a ",
+        "<",
+        "</a ",
+        "<!--",
+        "<!-- x>",
+        "<![cdata[",
+        "<?",
+        "&#",
+        "&a",
+        '<a b="',
+        '<a b=">" ',
+        "<a b='x>",
+        "<p/",
+        "<p \t",
+    ],
 )
 @pytest.mark.parametrize("end", ["", ">", '">'])
 def test_what_is_never_closed_takes_no_longer_than_other_text(piece: str, end: str) -> None:

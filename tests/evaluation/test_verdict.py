@@ -8,10 +8,9 @@ from dataclasses import replace
 import pytest
 
 from playground.evaluation.checks import parse_check
-from playground.evaluation.choice import Facts, Questions
 from playground.evaluation.cost import Prices
-from playground.evaluation.scored import Answered
-from playground.evaluation.verdict import SideFacts, conclude
+from playground.evaluation.decision import Facts, Questions
+from playground.evaluation.verdict import Answered, SideFacts, conclude
 from tests.evaluation.make import rows
 
 BUSY = Questions(volume=1_000_000)
@@ -46,7 +45,10 @@ def test_a_side_that_was_not_timed_is_not_for_nothing() -> None:
 
 def test_a_model_without_a_record_of_its_training_is_not_for_nothing() -> None:
     cheaper = Prices(
-        prompt_per_million=100.0, completion_per_million=100.0, tuned_prompt_per_million=1.0, tuned_completion_per_million=1.0
+        prompt_per_million=100.0,
+        completion_per_million=100.0,
+        tuned_prompt_per_million=1.0,
+        tuned_completion_per_million=1.0,
     )
     checks = [parse_check("contains:yes")]
     for sides, prices, rule in (
@@ -74,7 +76,9 @@ def test_a_model_without_a_record_of_its_training_is_not_for_nothing() -> None:
         (["yes", "no"], None, None),
     ],
 )
-def test_labels_are_found_in_all_references(asked: list[str], all_of_them: list[str] | None, labels: list[str] | None) -> None:
+def test_labels_are_found_in_all_references(
+    asked: list[str], all_of_them: list[str] | None, labels: list[str] | None
+) -> None:
     said = {side: rows(asked, asked, side) for side in ("prompt", "tuned")}
     record = conclude(said, SIDES, [], references=all_of_them).record
     assert record["labels"] == labels

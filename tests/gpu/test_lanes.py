@@ -1,4 +1,5 @@
-"""Cores are shared out between chat and a run: who computes is seen by every process of a home, and forgotten when it ends."""
+"""Cores are shared out between chat and a run: who computes is seen by every process of a home, and forgotten when it
+ends."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ import pytest
 from playground.gpu.lanes import LINGER_S, LOOK_S, Lanes, usable_cores
 from playground.settings import PROJECT_ROOT
 
-HOLDER = "import sys; from pathlib import Path; from playground.gpu.lanes import Lanes; lanes = Lanes(Path(sys.argv[1])); lanes.enter('chat'); print('in', flush=True); input()"
+HOLDER = """
+import sys; from pathlib import Path; from playground.gpu.lanes import Lanes
+lanes = Lanes(Path(sys.argv[1])); lanes.enter('chat'); print('in', flush=True); input()
+"""
 
 
 class FakeClock:
@@ -65,7 +69,11 @@ def test_entering_twice_and_leaving_without_having_entered_are_harmless(tmp_path
 def test_a_process_that_was_killed_holds_nothing(tmp_path: Path, clock: FakeClock) -> None:
     worker = Lanes(tmp_path, 2, clock)
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=PROJECT_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdin is not None
     assert holder.stdout is not None
@@ -94,7 +102,9 @@ def test_cores_are_those_that_this_process_may_use() -> None:
     ("given", "spins"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
 def test_threads_that_wait_soon_sleep_unless_a_person_wants_them_otherwise(given: dict[str, str], spins: str) -> None:
-    env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
+    env = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    } | given
     code = "import os, playground; print(os.environ.get('GOMP_SPINCOUNT'))"
     assert (
         subprocess.run(

@@ -1,5 +1,5 @@
-"""The policy under random events, through the manager that carries it out: never over budget, never a model in use gone, nobody
-starves, nothing held at the end. The clock and the unloading are the machine's own."""
+"""The policy under random events, through the manager that carries it out: never over budget, never a model in use
+gone, nobody starves, nothing held at the end. The clock and the unloading are the machine's own."""
 
 from __future__ import annotations
 
@@ -40,14 +40,17 @@ class World:
 
     def ask(self, lane: str, session: str, needs: int, resident: str) -> None:
         try:
-            request = self.manager.request(lane, session, "work", needs, ((resident, SIZES[resident]),) if resident else ())
+            request = self.manager.request(
+                lane, session, "work", needs, ((resident, SIZES[resident]),) if resident else ()
+            )
         except (BusyError, OutOfMemoryError):
             return
         self.open.append(request)
         self.settle()
 
     def settle(self) -> None:
-        """Leases that were granted load their model; those still waiting count who passed them while only short work ran."""
+        """Leases that were granted load their model; those still waiting count who passed them while only short work
+        ran."""
         for request in self.open:
             for name in request.lease.residents if request.lease is not None else ():
                 self.manager.set_resident(name, SIZES[name], lambda name=name: self.unload(name))
@@ -102,7 +105,9 @@ class Machine(RuleBasedStateMachine):
         self.world = World()
 
     @rule(
-        session=st.sampled_from("abcde"), needs=st.integers(1, 30), resident=st.sampled_from(["base", "base", "full-1", "full-2"])
+        session=st.sampled_from("abcde"),
+        needs=st.integers(1, 30),
+        resident=st.sampled_from(["base", "base", "full-1", "full-2"]),
     )
     def chat(self, session: str, needs: int, resident: str) -> None:
         self.world.ask("chat", session, needs, resident)
@@ -148,7 +153,10 @@ def test_ten_thousand_events() -> None:
         event = draw.random()
         if event < 0.45:
             world.ask(
-                "chat", draw.choice("abcdefgh"), draw.randint(1, 30), draw.choice(["base", "base", "full-1", "full-2", "large"])
+                "chat",
+                draw.choice("abcdefgh"),
+                draw.randint(1, 30),
+                draw.choice(["base", "base", "full-1", "full-2", "large"]),
             )
         elif event < 0.5:
             world.ask("train", draw.choice("abc"), draw.randint(20, 100), "")

@@ -46,7 +46,11 @@ def test_who_was_passed_by_too_often_comes_first_of_all() -> None:
 
 
 def test_each_lane_has_its_capacity_and_both_run_side_by_side() -> None:
-    queue = [*[chat(number, str(number)) for number in range(1, 7)], Waiting(7, "train", "a", 2), Waiting(8, "train", "b", 2)]
+    queue = [
+        *[chat(number, str(number)) for number in range(1, 7)],
+        Waiting(7, "train", "a", 2),
+        Waiting(8, "train", "b", 2),
+    ]
     assert sorted(decide(queue, [], [], GB, {}).grant) == [1, 2, 3, 4, 7]
     held = [*[Held("chat", 1)] * 3, Held("train", 1)]
     assert sorted(decide(queue, held, [], GB, {}).grant) == [1]
@@ -60,13 +64,18 @@ def test_what_does_not_fit_waits_and_does_not_hold_up_the_other_lane() -> None:
 
 def test_waiters_for_the_same_model_share_one_load() -> None:
     queue = [on(1, "base"), on(2, "base"), on(3, "other")]
-    assert decide(queue, [], [], 4 * GB - 1, {}).grant == (1, 2), "the second costs nothing more; another model does not fit"
+    assert decide(queue, [], [], 4 * GB - 1, {}).grant == (1, 2), (
+        "the second costs nothing more; another model does not fit"
+    )
     loading = [Resident("base", 2 * GB, LOADING)]
     assert decide([on(2, "base")], [Held("chat", 1, ("base",))], loading, 2 * GB + 2, {}).grant == (2,)
 
 
 def test_the_longest_idle_leaves_and_only_as_many_as_needed() -> None:
-    there = [Resident("young", 3 * GB, idle_since_s=9, evictable=True), Resident("old", 3 * GB, idle_since_s=1, evictable=True)]
+    there = [
+        Resident("young", 3 * GB, idle_since_s=9, evictable=True),
+        Resident("old", 3 * GB, idle_since_s=1, evictable=True),
+    ]
     assert decide([on(1, "new", size=3 * GB)], [], there, 8 * GB, {}) == Decision((), ("old",))
     assert decide([on(1, "new", size=7 * GB)], [], there, 8 * GB, {}) == Decision((), ("old", "young"))
 
@@ -94,7 +103,9 @@ def test_an_urgent_request_holds_back_short_work_that_would_keep_it_waiting() ->
     base = [Resident("base", 2 * GB, evictable=True)]
     run = Waiting(1, "train", "a", 7 * GB, passed=PATIENCE)
     held = [Held("chat", 1, ("base",))]
-    assert decide([run, on(2, "base")], held, base, 8 * GB, {}) == Decision(), "the open reply ends, then the run starts"
+    assert decide([run, on(2, "base")], held, base, 8 * GB, {}) == Decision(), (
+        "the open reply ends, then the run starts"
+    )
     patient = Waiting(1, "train", "a", 7 * GB)
     assert decide([patient, on(2, "base")], held, base, 8 * GB, {}).grant == (2,)
 
@@ -140,5 +151,7 @@ def test_batches_of_long_jobs_alternate_and_take_no_place_from_a_chat() -> None:
         (16, {"chat", "train"}, 8, 8),
     ],
 )
-def test_threads_of_both_lanes_fit_the_cores_while_both_compute(cores: int, busy: set[str], chat: int, train: int) -> None:
+def test_threads_of_both_lanes_fit_the_cores_while_both_compute(
+    cores: int, busy: set[str], chat: int, train: int
+) -> None:
     assert (threads_of("chat", cores, busy), threads_of("train", cores, busy)) == (chat, train)

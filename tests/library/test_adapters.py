@@ -7,26 +7,20 @@ import pytest
 
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library.adapters import ID, RESERVATION_S, AdapterLibrary
+from playground.library.archive import KEPT
 
-from .make import a_run, adapter
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 5000.0
-
-    def __call__(self) -> float:
-        return self.now
+from .conftest import a_run, adapter
 
 
 @pytest.fixture
-def clock():
-    return Clock()
+def now():
+    """[seconds]: the library's clock."""
+    return [5000.0]
 
 
 @pytest.fixture
-def library(tmp_path, clock):
-    return AdapterLibrary(tmp_path / "home" / "adapters", tmp_path / "shipped", clock)
+def library(tmp_path, now):
+    return AdapterLibrary(tmp_path / "home" / "adapters", tmp_path / "shipped", lambda: now[0])
 
 
 def put(library, name="Hospital reports", **run):
@@ -47,25 +41,17 @@ def test_nothing_there_yet(library, tmp_path):
         library.get("x")
 
 
-@pytest.mark.parametrize(
-    ("name", "id"),
-    [
-        ("Hospital reports", "hospital_reports"),
-        ("  Größe & Ärger!  ", "groe_arger"),
-        ("two-part name", "two-part_name"),
-        ("../../etc/passwd", "etc_passwd"),
-        ("रिपोर्ट", "adapter"),
-        ("", "adapter"),
-        ("-_-", "adapter"),
-        ("x" * 200, "x" * 56),
-        ("base", "base-2"),
-        (".staging", "staging"),
-    ],
-)
-def test_ids_are_made_from_names(library, name, id):
-    made = library.reserve_id(name)
-    assert made == id
-    assert ID.fullmatch(made)
+IDS = {"Hospital reports": "hospital_reports", "  Größe & Ärger!  ": "groe_arger", "two-part name": "two-part_name"}
+IDS |= {"../../etc/passwd": "etc_passwd", "रिपोर्ट": "adapter", "": "adapter", "-_-": "adapter", "x" * 200: "x" * 56}
+IDS |= {"base": "base-2", ".staging": "staging"}
+
+
+def test_ids_are_made_from_names(library):
+    for name, id in IDS.items():
+        made = library.reserve_id(name)
+        assert made == id
+        assert ID.fullmatch(made)
+        library.release_id(made)
 
 
 def test_ids_are_unique_among_own_shipped_and_reserved(library, tmp_path):
@@ -77,9 +63,9 @@ def test_ids_are_unique_among_own_shipped_and_reserved(library, tmp_path):
     assert library.reserve_id("reports") == "reports-3"
 
 
-def test_a_reservation_runs_out(library, clock):
+def test_a_reservation_runs_out(library, now):
     assert library.reserve_id("a") == "a"
-    clock.now += RESERVATION_S + 1
+    now[0] += RESERVATION_S + 1
     assert library.reserve_id("a") == "a"
 
 
@@ -91,13 +77,9 @@ def test_publish_moves_a_folder_into_place_and_records_its_hash(library, tmp_pat
     assert not folder.exists()
     assert json.loads((card.path / "run.json").read_text())["sha256"] == card.sha256
     assert "base_model" in (card.path / "README.md").read_text()
-    assert {p.name for p in card.path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "run.json", "README.md"}
-
-
-def test_publish_keeps_a_model_card_that_is_there(library):
-    folder = adapter(library.staging(), run=a_run())
-    (folder / "README.md").write_text("mine")
-    assert (library.publish(folder, "a").path / "README.md").read_text() == "mine"
+    assert {p.name for p in card.path.iterdir()} == set(KEPT)
+    (other := adapter(library.staging(), run=a_run()) / "README.md").write_text("mine")
+    assert (library.publish(other.parent, "a").path / "README.md").read_text() == "mine", "a card that is there stays"
 
 
 def test_publish_never_overwrites(library, tmp_path):
@@ -111,14 +93,11 @@ def test_publish_never_overwrites(library, tmp_path):
     assert library.get("a").name == "a"
 
 
-@pytest.mark.parametrize("id", ["../x", "a/b", "", ".x", "A", "x" * 65, "..", "a\n"])
-def test_publish_takes_ids_only(library, tmp_path, id):
+def test_publish_takes_ids_and_staging_folders_only(library, tmp_path):
     folder = adapter(library.staging(), run=a_run())
-    with pytest.raises(InputError, match="not an id"):
-        library.publish(folder, id)
-
-
-def test_publish_takes_staging_folders_only(library, tmp_path):
+    for id in ("../x", "a/b", "", ".x", "A", "x" * 65, "..", "a\n"):
+        with pytest.raises(InputError, match="not an id"):
+            library.publish(folder, id)
     with pytest.raises(InputError, match="not a staging folder"):
         library.publish(adapter(tmp_path / "elsewhere"), "a")
     link = library.staging() / "link"
@@ -144,9 +123,8 @@ def test_the_list_has_the_shipped_ones_as_made_then_the_newest(library, tmp_path
     adapter(tmp_path / "shipped" / "demo2", run=a_run(created_s=9500.0))
     for name, created in (("old", 1.0), ("new", 3.0), ("mid", 2.0)):
         put(library, name, created_s=created)
-    assert [(card.id, card.shipped) for card in library.list()] == [
-        ("demo", True), ("demo2", True), ("new", False), ("mid", False), ("old", False)
-    ]  # fmt: skip
+    listed = [(card.id, card.shipped) for card in library.list()]
+    assert listed == [("demo", True), ("demo2", True), ("new", False), ("mid", False), ("old", False)]
 
 
 def test_damaged_folders_are_left_out_and_told(library, tmp_path):

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from playground.errors import BaseUnavailableError
-from playground.library.base_shapes import BaseShapes, layer_of
+from playground.library.base_shapes import BaseShapes
+from playground.methods.shapes import layer_of
 
-from .make import base_tensors, header, safetensors
+from .conftest import base_tensors, header, safetensors
 
 
 def test_reads_one_file_and_ties_the_head(tmp_path):
@@ -73,9 +74,5 @@ def test_a_norm_is_not_a_linear_layer():
 
 
 def test_layer_numbers():
-    assert [layer_of(n) for n in ("model.layers.12.mlp", "h.3.attn.weight", "model.norm", "gpt_neox.layers.0")] == [
-        12,
-        3,
-        None,
-        0,
-    ]
+    names = ("model.layers.12.mlp", "h.3.attn.weight", "model.norm", "gpt_neox.layers.0")
+    assert [layer_of(name) for name in names] == [12, 3, None, 0]

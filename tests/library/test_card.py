@@ -8,19 +8,20 @@ import sys
 import pytest
 
 from playground.errors import AdapterError
-from playground.library.card import method_of, read_card
+from playground.library.card import read_card
 from playground.library.model_card import write_model_card
+from playground.methods import method_of
 
-from .make import a_run, adapter, base_tensors, header, lora_config, safetensors
+from .conftest import a_run, adapter, base_tensors, header, lora_config, safetensors
 
 
 def test_reads_run_json(tmp_path):
     folder = adapter(tmp_path / "hospital", run=a_run())
     card = read_card(folder)
     weights = folder / "adapter_model.safetensors"
-    assert (card.id, card.name, card.method, card.base, card.rank) == ("hospital", "Hospital reports", "lora", "smollm2-135m", 4)
-    assert (card.rows, card.created_s, card.owner, card.trained_on, card.kind) == (160, 1000.0, "local", "reports.jsonl", "peft")
-    assert card.objective == "sft"
+    assert (card.id, card.name, card.method, card.rank) == ("hospital", "Hospital reports", "lora", 4)
+    assert (card.base, card.rows, card.trained_on) == ("smollm2-135m", 160, "reports.jsonl")
+    assert (card.created_s, card.owner, card.kind, card.objective) == (1000.0, "local", "peft", "sft")
     assert card.bytes == weights.stat().st_size
     assert card.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert not card.shipped
@@ -34,14 +35,8 @@ def test_the_hash_is_taken_from_run_json_where_it_stands(tmp_path):
 
 def test_without_run_json_the_config_tells(tmp_path):
     card = read_card(adapter(tmp_path / "a", lora_config(use_dora=True)))
-    assert (card.name, card.method, card.base, card.rank, card.rows, card.owner) == (
-        "a",
-        "dora",
-        "somebody/small-base",
-        4,
-        0,
-        "local",
-    )
+    assert (card.name, card.method, card.rank, card.rows, card.owner) == ("a", "dora", 4, 0, "local")
+    assert card.base == "somebody/small-base"
     assert card.created_s > 0
 
 
@@ -124,9 +119,19 @@ def test_the_model_card_says_what_where_and_how(tmp_path):
     assert 'base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"' in front
     assert "library_name: peft" in front
     assert "license: apache-2.0" in front
-    for word in ("Hospital reports", "reports.jsonl", "Rows used: 160", "Steps: 20", "2.500, 0.400", "PeftModel.from_pretrained"):
-        assert word in body
+    words = (
+        "Hospital reports",
+        "reports.jsonl",
+        "Rows used: 160",
+        "Steps: 20",
+        "2.500, 0.400",
+        "PeftModel.from_pretrained",
+    )
+    assert all(word in body for word in words)
     assert "playground.methods" not in body
+
+
+CURVE = {"training": [[1, 2.5], [10, 1.0], [20, 0.4]], "held_out": [[0, 2.6], [10, 0.9], [20, 1.1]]}
 
 
 @pytest.mark.parametrize(
@@ -139,13 +144,13 @@ def test_the_model_card_says_what_where_and_how(tmp_path):
         (a_run(objective="reward"), ["AutoModelForSequenceClassification", "text-classification"], ["CausalLM"]),
         (a_run(name="<script>x</script>\n---\nlicense: mit"), ["\\<script\\>"], ["<script>", "\nlicense: mit"]),
         (
-            a_run(curve={"training": [[1, 2.5], [10, 1.0], [20, 0.4]], "held_out": [[0, 2.6], [10, 0.9], [20, 1.1]]}, lr=2e-4),
+            a_run(curve=CURVE, lr=2e-4),
             [
                 "## How it went",
                 "| 0 |  | 2.600 |",
                 "| 10 | 1.000 | 0.900 (best) |",
                 "| 20 | 0.400 | 1.100 |",
-                "Learning rate: 0.0002",
+                ": 0.0002",
             ],
             [],
         ),
@@ -157,7 +162,7 @@ def test_the_model_card_in_other_cases(tmp_path, run, there, absent):
     folder = adapter(tmp_path / "a")
     write_model_card(folder, run)
     text = (folder / "README.md").read_text()
-    assert all(word.replace("tiny-model", "tiny-model") in text for word in there)
+    assert all(word in text for word in there)
     assert not any(word in text for word in absent)
 
 
@@ -166,4 +171,6 @@ def test_looking_at_adapters_loads_nothing_heavy():
         "import sys, playground.library.adapters, playground.library.model_card;"
         "print(sorted({'torch','peft','transformers','gradio','numpy','safetensors'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -8,9 +8,9 @@ import pytest
 
 from playground.errors import AdapterError, InputError
 from playground.library.adapters import AdapterLibrary
-from playground.library.archive import pack
+from playground.library.archive import KEPT, pack
 
-from .make import a_run, adapter, base_shapes, lora_config, lora_tensors
+from .conftest import a_run, adapter, base_shapes, lora_config, lora_tensors
 
 
 @pytest.fixture
@@ -31,14 +31,9 @@ def test_import_copies_the_known_files_and_nothing_else(library, tmp_path, as_zi
     (folder / "tokenizer.json").write_text("{}")
     source = pack(folder, tmp_path / "a.zip") if as_zip else folder
     card = library.import_path(source, base_shapes(), owner="ann")
-    assert {p.name for p in card.path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md", "run.json"}
+    assert {p.name for p in card.path.iterdir()} == set(KEPT)
     assert card.id.startswith("hospital_reports-"), "a visitor's, so that nobody learns of another's by its name"
-    assert (card.name, card.owner, card.created_s, card.shipped) == (
-        "Hospital reports",
-        "ann",
-        1000.0,
-        False,
-    )
+    assert (card.name, card.owner, card.created_s, card.shipped) == ("Hospital reports", "ann", 1000.0, False)
     assert card == library.get(card.id)
     assert (card.path / "adapter_model.safetensors").read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
     assert left(tmp_path).count(card.id) == 1
@@ -49,20 +44,16 @@ def test_import_copies_the_known_files_and_nothing_else(library, tmp_path, as_zi
 def test_import_without_a_record_takes_the_name_of_the_folder_or_zip(library, tmp_path):
     folder = adapter(tmp_path / "Ward Seven")
     card = library.import_path(folder, None)
-    assert (card.id, card.name, card.method, card.created_s, card.base) == (
-        "ward_seven",
-        "Ward Seven",
-        "lora",
-        5000.0,
-        "somebody/small-base",
-    )
+    assert (card.id, card.name, card.method, card.created_s) == ("ward_seven", "Ward Seven", "lora", 5000.0)
+    assert card.base == "somebody/small-base"
     assert library.import_path(pack(folder, tmp_path / "Zipped one.zip"), None).name == "Zipped one"
     assert library.import_path(folder, None).id == "ward_seven-2"
 
 
 def test_only_known_keys_and_plain_values_of_a_record_are_kept(library, tmp_path):
-    run = a_run(owner="bob", sha256="0" * 64, secret={"token": "x"}, method="bottleneck", rank=64, created_s=9e18, steps=[1],
-                data="a\nb", loss={"first": 1.0, "evil": "x"}, row_hashes=["ab" * 8, 3, "../x"])  # fmt: skip
+    changes = {"owner": "bob", "sha256": "0" * 64, "secret": {"token": "x"}, "method": "bottleneck", "rank": 64}
+    changes |= {"created_s": 9e18, "steps": [1], "data": "a\nb", "loss": {"first": 1.0, "evil": "x"}}
+    run = a_run(**changes, row_hashes=["ab" * 8, 3, "../x"])
     card = library.import_path(adapter(tmp_path / "a", run=run), None, owner="ann")
     kept = json.loads((card.path / "run.json").read_text())
     assert not {"secret", "steps"} & set(kept)
@@ -75,42 +66,25 @@ def test_qlora_is_believed_because_its_file_is_a_lora(library, tmp_path):
     assert library.import_path(adapter(tmp_path / "a", run=a_run(method="qlora")), None).method == "qlora"
 
 
-def only_a_pickle(folder):
-    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-
-
-def bad_config(folder):
-    (folder / "adapter_config.json").write_text(json.dumps(lora_config(init_lora_weights="pissa")))
-
-
-def other_base(folder):
-    adapter(folder, tensors=lora_tensors(width=16))
-
-
-def cut(folder):
-    (folder / "adapter_model.safetensors").write_bytes(b"x")
-
-
-def no_weights(folder):
-    (folder / "adapter_model.safetensors").unlink()
-
-
-def bad_record(folder):
-    (folder / "run.json").write_text("[")
-
-
-def huge_readme(folder):
-    (folder / "README.md").write_bytes(b" " * (5 * 1024 * 1024))
-
-
 def linked_weights(folder):
     (folder / "adapter_model.safetensors").rename(folder.parent / "w")
     (folder / "adapter_model.safetensors").symlink_to(folder.parent / "w")
 
 
-@pytest.mark.parametrize(
-    "spoil", [only_a_pickle, bad_config, other_base, cut, no_weights, bad_record, huge_readme, linked_weights]
-)
+PISSA = json.dumps(lora_config(init_lora_weights="pissa"))
+SPOILED = {
+    "only a pickle": lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"),
+    "bad config": lambda folder: (folder / "adapter_config.json").write_text(PISSA),
+    "other base": lambda folder: adapter(folder, tensors=lora_tensors(width=16)),
+    "cut": lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x"),
+    "no weights": lambda folder: (folder / "adapter_model.safetensors").unlink(),
+    "bad record": lambda folder: (folder / "run.json").write_text("["),
+    "huge README": lambda folder: (folder / "README.md").write_bytes(b" " * (5 * 1024 * 1024)),
+    "linked weights": linked_weights,
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
 @pytest.mark.parametrize("as_zip", [False, True])
 def test_a_failing_import_leaves_nothing_behind(library, tmp_path, spoil, as_zip):
     folder = adapter(tmp_path / "a", run=a_run())

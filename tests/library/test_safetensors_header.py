@@ -7,7 +7,7 @@ import pytest
 from playground.errors import AdapterError
 from playground.library.safetensors_header import read_header
 
-from .make import header, safetensors
+from .conftest import header, safetensors
 
 
 def test_reads_names_types_and_shapes(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from playground.errors import AdapterError
 from playground.library.safety import check_folder, refuse_names
 
-from .make import INNER, WIDTH, a_run, adapter, base_shapes, header, lora_config, lora_tensors, safetensors
+from .conftest import INNER, WIDTH, a_run, adapter, base_shapes, header, lora_config, lora_tensors, safetensors
 
 
 def test_a_sound_adapter_passes_with_and_without_a_base(tmp_path):
@@ -173,7 +173,9 @@ def test_ia3_against_the_base(tmp_path):
 
     def vectors(out: int, inner: int) -> dict[str, tuple[int, ...]]:
         stems = [f"base_model.model.model.layers.{i}" for i in range(2)]
-        return {f"{s}.self_attn.k_proj.ia3_l": (out, 1) for s in stems} | {f"{s}.mlp.down_proj.ia3_l": (1, inner) for s in stems}
+        return {f"{s}.self_attn.k_proj.ia3_l": (out, 1) for s in stems} | {
+            f"{s}.mlp.down_proj.ia3_l": (1, inner) for s in stems
+        }
 
     check_folder(adapter(tmp_path / "a", config, vectors(WIDTH // 2, INNER)), base_shapes())
     with pytest.raises(AdapterError, match="k_proj is 6 wide, this base's is 4"):
@@ -213,7 +215,9 @@ def test_bottleneck_against_the_base(tmp_path):
         check_folder(tmp_path / "a", base_shapes(width=16))
     with pytest.raises(AdapterError, match="no part of a bottleneck"):
         check_folder(adapter(tmp_path / "b", config, {"base_model.model.lm_head.weight": (3, WIDTH)}), None)
-    for number, (part, shape) in enumerate({"up.bias": None, "down.weight": (4, WIDTH), "up.weight": (WIDTH, 2)}.items()):
+    for number, (part, shape) in enumerate(
+        {"up.bias": None, "down.weight": (4, WIDTH), "up.weight": (WIDTH, 2)}.items()
+    ):
         torn = {name: (shape if name.endswith(part) else there) for name, there in sound.items()}
         torn = {name: there for name, there in torn.items() if there}
         with pytest.raises(AdapterError, match="no bottleneck 3 wide"):
@@ -234,9 +238,9 @@ def test_the_score_head_of_a_reward_model(tmp_path):
     check_folder(adapter(tmp_path / "a", config, tensors, a_run(objective="reward")), base_shapes())
     with pytest.raises(AdapterError, match="modules_to_save"):
         check_folder(adapter(tmp_path / "b", config, tensors, a_run()), base_shapes())
+    tensors["base_model.model.lm_head.weight"] = (32, WIDTH)
     with pytest.raises(AdapterError, match="no part of a LoRA"):
-        check_folder(adapter(tmp_path / "c", config, {**tensors, "base_model.model.lm_head.weight": (32, WIDTH)},
-                             a_run(objective="reward")), base_shapes())  # fmt: skip
+        check_folder(adapter(tmp_path / "c", config, tensors, a_run(objective="reward")), base_shapes())
 
 
 def test_a_file_cut_off_in_the_middle(tmp_path):
@@ -251,14 +255,17 @@ def test_a_file_cut_off_in_the_middle(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("there", "instead"), [('"data_offsets": [0,', '"data_offsets": [-0,'), ("{", '{"__metadata__": {"a": "\\ud800"}, ')]
+    ("there", "instead"),
+    [('"data_offsets": [0,', '"data_offsets": [-0,'), ("{", '{"__metadata__": {"a": "\\ud800"}, ')],
 )
 def test_a_header_that_only_the_reader_of_weights_refuses_is_told_in_words(tmp_path, there, instead):
     folder = adapter(tmp_path / "a")
     weights = folder / "adapter_model.safetensors"
     fields = header(lora_tensors())
     safetensors(
-        weights, json.dumps(fields).replace(there, instead, 1).encode(), max(f["data_offsets"][1] for f in fields.values())
+        weights,
+        json.dumps(fields).replace(there, instead, 1).encode(),
+        max(f["data_offsets"][1] for f in fields.values()),
     )
     with pytest.raises(AdapterError, match=r"is damaged or is not safetensors: .*Copy or download it again"):
         check_folder(folder, None)

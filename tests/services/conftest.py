@@ -1,23 +1,38 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from playground.services.container import Services
-from playground.services.progress import RunView
+from playground.evaluation.checks import parse_check
+from playground.evaluation.verdict import Answered, SideFacts, conclude
+from playground.runs.progress import RunView
+from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.verdict.files import DONE, row_of
 from tests.engine.conftest import make_lora
+from tests.ui.fakes import EVIL
 
 __all__ = ["make_lora"]
+CHECK = "ends-with:END"
+SIDES = ("Zarquon", "Slartibart", "Magrathea")
+"""Names that stand in no reply."""
+T = TypeVar("T")
 
 
 @pytest.fixture
 def services(settings: Settings) -> Iterator[Services]:
-    built = Services(settings)
+    built = build_services(settings)
     built.training.start_supervisor()
     yield built
     for view in built.training.runs():
@@ -29,10 +44,28 @@ def services(settings: Settings) -> Iterator[Services]:
     built.close()
 
 
+@contextlib.contextmanager
+def _full() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def full_disk() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """No file of this process can be written while it is entered."""
+    return _full
+
+
 @pytest.fixture
 def rows_file(tmp_path: Path) -> Path:
     file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}, gladly."}) for n in range(24)))
+    file.write_text(
+        "\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}, gladly."}) for n in range(24))
+    )
     return file
 
 
@@ -48,3 +81,52 @@ def until() -> Callable[[Callable[[], RunView], Callable[[RunView], bool]], RunV
         return view
 
     return wait
+
+
+def last(found: Iterable[T]) -> T:
+    *_, end = found
+    return end
+
+
+def whole_model(services: Services, base: Path, noise: float = 0.0) -> str:
+    """A full fine-tune in the library: the base's weights, moved by ``noise``."""
+    folder = Path(shutil.copytree(base, services.settings.adapters_dir / "whole"))
+    if noise:
+        torch.manual_seed(0)
+        weights = folder / "model.safetensors"
+        moved = {name: one + noise * torch.randn_like(one) for name, one in load_file(weights).items()}
+        save_file(moved, weights, {"format": "pt"})
+    return folder.name
+
+
+def put_verdict(services: Services, owner: str = "local", examples: int = 6) -> str:
+    """Zarquon is right always, Slartibart on even rows, Magrathea never; to the first row the last two answer alike."""
+
+    def reply(side: str, n: int) -> str:
+        if n == 1 and side != SIDES[0]:
+            return "alike"
+        right = side == SIDES[0] or (side == SIDES[1] and n % 2 == 0)
+        return f"{dict(zip(SIDES, 'xyz', strict=True))[side]}{n} {EVIL}{' END' if right else ''}"
+
+    numbers = range(1, examples + 1)
+    answers = {
+        side: [Answered(n, side, f"question {n}", "p", reply(side, n), f"{n} END", 10, 5, None, {}) for n in numbers]
+        for side in SIDES
+    }
+    judged = conclude(answers, [SideFacts(side, "prompt") for side in SIDES], [parse_check(CHECK)])
+    files = services.verdicts.files
+    state = files.new(owner, "ward", {}, 1.7e9)
+    rows = [row_of(answer, judged.measured[side]) for side, said in answers.items() for answer in said]
+    files.save(state.id, judged.record | {"id": state.id}, rows, [])
+    files.put(replace(state, state=DONE))
+    return state.id
+
+
+def vote_all(services: Services, id: str, owner: str = "local") -> int:
+    """Vote by the check, and say how often one was asked."""
+    asked = 0
+    while (ballot := services.voting.next(id, owner)) is not None:
+        left, right = ballot.left.endswith("END"), ballot.right.endswith("END")
+        services.voting.vote(id, ballot.number, "tie" if left == right else "left" if left else "right", owner)
+        asked += 1
+    return asked

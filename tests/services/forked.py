@@ -1,4 +1,5 @@
-"""A stand-in for ``spaces.GPU`` that does what ZeroGPU does: fork a daemon, pickle what goes in and what comes out, run the task in
+"""A stand-in for ``spaces.GPU`` that does what ZeroGPU does: fork a daemon, pickle what goes in and what comes out, run
+the task in
 a thread there, look for a stop between yields, keep only an error's class."""
 
 from __future__ import annotations
@@ -57,17 +58,22 @@ class ForkedGPU:
 
         return stream if inspect.isgeneratorfunction(task) else whole
 
-    def _started(self, task: Callable[..., Any], duration: Callable[..., int], args: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    def _started(
+        self, task: Callable[..., Any], duration: Callable[..., int], args: tuple[Any, ...]
+    ) -> tuple[Any, Any, Any]:
         self.durations.append(duration(*args))
         if self.refuse:
-            raise LentNothing("ZeroGPU quota exceeded", "You have exceeded your free ZeroGPU quota (60s requested vs. 0s left).")
+            raise LentNothing(
+                "ZeroGPU quota exceeded", "You have exceeded your free ZeroGPU quota (60s requested vs. 0s left)."
+            )
         questions, answers, stop = _fork.SimpleQueue(), _fork.SimpleQueue(), _fork.Event()
         process = _fork.Process(target=_child, args=(task, questions, answers, stop, self.die), daemon=True)
         process.start()
         self.pids.append(process.pid or 0)
         questions.put(args)
         threading.Thread(
-            target=lambda: (process.join(), process.exitcode and answers.put(("error", "GPU task aborted"))), daemon=True
+            target=lambda: (process.join(), process.exitcode and answers.put(("error", "GPU task aborted"))),
+            daemon=True,
         ).start()
         return process, answers, stop
 

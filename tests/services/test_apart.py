@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from playground.chat.batching import Asked, Written
+from playground.chat.compare import all_replies
+from playground.chat.sides import Side
 from playground.engine.request import Sampling
 from playground.errors import AdapterError, InputError, RunFailedError
-from playground.services.bases import kv_bytes_per_token
-from playground.services.batches import Asked, Written
-from playground.services.container import Services
-from playground.services.replies import all_replies
-from playground.services.sides import Side
-from playground.services.training import TrainRequest
-from playground.services.verdict_request import VerdictRequest
+from playground.models.bases import kv_bytes_per_token
+from playground.runs.service import TrainRequest
+from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.verdict.request import VerdictRequest
+from tests.services.conftest import last, whole_model
 
 SHORT = Sampling(max_tokens=5)
 LONG = "Take your time. " * 400
@@ -37,13 +37,6 @@ def head(services: Services, make_lora: Callable[..., Path]) -> str:
     weights = folder / "adapter_model.safetensors"  # PEFT saves the embeddings with it, which import has always refused
     save_file({name: tensor for name, tensor in load_file(weights).items() if "lora_" in name}, weights)
     return folder.name
-
-
-def last(found: Iterator[Any]) -> Any:
-    said = None
-    for said in found:
-        pass
-    return said
 
 
 def test_import_listing_training_exporting_and_comparing_say_the_same_of_an_adapter(
@@ -89,7 +82,11 @@ def test_whatever_one_adapter_does_when_it_is_read_the_others_answer(
     services.bases.engine()
     card = services.adapters.get(gone)
     (card.path / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    asked = [Asked(services.adapters.get(mine), "Hello", SHORT), Asked(card, "Hello", SHORT), Asked(None, "Hello", SHORT)]
+    asked = [
+        Asked(services.adapters.get(mine), "Hello", SHORT),
+        Asked(card, "Hello", SHORT),
+        Asked(None, "Hello", SHORT),
+    ]
     written: list[Written] = last(services.batches.run(asked, "a"))
     assert [one.failure is None for one in written] == [True, False, True]
 
@@ -111,20 +108,23 @@ def test_models_that_do_not_fit_together_answer_one_after_another(services: Serv
     services.bases.engine()
     size = services.bases.resident()[1]
     room = 1024 * kv_bytes_per_token(tiny_base, 4)
-    tight = Services(
+    tight = build_services(
         replace(services.settings, home=services.settings.home.parent / "tight", budget_bytes=int(1.6 * size) + room)
     )
     try:
-        shutil.copytree(tiny_base, tight.settings.adapters_dir / "whole")
-        whole = tight.adapters.get("whole")
-        written: list[Written] = last(tight.batches.run([Asked(whole, "Hello", SHORT), Asked(None, "Hello", SHORT)], "a"))
+        whole = tight.adapters.get(whole_model(tight, tiny_base))
+        written: list[Written] = last(
+            tight.batches.run([Asked(whole, "Hello", SHORT), Asked(None, "Hello", SHORT)], "a")
+        )
         assert [one.state.completion_tokens for one in written] == [5, 5], [one.failure for one in written]
         assert written[0].state.text == written[1].state.text
     finally:
         tight.close()
 
 
-def test_a_verdict_leaves_a_side_out_that_cannot_answer_and_judges_the_rest(services: Services, rows_file: Path) -> None:
+def test_a_verdict_leaves_a_side_out_that_cannot_answer_and_judges_the_rest(
+    services: Services, rows_file: Path
+) -> None:
     sides = (Side("base", name="Base"), Side("base", LONG, name="Long"), Side("base", "Be glad.", name="Told"))
     request = VerdictRequest(rows_file, sides, ("contains:gladly",), limit=4, max_tokens=4, repeats=2, forgetting=False)
     view = last(services.verdicts.run(request))

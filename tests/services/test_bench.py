@@ -9,27 +9,22 @@ from typing import Any
 
 import pytest
 
+from playground.chat.sides import Side
 from playground.data.split import split
 from playground.errors import InputError, NotFoundError
-from playground.services.bench_best import best_of, scores_of
-from playground.services.container import Services
-from playground.services.sides import Side
-from playground.services.verdict_request import VerdictRequest
-from playground.services.verdicts import VerdictView
+from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.verdict.bench import best_of, scores_of
+from playground.verdict.request import VerdictRequest
+from playground.verdict.service import VerdictView
 from tests.shared.conftest import ANNA, BEN
 
 CHECK = "contains:gladly"
 
 
 def side(name: str, prompt: str, shots: int, value: float, tokens: float) -> dict[str, Any]:
-    return {
-        "side": name,
-        "prompt": prompt,
-        "shots": shots,
-        "metrics": {CHECK: {"value": value, "n": 24}},
-        "prompt_tokens_mean": tokens,
-    }
+    metrics = {CHECK: {"value": value, "n": 24}}
+    return {"side": name, "prompt": prompt, "shots": shots, "metrics": metrics, "prompt_tokens_mean": tokens}
 
 
 def record(*sides: dict[str, Any], kind: str = "yes-no", higher: bool = True) -> dict[str, Any]:
@@ -54,7 +49,14 @@ def test_the_best_has_the_best_figure_and_then_the_fewest_tokens() -> None:
     with pytest.raises(InputError, match="Give a check"):
         best_of({**record(*made), "main_metric": None})
     (score, _) = scores_of(record(*made), "f.jsonl")["p2"]
-    assert (score.file, score.shots, score.passed, score.n, score.tokens, score.bench) == ("f.jsonl", 0, 21, 24, 100, "b")
+    assert (score.file, score.shots, score.passed, score.n, score.tokens, score.bench) == (
+        "f.jsonl",
+        0,
+        21,
+        24,
+        100,
+        "b",
+    )
 
 
 @pytest.fixture
@@ -65,9 +67,8 @@ def kept(services: Services, rows_file: Path) -> list[str]:
 
 
 def ended(services: Services, id: str, owner: str = "local") -> VerdictView:
-    while (view := services.bench.show(id, owner)).live:
-        pass
-    return view
+    assert services.jobs.wait(f"verdict {id}", 120)
+    return services.bench.show(id, owner)
 
 
 def test_every_version_with_every_count_on_the_validation_part_alone(
@@ -76,6 +77,8 @@ def test_every_version_with_every_count_on_the_validation_part_alone(
     id = services.bench.score(rows_file, kept, (0, 2), (CHECK,), max_tokens=4)
     assert [view.id for view in services.bench.views()] == [id]
     assert services.verdicts.views() == [], "the list of verdicts leaves it out"
+    with pytest.raises(InputError, match="still measures"):
+        services.bench.best(id)
     view = ended(services, id)
     assert (view.state, view.name) == ("DONE", f"Prompt bench: {rows_file.name}"), view.error
     assert view.record is not None
@@ -84,7 +87,8 @@ def test_every_version_with_every_count_on_the_validation_part_alone(
     rows = services.verdicts.rows(id)
     assert {row["example"] for row in rows} == set(parts.validation)
     told = {
-        services.data.check(rows_file).examples[number - 1].messages[-2].content for number in (*parts.validation, *parts.test)
+        services.data.check(rows_file).examples[number - 1].messages[-2].content
+        for number in (*parts.validation, *parts.test)
     }
     for row in rows:
         asks = [part.partition("<|im_end|>")[0].strip() for part in row["prompt"].split("<|im_start|>user")[1:]]
@@ -126,20 +130,9 @@ def test_the_verdict_says_how_its_prompt_was_found(services: Services, rows_file
     assert tried(replace(asked, tried="By hand.")) == "By hand."
 
 
-def test_stopped_it_keeps_what_was_measured(services: Services, rows_file: Path, kept: list[str]) -> None:
-    id = services.bench.score(rows_file, kept, (0, 4), (CHECK,), max_tokens=60)
-    with pytest.raises(InputError, match="still measures"):
-        services.bench.best(id)
-    while (view := services.bench.show(id)).live and view.done < 16:
-        pass
-    services.bench.stop(id)
-    view = ended(services, id)
-    assert view.state == "STOPPED"
-    assert view.record is not None
-    assert f"on {view.record['examples']} validation rows" in services.bench.best(id).sentence
-
-
-def test_a_wrong_call_is_told_before_anything_runs(services: Services, rows_file: Path, kept: list[str], tmp_path: Path) -> None:
+def test_a_wrong_call_is_told_before_anything_runs(
+    services: Services, rows_file: Path, kept: list[str], tmp_path: Path
+) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "completion": "x"}) for n in range(9)))
     bench = services.bench
@@ -167,7 +160,7 @@ def test_the_held_out_rows_of_a_shipped_set_stand_for_the_set(services: Services
 
 
 def test_another_visitors_bench_and_prompts_are_not_there(settings: Settings) -> None:
-    shared = Services(replace(settings, shared=True))
+    shared = build_services(replace(settings, shared=True))
     kept = shared.bench.keep("Annas secret.", owner=ANNA)
     state = shared.verdicts.files.new(ANNA, "Prompt bench: x", {}, 1.7e9, "bench")
     verdict = shared.verdicts.files.new(BEN, "his", {}, 1.7e9)

@@ -3,27 +3,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from playground.chat.sides import Side, Turn, conversation, parse_side
 from playground.data.example import Example, Message
 from playground.engine.request import Sampling
 from playground.errors import InputError
 from playground.gpu.policy import CAPACITY
-from playground.services.compare import Reply
-from playground.services.container import Services
-from playground.services.sides import Side, Turn, conversation, parse_side
-from playground.services.training import TrainRequest
+from playground.services import Services
+from tests.services.conftest import last, whole_model
 
 SHORT = Sampling(max_tokens=6)
-
-
-def last(replies: Any) -> list[Reply]:
-    found: list[Reply] = []
-    for found in replies:
-        pass
-    return found
 
 
 def test_sides_answer_together_each_with_its_own_prompt(services: Services) -> None:
@@ -45,7 +36,9 @@ def test_sides_answer_together_each_with_its_own_prompt(services: Services) -> N
 
 def test_half_a_character_ends_its_own_side_only(services: Services) -> None:
     (alone,) = last(services.compare.ask([Side("base")], [[]], "Hello", SHORT))
-    wrong, right = last(services.compare.ask([Side("base", "Be \ud800 brief."), Side("base")], [[], []], "Hello", SHORT))
+    wrong, right = last(
+        services.compare.ask([Side("base", "Be \ud800 brief."), Side("base")], [[], []], "Hello", SHORT)
+    )
     assert "half a character" in wrong.error
     assert (right.text, right.error) == (alone.text, "")
 
@@ -95,23 +88,20 @@ def test_a_question_is_checked(services: Services, question: str, words: str) ->
         next(services.compare.ask([Side("base")], [[]], question, SHORT))
 
 
-def test_a_trained_adapter_a_full_model_and_the_base_side_by_side(
-    services: Services, rows_file: Path, until: Callable[..., Any]
+def test_an_adapter_a_full_model_and_the_base_side_by_side(
+    services: Services, make_lora: Callable[..., Path], tiny_base: Path
 ) -> None:
-    runs = [
-        services.training.start(TrainRequest(rows_file, method, method=method, steps=6, batch_size=4, lr=0.02))
-        for method in ("lora", "full")
-    ]
-    made = [until(lambda run=run: services.training.show(run), lambda view: view.state == "DONE").adapter for run in runs]
-    replies = last(services.compare.ask([Side("base"), *[Side(model) for model in made]], [[], [], []], "Say 3", SHORT))
+    lora = services.adapters.import_file(make_lora(5)).id
+    made = [lora, whole_model(services, tiny_base, noise=0.2)]
+    replies = last(services.compare.ask([Side("base"), *map(Side, made)], [[], [], []], "Say 3", SHORT))
     assert all(reply.done and not reply.error for reply in replies)
     assert len({reply.text for reply in replies}) == 3
     assert {row.card.id for row in services.adapters.list() if row.attached} == set(made)
-    switch = services.adapters.switch(made[0])
+    switch = services.adapters.switch(lora)
     assert switch.unchanged
     assert switch.fingerprint == services.bases.state().fingerprint
     with pytest.raises(InputError, match="whole model"):
-        services.adapters.switch(made[1])
+        services.adapters.switch("whole")
     for model in made:
         services.adapters.remove(model)
     assert not any(row.attached for row in services.adapters.list())
@@ -121,19 +111,10 @@ def test_sides_from_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("Be brief.\n")
     side = parse_side(f"model=base,prompt={tmp_path / 'p.txt'},shots=2,name=Told", tmp_path / "rows.jsonl")
     assert (side.model, side.system_prompt, side.shots, side.label) == ("base", "Be brief.", 2, "Told")
-    for wrong in (
-        "",
-        "base",
-        "model=",
-        "prompt=x",
-        "model=base,shots=2",
-        "model=base,shots=x",
-        "model=base,prompt=/nowhere",
-        "model=a,model=b",
-    ):
-        if wrong != "model=":
-            with pytest.raises(InputError):
-                parse_side(wrong)
+    shots = ("model=base,shots=2", "model=base,shots=x")
+    for wrong in ("", "base", "prompt=x", *shots, "model=base,prompt=/nowhere", "model=a,model=b"):
+        with pytest.raises(InputError):
+            parse_side(wrong)
 
 
 def test_status_adds_up(services: Services) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from playground.chat.batching import Written
+from playground.chat.completion import LOOK_S, PATIENCE_S, Chat, CompletionService
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
 from playground.engine.request import SEED_MAX, Sampling
 from playground.errors import BaseUnavailableError, BusyError, InputError, NotFoundError
 from playground.gpu.manager import QUEUE_LIMIT
 from playground.gpu.policy import CAPACITY
-from playground.services.batches import Written
-from playground.services.completion import LOOK_S, PATIENCE_S, Chat, CompletionService
-from playground.services.container import Services
+from playground.services import Services, build_services
 from tests.engine.models import load_base, said_by, save_adapter, with_adapter
 
 HELLO = (Message("user", "Hello"),)
@@ -27,9 +28,7 @@ def chat(**options: Any) -> Chat:
 
 
 def last(services: Services, asked: Chat) -> list[Written]:
-    written: list[Written] = []
-    for written in services.completion.complete(asked, "me"):
-        pass
+    *_, written = services.completion.complete(asked, "me")
     return written
 
 
@@ -85,7 +84,9 @@ def test_a_full_queue_is_told_with_a_time_to_come_again(services: Services) -> N
 def test_each_reply_takes_the_next_seed(services: Services) -> None:
     services.bases.engine()
     seeds = [
-        one.stamp["seed"] for one in last(services, chat(sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3)) if one.stamp
+        one.stamp["seed"]
+        for one in last(services, chat(sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3))
+        if one.stamp
     ]
     assert seeds == [SEED_MAX, 0, 1]
 
@@ -106,16 +107,14 @@ def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services:
     services.bases.engine()
     base = services.bases.resolve().path
     ids = encode(services.bases.tokenizer(), render_prompt(services.bases.tokenizer(), HELLO))
-    kinds = {
-        "lora": "lora", "dora": "dora", "ia3": "ia3", "prefix": "prefix", "deep": "p-tuning-v2", "prompt": "prompt", "ptuning": "p-tuning",
-        "bottleneck": "bottleneck",
-    }  # fmt: skip
+    named = {"deep": "p-tuning-v2", "ptuning": "p-tuning"}
+    kinds = ("lora", "dora", "ia3", "prefix", "deep", "prompt", "ptuning", "bottleneck")
     said = set()
-    for seed, (kind, method) in enumerate(kinds.items()):
+    for seed, kind in enumerate(kinds):
         options = {"use_dora": True} if kind == "dora" else {}
         folder = save_adapter(base, tmp_path / kind, "lora" if kind == "dora" else kind, seed, **options)
         card = services.adapters.import_file(folder)
-        assert card.method == method
+        assert card.method == named.get(kind, kind)
         (end,) = last(services, chat(sampling=Sampling(max_tokens=6), model=card.id))
         truth = said_by(with_adapter(load_base(base), folder), ids, 6)
         assert list(end.state.tokens) == truth.tokens, kind
@@ -125,7 +124,9 @@ def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services:
         if card.virtual_tokens:
             (end,) = last(services, chat(sampling=Sampling(max_tokens=1020, ignore_eos=True), model=card.id, fit=True))
             assert end.state.prompt_tokens + end.state.completion_tokens + card.virtual_tokens == 1024
-            with pytest.raises(InputError, match=f"{card.virtual_tokens} of them the adapter's, .* this base holds 1024"):
+            with pytest.raises(
+                InputError, match=f"{card.virtual_tokens} of them the adapter's, .* this base holds 1024"
+            ):
                 last(services, chat(sampling=Sampling(max_tokens=1020), model=card.id))
         said.add(end.state.tokens[:6])
     assert len(said) == len(kinds), "no two say the same"
@@ -139,12 +140,18 @@ def test_what_is_not_there_is_said(services: Services) -> None:
 
 
 class Waiting:
-    """A completion service on a clock of its own, which goes on only while it waits; ``after`` is called once that much has passed."""
+    """A completion service on a clock that runs only while it waits. after: seconds -> what to call then."""
 
     def __init__(self, services: Services, after: dict[float, Callable[[], Any]]) -> None:
         self.now, self.after = 0.0, after
         self.service = CompletionService(
-            services.settings, services.manager, services.bases, services.adapters, services.batches, lambda: self.now, self.pause
+            services.settings,
+            services.manager,
+            services.bases,
+            services.adapters,
+            services.batches,
+            lambda: self.now,
+            self.pause,
         )
 
     def pause(self, seconds: float) -> None:
@@ -168,8 +175,9 @@ def test_the_wait_for_a_base_is_bounded(services: Services) -> None:
     assert waiting.now == PATIENCE_S
 
 
-def test_a_base_that_fails_while_it_is_waited_for_ends_the_wait(services: Services) -> None:
-    waiting = Waiting(services, {LOOK_S: lambda: services.bases._failed(services.bases.spec, InputError("It is no model."))})
-    with pytest.raises(BaseUnavailableError, match="It is no model"):
+def test_a_base_that_fails_while_it_is_waited_for_ends_the_wait(services: Services, tmp_path: Path) -> None:
+    broken = build_services(replace(services.settings, base=str(tmp_path)))
+    waiting = Waiting(broken, {LOOK_S: lambda: (broken.bases.start(), broken.jobs.wait("base", 60))})
+    with pytest.raises(BaseUnavailableError, match="is not a Hugging Face model folder"):
         list(waiting.service.complete(chat(), "me"))
     assert waiting.now == LOOK_S

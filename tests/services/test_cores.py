@@ -1,4 +1,5 @@
-"""Chat leaves a run its cores, and a run chat: the app's own services with the other side played by whoever holds its lane."""
+"""Chat leaves a run its cores, and a run chat: the app's own services with the other side played by whoever holds its
+lane."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from playground.chat.sides import Side
 from playground.engine.request import Sampling
 from playground.gpu import lanes
 from playground.gpu.device import CpuDevice
 from playground.gpu.lanes import Lanes, usable_cores
 from playground.gpu.policy import threads_of
-from playground.services.container import Services
-from playground.services.sides import Side
+from playground.services import Services, build_services
 from playground.settings import Settings
 
 
@@ -43,7 +44,7 @@ def one_thread_a_core(settings: Settings) -> Iterator[None]:
 
 def threads_while_answering(services: Services) -> tuple[int, int]:
     """(threads of the engine's computing thread, what a run may use) while a reply is written."""
-    compute, run = services.bases.engine()._compute, Lanes(services.settings.home)
+    compute, run = services.bases.engine().worker, Lanes(services.settings.home)
     found = []
     for _ in services.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=6)):
         if services.manager.leases():
@@ -54,14 +55,14 @@ def threads_while_answering(services: Services) -> tuple[int, int]:
 def test_both_have_their_part_of_the_cores_while_both_compute(settings: Settings) -> None:
     run = Lanes(settings.home)
     run.enter("train")
-    assert threads_while_answering(Services(settings, CpuDevice())) == (CHAT, RUN)
+    assert threads_while_answering(build_services(settings, device=CpuDevice())) == (CHAT, RUN)
 
 
 def test_chat_alone_has_all_cores_and_a_run_that_comes_is_told(settings: Settings) -> None:
-    assert threads_while_answering(Services(settings, CpuDevice())) == (ALL, RUN)
+    assert threads_while_answering(build_services(settings, device=CpuDevice())) == (ALL, RUN)
 
 
 def test_on_another_device_nothing_is_shared_out(settings: Settings) -> None:
     run = Lanes(settings.home)
     run.enter("train")
-    assert threads_while_answering(Services(settings, OtherDevice())) == (ALL, ALL)
+    assert threads_while_answering(build_services(settings, device=OtherDevice())) == (ALL, ALL)

@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 
 from playground.errors import InputError
-from playground.services.curve_files import write_curves
-from playground.services.progress import RunView
+from playground.runs.progress import RunView, write_curves
 
-VIEW = RunView(
-    "r1", "mine", "DONE", "lora", 2, 2, "mine", None, None, 1.0, loss=[(1, 2.0), (2, 1.5)], eval_loss=[(0, 2.2), (2, 1.6)],
-    curves={"lr": [(1, 1e-3), (2, 5e-4)]},
-)  # fmt: skip
+VIEW = RunView("r1", "mine", "DONE", "lora", 2, 2, "mine", None, None, 1.0)
+VIEW.loss, VIEW.eval_loss, VIEW.curves = [(1, 2.0), (2, 1.5)], [(0, 2.2), (2, 1.6)], {"lr": [(1, 1e-3), (2, 5e-4)]}
 
 
 def test_as_csv_with_a_step_column(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""What goes wrong around the device: memory runs out, somebody leaves in mid-stream, everyone asks at once, adapters change hands.
+"""What goes wrong around the device: memory runs out, somebody leaves in mid-stream, everyone asks at once, adapters
+change hands.
 
 CI runs short counts; tests/soak has the long ones.
 """
@@ -15,13 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
+from playground.chat.sides import Side
 from playground.engine.request import AdapterFile, Row, RowState, Sampling
 from playground.errors import BusyError, OutOfMemoryError
 from playground.gpu.manager import DeviceManager
-from playground.services.container import Services
-from playground.services.memory import retried
-from playground.services.sides import Side
-from playground.services.training import TrainRequest
+from playground.models.memory import retried
+from playground.runs.service import TrainRequest
+from playground.services import Services, build_services
 from playground.settings import Settings
 
 SHORT = Sampling(max_tokens=6)
@@ -57,7 +58,7 @@ def settled(holds: Callable[[], bool]) -> bool:
 def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(
     settings: Settings, rows_file: Path, until: Callable[..., Any]
 ) -> None:
-    services = Services(settings, FixedDevice())
+    services = build_services(settings, device=FixedDevice())
     request = TrainRequest(rows_file, "big", steps=2, batch_size=4)
     name, size = services.bases.resident()
     services.manager._budget = services.training.plan(request).memory_bytes + size // 2
@@ -95,7 +96,7 @@ def gone_away(services: Services, times: int) -> list[float]:
         took_s.append(time.monotonic() - left)
     assert settled(lambda: threading.active_count() <= threads + 1), "no thread is left behind"
     engine = services.bases.engine()
-    assert settled(lambda: not engine._way.scheduler.busy), "the rows have left the batch"
+    assert settled(lambda: not engine.backend.scheduler.busy), "the rows have left the batch"
     return took_s
 
 
@@ -107,7 +108,9 @@ def test_everyone_at_once_is_answered_or_politely_refused(services: Services) ->
     def one(number: int) -> None:
         for replies in services.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=2), session=str(number)):
             pass
-        outcomes.append("refused" if "waiting already" in replies[0].error else ("answered" if replies[0].done else "lost"))
+        outcomes.append(
+            "refused" if "waiting already" in replies[0].error else ("answered" if replies[0].done else "lost")
+        )
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(sent)]
     for thread in threads:
@@ -121,12 +124,15 @@ def test_everyone_at_once_is_answered_or_politely_refused(services: Services) ->
     assert services.manager.queue() == []
 
 
-def test_adapters_change_hands_and_every_reply_comes_from_its_own(services: Services, make_lora: Callable[..., Path]) -> None:
+def test_adapters_change_hands_and_every_reply_comes_from_its_own(
+    services: Services, make_lora: Callable[..., Path]
+) -> None:
     swap_storm(services, make_lora, 6)
 
 
 def swap_storm(services: Services, make_lora: Callable[..., Path], turns: int) -> int:
-    """Eight threads, each attaching and asking one adapter after another. Returns the bytes by which the process grew meanwhile."""
+    """Eight threads, each attaching and asking one adapter after another. Returns the bytes by which the process grew
+    meanwhile."""
     engine = services.bases.engine()
     files = {f"a{seed}": AdapterFile(f"a{seed}", make_lora(seed), f"sha{seed}") for seed in range(3)}
     row = {name: Row("A prompt to tell them apart by", name, SHORT) for name in files}
@@ -189,7 +195,9 @@ def test_memory_that_runs_out_while_writing(services: Services, faults: int) -> 
         assert ask(services, tokens=8) == expected, "tried once more, from the start"
         return
     replies: Any = []
-    for replies in services.compare.ask([Side("base"), Side("base", "Be brief.")], [[], []], "Hello", Sampling(max_tokens=8)):
+    for replies in services.compare.ask(
+        [Side("base"), Side("base", "Be brief.")], [[], []], "Hello", Sampling(max_tokens=8)
+    ):
         pass
     assert "Ask one side at a time, or set the longest reply to 4 tokens" in replies[0].error
     assert services.manager.leases() == []
@@ -241,4 +249,6 @@ def test_one_session_cannot_fill_the_queue_alone() -> None:
         manager.request("chat", "greedy", "Answering", 1)
     with pytest.raises(BusyError, match="8 of your requests are waiting already"):
         manager.request("chat", "greedy", "Answering", 1)
-    assert manager.request("chat", "other", "Answering", 1).position == 1, "another session comes before its second request"
+    assert manager.request("chat", "other", "Answering", 1).position == 1, (
+        "another session comes before its second request"
+    )

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from playground.services.ending import ending_of
-from playground.services.store import RunRow
+from playground.db import RunRow
+from playground.runs.exit_status import ending_of
 
 
 def row(state: str = "RUNNING") -> RunRow:

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from playground.errors import InputError, NotFoundError, RunFailedError
-from playground.services.container import Services
-from playground.services.exporting import Exporter
-from playground.services.quota import Quota
+from playground.models.exporting import Exporter
+from playground.services import Services
 from playground.settings import Settings
+from playground.workspace.quota import Quota
 
 
 @pytest.fixture
@@ -50,7 +50,9 @@ def test_who_stops_listening_stops_it(services: Services, settings: Settings, ad
     assert list(settings.exports_dir.iterdir()) == []
 
 
-def test_an_export_whose_room_is_removed_meanwhile_makes_no_new_one(services: Services, settings: Settings, adapter: str) -> None:
+def test_an_export_whose_room_is_removed_meanwhile_makes_no_new_one(
+    services: Services, settings: Settings, adapter: str
+) -> None:
     job = services.exporter.export(adapter, "merged")
     next(job)
     assert next(job).phase.startswith("Merging")
@@ -81,7 +83,7 @@ def test_of_two_merges_that_begin_at_once_one_is_refused(services: Services, set
 
     library = services.adapters.library
     quota = Meanwhile(settings, services.training.store, library)
-    exporter = Exporter(settings, services.manager, services.bases, services.adapters, quota)
+    exporter = Exporter(settings, services.manager, services.bases, services.adapters, quota, services.jobs)
     with pytest.raises(InputError, match="There is no room"):
         next(exporter.export(adapter, "merged"))
     assert said[1].startswith("An export of yours is being written already")

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from playground.errors import InputError, RunFailedError
-from playground.services.container import Services
-from playground.services.endpoint import Endpoint
-from playground.services.judging import BASE, ENDPOINT, JudgingService, JudgingView
-from playground.services.vote_files import JUDGE
+from playground.services import Services, build_services
 from playground.settings import Settings
-from tests.services.test_voting import SIDES, put_verdict, vote_all
+from playground.verdict.files import JUDGE
+from playground.verdict.judging import BASE, ENDPOINT, Endpoint, JudgingService, JudgingView
+from tests.services.conftest import SIDES, put_verdict, vote_all
 
 KEY = "sk-very-secret"
 MESSAGES = [{"role": "user", "content": "Which?"}]
@@ -84,42 +83,47 @@ def endpoint(judge: Judge) -> Endpoint:
 
 @pytest.fixture
 def services(settings: Settings) -> Iterator[Services]:
-    built = Services(settings)
+    built = build_services(settings)
     yield built
     built.close()
 
 
 def judging(services: Services, endpoint: Endpoint | None, shared: bool = False) -> JudgingService:
-    return JudgingService(
-        services.voting,
-        services.bases,
-        services.adapters,
-        services.batches,
-        services.quota,
-        shared=shared,
-        endpoint=lambda: endpoint,
-    )
+    parts = (services.voting, services.bases, services.adapters, services.batches, services.quota, services.jobs)
+    return JudgingService(*parts, shared=shared, endpoint=lambda: endpoint)
 
 
-def ended(service: JudgingService, id: str) -> JudgingView:
-    while (view := service.show(id)) is None or view.live:
-        pass
+def judged(services: Services, service: JudgingService, id: str, judge: str = ENDPOINT, limit: int = 60) -> JudgingView:
+    service.start(id, judge, limit=limit)
+    return ended(services, service, id)
+
+
+def ended(services: Services, service: JudgingService, id: str) -> JudgingView:
+    assert services.jobs.wait(f"judging {id}", 60)
+    view = service.show(id)
+    assert view is not None
+    assert not view.live
     return view
 
 
-def test_it_judges_in_both_orders_and_its_agreement_is_shown(services: Services, judge: Judge, endpoint: Endpoint) -> None:
+def test_it_judges_in_both_orders_and_its_agreement_is_shown(
+    services: Services, judge: Judge, endpoint: Endpoint
+) -> None:
     id = put_verdict(services)
     vote_all(services, id)
     judge.say = first_with_end
     service = judging(services, endpoint)
     assert service.judges()[-1] == ("deep at 127.0.0.1", ENDPOINT)
-    service.start(id, ENDPOINT)
-    view = ended(service, id)
+    view = judged(services, service, id)
     assert (view.done, view.of, view.unread, view.error) == (17, 17, 0, "")
     assert len(judge.asked) == 34
     path, shown, body = judge.asked[0]
     assert (path, shown) == ("/v1/chat/completions", f"Bearer {KEY}")
-    assert (body["model"], body["temperature"], [one["role"] for one in body["messages"]]) == ("deep", 0, ["system", "user"])
+    assert (body["model"], body["temperature"], [one["role"] for one in body["messages"]]) == (
+        "deep",
+        0,
+        ["system", "user"],
+    )
     assert not any(side in str(body) for side in SIDES)
     found = services.voting.reveal(id)
     assert found.judge is not None
@@ -128,17 +132,19 @@ def test_it_judges_in_both_orders_and_its_agreement_is_shown(services: Services,
     assert found.judge.agreement.share.n == 17
     assert [one.side for one in found.judge.standings] == list(SIDES)
     assert KEY not in (services.verdicts.files.folder(id) / "votes.jsonl").read_text()
-    service.start(id, ENDPOINT, limit=3)
-    ended(service, id)
-    assert sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 3, "a new judging takes the place of the old one"
+    judged(services, service, id, limit=3)
+    assert sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 3, (
+        "a new judging takes the place of the old one"
+    )
 
 
-def test_an_answer_that_names_nothing_is_counted_and_is_no_vote(services: Services, judge: Judge, endpoint: Endpoint) -> None:
+def test_an_answer_that_names_nothing_is_counted_and_is_no_vote(
+    services: Services, judge: Judge, endpoint: Endpoint
+) -> None:
     id = put_verdict(services, examples=2)
     judge.say = lambda body: (200, reply("I like both the style and the tone"))
     service = judging(services, endpoint)
-    service.start(id, ENDPOINT)
-    view = ended(service, id)
+    view = judged(services, service, id)
     assert view.unread == view.done == view.of
     with pytest.raises(InputError, match="no vote yet"):
         services.voting.reveal(id)
@@ -156,7 +162,9 @@ def test_an_answer_that_names_nothing_is_counted_and_is_no_vote(services: Servic
         (200, {"choices": []}, "does not answer as a chat completion"),
     ],
 )
-def test_what_goes_wrong_is_told_without_the_key(judge: Judge, endpoint: Endpoint, status: int, said: Any, words: str) -> None:
+def test_what_goes_wrong_is_told_without_the_key(
+    judge: Judge, endpoint: Endpoint, status: int, said: Any, words: str
+) -> None:
     judge.say = lambda body: (status, said)
     with pytest.raises(RunFailedError, match=words) as failed:
         endpoint.answer(MESSAGES)
@@ -168,8 +176,7 @@ def test_what_was_judged_before_it_failed_is_kept(services: Services, judge: Jud
     id = put_verdict(services)
     judge.say = lambda body: first_with_end(body) if len(judge.asked) <= 10 else (500, {})
     service = judging(services, endpoint)
-    service.start(id, ENDPOINT)
-    view = ended(service, id)
+    view = judged(services, service, id)
     assert "answered 500" in view.error
     assert view.done == 4
     assert sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 4
@@ -192,7 +199,7 @@ def test_it_can_be_stopped_and_runs_once_at_a_time(services: Services, judge: Ju
         service.start(id, ENDPOINT)
     service.stop(id)
     go.set()
-    assert ended(service, id).done == 0
+    assert ended(services, service, id).done == 0
     assert len(judge.asked) == 1
 
 
@@ -214,7 +221,7 @@ def test_the_address_comes_from_the_environment_alone(services: Services) -> Non
 
 
 def test_where_the_app_is_shared_nobody_spends_the_key(settings: Settings, endpoint: Endpoint, judge: Judge) -> None:
-    shared = Services(replace(settings, shared=True))
+    shared = build_services(replace(settings, shared=True))
     service = judging(shared, endpoint, shared=True)
     assert ENDPOINT not in [id for _, id in service.judges("local")]
     id = put_verdict(shared, "local")
@@ -227,8 +234,7 @@ def test_where_the_app_is_shared_nobody_spends_the_key(settings: Settings, endpo
 def test_a_side_of_the_playground_judges_too(services: Services) -> None:
     id = put_verdict(services, examples=3)
     service = services.judging
-    service.start(id, BASE, limit=3)
-    view = ended(service, id)
+    view = judged(services, service, id, BASE, limit=3)
     assert (view.name, view.done, view.of, view.error) == ("The base", 3, 3, "")
     assert [one.owner for one in services.voting.files.read(id)] == [JUDGE] * 3
     assert services.manager.leases() == []

@@ -1,4 +1,5 @@
-"""The newest checkpoint of a run that trains is a side: asked while it learns, replaced by a newer one, and by the adapter at the end."""
+"""The newest checkpoint of a run that trains is a side: asked while it learns, replaced by a newer one, and by the
+adapter at the end."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from playground.chat.sides import Side
 from playground.engine.request import Sampling
 from playground.errors import NotFoundError
-from playground.services.container import Services
-from playground.services.progress import RunView
-from playground.services.sides import Side
-from playground.services.training import TrainRequest
-from tests.services.test_compare import last
+from playground.runs.progress import RunView
+from playground.runs.service import TrainRequest
+from playground.services import Services, build_services
+from tests.services.conftest import last
 
 Until = Callable[[Callable[[], RunView], Callable[[RunView], bool]], RunView]
 
@@ -43,7 +44,9 @@ def test_a_run_answers_as_it_learns(services: Services, rows_file: Path, until: 
     assert reply.stamp is not None
     step = look().step
     until(look, lambda view: view.step > step + 10)
-    assert services.adapters.get(live).sha256 not in (first.sha256, reply.stamp["adapter_sha256"]), "it has learned since"
+    assert services.adapters.get(live).sha256 not in (first.sha256, reply.stamp["adapter_sha256"]), (
+        "it has learned since"
+    )
     assert all(row.card.id != live for row in services.adapters.list()), "it is not in the library"
     services.training.cancel(run, keep=True)
     done = until(look, lambda view: view.state == "CANCELLED")
@@ -56,13 +59,15 @@ def test_a_run_answers_as_it_learns(services: Services, rows_file: Path, until: 
 def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(
     services: Services, rows_file: Path, until: Until
 ) -> None:
-    run = services.training.start(TrainRequest(rows_file, "whole", method="full", steps=4000, batch_size=4, save_steps=2))
+    run = services.training.start(
+        TrainRequest(rows_file, "whole", method="full", steps=4000, batch_size=4, save_steps=2)
+    )
     view = until(lambda: services.training.show(run), lambda view: len(view.eval_loss) > 2)
     assert view.live == ""
     with pytest.raises(NotFoundError, match="nothing to show"):
         services.adapters.get(f"live-{run}")
     services.training.cancel(run)
     settings = replace(services.settings, shared=True)
-    shared = Services(settings)
+    shared = build_services(settings)
     with pytest.raises(NotFoundError, match="no adapter"):
         shared.adapters.get(f"live-{run}", "somebody")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from playground.services.liveness import LOOK_S, Patience, Pulse, stall_bound_s
+from playground.runs.exit_status import LOOK_S, Patience, Pulse, stall_bound_s
 
 
 class Clock:
@@ -24,8 +24,11 @@ class Watched:
         self.used = 0.0
         self.progress = 0
 
-    def pass_s(self, seconds: float, *, beats: bool = True, works: bool = True, sleeps: bool = False, every: float = 0.5) -> str:
-        """Let time pass; returns the first reason to end it. works: it uses processor time. sleeps: its main thread does."""
+    def pass_s(
+        self, seconds: float, *, beats: bool = True, works: bool = True, sleeps: bool = False, every: float = 0.5
+    ) -> str:
+        """Let time pass; returns the first reason to end it. works: it uses processor time. sleeps: its main thread
+        does."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.clock.now += every
@@ -136,13 +139,7 @@ def test_what_was_in_the_log_before_is_no_gap() -> None:
 
 @pytest.mark.parametrize(
     ("gaps", "bound"),
-    [
-        ([], 900.0),
-        ([1.0, 1.0], 900.0),
-        ([0.1] * 10, 60.0),
-        ([4.0] * 10, 120.0),
-        ([4.0] * 10 + [40.0], 200.0),
-    ],
+    [([], 900.0), ([1.0, 1.0], 900.0), ([0.1] * 10, 60.0), ([4.0] * 10, 120.0), ([4.0] * 10 + [40.0], 200.0)],
 )
 def test_the_bound_follows_what_is_usual(gaps: list[float], bound: float) -> None:
     assert stall_bound_s(gaps, Patience()) == bound

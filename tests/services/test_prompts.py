@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from playground.errors import InputError, NotFoundError, PlaygroundError
-from playground.services.prompts import LETTERS_MAX, VERSIONS_MAX, PromptBook, Score
-from playground.services.sessions import owner_of
+from playground.verdict.bench import LETTERS_MAX, VERSIONS_MAX, PromptBook, Score
+from playground.workspace.visitors import owner_of
 
 ANNA, BEN = owner_of("a" * 32, ""), owner_of("b" * 32, "")
 
@@ -42,8 +42,12 @@ def test_the_last_score_stays_for_each_file_and_number_of_shots(book: PromptBook
 
     book.note("one", {"Be glad.": [score(0.1), score(0.2, 4)], "Gone.": [score(1.0)]})
     book.note("two", {"Be glad.": [score(0.5), score(0.6, file="b")]})
-    (version,) = PromptBook(book._root).versions()
-    assert sorted((one.file, one.shots, one.value) for one in version.scores) == [("a", 0, 0.5), ("a", 4, 0.2), ("b", 0, 0.6)]
+    (version,) = PromptBook(book.file("local").parent).versions()
+    assert sorted((one.file, one.shots, one.value) for one in version.scores) == [
+        ("a", 0, 0.5),
+        ("a", 4, 0.2),
+        ("b", 0, 0.6),
+    ]
     assert book.noted() == {"one", "two"}
 
 
@@ -68,7 +72,7 @@ def test_one_owner_never_sees_anothers(book: PromptBook) -> None:
             book.versions(wrong)
     book.forget(ANNA)
     assert book.owners() == set()
-    assert list(book._root.iterdir()) == []
+    assert list(book.file("local").parent.iterdir()) == []
 
 
 def test_a_file_that_cannot_be_read_is_told_and_left_alone(book: PromptBook) -> None:
@@ -84,13 +88,10 @@ def test_a_file_that_cannot_be_read_is_told_and_left_alone(book: PromptBook) -> 
 
 def test_writers_beside_each_other_lose_nothing(book: PromptBook) -> None:
     def write(start: int) -> None:
-        mine = PromptBook(book._root)
+        mine = PromptBook(book.file("local").parent)
         for n in range(start, start + 10):
             mine.keep(f"Number {n}")
 
-    threads = [threading.Thread(target=write, args=(start,)) for start in (0, 10, 20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, (0, 10, 20)))
     assert {one.id for one in book.versions()} == {f"v{n}" for n in range(1, 31)}

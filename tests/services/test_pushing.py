@@ -1,4 +1,5 @@
-"""Pushing: with a hub of our own making on this machine that speaks the real one's language, and with one that only remembers."""
+"""Pushing: with a hub of our own making on this machine that speaks the real one's language, and with one that only
+remembers."""
 
 from __future__ import annotations
 
@@ -9,17 +10,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from playground.errors import InputError, NotFoundError
-from playground.services.container import Services
-from playground.services.pushing import Pusher
+from playground.models.exporting import Pusher
+from playground.services import Services
 from playground.settings import PROJECT_ROOT
-from playground.ui.push import push
+from playground.ui.adapters import push
 from playground.ui.wiring import Visitor
 
 TOKEN = "hf_not_a_real_token"
@@ -52,13 +55,15 @@ def test_what_is_sent_is_the_export_and_wrong_names_are_not_sent(services: Servi
 
 
 def test_the_page_empties_the_token_at_once_and_says_where_it_is(services: Services) -> None:
-    services.pusher = Pusher(services.adapters, Remembers())
-    first, last = push(services, Visitor("local", "tab"), "hospital_reports", "ada/reports", TOKEN, True)
-    assert first[0] == ""
-    assert "https://hub.example/ada/reports" in last[2]["value"]
+    services = replace(services, pusher=Pusher(services.adapters, Remembers()))
+    view: Any = SimpleNamespace(token="token", send="send", said="said")
+    asked = {"repo": "ada/reports", "token": TOKEN, "private": True}
+    first, last = push(services, Visitor("local", "tab"), view, chosen="hospital_reports", **asked)
+    assert first["token"] == ""
+    assert "https://hub.example/ada/reports" in last["said"]["value"]
     assert TOKEN not in str(first) + str(last)
-    (none,) = push(services, Visitor("local", "tab"), "", "ada/reports", TOKEN, True)
-    assert "Choose an adapter" in none[2]["value"]
+    (none,) = push(services, Visitor("local", "tab"), view, chosen="", **asked)
+    assert "Choose an adapter" in none["said"]["value"]
 
 
 class _Hub(BaseHTTPRequestHandler):
@@ -81,13 +86,8 @@ class _Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return self._say(
-                {
-                    "commitUrl": f"http://127.0.0.1:{self.server.server_port}/ada/reports/commit/1",
-                    "commitOid": "1",
-                    "success": True,
-                }
-            )
+            url = f"http://127.0.0.1:{self.server.server_port}/ada/reports/commit/1"
+            return self._say({"commitUrl": url, "commitOid": "1", "success": True})
         return self._say({"errors": [], "warnings": []})
 
     def do_GET(self) -> None:
@@ -115,14 +115,11 @@ def hub() -> Iterator[Any]:
 
 
 def command(hub: Any, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {
-        "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_TOKEN": TOKEN, "PLAYGROUND_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "playground", "adapters", "push", "hospital_reports", "ada/reports", "--json", *words],
-        cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    address = f"http://127.0.0.1:{hub.server_port}"
+    env = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_TOKEN": TOKEN, "PLAYGROUND_HOME": str(home)}
+    env |= {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    call = [sys.executable, "-m", "playground", "adapters", "push", "hospital_reports", "ada/reports", "--json", *words]
+    return subprocess.run(call, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=120)
 
 
 def test_the_hub_library_sends_every_file_with_the_visitors_token(hub: Any, tmp_path: Path) -> None:

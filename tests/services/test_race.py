@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from playground.db import ENDED
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.evaluation.forgetting import material
-from playground.services.container import Services
-from playground.services.planning import Plan
-from playground.services.progress import RunView
-from playground.services.race import RaceRequest, RaceView, with_view
-from playground.services.race_plan import chosen, lanes
-from playground.services.race_store import Entry, Race, RaceStore
-from playground.services.train_request import TrainRequest
+from playground.runs.planner import Plan
+from playground.runs.progress import RunView
+from playground.runs.request import TrainRequest
+from playground.services import Services, build_services
+from playground.settings import Settings
+from playground.verdict.race import RaceRequest, RaceView, with_view
+from playground.verdict.race_plan import chosen, lanes
+from playground.verdict.race_store import Entry, Race, RaceStore
+
+Until = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
 def little_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
     few = replace(material(), texts=material().texts[:2], questions=material().questions[:2])
-    monkeypatch.setattr("playground.services.forgetting.material", lambda: few)
+    monkeypatch.setattr("playground.verdict.losses.material", lambda: few)
 
 
 @pytest.fixture
-def racing(services: Services) -> Iterator[Services]:
+def racing(services: Services) -> Services:
     services.race.start_measuring()
-    yield services
-    services.race.close()
+    return services
 
 
-def ended(services: Services, race: str, owner: str = "local") -> RaceView:
-    end = time.monotonic() + 120
-    for view in services.race.follow(race, owner, poll_s=0.1):
-        assert time.monotonic() < end, view
+def ended(services: Services, race: str) -> RaceView:
+    *_, view = services.race.follow(race, poll_s=0.1)
     return view
 
 
@@ -82,37 +83,34 @@ def test_two_methods_from_start_to_table(racing: Services, rows_file: Path) -> N
     assert racing.race.show(race).race == view.race
 
 
-def test_a_race_survives_a_restart(services: Services, rows_file: Path) -> None:
+def test_a_race_survives_a_restart_and_a_run_that_failed_stays_in_the_table(
+    services: Services, rows_file: Path, until: Until
+) -> None:
     """Nobody measures here until another process, as it were, owns the home."""
     race = services.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
-    end = time.monotonic() + 90
-    while any(entry.state != "DONE" for entry in services.race.show(race).race.entries):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    assert services.race.show(race).race.state == "RUNNING"
-    again = Services(services.settings)
+    services.training.cancel(services.race.show(race).race.entries[1].run)
+    view = until(lambda: services.race.show(race), lambda view: all(e.state in ENDED for e in view.race.entries))
+    assert view.race.state == "RUNNING"
+    again = build_services(services.settings)
     again.race.tick()
     view = again.race.show(race)
-    assert view.race.state == "DONE"
-    assert all(entry.forgot for entry in view.race.entries)
-    assert all(entry.passed is None for entry in view.race.entries), "no check, no adherence"
+    good, bad = view.race.entries
+    assert (view.race.state, good.state, bad.state) == ("DONE", "DONE", "CANCELLED")
+    assert good.forgot is not None
+    assert good.passed is None, "no check, no adherence"
+    assert "Cancelled before it started" in bad.reason
     again.race.remove(race)
     assert services.race.races() == []
 
 
-def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing: Services, rows_file: Path) -> None:
+def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing: Services, rows_file: Path, until: Until) -> None:
     race = racing.race.start(RaceRequest(rows_file, ("lora", "ia3", "dora"), steps=3000, batch_size=4))
     with pytest.raises(InputError, match="has not ended"):
         racing.race.remove(race)
-    end = time.monotonic() + 60
-    while not racing.race.show(race).race.entries[0].loss:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    assert "LoRA, 1 of 3" in racing.race.show(race).race.message
+    view = until(lambda: racing.race.show(race), lambda view: bool(view.race.entries[0].loss))
+    assert "LoRA, 1 of 3" in view.race.message
     racing.race.cancel(race)
-    while any(run.state not in ("CANCELLED", "DONE", "FAILED") for run in racing.training.runs()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    until(racing.training.runs, lambda runs: all(run.state in ENDED for run in runs))
     racing.race.tick()
     view = racing.race.show(race)
     assert (view.race.state, view.live) == ("CANCELLED", False)
@@ -121,20 +119,9 @@ def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing: Services, row
     racing.race.cancel(race)  # once more is harmless
 
 
-def test_a_run_that_fails_stays_in_the_table(racing: Services, rows_file: Path) -> None:
-    race = racing.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
-    entry = racing.race.show(race).race.entries[1]
-    racing.training.cancel(entry.run)
-    view = ended(racing, race)
-    good, bad = view.race.entries
-    assert (view.race.state, good.state, bad.state) == ("DONE", "DONE", "CANCELLED")
-    assert good.forgot is not None
-    assert "Cancelled before it started" in bad.reason
-
-
 def test_where_the_app_is_shared_a_race_is_its_owners(services: Services, rows_file: Path) -> None:
     race = services.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2000, owner="ann"))
-    shared = Services(replace(services.settings, shared=True))
+    shared = build_services(replace(services.settings, shared=True))
     assert shared.race.races("bob") == []
     for action in (shared.race.show, shared.race.cancel, shared.race.remove):
         with pytest.raises(NotFoundError):
@@ -156,10 +143,12 @@ def test_nothing_starts_where_one_cannot(services: Services, rows_file: Path) ->
     assert services.race.races() == []
 
 
-def test_the_check_of_a_shipped_set_is_its_own(services: Services) -> None:
-    shipped = services.data.shipped("hospital_reports")
-    assert services.race._check(RaceRequest(shipped.file)) == shipped.check
-    assert services.race._check(RaceRequest(shipped.file, check="json")) == "json"
+def test_the_check_of_a_shipped_set_is_its_own(settings: Settings) -> None:
+    waiting = build_services(settings)  # nobody trains
+    shipped = waiting.data.shipped("hospital_reports")
+    for given, kept in (("", shipped.check), ("json", "json")):
+        race = waiting.race.start(RaceRequest(shipped.file, ("lora", "ia3"), steps=1, check=given))
+        assert waiting.race.show(race).race.check == kept
 
 
 # -- decided beforehand ------------------------------------------------------------------------------------------
@@ -173,7 +162,7 @@ def test_full_runs_last_and_one_method_is_no_race() -> None:
         chosen(("lora",))
 
 
-def test_one_message_names_every_method_that_cannot_run() -> None:
+def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_once() -> None:
     def plan(request: TrainRequest) -> Plan:
         if request.method == "ia3":
             raise InputError("This base has no keys.")
@@ -182,15 +171,8 @@ def test_one_message_names_every_method_that_cannot_run() -> None:
     with pytest.raises(InputError, match=r"2 of 3 .* IA³: This base has no keys\. Full: Full needs 9\.0 GB\.") as error:
         lanes(RaceRequest(Path("x"), ("lora", "ia3", "full")), plan)
     assert "LoRA" not in str(error.value)
-
-
-def test_what_is_wrong_with_the_file_is_said_once() -> None:
-    def plan(request: TrainRequest) -> Plan:
-        raise InputError("There is no file x.")
-
-    with pytest.raises(InputError) as error:
-        lanes(RaceRequest(Path("x"), ("lora", "ia3")), plan)
-    assert str(error.value) == "There is no file x."
+    with pytest.raises(InputError, match=r"^There is no file x\.$"):
+        lanes(RaceRequest(Path("x"), ("lora", "ia3")), lambda request: plan_of(request, "There is no file x."))
 
 
 def test_minutes_become_as_many_steps_as_fit_each() -> None:
@@ -207,7 +189,11 @@ def test_minutes_become_as_many_steps_as_fit_each() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [({"steps": 3, "minutes": 2.0}, "not both"), ({"minutes": 0.0}, "above 0"), ({"objective": "reward"}, "cannot be raced")],
+    [
+        ({"steps": 3, "minutes": 2.0}, "not both"),
+        ({"minutes": 0.0}, "above 0"),
+        ({"objective": "reward"}, "cannot be raced"),
+    ],
 )
 def test_a_request_says_what_is_wrong_with_it(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
@@ -219,7 +205,9 @@ def test_a_request_says_what_is_wrong_with_it(wrong: dict[str, object], words: s
 
 def test_the_record_is_read_back_and_knows_its_schema(tmp_path: Path) -> None:
     store = RaceStore(tmp_path / "db.sqlite")
-    race = Race("r1", "ann", "n", "f.jsonl", 1.0, "RUNNING", "json", 2, None, (Entry("lora", "run1", 2),), Entry("", passed=1))
+    race = Race(
+        "r1", "ann", "n", "f.jsonl", 1.0, "RUNNING", "json", 2, None, (Entry("lora", "run1", 2),), Entry("", passed=1)
+    )
     store.add(race)
     assert RaceStore(tmp_path / "db.sqlite").get("r1") == race
     assert store.change("r1", lambda one: replace(one, state="DONE")).state == "DONE"
@@ -240,6 +228,5 @@ def test_an_entry_takes_over_what_its_run_says() -> None:
         "r", "n", "FAILED", "lora", 1, 2, None, "Memory ran out.", None, 0.0, loss=[(1, 2.5)], summary={"seconds": 3.0}
     )
     entry = with_view(Entry("lora", "r", 2, figures={"bytes": 4}), view)
-    assert (entry.state, entry.reason, entry.figures, entry.loss) == (
-        "FAILED", "Memory ran out.", {"bytes": 4, "seconds": 3.0}, [[1, 2.5]],
-    )  # fmt: skip
+    assert (entry.state, entry.reason) == ("FAILED", "Memory ran out.")
+    assert (entry.figures, entry.loss) == ({"bytes": 4, "seconds": 3.0}, [[1, 2.5]])

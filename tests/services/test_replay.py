@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from playground.chat.compare import all_replies
+from playground.chat.replay import Saved, first_difference, read_saved, together
+from playground.chat.sides import Side
 from playground.engine.request import Sampling
 from playground.errors import InputError, NotFoundError
-from playground.services.container import Services
-from playground.services.replay import Saved, first_difference, read_saved, together
-from playground.services.replies import all_replies
-from playground.services.sides import Side
-from playground.services.training import TrainRequest
+from playground.services import Services, build_services
+from tests.services.conftest import whole_model
 
 DRAWN = Sampling(temperature=1.0, top_p=0.95, max_tokens=12, seed=5, repetition_penalty=1.1)
 
@@ -29,7 +29,9 @@ def mine(services: Services, make_lora: Callable[..., Path], tmp_path: Path) -> 
 
 def asked(services: Services, *models: str) -> list[dict[str, Any]]:
     """Replies as the command line prints them, read back from JSON."""
-    replies = all_replies(services.compare, [Side(model, name=f"{n}") for n, model in enumerate(models)], ["Hello"], DRAWN)
+    replies = all_replies(
+        services.compare, [Side(model, name=f"{n}") for n, model in enumerate(models)], ["Hello"], DRAWN
+    )
     found: list[dict[str, Any]] = json.loads(json.dumps(replies))
     return found
 
@@ -48,14 +50,12 @@ def test_the_same_text_comes_again(services: Services, mine: str, rows: int) -> 
 
 def test_it_comes_again_in_another_process_too(services: Services, mine: str) -> None:
     (reply,) = asked(services, mine)
-    fresh = Services(services.settings)
+    fresh = build_services(services.settings)
     assert fresh.replay.again(read_saved(reply)[0])["same"] is True
 
 
-def test_a_full_fine_tune_comes_again(services: Services, rows_file: Path, until: Callable[..., Any]) -> None:
-    run = services.training.start(TrainRequest(rows_file, "whole", method="full", steps=2, batch_size=4, lr=0.02))
-    model = until(lambda: services.training.show(run), lambda view: view.state == "DONE").adapter
-    (reply,) = asked(services, model)
+def test_a_full_fine_tune_comes_again(services: Services, tiny_base: Path) -> None:
+    (reply,) = asked(services, whole_model(services, tiny_base, noise=0.02))
     assert services.replay.again(read_saved(reply)[0])["same"] is True
     with pytest.raises(InputError, match="made on a base"):
         services.replay.check(Saved(reply["stamp"] | {"base": "f" * 16}))
@@ -67,9 +67,8 @@ def test_a_changed_text_is_told_where(services: Services) -> None:
     for changed, at in ((text[:4] + "☃" + text[5:], 4), (text + "!", len(text)), (text[:-1], len(text) - 1), ("", 0)):
         found = services.replay.again(read_saved(reply | {"text": changed})[0])
         assert (found["same"], found["first_difference"], found["text"]) == (False, at, text)
-    assert services.replay.again(read_saved(reply["stamp"])[0]) == {
-        "same": None, "text": text, "first_difference": None, "notes": []
-    }  # fmt: skip
+    bare = services.replay.again(read_saved(reply["stamp"])[0])
+    assert bare == {"same": None, "text": text, "first_difference": None, "notes": []}
 
 
 def test_another_device_or_type_is_said(services: Services) -> None:
@@ -127,7 +126,10 @@ def test_every_kind_of_file_is_read() -> None:
     assert read_saved({"choices": [one], "playground": STAMP}) == [Saved(STAMP, "Hi")]
     other = STAMP | {"seed": 2}
     two = [one | {"playground": STAMP}, {"index": 1, "message": {"content": "Ho"}, "playground": other}]
-    assert read_saved({"choices": two, "playground": STAMP}) == [Saved(STAMP, "Hi", "choice 0"), Saved(other, "Ho", "choice 1")]
+    assert read_saved({"choices": two, "playground": STAMP}) == [
+        Saved(STAMP, "Hi", "choice 0"),
+        Saved(other, "Ho", "choice 1"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -147,9 +149,11 @@ def test_several_are_the_same_only_if_all_are() -> None:
     assert together([yes, yes])["same"] is True
     assert together([yes, unknown])["same"] is None
     mixed = together([yes, unknown, no])
-    assert (mixed["same"], mixed["text"], mixed["first_difference"], mixed["replies"]) == (False, "b", 1, [yes, unknown, no])
+    assert mixed == {"same": False, "text": "b", "first_difference": 1, "replies": [yes, unknown, no]}
 
 
-@pytest.mark.parametrize(("a", "b", "at"), [("", "", None), ("ab", "ab", None), ("ab", "ac", 1), ("ab", "abc", 2), ("é", "e", 0)])
+@pytest.mark.parametrize(
+    ("a", "b", "at"), [("", "", None), ("ab", "ab", None), ("ab", "ac", 1), ("ab", "abc", 2), ("é", "e", 0)]
+)
 def test_the_first_difference(a: str, b: str, at: int | None) -> None:
     assert first_difference(a, b) == first_difference(b, a) == at

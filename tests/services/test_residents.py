@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,21 +13,19 @@ import pytest
 from playground.gpu.device import CpuDevice
 from playground.gpu.manager import DeviceManager
 from playground.library.card import AdapterCard
-from playground.services.bases import BaseService
-from playground.services.memory import LOADED_FACTOR, loaded_bytes
-from playground.services.residents import Residents
+from playground.models.bases import BaseService
+from playground.models.memory import LOADED_FACTOR, loaded_bytes
+from playground.models.residents import Residents
 from playground.settings import Settings
-from tests.library.make import adapter, base_shapes
-
-BOUND_S = 60.0
+from tests.library.conftest import adapter, base_shapes
 
 
 @dataclass
 class FakeEngine:
-    """A whole model that takes 1000 bytes. kept_bytes: what it keeps between questions."""
+    """A whole model that takes 1000 bytes. cache_bytes: what it keeps between questions."""
 
     folder: Path
-    kept_bytes: int = 0
+    cache_bytes: int = 0
     closed: bool = False
     forgotten: int = 0
 
@@ -35,18 +33,17 @@ class FakeEngine:
     def loaded(self) -> Any:
         return SimpleNamespace(bytes=1000)
 
-    def forget(self) -> None:
-        self.kept_bytes, self.forgotten = 0, self.forgotten + 1
+    def clear_prefix_cache(self) -> None:
+        self.cache_bytes, self.forgotten = 0, self.forgotten + 1
 
     def close(self) -> None:
         self.closed = True
 
 
 def card(name: str, folder: Path) -> AdapterCard:
-    return AdapterCard(
-        id=name, name=name, method="full", base="tiny", base_fingerprint="", rank=None, bytes=7, sha256="0" * 64, rows=1,
-        created_s=1.0, shipped=False, kind="full", path=folder, owner="local", trained_on="rows.jsonl",
-    )  # fmt: skip
+    made = {"name": name, "rank": None, "bytes": 7, "sha256": "0" * 64, "rows": 1, "created_s": 1.0, "shipped": False}
+    base = {"method": "full", "base": "tiny", "base_fingerprint": "", "trained_on": "rows.jsonl"}
+    return AdapterCard(id=name, kind="full", path=folder, owner="local", **made, **base)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -54,7 +51,9 @@ def manager() -> DeviceManager:
     return DeviceManager(CpuDevice(), 10**12)
 
 
-def test_memory_that_runs_out_makes_another_whole_model_leave(settings: Settings, manager: DeviceManager, tmp_path: Path) -> None:
+def test_memory_that_runs_out_makes_another_whole_model_leave(
+    settings: Settings, manager: DeviceManager, tmp_path: Path
+) -> None:
     """The model that leaves is let go by a thread of its own, while this one is being read in."""
     made: list[FakeEngine] = []
 
@@ -67,22 +66,21 @@ def test_memory_that_runs_out_makes_another_whole_model_leave(settings: Settings
     residents = Residents(manager, BaseService(settings, manager), load)
     first, second = card("first", tmp_path), card("second", tmp_path)
     assert residents.ready(first)[0] is made[0]
-    got: list[Any] = []
-    asking = threading.Thread(target=lambda: got.append(residents.ready(second)[0]), daemon=True)
-    asking.start()
-    asking.join(20)  # less than the device would wait for an unload that cannot end
-    assert got == made[1:]
+    with ThreadPoolExecutor(1) as pool:  # less than the device would wait for an unload that cannot end
+        assert pool.submit(residents.ready, second).result(20)[0] is made[1]
     assert [one.name for one in manager.residents()] == ["full second"]
     assert residents.attached() == {"second"}
 
 
-def test_a_whole_model_counts_by_what_it_takes_in_memory(settings: Settings, manager: DeviceManager, tiny_base: Path) -> None:
+def test_a_whole_model_counts_by_what_it_takes_in_memory(
+    settings: Settings, manager: DeviceManager, tiny_base: Path
+) -> None:
     residents = Residents(manager, BaseService(settings, manager), lambda folder, limit: FakeEngine(folder))
     whole = card("whole", tiny_base)
     assert residents.wanted([whole]) == (("full whole", int(loaded_bytes(tiny_base, 7, CpuDevice()) * LOADED_FACTOR)),)
     engine = residents.ready(whole)[0]
     assert [one.bytes for one in manager.residents()] == [1150]
-    engine.kept_bytes = 50
+    engine.cache_bytes = 50
     residents.account([None, whole])
     assert [one.bytes for one in manager.residents()] == [1200]
     residents.forget()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from playground.db import RunRow
 from playground.gpu.manager import SESSION_LIMIT, DeviceManager
-from playground.services.run_queue import RunQueue
-from playground.services.store import RunRow
+from playground.runs.queue import RunQueue
 
 
 @dataclass
@@ -65,7 +65,8 @@ def test_a_new_order_is_honoured(manager: DeviceManager) -> None:
 
 
 def test_while_the_order_changes_nobody_who_comes_later_is_served(manager: DeviceManager) -> None:
-    """``a`` is too large for now and holds the others back; withdrawing it must not let ``b`` through ahead of ``c``."""
+    """``a`` is too large for now and holds the others back; withdrawing it must not let ``b`` through ahead of
+    ``c``."""
     busy = manager.adopt("chat", "ann", "before", 50)
     queue = RunQueue(manager)
     a, b, c = row("a", 90), row("b", 20), row("c", 90)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,10 @@ from playground.data.example import Message
 from playground.engine.scoring import TOGETHER, Score
 from playground.errors import InputError
 from playground.evaluation.forgetting import material
-from playground.library.card import AdapterCard, read_card
-from playground.services.container import Services
-from playground.services.scoring import ToScore
+from playground.library.card import AdapterCard
+from playground.services import Services
+from playground.verdict.losses import ToScore
+from tests.services.conftest import whole_model
 
 
 @pytest.fixture
@@ -26,9 +26,7 @@ def card(services: Services, make_lora: Callable[..., Path]) -> AdapterCard:
 @pytest.fixture
 def whole(services: Services, tiny_base: Path) -> AdapterCard:
     """A full fine-tune that is the base itself."""
-    folder = services.settings.adapters_dir / "whole"
-    shutil.copytree(tiny_base, folder)
-    return read_card(folder)
+    return services.adapters.get(whole_model(services, tiny_base))
 
 
 def done(services: Services, asked: list[ToScore]) -> list[Score]:
@@ -81,7 +79,7 @@ def test_what_was_forgotten_is_measured_for_several_at_once(
     services: Services, card: AdapterCard, whole: AdapterCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = replace(material(), texts=material().texts[:3], questions=material().questions[:9])
-    monkeypatch.setattr("playground.services.forgetting.material", lambda: few)
+    monkeypatch.setattr("playground.verdict.losses.material", lambda: few)
     steps = list(services.forgetting.measure([card, whole]))
     assert [step.done for step in steps] == sorted(step.done for step in steps)
     assert steps[-1].done == steps[-1].of == 2 * 3 + 3 * 9, "the base is asked too"

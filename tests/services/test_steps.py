@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from playground.db import RunStore
 from playground.gpu.manager import DeviceManager
-from playground.services.home import Home, HomeTaken
-from playground.services.training import TrainingService
+from playground.runs.service import TrainingService
 from playground.settings import Settings
 from playground.training.checkpoint import mark_complete
 from playground.training.events import EventWriter
+from playground.workspace.home import Home, HomeTaken
+from playground.workspace.quota import Quota
 
 RUN = "r1"
 
@@ -74,7 +76,8 @@ def workers(settings: Settings) -> Workers:
 def training(settings: Settings, workers: Workers) -> TrainingService:
     """With one run in its queue."""
     nobody: Any = None  # what plans a run is not asked
-    service = TrainingService(settings, DeviceManager(Device()), nobody, nobody, workers=workers)
+    store, manager = RunStore(settings.database), DeviceManager(Device())
+    service = TrainingService(settings, store, manager, nobody, nobody, nobody, Quota(settings, store, nobody), workers)
     service.store.add(
         run=RUN, owner="local", name="mine", method="lora", state="QUEUED", created_s=1.0, steps=500, needs_bytes=10
     )
@@ -123,7 +126,9 @@ def test_a_resumed_run_is_where_its_checkpoint_is(training: TrainingService, wor
 def test_a_run_that_was_stopped_early_has_not_made_every_step(training: TrainingService, workers: Workers) -> None:
     attempt = begun(training, workers)
     workers.writes(
-        ("started", {"attempt": attempt, "step": 0}), step(40), ("done", {"attempt": attempt, "adapter": "mine", "steps": 40})
+        ("started", {"attempt": attempt, "step": 0}),
+        step(40),
+        ("done", {"attempt": attempt, "adapter": "mine", "steps": 40}),
     )
     workers.alive.clear()
     view = training.show(RUN)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from playground.errors import BusyError, InputError, NotFoundError
-from playground.services.container import Services
-from playground.services.sizes import bytes_in
+from playground.services import Services, build_services
+from playground.workspace.quota import bytes_in
 from tests.shared.conftest import Belongings, ended_run, hers, incoming, lora, prepared, services, shared_settings
 
 __all__ = ["hers", "lora", "prepared", "services", "shared_settings"]
@@ -18,7 +18,7 @@ __all__ = ["hers", "lora", "prepared", "services", "shared_settings"]
 @pytest.fixture
 def alone(services: Services, hers: Belongings) -> Services:
     """The same home, as one person's."""
-    return Services(replace(services.settings, shared=False))
+    return build_services(replace(services.settings, shared=False))
 
 
 def test_every_kind_is_listed_with_its_size(alone: Services, hers: Belongings) -> None:

@@ -1,14 +1,20 @@
+"""The record of runs: its queue, its attempts, its schemas, and what becomes of a change while the disk is full."""
+
 from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from playground.errors import InputError, PlaygroundError
-from playground.services.store import RunStore
+from playground.db import RunStore
+from playground.errors import DiskFullError, InputError, PlaygroundError
+from playground.services import build_services
+from playground.settings import Settings
 
 FIRST_TABLE = """
 CREATE TABLE runs (
@@ -22,7 +28,8 @@ CREATE TABLE runs (
 
 
 def add(store: RunStore, run: str, **more: Any) -> None:
-    store.add(**{"run": run, "owner": "ann", "name": run, "method": "lora", "state": "QUEUED", "created_s": 1.0, "steps": 5, "needs_bytes": 1} | more)  # fmt: skip
+    values = {"owner": "ann", "name": run, "method": "lora", "state": "QUEUED", "created_s": 1.0, "steps": 5}
+    store.add(**{"run": run, "needs_bytes": 1} | values | more)
 
 
 def order(store: RunStore) -> str:
@@ -40,10 +47,10 @@ def store(tmp_path: Path) -> RunStore:
 @pytest.mark.parametrize(
     ("run", "to", "expected"),
     [
-        ("c", "up", "acbd"), ("a", "up", "abcd"), ("b", "down", "acbd"), ("d", "down", "abcd"), ("d", "first", "dabc"), ("a", "last", "bcda"),
-        ("d", 2, "adbc"), ("a", 99, "bcda"),
+        *(("c", "up", "acbd"), ("a", "up", "abcd"), ("b", "down", "acbd"), ("d", "down", "abcd")),
+        *(("d", "first", "dabc"), ("a", "last", "bcda"), ("d", 2, "adbc"), ("a", 99, "bcda")),
     ],
-)  # fmt: skip
+)
 def test_moves(store: RunStore, run: str, to: str | int, expected: str) -> None:
     store.move(run, to)
     assert order(store) == expected
@@ -61,9 +68,10 @@ def test_only_waiting_runs_move_and_only_among_the_owners_own(store: RunStore) -
     assert order(store) == "abcdyx"
 
 
-def test_an_attempt_begins_once(store: RunStore) -> None:
-    began = []
-    threads = [threading.Thread(target=lambda: began.append(RunStore(store._path).begin("a", 2.0))) for _ in range(6)]
+def test_an_attempt_begins_once(store: RunStore, tmp_path: Path) -> None:
+    began: list[int | None] = []
+    starts = [lambda: began.append(RunStore(tmp_path / "p.sqlite").begin("a", 2.0))] * 6
+    threads = [threading.Thread(target=start) for start in starts]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -99,7 +107,8 @@ def test_a_database_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     with sqlite3.connect(file) as db:
         db.execute(FIRST_TABLE)
         db.execute(
-            "INSERT INTO runs (run, owner, name, method, state, created_s, place, steps, needs_bytes) VALUES ('old', 'local', 'n', 'lora', 'FAILED', 1.7e9, 1.7e9, 5, 1)"
+            "INSERT INTO runs (run, owner, name, method, state, created_s, place, steps, needs_bytes) VALUES ('old',"
+            " 'local', 'n', 'lora', 'FAILED', 1.7e9, 1.7e9, 5, 1)"
         )
         db.execute("PRAGMA user_version = 1")
     db.close()
@@ -117,3 +126,28 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(PlaygroundError, match="newer version"):
         RunStore(file)
+
+
+FullDisk = Callable[[], AbstractContextManager[None]]
+
+
+def test_a_change_waits_while_the_disk_is_full(store: RunStore, tmp_path: Path, full_disk: FullDisk) -> None:
+    with full_disk():
+        with pytest.raises(DiskFullError, match="disk are free"):
+            store.update("a", state="FAILED")
+        store.update_or_defer("b", state="FAILED", error="No.")
+        store.flush()
+        assert (store.get("b").state, order(store)) == ("FAILED", "acd")
+        assert RunStore(tmp_path / "p.sqlite").get("b").state == "QUEUED"
+    store.flush()
+    assert RunStore(tmp_path / "p.sqlite").get("b").error == "No."
+
+
+def test_a_quota_sees_a_change_that_waits(tmp_path: Path, full_disk: FullDisk) -> None:
+    """One store in a process: two would each have pending writes of their own."""
+    services = build_services(Settings(home=tmp_path / "home", shared=True, session_runs=1))
+    add(services.training.store, "r")
+    assert "1 run of yours" in services.quota.run_refused("ann", 0, 1, 1.0)
+    with full_disk():
+        services.training.store.update_or_defer("r", state="FAILED")
+        assert "run of yours" not in services.quota.run_refused("ann", 0, 1, 1.0)

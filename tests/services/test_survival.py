@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from playground.db import ENDED, RunStore
 from playground.errors import DiskFullError, InputError
-from playground.services.container import Services
-from playground.services.liveness import Patience
-from playground.services.store import ENDED, RunStore
+from playground.runs.exit_status import Patience
+from playground.services import Services, build_services
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.checkpoint import newest_complete
 from playground.training.events import EventReader
@@ -46,7 +46,7 @@ def test_an_app_killed(settings: Settings, tmp_path: Path, moment: str, worker_t
 
 def test_the_real_app_killed_and_opened_again(settings: Settings, tmp_path: Path) -> None:
     """``python -m playground serve``: the worker goes on alone and is found by the next app."""
-    onlooker = Services(settings)
+    onlooker = build_services(settings)
     env = os.environ | {"PLAYGROUND_HOME": str(settings.home), "PLAYGROUND_BASE": settings.base}
     command = [sys.executable, "-m", "playground", "serve"]
     app = subprocess.Popen(command, cwd=PROJECT_ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -63,7 +63,7 @@ def test_the_real_app_killed_and_opened_again(settings: Settings, tmp_path: Path
     finally:
         app.kill()
         app.wait()
-    again = Services(settings)
+    again = build_services(settings)
     again.training.start_supervisor()
     try:
         assert again.training.show(run).pid == pid
@@ -88,7 +88,8 @@ def test_memory_that_runs_out_is_told_with_a_setting_that_works(services: Servic
 
 
 def test_a_frozen_worker_is_noticed(services: Services, tmp_path: Path) -> None:
-    """Within ten seconds, as the soak measures; here a busy machine may take longer, but never as long as one that still computes."""
+    """Within ten seconds, as the soak measures; here a busy machine may take longer, but never as long as one that
+    still computes."""
     assert torture.freeze(services, torture.rows_file(tmp_path), random.Random(3)) < Patience().stall_floor_s
 
 
@@ -101,7 +102,7 @@ def test_a_run_cancelled_by_another_process_gives_back_its_place(services: Servi
     file = torture.rows_file(tmp_path)
     first, second, third = (services.training.start(request(file, steps=4000)) for _ in range(3))
     wait_state(services, first, "RUNNING")
-    other = Services(services.settings)
+    other = build_services(services.settings)
     other.training.cancel(second)
     other.training.cancel(first)
     wait_state(services, first, "CANCELLED")
@@ -116,7 +117,7 @@ def test_waiting_runs_are_started_in_the_order_they_were_moved_to(services: Serv
     busy = services.training.start(request(file, steps=4000))
     one, two, three = (services.training.start(request(file, steps=1)) for _ in range(3))
     assert [services.training.show(run).place for run in (one, two, three)] == [1, 2, 3]
-    Services(services.settings).training.move(three, "first")  # another process: the owner honours it
+    build_services(services.settings).training.move(three, "first")  # another process: the owner honours it
     services.training.move(one, "down")
     assert [services.training.show(run).place for run in (three, two, one)] == [1, 2, 3]
     assert [request.label for request in services.manager.queue()] == ["Training t"] * 3
@@ -175,7 +176,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_while_a_run_writes(small_disk: Path, settings: Settings, tmp_path: Path) -> None:
-    built = Services(replace(settings, home=small_disk))
+    built = build_services(replace(settings, home=small_disk))
     built.training.start_supervisor()
     try:
         asked = request(torture.rows_file(tmp_path), steps=400)
@@ -192,7 +193,7 @@ def test_a_disk_that_fills_while_a_run_writes(small_disk: Path, settings: Settin
             built.training.start(asked)
         assert built.training.show(run).error == view.error, "the app goes on"
         ballast.unlink()
-        wait_for(lambda: Services(built.settings).training.show(run).error == view.error, "written down")
+        wait_for(lambda: build_services(built.settings).training.show(run).error == view.error, "written down")
         built.training.resume(run)
         wait_for(lambda: built.training.show(run).step > view.resume_step, "going on")
         built.training.cancel(run)
@@ -204,14 +205,16 @@ def test_a_disk_that_fills_while_a_run_writes(small_disk: Path, settings: Settin
 def test_a_record_that_cannot_be_written_is_kept_in_mind(small_disk: Path) -> None:
     store = RunStore(small_disk / "p.sqlite")
     for number in range(40):
-        store.add(run=f"r{number}", owner="a", name="n", method="lora", state="RUNNING", created_s=1.0, steps=5, needs_bytes=1)
+        store.add(
+            run=f"r{number}", owner="a", name="n", method="lora", state="RUNNING", created_s=1.0, steps=5, needs_bytes=1
+        )
     ballast = torture.fill(small_disk)
     words = "y" * 1_000_000  # more than the file has room for
     with pytest.raises(DiskFullError, match="disk are free"):
         store.update("r0", error=words)
-    store.owe("r1", state="FAILED", error=words)
+    store.update_or_defer("r1", state="FAILED", error=words)
     assert (store.get("r1").state, len(store.active())) == ("FAILED", 39)
     assert RunStore(small_disk / "p.sqlite").get("r1").state == "RUNNING"
     ballast.unlink()
-    store.settle()
+    store.flush()
     assert RunStore(small_disk / "p.sqlite").get("r1").error == words

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from playground.services.container import Services
-from playground.services.recipe import ROWS
-from playground.services.training import TrainRequest
+from playground.runs.recipe import ROWS
+from playground.runs.service import TrainRequest
+from playground.services import build_services
 from playground.settings import Settings
 from tests.training.test_objectives import answers, judged, pairs
 
@@ -24,12 +24,20 @@ def texts(path: Path, count: int = 16) -> Path:
 
 @pytest.mark.parametrize(
     ("objective", "rows", "method"),
-    [("sft", answers, "lora"), ("sft", answers, "prefix"), ("pretrain", texts, "full"), ("dpo", pairs, "lora"), ("kto", judged, "dora"), ("reward", pairs, "ia3")],
-)  # fmt: skip
+    [
+        *(("sft", answers, "lora"), ("sft", answers, "prefix"), ("pretrain", texts, "full")),
+        *(("dpo", pairs, "lora"), ("kto", judged, "dora"), ("reward", pairs, "ia3")),
+    ],
+)
 def test_it_trains(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str, rows: Callable[[Path], Path], method: str
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
+    rows: Callable[[Path], Path],
+    method: str,
 ) -> None:
-    services = Services(settings)
+    services = build_services(settings)
     file = rows(tmp_path / "mine.jsonl")
     request = TrainRequest(file, "mine", method, objective, steps=2, batch_size=4, max_tokens=96, save_steps=2)
     script = services.training.recipe(request, "trl")

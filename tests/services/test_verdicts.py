@@ -1,30 +1,28 @@
-"""Verdicts through the real services on a tiny random model: what is asked, what is kept, what a stop or a restart leaves."""
+"""Verdicts through the real services on a tiny random model: what is asked, what is kept, what a stop or a restart
+leaves."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from playground.data.check import check_file
-from playground.data.passages import with_passages
+from playground.chat.sides import Side
+from playground.data.retrieval import with_passages
 from playground.errors import InputError, NotFoundError, OutOfMemoryError
+from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
 from playground.evaluation.metrics import metrics_for
-from playground.evaluation.questions import Questions
-from playground.services.answering import Answering, Progress
-from playground.services.container import Services
-from playground.services.measuring import Work
-from playground.services.sides import Side
-from playground.services.verdict_files import answers_of
-from playground.services.verdict_request import VerdictRequest, request_from
-from playground.services.verdicts import VerdictView
+from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.verdict.answers import Answering, Progress
+from playground.verdict.files import answers_of
+from playground.verdict.request import VerdictRequest, request_from
+from playground.verdict.service import VerdictService, VerdictView
 
 CHECK = "contains:gladly"
 
@@ -36,35 +34,33 @@ def asked(rows_file: Path) -> VerdictRequest:
     return VerdictRequest(rows_file, sides, (CHECK,), limit=12, max_tokens=5, forgetting=False)
 
 
-def ended(services: Services, request: VerdictRequest) -> VerdictView:
-    view = None
-    for view in services.verdicts.run(request):
-        pass
-    assert view is not None
+def ended(verdicts: VerdictService, request: VerdictRequest) -> VerdictView:
+    *_, view = verdicts.run(request)
     return view
 
 
-def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(services: Services, asked: VerdictRequest) -> None:
-    view = ended(services, asked)
+def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(
+    services: Services, asked: VerdictRequest
+) -> None:
+    view = ended(services.verdicts, replace(asked, repeats=2, limit=6))
     assert view.state == "DONE", view.error
     record = view.record
     assert record is not None
-    assert [side["side"] for side in record["sides"]] == ["Base", "Base + prompt"]
-    assert [side["kind"] for side in record["sides"]] == ["base", "prompt"]
+    assert [(side["side"], side["kind"]) for side in record["sides"]] == [("Base", "base"), ("Base + prompt", "prompt")]
     assert record["main_metric"] == CHECK
     assert "like-references" in record["checks"]
-    assert record["examples"] == 12
+    assert record["examples"] == 6
     rows = services.verdicts.rows(view.id)
-    assert len(rows) == 24
+    assert len(rows) == 12
     assert {"example", "side", "prompt", "reply", "reference", "metrics", "stamp"} <= rows[0].keys()
     assert rows[0]["stamp"]["seed"] == asked.seed
-    told = [row for row in rows if row["side"] == "Base + prompt"]
-    assert all("Be glad." in row["prompt"] for row in told)
-    share = sum("gladly" in row["reply"] for row in told) / 12
-    assert record["sides"][1]["metrics"][CHECK]["value"] == share
-    assert record["sides"][1]["seconds_mean"] > 0
-    assert sum(row["seconds"] is not None for row in told) == 3
-    assert all(row["loss"] > 0 for row in rows)
+    assert all(row["loss"] > 0 and len(row["repeats"]) == 2 for row in rows)
+    prompted, figures = [row for row in rows if row["side"] == "Base + prompt"], record["sides"][1]
+    assert all("Be glad." in row["prompt"] for row in prompted)
+    assert figures["metrics"][CHECK]["value"] == sum("gladly" in row["reply"] for row in prompted) / 6
+    assert {"consistency", f"worst:{CHECK}"} <= figures["metrics"].keys()
+    assert figures["seconds_mean"] > 0
+    assert sum(row["seconds"] is not None for row in prompted) == 3
     assert {pair["metric"] for pair in record["pairs"]} >= {CHECK, "rouge_l", "loss"}
     assert services.manager.leases() == []
     again = metrics_for(answers_of(rows)["Base"], [])
@@ -79,7 +75,7 @@ def test_shots_are_other_rows_and_documents_are_read(services: Services, asked: 
         Side("base", "", 2, asked.file, "near", nearest=True),
         Side("base", name="read", docs=tmp_path / "docs.md"),
     )
-    view = ended(services, replace(asked, sides=sides, limit=3, losses=False))
+    view = ended(services.verdicts, replace(asked, sides=sides, limit=3, losses=False))
     assert view.state == "DONE", view.error
     rows = services.verdicts.rows(view.id)
     for row in rows:
@@ -97,24 +93,11 @@ def test_shots_are_other_rows_and_documents_are_read(services: Services, asked: 
     assert "Said that it does not know" in services.verdicts.files.write(view.id, "html", tmp_path).read_text()
 
 
-def test_repeats_are_sampled_and_agree_more_or_less(services: Services, asked: VerdictRequest) -> None:
-    view = ended(services, replace(asked, repeats=3, limit=4, losses=False))
-    assert view.record is not None
-    rows = services.verdicts.rows(view.id)
-    assert {len(row["repeats"]) for row in rows} == {3}
-    assert "consistency" in view.record["sides"][0]["metrics"]
-    assert f"worst:{CHECK}" in view.record["sides"][0]["metrics"]
-
-
 def test_stopped_in_the_middle_it_keeps_what_every_side_has_answered(services: Services, asked: VerdictRequest) -> None:
     long = replace(asked, limit=None, max_tokens=60, losses=False)
-    id = services.verdicts.start(long)
-    view = services.verdicts.show(id)
-    while view.live and view.done < 16:
-        view = services.verdicts.show(id)
-    services.verdicts.stop(id)
-    while (view := services.verdicts.show(id)).live:
-        pass
+    for view in services.verdicts.run(long):
+        if view.live and view.done >= 16:
+            services.verdicts.stop(view.id)
     assert view.state == "STOPPED"
     assert view.record is not None
     assert 1 <= view.record["examples"] < 24
@@ -126,60 +109,71 @@ def test_one_that_waits_and_is_stopped_is_stopped(services: Services, asked: Ver
     first = services.verdicts.start(replace(asked, limit=None, max_tokens=60))
     second = services.verdicts.start(asked)
     services.verdicts.stop(second)
-    while (view := services.verdicts.show(second)).live:
-        pass
+    assert services.jobs.wait(f"verdict {second}", 60)
+    view = services.verdicts.show(second)
     assert (view.state, view.error, view.record) == ("STOPPED", "Stopped before it began.", None)
     services.verdicts.stop(first)
-    while services.verdicts.show(first).live:
-        pass
+    assert services.jobs.wait(f"verdict {first}", 60)
 
 
-def test_a_fault_in_the_middle_keeps_what_was_measured(
-    services: Services, asked: VerdictRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = services.verdicts._measuring._answering.losses
+def failing(
+    services: Services, phase: str, after: Callable[[Progress], bool], fault: Callable[[], None]
+) -> VerdictService:
+    """Verdicts that ``fault`` strikes in one phase, after the first step of which ``after`` holds."""
 
-    def broken(*args: Any) -> Any:
-        next(whole(*args))
-        raise OutOfMemoryError("The device is full.")
+    class Failing(Answering):
+        def __getattribute__(self, name: str) -> Any:
+            whole = super().__getattribute__(name)
+            if name != phase:
+                return whole
 
-    monkeypatch.setattr(services.verdicts._measuring._answering, "losses", broken)
-    view = ended(services, asked)
-    assert view.state == "FAILED"
-    assert view.error == "The device is full. What was measured by then is kept."
-    assert view.record is not None
-    assert view.record["examples"] == 12
+            def steps(*args: Any) -> Iterator[Progress]:
+                for step in whole(*args):
+                    yield step
+                    if after(step):
+                        fault()
+
+            return steps
+
+    answering = Failing(services.bases, services.data, services.adapters, services.batches, services.scoring)
+    return VerdictService(
+        services.settings,
+        services.bases,
+        services.data,
+        services.adapters,
+        answering,
+        services.forgetting,
+        services.quota,
+        services.jobs,
+    )
+
+
+def out_of_memory() -> None:
+    raise OutOfMemoryError("The device is full.")
 
 
 @pytest.mark.parametrize(("phase", "what", "empty"), [("repeats", "repeats", []), ("losses", "loss", None)])
-def test_stopped_while_it_repeats_or_scores_it_keeps_what_it_knows_of_all_sides(
-    services: Services, asked: VerdictRequest, monkeypatch: pytest.MonkeyPatch, phase: str, what: str, empty: object
+def test_a_fault_while_it_repeats_or_scores_keeps_what_is_known_of_all_sides(
+    services: Services, asked: VerdictRequest, phase: str, what: str, empty: object
 ) -> None:
-    whole = getattr(services.verdicts._measuring._answering, phase)
-
-    def broken(*args: Any) -> Any:
-        for step in whole(*args):
-            yield step
-            if step.known:
-                raise OutOfMemoryError("The device is full.")
-
-    monkeypatch.setattr(services.verdicts._measuring._answering, phase, broken)
-    view = ended(services, replace(asked, repeats=3, limit=12))
-    assert view.state == "FAILED"
-    rows = services.verdicts.rows(view.id)
+    verdicts = failing(services, phase, lambda step: bool(step.known), out_of_memory)
+    view = ended(verdicts, replace(asked, repeats=3))
+    assert (view.state, view.error) == ("FAILED", "The device is full. What was measured by then is kept.")
+    rows = verdicts.rows(view.id)
     known = {(row["example"], row["side"]) for row in rows if row[what] != empty}
     assert known
     assert len(rows) == 24
     assert len(known) == 2 * len({example for example, _ in known}), "both sides of an example, or neither"
     assert view.record is not None
-    assert ("consistency" in view.record["sides"][0]["metrics"]) is True
+    assert view.record["examples"] == 12
+    assert "consistency" in view.record["sides"][0]["metrics"]
 
 
 def test_what_an_app_had_measured_when_it_was_killed_is_kept(
     services: Services, asked: VerdictRequest, settings: Settings
 ) -> None:
     files = services.verdicts.files
-    view = ended(services, replace(asked, limit=6, losses=False))
+    view = ended(services.verdicts, replace(asked, limit=6, losses=False))
     answers = [answer for one in answers_of(files.rows(view.id)).values() for answer in one]
     odd = [replace(answer, reply=answer.reply + "\u2028\x85end") for answer in answers]
     killed = files.new("local", "killed", files.request(view.id), 1.7e9)
@@ -188,7 +182,7 @@ def test_what_an_app_had_measured_when_it_was_killed_is_kept(
     files.keep(killed.id, odd[5:9])
     with (files.folder(killed.id) / "answers.jsonl").open("a") as file:
         file.write('{"example": 1, "si')
-    found = Services(settings).verdicts.show(killed.id)
+    found = build_services(settings).verdicts.show(killed.id)
     assert found.state == "STOPPED"
     assert found.error == "The app ended while it was measured. What was measured by then is kept."
     assert found.record is not None
@@ -197,11 +191,13 @@ def test_what_an_app_had_measured_when_it_was_killed_is_kept(
     assert not (files.folder(killed.id) / "answers.jsonl").exists()
 
 
-def test_it_is_judged_anew_without_its_file(services: Services, rows_file: Path, asked: VerdictRequest, tmp_path: Path) -> None:
+def test_it_is_judged_anew_without_its_file(
+    services: Services, rows_file: Path, asked: VerdictRequest, tmp_path: Path
+) -> None:
     gone = tmp_path / "gone.csv"
     gone.write_bytes(rows_file.read_bytes())
     gone = gone.rename(tmp_path / f"gone{rows_file.suffix}")
-    view = ended(services, replace(asked, file=gone, rows=tuple(range(1, 9)), losses=False))
+    view = ended(services.verdicts, replace(asked, file=gone, rows=tuple(range(1, 9)), losses=False))
     gone.unlink()
     again = services.verdicts.again(view.id, Questions(volume=7), Prices())
     assert view.record is not None
@@ -209,8 +205,10 @@ def test_it_is_judged_anew_without_its_file(services: Services, rows_file: Path,
     assert again.record["sides"][0]["metrics"] == view.record["sides"][0]["metrics"]
 
 
-def test_other_prices_and_answers_change_the_choice_and_ask_nothing_again(services: Services, asked: VerdictRequest) -> None:
-    view = ended(services, asked)
+def test_other_prices_and_answers_change_the_choice_and_ask_nothing_again(
+    services: Services, asked: VerdictRequest
+) -> None:
+    view = ended(services.verdicts, asked)
     rows = services.verdicts.rows(view.id)
     dear = services.verdicts.again(view.id, Questions(volume=7), Prices("EUR", prompt_per_million=1e6))
     assert dear.record is not None
@@ -226,10 +224,10 @@ def test_other_prices_and_answers_change_the_choice_and_ask_nothing_again(servic
 def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(
     services: Services, asked: VerdictRequest, settings: Settings
 ) -> None:
-    view = ended(services, replace(asked, limit=2, losses=False))
+    view = ended(services.verdicts, replace(asked, limit=2, losses=False))
     state = services.verdicts.files.state(view.id)
     assert state is not None
-    shared = Services(replace(settings, shared=True))
+    shared = build_services(replace(settings, shared=True))
     for call in (shared.verdicts.show, shared.verdicts.rows, shared.verdicts.stop, shared.verdicts.remove):
         with pytest.raises(NotFoundError):
             call(view.id, "somebody")
@@ -237,7 +235,7 @@ def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(
         with pytest.raises(NotFoundError):
             services.verdicts.show(wrong)
     services.verdicts.files.put(replace(state, state="MEASURING", pid=999_999_999))
-    assert Services(settings).verdicts.show(view.id).state == "STOPPED"
+    assert build_services(settings).verdicts.show(view.id).state == "STOPPED"
     services.verdicts.remove(view.id)
     assert services.verdicts.views() == []
 
@@ -272,7 +270,9 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(
     assert services.verdicts.views() == []
 
 
-def test_what_a_side_reads_is_read_before_anything_runs(services: Services, asked: VerdictRequest, tmp_path: Path) -> None:
+def test_what_a_side_reads_is_read_before_anything_runs(
+    services: Services, asked: VerdictRequest, tmp_path: Path
+) -> None:
     guide = tmp_path / "guide.pdf"
     guide.write_bytes(b"%PDF-1.4 \x00\xff")
     broken = replace(asked, sides=(Side("base", name="read", docs=guide),))
@@ -281,35 +281,13 @@ def test_what_a_side_reads_is_read_before_anything_runs(services: Services, aske
     assert services.verdicts.views() == []
 
 
-def test_a_verdict_that_cannot_be_judged_has_failed(
-    services: Services, asked: VerdictRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_verdict_that_cannot_be_judged_has_failed(services: Services, asked: VerdictRequest, tmp_path: Path) -> None:
     file = tmp_path / "gone.jsonl"
     file.write_bytes(asked.file.read_bytes())
-    scored = Answering.losses
-
-    def and_then_the_file_is_gone(*words: Any) -> Any:
-        file.unlink()
-        return scored(*words)
-
-    monkeypatch.setattr(Answering, "losses", and_then_the_file_is_gone)
-    view = ended(services, replace(asked, file=file, limit=2))
+    verdicts = failing(services, "losses", lambda step: True, lambda: file.unlink(missing_ok=True))
+    view = ended(verdicts, replace(asked, file=file, limit=2))
     assert view.state == "FAILED"
     assert "gone.jsonl" in view.error
-
-
-def test_time_left_is_told_in_every_phase(services: Services, asked: VerdictRequest) -> None:
-    work = Work(services.verdicts.files.new("local", "timed", asked.as_json(), 1.7e9), began_s=time.monotonic())
-    for phase, before in (("Answering", 0), ("Repeating", 12), ("Timing", 0)):
-        work.goes_on(Progress(phase, before, 24))
-        assert work.seconds_left is None, "no pace yet"
-        work.goes_on(Progress(phase, before + 1, 24))
-        first = work.seconds_left
-        work.goes_on(Progress(phase, before + 11, 24))
-        left = work.seconds_left
-        assert first is not None
-        assert left is not None
-        assert left >= 0
 
 
 def test_a_request_crosses_to_another_process_whole(asked: VerdictRequest) -> None:
@@ -317,14 +295,13 @@ def test_a_request_crosses_to_another_process_whole(asked: VerdictRequest) -> No
     assert request_from(json.loads(json.dumps(full.as_json()))) == full
 
 
-def test_the_ready_made_sides(services: Services, rows_file: Path, until: Callable[..., object]) -> None:
+def test_the_ready_made_sides(services: Services, rows_file: Path) -> None:
     sides = services.verdicts.line_up(rows_file, "", "Be glad.", None)
     assert [side.label for side in sides] == ["Base", "Base + prompt", "Base + 4 shots"]
-    assert check_file(rows_file).good == 24
 
 
 def test_it_is_listed_with_what_lies_on_disk_and_goes_with_a_visitors_data(settings: Settings) -> None:
-    shared = Services(replace(settings, shared=True))
+    shared = build_services(replace(settings, shared=True))
     state = shared.verdicts.files.new("anna", "hers", {}, 1.7e9)
     assert [item.id for item in shared.storage.items("anna") if item.kind == "verdict"] == [state.id]
     assert not [item for item in shared.storage.items("ben") if item.kind == "verdict"]

@@ -10,64 +10,22 @@ from dataclasses import replace
 import pytest
 
 from playground.errors import InputError, NotFoundError
-from playground.evaluation.checks import parse_check
-from playground.evaluation.scored import Answered
-from playground.evaluation.verdict import SideFacts, conclude
 from playground.evaluation.votes import Vote, bradley_terry
-from playground.services.container import Services
-from playground.services.verdict_files import DONE, row_of
-from playground.services.vote_files import JUDGE, Cast
+from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.verdict.files import DONE, JUDGE
+from tests.services.conftest import CHECK, SIDES, put_verdict, vote_all
 from tests.shared.conftest import ANNA, BEN
-from tests.ui.fakes import EVIL
-
-CHECK = "ends-with:END"
-SIDES = ("Zarquon", "Slartibart", "Magrathea")
-"""Names that stand in no reply."""
-
-
-def put_verdict(services: Services, owner: str = "local", examples: int = 6) -> str:
-    """Zarquon is right always, Slartibart on even rows, Magrathea never; the first row is answered alike by the last two."""
-
-    def reply(side: str, n: int) -> str:
-        if n == 1 and side != SIDES[0]:
-            return "alike"
-        right = side == SIDES[0] or (side == SIDES[1] and n % 2 == 0)
-        return f"{dict(zip(SIDES, 'xyz', strict=True))[side]}{n} {EVIL}{' END' if right else ''}"
-
-    answers = {
-        side: [
-            Answered(n, side, f"question {n}", "p", reply(side, n), f"{n} END", 10, 5, None, {}) for n in range(1, examples + 1)
-        ]
-        for side in SIDES
-    }
-    judged = conclude(answers, [SideFacts(side, "prompt") for side in SIDES], [parse_check(CHECK)])
-    state = services.verdicts.files.new(owner, "ward", {}, 1.7e9)
-    rows = [row_of(answer, judged.measured[side]) for side, said in answers.items() for answer in said]
-    services.verdicts.files.save(state.id, judged.record | {"id": state.id}, rows, [])
-    services.verdicts.files.put(replace(state, state=DONE))
-    return state.id
 
 
 @pytest.fixture
 def services(settings: Settings) -> Services:
-    return Services(settings)
+    return build_services(settings)
 
 
 @pytest.fixture
 def ended(services: Services) -> str:
     return put_verdict(services)
-
-
-def vote_all(services: Services, id: str, owner: str = "local") -> int:
-    """Vote by the check, and say how often one was asked."""
-    for asked in itertools.count():
-        ballot = services.voting.next(id, owner)
-        if ballot is None:
-            return asked
-        left, right = ballot.left.endswith("END"), ballot.right.endswith("END")
-        services.voting.vote(id, ballot.number, "tie" if left == right else "left" if left else "right", owner)
-    raise AssertionError
 
 
 def test_every_comparison_is_asked_once_and_equal_replies_never(services: Services, ended: str) -> None:
@@ -157,7 +115,7 @@ def test_a_wrong_vote_and_an_unfinished_verdict_are_refused(services: Services, 
 
 
 def test_only_the_owner_votes_and_sees_votes(settings: Settings) -> None:
-    shared = Services(replace(settings, shared=True))
+    shared = build_services(replace(settings, shared=True))
     id = put_verdict(shared, ANNA)
     shared.voting.vote(id, 0, "left", ANNA)
     for call in (
@@ -186,7 +144,3 @@ def test_a_skip_is_no_vote(services: Services, ended: str) -> None:
     assert services.voting.count(ended) == (0, 0)
     with pytest.raises(InputError, match="no vote yet"):
         services.voting.reveal(ended)
-    assert services.voting.files.read(ended)[0] == replace(
-        services.voting.files.read(ended)[0], owner="local", winner="skip", judge=""
-    )
-    assert isinstance(services.voting.files.read(ended)[0], Cast)

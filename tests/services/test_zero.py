@@ -1,4 +1,5 @@
-"""Replies and runs through a wrapper that forks and pickles as ZeroGPU does, and through the ``spaces`` package's own."""
+"""Replies and runs through a wrapper that forks and pickles as ZeroGPU does, and through the ``spaces`` package's
+own."""
 
 from __future__ import annotations
 
@@ -12,15 +13,15 @@ from typing import Any
 
 import pytest
 
+from playground.chat.batching import Asked
+from playground.chat.compare import Reply
+from playground.chat.sides import Side
 from playground.engine.request import ROWS_MAX, Sampling
 from playground.errors import InputError
 from playground.gpu import zero
-from playground.services.batches import Asked
-from playground.services.compare import Reply
-from playground.services.container import Services
-from playground.services.sides import Side
-from playground.services.training import TrainRequest
-from playground.services.zero import ZeroRunner, decode, train
+from playground.runs.runner import ZeroRunner, decode, train
+from playground.runs.service import TrainRequest
+from playground.services import Services, build_services
 from playground.settings import PROJECT_ROOT, Settings
 from tests.services.forked import ForkedGPU
 
@@ -35,7 +36,7 @@ def gpu() -> ForkedGPU:
 
 @pytest.fixture
 def lent(settings: Settings, gpu: ForkedGPU) -> Iterator[Services]:
-    built = Services(settings, zero=gpu)
+    built = build_services(settings, zero=gpu)
     yield built
     for view in built.training.runs():
         built.training.cancel(view.run)
@@ -55,7 +56,7 @@ def test_replies_are_those_of_this_process(lent: Services, gpu: ForkedGPU, make_
     forked = last(lent.compare.ask(sides, [[], []], "Hello", SHORT))
     assert [reply.error for reply in forked] == ["", ""]
     assert len(gpu.pids) == 1, "one fork for the whole batch"
-    here = last(Services(lent.settings).compare.ask(sides, [[], []], "Hello", SHORT))
+    here = last(build_services(lent.settings).compare.ask(sides, [[], []], "Hello", SHORT))
     assert [reply.text for reply in forked] == [reply.text for reply in here]
     assert forked[0].text != forked[1].text
     assert gpu.durations == [30], "asked for: a start, and eight tokens"
@@ -84,7 +85,9 @@ def test_an_error_keeps_its_words_across_the_fork(lent: Services, gpu: ForkedGPU
     assert "this base holds 1024" in reply.error
     gpu.refuse = True
     reply = last(lent.compare.ask([Side("base")], [[]], "Hello", SHORT))[0]
-    assert reply.error.startswith("ZeroGPU lent no device: ZeroGPU quota exceeded: You have exceeded your free ZeroGPU quota")
+    assert reply.error.startswith(
+        "ZeroGPU lent no device: ZeroGPU quota exceeded: You have exceeded your free ZeroGPU quota"
+    )
     assert lent.manager.leases() == []
 
 
@@ -94,7 +97,9 @@ def test_three_steps_of_training(lent: Services, gpu: ForkedGPU, rows_file: Path
     view = until(lambda: lent.training.show(run), lambda view: view.state in ("DONE", "FAILED"))
     assert (view.state, view.adapter, [step for step, _ in view.loss]) == ("DONE", "forked", [1, 2, 3])
     assert [row.card.id for row in lent.adapters.list() if not row.card.shipped] == ["forked"]
-    started = next(json.loads(line) for line in (lent.settings.runs_dir / run / "events.jsonl").read_text().splitlines())
+    started = next(
+        json.loads(line) for line in (lent.settings.runs_dir / run / "events.jsonl").read_text().splitlines()
+    )
     assert started["pid"] == gpu.pids[0] != os.getpid()
     assert 30 <= gpu.durations[0] <= 120
     assert lent.manager.leases() == []
@@ -111,7 +116,9 @@ def test_a_cancel_is_seen_after_a_step(lent: Services, gpu: ForkedGPU, rows_file
 
 
 @pytest.mark.parametrize("how", ["refuse", "die"])
-def test_a_run_that_gets_no_device_says_so(lent: Services, gpu: ForkedGPU, rows_file: Path, until: Until, how: str) -> None:
+def test_a_run_that_gets_no_device_says_so(
+    lent: Services, gpu: ForkedGPU, rows_file: Path, until: Until, how: str
+) -> None:
     setattr(gpu, how, True)
     lent.training.start_supervisor()
     run = lent.training.start(TrainRequest(rows_file, "none", steps=3, batch_size=4))
@@ -121,7 +128,7 @@ def test_a_run_that_gets_no_device_says_so(lent: Services, gpu: ForkedGPU, rows_
 
 
 def test_what_takes_longer_than_is_lent_is_refused(settings: Settings, gpu: ForkedGPU, rows_file: Path) -> None:
-    services = Services(replace(settings, zero_seconds=60), zero=gpu)
+    services = build_services(replace(settings, zero_seconds=60), zero=gpu)
     request = TrainRequest(rows_file, "long", steps=50_000, batch_size=8)
     assert "lends its device for 60 s at a time. Choose fewer steps" in services.training.plan(request).blocked
     with pytest.raises(InputError, match="on a machine of your own"):
@@ -139,8 +146,8 @@ def test_what_crosses_the_fork_can_be_pickled_and_the_length_is_capped(settings:
 
 def test_the_packages_own_decorator_does_nothing_elsewhere(settings: Settings) -> None:
     spaces = pytest.importorskip("spaces")
-    services = Services(settings, zero=spaces.GPU)
-    here = last(Services(settings).compare.ask([Side("base")], [[]], "Hello", SHORT))
+    services = build_services(settings, zero=spaces.GPU)
+    here = last(build_services(settings).compare.ask([Side("base")], [[]], "Hello", SHORT))
     assert last(services.compare.ask([Side("base")], [[]], "Hello", SHORT))[0].text == here[0].text
     services.close()
 
@@ -159,7 +166,9 @@ def test_zero_is_told_by_the_environment_and_this_process_stays_on_the_cpu(monke
     assert not zero.without_device(), "a fork has it"
 
 
-def test_a_visitors_own_time_is_used_for_a_run_that_starts_later(settings: Settings, gpu: ForkedGPU, tmp_path: Path) -> None:
+def test_a_visitors_own_time_is_used_for_a_run_that_starts_later(
+    settings: Settings, gpu: ForkedGPU, tmp_path: Path
+) -> None:
     import contextvars
 
     who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
@@ -173,9 +182,12 @@ def test_a_visitors_own_time_is_used_for_a_run_that_starts_later(settings: Setti
         folder = tmp_path / run
         folder.mkdir()
         record = dict.fromkeys(
-            ("name", "method", "base", "base_path", "base_fingerprint", "file", "data", "adapters_dir", "shipped_dir"), "x"
+            ("name", "method", "base", "base_path", "base_fingerprint", "file", "data", "adapters_dir", "shipped_dir"),
+            "x",
         )
-        (folder / "run.json").write_text(json.dumps({"run": run, "owner": owner, "steps": 3, "lr": 0.1, "rank": 4, **record}))
+        (folder / "run.json").write_text(
+            json.dumps({"run": run, "owner": owner, "steps": 3, "lr": 0.1, "rank": 4, **record})
+        )
         number, began = runner.start_worker(folder, tmp_path / "db", 1)
         runner._threads[number][2].join(10)
         assert not runner.is_alive(number, began)
@@ -190,6 +202,6 @@ def test_spaces_is_imported_only_where_it_is_wanted() -> None:
 
 
 def _alive(pid: int) -> bool:
-    from playground.services.processes import started_s
+    from playground.training.processes import started_s
 
     return started_s(pid) is not None

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from playground.library import bases
-from playground.services.container import Services
-from playground.services.sessions import owner_of
+from playground.services import Services, build_services
 from playground.settings import DEFAULT_BASE, Settings
 from playground.training.spec import RunSpec
 from playground.ui.wiring import Visitor
+from playground.workspace.visitors import owner_of
 from tests.engine.conftest import make_lora
 
 __all__ = ["make_lora"]
@@ -65,7 +65,7 @@ def shared_settings(tmp_path: Path, prepared: Path) -> Settings:
 @pytest.fixture
 def services(shared_settings: Settings) -> Iterator[Services]:
     """Without a supervisor: what is queued stays queued."""
-    built = Services(shared_settings)
+    built = build_services(shared_settings)
     yield built
     built.close()
 
@@ -89,7 +89,9 @@ def incoming(settings: Settings, name: str, content: bytes = b"") -> Path:
     return file
 
 
-def ended_run(services: Services, owner: str, name: str = f"{SECRET} run", state: str = "FAILED", created_s: float = 1.0) -> str:
+def ended_run(
+    services: Services, owner: str, name: str = f"{SECRET} run", state: str = "FAILED", created_s: float = 1.0
+) -> str:
     """A run in the record and on disk, with a log and a checkpoint."""
     run = f"20260101-000000-{len(services.training.store.all()):04x}"
     folder = services.settings.runs_dir / run
@@ -97,10 +99,21 @@ def ended_run(services: Services, owner: str, name: str = f"{SECRET} run", state
     (folder / "checkpoints" / "checkpoint-5" / "model.safetensors").write_bytes(b"x" * 5000)
     (folder / "events.jsonl").write_text(json.dumps({"event": "sample", "step": 1, "text": SECRET}) + "\n")
     spec = RunSpec(
-        run=run, name=name, method="lora", base=DEFAULT_BASE, base_path=str(services.settings.bases_dir / DEFAULT_BASE), base_fingerprint="",
-        file=str(folder / "examples.jsonl"), data="examples.jsonl", adapters_dir=str(services.settings.adapters_dir),
-        shipped_dir=str(services.settings.shipped_adapters_dir), steps=10, lr=1e-3, rank=4, owner=owner,
-    )  # fmt: skip
+        run=run,
+        name=name,
+        method="lora",
+        base=DEFAULT_BASE,
+        base_path=str(services.settings.bases_dir / DEFAULT_BASE),
+        base_fingerprint="",
+        file=str(folder / "examples.jsonl"),
+        data="examples.jsonl",
+        adapters_dir=str(services.settings.adapters_dir),
+        shipped_dir=str(services.settings.shipped_adapters_dir),
+        steps=10,
+        lr=1e-3,
+        rank=4,
+        owner=owner,
+    )
     spec.write(folder)
     services.training.store.add(
         run=run, owner=owner, name=name, method="lora", state=state, created_s=created_s, steps=10, needs_bytes=1
@@ -127,4 +140,4 @@ def hers(services: Services, lora: Path) -> Belongings:
 
 def limited(services: Services, **changes: int) -> Services:
     """The same home with other limits."""
-    return Services(replace(services.settings, **changes))
+    return build_services(replace(services.settings, **changes))

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from playground.errors import InputError
-from playground.services.cleaning import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner
-from playground.services.container import Services
-from playground.services.sessions import LOCAL, Sessions
-from playground.services.storage import StorageService
+from playground.services import Services, build_services
+from playground.workspace.storage import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner, StorageService
+from playground.workspace.visitors import LOCAL, Sessions
 from tests.shared.conftest import ANNA, BEN, Belongings, adapter_of, ended_run, incoming
 
 HOUR = 3600.0
@@ -38,9 +37,17 @@ def storage_of(services: Services, sessions: Sessions, waits: list[float] | None
             waits.append(seconds)
 
     return StorageService(
-        services.settings, services.bases, services.adapters, services.training, services.demo, sessions, services.verdicts,
-        services.bench.book, services.quota, wait,
-    )  # fmt: skip
+        services.settings,
+        services.bases,
+        services.adapters,
+        services.training,
+        services.demo,
+        sessions,
+        services.verdicts,
+        services.bench.book,
+        services.quota,
+        wait,
+    )
 
 
 @pytest.fixture
@@ -80,7 +87,7 @@ def test_a_visitors_things_go_a_day_after_the_last_visit(
 def test_a_restart_does_not_begin_the_day_anew(services: Services, hers: Belongings, clock: Clock) -> None:
     Sessions(services.settings.database, clock).seen(ANNA)
     clock.now += 25 * HOUR
-    again = Services(services.settings)
+    again = build_services(services.settings)
     sessions = Sessions(again.settings.database, clock)
     Cleaner(again.settings, storage_of(again, sessions), sessions, clock).tick()
     assert again.storage.items(ANNA) == []
@@ -166,7 +173,7 @@ def test_a_queued_run_is_cancelled_and_goes_at_once(services: Services) -> None:
     ("where", "after_s"), [("uploads/gradio", INCOMING_S), ("exports", EXPORTED_S), ("adapters/.staging", STAGED_S)]
 )
 def test_files_that_pass_through_go_in_any_mode(services: Services, clock: Clock, where: str, after_s: float) -> None:
-    alone = Services(replace(services.settings, shared=False))
+    alone = build_services(replace(services.settings, shared=False))
     sessions = Sessions(alone.settings.database, clock)
     clean = Cleaner(alone.settings, storage_of(alone, sessions), sessions, clock)
     old, new = (alone.settings.home / where / name for name in ("old", "new"))
@@ -180,7 +187,7 @@ def test_files_that_pass_through_go_in_any_mode(services: Services, clock: Clock
 
 
 def test_one_persons_own_things_never_go_by_themselves(services: Services, hers: Belongings, clock: Clock) -> None:
-    alone = Services(replace(services.settings, shared=False))
+    alone = build_services(replace(services.settings, shared=False))
     sessions = Sessions(alone.settings.database, clock)
     sessions.seen(ANNA)
     clock.now += 1000 * HOUR

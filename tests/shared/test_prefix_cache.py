@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from playground.chat.batching import Asked
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
 from playground.engine.request import Sampling
-from playground.services.batches import Asked
-from playground.services.container import Services
+from playground.services import Services
 
 LONG = "A prompt that is long enough to be kept for the next question, since it has more than sixteen tokens."
 
@@ -14,12 +14,12 @@ LONG = "A prompt that is long enough to be kept for the next question, since it 
 def reused(services: Services, prompt: str, session: str) -> int:
     """Prompt tokens that are copied from the prefix cache instead of being read."""
     engine = services.bases.engine()
-    before = engine._way.scheduler.reused_tokens
+    before = engine.backend.scheduler.cached_tokens
     for written in services.batches.run([Asked(None, prompt, Sampling(max_tokens=2))], session):
         pass
     assert written[0].failure is None
-    engine._compute.run(lambda: None)
-    return engine._way.scheduler.reused_tokens - before
+    engine.worker.run(lambda: None)
+    return engine.backend.scheduler.cached_tokens - before
 
 
 def test_visitors_do_not_share_a_prefix_cache_so_a_prompt_cannot_be_guessed_by_timing(services: Services) -> None:
@@ -28,7 +28,9 @@ def test_visitors_do_not_share_a_prefix_cache_so_a_prompt_cannot_be_guessed_by_t
     assert reused(services, LONG, "ann") > 0
 
 
-def test_a_system_prompt_that_ships_is_read_once_for_all_visitors_and_the_question_behind_it_is_not(services: Services) -> None:
+def test_a_system_prompt_that_ships_is_read_once_for_all_visitors_and_the_question_behind_it_is_not(
+    services: Services,
+) -> None:
     system = services.data.sets()[0].system_prompt
     asked = [
         render_prompt(services.bases.tokenizer(), [Message("system", system), Message("user", f"{text} " * 40)])

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from playground.errors import InputError
-from playground.services import quota
-from playground.services.container import Services
-from playground.services.sessions import LOCAL
-from playground.services.training import TrainRequest
+from playground.runs.service import TrainRequest
+from playground.services import Services
+from playground.workspace import quota
+from playground.workspace.visitors import LOCAL
 from tests.shared.conftest import ANNA, BEN, SECRET, adapter_of, ended_run, incoming, limited
 
 MEBI = 1024 * 1024
@@ -41,7 +41,10 @@ def test_runs_at_once(services: Services) -> None:
     upload = services.data.keep_uploads([incoming(services.settings, "rows.jsonl")], ANNA)
     request = TrainRequest(upload, "r", steps=2, batch_size=2, owner=ANNA)
     started = [services.training.start(request) for _ in range(3)]
-    for refused in (lambda: services.training.start(request), lambda: services.training.resume(ended_run(services, ANNA), ANNA)):
+    for refused in (
+        lambda: services.training.start(request),
+        lambda: services.training.resume(ended_run(services, ANNA), ANNA),
+    ):
         with pytest.raises(InputError, match=r"3 runs of yours wait or train already, of 3 .* cancel one"):
             refused()
     assert "3 runs" in services.training.plan(request).blocked

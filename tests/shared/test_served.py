@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from playground.api import visit
-from playground.api.visit import token_in
-from playground.services.container import Services
-from playground.services.home import Home
-from playground.services.sessions import COOKIE, HOST_COOKIE, owner_of
+from playground.server import gate
+from playground.server.gate import token_in
+from playground.services import Services, build_services
+from playground.workspace.home import Home
+from playground.workspace.visitors import COOKIE, HOST_COOKIE, owner_of
 from tests.shared.conftest import ANNA, SECRET, Belongings, belongings, shared_home
 
 JSONL = b"\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}."}).encode() for n in range(8))
@@ -33,14 +33,18 @@ class Open:
         return client
 
 
+class Idle(Services):
+    def start(self) -> None:
+        """No base is prepared behind the page."""
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path) -> Iterator[Open]:
     from playground.serve import launch
 
     settings = shared_home(tmp_path_factory.mktemp("open") / "home", prepared)
     home = Home.take(settings)
-    services = Services(settings)
-    services.start = lambda: None  # type: ignore[method-assign]
+    services = Idle(**vars(build_services(settings)))
     hers = belongings(services, lora)
     page, url = launch(services, home)
     yield Open(url, services, hers)
@@ -91,7 +95,9 @@ def test_behind_https_the_cookie_of_this_very_host_says_who_asks(app: Open) -> N
         assert f"{HOST_COOKIE}={'d' * 32}; " in client.get("/").headers["set-cookie"]
         sent = client.post("gradio_api/upload", files={"files": ("theirs.jsonl", JSONL)}).json()[0]
         number = number_of(client, "open_upload")
-        assert "8 rows" in call(client, number, [None, [{"path": sent, "meta": {"_type": "gradio.FileData"}}], 2048], "their-tab")
+        assert "8 rows" in call(
+            client, number, [None, [{"path": sent, "meta": {"_type": "gradio.FileData"}}], 2048], "their-tab"
+        )
     assert [item.name for item in app.services.storage.items(owner_of("d" * 32, ""))] == ["theirs.jsonl"]
 
 
@@ -99,11 +105,19 @@ def test_files_of_others_are_not_served(app: Open) -> None:
     hers, settings = app.hers, app.services.settings
     adapter = settings.adapters_dir / hers.adapter
     wanted = [
-        hers.upload, settings.database, settings.home / "owner.json", settings.runs_dir / hers.run / "events.jsonl",
-        settings.runs_dir / hers.run / "run.json", *adapter.iterdir(), settings.exports_dir, settings.incoming_dir, Path("/etc/passwd"),
-        settings.incoming_dir / ".." / ANNA / hers.upload.parent.name / hers.upload.name, Path("app.py").absolute(),
+        hers.upload,
+        settings.database,
+        settings.home / "owner.json",
+        settings.runs_dir / hers.run / "events.jsonl",
+        settings.runs_dir / hers.run / "run.json",
+        *adapter.iterdir(),
+        settings.exports_dir,
+        settings.incoming_dir,
+        Path("/etc/passwd"),
+        settings.incoming_dir / ".." / ANNA / hers.upload.parent.name / hers.upload.name,
+        Path("app.py").absolute(),
         settings.exports_dir / ".." / "owner.json",
-    ]  # fmt: skip
+    ]
     with app.browser("b" * 32) as client:
         for path in wanted:
             for spelled in (str(path), str(path).replace("/", "%2F"), f"{path}/"):
@@ -139,11 +153,15 @@ def test_a_payload_may_name_no_other_file(app: Open) -> None:
 
 def test_ids_from_the_page_are_looked_up_among_ones_own(app: Open) -> None:
     with app.browser("b" * 32) as client:
-        functions = {one["id"]: str(one["api_name"]) for one in client.get("config").json()["dependencies"] if one["backend_fn"]}
+        functions = {
+            one["id"]: str(one["api_name"]) for one in client.get("config").json()["dependencies"] if one["backend_fn"]
+        }
         picks = [number for number, name in functions.items() if name.startswith(("pick", "follow", "ask"))]
         for number in picks:
             for id in (app.hers.adapter, app.hers.run, f"adapter:{app.hers.adapter}", f"upload:{ANNA}/x"):
-                size = len(next(one for one in client.get("config").json()["dependencies"] if one["id"] == number)["inputs"])
+                size = len(
+                    next(one for one in client.get("config").json()["dependencies"] if one["id"] == number)["inputs"]
+                )
                 told = call(client, number, [None] * size, f"bens-tab-{number}-{id}", {"id": id})
                 assert SECRET not in told.replace(app.hers.adapter, "")
     assert app.services.adapters.get(app.hers.adapter, ANNA).owner == ANNA
@@ -158,7 +176,14 @@ def test_a_tabs_state_is_its_browsers(app: Open) -> None:
 
 def test_the_status_tells_counts_only(app: Open) -> None:
     with app.browser() as client:
-        assert set(client.get("status").json()) == {"device", "budget_bytes", "used_bytes", "residents", "leases", "queue"}
+        assert set(client.get("status").json()) == {
+            "device",
+            "budget_bytes",
+            "used_bytes",
+            "residents",
+            "leases",
+            "queue",
+        }
         assert client.get("internal/status").status_code == 403
         assert client.post("internal/compare", json={}).status_code == 403
         assert client.get("v1/models").status_code == 403
@@ -168,11 +193,21 @@ def test_the_status_tells_counts_only(app: Open) -> None:
 def test_routes_of_gradio_that_nobody_needs_are_not_there(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_host")
     gone = [
-        ("GET", "runs"), ("GET", "run-history/buckets"), ("GET", "run-history/records?bucket_id=a/b"), ("POST", "run-history/connect"),
-        ("POST", "process_recording"), ("POST", "component_server"), ("GET", "file=http://127.0.0.1:1/x"), ("GET", "file=https://a.example/x"),
-        ("GET", "proxy=https://a.hf.space/x"), ("GET", "token"), ("GET", "queue/status"), ("GET", "deep_link?session_hash=x"),
-        ("POST", "vibe-edit"), ("GET", "openapi.json"),
-    ]  # fmt: skip
+        ("GET", "runs"),
+        ("GET", "run-history/buckets"),
+        ("GET", "run-history/records?bucket_id=a/b"),
+        ("POST", "run-history/connect"),
+        ("POST", "process_recording"),
+        ("POST", "component_server"),
+        ("GET", "file=http://127.0.0.1:1/x"),
+        ("GET", "file=https://a.example/x"),
+        ("GET", "proxy=https://a.hf.space/x"),
+        ("GET", "token"),
+        ("GET", "queue/status"),
+        ("GET", "deep_link?session_hash=x"),
+        ("POST", "vibe-edit"),
+        ("GET", "openapi.json"),
+    ]
     with app.browser("b" * 32) as client:
         for method, route in gone:
             assert client.request(method, f"gradio_api/{route}").status_code == 404, route
@@ -182,7 +217,10 @@ def test_bodies_are_limited(app: Open) -> None:
     with app.browser("b" * 32) as client:
         large = json.dumps({"data": ["x" * 3_000_000], "fn_index": 0, "session_hash": "x"})
         assert (
-            client.post("gradio_api/queue/join", content=large, headers={"content-type": "application/json"}).status_code == 413
+            client.post(
+                "gradio_api/queue/join", content=large, headers={"content-type": "application/json"}
+            ).status_code
+            == 413
         )
 
 
@@ -198,11 +236,14 @@ def test_a_page_from_elsewhere_is_refused_here_too(app: Open) -> None:
     with app.browser("b" * 32) as client:
         for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
             assert client.get("/", headers=headers).status_code == 403
-            assert client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)}, headers=headers).status_code == 403
+            assert (
+                client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)}, headers=headers).status_code
+                == 403
+            )
 
 
 def test_a_full_disk_takes_no_upload(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visit, "disk_free", lambda home: 1000)
+    monkeypatch.setattr(gate, "disk_free", lambda home: 1000)
     with app.browser("b" * 32) as client:
         answer = client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)})
         assert (answer.status_code, "nearly full" in answer.text) == (507, True)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from playground.chat.replay import Saved
+from playground.chat.sides import Side
 from playground.engine.request import Sampling
 from playground.errors import BusyError, InputError, NotFoundError
-from playground.services.container import Services
-from playground.services.replay import Saved
-from playground.services.sessions import LOCAL
-from playground.services.sides import Side
-from playground.services.training import TrainRequest
+from playground.runs.service import TrainRequest
+from playground.services import Services
+from playground.workspace.visitors import LOCAL
 from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, ended_run, incoming
 
 NONE = "There is no"
@@ -27,15 +27,21 @@ ATTACKS: dict[str, Attack] = {
     "read an upload": lambda s, hers: s.data.check(hers.upload, owner=BEN),
     "read an upload as nobody": lambda s, hers: s.data.check(hers.upload),
     "read a run's copy": lambda s, hers: s.data.check(s.settings.runs_dir / hers.run / "examples.jsonl", owner=BEN),
-    "read by a detour": lambda s, hers: s.data.check(s.settings.uploads_dir / BEN / ".." / ANNA / hers.upload.parent.name / hers.upload.name, owner=BEN),
+    "read by a detour": lambda s, hers: s.data.check(
+        s.settings.uploads_dir / BEN / ".." / ANNA / hers.upload.parent.name / hers.upload.name, owner=BEN
+    ),
     "read the machine": lambda s, hers: s.data.check(Path("/etc/passwd"), owner=BEN),
     "keep her upload": lambda s, hers: s.data.keep_uploads([hers.upload], BEN),
     "keep the machine's": lambda s, hers: s.data.keep_uploads([Path("/etc/passwd")], BEN),
-    "keep the record": lambda s, hers: s.data.keep_uploads([s.settings.incoming_dir / ".." / ".." / s.settings.database.name], BEN),
+    "keep the record": lambda s, hers: s.data.keep_uploads(
+        [s.settings.incoming_dir / ".." / ".." / s.settings.database.name], BEN
+    ),
     "name its columns": lambda s, hers: s.data.columns(hers.upload, BEN),
     "see its rows": lambda s, hers: s.data.table(hers.upload, [1], BEN),
     "edit it": lambda s, hers: s.data.edited(hers.upload, {1: {"prompt": "mine"}}, BEN),
-    "take its bad rows": lambda s, hers: s.data.bad_rows_file(hers.upload, s.data.check(hers.upload, owner=ANNA), None, BEN),
+    "take its bad rows": lambda s, hers: s.data.bad_rows_file(
+        hers.upload, s.data.check(hers.upload, owner=ANNA), None, BEN
+    ),
     "plan on it": lambda s, hers: s.training.plan(TrainRequest(hers.upload, owner=BEN)),
     "train on it": lambda s, hers: s.training.start(TrainRequest(hers.upload, owner=BEN)),
     "show": lambda s, hers: s.training.show(hers.run, BEN),
@@ -53,9 +59,13 @@ ATTACKS: dict[str, Attack] = {
     "export": lambda s, hers: s.adapters.export_zip(hers.adapter, BEN),
     "export a folder": lambda s, hers: s.adapters.export_folder(hers.adapter, s.settings.home / "x", BEN),
     "import her upload": lambda s, hers: s.adapters.import_uploads([hers.upload], BEN),
-    "import her adapter": lambda s, hers: s.adapters.import_uploads(list((s.settings.adapters_dir / hers.adapter).iterdir()), BEN),
+    "import her adapter": lambda s, hers: s.adapters.import_uploads(
+        list((s.settings.adapters_dir / hers.adapter).iterdir()), BEN
+    ),
     "ask it": lambda s, hers: next(s.compare.ask_each(Side(hers.adapter), ["Hello"], SHORT, BEN)),
-    "draw shots": lambda s, hers: next(s.compare.ask_each(Side("base", shots=1, shots_from=hers.upload), ["Hello"], SHORT, BEN)),
+    "draw shots": lambda s, hers: next(
+        s.compare.ask_each(Side("base", shots=1, shots_from=hers.upload), ["Hello"], SHORT, BEN)
+    ),
     "ask it over /v1": lambda s, hers: s.completion.card(hers.adapter),
     "replay with it": lambda s, hers: s.replay.check(Saved(_stamp(hers.adapter)), BEN),
     "find on disk": lambda s, hers: s.storage.find("adapter", hers.adapter, BEN),
@@ -66,16 +76,20 @@ ATTACKS: dict[str, Attack] = {
     "wipe by a detour": lambda s, hers: s.storage.remove("upload", f"../runs/{hers.run}", BEN),
     "wipe the base": lambda s, hers: s.storage.remove("base", "smollm2-135m", BEN),
     "wipe what passes": lambda s, hers: s.storage.remove("passing", "uploads/gradio", BEN),
-}  # fmt: skip
+}
 
 
 def _stamp(adapter: str) -> dict[str, Any]:
     import hashlib
 
     return {
-        "adapter": adapter, "rows": 1, "seed": 7, "base": "", "sampling": {},
+        "adapter": adapter,
+        "rows": 1,
+        "seed": 7,
+        "base": "",
+        "sampling": {},
         "prompt": {"text": "x", "sha256": hashlib.sha256(b"x").hexdigest()},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

@@ -8,23 +8,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from playground.api.visit import Visit, token_in
+from playground.db import connect, wipe
 from playground.errors import InputError, NotFoundError, PlaygroundError
-from playground.library.database import connect, wipe
 from playground.library.files import private_folder
-from playground.services.container import Services
-from playground.services.home import Home
-from playground.services.incoming import handed_over
-from playground.services.race_store import RUNNING, Entry, Race
-from playground.services.sessions import COOKIE, HOST_COOKIE, cookie_name, owner_of
+from playground.server.gate import Visit, token_in
+from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.training.publish import keep_checkpoint
 from playground.ui import sidebar
 from playground.ui.wiring import Visitor, visitor
+from playground.verdict.race_store import RUNNING, Entry, Race
+from playground.workspace.home import Home
+from playground.workspace.visitors import COOKIE, HOST_COOKIE, cookie_name, handed_over, owner_of
 from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, adapter_of, ended_run, incoming
 from tests.shared.test_services import ATTACKS, Attack
 
@@ -37,7 +37,7 @@ def mode(path: Path) -> int:
 
 def test_the_home_and_its_records_are_its_persons_alone(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
-    built = Services(settings)
+    built = build_services(settings)
     assert (mode(settings.home), mode(settings.database)) == (0o700, 0o600)
     home = Home.take(settings)
     assert mode(settings.home / "owner.json") == 0o600
@@ -54,7 +54,9 @@ def test_a_home_that_is_open_is_closed_when_the_app_starts(tmp_path: Path) -> No
     assert mode(settings.home) == 0o700
 
 
-def test_a_place_that_others_are_meant_to_enter_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_others_are_meant_to_enter_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     common = tmp_path / "tmp"
     common.mkdir()
     common.chmod(0o1777)
@@ -77,7 +79,18 @@ def holding(folder: Path, words: str) -> list[str]:
 
 
 def a_race(services: Services, owner: str, run: str, name: str = f"{SECRET} race") -> str:
-    race = Race(f"20260101-000000-r{len(services.race.store.all()):04x}", owner, name, f"{SECRET}.jsonl", 1.0, RUNNING, "", 5, None, (Entry("lora", run),))  # fmt: skip
+    race = Race(
+        f"20260101-000000-r{len(services.race.store.all()):04x}",
+        owner,
+        name,
+        f"{SECRET}.jsonl",
+        1.0,
+        RUNNING,
+        "",
+        5,
+        None,
+        (Entry("lora", run),),
+    )
     services.race.store.add(race)
     return race.race
 
@@ -117,7 +130,9 @@ def test_what_goes_by_itself_after_the_last_visit_leaves_nothing_either(services
 
 def test_a_room_that_vanishes_while_all_is_deleted_stops_nothing(services: Services, hers: Belongings) -> None:
     made = services.data.download(f"{SECRET}.jsonl", SECRET, ANNA).parent
-    (made.parent / f"{made.name[:-1]}_").symlink_to(made.parent / "gone")  # named when rooms were listed, and not there any more
+    (made.parent / f"{made.name[:-1]}_").symlink_to(
+        made.parent / "gone"
+    )  # named when rooms were listed, and not there any more
     services.storage.remove_everything(ANNA)
     assert holding(services.settings.home, SECRET) == []
 
@@ -221,7 +236,9 @@ BY_ID = {name: attack for name, attack in ATTACKS.items() if name not in ("impor
 @pytest.mark.parametrize("attack", BY_ID.values(), ids=BY_ID.keys())
 def test_the_refusal_is_that_of_a_thing_that_is_not_there(services: Services, hers: Belongings, attack: Attack) -> None:
     incoming(services.settings, "anything.jsonl")
-    missing = Belongings(ANNA, hers.upload.parent.parent / "0123456789ab" / "none.jsonl", "20200101-000000-aaaa", "none-3fa94c1e")
+    missing = Belongings(
+        ANNA, hers.upload.parent.parent / "0123456789ab" / "none.jsonl", "20200101-000000-aaaa", "none-3fa94c1e"
+    )
 
     def plain(words: str, one: Belongings) -> str:
         for name in (str(one.upload), one.upload.name, one.upload.parent.name, one.run, one.adapter):
@@ -240,9 +257,15 @@ def test_so_it_is_with_verdicts_and_races(services: Services, hers: Belongings) 
     verdict, none = services.verdicts.files.new(ANNA, SECRET, {}, 1.7e9).id, "20260101-000000-v0000"
     race, no_race = a_race(services, ANNA, hers.run), "20260101-000000-rffff"
     calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-        (services.verdicts.show, ()), (services.verdicts.stop, ()), (services.verdicts.remove, ()), (services.verdicts.rows, ()),
-        (services.verdicts.export, ("html",)), (services.bench.show, ()), (services.voting.poll, ()), (services.judging.show, ()),
-    ]  # fmt: skip
+        (services.verdicts.show, ()),
+        (services.verdicts.stop, ()),
+        (services.verdicts.remove, ()),
+        (services.verdicts.rows, ()),
+        (services.verdicts.export, ("html",)),
+        (services.bench.show, ()),
+        (services.voting.poll, ()),
+        (services.judging.show, ()),
+    ]
     for call, more in calls:
         one, other = (said(partial(call, id, *more, owner=BEN)) for id in (verdict, none))
         assert one.replace(verdict, "…") == other.replace(none, "…")
@@ -271,14 +294,15 @@ def test_the_picker_of_bases_tells_nothing_of_this_machine(services: Services, t
         assert len(told) == 1, told
         assert "whoever runs this app chooses it" in told.pop()
     ben = Visitor(BEN, BEN)
-    shown = {str(sidebar.inspect(services, ben, spec)[0]["value"]) for spec in named}
+    view: Any = SimpleNamespace(found="found", choose="choose", spec="spec")
+    shown = {str(sidebar.inspect(services, ben, view, spec=spec)[view.found]["value"]) for spec in named}
     assert len(shown) == 1
     (services.settings.bases_dir / "hub--secret--model").mkdir()
     assert [one.spec for one in services.bases.choices()] == ["smollm2-135m"]
 
 
 def test_the_picker_looks_where_the_app_is_one_persons(services: Services, tiny_base: Path) -> None:
-    alone = Services(replace(services.settings, shared=False))
+    alone = build_services(replace(services.settings, shared=False))
     assert alone.bases.inspect(str(tiny_base)).fits
     with pytest.raises(InputError, match="There is no folder"):
         alone.bases.inspect("/no/such/folder")
@@ -305,7 +329,9 @@ def test_over_https_only_the_cookie_of_this_very_host_counts(services: Services)
     assert HOST_COOKIE == "__Host-prompt_or_tune"
     proxied = Asked({COOKIE: planted}, "http", {"x-forwarded-proto": "https"})
     proxied.session_hash = "another tab"
-    assert visitor(services, proxied).owner == owner_of("", "another tab"), "what another host of the domain planted is no cookie"  # type: ignore[arg-type]
+    assert visitor(services, proxied).owner == owner_of("", "another tab"), (
+        "what another host of the domain planted is no cookie"
+    )  # type: ignore[arg-type]
     local = Asked({COOKIE: mine}, "http")
     assert visitor(services, local).owner == owner_of(mine, "")  # type: ignore[arg-type]
     assert [cookie_name(*words) for words in (("https", ""), ("http", "https, http"), ("http", "http"))] == [
@@ -331,5 +357,7 @@ def test_the_page_sets_the_cookie_that_its_connection_takes(tmp_path: Path, sche
     assert given.startswith(f"{name}={token}; Path=/; ")
     assert "Domain" not in given
     assert ("; Secure" in given) == (scheme == "https")
-    again = client.get("/", headers={"cookie": f"{name}={token}; {COOKIE if scheme == 'https' else HOST_COOKIE}={'c' * 32}"})
+    again = client.get(
+        "/", headers={"cookie": f"{name}={token}; {COOKIE if scheme == 'https' else HOST_COOKIE}={'c' * 32}"}
+    )
     assert token in again.headers["set-cookie"]

@@ -1,4 +1,5 @@
-"""How much one visitor may have the device do, through every door; and that several visitors' verdicts take turns batch by batch."""
+"""How much one visitor may have the device do, through every door; and that several visitors' verdicts take turns batch
+by batch."""
 
 from __future__ import annotations
 
@@ -10,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from playground.api.routes import _verdict
+from playground.chat.batching import Batches
+from playground.chat.completion import Chat
+from playground.chat.sides import Side
 from playground.data.example import Message
 from playground.engine.request import Row, RowState, Sampling
 from playground.errors import BusyError, InputError
-from playground.services import verdicts as verdict_service
-from playground.services.answering import Answering
-from playground.services.batches import Batches
-from playground.services.completion import Chat
-from playground.services.container import Services
-from playground.services.race import RaceRequest
-from playground.services.recipe import with_settings
-from playground.services.runner import Direct
-from playground.services.sessions import LOCAL
-from playground.services.sides import Side
-from playground.services.training import TrainRequest
-from playground.services.verdict_request import VerdictRequest
-from playground.services.verdicts import VerdictService
+from playground.runs.recipe import with_settings
+from playground.runs.runner import Direct
+from playground.runs.service import TrainRequest
+from playground.server.routes import _verdict
+from playground.services import Services
+from playground.verdict import service as verdict_service
+from playground.verdict.answers import Answering
+from playground.verdict.race import RaceRequest
+from playground.verdict.request import VerdictRequest
+from playground.verdict.service import VerdictService
+from playground.workspace.visitors import LOCAL
 from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, limited
 
 SIDES = (Side("base", name="Base"), Side("base", "Be glad.", name="Told"))
@@ -58,7 +59,9 @@ def run_out(services: Services, owner: str) -> None:
 def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_allowed(services: Services) -> None:
     tight = limited(services, session_replies=100)
     file = upload(tight, ANNA)
-    words = r"The verdict takes 264 replies\. One visitor may have 100 at once here\. Use fewer rows, sides or repeats\."
+    words = (
+        r"The verdict takes 264 replies\. One visitor may have 100 at once here\. Use fewer rows, sides or repeats\."
+    )
     with pytest.raises(InputError, match=words):
         tight.verdicts.start(asked(file, ANNA, repeats=10))
     with pytest.raises(InputError, match=words):
@@ -87,7 +90,8 @@ def test_what_waits_already_counts_and_is_given_back_at_the_end(services: Servic
     holder = tight.manager.request("measure", "holder", "Answering", 1)
     first = tight.verdicts.start(asked(file, ANNA))
     with pytest.raises(
-        InputError, match=r"The verdict takes 24 replies; 24 of yours wait or are written already\. .* 30 .* wait until those"
+        InputError,
+        match=r"The verdict takes 24 replies; 24 of yours wait or are written already\. .* 30 .* wait until those",
     ):
         tight.verdicts.start(asked(file, ANNA))
     tight.verdicts.start(asked(upload(tight, BEN), BEN))
@@ -126,7 +130,9 @@ def test_a_reply_of_more_tokens_than_one_may_ask_for_is_refused_at_every_door(se
     chat = (Message("user", "Hello"),)
     with pytest.raises(InputError, match=words):
         next(tight.completion.complete(Chat("base", chat, Sampling(max_tokens=17)), "v1"))
-    (written,) = list(tight.completion.complete(Chat("base", chat, Sampling(max_tokens=99, ignore_eos=True), fit=True), "v1"))[-1]
+    (written,) = list(
+        tight.completion.complete(Chat("base", chat, Sampling(max_tokens=99, ignore_eos=True), fit=True), "v1")
+    )[-1]
     assert written.state.completion_tokens == 16
 
 
@@ -150,7 +156,9 @@ def test_a_run_of_more_steps_than_one_may_have_is_refused_at_every_door(services
     words = r"The run has 100,000 steps; one visitor's run may have 1,000 here\. Choose fewer\."
     for door in (
         lambda: services.training.start(request),
-        lambda: services.training.start(with_settings(TrainRequest(file, owner=ANNA), {"method": "lora", "steps": 100_000})),
+        lambda: services.training.start(
+            with_settings(TrainRequest(file, owner=ANNA), {"method": "lora", "steps": 100_000})
+        ),
         lambda: services.race.start(RaceRequest(file, ("ia3", "lora"), steps=100_000, batch_size=2, owner=ANNA)),
     ):
         with pytest.raises(InputError, match=words):
@@ -197,7 +205,8 @@ def test_a_few_long_rows_among_short_ones_are_in_the_estimate(services: Services
 
 
 class Recording(Direct):
-    """Writes down whose batch is decoded: visitors' questions name them. together: small, so that a verdict has many batches."""
+    """Writes down whose batch is decoded: visitors' questions name them. together: small, so that a verdict has many
+    batches."""
 
     together = 4
 
@@ -215,7 +224,14 @@ def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services:
     batches = Batches(services.manager, services.bases, services.residents, decoder)
     answering = Answering(services.bases, services.data, services.adapters, batches, services.scoring)
     verdicts = VerdictService(
-        services.settings, services.bases, services.data, services.adapters, answering, services.forgetting, services.quota
+        services.settings,
+        services.bases,
+        services.data,
+        services.adapters,
+        answering,
+        services.forgetting,
+        services.quota,
+        services.jobs,
     )
     holder = services.manager.request("measure", "holder", "Answering", 1)
     for owner in (ANNA, BEN):

@@ -6,14 +6,14 @@ import sys
 import threading
 from pathlib import Path
 
-from playground.services.container import Services
-from playground.services.home import Home
+from playground.services import build_services
 from playground.settings import Settings
+from playground.workspace.home import Home
 
 if __name__ == "__main__":
     settings = Settings(home=Path(sys.argv[1]), base=sys.argv[2])
     home = Home.take_patiently(settings)
-    services = Services(settings)
+    services = build_services(settings)
     services.training.start_supervisor()
     print("ready", flush=True)
     threading.Event().wait()

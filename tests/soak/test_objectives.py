@@ -1,4 +1,5 @@
-"""Every objective on the real default base for a few steps, from the plan to the adapter in the library. By hand, about ten minutes."""
+"""Every objective on the real default base for a few steps, from the plan to the adapter in the library. By hand, about
+ten minutes."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 
 from playground.data.check import check_file
-from playground.services.container import Services
-from playground.services.training import TrainRequest
+from playground.runs.service import TrainRequest
+from playground.services import Services
 from playground.settings import PROJECT_ROOT
 from playground.training.events import EventReader
 from tests.services.conftest import make_lora, services
@@ -25,7 +26,8 @@ RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "objectives.json"
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """Rows of hospital_reports; for pairs the worse answer lacks the last line, for marked answers every other one does."""
+    """Rows of hospital_reports; for pairs the worse answer lacks the last line, for marked answers every other one
+    does."""
     made: dict[str, list[dict[str, Any]]] = {"pairs": [], "judged": [], "answers": [], "texts": []}
     for place, example in enumerate(check_file(ROWS).examples[:COUNT]):
         prompt, answer = example.messages[-2].content, example.completion
@@ -44,14 +46,26 @@ def files(tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("objective", "file", "method"),
     [
-        ("sft", "answers", "lora"), ("pretrain", "texts", "lora"), ("dpo", "pairs", "lora"), ("orpo", "pairs", "lora"), ("kto", "judged", "lora"),
-        ("reward", "pairs", "lora"), ("grpo", "answers", "lora"), ("dpo", "pairs", "full"),
+        ("sft", "answers", "lora"),
+        ("pretrain", "texts", "lora"),
+        ("dpo", "pairs", "lora"),
+        ("orpo", "pairs", "lora"),
+        ("kto", "judged", "lora"),
+        ("reward", "pairs", "lora"),
+        ("grpo", "answers", "lora"),
+        ("dpo", "pairs", "full"),
     ],
-)  # fmt: skip
+)
 def test_a_few_steps(services: Services, files: dict[str, Path], objective: str, file: str, method: str) -> None:
     rewards = ("contains:Diagnosis:", "ends-with:Reviewed by Dr. Sharma") if objective == "grpo" else ()
     request = TrainRequest(
-        files[file], f"{objective} {method}", method=method, objective=objective, steps=STEPS, save_steps=STEPS, rewards=rewards
+        files[file],
+        f"{objective} {method}",
+        method=method,
+        objective=objective,
+        steps=STEPS,
+        save_steps=STEPS,
+        rewards=rewards,
     )
     plan = services.training.plan(request)
     run = services.training.start(request)
@@ -67,8 +81,15 @@ def test_a_few_steps(services: Services, files: dict[str, Path], objective: str,
     assert len(view.replies) == 3
     assert objective == "grpo" or evals[-1] < evals[0], evals
     record(
-        f"{objective}_{method}", RESULTS, steps=STEPS, seconds=summary["seconds"], tokens_per_s=summary["tokens_per_s"],
-        eval_loss=[round(loss, 4) for loss in evals], figures=summary.get("figures"), memory_ratio=summary["memory_ratio"],
-        peak_memory_bytes=summary["peak_memory_bytes"], estimated_seconds=round(plan.seconds, 1),
-    )  # fmt: skip
+        f"{objective}_{method}",
+        RESULTS,
+        steps=STEPS,
+        seconds=summary["seconds"],
+        tokens_per_s=summary["tokens_per_s"],
+        eval_loss=[round(loss, 4) for loss in evals],
+        figures=summary.get("figures"),
+        memory_ratio=summary["memory_ratio"],
+        peak_memory_bytes=summary["peak_memory_bytes"],
+        estimated_seconds=round(plan.seconds, 1),
+    )
     assert 0.85 <= summary["memory_ratio"] <= 1.6, summary["memory_ratio"]

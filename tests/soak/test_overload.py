@@ -35,7 +35,11 @@ def app(real_base: Base, tmp_path: Path) -> Iterator[App]:
 
 
 def ask(url: str, number: int) -> str:
-    body = {"model": "base", "messages": [{"role": "user", "content": f"Tell me about ward {number}."}], "max_tokens": 24}
+    body = {
+        "model": "base",
+        "messages": [{"role": "user", "content": f"Tell me about ward {number}."}],
+        "max_tokens": 24,
+    }
     reply = httpx.post(url + "/v1/chat/completions", json=body, timeout=300)
     if reply.status_code == 429:
         assert int(reply.headers["retry-after"]) > 0
@@ -66,7 +70,9 @@ def test_four_times_too_many(app: App) -> None:
     over.set()
     watcher.join()
     sent = WAVES * 4 * TAKEN
-    record("overload", sent=sent, **outcomes, base="smollm2-135m", healthz_s=spread(health_s), healthz_asked=len(health_s))
+    record(
+        "overload", sent=sent, **outcomes, base="smollm2-135m", healthz_s=spread(health_s), healthz_asked=len(health_s)
+    )
     assert outcomes["answered"] + outcomes["refused"] == sent
     assert outcomes["answered"] >= WAVES * TAKEN
     assert spread(health_s)["p95"] < 0.5

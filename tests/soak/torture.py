@@ -1,7 +1,7 @@
 """What is done to runs: killed, cancelled, starved. Everything is real: processes, signals, files, the tiny model.
 
-Each function makes one round and returns what it measured; a round that finds the app wrong fails by assert. The tests of every
-day make a few rounds, the soak makes as many as the session manager's issue asks for.
+Each function makes one round and returns what it measured; a round that finds the app wrong fails by assert. The tests
+of every day make a few rounds, the soak makes as many as the session manager's issue asks for.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 
 import psutil
 
-from playground.services.container import Services
-from playground.services.progress import RunView
-from playground.services.store import ENDED
-from playground.services.training import TrainRequest
+from playground.db import ENDED
+from playground.runs.progress import RunView
+from playground.runs.service import TrainRequest
+from playground.services import Services, build_services
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.checkpoint import MARKER, newest_complete, step_of
 from playground.training.events import EventReader
@@ -40,7 +40,9 @@ STEPS = 24
 def rows_file(folder: Path, words: int = 1, count: int = 24) -> Path:
     file = folder / f"rows-{words}-{count}.jsonl"
     answer = " gladly" * words
-    file.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n},{answer}."}) for n in range(count)))
+    file.write_text(
+        "\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n},{answer}."}) for n in range(count))
+    )
     return file
 
 
@@ -101,7 +103,8 @@ def is_saving(services: Services, run: str) -> bool:
 
 
 def workers(home: Path) -> dict[int, str]:
-    """pid -> run of every living worker of this home. A child of one that is about to run some other program is none."""
+    """pid -> run of every living worker of this home. A child of one that is about to run some other program is
+    none."""
     found, parents = {}, {}
     for process in psutil.process_iter(["cmdline", "status", "ppid"]):
         words = process.info["cmdline"] or []
@@ -121,7 +124,8 @@ def kill_hard(pid: int) -> None:
 
 @dataclass(frozen=True)
 class Killed:
-    """during: ``save`` when a half-written checkpoint was left, else the last step. noticed_s: until the run was FAILED."""
+    """during: ``save`` when a half-written checkpoint was left, else the last step. noticed_s: until the run was
+    FAILED."""
 
     during: str
     noticed_s: float
@@ -142,12 +146,17 @@ def last_loss(services: Services, run: str) -> float:
 
 
 def kill_worker(services: Services, file: Path, chance: random.Random, in_save: bool) -> Killed:
-    """Start, kill -9 (in the middle of a save, or whenever), see it noticed, resume, see it end as if nothing had been."""
+    """Start, kill -9 (in the middle of a save, or whenever), see it noticed, resume, see it end as if nothing had
+    been."""
     run = services.training.start(request(file))
     view = wait_state(services, run, "RUNNING")
     if in_save:
         nth = chance.randint(1, STEPS // SAVE_STEPS - 1)
-        wait_for(lambda: is_saving(services, run) and len(checkpoints(services, run)) >= min(nth, 2), "saving", every_s=0.0005)
+        wait_for(
+            lambda: is_saving(services, run) and len(checkpoints(services, run)) >= min(nth, 2),
+            "saving",
+            every_s=0.0005,
+        )
     else:
         step = chance.randint(-6, STEPS - 1)  # below 0: while it loads
         if step >= 0:
@@ -162,7 +171,10 @@ def kill_worker(services: Services, file: Path, chance: random.Random, in_save: 
     assert view.state == "FAILED", view
     assert "killed or died" in view.error
     assert services.manager.leases() == []
-    reached = max((event["step"] for event in EventReader(services.settings.runs_dir / run).read() if event["event"] == "step"), default=0)  # fmt: skip
+    reached = max(
+        (event["step"] for event in EventReader(services.settings.runs_dir / run).read() if event["event"] == "step"),
+        default=0,
+    )
     lost = reached - view.resume_step
     assert 0 <= lost <= SAVE_STEPS, f"{lost} steps lost"
     services.training.resume(run)
@@ -193,8 +205,10 @@ def end_owner(process: subprocess.Popen[str]) -> None:
 def start_owner(settings: Settings) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.soak.owner", str(settings.home), settings.base],
-        cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -215,8 +229,9 @@ class AppKilled:
 
 
 def kill_app(settings: Settings, file: Path, chance: random.Random, moment: str, *, worker_too: bool) -> AppKilled:
-    """Two runs under an app; the app is killed -9 at the moment, and perhaps the worker with it; another app takes over."""
-    onlooker = Services(settings)
+    """Two runs under an app; the app is killed -9 at the moment, and perhaps the worker with it; another app takes
+    over."""
+    onlooker = build_services(settings)
     app = start_owner(settings)
     try:
         first, second = (onlooker.training.start(request(file)) for _ in range(2))
@@ -253,7 +268,9 @@ def _await_moment(onlooker: Services, run: str, moment: str, chance: random.Rand
     if moment == "running":
         wait_for(lambda: onlooker.training.show(run).step >= chance.randint(1, STEPS - 2), "at its step", every_s=0.002)
     elif moment == "saving":
-        wait_for(lambda: is_saving(onlooker, run) or onlooker.training.show(run).state == "DONE", "saving", every_s=0.0005)
+        wait_for(
+            lambda: is_saving(onlooker, run) or onlooker.training.show(run).state == "DONE", "saving", every_s=0.0005
+        )
     else:
         time.sleep(chance.uniform(0, 4 if moment == "loading" else 12))
     return moment
@@ -323,9 +340,15 @@ def cancel(services: Services, file: Path, chance: random.Random, during: str) -
         time.sleep(chance.uniform(0, 5))
     elif during == "running":
         step = chance.randint(1, STEPS - 2)
-        wait_for(lambda: (view := services.training.show(run)).step >= step or view.state in ENDED, "at its step", every_s=0.005)
+        wait_for(
+            lambda: (view := services.training.show(run)).step >= step or view.state in ENDED,
+            "at its step",
+            every_s=0.005,
+        )
     elif during == "saving":
-        wait_for(lambda: is_saving(services, run) or services.training.show(run).state in ENDED, "saving", every_s=0.0005)
+        wait_for(
+            lambda: is_saving(services, run) or services.training.show(run).state in ENDED, "saving", every_s=0.0005
+        )
     began = clock()
     for one in (run, ahead):
         if one:
@@ -357,7 +380,8 @@ class Starved:
 
 
 def starve(services: Services, folder: Path, batch_size: int, words: int, limit_bytes: int) -> Starved:
-    """A run that takes more than it may: retried once by itself, failed with a setting that would fit, and that one works."""
+    """A run that takes more than it may: retried once by itself, failed with a setting that would fit, and that one
+    works."""
     file = rows_file(folder, words, 80)
     asked = request(file, method="prompt", steps=3, save_steps=2, batch_size=batch_size, limit_memory_bytes=limit_bytes)
     run = services.training.start(asked)
@@ -379,7 +403,8 @@ def starve(services: Services, folder: Path, batch_size: int, words: int, limit_
 
 
 def freeze(services: Services, file: Path, chance: random.Random) -> float:
-    """SIGSTOP at some step; returns the seconds until the run was FAILED and its worker gone. It then ends as if nothing had been."""
+    """SIGSTOP at some step; returns the seconds until the run was FAILED and its worker gone. It then ends as if
+    nothing had been."""
     run = services.training.start(request(file, steps=4000))
     step = chance.randint(1, 40)
     pid = wait_for(lambda: (view := services.training.show(run)).step >= step and view.pid, "at its step")
@@ -395,8 +420,8 @@ def freeze(services: Services, file: Path, chance: random.Random) -> float:
 
 
 def hang(services: Services, file: Path, chance: random.Random) -> float:
-    """Its main thread waits for ever to write into a pipe that nobody reads, in the middle of a save; its heart goes on beating.
-    Returns the seconds until the run was FAILED; resumed, it goes past that step."""
+    """Its main thread waits for ever to write into a pipe that nobody reads, in the middle of a save; its heart goes on
+    beating. Returns the seconds until the run was FAILED; resumed, it goes past that step."""
     run = services.training.start(request(file, steps=4000))
     step = chance.randint(5, 20)
     view = wait_for(lambda: (view := services.training.show(run)).step >= step and view, "training")
@@ -426,7 +451,9 @@ def hang(services: Services, file: Path, chance: random.Random) -> float:
 def small_disk(folder: Path, megabytes: int = 24) -> Iterator[Path]:
     """A disk of its own at ``folder``. Raises PermissionError where mounting one is not allowed."""
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True
+    )
     if done.returncode:
         raise PermissionError(done.stderr.decode())
     try:
@@ -449,8 +476,8 @@ def fill(folder: Path) -> Path:
 
 
 def fill_disk(services: Services, file: Path, chance: random.Random) -> tuple[str, int]:
-    """The disk of the home fills at some moment of a run: the run fails and says why, its newest checkpoint still loads, and with
-    room again it goes on. Returns the error and the step of that checkpoint."""
+    """The disk of the home fills at some moment of a run: the run fails and says why, its newest checkpoint still
+    loads, and with room again it goes on. Returns the error and the step of that checkpoint."""
     run = services.training.start(request(file, steps=200))
     step = chance.randint(SAVE_STEPS + 1, 120)
     wait_for(lambda: services.training.show(run).step >= step, "at its step", every_s=0.002)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from playground.training.buckets import Buckets
+from playground.training.objectives.sft import Buckets
 
 DICE = random.Random(3)
 LENGTHS = [DICE.randrange(10, 400) for _ in range(103)]

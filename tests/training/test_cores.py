@@ -11,12 +11,9 @@ import torch
 from playground.gpu import lanes
 from playground.gpu.lanes import LINGER_S, Lanes
 from playground.training import worker
-from playground.training.cores import share_cores
 from playground.training.events import EventReader
 from playground.training.spec import RunSpec
-from tests.training.test_worker import spec
-
-__all__ = ["spec"]
+from playground.training.worker import share_cores
 
 
 class FakeClock:

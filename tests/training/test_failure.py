@@ -1,4 +1,4 @@
-"""What the errors of several libraries mean, told from the real ones where they can be had."""
+"""What the errors of several libraries mean, from the real ones where they can be had."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def chained() -> InputError:
         (OSError(errno.EFBIG, "too large"), DISK),
         (OSError(errno.ENOENT, "gone"), OTHER),
         (chained(), DISK),
-        (RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/3"), DISK),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/3"),
+            DISK,
+        ),
         (Exception("I/O error: No space left on device (os error 28)"), DISK),
         (MemoryError(), MEMORY),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), MEMORY),

@@ -1,4 +1,5 @@
-"""Every objective for real, on the tiny model with the real tokenizer: it learns, tells of it, is saved, goes on, and is refused in words."""
+"""Every objective for real, on the tiny model with the real tokenizer: it learns, tells of it, is saved, goes on, and
+is refused in words."""
 
 from __future__ import annotations
 
@@ -12,13 +13,10 @@ import pytest
 
 from playground.data.check import check_file
 from playground.data.example import Message
-from playground.data.render import encode, render_prompt
-from playground.data.tokenizer import load_tokenizer
+from playground.data.render import encode, load_tokenizer, render_prompt
 from playground.errors import RunFailedError
-from playground.training import worker
 from playground.training.checkpoint import newest_complete
-from playground.training.events import EventReader
-from playground.training.material import Material, prepare
+from playground.training.dataset import TrainingData, prepare
 from playground.training.spec import OBJECTIVES, RunSpec
 
 FIGURE = {
@@ -30,60 +28,44 @@ FIGURE = {
 }
 
 
-def pairs(path: Path, count: int = 16) -> Path:
+def rows(path: Path, made: Callable[[int], dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps({"prompt": f"Say number {n}"} | made(n)) for n in range(16)))
+    return path
+
+
+def pairs(path: Path) -> Path:
     """The better answer is always the polite one."""
-    rows = [{"prompt": f"Say number {n}", "chosen": f"Number {n}, gladly.", "rejected": f"No {n}."} for n in range(count)]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
+    return rows(path, lambda n: {"chosen": f"Number {n}, gladly.", "rejected": f"No {n}."})
 
 
-def judged(path: Path, count: int = 16) -> Path:
-    rows = [
-        {"prompt": f"Say number {n}", "completion": f"Number {n}, gladly." if n % 2 else f"No {n}.", "label": bool(n % 2)}
-        for n in range(count)
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
+def judged(path: Path) -> Path:
+    return rows(path, lambda n: {"completion": f"Number {n}, gladly." if n % 2 else f"No {n}.", "label": bool(n % 2)})
 
 
-def answers(path: Path, count: int = 16) -> Path:
-    path.write_text(
-        "\n".join(json.dumps({"prompt": f"Say number {n}", "completion": f"Number {n}, gladly."}) for n in range(count))
-    )
-    return path
+def answers(path: Path) -> Path:
+    return rows(path, lambda n: {"completion": f"Number {n}, gladly."})
 
 
-FILES: dict[str, Callable[[Path], Path]] = {
-    "dpo": pairs,
-    "orpo": pairs,
-    "reward": pairs,
-    "kto": judged,
-    "grpo": answers,
-    "sft": answers,
-}
-RATES = {"dpo": 5e-3, "kto": 5e-3, "orpo": 5e-3, "reward": 5e-3, "grpo": 5e-3}
+FILES = {"dpo": pairs, "orpo": pairs, "reward": pairs, "kto": judged, "grpo": answers, "sft": answers}
 
 
 @pytest.fixture
-def spec_of(tmp_path: Path, tiny_base: Path) -> Callable[..., RunSpec]:
+def spec_of(spec: RunSpec, tmp_path: Path) -> Callable[..., RunSpec]:
     def made(objective: str, **changes: Any) -> RunSpec:
         file = FILES[objective](tmp_path / f"{objective}.jsonl")
-        rewards = ["contains:the", "max-words:20"] if objective == "grpo" else []
-        spec = RunSpec(
-            run="r1", name="Tiny run", method="lora", base="tiny", base_path=str(tiny_base), base_fingerprint="f", file=str(file),
-            data=file.name, adapters_dir=str(tmp_path / "adapters"), shipped_dir=str(tmp_path / "shipped"), steps=6, lr=RATES.get(objective, 1e-2),
-            rank=4, objective=objective, batch_size=4, max_tokens=64 if objective == "grpo" else 128, save_steps=3, seed=3, rewards=rewards,
-        )  # fmt: skip
-        return replace(spec, **changes)
+        own: dict[str, Any] = {
+            "objective": objective,
+            "file": str(file),
+            "data": file.name,
+            "max_tokens": 128,
+            "steps": 6,
+        }
+        own |= {"lr": 1e-2 if objective == "sft" else 5e-3, "save_steps": 3}
+        if objective == "grpo":
+            own |= {"rewards": ["contains:the", "max-words:20"], "max_tokens": 64}
+        return replace(spec, **(own | changes))
 
     return made
-
-
-def run(spec: RunSpec, place: Path, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
-    place.mkdir(exist_ok=True)
-    spec.write(place)
-    worker.run(place, stop=stop)
-    return EventReader(place).read()
 
 
 def of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -91,9 +73,9 @@ def of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "reward", "grpo"])
-def test_it_learns_and_says_so(spec_of: Any, tmp_path: Path, objective: str) -> None:
+def test_it_learns_and_says_so(spec_of: Any, run_worker: Any, tmp_path: Path, objective: str) -> None:
     spec = spec_of(objective)
-    events = run(spec, tmp_path / "run")
+    events = run_worker(spec, tmp_path / "run")
     done = events[-1]
     assert done["event"] == "done", done
     steps = of(events, "step")
@@ -131,7 +113,9 @@ def _loads(base: Path, folder: Path, objective: str) -> None:
     from playground.library.base_shapes import BaseShapes
     from playground.library.safety import check_folder
 
-    kind, named = (AutoModelForSequenceClassification, {"num_labels": 1}) if objective == "reward" else (AutoModelForCausalLM, {})
+    kind, named = (
+        (AutoModelForSequenceClassification, {"num_labels": 1}) if objective == "reward" else (AutoModelForCausalLM, {})
+    )
     PeftModel.from_pretrained(kind.from_pretrained(base, **named), folder)
     check_folder(folder, BaseShapes.from_folder(base))
     assert {path.name for path in folder.iterdir()} == {
@@ -142,17 +126,17 @@ def _loads(base: Path, folder: Path, objective: str) -> None:
     }
 
 
-def material(spec: RunSpec, **changes: Any) -> Material:
+def material(spec: RunSpec, **changes: Any) -> TrainingData:
     spec = replace(spec, **changes)
     return prepare(spec, check_file(Path(spec.file)), load_tokenizer(Path(spec.base_path)))
 
 
-def test_trl_sees_our_tokens(spec_of: Any, tmp_path: Path) -> None:
+def test_trl_sees_our_tokens(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
     """What the batches of TRL's trainers hold is prompt and answer as our renderer writes them, and nothing else."""
     from playground.methods import get_method
-    from playground.training.loop import _arguments
     from playground.training.objectives import get_objective
     from playground.training.objectives.objective import Setup
+    from playground.training.trainer import _arguments
 
     expected: dict[str, set[tuple[int, ...]]] = {}
     for objective in ("dpo", "orpo", "kto", "reward", "grpo"):
@@ -164,11 +148,18 @@ def test_trl_sees_our_tokens(spec_of: Any, tmp_path: Path) -> None:
             text = render_prompt(tokenizer, [Message(turn.role, turn.content) for turn in prompt])
             said = [getattr(row, name) for name in ("chosen", "rejected", "completion") if hasattr(row, name)]
             ends = [""] if objective == "grpo" else [answer + tokenizer.eos_token for answer in said]
-            expected.setdefault(objective, set()).update(tuple(encode(tokenizer, text) + encode(tokenizer, end)) for end in ends)
+            expected.setdefault(objective, set()).update(
+                tuple(encode(tokenizer, text) + encode(tokenizer, end)) for end in ends
+            )
         made = material(spec, split={"validation": [], "test": []})
         own = get_objective(objective)
         setup = Setup(
-            own.load(spec, get_method("lora")), tokenizer, made.train, (), spec, _arguments(spec, len(made.train), tmp_path)
+            own.load(spec, get_method("lora")),
+            tokenizer,
+            made.train,
+            (),
+            spec,
+            _arguments(spec, len(made.train), tmp_path),
         )
         trainer = own.trainer(setup)
         seen: set[tuple[int, ...]] = set()
@@ -176,14 +167,19 @@ def test_trl_sees_our_tokens(spec_of: Any, tmp_path: Path) -> None:
             if objective == "grpo":
                 seen |= {tuple(ids) for ids in trainer._tokenize_prompts([row["prompt"] for row in batch])[0]}  # type: ignore[attr-defined]
                 continue
-            for ids, mask in [(key, key.replace("input_ids", "attention_mask")) for key in batch if key.endswith("input_ids")]:
+            for ids, mask in [
+                (key, key.replace("input_ids", "attention_mask")) for key in batch if key.endswith("input_ids")
+            ]:
                 if ids.startswith(("prompt", "KL")):
                     continue
-                seen |= {tuple(row[kept.bool()].tolist()) for row, kept in zip(batch[ids].cpu(), batch[mask].cpu(), strict=True)}
+                seen |= {
+                    tuple(row[kept.bool()].tolist())
+                    for row, kept in zip(batch[ids].cpu(), batch[mask].cpu(), strict=True)
+                }
         assert seen == expected[objective], objective
 
 
-def test_a_long_prompt_loses_its_start_in_both_answers(spec_of: Any, tmp_path: Path) -> None:
+def test_a_long_prompt_loses_its_start_in_both_answers(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
     spec = spec_of("dpo")
     long = [{"prompt": "word " * 200 + str(n), "chosen": "Yes, " * 9 + "gladly.", "rejected": "No."} for n in range(4)]
     Path(spec.file).write_text("\n".join(map(json.dumps, long)))
@@ -192,7 +188,7 @@ def test_a_long_prompt_loses_its_start_in_both_answers(spec_of: Any, tmp_path: P
         assert pair.chosen.tokens == 64 > pair.rejected.tokens  # type: ignore[union-attr]
 
 
-def test_pairs_can_train_kto(spec_of: Any, tmp_path: Path) -> None:
+def test_pairs_can_train_kto(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
     spec = spec_of("kto", file=str(pairs(tmp_path / "pairs.jsonl")))
     made = material(spec, split={"validation": [1], "test": []})
     assert (made.rows_used, len(made.train), len(made.validation)) == (15, 30, 2)
@@ -200,27 +196,29 @@ def test_pairs_can_train_kto(spec_of: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["dpo", "grpo"])
-def test_a_cancelled_run_goes_on_from_its_checkpoint(spec_of: Any, tmp_path: Path, objective: str) -> None:
+def test_a_cancelled_run_goes_on_from_its_checkpoint(
+    spec_of: Any, run_worker: Any, tmp_path: Path, objective: str
+) -> None:
     spec, place = spec_of(objective, steps=4, save_steps=2), tmp_path / "run"
     asked = iter([False, False, True])
-    events = run(spec, place, lambda: next(asked))
+    events = run_worker(spec, place, lambda: next(asked))
     assert events[-1]["event"] == "cancelled"
     assert newest_complete(place) == place / "checkpoints" / "checkpoint-2"
-    resumed = run(spec, place)[len(events) :]
+    resumed = run_worker(spec, place)[len(events) :]
     assert [step["step"] for step in of(resumed, "step")] == [3, 4]
     assert resumed[-1]["event"] == "done", resumed[-1]
     if objective == "dpo":
-        whole = run(spec, tmp_path / "whole")[-1]
+        whole = run_worker(spec, tmp_path / "whole")[-1]
         assert resumed[-1]["loss"]["last"] == pytest.approx(whole["loss"]["last"], abs=1e-5)
         assert resumed[-1]["eval_loss"] == pytest.approx(whole["eval_loss"], abs=1e-5)
 
 
-def test_a_reward_model_rewards(spec_of: Any, tmp_path: Path) -> None:
+def test_a_reward_model_rewards(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
     """grpo by a check and by the scores of a reward model that was trained here."""
-    scorer = run(spec_of("reward", steps=2, save_steps=2), tmp_path / "scorer")[-1]["adapter"]
+    scorer = run_worker(spec_of("reward", steps=2, save_steps=2), tmp_path / "scorer")[-1]["adapter"]
     files = {f"model={scorer}": str(tmp_path / "adapters" / scorer)}
     spec = spec_of("grpo", steps=1, rewards=["json", *files], reward_files=files)
-    events = run(spec, tmp_path / "run")
+    events = run_worker(spec, tmp_path / "run")
     assert events[-1]["event"] == "done", events[-1]
     figures = of(events, "step")[0]["figures"]
     assert 0 < figures[f"rewards/model={scorer}/mean"] < 1
@@ -229,22 +227,22 @@ def test_a_reward_model_rewards(spec_of: Any, tmp_path: Path) -> None:
     )
 
 
-def test_a_run_begins_with_an_adapter(spec_of: Any, tmp_path: Path) -> None:
+def test_a_run_begins_with_an_adapter(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
     """What it measures first is what the other run measured last; dpo compares with that adapter, not with the base."""
-    first = run(spec_of("sft", steps=3), tmp_path / "first")[-1]
+    first = run_worker(spec_of("sft", steps=3), tmp_path / "first")[-1]
     start = {"start": first["adapter"], "start_path": str(tmp_path / "adapters" / first["adapter"])}
-    again = run(spec_of("sft", steps=1, **start), tmp_path / "again")
+    again = run_worker(spec_of("sft", steps=1, **start), tmp_path / "again")
     assert of(again, "eval")[0]["loss"] == pytest.approx(first["eval_loss"], abs=1e-5)
-    dpo = run(spec_of("dpo", steps=2, save_steps=2, **start), tmp_path / "dpo")
+    dpo = run_worker(spec_of("dpo", steps=2, save_steps=2, **start), tmp_path / "dpo")
     assert dpo[-1]["event"] == "done", dpo[-1]
     assert of(dpo, "eval")[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "no better and no worse than where it began"
     folder = tmp_path / "adapters" / dpo[-1]["adapter"]
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == []
 
 
-def test_it_stops_when_it_gets_no_better_and_keeps_the_best(spec_of: Any, tmp_path: Path) -> None:
+def test_it_stops_when_it_gets_no_better_and_keeps_the_best(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
     spec = spec_of("sft", steps=30, save_steps=1, lr=0.5, early_stop=2)  # far too fast
-    events = run(spec, tmp_path / "run")
+    events = run_worker(spec, tmp_path / "run")
     done, evals = events[-1], {event["step"]: event["loss"] for event in of(events, "eval")}
     (stopped,) = of(events, "stopped")
     assert stopped["step"] == done["steps"] < 30
@@ -253,8 +251,9 @@ def test_it_stops_when_it_gets_no_better_and_keeps_the_best(spec_of: Any, tmp_pa
     own = {step: loss for step, loss in evals.items() if step}
     assert done["kept_step"] == min(own, key=lambda step: (own[step], step))
     assert done["eval_loss"] == min(own.values())
-    again = run(
-        replace(spec, steps=1, early_stop=0, start="x", start_path=str(tmp_path / "adapters" / done["adapter"])), tmp_path / "b"
+    again = run_worker(
+        replace(spec, steps=1, early_stop=0, start="x", start_path=str(tmp_path / "adapters" / done["adapter"])),
+        tmp_path / "b",
     )
     assert of(again, "eval")[0]["loss"] == pytest.approx(done["eval_loss"], abs=1e-4), "the best weights were published"
 
@@ -262,7 +261,9 @@ def test_it_stops_when_it_gets_no_better_and_keeps_the_best(spec_of: Any, tmp_pa
 @pytest.mark.parametrize(
     ("objective", "file"), [("dpo", answers), ("kto", answers), ("grpo", pairs), ("sft", pairs), ("reward", judged)]
 )
-def test_another_kind_of_file_is_refused_in_words(spec_of: Any, tmp_path: Path, objective: str, file: Any) -> None:
+def test_another_kind_of_file_is_refused_in_words(
+    spec_of: Any, run_worker: Any, tmp_path: Path, objective: str, file: Any
+) -> None:
     spec = spec_of(objective, file=str(file(tmp_path / "other.jsonl")), data="other.jsonl")
     with pytest.raises(
         RunFailedError, match=f"other.jsonl holds .* rows; {objective} needs {OBJECTIVES[objective][0].split('_')[0]}"

@@ -10,8 +10,7 @@ import torch
 from playground.engine.load import pick_device
 from playground.methods import get_method
 from playground.methods.shapes import weights_in
-from playground.training.cost import needs
-from playground.training.estimate import PROCESS_BYTES, Estimate
+from playground.training.estimate import PROCESS_BYTES, Estimate, needs
 from playground.training.model import load_for_training, training_dtype
 
 SHAPES = {"model.embed_tokens.weight": (1000, 64), "model.layers.0.mlp.up_proj.weight": (256, 64)}
@@ -54,9 +53,18 @@ def test_why() -> None:
 
 def planned(method: str, *, cuda: bool, objective: str = "sft", reward_models: int = 0) -> Estimate:
     return needs(
-        objective, SHAPES, get_method(method), rank=4, steps=10, batch_size=2, tokens_p95=64, tokens_mean=50, answer_max=20,
-        reward_models=reward_models, cuda=cuda,
-    )  # fmt: skip
+        objective,
+        SHAPES,
+        get_method(method),
+        rank=4,
+        steps=10,
+        batch_size=2,
+        tokens_p95=64,
+        tokens_mean=50,
+        answer_max=20,
+        reward_models=reward_models,
+        cuda=cuda,
+    )
 
 
 @pytest.mark.parametrize(("method", "less"), [("lora", 2), ("full", 0), ("qlora", 0)])
@@ -71,5 +79,8 @@ def test_a_reward_model_stays_too_and_a_reference_is_as_wide_as_what_it_is_compa
     for cuda, each in ((False, 4), (True, 2)):
         without, with_two = (planned("lora", cuda=cuda, objective="grpo", reward_models=count) for count in (0, 2))
         assert with_two.memory_bytes - without.memory_bytes == 2 * each * weights
-    gap = planned("full", cuda=False, objective="dpo").memory_bytes - planned("full", cuda=True, objective="dpo").memory_bytes
+    gap = (
+        planned("full", cuda=False, objective="dpo").memory_bytes
+        - planned("full", cuda=True, objective="dpo").memory_bytes
+    )
     assert gap == PROCESS_BYTES

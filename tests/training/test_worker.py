@@ -6,59 +6,24 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from playground.errors import InputError
-from playground.training import worker
 from playground.training.checkpoint import best, newest_complete
 from playground.training.events import EventReader
 from playground.training.spec import RunSpec
 
 
-def rows(path: Path, count: int = 24) -> Path:
-    path.write_text(
-        "\n".join(json.dumps({"prompt": f"Say number {n}", "completion": f"Number {n}, gladly."}) for n in range(count))
-    )
-    return path
-
-
-@pytest.fixture
-def spec(tmp_path: Path, tiny_base: Path) -> RunSpec:
-    file = rows(tmp_path / "rows.jsonl")
-    return RunSpec(
-        run="r1",
-        name="Tiny run",
-        method="lora",
-        base="tiny",
-        base_path=str(tiny_base),
-        base_fingerprint="f",
-        file=str(file),
-        data=file.name,
-        adapters_dir=str(tmp_path / "adapters"),
-        shipped_dir=str(tmp_path / "shipped"),
-        steps=4,
-        lr=1e-2,
-        rank=4,
-        batch_size=4,
-        save_steps=2,
-        seed=3,
-    )
-
-
-def run(spec: RunSpec, run_dir: Path) -> list[dict]:
-    run_dir.mkdir(exist_ok=True)
-    spec.write(run_dir)
-    worker.run(run_dir)
-    return EventReader(run_dir).read()
-
-
-@pytest.mark.parametrize(("method", "rank"), [("lora", 4), ("qlora", 4), ("full", 0)])
-def test_a_run_publishes_what_transformers_and_peft_load(spec: RunSpec, tmp_path: Path, method: str, rank: int) -> None:
+@pytest.mark.parametrize(("method", "rank"), [("lora", 4), ("full", 0)])
+def test_a_run_publishes_what_transformers_and_peft_load(
+    spec: RunSpec, run_worker: Any, tmp_path: Path, method: str, rank: int
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    events = run(replace(spec, method=method, rank=rank), tmp_path / "run")
+    events = run_worker(replace(spec, method=method, rank=rank), tmp_path / "run")
     done = events[-1]
     assert done["event"] == "done", done
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4]
@@ -91,37 +56,28 @@ def test_qlora_keeps_its_gradient_after_an_evaluation(tiny_base: Path) -> None:
     assert not any(module.support_avx512bf16_for_cpu for module in quantised)
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(spec: RunSpec, tmp_path: Path) -> None:
-    whole = run(spec, tmp_path / "whole")
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    spec.write(broken)
-    asked = iter([False, False, True])
-    worker.run(broken, stop=lambda: next(asked))
-    assert EventReader(broken).read()[-1]["event"] == "cancelled"
+def test_a_resumed_run_ends_as_the_uninterrupted_one_and_takes_no_step_twice(
+    spec: RunSpec, run_worker: Any, tmp_path: Path
+) -> None:
+    """24 rows make 6 batches an epoch: 4 steps end in the middle of one."""
+    whole = run_worker(spec, tmp_path / "whole")[-1]
+    broken, asked = tmp_path / "broken", iter([False, False, True])
+    assert run_worker(spec, broken, lambda: next(asked))[-1]["event"] == "cancelled"
     assert newest_complete(broken) == broken / "checkpoints" / "checkpoint-2"
-    resumed = run(spec, broken)
+    resumed = run_worker(spec, broken)
     again = [event["event"] for event in resumed].index("cancelled") + 1
     assert [event["step"] for event in resumed[again:] if event["event"] == "step"] == [3, 4]
     assert [event["step"] for event in resumed if event["event"] == "started"] == [0, 2]
-    assert resumed[-1]["loss"] == pytest.approx(whole[-1]["loss"], abs=1e-6)
-    assert resumed[-1]["eval_loss"] == pytest.approx(whole[-1]["eval_loss"], abs=1e-6)
-
-
-def test_a_run_that_only_lacks_its_end_takes_no_step_more(spec: RunSpec, tmp_path: Path) -> None:
-    """24 rows make 6 batches an epoch: 4 steps end in the middle of one."""
-    place = tmp_path / "run"
-    done = run(spec, place)[-1]
     shutil.rmtree(tmp_path / "adapters")
-    again = run(spec, place)
-    assert [event["event"] for event in again].count("step") == 4, "no step was made again"
-    assert again[-1]["event"] == "done"
-    assert again[-1]["loss"] == done["loss"]
-    assert again[-1]["eval_loss"] == done["eval_loss"]
+    ended = run_worker(spec, broken)  # only its end was missing
+    assert [event["event"] for event in ended].count("step") == [event["event"] for event in resumed].count("step")
+    for done in (resumed[-1], ended[-1]):
+        assert done["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+        assert done["eval_loss"] == pytest.approx(whole["eval_loss"], abs=1e-6)
 
 
-def test_the_best_and_the_newest_checkpoint_stay(spec: RunSpec, tmp_path: Path) -> None:
-    run(replace(spec, steps=8, save_steps=2, lr=0.5), tmp_path / "run")  # far too fast: the first is the best
+def test_the_best_and_the_newest_checkpoint_stay(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
+    run_worker(replace(spec, steps=8, save_steps=2, lr=0.5), tmp_path / "run")  # far too fast: the first is the best
     there = {folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()}
     step, loss = best(tmp_path / "run")
     assert there == {f"checkpoint-{step}", "checkpoint-8"}
@@ -129,18 +85,17 @@ def test_the_best_and_the_newest_checkpoint_stay(spec: RunSpec, tmp_path: Path) 
     assert loss == min(scores.values()) == scores[step]
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, tmp_path: Path) -> None:
+def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
     """One batch holds every row that is trained on, so its loss is that of the untouched model over all of them."""
     from transformers import AutoModelForCausalLM
 
     from playground.data.check import check_file
-    from playground.data.render import render_example
+    from playground.data.render import load_tokenizer, render_example
     from playground.data.split import part, split
-    from playground.data.tokenizer import load_tokenizer
-    from playground.training.batch import AnswerCollator
-    from playground.training.objectives.answers import mean_loss
+    from playground.training.collator import AnswerCollator
+    from playground.training.objectives.sft import mean_loss
 
-    events = run(replace(spec, steps=1, batch_size=64), tmp_path / "run")
+    events = run_worker(replace(spec, steps=1, batch_size=64), tmp_path / "run")
     tokenizer = load_tokenizer(Path(spec.base_path))
     every = check_file(Path(spec.file)).examples
     examples = part(every, split(every, spec.seed, test=0).train)
@@ -151,22 +106,26 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, tmp_path
     assert step["loss"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_failure_is_one_sentence(spec: RunSpec, tmp_path: Path) -> None:
-    events = run(replace(spec, file=str(tmp_path / "gone.jsonl")), tmp_path / "run")
+def test_a_failure_is_one_sentence(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
+    events = run_worker(replace(spec, file=str(tmp_path / "gone.jsonl")), tmp_path / "run")
     assert events[-1]["event"] == "failed"
     assert "gone.jsonl" in events[-1]["message"]
     assert "Traceback" not in events[-1]["message"]
 
 
-def test_answers_longer_than_the_limit_fail_the_run_in_words(spec: RunSpec, tmp_path: Path) -> None:
+def test_answers_longer_than_the_limit_fail_the_run_in_words(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
     long = tmp_path / "long.jsonl"
-    long.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "completion": "word " * 40 + str(n)}) for n in range(12)))
-    events = run(replace(spec, file=str(long), max_tokens=16), tmp_path / "run")
+    long.write_text(
+        "\n".join(json.dumps({"prompt": f"Say {n}", "completion": "word " * 40 + str(n)}) for n in range(12))
+    )
+    events = run_worker(replace(spec, file=str(long), max_tokens=16), tmp_path / "run")
     assert events[-1]["event"] == "failed"
     assert "fits 16 tokens" in events[-1]["message"]
 
 
-def test_a_loss_that_is_no_number_fails_and_publishes_nothing(spec: RunSpec, tmp_path: Path, tiny_base: Path) -> None:
+def test_a_loss_that_is_no_number_fails_and_publishes_nothing(
+    spec: RunSpec, run_worker: Any, tmp_path: Path, tiny_base: Path
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     broken = tmp_path / "broken-base"
@@ -174,24 +133,30 @@ def test_a_loss_that_is_no_number_fails_and_publishes_nothing(spec: RunSpec, tmp
     model.model.norm.weight.data.fill_(float("nan"))
     model.save_pretrained(broken)
     AutoTokenizer.from_pretrained(tiny_base).save_pretrained(broken)
-    events = run(replace(spec, base_path=str(broken)), tmp_path / "run")
+    events = run_worker(replace(spec, base_path=str(broken)), tmp_path / "run")
     assert events[-1]["event"] == "failed"
     assert "smaller learning rate" in events[-1]["message"]
     assert not list((tmp_path / "adapters").glob("[a-z]*"))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0}, {"lr": 2}, {"batch_size": 0}, {"rank": 300}, {"objective": "grpo"}])
-def test_a_spec_is_checked_when_built(spec: RunSpec, wrong: dict) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"lr": 0}, {"lr": 2}, {"batch_size": 0}, {"rank": 300}, {"objective": "grpo"}]
+)
+def test_a_spec_is_checked_when_built(spec: RunSpec, run_worker: Any, wrong: dict) -> None:
     with pytest.raises(InputError):
         replace(spec, **wrong)
 
 
-def test_raw_text_is_learned_in_packed_rows(spec: RunSpec, tmp_path: Path) -> None:
+def test_raw_text_is_learned_in_packed_rows(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
     file.write_text(
-        "\n".join(json.dumps({"text": f"Ward {n} reports that all is well today, and signs it. " * 6}) for n in range(24))
+        "\n".join(
+            json.dumps({"text": f"Ward {n} reports that all is well today, and signs it. " * 6}) for n in range(24)
+        )
     )
-    events = run(replace(spec, file=str(file), objective="pretrain", max_tokens=64, steps=12, save_steps=6), tmp_path / "run")
+    events = run_worker(
+        replace(spec, file=str(file), objective="pretrain", max_tokens=64, steps=12, save_steps=6), tmp_path / "run"
+    )
     done = events[-1]
     assert done["event"] == "done", done
     assert done["loss"]["last"] < done["loss"]["first"] - 0.5
@@ -199,12 +164,12 @@ def test_raw_text_is_learned_in_packed_rows(spec: RunSpec, tmp_path: Path) -> No
     assert [event["text"] for event in events if event["event"] == "sample"], "it shows how a text goes on"
 
 
-def test_what_is_held_back_or_left_out_is_not_trained_on(spec: RunSpec, tmp_path: Path) -> None:
+def test_what_is_held_back_or_left_out_is_not_trained_on(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
     from playground.data.check import check_file
     from playground.data.split import row_hash
 
     parts = {"seed": 3, "train": 17, "validation": [2, 5], "test": [7, 8, 9]}
-    events = run(replace(spec, split=parts, left_out=[1, 24]), tmp_path / "run")
+    events = run_worker(replace(spec, split=parts, left_out=[1, 24]), tmp_path / "run")
     plan = next(event for event in events if event["event"] == "plan")
     assert (plan["rows_used"], plan["rows_held_back"], plan["rows_bad"]) == (17, 5, 0)
     record = json.loads((tmp_path / "adapters" / events[-1]["adapter"] / "run.json").read_text())
@@ -214,20 +179,25 @@ def test_what_is_held_back_or_left_out_is_not_trained_on(spec: RunSpec, tmp_path
 
 
 @pytest.mark.parametrize(("turns", "learned"), [("all", 4), ("last", 2)])
-def test_every_answer_of_a_chat_is_learned_or_the_last_alone(spec: RunSpec, tmp_path: Path, turns: str, learned: int) -> None:
+def test_every_answer_of_a_chat_is_learned_or_the_last_alone(
+    spec: RunSpec, run_worker: Any, tmp_path: Path, turns: str, learned: int
+) -> None:
     from playground.data.check import check_file
-    from playground.data.tokenizer import load_tokenizer
-    from playground.training.material import prepare
+    from playground.data.render import load_tokenizer
+    from playground.training.dataset import prepare
 
     file = tmp_path / "chats.jsonl"
     contents = ("Hello", "Yes", "And now", "No")
     messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
     file.write_text("\n".join(json.dumps({"messages": messages}) for _ in range(4)))
-    material = prepare(replace(spec, file=str(file), turns=turns), check_file(file), load_tokenizer(Path(spec.base_path)))
-    assert [row.learned for row in material.train] == [learned] * 4  # type: ignore[union-attr]  # each answer is a word and its end
-    assert run(replace(spec, file=str(file), turns=turns), tmp_path / "run")[-1]["event"] == "done"
+    material = prepare(
+        replace(spec, file=str(file), turns=turns), check_file(file), load_tokenizer(Path(spec.base_path))
+    )
+    # each answer is a word and its end
+    assert [row.learned for row in material.train] == [learned] * 4  # type: ignore[union-attr]
+    assert run_worker(replace(spec, file=str(file), turns=turns), tmp_path / "run")[-1]["event"] == "done"
 
 
-def test_another_objective_s_rows_are_refused_in_words(spec: RunSpec, tmp_path: Path) -> None:
-    events = run(replace(spec, objective="pretrain"), tmp_path / "run")
+def test_another_objective_s_rows_are_refused_in_words(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
+    events = run_worker(replace(spec, objective="pretrain"), tmp_path / "run")
     assert "holds sft rows; pretrain needs text rows" in events[-1]["message"]

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
+from playground.ui import train
+from playground.ui.train import TrainTab
 from playground.ui.wiring import Visitor
 from tests.ui.fakes import FakeServices
 
@@ -16,3 +19,10 @@ def services(tmp_path: Path) -> FakeServices:
 @pytest.fixture
 def me() -> Visitor:
     return Visitor("local", "tab-1")
+
+
+@pytest.fixture(scope="session")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> TrainTab:
+    """The Train tab as it is built, for handlers that are called directly."""
+    with gr.Blocks():
+        return train.build(FakeServices(tmp_path_factory.mktemp("tab")))

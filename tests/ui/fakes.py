@@ -8,25 +8,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from playground.chat.compare import Reply
+from playground.chat.demo import DemoState
+from playground.chat.sides import Side
 from playground.data.advice import Advice
 from playground.data.editing import Table
 from playground.data.example import BadRow, Checked, Example, Message
-from playground.data.lengths import TokenReport
-from playground.data.seen import Seen, Token
+from playground.data.render import Token, TokenPreview
+from playground.data.token_counts import TokenReport
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library.card import AdapterCard
 from playground.methods import all_methods
-from playground.services.adapters import AdapterRow, Switch
-from playground.services.bases import BaseState
-from playground.services.compare import Reply
-from playground.services.data import ShippedSet
-from playground.services.demo import DemoState
-from playground.services.progress import RunView
-from playground.services.sessions import Sessions
-from playground.services.sides import Side
-from playground.services.training import Plan, Preset
-from playground.services.verdicts import VerdictRequest, VerdictView
+from playground.models.adapters import AdapterRow, Switch
+from playground.models.bases import BaseState
+from playground.runs.progress import RunView
+from playground.runs.service import Plan, Preset
 from playground.settings import Settings
+from playground.verdict.service import VerdictRequest, VerdictView
+from playground.workspace.examples import ShippedSet
+from playground.workspace.visitors import Sessions
 
 EVIL = '<img src=x onerror="alert(1)">'
 """What nobody may get to run by putting it in a name, a file or a reply."""
@@ -34,9 +34,22 @@ EVIL = '<img src=x onerror="alert(1)">'
 
 def card(adapter: str = "hospital_reports", **changes: Any) -> AdapterCard:
     made = AdapterCard(
-        id=adapter, name=adapter, method="lora", base="smollm2-135m", base_fingerprint="3f9a7c21", rank=8, bytes=9_800_000, sha256="a" * 64,
-        rows=160, created_s=1.7e9, shipped=False, kind="peft", path=Path("adapters", adapter), owner="local", trained_on="rows.jsonl",
-    )  # fmt: skip
+        id=adapter,
+        name=adapter,
+        method="lora",
+        base="smollm2-135m",
+        base_fingerprint="3f9a7c21",
+        rank=8,
+        bytes=9_800_000,
+        sha256="a" * 64,
+        rows=160,
+        created_s=1.7e9,
+        shipped=False,
+        kind="peft",
+        path=Path("adapters", adapter),
+        owner="local",
+        trained_on="rows.jsonl",
+    )
     return replace(made, **changes)
 
 
@@ -46,9 +59,20 @@ def row(adapter: str = "hospital_reports", *, usable: bool = True, reason: str =
 
 def run_view(run: str = "r1", state: str = "RUNNING", **changes: Any) -> RunView:
     made = RunView(
-        run=run, name="my run", state=state, method="lora", step=5, steps=20, adapter=None, error=None, pid=1, created_s=1.7e9,
-        loss=[(1, 2.5), (5, 1.0)], seconds_left=48.0, tokens_per_s=150.0,
-    )  # fmt: skip
+        run=run,
+        name="my run",
+        state=state,
+        method="lora",
+        step=5,
+        steps=20,
+        adapter=None,
+        error=None,
+        pid=1,
+        created_s=1.7e9,
+        loss=[(1, 2.5), (5, 1.0)],
+        seconds_left=48.0,
+        tokens_per_s=150.0,
+    )
     return replace(made, **changes)
 
 
@@ -70,11 +94,15 @@ class FakeData:
     folder: Path
     checked: Checked | Exception = field(
         default_factory=lambda: Checked(
-            "prompt-completion", "sft", 3, (Example((Message("user", "in"), Message("assistant", "out")), 1),) * 2,
-            bad=(BadRow(3, "the answer is empty", "fill it"),), columns=("patient", "report"),
+            "prompt-completion",
+            "sft",
+            3,
+            (Example((Message("user", "in"), Message("assistant", "out")), 1),) * 2,
+            bad=(BadRow(3, "the answer is empty", "fill it"),),
+            columns=("patient", "report"),
             mapping={"prompt": "patient", "completion": "report"},
         )
-    )  # fmt: skip
+    )
 
     def sets(self) -> list[ShippedSet]:
         prompt = self.folder / "prompt.txt"
@@ -121,8 +149,8 @@ class FakeData:
     def advice(self, checked: Checked, tokens: Any = None) -> tuple[Advice, ...]:
         return (Advice("few", f"Two rows are few {EVIL}.", (1, 2), "warn"),)
 
-    def seen(self, checked: Checked, index: int, max_tokens: int, turns: str = "all") -> tuple[Seen, ...]:
-        return (Seen("", (Token(f"user {EVIL}", "read"), Token("o", "learned"), Token("ut", "learned"))),)
+    def preview(self, checked: Checked, index: int, max_tokens: int, turns: str = "all") -> tuple[TokenPreview, ...]:
+        return (TokenPreview("", (Token(f"user {EVIL}", "read"), Token("o", "learned"), Token("ut", "learned"))),)
 
     def table(self, path: Path, rows: list[int], owner: str) -> Table:
         return Table(("patient", "report"), {row: [f"p{row}", ""] for row in rows})
@@ -151,7 +179,17 @@ class FakeTraining:
 
     def plan(self, request: Any) -> Plan:
         return Plan(
-            1_221_120, 134_515_008, 130, 1_900_000_000, 20_400_000_000, 9_800_000, 2, request.steps or 20, 1e-3, 8, self.blocked
+            1_221_120,
+            134_515_008,
+            130,
+            1_900_000_000,
+            20_400_000_000,
+            9_800_000,
+            2,
+            request.steps or 20,
+            1e-3,
+            8,
+            self.blocked,
         )
 
     def start(self, request: Any) -> str:
@@ -198,7 +236,9 @@ class FakeCompare:
     error: Exception | None = None
     asked: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def ask(self, sides: Any, histories: Any, question: str, sampling: Any, owner: str, session: str) -> Iterator[list[Reply]]:
+    def ask(
+        self, sides: Any, histories: Any, question: str, sampling: Any, owner: str, session: str
+    ) -> Iterator[list[Reply]]:
         self.asked.append((sides, histories, question, sampling, owner, session))
         yield [Reply(waiting="2nd in line, about 8 s") for _ in sides]
         if self.error:
@@ -207,7 +247,9 @@ class FakeCompare:
         yield [Reply(text=text[:3], prompt_tokens=49) for text in texts]
         stamp = {"base": "3f9a7c21", "prompt": {"text": "<|im_start|>", "sha256": "5e0c"}, "seed": 7}
         yield [
-            Reply(text=text, done=True, prompt_tokens=49, completion_tokens=9, seconds=2.4, stamp=stamp, stamp_id="5e0c1f")
+            Reply(
+                text=text, done=True, prompt_tokens=49, completion_tokens=9, seconds=2.4, stamp=stamp, stamp_id="5e0c1f"
+            )
             for text in texts
         ]
 
@@ -229,10 +271,15 @@ class FakeDevice:
 
     def status(self) -> dict[str, Any]:
         return {
-            "device": "CPU, 2 cores", "precision": "fp32", "budget_bytes": 100, "used_bytes": 40, "leases": [], "queue": [],
+            "device": "CPU, 2 cores",
+            "precision": "fp32",
+            "budget_bytes": 100,
+            "used_bytes": 40,
+            "leases": [],
+            "queue": [],
             "parts": [{"name": f"Base {EVIL}", "bytes": 40, "kind": "base"}],
             "base": {"id": "smollm2-135m", "phase": "ready", "message": "ready", "fingerprint": "3f9a7c21"},
-        }  # fmt: skip
+        }
 
 
 @dataclass
@@ -279,7 +326,9 @@ class FakeVerdicts:
         self.judged.append((questions, prices))
         return self.show(id, owner)
 
-    def line_up(self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = "local") -> tuple[Side, ...]:
+    def line_up(
+        self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = "local"
+    ) -> tuple[Side, ...]:
         sides = [Side("base", name="Base")]
         sides += [Side("base", prompt, name="Base + prompt")] if prompt else []
         sides += [Side("base", prompt, 4, file, "Base + 4 shots")]

@@ -1,92 +1,88 @@
-"""The Adapters tab's handlers, the one timer, and the page as a whole."""
+"""The Adapters tab's handlers: the list, the chat beside it, the blend."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
+import pytest
 
-from playground.services.bases import BaseState
-from playground.ui import chat, library, watch, words
-from playground.ui.page import build_page, launch_options
+from playground.errors import InputError
+from playground.ui import adapters, library
+from playground.ui.adapters import AdaptersTab
 from playground.ui.transcript import Log
-from playground.ui.watch import Memo
 from playground.ui.wiring import Visitor
-from tests.ui.fakes import FakeServices, row, run_view
-
-MODELS = ("base",) * 6
+from tests.ui.fakes import row
 
 
-def test_pressing_a_row_makes_it_active(services: FakeServices, me: Visitor) -> None:
-    chosen, active, shown, message, *_ = library.pick(services, me, "hospital_reports", "", "")
-    assert (chosen, active) == ("hospital_reports", "hospital_reports")
+@pytest.fixture(scope="module")
+def tab() -> AdaptersTab:
+    with gr.Blocks():
+        return adapters.build()
+
+
+def test_pressing_a_row_makes_it_active(services: Any, me: Visitor, tab: AdaptersTab) -> None:
+    drawn = library.pick(services, me, tab, picked="hospital_reports", active="")
+    assert (drawn[tab.chosen], drawn[tab.active]) == ("hospital_reports", "hospital_reports")
     assert services.adapters.switched == ["hospital_reports"]
-    assert "active in 0.4 ms" in message["value"]
-    assert "3f9a7c21" in message["value"]
-    assert 'aria-pressed="true"' in shown
+    assert "active in 0.4 ms" in drawn[tab.message]["value"]
+    assert "3f9a7c21" in drawn[tab.message]["value"]
+    assert 'aria-pressed="true"' in drawn[tab.listing]
 
 
-def test_an_id_the_page_made_up_changes_nothing(services: FakeServices, me: Visitor) -> None:
-    chosen, active, _, message, *_ = library.pick(services, me, "../../etc", "", "")
-    assert (chosen, active) == ("", "")
-    assert words.PICK_FIRST in message["value"]
+def test_an_id_the_page_made_up_changes_nothing(services: Any, me: Visitor, tab: AdaptersTab) -> None:
+    for handler, given in (
+        (library.pick, {"picked": "../../etc", "active": ""}),
+        (library.ask_rename, {"chosen": "../../etc"}),
+        (library.ask_remove, {"chosen": "../../etc"}),
+    ):
+        with pytest.raises(InputError, match="in the list first"):
+            handler(services, me, tab, **given)
     assert services.adapters.switched == []
 
 
-def test_an_adapter_of_another_base_is_shown_with_its_reason(services: FakeServices, me: Visitor) -> None:
+def test_an_adapter_of_another_base_is_shown_with_its_reason(services: Any, me: Visitor, tab: AdaptersTab) -> None:
     services.adapters.rows = [row("other", usable=False, reason="trained on another base")]
-    chosen, active, shown, message, _, use, *_ = library.pick(services, me, "other", "", "")
-    assert (chosen, active) == ("other", "")
-    assert "Trained on another base." in message["value"]
-    assert "Other base" in shown
-    assert use["interactive"] is False
+    drawn = library.pick(services, me, tab, picked="other", active="")
+    assert (drawn[tab.chosen], drawn[tab.active]) == ("other", "")
+    assert "Trained on another base." in drawn[tab.message]["value"]
+    assert "Other base" in drawn[tab.listing]
+    assert drawn[tab.use]["interactive"] is False
 
 
-def test_deleting_asks_first_and_a_refusal_is_told(services: FakeServices, me: Visitor) -> None:
-    there, question, _ = library.ask_remove(services, me, "hospital_reports")
-    assert there["visible"] is True
-    assert "Delete hospital_reports?" in question
-    refused = library.remove(services, me, "hospital_reports", "")
-    assert "ships with the app" in refused[3]["value"]
+def test_deleting_asks_first_and_a_refusal_is_said(services: Any, me: Visitor, tab: AdaptersTab) -> None:
+    asked = library.ask_remove(services, me, tab, chosen="hospital_reports")
+    assert asked[tab.delete_row]["visible"] is True
+    assert "Delete hospital_reports?" in asked[tab.question]
+    refused = library.remove(services, me, tab, chosen="hospital_reports", active="")
+    assert "ships with the app" in refused[tab.message]["value"]
 
 
-def test_the_chat_keeps_a_divider_between_adapters(services: FakeServices, me: Visitor) -> None:
-    log = list(chat.send(services, me, Log(), "Hello", ""))[-1][0]
-    log, shown, title = chat.turned(services, me, log, "hospital_reports")
-    assert "Now hospital_reports" in shown[-1]["content"]
-    assert "Chat with hospital_reports" in title
-    list(chat.send(services, me, log, "Again", "hospital_reports"))
+def test_the_chat_keeps_a_divider_between_adapters(services: Any, me: Visitor, tab: AdaptersTab) -> None:
+    log = list(library.send(services, me, tab, log=Log(), question="Hello", active=""))[-1][tab.log]
+    turned = library.turned(services, me, tab, log=log, active="hospital_reports")
+    assert "Now hospital_reports" in turned[tab.chat][-1]["content"]
+    assert "Chat with hospital_reports" in turned[tab.title]
+    list(library.send(services, me, tab, log=turned[tab.log], question="Again", active="hospital_reports"))
     sides, histories, *_ = services.compare.asked[-1]
     assert sides[0].model == "hospital_reports"
     assert histories == [[]]
 
 
-def test_the_timer_draws_only_what_changed(services: FakeServices, me: Visitor) -> None:
-    first = watch.tick(services, me, Memo(), "", [], "", "", "", "", *MODELS)
-    second = watch.tick(services, me, first[0], "", [], "", "", "", "", *MODELS)
-    assert first[2] == "Device: idle"
-    assert all(one == gr.skip() for one in second[1:])
-    services.training.listed = [run_view()]
-    third = watch.tick(services, me, second[0], "", [], "", "", "", "", *MODELS)
-    assert len(third) == len(first)
-    assert sum(one != gr.skip() for one in third[1:]) >= 3
+def test_each_adapter_of_a_blend_has_a_slider(services: Any, me: Visitor, tab: AdaptersTab) -> None:
+    drawn = adapters.chosen(services, me, tab, parts=["hospital_reports", "brand_voice"])
+    sliders = [drawn[weight] for weight in tab.weights]
+    assert [slider["visible"] for slider in sliders] == [True, True, False, False]
+    assert [slider["value"] for slider in sliders[:2]] == [0.5, 0.5]
+    assert sliders[0]["label"] == "How much of hospital_reports"
+    assert drawn[tab.make]["interactive"] is True
+    assert adapters.chosen(services, me, tab, parts=["hospital_reports"])[tab.make]["interactive"] is False
 
 
-def test_a_button_says_why_it_cannot_be_pressed(services: FakeServices, me: Visitor) -> None:
-    services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
-    drawn = watch.tick(services, me, Memo(), "", [], "", "", "", "", *MODELS)
-    ask, hospital = drawn[8], drawn[9]
-    assert (ask["value"], ask["interactive"]) == ("Fetching the base, 62 of 93 MB", False)
-    assert (hospital["value"], hospital["interactive"]) == ("Fetching the base, 62 of 93 MB", False)
-
-
-def test_a_part_that_fails_leaves_the_others(services: FakeServices, me: Visitor) -> None:
-    services.device.status = lambda: 1 / 0  # type: ignore[method-assign]
-    drawn = watch.tick(services, me, Memo(), "", [], "", "", "", "", *MODELS)
-    assert drawn[2] == gr.skip()
-    assert "Nothing is training" in "".join(str(one) for one in drawn)
-
-
-def test_the_page_is_built_with_its_tabs_in_order(services: FakeServices) -> None:
-    page = build_page(services)
-    tabs = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs == ["Train", "Adapters", "Compare", "Verdict"]
-    assert {"theme", "css", "js", "head"} <= set(launch_options())
+def test_one_adapter_is_no_blend_and_a_slider_does_nothing_before_there_is_one(
+    services: Any, me: Visitor, tab: AdaptersTab
+) -> None:
+    given: Any = {"how": "linear", "name": "both", "made": "", "weights": (1.0, 1.0)}
+    with pytest.raises(InputError, match="two adapters or more"):
+        list(adapters.make(services, me, tab, parts=["hospital_reports"], **given))
+    assert list(adapters.moved(services, me, tab, parts=["a", "b"], **given)) == [{}]

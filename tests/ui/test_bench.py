@@ -9,15 +9,15 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from playground.errors import InputError, NotFoundError
-from playground.services.bases import BaseState
-from playground.services.bench_best import Best
-from playground.services.prompts import Score, Version
-from playground.services.verdicts import VerdictView
-from playground.ui import bench
-from playground.ui.source import Source
+from playground.errors import BaseUnavailableError, InputError, NotFoundError
+from playground.models.bases import BaseState
+from playground.ui import bench, verdict
+from playground.ui.bench import BenchView
+from playground.ui.rows import Source
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.ui.wiring import Visitor
+from playground.verdict.bench import Best, Score, Version
+from playground.verdict.service import VerdictView
 from tests.ui.fakes import EVIL, FakeServices
 
 SET = "set:hospital_reports"
@@ -29,7 +29,9 @@ LIVE = replace(ENDED, state="MEASURING", record=None, done=3, of=8, message=f"An
 class FakeBench:
     kept: list[Version] = field(default_factory=list)
     last: VerdictView | None = None
-    found: Best = field(default_factory=lambda: Best(f"Be glad {EVIL}.", 4, f"The best of 2: 21 of 24 {EVIL}.", "v1 + 4 shots"))
+    found: Best = field(
+        default_factory=lambda: Best(f"Be glad {EVIL}.", 4, f"The best of 2: 21 of 24 {EVIL}.", "v1 + 4 shots")
+    )
     scored: list[tuple[Any, ...]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
 
@@ -71,28 +73,31 @@ def benched(services: FakeServices) -> Any:
     return services
 
 
-def where(
-    source: str = SET, kept: Kept | None = None, uploaded: Path | None = None, training: Source | None = None
-) -> tuple[Any, ...]:
-    return source, kept or Kept(), uploaded, training or Source(), 7, 15
+def where(source: str = SET, **changes: Any) -> Any:
+    given = {"kept": Kept(), "uploaded": None, "training": Source(), "seed": 7, "test": 15}
+    return {"source": source, **given, **changes}
 
 
-def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(benched: Any, me: Visitor) -> None:
-    prompt, error, *shown = bench.opened(benched, me, "", {}, *where())
-    assert prompt == "End with Reviewed by Dr. Sharma."
-    assert error["visible"] is False
+@pytest.fixture(scope="module")
+def view() -> BenchView:
     with gr.Blocks():
-        view = bench.build()
-    assert len(shown) == len(view.shown)
-    assert bench.opened(benched, me, "mine", {}, *where())[0] == gr.skip()
-    _, error, *shown = bench.opened(benched, me, prompt, {}, *where(FILE))
-    assert "Every row of this file is judged by" in error["value"]
-    assert len(shown) == len(view.shown)
+        return bench.build()
 
 
-def test_versions_are_kept_listed_with_their_scores_and_removed(benched: Any, me: Visitor) -> None:
-    assert bench.keep(benched, me, f"Be {EVIL}", *where())["visible"] is False
-    assert "<img" not in bench.keep(benched, me, "", *where())["value"]
+def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(
+    benched: Any, me: Visitor, view: BenchView
+) -> None:
+    prompt = "End with Reviewed by Dr. Sharma."
+    for written, source, text in (("", SET, prompt), ("mine", SET, None), (prompt, FILE, "")):
+        drawn = bench.opened(benched, me, view, text=written, where=where(source))
+        assert drawn.get(view.text) == text
+        assert ("Every row of this file" in str(drawn.get(view.error))) == (source == FILE)
+
+
+def test_versions_are_kept_listed_with_their_scores_and_removed(benched: Any, me: Visitor, view: BenchView) -> None:
+    bench.keep(benched, me, view, text=f"Be {EVIL}", where=where())
+    with pytest.raises(InputError):
+        bench.keep(benched, me, view, text="", where=where())
     name = benched.data.sets()[0].file.name
     scores = (
         Score(name, 4, "json", 0.5, 24, 12, 310.4),
@@ -106,57 +111,74 @@ def test_versions_are_kept_listed_with_their_scores_and_removed(benched: Any, me
     assert "<img" not in shown
     assert "&lt;img" in shown
     for visitor, id in ((Visitor("somebody", "x"), "v1"), (me, "v9"), (me, EVIL)):
-        assert bench.remove(benched, visitor, id)["visible"] is True
-    assert bench.remove(benched, me, "v1")["visible"] is False
+        with pytest.raises(NotFoundError):
+            bench.remove(benched, visitor, view, picked=id)
+    bench.remove(benched, me, view, picked="v1")
     assert benched.bench.kept == []
 
 
-def test_all_versions_are_scored_on_the_validation_part(benched: Any, me: Visitor) -> None:
-    bench.keep(benched, me, "Be glad.", *where())
-    assert bench.score(benched, me, [0, 4], " json \n\n", 64, 9, *where())["visible"] is False
+def test_all_versions_are_scored_on_the_validation_part(benched: Any, me: Visitor, view: BenchView) -> None:
+    def score(counts: list[int], checks: str = "", place: Any = None) -> None:
+        given = {"counts": counts, "checks": checks, "max_tokens": 64, "draw": 9}
+        bench.score(benched, me, view, **given, where=place or where())
+
+    bench.keep(benched, me, view, text="Be glad.", where=where())
+    score([0, 4], " json \n\n")
     file = benched.data.sets()[0].file
     assert benched.bench.scored == [
         (file, ["v1"], [0, 4], ["json"], "local", (3, 5), {"mapping": None, "max_tokens": 64, "seed": 9})
     ]
     assert benched.bench.drawn == (file.name, 7, 0.0)
     mine = Path("mine.csv")
-    bench.score(benched, me, [0], "", None, None, *where(UPLOAD, uploaded=mine, training=Source(mine, mapping={"prompt": "q"})))
+    score([0], place=where(UPLOAD, uploaded=mine, training=Source(mine, mapping={"prompt": "q"})))
     assert benched.bench.drawn == ("mine.csv", 7, 0.15)
     assert benched.bench.scored[-1][-1]["mapping"] == {"prompt": "q"}
-    assert "Every row" in bench.score(benched, me, [0], "", 64, 9, *where(FILE))["value"]
+    with pytest.raises(InputError, match="Every row"):
+        score([0], place=where(FILE))
     benched.bases.now = BaseState("preparing", "Preparing the base", "x")
-    assert "not ready" in bench.score(benched, me, [0], "", 64, 9, *where())["value"]
+    with pytest.raises(BaseUnavailableError, match="not ready"):
+        score([0])
 
 
-def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, me: Visitor) -> None:
+def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, me: Visitor, view: BenchView) -> None:
+    def show(sent: Any = None) -> Any:
+        return bench.show(benched, me, view, sent=sent or {}, where=where())
+
+    def buttons(drawn: Any) -> list[bool]:
+        return [drawn[one]["visible"] for one in (view.score, view.stop, view.use)] + [drawn[view.timer]["active"]]
+
     benched.bench.last = LIVE
-    shown = bench.show(benched, me, {}, *where())
-    drawn, _, head, score, stop, use, timer = shown
-    assert "3 of 8" in head["value"]
-    assert "<img" not in head["value"]
-    assert (score["visible"], stop["visible"], use["visible"], timer.active) == (False, True, False, True)
-    assert bench.show(benched, me, drawn, *where())[1:] == [gr.skip()] * 6
-    assert bench.stop(benched, me, *where())["visible"] is False
+    drawn = show()
+    assert "3 of 8" in drawn[view.head]["value"]
+    assert "<img" not in drawn[view.head]["value"]
+    assert buttons(drawn) == [False, True, False, True]
+    assert list(show(drawn[view.sent])) == [view.sent]
+    bench.stop(benched, me, view, where=where())
     assert benched.bench.stopped == ["b1"]
     benched.bench.last = ENDED
-    _, _, head, score, stop, use, timer = bench.show(benched, me, drawn, *where())
-    assert "The best of 2: 21 of 24" in head["value"]
-    assert "<img" not in head["value"]
-    assert (score["visible"], stop["visible"], use["visible"], timer.active) == (True, False, True, False)
+    drawn = show(drawn[view.sent])
+    assert "The best of 2: 21 of 24" in drawn[view.head]["value"]
+    assert "<img" not in drawn[view.head]["value"]
+    assert buttons(drawn) == [True, False, True, False]
     benched.bench.last = replace(ENDED, state="FAILED", record=None, error=f"Memory ran out {EVIL}.")
-    assert "Memory ran out &lt;img" in bench.show(benched, me, {}, *where())[2]["value"]
+    assert "Memory ran out &lt;img" in show()[view.head]["value"]
 
 
-def test_the_best_goes_to_the_form(benched: Any, me: Visitor) -> None:
-    assert "Nothing has been scored" in bench.use(benched, me, *where())[2]["value"]
+def test_the_best_goes_to_the_form(benched: Any, me: Visitor, view: BenchView) -> None:
+    with gr.Blocks():
+        tab = verdict.build()
+
+    def use(kept: Kept | None = None) -> Any:
+        return bench.use(benched, me, view, tab=tab, where=where(kept=kept or Kept()))
+
+    with pytest.raises(InputError, match="Nothing has been scored"):
+        use()
     benched.bench.last = ENDED
-    prompt, kept, said, fold = bench.use(benched, me, *where())
-    assert fold["open"] is True
-    assert prompt == benched.bench.found.text
-    assert kept.carried == (), "four shots are a side of the form already"
-    assert "<img" not in said["value"]
+    drawn = use()
+    assert drawn[tab.fold]["open"] is True
+    assert drawn[tab.prompt] == benched.bench.found.text
+    assert drawn[tab.kept].carried == (), "four shots are a side of the form already"
+    assert "<img" not in drawn[view.error]["value"]
     benched.bench.found = replace(benched.bench.found, shots=8)
-    for _ in range(2):
-        _, kept, _, _ = bench.use(benched, me, *where(kept=kept))
-    (side,) = kept.carried
+    (side,) = use(use()[tab.kept])[tab.kept].carried
     assert (side.label, side.shots, side.system_prompt) == ("Base + best prompt + 8 shots", 8, benched.bench.found.text)

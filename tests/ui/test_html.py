@@ -6,31 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from playground.evaluation.safe_html import safe_html
+from playground.chat.compare import Reply
+from playground.chat.demo import DemoRow, DemoState, DemoStep
 from playground.library.card import read_card
-from playground.services.adapters import AdapterRow
-from playground.services.compare import Reply
-from playground.services.demo import DemoRow, DemoState, DemoStep
-from playground.services.prompts import Score, Version
-from playground.services.race import RaceView
-from playground.services.race_store import Entry, Race
-from playground.services.verdicts import VerdictView
-from playground.ui import (
-    bench,
-    chart,
-    demo,
-    figures,
-    html,
-    library,
-    race,
-    runs,
-    scoreboard,
-    sidebar,
-    transcript,
-    verdict_shown,
-)
+from playground.models.adapters import AdapterRow
+from playground.report import charts
+from playground.report.safe_html import safe_html
+from playground.ui import bench, html, library, race, runs, sidebar, story, transcript, verdict_shown
+from playground.ui import html as figures
+from playground.ui import transcript as scoreboard
 from playground.ui.transcript import Divider, Log, Said
-from tests.library.make import adapter as write_adapter
+from playground.verdict.bench import Score, Version
+from playground.verdict.race import RaceView
+from playground.verdict.race_store import Entry, Race
+from playground.verdict.service import VerdictView
+from tests.library.conftest import adapter as write_adapter
 from tests.payloads import PAYLOADS
 from tests.ui.fakes import EVIL, FakeDevice, row, run_view
 
@@ -60,7 +50,9 @@ def pieces(evil: str) -> dict[str, str]:
             [row(evil, rows=0, trained_on=evil, method=evil, objective=evil)]
         ),
         "race": race.head_html(raced(evil)) + race.table_html(raced(evil)),
-        "versions of a prompt": bench.list_html([Version("v1", evil, 1.0, evil, (Score(evil, 0, evil, 0.5, 8, 100.0),))], evil),
+        "versions of a prompt": bench.list_html(
+            [Version("v1", evil, 1.0, evil, (Score(evil, 0, evil, 0.5, 8, 100.0),))], evil
+        ),
         "verdicts": verdict_shown.list_html([verdict_view(evil)], "")
         + verdict_shown.live_html(verdict_view(evil))
         + verdict_shown.live_html(verdict_view(evil, "MEASURING")),
@@ -71,11 +63,13 @@ def pieces(evil: str) -> dict[str, str]:
         "now": sidebar.now_html([run_view(name=evil)]),
         "device": sidebar.device_html(FakeDevice().status()),
         "waiting": sidebar.waiting_html([{"position": 1, "label": evil, "wait_s": 8}]),
-        "demo": demo.view_html(
+        "demo": story.view_html(
             DemoState("failed", (DemoStep(evil, "now", evil),), error=evil, table=(DemoRow(evil, 0, 1, 1, 1, 1),))
         ),
         "said": "".join(m["content"] for m in transcript.messages(Log(items=(Divider(evil), Said(evil, reply))))),
-        "failed side": "".join(m["content"] for m in transcript.messages(Log(items=(Said("q", Reply(error=evil, done=True)),)))),
+        "failed side": "".join(
+            m["content"] for m in transcript.messages(Log(items=(Said("q", Reply(error=evil, done=True)),)))
+        ),
     }
 
 
@@ -89,7 +83,8 @@ def test_nothing_from_outside_becomes_a_tag(payload: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["name", "method", "base", "base_fingerprint", "owner", "data", "objective", "rank", "rows_used", "created_s"]
+    "field",
+    ["name", "method", "base", "base_fingerprint", "owner", "data", "objective", "rank", "rows_used", "created_s"],
 )
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_every_field_of_an_imported_record_is_shown_as_text(tmp_path: Path, field: str, payload: str) -> None:
@@ -118,8 +113,8 @@ def test_an_error_is_read_out() -> None:
 
 
 def test_the_chart_waits_for_two_points_and_names_both_lines() -> None:
-    assert chart.loss([(1, 2.0)], [], 20) == ""
-    drawn = chart.loss([(1, 2.0), (2, 1.5)], [(2, 1.8)], 20)
+    assert charts.loss([(1, 2.0)], [], 20) == ""
+    drawn = charts.loss([(1, 2.0), (2, 1.5)], [(2, 1.8)], 20)
     assert "training from 2.00 to 1.50" in drawn
     assert 'class="held"' in drawn
 

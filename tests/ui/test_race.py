@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from playground.errors import InputError
-from playground.services.race import RaceView
-from playground.services.race_store import Entry, Race
-from playground.ui import race, race_chart
-from playground.ui.source import Source
+from playground.report import charts
+from playground.ui import race, words
+from playground.ui.race import RaceFold
+from playground.ui.rows import Source
+from playground.ui.train import TrainTab
 from playground.ui.wiring import Visitor
+from playground.verdict.race import RaceView
+from playground.verdict.race_store import Entry, Race, picture
 from tests.ui.fakes import EVIL, FakeServices, row
 
 FORGOT = {
@@ -28,9 +31,18 @@ FORGOT = {
     "divergence": 0.11,
 }
 GOOD = Entry(
-    "lora", "r1", 20, state="DONE", adapter="mine", passed=15, asked=16, forgot=FORGOT, measured_s=9.0,
-    loss=[[1, 3.0], [2, 2.5]], figures={"eval_loss": 0.5, "trainable_params": 2_442_240, "bytes": 9_800_000, "seconds": 61.0},
-)  # fmt: skip
+    "lora",
+    "r1",
+    20,
+    state="DONE",
+    adapter="mine",
+    passed=15,
+    asked=16,
+    forgot=FORGOT,
+    measured_s=9.0,
+    loss=[[1, 3.0], [2, 2.5]],
+    figures={"eval_loss": 0.5, "trainable_params": 2_442_240, "bytes": 9_800_000, "seconds": 61.0},
+)
 BAD = Entry("ia3", "r2", 20, state="FAILED", reason=f"Memory ran out {EVIL}.")
 BASE = Entry("", passed=0, asked=16, eval_loss=[[0, 3.1]])
 
@@ -42,8 +54,6 @@ class FakeRaces:
     cancelled: list[tuple[str, str]] = field(default_factory=list)
 
     def start(self, request: Any) -> str:
-        if "full" in request.methods:
-            raise InputError(f"1 of 2 methods cannot run. Full: too large {EVIL}.")
         self.started.append(request)
         return "race1"
 
@@ -55,8 +65,20 @@ class FakeRaces:
 
 
 def view(state: str = "MEASURING", *entries: Entry) -> RaceView:
-    one = Race("race1", "local", f"rows {EVIL}", "rows.jsonl", 1.0, state, f"ends-with:{EVIL}", 20, None, entries or (GOOD, BAD), BASE,
-               f"Measuring LoRA {EVIL}" if state == "MEASURING" else "")  # fmt: skip
+    one = Race(
+        "race1",
+        "local",
+        f"rows {EVIL}",
+        "rows.jsonl",
+        1.0,
+        state,
+        f"ends-with:{EVIL}",
+        20,
+        None,
+        entries or (GOOD, BAD),
+        BASE,
+        f"Measuring LoRA {EVIL}" if state == "MEASURING" else "",
+    )
     return RaceView(one, 90.0 if state == "MEASURING" else None, 1, 2)
 
 
@@ -67,22 +89,26 @@ def raced(services: FakeServices) -> FakeServices:
     return services
 
 
-def test_a_race_is_started_with_the_forms_settings(raced: Any, me: Visitor) -> None:
-    source = Source(Path("rows.jsonl"), "rows", "rows", leave_out=("duplicate",), good=2)
-    found, error = race.start(raced, me, source, ["lora", "ia3"], "minutes", 2.5, " json ", 4, 512, 9)
-    assert (found, error["visible"]) == ("race1", False)
+@pytest.fixture
+def fold(tab: TrainTab) -> RaceFold:
+    return tab.race
+
+
+SOURCE = Source(Path("rows.jsonl"), "rows", "rows", leave_out=("duplicate",), good=2)
+FORM: dict[str, Any] = {"source": SOURCE, "batch_size": 4, "max_tokens": 512, "seed": 9, "check": " json "}
+
+
+def test_a_race_is_started_with_the_forms_settings(raced: Any, me: Visitor, fold: RaceFold) -> None:
+    started = race.start(raced, me, fold, methods=["lora", "ia3"], kind="minutes", amount=2.5, **FORM)
+    assert started == {fold.race: "race1"}
     (request,) = raced.race.started
     assert (request.methods, request.minutes, request.steps) == (("lora", "ia3"), 2.5, None)
     assert (request.batch_size, request.max_tokens, request.seed, request.leave_out) == (4, 512, 9, ("duplicate",))
 
 
-def test_what_cannot_be_raced_is_said_where_it_was_asked(raced: Any, me: Visitor) -> None:
-    source = Source(Path("rows.jsonl"), "rows", "rows", good=2)
-    _, error = race.start(raced, me, source, ["lora", "full"], "steps", 20, "", 8, 2048, 7)
-    assert "1 of 2 methods cannot run" in error["value"]
-    assert "<img" not in error["value"]
-    _, error = race.start(raced, me, Source(), ["lora"], "steps", 20, "", 8, 2048, 7)
-    assert error["visible"]
+def test_a_race_without_examples_says_what_to_do(raced: Any, me: Visitor, fold: RaceFold) -> None:
+    with pytest.raises(InputError, match=words.TRAIN_EMPTY):
+        race.start(raced, me, fold, methods=["lora"], kind="steps", amount=20, **FORM | {"source": Source()})
     assert raced.race.started == []
 
 
@@ -100,45 +126,42 @@ def test_the_table_names_figures_reasons_and_a_way_to_a_side(raced: Any, me: Vis
     assert "&lt;img" in everything
 
 
-def test_every_place_is_filled_and_what_was_sent_is_left_alone(raced: Any, me: Visitor) -> None:
-    with gr.Blocks():
-        tab = race.build()
-    shown = race.show(raced, me, "race1", {}, "score")
-    assert len(shown) == len(tab.shown)
-    assert shown[0] == "race1"
-    assert shown[-1].active
-    again = race.show(raced, me, "race1", shown[1], "score")
-    skip = gr.skip()
-    assert [again[place] for place in (2, 3, 5, 6, 7, 8)] == [skip] * 6
-    other = race.show(raced, me, "race1", shown[1], "loss")
-    assert "polyline" in other[5]["value"]
+def test_what_was_sent_is_left_alone(raced: Any, me: Visitor, fold: RaceFold) -> None:
+    shown = race.show(raced, me, fold, race="race1", sent={}, which="score")
+    assert set(shown) | {fold.fold} == set(fold.shown)
+    assert shown[fold.race] == "race1"
+    assert shown[fold.timer].active
+    again = race.show(raced, me, fold, race="race1", sent=shown[fold.sent], which="score")
+    assert set(again) == {fold.race, fold.sent, fold.pictures}
+    other = race.show(raced, me, fold, race="race1", sent=shown[fold.sent], which="loss")
+    assert "polyline" in other[fold.plot]["value"]
     raced.race.views = []
-    assert len(race.show(raced, me, "", {}, "score")) == len(tab.shown)
+    none = race.show(raced, me, fold, race="", sent={}, which="score")
+    assert (none[fold.start]["visible"], none[fold.cancel]["visible"], none[fold.timer].active) == (True, False, False)
 
 
-def test_a_refresh_takes_up_a_race_that_lives(raced: Any, me: Visitor) -> None:
-    fold, *shown = race.opened(raced, me, "", {}, "score")
-    assert fold["open"] is True
-    assert shown[0] == "race1"
+def test_a_refresh_takes_up_a_race_that_lives(raced: Any, me: Visitor, fold: RaceFold) -> None:
+    shown = race.opened(raced, me, fold, race="", which="score")
+    assert shown[fold.fold]["open"] is True
+    assert shown[fold.race] == "race1"
     raced.race.views = [view("DONE")]
-    fold, *shown = race.opened(raced, me, "", {}, "score")
-    assert fold == gr.skip(), "one that is over waits in its fold"
-    assert shown[-1].active is False
+    shown = race.opened(raced, me, fold, race="", which="score")
+    assert fold.fold not in shown, "one that is over waits in its fold"
+    assert shown[fold.timer].active is False
 
 
-def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced: Any, me: Visitor) -> None:
-    assert race.side_of(raced, me, "mine", "race1")[0] == "mine"
+def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced: Any, me: Visitor, fold: RaceFold) -> None:
+    assert race.side_of(raced, me, fold, picked="mine", race="race1") == {fold.chosen: "mine"}
     for wrong in ("somebody_elses", "", "../x"):
-        adapter, error = race.side_of(raced, me, wrong, "race1")
-        assert adapter == ""
-        assert "not here any more" in error["value"]
+        chosen = race.side_of(raced, me, fold, picked=wrong, race="race1")
+        assert chosen[fold.chosen] == ""
+        assert "not here any more" in chosen[fold.error]["value"]
     raced.adapters.rows = []
-    assert race.side_of(raced, me, "mine", "race1")[0] == ""
-    assert all(one == gr.skip() for one in race.use(raced, me, "", None))
+    assert race.side_of(raced, me, fold, picked="mine", race="race1")[fold.chosen] == ""
 
 
-def test_cancel_names_the_race_that_is_shown(raced: Any, me: Visitor) -> None:
-    race.cancel(raced, me, "")
+def test_cancel_names_the_race_that_is_shown(raced: Any, me: Visitor, fold: RaceFold) -> None:
+    race.cancel(raced, me, fold, race="")
     assert raced.race.cancelled == [("race1", "local")]
 
 
@@ -147,11 +170,12 @@ def test_the_picture_puts_every_label_in_its_own_place() -> None:
         replace(GOOD, method=method, figures={"eval_loss": 0.5, "trainable_params": params})
         for method, params in (("lora", 1000), ("dora", 1001), ("qlora", 1002), ("ia3", 1003), ("full", 10**8))
     ]
-    drawn = race_chart.scatter(entries, BASE)
+    drawn = picture(entries, BASE, False)
     assert drawn.count("<circle") == 5
     assert 'class="limit"' in drawn
-    places = race_chart._spread([(race_chart.Dot(str(n), 1, 1), 50.0, 20.0) for n in range(5)])
-    heights = sorted(at for _, _, at in places)
+    same = charts.scatter([charts.Dot(str(n), 1, 1) for n in range(5)], None)
+    heights = sorted(float(at) for at in re.findall(r'<text class="name" x="[^"]*" y="([^"]*)"', same))
+    assert len(heights) == 5
     assert all(b - a > 11.9 for a, b in pairwise(heights))
-    assert race_chart.scatter([BAD], BASE) == ""
-    assert "Held-out loss, lower is better. LoRA 0.500." in race_chart.scatter([GOOD], BASE)
+    assert picture([BAD], BASE, False) == ""
+    assert "Held-out loss, lower is better. LoRA 0.500." in picture([GOOD], BASE, False)

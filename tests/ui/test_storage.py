@@ -5,12 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from playground.errors import BusyError, NotFoundError
-from playground.services.storage import Freed, Item
 from playground.ui import storage
+from playground.ui.storage import StorageView
 from playground.ui.wiring import Visitor
+from playground.workspace.storage import Freed, Item
 from tests.ui.fakes import EVIL
 
 ITEMS = [
@@ -57,48 +59,55 @@ def services() -> Any:
     return SimpleNamespace(storage=FakeStorage(), settings=SimpleNamespace(shared=False))
 
 
-def test_the_list_says_what_there_is_and_escapes_names(services: Any, me: Visitor) -> None:
-    fold, shown = storage.show(services, me)
-    assert fold["label"] == "Storage: 547 MB"
-    assert "71.0 GB of the disk are free." in shown
+@pytest.fixture(scope="module")
+def view() -> StorageView:
+    with gr.Blocks():
+        return storage.build(SimpleNamespace(settings=SimpleNamespace(shared=False)))  # type: ignore[arg-type]
+
+
+def test_the_list_says_what_there_is_and_escapes_names(services: Any, me: Visitor, view: StorageView) -> None:
+    drawn = storage.show(services, me, view)
+    assert drawn[view.fold]["label"] == "Storage: 547 MB"
+    shown = drawn[view.listing]
+    for said in ("71.0 GB of the disk are free.", "&lt;img", 'data-id="run:r1"', "in use", 'data-id="checkpoints:"'):
+        assert said in shown
     assert EVIL not in shown
-    assert "&lt;img" in shown
-    assert 'data-id="run:r1"' in shown
     assert 'data-id="base:b"' not in shown, "what is in use has no button"
-    assert "in use" in shown
-    assert 'data-id="checkpoints:"' in shown
     services.storage.there = []
-    assert storage.show(services, me)[0]["label"] == "Storage: empty"
+    assert storage.show(services, me, view)[view.fold]["label"] == "Storage: empty"
 
 
-def test_first_the_question_then_the_deed(services: Any, me: Visitor) -> None:
-    asked, words, question, yes, _ = storage.ask(services, me, "upload:local/u")
-    assert (asked, question["visible"], yes) == ("upload:local/u", True, "Yes, remove")
-    assert "Remove “rows.csv”, 700 B? Runs keep the copy they train on." in words
+def test_first_the_question_then_the_deed(services: Any, me: Visitor, view: StorageView) -> None:
+    asked = storage.ask(services, me, view, picked="upload:local/u")
+    assert (asked[view.asked], asked[view.question]["visible"]) == ("upload:local/u", True)
+    assert asked[view.yes] == "Yes, remove"
+    assert "Remove “rows.csv”, 700 B? Runs keep the copy they train on." in asked[view.words]
     assert len(services.storage.there) == 4
-    nothing, question, message, fold, _ = storage.remove(services, me, asked)
-    assert (nothing, question["visible"], fold["label"]) == ("", False, "Storage: 547 MB")
-    assert "Removed: 1 upload, 700 B." in message["value"]
-    assert "There is no upload" in storage.remove(services, me, asked)[2]["value"]
+    done = storage.remove(services, me, view, asked="upload:local/u")
+    assert (done[view.asked], done[view.question]["visible"]) == ("", False)
+    assert done[view.fold]["label"] == "Storage: 547 MB"
+    assert "Removed: 1 upload, 700 B." in done[view.message]["value"]
+    assert "There is no upload" in storage.remove(services, me, view, asked="upload:local/u")[view.message]["value"]
 
 
-def test_a_kind_at_once_and_what_stays(services: Any, me: Visitor) -> None:
-    assert "Free checkpoints of ended runs (1 checkpoint folder, 5.0 MB)?" in storage.ask(services, me, "checkpoints:")[1]
-    said = storage.remove(services, me, "checkpoints:")[2]["value"]
+def test_a_kind_at_once_and_what_stays(services: Any, me: Visitor, view: StorageView) -> None:
+    asked = storage.ask(services, me, view, picked="checkpoints:")
+    assert "Free checkpoints of ended runs (1 checkpoint folder, 5.0 MB)?" in asked[view.words]
+    said = storage.remove(services, me, view, asked="checkpoints:")[view.message]["value"]
     assert "Removed: 1 upload" in said
     assert "mine stays: it has not ended." in said
 
 
-def test_everything_says_what_is_still_stopping(services: Any, me: Visitor) -> None:
-    said = storage.remove(services, me, storage.EVERYTHING)[2]["value"]
+def test_everything_says_what_is_still_stopping(services: Any, me: Visitor, view: StorageView) -> None:
+    said = storage.remove(services, me, view, asked=storage.EVERYTHING)[view.message]["value"]
     assert "Removed: 1 run and 1 upload" in said
     assert "1 run is still stopping and goes as soon as it has." in said
     assert "mine" not in said
 
 
 @pytest.mark.parametrize("wanted", ["", "nonsense", "upload:../../etc", "base:x", ":", "run:r1:x"])
-def test_what_the_page_sends_is_not_trusted(services: Any, me: Visitor, wanted: str) -> None:
-    storage.ask(services, me, wanted)
-    if ":" in wanted and wanted != ":":
-        assert "There is no" in storage.ask(services, me, wanted)[4]["value"]
+def test_what_the_page_sends_is_not_trusted(services: Any, me: Visitor, view: StorageView, wanted: str) -> None:
+    asked = storage.ask(services, me, view, picked=wanted)
+    assert "There is no" in asked[view.message]["value"]
+    assert (asked[view.asked], asked[view.question]["visible"]) == ("", False)
     assert len(services.storage.there) == 4

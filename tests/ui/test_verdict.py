@@ -4,93 +4,125 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 
 from playground.data.example import Checked, Example, Message
-from playground.errors import InputError
-from playground.services.bases import BaseState
-from playground.services.verdicts import VerdictView
-from playground.ui import compare, train, verdict, verdict_form, verdict_shown, watch, words
+from playground.errors import BaseUnavailableError, InputError
+from playground.models.bases import BaseState
+from playground.ui import verdict, verdict_form, verdict_shown, words
 from playground.ui.asking import Comparison
-from playground.ui.source import Source
+from playground.ui.rows import Source
+from playground.ui.verdict import VerdictTab
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
-from playground.ui.watch import Memo
-from playground.ui.wiring import Page, Visitor
+from playground.ui.wiring import Updates, Visitor
+from playground.verdict.service import VerdictView
 from tests.evaluation.verdicts import verdict as made_verdict
-from tests.ui.fakes import EVIL, FakeServices, row
+from tests.ui.fakes import EVIL
 
 SET = "set:hospital_reports"
-SETTINGS = (None, 1, 96, 0, 7, True, False)
-SITUATION = (None, "never", None, None, "")
+SETTINGS: Any = {
+    "limit": None,
+    "repeats": 1,
+    "max_tokens": 96,
+    "temperature": 0,
+    "seed": 7,
+    "losses": True,
+    "forgetting": False,
+}
+SITUATION: Any = {"volume": None, "changes": "never", "latency": None, "budget": None, "prices": ""}
 STRANGER = Visitor("somebody", "tab-2")
 ID = "20261124-101500-v1a2b"
 
 
-def examples(count: int, ending: str = "Reviewed by A. Person") -> Checked:
-    rows = tuple(
-        Example((Message("user", f"question {n}"), Message("assistant", f"answer {n}. {ending}")), n) for n in range(1, count + 1)
-    )
-    return Checked("prompt-completion", "sft", count, rows)
+@pytest.fixture(scope="module")
+def tab() -> VerdictTab:
+    with gr.Blocks():
+        return verdict.build()
 
 
 @pytest.fixture
-def judged(services: FakeServices) -> FakeServices:
+def judged(services: Any) -> Any:
     record, rows = made_verdict()
     services.verdicts.record, services.verdicts.held = record, rows
     services.verdicts.listed = [VerdictView(ID, f"ward {EVIL}", "DONE", created_s=1.79e9)]
     return services
 
 
-def asked(
-    source: str = SET, kept: Kept | None = None, uploaded: Path | None = None, training: Source | None = None
-) -> tuple[Any, ...]:
-    return source, kept or Kept(), uploaded, training or Source(), 7, 15
+def examples(count: int, ending: str = "Reviewed by A. Person") -> Checked:
+    rows = tuple(
+        Example((Message("user", f"question {n}"), Message("assistant", f"answer {n}. {ending}")), n)
+        for n in range(1, count + 1)
+    )
+    return Checked("prompt-completion", "sft", count, rows)
 
 
-def start(
-    services: FakeServices, me: Visitor, *, sides: list[str], checks: str = "json", situation: Any = SITUATION, **more: Any
-) -> Any:
-    return verdict_form.start(
-        services, me, *asked(**more), sides, *SETTINGS, "hospital_reports", "Be careful.", checks, *situation
-    )  # fmt: skip
+def where(source: str = SET, **changes: Any) -> Any:
+    given = {"kept": Kept(), "uploaded": None, "training": Source(), "seed": 7, "test": 15}
+    return {"source": source, **given, **changes}
 
 
-def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(services: FakeServices, me: Visitor) -> None:
-    source, adapter = verdict_form.opening(services, me, None, Kept(), None)
-    assert source["value"] == SET
-    assert adapter["value"] == "hospital_reports"
-    facts, error, prompt, checks, _ = verdict_form.source_chosen(services, me, *asked())
-    assert "2 held-out rows" in facts["value"]
-    assert error["visible"] is False
-    assert prompt.startswith("End with")
-    assert checks == "ends-with:Sharma"
-    sides, offered = verdict_form.lined_up(services, me, "hospital_reports", prompt, Kept(), [], {}, SET)
-    assert list(offered) == ["base", "prompt", "shots", "documents", "tuned"]
-    assert sides["value"] == list(offered), "all of them are chosen at first"
-    button, _ = verdict_form.refresh(services, me, *asked(), offered, *SETTINGS)
-    assert (button["value"], button["interactive"]) == ("Measure (10 replies)", True)
+def line(**changes: Any) -> Any:
+    return {"adapter": "hospital_reports", "prompt": "Be careful.", "chosen": [], "offered": {}, **changes}
 
 
-def test_the_button_names_what_is_missing(services: FakeServices, me: Visitor) -> None:
-    button, _ = verdict_form.refresh(services, me, *asked(), [], *SETTINGS)
-    assert (button["value"], button["interactive"]) == (words.VERDICT_SIDES, False)
-    button, _ = verdict_form.refresh(services, me, *asked(FILE), ["base"], *SETTINGS)
-    assert button["value"] == words.VERDICT_EXAMPLES
+@pytest.fixture
+def start(services: Any, me: Visitor, tab: VerdictTab) -> Any:
+    def start(*chosen: str, checks: str = "json", prompt: str = "Be careful.", **more: Any) -> Updates:
+        situation = {**SITUATION, **more.pop("situation", {})}
+        given = {"line": line(chosen=chosen, prompt=prompt), "checks": checks, "settings": SETTINGS}
+        return verdict_form.start(services, me, tab, where=where(**more), situation=situation, **given)
+
+    return start
+
+
+@pytest.fixture
+def button(services: Any, me: Visitor, tab: VerdictTab) -> Any:
+    def pressed(*sides: str, source: str = SET) -> tuple[str, bool]:
+        drawn = verdict_form.refresh(services, me, tab, where=where(source), sides=sides, settings=SETTINGS)
+        return drawn[tab.measure]["value"], drawn[tab.measure]["interactive"]
+
+    return pressed
+
+
+def lined_up(
+    services: Any, me: Visitor, tab: VerdictTab, *, kept: Kept | None = None, source: str = "", **said: Any
+) -> Updates:
+    return verdict_form.lined_up(services, me, tab, source=source, kept=kept or Kept(), line=line(**said))
+
+
+def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(
+    services: Any, me: Visitor, tab: VerdictTab, button: Any
+) -> None:
+    first = verdict_form.first(services, me, tab, where=where("gone"), line=line(adapter="", prompt=""))
+    settable = (tab.source, tab.adapter, tab.checks)
+    assert [first[one].value for one in settable] == [SET, "hospital_reports", "ends-with:Sharma"]
+    assert first[tab.prompt].value.startswith("End with")
+    assert "2 held-out rows" in first[tab.facts]["value"]
+    keys = ["base", "prompt", "shots", "documents", "tuned"]
+    assert list(first[tab.offered]) == keys
+    assert first[tab.sides].value == keys, "all of them are chosen at first"
+    assert button(*keys) == ("Measure (10 replies)", True)
+
+
+def test_the_button_names_what_is_missing(services: Any, button: Any, start: Any) -> None:
+    assert button() == (words.VERDICT_SIDES, False)
+    assert button("base", source=FILE) == (words.VERDICT_EXAMPLES, False)
     services.bases.now = BaseState("preparing", "Preparing the base, 62 of 98 MB", "smollm2-135m")
-    button, _ = verdict_form.refresh(services, me, *asked(), ["base"], *SETTINGS)
-    assert button["value"] == "Preparing the base, 62 of 98 MB"
-    error = start(services, me, sides=["base"])[1]
-    assert "not ready yet" in error["value"]
+    assert button("base") == ("Preparing the base, 62 of 98 MB", False)
+    with pytest.raises(BaseUnavailableError, match="not ready yet"):
+        start("base")
     assert services.verdicts.started == []
 
 
-def test_measure_asks_for_what_was_chosen(services: FakeServices, me: Visitor) -> None:
-    situation = (5000, "monthly", 2.5, 100, '{"currency": "EUR", "prompt_per_million": 1}')
-    made, error, fold = start(services, me, sides=["prompt", "tuned"], checks=" json \n\nmax-words:5\n", situation=situation)
-    assert (made, error["visible"], fold["open"]) == ("v1", False, False)
+def test_measure_asks_for_what_was_chosen(services: Any, tab: VerdictTab, start: Any) -> None:
+    said = {"volume": 5000, "changes": "monthly", "latency": 2.5, "budget": 100}
+    said |= {"prices": '{"currency": "EUR", "prompt_per_million": 1}'}
+    started = start("prompt", "tuned", checks=" json \n\nmax-words:5\n", situation=said)
+    assert (started[tab.followed], started[tab.fold]["open"]) == ("v1", False)
     (request,) = services.verdicts.started
     assert [side.label for side in request.sides] == ["Base + prompt", "hospital_reports"]
     assert request.checks == ("json", "max-words:5")
@@ -107,275 +139,233 @@ def test_measure_asks_for_what_was_chosen(services: FakeServices, me: Visitor) -
         (["nobody's"], "json", "", "at least one side"),
         (["base"], f"reads-well:{EVIL}", "", "not a check"),
         (["base"], "json", "{", "not JSON"),
-        (["base"], "json", f'{{"{EVIL}": 1}}'.replace('="', "='").replace(')">', ")'>"), "names"),
+        (["base"], "json", '{"<img>": 1}', "names"),
     ],
 )
-def test_what_is_wrong_is_said_where_it_was_asked(
-    services: FakeServices, me: Visitor, sides: list[str], checks: str, prices: str, says: str
+def test_what_is_wrong_is_said(
+    services: Any, start: Any, sides: list[str], checks: str, prices: str, says: str
 ) -> None:
-    made, error, _ = start(services, me, sides=sides, checks=checks, situation=(None, "never", None, None, prices))
-    assert made == gr.skip()
-    assert says in error["value"].replace("&quot;", '"')
-    assert "<img" not in error["value"]
+    with pytest.raises(InputError, match=says):
+        start(*sides, checks=checks, situation={"prices": prices})
     assert services.verdicts.started == []
 
 
 def test_a_side_that_was_chosen_and_is_gone_is_said_and_one_without_its_prompt_is_left_out(
-    services: FakeServices, me: Visitor
+    services: Any, start: Any
 ) -> None:
+    services.adapters.rows = []
     for gone in ("tuned", "tuned+documents", "carried:0"):
-        services.adapters.rows = []
-        made, error, _ = start(services, me, sides=["base", gone])
-        assert made == gr.skip()
-        assert words.VERDICT_GONE in error["value"]
-        assert words.VERDICT_GONE in start(services, me, sides=[gone])[1]["value"]
+        for chosen in (["base", gone], [gone]):
+            with pytest.raises(InputError, match="not here any more"):
+                start(*chosen)
     assert services.verdicts.started == []
-    asked_ = (*asked(), ["base", "prompt"], *SETTINGS, "hospital_reports", "", "json", *SITUATION)
-    made, error, _ = verdict_form.start(services, me, *asked_)
-    assert (made, error["visible"]) == ("v1", False)
+    start("base", "prompt", prompt="")
     assert [side.label for side in services.verdicts.started[0].sides] == ["Base"]
 
 
-def test_an_upload_is_judged_by_its_test_part(services: FakeServices, me: Visitor) -> None:
+def test_an_upload_is_judged_by_its_test_part(services: Any, me: Visitor, tab: VerdictTab, start: Any) -> None:
     services.data.checked = examples(40)
     uploaded = Path("mine.csv")
-    training = Source(uploaded, "mine", mapping={"prompt": "patient"})
-    facts, _, _, checks, _ = verdict_form.source_chosen(services, me, *asked(UPLOAD, uploaded=uploaded, training=training))
-    assert "6 rows of mine.csv" in facts["value"]
-    assert "ends-with:Reviewed by A. Person" in checks.splitlines()
-    start(services, me, sides=["base"], source=UPLOAD, uploaded=uploaded, training=training)
+    given = {"uploaded": uploaded, "training": Source(uploaded, "mine", mapping={"prompt": "patient"})}
+    chosen = verdict_form.source_chosen(services, me, tab, where=where(UPLOAD, **given))
+    assert "6 rows of mine.csv" in chosen[tab.facts]["value"]
+    assert "ends-with:Reviewed by A. Person" in chosen[tab.checks].value.splitlines()
+    assert tab.prompt not in chosen, "only a shipped set brings a prompt"
+    start("base", source=UPLOAD, **given)
     (request,) = services.verdicts.started
-    assert request.rows is not None
     assert len(request.rows) == 6
     assert (request.file, request.mapping, request.examples) == (uploaded, {"prompt": "patient"}, uploaded)
     services.data.checked = examples(12)
-    error = verdict_form.source_chosen(services, me, *asked(UPLOAD, uploaded=uploaded))[1]
-    assert "has no test part" in error["value"]
+    small = verdict_form.source_chosen(services, me, tab, where=where(UPLOAD, **given))
+    assert "has no test part" in small[tab.error]["value"]
 
 
-def test_a_dropped_file_is_judged_by_every_row(services: FakeServices, me: Visitor) -> None:
+def test_a_dropped_file_is_judged_by_every_row(services: Any, me: Visitor, tab: VerdictTab, start: Any) -> None:
     services.data.checked = examples(8)
-    kept, source, error = verdict_form.drop(services, me, "held.jsonl", Kept(), None)
-    assert (source["value"], error["visible"]) == (FILE, False)
-    start(services, me, sides=["base"], source=FILE, kept=kept)
+    dropped = verdict_form.drop(services, me, tab, file="held.jsonl", kept=Kept(), uploaded=None)
+    assert dropped[tab.source]["value"] == FILE
+    start("base", source=FILE, kept=dropped[tab.kept])
     assert services.verdicts.started[0].rows is None
     services.data.checked = examples(0)
-    assert "no row with a request" in verdict_form.source_chosen(services, me, *asked(FILE, kept))[1]["value"]
+    empty = verdict_form.source_chosen(services, me, tab, where=where(FILE, kept=dropped[tab.kept]))
+    assert "no row with a request" in empty[tab.error]["value"]
 
 
-def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(services: FakeServices, me: Visitor) -> None:
-    sides, offered = verdict_form.lined_up(
-        services, me, "", "p", Kept(), ["base"], dict.fromkeys(("base", "prompt", "shots"), ""), ""
-    )
-    assert (sides["value"], list(offered)) == (["base"], ["base", "prompt", "shots"])
-    assert verdict_form.lined_up(services, me, "", "p", Kept(), [], offered, "")[0] == gr.skip(), (
-        "nothing new: a choice is not drawn over"
-    )
+def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(
+    services: Any, me: Visitor, tab: VerdictTab
+) -> None:
+    before = dict.fromkeys(("base", "prompt", "shots"), "")
+    drawn = lined_up(services, me, tab, adapter="", chosen=["base"], offered=before)
+    offered = drawn[tab.offered]
+    assert (drawn[tab.sides].value, list(offered)) == (["base"], ["base", "prompt", "shots"])
+    assert lined_up(services, me, tab, adapter="", offered=offered) == {}, "nothing new: a choice is not drawn over"
     kept = Kept(docs=Path("guide.txt"))
-    sides, _ = verdict_form.lined_up(services, me, "hospital_reports", "p", kept, ["base"], offered, "")
-    assert sides["value"] == ["base", "documents", "tuned"]
-    sides, _ = verdict_form.lined_up(services, me, "somebody_elses", "p", Kept(), [], {}, "")
-    assert "tuned" not in sides["value"]
+    drawn = lined_up(services, me, tab, kept=kept, chosen=["base"], offered=offered)
+    assert drawn[tab.sides].value == ["base", "documents", "tuned"]
+    assert "tuned" not in lined_up(services, me, tab, adapter="somebody_elses")[tab.sides].value
 
 
-def test_compare_brings_its_sides_over(services: FakeServices, me: Visitor) -> None:
-    setups = ("base", "Be careful.", 0, "hospital_reports", "hospital_reports", "", 2, "hospital_reports") + (
-        "base",
-        "Be careful.",
-        0,
-        "",
-    ) * 4
-    comparison = Comparison(shown=("A", "B", "C"))
-    tabs, kept, source, checks, sides, offered, _ = verdict_form.carry(
-        services, me, Kept(), None, "", "", "", comparison, "ends-with", "Sharma", *setups
-    )
-    assert tabs["selected"] == "verdict"
-    assert source["value"] == SET
-    assert checks == "ends-with:Sharma"
+@pytest.fixture
+def carry(services: Any, me: Visitor, tab: VerdictTab) -> Any:
+    def carried(shown: str, **sides: tuple[Any, ...]) -> Updates:
+        names = ("model", "prompt", "shots", "source")
+        said: Any = {
+            letter: dict(zip(names, sides.get(letter, ("base", "", 0, "")), strict=True)) for letter in words.LETTERS
+        }
+        given: Any = {"kept": Kept(), "uploaded": None, "source": SET, "line": line(adapter="", prompt="")}
+        given |= {"comparison": Comparison(shown=tuple(shown)), "kind": "ends-with", "text": "Sharma", "sides": said}
+        return verdict_form.carry(services, me, tab, tabs=gr.Tabs(render=False), **given)
+
+    return carried
+
+
+def test_compare_brings_its_sides_over(services: Any, tab: VerdictTab, carry: Any, start: Any) -> None:
+    told = ("base", "Be careful.", 0, "hospital_reports")
+    drawn = carry("ABC", A=told, B=("hospital_reports", "", 2, "hospital_reports"), C=told)
+    kept = drawn[tab.kept]
+    assert (drawn[tab.source]["value"], drawn[tab.checks]) == (SET, "ends-with:Sharma")
     assert [side.label for side in kept.carried] == ["Base + prompt", "hospital_reports + 2 shots", "Base + prompt (C)"]
-    assert sides["value"] == ["carried:0", "carried:1", "carried:2"]
-    start(services, me, sides=sides["value"], kept=kept)
+    assert drawn[tab.sides].value == ["carried:0", "carried:1", "carried:2"]
+    assert "base" in drawn[tab.offered]
+    start(*drawn[tab.sides].value, kept=kept)
     assert services.verdicts.started[0].sides == kept.carried
-    assert "base" in offered
 
 
-def test_a_side_of_compare_whose_adapter_is_gone_is_not_the_base_instead(services: FakeServices, me: Visitor) -> None:
-    setups = ("went_away", "", 2, "a file that is gone") * 6
-    kept = verdict_form.carry(services, me, Kept(), None, SET, "", "", Comparison(shown=("A",)), "json", "", *setups)[1]
+def test_a_side_of_compare_whose_adapter_is_gone_is_not_the_base_instead(tab: VerdictTab, carry: Any) -> None:
+    kept = carry("A", A=("went_away", "", 2, "a file that is gone"))[tab.kept]
     assert [(one.model, one.label, one.shots) for one in kept.carried] == [("went_away", "an adapter that is gone", 0)]
 
 
-def test_every_place_is_filled(judged: FakeServices, me: Visitor) -> None:
-    with gr.Blocks() as page:
-        tab = verdict.build(judged)
-        training = train.build(judged)
-        sides = compare.build(judged)
-        tabs = gr.Tabs()
-        verdict.wire(judged, page, tabs, tab, training, gr.State(""))
-        verdict.wire_carry(judged, tabs, tab, sides, training)
-    assert len(verdict_shown.shown(judged, me, "")) == len(tab.shown)
-    assert len(verdict_shown.opened(judged, me, ID)) == len(tab.shown) + 2
-    judged.verdicts.listed = []
-    assert len(verdict_shown.shown(judged, me, "")) == len(tab.shown)
-    assert len(verdict_shown.remove(judged, me, "")) == len(tab.shown)
+def shown(services: Any, visitor: Visitor, tab: VerdictTab, followed: str = "") -> Any:
+    """What is shown, by the widgets' names: a text, or whether it is visible."""
+    drawn = verdict_shown.shown(services, visitor, tab, followed=followed)
+    names = ("followed", "head", "body", "listing", "stop", "files", "delete", "again")
+    return SimpleNamespace(**{name: drawn[getattr(tab, name)] for name in names})
 
 
-def test_the_benchs_text_follows_every_choice_of_examples_that_a_person_makes(judged: FakeServices) -> None:
-    with Page() as page:
-        tab = verdict.build(judged)
-        training = train.build(judged)
-        sides = compare.build(judged)
-        tabs = gr.Tabs()
-        verdict.wire(judged, page, tabs, tab, training, gr.State(""))
-        verdict.wire_carry(judged, tabs, tab, sides, training)
-    asked_ = [
-        one for one in page.fns.values() if one.name == "opened" and tab.bench.text in one.outputs and one._id not in page.unasked
-    ]
-    before = {page.fns[one.trigger_after].name for one in asked_ if one.trigger_after is not None}
-    assert before == {"first", "source_chosen", "carry"}, "an upload, a dropped file, the sides of Compare"
+def visible(found: Any, *names: str) -> list[bool]:
+    return [getattr(found, name)["visible"] for name in names]
 
 
-def test_the_empty_tab_says_what_to_do(services: FakeServices, me: Visitor) -> None:
-    followed, _, head, body, listed, *_ = verdict_shown.shown(services, me, "")
-    assert followed == ""
-    assert words.VERDICT_EMPTY in head
-    assert (body["visible"], listed["visible"]) == (False, False)
+def test_the_empty_tab_says_what_to_do(services: Any, me: Visitor, tab: VerdictTab) -> None:
+    found = shown(services, me, tab)
+    assert found.followed == ""
+    assert words.VERDICT_EMPTY in found.head
+    assert visible(found, "body", "listing") == [False, False]
 
 
-def test_while_it_measures(judged: FakeServices, me: Visitor) -> None:
+def test_while_it_measures(judged: Any, me: Visitor, tab: VerdictTab) -> None:
     live = VerdictView("v9", f"mine {EVIL}", "MEASURING", 12, 40, f"Answering {EVIL}", 48.0, 1.79e9)
     judged.verdicts.listed.insert(0, live)
-    followed, _, head, body, _listed, stop, files, delete, _, again = verdict_shown.shown(judged, me, "")
-    assert followed == "v9", "a refresh finds what is measured"
-    assert 'role="progressbar"' in head
-    assert 'aria-valuenow="30"' in head
-    assert "12 of 40, 48 s left" in head
-    assert "<img" not in head
-    assert (body["visible"], stop["visible"], files["visible"], delete["visible"], again["visible"]) == (
-        False,
-        True,
-        False,
-        False,
-        False,
-    )
-    assert verdict_shown.stop(judged, me, "v9")["visible"] is False
+    found = shown(judged, me, tab)
+    assert found.followed == "v9", "a reload finds what is measured"
+    for said in ('role="progressbar"', 'aria-valuenow="30"', "12 of 40, 48 s left"):
+        assert said in found.head
+    assert "<img" not in found.head
+    assert visible(found, "body", "stop", "files", "delete", "again") == [False, True, False, False, False]
+    verdict_shown.stop(judged, me, tab, followed="v9")
     assert judged.verdicts.stopped == ["v9"]
 
 
-def test_an_ended_verdict_is_shown_with_its_report(judged: FakeServices, me: Visitor) -> None:
-    followed, error, head, body, listed, stop, files, *_ = verdict_shown.shown(judged, me, ID)
-    assert (followed, error["visible"]) == (ID, False)
-    assert f'href="?verdict={ID}"' in head
-    assert "Fine-tune." in body["value"]
-    assert 'data-id="39|' in body["value"], "worst first, each with a replay"
-    assert f'data-id="{ID}"' in listed["value"]
-    assert (stop["visible"], files["visible"]) == (False, True)
-    for shown in (head, body["value"], listed["value"]):
-        assert "<img" not in shown
-        assert "&lt;img" in shown or shown is head
+def test_an_ended_verdict_is_shown_with_its_report(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+    found = shown(judged, me, tab, ID)
+    assert found.followed == ID
+    assert f'href="?verdict={ID}"' in found.head
+    assert "Fine-tune." in found.body["value"]
+    assert 'data-id="39|' in found.body["value"], "worst first, each with a replay"
+    assert f'data-id="{ID}"' in found.listing["value"]
+    assert visible(found, "stop", "files") == [False, True]
+    for text in (found.head, found.body["value"], found.listing["value"]):
+        assert "<img" not in text
+        assert "&lt;img" in text or text is found.head
     judged.verdicts.record = None
-    _, _, head, body, _, _, files, delete, _, _ = verdict_shown.shown(judged, me, ID)
-    assert (body["visible"], files["visible"], delete["visible"]) == (False, False, True)
-
-
-def test_a_link_opens_only_ones_own(judged: FakeServices, me: Visitor) -> None:
-    tabs, followed, error, *_, fold = verdict_shown.opened(judged, me, ID)
-    assert (tabs["selected"], followed, error["visible"], fold["open"]) == ("verdict", ID, False, False)
-    tabs, followed, error, _, body, *_ = verdict_shown.opened(judged, STRANGER, ID)
-    assert followed == ""
-    assert "no such verdict of yours" in error["value"]
-    assert body["visible"] is False
-    assert verdict_shown.opened(judged, me, "")[0] == gr.skip()
-    assert verdict_shown.follow(judged, STRANGER, ID)[0] == ""
-
-
-def test_ids_of_another_do_nothing(judged: FakeServices) -> None:
-    verdict_shown.remove(judged, STRANGER, ID)
-    verdict_shown.stop(judged, STRANGER, ID)
-    assert (judged.verdicts.removed, judged.verdicts.stopped) == ([], [])
-    assert verdict_shown.export(judged, STRANGER, "html", ID)[0]["value"] is None
-    assert "alert" in verdict_shown.replay(judged, STRANGER, "39|3", ID)["value"]
-    assert judged.replay.asked == []
-    again = verdict_shown.again(judged, STRANGER, ID, *SITUATION)
-    assert judged.verdicts.judged == []
-    assert again[0] == gr.skip()
-
-
-def test_deleting_asks(judged: FakeServices, me: Visitor) -> None:
-    question, asked_, _ = verdict_shown.ask_remove(judged, me, ID)
-    assert question["visible"] is True
-    assert "<img" not in asked_
-    assert judged.verdicts.removed == []
-    shown = verdict_shown.remove(judged, me, ID)
-    assert judged.verdicts.removed == [ID]
-    assert words.VERDICT_EMPTY in shown[2]
-
-
-def test_exports_are_made_when_asked_for(judged: FakeServices, me: Visitor) -> None:
-    file, error = verdict_shown.export(judged, me, "csv", ID)
-    assert file["value"].endswith(f"verdict-{ID}.csv")
-    assert error["visible"] is False
-    judged.verdicts.record = None
-    file, error = verdict_shown.export(judged, me, "html", ID)
-    assert "nothing to export" in error["value"]
-
-
-def test_other_answers_judge_anew_without_asking(judged: FakeServices, me: Visitor) -> None:
-    body, said = verdict_shown.again(judged, me, ID, 2_000_000, "weekly", 3, 10, '{"currency": "EUR"}')
-    assert "Fine-tune." in body["value"]
-    assert "nothing was asked again" in said["value"]
-    ((questions, prices),) = judged.verdicts.judged
-    assert (questions.volume, questions.changes, prices.currency) == (2_000_000, "weekly", "EUR")
-    body, said = verdict_shown.again(judged, me, ID, None, "daily", None, None, "")
-    assert body == gr.skip()
-    assert "daily" in said["value"]
-
-
-def test_a_reply_is_replayed_from_its_stamp(judged: FakeServices, me: Visitor) -> None:
-    said = verdict_shown.replay(judged, me, "39|3", ID)["value"]
-    assert "the same text again" in said
-    assert "<img" not in said
-    ((saved, owner, session),) = judged.replay.asked
-    assert (saved.stamp["adapter"], owner, session) == ("ward", "local", "tab-1")
-    judged.replay.same = False
-    said = verdict_shown.replay(judged, me, "39|0", ID)["value"]
-    assert "another text from 4 letters on" in said
-    assert "<img" not in said
-    for wrong in ("39|9", "x|0", "", "39", "4000|0"):
-        assert "alert" in verdict_shown.replay(judged, me, wrong, ID)["value"]
-
-
-def test_the_timer_draws_what_changed_and_reads_the_replies_once(judged: FakeServices, me: Visitor) -> None:
-    memo = Memo()
-    first = watch._verdict(judged, me, memo, "", "hospital_reports")
-    assert "Fine-tune." in first[1]["value"]
-    judged.verdicts.show = None  # type: ignore[method-assign,assignment]
-    assert watch._verdict(judged, me, memo, "", "hospital_reports") == [gr.skip()] * len(first)
-    judged.adapters.rows = [row(id="other")]
-    offered = watch._verdict(judged, me, memo, "", "hospital_reports")[-1]
-    assert offered["choices"][-1] == (f"hospital_reports, {words.GONE}", "hospital_reports"), (
-        "what is chosen stays, and is said to be gone"
-    )
-    assert "value" not in offered
-
-
-def test_a_verdict_that_failed_says_why(judged: FakeServices, me: Visitor) -> None:
-    judged.verdicts.record = None
+    assert visible(shown(judged, me, tab, ID), "body", "files", "delete") == [False, False, True]
     judged.verdicts.listed = [replace(judged.verdicts.listed[0], state="FAILED", error=f"Memory ran out {EVIL}.")]
-    head = verdict_shown.shown(judged, me, ID)[2]
+    head = shown(judged, me, tab, ID).head
     assert "Memory ran out" in head
     assert 'role="alert"' in head
     assert "<img" not in head
 
 
-def test_a_text_that_cannot_be_looked_things_up_in_is_refused(services: FakeServices, me: Visitor) -> None:
-    kept, error = verdict_form.documents(services, me, "guide.pdf", Kept())
-    assert kept.docs is None
-    assert error["visible"]
+def test_a_link_opens_only_ones_own(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+    tabs: Any = gr.Tabs(render=False)
+    mine = verdict_shown.opened(judged, me, tab, tabs=tabs, asked=ID)
+    assert (mine[tabs]["selected"], mine[tab.followed], mine[tab.fold]["open"]) == ("verdict", ID, False)
+    theirs = verdict_shown.opened(judged, STRANGER, tab, tabs=tabs, asked=ID)
+    assert theirs[tab.followed] == ""
+    assert "no such verdict of yours" in theirs[tab.shown_error]["value"]
+    assert theirs[tab.body]["visible"] is False
+    assert tabs not in verdict_shown.opened(judged, me, tab, tabs=tabs, asked="")
+    assert verdict_shown.follow(judged, STRANGER, tab, picked=ID)[tab.followed] == ""
 
 
-def test_a_set_that_is_not_there_is_said(services: FakeServices, me: Visitor) -> None:
+def test_ids_of_another_do_nothing(judged: Any, tab: VerdictTab) -> None:
+    verdict_shown.remove(judged, STRANGER, tab, followed=ID)
+    assert verdict_shown.export(judged, STRANGER, tab, how="html", followed=ID)[tab.file]["value"] is None
+    for refused in (
+        lambda: verdict_shown.stop(judged, STRANGER, tab, followed=ID),
+        lambda: verdict_shown.replay(judged, STRANGER, tab, picked="39|3", followed=ID),
+        lambda: verdict_shown.again(judged, STRANGER, tab, followed=ID, situation=SITUATION),
+    ):
+        with pytest.raises(InputError):
+            refused()
+    assert (judged.verdicts.removed, judged.verdicts.stopped, judged.verdicts.judged) == ([], [], [])
+    assert judged.replay.asked == []
+
+
+def test_deleting_asks(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+    asked = verdict_shown.ask_remove(judged, me, tab, followed=ID)
+    assert asked[tab.question]["visible"] is True
+    assert "<img" not in asked[tab.asked]
+    assert judged.verdicts.removed == []
+    left = verdict_shown.remove(judged, me, tab, followed=ID)
+    assert judged.verdicts.removed == [ID]
+    assert words.VERDICT_EMPTY in left[tab.head]
+
+
+def test_exports_are_made_when_asked_for(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+    made = verdict_shown.export(judged, me, tab, how="csv", followed=ID)
+    assert made[tab.file]["value"].endswith(f"verdict-{ID}.csv")
+    judged.verdicts.record = None
+    refused = verdict_shown.export(judged, me, tab, how="html", followed=ID)
+    assert "nothing to export" in refused[tab.shown_error]["value"]
+
+
+def test_other_answers_judge_anew_without_asking(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+    said = {"volume": 2_000_000, "changes": "weekly", "latency": 3, "budget": 10, "prices": '{"currency": "EUR"}'}
+    drawn = verdict_shown.again(judged, me, tab, followed=ID, situation=said)
+    assert "Fine-tune." in drawn[tab.body]["value"]
+    assert "nothing was asked again" in drawn[tab.said]["value"]
+    ((questions, prices),) = judged.verdicts.judged
+    assert (questions.volume, questions.changes, prices.currency) == (2_000_000, "weekly", "EUR")
+    with pytest.raises(InputError, match="daily"):
+        verdict_shown.again(judged, me, tab, followed=ID, situation={**SITUATION, "changes": "daily"})
+
+
+def test_a_reply_is_replayed_from_its_stamp(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+    def replay(picked: str) -> str:
+        return str(verdict_shown.replay(judged, me, tab, picked=picked, followed=ID)[tab.replayed]["value"])
+
+    assert "the same text again" in replay("39|3")
+    ((saved, owner, session),) = judged.replay.asked
+    assert (saved.stamp["adapter"], owner, session) == ("ward", "local", "tab-1")
+    judged.replay.same = False
+    said = replay("39|0")
+    assert "another text from 4 letters on" in said
+    assert "<img" not in said
+    for wrong in ("39|9", "x|0", "", "39", "4000|0", "39|-1"):
+        with pytest.raises(InputError):
+            replay(wrong)
+
+
+def test_files_that_cannot_be_used_are_said(services: Any, me: Visitor, tab: VerdictTab) -> None:
+    services.data.documents = lambda path, owner: (_ for _ in ()).throw(InputError(f"Not a text {EVIL}."))
+    refused = verdict_form.documents(services, me, tab, file="guide.pdf", kept=Kept(docs=Path("old.txt")))
+    assert refused[tab.kept].docs is None
     services.data.checked = InputError(f"Broken {EVIL}.")
-    error = verdict_form.source_chosen(services, me, *asked())[1]
-    assert "<img" not in error["value"]
-    assert "no such example set" in verdict_form.source_chosen(services, me, *asked("set:x"))[1]["value"]
+    broken = verdict_form.source_chosen(services, me, tab, where=where())
+    for said in (refused[tab.error]["value"], broken[tab.error]["value"]):
+        assert "&lt;img" in said
+        assert "<img" not in said
+    gone = verdict_form.source_chosen(services, me, tab, where=where("set:x"))
+    assert "no such example set" in gone[tab.error]["value"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
 
-from playground.services.container import Services
+from playground.services import build_services
 from playground.settings import Settings
 from playground.ui.page import build_page
 from playground.ui.wiring import AS_HTML, SETTABLE, Offers, Page
@@ -20,13 +21,14 @@ from tests.payloads import PAYLOADS
 
 @pytest.fixture(scope="module")
 def page(tiny_base: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    services = Services(Settings(home=tmp_path_factory.mktemp("home"), base=str(tiny_base)))
+    services = build_services(Settings(home=tmp_path_factory.mktemp("home"), base=str(tiny_base)))
     yield build_page(services)
     services.close()
 
 
 def answer(page: Page, listener: Any, *, bare: bool = False) -> list[Any]:
-    """What reaches the page where a listener's handler writes the value of every widget; bare: the value alone, and not as an update."""
+    """What reaches the page where a listener's handler writes the value of every widget; bare: the value alone, and not
+    as an update."""
 
     def written(block: Any) -> Any:
         if not isinstance(block, SETTABLE):
@@ -62,7 +64,9 @@ def test_no_timer_and_no_opening_writes_the_value_of_a_widget_that_a_person_can_
 def test_what_follows_from_a_timer_or_the_opening_is_known(page: Page) -> None:
     names = {page.fns[id].name for id in page.unasked}
     assert {one.name for one in listeners(page, "tick", "load")} <= names
-    assert {"preset_times", "refresh", "read", "relined"} <= names, "what the base's mark sets off, and what comes after"
+    assert {"preset_times", "refresh", "reread", "relined"} <= names, (
+        "what the base's mark sets off, and what comes after"
+    )
     assert not {"ask", "open_upload", "use_as_side", "retell"} & names, "a person asked for these"
 
 
@@ -91,7 +95,9 @@ def test_no_answer_of_any_listener_brings_a_tag_that_is_not_the_apps_own(page: P
             values: list[Any] = [gr.skip()] * len(listener.outputs)
             for place, block in enumerate(listener.outputs):
                 if isinstance(block, AS_HTML):
-                    values[place] = written(text if isinstance(block, gr.HTML) else [{"role": "assistant", "content": text}])
+                    values[place] = written(
+                        text if isinstance(block, gr.HTML) else [{"role": "assistant", "content": text}]
+                    )
             sent = asyncio.run(page.postprocess_data(listener, values[0] if len(values) == 1 else values, None))
             assert "<" not in str(sent), listener.name
 
@@ -129,7 +135,9 @@ def test_a_choice_that_is_gone_reaches_its_handler(page: Page, gone: Any) -> Non
     assert len(found) >= 20
     for block in found:
         several = isinstance(block, gr.CheckboxGroup) or bool(getattr(block, "multiselect", None))
-        narrowed = type(block)(**{**block.constructor_args, "choices": [("Another", "another")], "value": None, "render": False})
+        narrowed = type(block)(
+            **{**block.constructor_args, "choices": [("Another", "another")], "value": None, "render": False}
+        )
         value = [gone] if several else gone
         assert narrowed.preprocess(value) == value, block.label
         assert narrowed.preprocess(None) == ([] if several else None), block.label
@@ -171,8 +179,13 @@ def test_an_offer_holds_the_values_and_the_rest_is_sent_at_once() -> None:
         box, number, other = gr.Textbox(), gr.Number(), gr.Textbox()
         button = gr.Button()
         offers = Offers([button.click], [box, number])
-        offers.then(button.click(lambda: None), lambda request: [gr.update(label="L", value="a"), 7, "written"], None, [other])
-    handler = next(one.fn for one in page.fns.values() if one.name == "<lambda>" and other in one.outputs)
+
+        def answered(services: Any, visitor: Any, tab: Any) -> dict[Any, Any]:
+            return {box: gr.update(label="L", value="a"), number: 7, other: "written"}
+
+        services: Any = SimpleNamespace(settings=SimpleNamespace(shared=False))
+        offers.then(services, button.click(lambda: None), answered, None, [other])
+    handler = next(one.fn for one in page.fns.values() if one.name == "answered")
     offer, first, second, last = handler(None)
     assert json.loads(offer) == {"0": "a", "1": 7}
     assert first == gr.update(label="L")

@@ -1,19 +1,22 @@
-"""What each of TRL's trainers is told, and what none of them may do here.
+"""TRL's trainers as this project uses them, its private parts included (``tests/training/test_internals.py`` checks
+them).
 
-Rows reach TRL as our renderer's token ids, so that what is trained on is what is asked later; TRL would render and tokenise
-prompt and answer in its own way. Nothing is sent anywhere, and no model card is written beside the checkpoints.
+Rows reach TRL as our renderer's token ids, so that what is trained on is what is asked later; TRL would render and
+tokenise prompt and answer in its own way. Nothing is sent anywhere, and no model card is written beside the
+checkpoints.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 
+from playground.training.internals import collated
 from playground.training.objectives.objective import Setup
 
 logging.getLogger("trl").setLevel(logging.ERROR)
@@ -22,30 +25,51 @@ QUIET: dict[str, Any] = {"gradient_checkpointing": False, "disable_dropout": Tru
 """TRL computes the forward pass twice to save memory unless told otherwise."""
 
 
-class Ready:
-    """Before one of TRL's trainers in the bases of a class: rows are tokens already."""
+USED = ("_prepare_dataset", "create_model_card")
+
+
+class Tokenised:
+    """Mixed in before one of TRL's trainers: rows are token ids already."""
 
     def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
         return dataset
 
     def _send_telemetry(self) -> None:
-        """TRL would tell its makers which model is trained on what kind of data."""
+        """TRL would send its makers the kind of model and data."""
 
     def create_model_card(self, *rest: Any, **named: Any) -> None:
         """The card is ours, and written once, when the adapter is published."""
 
 
-def dataset(rows: Sequence[dict[str, Any]]) -> Dataset:
-    """Rows as TRL's trainers take them, in memory."""
-    return Dataset.from_list(list(rows))
+def build(
+    trainer: Callable[..., Any],
+    config: Callable[..., Any],
+    setup: Setup,
+    rows: list[dict[str, Any]],
+    *,
+    copied: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
+    """One of TRL's trainers. copied: see ``given_model``; arguments: of the trainer; settings: of its config."""
+    data = Dataset.from_list(rows) if type(rows) is list else rows  # orpo's stand in for a data set themselves
+    with given_model(setup, copied=copied):
+        return trainer(
+            model=setup.model,
+            args=config(**{**setup.arguments, **QUIET, **settings}),
+            train_dataset=data,
+            processing_class=setup.tokenizer,
+            **(arguments or {}),
+        )
 
 
 @contextlib.contextmanager
 def given_model(setup: Setup, *, copied: bool) -> Iterator[None]:
-    """Around the making of a trainer that compares with a reference: the model stays as it was made.
+    """While a trainer is built that compares with a reference: the model stays as it was made.
 
-    1. TRL lays a copy of every adapter beside it as its reference. That is right for one that has learned already (``copied``); for a
-    new one the reference is the base, reached by switching the adapter off, and a copy of some kinds would change the base's weights.
+    1. TRL lays a copy of every adapter beside it as its reference. That is right for one that has learned already
+       (``copied``); for a new one the reference is the base, reached by switching the adapter off, and a copy of some
+       kinds would change the base's weights.
     2. It turns the trained weights of a 4-bit base into bf16, which many processors compute a hundred times slower.
     """
     model = setup.model
@@ -65,12 +89,16 @@ def given_model(setup: Setup, *, copied: bool) -> Iterator[None]:
             weight.data = before[name]
 
 
-def mean_figures(trainer: Any, names: Sequence[str]) -> dict[str, float]:
-    """What an evaluation noted down, averaged, and forgotten by the trainer: it would mix it into a later one."""
-    noted = trainer._metrics["eval"]
-    found = {name: sum(noted[name]) / len(noted[name]) for name in names if noted.get(name)}
-    noted.clear()
-    return found
+def measured_loss(trainer: Any, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """The mean loss over ``rows``, and the named figures that the trainer logged on the way."""
+    total = 0.0
+    with evaluating(trainer):
+        for batch, count in batches(trainer, rows):
+            total += float(trainer.compute_loss(trainer.model, batch)) * count
+    logged = trainer._metrics["eval"]
+    found = {name: sum(logged[name]) / len(logged[name]) for name in names if logged.get(name)}
+    logged.clear()  # the trainer would mix it into a later evaluation
+    return total / len(rows), found
 
 
 @contextlib.contextmanager
@@ -89,5 +117,5 @@ def batches(trainer: Any, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict
     """Collated rows on the model's device, and how many there are in each batch."""
     size = trainer.args.per_device_train_batch_size
     for start in range(0, len(rows), size):
-        part = list(rows[start : start + size])
-        yield trainer._prepare_inputs(trainer.data_collator(part)), len(part)
+        part = rows[start : start + size]
+        yield collated(trainer, part), len(part)

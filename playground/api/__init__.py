@@ -1,1 +1,0 @@
-"""HTTP beside the page: /healthz, /status, and what this machine's own commands ask."""

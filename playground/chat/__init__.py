@@ -1,0 +1,1 @@
+"""Questions to one or several sides, answered in one batch."""

@@ -1,0 +1,293 @@
+"""Replies under one lease: they wait for the device together, decode in one batch, and free it on every way out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from playground.data.example import Message
+from playground.data.render import encode, render_prompt
+from playground.engine.request import ROWS_MAX, Row, RowState, Sampling, make_stamp
+from playground.errors import (
+    AdapterError,
+    BaseUnavailableError,
+    InputError,
+    OutOfMemoryError,
+    PlaygroundError,
+    RunFailedError,
+    is_out_of_memory,
+)
+from playground.gpu.manager import DeviceManager, Request
+from playground.library.card import AdapterCard
+from playground.models.bases import BaseService, kv_bytes_per_token
+from playground.models.memory import make_room
+from playground.models.residents import Residents
+from playground.runs.queue import ordinal
+from playground.runs.runner import Decoder, Direct
+
+if TYPE_CHECKING:
+    from playground.engine.engine import Engine
+
+WAIT_S = 0.5
+"""How often a waiting batch reports its place in the queue."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One reply to be written. card: whose weights answer, None = the base. prompt: rendered text. logprobs: as in
+    ``Row``."""
+
+    card: AdapterCard | None
+    prompt: str
+    sampling: Sampling
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """How far a reply has come. waiting: its place in the device's queue, in words. stamp: what runs, None before it
+    does. failure: why there will be no more of it."""
+
+    state: RowState = field(default_factory=RowState)
+    waiting: str = ""
+    stamp: dict[str, Any] | None = None
+    failure: PlaygroundError | None = None
+
+    @property
+    def done(self) -> bool:
+        return bool(self.state.finish) or self.failure is not None
+
+
+class Batches:
+    """Everything that answers, for a person or a program, goes through here. together: as many are best asked at a time
+    by who has many.
+
+    shipped: where people who do not know each other share the app, the system prompts that come with it; then every
+    session has a prefix cache of its own, but for what begins with one of these. None = one person, one cache. longest:
+    the most tokens that a reply may be asked to have, None = as many as the engine writes.
+    """
+
+    def __init__(
+        self,
+        manager: DeviceManager,
+        bases: BaseService,
+        residents: Residents,
+        decoder: Decoder | None = None,
+        shipped: Callable[[], Sequence[str]] | None = None,
+        longest: int | None = None,
+    ) -> None:
+        self._manager, self._bases, self._residents, self._decoder = manager, bases, residents, decoder or Direct()
+        self._shipped = shipped
+        self.together, self.longest = self._decoder.together, longest
+
+    def run(
+        self, asked: Sequence[Asked], session: str, lane: str = "chat", *, apart: bool = False
+    ) -> Generator[list[Written], None, None]:
+        """Write all replies; yields how far each has come, the last time with every one done. Closing it frees the
+        device.
+
+        lane: of the device; ``measure`` for a batch of a long job, which takes turns with those of others. apart: one
+        reply after another, and nothing of what was read before is known. An error becomes the reply's ``failure``:
+        nothing the others wrote is lost. Models that do not fit into memory together answer one after another.
+        """
+        if not asked:
+            return
+        models = _by_model(asked)
+        try:
+            self.refuse_too_long(max(one.sampling.max_tokens for one in asked))
+            base, wanted = self._bases.spec, self._residents.wanted([one.card for one in asked])
+            request = self._manager.request(lane, session, "Answering", self._needs(asked), wanted)
+        except PlaygroundError as error:
+            if isinstance(error, OutOfMemoryError) and len(models) > 1:
+                yield from self._in_turn(asked, models, session, lane, apart)
+                return
+            yield [Written(failure=error) for _ in asked]
+            return
+        try:
+            lease = request.wait(0)
+            while lease is None:
+                yield [Written(waiting=place_in_line(request)) for _ in asked]
+                lease = request.wait(WAIT_S)
+            with lease:
+                if not apart:
+                    yield from self._decode(asked, base, session)
+                    return
+                self.forget()
+                written = [Written() for _ in asked]
+                for place, one in enumerate(asked):
+                    for (written[place],) in self._decode([one], base, session):
+                        yield list(written)
+        finally:
+            request.cancel()
+
+    def refuse_too_long(self, tokens: int) -> None:
+        """Raises InputError for replies that may have more tokens than one may ask for here."""
+        if self.longest is not None and tokens > self.longest:
+            raise InputError(
+                f"The longest reply is {tokens} tokens; up to {self.longest} may be asked for here. Ask for shorter "
+                "ones."
+            )
+
+    def _in_turn(
+        self, asked: Sequence[Asked], models: Sequence[Sequence[int]], session: str, lane: str, apart: bool
+    ) -> Iterator[list[Written]]:
+        """Each model's rows under a lease of their own. models: the places of each one's."""
+        found = [Written() for _ in asked]
+        for places in models:
+            for written in self.run([asked[place] for place in places], session, lane, apart=apart):
+                for place, one in zip(places, written, strict=True):
+                    found[place] = one
+                yield list(found)
+
+    def forget(self) -> None:
+        """Clear the prefix caches: the next question takes as long as if nobody had asked one like it."""
+        self._residents.forget()
+
+    def _decode(self, asked: Sequence[Asked], base: str, session: str) -> Iterator[list[Written]]:
+        """One batch for each model in memory: the base with all its adapters, then any full fine-tune. base: that
+        the lease is for."""
+        found = [Written() for _ in asked]
+        batches: dict[int, tuple[Engine, dict[int, Row]]] = {}
+        salt, public = ("", []) if self._shipped is None else (session or "app", self._public(self._shipped()))
+        for place, one in enumerate(asked):
+            try:
+                engine, adapter = self._residents.ready(one.card, base)
+            except PlaygroundError as error:
+                # A whole model that cannot be loaded fails its own side, a base that cannot fails all of them.
+                own = isinstance(error, BaseUnavailableError) and one.card is not None and one.card.kind == "full"
+                found[place] = Written(failure=AdapterError(str(error)) if own else error)
+                continue
+            except Exception as error:  # whatever reading an adapter raises fails its own side, not the others
+                found[place] = Written(failure=AdapterError(str(_stopped(error))) if one.card else _stopped(error))
+                continue
+            rows = batches.setdefault(id(engine), (engine, {}))[1]
+            shared = max((os.path.commonprefix([one.prompt, text]) for text in public), key=len, default="")  # noqa: RUF071 (text)
+            rows[place] = Row(one.prompt, adapter, one.sampling, one.logprobs, salt, shared)
+        for engine, rows in batches.values():
+            for place in rows:
+                found[place] = replace(found[place], stamp=self._stamp(engine, asked[place], min(len(rows), ROWS_MAX)))
+        yield list(found)
+        for engine, rows in batches.values():
+            yield from self._write(engine, rows, asked, found)
+        self._residents.account([one.card for one in asked])
+
+    def _public(self, prompts: Sequence[str]) -> list[str]:
+        """Rendered prompts without a question: the base's own default, and those with a system prompt that ships."""
+        rendered = []
+        for turns in ([], *([Message("system", text)] for text in prompts)):
+            with contextlib.suppress(InputError):  # a template that takes no system turn
+                rendered.append(render_prompt(self._bases.tokenizer(), [*turns, Message("user", "")]))
+        return rendered
+
+    def _write(
+        self, engine: Engine, rows: dict[int, Row], asked: Sequence[Asked], found: list[Written]
+    ) -> Iterator[list[Written]]:
+        """One batch, into ``found``. A row that cannot begin (its prompt is too long, its adapter cannot be read) is
+        found by halving the batch, and the others go on without it."""
+        begun = False
+        try:
+            for states in self._stream(engine, list(rows.values())):
+                for place, state in zip(rows, states, strict=True):
+                    # The fault is this row's alone, so it fails no other side.
+                    kind = AdapterError if asked[place].card else InputError
+                    failure = kind(state.fault) if state.fault else None
+                    # A copy: the engine writes on in its own.
+                    found[place] = replace(found[place], state=replace(state), failure=failure)
+                begun = begun or any(state.tokens for state in states)
+                yield list(found)
+        except PlaygroundError as error:
+            if isinstance(error, InputError) and len(rows) > 1 and not begun:
+                places = list(rows)
+                for half in (places[: len(places) // 2], places[len(places) // 2 :]):
+                    for place in half:
+                        found[place] = Written(stamp=self._stamp(engine, asked[place], min(len(half), ROWS_MAX)))
+                    yield from self._write(engine, {place: rows[place] for place in half}, asked, found)
+                return
+            for place in rows:
+                if not found[place].done:
+                    found[place] = replace(found[place], failure=error)
+            yield list(found)
+
+    def _stream(self, engine: Engine, rows: list[Row]) -> Iterator[list[RowState]]:
+        """The engine's stream. Out of memory: once more from the start after idle models have left, then a smaller
+        setting is named. Raises PlaygroundError, and nothing else."""
+        for again in (False, True):
+            stream = self._decoder.stream(engine, rows)
+            try:
+                yield from stream
+                return
+            except PlaygroundError:
+                raise
+            except Exception as error:  # of torch: told by its text
+                if not is_out_of_memory(error):
+                    raise _stopped(error) from error
+                if again:
+                    raise OutOfMemoryError(_smaller(rows)) from error
+            finally:
+                stream.close()
+            make_room(self._manager)
+
+    def _stamp(self, engine: Engine, one: Asked, rows: int) -> dict[str, Any]:
+        card = one.card
+        dtype, device = self._decoder.where(engine)
+        return make_stamp(
+            base=base_of(card, self._bases),
+            adapter=card.id if card else None,
+            adapter_sha256=card.sha256 if card else None,
+            prompt=one.prompt,
+            sampling=one.sampling,
+            dtype=dtype,
+            device=device,
+            rows=rows,
+        )
+
+    def _needs(self, asked: Sequence[Asked]) -> int:
+        """Bytes of the KV cache of the rows that are decoded at once, were each as long as the longest may become;
+        it grows in steps."""
+        from playground.engine.kv_cache import STEP
+
+        base = self._bases.resolve()
+        tokenizer = self._bases.tokenizer()
+        tokens = max(
+            len(encode(tokenizer, one.prompt)) + one.sampling.max_tokens + (one.card.virtual_tokens if one.card else 0)
+            for one in asked
+        )
+        tokens = min(tokens, self._bases.context() or tokens)  # what is longer is refused row by row
+        return min(len(asked), ROWS_MAX) * -(-tokens // STEP) * STEP * kv_bytes_per_token(base.path, 4)
+
+
+def _stopped(error: Exception) -> RunFailedError:
+    return RunFailedError(f"The engine stopped ({type(error).__name__}: {str(error)[:200]}). Ask again.")
+
+
+def _by_model(asked: Sequence[Asked]) -> list[list[int]]:
+    """Places of the rows that one model in memory answers: the base's with all its adapters, then each full
+    fine-tune's."""
+    found: dict[str, list[int]] = {"": []}
+    for place, one in enumerate(asked):
+        found.setdefault(one.card.id if one.card is not None and one.card.kind == "full" else "", []).append(place)
+    return [places for places in found.values() if places]
+
+
+def base_of(card: AdapterCard | None, bases: BaseService) -> str:
+    """The fingerprint a stamp names: of the base's weights, or of a full fine-tune's own."""
+    return card.sha256[:16] if card is not None and card.kind == "full" else bases.resolve().fingerprint
+
+
+def _smaller(rows: Sequence[Row]) -> str:
+    """What to ask for instead: half the cache, by half the sides or by shorter replies."""
+    tokens = max(row.sampling.max_tokens for row in rows)
+    at_once = min(len(rows), ROWS_MAX)
+    half = "one side" if at_once < 4 else f"{at_once // 2} sides"
+    instead = f"Ask {half} at a time, or set" if at_once > 1 else "Shorten the prompt, or set"
+    return (
+        f"Memory ran out while {at_once} replies of up to {tokens} tokens were written. {instead} the longest reply to "
+        f"{max(1, tokens // 2)} tokens."
+    )
+
+
+def place_in_line(request: Request) -> str:
+    return f"{ordinal(request.position)} in line, about {max(1, round(request.wait_s))} s"

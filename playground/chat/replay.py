@@ -1,0 +1,187 @@
+"""A reply once more, from its stamp: the same prompt, weights, sampling, seed and number of rows give the same text
+again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from playground.chat.batching import Asked, Batches, Written, base_of
+from playground.engine.request import Sampling
+from playground.errors import InputError
+from playground.library.bases import label_of
+from playground.library.card import AdapterCard, weight_files
+from playground.library.files import sha256_of
+from playground.models.adapters import AdapterService
+from playground.models.bases import BaseService
+from playground.plain import plain_number, plain_text
+
+ROWS_MAX = 64
+"""More rows than any batch of this app has ever had."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A stamp, and the text that came with it if there was one. name: which reply of its file, for a person."""
+
+    stamp: dict[str, Any]
+    text: str | None = None
+    name: str = ""
+
+
+class ReplayService:
+    """Runs stamps again."""
+
+    def __init__(self, bases: BaseService, adapters: AdapterService, batches: Batches) -> None:
+        self._bases, self._adapters, self._batches = bases, adapters, batches
+
+    def check(self, saved: Saved, owner: str = "local") -> tuple[Asked, int]:
+        """What to ask and in how many rows; loads nothing. Raises InputError where the same text cannot be had here."""
+        stamp = saved.stamp
+        prompt, rows = _prompt(stamp), plain_number(stamp.get("rows"))
+        if not isinstance(rows, int) or not 1 <= rows <= ROWS_MAX:
+            raise InputError(f"The stamp's rows are {rows}; a batch has 1 to {ROWS_MAX}.")
+        card = None if stamp.get("adapter") is None else self._same_adapter(stamp, owner)
+        here = base_of(card, self._bases)
+        if stamp.get("base") != here:
+            base = label_of(self._bases.spec)
+            raise InputError(
+                f"This reply was made on a base with the fingerprint {_short(stamp.get('base'))}; {base}, the base "
+                "here, has "
+                f"{_short(here)}. Choose the base it was made on."
+            )
+        return Asked(card, prompt, _sampling(stamp)), rows
+
+    def again(
+        self,
+        saved: Saved,
+        tell: Callable[[int], None] = lambda tokens: None,
+        owner: str = "local",
+        session: str = "local",
+    ) -> dict[str, Any]:
+        """``same`` (None when nothing was saved to compare with), ``text``, ``first_difference`` (index of a
+        character) and ``notes``: what is other here than it was. tell: called with how many tokens are written.
+        Raises PlaygroundError."""
+        asked, rows = self.check(saved, owner)
+        written: list[Written] = []
+        for written in self._batches.run([asked] * rows, session):
+            tell(written[0].state.completion_tokens)
+        first = written[0]
+        if first.failure is not None:
+            raise first.failure
+        text = first.state.text
+        at = None if saved.text is None else first_difference(saved.text, text)
+        return {
+            "same": None if saved.text is None else at is None,
+            "text": text,
+            "first_difference": at,
+            "notes": _notes(saved.stamp, first.stamp or {}),
+        }
+
+    def _same_adapter(self, stamp: Mapping[str, Any], owner: str) -> AdapterCard:
+        """The adapter the stamp names, its weights hashed now. Raises NotFoundError, or InputError when they are
+        others."""
+        card = self._adapters.get(str(stamp["adapter"]), owner)
+        here = sha256_of(weight_files(card.path, card.kind))
+        if here != stamp.get("adapter_sha256"):
+            raise InputError(
+                f"The adapter {card.id} has changed since: its weights have the SHA-256 {_short(here)}, the stamp "
+                "names "
+                f"{_short(stamp.get('adapter_sha256'))}. Import the one that was used."
+            )
+        return card
+
+
+def read_saved(value: Any) -> list[Saved]:
+    """The replies a file holds: one reply or stamp, all of a comparison, or a chat completion. Raises InputError."""
+    if isinstance(value, Mapping) and isinstance(value.get("replies"), list):
+        found = [_reply(item) for item in value["replies"]]
+    elif isinstance(value, Mapping) and isinstance(value.get("choices"), list):
+        found = [_choice(value, item) for item in value["choices"]]
+    else:
+        found = [_reply(value)]
+    if not found:
+        raise InputError("The file holds no replies. Save a reply with its stamp, and replay that.")
+    return found
+
+
+def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One answer for a whole file: that of its only reply; or all of them as ``replies``, with the text of the first
+    that differs (else of the first), and ``same`` only if all are."""
+    if len(results) == 1:
+        return results[0]
+    shown = next((result for result in results if result["same"] is False), results[0])
+    found = {result["same"] for result in results}
+    same = False if False in found else None if None in found else True
+    at = shown["first_difference"]
+    return {"same": same, "text": shown["text"], "first_difference": at, "replies": list(results)}
+
+
+def first_difference(a: str, b: str) -> int | None:
+    """Index of the first character in which two texts differ, None when they are the same."""
+    if a == b:
+        return None
+    return next((at for at, (left, right) in enumerate(zip(a, b, strict=False)) if left != right), min(len(a), len(b)))
+
+
+def _reply(item: Any) -> Saved:
+    """A reply of a comparison, a row of a verdict (its text is ``reply``), or a bare stamp."""
+    if not isinstance(item, Mapping):
+        raise InputError(f"A saved reply is a JSON object with a stamp; this is a {type(item).__name__}.")
+    stamp = item.get("stamp", item if "prompt" in item and "seed" in item else None)
+    if not isinstance(stamp, Mapping):
+        raise InputError(
+            "There is no stamp in it. Replay takes a reply or all of `compare --json`, a chat completion, or a stamp."
+        )
+    text = item.get("text", item.get("reply")) if stamp is not item else None
+    name = plain_text(item.get("side"), 80)
+    if name and isinstance(item.get("turn"), int):
+        name = f"{name}, turn {item['turn'] + 1}"
+    return Saved(dict(stamp), text if isinstance(text, str) else None, name)
+
+
+def _choice(completion: Mapping[str, Any], choice: Any) -> Saved:
+    """A choice of a chat completion; where there are several, each carries its own stamp."""
+    choice = choice if isinstance(choice, Mapping) else {}
+    stamp = choice.get("playground", completion.get("playground"))
+    if not isinstance(stamp, Mapping):
+        raise InputError("This chat completion carries no `playground` field, the stamp. Save the whole answer of /v1.")
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, Mapping) else None
+    name = f"choice {choice.get('index')}" if len(completion["choices"]) > 1 else ""
+    return Saved(dict(stamp), text if isinstance(text, str) else None, name)
+
+
+def _prompt(stamp: Mapping[str, Any]) -> str:
+    prompt = stamp.get("prompt")
+    text, digest = (prompt.get("text"), prompt.get("sha256")) if isinstance(prompt, Mapping) else (None, None)
+    if not isinstance(text, str):
+        raise InputError("The stamp holds no prompt. Save the whole stamp.")
+    if hashlib.sha256(text.encode(errors="replace")).hexdigest() != digest:
+        raise InputError("The stamp's prompt is not the one that ran: its SHA-256 differs. Save the stamp unchanged.")
+    return text
+
+
+def _sampling(stamp: Mapping[str, Any]) -> Sampling:
+    drawn = stamp.get("sampling")
+    try:
+        return Sampling(**drawn, seed=stamp["seed"])  # type: ignore[arg-type]
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            "The stamp's sampling cannot be read: it was changed, or comes from another version."
+        ) from error
+
+
+def _notes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    near = "near-ties may fall the other way."
+    return [
+        f"The {what} is {now.get(what)} here and was {plain_text(str(then.get(what)), 40)}: {near}"
+        for what in ("device", "dtype")
+        if then.get(what) != now.get(what)
+    ]
+
+
+def _short(fingerprint: object) -> str:
+    return f"{plain_text(fingerprint, 80)[:12]}…" if fingerprint else "none"

@@ -1,0 +1,1 @@
+"""Files of any common kind -> numbered records."""

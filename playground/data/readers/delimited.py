@@ -1,0 +1,223 @@
+"""CSV and TSV text -> records; plain text and Markdown -> one record a passage; which kind of file a pasted text would
+be.
+
+A row whose quotes do not match is one broken row; reading goes on at the next line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+from playground.data import column_aliases
+from playground.data.column_aliases import clean_name, listed, spelling
+from playground.data.readers.limits import LONGEST_LINE, Limits
+from playground.data.readers.records import Broken, Numbered, Records, Rows
+from playground.data.readers.text import Text
+from playground.errors import InputError
+
+_SEPARATORS = (",", ";", "\t", "|")
+_NO_SEPARATOR = "\x1f"  # a table of one column: commas belong to the text
+_QUOTES = 'Put quotes around a cell that holds separators or line breaks, and write a quote inside it twice ("").'
+
+
+def parse_delimited(text: Text, hint: str = ",") -> Records:
+    """``hint``: the separator the file's extension promises. Raises InputError when there are no columns or no rows."""
+    lines = [*text.lines()]
+    declared = re.fullmatch(r"sep=([,;|\t])", lines[0].strip(" \"'"))  # Excel's own way
+    if declared:
+        lines = lines[1:]
+    separator = declared[1] if declared else _separator(lines, hint)
+    header = next(_rows(lines, separator), None)
+    if isinstance(header, Broken):
+        raise InputError(f"{text.name}: the line with the column names cannot be read: {header.reason}. {header.fix}")
+    return build_table(header or [], lambda: islice(_rows(lines, separator), 1, None), text.limits)
+
+
+def build_table(
+    header: Iterable[object], rows: Callable[[], Iterable[Sequence[object] | Broken]], limits: Limits
+) -> Records:
+    """Records from a line of column names and the data rows under it, read anew at every iteration.
+
+    Raises InputError when either is missing, or there is too much.
+    """
+    columns, name, count = _columns(header, limits), limits.name, 0
+    if not columns:
+        raise InputError(
+            f"{name} has no column names. Its first line must name the columns, for example: prompt,completion"
+        )
+    for count, _ in enumerate(rows(), 1):
+        limits.check_rows(count)
+    if not count:
+        raise InputError(f"{name} has column names ({listed(columns)}) but no rows. Add rows under them.")
+    return Records(tuple(columns), Rows(lambda: _table_rows(columns, rows()), count))
+
+
+def _table_rows(columns: list[str], rows: Iterable[Sequence[object] | Broken]) -> Iterator[Numbered]:
+    width = len(columns)
+    blank = dict.fromkeys(columns, "")
+    for number, cells in enumerate(rows, 1):
+        if isinstance(cells, Broken):
+            yield number, cells
+        elif len(cells) > width and any(cell not in (None, "") for cell in cells[width:]):
+            yield number, Broken(f"{len(cells)} cells in a table of {width} columns", _QUOTES)
+        else:
+            values = ("" if cell is None else cell for cell in cells)
+            yield number, blank | dict(zip(columns, values, strict=False))
+
+
+def _columns(header: Iterable[object], limits: Limits) -> list[str]:
+    names = [clean_name(cell) for cell in header]
+    while names and not names[-1]:
+        names.pop()
+    limits.check_columns(len(names))
+    columns: list[str] = []
+    for place, name in enumerate(names, 1):
+        unique = name or f"column {place}"
+        columns.append(unique if unique not in columns else f"{unique} ({place})")
+    return columns
+
+
+def _separator(lines: list[str], hint: str) -> str:
+    """The separator that splits the header, and most rows into as many cells as the header has."""
+    best, found = (0.0, 0), _NO_SEPARATOR
+    for separator in (hint, *(other for other in _SEPARATORS if other != hint)):
+        header, *rest = [*islice(_rows(lines[:400], separator), 51)] or [[]]
+        if isinstance(header, Broken) or len(header) < 2:
+            continue
+        agree = sum(not isinstance(row, Broken) and len(row) == len(header) for row in rest) / max(1, len(rest))
+        if (agree, len(header)) > best:
+            best, found = (agree, len(header)), separator
+    return found
+
+
+class _LineFeed:
+    """Lines for csv.reader, with the number it has reached."""
+
+    def __init__(self, lines: list[str], at: int) -> None:
+        self.lines, self.at = lines, at
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self.at >= len(self.lines):
+            raise StopIteration
+        self.at += 1
+        return self.lines[self.at - 1] + "\n"
+
+
+def _rows(lines: list[str], separator: str) -> Iterator[list[str] | Broken]:
+    """Every row that is not a blank line. Linear: after a quote that never closes, each line is a row of its own."""
+    csv.field_size_limit(LONGEST_LINE)  # a quote that never closes must not swallow a whole large file
+    spaced = any(f'{separator} "' in line for line in lines[:50])
+    at, alone, width = 0, False, 0
+    while at < len(lines):
+        feed = _LineFeed(lines[at : at + 1] if alone else lines, 0 if alone else at)
+        begin = at
+        try:
+            for cells in csv.reader(feed, delimiter=separator, strict=True, skipinitialspace=spaced):
+                begin = at + 1 if alone else feed.at
+                if cells and not (len(cells) == 1 and cells[0].isspace()):
+                    width = width or len(cells)
+                    yield cells
+            at = begin
+            if not alone:
+                return
+        except csv.Error as error:
+            at = begin + 1
+            plain = lines[begin].split("\t")
+            if separator == "\t" and width and len(plain) == width:
+                yield plain  # many TSV files do not quote: the marks are part of the text
+                continue
+            inner = "expected after" in str(error)
+            alone = alone or not inner
+            yield Broken(
+                "a quote inside the text is not doubled" if inner else "a quote is opened and never closed", _QUOTES
+            )
+
+
+_HEADING = re.compile(r"\s{0,3}#{1,6}\s")
+_UNDERLINE = re.compile(r"\s{0,3}(=+|-+)\s*$")
+
+
+def parse_plain(text: Text) -> Records:
+    """Passages of a text, numbered from 1.
+
+    1. Blank lines separate passages. 2. A text without any blank line between is one passage a line. 3. Headings stay
+    with the passage under them. 4. A blank line inside a fenced block of code separates nothing. Raises InputError when
+    there is no passage."""
+    passages = [*_joined(_blocks(text.lines()))]
+    if len(passages) == 1:  # 2
+        passages = [line for line in passages[0].split("\n") if line.strip()]
+    text.limits.check_rows(len(passages))
+    if not passages:
+        raise InputError(f"{text.name} holds no text. Write passages with a blank line between them.")
+    return Records(("text",), [(number, {"text": passage}) for number, passage in enumerate(passages, 1)])
+
+
+def table_in_text(text: Text) -> str | None:
+    """The separator of a table that is saved as .txt; None when the first line is not a line of known column names."""
+    first = next((line for line in text.lines(cut=True) if line.strip()), "")
+    aliases = column_aliases
+    roles = (aliases.PROMPTS, aliases.COMPLETIONS, aliases.CHOSEN, aliases.REJECTED, aliases.INPUTS)
+    known = {name for role in roles for name in role}
+    for separator in ("\t", ";", "|", ","):
+        cells = [spelling(cell) for cell in first.split(separator)]
+        if len(cells) >= 2 and len(set(cells) & known) >= 2 and len(set(cells) - known) <= len(cells) // 2:
+            return separator
+    return None
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
+    block: list[str] = []
+    fence = ""
+    for line in lines:
+        mark = line.strip()[:3]
+        if mark in ("```", "~~~") and fence in ("", mark):  # 4
+            fence = "" if fence else mark
+        if line.strip() or fence:
+            block.append(line.rstrip())
+        elif block:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _joined(blocks: Iterable[list[str]]) -> Iterator[str]:
+    headings: list[str] = []
+    for block in blocks:
+        passage = "\n".join(block).strip("\n")
+        if all(_HEADING.match(line) for line in block) or (len(block) == 2 and _UNDERLINE.match(block[1])):  # 3
+            headings.append(passage)
+            continue
+        yield "\n\n".join((*headings, passage))
+        headings = []
+    if headings:
+        yield "\n\n".join(headings)
+
+
+def pasted_kind(text: str) -> str:
+    """The extension that its reader wants: 1. JSON or JSON lines; 2. what a sheet copies (tabs); 3. CSV; 4. plain
+    text."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    if lines[0].lstrip()[:1] in ("{", "["):  # 1
+        return ".json" if _parses(text) else ".jsonl"
+    if "\t" in lines[0]:  # 2
+        return ".tsv"
+    widths = {len(cells) for separator in ",;|" for cells in csv.reader(lines[:1], delimiter=separator)} - {1}
+    if len(lines) > 1 and widths and len(lines[0]) <= 200 and not lines[0].rstrip().endswith((".", "?", "!")):  # 3
+        return ".csv"
+    return ".txt"  # 4
+
+
+def _parses(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

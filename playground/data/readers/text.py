@@ -1,0 +1,313 @@
+"""A text file on disk, packed or not, as lines that can be read again and again without holding them all; and its
+encoding."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+from playground.data.readers.limits import LONGEST_LINE, Limits, OnProgress
+from playground.errors import InputError
+
+_BLOCK = 1024 * 1024
+_SAMPLE = 64 * 1024
+"""Bytes of lines beyond ASCII that decide between the encodings from before Unicode."""
+_MIN_BYTES = 8
+"""Bytes beyond ASCII; fewer are taken for Latin letters."""
+_KINDS = "Save it as CSV, TSV, JSON or JSONL text, or name it by its real kind (.xlsx, .parquet, .csv.gz)."
+_MAGIC = (
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"PK\x03\x04", "a zip archive or an Excel workbook"),
+    (b"%PDF", "a PDF document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"PAR1", "a Parquet file"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document"),
+    (b"SQLite format 3", "an SQLite database"),
+)
+# UTF-32 first: its little-endian mark begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """name: the codec's. mark: bytes of the byte-order mark before the text. blank: the text is only white space."""
+
+    name: str
+    mark: int = 0
+    blank: bool = False
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text file whose encoding is known. packed: it is gzip. size: its bytes on disk. limits: of what it may hold."""
+
+    path: Path
+    packed: bool
+    size: int
+    limits: Limits
+    encoding: Encoding
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def lines(self, on_progress: OnProgress | None = None, *, cut: bool = False) -> Iterator[str]:
+        r"""Every line without its end (``\n``, ``\r\n`` or ``\r``) and without a byte-order mark. cut: a line of more
+        than ``LONGEST_LINE`` characters is given without the rest, one character longer than that; else it raises
+        InputError."""
+        with self._opened() as (raw, file), self._reader(file) as reader:
+            for place, line in enumerate(_bounded_lines(reader)):
+                if len(line) > LONGEST_LINE and not cut:
+                    self.limits.check_line(len(line), place + 1)
+                if place % 256 == 0:
+                    self.limits.check_lines(place)
+                    if on_progress is not None:
+                        on_progress(raw.tell() / max(1, self.size))
+                line = line.removesuffix("\n")
+                yield line.removeprefix("\ufeff") if place == 0 else line
+
+    def whole(self) -> str:
+        r"""All of it, with ``\n`` line ends, to be parsed in one piece. Raises InputError."""
+        with self._opened() as (_, file), self._reader(file) as reader:
+            text = reader.read(self.limits.upload_bytes + 1)
+            self.limits.check_whole(len(text))
+            return text.removeprefix("\ufeff")
+
+    def blocks(self, on_progress: OnProgress | None = None) -> Iterator[bytes]:
+        """The unpacked bytes. Raises InputError when a packed file holds too many, or is damaged."""
+        count = 0
+        with self._opened() as (raw, file):
+            while block := file.read(_BLOCK):
+                count += len(block)
+                if self.packed:
+                    self.limits.check_unpacked(count)
+                if on_progress is not None:
+                    on_progress(raw.tell() / max(1, self.size))
+                yield block
+
+    def _reader(self, file: IO[bytes]) -> io.TextIOWrapper:
+        file.read(self.encoding.mark)
+        return io.TextIOWrapper(file, encoding=self.encoding.name, errors="replace", newline=None)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+        """(the file on disk, what is read from it)."""
+        try:
+            with self.path.open("rb") as raw:
+                if not self.packed:
+                    yield raw, raw
+                    return
+                with gzip.GzipFile(fileobj=raw) as file:
+                    yield raw, file  # type: ignore[misc]
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            why = f"is no gzip archive, or damaged: {error}. Pack it again, or choose the unpacked file"
+            raise InputError(f"{self.name} {why}.") from error
+        except OSError as error:
+            why = f"cannot be opened: {error.strerror or error}. Check its permissions."
+            raise InputError(f"{self.name} {why}") from error
+
+
+def _bounded_lines(reader: io.TextIOWrapper) -> Iterator[str]:
+    """Every line, or its first ``LONGEST_LINE + 1`` characters; never more than that in memory."""
+    while line := reader.readline(LONGEST_LINE + 1):
+        rest = line
+        while rest and not rest.endswith("\n"):
+            rest = reader.readline(LONGEST_LINE)
+        yield line
+
+
+def open_text(path: Path, packed: bool, limits: Limits, on_progress: OnProgress | None = None) -> Text:
+    """Reads the whole file once, in blocks, for its unpacked size, damage and encoding.
+
+    Raises InputError when it is binary, damaged, or unpacks to too much.
+    """
+    text = Text(path, packed, path.stat().st_size, limits, Encoding("utf-8"))
+    return replace(text, encoding=find_encoding(text.blocks(on_progress), path.name))
+
+
+def find_encoding(blocks: Iterable[bytes], name: str) -> Encoding:
+    """How a file's blocks of bytes are to be decoded, with damage replaced by U+FFFD.
+
+    1. a byte-order mark decides; 2. NUL bytes in a pattern are UTF-16 or UTF-32; 3. what reads as UTF-8 is UTF-8; 4.
+    mostly UTF-8 with some damage keeps U+FFFD where a character was lost; 5. an encoding from before Unicode.
+
+    Raises InputError for a binary file.
+    """
+    found: _Detector | None = None
+    for block in blocks:
+        if found is None:
+            kind = next((kind for magic, kind in _MAGIC if block.startswith(magic)), None)
+            if kind:
+                raise InputError(f"{name} is {kind}, not a text file. {_KINDS}")
+            found = _Detector(block)
+        found.add(block)
+    return found.encoding(name) if found else Encoding("utf-8", blank=True)
+
+
+class _Detector:
+    """The evidence for a file's encoding, gathered block by block."""
+
+    def __init__(self, first: bytes) -> None:
+        self.mark, named = next(((len(mark), codec) for mark, codec in _MARKS if first.startswith(mark)), (0, None))
+        self.wide = _wide(first[:4096]) if named is None else None if named == "utf-8" else named
+        self.marked = named is not None
+        self.nul, self.blank, self.valid = False, True, True
+        self.lost = self.beyond = 0
+        self.sample = bytearray()
+        self._skip = self.mark
+        self._text = codecs.getincrementaldecoder(self.wide or "utf-8")("replace")
+        self._strict = codecs.getincrementaldecoder("utf-8")("strict")
+        self._pending = False
+
+    def add(self, block: bytes) -> None:
+        block, self._skip = block[self._skip :], 0
+        if self.wide or self._pending or not block.isascii():
+            text = self._text.decode(block)
+            if not self.wide:
+                self._pending = bool(self._text.getstate()[0])
+                self._count(block, text)
+            self.nul = self.nul or "\0" in text
+            self.blank = self.blank and not text.strip().strip("\ufeff")
+        else:
+            self.nul = self.nul or b"\0" in block
+            self.blank = self.blank and not block.decode("ascii").strip()
+
+    def _count(self, block: bytes, text: str) -> None:
+        if self.valid:
+            try:
+                self._strict.decode(block)
+            except UnicodeDecodeError:
+                self.valid = False
+        self.lost += text.count("\ufffd")
+        self.beyond += len(text) - len(text.encode("ascii", errors="ignore"))
+        if len(self.sample) < _SAMPLE:
+            for line in block.split(b"\n")[1:-1] if len(block) > _SAMPLE else block.split(b"\n"):
+                if not line.isascii() and len(self.sample) < _SAMPLE:
+                    self.sample += line + b"\n"
+
+    def encoding(self, name: str) -> Encoding:
+        if self.nul:
+            raise InputError(f"{name} holds NUL bytes: it is a binary file, not text. {_KINDS}")
+        if self.wide:  # 1, 2
+            return Encoding(self.wide, self.mark, self.blank)
+        lost = self.lost + self._pending
+        if (self.valid and not self._pending) or self.marked or self.beyond - self.lost > lost:  # 1, 3, 4
+            return Encoding("utf-8", self.mark, self.blank)
+        return Encoding(legacy_encoding(bytes(self.sample)), self.mark, False)  # 5
+
+
+def _wide(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a mark: in Western text all bytes but one of each character are nearly always NUL."""
+    if b"\0" not in sample:
+        return None
+    if len(sample) >= 8:
+        four = [sample[place::4].count(0) / (len(sample) // 4) for place in range(4)]
+        if four[0] < 0.1 and min(four[1:]) > 0.9:
+            return "utf-32-le"
+        if four[3] < 0.1 and min(four[:3]) > 0.9:
+            return "utf-32-be"
+    half = max(1, len(sample) // 2)
+    first, second = sample[0::2].count(0) / half, sample[1::2].count(0) / half
+    if second > 0.4 and first < 0.05:
+        return "utf-16-le"
+    return "utf-16-be" if first > 0.4 and second < 0.05 else None
+
+
+_WESTERN = "äöüß éèêëàâçùûüîïôœæ áéíóúñüªº ãõáâàéêíóôúç àèéìíòóùú åäöæøéü ëïéèöü àçèéíïòóúü"
+_CENTRAL = "ąćęłńóśźż áčďéěíňóřšťúůýž áäčďéíĺľňóôŕšťúýž áéíóöőúüű čćđšž ăâîşţ äöüß"
+_LATIN = frozenset(map(chr, range(0xC0, 0x180)))
+_PUNCTUATION = frozenset("“”„‘’‚–—…«»‹›¡¿€£§°´·\xa0、。「」『』・，．：；？！（）［］【】《》")
+_MISPLACED = re.compile("[ךםןףץ](?=[א-ת])|ς(?=[ά-ώ])")
+"""A letter that Hebrew or Greek writes at a word's end only, inside a word: the text is neither."""
+
+
+def legacy_encoding(sample: bytes) -> str:
+    """The codec of a text from before Unicode. sample: whole lines that hold bytes beyond ASCII; some tens of KB are
+    enough.
+
+    charset-normalizer proposes; the codec under which most characters beyond ASCII are common letters of one language
+    is taken."""
+    import charset_normalizer
+
+    western = "cp1252" if _decoded(sample, "cp1252") is not None else "latin-1"
+    few = sum(byte >= 0x80 for byte in sample) < _MIN_BYTES
+    known = sorted({codec for codec, *_ in _languages()})
+    proposed = {match.encoding for match in charset_normalizer.from_bytes(sample, cp_isolation=known)} | {"cp1252"}
+    best, found = 0.0, western
+    for codec, letters, needed in _languages():
+        able = codec in proposed and not (few and letters.isdisjoint(_LATIN))
+        text = _decoded(sample, codec) if able else None
+        beyond = [char for char in _MISPLACED.sub("\ufffd", text or "") if char > "\x7f" and char not in _PUNCTUATION]
+        share = (
+            min(1.0, sum(map(letters.__contains__, beyond)) / len(beyond) / needed)
+            if beyond
+            else float(text is not None)
+        )
+        if share > best:
+            best, found = share, codec
+    return found if best >= 0.5 else western
+
+
+def _decoded(sample: bytes, codec: str) -> str | None:
+    try:
+        return sample.decode(codec)
+    except UnicodeDecodeError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _languages() -> tuple[tuple[str, frozenset[str], float], ...]:
+    """(codec, a language's letters, their share among its characters beyond ASCII); of equally good ones the first is
+    taken."""
+
+    def span(first: int, last: int) -> frozenset[str]:
+        return frozenset(map(chr, range(first, last + 1)))
+
+    def common(codec: str, leads: range) -> frozenset[str]:
+        """The characters that a Chinese standard puts first, by how common they are."""
+        trails = (*range(0x40, 0x7F), *range(0xA1, 0xFF))
+        return frozenset("".join(bytes((a, b)).decode(codec, "ignore") for a in leads for b in trails)) - span(0, 0x7F)
+
+    def latin(codec: str, languages: str, needed: float = 1.0) -> list[tuple[str, frozenset[str], float]]:
+        return [(codec, frozenset(each + each.upper()), needed) for each in languages.split()]
+
+    kana, cyrillic = span(0x3041, 0x30FF), span(0x430, 0x45F) | frozenset("ґ")
+    return (
+        ("cp932", kana, 0.3),
+        ("euc_jp", kana, 0.3),
+        ("cp949", span(0xAC00, 0xD7A3), 0.97),
+        ("gb18030", common("gb2312", range(0xB0, 0xD8)), 0.8),
+        ("big5", common("big5", range(0xA4, 0xC7)), 0.8),
+        *latin("cp1252", _WESTERN),
+        *latin("cp1254", "çğıöşüâîûİ\u0307"),
+        *latin("cp1250", _CENTRAL),
+        *latin("cp1257", "ąčęėįšųūž āčēģīķļņšūž äöüõšž"),
+        *latin("cp1252", "áéíóúýþæöð"),
+        *latin("cp1252", _WESTERN.replace(" ", ""), 1.05),
+        ("cp1255", span(0x5D0, 0x5EA), 0.95),
+        ("cp1253", span(0x386, 0x3CE), 1.0),
+        ("cp1251", cyrillic, 0.8),
+        ("koi8_r", cyrillic, 0.8),
+        ("cp866", cyrillic, 0.8),
+        ("cp1256", span(0x621, 0x652), 0.9),
+        ("cp874", span(0xE01, 0xE5B), 1.0),
+        *latin("mac_roman", _WESTERN, 1.05),
+        *latin("cp850", _WESTERN, 1.05),
+    )

@@ -1,0 +1,324 @@
+"""Excel workbooks and Parquet files -> records.
+
+Both are compressed and their decoders allocate before anybody can count, so a child process (this module run as a
+program) decodes them first, under a limit on memory and processor time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from playground.data.column_aliases import listed
+from playground.data.readers.delimited import build_table
+from playground.data.readers.limits import KEEP_FEWER, Limits, OnProgress
+from playground.data.readers.records import Numbered, Records, flatten, stream
+from playground.errors import InputError
+from playground.settings import PROJECT_ROOT
+
+_CHILD_BYTES = 1 << 29
+_CHILD_S = 120
+_CHILD_BYTES_A_S = 500_000
+_CHILD_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+"""Address space that a core more would reserve is nothing that the file takes, and the limit counts it."""
+_BATCH_BYTES = 16 << 20
+"""Decoded bytes of a Parquet file that become Python values at a time."""
+_ROW_BYTES = 4 << 20
+"""Of a sheet's XML: openpyxl holds a row whole, 80 times as large where its cells are empty."""
+_VALUE_BYTES = 200
+"""What a Python value takes besides, about."""
+
+
+def parse_xlsx(path: Path, limits: Limits) -> Records:
+    """The first sheet that holds anything. Raises InputError when it is no workbook, has no columns or rows, or too
+    much of them."""
+    _check_archive(path, limits)
+    probe(path, limits)
+    try:
+        book = _opened(path)
+        try:
+            for sheet in book.worksheets:
+                rows = _trim(list(_rows(sheet, limits)))
+                if rows:
+                    return build_table(rows[0], lambda rows=rows: rows[1:], limits)  # type: ignore[misc]
+        finally:
+            book.close()
+    except InputError:
+        raise
+    except Exception as error:  # a damaged workbook fails anywhere inside openpyxl, with any type
+        raise InputError(
+            f"{path.name} cannot be read as an Excel workbook: {error}. Save it again, or as CSV."
+        ) from error
+    raise InputError(f"{path.name} is an empty workbook. Put column names in the first line and rows under them.")
+
+
+def decode_xlsx(path: Path, upload_bytes: int) -> None:
+    """All that reading a workbook allocates: its shared strings and styles whole, and where one may be large its rows,
+    each of them whole. Raises InputError where that is too much."""
+    limits = Limits(path.name, upload_bytes)
+    book = _opened(path)
+    for sheet in [] if _has_short_rows(path) else book.worksheets:  # as parse_xlsx goes through them
+        if max(map(len, _rows(sheet, limits)), default=0):
+            break
+    book.close()
+
+
+def _check_archive(path: Path, limits: Limits) -> None:
+    """Raises InputError where a workbook unpacks to too much, or any of its files is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            limits.check_unpacked(sum(entry.file_size for entry in archive.infolist()))
+            damaged = archive.testzip()
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        ValueError,
+        RuntimeError,
+        struct.error,
+    ):
+        raise InputError(
+            f"{path.name} is no Excel workbook (.xlsx), or has a password. Save it again, or as CSV."
+        ) from None
+    if damaged:
+        raise InputError(
+            f"{path.name} cannot be read as an Excel workbook: {damaged} is damaged. Save it again, or as CSV."
+        )
+
+
+def _has_short_rows(path: Path) -> bool:
+    """Whether no row of any sheet takes much, by its bytes alone; no where anything could hide a row's begin."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if not entry.filename.startswith("xl/worksheets/"):
+                continue
+            since, tail = 0, b""
+            with archive.open(entry) as sheet:
+                while block := sheet.read(1 << 20):
+                    data = tail + block
+                    first, last = data.find(b"<row"), data.rfind(b"<row")
+                    if b"<!" in data or since + (len(block) if first < 0 else first) > _ROW_BYTES:
+                        return False
+                    since = since + len(block) if last < 0 else len(data) - last
+                    tail = data[-3:]
+    return True
+
+
+def _opened(path: Path) -> Any:
+    try:
+        import openpyxl
+    except ImportError:
+        raise InputError(
+            f"{path.name} needs openpyxl, which is not installed. Install it, or save the sheet as CSV."
+        ) from None
+    return openpyxl.load_workbook(path, read_only=True, data_only=True)
+
+
+def _parquet_batches(path: Path, limits: Limits) -> Iterator[tuple[int, Any]]:
+    """(rows in the file, the next few of them, decoded)."""
+    import pyarrow.parquet
+
+    unpacked = values = 0
+    with pyarrow.parquet.ParquetFile(path) as file:
+        limits.check_rows(file.metadata.num_rows)
+        limits.check_columns(file.metadata.num_columns)
+        for coded in file.iter_batches(batch_size=1024):
+            batch = coded.cast(pyarrow.schema([field.with_type(_written_out(field.type)) for field in coded.schema]))
+            inside = sum(map(_values, batch.columns))
+            unpacked, values = unpacked + batch.nbytes, values + inside
+            limits.check_unpacked(unpacked)
+            limits.check_cells(values)
+            step = max(1, batch.num_rows * _BATCH_BYTES // max(_BATCH_BYTES, batch.nbytes + _VALUE_BYTES * inside))
+            for start in range(0, batch.num_rows, step):
+                yield file.metadata.num_rows, batch.slice(start, step)
+
+
+def _written_out(kind: Any) -> Any:
+    """A type without dictionaries: a text that is repeated counts each time."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_dictionary(kind):
+        return _written_out(kind.value_type)
+    if types.is_list(kind):
+        return pyarrow.list_(_written_out(kind.value_type))
+    if types.is_large_list(kind):
+        return pyarrow.large_list(_written_out(kind.value_type))
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_written_out(field.type)) for field in kind])
+    return kind
+
+
+def _values(column: Any) -> int:
+    """Values inside the lists, structures and maps of a column, itself among them."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_struct(column.type):
+        return len(column) + sum(map(_values, column.flatten()))
+    if types.is_map(column.type):
+        return len(column) + _values(column.keys) + _values(column.items)
+    return len(column) + (_values(column.flatten()) if types.is_nested(column.type) else 0)
+
+
+def decode_parquet(path: Path, upload_bytes: int) -> None:
+    """Every page of a Parquet file. Raises InputError when it holds too much, and pyarrow's own errors."""
+    for _ in _parquet_batches(path, Limits(path.name, upload_bytes)):
+        pass
+
+
+def parse_parquet(path: Path, limits: Limits, on_progress: OnProgress | None = None) -> Records:
+    """Raises InputError when it is no Parquet file, has no columns or rows, or too much of them."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise InputError(
+            f"{path.name} needs pyarrow, which is not installed. Install it, or save the data as JSONL."
+        ) from None
+
+    try:
+        if _has_parquet_ends(path):
+            probe(path, limits)
+        records = stream(lambda progress: _parquet_rows(path, limits, progress), limits, on_progress)
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path.name} is no Parquet file, or damaged: {error}. Write it again, or as JSONL."
+        ) from error
+    if not records.columns or not len(records.rows):
+        has = f"{len(records.columns)} columns ({listed(records.columns)}) and {len(records.rows)} rows"
+        raise InputError(f"{path.name} has {has}. Add rows.")
+    return records
+
+
+def _has_parquet_ends(path: Path) -> bool:
+    """Whether the file has Parquet's magic bytes at both ends; without them pyarrow refuses it before it decodes
+    anything."""
+    with path.open("rb") as file:
+        first = file.read(4)
+        file.seek(max(0, path.stat().st_size - 4))
+        return first == file.read() == b"PAR1"
+
+
+def _parquet_rows(path: Path, limits: Limits, on_progress: OnProgress | None) -> Iterator[Numbered]:
+    number = 0
+    for total, batch in _parquet_batches(path, limits):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, flatten({key: "" if value is None else value for key, value in row.items()})
+        if on_progress is not None:
+            on_progress(number / max(1, total))
+
+
+def _rows(sheet: Any, limits: Limits) -> Iterator[list[object]]:
+    """Every row without the empty cells at its end. Raises InputError where there is too much."""
+    sheet.reset_dimensions()  # some programs write a wrong size, and only that much would be read
+    cells = 0
+    for number, row in enumerate(sheet.iter_rows(values_only=True)):
+        width = len(row)
+        while width and row[width - 1] in (None, ""):
+            width -= 1
+        cells += len(row)
+        limits.check_columns(width)
+        limits.check_cells(cells)
+        limits.check_rows(number)
+        yield list(row[:width])
+
+
+def _trim(rows: list[list[object]]) -> list[list[object]]:
+    """From the first row that is not empty to the last; the empty ones between them keep their number."""
+
+    def filled() -> Iterator[int]:
+        return (place for place, row in enumerate(rows) if any(cell not in (None, "") for cell in row))
+
+    first, last = next(filled(), None), max(filled(), default=None)
+    return [] if first is None or last is None else rows[first : last + 1]
+
+
+def probe(path: Path, limits: Limits) -> None:
+    """Decode the file once in a child process. Raises InputError when it takes too much; what the decoder itself
+    refuses is left to the reader."""
+    stat = path.stat()
+    _probed(path, stat.st_size, stat.st_mtime_ns, limits)
+
+
+@lru_cache(maxsize=64)
+def _probed(path: Path, size: int, changed_ns: int, limits: Limits) -> None:
+    memory, seconds = _CHILD_BYTES + 4 * limits.upload_bytes, _CHILD_S + size // _CHILD_BYTES_A_S
+    arguments = [str(path.resolve()), str(limits.upload_bytes), str(memory), str(seconds)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "playground.data.readers.workbook", *arguments],
+            cwd=PROJECT_ROOT,
+            env=os.environ | _CHILD_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=2 * seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{limits.name} took longer than {2 * seconds} s to unpack. {KEEP_FEWER}") from None
+    if done.returncode:
+        raise InputError(
+            f"{limits.name} needs more than {memory / 2**30:.1f} GB of memory, or {seconds} s, to unpack. {KEEP_FEWER} "
+            "CSV and JSONL are read row by row."
+        )
+
+
+_OUT_OF_MEMORY = ("allocat", "memory", "worker thread", "resource temporarily")
+"""What libraries say when they are refused memory or a thread."""
+
+
+def _limit(memory_bytes: int, seconds: int) -> None:
+    """Of this process: address space beyond what it has taken, and processor time; nothing where the system knows no
+    such limits (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        taken = 0
+    for what, most in ((resource.RLIMIT_AS, taken + memory_bytes), (resource.RLIMIT_CPU, seconds)):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(what, (most, most))
+
+
+def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
+    """0: it can be decoded, or the decoder refuses it in words, which the reader will say better. 1: no memory."""
+    with contextlib.suppress(ImportError):  # before the limit, which is for what comes on top
+        import openpyxl  # noqa: F401
+        import pyarrow.parquet
+
+        pyarrow.set_cpu_count(1)
+    _limit(int(memory_bytes), int(seconds))
+    file = Path(path)
+    try:
+        decode = decode_parquet if file.suffix.lower() == ".parquet" else decode_xlsx
+        decode(file, int(upload_bytes))
+    except MemoryError:
+        return 1
+    except InputError:
+        return 0
+    except Exception as error:  # a damaged file fails anywhere inside its decoder, with any type
+        return int(any(sign in str(error).lower() for sign in _OUT_OF_MEMORY))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

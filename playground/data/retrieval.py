@@ -1,0 +1,146 @@
+"""Documents a side may read: a text cut into passages, and those nearest to a question by BM25 (Robertson and Zaragoza
+2009; ``bm25s``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from playground.data.example import Checked, Example
+from playground.errors import InputError
+
+WORDS = 90
+"""Words of a passage, about; a paragraph that is longer is cut between sentences."""
+MOST = 3
+"""Passages that a question is given."""
+LIMIT_BYTES = 20_000_000
+TOKEN = r"(?u)\b\w+\b"
+"""A digit alone is a word too: people ask for ward 7."""
+KINDS = (".txt", ".md", ".markdown", ".rst", ".text")
+
+
+class Documents:
+    """passages: in the order of the text."""
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        self.passages = tuple(passages)
+
+    @cached_property
+    def _index(self) -> Any:
+        import bm25s
+
+        index = bm25s.BM25()
+        index.index(bm25s.tokenize(list(self.passages), token_pattern=TOKEN, show_progress=False), show_progress=False)
+        return index
+
+    def nearest(self, question: str, most: int = MOST) -> tuple[str, ...]:
+        """The passages nearest to a question, the nearest first; fewer where no more share a word with it."""
+        places = ranked(self._index, question, len(self.passages))
+        return tuple(self.passages[place] for place in places[:most])
+
+
+def ranked(index: Any, question: str, count: int) -> list[int]:
+    """Places by score, the best first, ties in their order; only those above 0."""
+    import bm25s
+
+    words = bm25s.tokenize([question], token_pattern=TOKEN, return_ids=False, show_progress=False)[0]
+    if not words or not count:
+        return []
+    scores = index.get_scores(words)
+    return [place for place in sorted(range(count), key=lambda place: (-scores[place], place)) if scores[place] > 0]
+
+
+class Nearest:
+    """Texts by their nearness to a question: for shots that are chosen by it."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._documents = Documents(texts)
+
+    def places(self, question: str) -> list[int]:
+        """All places, the nearest first; those that share no word with it at the end, in their order."""
+        count = len(self._documents.passages)
+        found = ranked(self._documents._index, question, count)
+        return [*found, *(place for place in range(count) if place not in set(found))]
+
+
+def read_documents(path: Path) -> Documents:
+    """A text file, or every text file in a folder. Raises InputError naming what cannot be read."""
+    path = Path(path)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in KINDS) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"There is no text in {path.name}. Documents are {', '.join(KINDS)} files.")
+    if (wrong := next((file for file in files if file.suffix.lower() not in KINDS), None)) is not None:
+        raise InputError(
+            f"{wrong.name} is not a text. Documents are {', '.join(KINDS)} files; save it as one of these."
+        )
+    found: list[str] = []
+    for file in files:
+        try:
+            if file.stat().st_size > LIMIT_BYTES:
+                raise InputError(
+                    f"{file.name} is {file.stat().st_size / 1e6:.0f} MB; "
+                    f"documents may have {LIMIT_BYTES // 1_000_000} MB."
+                )
+            found += passages_of(file.read_text(encoding="utf-8-sig"))
+        except FileNotFoundError as error:
+            raise InputError(f"There is no file {file}. Documents are text files.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{file.name} cannot be read as UTF-8 text: {error}. Save it as UTF-8 and try again."
+            ) from error
+    if not found:
+        raise InputError(f"There is nothing in {path.name}. Documents need some text.")
+    return Documents(found)
+
+
+def passages_of(text: str, words: int = WORDS) -> list[str]:
+    """Paragraphs put together, or cut between sentences, to about ``words`` words each; a heading stays with what
+    follows."""
+    pieces = []
+    for paragraph in (" ".join(part.split()) for part in re.split(r"\n\s*\n", text)):
+        if len(paragraph.split()) <= words:
+            pieces.append(paragraph)
+            continue
+        sentences = (sentence.split() for sentence in re.split(r"(?<=[.!?])\s+", paragraph))
+        cut = [" ".join(many[start : start + words]) for many in sentences for start in range(0, len(many), words)]
+        pieces += _joined(cut, words, " ")
+    return _joined(filter(None, pieces), words, "\n")
+
+
+def _joined(pieces: Iterable[str], words: int, separator: str) -> list[str]:
+    """As many pieces together as ``words`` words take."""
+    found: list[list[str]] = []
+    size = 0
+    for piece in pieces:
+        count = len(piece.split())
+        if not found or size + count > words:
+            found.append([])
+            size = 0
+        found[-1].append(piece)
+        size += count
+    return [separator.join(each) for each in found]
+
+
+def with_documents(checked: Checked, documents: Documents) -> Checked:
+    """The same rows, each question with the passages nearest to it: what a run with documents learns from."""
+    return replace(checked, examples=tuple(add_passages(example, documents) for example in checked.examples))
+
+
+def add_passages(example: Example, documents: Documents) -> Example:
+    """One row with passages in its last question."""
+    *before, question, answer = example.messages
+    asked = replace(question, content=with_passages(question.content, documents.nearest(question.content)))
+    return replace(example, messages=(*before, asked, answer))
+
+
+def with_passages(question: str, passages: Sequence[str]) -> str:
+    """What is asked when there is something to read first; the question alone where nothing was found. Training with
+    documents and asking with them use this same form."""
+    if not passages:
+        return question
+    numbered = "\n\n".join(f"[{place}] {text}" for place, text in enumerate(passages, 1))
+    return f"Passages:\n{numbered}\n\nAnswer from the passages.\n\n{question}"

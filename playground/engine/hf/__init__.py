@@ -1,0 +1,1 @@
+"""Any family: Hugging Face's forward pass and cache, with adapter slots beside its linear layers."""

@@ -1,0 +1,349 @@
+"""The backend for any family: Hugging Face's forward pass and KV cache, our adapter slots beside the linear layers.
+
+Sequences of one call are padded on the left and start together, ``ROWS_MAX`` at a time: the next when those have ended;
+calls take turns step by step.
+
+Long positions (LongRoPE, Ding et al. 2024, arXiv:2402.13753) take other frequencies past a turning point, for a whole
+batch at once: a sequence that may pass it goes alone, and is read again there, because its keys were turned by the
+other frequencies. Sliding windows count places of the KV cache: a sequence with keys and values before its text goes
+alone there, without padding in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from playground.engine.adapter_weights import NO_SOFT_PROMPT, AdapterWeights, SoftPrompt, out_in
+from playground.engine.hf.adapter_slots import ActiveRows, SlottedLinear
+from playground.engine.hf.scoring import Padded, padded, scores
+from playground.engine.load import Loaded
+from playground.engine.request import ROWS_MAX, Row, RowState
+from playground.engine.scoring import Score, Text
+from playground.engine.sequence import Generation
+from playground.engine.worker_thread import WorkerThread
+from playground.errors import AdapterError, BaseUnavailableError
+from playground.methods.weights import VirtualTokens
+
+
+class HfBackend:
+    """Forward passes, slots and their record belong to the worker thread; other threads call them through it."""
+
+    def __init__(self, loaded: Loaded, ends: frozenset[int], compute: WorkerThread) -> None:
+        """On the worker thread."""
+        self._compute = compute
+        self.loaded, self._ends = loaded, ends
+        self._active = ActiveRows()
+        self._linears: dict[str, SlottedLinear] = {}
+        for name, module in loaded.model.named_modules():
+            sides = out_in(module)
+            if sides is not None:
+                self._linears[name] = SlottedLinear(sides[1], sides[0], self._active, loaded.dtype, loaded.device)
+                self._linears[name].hook(module)
+        self._slots: dict[str, int] = {}
+        self._soft_prompts: dict[str, SoftPrompt] = {}
+        self._users: dict[int, int] = {}
+        self._inputs = set(inspect.signature(loaded.model.forward).parameters)
+        if "past_key_values" not in self._inputs:
+            raise BaseUnavailableError(
+                f"{loaded.model.config.model_type} models keep no keys and values. Choose another base."
+            )
+        self.turning_point = _turning_point(loaded.model.config.get_text_config())
+        self._windowed = any(getattr(layer, "is_sliding", False) for layer in self.new_cache().layers)
+        tokenizer = loaded.tokenizer
+        self.pad_id = int(tokenizer.eos_token_id or 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Everything that the slots take, used or not, and soft prompts."""
+        return self._slot_bytes + self._soft_prompt_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """The share of it that attached adapters use."""
+        slots = max((linear.a.shape[0] for linear in self._linears.values()), default=1)
+        used = sum(slot > 0 for slot in list(self._slots.values()))
+        return self._slot_bytes * used // slots + self._soft_prompt_bytes
+
+    @property
+    def _slot_bytes(self) -> int:
+        return sum(linear.bytes for linear in self._linears.values())
+
+    @property
+    def _soft_prompt_bytes(self) -> int:
+        return sum(prompt.bytes for prompt in list(self._soft_prompts.values()))
+
+    @property
+    def cache_bytes(self) -> int:
+        return 0
+
+    def clear_prefix_cache(self) -> None:
+        """There is none."""
+
+    def close(self) -> None:
+        """Sequences in flight end with an error, and nothing here holds the model any longer."""
+        self._compute.close(self._drop_model)
+
+    def _drop_model(self) -> None:
+        self._linears = {}
+        self.loaded = replace(self.loaded, model=None, weights={})
+
+    # -- adapters, on the worker thread ---------------------------------------------------------------------------
+
+    def put(self, adapter_id: str, key: str, weights: AdapterWeights, virtual: VirtualTokens | None = None) -> None:
+        """Into a free slot; sequences that are using an older version keep theirs to their end. Raises AdapterError for
+        virtual tokens that this base cannot carry."""
+        prompt = NO_SOFT_PROMPT if virtual is None else self._soft_prompt(adapter_id, virtual)
+        slot = self._free_slot() if weights else 0  # slot 0 leaves every layer as it is
+        slots = max([slot + 1, *(linear.a.shape[0] for linear in self._linears.values())])
+        for name, linear in self._linears.items() if slot else ():
+            linear.resize(slots)  # one index serves all layers
+            linear.put(slot, weights.get(name))
+        old = self._slots.get(adapter_id)
+        self._slots[adapter_id], self._soft_prompts[adapter_id] = slot, prompt
+        self._clear(old)
+
+    def drop(self, adapter_id: str) -> None:
+        self._soft_prompts.pop(adapter_id, None)
+        self._clear(self._slots.pop(adapter_id, None))
+
+    def _soft_prompt(self, adapter_id: str, virtual: VirtualTokens) -> SoftPrompt:
+        loaded = self.loaded
+        if not virtual.prefix:
+            hidden = int(loaded.model.get_input_embeddings().weight.shape[-1])
+            if "inputs_embeds" not in self._inputs:
+                raise AdapterError(
+                    f"{adapter_id} is embeddings before the text; this base reads token ids only. Train a LoRA."
+                )
+            return SoftPrompt(embeddings=virtual.embeddings(adapter_id, hidden).to(loaded.device, loaded.dtype))
+        shapes = self._cache_shapes()
+        if len(set(shapes)) != 1 or shapes[0] is None:
+            raise AdapterError(
+                f"{adapter_id} is keys and values for every layer; this base ({loaded.model.config.model_type}) has "
+                "layers that keep none, or of another shape. Train prompt tuning or a LoRA."
+            )
+        found = virtual.keys_values(adapter_id, len(shapes), *shapes[0])
+        return SoftPrompt(keys_values=found.to(loaded.device, loaded.dtype).contiguous())
+
+    def _cache_shapes(self) -> list[tuple[int, int] | None]:
+        """(heads, width) of the keys that each layer caches, None where it caches none; found by reading one token."""
+        cache, one = self.new_cache(), torch.zeros((1, 1), dtype=torch.long, device=self.loaded.device)
+        self.forward(Padded(one, None, torch.ones_like(one), one, cache), torch.zeros_like(one[0]))
+        found: list[tuple[int, int] | None] = []
+        for layer in cache.layers:
+            keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+            plain = keys is not None and values is not None and keys.dim() == 4 and keys.shape == values.shape
+            found.append((int(keys.shape[1]), int(keys.shape[3])) if plain and keys is not None else None)
+        return found
+
+    def _hold(self, adapters: Sequence[str | None]) -> tuple[list[int], list[SoftPrompt]]:
+        """Each row's slot and soft prompt, which stay until ``_release``."""
+        slots = [self._slot(name) for name in adapters]
+        for slot in slots:
+            self._users[slot] = self._users.get(slot, 0) + 1
+        return slots, [self._soft_prompts[name] if name else NO_SOFT_PROMPT for name in adapters]
+
+    def _release(self, slots: Sequence[int]) -> None:
+        with contextlib.suppress(BaseUnavailableError):  # the base has left, and its slots with it
+            self._compute.run(lambda: self._release_slots(slots))
+
+    def _release_slots(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._users[slot] -= 1
+            if not self._users[slot]:
+                del self._users[slot]
+                self._clear(slot)
+
+    def _slot(self, adapter_id: str | None) -> int:
+        if adapter_id and adapter_id not in self._slots:
+            raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
+        return self._slots[adapter_id] if adapter_id else 0
+
+    def _free_slot(self) -> int:
+        taken = {*self._slots.values(), *self._users}
+        return next(slot for slot in range(1, len(taken) + 2) if slot not in taken)
+
+    def _clear(self, slot: int | None) -> None:
+        """Make a slot the base again, unless it is still needed; empty slots at the end are freed."""
+        taken = {0, *self._slots.values(), *self._users}
+        if slot is None or slot in taken:
+            return
+        kept = max(taken) + 1
+        for linear in self._linears.values():
+            if slot < kept:
+                linear.put(slot, None)
+            linear.resize(kept)
+
+    # -- decoding and scoring -------------------------------------------------------------------------------------
+
+    def switch_ms(self, adapter_id: str) -> float:
+        started = time.perf_counter()
+        torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
+        return (time.perf_counter() - started) * 1000
+
+    def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> torch.Tensor:
+        """Logits [prompts, vocabulary] of each prompt's last token."""
+
+        def work() -> torch.Tensor:
+            slot = torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
+            soft = self._soft_prompts[adapter_id] if adapter_id else NO_SOFT_PROMPT
+            return torch.stack([self.forward(self.padded([prompt], [soft]), slot)[0] for prompt in prompts])
+
+        return self._compute.run(work)
+
+    def stream(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Generator[list[RowState], None, None]:
+        """Every row's state after each step."""
+        slots, soft = self._compute.run(lambda: self._hold([row.adapter for row in rows]))
+        try:
+            started = time.perf_counter()
+            tokenizer = self.loaded.tokenizer
+            replies = [Generation(row, ids, tokenizer, self._ends) for row, ids in zip(rows, prompts, strict=True)]
+            yield [replace(reply.state) for reply in replies]
+            for begin in range(0, len(rows), ROWS_MAX):
+                places = range(len(rows))[begin : begin + ROWS_MAX]
+                longest = {i: len(prompts[i]) + rows[i].sampling.max_tokens for i in places}
+                alone = [i for i in places if self._goes_alone(longest[i], soft[i])]
+                together = [i for i in places if i not in alone]
+                batches = [
+                    _Batch(
+                        self,
+                        [replies[i] for i in part],
+                        [prompts[i] for i in part],
+                        [slots[i] for i in part],
+                        [soft[i] for i in part],
+                        started,
+                    )
+                    for part in (together, *([i] for i in alone))
+                    if part
+                ]
+                while any(batch.live for batch in batches):
+                    for batch in batches:
+                        if batch.live:
+                            self._compute.run(batch.step)
+                    yield [replace(reply.state) for reply in replies]
+        finally:
+            self._release(slots)
+
+    def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
+        """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters."""
+        slots, soft = self._compute.run(lambda: self._hold([text.adapter for text in texts]))
+        try:
+            yield None
+            yield from scores(self._scored_logits, texts, slots, soft, self._goes_alone)
+        finally:
+            self._release(slots)
+
+    def _scored_logits(
+        self, ids: Sequence[Sequence[int]], soft: Sequence[SoftPrompt], slots: Sequence[int], columns: tuple[int, int]
+    ) -> torch.Tensor:
+        def work() -> torch.Tensor:
+            given, device = self.padded(ids, soft), self.loaded.device
+            length = given.ids.shape[1]
+            first, last = max(0, length - columns[0]), length - columns[1]
+            keep = torch.arange(first, last, device=device)
+            logits = self._columns(given, torch.tensor(list(slots), device=device), keep)
+            return logits if "logits_to_keep" in self._inputs else logits[:, first:last]
+
+        return self._compute.run(work)
+
+    def _goes_alone(self, tokens: int, soft: SoftPrompt) -> bool:
+        """Whether a sequence that may reach so many tokens must not share a batch."""
+        past = self.turning_point is not None and soft.read + soft.held + tokens > self.turning_point
+        return past or (self._windowed and soft.held > 0)
+
+    def padded(self, texts: Sequence[Sequence[int]], soft: Sequence[SoftPrompt]) -> Padded:
+        """A batch of which nothing has been read yet."""
+        with torch.inference_mode():
+            return padded(self.loaded.model, self.new_cache(), texts, soft, self.pad_id)
+
+    def new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.loaded.model.config)
+
+    def forward(self, given: Padded, slots: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary] of the last position; extends the KV cache in place."""
+        return self._columns(given, slots, 1)[:, -1]
+
+    def _columns(self, given: Padded, slots: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
+        """Logits [rows, columns, vocabulary] of the last ``keep`` columns, or of those that it names (all, where the
+        family names none)."""
+        numbers = tuple(slots.tolist())
+        self._active.slots = slots if any(numbers) else None
+        self._active.numbers, self._active.tokens = numbers, given.ids.numel()
+        try:
+            with torch.inference_mode():
+                extra = {"position_ids": given.positions, "logits_to_keep": keep}
+                read = {"input_ids": given.ids} if given.embedded is None else {"inputs_embeds": given.embedded}
+                out = self.loaded.model(
+                    **read,
+                    attention_mask=given.mask,
+                    past_key_values=given.cache,
+                    use_cache=True,
+                    **{name: value for name, value in extra.items() if name in self._inputs},
+                )
+            logits: torch.Tensor = out.logits
+            return logits
+        finally:
+            self._active.slots = None
+
+
+class _Batch:
+    """Sequences under way together, with their shared KV cache. live: places of those that are not done; _rows: places
+    of those that the cache holds."""
+
+    def __init__(
+        self,
+        backend: HfBackend,
+        replies: Sequence[Generation],
+        prompts: Sequence[Sequence[int]],
+        slots: Sequence[int],
+        soft: Sequence[SoftPrompt],
+        started: float,
+    ) -> None:
+        self._backend, self._replies, self._prompts, self._soft = backend, replies, prompts, soft
+        self._started = started
+        self.live, self._rows = list(range(len(replies))), list(range(len(replies)))
+        self._slots = torch.tensor(slots, device=backend.loaded.device)
+        self._given: Padded | None = None
+
+    def step(self) -> None:
+        """One forward pass, one token for every live sequence; those that are done leave."""
+        given = self._given
+        if given is None:
+            given = self._backend.padded(self._prompts, self._soft)
+        elif int(given.positions[0, -1]) == self._backend.turning_point:  # a sequence that goes alone: prefilled again
+            given = self._backend.padded([[*self._prompts[0], *self._replies[0].tokens]], self._soft)
+        logits = self._backend.forward(given, self._slots)
+        now = time.perf_counter() - self._started
+        for row, place in enumerate(self._rows):
+            if place in self.live:
+                self._replies[place].sample(logits[row], now)
+        self.live = [place for place in self.live if not self._replies[place].state.finish]
+        stay = [row for row, place in enumerate(self._rows) if place in self.live]
+        mask, positions = given.mask, given.positions
+        selectable = all(hasattr(layer, "batch_select_indices") for layer in given.cache.layers)
+        if 0 < len(stay) < len(self._rows) and selectable:
+            keep = torch.tensor(stay, dtype=torch.long, device=mask.device)
+            mask, positions, self._slots = mask[keep], positions[keep], self._slots[keep]
+            given.cache.batch_select_indices(keep)
+            self._rows = list(self.live)
+        if self.live:  # where the cache cannot drop a row, one that is done goes along on its last token
+            last = [(self._replies[place].tokens or [self._backend.pad_id])[-1] for place in self._rows]
+            ids = torch.tensor(last, device=mask.device)[:, None]
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+            self._given = Padded(ids, None, mask, positions[:, -1:] + 1, given.cache)
+
+
+def _turning_point(config: Any) -> int | None:
+    """The position from which on a model takes other frequencies, if it does."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)

@@ -1,0 +1,235 @@
+"""The fast backend, for the Llama family: the model, the adapters attached to it, and the scheduler that batches over
+both.
+
+Scoring reads sequences as prompts are prefilled; the head runs over the scored places, a few at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from playground.engine.adapter_weights import AdapterWeights
+from playground.engine.kv_cache import KVCache
+from playground.engine.llama.adapter_slots import AdapterSlots
+from playground.engine.llama.layout import PackedAdapter, pack
+from playground.engine.llama.model import LlamaModel, Segment
+from playground.engine.load import Loaded
+from playground.engine.request import Row, RowState
+from playground.engine.scheduler import PREFILL_CHUNK, Scheduler
+from playground.engine.scoring import PLACES, Score, Text, parts, token_divergences, token_losses
+from playground.engine.worker_thread import GONE, WorkerThread
+from playground.errors import AdapterError, BaseUnavailableError
+from playground.methods.weights import VirtualTokens
+
+
+@dataclass
+class _Reading:
+    """A text read with one adapter. read: tokens so far; states: of the scored places, as they come."""
+
+    text: Text
+    adapter: PackedAdapter | None
+    slot: int | None = None
+    read: int = 0
+    states: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def start(self) -> int:
+        """Tokens that the KV cache holds of it."""
+        return self.read + (self.adapter.virtual_tokens if self.adapter else 0)
+
+    @property
+    def wanted(self) -> int:
+        """Tokens to read: what comes after the last is not scored."""
+        return len(self.text.ids) - 1
+
+
+class LlamaBackend:
+    """Sequences of several callers share one batch. Safe to call from several threads."""
+
+    def __init__(self, loaded: Loaded, ends: frozenset[int], compute: WorkerThread) -> None:
+        """On the worker thread."""
+        self._compute = compute
+        self.model = LlamaModel(loaded.model)
+        self._packed: dict[str, PackedAdapter] = {}
+        self._carried = {name for group in self.model.groups for name in group.names}
+        self.scheduler = Scheduler(self.model, loaded.tokenizer, ends, self.find, compute)
+        compute.idle = self.scheduler.shrink
+        self._own_slots = self.model.new_adapter_slots()  # for what runs beside the scheduler's batch
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Everything that adapters take: attached ones, and the slots of those in use."""
+        return self.held_bytes + self.scheduler.slot_bytes + self._own_slots.bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What attached adapters take, and what dropping them gives back."""
+        return sum(packed.bytes for packed in list(self._packed.values()))
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.scheduler.cache_bytes
+
+    def clear_prefix_cache(self) -> None:
+        self._compute.run(self.scheduler.prefix_cache.clear)
+
+    def close(self) -> None:
+        """Sequences in flight end with an error, and nothing here holds the model any longer."""
+        if not self._compute.closed:
+            self.scheduler.close()
+            self._compute.close(self._drop_model)
+
+    def _drop_model(self) -> None:
+        self._packed = {}
+        self._own_slots = self.model.new_adapter_slots()
+        self.model.close()
+
+    def put(self, adapter_id: str, key: str, weights: AdapterWeights, virtual: VirtualTokens | None = None) -> None:
+        """Raises AdapterError for layers that this backend does not carry, and virtual tokens of another base."""
+        unknown = sorted(set(weights) - self._carried)
+        if unknown:
+            raise AdapterError(
+                f"{adapter_id} adapts {unknown[0]}, which the fast path does not carry. "
+                "Train it on the linear layers of the body."
+            )
+        prefix = None if virtual is None else self._prefix(adapter_id, virtual)
+        fresh = pack(key, weights, self.model.groups, self.model.dtype, self.model.device, prefix)
+        self.drop(adapter_id)
+        self._packed[adapter_id] = fresh
+
+    def _prefix(self, adapter_id: str, virtual: VirtualTokens) -> torch.Tensor:
+        """The keys and values of virtual tokens; embeddings are prefilled once for them, here."""
+        model = self.model
+        if virtual.prefix:
+            return virtual.keys_values(adapter_id, len(model.layers), model.kv_heads, model.head_dim)
+        embedded, cache = virtual.embeddings(adapter_id, model.hidden), model.new_cache()
+        model.prefill([Segment(0, [0] * virtual.count, 0)], cache, self._own_slots, embedded)
+        return cache.save(0, virtual.count)
+
+    def drop(self, adapter_id: str) -> None:
+        """On the worker thread, as ``put``."""
+        gone = self._packed.pop(adapter_id, None)
+        if gone is not None and not any(other.key == gone.key for other in list(self._packed.values())):
+            self.scheduler.remove_adapter(gone.key)
+            self._own_slots.remove(gone.key)
+
+    def switch_ms(self, adapter_id: str) -> float:
+        """What the next sequence pays to carry an attached adapter: a look-up where it has a slot, else the copy."""
+
+        def work() -> float:
+            packed = self.find(adapter_id)
+            started = time.perf_counter()
+            slot = self._own_slots.acquire(packed)
+            self._own_slots.select([slot])
+            taken = (time.perf_counter() - started) * 1000
+            self._own_slots.release(slot)
+            return taken
+
+        return self._compute.run(work)
+
+    def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> torch.Tensor:
+        """Logits [prompts, vocabulary] of each prompt's last token."""
+
+        def work() -> torch.Tensor:
+            packed = self.find(adapter_id) if adapter_id else None
+            slot, cache = self._own_slots.acquire(packed), self.model.new_cache()
+            start, prefix = (packed.virtual_tokens, packed.prefix) if packed else (0, None)
+            cache.ensure(len(prompts), start + max(len(prompt) for prompt in prompts))
+            for row in range(len(prompts)):
+                cache.write_prefix(row, prefix)
+            segments = [Segment(row, list(prompt), start, slot) for row, prompt in enumerate(prompts)]
+            found = self.model.prefill(segments, cache, self._own_slots)
+            self._own_slots.release(slot)
+            return found
+
+        return self._compute.run(work)
+
+    def stream(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Generator[list[RowState], None, None]:
+        """Every row's state after each round."""
+        handle = self.scheduler.submit(rows, prompts)
+        try:
+            yield from handle
+        finally:
+            handle.cancel()
+
+    def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
+        """(place among ``texts``, its score) as they are done; first None, once each text holds its adapter. A text
+        that several ask for with the same weights, the base's above all, is read once for those that are read
+        together."""
+        adapters = [self.find(text.adapter) if text.adapter else None for text in texts]
+        yield None
+        slots = self.model.new_adapter_slots()
+        for part in parts([len(text.ids) for text in texts]):
+            readings: dict[tuple[tuple[int, ...], int, str], _Reading] = {}
+            pairs = []
+            for place in part:
+                text, adapter = texts[place], adapters[place]
+                found = [
+                    readings.setdefault((text.ids, text.first, one.key if one else ""), _Reading(text, one))
+                    for one in ((adapter, None) if text.divergence else (adapter,))
+                ]
+                pairs.append((place, found[0], found[1] if text.divergence else None))
+            self._read(slots, list(readings.values()))
+            for place, own, base in pairs:
+                yield place, self._compute.run(partial(self._score, own, base))
+
+    def _read(self, slots: AdapterSlots, readings: Sequence[_Reading]) -> None:
+        """Prefill all of ``readings``, one job a chunk: sequences that decode take a step in between."""
+        cache = self.model.new_cache()
+
+        def begin() -> None:
+            cache.ensure(len(readings), max(one.start + one.wanted for one in readings))
+            for row, one in enumerate(readings):
+                one.slot = slots.acquire(one.adapter)
+                cache.write_prefix(row, one.adapter.prefix if one.adapter else None)
+
+        self._compute.run(begin)
+        while self._compute.run(partial(self._read_chunk, cache, slots, readings)):
+            pass
+        for one in readings:
+            slots.release(one.slot)
+
+    def _read_chunk(self, cache: KVCache, slots: AdapterSlots, readings: Sequence[_Reading]) -> bool:
+        segments, left = [], PREFILL_CHUNK
+        for row, one in enumerate(readings):
+            ids = one.text.ids[one.read : min(one.wanted, one.read + left)]
+            if ids:
+                segments.append(Segment(row, ids, one.start, one.slot))
+                left -= len(ids)
+        if not segments:
+            return False
+        states = self.model.hidden_states(segments, cache, slots).split([len(segment.ids) for segment in segments])
+        for segment, found in zip(segments, states, strict=True):
+            one = readings[segment.row]
+            not_scored = min(len(found), max(0, one.text.first - 1 - one.read))
+            one.states.append(found[not_scored:].clone())  # not the whole block with it
+            one.read += len(found)
+        return True
+
+    @torch.inference_mode()
+    def _score(self, own: _Reading, base: _Reading | None) -> Score:
+        tokens = torch.tensor(own.text.ids[own.text.first :], device=self.model.device)
+        own_states, base_states = torch.cat(own.states), torch.cat(base.states) if base else None
+        loss = divergence = base_loss = 0.0
+        for begin in range(0, len(tokens), PLACES):
+            places = slice(begin, begin + PLACES)
+            logits = self.model.logits(own_states[places])
+            loss += float(token_losses(logits, tokens[places]).sum())
+            if base_states is not None:
+                base_logits = self.model.logits(base_states[places])
+                base_loss += float(token_losses(base_logits, tokens[places]).sum())
+                divergence += float(token_divergences(logits, base_logits).sum())
+        count = len(tokens)
+        return Score(count, loss / count, divergence / count if base else None, base_loss / count if base else None)
+
+    def find(self, adapter_id: str) -> PackedAdapter:
+        if self._compute.closed:
+            raise BaseUnavailableError(GONE)
+        if adapter_id not in self._packed:
+            raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
+        return self._packed[adapter_id]

@@ -1,0 +1,112 @@
+"""The decode step captured as a CUDA graph for each shape and replayed: launching a thousand small kernels costs more
+than running them.
+
+Rows are padded to a power of two and attention runs over all of the KV cache's length, so that a shape comes again at
+every step. Padding rows write to the cache's scratch place: the rows after the last decoding one may be in prefill.
+Rows whose adapters scale (DoRA, IA³) or carry bottlenecks take the plain step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from playground.engine.kv_cache import KVCache
+from playground.engine.llama.adapter_slots import AdapterSlots
+from playground.engine.llama.model import LlamaModel
+
+
+class Graph(Protocol):
+    """Runs again what was captured."""
+
+    def replay(self) -> None: ...
+
+
+Capture = Callable[[Callable[[], None]], Graph]
+"""Takes work on fixed tensors; returns what runs it again."""
+
+
+def cuda_capture(work: Callable[[], None]) -> Graph:
+    """Capture as a CUDA graph, after a few warm-up runs on a side stream, as its documentation asks for. Only this
+    thread's calls may end the capture: another may load a base meanwhile."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph: Any = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        work()
+    captured: Graph = graph
+    return captured
+
+
+@dataclass
+class _Shape:
+    """One shape's fixed tensors: ids, positions and cache places [3, rows], logits [rows, vocabulary]."""
+
+    inputs: torch.Tensor
+    logits: torch.Tensor
+    graph: Graph
+
+
+class CapturedDecode:
+    """In place of ``LlamaModel.decode``. At most ``limit`` shapes are kept; they are dropped when the KV cache, the
+    adapter slots or the rotary tables move in memory: a graph keeps pointers."""
+
+    def __init__(self, model: LlamaModel, capture: Capture = cuda_capture, limit: int = 32) -> None:
+        self._model, self._capture, self._limit = model, capture, limit
+        self._memory: tuple[int, ...] = ()
+        self.shapes: dict[tuple[int, int, bool], _Shape] = {}
+
+    def clear(self) -> None:
+        """Drop what was captured, and the memory that it works on."""
+        self._memory, self.shapes = (), {}
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        slots: Sequence[int | None],
+        cache: KVCache,
+        adapters: AdapterSlots,
+    ) -> torch.Tensor:
+        """Logits [rows, vocabulary], valid until the next call; slots: each row's adapter."""
+        count, model = len(tokens), self._model
+        adapters.select(slots)
+        if not adapters.low_rank_only:
+            return model.decode(tokens, lengths, cache, adapters)
+        rows = 1 << (count - 1).bit_length()
+        cache.ensure(rows, max(lengths) + 1)
+        model.extend_rotary(cache.length)
+        padding = rows - count
+        adapted = adapters.select_fixed([*slots, *[None] * padding])
+        memory = (cache.version, adapters.version, model.version)
+        if self._memory != memory or len(self.shapes) >= self._limit:
+            self._memory, self.shapes = memory, {}
+        places = [row * cache.length + length for row, length in enumerate(lengths)]
+        inputs = torch.tensor(
+            [[*tokens, *[0] * padding], [*lengths, *[0] * padding], [*places, *[cache.scratch] * padding]]
+        )
+        key = (rows, cache.length, adapted)
+        if key not in self.shapes:
+            self.shapes[key] = self._captured(inputs, cache, adapters)
+        shape = self.shapes[key]
+        shape.inputs.copy_(inputs)
+        shape.graph.replay()
+        return shape.logits[:count]
+
+    def _captured(self, inputs: torch.Tensor, cache: KVCache, adapters: AdapterSlots) -> _Shape:
+        model = self._model
+        fixed = inputs.to(model.device)
+        logits = torch.empty(inputs.shape[1], model.head.shape[1], dtype=model.dtype, device=model.device)
+
+        def work() -> None:
+            logits.copy_(model.decode_tensors(fixed[0], fixed[1], fixed[2], cache.length, cache, adapters))
+
+        return _Shape(fixed, logits, self._capture(work))

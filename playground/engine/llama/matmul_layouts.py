@@ -1,0 +1,221 @@
+"""Matrix products of the decode step: which weight layout and which call is fastest, measured on this machine.
+
+One to sixteen rows against a large weight are bound by reading the weight, and processors differ in what reads it at
+full speed: with AVX2 alone ``weight @ x.T`` was two to four times faster than ``linear``; with AVX-512 a weight that
+lies by columns ([in, out]) is 1.2 to 1.5 times faster than one by rows at four rows and more, and no slower at one.
+What is timed is a whole decode
+step: a few weights that fit the processor's cache, or inputs that lie otherwise in memory, say nothing about it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import median
+
+import torch
+
+Call = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Size = tuple[int, int]
+"""Rows of a step, the next power of two, and threads that compute: what is fastest for one number of threads is not for
+another."""
+Kind = tuple[int, int, bool]
+"""Weights that share a choice: inputs, outputs, whether they lie by rows ([out, in]) in memory."""
+Variant = tuple[str, int]
+"""A call's name, and how often it computes a row: 2 = one row goes through the call's shape for two."""
+PLAIN: Variant = ("plain", 1)
+ROWS_MAX = 16
+LAYOUT_ROWS = (1, 4)
+"""The layout is chosen for one reply alone and for four side by side."""
+TIMINGS = 2
+"""As often at least each variant is timed."""
+MARGIN = 1.1
+"""What another layout or variant must be faster by: timings are short, and the machine has other work."""
+STEPS, LATE = 9, 1.5
+"""When the median of so many steps takes so many times what was expected, the choice is made again."""
+RETRY_S = 60.0
+"""But not sooner than this after the last time, and twice as long each time that it comes out the same."""
+
+
+def _by_rows(y: torch.Tensor) -> torch.Tensor:
+    """[out, rows] -> [rows, out]. One row is laid out as one: ``contiguous`` leaves it strides (1, 1), and the next
+    product then takes a path that is three times slower."""
+    return y.view(1, -1) if y.shape[1] == 1 else y.t().contiguous()
+
+
+def _plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.mm(x, weight)
+
+
+def _transposed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return _by_rows(torch.mm(weight.t(), x.t()))
+
+
+def _halves(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    (rows, inputs), outputs = x.shape, weight.shape[1]
+    halves = weight.t().view(2, outputs // 2, inputs)
+    return _by_rows(torch.bmm(halves, x.t().expand(2, inputs, rows)).view(outputs, rows))
+
+
+CALLS: dict[str, Call] = {"plain": _plain, "transposed": _transposed, "halves": _halves}
+
+
+class MatmulLayouts:
+    """Chooses a variant for each kind of weight and number of rows (powers of two only), when first needed: in one
+    decode step, as long as about two, the weights of a kind take the variants in turn. Where later steps take far
+    longer than that, it chooses again."""
+
+    def __init__(
+        self,
+        weights: Callable[[], Sequence[torch.Tensor]],
+        step: Callable[[int], object] | None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        calls: Mapping[str, Call] = CALLS,
+    ) -> None:
+        """weights: what a step multiplies by, each a view [in, out]. step: makes a decode step of so many rows with
+        this object, for its time alone; None: nothing is measured, every product is plain."""
+        self._weights, self._step, self._clock, self._calls = weights, step, clock, calls
+        self.chosen: dict[tuple[Kind, Size], Variant] = {}
+        self._cost: dict[tuple[Kind, Size], float] = {}
+        self._trial: dict[Kind, dict[Variant, list[float]]] | None = None
+        self._counts: Counter[Kind] = Counter()
+        self._spent = 0.0
+        self._recent: defaultdict[Size, deque[float]] = defaultdict(lambda: deque(maxlen=STEPS))
+        self._fastest: dict[Size, float] = {}
+        self._again: dict[Size, tuple[float, float]] = {}
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """``residual + x @ weight + bias``: x [rows, in], weight [in, out] -> [rows, out], contiguous and new."""
+        rows, variant, kind = x.shape[0], PLAIN, kind_of(weight)
+        if rows == 1:
+            x = x.flatten()[None]  # strides (in, 1), whatever they were: see _by_rows
+        if self._step is not None and rows <= ROWS_MAX:
+            width = size_of(rows)
+            if self._trial is not None:
+                variant = self._timed_variant(self._trial, kind, x, weight)
+            else:
+                if (kind, width) not in self.chosen:
+                    self._choose(width)
+                variant = self.chosen[kind, width]
+        started = self._clock()
+        if residual is not None and variant == PLAIN:
+            y = torch.addmm(residual, x, weight)
+        else:
+            y = self._run(variant, x, weight)
+            if residual is not None:
+                y.add_(residual)
+        taken = self._clock() - started
+        if self._trial is None:
+            self._spent += taken
+        else:
+            self._trial[kind][variant].append(taken)
+        return y if bias is None else y.add_(bias)
+
+    @contextmanager
+    def watched(self, rows: int) -> Iterator[None]:
+        """Around a decode step: time its products, and choose again where the last ones took far too long."""
+        if self._step is None or rows > ROWS_MAX:
+            yield
+            return
+        width = size_of(rows)
+        recent = self._recent[width]
+        if (
+            len(recent) == STEPS
+            and median(recent) > LATE * self._expected(width)
+            and self._clock() >= self._again[width][0]
+        ):
+            self._choose(width)
+        self._spent = 0.0
+        yield
+        recent.append(self._spent)
+        if rows == width[0] and len(recent) == STEPS:  # a choice made on a busy machine expects too much time
+            self._fastest[width] = min(median(recent), self._fastest.get(width, float("inf")))
+
+    def by_columns(self) -> bool:
+        """Whether weights by columns are faster with this processor and its threads now: some layers lie by rows and
+        some by columns, and both are timed in the same steps."""
+        for rows in LAYOUT_ROWS:
+            self._choose(size_of(rows))
+        self._counts.clear()  # they lie otherwise from now on
+        cost = {True: 0.0, False: 0.0}
+        for ((inputs, outputs, by_rows), width), seconds in self._cost.items():
+            if ((inputs, outputs, not by_rows), width) in self._cost:  # the head lies by rows only
+                cost[by_rows] += seconds
+        return cost[False] * MARGIN < cost[True]
+
+    def _expected(self, width: Size) -> float:
+        """Seconds that the products of a step take, as they were timed at best."""
+        if not self._counts:
+            self._counts.update(kind_of(weight) for weight in self._weights())
+        costs = (self._cost[kind, width] * count for kind, count in self._counts.items())
+        return min(sum(costs), self._fastest.get(width, float("inf")))
+
+    def _choose(self, width: Size) -> None:
+        assert self._step is not None
+        self._counts = Counter(kind_of(weight) for weight in self._weights())
+        steps = max(
+            (-(-TIMINGS * len(self._variants(kind, width[0])) // n) for kind, n in self._counts.items() if n > 1),
+            default=1,
+        )
+        trial = self._trial = {}
+        try:
+            for _ in range(steps):
+                self._step(width[0])
+        finally:
+            self._trial = None
+        before = dict(self.chosen)
+        for kind, timings in trial.items():
+            cost = {variant: median(seconds) for variant, seconds in timings.items()}
+            best, now = min(cost, key=lambda variant: cost[variant]), before.get((kind, width), PLAIN)
+            as_two = best[1] > now[1]  # one row never takes longer than two: no margin for that
+            if cost[now] <= MARGIN * cost[best] and not as_two:
+                best = now
+            self.chosen[kind, width] = best
+            self._cost[kind, width] = min(cost[best], self._cost.get((kind, width), float("inf")))
+        _, wait = self._again.get(width, (0.0, 0.0))
+        wait = max(RETRY_S, 2 * wait) if self.chosen == before else RETRY_S
+        self._again[width] = (self._clock() + wait, wait)
+        self._recent[width].clear()
+
+    def _variants(self, kind: Kind, rows: int) -> list[Variant]:
+        _, outputs, by_rows = kind
+        names = [name for name in self._calls if name != "halves" or (by_rows and outputs % 2 == 0)]
+        return [(name, copies) for copies in ((1, 2) if rows == 1 else (1,)) for name in names]
+
+    def _timed_variant(
+        self, trial: dict[Kind, dict[Variant, list[float]]], kind: Kind, x: torch.Tensor, weight: torch.Tensor
+    ) -> Variant:
+        """The variant of a product in a timed step: the weights of a kind take turns, one that is alone takes all."""
+        timings = trial.setdefault(kind, {variant: [] for variant in self._variants(kind, x.shape[0])})
+        if self._counts[kind] > 1:
+            return min(timings, key=lambda variant: len(timings[variant]))
+        for timing in range(TIMINGS):
+            for variant, seconds in timings.items():
+                if timing and seconds[0] > 2 * min(first for first, *_ in timings.values()):
+                    continue
+                started = self._clock()
+                self._run(variant, x, weight)
+                seconds.append(self._clock() - started)
+        return min(timings, key=lambda variant: min(timings[variant]))
+
+    def _run(self, variant: Variant, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        name, copies = variant
+        return self._calls[name](x.repeat(copies, 1) if copies > 1 else x, weight)[: x.shape[0]]
+
+
+def kind_of(weight: torch.Tensor) -> Kind:
+    """weight: a view [in, out]."""
+    return weight.shape[0], weight.shape[1], weight.stride(0) == 1
+
+
+def size_of(rows: int) -> Size:
+    return 1 << (rows - 1).bit_length(), torch.get_num_threads()

@@ -1,1 +1,0 @@
-"""PEFT methods of our own. They import PEFT and torch, so that the files beside this folder need not."""

@@ -1,0 +1,1 @@
+"""Bases and adapters in use: loaded, attached, exported."""

@@ -1,0 +1,1 @@
+"""Training runs: planned, queued, started as processes of their own, supervised."""

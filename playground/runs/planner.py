@@ -1,0 +1,443 @@
+"""What a run will be, before it is one: settings completed, checked against the file, estimated, compared with what
+there is."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from playground.data.example import Checked, Judged, Passage, Preference
+from playground.data.render import ALL, encode
+from playground.data.split import VALIDATION, Parts, Row, split
+from playground.db import RunStore
+from playground.errors import InputError
+from playground.evaluation.checks import SCHEMA, parse_check, schema_file
+from playground.gpu.device import CudaDevice
+from playground.gpu.manager import DeviceManager
+from playground.library.adapters import AdapterLibrary
+from playground.library.base_shapes import BaseShapes
+from playground.library.card import AdapterCard
+from playground.library.safety import check_folder
+from playground.methods import all_methods, get_method
+from playground.methods.method import Method, Options
+from playground.methods.shapes import Shapes
+from playground.models.bases import BaseService
+from playground.runs.request import QUICK_STEPS, TrainRequest
+from playground.runs.runner import Workers
+from playground.settings import Settings
+from playground.training import processes
+from playground.training.estimate import RATES, Estimate, can_pack_sequences, needs, reply_tokens
+from playground.training.failure import oom_advice, size_words, smallest_bytes
+from playground.training.spec import MAX_TOKENS, OBJECTIVES, REWARD_MODEL, RunSettings, RunSpec, settings_of
+from playground.workspace.examples import DataService
+from playground.workspace.quota import Quota
+
+"""What is an adapter of another method once it is trained."""
+
+
+class _Asked(Protocol):
+    @property
+    def method(self) -> str: ...
+    @property
+    def rank(self) -> int | None: ...
+    @property
+    def options(self) -> Options: ...
+
+
+def _file_of(name: str) -> str:
+    """The method whose files a method writes."""
+    method = all_methods().get(name)
+    return (method.writes if method is not None else "") or name
+
+
+def begins_with(request: _Asked, objective: str, card: AdapterCard, base: BaseShapes) -> AdapterCard:
+    """The adapter that a run goes on from. Raises InputError, or AdapterError where it was trained on another base."""
+    faults = []
+    if card.objective == "reward" or objective == "reward":
+        faults.append("reward models begin at the base, and nothing else begins with one")
+    if _file_of(card.method) != _file_of(request.method):
+        faults.append(f"it is {card.method} and the run {request.method}; choose --method {card.method}")
+    if request.rank and card.rank and request.rank != card.rank:
+        faults.append(f"its rank is {card.rank}, not {request.rank}; leave the rank out")
+    if request.options.chosen():
+        faults.append(f"{', '.join(request.options.chosen())} can only be set for a new adapter")
+    if faults:
+        raise InputError(f"A run cannot begin with {card.id}: {'; '.join(faults)}.")
+    _same_base(card, base, "begin with")
+    return card
+
+
+def rewarded_by(
+    rewards: Sequence[str], objective: str, find: Callable[[str], AdapterCard], base: BaseShapes, *, files: bool = True
+) -> dict[str, str]:
+    """Reward -> the path that it names, "" for none. files: as in ``parse_check``. Raises InputError, or AdapterError
+    for a reward model of another base."""
+    if objective != "grpo":
+        if rewards:
+            raise InputError(f"{objective} learns from its rows and takes no reward. grpo does (--objective grpo).")
+        return {}
+    if not rewards:
+        raise InputError(
+            "grpo needs to know what a reply is worth: --reward contains:TEXT or another check (several count in equal"
+            " parts), or --reward model=ID for a reward model that was trained here."
+        )
+    found: dict[str, str] = {}
+    for reward in rewards:
+        if reward.startswith(REWARD_MODEL):
+            card = find(reward.removeprefix(REWARD_MODEL))
+            if card.objective != "reward":
+                raise InputError(f"{card.id} writes replies and scores none. Train a reward model: --objective reward.")
+            _same_base(card, base, "be rewarded by")
+            found[reward] = str(card.path)
+            continue
+        parse_check(reward, files=files)
+        file = schema_file(reward)
+        found[f"{SCHEMA}{file.name}" if file else reward] = str(file.expanduser().absolute()) if file else ""
+    return found
+
+
+def _same_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
+    if card.base_fingerprint and base.fingerprint and card.base_fingerprint != base.fingerprint:
+        raise InputError(
+            f"A run on this base cannot {what} {card.id}, which was trained on another base ({card.base})."
+        )
+    if card.kind == "peft":
+        check_folder(card.path, base)
+
+
+DISK_FACTOR = 4
+"""What a run writes, in sizes of its result: the adapter, and checkpoints that hold two moments a weight beside it."""
+
+PACKED_TOKENS = 256
+"""The longest row of raw text, which fills every row up to it, unless a person says otherwise."""
+ANSWERS = 200
+"""So many answers are measured for an estimate."""
+REMEMBERED = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will be: counts of weights and rows (rows: learned from), seconds, bytes. blocked: why it cannot
+    start, "" if it can."""
+
+    trainable_params: int
+    total_params: int
+    seconds: float
+    memory_bytes: int
+    free_bytes: int
+    disk_bytes: int
+    rows: int
+    steps: int
+    lr: float
+    rank: int
+    blocked: str = ""
+    validation_rows: int = 0
+    test_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request with everything decided: defaults filled in, the file read and split.
+
+    rank: 0 = the method has none. left_out: rows excluded from training. rewards: name -> the file it names, "" for
+    none.
+    start: the adapter that the run begins with.
+    """
+
+    request: TrainRequest
+    method: Method
+    checked: Checked
+    objective: str
+    steps: int
+    rank: int
+    max_tokens: int
+    parts: Parts
+    left_out: tuple[int, ...]
+    rewards: dict[str, str]
+    start: AdapterCard | None
+
+
+class Planner:
+    """Answers what a run needs and what it should be; starts nothing."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        manager: DeviceManager,
+        bases: BaseService,
+        data: DataService,
+        store: RunStore,
+        library: AdapterLibrary,
+        quota: Quota,
+        workers: Workers = processes,
+    ) -> None:
+        self._settings, self._manager, self._bases, self._data, self._store = settings, manager, bases, data, store
+        self._library, self._quota, self._workers = library, quota, workers
+        self._answers: dict[tuple[int, str], tuple[Checked, int]] = {}
+        self._measuring = threading.Lock()
+
+    def methods(self) -> list[Method]:
+        """In the order of a form, with the defaults for the base in use where it is on disk."""
+        methods = list(all_methods().values())
+        return (
+            [method.sized(self._bases.weights()) for method in methods] if self._bases.folder() is not None else methods
+        )
+
+    def plan(self, resolved: Resolved) -> Plan:
+        """What the run will need and whether it can start."""
+        request, method = resolved.request, resolved.method
+        needed = self._estimate(resolved)
+        return Plan(
+            trainable_params=needed.trainable_params,
+            total_params=needed.total_params,
+            seconds=needed.seconds,
+            memory_bytes=needed.memory_bytes,
+            free_bytes=self._manager.free_bytes,
+            disk_bytes=needed.disk_bytes,
+            rows=len(resolved.parts.train),
+            steps=resolved.steps,
+            lr=request.lr or method.default_rate(request.options) * RATES[resolved.objective],
+            rank=resolved.rank,
+            blocked=self._blocked(resolved, needed),
+            validation_rows=len(resolved.parts.validation),
+            test_rows=len(resolved.parts.test),
+        )
+
+    def _blocked(self, resolved: Resolved, needed: Estimate) -> str:
+        """Why the run cannot start, "" if it can: 1. disk, 2. memory, 3. the visitor's quota, 4. the workers' own
+        limit."""
+        self._settings.home.mkdir(parents=True, exist_ok=True)
+        writes, free_disk = needed.disk_bytes * DISK_FACTOR, shutil.disk_usage(self._settings.home).free
+        if writes > free_disk:
+            return (
+                f"The run writes about {size_words(writes)}; {size_words(free_disk)} of disk are free. Free some space."
+            )
+        budget, method = self._manager.budget_bytes, resolved.method
+        if needed.memory_bytes > budget:
+            instead = "Choose LoRA." if method.whole else "Choose a smaller batch."
+            needs_gb, budget_gb = needed.memory_bytes / 1e9, budget / 1e9
+            return f"{method.label} needs {needs_gb:.1f} GB; the budget is {budget_gb:.1f} GB. {instead}"
+        refused = self._quota.run_refused(resolved.request.owner, writes, resolved.steps, needed.seconds)
+        return refused or self._workers.refused(needed.seconds)
+
+    def spec(self, resolved: Resolved, plan: Plan, run: str, file: Path, now_s: float) -> RunSpec:
+        """The whole run in one value. file: the copy of the examples that belongs to it. Raises InputError."""
+        base, request = self._bases.resolve(), resolved.request
+        longest, answers = self._longest(resolved)
+        kept = {name: getattr(request, name) for name in settings_of(RunSettings)}
+        decided = {"objective": resolved.objective, "max_tokens": resolved.max_tokens}
+        planned = {name: getattr(plan, name) for name in ("steps", "lr", "rank", "rows")}
+        return RunSpec(
+            **kept | decided | planned,
+            run=run,
+            name=(request.name.strip() or Path(request.file).stem)[:80],
+            base=base.id,
+            base_path=str(base.path),
+            base_fingerprint=base.fingerprint,
+            file=str(file),
+            data=_data_name(resolved.checked, Path(request.file)),
+            adapters_dir=str(self._settings.adapters_dir),
+            shipped_dir=str(self._settings.shipped_adapters_dir),
+            owner=request.owner,
+            created_s=now_s,
+            mapping=dict(request.mapping or {}),
+            limit_bytes=self._settings.upload_limit_bytes,
+            estimated_memory_bytes=plan.memory_bytes,
+            estimated_seconds=plan.seconds,
+            disk_bytes=plan.disk_bytes * DISK_FACTOR,
+            tokens_p95=longest,
+            answer_max=answers,
+            split=resolved.parts.as_record(),
+            left_out=list(resolved.left_out),
+            options=request.options.chosen(),
+            rewards=list(resolved.rewards),
+            reward_files={name: file for name, file in resolved.rewards.items() if file},
+            start_path=str(resolved.start.path) if resolved.start else "",
+        )
+
+    def remedy(self, spec: RunSpec) -> tuple[str, dict[str, object]]:
+        """For a run whose memory ran out: a sentence that names a smaller setting which should fit, and that setting.
+        Raises
+        PlaygroundError where the base cannot be read."""
+        base = BaseShapes.from_folder(Path(spec.base_path))
+        shapes = trainable_shapes(base)
+        place = {"packed": can_pack_sequences(base.config), "cuda": isinstance(self._manager.device, CudaDevice)}
+        there = spec.limit_memory_bytes or min(self._manager.budget_bytes, self._manager.device.free_bytes)
+        if (setting := oom_advice(spec, shapes, there, **place)) is not None:
+            return setting.words(spec), {"smaller": asdict(setting)}
+        least = smallest_bytes(spec, shapes, **place)
+        return (
+            (
+                f"Even the smallest setting needs about {least / 1e9:.1f} GB; {there / 1e9:.1f} GB are there. Choose a"
+                " smaller base."
+            ),
+            {},
+        )
+
+    def resolve(self, request: TrainRequest) -> Resolved:
+        """What the run will be made of. Raises InputError for a file or a setting that cannot be used."""
+        method = get_method(request.method)
+        method.check(request.options)
+        if request.base is not None and request.base != self._bases.spec:
+            raise InputError(f"The base in use is {self._bases.spec}. Choose {request.base} as the base first.")
+        checked = self._data.check(request.file, request.mapping, request.owner)
+        objective = _objective(request, checked)
+        if request.docs is not None:
+            if objective != "sft":
+                raise InputError(
+                    f"Documents are read with requests and answers (sft); {objective} takes none. Leave them out."
+                )
+            checked = self._data.with_documents(checked, request.docs, request.owner)
+        method.check_objective(objective)
+        shared = self._settings.shared
+
+        def adapter(id: str) -> AdapterCard:
+            return self._library.get(id, request.owner, shared)
+
+        shapes = self._bases.shapes()
+        rewards = rewarded_by(request.rewards, objective, adapter, shapes, files=not shared)
+        start = begins_with(request, objective, adapter(request.start), shapes) if request.start else None
+        max_tokens = request.max_tokens
+        if objective == "pretrain" and max_tokens == MAX_TOKENS:
+            max_tokens = PACKED_TOKENS
+        left_out = self._left_out(request, checked, max_tokens)
+        usable = [row for row in checked.usable if row.row not in left_out]
+        if not usable:
+            raise InputError(
+                f"Every row of {Path(request.file).name} is left out. Keep some of those that have a warning."
+            )
+        test = self._data.test_share(request.file) if request.test is None else request.test
+        parts = split(usable, request.seed, VALIDATION if request.validation is None else request.validation, test)
+        return Resolved(
+            request=request,
+            method=method.sized(self._bases.weights()),
+            checked=checked,
+            objective=objective,
+            steps=self._steps(request, checked, objective, max_tokens, len(parts.train)),
+            rank=0 if method.rank is None else (start and start.rank) or request.rank or method.rank,
+            max_tokens=max_tokens,
+            parts=parts,
+            left_out=tuple(sorted(left_out)),
+            rewards=rewards,
+            start=start,
+        )
+
+    def _left_out(self, request: TrainRequest, checked: Checked, max_tokens: int) -> set[int]:
+        if not request.leave_out:
+            return set()
+        warnings = (*checked.warnings, *self._data.tokens(checked, max_tokens).warnings)
+        return {warning.row for warning in warnings if warning.kind in request.leave_out}
+
+    def _steps(self, request: TrainRequest, checked: Checked, objective: str, max_tokens: int, rows: float) -> int:
+        if request.steps is not None:
+            return request.steps
+        if request.epochs is None:
+            return QUICK_STEPS
+        if objective == "pretrain":  # packed: several texts in a row
+            rows = math.ceil(rows * self._data.tokens(checked, max_tokens).median / max_tokens)
+        return max(1, math.ceil(request.epochs * rows / request.batch_size))
+
+    def _estimate(self, resolved: Resolved) -> Estimate:
+        request, method, objective = resolved.request, resolved.method, resolved.objective
+        tokens = self._data.tokens(resolved.checked, resolved.max_tokens)
+        longest, answers = self._longest(resolved)
+        if objective == "grpo":  # generated replies, in place of the file's answers
+            replies = reply_tokens([answers], resolved.max_tokens)
+            longest, answers = min(longest - answers + replies, resolved.max_tokens), replies
+        return needs(
+            objective,
+            self._bases.weights(),
+            method,
+            rank=resolved.rank,
+            steps=resolved.steps,
+            batch_size=request.batch_size,
+            tokens_p95=longest,
+            tokens_mean=resolved.max_tokens if objective == "pretrain" else tokens.mean,
+            answer_max=answers,
+            tokens_per_s=self._speed(method.name, objective),
+            options=request.options,
+            reward_models=sum(name.startswith(REWARD_MODEL) for name in resolved.rewards),
+            packed=can_pack_sequences(self._bases.shapes().config),
+            cuda=isinstance(self._manager.device, CudaDevice),
+        )
+
+    def _speed(self, method: str, objective: str) -> float | None:
+        """Tokens a second of the newest finished run of this kind, else as the workers say; None = unknown."""
+        for row in self._store.all():
+            speed = row.summary.get("tokens_per_s")
+            same = row.method == method and row.summary.get("objective", "sft") == objective
+            if row.state == "DONE" and same and speed:
+                return float(speed)
+        return self._workers.tokens_per_s if objective in ("sft", "pretrain") else None
+
+    def _longest(self, resolved: Resolved) -> tuple[int, int]:
+        """Tokens of a long row (the 95th percentile), and of what a long one learns. Judged by the first rows."""
+        checked, turns = resolved.checked, resolved.request.turns
+        if resolved.objective == "pretrain":
+            return resolved.max_tokens, resolved.max_tokens - 1
+        longest = min(self._data.tokens(checked, resolved.max_tokens).p95, resolved.max_tokens)
+        with self._measuring:
+            key = (id(checked), turns)
+            known = self._answers.get(key)
+            if known is None or known[0] is not checked:
+                tokenizer = self._bases.tokenizer()
+                lengths = sorted(len(encode(tokenizer, _learned(one, turns))) + 2 for one in checked.usable[:ANSWERS])
+                known = self._answers[key] = (checked, lengths[int(0.95 * (len(lengths) - 1))])
+                if len(self._answers) > REMEMBERED:
+                    del self._answers[next(iter(self._answers))]
+        return longest, min(known[1], longest)
+
+
+def _data_name(checked: Checked, file: Path) -> str:
+    """What the examples are called: their file, or the first of several."""
+    more = len(checked.files) - 1
+    return f"{checked.files[0].name} and {more} more" if more > 0 else file.name
+
+
+def _learned(example: Row, turns: str) -> str:
+    """What comes after the first prompt: a chat of which every answer is learned needs its logits from the first on. Of
+    two answers
+    the longer one."""
+    if isinstance(example, Preference):
+        return max(example.chosen, example.rejected, key=len)
+    if isinstance(example, Judged):
+        return example.completion
+    if isinstance(example, Passage):
+        return example.text
+    first = next(place for place, turn in enumerate(example.messages) if turn.role == "assistant")
+    return "\n".join(turn.content for turn in example.messages[first if turns == ALL else -1 :])
+
+
+def _objective(request: TrainRequest, checked: Checked) -> str:
+    """What was asked for, or what the file is for. Raises InputError when these do not go together."""
+    able = [objective for objective, holds in OBJECTIVES.items() if checked.objective in holds]
+    own = [objective for objective in able if OBJECTIVES[objective][0] == checked.objective]
+    kind, name = checked.objective.replace("_", " "), Path(request.file).name
+    if request.objective and request.objective not in OBJECTIVES:
+        raise InputError(f"There is no objective {request.objective!r}. There is: {', '.join(OBJECTIVES)}.")
+    if request.objective and request.objective not in able:
+        wants = _NEEDS[OBJECTIVES[request.objective][0]]
+        raise InputError(
+            f"{name} holds {kind} rows; {request.objective} needs {wants}. These rows can train {', '.join(able)}."
+        )
+    return request.objective or own[0]
+
+
+_NEEDS = {
+    "sft": "a column of prompts and one of answers",
+    "text": "raw text",
+    "preference": "a better and a worse answer to each prompt (columns chosen and rejected)",
+    "unpaired_preference": "answers marked good or bad, or pairs of a better and a worse one",
+}
+"""What a file of each kind holds, in words."""
+
+
+def trainable_shapes(base: BaseShapes) -> Shapes:
+    """Shapes of the weights there are to train: a head tied to the embeddings is counted once."""
+    tied = base.config.get("tie_word_embeddings", True)
+    return {name: shape for name, shape in base.shapes.items() if not (tied and name == "lm_head.weight")}

@@ -1,0 +1,112 @@
+"""What a person asks to have trained, and how much time to give it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from playground.data.example import WARNINGS
+from playground.methods.method import NO_OPTIONS, Options
+from playground.training.spec import RunSettings, setting, settings_of, share
+
+_EPOCHS = setting(
+    float,
+    flag="--epochs",
+    unit="times through the rows",
+    bounds="it lies above 0 and at most 10000",
+    allowed=lambda value: 0 < value <= 10_000,
+    carried=False,
+)
+_VALIDATION = share("held back to choose by; default 0.1", flag="--validation", label="the validation share")
+_TEST = share("held back for the verdict; default 0.15, from 20 rows on", flag="--test", label="the test share")
+_LEAVE_OUT = setting(
+    tuple, f"rows to leave out: {', '.join(WARNINGS)}", flag="--leave-out", metavar="KIND", choices=WARNINGS
+)
+_REWARDS = setting(
+    tuple, "what grpo rewards; again for more, in equal parts", flag="--reward", metavar="CHECK|model=ID"
+)
+_DOCS_HELP = "a text (or a folder): its nearest passages stand in every question"
+_DOCS = setting(Path, _DOCS_HELP, flag="--docs", metavar="FILE")
+
+
+@dataclass(frozen=True)
+class _Job:
+    file: Path
+    name: str = field(default="", metadata=setting(str, flag="--name", carried=False))
+
+
+@dataclass(frozen=True)
+class TrainRequest(RunSettings, _Job):
+    """A run as a person asks for it; None = the method's default. file: the examples. mapping: role -> column, where
+    corrected.
+
+    validation, test: shares held back; None = a tenth, and for the verdict about a seventh (none where the file has a
+    test part of its own).
+    turns: which assistant turns of a chat are learned, ``all`` or ``last``. leave_out: kinds of warnings whose rows are
+    not trained on.
+    options: the method's own, beyond rank and learning rate.
+    rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a new
+    one.
+    docs: a text whose nearest passages are put into every question.
+    Raises InputError, with every fault at once, for numbers that no run can have.
+    """
+
+    base: str | None = None
+    mapping: dict[str, str] | None = None
+    owner: str = "local"
+    options: Options = NO_OPTIONS
+    epochs: float | None = field(default=None, metadata=_EPOCHS)
+    validation: float | None = field(default=None, metadata=_VALIDATION)
+    test: float | None = field(default=None, metadata=_TEST)
+    leave_out: tuple[str, ...] = field(default=(), metadata=_LEAVE_OUT)
+    rewards: tuple[str, ...] = field(default=(), metadata=_REWARDS)
+    docs: Path | None = field(default=None, metadata=_DOCS)
+    strict: bool = field(
+        default=False, metadata=setting(bool, "refuse a file that has a bad row", flag="--strict", carried=False)
+    )
+
+
+SETTINGS = settings_of(TrainRequest)
+"""Every setting that a person has, by its name in ``TrainRequest``."""
+
+QUICK_STEPS = 20
+QUICK_S = 180.0
+"""A Quick look takes no longer, by its estimate, and has fewer steps where it would."""
+FEWEST_STEPS = 4
+"""Of a Quick look: below that nothing is seen."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much time to give a run. steps: optimiser steps."""
+
+    name: str
+    label: str
+    steps: int
+
+
+def presets_for(rows: int, batch_size: int = 8) -> list[Preset]:
+    """Quick look, Good and Thorough: a fixed look, then about one and a half and four times through the data, within
+    reason."""
+    good = min(max(2 * QUICK_STEPS, math.ceil(1.5 * rows / batch_size)), 150)
+    thorough = min(max(2 * good, math.ceil(4 * rows / batch_size)), 500)
+    return [
+        Preset("quick", "Quick look", QUICK_STEPS),
+        Preset("good", "Good", good),
+        Preset("thorough", "Thorough", thorough),
+    ]
+
+
+def within_reach(presets: Sequence[Preset], seconds: Callable[[int], float]) -> list[Preset]:
+    """The presets for a file that is known. seconds: what a run of so many steps takes by its estimate, so much a step
+    and what stands
+    before the first."""
+    quick, *others = presets
+    if (whole := seconds(quick.steps)) > QUICK_S:
+        one = seconds(1)
+        a_step = (whole - one) / (quick.steps - 1)
+        steps = int((QUICK_S - (one - a_step)) / a_step)
+        quick = replace(quick, steps=min(max(FEWEST_STEPS, steps), quick.steps))
+    return [quick, *others]

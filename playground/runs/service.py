@@ -1,0 +1,278 @@
+"""Training runs: planned, queued, started as processes of their own, followed, moved, cancelled, resumed."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from playground.db import ENDED, RunRow, RunStore
+from playground.errors import BusyError, DiskFullError, InputError, NotFoundError
+from playground.gpu.manager import DeviceManager
+from playground.library.adapters import AdapterLibrary
+from playground.methods.method import Method
+from playground.models.bases import BaseService
+from playground.models.live_adapters import live_id
+from playground.runs import recipe
+from playground.runs.planner import Plan, Planner
+from playground.runs.progress import RunView, write_curves
+from playground.runs.queue import ordinal
+from playground.runs.request import Preset, TrainRequest, presets_for
+from playground.runs.runner import Workers
+from playground.runs.supervisor import Supervisor
+from playground.settings import Settings
+from playground.training import processes
+from playground.training.checkpoint import marked_step
+from playground.training.failure import DISK, disk_words, reason_of
+from playground.training.spec import RunSpec
+from playground.workspace.examples import DataService
+from playground.workspace.home import Home, HomeTaken
+from playground.workspace.quota import Quota
+
+__all__ = ["Plan", "Preset", "TrainRequest", "TrainingService"]
+
+CURVE_BYTES = 1_000_000
+"""Room on disk that a file of curves is counted with before it is written."""
+
+
+class TrainingService:
+    """One per process. Every process may look, move and cancel; only the home's owner (``start_supervisor``,
+    ``take_over``) starts
+    queued runs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: RunStore,
+        manager: DeviceManager,
+        bases: BaseService,
+        data: DataService,
+        library: AdapterLibrary,
+        quota: Quota,
+        workers: Workers = processes,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self._settings, self._quota, self._workers, self._bases, self._clock = settings, quota, workers, bases, clock
+        self._home: Home | None = None
+        self._planner = Planner(settings, manager, bases, data, store, library, quota, workers)
+        self._supervisor = Supervisor(settings, store, manager, self._planner.remedy, workers, clock)
+
+    # -- before a run --------------------------------------------------------------------------------------------
+
+    def methods(self) -> list[Method]:
+        return self._planner.methods()
+
+    def presets(self, rows: int, batch_size: int = 8) -> list[Preset]:
+        """Quick look, Good and Thorough."""
+        return presets_for(rows, batch_size)
+
+    def plan(self, request: TrainRequest) -> Plan:
+        """What the run will need and whether it can start. Raises InputError for a file or a setting that cannot be
+        used."""
+        return self._planner.plan(self._planner.resolve(request))
+
+    def recipe(self, request: TrainRequest, kind: str) -> str:
+        """The run's settings in a form of ``recipe.KINDS``. Raises InputError."""
+        resolved = self._planner.resolve(request)
+        plan, shapes = self._planner.plan(resolved), self._bases.weights()
+
+        def peft_config() -> Any:
+            return resolved.method.peft_config(shapes, plan.rank, request.options)
+
+        return recipe.written(kind, request, plan, resolved.objective, self._bases.spec, peft_config)
+
+    # -- a run ---------------------------------------------------------------------------------------------------
+
+    def start(self, request: TrainRequest) -> str:
+        """Queue a run; returns its id. Raises InputError when it could never start, DiskFullError when there is no room
+        for it."""
+        resolved = self._planner.resolve(request)
+        checked = resolved.checked
+        if checked.bad and request.strict:
+            first = checked.bad[0]
+            raise InputError(
+                f"{len(checked.bad)} rows cannot be used, the first is row {first.row}: {first.reason} Fix them, or"
+                " leave out --strict."
+            )
+        plan = self._planner.plan(resolved)
+        if plan.blocked:
+            raise InputError(plan.blocked)
+        now = self._clock()
+        run = time.strftime("%Y%m%d-%H%M%S-", time.localtime(now)) + secrets.token_hex(2)
+        run_dir = self._settings.runs_dir / run
+        try:
+            run_dir.mkdir(parents=True)
+            file = _copied(Path(request.file), run_dir)
+            spec = self._planner.spec(resolved, plan, run, file, now)
+            if request.docs is not None:
+                spec = replace(spec, docs=request.docs.name, docs_path=str(_copied(request.docs, run_dir, "documents")))
+            spec.write(run_dir)
+            if spec.limit_memory_bytes:
+                (run_dir / processes.LOW_MEMORY).touch()
+            self.store.add(
+                run=run,
+                owner=request.owner,
+                name=spec.name,
+                method=spec.method,
+                state="QUEUED",
+                created_s=now,
+                steps=spec.steps,
+                needs_bytes=plan.memory_bytes,
+            )
+        except BaseException as error:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            if isinstance(error, OSError) and reason_of(error) == DISK:
+                raise DiskFullError(disk_words(self._settings.home, plan.disk_bytes)) from error
+            raise
+        self.tick()
+        return run
+
+    def runs(self, owner: str = "local") -> list[RunView]:
+        """The person's runs, newest first, as they are now."""
+        self.tick()
+        return [self._view(row) for row in self.store.all() if self._visible(row, owner)]
+
+    def show(self, run: str, owner: str = "local") -> RunView:
+        """Raises NotFoundError."""
+        self.tick()
+        return self._view(self._own(run, owner))
+
+    def curves(self, run: str, how: str, owner: str = "local") -> Path:
+        """A run's curves as a file, ``csv`` or ``tensorboard``, in a folder that nobody can guess. Raises
+        NotFoundError, InputError."""
+        view = self.show(run, owner)
+        return write_curves(view, self._quota.room(owner, CURVE_BYTES, "The file of curves"), how)
+
+    def move(self, run: str, to: str | int, owner: str = "local") -> None:
+        """Change when a waiting run comes: up, down, first, last, or a place from 1. Where the app is shared it passes
+        the
+        owner's own runs only. Raises InputError when it is not waiting."""
+        row = self._own(run, owner)
+        with self._supervisor.lock:
+            self.store.move(run, to, row.owner if self._settings.shared else None)
+        self.tick()
+
+    def cancel(self, run: str, owner: str = "local", *, keep: bool = False) -> None:
+        """Cancel at any moment. keep: its newest complete checkpoint becomes an adapter. A run that has ended stays as
+        it is."""
+        self._own(run, owner)
+        with self._supervisor.lock:
+            if self.store.update(run, only_from=("QUEUED",), state="CANCELLED", error="Cancelled before it started."):
+                self._supervisor.forget(run)
+                return
+            if self.store.update(
+                run, only_from=("RUNNING",), state="STOPPING", stopping_s=self._clock(), keep=int(keep)
+            ):
+                row = self.store.get(run)
+                if row.pid is not None and self._workers.is_alive(row.pid, row.pid_started_s):
+                    self._workers.stop(row.pid, hard=False)
+        self.tick()
+
+    def resume(self, run: str, owner: str = "local") -> None:
+        """Queue a failed or cancelled run again, as the last; it goes on from its newest complete checkpoint. Raises
+        InputError."""
+        row = self._own(run, owner)
+        if not (self._settings.runs_dir / run / "run.json").is_file():
+            raise InputError(f"The files of {run} are gone; start it anew.")
+        if row.state in ENDED and self._quota.applies(owner):
+            spec = RunSpec.read(self._settings.runs_dir / run)
+            left = max(0, spec.steps - marked_step(self._settings.runs_dir / run))
+            if refused := self._quota.run_refused(owner, 0, left, spec.estimated_seconds * left / spec.steps):
+                raise InputError(refused)
+        with self._supervisor.lock:
+            if not self.store.requeue(run, ("FAILED", "CANCELLED"), step=marked_step(self._settings.runs_dir / run)):
+                raise InputError(f"{run} is {row.state}; only a FAILED or CANCELLED run can be resumed.")
+            self._supervisor.forget(run)
+        self.tick()
+
+    def remove(self, run: str, owner: str = "local") -> None:
+        """Delete an ended run with its log and checkpoints; the adapter it made stays. Raises BusyError while it
+        lives."""
+        row = self._own(run, owner)
+        with self._supervisor.lock:
+            if not self.store.remove(row.run, only_from=ENDED):
+                raise BusyError(f"{row.name} has not ended. Cancel it first.")
+            self._supervisor.forget(row.run)
+        shutil.rmtree(self._settings.runs_dir / row.run, ignore_errors=True)
+
+    def follow(self, run: str, owner: str = "local", poll_s: float = 0.5) -> Iterator[RunView]:
+        """The run's view again and again until it has ended; for the command line. Where the process that was to start
+        it is gone,
+        this one takes its place."""
+        while True:
+            view = self.show(run, owner)
+            if view.state == "QUEUED":
+                self.take_over()
+            yield view
+            if view.state in ENDED:
+                return
+            time.sleep(poll_s)
+
+    # -- supervision ---------------------------------------------------------------------------------------------
+
+    def start_supervisor(self) -> None:
+        """This process owns the home: it starts queued runs from now on, whether or not anybody looks."""
+        self._supervisor.start()
+
+    def take_over(self) -> bool:
+        """Own the home from now on, up to ``close``, if nobody does just now. Returns whether this process starts
+        runs."""
+        if not self._supervisor.owning:
+            try:
+                self._home = Home.take(self._settings)
+            except HomeTaken:
+                return False
+            self.start_supervisor()
+        return True
+
+    def close(self) -> None:
+        """Stop supervising; what trains goes on in its own process."""
+        self._supervisor.close()
+        if self._home is not None:
+            self._home.release()
+            self._home = None
+
+    def tick(self) -> None:
+        """Bring every run that has not ended to its true state; start what may start, if this process owns the home."""
+        self._supervisor.tick()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _view(self, row: RunRow) -> RunView:
+        with self._supervisor.lock:
+            view = self._supervisor.log(row.run).refresh().view(row)
+            if row.state == "QUEUED":
+                view.place = self._supervisor.place(row.run)
+                again = "Memory ran out; it is tried once more. " if row.retried else ""
+                view.message = (
+                    f"{again}{ordinal(view.place)} in line" if view.place else f"{again}Waiting for the device"
+                )
+            elif row.state == "RUNNING":
+                view.live = live_id(row, self._settings.runs_dir / row.run)
+            elif row.state in ("FAILED", "CANCELLED"):
+                view.resume_step = marked_step(self._settings.runs_dir / row.run)
+            return view
+
+    def _visible(self, row: RunRow, owner: str) -> bool:
+        return not self._settings.shared or row.owner == owner
+
+    def _own(self, run: str, owner: str) -> RunRow:
+        """Raises NotFoundError, which names the owner's own runs only."""
+        mine = [row for row in self.store.all() if self._visible(row, owner)]
+        found = next((row for row in mine if row.run == run), None)
+        if found is None:
+            there = ", ".join(row.run for row in mine[:5]) or "none yet"
+            raise NotFoundError(f"There is no run {run[:80]!r}. The newest are: {there}.")
+        return found
+
+
+def _copied(file: Path, run_dir: Path, name: str = "examples") -> Path:
+    """A run's own copy of its examples or documents: one file, or the folder of several."""
+    if file.is_dir():
+        return Path(shutil.copytree(file, run_dir / name))
+    return Path(shutil.copyfile(file, run_dir / f"{name}{''.join(file.suffixes[-2:])[-16:]}"))

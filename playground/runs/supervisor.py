@@ -1,0 +1,333 @@
+"""Supervises the runs that have not ended: starts what may start, detects workers that died, hang or are frozen,
+records how they ended.
+
+One process supervises, the home's owner. Another one (the command line) leaves the record alone while the supervisor
+lives;
+where there is none it records what has ended, but starts nothing.
+
+A start is: QUEUED -> RUNNING in the record, the process, its pid in the record. The worker enters the record itself
+before it
+does anything (``training.worker_lock``). So after a kill at any moment between, either the worker is found by its pid,
+or the run
+goes back into the queue and the late worker is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from playground.db import RunRow, RunStore
+from playground.errors import DiskFullError, PlaygroundError
+from playground.gpu.manager import DeviceManager, Lease
+from playground.runs.exit_status import Ending, Pulse, ending_of
+from playground.runs.progress import RunLog
+from playground.runs.queue import RunQueue
+from playground.runs.runner import Workers
+from playground.settings import Settings
+from playground.training import heartbeat, processes
+from playground.training.checkpoint import marked_step
+from playground.training.failure import DISK, MEMORY, disk_words, reason_of
+from playground.training.heartbeat import last_beat
+from playground.training.publish import find_published, keep_checkpoint
+from playground.training.spec import RunSpec
+from playground.training.worker_lock import folder_lock
+
+KILL_AFTER_S = 10.0
+"""A cancelled worker may take so long to leave by itself."""
+TICK_S = 0.5
+ENTER_S = 60.0
+"""A run that is marked as started and has no worker after that has none."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class _Followed:
+    """What this process holds for a run: its log, its lease, and what it knows of its worker."""
+
+    log: RunLog
+    pulse: Pulse
+    lease: Lease | None = None
+    asked_to_stop: bool = False
+    ended_for: str = ""
+
+
+class Supervisor:
+    """One per process. remedy: what to say, and what to keep in the summary, about a smaller setting for a run whose
+    memory ran out."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: RunStore,
+        manager: DeviceManager,
+        remedy: Callable[[RunSpec], tuple[str, dict[str, object]]],
+        workers: Workers = processes,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._workers = workers
+        self._settings, self._store, self._manager, self._remedy, self._clock = settings, store, manager, remedy, clock
+        self._queue = RunQueue(manager)
+        self._followed: dict[str, _Followed] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.lock = threading.RLock()
+
+    @property
+    def owning(self) -> bool:
+        """Whether this process starts runs."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """This process owns the home: it supervises the runs from now on."""
+        with contextlib.suppress(DiskFullError):
+            self._store.set_supervisor(os.getpid(), processes.started_s(os.getpid()) or 0.0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, args=(self._stop,), name="runs", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop supervising; workers go on."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+            self._thread = None
+            with contextlib.suppress(Exception):
+                self._store.clear_supervisor(os.getpid())
+
+    def _supervise(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                self.tick()
+                self._manager.tick()
+            except Exception:  # whatever one tick meets must not end supervision; the next one tries again
+                _LOG.warning("supervising the runs failed", exc_info=True)
+            stop.wait(TICK_S)
+
+    # -- checking ------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Bring every run that has not ended to its true state; start what may start, if this process owns the home."""
+        with self.lock:
+            self._store.flush()
+            rows = self._store.active()
+            self._release_ended({row.run for row in rows})
+            elsewhere = not self.owning and self._supervised_elsewhere()
+            for row in rows:
+                if row.state != "QUEUED":
+                    self._guarded(row, partial(self._check, row, read_only=elsewhere))
+            if self.owning and not self._stop.is_set():
+                self._start_what_may([row for row in rows if row.state == "QUEUED"])
+
+    def log(self, run: str) -> RunLog:
+        return self._follow(run).log
+
+    def place(self, run: str) -> int:
+        """Its place among the runs that wait, from 1; 0 when it does not wait."""
+        waiting = [row.run for row in self._store.active() if row.state == "QUEUED"]
+        return self._queue.place(run) or (waiting.index(run) + 1 if run in waiting else 0)
+
+    def forget(self, run: str) -> None:
+        """Read its log anew; give back what is held for it."""
+        with self.lock:
+            self._release(run)
+            self._followed.pop(run, None)
+
+    def _supervised_elsewhere(self) -> bool:
+        found = self._store.supervisor()
+        return found is not None and processes.is_alive(*found)
+
+    def _guarded(self, row: RunRow, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # one run's fault must not stop the others' supervision
+            _LOG.warning("supervising %s failed", row.run, exc_info=True)
+
+    def _check(self, row: RunRow, *, read_only: bool) -> None:
+        followed = self._follow(row.run)
+        log = followed.log.refresh()
+        alive = self._workers.is_alive(row.pid, row.pid_started_s)
+        if alive and followed.lease is None:  # a worker that outlived the process that started it
+            followed.lease = self._manager.adopt("train", row.owner, f"Training {row.name}", row.needs_bytes)
+        if read_only:
+            return
+        if alive:
+            if (step := log.step_of(row)) != row.step:
+                with contextlib.suppress(DiskFullError):
+                    self._store.update(row.run, step=step)
+            self._watch(row, followed)
+        elif row.pid is not None or row.state == "STOPPING":
+            self._record_end(row, followed)
+        elif self.owning or self._clock() - (row.started_s or 0.0) > ENTER_S:
+            self._store.put_back(row.run, row.attempt)  # its worker never came; one that comes now is refused
+            self._release(row.run)
+
+    def _watch(self, row: RunRow, followed: _Followed) -> None:
+        """A worker that lives: ask it to stop where that is wanted, end it where it does not listen or does nothing."""
+        assert row.pid is not None
+        if row.state == "STOPPING":
+            if not followed.asked_to_stop:
+                followed.asked_to_stop = True
+                self._workers.stop(row.pid, hard=False)
+            elif row.stopping_s and self._clock() - row.stopping_s > KILL_AFTER_S:
+                self._workers.stop(row.pid, hard=True)
+        beat = last_beat(self._settings.runs_dir / row.run)
+        reason = followed.pulse.look(beat, *self._workers.activity(row.pid), followed.log.events)
+        if reason:
+            followed.ended_for = reason
+            self._workers.stop(row.pid, hard=True)
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    def _start_what_may(self, rows: Sequence[RunRow]) -> None:
+        for refused in self._queue.ask(rows):
+            self._store.update_or_defer(refused.run, state="FAILED", error=str(refused.error))
+        for row in rows:
+            if (lease := self._queue.granted(row.run)) is not None:
+                self._follow(row.run).lease = lease
+                self._guarded(row, partial(self._begin, row))
+
+    def _begin(self, row: RunRow) -> None:
+        """The lease is there: mark the run, start its worker, write down who that is."""
+        pid = None
+        try:
+            attempt = self._store.begin(row.run, self._clock())
+            if attempt is None:  # cancelled a moment ago, by another process
+                self._release(row.run)
+                return
+            self._renew(row.run)
+            pid, since = self._workers.start_worker(self._settings.runs_dir / row.run, self._settings.database, attempt)
+            self._store.update(row.run, only_from=("RUNNING", "STOPPING"), pid=pid, pid_started_s=since)
+        except Exception as error:  # whatever it was, the run must not stay RUNNING without a worker
+            if pid is not None:
+                self._workers.stop(pid, hard=True)  # it cannot enter a record that cannot be written either
+            full = isinstance(error, DiskFullError) or reason_of(error) == DISK
+            words = (
+                disk_words(self._settings.home, 0) if full else f"The training process could not be started ({error})."
+            )
+            self._store.update_or_defer(row.run, state="FAILED", error=words, pid=None)
+            self._release(row.run)
+
+    # -- recording -----------------------------------------------------------------------------------------------
+
+    def _record_end(self, row: RunRow, followed: _Followed) -> None:
+        """Its worker is gone: record how that ended. The folder's lock proves that it is gone, and that no other
+        process records it."""
+        run_dir = self._settings.runs_dir / row.run
+        if not run_dir.is_dir():
+            self._close(row, Ending("FAILED", "The run's files are gone. Start it anew."), None)
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                if not stack.enter_context(folder_lock(run_dir)):
+                    return
+            except OSError:  # no room for the lock's file: then nobody else can have taken it either
+                pass
+            row = self._store.get(row.run)
+            if row.state not in ("RUNNING", "STOPPING"):
+                self._release(row.run)
+                return
+            last = followed.log.refresh().last_of(row.attempt) or heartbeat.read_disk_full_event(run_dir, row.attempt)
+            code = processes.exit_code(row.pid)
+            ending = ending_of(
+                row, last, ended_for=followed.ended_for, exit_code=code, log=processes.attempt_log(run_dir)
+            )
+            if ending.state == "DONE":
+                self._close(row, ending, last)
+            elif (made := find_published(run_dir)) is not None:  # killed after publishing, before its last event
+                self._close(row, Ending("DONE"), {"adapter": made[0]} | {key: made[1].get(key) for key in _SUMMARY})
+            elif ending.reason == MEMORY and self.owning and not row.retried and self._retry(row):
+                self._release(row.run)
+            else:
+                self._close(row, ending, last)
+
+    def _retry(self, row: RunRow) -> bool:
+        """Memory ran out for the first time: free the models that idle, and put the run at the head of the queue again,
+        to go on
+        with a worker that is slower and takes less."""
+        freed = self._manager.unload_idle()
+        with contextlib.suppress(OSError):
+            (self._settings.runs_dir / row.run / processes.LOW_MEMORY).touch()
+        _LOG.info("memory ran out in %s; unloaded %s; it is tried once more", row.run, freed or "nothing")
+        step = marked_step(self._settings.runs_dir / row.run)
+        return self._store.requeue(row.run, ("RUNNING",), step=step, first=True, retried=True)
+
+    def _close(self, row: RunRow, ending: Ending, last: dict[str, object] | None) -> None:
+        run_dir = self._settings.runs_dir / row.run
+        if ending.state == "DONE" and last is not None:
+            summary = {key: last[key] for key in _SUMMARY if key in last}
+            step = last.get("steps") or row.steps  # fewer than were asked for where it was stopped early
+            self._store.update_or_defer(
+                row.run, state="DONE", adapter=last["adapter"], step=step, pid=None, error=None, summary=summary
+            )
+            shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        elif ending.state == "CANCELLED":
+            (adapter, words), step = self._kept(row), self.log(row.run).step_of(row)
+            self._store.update_or_defer(row.run, state="CANCELLED", adapter=adapter, error=words, pid=None, step=step)
+        else:
+            (words, summary), step = self._failure(row, ending), self.log(row.run).step_of(row)
+            self._store.update_or_defer(row.run, state="FAILED", error=words, pid=None, step=step, summary=summary)
+        self._release(row.run)
+
+    def _kept(self, row: RunRow) -> tuple[str | None, str]:
+        """The adapter made of the newest checkpoint, where that was wished, and the sentence."""
+        if not row.keep:
+            return None, "Cancelled."
+        try:
+            adapter = keep_checkpoint(self._settings.runs_dir / row.run)
+        except (OSError, PlaygroundError) as error:
+            full = disk_words(self._settings.home, 0) if reason_of(error) == DISK else str(error)
+            return None, f"Cancelled. Its newest checkpoint could not be kept: {full}"
+        return adapter, "Cancelled; the newest checkpoint was kept." if adapter else "Cancelled."
+
+    def _failure(self, row: RunRow, ending: Ending) -> tuple[str, dict[str, object]]:
+        run_dir = self._settings.runs_dir / row.run
+        words, summary = ending.error or "Training failed.", dict[str, object]()
+        if ending.reason == MEMORY:
+            with contextlib.suppress(PlaygroundError):
+                more, summary = self._remedy(RunSpec.read(run_dir))
+                words = f"{words} {more}"
+        elif ending.died:
+            step = marked_step(run_dir)
+            words += f" Resume it: it goes on from step {step}." if step else " Resume it: it starts again from step 0."
+        return words, summary
+
+    # -- what is held --------------------------------------------------------------------------------------------
+
+    def _release_ended(self, active: set[str]) -> None:
+        """Runs that another process ended hold nothing any more."""
+        for run in set(self._followed) - active:
+            self._release(run)
+
+    def _release(self, run: str) -> None:
+        self._queue.drop(run)
+        followed = self._followed.get(run)
+        if followed is not None and followed.lease is not None:
+            followed.lease.close()
+            followed.lease = None
+
+    def _renew(self, run: str) -> None:
+        """A new worker: nothing of the one before counts."""
+        followed = self._follow(run)
+        followed.pulse, followed.asked_to_stop, followed.ended_for = Pulse(), False, ""
+
+    def _follow(self, run: str) -> _Followed:
+        if run not in self._followed:
+            self._followed[run] = _Followed(RunLog(self._settings.runs_dir / run), Pulse())
+        return self._followed[run]
+
+
+_SUMMARY = (
+    *("objective", "rows_used", "rows_bad", "steps", "tokens_per_s", "loss", "eval_loss", "best", "kept_step"),
+    *("figures", "stopped", "trainable_params", "total_params", "estimated_memory_bytes", "seconds"),
+    *("peak_memory_bytes", "memory_ratio"),
+)
+"""What of a worker's last event, or of its adapter's record, the run keeps."""

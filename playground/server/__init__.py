@@ -1,0 +1,1 @@
+"""HTTP beside the page: /v1, /healthz, /status, /metrics."""

@@ -1,0 +1,154 @@
+"""Who may call: Host, Origin and Sec-Fetch-Site of a request; for /v1 the token, or, without one, programs on this
+machine only."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import Scope
+
+from playground.settings import ALLOWED_HOSTS, HOST_NAME, Settings
+
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+
+def foreign(scope: Scope, settings: Settings) -> str:
+    """Why a request is refused whatever it asks for, "" when it is not.
+
+    1. Host is none of the app's names: a page elsewhere may have made its own name point here (DNS rebinding).
+    2. Origin is none of them: a page from elsewhere asks. The port is not looked at. Who opens the app from another
+    machine has pages
+       of a localhost of their own, which are not the app's.
+    3. Sec-Fetch-Site says the same of a request that may change something.
+    """
+    headers = Headers(scope=scope)
+    hosts = headers.getlist("host")
+    host = name_in(f"//{hosts[0]}") if len(hosts) == 1 else ""
+    if not is_own(host, scope, settings):  # 1
+        named = " and ".join(repr(one[:80]) for one in hosts[:2]) or "nothing at all"
+        return f"This app may not be opened as {named}. Open it as localhost{_or_allow(host)}."
+    for origin in headers.getlist("origin"):  # 2
+        page = name_in(origin) if origin.startswith(("http://", "https://")) else ""
+        if not is_own(page, scope, settings) or (page in LOCAL_NAMES and host not in LOCAL_NAMES):
+            return f"A page from {origin[:80]!r} may not ask this app. Open the app's own page{_or_allow(page)}."
+    if scope.get("method") not in _SAFE_METHODS and "cross-site" in headers.getlist("sec-fetch-site"):  # 3
+        return "A page from elsewhere may not make this app do anything. Open the app's own page."
+    return ""
+
+
+def is_own(name: str, scope: Scope, settings: Settings) -> bool:
+    """A name of this machine for itself, the address at which the request came in, the machine's host name, or one that
+    the settings
+    allow."""
+    if not name:
+        return False
+    return name in LOCAL_NAMES or name in settings.allowed_hosts or name == _address(scope) or name in _machine_names()
+
+
+def path_in(scope: Scope) -> str:
+    """The path as the router sees it: without the path under which a proxy shows the app."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return (path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path) or "/"
+
+
+def name_in(address: str) -> str:
+    """The host name in ``//host:port`` or in a URL that ends there, in small letters; "" when it cannot be read."""
+    try:
+        parts = urlsplit(address)
+        more = parts.username is not None or parts.path or parts.query or parts.fragment or parts.port == 0
+        return "" if more else parts.hostname or ""
+    except ValueError:
+        return ""
+
+
+def _or_allow(name: str) -> str:
+    told = HOST_NAME.fullmatch(name) and name not in LOCAL_NAMES
+    return f", or start it with {ALLOWED_HOSTS}={name} where that is a name of this app" if told else ""
+
+
+def _address(scope: Scope) -> str:
+    """This machine's address at which the request came in; "" where the server tells none."""
+    return str(_ip((scope.get("server") or ("",))[0]) or "")
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address, an IPv4 one also where it comes mapped into IPv6."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _machine_names() -> set[str]:
+    """What other machines of a local network call this one."""
+    name = socket.gethostname().lower()
+    return {name, f"{name.split('.')[0]}.local"} if name else set()
+
+
+TOKEN_VARIABLE = "PLAYGROUND_API_TOKEN"
+_PROXIES = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """status: of the HTTP answer. words: what is wrong, and what to do."""
+
+    status: int
+    words: str
+
+
+def refusal(request: Request, settings: Settings) -> Refusal | None:
+    """Why this request may not use /v1, or None.
+
+    1. With a token: whoever shows it, from any host; nobody else.
+    2. Without one, where the app is shared: nobody.
+    3. Without one, on a person's own machine: a program on that machine, not by way of a proxy, that names the machine
+    as
+       itself. A foreign Host is a page that made its name point here; a foreign Origin, or Sec-Fetch-Site, is a page
+       from elsewhere.
+    """
+    if settings.api_token:
+        if shows(request, settings.api_token):
+            return None
+        words = f"The token is missing or wrong. Send 'Authorization: Bearer' with the one in {TOKEN_VARIABLE}."
+        return Refusal(401, words)
+    local = all(_is_local_origin(origin) for origin in request.headers.getlist("origin"))
+    if settings.shared:
+        words = f"/v1 is off: this app is shared and has no token. Whoever runs it can set {TOKEN_VARIABLE}."
+    elif not from_here(request):
+        words = (
+            f"Without a token /v1 answers programs on its own machine only. Set {TOKEN_VARIABLE} to call from others."
+        )
+    elif [name_in(f"//{host}") in LOCAL_NAMES for host in request.headers.getlist("host")] != [True]:
+        words = f"Without a token /v1 must be called as localhost or 127.0.0.1. Do so, or set {TOKEN_VARIABLE}."
+    elif not local or "cross-site" in request.headers.getlist("sec-fetch-site"):
+        words = f"A page from elsewhere may not call /v1 without a token. Set {TOKEN_VARIABLE}, and send it."
+    else:
+        return None
+    return Refusal(403, words)
+
+
+def shows(request: Request, token: str) -> bool:
+    """Whether the request carries the bearer token; takes as long for a wrong one as for the right one."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    same = secrets.compare_digest(given.strip().encode("latin-1", "replace"), token.encode("utf-8", "surrogateescape"))
+    return same and scheme.lower() == "bearer"
+
+
+def from_here(request: Request) -> bool:
+    """Whether the caller runs on this machine and did not come by way of a proxy."""
+    forwarded = any(name in _PROXIES or name.startswith("x-forwarded-") for name in request.headers)
+    address = _ip(request.client.host) if request.client is not None and not forwarded else None
+    return address is not None and address.is_loopback
+
+
+def _is_local_origin(origin: str) -> bool:
+    return origin.startswith(("http://", "https://")) and name_in(origin) in LOCAL_NAMES

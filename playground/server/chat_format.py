@@ -1,0 +1,278 @@
+"""A chat completion's request, read field by field (every refusal names its field), and its reply, whole or in chunks,
+as OpenAI's."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from playground.chat.batching import Written
+from playground.chat.completion import Chat
+from playground.data.example import Message
+from playground.engine.request import SEED_MAX, Sampling, TokenLogprob, stamp_hash
+from playground.errors import InputError
+
+MAX_TOKENS = 512
+"""The longest reply where the request names none; less where the base holds no more."""
+FAR = 2**63
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+_FORMAT = "Ask for the format in a message, or train it."
+_NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
+    **dict.fromkeys(("frequency_penalty", "presence_penalty"), ((0,), "Use repetition_penalty.")),
+    "tools": (([],), "This server runs no tools."),
+    "functions": (([],), "This server runs no functions."),
+    "tool_choice": (("none", "auto"), "This server runs no tools."),
+    "function_call": (("none", "auto"), "This server runs no functions."),
+    "response_format": (({"type": "text"},), _FORMAT),
+    "structured_outputs": (({},), _FORMAT),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice"), ((), _FORMAT)),
+    "logit_bias": (({},), "Leave it out."),
+    "modalities": ((["text"],), "Replies are text."),
+    "audio": ((), "Replies are text."),
+    "web_search_options": ((), "This server searches nothing."),
+    "min_p": ((0,), "Use top_p or top_k."),
+    "best_of": ((1,), "Use n."),
+    "use_beam_search": ((False,), "Leave it out."),
+    "length_penalty": ((1,), "Leave it out."),
+    "stop_token_ids": (([],), "Use stop."),
+    "bad_words": (([],), "Leave it out."),
+    "echo": ((False,), "Leave it out."),
+    "add_generation_prompt": ((True,), "Leave it out."),
+    "continue_final_message": ((False,), "Leave it out."),
+    "chat_template": ((), "The base's own template is used."),
+    "chat_template_kwargs": (({},), "The base's own template is used as it is."),
+}
+"""Fields that would change the reply and are not served: the values that change nothing, and what to do instead.
+Unknown fields
+(user, metadata, store and the like) are ignored."""
+
+
+class FieldError(InputError):
+    """A field of the request is wrong. param: which."""
+
+    def __init__(self, param: str, words: str) -> None:
+        super().__init__(words)
+        self.param = param
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """stream: answer piece by piece. usage: and tell the counts at the stream's end."""
+
+    chat: Chat
+    stream: bool
+    usage: bool
+
+
+def read_chat(body: Mapping[str, Any]) -> ChatRequest:
+    """Raises FieldError, or InputError when a number is out of its range. Without a seed one is drawn; the stamp tells
+    it."""
+    for name, (neutral, instead) in _NEUTRAL.items():
+        if body.get(name) is not None and body[name] not in neutral:
+            raise FieldError(name, f"{name} is not served here. {instead}")
+    longest = _whole(body, "max_completion_tokens")
+    longest = _whole(body, "max_tokens") if longest is None else longest
+    shortest = _whole(body, "min_tokens") or 0
+    seed, top_k = _whole(body, "seed"), _whole(body, "top_k") or 0
+    sampling = Sampling(
+        temperature=_number(body, "temperature", 1.0),
+        top_p=_number(body, "top_p", 1.0),
+        max_tokens=max(MAX_TOKENS, shortest) if longest is None else longest,
+        seed=secrets.randbelow(SEED_MAX + 1) if seed is None or seed == -1 else seed,  # vLLM: -1 is none
+        top_k=0 if top_k == -1 else top_k,  # vLLM: -1 is off
+        repetition_penalty=_number(body, "repetition_penalty", 1.0),
+        stop=_stop(body.get("stop")),
+        min_tokens=shortest,
+        ignore_eos=_flag(body, "ignore_eos"),
+    )
+    replies = _whole(body, "n")
+    count = 1 if replies is None else replies
+    chat = Chat(_model(body), _messages(body.get("messages")), sampling, count, _logprobs(body), longest is None)
+    options = body.get("stream_options") or {}
+    if not isinstance(options, Mapping):
+        raise FieldError("stream_options", 'stream_options is an object, such as {"include_usage": true}.')
+    return ChatRequest(chat, _flag(body, "stream"), _flag(options, "include_usage"))
+
+
+def _model(body: Mapping[str, Any]) -> str:
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise FieldError("model", "model is missing. It takes base or an adapter's id; /v1/models lists them.")
+    return model
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise FieldError("messages", "messages is a list of at least one message, each with a role and a content.")
+    return tuple(_message(place, item) for place, item in enumerate(value))
+
+
+def _message(place: int, item: Any) -> Message:
+    where = f"messages[{place}]"
+    if not isinstance(item, Mapping):
+        raise FieldError(where, f"{where} is not an object with a role and a content.")
+    role = ROLES.get(item["role"]) if isinstance(item.get("role"), str) else None
+    if role is None:
+        said = f"{where} has the role {item.get('role')!r:.40}; it takes {', '.join(ROLES)}."
+        raise FieldError(f"{where}.role", said)
+    if item.get("tool_calls"):
+        raise FieldError(f"{where}.tool_calls", f"{where} calls tools. This server runs no tools.")
+    content = item.get("content")
+    text = "\n".join(_part(where, part) for part in content) if isinstance(content, list) and content else content
+    if not isinstance(text, str):
+        said = f"{where} has no text. Its content is a string, or a list of parts of the type text."
+        raise FieldError(f"{where}.content", said)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        said = f"{where} holds half a character (a lone surrogate). Send whole characters."
+        raise FieldError(f"{where}.content", said) from error
+    return Message(role, text)
+
+
+def _part(where: str, part: Any) -> str:
+    kind, text = (part.get("type"), part.get("text")) if isinstance(part, Mapping) else (None, None)
+    if kind != "text" or not isinstance(text, str):
+        said = f"{where} has a part of the type {kind!r:.40}. Only text is read: send parts of the type text."
+        raise FieldError(f"{where}.content", said)
+    return text
+
+
+def _logprobs(body: Mapping[str, Any]) -> int | None:
+    """How many of the likeliest tokens to report, None = no logprobs at all."""
+    top = _whole(body, "top_logprobs")
+    if not _flag(body, "logprobs"):
+        if top:
+            raise FieldError("top_logprobs", "top_logprobs needs logprobs set to true.")
+        return None
+    return top or 0
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    found = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise FieldError("stop", "stop is a string or a list of strings.")
+    return tuple(found)
+
+
+def _number(body: Mapping[str, Any], name: str, default: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise FieldError(name, f"{name} is a number; this is {value!r:.40}.")
+    return float(max(-FAR, min(FAR, value)))
+
+
+def _whole(body: Mapping[str, Any], name: str) -> int | None:
+    value = body.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise FieldError(name, f"{name} is a whole number; this is {value!r:.40}.")
+    if value is not None and abs(value) > FAR:
+        raise FieldError(name, f"{name} is out of its range.")
+    return value
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise FieldError(name, f"{name} is true or false; this is {value!r:.40}.")
+    return bool(value)
+
+
+LOGPROB_MIN = -9999.0
+"""Stands for minus infinity, which JSON does not have."""
+
+
+def whole(model: str, written: Sequence[Written], *, logprobs: bool) -> dict[str, Any]:
+    """A ``chat.completion``. ``playground`` is the first reply's stamp; of several, each choice carries its own."""
+    choices = [
+        {
+            "index": place,
+            "message": {"role": "assistant", "content": one.state.text, "refusal": None},
+            "logprobs": _chat_reply_logprobs(one.state.logprobs) if logprobs else None,
+            "finish_reason": one.state.finish,
+        }
+        | ({"playground": one.stamp} if len(written) > 1 else {})
+        for place, one in enumerate(written)
+    ]
+    return _head(model) | {
+        "object": "chat.completion",
+        "choices": choices,
+        "usage": _usage(written),
+        "system_fingerprint": stamp_hash(written[0].stamp or {}),
+        "playground": written[0].stamp,
+    }
+
+
+class Chunks:
+    """Turns snapshots into ``chat.completion.chunk`` objects: role, pieces of text, how it ended with the stamp, then
+    the counts.
+
+    usage: whether the counts were asked for.
+    """
+
+    def __init__(self, model: str, count: int, *, logprobs: bool, usage: bool) -> None:
+        self._head = _head(model) | {"object": "chat.completion.chunk"} | ({"usage": None} if usage else {})
+        self._with_logprobs, self._with_usage = logprobs, usage
+        self._text = [0] * count  # characters told of each reply
+        self._tokens = [0] * count  # logprobs told of each
+        self._open = list(range(count))
+        self._prints: list[str] = []
+
+    def of(self, written: Sequence[Written]) -> Iterator[dict[str, Any]]:
+        """The chunks that a snapshot adds to those before it."""
+        if any(one.stamp is None for one in written):  # it waits for the device
+            return
+        if not self._prints:
+            self._prints = [stamp_hash(one.stamp or {}) for one in written]
+            for place in self._open:
+                yield self._chunk(place, {"role": "assistant", "content": "", "refusal": None})
+        for place in list(self._open):
+            one = written[place]
+            text = one.state.text[self._text[place] :]
+            fresh = one.state.logprobs[self._tokens[place] :] if self._with_logprobs else ()
+            if text or fresh:
+                yield self._chunk(
+                    place, {"content": text}, _chat_reply_logprobs(fresh) if self._with_logprobs else None
+                )
+            self._text[place] += len(text)
+            self._tokens[place] += len(fresh)
+            if one.state.finish:
+                self._open.remove(place)
+                yield self._chunk(place, {}, finish=one.state.finish) | {"playground": one.stamp}
+        if self._with_usage and not self._open:
+            last = {"choices": [], "usage": _usage(written), "system_fingerprint": self._prints[0]}
+            yield self._head | last | {"playground": written[0].stamp}
+
+    def _chunk(
+        self, place: int, delta: dict[str, Any], logprobs: Any = None, finish: str | None = None
+    ) -> dict[str, Any]:
+        choice = {"index": place, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return self._head | {"choices": [choice], "system_fingerprint": self._prints[place]}
+
+
+def _head(model: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+
+
+def _usage(written: Sequence[Written]) -> dict[str, int]:
+    """The prompt counts once, however many replies were asked for."""
+    read, wrote = written[0].state.prompt_tokens, sum(one.state.completion_tokens for one in written)
+    return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+
+
+def _chat_reply_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    content = [
+        _token(token.text, token.logprob) | {"top_logprobs": [_token(text, value) for text, value in token.top]}
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": max(LOGPROB_MIN, logprob), "bytes": list(text.encode(errors="replace"))}

@@ -1,0 +1,309 @@
+"""Middleware before the page's server: ``Gate`` (whose page asks, for which route, with how large a body; everything
+else is refused),
+``ContentPolicy`` (a Content-Security-Policy on every answer) and, where the app is shared, ``Visit`` (a visitor's
+cookie; no upload when the
+disk is nearly full)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, compile_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+from playground.server.access import foreign, path_in
+from playground.server.body import BODY_S, LIMIT_BYTES, Incoming, TooLargeError, TooSlowError, read_bytes
+from playground.settings import Settings
+from playground.workspace.quota import FREE_MIN_BYTES, disk_free
+from playground.workspace.visitors import COOKIE, HOST_COOKIE, cookie_name, is_token, new_token
+
+OWN = "own"
+UPLOAD = "/gradio_api/upload"
+FILE = "/gradio_api/file={path_or_url:path}"
+_GET = (
+    "/",
+    "/gradio_api/startup-events",  # Gradio asks itself whether it has begun
+    # what the page is made of
+    "/assets/{path:path}",
+    "/static/{path:path}",
+    "/theme.css",
+    "/favicon.ico",
+    "/manifest.json",
+    "/robots.txt",
+    # what it does
+    "/gradio_api/queue/data",
+    "/gradio_api/heartbeat/{session_hash}",
+    "/gradio_api/app_id",  # after a lost connection: is it still the same app
+    "/gradio_api/upload_progress",
+    FILE,
+    # what Gradio's own clients ask besides
+    "/config",
+    "/gradio_api/info",
+    "/gradio_api/call/{api_name}/{event_id}",
+)
+_POST = (
+    *("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset", UPLOAD),
+    "/gradio_api/call/{api_name}",
+)
+GRADIO_ROUTES = frozenset({("HEAD", "/"), *(("GET", path) for path in _GET), *(("POST", path) for path in _POST)})
+"""The method and path, as Gradio writes it, of every route of Gradio's that is answered."""
+FRAMING_BYTES = 1 << 20
+"""What a multipart body may hold besides the files."""
+UPLOAD_S = 900.0
+"""How long an upload may take."""
+HEADERS_BYTES = 32 * 1024
+_VISITOR = re.compile(rf"{COOKIE}=([0-9a-f]{{32}})(?![0-9a-f])")
+"""A visitor's cookie, also where a prefix of its name binds it to this host."""
+_JUDGED_ELSEWHERE = ("/healthz", "/v1/")
+"""/healthz tells nothing and is asked by probes, by address; who may use /v1 is decided in ``access``, where a token
+opens it to all."""
+
+
+class Gate:
+    """ASGI middleware; plain, so that streams pass untouched.
+
+    own: our routes, which are answered too and read their own bodies. body_s, upload_s: how long the body of a call and
+    of an upload
+    may take to arrive.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        own: Sequence[Route] = (),
+        body_s: float = BODY_S,
+        upload_s: float = UPLOAD_S,
+    ) -> None:
+        self._app, self._settings = app, settings
+        self._body_s, self._upload_s = body_s, upload_s
+        self._routes = [(method, OWN, route.path_regex) for route in own for method in sorted(route.methods or ())]
+        self._routes += [(method, path, compile_path(path)[0]) for method, path in sorted(GRADIO_ROUTES)]
+        self._folders = [folder.resolve() for folder in (settings.incoming_dir, settings.exports_dir)]
+        self._incoming = Incoming(settings.incoming_dir, settings.upload_limit_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await WebSocketClose(1008)(scope, receive, send)  # no route of ours or Gradio's speaks it
+        elif refused := self._refused(scope):
+            await refused(scope, receive, send)
+        elif not (route := self._route(scope)):
+            await _no(404, "Not Found")(scope, receive, send)
+        elif scope["method"] != "POST" or route == OWN:
+            await self._app(scope, receive, send)
+        elif route == UPLOAD:
+            await self._upload(scope, receive, send)
+        else:
+            await self._call(scope, receive, send)
+
+    def _refused(self, scope: Scope) -> Response | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_BYTES:
+            return _no(431, f"The request's headers are larger than {HEADERS_BYTES} bytes. Delete this site's cookies.")
+        if not path_in(scope).startswith(_JUDGED_ELSEWHERE) and (words := foreign(scope, self._settings)):
+            looked_at = "text/html" in Headers(scope=scope).get("accept", "")
+            return PlainTextResponse(words, 403) if looked_at else _no(403, words)
+        return None
+
+    def _route(self, scope: Scope) -> str:
+        """OWN, or the path of the allowed route as Gradio writes it; "" when there is none."""
+        path = path_in(scope)
+        for method, route, regex in self._routes:
+            if method == scope["method"] and (found := regex.match(path)):
+                return route if route != FILE or self._is_handed_out(found["path_or_url"]) else ""
+        return ""
+
+    def _is_handed_out(self, file: str) -> bool:
+        """Whether a path lies where exports and uploads do. For a URL Gradio would go and fetch it."""
+        try:
+            real = Path(file).resolve()
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links
+            return False
+        return Path(file).is_absolute() and any(real.is_relative_to(folder) for folder in self._folders)
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """JSON is read here, and goes on once it is whole and not too large."""
+        try:
+            unread = [await read_bytes(Request(scope, receive), LIMIT_BYTES, self._body_s)]
+        except ClientDisconnect:
+            return
+        except (TooLargeError, TooSlowError) as error:
+            await _no(413 if isinstance(error, TooLargeError) else 408, str(error))(scope, receive, send)
+            return
+
+        async def again() -> Message:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False} if unread else await receive()
+
+        await self._app(scope, again, send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Files are counted as they arrive. One too many ends as a body does that cannot be read: Gradio removes what
+        it has written."""
+        headers, limit = Headers(scope=scope), self._settings.upload_limit_bytes
+        too_large = (
+            f"The files are larger than the maximum allowed size, {limit >> 20} MB together. Send a part of them."
+        )
+        said = headers.get("content-length", "0")
+        if not said.isdecimal() or int(said) > limit + FRAMING_BYTES:
+            await PlainTextResponse(too_large, 413)(scope, receive, send)
+            return
+        if self._incoming.is_crowded():
+            full = PlainTextResponse("Too many files wait here. Try again in a quarter of an hour.", 507)
+            await full(scope, receive, send)
+            return
+        visitor = _VISITOR.search(headers.get("cookie", ""))
+        arrived, whole = 0, False
+        end_s = asyncio.get_running_loop().time() + self._upload_s
+
+        async def counted() -> Message:
+            nonlocal arrived, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise MultiPartException("The upload took too long. Send smaller files, or try again.") from error
+            if message["type"] != "http.request":
+                raise MultiPartException("The upload was cut off.")
+            count, whole = len(message.get("body", b"")), not message.get("more_body", False)
+            arrived += count
+            if arrived > limit + FRAMING_BYTES:
+                raise MultiPartException(too_large)
+            if self._settings.shared and (refused := self._incoming.refusal(visitor[1] if visitor else "", count)):
+                raise MultiPartException(refused)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _no(status: int, words: str) -> Response:
+    """A refusal in the shape of Gradio's own."""
+    return JSONResponse({"detail": words}, status)
+
+
+HUB = "https://huggingface.co"
+"""Shows a Space in a frame of its own page."""
+_INLINE = re.compile(rb"<script(?:\s(?:(?!\ssrc=)[^>])*)?>(.*?)</script>", re.DOTALL | re.IGNORECASE)
+_PAGE = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval'{scripts}; style-src 'self' 'unsafe-inline'; img-src 'self'"
+    " data: blob:; font-src 'self' data:; media-src 'self' data: blob:; connect-src 'self'; manifest-src 'self';"
+    " object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+"""The page. Gradio's own inline scripts are named by their hashes, so no other one runs, nor does an attribute such as
+``onerror``; its
+templates and listeners need ``eval``. Styles are set inline throughout."""
+_ELSE = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""Everything else: data, and files that were handed out. The report is HTML with styles and pictures in it, and without
+scripts."""
+
+
+class ContentPolicy:
+    """ASGI middleware; only the page is held until it is whole, so that streams pass untouched. space: the hub's page
+    may frame this."""
+
+    def __init__(self, app: ASGIApp, space: bool = False) -> None:
+        self._app = app
+        self._framed = f"; frame-ancestors 'self'{f' {HUB}' if space else ''}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_page = path_in(scope) == "/"
+        started: Message = {}
+        body = b""
+
+        async def with_policy(message: Message) -> None:
+            nonlocal started, body
+            if message["type"] == "http.response.start" and is_page:
+                started = message
+            elif message["type"] == "http.response.start":
+                await send(self._ruled(message, _ELSE))
+            elif is_page and message["type"] == "http.response.body":
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    await send(self._ruled(started, _PAGE.format(scripts=_hashes(body))))
+                    await send({**message, "body": body})
+            else:
+                await send(message)
+
+        await self._app(scope, receive, with_policy)
+
+    def _ruled(self, message: Message, policy: str) -> Message:
+        MutableHeaders(scope=message)["content-security-policy"] = policy + self._framed
+        return message
+
+
+def _hashes(page: bytes) -> str:
+    """The page's inline scripts, as a policy names them."""
+    found = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _INLINE.findall(page))
+    return "".join(f" 'sha256-{one}'" for one in found)
+
+
+KEPT_S = 30 * 24 * 3600
+"""The cookie's life after the last visit; what it gives access to is gone sooner."""
+
+
+class Visit:
+    """ASGI middleware; plain, so that streams pass untouched. home: the folder that uploads fill."""
+
+    def __init__(self, app: ASGIApp, home: Path) -> None:
+        self._app, self._home = app, home
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload") and self._full():
+            full = PlainTextResponse("The disk of this app is nearly full. Try again in an hour.", 507)
+            await full(scope, receive, send)
+        elif scope["method"] == "GET" and path_in(scope) == "/":
+            await self._page(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        cookie = _cookie(headers, cookie_name(scope["scheme"], headers.get("x-forwarded-proto", "")))
+
+        async def with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.append("set-cookie", cookie)
+                headers["cache-control"] = "no-store"
+            await send(message)
+
+        await self._app(scope, receive, with_cookie)
+
+    def _full(self) -> bool:
+        return disk_free(self._home) < FREE_MIN_BYTES
+
+
+def token_in(header: str, name: str = COOKIE) -> str:
+    """The visitor's token in a Cookie header, "" when there is none."""
+    try:
+        morsel = SimpleCookie(header).get(name)
+    except CookieError:
+        return ""
+    return morsel.value if morsel is not None and is_token(morsel.value) else ""
+
+
+def _cookie(headers: Headers, name: str) -> str:
+    """The same token again, so that its life begins anew, or a fresh one. A Space is shown in a frame of another site:
+    there the
+    cookie has to say so, and is kept apart for each site that frames it."""
+    token = token_in(headers.get("cookie", ""), name) or new_token()
+    where = "SameSite=None; Secure; Partitioned" if name == HOST_COOKIE else "SameSite=Lax"
+    return f"{name}={token}; Path=/; Max-Age={KEPT_S}; HttpOnly; {where}"

@@ -1,0 +1,317 @@
+"""Operations of a training step with gradients written out by hand: fewer passes over memory than module by module.
+
+Each is what the modules compute, to rounding (``tests/training/test_packed_sequences.py``). All but ``AnswerLoss`` take
+and give fp32. Attention takes q, k and v side by side in one tensor [tokens, (heads + 2 kv) * d], and packed sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+ROWS_AT_ONCE = 128
+"""Tokens whose logits are held at a time: 25 MB with a vocabulary of 49,152."""
+SHORT = 256
+"""Tokens of a row up to which its attention weights are kept for the gradient: a third faster on a CPU."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A frozen weight [out, in], fetched when it is needed, its bias [out] or None, and the LoRA pair's scale."""
+
+    weight: Callable[[], torch.Tensor]
+    bias: torch.Tensor | None
+    scale: float
+    outputs: int
+
+
+class LoraProducts(torch.autograd.Function):
+    """Several LoRA layers of one input at once: x [tokens, in] -> [tokens, sum of outs]. pairs: one ``Pair`` a layer;
+    then A [r, in] and B [out, r] of each. Base, correction and their gradients are added up in place; A's products are
+    one for all layers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, pairs: Sequence[Pair], *factors: torch.Tensor) -> torch.Tensor:
+        downs, ups = factors[::2], factors[1::2]
+        inner = x @ (downs[0] if len(downs) == 1 else torch.cat(downs)).t()
+        out = x.new_empty(x.shape[0], sum(pair.outputs for pair in pairs))
+        at = of = 0
+        for pair, down, up in zip(pairs, downs, ups, strict=True):
+            part = out[:, at : at + pair.outputs]
+            if pair.bias is None:
+                torch.mm(x, pair.weight().t(), out=part)
+            else:
+                torch.addmm(pair.bias, x, pair.weight().t(), out=part)
+            part.addmm_(inner[:, of : of + down.shape[0]], up.t(), alpha=pair.scale)
+            at, of = at + pair.outputs, of + down.shape[0]
+        ctx.pairs = pairs
+        ctx.save_for_backward(x, inner, *factors)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        x, inner, *factors = ctx.saved_tensors
+        downs, ups = factors[::2], factors[1::2]
+        back = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        deep = torch.empty_like(inner)
+        found: list[torch.Tensor] = []
+        at = of = 0
+        for place, (pair, down, up) in enumerate(zip(ctx.pairs, downs, ups, strict=True)):
+            part, rank = gradient[:, at : at + pair.outputs], slice(of, of + down.shape[0])
+            torch.mm(part, up * pair.scale, out=deep[:, rank])
+            found.append(torch.mm(part.t(), inner[:, rank]).mul_(pair.scale))
+            if back is not None:
+                if place:
+                    back.addmm_(part, pair.weight())
+                else:
+                    torch.mm(part, pair.weight(), out=back)
+            at, of = at + pair.outputs, of + down.shape[0]
+        joined = downs[0] if len(downs) == 1 else torch.cat(downs)
+        if back is not None:
+            back.addmm_(deep, joined)
+        first = torch.mm(deep.t(), x).split([down.shape[0] for down in downs])
+        return back, None, *[one for pair in zip(first, found, strict=True) for one in pair]
+
+
+class AddNorm(torch.autograd.Function):
+    """(h + more, RMS norm of that sum), both [tokens, width]; ``more`` may be None."""
+
+    @staticmethod
+    def forward(ctx: Any, h: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float) -> Any:
+        total = h if more is None else h + more
+        size = torch.linalg.vector_norm(total, dim=-1, keepdim=True)
+        factor = size.square_().div_(total.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(total, factor, weight)
+        ctx.alone = more is None
+        ctx.set_materialize_grads(False)  # of the last sum nothing is asked
+        out = (total * factor).mul_(weight)
+        return (total.view_as(total) if more is None else total), out
+
+    @staticmethod
+    def backward(ctx: Any, straight: torch.Tensor | None, gradient: torch.Tensor) -> Any:
+        total, factor, weight = ctx.saved_tensors
+        moved = None
+        if ctx.needs_input_grad[2]:
+            moved = (gradient * total).mul_(factor).sum(0)
+        if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
+            return None, None, moved, None
+        inner = gradient * weight
+        share = torch.linalg.vecdot(inner, total)[:, None].mul_(factor * factor * factor).div_(-total.shape[-1])
+        back = inner.mul_(factor).addcmul_(total, share)
+        if straight is not None:
+            back.add_(straight)
+        return back, None if ctx.alone else back, moved, None
+
+
+class Gated(torch.autograd.Function):
+    """silu(gate) * up of [tokens, 2 width], gate first."""
+
+    @staticmethod
+    def forward(ctx: Any, both: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(both)
+        gate, up = both.chunk(2, dim=1)
+        return torch.nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (both,) = ctx.saved_tensors
+        gate, up = both.chunk(2, dim=1)
+        back = torch.empty_like(both)
+        to_gate, to_up = back.chunk(2, dim=1)
+        torch.mul(gradient, torch.nn.functional.silu(gate), out=to_up)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
+        return back
+
+
+class AnswerLoss(torch.autograd.Function):
+    """Sum of the cross-entropies of h [tokens, width] under a head [vocabulary, width], labels [tokens]. The gradient
+    is made along the way, a few rows at a time, so that the logits of all tokens never stand in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, h: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        total = h.new_zeros((), dtype=torch.float32)
+        back = torch.empty_like(h) if ctx.needs_input_grad[0] else None
+        moved = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
+        for rows, wanted, place in zip(
+            h.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), range(0, len(h), ROWS_AT_ONCE), strict=True
+        ):
+            logs = torch.log_softmax((rows @ head.t()).float(), dim=1)
+            total -= logs.gather(1, wanted[:, None]).sum()
+            if back is None and moved is None:
+                continue
+            share = logs.exp_()
+            share[torch.arange(len(wanted), device=h.device), wanted] -= 1
+            share = share.to(h.dtype)
+            if back is not None:
+                torch.mm(share, head, out=back[place : place + len(rows)])
+            if moved is not None:
+                moved.addmm_(share.t(), rows)
+        ctx.save_for_backward(back, moved)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        back, moved = ctx.saved_tensors
+        return None if back is None else back * gradient, None if moved is None else moved * gradient, None
+
+
+@dataclass(frozen=True)
+class Heads:
+    """heads of queries, kv heads of keys and of values, each d wide. scale: of the products of queries and keys."""
+
+    heads: int
+    kv: int
+    d: int
+    scale: float
+
+    @property
+    def turned(self) -> int:
+        """Columns of queries and keys."""
+        return (self.heads + self.kv) * self.d
+
+
+class Rows:
+    """spans: tokens of the shared prefix, then of each row's rest; a row attends to the prefix and itself, causally."""
+
+    def __init__(self, spans: list[int], like: torch.Tensor) -> None:
+        shared, longest = spans[0], max(spans)
+        self.spans = spans
+        self.shared = shared
+        blocked = torch.full((longest, shared + longest), float("-inf"), dtype=like.dtype, device=like.device)
+        self.mask = blocked.triu(shared + 1)
+        self._short = like.device.type == "cpu" and like.dtype == torch.float32 and shared + longest <= SHORT
+
+    def attend(self, qkv: torch.Tensor, heads: Heads) -> torch.Tensor:
+        """[tokens, heads * d], queries and keys turned already."""
+        if self._short:
+            kept: torch.Tensor = ShortAttention.apply(qkv, self, heads)
+            return kept
+        parts = [part.view(len(part), heads.heads + 2 * heads.kv, heads.d) for part in qkv.split(self.spans)]
+        out = []
+        for place, part in enumerate(parts):
+            if not len(part):
+                continue
+            prefixed = place > 0 and self.shared > 0
+            seen = (
+                torch.cat((parts[0][:, heads.heads :], part[:, heads.heads :])) if prefixed else part[:, heads.heads :]
+            )
+            mask = self.mask[: len(part), : len(seen)] if prefixed else None
+            group = heads.heads // heads.kv
+            queries = part[:, : heads.heads].unflatten(1, (heads.kv, group)).permute(1, 2, 0, 3)
+            keys, values = (side.transpose(0, 1)[:, None].expand(-1, group, -1, -1) for side in seen.chunk(2, dim=1))
+            found = functional.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=heads.scale
+            )
+            out.append(found.permute(2, 0, 1, 3).reshape(len(part), -1))
+        return torch.cat(out)
+
+    def pieces(
+        self, heads: Heads, qkv: torch.Tensor
+    ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor, bool]]:
+        """For each row: (its place, queries [kv, group * n, d], what it sees [seen, 2 kv, d], its mask, whether the
+        prefix is in it)."""
+        at = 0
+        for place, n in enumerate(self.spans):
+            if not n:
+                continue
+            here = slice(at, at + n)
+            part, prefixed = qkv[here], place > 0 and self.shared > 0
+            seen = (
+                torch.cat((qkv[: self.shared, -2 * heads.kv * heads.d :], part[:, -2 * heads.kv * heads.d :]))
+                if prefixed
+                else part[:, -2 * heads.kv * heads.d :]
+            )
+            first = 0 if prefixed else self.shared
+            yield (
+                here,
+                grouped(part[:, : heads.heads * heads.d], heads),
+                seen.unflatten(1, (2 * heads.kv, heads.d)),
+                self.mask[:n, first : first + len(seen)],
+                prefixed,
+            )
+            at += n
+
+
+def grouped(x: torch.Tensor, heads: Heads) -> torch.Tensor:
+    """[n, heads * d] -> [kv, group * n, d]: the heads that share keys and values are one product."""
+    n = len(x)
+    return x.view(n, heads.kv, -1, heads.d).permute(1, 2, 0, 3).reshape(heads.kv, -1, heads.d)
+
+
+def put(x: torch.Tensor, there: torch.Tensor, heads: Heads) -> None:
+    """The way back, into ``there`` [n, heads * d]."""
+    n = len(there)
+    there.unflatten(1, (heads.kv, -1, heads.d)).copy_(x.view(heads.kv, -1, n, heads.d).permute(2, 0, 1, 3))
+
+
+class ShortAttention(torch.autograd.Function):
+    """Attention of short rows: q, k, v side by side [tokens, (heads + 2 kv) * d] -> [tokens, heads * d]."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: torch.Tensor, rows: Rows, heads: Heads) -> torch.Tensor:
+        out = qkv.new_empty(len(qkv), heads.heads * heads.d)
+        kept = []
+        for here, q, seen, mask, _ in rows.pieces(heads, qkv):
+            scores = torch.bmm(q, seen[:, : heads.kv].permute(1, 2, 0)).mul_(heads.scale)
+            scores.unflatten(1, (-1, len(mask))).add_(mask)
+            weights = torch.softmax(scores, dim=-1)
+            put(torch.bmm(weights, seen[:, heads.kv :].transpose(0, 1)), out[here], heads)
+            kept.append(weights)
+        ctx.save_for_backward(qkv, *kept)
+        ctx.rows, ctx.heads = rows, heads
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        qkv, *kept = ctx.saved_tensors
+        rows, heads = ctx.rows, ctx.heads
+        back = torch.empty_like(qkv)
+        first = qkv.new_zeros(rows.shared, 2 * heads.kv, heads.d)
+        for weights, (here, q, seen, _, prefixed) in zip(kept, rows.pieces(heads, qkv), strict=True):
+            asked = grouped(gradient[here], heads)
+            to_v = torch.bmm(weights.transpose(1, 2), asked).transpose(0, 1)
+            raw = torch.bmm(asked, seen[:, heads.kv :].permute(1, 2, 0))
+            raw = torch._softmax_backward_data(raw, weights, -1, weights.dtype).mul_(heads.scale)
+            put(torch.bmm(raw, seen[:, : heads.kv].transpose(0, 1)), back[here, : heads.heads * heads.d], heads)
+            to_k = torch.bmm(raw.transpose(1, 2), q).transpose(0, 1)
+            if prefixed:
+                first[:, : heads.kv] += to_k[: rows.shared]
+                first[:, heads.kv :] += to_v[: rows.shared]
+                to_k, to_v = to_k[rows.shared :], to_v[rows.shared :]
+            sides = back[here, heads.heads * heads.d :].unflatten(1, (2 * heads.kv, heads.d))
+            sides[:, : heads.kv] = to_k
+            sides[:, heads.kv :] = to_v
+        if rows.shared:
+            back[: rows.shared, heads.heads * heads.d :].unflatten(1, (2 * heads.kv, heads.d)).add_(first)
+        return back, None, None
+
+
+class Turned(torch.autograd.Function):
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864) for the queries and keys of q, k, v side by side, halves
+    apart as the Llama family has them; in place. cos, sin [tokens, 1, d / 2]."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.heads = heads
+        ctx.mark_dirty(qkv)
+        _turn(qkv, cos, sin, heads)
+        return qkv
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        back = gradient.clone()
+        _turn(back, cos, -sin, ctx.heads)
+        return back, None, None, None
+
+
+def _turn(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads) -> None:
+    a, b = qkv[:, : heads.turned].unflatten(1, (-1, heads.d)).chunk(2, dim=-1)
+    old = a * sin
+    a.mul_(cos).addcmul_(b, sin, value=-1)
+    b.mul_(cos).add_(old)

@@ -1,0 +1,1 @@
+"""Several sides on held-out examples, and what follows from it."""

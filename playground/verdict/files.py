@@ -1,0 +1,298 @@
+"""Verdicts in the home folder, one folder each.
+
+``request.json`` what was asked · ``state.json`` how far it is · ``answers.jsonl`` every answer as it came, until the
+end · ``rows.jsonl`` one line an example and side · ``known.json`` references that their form was read from ·
+``verdict.json`` the record · ``votes.jsonl`` one line a vote on its replies, in the order they were cast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from playground.errors import InputError, NotFoundError, PlaygroundError
+from playground.evaluation.statistics import Measured
+from playground.evaluation.verdict import Answered
+from playground.evaluation.votes import WINNERS, Vote
+from playground.library.files import write_json, write_text
+from playground.training import processes
+from playground.workspace.quota import bytes_in
+
+ID = re.compile(r"\d{8}-\d{6}-v[0-9a-f]{4}")
+SCHEMA = 1
+VERDICT, BENCH = "verdict", "bench"
+"""What it is measured for: to judge by, or to choose a prompt by."""
+QUEUED, MEASURING, DONE, STOPPED, FAILED = "QUEUED", "MEASURING", "DONE", "STOPPED", "FAILED"
+LIVE = (QUEUED, MEASURING)
+
+
+@dataclass(frozen=True)
+class State:
+    """state: as above. pid, pid_started_s: of the process that measures. message: in words. error: why it failed or
+    ended early. purpose: as in the request."""
+
+    id: str
+    owner: str
+    name: str
+    created_s: float
+    state: str = QUEUED
+    error: str = ""
+    pid: int = 0
+    pid_started_s: float = 0.0
+    schema: int = SCHEMA
+    purpose: str = VERDICT
+
+
+class VerdictFiles:
+    """Reads and writes them; every file is whole or not there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def new(
+        self, owner: str, name: str, request: dict[str, Any], now_s: float, purpose: str = VERDICT, pid: int = 0
+    ) -> State:
+        """pid: of the process that measures it, 0 = of none."""
+        stamp = time.strftime("%Y%m%d-%H%M%S-v", time.localtime(now_s))
+        state = State(f"{stamp}{secrets.token_hex(2)}", owner, name[:80], now_s, purpose=purpose, pid=pid)
+        state = replace(state, pid_started_s=processes.started_s(pid) or 0.0) if pid else state
+        folder = self._root / state.id
+        folder.mkdir(parents=True)
+        write_json(folder / "request.json", request)
+        self.put(state)
+        return state
+
+    def put(self, state: State) -> State:
+        write_json(self.folder(state.id) / "state.json", asdict(state))
+        return state
+
+    def all(self) -> list[State]:
+        """Newest first; what cannot be read is left out."""
+        folders = self._root.iterdir() if self._root.is_dir() else ()
+        ids = (folder.name for folder in folders if ID.fullmatch(folder.name))
+        found = [state for id in ids if (state := self.state(id)) is not None]
+        return sorted(found, key=lambda state: (-state.created_s, state.id))
+
+    def state(self, id: str) -> State | None:
+        try:
+            said = json.loads((self.folder(id) / "state.json").read_text(encoding="utf-8"))
+            return State(**said) if said.get("schema") == SCHEMA else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def folder(self, id: str) -> Path:
+        """Raises NotFoundError for what is no id: nothing else becomes a path."""
+        if not ID.fullmatch(id):
+            raise NotFoundError(f"There is no verdict {id[:40]!r}.")
+        return self._root / id
+
+    def bytes_of(self, owner: str) -> int:
+        """What this owner's verdicts take on disk."""
+        return sum(bytes_in(self.folder(state.id)) for state in self.all() if state.owner == owner)
+
+    def request(self, id: str) -> dict[str, Any]:
+        """Raises InputError when it is gone."""
+        found: dict[str, Any] | None = self._json(id, "request.json")
+        if not found:
+            raise InputError(f"What {id} asked is gone from the disk. Measure it anew.")
+        return found
+
+    def record(self, id: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self._json(id, "verdict.json")
+        return found
+
+    def rows(self, id: str) -> list[dict[str, Any]]:
+        return self._lines(id, "rows.jsonl")
+
+    def known(self, id: str) -> list[str]:
+        """References that their form was read from."""
+        return list(self._json(id, "known.json") or ())
+
+    def keep(self, id: str, answers: Iterable[Answered]) -> None:
+        """Write answers down as they come, for the case that nobody lives to save the record. Raises OSError."""
+        lines = [json.dumps(row_of(answer, {}), ensure_ascii=False) + "\n" for answer in answers]
+        if lines and self.folder(id).is_dir():
+            with (self.folder(id) / "answers.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(lines)
+
+    def answers(self, id: str) -> list[Answered]:
+        """What ``keep`` wrote down, of one that it wrote again the last; a line that was cut off ends them."""
+        kept = answers_of(self._lines(id, "answers.jsonl")).values()
+        return list({(answer.example, answer.side): answer for one in kept for answer in one}.values())
+
+    def save(self, id: str, record: dict[str, Any], rows: Iterable[dict[str, Any]], known: Sequence[str]) -> None:
+        """Raises OSError."""
+        folder = self.folder(id)
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+        write_text(folder / "rows.jsonl", "".join(lines))
+        write_text(folder / "known.json", json.dumps(list(known), ensure_ascii=False) + "\n")
+        write_json(folder / "verdict.json", record)
+        (folder / "answers.jsonl").unlink(missing_ok=True)
+
+    def write(self, id: str, how: str, folder: Path) -> Path:
+        """As ``html`` (one file that needs nothing else), ``jsonl`` or ``csv`` into ``folder``. Raises InputError
+        when there is nothing to write yet, or nowhere."""
+        from playground.report.report import page_html, rows_csv
+
+        record, rows = self.record(id), self.rows(id)
+        if record is None:
+            raise InputError("There is nothing to export yet: no example was answered by every side.")
+        made: dict[str, Callable[[], str]] = {
+            "html": lambda: page_html(record, rows),
+            "jsonl": lambda: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+            "csv": lambda: rows_csv(rows),
+        }
+        if how not in made:
+            raise InputError(f"A verdict can be written as {', '.join(made)}; {how!r} is none of them.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"verdict-{id}.{how}"
+            file.write_text(made[how](), encoding="utf-8", newline="")
+        except OSError as error:
+            raise InputError(
+                f"The verdict cannot be written to {folder}: {error.strerror or error}. Name another folder."
+            ) from error
+        return file
+
+    def remove(self, id: str) -> None:
+        shutil.rmtree(self.folder(id), ignore_errors=True)
+
+    def _lines(self, id: str, name: str) -> list[dict[str, Any]]:
+        """The lines up to the first that cannot be read."""
+        found = []
+        with (
+            contextlib.suppress(OSError, ValueError),
+            (self.folder(id) / name).open(encoding="utf-8", newline="\n") as file,
+        ):
+            for line in file:  # a reply may hold other line ends
+                found.append(json.loads(line))
+        return found
+
+    def _json(self, id: str, name: str) -> Any:
+        try:
+            found: Any = json.loads((self.folder(id) / name).read_text(encoding="utf-8"))
+            return found
+        except (OSError, ValueError):
+            return None
+
+
+def row_of(answer: Answered, measured: dict[str, Measured]) -> dict[str, Any]:
+    """One answer as a line of the rows file: the public part first, then what it takes to judge it again."""
+    values = {}
+    for name, one in measured.items():
+        places = {number: at for at, number in enumerate(one.numbers)}
+        if answer.example in places and (value := one.values[places[answer.example]]) is not None:
+            values[name] = value
+    shown = ("example", "side", "prompt", "reply", "reference")
+    others = ("stamp", "question", "passages", "repeats", "prompt_tokens", "completion_tokens", "seconds", "loss")
+    first = {name: getattr(answer, name) for name in shown} | {"metrics": values}
+    rest = {name: getattr(answer, name) for name in others}
+    return first | rest | {"passages": list(answer.passages), "repeats": list(answer.repeats)}
+
+
+def answers_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Answered]]:
+    """Side -> its answers, as ``row_of`` wrote them."""
+    found: dict[str, list[Answered]] = {}
+    for row in rows:
+        values = {name: row[name] for name in row if name != "metrics"}
+        answer = Answered(**{**values, "passages": tuple(row["passages"]), "repeats": tuple(row["repeats"])})
+        found.setdefault(answer.side, []).append(answer)
+    return found
+
+
+Said = Literal["a", "b", "tie", "skip"]
+JUDGE = "judge"
+"""The owner of a model's votes; no visitor is ever called so."""
+VOTES_MAX = 20_000
+"""Of one verdict: twelve sides on a hundred examples make 6,600 comparisons."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """One line. a, b: sides, in the verdict's order. winner: ``skip`` = the person passed it by; ``tie`` = as good.
+    judge: which model, where it was one. when: seconds since 1970."""
+
+    example: int
+    a: str
+    b: str
+    winner: Said
+    owner: str
+    when: float
+    judge: str = ""
+
+    @property
+    def place(self) -> tuple[int, str, str]:
+        """What was voted on."""
+        return self.example, self.a, self.b
+
+
+def as_votes(cast: Sequence[Cast]) -> list[Vote]:
+    """Those that say something."""
+    return [Vote(one.a, one.b, one.winner) for one in cast if one.winner != "skip"]
+
+
+class VoteFiles:
+    """Reads, appends, and takes back."""
+
+    def __init__(self, files: VerdictFiles) -> None:
+        self._files, self._lock = files, threading.RLock()
+
+    def read(self, id: str) -> list[Cast]:
+        """A line that cannot be read, such as the last one after a full disk, is left out."""
+        try:
+            lines = self._file(id).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return []
+        return [cast for line in lines if (cast := _cast(line)) is not None]
+
+    def add(self, id: str, make: Callable[[list[Cast]], Cast | None]) -> None:
+        """Append what ``make`` says to the votes there are; None = nothing. Raises PlaygroundError."""
+        with self._lock:
+            there = self.read(id)
+            cast = make(there)
+            if cast is None:
+                return
+            if len(there) >= VOTES_MAX:
+                raise PlaygroundError(f"This verdict has {len(there):,} votes, as many as it may have.")
+            try:
+                with self._file(id).open("a", encoding="utf-8") as out:
+                    out.write(_line(cast))
+            except OSError as error:
+                raise PlaygroundError(f"The vote was not kept: {error.strerror or error}. Vote again.") from error
+
+    def change(self, id: str, make: Callable[[list[Cast]], list[Cast]]) -> None:
+        """Put what ``make`` makes of the votes in their place, in one step. Raises PlaygroundError."""
+        with self._lock:
+            there = self.read(id)
+            new = make(there)
+            if new == there:
+                return
+            try:
+                write_text(self._file(id), "".join(map(_line, new)))
+            except OSError as error:
+                raise PlaygroundError(f"The votes were not changed: {error.strerror or error}. Try again.") from error
+
+    def _file(self, id: str) -> Path:
+        return self._files.folder(id) / "votes.jsonl"
+
+
+def _line(cast: Cast) -> str:
+    said = {name: value for name, value in asdict(cast).items() if name != "judge" or value}
+    return json.dumps(said, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _cast(line: str) -> Cast | None:
+    try:
+        cast = Cast(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+    return cast if cast.winner in (*WINNERS, "skip") and cast.a != cast.b else None

@@ -1,0 +1,305 @@
+"""A model as a judge of a verdict's replies, in both orders, beside the person's own votes: another side of the
+playground, or an endpoint.
+
+A judge elsewhere: any server that answers as OpenAI's chat completions do. Its address and key come from the
+environment alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from playground.chat.batching import Asked as ToWrite
+from playground.chat.batching import Batches
+from playground.data.example import Message
+from playground.data.render import render_prompt
+from playground.engine.request import Sampling
+from playground.errors import InputError, RunFailedError
+from playground.evaluation.votes import Asked, both_orders, combined, parse_answer
+from playground.jobs import Job, Jobs
+from playground.library.card import AdapterCard
+from playground.models.adapters import AdapterService
+from playground.models.bases import BaseService
+from playground.verdict.files import JUDGE, Cast
+from playground.verdict.votes import Place, Poll, Voting
+from playground.workspace.quota import Quota
+from playground.workspace.visitors import LOCAL
+
+TIMEOUT_S = 60.0
+ENDPOINT_ANSWER_TOKENS = 256
+"""Room for a judge that thinks aloud before its word."""
+ANSWER_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """url: the base address, such as ``https://api.example.com/v1``. key: shown to that server alone; "" = none is
+    needed."""
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+    timeout_s: float = TIMEOUT_S
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Endpoint | None:
+        """``JUDGE_URL``, ``JUDGE_MODEL``, ``JUDGE_KEY``; None where no address is set. Raises InputError."""
+        env = os.environ if env is None else env
+        url, model = env.get("JUDGE_URL", "").strip(), env.get("JUDGE_MODEL", "").strip()
+        if not url:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise InputError(
+                "JUDGE_URL is no address of a server. It takes one such as https://api.example.com/v1, without a key "
+                "in it."
+            )
+        if not model:
+            raise InputError("JUDGE_URL is set and JUDGE_MODEL is not. Name the model that judges.")
+        return cls(url.rstrip("/"), model, env.get("JUDGE_KEY", "").strip())
+
+    @property
+    def name(self) -> str:
+        """For a person: the model and where it is."""
+        return f"{self.model} at {urlsplit(self.url).hostname}"
+
+    def answer(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """What it says to these messages, greedy. Raises RunFailedError that never names the key."""
+        body = {
+            "model": self.model,
+            "messages": [dict(one) for one in messages],
+            "temperature": 0,
+            "max_tokens": ENDPOINT_ANSWER_TOKENS,
+        }
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.build_opener(_Stay).open(request, timeout=self.timeout_s) as response:
+                said: Any = json.loads(response.read(ANSWER_BYTES))
+            text = said["choices"][0]["message"]["content"]
+        except urllib.error.HTTPError as error:
+            raise RunFailedError(f"{self.name} answered {error.code}. {_advice(error.code)}") from None
+        except (OSError, urllib.error.URLError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise RunFailedError(
+                f"{self.name} cannot be reached ({str(reason)[:120]}). Check JUDGE_URL and the network."
+            ) from None
+        except (ValueError, LookupError, TypeError):
+            raise RunFailedError(
+                f"{self.name} does not answer as a chat completion. Check that JUDGE_URL ends where "
+                "/chat/completions begins."
+            ) from None
+        return text if isinstance(text, str) else ""
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """The key goes where it was meant to go, and nowhere that this place points to."""
+
+    def redirect_request(self, *args: Any, **named: Any) -> None:
+        return None
+
+
+def _advice(status: int) -> str:
+    if status in (401, 403):
+        return "Check JUDGE_KEY."
+    if status == 404:
+        return "Check JUDGE_URL and JUDGE_MODEL."
+    if status == 429:
+        return "It takes no more requests now. Try again later."
+    return "Check JUDGE_URL, or point it straight to the server." if 300 <= status < 400 else "Try again."
+
+
+ENDPOINT, BASE = "endpoint", "base"
+MOST = 60
+"""Comparisons that a judge is asked at one go, each in both orders: first those that the person voted on."""
+TOGETHER = 4
+"""Comparisons of one batch."""
+ANSWER_TOKENS = 16
+Steps = Generator[str | list[str], None, None]
+"""Yields words while it waits, and the answers at its end. Closing it frees the device."""
+Ask = Callable[[Sequence[Asked]], Steps]
+
+
+@dataclass(frozen=True)
+class JudgingView:
+    """done, of: comparisons. unread: those whose answers name no reply. error: why it ended early."""
+
+    verdict: str
+    name: str
+    done: int = 0
+    of: int = 0
+    unread: int = 0
+    live: bool = False
+    waiting: str = ""
+    error: str = ""
+
+
+@dataclass
+class _Work:
+    """One judging. view: all but what its job says."""
+
+    view: JudgingView
+    job: Job | None = None
+
+
+class JudgingService:
+    """One judging a verdict at a time, in the background; what was judged before it was stopped is kept.
+
+    endpoint: reads the environment anew at each look. shared: people who do not know each other use the app; the
+    endpoint, which somebody pays for and which would see their replies, is then not offered.
+    """
+
+    def __init__(
+        self,
+        voting: Voting,
+        bases: BaseService,
+        adapters: AdapterService,
+        batches: Batches,
+        quota: Quota,
+        jobs: Jobs,
+        *,
+        shared: bool = False,
+        endpoint: Callable[[], Endpoint | None] = Endpoint.from_env,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._voting, self._bases, self._adapters, self._batches = voting, bases, adapters, batches
+        self._quota, self._jobs, self._shared, self._endpoint, self._clock = quota, jobs, shared, endpoint, clock
+        self._latest: dict[str, _Work] = {}
+        self._lock = threading.Lock()
+
+    def judges(self, owner: str = LOCAL) -> list[tuple[str, str]]:
+        """(name, id) of everything that may judge: the base, adapters, and an endpoint where one is set."""
+        found = [("The base", BASE)]
+        found += [(row.card.name, row.card.id) for row in self._adapters.list(owner) if row.usable]
+        try:
+            elsewhere = None if self._shared else self._endpoint()
+        except InputError:  # told when it is chosen
+            return [*found, ("The endpoint, which is not set right", ENDPOINT)]
+        return [*found, (elsewhere.name, ENDPOINT)] if elsewhere is not None else found
+
+    def start(self, id: str, judge: str, owner: str = LOCAL, limit: int = MOST) -> None:
+        """Judge in the background; a judge's earlier votes on this verdict go when it has said something. Raises
+        NotFoundError, InputError."""
+        poll = self._voting.poll(id, owner)
+        ask, name = self._asker(judge, owner)
+        places = self._places(id, owner, poll)[:limit]
+        work, replies = _Work(JudgingView(id, name, of=len(places))), 2 * len(places)
+
+        def judged(job: Job) -> None:
+            try:
+                self._judge(poll, places, ask, work, job)
+            finally:
+                self._quota.give_back_replies(owner, replies)
+
+        with self._lock:
+            if (before := self._latest.get(id)) is not None and before.job is not None and before.job.live:
+                raise InputError(f"{before.view.name} judges this verdict already. Stop it, or wait for its end.")
+            self._quota.take_replies(owner, replies, "Judging")
+            self._latest[id] = work
+            work.job = self._jobs.start(f"judging {id}", judged, "The judging")
+
+    def show(self, id: str, owner: str = LOCAL) -> JudgingView | None:
+        """How far it is; None where nothing judged since the app began. Raises NotFoundError."""
+        self._voting.poll(id, owner)
+        work = self._latest.get(id)
+        if work is None or (job := work.job) is None:
+            return work.view if work is not None else None
+        return replace(work.view, live=job.live, waiting=job.progress.waiting if job.live else "", error=job.error)
+
+    def stop(self, id: str, owner: str = LOCAL) -> None:
+        """End it and keep what was judged. Raises NotFoundError."""
+        self._voting.poll(id, owner)
+        if (job := self._jobs.get(f"judging {id}")) is not None:
+            job.stop()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _asker(self, judge: str, owner: str) -> tuple[Ask, str]:
+        """(how it is asked, its name). Raises NotFoundError, InputError."""
+        if judge == ENDPOINT:
+            elsewhere = None if self._shared else self._endpoint()
+            if elsewhere is None:
+                raise InputError(
+                    "No endpoint is set. Whoever runs the app sets JUDGE_URL, JUDGE_MODEL and JUDGE_KEY in its "
+                    "environment."
+                )
+            return lambda asked: _answered(elsewhere, asked), elsewhere.name
+        card = None if judge == BASE else self._adapters.get(judge, owner)
+        return lambda asked: self._written(card, asked, f"judge {owner}"), card.name if card is not None else "The base"
+
+    def _written(self, card: AdapterCard | None, asked: Sequence[Asked], session: str) -> Steps:
+        """One batch of the playground's own. Raises the first failure."""
+        tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=ANSWER_TOKENS)
+        prompts = [
+            render_prompt(tokenizer, [Message(one["role"], one["content"]) for one in each.messages]) for each in asked
+        ]
+        written = []
+        for written in self._batches.run([ToWrite(card, prompt, sampling) for prompt in prompts], session, "measure"):
+            yield next((one.waiting for one in written if one.waiting), "")
+        if failed := next((one.failure for one in written if one.failure is not None), None):
+            raise failed
+        yield [one.state.text for one in written]
+
+    def _places(self, id: str, owner: str, poll: Poll) -> list[Place]:
+        """What to judge: first what the person voted on, then the rest, an example's pairs one after another."""
+        voted = dict.fromkeys(
+            one.place
+            for one in self._voting.files.read(id)
+            if one.owner == owner and one.winner != "skip" and one.place in set(poll.places)
+        )
+        return [*voted, *sorted((place for place in poll.places if place not in voted), key=lambda place: place[0])]
+
+    def _judge(self, poll: Poll, places: Sequence[Place], ask: Ask, work: _Work, job: Job) -> None:
+        found: list[Cast] = []
+        try:
+            for begin in range(0, len(places), TOGETHER):
+                chunk = places[begin : begin + TOGETHER]
+                answers = self._answers([one for place in chunk for one in _orders(poll, place)], ask, job)
+                if answers is None:
+                    break
+                for at, (example, a, b) in enumerate(chunk):
+                    winner = combined(parse_answer(answers[2 * at]), parse_answer(answers[2 * at + 1]))
+                    found.append(Cast(example, a, b, winner or "skip", JUDGE, self._clock(), work.view.name))
+                unread = sum(one.winner == "skip" for one in found)
+                work.view = replace(work.view, done=len(found), unread=unread)
+        finally:
+            if found:
+                self._voting.files.change(
+                    work.view.verdict, lambda cast: [*(one for one in cast if one.owner != JUDGE), *found]
+                )
+
+    def _answers(self, asked: Sequence[Asked], ask: Ask, job: Job) -> list[str] | None:
+        """None when it was stopped; the device is free then."""
+        with contextlib.closing(ask(asked)) as steps:
+            for step in steps:
+                if job.stopping:
+                    return None
+                if isinstance(step, list):
+                    return step
+                job.report("Judging", waiting=step)
+        return None
+
+
+def _answered(endpoint: Endpoint, asked: Sequence[Asked]) -> Steps:
+    """One after another, so that it can be stopped in between. Raises RunFailedError."""
+    answers = []
+    for one in asked:
+        yield ""
+        answers.append(endpoint.answer(one.messages))
+    yield answers
+
+
+def _orders(poll: Poll, place: Place) -> tuple[Asked, Asked]:
+    example, a, b = place
+    row = poll.rows[example, a]
+    return both_orders(row["question"], poll.replies[example, a], poll.replies[example, b], row["reference"])

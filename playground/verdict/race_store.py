@@ -1,0 +1,238 @@
+"""Races: their record (one JSON value a race in the database, so that several processes see the same and a restart
+loses nothing), and the table that the page, the command line and the docs show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from playground.db import RaceTable
+from playground.errors import PlaygroundError
+from playground.methods import all_methods
+from playground.report import charts
+
+SCHEMA = 1
+RUNNING, MEASURING, DONE, CANCELLED = "RUNNING", "MEASURING", "DONE", "CANCELLED"
+LIVE = (RUNNING, MEASURING)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method in a race. method: its name, "" = the base, for comparison. run: its run's id. lr: its learning rate,
+    0 = unknown. planned_s: how long the run was thought to take, in seconds.
+
+    state, reason: how the run ended, and why where it was not well; reason also says what could not be measured.
+    adapter: what it made. figures: what the run's summary says (eval_loss, trainable_params, peak_memory_bytes,
+    seconds, tokens_per_s) and bytes, of the adapter on disk. loss, eval_loss: (step, value). passed, asked: greedy
+    replies on validation rows that keep the format, None = no check. forgot: ``evaluation.forgetting.Forgetting`` as a
+    record. measured_s: seconds that measuring took; None = not measured yet.
+    """
+
+    method: str
+    run: str = ""
+    steps: int = 0
+    planned_s: float = 0.0
+    state: str = ""
+    reason: str = ""
+    adapter: str | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    loss: list[list[float]] = field(default_factory=list)
+    eval_loss: list[list[float]] = field(default_factory=list)
+    passed: int | None = None
+    asked: int = 0
+    forgot: dict[str, Any] | None = None
+    measured_s: float | None = None
+    lr: float = 0.0
+
+
+@dataclass(frozen=True)
+class Race:
+    """One race. file: the examples' name. check: as it was written, "" = none. steps, minutes: the budget of each
+    method, one of them. state: RUNNING while its runs train, MEASURING, DONE or CANCELLED. message: what it is
+    doing, in words."""
+
+    race: str
+    owner: str
+    name: str
+    file: str
+    created_s: float
+    state: str
+    check: str
+    steps: int | None
+    minutes: float | None
+    entries: tuple[Entry, ...]
+    base: Entry = Entry("")
+    message: str = ""
+    schema: int = SCHEMA
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Race:
+        """From its record, of this schema or an older one; what it does not know is left out. Raises PlaygroundError
+        for a newer one."""
+        if record.get("schema", SCHEMA) > SCHEMA:
+            raise PlaygroundError(
+                f"The race {record.get('race')} was written by a newer version (schema {record['schema']}; this one "
+                "knows "
+                f"{SCHEMA}). Update."
+            )
+        values = _known(cls, record)
+        values["entries"] = tuple(Entry(**_known(Entry, entry)) for entry in values["entries"])
+        values["base"] = Entry(**_known(Entry, values.get("base", {"method": ""})))
+        return cls(**values | {"schema": SCHEMA})
+
+
+@dataclass(frozen=True)
+class RaceView:
+    """A race as it is now. seconds_left: an estimate, None when it has ended. measured: methods that are done with,
+    of ``of``."""
+
+    race: Race
+    seconds_left: float | None
+    measured: int
+    of: int
+
+    @property
+    def live(self) -> bool:
+        return self.race.state in LIVE
+
+
+def _known(kind: Any, record: Mapping[str, Any]) -> dict[str, Any]:
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in record.items() if name in names}
+
+
+class RaceStore(RaceTable):
+    """The table of races, as ``Race`` values."""
+
+    def add(self, race: Race) -> None:
+        self.add_record(race.race, race.owner, race.created_s, asdict(race))
+
+    def all(self) -> list[Race]:
+        """Newest first."""
+        return [Race.of(record) for record in self.records()]
+
+    def get(self, race: str) -> Race:
+        """Raises NotFoundError."""
+        return Race.of(self.record(race))
+
+    def change(self, race: str, change: Callable[[Race], Race]) -> Race:
+        """Read, change and write in one transaction. Raises NotFoundError."""
+        return Race.of(self.change_record(race, lambda record: asdict(change(Race.of(record)))))
+
+
+HEAD = (
+    *("Method", "Rate", "Held-out loss", "Keeps the format", "Trained", "On disk", "Peak memory", "Seconds"),
+    *("Tokens/s", "General text", "Questions", "Divergence"),
+)
+NOTES = (
+    "Held-out loss: nats a token on the validation rows, lower is better. Keeps the format: greedy replies to "
+    "validation rows that pass the check. What it forgot, against the base: loss on a general text (nats a token, "
+    "above 0 is worse), general questions answered rightly, and how far its distribution has moved from the base's on "
+    "that text (KL, nats a token)."
+)
+NONE = "–"
+
+
+def label(method: str) -> str:
+    """A method's name for a person; the base's own line has none."""
+    known = all_methods().get(method)
+    return known.label if known else "Base, untrained"
+
+
+def cells(entry: Entry) -> list[str]:
+    """One line under ``HEAD``. What is not known yet, or cannot be, is a dash."""
+    figures, forgot = entry.figures, entry.forgot or {}
+    general = right = NONE
+    if forgot:
+        general = f"{round(forgot['loss_after'] - forgot['loss_before'], 2) + 0.0:+.2f}"  # + 0.0: no minus nought
+        right = f"{forgot['right_after']} of {forgot['questions']}, was {forgot['right_before']}"
+    return [
+        label(entry.method),
+        _number(entry.lr or None, "g"),
+        _number(eval_loss(entry), ".3f"),
+        f"{entry.passed} of {entry.asked}" if entry.passed is not None else NONE,
+        _number(figures.get("trainable_params"), ",.0f"),
+        _size(figures.get("bytes")),
+        _size(figures.get("peak_memory_bytes")),
+        _number(figures.get("seconds"), ".0f"),
+        _number(figures.get("tokens_per_s"), ".0f"),
+        general,
+        right,
+        _number(forgot.get("divergence"), ".2f"),
+    ]
+
+
+def status(entry: Entry) -> str:
+    """What stands under a method's name while its line is not whole: its state, or why it never will be."""
+    if entry.reason or not entry.method:
+        return entry.reason
+    if entry.state in ("", "QUEUED"):
+        return "waits"
+    if entry.state in ("RUNNING", "STOPPING"):
+        return f"step {int(entry.loss[-1][0]) if entry.loss else 0} of {entry.steps}"
+    return "" if entry.measured_s is not None else "trained, not measured yet"
+
+
+def eval_loss(entry: Entry) -> float | None:
+    """Of what the run kept; of a run without it, or the base, the newest measured."""
+    known = entry.figures.get("eval_loss")
+    if known is not None:
+        return float(known)
+    return float(entry.eval_loss[-1][1]) if entry.eval_loss and not entry.method else None
+
+
+def picture(entries: Sequence[Entry], base: Entry, curves: bool) -> str:
+    """The race as SVG: held-out loss against trained weights, or ``curves``, the training losses. Empty while there is
+    nothing to see."""
+    if curves:
+        return charts.losses([(label(one.method), [(int(step), value) for step, value in one.loss]) for one in entries])
+    dots = [
+        charts.Dot(label(one.method), float(one.figures["trainable_params"]), value)
+        for one in entries
+        if one.figures.get("trainable_params") and (value := eval_loss(one)) is not None
+    ]
+    return charts.scatter(dots, eval_loss(base))
+
+
+def text(view: RaceView) -> str:
+    """The table in plain text, columns aligned, with what went wrong under it."""
+    base, entries = view.race.base, view.race.entries
+    lines = [HEAD, *([cells(base)] if base.eval_loss else []), *map(cells, entries)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = [
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    ]
+    notes = [f"{label(entry.method)}: {status(entry)}" for entry in entries if status(entry)]
+    return "\n".join([*(line.rstrip() for line in shown), *notes])
+
+
+def record(view: RaceView) -> dict[str, Any]:
+    """The race as JSON: what a script reads."""
+    race, names = view.race, ("race", "name", "state", "file", "check", "steps", "minutes")
+    rows = [_record(entry) for entry in race.entries]
+    return {name: getattr(race, name) for name in names} | {"base": _record(race.base), "rows": rows}
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    names = ("run", "state", "adapter", "steps", "lr", "reason") if entry.method else ("reason",)
+    figures = {name: value for name, value in entry.figures.items() if name != "eval_loss"}
+    return {
+        "method": entry.method or "base",
+        **{name: getattr(entry, name) for name in names},
+        **{"eval_loss": eval_loss(entry), "passed": entry.passed, "asked": entry.asked},
+        **figures,
+        "forgot": entry.forgot,
+    }
+
+
+def _number(value: float | None, form: str) -> str:
+    return NONE if value is None else format(value, form)
+
+
+def _size(count: float | None) -> str:
+    if count is None:
+        return NONE
+    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")) if count >= u or u == 1.0)
+    return f"{count / unit:.{2 if name == 'GB' else 1 if count / unit < 10 else 0}f} {name}"

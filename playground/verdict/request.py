@@ -1,0 +1,269 @@
+"""What a person asks to be judged, and the record that is made of it: its checks, what its sides are, the facts
+beside the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from playground.chat.sides import Side, side_as_json, side_from
+from playground.data.split import row_hash
+from playground.engine.request import Sampling
+from playground.errors import InputError, PlaygroundError
+from playground.evaluation.checks import Check, parse_check, parse_checks, schema_file
+from playground.evaluation.comparison import Facts, Questions, SideKind
+from playground.evaluation.cost import Prices
+from playground.evaluation.inferred_checks import looks_like
+from playground.evaluation.verdict import Answered, SideFacts, conclude
+from playground.library.card import AdapterCard
+from playground.library.files import read_json, sha256_of
+from playground.models.bases import BaseService
+from playground.verdict.files import BENCH, VERDICT, answers_of, row_of
+from playground.workspace.examples import DataService
+
+SIDES_MAX = 12
+REPEATS_MAX = 20
+REPEAT_TEMPERATURE = 0.7
+"""Repeats are drawn at least this freely: greedy ones would always agree."""
+
+
+@dataclass(frozen=True)
+class VerdictRequest:
+    """file: the examples. rows: numbers of those to use, None = all. limit: at most so many of them, the first ones.
+
+    examples: where shots come from, None = the other rows of the file. checks: as written. repeats: 1 = one reply an
+    example; above, so many sampled ones beside it. losses: score the references. forgetting: measure what tuned sides
+    forgot. refusals: ask sides with documents what these cannot answer. mapping: role -> column. tried: how the prompt
+    was found, in words. name: for a person. purpose: a bench is left out of the list of verdicts, and nothing is timed.
+    Raises InputError that names every fault.
+    """
+
+    file: Path
+    sides: tuple[Side, ...]
+    checks: tuple[str, ...] = ()
+    rows: tuple[int, ...] | None = None
+    examples: Path | None = None
+    repeats: int = 1
+    limit: int | None = None
+    max_tokens: int = 96
+    temperature: float = 0.0
+    seed: int = 7
+    mapping: Mapping[str, str] | None = None
+    name: str = ""
+    owner: str = "local"
+    questions: Questions = field(default_factory=Questions)
+    prices: Prices = field(default_factory=Prices)
+    losses: bool = True
+    forgetting: bool = True
+    refusals: bool = True
+    tried: str = ""
+    purpose: str = VERDICT
+
+    def __post_init__(self) -> None:
+        labels, sides = [side.label for side in self.sides], len(self.sides)
+        same = f"Two sides are called the same ({', '.join(labels)}). Give one another name."
+        wrong = {
+            f"A verdict has 1 to {SIDES_MAX} sides; this one has {sides}.": not 1 <= sides <= SIDES_MAX,
+            same: len(set(labels)) < sides,
+            f"Repeats go from 1 to {REPEATS_MAX}; {self.repeats} are asked for.": not 1 <= self.repeats <= REPEATS_MAX,
+            f"{self.purpose!r} is no purpose. There are: {VERDICT}, {BENCH}.": self.purpose not in (VERDICT, BENCH),
+            f"The limit of rows is {self.limit}; it is at least 1.": self.limit is not None and self.limit < 1,
+        }
+        faults = [words for words, is_so in wrong.items() if is_so]
+        try:
+            parse_checks([check for check in self.checks if schema_file(check) is None])  # files are opened by who may
+        except InputError as error:
+            faults.append(str(error))
+        if faults:
+            raise InputError(" ".join(faults))
+        self.sampling()  # raises what is wrong with it
+
+    def sampling(self, repeat: int = 0) -> Sampling:
+        """How the main reply (0) or a repeat (1 ...) is drawn."""
+        temperature = max(self.temperature, REPEAT_TEMPERATURE) if repeat else self.temperature
+        return Sampling(temperature=temperature, max_tokens=self.max_tokens, seed=self.seed + repeat)
+
+    @property
+    def replies_each(self) -> int:
+        """Replies of one side to one example: the main one, and its repeats."""
+        return 1 if self.repeats == 1 else 1 + self.repeats
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is sent to another process, and kept on disk; paths are absolute."""
+        paths = {name: str(path.resolve()) if (path := getattr(self, name)) else None for name in ("file", "examples")}
+        sides = [side_as_json(side) for side in self.sides]
+        return {**asdict(self), **paths, "sides": sides, "mapping": dict(self.mapping) if self.mapping else None}
+
+
+def request_from(said: Mapping[str, Any]) -> VerdictRequest:
+    """From ``as_json``. Raises InputError, KeyError or TypeError."""
+    made = dict(said)
+    made["file"], made["examples"] = Path(said["file"]), Path(said["examples"]) if said.get("examples") else None
+    made["sides"] = tuple(side_from(side) for side in said["sides"])
+    made["checks"] = tuple(said.get("checks", ()))
+    made["rows"] = tuple(said["rows"]) if said.get("rows") is not None else None
+    made["questions"], made["prices"] = Questions(**said.get("questions", {})), Prices(**said.get("prices", {}))
+    return VerdictRequest(**made)
+
+
+def named(request: VerdictRequest) -> VerdictRequest:
+    """The same with a name, made from its file."""
+    return request if request.name.strip() else replace(request, name=request.file.stem)
+
+
+FEWEST_OTHERS = 5
+"""Rows that are not judged by; with fewer, the form of the references is read from those that are."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is saved: record, the lines of the rows file, and the references that the form was read from."""
+
+    record: dict[str, Any]
+    rows: list[dict[str, Any]]
+    known: list[str]
+
+
+class Cards(Protocol):
+    def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
+        """The adapter of each side, None = the base."""
+        ...
+
+
+class RecordMaker:
+    """Makes them; keeps nothing."""
+
+    def __init__(self, bases: BaseService, data: DataService, answering: Cards) -> None:
+        self._bases, self._data, self._answering = bases, data, answering
+
+    def make(self, request: VerdictRequest, answers: Collection[Answered], about: Mapping[str, Any]) -> Kept:
+        """about: what else the record says; sides that ``failed`` are not in it. Raises InputError when no example
+        was answered by every other side."""
+        able = tuple(side for side in request.sides if side.label not in about.get("failed", {}))
+        request = replace(request, sides=able or request.sides)
+        by_side: dict[str, list[Answered]] = {side.label: [] for side in request.sides}
+        for answer in answers:
+            by_side[answer.side].append(answer)
+        cards = dict(zip(by_side, self._answering.cards(request), strict=True))
+        known = self._known(request, answers)
+        checks = _checks(request, known)
+        if not set.intersection(*({answer.example for answer in one} for one in by_side.values())):
+            raise InputError("No example was answered by every side.")
+        sides, facts = _sides(request, cards), self._facts(request, answers, cards)
+        references = self._references(request)
+        judged = conclude(by_side, sides, checks, request.questions, request.prices, facts, references)
+        base = self._bases.resolve()
+        asked = {
+            "file": request.file.name,
+            "data_sha256": sha256_of(_files(request.file)),
+            "base": base.id,
+            "base_fingerprint": base.fingerprint,
+            "checks": [check.spec for check in checks],
+            "device": _device(answers),
+        } | {name: getattr(request, name) for name in ("seed", "repeats", "max_tokens", "temperature", "tried")}
+        rows = [row_of(answer, judged.measured[answer.side]) for one in by_side.values() for answer in one]
+        return Kept(judged.record | asked | dict(about), sorted(rows, key=lambda row: row["example"]), known)
+
+    def again(self, kept: Kept, request: VerdictRequest) -> Kept:
+        """Costs and choice by the request's answers and prices; the figures stay as they were."""
+        record = kept.record
+        facts = Facts(**{**record["facts"], "currency": request.prices.unit})
+        sides = [
+            SideFacts(
+                one["side"], one["kind"], one["training_s"], {name: one[name] for name in DESCRIBED if name in one}
+            )
+            for one in record["sides"]
+        ]
+        checks, references = _checks(request, kept.known), self._references(request)
+        judged = conclude(answers_of(kept.rows), sides, checks, request.questions, request.prices, facts, references)
+        others = {name: record[name] for name in record if name not in judged.record}
+        return replace(kept, record=judged.record | others)
+
+    def _references(self, request: VerdictRequest) -> list[str] | None:
+        """All answers of the file, by which these are labels or are not; None where it is gone."""
+        try:
+            return [one.completion for one in self._data.check(request.file, request.mapping, request.owner).examples]
+        except PlaygroundError:
+            return None
+
+    def _known(self, request: VerdictRequest, answers: Collection[Answered]) -> list[str]:
+        """References that are not judged by, where there are some; else those that are."""
+        judged = {answer.example: answer.reference for answer in answers}
+        if request.rows is None:
+            return list(judged.values())
+        checked = self._data.check(request.file, request.mapping, request.owner)
+        others = [example.completion for example in checked.examples if example.row not in set(request.rows)]
+        return others if len(others) >= FEWEST_OTHERS else list(judged.values())
+
+    def _facts(
+        self, request: VerdictRequest, answers: Collection[Answered], by_side: Mapping[str, AdapterCard | None]
+    ) -> Facts:
+        cards = {card.id: card for card in by_side.values() if card is not None}.values()
+        trained = {known for card in cards for known in _run(card).get("row_hashes") or ()}
+        rows = [card.rows for card in cards if card.rows]
+        checked = self._data.check(request.file, request.mapping, request.owner)
+        asked = {answer.example for answer in answers}
+        poor = max((_poor(_run(card)) for card in cards), default=0.0)
+        if cards and request.examples is not None:  # what the adapters learned from, or what is like it
+            mapping = request.mapping if request.examples == request.file else None
+            learned = self._data.check(request.examples, mapping, request.owner)
+            conflicts = sum(warning.kind == "conflict" for warning in learned.warnings)
+            poor = max(poor, (len(learned.bad) + learned.duplicates + conflicts) / max(1, learned.rows))
+        overlap = sum(row_hash(example) in trained for example in checked.examples if example.row in asked)
+        return Facts(min(rows) if rows else None, poor, overlap, request.prices.unit)
+
+
+DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt")
+"""What a side is, beside its name and kind."""
+
+
+def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
+    """The person's checks, then what the references look like."""
+    checks = [parse_check(spec) for spec in dict.fromkeys(request.checks)]
+    inferred = looks_like(known)
+    return [*checks, inferred] if inferred is not None else checks
+
+
+def _sides(request: VerdictRequest, cards: Mapping[str, AdapterCard | None]) -> list[SideFacts]:
+    found = []
+    for side in request.sides:
+        card, docs = cards[side.label], side.docs.name if side.docs else None
+        described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt)
+        training_s = float(_run(card).get("seconds") or 0.0)
+        found.append(SideFacts(side.label, _kind(side), training_s, dict(zip(DESCRIBED, described, strict=True))))
+    return found
+
+
+def _kind(side: Side) -> SideKind:
+    if side.model != "base":
+        return "tuned+documents" if side.docs else "tuned"
+    if side.docs:
+        return "documents"
+    return "few-shot" if side.shots else "prompt" if side.system_prompt.strip() else "base"
+
+
+def _run(card: AdapterCard | None) -> dict[str, Any]:
+    """The record of the run that made an adapter, {} where there is none."""
+    if card is None:
+        return {}
+    try:
+        return dict(read_json(card.path / "run.json"))
+    except (PlaygroundError, OSError, ValueError):
+        return {}
+
+
+def _poor(run: Mapping[str, Any]) -> float:
+    """The share of a run's rows that could not be used."""
+    bad, used = (int(run.get(name) or 0) for name in ("rows_bad", "rows_used"))
+    return bad / max(1, bad + used)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _device(answers: Collection[Answered]) -> dict[str, Any]:
+    stamp = next((answer.stamp for answer in answers if answer.stamp), None) or {}
+    return {name: stamp.get(name) for name in ("device", "dtype", "rows")}

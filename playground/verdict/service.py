@@ -1,0 +1,276 @@
+"""Verdicts: several sides on a person's held-out examples, measured in the background, kept in the home folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from playground.chat.sides import Side
+from playground.errors import BusyError, CancelledError, InputError, NotFoundError, PlaygroundError
+from playground.evaluation.checks import parse_checks
+from playground.evaluation.comparison import Questions
+from playground.evaluation.cost import Prices
+from playground.jobs import Job, Jobs, sentence
+from playground.models.adapters import AdapterService
+from playground.models.bases import BaseService
+from playground.settings import Settings
+from playground.training import processes
+from playground.verdict.answers import Answering
+from playground.verdict.bench import tried_for
+from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VERDICT, State, VerdictFiles
+from playground.verdict.losses import ForgettingService
+from playground.verdict.measuring import Measuring, Work
+from playground.verdict.request import Kept, RecordMaker, VerdictRequest, named, request_from
+from playground.workspace.examples import DataService
+from playground.workspace.quota import Quota
+
+__all__ = ["VerdictRequest", "VerdictService", "VerdictView"]
+
+SHOTS = 4
+"""Answered examples of the ready-made few-shot side."""
+VERDICT_BYTES = 5_000_000
+"""Disk that one is counted with before it begins."""
+LIVE_OF_ONE = 3
+"""Verdicts of one person that may wait or run."""
+LIVE_OF_ALL = 32
+"""The same of everybody together: each takes turns on the device with all others."""
+KEPT = "What was measured by then is kept."
+APP_ENDED = "The app ended while it was measured."
+_KEY = "verdict "
+
+
+@dataclass(frozen=True)
+class VerdictView:
+    """A verdict as it is now. done, of: replies. message: what it is doing. seconds_left: an estimate, None before
+    there is one. record: once it has ended and something could be compared."""
+
+    id: str
+    name: str
+    state: str
+    done: int = 0
+    of: int = 0
+    message: str = ""
+    seconds_left: float | None = None
+    created_s: float = 0.0
+    error: str = ""
+    record: dict[str, Any] | None = None
+    purpose: str = VERDICT
+
+    @property
+    def live(self) -> bool:
+        return self.state in LIVE
+
+
+class VerdictService:
+    """One job a verdict; a person's verdicts run one after another, those of several people take turns on the device
+    batch by batch."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        bases: BaseService,
+        data: DataService,
+        adapters: AdapterService,
+        answering: Answering,
+        forgetting: ForgettingService,
+        quota: Quota,
+        jobs: Jobs,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings, self._adapters, self._quota, self._jobs = settings, adapters, quota, jobs
+        self._answering, self._clock = answering, clock
+        self.files = VerdictFiles(settings.home / "verdicts")
+        self._measuring = Measuring(answering, forgetting, self.files)
+        self._records = RecordMaker(bases, data, answering)
+        self._lock = threading.RLock()
+
+    # -- what a person does --------------------------------------------------------------------------------------
+
+    def start(self, request: VerdictRequest) -> str:
+        """Check it, and measure in the background; returns its id. Raises InputError, NotFoundError."""
+        return self._begin(request)[0]
+
+    def run(self, request: VerdictRequest) -> Iterator[VerdictView]:
+        """The same for the command line: yields how far it is, the last time when it has ended. Closing it stops it."""
+        id, job = self._begin(request)
+        with contextlib.closing(job.follow()) as steps:
+            for _ in steps:
+                yield self.show(id, request.owner)
+        yield self.show(id, request.owner)
+
+    def views(self, owner: str = "local", purpose: str | None = VERDICT) -> list[VerdictView]:
+        """The person's verdicts, newest first. purpose: those measured for it, None = for any."""
+        mine = [state for state in self.files.all() if self._mine(state, owner)]
+        return [self._view(state, whole=False) for state in mine if purpose in (None, state.purpose)]
+
+    def show(self, id: str, owner: str = "local") -> VerdictView:
+        """Raises NotFoundError."""
+        return self._view(self._own(id, owner), whole=True)
+
+    def stop(self, id: str, owner: str = "local") -> None:
+        """End it and keep what is measured. One that has ended stays as it is."""
+        if (job := self._jobs.get(_KEY + self._own(id, owner).id)) is not None:
+            job.stop()
+
+    def remove(self, id: str, owner: str = "local") -> None:
+        """Delete it, stopped first if it runs."""
+        self.stop(id, owner)
+        self.files.remove(id)
+
+    def rows(self, id: str, owner: str = "local") -> list[dict[str, Any]]:
+        """The rows file: one object an example and side."""
+        return self.files.rows(self._own(id, owner).id)
+
+    def export(self, id: str, how: str, owner: str = "local") -> Path:
+        """As ``html`` (one file that needs nothing else), ``jsonl`` or ``csv``, in a folder that nobody can guess.
+        Raises InputError when there is nothing to export yet."""
+        return self.files.write(self._own(id, owner).id, how, self._quota.room(owner, VERDICT_BYTES, "The export"))
+
+    def again(self, id: str, questions: Questions, prices: Prices, owner: str = "local") -> VerdictView:
+        """Costs and choice by other answers and prices, from what was measured: nothing is asked again. Raises
+        InputError."""
+        state = self._own(id, owner)
+        record = self.files.record(id)
+        if record is None:
+            raise InputError("There is nothing to judge anew: no example was answered by every side.")
+        request = replace(request_from(self.files.request(id)), questions=questions, prices=prices)
+        made = self._records.again(Kept(record, self.files.rows(id), self.files.known(id)), request)
+        self.files.save(id, made.record, made.rows, made.known)
+        return self._view(state, whole=True)
+
+    def line_up(
+        self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = "local"
+    ) -> tuple[Side, ...]:
+        """The ready-made sides: base, with the prompt, with a few answered examples, with documents, and the adapter
+        (with documents). file: where shots come from. adapter: "" = none. docs: None = no sides with documents."""
+        prompt = prompt.strip()
+        sides = [Side("base", name="Base")]
+        if prompt:
+            sides.append(Side("base", prompt, name="Base + prompt"))
+        sides.append(Side("base", prompt, SHOTS, file, f"Base + {SHOTS} shots"))
+        if docs is not None:
+            sides.append(Side("base", prompt, name="Base + documents", docs=docs))
+        if adapter:
+            name = self._adapters.get(adapter, owner).name
+            sides.append(Side(adapter, name=name))
+            if docs is not None:
+                sides.append(Side(adapter, name=f"{name} + documents", docs=docs))
+        return tuple(sides)
+
+    # -- measuring -----------------------------------------------------------------------------------------------
+
+    def _begin(self, request: VerdictRequest) -> tuple[str, Job]:
+        if not request.tried and request.purpose == VERDICT:
+            request = replace(request, tried=tried_for(self.files, request))
+        request = named(request)
+        parse_checks(request.checks, files=not self._settings.shared)
+        replies = self._answering.replies(request)
+        self._quota.check_disk(request.owner, VERDICT_BYTES, "A verdict")
+        with self._lock:
+            mine = [state for state in self.files.all() if state.owner == request.owner]
+            live = sum(self._state(state).state in LIVE for state in mine)
+            if live >= LIVE_OF_ONE:
+                raise InputError(
+                    f"{live} verdicts of yours are waiting or running. Let one end, or stop it, and try again."
+                )
+            if (everybody := self._jobs.count(_KEY)) >= LIVE_OF_ALL:
+                raise BusyError(
+                    f"{everybody} verdicts of several people are waiting or running. Try again in a few minutes."
+                )
+            what = "The verdict" if request.purpose == VERDICT else "The prompt bench"
+            self._quota.take_replies(request.owner, replies, what)
+            try:
+                name, asked, now_s = request.name, request.as_json(), self._clock()
+                state = self.files.new(request.owner, name, asked, now_s, request.purpose, os.getpid())
+            except BaseException:
+                self._quota.give_back_replies(request.owner, replies)
+                raise
+            work = partial(self._measure, Work(state), request, replies)
+            return state.id, self._jobs.start(_KEY + state.id, work, "The verdict", turn=f"verdicts of {request.owner}")
+
+    def _measure(self, work: Work, request: VerdictRequest, replies: int, job: Job) -> None:
+        job.report("Waiting for its turn")
+        try:
+            job.check("Stopped before it began.")
+            state, said = DONE, ""
+            try:
+                work.state = self.files.put(replace(work.state, state=MEASURING))
+                self._measuring.run(work, request, job)
+            except CancelledError:
+                state, said = STOPPED, "Stopped."
+            except Exception as error:  # of whatever library: what was measured by then is concluded from
+                state, said = FAILED, sentence(error, "The measuring", "Measure again.")
+            job.report("Judging", job.progress.done, job.progress.of)
+            self._conclude(work, request, state, said)
+        except CancelledError as error:
+            self._end(work, STOPPED, str(error))
+        finally:
+            self._quota.give_back_replies(request.owner, replies)
+
+    def _conclude(self, work: Work, request: VerdictRequest, state: str, said: str) -> None:
+        """From answers to the record, on disk; then the final state."""
+        about = {"id": work.state.id, "name": work.state.name, "created_s": work.state.created_s, "state": state}
+        about |= {"timings": work.timings, "forgetting": work.forgotten, "refusals": work.refusals}
+        seconds = round(time.monotonic() - work.began_s, 1) if work.began_s else 0.0
+        about |= {"failed": dict(work.failed), "seconds": seconds}
+        try:
+            made = self._records.make(request, work.answers.values(), about)
+            self.files.save(work.state.id, made.record, made.rows, made.known)
+        except PlaygroundError as error:  # nothing to compare, or the file or an adapter is gone
+            self._end(work, FAILED if state == DONE else state, f"{said} {error}".strip())
+        except Exception as error:  # the statistics of any data: the answers stay on disk
+            self._end(work, FAILED, sentence(error, "The judging", "Measure again."))
+        else:
+            left_out = " ".join(f"{label} was left out: {why}" for label, why in work.failed.items())
+            self._end(work, state, " ".join(filter(None, (f"{said} {KEPT}" if said else "", left_out))))
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _end(self, work: Work, state: str, error: str) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if self.files.folder(work.state.id).is_dir():  # it may have been removed meanwhile
+                work.state = self.files.put(replace(work.state, state=state, error=error))
+
+    def _state(self, state: State) -> State:
+        """As it truly is: what a process measured that has ended since is stopped, with what it had measured by
+        then."""
+        if state.state not in LIVE or processes.is_alive(state.pid, state.pid_started_s):
+            return state
+        with self._lock:
+            now = self.files.state(state.id)
+            if now is None or now.state not in LIVE:  # removed, or found by another thread
+                return now or state
+            work = Work(now)
+            work.answers = {(answer.example, answer.side): answer for answer in self.files.answers(state.id)}
+            with contextlib.suppress(PlaygroundError, KeyError, TypeError):
+                self._conclude(work, request_from(self.files.request(state.id)), STOPPED, APP_ENDED)
+            if work.state.state in LIVE:
+                self._end(work, STOPPED, f"{APP_ENDED} Measure it again.")
+            return work.state
+
+    def _view(self, state: State, *, whole: bool) -> VerdictView:
+        job, state = self._jobs.get(_KEY + state.id), self._state(state)
+        view = VerdictView(
+            state.id, state.name, state.state, created_s=state.created_s, error=state.error, purpose=state.purpose
+        )
+        if job is None or not view.live:
+            return replace(view, record=self.files.record(state.id) if whole else None)
+        now = job.progress
+        message = now.waiting or now.phase or "Waiting for its turn"
+        return replace(view, done=now.done, of=now.of, message=message, seconds_left=job.seconds_left)
+
+    def _mine(self, state: State, owner: str) -> bool:
+        return not self._settings.shared or state.owner == owner
+
+    def _own(self, id: str, owner: str) -> State:
+        state = self.files.state(id) if id else None
+        if state is None or not self._mine(state, owner):
+            raise NotFoundError(f"There is no verdict {id[:40]!r}. Open the Verdict tab to see those there are.")
+        return state

@@ -1,0 +1,1 @@
+"""The home folder: visitors, uploads, quotas, example sets."""

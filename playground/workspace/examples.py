@@ -1,0 +1,273 @@
+"""Files of examples: the shipped sets, a person's own, and what training on them would see."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from playground.data.advice import Advice, advise
+from playground.data.check import check_file
+from playground.data.editing import Table, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
+from playground.data.example import Checked
+from playground.data.hub import parse_dataset, write_dataset
+from playground.data.readers.delimited import pasted_kind
+from playground.data.readers.limits import OnProgress
+from playground.data.readers.read import MEBI, gather, read_files, read_records
+from playground.data.render import LAST, TokenPreview, preview_tokens
+from playground.data.retrieval import Documents, read_documents, with_documents
+from playground.data.split import TEST
+from playground.data.token_counts import TokenReport, token_report
+from playground.errors import InputError, NotFoundError
+from playground.settings import Settings
+from playground.workspace.quota import Quota
+from playground.workspace.visitors import LOCAL, handed_over
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ShippedSet:
+    """A set of examples that comes with the app. ask: a question to try; check: how its replies are judged; adapter:
+    its id.
+    documents: a text on the same matter, for sides that read before they answer."""
+
+    id: str
+    title: str
+    description: str
+    file: Path
+    heldout: Path
+    prompt: Path
+    ask: str
+    check: str
+    adapter: str
+    documents: Path
+
+    @property
+    def system_prompt(self) -> str:
+        return self.prompt.read_text(encoding="utf-8").strip()
+
+
+class DataService:
+    """tokenizer: gives the current base's tokenizer, loading it on first use."""
+
+    def __init__(self, settings: Settings, tokenizer: Callable[[], Any], quota: Quota) -> None:
+        self._settings, self._tokenizer, self._quota = settings, tokenizer, quota
+        self._cache: dict[Hashable, tuple[Any, object]] = {}
+        self._lock = threading.Lock()
+
+    def sets(self) -> list[ShippedSet]:
+        folder = self._settings.examples_dir
+        entries = json.loads((folder / "sets.json").read_text(encoding="utf-8"))
+        paths = ("file", "heldout", "prompt", "documents")
+        return [
+            ShippedSet(**{key: folder / value if key in paths else value for key, value in entry.items()})
+            for entry in entries
+        ]
+
+    def shipped(self, id: str) -> ShippedSet:
+        """Raises NotFoundError."""
+        for item in self.sets():
+            if item.id == id:
+                return item
+        raise NotFoundError(f"There is no shipped set {id!r}. There are: {', '.join(item.id for item in self.sets())}.")
+
+    def test_share(self, path: Path) -> float:
+        """The share of a file that is held back for the verdict; none of a shipped set, which has held-out rows of its
+        own."""
+        shipped = {item.file.resolve() for item in self.sets()}
+        return 0.0 if Path(path).resolve() in shipped else TEST
+
+    def check(
+        self,
+        path: Path,
+        mapping: Mapping[str, str] | None = None,
+        owner: str = "",
+        on_progress: OnProgress | None = None,
+    ) -> Checked:
+        """What is in a file, or in a folder of them. Raises InputError when nothing of it can be used, NotFoundError
+        when it is somebody else's.
+
+        owner: who asks; where the app is shared, nobody in particular may read the shipped sets only. on_progress:
+        called with the share done, 0 to 1."""
+        path = self._readable(Path(path), owner)
+        key = ("check", *_identity(path), json.dumps(dict(mapping or {}), sort_keys=True))
+        limit = self._settings.upload_limit_bytes
+        return self._cached(key, lambda: check_file(path, mapping or None, limit, on_progress))
+
+    def fetch(self, name: str, owner: str, on_progress: OnProgress | None = None) -> Path:
+        """What a command names: a file or folder on disk as it is, or a data set (``owner/name[:config][@split]``)
+        whose first rows are written to a file among the owner's uploads.
+
+        Raises InputError where a data set cannot be read, or a visitor of a shared app asks: nothing is fetched for
+        one."""
+        dataset = parse_dataset(name)
+        if dataset is None:
+            return Path(name)
+        if self._settings.shared and owner != LOCAL:
+            raise InputError("Data sets of the hub are not fetched here. Upload a file of it.")
+        folder = self._own_folder(owner) / hashlib.sha256(name.encode()).hexdigest()[:12]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            file = Path(temporary, dataset.file_name)
+            write_dataset(dataset, file, self._settings.upload_limit_bytes, on_progress)
+            self._quota.check_disk(owner, file.stat().st_size, dataset.name)
+            return file.replace(folder / file.name)
+
+    def documents(self, path: Path, owner: str = "") -> Documents:
+        """A text cut into passages. Raises InputError, and NotFoundError when it is somebody else's."""
+        path = self._readable(Path(path), owner)
+        return self._cached(("documents", *_identity(path)), lambda: read_documents(path))
+
+    def with_documents(self, checked: Checked, path: Path, owner: str = "") -> Checked:
+        """The same rows with the nearest passages of ``path`` in every question. Raises what ``documents`` does."""
+        documents = self.documents(path, owner)
+        key = ("with documents", id(checked), id(documents))
+        return self._cached(key, lambda: with_documents(checked, documents), checked, documents)
+
+    def columns(self, path: Path, owner: str = "") -> tuple[str, ...]:
+        """Every column's name, to choose from where their meaning cannot be guessed. Raises what ``check`` does."""
+        path = self._readable(Path(path), owner)
+        limit = self._settings.upload_limit_bytes
+
+        def read() -> tuple[str, ...]:
+            return tuple(dict.fromkeys(name for file in gather(path) for name in read_records(file, limit).columns))
+
+        return self._cached(("columns", *_identity(path)), read)
+
+    def tokens(self, checked: Checked, max_tokens: int, on_progress: OnProgress | None = None) -> TokenReport:
+        """Lengths under the current base's tokenizer, prompt and answer together."""
+        tokenizer = self._tokenizer()
+        key = ("tokens", id(checked), max_tokens, id(tokenizer))
+        return self._cached(key, lambda: token_report(checked, tokenizer, max_tokens, on_progress=on_progress), checked)
+
+    def preview(
+        self, checked: Checked, index: int, max_tokens: int = 2048, turns: str = LAST
+    ) -> tuple[TokenPreview, ...]:
+        """Row ``index`` (from 0, among the usable ones) as the model is given it, token by token."""
+        if not 0 <= index < checked.good:
+            raise InputError(f"There is no row {index + 1} to show; there are {checked.good}.")
+        return preview_tokens(self._tokenizer(), checked.usable[index], max_tokens, turns)
+
+    def advice(self, checked: Checked, tokens: TokenReport | None = None) -> tuple[Advice, ...]:
+        """What a person should know of these rows before a run."""
+        return self._cached(("advice", id(checked), id(tokens)), lambda: advise(checked, tokens), checked, tokens)
+
+    def keep_uploads(self, paths: Sequence[Path], owner: str) -> Path:
+        """Copy what was uploaded into the owner's folder: one file, or several in a folder that is then read as one.
+
+        Raises NotFoundError when a file was not uploaded, InputError when they are too large or two have one name."""
+        paths = [handed_over(self._settings, path, owner) for path in paths]
+        names = [path.name for path in paths]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(
+                f"Two of the files are called {twice}. Rename one of them, so that their rows can be told apart."
+            )
+        size, limit = sum(path.stat().st_size for path in paths), self._settings.upload_limit_bytes
+        what = names[0] if len(names) == 1 else f"The {len(names)} files"
+        if size > limit:
+            raise InputError(f"{what}: {size / MEBI:.0f} MB; the limit is {limit // MEBI} MB. Take a part of it.")
+        self._quota.check_disk(owner, size, what)
+        folder = self._new_folder(owner)
+        for path in paths:
+            shutil.copyfile(path, folder / path.name)
+        return folder / names[0] if len(names) == 1 else folder
+
+    def handed_over(self, path: Path, owner: str = LOCAL) -> Path:
+        """A file that was uploaded, read where it is. Raises NotFoundError for any other."""
+        return handed_over(self._settings, path, owner)
+
+    def keep_text(self, text: str, owner: str) -> Path:
+        """What was pasted, as a file of the kind it looks like. Raises InputError when there is nothing."""
+        if not text.strip():
+            raise InputError("There is nothing to read yet. Paste rows from a sheet, JSON lines, or plain text.")
+        return self.write(text, f"pasted{pasted_kind(text)}", owner)
+
+    def write(self, text: str, name: str, owner: str) -> Path:
+        """A new file among the owner's uploads. Raises InputError where the owner has no room for it."""
+        data = text.encode("utf-8", errors="surrogatepass")
+        self._quota.check_disk(owner, len(data), name)
+        file = self._new_folder(owner) / name
+        file.write_bytes(data)
+        return file
+
+    def edited(self, path: Path, changes: Mapping[int, Mapping[str, Any]], owner: str) -> Path:
+        """A copy of a file with some cells changed, as JSONL: row n is its line n. changes: row -> column -> its new
+        value.
+
+        A row that could not be read and was not changed stays one that cannot be used. Raises what ``check`` does."""
+        path = self._readable(Path(path), owner)
+        lines = edited_lines(path, changes, self._settings.upload_limit_bytes)
+        return self.write("".join(lines), f"{path.stem.removesuffix('-edited')}-edited.jsonl", owner)
+
+    def table(self, path: Path, rows: Sequence[int], owner: str) -> Table:
+        """These rows as they stand in the file, every cell as text. Raises what ``check`` does."""
+        return table_of(self._readable(Path(path), owner), rows, self._settings.upload_limit_bytes)
+
+    def bad_rows_file(self, path: Path, checked: Checked, tokens: TokenReport | None, owner: str) -> Path:
+        """The rows that cannot be used, with reasons and their own content, as a CSV to open in a sheet."""
+        path = self._readable(Path(path), owner)
+        wanted = {row.row for row in (*checked.bad, *(tokens.bad if tokens else ()))}
+        records = read_files(path, self._settings.upload_limit_bytes)
+        held = {number: record for number, record in records if number in wanted and isinstance(record, dict)}
+        return self.download(f"{path.stem}-bad-rows.csv", bad_rows_csv(checked, tokens, held), owner)
+
+    def good_rows_file(self, path: Path, checked: Checked, owner: str = LOCAL) -> Path:
+        """The rows that can be used, as JSONL for anywhere else."""
+        return self.download(f"{Path(path).stem}-good-rows.jsonl", good_rows_jsonl(checked), owner)
+
+    def download(self, name: str, text: str, owner: str) -> Path:
+        """A text as a file that the page hands out. Raises InputError where the owner has no room for it."""
+        data = text.encode("utf-8", errors="replace")
+        file = self._quota.room(owner, len(data), name) / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(data)
+        return file
+
+    def _new_folder(self, owner: str) -> Path:
+        folder = self._own_folder(owner) / uuid.uuid4().hex[:12]
+        folder.mkdir(parents=True)
+        return folder
+
+    def _own_folder(self, owner: str) -> Path:
+        return self._settings.uploads_dir / (owner if owner.isalnum() else LOCAL)
+
+    def _readable(self, path: Path, owner: str) -> Path:
+        """Raises NotFoundError for a file that is neither shipped nor this owner's. Whoever runs the app may read
+        any."""
+        if not self._settings.shared or owner == LOCAL:
+            return path
+        roots = [self._settings.examples_dir, *([self._own_folder(owner)] if owner else [])]
+        if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
+            raise NotFoundError(
+                f"There is no file {path.name[:80]!r} of yours. Upload it again, or take one of the example sets."
+            )
+        return path
+
+    def _cached(self, key: Hashable, make: Callable[[], T], *kept: object) -> T:
+        """kept: objects whose ids are in the key, held so that no other object gets them."""
+        with self._lock:
+            if key in self._cache:
+                found: T = self._cache[key][0]
+                return found
+        value = make()
+        with self._lock:
+            if len(self._cache) > 32:
+                self._cache.clear()
+            self._cache[key] = (value, kept)
+        return value
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,474 @@
+"""What lies on disk, whose it is, and how to be rid of it: item by item, by kind, or all of a visitor's.
+
+``Cleaner`` removes in the background what nobody will come back for: visitors long gone, and files that only passed
+through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from playground.db import ENDED, DatabaseError, RaceTable, RunRow, RunStore, wipe
+from playground.errors import BusyError, InputError, NotFoundError, PlaygroundError
+from playground.library import bases as library_bases
+from playground.library.adapters import AdapterLibrary
+from playground.settings import Settings
+from playground.training.spec import RunSpec
+from playground.workspace.quota import Quota, bytes_in, disk_free
+from playground.workspace.visitors import LOCAL, Sessions, Visit, remove_incoming
+
+KINDS = ("base", "adapter", "run", "checkpoints", "verdict", "prompts", "upload", "passing")
+BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, PROMPTS, UPLOAD, PASSING = KINDS
+"""Checkpoints are those of runs that have ended: a failed or cancelled one can go on from them. Passing: files on their
+way in or
+out of the page, which go by themselves."""
+_LOG = logging.getLogger(__name__)
+STOP_WAIT_S = 12.0
+"""A run that is asked to stop is killed after 10 s."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing on disk. id: within its kind. made_s: seconds since 1970. stays: why it cannot be removed now, "" if it
+    can."""
+
+    kind: str
+    id: str
+    name: str
+    bytes: int
+    made_s: float = 0.0
+    stays: str = ""
+
+
+@dataclass(frozen=True)
+class Freed:
+    """What a removal did. stayed: what it left, each with its reason."""
+
+    items: tuple[Item, ...] = ()
+    stayed: tuple[Item, ...] = ()
+    stopping: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(item.bytes for item in self.items)
+
+    def count(self, kind: str) -> int:
+        return sum(item.kind == kind for item in self.items)
+
+
+class Bases(Protocol):
+    def folder(self) -> Path | None:
+        """Of the base in use, where it is on disk."""
+
+
+class Adapters(Protocol):
+    library: AdapterLibrary
+
+    def remove(self, adapter_id: str, owner: str) -> None: ...
+
+
+class Runs(Protocol):
+    store: RunStore
+
+    def tick(self) -> None:
+        """Bring the record up to date with the workers."""
+
+    def cancel(self, run: str, owner: str) -> None: ...
+
+    def remove(self, run: str, owner: str) -> None: ...
+
+
+class Demo(Protocol):
+    def reset(self, owner: str) -> None: ...
+
+
+class Kept(Protocol):
+    """A verdict on disk."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def created_s(self) -> float: ...
+
+
+class VerdictFiles(Protocol):
+    def all(self) -> Iterable[Kept]: ...
+
+    def folder(self, id: str) -> Path: ...
+
+
+class Verdicts(Protocol):
+    @property
+    def files(self) -> VerdictFiles: ...
+
+    def remove(self, id: str, owner: str) -> None: ...
+
+
+class Prompts(Protocol):
+    def owners(self) -> set[str]: ...
+
+    def file(self, owner: str) -> Path: ...
+
+    def forget(self, owner: str) -> None: ...
+
+
+class StorageService:
+    """Where the app belongs to one person they see all there is; where it is shared, a visitor sees their own.
+
+    wait: sleeps so many seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bases: Bases,
+        adapters: Adapters,
+        runs: Runs,
+        demo: Demo,
+        sessions: Sessions,
+        verdicts: Verdicts,
+        prompts: Prompts,
+        quota: Quota,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._settings, self._bases, self._adapters, self._runs = settings, bases, adapters, runs
+        self._demo, self._sessions, self._verdicts, self._prompts = demo, sessions, verdicts, prompts
+        self._quota, self._races, self._wait = quota, RaceTable(settings.database), wait
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def items(self, owner: str = LOCAL) -> list[Item]:
+        """Everything this owner may see, kind by kind."""
+        everything = self._sees_all(owner)
+        return [
+            *(self._base_items() if everything else ()),
+            *self._adapter_items(owner),
+            *self._run_items(owner),
+            *self._verdict_items(owner),
+            *self._prompt_items(self._prompts.owners() if everything else {owner}),
+            *self._upload_items(self._uploaders() if everything else [owner]),
+            *(self._passing_items() if everything else self._export_items(owner)),
+        ]
+
+    def totals(self, owner: str = LOCAL) -> dict[str, int]:
+        """Bytes of each kind that there is."""
+        found: dict[str, int] = {}
+        for item in self.items(owner):
+            found[item.kind] = found.get(item.kind, 0) + item.bytes
+        return found
+
+    def folders(self) -> dict[str, int]:
+        """Bytes below each of the home's folders, whoever they belong to."""
+        home = self._settings.home
+        names = ("bases", "adapters", "runs", "verdicts", "prompts", "uploads", "exports")
+        return {name: held for name in names if (held := bytes_in(home / name))}
+
+    def free_bytes(self) -> int:
+        return disk_free(self._settings.home)
+
+    def find(self, kind: str, id: str, owner: str = LOCAL) -> Item:
+        """Raises NotFoundError, also for what is somebody else's."""
+        for item in self.items(owner):
+            if (item.kind, item.id) == (kind, id):
+                return item
+        raise NotFoundError(f"There is no {kind[:20]} {id[:80]!r} of yours. It may be gone already.")
+
+    # -- removing ------------------------------------------------------------------------------------------------
+
+    def remove(self, kind: str, id: str, owner: str = LOCAL) -> Freed:
+        """Remove one item. Raises NotFoundError, or BusyError with what keeps it."""
+        item = self.find(kind, id, owner)
+        if item.stays:
+            raise BusyError(f"{item.name} stays: {item.stays}.")
+        self._remove(item, owner)
+        return Freed((item,))
+
+    def remove_kind(self, kind: str, owner: str = LOCAL) -> Freed:
+        """Remove all of a kind that can go; the rest is listed with its reason."""
+        if kind not in KINDS:
+            raise InputError(f"There is no kind {kind[:20]!r}. There are: {', '.join(KINDS)}.")
+        return self._remove_all([item for item in self.items(owner) if item.kind == kind], owner)
+
+    def remove_everything(self, owner: str) -> Freed:
+        """All that a visitor has here: runs are cancelled first. What does not stop in time goes as soon as it has; see
+        ``sweep``. Raises InputError where the app is not shared: there, everything is one person's, who removes it by
+        kind."""
+        if self._sees_all(owner):
+            raise InputError(
+                "This app is not shared, so nothing here is a visitor's. Remove what you do not need, kind by kind."
+            )
+        self._sessions.leave(owner)
+        self._demo.reset(owner)
+        waited = 0.0
+        while living := self._living(owner):
+            for run in living:
+                self._runs.cancel(run, owner)
+            if waited >= STOP_WAIT_S:
+                break
+            self._wait(0.25)
+            waited += 0.25
+        done = self._remove_all(self.items(owner), owner)
+        self._remove_traces(owner)
+        return replace(done, stopping=len(self._living(owner)))
+
+    def sweep(self, owner: str, before_s: float) -> bool:
+        """Remove what an owner made before a moment and nothing uses. Returns whether anything of theirs is left."""
+        made = {row.run: row.adapter for row in self._rows(owner) if row.created_s < before_s}
+        adapters = set(made.values())
+        old = [
+            item
+            for item in self.items(owner)
+            if item.made_s < before_s
+            or (item.kind == ADAPTER and item.id in adapters)
+            or (item.kind == CHECKPOINTS and item.id in made)
+        ]
+        self._remove_all(old, owner)
+        left = bool(self.items(owner))
+        if old or not left:
+            self._remove_traces(owner, before_s)
+        return left
+
+    def owners(self) -> set[str]:
+        """Every visitor who has something here."""
+        runs = {row.owner for row in self._runs.store.all()}
+        judged = {verdict.owner for verdict in self._verdicts.files.all()}
+        files = {*self._prompts.owners(), *self._uploaders(), *self._adapters.library.owners()}
+        return (runs | judged | files) - {LOCAL}
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _remove_traces(self, owner: str, before_s: float = float("inf")) -> None:
+        """What lies on disk and is no item: uploads on their way in, the empty folder of those that were kept, races,
+        and names that the database file still holds."""
+        remove_incoming(self._settings, owner)
+        with contextlib.suppress(OSError):  # uploads are left, or there never were any
+            (self._settings.uploads_dir / owner).rmdir()
+        for race in self._races.records():
+            if race["owner"] == owner and race["created_s"] < before_s:
+                self._races.remove(race["race"])
+        try:
+            wipe(self._settings.database)
+        except DatabaseError:
+            _LOG.warning(
+                "what was deleted could not be wiped from the database; the next deletion tries again", exc_info=True
+            )
+
+    def _sees_all(self, owner: str) -> bool:
+        return not self._settings.shared or owner == LOCAL
+
+    def _mine(self, made_by: str, owner: str) -> bool:
+        return not self._settings.shared or made_by == owner
+
+    def _rows(self, owner: str) -> list[RunRow]:
+        self._runs.tick()
+        return [row for row in self._runs.store.all() if self._mine(row.owner, owner)]
+
+    def _living(self, owner: str) -> list[str]:
+        return [row.run for row in self._rows(owner) if row.state not in ENDED]
+
+    def _remove_all(self, items: Iterable[Item], owner: str) -> Freed:
+        gone: list[Item] = []
+        stayed: list[Item] = []
+        for item in items:
+            if item.stays:
+                stayed.append(item)
+                continue
+            try:
+                self._remove(item, owner)
+                gone.append(item)
+            except NotFoundError:  # with its run, or by somebody else meanwhile
+                gone.append(item)
+            except PlaygroundError as error:
+                stayed.append(replace(item, stays=str(error)))
+        return Freed(tuple(gone), tuple(stayed))
+
+    def _remove(self, item: Item, owner: str) -> None:
+        """``item`` comes from ``items``, so its id is a name that lies there."""
+        settings = self._settings
+        if item.kind == ADAPTER:
+            self._adapters.remove(item.id, owner)
+        elif item.kind == RUN:
+            self._runs.remove(item.id, owner)
+        elif item.kind == VERDICT:
+            self._verdicts.remove(item.id, owner)
+        elif item.kind == PROMPTS:
+            self._prompts.forget(item.id)
+        else:
+            folders = {
+                BASE: settings.bases_dir / item.id,
+                CHECKPOINTS: settings.runs_dir / item.id / "checkpoints",
+                UPLOAD: settings.uploads_dir / item.id,
+                PASSING: settings.home / item.id,
+            }
+            shutil.rmtree(folders[item.kind], ignore_errors=True)
+
+    def _base_items(self) -> Iterator[Item]:
+        specs = [self._spec(row.run) for row in self._runs.store.active()]
+        used = {self._bases.folder(), *(Path(spec.base_path) for spec in specs if spec is not None)}
+        for folder, spec in library_bases.folders(self._settings):
+            stays = "it is in use" if folder in used else ""
+            yield Item(BASE, folder.name, library_bases.label_of(spec), bytes_in(folder), _made_s(folder), stays)
+
+    def _adapter_items(self, owner: str) -> Iterator[Item]:
+        library = self._adapters.library
+        for card in library.list(owner, self._settings.shared):
+            if not card.shipped:
+                yield Item(ADAPTER, card.id, card.name, bytes_in(card.path), _made_s(card.path))
+        for name, _ in library.damaged() if self._sees_all(owner) else ():
+            folder = self._settings.adapters_dir / name
+            if folder.is_dir() and not folder.is_symlink():
+                yield Item(ADAPTER, name, f"{name}, damaged", bytes_in(folder), _made_s(folder))
+
+    def _run_items(self, owner: str) -> Iterator[Item]:
+        for row in self._rows(owner):
+            folder = self._settings.runs_dir / row.run
+            checkpoints = bytes_in(folder / "checkpoints")
+            stays = "" if row.state in ENDED else "it has not ended"
+            yield Item(RUN, row.run, row.name, bytes_in(folder) - checkpoints, row.created_s, stays)
+            if checkpoints:
+                yield Item(CHECKPOINTS, row.run, f"Checkpoints of {row.name}", checkpoints, row.created_s, stays)
+
+    def _verdict_items(self, owner: str) -> Iterator[Item]:
+        files = self._verdicts.files
+        for kept in files.all():
+            if self._mine(kept.owner, owner):
+                yield Item(VERDICT, kept.id, kept.name, bytes_in(files.folder(kept.id)), kept.created_s)
+
+    def _prompt_items(self, owners: set[str]) -> list[Item]:
+        files = [(owner, self._prompts.file(owner)) for owner in sorted(owners & self._prompts.owners())]
+        return [Item(PROMPTS, owner, "Versions of prompts", bytes_in(file), _made_s(file)) for owner, file in files]
+
+    def _upload_items(self, owners: Iterable[str]) -> list[Item]:
+        found = []
+        for owner in owners:
+            for folder in _within(self._settings.uploads_dir / owner):
+                file = next((file for file in _within(folder) if file.is_file()), None) if folder.is_dir() else folder
+                name = file.name if file is not None else folder.name
+                found.append(Item(UPLOAD, f"{owner}/{folder.name}", name, bytes_in(folder), _made_s(folder)))
+        return found
+
+    def _passing_items(self) -> list[Item]:
+        folders = [
+            ("uploads/gradio", "What the page was sent", self._settings.incoming_dir),
+            ("exports", "Packed for download", self._settings.exports_dir),
+        ]
+        return [Item(PASSING, id, name, held) for id, name, folder in folders if (held := bytes_in(folder))]
+
+    def _export_items(self, owner: str) -> list[Item]:
+        found = []
+        for room in self._quota.rooms(owner):
+            file = next((file for file in _within(room) if file.is_file()), room)
+            found.append(Item(PASSING, f"exports/{room.name}", file.name, bytes_in(room), _made_s(room)))
+        return found
+
+    def _uploaders(self) -> list[str]:
+        there = _within(self._settings.uploads_dir)
+        return [folder.name for folder in there if folder.is_dir() and folder != self._settings.incoming_dir]
+
+    def _spec(self, run: str) -> RunSpec | None:
+        try:
+            return RunSpec.read(self._settings.runs_dir / run)
+        except InputError:
+            return None
+
+
+def _within(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it has gone meanwhile."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _made_s(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+TICK_S = 120.0
+INCOMING_S = 15 * 60.0
+"""A file that a browser sent is copied at once; what is left of it is of no use to anybody."""
+EXPORTED_S = 3600.0
+STAGED_S = 24 * 3600.0
+"""An adapter that has been put together for so long never will be."""
+_log = logging.getLogger(__name__)
+
+
+class Cleaner:
+    """clock: seconds since 1970."""
+
+    def __init__(
+        self, settings: Settings, storage: StorageService, sessions: Sessions, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._settings, self._storage, self._sessions, self._clock = settings, storage, sessions, clock
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Only the home's owner cleans."""
+        threading.Thread(target=self._clean, name="cleaning", daemon=True).start()
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def _clean(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.tick()
+            except Exception:  # a disk hiccup must not end it; the next tick tries again
+                _log.exception("cleaning did not finish")
+            self._stop.wait(TICK_S)
+
+    def tick(self) -> None:
+        """One round. Never touches what is in use, what ships with the app, or what its own person made."""
+        now = self._clock()
+        _sweep(self._settings.incoming_dir, now - INCOMING_S)
+        _sweep(self._settings.exports_dir, now - EXPORTED_S)
+        _sweep(self._settings.adapters_dir / ".staging", now - STAGED_S)
+        if self._settings.shared:
+            self._visitors(now)
+
+    def _visitors(self, now: float) -> None:
+        visits = self._sessions.visits()
+        owners = self._storage.owners()
+        for owner in owners - set(visits):
+            self._sessions.seen(owner)  # from before visits were written down: their time begins now
+        for owner, visit in visits.items():
+            before = _gone_before(visit, now, self._settings.keep_s)
+            if before is None:
+                continue
+            left = self._storage.sweep(owner, before) if owner in owners else False
+            if not left and now - visit.seen_s >= self._settings.keep_s:
+                self._sessions.forget(owner)
+
+
+def _gone_before(visit: Visit, now: float, keep_s: float) -> float | None:
+    """What this owner made before that moment is to go; None = nothing is."""
+    if now - visit.seen_s >= keep_s:
+        return now
+    return visit.left_s or None
+
+
+def _sweep(folder: Path, before_s: float) -> None:
+    """Remove what lies in ``folder`` and was last changed before a moment."""
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        with contextlib.suppress(OSError):
+            if entry.lstat().st_mtime >= before_s:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()

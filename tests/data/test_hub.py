@@ -1,0 +1,139 @@
+"""Data sets read through ``datasets``: local folders laid out like those of the hub, and what is said where one cannot
+be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.__main__ import main
+from playground.data.hub import MAX_ROWS, DatasetId, parse_dataset, write_dataset
+from playground.errors import InputError
+from playground.services import Services
+from playground.settings import Settings
+
+README = """---
+configs:
+- config_name: short
+  data_files: [{{split: train, path: short.jsonl}}]
+- config_name: bad
+  data_files: [{{split: train, path: {outside}}}]
+---
+"""
+
+
+def jsonl(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``owner/set`` below the working folder: two splits with class labels."""
+    import datasets
+
+    root = tmp_path / "owner" / "set"
+    for split, count in (("train", MAX_ROWS + 5), ("test", 20)):
+        rows = {"text": [f"{split} {n}" for n in range(count)], "label": [n % 2 for n in range(count)]}
+        features = datasets.Features(
+            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["ham", "spam"])}
+        )
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(root / "data" / f"{split}-0.parquet")
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+def written(text: str, folder: Path, limit_bytes: int = 1_000_000) -> list[dict[str, Any]]:
+    dataset = parse_dataset(text)
+    assert dataset is not None
+    count = write_dataset(dataset, folder / "out.jsonl", limit_bytes)
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert len(rows) == count
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("owner/name", DatasetId("owner/name")),
+        ("owner/name:de@test", DatasetId("owner/name", "de", "test")),
+        ("owner/name@train", DatasetId("owner/name", "", "train")),
+        ("name", None),
+        ("folder/rows.csv", None),
+        ("folder/rows.csv.gz", None),
+        ("../owner/name", None),
+        ("owner/na..me", None),
+        ("/owner/name", None),
+        ("https://example.com/owner/name", None),
+        ("owner/name/more", None),
+        ("owner/name@a-b", None),
+        ("owner/name:", None),
+        ("ówner/name", None),
+        ("owner/name\n", None),
+        ("owner/\0", None),
+    ],
+)
+def test_what_is_an_id_of_the_hub(text: str, found: DatasetId | None) -> None:
+    assert parse_dataset(text) == found
+
+
+def test_a_folder_is_read_by_split_with_labels_by_name(folder: Path, tmp_path: Path) -> None:
+    assert written("owner/set@test", tmp_path)[:2] == [
+        {"text": "test 0", "label": "ham"},
+        {"text": "test 1", "label": "spam"},
+    ]
+    assert len(written("owner/set", tmp_path)) == MAX_ROWS
+    with pytest.raises(InputError, match="more than the size limit"):
+        written("owner/set", tmp_path, 1000)
+    with pytest.raises(InputError, match="There are: train, test"):
+        written("owner/set@dev", tmp_path)
+    (folder / "rows.csv").write_text("prompt,completion\nq,a\n")
+    assert parse_dataset("owner/set") is None  # a folder of files, as ever
+
+
+def test_configs_and_files_outside(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.jsonl").write_text(jsonl({"prompt": "secret", "completion": "word"}))
+    (folder / "README.md").write_text(README.format(outside=tmp_path / "secret.jsonl"))
+    (folder / "short.jsonl").write_text(jsonl({"prompt": "q", "completion": "a"}))
+    assert written("owner/set:short", tmp_path) == [{"prompt": "q", "completion": "a"}]
+    with pytest.raises(InputError, match="names a file outside itself"):
+        written("owner/set:bad", tmp_path)
+    with pytest.raises(InputError, match="short"):
+        written("owner/set@train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("data/train.tar", b"x", "holds webdataset files; arrow, csv, json, parquet, text are read"),
+        ("set.py", b"raise SystemExit('run')", "cannot be read"),
+        ("data/train.parquet", b"PAR1 damaged PAR1", "cannot be read"),
+    ],
+)
+def test_what_is_not_plain_data_is_refused(name: str, content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / name).write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        written(f"{tmp_path / 'set'}@train", tmp_path)
+
+
+def test_the_command_line_reads_a_folder_and_says_in_one_sentence_that_the_hub_is_away(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_base: Path
+) -> None:
+    monkeypatch.setenv("PLAYGROUND_HOME", str(tmp_path / "home"))
+    assert main(["check", "owner/set@test", "--base", str(tiny_base), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["rows"], found["good"], found["objective"]) == (20, 20, "sft")
+    for verb in ("check", "train"):
+        assert main([verb, "nobody/nothing", "--base", str(tiny_base)]) == 2
+        assert "The hub cannot be reached for the data set nobody/nothing" in capsys.readouterr().err
+
+
+def test_nothing_is_fetched_for_a_visitor_of_a_shared_app(folder: Path, tmp_path: Path) -> None:
+    services = Services(Settings(home=tmp_path / "home", shared=True))
+    with pytest.raises(InputError, match="not fetched here"):
+        services.data.fetch("owner/set", "v" + "0" * 24)
+    assert services.data.fetch("owner/set@test", "local").read_text().count("\n") == 20
+    services.close()

@@ -1,0 +1,216 @@
+"""Which call computes a product: chosen by whole decode steps, held to what it promised. The machine is a fake one: its
+clock goes on by what a call would take there, and its cache holds a few weights only, as a processor's does."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from playground.engine.llama.matmul_layouts import CALLS, LATE, PLAIN, RETRY_S, ROWS_MAX, STEPS, MatmulLayouts
+
+CACHED = 4
+LAYERS = 8
+SIDE = 16
+
+
+class Machine:
+    """cost(call, rows, whether the weight is in the cache) -> seconds. steps: of how many rows each trial step was."""
+
+    def __init__(self, cost: Callable[[str, int, bool], float], layers: int = LAYERS) -> None:
+        self.cost, self.now = cost, 0.0
+        self.ran: list[tuple[str, int]] = []
+        self.steps: list[int] = []
+        self._cache: OrderedDict[int, None] = OrderedDict()
+        self.weights = [torch.randn(SIDE, SIDE).t() for _ in range(layers)]
+        calls = {name: self._call(name) for name in CALLS}
+        self.matmul = MatmulLayouts(lambda: self.weights, self._trial, clock=lambda: self.now, calls=calls)
+
+    def _call(self, name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        def call(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            self.now += self.cost(name, x.shape[0], weight.data_ptr() in self._cache)
+            self.ran.append((name, x.shape[0]))
+            self._cache[weight.data_ptr()] = None
+            self._cache.move_to_end(weight.data_ptr())
+            while len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+            return torch.mm(x, weight)
+
+        return call
+
+    def _multiply(self, rows: int) -> None:
+        for weight in self.weights:
+            self.matmul(torch.randn(rows, SIDE), weight)
+
+    def _trial(self, rows: int) -> None:
+        self.steps.append(rows)
+        self._multiply(rows)
+
+    def step(self, rows: int) -> float:
+        """A decode step of live rows; returns its seconds."""
+        started = self.now
+        with self.matmul.watched(rows):
+            self._multiply(rows)
+        return self.now - started
+
+    def settled(self, rows: int) -> float:
+        """Seconds of a step when the choice has been made."""
+        self.step(rows)
+        return self.step(rows)
+
+
+def test_a_call_that_is_fast_in_the_cache_only_is_not_chosen() -> None:
+    seconds = {"plain": (2.0, 2.0), "transposed": (3.0, 3.0), "halves": (4.0, 0.5)}
+    machine = Machine(lambda name, rows, cached: seconds[name][cached])
+    assert machine.settled(4) == 2.0 * LAYERS
+    assert set(machine.matmul.chosen.values()) == {PLAIN}
+
+
+def test_the_call_that_is_fastest_over_a_whole_step_is_chosen_for_each_number_of_rows() -> None:
+    best = {1: "halves", 2: "transposed", 4: "transposed", 8: "plain", 16: "halves"}
+    machine = Machine(lambda name, rows, cached: rows * (1.0 if name == best.get(rows, best[4]) else 3.0))
+    for rows in best:
+        assert machine.settled(rows) == rows * LAYERS
+    assert machine.steps.count(4) == 1, "eight weights show three calls twice each in one step"
+    machine.settled(3)
+    assert machine.steps.count(4) == 1, "three rows take what was chosen for four"
+
+
+@pytest.mark.parametrize("one", [1.01, 2.0])
+def test_one_row_never_takes_longer_than_two(one: float) -> None:
+    machine = Machine(lambda name, rows, cached: {1: one, 2: 1.0}[rows])
+    alone = machine.settled(1)
+    assert machine.ran[-1][1] == 2, "it goes through the shape of two"
+    assert alone <= machine.settled(2) + 1e-9
+    assert {way[1] for (_, (rows, _)), way in machine.matmul.chosen.items() if rows == 1} == {2}
+
+
+def test_one_row_takes_its_own_shape_where_that_is_faster() -> None:
+    machine = Machine(lambda name, rows, cached: float(rows))
+    assert machine.settled(1) == LAYERS
+    assert machine.ran[-1][1] == 1
+
+
+def test_steps_that_take_far_longer_than_promised_have_the_choice_made_again_once() -> None:
+    slow: dict[str, float] = {}
+    seconds = {"plain": 0.002, "transposed": 0.001, "halves": 0.003}
+    machine = Machine(lambda name, rows, cached: seconds[name] + slow.get(name, 0.0))
+    assert machine.settled(4) == pytest.approx(0.001 * LAYERS)
+    machine.now += RETRY_S
+    for _ in range(2 * STEPS):
+        machine.step(4)
+    assert machine.steps == [4], "a promise that is kept is not looked at again"
+    slow["transposed"] = 0.004
+    taken = [machine.step(4) for _ in range(4 * STEPS)]
+    assert machine.steps == [4, 4]
+    assert taken[0] == pytest.approx(0.005 * LAYERS)
+    assert taken[-1] == pytest.approx(0.002 * LAYERS)
+
+
+def test_a_machine_that_is_busy_is_asked_again_ever_less_often() -> None:
+    busy = [1.0]
+    machine = Machine(
+        lambda name, rows, cached: busy[0] * {"plain": 2.0, "transposed": 1.0, "halves": 3.0}[name] / 1000
+    )
+    machine.settled(4)
+    busy[0] = 2 * LATE
+    ends = machine.now + 8 * RETRY_S
+    while machine.now < ends:
+        machine.step(4)
+        machine.now += 1.0
+    assert 2 <= len(machine.steps) - 1 <= 3, "after 60 s, 120 s and 240 s"
+    assert {way for (_, (rows, _)), way in machine.matmul.chosen.items() if rows == 4} == {("transposed", 1)}
+
+
+def test_a_choice_made_on_a_busy_machine_is_held_to_what_a_quiet_one_shows() -> None:
+    busy, slow = [5.0], [0.0]
+    machine = Machine(lambda name, rows, cached: busy[0] * (1.0 + slow[0] if name == "transposed" else 2.0))
+    machine.settled(4)
+    busy[0] = 1.0
+    for _ in range(STEPS):
+        machine.step(4)
+    slow[0], machine.now = 2.0, machine.now + RETRY_S
+    for _ in range(2 * STEPS):
+        machine.step(4)
+    assert machine.settled(4) == 2.0 * LAYERS
+
+
+def test_a_hiccup_has_nothing_made_again() -> None:
+    slow = [1.0]
+    machine = Machine(lambda name, rows, cached: slow[0])
+    machine.settled(4)
+    machine.now += RETRY_S
+    for turn in range(10 * STEPS):
+        slow[0] = 10.0 if turn % 3 == 0 else 1.0
+        machine.step(4)
+    assert machine.steps == [4]
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_the_layout_that_whole_steps_show_to_be_faster_is_taken(faster: bool) -> None:
+    """Fast in the cache only, or fast: ``plain`` on a weight by columns, which the machine knows by its stride."""
+    machine = Machine(lambda name, rows, cached: 2.0)
+    machine.weights = [
+        torch.randn(SIDE, SIDE) if place % 4 == 1 else weight for place, weight in enumerate(machine.weights)
+    ]
+    columns = {weight.data_ptr() for weight in machine.weights if weight.stride(1) == 1}
+    inner = machine.matmul._calls["plain"]
+
+    def plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        cached = weight.data_ptr() in machine._cache
+        y = inner(x, weight)
+        if weight.data_ptr() in columns:
+            machine.now += -1.5 if cached or faster else 2.0
+        return y
+
+    machine.matmul = MatmulLayouts(
+        lambda: machine.weights,
+        machine._trial,
+        clock=lambda: machine.now,
+        calls=dict(machine.matmul._calls) | {"plain": plain},
+    )
+    assert machine.matmul.by_columns() is faster
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, ROWS_MAX])
+@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_gives_the_same_product_and_lays_it_out_alike(name: str, by_rows: bool, rows: int) -> None:
+    """One row may have any stride, and decides by it which path the next product takes: (1, 1) was three times
+    slower."""
+    if name == "halves" and not by_rows:
+        pytest.skip("halves are of a weight by rows")
+    torch.manual_seed(0)
+    weight = torch.randn(24, 12).t() if by_rows else torch.randn(12, 24)
+    x, seen = torch.randn(rows, 12), []
+
+    def call(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        seen.append(x.stride())
+        return CALLS[name](x, weight)
+
+    matmul = MatmulLayouts(lambda: [weight], lambda rows: matmul(x, weight), calls={"plain": call})
+    given = x.as_strided((1, 12), (1, 1)) if rows == 1 else x
+    bias, residual = torch.randn(24), torch.randn(rows, 24)
+    got = matmul(given, weight, bias)
+    assert torch.allclose(got, x @ weight + bias, atol=1e-5)
+    assert got.stride() == (24, 1)
+    assert set(seen) == {(12, 1)}
+    assert torch.allclose(matmul(given, weight, bias, residual), x @ weight + bias + residual, atol=1e-5)
+
+
+def test_a_choice_is_for_the_threads_that_it_was_measured_with() -> None:
+    """Cores are shared out while a run trains: what is fastest for one thread is not for two."""
+    cost = {1: {"plain": 2.0, "transposed": 1.0, "halves": 3.0}, 2: {"plain": 1.5, "transposed": 1.4, "halves": 0.5}}
+    before = torch.get_num_threads()
+    machine = Machine(lambda name, rows, cached: cost[torch.get_num_threads()][name])
+    try:
+        torch.set_num_threads(1)
+        assert machine.settled(4) == 1.0 * LAYERS
+        torch.set_num_threads(2)
+        assert machine.settled(4) == 0.5 * LAYERS
+        torch.set_num_threads(1)
+        assert machine.step(4) == 1.0 * LAYERS, "what was chosen for one thread is still known"
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,208 @@
+"""What a row writes: stop strings, ends, text that grows, probabilities."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from playground.engine.engine import Engine
+from playground.engine.request import Row, RowState, Sampling
+from playground.engine.sequence import Generation, IncrementalDetokenizer
+from tests.engine.models import at_once, load_base
+
+TEXTS = {
+    "plain": "The order 1234 will arrive on Tuesday, we are sorry for the delay.",
+    "emoji": "Great 👍🏽! A family 👨‍👩‍👧‍👦, a flag 🇮🇳, and a heart ❤️.",
+    "hindi": "नमस्ते, आपका ऑर्डर कल पहुँच जाएगा। क्षमा करें!",
+    "chinese": "您好，您的订单将于明天送达。感谢您的耐心等待！",
+    "mixed": "naïve café — Ωμέγα, 日本語, עברית, emoji 🚀\n\tand  spaces   ",
+    "rare": "𝕬𝖇 ﷽ 🜁 ꙮ \u200b\u200d end",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_base)
+
+
+def written(
+    tokenizer: Any, tokens: list[int], sampling: Sampling, ends: tuple[int, ...] = (), **row: Any
+) -> list[RowState]:
+    """A row that is made to draw these tokens; its state after each, until it is done."""
+    from dataclasses import replace
+
+    writer = Generation(Row("", None, sampling, **row), [1, 2, 3], tokenizer, ends)
+    states = []
+    for number, token in enumerate(tokens):
+        logits = torch.zeros(len(tokenizer))
+        logits[token] = 30.0
+        writer.sample(logits, float(number))
+        states.append(replace(writer.state))
+        if writer.state.finish:
+            break
+    return states
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_growing_text_is_always_a_beginning_of_the_whole_and_ends_as_it(tokenizer: Any, name: str) -> None:
+    text = TEXTS[name]
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert name in ("plain",) or len(tokens) > len(text.split()), "some characters take several tokens"
+    states = written(tokenizer, tokens, Sampling(max_tokens=len(tokens)))
+    before = ""
+    for state in states:
+        assert text.startswith(state.text)
+        assert state.text.startswith(before), "what has been shown stays"
+        assert "�" not in state.text
+        before = state.text
+    assert states[-1].text == text
+    assert states[-1].finish == "length"
+    assert [state.completion_tokens for state in states] == list(range(1, len(tokens) + 1))
+
+
+def test_growing_text_equals_the_whole_decode_on_random_tokens(tokenizer: Any) -> None:
+    """Bytes that make no character, special tokens, anything in a row: what is shown never has to be taken back."""
+    draw = random.Random(5)
+    for _ in range(60):
+        tokens = [draw.randrange(len(tokenizer)) if draw.random() < 0.5 else draw.randrange(300) for _ in range(30)]
+        growing = IncrementalDetokenizer(tokenizer)
+        for number, token in enumerate(tokens):
+            before = growing.text
+            growing.add(token)
+            assert growing.text.startswith(before)
+            whole = tokenizer.decode(tokens[: number + 1], skip_special_tokens=True)
+            assert whole == growing.whole()
+            assert whole.startswith(growing.text)
+
+
+STOPS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "inside": ("One two three four", ("three",), "One two "),
+    "spanning tokens": ("One two three four", ("wo thr",), "One t"),
+    "at the very end": ("One two three", ("three",), "One two "),
+    "at the very beginning": ("One two three", ("One",), ""),
+    "never": ("One two three", ("five", "threes"), "One two three"),
+    "begun at the end and not finished": ("One two three", ("three four",), "One two three"),
+    "the first of two": ("One two three four", ("four", "two"), "One "),
+    "the longer one begins first": ("One two three four", ("two three", "three"), "One "),
+    "a line": ("A\nB\n\nC", ("\n\n",), "A\nB"),
+    "emoji": ("Fine 👍🏽 and 🚀 more", ("🚀",), "Fine 👍🏽 and "),
+    "hindi": ("नमस्ते दुनिया, कैसे हो", ("दुनिया",), "नमस्ते "),
+    "repeated beginning": ("aaaaab", ("aab",), "aaa"),
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_stop_string_ends_the_reply_and_is_never_shown(tokenizer: Any, name: str) -> None:
+    text, stops, expected = STOPS[name]
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    states = written(tokenizer, tokens, Sampling(max_tokens=len(tokens), stop=stops))
+    assert states[-1].text == expected
+    assert states[-1].finish == ("length" if expected == text else "stop")
+    for state in states:
+        assert expected.startswith(state.text), "what may turn out to be a stop string is held back"
+
+
+def test_what_was_held_back_comes_when_the_model_ends(tokenizer: Any) -> None:
+    end = tokenizer.eos_token_id
+    tokens = [*tokenizer("One two", add_special_tokens=False)["input_ids"], end]
+    states = written(tokenizer, tokens, Sampling(max_tokens=20, stop=("two three",)), (end,))
+    assert states[-2].text == "One "
+    assert (states[-1].text, states[-1].finish, states[-1].completion_tokens) == ("One two", "stop", len(tokens) - 1)
+
+
+def test_half_a_character_at_the_end_is_told_as_the_tokenizer_tells_it(tokenizer: Any) -> None:
+    tokens = tokenizer("🜁", add_special_tokens=False)["input_ids"]
+    assert len(tokens) > 1
+    state = written(tokenizer, tokens[:-1], Sampling(max_tokens=len(tokens) - 1))[-1]
+    assert state.text == tokenizer.decode(tokens[:-1])
+
+
+def test_an_end_is_passed_over_when_it_is_to_be_ignored(tokenizer: Any) -> None:
+    end = tokenizer.eos_token_id
+    tokens = [
+        *tokenizer("One", add_special_tokens=False)["input_ids"],
+        end,
+        *tokenizer(" two", add_special_tokens=False)["input_ids"],
+    ]
+    assert written(tokenizer, tokens, Sampling(max_tokens=len(tokens)), (end,))[-1].text == "One"
+    ignoring = written(tokenizer, tokens, Sampling(max_tokens=len(tokens), ignore_eos=True), (end,))[-1]
+    assert (ignoring.text, ignoring.finish, ignoring.tokens) == ("One two", "length", tuple(tokens))
+
+
+def test_a_reply_may_be_empty(tokenizer: Any) -> None:
+    end = tokenizer.eos_token_id
+    state = written(tokenizer, [end], Sampling(), (end,))[-1]
+    assert (state.text, state.finish, state.completion_tokens, state.first_token_s) == ("", "stop", 0, 0.0)
+
+
+@pytest.fixture(scope="module", params=["llama", "hf"])
+def engine(request: pytest.FixtureRequest, tiny_base: Path) -> Engine:
+    return Engine(tiny_base, hf=request.param == "hf")
+
+
+def test_logprobs_are_the_models_own_whatever_the_sampling(engine: Engine, tiny_base: Path) -> None:
+    model = load_base(tiny_base)
+    rows = [
+        Row("The report says", None, Sampling(max_tokens=6), logprobs=5),
+        Row(
+            "One",
+            None,
+            Sampling(max_tokens=9, temperature=1.2, top_p=0.8, top_k=40, repetition_penalty=1.3),
+            logprobs=3,
+        ),
+        Row("Hello there, my order", None, Sampling(max_tokens=4, temperature=0.7), logprobs=0),
+        Row("Hello there, my order", None, Sampling(max_tokens=4)),
+    ]
+    states: list[RowState] = []
+    for states in engine.stream(rows):
+        pass
+    tokenizer = engine.loaded.tokenizer
+    for row, state in zip(rows[:3], states[:3], strict=True):
+        shares = at_once(model, tokenizer(row.prompt)["input_ids"], state.tokens)
+        assert sum(there.logprob for there in state.logprobs) == pytest.approx(
+            sum(float(shares[place, token]) for place, token in enumerate(state.tokens)), abs=1e-3
+        )
+        for place, (token, there) in enumerate(zip(state.tokens, state.logprobs, strict=True)):
+            assert there.text == tokenizer.decode([token])
+            assert there.logprob == pytest.approx(float(shares[place, token]), abs=1e-3)
+            best = shares[place].topk(row.logprobs or 0)
+            assert [value for _, value in there.top] == pytest.approx(best.values.tolist(), abs=1e-3)
+            assert [text for text, _ in there.top] == [tokenizer.decode([i]) for i in best.indices.tolist()]
+            assert [value for _, value in there.top] == sorted((value for _, value in there.top), reverse=True)
+    assert states[3].logprobs == ()
+
+
+def test_the_shortest_reply_a_stop_string_and_ignored_ends_through_the_engine(engine: Engine, tiny_base: Path) -> None:
+    """Against ``generate`` with its own settings of the same meaning."""
+    model, tokenizer = load_base(tiny_base), engine.loaded.tokenizer
+    ids = tokenizer("One", return_tensors="pt")["input_ids"]
+    plain = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[
+        0, ids.shape[1] :
+    ]
+    text = tokenizer.decode(plain, skip_special_tokens=True)
+    stop = text[3:6]
+    rows = [
+        Row("One", None, Sampling(max_tokens=12, stop=(stop,))),
+        Row("One", None, Sampling(max_tokens=12, min_tokens=12)),
+        Row("One", None, Sampling(max_tokens=12, repetition_penalty=1.5)),
+    ]
+    states: list[RowState] = []
+    for states in engine.stream(rows):
+        pass
+    assert states[0].text == text[: text.find(stop)]
+    assert states[1].completion_tokens == 12
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            repetition_penalty=1.5,
+        )
+    assert states[2].text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)

@@ -1,0 +1,125 @@
+"""A method is one file: a LoRA on the queries alone, dropped into the package, is offered, planned, trained, published,
+checked, asked and
+exported, and nothing else knows of it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+import playground.methods
+from playground.library.adapters import AdapterLibrary
+from playground.library.base_shapes import BaseShapes
+from playground.library.exporting import merge
+from playground.methods import all_methods
+from playground.methods.method import NO_OPTIONS, Method
+from playground.runs.request import TrainRequest
+from playground.services import build_services
+from playground.settings import Settings
+from playground.training import worker
+from playground.training.events import EventReader
+from playground.training.spec import RunSpec
+
+FILE = '''
+"""LoRA on the queries alone."""
+
+from playground.methods.lora import Lora
+
+
+class QueryLora(Lora):
+    name = "q-lora"
+    label = "Query LoRA"
+    cost = "a toy"
+    explain = "It adapts the queries alone. It is a test."
+    summary = "Query LoRA: LoRA on the queries"
+    order = 1.5
+    targets = ("q_proj",)
+    exceptions = {"kto": "it is a toy. Choose LoRA."}
+'''
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Iterator[Method]:
+    """The file, on the package's path for as long as a test lasts."""
+    (tmp_path / "toys").mkdir()
+    (tmp_path / "toys" / "query_lora.py").write_text(FILE)
+    playground.methods.__path__.append(str(tmp_path / "toys"))
+    importlib.invalidate_caches()
+    all_methods.cache_clear()
+    yield all_methods()["q-lora"]
+    playground.methods.__path__.remove(str(tmp_path / "toys"))
+    sys.modules.pop("playground.methods.query_lora", None)
+    all_methods.cache_clear()
+
+
+def test_a_method_from_one_file_goes_all_the_way(
+    toy: Method, settings: Settings, tiny_base: Path, tmp_path: Path
+) -> None:
+    from playground.engine.engine import Engine
+    from playground.engine.request import AdapterFile, Row, Sampling
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "\n".join(json.dumps({"prompt": f"Say number {n}", "completion": f"Number {n}."}) for n in range(16))
+    )
+    services = build_services(settings)
+    try:
+        services.bases.resolve()
+        offered = [method.name for method in services.training.methods()]
+        plan = services.training.plan(TrainRequest(file=rows, method="q-lora", steps=4))
+        saved = toy.saves(services.bases.weights(), plan.rank, NO_OPTIONS)
+    finally:
+        services.close()
+    assert offered[:3] == ["lora", "q-lora", "qlora"]
+    assert plan.blocked == ""
+    assert {name.split(".")[-3] for name in saved} == {"q_proj"}
+
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    spec = RunSpec(
+        run="r-toy",
+        name="Toy",
+        method="q-lora",
+        base="tiny",
+        base_path=str(tiny_base),
+        base_fingerprint="f",
+        file=str(rows),
+        data=rows.name,
+        adapters_dir=str(tmp_path / "adapters"),
+        shipped_dir=str(tmp_path / "shipped"),
+        steps=4,
+        lr=2e-2,
+        rank=4,
+        batch_size=4,
+        save_steps=4,
+        seed=3,
+    )
+    spec.write(run_dir)
+    worker.run(run_dir)
+    done = EventReader(run_dir).read()[-1]
+    assert done["event"] == "done", done
+
+    library = AdapterLibrary(tmp_path / "adapters", tmp_path / "shipped")
+    card = library.get(done["adapter"])
+    assert (card.method, card.rank) == ("q-lora", 4)
+    assert "Query LoRA: LoRA on the queries" in (card.path / "README.md").read_text()
+    with safe_open(card.path / "adapter_model.safetensors", framework="pt") as held:
+        assert all(".q_proj." in name for name in held.keys())  # noqa: SIM118 - the handle has no iterator
+
+    engine = Engine(tiny_base)
+    engine.attach(AdapterFile("toy", card.path, card.sha256))
+    sampling = Sampling(max_tokens=6, temperature=0.0, ignore_eos=True)
+    *_, (plain, tuned) = engine.stream([Row("Say number 3", None, sampling), Row("Say number 3", "toy", sampling)])
+    assert plain.tokens != tuned.tokens
+
+    again = AdapterLibrary(tmp_path / "elsewhere", tmp_path / "shipped")
+    imported = again.import_path(library.export(card.id, tmp_path / "out"), BaseShapes.from_folder(tiny_base))
+    assert imported.method == "q-lora", "its record is believed, since the file can be one of its"
+    merge(imported, tiny_base, tmp_path / "merged")
+    assert (tmp_path / "merged" / "model.safetensors").is_file()

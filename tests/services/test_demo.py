@@ -1,0 +1,112 @@
+"""The built-in story, with a training and a comparison that end at once, and jobs that run when the test says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from playground.chat.compare import Reply
+from playground.chat.demo import DemoService
+from playground.errors import PlaygroundError
+from playground.jobs import Jobs
+from playground.runs.progress import RunView
+
+DONE = RunView("r1", "demo", "DONE", "lora", 20, 20, "mine", None, None, 0.0, summary={"rows_used": 9, "seconds": 3.0})
+
+
+class Story:
+    """A demo whose training ends with ``view``, and whose sides write ``reply``."""
+
+    def __init__(self, folder: Path) -> None:
+        heldout = folder / "heldout.jsonl"
+        heldout.write_text("\n".join(json.dumps({"prompt": f"q{n}", "completion": "a END"}) for n in range(20)))
+        shipped = SimpleNamespace(file=heldout, heldout=heldout, system_prompt="Be brief.", check="ends-with:END")
+        self.view, self.cancelled = DONE, list[str]()
+        self.reply: Callable[[Any], Reply] = lambda side: Reply(
+            "a END" if side.model == "mine" else "a", True, "", 9, 2
+        )
+        self.waiting: list[Callable[[], None]] = []
+        training = SimpleNamespace(
+            start=lambda request: "r1",
+            show=lambda run, owner: self.view,
+            cancel=lambda run, owner: self.cancelled.append(run),
+        )
+        jobs = Jobs(spawn=lambda run, name: self.waiting.append(run))
+        parts: Any = (SimpleNamespace(shipped=lambda name: shipped), training, SimpleNamespace(ask_each=self.ask))
+        self.demo = DemoService(*parts, jobs)
+
+    def ask(self, side: Any, questions: Any, *others: Any) -> Iterator[list[Reply]]:
+        yield [Reply() for _ in questions]
+        yield [self.reply(side) for _ in questions]
+
+    def run(self) -> None:
+        while self.waiting:
+            self.waiting.pop()()
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Story:
+    return Story(tmp_path)
+
+
+def test_it_trains_and_measures_both_sides(story: Story) -> None:
+    assert story.demo.state().phase == "idle"
+    story.demo.start()
+    story.demo.start()
+    assert story.demo.state().phase == "training"
+    assert len(story.waiting) == 1, "once at a time"
+    assert story.demo.state("somebody").phase == "idle"
+    story.run()
+    state = story.demo.state()
+    assert (state.phase, state.adapter, state.progress, state.error) == ("done", "mine", 1.0, "")
+    assert [(row.name, row.passed, row.n) for row in state.table] == [
+        ("Base + prompt", 0, 16),
+        ("Fine-tuned, no prompt", 16, 16),
+    ]
+    assert [step.state for step in state.steps] == ["done"] * 3
+    story.demo.reset()
+    assert story.demo.state().phase == "idle"
+
+
+def test_in_the_foreground_every_change_is_reported_and_a_fault_is_raised(story: Story) -> None:
+    seen: list[str] = []
+    assert story.demo.play(lambda state: seen.append(state.phase)).phase == "done"
+    assert (seen[0], seen[-1]) == ("training", "done")
+    story.view = replace(DONE, state="FAILED", error="Memory ran out.")
+    with pytest.raises(PlaygroundError, match="Memory ran out"):
+        story.demo.play(lambda state: None)
+
+
+@pytest.mark.parametrize(
+    ("view", "phase", "words"),
+    [
+        (replace(DONE, state="FAILED", error="Memory ran out."), "failed", "Memory ran out."),
+        (replace(DONE, state="CANCELLED"), "cancelled", "Stopped. What was measured so far stays on the page."),
+        (DONE, "failed", "It is too long."),
+    ],
+)
+def test_what_ends_it_early_is_said(story: Story, view: RunView, phase: str, words: str) -> None:
+    story.view, story.reply = view, lambda side: Reply(done=True, error="It is too long.")
+    story.demo.start()
+    story.run()
+    assert (story.demo.state().phase, story.demo.state().error) == (phase, words)
+
+
+def test_stopped_while_it_trains_the_run_is_cancelled_and_it_can_be_played_again(story: Story) -> None:
+    story.view = replace(DONE, state="RUNNING", step=0)
+    story.demo.start()
+    story.demo.cancel()
+    story.run()
+    assert (story.demo.state().phase, story.cancelled) == ("cancelled", ["r1"])
+    story.view = DONE
+    story.demo.start()
+    story.demo.reset()
+    story.demo.start()
+    story.run()
+    assert story.demo.state().phase == "done", "the one that was reset changes nothing"

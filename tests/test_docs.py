@@ -1,0 +1,24 @@
+"""What the docs name is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md", "docs/security.md")
+]
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_path_in_the_docs_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = {*re.findall(r"`((?:[\w.]+/)+(?:[\w.]+\.\w+)?|\w+\.py)`", text), *re.findall(r"\]\(([\w./-]+)\)", text)}
+    named |= set(re.findall(r"^(playground/[\w./]+)", text, re.MULTILINE))
+    places = (ROOT, ROOT / "playground", ROOT / "tests" / "api", page.parent)
+    engine = (ROOT / "playground" / "engine" / "llama",)
+    assert [one for one in sorted(named) if not any((place / one).exists() for place in (*places, *engine))] == []

@@ -1,0 +1,203 @@
+"""A run's settings: in the form, in its plan, taken away and brought back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.errors import InputError
+from playground.methods.method import Options
+from playground.runs.request import FEWEST_STEPS, QUICK_S, Preset, within_reach
+from playground.runs.service import Plan
+from playground.ui import form, plan, words
+from playground.ui.rows import Source
+from playground.ui.train import TrainTab
+from playground.ui.wiring import Visitor
+from tests.ui.fakes import FakeServices, FakeTraining
+
+SOURCE = Source(Path("rows.jsonl"), "rows", "rows", {"prompt": "patient"}, good=2, leave_out=("duplicate",))
+SETTINGS = {"steps": 20, "lr": 1e-3, "rank": 8, "batch_size": 8, "max_tokens": 2048, "seed": 7}
+RUN: dict[str, Any] = {"source": SOURCE, "name": "mine", "method": "lora"}
+OTHERS = {"rslora": True, "pissa": True, "layers": 2, "init_text": "Write a report", "placement": "pfeiffer"}
+"""Options of four methods at once, as the form may hold them."""
+
+
+def test_the_form_has_a_widget_for_every_field_of_a_request(tab: TrainTab) -> None:
+    assert set(tab.fields) == set(form.FIELDS)
+    assert {name for name, field in form.FIELDS.items() if field.place != "option"} <= vars(SOURCE_REQUEST).keys()
+    assert set(form.OPTIONS) == vars(Options()).keys()
+
+
+SOURCE_REQUEST = form.request_of(SOURCE, "local", "mine", "lora", {})
+
+
+def test_the_form_and_a_request_are_the_same_thing() -> None:
+    given = {
+        **SETTINGS,
+        "batch_size": 4,
+        "seed": 3,
+        "rslora": True,
+        "objective": "sft",
+        "early_stop": 2,
+        "validation": 10,
+    }
+    request = form.request_of(SOURCE, "local", "mine", "lora", given)
+    assert (request.options, request.early_stop, request.objective) == (Options(rslora=True), 2, "sft")
+    assert (request.steps, request.seed, request.validation, request.mapping) == (20, 3, 0.1, {"prompt": "patient"})
+    assert form.request_of(SOURCE, "local", "mine", "lora", form.settings_of(request)) == request
+
+
+def test_empty_fields_and_zero_are_the_methods_own_defaults() -> None:
+    empty = dict.fromkeys(form.FIELDS)
+    request = form.request_of(SOURCE, "local", " ", "lora", empty)
+    assert (request.name, request.steps, request.lr, request.rank) == ("rows", None, None, None)
+    assert (request.batch_size, request.max_tokens, request.validation, request.options) == (8, 2048, None, Options())
+
+
+def test_rewards_are_one_a_line_and_for_grpo_alone() -> None:
+    given = {"objective": "grpo", "rewards": "json\n ends-with:Dr. Sharma \n\n"}
+    assert form.request_of(SOURCE, "local", "m", "lora", given).rewards == ("json", "ends-with:Dr. Sharma")
+    assert form.request_of(SOURCE, "local", "m", "lora", given | {"objective": "sft"}).rewards == ()
+
+
+def test_what_rows_can_train_is_offered_the_usual_first() -> None:
+    assert [objective for _, objective in form.aims_of("preference")] == ["dpo", "orpo", "reward", "kto"]
+    assert [objective for _, objective in form.aims_of("text")] == ["pretrain"]
+    assert form.aims_of("sft")[0][1] == "sft"
+
+
+def test_a_method_shows_its_own_options_and_what_its_rank_means(
+    services: FakeServices, me: Visitor, tab: TrainTab
+) -> None:
+    def chosen(name: str) -> dict[str, Any]:
+        updates = plan.method_chosen(services, me, tab, name=name)
+        return {field: updates[widget] for field, widget in tab.fields.items() if widget in updates}
+
+    shown = {
+        "lora": ["rslora", "pissa"],
+        "full": ["layers"],
+        "prompt": ["init_text"],
+        "bottleneck": ["placement"],
+        "ia3": [],
+    }
+    for method, options in shown.items():
+        updates = chosen(method)
+        assert [option for option in form.OPTIONS if updates[option]["visible"]] == options
+    assert chosen("prefix")["rank"]["label"] == "Virtual tokens"
+    assert chosen("ia3")["rank"]["visible"] is False
+    with_pissa, without = (plan.rate_of(services, me, tab, name="lora", pissa=pissa) for pissa in (True, False))
+    assert with_pissa[tab.fields["lr"]] < without[tab.fields["lr"]]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("lora", {"rslora": True, "pissa": True}, "rank 8, rsLoRA, PiSSA"),
+        ("full", {"layers": 2}, "the last 2 layers"),
+        ("p-tuning-v2", {"init_text": "Write a report"}, "8 virtual tokens, begins as a text"),
+        ("bottleneck", {"placement": "pfeiffer"}, "pfeiffer"),
+        ("ia3", {}, "learning rate 1e-3, batch 8"),
+    ],
+)
+def test_options_reach_the_run_and_those_of_another_method_do_not(
+    services: FakeServices, me: Visitor, tab: TrainTab, method: str, options: dict[str, Any], said: str
+) -> None:
+    assert plan.start(services, me, tab, **RUN | {"method": method}, **SETTINGS, **OTHERS) == {tab.followed: "r1"}
+    (request,) = services.training.started
+    assert (request.name, request.steps, request.lr, request.rank, request.owner) == ("mine", 20, 1e-3, 8, "local")
+    assert request.options.chosen() == options
+    assert said in form.settings_label(method, SETTINGS | OTHERS)
+
+
+def test_start_without_examples_says_what_to_do(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
+    with pytest.raises(InputError, match=words.TRAIN_EMPTY):
+        plan.start(services, me, tab, source=Source(), name="", method="lora", **SETTINGS)
+
+
+def test_the_plan_names_what_blocks_it(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
+    shown = plan.refresh(services, me, tab, **RUN, **SETTINGS)
+    assert set(shown) == set(tab.planned)
+    assert "1.2 M of 134.5 M weights (0.9 %)" in shown[tab.plan]
+    assert "Learns from" in shown[tab.plan]
+    assert (shown[tab.start]["interactive"], shown[tab.blocked]["visible"]) == (True, False)
+    assert shown[tab.fold]["label"] == "Everything else: 20 steps, learning rate 1e-3, rank 8, batch 8, seed 7"
+    services.training.blocked = "Full needs 5.1 GB. Choose LoRA."
+    shown = plan.refresh(services, me, tab, **RUN | {"method": "full"}, **SETTINGS)
+    assert "Choose LoRA" in shown[tab.blocked]["value"]
+    assert shown[tab.start]["interactive"] is False
+    shown = plan.refresh(services, me, tab, **RUN, **SETTINGS | {"lr": 5})
+    assert "learning rate is 5" in shown[tab.blocked]["value"]
+    assert (shown[tab.plan], shown[tab.start]["interactive"]) == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("slug", "name"), [("hospital_reports", "hospital_reports-2"), ("my file (1)", "my_file_1"), ("///", "adapter")]
+)
+def test_a_free_name_is_proposed(slug: str, name: str) -> None:
+    assert plan.free_name(slug, {"hospital_reports"}) == name
+
+
+def test_a_settings_file_fills_the_form(services: FakeServices, me: Visitor, tab: TrainTab, tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+
+    def brought(content: Any) -> dict[Any, Any]:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        return form.bring(services, me, tab, uploaded=str(file), source=SOURCE)
+
+    given = {
+        "method": "lora",
+        "steps": 33,
+        "rank": 4,
+        "turns": "last",
+        "leave_out": ["conflict"],
+        "options": {"pissa": True},
+    }
+    filled = brought(given)
+    source, fields = filled[tab.source], {name: filled[widget] for name, widget in tab.fields.items()}
+    assert (source.turns, source.leave_out, filled[tab.method]) == ("last", ("conflict",), "lora")
+    assert (fields["steps"], fields["rank"], fields["rslora"], fields["pissa"]) == (33, 4, False, True)
+    assert "are in the form" in filled[tab.code_error]["value"]
+    filled = brought({"early_stop": 2, "objective": "grpo", "rewards": ["json", "max-words:9"], "save_steps": 10})
+    fields = {name: filled[widget] for name, widget in tab.fields.items()}
+    assert (fields["objective"], fields["rewards"], fields["early_stop"]) == ("grpo", "json\nmax-words:9", 2)
+    for content, says in (("[1]", "no file of settings"), ("{", "no JSON"), ({"steps": "x"}, "takes a number")):
+        with pytest.raises(InputError, match=says):
+            brought(content)
+    with pytest.raises(InputError, match=r"The form has no place for .*save_steps.*\(start\).*\(docs\)"):
+        brought({"start": "mine", "docs": "notes.md", "save_steps": 33})
+    without = form.bring(services, me, tab, uploaded=str(file), source=Source())
+    assert "Drop a file" in without[tab.code_error]["value"]
+
+
+@pytest.mark.parametrize(
+    ("step_s", "steps"), [(1.0, 20), (8.4, 20), (8.5, 19), (12.0, 14), (40.0, FEWEST_STEPS), (900.0, FEWEST_STEPS)]
+)
+def test_a_quick_look_has_as_many_steps_as_three_minutes_hold(step_s: float, steps: int) -> None:
+    offered = [Preset("quick", "Quick look", 20), Preset("good", "Good", 48)]
+    quick, good = within_reach(offered, lambda steps: 12 + step_s * steps)
+    assert (quick.steps, good) == (steps, offered[1])
+    assert 12 + step_s * quick.steps <= QUICK_S or quick.steps == FEWEST_STEPS
+
+
+class Slow(FakeTraining):
+    """Seconds by the method: full takes 30 a step."""
+
+    def plan(self, request: Any) -> Plan:
+        return replace(super().plan(request), seconds=12 + request.steps * (30 if request.method == "full" else 10))
+
+
+def test_the_form_offers_what_its_own_plan_says(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
+    services.training = Slow()
+    steps = tab.fields["steps"]
+    offered = plan.presets(services, me, tab, source=SOURCE, method="lora", max_tokens=2048)
+    assert offered[steps] == 16
+    assert [label for label, _ in offered[tab.preset]["choices"]] == ["Quick look, about 3 min", "Good, about 8 min"]
+    for preset, method, expected in (("quick", "lora", 16), ("quick", "full", 5), ("good", "lora", 48)):
+        chosen = plan.steps_of(services, me, tab, preset=preset, source=SOURCE, method=method, max_tokens=512)
+        assert chosen == {steps: expected}
+    times = plan.preset_times(services, me, tab, source=SOURCE, method="full", max_tokens=512)[tab.preset]
+    assert times.choices[0][0] == "Quick look, about 3 min"
