@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from playground.engine.adapter_weights import ModuleWeights
-from playground.engine.llama.model import LlamaModel
+from playground.engine.llama_model import LlamaModel
 from playground.engine.load import load
 from playground.library.bases import resolve
 from playground.settings import Settings
@@ -74,7 +74,7 @@ def step_split(
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    from playground.engine.llama.layout import pack
+    from playground.engine.llama_layout import pack
 
     plain = load(folder).model
     model = LlamaModel(load(folder).model)

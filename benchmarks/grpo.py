@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.data.check import check_file
 from playground.engine.request import Sampling
 from playground.evaluation.checks import parse_check

@@ -136,7 +136,7 @@ def hops() -> dict[str, int]:
 
 
 def _ask(services: Services) -> None:
-    from playground.chat.sides import Side
+    from playground.chat.compare import Side
     from playground.engine.request import Sampling
 
     sides = [Side("base"), Side("hospital_reports")]

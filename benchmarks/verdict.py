@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.evaluation.comparison import Questions
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from playground.chat.batching import Batches
+from playground.chat.batching import Batches, CompletionService
 from playground.chat.compare import CompareService
-from playground.chat.completion import CompletionService
 from playground.chat.demo import DemoService
 from playground.chat.replay import ReplayService
 from playground.db import RunStore

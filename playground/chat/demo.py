@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from playground.chat.compare import CompareService, Reply
-from playground.chat.sides import Side
+from playground.chat.compare import CompareService, Reply, Side
 from playground.data.check import check_file
 from playground.db import ENDED
 from playground.engine.request import Sampling

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+from playground.chat.compare import Side, side_as_json
 from playground.chat.replay import Saved
-from playground.chat.sides import Side, side_as_json
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.evaluation.checks import SCHEMA, schema_file

@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playground.chat.compare import all_replies
+from playground.chat.compare import all_replies, parse_side
 from playground.chat.replay import Saved, read_saved, together
-from playground.chat.sides import parse_side
 from playground.cli.common import Outcome, Progress, ask_app, owned_or_served, replay_in_app, services_for
 from playground.engine.request import Sampling
 from playground.errors import InputError

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from playground.chat.sides import parse_side
+from playground.chat.compare import parse_side
 from playground.cli.arguments import mapping_of
 from playground.cli.common import Outcome, Progress, judge_in_app, owned_or_served, services_for
 from playground.errors import InputError, RunFailedError

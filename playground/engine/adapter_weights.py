@@ -16,17 +16,142 @@ positions 0 ..; what they leave in the KV cache depends on nothing after them, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import nn
+from torch.nn import functional
 
-from playground.engine.bottleneck import Neck
 from playground.errors import AdapterError
 from playground.library.safetensors_header import check_magnitudes
-from playground.methods.weights import FileModule
+from playground.methods import method_for
+from playground.methods.bottleneck_method import ACTIVATIONS as NAMES
+from playground.methods.weights import BottleneckWeights, FileAdapter, FileModule
+
+
+def read_adapter(folder: Path) -> FileAdapter:
+    """What the file holds, in fp32. Raises AdapterError for a method the batch does not carry, or a damaged file."""
+    name = folder.name
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
+        if not isinstance(config, dict):
+            raise ValueError("adapter_config.json holds no JSON object")
+        # read, not mapped: a mapped file that is cut short ends the process, and load_file leaks 56 bytes a tensor
+        # (safetensors 0.8.0)
+        held = (folder / "adapter_model.safetensors").read_bytes()
+        tensors = {key: tensor.float() for key, tensor in sorted(load(held).items())}
+    except (OSError, ValueError, RuntimeError, RecursionError, SafetensorError) as error:
+        raise AdapterError(f"The adapter in {name} cannot be read: {error}. Import it again.") from error
+    if not any(tensor.numel() for tensor in tensors.values()):
+        raise AdapterError(f"The adapter in {name} holds no weights. Export it again.")
+    check_magnitudes(name, tensors)
+    method = method_for(config)
+    if method is None:
+        raise AdapterError(
+            f"{name} is a {config.get('peft_type')} adapter; chatting runs LoRA, DoRA, IA3, bottleneck, prefix and"
+            " prompt adapters. Import one of these, or train one here."
+        )
+    try:
+        return method.read(name, config, tensors)
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise AdapterError(f"{name}'s config is damaged: {error}. Export the adapter again.") from error
+
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {name: getattr(functional, name) for name in NAMES}
+
+
+@dataclass(frozen=True)
+class Neck(BottleneckWeights):
+    """One layer's bottleneck, as a batch computes it."""
+
+    @property
+    def width(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.down, self.down_bias, self.up, self.up_bias
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Neck:
+        down, down_bias, up, up_bias = (tensor.to(device, dtype).contiguous() for tensor in self.tensors)
+        return Neck(down, down_bias, up, up_bias, self.activation)
+
+    def add(self, y: torch.Tensor) -> None:
+        """In place, for tokens that all carry it: y [tokens, out]."""
+        inner = ACTIVATIONS[self.activation](torch.addmm(self.down_bias, y, self.down.t()))
+        y.addmm_(inner, self.up.t()).add_(self.up_bias)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Several necks of one layer: down [all columns, out], bias [all columns], up [all columns, out]. Each neck has a
+    column for each
+    of its inner numbers and one that is always act(1), over which its up_bias is divided; parts: (activation, from, to)
+    of each."""
+
+    down: torch.Tensor
+    bias: torch.Tensor
+    up: torch.Tensor
+    parts: tuple[tuple[str, int, int], ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.down, self.bias, self.up))
+
+    def mask(self, carried: Sequence[int | None]) -> torch.Tensor:
+        """[rows, all columns]: True where the column is of no neck that the row carries; carried: that neck's number,
+        None = none."""
+        mask = torch.ones(len(carried), self.down.shape[0], dtype=torch.bool)
+        for row, number in enumerate(carried):
+            if number is not None:
+                _, begin, end = self.parts[number]
+                mask[row, begin:end] = False
+        return mask.to(self.down.device)
+
+    def add(self, y: torch.Tensor, mask: torch.Tensor) -> None:
+        """In place: y [rows, out], each without what its mask covers."""
+        inner = torch.addmm(self.bias, y, self.down.t())
+        if len({activation for activation, _, _ in self.parts}) == 1:
+            inner = ACTIVATIONS[self.parts[0][0]](inner)
+        else:
+            inner = torch.cat(
+                [ACTIVATIONS[activation](inner[:, begin:end]) for activation, begin, end in self.parts], dim=1
+            )
+        y.addmm_(inner.masked_fill_(mask, 0.0), self.up)
+
+
+def beside(necks: Sequence[Neck]) -> Beside:
+    """At least one."""
+    down, bias, up, parts, end = [], [], [], [], 0
+    for neck in necks:
+        one = torch.ones_like(neck.down_bias[:1])
+        down += [neck.down, torch.zeros_like(neck.down[:1])]
+        bias += [neck.down_bias, one]
+        up += [neck.up.t(), (neck.up_bias / ACTIVATIONS[neck.activation](one))[None]]
+        parts.append((neck.activation, end, end + neck.width + 1))
+        end += neck.width + 1
+    return Beside(torch.cat(down), torch.cat(bias), torch.cat(up), tuple(parts))
+
+
+Masked = tuple[Beside, torch.Tensor]
+"""What the rows of a batch carry on one layer: several necks, and whose is whose."""
+
+
+def numbered(necks: Sequence[Neck | None], carried: Sequence[int | None]) -> tuple[list[Neck], list[int | None]]:
+    """Necks without gaps, and the rows' numbers among them; carried: their numbers among ``necks``, None = none."""
+    there = [number for number, neck in enumerate(necks) if neck is not None]
+    return [neck for neck in necks if neck is not None], [there.index(n) if n in there else None for n in carried]
 
 
 @dataclass(frozen=True)

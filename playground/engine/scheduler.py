@@ -14,19 +14,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from playground.data.render import encode
+from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.kv_cache import PREFIX_MIN, PrefixCache, common_prefix
-from playground.engine.llama.cuda_graph import CapturedDecode
-from playground.engine.llama.layout import PackedAdapter
-from playground.engine.llama.model import LlamaModel, Segment
-from playground.engine.request import ROWS_MAX, Row
+from playground.engine.llama_layout import PackedAdapter
+from playground.engine.llama_model import LlamaModel, Segment
+from playground.engine.request import GONE, ROWS_MAX, Row
 from playground.engine.sequence import Generation, Handle
-from playground.engine.worker_thread import GONE, WorkerThread
 from playground.errors import BaseUnavailableError
+
+if TYPE_CHECKING:
+    from playground.engine.engine import WorkerThread
 
 PREFILL_CHUNK = 256
 """Prompt tokens that are prefilled in one round; sequences that are decoding take a step in between."""

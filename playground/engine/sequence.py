@@ -3,6 +3,7 @@ limit; and the handle through which a caller follows the sequences it asked for.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -11,12 +12,89 @@ from typing import Any
 
 import torch
 
-from playground.engine.request import Row, RowState, TokenLogprob
-from playground.engine.sampling import Sampler
+from playground.engine.request import Row, RowState, Sampling, TokenLogprob
 from playground.errors import is_out_of_memory
 
+LIKELY = 256
+"""Tokens that top-p looks at first: nearly always enough, and sorting a whole vocabulary takes 4 ms."""
 _UNFINISHED = "�"
 """What a tokenizer puts for a character whose bytes are not all there yet."""
+
+
+class Sampler:
+    """One row's sampler. The same seed and logits give the same tokens, whatever the other rows do.
+
+    The order is the usual one: repetition penalty, ends suppressed while the reply is too short, temperature, top-k,
+    top-p.
+    prompt: the prompt's token ids, which the repetition penalty counts as seen. ends: token ids that end a reply.
+    """
+
+    def __init__(self, sampling: Sampling, prompt: Sequence[int] = (), ends: Collection[int] = ()) -> None:
+        self._sampling = sampling
+        self._ends = sorted(ends)
+        self._seen = set(prompt) if sampling.repetition_penalty != 1 else set()
+        self._drawn = 0
+        self._generator: torch.Generator | None = None
+
+    def pick(self, logits: torch.Tensor) -> int:
+        """The next token id. logits: [vocabulary], left as they are. Raises FloatingPointError where they are not
+        finite, or no token has a share of the probability."""
+        token = self._draw(self._changed(logits))
+        self._drawn += 1
+        if self._sampling.repetition_penalty != 1:
+            self._seen.add(token)
+        return token
+
+    def _changed(self, logits: torch.Tensor) -> torch.Tensor:
+        """logits after the repetition penalty and the suppression of the reply's end."""
+        penalty, short = self._sampling.repetition_penalty, self._drawn < self._sampling.min_tokens
+        if penalty == 1 and not (short and self._ends):
+            return logits
+        logits = logits.float().clone()
+        if penalty != 1 and self._seen:
+            seen = torch.tensor(sorted(self._seen), device=logits.device)
+            found = logits[seen]
+            logits[seen] = torch.where(found < 0, found * penalty, found / penalty)
+        if short and self._ends:
+            logits[self._ends] = float("-inf")
+        return logits
+
+    def shares(self, logits: torch.Tensor) -> torch.Tensor:
+        """Each token's probability [vocabulary] as the next draw would have it. Not for a temperature of 0."""
+        return self._shares(self._changed(logits))
+
+    def _shares(self, logits: torch.Tensor) -> torch.Tensor:
+        sampling = self._sampling
+        scaled = logits.float().cpu() / sampling.temperature
+        if 0 < sampling.top_k < scaled.shape[0]:
+            scaled = scaled.masked_fill(scaled < scaled.topk(sampling.top_k).values[-1], float("-inf"))
+        shares = scaled.softmax(-1)
+        if sampling.top_p < 1:
+            values, indices = shares.topk(min(LIKELY, shares.shape[0]))
+            if float(values.sum()) < sampling.top_p:
+                values, indices = shares.sort(descending=True)
+            kept = values.masked_fill(values.cumsum(0) - values >= sampling.top_p, 0)
+            shares = torch.zeros_like(shares).scatter_(0, indices, kept / kept.sum())
+        return shares
+
+    def _draw(self, logits: torch.Tensor) -> int:
+        if self._sampling.temperature == 0:
+            best = int(logits.argmax())  # of a NaN, where there is one
+            _refuse_unless(math.isfinite(float(logits[best])))
+            return best
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(self._sampling.seed)
+        # one number and a search: torch.multinomial draws one for every token of the vocabulary, which takes longer
+        reached = self._shares(logits).cumsum(0, dtype=torch.float64)
+        _refuse_unless(math.isfinite(float(reached[-1])))
+        drawn = torch.rand(1, generator=self._generator, dtype=torch.float64) * reached[-1]
+        token = int(torch.searchsorted(reached, drawn, right=True))
+        return min(token, int(torch.searchsorted(reached, reached[-1])))
+
+
+def _refuse_unless(finite: bool) -> None:
+    if not finite:
+        raise FloatingPointError("logits that are not finite")
 
 
 class Generation:
@@ -145,3 +223,18 @@ class Handle:
             yield states
             if all(state.finish for state in states):
                 return
+
+
+def token_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each place's token: logits [places, vocabulary], tokens [places] -> [places], nats."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits.float(), tokens, reduction="none")
+
+
+def token_divergences(logits: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) of each place, p from ``logits`` and q from ``base`` [places, vocabulary] -> [places]."""
+    from torch.nn import functional
+
+    p, q = logits.float().log_softmax(-1), base.float().log_softmax(-1)
+    return functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).clamp_(min=0.0)

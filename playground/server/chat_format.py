@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from playground.chat.batching import Written
-from playground.chat.completion import Chat
+from playground.chat.batching import Chat, Written
 from playground.data.example import Message
 from playground.engine.request import SEED_MAX, Sampling, TokenLogprob, stamp_hash
 from playground.errors import InputError

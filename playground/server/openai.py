@@ -18,8 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from playground.chat.batching import Written
-from playground.chat.completion import BASE
+from playground.chat.batching import BASE, Written
 from playground.errors import (
     BaseUnavailableError,
     BusyError,

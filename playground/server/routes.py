@@ -12,9 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from playground.chat.compare import all_replies
+from playground.chat.compare import all_replies, side_from
 from playground.chat.replay import Saved
-from playground.chat.sides import side_from
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
 from playground.server.access import from_here, shows

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.events import Dependency
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.errors import InputError
 from playground.services import Services
 from playground.ui import html, verdict_form, verdict_shown

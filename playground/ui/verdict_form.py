@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import gradio as gr
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.data.split import split
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.comparison import Changes, Questions

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.chat.batching import Asked, Batches, Written
-from playground.chat.sides import Side, Turn, conversation, passages_for
+from playground.chat.compare import Side, Turn, conversation, passages_for
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
 from playground.data.retrieval import Documents

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from filelock import FileLock
 
-from playground.chat.sides import SHOTS_MAX, Side
+from playground.chat.compare import SHOTS_MAX, Side
 from playground.data.split import VALIDATION, split
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.library.files import write_json

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from playground.chat.batching import WAIT_S, Asked, Batches, Written, place_in_line
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_example, render_prompt
-from playground.engine.request import Sampling
-from playground.engine.scoring import ROOM, Score, ScoreRow
-from playground.engine.scoring import TOGETHER as SCORED_TOGETHER
+from playground.engine.request import ROOM, Sampling, Score, ScoreRow
+from playground.engine.request import TOGETHER as SCORED_TOGETHER
 from playground.errors import PlaygroundError, RunFailedError
 from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, Scored, material, pooled, right
 from playground.gpu.manager import DeviceManager

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from playground.chat.sides import Side, side_as_json, side_from
+from playground.chat.compare import Side, side_as_json, side_from
 from playground.data.split import row_hash
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError

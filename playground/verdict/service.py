@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.errors import BusyError, CancelledError, InputError, NotFoundError, PlaygroundError
 from playground.evaluation.checks import parse_checks
 from playground.evaluation.comparison import Questions

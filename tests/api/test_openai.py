@@ -16,8 +16,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from playground.chat.batching import Written
-from playground.chat.completion import Chat, CompletionService
+from playground.chat.batching import Chat, CompletionService, Written
 from playground.engine.request import RowState, TokenLogprob, stamp_hash
 from playground.errors import BaseUnavailableError, BusyError, OutOfMemoryError, RunFailedError
 from playground.gpu.manager import QUEUE_LIMIT

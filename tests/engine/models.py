@@ -11,9 +11,7 @@ from typing import Any
 
 import torch
 
-from playground.engine.adapter_file import read_adapter
-from playground.engine.adapter_weights import ModuleWeights, fitted
-from playground.engine.bottleneck import Neck
+from playground.engine.adapter_weights import ModuleWeights, Neck, fitted, read_adapter
 from playground.engine.engine import Engine
 from playground.engine.request import AdapterFile, Row, RowState
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from playground.engine.cuda_graph import CapturedDecode, Graph, cuda_capture
 from playground.engine.engine import Engine
-from playground.engine.llama.backend import LlamaBackend
-from playground.engine.llama.cuda_graph import CapturedDecode, Graph, cuda_capture
-from playground.engine.llama.model import Segment
+from playground.engine.llama_backend import LlamaBackend
+from playground.engine.llama_model import Segment
 from playground.engine.request import AdapterFile
 from tests.engine.models import Again
 

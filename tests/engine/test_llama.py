@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from playground.engine.engine import Engine
-from playground.engine.llama.backend import LlamaBackend
-from playground.engine.llama.model import LlamaModel, unfit
+from playground.engine.llama_backend import LlamaBackend
+from playground.engine.llama_model import LlamaModel, unfit
 from playground.engine.request import ROWS_MAX, AdapterFile, Row, RowState, Sampling
 from playground.engine.scheduler import PREFILL_CHUNK, Scheduler
 
@@ -61,7 +61,7 @@ def tiny(family: str) -> Any:
 
 @pytest.mark.parametrize("family", ["llama", "llama3-rope", "llama-bias", "mistral", "qwen2", "qwen3"])
 def test_a_family_equals_hugging_face(family: str) -> None:
-    from playground.engine.llama.model import Segment
+    from playground.engine.llama_model import Segment
 
     model = tiny(family)
     ids = [torch.randint(0, 128, (length,)).tolist() for length in (1, 7, 20)]

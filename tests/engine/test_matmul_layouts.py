@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from playground.engine.llama.matmul_layouts import CALLS, LATE, PLAIN, RETRY_S, ROWS_MAX, STEPS, MatmulLayouts
+from playground.engine.llama_layout import CALLS, LATE, PLAIN, RETRY_S, ROWS_MAX, STEPS, MatmulLayouts
 
 CACHED = 4
 LAYERS = 8

@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 
-from playground.engine.engine import Engine
+from playground.engine.cuda_graph import CapturedDecode, Graph
+from playground.engine.engine import Engine, WorkerThread
 from playground.engine.kv_cache import KVCache
-from playground.engine.llama.adapter_slots import AdapterSlots
-from playground.engine.llama.backend import LlamaBackend
-from playground.engine.llama.cuda_graph import CapturedDecode, Graph
-from playground.engine.llama.layout import PackedAdapter
-from playground.engine.request import AdapterFile, Row, RowState, Sampling
+from playground.engine.llama_backend import LlamaBackend
+from playground.engine.llama_layout import PackedAdapter
+from playground.engine.llama_slots import AdapterSlots
+from playground.engine.request import AdapterFile, Row, RowState, Sampling, ScoreRow
 from playground.engine.scheduler import Scheduler
-from playground.engine.scoring import ScoreRow
-from playground.engine.worker_thread import WorkerThread
 from playground.errors import BaseUnavailableError
 from tests.engine.models import Again
 

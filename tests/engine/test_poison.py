@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from playground.engine.adapter_weights import ModuleWeights
+from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.engine import Engine
-from playground.engine.llama.adapter_slots import AdapterSlots
-from playground.engine.llama.backend import LlamaBackend
-from playground.engine.llama.cuda_graph import CapturedDecode
-from playground.engine.llama.layout import LinearGroup, pack
-from playground.engine.llama.model import Segment
+from playground.engine.llama_backend import LlamaBackend
+from playground.engine.llama_layout import LinearGroup, pack
+from playground.engine.llama_model import Segment
+from playground.engine.llama_slots import AdapterSlots
 from playground.engine.request import AdapterFile, Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary

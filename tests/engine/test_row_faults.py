@@ -12,11 +12,10 @@ import torch
 
 from playground.data.render import encode
 from playground.engine.engine import Engine
-from playground.engine.llama.backend import LlamaBackend
+from playground.engine.llama_backend import LlamaBackend
 from playground.engine.request import LOGPROBS_MAX, SEED_MAX, STOP_LENGTH, TOP_K_MAX, Row, RowState, Sampling
-from playground.engine.sampling import Sampler
 from playground.engine.scheduler import Scheduler
-from playground.engine.sequence import Generation
+from playground.engine.sequence import Generation, Sampler
 from playground.errors import InputError
 from tests.engine.models import run, save_base
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from playground.engine.request import Sampling
-from playground.engine.sampling import LIKELY, Sampler
+from playground.engine.sequence import LIKELY, Sampler
 
 VOCABULARY = 1500
 ENDS = (7, 3)

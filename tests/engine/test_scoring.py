@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from playground.engine.engine import Engine
-from playground.engine.request import Row, Sampling
-from playground.engine.scoring import ROOM, TOGETHER, ScoreRow, parts
+from playground.engine.request import ROOM, TOGETHER, Row, Sampling, ScoreRow, parts
 from playground.errors import AdapterError, InputError
 from tests.engine.models import WINDOW, attach, byte_tokenizer, load_base, run, save_adapter, save_base, with_adapter
 

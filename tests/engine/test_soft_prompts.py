@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.engine import Engine
 from playground.engine.kv_cache import PREFIX_MIN
-from playground.engine.llama.backend import LlamaBackend
-from playground.engine.llama.cuda_graph import CapturedDecode
-from playground.engine.llama.model import Segment
+from playground.engine.llama_backend import LlamaBackend
+from playground.engine.llama_model import Segment
 from playground.engine.request import Row, Sampling
 from playground.engine.scheduler import PREFILL_CHUNK
 from playground.errors import InputError

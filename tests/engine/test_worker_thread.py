@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from playground.engine.worker_thread import WorkerThread
+from playground.engine.engine import WorkerThread
 from playground.errors import BaseUnavailableError
 
 BOUND_S = 10.0
@@ -34,7 +34,7 @@ def test_closing_does_what_waits_and_then_the_thread_ends() -> None:
     compute.post(gate.wait)
     compute.post(lambda: done.append("waiting"))
     closing = threading.Thread(target=lambda: compute.close(lambda: done.append("last")), daemon=True)
-    thread = compute._thread
+    thread = compute.thread
     closing.start()
     gate.set()
     closing.join(BOUND_S)

@@ -12,8 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from playground.chat.batching import Asked, Written
-from playground.chat.compare import all_replies
-from playground.chat.sides import Side
+from playground.chat.compare import Side, all_replies
 from playground.engine.request import Sampling
 from playground.errors import AdapterError, InputError, RunFailedError
 from playground.models.bases import kv_bytes_per_token

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.data.split import split
 from playground.errors import InputError, NotFoundError
 from playground.services import Services, build_services

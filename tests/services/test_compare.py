@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.chat.sides import Side, Turn, conversation, parse_side
+from playground.chat.compare import Side, Turn, conversation, parse_side
 from playground.data.example import Example, Message
 from playground.engine.request import Sampling
 from playground.errors import InputError

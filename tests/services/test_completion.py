@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from playground.chat.batching import Written
-from playground.chat.completion import LOOK_S, PATIENCE_S, Chat, CompletionService
+from playground.chat.batching import LOOK_S, PATIENCE_S, Chat, CompletionService, Written
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
 from playground.engine.request import SEED_MAX, Sampling

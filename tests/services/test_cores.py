@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.engine.request import Sampling
 from playground.gpu import lanes
 from playground.gpu.device import CpuDevice

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.engine.request import AdapterFile, Row, RowState, Sampling
 from playground.errors import BusyError, OutOfMemoryError
 from playground.gpu.manager import DeviceManager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.engine.request import Sampling
 from playground.errors import NotFoundError
 from playground.runs.progress import RunView

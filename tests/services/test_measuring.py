@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.errors import AdapterError
 from playground.evaluation.forgetting import Forgetting
 from playground.evaluation.verdict import Answered

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from playground.chat.compare import all_replies
+from playground.chat.compare import Side, all_replies
 from playground.chat.replay import Saved, first_difference, read_saved, together
-from playground.chat.sides import Side
 from playground.engine.request import Sampling
 from playground.errors import InputError, NotFoundError
 from playground.services import Services, build_services

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from playground.data.example import Message
-from playground.engine.scoring import TOGETHER, Score
+from playground.engine.request import TOGETHER, Score
 from playground.errors import InputError
 from playground.evaluation.forgetting import material
 from playground.library.card import AdapterCard

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.data.retrieval import with_passages
 from playground.errors import InputError, NotFoundError, OutOfMemoryError
 from playground.evaluation.comparison import Questions

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from playground.chat.batching import Asked
-from playground.chat.compare import Reply
-from playground.chat.sides import Side
+from playground.chat.compare import Reply, Side
 from playground.engine.request import ROWS_MAX, Sampling
 from playground.errors import InputError
 from playground.gpu import zero

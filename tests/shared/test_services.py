@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from playground.chat.compare import Side
 from playground.chat.replay import Saved
-from playground.chat.sides import Side
 from playground.engine.request import Sampling
 from playground.errors import BusyError, InputError, NotFoundError
 from playground.runs.service import TrainRequest

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from playground.chat.batching import Batches
-from playground.chat.completion import Chat
-from playground.chat.sides import Side
+from playground.chat.batching import Batches, Chat
+from playground.chat.compare import Side
 from playground.data.example import Message
 from playground.engine.request import Row, RowState, Sampling
 from playground.errors import BusyError, InputError

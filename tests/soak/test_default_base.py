@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.chat.sides import Side
+from playground.chat.compare import Side
 from playground.engine.request import Sampling
 from playground.library.bases import Base
 from playground.services import Services

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from playground.chat.compare import Reply
+from playground.chat.compare import Reply, Side
 from playground.chat.demo import DemoState
-from playground.chat.sides import Side
 from playground.data.advice import Advice
 from playground.data.editing import Table
 from playground.data.example import BadRow, Checked, Example, Message

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 
 from playground.engine.kv_cache import KVCache
-from playground.engine.llama.adapter_slots import AdapterSlots
-from playground.engine.llama.model import LlamaModel
+from playground.engine.llama_model import LlamaModel
+from playground.engine.llama_slots import AdapterSlots
 
 
 class Graph(Protocol):

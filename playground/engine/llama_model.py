@@ -16,9 +16,19 @@ import torch
 from torch.nn import functional
 
 from playground.engine.kv_cache import KVCache
-from playground.engine.llama.adapter_slots import AdapterSlots
-from playground.engine.llama.layout import DOWN, GATE_UP, OUT, QKV, Layer, Scales, groups_of, joined, layer_of
-from playground.engine.llama.matmul_layouts import MatmulLayouts
+from playground.engine.llama_layout import (
+    DOWN,
+    GATE_UP,
+    OUT,
+    QKV,
+    Layer,
+    MatmulLayouts,
+    Scales,
+    groups_of,
+    joined,
+    layer_of,
+)
+from playground.engine.llama_slots import AdapterSlots
 from playground.library.base_shapes import BODY_ONLY
 
 ROPES = ("default", "linear", "llama3")

@@ -9,12 +9,66 @@ copied in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from playground.engine.bottleneck import BankNecks, Masked, Neck
-from playground.engine.llama.layout import LinearGroup, PackedAdapter, Pair, Scales
+from playground.engine.adapter_weights import Beside, Masked, Neck, beside, numbered
+from playground.engine.llama_layout import LinearGroup, PackedAdapter, Pair, Scales
+
+
+class BankNecks:
+    """The necks of a bank's selected rows. Those of one set of adapters are laid side by side once, and stay until a
+    row carries one
+    that is not among them."""
+
+    def __init__(self) -> None:
+        self._laid: list[Mapping[int, Sequence[Neck | None]]] = []
+        self._beside: dict[tuple[int, int], Beside] = {}
+        self._selected: dict[int, list[Masked | None]] = {}
+
+    @property
+    def bytes(self) -> int:
+        return sum(laid.bytes for laid in list(self._beside.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._selected)
+
+    def select(self, rows: Sequence[Mapping[int, Sequence[Neck | None]]]) -> None:
+        """rows: what each row's adapter has, by place and part; {} = nothing."""
+        if not any(rows):
+            self._selected = {}
+            return
+        if not all(any(row is laid for laid in self._laid) for row in rows if row):
+            self._laid, self._beside = [], {}
+            for row in rows:
+                if row and not any(row is laid for laid in self._laid):
+                    self._laid.append(row)
+        carried = [next((n for n, laid in enumerate(self._laid) if row and row is laid), None) for row in rows]
+        masks: dict[tuple[object, ...], torch.Tensor] = {}
+        self._selected = {}
+        for place in sorted({place for row in rows for place in row}):
+            parts = max(len(laid[place]) for laid in self._laid if place in laid)
+            self._selected[place] = [self._masked(place, part, carried, masks) for part in range(parts)]
+
+    def get(self, place: int) -> list[Masked | None] | None:
+        """Of one group's layers, or None where no selected row has any."""
+        return self._selected.get(place)
+
+    def _masked(
+        self, place: int, part: int, carried: Sequence[int | None], masks: dict[tuple[object, ...], torch.Tensor]
+    ) -> Masked | None:
+        necks, numbers = numbered([laid[place][part] if place in laid else None for laid in self._laid], carried)
+        if not any(number is not None for number in numbers):
+            return None
+        if (place, part) not in self._beside:
+            self._beside[place, part] = beside(necks)
+        laid = self._beside[place, part]
+        key = (laid.parts, *numbers)  # the same for nearly all layers
+        if key not in masks:
+            masks[key] = laid.mask(numbers)
+        return laid, masks[key]
+
 
 SLOTS_MIN = 4
 """Slots that are there from the start: coming back to one of so many adapters costs nothing."""

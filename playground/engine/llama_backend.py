@@ -10,21 +10,24 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from playground.engine.adapter_weights import AdapterWeights
 from playground.engine.kv_cache import KVCache
-from playground.engine.llama.adapter_slots import AdapterSlots
-from playground.engine.llama.layout import PackedAdapter, pack
-from playground.engine.llama.model import LlamaModel, Segment
+from playground.engine.llama_layout import PackedAdapter, pack
+from playground.engine.llama_model import LlamaModel, Segment
+from playground.engine.llama_slots import AdapterSlots
 from playground.engine.load import Loaded
-from playground.engine.request import Row, RowState
+from playground.engine.request import GONE, PLACES, Row, RowState, Score, Text, parts
 from playground.engine.scheduler import PREFILL_CHUNK, Scheduler
-from playground.engine.scoring import PLACES, Score, Text, parts, token_divergences, token_losses
-from playground.engine.worker_thread import GONE, WorkerThread
+from playground.engine.sequence import token_divergences, token_losses
 from playground.errors import AdapterError, BaseUnavailableError
 from playground.methods.weights import VirtualTokens
+
+if TYPE_CHECKING:
+    from playground.engine.engine import WorkerThread
 
 
 @dataclass

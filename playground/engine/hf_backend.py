@@ -16,20 +16,20 @@ import inspect
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from playground.engine.adapter_weights import NO_SOFT_PROMPT, AdapterWeights, SoftPrompt, out_in
-from playground.engine.hf.adapter_slots import ActiveRows, SlottedLinear
-from playground.engine.hf.scoring import Padded, padded, scores
+from playground.engine.hf_rows import ActiveRows, Padded, SlottedLinear, padded, scores
 from playground.engine.load import Loaded
-from playground.engine.request import ROWS_MAX, Row, RowState
-from playground.engine.scoring import Score, Text
+from playground.engine.request import ROWS_MAX, Row, RowState, Score, Text
 from playground.engine.sequence import Generation
-from playground.engine.worker_thread import WorkerThread
 from playground.errors import AdapterError, BaseUnavailableError
 from playground.methods.weights import VirtualTokens
+
+if TYPE_CHECKING:
+    from playground.engine.engine import WorkerThread
 
 
 class HfBackend:
