@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from playground.runs.service import TrainRequest
 from playground.services import build_services
 from playground.settings import Settings
-from playground.workspace.home import Home
+from playground.workspace.visitors import Home
 
 BATCHES = (8,)
 

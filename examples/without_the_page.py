@@ -17,7 +17,7 @@ from playground.engine.request import Sampling
 from playground.runs.service import TrainRequest
 from playground.services import build_services
 from playground.settings import Settings
-from playground.workspace.home import Home
+from playground.workspace.visitors import Home
 
 
 def main(file: str, prompt: str, question: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from playground.errors import PlaygroundError
 from playground.gpu.zero import Wrap
 from playground.settings import Settings
-from playground.workspace.home import Home, HomeTaken
+from playground.workspace.visitors import Home, HomeTaken
 
 if TYPE_CHECKING:
     from gradio import Blocks

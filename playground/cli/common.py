@@ -23,7 +23,7 @@ from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
-from playground.workspace.home import WAIT_S, Home, HomeTaken
+from playground.workspace.visitors import WAIT_S, Home, HomeTaken
 
 Outcome = tuple[dict[str, Any], str, int]
 """What a verb returns: its JSON, the same in words, the exit code."""

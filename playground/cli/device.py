@@ -14,7 +14,7 @@ from playground.cli.common import Outcome, Progress, call, services_for
 from playground.errors import PlaygroundError
 from playground.services import Services, build_services
 from playground.settings import Settings
-from playground.workspace.home import Home, HomeTaken
+from playground.workspace.visitors import Home, HomeTaken
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pandas", "evaluate", "gradio")
 

@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from playground.data import column_aliases
-from playground.data.column_aliases import listed, spelling
-from playground.data.column_profile import Column, named, profile_columns
-from playground.data.readers.records import Records
+from playground.data import column_profile as aliases
+from playground.data.column_profile import Column, listed, named, profile, spelling
+from playground.data.records import Records
 from playground.errors import InputError
 
 
@@ -33,9 +32,9 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
     chat = given.get("messages") or (None if sft else _chat(columns))
     if chat:  # 3
         rest = [column for column in columns if column.name != chat]
-        label = named(rest, column_aliases.LABELS, "flag")
+        label = named(rest, aliases.LABELS, "flag")
         kind = next((column.kind for column in columns if column.name == chat), "turns")
-        certain = _rank(chat, column_aliases.CHATS) is not None and kind == "turns"
+        certain = _rank(chat, aliases.CHATS) is not None and kind == "turns"
         why = f"told from the list of turns in {chat}" + (f" and the yes or no in {label}" if label else "")
         tools = named(columns, {"tools": 0, "functions": 1})
         why += f"; {tools} is not trained on" if tools else ""
@@ -48,8 +47,8 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
     if pair:  # 4
         (prompt, completion), confidence, why = pair
         rest = [column for column in columns if column.name not in (prompt, completion)]
-        extra = named(rest, column_aliases.INPUTS) if _rank(prompt, column_aliases.ASKS_FOR_INPUT) is not None else None
-        label = named(rest, column_aliases.LABELS, "flag")
+        extra = named(rest, aliases.INPUTS) if _rank(prompt, aliases.ASKS_FOR_INPUT) is not None else None
+        label = named(rest, aliases.LABELS, "flag")
         if label:
             confidence, why = min(confidence, 0.85), f"{why}, and from the yes or no in {label}"
         return Guess(
@@ -59,8 +58,8 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
 
 
 def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None:
-    chosen = given.get("chosen") or named(columns, column_aliases.CHOSEN)
-    rejected = given.get("rejected") or named(columns, column_aliases.REJECTED)
+    chosen = given.get("chosen") or named(columns, aliases.CHOSEN)
+    rejected = given.get("rejected") or named(columns, aliases.REJECTED)
     confidence, why = 0.97, f"told from the names {chosen} and {rejected}"
     rest = [column for column in columns if column.name not in (chosen, rejected)]
     if not (chosen and rejected):
@@ -81,9 +80,9 @@ def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None
 
 
 def _two_answers(columns: list[Column]) -> Guess | None:
-    two = column_aliases.two_answers(tuple(column.name for column in columns))
+    two = aliases.two_answers(tuple(column.name for column in columns))
     rest = [column for column in columns if two and column.name not in two[:2]]
-    label = named(rest, column_aliases.WINNERS, "text", "number", "flag")
+    label = named(rest, aliases.WINNERS, "text", "number", "flag")
     if two is None or label is None:
         return None
     first, second, _ = two
@@ -94,11 +93,11 @@ def _two_answers(columns: list[Column]) -> Guess | None:
 
 def _asked(columns: list[Column]) -> str | None:
     """The prompt of two answers: a text, or the turns before them."""
-    rest = [column for column in columns if column.rank(column_aliases.SYSTEMS) is None and not column.is_meta]
+    rest = [column for column in columns if column.rank(aliases.SYSTEMS) is None and not column.is_meta]
     return (
-        named(rest, column_aliases.PROMPTS, "text", "turns", "number")
-        or named(rest, column_aliases.CHATS, "turns")
-        or named(rest, column_aliases.INPUTS, "text", "turns")
+        named(rest, aliases.PROMPTS, "text", "turns", "number")
+        or named(rest, aliases.CHATS, "turns")
+        or named(rest, aliases.INPUTS, "text", "turns")
     )
 
 
@@ -107,52 +106,44 @@ def _mostly(columns: list[Column], name: str) -> bool:
 
 
 def _chat(columns: list[Column]) -> str | None:
-    by_name = named(columns, column_aliases.CHATS, "turns")
+    by_name = named(columns, aliases.CHATS, "turns")
     if by_name:
         return by_name
     turns = [column for column in columns if column.kind == "turns"]
-    if len(turns) == 1 and named(columns, column_aliases.COMPLETIONS) is None:
+    if len(turns) == 1 and named(columns, aliases.COMPLETIONS) is None:
         return turns[0].name
-    texts = named(columns, column_aliases.CHATS, "texts")
-    if texts and named(columns, column_aliases.COMPLETIONS, "text") is None:
+    texts = named(columns, aliases.CHATS, "texts")
+    if texts and named(columns, aliases.COMPLETIONS, "text") is None:
         return texts
-    written = named([column for column in columns if column.transcript], column_aliases.CHATS)
-    if written and named(columns, column_aliases.COMPLETIONS) is None:
+    written = named([column for column in columns if column.transcript], aliases.CHATS)
+    if written and named(columns, aliases.COMPLETIONS) is None:
         return written
     certain = named(columns, {"messages": 0, "conversations": 1})
     return (
-        certain
-        if certain and not (named(columns, column_aliases.PROMPTS) and named(columns, column_aliases.COMPLETIONS))
-        else None
+        certain if certain and not (named(columns, aliases.PROMPTS) and named(columns, aliases.COMPLETIONS)) else None
     )
 
 
 def _pair(columns: list[Column], given: Mapping[str, str]) -> tuple[tuple[str, str], float, str] | None:
     """((prompt, completion), how sure, why): by name, one of them by name, or by what two columns hold."""
     able = [column for column in columns if _may_be_trained_on(column)]
-    prompt = given.get("prompt") or named([c for c in able if c.kind != "texts"], column_aliases.PROMPTS)
-    if "prompt" not in given and prompt and _rank(prompt, column_aliases.INPUTS) is not None:
-        prompt = named(able, column_aliases.ASKS_FOR_INPUT) or prompt  # an instruction goes before its input
+    prompt = given.get("prompt") or named([c for c in able if c.kind != "texts"], aliases.PROMPTS)
+    if "prompt" not in given and prompt and _rank(prompt, aliases.INPUTS) is not None:
+        prompt = named(able, aliases.ASKS_FOR_INPUT) or prompt  # an instruction goes before its input
     rest = [column for column in able if column.name != prompt]
     flags_last = [
-        column for column in rest if not (column.kind == "flag" and column.rank(column_aliases.LABELS) is not None)
+        column for column in rest if not (column.kind == "flag" and column.rank(aliases.LABELS) is not None)
     ] or rest
-    completion = (
-        given.get("completion")
-        or named(flags_last, column_aliases.COMPLETIONS)
-        or named(rest, column_aliases.COMPLETIONS)
-    )
+    completion = given.get("completion") or named(flags_last, aliases.COMPLETIONS) or named(rest, aliases.COMPLETIONS)
     if prompt and completion:
-        ranks = (_rank(prompt, column_aliases.PROMPTS) or 0) + (_rank(completion, column_aliases.COMPLETIONS) or 0)
-        label = next(
-            (c for c in able if c.name == completion and _rank(c.name, column_aliases.LABELS) is not None), None
-        )
+        ranks = (_rank(prompt, aliases.PROMPTS) or 0) + (_rank(completion, aliases.COMPLETIONS) or 0)
+        label = next((c for c in able if c.name == completion and _rank(c.name, aliases.LABELS) is not None), None)
         why = f"told from the names {prompt} and {completion}" + ("; the label is the answer" if label else "")
         return (prompt, completion), 0.98 if ranks <= 10 else 0.9 if ranks <= 60 else 0.85, why
     telling = [column for column in able if column.is_content and column.name not in (prompt, completion)]
     if prompt or completion:
         other = _only(telling)
-        corpus = "prompt" not in given and prompt is not None and _rank(prompt, column_aliases.TEXTS) is not None
+        corpus = "prompt" not in given and prompt is not None and _rank(prompt, aliases.TEXTS) is not None
         if other is None or (corpus and other.kind != "text"):  # a corpus with a score beside each text
             return None
         pair = (prompt, other.name) if prompt else (other.name, completion or "")
@@ -168,9 +159,9 @@ def _pair(columns: list[Column], given: Mapping[str, str]) -> tuple[tuple[str, s
 
 
 def _may_be_trained_on(column: Column) -> bool:
-    labels = column.kind == "texts" and column.rank(column_aliases.KINDS) is not None
+    labels = column.kind == "texts" and column.rank(aliases.KINDS) is not None
     useless = labels or column.kind in ("other", "turn") or column.is_identifier
-    return not useless and column.rank(column_aliases.SYSTEMS) is None
+    return not useless and column.rank(aliases.SYSTEMS) is None
 
 
 def _rank(name: str, ranks: Mapping[str, int]) -> float | None:
@@ -183,7 +174,7 @@ def _only(columns: list[Column]) -> Column | None:
 
 
 def _text(columns: list[Column]) -> Guess:
-    by_name = named(columns, column_aliases.TEXTS, "text")
+    by_name = named(columns, aliases.TEXTS, "text")
     if by_name:
         alone = len(columns) == 1
         if named(columns, {"role": 0, "speaker": 1}, "text"):
@@ -193,16 +184,14 @@ def _text(columns: list[Column]) -> Guess:
             {"text": by_name}, 0.95 if alone else 0.8, f"told from the name {by_name}: no column holds an answer"
         )
     only = _only([column for column in columns if column.is_content])
-    half = only is not None and any(
-        only.rank(ranks) is not None for ranks in (column_aliases.PROMPTS, column_aliases.COMPLETIONS)
-    )
+    half = only is not None and any(only.rank(ranks) is not None for ranks in (aliases.PROMPTS, aliases.COMPLETIONS))
     if only is None or half or is_headless(only.name):
         return Guess({})
     return Guess({"text": only.name}, 0.5, f"told from what {only.name} holds: the only column of text")
 
 
 def _system(columns: list[Column]) -> dict[str, str | None]:
-    return {"system": named(columns, column_aliases.SYSTEMS, "text", "turn")}
+    return {"system": named(columns, aliases.SYSTEMS, "text", "turn")}
 
 
 def is_headless(name: str) -> bool:
@@ -268,7 +257,8 @@ def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:
     shape = _shape(Guess(given, 1.0, "as you said"), records)  # 1
     if shape:
         return shape
-    every = profile_columns(records)
+    sample = records.some()
+    every = [profile(name, [record.get(name) for record in sample]) for name in records.columns]
     columns = [column for column in every if column.name not in given.values()]
     guess = guess_roles(columns, given)
     if given:
@@ -323,7 +313,7 @@ def _lowest(records: Records, given: Mapping[str, str]) -> int:
     """What numbers stand for the first answer: by what the label column holds, else by the names of the two columns."""
     if not {"chosen", "rejected", "label"} <= given.keys():
         return 0
-    two = column_aliases.two_answers((given["chosen"], given["rejected"]))
+    two = aliases.two_answers((given["chosen"], given["rejected"]))
     values = {str(record.get(given["label"])).strip().removesuffix(".0") for record in records.some()}
     if any(re.fullmatch(r"-\d+", value) for value in values):
         return -1

@@ -13,7 +13,7 @@ from typing import Any
 
 from playground.data.check import bad_rows
 from playground.data.example import Checked, Example, Passage, Preference, Row
-from playground.data.readers.read import read_files
+from playground.data.read import read_files
 from playground.data.token_counts import TokenReport
 
 _NESTED = (list, dict)

@@ -21,8 +21,8 @@ import numpy as np
 from jinja2 import TemplateError
 
 from playground.data.example import BadRow, Checked, Example, Passage, Row, RowWarning, variants
-from playground.data.readers.limits import OnProgress, Progress
-from playground.data.readers.read import no_usable_rows
+from playground.data.read import no_usable_rows
+from playground.data.records import OnProgress, Progress
 from playground.data.render import LAST, PLAIN_TEMPLATE, encode, render_example
 from playground.errors import InputError
 

@@ -30,8 +30,8 @@ from playground.training.checkpoint import marked_step
 from playground.training.failure import DISK, disk_words, reason_of
 from playground.training.spec import RunSpec
 from playground.workspace.examples import DataService
-from playground.workspace.home import Home, HomeTaken
 from playground.workspace.quota import Quota
+from playground.workspace.visitors import Home, HomeTaken
 
 __all__ = ["Plan", "Preset", "TrainRequest", "TrainingService"]
 

@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from playground.data.packing import Packed
-from playground.data.render import Rendered
+from playground.data.render import Packed, Rendered
 from playground.training.fused.llama import fits, packed_loss
 
 WORTH = 1 / 50

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.data.example import Checked, Example, Passage
-from playground.data.packing import pack
+from playground.data.render import pack
 from playground.data.retrieval import add_passages, read_documents
 from playground.data.split import part, row_hash, split
 from playground.errors import InputError, RunFailedError

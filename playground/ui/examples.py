@@ -16,7 +16,7 @@ from gradio.blocks import Block
 
 from playground.data.advice import Advice
 from playground.data.example import Checked
-from playground.data.readers.read import EXTENSIONS
+from playground.data.read import EXTENSIONS
 from playground.data.token_counts import TokenReport
 from playground.errors import InputError, PlaygroundError
 from playground.services import Services

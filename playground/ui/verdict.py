@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.events import Dependency
 
-from playground.data.readers.read import EXTENSIONS
+from playground.data.read import EXTENSIONS
 from playground.evaluation.checks import kinds
 from playground.evaluation.cost import NOTE, Prices, prices_to_json
 from playground.services import Services

@@ -17,13 +17,12 @@ from playground.data.advice import Advice, advise
 from playground.data.check import check_file
 from playground.data.editing import Table, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
 from playground.data.example import Checked
-from playground.data.hub import parse_dataset, write_dataset
-from playground.data.readers.delimited import pasted_kind
-from playground.data.readers.limits import OnProgress
-from playground.data.readers.read import MEBI, gather, read_files, read_records
+from playground.data.read import MEBI, gather, parse_dataset, read_files, read_records, write_dataset
+from playground.data.records import OnProgress
 from playground.data.render import LAST, TokenPreview, preview_tokens
 from playground.data.retrieval import Documents, read_documents, with_documents
 from playground.data.split import TEST
+from playground.data.text_formats import pasted_kind
 from playground.data.token_counts import TokenReport, token_report
 from playground.errors import InputError, NotFoundError
 from playground.settings import Settings

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from playground.server.routes import build_routes
 from playground.services import Services, build_services
 from playground.settings import Settings
-from playground.workspace.home import Home
+from playground.workspace.visitors import Home
 from tests.engine.conftest import make_lora
 
 __all__ = ["make_lora"]

@@ -16,7 +16,7 @@ import pytest
 
 from playground.services import Services, build_services
 from playground.settings import PROJECT_ROOT, Settings
-from playground.workspace.home import Home
+from playground.workspace.visitors import Home
 
 GET = [
     *("", "config", "status", "theme.css", "robots.txt", "internal/status", "v1/models", "gradio_api/info"),

@@ -14,7 +14,7 @@ import pytest
 from playground.runs.service import TrainRequest
 from playground.services import build_services
 from playground.settings import PROJECT_ROOT, Settings
-from playground.workspace.home import Home
+from playground.workspace.visitors import Home
 from tests.cli.conftest import Call
 
 

@@ -16,7 +16,7 @@ from playground.db import RunStore
 from playground.gpu.device import CpuDevice, CudaDevice, NoCuda, find_device, torch_cuda
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.processes import started_s
-from playground.workspace.home import Home
+from playground.workspace.visitors import Home
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from playground.data.check import as_json, as_text, check_file
-from playground.data.readers.read import EXTENSIONS, TEXTS
+from playground.data.read import EXTENSIONS, TEXTS
 from playground.errors import InputError
 from tests.data.conftest import book, parquet
 

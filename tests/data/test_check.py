@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from jinja2 import TemplateError
 
-from playground.data.check import as_json, as_text, check_file, token_report
+from playground.data.check import as_json, as_text, check_file
 from playground.data.example import Checked, Passage, Preference
+from playground.data.token_counts import token_report
 from playground.errors import InputError
 
 

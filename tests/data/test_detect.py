@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from playground.data.columns import detect
-from playground.data.readers.records import Records
+from playground.data.records import Records
 from playground.errors import InputError
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]

@@ -9,8 +9,8 @@ import pytest
 
 from playground.data.check import check_file
 from playground.data.editing import edited_lines, table_of
-from playground.data.readers.delimited import pasted_kind
-from playground.data.readers.read import MEBI
+from playground.data.read import MEBI
+from playground.data.text_formats import pasted_kind
 
 LIMIT = 8 * MEBI
 

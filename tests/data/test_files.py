@@ -826,7 +826,7 @@ def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
 
 def test_large_lines_are_not_kept(tmp_path: Path) -> None:
     """The records of a JSONL file are read anew each time; only rows and digests stay."""
-    from playground.data.readers.read import read_records
+    from playground.data.read import read_records
 
     path = put(tmp_path, "a.jsonl", lines(*({"text": f"passage {n}", "more": {"inner": n}} for n in range(5000))))
     records = read_records(path, 10_000_000)

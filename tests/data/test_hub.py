@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from playground.__main__ import main
-from playground.data.hub import MAX_ROWS, DatasetId, parse_dataset, write_dataset
+from playground.data.read import MAX_ROWS, DatasetId, parse_dataset, write_dataset
 from playground.errors import InputError
-from playground.services import Services
+from playground.services import build_services
 from playground.settings import Settings
 
 README = """---
@@ -132,7 +132,7 @@ def test_the_command_line_reads_a_folder_and_says_in_one_sentence_that_the_hub_i
 
 
 def test_nothing_is_fetched_for_a_visitor_of_a_shared_app(folder: Path, tmp_path: Path) -> None:
-    services = Services(Settings(home=tmp_path / "home", shared=True))
+    services = build_services(Settings(home=tmp_path / "home", shared=True))
     with pytest.raises(InputError, match="not fetched here"):
         services.data.fetch("owner/set", "v" + "0" * 24)
     assert services.data.fetch("owner/set@test", "local").read_text().count("\n") == 20

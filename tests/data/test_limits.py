@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from playground.data.readers.limits import COLUMNS, Limits
-from playground.data.readers.read import MEBI, read_records
+from playground.data.read import MEBI, read_records
+from playground.data.records import COLUMNS, Limits
 from playground.errors import InputError
 from playground.settings import PROJECT_ROOT
 from tests.data.conftest import book
@@ -26,7 +26,7 @@ BOUND = 1 << 30
 READER = r"""
 import json, re, sys
 from pathlib import Path
-from playground.data.readers.read import read_records
+from playground.data.read import read_records
 from playground.errors import InputError
 try:
     said = f"read {len(read_records(Path(sys.argv[1]), int(sys.argv[2])).rows)} rows"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from playground.data.example import Passage
-from playground.data.packing import pack
+from playground.data.render import pack
 from playground.errors import InputError
 
 

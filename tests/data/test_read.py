@@ -9,8 +9,8 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from playground.data.readers.read import MEBI, read_records
-from playground.data.readers.records import Broken
+from playground.data.read import MEBI, read_records
+from playground.data.records import Broken
 from playground.errors import InputError
 from tests.data.conftest import book, parquet, put
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from playground.data.check import Validated, validate
 from playground.data.columns import FORMATS, Shape
 from playground.data.example import Example, Judged, Passage, Preference
-from playground.data.readers.records import Broken, Records
-from playground.data.validate import Validated, validate
+from playground.data.records import Broken, Records
 
 OBJECTIVES = {name: objective for name, objective, _, _ in FORMATS}
 U, A, S = (lambda text, role=role: {"role": role, "content": text} for role in ("user", "assistant", "system"))

@@ -14,8 +14,8 @@ from playground.runs.service import TrainingService
 from playground.settings import Settings
 from playground.training.checkpoint import mark_complete
 from playground.training.events import EventWriter
-from playground.workspace.home import Home, HomeTaken
 from playground.workspace.quota import Quota
+from playground.workspace.visitors import Home, HomeTaken
 
 RUN = "r1"
 

@@ -13,8 +13,7 @@ import pytest
 from playground.server import gate
 from playground.server.gate import token_in
 from playground.services import Services, build_services
-from playground.workspace.home import Home
-from playground.workspace.visitors import COOKIE, HOST_COOKIE, owner_of
+from playground.workspace.visitors import COOKIE, HOST_COOKIE, Home, owner_of
 from tests.shared.conftest import ANNA, SECRET, Belongings, belongings, shared_home
 
 JSONL = b"\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}."}).encode() for n in range(8))

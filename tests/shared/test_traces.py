@@ -23,8 +23,7 @@ from playground.training.publish import keep_checkpoint
 from playground.ui import sidebar
 from playground.ui.wiring import Visitor, visitor
 from playground.verdict.race_store import RUNNING, Entry, Race
-from playground.workspace.home import Home
-from playground.workspace.visitors import COOKIE, HOST_COOKIE, cookie_name, handed_over, owner_of
+from playground.workspace.visitors import COOKIE, HOST_COOKIE, Home, cookie_name, handed_over, owner_of
 from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, adapter_of, ended_run, incoming
 from tests.shared.test_services import ATTACKS, Attack
 

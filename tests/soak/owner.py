@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playground.services import build_services
 from playground.settings import Settings
-from playground.workspace.home import Home
+from playground.workspace.visitors import Home
 
 if __name__ == "__main__":
     settings = Settings(home=Path(sys.argv[1]), base=sys.argv[2])

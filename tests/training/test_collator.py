@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from playground.data.packing import Packed
-from playground.data.render import Rendered
+from playground.data.render import Packed, Rendered
 from playground.training.collator import IGNORED, AnswerCollator, TextBlockCollator, answer_loss
 
 ROWS = [Rendered("", "", [5, 6, 7, 8], [9, 10]), Rendered("", "", [11], [12, 13, 14])]

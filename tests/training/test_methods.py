@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from playground.data.example import Passage
-from playground.data.packing import pack
-from playground.data.render import Rendered, load_tokenizer
+from playground.data.render import Rendered, load_tokenizer, pack
 from playground.library.base_shapes import BaseShapes
 from playground.library.safety import check_folder
 from playground.methods import all_methods, get_method

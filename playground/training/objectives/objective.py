@@ -11,8 +11,7 @@ import torch
 from transformers import Trainer
 
 from playground.data.example import Example, Judged, Message, Passage, Preference
-from playground.data.packing import Packed
-from playground.data.render import Rendered, render_example
+from playground.data.render import Packed, Rendered, render_example
 from playground.methods.method import Method
 from playground.training.model import load_for_training
 from playground.training.spec import RunSpec

@@ -1,5 +1,4 @@
-"""A text file on disk, packed or not, as lines that can be read again and again without holding them all; and its
-encoding."""
+"""A text file on disk, packed or not, as lines that can be read again and again; and its encoding."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from playground.data.readers.limits import LONGEST_LINE, Limits, OnProgress
+from playground.data.records import LONGEST_LINE, Limits, OnProgress
 from playground.errors import InputError
 
 _BLOCK = 1024 * 1024

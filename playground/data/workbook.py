@@ -1,7 +1,4 @@
-"""Excel workbooks and Parquet files -> records.
-
-Both are compressed and their decoders allocate before anybody can count, so a child process (this module run as a
-program) decodes them first, under a limit on memory and processor time."""
+"""Excel workbooks and Parquet files -> records, after a child process has decoded them under limits on memory and time."""
 
 from __future__ import annotations
 
@@ -17,10 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from playground.data.column_aliases import listed
-from playground.data.readers.delimited import build_table
-from playground.data.readers.limits import KEEP_FEWER, Limits, OnProgress
-from playground.data.readers.records import Numbered, Records, flatten, stream
+from playground.data.column_profile import listed
+from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Records, flatten, stream
+from playground.data.text_formats import build_table
 from playground.errors import InputError
 from playground.settings import PROJECT_ROOT
 
@@ -262,7 +258,7 @@ def _probed(path: Path, size: int, changed_ns: int, limits: Limits) -> None:
     arguments = [str(path.resolve()), str(limits.upload_bytes), str(memory), str(seconds)]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "playground.data.readers.workbook", *arguments],
+            [sys.executable, "-m", "playground.data.workbook", *arguments],
             cwd=PROJECT_ROOT,
             env=os.environ | _CHILD_ENVIRONMENT,
             stdin=subprocess.DEVNULL,

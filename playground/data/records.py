@@ -1,16 +1,110 @@
-"""What a file holds before its columns mean anything: numbered records, those that could not be read, and the columns
-inside objects: ``{"data": {"prompt": …}}`` gets a column ``data.prompt`` beside ``data``."""
+"""Numbered records of a file with their columns and a sample, and the limits of what one file may hold."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from playground.data import column_aliases
-from playground.data.column_aliases import clean_name, leaf, spelling
-from playground.data.readers.limits import Limits, OnProgress
+from playground.data import column_profile as aliases
+from playground.data.column_profile import clean_name, leaf, spelling
 from playground.data.turns import is_turn
+from playground.errors import InputError
+
+UNPACKED = 10
+"""A compressed file may unpack to this many times the upload limit."""
+COLUMNS = 1000
+LONGEST_LINE = 16 * 1024 * 1024
+"""Characters of one line of JSONL, or of one cell."""
+_ROW_BYTES = 100
+_MIN_ROWS = 100_000
+_LINES_A_ROW = 4
+_CELLS_A_ROW = 40
+KEEP_FEWER = "Keep fewer rows, or split the file."
+
+
+@dataclass(frozen=True)
+class Limits:
+    """name: the file's, for messages. upload_bytes: the largest file taken; the other limits grow with it. Checks raise
+    InputError."""
+
+    name: str
+    upload_bytes: int
+
+    @property
+    def unpacked_bytes(self) -> int:
+        return UNPACKED * self.upload_bytes
+
+    @property
+    def rows(self) -> int:
+        """One for every 100 bytes of the largest upload: 209,715 at 20 MB, 2,684,354 at 256 MB."""
+        return max(_MIN_ROWS, self.upload_bytes // _ROW_BYTES)
+
+    def check_unpacked(self, count: int) -> None:
+        if count > self.unpacked_bytes:
+            raise InputError(f"{self.name} unpacks to more than {UNPACKED} times the size limit. Keep fewer rows.")
+
+    def check_rows(self, count: int) -> None:
+        self._check(count, self.rows, "rows", KEEP_FEWER)
+
+    def check_lines(self, count: int) -> None:
+        """Lines of a text: a quoted cell or a passage may have several."""
+        self._check(count, _LINES_A_ROW * self.rows, "lines", KEEP_FEWER)
+
+    def check_cells(self, count: int) -> None:
+        self._check(count, _CELLS_A_ROW * self.rows, "cells", "Keep fewer columns or rows.")
+
+    def _check(self, count: int, most: int, what: str, fix: str) -> None:
+        if count > most:
+            raise InputError(f"{self.name} has more than {most:,} {what}, the most that are read here. {fix}")
+
+    def check_line(self, count: int, number: int) -> None:
+        if count > LONGEST_LINE:
+            raise InputError(
+                f"{self.name}: line {number:,} is longer than {LONGEST_LINE:,} characters. Cut it into several lines."
+            )
+
+    def check_columns(self, count: int) -> None:
+        if count > COLUMNS:
+            raise InputError(
+                f"{self.name} has {count:,} columns; at most {COLUMNS} are read. Keep the ones to train on."
+            )
+
+    def check_whole(self, count: int) -> None:
+        """count: bytes of a document that can only be parsed as one piece."""
+        if count > self.upload_bytes:
+            raise InputError(
+                f"{self.name} unpacks to one JSON document of more than {self.upload_bytes:,} bytes, the most that is "
+                "parsed in one piece. Save it as JSONL, one object a line."
+            )
+
+
+OnProgress = Callable[[float], None]
+"""Called with a share from 0 to 1."""
+
+
+class Progress:
+    """Calls ``on_progress`` at most ten times a second; with 1 always, and never with less than before."""
+
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        self._on_progress = on_progress
+        self._last, self._share = -1.0, 0.0
+
+    def at(self, share: float) -> None:
+        """share: of the whole work, from 0 to 1."""
+        if self._on_progress is None:
+            return
+        share = min(1.0, max(share, self._share))
+        now = time.monotonic()
+        if share >= 1 > self._share or now - self._last >= 0.1:
+            self._last, self._share = now, share
+            self._on_progress(share)
+
+    def part(self, start: float, end: float) -> OnProgress:
+        """A callback for one part of the work: its 0 is ``start`` of the whole, its 1 is ``end``."""
+        return lambda share: self.at(start + (end - start) * min(1.0, share))
+
 
 SAMPLE = 500
 """Records in a sample: at least so many, at most twice as many, from all over the file."""
@@ -178,9 +272,9 @@ def _flatten_value(name: str, value: Any, flat: dict[str, Any], depth: int, besi
 
 def _flatten_list(name: str, value: list[Any], flat: dict[str, Any], beside: Mapping[str, Any]) -> None:
     if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):
-        if spelling(leaf(name)) not in column_aliases.ANSWER_PAIRS:
+        if spelling(leaf(name)) not in aliases.ANSWER_PAIRS:
             return
-        given = (scores for key, scores in beside.items() if spelling(key) in column_aliases.SCORES)
+        given = (scores for key, scores in beside.items() if spelling(key) in aliases.SCORES)
         scores = next((two for two in given if _are_two_numbers(two)), None)
         if scores is None:
             flat[f"{name}.1"], flat[f"{name}.2"] = value
@@ -189,7 +283,7 @@ def _flatten_list(name: str, value: list[Any], flat: dict[str, Any], beside: Map
     elif value and isinstance(value[0], dict):
         if spelling(name) == "annotations" and "result" in value[0]:
             flat[f"{name}.choice"] = _choice(value[0]["result"])
-        elif len(value) >= 2 and spelling(leaf(name)) in column_aliases.SCORED:
+        elif len(value) >= 2 and spelling(leaf(name)) in aliases.SCORED:
             ranked = sorted((item for item in map(_scored, value) if item), key=lambda item: item[0])
             if len(ranked) == len(value) and ranked[0][0] < ranked[-1][0]:
                 flat[f"{name}.best"], flat[f"{name}.worst"] = ranked[-1][1], ranked[0][1]

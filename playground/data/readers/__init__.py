@@ -1,1 +1,0 @@
-"""Files of any common kind -> numbered records."""
