@@ -58,8 +58,7 @@ _FIRST = "(SELECT COALESCE(MIN(place), 0) - 1 FROM runs)"
 
 def connect(path: Path, timeout_s: float = 30.0, *, create: bool = True) -> sqlite3.Connection:
     """A connection that overwrites what it deletes or changes. create: make the file and its folder where they are
-    missing;
-    otherwise a missing file raises sqlite3.OperationalError."""
+    missing; otherwise a missing file raises sqlite3.OperationalError."""
     if create:
         private_folder(path.parent)
         # SQLite reports errors best. An existing file is not opened here: closing it would free SQLite's locks.
@@ -76,8 +75,7 @@ def connect(path: Path, timeout_s: float = 30.0, *, create: bool = True) -> sqli
 
 def wipe(path: Path, timeout_s: float = 30.0) -> None:
     """Remove deleted rows from the file and its write-ahead log. Raises sqlite3.Error where others use it for too long,
-    or the
-    disk is full."""
+    or the disk is full."""
     with contextlib.closing(connect(path, timeout_s, create=False)) as db:
         db.execute("VACUUM")
         busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -170,8 +168,7 @@ class RunStore(_Tables):
     """The table of runs and who supervises them. Safe from several threads and processes.
 
     A write raises DiskFullError while the disk is full; ``update_or_defer`` keeps it as a pending write instead. One
-    object per
-    process, since pending writes are seen by its own readers only.
+    object per process, since pending writes are seen by its own readers only.
     """
 
     def __init__(self, path: Path) -> None:
@@ -196,8 +193,7 @@ class RunStore(_Tables):
             db.execute(f"INSERT INTO runs ({names}, place) VALUES ({_marks(values)}, {_LAST})", list(values.values()))
 
     def update(self, run: str, *, only_from: tuple[str, ...] | None = None, **values: Any) -> bool:
-        """Change a run; with ``only_from`` just if it is still in one of these states. Returns whether it was
-        changed."""
+        """Change a run; with ``only_from`` just if it is still in one of these states. Returns whether it was changed."""
         if "summary" in values:
             values["summary"] = json.dumps(values["summary"], allow_nan=False)
         states = only_from or STATES

@@ -49,8 +49,8 @@ class Progress:
 
 
 class Job:
-    """One piece of work. error: why it ended early, "" = it did not. failed: by an error, not by a person who
-    stopped it."""
+    """One piece of work. error: why it ended early, "" = it did not. failed: by an error, not by a person who stopped
+    it."""
 
     def __init__(self, key: str, what: str, clock: Callable[[], float], begin: Callable[[Job], None]) -> None:
         self.key, self.what, self.progress, self.error, self.failed = key, what, Progress(), "", False
@@ -159,8 +159,8 @@ class Jobs:
 
     @contextlib.contextmanager
     def here(self, key: str, what: str, busy: str) -> Iterator[Job]:
-        """A job in the caller's own thread: the block. Raises InputError that says ``busy`` while a job with this
-        key is live."""
+        """A job in the caller's own thread: the block. Raises InputError that says ``busy`` while a job with this key
+        is live."""
         with self._lock:
             self._refused(key, busy)
             job = Job(key, what, self._clock, self._begin)

@@ -23,8 +23,7 @@ HEAD_START_S = 0.5
 
 def serve(settings: Settings, zero: Wrap | None = None) -> None:
     """Serve until stopped. zero: ``spaces.GPU`` on a ZeroGPU Space. Raises PlaygroundError when another app serves this
-    home
-    already."""
+    home already."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:

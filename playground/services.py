@@ -21,9 +21,8 @@ from playground.models.bases import BaseService, load_engine
 from playground.models.exporting import Exporter, Pusher
 from playground.models.live_adapters import Learning
 from playground.models.residents import Residents
-from playground.runs.device_status import DeviceService
 from playground.runs.runner import ZeroRunner
-from playground.runs.service import TrainingService
+from playground.runs.service import DeviceService, TrainingService
 from playground.settings import Settings
 from playground.training import processes
 from playground.verdict.answers import Answering

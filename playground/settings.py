@@ -45,12 +45,10 @@ class Settings:
     upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
-    session_runs: runs
-    that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays after the last
-    visit.
+    session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
+    after the last visit.
     session_replies: replies of their verdicts, benches and judgings that wait or are written at once. session_tokens:
-    the longest reply,
-    in tokens. session_steps, session_minutes: of one run, the minutes by its own estimate.
+    the longest reply, in tokens. session_steps, session_minutes: of one run, the minutes by its own estimate.
 
     zero_seconds: longest single use of the device on a ZeroGPU Space.
     """
@@ -123,8 +121,7 @@ class Settings:
 
     @property
     def incoming_dir(self) -> Path:
-        """Where the page's server puts what a browser sends, for minutes; nothing else that a caller names is
-        opened."""
+        """Where the page's server puts what a browser sends, for minutes; nothing else that a caller names is opened."""
         return self.uploads_dir / "gradio"
 
     @property

@@ -30,7 +30,7 @@ from playground.models.bases import BaseService, kv_bytes_per_token
 from playground.models.memory import make_room
 from playground.models.residents import Residents
 from playground.plain import plain_text
-from playground.runs.queue import ordinal
+from playground.runs.progress import ordinal
 from playground.runs.runner import Decoder, Direct
 from playground.settings import Settings
 

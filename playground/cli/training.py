@@ -12,8 +12,7 @@ from playground.cli.common import Outcome, Progress, owned_or_served, services_f
 from playground.data.check import as_json, as_text
 from playground.data.split import split
 from playground.errors import RunFailedError
-from playground.runs.progress import RunView, write_curves
-from playground.runs.queue import ordinal
+from playground.runs.progress import RunView, ordinal, write_curves
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings

@@ -9,11 +9,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
-from playground.data.example import Checked, Judged, Passage, Preference
+from playground.data.example import Checked, Judged, Passage, Preference, Row
 from playground.data.render import ALL, encode
-from playground.data.split import VALIDATION, Parts, Row, split
+from playground.data.split import VALIDATION, Parts, split
 from playground.db import RunStore
 from playground.errors import InputError
 from playground.evaluation.checks import SCHEMA, parse_check, schema_file
@@ -24,9 +23,9 @@ from playground.library.base_shapes import BaseShapes
 from playground.library.card import AdapterCard
 from playground.library.safety import check_folder
 from playground.methods import all_methods, get_method
-from playground.methods.method import Method, Options
-from playground.methods.shapes import Shapes
+from playground.methods.method import Method
 from playground.models.bases import BaseService
+from playground.models.memory import own_weights
 from playground.runs.request import QUICK_STEPS, TrainRequest
 from playground.runs.runner import Workers
 from playground.settings import Settings
@@ -37,30 +36,29 @@ from playground.training.spec import MAX_TOKENS, OBJECTIVES, REWARD_MODEL, RunSe
 from playground.workspace.examples import DataService
 from playground.workspace.quota import Quota
 
-"""What is an adapter of another method once it is trained."""
+DISK_FACTOR = 4
+"""What a run writes, in sizes of its result: the adapter, and checkpoints that hold two moments a weight beside it."""
+PACKED_TOKENS = 256
+"""The longest row of raw text, which fills every row up to it, unless a person says otherwise."""
+ANSWERS = 200
+"""So many answers are measured for an estimate."""
+REMEMBERED = 8
+_NEEDS = {
+    "sft": "a column of prompts and one of answers",
+    "text": "raw text",
+    "preference": "a better and a worse answer to each prompt (columns chosen and rejected)",
+    "unpaired_preference": "answers marked good or bad, or pairs of a better and a worse one",
+}
+"""What a file of each kind holds, in words."""
 
 
-class _Asked(Protocol):
-    @property
-    def method(self) -> str: ...
-    @property
-    def rank(self) -> int | None: ...
-    @property
-    def options(self) -> Options: ...
-
-
-def _file_of(name: str) -> str:
-    """The method whose files a method writes."""
-    method = all_methods().get(name)
-    return (method.writes if method is not None else "") or name
-
-
-def begins_with(request: _Asked, objective: str, card: AdapterCard, base: BaseShapes) -> AdapterCard:
+def begins_with(request: TrainRequest, objective: str, card: AdapterCard, base: BaseShapes) -> AdapterCard:
     """The adapter that a run goes on from. Raises InputError, or AdapterError where it was trained on another base."""
-    faults = []
+    faults, writes = [], get_method(request.method).writes or request.method
+    known = all_methods().get(card.method)
     if card.objective == "reward" or objective == "reward":
         faults.append("reward models begin at the base, and nothing else begins with one")
-    if _file_of(card.method) != _file_of(request.method):
+    if ((known and known.writes) or card.method) != writes:
         faults.append(f"it is {card.method} and the run {request.method}; choose --method {card.method}")
     if request.rank and card.rank and request.rank != card.rank:
         faults.append(f"its rank is {card.rank}, not {request.rank}; leave the rank out")
@@ -103,21 +101,10 @@ def rewarded_by(
 
 def _same_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
     if card.base_fingerprint and base.fingerprint and card.base_fingerprint != base.fingerprint:
-        raise InputError(
-            f"A run on this base cannot {what} {card.id}, which was trained on another base ({card.base})."
-        )
+        other = f"which was trained on another base ({card.base})"
+        raise InputError(f"A run on this base cannot {what} {card.id}, {other}.")
     if card.kind == "peft":
         check_folder(card.path, base)
-
-
-DISK_FACTOR = 4
-"""What a run writes, in sizes of its result: the adapter, and checkpoints that hold two moments a weight beside it."""
-
-PACKED_TOKENS = 256
-"""The longest row of raw text, which fills every row up to it, unless a person says otherwise."""
-ANSWERS = 200
-"""So many answers are measured for an estimate."""
-REMEMBERED = 8
 
 
 @dataclass(frozen=True)
@@ -142,12 +129,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A request with everything decided: defaults filled in, the file read and split.
-
-    rank: 0 = the method has none. left_out: rows excluded from training. rewards: name -> the file it names, "" for
-    none.
-    start: the adapter that the run begins with.
-    """
+    """A request with everything decided: defaults filled in, the file read and split. rank: 0 = the method has none.
+    left_out: rows excluded from training. rewards: name -> the file it names, "" for none. start: the adapter that the
+    run begins with."""
 
     request: TrainRequest
     method: Method
@@ -184,24 +168,23 @@ class Planner:
     def methods(self) -> list[Method]:
         """In the order of a form, with the defaults for the base in use where it is on disk."""
         methods = list(all_methods().values())
-        return (
-            [method.sized(self._bases.weights()) for method in methods] if self._bases.folder() is not None else methods
-        )
+        if self._bases.folder() is None:
+            return methods
+        return [method.sized(self._bases.weights()) for method in methods]
 
     def plan(self, resolved: Resolved) -> Plan:
         """What the run will need and whether it can start."""
-        request, method = resolved.request, resolved.method
-        needed = self._estimate(resolved)
+        request, needed = resolved.request, self._estimate(resolved)
         return Plan(
             trainable_params=needed.trainable_params,
             total_params=needed.total_params,
             seconds=needed.seconds,
             memory_bytes=needed.memory_bytes,
-            free_bytes=self._manager.free_bytes,
             disk_bytes=needed.disk_bytes,
+            free_bytes=self._manager.free_bytes,
             rows=len(resolved.parts.train),
             steps=resolved.steps,
-            lr=request.lr or method.default_rate(request.options) * RATES[resolved.objective],
+            lr=request.lr or resolved.method.default_rate(request.options) * RATES[resolved.objective],
             rank=resolved.rank,
             blocked=self._blocked(resolved, needed),
             validation_rows=len(resolved.parts.validation),
@@ -212,11 +195,9 @@ class Planner:
         """Why the run cannot start, "" if it can: 1. disk, 2. memory, 3. the visitor's quota, 4. the workers' own
         limit."""
         self._settings.home.mkdir(parents=True, exist_ok=True)
-        writes, free_disk = needed.disk_bytes * DISK_FACTOR, shutil.disk_usage(self._settings.home).free
-        if writes > free_disk:
-            return (
-                f"The run writes about {size_words(writes)}; {size_words(free_disk)} of disk are free. Free some space."
-            )
+        writes, free = needed.disk_bytes * DISK_FACTOR, shutil.disk_usage(self._settings.home).free
+        if writes > free:
+            return f"The run writes about {size_words(writes)}; {size_words(free)} of disk are free. Free some space."
         budget, method = self._manager.budget_bytes, resolved.method
         if needed.memory_bytes > budget:
             instead = "Choose LoRA." if method.whole else "Choose a smaller batch."
@@ -262,22 +243,16 @@ class Planner:
 
     def remedy(self, spec: RunSpec) -> tuple[str, dict[str, object]]:
         """For a run whose memory ran out: a sentence that names a smaller setting which should fit, and that setting.
-        Raises
-        PlaygroundError where the base cannot be read."""
+        Raises PlaygroundError where the base cannot be read."""
         base = BaseShapes.from_folder(Path(spec.base_path))
-        shapes = trainable_shapes(base)
+        shapes = own_weights(base)
         place = {"packed": can_pack_sequences(base.config), "cuda": isinstance(self._manager.device, CudaDevice)}
         there = spec.limit_memory_bytes or min(self._manager.budget_bytes, self._manager.device.free_bytes)
         if (setting := oom_advice(spec, shapes, there, **place)) is not None:
             return setting.words(spec), {"smaller": asdict(setting)}
-        least = smallest_bytes(spec, shapes, **place)
-        return (
-            (
-                f"Even the smallest setting needs about {least / 1e9:.1f} GB; {there / 1e9:.1f} GB are there. Choose a"
-                " smaller base."
-            ),
-            {},
-        )
+        least_gb, there_gb = smallest_bytes(spec, shapes, **place) / 1e9, there / 1e9
+        words = f"Even the smallest setting needs about {least_gb:.1f} GB; {there_gb:.1f} GB are there."
+        return f"{words} Choose a smaller base.", {}
 
     def resolve(self, request: TrainRequest) -> Resolved:
         """What the run will be made of. Raises InputError for a file or a setting that cannot be used."""
@@ -289,9 +264,8 @@ class Planner:
         objective = _objective(request, checked)
         if request.docs is not None:
             if objective != "sft":
-                raise InputError(
-                    f"Documents are read with requests and answers (sft); {objective} takes none. Leave them out."
-                )
+                words = f"Documents are read with requests and answers (sft); {objective} takes none."
+                raise InputError(f"{words} Leave them out.")
             checked = self._data.with_documents(checked, request.docs, request.owner)
         method.check_objective(objective)
         shared = self._settings.shared
@@ -302,15 +276,13 @@ class Planner:
         shapes = self._bases.shapes()
         rewards = rewarded_by(request.rewards, objective, adapter, shapes, files=not shared)
         start = begins_with(request, objective, adapter(request.start), shapes) if request.start else None
-        max_tokens = request.max_tokens
-        if objective == "pretrain" and max_tokens == MAX_TOKENS:
-            max_tokens = PACKED_TOKENS
+        packed = objective == "pretrain" and request.max_tokens == MAX_TOKENS
+        max_tokens = PACKED_TOKENS if packed else request.max_tokens
         left_out = self._left_out(request, checked, max_tokens)
         usable = [row for row in checked.usable if row.row not in left_out]
         if not usable:
-            raise InputError(
-                f"Every row of {Path(request.file).name} is left out. Keep some of those that have a warning."
-            )
+            name = Path(request.file).name
+            raise InputError(f"Every row of {name} is left out. Keep some of those that have a warning.")
         test = self._data.test_share(request.file) if request.test is None else request.test
         parts = split(usable, request.seed, VALIDATION if request.validation is None else request.validation, test)
         return Resolved(
@@ -401,8 +373,7 @@ def _data_name(checked: Checked, file: Path) -> str:
 
 def _learned(example: Row, turns: str) -> str:
     """What comes after the first prompt: a chat of which every answer is learned needs its logits from the first on. Of
-    two answers
-    the longer one."""
+    two answers the longer one."""
     if isinstance(example, Preference):
         return max(example.chosen, example.rejected, key=len)
     if isinstance(example, Judged):
@@ -426,18 +397,3 @@ def _objective(request: TrainRequest, checked: Checked) -> str:
             f"{name} holds {kind} rows; {request.objective} needs {wants}. These rows can train {', '.join(able)}."
         )
     return request.objective or own[0]
-
-
-_NEEDS = {
-    "sft": "a column of prompts and one of answers",
-    "text": "raw text",
-    "preference": "a better and a worse answer to each prompt (columns chosen and rejected)",
-    "unpaired_preference": "answers marked good or bad, or pairs of a better and a worse one",
-}
-"""What a file of each kind holds, in words."""
-
-
-def trainable_shapes(base: BaseShapes) -> Shapes:
-    """Shapes of the weights there are to train: a head tied to the embeddings is counted once."""
-    tied = base.config.get("tie_word_embeddings", True)
-    return {name: shape for name, shape in base.shapes.items() if not (tied and name == "lm_head.weight")}

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, StrictUndefined
 
@@ -23,17 +23,35 @@ HUB = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Where the default base is found elsewhere."""
 ROWS = "good-rows.jsonl"
 """The file that goes with an Axolotl file or a script: the good rows, as the Examples card hands them out."""
+KINDS = {"command": "command.txt", "settings": "settings.json", "axolotl": "axolotl.yaml", "trl": "train.py"}
+"""The forms, and what a file of each is called."""
+_CARRIED = [name for name, one in SETTINGS.items() if one.carried]
 _ELSEWHERE = ("early_stop", "start", "docs", "limit_memory_bytes", "layers", "init_text")
 """What other trainers' forms mostly have no place for."""
 _BLANK = TrainRequest(Path())
 _TRL = {"sft": "SFT", "pretrain": "SFT", "dpo": "DPO", "kto": "KTO", "reward": "Reward"}
+_AXOLOTL_SFT: dict[str, object] = {
+    "field_messages": "messages",
+    "roles_to_train": ["assistant"],
+    "train_on_eos": "turn",
+}
+_AXOLOTL_ROWS: dict[str, dict[str, object]] = {
+    "sft": {"type": "chat_template", **_AXOLOTL_SFT},
+    "pretrain": {"type": "completion"},
+    **{preference: {"type": "chat_template.default"} for preference in ("dpo", "kto", "orpo")},
+}
+"""Objective -> how Axolotl reads its rows; there are no others."""
 
 
-KINDS = {"command": "command.txt", "settings": "settings.json", "axolotl": "axolotl.yaml", "trl": "train.py"}
-"""The forms, and what a file of each is called."""
+class PeftConfig(Protocol):
+    """PEFT's own, whose import takes seconds."""
+
+    def to_dict(self) -> dict[str, Any]: ...
 
 
-def written(kind: str, request: TrainRequest, plan: Plan, objective: str, base: str, config: Callable[[], Any]) -> str:
+def written(
+    kind: str, request: TrainRequest, plan: Plan, objective: str, base: str, config: Callable[[], PeftConfig | None]
+) -> str:
     """One form of a run's settings. config: makes the method's PEFT config. Raises InputError for a form that does not
     have it."""
     if kind == "command":
@@ -47,11 +65,10 @@ def written(kind: str, request: TrainRequest, plan: Plan, objective: str, base: 
     raise InputError(f"There is no form {kind!r}. There are: {', '.join(KINDS)}.")
 
 
-def settings(request: TrainRequest, plan: Plan, objective: str) -> dict[str, Any]:
-    """Every setting of a run but its file and name, with what stood for the defaults filled in. Other files go by their
-    names."""
+def settings(request: TrainRequest, plan: Plan, objective: str) -> dict[str, object]:
+    """Every setting of a run but its file and name, the defaults filled in. Other files go by their names."""
     filled = _filled(request, plan, objective)
-    found = {name: getattr(filled, name) for name, one in SETTINGS.items() if one.carried}
+    found: dict[str, object] = {name: getattr(filled, name) for name in _CARRIED}
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
     return found | {"options": request.options.chosen(), "docs": filled.docs.name if filled.docs else None}
 
@@ -59,12 +76,10 @@ def settings(request: TrainRequest, plan: Plan, objective: str) -> dict[str, Any
 def with_settings(request: TrainRequest, record: Mapping[str, Any]) -> TrainRequest:
     """A request with the settings of a file. Raises InputError for what is no such file, and for a setting of the wrong
     kind."""
-    wrong = sorted(set(record) - {"options", *(name for name, one in SETTINGS.items() if one.carried)})
+    wrong = sorted(set(record) - {"options", *_CARRIED})
     if wrong or not record:
-        raise InputError(
-            f"This is no file of settings: {', '.join(map(str, wrong[:5])) or 'it is empty'}. Download one here to see"
-            " its form."
-        )
+        said = ", ".join(map(str, wrong[:5])) or "it is empty"
+        raise InputError(f"This is no file of settings: {said}. Download one here to see its form.")
     left_out, options, rewards = record.get("leave_out", []), record.get("options", {}), record.get("rewards", [])
     if not isinstance(left_out, list) or not isinstance(rewards, list) or not isinstance(options, dict):
         raise InputError("leave_out and rewards are lists and options an object of names and values.")
@@ -101,7 +116,7 @@ def command(request: TrainRequest, plan: Plan, objective: str, file: str) -> str
         if one.stated or value != getattr(_BLANK, name):
             words += _flag(name, one, value)
     for name, value in request.options.chosen().items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        words += [_long(name), *([] if value is True else [str(value)])]
     words += ["--map", *(f"{role}={column}" for role, column in request.mapping.items())] if request.mapping else []
     return shlex.join(words)
 
@@ -119,24 +134,33 @@ def _flag(name: str, one: Setting, value: Any) -> list[str]:
     return [one.flag, f"{value:g}" if isinstance(value, float) else value.name if one.kind is Path else str(value)]
 
 
+def _long(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _filled(request: TrainRequest, plan: Plan, objective: str) -> TrainRequest:
     """With the plan's values in place of the defaults."""
     rewards = tuple(_named(one) for one in request.rewards)
-    filled = replace(request, steps=plan.steps, lr=plan.lr, rank=plan.rank or None, objective=objective)
-    return replace(filled, epochs=None, rewards=rewards)
+    filled = replace(request, steps=plan.steps, lr=plan.lr, rank=plan.rank or None, epochs=None)
+    return replace(filled, objective=objective, rewards=rewards)
+
+
+def _named(reward: str) -> str:
+    """A reward as it is handed on: the file that it names by its name alone."""
+    file = schema_file(reward)
+    return f"{SCHEMA}{file.name}" if file else reward
 
 
 def axolotl(request: TrainRequest, plan: Plan, objective: str, base: str) -> str:
     """A configuration for Axolotl, to run over the good rows. Raises InputError for a method or an objective that it
     does not have."""
-    method = get_method(request.method)
+    method, options = get_method(request.method), request.options
     if method.axolotl is None:
         there = ", ".join(name for name, one in all_methods().items() if one.axolotl is not None)
         raise InputError(f"Axolotl has no {request.method}; it has {there}. Take the TRL script.")
-    if objective not in ("sft", "pretrain", "dpo", "kto", "orpo"):
+    if objective not in _AXOLOTL_ROWS:
         raise InputError(f"{objective} is not written for Axolotl. Take the command line.")
     _refuse("An Axolotl file", request, objective, ("early_stop",))
-    options = request.options
     lora = {
         **method.axolotl,
         "lora_r": plan.rank,
@@ -145,13 +169,11 @@ def axolotl(request: TrainRequest, plan: Plan, objective: str, base: str) -> str
         "peft_use_rslora": options.rslora or None,
         "peft_init_lora_weights": "pissa" if options.pissa else None,
     }
-    lines: dict[str, Any] = {
+    lines: dict[str, object] = {
         "base_model": HUB.get(base, base),
         "load_in_4bit": method.quantised,
-        "rl": objective if objective in ("dpo", "kto", "orpo") else None,
-        "datasets": [
-            {"path": ROWS, "ds_type": "json"} | _AXOLOTL_ROWS.get(objective, {"type": "chat_template.default"})
-        ],
+        "rl": None if objective in ("sft", "pretrain") else objective,
+        "datasets": [{"path": ROWS, "ds_type": "json"} | _AXOLOTL_ROWS[objective]],
         **(lora if not method.whole else {}),
         "sequence_len": request.max_tokens,
         "sample_packing": objective == "pretrain",
@@ -174,76 +196,54 @@ def axolotl(request: TrainRequest, plan: Plan, objective: str, base: str) -> str
         "eval_steps": request.save_steps if request.early_stop else None,
         "early_stopping_patience": request.early_stop or None,
     }
-    head = (
-        f"# From Prompt or Tune. Put {ROWS} (the good rows, from the Examples card) beside this file, then: axolotl"
-        " train this.yaml\n"
-    )
-    return head + "".join(_yaml(name, value) for name, value in lines.items() if value is not None)
+    head = f"# From Prompt or Tune. Put {ROWS} (the good rows, from the Examples card) beside this file, then: axolotl"
+    body = (f"{name}: {json.dumps(value)}\n" for name, value in lines.items() if value is not None)  # JSON is YAML
+    return f"{head} train this.yaml\n{''.join(body)}"
 
 
-_AXOLOTL_ROWS: dict[str, dict[str, Any]] = {
-    "pretrain": {"type": "completion"},
-    "sft": {
-        "type": "chat_template",
-        "field_messages": "messages",
-        "roles_to_train": ["assistant"],
-        "train_on_eos": "turn",
-    },
-}
-
-
-def trl(request: TrainRequest, plan: Plan, objective: str, base: str, config: Any) -> str:
+def trl(request: TrainRequest, plan: Plan, objective: str, base: str, config: PeftConfig | None) -> str:
     """A script for TRL and PEFT, to run over the good rows. config: the method's PEFT config, None for full
-    fine-tuning.
-
-    Raises InputError for an objective that has no short script, or a method of our own."""
+    fine-tuning. Raises InputError for an objective that has no short script, or a method of our own."""
     if objective not in _TRL:
         raise InputError(f"{objective} needs more than a short script. Take the command line.")
-    method = get_method(request.method)
+    method, hub = get_method(request.method), HUB.get(base, base)
     if method.imports:
         raise InputError(f"{method.label} adapters are a PEFT method of this project's own. Take the command line.")
     _refuse("A TRL script", request, objective, ("early_stop", *method.peft_options))
-    if config is not None and objective == "reward":
-        config = replace(config, task_type="SEQ_CLS")
-    return _script(
+    other = _initial(request, plan, hub) | ({"task_type": "SEQ_CLS"} if objective == "reward" else {})
+    python = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    python.filters["repr"] = repr  # every value from a person goes through it
+    return python.from_string(Path(__file__).with_name("train.py.j2").read_text(encoding="utf-8")).render(
         request=request,
         plan=plan,
         objective=objective,
         trainer=_TRL[objective],
         rows=ROWS,
-        base=HUB.get(base, base),
+        base=hub,
         held_out=request.validation or 0.1,
         warmup=min(3, plan.steps // 5),
         quantised=method.quantised,
         virtual=method.virtual,
         peft=type(config).__name__ if config is not None else "",
-        peft_config="" if config is None else _call(config, **_begins(request, plan, base)),
+        peft_config="" if config is None else _call(config, other),
     )
 
 
-def _script(**values: Any) -> str:
-    """The TRL script; every value from a person goes through ``repr``."""
-    python = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
-    python.filters["repr"] = repr
-    return python.from_string(Path(__file__).with_name("train.py.j2").read_text(encoding="utf-8")).render(values)
-
-
-def _refuse(form: str, request: TrainRequest, objective: str, held: Sequence[str] = ()) -> None:
-    """Raise InputError that names every setting which a form of somebody else's has no place for. held: those that this
+def _refuse(form: str, request: TrainRequest, objective: str, held: Sequence[str]) -> None:
+    """Raise InputError that names every setting which another program's form has no place for. held: those that this
     one has."""
     chosen = {name: getattr(request, name, None) or getattr(request.options, name, None) for name in _ELSEWHERE}
-    flags = {name: SETTINGS[name].flag if name in SETTINGS else f"--{name.replace('_', '-')}" for name in _ELSEWHERE}
-    lost = [flags[name] for name in _ELSEWHERE if chosen[name] and name not in held]
+    lost = [name for name in _ELSEWHERE if chosen[name] and name not in held]
+    instead = "Take the command line, or leave that out."
     if lost:
-        raise InputError(f"{form} has no place for {', '.join(lost)}. Take the command line, or leave that out.")
+        flags = ", ".join(SETTINGS[name].flag if name in SETTINGS else _long(name) for name in lost)
+        raise InputError(f"{form} has no place for {flags}. {instead}")
     quantised = get_method(request.method).quantised
     if request.options.pissa and (quantised or objective in ("dpo", "kto")):
-        why = f"changes the base that {objective} compares with"
-        if quantised:
-            why = "cannot begin so over a base in 4 bits"
-        raise InputError(
-            f"{form} has no place for --pissa here: PEFT's own {why}. Take the command line, or leave that out."
+        why = (
+            "cannot begin so over a base in 4 bits" if quantised else f"changes the base that {objective} compares with"
         )
+        raise InputError(f"{form} has no place for --pissa here: PEFT's own {why}. {instead}")
 
 
 def _alpha(request: TrainRequest, plan: Plan) -> int:
@@ -251,49 +251,22 @@ def _alpha(request: TrainRequest, plan: Plan) -> int:
     return plan.rank if request.options.pissa else 2 * plan.rank
 
 
-def _begins(request: TrainRequest, plan: Plan, base: str) -> dict[str, Any]:
-    """How PEFT itself makes the beginning that our own training puts in place later."""
+def _initial(request: TrainRequest, plan: Plan, base: str) -> dict[str, object]:
+    """PEFT's own settings for the initial weights that our training puts in place later."""
     if request.options.pissa:
         return {"init_lora_weights": "pissa", "r": plan.rank, "lora_alpha": _alpha(request, plan)}
-    if request.options.init_text:
-        return {
-            "prompt_tuning_init": "TEXT",
-            "prompt_tuning_init_text": request.options.init_text,
-            "tokenizer_name_or_path": HUB.get(base, base),
-        }
+    if text := request.options.init_text:
+        return {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": text, "tokenizer_name_or_path": base}
     return {}
 
 
-def _named(reward: str) -> str:
-    """A reward as it is handed on: the file that it names by its name alone."""
-    file = schema_file(reward)
-    return f"{SCHEMA}{file.name}" if file else reward
-
-
-def _call(config: Any, **other: Any) -> str:
-    """A PEFT config as the call that makes it, what is at its default left out. other: what is said in place of the
-    config."""
-    plain = type(config)().to_dict()
+def _call(config: PeftConfig, other: Mapping[str, object]) -> str:
+    """A PEFT config as the call that makes it, without what is at its default. other: said in place of the config's."""
+    plain, skipped = type(config)().to_dict(), ("peft_type", "base_model_name_or_path")
     own = {
-        key: value
-        for key, value in (config.to_dict() | other).items()
-        if value != plain.get(key) and key not in ("peft_type", "base_model_name_or_path")
+        key: getattr(value, "value", value)
+        for key, value in sorted({**config.to_dict(), **other}.items())
+        if value != plain.get(key) and key not in skipped
     }
-    return f"{type(config).__name__}({', '.join(f'{key}={_value(value)}' for key, value in sorted(own.items()))})"
-
-
-def _value(value: Any) -> str:
-    value = getattr(value, "value", value)
-    return repr(sorted(value) if isinstance(value, set) else value)
-
-
-def _yaml(name: str, value: Any) -> str:
-    """A line of YAML; JSON's spelling of numbers, texts and lists is YAML's too."""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        first, *rest = value[0].items()
-        inner = [
-            f"  - {first[0]}: {json.dumps(first[1])}\n",
-            *(f"    {key}: {json.dumps(item)}\n" for key, item in rest),
-        ]
-        return f"{name}:\n{''.join(inner)}"
-    return f"{name}: {json.dumps(value)}\n"
+    said = (f"{key}={sorted(value) if isinstance(value, set) else value!r}" for key, value in own.items())
+    return f"{type(config).__name__}({', '.join(said)})"

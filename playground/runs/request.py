@@ -101,8 +101,7 @@ def presets_for(rows: int, batch_size: int = 8) -> list[Preset]:
 
 def within_reach(presets: Sequence[Preset], seconds: Callable[[int], float]) -> list[Preset]:
     """The presets for a file that is known. seconds: what a run of so many steps takes by its estimate, so much a step
-    and what stands
-    before the first."""
+    and what stands before the first."""
     quick, *others = presets
     if (whole := seconds(quick.steps)) > QUICK_S:
         one = seconds(1)

@@ -2,10 +2,8 @@
 
 On ZeroGPU each chat and each short training is one call of a wrapped function, with a duration requested beforehand.
 What crosses the fork is paths, rows and states: plain values on the CPU. The fork loads the base itself (seconds) and
-keeps it
-for as long as it lives. It has no children: the worker's ``run`` is called in it. An error comes back as a value, since
-the
-wrapper would keep only its class.
+keeps it for as long as it lives. It has no children: the worker's ``run`` is called in it. An error comes back as a
+value, since the wrapper would keep only its class.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import contextvars
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,8 +22,7 @@ from playground.engine.request import ROWS_MAX, AdapterFile, Row, RowState
 from playground.errors import BusyError, PlaygroundError
 from playground.gpu.zero import Wrap, settle_fork
 from playground.training.events import EventWriter
-from playground.training.heartbeat import BEAT_S
-from playground.training.heartbeat import DISK_FULL_FILE as LAST_WORD
+from playground.training.heartbeat import BEAT_S, DISK_FULL_FILE
 from playground.training.heartbeat import FILE as HEARTBEAT
 from playground.training.spec import RunSpec
 from playground.training.worker_lock import WAIT_S, folder_lock
@@ -35,8 +32,7 @@ if TYPE_CHECKING:
 
 TOGETHER = 48
 """Replies under one lease. The engine writes ``ROWS_MAX`` of them at once and begins the next as one ends, so that few
-steps run with
-an empty place; more would keep a run that waits for the device waiting."""
+steps run with an empty place; more would keep a run that waits for the device waiting."""
 
 
 class Decoder(Protocol):
@@ -67,8 +63,7 @@ class Direct:
 
 class Workers(Protocol):
     """Starts, recognises and stops what trains; the module ``processes`` is one. tokens_per_s: how fast it is before
-    any run has
-    been measured, None = as the estimate knows it."""
+    any run has been measured, None = as the estimate knows it."""
 
     tokens_per_s: float | None
 
@@ -179,17 +174,11 @@ class ZeroRunner:
         turns = -(-len(rows) // ROWS_MAX)
         seconds = self._asked(turns * max(row.sampling.max_tokens for row in rows) / REPLY_TOKENS_PER_S)
         stream = self._decode(seconds, str(engine.loaded.model.name_or_path), files, list(rows))
-        try:
+        with contextlib.closing(stream), _lent():
             for kind, value in stream:
                 if kind == "failed":
                     raise value[0](value[1])
                 yield value
-        except PlaygroundError:
-            raise
-        except Exception as error:  # the wrapper's own, of no common class: no device, no time left
-            raise BusyError(_refusal(error)) from error
-        finally:
-            stream.close()
 
     def where(self, engine: Engine) -> tuple[str, str]:
         return "bfloat16", "cuda"
@@ -207,7 +196,7 @@ class ZeroRunner:
 
     def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
         spec = RunSpec.read(run_dir)
-        for left in (STOP, HEARTBEAT, LAST_WORD):  # of the attempt before
+        for left in (STOP, HEARTBEAT, DISK_FULL_FILE):  # of the attempt before
             (run_dir / left).unlink(missing_ok=True)
         with self._lock:
             caller = self._callers.get(spec.owner, contextvars.Context())
@@ -239,12 +228,11 @@ class ZeroRunner:
 
     def _run(self, run_dir: Path, attempt: int, seconds: int) -> None:
         try:
-            self._train(seconds, str(run_dir), attempt)
-        except Exception as error:  # the wrapper's: no device, no time left, or the fork died
+            with _lent():
+                self._train(seconds, str(run_dir), attempt)
+        except PlaygroundError as error:
             events = EventWriter(run_dir)
-            events.write(
-                "failed", attempt=attempt, message=f"{_refusal(error)} The run can go on from its last checkpoint."
-            )
+            events.write("failed", attempt=attempt, message=f"{error} The run can go on from its last checkpoint.")
             events.close()
 
     def _asked(self, seconds: float) -> int:
@@ -259,9 +247,15 @@ def _beat(run_dir: Path, thread: threading.Thread) -> None:
         thread.join(BEAT_S)
 
 
-def _refusal(error: Exception) -> str:
-    """What ZeroGPU says when it lends nothing, as a sentence."""
-    words = str(getattr(error, "message", "") or error).strip() or type(error).__name__
-    title = str(getattr(error, "title", "") or "").strip()
-    text = f"{title}: {words}" if title and title.lower() not in ("error", words.lower()) else words
-    return f"ZeroGPU lent no device: {text[:300].rstrip('.')}. Try again later."
+@contextlib.contextmanager
+def _lent() -> Iterator[None]:
+    """Raises BusyError with what ZeroGPU says when it lends nothing, as a sentence."""
+    try:
+        yield
+    except PlaygroundError:
+        raise
+    except Exception as error:  # the wrapper's own, of no common class: no device, no time left, or the fork died
+        words = str(getattr(error, "message", "") or error).strip() or type(error).__name__
+        title = str(getattr(error, "title", "") or "").strip()
+        text = f"{title}: {words}" if title and title.lower() not in ("error", words.lower()) else words
+        raise BusyError(f"ZeroGPU lent no device: {text[:300].rstrip('.')}. Try again later.") from error

@@ -1,4 +1,5 @@
-"""Training runs: planned, queued, started as processes of their own, followed, moved, cancelled, resumed."""
+"""Training runs: planned, queued, started as processes of their own, followed, moved, cancelled, resumed. And what the
+device holds meanwhile: for the sidebar, the command line and /status alike."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ from playground.db import ENDED, RunRow, RunStore
 from playground.errors import BusyError, DiskFullError, InputError, NotFoundError
 from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterLibrary
+from playground.library.bases import label_of
 from playground.methods.method import Method
 from playground.models.bases import BaseService
 from playground.models.live_adapters import live_id
 from playground.runs import recipe
 from playground.runs.planner import Plan, Planner
-from playground.runs.progress import RunView, write_curves
-from playground.runs.queue import ordinal
+from playground.runs.progress import RunView, ordinal, write_curves
 from playground.runs.request import Preset, TrainRequest, presets_for
 from playground.runs.runner import Workers
 from playground.runs.supervisor import Supervisor
@@ -41,8 +42,7 @@ CURVE_BYTES = 1_000_000
 
 class TrainingService:
     """One per process. Every process may look, move and cancel; only the home's owner (``start_supervisor``,
-    ``take_over``) starts
-    queued runs."""
+    ``take_over``) starts queued runs."""
 
     def __init__(
         self,
@@ -79,10 +79,10 @@ class TrainingService:
     def recipe(self, request: TrainRequest, kind: str) -> str:
         """The run's settings in a form of ``recipe.KINDS``. Raises InputError."""
         resolved = self._planner.resolve(request)
-        plan, shapes = self._planner.plan(resolved), self._bases.weights()
+        plan = self._planner.plan(resolved)
 
-        def peft_config() -> Any:
-            return resolved.method.peft_config(shapes, plan.rank, request.options)
+        def peft_config() -> recipe.PeftConfig | None:
+            return resolved.method.peft_config(self._bases.weights(), plan.rank, request.options)
 
         return recipe.written(kind, request, plan, resolved.objective, self._bases.spec, peft_config)
 
@@ -150,8 +150,7 @@ class TrainingService:
 
     def move(self, run: str, to: str | int, owner: str = "local") -> None:
         """Change when a waiting run comes: up, down, first, last, or a place from 1. Where the app is shared it passes
-        the
-        owner's own runs only. Raises InputError when it is not waiting."""
+        the owner's own runs only. Raises InputError when it is not waiting."""
         row = self._own(run, owner)
         with self._supervisor.lock:
             self.store.move(run, to, row.owner if self._settings.shared else None)
@@ -176,23 +175,22 @@ class TrainingService:
     def resume(self, run: str, owner: str = "local") -> None:
         """Queue a failed or cancelled run again, as the last; it goes on from its newest complete checkpoint. Raises
         InputError."""
-        row = self._own(run, owner)
-        if not (self._settings.runs_dir / run / "run.json").is_file():
+        row, run_dir = self._own(run, owner), self._settings.runs_dir / run
+        if not (run_dir / "run.json").is_file():
             raise InputError(f"The files of {run} are gone; start it anew.")
         if row.state in ENDED and self._quota.applies(owner):
-            spec = RunSpec.read(self._settings.runs_dir / run)
-            left = max(0, spec.steps - marked_step(self._settings.runs_dir / run))
+            spec = RunSpec.read(run_dir)
+            left = max(0, spec.steps - marked_step(run_dir))
             if refused := self._quota.run_refused(owner, 0, left, spec.estimated_seconds * left / spec.steps):
                 raise InputError(refused)
         with self._supervisor.lock:
-            if not self.store.requeue(run, ("FAILED", "CANCELLED"), step=marked_step(self._settings.runs_dir / run)):
+            if not self.store.requeue(run, ("FAILED", "CANCELLED"), step=marked_step(run_dir)):
                 raise InputError(f"{run} is {row.state}; only a FAILED or CANCELLED run can be resumed.")
             self._supervisor.forget(run)
         self.tick()
 
     def remove(self, run: str, owner: str = "local") -> None:
-        """Delete an ended run with its log and checkpoints; the adapter it made stays. Raises BusyError while it
-        lives."""
+        """Delete an ended run with its log and checkpoints; its adapter stays. Raises BusyError while it lives."""
         row = self._own(run, owner)
         with self._supervisor.lock:
             if not self.store.remove(row.run, only_from=ENDED):
@@ -202,8 +200,7 @@ class TrainingService:
 
     def follow(self, run: str, owner: str = "local", poll_s: float = 0.5) -> Iterator[RunView]:
         """The run's view again and again until it has ended; for the command line. Where the process that was to start
-        it is gone,
-        this one takes its place."""
+        it is gone, this one takes its place."""
         while True:
             view = self.show(run, owner)
             if view.state == "QUEUED":
@@ -220,8 +217,7 @@ class TrainingService:
         self._supervisor.start()
 
     def take_over(self) -> bool:
-        """Own the home from now on, up to ``close``, if nobody does just now. Returns whether this process starts
-        runs."""
+        """Own the home from now on, up to ``close``, if nobody does now. Returns whether this process starts runs."""
         if not self._supervisor.owning:
             try:
                 self._home = Home.take(self._settings)
@@ -244,18 +240,17 @@ class TrainingService:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _view(self, row: RunRow) -> RunView:
+        run_dir = self._settings.runs_dir / row.run
         with self._supervisor.lock:
             view = self._supervisor.log(row.run).refresh().view(row)
             if row.state == "QUEUED":
                 view.place = self._supervisor.place(row.run)
                 again = "Memory ran out; it is tried once more. " if row.retried else ""
-                view.message = (
-                    f"{again}{ordinal(view.place)} in line" if view.place else f"{again}Waiting for the device"
-                )
+                view.message = again + (f"{ordinal(view.place)} in line" if view.place else "Waiting for the device")
             elif row.state == "RUNNING":
-                view.live = live_id(row, self._settings.runs_dir / row.run)
+                view.live = live_id(row, run_dir)
             elif row.state in ("FAILED", "CANCELLED"):
-                view.resume_step = marked_step(self._settings.runs_dir / row.run)
+                view.resume_step = marked_step(run_dir)
             return view
 
     def _visible(self, row: RunRow, owner: str) -> bool:
@@ -276,3 +271,85 @@ def _copied(file: Path, run_dir: Path, name: str = "examples") -> Path:
     if file.is_dir():
         return Path(shutil.copytree(file, run_dir / name))
     return Path(shutil.copyfile(file, run_dir / f"{name}{''.join(file.suffixes[-2:])[-16:]}"))
+
+
+class DeviceService:
+    """Reads the session manager; changes nothing."""
+
+    def __init__(
+        self, manager: DeviceManager, bases: BaseService, training: TrainingService, shared: bool = False
+    ) -> None:
+        self._manager, self._bases, self._training, self._shared = manager, bases, training, shared
+
+    def status(self) -> dict[str, Any]:
+        """Plain values: bytes, seconds and words; where the app is shared, without the names that people gave."""
+        manager, state, loaded = self._manager, self._bases.state(), self._bases.loaded
+        residents, leases = manager.residents(), manager.leases()
+        parts: list[tuple[str, int, str]] = []
+        for one in residents:
+            on_top = loaded.adapter_bytes + loaded.cache_bytes if loaded is not None and one.name == state.spec else 0
+            parts.append((f"Base {self._public(label_of(one.name))}", max(0, one.bytes - on_top), "base"))
+        if loaded is not None:
+            count = len(loaded.attached())
+            parts.append(
+                (f"{count} {'adapter' if count == 1 else 'adapters'} attached", loaded.adapter_bytes, "adapters")
+            )
+            parts.append(("Prefix cache", loaded.cache_bytes, "cache"))
+        trains, replies = (sum(one.bytes for one in leases if (one.lane == "train") == yes) for yes in (True, False))
+        parts += [("Replies in flight", replies, "replies"), ("Training", trains, "training")]
+        return {
+            "device": manager.device.name,
+            "precision": self._precision(),
+            "budget_bytes": manager.budget_bytes,
+            "used_bytes": manager.used_bytes,
+            "parts": [
+                {"name": name, "bytes": held, "kind": kind}
+                for name, held, kind in parts
+                if held or kind not in ("cache", "training")
+            ],
+            "residents": [
+                {"name": self._public(one.name), "bytes": one.bytes, "state": one.state} for one in residents
+            ],
+            "leases": [{"lane": one.lane, "label": self._public(one.label), "bytes": one.bytes} for one in leases],
+            "queue": [
+                {"position": place, "label": self._public(request.label), "wait_s": round(request.wait_s, 1)}
+                for place, request in enumerate(manager.queue(), 1)
+            ],
+            "base": {
+                "id": state.spec,
+                "phase": state.phase,
+                "message": state.message,
+                "fingerprint": state.fingerprint,
+                "path": loaded.path if loaded is not None else "",
+            },
+        }
+
+    def counts(self) -> dict[str, Any]:
+        """What anybody may see where the app is shared: no names."""
+        whole = self.status()
+        kept = {name: whole[name] for name in ("device", "budget_bytes", "used_bytes")}
+        return kept | {name: len(whole[name]) for name in ("residents", "leases", "queue")}
+
+    def line(self, owner: str = "local") -> str:
+        """The status in one line."""
+        state, leases = self._bases.state(), self._manager.leases()
+        if state.phase != "ready":
+            return "No base" if state.phase == "failed" else state.message
+        if any(lease.lane == "train" for lease in leases):
+            running = next((run for run in self._training.runs(owner) if run.state == "RUNNING"), None)
+            left = running.seconds_left if running else None
+            return f"Training, {f'{left:.0f} s' if left < 90 else f'{left / 60:.0f} min'} left" if left else "Training"
+        if not leases:
+            return "Device: idle"
+        waiting = len(self._manager.queue())
+        return f"Answering, {waiting} waiting" if waiting else "Answering"
+
+    def _public(self, label: str) -> str:
+        """``Training my run`` -> ``Training``, ``full my_model`` -> ``full`` where others would read it."""
+        named = self._shared and label.startswith(("Training ", "full "))
+        return label.partition(" ")[0] if named else label
+
+    def _precision(self) -> str:
+        loaded = self._bases.loaded
+        names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+        return names.get(str(loaded.loaded.dtype).removeprefix("torch."), "") if loaded is not None else ""

@@ -2,14 +2,11 @@
 records how they ended.
 
 One process supervises, the home's owner. Another one (the command line) leaves the record alone while the supervisor
-lives;
-where there is none it records what has ended, but starts nothing.
+lives; where there is none it records what has ended, but starts nothing.
 
 A start is: QUEUED -> RUNNING in the record, the process, its pid in the record. The worker enters the record itself
-before it
-does anything (``training.worker_lock``). So after a kill at any moment between, either the worker is found by its pid,
-or the run
-goes back into the queue and the late worker is refused.
+before it does anything (``training.worker_lock``). So after a kill at any moment between, either the worker is found by
+its pid, or the run goes back into the queue and the late worker is refused.
 """
 
 from __future__ import annotations
@@ -20,22 +17,18 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from playground.db import RunRow, RunStore
-from playground.errors import DiskFullError, PlaygroundError
-from playground.gpu.manager import DeviceManager, Lease
-from playground.runs.exit_status import Ending, Pulse, ending_of
-from playground.runs.progress import RunLog
-from playground.runs.queue import RunQueue
+from playground.db import DatabaseError, RunRow, RunStore
+from playground.errors import BusyError, CancelledError, DiskFullError, PlaygroundError
+from playground.gpu.manager import DeviceManager, Lease, Request
+from playground.runs.progress import Ending, Event, Pulse, RunLog, ending_of
 from playground.runs.runner import Workers
 from playground.settings import Settings
 from playground.training import heartbeat, processes
 from playground.training.checkpoint import marked_step
 from playground.training.failure import DISK, MEMORY, disk_words, reason_of
-from playground.training.heartbeat import last_beat
 from playground.training.publish import find_published, keep_checkpoint
 from playground.training.spec import RunSpec
 from playground.training.worker_lock import folder_lock
@@ -45,8 +38,84 @@ KILL_AFTER_S = 10.0
 TICK_S = 0.5
 ENTER_S = 60.0
 """A run that is marked as started and has no worker after that has none."""
+_SUMMARY = (
+    *("objective", "rows_used", "rows_bad", "steps", "tokens_per_s", "loss", "eval_loss", "best", "kept_step"),
+    *("figures", "stopped", "trainable_params", "total_params", "estimated_memory_bytes", "seconds"),
+    *("peak_memory_bytes", "memory_ratio"),
+)
+"""What of a worker's last event, or of its adapter's record, the run keeps."""
 
 _LOG = logging.getLogger(__name__)
+
+
+class RunQueue:
+    """The waiting runs' requests to the device. One thread at a time.
+
+    The device serves the requests of one session by age. So where the order of runs changes, those that now come too
+    early are withdrawn, the last of them first, and requested again.
+    """
+
+    def __init__(self, manager: DeviceManager) -> None:
+        self._manager = manager
+        self._requests: dict[str, Request] = {}
+
+    def ask(self, rows: Sequence[RunRow]) -> dict[str, PlaygroundError]:
+        """Ask for every row, in this order; withdraw whoever is not in it. Returns the runs that can never fit, and
+        why."""
+        waiting = {row.run for row in rows}
+        for run in [run for run in self._requests if run not in waiting]:
+            self.drop(run)
+        refused: dict[str, PlaygroundError] = {}
+        for owner in dict.fromkeys(row.owner for row in rows):
+            refused |= self._ask_in_order([row for row in rows if row.owner == owner])
+        return refused
+
+    def granted(self, run: str) -> Lease | None:
+        """The run's lease, once; it is the caller's from then on."""
+        request = self._requests.get(run)
+        if request is None or request.lease is None:
+            return None
+        del self._requests[run]
+        return request.lease
+
+    def drop(self, run: str) -> None:
+        """Leave the device's queue, or give back what was granted and not taken."""
+        if (request := self._requests.pop(run, None)) is not None:
+            request.cancel()
+
+    def place(self, run: str) -> int:
+        """Its place in the device's queue from 1, 0 when it is not there."""
+        request = self._requests.get(run)
+        return request.position if request is not None else 0
+
+    def _ask_in_order(self, rows: Sequence[RunRow]) -> dict[str, PlaygroundError]:
+        late: list[str] = []
+        newest, gap = 0, False
+        for row in rows:
+            request = self._requests.get(row.run)
+            if request is None:
+                gap = True
+            elif gap or request.number < newest:
+                late.append(row.run)
+                gap = True  # whoever follows it must be asked for after it
+            else:
+                newest = request.number
+        for run in reversed(late):  # the last first: nobody who comes later must be served in between
+            self.drop(run)
+        refused: dict[str, PlaygroundError] = {}
+        for row in rows:
+            if row.run in self._requests:
+                continue
+            label = f"Training {row.name}"
+            try:
+                self._requests[row.run] = self._manager.request("train", row.owner, label, row.needs_bytes)
+            except BusyError:
+                break  # the device's queue is full; the runs keep their places in ours
+            except CancelledError:
+                continue
+            except PlaygroundError as error:
+                refused[row.run] = error
+        return refused
 
 
 @dataclass
@@ -57,7 +126,15 @@ class _Followed:
     pulse: Pulse
     lease: Lease | None = None
     asked_to_stop: bool = False
-    ended_for: str = ""
+    killed_for: str = ""
+
+
+@contextlib.contextmanager
+def _guarded(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception:  # one run's fault must not stop the supervision of the others; the next tick tries again
+        _LOG.warning("supervising %s failed", what, exc_info=True)
 
 
 class Supervisor:
@@ -73,8 +150,8 @@ class Supervisor:
         workers: Workers = processes,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._workers = workers
-        self._settings, self._store, self._manager, self._remedy, self._clock = settings, store, manager, remedy, clock
+        self._settings, self._store, self._manager, self._remedy = settings, store, manager, remedy
+        self._workers, self._clock = workers, clock
         self._queue = RunQueue(manager)
         self._followed: dict[str, _Followed] = {}
         self._stop = threading.Event()
@@ -100,16 +177,14 @@ class Supervisor:
         if self._thread is not None:
             self._thread.join(timeout=5)
             self._thread = None
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(PlaygroundError, DatabaseError, OSError):
                 self._store.clear_supervisor(os.getpid())
 
     def _supervise(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            try:
+            with _guarded("the runs"):
                 self.tick()
                 self._manager.tick()
-            except Exception:  # whatever one tick meets must not end supervision; the next one tries again
-                _LOG.warning("supervising the runs failed", exc_info=True)
             stop.wait(TICK_S)
 
     # -- checking ------------------------------------------------------------------------------------------------
@@ -119,11 +194,14 @@ class Supervisor:
         with self.lock:
             self._store.flush()
             rows = self._store.active()
-            self._release_ended({row.run for row in rows})
-            elsewhere = not self.owning and self._supervised_elsewhere()
+            for run in set(self._followed) - {row.run for row in rows}:  # another process ended it
+                self._release(run)
+            supervisor = None if self.owning else self._store.supervisor()
+            elsewhere = supervisor is not None and processes.is_alive(*supervisor)
             for row in rows:
                 if row.state != "QUEUED":
-                    self._guarded(row, partial(self._check, row, read_only=elsewhere))
+                    with _guarded(row.run):
+                        self._check(row, read_only=elsewhere)
             if self.owning and not self._stop.is_set():
                 self._start_what_may([row for row in rows if row.state == "QUEUED"])
 
@@ -140,16 +218,6 @@ class Supervisor:
         with self.lock:
             self._release(run)
             self._followed.pop(run, None)
-
-    def _supervised_elsewhere(self) -> bool:
-        found = self._store.supervisor()
-        return found is not None and processes.is_alive(*found)
-
-    def _guarded(self, row: RunRow, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception:  # one run's fault must not stop the others' supervision
-            _LOG.warning("supervising %s failed", row.run, exc_info=True)
 
     def _check(self, row: RunRow, *, read_only: bool) -> None:
         followed = self._follow(row.run)
@@ -171,7 +239,7 @@ class Supervisor:
             self._release(row.run)
 
     def _watch(self, row: RunRow, followed: _Followed) -> None:
-        """A worker that lives: ask it to stop where that is wanted, end it where it does not listen or does nothing."""
+        """A worker that lives: ask it to stop where that is wanted, kill it where it does not listen or hangs."""
         assert row.pid is not None
         if row.state == "STOPPING":
             if not followed.asked_to_stop:
@@ -179,21 +247,21 @@ class Supervisor:
                 self._workers.stop(row.pid, hard=False)
             elif row.stopping_s and self._clock() - row.stopping_s > KILL_AFTER_S:
                 self._workers.stop(row.pid, hard=True)
-        beat = last_beat(self._settings.runs_dir / row.run)
-        reason = followed.pulse.look(beat, *self._workers.activity(row.pid), followed.log.events)
-        if reason:
-            followed.ended_for = reason
+        beat = heartbeat.last_beat(self._settings.runs_dir / row.run)
+        if reason := followed.pulse.look(beat, *self._workers.activity(row.pid), followed.log.events):
+            followed.killed_for = reason
             self._workers.stop(row.pid, hard=True)
 
     # -- starting ------------------------------------------------------------------------------------------------
 
     def _start_what_may(self, rows: Sequence[RunRow]) -> None:
-        for refused in self._queue.ask(rows):
-            self._store.update_or_defer(refused.run, state="FAILED", error=str(refused.error))
+        for run, error in self._queue.ask(rows).items():
+            self._store.update_or_defer(run, state="FAILED", error=str(error))
         for row in rows:
             if (lease := self._queue.granted(row.run)) is not None:
                 self._follow(row.run).lease = lease
-                self._guarded(row, partial(self._begin, row))
+                with _guarded(row.run):
+                    self._begin(row)
 
     def _begin(self, row: RunRow) -> None:
         """The lease is there: mark the run, start its worker, write down who that is."""
@@ -203,16 +271,21 @@ class Supervisor:
             if attempt is None:  # cancelled a moment ago, by another process
                 self._release(row.run)
                 return
-            self._renew(row.run)
+            followed = self._follow(row.run)  # nothing of an earlier worker counts
+            followed.pulse, followed.asked_to_stop, followed.killed_for = Pulse(), False, ""
             pid, since = self._workers.start_worker(self._settings.runs_dir / row.run, self._settings.database, attempt)
             self._store.update(row.run, only_from=("RUNNING", "STOPPING"), pid=pid, pid_started_s=since)
-        except Exception as error:  # whatever it was, the run must not stay RUNNING without a worker
+        except (
+            PlaygroundError,
+            DatabaseError,
+            OSError,
+            RuntimeError,
+        ) as error:  # RuntimeError: no thread can be started
             if pid is not None:
                 self._workers.stop(pid, hard=True)  # it cannot enter a record that cannot be written either
             full = isinstance(error, DiskFullError) or reason_of(error) == DISK
-            words = (
-                disk_words(self._settings.home, 0) if full else f"The training process could not be started ({error})."
-            )
+            words = f"The training process could not be started ({error})."
+            words = disk_words(self._settings.home, 0) if full else words
             self._store.update_or_defer(row.run, state="FAILED", error=words, pid=None)
             self._release(row.run)
 
@@ -236,23 +309,21 @@ class Supervisor:
                 self._release(row.run)
                 return
             last = followed.log.refresh().last_of(row.attempt) or heartbeat.read_disk_full_event(run_dir, row.attempt)
-            code = processes.exit_code(row.pid)
-            ending = ending_of(
-                row, last, ended_for=followed.ended_for, exit_code=code, log=processes.attempt_log(run_dir)
-            )
-            if ending.state == "DONE":
-                self._close(row, ending, last)
-            elif (made := find_published(run_dir)) is not None:  # killed after publishing, before its last event
-                self._close(row, Ending("DONE"), {"adapter": made[0]} | {key: made[1].get(key) for key in _SUMMARY})
+            code, log = processes.exit_code(row.pid), processes.attempt_log(run_dir)
+            ending = ending_of(row, last, followed.killed_for, code, log)
+            if ending.state != "DONE" and (made := find_published(run_dir)) is not None:
+                ending, last = (
+                    Ending("DONE"),
+                    {**made[1], "adapter": made[0]},
+                )  # killed between publishing and saying so
             elif ending.reason == MEMORY and self.owning and not row.retried and self._retry(row):
                 self._release(row.run)
-            else:
-                self._close(row, ending, last)
+                return
+            self._close(row, ending, last)
 
     def _retry(self, row: RunRow) -> bool:
-        """Memory ran out for the first time: free the models that idle, and put the run at the head of the queue again,
-        to go on
-        with a worker that is slower and takes less."""
+        """Memory ran out for the first time: unload the models that idle, and put the run at the head of the queue
+        again, to go on with a worker that is slower and takes less."""
         freed = self._manager.unload_idle()
         with contextlib.suppress(OSError):
             (self._settings.runs_dir / row.run / processes.LOW_MEMORY).touch()
@@ -260,21 +331,20 @@ class Supervisor:
         step = marked_step(self._settings.runs_dir / row.run)
         return self._store.requeue(row.run, ("RUNNING",), step=step, first=True, retried=True)
 
-    def _close(self, row: RunRow, ending: Ending, last: dict[str, object] | None) -> None:
+    def _close(self, row: RunRow, ending: Ending, last: Event | None) -> None:
         run_dir = self._settings.runs_dir / row.run
+        changes: dict[str, object] = {"state": ending.state, "pid": None, "step": self.log(row.run).step_of(row)}
         if ending.state == "DONE" and last is not None:
             summary = {key: last[key] for key in _SUMMARY if key in last}
             step = last.get("steps") or row.steps  # fewer than were asked for where it was stopped early
-            self._store.update_or_defer(
-                row.run, state="DONE", adapter=last["adapter"], step=step, pid=None, error=None, summary=summary
-            )
-            shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+            changes |= {"adapter": last["adapter"], "error": None, "step": step, "summary": summary}
         elif ending.state == "CANCELLED":
-            (adapter, words), step = self._kept(row), self.log(row.run).step_of(row)
-            self._store.update_or_defer(row.run, state="CANCELLED", adapter=adapter, error=words, pid=None, step=step)
+            changes["adapter"], changes["error"] = self._kept(row)
         else:
-            (words, summary), step = self._failure(row, ending), self.log(row.run).step_of(row)
-            self._store.update_or_defer(row.run, state="FAILED", error=words, pid=None, step=step, summary=summary)
+            changes["error"], changes["summary"] = self._failure(row, ending)
+        self._store.update_or_defer(row.run, **changes)
+        if ending.state == "DONE":
+            shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
         self._release(row.run)
 
     def _kept(self, row: RunRow) -> tuple[str | None, str]:
@@ -302,11 +372,6 @@ class Supervisor:
 
     # -- what is held --------------------------------------------------------------------------------------------
 
-    def _release_ended(self, active: set[str]) -> None:
-        """Runs that another process ended hold nothing any more."""
-        for run in set(self._followed) - active:
-            self._release(run)
-
     def _release(self, run: str) -> None:
         self._queue.drop(run)
         followed = self._followed.get(run)
@@ -314,20 +379,7 @@ class Supervisor:
             followed.lease.close()
             followed.lease = None
 
-    def _renew(self, run: str) -> None:
-        """A new worker: nothing of the one before counts."""
-        followed = self._follow(run)
-        followed.pulse, followed.asked_to_stop, followed.ended_for = Pulse(), False, ""
-
     def _follow(self, run: str) -> _Followed:
         if run not in self._followed:
             self._followed[run] = _Followed(RunLog(self._settings.runs_dir / run), Pulse())
         return self._followed[run]
-
-
-_SUMMARY = (
-    *("objective", "rows_used", "rows_bad", "steps", "tokens_per_s", "loss", "eval_loss", "best", "kept_step"),
-    *("figures", "stopped", "trainable_params", "total_params", "estimated_memory_bytes", "seconds"),
-    *("peak_memory_bytes", "memory_ratio"),
-)
-"""What of a worker's last event, or of its adapter's record, the run keeps."""

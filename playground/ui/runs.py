@@ -13,8 +13,7 @@ from gradio.blocks import Block
 
 from playground.errors import InputError
 from playground.report import charts
-from playground.runs.progress import RunView
-from playground.runs.queue import ordinal
+from playground.runs.progress import RunView, ordinal
 from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import day, left, size

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from playground.db import RunRow
-from playground.runs.exit_status import ending_of
+from playground.runs.progress import ending_of
 
 
 def row(state: str = "RUNNING") -> RunRow:
@@ -25,7 +25,7 @@ def row(state: str = "RUNNING") -> RunRow:
         ("RUNNING", None, {"exit_code": -signal.SIGKILL}, "FAILED", "killed or died (SIGKILL)"),
         ("RUNNING", None, {"exit_code": 1, "log": "libgomp: oops"}, "FAILED", "died (libgomp: oops)"),
         ("RUNNING", None, {}, "FAILED", "killed or died."),
-        ("RUNNING", None, {"ended_for": "It hung.", "exit_code": -9}, "FAILED", "It hung."),
+        ("RUNNING", None, {"killed_for": "It hung.", "exit_code": -9}, "FAILED", "It hung."),
         ("RUNNING", None, {"log": "terminate called: std::bad_alloc", "exit_code": -6}, "FAILED", "out of memory"),
     ],
 )

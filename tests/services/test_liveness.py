@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from playground.runs.exit_status import LOOK_S, Patience, Pulse, stall_bound_s
+from playground.runs.progress import LOOK_S, Patience, Pulse, stall_bound_s
 
 
 class Clock:

@@ -8,7 +8,7 @@ import pytest
 
 from playground.db import RunRow
 from playground.gpu.manager import SESSION_LIMIT, DeviceManager
-from playground.runs.queue import RunQueue
+from playground.runs.supervisor import RunQueue
 
 
 @dataclass
@@ -65,8 +65,7 @@ def test_a_new_order_is_honoured(manager: DeviceManager) -> None:
 
 
 def test_while_the_order_changes_nobody_who_comes_later_is_served(manager: DeviceManager) -> None:
-    """``a`` is too large for now and holds the others back; withdrawing it must not let ``b`` through ahead of
-    ``c``."""
+    """``a`` is too large for now and holds the others back; withdrawing it must not let ``b`` through ahead of ``c``."""
     busy = manager.adopt("chat", "ann", "before", 50)
     queue = RunQueue(manager)
     a, b, c = row("a", 90), row("b", 20), row("c", 90)
@@ -100,6 +99,6 @@ def test_more_than_the_device_lets_wait_keep_their_places(manager: DeviceManager
 
 def test_what_can_never_fit_is_refused_in_words(manager: DeviceManager) -> None:
     queue = RunQueue(manager)
-    (refused,) = queue.ask([row("a"), row("b", 500)])
-    assert refused.run == "b"
-    assert "budget" in str(refused.error)
+    ((run, error),) = queue.ask([row("a"), row("b", 500)]).items()
+    assert run == "b"
+    assert "budget" in str(error)

@@ -14,7 +14,7 @@ import pytest
 
 from playground.db import ENDED, RunStore
 from playground.errors import DiskFullError, InputError
-from playground.runs.exit_status import Patience
+from playground.runs.progress import Patience
 from playground.services import Services, build_services
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.checkpoint import newest_complete
