@@ -242,7 +242,7 @@ def constants(node: ast.JoinedStr) -> str:
 
 PLAYGROUND = PROJECT_ROOT / "playground"
 WITHOUT_ESCAPING = {
-    "_TEMPLATES.get_template(f'{name}.html').render(context)": "what the templates made, which escape",
+    "_TEMPLATES.select_template([f'{name}.html', 'section.html']).render(context, section=name)": "what the templates made, which escape",
     "FRAME + STYLE": "the project's own style sheets",
     "safe_html(body_html(record, rows))": "only the tags that the app writes stay tags",
 }
@@ -266,7 +266,7 @@ def test_outside_the_page_no_f_string_builds_html() -> None:
 
 def test_templates_escape_and_say_where_they_do_not() -> None:
     templates = sorted(PLAYGROUND.rglob("templates/*"))
-    assert len(templates) >= 12
+    assert len(templates) >= 7
     for file in templates:
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"\|\s*(safe|tojson|xmlattr|urlize)\b|autoescape|Markup|<script|\son\w+=", text), file

@@ -55,8 +55,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class _Axes:
-    """A plot area. margins: left, right, top, bottom, in pixels. x_low, x_high: of the x axis; the y axis runs from 0
-    to ``y_high``."""
+    """A plot area. margins: left, right, top, bottom, in pixels. The x axis runs from ``x_low`` to ``x_high``, the y
+    axis from 0 to ``y_high``."""
 
     width: int
     height: int
@@ -74,14 +74,8 @@ class _Axes:
         return top + (self.height - top - bottom) * (1 - value / self.y_high)
 
     def across(self, value: float, class_: str | None = None) -> Markup:
-        return tag(
-            "line",
-            class_=class_,
-            x1=self.margins[0],
-            x2=self.width - self.margins[1],
-            y1=self.y(value),
-            y2=self.y(value),
-        )
+        left, right, _, _ = self.margins
+        return tag("line", class_=class_, x1=left, x2=self.width - right, y1=self.y(value), y2=self.y(value))
 
     def up(self, value: float, class_: str | None = None) -> Markup:
         _, _, top, bottom = self.margins
@@ -103,7 +97,7 @@ class _Axes:
     def dot(self, point: tuple[float, float], r: float | int, class_: str | None = None) -> Markup:
         return tag("circle", class_=class_, cx=self.x(point[0]), cy=self.y(point[1]), r=r)
 
-    def figure(self, said: str, grid: Markup, *marks: Markup, caption: Markup, class_: str = "chart") -> Markup:
+    def figure(self, said: str, grid: Markup, *marks: Markup, caption: str, class_: str = "chart") -> Markup:
         drawn = tag("g", grid, class_="grid")
         svg = tag("svg", drawn, *marks, viewBox=f"0 0 {self.width} {self.height}", role="img", aria_label=said)
         return tag("figure", svg, tag("figcaption", caption), class_=class_)
@@ -112,27 +106,20 @@ class _Axes:
 def line_and_dot(
     value: float | None, low: float | None, high: float | None, scale: tuple[float, float], colour: str, label: str
 ) -> Markup:
-    """A figure as a dot and its interval as a line with two ends, over an axis. As wide as its place. label: for who
-    cannot see it."""
+    """A figure as a dot and its interval as a line with two ends, over an axis; as wide as its place. label: what it
+    says in words."""
     if value is None or low is None or high is None:
         return Markup()
     bottom, top = scale
-
-    def at(x: float) -> str:
-        return f"{100 * min(1.0, max(0.0, (x - bottom) / (top - bottom or 1))):.2f}%"
-
-    return tag(
-        "svg",
+    shares = (min(1.0, max(0.0, (x - bottom) / (top - bottom or 1))) for x in (value, low, high))
+    middle, left, right = (f"{100 * share:.2f}%" for share in shares)
+    marks = [
         tag("line", class_="axis", x1="0", x2="100%", y1=10, y2=10),
-        tag("line", class_="span", x1=at(low), x2=at(high), y1=10, y2=10),
-        *(tag("line", class_="end", x1=at(x), x2=at(x), y1=5, y2=15) for x in (low, high)),
-        tag("circle", cx=at(value), cy=10, r=5),
-        class_=f"v-range {colour}",
-        width="100%",
-        height=20,
-        role="img",
-        aria_label=label,
-    )
+        tag("line", class_="span", x1=left, x2=right, y1=10, y2=10),
+        *(tag("line", class_="end", x1=x, x2=x, y1=5, y2=15) for x in (left, right)),
+        tag("circle", cx=middle, cy=10, r=5),
+    ]
+    return tag("svg", *marks, class_=f"v-range {colour}", width="100%", height=20, role="img", aria_label=label)
 
 
 def curves(drawn: Sequence[Line], x_words: str, show: Callable[[float], str], caption: str) -> Markup:
@@ -146,20 +133,15 @@ def curves(drawn: Sequence[Line], x_words: str, show: Callable[[float], str], ca
     grid = axes.y_ticks((value, show(value)) for value in (0.0, axes.y_high / 2.1, axes.y_high / 1.05))
     grid += axes.x_tick(0, "0", "start", 8) + axes.x_tick(right / 2, f"{right / 2:,.0f}", "middle", 8)
     grid += axes.x_tick(right, f"{right:,.0f} {x_words}", "end", 8)
-    shapes = [
-        tag(
-            "g",
-            tag("polyline", points=axes.path(line.points)),
-            *(axes.dot(mark, 5) for mark in line.marks if mark[0] <= right),
-            class_=f"{line.name} d{place % 4}",
+    shapes = []
+    for place, line in enumerate(drawn):
+        rings = (axes.dot(mark, 5) for mark in line.marks if mark[0] <= right)
+        shapes.append(
+            tag("g", tag("polyline", points=axes.path(line.points)), *rings, class_=f"{line.name} d{place % 4}")
         )
-        for place, line in enumerate(drawn)
-    ]
-    said = " ".join(
-        f"{line.label}: {show(line.points[0][1])} to {show(line.points[-1][1])}." for line in drawn if line.points
-    )
+    said = (f"{line.label}: {show(line.points[0][1])} to {show(line.points[-1][1])}." for line in drawn if line.points)
     under = legend([(line.label, line.name) for line in drawn]) + tag("span", caption)
-    return axes.figure(said, grid, *shapes, caption=under, class_="v-chart")
+    return axes.figure(" ".join(said), grid, *shapes, caption=under, class_="v-chart")
 
 
 def radar(axes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[float]]]) -> Markup:
@@ -172,30 +154,23 @@ def radar(axes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[float]]]
         angle = 2 * math.pi * place / len(axes) - math.pi / 2
         return _MIDDLE + share * _R * math.cos(angle), _MIDDLE + share * _R * math.sin(angle)
 
-    def ring(values: Sequence[float]) -> str:
-        return " ".join("{:.1f},{:.1f}".format(*at(place, value)) for place, value in enumerate(values))
+    def ring(values: Sequence[float]) -> Markup:
+        points = (at(place, value) for place, value in enumerate(values))
+        return tag("polygon", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points))
 
-    grid = [tag("polygon", points=ring([share] * len(axes))) for share in (0.25, 0.5, 0.75, 1.0)]
+    grid = [ring([share] * len(axes)) for share in (0.25, 0.5, 0.75, 1.0)]
     for place in range(len(axes)):
         (x, y), (tx, ty) = at(place, 1.0), at(place, _RIM / _R)
         grid.append(tag("line", x1=_MIDDLE, y1=_MIDDLE, x2=x, y2=y))
         grid.append(tag("text", place + 1, x=tx, y=ty + 4, text_anchor="middle"))
-    shapes = []
-    for number, (_, colour, values) in enumerate(sides):
+    shapes, said = [], []
+    for number, (label, colour, values) in enumerate(sides):
         dots = [tag("circle", cx=x, cy=y, r=3) for x, y in (at(place, value) for place, value in enumerate(values))]
-        shapes.append(tag("g", tag("polygon", points=ring(values)), *dots, class_=f"{colour} d{number % 4}"))
-    said = ". ".join(
-        f"{label}: " + ", ".join(f"{axis} {value:.2f}" for axis, value in zip(axes, values, strict=True))
-        for label, _, values in sides
-    )
-    svg = tag(
-        "svg",
-        tag("g", *grid, class_="grid"),
-        *shapes,
-        viewBox=f"0 0 {2 * _MIDDLE} {2 * _MIDDLE}",
-        role="img",
-        aria_label=said,
-    )
+        shapes.append(tag("g", ring(values), *dots, class_=f"{colour} d{number % 4}"))
+        figures = (f"{axis} {value:.2f}" for axis, value in zip(axes, values, strict=True))
+        said.append(f"{label}: {', '.join(figures)}")
+    box, grid_group = f"0 0 {2 * _MIDDLE} {2 * _MIDDLE}", tag("g", *grid, class_="grid")
+    svg = tag("svg", grid_group, *shapes, viewBox=box, role="img", aria_label=". ".join(said))
     names = tag("ol", *(tag("li", axis) for axis in axes))
     caption = tag("figcaption", names, legend([(label, colour) for label, colour, _ in sides]))
     return tag("figure", svg, caption, class_="v-radar")
@@ -203,15 +178,8 @@ def radar(axes: Sequence[str], sides: Sequence[tuple[str, str, Sequence[float]]]
 
 def legend(entries: Sequence[tuple[str, str]]) -> Markup:
     """Which line is whose: colour and dashes."""
-    items = (
-        tag(
-            "span",
-            tag("svg", tag("polyline", points="0,4 26,4"), width=26, height=8, aria_hidden="true"),
-            label,
-            class_=f"{colour} d{place % 4}",
-        )
-        for place, (label, colour) in enumerate(entries)
-    )
+    key = tag("svg", tag("polyline", points="0,4 26,4"), width=26, height=8, aria_hidden="true")
+    items = (tag("span", key, label, class_=f"{name} d{place % 4}") for place, (label, name) in enumerate(entries))
     return tag("span", *items, class_="v-legend")
 
 
@@ -265,17 +233,14 @@ def lines(
     for step in sorted({0, last // 2, last}):
         anchor = "start" if step == 0 else "end" if step == last else "middle"
         grid += axes.x_tick(step, f"{'step ' if step == last else ''}{step:,}", anchor, 6)
-    there = [line for line in drawn if line.points]
-    shapes = [
-        tag("polyline", class_=line.name, points=axes.path(line.points)) + axes.dot(line.points[-1], 3, line.name)
-        for line in there
-    ]
+    shapes, said = [], ""
+    for line in drawn:
+        if line.points:
+            newest = line.points[-1]
+            shapes.append(tag("polyline", class_=line.name, points=axes.path(line.points)))
+            shapes.append(axes.dot(newest, 3, line.name))
+            said += f"{line.label or caption} from {line.points[0][1]:.2f} to {newest[1]:.2f} at step {newest[0]:.0f}. "
     marks = [axes.dot(mark, 5, "best") for line in drawn for mark in line.marks]
-    said = " ".join(
-        f"{line.label or caption} from {first:.2f} to {newest:.2f} at step {step:.0f}. "
-        for line in there
-        for first, (step, newest) in [(line.points[0][1], line.points[-1])]
-    )
     names = Markup().join(tag("span", tag("i", "", class_=line.name), line.label) for line in drawn if line.label)
     return str(axes.figure(said, grid, *shapes, *marks, caption=Markup("{} {}").format(caption, names)))
 
@@ -294,25 +259,19 @@ def histogram(bins: Sequence[tuple[int, int, int]], limit: int | None) -> str:
     low, high = bins[0][0], bins[-2][1] + (bins[0][1] - bins[0][0] + 1)
     axes = _Axes(420, 170, (38, 8, 8, 24), max(high, low + 1), top, low)
     wide = (axes.width - 38 - 8) / len(bins)
-    bars = [
-        tag(
-            "rect",
-            tag("title", f"{first:,} to {last:,} tokens: {count:,}"),
-            class_="over" if limit is not None and first > limit else "bin",
-            x=38 + place * wide + 0.5,
-            y=axes.y(count),
-            width=max(1.0, wide - 1),
-            height=axes.y(0) - axes.y(count),
-        )
-        for place, (first, last, count) in enumerate(bins)
-    ]
+    bars = []
+    for place, (first, last, count) in enumerate(bins):
+        name = "over" if limit is not None and first > limit else "bin"
+        box = {"y": axes.y(count), "width": max(1.0, wide - 1), "height": axes.y(0) - axes.y(count)}
+        title = tag("title", f"{first:,} to {last:,} tokens: {count:,}")
+        bars.append(tag("rect", title, class_=name, x=38 + place * wide + 0.5, **box))
     grid = tag("text", f"{low:,}", x=38, y=axes.height - 6)
     grid += tag("text", f"{bins[-1][1]:,} tokens", x=axes.width - 8, y=axes.height - 6, text_anchor="end")
     grid += tag("text", f"{top:,}", x=32, y=16, text_anchor="end")
     line = axes.up(limit, "limit") if limit is not None and low < limit < high else Markup()
     said = f"Rows by length: {low:,} to {bins[-1][1]:,} tokens; the most common bin has {top:,} rows."
     caption = "Rows by their length in tokens." + (f" The line is the limit of {limit:,}." if line else "")
-    return str(axes.figure(said, grid, *bars, line, caption=Markup.escape(caption)))
+    return str(axes.figure(said, grid, *bars, line, caption=caption))
 
 
 def scatter(dots: Sequence[Dot], base: float | None) -> str:
@@ -339,7 +298,7 @@ def scatter(dots: Sequence[Dot], base: float | None) -> str:
     marks += [tag("circle", class_="train", cx=x, cy=y, r=4.5) for x, y in places]
     what = "Held-out loss, lower is better"
     said = f"{what}. {'; '.join(f'{dot.label} {dot.y:.3f}' for dot in dots)}."
-    return str(axes.figure(said, grid, *marks, caption=Markup.escape(f"{what}, against trained weights.")))
+    return str(axes.figure(said, grid, *marks, caption=f"{what}, against trained weights."))
 
 
 def _label_places(dots: Points, top: float, bottom: float) -> list[tuple[int, float, float]]:
@@ -347,27 +306,23 @@ def _label_places(dots: Points, top: float, bottom: float) -> list[tuple[int, fl
     the picture's end higher) where another label stands there already."""
     taken: list[tuple[float, float]] = []
     found = []
+
+    def free(left: float, at: float) -> bool:
+        near = (abs(at - b) < _LABEL_HEIGHT - 0.01 and abs(left - a) < _LABEL_WIDTH for a, b in taken)
+        return top <= at <= bottom and not any(near)
+
     for place, (x, y) in sorted(enumerate(dots), key=lambda one: (one[1][1], one[1][0])):
         left = max(other for other, height in dots if abs(height - y) < _NEAR and x <= other < x + _NEAR) + 12
-        below = sorted(
-            {y, *(b + _LABEL_HEIGHT for _, b in taken if b + _LABEL_HEIGHT >= y)}
-        )  # so that labels keep the dots' order
+        # below the labels that stand there first, so that labels keep the dots' order
+        below = sorted({y, *(b + _LABEL_HEIGHT for _, b in taken if b + _LABEL_HEIGHT >= y)})
         options = [*below, *(y - turn * _LABEL_HEIGHT for turn in range(len(dots) + 1))]
-        free = (
-            at
-            for at in options
-            if top <= at <= bottom
-            and not any(abs(at - b) < _LABEL_HEIGHT - 0.01 and abs(left - a) < _LABEL_WIDTH for a, b in taken)
-        )
-        at = next(free, y)
+        at = next((at for at in options if free(left, at)), y)
         taken.append((left, at))
         found.append((place, left, at))
     return found
 
 
 def _power(power: int) -> str:
-    value = 10.0**power
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.0f} {name}"
-    return f"{value:.0f}"
+    names = {9: "B", 6: "M", 3: "k", 0: ""}
+    least = next((step for step in names if power >= step), 0)
+    return f"{10.0 ** (power - least):.0f} {names[least]}".strip()

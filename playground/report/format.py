@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from playground.evaluation.checks import WORST, is_check
+from playground.evaluation.comparison import TUNED
 from playground.evaluation.inferred_checks import LIKE_REFERENCES
 
 Record = Mapping[str, Any]
@@ -42,24 +43,29 @@ COLOURS = "ABCDEF"
 
 @dataclass(frozen=True)
 class Seen:
-    """One side as it is shown. letter: stands for it everywhere. colour: one of six."""
+    """One side as it is shown. letter: stands for it everywhere. colour: one of six. said: its part of the record."""
 
     letter: str
     colour: str
     name: str
     said: Mapping[str, Any]
 
+    @property
+    def is_tuned(self) -> bool:
+        return self.said["kind"] in TUNED
+
+    @property
+    def per_request(self) -> float | None:
+        """What an answer costs; None by seconds, where none of the side's answers was timed."""
+        cost: float | None = self.said["cost"]["per_request"]
+        return cost
+
 
 def sides_of(record: Record) -> list[Seen]:
     """The sides in their order, each with its letter."""
     return [
-        Seen(
-            chr(65 + place) if place < 26 else str(place),
-            COLOURS[place % len(COLOURS)].lower(),
-            str(side["side"]),
-            side,
-        )
-        for place, side in enumerate(record["sides"])
+        Seen(chr(65 + at) if at < 26 else str(at), COLOURS[at % len(COLOURS)].lower(), str(side["side"]), side)
+        for at, side in enumerate(record["sides"])
     ]
 
 
@@ -142,12 +148,6 @@ def amount(value: float | None, currency: str) -> str:
     if value is None:
         return "–"
     return f"{value:,.2f} {currency}" if value >= 0.01 or value == 0 else f"{value:.2g} {currency}"
-
-
-def a_thousand(side: Seen, currency: str) -> str:
-    """What 1,000 requests cost. By seconds, a side of which no answer was timed has no cost."""
-    cost = side.said["cost"]["per_request"]
-    return "not timed" if cost is None else amount(1000 * cost, currency)
 
 
 def seconds(value: float | None) -> str:

@@ -1,45 +1,46 @@
-"""A verdict as HTML: the answer first, then what it rests on. One piece for a page, or one file that needs nothing
-else.
+"""A verdict as HTML (one piece for a page, or one file that needs nothing else) and its rows as CSV.
 
 The templates escape what they are given, and only what ``render`` or ``charts`` made goes in as HTML.
 """
 
 from __future__ import annotations
 
+import csv
+import difflib
+import json
 import re
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.ext import Extension
 from markupsafe import Markup
 
+from playground.evaluation.comparison import question_link
 from playground.report import sections
-from playground.report.cost import cost
-from playground.report.differences import differences, rows_csv
-from playground.report.format import Record, Rows, element_id, title_of
+from playground.report.charts import tag
+from playground.report.format import Record, Row, Rows, Seen, element_id, figure, kind_of, sides_of, title_of
 from playground.report.safe_html import safe_html
-
-__all__ = ["SECTIONS", "STYLE", "body_html", "page_html", "rows_csv", "section"]
+from playground.report.sections import Context
 
 _HERE = Path(__file__).parent
 STYLE = (_HERE / "report.css").read_text(encoding="utf-8")
 """How the pieces look; the page that holds them gives the colours."""
 FRAME = (_HERE / "report_frame.css").read_text(encoding="utf-8")
 """What a page of its own needs beside that: colours for light and dark, type, paper."""
-SECTIONS = {
-    "answer": sections.answer,
-    "table": sections.table,
-    "radar": sections.overview,
-    "metrics": sections.metrics,
-    "differences": differences,
-    "cost": cost,
-    "forgetting": sections.forgetting,
-    "refusals": sections.refusals,
-    "measured": sections.measured,
-}
-"""Template -> what it shows, in the order of the report."""
+MOST_TOKENS = 1500
+"""Words and signs of a reply and its reference together past which there is no word diff: it would take seconds."""
+CRUMB = 2
+"""Words in common between two changes that are no common ground yet."""
+READ = "Struck out: what the reference does not have. Underlined: what it has and the reply lacks."
+_TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How a cell begins that a spreadsheet program would run (OWASP, CSV injection), full-width forms included."""
+_TEXTS = ("example", "side", "question", "reply", "reference")
+_NUMBERS = ("prompt_tokens", "completion_tokens", "seconds", "loss")
+Piece = tuple[Literal["same", "del", "ins"], str]
 
 
 class _OneLine(Extension):
@@ -49,27 +50,38 @@ class _OneLine(Extension):
         return re.sub(r"\n[ \t]*", "", source)
 
 
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner not in (None, [], ""))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
 _TEMPLATES = Environment(
     loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, extensions=[_OneLine]
 )
-_TEMPLATES.filters["element_id"] = element_id
+_TEMPLATES.filters |= {"element_id": element_id, "question_link": question_link, "plain": _plain}
 
 
-def render(name: str, context: dict[str, Any]) -> Markup:
-    """A template as HTML, every value escaped."""
-    return Markup(_TEMPLATES.get_template(f"{name}.html").render(context))
+def render(name: str, context: Context) -> Markup:
+    """The template of that name, or the one that sections without their own share, as HTML with every value escaped."""
+    return Markup(_TEMPLATES.select_template([f"{name}.html", "section.html"]).render(context, section=name))
 
 
 def section(name: str, record: Record, rows: Rows = (), only: int | None = None, replay: bool = False) -> Markup:
     """One of ``SECTIONS``; empty where there is nothing to show. rows, only, replay: as in ``differences``."""
-    make: Any = partial(differences, rows=rows, only=only, replay=replay) if name == "differences" else SECTIONS[name]
-    return render(name, make(record))
+    shown = differences(record, rows, only, replay) if name == "differences" else SECTIONS[name](record)
+    return Markup() if shown is None else render(name, shown)
 
 
 def body_html(record: Record, rows: Rows, only: int | None = None, replay: bool = False) -> str:
     """The whole report as one piece of a page. only, replay: as in ``differences``."""
-    answer, *others = (section(name, record, rows, only, replay) for name in SECTIONS)
-    return str(render("body", {"answer": answer, "sections": [one for one in others if one]}))
+    made = {name: section(name, record, rows, only, replay) for name in SECTIONS}
+    cards = (
+        tag("section", html, class_="v-card v-answer" if name == "answer" else "v-card")
+        for name, html in made.items()
+        if html
+    )
+    return str(tag("div", *cards, class_="verdict"))
 
 
 def page_html(record: Record, rows: Rows) -> str:
@@ -85,3 +97,147 @@ def page_html(record: Record, rows: Rows) -> str:
         "body": Markup(safe_html(body_html(record, rows))),
     }
     return f"{render('page', context)}\n"
+
+
+def parted(record: Record, rows: Rows) -> tuple[list[list[Row]], list[list[Row]]]:
+    """The examples whose sides have different figures on the main metric, and those whose sides have the same; each as
+    its rows in the order of the sides, without examples that not every side has answered.
+
+    Worst first, in both: 1. by the figure of the chosen side (of all sides' mean where none was chosen); 2. by how far
+    the sides are apart; 3. by number."""
+    metric, chosen = record["main_metric"], record["chosen_side"]
+    order = {side["side"]: place for place, side in enumerate(record["sides"])}
+    frame = pd.DataFrame(
+        [(row["example"], order[row["side"]], row["metrics"].get(metric), row) for row in rows if row["side"] in order],
+        columns=["example", "place", "value", "row"],
+    ).sort_values(["example", "place"], kind="stable")
+    frame["value"] = frame["value"].astype(float)
+    if metric is not None and not record["about"][metric]["higher_is_better"]:
+        frame["value"] *= -1
+    examples = frame.groupby("example")
+    figures = examples["value"]
+    mine = frame[frame["place"] == order.get(chosen)].set_index("example")["value"]
+    found = pd.DataFrame(
+        {
+            "answers": examples["row"].agg(list),
+            "sides": examples["place"].nunique(),
+            "figure": mine.combine_first(figures.mean()).fillna(0.0),
+            "spread": (figures.max() - figures.min()).fillna(0.0),
+        }
+    ).sort_values(["figure", "spread", "example"], ascending=[True, False, True])
+    found = found[found["sides"] == len(order)]
+    apart = found["spread"] > 1e-9
+    return list(found["answers"][apart]), list(found["answers"][~apart])
+
+
+def differences(record: Record, rows: Rows = (), only: int | None = None, replay: bool = False) -> Context:
+    """Where the sides differ, worst first, at most ``only`` examples; then, folded, those where they do not, as many
+    again. replay: each reply with a stamp gets a button whose ``data-id`` is ``example|place of its side``."""
+    found, same = parted(record, rows)
+    sides = {side.name: (place, side) for place, side in enumerate(sides_of(record))}
+    title, text = "Where the sides differ", "They do not: every example has the same figure on every side."
+    if record["main_metric"] is None:
+        found = []
+
+    def left_out(examples: int) -> str:
+        return f" The first {only} are shown; all are in the files." if only is not None and only < examples else ""
+
+    def shown(examples: Sequence[list[Row]]) -> list[Context]:
+        return [_example(record, answers, sides, replay) for answers in examples[:only]]
+
+    if found:
+        worst = f"worst first for {record['chosen_side']}" if record["chosen_side"] else "worst first"
+        text = f"Told apart by: {title_of(record, record['main_metric'])}. "
+        text += f"They differ on {len(found)} of {record['examples']} examples, {worst}.{left_out(len(found))} {READ}"
+        title = f"Where the sides differ, worst first ({len(found)})"
+    return {
+        "title": title,
+        "text": text,
+        "apart": shown(found),
+        "alike": shown(same),
+        "alike_title": f"Where they have the same figure ({len(same)})",
+        "alike_left": left_out(len(same)).strip(),
+    }
+
+
+def _example(record: Record, answers: Sequence[Row], sides: Mapping[str, tuple[int, Seen]], replay: bool) -> Context:
+    question = str(answers[0]["question"])
+    brief = question if len(question) <= 110 else question[:110].rsplit(" ", 1)[0] + " …"
+    rows = [_reply(record, row, *sides[row["side"]], replay) for row in answers]
+    return {"first": answers[0], "question": question, "brief": brief, "rows": rows}
+
+
+def _reply(record: Record, row: Row, place: int, side: Seen, replay: bool) -> Context:
+    metric, stamp = record["main_metric"], row.get("stamp") or {}
+    value, yes_no = row["metrics"].get(metric), kind_of(record, metric) == "yes-no"
+    words = "not measured" if value is None else figure(record, metric, value)
+    if value is not None and yes_no:
+        words = "✓ holds" if value else "✗ fails"
+    return {
+        "side": side,
+        "said": {"prompt_tokens": 0, "completion_tokens": 0, "prompt": "", "passages": (), "repeats": (), **row},
+        "figure": words,
+        "passes": bool(value) if value is not None and yes_no else None,
+        "diff": word_diff(str(row["reply"]), str(row["reference"])),
+        "replay": f"{row['example']}|{place}" if replay and stamp else "",
+        "stamp": stamp,
+    }
+
+
+def word_diff(reply: str, reference: str) -> list[Piece]:
+    """The reply in pieces: ``del`` is what the reference does not have, ``ins`` what the reply lacks.
+
+    A word or two in common between two changes belongs to the change: texts that say different things share an "a" and
+    a comma here and there."""
+    if not reply.strip():
+        return [("ins", reference)] if reference else []
+    said, wanted = _TOKEN.findall(reply.strip()), _TOKEN.findall(reference.strip())
+    if len(said) + len(wanted) > MOST_TOKENS:
+        return [("same", reply)]
+    steps = difflib.SequenceMatcher(None, said, wanted, autojunk=False).get_opcodes()
+    runs: list[tuple[bool, str, str]] = []  # whether both are the same, text of the reply, of the reference
+    for place, (how, a, b, c, d) in enumerate(steps):
+        words = sum(token[0].isalnum() for token in said[a:b])
+        same = how == "equal" and (words > CRUMB or place in (0, len(steps) - 1))
+        mine, theirs = "".join(said[a:b]), "".join(wanted[c:d])
+        if runs and not same and not runs[-1][0]:
+            _, before, wanted_before = runs.pop()
+            mine, theirs = before + mine, wanted_before + theirs
+        runs.append((same, mine, theirs))
+    parts: list[Piece] = []
+    for same, mine, theirs in runs:
+        parts += [("same", mine)] if same else [("del", mine), ("ins", theirs)]
+    return [(how, text) for how, text in parts if text]
+
+
+def rows_csv(rows: Rows) -> str:
+    """One line an example and side, to be saved as UTF-8: texts, tokens, seconds, then every metric. Cells that a
+    spreadsheet program would run as a formula begin with an apostrophe."""
+    metrics = list(dict.fromkeys(name for row in rows for name in row["metrics"] if name not in _NUMBERS))
+    frame = pd.DataFrame(
+        [{**row["metrics"], **row} for row in rows], columns=[*_TEXTS, *_NUMBERS, *metrics], dtype=object
+    )
+    frame = frame.where(frame.notna(), "").map(_cell).rename(columns=_cell)
+    # the first sign tells Excel that the file is UTF-8
+    return "\ufeff" + str(frame.to_csv(index=False, quoting=csv.QUOTE_ALL, lineterminator="\r\n"))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, (int, float)):
+        return str(value)
+    text = str(value)
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+
+
+SECTIONS: dict[str, Callable[[Record], Context | None]] = {
+    "answer": sections.answer,
+    "table": sections.table,
+    "radar": sections.overview,
+    "metrics": sections.metrics,
+    "differences": differences,
+    "cost": sections.cost,
+    "forgetting": sections.forgetting,
+    "refusals": sections.refusals,
+    "measured": sections.measured,
+}
+"""Name -> what it shows, in the order of the report."""

@@ -1,5 +1,4 @@
-"""The last thing that HTML passes on its way out: only tags that this app writes stay tags, whatever the text between
-them says."""
+"""The last thing that HTML passes on its way out: only tags that this app writes stay tags."""
 
 from __future__ import annotations
 
@@ -29,19 +28,16 @@ _VALUES = {
 }
 """What these attributes may say; the others may say anything."""
 _TAG = re.compile(r"(</?[a-zA-Z][^<>]*>)")
-"""A tag as the app writes it, with every ``<`` and ``>`` in its attributes escaped. Each is read by itself: the parser
-goes on through quotes and unclosed tags to the end of what it is given, and again from the next one."""
+"""A tag with every ``<`` and ``>`` in its attributes escaped. Each is read by itself, since the parser goes on through
+quotes and unclosed tags to the end of what it is given."""
 _STRAY = re.compile(r"&(?!(?:#\d+|#[xX][\da-fA-F]+|[a-zA-Z][a-zA-Z\d]*);)")
 """An ``&`` that begins no character reference."""
 
 
 def safe_html(html: str) -> str:
     """The same HTML, with every tag as text that is not in ``TAGS``, or has an attribute that is not in ``ATTRIBUTES``
-    or may not say what it says. So nothing that a person or a model wrote can run, fetch or frame anything, though a
-    caller forgot to escape it.
-
-    Tags are written anew from what was read, so that a browser cannot read them in another way. Takes time in
-    proportion to the length."""
+    or may not say what it says, though a caller forgot to escape it. Tags are written anew from what was read, so that
+    a browser cannot read them in another way. Linear in the length."""
     parser = _Parser()
     for place, piece in enumerate(_TAG.split(html)):
         if place % 2:

@@ -1,41 +1,17 @@
-"""What each section of a report shows: a record -> the values that its template takes. No HTML is made here."""
+"""What each section of a report shows: a record -> the values that its template takes, None where it has nothing to
+show."""
 
 from __future__ import annotations
 
 import datetime
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from playground.evaluation.comparison import (
-    TUNED,
-    WORDS,
-    cost_link,
-    fact_link,
-    p_words,
-    pair_link,
-    side_link,
-)
-from playground.evaluation.cost import Prices
-from playground.report.charts import line_and_dot, radar
-from playground.report.cost import pays_after
-from playground.report.format import (
-    HUNDREDS,
-    UNBOUNDED,
-    Record,
-    Seen,
-    a_thousand,
-    amount,
-    figure,
-    interval,
-    kind_of,
-    metrics_of,
-    scale_of,
-    seconds,
-    sides_of,
-    signed,
-    title_of,
-)
+from playground.evaluation.comparison import WORDS, cost_link, fact_link, p_words, pair_link, side_link
+from playground.evaluation.cost import Prices, break_even, is_training_known
+from playground.report import format as shown
+from playground.report.charts import Line, curves, line_and_dot, radar, tag
+from playground.report.format import Record, Seen, amount, figure, seconds, sides_of, signed, title_of
 
 Context = dict[str, Any]
 TIMINGS = {
@@ -46,13 +22,6 @@ TIMINGS = {
     "forgetting_s": "what was forgotten",
     "refusals_s": "unanswerable questions",
 }
-METHODS = (
-    "Shares have Wilson's interval (1927), their differences Newcombe's for pairs (1998, method 10) and the exact "
-    "McNemar test (1947). All other figures have the bootstrap interval BCa (Efron 1987; the percentile one where that "
-    "is not defined) and a sign-flip permutation test (Noreen 1989). p-values are adjusted over all pairs of a metric "
-    "(Holm 1979); a difference counts from 0.05 down. BLEU: Papineni et al. 2002; chrF: "
-    "Popović 2015; ROUGE-L: Lin 2004; F1 of words: Rajpurkar et al. 2016."
-)
 IN_TABLE = ("prompt_tokens", "seconds")
 """Beside the main metric, what the first table holds; the ids of these figures are there."""
 MOST_AXES = 10
@@ -62,13 +31,13 @@ _ENDED = {"STOPPED": "was stopped early", "FAILED": "failed before its end"}
 
 def answer(record: Record) -> Context:
     """The answer in a few words, one sentence of what it rests on, and every reason with the link to its figure."""
-    state, second = record.get("state", "DONE"), record["runner_up"]
+    state, second = record.get("state", "DONE"), WORDS.get(record["runner_up"], "")
     incomplete = f"This verdict is not complete: it {_ENDED.get(state, 'has not ended')}, and rests on the "
     incomplete += f"{record['examples']} examples that every side had answered."
     return {
         "headline": headline(record),
         "sentence": str(record["reason"]).removeprefix(f"{WORDS[record['choice']]}: ").strip(),
-        "after": f"Next best: {_lower(WORDS[second])}." if second in WORDS else "",
+        "after": f"Next best: {second[:1].lower()}{second[1:]}." if second else "",
         "state": "" if state == "DONE" else incomplete,
         "reasons": [(reason["link"], _number(record, reason), reason["text"]) for reason in record["reasons"]],
     }
@@ -89,12 +58,12 @@ def _number(record: Record, reason: Mapping[str, Any]) -> str:
         if link == pair_link(pair["a"], pair["b"], pair["metric"]):
             size = signed(record, pair["metric"], abs(pair["difference"])).lstrip("+")
             return f"{size} apart, {p_words(pair['p_adjusted'])}".replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
-    for side in record["sides"]:
-        for metric, one in side["metrics"].items():
-            if link == side_link(side["side"], metric):
+    for side in sides_of(record):
+        for metric, one in side.said["metrics"].items():
+            if link == side_link(side.name, metric):
                 return figure(record, metric, one["value"]) + (" s" if metric == "seconds" else "")
-        if link == cost_link(side["side"]):
-            return _paid(record, side["side"], value)
+        if link == cost_link(side.name):
+            return _paid(record, side, value)
     if link.startswith("fact|"):
         if isinstance(value, float) and value < 1:
             return f"{100 * value:.0f} %"
@@ -103,11 +72,11 @@ def _number(record: Record, reason: Mapping[str, Any]) -> str:
     return words.get(link.removeprefix("question|"), "Your budget")
 
 
-def _paid(record: Record, tuned: str, value: float | None) -> str:
+def _paid(record: Record, tuned: Seen, value: float | None) -> str:
     if value is None:
         return "Never paid back"
     prices = Prices(**record["prices"])
-    if value in [pays_after(record, tuned, side["side"]) for side in record["sides"] if side["kind"] not in TUNED]:
+    if value in [_pays_after(tuned, side) for side in sides_of(record) if not side.is_tuned]:
         return f"Pays after {value:,.0f} requests" + " at example prices" * prices.made_up
     return f"{amount(value, prices.unit)} a year"
 
@@ -116,88 +85,74 @@ def table(record: Record) -> Context:
     """Every side's main metric as line and dot, its tokens, seconds and cost a thousand requests."""
     metric, sides = record["main_metric"], sides_of(record)
     if metric is None:
-        return {"columns": []}
-    scale = scale_of(record, metric)
+        return {"rows": ()}
+    ends = " to ".join(figure(record, metric, end) for end in shown.scale_of(record, metric))
     columns = [
         (f"{title_of(record, metric)}, {record['examples']} examples", ""),
-        (f"{figure(record, metric, scale[0])} to {figure(record, metric, scale[1])}, with 95 % interval", "pic"),
-        ("Share" if kind_of(record, metric) == "yes-no" else "Figure", "n"),
+        (f"{ends}, with 95 % interval", "pic"),
+        ("Share" if shown.kind_of(record, metric) == "yes-no" else "Figure", "n"),
         *((name, "n opt") for name in ("Interval", "Tokens in", "Seconds", "1,000 requests")),
     ]
     rows = []
     for side in sides:
-        one = side.said["metrics"].get(metric, {"value": None, "low": None, "high": None})
-        words, span, picture = _measured_words(record, metric, one, side)
-        rows.append(
-            {
-                "side": side,
-                "chosen": side.name == record.get("chosen_side"),
-                "picture": picture,
-                "words": words,
-                "span": span,
-                "tokens": f"{side.said['prompt_tokens_mean']:,.0f}",
-                "seconds": figure(record, "seconds", side.said["seconds_mean"]),
-                "cost": a_thousand(side, str(record["prices"]["currency"])),
-                "link": side_link(side.name, metric),
-                "tokens_link": side_link(side.name, "prompt_tokens") if metric != "prompt_tokens" else "",
-                "seconds_link": side_link(side.name, "seconds") if metric != "seconds" else "",
-            }
-        )
+        words, span, picture = _measured_words(record, metric, side)
+        tokens, lasted = f"{side.said['prompt_tokens_mean']:,.0f}", figure(record, "seconds", side.said["seconds_mean"])
+        cells = [(picture, ""), (tag("b", words), side_link(side.name, metric)), (span, "")]
+        for name, text in (("prompt_tokens", tokens), ("seconds", lasted)):
+            cells.append((text, side_link(side.name, name) if name != metric else ""))
+        cells.append((_a_thousand(side, str(record["prices"]["currency"])), ""))
+        rows.append((side, "", side.name == record.get("chosen_side"), cells))
     timed = any(side.said["seconds_mean"] is not None for side in sides)
-    return {"columns": columns, "rows": rows, "untimed": "" if timed else " Replies were not timed."}
+    note = "The dot is what was measured; the line is where the true figure lies in 95 cases of 100."
+    note += "" if timed else " Replies were not timed."
+    return {"caption": "Every side by its main metric", "columns": columns, "rows": rows, "notes": [note]}
 
 
-def _measured_words(
-    record: Record, metric: str, one: Mapping[str, Any], side: Seen, who: str = ""
-) -> tuple[str, str, str]:
+def _measured_words(record: Record, metric: str, side: Seen, who: str = "") -> tuple[str, str, str]:
     """A side's figure, its interval, and both as a picture."""
-    words, span = figure(record, metric, one["value"]), interval(record, metric, one["low"], one["high"])
-    scale, label = scale_of(record, metric), f"{who}{words}, 95 % interval {span}"
+    one = side.said["metrics"].get(metric, {"value": None, "low": None, "high": None})
+    words, span = figure(record, metric, one["value"]), shown.interval(record, metric, one["low"], one["high"])
+    scale, label = shown.scale_of(record, metric), f"{who}{words}, 95 % interval {span}"
     return words, span, line_and_dot(one["value"], one["low"], one["high"], scale, side.colour, label)
 
 
 def metrics(record: Record) -> Context:
     """Every metric: a picture of all sides, their figures with intervals, and folded the pairs."""
-    return {"sides": sides_of(record), "metrics": [_metric(record, name) for name in metrics_of(record)]}
+    return {"sides": sides_of(record), "metrics": [_metric(record, name) for name in shown.metrics_of(record)]}
 
 
 def _metric(record: Record, metric: str) -> Context:
     about, title, rows = record["about"][metric], title_of(record, metric), []
     linked = metric != record["main_metric"] and metric not in IN_TABLE
-    for side in sides_of(record):
-        if (one := side.said["metrics"].get(metric)) is not None:
-            words, span, picture = _measured_words(record, metric, one, side, f"{side.name}: ")
+    sides = {side.name: side for side in sides_of(record)}
+    for side in sides.values():
+        if metric in side.said["metrics"]:
             link = side_link(side.name, metric) if linked else ""
-            rows.append({"side": side, "words": words, "span": span, "picture": picture, "link": link})
+            rows.append((side, link, *_measured_words(record, metric, side, f"{side.name}: ")))
     words = str(about["words"])
     said = [words.split(": ", 1)[-1] if words.startswith(title) else words] if words != title else []
     text = "; ".join(part for part in (*said, "" if about["higher_is_better"] else "lower is better") if part)
     pairs = [pair for pair in record["pairs"] if pair["metric"] == metric]
-    shown = sum(bool(pair["enough"]) for pair in pairs)
+    enough = sum(bool(pair["enough"]) for pair in pairs)
     return {
         "title": title,
         "decides": metric == record["main_metric"],
         "words": f"{text[:1].upper()}{text[1:]}." if text else "",
         "rows": rows,
-        "pairs": [_pair(record, metric, pair) for pair in pairs],
-        "pairs_title": f"{len(pairs)} pair{'s' * (len(pairs) != 1)}, {shown or 'none'} with more than chance",
+        "pairs": [_pair(record, metric, pair, sides) for pair in pairs],
+        "pairs_title": f"{len(pairs)} pair{'s' * (len(pairs) != 1)}, {enough or 'none'} with more than chance",
     }
 
 
-def _pair(record: Record, metric: str, pair: Mapping[str, Any]) -> Context:
-    sides = {side.name: side for side in sides_of(record)}
+def _pair(record: Record, metric: str, pair: Mapping[str, Any], sides: Mapping[str, Seen]) -> Context:
     enough = "Yes" if pair["enough"] else "No" if pair["difference"] else "No difference"
     if enough == "No" and pair["rows_needed"]:
         enough = f"No; about {pair['rows_needed']:,} examples would do"
-    return {
-        "a": sides[pair["a"]],
-        "b": sides[pair["b"]],
-        "link": pair_link(pair["a"], pair["b"], metric),
-        "difference": signed(record, metric, pair["difference"]),
-        "interval": " to ".join(signed(record, metric, pair[end]).removesuffix(" points") for end in ("low", "high")),
-        "p": p_words(pair["p_adjusted"]),
-        "enough": enough,
-    }
+    ends = (signed(record, metric, pair[end]).removesuffix(" points") for end in ("low", "high"))
+    cells = [(signed(record, metric, pair["difference"]), "n"), (" to ".join(ends), "n")]
+    cells += [(p_words(pair["p_adjusted"]), "n"), (enough, "")]
+    link = pair_link(pair["a"], pair["b"], metric)
+    return {"a": sides[pair["a"]], "b": sides[pair["b"]], "link": link, "cells": cells}
 
 
 def radar_axes(record: Record) -> list[str]:
@@ -205,56 +160,163 @@ def radar_axes(record: Record) -> list[str]:
 
     def fits(metric: str) -> bool:
         found = [side["metrics"].get(metric, {}).get("value") for side in record["sides"]]
-        return metric not in (*HUNDREDS, *UNBOUNDED) and all(value is not None and 0 <= value <= 1 for value in found)
+        bounded = metric not in (*shown.HUNDREDS, *shown.UNBOUNDED) and record["about"][metric]["higher_is_better"]
+        return bounded and all(value is not None and 0 <= value <= 1 for value in found)
 
-    return [name for name in metrics_of(record) if record["about"][name]["higher_is_better"] and fits(name)][:MOST_AXES]
+    return list(filter(fits, shown.metrics_of(record)))[:MOST_AXES]
 
 
-def overview(record: Record) -> Context:
-    """The whole as a radar; no picture with fewer than three metrics that fit on one scale."""
+def overview(record: Record) -> Context | None:
+    """The whole as a radar; None with fewer than three metrics that fit on one scale."""
     axes = radar_axes(record)
-    sides = [
+    values = [
         (f"{side.letter} {side.name}", side.colour, [float(side.said["metrics"][axis]["value"]) for axis in axes])
         for side in sides_of(record)
     ]
-    return {"picture": radar([title_of(record, axis) for axis in axes], sides)}
+    picture = radar([title_of(record, axis) for axis in axes], values)
+    return {"picture": picture} if picture else None
 
 
-def forgetting(record: Record) -> Context:
-    """General text and questions before and after, and how far a tuned model's predictions moved; no rows where it was
-    not measured."""
-    sides = {side.name: side for side in sides_of(record)}
-    found = {name: one for name, one in (record.get("forgetting") or {}).items() if name in sides}
-    rows = [
-        {
-            "side": sides[name],
-            "loss": f"{one['loss_before']:.2f} → {one['loss_after']:.2f}",
-            "right": f"{one['right_before']} → {one['right_after']} of {one['questions']}",
-            "moved": f"{one['divergence']:.2f}" if one.get("divergence") is not None else "–",
-        }
-        for name, one in found.items()
+def cost(record: Record) -> Context:
+    """Costs of every side, the curve over requests with its break-even points, prompt lengths, the answers given, the
+    prices."""
+    prices, sides = Prices(**record["prices"]), sides_of(record)
+    year = 12 * (record["questions"]["volume"] or 10_000)
+    basis = "By the tokens that are read and written"
+    if prices.made_up:
+        basis += ". The prices are made up: put in your own before you rely on an amount."
+    elif prices.device_per_hour is not None:
+        basis = "By the seconds an answer takes on the device, at the price of its hour."
+    else:
+        basis += ", at the prices below."
+    tuned, untuned = ([side for side in sides if side.is_tuned is which] for which in (True, False))
+    lengths, lengths_words = _lengths(record, prices.unit, sides)
+    return {
+        "basis": basis,
+        "year": year,
+        "rows": [(side, cost_link(side.name), False, _cost_cells(prices, side, year)) for side in sides],
+        "paid_back": [(one, other, _paid_back(prices, one, other)) for one in tuned for other in untuned],
+        "curve": _curve(record, prices, sides),
+        "lengths": lengths,
+        "lengths_words": lengths_words,
+        "questions": record["questions"],
+        "made_up": prices.made_up,
+        "prices": record["prices"],
+    }
+
+
+def _a_thousand(side: Seen, currency: str) -> str:
+    """What 1,000 requests cost."""
+    cost = side.per_request
+    return "not timed" if cost is None else amount(1000 * cost, currency)
+
+
+def _pays_after(tuned: Seen, untuned: Seen) -> int | None:
+    """Requests from which a tuned side, its training included, is no dearer than an untuned one. None = never, or not
+    known."""
+    dear, cheap = untuned.per_request, tuned.per_request
+    return None if dear is None or cheap is None else break_even(dear, cheap, tuned.said["cost"]["once"])
+
+
+def _is_trained_known(prices: Prices, side: Seen) -> bool:
+    known = is_training_known(side.said.get("training_s"), prices.training, prices.training_per_hour)
+    return not side.is_tuned or known
+
+
+def _cost_cells(prices: Prices, side: Seen, year: int) -> list[tuple[object, str]]:
+    once, each = side.said["cost"]["once"], side.per_request
+    training = amount(once, prices.currency) if side.is_tuned else "none"
+    total = "not timed" if each is None else amount(once + year * each, prices.currency)
+    if not _is_trained_known(prices, side):
+        training, total = "not known", total if each is None else f"{total} and its training"
+    return [(text, "") for text in (_a_thousand(side, prices.currency), training, total)]
+
+
+def _paid_back(prices: Prices, tuned: Seen, untuned: Seen) -> str:
+    if tuned.per_request is None or untuned.per_request is None:
+        return "not known, since not both were timed."
+    if not _is_trained_known(prices, tuned):
+        return "not known, since there is no record of what its training cost."
+    requests = _pays_after(tuned, untuned)
+    if requests is None:
+        return "its training is never paid back, since an answer costs no less."
+    if not requests:
+        return "cheaper from the first request on."
+    return f"paid back after {requests:,} request{'s' * (requests != 1)}."
+
+
+def _curve(record: Record, prices: Prices, sides: Sequence[Seen]) -> str:
+    points, drawn = record["cost_curve"], []
+    for side in sides:
+        spent, marks = side.said["cost"], []
+        for other in sides if side.is_tuned else ():
+            if not other.is_tuned and (requests := _pays_after(side, other)):
+                marks.append((float(requests), spent["once"] + requests * spent["per_request"]))
+        totals = [
+            (float(point["at"]), float(point["totals"][side.name])) for point in points if side.name in point["totals"]
+        ]
+        drawn += [Line(f"{side.letter} {side.name}", totals, side.colour, marks)] if totals else []
+    volume = "your volume" if record["questions"]["volume"] else "10,000 requests a month, since no volume was given"
+    caption = f"Total cost in {prices.unit}, training included: a year at {volume}. "
+    caption += "A ring marks where training is paid back."
+    unknown = [side.name for side in sides if not _is_trained_known(prices, side)]
+    caption += f" What training {', '.join(unknown)} cost is not known, and not in it." if unknown else ""
+    return curves(drawn, "requests", _tick, caption)
+
+
+def _lengths(record: Record, currency: str, sides: Sequence[Seen]) -> tuple[str, str]:
+    """The curve over prompt lengths, and from which of them training pays; empty where nothing was trained."""
+    if not (found := record.get("prompt_length")):
+        return "", ""
+    colours = {side.name: side.colour for side in sides}
+    drawn = [
+        Line(label, [(float(point["at"]), 1000 * float(point["totals"][name])) for point in found["points"]], colour)
+        for name, label, colour in (
+            ("prompt", f"{found['untuned']}, told at every request", colours.get(found["untuned"], "a")),
+            ("fine-tune", f"{found['tuned']}, trained once", colours.get(found["tuned"], "b")),
+        )
     ]
-    notes = [f"{name}: {one[key]}" for key in ("words", "no_divergence") for name, one in found.items() if one.get(key)]
-    return {"rows": rows, "notes": notes}
+    caption = f"Cost of 1,000 requests in {currency}, by the tokens of instructions "
+    picture = curves(drawn, "tokens", _tick, f"{caption}(prompt, examples, passages) that each one carries.")
+    pays, at = found["pays_from"], f"At {found['requests']:,} requests,"
+    if pays is None:
+        return picture, f"{at} no length of prompt makes fine-tuning the cheaper one."
+    when = f"once the instructions are {pays:,} tokens long" if pays else "whatever the length of the prompt"
+    return picture, f"{at} fine-tuning costs no more {when}."
 
 
-def refusals(record: Record) -> Context:
-    """Whether sides with documents say so when these do not hold the answer; no rows where there are none."""
-    found = record.get("refusals") or {}
-    rows = [
-        (side, f"{one['refused']} of {one['asked']}", f"{100 * one['low']:.0f} to {100 * one['high']:.0f} %")
-        for side in sides_of(record)
-        if (one := found.get(side.name)) is not None
-    ]
-    return {"rows": rows}
+def _tick(value: float) -> str:
+    """An amount beside an axis."""
+    return f"{value:,.2f}" if value >= 0.01 or value == 0 else f"{value:.1g}"
+
+
+def forgetting(record: Record) -> Context | None:
+    """Loss on general text and questions answered rightly, before and after; None where it was not measured."""
+    found = [(side, one) for side in sides_of(record) if (one := (record.get("forgetting") or {}).get(side.name))]
+    rows = []
+    for side, one in found:
+        moved = f"{one['divergence']:.2f}" if one.get("divergence") is not None else "–"
+        loss = f"{one['loss_before']:.2f} → {one['loss_after']:.2f}"
+        right = f"{one['right_before']} → {one['right_after']} of {one['questions']}"
+        rows.append((side, "", False, [(loss, ""), (right, ""), (moved, "")]))
+    notes = [f"{side.name}: {one[key]}" for key in ("words", "no_divergence") for side, one in found if one.get(key)]
+    return {"rows": rows, "notes": notes} if rows else None
+
+
+def refusals(record: Record) -> Context | None:
+    """Whether sides with documents say so when these do not hold the answer; None where there are none."""
+    rows = []
+    for side in sides_of(record):
+        if (one := (record.get("refusals") or {}).get(side.name)) is not None:
+            share = f"{100 * one['low']:.0f} to {100 * one['high']:.0f} %"
+            rows.append((side, "", False, [(f"{one['refused']} of {one['asked']}", ""), (share, "")]))
+    return {"rows": rows} if rows else None
 
 
 def measured(record: Record) -> Context:
     """File, rows, sides, base, device, sampling, checks, and the statistics with their papers."""
     facts, device, created = record["facts"], record.get("device") or {}, record.get("created_s")
-    when = (
-        datetime.datetime.fromtimestamp(created).strftime("%d %b %Y, %H:%M").lstrip("0") if created else "not recorded"
-    )
+    when = datetime.datetime.fromtimestamp(created or 0).strftime("%d %b %Y, %H:%M").lstrip("0")
     temperature = record.get("temperature", 0.0)
     sampling = f"temperature {temperature:g}" if temperature else "greedy"
     trained = facts["rows_trained"]
@@ -263,7 +325,7 @@ def measured(record: Record) -> Context:
     )
     precision = ", ".join(str(part) for part in (device.get("device"), device.get("dtype")) if part)
     rows = [
-        ("When", when, ""),
+        ("When", when if created else "not recorded", ""),
         ("File", record.get("file", "not recorded"), ""),
         ("Its SHA-256", str(record.get("data_sha256", ""))[:16] or "not recorded", ""),
         ("Examples that every side answered", f"{record['examples']:,}", fact_link("examples")),
@@ -278,11 +340,10 @@ def measured(record: Record) -> Context:
     ]
     about = record["about"]
     return {
-        "rows": rows,
+        "said": rows,
         "checks": [about[name]["words"] for name in record.get("checks") or () if name in about],
         "sides": [(side, _side_words(side), str(side.said.get("prompt") or "")) for side in sides_of(record)],
         "tried": str(record.get("tried") or ""),
-        "methods": METHODS,
     }
 
 
@@ -296,7 +357,3 @@ def _side_words(side: Seen) -> str:
         f"trained in {seconds(said.get('training_s'))}" if said.get("training_s") else "",
     ]
     return ", ".join(part for part in parts if part)
-
-
-def _lower(text: str) -> str:
-    return re.sub(r"^\w", lambda first: first.group().lower(), text)

@@ -15,7 +15,7 @@ import pytest
 from playground.evaluation.cost import Prices
 from playground.evaluation.decision import Questions
 from playground.report import format, report, sections
-from playground.report.differences import parted, word_diff
+from playground.report.report import parted, word_diff
 from tests.evaluation.verdicts import CHECK, EVIL, verdict
 
 VOID = {"meta", "br", "img", "input", "link"}
