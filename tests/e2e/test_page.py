@@ -277,7 +277,7 @@ def test_two_adapters_are_blended_heard_and_exported(page: Any, make_lora: Calla
 
 ATTACK = """async (app) => {
     const form = new FormData();
-    form.append("files", new File(["{}"], "evil.jsonl"));
+    form.append("files", new File(["{}"], "crossed.jsonl"));
     const join = JSON.stringify({data: [], fn_index: 0, session_hash: "evil"});
     const sent = [[app + "/status", {}], [app + "/gradio_api/upload", {method: "POST", body: form}],
                   [app + "/gradio_api/upload", {method: "POST", body: form, mode: "no-cors"}],
@@ -328,4 +328,4 @@ def test_another_sites_page_reaches_nothing(app: App, browser: Any, elsewhere: i
     assert [status for status, _ in rebound] == [403, 403, 0, 403] or [status for status, _ in rebound] == [403] * 4
     assert {status for status, _ in crossed} <= {0, 403}
     assert "device" not in str([rebound, crossed])
-    assert not list((app.home / "uploads").rglob("evil*"))
+    assert not list((app.home / "uploads").rglob("crossed*"))
