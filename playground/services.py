@@ -30,8 +30,7 @@ from playground.verdict.bench import PromptBench, PromptBook
 from playground.verdict.files import VerdictFiles
 from playground.verdict.judging import JudgingService
 from playground.verdict.losses import ForgettingService, ScoringService
-from playground.verdict.race import RaceService
-from playground.verdict.race_plan import Measuring
+from playground.verdict.race import Measuring, RaceService
 from playground.verdict.service import VerdictService
 from playground.verdict.votes import Voting
 from playground.workspace.examples import DataService

@@ -1,6 +1,5 @@
 """What several verbs share: progress on stderr, the services on the chosen base, the lock on the home folder, calls to
-the app
-that serves it."""
+the app that serves it."""
 
 from __future__ import annotations
 
@@ -10,13 +9,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from playground.chat.compare import Side, side_as_json
-from playground.chat.replay import Saved
-from playground.engine.request import Sampling
+from playground.chat.compare import Side
 from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.evaluation.checks import SCHEMA, schema_file
 from playground.services import Services, build_services
@@ -69,36 +66,28 @@ class Progress:
         return at
 
 
-def services_for(settings: Settings, base: str | None = None) -> Services:
-    """All services, on ``base`` if one is named."""
-    return build_services(replace(settings, base=base) if base else settings)
+def services_for(settings: Settings, base: str | None = None, sides: Sequence[Side] = ()) -> Services:
+    """All services, on ``base`` if one is named. Raises NotFoundError for sides whose adapter is not there, before
+    anything is loaded."""
+    services = build_services(replace(settings, base=base) if base else settings)
+    for side in sides:
+        if side.model != "base":
+            services.adapters.get(side.model)
+    return services
 
 
 @contextlib.contextmanager
 def owned_or_served(settings: Settings) -> Iterator[Home | None]:
     """Hold the home's lock while a verb computes; yields None where an app serves this home and does the work
     instead."""
-    try:
+    home = None
+    with contextlib.suppress(HomeTaken):
         home = Home.take(settings)
-    except HomeTaken:
-        yield None
-        return
     try:
         yield home
     finally:
-        home.release()
-
-
-def ask_app(settings: Settings, sides: list[Side], questions: list[str], sampling: Sampling) -> list[dict[str, Any]]:
-    """The replies, as ``compare`` gives them. Raises HomeTaken when the owner does not serve."""
-    body = {"sides": [side_as_json(side) for side in sides], "questions": questions, "sampling": asdict(sampling)}
-    replies: list[dict[str, Any]] = call(settings, "/internal/compare", body)["replies"]
-    return replies
-
-
-def replay_in_app(settings: Settings, saved: Saved) -> dict[str, Any]:
-    """One saved reply again, as ``replay`` gives it. Raises HomeTaken when the owner does not serve."""
-    return call(settings, "/internal/replay", {"stamp": saved.stamp, "text": saved.text})
+        if home is not None:
+            home.release()
 
 
 def judge_in_app(settings: Settings, request: VerdictRequest) -> Iterator[VerdictView]:
@@ -120,11 +109,9 @@ def judge_in_app(settings: Settings, request: VerdictRequest) -> Iterator[Verdic
 def call(settings: Settings, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """One call to the serving app; its errors come back as ours."""
     url, token = _where(settings)
-    request = urllib.request.Request(
-        url.rstrip("/") + route,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-    )
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url.rstrip("/") + route, data, headers)
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=600) as response:
             answer: dict[str, Any] = json.load(response)
@@ -142,7 +129,7 @@ def _where(settings: Settings) -> tuple[str, str]:
     until = time.monotonic() + WAIT_S
     while True:
         try:
-            home = Home.take(settings)
+            Home.take(settings).release()
         except HomeTaken as taken:
             if taken.url:
                 return taken.url, taken.token
@@ -150,5 +137,4 @@ def _where(settings: Settings) -> tuple[str, str]:
                 raise
             time.sleep(0.2)
         else:
-            home.release()
             raise PlaygroundError("The app that served this home has just ended. Try again.")

@@ -5,43 +5,38 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playground.chat.compare import all_replies, parse_side
+from playground.chat.compare import all_replies, parse_side, side_as_json
 from playground.chat.replay import Saved, read_saved, together
-from playground.cli.common import Outcome, Progress, ask_app, owned_or_served, replay_in_app, services_for
+from playground.cli.common import Outcome, Progress, call, owned_or_served, services_for
 from playground.engine.request import Sampling
 from playground.errors import InputError
 from playground.settings import Settings
+
+FILE_LIMIT_BYTES = 64_000_000
+AROUND = 20
+"""Characters shown before and after the first difference."""
 
 
 def compare(settings: Settings, options: Namespace) -> Outcome:
     sides = [parse_side(spec, Path(options.examples) if options.examples else None) for spec in options.side]
     sampling = Sampling(temperature=options.temperature, max_tokens=options.max_tokens, seed=options.seed)
-    services = services_for(settings, options.base)
-    for side in sides:
-        if side.model != "base":
-            services.adapters.get(side.model)  # a wrong id is refused before anything is loaded
-    progress = Progress()
+    services, progress = services_for(settings, options.base, sides), Progress()
     with owned_or_served(settings) as home:
         if home is None:
-            replies = ask_app(settings, sides, options.ask, sampling)
+            asked = {"sides": [side_as_json(side) for side in sides], "questions": options.ask}
+            replies = call(settings, "/internal/compare", {**asked, "sampling": asdict(sampling)})["replies"]
         else:
             services.bases.engine(progress.base)
             progress.end()
-            of = len(options.ask)
-            replies = all_replies(
-                services.compare,
-                sides,
-                options.ask,
-                sampling,
-                lambda turn, tokens: progress.say(f"Turn {turn + 1} of {of}: {tokens} tokens written"),
-            )
+            told = partial(_written, progress, "Turn", len(options.ask))
+            replies = all_replies(services.compare, sides, options.ask, sampling, told)
             progress.end()
-    failed = [reply for reply in replies if reply.get("error")]
-    wrong = "\n".join(f"{reply['side']}: {reply['error']}" for reply in failed)
+    wrong = "\n".join(f"{reply['side']}: {reply['error']}" for reply in replies if reply.get("error"))
     if wrong:
         print(wrong, file=sys.stderr)
     text = "\n\n".join(
@@ -53,63 +48,52 @@ def compare(settings: Settings, options: Namespace) -> Outcome:
     return {"replies": replies} | ({"error": wrong} if wrong else {}), text, 1 if wrong else 0
 
 
-FILE_LIMIT_BYTES = 64_000_000
-AROUND = 20
-"""Characters shown before and after the first difference."""
+def _written(progress: Progress, what: str, of: int, at: int, tokens: int) -> None:
+    progress.say(f"{what} {at + 1} of {of}: {tokens} tokens written")
 
 
 def replay(settings: Settings, options: Namespace) -> Outcome:
     saved = _read(Path(options.file))
-    services = services_for(settings, options.base)
-    progress = Progress()
+    services, progress = services_for(settings, options.base), Progress()
     with owned_or_served(settings) as home:
         if home is None:
-            found = [replay_in_app(settings, one) for one in saved]
+            found = [call(settings, "/internal/replay", {"stamp": one.stamp, "text": one.text}) for one in saved]
         else:
             services.bases.resolve(progress.base)
             for one in saved:
                 services.replay.check(one)  # what cannot be the same is refused before anything is loaded
             services.bases.engine(progress.base)
             progress.end()
-            found = [
-                services.replay.again(one, partial(_written, progress, at, len(saved)))
-                for at, one in enumerate(saved, 1)
-            ]
+            written = partial(_written, progress, "Reply", len(saved))
+            found = [services.replay.again(one, partial(written, at)) for at, one in enumerate(saved)]
             progress.end()
     return together(found), "\n\n".join(_words(one, result) for one, result in zip(saved, found, strict=True)), 0
-
-
-def _written(progress: Progress, at: int, of: int, tokens: int) -> None:
-    progress.say(f"Reply {at} of {of}: {tokens} tokens written")
 
 
 def _read(path: Path) -> list[Saved]:
     """Raises InputError when it is no JSON, or holds no stamp."""
     try:
         if path.stat().st_size > FILE_LIMIT_BYTES:
-            raise InputError(
-                f"{path} is larger than {FILE_LIMIT_BYTES // 1_000_000} MB. Save the replies to be replayed in a"
-                " smaller file."
-            )
+            limit = f"{FILE_LIMIT_BYTES // 1_000_000} MB"
+            raise InputError(f"{path} is larger than {limit}. Save the replies to be replayed in a smaller file.")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}. Name a saved reply, such as what `compare --json` printed."
-        ) from error
+        instead = "Name a saved reply, such as what `compare --json` printed."
+        raise InputError(f"{path} cannot be read: {error.strerror}. {instead}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not JSON ({error}). Save what `compare --json` or /v1 gave, and nothing else."
-        ) from error
+        instead = "Save what `compare --json` or /v1 gave, and nothing else."
+        raise InputError(f"{path} is not JSON ({error}). {instead}") from error
     return read_saved(value)
 
 
 def _words(saved: Saved, result: dict[str, Any]) -> str:
     text, at = result["text"], result["first_difference"]
-    if result["same"] is None:
+    if result["same"] is None or saved.text is None:
         verdict = f"The file holds no text to compare with. The stamp gives:\n{text}"
     elif result["same"]:
         verdict = f"The same text again, {len(text)} characters."
     else:
-        start, end = max(0, at - AROUND), at + AROUND
-        verdict = f"Not the same: character {at + 1} is the first that differs.\n  saved: {saved.text[start:end]!r}\n  now:   {text[start:end]!r}"  # type: ignore[index]
+        shown = slice(max(0, at - AROUND), at + AROUND)
+        first = f"Not the same: character {at + 1} is the first that differs."
+        verdict = f"{first}\n  saved: {saved.text[shown]!r}\n  now:   {text[shown]!r}"
     return "\n".join([f"[{saved.name}] {verdict}" if saved.name else verdict, *result["notes"]])

@@ -1,17 +1,22 @@
-"""``status``, ``doctor``, ``demo`` and ``serve``."""
+"""``status``, ``doctor``, ``demo``, ``serve`` and ``adapters``. Looking never imports torch; blending does, and merging
+in a process of its own."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import time
 from argparse import Namespace
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from playground.chat.demo import DemoState
+from playground.cli.arguments import weights_of
 from playground.cli.common import Outcome, Progress, call, services_for
-from playground.errors import PlaygroundError
+from playground.errors import InputError, PlaygroundError
+from playground.library.card import AdapterCard
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.visitors import Home, HomeTaken
@@ -20,19 +25,17 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pandas
 
 
 def status(settings: Settings, options: Namespace) -> Outcome:
-    """The state of the app that serves this home, or of the device when none does, and what lies on disk. Never imports
-    torch."""
+    """The state of the app that serves this home, or of the device when none does, and what lies on disk."""
     services = build_services(settings)
-    state = _state(settings, services)
-    disk = services.storage.folders()
-    state["disk"] = {"free_bytes": services.storage.free_bytes(), "folders": disk}
+    state, folders, free = _state(settings, services), services.storage.folders(), services.storage.free_bytes()
+    state["disk"] = {"free_bytes": free, "folders": folders}
     lines = [
         f"{state['device']}: {state['used_bytes'] / 1e9:.1f} of {state['budget_bytes'] / 1e9:.1f} GB in use",
         *[f"  {part['name']}: {part['bytes'] / 1e6:.0f} MB" for part in state["parts"] if part["bytes"]],
         *[f"  running: {lease['label']}" for lease in state["leases"]],
         *[f"  waiting: {item['label']} ({item['position']})" for item in state["queue"]],
-        f"Disk: {sum(disk.values()) / 1e9:.1f} GB in {settings.home}, {state['disk']['free_bytes'] / 1e9:.1f} GB free",
-        *[f"  {name}: {held / 1e6:.1f} MB" for name, held in disk.items()],
+        f"Disk: {sum(folders.values()) / 1e9:.1f} GB in {settings.home}, {free / 1e9:.1f} GB free",
+        *[f"  {name}: {held / 1e6:.1f} MB" for name, held in folders.items()],
     ]
     return state, "\n".join(lines), 0
 
@@ -56,8 +59,7 @@ def _state(settings: Settings, services: Services) -> dict[str, Any]:
 
 def doctor(settings: Settings, options: Namespace) -> Outcome:
     """What is here, what is missing and how to mend it; prepares the base unless ``--offline``."""
-    services = services_for(settings, options.base)
-    progress = Progress()
+    services, progress = services_for(settings, options.base), Progress()
     missing: list[dict[str, str]] = []
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -65,6 +67,7 @@ def doctor(settings: Settings, options: Namespace) -> Outcome:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             missing.append({"what": f"the package {package}", "mend": "pip install -r requirements.txt"})
+    code = 1 if missing else 0
     base: dict[str, Any] | None = None
     try:
         found = services.bases.resolve(progress.base, offline=options.offline)
@@ -74,45 +77,32 @@ def doctor(settings: Settings, options: Namespace) -> Outcome:
             raise
         missing.append({"what": str(error), "mend": "python -m playground doctor"})
     progress.end()
-    device, dtype, threads = _torch()
-    found_json = {
-        "device": device,
-        "dtype": dtype,
-        "threads": threads,
-        "base": base,
-        "versions": versions,
-        "missing": missing,
-    }
+    computing, here = _torch(), services.manager.device
     lines = [
-        f"Device: {services.manager.device.name}, computing in {dtype} with {threads} threads",
-        (
-            f"Memory: {services.manager.device.free_bytes / 1e9:.1f} of {services.manager.device.total_bytes / 1e9:.1f}"
-            " GB free"
-        ),
+        "Device: {}, computing in {dtype} with {threads} threads".format(here.name, **computing),
+        f"Memory: {here.free_bytes / 1e9:.1f} of {here.total_bytes / 1e9:.1f} GB free",
         f"Home: {settings.home}",
         f"Base: {base['id']} in {base['path']}, fingerprint {base['fingerprint']}" if base else "Base: not prepared",
         "Packages: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         *[f"Missing: {item['what']} Mend it with: {item['mend']}" for item in missing],
     ]
-    return found_json, "\n".join(lines), 1 if any("package" in item["what"] for item in missing) else 0
+    return {**computing, "base": base, "versions": versions, "missing": missing}, "\n".join(lines), code
 
 
-def _torch() -> tuple[str, str, int]:
+def _torch() -> dict[str, Any]:
     try:
         import torch
 
         from playground.engine.load import pick_device
     except ImportError:
-        return "unknown", "unknown", 0
+        return {"device": "unknown", "dtype": "unknown", "threads": 0}
     device, dtype = pick_device()
-    return str(device), str(dtype).removeprefix("torch."), torch.get_num_threads()
+    return {"device": str(device), "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
 
 
 def demo(settings: Settings, options: Namespace) -> Outcome:
     """Train on the hospital examples, then measure base + prompt against the tuned model on rows neither has seen."""
-    services = services_for(settings)
-    progress = Progress()
-    started = time.monotonic()
+    services, progress, started = services_for(settings), Progress(), time.monotonic()
     home = Home.take_patiently(settings)
     try:
         services.bases.engine(progress.base)
@@ -123,25 +113,16 @@ def demo(settings: Settings, options: Namespace) -> Outcome:
         services.close()
         home.release()
     seconds = round(time.monotonic() - started, 1)
-    rows = [asdict(row) for row in state.table]
     lines = [f"{'':<24}{'format kept':>14}{'tokens in':>12}{'tokens out':>12}{'s a reply':>12}"]
     for row in state.table:
-        kept = f"{row.passed} of {row.n}"
-        lines.append(
-            f"{row.name:<24}{kept:>14}{row.prompt_tokens:>12.0f}{row.completion_tokens:>12.0f}{row.seconds:>12.1f}"
-        )
-    lines.append(
-        f"Held-out rows, computed just now in {seconds:.0f} s. The adapter is {state.adapter}: python -m playground"
-        " compare"
-    )
-    lines.append(
-        f'  --side model=base --side model={state.adapter} --ask "Male, 54, chest tightness, BP 150/95, pulse 102."'
-    )
-    return (
-        {"state": state.phase, "run": state.run, "adapter": state.adapter, "seconds": seconds, "rows": rows},
-        "\n".join(lines),
-        0,
-    )
+        figures = f"{row.prompt_tokens:>12.0f}{row.completion_tokens:>12.0f}{row.seconds:>12.1f}"
+        lines.append(f"{row.name:<24}{f'{row.passed} of {row.n}':>14}{figures}")
+    ask = f"The adapter is {state.adapter}: python -m playground compare"
+    lines.append(f"Held-out rows, computed just now in {seconds:.0f} s. {ask}")
+    asked = "Male, 54, chest tightness, BP 150/95, pulse 102."
+    lines.append(f'  --side model=base --side model={state.adapter} --ask "{asked}"')
+    found = {"state": state.phase, "run": state.run, "adapter": state.adapter, "seconds": seconds}
+    return found | {"rows": [asdict(row) for row in state.table]}, "\n".join(lines), 0
 
 
 def _line(state: DemoState) -> str:
@@ -155,3 +136,60 @@ def serve(settings: Settings, options: Namespace) -> Outcome:
 
     run(settings)
     return {}, "", 0
+
+
+def adapters(settings: Settings, options: Namespace) -> Outcome:
+    """List, import, export, blend, push or remove."""
+    services = build_services(settings)
+    service, found = services.adapters, dict[str, Any]()
+    match options.action:
+        case "import":
+            card = service.import_file(Path(options.path))
+            found = {"notes": list(card.notes)}
+            said = "\n".join([f"Imported as {card.id}.", *(f"{note[0].upper()}{note[1:]}." for note in card.notes)])
+        case "export":
+            folder = _exported(services, options)
+            card, found, said = service.get(options.id), {"folder": str(folder)}, f"Written to {folder}."
+        case "blend":
+            card = service.blend(weights_of(options.parts), options.how, options.name)
+            said = f"Blended as {card.id}."
+        case "push":
+            if not (token := os.environ.get("HF_TOKEN", "")):
+                raise InputError("Set HF_TOKEN to a token of yours that may write; it is made in the hub's settings.")
+            address = services.pusher.push(options.id, options.repo, token, private=not options.public)
+            card, found, said = service.get(options.id), {"address": address}, f"It is at {address}"
+        case "remove":
+            card = service.get(options.id)
+            service.remove(card.id)
+            said = f"{card.id} is deleted."
+        case _:
+            cards = [row.card for row in service.list()]
+            said = "\n".join(map(_row, cards)) or "No adapters yet: train one or import a PEFT folder."
+            return {"adapters": [_json(card) for card in cards]}, said, 0
+    return {"adapters": [_json(card)], **found}, said, 0
+
+
+def _exported(services: Services, options: Namespace) -> Path:
+    """As a PEFT folder; merged into DIR as a folder; GGUF as DIR/ID.gguf."""
+    target, progress = Path(options.dir), Progress()
+    if options.format == "peft":
+        return services.adapters.export_folder(options.id, target)
+    target = target.expanduser().absolute()
+    if options.format == "gguf":
+        target.mkdir(parents=True, exist_ok=True)
+        target /= f"{options.id}.gguf"
+    services.bases.resolve(progress.base)
+    progress.end()
+    for step in services.exporter.export(options.id, options.format, target=target):
+        progress.say(step.phase)
+    progress.end()
+    return target
+
+
+def _json(card: AdapterCard) -> dict[str, Any]:
+    return {name: getattr(card, name) for name in ("id", "name", "method", "base", "rank", "bytes", "sha256")}
+
+
+def _row(card: AdapterCard) -> str:
+    rank = f"r{card.rank}" if card.rank else ""
+    return f"{card.id:<28}  {card.method:<6} {rank:<4}  {card.bytes / 1e6:6.1f} MB  {card.base}"

@@ -10,6 +10,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from playground.cli.arguments import build_parser
 from playground.cli.common import Outcome
@@ -41,12 +42,8 @@ def main(words: Sequence[str]) -> int:
         return 0
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return _failed(
-            f"{reason}: {getattr(error, 'filename', None) or 'this machine'}. Check the path and the disk, then try"
-            " again.",
-            1,
-            as_json,
-        )
+        where = getattr(error, "filename", None) or "this machine"
+        return _failed(f"{reason}: {where}. Check the path and the disk, then try again.", 1, as_json)
     except Exception as error:  # a fault of ours: one sentence for the person, the traceback in a file
         return _failed(_unexpected(error), 1, as_json)
 
@@ -73,16 +70,12 @@ def _failed(words: str, code: int, as_json: bool) -> int:
 
 def _verb(name: str) -> Callable[[Settings, Namespace], Outcome]:
     """The verb's own module, imported when it is called: listing runs must not pay for torch."""
-    from importlib import import_module
-
     modules = {
-        "training": ("check", "train", "runs"),
-        "race": ("race", "races", "bench"),
-        "adapters": ("adapters",),
-        "compare": ("compare", "replay"),
-        "verdict": ("verdict",),
-        "device": ("status", "doctor", "demo", "serve"),
+        **dict.fromkeys(("check", "train", "runs", "race", "races"), "training"),
+        **dict.fromkeys(("compare", "replay"), "compare"),
+        **dict.fromkeys(("verdict", "bench"), "verdict"),
     }
-    module = next(module for module, verbs in modules.items() if name in verbs)
-    run: Callable[[Settings, Namespace], Outcome] = getattr(import_module(f"playground.cli.{module}"), name)
+    run: Callable[[Settings, Namespace], Outcome] = getattr(
+        import_module(f"playground.cli.{modules.get(name, 'device')}"), name
+    )
     return run

@@ -1,4 +1,4 @@
-"""``check``, ``train`` and ``runs``."""
+"""``check``, ``train``, ``runs``; ``race`` and ``races``: several methods on the same rows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from playground.cli.arguments import mapping_of, request_of
 from playground.cli.common import Outcome, Progress, owned_or_served, services_for
 from playground.data.check import as_json, as_text
 from playground.data.split import split
-from playground.errors import RunFailedError
+from playground.errors import CancelledError, RunFailedError
 from playground.runs.progress import RunView, ordinal, write_curves
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.verdict.race import RaceRequest, RaceView
+from playground.verdict.race_store import DONE, record, text
 from playground.workspace.visitors import LOCAL
 
 
 def check(settings: Settings, options: Namespace) -> Outcome:
-    services = services_for(settings, options.base)
-    progress = Progress()
+    services, progress = services_for(settings, options.base), Progress()
     file = services.data.fetch(options.file, LOCAL, progress.share("Fetching the data set's first rows"))
     checked = services.data.check(file, mapping_of(options.map), LOCAL, progress.share("Reading"))
     progress.end()
@@ -30,15 +31,13 @@ def check(settings: Settings, options: Namespace) -> Outcome:
     tokens = services.data.tokens(checked, options.max_tokens, on_progress=progress.share("Counting tokens"))
     progress.end()
     advice = services.data.advice(checked, tokens)
-    seed = TrainRequest(file).seed
-    parts = split(checked.usable, seed, test=services.data.test_share(file))
+    parts = split(checked.usable, TrainRequest(file).seed, test=services.data.test_share(file))
     return as_json(checked, tokens, advice, parts.as_record()), as_text(checked, tokens, advice), 0
 
 
 def train(settings: Settings, options: Namespace) -> Outcome:
     """Queue a run and follow it to its end; where an app serves this home, that app runs it."""
-    services = services_for(settings, options.base)
-    progress = Progress()
+    services, progress = services_for(settings, options.base), Progress()
     file = services.data.fetch(options.file, LOCAL, progress.share("Fetching the data set's first rows"))
     progress.end()
     request = request_of(options, file)
@@ -49,17 +48,15 @@ def train(settings: Settings, options: Namespace) -> Outcome:
         plan = services.training.plan(request)
         run = services.training.start(request)
         if checked.bad:
-            progress.say(
-                f"{checked.good} of {checked.rows} rows can be used, {len(checked.bad)} cannot (see check).",
-                always=True,
-            )
+            used = f"{checked.good} of {checked.rows} rows can be used"
+            progress.say(f"{used}, {len(checked.bad)} cannot (see check).", always=True)
         held = f"{plan.validation_rows} are held back to choose by, {plan.test_rows} for a verdict."
         progress.say(f"Learns from {plan.rows} rows; {held}", always=True)
         return follow_run(services, run, home is not None, options.detach, progress)
 
 
 def follow_run(services: Services, run: str, owner: bool, detach: bool, progress: Progress) -> Outcome:
-    """Start what is queued, if this process owns the home, and follow it."""
+    """Start what is queued, if this process owns the home, and follow it. Raises RunFailedError."""
     if owner:
         services.training.start_supervisor()
     if detach:
@@ -70,47 +67,57 @@ def follow_run(services: Services, run: str, owner: bool, detach: bool, progress
             progress.say(_line(view))
     except KeyboardInterrupt:
         services.training.cancel(run)
-        for view in services.training.follow(run):
-            progress.say("Cancelling")
+        progress.say("Cancelling")
+        *_, view = services.training.follow(run)
     progress.end()
     services.close()
-    code = 0 if view.state == "DONE" else 1
-    if code:
+    if view.state != "DONE":
         raise RunFailedError(view.error or f"The run ended as {view.state}.")
-    return _json(view), f"Done: adapter {view.adapter} after {view.step} steps, {view.summary.get('seconds')} s.", code
+    return (
+        _summed_up(view),
+        f"Done: adapter {view.adapter} after {view.step} steps, {view.summary.get('seconds')} s.",
+        0,
+    )
+
+
+SUMMARY = (
+    *("rows_used", "rows_bad", "steps", "seconds", "tokens_per_s", "loss", "eval_loss", "trainable_params"),
+    *("total_params", "peak_memory_bytes", "estimated_memory_bytes"),
+)
+
+
+def _summed_up(view: RunView) -> dict[str, Any]:
+    run = {"run": view.run, "state": view.state, "adapter": view.adapter}
+    return run | {name: view.summary.get(name) for name in SUMMARY}
 
 
 def _left(services: Services, run: str, owner: bool, progress: Progress) -> Outcome:
     """Wait for its start, not for its end; where it does not start, say who will do that."""
-    view = services.training.show(run)
-    until = time.monotonic() + 10
-    while owner and view.state == "QUEUED" and time.monotonic() < until:
-        time.sleep(0.1)
-        view = services.training.show(run)
+    view = _settled(services, run, "QUEUED", 10 if owner else 0)
     services.close()
     if view.state == "QUEUED":
         now = "The device is taken" if owner else "Another process works in this home and starts it when its turn comes"
         later = "" if owner else "should that end before, "
-        progress.say(
-            f"{run} waits. {now}; {later}the app starts it, or the next command that trains here, or: python -m"
-            f" playground runs resume {run}",
-            always=True,
-        )
-    return _json(view), f"{run} is {view.state}. python -m playground runs show {run} follows it.", 0
+        then = "the app starts it, or the next command that trains here, or"
+        progress.say(f"{run} waits. {now}; {later}{then}: python -m playground runs resume {run}", always=True)
+    return _summed_up(view), f"{run} is {view.state}. python -m playground runs show {run} follows it.", 0
+
+
+def _settled(services: Services, run: str, state: str, seconds: float) -> RunView:
+    """The run once it has left a state, or as it is after so long."""
+    until = time.monotonic() + seconds
+    while (view := services.training.show(run)).state == state and time.monotonic() < until:
+        time.sleep(0.1)
+    return view
 
 
 def runs(settings: Settings, options: Namespace) -> Outcome:
-    """List, show, move, cancel or resume. Never imports torch."""
-
+    """List, show, move, cancel, resume, or write curves. Never imports torch."""
     services = build_services(settings)
     training = services.training
     if options.action == "cancel":
         training.cancel(options.run)
-        view = training.show(options.run)
-        until = time.monotonic() + 15
-        while view.state == "STOPPING" and time.monotonic() < until:
-            time.sleep(0.2)
-            view = training.show(options.run)
+        view = _settled(services, options.run, "STOPPING", 15)
         return _short(view), f"{view.run} is {view.state}.", 0
     if options.action == "resume":
         with owned_or_served(settings) as home:
@@ -128,8 +135,8 @@ def runs(settings: Settings, options: Namespace) -> Outcome:
         view = training.show(options.run)
         return _short(view), "\n".join(line for line in (_row(view), _memory(view), view.error) if line), 0
     views = training.runs()
-    text = "\n".join(_row(view) for view in views) or "No runs yet. python -m playground train FILE begins one."
-    return {"runs": [_short(view) for view in views]}, text, 0
+    listed = "\n".join(_row(view) for view in views) or "No runs yet. python -m playground train FILE begins one."
+    return {"runs": [_short(view) for view in views]}, listed, 0
 
 
 def _short(view: RunView) -> dict[str, Any]:
@@ -137,29 +144,10 @@ def _short(view: RunView) -> dict[str, Any]:
     return {name: getattr(view, name) for name in names} | {"memory_ratio": view.summary.get("memory_ratio")}
 
 
-def _json(view: RunView) -> dict[str, Any]:
-    names = [
-        "rows_used",
-        "rows_bad",
-        "steps",
-        "seconds",
-        "tokens_per_s",
-        "loss",
-        "eval_loss",
-        "trainable_params",
-        "total_params",
-    ]
-    names += ["peak_memory_bytes", "estimated_memory_bytes"]
-    run = {"run": view.run, "state": view.state, "adapter": view.adapter}
-    return run | {name: view.summary.get(name) for name in names}
-
-
 def _row(view: RunView) -> str:
     place = f"  {ordinal(view.place)} in line" if view.place else ""
-    return (
-        f"{view.run}  {view.state:<9}  {view.method:<6}  step {view.step} of {view.steps} "
-        f" {view.adapter or view.name}{place}"
-    )
+    steps = f"step {view.step} of {view.steps}  {view.adapter or view.name}"
+    return f"{view.run}  {view.state:<9}  {view.method:<6}  {steps}{place}"
 
 
 def _memory(view: RunView) -> str:
@@ -176,3 +164,76 @@ def _line(view: RunView) -> str:
     loss = next((f", loss {value:.3f}" for step, value in view.loss if step == view.step), "")
     left = f", {view.seconds_left:.0f} s left" if view.seconds_left else ""
     return f"Step {view.step} of {view.steps}{loss}, {view.tokens_per_s or 0:.0f} tokens/s{left}"
+
+
+# -- races -----------------------------------------------------------------------------------------------------------
+
+SHARED = ("steps", "minutes", "check", "name", "objective", "batch_size", "max_tokens", "seed")
+
+
+def race(settings: Settings, options: Namespace) -> Outcome:
+    """Queue a race and follow it to its end; where an app serves this home, that app runs and measures it."""
+    services, progress = services_for(settings, options.base), Progress()
+    methods = tuple(name.strip() for name in options.methods.split(",") if name.strip())
+    asked = {name: getattr(options, name) for name in SHARED}
+    request = RaceRequest(Path(options.file), methods, mapping=mapping_of(options.map), **asked)
+    services.data.check(request.file, request.mapping, request.owner)  # a bad file is refused before a base is fetched
+    services.bases.resolve(progress.base)
+    progress.end()
+    with owned_or_served(settings) as home:
+        started = services.race.start(request)
+        if home is not None:
+            services.training.start_supervisor()
+            services.race.start_measuring()
+        return follow_race(services, started, progress, owner=home is not None)
+
+
+def follow_race(services: Services, started: str, progress: Progress, *, owner: bool) -> Outcome:
+    """owner: this process runs and measures it. It becomes that where the process that was is gone. Raises
+    CancelledError."""
+    view = services.race.show(started)
+    progress.say(f"Race {started}: {view.of} methods, {_time(view)}", always=True)
+    try:
+        for view in services.race.follow(started):
+            progress.say(_race_line(view))
+            if not owner and view.live and services.training.take_over():
+                services.race.start_measuring()
+                owner = True
+    except KeyboardInterrupt:
+        services.race.cancel(started)
+        view = services.race.show(started)
+    progress.end()
+    services.close()
+    if view.race.state != DONE:
+        told = f"python -m playground races show {started} has what was measured."
+        raise CancelledError(f"The race was cancelled. {told}")
+    return record(view), text(view), 0 if any(entry.state == "DONE" for entry in view.race.entries) else 1
+
+
+def races(settings: Settings, options: Namespace) -> Outcome:
+    """List, show, cancel or remove. Never imports torch."""
+    service = build_services(settings).race
+    if options.action == "cancel":
+        service.cancel(options.race)
+    if options.action == "remove":
+        service.remove(options.race)
+        return {"removed": options.race}, f"{options.race} is forgotten; its runs and adapters stay.", 0
+    if options.action in ("show", "cancel"):
+        view = service.show(options.race)
+        return record(view), "\n".join(part for part in (_race_line(view), text(view)) if part), 0
+    short = [
+        {"race": v.race.race, "name": v.race.name, "state": v.race.state, "methods": v.of, "measured": v.measured}
+        for v in service.races()
+    ]
+    listed = ["{race}  {state:<9}  {measured} of {methods} methods  {name}".format_map(row) for row in short]
+    return {"races": short}, "\n".join(listed) or "No races yet. python -m playground race FILE begins one.", 0
+
+
+def _race_line(view: RaceView) -> str:
+    return ", ".join(part for part in (view.race.message, _time(view)) if part)
+
+
+def _time(view: RaceView) -> str:
+    if (left := view.seconds_left) is None:
+        return ""
+    return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"

@@ -1,4 +1,5 @@
-"""``verdict``: several sides on held-out examples, and what follows from it."""
+"""``verdict``: several sides on held-out examples, and what follows from it. ``bench``: versions of a prompt on the
+validation part."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from playground.evaluation.cost import Prices, read_prices
 from playground.library.files import write_json
 from playground.services import Services
 from playground.settings import Settings
+from playground.verdict.bench import best_of, figure
 from playground.verdict.files import DONE
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
@@ -31,15 +33,13 @@ RECORD = (
 
 
 def verdict(settings: Settings, options: Namespace) -> Outcome:
-    file = Path(options.file)
-    if not file.exists():
-        raise InputError(f"There is no file {file}. verdict takes a file of held-out examples.")
-    source = Path(options.examples) if options.examples else file
+    file = _existing(options.file, "verdict takes a file of held-out examples.")
+    source = Path(options.examples) if options.examples else None
     request = VerdictRequest(
         file=file,
-        sides=tuple(parse_side(spec, source) for spec in options.side),
+        sides=tuple(parse_side(spec, source or file) for spec in options.side),
         checks=tuple(options.check),
-        examples=Path(options.examples) if options.examples else None,
+        examples=source,
         mapping=mapping_of(options.map) or None,
         questions=_questions(options.answers),
         prices=read_prices(Path(options.prices)) if options.prices else Prices(),
@@ -51,37 +51,10 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
     out = Path(options.out) if options.out else None
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. --out names a folder for the report and the rows.")
-    services, progress = services_for(settings, options.base), Progress()
-    for side in request.sides:
-        if side.model != "base":
-            services.adapters.get(side.model)  # a wrong id is refused before anything is loaded
-    view = None
-    for view in measured(settings, services, request, progress):
-        progress.say(line(view))
-    progress.end()
-    if view is None or view.record is None:
-        raise RunFailedError(view.error if view is not None and view.error else "Nothing was measured. Try again.")
-    return _outcome(services, view, out)
-
-
-def measured(
-    settings: Settings, services: Services, request: VerdictRequest, progress: Progress
-) -> Iterator[VerdictView]:
-    """How far it is, here or in the app that serves this home."""
-    with owned_or_served(settings) as home:
-        if home is None:
-            yield from judge_in_app(settings, request)
-            return
-        services.bases.engine(progress.base)
-        progress.end()
-        yield from services.verdicts.run(request)
-
-
-def _outcome(services: Services, view: VerdictView, out: Path | None) -> Outcome:
-    record: dict[str, Any] = view.record or {}
+    services = services_for(settings, options.base, request.sides)
+    view, record = _measured(settings, services, request)
     folder = services.verdicts.files.folder(view.id)
-    rows_file = folder / "rows.jsonl"
-    report = services.verdicts.files.write(view.id, "html", out or folder)
+    report, rows_file = services.verdicts.files.write(view.id, "html", out or folder), folder / "rows.jsonl"
     if out is not None:
         rows_file = services.verdicts.files.write(view.id, "jsonl", out)
         services.verdicts.files.write(view.id, "csv", out)
@@ -99,31 +72,55 @@ def _outcome(services: Services, view: VerdictView, out: Path | None) -> Outcome
     return found, _words(record, report), 0
 
 
+def _existing(name: str, takes: str) -> Path:
+    if not (file := Path(name)).exists():
+        raise InputError(f"There is no file {file}. {takes}")
+    return file
+
+
+def _measured(settings: Settings, services: Services, request: VerdictRequest) -> tuple[VerdictView, dict[str, Any]]:
+    """(how it ended, its record), measured here or in the app that serves this home. Raises RunFailedError."""
+    progress, view = Progress(), None
+    for view in _views(settings, services, request, progress):
+        left = f", about {view.seconds_left:.0f} s left" if view.seconds_left else ""
+        progress.say(f"{view.message}: {view.done} of {view.of}{left}" if view.live else view.state.capitalize())
+    progress.end()
+    if view is None or view.record is None:
+        raise RunFailedError(view.error if view is not None and view.error else "Nothing was measured. Try again.")
+    return view, view.record
+
+
+def _views(
+    settings: Settings, services: Services, request: VerdictRequest, progress: Progress
+) -> Iterator[VerdictView]:
+    with owned_or_served(settings) as home:
+        if home is None:
+            yield from judge_in_app(settings, request)
+            return
+        services.bases.engine(progress.base)
+        progress.end()
+        yield from services.verdicts.run(request)
+
+
 def _words(record: dict[str, Any], report: Path) -> str:
     metric, lines = record["main_metric"], [record["reason"], ""]
     width = max(len(side["side"]) for side in record["sides"])
     for side in record["sides"]:
         one = side["metrics"].get(metric)
-        figure = _figure(one, record["about"][metric]["kind"]) if one else ""
+        figure = _interval(one, record["about"][metric]["kind"]) if one else ""
         alone = f", {side['seconds_mean']:.1f} s alone" if side["seconds_mean"] is not None else ""
         lines.append(f"{side['side']:<{width}}  {figure}  {side['prompt_tokens_mean']:.0f} tokens in{alone}")
     lines += ["", *(reason["text"] for reason in record["reasons"])]
     for beside in ("forgetting", "refusals"):
         lines += [f"{side}: {said['words']}" for side, said in record[beside].items()]
-    return "\n".join(
-        [*lines, "", f"{metric}, {record['examples']} examples, {record['seconds']:.0f} s. Report: {report}"]
-    )
+    measured = f"{metric}, {record['examples']} examples, {record['seconds']:.0f} s"
+    return "\n".join([*lines, "", f"{measured}. Report: {report}"])
 
 
-def _figure(one: dict[str, Any], kind: str) -> str:
+def _interval(one: dict[str, Any], kind: str) -> str:
     if kind == "yes-no":
         return f"{100 * one['value']:5.1f} % ({100 * one['low']:.0f} to {100 * one['high']:.0f})"
     return f"{one['value']:7.3f} ({one['low']:.3f} to {one['high']:.3f})"
-
-
-def line(view: VerdictView) -> str:
-    left = f", about {view.seconds_left:.0f} s left" if view.seconds_left else ""
-    return f"{view.message}: {view.done} of {view.of}{left}" if view.live else view.state.capitalize()
 
 
 def _questions(path: str | None) -> Questions:
@@ -131,17 +128,67 @@ def _questions(path: str | None) -> Questions:
     if path is None:
         return Questions()
     known = [one.name for one in fields(Questions)]
+    takes = f"an object with {', '.join(known)}."
     try:
         said = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read as JSON: {error}. --answers takes an object with {', '.join(known)}."
-        ) from error
+        raise InputError(f"{path} cannot be read as JSON: {error}. --answers takes {takes}") from error
     if not isinstance(said, dict) or set(said) - set(known):
-        raise InputError(
-            f"{path} holds something else than the four answers. It takes an object with {', '.join(known)}."
-        )
+        raise InputError(f"{path} holds something else than the four answers. It takes {takes}")
     try:
         return Questions(**said)
     except TypeError as error:
         raise InputError(f"{path}: {error}. volume, latency_s and budget are numbers; changes is a word.") from error
+
+
+def bench(settings: Settings, options: Namespace) -> Outcome:
+    """Keep the versions, measure them, and say which is best. The rest of the file is not asked: a verdict may still
+    judge by it."""
+    file = _existing(options.file, "bench takes a file of examples.")
+    texts, shots = [(name, _text(name)) for name in options.prompt], _shots(options.shots)
+    services, mapping = services_for(settings, options.base), mapping_of(options.map) or None
+    services.bench.rows(file, mapping=mapping, seed=options.seed)  # a wrong file is refused before anything is kept
+    kept = {services.bench.keep(text, file).id: name for name, text in texts}
+    shipped = (
+        one.check for one in services.data.sets() if file.resolve() in (one.file.resolve(), one.heldout.resolve())
+    )
+    asked = {"limit": options.limit, "max_tokens": options.max_tokens, "seed": options.seed}
+    request = services.bench.request(file, tuple(kept), shots, options.check or [*shipped], mapping=mapping, **asked)
+    view, record = _measured(settings, services, request)
+    services.bench.versions()  # the scores go to the versions
+    best, metric = best_of(record), record["main_metric"]
+    sides = [
+        {
+            "side": side["side"],
+            "version": (version := side["side"].partition(" ")[0]),
+            "file": kept.get(version, ""),
+            "shots": side["shots"],
+            **{name: side["metrics"][metric][name] for name in ("value", "low", "high", "n")},
+            "prompt_tokens_mean": side["prompt_tokens_mean"],
+        }
+        for side in record["sides"]
+    ]
+    found = {"bench": view.id, "state": view.state, "metric": metric, "sides": sides}
+    found |= {name: record[name] for name in ("examples", "seconds")}
+    found["best"] = {"side": best.side, "prompt": best.text, "shots": best.shots, "sentence": best.sentence}
+    width = max(len(side["side"]) for side in sides)
+    lines = [
+        f"{line['side']:<{width}}  {figure(record, side)}  {side['prompt_tokens_mean']:.0f} tokens in  {line['file']}"
+        for line, side in zip(sides, record["sides"], strict=True)
+    ]
+    return found, "\n".join([*lines, "", f"{best.side}. {best.sentence} Judged by {metric}."]), 0
+
+
+def _text(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The prompt file {name} cannot be read: {error}.") from error
+
+
+def _shots(said: str) -> list[int]:
+    """``0,4`` -> [0, 4]. Raises InputError."""
+    parts = [part.strip() for part in said.split(",")]
+    if not all(part.isdecimal() and len(part) < 4 for part in parts):
+        raise InputError(f"--shots takes whole numbers with commas, such as 0,4; {said!r} is not that.")
+    return [int(part) for part in parts]

@@ -19,35 +19,27 @@ MAX_TOKENS = 512
 FAR = 2**63
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
-_FORMAT = "Ask for the format in a message, or train it."
-_NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    **dict.fromkeys(("frequency_penalty", "presence_penalty"), ((0,), "Use repetition_penalty.")),
-    "tools": (([],), "This server runs no tools."),
-    "functions": (([],), "This server runs no functions."),
-    "tool_choice": (("none", "auto"), "This server runs no tools."),
-    "function_call": (("none", "auto"), "This server runs no functions."),
-    "response_format": (({"type": "text"},), _FORMAT),
-    "structured_outputs": (({},), _FORMAT),
-    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice"), ((), _FORMAT)),
-    "logit_bias": (({},), "Leave it out."),
-    "modalities": ((["text"],), "Replies are text."),
-    "audio": ((), "Replies are text."),
-    "web_search_options": ((), "This server searches nothing."),
-    "min_p": ((0,), "Use top_p or top_k."),
-    "best_of": ((1,), "Use n."),
-    "use_beam_search": ((False,), "Leave it out."),
-    "length_penalty": ((1,), "Leave it out."),
-    "stop_token_ids": (([],), "Use stop."),
-    "bad_words": (([],), "Leave it out."),
-    "echo": ((False,), "Leave it out."),
-    "add_generation_prompt": ((True,), "Leave it out."),
-    "continue_final_message": ((False,), "Leave it out."),
-    "chat_template": ((), "The base's own template is used."),
-    "chat_template_kwargs": (({},), "The base's own template is used as it is."),
+_UNSERVED: dict[str, dict[str, tuple[object, ...]]] = {
+    "Use repetition_penalty.": {"frequency_penalty": (0,), "presence_penalty": (0,)},
+    "This server runs no tools.": {"tools": ([],), "tool_choice": ("none", "auto")},
+    "This server runs no functions.": {"functions": ([],), "function_call": ("none", "auto")},
+    "Ask for the format in a message, or train it.": {
+        **{"response_format": ({"type": "text"},), "structured_outputs": ({},)},
+        **dict.fromkeys(("guided_json", "guided_regex", "guided_choice"), ()),
+    },
+    "Replies are text.": {"modalities": (["text"],), "audio": ()},
+    "This server searches nothing.": {"web_search_options": ()},
+    "Use top_p or top_k.": {"min_p": (0,)},
+    "Use n.": {"best_of": (1,)},
+    "Use stop.": {"stop_token_ids": ([],)},
+    "The base's own template is used.": {"chat_template": (), "chat_template_kwargs": ({},)},
+    "Leave it out.": {
+        **{"logit_bias": ({},), "use_beam_search": (False,), "length_penalty": (1,), "bad_words": ([],)},
+        **{"echo": (False,), "add_generation_prompt": (True,), "continue_final_message": (False,)},
+    },
 }
-"""Fields that would change the reply and are not served: the values that change nothing, and what to do instead.
-Unknown fields
-(user, metadata, store and the like) are ignored."""
+"""What to do instead of a field that would change the reply and is not served, and the values of it that change
+nothing. Unknown fields (user, metadata, store and the like) are ignored."""
 
 
 class FieldError(InputError):
@@ -70,9 +62,10 @@ class ChatRequest:
 def read_chat(body: Mapping[str, Any]) -> ChatRequest:
     """Raises FieldError, or InputError when a number is out of its range. Without a seed one is drawn; the stamp tells
     it."""
-    for name, (neutral, instead) in _NEUTRAL.items():
-        if body.get(name) is not None and body[name] not in neutral:
-            raise FieldError(name, f"{name} is not served here. {instead}")
+    for instead, fields in _UNSERVED.items():
+        for name, neutral in fields.items():
+            if body.get(name) is not None and body[name] not in neutral:
+                raise FieldError(name, f"{name} is not served here. {instead}")
     longest = _whole(body, "max_completion_tokens")
     longest = _whole(body, "max_tokens") if longest is None else longest
     shortest = _whole(body, "min_tokens") or 0
@@ -88,29 +81,20 @@ def read_chat(body: Mapping[str, Any]) -> ChatRequest:
         min_tokens=shortest,
         ignore_eos=_flag(body, "ignore_eos"),
     )
-    replies = _whole(body, "n")
-    count = 1 if replies is None else replies
-    chat = Chat(_model(body), _messages(body.get("messages")), sampling, count, _logprobs(body), longest is None)
+    model, messages, replies = body.get("model"), body.get("messages"), _whole(body, "n")
+    if not isinstance(model, str) or not model:
+        raise FieldError("model", "model is missing. It takes base or an adapter's id; /v1/models lists them.")
+    if not isinstance(messages, list) or not messages:
+        raise FieldError("messages", "messages is a list of at least one message, each with a role and a content.")
+    read = tuple(_message(place, item) for place, item in enumerate(messages))
+    chat = Chat(model, read, sampling, 1 if replies is None else replies, _logprobs(body), longest is None)
     options = body.get("stream_options") or {}
     if not isinstance(options, Mapping):
         raise FieldError("stream_options", 'stream_options is an object, such as {"include_usage": true}.')
     return ChatRequest(chat, _flag(body, "stream"), _flag(options, "include_usage"))
 
 
-def _model(body: Mapping[str, Any]) -> str:
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise FieldError("model", "model is missing. It takes base or an adapter's id; /v1/models lists them.")
-    return model
-
-
-def _messages(value: Any) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise FieldError("messages", "messages is a list of at least one message, each with a role and a content.")
-    return tuple(_message(place, item) for place, item in enumerate(value))
-
-
-def _message(place: int, item: Any) -> Message:
+def _message(place: int, item: object) -> Message:
     where = f"messages[{place}]"
     if not isinstance(item, Mapping):
         raise FieldError(where, f"{where} is not an object with a role and a content.")
@@ -125,15 +109,10 @@ def _message(place: int, item: Any) -> Message:
     if not isinstance(text, str):
         said = f"{where} has no text. Its content is a string, or a list of parts of the type text."
         raise FieldError(f"{where}.content", said)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        said = f"{where} holds half a character (a lone surrogate). Send whole characters."
-        raise FieldError(f"{where}.content", said) from error
     return Message(role, text)
 
 
-def _part(where: str, part: Any) -> str:
+def _part(where: str, part: object) -> str:
     kind, text = (part.get("type"), part.get("text")) if isinstance(part, Mapping) else (None, None)
     if kind != "text" or not isinstance(text, str):
         said = f"{where} has a part of the type {kind!r:.40}. Only text is read: send parts of the type text."
@@ -151,7 +130,7 @@ def _logprobs(body: Mapping[str, Any]) -> int | None:
     return top or 0
 
 
-def _stop(value: Any) -> tuple[str, ...]:
+def _stop(value: object) -> tuple[str, ...]:
     found = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise FieldError("stop", "stop is a string or a list of strings.")
@@ -160,16 +139,14 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 def _number(body: Mapping[str, Any], name: str, default: float) -> float:
     value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
         raise FieldError(name, f"{name} is a number; this is {value!r:.40}.")
-    return float(max(-FAR, min(FAR, value)))
+    return default if value is None else float(max(-FAR, min(FAR, value)))
 
 
 def _whole(body: Mapping[str, Any], name: str) -> int | None:
     value = body.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+    if isinstance(value, bool) or not isinstance(value, int | None):
         raise FieldError(name, f"{name} is a whole number; this is {value!r:.40}.")
     if value is not None and abs(value) > FAR:
         raise FieldError(name, f"{name} is out of its range.")
@@ -178,7 +155,7 @@ def _whole(body: Mapping[str, Any], name: str) -> int | None:
 
 def _flag(body: Mapping[str, Any], name: str) -> bool:
     value = body.get(name)
-    if value is not None and not isinstance(value, bool):
+    if not isinstance(value, bool | None):
         raise FieldError(name, f"{name} is true or false; this is {value!r:.40}.")
     return bool(value)
 

@@ -1,16 +1,18 @@
 """Middleware before the page's server: ``Gate`` (whose page asks, for which route, with how large a body; everything
-else is refused),
-``ContentPolicy`` (a Content-Security-Policy on every answer) and, where the app is shared, ``Visit`` (a visitor's
-cookie; no upload when the
-disk is nearly full)."""
+else is refused), ``ContentPolicy`` (a Content-Security-Policy on every answer) and, where the app is shared, ``Visit``
+(a visitor's cookie; no upload when the disk is nearly full)."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
@@ -22,35 +24,24 @@ from starlette.routing import Route, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from playground.server.access import foreign, path_in
-from playground.server.body import BODY_S, LIMIT_BYTES, Incoming, TooLargeError, TooSlowError, read_bytes
+from playground.server.access import BODY_S, TooLargeError, TooSlowError, foreign, path_in, read_bytes
 from playground.settings import Settings
 from playground.workspace.quota import FREE_MIN_BYTES, disk_free
+from playground.workspace.storage import INCOMING_S, TICK_S
 from playground.workspace.visitors import COOKIE, HOST_COOKIE, cookie_name, is_token, new_token
 
 OWN = "own"
 UPLOAD = "/gradio_api/upload"
 FILE = "/gradio_api/file={path_or_url:path}"
 _GET = (
-    "/",
-    "/gradio_api/startup-events",  # Gradio asks itself whether it has begun
+    *("/", "/gradio_api/startup-events"),  # Gradio asks itself whether it has begun
     # what the page is made of
-    "/assets/{path:path}",
-    "/static/{path:path}",
-    "/theme.css",
-    "/favicon.ico",
-    "/manifest.json",
-    "/robots.txt",
-    # what it does
-    "/gradio_api/queue/data",
-    "/gradio_api/heartbeat/{session_hash}",
-    "/gradio_api/app_id",  # after a lost connection: is it still the same app
-    "/gradio_api/upload_progress",
-    FILE,
+    *("/assets/{path:path}", "/static/{path:path}", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
+    # what it does; app_id: after a lost connection, is it still the same app
+    *("/gradio_api/queue/data", "/gradio_api/heartbeat/{session_hash}", "/gradio_api/app_id"),
+    *("/gradio_api/upload_progress", FILE),
     # what Gradio's own clients ask besides
-    "/config",
-    "/gradio_api/info",
-    "/gradio_api/call/{api_name}/{event_id}",
+    *("/config", "/gradio_api/info", "/gradio_api/call/{api_name}/{event_id}"),
 )
 _POST = (
     *("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset", UPLOAD),
@@ -74,8 +65,7 @@ class Gate:
     """ASGI middleware; plain, so that streams pass untouched.
 
     own: our routes, which are answered too and read their own bodies. body_s, upload_s: how long the body of a call and
-    of an upload
-    may take to arrive.
+    of an upload may take to arrive.
     """
 
     def __init__(
@@ -86,8 +76,7 @@ class Gate:
         body_s: float = BODY_S,
         upload_s: float = UPLOAD_S,
     ) -> None:
-        self._app, self._settings = app, settings
-        self._body_s, self._upload_s = body_s, upload_s
+        self._app, self._settings, self._body_s, self._upload_s = app, settings, body_s, upload_s
         self._routes = [(method, OWN, route.path_regex) for route in own for method in sorted(route.methods or ())]
         self._routes += [(method, path, compile_path(path)[0]) for method, path in sorted(GRADIO_ROUTES)]
         self._folders = [folder.resolve() for folder in (settings.incoming_dir, settings.exports_dir)]
@@ -104,10 +93,8 @@ class Gate:
             await _no(404, "Not Found")(scope, receive, send)
         elif scope["method"] != "POST" or route == OWN:
             await self._app(scope, receive, send)
-        elif route == UPLOAD:
-            await self._upload(scope, receive, send)
         else:
-            await self._call(scope, receive, send)
+            await (self._upload if route == UPLOAD else self._call)(scope, receive, send)
 
     def _refused(self, scope: Scope) -> Response | None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS_BYTES:
@@ -136,7 +123,7 @@ class Gate:
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         """JSON is read here, and goes on once it is whole and not too large."""
         try:
-            unread = [await read_bytes(Request(scope, receive), LIMIT_BYTES, self._body_s)]
+            unread = [await read_bytes(Request(scope, receive), self._body_s)]
         except ClientDisconnect:
             return
         except (TooLargeError, TooSlowError) as error:
@@ -194,6 +181,51 @@ def _no(status: int, words: str) -> Response:
     return JSONResponse({"detail": words}, status)
 
 
+VISITOR_UPLOADS = 5
+"""Uploads of the largest size that one visitor may have waiting, where the app is shared."""
+ALL_UPLOADS = 50
+FILES_MAX = 5_000
+"""Files that may lie in the folder, however small."""
+WAITS_S = INCOMING_S + TICK_S
+"""After so long a file has been removed."""
+
+
+class Incoming:
+    """Counts uploaded bytes as they arrive; each counts until its file is sure to be gone. Visitors without a cookie
+    share one quota.
+
+    folder: where the files lie. largest_bytes: of one upload. clock: seconds, monotonic.
+    """
+
+    def __init__(self, folder: Path, largest_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._largest, self._clock = folder, largest_bytes, clock
+        self._lock = threading.Lock()
+        self._arrived: deque[tuple[float, str, int]] = deque()
+        self._bytes: Counter[str] = Counter()
+
+    def refusal(self, visitor: str, count: int) -> str:
+        """Why ``count`` more bytes of a visitor are not taken, or "" and they are counted."""
+        with self._lock:
+            while self._arrived and self._arrived[0][0] <= self._clock():
+                _, gone, size = self._arrived.popleft()
+                self._bytes -= Counter({gone: size})  # keeps counts above 0 only
+            sent = self._bytes[visitor]
+            if sent + count > VISITOR_UPLOADS * self._largest:
+                minutes = f"{WAITS_S / 60:.0f} minutes"
+                return f"You have sent {sent >> 20} MB in the last {minutes}. Wait a little, then send more."
+            if self._bytes.total() + count > ALL_UPLOADS * self._largest:
+                return (
+                    "Too many files have been sent to this app in the last minutes. Try again in a quarter of an hour."
+                )
+            self._bytes[visitor] += count
+            self._arrived.append((self._clock() + WAITS_S, visitor, count))
+            return ""
+
+    def is_crowded(self) -> bool:
+        """Whether too many files lie there already."""
+        return self._folder.is_dir() and len(os.listdir(self._folder)) >= FILES_MAX
+
+
 HUB = "https://huggingface.co"
 """Shows a Space in a frame of its own page."""
 _INLINE = re.compile(rb"<script(?:\s(?:(?!\ssrc=)[^>])*)?>(.*?)</script>", re.DOTALL | re.IGNORECASE)
@@ -203,8 +235,7 @@ _PAGE = (
     " object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 """The page. Gradio's own inline scripts are named by their hashes, so no other one runs, nor does an attribute such as
-``onerror``; its
-templates and listeners need ``eval``. Styles are set inline throughout."""
+``onerror``; its templates and listeners need ``eval``. Styles are set inline throughout."""
 _ELSE = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 """Everything else: data, and files that were handed out. The report is HTML with styles and pictures in it, and without
 scripts."""
@@ -219,38 +250,31 @@ class ContentPolicy:
         self._framed = f"; frame-ancestors 'self'{f' {HUB}' if space else ''}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        is_page = path_in(scope) == "/"
+        is_page = scope["type"] == "http" and path_in(scope) == "/"
         started: Message = {}
         body = b""
 
         async def with_policy(message: Message) -> None:
             nonlocal started, body
-            if message["type"] == "http.response.start" and is_page:
+            if message["type"] == "http.response.start":
                 started = message
-            elif message["type"] == "http.response.start":
-                await send(self._ruled(message, _ELSE))
+                if not is_page:
+                    await send(self._ruled(message, _ELSE))
             elif is_page and message["type"] == "http.response.body":
                 body += message.get("body", b"")
                 if not message.get("more_body", False):
-                    await send(self._ruled(started, _PAGE.format(scripts=_hashes(body))))
+                    hashes = (hashlib.sha256(script).digest() for script in _INLINE.findall(body))
+                    scripts = "".join(f" 'sha256-{base64.b64encode(one).decode()}'" for one in hashes)
+                    await send(self._ruled(started, _PAGE.format(scripts=scripts)))
                     await send({**message, "body": body})
             else:
                 await send(message)
 
-        await self._app(scope, receive, with_policy)
+        await self._app(scope, receive, with_policy if scope["type"] == "http" else send)
 
     def _ruled(self, message: Message, policy: str) -> Message:
         MutableHeaders(scope=message)["content-security-policy"] = policy + self._framed
         return message
-
-
-def _hashes(page: bytes) -> str:
-    """The page's inline scripts, as a policy names them."""
-    found = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _INLINE.findall(page))
-    return "".join(f" 'sha256-{one}'" for one in found)
 
 
 KEPT_S = 30 * 24 * 3600
@@ -264,28 +288,23 @@ class Visit:
         self._app, self._home = app, home
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload") and self._full():
+        method = scope["method"] if scope["type"] == "http" else ""
+        if method == "POST" and scope["path"].rstrip("/").endswith("/upload") and self._full():
             full = PlainTextResponse("The disk of this app is nearly full. Try again in an hour.", 507)
             await full(scope, receive, send)
-        elif scope["method"] == "GET" and path_in(scope) == "/":
-            await self._page(scope, receive, send)
+        elif method == "GET" and path_in(scope) == "/":
+            cookie = _cookie(scope)
+
+            async def with_cookie(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    headers = MutableHeaders(scope=message)
+                    headers.append("set-cookie", cookie)
+                    headers["cache-control"] = "no-store"
+                await send(message)
+
+            await self._app(scope, receive, with_cookie)
         else:
             await self._app(scope, receive, send)
-
-    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        cookie = _cookie(headers, cookie_name(scope["scheme"], headers.get("x-forwarded-proto", "")))
-
-        async def with_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.append("set-cookie", cookie)
-                headers["cache-control"] = "no-store"
-            await send(message)
-
-        await self._app(scope, receive, with_cookie)
 
     def _full(self) -> bool:
         return disk_free(self._home) < FREE_MIN_BYTES
@@ -300,10 +319,11 @@ def token_in(header: str, name: str = COOKIE) -> str:
     return morsel.value if morsel is not None and is_token(morsel.value) else ""
 
 
-def _cookie(headers: Headers, name: str) -> str:
+def _cookie(scope: Scope) -> str:
     """The same token again, so that its life begins anew, or a fresh one. A Space is shown in a frame of another site:
-    there the
-    cookie has to say so, and is kept apart for each site that frames it."""
+    there the cookie has to say so, and is kept apart for each site that frames it."""
+    headers = Headers(scope=scope)
+    name = cookie_name(scope["scheme"], headers.get("x-forwarded-proto", ""))
     token = token_in(headers.get("cookie", ""), name) or new_token()
     where = "SameSite=None; Secure; Partitioned" if name == HOST_COOKIE else "SameSite=Lax"
     return f"{name}={token}; Path=/; Max-Age={KEPT_S}; HttpOnly; {where}"

@@ -1,26 +1,46 @@
-"""Plain routes on the web app's own port: /v1 for programs, and what this machine's own commands ask of a serving
-app."""
+"""Routes on the web app's own port: health, status, what this machine's own commands ask of a serving app, and /v1: the
+base and every adapter as models that OpenAI's clients can list and ask."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from playground.chat.batching import BASE, Written
 from playground.chat.compare import all_replies, side_from
 from playground.chat.replay import Saved
 from playground.engine.request import Sampling
-from playground.errors import InputError, PlaygroundError
-from playground.server.access import from_here, shows
-from playground.server.body import TooLargeError, read_body
-from playground.server.openai import openai_routes
+from playground.errors import (
+    BaseUnavailableError,
+    BusyError,
+    InputError,
+    NotFoundError,
+    OutOfMemoryError,
+    PlaygroundError,
+)
+from playground.library.card import AdapterCard
+from playground.server.access import TooLargeError, from_here, read_body, refusal, shows
+from playground.server.chat_format import ChatRequest, Chunks, read_chat, whole
 from playground.services import Services
 from playground.verdict.request import request_from
+
+T = TypeVar("T")
+JsonObject = dict[str, Any]
+_Handler = Callable[[Services, Request], Awaitable[Response]]
 
 
 def build_routes(services: Services, token: str) -> list[Route]:
@@ -32,64 +52,300 @@ def build_routes(services: Services, token: str) -> list[Route]:
     async def status(request: Request) -> Response:
         return JSONResponse(services.device.counts() if services.settings.shared else services.device.status())
 
-    async def internal_status(request: Request) -> Response:
-        return JSONResponse(services.device.status()) if _known(request, token) else _refused()
-
+    started_s = int(time.time())
+    every_method = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     return [
         Route("/healthz", healthz),
         Route("/status", status),
-        Route("/internal/status", internal_status),
-        Route("/internal/compare", _working(services, token, _compare), methods=["POST"]),
-        Route("/internal/replay", _working(services, token, _replay), methods=["POST"]),
-        Route("/internal/verdict", _working(services, token, _verdict), methods=["POST"]),
-        Route("/internal/verdict/show", _working(services, token, _show_verdict), methods=["POST"]),
-        *openai_routes(services),
+        Route("/internal/status", _internal(services, token, lambda services, body: services.device.status())),
+        *(
+            Route(f"/internal/{name}", _internal(services, token, work), methods=["POST"])
+            for name, work in _INTERNAL.items()
+        ),
+        Route("/v1/models", _guarded(services, partial(_models, started_s))),
+        Route("/v1/models/{model}", _guarded(services, partial(_model, started_s))),
+        Route("/v1/chat/completions", _guarded(services, _chat), methods=["POST"]),
+        Route("/v1/{rest:path}", _guarded(services, _elsewhere), methods=every_method),
     ]
 
 
-def _compare(services: Services, body: dict[str, Any]) -> dict[str, Any]:
+# -- for commands of the same person on this machine -----------------------------------------------------------------
+
+
+def _compare(services: Services, body: JsonObject) -> JsonObject:
     sides = [side_from(side) for side in body["sides"]]
     questions = [str(question) for question in body["questions"]]
     return {"replies": all_replies(services.compare, sides, questions, Sampling(**body["sampling"]))}
 
 
-def _verdict(services: Services, body: dict[str, Any]) -> dict[str, Any]:
-    return {"id": services.verdicts.start(request_from(body))}
-
-
-def _show_verdict(services: Services, body: dict[str, Any]) -> dict[str, Any]:
+def _show_verdict(services: Services, body: JsonObject) -> JsonObject:
     if body.get("stop"):
         services.verdicts.stop(str(body["id"]))
     return asdict(services.verdicts.show(str(body["id"])))
 
 
-def _replay(services: Services, body: dict[str, Any]) -> dict[str, Any]:
-    return services.replay.again(Saved(dict(body["stamp"]), body["text"]))
+_INTERNAL: dict[str, Callable[[Services, JsonObject], JsonObject]] = {
+    "compare": _compare,
+    "replay": lambda services, body: services.replay.again(Saved(dict(body["stamp"]), body["text"])),
+    "verdict": lambda services, body: {"id": services.verdicts.start(request_from(body))},
+    "verdict/show": _show_verdict,
+}
 
 
-def _working(
-    services: Services, token: str, work: Callable[[Services, dict[str, Any]], dict[str, Any]]
+def _internal(
+    services: Services, token: str, work: Callable[[Services, JsonObject], JsonObject]
 ) -> Callable[[Request], Awaitable[Response]]:
-    """A route on which a command lets the app do its work, in a thread. Errors keep their words."""
+    """A route on which a command lets the app do its work, in a thread: with the right token, from this machine, not by
+    way of a proxy. Errors keep their words."""
 
     async def answer(request: Request) -> Response:
-        if not _known(request, token):
-            return _refused()
+        if not (from_here(request) and shows(request, token)):
+            return _wrong("Only commands of the same person on this machine may ask this.", 403)
         try:
-            return JSONResponse(await asyncio.to_thread(work, services, await read_body(request)))
+            body = await read_body(request) if request.method == "POST" else {}
+            return JSONResponse(await asyncio.to_thread(work, services, body))
         except (KeyError, TypeError, ValueError) as error:
-            return JSONResponse({"error": f"The request is not as expected ({type(error).__name__})."}, status_code=400)
+            return _wrong(f"The request is not as expected ({type(error).__name__}).", 400)
         except PlaygroundError as error:
-            status = 413 if isinstance(error, TooLargeError) else 400 if isinstance(error, InputError) else 500
-            return JSONResponse({"error": str(error)}, status_code=status)
+            return _wrong(
+                str(error), 413 if isinstance(error, TooLargeError) else 400 if isinstance(error, InputError) else 500
+            )
 
     return answer
 
 
-def _known(request: Request, token: str) -> bool:
-    """The right token, from this machine, not by way of a proxy."""
-    return from_here(request) and shows(request, token)
+def _wrong(words: str, status: int) -> Response:
+    return JSONResponse({"error": words}, status_code=status)
 
 
-def _refused() -> Response:
-    return JSONResponse({"error": "Only commands of the same person on this machine may ask this."}, status_code=403)
+# -- /v1 ---------------------------------------------------------------------------------------------------------------
+
+THREADS_MAX = 64
+"""More than the device's queue and its leases together: the queue refuses first, and says so."""
+_room = threading.BoundedSemaphore(THREADS_MAX)
+OWNER = "prompt-or-tune"
+"""Who owns the base and the shipped adapters, in the list of models."""
+PREPARING_S = 5
+GONE = 499
+"""The usual status for a client that has left; nobody reads it."""
+_log = logging.getLogger(__name__)
+
+
+class Follower(Generic[T]):
+    """A blocking generator in a thread of its own, iterated from the event loop; ``stop`` on every way out closes it at
+    its next value.
+
+    Its values are snapshots, so only the newest is kept: a slow reader gets larger steps and fills no memory. Raises
+    what the source raises; BusyError at once when THREADS_MAX are followed already. Make it in a running event loop.
+    """
+
+    def __init__(self, make: Callable[[], Generator[T]]) -> None:
+        if not _room.acquire(blocking=False):
+            raise BusyError(f"{THREADS_MAX} requests are being answered or wait already. Try again in a minute.")
+        self._loop = asyncio.get_running_loop()
+        self._changed, self._stop = asyncio.Event(), threading.Event()
+        self._unseen: list[T] = []
+        self._end: BaseException | None = None
+        threading.Thread(target=self._run, args=(make,), name="follow", daemon=True).start()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """End the iteration now; the thread closes the source as soon as that gives its next value."""
+        self._stop.set()
+        self._changed.set()
+
+    def __aiter__(self) -> Follower[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self.stopped:
+            if self._unseen:
+                return self._unseen.pop()
+            if self._end is not None:
+                raise self._end
+            self._changed.clear()
+            await self._changed.wait()
+        raise StopAsyncIteration
+
+    def _run(self, make: Callable[[], Generator[T]]) -> None:
+        end: BaseException = StopAsyncIteration()
+        try:
+            with contextlib.closing(make()) as source:
+                for value in source:
+                    if self.stopped:
+                        break
+                    self._tell([value])
+        except BaseException as raised:  # whatever it is, it is raised again where the reply is awaited
+            end = raised
+        finally:
+            _room.release()
+            self._tell(None, end)
+
+    def _tell(self, unseen: list[T] | None, end: BaseException | None = None) -> None:
+        """Hand the newest value or the end to the event loop; there no lock is needed."""
+
+        def take() -> None:
+            if unseen is not None:
+                self._unseen = unseen
+            self._end = end
+            self._changed.set()
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            self._loop.call_soon_threadsafe(take)
+
+
+async def _models(started_s: int, services: Services, request: Request) -> Response:
+    cards = await run_in_threadpool(services.completion.adapters)
+    models = [_described(services, card, started_s) for card in (None, *cards)]
+    return JSONResponse({"object": "list", "data": models})
+
+
+async def _model(started_s: int, services: Services, request: Request) -> Response:
+    card = await run_in_threadpool(services.completion.card, request.path_params["model"])
+    return JSONResponse(_described(services, card, started_s))
+
+
+def _described(services: Services, card: AdapterCard | None, started_s: int) -> JsonObject:
+    """A model as vLLM lists it: ``parent`` is what an adapter stands on, ``root`` the base's own id."""
+    return {
+        "id": card.id if card else BASE,
+        "object": "model",
+        "created": int(card.created_s) if card else started_s,
+        "owned_by": card.owner if card and not card.shipped else OWNER,
+        "root": services.completion.base,
+        "parent": BASE if card else None,
+    }
+
+
+async def _chat(services: Services, request: Request) -> Response:
+    asked = read_chat(await read_body(request))
+    session = f"v1 {request.client.host if request.client else ''}"
+    follower = Follower(lambda: services.completion.complete(asked.chat, session))
+    with contextlib.ExitStack() as stack:
+        stack.callback(follower.stop)  # a cancelled request too frees the device
+        if asked.stream:
+            first = await anext(follower)  # what goes wrong up to here has a status of its own
+            stack.pop_all()
+            return _Events(_events(follower, first, asked), follower)
+        written = await _last(follower, request)
+    if written is None:
+        return Response(status_code=GONE)
+    return JSONResponse(whole(asked.chat.model, written, logprobs=asked.chat.logprobs is not None))
+
+
+async def _last(follower: Follower[list[Written]], request: Request) -> list[Written] | None:
+    """The last snapshot, or None when the client left before; then the device is free again."""
+    written: list[Written] | None = None
+
+    async def stop_when_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        follower.stop()
+
+    watch = asyncio.create_task(stop_when_gone())
+    try:
+        async for written in follower:
+            pass
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+    return None if follower.stopped else written
+
+
+class _Events(StreamingResponse):
+    """Server-sent events. However the sending ends, the follower is stopped."""
+
+    def __init__(self, events: AsyncIterator[str], follower: Follower[list[Written]]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._follower = follower
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._follower.stop()
+
+
+async def _events(follower: Follower[list[Written]], written: list[Written], asked: ChatRequest) -> AsyncIterator[str]:
+    """A comment while it waits in line, which keeps the connection alive; then the chunks; then [DONE]. The status is
+    sent already, so an error becomes the stream's last event."""
+    chat = asked.chat
+    chunks = Chunks(chat.model, chat.replies, logprobs=chat.logprobs is not None, usage=asked.usage)
+    snapshot: list[Written] | _Failure | None = written
+    while snapshot is not None:
+        if isinstance(snapshot, _Failure):
+            yield f"data: {json.dumps(snapshot.body)}\n\n"
+            break
+        if snapshot[0].waiting:
+            yield f": {snapshot[0].waiting}\n\n"
+        for chunk in chunks.of(snapshot):
+            yield f"data: {json.dumps(chunk, allow_nan=False)}\n\n"
+        snapshot = await _tried(anext(follower, None))
+    yield "data: [DONE]\n\n"
+
+
+async def _elsewhere(services: Services, request: Request) -> Response:
+    there = "There is: GET /v1/models, POST /v1/chat/completions."
+    body = _body(f"{request.method} {request.url.path[:80]} is not served. {there}", code="not_found")
+    return JSONResponse(body, status_code=404)
+
+
+def _guarded(services: Services, handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Decides who may call before anything is read, and turns errors into OpenAI's."""
+
+    async def answer(request: Request) -> Response:
+        if (refused := refusal(request, services.settings)) and refused.status == 401:
+            body = _body(refused.words, "authentication_error", code="invalid_api_key")
+            return JSONResponse(body, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        if refused:
+            return JSONResponse(_body(refused.words, "permission_error", code="forbidden"), status_code=refused.status)
+        done = await _tried(handler(services, request))
+        if isinstance(done, Response):
+            return done
+        wait_s = PREPARING_S if done.status == 503 else services.completion.retry_after_s() if done.status == 429 else 0
+        return JSONResponse(done.body, done.status, {"Retry-After": str(wait_s)} if wait_s else None)
+
+    return answer
+
+
+class _Failure(NamedTuple):
+    """status: of the HTTP answer. body: OpenAI's error object."""
+
+    status: int
+    body: JsonObject
+
+
+async def _tried(work: Awaitable[T]) -> T | _Failure:
+    """The result, or the error as OpenAI's body; one that is a bug is logged and not shown."""
+    try:
+        return await work
+    except Exception as error:  # a bug becomes OpenAI's own 500, also in the middle of a stream
+        for kind, status, name, code in _ERRORS:
+            if isinstance(error, kind):
+                param = "model" if isinstance(error, NotFoundError) else getattr(error, "param", None)
+                return _Failure(status, _body(str(error), name, param=param, code=code))
+        _log.error("A request to /v1 failed", exc_info=error)
+        return _Failure(500, _body("Something went wrong on our side; the log has the details.", "server_error"))
+
+
+_WRONG = "invalid_request_error"
+_ERRORS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
+    (ClientDisconnect, GONE, _WRONG, None),
+    (TooLargeError, 413, _WRONG, "request_too_large"),
+    (NotFoundError, 404, _WRONG, "model_not_found"),
+    (InputError, 400, _WRONG, None),
+    (OutOfMemoryError, 400, _WRONG, "out_of_memory"),
+    (BusyError, 429, "rate_limit_error", "queue_full"),
+    (BaseUnavailableError, 503, "server_error", "base_unavailable"),
+    (PlaygroundError, 500, "server_error", None),
+)
+"""The first that an error is an instance of: its status, type and code as OpenAI's clients know them."""
+
+
+def _body(words: str, kind: str = _WRONG, *, param: str | None = None, code: str | None = None) -> JsonObject:
+    return {"error": {"message": words, "type": kind, "param": param, "code": code}}

@@ -3,12 +3,13 @@ validation part of the examples, so that prompting enters the verdict at its bes
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from filelock import FileLock
 
@@ -24,7 +25,6 @@ from playground.workspace.visitors import LOCAL, OWNER
 if TYPE_CHECKING:
     from playground.verdict.service import VerdictService, VerdictView
 
-P = ParamSpec("P")
 SCHEMA = 1
 VERSIONS_MAX = 50
 LETTERS_MAX = 20_000
@@ -33,6 +33,8 @@ NOTED_MAX = 200
 """Benches that are kept as read; older ones have left their scores long ago."""
 SEED = 7
 """Of the parts and of the shots, as a run and a verdict have it."""
+Record = Mapping[str, Any]
+"""Of a bench that has ended, as ``VerdictFiles.record`` gives it."""
 
 
 @dataclass(frozen=True)
@@ -90,35 +92,35 @@ class PromptBook:
         """Raises NotFoundError."""
         there = {version.id: version for version in self.versions(owner)}
         if id not in there:
-            raise NotFoundError(
-                f"There is no version {id[:20]!r} of a prompt. There are: {', '.join(there) or 'none yet'}."
-            )
+            known = ", ".join(there) or "none yet"
+            raise NotFoundError(f"There is no version {id[:20]!r} of a prompt. There are: {known}.")
         return there[id]
 
     def keep(self, text: str, owner: str = LOCAL, file: str = "") -> Version:
         """A new version; the one that is there where it reads the same and is for the same file. Raises InputError."""
-        text = text.strip()
+        text, file = text.strip(), file[:200]
         if not text:
             raise InputError("There is no text in this prompt. Write what the model is to do.")
         if len(text) > LETTERS_MAX:
             raise InputError(f"The prompt is {len(text):,} letters long; a version has at most {LETTERS_MAX:,}.")
-        with self._changing(owner):
-            book = self._read(owner)
-            same = next((one for one in book.versions if (one.text, one.file) == (text, file)), None)
-            if same is not None:
-                return same
+
+        def same(book: _Book) -> Iterator[Version]:
+            return (one for one in book.versions if (one.text, one.file) == (text, file))
+
+        def add(book: _Book) -> _Book:
+            if any(same(book)):
+                return book
             if (many := len(book.versions)) >= VERSIONS_MAX:
                 raise InputError(f"{many} versions are kept, as many as there may be. Remove one that you do not need.")
-            made = Version(f"v{book.next}", text, self._clock(), file[:200])
-            self._write(owner, replace(book, versions=(*book.versions, made), next=book.next + 1))
-        return made
+            made = Version(f"v{book.next}", text, self._clock(), file)
+            return replace(book, versions=(*book.versions, made), next=book.next + 1)
+
+        return next(same(self._change(owner, add)))
 
     def remove(self, id: str, owner: str = LOCAL) -> None:
         """Raises NotFoundError."""
         self.get(id, owner)
-        with self._changing(owner):
-            book = self._read(owner)
-            self._write(owner, replace(book, versions=tuple(one for one in book.versions if one.id != id)))
+        self._change(owner, lambda book: replace(book, versions=tuple(one for one in book.versions if one.id != id)))
 
     def noted(self, owner: str = LOCAL) -> frozenset[str]:
         """Benches whose scores are in."""
@@ -127,12 +129,15 @@ class PromptBook:
     def note(self, bench: str, scores: Mapping[str, Iterable[Score]], owner: str = LOCAL) -> None:
         """Put a bench's scores to the versions: text -> its scores. What was scored before on the same file with as
         many shots goes."""
-        with self._changing(owner):
-            book = self._read(owner)
-            versions = tuple(_scored(one, tuple(scores.get(one.text, ()))) for one in book.versions)
-            self._write(owner, replace(book, versions=versions, noted=(*book.noted, bench)[-NOTED_MAX:]))
 
-    # -- as a whole ------------------------------------------------------------------------------------------------
+        def scored(version: Version) -> Version:
+            found = {(one.file, one.shots): one for one in (*version.scores, *scores.get(version.text, ()))}
+            return replace(version, scores=tuple(found.values()))
+
+        def add(book: _Book) -> _Book:
+            return replace(book, versions=tuple(map(scored, book.versions)), noted=(*book.noted, bench)[-NOTED_MAX:])
+
+        self._change(owner, add)
 
     def owners(self) -> set[str]:
         """Everybody who has a file."""
@@ -145,17 +150,20 @@ class PromptBook:
         return self._root / f"{owner}.json"
 
     def forget(self, owner: str) -> None:
-        self.file(owner).unlink(missing_ok=True)
-        self._lock(owner).unlink(missing_ok=True)
-
-    # -- inside ----------------------------------------------------------------------------------------------------
+        for file in (self.file(owner), self._lock(owner)):
+            file.unlink(missing_ok=True)
 
     def _lock(self, owner: str) -> Path:
         return self.file(owner).with_name(f".{owner}.lock")
 
-    def _changing(self, owner: str) -> FileLock:
+    def _change(self, owner: str, make: Callable[[_Book], _Book]) -> _Book:
+        lock = self._lock(owner)
         self._root.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._lock(owner))
+        with FileLock(lock):
+            book = make(before := self._read(owner))
+            if book is not before:
+                write_json(self.file(owner), {"schema": SCHEMA, **asdict(book)})
+        return book
 
     def _read(self, owner: str) -> _Book:
         file = self.file(owner)
@@ -163,27 +171,17 @@ class PromptBook:
             said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             if said["schema"] != SCHEMA:
                 raise ValueError(f"schema {said['schema']}, this is {SCHEMA}")
-            versions = tuple(
+            versions = (
                 Version(**{**one, "scores": tuple(Score(**score) for score in one["scores"])})
                 for one in said["versions"]
             )
-            return _Book(versions, int(said["next"]), tuple(said["noted"]))
+            return _Book(tuple(versions), int(said["next"]), tuple(said["noted"]))
         except FileNotFoundError:
             return _Book()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PlaygroundError(
-                f"The kept prompts ({file.name}) cannot be read: {str(error)[:120]}. Move the file away, or remove "
-                "it under "
-                "Storage in the Device panel."
-            ) from error
-
-    def _write(self, owner: str, book: _Book) -> None:
-        write_json(self.file(owner), {"schema": SCHEMA, **asdict(book)})
-
-
-def _scored(version: Version, new: tuple[Score, ...]) -> Version:
-    fresh = {(score.file, score.shots) for score in new}
-    return replace(version, scores=(*(one for one in version.scores if (one.file, one.shots) not in fresh), *new))
+            instead = "Move the file away, or remove it under Storage in the Device panel."
+            words = f"The kept prompts ({file.name}) cannot be read: {str(error)[:120]}. {instead}"
+            raise PlaygroundError(words) from error
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ class Best:
     side: str
 
 
-def best_of(record: Mapping[str, Any]) -> Best:
+def best_of(record: Record) -> Best:
     """The side with the best figure of the main metric; where several have it, the one with the fewest tokens, then
     the first. Raises InputError where nothing was measured."""
     metric, sides = record.get("main_metric"), record["sides"]
@@ -204,93 +202,83 @@ def best_of(record: Mapping[str, Any]) -> Best:
         raise InputError("Nothing was measured that prompts could be compared by. Give a check, such as contains:TEXT.")
     sign = 1 if record["about"][metric]["higher_is_better"] else -1
     best = max(sides, key=lambda side: (sign * side["metrics"][metric]["value"], -side["prompt_tokens_mean"]))
-    prompts = len({side["prompt"] for side in sides})
-    tried = f"{prompts} {'prompt' if prompts == 1 else 'prompts'}, {_shots([side['shots'] for side in sides])}"
+    counts = sorted({side["shots"] for side in sides})
+    *few, most = map(str, counts)
+    several = f"{', '.join(few)} or {most}" if few else most
+    shots = "without shots" if counts == [0] else f"with {several} {'shot' if counts == [1] else 'shots'}"
+    tried = f"{_counted(len({side['prompt'] for side in sides}), 'prompt')}, {shots}"
     which = f"The best of {len(sides)} ({tried})" if len(sides) > 1 else f"The only one that was tried ({tried})"
-    rows = f"{record['examples']} validation {'row' if record['examples'] == 1 else 'rows'}"
+    rows = _counted(record["examples"], "validation row")
     return Best(best["prompt"], best["shots"], f"{which} on {rows}: {figure(record, best)}.", best["side"])
 
 
-def figure(record: Mapping[str, Any], side: Mapping[str, Any]) -> str:
+def _counted(many: int, what: str) -> str:
+    return f"{many} {what if many == 1 else f'{what}s'}"
+
+
+def figure(record: Record, side: Record) -> str:
     """``21 of 24``, or ``rouge_l 0.831``."""
-    metric = record["main_metric"]
-    one = side["metrics"][metric]
-    if record["about"][metric]["kind"] == "yes-no":
-        return f"{round(one['value'] * one['n'])} of {one['n']}"
-    return f"{metric} {one['value']:.3f}"
+    one, passed = side["metrics"][record["main_metric"]], _passed(record, side)
+    return f"{passed} of {one['n']}" if passed is not None else f"{record['main_metric']} {one['value']:.3f}"
 
 
-def scores_of(record: Mapping[str, Any], file: str) -> dict[str, list[Score]]:
+def _passed(record: Record, side: Record) -> int | None:
+    """Replies that pass, None where the main metric is no yes or no."""
+    one = side["metrics"][record["main_metric"]]
+    yes_no = record["about"][record["main_metric"]]["kind"] == "yes-no"
+    return round(one["value"] * one["n"]) if yes_no else None
+
+
+def scores_of(record: Record, file: str) -> dict[str, list[Score]]:
     """Prompt -> its scores in this bench."""
     metric, found = record.get("main_metric"), dict[str, list[Score]]()
     for side in record["sides"] if metric is not None else ():
-        one = side["metrics"][metric]
-        passed = round(one["value"] * one["n"]) if record["about"][metric]["kind"] == "yes-no" else None
-        tokens, when_s = side["prompt_tokens_mean"], record["created_s"]
-        score = Score(
-            file, side["shots"], str(metric), one["value"], one["n"], passed, tokens, when_s, bench=record["id"]
-        )
-        found.setdefault(side["prompt"], []).append(score)
+        one, passed, tokens = side["metrics"][metric], _passed(record, side), side["prompt_tokens_mean"]
+        said = (one["value"], one["n"], passed, tokens, record["created_s"], record["id"])
+        found.setdefault(side["prompt"], []).append(Score(file, side["shots"], str(metric), *said))
     return found
 
 
 def tried_for(files: VerdictFiles, request: VerdictRequest) -> str:
     """How the prompt of a verdict was found: the sentence of the newest bench on the same examples, where one of the
-    sides is its best; "" otherwise. Says how many rows both use."""
-    source = str(Path(request.examples or request.file).resolve())
-    for state in files.all():
-        asked = _asked(files, state, request.owner, source)
-        record = files.record(state.id) if asked is not None else None
-        if asked is None or record is None:
-            continue
-        try:
-            best = best_of(record)
-        except InputError:
-            return ""
-        sides = {(side.model, side.system_prompt.strip(), side.shots, side.docs) for side in request.sides}
-        if ("base", best.text, best.shots, None) in sides:
-            return best.sentence + _shared(files, state, asked, request)
+    sides is its best; "" otherwise. Says how many rows both use, which favours the prompt."""
+    source = Path(request.examples or request.file).resolve()
+    ended = (state for state in files.all() if state.owner == request.owner and state.state not in LIVE)
+    bench, record = next(
+        ((state, record) for state in ended if _asks(files, state, source) and (record := files.record(state.id))),
+        (None, None),
+    )
+    if bench is None or record is None:
         return ""
-    return ""
-
-
-def _asked(files: VerdictFiles, state: State, owner: str, source: str) -> Mapping[str, Any] | None:
-    """What an ended bench of this owner on this file asked; None for anything else."""
-    if state.purpose != BENCH or state.owner != owner or state.state in LIVE:
-        return None
     try:
-        asked = files.request(state.id)
+        best = best_of(record)
     except InputError:
-        return None
-    return asked if asked.get("file") == source else None
-
-
-def _shared(files: VerdictFiles, state: State, asked: Mapping[str, Any], request: VerdictRequest) -> str:
-    """A warning where the prompt was chosen on rows that it is judged by."""
-    if str(Path(request.file).resolve()) != asked.get("file"):
         return ""
-    chosen_by = {row["example"] for row in files.rows(state.id)}
-    both = chosen_by if request.rows is None else chosen_by & set(request.rows)
-    return f" {len(both)} of these rows are judged by too, which favours the prompt." if both else ""
+    sides = {(side.model, side.system_prompt.strip(), side.shots, side.docs) for side in request.sides}
+    if ("base", best.text, best.shots, None) not in sides:
+        return ""
+    both = {row["example"] for row in files.rows(bench.id)} if request.file.resolve() == source else set()
+    if request.rows is not None:
+        both &= set(request.rows)
+    shared = f" {len(both)} of these rows are judged by too, which favours the prompt." if both else ""
+    return best.sentence + shared
 
 
-def _shots(counts: Sequence[int]) -> str:
-    there = sorted(set(counts))
-    if there == [0]:
-        return "without shots"
-    words = " or ".join([", ".join(map(str, there[:-1])), str(there[-1])]) if len(there) > 1 else str(there[0])
-    return f"with {words} {'shot' if there == [1] else 'shots'}"
+def _asks(files: VerdictFiles, state: State, source: Path) -> bool:
+    """Whether it is a bench on this file of examples."""
+    try:
+        return state.purpose == BENCH and files.request(state.id).get("file") == str(source)
+    except InputError:
+        return False
 
 
-def _started(
-    request: Callable[Concatenate[PromptBench, P], VerdictRequest],
-) -> Callable[Concatenate[PromptBench, P], str]:
-    """Takes what ``request`` takes, starts it in the background, and returns the bench's id."""
+class Drawn(TypedDict, total=False):
+    """As in ``VerdictRequest``."""
 
-    def score(bench: PromptBench, /, *args: P.args, **named: P.kwargs) -> str:
-        return bench.verdicts.start(request(bench, *args, **named))
-
-    return score
+    mapping: Mapping[str, str] | None
+    limit: int | None
+    max_tokens: int
+    seed: int
 
 
 class PromptBench:
@@ -300,23 +288,23 @@ class PromptBench:
     def __init__(self, verdicts: VerdictService, data: DataService, book: PromptBook) -> None:
         self.verdicts, self._data, self.book = verdicts, data, book
 
-    # -- versions --------------------------------------------------------------------------------------------------
-
     def keep(self, text: str, file: Path | None = None, owner: str = LOCAL) -> Version:
         """A new version of the prompt for these examples. Raises InputError."""
         return self.book.keep(text, owner, self._learned_from(file).name if file is not None else "")
 
     def versions(self, file: Path | None = None, owner: str = LOCAL) -> list[Version]:
         """Those for these examples (None = all), oldest first, with the scores of every bench that has ended."""
-        self._note(owner)
+        noted = self.book.noted(owner)
+        for view in reversed(self.views(owner)):
+            ended = not view.live and view.id not in noted
+            if ended and (record := self.verdicts.show(view.id, owner).record) is not None:
+                self.book.note(view.id, scores_of(record, record["file"]), owner)
         name = self._learned_from(file).name if file is not None else None
         return [one for one in self.book.versions(owner) if name is None or one.file in ("", name)]
 
     def forget(self, id: str, owner: str = LOCAL) -> None:
         """Raises NotFoundError."""
         self.book.remove(id, owner)
-
-    # -- measuring -------------------------------------------------------------------------------------------------
 
     def rows(
         self,
@@ -333,12 +321,9 @@ class PromptBench:
         share = self._data.test_share(source) if test is None else test
         found = split(checked.examples, seed, VALIDATION, share).validation
         if not found:
-            many = len(checked.examples)
-            raise InputError(
-                f"{source.name} has {many} {'row' if many == 1 else 'rows'} with an answer and no validation part, "
-                "which is drawn "
-                "from 10 on. Add rows: a prompt must not be chosen by the rows that the verdict asks."
-            )
+            has = f"{_counted(len(checked.examples), 'row')} with an answer and no validation part"
+            instead = "Add rows: a prompt must not be chosen by the rows that the verdict asks."
+            raise InputError(f"{source.name} has {has}, which is drawn from 10 on. {instead}")
         return found
 
     def request(
@@ -349,11 +334,7 @@ class PromptBench:
         checks: Sequence[str],
         owner: str = LOCAL,
         rows: Sequence[int] | None = None,
-        *,
-        mapping: Mapping[str, str] | None = None,
-        limit: int | None = None,
-        max_tokens: int = 96,
-        seed: int = SEED,
+        **drawn: Unpack[Drawn],
     ) -> VerdictRequest:
         """Every version with every number of shots, for ``VerdictService.start``.
 
@@ -363,32 +344,37 @@ class PromptBench:
         source, counts = self._learned_from(file), list(dict.fromkeys(shots_counts))
         kept = [self.book.get(id, owner) for id in dict.fromkeys(versions)]
         many = len(kept) * len(counts)
-        too_many = (
-            f"{len(kept)} versions with {len(counts)} numbers of shots make {many}; one bench takes {SIDES_MAX}. "
-            "Remove a version "
-            "or choose fewer shots."
-        )
+        made = f"{len(kept)} versions with {len(counts)} numbers of shots make {many}"
         wrong = {
             "There is no version to score. Keep one first.": not kept,
             "No number of shots is chosen. Take 0 for none.": not counts,
             f"Shots go from 0 to {SHOTS_MAX}.": any(not 0 <= count <= SHOTS_MAX for count in counts),
-            too_many: many > SIDES_MAX,
+            f"{made}; one bench takes {SIDES_MAX}. Remove a version or choose fewer shots.": many > SIDES_MAX,
         }
         if faults := [words for words, is_so in wrong.items() if is_so]:
             raise InputError(" ".join(faults))
-        chosen = tuple(rows) if rows is not None else self.rows(source, owner, mapping, seed)
-        sides = tuple(
-            Side("base", one.text, count, source if count else None, _label(one, count))
-            for one in kept
-            for count in counts
-        )
-        asked = VerdictRequest(source, sides, tuple(checks), chosen, limit=limit, max_tokens=max_tokens, seed=seed)
+        if rows is None:
+            rows = self.rows(source, owner, drawn.get("mapping"), drawn.get("seed", SEED))
+        sides = []
+        for one, count in itertools.product(kept, counts):
+            name = f"{one.id} + {_counted(count, 'shot')}" if count else one.id
+            sides.append(Side("base", one.text, count, source if count else None, name))
+        asked = VerdictRequest(source, tuple(sides), tuple(checks), tuple(rows), **drawn)
         name = f"Prompt bench: {source.name}"
-        return replace(asked, mapping=mapping, name=name, owner=owner, losses=False, forgetting=False, purpose=BENCH)
+        return replace(asked, name=name, owner=owner, losses=False, forgetting=False, purpose=BENCH)
 
-    score = _started(request)
-
-    # -- looking ---------------------------------------------------------------------------------------------------
+    def score(
+        self,
+        file: Path,
+        versions: Sequence[str],
+        shots_counts: Sequence[int],
+        checks: Sequence[str],
+        owner: str = LOCAL,
+        rows: Sequence[int] | None = None,
+        **drawn: Unpack[Drawn],
+    ) -> str:
+        """Start what ``request`` makes of the same in the background; returns the bench's id."""
+        return self.verdicts.start(self.request(file, versions, shots_counts, checks, owner, rows, **drawn))
 
     def views(self, owner: str = LOCAL) -> list[VerdictView]:
         """Benches, newest first."""
@@ -403,14 +389,11 @@ class PromptBench:
 
     def newest(self, file: Path, owner: str = LOCAL) -> VerdictView | None:
         """The last bench on these examples, None where there was none."""
-        source = str(self._learned_from(file).resolve())
-        for view in self.views(owner):
-            try:
-                if self.verdicts.files.request(view.id).get("file") == source:
-                    return self.show(view.id, owner)
-            except InputError:
-                continue
-        return None
+        source = self._learned_from(file).resolve()
+        states = (self.verdicts.files.state(view.id) for view in self.views(owner))
+        found = (state.id for state in states if state is not None and _asks(self.verdicts.files, state, source))
+        bench = next(found, None)
+        return self.show(bench, owner) if bench is not None else None
 
     def stop(self, id: str, owner: str = LOCAL) -> None:
         """End it and keep what is measured. Raises NotFoundError."""
@@ -419,31 +402,13 @@ class PromptBench:
     def best(self, id: str, owner: str = LOCAL) -> Best:
         """What goes into the verdict. Raises NotFoundError, and InputError while there is none."""
         view = self.show(id, owner)
+        if view.live:
+            raise InputError("This bench still measures. Wait for its end.")
         if view.record is None:
-            raise InputError(
-                "This bench still measures. Wait for its end."
-                if view.live
-                else f"This bench measured nothing. {view.error}".strip()
-            )
+            raise InputError(f"This bench measured nothing. {view.error}".strip())
         return best_of(view.record)
-
-    # -- inside ----------------------------------------------------------------------------------------------------
 
     def _learned_from(self, file: Path) -> Path:
         """The file whose parts count: for a shipped set's held-out rows, those that are trained on."""
         real = Path(file).resolve()
         return next((one.file for one in self._data.sets() if one.heldout.resolve() == real), Path(file))
-
-    def _note(self, owner: str) -> None:
-        """Put the scores of benches that have ended since the last look to the versions, the oldest first."""
-        noted = self.book.noted(owner)
-        for view in reversed(self.views(owner)):
-            if view.live or view.id in noted:
-                continue
-            record = self.verdicts.show(view.id, owner).record
-            if record is not None:
-                self.book.note(view.id, scores_of(record, record["file"]), owner)
-
-
-def _label(version: Version, shots: int) -> str:
-    return f"{version.id} + {shots} {'shot' if shots == 1 else 'shots'}" if shots else version.id

@@ -11,40 +11,108 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from playground.db import ENDED
+from playground.chat.batching import Asked, Batches, Written
+from playground.data.example import Example, Preference
+from playground.data.render import encode, render_prompt
+from playground.data.split import part
+from playground.db import ENDED, DatabaseError
+from playground.engine.request import Sampling
 from playground.errors import CancelledError, InputError, NotFoundError, PlaygroundError
 from playground.evaluation.checks import parse_check
+from playground.evaluation.forgetting import Forgetting
 from playground.jobs import Job, Jobs
 from playground.library.card import AdapterCard
-from playground.methods import all_methods
 from playground.models.adapters import AdapterService
+from playground.models.bases import BaseService
 from playground.runs.progress import RunView
 from playground.runs.service import TrainingService
 from playground.settings import Settings
 from playground.training.spec import RunSpec
-from playground.verdict.race_plan import Lane, Measuring, RaceRequest, lanes
-from playground.verdict.race_store import CANCELLED, DONE, LIVE, MEASURING, RUNNING, Entry, Race, RaceStore, RaceView
+from playground.verdict.losses import ForgettingService
+from playground.verdict.race_store import (
+    CANCELLED,
+    DONE,
+    LIVE,
+    MEASURING,
+    RUNNING,
+    Entry,
+    Lane,
+    Race,
+    RaceRequest,
+    RaceStore,
+    RaceView,
+    label,
+    lanes,
+)
 from playground.workspace.examples import DataService
+from playground.workspace.visitors import LOCAL
 
 __all__ = ["RaceRequest", "RaceService", "RaceView"]
 
 TICK_S = 1.0
 MEASURE_S = 60.0
 """What measuring one method takes, until one has been measured."""
+ROWS = 16
+"""Validation rows that are answered: enough to tell 0 from 16, little enough for two cores."""
+SHORTEST, LONGEST = 32, 256
+"""Tokens that a reply may take: a quarter more than the file's own answers need, within these."""
 _FIGURES = {
-    "eval_loss",
-    "trainable_params",
-    "total_params",
-    "peak_memory_bytes",
-    "seconds",
-    "tokens_per_s",
+    *("eval_loss", "trainable_params", "total_params", "peak_memory_bytes", "seconds", "tokens_per_s"),
     "memory_ratio",
 }
 _LOG = logging.getLogger(__name__)
+Tell = Callable[[str], None]
+
+
+class Measuring:
+    """What a race measures of an adapter that its run does not. ``tell`` is called at every step; what it raises ends
+    the measuring, and the device is free again."""
+
+    def __init__(self, bases: BaseService, data: DataService, batches: Batches, forgetting: ForgettingService) -> None:
+        self._bases, self._data, self._batches, self._forgetting = bases, data, batches, forgetting
+
+    def adherence(
+        self, card: AdapterCard | None, spec: RunSpec, check: str, session: str, tell: Tell
+    ) -> tuple[int, int]:
+        """(greedy replies to the run's validation rows that pass the check, of how many; raw text asks nothing).
+        card: None = the base. Raises InputError."""
+        rows = part(
+            self._data.check(Path(spec.file), spec.mapping or None, LOCAL).usable, spec.split.get("validation", [])
+        )
+        asked, passes = (
+            [row.prompt for row in rows if isinstance(row, Example | Preference)][:ROWS],
+            parse_check(check).passes,
+        )
+        if not asked:
+            return 0, 0
+        answer = min(LONGEST, max(SHORTEST, spec.answer_max * 5 // 4))
+        context, tokenizer = self._bases.context(), self._bases.tokenizer()
+        prompts = [render_prompt(tokenizer, messages) for messages in asked]
+        if context is not None:
+            before = card.virtual_tokens if card else 0
+            answer = max(1, min(answer, context - before - max(len(encode(tokenizer, prompt)) for prompt in prompts)))
+        written: list[Written] = []
+        batch = [Asked(card, prompt, Sampling(max_tokens=answer)) for prompt in prompts]
+        with contextlib.closing(self._batches.run(batch, session, "measure")) as steps:
+            for written in steps:
+                if failure := next((one.failure for one in written if one.failure is not None), None):
+                    raise failure
+                tell(written[0].waiting or f"{sum(one.done for one in written)} of {len(batch)} replies")
+        return sum(passes(one.state.text) for one in written), len(written)
+
+    def forgot(self, card: AdapterCard, session: str, tell: Tell) -> dict[str, Any]:
+        """``Forgetting`` as a record."""
+        found: tuple[Forgetting, ...] = ()
+        with contextlib.closing(self._forgetting.measure([card], session)) as steps:
+            for step in steps:
+                found = step.found
+                tell(step.waiting or f"what it forgot, {step.done} of {step.of}")
+        return asdict(found[0])
 
 
 class RaceService:
@@ -65,8 +133,6 @@ class RaceService:
         self.store = RaceStore(settings.database)
         self._job: Job | None = None
 
-    # -- a race --------------------------------------------------------------------------------------------------
-
     def plan(self, request: RaceRequest) -> list[Lane]:
         """Every method's run, in their order. Raises InputError that names every method which cannot run."""
         self._check(request)
@@ -75,62 +141,52 @@ class RaceService:
     def start(self, request: RaceRequest) -> str:
         """Queue every method's run; returns the race's id. Raises InputError when one of them could never start, and
         then none is."""
-        planned = self.plan(request)
-        now = self._clock()
+        planned, now = self.plan(request), self._clock()
         race = time.strftime("%Y%m%d-%H%M%S-", time.localtime(now)) + "r" + secrets.token_hex(2)
+        file = Path(request.file)
+        name, check = (request.name.strip() or file.stem)[:80], self._check(request)
         started: list[Entry] = []
-        try:
+        with contextlib.ExitStack() as undo:
             for lane in planned:
                 run = self._training.start(lane.request)
+                undo.callback(self._cancel_run, run, request.owner)
                 started.append(Entry(lane.request.method, run, lane.plan.steps, lane.plan.seconds, lr=lane.plan.lr))
-            file = Path(request.file)
-            name, check, entries = (request.name.strip() or file.stem)[:80], self._check(request), tuple(started)
             budget = (request.steps, request.minutes)
-            self.store.add(Race(race, request.owner, name, file.name, now, RUNNING, check, *budget, entries))
-        except BaseException:
-            for entry in started:
-                with contextlib.suppress(PlaygroundError):
-                    self._training.cancel(entry.run, request.owner)
-            raise
+            self.store.add(Race(race, request.owner, name, file.name, now, RUNNING, check, *budget, tuple(started)))
+            undo.pop_all()
         return race
 
-    def races(self, owner: str = "local") -> list[RaceView]:
+    def races(self, owner: str = LOCAL) -> list[RaceView]:
         """The person's races, newest first."""
-        mine = [race for race in self.store.all() if self._visible(race, owner)]
-        return [self._view(race) for race in mine]
+        return [self._view(race) for race in self._mine(owner)]
 
-    def show(self, race: str, owner: str = "local") -> RaceView:
+    def show(self, race: str, owner: str = LOCAL) -> RaceView:
         """Raises NotFoundError."""
         return self._view(self._own(race, owner))
 
-    def cancel(self, race: str, owner: str = "local") -> None:
+    def cancel(self, race: str, owner: str = LOCAL) -> None:
         """Cancel every run that has not ended, and the measuring. What is known by then stays; a race that has ended
         stays as it is."""
         found = self._own(race, owner)
         if found.state not in LIVE:
             return
-        self.store.change(
-            found.race, lambda one: replace(one, state=CANCELLED, message="") if one.state in LIVE else one
-        )
+        self.store.change(race, lambda one: replace(one, state=CANCELLED, message="") if one.state in LIVE else one)
         for entry in reversed(found.entries):  # those that wait first, so that none of them begins
-            with contextlib.suppress(NotFoundError):
-                self._training.cancel(entry.run, found.owner)
+            self._cancel_run(entry.run, found.owner)
 
-    def remove(self, race: str, owner: str = "local") -> None:
+    def remove(self, race: str, owner: str = LOCAL) -> None:
         """Forget a race that has ended; its runs and adapters stay. Raises InputError while it lives."""
         found = self._own(race, owner)
         if found.state in LIVE:
             raise InputError(f"{found.name} has not ended. Cancel it first.")
         self.store.remove(found.race)
 
-    def follow(self, race: str, owner: str = "local", poll_s: float = 0.5) -> Iterator[RaceView]:
+    def follow(self, race: str, owner: str = LOCAL, poll_s: float = 0.5) -> Iterator[RaceView]:
         """The race's view again and again until it has ended; for the command line."""
-        while True:
-            view = self.show(race, owner)
+        while (view := self.show(race, owner)).live:
             yield view
-            if not view.live:
-                return
             time.sleep(poll_s)
+        yield view
 
     # -- measuring -----------------------------------------------------------------------------------------------
 
@@ -143,7 +199,7 @@ class RaceService:
         while not job.stopping:
             try:
                 self.tick()
-            except Exception:  # a hiccup of the disk must not end it; the next look tries again
+            except (OSError, DatabaseError, PlaygroundError, RuntimeError, ValueError):  # the next look tries again
                 _LOG.warning("a look at the races failed", exc_info=True)
             job.pause(TICK_S)
 
@@ -157,7 +213,8 @@ class RaceService:
             if any(entry.state not in ENDED for entry in race.entries):
                 race = self._taken_over(race)
             if race.state in LIVE and all(entry.state in ENDED for entry in race.entries):
-                self._measure(race)
+                with contextlib.suppress(CancelledError):  # by a person, or this process ends: the next one goes on
+                    self._measure(race)
 
     def _taken_over(self, race: Race) -> Race:
         """The race with the figures of every run that has ended by now."""
@@ -174,51 +231,40 @@ class RaceService:
         return self.store.change(race.race, change)
 
     def _measure(self, race: Race) -> None:
+        """Raises CancelledError."""
         if race.state == RUNNING:
             race = self._change(race, state=MEASURING)
-        try:
-            if race.check and race.base.measured_s is None:
-                self._measure_base(race)
-            for entry in race.entries:
-                if entry.state == "DONE" and entry.measured_s is None:
-                    self._measure_one(race, entry)
-            self._change(race, state=DONE, message="")
-        except CancelledError:
-            return  # by a person, which the record says, or because this process ends: the next one goes on
+        trained = [entry for entry in race.entries if entry.state == "DONE"]
+        if race.check and race.base.measured_s is None and trained:
+            base = self._measured(race, race.base, trained[0].run)
+            self._change(race, base=base)
+        for entry in trained:
+            if entry.measured_s is None:
+                new = self._measured(race, entry, entry.run)
+                self.store.change(race.race, lambda one, new=new: _with(one, new))  # type: ignore[misc]
+        self._change(race, state=DONE, message="")
 
-    def _measure_base(self, race: Race) -> None:
-        run = next((entry.run for entry in race.entries if entry.state == "DONE"), None)
-        if run is None:
-            return
-        started, base = time.monotonic(), race.base
+    def _measured(self, race: Race, entry: Entry, run: str) -> Entry:
+        """A method, or the base on the rows of a run; what cannot be measured is said in the entry."""
+        started, owner = time.monotonic(), race.owner
+        tell = self._teller(race, label(entry.method) if entry.method else "The base")
         try:
-            base = self._with_adherence(base, None, run, race, "The base")
-        except PlaygroundError as error:
-            base = replace(base, reason=_unless_cancelled(error))
-        self._change(race, base=replace(base, measured_s=time.monotonic() - started))
-
-    def _measure_one(self, race: Race, entry: Entry) -> None:
-        """What cannot be measured is said in the entry; the others go on."""
-        started, who = time.monotonic(), all_methods()[entry.method].label
-        try:
-            card = self._adapters.get(entry.adapter or "", race.owner)
-            entry = replace(entry, figures=entry.figures | {"bytes": card.bytes})
+            card = self._adapters.get(entry.adapter or "", owner) if entry.method else None
+            if card is not None:
+                entry = replace(entry, figures=entry.figures | {"bytes": card.bytes})
             if race.check:
-                entry = self._with_adherence(entry, card, entry.run, race, who)
-            entry = replace(entry, forgot=self._measuring.forgot(card, race.owner, self._teller(race, who)))
+                spec = RunSpec.read(self._settings.runs_dir / run)
+                passed, asked = self._measuring.adherence(card, spec, race.check, owner, tell)
+                entry = replace(entry, passed=passed if asked else None, asked=asked)
+            if card is not None:
+                entry = replace(entry, forgot=self._measuring.forgot(card, owner, tell))
+        except CancelledError:
+            raise
         except PlaygroundError as error:
-            entry = replace(entry, reason=f"Not all of it could be measured: {_unless_cancelled(error)}")
-        entry = replace(entry, measured_s=time.monotonic() - started)
-        self.store.change(
-            race.race, lambda one: replace(one, entries=tuple(entry if e.run == entry.run else e for e in one.entries))
-        )
+            entry = replace(entry, reason=f"{'Not all of it could be measured: ' if entry.method else ''}{error}")
+        return replace(entry, measured_s=time.monotonic() - started)
 
-    def _with_adherence(self, entry: Entry, card: AdapterCard | None, run: str, race: Race, who: str) -> Entry:
-        spec, tell = RunSpec.read(self._settings.runs_dir / run), self._teller(race, who)
-        passed, asked = self._measuring.adherence(card, spec, race.check, race.owner, tell)
-        return replace(entry, passed=passed if asked else None, asked=asked)
-
-    def _teller(self, race: Race, who: str) -> Callable[[str], None]:
+    def _teller(self, race: Race, who: str) -> Tell:
         """Writes what is being done into the record, once a second at most. Raises CancelledError where the race was
         cancelled, or this process ends."""
         written_s = 0.0
@@ -242,14 +288,16 @@ class RaceService:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _cancel_run(self, run: str, owner: str) -> None:
+        with contextlib.suppress(PlaygroundError):
+            self._training.cancel(run, owner)
+
     def _check(self, request: RaceRequest) -> str:
         """How replies are judged: as asked, or as the shipped set says. Raises InputError."""
-        if request.check.strip():
-            spec = request.check.strip()
+        if spec := request.check.strip():
             parse_check(spec, files=not self._settings.shared)
             return spec
-        shipped = {one.file.resolve(): one.check for one in self._data.sets()}
-        return shipped.get(Path(request.file).resolve(), "")
+        return {one.file.resolve(): one.check for one in self._data.sets()}.get(Path(request.file).resolve(), "")
 
     def _view(self, race: Race) -> RaceView:
         """With what its runs say just now, where they have not ended."""
@@ -260,12 +308,12 @@ class RaceService:
             if entry.state not in ENDED:
                 entry, seconds = self._now(entry, race.owner)
                 left += seconds
-            left += measure_s if entry.measured_s is None and entry.state not in ("FAILED", "CANCELLED") else 0.0
             entries.append(entry)
-        done = sum(entry.measured_s is not None or entry.state in ("FAILED", "CANCELLED") for entry in entries)
-        message = race.message if race.state == MEASURING else _training_words(entries) if race.state == RUNNING else ""
+        waits = sum(entry.measured_s is None and entry.state not in ("FAILED", "CANCELLED") for entry in entries)
+        left += waits * measure_s
+        message = {RUNNING: _training_words(entries), MEASURING: race.message}.get(race.state, "")
         shown = replace(race, entries=tuple(entries), message=message)
-        return RaceView(shown, left if race.state in LIVE else None, done, len(entries))
+        return RaceView(shown, left if race.state in LIVE else None, len(entries) - waits, len(entries))
 
     def _now(self, entry: Entry, owner: str) -> tuple[Entry, float]:
         """The entry as its run is now, and seconds that the run still takes."""
@@ -275,17 +323,20 @@ class RaceService:
             return replace(entry, state="CANCELLED", reason="The run was removed."), 0.0
         return with_view(entry, view), 0.0 if view.state in ENDED else (view.seconds_left or entry.planned_s)
 
-    def _visible(self, race: Race, owner: str) -> bool:
-        return not self._settings.shared or race.owner == owner
+    def _mine(self, owner: str) -> list[Race]:
+        return [race for race in self.store.all() if not self._settings.shared or race.owner == owner]
 
     def _own(self, race: str, owner: str) -> Race:
         """Raises NotFoundError, which names the owner's own races only."""
-        mine = [one for one in self.store.all() if self._visible(one, owner)]
-        found = next((one for one in mine if one.race == race), None)
-        if found is None:
-            there = ", ".join(one.race for one in mine[:5]) or "none yet"
+        mine = {one.race: one for one in self._mine(owner)}
+        if race not in mine:
+            there = ", ".join(list(mine)[:5]) or "none yet"
             raise NotFoundError(f"There is no race {race[:80]!r}. The newest are: {there}.")
-        return found
+        return mine[race]
+
+
+def _with(race: Race, entry: Entry) -> Race:
+    return replace(race, entries=tuple(entry if one.run == entry.run else one for one in race.entries))
 
 
 def with_view(entry: Entry, view: RunView) -> Entry:
@@ -297,17 +348,9 @@ def with_view(entry: Entry, view: RunView) -> Entry:
     return replace(entry, figures=entry.figures | figures)
 
 
-def _unless_cancelled(error: PlaygroundError) -> str:
-    """An error's words; a cancel goes on up."""
-    if isinstance(error, CancelledError):
-        raise error
-    return str(error)
-
-
-def _training_words(entries: list[Entry]) -> str:
+def _training_words(entries: Sequence[Entry]) -> str:
     """Which of them trains, and how far it is."""
-    place, entry = next(((n, e) for n, e in enumerate(entries, 1) if e.state in ("RUNNING", "STOPPING")), (0, None))
-    if entry is None:
-        return "Waiting for the device"
-    step = int(entry.loss[-1][0]) if entry.loss else 0
-    return f"{all_methods()[entry.method].label}, {place} of {len(entries)}: step {step} of {entry.steps}"
+    for place, entry in enumerate(entries, 1):
+        if entry.state in ("RUNNING", "STOPPING"):
+            return f"{label(entry.method)}, {place} of {len(entries)}: step {entry.step} of {entry.steps}"
+    return "Waiting for the device"

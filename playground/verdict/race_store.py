@@ -1,16 +1,127 @@
-"""Races: their record (one JSON value a race in the database, so that several processes see the same and a restart
-loses nothing), and the table that the page, the command line and the docs show."""
+"""Races as values: what is asked, every method's run planned, the record (one JSON value a race in the database, so that
+several processes see the same and a restart loses nothing), and the table that page, command line and docs show."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from playground.data.render import ALL
 from playground.db import RaceTable
-from playground.errors import PlaygroundError
-from playground.methods import all_methods
+from playground.errors import InputError, PlaygroundError
+from playground.methods import all_methods, get_method
 from playground.report import charts
+from playground.runs.planner import Plan
+from playground.runs.request import TrainRequest
+from playground.training.spec import MAX_TOKENS
+
+RACERS = ("sft", "pretrain", "dpo", "kto", "orpo")
+"""Objectives whose results write replies and need no reward beside the rows."""
+SHARED = ("batch_size", "max_tokens", "seed", "mapping", "owner", "validation", "test", "turns", "leave_out")
+"""What all runs of a race have in common."""
+
+
+@dataclass(frozen=True)
+class RaceRequest:
+    """What a person asks for.
+
+    methods: names, () = all. steps: of each method; or minutes: what each method may take, by its own estimate; neither
+    = 20 steps. check: how replies are judged, as in ``evaluation.checks``; "" = that of the shipped set, if the file is
+    one. name: of the race, "" = the file's. The others are shared by all runs and as in ``TrainRequest``; learning rate
+    and rank are each method's own. Raises InputError.
+    """
+
+    file: Path
+    methods: tuple[str, ...] = ()
+    steps: int | None = None
+    minutes: float | None = None
+    check: str = ""
+    name: str = ""
+    objective: str = ""
+    batch_size: int = 8
+    max_tokens: int = MAX_TOKENS
+    seed: int = 7
+    mapping: dict[str, str] | None = None
+    owner: str = "local"
+    validation: float | None = None
+    test: float | None = None
+    turns: str = ALL
+    leave_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.minutes is not None:
+            raise InputError("A race has one budget: steps or minutes, not both.")
+        if self.minutes is not None and not 0 < self.minutes <= 24 * 60:
+            raise InputError(f"The budget is {self.minutes:g} minutes a method; it lies above 0 and at most 1440.")
+        if self.objective and self.objective not in RACERS:
+            why = "it writes no replies, or needs a reward"
+            raise InputError(f"{self.objective} cannot be raced: {why}. A race takes {', '.join(RACERS)}.")
+
+    def run_of(self, method: str, steps: int | None) -> TrainRequest:
+        """One method's run. It is scored once, at its end: what a race spends goes into training."""
+        name = f"{self.name.strip() or Path(self.file).stem} {label(method)}"[:80]
+        shared = {one: getattr(self, one) for one in SHARED}
+        once = max(1, steps or 1)
+        return TrainRequest(self.file, name, method, self.objective, steps=steps, save_steps=once, **shared)
+
+
+class Lane(NamedTuple):
+    """One method that can run."""
+
+    request: TrainRequest
+    plan: Plan
+
+
+def chosen(methods: tuple[str, ...]) -> list[str]:
+    """The methods in the order in which they run: a whole model last, since it takes the most memory and the others
+    are known by then. Raises InputError for a name there is not, or one method alone."""
+    there = list(all_methods())
+    if unknown := [name for name in methods if name not in there]:
+        raise InputError(f"There is no method {', '.join(map(repr, unknown))}. There are: {', '.join(there)}.")
+    names = [name for name in there if name in methods or not methods]
+    if len(names) < 2:
+        raise InputError("A race needs two methods or more. Choose another one, or train this one alone.")
+    return sorted(names, key=lambda name: get_method(name).whole)
+
+
+def lanes(request: RaceRequest, plan: Callable[[TrainRequest], Plan]) -> list[Lane]:
+    """Every method's run. plan: as ``TrainingService.plan``. Raises InputError that names every method which cannot
+    run, and why."""
+    names = chosen(request.methods)
+    found: list[Lane] = []
+    faults: dict[str, str] = {}
+    for name in names:
+        try:
+            steps = request.steps if request.minutes is None else _fitting(request, name, plan)
+            wanted = request.run_of(name, steps)
+            if steps is None:
+                wanted = replace(wanted, save_steps=plan(wanted).steps)
+            found.append(Lane(wanted, plan(wanted)))
+            if blocked := found[-1].plan.blocked:
+                raise InputError(blocked)
+        except PlaygroundError as error:
+            faults[name] = str(error)
+    if not faults:
+        return found
+    if len(faults) == len(names) and len(set(faults.values())) == 1:  # the file, not the methods
+        raise InputError(next(iter(faults.values())))
+    words = " ".join(f"{label(name)}: {why}" for name, why in faults.items())
+    many = f"{len(faults)} of {len(names)} methods cannot run."
+    raise InputError(f"{many} {words} Leave them out, or change the settings.")
+
+
+def _fitting(request: RaceRequest, method: str, plan: Callable[[TrainRequest], Plan]) -> int:
+    """So many steps as fit the minutes, by the method's own estimate. Raises InputError where not one does."""
+    one, many = (plan(request.run_of(method, steps)).seconds for steps in (1, 101))
+    step = max(1e-6, (many - one) / 100)
+    steps = int(((request.minutes or 0.0) * 60 - (one - step)) / step)
+    if steps < 1:
+        needed = f"one step takes about {one / 60:.1f} minutes with loading"
+        raise InputError(f"{needed}, the budget is {request.minutes:g}.")
+    return min(steps, 100_000)
+
 
 SCHEMA = 1
 RUNNING, MEASURING, DONE, CANCELLED = "RUNNING", "MEASURING", "DONE", "CANCELLED"
@@ -45,6 +156,11 @@ class Entry:
     measured_s: float | None = None
     lr: float = 0.0
 
+    @property
+    def step(self) -> int:
+        """The last one whose loss is known."""
+        return int(self.loss[-1][0]) if self.loss else 0
+
 
 @dataclass(frozen=True)
 class Race:
@@ -71,15 +187,16 @@ class Race:
         """From its record, of this schema or an older one; what it does not know is left out. Raises PlaygroundError
         for a newer one."""
         if record.get("schema", SCHEMA) > SCHEMA:
-            raise PlaygroundError(
-                f"The race {record.get('race')} was written by a newer version (schema {record['schema']}; this one "
-                "knows "
-                f"{SCHEMA}). Update."
-            )
+            newer = f"was written by a newer version (schema {record['schema']}; this one knows {SCHEMA})"
+            raise PlaygroundError(f"The race {record.get('race')} {newer}. Update.")
         values = _known(cls, record)
         values["entries"] = tuple(Entry(**_known(Entry, entry)) for entry in values["entries"])
         values["base"] = Entry(**_known(Entry, values.get("base", {"method": ""})))
         return cls(**values | {"schema": SCHEMA})
+
+
+def _known(kind: type[Race] | type[Entry], record: Mapping[str, Any]) -> dict[str, Any]:
+    return {one.name: record[one.name] for one in fields(kind) if one.name in record}
 
 
 @dataclass(frozen=True)
@@ -95,11 +212,6 @@ class RaceView:
     @property
     def live(self) -> bool:
         return self.race.state in LIVE
-
-
-def _known(kind: Any, record: Mapping[str, Any]) -> dict[str, Any]:
-    names = {one.name for one in fields(kind)}
-    return {name: value for name, value in record.items() if name in names}
 
 
 class RaceStore(RaceTable):
@@ -153,10 +265,8 @@ def cells(entry: Entry) -> list[str]:
         _number(eval_loss(entry), ".3f"),
         f"{entry.passed} of {entry.asked}" if entry.passed is not None else NONE,
         _number(figures.get("trainable_params"), ",.0f"),
-        _size(figures.get("bytes")),
-        _size(figures.get("peak_memory_bytes")),
-        _number(figures.get("seconds"), ".0f"),
-        _number(figures.get("tokens_per_s"), ".0f"),
+        *(_size(figures.get(name)) for name in ("bytes", "peak_memory_bytes")),
+        *(_number(figures.get(name), ".0f") for name in ("seconds", "tokens_per_s")),
         general,
         right,
         _number(forgot.get("divergence"), ".2f"),
@@ -170,7 +280,7 @@ def status(entry: Entry) -> str:
     if entry.state in ("", "QUEUED"):
         return "waits"
     if entry.state in ("RUNNING", "STOPPING"):
-        return f"step {int(entry.loss[-1][0]) if entry.loss else 0} of {entry.steps}"
+        return f"step {entry.step} of {entry.steps}"
     return "" if entry.measured_s is not None else "trained, not measured yet"
 
 
@@ -199,13 +309,12 @@ def text(view: RaceView) -> str:
     """The table in plain text, columns aligned, with what went wrong under it."""
     base, entries = view.race.base, view.race.entries
     lines = [HEAD, *([cells(base)] if base.eval_loss else []), *map(cells, entries)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    first, *widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = [
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
+        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(line, widths, strict=True))]).rstrip()
+        for name, *line in lines
     ]
-    notes = [f"{label(entry.method)}: {status(entry)}" for entry in entries if status(entry)]
-    return "\n".join([*(line.rstrip() for line in shown), *notes])
+    return "\n".join([*shown, *(f"{label(entry.method)}: {status(entry)}" for entry in entries if status(entry))])
 
 
 def record(view: RaceView) -> dict[str, Any]:
@@ -217,14 +326,9 @@ def record(view: RaceView) -> dict[str, Any]:
 
 def _record(entry: Entry) -> dict[str, Any]:
     names = ("run", "state", "adapter", "steps", "lr", "reason") if entry.method else ("reason",)
-    figures = {name: value for name, value in entry.figures.items() if name != "eval_loss"}
-    return {
-        "method": entry.method or "base",
-        **{name: getattr(entry, name) for name in names},
-        **{"eval_loss": eval_loss(entry), "passed": entry.passed, "asked": entry.asked},
-        **figures,
-        "forgot": entry.forgot,
-    }
+    found = {"method": entry.method or "base"} | {name: getattr(entry, name) for name in names}
+    found |= {"passed": entry.passed, "asked": entry.asked, "forgot": entry.forgot}
+    return found | entry.figures | {"eval_loss": eval_loss(entry)}
 
 
 def _number(value: float | None, form: str) -> str:

@@ -69,7 +69,6 @@ def test_smaller_ways_of_saying_it() -> None:
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "no text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "'image_url'"),
         ({"messages": [USER | {"content": [{"type": "text", "text": 1}]}]}, "messages[0].content", "Only text"),
-        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "half a character"),
         ({"messages": [USER | {"tool_calls": [{}]}]}, "messages[0].tool_calls", "no tools"),
         ({"temperature": "hot"}, "temperature", "a number"),
         ({"temperature": True}, "temperature", "a number"),

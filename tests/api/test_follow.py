@@ -9,7 +9,7 @@ from collections.abc import Generator
 import pytest
 
 from playground.errors import BusyError
-from playground.server.openai import THREADS_MAX, Follower
+from playground.server.routes import THREADS_MAX, Follower
 
 
 class Source:

@@ -24,8 +24,8 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from playground.server.body import FILES_MAX, LIMIT_BYTES, VISITOR_UPLOADS
-from playground.server.gate import GRADIO_ROUTES, HEADERS_BYTES, UPLOAD, Gate
+from playground.server.access import LIMIT_BYTES
+from playground.server.gate import FILES_MAX, GRADIO_ROUTES, HEADERS_BYTES, UPLOAD, VISITOR_UPLOADS, Gate
 from playground.settings import Settings
 from playground.workspace.visitors import COOKIE
 from tests.api.conftest import on_a_port, wait_until

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playground.server.body import ALL_UPLOADS, FILES_MAX, VISITOR_UPLOADS, WAITS_S, Incoming
+from playground.server.gate import ALL_UPLOADS, FILES_MAX, VISITOR_UPLOADS, WAITS_S, Incoming
 
 
 def test_a_visitor_has_a_share_of_what_waits_and_gets_it_back_once_it_is_gone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from playground.engine.request import RowState, TokenLogprob, stamp_hash
 from playground.errors import BaseUnavailableError, BusyError, OutOfMemoryError, RunFailedError
 from playground.gpu.manager import QUEUE_LIMIT
 from playground.gpu.policy import CAPACITY
-from playground.server.body import LIMIT_BYTES
+from playground.server.access import LIMIT_BYTES
 from playground.server.routes import build_routes
 from playground.services import Services, build_services
 from playground.settings import Settings

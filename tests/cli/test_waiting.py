@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from playground.cli import race, training
+from playground.cli import training
 from playground.cli.common import Progress
 from playground.errors import RunFailedError
 from playground.runs.progress import RunView
@@ -67,14 +67,14 @@ def test_a_detached_run_that_waits_says_who_starts_it(capsys: pytest.CaptureFixt
 
 def test_a_race_is_measured_by_whoever_follows_it_when_its_owner_is_gone() -> None:
     services: Any = SimpleNamespace(training=Training([False, False, True]), race=Races(), close=lambda: None)
-    found, _, code = race.follow_race(services, "q1", Progress(), owner=False)
+    found, _, code = training.follow_race(services, "q1", Progress(), owner=False)
     assert (found["state"], code) == ("DONE", 0)
     assert services.training.tried == 3, "and not again once it owns the home"
 
 
 def test_an_owner_need_not_become_one() -> None:
     services: Any = SimpleNamespace(training=Training(), race=Races(True), close=lambda: None)
-    race.follow_race(services, "q1", Progress(), owner=True)
+    training.follow_race(services, "q1", Progress(), owner=True)
     assert services.training.tried == 0
 
 

@@ -20,8 +20,7 @@ from playground.runs.request import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.verdict.race import RaceRequest, RaceView, with_view
-from playground.verdict.race_plan import chosen, lanes
-from playground.verdict.race_store import Entry, Race, RaceStore
+from playground.verdict.race_store import Entry, Race, RaceStore, chosen, lanes
 
 Until = Callable[..., Any]
 

@@ -4,12 +4,15 @@ by batch."""
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from playground.chat.batching import Batches, Chat
 from playground.chat.compare import Side
@@ -19,7 +22,7 @@ from playground.errors import BusyError, InputError
 from playground.runs.recipe import with_settings
 from playground.runs.runner import Direct
 from playground.runs.service import TrainRequest
-from playground.server.routes import _verdict
+from playground.server.routes import build_routes
 from playground.services import Services
 from playground.verdict import service as verdict_service
 from playground.verdict.answers import Answering
@@ -65,8 +68,9 @@ def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_all
         tight.verdicts.start(asked(file, ANNA, repeats=10))
     with pytest.raises(InputError, match=words):
         next(tight.verdicts.run(asked(file, ANNA, repeats=10)))
-    with pytest.raises(InputError, match=words):
-        _verdict(tight, asked(file, ANNA, repeats=10).as_json())
+    app = TestClient(Starlette(routes=build_routes(tight, "token")), client=("127.0.0.1", 1))
+    body, token = asked(file, ANNA, repeats=10).as_json(), {"authorization": "Bearer token"}
+    assert re.match(words, app.post("/internal/verdict", json=body, headers=token).json()["error"])
     assert tight.verdicts.views(ANNA) == []
     view = None
     for view in tight.verdicts.run(asked(file, ANNA, repeats=10, limit=4)):
