@@ -341,8 +341,7 @@ def test_a_tabs_state_is_not_for_another_browser(services: Services) -> None:
 
 
 def test_every_call_is_a_sign_of_life(services: Services) -> None:
-    called = wiring.bind(services, lambda services, visitor, value: (visitor.owner, value))
-    assert called(request("a" * 32, "t"), 5) == (ANNA, 5)
+    assert wiring.visitor(services, request("a" * 32, "t")).owner == ANNA
     assert set(services.sessions.visits()) == {ANNA}
 
 
