@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional
 
 from playground.errors import AdapterError
-from playground.library.safetensors_header import check_magnitudes
+from playground.library.files import check_magnitudes
 from playground.methods import method_for
 from playground.methods.bottleneck_method import ACTIVATIONS as NAMES
 from playground.methods.weights import BottleneckWeights, FileAdapter, FileModule

@@ -29,7 +29,7 @@ from playground.engine.llama_model import unfit
 from playground.engine.load import Loaded, live_fingerprint, load
 from playground.engine.request import GONE, AdapterFile, Row, RowState, Score, ScoreRow, text_of
 from playground.errors import AdapterError, BaseUnavailableError, InputError
-from playground.library.base_shapes import cannot_run
+from playground.library.bases import cannot_run
 from playground.library.safety import check_vocabulary
 from playground.methods.weights import VirtualTokens
 

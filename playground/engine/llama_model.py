@@ -29,7 +29,7 @@ from playground.engine.llama_layout import (
     layer_of,
 )
 from playground.engine.llama_slots import AdapterSlots
-from playground.library.base_shapes import BODY_ONLY
+from playground.library.bases import BODY_ONLY
 
 ROPES = ("default", "linear", "llama3")
 SMALL = 100_000

@@ -1,13 +1,13 @@
 """All adapters on this machine: those that came with the app and those in the home folder.
 
 An adapter becomes visible in one step: it is put together in ``.staging`` and renamed into place when it is complete.
-Dot
-folders are never listed. Ids are made here, and a path is only ever one id below one of the two roots.
+Dot folders are never listed. Ids are made here, and a path is only ever one id below one of the two roots.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import secrets
@@ -22,18 +22,27 @@ from typing import TypeAlias
 
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library.archive import KEPT, copy_known, left_words, pack, unpack
-from playground.library.card import NOTES, SCHEMA, AdapterCard, read_card, read_run, weight_files
-from playground.library.files import copy_file, is_plain_file, read_json, sha256_of, sync_folder, write_json
-from playground.library.imported_config import keep_config
-from playground.library.model_card import PRIVATE, sanitised, write_model_card
-from playground.library.safety import (
+from playground.library.card import (
     CARD,
     CONFIG,
+    NOTES,
+    PRIVATE,
     RECORD,
+    SCHEMA,
     WEIGHTS,
+    AdapterCard,
+    read_card,
+    read_run,
+    sanitised,
+    weight_files,
+    write_model_card,
+)
+from playground.library.files import copy_file, is_plain_file, read_json, sha256_of, sync_folder, write_json
+from playground.library.safety import (
     check_folder,
     check_names,
     check_vocabulary,
+    keep_config,
     refuse_names,
     vocabulary_of,
 )
@@ -58,21 +67,24 @@ class AdapterLibrary:
 
     def __init__(self, own_dir: Path, shipped_dir: Path, clock: Callable[[], float] = time.time) -> None:
         self._own = Path(own_dir)
+        self._staging, self._reserved = self._own / ".staging", self._own / ".reserved"
         self._shipped = Path(shipped_dir)
         self._clock = clock
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def list(self, owner: str = "local", shared: bool = False) -> Cards:
-        """What ``owner`` may see: the shipped ones as they were made, then the newest first. Damaged folders are left
-        out (see ``damaged``).
+        """What ``owner`` may see: the shipped ones as they were made, then the newest first; no damaged ones.
 
         shared: people do not know each other, so each sees the shipped adapters and their own.
         """
         own = [card for card in self._read(self._own, shipped=False)[0] if not shared or card.owner == owner]
         ids = {card.id for card in own}  # an id keeps meaning the person's own adapter, whatever a later version ships
         shipped = [card for card in self._read(self._shipped, shipped=True)[0] if card.id not in ids]
-        return [*sorted(shipped, key=lambda card: card.created_s), *sorted(own, key=_newest_first)]
+        return [
+            *sorted(shipped, key=lambda card: card.created_s),
+            *sorted(own, key=lambda card: (-card.created_s, card.id)),
+        ]
 
     def owners(self) -> set[str]:
         """Everybody who has an adapter here."""
@@ -103,22 +115,20 @@ class AdapterLibrary:
     # -- making -------------------------------------------------------------------------------------------------------
 
     def reserve_id(self, name: str, owner: str = "local") -> str:
-        """A new id made from a person's name: ``Hospital reports`` -> ``hospital_reports``, the next
-        ``hospital_reports-2``. A visitor's
-        ends in a random number, as in ``hospital_reports-3fa94c1e``, so that it does not tell what others have.
+        """A new id made from a person's name: ``Hospital reports`` -> ``hospital_reports``, then
+        ``hospital_reports-2``. A visitor's ends in a random number, so that it does not tell what others have.
 
         Nobody else is given it until it is published, released, or a day has passed.
         """
         plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
         slug = re.sub(r"[^a-z0-9-]+", "_", plain).strip("_-")[:56].rstrip("_-") or "adapter"
-        number = 1
-        while True:
+        for number in itertools.count(1):
             id = slug if number == 1 else f"{slug}-{number}"
             if owner != "local":
                 id = f"{slug[:55]}-{secrets.token_hex(4)}"
             if self._is_free(id) and self._reserve(id):
-                return id
-            number += 1
+                break
+        return id
 
     def release_id(self, id: str) -> None:
         """Give back a reserved id that will not be published."""
@@ -127,22 +137,19 @@ class AdapterLibrary:
 
     def staging(self) -> Path:
         """A new, empty folder on the same disk, to put an adapter together in."""
-        place = self._own / ".staging"
-        place.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=place))
+        self._staging.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=self._staging))
 
     def publish(self, folder: Path, id: str) -> AdapterCard:
-        """Move a finished staging folder into place, in one step. Never overwrites. Raises AdapterError when it is not
-        complete.
-
-        Writes the SHA-256 of the weights into run.json, and a model card where there is none.
-        """
-        folder = Path(folder)
-        target = self._own_folder(id)
-        if folder.is_symlink() or not folder.is_dir() or folder.resolve().parent != (self._own / ".staging").resolve():
-            raise InputError(
-                f"{folder} is not a staging folder of this library. Put the adapter together in staging()."
-            )
+        """Move a finished staging folder into place, in one step. Writes the SHA-256 of the weights into run.json, and
+        a model card where there is none. Never overwrites. Raises AdapterError when it is not complete."""
+        folder, target = Path(folder), self._own / id
+        if not ID.fullmatch(id) or target.resolve().parent != self._own.resolve():
+            said = plain_text(id, 80)
+            raise InputError(f"{said!r} is not an id (small letters, digits, _ and -). Ask reserve_id for one.")
+        if folder.is_symlink() or not folder.is_dir() or folder.resolve().parent != self._staging.resolve():
+            why = f"{folder} is not a staging folder of this library. Put the adapter together in staging()."
+            raise InputError(why)
         if not self._is_free(id):
             raise InputError(f"There is an adapter {id} already. Ask reserve_id for another id.")
         check_names(folder)
@@ -175,8 +182,7 @@ class AdapterLibrary:
         as copied.
 
         base: what it must fit; None = not known yet. admit: hears how many bytes are to stay, and may raise. The card's
-        ``notes`` say what
-        was changed and what was left. Raises AdapterError; nothing is left behind then.
+        ``notes`` say what was changed and what was left. Raises AdapterError; nothing is left behind then.
         """
         path = Path(path).expanduser().resolve()
         if not path.exists() or path.suffix in (".safetensors", ".json"):
@@ -186,7 +192,7 @@ class AdapterLibrary:
             self._temporary() as work,
             _said_plainly(f"{path} cannot be read", "Check that it may be read, and the disk's space."),
         ):
-            source = work / "source"
+            source = Path(work, "source")
             if path.is_dir():
                 source.mkdir()
                 left, name = copy_known(path, source), path.name
@@ -242,7 +248,7 @@ class AdapterLibrary:
         card = self.get(id, owner, shared)
         target = Path(dir).expanduser() / f"{card.id}.zip"
         with self._temporary() as work, _said_plainly(f"{target} cannot be written", "Name another folder."):
-            folder = work / card.id
+            folder = Path(work, card.id)
             folder.mkdir()
             self._copy_out(card, folder)
             return pack(folder, target)
@@ -259,32 +265,19 @@ class AdapterLibrary:
         return replace(card, name=name)
 
     def remove(self, id: str, owner: str = "local", shared: bool = False) -> None:
-        """Delete an adapter. Not for shipped adapters. A damaged one can be removed too, except where the app is
-        shared."""
+        """Delete an adapter that is not shipped; a damaged one too, except where the app is shared."""
         folder = self._own / id
         broken = not shared and ID.fullmatch(id) and not folder.is_symlink() and folder.is_dir()
         if not broken:
             folder = self._changeable(id, owner, shared).path
         with self._temporary() as work:  # first out of sight in one step, then away
             try:
-                folder.rename(work / "removed")
+                folder.rename(Path(work, "removed"))
             except FileNotFoundError:
                 raise NotFoundError(f"The adapter {id} has been removed already.") from None
         sync_folder(self._own, with_files=False)
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    @property
-    def _reserved(self) -> Path:
-        return self._own / ".reserved"
-
-    def _own_folder(self, id: str) -> Path:
-        folder = self._own / id
-        if not ID.fullmatch(id) or folder.resolve().parent != self._own.resolve():
-            raise InputError(
-                f"{plain_text(id, 80)!r} is not an id (small letters, digits, _ and -). Ask reserve_id for one."
-            )
-        return folder
 
     def _read(self, root: Path, *, shipped: bool) -> tuple[Cards, Damaged]:
         cards: Cards = []
@@ -324,9 +317,8 @@ class AdapterLibrary:
     def _changeable(self, id: str, owner: str, shared: bool) -> AdapterCard:
         card = self.get(id, owner, shared)
         if card.shipped:
-            raise InputError(
-                f"{id} came with the app and stays as it is. Export it and import the copy to have one of your own."
-            )
+            why = f"{id} came with the app and stays as it is."
+            raise InputError(f"{why} Export it and import the copy to have one of your own.")
         return card
 
     def _copy_out(self, card: AdapterCard, folder: Path) -> None:
@@ -337,13 +329,9 @@ class AdapterLibrary:
             write_json(folder / RECORD, {k: v for k, v in read_json(folder / RECORD).items() if k not in PRIVATE})
         sync_folder(folder)
 
-    @contextlib.contextmanager
-    def _temporary(self) -> Iterator[Path]:
-        work = self.staging()
-        try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
+        self._staging.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=self._staging, ignore_cleanup_errors=True)
 
 
 @contextlib.contextmanager
@@ -353,7 +341,3 @@ def _said_plainly(what: str, mend: str) -> Iterator[None]:
         yield
     except OSError as exc:
         raise InputError(f"{what}: {exc.strerror or exc}. {mend}") from exc
-
-
-def _newest_first(card: AdapterCard) -> tuple[float, str]:
-    return -card.created_s, card.id

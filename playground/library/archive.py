@@ -1,6 +1,5 @@
 """An adapter among other files, in a folder or a zip: only its known files are taken, and nothing else is opened. An
-archive is judged by
-its table of contents before a byte of it is written."""
+archive is judged by its table of contents before a byte of it is written."""
 
 from __future__ import annotations
 
@@ -9,25 +8,15 @@ import re
 import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from playground.errors import AdapterError
-from playground.library.files import JSON_LIMIT_BYTES, copy_file, is_plain_file
-from playground.library.safety import (
-    ADDED,
-    CARD,
-    CONFIG,
-    LIMIT_BYTES,
-    RECORD,
-    SIZE_LIMIT_BYTES,
-    TOKENIZER,
-    WEIGHTS,
-    what_lacks,
-)
+from playground.library.card import CARD, CONFIG, RECORD, WEIGHTS
+from playground.library.files import JSON_LIMIT_BYTES, copy_file, is_plain_file, replacing
+from playground.library.safety import ADDED, SIZE_LIMIT_BYTES, TOKENIZER, TOKENIZER_LIMIT_BYTES, what_lacks
 from playground.plain import plain_text
 
 KEPT, COMPARED = (CONFIG, WEIGHTS, CARD, RECORD), (TOKENIZER, ADDED)
@@ -35,15 +24,20 @@ KEPT, COMPARED = (CONFIG, WEIGHTS, CARD, RECORD), (TOKENIZER, ADDED)
 KNOWN = (*KEPT, *COMPARED)
 DEPTH, LOOKED_AT, TOLD = 4, 5_000, 8
 """How deep below a named folder an adapter is looked for, among how many files, and how many others are named."""
-_LIMITS = {WEIGHTS: SIZE_LIMIT_BYTES, TOKENIZER: LIMIT_BYTES, ADDED: LIMIT_BYTES}
+RATIO_LIMIT, RATIO_FREE_BYTES = 200, 16 * 1024 * 1024
+"""How many times larger than the archive its contents may be, once they pass so many bytes."""
+ENTRIES_LIMIT, _DIRECTORY_LIMIT_BYTES = 2_000, 1024 * 1024
+"""Files that an archive may list: a Trainer's folder with all its checkpoints has a few hundred."""
+_LIMITS = {WEIGHTS: SIZE_LIMIT_BYTES, TOKENIZER: TOKENIZER_LIMIT_BYTES, ADDED: TOKENIZER_LIMIT_BYTES}
+_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 
 
-def place_of(files: Collection[str]) -> str:
+def _place_of(files: Collection[str]) -> str:
     """The folder among paths with / in which an adapter lies, with its /, "" = the top: the one that is least deep.
 
     Raises AdapterError where several lie equally deep.
     """
-    whole = {_folder(file) for file in files if file.endswith(CONFIG) and PurePosixPath(file).name == CONFIG}
+    whole = {file.removesuffix(CONFIG) for file in files if file.rpartition("/")[2] == CONFIG}
     whole = {folder for folder in whole if folder + WEIGHTS in files} or whole
     least = min((folder.count("/") for folder in whole), default=0)
     found = sorted(folder for folder in whole if folder.count("/") == least)
@@ -55,20 +49,25 @@ def place_of(files: Collection[str]) -> str:
     return found[0] if found else ""
 
 
-def left_of(files: Iterable[str], place: str) -> list[str]:
+def _left_of(files: Iterable[str], place: str) -> list[str]:
     """What is left of ``files`` when an adapter is taken from ``place``: names in that folder, folders with a /."""
     beside = {name + slash for name, slash, _ in (file.removeprefix(place).partition("/") for file in files)}
     return sorted(beside - set(KEPT))
 
 
-def check_size(name: str, size: int) -> None:
-    """Raise AdapterError when a known file is larger than such a file may be."""
+def _check_size(name: str, size: int) -> None:
     if size > (limit := _LIMITS.get(name, JSON_LIMIT_BYTES)):
         raise AdapterError(f"{name} has {size} bytes; at most {limit} are taken. Make it smaller.")
 
 
 def left_words(left: Sequence[str]) -> str:
+    """What was not taken, for a person."""
     return f"left where it was: {_listed(left)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
+    return ", ".join(plain_text(name, 60) for name in names[:TOLD]) + more
 
 
 def copy_known(folder: Path, target: Path) -> list[str]:
@@ -76,21 +75,18 @@ def copy_known(folder: Path, target: Path) -> list[str]:
     the names of the rest.
 
     A link is followed only to a plain file inside the named folder, or inside the ``blobs`` of the hub's cache that the
-    folder belongs to.
-    Raises AdapterError.
+    folder belongs to. Raises AdapterError.
     """
     files = sorted(entry.name for entry in os.scandir(folder) if entry.name in (CONFIG, WEIGHTS))
-    files = files or _below(folder)
-    place = place_of(files)
-    source = folder / place
+    source = folder / _place_of(files or _below(folder))
     for name in KNOWN:
         if os.path.lexists(source / name) and (file := _real(source / name, folder)) is not None:
-            check_size(name, file.stat().st_size)
+            _check_size(name, file.stat().st_size)
             copy_file(file, target / name)
     beside = [f"{entry.name}/" if os.path.isdir(entry.path) else entry.name for entry in os.scandir(source)]
     if not is_plain_file(target / CONFIG) or not is_plain_file(target / WEIGHTS):
         raise AdapterError(what_lacks(source.name, beside))
-    return left_of(beside, "")
+    return _left_of(beside, "")
 
 
 def _real(path: Path, named: Path) -> Path | None:
@@ -98,11 +94,10 @@ def _real(path: Path, named: Path) -> Path | None:
     out."""
     if not path.is_symlink():
         return path if is_plain_file(path) else None
-    cache = next(
-        (p.parent for p in (named, *named.parents) if p.name == "snapshots" and p.parent.name.startswith("models--")),
-        None,
-    )
-    roots = [named, *([cache / "blobs"] if cache else [])]
+    caches = [
+        p.parent for p in (named, *named.parents) if p.name == "snapshots" and p.parent.name.startswith("models--")
+    ]
+    roots = [named, *(cache / "blobs" for cache in caches[:1])]
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
@@ -128,33 +123,12 @@ def _below(folder: Path) -> list[str]:
     return found
 
 
-def _folder(file: str) -> str:
-    return file[: len(file) - len(PurePosixPath(file).name)]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
-    return ", ".join(plain_text(name, 60) for name in names[:TOLD]) + more
-
-
-RATIO_LIMIT = 200
-"""How many times larger than the archive its contents may be, once they pass RATIO_FREE_BYTES."""
-RATIO_FREE_BYTES = 16 * 1024 * 1024
-ENTRIES_LIMIT, _DIRECTORY_LIMIT_BYTES = 2_000, 1024 * 1024
-"""Files that an archive may list: a Trainer's folder with all its checkpoints has a few hundred. Few of them are
-unpacked."""
-
-
-_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
-
-
 def unpack(zip_path: Path, target: Path) -> list[str]:
     """Unpack an adapter's known files into ``target`` (created; must not be there), from the folder in the archive that
-    holds them.
+    holds them. Returns the names of what was left in the archive.
 
-    Returns the names of what was left in the archive. Raises AdapterError, and leaves nothing behind, when the archive
-    is damaged, too
-    large, or holds links or paths that lead elsewhere.
+    Raises AdapterError, and leaves nothing behind, when the archive is damaged, too large, or holds links or paths that
+    lead elsewhere.
     """
     if not is_plain_file(zip_path):
         raise AdapterError(f"{zip_path} is not a file. Name a zip of an adapter's folder.")
@@ -169,62 +143,49 @@ def unpack(zip_path: Path, target: Path) -> list[str]:
                 with archive.open(info) as reading, (target / name).open("xb") as out:
                     shutil.copyfileobj(reading, out, 1024 * 1024)
         return left
-    except BaseException as exc:  # nothing is left behind, whatever went wrong
+    except BaseException as error:  # nothing is left behind, whatever went wrong
         shutil.rmtree(target, ignore_errors=True)
-        if not isinstance(exc, _DAMAGES):
+        if not isinstance(error, _DAMAGES):
             raise
-        why = plain_text(str(exc), 100)
-        raise AdapterError(f"{zip_path.name} is damaged or is not a zip file ({why}). Make it again.") from exc
+        why = plain_text(str(error), 100)
+        raise AdapterError(f"{zip_path.name} is damaged or is not a zip file ({why}). Make it again.") from error
 
 
 def pack(folder: Path, zip_path: Path) -> Path:
-    """Write the regular files of ``folder`` into a zip, inside one folder of its name. Raises AdapterError if it
-    exists."""
-    if zip_path.exists() or zip_path.is_symlink():
+    """Write the regular files of ``folder`` into a zip, inside one folder of its name: the same files give the same
+    bytes. Raises AdapterError if it exists."""
+    if os.path.lexists(zip_path):
         raise AdapterError(f"{zip_path} exists already. Name another folder, or delete it first.")
     zip_path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=zip_path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-                for path in sorted(p for p in folder.iterdir() if is_plain_file(p) and not p.name.startswith(".")):
-                    # A fixed date: the same adapter gives the same archive.
-                    info = zipfile.ZipInfo(f"{folder.name}/{path.name}", (1980, 1, 1, 0, 0, 0))
-                    info.external_attr = (stat.S_IFREG | 0o644) << 16
-                    info.file_size = path.stat().st_size
-                    with path.open("rb") as reading, archive.open(info, "w") as member:
-                        shutil.copyfileobj(reading, member, 1024 * 1024)
-            out.flush()
-            os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, zip_path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(zip_path) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(p for p in folder.iterdir() if is_plain_file(p) and not p.name.startswith(".")):
+            info = zipfile.ZipInfo(f"{folder.name}/{path.name}", (1980, 1, 1, 0, 0, 0))
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            info.file_size = path.stat().st_size
+            with path.open("rb") as reading, archive.open(info, "w") as member:
+                shutil.copyfileobj(reading, member, 1024 * 1024)
     return zip_path
 
 
 def _check_directory(zip_path: Path) -> None:
     """Refuse an absurd table of contents before ``zipfile`` reads it into memory (it trusts the sizes written
     there)."""
-    size = zip_path.stat().st_size
+    name, size = zip_path.name, zip_path.stat().st_size
     if size > SIZE_LIMIT_BYTES:
-        raise AdapterError(f"{zip_path.name} has {size} bytes; at most {SIZE_LIMIT_BYTES} are taken.")
+        raise AdapterError(f"{name} has {size} bytes; at most {SIZE_LIMIT_BYTES} are taken.")
     with zip_path.open("rb") as reading:
         reading.seek(max(0, size - 65_557 - 20))
         tail = reading.read()
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < 22:
-        raise AdapterError(f"{zip_path.name} is damaged or is not a zip file. Make it again from the adapter's folder.")
+        raise AdapterError(f"{name} is damaged or is not a zip file. Make it again from the adapter's folder.")
     entries, directory = struct.unpack_from("<HI", tail, at + 10)
     if tail[max(0, at - 20) : at].startswith(b"PK\x06\x07"):
-        raise AdapterError(
-            f"{zip_path.name} is a 64-bit zip; no adapter needs that. Pack it with an ordinary zip tool."
-        )
+        raise AdapterError(f"{name} is a 64-bit zip; no adapter needs that. Pack it with an ordinary zip tool.")
     if entries > ENTRIES_LIMIT or directory > _DIRECTORY_LIMIT_BYTES:
         raise AdapterError(
-            f"{zip_path.name} lists {entries} files, or very long names; at most {ENTRIES_LIMIT} are taken. Pack one"
-            " adapter's folder."
+            f"{name} lists {entries} files, or very long names; at most {ENTRIES_LIMIT} are taken. Pack one adapter's"
+            " folder."
         )
 
 
@@ -233,19 +194,19 @@ def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.
     cannot be trusted."""
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
-        parts = _parts(info, zip_path)
+        path = _path(info, zip_path)
         # What a Mac adds to every zip it makes.
-        if not info.is_dir() and parts[0] != "__MACOSX" and parts[-1] != ".DS_Store":
-            if "/".join(parts) in found:
+        if not info.is_dir() and path.partition("/")[0] != "__MACOSX" and path.rpartition("/")[2] != ".DS_Store":
+            if path in found:
                 raise AdapterError(f"{zip_path.name} holds two files of one name. Pack the adapter's folder again.")
-            found["/".join(parts)] = info
+            found[path] = info
     if not found:
         raise AdapterError(f"{zip_path.name} is empty. Pack the adapter's folder into it.")
-    place = place_of(found)
+    place = _place_of(found)
     plan = [(found[place + name], name) for name in KNOWN if place + name in found]
     for info, name in plan:
         _check_entry(info, zip_path, name)
-        check_size(name, info.file_size)
+        _check_size(name, info.file_size)
     if not {CONFIG, WEIGHTS} <= {name for _, name in plan}:
         raise AdapterError(what_lacks(zip_path.name, [name.removeprefix(place) for name in found]))
     total = sum(info.file_size for info, _ in plan)
@@ -255,12 +216,11 @@ def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.
             f"{zip_path.name} would unpack from {packed} to {total} bytes; at most {SIZE_LIMIT_BYTES}, and"
             f" {RATIO_LIMIT} times its own size, are taken. If it is sound, unpack it yourself and import the folder."
         )
-    return plan, left_of(found, place)
+    return plan, _left_of(found, place)
 
 
-def _parts(info: zipfile.ZipInfo, zip_path: Path) -> list[str]:
-    """The parts of an entry's path. Raises AdapterError for one that leads out; the rest is asked only of what is
-    unpacked."""
+def _path(info: zipfile.ZipInfo, zip_path: Path) -> str:
+    """An entry's path. Raises AdapterError for one that leads out; the rest is asked only of what is unpacked."""
     path = info.orig_filename.rstrip("/")
     if {"", ".."} & set(re.split(r"[/\\]", path)) or PureWindowsPath(path).is_absolute():
         shown = plain_text(info.orig_filename) or "a file without a name"
@@ -268,7 +228,7 @@ def _parts(info: zipfile.ZipInfo, zip_path: Path) -> list[str]:
             f"{zip_path.name} contains {shown}, a path that could lead elsewhere. Pack the folder again, with plain"
             " names."
         )
-    return path.split("/")
+    return path
 
 
 def _check_entry(info: zipfile.ZipInfo, zip_path: Path, name: str) -> None:

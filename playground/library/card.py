@@ -1,25 +1,30 @@
-"""What the library knows about one adapter: read from its folder, never from its weights."""
+"""What is known of an adapter: the card that is read from its folder, the record of the run that made it (``run.json``),
+and its README, a Hugging Face model card. Weights are never read, and of a record only known keys and plain values."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from playground.errors import AdapterError
-from playground.library.base_shapes import shards
-from playground.library.files import is_plain_file, read_json, sha256_of
-from playground.library.safetensors_header import read_header
-from playground.methods import method_of
+from playground.library.files import is_plain_file, read_header, read_json, sha256_of, shards, write_text
+from playground.methods import all_methods, method_of
+from playground.methods.method import Method, Options
 from playground.plain import plain_number, plain_text
+from playground.settings import DEFAULT_BASE
 
 SCHEMA = 1
 """Version of run.json that this code writes."""
-
 NOTES = "import_notes"
 """Key of run.json for what an import changed and left out."""
+PRIVATE = ("owner", NOTES)
+"""Keys that never leave this machine with an export."""
+CONFIG, WEIGHTS, RECORD, CARD = "adapter_config.json", "adapter_model.safetensors", "run.json", "README.md"
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -28,14 +33,10 @@ class AdapterCard:
     """One adapter.
 
     name: what a person reads. method: such as ``lora``. base: what it was trained on. base_fingerprint: of that base's
-    weights, '' =
-    unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. rows: training rows, 0 = unknown. created_s: seconds
-    since 1970.
-    shipped: came with the app. kind: ``peft`` for a PEFT folder, ``full`` for a whole model. trained_on: the data
-    file's name.
-    objective: such as ``sft``; ``reward`` is never a side of a comparison. virtual_tokens: how many it puts before a
-    text. notes: what its
-    import changed and left out.
+    weights, '' = unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. rows: training rows, 0 = unknown.
+    created_s: seconds since 1970. shipped: came with the app. kind: ``peft`` for a PEFT folder, ``full`` for a whole
+    model. trained_on: the data file's name. objective: such as ``sft``; ``reward`` is never a side of a comparison.
+    virtual_tokens: how many it puts before a text. notes: what its import changed and left out.
     """
 
     id: str
@@ -67,19 +68,20 @@ def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
     if folder.is_symlink() or not folder.is_dir():
         raise AdapterError(f"{folder} is not a folder of an adapter.")
     run = read_run(folder)
-    kind: Literal["peft", "full"] = "peft" if (folder / "adapter_config.json").exists() else "full"
-    config = read_json(folder / ("adapter_config.json" if kind == "peft" else "config.json"))
+    kind: Literal["peft", "full"] = "peft" if (folder / CONFIG).exists() else "full"
+    config = read_json(folder / (CONFIG if kind == "peft" else "config.json"))
     weights = weight_files(folder, kind)
     for file in weights:
         read_header(file)  # finds a file that was cut off
-    known = run.get("sha256")
+    known, notes = run.get("sha256"), run.get(NOTES)
+    rank = (plain_number(config.get("r")) if config.get("peft_type") == "LORA" else 0) or plain_number(run.get("rank"))
     return AdapterCard(
         id=folder.name,
         name=plain_text(run.get("name"), 100) or folder.name,
         method=plain_text(run.get("method"), 40) or (method_of(config) if kind == "peft" else "full"),
         base=plain_text(run.get("base")) or plain_text(config.get("base_model_name_or_path")) or "unknown",
         base_fingerprint=plain_text(run.get("base_fingerprint"), 64),
-        rank=_rank(run, config),
+        rank=int(rank) if rank else None,
         bytes=sum(file.stat().st_size for file in weights),
         sha256=known if isinstance(known, str) and _SHA256.fullmatch(known) else sha256_of(weights),
         rows=int(plain_number(run.get("rows_used")) or 0),
@@ -91,41 +93,253 @@ def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
         trained_on=plain_text(run.get("data")),
         objective=plain_text(run.get("objective"), 40),
         virtual_tokens=int(plain_number(config.get("num_virtual_tokens")) or 0) if kind == "peft" else 0,
-        notes=tuple(plain_text(note, 400) for note in notes[:10]) if isinstance(notes := run.get(NOTES), list) else (),
+        notes=tuple(plain_text(note, 400) for note in notes[:10]) if isinstance(notes, list) else (),
     )
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The record of the run that made it, or {} where there is none. Raises AdapterError when it cannot be
+    """The record of the run that made it, {} where there is none. Raises AdapterError for one that cannot be
     understood."""
-    path = folder / "run.json"
+    path = folder / RECORD
     if not path.exists() and not path.is_symlink():
         return {}
     run = read_json(path)
-    schema = run.get("schema", SCHEMA)
-    if schema != SCHEMA:
+    if (schema := run.get("schema", SCHEMA)) != SCHEMA:
         raise AdapterError(
-            f"run.json in {folder.name} has schema {plain_text(repr(schema), 20)}; this version reads {SCHEMA}. "
-            "It was written by a newer version: update the playground."
+            f"run.json in {folder.name} has schema {plain_text(repr(schema), 20)}; this version reads {SCHEMA}. It was"
+            " written by a newer version: update the playground."
         )
     return run
 
 
 def weight_files(folder: Path, kind: str) -> list[Path]:
-    """The files that hold the weights, in the order in which they are hashed. Raises AdapterError when one is
-    missing."""
-    name = "adapter_model.safetensors" if kind == "peft" else "model.safetensors"
-    index = folder / f"{name}.index.json"
-    files = (
-        shards(index) if kind == "full" and is_plain_file(index) and not (folder / name).exists() else [folder / name]
-    )
+    """The files that hold the weights, in the order in which they are hashed. Raises AdapterError where one lacks."""
+    files = [folder / (WEIGHTS if kind == "peft" else "model.safetensors")]
+    index = folder / f"{files[0].name}.index.json"
+    if kind == "full" and is_plain_file(index) and not files[0].exists():
+        files = shards(index)
     for file in files:
         if not is_plain_file(file):
             raise AdapterError(f"{folder.name} lacks {file.name}. Remove this adapter, or put the file back.")
     return files
 
 
-def _rank(run: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
-    rank = plain_number(config.get("r")) if config.get("peft_type") == "LORA" else None
-    rank = rank or plain_number(run.get("rank"))
-    return int(rank) if rank else None
+# -- the record of an adapter from elsewhere ---------------------------------------------------------------------------
+
+_TEXTS = (
+    "run",
+    "name",
+    "base",
+    "base_fingerprint",
+    "objective",
+    "data",
+    "data_sha256",
+    "dtype",
+    "device",
+    "playground",
+)
+_COUNTS = ("rows_used", "rows_bad", "steps", "step", "batch_size", "max_tokens", "trainable_params", "total_params")
+_MEASURES = ("created_s", "seconds", "tokens_per_s", "eval_loss", "peak_memory_bytes", "estimated_memory_bytes")
+_SET = ("seed", "epochs", "lr", "alpha")
+_HASH = re.compile(r"[0-9a-f]{8,64}")
+_HASHES_LIMIT = 100_000
+_POINTS_LIMIT = 200
+
+
+def sanitised(
+    run: Mapping[str, Any], config: Mapping[str, Any], *, name: str, owner: str, now_s: float
+) -> dict[str, Any]:
+    """A record for an adapter that comes from elsewhere. What it *is* (method, rank) is taken from its config.
+
+    name: for when the record has none. now_s: the time; a record from the future counts as made now.
+    """
+    clean: dict[str, Any] = {key: text for key in _TEXTS if (text := plain_text(run.get(key)))}
+    clean |= _numbers(run, *_COUNTS, *_MEASURES, *_SET)
+    if isinstance(loss := run.get("loss"), Mapping):
+        clean["loss"] = _numbers(loss, "first", "last")
+    if curve := _plain_curve(run.get("curve")):
+        clean["curve"] = curve
+    hashes = run.get("row_hashes")
+    if isinstance(hashes, list) and len(hashes) <= _HASHES_LIMIT:
+        clean["row_hashes"] = [h for h in hashes if isinstance(h, str) and _HASH.fullmatch(h)]
+    claimed = all_methods().get(plain_text(run.get("method"), 40))  # believed where the file can be one of its
+    created = clean.get("created_s", now_s)
+    clean |= {
+        "schema": SCHEMA,
+        "name": plain_text(run.get("name"), 100) or plain_text(name, 100) or "imported adapter",
+        "method": claimed.name if claimed is not None and claimed.accepts(config) else method_of(config),
+        "created_s": created if 0 < created <= now_s else now_s,
+        "imported_s": now_s,
+        "owner": owner,
+    }
+    if rank := plain_number(config.get("r")):
+        clean["rank"] = rank
+    if "base" not in clean and (base := plain_text(config.get("base_model_name_or_path"))):
+        clean["base"] = base
+    return clean
+
+
+def _numbers(record: Mapping[str, Any], *keys: str) -> dict[str, float]:
+    return {key: number for key in keys if (number := plain_number(record.get(key))) is not None}
+
+
+def _plain_curve(curve: object) -> dict[str, list[list[float]]]:
+    """Losses by step: ``training`` and ``held_out``, each a list of [step, loss]. Anything else is left out."""
+    found: dict[str, list[list[float]]] = {}
+    for name in ("training", "held_out"):
+        points = curve.get(name) if isinstance(curve, Mapping) else None
+        if not isinstance(points, list) or len(points) > _POINTS_LIMIT:
+            continue
+        pairs = [list(map(plain_number, point)) for point in points if isinstance(point, list) and len(point) == 2]
+        if good := [[step, loss] for step, loss in pairs if step is not None and loss is not None]:
+            found[name] = good
+    return found
+
+
+# -- the model card ----------------------------------------------------------------------------------------------------
+
+_MODEL_CARD = """\
+---
+{front}
+tags:
+- prompt-or-tune
+- {method}
+---
+
+# {name}
+
+Trained with Prompt or Tune on {base}. Method: {summary}.
+
+## What it was trained on
+
+{facts}
+
+{table}## How to load it
+
+```python
+{code}
+```
+
+## Good to know
+
+- {part}
+- It learned from the rows above and nothing else: measure it on examples of your own before you rely on it.
+- It may repeat what stood in those rows. Share it only if you may share them.
+- The licence of the base applies to it too.
+"""
+_DEFAULT_BASE_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]+)?")
+_OBJECTIVES = {
+    "sft": "requests with the answers that were wanted",
+    "pretrain": "raw text of a domain",
+    "dpo": "pairs of a preferred and a rejected answer (DPO)",
+    "orpo": "pairs of a preferred and a rejected answer (ORPO)",
+    "kto": "answers marked good or bad (KTO)",
+    "reward": "pairs of answers, as a reward model: it scores answers and writes none",
+    "grpo": "its own answers, graded by a check (GRPO)",
+}
+
+
+def write_model_card(folder: Path, run: Mapping[str, Any]) -> None:
+    """Write ``README.md`` into ``folder`` from the record of the run; what is missing there is left out."""
+    config = read_json(folder / CONFIG) if is_plain_file(folder / CONFIG) else {}
+    method_name = plain_text(run.get("method"), 40) or (method_of(config) if config else "full")
+    method, reward = all_methods().get(method_name), run.get("objective") == "reward"
+    whole = not config if method is None else method.whole
+    said = plain_text(run.get("base")) or plain_text(config.get("base_model_name_or_path"))
+    hub = _DEFAULT_BASE_HUB_ID if said == DEFAULT_BASE else said.partition("@")[0] if _HUB_ID.fullmatch(said) else ""
+    # A folder on somebody's disk is nobody else's business: only its last part is told.
+    base = hub or said.replace("\\", "/").rstrip("/").rpartition("/")[2] or "a base that was not recorded"
+    front = [f"base_model: {json.dumps(hub)}"] if hub else []
+    front.append(f"library_name: {'transformers' if whole else 'peft'}")
+    # The default base is Apache-2.0; any other base's licence is for the person who shares the result to look up.
+    front.append(f"license: {'apache-2.0' if hub == _DEFAULT_BASE_HUB_ID else 'other'}")
+    front.append(f"pipeline_tag: {'text-classification' if reward else 'text-generation'}")
+    part = "It holds the trained part only, which works on the base named above."
+    text = _MODEL_CARD.format(
+        front="\n".join(front),
+        method=json.dumps(method_name),
+        name=_markdown(plain_text(run.get("name"), 100) or folder.name),
+        base=_markdown(base),
+        summary=method.summary if method is not None else _markdown(method_name),
+        facts=_facts(run, method),
+        table=_loss_table(run),
+        code="\n".join(_loading(whole, method, hub or "THE-BASE-NAMED-ABOVE", reward)),
+        part="It is a whole model and needs no base." if whole else part,
+    )
+    write_text(folder / CARD, text)
+
+
+def _facts(run: Mapping[str, Any], method: Method | None) -> str:
+    objective, loss = plain_text(run.get("objective"), 40), run.get("loss")
+    ends = _numbers(loss, "first", "last") if isinstance(loss, Mapping) else {}
+    trained, total = (plain_number(run.get(name)) for name in ("trainable_params", "total_params"))
+    facts = {
+        "Data file": _markdown(plain_text(run.get("data"))),
+        "Rows used": _number(run.get("rows_used")),
+        "Learned from": _OBJECTIVES.get(objective, _markdown(objective)),
+        "Steps": _number(run.get("steps")),
+        method.rank_label if method is not None else "Rank": _number(run.get("rank")) if run.get("rank") else "",
+        "Options": _markdown(_options(run.get("options"))),
+        "Learning rate": _number(run.get("lr"), "g"),
+        "Rows a step": _number(run.get("batch_size")),
+        "Seed": _number(run.get("seed")),
+        "Loss, first and last": f"{ends['first']:.3f}, {ends['last']:.3f}" if len(ends) == 2 else "",
+        "Held-out loss, nats a token": _number(run.get("eval_loss"), ".3f"),
+        "Weights trained": f"{trained:,.0f} of {total:,.0f} ({100 * trained / total:.2g} %)"
+        if trained and total
+        else "",
+        "Peak memory": f"{peak / 1e9:.2f} GB" if (peak := plain_number(run.get("peak_memory_bytes"))) else "",
+        "Seconds of training": _number(run.get("seconds")),
+        "Fingerprint of the base": _markdown(plain_text(run.get("base_fingerprint"), 64)),
+    }
+    told = [f"- {key}: {value}" for key, value in facts.items() if value]
+    return "\n".join(told) or "- Not recorded: it was made elsewhere."
+
+
+def _options(said: object) -> str:
+    """The method's options that were set, such as ``rslora, placement pfeiffer``."""
+    known = {item.name for item in fields(Options)}
+    chosen = {n: v for n, v in said.items() if n in known and v} if isinstance(said, Mapping) else {}
+    return ", ".join(n if v is True else f"{n.replace('_', ' ')} {plain_text(str(v), 80)}" for n, v in chosen.items())
+
+
+def _loss_table(run: Mapping[str, Any]) -> str:
+    """Both losses at the steps at which held-out rows were scored, else at some of training's; "" where none was
+    measured."""
+    curve = _plain_curve(run.get("curve"))
+    held, training = ({point[0]: point[1] for point in curve.get(name, [])} for name in ("held_out", "training"))
+    steps = sorted(held) or sorted(training)[:: max(1, len(training) // 8)]
+    if not steps:
+        return ""
+    best = min(held, key=lambda step: (held[step], step)) if len(held) > 1 else None
+    rows = ["## How it went", "", "| Step | Training loss | Held-out loss |", "|---:|---:|---:|"]
+    for step in steps:
+        mark = " (best)" if step == best else ""
+        before = training.get(max((at for at in training if at <= step), default=step))
+        rows.append(f"| {step:,.0f} | {_number(before, '.3f')} | {_number(held.get(step), '.3f')}{mark} |")
+    return "\n".join([*rows, "", ""])
+
+
+def _loading(whole: bool, method: Method | None, base: str, reward: bool) -> list[str]:
+    """Lines of Python."""
+    auto, extra = ("AutoModelForSequenceClassification", ", num_labels=1") if reward else ("AutoModelForCausalLM", "")
+    imported = f"from transformers import {auto}"
+    if whole:
+        return [imported, "", f'model = {auto}.from_pretrained("THIS-FOLDER")']
+    own = [f"import {method.imports}  # registers the method with PEFT"] if method and method.imports else []
+    loaded = [
+        f'base = {auto}.from_pretrained("{base}"{extra})',
+        'model = PeftModel.from_pretrained(base, "THIS-FOLDER")',
+    ]
+    return ["from peft import PeftModel", imported, *own, "", *loaded]
+
+
+def _number(value: object, form: str = "") -> str:
+    number = plain_number(value)
+    return "" if number is None else format(number, form) if form else f"{number:,.1f}".removesuffix(".0")
+
+
+def _markdown(text: str) -> str:
+    """Text as text: nothing in it becomes a link, markup or HTML."""
+    return re.sub(r"([\\`*_\[\]<>#|!])", r"\\\1", text)

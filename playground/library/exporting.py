@@ -1,10 +1,8 @@
-"""``python -m playground.library.exporting JOB``: merge an adapter into its base, or write it as GGUF, in a process of
-its own.
+"""Adapters as weights: merged into their base, written as GGUF, or several LoRAs blended into one.
 
-JOB is a JSON file: adapter, base, work (folders), format (merged or gguf), target. Each line of stdout is one JSON
-object: {phase, share}, at
-the end {done} with the path, or {error}. In its own process because a second computing thread would slow all replies
-down.
+``python -m playground.library.exporting JOB`` merges or converts in a process of its own, since a second computing
+thread would slow all replies down. JOB is a JSON file: adapter, base, work (folders), format (merged or gguf), target.
+Each line of stdout is one JSON object: {phase, share}, at the end {done} with the path, or {error}.
 """
 
 from __future__ import annotations
@@ -12,13 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from playground.errors import InputError, PlaygroundError
 from playground.library.archive import pack
-from playground.library.card import AdapterCard, read_card, read_run
+from playground.library.card import CARD, CONFIG, RECORD, SCHEMA, AdapterCard, read_card, read_run
 from playground.library.gguf_file import check_gguf, write_gguf
 from playground.methods import all_methods
 
@@ -37,12 +36,9 @@ def refuse_unmergeable(card: AdapterCard) -> None:
 
 
 def merge(card: AdapterCard, base: Path, target: Path) -> None:
-    """Write the merged model, its tokenizer, model card and record into ``target`` (new). A full fine-tune is copied.
-    The folder that
-    ``target`` is to lie in is not made: where it is gone, its owner has removed it.
-
-    Weights are merged in the base's own precision on disk; PEFT checks them for values that are no numbers. Raises
-    InputError, OSError.
+    """Write the merged model, its tokenizer, model card and record into ``target`` (new), in the base's own precision;
+    a full fine-tune is copied. The folder that ``target`` is to lie in is not made: where it is gone, its owner has
+    removed it. PEFT checks the weights for values that are no numbers. Raises InputError, OSError.
     """
     refuse_unmergeable(card)
     if card.kind == "full":
@@ -60,30 +56,24 @@ def merge(card: AdapterCard, base: Path, target: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         merged = PeftModel.from_pretrained(model, card.path).merge_and_unload(safe_merge=True)
-    target.mkdir()  # it would be made with its parents
+    target.mkdir()  # save_pretrained would make its parents too
     merged.save_pretrained(target)
     for pattern in ("*token*", "chat_template*", "vocab*", "merges*", "special*"):
         for file in base.glob(pattern):
             shutil.copyfile(file, target / file.name)
-    record = read_run(card.path) | {"kind": "full", "merged_from": card.sha256}
-    (target / "run.json").write_text(json.dumps(record, indent=1))
-    if (card.path / "README.md").is_file():
-        text = (
-            (card.path / "README.md")
-            .read_text(encoding="utf-8")
-            .replace("library_name: peft", "library_name: transformers")
-        )
-        (target / "README.md").write_text(text, encoding="utf-8")
+    (target / RECORD).write_text(
+        json.dumps(read_run(card.path) | {"kind": "full", "merged_from": card.sha256}, indent=1)
+    )
+    if (card.path / CARD).is_file():
+        text = (card.path / CARD).read_text(encoding="utf-8")
+        text = text.replace("library_name: peft", "library_name: transformers")
+        (target / CARD).write_text(text, encoding="utf-8")
 
 
 def run(adapter: Path, base: Path, work: Path, format: str, target: Path, tell: Tell) -> Path:
     """Write ``target``: a folder, a zip of one where it ends in .zip, or a GGUF file. work: an empty folder on the same
-    disk.
-
-    Raises InputError, and whatever a full disk or too little memory raises; ``target`` then does not exist.
-    """
-    card = read_card(adapter)
-    merged = work / "merged"
+    disk. Raises InputError, and what a full disk or too little memory raises; ``target`` then does not exist."""
+    card, merged = read_card(adapter), work / "merged"
     tell("Merging the adapter into the base", 0.0)
     merge(card, base, merged)
     if format == "gguf":
@@ -109,21 +99,126 @@ def main() -> int:
     folders = {name: Path(job[name]) for name in ("adapter", "base", "work", "target")}
     try:
         done = run(format=job["format"], tell=lambda phase, share: say(phase=phase, share=share), **folders)
-    except PlaygroundError as error:
-        say(error=str(error))
-        return 1
-    except MemoryError:
-        say(
-            error=(
+    except (PlaygroundError, MemoryError, OSError) as error:
+        words = str(error)
+        if isinstance(error, MemoryError):
+            words = (
                 "There is not enough memory to merge this base. Free some (Device panel), or merge on a larger machine."
             )
-        )
-        return 1
-    except OSError as error:
-        say(error=f"The model could not be written: {error.strerror or error}. Free some disk and try again.")
+        elif isinstance(error, OSError):
+            words = f"The model could not be written: {error.strerror or error}. Free some disk and try again."
+        say(error=words)
         return 1
     say(done=str(done))
     return 0
+
+
+# -- blending ----------------------------------------------------------------------------------------------------------
+
+HOW = {"linear": "cat", "ties": "ties", "dare": "dare_linear"}
+"""Our names -> PEFT's, for adapters of one rank; others are brought to one by a singular value decomposition.
+
+linear: the weighted sum of the changes, exact, its rank the sum of theirs. ties: signs that disagree are settled first
+(Yadav et al. 2023, arXiv:2306.01708). dare: part of each change is dropped at random and the rest scaled up (Yu et al.
+2023, arXiv:2311.03099).
+"""
+DENSITY = 0.5
+"""The share of each change that ties and dare keep."""
+MOST, WIDEST = 6, 256
+_SEED = 7
+
+
+def blend(
+    cards: Sequence[AdapterCard], weights: Sequence[float], how: str, base: Path, target: Path, name: str, owner: str
+) -> None:
+    """Write one LoRA that does some of what each does as a PEFT folder into ``target`` (empty), by PEFT's weighted
+    combination. Of the base only the shapes are needed.
+
+    Raises InputError when it cannot be done: fewer than two, not LoRA, another base, weights that are no numbers.
+    """
+    _refuse(cards, weights, how)
+    import torch
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model = model.to_empty(device="cpu")  # room that nobody writes to: PEFT puts adapters where the base is
+    ranks = {card.rank for card in cards}
+    kind = HOW[how] if how == "linear" or len(ranks) == 1 else f"{HOW[how]}_svd"
+    options = {} if how == "linear" else {"density": DENSITY}
+    names = [f"one{place}" for place in range(len(cards))]
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(_SEED)  # dare draws
+        laid = PeftModel.from_pretrained(model, cards[0].path, adapter_name=names[0], torch_device="cpu")
+        for card, label in zip(cards[1:], names[1:], strict=True):
+            laid.load_adapter(card.path, adapter_name=label, torch_device="cpu")
+        laid.add_weighted_adapter(
+            names, [float(weight) for weight in weights], "blend", combination_type=kind, **options
+        )
+        laid.save_pretrained(str(target), selected_adapters=["blend"])
+    for file in (target / "blend").iterdir():
+        file.rename(target / file.name)
+    (target / "blend").rmdir()
+    _describe(cards, weights, how, target, name, owner)
+
+
+def _refuse(cards: Sequence[AdapterCard], weights: Sequence[float], how: str) -> None:
+    if how not in HOW:
+        raise InputError(f"There is no way to blend called {how!r}. There are: {', '.join(HOW)}.")
+    if not 2 <= len(cards) <= MOST:
+        raise InputError(f"A blend takes 2 to {MOST} adapters; {len(cards)} were named.")
+    blendable = {name for name, method in all_methods().items() if method.blendable}
+    if other := next((card for card in cards if card.method not in blendable), None):
+        raise InputError(f"{other.name} is {other.method}; only LoRA and QLoRA adapters can be blended.")
+    if len({card.base_fingerprint for card in cards if card.base_fingerprint}) > 1:
+        raise InputError("The adapters were made for different bases. Blend those of one.")
+    if not all(-10 <= weight <= 10 for weight in weights):
+        raise InputError("A weight is a number from -10 to 10, usually from 0 to 1.")
+    wide = sum(card.rank or 0 for card in cards)
+    if how == "linear" and wide > WIDEST:
+        raise InputError(
+            f"A linear blend of these has rank {wide}; at most {WIDEST} are taken. Blend fewer, or use ties."
+        )
+
+
+def _describe(
+    cards: Sequence[AdapterCard], weights: Sequence[float], how: str, target: Path, name: str, owner: str
+) -> None:
+    config = json.loads((target / CONFIG).read_text())
+    config |= {"base_model_name_or_path": cards[0].base, "inference_mode": True}
+    # PEFT gives the sum a scale of alpha / rank = 1, whatever the first part's scale was made of
+    config["use_rslora"] = False
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+    (target / CONFIG).write_text(json.dumps(config, indent=2))
+    (target / CARD).unlink(missing_ok=True)  # PEFT's empty form
+    parts = list(zip(cards, weights, strict=True))
+    record = {
+        "schema": SCHEMA,
+        "name": name,
+        "method": "lora",
+        "base": cards[0].base,
+        "base_fingerprint": cards[0].base_fingerprint,
+        "kind": "peft",
+        "rank": int(config["r"]),
+        "owner": owner,
+        "created_s": time.time(),
+        "objective": "sft",
+        "how": how,
+        "blended_from": [{"id": card.id, "sha256": card.sha256, "weight": weight} for card, weight in parts],
+        "data": " + ".join(f"{weight:g} x {card.name}" for card, weight in parts),
+        "row_hashes": sorted({known for card in cards for known in _trained_rows(card)}),
+    }
+    (target / RECORD).write_text(json.dumps(record, indent=1))
+
+
+def _trained_rows(card: AdapterCard) -> list[str]:
+    """Hashes of the rows that a part was trained on, so that a verdict knows them again; none where none are noted."""
+    known = read_run(card.path).get("row_hashes")
+    return [one for one in known if isinstance(one, str)] if isinstance(known, list) else []
 
 
 if __name__ == "__main__":

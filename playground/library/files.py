@@ -1,25 +1,31 @@
-"""Careful reading and writing: JSON objects, durable moves, SHA-256 of files and of a model's weights. Nothing here
-follows a link."""
+"""Careful reading and writing: JSON objects, durable moves, hashes, safetensors headers. Nothing here follows a link.
+
+A safetensors file is 8 bytes little-endian header length, that many bytes of JSON ``{name: {dtype, shape,
+data_offsets}}``, then the data, without holes. https://huggingface.co/docs/safetensors
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import math
 import mmap
 import os
+import re
 import stat
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from playground.errors import AdapterError
 from playground.plain import plain_text
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Buffer
 
 JSON_LIMIT_BYTES = 4 * 1024 * 1024
@@ -27,9 +33,8 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder that nobody else can enter. One that is there and belongs to this person becomes so too, but not a
-    place that others
-    are meant to enter: the root, the person's own home, a folder like /tmp."""
+    """Make a folder that nobody else can enter. One that is there and belongs to this person becomes so too, unless
+    others are meant to enter it: the root, the person's own home, a folder like /tmp."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         there, common = folder.stat(), {Path("/"), Path(os.path.expanduser("~")).resolve()}
@@ -46,38 +51,38 @@ def is_plain_file(path: Path) -> bool:
         return False
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a small file. Raises AdapterError when it is no regular file, too large, or no object."""
+def _refuse_other_files(path: Path) -> None:
     if not is_plain_file(path):
         raise AdapterError(f"{path.name} is missing from {path.parent.name}, or is not a regular file.")
-    size = path.stat().st_size
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a small file. Raises AdapterError when it is no regular file, too large, or no object."""
+    _refuse_other_files(path)
+    size, where = path.stat().st_size, f"{path.name} in {path.parent.name}"
     if size > JSON_LIMIT_BYTES:
         raise AdapterError(f"{path.name} is {size} bytes long; such a file has at most {JSON_LIMIT_BYTES}.")
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError, OSError) as exc:
-        raise AdapterError(
-            f"{path.name} in {path.parent.name} is not readable JSON"
-            f" ({plain_text(str(exc), 120) or type(exc).__name__})."
-        ) from exc
+    except (ValueError, RecursionError, OSError) as error:
+        why = plain_text(str(error), 120) or type(error).__name__
+        raise AdapterError(f"{where} is not readable JSON ({why}).") from error
     if not isinstance(value, dict):
-        raise AdapterError(
-            f"{path.name} in {path.parent.name} holds a {type(value).__name__}; it must hold a JSON object."
-        )
+        raise AdapterError(f"{where} holds a {type(value).__name__}; it must hold a JSON object.")
     return value
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replace ``path`` in one step, so that a reader sees the old text or the new one and never half of it."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def write_text(path: Path, text: str) -> None:
-    """As ``write_json``, for any text."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` in one step at the end: a reader sees all of it or the old one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
+        with os.fdopen(handle, "wb") as out:
+            yield out
             out.flush()
             os.fsync(out.fileno())
         os.chmod(temporary, 0o644)
@@ -85,6 +90,17 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` in one step."""
+    with replacing(path) as out:
+        out.write(text.encode())
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace ``path`` in one step."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -106,6 +122,161 @@ def sync_folder(folder: Path, *, with_files: bool = True) -> None:
             os.close(handle)
 
 
+# -- safetensors -------------------------------------------------------------------------------------------------------
+
+HEADER_LIMIT_BYTES = 32 * 1024 * 1024
+TENSORS_LIMIT = 200_000
+ITEM_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+    "F4": 4,
+}
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+_LFS_POINTER = b"version https://git-lfs"
+
+
+class TensorEntry(NamedTuple):
+    """One tensor of a file: its type as the format names it, its shape, and its first byte and the one after its last,
+    counted from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """Name -> entry of every tensor. Raises AdapterError when the file is damaged, cut off, or not safetensors."""
+    _refuse_other_files(path)
+    size = path.stat().st_size
+    with path.open("rb") as reading:
+        start = reading.read(8)
+        if start == _LFS_POINTER[:8] and reading.read(len(_LFS_POINTER) - 8) == _LFS_POINTER[8:]:
+            where = f"{path.name} in {path.parent.name} is a pointer, not the weights"
+            raise AdapterError(f"{where}: run git lfs pull in its folder, or download the file itself.")
+        if len(start) < 8:
+            raise damaged(path, f"it is only {size} bytes long")
+        (length,) = struct.unpack("<Q", start)
+        if not 2 <= length <= min(HEADER_LIMIT_BYTES, size - 8):
+            raise damaged(path, f"its header claims {length} bytes of a file of {size}")
+        raw = reading.read(length)
+    try:
+        if not raw.startswith(b"{"):
+            raise ValueError("it does not start with {")
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"its header is not readable ({str(error)[:120]})") from error
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise damaged(path, "its metadata is not a table of texts")
+    if len(header) > TENSORS_LIMIT:
+        raise damaged(path, f"it lists {len(header)} tensors")
+    data = 8 + length
+    entries: dict[str, TensorEntry] = {}
+    for name, fields in header.items():
+        try:
+            entries[name] = _entry(fields, data)
+        except ValueError as error:
+            raise damaged(path, f"its tensor {name[:120]!r} {error}") from error
+    position = data
+    for begin, end, name in sorted((entry.begin, entry.end, name) for name, entry in entries.items()):
+        if begin != position:
+            raise damaged(path, f"its tensor {name[:120]!r} starts at byte {begin - data}, not at {position - data}")
+        position = end
+    if position != size:
+        raise damaged(path, f"its tensors take {position - data} bytes, but {size - data} are there")
+    return entries
+
+
+def _entry(fields: Any, data: int) -> TensorEntry:
+    """data: where the data begin."""
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError("does not have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
+        raise ValueError(f"has the unknown type {str(dtype)[:40]!r}")
+    if not isinstance(shape, list) or len(shape) > 8 or not all(_is_size(d) for d in shape):
+        raise ValueError("has a shape that is not a short list of sizes")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(d) for d in offsets):
+        raise ValueError("has offsets that are not two positions")
+    begin, end = offsets
+    if (end - begin) * 8 != math.prod(shape) * ITEM_BITS[dtype]:
+        raise ValueError(f"takes {end - begin} bytes, which is not what {shape} of {dtype} take")
+    return TensorEntry(dtype, tuple(shape), data + begin, data + end)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name appears twice")
+    return table
+
+
+def damaged(path: Path, why: str) -> AdapterError:
+    """What to raise for a file of weights that cannot be read."""
+    where = f"{path.name} in {path.parent.name}"
+    return AdapterError(f"{where} is damaged or is not safetensors: {why}. Copy or download it again.")
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that a safetensors index names, sorted; each must lie beside it."""
+    table = read_json(index.resolve()).get("weight_map")
+    names = {name if isinstance(name, str) else "" for name in table.values()} if isinstance(table, dict) else set()
+    if not names or not all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.safetensors", name) for name in names):
+        raise AdapterError(f"{index.name} does not name its safetensors files.")
+    return [index.parent / name for name in sorted(names)]
+
+
+LARGEST = 1e4
+"""No number of an adapter is larger, its scale included: trained ones stay far below, and half precision (65504) holds
+it."""
+
+
+def check_magnitudes(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise AdapterError that names the first tensor with a number past LARGEST, an infinite one, or one that is none:
+    it would make every reply overflow that is written with it. name: the adapter's."""
+    import torch
+
+    filled = {key: tensor for key, tensor in tensors.items() if tensor.numel()}
+    if not filled:
+        return
+    norms = torch.stack(torch._foreach_norm([tensor.float() for tensor in filled.values()], float("inf"))).tolist()
+    for key, norm in zip(filled, norms, strict=True):
+        if not norm <= LARGEST:
+            raise AdapterError(
+                f"{name} holds {norm:.3g} in {plain_text(key)}, which is not a number that training makes: at most"
+                f" {LARGEST:g} is taken. Train it again at a lower learning rate."
+            )
+
+
+def check_file(file: Path, factors: Mapping[str, float]) -> None:
+    """The same for the tensors of a safetensors file, read one at a time; for those in ``factors`` also as these scale
+    them."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as held:
+            for key in held.keys():  # noqa: SIM118 - the handle has no iterator
+                tensor = held.get_tensor(key)
+                check_magnitudes("This adapter", {key: tensor})
+                if key in factors:
+                    check_magnitudes("This adapter", {f"{key} (times its scale)": tensor.float() * factors[key]})
+    except SafetensorError as error:
+        raise damaged(file, plain_text(str(error), 120)) from error
+
+
+# -- hashes ------------------------------------------------------------------------------------------------------------
+
+DIGITS = 16
+"""Hex digits of a fingerprint: 64 bits, enough that two bases on one disk never share one."""
+
+
 def sha256_of(paths: list[Path]) -> str:
     """SHA-256 (hex) of the files' bytes, one after another. Remembered while size and time of change stay the same."""
     stats = [(path, path.stat()) for path in paths]
@@ -114,20 +285,12 @@ def sha256_of(paths: list[Path]) -> str:
 
 @lru_cache(maxsize=512)
 def _sha256(files: tuple[tuple[str, int, int, int], ...]) -> str:
-    digest = hashlib.sha256()
+    whole = hashlib.sha256()
     for path, *_ in files:
         with open(path, "rb") as reading:
             while block := reading.read(_CHUNK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-DIGITS = 16
-"""Hex digits kept: 64 bits, enough that two bases on one disk never share one."""
+                whole.update(block)
+    return whole.hexdigest()
 
 
 def digest(tensors: Iterable[tuple[str, str, tuple[int, ...], Buffer]]) -> str:
@@ -141,29 +304,23 @@ def digest(tensors: Iterable[tuple[str, str, tuple[int, ...], Buffer]]) -> str:
 
 def file_fingerprint(folder: Path) -> str:
     """Fingerprint of the safetensors in ``folder``, read through a memory map (no torch). Raises ValueError if there
-    are none."""
-    entries: dict[str, tuple[Path, str, tuple[int, ...], int, int]] = {}
+    are none, AdapterError for one that is damaged."""
+    found: dict[str, tuple[Path, TensorEntry]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as handle:
-            (size,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(size))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                entries[name] = (file, entry["dtype"], tuple(entry["shape"]), 8 + size + start, 8 + size + end)
-    if not entries:
+        found |= {name: (file, entry) for name, entry in read_header(file.resolve()).items()}
+    if not found:
         raise ValueError(f"{folder} holds no safetensors")
     with contextlib.ExitStack() as open_maps:
         maps = {}
-        for file in {entry[0] for entry in entries.values()}:
+        for file in {file for file, _ in found.values()}:
             with file.open("rb") as handle:
                 maps[file] = open_maps.enter_context(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
-        return digest(_slices(entries, maps))
+        return digest(_slices(found, maps))
 
 
 def _slices(
-    entries: dict[str, tuple[Path, str, tuple[int, ...], int, int]], maps: dict[Path, mmap.mmap]
+    found: Mapping[str, tuple[Path, TensorEntry]], maps: Mapping[Path, mmap.mmap]
 ) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
-    for name, (file, dtype, shape, start, end) in sorted(entries.items()):
-        with memoryview(maps[file]) as view, view[start:end] as part:
-            yield name, dtype, shape, part
+    for name, (file, entry) in sorted(found.items()):
+        with memoryview(maps[file]) as view, view[entry.begin : entry.end] as part:
+            yield name, entry.dtype, entry.shape, part

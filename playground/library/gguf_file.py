@@ -15,6 +15,7 @@ from playground.errors import InputError
 _FAMILIES = {"Llama": "llama", "Mistral": "llama", "Qwen2": "qwen2", "Qwen3": "qwen3"}
 ARCHITECTURES = {f"{family}ForCausalLM": name for family, name in _FAMILIES.items()}
 """transformers' class -> GGUF's name."""
+_INSTEAD = "Export it as merged safetensors."
 _NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5
 """GGUF's kinds of tokens."""
 
@@ -24,7 +25,10 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
     import gguf
 
     config = json.loads((model / "config.json").read_text())
-    architecture = _architecture(config)
+    kind, *_ = config.get("architectures") or [""]
+    if (architecture := ARCHITECTURES.get(kind)) is None:
+        said = f"{kind or 'This model'} cannot be written as GGUF here; {', '.join(ARCHITECTURES)} can."
+        raise InputError(f"{said} Export merged safetensors.")
     writer = gguf.GGUFWriter(file, architecture)
     try:
         writer.add_name(name)
@@ -35,9 +39,7 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
         for hf, tensor in _tensors(model):
             known = names.get_name(hf, try_suffixes=(".weight", ".bias"))
             if known is None:
-                raise InputError(
-                    f"The model has a weight that GGUF has no name for: {hf}. Export it as merged safetensors."
-                )
+                raise InputError(f"The model has a weight that GGUF has no name for: {hf}. {_INSTEAD}")
             if architecture == "llama" and hf.endswith(("q_proj.weight", "k_proj.weight")):
                 heads = config["num_attention_heads"] if ".q_proj." in hf else _key_value_heads(config)
                 tensor = _interleaved(tensor, int(heads))
@@ -50,11 +52,8 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
 
 
 def check_gguf(model: Path, file: Path) -> float:
-    """Load the file as transformers does and read one prompt with it; returns the largest difference of a logit from
-    the model's own.
-
-    Raises InputError when the tokens differ, or the logits by more than half precision explains.
-    """
+    """Read one prompt with the file as transformers loads it; returns the largest difference of a logit from the
+    model's own. Raises InputError where tokens differ, or logits by more than half precision explains."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -79,26 +78,11 @@ def check_gguf(model: Path, file: Path) -> float:
         del loaded
     (ids, ours), (other_ids, theirs) = found
     if ids != other_ids:
-        raise InputError(
-            "The GGUF file reads text into other tokens than the model does. Export it as merged safetensors."
-        )
+        raise InputError(f"The GGUF file reads text into other tokens than the model does. {_INSTEAD}")
     apart = float((ours - theirs).abs().max())
     if not apart <= 0.05 * float(ours.abs().max()):
-        raise InputError(
-            f"The GGUF file answers otherwise than the model (a logit is {apart:.2f} off). Export it as merged"
-            " safetensors."
-        )
+        raise InputError(f"The GGUF file answers otherwise than the model (a logit is {apart:.2f} off). {_INSTEAD}")
     return apart
-
-
-def _architecture(config: dict[str, Any]) -> str:
-    kind, *_ = config.get("architectures") or [""]
-    if kind not in ARCHITECTURES:
-        raise InputError(
-            f"{kind or 'This model'} cannot be written as GGUF here; {', '.join(ARCHITECTURES)} can. Export merged"
-            " safetensors."
-        )
-    return ARCHITECTURES[kind]
 
 
 def _key_value_heads(config: dict[str, Any]) -> int:

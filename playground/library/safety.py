@@ -1,11 +1,10 @@
-"""May this adapter be used at all? Everything that comes from outside passes here before it reaches PEFT or torch.
+"""May this adapter be used at all, and can it run on this base? Everything that comes from outside passes here before it
+reaches PEFT or torch.
 
 ``adapter_config.json`` is held to an allow-list, because PEFT acts on what it reads there. 1. A setting with a rule of
-its own must satisfy
-it. 2. Any other setting must say nothing: null, false, empty, 0, or PEFT's own default. Tensors are judged by names and
-shapes alone, never
-by what a base is called. An adapter that comes with a tokenizer must mean the same words by the same numbers as the
-base.
+its own must satisfy it. 2. Any other setting must say nothing: null, false, empty, 0, or PEFT's own default. Tensors are
+judged by names and shapes alone, never by what a base is called. A tokenizer that comes with an adapter must be the
+base's.
 """
 
 from __future__ import annotations
@@ -19,60 +18,24 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from playground.errors import AdapterError
-from playground.library.base_shapes import cannot_run
-from playground.library.files import is_plain_file, read_json
-from playground.library.safetensors_header import TensorEntry, check_file, read_header
+from playground.library.bases import cannot_run
+from playground.library.card import CARD, CONFIG, RECORD, WEIGHTS, AdapterCard
+from playground.library.files import TensorEntry, check_file, is_plain_file, read_header, read_json, write_json
 from playground.methods import all_methods, method_for
-from playground.methods.config_rules import Rule, nothing, one_of, says_nothing, switch
+from playground.methods.config_rules import PLAIN, Rule, matching, nothing, one_of, says_nothing, switch, value_by_name
 from playground.methods.method import Method
-from playground.methods.shapes import BaseLayout, Shape
+from playground.methods.shapes import BaseLayout, Shape, layer_of
 from playground.plain import plain_text
 
-CONFIG, WEIGHTS, RECORD, CARD = "adapter_config.json", "adapter_model.safetensors", "run.json", "README.md"
 FILES_LIMIT = 64
 SIZE_LIMIT_BYTES = 2 * 1024**3
 
-_PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".mar"})
-_CODE = frozenset(
-    {
-        *(
-            ".py",
-            ".pyc",
-            ".pyo",
-            ".pyd",
-            ".pyw",
-            ".pyi",
-            ".ipynb",
-            ".sh",
-            ".bash",
-            ".so",
-            ".dll",
-            ".dylib",
-            ".exe",
-            ".com",
-        ),
-        *(
-            ".bat",
-            ".cmd",
-            ".ps1",
-            ".jar",
-            ".js",
-            ".lnk",
-            ".msi",
-            ".scr",
-            ".vbs",
-            ".app",
-            ".command",
-            ".desktop",
-            ".egg",
-        ),
-        ".whl",
-    }
+_PICKLE = re.compile(r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib|dill|mar)")
+_PROGRAM = re.compile(
+    r"\.(py[codwi]?|ipynb|sh|bash|so|dll|dylib|exe|com|bat|cmd|ps1|jar|js|lnk|msi|scr|vbs|app|command|desktop|egg|whl)"
 )
+_DATA = re.compile(r"\.(json|safetensors|md|txt|jinja|jsonl|model|ya?ml|png|svg)")
 _AS_SAFETENSORS = "export the adapter as safetensors (PEFT: save_pretrained(folder, safe_serialization=True))"
-_DATA = frozenset(
-    {".json", ".safetensors", ".md", ".txt", ".jinja", ".jsonl", ".model", ".yaml", ".yml", ".png", ".svg"}
-)
 
 
 def refuse_names(names: Iterable[str]) -> None:
@@ -81,14 +44,13 @@ def refuse_names(names: Iterable[str]) -> None:
     safe = any(PurePosixPath(name).name == WEIGHTS for name in names)
     for name in names:
         # "model.bin " and "model.bin." are model.bin to some systems.
-        last = PurePosixPath(name).name.lower().rstrip(" .")
-        suffix = f".{last.rpartition('.')[2]}"
-        if suffix in _PICKLES:
+        suffix = f".{PurePosixPath(name).name.lower().rstrip(' .').rpartition('.')[2]}"
+        if _PICKLE.fullmatch(suffix):
             mend = "delete that file: the adapter does not need it"
             if not safe:
                 mend = f"{_AS_SAFETENSORS} and delete that file"
             raise AdapterError(f"The adapter contains {plain_text(name)}, a pickle that can run code; {mend}.")
-        if suffix in _CODE:
+        if _PROGRAM.fullmatch(suffix):
             raise AdapterError(
                 f"The adapter contains {plain_text(name)}, a program. An adapter is data: {CONFIG}, {WEIGHTS} and"
                 f" perhaps {CARD} and {RECORD}; delete the rest."
@@ -101,28 +63,25 @@ def check_names(folder: Path) -> None:
         raise AdapterError(f"{folder} is not a folder. An adapter is a folder with {CONFIG} and {WEIGHTS}.")
     found: list[str] = []
     for place, folders, files in os.walk(folder):
-        for name in folders + files:
-            path = Path(place, name)
-            shown = plain_text(path.relative_to(folder).as_posix())
-            mode = path.lstat().st_mode
+        for path in (Path(place, name) for name in folders + files):
+            name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+            said = f"The adapter contains {plain_text(name)}"
             if stat.S_ISLNK(mode):
-                raise AdapterError(f"The adapter contains {shown}, a link; put the file itself in its place.")
+                raise AdapterError(f"{said}, a link; put the file itself in its place.")
             if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                raise AdapterError(f"The adapter contains {shown}, which is neither a file nor a folder; delete it.")
+                raise AdapterError(f"{said}, which is neither a file nor a folder; delete it.")
             if stat.S_ISREG(mode):
                 # Some file systems mark every file as executable: where the name says data, the mark means nothing.
-                if mode & 0o111 and path.suffix.lower() not in _DATA:
-                    raise AdapterError(
-                        f"The adapter contains {shown}, an executable; delete it, an adapter is data only."
-                    )
-                found.append(path.relative_to(folder).as_posix())
+                if mode & 0o111 and not _DATA.fullmatch(path.suffix.lower()):
+                    raise AdapterError(f"{said}, an executable; delete it, an adapter is data only.")
+                found.append(name)
         if len(found) > FILES_LIMIT or len(folders) > FILES_LIMIT:
             raise AdapterError(f"{folder.name} holds more than {FILES_LIMIT} files; name the adapter's own folder.")
     refuse_names(found)
 
 
 def check_folder(folder: Path, base: BaseLayout | None, *, numbers: bool = True) -> None:
-    """Raise AdapterError unless ``folder`` is an adapter that is safe to load and, where ``base`` is given, fits it.
+    """Raise AdapterError unless ``folder`` is an adapter that is safe to load and, where ``base`` is given, can run on it.
 
     1. Names: no pickle, program, link. 2. The config is on the allow-list. 3. The weights are sound safetensors that
     belong to the method, and hold numbers such as training makes. 4. Their shapes fit the base; its fingerprint too,
@@ -143,7 +102,7 @@ def check_folder(folder: Path, base: BaseLayout | None, *, numbers: bool = True)
     config = read_json(folder / CONFIG)
     method = check_config(config, reward=reward)
     tensors = read_header(folder / WEIGHTS)
-    check_tensors(tensors, method, config, base, reward=reward)
+    _check_tensors(tensors, method, config, base, reward=reward)
     if numbers:
         check_file(folder / WEIGHTS, method.factors(config, {name: entry.shape for name, entry in tensors.items()}))
     made_on = run.get("base_fingerprint")
@@ -156,17 +115,26 @@ def check_folder(folder: Path, base: BaseLayout | None, *, numbers: bool = True)
         )
 
 
+def unfit(card: AdapterCard, base: BaseLayout, *, numbers: bool = False) -> str:
+    """Why an adapter of the library cannot run on ``base``, or "": by fingerprint, and by what an import is judged by
+    (``check_folder``)."""
+    if card.base_fingerprint and base.fingerprint and card.base_fingerprint != base.fingerprint:
+        return f"trained on another base ({card.base})"
+    try:
+        if card.kind == "peft":
+            check_folder(card.path, base, numbers=numbers)
+    except AdapterError as error:
+        return str(error).rstrip(".")
+    return ""
+
+
 _SCORE_HEADS = frozenset({"score", "classifier"})
 _HEAD = re.compile(r"base_model\.model\.(?:\w+\.)*(\w+)\.(?:weight|bias)")
 _DTYPES = ("F32", "F16", "BF16")
-_PEFT_DEFAULTS: Mapping[str, Any] = {
-    "megatron_core": "megatron.core",
-    "qalora_group_size": 16,
-    "init_weights": "zero",
-}
+_PEFT_DEFAULTS = {"megatron_core": "megatron.core", "qalora_group_size": 16, "init_weights": "zero"}
 
 
-def method_to_check(config: Mapping[str, Any]) -> Method:
+def _method_of(config: Mapping[str, Any]) -> Method:
     """The method whose rules a config must satisfy. Raises AdapterError where there is none."""
     if (method := method_for(config)) is not None:
         return method
@@ -182,7 +150,7 @@ def check_config(config: Mapping[str, Any], *, reward: bool = False) -> Method:
 
     reward: allow the score head of our own reward models.
     """
-    method = method_to_check(config)
+    method = _method_of(config)
     rules = {**_common(reward), **method.settings}
     faults = []
     for key, value in sorted(config.items()):
@@ -230,18 +198,18 @@ def _score_heads(value: Any) -> str:
     return "" if right else "a reward model may save its score head and nothing else"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = plain_text(repr(value), 80)
     return text if len(text) < 80 else text + "..."
 
 
-def check_tensors(
+def _check_tensors(
     tensors: Mapping[str, TensorEntry],
     method: Method,
     config: Mapping[str, Any],
     base: BaseLayout | None,
     *,
-    reward: bool = False,
+    reward: bool,
 ) -> None:
     """Raise AdapterError unless every tensor belongs to the method and its ``config``, and fits ``base`` (if given)."""
     if not tensors:
@@ -255,18 +223,17 @@ def check_tensors(
     shapes = {name: entry.shape for name, entry in tensors.items()}
     if reward:
         shapes = {name: shape for name, shape in shapes.items() if not _is_head(name, shape, base)}
-    faults = [why for why in method.faults(shapes, config, base) if why]
-    if not faults and base is not None:
-        lead = int(config["num_virtual_tokens"]) if method.virtual else 0
-        if why := cannot_run(method.modules(shapes), lead, base.config, prefix=method.deep):
-            raise AdapterError(f"This adapter {why}.")
-    if faults:
+    if faults := [why for why in method.faults(shapes, config, base) if why]:
         more = f" ({len(faults) - 1} more like it.)" if len(faults) > 1 else ""
         needs = plain_text(config.get("base_model_name_or_path")) or "the base it was trained on"
         hint = "Save it again."
         if "another base" in faults[0]:
             hint = f"It needs {needs}: choose that base, or train the adapter again on this one."
         raise AdapterError(f"This adapter {faults[0]}.{more} {hint}")
+    if base is not None:
+        lead = int(config["num_virtual_tokens"]) if method.virtual else 0
+        if why := cannot_run(method.modules(shapes), lead, base.config, prefix=method.deep):
+            raise AdapterError(f"This adapter {why}.")
 
 
 def _is_head(name: str, shape: Shape, base: BaseLayout | None) -> bool:
@@ -290,8 +257,79 @@ def what_lacks(name: str, there: Collection[str], inner: str = "") -> str:
     return f"{lacks} is missing; there is: {listed}. An adapter is a folder with {CONFIG} and {WEIGHTS}: {hint}."
 
 
+# -- the config that an import keeps -----------------------------------------------------------------------------------
+
+_CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
+"""What chooses among target_modules: nothing where these are written out. IA3Config knows no layers."""
+
+
+def keep_config(folder: Path, base: BaseLayout | None) -> list[str]:
+    """Rewrite the config of an adapter that is being imported into ``folder``; returns what was changed, in words.
+
+    What only matters while training, or to PEFT's auto classes, is left out, and patterns become the names of the layers
+    that the file holds, so that nobody matches a stranger's pattern later. It is not checked: ``check_config`` does
+    that. Raises AdapterError for patterns that cannot be matched, or do not name these layers.
+    """
+    run = read_json(folder / RECORD) if is_plain_file(folder / RECORD) else {}
+    kept, tensors = read_json(folder / CONFIG), read_header(folder / WEIGHTS)
+    method, changed = _method_of(kept), []
+    modules = method.modules({name: entry.shape for name, entry in tensors.items()})
+    if kept.pop("auto_mapping", None):
+        changed.append("auto_mapping is left out: it names the model's class, which is the base's own matter")
+    if isinstance(kept.get("revision"), str) and kept["revision"] not in ("", "main"):
+        changed.append(f"revision {plain_text(kept['revision'], 40)} is left out: the base is the one that is in use")
+        kept["revision"] = None
+    if kept.get("task_type") is None and run.get("objective") != "reward":
+        kept["task_type"] = "CAUSAL_LM"
+    changed += method.without_training(kept)
+    names = sorted(modules)
+    choosing = ("target_modules", "exclude_modules", "feedforward_modules")
+    if patterns := [key for key in choosing if isinstance(kept.get(key), str)]:
+        _refuse_other_layers(kept, names, base)
+        kept = {key: value for key, value in kept.items() if key not in _CHOOSING}
+        method.written_out(kept, modules)
+        changed.append(f"the pattern for {' and '.join(patterns)} is written out: {len(names)} layers")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if isinstance(kept.get(key), dict) and kept[key]:
+            by_name = value_by_name(key, kept[key], names)
+            kept[key] = kept[key] if all(map(PLAIN.fullmatch, kept[key])) else by_name
+    write_json(folder / CONFIG, kept)
+    return changed
+
+
+def _refuse_other_layers(config: Mapping[str, Any], names: list[str], base: BaseLayout | None) -> None:
+    """The targets must match the layers that the file holds, and the file must reach as deep as what they match in the
+    base."""
+    targets, every = config.get("target_modules"), {*names, *(base.linears() if base is not None else [])}
+    if targets == "all-linear":
+        named = every
+    elif isinstance(targets, str):
+        named = matching("target_modules", targets, every)
+    elif isinstance(targets, list):
+        ends = {target: True for target in targets if isinstance(target, str) and layer_of(target) is None}
+        named = {*names, *value_by_name("target_modules", ends, every)}
+    else:
+        return
+    if other := next((name for name in names if name not in named), None):
+        raise AdapterError(
+            f"This adapter holds weights for {plain_text(other)}, which its target_modules does not match. Save the"
+            " adapter again."
+        )
+    if base is None or config.get("exclude_modules") or config.get("layers_to_transform") is not None:
+        return
+    here, there = base.layers_beside(names, names), base.layers_beside(named, names)
+    if there - here:
+        raise AdapterError(
+            f"This adapter was trained on another base: it covers {len(here)} layers, this base has {len(there)}. It"
+            f" needs {plain_text(config.get('base_model_name_or_path')) or 'the base it was trained on'}: choose that"
+            " base, or train the adapter again on this one."
+        )
+
+
+# -- a tokenizer that came with it -------------------------------------------------------------------------------------
+
 TOKENIZER, ADDED = "tokenizer.json", "added_tokens.json"
-LIMIT_BYTES = 64 * 1024 * 1024
+TOKENIZER_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 def vocabulary_of(folder: Path) -> dict[str, int] | None:
@@ -316,14 +354,11 @@ def vocabulary_of(folder: Path) -> dict[str, int] | None:
 def check_vocabulary(folder: Path, base: Callable[[], Mapping[str, int] | None]) -> None:
     """Raise AdapterError when an adapter's folder holds a tokenizer that is not the base's. base: asked only where
     there is one."""
-    if not any(is_plain_file(folder / name) for name in (TOKENIZER, ADDED)):
+    whole, added = (is_plain_file(folder / name) for name in (TOKENIZER, ADDED))
+    if not (whole or added) or (known := base()) is None:
         return
-    known = base()
-    if known is None:
-        return
-    whole = vocabulary_of(folder) if is_plain_file(folder / TOKENIZER) else None
-    added = _numbers(_read(folder / ADDED)) if is_plain_file(folder / ADDED) else {}
-    here = (whole if whole is not None else dict(known)) | added
+    here = (vocabulary_of(folder) or {}) if whole else dict(known)
+    here |= _numbers(_read(folder / ADDED)) if added else {}
     other = next((token for token, number in here.items() if known.get(token) != number), None)
     if len(here) == len(known) and other is None:
         return
@@ -335,21 +370,19 @@ def check_vocabulary(folder: Path, base: Callable[[], Mapping[str, int] | None])
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > LIMIT_BYTES:
-        raise AdapterError(
-            f"{path.name} has more than {LIMIT_BYTES} bytes. Delete it if the adapter uses its base's tokenizer."
-        )
+    mend = "Save the adapter's tokenizer again, or delete it."
+    if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
+        limit = f"{path.name} has more than {TOKENIZER_LIMIT_BYTES} bytes"
+        raise AdapterError(f"{limit}. Delete it if the adapter uses its base's tokenizer.")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(
-            f"{path.name} is not readable JSON. Save the adapter's tokenizer again, or delete it."
-        ) from error
+        raise AdapterError(f"{path.name} is not readable JSON. {mend}") from error
     if not isinstance(content, dict):
-        raise AdapterError(f"{path.name} must hold a JSON object. Save the adapter's tokenizer again, or delete it.")
+        raise AdapterError(f"{path.name} must hold a JSON object. {mend}")
     return content
 
 
-def _numbers(words: Any) -> dict[str, int]:
+def _numbers(words: object) -> dict[str, int]:
     pairs = words.items() if isinstance(words, dict) else ()
     return {word: number for word, number in pairs if isinstance(word, str) and isinstance(number, int)}

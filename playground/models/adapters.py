@@ -10,8 +10,8 @@ from pathlib import Path
 
 from playground.errors import AdapterError, InputError
 from playground.library.adapters import NAME_LIMIT, AdapterLibrary
-from playground.library.blending import blend
 from playground.library.card import AdapterCard
+from playground.library.exporting import blend
 from playground.models.bases import BaseService
 from playground.models.live_adapters import Learning
 from playground.models.residents import Residents

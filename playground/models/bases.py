@@ -16,8 +16,7 @@ from playground.gpu.lanes import Lanes, use_share
 from playground.gpu.manager import DeviceManager
 from playground.jobs import Jobs
 from playground.library import bases
-from playground.library.base_shapes import BaseShapes
-from playground.library.bases import Base, label_of
+from playground.library.bases import Base, BaseShapes, label_of
 from playground.models.memory import LOADED_FACTOR, loaded_bytes, own_weights, retried
 from playground.plain import plain_number
 from playground.settings import DEFAULT_BASE, Settings

@@ -11,7 +11,7 @@ from typing import TypeVar
 from playground.errors import OutOfMemoryError, PlaygroundError, is_out_of_memory
 from playground.gpu.device import CudaDevice, Device
 from playground.gpu.manager import DeviceManager
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from playground.methods.shapes import weights_in
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from playground.engine.request import AdapterFile
 from playground.errors import AdapterError, BaseUnavailableError, BusyError
 from playground.gpu.manager import DeviceManager
 from playground.gpu.policy import Wanted
-from playground.library.card import AdapterCard
-from playground.library.safety import CONFIG, check_folder
+from playground.library.card import CONFIG, AdapterCard
+from playground.library.safety import unfit
 from playground.models.bases import BaseService, Load, load_engine
 from playground.models.memory import LOADED_FACTOR, loaded_bytes, retried
 
@@ -109,33 +109,23 @@ class Residents:
                 engine.clear_prefix_cache()
 
     def unfit(self, card: AdapterCard) -> str:
-        """Why an adapter cannot run on the base in use, or "". Judged by fingerprint and by what import judges by;
-        "" while no base is known."""
-        state = self._bases.state()
-        theirs, here = card.base_fingerprint, state.fingerprint
-        if card.kind == "peft" and theirs and here and theirs != here:
-            return f"trained on another base ({card.base})"
+        """Why an adapter cannot answer on the base in use, or "", also while no base is known. Looked at once for each
+        version of both, its numbers aside: attaching looks at them."""
         if card.objective == "reward":
             return "a reward model scores replies and writes none"
-        return self._misfit(card) if card.kind == "peft" and state.fingerprint else ""
-
-    def _misfit(self, card: AdapterCard) -> str:
-        """What ``check_folder`` says of a card and the base in use, its numbers aside (attaching looks at them);
-        once for each version of both."""
+        if card.kind != "peft" or not self._bases.state().fingerprint:
+            return ""
         try:
             shapes = self._bases.shapes()
             key = (card.path, card.sha256, (card.path / CONFIG).stat().st_mtime_ns, shapes.folder, shapes.fingerprint)
         except (BaseUnavailableError, OSError):
             return ""
-        if key not in self._misfits:
+        known = self._misfits.get(key)
+        if known is None:
             if len(self._misfits) >= KNOWN_MOST:
                 self._misfits.clear()
-            try:
-                check_folder(card.path, shapes, numbers=False)
-                self._misfits[key] = ""
-            except AdapterError as error:
-                self._misfits[key] = str(error).rstrip(".")
-        return self._misfits.get(key, "")
+            known = self._misfits[key] = unfit(card, shapes)
+        return known
 
     def _attach(self, engine: Engine, card: AdapterCard) -> float:
         if reason := self.unfit(card):

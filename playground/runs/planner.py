@@ -19,7 +19,7 @@ from playground.evaluation.checks import SCHEMA, parse_check, schema_file
 from playground.gpu.device import CudaDevice
 from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterLibrary
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from playground.library.card import AdapterCard
 from playground.library.safety import check_folder
 from playground.methods import all_methods, get_method

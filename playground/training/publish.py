@@ -11,7 +11,6 @@ from typing import Any
 
 from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
-from playground.library.model_card import write_model_card
 from playground.methods import get_method
 from playground.training.checkpoint import STATE, newest_complete, step_of
 from playground.training.events import curve_of
@@ -88,5 +87,4 @@ def _finish(library: AdapterLibrary, staging: Path, spec: RunSpec, summary: dict
     record = {key: value for key, value in asdict(spec).items() if key not in PRIVATE}
     record |= summary | {"kind": "full" if get_method(spec.method).whole else "peft", "created_s": time.time()}
     (staging / "run.json").write_text(json.dumps(record, indent=1))
-    write_model_card(staging, record)
     return library.publish(staging, library.reserve_id(spec.name, spec.owner)).id

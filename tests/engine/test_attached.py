@@ -21,7 +21,7 @@ from playground.engine.engine import Engine
 from playground.engine.request import AdapterFile, Row, RowState, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from tests.engine.models import (
     attach,
     byte_tokenizer,

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from tests.engine.conftest import make_lora
 
 __all__ = ["make_lora"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from playground.errors import BaseUnavailableError
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from playground.methods.shapes import layer_of
 
 from .conftest import base_tensors, header, safetensors

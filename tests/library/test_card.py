@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from playground.errors import AdapterError
-from playground.library.card import read_card
-from playground.library.model_card import write_model_card
+from playground.library.card import read_card, write_model_card
 from playground.methods import method_of
 
 from .conftest import a_run, adapter, base_tensors, header, lora_config, safetensors
@@ -168,7 +167,7 @@ def test_the_model_card_in_other_cases(tmp_path, run, there, absent):
 
 def test_looking_at_adapters_loads_nothing_heavy():
     code = (
-        "import sys, playground.library.adapters, playground.library.model_card;"
+        "import sys, playground.library.adapters, playground.library.card;"
         "print(sorted({'torch','peft','transformers','gradio','numpy','safetensors'} & set(sys.modules)))"
     )
     assert (

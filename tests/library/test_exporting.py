@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from playground.errors import InputError
-from playground.library.blending import blend
 from playground.library.card import AdapterCard, read_card
-from playground.library.exporting import merge, run
+from playground.library.exporting import blend, merge, run
 from playground.library.gguf_file import check_gguf, write_gguf
 
 IDS = [[40, 300, 1200, 7, 90, 15]]

@@ -14,12 +14,12 @@ import pytest
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from playground.library.archive import KEPT
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from playground.library.card import AdapterCard
-from playground.library.imported_config import kept_config
 from playground.methods.config_rules import KEYS_LIMIT, value_by_name
 
 from .conftest import (
+    INNER,
     LAYERS,
     WIDTH,
     a_run,
@@ -103,34 +103,30 @@ def test_prompt_tuning_that_began_at_random_needs_no_tokenizer(
     assert len(card.notes) == notes
 
 
-IA3 = {name: name.endswith("down_proj") for name in MODULES}
+IA3 = {f"base_model.model.{name}.ia3_l": (1, INNER) if name.endswith("down_proj") else (WIDTH, 1) for name in MODULES}
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("targets", "more"),
     [
-        {"target_modules": ".*(q_proj|down_proj)", "feedforward_modules": ["down_proj"]},
-        {"target_modules": ["q_proj", "down_proj"], "feedforward_modules": ".*down_proj"},
-        {
-            "target_modules": ["q_proj", "down_proj"],
-            "feedforward_modules": ["down_proj"],
-            "exclude_modules": ".*v_proj",
-        },
-        {"target_modules": "all-linear", "feedforward_modules": ".*down_proj"},
+        (".*(q_proj|down_proj)", {"feedforward_modules": ["down_proj"]}),
+        (["q_proj", "down_proj"], {}),
+        (["q_proj", "down_proj"], {"feedforward_modules": ["down_proj"], "exclude_modules": ".*v_proj"}),
+        ("all-linear", {}),
     ],
 )
-def test_peft_takes_an_ia3_whose_patterns_are_written_out(changes: dict[str, Any]) -> None:
-    kept, _ = kept_config({"peft_type": "IA3", "task_type": "CAUSAL_LM", **changes}, IA3, None)
-    config = pytest.importorskip("peft").IA3Config(**kept)
-    assert config.target_modules == set(MODULES)
-    assert config.feedforward_modules == {name for name in MODULES if IA3[name]}
-
-
-def test_an_ia3_whose_feedforward_layers_are_a_pattern_still_says_how_deep_the_base_must_be() -> None:
-    config = {"peft_type": "IA3", "target_modules": ["q_proj", "down_proj"], "feedforward_modules": ".*down_proj"}
-    kept_config(config, IA3, base_shapes())
-    with pytest.raises(AdapterError, match="it covers 2 layers, this base has 3"):
-        kept_config(config, IA3, base_shapes(layers=3))
+def test_an_ia3s_patterns_are_written_out_for_peft_and_say_how_deep_the_base_must_be(
+    library: AdapterLibrary, tmp_path: Path, targets: object, more: dict[str, Any]
+) -> None:
+    config = {"peft_type": "IA3", "target_modules": targets, "feedforward_modules": ".*down_proj", **more}
+    folder = adapter(tmp_path / "a", config, IA3)
+    kept = pytest.importorskip("peft").IA3Config(**config_of(library.import_path(folder, None)))
+    assert kept.target_modules == set(MODULES)
+    assert kept.feedforward_modules == {name for name in MODULES if name.endswith("down_proj")}
+    if not more and targets != "all-linear":
+        library.import_path(folder, base_shapes())
+        with pytest.raises(AdapterError, match="it covers 2 layers, this base has 3"):
+            library.import_path(folder, base_shapes(layers=3))
 
 
 def test_a_config_that_begins_with_a_byte_order_mark(library: AdapterLibrary, tmp_path: Path) -> None:
@@ -142,13 +138,15 @@ def test_a_config_that_begins_with_a_byte_order_mark(library: AdapterLibrary, tm
     assert config_of(card)["r"] == 4
 
 
-def test_patterns_are_written_out_as_peft_reads_them() -> None:
+def test_patterns_are_written_out_as_peft_reads_them(library: AdapterLibrary, tmp_path: Path) -> None:
     tables = {
         "rank_pattern": {r".*\.q_proj": 8, "down_proj": 2},
         "alpha_pattern": {"layers.1.mlp.down_proj": 3, "^down_proj": 9, "(q.proj)": 5},
     }
-    kept, _ = kept_config(lora_config(**tables), dict.fromkeys(MODULES, False), None)
-    assert kept["rank_pattern"] == {name: 8 if name.endswith("q_proj") else 2 for name in MODULES}
+    ranks = {"q_proj": 8, "down_proj": 2}
+    tensors = {name: shape for end, rank in ranks.items() for name, shape in lora_tensors(rank).items() if end in name}
+    kept = config_of(library.import_path(adapter(tmp_path / "a", lora_config(**tables), tensors), None))
+    assert kept["rank_pattern"] == {name: ranks[name.rpartition(".")[2]] for name in MODULES}
     assert kept["alpha_pattern"] == {MODULES[1]: 5, MODULES[3]: 5, MODULES[2]: 3}
 
 

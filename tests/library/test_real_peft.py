@@ -8,7 +8,7 @@ import torch
 
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from playground.library.safety import check_folder
 
 

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from playground.errors import AdapterError
-from playground.library.safetensors_header import read_header
+from playground.library.files import read_header
 
 from .conftest import header, safetensors
 
@@ -15,7 +15,7 @@ def test_reads_names_types_and_shapes(tmp_path):
     raw = {k: v for k, v in fields.items() if k != "__metadata__"}
     path = safetensors(tmp_path / "x.safetensors", fields, data=max(f["data_offsets"][1] for f in raw.values()))
     entries = read_header(path)
-    assert {name: (e.dtype, e.shape, e.bytes) for name, e in entries.items()} == {
+    assert {name: (e.dtype, e.shape, e.end - e.begin) for name, e in entries.items()} == {
         "a": ("F32", (2, 3), 24),
         "b": ("F32", (4,), 16),
     }

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 import playground.methods
 from playground.library.adapters import AdapterLibrary
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from playground.library.exporting import merge
 from playground.methods import all_methods
 from playground.methods.method import NO_OPTIONS, Method

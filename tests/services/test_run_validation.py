@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from playground.errors import InputError
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from playground.library.card import AdapterCard
 from playground.methods.method import Options
 from playground.runs.planner import begins_with, rewarded_by

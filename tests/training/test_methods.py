@@ -13,7 +13,7 @@ import torch
 
 from playground.data.example import Passage
 from playground.data.render import Rendered, load_tokenizer, pack
-from playground.library.base_shapes import BaseShapes
+from playground.library.bases import BaseShapes
 from playground.library.safety import check_folder
 from playground.methods import all_methods, get_method
 from playground.methods.method import Options

@@ -110,7 +110,7 @@ def _loads(base: Path, folder: Path, objective: str) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from playground.library.base_shapes import BaseShapes
+    from playground.library.bases import BaseShapes
     from playground.library.safety import check_folder
 
     kind, named = (
