@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from playground.errors import PlaygroundError
-from playground.gpu.zero import prepare
+from playground.gpu.device import prepare
 from playground.serve import serve
 from playground.settings import Settings
 

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from playground.errors import PlaygroundError
-from playground.gpu.zero import Wrap
+from playground.gpu.device import Wrap
 from playground.settings import Settings
 from playground.workspace.visitors import Home, HomeTaken
 

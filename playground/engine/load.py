@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from playground.errors import BaseUnavailableError
-from playground.gpu.device import computes_bf16
-from playground.gpu.zero import without_device
+from playground.gpu.device import computes_bf16, without_device
 from playground.library.files import digest
 
 

@@ -1,26 +1,51 @@
-"""What the device is and how much memory it has. Behind a small protocol, so that tests hand in their own.
+"""What computes: the device and its memory, the processor's cores, ZeroGPU's lent device. torch is imported only where
+nothing else answers.
 
-What NVIDIA's driver says of the first CUDA device, asked through its own libraries: no torch, no context, no memory
-taken.
+**Cores.** On a CPU every process that computes brings a team of OpenMP threads, one a core. Two teams hold up each
+other's cores while they spin: on two cores chat beside a run fell to a sixth of its speed, and the run to an eighth. So
+whoever computes holds its lane's lock, a file in the home that the operating system frees when its holder dies, and
+each side asks before every unit of work (a decode step, a forward pass) whether the other side's is held.
+
+**ZeroGPU.** A Space's device is lent for seconds at a time, to a fork of the app's process. The app itself never has it:
+it keeps the base on the CPU, where it can be hashed. What needs the device is a function wrapped by ``spaces.GPU``; it
+runs in a fork (a daemon: no children), its arguments and results are pickled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
+import multiprocessing
 import os
 import re
+import threading
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from playground.gpu.zero import without_device
+import psutil
+from filelock import FileLock, Timeout
 
-_CUDA, _MANAGEMENT = "libcuda.so.1", "libnvidia-ml.so.1"
-_NAME_BYTES = 256
+from playground.gpu.policy import threads_of
+
+RESERVE_SHARE = 0.1
+"""Part of the device's memory that stays untouched for the system and the page itself."""
 _NO_DEVICE = 100
+
+
+class Device(Protocol):
+    """name for a person; total and free memory in bytes at this moment."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def free_bytes(self) -> int: ...
 
 
 class Driver(Protocol):
@@ -36,58 +61,47 @@ class NoCuda(OSError):
 
 
 class NvidiaDriver:
-    """The first device that this process may see (``CUDA_VISIBLE_DEVICES`` counts), or a part of one (MIG)."""
+    """The first device that this process may see (``CUDA_VISIBLE_DEVICES`` counts), or a part of one (MIG), as NVIDIA's
+    driver knows it: no torch, no context, no memory taken."""
 
     def __init__(self) -> None:
-        """Raises NoCuda where there is no device that the installed torch can use, OSError where the driver cannot be
-        asked."""
+        """Raises NoCuda where there is no device that the installed torch can use; OSError, ImportError where the driver
+        cannot be asked."""
         if not torch_cuda():
             raise NoCuda("torch was built without CUDA")
         try:
-            self._cuda = ctypes.CDLL(_CUDA)
+            cuda = ctypes.CDLL("libcuda.so.1")
         except OSError as error:
             raise NoCuda(str(error)) from error
-        _call(self._cuda.cuInit, 0)
-        version = ctypes.c_int()
-        _call(self._cuda.cuDriverGetVersion, ctypes.byref(version))
+        _call(cuda.cuInit, 0)
+        version, device, number = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * 16)()
+        _call(cuda.cuDriverGetVersion, ctypes.byref(version))
         if version.value // 1000 < torch_cuda():
             raise OSError("the driver is older than what torch was built for")
-        self._device = ctypes.c_int()
-        _call(self._cuda.cuDeviceGet, ctypes.byref(self._device), 0)
-        self._management = ctypes.CDLL(_MANAGEMENT)
-        _call(self._management.nvmlInit_v2)
-        self._handle = self._found()
+        _call(cuda.cuDeviceGet, ctypes.byref(device), 0)
+        _call(cuda.cuDeviceGetUuid_v2, number, device)  # the management library orders devices otherwise
+        import pynvml
+
+        self._nvml = pynvml
+        try:
+            pynvml.nvmlInit()
+            self._handle = self._found(str(uuid.UUID(bytes=bytes(number))))
+        except pynvml.NVMLError as error:
+            raise OSError(str(error)) from error
 
     @property
     def name(self) -> str:
-        text = ctypes.create_string_buffer(_NAME_BYTES)
-        _call(self._cuda.cuDeviceGetName, text, _NAME_BYTES, self._device)
-        return text.value.decode(errors="replace")
+        return str(self._nvml.nvmlDeviceGetName(self._handle))
 
     def memory(self) -> tuple[int, int]:
-        total, now = ctypes.c_size_t(), _Memory()
-        _call(self._cuda.cuDeviceTotalMem_v2, ctypes.byref(total), self._device)
-        _call(self._management.nvmlDeviceGetMemoryInfo, self._handle, ctypes.byref(now))
-        return total.value, min(total.value, now.free)
+        now = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
+        return int(now.total), int(now.free)
 
-    def _found(self) -> Any:
-        """The same device as the management library knows it: both give it the same id, of a card or of a part of
-        one."""
-        number = (ctypes.c_ubyte * 16)()
-        _call(self._cuda.cuDeviceGetUuid_v2, number, self._device)
-        handle = ctypes.c_void_p()
-        for kind in ("MIG", "GPU"):
-            with contextlib.suppress(OSError):
-                wanted = f"{kind}-{uuid.UUID(bytes=bytes(number))}".encode()
-                _call(self._management.nvmlDeviceGetHandleByUUID, wanted, ctypes.byref(handle))
-                return handle
-        raise OSError("the driver does not know its own device")
-
-
-class _Memory(ctypes.Structure):
-    """``nvmlMemory_t``, in bytes."""
-
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+    def _found(self, number: str) -> Any:
+        """Both libraries give a device the same id, of a card or of a part of one."""
+        with contextlib.suppress(self._nvml.NVMLError):
+            return self._nvml.nvmlDeviceGetHandleByUUID(f"MIG-{number}")
+        return self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{number}")
 
 
 def torch_cuda() -> int:
@@ -108,72 +122,56 @@ def _call(function: Any, *values: Any) -> None:
         raise (NoCuda if code == _NO_DEVICE else OSError)(f"{function.__name__} answers {code}")
 
 
-RESERVE_SHARE = 0.1
-"""Part of the device's memory that stays untouched for the system and the page itself."""
-
-
-class Device(Protocol):
-    """name for a person; total and free memory in bytes at this moment."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def total_bytes(self) -> int: ...
-    @property
-    def free_bytes(self) -> int: ...
-
-
 class CpuDevice:
     """The machine's processor and memory, within a container's limit where there is one."""
 
     @property
     def name(self) -> str:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        cores = _usable_cpus()
         return f"CPU, {cores} {'core' if cores == 1 else 'cores'}"
 
     @property
     def total_bytes(self) -> int:
-        import psutil
-
-        return min(int(psutil.virtual_memory().total), _cgroup("memory.max", "memory/memory.limit_in_bytes"))
+        return min(int(psutil.virtual_memory().total), _cgroup_limit())
 
     @property
     def free_bytes(self) -> int:
-        import psutil
-
-        inside = _cgroup("memory.max", "memory/memory.limit_in_bytes") - _cgroup_used()
-        return max(0, min(int(psutil.virtual_memory().available), inside))
+        return max(0, min(int(psutil.virtual_memory().available), _cgroup_limit() - _cgroup_used()))
 
 
-class CudaDevice:
-    """The first CUDA device. driver: who is asked; None = torch, for where the driver does not answer for itself."""
-
-    def __init__(self, driver: Driver | None = None) -> None:
-        self._driver = driver
+class TorchDriver:
+    """As torch tells, which takes memory for a context: for where NVIDIA's driver does not answer."""
 
     @property
     def name(self) -> str:
-        if self._driver is not None:
-            return self._driver.name
         import torch
 
         return str(torch.cuda.get_device_name(0))
 
-    @property
-    def total_bytes(self) -> int:
-        return self._memory()[0]
-
-    @property
-    def free_bytes(self) -> int:
-        return self._memory()[1]
-
-    def _memory(self) -> tuple[int, int]:
-        if self._driver is not None:
-            return self._driver.memory()
+    def memory(self) -> tuple[int, int]:
         import torch
 
         free, total = torch.cuda.mem_get_info()
         return int(total), int(free)
+
+
+class CudaDevice:
+    """The first CUDA device. driver: who is asked."""
+
+    def __init__(self, driver: Driver | None = None) -> None:
+        self._driver = driver or TorchDriver()
+
+    @property
+    def name(self) -> str:
+        return self._driver.name
+
+    @property
+    def total_bytes(self) -> int:
+        return self._driver.memory()[0]
+
+    @property
+    def free_bytes(self) -> int:
+        return self._driver.memory()[1]
 
 
 def has_cuda() -> bool:
@@ -196,7 +194,7 @@ def find_device(driver: Callable[[], Driver] = NvidiaDriver, there: Callable[[],
         return CudaDevice(driver())
     except NoCuda:
         return CpuDevice()
-    except (OSError, AttributeError):  # a container without one of its libraries, or a library without such a function
+    except (OSError, AttributeError, ImportError):  # one of its libraries is not there, or has no such function
         import torch
 
         return CudaDevice() if torch.cuda.is_available() else CpuDevice()
@@ -207,25 +205,158 @@ def default_budget(device: Device) -> int:
     return max(0, int(device.free_bytes - device.total_bytes * RESERVE_SHARE))
 
 
-_NONE = 1 << 62
-
-
-def _cgroup(*names: str) -> int:
+def _cgroup(*names: str) -> int | None:
+    """The number in the first of these files of the container that is there."""
     for name in names:
-        try:
-            text = Path("/sys/fs/cgroup", name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            return min(int(text), _NONE)
-    return _NONE
+        with contextlib.suppress(OSError):
+            if (text := Path("/sys/fs/cgroup", name).read_text().strip()).isdigit():
+                return int(text)
+    return None
+
+
+def _cgroup_limit() -> int:
+    return _cgroup("memory.max", "memory/memory.limit_in_bytes") or 1 << 62
 
 
 def _cgroup_used() -> int:
-    used = _cgroup("memory.current", "memory/memory.usage_in_bytes")
-    try:  # file cache is given back when it is needed
+    used, cache = _cgroup("memory.current", "memory/memory.usage_in_bytes") or 0, 0
+    with contextlib.suppress(OSError, StopIteration, ValueError):  # file cache is given back when it is needed
         stat = Path("/sys/fs/cgroup/memory.stat").read_text()
         cache = int(next(line.split()[1] for line in stat.splitlines() if line.startswith("inactive_file ")))
-    except (OSError, StopIteration, ValueError):
-        cache = 0
-    return 0 if used == _NONE else max(0, used - cache)
+    return max(0, used - cache)
+
+
+# -- cores -------------------------------------------------------------------------------------------------------------
+
+COMPUTING = ("chat", "train")
+"""Who shares out the cores: the app, which decodes, and the workers, which train."""
+LOOK_S, LINGER_S, WAIT_S = 0.2, 2.0, 0.1
+"""A lane is looked at so often at most; it counts as busy so long after it was, since a verdict goes from one batch to
+the next; whoever looks at a lane holds its lock for a moment, and so long is that waited for."""
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; two threads of one core count once."""
+    return min(_usable_cpus(), psutil.cpu_count(logical=False) or _usable_cpus())
+
+
+class Lanes:
+    """The lanes of one home. Safe from several threads. Where ``folder`` cannot be written nobody is seen, and all use
+    all cores. clock: seconds."""
+
+    def __init__(self, folder: Path, cores: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._clock = folder, clock
+        self._cores = usable_cores() if cores is None else cores
+        self._lock = threading.Lock()
+        self._mine: dict[str, FileLock] = {}
+        self._looked_s: dict[str, float] = {}
+        self._busy_s: dict[str, float] = {}
+        self._again_s: dict[str, float] = {}
+
+    def enter(self, lane: str) -> None:
+        """This process computes in ``lane``, until ``leave`` or its end."""
+        with self._lock, contextlib.suppress(OSError, Timeout, NotImplementedError):
+            if lane in self._mine or self._clock() < self._again_s.get(lane, float("-inf")):
+                return
+            # where another process of this home computes in it, do not wait each time
+            self._again_s[lane] = self._clock() + LINGER_S
+            lock = self._file(lane)
+            lock.acquire(timeout=WAIT_S, poll_interval=0.01)
+            self._mine[lane] = lock
+            del self._again_s[lane]
+
+    def leave(self, lane: str) -> None:
+        """This process computes in ``lane`` no more; harmless where it did not."""
+        with self._lock:
+            if (lock := self._mine.pop(lane, None)) is not None:
+                lock.release()
+
+    def threads(self, lane: str) -> int:
+        """What ``lane`` may use now."""
+        with self._lock:
+            busy = {other for other in COMPUTING if other != lane and self._is_busy(other)}
+            return threads_of(lane, self._cores, busy)
+
+    def _is_busy(self, lane: str) -> bool:
+        now = self._clock()
+        if now - self._looked_s.get(lane, -LOOK_S) >= LOOK_S:
+            self._looked_s[lane] = now
+            if self._is_held(lane):
+                self._busy_s[lane] = now
+        return lane in self._busy_s and now - self._busy_s[lane] < LINGER_S
+
+    def _is_held(self, lane: str) -> bool:
+        if lane in self._mine:
+            return True
+        try:
+            with self._file(lane).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):  # no lock can be had there: nobody is seen
+            return False
+
+    def _file(self, lane: str) -> FileLock:
+        return FileLock(self._folder / f"{lane}.lock", thread_local=False)  # taken and given back by different threads
+
+
+def use_share(lanes: Lanes, lane: str) -> None:
+    """Let the calling thread compute with what ``lane`` may use, and no more threads than torch's own number."""
+    import torch
+
+    torch.set_num_threads(min(own_threads(), lanes.threads(lane)))  # 0.3 us
+
+
+@functools.cache
+def own_threads() -> int:
+    """Threads that torch uses by itself: asked before it is told any other number."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+# -- ZeroGPU -----------------------------------------------------------------------------------------------------------
+
+Wrap = Callable[..., Any]
+"""``spaces.GPU``, or something that behaves like it: ``wrap(duration=seconds_of)(task)``."""
+_main: int | None = None
+
+
+def is_zero(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is a ZeroGPU Space, as the ``spaces`` package itself tells."""
+    return env.get("SPACES_ZERO_GPU", "").strip().lower() in ("1", "t", "true")
+
+
+def prepare() -> Wrap | None:
+    """On a ZeroGPU Space: ``spaces.GPU``; else None. Call it before anything imports torch."""
+    if not is_zero():
+        return None
+    import spaces
+
+    stay_on_cpu()
+    wrap: Wrap = spaces.GPU
+    return wrap
+
+
+def stay_on_cpu() -> None:
+    """This process is the one that never has the device; its forks may."""
+    global _main
+    _main = os.getpid()
+
+
+def without_device() -> bool:
+    """Whether this process must not touch CUDA: on ZeroGPU torch claims to have it before it is lent."""
+    return _main == os.getpid()
+
+
+def settle_fork() -> None:
+    """First thing in a fork: it has none of its parent's threads, and a pool of them that it takes for its own would be
+    waited for without end. Elsewhere it does nothing."""
+    if multiprocessing.parent_process() is not None:
+        import torch
+
+        torch.set_num_threads(1)

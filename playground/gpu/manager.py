@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
 from playground.gpu import policy
-from playground.gpu.device import Device, default_budget
+from playground.gpu.device import Device, Lanes, default_budget
 from playground.gpu.policy import LOADING, READY, UNLOADING, Held, Resident, Waiting, Wanted, order
 
 QUEUE_LIMIT = 32
 """Requests that may wait; the next is refused at once, politely."""
 SESSION_LIMIT = 8
 """The same for one browser session, so that nobody fills the queue alone."""
-
 UNLOAD_S = 30.0
 """How long ``unload_idle`` waits for what it unloads: an engine that is being closed ends its round first."""
 
 Unload = Callable[[], None]
 Run = Callable[[Callable[[], None]], None]
-
-
-class Announced(Protocol):
-    """Where every process that computes sees which lanes are in use; ``lanes.Lanes`` is one."""
-
-    def enter(self, lane: str) -> None: ...
-    def leave(self, lane: str) -> None: ...
 
 
 @dataclass
@@ -59,7 +49,7 @@ class Lease:
 
 @dataclass
 class Request:
-    """A place in the queue. position: 0 = granted, 1 = next. wait_s: estimated from how long leases last."""
+    """A place in the queue."""
 
     number: int
     label: str
@@ -68,11 +58,13 @@ class Request:
 
     @property
     def position(self) -> int:
-        return self._manager.position(self.number)
+        """0 = granted, 1 = next."""
+        return self._manager.position(self)
 
     @property
     def wait_s(self) -> float:
-        return self._manager.wait_s(self.number)
+        """Seconds, estimated from how long leases last."""
+        return self._manager.wait_s(self)
 
     def wait(self, timeout_s: float | None = None) -> Lease | None:
         """The lease, or None when ``timeout_s`` has passed. Raises CancelledError if the request was withdrawn."""
@@ -91,9 +83,8 @@ class DeviceManager:
     """Budget, residents, leases, queue. The decisions are ``policy``'s; this object carries them out.
 
     clock: seconds. run: runs an unload outside of whatever called for it. keep_alive_s: how long a resident may idle, 0
-    = for ever.
-    lanes: entered while chat leases are open, so that a run leaves chat its cores; None where the processor does not
-    compute.
+    = for ever. lanes: entered while chat leases are open, so that a run leaves chat its cores; None where the processor
+    does not compute.
     """
 
     def __init__(
@@ -103,11 +94,11 @@ class DeviceManager:
         clock: Callable[[], float] = time.monotonic,
         run: Run = _in_thread,
         keep_alive_s: float = 0.0,
-        lanes: Announced | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         self.device = device
-        self._budget = budget_bytes if budget_bytes is not None else default_budget(device)
-        self._clock, self._run, self.keep_alive_s, self._lanes = clock, run, keep_alive_s, lanes
+        self.budget_bytes = budget_bytes if budget_bytes is not None else default_budget(device)
+        self._clock, self._run, self._keep_alive_s, self._lanes = clock, run, keep_alive_s, lanes
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, Waiting] = {}
@@ -118,11 +109,7 @@ class DeviceManager:
         self._last_served: dict[str, int] = {}
         self._typical_s = {"chat": 6.0, "measure": 30.0, "train": 120.0}
 
-    # -- memory --------------------------------------------------------------------------------------------------
-
-    @property
-    def budget_bytes(self) -> int:
-        return self._budget
+    # -- memory --------------------------------------------------------------------------------------------------------
 
     @property
     def used_bytes(self) -> int:
@@ -132,7 +119,7 @@ class DeviceManager:
 
     @property
     def free_bytes(self) -> int:
-        return max(0, self._budget - self.used_bytes)
+        return max(0, self.budget_bytes - self.used_bytes)
 
     def set_resident(self, name: str, held_bytes: int, unload: Unload | None = None) -> None:
         """Account for a model that is in memory now, or has grown; 0 bytes removes it. unload: frees it, and whoever
@@ -140,7 +127,7 @@ class DeviceManager:
         with self._changed:
             if held_bytes:
                 before = self._residents.get(name)
-                state = before.state if before is not None and before.state == UNLOADING else READY
+                state = UNLOADING if before is not None and before.leaving else READY
                 idle = before.idle_since_s if before is not None else self._clock()
                 if unload is not None:
                     self._unloads[name] = unload
@@ -158,20 +145,18 @@ class DeviceManager:
         """Free every resident that nobody uses, now; returns their names once they have gone, or when ``wait_s`` has
         passed. For when memory ran out all the same. Do not hold what an unload needs."""
         with self._changed:
-            used = {name for lease in self._leases.values() for name in lease.residents}
-            ready = [one for one in self._residents.values() if one.evictable and one.state == READY]
-            names = [one.name for one in ready if one.name not in used]
+            names = [one.name for one in self._idle()]
             self._evict(names)
-            self._changed.wait_for(lambda: not any(self._is_leaving(name) for name in names), wait_s)
+            self._changed.wait_for(lambda: not {*names} & {one.name for one in self.residents() if one.leaving}, wait_s)
             return names
 
     def tick(self) -> None:
         """Unload what has idled past its keep-alive. Call it now and then."""
         with self._changed:
-            held = [Held(lease.lane, lease.bytes, lease.residents) for lease in self._leases.values()]
-            self._evict(policy.to_unload(list(self._residents.values()), held, self._clock(), self.keep_alive_s))
+            since = self._clock() - self._keep_alive_s
+            self._evict([one.name for one in self._idle() if self._keep_alive_s and one.idle_since_s <= since])
 
-    # -- requests and leases -------------------------------------------------------------------------------------
+    # -- requests and leases -------------------------------------------------------------------------------------------
 
     def request(self, lane: str, session: str, label: str, needs_bytes: int, residents: Wanted = ()) -> Request:
         """Join the queue. residents: the models to work on; whoever gets a lease on one that is not in memory has to
@@ -206,21 +191,20 @@ class DeviceManager:
         with self._changed:
             return [self._requests[item.number] for item in order(list(self._waiting.values()), self._last_served)]
 
-    def position(self, number: int) -> int:
+    def position(self, request: Request) -> int:
         with self._changed:
-            mine = self._waiting.get(number)
+            mine = self._waiting.get(request.number)
             if mine is None:
                 return 0
             queue = order(list(self._waiting.values()), self._last_served)
-            return [item.number for item in queue if item.lane == mine.lane].index(number) + 1
+            return [item.number for item in queue if item.lane == mine.lane].index(mine.number) + 1
 
-    def wait_s(self, number: int) -> float:
+    def wait_s(self, request: Request) -> float:
         with self._changed:
-            mine = self._waiting.get(number)
+            mine = self._waiting.get(request.number)
             if mine is None:
                 return 0.0
-            typical = self._typical_s[mine.lane]
-            ahead = self.position(number) - 1
+            typical, ahead = self._typical_s[mine.lane], self.position(request) - 1
             running = [self._clock() - lease.since_s for lease in self._leases.values() if lease.lane == mine.lane]
             return ahead * typical + (max(1.0, typical - max(running)) if running else typical)
 
@@ -238,21 +222,24 @@ class DeviceManager:
             if request.lease is not None:
                 self._close(request.lease)
             self._decide()
-            self._changed.notify_all()
 
-    # -- inside --------------------------------------------------------------------------------------------------
+    # -- inside; the lock is held --------------------------------------------------------------------------------------
 
-    def _is_leaving(self, name: str) -> bool:
-        return name in self._residents and self._residents[name].state == UNLOADING
+    def _held(self) -> list[Held]:
+        return [Held(lease.lane, lease.bytes, lease.residents) for lease in self._leases.values()]
+
+    def _idle(self) -> list[Resident]:
+        used = {name for lease in self._leases.values() for name in lease.residents}
+        return policy.idle(self._residents.values(), used)
 
     def _refuse_what_never_fits(self, label: str, needs_bytes: int, residents: Wanted) -> None:
         wanted = {name for name, _ in residents}
         staying = sum(one.bytes for one in self._residents.values() if one.stays or one.name in wanted)
         needs = needs_bytes + sum(size for name, size in residents if name not in self._residents)
-        if needs > self._budget - staying:
+        if needs > self.budget_bytes - staying:
             raise OutOfMemoryError(
-                f"{label} needs {_gb(needs)}; {_gb(max(0, self._budget - staying))} of the {_gb(self._budget)} budget "
-                "can be free at most. Choose a smaller method, batch or length."
+                f"{label} needs {_gb(needs)}; {_gb(max(0, self.budget_bytes - staying))} of the"
+                f" {_gb(self.budget_bytes)} budget can be free at most. Choose a smaller method, batch or length."
             )
 
     def _close(self, lease: Lease) -> None:
@@ -268,20 +255,16 @@ class DeviceManager:
             self._decide()
 
     def _decide(self) -> None:
-        held = [Held(lease.lane, lease.bytes, lease.residents) for lease in self._leases.values()]
-        residents = list(self._residents.values())
-        decision = policy.decide(list(self._waiting.values()), held, residents, self._budget, self._last_served)
+        waiting, residents = list(self._waiting.values()), list(self._residents.values())
+        decision = policy.decide(waiting, self._held(), residents, self.budget_bytes, self._last_served)
         for number in decision.grant:
             self._grant(number)
         self._evict(decision.evict)
-        self._announce()
-        self._changed.notify_all()
-
-    def _announce(self) -> None:
         if self._lanes is not None:
             # a verdict's batches decode here as a chat does
             chats = any(lease.lane != "train" for lease in self._leases.values())
             (self._lanes.enter if chats else self._lanes.leave)("chat")
+        self._changed.notify_all()
 
     def _grant(self, number: int) -> None:
         waiting, request = self._waiting.pop(number), self._requests.pop(number)
@@ -291,7 +274,7 @@ class DeviceManager:
         )
         self._leases[number] = request.lease
         for name, size in waiting.residents:
-            self._residents.setdefault(name, Resident(name, size, LOADING, self._clock()))
+            self._residents.setdefault(name, Resident(name, size, LOADING, now))
         self._waiting = {key: replace(item, passed=item.passed + 1) for key, item in self._waiting.items()}
         self._last_served[waiting.session] = number
         if len(self._last_served) > 1000:  # forget the sessions served longest ago
@@ -304,9 +287,10 @@ class DeviceManager:
         for name, unload in going.items():
 
             def work(name: str = name, unload: Unload = unload) -> None:
-                with contextlib.suppress(Exception):  # its memory is freed with the last reference, whatever it raises
+                try:
                     unload()
-                self.set_resident(name, 0)
+                finally:  # its memory is freed with the last reference, whatever it raises
+                    self.set_resident(name, 0)
 
             self._run(work)
 

@@ -18,7 +18,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 CAPACITY = {"chat": 4, "measure": 1, "train": 1}
@@ -68,6 +68,10 @@ class Resident:
         """Whether it cannot be unloaded, not even when nobody uses it."""
         return self.state == READY and not self.evictable
 
+    @property
+    def leaving(self) -> bool:
+        return self.state == UNLOADING
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -113,7 +117,7 @@ def decide(
         wanted = {name for name, _ in request.residents}
         absent = [(name, size) for name, size in request.residents if name not in there]
         needs = request.needs_bytes + sum(size for _, size in absent)
-        if any(there[name].state == UNLOADING for name in wanted & set(there)):
+        if any(there[name].leaving for name in wanted & set(there)):
             closed.add(request.lane)
             continue
         if needs <= free:
@@ -123,9 +127,8 @@ def decide(
             used |= wanted
             there |= {name: Resident(name, size, LOADING) for name, size in absent}
             continue
-        idle = [r for r in there.values() if r.evictable and r.state == READY and r.name not in used | wanted]
-        chosen, room = [], free + sum(resident.bytes for resident in there.values() if resident.state == UNLOADING)
-        for resident in sorted(idle, key=lambda item: (item.idle_since_s, item.name)):
+        chosen, room = [], free + sum(resident.bytes for resident in there.values() if resident.leaving)
+        for resident in sorted(idle(there.values(), used | wanted), key=lambda item: (item.idle_since_s, item.name)):
             if room >= needs:
                 break
             chosen.append(resident.name)
@@ -154,8 +157,6 @@ def threads_of(lane: str, cores: int, busy: Collection[str]) -> int:
     return max(1, cores // 2 if lane == "chat" else cores - cores // 2)
 
 
-def to_unload(residents: Sequence[Resident], held: Sequence[Held], now_s: float, keep_alive_s: float) -> list[str]:
-    """Residents that have idled past ``keep_alive_s``; 0 = they may stay for ever."""
-    used = {name for lease in held for name in lease.residents}
-    ready = [one for one in residents if one.evictable and one.state == READY and one.name not in used]
-    return [one.name for one in ready if keep_alive_s and now_s - one.idle_since_s >= keep_alive_s]
+def idle(residents: Iterable[Resident], used: Collection[str]) -> list[Resident]:
+    """Residents that may leave: none of those in ``used``."""
+    return [one for one in residents if one.evictable and one.state == READY and one.name not in used]

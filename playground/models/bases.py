@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from playground.errors import BaseUnavailableError, InputError, PlaygroundError
-from playground.gpu.lanes import Lanes, use_share
+from playground.gpu.device import Lanes, use_share
 from playground.gpu.manager import DeviceManager
 from playground.jobs import Jobs
 from playground.library import bases

@@ -21,7 +21,7 @@ from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
 from playground.library.card import AdapterCard
-from playground.library.safety import check_folder
+from playground.library.safety import unfit
 from playground.methods import all_methods, get_method
 from playground.methods.method import Method
 from playground.models.bases import BaseService
@@ -53,7 +53,7 @@ _NEEDS = {
 
 
 def begins_with(request: TrainRequest, objective: str, card: AdapterCard, base: BaseShapes) -> AdapterCard:
-    """The adapter that a run goes on from. Raises InputError, or AdapterError where it was trained on another base."""
+    """The adapter that a run goes on from. Raises InputError, also where it was trained on another base."""
     faults, writes = [], get_method(request.method).writes or request.method
     known = all_methods().get(card.method)
     if card.objective == "reward" or objective == "reward":
@@ -73,7 +73,7 @@ def begins_with(request: TrainRequest, objective: str, card: AdapterCard, base: 
 def rewarded_by(
     rewards: Sequence[str], objective: str, find: Callable[[str], AdapterCard], base: BaseShapes, *, files: bool = True
 ) -> dict[str, str]:
-    """Reward -> the path that it names, "" for none. files: as in ``parse_check``. Raises InputError, or AdapterError
+    """Reward -> the path that it names, "" for none. files: as in ``parse_check``. Raises InputError, also
     for a reward model of another base."""
     if objective != "grpo":
         if rewards:
@@ -100,11 +100,8 @@ def rewarded_by(
 
 
 def _same_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
-    if card.base_fingerprint and base.fingerprint and card.base_fingerprint != base.fingerprint:
-        other = f"which was trained on another base ({card.base})"
-        raise InputError(f"A run on this base cannot {what} {card.id}, {other}.")
-    if card.kind == "peft":
-        check_folder(card.path, base)
+    if why := unfit(card, base, numbers=True):
+        raise InputError(f"A run on this base cannot {what} {card.id}: {why}.")
 
 
 @dataclass(frozen=True)

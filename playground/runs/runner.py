@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from playground.engine.request import ROWS_MAX, AdapterFile, Row, RowState
 from playground.errors import BusyError, PlaygroundError
-from playground.gpu.zero import Wrap, settle_fork
+from playground.gpu.device import Wrap, settle_fork
 from playground.training.events import EventWriter
 from playground.training.heartbeat import BEAT_S, DISK_FULL_FILE
 from playground.training.heartbeat import FILE as HEARTBEAT

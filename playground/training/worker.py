@@ -23,7 +23,7 @@ import torch
 
 from playground.db import DatabaseError
 from playground.errors import CancelledError, RunFailedError
-from playground.gpu.lanes import Lanes, use_share
+from playground.gpu.device import Lanes, use_share
 from playground.training import heartbeat
 from playground.training.checkpoint import best, drop_torn, marked_step
 from playground.training.events import EventWriter

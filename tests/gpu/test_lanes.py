@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from playground.gpu.lanes import LINGER_S, LOOK_S, Lanes, usable_cores
+from playground.gpu.device import LINGER_S, LOOK_S, Lanes, usable_cores
 from playground.settings import PROJECT_ROOT
 
 HOLDER = """
-import sys; from pathlib import Path; from playground.gpu.lanes import Lanes
+import sys; from pathlib import Path; from playground.gpu.device import Lanes
 lanes = Lanes(Path(sys.argv[1])); lanes.enter('chat'); print('in', flush=True); input()
 """
 

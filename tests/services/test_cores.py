@@ -11,9 +11,8 @@ import torch
 
 from playground.chat.compare import Side
 from playground.engine.request import Sampling
-from playground.gpu import lanes
-from playground.gpu.device import CpuDevice
-from playground.gpu.lanes import Lanes, usable_cores
+from playground.gpu import device
+from playground.gpu.device import CpuDevice, Lanes, usable_cores
 from playground.gpu.policy import threads_of
 from playground.services import Services, build_services
 from playground.settings import Settings
@@ -36,10 +35,10 @@ def one_thread_a_core(settings: Settings) -> Iterator[None]:
     settings.home.mkdir()
     own = torch.get_num_threads()
     torch.set_num_threads(ALL)
-    lanes.own_threads.cache_clear()
+    device.own_threads.cache_clear()
     yield
     torch.set_num_threads(own)
-    lanes.own_threads.cache_clear()
+    device.own_threads.cache_clear()
 
 
 def threads_while_answering(services: Services) -> tuple[int, int]:

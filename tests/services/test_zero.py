@@ -16,7 +16,7 @@ from playground.chat.batching import Asked
 from playground.chat.compare import Reply, Side
 from playground.engine.request import ROWS_MAX, Sampling
 from playground.errors import InputError
-from playground.gpu import zero
+from playground.gpu import device
 from playground.runs.runner import ZeroRunner, decode, train
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
@@ -151,17 +151,17 @@ def test_the_packages_own_decorator_does_nothing_elsewhere(settings: Settings) -
 
 
 def test_zero_is_told_by_the_environment_and_this_process_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not zero.is_zero({})
-    assert not zero.is_zero({"SPACES_ZERO_GPU": "0"})
-    assert zero.is_zero({"SPACES_ZERO_GPU": "true"})
+    assert not device.is_zero({})
+    assert not device.is_zero({"SPACES_ZERO_GPU": "0"})
+    assert device.is_zero({"SPACES_ZERO_GPU": "true"})
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
-    assert zero.prepare() is None
-    monkeypatch.setattr(zero, "_main", None)
-    assert not zero.without_device()
-    zero.stay_on_cpu()
-    assert zero.without_device()
-    monkeypatch.setattr(zero, "_main", os.getpid() + 1)
-    assert not zero.without_device(), "a fork has it"
+    assert device.prepare() is None
+    monkeypatch.setattr(device, "_main", None)
+    assert not device.without_device()
+    device.stay_on_cpu()
+    assert device.without_device()
+    monkeypatch.setattr(device, "_main", os.getpid() + 1)
+    assert not device.without_device(), "a fork has it"
 
 
 def test_a_visitors_own_time_is_used_for_a_run_that_starts_later(

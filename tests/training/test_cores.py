@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from playground.gpu import lanes
-from playground.gpu.lanes import LINGER_S, Lanes
+from playground.gpu import device
+from playground.gpu.device import LINGER_S, Lanes
 from playground.training import worker
 from playground.training.events import EventReader
 from playground.training.spec import RunSpec
@@ -42,10 +42,10 @@ def four_threads() -> Iterator[None]:
     """As if torch used four by itself."""
     own = torch.get_num_threads()
     torch.set_num_threads(4)
-    lanes.own_threads.cache_clear()
+    device.own_threads.cache_clear()
     yield
     torch.set_num_threads(own)
-    lanes.own_threads.cache_clear()
+    device.own_threads.cache_clear()
 
 
 def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path: Path) -> None:
