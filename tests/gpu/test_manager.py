@@ -1,15 +1,27 @@
+"""The owner of the device: by cases, and the policy under random events through the manager that carries it out. Clock
+and unloading are the test's own."""
+
 from __future__ import annotations
 
 import queue
+import random
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
-from playground.gpu.manager import QUEUE_LIMIT, DeviceManager, Lease
-from playground.gpu.policy import CAPACITY
+from playground.gpu.device import LINGER_S, Lanes
+from playground.gpu.manager import QUEUE_LIMIT, DeviceManager, Lease, Request
+from playground.gpu.policy import CAPACITY, PATIENCE, READY
+
+from .conftest import FakeClock
 
 GB = 10**9
 
@@ -21,27 +33,9 @@ class FakeDevice:
     free_bytes: int = 12 * GB
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.fixture
 def manager(clock: FakeClock) -> DeviceManager:
     return DeviceManager(FakeDevice(), 10 * GB, clock)
-
-
-def fill_chat(manager: DeviceManager) -> list[Lease]:
-    """Take all but one of the chat lane's leases."""
-    return [granted(manager, session=f"filler{number}") for number in range(CAPACITY["chat"] - 1)]
 
 
 def granted(manager: DeviceManager, lane: str = "chat", session: str = "a", needs: int = 1) -> Lease:
@@ -50,27 +44,30 @@ def granted(manager: DeviceManager, lane: str = "chat", session: str = "a", need
     return lease
 
 
+def fill_chat(manager: DeviceManager) -> Lease:
+    """Take all of the chat lane's leases; returns the last."""
+    return [granted(manager, session=f"filler{number}") for number in range(CAPACITY["chat"])][-1]
+
+
 def test_the_budget_is_what_is_free_less_a_reserve() -> None:
     assert DeviceManager(FakeDevice()).budget_bytes == int(12 * GB - 1.6 * GB)
 
 
-def test_a_second_request_waits_with_its_place_and_is_granted_when_the_first_closes(manager: DeviceManager) -> None:
-    fill_chat(manager)
-    with granted(manager):
-        second = manager.request("chat", "b", "Answering", 1)
-        third = manager.request("chat", "c", "Answering", 1)
-        assert second.wait(0) is None
-        assert (second.position, third.position) == (1, 2)
-    assert second.wait(0) is not None
-    assert third.position == 1
-
-
-def test_the_wait_is_estimated_from_what_runs(manager: DeviceManager, clock: FakeClock) -> None:
-    fill_chat(manager)
-    with granted(manager):
+def test_requests_wait_with_their_place_and_an_estimate_until_a_lease_closes_or_they_leave(
+    manager: DeviceManager, clock: FakeClock
+) -> None:
+    with fill_chat(manager):
         clock.now += 4
-        second = manager.request("chat", "b", "Answering", 1)
+        second, third, fourth = (manager.request("chat", session, "Answering", 1) for session in "bcd")
+        assert second.wait(0) is None
+        assert (second.position, third.position, fourth.position) == (1, 2, 3)
         assert second.wait_s == pytest.approx(2.0)
+        third.cancel()
+        with pytest.raises(CancelledError):
+            third.wait(0)
+    assert second.wait(0) is not None
+    assert manager.queue() == [fourth]
+    assert fourth.position == 1
 
 
 def test_a_lease_is_released_on_an_exception_and_closing_twice_is_harmless(manager: DeviceManager) -> None:
@@ -82,32 +79,23 @@ def test_a_lease_is_released_on_an_exception_and_closing_twice_is_harmless(manag
     assert manager.used_bytes == 0
 
 
-def test_cancelling_leaves_the_queue(manager: DeviceManager) -> None:
-    fill_chat(manager)
-    with granted(manager):
-        second = manager.request("chat", "b", "Answering", 1)
-        second.cancel()
-        assert manager.queue() == []
-        with pytest.raises(CancelledError):
-            second.wait(0)
-
-
 def test_training_runs_beside_chat_when_both_fit_and_waits_when_not(manager: DeviceManager) -> None:
     manager.set_resident("base", 2 * GB)
     with granted(manager, "train", needs=5 * GB):
         assert manager.request("chat", "b", "Answering", GB).wait(0) is not None
-    big = manager.request("train", "a", "Training", 8 * GB)
-    assert big.wait(0) is None, "the open chat lease leaves 7 GB"
+    assert manager.request("train", "a", "Training", 8 * GB).wait(0) is None, "the open chat lease leaves 7 GB"
 
 
-def test_what_can_never_fit_is_refused_at_once(manager: DeviceManager) -> None:
+def test_what_can_never_fit_is_refused_at_once_and_what_cannot_leave_counts(manager: DeviceManager) -> None:
     with pytest.raises(OutOfMemoryError, match=r"needs 11\.0 GB"):
         manager.request("train", "a", "Training", 11 * GB)
+    manager.set_resident("fixed", 4 * GB)
+    with pytest.raises(OutOfMemoryError, match=r"6\.0 GB of the 10\.0 GB budget"):
+        manager.request("train", "b", "Training", 8 * GB)
 
 
 def test_past_the_bound_the_next_is_refused_politely(manager: DeviceManager) -> None:
-    fill_chat(manager)
-    with granted(manager):
+    with fill_chat(manager):
         for number in range(QUEUE_LIMIT):
             manager.request("chat", str(number), "Answering", 1)
         with pytest.raises(BusyError, match="waiting already"):
@@ -132,12 +120,6 @@ def test_a_run_asked_for_while_the_base_loads_is_not_refused(manager: DeviceMana
     assert run.wait(30) is not None
     with pytest.raises(OutOfMemoryError, match=r"10\.0 GB"):
         manager.request("chat", "c", "Answering", 7 * GB, (("base", 4 * GB),))
-
-
-def test_what_cannot_leave_counts_against_a_run(manager: DeviceManager) -> None:
-    manager.set_resident("fixed", 4 * GB)
-    with pytest.raises(OutOfMemoryError, match=r"6\.0 GB of the 10\.0 GB budget"):
-        manager.request("train", "b", "Training", 8 * GB)
 
 
 def test_unloading_what_idles_returns_when_it_has_gone(clock: FakeClock) -> None:
@@ -168,34 +150,201 @@ def test_unloading_is_not_waited_for_without_end(clock: FakeClock) -> None:
     assert manager.unload_idle(wait_s=0) == [], "it is leaving already"
 
 
-class FakeLanes:
-    def __init__(self) -> None:
-        self.busy: set[str] = set()
+@pytest.mark.parametrize(("keep_alive_s", "left"), [(60, ["young"]), (0, [])])
+def test_what_idles_past_its_keep_alive_leaves(clock: FakeClock, keep_alive_s: float, left: list[str]) -> None:
+    gone: list[str] = []
+    manager = DeviceManager(FakeDevice(), 10 * GB, clock, lambda work: work(), keep_alive_s)
+    manager.set_resident("fixed", GB)
+    for name in ("old", "young"):
+        manager.set_resident(name, GB, lambda name=name: gone.append(name))  # type: ignore[misc]
+    with manager.request("chat", "a", "Answering", 1, (("old", GB),)).wait(0):  # type: ignore[union-attr]
+        clock.now += 50
+    clock.now += 20
+    manager.tick()
+    assert gone == left
 
-    def enter(self, lane: str) -> None:
-        self.busy.add(lane)
 
-    def leave(self, lane: str) -> None:
-        self.busy.discard(lane)
+def test_chat_is_announced_from_its_first_lease_to_its_last(clock: FakeClock, tmp_path: Path) -> None:
+    manager = DeviceManager(FakeDevice(), 10 * GB, clock, lanes=Lanes(tmp_path, 4, clock))
+    other = Lanes(tmp_path, 4, clock)
 
+    def announced() -> bool:
+        clock.now += LINGER_S
+        return other.threads("train") == 2
 
-def test_chat_is_announced_from_its_first_lease_to_its_last(clock: FakeClock) -> None:
-    lanes = FakeLanes()
-    manager = DeviceManager(FakeDevice(), 10 * GB, clock, lanes=lanes)
     run = granted(manager, "train")
-    assert lanes.busy == set(), "a run's worker speaks for itself: it may outlive this process"
+    assert not announced(), "a run's worker speaks for itself: it may outlive this process"
     first, second = granted(manager, session="a"), granted(manager, session="b")
-    assert lanes.busy == {"chat"}
+    assert announced()
     first.close()
-    assert lanes.busy == {"chat"}
+    assert announced()
     second.close()
-    assert lanes.busy == set()
+    assert not announced()
     cancelled = manager.request("chat", "c", "Answering", 1)
-    assert lanes.busy == {"chat"}
+    assert announced()
     cancelled.cancel()
     run.close()
-    assert lanes.busy == set()
-    measuring = granted(manager, "measure")
-    assert lanes.busy == {"chat"}, "a verdict's batches decode in this process too"
-    measuring.close()
-    assert lanes.busy == set()
+    assert not announced()
+    with granted(manager, "measure"):
+        assert announced(), "a verdict's batches decode in this process too"
+    assert not announced()
+
+
+# -- random events -----------------------------------------------------------------------------------------------------
+
+BUDGET = 100
+SIZES = {"base": 30, "full-1": 40, "full-2": 55, "large": 70}
+
+
+class World:
+    """The manager with its own clock and a list of unloads that end when the machine says so. Never is it over budget,
+    or a model in use gone; nobody starves, and nothing is held at the end."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.unloading: deque[Callable[[], None]] = deque()
+        self.manager = DeviceManager(FakeDevice(), BUDGET, lambda: self.now, self.unloading.append, keep_alive_s=20)
+        self.open: list[Request] = []
+        self.passed: dict[int, int] = {}
+        self.wronged = False
+
+    def ask(self, lane: str, session: str, needs: int, resident: str) -> None:
+        wanted = ((resident, SIZES[resident]),) if resident else ()
+        try:
+            self.open.append(self.manager.request(lane, session, "work", needs, wanted))
+        except (BusyError, OutOfMemoryError):
+            return
+        self.settle()
+
+    def settle(self) -> None:
+        """Leases that were granted load their model; those still waiting count who passed them while only short work
+        ran."""
+        for request in self.open:
+            for name in request.lease.residents if request.lease is not None else ():
+                self.manager.set_resident(name, SIZES[name], lambda name=name: self.unload(name))
+        granted = [r.number for r in self.open if r.lease is not None and r.number not in self.passed]
+        training = any(lease.lane == "train" for lease in self.manager.leases())
+        for number in granted:
+            self.passed[number] = 0
+        for request in self.open:
+            if request.lease is None:
+                waited = self.passed.setdefault(-request.number, 0)
+                self.passed[-request.number] = 0 if training else waited + len(granted)
+
+    def unload(self, name: str) -> None:
+        self.wronged |= any(name in lease.residents for lease in self.manager.leases())
+
+    def unloaded(self) -> None:
+        self.unloading.popleft()()
+        self.settle()
+
+    def end(self, place: int) -> None:
+        request = self.open.pop(place % len(self.open))
+        request.cancel() if request.lease is None else request.lease.close()
+        self.settle()
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.manager.tick()
+
+    def check(self) -> None:
+        manager = self.manager
+        assert not self.wronged, "a model in use was unloaded"
+        assert manager.used_bytes <= BUDGET
+        for lane, most in CAPACITY.items():
+            assert sum(lease.lane == lane for lease in manager.leases()) <= most
+        there = {one.name: one for one in manager.residents()}
+        for lease in manager.leases():
+            assert all(there[name].state == READY for name in lease.residents)
+        bound = PATIENCE + QUEUE_LIMIT + sum(CAPACITY.values())
+        waited = max((self.passed.get(-r.number, 0) for r in self.open if r.lease is None), default=0)
+        assert waited <= bound, f"a request was passed {waited} times"
+
+    def finish(self) -> None:
+        while self.open or self.unloading:
+            running = [i for i, r in enumerate(self.open) if r.lease]
+            assert running or self.unloading, f"{len(self.open)} wait and nothing runs: a deadlock"
+            self.unloaded() if self.unloading else self.end(running[0])
+        assert not self.manager.leases()
+        assert not self.manager.queue()
+
+
+MODELS = ["base", "base", "full-1", "full-2"]
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+
+    @rule(session=st.sampled_from("abcde"), needs=st.integers(1, 30), resident=st.sampled_from(MODELS))
+    def chat(self, session: str, needs: int, resident: str) -> None:
+        self.world.ask("chat", session, needs, resident)
+
+    @rule(session=st.sampled_from("abc"), needs=st.integers(20, 100))
+    def train(self, session: str, needs: int) -> None:
+        self.world.ask("train", session, needs, "")
+
+    @precondition(lambda self: self.world.open)
+    @rule(place=st.integers(0, 50))
+    def end(self, place: int) -> None:
+        self.world.end(place)
+
+    @precondition(lambda self: self.world.unloading)
+    @rule()
+    def unloaded(self) -> None:
+        self.world.unloaded()
+
+    @rule(seconds=st.integers(1, 30))
+    def pass_time(self, seconds: int) -> None:
+        self.world.pass_time(seconds)
+
+    @invariant()
+    def holds(self) -> None:
+        self.world.check()
+
+    def teardown(self) -> None:
+        self.world.finish()
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(
+    max_examples=30, stateful_step_count=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+def test_ten_thousand_events() -> None:
+    """One long life, with more asking than the device can serve."""
+    draw, world = random.Random(7), World()
+    for _ in range(10_000):
+        event = draw.random()
+        if event < 0.45:
+            world.ask("chat", draw.choice("abcdefgh"), draw.randint(1, 30), draw.choice([*MODELS, "large"]))
+        elif event < 0.5:
+            world.ask("train", draw.choice("abc"), draw.randint(20, 100), "")
+        elif event < 0.9 and world.open:
+            running = [i for i, r in enumerate(world.open) if r.lease]
+            world.end(draw.choice(running) if running and draw.random() < 0.9 else draw.randrange(len(world.open)))
+        elif world.unloading:
+            world.unloaded()
+        else:
+            world.pass_time(draw.random() * 10)
+        world.check()
+    world.finish()
+
+
+def test_an_unbroken_stream_of_replies_does_not_keep_a_run_out_for_ever() -> None:
+    world = World()
+    world.ask("chat", "a", 1, "base")
+    world.ask("train", "t", 90, "")
+    run, answered = world.open[1], 0
+    assert run.lease is None
+    while run.lease is None and answered < 100:
+        world.ask("chat", "ab"[answered % 2], 1, "base")  # the next one asks before the last one ends
+        world.end(0 if world.open[0] is not run else 1)
+        answered += 1
+        while world.unloading:
+            world.unloaded()
+    assert run.lease is not None
+    assert answered <= PATIENCE + CAPACITY["chat"] + 1
+    world.finish()

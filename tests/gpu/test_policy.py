@@ -13,7 +13,6 @@ from playground.gpu.policy import (
     decide,
     order,
     threads_of,
-    to_unload,
 )
 
 GB = 10**9
@@ -115,17 +114,6 @@ def test_nothing_is_held_back_for_one_that_waits_for_a_run_to_end() -> None:
     assert decide([big, chat(2, "b")], [Held("train", 4 * GB)], [], 8 * GB, {}).grant == ()
     assert decide([big, Waiting(2, "train", "b", 1)], [Held("chat", 4 * GB)], [], 8 * GB, {}).grant == ()
     assert decide([big, Waiting(3, "chat", "c", 1)], [Held("train", 8 * GB - 1)], [], 8 * GB, {}).evict == ()
-
-
-def test_what_idles_past_its_keep_alive_leaves() -> None:
-    there = [
-        Resident("a", 1, idle_since_s=0, evictable=True),
-        Resident("b", 1, idle_since_s=50, evictable=True),
-        Resident("c", 1),
-    ]
-    assert to_unload(there, [], 100, 60) == ["a"]
-    assert to_unload(there, [Held("chat", 1, ("a",))], 100, 60) == []
-    assert to_unload(there, [], 1e9, 0) == []
 
 
 def test_batches_of_long_jobs_alternate_and_take_no_place_from_a_chat() -> None:
