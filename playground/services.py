@@ -17,7 +17,6 @@ from playground.library.adapters import AdapterLibrary
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService, load_engine
 from playground.models.exporting import Exporter, Pusher
-from playground.models.live_adapters import Learning
 from playground.models.residents import Residents
 from playground.runs.runner import ZeroRunner
 from playground.runs.service import DeviceService, TrainingService
@@ -110,7 +109,7 @@ def build_services(settings: Settings, *, device: Device | None = None, zero: Wr
     bases = BaseService(settings, manager, load, jobs)
     residents = Residents(manager, bases, load)
     data = DataService(settings, bases.tokenizer, quota)
-    adapters = AdapterService(settings, bases, residents, library, quota, Learning(settings, store))
+    adapters = AdapterService(settings, bases, residents, library, quota, store)
     training = TrainingService(settings, store, manager, bases, data, library, quota, workers=runner or processes)
     shipped = (lambda: [one.system_prompt for one in data.sets()]) if settings.shared else None
     batches = Batches(manager, bases, residents, runner, shipped, settings.longest_reply)

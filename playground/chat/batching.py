@@ -26,8 +26,7 @@ from playground.gpu.manager import DeviceManager, Request
 from playground.library.bases import label_of
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
-from playground.models.bases import BaseService, kv_bytes_per_token
-from playground.models.memory import make_room
+from playground.models.bases import BaseService, kv_bytes_per_token, make_room
 from playground.models.residents import Residents
 from playground.plain import plain_text
 from playground.runs.progress import ordinal

@@ -273,15 +273,16 @@ def _bytes_below(folder: Path) -> int:
 def _convert(folder: Path, gguf_name: str, target: Path) -> None:
     """Turn a GGUF into a Hugging Face folder: fp32 safetensors, config and tokenizer. About 40 s for 135 M weights."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer, utils
 
-    logging.disable_progress_bar()
-    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_name, dtype=torch.float32)
+    models: Any = AutoModelForCausalLM
+    quiet: Any = utils.logging
+    quiet.disable_progress_bar()
+    loaded = models.from_pretrained(folder, gguf_file=gguf_name, dtype=torch.float32)
     fields: dict[str, Any] = loaded.config.to_dict()
     fields.pop("quantization_config", None)  # it calls itself quantised and would refuse to be saved
     fields.pop("_name_or_path", None)
-    fresh = AutoModelForCausalLM.from_config(type(loaded.config)(**fields), dtype=torch.float32)
+    fresh = models.from_config(type(loaded.config)(**fields), dtype=torch.float32)
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config = loaded.generation_config
     fresh.save_pretrained(target)

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from playground.errors import InputError, PlaygroundError
 from playground.library.archive import pack
@@ -142,8 +143,9 @@ def blend(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+    models: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = models.from_config(config)
     model = model.to_empty(device="cpu")  # room that nobody writes to: PEFT puts adapters where the base is
     ranks = {card.rank for card in cards}
     kind = HOW[how] if how == "linear" or len(ranks) == 1 else f"{HOW[how]}_svd"

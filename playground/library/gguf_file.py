@@ -55,10 +55,10 @@ def check_gguf(model: Path, file: Path) -> float:
     """Read one prompt with the file as transformers loads it; returns the largest difference of a logit from the
     model's own. Raises InputError where tokens differ, or logits by more than half precision explains."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer, utils
 
-    logging.disable_progress_bar()
+    quiet: Any = utils.logging
+    quiet.disable_progress_bar()
     text = "The report was signed at 10:45 by Dr. Sharma: all well."
     found = []
     for folder, options in ((model, {}), (file.parent, {"gguf_file": file.name})):

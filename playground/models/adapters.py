@@ -1,23 +1,69 @@
-"""The adapters a person may use: listed, attached, switched, imported, exported, blended, renamed, removed."""
+"""The adapters a person may use: listed, attached, switched, imported, exported, blended, renamed, removed; and those
+that still learn: the newest checkpoint of a run that trains, as a side of a comparison."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from playground.errors import AdapterError, InputError
+from playground.db import RunRow, RunStore
+from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library.adapters import NAME_LIMIT, AdapterLibrary
-from playground.library.card import AdapterCard
+from playground.library.card import CONFIG, WEIGHTS, AdapterCard, read_card
 from playground.library.exporting import blend
+from playground.methods import get_method
 from playground.models.bases import BaseService
-from playground.models.live_adapters import Learning
 from playground.models.residents import Residents
 from playground.settings import Settings
+from playground.training.checkpoint import marked_step, newest_complete, step_of
+from playground.training.spec import RunSpec
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import handed_over
+
+PREFIX = "live-"
+_KEPT = 2
+"""Copies that stay: the newest, and the one that a reply may be written with just now."""
+
+
+def live_id(row: RunRow, run_dir: Path) -> str:
+    """What a run that trains is called as a side, "" while it has nothing to show: no checkpoint yet, a whole model,
+    a reward model."""
+    if row.state not in ("RUNNING", "STOPPING") or get_method(row.method).whole or not marked_step(run_dir):
+        return ""
+    try:
+        return "" if RunSpec.read(run_dir).objective == "reward" else f"{PREFIX}{row.run}"
+    except InputError:
+        return ""
+
+
+def _copied(run_dir: Path, step: int) -> Path | None:
+    """The copy of the newest checkpoint, which is the one at ``step`` or a later one; None when it cannot be made."""
+    live = run_dir / "live"
+    there = live / f"step-{step}"
+    if there.is_dir():
+        return there
+    checkpoint = newest_complete(run_dir)
+    if checkpoint is None:
+        return None
+    staging, there = live / ".staging", live / f"step-{step_of(checkpoint)}"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        for name in (CONFIG, WEIGHTS):
+            shutil.copyfile(checkpoint / name, staging / name)
+        if not there.is_dir():
+            staging.rename(there)
+    except OSError:  # a newer checkpoint took its place meanwhile, or the disk is full: the next look tries again
+        return None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    for older in sorted(live.glob("step-*"), key=step_of)[:-_KEPT]:
+        shutil.rmtree(older, ignore_errors=True)
+    return there
 
 
 @dataclass(frozen=True)
@@ -48,7 +94,12 @@ class Switch:
 
 
 class AdapterService:
-    """Thin over the library; adds what is in memory and whose it is."""
+    """Thin over the library; adds what is in memory, whose it is, and what runs have learned so far.
+
+    The id of an adapter that still learns stands for its run, its hash for the checkpoint. A checkpoint is copied before
+    it is used: training removes older ones as it goes. A full fine-tune is not offered (each of its checkpoints is a
+    whole model), nor is a reward model (it writes nothing).
+    """
 
     def __init__(
         self,
@@ -57,10 +108,11 @@ class AdapterService:
         residents: Residents,
         library: AdapterLibrary,
         quota: Quota,
-        learning: Learning,
+        store: RunStore,
     ) -> None:
         self._settings, self._bases, self._residents = settings, bases, residents
-        self.library, self._quota, self._learning = library, quota, learning
+        self.library, self._quota, self._store = library, quota, store
+        self._copying = threading.Lock()
 
     def list(self, owner: str = "local") -> list[AdapterRow]:
         attached = self._residents.attached()
@@ -74,16 +126,57 @@ class AdapterService:
     def learning(self, owner: str = "local") -> Sequence[AdapterCard]:
         """The newest checkpoint of each run that trains, as a card that ``get`` knows too. They can be asked, and
         nothing else."""
-        return [card for card in self._learning.cards(owner) if not self._residents.unfit(card)]
+        cards = [self._live_card(row) for row in self._store.active() if self._is_of(row, owner)]
+        return [card for card in cards if card is not None and not self.unfit(card)]
 
     def became(self, adapter_id: str, owner: str = "local") -> str:
         """The adapter that a run's own id stands for once it has ended; any other id as it is."""
-        return self._learning.made(adapter_id, owner) or adapter_id
+        row = self._run_behind(adapter_id, owner)
+        ended = row is not None and row.state not in ("RUNNING", "STOPPING")
+        return (row.adapter if row is not None and ended else None) or adapter_id
 
     def get(self, adapter_id: str, owner: str = "local") -> AdapterCard:
         """Of the library, or of a run that still trains. Raises NotFoundError."""
         adapter_id = self.became(adapter_id, owner)
-        return self._learning.get(adapter_id, owner) or self.library.get(adapter_id, owner, self._settings.shared)
+        if (row := self._run_behind(adapter_id, owner)) is None:
+            return self.library.get(adapter_id, owner, self._settings.shared)
+        if (card := self._live_card(row)) is None:
+            raise NotFoundError(f"{row.name} has nothing to show yet: wait for its first checkpoint.")
+        return card
+
+    def _run_behind(self, adapter_id: str, owner: str) -> RunRow | None:
+        if not adapter_id.startswith(PREFIX):
+            return None
+        run = adapter_id.removeprefix(PREFIX)
+        return next((row for row in self._store.all() if row.run == run and self._is_of(row, owner)), None)
+
+    def _is_of(self, row: RunRow, owner: str) -> bool:
+        return not self._settings.shared or row.owner == owner
+
+    def _live_card(self, row: RunRow) -> AdapterCard | None:
+        run_dir = self._settings.runs_dir / row.run
+        if not live_id(row, run_dir):
+            return None
+        with self._copying:
+            folder = _copied(run_dir, marked_step(run_dir))
+        if folder is None:
+            return None
+        try:
+            spec, card = RunSpec.read(run_dir), read_card(folder)
+        except (InputError, OSError):
+            return None
+        return replace(
+            card,
+            id=f"{PREFIX}{row.run}",
+            name=f"{row.name}, step {step_of(folder)}",
+            method=spec.method,
+            base=spec.base,
+            base_fingerprint=spec.base_fingerprint,
+            owner=row.owner,
+            created_s=row.created_s,
+            trained_on=spec.data,
+            objective=spec.objective,
+        )
 
     def attach(self, adapter_id: str, owner: str = "local") -> float:
         """Milliseconds it took; 0 when it was attached already."""
@@ -103,9 +196,8 @@ class AdapterService:
         if adapter_id != "base":
             card = self.get(adapter_id, owner)
             if card.kind == "full":
-                raise InputError(
-                    f"{card.name} is a whole model, not an adapter on this base. Use it as a side of a comparison."
-                )
+                why = f"{card.name} is a whole model, not an adapter on this base"
+                raise InputError(f"{why}. Use it as a side of a comparison.")
             attach_ms, active = self._residents.attach(card), card.id
         ms = engine.select_ms(active)
         value, unchanged, _ = engine.check_fingerprint()

@@ -1,28 +1,93 @@
-"""The one base that adapters are attached to: fetched and loaded in the background, described, chosen."""
+"""The one base that adapters are attached to: fetched and loaded in the background, described, chosen; and the memory
+that models take."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from playground.errors import BaseUnavailableError, InputError, PlaygroundError
-from playground.gpu.device import Lanes, use_share
+from playground.errors import BaseUnavailableError, InputError, OutOfMemoryError, PlaygroundError, is_out_of_memory
+from playground.gpu.device import CudaDevice, Device, Lanes, use_share
 from playground.gpu.manager import DeviceManager
 from playground.jobs import Jobs
 from playground.library import bases
 from playground.library.bases import Base, BaseShapes, label_of
-from playground.models.memory import LOADED_FACTOR, loaded_bytes, own_weights, retried
+from playground.methods.shapes import weights_in
 from playground.plain import plain_number
 from playground.settings import DEFAULT_BASE, Settings
 
 if TYPE_CHECKING:
     from playground.engine.engine import Engine
+
+T = TypeVar("T")
+LOADED_FACTOR = 1.15
+"""Memory of a loaded model per byte of its weights: buffers and working space come on top."""
+JOB = "base"
+"""Key of the job that loads a base."""
+ADAPTERS_SHARE = 8
+"""Attached adapters may take one part in so many of the budget; past it the least recently used leave memory."""
+ONE_BASE = "Everybody here uses the same base; whoever runs this app chooses it. Try others on a machine of your own."
+Load = Callable[[Path, int | None], "Engine"]
+"""(folder, bytes that attached adapters may take) -> the engine."""
+
+
+def own_weights(shapes: BaseShapes) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's weights; a head tied to the embeddings is counted once."""
+    tied = shapes.config.get("tie_word_embeddings", True)
+    return {name: shape for name, shape in shapes.shapes.items() if not (tied and name == "lm_head.weight")}
+
+
+def loaded_bytes(folder: Path, file_bytes: int, device: Device) -> int:
+    """Bytes of a model's weights once they are in memory, from the headers of its files: a processor computes in
+    fp32 and a GPU in half precision, however they were saved. file_bytes: of the files; what cannot be read, or is
+    packed, is taken to stay as large."""
+    try:
+        shapes = BaseShapes.from_folder(folder)
+    except PlaygroundError:
+        return file_bytes
+    packed = file_bytes if shapes.config.get("quantization_config") else 0
+    return weights_in(own_weights(shapes)) * (2 if isinstance(device, CudaDevice) else 4) + packed
+
+
+def make_room(manager: DeviceManager) -> list[str]:
+    """Unload the models that idle and wait until they have gone; returns their names."""
+    freed = manager.unload_idle()
+    gc.collect()  # what failed for want of memory hangs on the frames of its error
+    return freed
+
+
+def retried(work: Callable[[], T], manager: DeviceManager, failed: str, hint: str = "Choose a smaller base") -> T:
+    """``work()``; when memory runs out, once more after idle models have been unloaded. failed: what did not work,
+    for a person; hint: what to do. Raises OutOfMemoryError."""
+    freed: list[str] = []
+    for last in (False, True):
+        try:
+            return work()
+        except Exception as error:  # every library has a class of its own for it
+            if not is_out_of_memory(error):
+                raise
+            if last:
+                also = f", not even after {', '.join(freed)} had made room" if freed else ""
+                raise OutOfMemoryError(f"{failed}{also}. {hint}, or close other programs.") from error
+        freed = make_room(manager)
+    raise AssertionError("not reached")
+
+
+def kv_bytes_per_token(folder: Path, weight_bytes: int) -> int:
+    """Bytes that one token takes in the KV cache, from the base's config."""
+    config = json.loads((folder / "config.json").read_text())
+    heads = config.get("num_attention_heads") or config.get("n_head") or 1
+    hidden = config.get("hidden_size") or config.get("n_embd") or 1
+    size = config.get("head_dim") or hidden // heads
+    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 1)
+    return 2 * layers * int(config.get("num_key_value_heads") or heads) * int(size) * weight_bytes
 
 
 @dataclass(frozen=True)
@@ -32,8 +97,6 @@ class BaseState:
     phase: str
     message: str
     spec: str
-    done_bytes: int = 0
-    total_bytes: int = 0
     fingerprint: str = ""
 
     @property
@@ -53,8 +116,7 @@ class BaseChoice:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """value: the weights as they are in memory now. unchanged: as at load. seconds: what the check took."""
 
     value: str
@@ -62,31 +124,12 @@ class Fingerprint:
     seconds: float
 
 
-def words_of(phase: str, done: int, total: int) -> str:
-    """What is being done to a base, for a person."""
-    if phase == "fetching":
-        return f"Fetching the base, {done // 1_000_000} of {total // 1_000_000} MB" if total else "Fetching the base"
-    return {"converting": "Converting the base, about 50 s, once", "checking": "Checking the base"}.get(
-        phase, "Loading the base"
-    )
-
-
-JOB = "base"
-"""Key of the job that loads a base."""
-ADAPTERS_SHARE = 8
-"""Attached adapters may take one part in so many of the budget; past it the least recently used leave memory."""
-ONE_BASE = "Everybody here uses the same base; whoever runs this app chooses it. Try others on a machine of your own."
-Load = Callable[[Path, int | None], "Engine"]
-"""(folder, bytes that attached adapters may take) -> the engine."""
-
-
 def load_engine(folder: Path, adapters_limit_bytes: int | None = None, *, lanes: Lanes | None = None) -> Engine:
     """lanes: shares the processor's cores out, None = they are all its own."""
     from playground.engine.engine import Engine
 
-    if lanes is None:
-        return Engine(folder, adapters_limit_bytes=adapters_limit_bytes)
-    return Engine(folder, adapters_limit_bytes=adapters_limit_bytes, before=partial(use_share, lanes, "chat"))
+    before: Callable[[], None] = partial(use_share, lanes, "chat") if lanes is not None else lambda: None
+    return Engine(folder, adapters_limit_bytes=adapters_limit_bytes, before=before)
 
 
 class BaseService:
@@ -103,54 +146,46 @@ class BaseService:
         self._settings, self._manager, self._load_engine, self._jobs = settings, manager, load, jobs or Jobs()
         self._lock = threading.RLock()
         self._loading = threading.Lock()
-        self._proven = False  # whether ``_spec`` has been in memory, so that it can be loaded again
+        self._proven = False  # whether ``spec`` has been in memory, so that it can be loaded again
         self._state = BaseState("loading", "Preparing the base", settings.base)
-        self._spec = settings.base
+        self.spec = settings.base
         self._base: Base | None = None
-        self._engine: Engine | None = None
+        self.loaded: Engine | None = None  # the engine, if there is one already
         self._tokenizer: Any = None
         self._shapes: BaseShapes | None = None
 
-    @property
-    def spec(self) -> str:
-        return self._spec
-
     def start(self) -> None:
         """Prepare and load the chosen base in the background; ``state`` says how far it is."""
-        self._start(self._spec, busy="")
+        self._start(self.spec, busy="")
 
     def _start(self, spec: str, busy: str) -> None:
         self._jobs.start(JOB, lambda job: self._prepare(spec), "The base", busy=busy, interruptible=False)
 
     def resident(self) -> tuple[str, int]:
         """The base's name among the device's residents, and the bytes it takes there."""
-        engine = self._engine
+        engine = self.loaded
         held = (engine.loaded.bytes if engine is not None else 0) or self._weight_bytes(self.resolve())
-        return self._spec, int(held * LOADED_FACTOR)
+        return self.spec, int(held * LOADED_FACTOR)
 
     def _weight_bytes(self, base: Base) -> int:
         return loaded_bytes(base.path, base.bytes, self._manager.device)
 
     def account(self) -> None:
         """Report to the device what the base takes now, with its attached adapters and its KV cache."""
-        engine = self._engine
-        if engine is not None:
+        if (engine := self.loaded) is not None:
             name, held = self.resident()
-            self._manager.set_resident(
-                name, held + engine.adapter_bytes + engine.cache_bytes, partial(self._unload, engine)
-            )
+            held += engine.adapter_bytes + engine.cache_bytes
+            self._manager.set_resident(name, held, partial(self._unload, engine))
 
     def _unload(self, engine: Engine) -> None:
         """Free the memory; the next question loads the base again. Another one that was loaded meanwhile stays."""
         with self._lock:
-            if self._engine is not engine:
+            if self.loaded is not engine:
                 return
-            self._engine = None
-            if self._state.spec == self._spec:  # else it says how far another one is
+            self.loaded = None
+            if self._state.spec == self.spec:  # else it says how far another one is
                 unloaded = "rests: other work has its memory, or nobody asked for long. It comes back by itself"
-                self._state = BaseState(
-                    "ready", f"{label_of(self._spec)} {unloaded}", self._spec, fingerprint=self._known()
-                )
+                self._say_ready(f"{label_of(self.spec)} {unloaded}")
         engine.close()
 
     def state(self) -> BaseState:
@@ -159,8 +194,8 @@ class BaseService:
     def resolve(self, progress: bases.Progress = bases.no_progress, *, offline: bool = False) -> Base:
         """The base on disk, prepared if need be. Raises PlaygroundError."""
         with self._lock:
-            if self._base is None or self._base.id != self._spec:
-                self._base = bases.resolve(self._spec, self._settings, progress, offline=offline)
+            if self._base is None or self._base.id != self.spec:
+                self._base = bases.resolve(self.spec, self._settings, progress, offline=offline)
             return self._base
 
     def folder(self) -> Path | None:
@@ -170,28 +205,20 @@ class BaseService:
     def engine(self, progress: bases.Progress = bases.no_progress, expected: str = "") -> Engine:
         """The loaded base, loading it now if nobody has. expected: the base that the caller has a lease on. Raises
         PlaygroundError, BaseUnavailableError where another one was chosen meanwhile."""
-        engine = self._engine
+        engine = self.loaded
         if engine is None:
             with self._loading:
                 self._refuse_other(expected)
-                engine = self._engine
+                engine = self.loaded
                 if engine is None:
-                    try:
-                        engine = self._load(self._spec, progress)
-                    except Exception as error:  # noted in ``state``, and raised again
-                        self._failed(self._spec, error)
-                        raise
+                    with self._noting(self.spec):
+                        engine = self._load(self.spec, progress)
         self._refuse_other(expected)
         return engine
 
     def _refuse_other(self, expected: str) -> None:
-        if expected and expected != self._spec:
-            raise BaseUnavailableError(f"{label_of(self._spec)} was chosen meanwhile. Ask again.")
-
-    @property
-    def loaded(self) -> Engine | None:
-        """The engine if there is one already."""
-        return self._engine
+        if expected and expected != self.spec:
+            raise BaseUnavailableError(f"{label_of(self.spec)} was chosen meanwhile. Ask again.")
 
     def tokenizer(self) -> Any:
         """The base's tokenizer, as ``data.render.load_tokenizer`` reads it; does not need the model in memory."""
@@ -223,15 +250,14 @@ class BaseService:
     def choices(self) -> list[BaseChoice]:
         """The default base, the one in use, and every other that is on disk; where the app is shared, the one in
         use."""
-        specs = [self._spec]
+        specs = [self.spec]
         if not self._settings.shared:
-            specs = list(dict.fromkeys([DEFAULT_BASE, self._spec, *bases.on_disk(self._settings)]))
+            on_disk = (spec for _, spec in bases.folders(self._settings))
+            specs = list(dict.fromkeys([DEFAULT_BASE, self.spec, *on_disk]))
         found = []
         for spec in specs:
-            try:
+            with contextlib.suppress(PlaygroundError):
                 found.append(self._described(spec))
-            except PlaygroundError:
-                continue
         return found
 
     def inspect(self, spec: str) -> BaseChoice:
@@ -242,13 +268,11 @@ class BaseService:
         return self._described(spec.strip())
 
     def _described(self, spec: str) -> BaseChoice:
-        kind = bases.kind_of(spec)
         try:
             found = bases.resolve(spec, self._settings, offline=True)
         except BaseUnavailableError:
-            if kind == "default":
-                return BaseChoice(spec, label_of(spec), "Apache-2.0", 538_090_408, True)
-            return BaseChoice(spec, label_of(spec), "shown once it is fetched", 0, True)
+            known = ("Apache-2.0", 538_090_408) if spec == DEFAULT_BASE else ("shown once it is fetched", 0)
+            return BaseChoice(spec, label_of(spec), *known, fits=True)
         size = self._weight_bytes(found)
         needs, free = int(size * LOADED_FACTOR), self._manager.budget_bytes
         reason = "" if needs <= free else f"needs {needs / 1e9:.1f} GB, the budget is {free / 1e9:.1f} GB"
@@ -268,9 +292,9 @@ class BaseService:
 
     def _prepare(self, spec: str) -> None:
         """Fetch a base, wait for the memory that it needs and load it; ``state`` says how that goes."""
-        if self._engine is not None and spec == self._spec:
+        if self.loaded is not None and spec == self.spec:
             return
-        try:
+        with self._noting(spec):
             base = bases.resolve(spec, self._settings, self._teller(spec))
             self._state = BaseState("loading", f"Waiting for memory to load {label_of(spec)}", spec)
             wanted = ((spec, int(self._weight_bytes(base) * LOADED_FACTOR)),)
@@ -278,14 +302,12 @@ class BaseService:
             try:
                 request.wait()
                 with self._loading:
-                    if self._engine is not None and spec == self._spec:  # loaded for a question meanwhile
-                        self._tell_ready()
+                    if self.loaded is not None and spec == self.spec:  # loaded for a question meanwhile
+                        self._say_ready(f"{label_of(spec)} is ready")
                     else:
                         self._load(spec)
             finally:
                 request.cancel()
-        except Exception as error:  # of whatever library reads the model: ``state`` says it
-            self._failed(spec, error)
 
     def _load(self, spec: str, progress: bases.Progress = bases.no_progress) -> Engine:
         """Load a base in place of the one that is there. The caller has a lease for it, and holds ``_loading``."""
@@ -299,55 +321,50 @@ class BaseService:
             f"{label_of(spec)} does not fit into memory ({needs / 1e9:.1f} GB)",
         )
         with self._lock:
-            before, old = self._spec, self._engine
-            self._spec, self._base, self._engine, self._proven = spec, base, engine, True
+            before, old = self.spec, self.loaded
+            self.spec, self._base, self.loaded, self._proven = spec, base, engine, True
             self._tokenizer, self._shapes = engine.loaded.tokenizer, None
         if old is not None:  # the new base replaces the old one with all that was attached to it
             old.close()
             self._manager.set_resident(before, 0)
         self.account()
-        self._tell_ready()
+        self._say_ready(f"{label_of(spec)} is ready")
         self._jobs.start(f"fingerprint {id(engine)}", lambda job: _hash(engine), "The fingerprint", interruptible=False)
         return engine
 
     def _teller(self, spec: str, progress: bases.Progress = bases.no_progress) -> bases.Progress:
         def tell(phase: str, done: int, total: int) -> None:
-            self._state = BaseState(phase, words_of(phase, done, total), spec, done, total)
+            so_far = f", {done // 1_000_000} of {total // 1_000_000} MB" if total else ""
+            words = {
+                "fetching": f"Fetching the base{so_far}",
+                "converting": "Converting the base, about 50 s, once",
+                "checking": "Checking the base",
+            }
+            self._state = BaseState(phase, words.get(phase, "Loading the base"), spec)
             progress(phase, done, total)
 
         return tell
 
-    def _tell_ready(self) -> None:
-        size = self._base.bytes if self._base is not None else 0
-        self._state = BaseState("ready", f"{label_of(self._spec)} is ready", self._spec, size, size, self._known())
+    @contextlib.contextmanager
+    def _noting(self, spec: str) -> Iterator[None]:
+        """What goes wrong while ``spec`` is prepared is said in ``state``, with what there is all the same."""
+        try:
+            yield
+        except Exception as error:  # of whatever library reads the model
+            words = str(error) if isinstance(error, PlaygroundError) else f"The base could not be loaded: {error}"
+            with self._lock:
+                if self.loaded is None and (spec == self.spec or not self._proven):
+                    self._state = BaseState("failed", words, spec)
+                else:
+                    still = "comes back with the next question" if self.loaded is None else "is still in use"
+                    self._say_ready(f"{words} {label_of(self.spec)} {still}.")
+            raise
 
-    def _failed(self, spec: str, error: Exception) -> None:
-        """Say what went wrong, and what there is all the same."""
-        words = str(error) if isinstance(error, PlaygroundError) else f"The base could not be loaded: {error}"
-        with self._lock:
-            if self._engine is None and (spec == self._spec or not self._proven):
-                self._state = BaseState("failed", words, spec)
-                return
-            still = "comes back with the next question" if self._engine is None else "is still in use"
-            self._state = BaseState(
-                "ready", f"{words} {label_of(self._spec)} {still}.", self._spec, fingerprint=self._known()
-            )
-
-    def _known(self) -> str:
-        """The fingerprint of the base in use, as far as it is known."""
-        return self._base.fingerprint if self._base is not None else ""
+    def _say_ready(self, words: str) -> None:
+        known = self._base.fingerprint if self._base is not None else ""
+        self._state = BaseState("ready", words, self.spec, fingerprint=known)
 
 
 def _hash(engine: Engine) -> None:
     with contextlib.suppress(BaseUnavailableError):  # it has left memory already
         _ = engine.fingerprint
-
-
-def kv_bytes_per_token(folder: Path, weight_bytes: int) -> int:
-    """Bytes that one token takes in the KV cache, from the base's config."""
-    config = json.loads((folder / "config.json").read_text())
-    heads = config.get("num_attention_heads") or config.get("n_head") or 1
-    hidden = config.get("hidden_size") or config.get("n_embd") or 1
-    size = config.get("head_dim") or hidden // heads
-    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 1)
-    return 2 * layers * int(config.get("num_key_value_heads") or heads) * int(size) * weight_bytes

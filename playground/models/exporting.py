@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -83,31 +83,24 @@ class Exporter:
         busy = "An export of yours is being written already. Wait for its end, or stop it."
         with self._jobs.here(key, "The export", busy) as job:
             room = self._quota.room(owner, base.bytes, "The export")
-            with contextlib.closing(self._write(card, base.path, room, format, target)) as steps:
-                for step in steps:
-                    job.check()
-                    yield step
-
-    def _write(
-        self, card: AdapterCard, base: Path, room: Path, format: str, target: Path | None
-    ) -> Generator[Exported, None, None]:
-        work = room / "work"
-        place = target or room / (f"{card.id}.gguf" if format == "gguf" else f"{card.id}-merged.zip")
-        try:
-            work.mkdir(parents=True)
-            yield from self._run(card, base, work, format, place)
-        except BaseException:
-            shutil.rmtree(room, ignore_errors=True)
-            raise
-        shutil.rmtree(work if target is None else room, ignore_errors=True)
+            work = room / "work"
+            place = target or room / (f"{card.id}.gguf" if format == "gguf" else f"{card.id}-merged.zip")
+            try:
+                work.mkdir(parents=True)
+                with _merging(card, base.path, work, format, place) as process:
+                    for step in _progress_of(process):
+                        job.check()
+                        yield step
+            except BaseException:
+                shutil.rmtree(room, ignore_errors=True)
+                raise
+            shutil.rmtree(work if target is None else room, ignore_errors=True)
 
     def _refuse_too_large(self, base_bytes: int) -> None:
         needs, free = int(MEMORY_FACTOR * base_bytes) + PROCESS_BYTES, self._manager.device.free_bytes
         if needs > free:
-            raise InputError(
-                f"Merging needs about {needs / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. Wait for the run "
-                "to end."
-            )
+            said = f"Merging needs about {needs / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free"
+            raise InputError(f"{said}. Wait for the run to end.")
         self._settings.exports_dir.mkdir(parents=True, exist_ok=True)
         writes, disk = int(DISK_FACTOR * base_bytes), shutil.disk_usage(self._settings.exports_dir).free
         if writes > disk:
@@ -115,37 +108,34 @@ class Exporter:
                 f"The export writes about {writes / 1e9:.1f} GB; {disk / 1e9:.1f} GB of disk are free. Free some space."
             )
 
-    def _run(
-        self, card: AdapterCard, base: Path, work: Path, format: str, place: Path
-    ) -> Generator[Exported, None, None]:
-        job = work / "job.json"
-        paths = {"adapter": card.path, "base": base, "work": work, "target": place}
-        job.write_text(
-            json.dumps({name: str(Path(path).resolve()) for name, path in paths.items()} | {"format": format})
+
+@contextlib.contextmanager
+def _merging(card: AdapterCard, base: Path, work: Path, format: str, place: Path) -> Iterator[subprocess.Popen[str]]:
+    """The process that merges, killed at the end of the block."""
+    job = work / "job.json"
+    paths = {"adapter": card.path, "base": base, "work": work, "target": place}
+    job.write_text(json.dumps({name: str(Path(path).resolve()) for name, path in paths.items()} | {"format": format}))
+    with (work / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "playground.library.exporting", str(job)],
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=worker_environment(os.environ),
+            start_new_session=True,
+            text=True,
         )
-        yield Exported("Starting", 0.0)
-        with (work / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "playground.library.exporting", str(job)],
-                cwd=PROJECT_ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=worker_environment(os.environ),
-                start_new_session=True,
-                text=True,
-            )
+        with process:
             try:
-                yield from _progress_of(process)
+                yield process
             finally:
                 process.kill()
-                process.wait()
-                if process.stdout is not None:
-                    process.stdout.close()
 
 
 def _progress_of(process: subprocess.Popen[str]) -> Iterator[Exported]:
     """The process's lines of JSON. Raises RunFailedError when it ends without a result."""
+    yield Exported("Starting", 0.0)
     for line in process.stdout or ():
         try:
             said = json.loads(line)
@@ -180,6 +170,7 @@ class HuggingFaceHub:
         self._endpoint = endpoint
 
     def send(self, folder: Path, repo: str, token: str, *, private: bool) -> str:
+        """As ``Hub.send``."""
         from httpx import HTTPError
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -189,19 +180,27 @@ class HuggingFaceHub:
             api.create_repo(repo, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Trained with Prompt or Tune")
         except OfflineModeIsEnabled as error:
-            raise InputError(
-                "HF_HUB_OFFLINE is set, so nothing is sent. Unset it, start again, and push once more."
-            ) from error
+            why = "HF_HUB_OFFLINE is set, so nothing is sent. Unset it, start again, and push once more."
+            raise InputError(why) from error
         except HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else 0
             raise InputError(_refused(repo, status)) from None  # the library's own words may repeat the request
         except (HTTPError, OSError, ValueError) as error:
             raise InputError(
-                f"The hub cannot be reached, or answers as no hub does ({type(error).__name__}). Check the network, "
-                "or export "
-                "the folder and push it from elsewhere."
+                f"The hub cannot be reached, or answers as no hub does ({type(error).__name__}). Check the network, or"
+                " export the folder and push it from elsewhere."
             ) from None
         return f"{api.endpoint}/{repo}"
+
+
+def _refused(repo: str, status: int) -> str:
+    if status in (401, 403):
+        fix = "Make one with write access, and check the owner's name."
+        return f"The hub does not let this token write to {repo} ({status}). {fix}"
+    if status == 409:
+        return f"The hub is writing to {repo} just now ({status}). Try again in a moment."
+    fix = "Try again later, or export the folder and push it yourself."
+    return f"The hub refused to take {repo} ({status or 'no answer'}). {fix}"
 
 
 class Pusher:
@@ -222,20 +221,6 @@ class Pusher:
             raise InputError(
                 "Give a token of yours that may write: make one in the hub's settings. It is used once and not kept."
             )
-        room = Path(tempfile.mkdtemp(prefix="push-"))
-        try:
-            return self._hub.send(
-                self._adapters.export_folder(card.id, room / card.id, owner), repo, token, private=private
-            )
-        finally:
-            shutil.rmtree(room, ignore_errors=True)
-
-
-def _refused(repo: str, status: int) -> str:
-    if status in (401, 403):
-        fix = "Make one with write access, and check the owner's name."
-        return f"The hub does not let this token write to {repo} ({status}). {fix}"
-    if status == 409:
-        return f"The hub is writing to {repo} just now ({status}). Try again in a moment."
-    fix = "Try again later, or export the folder and push it yourself."
-    return f"The hub refused to take {repo} ({status or 'no answer'}). {fix}"
+        with tempfile.TemporaryDirectory(prefix="push-", ignore_cleanup_errors=True) as room:
+            folder = self._adapters.export_folder(card.id, Path(room, card.id), owner)
+            return self._hub.send(folder, repo, token, private=private)

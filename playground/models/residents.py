@@ -14,8 +14,7 @@ from playground.gpu.manager import DeviceManager
 from playground.gpu.policy import Wanted
 from playground.library.card import CONFIG, AdapterCard
 from playground.library.safety import unfit
-from playground.models.bases import BaseService, Load, load_engine
-from playground.models.memory import LOADED_FACTOR, loaded_bytes, retried
+from playground.models.bases import LOADED_FACTOR, BaseService, Load, load_engine, loaded_bytes, retried
 
 if TYPE_CHECKING:
     from playground.engine.engine import Engine

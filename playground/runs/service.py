@@ -17,8 +17,8 @@ from playground.gpu.manager import DeviceManager
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import label_of
 from playground.methods.method import Method
+from playground.models.adapters import live_id
 from playground.models.bases import BaseService
-from playground.models.live_adapters import live_id
 from playground.runs import recipe
 from playground.runs.planner import Plan, Planner
 from playground.runs.progress import RunView, ordinal, write_curves

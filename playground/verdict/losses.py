@@ -16,8 +16,7 @@ from playground.errors import PlaygroundError, RunFailedError
 from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, Scored, material, pooled, right
 from playground.gpu.manager import DeviceManager
 from playground.library.card import AdapterCard
-from playground.models.bases import BaseService, kv_bytes_per_token
-from playground.models.memory import retried
+from playground.models.bases import BaseService, kv_bytes_per_token, retried
 from playground.models.residents import Residents
 
 LOGIT_BYTES = 128_000_000

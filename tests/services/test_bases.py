@@ -17,8 +17,7 @@ from playground.jobs import Jobs
 from playground.library import bases
 from playground.library.bases import Base, kind_of, resolve
 from playground.library.files import file_fingerprint
-from playground.models.bases import BaseService, BaseState, load_engine
-from playground.models.memory import loaded_bytes
+from playground.models.bases import BaseService, BaseState, load_engine, loaded_bytes
 from playground.services import Services, build_services
 from playground.settings import Settings
 

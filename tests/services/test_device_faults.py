@@ -20,7 +20,7 @@ from playground.chat.compare import Side
 from playground.engine.request import AdapterFile, Row, RowState, Sampling
 from playground.errors import BusyError, OutOfMemoryError
 from playground.gpu.manager import DeviceManager
-from playground.models.memory import retried
+from playground.models.bases import retried
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings
@@ -61,7 +61,7 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(
     services = build_services(settings, device=FixedDevice())
     request = TrainRequest(rows_file, "big", steps=2, batch_size=4)
     name, size = services.bases.resident()
-    services.manager._budget = services.training.plan(request).memory_bytes + size // 2
+    services.manager.budget_bytes = services.training.plan(request).memory_bytes + size // 2
     services.training.start_supervisor()
     before = ask(services)
     assert [one.name for one in services.manager.residents()] == [name]
@@ -190,7 +190,7 @@ class Short:
 @pytest.mark.parametrize("faults", [1, 2])
 def test_memory_that_runs_out_while_writing(services: Services, faults: int) -> None:
     expected = ask(services, tokens=8)
-    services.bases._engine = Short(services.bases.engine(), faults)
+    services.bases.loaded = Short(services.bases.engine(), faults)
     if faults == 1:
         assert ask(services, tokens=8) == expected, "tried once more, from the start"
         return

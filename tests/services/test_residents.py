@@ -13,8 +13,7 @@ import pytest
 from playground.gpu.device import CpuDevice
 from playground.gpu.manager import DeviceManager
 from playground.library.card import AdapterCard
-from playground.models.bases import BaseService
-from playground.models.memory import LOADED_FACTOR, loaded_bytes
+from playground.models.bases import LOADED_FACTOR, BaseService, loaded_bytes
 from playground.models.residents import Residents
 from playground.settings import Settings
 from tests.library.conftest import adapter, base_shapes
