@@ -195,7 +195,7 @@ def test_a_visitors_own_time_is_used_for_a_run_that_starts_later(
 def test_spaces_is_imported_only_where_it_is_wanted() -> None:
     for file in (PROJECT_ROOT / "playground").rglob("*.py"):
         if "import spaces" in file.read_text():
-            assert file.name == "zero.py"
+            assert file.name == "device.py"
     assert "spaces" not in (PROJECT_ROOT / "requirements.txt").read_text()
 
 
