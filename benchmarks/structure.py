@@ -1,14 +1,14 @@
 """How the code is cut, counted from the code: ``python benchmarks/structure.py [--trace]`` writes docs/structure.md.
 
-Lines and files, hops of a row and of a message (``--trace``: the default base, about a minute), and what must be zero.
-tests/test_structure.py
-holds the zeros.
+Lines and files, hops of a row and of a message (``--trace``: the default base, about a minute), and what must be zero,
+which tests/test_structure.py holds.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 import re
 import subprocess
@@ -92,33 +92,37 @@ def long_positions() -> list[str]:
 
 
 class Hops:
-    """Files under playground/ whose functions are called, in any thread that begins after ``watch``; imports do not count."""
+    """Files under playground/ whose functions are called, in any thread that begins after ``watch``. Imports do not
+    count, nor do the bodies of classes that an import runs."""
 
     def __init__(self) -> None:
         self._entered: set[str] = set()
+        self.files: dict[str, list[str]] = {}
 
     def watch(self) -> None:
         threading.setprofile(self._look)
         sys.setprofile(self._look)
 
-    def during(self, work: Callable[[], object]) -> int:
+    def during(self, name: str, work: Callable[[], object]) -> int:
         self._entered.clear()
         work()
+        self.files[name] = sorted(str(Path(file).relative_to(PACKAGE)) for file in self._entered)
         return len(self._entered)
 
     def _look(self, frame: FrameType, event: str, argument: object) -> None:
         code = frame.f_code
-        if event == "call" and code.co_name != "<module>" and code.co_filename.startswith(str(PACKAGE)):
+        is_function = bool(code.co_flags & inspect.CO_OPTIMIZED)  # not a module's body, nor a class's
+        if event == "call" and is_function and code.co_filename.startswith(str(PACKAGE)):
             self._entered.add(code.co_filename)
 
 
-def hops() -> dict[str, int]:
-    """From an uploaded file to its first loss, and from a question to its last token, on the default base."""
+def hops(counter: Hops) -> dict[str, int]:
+    """From an uploaded file to its first loss, and from a question to loaded sides to its last token, on the default
+    base."""
     from playground.services import build_services
     from playground.settings import Settings
 
     rows = [{"prompt": f"Say {n}", "completion": f"Number {n}, gladly."} for n in range(12)]
-    counter = Hops()
     with tempfile.TemporaryDirectory() as folder:
         home = Settings.from_env().home
         Path(folder, "bases").symlink_to(home / "bases")
@@ -127,9 +131,10 @@ def hops() -> dict[str, int]:
         services = build_services(Settings(home=Path(folder)))
         counter.watch()  # before the engine's thread begins
         services.bases.engine()
+        _ask(services)  # loads the sides
         found = {
-            "message": counter.during(lambda: _ask(services)),
-            "row": counter.during(lambda: _train(services, file)),
+            "message": counter.during("from Ask to token", lambda: _ask(services)),
+            "row": counter.during("from upload to loss", lambda: _train(services, file)),
         }
         services.close()
     return found
@@ -177,13 +182,16 @@ def main() -> None:
     parser.add_argument("--trace", action="store_true", help="count the hops too; needs the default base")
     parser.add_argument("--list", action="store_true", help="say where what should be zero stands")
     options = parser.parse_args()
-    text = table(hops() if options.trace else {})
+    counter = Hops()
+    text = table(hops(counter) if options.trace else {})
     PAGE.write_text(
         f"# Structure\n\nPrinted by `python benchmarks/structure.py --trace`.\n\n{text}\n", encoding="utf-8"
     )
     print(text)
     if options.list:
         print("\n".join((*any_at_seams(), *long_positions())))
+        for name, files in counter.files.items():
+            print(f"{name}: {', '.join(files)}")
 
 
 if __name__ == "__main__":
