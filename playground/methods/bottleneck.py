@@ -42,7 +42,7 @@ class BottleneckConfig(PeftConfig):
     modules_to_save: Any = field(default=None)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = getattr(PeftType, PEFT_NAME)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)

@@ -22,10 +22,8 @@ from playground.engine.request import ROWS_MAX, AdapterFile, Row, RowState
 from playground.errors import BusyError, PlaygroundError
 from playground.gpu.device import Wrap, settle_fork
 from playground.training.events import EventWriter
-from playground.training.heartbeat import BEAT_S, DISK_FULL_FILE
-from playground.training.heartbeat import FILE as HEARTBEAT
+from playground.training.processes import BEAT_S, DISK_FULL_FILE, HEARTBEAT, WAIT_S, folder_lock
 from playground.training.spec import RunSpec
-from playground.training.worker_lock import WAIT_S, folder_lock
 
 if TYPE_CHECKING:
     from playground.engine.engine import Engine

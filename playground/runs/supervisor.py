@@ -5,7 +5,7 @@ One process supervises, the home's owner. Another one (the command line) leaves 
 lives; where there is none it records what has ended, but starts nothing.
 
 A start is: QUEUED -> RUNNING in the record, the process, its pid in the record. The worker enters the record itself
-before it does anything (``training.worker_lock``). So after a kill at any moment between, either the worker is found by
+before it does anything (``training.processes``). So after a kill at any moment between, either the worker is found by
 its pid, or the run goes back into the queue and the late worker is refused.
 """
 
@@ -26,12 +26,10 @@ from playground.gpu.manager import DeviceManager, Lease, Request
 from playground.runs.progress import Ending, Event, Pulse, RunLog, ending_of
 from playground.runs.runner import Workers
 from playground.settings import Settings
-from playground.training import heartbeat, processes
-from playground.training.checkpoint import marked_step
+from playground.training import processes
+from playground.training.checkpoint import find_published, keep_checkpoint, marked_step
 from playground.training.failure import DISK, MEMORY, disk_words, reason_of
-from playground.training.publish import find_published, keep_checkpoint
 from playground.training.spec import RunSpec
-from playground.training.worker_lock import folder_lock
 
 KILL_AFTER_S = 10.0
 """A cancelled worker may take so long to leave by itself."""
@@ -247,7 +245,7 @@ class Supervisor:
                 self._workers.stop(row.pid, hard=False)
             elif row.stopping_s and self._clock() - row.stopping_s > KILL_AFTER_S:
                 self._workers.stop(row.pid, hard=True)
-        beat = heartbeat.last_beat(self._settings.runs_dir / row.run)
+        beat = processes.last_beat(self._settings.runs_dir / row.run)
         if reason := followed.pulse.look(beat, *self._workers.activity(row.pid), followed.log.events):
             followed.killed_for = reason
             self._workers.stop(row.pid, hard=True)
@@ -300,7 +298,7 @@ class Supervisor:
             return
         with contextlib.ExitStack() as stack:
             try:
-                if not stack.enter_context(folder_lock(run_dir)):
+                if not stack.enter_context(processes.folder_lock(run_dir)):
                     return
             except OSError:  # no room for the lock's file: then nobody else can have taken it either
                 pass
@@ -308,7 +306,7 @@ class Supervisor:
             if row.state not in ("RUNNING", "STOPPING"):
                 self._release(row.run)
                 return
-            last = followed.log.refresh().last_of(row.attempt) or heartbeat.read_disk_full_event(run_dir, row.attempt)
+            last = followed.log.refresh().last_of(row.attempt) or processes.read_disk_full_event(run_dir, row.attempt)
             code, log = processes.exit_code(row.pid), processes.attempt_log(run_dir)
             ending = ending_of(row, last, followed.killed_for, code, log)
             if ending.state != "DONE" and (made := find_published(run_dir)) is not None:

@@ -1,6 +1,7 @@
-"""Checkpoints are complete or ignored: a marker with every file's size and SHA-256 is written last, atomically.
+"""Checkpoints of a run, and the adapter that a finished run or a kept checkpoint becomes in the library. Needs no torch.
 
-Two stay: the newest, to go on from, and the best by held-out loss. An older one goes only once a newer one is complete.
+A checkpoint is complete or ignored: a marker with every file's size and SHA-256 is written last, atomically. Two stay:
+the newest, to go on from, and the best by held-out loss. An older one goes only once a newer one is complete.
 """
 
 from __future__ import annotations
@@ -9,12 +10,28 @@ import hashlib
 import json
 import os
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from playground.errors import InputError
+from playground.library.adapters import AdapterLibrary
+from playground.methods import get_method
+from playground.training.events import curve_of
+from playground.training.spec import RunSpec
 
 MARKER = "complete.json"
 SCORE = "score.json"
 STATE = "trained.safetensors"
 """The weights that are trained, where the adapter's file does not hold them. No part of an adapter."""
+PRIVATE = (
+    *("base_path", "file", "adapters_dir", "shipped_dir", "start_path", "docs_path", "reward_files"),
+    *("limit_bytes", "limit_memory_bytes", "disk_bytes", "estimated_seconds", "rows", "tokens_p95", "answer_max"),
+)
+"""What an adapter's run.json does not repeat: paths on this machine, and what only the plan was made from."""
 
 
 def mark_complete(folder: Path) -> None:
@@ -23,10 +40,8 @@ def mark_complete(folder: Path) -> None:
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.name not in (MARKER, SCORE):
             with file.open("rb") as handle:
-                files[str(file.relative_to(folder))] = {
-                    "bytes": file.stat().st_size,
-                    "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
-                }
+                sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+                files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": sha256}
                 os.fsync(handle.fileno())
     partial = folder / f"{MARKER}.tmp"
     with partial.open("w") as handle:
@@ -58,7 +73,7 @@ def newest_complete(run_dir: Path) -> Path | None:
 
 def marked_step(run_dir: Path) -> int:
     """The step from which a run would resume, 0 = its start. Looks at markers only: cheap."""
-    return next((step_of(folder) for folder in reversed(_folders(run_dir)) if (folder / MARKER).is_file()), 0)
+    return max(map(step_of, _marked(run_dir)), default=0)
 
 
 def step_of(folder: Path) -> int:
@@ -74,6 +89,7 @@ def set_score(folder: Path, eval_loss: float) -> None:
 
 
 def score_of(folder: Path) -> float | None:
+    """A checkpoint's held-out loss, None = it has not been measured."""
     try:
         return float(json.loads((folder / SCORE).read_text())["eval_loss"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -82,11 +98,7 @@ def score_of(folder: Path) -> float | None:
 
 def best(run_dir: Path) -> tuple[int, float] | None:
     """(step, held-out loss) of the best checkpoint there is; the older one where two are equal."""
-    scored = [
-        (score, step_of(folder))
-        for folder in _folders(run_dir)
-        if (folder / MARKER).is_file() and (score := score_of(folder)) is not None
-    ]
+    scored = [(score, step_of(folder)) for folder in _marked(run_dir) if (score := score_of(folder)) is not None]
     return (min(scored)[1], min(scored)[0]) if scored else None
 
 
@@ -101,9 +113,8 @@ def drop_torn(run_dir: Path) -> Path | None:
 
 def prune(run_dir: Path) -> None:
     """Keep the newest complete checkpoint and the best one; call it when a new one has been marked."""
-    marked = [folder for folder in _folders(run_dir) if (folder / MARKER).is_file()]
     best_step = (best(run_dir) or (0, 0.0))[0]
-    for folder in marked[:-1]:
+    for folder in _marked(run_dir)[:-1]:
         if step_of(folder) != best_step:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -112,3 +123,76 @@ def _folders(run_dir: Path) -> list[Path]:
     """All checkpoint folders, by step."""
     found = [folder for folder in run_dir.glob("checkpoints/checkpoint-*") if folder.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=step_of)
+
+
+def _marked(run_dir: Path) -> list[Path]:
+    return [folder for folder in _folders(run_dir) if (folder / MARKER).is_file()]
+
+
+def publish(model: Any, tokenizer: Any, spec: RunSpec, summary: dict[str, Any]) -> str:
+    """Save a trained model's adapter (or the whole model) beside the library and move it in. Returns its id."""
+    with _staged(spec) as (library, staging):
+        model.save_pretrained(staging)
+        (staging / STATE).unlink(missing_ok=True)
+        if get_method(spec.method).whole:
+            tokenizer.save_pretrained(staging)
+        return _finish(library, staging, spec, summary)
+
+
+def find_published(run_dir: Path) -> tuple[str, dict[str, Any]] | None:
+    """(id, its record) of the adapter a run made to its end, for a worker that was killed before it could say so."""
+    try:
+        spec = RunSpec.read(run_dir)
+    except InputError:
+        return None
+    for file in Path(spec.adapters_dir).glob("[!.]*/run.json"):
+        try:
+            record = json.loads(file.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and record.get("run") == spec.run and "peak_memory_bytes" in record:
+            return file.parent.name, record
+    return None
+
+
+def keep_checkpoint(run_dir: Path) -> str | None:
+    """Publish a run's newest complete checkpoint; the adapter's id, or None when there is none."""
+    checkpoint = newest_complete(run_dir)
+    if checkpoint is None:
+        return None
+    spec = RunSpec.read(run_dir)
+    wanted = [(checkpoint, "adapter_config.json"), (checkpoint, "adapter_model.safetensors")]
+    if get_method(spec.method).whole:
+        wanted = [(checkpoint, name) for name in ("config.json", "generation_config.json", "model*")]
+        wanted += [(Path(spec.base_path), name) for name in ("*token*", "chat_template*")]
+    with _staged(spec) as (library, staging):
+        for file in [file for folder, name in wanted for file in folder.glob(name)]:
+            shutil.copyfile(file, staging / file.name)
+        return _finish(library, staging, spec, {"steps": step_of(checkpoint), "curve": curve_of(run_dir)})
+
+
+@contextmanager
+def _staged(spec: RunSpec) -> Iterator[tuple[AdapterLibrary, Path]]:
+    """(the run's library, a folder beside it that is gone afterwards)."""
+    library = AdapterLibrary(Path(spec.adapters_dir), Path(spec.shipped_dir))
+    staging = library.staging()
+    try:
+        yield library, staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _finish(library: AdapterLibrary, staging: Path, spec: RunSpec, summary: dict[str, Any]) -> str:
+    """Add the record and the model card to the weights, and move the whole into the library. Returns its id."""
+    config_file = staging / "adapter_config.json"
+    if config_file.is_file():
+        config = json.loads(config_file.read_text())
+        config["base_model_name_or_path"] = spec.base  # PEFT writes the base's folder on this machine there
+        if isinstance(config.get("target_modules"), list):
+            config["target_modules"].sort()
+        config_file.write_text(json.dumps(config, indent=2))
+    (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    record = {key: value for key, value in asdict(spec).items() if key not in PRIVATE}
+    record |= summary | {"kind": "full" if get_method(spec.method).whole else "peft", "created_s": time.time()}
+    (staging / "run.json").write_text(json.dumps(record, indent=1))
+    return library.publish(staging, library.reserve_id(spec.name, spec.owner)).id

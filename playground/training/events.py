@@ -1,12 +1,9 @@
 """The run's event log: one JSON object a line, written by the worker alone, followed by whoever looks.
 
 Kinds: ``started`` (pid, attempt, step), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr,
-grad_norm, tokens_per_s,
-seconds_left, memory_bytes: the peak so far, figures: the objective's own by name), ``eval`` (step, loss, figures),
-``sample`` (step, index of the held-out prompt, prompt, text), ``saved`` (step), ``stopped`` (step, best_step, message:
-the run got no better), and one last ``done``, ``failed`` or ``cancelled``.
-
-The course of a run, short enough for its record: losses by step, as its events tell them.
+grad_norm, tokens_per_s, seconds_left, memory_bytes: the peak so far, figures: the objective's own by name), ``eval``
+(step, loss, figures), ``sample`` (step, index of the held-out prompt, prompt, text), ``saved`` (step), ``stopped``
+(step, best_step, message: the run got no better), and one last ``done``, ``failed`` or ``cancelled``.
 """
 
 from __future__ import annotations
@@ -23,6 +20,8 @@ from playground.errors import CancelledError
 
 LOG = "events.jsonl"
 LAST = ("done", "failed", "cancelled")
+POINTS = 24
+"""So many points of either loss an adapter's record keeps; the first and the last always."""
 
 
 class EventWriter:
@@ -43,16 +42,13 @@ class EventWriter:
         self._file = -1
 
     def write(self, kind: str, **values: Any) -> None:
-        """Raises OSError when the disk is full; the next event then closes what was torn."""
-        record = {"event": kind, "time_s": round(time.time(), 3)}
-        record |= {
-            key: (None if isinstance(value, float) and not math.isfinite(value) else value)
-            for key, value in values.items()
-        }
-        line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
-        left = (
-            b"\n" + line if self._torn else line
-        )  # a killed worker's last line, or our own: close it, so that this one stays whole
+        """Numbers that are not finite become null. Raises OSError when the disk is full; the next event then closes
+        what was torn."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        record = {"event": kind, "time_s": round(time.time(), 3)} | finite
+        left = (json.dumps(record, ensure_ascii=False) + "\n").encode()
+        if self._torn:  # a killed worker's last line, or our own: close it, so that this one stays whole
+            left = b"\n" + left
         while left:
             self._torn = True
             left = left[os.write(self._file, left) :]
@@ -86,24 +82,14 @@ class EventReader:
         return events
 
 
-POINTS = 24
-"""So many points of either loss are kept; the first and the last always."""
-
-Curve = dict[str, list[list[float]]]
-
-
-def curve_of(run_dir: Path) -> Curve:
+def curve_of(run_dir: Path) -> dict[str, list[list[float]]]:
     """``{"training": [[step, loss], ...], "held_out": [...]}``, over all attempts; {} before any measurement."""
     found: dict[str, dict[int, float]] = {"training": {}, "held_out": {}}
     for event in EventReader(run_dir).read():
         name = {"step": "training", "eval": "held_out"}.get(event.get("event", ""))
         if name and event.get("loss") is not None:
             found[name][event["step"]] = round(event["loss"], 4)
-    return {
-        name: _thinned([[step, loss] for step, loss in sorted(points.items())])
-        for name, points in found.items()
-        if points
-    }
+    return {name: _thinned([[*point] for point in sorted(points.items())]) for name, points in found.items() if points}
 
 
 def _thinned(points: list[list[float]]) -> list[list[float]]:

@@ -1,4 +1,14 @@
-"""Load a base for training, with the method's adapter over it."""
+"""A base loaded for training with the method's adapter over it, and PEFT's models as training needs them.
+
+What PEFT leaves open for methods with virtual tokens (0.21):
+1. A prompt before left-padded rows loses its positions; here every row is what it would be alone.
+2. Logits of the virtual tokens come back with those of the text; here they are cut off, so that any labels fit.
+3. A checkpoint holds what a network made of the virtual tokens, not the network, and cannot be gone on from (for
+   P-tuning that goes unnoticed); here what is trained lies beside it, in ``trained.safetensors``.
+4. A prefix's network runs once for every row of a batch; here once.
+5. A score is read off the last token that is no padding, which cannot be told behind embeddings; here such rows are
+   padded on the left.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import (
+    PeftConfig,
+    PeftModel,
+    PeftModelForCausalLM,
+    PeftModelForSequenceClassification,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
+from safetensors.torch import load_file, save_file
 
 from playground.data.render import load_tokenizer
 from playground.engine.load import forbid_repacking, nf4
@@ -14,12 +33,150 @@ from playground.gpu.device import computes_bf16
 from playground.methods import register_with_peft
 from playground.methods.full import moving
 from playground.methods.method import NO_OPTIONS, Method, Options
+from playground.training.checkpoint import STATE
+
+
+class TrainableAdapter:
+    """What both kinds of model share. Stands before PEFT's class, so ``super()`` is PEFT."""
+
+    scores: bool
+    active_peft_config: Any
+    base_model: Any
+    word_embeddings: Any
+    named_parameters: Any
+
+    @property
+    def _virtual(self) -> int:
+        """How many virtual tokens stand before the text."""
+        config = self.active_peft_config
+        return int(config.num_virtual_tokens) if config.is_prompt_learning else 0
+
+    @property
+    def in_cache(self) -> bool:
+        """Whether they are keys and values in the cache, not embeddings."""
+        return str(self.active_peft_config.peft_type.value) == "PREFIX_TUNING"
+
+    def save_pretrained(self, save_directory: str, **options: Any) -> None:
+        """The adapter as PEFT writes it (no trainer's reference beside it), and ``STATE`` where that is not all."""
+        super().save_pretrained(str(save_directory), **{"selected_adapters": ["default"], **options})  # type: ignore[misc]
+        if self._virtual:
+            trained = {name: p.detach().cpu().contiguous() for name, p in self._learned().items()}
+            save_file(trained, Path(save_directory) / STATE)
+
+    def load_adapter(self, model_id: str, adapter_name: str, *others: Any, **options: Any) -> Any:
+        """From a checkpoint of ours what is trained, exactly; anything else as PEFT does."""
+        state = Path(model_id) / STATE
+        if adapter_name != "default" or not state.is_file():
+            return super().load_adapter(model_id, adapter_name, *others, **options)  # type: ignore[misc]
+        saved, learned = load_file(state), self._learned()
+        if saved.keys() != learned.keys():
+            raise ValueError(f"{state} holds {sorted(saved)}; this model learns {sorted(learned)}.")
+        with torch.no_grad():
+            for name, value in saved.items():
+                learned[name].copy_(value)
+        return None
+
+    def _learned(self) -> dict[str, torch.nn.Parameter]:
+        marks = (".default.", ".modules_to_save.")
+        return {name: p for name, p in self.named_parameters() if p.requires_grad and any(m in name for m in marks)}
+
+    def get_prompt(self, batch_size: int, task_ids: Any = None, max_cache_len: int | None = None) -> Any:
+        """A prefix's keys and values are made once and repeated for every row; gradients add up through that."""
+        if not self.in_cache or batch_size == 1:
+            return super().get_prompt(batch_size, task_ids, max_cache_len)  # type: ignore[misc]
+        made = super().get_prompt(1, task_ids, max_cache_len)  # type: ignore[misc]
+        made.batch_repeat_interleave(batch_size)
+        return made
+
+    def _adjust_prompt_learning_kwargs(self, peft_config: Any, *, kwargs: dict[str, Any], **others: Any) -> None:
+        """PEFT would warn that it ignores positions; ours are put back afterwards."""
+        if not self.in_cache:
+            kwargs.pop("position_ids", None)
+        super()._adjust_prompt_learning_kwargs(peft_config, kwargs=kwargs, **others)  # type: ignore[misc]
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        labels: Any = None,
+        position_ids: Any = None,
+        **others: Any,
+    ) -> Any:
+        """Logits are [rows, length of the text, vocabulary] with or without virtual tokens; of a scorer [rows, 1]."""
+        if not self._virtual:
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+            placed = {} if position_ids is None else {"position_ids": position_ids}
+            return super().forward(**given, **placed, labels=labels, **others)  # type: ignore[misc]
+        if self.scores and not self.in_cache and input_ids is not None and attention_mask is not None:
+            order = attention_mask.argsort(dim=1, stable=True)  # padding to the left, the rest as it was
+            input_ids, attention_mask, position_ids = input_ids.gather(1, order), attention_mask.gather(1, order), None
+        inputs, length = self._widened(input_ids, attention_mask, inputs_embeds, position_ids)
+        if labels is not None and not self.scores and not self.in_cache:
+            labels = torch.cat((labels.new_full((labels.shape[0], self._virtual), -100), labels), dim=1)
+        out = self.base_model(labels=labels, **inputs, **others)
+        if not self.scores and getattr(out, "logits", None) is not None and out.logits.shape[1] > length:
+            out.logits = out.logits[:, -length:]
+        return out
+
+    def _widened(
+        self, input_ids: Any, attention_mask: Any, inputs_embeds: Any, position_ids: Any
+    ) -> tuple[dict[str, Any], int]:
+        """(the base's inputs after the virtual tokens, length of the text). Positions count what is attended to."""
+        given = inputs_embeds if input_ids is None else input_ids
+        rows, length = given.shape[:2]
+        many = self._virtual
+        if attention_mask is None:
+            attention_mask = torch.ones((rows, length), dtype=torch.long, device=given.device)
+        if position_ids is None:
+            position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        mask = torch.cat((attention_mask.new_ones((rows, many)), attention_mask), dim=1)
+        inputs: dict[str, Any] = {"attention_mask": mask, "position_ids": position_ids + many}
+        if self.in_cache:
+            inputs |= {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "past_key_values": self.get_prompt(rows)}
+            return inputs, length
+        text = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        first = torch.arange(many, device=given.device).expand(rows, many)
+        inputs["inputs_embeds"] = torch.cat((self.get_prompt(rows).to(text.dtype), text), dim=1)
+        inputs["position_ids"] = torch.cat((first, inputs["position_ids"].expand(rows, length)), dim=1)
+        return inputs, length
+
+
+class TrainableLM(TrainableAdapter, PeftModelForCausalLM):  # type: ignore[misc]  # PEFT declares some of it otherwise
+    """Writes text."""
+
+    scores = False
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As PEFT, with positions that count what is attended to: rows of different length may be written together.
+        (transformers looks for the very name ``kwargs``.)"""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        mask = inputs.get("attention_mask")
+        if self._virtual and isinstance(mask, torch.Tensor) and mask.dim() == 2:
+            given = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+            inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -given.shape[1] :]
+        return inputs
+
+
+class TrainableScorer(TrainableAdapter, PeftModelForSequenceClassification):  # type: ignore[misc]
+    """Scores text, at each row's last token."""
+
+    scores = True
+
+
+def trainable(model: Any) -> Any:
+    """A PEFT model as one of ours: PEFT's loaders choose the class by the task."""
+    scores = isinstance(model, PeftModelForSequenceClassification)
+    subclass: type = TrainableScorer if scores else TrainableLM
+    if not issubclass(subclass, type(model)):
+        raise TypeError(f"{subclass.__name__} is no {type(model).__name__}")
+    model.__class__ = subclass
+    return model
 
 
 def training_dtype(*, moves: bool = False) -> torch.dtype:
     """bf16 where CUDA computes in it; fp32 on a CPU, where bf16 can be a hundred times slower, and for weights that
-    move: most of an optimiser's steps are smaller than the distance between two numbers of bf16, and would leave a
-    weight where it was."""
+    move: most of an optimiser's steps are smaller than the distance between two numbers of bf16."""
     half = not moves and torch.cuda.is_available() and computes_bf16()
     return torch.bfloat16 if half else torch.float32
 
@@ -42,8 +199,7 @@ def load_for_training(
     """The base, in NF4 where the method asks for it, with the method's trainable part on top. Seeded.
 
     scorer: a reward model, which gives one score a row. start: the adapter (or whole model) whose weights it begins
-    with. Raises InputError for an option that this base has no place for, and for a start that cannot be trained
-    further."""
+    with. Raises InputError for an option that this base has no place for, and for a start that cannot be trained on."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
     method.check(options)
@@ -57,13 +213,10 @@ def load_for_training(
     if method.quantised:
         settings["quantization_config"] = nf4(training_dtype(), ["score"] if scorer else None)
         settings["device_map"] = {"": 0 if torch.cuda.is_available() else "cpu"}
-    place = start if start is not None and method.whole else folder
-    if scorer:
-        # the score is read off the last token that is no padding
+    if scorer:  # the score is read off the last token that is no padding
         settings |= {"num_labels": 1, "pad_token_id": int(load_tokenizer(folder).pad_token_id)}
-        model = AutoModelForSequenceClassification.from_pretrained(place, **settings)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(place, **settings)
+    kind = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
+    model = kind.from_pretrained(start if start is not None and method.whole else folder, **settings)
     model.config.use_cache = False
     shapes = {name: _shape(p) for name, p in model.named_parameters()}
     if method.whole:
@@ -72,27 +225,15 @@ def load_for_training(
             for name, p in model.named_parameters():
                 p.requires_grad_(name in chosen)
         return model
-    from peft import prepare_model_for_kbit_training
-
     if method.quantised:
         forbid_repacking(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if start is not None:
         return _started_from(model, start, method)
-    return _new_adapter(model, folder, method, method.peft_config(shapes, rank, options), options, scorer)
-
-
-def _new_adapter(model: Any, folder: Path, method: Method, config: Any, options: Options, scorer: bool) -> Any:
-    """A new adapter over the base."""
-    from peft import get_peft_model
-
-    from playground.training.peft_models import trainable
-
+    config: Any = method.peft_config(shapes, rank, options)
     if scorer:
         config.task_type = "SEQ_CLS"  # PEFT then trains and saves the head too
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns of settings that are ours on purpose
-        model = trainable(get_peft_model(model, config))
+    model = _with_adapter(model, config)
     if options.pissa:
         _start_as_principal(model)
     elif method.starts_as_tokens:
@@ -100,31 +241,31 @@ def _new_adapter(model: Any, folder: Path, method: Method, config: Any, options:
     return model
 
 
+def _with_adapter(model: Any, config: Any) -> Any:
+    """A new adapter over the base."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of settings that are ours on purpose
+        return trainable(get_peft_model(model, config))
+
+
 def _started_from(model: Any, start: Path, method: Method) -> Any:
-    """The adapter in ``start`` over the base, to be trained on. Raises InputError where the method's files cannot
-    be."""
-    from peft import PeftConfig, PeftModel, get_peft_model
-    from safetensors.torch import load_file
-
-    from playground.training.peft_models import trainable
-
+    """The adapter in ``start`` over the base, to be trained on. Raises InputError where the method's cannot be."""
     register_with_peft()
     config: Any = method.resumed(PeftConfig.from_pretrained(str(start)))
     config.inference_mode = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if not config.is_prompt_learning:
+    if not config.is_prompt_learning:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return trainable(PeftModel.from_pretrained(model, str(start), is_trainable=True, config=config))
-        model = trainable(get_peft_model(model, config))  # PEFT does not train virtual tokens that it loads
-    model.prompt_encoder["default"].load_state_dict(
-        {"embedding.weight": load_file(start / "adapter_model.safetensors")["prompt_embeddings"]}
-    )
+    model = _with_adapter(model, config)  # PEFT does not train virtual tokens that it loads
+    saved = load_file(start / "adapter_model.safetensors")["prompt_embeddings"]
+    model.prompt_encoder["default"].load_state_dict({"embedding.weight": saved})
     return model
 
 
 def _shape(p: Any) -> tuple[int, ...]:
-    state = getattr(p, "quant_state", None)
-    return tuple(p.shape if state is None else state.shape)
+    """Of a weight before it was packed into 4 bits."""
+    return tuple((getattr(p, "quant_state", None) or p).shape)
 
 
 def _start_as_principal(model: Any) -> None:
@@ -160,33 +301,26 @@ def _start_as_tokens(model: Any, folder: Path, text: str) -> None:
     base has read."""
     encoder = model.prompt_encoder["default"].embedding.weight
     base, many = model.get_base_model(), encoder.shape[0]
-    device = base.get_input_embeddings().weight.device
+    embeddings = base.get_input_embeddings()
     if text.strip():
         ids = list(load_tokenizer(folder)(text, add_special_tokens=False)["input_ids"])
-        chosen = torch.tensor((ids * (many // len(ids) + 1))[:many], device=device)
+        chosen = torch.tensor((ids * (many // len(ids) + 1))[:many], device=embeddings.weight.device)
     else:
-        chosen = torch.randint(base.get_input_embeddings().num_embeddings, (many,)).to(device)
+        chosen = torch.randint(embeddings.num_embeddings, (many,)).to(embeddings.weight.device)
     was_training = base.training
     base.eval()
     with torch.no_grad():
-        if encoder.shape[1] == base.get_input_embeddings().weight.shape[1] and not model.in_cache:
-            start = base.get_input_embeddings()(chosen)
+        if model.in_cache:
+            layers = base(input_ids=chosen[None], use_cache=True).past_key_values.layers
+            sides = [side[0].transpose(0, 1).flatten(1) for layer in layers for side in (layer.keys, layer.values)]
+            encoder.copy_(torch.cat(sides, dim=1))
         else:
-            cache = base(input_ids=chosen[None], use_cache=True).past_key_values
-            sides = [
-                side[0].transpose(0, 1).flatten(1) for layer in cache.layers for side in (layer.keys, layer.values)
-            ]
-            start = torch.cat(sides, dim=1)
-        encoder.copy_(start)
+            encoder.copy_(embeddings(chosen))
     base.train(was_training)
 
 
 def weights_of(model: Any) -> tuple[int, int]:
     """(trained, all) weights; a 4-bit weight counts as one, and of PiSSA's pairs the half that stays is not trained."""
-    trained = sum(
-        p.numel() // (2 if getattr(p, "half_fixed", False) else 1) for p in model.parameters() if p.requires_grad
-    )
-    total = 0
-    for p in model.parameters():
-        total += p.quant_state.shape.numel() if getattr(p, "quant_state", None) is not None else p.numel()
-    return trained, total
+    weights = list(model.parameters())
+    trained = sum(p.numel() // (2 if getattr(p, "half_fixed", False) else 1) for p in weights if p.requires_grad)
+    return trained, sum((getattr(p, "quant_state", None) or p).shape.numel() for p in weights)

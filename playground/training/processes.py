@@ -1,21 +1,31 @@
-"""Start, recognise (by pid and start time) and stop worker processes, and what memory this one takes."""
+"""A worker's process as both sides see it: start, recognise (by pid and start time) and stop it, its lock and its record,
+its heartbeat, its last event where the disk is full, and what memory it takes.
+
+One run, one worker: before it does anything a worker locks the run's folder and writes its pid into the record of runs.
+So it does not matter when the process that started it was killed: a worker that begins is in the record, and one that
+is not in the record does not begin. The operating system frees the lock with its holder.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
+from playground.db import DatabaseError, enter_run, works_on
 from playground.settings import PROJECT_ROOT
-from playground.training.heartbeat import DISK_FULL_FILE
-from playground.training.heartbeat import FILE as HEARTBEAT
 
 LOG = "worker.log"
 ATTEMPT = "-- attempt"
@@ -34,11 +44,22 @@ ALLOCATOR = {
 }
 """glibc keeps freed blocks from step to step: measured 1.3 times faster, and up to twice the memory."""
 LOW_MEMORY = "lean"
-"""A file in a run's folder: memory matters more than speed, so the worker does without that."""
-
+"""A file in a run's folder: memory matters more than speed, so the worker does without ``ALLOCATOR``."""
+LOCK = "worker.lock"
+WAIT_S = 3.0
+"""A worker waits so long for the folder: whoever records how the previous one ended holds it for a moment."""
+HEARTBEAT = "heartbeat"
+BEAT_S = 2.0
+NOT_WANTED = 4
+"""Exit code of a worker that is not wanted any more."""
+DISK_FULL_FILE = "last_word.json"
+RESERVED_BYTES = 4096
+MESSAGE_MAX = 1200
+"""Characters; four bytes each at most, so that it always fits."""
 
 tokens_per_s: float | None = None
 """How fast training is before any run has been measured; None = as the estimate knows it for two CPU cores."""
+_children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def refused(seconds: float) -> str:
@@ -46,20 +67,17 @@ def refused(seconds: float) -> str:
     return ""
 
 
-_children: dict[int, subprocess.Popen[bytes]] = {}
-
-
 def worker_environment(env: Mapping[str, str], *, low_memory: bool = False) -> dict[str, str]:
     """What a worker sees of ``env``. low_memory: freed memory goes back at once. Of several CUDA devices it sees the
-    one that the session manager budgets, the first: on more transformers' Trainer would split its batches over all of
-    them."""
-    kept = {name: env[name] for name in PASSED if name in env}
+    first, which the session manager budgets; on more transformers' Trainer would split its batches over all of them."""
+    kept = {name: env[name] for name in PASSED if name in env} | ({} if low_memory else ALLOCATOR)
     kept["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return (
-        kept
-        | ({} if low_memory else ALLOCATOR)
-        | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
-    )
+    return kept | {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "TQDM_DISABLE": "1",
+    }
 
 
 def start_worker(run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
@@ -95,19 +113,16 @@ def is_alive(pid: int | None, start: float | None) -> bool:
     """Whether this very process still runs. Reaps it when it is a child of ours that has ended."""
     if pid is None:
         return False
-    child = _children.get(pid)
-    if (
-        child is not None
-    ):  # one of its threads may still end while it is a zombie already: it lives until it can be reaped
+    if (child := _children.get(pid)) is not None:  # a zombie whose threads still end lives until it can be reaped
         return child.poll() is None
     now = started_s(pid)
     return now is not None and (start is None or abs(now - start) < 1.0)
 
 
 def activity(pid: int) -> tuple[float, bool]:
-    """(processor time in hundredths of a second and page faults of a process so far, whether its main thread sleeps
-    just now). The first stands still while nothing is done; sleeping is told on Linux only, and waiting for a disk is
-    not sleeping."""
+    """(processor time of a process so far in hundredths of a second plus its page faults, whether its main thread
+    sleeps just now). The first stands still while nothing is done; sleeping is told on Linux only, and waiting for a
+    disk is not sleeping."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         faults, user, system = (float(fields[place]) for place in (9, 11, 12))  # major faults; hundredths of a second
@@ -142,6 +157,101 @@ def attempt_log(run_dir: Path) -> str:
     except OSError:
         return ""
     return text.rpartition(ATTEMPT)[2].partition("\n")[2].strip()
+
+
+@contextlib.contextmanager
+def folder_lock(run_dir: Path, wait_s: float = 0.0) -> Iterator[bool]:
+    """Hold a run's folder; gives False when another process holds it for longer than ``wait_s``. Raises OSError."""
+    lock = FileLock(run_dir / LOCK)
+    try:
+        lock.acquire(timeout=wait_s)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record of runs, as its worker sees it. attempt: which start this is."""
+
+    database: Path
+    run: str
+    attempt: int
+
+    def enter(self) -> bool:
+        """Write this process into the record. False when the run was cancelled, ended, or is on another attempt."""
+        pid = os.getpid()
+        return enter_run(self.database, self.run, self.attempt, pid, psutil.Process(pid).create_time())
+
+    def is_mine(self) -> bool:
+        """Whether the run lives and this process is its worker. A record that cannot be read proves nothing: True."""
+        try:
+            return works_on(self.database, self.run, self.attempt, os.getpid())
+        except DatabaseError:
+            return True
+
+
+class Heartbeat(threading.Thread):
+    """Touches a file every two seconds, so that a frozen worker is told from a busy one; ends the whole process once
+    ``wanted`` says no, or the run's folder is gone."""
+
+    def __init__(self, run_dir: Path, wanted: Callable[[], bool], beat_s: float = BEAT_S) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._file, self._wanted, self._beat_s = run_dir / HEARTBEAT, wanted, beat_s
+        self._done = threading.Event()
+        self._file.touch()
+
+    def run(self) -> None:
+        while not self._done.wait(self._beat_s):
+            try:
+                os.utime(self._file)  # needs no room on the disk
+                wanted = self._wanted()
+            except FileNotFoundError:
+                wanted = False
+            except OSError:
+                continue
+            if not wanted and not self._done.is_set():
+                print("The run is not in the record any more; its worker ends.", file=sys.stderr, flush=True)
+                os._exit(NOT_WANTED)
+
+    def stop(self) -> None:
+        self._done.set()
+
+
+def last_beat(run_dir: Path) -> int | None:
+    """When the worker last touched its heartbeat (nanoseconds, the file's own clock), None before the first time."""
+    try:
+        return (run_dir / HEARTBEAT).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def reserve_disk_full_event(run_dir: Path) -> None:
+    """Take the space for a worker's last event. Raises OSError when there is none."""
+    with (run_dir / DISK_FULL_FILE).open("wb") as handle:
+        handle.write(b" " * RESERVED_BYTES)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def write_disk_full_event(run_dir: Path, *, message: str = "", **event: object) -> None:
+    """Overwrite the reserved space in place; nothing is allocated. Raises OSError."""
+    text = json.dumps(event | {"message": message[:MESSAGE_MAX]}, ensure_ascii=False).encode()
+    with (run_dir / DISK_FULL_FILE).open("r+b") as handle:
+        handle.write(text[:RESERVED_BYTES].ljust(RESERVED_BYTES))
+
+
+def read_disk_full_event(run_dir: Path, attempt: int) -> dict[str, Any] | None:
+    """The last event that the worker of this attempt wrote there, None if it had no need to."""
+    try:
+        event = json.loads((run_dir / DISK_FULL_FILE).read_bytes().strip() or b"null")
+    except (OSError, ValueError):
+        return None
+    return event if isinstance(event, dict) and event.get("attempt") == attempt else None
 
 
 def peak_memory_bytes() -> int:

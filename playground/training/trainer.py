@@ -1,25 +1,78 @@
-"""The training loop: one Trainer, made by the objective, with the settings that all of them share."""
+"""The training loop: one Trainer, made by the objective, with the settings that all of them share; the callback that
+writes the run's events; and the private parts of transformers' Trainer that training relies on."""
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, TrainerState
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_torch_tf32_available
 
 from playground.methods import get_method
-from playground.training.callbacks import SAMPLES, RunCallback
-from playground.training.checkpoint import best, drop_torn, step_of
+from playground.training.checkpoint import best, drop_torn, mark_complete, prune, score_of, set_score, step_of
 from playground.training.dataset import TrainingData
 from playground.training.estimate import rows_a_step
-from playground.training.events import EventWriter
-from playground.training.internals import load_weights
+from playground.training.events import EventReader, EventWriter
 from playground.training.model import optimiser_name
-from playground.training.objectives.objective import Objective, Sample, Setup
+from playground.training.objectives import Objective, Sample, Setup
+from playground.training.processes import peak_memory_bytes
 from playground.training.spec import RunSpec
+
+EVAL_ROWS = 16
+"""Validation rows that are scored at every checkpoint: enough for a curve, cheap enough for two cores."""
+SAMPLES = 3
+"""Validation prompts that are answered at every checkpoint, always the same."""
+QUESTION = 300
+"""Characters of a prompt that an event repeats."""
+
+
+class LossTrainer(Trainer):
+    """A Trainer whose batches, loss and count of learned tokens are ours.
+
+    loss: (model, batch, tokens to divide by) -> mean loss. learned: learned tokens of a batch. sampler: of the training
+    rows, None = the Trainer's own."""
+
+    def __init__(
+        self,
+        *,
+        loss: Callable[[Any, dict[str, Any], Any], Any],
+        learned: Callable[[dict[str, Any]], Any],
+        sampler: Sampler[int] | None,
+        **options: Any,
+    ) -> None:
+        self._loss_of, self._learned_in, self._row_sampler = loss, learned, sampler
+        super().__init__(**options)
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the batch's learned tokens itself
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss = self._loss_of(model, inputs, num_items_in_batch)
+        return (loss, None) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._row_sampler if self._row_sampler is not None else super()._get_train_sampler(train_dataset)
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+        """The Trainer would leave out each row's first token, as if these labels were still to be shifted."""
+        return sum(self._learned_in(batch) for batch in batch_samples).to(device)
+
+
+def collated(trainer: Trainer, rows: Sequence[Any]) -> dict[str, Any]:
+    """Rows as one batch on the model's device."""
+    return dict(trainer._prepare_inputs(trainer.data_collator(list(rows))))
+
+
+def _load_weights(trainer: Trainer, checkpoint: Path) -> None:
+    """The trained weights of a checkpoint, into the trainer's model, without its optimiser."""
+    trainer._load_from_checkpoint(str(checkpoint))
 
 
 def train(
@@ -31,27 +84,19 @@ def train(
     run_dir: Path,
     events: EventWriter,
 ) -> RunCallback:
-    """Train ``model`` in place, resuming from the newest complete checkpoint if there is one. Returns what was
-    measured.
-
-    At the end ``model`` holds the best weights by held-out loss, which may be those of an earlier checkpoint."""
-    setup = Setup(model, tokenizer, data.train, data.validation, spec, _arguments(spec, len(data.train), run_dir))
+    """Train ``model`` in place, from the newest complete checkpoint if there is one. Returns what was measured."""
+    setup = Setup(model, tokenizer, data.train, data.validation, spec, arguments_of(spec, len(data.train), run_dir))
     trainer = objective.trainer(setup)
-    asked = [*data.questions, *[""] * len(data.validation)]
-    samples = [Sample(question, row) for question, row in zip(asked, data.validation, strict=False)]
-    callback = RunCallback(events, objective, setup, _distinct(samples), run_dir)
-    callback.trainer = trainer
+    callback = RunCallback(trainer, events, objective, setup, _samples(data), run_dir)
     trainer.add_callback(callback)
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
-    callback.resumed = checkpoint = drop_torn(run_dir)
-    callback.load_scores()
+    checkpoint = callback.resumed
     if checkpoint is None:
         callback.evaluate(0)
-    elif (
-        step_of(checkpoint) >= spec.steps or callback.stopped_improving
-    ):  # only the end was missing; the Trainer would go on
-        load_weights(trainer, checkpoint)
+    elif step_of(checkpoint) >= spec.steps or callback.stopped_improving:
+        # only the end was missing; the Trainer would go on
+        _load_weights(trainer, checkpoint)
         callback.restore(TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)))
         if callback.stopped_improving and callback.step < spec.steps:
             callback.stop_early()
@@ -65,12 +110,12 @@ def take_best(callback: RunCallback, run_dir: Path) -> int:
     found = best(run_dir)
     if found is None or callback.last_eval is None or found[1] >= callback.last_eval:
         return callback.step
-    load_weights(callback.trainer, run_dir / "checkpoints" / f"checkpoint-{found[0]}")
+    _load_weights(callback.trainer, run_dir / "checkpoints" / f"checkpoint-{found[0]}")
     callback.last_eval = found[1]
     return found[0]
 
 
-def _arguments(spec: RunSpec, rows: int, run_dir: Path) -> dict[str, Any]:
+def arguments_of(spec: RunSpec, rows: int, run_dir: Path) -> dict[str, Any]:
     """TrainingArguments of every Trainer, TRL's too."""
     method = get_method(spec.method)
     return {
@@ -100,9 +145,157 @@ def _arguments(spec: RunSpec, rows: int, run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _distinct(samples: list[Sample]) -> list[Sample]:
-    """The first few, each question once; of raw text the first few rows."""
+def _samples(data: TrainingData) -> list[Sample]:
+    """The first few validation rows, each question once; of raw text the first few rows."""
     found: dict[str, Sample] = {}
-    for place, sample in enumerate(samples):
-        found.setdefault(sample.question or str(place), sample)
+    for place, row in enumerate(data.validation):
+        question = data.questions[place] if place < len(data.questions) else ""
+        found.setdefault(question or str(place), Sample(question, row))
     return list(found.values())[:SAMPLES]
+
+
+class RunCallback(TrainerCallback):
+    """Turns the Trainer's life into events (one a step, one an evaluation, one a complete checkpoint), measures it on
+    held-out rows, and ends it when it gets no better.
+
+    resumed: the checkpoint that the run goes on from. After the run: first_loss, last_loss, last_eval (of the newest
+    weights), figures (first, last), tokens_per_s, step, stopped (why it ended early, "" if it did not)."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        events: EventWriter,
+        objective: Objective,
+        setup: Setup,
+        samples: list[Sample],
+        run_dir: Path,
+    ) -> None:
+        """Removes torn checkpoints, and reads the held-out losses that earlier workers measured up to ``resumed``."""
+        self.trainer, self.events, self.objective, self.setup, self.samples = trainer, events, objective, setup, samples
+        self.first_loss: float | None = None
+        self.last_loss: float | None = None
+        self.last_eval: float | None = None
+        self.figures: dict[str, dict[str, float]] = {}
+        self.trained_s = 0.0
+        self.steps_done = 0
+        self.step = 0
+        self.stopped = ""
+        self._tokens_a_row = sum(row.tokens for row in setup.rows) / len(setup.rows)
+        self._tokens_seen: list[float] = []
+        self._scores: dict[int, float] = {}
+        self._started = 0.0
+        self.resumed = drop_torn(run_dir)
+        if self.resumed is not None:
+            for event in EventReader(run_dir).read():
+                scored = event.get("event") == "eval" and event.get("loss") is not None
+                if scored and event["step"] <= step_of(self.resumed):
+                    self._scores[event["step"]] = event["loss"]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.restore(state)
+
+    def restore(self, state: Any) -> None:
+        """Restore what a checkpoint has measured, and score it if the worker before was killed ahead of that."""
+        if self.resumed is None:
+            return
+        self.step = step_of(self.resumed)
+        logged = [entry for entry in state.log_history if "loss" in entry]
+        if logged:
+            self.first_loss, self.last_loss = float(logged[0]["loss"]), float(logged[-1]["loss"])
+            self.figures = {"first": self._of(logged[0]), "last": self._of(logged[-1])}
+        self.last_eval = score_of(self.resumed)
+        if self.last_eval is None:
+            self.evaluate(self.step, self.resumed)
+
+    @property
+    def stopped_improving(self) -> bool:
+        """Whether the last ``early_stop`` measurements were all worse than, or as good as, the best before them."""
+        patience = self.setup.spec.early_stop
+        scores = [self._scores[step] for step in sorted(self._scores)]
+        return bool(patience) and len(scores) > patience and min(scores[-patience:]) >= min(scores[:-patience])
+
+    def stop_early(self) -> None:
+        """Write the ``stopped`` event."""
+        best = min(self._scores, key=lambda step: (self._scores[step], step))
+        count = self.setup.spec.early_stop
+        times = "once" if count == 1 else f"{count} times in a row"
+        self.stopped = (
+            f"Stopped at step {self.step}: the held-out loss got no better {times}. It was best at step {best}."
+        )
+        self.events.write("stopped", step=self.step, best_step=best, message=self.stopped)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trained_s += time.monotonic() - self._started
+        self.steps_done += 1
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """What the Trainer counted, where it writes its own replies; else rows times their mean length."""
+        if not self.trained_s:
+            return None
+        a_step = self._tokens_a_row * float(self.trainer.args.per_device_train_batch_size)
+        if (counted := len(self._tokens_seen) - 1) > 0:
+            a_step = (self._tokens_seen[-1] - self._tokens_seen[0]) / counted
+        return a_step * self.steps_done / self.trained_s
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        self.step = state.global_step
+        self.last_loss = float(logs["loss"])
+        figures = self._of(logs)
+        if self.first_loss is None:
+            self.first_loss = self.last_loss
+        self.figures = {"first": self.figures.get("first", figures), "last": figures}
+        if "completions/mean_length" in logs and "num_tokens" in logs:
+            self._tokens_seen.append(float(logs["num_tokens"]))
+        left = (state.max_steps - state.global_step) * self.trained_s / max(1, self.steps_done)
+        self.events.write(
+            "step",
+            step=state.global_step,
+            steps=state.max_steps,
+            loss=self.last_loss,
+            lr=float(logs.get("learning_rate", 0.0)),
+            grad_norm=float(logs.get("grad_norm", 0.0)),
+            tokens_per_s=round(self.tokens_per_s or 0.0, 1),
+            seconds_left=round(left, 1),
+            memory_bytes=peak_memory_bytes(),
+            **({"figures": figures} if figures else {}),
+        )
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        mark_complete(folder)
+        self.events.write("saved", step=state.global_step)
+        prune(folder.parent.parent)  # before the next one is written: three on the disk at most
+        self.evaluate(state.global_step, folder)
+        prune(folder.parent.parent)
+        if self.stopped_improving and state.global_step < state.max_steps:
+            self.stop_early()
+            control.should_training_stop = True
+
+    def evaluate(self, step: int, folder: Path | None = None) -> None:
+        """Score the held-out rows and show what is answered; ``folder``: the checkpoint that holds these weights."""
+        if not self.setup.validation:
+            return
+        loss, figures = self.objective.measure(self.trainer, self.setup.validation[:EVAL_ROWS])
+        self.last_eval, self._scores[step] = loss, loss if math.isfinite(loss) else math.inf
+        figures = self._of(figures)
+        self.events.write("eval", step=step, loss=loss, **({"figures": figures} if figures else {}))
+        if folder is not None and math.isfinite(loss):
+            set_score(folder, loss)
+        said = self.objective.answers(self.trainer, self.setup.tokenizer, self.samples)
+        for index, (sample, text) in enumerate(zip(self.samples, said, strict=True)):
+            self.events.write("sample", step=step, index=index, prompt=sample.question[:QUESTION], text=text)
+
+    def _of(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        """The objective's own figures among others; what is not a finite number is left out."""
+        found = {name: logs.get(name) for name in self.objective.figures}
+        return {
+            name: round(float(value), 6)
+            for name, value in found.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }

@@ -1,8 +1,8 @@
 """One training run: ``run(run_dir)`` in this process, or ``python -m playground.training.worker RUN_DIR [DATABASE
 ATTEMPT]`` in its own.
 
-The worker first takes its run (``worker_lock``), then appends to events.jsonl, keeps complete checkpoints, publishes
-the adapter atomically at the end, and can be killed at any moment. SIGTERM cancels.
+The worker first takes its run, then appends to events.jsonl, keeps complete checkpoints, publishes the adapter
+atomically at the end, and can be killed at any moment. SIGTERM cancels.
 """
 
 from __future__ import annotations
@@ -24,14 +24,11 @@ import torch
 from playground.db import DatabaseError
 from playground.errors import CancelledError, RunFailedError
 from playground.gpu.device import Lanes, use_share
-from playground.training import heartbeat
-from playground.training.checkpoint import best, drop_torn, marked_step
-from playground.training.events import EventWriter
+from playground.training import processes
+from playground.training.checkpoint import best, drop_torn, marked_step, publish
+from playground.training.events import EventWriter, curve_of
 from playground.training.failure import DISK, explain
-from playground.training.heartbeat import Heartbeat
-from playground.training.processes import own_bytes, peak_memory_bytes
 from playground.training.spec import RunSpec
-from playground.training.worker_lock import WAIT_S, Record, folder_lock
 
 NOT_MINE = 3
 """Exit code of a worker that came too late: the run was cancelled, or another worker has it."""
@@ -41,8 +38,8 @@ def main() -> int:
     """Entry of the child process: its log goes to worker.log, its events to events.jsonl."""
     signal.signal(signal.SIGTERM, _cancel)
     run_dir, attempt = Path(sys.argv[1]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
-    record = Record(Path(sys.argv[2]), run_dir.name, attempt) if len(sys.argv) > 3 else None
-    with folder_lock(run_dir, WAIT_S) as held:
+    record = processes.Record(Path(sys.argv[2]), run_dir.name, attempt) if len(sys.argv) > 3 else None
+    with processes.folder_lock(run_dir, processes.WAIT_S) as held:
         try:
             mine = held and (record is None or record.enter())
         except DatabaseError as error:
@@ -51,16 +48,15 @@ def main() -> int:
         if not mine:
             print("The run is cancelled, ended or in other hands; this worker ends.", file=sys.stderr)
             return NOT_MINE
-        heart = Heartbeat(run_dir, record.is_mine if record else lambda: True)
+        heart = processes.Heartbeat(run_dir, record.is_mine if record else lambda: True)
         heart.start()
-        lanes = Lanes(record.database.parent) if record else None
         try:
-            return run(run_dir, attempt, lanes=lanes)
+            return run(run_dir, attempt, lanes=Lanes(record.database.parent) if record else None)
         finally:
             heart.stop()
 
 
-def _cancel(number: int, frame: Any) -> None:
+def _cancel(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; the way out must not be interrupted
     raise CancelledError("The run was cancelled.")
 
@@ -74,7 +70,7 @@ def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: Fals
     spec: RunSpec | None = None
     started = time.monotonic()
     try:
-        heartbeat.reserve_disk_full_event(run_dir)
+        processes.reserve_disk_full_event(run_dir)
         events = EventWriter(run_dir, stop)
         events.write("started", pid=os.getpid(), attempt=attempt, step=marked_step(run_dir))
         spec = RunSpec.read(run_dir)
@@ -99,14 +95,12 @@ def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: Fals
 
 def _last(run_dir: Path, events: EventWriter | None, kind: str, **values: Any) -> None:
     """Write the last event; where the log has no room left, into the space that was reserved for it."""
-    try:
+    with contextlib.suppress(OSError):
         if events is not None:
             events.write(kind, **values)
             return
-    except OSError:
-        pass
     with contextlib.suppress(OSError):
-        heartbeat.write_disk_full_event(run_dir, event=kind, **values)
+        processes.write_disk_full_event(run_dir, event=kind, **values)
 
 
 def _limit_memory(limit_bytes: int) -> None:
@@ -119,7 +113,7 @@ def _limit_memory(limit_bytes: int) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / torch.cuda.mem_get_info()[1]))
         return
-    there, reserved = own_bytes("VmRSS") or 0, own_bytes("VmData") or 0
+    there, reserved = processes.own_bytes("VmRSS") or 0, processes.own_bytes("VmData") or 0
     if there >= limit_bytes:
         raise MemoryError(f"{there} bytes are in use before training begins; the limit is {limit_bytes}")
     room = reserved + limit_bytes - there
@@ -127,7 +121,8 @@ def _limit_memory(limit_bytes: int) -> None:
 
 
 def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, lanes: Lanes | None) -> dict[str, Any]:
-    # imported here: the worker answers to cancel before the libraries are loaded, and the file is read without them
+    """Returns what the run's last event says. Imports are here: the worker answers to cancel before the libraries are
+    loaded, and the file is read without them."""
     from playground.data.check import check_file
     from playground.methods import get_method
 
@@ -137,10 +132,8 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
 
     from playground.data.render import load_tokenizer
     from playground.training.dataset import prepare
-    from playground.training.events import curve_of
     from playground.training.model import weights_of
     from playground.training.objectives import get_objective
-    from playground.training.publish import publish
     from playground.training.trainer import take_best, train
 
     objective = get_objective(spec.objective)
@@ -151,14 +144,9 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     if lanes is not None:
         share_cores(model, lanes)
     trained, total = weights_of(model)
-    events.write(
-        "plan",
-        rows_used=data.rows_used,
-        rows_held_back=data.rows_held_back,
-        rows_bad=data.rows_bad,
-        trainable_params=trained,
-        total_params=total,
-    )
+    weights = {"trainable_params": trained, "total_params": total}
+    used = {"rows_used": data.rows_used, "rows_bad": data.rows_bad}
+    events.write("plan", **used, rows_held_back=data.rows_held_back, **weights)
     events.write("state", message="Training")
     measured = train(model, tokenizer, objective, data, spec, run_dir, events)
     if measured.last_loss is not None and measured.last_loss != measured.last_loss:
@@ -169,46 +157,33 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     kept = take_best(measured, run_dir)
     if "ref" in getattr(model, "peft_config", {}):
         model.delete_adapter("ref")  # TRL's reference, a copy of what the run began with
+    good, peak, planned = best(run_dir), processes.peak_memory_bytes(), spec.estimated_memory_bytes
     summary: dict[str, Any] = {
         "objective": spec.objective,
-        "rows_used": data.rows_used,
-        "rows_bad": data.rows_bad,
+        **used,
         "steps": measured.step,
         "tokens_per_s": round(measured.tokens_per_s or 0.0, 1),
         "loss": {"first": measured.first_loss, "last": measured.last_loss},
         "eval_loss": measured.last_eval,
-        "trainable_params": trained,
-        "total_params": total,
-        "estimated_memory_bytes": spec.estimated_memory_bytes,
+        **weights,
+        "estimated_memory_bytes": planned,
         "kept_step": kept,
+        **({"figures": measured.figures} if measured.figures.get("last") else {}),
+        **({"stopped": measured.stopped} if measured.stopped else {}),
+        **({"best": {"step": good[0], "eval_loss": good[1]}} if good else {}),
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_bytes": peak,
+        "memory_ratio": round(planned / peak, 3) if peak and planned else None,
     }
-    if measured.figures.get("last"):
-        summary["figures"] = measured.figures
-    if measured.stopped:
-        summary["stopped"] = measured.stopped
-    if (good := best(run_dir)) is not None:
-        summary["best"] = {"step": good[0], "eval_loss": good[1]}
-    summary["seconds"] = round(time.monotonic() - started, 1)
-    summary["peak_memory_bytes"] = peak = peak_memory_bytes()
-    summary["memory_ratio"] = (
-        round(spec.estimated_memory_bytes / peak, 3) if peak and spec.estimated_memory_bytes else None
-    )
-    _ignore_cancel()
-    summary["adapter"] = publish(
-        model, tokenizer, spec, summary | {"row_hashes": data.hashes, "curve": curve_of(run_dir)}
-    )
-    return summary
-
-
-def _ignore_cancel() -> None:
-    """From here on a cancel comes too late: an adapter that is in the library belongs to a run that is done."""
     if signal.getsignal(signal.SIGTERM) is _cancel:
+        # a cancel comes too late: an adapter that is in the library belongs to a run that is done
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    record = summary | {"row_hashes": data.hashes, "curve": curve_of(run_dir)}
+    return summary | {"adapter": publish(model, tokenizer, spec, record)}
 
 
 def share_cores(model: Any, lanes: Lanes) -> None:
-    """Before every forward pass enter the ``train`` lane and use the threads that it may use then. On CUDA it does
-    nothing.
+    """Before every forward pass enter the ``train`` lane and use the threads that it may use then; nothing on CUDA.
 
     Every forward pass begins with the input embeddings: a step's, an evaluation's, and each token's of a sample."""
     if torch.cuda.is_available():

@@ -19,7 +19,7 @@ from playground.library.files import private_folder
 from playground.server.gate import Visit, token_in
 from playground.services import Services, build_services
 from playground.settings import Settings
-from playground.training.publish import keep_checkpoint
+from playground.training.checkpoint import keep_checkpoint
 from playground.ui import sidebar
 from playground.ui.wiring import Visitor, visitor
 from playground.verdict.race_store import RUNNING, Entry, Race

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from playground.data.render import Packed, Rendered
-from playground.training.collator import IGNORED, AnswerCollator, TextBlockCollator, answer_loss
+from playground.training.objectives.sft import IGNORED, AnswerCollator, TextBlockCollator, answer_loss
 
 ROWS = [Rendered("", "", [5, 6, 7, 8], [9, 10]), Rendered("", "", [11], [12, 13, 14])]
 

@@ -1,4 +1,4 @@
-"""The installed transformers, PEFT and TRL have the private parts that training relies on."""
+"""The installed transformers and TRL have the private parts that training relies on."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from transformers import Trainer
 from trl import DPOTrainer, KTOTrainer, RewardTrainer
 from trl.experimental.orpo import ORPOTrainer
 
-from playground.training import internals
-from playground.training.objectives import trl
+from playground.training.model import trainable
+
+USED = {
+    Trainer: ("_load_from_checkpoint", "_get_train_sampler", "_get_num_items_in_batch", "_prepare_inputs"),
+    **dict.fromkeys((DPOTrainer, KTOTrainer, RewardTrainer), ("_prepare_dataset", "create_model_card")),
+    ORPOTrainer: ("tokenize_row", "get_batch_loss_metrics"),
+}
 
 
 def test_what_is_called_and_overridden_is_there() -> None:
-    for owner, names in internals.USED.items():
+    for owner, names in USED.items():
         assert [name for name in names if not callable(getattr(owner, name, None))] == []
     assert {"batch_samples", "device"} <= set(inspect.signature(Trainer._get_num_items_in_batch).parameters)
-    used = dict.fromkeys((DPOTrainer, KTOTrainer, RewardTrainer), trl.USED)
-    used[ORPOTrainer] = ("tokenize_row", "get_batch_loss_metrics")
-    for owner, names in used.items():
-        assert [name for name in names if not callable(getattr(owner, name, None))] == []
 
 
 def test_only_a_subclass_takes_a_model_s_place() -> None:
-    with pytest.raises(TypeError, match="int is no list"):
-        internals.with_class([], int)
+    with pytest.raises(TypeError, match="TrainableLM is no int"):
+        trainable(1)

@@ -18,9 +18,9 @@ from playground.library.safety import check_folder
 from playground.methods import all_methods, get_method
 from playground.methods.method import Options
 from playground.training.checkpoint import STATE, newest_complete
-from playground.training.collator import AnswerCollator, TextBlockCollator, answer_loss
 from playground.training.estimate import estimate
 from playground.training.model import load_for_training, optimiser_name, weights_of
+from playground.training.objectives.sft import AnswerCollator, TextBlockCollator, answer_loss
 from playground.training.spec import RunSpec
 
 ADAPTERS = ("lora", "qlora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning")

@@ -134,9 +134,8 @@ def material(spec: RunSpec, **changes: Any) -> TrainingData:
 def test_trl_sees_our_tokens(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
     """What the batches of TRL's trainers hold is prompt and answer as our renderer writes them, and nothing else."""
     from playground.methods import get_method
-    from playground.training.objectives import get_objective
-    from playground.training.objectives.objective import Setup
-    from playground.training.trainer import _arguments
+    from playground.training.objectives import Setup, get_objective
+    from playground.training.trainer import arguments_of
 
     expected: dict[str, set[tuple[int, ...]]] = {}
     for objective in ("dpo", "orpo", "kto", "reward", "grpo"):
@@ -159,7 +158,7 @@ def test_trl_sees_our_tokens(spec_of: Any, run_worker: Any, tmp_path: Path) -> N
             made.train,
             (),
             spec,
-            _arguments(spec, len(made.train), tmp_path),
+            arguments_of(spec, len(made.train), tmp_path),
         )
         trainer = own.trainer(setup)
         seen: set[tuple[int, ...]] = set()

@@ -11,17 +11,10 @@ import torch
 
 from playground.data.render import Rendered
 from playground.methods import get_method
-from playground.training.collator import (
-    AnswerCollator,
-    PackedSequenceCollator,
-    TextBlockCollator,
-    answer_loss,
-    collator,
-    shared_tokens,
-)
-from playground.training.fused.llama import fits
+from playground.training.fused.llama import PackedSequenceCollator, fits, shared_tokens
 from playground.training.fused.ops import SHORT
 from playground.training.model import load_for_training
+from playground.training.objectives.sft import AnswerCollator, TextBlockCollator, answer_loss, collator
 
 PACKED = ("lora", "dora", "ia3", "full", "bottleneck", "qlora")
 PADDED = ("prefix", "prompt", "p-tuning", "p-tuning-v2")

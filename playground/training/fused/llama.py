@@ -1,5 +1,10 @@
-"""The training step's forward pass over packed sequences, for the Llama family: the model's own modules and weights,
-fewer sums around them.
+"""Packed sequences and the training step's forward pass over them, for the Llama family: the model's own modules and
+weights, fewer sums around them.
+
+A batch is one line of tokens: the prefix that all rows share, then the rest of each row. Every token has the position
+and sees the tokens that it would in its row alone, and its gradient is the same
+(``tests/training/test_packed_sequences.py``). A batch of B rows with p shared tokens of n each costs p + B (n - p)
+tokens instead of B n.
 
 LoRA layers that read the same input are one product; DoRA, IA3, bottlenecks and layers that are trained themselves are
 called as they are. Other families, and methods whose virtual tokens stand before the text, train through their own
@@ -8,14 +13,58 @@ forward pass on padded rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from playground.data.render import Rendered
 from playground.training.estimate import can_pack_sequences
 from playground.training.fused.ops import AddNorm, AnswerLoss, Gated, Heads, LoraProducts, Pair, Rows, Turned
+
+WORTH = 1 / 50
+"""Share of a batch's tokens that sharing a prefix must save: below that the bookkeeping costs as much."""
+
+
+class PackedSequenceCollator:
+    """Builds ``input_ids`` and ``position_ids`` [1, tokens], ``spans`` [1 + rows], ``learned`` and ``labels`` [tokens
+    that count].
+
+    spans: tokens of the shared prefix (0 = none is shared), then those of each row's rest. learned: the place in the
+    line that predicts each label. A row's last token predicts nothing, so it is not read."""
+
+    def __call__(self, rows: Sequence[Rendered]) -> dict[str, Any]:
+        shared = shared_tokens(rows)
+        ids, positions = rows[0].prompt_ids[:shared], list(range(shared))
+        spans, learned, labels = [shared], [], []
+        for row in rows:
+            first = len(ids) - shared + len(row.prompt_ids) - 1  # the place of the prompt's last token
+            rest = (row.prompt_ids + row.completion_ids)[shared:-1]
+            ids += rest
+            positions += range(shared, shared + len(rest))
+            spans.append(len(rest))
+            read = {place for begin, end in row.read for place in range(begin, end)}
+            for place, token in enumerate(row.completion_ids):
+                if place not in read:
+                    learned.append(first + place)
+                    labels.append(token)
+        found = {"spans": spans, "learned": learned, "labels": labels}
+        line = {"input_ids": [ids], "position_ids": [positions]}
+        return {name: torch.tensor(value, dtype=torch.long) for name, value in {**line, **found}.items()}
+
+
+def shared_tokens(rows: Sequence[Rendered]) -> int:
+    """How many tokens at the start of these rows are computed once for all of them; 0 where that saves less than
+    ``WORTH``. The last token of a prompt is never among them: it predicts each row's answer."""
+    if len(rows) < 2:
+        return 0
+    prompts = [row.prompt_ids for row in rows]
+    low, high = min(prompts), max(prompts)  # what the first and the last in order have in common, all have
+    most = min(map(len, prompts)) - 1
+    common = next((place for place in range(most) if low[place] != high[place]), max(most, 0))
+    return common if common * (len(rows) - 1) >= WORTH * sum(row.tokens for row in rows) else 0
 
 
 def fits(model: Any) -> bool:

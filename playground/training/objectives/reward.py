@@ -1,41 +1,95 @@
-"""Learning from its own replies and what they are worth: ``grpo`` (Shao et al. 2024, arXiv:2402.03300), with checks or
-a reward model. A reply counts for more or less than the other replies to the same prompt; there is no reference model
-(beta = 0). A reward is a check's grade, or a reward model's score, from 0 to 1 each.
+"""Reward models, and learning by rewards.
+
+``reward``: a model that reads a request with an answer and gives one number (Bradley and Terry 1952, as used by Ouyang
+et al. 2022, arXiv:2203.02155), its scores kept near zero in the mean (Eisenstein et al. 2023, arXiv:2312.09244).
+``grpo``: learning from its own replies and what they are worth (Shao et al. 2024, arXiv:2402.03300). A reply counts for
+more or less than the other replies to the same prompt; there is no reference model (beta = 0). A reward is a check's
+grade, or a reward model's score, from 0 to 1 each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import Trainer
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 
 from playground.errors import InputError, RunFailedError
 from playground.evaluation.checks import parse_check
+from playground.methods import register_with_peft
+from playground.methods.method import Method
+from playground.training.dataset import Pair, Row
 from playground.training.estimate import REPLIES, reply_tokens
-from playground.training.objectives.objective import Objective, Row, Sample, Setup, Writes, generate
-from playground.training.objectives.trl import Tokenised, build
+from playground.training.model import load_for_training, trainable, training_dtype
+from playground.training.objectives import Sample, Setup, Writes, generate
+from playground.training.objectives.preference import Tokenised, batches, build, evaluating
 from playground.training.spec import REWARD_MODEL, RunSpec
+from playground.training.trainer import collated
 
+CENTRE = 0.01
+"""How much the square of two scores' sum weighs beside the loss."""
+EVAL_PROMPTS = 8
+"""Held-out prompts that are answered at every checkpoint."""
 Reward = Callable[[Sequence[list[int]], Sequence[list[int]], Sequence[str]], list[float]]
 """(prompts' token ids, replies' token ids, replies' texts) -> what each is worth."""
 
 
-def rewards_of(spec: RunSpec, tokenizer: Any) -> dict[str, Reward]:
-    """Every reward of a run by its name, as it was written. Raises InputError for one that cannot be read."""
-    return {name: _reward(name, spec, tokenizer) for name in spec.rewards}
+class _Reward(Tokenised, RewardTrainer):
+    pass
 
 
-def _reward(name: str, spec: RunSpec, tokenizer: Any) -> Reward:
-    if name.startswith(REWARD_MODEL):
-        return ScoredBy(Path(spec.base_path), Path(spec.reward_files[name]), tokenizer)
-    kind, _, _ = name.partition(":")
-    written = f"{kind}:{spec.reward_files[name]}" if name in spec.reward_files else name
-    worth = parse_check(written).grade
-    return lambda prompts, replies, texts: [worth(text) for text in texts]
+class Scorer:
+    """The better answer gets the higher score."""
+
+    figures: tuple[str, ...] = ("accuracy", "margin", "mean_reward", "min_reward", "max_reward")
+
+    def load(self, spec: RunSpec, method: Method) -> Any:
+        return load_for_training(Path(spec.base_path), method, spec.rank, spec.seed, spec.method_options, scorer=True)
+
+    def trainer(self, setup: Setup) -> Trainer:
+        options: dict[str, Any] = {"max_length": None, "center_rewards_coefficient": CENTRE}
+        made: Trainer = build(_Reward, RewardConfig, setup, as_wholes(setup.rows), **options)
+        return made
+
+    def measure(self, trainer: Any, rows: Sequence[Row]) -> tuple[float, dict[str, float]]:
+        losses, better, gaps = [], [], []
+        with evaluating(trainer):
+            for batch, count in batches(trainer, as_wholes(rows)):
+                chosen, rejected = trainer.model(**batch, use_cache=False).logits.float().squeeze(-1).split(count)
+                gap = chosen - rejected
+                losses += (-torch.nn.functional.logsigmoid(gap)).tolist()
+                better += (gap > 0).float().tolist()
+                gaps += gap.tolist()
+        return sum(losses) / len(losses), {"accuracy": sum(better) / len(better), "margin": sum(gaps) / len(gaps)}
+
+    def answers(self, trainer: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]:
+        """It writes nothing: the scores of both answers."""
+        pairs = [sample.row for sample in samples if isinstance(sample.row, Pair)]
+        with evaluating(trainer):
+            batch, count = collated(trainer, as_wholes(pairs)), len(pairs)
+            scores = trainer.model(**batch, use_cache=False).logits.float().squeeze(-1).tolist()
+        said = []
+        for pair, chosen, rejected in zip(pairs, scores[:count], scores[count:], strict=True):
+            first = f"{chosen:+.2f} for the better answer: {_short(pair.chosen.completion_text)}"
+            said.append(f"{first}\n{rejected:+.2f} for the other: {_short(pair.rejected.completion_text)}")
+        return said
+
+
+def _short(text: str) -> str:
+    plain = " ".join(text.split())
+    return plain if len(plain) <= 80 else plain[:79] + "…"
+
+
+def as_wholes(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Prompt and answer in one, as TRL's collator takes them."""
+    return [
+        {f"{side}_ids": row.prompt_ids + getattr(row, side).completion_ids for side in ("chosen", "rejected")}
+        for row in rows
+        if isinstance(row, Pair)
+    ]
 
 
 class ScoredBy:
@@ -45,10 +99,6 @@ class ScoredBy:
         """Raises InputError when it cannot be loaded."""
         from peft import PeftModel
         from transformers import AutoModelForSequenceClassification
-
-        from playground.methods import register_with_peft
-        from playground.training.model import training_dtype
-        from playground.training.peft_models import trainable
 
         register_with_peft()
         whole = not (folder / "adapter_config.json").is_file()
@@ -83,8 +133,13 @@ class ScoredBy:
         return worth
 
 
-EVAL_PROMPTS = 8
-"""Held-out prompts that are answered at every checkpoint."""
+def reward_of(name: str, spec: RunSpec, tokenizer: Any) -> Reward:
+    """A reward by its name, as it was written. Raises InputError for one that cannot be read."""
+    if name.startswith(REWARD_MODEL):
+        return ScoredBy(Path(spec.base_path), Path(spec.reward_files[name]), tokenizer)
+    kind, _, _ = name.partition(":")
+    worth = parse_check(f"{kind}:{spec.reward_files[name]}" if name in spec.reward_files else name).grade
+    return lambda prompts, replies, texts: [worth(text) for text in texts]
 
 
 class _GRPO(Tokenised, GRPOTrainer):
@@ -111,13 +166,12 @@ class Grpo(Writes):
 
     def trainer(self, setup: Setup) -> Trainer:
         spec = setup.spec
-        self._rewards, self._limit = rewards_of(spec, setup.tokenizer), spec.max_tokens
+        self._rewards = {name: reward_of(name, spec, setup.tokenizer) for name in spec.rewards}
+        self._limit = spec.max_tokens
         self.figures = (*self.figures, *(f"rewards/{name}/mean" for name in self._rewards))
         self._most = reply_tokens((row.tokens - len(row.prompt_ids) for row in setup.rows), spec.max_tokens)
-        prompts = {}
-        for row in setup.rows:
-            ids = self._fitted(row.prompt_ids)
-            prompts[setup.tokenizer.decode(ids)] = ids
+        fitted = [self._fitted(row.prompt_ids) for row in setup.rows]
+        prompts = {setup.tokenizer.decode(ids): ids for ids in fitted}
         if not prompts:
             raise RunFailedError("grpo needs at least one prompt. Add rows.")
         options: dict[str, Any] = {
@@ -131,7 +185,8 @@ class Grpo(Writes):
         rewards = {"reward_funcs": [_as_trl(name, reward) for name, reward in self._rewards.items()]}
         trainer = build(_GRPO, GRPOConfig, setup, rows, arguments=rewards, **options)
         trainer.rendered = prompts
-        return cast(Trainer, trainer)
+        made: Trainer = trainer
+        return made
 
     def measure(self, trainer: Any, rows: Sequence[Row]) -> tuple[float, dict[str, float]]:
         """1 less the mean worth of greedy replies, which are kept to be shown."""
@@ -171,5 +226,4 @@ def _as_trl(name: str, reward: Reward) -> Any:
     return worth
 
 
-def make(name: str) -> Objective:
-    return Grpo()
+MADE = {"reward": Scorer, "grpo": Grpo}
