@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
-from playground.engine.request import ROWS_MAX, SEED_MAX, Row, RowState, Sampling, make_stamp
+from playground.engine.request import ROWS_MAX, SEED_MAX, Row, RowState, Sampling
 from playground.errors import (
     AdapterError,
     BaseUnavailableError,
@@ -237,18 +238,21 @@ class Batches:
             make_room(self._manager)
 
     def _stamp(self, engine: Engine, one: Asked, rows: int) -> dict[str, Any]:
-        card = one.card
+        """Everything that decides a reply's tokens: on the same device, dtype and number of rows they come again."""
         dtype, device = self._decoder.where(engine)
-        return make_stamp(
-            base=base_of(card, self._bases),
-            adapter=card.id if card else None,
-            adapter_sha256=card.sha256 if card else None,
-            prompt=one.prompt,
-            sampling=one.sampling,
-            dtype=dtype,
-            device=device,
-            rows=rows,
-        )
+        drawn = asdict(one.sampling) | {"stop": list(one.sampling.stop)}
+        seed = drawn.pop("seed")
+        return {
+            "base": base_of(one.card, self._bases),
+            "adapter": one.card.id if one.card else None,
+            "adapter_sha256": one.card.sha256 if one.card else None,
+            "prompt": {"text": one.prompt, "sha256": hashlib.sha256(one.prompt.encode()).hexdigest()},
+            "sampling": drawn,
+            "seed": seed,
+            "dtype": dtype,
+            "device": device,
+            "rows": rows,
+        }
 
     def _needs(self, asked: Sequence[Asked]) -> int:
         """Bytes of the KV cache of the rows that are decoded at once, were each as long as the longest may become;

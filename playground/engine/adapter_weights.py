@@ -1,11 +1,13 @@
-"""What an adapter does to one linear layer, in one formula for LoRA, rsLoRA, QLoRA-trained LoRA, DoRA and IA³.
+"""An adapter's file, and what it does to one linear layer: one formula for LoRA, rsLoRA, QLoRA-trained LoRA, DoRA and
+IA³.
 
     y = out_scale * (W (in_scale * x) + bias + x a b) + shift
 
-A bottleneck (``bottleneck.py``) takes y further: y + up(act(down(y))).
+A bottleneck takes y further: y + up(act(down(y))).
 
 LoRA: Hu et al. 2021, arXiv:2106.09685; rsLoRA: Kalajdzievski 2023, arXiv:2312.03732; DoRA: Liu et al. 2024,
-arXiv:2402.09353; IA³: Liu et al. 2022, arXiv:2205.05638.
+arXiv:2402.09353; IA³: Liu et al. 2022, arXiv:2205.05638; bottlenecks: Houlsby et al. 2019, arXiv:1902.00751, and
+Pfeiffer et al. 2020, arXiv:2005.00052.
 
 Soft prompts put virtual tokens before the text. Prefix tuning (Li & Liang 2021, arXiv:2101.00190) and P-tuning v2 (Liu
 et al. 2022, arXiv:2110.07602) learn keys and values for every layer: they lie at the start of the sequence's KV cache,
@@ -20,24 +22,29 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
+from playground.engine.load import bytes_of
 from playground.errors import AdapterError
 from playground.library.files import check_magnitudes
 from playground.methods import method_for
 from playground.methods.bottleneck_method import ACTIVATIONS as NAMES
 from playground.methods.weights import BottleneckWeights, FileAdapter, FileModule
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(functional, name) for name in NAMES}
+
 
 def read_adapter(folder: Path) -> FileAdapter:
-    """What the file holds, in fp32. Raises AdapterError for a method the batch does not carry, or a damaged file."""
+    """What a PEFT folder holds, in fp32. Raises AdapterError for a method the batch does not carry, or a damaged
+    file."""
     name = folder.name
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
@@ -64,119 +71,82 @@ def read_adapter(folder: Path) -> FileAdapter:
         raise AdapterError(f"{name}'s config is damaged: {error}. Export the adapter again.") from error
 
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {name: getattr(functional, name) for name in NAMES}
-
-
 @dataclass(frozen=True)
 class Neck(BottleneckWeights):
     """One layer's bottleneck, as a batch computes it."""
 
     @property
-    def width(self) -> int:
-        return self.down.shape[0]
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
+    def tensors(self) -> tuple[Tensor, ...]:
         return self.down, self.down_bias, self.up, self.up_bias
-
-    @property
-    def bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Neck:
         down, down_bias, up, up_bias = (tensor.to(device, dtype).contiguous() for tensor in self.tensors)
         return Neck(down, down_bias, up, up_bias, self.activation)
 
-    def add(self, y: torch.Tensor) -> None:
+    def add(self, y: Tensor) -> None:
         """In place, for tokens that all carry it: y [tokens, out]."""
         inner = ACTIVATIONS[self.activation](torch.addmm(self.down_bias, y, self.down.t()))
         y.addmm_(inner, self.up.t()).add_(self.up_bias)
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Several necks of one layer: down [all columns, out], bias [all columns], up [all columns, out]. Each neck has a
-    column for each
-    of its inner numbers and one that is always act(1), over which its up_bias is divided; parts: (activation, from, to)
-    of each."""
+class StackedNecks:
+    """Several necks of one layer: every row multiplies all of them, and a mask between the two products selects its own.
 
-    down: torch.Tensor
-    bias: torch.Tensor
-    up: torch.Tensor
-    parts: tuple[tuple[str, int, int], ...]
+    down [columns, out], bias [columns], up [columns, out]; each neck has a column for each of its inner numbers and one
+    that is always act(1), over which its up_bias is divided. parts: (activation, first column, past the last) of each
+    neck, None where there is none."""
+
+    down: Tensor
+    bias: Tensor
+    up: Tensor
+    parts: tuple[tuple[str, int, int] | None, ...]
+
+    @cached_property
+    def _there(self) -> list[tuple[str, int, int]]:
+        return [part for part in self.parts if part is not None]
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in (self.down, self.bias, self.up))
+        return bytes_of(self.down, self.bias, self.up)
 
-    def mask(self, carried: Sequence[int | None]) -> torch.Tensor:
-        """[rows, all columns]: True where the column is of no neck that the row carries; carried: that neck's number,
-        None = none."""
+    def mask(self, carried: Sequence[int | None]) -> Tensor:
+        """[rows, columns]: True where the column is not of the neck that the row carries; carried: its number."""
         mask = torch.ones(len(carried), self.down.shape[0], dtype=torch.bool)
         for row, number in enumerate(carried):
-            if number is not None:
-                _, begin, end = self.parts[number]
-                mask[row, begin:end] = False
+            if number is not None and (part := self.parts[number]) is not None:
+                mask[row, part[1] : part[2]] = False
         return mask.to(self.down.device)
 
-    def add(self, y: torch.Tensor, mask: torch.Tensor) -> None:
+    def add(self, y: Tensor, mask: Tensor) -> None:
         """In place: y [rows, out], each without what its mask covers."""
         inner = torch.addmm(self.bias, y, self.down.t())
-        if len({activation for activation, _, _ in self.parts}) == 1:
-            inner = ACTIVATIONS[self.parts[0][0]](inner)
+        if len({activation for activation, _, _ in self._there}) == 1:
+            inner = ACTIVATIONS[self._there[0][0]](inner)
         else:
-            inner = torch.cat(
-                [ACTIVATIONS[activation](inner[:, begin:end]) for activation, begin, end in self.parts], dim=1
-            )
+            inner = torch.cat([ACTIVATIONS[name](inner[:, begin:end]) for name, begin, end in self._there], dim=1)
         y.addmm_(inner.masked_fill_(mask, 0.0), self.up)
 
 
-def beside(necks: Sequence[Neck]) -> Beside:
-    """At least one."""
-    down, bias, up, parts, end = [], [], [], [], 0
+def stacked(necks: Sequence[Neck | None]) -> StackedNecks:
+    """At least one of them is there."""
+    down, bias, up, end = [], [], [], 0
+    parts: list[tuple[str, int, int] | None] = []
     for neck in necks:
+        if neck is None:
+            parts.append(None)
+            continue
         one = torch.ones_like(neck.down_bias[:1])
         down += [neck.down, torch.zeros_like(neck.down[:1])]
         bias += [neck.down_bias, one]
         up += [neck.up.t(), (neck.up_bias / ACTIVATIONS[neck.activation](one))[None]]
-        parts.append((neck.activation, end, end + neck.width + 1))
-        end += neck.width + 1
-    return Beside(torch.cat(down), torch.cat(bias), torch.cat(up), tuple(parts))
+        parts.append((neck.activation, end, end + neck.down.shape[0] + 1))
+        end += neck.down.shape[0] + 1
+    return StackedNecks(torch.cat(down), torch.cat(bias), torch.cat(up), tuple(parts))
 
 
-Masked = tuple[Beside, torch.Tensor]
+MaskedNecks = tuple[StackedNecks, Tensor]
 """What the rows of a batch carry on one layer: several necks, and whose is whose."""
-
-
-def numbered(necks: Sequence[Neck | None], carried: Sequence[int | None]) -> tuple[list[Neck], list[int | None]]:
-    """Necks without gaps, and the rows' numbers among them; carried: their numbers among ``necks``, None = none."""
-    there = [number for number, neck in enumerate(necks) if neck is not None]
-    return [neck for neck in necks if neck is not None], [there.index(n) if n in there else None for n in carried]
-
-
-@dataclass(frozen=True)
-class SoftPrompt:
-    """Embeddings [tokens, hidden], or keys_values [layers, tokens, 2, kv_heads, head_dim], before the text."""
-
-    embeddings: torch.Tensor | None = None
-    keys_values: torch.Tensor | None = None
-
-    @property
-    def read(self) -> int:
-        """Tokens that are read before the text."""
-        return 0 if self.embeddings is None else self.embeddings.shape[0]
-
-    @property
-    def held(self) -> int:
-        """Tokens that are in the cache before anything is read."""
-        return 0 if self.keys_values is None else self.keys_values.shape[1]
-
-    @property
-    def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.embeddings, self.keys_values) if t is not None)
-
-
-NO_SOFT_PROMPT = SoftPrompt()
 
 
 @dataclass(frozen=True)
@@ -184,11 +154,11 @@ class ModuleWeights:
     """a [rank, in], b [out, rank] with the scale folded in; in_scale [in]; out_scale, shift [out]; neck: on the output.
     None = it has no effect."""
 
-    a: torch.Tensor | None = None
-    b: torch.Tensor | None = None
-    in_scale: torch.Tensor | None = None
-    out_scale: torch.Tensor | None = None
-    shift: torch.Tensor | None = None
+    a: Tensor | None = None
+    b: Tensor | None = None
+    in_scale: Tensor | None = None
+    out_scale: Tensor | None = None
+    shift: Tensor | None = None
     neck: Neck | None = None
 
     @property
@@ -210,7 +180,7 @@ def out_in(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def plain_weight(module: Any) -> torch.Tensor:
+def plain_weight(module: Any) -> Tensor:
     """A linear layer's weight [out, in] in fp32; an NF4 one is unpacked."""
     weight = module.weight
     state = getattr(weight, "quant_state", None)

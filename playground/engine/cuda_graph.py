@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from playground.engine.kv_cache import KVCache
 from playground.engine.llama_model import LlamaModel
@@ -20,11 +21,11 @@ from playground.engine.llama_slots import AdapterSlots
 
 
 class Graph(Protocol):
-    """Runs again what was captured."""
+    def replay(self) -> None:
+        """Run again what was captured."""
 
-    def replay(self) -> None: ...
 
-
+SHAPES_MAX = 32
 Capture = Callable[[Callable[[], None]], Graph]
 """Takes work on fixed tensors; returns what runs it again."""
 
@@ -38,28 +39,27 @@ def cuda_capture(work: Callable[[], None]) -> Graph:
         for _ in range(3):
             work()
     torch.cuda.current_stream().wait_stream(side)
-    graph: Any = torch.cuda.CUDAGraph()
+    graph: Graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
-    captured: Graph = graph
-    return captured
+    return graph
 
 
 @dataclass
 class _Shape:
     """One shape's fixed tensors: ids, positions and cache places [3, rows], logits [rows, vocabulary]."""
 
-    inputs: torch.Tensor
-    logits: torch.Tensor
+    inputs: Tensor
+    logits: Tensor
     graph: Graph
 
 
 class CapturedDecode:
-    """In place of ``LlamaModel.decode``. At most ``limit`` shapes are kept; they are dropped when the KV cache, the
+    """In place of ``LlamaModel.decode``. At most SHAPES_MAX shapes are kept; they are dropped when the KV cache, the
     adapter slots or the rotary tables move in memory: a graph keeps pointers."""
 
-    def __init__(self, model: LlamaModel, capture: Capture = cuda_capture, limit: int = 32) -> None:
-        self._model, self._capture, self._limit = model, capture, limit
+    def __init__(self, model: LlamaModel, capture: Capture = cuda_capture) -> None:
+        self._model, self._capture = model, capture
         self._memory: tuple[int, ...] = ()
         self.shapes: dict[tuple[int, int, bool], _Shape] = {}
 
@@ -75,7 +75,7 @@ class CapturedDecode:
         slots: Sequence[int | None],
         cache: KVCache,
         adapters: AdapterSlots,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Logits [rows, vocabulary], valid until the next call; slots: each row's adapter."""
         count, model = len(tokens), self._model
         adapters.select(slots)
@@ -87,12 +87,11 @@ class CapturedDecode:
         padding = rows - count
         adapted = adapters.select_fixed([*slots, *[None] * padding])
         memory = (cache.version, adapters.version, model.version)
-        if self._memory != memory or len(self.shapes) >= self._limit:
+        if self._memory != memory or len(self.shapes) >= SHAPES_MAX:
             self._memory, self.shapes = memory, {}
         places = [row * cache.length + length for row, length in enumerate(lengths)]
-        inputs = torch.tensor(
-            [[*tokens, *[0] * padding], [*lengths, *[0] * padding], [*places, *[cache.scratch] * padding]]
-        )
+        zeros, scratch = [0] * padding, [cache.scratch] * padding
+        inputs = torch.tensor([[*tokens, *zeros], [*lengths, *zeros], [*places, *scratch]])
         key = (rows, cache.length, adapted)
         if key not in self.shapes:
             self.shapes[key] = self._captured(inputs, cache, adapters)
@@ -101,7 +100,7 @@ class CapturedDecode:
         shape.graph.replay()
         return shape.logits[:count]
 
-    def _captured(self, inputs: torch.Tensor, cache: KVCache, adapters: AdapterSlots) -> _Shape:
+    def _captured(self, inputs: Tensor, cache: KVCache, adapters: AdapterSlots) -> _Shape:
         model = self._model
         fixed = inputs.to(model.device)
         logits = torch.empty(inputs.shape[1], model.head.shape[1], dtype=model.dtype, device=model.device)

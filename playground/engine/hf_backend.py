@@ -14,17 +14,19 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from playground.engine.adapter_weights import NO_SOFT_PROMPT, AdapterWeights, SoftPrompt, out_in
-from playground.engine.hf_rows import ActiveRows, Padded, SlottedLinear, padded, scores
+from playground.engine.adapter_weights import AdapterWeights, out_in
+from playground.engine.hf_rows import NO_SOFT_PROMPT, ActiveRows, Padded, SlottedLinear, SoftPrompt, padded
 from playground.engine.load import Loaded
-from playground.engine.request import ROWS_MAX, Row, RowState, Score, Text
-from playground.engine.sequence import Generation
+from playground.engine.request import PLACES, ROWS_MAX, Row, RowState, Score, Text, parts
+from playground.engine.sequence import Generation, LossSum
 from playground.errors import AdapterError, BaseUnavailableError
 from playground.methods.weights import VirtualTokens
 
@@ -48,7 +50,7 @@ class HfBackend:
                 self._linears[name].hook(module)
         self._slots: dict[str, int] = {}
         self._soft_prompts: dict[str, SoftPrompt] = {}
-        self._users: dict[int, int] = {}
+        self._users: Counter[int] = Counter()
         self._inputs = set(inspect.signature(loaded.model.forward).parameters)
         if "past_key_values" not in self._inputs:
             raise BaseUnavailableError(
@@ -62,22 +64,15 @@ class HfBackend:
     @property
     def adapter_bytes(self) -> int:
         """Everything that the slots take, used or not, and soft prompts."""
-        return self._slot_bytes + self._soft_prompt_bytes
+        return sum(one.bytes for one in (*self._linears.values(), *list(self._soft_prompts.values())))
 
     @property
     def held_bytes(self) -> int:
         """The share of it that attached adapters use."""
         slots = max((linear.a.shape[0] for linear in self._linears.values()), default=1)
         used = sum(slot > 0 for slot in list(self._slots.values()))
-        return self._slot_bytes * used // slots + self._soft_prompt_bytes
-
-    @property
-    def _slot_bytes(self) -> int:
-        return sum(linear.bytes for linear in self._linears.values())
-
-    @property
-    def _soft_prompt_bytes(self) -> int:
-        return sum(prompt.bytes for prompt in list(self._soft_prompts.values()))
+        prompts = sum(prompt.bytes for prompt in list(self._soft_prompts.values()))
+        return (self.adapter_bytes - prompts) * used // slots + prompts
 
     @property
     def cache_bytes(self) -> int:
@@ -142,23 +137,28 @@ class HfBackend:
             found.append((int(keys.shape[1]), int(keys.shape[3])) if plain and keys is not None else None)
         return found
 
-    def _hold(self, adapters: Sequence[str | None]) -> tuple[list[int], list[SoftPrompt]]:
-        """Each row's slot and soft prompt, which stay until ``_release``."""
-        slots = [self._slot(name) for name in adapters]
-        for slot in slots:
-            self._users[slot] = self._users.get(slot, 0) + 1
-        return slots, [self._soft_prompts[name] if name else NO_SOFT_PROMPT for name in adapters]
+    @contextlib.contextmanager
+    def _holding(self, adapters: Sequence[str | None]) -> Iterator[tuple[list[int], list[SoftPrompt]]]:
+        """Each row's slot and soft prompt, which stay until the end."""
 
-    def _release(self, slots: Sequence[int]) -> None:
-        with contextlib.suppress(BaseUnavailableError):  # the base has left, and its slots with it
-            self._compute.run(lambda: self._release_slots(slots))
+        def hold() -> tuple[list[int], list[SoftPrompt]]:
+            slots = [self._slot(name) for name in adapters]
+            self._users.update(slots)
+            return slots, [self._soft_prompts[name] if name else NO_SOFT_PROMPT for name in adapters]
 
-    def _release_slots(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            self._users[slot] -= 1
-            if not self._users[slot]:
-                del self._users[slot]
-                self._clear(slot)
+        def release() -> None:
+            for slot in slots:
+                self._users[slot] -= 1
+                if not self._users[slot]:
+                    del self._users[slot]
+                    self._clear(slot)
+
+        slots, soft = self._compute.run(hold)
+        try:
+            yield slots, soft
+        finally:
+            with contextlib.suppress(BaseUnavailableError):  # the base has left, and its slots with it
+                self._compute.run(release)
 
     def _slot(self, adapter_id: str | None) -> int:
         if adapter_id and adapter_id not in self._slots:
@@ -187,10 +187,10 @@ class HfBackend:
         torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
         return (time.perf_counter() - started) * 1000
 
-    def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> torch.Tensor:
+    def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> Tensor:
         """Logits [prompts, vocabulary] of each prompt's last token."""
 
-        def work() -> torch.Tensor:
+        def work() -> Tensor:
             slot = torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
             soft = self._soft_prompts[adapter_id] if adapter_id else NO_SOFT_PROMPT
             return torch.stack([self.forward(self.padded([prompt], [soft]), slot)[0] for prompt in prompts])
@@ -199,55 +199,67 @@ class HfBackend:
 
     def stream(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Generator[list[RowState], None, None]:
         """Every row's state after each step."""
-        slots, soft = self._compute.run(lambda: self._hold([row.adapter for row in rows]))
-        try:
+        with self._holding([row.adapter for row in rows]) as (slots, soft):
             started = time.perf_counter()
-            tokenizer = self.loaded.tokenizer
-            replies = [Generation(row, ids, tokenizer, self._ends) for row, ids in zip(rows, prompts, strict=True)]
-            yield [replace(reply.state) for reply in replies]
+            sequences = [
+                _Sequence(Generation(row, ids, self.loaded.tokenizer, self._ends), ids, slot, prompt)
+                for row, ids, slot, prompt in zip(rows, prompts, slots, soft, strict=True)
+            ]
+            yield [replace(one.reply.state) for one in sequences]
             for begin in range(0, len(rows), ROWS_MAX):
-                places = range(len(rows))[begin : begin + ROWS_MAX]
-                longest = {i: len(prompts[i]) + rows[i].sampling.max_tokens for i in places}
-                alone = [i for i in places if self._goes_alone(longest[i], soft[i])]
-                together = [i for i in places if i not in alone]
-                batches = [
-                    _Batch(
-                        self,
-                        [replies[i] for i in part],
-                        [prompts[i] for i in part],
-                        [slots[i] for i in part],
-                        [soft[i] for i in part],
-                        started,
-                    )
-                    for part in (together, *([i] for i in alone))
-                    if part
-                ]
-                while any(batch.live for batch in batches):
-                    for batch in batches:
-                        if batch.live:
-                            self._compute.run(batch.step)
-                    yield [replace(reply.state) for reply in replies]
-        finally:
-            self._release(slots)
+                together, alone = [], []
+                for row, one in zip(rows[begin : begin + ROWS_MAX], sequences[begin : begin + ROWS_MAX], strict=True):
+                    longest = len(one.prompt) + row.sampling.max_tokens
+                    (alone if self._goes_alone(longest, one.soft) else together).append(one)
+                batches = [_Batch(self, part, started) for part in (together, *([one] for one in alone)) if part]
+                while live := [batch for batch in batches if batch.live]:
+                    for batch in live:
+                        self._compute.run(batch.step)
+                    yield [replace(one.reply.state) for one in sequences]
 
     def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
-        """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters."""
-        slots, soft = self._compute.run(lambda: self._hold([text.adapter for text in texts]))
-        try:
-            yield None
-            yield from scores(self._scored_logits, texts, slots, soft, self._goes_alone)
-        finally:
-            self._release(slots)
+        """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters.
 
-    def _scored_logits(
-        self, ids: Sequence[Sequence[int]], soft: Sequence[SoftPrompt], slots: Sequence[int], columns: tuple[int, int]
-    ) -> torch.Tensor:
-        def work() -> torch.Tensor:
+        Rows are never read in pieces, and the logits are always the model's own: some families change them after the
+        head, or read a long row otherwise than its start."""
+        with self._holding([text.adapter for text in texts]) as (slots, soft):
+            yield None
+            alone = [place for place, text in enumerate(texts) if self._goes_alone(len(text.ids), soft[place])]
+            together = [place for place in range(len(texts)) if place not in alone]
+            batches = [[together[i] for i in part] for part in parts([len(texts[place].ids) for place in together])]
+            for batch in [*batches, *([place] for place in alone)]:
+                rows = [(texts[place], slots[place], soft[place]) for place in batch]
+                yield from zip(batch, self._scored(rows), strict=True)
+
+    def _scored(self, rows: Sequence[tuple[Text, int, SoftPrompt]]) -> list[Score]:
+        """(text, slot, soft prompt) of rows that are read together; read again where they have more scored places than
+        may be held at once."""
+        sums = [LossSum(text.divergence) for text, _, _ in rows]
+        read = [(text.ids[:-1], slot, soft) for text, slot, soft in rows]  # so the place at -c predicts the token at -c
+        measured = [number for number, (text, _, _) in enumerate(rows) if text.divergence]
+        wide = max(1, PLACES // len(rows))
+        for begin in range(max(text.scored for text, _, _ in rows), 0, -wide):
+            end = max(0, begin - wide)
+            own = self._last_logits(read, begin, end)
+            base = [(read[number][0], 0, NO_SOFT_PROMPT) for number in measured]
+            base_logits = dict(zip(measured, self._last_logits(base, begin, end), strict=True)) if base else {}
+            for number, ((text, _, _), total) in enumerate(zip(rows, sums, strict=True)):
+                if (count := min(begin, text.scored) - end) > 0:
+                    last = len(text.ids) - end
+                    tokens = torch.tensor(text.ids[last - count : last], device=own.device)
+                    there = base_logits.get(number)
+                    total.add(own[number, -count:], tokens, None if there is None else there[-count:])
+        return [total.score() for total in sums]
+
+    def _last_logits(self, rows: Sequence[tuple[Sequence[int], int, SoftPrompt]], begin: int, end: int) -> Tensor:
+        """Logits [rows, begin - end, vocabulary] of these columns, counted back from the right edge."""
+
+        def work() -> Tensor:
+            ids, slots, soft = zip(*rows, strict=True)
             given, device = self.padded(ids, soft), self.loaded.device
             length = given.ids.shape[1]
-            first, last = max(0, length - columns[0]), length - columns[1]
-            keep = torch.arange(first, last, device=device)
-            logits = self._columns(given, torch.tensor(list(slots), device=device), keep)
+            first, last = max(0, length - begin), length - end
+            logits = self._columns(given, torch.tensor(slots, device=device), torch.arange(first, last, device=device))
             return logits if "logits_to_keep" in self._inputs else logits[:, first:last]
 
         return self._compute.run(work)
@@ -267,11 +279,11 @@ class HfBackend:
 
         return DynamicCache(config=self.loaded.model.config)
 
-    def forward(self, given: Padded, slots: torch.Tensor) -> torch.Tensor:
+    def forward(self, given: Padded, slots: Tensor) -> Tensor:
         """Logits [rows, vocabulary] of the last position; extends the KV cache in place."""
         return self._columns(given, slots, 1)[:, -1]
 
-    def _columns(self, given: Padded, slots: torch.Tensor, keep: int | torch.Tensor) -> torch.Tensor:
+    def _columns(self, given: Padded, slots: Tensor, keep: int | Tensor) -> Tensor:
         """Logits [rows, columns, vocabulary] of the last ``keep`` columns, or of those that it names (all, where the
         family names none)."""
         numbers = tuple(slots.tolist())
@@ -288,54 +300,53 @@ class HfBackend:
                     use_cache=True,
                     **{name: value for name, value in extra.items() if name in self._inputs},
                 )
-            logits: torch.Tensor = out.logits
+            logits: Tensor = out.logits
             return logits
         finally:
             self._active.slots = None
 
 
-class _Batch:
-    """Sequences under way together, with their shared KV cache. live: places of those that are not done; _rows: places
-    of those that the cache holds."""
+@dataclass
+class _Sequence:
+    reply: Generation
+    prompt: Sequence[int]
+    slot: int
+    soft: SoftPrompt
 
-    def __init__(
-        self,
-        backend: HfBackend,
-        replies: Sequence[Generation],
-        prompts: Sequence[Sequence[int]],
-        slots: Sequence[int],
-        soft: Sequence[SoftPrompt],
-        started: float,
-    ) -> None:
-        self._backend, self._replies, self._prompts, self._soft = backend, replies, prompts, soft
-        self._started = started
-        self.live, self._rows = list(range(len(replies))), list(range(len(replies)))
-        self._slots = torch.tensor(slots, device=backend.loaded.device)
+
+class _Batch:
+    """Sequences under way together, with their shared KV cache."""
+
+    def __init__(self, backend: HfBackend, rows: list[_Sequence], started: float) -> None:
+        self._backend, self._rows, self._started = backend, rows, started
+        self._slots = torch.tensor([row.slot for row in rows], device=backend.loaded.device)
         self._given: Padded | None = None
+
+    @property
+    def live(self) -> bool:
+        return any(not row.reply.state.finish for row in self._rows)
 
     def step(self) -> None:
         """One forward pass, one token for every live sequence; those that are done leave."""
-        given = self._given
-        if given is None:
-            given = self._backend.padded(self._prompts, self._soft)
-        elif int(given.positions[0, -1]) == self._backend.turning_point:  # a sequence that goes alone: prefilled again
-            given = self._backend.padded([[*self._prompts[0], *self._replies[0].tokens]], self._soft)
-        logits = self._backend.forward(given, self._slots)
+        backend, given = self._backend, self._given
+        if given is None or int(given.positions[0, -1]) == backend.turning_point:  # there all is prefilled again
+            texts = [[*row.prompt, *row.reply.tokens] for row in self._rows]
+            given = backend.padded(texts, [row.soft for row in self._rows])
+        logits = backend.forward(given, self._slots)
         now = time.perf_counter() - self._started
-        for row, place in enumerate(self._rows):
-            if place in self.live:
-                self._replies[place].sample(logits[row], now)
-        self.live = [place for place in self.live if not self._replies[place].state.finish]
-        stay = [row for row, place in enumerate(self._rows) if place in self.live]
+        for row, found in zip(self._rows, logits, strict=True):
+            if not row.reply.state.finish:
+                row.reply.sample(found, now)
+        stay = [number for number, row in enumerate(self._rows) if not row.reply.state.finish]
         mask, positions = given.mask, given.positions
         selectable = all(hasattr(layer, "batch_select_indices") for layer in given.cache.layers)
         if 0 < len(stay) < len(self._rows) and selectable:
             keep = torch.tensor(stay, dtype=torch.long, device=mask.device)
             mask, positions, self._slots = mask[keep], positions[keep], self._slots[keep]
             given.cache.batch_select_indices(keep)
-            self._rows = list(self.live)
-        if self.live:  # where the cache cannot drop a row, one that is done goes along on its last token
-            last = [(self._replies[place].tokens or [self._backend.pad_id])[-1] for place in self._rows]
+            self._rows = [self._rows[number] for number in stay]
+        if stay:  # where the cache cannot drop a row, one that is done goes along on its last token
+            last = [(row.reply.tokens or [backend.pad_id])[-1] for row in self._rows]
             ids = torch.tensor(last, device=mask.device)[:, None]
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             self._given = Padded(ids, None, mask, positions[:, -1:] + 1, given.cache)

@@ -1,122 +1,85 @@
-"""Stacked adapter slots beside each linear layer of a Hugging Face model, so that one forward pass serves any mix of
-adapters.
+"""Rows of one Hugging Face forward pass: adapter slots beside each linear layer, padding, and soft prompts.
 
 Row b carries slot k and gets the formula of ``adapter_weights.py`` with that slot's matrices, vectors and bottleneck.
-Slot 0 is the
-base: zeros and ones. The base's own weights are never written. Ranks are padded with zeros to the widest one there.
-(The batched form: S-LoRA, Sheng et al. 2023, arXiv:2311.03285.)
-
-
-Batches for the Hugging Face backend: sequences padded on the left, with their soft prompts; and scoring over them.
+Slot 0 is the base: zeros and ones. The base's own weights are never written. Ranks are padded with zeros to the widest
+one there. (The batched form: S-LoRA, Sheng et al. 2023, arXiv:2311.03285.)
 
 A row is read as [padding | embeddings before the text | text]. Keys and values before the text lie in the KV cache
 already, as [padding | keys and values]; so padding may stand between them and the text, and the attention mask and
 positions leave it out.
-
-Scored rows are never read in pieces, and the logits are always the model's own: some families change them after the
-head, or read a long row otherwise than its start. Where a batch has more scored places than may be held at once, it is
-read again for the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from playground.engine.adapter_weights import NO_SOFT_PROMPT, Masked, ModuleWeights, Neck, SoftPrompt, beside
-from playground.engine.request import PLACES, Score, Text, parts
-from playground.engine.sequence import token_divergences, token_losses
+from playground.engine.adapter_weights import ModuleWeights, Neck, StackedNecks, stacked
+from playground.engine.load import bytes_of
 from playground.errors import AdapterError
 
 
-@dataclass
-class SlottedNecks:
-    """One layer's bottlenecks on the reference path, by slot."""
+@dataclass(frozen=True)
+class SoftPrompt:
+    """Embeddings [tokens, hidden], or keys_values [layers, tokens, 2, kv_heads, head_dim], before the text."""
 
-    dtype: torch.dtype
-    device: torch.device
-    _held: dict[int, Neck] = field(default_factory=dict)
-    _known: tuple[tuple[int, ...], Masked | None] = ((), None)
+    embeddings: Tensor | None = None
+    keys_values: Tensor | None = None
+
+    @property
+    def read(self) -> int:
+        """Tokens that are read before the text."""
+        return 0 if self.embeddings is None else self.embeddings.shape[0]
+
+    @property
+    def held(self) -> int:
+        """Tokens that are in the cache before anything is read."""
+        return 0 if self.keys_values is None else self.keys_values.shape[1]
 
     @property
     def bytes(self) -> int:
-        laid = self._known[1]
-        return sum(neck.bytes for neck in self._held.values()) + (laid[0].bytes if laid is not None else 0)
+        return bytes_of(self.embeddings, self.keys_values)
 
-    def put(self, slot: int, neck: Neck | None) -> None:
-        """Write one slot; None = none."""
-        if neck is not None:
-            self._held[slot] = neck.to(self.dtype, self.device)
-        else:
-            self._held.pop(slot, None)
-        self._known = ((), None)
 
-    def __bool__(self) -> bool:
-        return bool(self._held)
+NO_SOFT_PROMPT = SoftPrompt()
 
-    def keep(self, slots: int) -> None:
-        """Drop those from this slot on."""
-        for slot in [slot for slot in self._held if slot >= slots]:
-            self.put(slot, None)
 
-    def add(self, y: torch.Tensor, slots: tuple[int, ...]) -> torch.Tensor:
-        """y [rows, length, out] with each row's own added, by the rows' slots."""
-        if self._known[0] != slots:
-            there = sorted({slot for slot in slots if slot in self._held})
-            laid = beside([self._held[slot] for slot in there]) if there else None
-            numbers = [there.index(slot) if slot in there else None for slot in slots]
-            self._known = (slots, (laid, laid.mask(numbers)) if laid is not None else None)
-        known = self._known[1]
-        if known is None:
-            return y
-        found = y.to(self.dtype).reshape(-1, y.shape[-1])
-        known[0].add(found, known[1].repeat_interleave(y.shape[1], 0))
-        return found.view(y.shape)
+VECTORS = {"in_scale": 1.0, "out_scale": 1.0, "shift": 0.0}
+"""Fields of ``ModuleWeights`` that are vectors, and what leaves a row as it is."""
 
 
 @dataclass
 class ActiveRows:
-    """Which slot each row of the current forward pass uses: ``slots`` [rows], or None when all rows are the base;
-    numbers: the same.
-    tokens: how many of them that pass reads, in all rows together."""
+    """Slots of the current forward pass's rows: [rows], None when all are the base; numbers: the same as integers.
+    tokens: how many that pass reads, in all rows together."""
 
-    slots: torch.Tensor | None = None
+    slots: Tensor | None = None
     numbers: tuple[int, ...] = ()
     tokens: int = 0
 
 
-@dataclass
 class SlottedLinear:
     """The slots of one linear layer: a [slots, in, rank], b [slots, rank, out]; in_scale [slots, in], out_scale and
-    shift [slots, out] once an adapter has them."""
+    shift [slots, out] and necks once an adapter has them."""
 
-    inputs: int
-    outputs: int
-    active: ActiveRows
-    dtype: torch.dtype
-    device: torch.device
-    a: torch.Tensor = field(init=False)
-    b: torch.Tensor = field(init=False)
-    necks: SlottedNecks = field(init=False)
-    in_scale: torch.Tensor | None = None
-    out_scale: torch.Tensor | None = None
-    shift: torch.Tensor | None = None
-
-    _ranks: list[int] = field(default_factory=lambda: [0])
-
-    def __post_init__(self) -> None:
-        self.necks = SlottedNecks(self.dtype, self.device)
-        self.a = torch.zeros(1, self.inputs, 0, dtype=self.dtype, device=self.device)
-        self.b = torch.zeros(1, 0, self.outputs, dtype=self.dtype, device=self.device)
+    def __init__(self, inputs: int, outputs: int, active: ActiveRows, dtype: torch.dtype, device: torch.device) -> None:
+        self._inputs, self._outputs, self._active = inputs, outputs, active
+        self._dtype, self._device = dtype, device
+        self._ranks = [0]
+        self.a = torch.zeros(1, inputs, 0, dtype=dtype, device=device)
+        self.b = torch.zeros(1, 0, outputs, dtype=dtype, device=device)
+        self._vectors: dict[str, Tensor] = {}
+        self._necks: dict[int, Neck] = {}
+        self._stacked: tuple[tuple[int, ...], StackedNecks | None, Tensor | None] = ((), None, None)
 
     def hook(self, module: nn.Module) -> None:
         """Work beside ``module`` from now on."""
-        module.register_forward_pre_hook(self.before)
-        module.register_forward_hook(self.after)
+        module.register_forward_pre_hook(self._before)
+        module.register_forward_hook(self._after)
 
     def put(self, slot: int, weights: ModuleWeights | None) -> None:
         """Write one slot (None = the base again), which must be there; other slots stay as they are."""
@@ -128,58 +91,87 @@ class SlottedLinear:
         if weights.a is not None and weights.b is not None:
             self.a[slot, :, : weights.rank] = weights.a.t()
             self.b[slot, : weights.rank] = weights.b.t()
-        self.in_scale = self._vector(self.in_scale, slot, weights.in_scale, self.inputs, 1.0)
-        self.out_scale = self._vector(self.out_scale, slot, weights.out_scale, self.outputs, 1.0)
-        self.shift = self._vector(self.shift, slot, weights.shift, self.outputs, 0.0)
-        self.necks.put(slot, weights.neck)
+        for name, empty in VECTORS.items():
+            vector: Tensor | None = getattr(weights, name)
+            if vector is not None and name not in self._vectors:
+                shape = len(self._ranks), vector.shape[0]
+                self._vectors[name] = torch.full(shape, empty, dtype=self._dtype, device=self._device)
+            if name in self._vectors:
+                self._vectors[name][slot] = empty if vector is None else vector.to(self._device, self._dtype)
+        self._necks.pop(slot, None)
+        if weights.neck is not None:
+            self._necks[slot] = weights.neck.to(self._dtype, self._device)
+        self._stacked = ((), None, None)
 
     def resize(self, slots: int) -> None:
         """So many slots, as wide as the widest of them needs. What they hold stays, new ones are the base."""
         self._ranks = [*self._ranks[:slots], *[0] * (slots - len(self._ranks))]
-        self.necks.keep(slots)
+        if any(slot >= slots for slot in self._necks):
+            self._necks = {slot: neck for slot, neck in self._necks.items() if slot < slots}
+            self._stacked = ((), None, None)
         rank = max(self._ranks)
         if (slots, rank) == (self.a.shape[0], self.a.shape[2]):
             return
         kept, wide = min(slots, self.a.shape[0]), min(rank, self.a.shape[2])
-        a = torch.zeros(slots, self.inputs, rank, dtype=self.dtype, device=self.device)
-        b = torch.zeros(slots, rank, self.outputs, dtype=self.dtype, device=self.device)
+        a = torch.zeros(slots, self._inputs, rank, dtype=self._dtype, device=self._device)
+        b = torch.zeros(slots, rank, self._outputs, dtype=self._dtype, device=self._device)
         a[:kept, :, :wide] = self.a[:kept, :, :wide]
         b[:kept, :wide] = self.b[:kept, :wide]
         self.a, self.b = a, b
-        self.in_scale = self._resized(self.in_scale, slots, 1.0)
-        self.out_scale = self._resized(self.out_scale, slots, 1.0)
-        self.shift = self._resized(self.shift, slots, 0.0)
+        for name in list(self._vectors):
+            if slots == 1:  # the base's alone
+                del self._vectors[name]
+                continue
+            sized = torch.full(
+                (slots, self._vectors[name].shape[1]), VECTORS[name], dtype=self._dtype, device=self._device
+            )
+            sized[:kept] = self._vectors[name][:kept]
+            self._vectors[name] = sized
 
-    def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Forward pre-hook: scale each row's input."""
-        slots = self.active.slots
-        if slots is None or self.in_scale is None:
+        slots = self._active.slots
+        if slots is None or "in_scale" not in self._vectors:
             return None
         x = self._by_rows(args[0], slots)
-        return ((x * self.in_scale[slots].unsqueeze(1)).view(args[0].shape), *args[1:])
+        return ((x * self._vectors["in_scale"][slots].unsqueeze(1)).view(args[0].shape), *args[1:])
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Forward hook: correct each row's output."""
-        slots = self.active.slots
-        if slots is None or not (self.a.shape[2] or self.out_scale is not None or self.shift is not None or self.necks):
+        slots = self._active.slots
+        if slots is None or not (self.a.shape[2] or self._vectors or self._necks):
             return output
         y = self._by_rows(output, slots)
         if self.a.shape[2]:
-            x = self._by_rows(args[0], slots).to(self.dtype)
-            y = torch.baddbmm(y.to(self.dtype), torch.bmm(x, self.a[slots]), self.b[slots])
-        if self.out_scale is not None:
-            y = y * self.out_scale[slots].unsqueeze(1)
-        if self.shift is not None:
-            y = y + self.shift[slots].unsqueeze(1)
-        if self.necks:
-            y = self.necks.add(y, self.active.numbers)
+            x = self._by_rows(args[0], slots).to(self._dtype)
+            y = torch.baddbmm(y.to(self._dtype), torch.bmm(x, self.a[slots]), self.b[slots])
+        if "out_scale" in self._vectors:
+            y = y * self._vectors["out_scale"][slots].unsqueeze(1)
+        if "shift" in self._vectors:
+            y = y + self._vectors["shift"][slots].unsqueeze(1)
+        if self._necks:
+            y = self._through_necks(y, self._active.numbers)
         return y.view(output.shape)
 
-    def _by_rows(self, x: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    def _through_necks(self, y: Tensor, slots: tuple[int, ...]) -> Tensor:
+        """y [rows, length, out] with each row's own bottleneck added, by the rows' slots."""
+        if self._stacked[0] != slots:
+            there = sorted(set(slots) & self._necks.keys())
+            necks = stacked([self._necks[slot] for slot in there]) if there else None
+            carried = [there.index(slot) if slot in there else None for slot in slots]
+            self._stacked = (slots, necks, None if necks is None else necks.mask(carried))
+        _, necks, mask = self._stacked
+        if necks is None or mask is None:
+            return y
+        found = y.to(self._dtype).reshape(-1, y.shape[-1])
+        necks.add(found, mask.repeat_interleave(y.shape[1], 0))
+        return found.view(y.shape)
+
+    def _by_rows(self, x: Tensor, slots: Tensor) -> Tensor:
         """[rows, length, width], also where a family hands all tokens on in one list."""
         if x.dim() == 3 and x.shape[0] == slots.shape[0]:
             return x
-        if x.numel() != self.active.tokens * x.shape[-1]:
+        if x.numel() != self._active.tokens * x.shape[-1]:
             raise AdapterError(
                 "This base sends a row's tokens to different layers (a mixture of experts), and such a layer carries "
                 "no adapter in a batch. Train the adapter on the attention layers."
@@ -188,28 +180,9 @@ class SlottedLinear:
 
     @property
     def bytes(self) -> int:
-        stacks = (self.a, self.b, self.in_scale, self.out_scale, self.shift)
-        return self.necks.bytes + sum(stack.numel() * stack.element_size() for stack in stacks if stack is not None)
-
-    def _vector(
-        self, stack: torch.Tensor | None, slot: int, vector: torch.Tensor | None, width: int, empty: float
-    ) -> torch.Tensor | None:
-        """A stack with one slot's vector written; None while no slot has any."""
-        if stack is None:
-            if vector is None:
-                return None
-            stack = torch.full((len(self._ranks), width), empty, dtype=self.dtype, device=self.device)
-        stack[slot] = empty if vector is None else vector.to(self.device, self.dtype)
-        return stack
-
-    def _resized(self, stack: torch.Tensor | None, slots: int, empty: float) -> torch.Tensor | None:
-        """A stack with so many slots; None when there are none but the base's."""
-        if stack is None or slots == 1:
-            return None
-        kept = min(slots, stack.shape[0])
-        sized = torch.full((slots, stack.shape[1]), empty, dtype=self.dtype, device=self.device)
-        sized[:kept] = stack[:kept]
-        return sized
+        necks = [tensor for neck in self._necks.values() for tensor in neck.tensors]
+        stacks = 0 if self._stacked[1] is None else self._stacked[1].bytes
+        return stacks + bytes_of(self.a, self.b, *self._vectors.values(), *necks)
 
 
 @dataclass
@@ -217,10 +190,10 @@ class Padded:
     """Inputs of a forward pass: ids [rows, length]; embedded [rows, length, hidden] in their place, or None; mask
     [rows, held + length], positions [rows, length]; the KV cache, which holds ``held`` places."""
 
-    ids: torch.Tensor
-    embedded: torch.Tensor | None
-    mask: torch.Tensor
-    positions: torch.Tensor
+    ids: Tensor
+    embedded: Tensor | None
+    mask: Tensor
+    positions: Tensor
     cache: Any
 
 
@@ -256,79 +229,12 @@ def _fill(cache: Any, prompts: Sequence[SoftPrompt], held: int) -> None:
         cache.update(both[0], both[1], layer)
 
 
-def _embedded(
-    model: Any, ids: torch.Tensor, texts: Sequence[Sequence[int]], prompts: Sequence[SoftPrompt]
-) -> torch.Tensor | None:
+def _embedded(model: Any, ids: Tensor, texts: Sequence[Sequence[int]], prompts: Sequence[SoftPrompt]) -> Tensor | None:
     if not any(prompt.read for prompt in prompts):
         return None
-    found: torch.Tensor = model.get_input_embeddings()(ids).clone()
+    found: Tensor = model.get_input_embeddings()(ids).clone()
     for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         if prompt.embeddings is not None:
             end = ids.shape[1] - len(text)
             found[row, end - prompt.read : end] = prompt.embeddings.to(found.dtype)
     return found
-
-
-Logits = Callable[[Sequence[Sequence[int]], Sequence[SoftPrompt], Sequence[int], tuple[int, int]], torch.Tensor]
-"""(token ids of rows, soft prompt of each, slot of each, (begin, end) counted back from the right edge) -> logits
-[rows, begin - end, vocabulary] of these columns."""
-
-
-@dataclass
-class _Sums:
-    loss: float = 0.0
-    divergence: float = 0.0
-    base_loss: float = 0.0
-
-
-def scores(
-    logits: Logits,
-    texts: Sequence[Text],
-    slots: Sequence[int],
-    prompts: Sequence[SoftPrompt],
-    alone: Callable[[int, SoftPrompt], bool],
-) -> Iterator[tuple[int, Score]]:
-    """(place among ``texts``, its score) as they are done. alone: whether a row must not share a batch."""
-    together = [place for place, text in enumerate(texts) if not alone(len(text.ids), prompts[place])]
-    batches = [[together[i] for i in part] for part in parts([len(texts[place].ids) for place in together])]
-    batches += [[place] for place in range(len(texts)) if place not in set(together)]
-    for batch in batches:
-        rows = [texts[place] for place in batch]
-        sums = [_Sums() for _ in batch]
-        longest, wide = max(text.scored for text in rows), max(1, PLACES // len(rows))
-        for begin in range(longest, 0, -wide):
-            columns = begin, max(0, begin - wide)
-            _add(logits, rows, [slots[place] for place in batch], [prompts[place] for place in batch], columns, sums)
-        for place, text, total in zip(batch, rows, sums, strict=True):
-            count = text.scored
-            extra = (total.divergence / count, total.base_loss / count) if text.divergence else (None, None)
-            yield place, Score(count, total.loss / count, *extra)
-
-
-def _add(
-    logits: Logits,
-    rows: Sequence[Text],
-    slots: Sequence[int],
-    prompts: Sequence[SoftPrompt],
-    columns: tuple[int, int],
-    sums: Sequence[_Sums],
-) -> None:
-    """Add these columns' losses to the rows' sums; without the last token, column c predicts the token at -c."""
-    ids = [text.ids[:-1] for text in rows]
-    begin, end = columns
-    own_logits = logits(ids, prompts, slots, columns)
-    wanted = [place for place, text in enumerate(rows) if text.divergence]
-    base_logits = None
-    if wanted:
-        base_logits = logits([ids[p] for p in wanted], [NO_SOFT_PROMPT] * len(wanted), [0] * len(wanted), columns)
-    for place, (text, total) in enumerate(zip(rows, sums, strict=True)):
-        count = min(begin, text.scored) - end
-        if count <= 0:
-            continue
-        tokens = torch.tensor(text.ids[len(text.ids) - end - count : len(text.ids) - end], device=own_logits.device)
-        own = own_logits[place, -count:]
-        total.loss += float(token_losses(own, tokens).sum())
-        if base_logits is not None and place in wanted:
-            base = base_logits[wanted.index(place), -count:]
-            total.base_loss += float(token_losses(base, tokens).sum())
-            total.divergence += float(token_divergences(own, base).sum())

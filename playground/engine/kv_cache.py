@@ -12,6 +12,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
+from playground.engine.load import bytes_of
 
 STEP = 256
 """Room grows by this many tokens at a time."""
@@ -28,14 +31,14 @@ class KVCache:
         self._layers, self._dtype, self._device = layers, dtype, device
         self.rows, self.length = 0, 0
         self.version = 0  # changes when the memory does
-        self.blocks: list[torch.Tensor] = []
-        self._flat: list[torch.Tensor] = []
+        self.blocks: list[Tensor] = []
+        self._flat: list[Tensor] = []
         """What ``blocks`` are views of: [rows * length + 1, 2 * kv_heads * head_dim]."""
 
     @property
     def bytes(self) -> int:
         """Of all rows; the one scratch place is not counted."""
-        return sum(block.numel() * block.element_size() for block in self.blocks)
+        return bytes_of(*self.blocks)
 
     @property
     def scratch(self) -> int:
@@ -46,8 +49,7 @@ class KVCache:
         """Room for this many rows and tokens; what is there stays."""
         if rows <= self.rows and length <= self.length:
             return
-        new_rows = max(self.rows, rows)
-        new_length = max(self.length, -(-length // STEP) * STEP)
+        new_rows, new_length = max(self.rows, rows), max(self.length, -(-length // STEP) * STEP)
         width = math.prod(self._shape)
         for layer in range(self._layers):
             # zeros, not empty: a masked place may hold anything but NaN
@@ -71,11 +73,11 @@ class KVCache:
         self.rows, self.length, self.blocks, self._flat = 0, 0, [], []
         self.version += 1
 
-    def write(self, layer: int, places: torch.Tensor, kv: torch.Tensor) -> None:
+    def write(self, layer: int, places: Tensor, kv: Tensor) -> None:
         """kv [tokens, 2 * kv_heads * head_dim], keys first, at ``places`` = row * length + position, or ``scratch``."""
         self._flat[layer].index_copy_(0, places, kv)
 
-    def keys_values(self, layer: int, rows: slice | int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_values(self, layer: int, rows: slice | int, length: int) -> tuple[Tensor, Tensor]:
         """Views [..., length, kv_heads, head_dim] of keys and of values."""
         block = self.blocks[layer][rows, :length] if isinstance(rows, slice) else self.blocks[layer][rows][:length]
         keys, values = block.unbind(-3)
@@ -91,47 +93,41 @@ class KVCache:
         for block in self.blocks:
             block[row, :tokens].zero_()
 
-    def save(self, row: int, tokens: int) -> torch.Tensor:
+    def save(self, row: int, tokens: int) -> Tensor:
         """A copy of a row's first ``tokens``, [layers, tokens, 2, kv_heads, head_dim]."""
         return torch.stack([block[row, :tokens] for block in self.blocks])
 
-    def restore(self, row: int, saved: torch.Tensor, tokens: int) -> None:
-        """Write the first ``tokens`` of what ``save`` gave."""
-        for layer, block in enumerate(self.blocks):
-            block[row, :tokens] = saved[layer, :tokens]
-
-    def write_prefix(self, row: int, prefix: torch.Tensor | None) -> None:
-        """Write an adapter's virtual tokens, shaped as ``save`` gives them, at a row's start."""
-        if prefix is not None:
-            self.restore(row, prefix, prefix.shape[1])
+    def restore(self, row: int, saved: Tensor | None, tokens: int | None = None) -> None:
+        """Write the first ``tokens`` (None = all) of what ``save`` gave at a row's start; saved None: nothing."""
+        if saved is not None:
+            for layer, part in zip(self.blocks, saved[:, :tokens], strict=True):
+                layer[row, : part.shape[0]] = part
 
 
 class PrefixCache:
     """KV caches of sequences that have ended, so that the next question with the same system prompt is prefilled
-    quickly. Keyed by adapter and by salt (whose they are); the least recently used ones go first when ``limit_bytes``
-    is reached."""
+    quickly. Keyed by adapter and by salt (whose they are); past PREFIX_BYTES the least recently used ones go first."""
 
-    def __init__(self, limit_bytes: int = PREFIX_BYTES) -> None:
-        self._limit = limit_bytes
-        self._kept: OrderedDict[tuple[str, str, tuple[int, ...]], torch.Tensor] = OrderedDict()
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, str, tuple[int, ...]], Tensor] = OrderedDict()
 
     @property
     def bytes(self) -> int:
-        return sum(block.numel() * block.element_size() for block in list(self._kept.values()))
+        return bytes_of(*list(self._kept.values()))
 
     def add(
         self, adapter: str, tokens: Sequence[int], cache: KVCache, row: int, virtual_tokens: int = 0, salt: str = ""
     ) -> None:
-        """Keep a row's KV cache. adapter: the key of its weights, "" = the base; virtual_tokens: places before the
-        text, which are kept too; salt: whose it is, "" = anybody's."""
+        """Keep a row's KV cache. adapter: the key of its weights, "" = the base; virtual_tokens: kept before the text;
+        salt: whose it is, "" = anybody's."""
         key = (adapter, salt, tuple(tokens))
         if key not in self._kept:
             self._kept[key] = cache.save(row, virtual_tokens + len(tokens))
         self._kept.move_to_end(key)
-        while self._kept and self.bytes > self._limit:
+        while self._kept and self.bytes > PREFIX_BYTES:
             self._kept.popitem(last=False)
 
-    def longest(self, adapter: str, tokens: Sequence[int], salt: str = "") -> tuple[int, torch.Tensor | None]:
+    def longest(self, adapter: str, tokens: Sequence[int], salt: str = "") -> tuple[int, Tensor | None]:
         """(tokens, saved KV cache) of the longest known prefix of ``tokens`` under this salt or under none."""
         best, found = 0, None
         for key in self._kept:

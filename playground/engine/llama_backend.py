@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from playground.engine.adapter_weights import AdapterWeights
 from playground.engine.kv_cache import KVCache
@@ -22,7 +23,7 @@ from playground.engine.llama_slots import AdapterSlots
 from playground.engine.load import Loaded
 from playground.engine.request import GONE, PLACES, Row, RowState, Score, Text, parts
 from playground.engine.scheduler import PREFILL_CHUNK, Scheduler
-from playground.engine.sequence import token_divergences, token_losses
+from playground.engine.sequence import LossSum
 from playground.errors import AdapterError, BaseUnavailableError
 from playground.methods.weights import VirtualTokens
 
@@ -38,7 +39,7 @@ class _Reading:
     adapter: PackedAdapter | None
     slot: int | None = None
     read: int = 0
-    states: list[torch.Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
 
     @property
     def start(self) -> int:
@@ -67,7 +68,7 @@ class LlamaBackend:
     @property
     def adapter_bytes(self) -> int:
         """Everything that adapters take: attached ones, and the slots of those in use."""
-        return self.held_bytes + self.scheduler.slot_bytes + self._own_slots.bytes
+        return self.held_bytes + self.scheduler.slots.bytes + self._own_slots.bytes
 
     @property
     def held_bytes(self) -> int:
@@ -105,7 +106,7 @@ class LlamaBackend:
         self.drop(adapter_id)
         self._packed[adapter_id] = fresh
 
-    def _prefix(self, adapter_id: str, virtual: VirtualTokens) -> torch.Tensor:
+    def _prefix(self, adapter_id: str, virtual: VirtualTokens) -> Tensor:
         """The keys and values of virtual tokens; embeddings are prefilled once for them, here."""
         model = self.model
         if virtual.prefix:
@@ -118,7 +119,7 @@ class LlamaBackend:
         """On the worker thread, as ``put``."""
         gone = self._packed.pop(adapter_id, None)
         if gone is not None and not any(other.key == gone.key for other in list(self._packed.values())):
-            self.scheduler.remove_adapter(gone.key)
+            self.scheduler.slots.remove(gone.key)
             self._own_slots.remove(gone.key)
 
     def switch_ms(self, adapter_id: str) -> float:
@@ -135,16 +136,16 @@ class LlamaBackend:
 
         return self._compute.run(work)
 
-    def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> torch.Tensor:
+    def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> Tensor:
         """Logits [prompts, vocabulary] of each prompt's last token."""
 
-        def work() -> torch.Tensor:
+        def work() -> Tensor:
             packed = self.find(adapter_id) if adapter_id else None
             slot, cache = self._own_slots.acquire(packed), self.model.new_cache()
             start, prefix = (packed.virtual_tokens, packed.prefix) if packed else (0, None)
             cache.ensure(len(prompts), start + max(len(prompt) for prompt in prompts))
             for row in range(len(prompts)):
-                cache.write_prefix(row, prefix)
+                cache.restore(row, prefix)
             segments = [Segment(row, list(prompt), start, slot) for row, prompt in enumerate(prompts)]
             found = self.model.prefill(segments, cache, self._own_slots)
             self._own_slots.release(slot)
@@ -189,7 +190,7 @@ class LlamaBackend:
             cache.ensure(len(readings), max(one.start + one.wanted for one in readings))
             for row, one in enumerate(readings):
                 one.slot = slots.acquire(one.adapter)
-                cache.write_prefix(row, one.adapter.prefix if one.adapter else None)
+                cache.restore(row, one.adapter.prefix if one.adapter else None)
 
         self._compute.run(begin)
         while self._compute.run(partial(self._read_chunk, cache, slots, readings)):
@@ -218,17 +219,12 @@ class LlamaBackend:
     def _score(self, own: _Reading, base: _Reading | None) -> Score:
         tokens = torch.tensor(own.text.ids[own.text.first :], device=self.model.device)
         own_states, base_states = torch.cat(own.states), torch.cat(base.states) if base else None
-        loss = divergence = base_loss = 0.0
+        total = LossSum(base is not None)
         for begin in range(0, len(tokens), PLACES):
             places = slice(begin, begin + PLACES)
-            logits = self.model.logits(own_states[places])
-            loss += float(token_losses(logits, tokens[places]).sum())
-            if base_states is not None:
-                base_logits = self.model.logits(base_states[places])
-                base_loss += float(token_losses(base_logits, tokens[places]).sum())
-                divergence += float(token_divergences(logits, base_logits).sum())
-        count = len(tokens)
-        return Score(count, loss / count, divergence / count if base else None, base_loss / count if base else None)
+            base_logits = None if base_states is None else self.model.logits(base_states[places])
+            total.add(self.model.logits(own_states[places]), tokens[places], base_logits)
+        return total.score()
 
     def find(self, adapter_id: str) -> PackedAdapter:
         if self._compute.closed:

@@ -1,12 +1,10 @@
-"""How weights and adapters lie in memory on the Llama backend: modules that read the same input are one product.
+"""How weights and adapters lie in memory on the Llama backend, and how they are multiplied.
 
-Matrix products of the decode step: which weight layout and which call is fastest, measured on this machine.
-
-One to sixteen rows against a large weight are bound by reading the weight, and processors differ in what reads it at
-full speed: with AVX2 alone ``weight @ x.T`` was two to four times faster than ``linear``; with AVX-512 a weight that
-lies by columns ([in, out]) is 1.2 to 1.5 times faster than one by rows at four rows and more, and no slower at one.
-What is timed is a whole decode
-step: a few weights that fit the processor's cache, or inputs that lie otherwise in memory, say nothing about it.
+Modules that read the same input are one product. One to sixteen rows against a large weight are bound by reading it,
+and processors differ in what reads it at full speed: with AVX2 alone ``weight @ x.T`` was two to four times faster than
+``linear``; with AVX-512 a weight that lies by columns ([in, out]) is 1.2 to 1.5 times faster than one by rows at four
+rows and more, and no slower at one. What is timed is a whole decode step: a few weights that fit the processor's cache,
+or inputs that lie otherwise in memory, say nothing about it.
 """
 
 from __future__ import annotations
@@ -22,8 +20,11 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from playground.engine.adapter_weights import AdapterWeights, ModuleWeights, Neck
+from playground.engine.load import bytes_of
+from playground.engine.request import ROWS_MAX
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class LinearGroup:
 class Scales:
     """What an adapter, or rows, scale a group by: inner for each part [.., in], outer and shift [.., outputs]."""
 
-    inner: tuple[torch.Tensor | None, ...]
-    outer: torch.Tensor | None
-    shift: torch.Tensor | None
+    inner: tuple[Tensor | None, ...]
+    outer: Tensor | None
+    shift: Tensor | None
 
 
-Pair = tuple[torch.Tensor, torch.Tensor]
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class PackedAdapter:
     matrices: tuple[tuple[Pair | None, ...], ...]
     scales: dict[int, Scales]
     necks: dict[int, tuple[Neck | None, ...]] = field(default_factory=dict)
-    prefix: torch.Tensor | None = None
+    prefix: Tensor | None = None
 
     @property
     def virtual_tokens(self) -> int:
@@ -81,12 +82,9 @@ class PackedAdapter:
     @property
     def bytes(self) -> int:
         tensors = [tensor for group in self.matrices for pair in group if pair for tensor in pair]
-        tensors += [
-            t for scales in self.scales.values() for t in (*scales.inner, scales.outer, scales.shift) if t is not None
-        ]
         tensors += [t for parts in self.necks.values() for neck in parts if neck is not None for t in neck.tensors]
-        tensors += [self.prefix] if self.prefix is not None else []
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        scales = [t for scales in self.scales.values() for t in (*scales.inner, scales.outer, scales.shift)]
+        return bytes_of(self.prefix, *tensors, *scales)
 
 
 def pack(
@@ -95,14 +93,14 @@ def pack(
     groups: Sequence[LinearGroup],
     dtype: torch.dtype,
     device: torch.device,
-    prefix: torch.Tensor | None = None,
+    prefix: Tensor | None = None,
 ) -> PackedAdapter:
     """Lay an adapter's weights out by the model's groups; b is transposed, so that filling a slot is plain copying."""
 
-    def here(tensor: torch.Tensor) -> torch.Tensor:
+    def here(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype).contiguous()
 
-    def joined(group: LinearGroup, parts: Sequence[torch.Tensor | None], empty: float) -> torch.Tensor | None:
+    def joined(group: LinearGroup, parts: Sequence[Tensor | None], empty: float) -> Tensor | None:
         if all(part is None for part in parts):
             return None
         widths = zip(parts, group.outputs, strict=True)
@@ -131,16 +129,16 @@ QKV, OUT, GATE_UP, DOWN = range(4)
 class Layer:
     """Weights of one decoder layer, [in, out] each; ``qkv`` and ``gate_up`` are several modules' side by side."""
 
-    attention_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    q_norm: torch.Tensor | None
-    k_norm: torch.Tensor | None
-    out: torch.Tensor
-    out_bias: torch.Tensor | None
-    mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    attention_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    mlp_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
 
 
 def layer_of(layer: Any, columns: bool) -> Layer:
@@ -161,7 +159,7 @@ def layer_of(layer: Any, columns: bool) -> Layer:
     )
 
 
-def joined(modules: Sequence[Any], columns: bool) -> torch.Tensor:
+def joined(modules: Sequence[Any], columns: bool) -> Tensor:
     """Weights of modules that read the same input, as one [in, outputs together]; theirs become views of it."""
     weights = [module.weight.data for module in modules]
     shape = (sum(weight.shape[0] for weight in weights), weights[0].shape[1])
@@ -192,7 +190,7 @@ def groups_of(layers: int, hidden: int, widths: tuple[int, int], inner: int) -> 
     return groups
 
 
-Call = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Call = Callable[[Tensor, Tensor], Tensor]
 Size = tuple[int, int]
 """Rows of a step, the next power of two, and threads that compute: what is fastest for one number of threads is not for
 another."""
@@ -201,7 +199,6 @@ Kind = tuple[int, int, bool]
 Variant = tuple[str, int]
 """A call's name, and how often it computes a row: 2 = one row goes through the call's shape for two."""
 PLAIN: Variant = ("plain", 1)
-ROWS_MAX = 16
 LAYOUT_ROWS = (1, 4)
 """The layout is chosen for one reply alone and for four side by side."""
 TIMINGS = 2
@@ -214,21 +211,21 @@ RETRY_S = 60.0
 """But not sooner than this after the last time, and twice as long each time that it comes out the same."""
 
 
-def _by_rows(y: torch.Tensor) -> torch.Tensor:
+def _by_rows(y: Tensor) -> Tensor:
     """[out, rows] -> [rows, out]. One row is laid out as one: ``contiguous`` leaves it strides (1, 1), and the next
     product then takes a path that is three times slower."""
     return y.view(1, -1) if y.shape[1] == 1 else y.t().contiguous()
 
 
-def _plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _plain(x: Tensor, weight: Tensor) -> Tensor:
     return torch.mm(x, weight)
 
 
-def _transposed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _transposed(x: Tensor, weight: Tensor) -> Tensor:
     return _by_rows(torch.mm(weight.t(), x.t()))
 
 
-def _halves(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _halves(x: Tensor, weight: Tensor) -> Tensor:
     (rows, inputs), outputs = x.shape, weight.shape[1]
     halves = weight.t().view(2, outputs // 2, inputs)
     return _by_rows(torch.bmm(halves, x.t().expand(2, inputs, rows)).view(outputs, rows))
@@ -244,7 +241,7 @@ class MatmulLayouts:
 
     def __init__(
         self,
-        weights: Callable[[], Sequence[torch.Tensor]],
+        weights: Callable[[], Sequence[Tensor]],
         step: Callable[[int], object] | None,
         *,
         clock: Callable[[], float] = time.perf_counter,
@@ -262,13 +259,7 @@ class MatmulLayouts:
         self._fastest: dict[Size, float] = {}
         self._again: dict[Size, tuple[float, float]] = {}
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """``residual + x @ weight + bias``: x [rows, in], weight [in, out] -> [rows, out], contiguous and new."""
         rows, variant, kind = x.shape[0], PLAIN, kind_of(weight)
         if rows == 1:
@@ -367,7 +358,7 @@ class MatmulLayouts:
         return [(name, copies) for copies in ((1, 2) if rows == 1 else (1,)) for name in names]
 
     def _timed_variant(
-        self, trial: dict[Kind, dict[Variant, list[float]]], kind: Kind, x: torch.Tensor, weight: torch.Tensor
+        self, trial: dict[Kind, dict[Variant, list[float]]], kind: Kind, x: Tensor, weight: Tensor
     ) -> Variant:
         """The variant of a product in a timed step: the weights of a kind take turns, one that is alone takes all."""
         timings = trial.setdefault(kind, {variant: [] for variant in self._variants(kind, x.shape[0])})
@@ -382,12 +373,12 @@ class MatmulLayouts:
                 seconds.append(self._clock() - started)
         return min(timings, key=lambda variant: min(timings[variant]))
 
-    def _run(self, variant: Variant, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _run(self, variant: Variant, x: Tensor, weight: Tensor) -> Tensor:
         name, copies = variant
         return self._calls[name](x.repeat(copies, 1) if copies > 1 else x, weight)[: x.shape[0]]
 
 
-def kind_of(weight: torch.Tensor) -> Kind:
+def kind_of(weight: Tensor) -> Kind:
     """weight: a view [in, out]."""
     return weight.shape[0], weight.shape[1], weight.stride(0) == 1
 

@@ -13,6 +13,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from playground.engine.kv_cache import KVCache
@@ -68,8 +69,7 @@ class LlamaModel:
     """Prefill and decode for sequences of a KV cache. Not for several threads at once.
 
     Weights are kept as views [in, out]. On a CPU in fp32 they are moved to whichever layout is read faster there; the
-    model's own parameters become views of the same memory, so nothing is held twice and no value changes.
-    """
+    model's own parameters become views of the same memory, so nothing is held twice and no value changes."""
 
     def __init__(self, model: Any) -> None:
         config, body = model.config, model.model
@@ -102,7 +102,7 @@ class LlamaModel:
         self.head = self.embedding = self.norm = self.cos = self.sin = torch.empty(0, 0)
         self._rotary, self.matmul = None, MatmulLayouts(self.weights, None)
 
-    def weights(self) -> list[torch.Tensor]:
+    def weights(self) -> list[Tensor]:
         """What a decode step multiplies by, [in, out] each, in its order."""
         return [w for layer in self.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)] + [self.head]
 
@@ -137,8 +137,8 @@ class LlamaModel:
 
     @torch.inference_mode()
     def prefill(
-        self, segments: Sequence[Segment], cache: KVCache, adapters: AdapterSlots, embedded: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, segments: Sequence[Segment], cache: KVCache, adapters: AdapterSlots, embedded: Tensor | None = None
+    ) -> Tensor:
         """Prefill chunks of several sequences together; logits [segments, vocabulary] of each chunk's last token.
         embedded: [tokens, hidden] in place of the ids' embeddings."""
         states = self.hidden_states(segments, cache, adapters, embedded)
@@ -147,8 +147,8 @@ class LlamaModel:
 
     @torch.inference_mode()
     def hidden_states(
-        self, segments: Sequence[Segment], cache: KVCache, adapters: AdapterSlots, embedded: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, segments: Sequence[Segment], cache: KVCache, adapters: AdapterSlots, embedded: Tensor | None = None
+    ) -> Tensor:
         """``prefill`` up to the head: the last layer's output [tokens, hidden], the packed segments in their order."""
         longest = max(s.start + len(s.ids) for s in segments)
         cache.ensure(max(s.row for s in segments) + 1, longest)
@@ -159,9 +159,7 @@ class LlamaModel:
         return _Prefill(self, segments, cache, adapters).run(embedded.to(self.device, self.dtype))
 
     @torch.inference_mode()
-    def decode(
-        self, tokens: Sequence[int], lengths: Sequence[int], cache: KVCache, adapters: AdapterSlots
-    ) -> torch.Tensor:
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int], cache: KVCache, adapters: AdapterSlots) -> Tensor:
         """A decode step: one token for each of rows 0 .. n-1, whose caches hold ``lengths`` tokens and whose adapters
         are selected; returns logits [n, vocabulary]."""
         longest = max(lengths) + 1
@@ -175,15 +173,15 @@ class LlamaModel:
 
     def decode_tensors(
         self,
-        ids: torch.Tensor,
-        positions: torch.Tensor,
-        places: torch.Tensor,
+        ids: Tensor,
+        positions: Tensor,
+        places: Tensor,
         length: int,
         cache: KVCache,
         adapters: AdapterSlots,
         *,
         even: bool = False,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """``decode`` on tensors alone; it reads none back, so that it can be captured.
 
         ids, positions [rows]; places [rows]: where keys and values go, as ``KVCache.write`` numbers them; length: past
@@ -191,7 +189,7 @@ class LlamaModel:
         step = _Decode(self, positions, places, length, cache, adapters, even)
         return self.logits(step.run(functional.embedding(ids, self.embedding)))
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
+    def logits(self, x: Tensor) -> Tensor:
         """[tokens, hidden] of ``hidden_states`` -> [tokens, vocabulary]."""
         return self.matmul(functional.rms_norm(x, (x.shape[-1],), self.norm, self.eps), self.head)
 
@@ -211,7 +209,7 @@ class _Forward:
     positions, places [tokens]: rotary positions, and where keys and values go in the KV cache."""
 
     def __init__(
-        self, model: LlamaModel, positions: torch.Tensor, places: torch.Tensor, cache: KVCache, adapters: AdapterSlots
+        self, model: LlamaModel, positions: Tensor, places: Tensor, cache: KVCache, adapters: AdapterSlots
     ) -> None:
         self.model, self.cache, self.adapters, self.places = model, cache, adapters, places
         self.cos, self.sin = model.cos[positions], model.sin[positions]
@@ -220,17 +218,17 @@ class _Forward:
         """(first token, past the last, what they scale by) of a group's adapters that scale."""
         raise NotImplementedError
 
-    def add_low_rank(self, group: int, x: torch.Tensor, y: torch.Tensor) -> None:
+    def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
         raise NotImplementedError
 
-    def add_bottlenecks(self, group: int, y: torch.Tensor) -> None:
+    def add_bottlenecks(self, group: int, y: Tensor) -> None:
         raise NotImplementedError
 
-    def attention(self, number: int, q: torch.Tensor) -> torch.Tensor:
+    def attention(self, number: int, q: Tensor) -> Tensor:
         """A layer's attention of q [tokens, heads, head_dim] over the KV cache -> [tokens, heads * head_dim]."""
         raise NotImplementedError
 
-    def run(self, x: torch.Tensor) -> torch.Tensor:
+    def run(self, x: Tensor) -> Tensor:
         """Embeddings [tokens, hidden] -> the last layer's output."""
         model = self.model
         for number, layer in enumerate(model.layers):
@@ -241,7 +239,7 @@ class _Forward:
             x = self.linear(4 * number + DOWN, functional.silu(gate).mul_(up), layer.down, None, x)
         return x
 
-    def _queries(self, number: int, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+    def _queries(self, number: int, layer: Layer, x: Tensor) -> Tensor:
         """Queries [tokens, heads, head_dim] with rotary positions; keys and values go into the KV cache."""
         model = self.model
         normed = functional.rms_norm(x, (x.shape[-1],), layer.attention_norm, model.eps)
@@ -259,13 +257,8 @@ class _Forward:
         return turned[:, : model.heads]
 
     def linear(
-        self,
-        group: int,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, group: int, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
         """A group's product with everything that adapters may do to it; see ``adapter_weights``."""
         scales, spans, source = self.scales(group), self.model.groups[group].spans, x
         if len(spans) == 1 and any(s.inner[0] is not None for _, _, s in scales):
@@ -301,23 +294,24 @@ class _Prefill(_Forward):
         bounds = pairwise(accumulate((len(s.ids) for s in segments), initial=0))
         self.positions = positions
         self.segments = [(segment, begin, end) for segment, (begin, end) in zip(segments, bounds, strict=True)]
+        found = [(adapters.adapter(segment.slot), begin, end) for segment, begin, end in self.segments]
+        self.adapted = [(adapter, begin, end) for adapter, begin, end in found if adapter is not None]
 
     def scales(self, group: int) -> list[tuple[int, int, Scales]]:
-        found = [(begin, end, self.adapters.slot_scales(group, s.slot)) for s, begin, end in self.segments]
+        found = [(begin, end, adapter.scales.get(group)) for adapter, begin, end in self.adapted]
         return [(begin, end, scales) for begin, end, scales in found if scales is not None]
 
-    def add_low_rank(self, group: int, x: torch.Tensor, y: torch.Tensor) -> None:
+    def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
         for segment, begin, end in self.segments:
             self.adapters.add_slot(group, segment.slot, x[begin:end], y[begin:end])
 
-    def add_bottlenecks(self, group: int, y: torch.Tensor) -> None:
-        for segment, begin, end in self.segments:
-            necks = self.adapters.slot_bottlenecks(group, segment.slot)
-            for neck, (first, last) in zip(necks, self.model.groups[group].spans, strict=False):
+    def add_bottlenecks(self, group: int, y: Tensor) -> None:
+        for adapter, begin, end in self.adapted:
+            for neck, (first, last) in zip(adapter.necks.get(group, ()), self.model.groups[group].spans, strict=False):
                 if neck is not None:
                     neck.add(y[begin:end, first:last])
 
-    def attention(self, number: int, q: torch.Tensor) -> torch.Tensor:
+    def attention(self, number: int, q: Tensor) -> Tensor:
         mixed = torch.empty_like(q)
         for segment, begin, end in self.segments:
             total = segment.start + end - begin
@@ -344,8 +338,8 @@ class _Decode(_Forward):
     def __init__(
         self,
         model: LlamaModel,
-        positions: torch.Tensor,
-        places: torch.Tensor,
+        positions: Tensor,
+        places: Tensor,
         length: int,
         cache: KVCache,
         adapters: AdapterSlots,
@@ -360,33 +354,28 @@ class _Decode(_Forward):
             self.mask = mask.expand(self.count, 1, self.group_size, length)
 
     def scales(self, group: int) -> list[tuple[int, int, Scales]]:
-        scales = self.adapters.scales(group)
+        scales = self.adapters.scales.get(group)
         return [] if scales is None else [(0, self.count, scales)]
 
-    def add_low_rank(self, group: int, x: torch.Tensor, y: torch.Tensor) -> None:
+    def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
         self.adapters.add(group, x, y)
 
-    def add_bottlenecks(self, group: int, y: torch.Tensor) -> None:
-        necks = self.adapters.bottlenecks(group)
-        for neck, (first, last) in zip(necks or (), self.model.groups[group].spans, strict=False):
+    def add_bottlenecks(self, group: int, y: Tensor) -> None:
+        necks = self.adapters.necks.of.get(group, ())
+        for neck, (first, last) in zip(necks, self.model.groups[group].spans, strict=False):
             if neck is not None:
                 neck[0].add(y[:, first:last], neck[1])
 
     def linear(
-        self,
-        group: int,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        if self.adapters.scales(group) is not None or self.adapters.bottlenecks(group) is not None:
+        self, group: int, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        if group in self.adapters.scales or group in self.adapters.necks.of:
             return super().linear(group, x, weight, bias, residual)
         y = self.model.matmul(x, weight, bias, residual)
         self.adapters.add(group, x, y)
         return y
 
-    def attention(self, number: int, q: torch.Tensor) -> torch.Tensor:
+    def attention(self, number: int, q: Tensor) -> Tensor:
         keys, values = self.cache.keys_values(number, slice(0, self.count), self.length)
         query = q.view(self.count, self.model.kv_heads, self.group_size, self.model.head_dim)
         mixed = functional.scaled_dot_product_attention(
@@ -395,6 +384,6 @@ class _Decode(_Forward):
         return mixed.reshape(self.count, -1)
 
 
-def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where seen, minus infinity elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))

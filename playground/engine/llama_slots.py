@@ -9,69 +9,60 @@ copied in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
-from playground.engine.adapter_weights import Beside, Masked, Neck, beside, numbered
+from playground.engine.adapter_weights import MaskedNecks, StackedNecks, stacked
 from playground.engine.llama_layout import LinearGroup, PackedAdapter, Pair, Scales
-
-
-class BankNecks:
-    """The necks of a bank's selected rows. Those of one set of adapters are laid side by side once, and stay until a
-    row carries one
-    that is not among them."""
-
-    def __init__(self) -> None:
-        self._laid: list[Mapping[int, Sequence[Neck | None]]] = []
-        self._beside: dict[tuple[int, int], Beside] = {}
-        self._selected: dict[int, list[Masked | None]] = {}
-
-    @property
-    def bytes(self) -> int:
-        return sum(laid.bytes for laid in list(self._beside.values()))
-
-    def __bool__(self) -> bool:
-        return bool(self._selected)
-
-    def select(self, rows: Sequence[Mapping[int, Sequence[Neck | None]]]) -> None:
-        """rows: what each row's adapter has, by place and part; {} = nothing."""
-        if not any(rows):
-            self._selected = {}
-            return
-        if not all(any(row is laid for laid in self._laid) for row in rows if row):
-            self._laid, self._beside = [], {}
-            for row in rows:
-                if row and not any(row is laid for laid in self._laid):
-                    self._laid.append(row)
-        carried = [next((n for n, laid in enumerate(self._laid) if row and row is laid), None) for row in rows]
-        masks: dict[tuple[object, ...], torch.Tensor] = {}
-        self._selected = {}
-        for place in sorted({place for row in rows for place in row}):
-            parts = max(len(laid[place]) for laid in self._laid if place in laid)
-            self._selected[place] = [self._masked(place, part, carried, masks) for part in range(parts)]
-
-    def get(self, place: int) -> list[Masked | None] | None:
-        """Of one group's layers, or None where no selected row has any."""
-        return self._selected.get(place)
-
-    def _masked(
-        self, place: int, part: int, carried: Sequence[int | None], masks: dict[tuple[object, ...], torch.Tensor]
-    ) -> Masked | None:
-        necks, numbers = numbered([laid[place][part] if place in laid else None for laid in self._laid], carried)
-        if not any(number is not None for number in numbers):
-            return None
-        if (place, part) not in self._beside:
-            self._beside[place, part] = beside(necks)
-        laid = self._beside[place, part]
-        key = (laid.parts, *numbers)  # the same for nearly all layers
-        if key not in masks:
-            masks[key] = laid.mask(numbers)
-        return laid, masks[key]
-
+from playground.engine.load import bytes_of
 
 SLOTS_MIN = 4
 """Slots that are there from the start: coming back to one of so many adapters costs nothing."""
+
+
+class SelectedNecks:
+    """The bottlenecks of a step's rows. Those of one set of adapters are stacked once, and stay until a row carries
+    another adapter."""
+
+    def __init__(self) -> None:
+        self._adapters: dict[str, PackedAdapter] = {}
+        self._stacked: dict[tuple[int, int], StackedNecks] = {}
+        self.of: dict[int, list[MaskedNecks | None]] = {}
+        """By group: what the rows carry on each of its layers."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(necks.bytes for necks in list(self._stacked.values()))
+
+    def select(self, carried: Sequence[PackedAdapter | None]) -> None:
+        """carried: each row's adapter."""
+        fresh = {adapter.key: adapter for adapter in carried if adapter is not None and adapter.necks}
+        if not fresh.keys() <= self._adapters.keys():
+            self._adapters, self._stacked = fresh, {}
+        known = {key: number for number, key in enumerate(self._adapters)}
+        numbers = [known.get(adapter.key) if adapter is not None else None for adapter in carried]
+        masks: dict[tuple[object, ...], Tensor] = {}  # the same for nearly all layers
+        layers = {place: len(necks) for adapter in fresh.values() for place, necks in adapter.necks.items()}
+        self.of = {
+            place: [self._masked(place, part, numbers, masks) for part in range(count)]
+            for place, count in layers.items()
+        }
+
+    def _masked(
+        self, place: int, part: int, numbers: Sequence[int | None], masks: dict[tuple[object, ...], Tensor]
+    ) -> MaskedNecks | None:
+        necks = [one.necks[place][part] if place in one.necks else None for one in self._adapters.values()]
+        if all(number is None or necks[number] is None for number in numbers):
+            return None
+        if (place, part) not in self._stacked:
+            self._stacked[place, part] = stacked(necks)
+        found = self._stacked[place, part]
+        key = (found.parts, *numbers)
+        if key not in masks:
+            masks[key] = found.mask(numbers)
+        return found, masks[key]
 
 
 class AdapterSlots:
@@ -81,27 +72,29 @@ class AdapterSlots:
     def __init__(self, groups: Sequence[LinearGroup], dtype: torch.dtype, device: torch.device) -> None:
         self.groups = list(groups)
         self._dtype, self._device = dtype, device
+        self._parts = {len(group.names) for group in groups}
         self._rank = 0
         self._slots: list[PackedAdapter | None] = []
         self._users: list[int] = []
         self._leaving: set[int] = set()
-        self.a: list[torch.Tensor] = []
-        self.b: list[torch.Tensor] = []
-        self._targets: dict[tuple[int, int], list[torch.Tensor]] = {}
+        self.a: list[Tensor] = []
+        self.b: list[Tensor] = []
+        self._targets: dict[int, list[Tensor]] = {}
         self._chosen: tuple[int | None, ...] = ()
         self._first = self._last = 0
-        self._masks: dict[int, torch.Tensor] = {}  # True where a column is not the row's own
-        self._views_of: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor, int]]] = {}
-        self._views: list[tuple[torch.Tensor, torch.Tensor, int]] = []
-        self._scales: dict[int, Scales] = {}
-        self._necks = BankNecks()
-        self._fixed_masks: dict[int, dict[int, torch.Tensor]] = {}
+        self._masks: dict[int, Tensor] = {}  # True where a column is not the row's own
+        self._fixed_masks: dict[int, dict[int, Tensor]] = {}
+        self._views_of: dict[tuple[int, int], list[tuple[Tensor, Tensor, int]]] = {}
+        self._views: list[tuple[Tensor, Tensor, int]] = []
+        self.scales: dict[int, Scales] = {}
+        """By group: what the selected rows scale it by, [rows, ...] each."""
+        self.necks = SelectedNecks()
         self.version = 0  # changes when the memory does
 
     @property
     def bytes(self) -> int:
-        """Memory of the slots, used or not, and of the bottlenecks that lie side by side."""
-        return self._necks.bytes + sum(tensor.numel() * tensor.element_size() for tensor in (*self.a, *self.b))
+        """Memory of the slots, used or not, and of stacked bottlenecks."""
+        return self.necks.bytes + bytes_of(*self.a, *self.b)
 
     def acquire(self, adapter: PackedAdapter | None) -> int | None:
         """An adapter's slot, filled where it has none yet; None for the base, and for a soft prompt alone."""
@@ -140,12 +133,12 @@ class AdapterSlots:
         used = {slot for slot in chosen if slot is not None}
         self._first, self._last = (min(used), max(used) + 1) if used else (0, 0)
         if used and (len(used) > 1 or None in chosen):
-            mask = self._mask(chosen, self._first, self._last)
-            self._masks = {parts: self._widened(mask, parts).to(self._device) for parts in self._parts}
-        carried = [self._slots[slot] if slot is not None else None for slot in chosen]
+            masks = self._masks_of(chosen, self._first, self._last)
+            self._masks = {parts: mask.to(self._device) for parts, mask in masks.items()}
+        carried = [self.adapter(slot) for slot in chosen]
         places = {place for adapter in carried if adapter is not None for place in adapter.scales}
-        self._scales = {place: self._stacked_scales(place, carried) for place in places}
-        self._necks.select([adapter.necks if adapter is not None else {} for adapter in carried])
+        self.scales = {place: self._stacked_scales(place, carried) for place in places}
+        self.necks.select(carried)
         self._set_views()
 
     def select_fixed(self, slots: Sequence[int | None]) -> bool:
@@ -155,25 +148,22 @@ class AdapterSlots:
         self.select(slots)
         if self._first == self._last:
             return False
-        rows = len(slots)
-        if rows not in self._fixed_masks:
-            self._fixed_masks[rows] = {
-                parts: torch.ones(rows, self._room * parts * self._rank, dtype=torch.bool, device=self._device)
-                for parts in self._parts
-            }
-        mask = self._mask(slots, 0, self._room)
-        for parts, fixed in self._fixed_masks[rows].items():
-            fixed.copy_(self._widened(mask, parts))
-        self._first, self._last, self._masks, self._chosen = 0, self._room, self._fixed_masks[rows], ()
+        masks = self._masks_of(slots, 0, self._room)
+        if len(slots) not in self._fixed_masks:
+            self._fixed_masks[len(slots)] = {parts: mask.to(self._device) for parts, mask in masks.items()}
+        fixed = self._fixed_masks[len(slots)]
+        for parts, mask in masks.items():
+            fixed[parts].copy_(mask)
+        self._first, self._last, self._masks, self._chosen = 0, self._room, fixed, ()
         self._set_views()
         return True
 
     @property
     def low_rank_only(self) -> bool:
         """Whether the selected rows carry low-rank products and nothing else."""
-        return not self._scales and not self._necks
+        return not self.scales and not self.necks.of
 
-    def add(self, place: int, x: torch.Tensor, y: torch.Tensor) -> None:
+    def add(self, place: int, x: Tensor, y: Tensor) -> None:
         """Add the selected rows' low-rank products of a group, in place: x [rows, in], y [rows, sum of outputs]."""
         if not self._views:
             return
@@ -183,33 +173,15 @@ class AdapterSlots:
             middle.masked_fill_(self._masks[parts], 0.0)
         y.addmm_(middle, b)
 
-    def add_slot(self, place: int, slot: int | None, x: torch.Tensor, y: torch.Tensor) -> None:
+    def add_slot(self, place: int, slot: int | None, x: Tensor, y: Tensor) -> None:
         """The same for tokens that all carry one slot: x [tokens, in], y [tokens, sum of outputs]."""
         if slot is not None and self._rank:
             own = self._columns(place, slot, slot + 1)
             y.addmm_(torch.mm(x, self.a[place][own].t()), self.b[place][own])
 
-    def bottlenecks(self, place: int) -> list[Masked | None] | None:
-        """The selected rows' bottlenecks on each layer of a group, or None where none carries any."""
-        return self._necks.get(place)
-
-    def slot_bottlenecks(self, place: int, slot: int | None) -> tuple[Neck | None, ...]:
-        """The same of one slot."""
-        adapter = self._slots[slot] if slot is not None else None
-        return adapter.necks.get(place, ()) if adapter is not None else ()
-
-    def scales(self, place: int) -> Scales | None:
-        """What the selected rows multiply a group by, [rows, ...] each, or None where none does."""
-        return self._scales.get(place)
-
-    def slot_scales(self, place: int, slot: int | None) -> Scales | None:
-        """The same of one slot, [...] each."""
-        adapter = self._slots[slot] if slot is not None else None
-        return adapter.scales.get(place) if adapter is not None else None
-
-    @property
-    def _parts(self) -> set[int]:
-        return {len(group.names) for group in self.groups}
+    def adapter(self, slot: int | None) -> PackedAdapter | None:
+        """What lies in a slot."""
+        return self._slots[slot] if slot is not None else None
 
     @property
     def _room(self) -> int:
@@ -220,16 +192,13 @@ class AdapterSlots:
         width = len(self.groups[place].names) * self._rank
         return slice(first * width, last * width)
 
-    def _mask(self, slots: Sequence[int | None], first: int, last: int) -> torch.Tensor:
-        """[rows, last - first]: False at each row's own slot."""
+    def _masks_of(self, slots: Sequence[int | None], first: int, last: int) -> dict[int, Tensor]:
+        """By the number of a group's layers: [rows, columns of slots first .. last - 1], False at each row's own."""
         mask = torch.ones(len(slots), last - first, dtype=torch.bool)
         for row, slot in enumerate(slots):
             if slot is not None:
                 mask[row, slot - first] = False
-        return mask
-
-    def _widened(self, mask: torch.Tensor, parts: int) -> torch.Tensor:
-        return mask.repeat_interleave(parts * self._rank, dim=1)
+        return {parts: mask.repeat_interleave(parts * self._rank, dim=1) for parts in self._parts}
 
     def _set_views(self) -> None:
         """The views that the selected span of slots multiplies with, one for each group; made once for each span."""
@@ -276,17 +245,17 @@ class AdapterSlots:
             self._zero(slot)
         self._slots[slot] = adapter
         self._leaving.discard(slot)
-        if not full:
-            targets = [t for pair in self._targets_of(slot, adapter) for t in pair]
-        elif not (targets := self._targets.get((slot, self._rank), [])):
-            targets = self._targets[slot, self._rank] = [t for p in self._targets_of(slot, adapter) for t in p]
-        sources = [tensor for group in adapter.matrices for pair in group if pair for tensor in pair]
-        if sources:
-            torch._foreach_copy_(targets, sources)
+        targets = self._targets.get(slot) if full else None
+        if targets is None:
+            targets = [tensor for pair in self._targets_of(slot, adapter) for tensor in pair]
+            if full:  # the same views for every adapter that fills the slot
+                self._targets[slot] = targets
+        if targets:
+            torch._foreach_copy_(targets, [t for group in adapter.matrices for pair in group if pair for t in pair])
 
     def _empty(self, slot: int) -> None:
         self._zero(slot)
-        self._slots[slot], self._chosen, self._necks = None, (), BankNecks()
+        self._slots[slot], self._chosen, self.necks = None, (), SelectedNecks()
         self._leaving.discard(slot)
 
     @torch.inference_mode()
@@ -307,22 +276,17 @@ class AdapterSlots:
 
     def _stacked_scales(self, place: int, carried: Sequence[PackedAdapter | None]) -> Scales:
         """The rows' vectors of one group; ones and zeros for rows that have none."""
-        group = self.groups[place]
+        group, width = self.groups[place], sum(self.groups[place].outputs)
         rows = [adapter.scales.get(place) if adapter is not None else None for adapter in carried]
 
-        def stacked(vectors: list[torch.Tensor | None], empty: float, width: int) -> torch.Tensor | None:
+        def over(vectors: list[Tensor | None], empty: float, width: int) -> Tensor | None:
             if all(vector is None for vector in vectors):
                 return None
             none = torch.full((width,), empty, dtype=self._dtype, device=self._device)
             return torch.stack([none if vector is None else vector for vector in vectors])
 
-        inner = tuple(
-            stacked([row.inner[part] if row else None for row in rows], 1.0, group.inputs)
-            for part in range(len(group.names))
+        inner = (
+            over([row.inner[n] if row else None for row in rows], 1.0, group.inputs) for n in range(len(group.names))
         )
-        width = sum(group.outputs)
-        return Scales(
-            inner,
-            stacked([row.outer if row else None for row in rows], 1.0, width),
-            stacked([row.shift if row else None for row in rows], 0.0, width),
-        )
+        outer = over([row.outer if row else None for row in rows], 1.0, width)
+        return Scales(tuple(inner), outer, over([row.shift if row else None for row in rows], 0.0, width))

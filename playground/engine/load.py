@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,11 @@ import torch
 from playground.errors import BaseUnavailableError
 from playground.gpu.device import computes_bf16, without_device
 from playground.library.files import digest
+
+
+def bytes_of(*tensors: torch.Tensor | None) -> int:
+    """Memory that tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Loaded:
 
     @property
     def bytes(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self.weights.values())
+        return bytes_of(*self.weights.values())
 
 
 def pick_device() -> tuple[torch.device, torch.dtype]:
@@ -51,15 +56,10 @@ def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = Fa
     logging.disable_progress_bar()
     device, suited = pick_device()
     dtype = dtype or suited
-    options: dict[str, Any] = {
-        "trust_remote_code": False,
-        "local_files_only": True,
-        "use_safetensors": True,
-        "dtype": dtype,
-    }
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    options = safe | {"use_safetensors": True, "dtype": dtype}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer, config = (kind.from_pretrained(folder, **safe) for kind in (AutoTokenizer, AutoConfig))
         packed = getattr(config, "quantization_config", None) is not None
         if quantised and not packed:
             options["quantization_config"] = nf4(dtype)
@@ -98,25 +98,16 @@ def forbid_repacking(model: Any) -> None:
 
 def live_fingerprint(loaded: Loaded) -> str:
     """Fingerprint of the weights as they are in memory now; equals the file's where the precision is the same."""
-    return digest(_live(loaded.weights))
-
-
-def _live(weights: dict[str, torch.nn.Parameter]) -> Iterable[tuple[str, str, tuple[int, ...], Any]]:
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8", torch.int8: "I8"}
-    for name, there in sorted(_with_scales(weights), key=lambda pair: pair[0]):
-        tensor = there.detach().cpu().contiguous()
-        yield (
-            name,
-            names.get(tensor.dtype, str(tensor.dtype)),
-            tuple(tensor.shape),
-            tensor.view(torch.uint8).numpy().data.cast("B"),
-        )
+    weights: dict[str, torch.Tensor] = dict(loaded.weights)
+    for name, weight in loaded.weights.items():  # what unpacks those in 4 bits, by the names that a file gives it
+        if (state := getattr(weight, "quant_state", None)) is not None:
+            weights |= {f"{name}.{part}": tensor for part, tensor in state.as_dict(packed=True).items()}
 
+    def parts() -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
+        for name in sorted(weights):
+            tensor = weights[name].detach().cpu().contiguous()
+            content = tensor.view(torch.uint8).numpy().data.cast("B")
+            yield name, names.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), content
 
-def _with_scales(weights: dict[str, torch.nn.Parameter]) -> Iterable[tuple[str, torch.Tensor]]:
-    """Weights, and what unpacks those that are packed in 4 bits, by the names that a file gives them."""
-    for name, weight in weights.items():
-        yield name, weight
-        state = getattr(weight, "quant_state", None)
-        if state is not None:
-            yield from ((f"{name}.{part}", tensor) for part, tensor in state.as_dict(packed=True).items())
+    return digest(parts())

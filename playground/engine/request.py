@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from playground.data.example import HALF_CHARACTER
@@ -34,11 +34,10 @@ class Sampling:
     """How a reply is drawn, and when it ends.
 
     temperature: 0 = greedy, and so is one below TEMPERATURE_MIN. top_p: share of the probability kept (Holtzman et al.
-    2019), at least TOP_P_MIN. top_k: most likely tokens kept, 0 = all.
-    repetition_penalty: 1 = none; above, tokens seen in the prompt or the reply become less likely (Keskar et al. 2019).
-    max_tokens, min_tokens: longest and shortest reply. seed: of this row's generator. stop: strings that end the reply
-    and are cut off. ignore_eos: go on past the model's own end.
-    """
+    2019), at least TOP_P_MIN. top_k: most likely tokens kept, 0 = all. repetition_penalty: 1 = none; above, tokens seen
+    in the prompt or the reply become less likely (Keskar et al. 2019). max_tokens, min_tokens: longest and shortest
+    reply. seed: of this row's generator. stop: strings that end the reply and are cut off. ignore_eos: go on past the
+    model's own end."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -52,60 +51,53 @@ class Sampling:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
-        if wrong_type := _wrong_type(self):
-            raise InputError(wrong_type)
-        faults = []
-        if not 0 <= self.temperature <= 2:
-            faults.append(f"The temperature is {self.temperature}; it goes from 0 (greedy) to 2.")
-        if not 0 < self.top_p <= 1:
-            faults.append(f"Top-p is {self.top_p}; it lies above 0 and at most 1.")
-        if not 1 <= self.max_tokens <= 8192:
-            faults.append(f"The longest reply is {self.max_tokens} tokens; it goes from 1 to 8192.")
-        if not 0 <= self.seed <= SEED_MAX:
-            faults.append(f"The seed is {self.seed}; it goes from 0 to {SEED_MAX}.")
-        if not 0 <= self.top_k <= TOP_K_MAX:
-            faults.append(f"Top-k is {self.top_k}; it goes from 0 (off) to {TOP_K_MAX}.")
-        if not 0.1 <= self.repetition_penalty <= 10:
-            faults.append(f"The repetition penalty is {self.repetition_penalty}; it goes from 0.1 to 10, 1 = none.")
-        if not 0 <= self.min_tokens <= self.max_tokens:
-            longest = f"it goes from 0 to the longest, {self.max_tokens}."
-            faults.append(f"The shortest reply is {self.min_tokens} tokens; {longest}")
-        if len(self.stop) > STOPS_MAX or any(not text or len(text) > STOP_LENGTH for text in self.stop):
-            allowed = f"at most {STOPS_MAX} are taken, each of 1 to {STOP_LENGTH} characters."
-            faults.append(f"There are {len(self.stop)} stop strings; {allowed}")
-        if any(HALF_CHARACTER.search(text) for text in self.stop):
-            faults.append("A stop string holds half a character (a lone surrogate). Send whole characters.")
-        if faults:
+        for name, value in vars(self).items():
+            if name in ("max_tokens", "seed", "top_k", "min_tokens") and not isinstance(value, int):
+                raise InputError(f"{name} is {value!r:.40}; it is a whole number.")
+            if name in ("temperature", "top_p", "repetition_penalty") and not isinstance(value, int | float):
+                raise InputError(f"{name} is {value!r:.40}; it is a number.")
+        if not all(isinstance(text, str) for text in self.stop):
+            raise InputError("A stop string is no text.")
+        longest = self.max_tokens
+        ranges = (
+            (0 <= self.temperature <= 2, f"The temperature is {self.temperature}; it goes from 0 (greedy) to 2."),
+            (0 < self.top_p <= 1, f"Top-p is {self.top_p}; it lies above 0 and at most 1."),
+            (1 <= longest <= 8192, f"The longest reply is {longest} tokens; it goes from 1 to 8192."),
+            (0 <= self.seed <= SEED_MAX, f"The seed is {self.seed}; it goes from 0 to {SEED_MAX}."),
+            (0 <= self.top_k <= TOP_K_MAX, f"Top-k is {self.top_k}; it goes from 0 (off) to {TOP_K_MAX}."),
+            (
+                0.1 <= self.repetition_penalty <= 10,
+                f"The repetition penalty is {self.repetition_penalty}; it goes from 0.1 to 10, 1 = none.",
+            ),
+            (
+                0 <= self.min_tokens <= longest,
+                f"The shortest reply is {self.min_tokens} tokens; it goes from 0 to the longest, {longest}.",
+            ),
+            (
+                len(self.stop) <= STOPS_MAX and all(0 < len(text) <= STOP_LENGTH for text in self.stop),
+                f"There are {len(self.stop)} stop strings; at most {STOPS_MAX} are taken, each of 1 to {STOP_LENGTH} "
+                "characters.",
+            ),
+            (
+                not any(HALF_CHARACTER.search(text) for text in self.stop),
+                "A stop string holds half a character (a lone surrogate). Send whole characters.",
+            ),
+        )
+        if faults := [said for fits, said in ranges if not fits]:
             raise InputError(" ".join(faults))
         if self.temperature < TEMPERATURE_MIN:
             object.__setattr__(self, "temperature", 0.0)
         object.__setattr__(self, "top_p", max(self.top_p, TOP_P_MIN))
 
 
-def _wrong_type(sampling: Sampling) -> str:
-    """What is of the wrong type, in words, or ""."""
-    for name, value in asdict(sampling).items():
-        if name in ("max_tokens", "seed", "top_k", "min_tokens"):
-            if not isinstance(value, int):
-                return f"{name} is {value!r:.40}; it is a whole number."
-        elif name in ("temperature", "top_p", "repetition_penalty"):
-            if not isinstance(value, int | float):
-                return f"{name} is {value!r:.40}; it is a number."
-        elif name == "stop" and not all(isinstance(text, str) for text in value):
-            return "A stop string is no text."
-    return ""
-
-
 @dataclass(frozen=True)
 class Row:
     """One reply to write: the rendered prompt, the adapter's id (None = the base), and how to draw.
 
-    logprobs: None, or how many of the most likely tokens to report at each place, beside the one drawn (0 = only that
-    one).
-    cache_salt: whose prefix cache this row reads and fills, so that nobody can guess another's prompt by how soon the
-    first token comes; rows with one salt share it (vLLM's field of this name). shared_prefix: the start of the prompt
-    that is no secret; it is shared by all.
-    """
+    logprobs: None, or how many of the most likely tokens to report at each place, beside the one drawn. cache_salt:
+    whose prefix cache this row reads and fills, so that nobody can guess another's prompt by how soon the first token
+    comes; rows with one salt share it (vLLM's field of this name). shared_prefix: the start of the prompt that is no
+    secret; it is shared by all."""
 
     prompt: str
     adapter: str | None = None
@@ -155,33 +147,6 @@ class AdapterFile:
     sha256: str
 
 
-def make_stamp(
-    *,
-    base: str,
-    adapter: str | None,
-    adapter_sha256: str | None,
-    prompt: str,
-    sampling: Sampling,
-    dtype: str,
-    device: str,
-    rows: int,
-) -> dict[str, Any]:
-    """Everything that decides a reply's tokens: on the same device, dtype and number of rows they come again."""
-    drawn = asdict(sampling) | {"stop": list(sampling.stop)}
-    seed = drawn.pop("seed")
-    return {
-        "base": base,
-        "adapter": adapter,
-        "adapter_sha256": adapter_sha256,
-        "prompt": {"text": prompt, "sha256": hashlib.sha256(prompt.encode()).hexdigest()},
-        "sampling": drawn,
-        "seed": seed,
-        "dtype": dtype,
-        "device": device,
-        "rows": rows,
-    }
-
-
 def stamp_hash(stamp: dict[str, Any]) -> str:
     """Twelve hex digits that stand for a stamp; the page shows the first four."""
     return hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:12]
@@ -201,9 +166,7 @@ class ScoreRow:
 
     prompt: rendered text that is given, "" = none: then the text's first token is given. completion: what is scored,
     rendered, its end token included where training learned it (``Rendered.completion_text``). adapter: whose weights,
-    None = the base.
-    divergence: also measure how far the adapter is from the base; its base's loss comes with it.
-    """
+    None = the base. divergence: also measure how far the adapter is from the base; the base's loss comes with it."""
 
     prompt: str
     completion: str
@@ -235,11 +198,6 @@ class Text:
     @property
     def scored(self) -> int:
         return len(self.ids) - self.first
-
-
-def text_of(prompt: Sequence[int], completion: Sequence[int], adapter: str | None, divergence: bool) -> Text:
-    """A row from the token ids of its two parts; without a prompt the first token of the rest takes its place."""
-    return Text((*prompt, *completion), max(1, len(prompt)), adapter, divergence and adapter is not None)
 
 
 def parts(lengths: Sequence[int]) -> Iterator[list[int]]:

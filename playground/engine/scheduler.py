@@ -1,4 +1,4 @@
-"""Continuous batching: sequences join and leave between steps, so several people's questions share one pass over the
+"""Continuous batching: sequences join and leave between steps, so that several questions share one pass over the
 weights.
 
 The worker thread owns the KV cache and the adapter slots. A round: (1) admit waiting sequences, (2) prefill at most
@@ -38,11 +38,11 @@ KEEP_CUDA_BYTES = 1 << 30
 """The same on a GPU, where captured steps go with the cache."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Sequence:
-    """A sequence in the batch. adapter: its own reference, so that the adapter may be detached or replaced meanwhile;
-    slot: where that lies. read: text tokens in the KV cache. shared: leading tokens that sequences with another cache
-    salt may copy."""
+    """A sequence in the batch. adapter: its own reference, so that the adapter may be detached meanwhile; slot: where
+    that lies. shared: leading tokens that sequences with another cache salt may copy. read: text tokens in the KV
+    cache."""
 
     row: Row
     reply: Generation
@@ -140,14 +140,6 @@ class Scheduler:
         What it takes beyond that is part of the lease of whoever asked."""
         return self.prefix_cache.bytes + min(self.kv_cache.bytes, self.keep_bytes)
 
-    @property
-    def slot_bytes(self) -> int:
-        return self.slots.bytes
-
-    def remove_adapter(self, key: str) -> None:
-        """Empty an adapter's slot once no sequence uses it. On the worker thread."""
-        self.slots.remove(key)
-
     def close(self) -> None:
         """End sequences in flight with an error, take no others, and clear the prefix cache."""
         with self._changed:
@@ -188,19 +180,19 @@ class Scheduler:
             self._changed.notify_all()
 
     def _round(self) -> None:
-        self._remove_cancelled()
-        self._admit()
-        self._prefill()
-        self._decode()
+        with self._changed:
+            self._pending = [sequence for sequence in self._pending if not sequence.handle.cancelled]
+        self._remove(lambda sequence: sequence.handle.cancelled)
+        self._admit()  # (1)
+        self._prefill()  # (2)
+        self._decode()  # (3)
         handles = {id(sequence.handle): sequence.handle for sequence in self._running}.values()
-        self._remove_finished()
+        self._remove(lambda sequence: bool(sequence.reply.state.finish))  # (4)
         self.shrink(self.keep_bytes)
         with self._changed:
             for handle in handles:
                 handle.version += 1
             self._changed.notify_all()
-
-    # (1) ---------------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
         with self._changed:
@@ -212,7 +204,7 @@ class Scheduler:
         for sequence in fresh:  # pending or running at any moment, so that ``_fail`` reaches it
             sequence.slot = self.slots.acquire(sequence.adapter)
             with self._changed:
-                self._pending = [one for one in self._pending if one is not sequence]
+                self._pending.remove(sequence)
                 self._running.append(sequence)
 
     def _next(self, room: int) -> list[_Sequence]:
@@ -220,20 +212,14 @@ class Scheduler:
         wait for a hundred that were asked together before it."""
         if room <= 0 or not self._pending:
             return []
-        queues: dict[int, list[_Sequence]] = {}
-        for sequence in self._pending:
-            queues.setdefault(id(sequence.handle), []).append(sequence)
         has = Counter(id(sequence.handle) for sequence in self._running)
-        chosen: list[_Sequence] = []
-        while queues and len(chosen) < room:
-            first = min(queues, key=lambda handle: has[handle])
-            chosen.append(queues[first].pop(0))
-            has[first] += 1
-            if not queues[first]:
-                del queues[first]
+        waiting, chosen = list(self._pending), []
+        while waiting and len(chosen) < room:
+            first = min(waiting, key=lambda sequence: has[id(sequence.handle)])
+            waiting.remove(first)
+            chosen.append(first)
+            has[id(first.handle)] += 1
         return chosen
-
-    # (2) ---------------------------------------------------------------------------------------------------------
 
     def _prefill(self) -> None:
         segments: list[Segment] = []
@@ -275,7 +261,7 @@ class Scheduler:
             if other != place and (length := min(mine.reusable(sequence, sequence.cached), len(wanted))) > best:
                 best, source = length, other
         if best < PREFIX_MIN:
-            self.kv_cache.write_prefix(place, mine.adapter.prefix if mine.adapter else None)
+            self.kv_cache.restore(place, mine.adapter.prefix if mine.adapter else None)
             return
         if source is not None:
             self.kv_cache.move(source, place, mine.virtual_tokens + best)
@@ -283,8 +269,6 @@ class Scheduler:
             self.kv_cache.restore(place, saved, mine.virtual_tokens + best)
         mine.read = best
         self.cached_tokens += best
-
-    # (3) ---------------------------------------------------------------------------------------------------------
 
     def _decode(self) -> None:
         decoding = [
@@ -309,38 +293,29 @@ class Scheduler:
             sequence.read += 1
             sequence.reply.sample(logits[place], now - sequence.handle.started)
 
-    # (4) ---------------------------------------------------------------------------------------------------------
-
-    def _remove_finished(self) -> None:
+    def _remove(self, leaves: Callable[[_Sequence], bool]) -> None:
+        """Take sequences out, the last one into the row of each; those that ended well go to the prefix cache."""
         for place in range(len(self._running) - 1, -1, -1):
-            state = self._running[place].reply.state
-            if state.finish:
-                self._remove(place, keep=not state.fault)
+            gone = self._running[place]
+            if not leaves(gone):
+                continue
+            if gone.reply.state.finish and not gone.reply.state.fault and gone.read >= PREFIX_MIN:
+                self._keep_prefix(gone, place)
+            self.slots.release(gone.slot)
+            self._clear(gone, place)
+            last = len(self._running) - 1
+            if place != last:
+                self.kv_cache.move(last, place, self._running[last].length)
+                self._running[place] = self._running[last]
+                self._clear(self._running[place], last)
+            self._running.pop()
 
-    def _remove_cancelled(self) -> None:
-        with self._changed:
-            self._pending = [sequence for sequence in self._pending if not sequence.handle.cancelled]
-        for place in range(len(self._running) - 1, -1, -1):
-            if self._running[place].handle.cancelled:
-                self._remove(place, keep=False)
-
-    def _remove(self, place: int, *, keep: bool) -> None:
-        """Take a sequence out; the last one moves into its row. keep: add it to the prefix cache."""
-        gone = self._running[place]
-        if keep and gone.read >= PREFIX_MIN:
-            with contextlib.suppress(MemoryError, RuntimeError):  # no room for it: the reply is there all the same
-                add, virtual = self.prefix_cache.add, gone.virtual_tokens
-                add(gone.key, gone.cached, self.kv_cache, place, virtual, gone.row.cache_salt)
-                if gone.row.cache_salt and gone.shared >= PREFIX_MIN:
-                    add(gone.key, gone.cached[: gone.shared], self.kv_cache, place, virtual)
-        self.slots.release(gone.slot)
-        self._clear(gone, place)
-        last = len(self._running) - 1
-        if place != last:
-            self.kv_cache.move(last, place, self._running[last].length)
-            self._running[place] = self._running[last]
-            self._clear(self._running[place], last)
-        self._running.pop()
+    def _keep_prefix(self, ended: _Sequence, place: int) -> None:
+        with contextlib.suppress(MemoryError, RuntimeError):  # no room for it: the reply is there all the same
+            add, virtual = self.prefix_cache.add, ended.virtual_tokens
+            add(ended.key, ended.cached, self.kv_cache, place, virtual, ended.row.cache_salt)
+            if ended.row.cache_salt and ended.shared >= PREFIX_MIN:
+                add(ended.key, ended.cached[: ended.shared], self.kv_cache, place, virtual)
 
     def _clear(self, sequence: _Sequence, place: int) -> None:
         """Zero what a sequence with an adapter leaves behind: its keys and values may be infinite, and later sequences

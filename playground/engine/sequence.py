@@ -7,12 +7,14 @@ import math
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from playground.engine.request import Row, RowState, Sampling, TokenLogprob
+from playground.engine.request import Row, RowState, Sampling, Score, TokenLogprob
 from playground.errors import is_out_of_memory
 
 LIKELY = 256
@@ -24,10 +26,8 @@ _UNFINISHED = "�"
 class Sampler:
     """One row's sampler. The same seed and logits give the same tokens, whatever the other rows do.
 
-    The order is the usual one: repetition penalty, ends suppressed while the reply is too short, temperature, top-k,
-    top-p.
-    prompt: the prompt's token ids, which the repetition penalty counts as seen. ends: token ids that end a reply.
-    """
+    In this order: repetition penalty, ends suppressed while the reply is too short, temperature, top-k, top-p. prompt:
+    the prompt's token ids, which the repetition penalty counts as seen. ends: token ids that end a reply."""
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int] = (), ends: Collection[int] = ()) -> None:
         self._sampling = sampling
@@ -36,7 +36,7 @@ class Sampler:
         self._drawn = 0
         self._generator: torch.Generator | None = None
 
-    def pick(self, logits: torch.Tensor) -> int:
+    def pick(self, logits: Tensor) -> int:
         """The next token id. logits: [vocabulary], left as they are. Raises FloatingPointError where they are not
         finite, or no token has a share of the probability."""
         token = self._draw(self._changed(logits))
@@ -45,7 +45,7 @@ class Sampler:
             self._seen.add(token)
         return token
 
-    def _changed(self, logits: torch.Tensor) -> torch.Tensor:
+    def _changed(self, logits: Tensor) -> Tensor:
         """logits after the repetition penalty and the suppression of the reply's end."""
         penalty, short = self._sampling.repetition_penalty, self._drawn < self._sampling.min_tokens
         if penalty == 1 and not (short and self._ends):
@@ -59,11 +59,11 @@ class Sampler:
             logits[self._ends] = float("-inf")
         return logits
 
-    def shares(self, logits: torch.Tensor) -> torch.Tensor:
+    def shares(self, logits: Tensor) -> Tensor:
         """Each token's probability [vocabulary] as the next draw would have it. Not for a temperature of 0."""
         return self._shares(self._changed(logits))
 
-    def _shares(self, logits: torch.Tensor) -> torch.Tensor:
+    def _shares(self, logits: Tensor) -> Tensor:
         sampling = self._sampling
         scaled = logits.float().cpu() / sampling.temperature
         if 0 < sampling.top_k < scaled.shape[0]:
@@ -77,24 +77,25 @@ class Sampler:
             shares = torch.zeros_like(shares).scatter_(0, indices, kept / kept.sum())
         return shares
 
-    def _draw(self, logits: torch.Tensor) -> int:
+    def _draw(self, logits: Tensor) -> int:
         if self._sampling.temperature == 0:
             best = int(logits.argmax())  # of a NaN, where there is one
-            _refuse_unless(math.isfinite(float(logits[best])))
+            _finite(float(logits[best]))
             return best
         if self._generator is None:
             self._generator = torch.Generator().manual_seed(self._sampling.seed)
         # one number and a search: torch.multinomial draws one for every token of the vocabulary, which takes longer
         reached = self._shares(logits).cumsum(0, dtype=torch.float64)
-        _refuse_unless(math.isfinite(float(reached[-1])))
+        _finite(float(reached[-1]))
         drawn = torch.rand(1, generator=self._generator, dtype=torch.float64) * reached[-1]
         token = int(torch.searchsorted(reached, drawn, right=True))
         return min(token, int(torch.searchsorted(reached, reached[-1])))
 
 
-def _refuse_unless(finite: bool) -> None:
-    if not finite:
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
         raise FloatingPointError("logits that are not finite")
+    return value
 
 
 class Generation:
@@ -108,7 +109,7 @@ class Generation:
         self._sampler = Sampler(row.sampling, prompt, ends)
         self._text = IncrementalDetokenizer(tokenizer)
 
-    def sample(self, logits: torch.Tensor, now_s: float) -> None:
+    def sample(self, logits: Tensor, now_s: float) -> None:
         """Draw the next token from logits [vocabulary] and update the state. now_s: since the batch's start.
 
         An error ends this reply and no other (``RowState.fault``); only memory that runs out is the whole batch's."""
@@ -120,7 +121,7 @@ class Generation:
             self.state.fault = self._message(error)  # first: whoever sees the end sees why
             self.state.finish = "error"
 
-    def _sample(self, logits: torch.Tensor, now_s: float) -> None:
+    def _sample(self, logits: Tensor, now_s: float) -> None:
         state, sampling = self.state, self._row.sampling
         token = self._sampler.pick(logits)
         state.seconds = now_s
@@ -150,7 +151,7 @@ class Generation:
         mend = "Remove it, or train it again at a lower learning rate" if self._row.adapter else "Load it in fp32"
         return f"{self._row.adapter or 'The base'} makes numbers overflow: this reply has no next token. {mend}."
 
-    def _logprob(self, logits: torch.Tensor, token: int, count: int) -> TokenLogprob:
+    def _logprob(self, logits: Tensor, token: int, count: int) -> TokenLogprob:
         logprobs = logits.float().log_softmax(-1)
         top = logprobs.topk(min(count, logprobs.shape[0])) if count else None
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top else ()
@@ -162,10 +163,7 @@ class Generation:
 
 class IncrementalDetokenizer:
     """Decodes a reply as it grows, a few tokens at a time: decoding all of it at every token would be quadratic in its
-    length.
-
-    ``text`` holds back a character whose bytes are not all there yet.
-    """
+    length. ``text`` holds back a character whose bytes are not all there yet."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -225,16 +223,31 @@ class Handle:
                 return
 
 
-def token_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each place's token: logits [places, vocabulary], tokens [places] -> [places], nats."""
-    from torch.nn import functional
+@dataclass
+class LossSum:
+    """A text's score, summed over its places as they are read. divergence: also measure how far the adapter is from the
+    base."""
 
+    divergence: bool
+    _tokens: int = 0
+    _sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def add(self, logits: Tensor, tokens: Tensor, base: Tensor | None) -> None:
+        """logits [places, vocabulary], the base's too where ``divergence``; tokens [places]."""
+        loss, divergence, base_loss = self._sums
+        loss += float(_losses(logits, tokens).sum())
+        if base is not None:
+            base_loss += float(_losses(base, tokens).sum())
+            p, q = logits.float().log_softmax(-1), base.float().log_softmax(-1)
+            apart = functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)  # KL(p || q) of each place
+            divergence += float(apart.clamp_(min=0.0).sum())
+        self._tokens, self._sums = self._tokens + len(tokens), (loss, divergence, base_loss)
+
+    def score(self) -> Score:
+        loss, divergence, base_loss = (total / self._tokens for total in self._sums)
+        return Score(self._tokens, loss, *((divergence, base_loss) if self.divergence else (None, None)))
+
+
+def _losses(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy of each place's token, nats."""
     return functional.cross_entropy(logits.float(), tokens, reduction="none")
-
-
-def token_divergences(logits: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) of each place, p from ``logits`` and q from ``base`` [places, vocabulary] -> [places]."""
-    from torch.nn import functional
-
-    p, q = logits.float().log_softmax(-1), base.float().log_softmax(-1)
-    return functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).clamp_(min=0.0)

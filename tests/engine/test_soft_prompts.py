@@ -134,9 +134,9 @@ def test_rows_with_them_are_the_bases_rows_otherwise(make: Callable[[str], Engin
     """No slot, no product: a batch of theirs costs what the base's does."""
     engine = make("llama")
     run(engine, [Row("Hello", name, Sampling(max_tokens=3)) for name in (None, *KINDS)])
-    assert llama(engine).scheduler.slot_bytes == 0
+    assert llama(engine).scheduler.slots.bytes == 0
     run(engine, [Row("Hello", "bottleneck", Sampling(max_tokens=3))])
-    assert llama(engine).scheduler.slot_bytes > 0
+    assert llama(engine).scheduler.slots.bytes > 0
 
 
 def test_captured_steps_stand_after_them_and_bottlenecks_take_the_plain_step(make: Callable[[str], Engine]) -> None:
@@ -156,7 +156,7 @@ def test_captured_steps_stand_after_them_and_bottlenecks_take_the_plain_step(mak
             lengths = [packed.virtual_tokens if packed else 0 for packed in found]
             cache.ensure(len(names), 30)
             for row, packed in enumerate(found):
-                cache.write_prefix(row, packed.prefix if packed else None)
+                cache.restore(row, packed.prefix if packed else None)
             model.prefill([Segment(row, [5, 6, 7], at, slots[row]) for row, at in enumerate(lengths)], cache, adapters)
     assert slots[:-1] == [None] * 5
     for turn in range(6):
