@@ -43,13 +43,59 @@ Record = Mapping[str, Any]
 _DAMAGED = "\ufffd"
 _LABELS = 50
 """A column with more different answers than this is no set of labels."""
+_MAX_SHOWN = 10
+
+
+def check_file(
+    path: Path | str | Sequence[Path | str],
+    mapping: Mapping[str, str] | None = None,
+    limit_bytes: int = 256 * MEBI,
+    progress: Callable[[float], None] | None = None,
+) -> Checked:
+    """What is in a file, several, or a folder of them, without a tokenizer. Raises InputError where nothing is usable.
+
+    mapping: role -> column, where the person knows better than the guess; for every file. limit_bytes: for all files
+    together. progress: called about ten times a second with the share done, 0 to 1.
+    """
+    paths = gather(path)
+    whole = Progress(progress)
+    parts = read_parts(paths, mapping, limit_bytes, whole)
+    rows = sum(len(part.records.rows) for part in parts)
+    found, files, last, done = Validated(), [], 0, 0
+    for part in parts:
+        count = len(part.records.rows)
+        spans = (READING + (1 - READING) * share / rows for share in (done, done + count))
+        first, last = last + 1, found.add(part.records, part.shape, last, whole.part(*spans))
+        files.append(FilePart(part.name, first, last - first + 1))
+        done += count
+    found.finish()
+    if not found.rows:
+        raise no_usable_rows(paths[0].name if len(paths) == 1 else "The files", rows, found.bad)
+    whole.at(1)
+    shapes = [part.shape for part in parts]
+    sure = min(shapes, key=lambda shape: shape.confidence)
+    return Checked(
+        format=" + ".join(dict.fromkeys(shape.format for shape in shapes)),
+        objective=sure.objective,
+        rows=rows,
+        examples=tuple(row for row in found.rows if isinstance(row, Example)),
+        bad=tuple(found.bad),
+        warnings=tuple(found.warnings),
+        duplicates=found.duplicates,
+        columns=tuple(dict.fromkeys(column for part in parts for column in part.records.columns)),
+        mapping=shapes[0].mapping,
+        others=tuple(row for row in found.rows if not isinstance(row, Example)),
+        confidence=sure.confidence,
+        why=sure.why if len(parts) == 1 else "; ".join(f"{part.name}: {part.shape.why}" for part in parts),
+        files=tuple(files) if len(parts) > 1 else (),
+    )
 
 
 @dataclass
 class Validated:
-    """``len(rows) + len(bad)`` is the number of records. duplicates: rows that repeat an earlier one exactly.
+    """Rows and bad rows of one or several files, together as many as there are records.
 
-    Several files go in one after the other with ``add``; ``finish`` compares the rows of all of them.
+    Files go in one after the other with ``add``; ``finish`` compares the rows of all of them.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -59,8 +105,7 @@ class Validated:
     _repeats: Repeats = field(default_factory=Repeats)
 
     def add(self, records: Records, shape: Shape, offset: int = 0, on_progress: OnProgress | None = None) -> int:
-        """Every record of a file, numbered on from ``offset``; returns the highest number. on_progress: called with the
-        share done."""
+        """Every record of a file, numbered on from ``offset``; returns the highest number."""
         build = BUILDERS[shape.objective]
         last, total = offset, max(1, len(records.rows))
         start = len(self.rows)
@@ -85,20 +130,11 @@ class Validated:
             self.warnings += _odd_labels([row for row in self.rows[start:] if isinstance(row, Example)])
         return last
 
-    def finish(self) -> Validated:
+    def finish(self) -> None:
         """Adds the warnings of duplicates and conflicts, and puts all in the order of the rows."""
         repeats = [*self._repeats.warnings()]
         self.duplicates = sum(warning.kind == "duplicate" for warning in repeats)
         self.warnings = sorted((*repeats, *self.warnings), key=lambda warning: warning.row)
-        return self
-
-
-def validate(records: Records, shape: Shape) -> Validated:
-    """Every record as a row of ``shape``'s kind, or as a bad row; duplicates, odd labels and damaged text as
-    warnings."""
-    found = Validated()
-    found.add(records, shape)
-    return found.finish()
 
 
 def _odd_labels(rows: list[Example]) -> Iterator[RowWarning]:
@@ -127,9 +163,7 @@ def _example(record: Record, shape: Shape, row: int) -> Example:
     mapping = shape.mapping
     if "messages" in mapping:
         column = mapping["messages"]
-        turns = read_turns(_present(record, column, "messages"), repr(column))
-        if turns[:1] and turns[0].role != "system":
-            turns = (*_system(record, mapping), *turns)
+        turns = _with_system(read_turns(_present(record, column, "messages"), repr(column)), record, mapping)
     else:
         turns = (*_prompt(record, mapping), *_answer(record, mapping, "completion", "answer"))
     check_turns(turns)
@@ -148,23 +182,19 @@ def _judged(record: Record, shape: Shape, row: int) -> Judged:
 
 
 def _preference(record: Record, shape: Shape, row: int) -> Preference:
-    """A prompt and two answers, or two whole chats that differ in the last answer only; a label may say which is
-    better."""
+    """A prompt and two answers, or two whole chats that differ in the last answer; a label may say which is better."""
     mapping = shape.mapping
-    whole = {side: _side(record, mapping, side) for side in ("chosen", "rejected")}
-    heads = {turns[:-1] for turns in whole.values()}
-    if len(heads) > 1:
+    whole = [_side(record, mapping, side) for side in ("chosen", "rejected")]
+    head = whole[0][:-1]
+    if head != whole[1][:-1]:
         raise Unusable("chosen and rejected do not share one prompt", "Let them differ in the last answer only.")
-    head = heads.pop()
     if not head and "prompt" not in mapping:
         raise Unusable("no prompt: chosen and rejected are answers alone", "Add a prompt column.")
-    if not head:
-        prompt = _prompt(record, mapping)
-    elif head[0].role == "assistant" and "prompt" in mapping:  # the turns go on from the prompt
+    if not head or (head[0].role == "assistant" and "prompt" in mapping):  # the turns go on from the prompt
         prompt = (*_prompt(record, mapping), *head)
     else:
-        prompt = head if head[0].role == "system" else (*_system(record, mapping), *head)
-    chosen, rejected = (turns[-1].content for turns in whole.values())
+        prompt = _with_system(head, record, mapping)
+    chosen, rejected = (turns[-1].content for turns in whole)
     check_turns((*prompt, Message("assistant", chosen)))
     if chosen.strip() == rejected.strip():
         raise Unusable("chosen and rejected are the same", "Give two different answers, or remove the row.")
@@ -203,15 +233,15 @@ def _text(record: Record, column: str, what: str) -> str:
     return text
 
 
-def _system(record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
-    if "system" not in mapping:
-        return ()
+def _with_system(turns: tuple[Message, ...], record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
+    """The turns after the system column's text, unless they begin with a system turn of their own."""
+    if "system" not in mapping or not turns or turns[0].role == "system":
+        return turns
     value = record.get(mapping["system"])
-    what = f"the system prompt ({mapping['system']})"
     if isinstance(value, dict) and is_turn(value):  # Gemini's systemInstruction
         value = turn_text(value.get("parts", value.get("content")), 1)
-    text = plain_text(value, what)
-    return (Message("system", text),) if text.strip() else ()
+    text = plain_text(value, f"the system prompt ({mapping['system']})")
+    return (Message("system", text), *turns) if text.strip() else turns
 
 
 def _prompt(record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
@@ -219,15 +249,14 @@ def _prompt(record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
     column = mapping["prompt"]
     value = _present(record, column, "prompt")
     if is_turns(value):
-        turns = read_turns(value, repr(column))
-        return turns if turns[:1] and turns[0].role == "system" else (*_system(record, mapping), *turns)
+        return _with_system(read_turns(value, repr(column)), record, mapping)
     extra = plain_text(record.get(mapping["input"]), f"the input ({mapping['input']})") if "input" in mapping else ""
     if extra.strip():
         instruction = plain_text(value, f"the prompt ({column})")
         text = f"{instruction}\n\n{extra}" if instruction.strip() else extra
     else:
         text = _text(record, column, "prompt")
-    return (*_system(record, mapping), Message("user", text))
+    return _with_system((Message("user", text),), record, mapping)
 
 
 def _side(record: Record, mapping: Mapping[str, str], side: str) -> tuple[Message, ...]:
@@ -237,9 +266,8 @@ def _side(record: Record, mapping: Mapping[str, str], side: str) -> tuple[Messag
     if not turns:
         return _answer(record, mapping, side, f"{side} answer")
     if turns[-1].role != "assistant" or not turns[-1].content:
-        raise Unusable(
-            f"the {side} answer ({mapping[side]}) does not end with the assistant's words", "Add its answer."
-        )
+        what = f"the {side} answer ({mapping[side]})"
+        raise Unusable(f"{what} does not end with the assistant's words", "Add its answer.")
     return read_turns(value, repr(mapping[side]))
 
 
@@ -256,13 +284,8 @@ def _answer(record: Record, mapping: Mapping[str, str], role: str, what: str) ->
         return turns
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
         text = next((text for text in value if text.strip()), "")
-        if not text:
-            raise Unusable(f"the {what} is empty ({column})", "Fill it in, or remove the row.")
-        return (Message("assistant", plain_text(text, f"the {what} ({column})")),)
+        record = {column: text}
     return (Message("assistant", _text(record, column, what)),)
-
-
-_MAX_SHOWN = 10
 
 
 def as_json(
@@ -274,8 +297,8 @@ def as_json(
 ) -> dict[str, Any]:
     """The JSON of ``check``. Without a token report, ``tokens`` is null and nothing counts as truncated.
 
-    advice: made here where it is not given. split: the parts as run.json would record them.
-    batch_size: rows a batch, for its padding.
+    advice: made here where it is not given. split: the parts as run.json would record them. batch_size: rows a batch,
+    for its padding.
     """
     bad, warnings = bad_rows(checked, tokens), kept_warnings(checked, tokens)
     advice = advise(checked, tokens) if advice is None else advice
@@ -311,11 +334,8 @@ def as_text(
     bad, warnings = bad_rows(checked, tokens), kept_warnings(checked, tokens)
     advice = advise(checked, tokens) if advice is None else advice
     mapping = ", ".join(f"{role} = {column}" for role, column in checked.mapping.items())
-    sure = (
-        f" This is a guess, {checked.confidence:.0%} sure: {checked.why}."
-        if checked.confidence < 1 and checked.why
-        else ""
-    )
+    guessed = checked.confidence < 1 and checked.why
+    sure = f" This is a guess, {checked.confidence:.0%} sure: {checked.why}." if guessed else ""
     lines = [
         f"Format: {checked.format} ({mapping}); trains {checked.objective}.{sure}",
         f"Rows: {checked.rows}, of them {checked.rows - len(bad)} good and {len(bad)} bad; "
@@ -332,11 +352,14 @@ def as_text(
                 f"Padding: {padding.random:.0%} of a batch of {padding.batch_size} in random order, "
                 f"{padding.by_length:.0%} with rows of like length together."
             )
-    lines += _section(
-        "Bad rows (not trained on):", [f"row {checked.place(row.row)}: {row.reason}. {row.fix}" for row in bad]
-    )
-    lines += _section("Warnings (kept):", [f"row {checked.place(row.row)}: {row.reason}" for row in warnings])
-    lines += _section("Advice:", [item.text for item in advice])
+    sections = {
+        "Bad rows (not trained on):": [f"row {checked.place(row.row)}: {row.reason}. {row.fix}" for row in bad],
+        "Warnings (kept):": [f"row {checked.place(row.row)}: {row.reason}" for row in warnings],
+        "Advice:": [item.text for item in advice],
+    }
+    for title, items in sections.items():
+        more = [f"  … and {len(items) - _MAX_SHOWN} more"] if len(items) > _MAX_SHOWN else []
+        lines += [title, *(f"  {item}" for item in items[:_MAX_SHOWN]), *more] if items else []
     return "\n".join(lines)
 
 
@@ -350,56 +373,3 @@ def kept_warnings(checked: Checked, tokens: TokenReport | None = None) -> list[R
     bad = {row.row for row in tokens.bad} if tokens else set()
     both = (*checked.warnings, *(tokens.warnings if tokens else ()))
     return sorted((item for item in both if item.row not in bad), key=lambda item: item.row)
-
-
-def _section(title: str, items: Sequence[str]) -> list[str]:
-    if not items:
-        return []
-    more = [f"  … and {len(items) - _MAX_SHOWN} more"] if len(items) > _MAX_SHOWN else []
-    return [title, *(f"  {item}" for item in items[:_MAX_SHOWN]), *more]
-
-
-def check_file(
-    path: Path | str | Sequence[Path | str],
-    mapping: Mapping[str, str] | None = None,
-    limit_bytes: int = 256 * MEBI,
-    progress: Callable[[float], None] | None = None,
-) -> Checked:
-    """What is in a file, several, or a folder of them, without a tokenizer.
-
-    mapping: role -> column, where the person knows better than the guess; for every file. limit_bytes: for all files
-    together.
-    progress: called about ten times a second with the share done, 0 to 1. Raises InputError when a file cannot be read,
-    their columns cannot be guessed, the files do not train the same, or no row can be used."""
-    paths = gather(path)
-    whole = Progress(progress)
-    parts = read_parts(paths, mapping, limit_bytes, whole)
-    rows = sum(len(part.records.rows) for part in parts)
-    found, files, last, done = Validated(), [], 0, 0
-    for part in parts:
-        count = len(part.records.rows)
-        spans = (READING + (1 - READING) * share / rows for share in (done, done + count))
-        first, last = last + 1, found.add(part.records, part.shape, last, whole.part(*spans))
-        files.append(FilePart(part.name, first, last - first + 1))
-        done += count
-    found.finish()
-    if not found.rows:
-        raise no_usable_rows(paths[0].name if len(paths) == 1 else "The files", rows, found.bad)
-    whole.at(1)
-    shapes = [part.shape for part in parts]
-    sure = min(shapes, key=lambda shape: shape.confidence)
-    return Checked(
-        format=" + ".join(dict.fromkeys(shape.format for shape in shapes)),
-        objective=sure.objective,
-        rows=rows,
-        examples=tuple(row for row in found.rows if isinstance(row, Example)),
-        bad=tuple(found.bad),
-        warnings=tuple(found.warnings),
-        duplicates=found.duplicates,
-        columns=tuple(dict.fromkeys(column for part in parts for column in part.records.columns)),
-        mapping=shapes[0].mapping,
-        others=tuple(row for row in found.rows if not isinstance(row, Example)),
-        confidence=sure.confidence,
-        why=sure.why if len(parts) == 1 else "; ".join(f"{part.name}: {part.shape.why}" for part in parts),
-        files=tuple(files) if len(parts) > 1 else (),
-    )

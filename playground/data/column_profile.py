@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,13 +119,12 @@ META = _ranks("""
 """Columns about a row; never guessed to be its prompt or answer by their content."""
 
 _TWO = re.compile(r"(?P<stem>\D*?)(?P<which>[ab]|[012])")
-_STEMS = _ranks(
-    "response answer completion output reply conversation chat text candidate generation summary option message "
-    "human_ref"
-).keys()
+_STEMS = _ranks("""
+    response answer completion output reply conversation chat text candidate generation summary option message human_ref
+""")
 
 
-def two_answers(columns: tuple[str, ...]) -> tuple[str, str, int] | None:
+def two_answers(columns: Sequence[str]) -> tuple[str, str, int] | None:
     """(first, second, the number that the first goes by) of columns such as ``response_a`` and ``response_b``.
 
     The Stanford Human Preferences say 1 where ``human_ref_A`` is the better: there B comes first, with 0.
@@ -143,19 +142,15 @@ def two_answers(columns: tuple[str, ...]) -> tuple[str, str, int] | None:
     return None
 
 
-def _words(words: str) -> frozenset[str]:
-    return frozenset(words.split())
+def _each(words: str, value: bool) -> dict[str, bool]:
+    return dict.fromkeys(words.split(), value)
 
 
-_TRUE = _words("""
-    true yes 1 1.0 good y t up 👍 thumbs_up thumbsup like liked positive desirable chosen accept accepted correct +1
-""")
-_FALSE = _words("""
-    false no 0 0.0 bad n f down 👎 thumbs_down thumbsdown dislike disliked negative undesirable rejected reject
-    incorrect -1
-""")
-_FIRST = _words("a j first left chosen")
-_SECOND = _words("b k second right rejected")
+_TRUTHS = _each("true yes 1 1.0 good y t up 👍 thumbs_up thumbsup like liked positive desirable", True)
+_TRUTHS |= _each("chosen accept accepted correct +1", True)
+_TRUTHS |= _each("false no 0 0.0 bad n f down 👎 thumbs_down thumbsdown dislike disliked negative", False)
+_TRUTHS |= _each("undesirable rejected reject incorrect -1", False)
+_FIRST, _SECOND = ("a", "j", "first", "left", "chosen"), ("b", "k", "second", "right", "rejected")
 _STEM = re.compile(
     r"^(model|response|answer|completion|output|option|assistant|reply|conversation|text|candidate|choice)[\s_-]*"
 )
@@ -163,16 +158,14 @@ _STEM = re.compile(
 
 def truth(value: object) -> bool | None:
     """A label as true or false; None when it is neither."""
-    word = str(value).strip().casefold()
-    return True if word in _TRUE else False if word in _FALSE else None
+    return _TRUTHS.get(str(value).strip().casefold())
 
 
 def first_won(value: object, lowest: int) -> bool | None:
-    """Whether a cell names the first of two answers as the better: ``a``, ``model_b``, ``response 1``; None when
-    neither.
+    """Whether a cell (``a``, ``model_b``, ``response 1``) says that the first of two answers is better; None: neither.
 
-    lowest: the number that stands for the first answer, 0 or 1; below 0: a negative number does, a positive is the
-    second."""
+    lowest: the number that stands for the first answer, 0 or 1; below 0 every negative number does.
+    """
     word = _STEM.sub("", str(value).strip().casefold()).removesuffix(".0")
     if lowest < 0 and re.fullmatch(r"-?\d+", word):
         return None if int(word) == 0 else int(word) < 0
@@ -183,20 +176,15 @@ def first_won(value: object, lowest: int) -> bool | None:
 
 @dataclass(frozen=True)
 class Column:
-    """What a sample of one column holds.
-
-    filled: share of sampled records that have a value. words: mean number of words. distinct: share of different
-    values.
-    transcript: most values are chats written as one text, ``Human: … Assistant: …``.
-    """
+    """What a sample of one column holds."""
 
     name: str
     kind: str  # turns, turn, texts, text, number, flag, other
-    filled: float
-    words: float
-    distinct: float
+    filled: float  # share of sampled records that have a value
+    words: float  # mean of a value
+    distinct: float  # share of different values
     constant: bool
-    transcript: bool = False
+    transcript: bool  # most values are chats written as one text, ``Human: … Assistant: …``
 
     @property
     def is_identifier(self) -> bool:
@@ -206,52 +194,42 @@ class Column:
 
     @property
     def is_meta(self) -> bool:
-        """Whether its name says that it is about the row rather than of it; all that is inside such a column is as
-        well."""
-        *parents, last = self.name.split(".")
-        return spelling(last) in META or any(spelling(parent) in META for parent in parents)
+        """Whether its name, or that of a column around it, says that it is about the row rather than of it."""
+        return any(spelling(part) in META for part in self.name.split("."))
 
     @property
     def is_content(self) -> bool:
         """Whether it may be a prompt or an answer by what it holds."""
-        return (
-            self.kind in ("text", "number", "flag")
-            and not self.is_meta
-            and not self.is_identifier
-            and not self.constant
-        )
+        about = self.is_meta or self.is_identifier or self.constant
+        return self.kind in ("text", "number", "flag") and not about
 
     @property
     def is_prose(self) -> bool:
         return self.kind == "text" and self.words >= 1.5
 
-    def rank(self, ranks: Mapping[str, int]) -> float | None:
-        """How well its name fits a role, 0 the best; a nested column goes by its last part if its whole name says
-        nothing."""
-        whole = ranks.get(spelling(self.name))
-        if whole is not None or "." not in self.name:
-            return whole
-        *parents, last = self.name.split(".")
-        inner = ranks.get(spelling(last))
-        return None if inner is None or any(spelling(parent) in META for parent in parents) else inner + 0.5
+
+def rank(name: str, ranks: Mapping[str, int]) -> float | None:
+    """How well a name fits a role, 0 the best; a nested column goes by its last part if its whole name says nothing."""
+    whole = ranks.get(spelling(name))
+    if whole is not None or "." not in name:
+        return whole
+    *parents, last = map(spelling, name.split("."))
+    return ranks[last] + 0.5 if last in ranks and META.keys().isdisjoint(parents) else None
 
 
 def named(columns: Iterable[Column], ranks: Mapping[str, int], *kinds: str) -> str | None:
     """The best-named column of these kinds; one that most records have goes before one that few have."""
     able = [
-        (rank, column)
+        (column.filled < 0.5, place, column.name)
         for column in columns
-        if (rank := column.rank(ranks)) is not None and (not kinds or column.kind in kinds)
+        if (place := rank(column.name, ranks)) is not None and (not kinds or column.kind in kinds)
     ]
-    best = min(able, key=lambda item: (item[1].filled < 0.5, item[0]), default=None)
-    return best[1].name if best else None
+    return min(able, key=lambda item: item[:2])[2] if able else None
 
 
 def profile(name: str, values: list[Any]) -> Column:
     """What a column holds, from a sample of its values."""
-    present = [
-        value for value in values if value not in (None, []) and not (isinstance(value, str) and not value.strip())
-    ]
+    present = [value for value in values if (value.strip() if isinstance(value, str) else value not in (None, []))]
     count = max(1, len(present))
     texts = [str(value) for value in present if not isinstance(value, list | dict)]
     distinct = len(set(texts))
@@ -267,19 +245,18 @@ def profile(name: str, values: list[Any]) -> Column:
 
 
 def _kind(values: list[Any]) -> str:
-    def most(true: Iterable[object]) -> bool:
-        return sum(map(bool, true)) * 2 > len(values)
+    """The first kind that most values are of."""
+    for kind, is_kind in _KINDS.items() if values else ():
+        if sum(map(is_kind, values)) * 2 > len(values):
+            return kind
+    return "text" if values else "other"
 
-    if most(is_turns(value) for value in values):
-        return "turns"
-    if most(is_turn(value) for value in values):
-        return "turn"
-    if most(isinstance(value, list) and value and isinstance(value[0], str) for value in values):
-        return "texts"
-    if most(isinstance(value, list | dict) for value in values) or not values:
-        return "other"
-    if most(truth(value) is not None for value in values):
-        return "flag"
-    if most(re.fullmatch(r"[-+]?\d+([.,]\d+)*", str(value).strip()) for value in values):
-        return "number"
-    return "text"
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "turns": is_turns,
+    "turn": is_turn,
+    "texts": lambda value: isinstance(value, list) and bool(value) and isinstance(value[0], str),
+    "other": lambda value: isinstance(value, list | dict),
+    "flag": lambda value: truth(value) is not None,
+    "number": lambda value: re.fullmatch(r"[-+]?\d+([.,]\d+)*", str(value).strip()) is not None,
+}

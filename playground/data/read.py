@@ -6,27 +6,28 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from playground.data.columns import Shape, detect
 from playground.data.example import BadRow
 from playground.data.records import KEEP_FEWER, Broken, Limits, Numbered, OnProgress, Progress, Records, is_nested
 from playground.data.text import Text, open_text
-from playground.data.text_formats import (
-    parse_delimited,
-    parse_json,
-    parse_jsonl,
-    parse_plain,
-    starts_as_jsonl,
-    table_in_text,
-)
+from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
 from playground.data.workbook import parse_parquet, parse_xlsx
 from playground.errors import InputError
 
-TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".md")
+TEXT_READERS: dict[str, Callable[[Text, OnProgress], Records]] = {
+    ".csv": lambda text, _: parse_delimited(text, ","),
+    ".tsv": lambda text, _: parse_delimited(text, "\t"),
+    ".json": parse_json,
+    ".jsonl": parse_jsonl,
+    ".ndjson": parse_jsonl,
+    ".txt": lambda text, on_progress: parse_text(text, ".txt", on_progress),
+    ".md": lambda text, on_progress: parse_text(text, ".md", on_progress),
+}
 EXTENSIONS = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md", ".gz")
 """What is taken; ``.gz`` after the ending of any text kind, as in ``rows.csv.gz``."""
 MEBI = 1024 * 1024
@@ -35,11 +36,11 @@ READING = 0.5
 
 
 def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = None) -> Records:
-    """Every record of a file, the broken ones by their number.
+    """Every record of a file, the broken ones by their number. Raises InputError when the file as a whole is of no use.
 
     limit_bytes: the largest file taken; ``Limits`` says what such a file may hold. on_progress: called with the share
-    read, 0 to 1. Raises InputError when the file as a whole is of no use: missing, a folder, empty, binary, of an
-    unknown kind, too large, damaged, without columns or rows, or a JSON document that does not parse."""
+    read, 0 to 1.
+    """
     size = _file_size(path)
     kind, packed = _kind(path)
     if size > limit_bytes:
@@ -56,10 +57,10 @@ def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = 
         text = open_text(path, packed, limits, progress.part(0, 0.2))
         if text.encoding.blank:
             raise InputError(f"{path.name} is empty: nothing but blank lines. {empty}")
-        records = _parse(text, kind, progress.part(0.2, 1))
+        records = TEXT_READERS[kind](text, progress.part(0.2, 1))
     limits.check_columns(len(records.columns))
-    limits.check_rows(len(records.rows))
-    limits.check_cells(len(records.columns) * len(records.rows))
+    limits.check("rows", len(records.rows))
+    limits.check("cells", len(records.columns) * len(records.rows))
     progress.at(1)
     return records
 
@@ -98,11 +99,10 @@ def _kind(path: Path) -> tuple[str, bool]:
     kind = path.suffix.lower()
     if kind == ".gz":
         inner = Path(path.stem).suffix.lower()
-        if inner not in TEXTS:
-            known = ", ".join(f"{ending}.gz" for ending in TEXTS)
-            raise InputError(
-                f"{path.name} does not say what it holds; known are {known}. Rename it, or unpack it first."
-            )
+        if inner not in TEXT_READERS:
+            known = ", ".join(f"{ending}.gz" for ending in TEXT_READERS)
+            what = f"does not say what it holds; known are {known}"
+            raise InputError(f"{path.name} {what}. Rename it, or unpack it first.")
         return inner, True
     if kind not in EXTENSIONS:
         old = kind in (".xls", ".ods", ".numbers")
@@ -112,21 +112,7 @@ def _kind(path: Path) -> tuple[str, bool]:
     return kind, False
 
 
-def _parse(text: Text, kind: str, on_progress: OnProgress) -> Records:
-    if kind == ".json":
-        return parse_json(text, on_progress)
-    if kind in (".jsonl", ".ndjson"):
-        return parse_jsonl(text, on_progress)
-    if kind in (".csv", ".tsv"):
-        return parse_delimited(text, "\t" if kind == ".tsv" else ",")
-    separator = table_in_text(text) if kind == ".txt" else None
-    if separator:
-        return parse_delimited(text, separator)
-    return parse_jsonl(text, on_progress) if starts_as_jsonl(text) else parse_plain(text)
-
-
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One of the files with its records and its shape."""
 
     name: str
@@ -216,9 +202,10 @@ _SUFFIX = r"(?::(?P<config>[A-Za-z0-9][\w.-]{0,95}))?(?:@(?P<split>\w{1,64}))?"
 _HUB = re.compile(rf"(?P<name>[A-Za-z0-9][\w.-]{{0,95}}/[A-Za-z0-9][\w.-]{{0,95}}){_SUFFIX}", re.ASCII)
 _FOLDER = re.compile(rf"(?P<name>.+?){_SUFFIX}", re.ASCII)
 _FORMATS = frozenset({"arrow", "csv", "json", "parquet", "text"})
-"""Builders of ``datasets`` that read data and nothing else; others unpack archives and media, some of them with
-pickle."""
+"""Builders of ``datasets`` that read data alone; others unpack archives and media, some of them with pickle."""
 _SUFFIXES = frozenset({".arrow", ".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv", ".txt"})
+_UNREADABLE = (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError)
+"""What the builders raise for files that are damaged or not what their names say."""
 _MEDIA = frozenset({"Image", "Audio", "Video", "Pdf", "Nifti", "Mesh"})
 
 
@@ -241,11 +228,11 @@ class DatasetId:
 
 
 def parse_dataset(text: str) -> DatasetId | None:
-    """``owner/name[:config][@split]`` or ``FOLDER[:config][@split]``; None for what can only be a file or a folder of
-    files.
+    """``owner/name[:config][@split]`` or ``FOLDER[:config][@split]``; None for a file or a folder of files.
 
     1. what exists is a file or a folder of files, unless all but its README lie in folders; 2. a folder with a config
-    or split; 3. an id of the hub, if it does not end like a file."""
+    or split; 3. an id of the hub, if it does not end like a file.
+    """
     try:
         path = Path(text)
         if path.exists():  # 1
@@ -253,23 +240,18 @@ def parse_dataset(text: str) -> DatasetId | None:
             own = [file for file in files if file.parent == path and not file.name.startswith((".", "README"))]
             return DatasetId(text) if not own and any(file.suffix in _SUFFIXES for file in files) else None
         match = _FOLDER.fullmatch(text)
-        if match and Path(match["name"]).is_dir():  # 2
-            return DatasetId(match["name"], match["config"] or "", match["split"] or "")
+        if not (match and Path(match["name"]).is_dir()):  # else 2
+            match = _HUB.fullmatch(text)  # 3
+            files_end = (*EXTENSIONS, ".xls", ".ods", ".doc", ".docx", ".pdf")
+            if not match or ".." in text or match["name"].lower().endswith(files_end):
+                return None
     except (OSError, ValueError):  # a NUL or too long a name: reported when it is opened
         return None
-    match = _HUB.fullmatch(text)
-    if (
-        not match
-        or ".." in text
-        or match["name"].lower().endswith((*EXTENSIONS, ".xls", ".ods", ".doc", ".docx", ".pdf"))
-    ):
-        return None
-    return DatasetId(match["name"], match["config"] or "", match["split"] or "")  # 3
+    return DatasetId(match["name"], match["config"] or "", match["split"] or "")
 
 
 def write_dataset(dataset: DatasetId, file: Path, limit_bytes: int, on_progress: OnProgress | None = None) -> int:
-    """Writes the first ``MAX_ROWS`` rows, one JSON object a line, and returns their number. Media columns are left out;
-    class labels are written by their names.
+    """Writes the first ``MAX_ROWS`` rows as JSONL, class labels by name and no media, and returns their number.
 
     Raises InputError when the data set cannot be found, reached or read, or its rows are larger than limit_bytes.
     """
@@ -286,9 +268,8 @@ def write_dataset(dataset: DatasetId, file: Path, limit_bytes: int, on_progress:
             for count, row in enumerate(_rows(dataset, cache), 1):
                 size += out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
                 if size > limit_bytes:
-                    raise InputError(
-                        f"{dataset.name}: its first {count:,} rows are more than the size limit. {KEEP_FEWER}"
-                    )
+                    what = f"its first {count:,} rows are more than the size limit"
+                    raise InputError(f"{dataset.name}: {what}. {KEEP_FEWER}")
                 if on_progress is not None and count % 100 == 0:
                     on_progress(count / MAX_ROWS)
     except datasets.exceptions.DatasetNotFoundError:
@@ -303,15 +284,7 @@ def write_dataset(dataset: DatasetId, file: Path, limit_bytes: int, on_progress:
             f"The hub cannot be reached for the data set {dataset.name}, and there is no file or folder of that "
             "name. Go online, or name a local copy of it: FOLDER[:config][@split]."
         ) from None
-    except (
-        datasets.exceptions.DatasetsError,
-        OSError,
-        ValueError,
-        RuntimeError,
-        ImportError,
-        TypeError,
-        KeyError,
-    ) as error:
+    except (datasets.exceptions.DatasetsError, *_UNREADABLE) as error:
         raise InputError(
             f"The data set {dataset.name} cannot be read: {_one_line(error)}. Download a file of it, and name that."
         ) from error
@@ -329,10 +302,8 @@ def _rows(dataset: DatasetId, cache: str) -> Iterator[dict[str, Any]]:
     splits = builder.as_streaming_dataset()
     chosen = dataset.split or ("train" if "train" in splits or len(splits) != 1 else next(iter(splits)))
     if chosen not in splits:
-        raise InputError(
-            f"{dataset.name} has no split {chosen!r}. There are: {', '.join(map(str, splits))}. "
-            f"Write {dataset.name}@SPLIT."
-        )
+        there = ", ".join(map(str, splits))
+        raise InputError(f"{dataset.name} has no split {chosen!r}. There are: {there}. Write {dataset.name}@SPLIT.")
     stream = splits[chosen]
     features = stream.features or {}
     stream = stream.remove_columns([name for name, kind in features.items() if type(kind).__name__ in _MEDIA])
@@ -348,10 +319,9 @@ def _check_builder(builder: Any, dataset: DatasetId, where: str) -> None:
     """Raises InputError where a data set is more than plain data files of its own."""
     kind = type(builder).__module__.split(".")
     if kind[:2] != ["datasets", "packaged_modules"] or kind[2] not in _FORMATS:
-        raise InputError(
-            f"{dataset.name} holds {kind[-1]} files; {', '.join(sorted(_FORMATS))} are read. Name another data set."
-        )
-    for file in (file for files in (builder.config.data_files or {}).values() for file in map(str, files)):
+        what = f"{kind[-1]} files; {', '.join(sorted(_FORMATS))} are read"
+        raise InputError(f"{dataset.name} holds {what}. Name another data set.")
+    for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
         own = Path(file).resolve().is_relative_to(where) if dataset.is_local else file.startswith("hf://datasets/")
         if not own:
             raise InputError(f"{dataset.name} names a file outside itself: {file[:200]}. It is not read.")

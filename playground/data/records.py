@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,18 @@ UNPACKED = 10
 COLUMNS = 1000
 LONGEST_LINE = 16 * 1024 * 1024
 """Characters of one line of JSONL, or of one cell."""
-_ROW_BYTES = 100
-_MIN_ROWS = 100_000
-_LINES_A_ROW = 4
-_CELLS_A_ROW = 40
+_ROW_BYTES, _MIN_ROWS = 100, 100_000
+_A_ROW = {"rows": 1, "lines": 4, "cells": 40}
+"""How many of each there may be for every row; a quoted cell or a passage may have several lines."""
 KEEP_FEWER = "Keep fewer rows, or split the file."
 
 
 @dataclass(frozen=True)
 class Limits:
-    """name: the file's, for messages. upload_bytes: the largest file taken; the other limits grow with it. Checks raise
-    InputError."""
+    """What a file may hold, counted while it is read; the checks raise InputError.
+
+    name: the file's, for messages. upload_bytes: the largest file taken; the other limits grow with it.
+    """
 
     name: str
     upload_bytes: int
@@ -41,35 +42,26 @@ class Limits:
         """One for every 100 bytes of the largest upload: 209,715 at 20 MB, 2,684,354 at 256 MB."""
         return max(_MIN_ROWS, self.upload_bytes // _ROW_BYTES)
 
+    def check(self, what: str, count: int) -> None:
+        """what: ``rows``, ``lines`` or ``cells``."""
+        most = _A_ROW[what] * self.rows
+        if count > most:
+            fix = "Keep fewer columns or rows." if what == "cells" else KEEP_FEWER
+            raise InputError(f"{self.name} has more than {most:,} {what}, the most that are read here. {fix}")
+
     def check_unpacked(self, count: int) -> None:
         if count > self.unpacked_bytes:
             raise InputError(f"{self.name} unpacks to more than {UNPACKED} times the size limit. Keep fewer rows.")
 
-    def check_rows(self, count: int) -> None:
-        self._check(count, self.rows, "rows", KEEP_FEWER)
-
-    def check_lines(self, count: int) -> None:
-        """Lines of a text: a quoted cell or a passage may have several."""
-        self._check(count, _LINES_A_ROW * self.rows, "lines", KEEP_FEWER)
-
-    def check_cells(self, count: int) -> None:
-        self._check(count, _CELLS_A_ROW * self.rows, "cells", "Keep fewer columns or rows.")
-
-    def _check(self, count: int, most: int, what: str, fix: str) -> None:
-        if count > most:
-            raise InputError(f"{self.name} has more than {most:,} {what}, the most that are read here. {fix}")
-
     def check_line(self, count: int, number: int) -> None:
         if count > LONGEST_LINE:
-            raise InputError(
-                f"{self.name}: line {number:,} is longer than {LONGEST_LINE:,} characters. Cut it into several lines."
-            )
+            what = f"line {number:,} is longer than {LONGEST_LINE:,} characters"
+            raise InputError(f"{self.name}: {what}. Cut it into several lines.")
 
     def check_columns(self, count: int) -> None:
         if count > COLUMNS:
-            raise InputError(
-                f"{self.name} has {count:,} columns; at most {COLUMNS} are read. Keep the ones to train on."
-            )
+            what = f"{count:,} columns; at most {COLUMNS} are read"
+            raise InputError(f"{self.name} has {what}. Keep the ones to train on.")
 
     def check_whole(self, count: int) -> None:
         """count: bytes of a document that can only be parsed as one piece."""
@@ -106,11 +98,10 @@ class Progress:
         return lambda share: self.at(start + (end - start) * min(1.0, share))
 
 
-SAMPLE = 500
+_SAMPLE = 500
 """Records in a sample: at least so many, at most twice as many, from all over the file."""
-_MAX_DEPTH = 3
-_MAX_DOTS = 20
-"""Of a name; what a person wrote with more is one name from there on."""
+_MAX_DEPTH, _MAX_DOTS = 3, 20
+"""Of objects in objects, and of dots in a name; what a person wrote with more is one name from there on."""
 _MAX_KEYS = 60
 """More keys than this are not columns but data, such as one key per id."""
 _SCORES = ("overall_score", "score", "rating", "fine-grained_score")
@@ -128,20 +119,18 @@ class Broken:
 Numbered = tuple[int, dict[str, Any] | Broken]
 
 
-class Rows(Collection[Numbered]):
+@dataclass(frozen=True)
+class Rows:
     """``count`` records, read from the file anew at every iteration."""
 
-    def __init__(self, read: Callable[[], Iterable[Numbered]], count: int) -> None:
-        self._read, self._count = read, count
+    read: Callable[[], Iterable[Numbered]]
+    count: int
 
     def __len__(self) -> int:
-        return self._count
-
-    def __contains__(self, row: object) -> bool:
-        return any(row == mine for mine in self)
+        return self.count
 
     def __iter__(self) -> Iterator[Numbered]:
-        return iter(self._read())
+        return iter(self.read())
 
 
 @dataclass(frozen=True)
@@ -155,58 +144,53 @@ class Records:
     """
 
     columns: tuple[str, ...]
-    rows: Collection[Numbered]
+    rows: Rows | Sequence[Numbered]
     sample: Sequence[dict[str, Any]] = ()
 
     def some(self) -> Sequence[dict[str, Any]]:
         """The sample; empty only when no record can be read."""
         if self.sample:
             return self.sample
-        sample = _Sample()
+        survey = _Survey()
         for _, record in self.rows:
             if isinstance(record, dict):
-                sample.add(record)
-        return sample.kept
+                survey.sample(record)
+        return survey.kept
 
 
 def stream(
-    read: Callable[[OnProgress | None], Iterable[Numbered]], limits: Limits, on_progress: OnProgress | None
+    read: Callable[[OnProgress | None], Iterable[Numbered]], limits: Limits, on_progress: OnProgress | None = None
 ) -> Records:
-    """Records that stay on disk: one pass for their columns, number and sample. Raises InputError where there are too
-    many."""
-    columns, sample, count = Columns(), _Sample(), 0
-    for _, record in read(on_progress):
-        count += 1
-        limits.check_rows(count)
+    """Records that stay on disk: one pass for their columns, number and sample. Raises InputError for too many."""
+    survey, count = _Survey(), 0
+    for count, (_, record) in enumerate(read(on_progress), 1):
+        limits.check("rows", count)
         if isinstance(record, dict):
-            columns.add(record)
-            sample.add(record)
-    return Records(columns.names(), Rows(lambda: read(None), count), sample.kept)
+            survey.columns(record)
+            survey.sample(record)
+    return Records(survey.names(), Rows(lambda: read(None), count), survey.kept)
 
 
-class _Sample:
-    """Every n-th of a stream of unknown length, evenly; n doubles as the stream grows."""
+class _Survey:
+    """Gathers records one by one: their columns in the order of first appearance, and every n-th as a sample.
+
+    n doubles as the records become more.
+    """
 
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []
         self._step, self._count = 1, 0
+        self._plain: dict[str, bool] = {}
 
-    def add(self, record: dict[str, Any]) -> None:
+    def sample(self, record: dict[str, Any]) -> None:
         if self._count % self._step == 0:
             self.kept.append(record)
-            if len(self.kept) >= 2 * SAMPLE:
+            if len(self.kept) >= 2 * _SAMPLE:
                 self.kept = self.kept[::2]
                 self._step *= 2
         self._count += 1
 
-
-class Columns:
-    """Gathers the columns of flat records one by one, in the order of first appearance."""
-
-    def __init__(self) -> None:
-        self._plain: dict[str, bool] = {}
-
-    def add(self, flat: Mapping[str, Any]) -> None:
+    def columns(self, flat: Mapping[str, Any]) -> None:
         plain = self._plain
         for name, value in flat.items():
             if name not in plain:
@@ -215,8 +199,7 @@ class Columns:
                 plain[name] = True
 
     def names(self) -> tuple[str, ...]:
-        """An object that is nothing but its entries is no column itself; one with many different keys over the rows is
-        one column."""
+        """An object is no column beside its entries; one with very many different keys over the rows is one column."""
         inside: dict[str, int] = {}
         for name in self._plain:
             for parent in _parents(name):
@@ -231,11 +214,12 @@ class Columns:
 
 
 def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with clean names, and one more entry for each value inside its objects.
+    """The record with clean names, and one more entry for each value inside its objects (``data.prompt``).
 
     Beside objects: two answers in a list are its ``NAME.1`` and ``NAME.2``; a list of scored answers has a
     ``NAME.best`` and a ``NAME.worst``; Label Studio's ``annotations`` have a ``annotations.choice``; Open Assistant's
-    tree of replies has a ``NAME.thread``."""
+    tree of replies has a ``NAME.thread``.
+    """
     flat: dict[str, Any] = {}
     for key, value in record.items():
         name = clean_name(key)
@@ -321,7 +305,7 @@ def _choice(result: Any) -> str:
         for key in ("choices", "text", "rating", "taxonomy"):
             found = value.get(key) if isinstance(value, dict) else None
             if isinstance(found, list) and found:
-                return ", ".join(str(part) for part in found)
+                return ", ".join(map(str, found))
             if isinstance(found, str | int | float):
                 return str(found)
     return ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
@@ -20,17 +20,17 @@ PLAIN_TEMPLATE = (
 )
 """For bases that ship no chat template (plain language models)."""
 
-
 ALL, LAST = "all", "last"
 """Which of a chat's assistant turns are learned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One example as the model sees it. Token ids are lists of int.
+    """One example as the model sees it.
 
     Only ``completion_ids`` count for the loss, and of those not the ranges in ``read``: later turns of a person between
-    two learned answers. cut: tokens taken from the start so that the row fits the limit."""
+    two learned answers. cut: tokens taken from the start so that the row fits the limit.
+    """
 
     prompt_text: str
     completion_text: str
@@ -50,14 +50,12 @@ class Rendered:
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The exact text the model is given before it answers ``messages`` (the last one is the user's). Raises InputError
-    for half a character in it."""
-    return _checked(_template(tokenizer, messages, add_generation_prompt=True))
+    """The text the model is given before it answers ``messages``. Raises InputError for half a character in it."""
+    return _checked(_template(tokenizer, messages, prompt=True))
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of rendered text; the template already holds every special token. Raises InputError for half a
-    character in it."""
+    """Token ids of rendered text, which holds every special token. Raises InputError for half a character in it."""
     return list(tokenizer(_checked(text), add_special_tokens=False)["input_ids"])
 
 
@@ -74,22 +72,22 @@ def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str
 
     turns: ``all`` learns every assistant turn, ``last`` the last alone. A template that shows earlier turns otherwise
     than it showed them when they were the last (thinking models) has the last learned alone. Raises InputError when the
-    last answer alone is too long, nothing of it would be learned, or the base's template refuses the turns."""
+    last answer alone is too long, nothing of it would be learned, or the base's template refuses the turns.
+    """
     if turns == ALL and sum(turn.role == "assistant" for turn in example.messages) > 1:
         pieces = _pieces(tokenizer, example)
         if pieces is not None:
             return _fitted(pieces, example.row, max_tokens, tokenizer)
     prompt = render_prompt(tokenizer, example.prompt)
-    whole = _template(tokenizer, example.messages, add_generation_prompt=False)
+    whole = _template(tokenizer, example.messages, prompt=False)
     # Templates that treat the last turn in their own way (thinking models) do not begin with the prompt.
     completion = whole[len(prompt) :] if whole.startswith(prompt) else example.completion + (tokenizer.eos_token or "")
-    completion, _ = _closed(completion, tokenizer)
+    completion, _ = closed_answer(completion, tokenizer)
     pieces = [_Piece(prompt, encode(tokenizer, prompt), False), _Piece(completion, encode(tokenizer, completion), True)]
     return _fitted(pieces, example.row, max_tokens, tokenizer)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     text: str
     ids: list[int]
     learned: bool
@@ -103,16 +101,16 @@ def _pieces(tokenizer: Any, example: Example) -> list[_Piece] | None:
         if turn.role != "assistant":
             continue
         before = render_prompt(tokenizer, example.messages[:place])
-        after = _template(tokenizer, example.messages[: place + 1], add_generation_prompt=False)
+        after = _template(tokenizer, example.messages[: place + 1], prompt=False)
         if not before.startswith(done + rest) or not after.startswith(before):
             return None
-        learned, rest = _closed(after[len(before) :], tokenizer)
+        learned, rest = closed_answer(after[len(before) :], tokenizer)
         texts += [(before[len(done) :], False), (learned, True)]
         done = before + learned
     return [_Piece(text, encode(tokenizer, text), learned) for text, learned in texts]
 
 
-def _closed(answer: str, tokenizer: Any) -> tuple[str, str]:
+def closed_answer(answer: str, tokenizer: Any) -> tuple[str, str]:
     """An answer up to its end token, and the line break that a template may write after it."""
     eos = tokenizer.eos_token or ""
     ends = answer.rstrip("\n")
@@ -147,18 +145,28 @@ def _fitted(pieces: Sequence[_Piece], row: int, max_tokens: int, tokenizer: Any)
     return Rendered(prompt, completion, ids[:first], ids[first:], cut, spans)
 
 
-def _template(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+def render_many(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompt: bool) -> list[str]:
+    """Each chat rendered, as a prompt to be answered or whole; ``""`` for what the base's template refuses."""
     try:
-        text = tokenizer.apply_chat_template(
-            [message.as_dict() for message in messages],
-            chat_template=None if tokenizer.chat_template else PLAIN_TEMPLATE,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
+        return [*_applied(tokenizer, [[turn.as_dict() for turn in chat] for chat in chats], prompt)] if chats else []
+    except TemplateError:
+        if len(chats) == 1:
+            return [""]
+    return [text for chat in chats for text in render_many(tokenizer, [chat], prompt=prompt)]
+
+
+def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool) -> str:
+    try:
+        return str(_applied(tokenizer, [turn.as_dict() for turn in messages], prompt))
     except TemplateError as error:  # e.g. Gemma's template takes no system turn
         what = f"the base's chat template refuses these turns ({error})"
         raise InputError(f"{what}. Change the roles, or use another base.") from error
-    return str(text)
+
+
+def _applied(tokenizer: Any, turns: list[Any], prompt: bool) -> Any:
+    """turns: of one chat, or of each of several."""
+    template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+    return tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=prompt)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -175,16 +183,14 @@ READ, LEARNED, CUT = "read", "learned", "cut"
 _LOST = "\ufffd"
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token's own text and its kind: READ, LEARNED or CUT. A character of several tokens stands in the last of
-    them."""
+class Token(NamedTuple):
+    """A token's own text and its kind: READ, LEARNED or CUT. A character of several tokens stands in the last one."""
 
     text: str
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenPreview:
     """title: which of a row's texts it is, "" where there is one. tokens: all of them, in order."""
 
@@ -196,8 +202,7 @@ class TokenPreview:
 
 
 def preview_tokens(tokenizer: Any, row: Row, max_tokens: int, turns: str = LAST) -> tuple[TokenPreview, ...]:
-    """A row as the base is given it. A preference is two texts, everything else one. Raises InputError as
-    ``render_example`` does."""
+    """A row as the base is given it: a preference is two texts. Raises InputError as ``render_example`` does."""
     if isinstance(row, Passage):
         return (TokenPreview("", tuple(_tokens(tokenizer, encode(tokenizer, row.text), LEARNED))),)
     titles: tuple[str, ...] = ("",)
@@ -238,8 +243,10 @@ def _tokens(tokenizer: Any, ids: Sequence[int], kind: str) -> Iterator[Token]:
 
 @dataclass(frozen=True)
 class Packed:
-    """One row. ids: at most the length asked for. starts: where in ids each document, or a piece of a long one,
-    begins."""
+    """One row. ids: at most the length asked for. starts: where in ids each document, or piece of a long one, begins.
+
+    Documents stay apart: positions begin anew at each, none attends to another, no document's first token is predicted.
+    """
 
     ids: list[int]
     starts: tuple[int, ...]
@@ -256,12 +263,12 @@ class Packed:
 
 
 def pack(tokenizer: Any, passages: Sequence[Passage], length: int, *, together: bool = True) -> list[Packed]:
-    """Every token of every passage once, each passage closed by the end token; first fit into the newest rows, in
-    order.
+    """Every token of every passage once, each closed by the end token; first fit into the newest rows, in order.
 
     together: several passages may share a row; otherwise each has its own, as methods with virtual tokens need it: what
     stands before a row stands before its first passage only. A passage longer than ``length`` is cut into pieces of it.
-    Raises InputError when length is below 2."""
+    Raises InputError when length is below 2.
+    """
     if length < 2:
         raise InputError(f"A length of {length} tokens leaves nothing to predict. Give at least 2.")
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []

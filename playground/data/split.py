@@ -1,5 +1,4 @@
-"""Examples -> three parts: to train on, to choose by (validation), and to judge by (test). Seeded, and no prompt in two
-of them."""
+"""Rows -> three parts to train on, to choose by (validation) and to judge by (test); seeded, no prompt in two."""
 
 from __future__ import annotations
 
@@ -52,19 +51,17 @@ class Parts:
 
 
 def split(rows: Sequence[Row], seed: int, validation: float = VALIDATION, test: float = TEST) -> Parts:
-    """The same rows and seed give the same parts.
+    """The same rows and seed give the same parts; rows with the same prompt (or raw text) stay together.
 
-    Rows with the same prompt (case, spaces and punctuation aside) stay together; raw text goes by its own words.
-    validation, test: shares wanted, each from 0 (none), together below 1. 1. Few rows: all are trained on. 2. The test
-    part is drawn before the validation part. 3. A part stays empty where one prompt makes up most rows. Raises
-    InputError for other shares."""
+    validation, test: shares wanted, each from 0, together below 1; raises InputError for others. 1. Few rows: all
+    are trained on. 2. Test is drawn before validation. 3. A part stays empty where one prompt makes up most rows.
+    """
     for name, share in (("validation", validation), ("test", test)):
         if not 0 <= share < 1:
             raise InputError(f"The {name} share is {share}; it takes a number from 0 (none) to below 1, such as 0.1.")
     if validation + test >= 1:
-        raise InputError(
-            f"Validation ({validation}) and test ({test}) leave nothing to train on. Together they stay below 1."
-        )
+        what = f"Validation ({validation}) and test ({test}) leave nothing to train on"
+        raise InputError(f"{what}. Together they stay below 1.")
     drawn = _Draw(rows, seed)
     if len(rows) >= FEWEST_FOR_TEST and test:  # 1, 2
         drawn.draw("test", min(MOST_TEST, max(1, round(len(rows) * test))))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from playground.data.records import LONGEST_LINE, Limits, OnProgress
 from playground.errors import InputError
@@ -20,8 +20,7 @@ from playground.errors import InputError
 _BLOCK = 1024 * 1024
 _SAMPLE = 64 * 1024
 """Bytes of lines beyond ASCII that decide between the encodings from before Unicode."""
-_MIN_BYTES = 8
-"""Bytes beyond ASCII; fewer are taken for Latin letters."""
+_MIN_BYTES = 8  # beyond ASCII; fewer are taken for Latin letters
 _KINDS = "Save it as CSV, TSV, JSON or JSONL text, or name it by its real kind (.xlsx, .parquet, .csv.gz)."
 _MAGIC = (
     (b"\x89PNG", "a PNG image"),
@@ -44,8 +43,7 @@ _MARKS = (
 )
 
 
-@dataclass(frozen=True)
-class Encoding:
+class Encoding(NamedTuple):
     """name: the codec's. mark: bytes of the byte-order mark before the text. blank: the text is only white space."""
 
     name: str
@@ -68,15 +66,16 @@ class Text:
         return self.path.name
 
     def lines(self, on_progress: OnProgress | None = None, *, cut: bool = False) -> Iterator[str]:
-        r"""Every line without its end (``\n``, ``\r\n`` or ``\r``) and without a byte-order mark. cut: a line of more
-        than ``LONGEST_LINE`` characters is given without the rest, one character longer than that; else it raises
-        InputError."""
+        r"""Every line without its end (``\n``, ``\r\n`` or ``\r``) and without a byte-order mark.
+
+        cut: a line of more than ``LONGEST_LINE`` characters is given to one more than that; else it raises InputError.
+        """
         with self._opened() as (raw, file), self._reader(file) as reader:
             for place, line in enumerate(_bounded_lines(reader)):
                 if len(line) > LONGEST_LINE and not cut:
                     self.limits.check_line(len(line), place + 1)
                 if place % 256 == 0:
-                    self.limits.check_lines(place)
+                    self.limits.check("lines", place)
                     if on_progress is not None:
                         on_progress(raw.tell() / max(1, self.size))
                 line = line.removesuffix("\n")
@@ -133,10 +132,7 @@ def _bounded_lines(reader: io.TextIOWrapper) -> Iterator[str]:
 
 
 def open_text(path: Path, packed: bool, limits: Limits, on_progress: OnProgress | None = None) -> Text:
-    """Reads the whole file once, in blocks, for its unpacked size, damage and encoding.
-
-    Raises InputError when it is binary, damaged, or unpacks to too much.
-    """
+    """Reads the whole file once, for its encoding; raises InputError when it is binary, damaged or too much."""
     text = Text(path, packed, path.stat().st_size, limits, Encoding("utf-8"))
     return replace(text, encoding=find_encoding(text.blocks(on_progress), path.name))
 
@@ -161,7 +157,7 @@ def find_encoding(blocks: Iterable[bytes], name: str) -> Encoding:
 
 
 class _Detector:
-    """The evidence for a file's encoding, gathered block by block."""
+    """Gathers the evidence for a file's encoding block by block."""
 
     def __init__(self, first: bytes) -> None:
         self.mark, named = next(((len(mark), codec) for mark, codec in _MARKS if first.startswith(mark)), (0, None))
@@ -196,10 +192,10 @@ class _Detector:
                 self.valid = False
         self.lost += text.count("\ufffd")
         self.beyond += len(text) - len(text.encode("ascii", errors="ignore"))
-        if len(self.sample) < _SAMPLE:
-            for line in block.split(b"\n")[1:-1] if len(block) > _SAMPLE else block.split(b"\n"):
-                if not line.isascii() and len(self.sample) < _SAMPLE:
-                    self.sample += line + b"\n"
+        lines = block.split(b"\n")
+        for line in lines[1:-1] if len(block) > _SAMPLE else lines:
+            if len(self.sample) < _SAMPLE and not line.isascii():
+                self.sample += line + b"\n"
 
     def encoding(self, name: str) -> Encoding:
         if self.nul:
@@ -238,11 +234,10 @@ _MISPLACED = re.compile("[ךםןףץ](?=[א-ת])|ς(?=[ά-ώ])")
 
 
 def legacy_encoding(sample: bytes) -> str:
-    """The codec of a text from before Unicode. sample: whole lines that hold bytes beyond ASCII; some tens of KB are
-    enough.
+    """The codec, of those that charset-normalizer proposes, whose characters are most often letters of one language.
 
-    charset-normalizer proposes; the codec under which most characters beyond ASCII are common letters of one language
-    is taken."""
+    sample: whole lines that hold bytes beyond ASCII; some tens of KB are enough.
+    """
     import charset_normalizer
 
     western = "cp1252" if _decoded(sample, "cp1252") is not None else "latin-1"
@@ -254,11 +249,9 @@ def legacy_encoding(sample: bytes) -> str:
         able = codec in proposed and not (few and letters.isdisjoint(_LATIN))
         text = _decoded(sample, codec) if able else None
         beyond = [char for char in _MISPLACED.sub("\ufffd", text or "") if char > "\x7f" and char not in _PUNCTUATION]
-        share = (
-            min(1.0, sum(map(letters.__contains__, beyond)) / len(beyond) / needed)
-            if beyond
-            else float(text is not None)
-        )
+        share = float(text is not None)
+        if beyond:
+            share = min(1.0, sum(map(letters.__contains__, beyond)) / len(beyond) / needed)
         if share > best:
             best, found = share, codec
     return found if best >= 0.5 else western
@@ -273,8 +266,7 @@ def _decoded(sample: bytes, codec: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _languages() -> tuple[tuple[str, frozenset[str], float], ...]:
-    """(codec, a language's letters, their share among its characters beyond ASCII); of equally good ones the first is
-    taken."""
+    """(codec, a language's letters, their share among its characters beyond ASCII); the first of equals is taken."""
 
     def span(first: int, last: int) -> frozenset[str]:
         return frozenset(map(chr, range(first, last + 1)))

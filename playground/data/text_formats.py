@@ -11,18 +11,7 @@ from typing import Any
 
 from playground.data import column_profile as aliases
 from playground.data.column_profile import clean_name, listed, spelling
-from playground.data.records import (
-    LONGEST_LINE,
-    Broken,
-    Columns,
-    Limits,
-    Numbered,
-    OnProgress,
-    Records,
-    Rows,
-    flatten,
-    stream,
-)
+from playground.data.records import LONGEST_LINE, Broken, Limits, Numbered, OnProgress, Records, Rows, flatten, stream
 from playground.data.text import Text
 from playground.data.turns import is_turns
 from playground.errors import InputError
@@ -54,24 +43,16 @@ def parse_json(text: Text, on_progress: OnProgress | None = None) -> Records:
         raise InputError(f"{name} is not usable JSON: {_why(error)}. Write a flat list of objects.") from None
     del whole
     items = _items(value, text.limits)
-    text.limits.check_rows(len(items))
+    text.limits.check("rows", len(items))
     if not items or items == [{}]:
         raise InputError(f"{name} holds no rows. {_OBJECT}")
-    rows, columns = [(number, _record(item)) for number, item in enumerate(items, 1)], Columns()
-    for _, record in rows:
-        if isinstance(record, dict):
-            columns.add(record)
-    return Records(columns.names(), rows)
+    rows = [(number, _record(item)) for number, item in enumerate(items, 1)]
+    return stream(lambda _: rows, text.limits)
 
 
 def parse_jsonl(text: Text, on_progress: OnProgress | None = None) -> Records:
     """One object a line; blank lines are not records. A whole JSON document under this name is read as one."""
     return parse_json(text, on_progress) if _is_document(text) else _lines(text, on_progress)
-
-
-def starts_as_jsonl(text: Text) -> bool:
-    """Whether the first line is a JSON object: a text file that is really JSONL."""
-    return isinstance(_parsed(_first_lines(text, 1)[0]), dict)
 
 
 def _lines(text: Text, on_progress: OnProgress | None) -> Records:
@@ -81,16 +62,13 @@ def _lines(text: Text, on_progress: OnProgress | None) -> Records:
 def _parse_lines(text: Text, on_progress: OnProgress | None) -> Iterator[Numbered]:
     for number, line in enumerate(text.lines(on_progress, cut=True), 1):
         line = line.strip().strip("\ufeff")
-        if not line:
-            continue
         if len(line) > LONGEST_LINE:
-            fix = "Shorten it, or cut it into several rows."
-            yield number, Broken(f"longer than {LONGEST_LINE:,} characters", fix)
-            continue
-        try:
-            yield number, _record(_DECODER.decode(line))
-        except (ValueError, RecursionError) as error:
-            yield number, Broken(f"not valid JSON: {_why(error)}", _LINE)
+            yield number, Broken(f"longer than {LONGEST_LINE:,} characters", "Shorten it, or cut it into several rows.")
+        elif line:
+            try:
+                yield number, _record(_DECODER.decode(line))
+            except (ValueError, RecursionError) as error:
+                yield number, Broken(f"not valid JSON: {_why(error)}", _LINE)
 
 
 def _is_document(text: Text) -> bool:
@@ -117,33 +95,31 @@ def _first_lines(text: Text, most: int) -> list[str]:
 
 def _items(value: Any, limits: Limits) -> list[Any]:
     """1. one chat, or a list of rows; 2. a table by its columns; 3. the one list of rows inside; 4. one row."""
-    name = limits.name
     if isinstance(value, list):  # 1
         return [value] if _is_chat(value) else value
     if not isinstance(value, dict):
-        raise InputError(f"{name} holds {_kind(value)}, not rows. {_OBJECT}")
-    table = _by_columns(value, limits)
-    if table:  # 2
+        raise InputError(f"{limits.name} holds {_kind(value)}, not rows. {_OBJECT}")
+    if table := _by_columns(value, limits):  # 2
         return table
     lists = {key: items for key, items in value.items() if _are_rows(items)}
     if "rows" in lists and lists.keys() <= {"rows", "features"}:  # the dataset viewer's own answer
         lists.pop("features", None)
     if len(lists) > 1:
         found = ", ".join(f"{key} ({len(items)})" for key, items in lists.items())
-        raise InputError(f"{name} holds several lists of rows: {found}. Save the one to use as a file of its own.")
+        fix = "Save the one to use as a file of its own."
+        raise InputError(f"{limits.name} holds several lists of rows: {found}. {fix}")
     return next(iter(lists.values())) if lists else [value]  # 3, 4
 
 
 def _by_columns(value: dict[str, Any], limits: Limits) -> list[Any]:
-    """The rows of pandas' ways to write a table: ``{column: [cells]}``, ``{column: {index: cell}}``, columns and data
-    apart."""
+    """A table as pandas writes it: ``{column: [cells]}``, ``{column: {index: cell}}``, or columns and data apart."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and data and all(isinstance(row, list) for row in data):
         return [dict(zip(map(str, columns), row, strict=False)) for row in data]
     cells = list(value.values())
     if len(cells) < 2:
         return []
-    limits.check_cells(len(cells) * max(len(cell) if isinstance(cell, list | dict) else 0 for cell in cells))
+    limits.check("cells", len(cells) * max(len(cell) if isinstance(cell, list | dict) else 0 for cell in cells))
     if all(isinstance(cell, list) and cell and not isinstance(cell[0], dict) for cell in cells):
         if len({len(cell) for cell in cells}) == 1:
             return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
@@ -164,16 +140,13 @@ def _is_chat(items: list[Any]) -> bool:
 def _record(value: Any) -> dict[str, Any] | Broken:
     if isinstance(value, dict):
         return flatten(value)
-    if is_turns(value):
-        return {"messages": value}
-    return Broken(f"{_kind(value)}, not an object", _OBJECT)
+    return {"messages": value} if is_turns(value) else Broken(f"{_kind(value)}, not an object", _OBJECT)
 
 
 def _parsed(text: str) -> Any:
-    if len(text) > LONGEST_LINE:
-        return None
+    """The value; None where it is too long or does not parse."""
     try:
-        return _DECODER.decode(text)
+        return _DECODER.decode(text) if len(text) <= LONGEST_LINE else None
     except (ValueError, RecursionError):
         return None
 
@@ -184,7 +157,7 @@ def _why(error: Exception) -> str:
     return "nested too deep" if isinstance(error, RecursionError) else "a number of thousands of digits"
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {str: "a text", list: "a list", bool: "true or false", int: "a number", float: "a number"}
     return names.get(type(value), "nothing (null)" if value is None else "an object")
 
@@ -210,7 +183,7 @@ def parse_delimited(text: Text, hint: str = ",") -> Records:
 def build_table(
     header: Iterable[object], rows: Callable[[], Iterable[Sequence[object] | Broken]], limits: Limits
 ) -> Records:
-    """Records from a line of column names and the data rows under it, read anew at every iteration.
+    """Records from a line of column names and the rows under it, read anew at every iteration.
 
     Raises InputError when either is missing, or there is too much.
     """
@@ -220,7 +193,7 @@ def build_table(
             f"{name} has no column names. Its first line must name the columns, for example: prompt,completion"
         )
     for count, _ in enumerate(rows(), 1):
-        limits.check_rows(count)
+        limits.check("rows", count)
     if not count:
         raise InputError(f"{name} has column names ({listed(columns)}) but no rows. Add rows under them.")
     return Records(tuple(columns), Rows(lambda: _table_rows(columns, rows()), count))
@@ -254,7 +227,7 @@ def _columns(header: Iterable[object], limits: Limits) -> list[str]:
 def _separator(lines: list[str], hint: str) -> str:
     """The separator that splits the header, and most rows into as many cells as the header has."""
     best, found = (0.0, 0), _NO_SEPARATOR
-    for separator in (hint, *(other for other in _SEPARATORS if other != hint)):
+    for separator in dict.fromkeys((hint, *_SEPARATORS)):
         header, *rest = [*islice(_rows(lines[:400], separator), 51)] or [[]]
         if isinstance(header, Broken) or len(header) < 2:
             continue
@@ -264,33 +237,18 @@ def _separator(lines: list[str], hint: str) -> str:
     return found
 
 
-class _LineFeed:
-    """Lines for csv.reader, with the number it has reached."""
-
-    def __init__(self, lines: list[str], at: int) -> None:
-        self.lines, self.at = lines, at
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        if self.at >= len(self.lines):
-            raise StopIteration
-        self.at += 1
-        return self.lines[self.at - 1] + "\n"
-
-
 def _rows(lines: list[str], separator: str) -> Iterator[list[str] | Broken]:
     """Every row that is not a blank line. Linear: after a quote that never closes, each line is a row of its own."""
     csv.field_size_limit(LONGEST_LINE)  # a quote that never closes must not swallow a whole large file
     spaced = any(f'{separator} "' in line for line in lines[:50])
     at, alone, width = 0, False, 0
     while at < len(lines):
-        feed = _LineFeed(lines[at : at + 1] if alone else lines, 0 if alone else at)
+        feed = (lines[place] + "\n" for place in range(at, at + 1 if alone else len(lines)))
+        reader = csv.reader(feed, delimiter=separator, strict=True, skipinitialspace=spaced)
         begin = at
         try:
-            for cells in csv.reader(feed, delimiter=separator, strict=True, skipinitialspace=spaced):
-                begin = at + 1 if alone else feed.at
+            for cells in reader:
+                begin = at + reader.line_num
                 if cells and not (len(cells) == 1 and cells[0].isspace()):
                     width = width or len(cells)
                     yield cells
@@ -305,38 +263,41 @@ def _rows(lines: list[str], separator: str) -> Iterator[list[str] | Broken]:
                 continue
             inner = "expected after" in str(error)
             alone = alone or not inner
-            yield Broken(
-                "a quote inside the text is not doubled" if inner else "a quote is opened and never closed", _QUOTES
-            )
+            what = "a quote inside the text is not doubled" if inner else "a quote is opened and never closed"
+            yield Broken(what, _QUOTES)
 
 
 _HEADING = re.compile(r"\s{0,3}#{1,6}\s")
 _UNDERLINE = re.compile(r"\s{0,3}(=+|-+)\s*$")
 
 
-def parse_plain(text: Text) -> Records:
-    """Passages of a text, numbered from 1.
+def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> Records:
+    """A table (.txt only) where the first line names known columns, JSONL where that is an object, else passages.
 
     1. Blank lines separate passages. 2. A text without any blank line between is one passage a line. 3. Headings stay
     with the passage under them. 4. A blank line inside a fenced block of code separates nothing. Raises InputError when
-    there is no passage."""
+    there is no passage.
+    """
+    first = _first_lines(text, 1)[0]
+    if kind == ".txt" and (separator := _separator_of_known(first)):
+        return parse_delimited(text, separator)
+    if isinstance(_parsed(first), dict):
+        return parse_jsonl(text, on_progress)
     passages = [*_joined(_blocks(text.lines()))]
     if len(passages) == 1:  # 2
         passages = [line for line in passages[0].split("\n") if line.strip()]
-    text.limits.check_rows(len(passages))
+    text.limits.check("rows", len(passages))
     if not passages:
         raise InputError(f"{text.name} holds no text. Write passages with a blank line between them.")
     return Records(("text",), [(number, {"text": passage}) for number, passage in enumerate(passages, 1)])
 
 
-def table_in_text(text: Text) -> str | None:
-    """The separator of a table that is saved as .txt; None when the first line is not a line of known column names."""
-    first = next((line for line in text.lines(cut=True) if line.strip()), "")
-    roles = (aliases.PROMPTS, aliases.COMPLETIONS, aliases.CHOSEN, aliases.REJECTED, aliases.INPUTS)
-    known = {name for role in roles for name in role}
+def _separator_of_known(first: str) -> str | None:
+    """What separates the cells of a line that names known columns."""
+    known = {*aliases.PROMPTS, *aliases.COMPLETIONS, *aliases.CHOSEN, *aliases.REJECTED, *aliases.INPUTS}
     for separator in ("\t", ";", "|", ","):
         cells = [spelling(cell) for cell in first.split(separator)]
-        if len(cells) >= 2 and len(set(cells) & known) >= 2 and len(set(cells) - known) <= len(cells) // 2:
+        if len(cells) >= 2 and len(known & set(cells)) >= 2 and len(set(cells) - known) <= len(cells) // 2:
             return separator
     return None
 
@@ -371,22 +332,13 @@ def _joined(blocks: Iterable[list[str]]) -> Iterator[str]:
 
 
 def pasted_kind(text: str) -> str:
-    """The extension that its reader wants: 1. JSON or JSON lines; 2. what a sheet copies (tabs); 3. CSV; 4. plain
-    text."""
+    """The extension that its reader wants: 1. JSON or JSON lines; 2. what a sheet copies (tabs); 3. CSV; 4. text."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if lines[0].lstrip()[:1] in ("{", "["):  # 1
-        return ".json" if _parses(text) else ".jsonl"
+        return ".jsonl" if _parsed(text) is None else ".json"
     if "\t" in lines[0]:  # 2
         return ".tsv"
     widths = {len(cells) for separator in ",;|" for cells in csv.reader(lines[:1], delimiter=separator)} - {1}
     if len(lines) > 1 and widths and len(lines[0]) <= 200 and not lines[0].rstrip().endswith((".", "?", "!")):  # 3
         return ".csv"
     return ".txt"  # 4
-
-
-def _parses(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -12,7 +12,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from playground.data.example import Message
+from playground.data.example import HALF_CHARACTER, Message
 
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -22,8 +22,8 @@ ROLES = {
 }
 """The role words of OpenAI's, ShareGPT's, Gemini's and Cohere's files -> ours.
 
-ShareGPT's tool turns are text already and stand where a user's and an assistant's would: they are trained on as such.
-OpenAI's ``tool`` turns and calls are objects that only a template for tools can render: they are refused, and say so.
+ShareGPT's tool turns are text and stand where a user's and an assistant's would: they are trained on as such. OpenAI's
+``tool`` turns and calls are objects that only a template for tools can render: they are refused.
 """
 _TOOLS = frozenset({"tool", "function", "ipython", "tool_response"})
 _WHO = ("role", "from", "author", "speaker", "sender")
@@ -52,9 +52,9 @@ def is_turn(value: object) -> bool:
     """Whether a value looks like one turn: who speaks and what is said, or Gemini's parts."""
     if not isinstance(value, Mapping):
         return False
-    return (
-        any(key in value for key in _WHO) and any(key in value for key in (*_WHAT, "tool_calls"))
-    ) or value.keys() == {"parts"}
+    if any(key in value for key in _WHO):
+        return any(key in value for key in (*_WHAT, "tool_calls"))
+    return value.keys() == {"parts"}
 
 
 def is_turns(value: object) -> bool:
@@ -64,25 +64,15 @@ def is_turns(value: object) -> bool:
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
     first = value[0]
-    return (
-        not {"role", "from"}.isdisjoint(first)
-        or is_turn(first)
-        or _round(first) is not None
-        or _said_by(first) is not None
-    )
+    named = "role" in first or "from" in first
+    return named or is_turn(first) or _round(first) is not None or _said_by(first) is not None
 
 
 def plain_text(value: object, what: str) -> str:
-    """A cell's text; numbers, dates and true/false are written out, nothing is ``""``. Raises Unusable for lists and
-    objects."""
+    """A cell's text; numbers, dates and true/false are written out, nothing is ``""``. Raises Unusable for others."""
     if isinstance(value, str):
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise Unusable(
-                    f"{what} holds half a character (a lone surrogate)", "Type that character again."
-                ) from None
+        if not value.isascii() and HALF_CHARACTER.search(value):
+            raise Unusable(f"{what} holds half a character (a lone surrogate)", "Type that character again.")
         return value
     if value is None:
         return ""
@@ -92,22 +82,22 @@ def plain_text(value: object, what: str) -> str:
         return str(value) if math.isfinite(value) else ""
     if isinstance(value, int | Decimal | date | time):
         return str(value)
-    raise Unusable(
-        f"{what} is {'an object' if isinstance(value, dict) else 'a list'}, not text", "Write it as one text."
-    )
+    kind = "an object" if isinstance(value, dict) else "a list"
+    raise Unusable(f"{what} is {kind}, not text", "Write it as one text.")
 
 
 def read_turns(value: object, what: str) -> tuple[Message, ...]:
     """Turns in any order, each with a known role and some text; an empty system turn is left out. Raises Unusable.
 
     1. a list of turns; 2. a list of rounds, each with what the user and the assistant said; 3. a list of texts, the
-    user's first, then in turn; 4. a text that names who speaks (``Human: … Assistant: …``)."""
+    user's first, then in turn; 4. a text that names who speaks (``Human: … Assistant: …``).
+    """
     if value is None or value == "":
         raise Unusable(f"{what} is empty", _TURN)
     if isinstance(value, str):
-        value = read_transcript(value) or _literal(value)
-        if isinstance(value, tuple) and value and isinstance(value[0], Message):  # 4
-            return _said(value, what)
+        if spoken := read_transcript(value):  # 4
+            return _said(spoken, what)
+        value = _literal(value)
     if isinstance(value, dict) and is_turns(value.get("messages")):
         value = value["messages"]
     if not isinstance(value, list):
@@ -128,16 +118,12 @@ def read_transcript(text: str) -> tuple[Message, ...]:
     parts = _TRANSCRIPT.split(text)
     if len(parts) < 5 or parts[0].strip():
         return ()
-    return tuple(
-        Message(ROLES[who.casefold()], said.strip()) for who, said in zip(parts[1::2], parts[2::2], strict=True)
-    )
+    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    return tuple(Message(ROLES[who.casefold()], said.strip()) for who, said in pairs)
 
 
 def check_turns(turns: Sequence[Message]) -> None:
-    """What every base's template takes: system only first, then user and assistant in turn, the assistant last.
-
-    Raises Unusable.
-    """
+    """Raises Unusable for what a base's template may refuse: system only first, then user and assistant in turn."""
     rest = turns[1:] if turns and turns[0].role == "system" else turns
     if any(turn.role == "system" for turn in rest):
         raise Unusable("a system turn that is not the first", "Move the system turn to the start, and keep only one.")
@@ -218,8 +204,7 @@ def _turn(item: object, place: int, what: str) -> Message:
 
 
 def turn_text(content: object, place: int) -> str:
-    """What is said in a turn: a text, OpenAI's or Gemini's list of parts; only text can be trained on here. Raises
-    Unusable."""
+    """What is said in a turn: a text, OpenAI's or Gemini's list of parts. Raises Unusable for other than text."""
     if isinstance(content, dict) and "parts" in content:
         content = content["parts"]
     if isinstance(content, dict) and content.get("content_type", "text") == "text" and "text" in content:
@@ -231,8 +216,7 @@ def turn_text(content: object, place: int) -> str:
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         if not isinstance(text, str) or kind not in ("text", "input_text", "output_text"):
-            raise Unusable(
-                f"turn {place} holds something other than text", "Keep the text parts only, or remove the row."
-            )
+            what = f"turn {place} holds something other than text"
+            raise Unusable(what, "Keep the text parts only, or remove the row.")
         said.append(plain_text(text, f"turn {place}"))
     return "\n".join(said)

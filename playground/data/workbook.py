@@ -1,8 +1,10 @@
-"""Excel workbooks and Parquet files -> records, after a child process has decoded them under limits on memory and time."""
+"""Excel workbooks and Parquet files -> records; a child process decodes them first, within limits of memory and time."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import importlib.util
 import os
 import struct
 import subprocess
@@ -34,13 +36,13 @@ _BATCH_BYTES = 16 << 20
 """Decoded bytes of a Parquet file that become Python values at a time."""
 _ROW_BYTES = 4 << 20
 """Of a sheet's XML: openpyxl holds a row whole, 80 times as large where its cells are empty."""
+_NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error)
 _VALUE_BYTES = 200
 """What a Python value takes besides, about."""
 
 
 def parse_xlsx(path: Path, limits: Limits) -> Records:
-    """The first sheet that holds anything. Raises InputError when it is no workbook, has no columns or rows, or too
-    much of them."""
+    """The first sheet that holds anything. Raises InputError when it is no workbook, empty, or holds too much."""
     _check_archive(path, limits)
     probe(path, limits)
     try:
@@ -55,16 +57,12 @@ def parse_xlsx(path: Path, limits: Limits) -> Records:
     except InputError:
         raise
     except Exception as error:  # a damaged workbook fails anywhere inside openpyxl, with any type
-        raise InputError(
-            f"{path.name} cannot be read as an Excel workbook: {error}. Save it again, or as CSV."
-        ) from error
+        raise _unreadable(path, str(error)) from error
     raise InputError(f"{path.name} is an empty workbook. Put column names in the first line and rows under them.")
 
 
-def decode_xlsx(path: Path, upload_bytes: int) -> None:
-    """All that reading a workbook allocates: its shared strings and styles whole, and where one may be large its rows,
-    each of them whole. Raises InputError where that is too much."""
-    limits = Limits(path.name, upload_bytes)
+def _decode_xlsx(path: Path, limits: Limits) -> None:
+    """All that reading a workbook allocates: shared strings, styles, and its rows where one may be large."""
     book = _opened(path)
     for sheet in [] if _has_short_rows(path) else book.worksheets:  # as parse_xlsx goes through them
         if max(map(len, _rows(sheet, limits)), default=0):
@@ -78,23 +76,16 @@ def _check_archive(path: Path, limits: Limits) -> None:
         with zipfile.ZipFile(path) as archive:
             limits.check_unpacked(sum(entry.file_size for entry in archive.infolist()))
             damaged = archive.testzip()
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        ValueError,
-        RuntimeError,
-        struct.error,
-    ):
+    except (*_NO_ARCHIVE, OSError, EOFError, ValueError, RuntimeError):  # RuntimeError: encrypted, or not implemented
         raise InputError(
             f"{path.name} is no Excel workbook (.xlsx), or has a password. Save it again, or as CSV."
         ) from None
     if damaged:
-        raise InputError(
-            f"{path.name} cannot be read as an Excel workbook: {damaged} is damaged. Save it again, or as CSV."
-        )
+        raise _unreadable(path, f"{damaged} is damaged")
+
+
+def _unreadable(path: Path, why: str) -> InputError:
+    return InputError(f"{path.name} cannot be read as an Excel workbook: {why}. Save it again, or as CSV.")
 
 
 def _has_short_rows(path: Path) -> bool:
@@ -115,13 +106,15 @@ def _has_short_rows(path: Path) -> bool:
     return True
 
 
+def _needs(path: Path, module: str, what: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f"{path.name} needs {module}, which is not installed. Install it, or save {what}.")
+
+
 def _opened(path: Path) -> Any:
-    try:
-        import openpyxl
-    except ImportError:
-        raise InputError(
-            f"{path.name} needs openpyxl, which is not installed. Install it, or save the sheet as CSV."
-        ) from None
+    _needs(path, "openpyxl", "the sheet as CSV")
+    import openpyxl
+
     return openpyxl.load_workbook(path, read_only=True, data_only=True)
 
 
@@ -131,14 +124,14 @@ def _parquet_batches(path: Path, limits: Limits) -> Iterator[tuple[int, Any]]:
 
     unpacked = values = 0
     with pyarrow.parquet.ParquetFile(path) as file:
-        limits.check_rows(file.metadata.num_rows)
+        limits.check("rows", file.metadata.num_rows)
         limits.check_columns(file.metadata.num_columns)
         for coded in file.iter_batches(batch_size=1024):
             batch = coded.cast(pyarrow.schema([field.with_type(_written_out(field.type)) for field in coded.schema]))
             inside = sum(map(_values, batch.columns))
             unpacked, values = unpacked + batch.nbytes, values + inside
             limits.check_unpacked(unpacked)
-            limits.check_cells(values)
+            limits.check("cells", values)
             step = max(1, batch.num_rows * _BATCH_BYTES // max(_BATCH_BYTES, batch.nbytes + _VALUE_BYTES * inside))
             for start in range(0, batch.num_rows, step):
                 yield file.metadata.num_rows, batch.slice(start, step)
@@ -172,29 +165,18 @@ def _values(column: Any) -> int:
     return len(column) + (_values(column.flatten()) if types.is_nested(column.type) else 0)
 
 
-def decode_parquet(path: Path, upload_bytes: int) -> None:
-    """Every page of a Parquet file. Raises InputError when it holds too much, and pyarrow's own errors."""
-    for _ in _parquet_batches(path, Limits(path.name, upload_bytes)):
-        pass
-
-
 def parse_parquet(path: Path, limits: Limits, on_progress: OnProgress | None = None) -> Records:
-    """Raises InputError when it is no Parquet file, has no columns or rows, or too much of them."""
-    try:
-        import pyarrow
-    except ImportError:
-        raise InputError(
-            f"{path.name} needs pyarrow, which is not installed. Install it, or save the data as JSONL."
-        ) from None
+    """Raises InputError when it is no Parquet file, empty, or holds too much."""
+    _needs(path, "pyarrow", "the data as JSONL")
+    import pyarrow
 
     try:
         if _has_parquet_ends(path):
             probe(path, limits)
         records = stream(lambda progress: _parquet_rows(path, limits, progress), limits, on_progress)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"{path.name} is no Parquet file, or damaged: {error}. Write it again, or as JSONL."
-        ) from error
+        what = f"is no Parquet file, or damaged: {error}"
+        raise InputError(f"{path.name} {what}. Write it again, or as JSONL.") from error
     if not records.columns or not len(records.rows):
         has = f"{len(records.columns)} columns ({listed(records.columns)}) and {len(records.rows)} rows"
         raise InputError(f"{path.name} has {has}. Add rows.")
@@ -202,8 +184,7 @@ def parse_parquet(path: Path, limits: Limits, on_progress: OnProgress | None = N
 
 
 def _has_parquet_ends(path: Path) -> bool:
-    """Whether the file has Parquet's magic bytes at both ends; without them pyarrow refuses it before it decodes
-    anything."""
+    """Whether Parquet's magic bytes are at both ends; without them pyarrow refuses the file before it decodes any."""
     with path.open("rb") as file:
         first = file.read(4)
         file.seek(max(0, path.stat().st_size - 4))
@@ -230,8 +211,8 @@ def _rows(sheet: Any, limits: Limits) -> Iterator[list[object]]:
             width -= 1
         cells += len(row)
         limits.check_columns(width)
-        limits.check_cells(cells)
-        limits.check_rows(number)
+        limits.check("cells", cells)
+        limits.check("rows", number)
         yield list(row[:width])
 
 
@@ -246,8 +227,7 @@ def _trim(rows: list[list[object]]) -> list[list[object]]:
 
 
 def probe(path: Path, limits: Limits) -> None:
-    """Decode the file once in a child process. Raises InputError when it takes too much; what the decoder itself
-    refuses is left to the reader."""
+    """Decode the file once in a child process; raises InputError when it takes too much, and for nothing else."""
     stat = path.stat()
     _probed(path, stat.st_size, stat.st_mtime_ns, limits)
 
@@ -277,11 +257,13 @@ def _probed(path: Path, size: int, changed_ns: int, limits: Limits) -> None:
 
 _OUT_OF_MEMORY = ("allocat", "memory", "worker thread", "resource temporarily")
 """What libraries say when they are refused memory or a thread."""
+_DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError)
+_DAMAGED += (ArithmeticError, RuntimeError, SyntaxError, AssertionError)
+"""What decoders raise for a damaged file; XML that does not parse is a SyntaxError."""
 
 
 def _limit(memory_bytes: int, seconds: int) -> None:
-    """Of this process: address space beyond what it has taken, and processor time; nothing where the system knows no
-    such limits (Windows)."""
+    """Of this process: address space beyond what it has taken, and processor time; nothing on Windows."""
     try:
         import resource
     except ImportError:
@@ -296,7 +278,7 @@ def _limit(memory_bytes: int, seconds: int) -> None:
 
 
 def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
-    """0: it can be decoded, or the decoder refuses it in words, which the reader will say better. 1: no memory."""
+    """0: it can be decoded, or the decoder refuses it in words, which the reader will say better. Else: no memory."""
     with contextlib.suppress(ImportError):  # before the limit, which is for what comes on top
         import openpyxl  # noqa: F401
         import pyarrow.parquet
@@ -304,14 +286,17 @@ def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
         pyarrow.set_cpu_count(1)
     _limit(int(memory_bytes), int(seconds))
     file = Path(path)
+    limits = Limits(file.name, int(upload_bytes))
     try:
-        decode = decode_parquet if file.suffix.lower() == ".parquet" else decode_xlsx
-        decode(file, int(upload_bytes))
+        if file.suffix.lower() == ".parquet":
+            collections.deque(_parquet_batches(file, limits), maxlen=0)  # every page
+        else:
+            _decode_xlsx(file, limits)
     except MemoryError:
         return 1
     except InputError:
         return 0
-    except Exception as error:  # a damaged file fails anywhere inside its decoder, with any type
+    except (pyarrow.ArrowException, *_NO_ARCHIVE, *_DAMAGED) as error:  # another type counts as no memory
         return int(any(sign in str(error).lower() for sign in _OUT_OF_MEMORY))
     return 0
 

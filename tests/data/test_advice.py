@@ -78,7 +78,7 @@ def said(found: Checked, kind: str, tokens: TokenReport | None = None) -> Advice
 
 def lengths(*each: tuple[int, int], limit: int = 100, packed: bool = False) -> TokenReport:
     prompts, answers = array("L", [p for p, _ in each]), array("L", [a for _, a in each])
-    return TokenReport.of(array("L", range(1, len(each) + 1)), prompts, answers, limit, packed=packed)
+    return TokenReport(array("L", range(1, len(each) + 1)), prompts, answers, limit, packed)
 
 
 def test_good_rows_hear_nothing() -> None:

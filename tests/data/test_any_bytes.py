@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from playground.data.check import as_json, as_text, check_file
-from playground.data.read import EXTENSIONS, TEXTS
+from playground.data.read import EXTENSIONS, TEXT_READERS
 from playground.errors import InputError
 from tests.data.conftest import book, parquet
 
@@ -114,7 +114,7 @@ def test_any_bytes(content: bytes, kind: str) -> None:
 
 
 @settings(max_examples=40, **QUICK)
-@given(st.binary(max_size=200), st.sampled_from(TEXTS), st.integers(0, 40))
+@given(st.binary(max_size=200), st.sampled_from(tuple(TEXT_READERS)), st.integers(0, 40))
 def test_any_bytes_packed(content: bytes, kind: str, cut: int) -> None:
     holds(f"any{kind}.gz", gzip.compress(content)[: -cut or None])
 

@@ -72,7 +72,7 @@ def of(*rows: Any) -> Checked:
 
 def report(*rows: tuple[int, int], limit: int = 100, packed: bool = False) -> TokenReport:
     prompts, answers = array("L", [p for p, _ in rows]), array("L", [a for _, a in rows])
-    return TokenReport.of(array("L", range(1, len(rows) + 1)), prompts, answers, limit, packed=packed)
+    return TokenReport(array("L", range(1, len(rows) + 1)), prompts, answers, limit, packed)
 
 
 def test_every_row_has_its_lengths_and_the_limit_tells_where_it_cuts() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from playground.data.check import Validated, validate
+from playground.data.check import Validated
 from playground.data.columns import FORMATS, Shape
 from playground.data.example import Example, Judged, Passage, Preference
 from playground.data.records import Broken, Records
@@ -26,7 +26,9 @@ def check(kind: str, *rows: Any) -> Validated:
         "unpaired-preference": ("prompt", "completion", "label"),
     }[kind]
     shape = Shape(kind, OBJECTIVES[kind], {role: role for role in roles})
-    found = validate(Records(roles, [*enumerate(rows, 1)]), shape)
+    found = Validated()
+    found.add(Records(roles, [*enumerate(rows, 1)]), shape)
+    found.finish()
     assert len(found.rows) + len(found.bad) == len(rows)
     assert all(bad.reason and bad.fix for bad in found.bad)
     return found

@@ -143,7 +143,7 @@ class FakeData:
         return Path("pasted.txt")
 
     def tokens(self, checked: Checked, max_tokens: int, tell: Any = None) -> TokenReport:
-        return TokenReport.of(array("L", [1, 2]), array("L", [70, 120]), array("L", [5, 11]), max_tokens, packed=False)
+        return TokenReport(array("L", [1, 2]), array("L", [70, 120]), array("L", [5, 11]), max_tokens, False)
 
     def advice(self, checked: Checked, tokens: Any = None) -> tuple[Advice, ...]:
         return (Advice("few", f"Two rows are few {EVIL}.", (1, 2), "warn"),)
