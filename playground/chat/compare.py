@@ -13,7 +13,7 @@ from typing import Any
 from playground.chat.batching import Asked, Batches, Written
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
-from playground.data.retrieval import Documents, Nearest, with_passages
+from playground.data.retrieval import Documents, with_passages
 from playground.data.split import part, split
 from playground.engine.request import Sampling, stamp_hash
 from playground.errors import InputError, PlaygroundError, RunFailedError
@@ -135,7 +135,7 @@ def shots_for(side: Side, question: str, pool: Sequence[Example], seed: int) -> 
     asked = [example for example in pool if example.messages[-2].content != question]
     many = min(side.shots, len(asked))
     if side.nearest:
-        places = Nearest([example.messages[-2].content for example in asked]).places(question)[:many]
+        places = Documents([example.messages[-2].content for example in asked]).places(question)[:many]
         return [asked[place] for place in reversed(places)]
     return random.Random(seed).sample(asked, many)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from playground.data.duplicates import near_duplicates
-from playground.data.example import Checked, Judged, Passage, Row, texts_of
+from playground.data.example import Checked, Judged, Row, texts_of
 from playground.data.token_counts import TokenReport
 
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})\b")
@@ -45,32 +45,27 @@ def personal(text: str) -> set[str]:
     found = set()
     if "@" in text and any(not _INVENTED.search(match[1]) for match in _EMAIL.finditer(text)):
         found.add("e-mail")
-    if _DIGITS.search(text) is None:
-        return found
-    if any(_iban(match.group()) for match in _IBAN.finditer(text)):
-        found.add("iban")
-    if any(_card(match.group()) for match in _CARD.finditer(text)):
-        found.add("card")
-    if any(phone.search(text) for phone in _PHONES):
-        found.add("phone")
+    if _DIGITS.search(text):
+        held = {
+            "iban": any(_iban(match.group()) for match in _IBAN.finditer(text)),
+            "card": any(_card(match.group()) for match in _CARD.finditer(text)),
+            "phone": any(phone.search(text) for phone in _PHONES),
+        }
+        found |= {kind for kind, there in held.items() if there}
     return found
 
 
 def _card(number: str) -> bool:
     """Luhn's check sum (ISO/IEC 7812-1), and a start that card issuers use."""
-    digits = [int(char) for char in number if char.isdigit()]
-    doubled = sum(
-        digit if place % 2 == 0 else sum(divmod(2 * digit, 10)) for place, digit in enumerate(reversed(digits))
-    )
-    return doubled % 10 == 0 and len(set(digits)) > 1 and _CARD_START.match(number) is not None
+    digits = [int(char) for char in reversed(number) if char.isdigit()]
+    total = sum(digits[::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    return total % 10 == 0 and len(set(digits)) > 1 and _CARD_START.match(number) is not None
 
 
 def _iban(number: str) -> bool:
     """The check digits of ISO 13616: the rearranged number is 1 modulo 97."""
     plain = number.replace(" ", "")
-    if not 15 <= len(plain) <= 34:
-        return False
-    return int("".join(str(int(char, 36)) for char in plain[4:] + plain[:4])) % 97 == 1
+    return 15 <= len(plain) <= 34 and int("".join(str(int(char, 36)) for char in plain[4:] + plain[:4])) % 97 == 1
 
 
 _SCRIPTS = {
@@ -87,15 +82,13 @@ _SCRIPTS = {
 _LETTERS = {name: re.compile(f"[{letters}]") for name, letters in _SCRIPTS.items()}
 _NOT_LATIN = re.compile("[^\x00-\u024f\u1e00-\u1eff\u2000-\u20cf\u2100-\u214f]")
 """Anything but Latin letters, digits, signs of money and punctuation."""
-_MAX_CHARS = 1_000
-_MIN_LETTERS = 4
 
 
 def script(text: str) -> str:
     """The script's name, or ``""`` where there are few letters, or none of these makes up more than half."""
-    text = text[:_MAX_CHARS]
+    text = text[:1000]
     letters = sum(map(str.isalpha, text))
-    if letters < _MIN_LETTERS:
+    if letters < 4:
         return ""
     if text.isascii() or not _NOT_LATIN.search(text):
         return "Latin"
@@ -110,11 +103,8 @@ MIN_ROWS, FEW = 10, 50
 FEW_TOKENS = 10_000
 _LABEL = 60  # characters of an answer that may be one of a set of labels
 _LABELS_FROM = 20  # rows from which on answers that repeat are a set of labels
-_GAPS = """
-n/a na n.a. nan null undefined todo tbd fixme xxx - -- --- – — . .. ... … ? ?? ??? #n/a #ref! #value!
-[deleted] [removed]
-"""
-_EMPTY = frozenset(_GAPS.split())
+_GAPS = "n/a na n.a. nan null undefined todo tbd fixme xxx - -- --- – — . .. ... … ? ?? ??? #n/a #ref! #value!"
+_EMPTY = {*_GAPS.split(), "[deleted]", "[removed]"}
 """Answers that stand for a missing one, in lower case."""
 
 
@@ -131,8 +121,8 @@ class Advice:
     level: str = "note"
 
 
-def _advice(kind: str, text: str, rows: Sequence[int], level: str = "note") -> Advice:
-    return Advice(kind, text, tuple(rows[:MOST_ROWS]), level)
+def _advice(kind: str, text: str, rows: Sequence[int] = (), *, warn: bool = False) -> Advice:
+    return Advice(kind, text, tuple(rows[:MOST_ROWS]), "warn" if warn else "note")
 
 
 @dataclass(frozen=True)
@@ -162,10 +152,9 @@ def advise(checked: Checked, tokens: TokenReport | None = None) -> tuple[Advice,
     answers = () if checked.objective == "text" else tuple(row.answers[0] if row.answers else "" for row in rows)
     labels: Counter[str] = Counter()
     if len(answers) >= _LABELS_FROM and all(len(answer) <= _LABEL for answer in answers):
-        labels = Counter(" ".join(answer.split()).casefold() for answer in answers)
-        if len(labels) > len(answers) * 0.2:
-            labels = Counter()
-    facts = _Facts(checked, tokens, rows, answers, labels)
+        labels = Counter(map(_plain, answers))
+    few_labels = labels if len(labels) <= len(answers) * 0.2 else Counter[str]()
+    facts = _Facts(checked, tokens, rows, answers, few_labels)
     found = [advice for finder in _FINDERS for advice in finder(facts)]
     return tuple(sorted(found, key=lambda advice: advice.level != "warn"))
 
@@ -176,29 +165,29 @@ def _few(facts: _Facts) -> Iterator[Advice]:
         total = sum(facts.tokens.lengths) if facts.tokens else FEW_TOKENS
         if total < FEW_TOKENS:
             text = f"The text is {total:,} tokens in all. So little is learned by heart, not as a style or a subject."
-            yield Advice("few", text)
+            yield _advice("few", text)
     elif count < MIN_ROWS:
         text = (
             f"There {'is 1 row' if count == 1 else f'are {count} rows'} to learn from. Fewer than {MIN_ROWS} teach "
             "next to nothing: write more, or give them to the base as examples in a prompt."
         )
-        yield Advice("few", text, level="warn")
+        yield _advice("few", text, warn=True)
     elif count < FEW:
         text = f"There are {count} rows to learn from. A format or a tone takes about {FEW}, a task a few hundred."
-        yield Advice("few", text)
+        yield _advice("few", text)
 
 
 def _long(facts: _Facts) -> Iterator[Advice]:
-    cuts = facts.tokens.cut if facts.tokens else []
-    if not cuts or facts.tokens is None:
+    tokens = facts.tokens
+    if tokens is None or not tokens.cut:
         return
-    rows = [cut.row for cut in cuts]
+    rows = [cut.row for cut in tokens.cut]
     text = (
-        f"{_count(len(cuts), 'row is', 'rows are')} longer than {facts.tokens.limit} tokens ({facts.named(rows)}): "
-        f"the start of the prompt is cut there, {max(cut.tokens for cut in cuts):,} tokens at most. "
-        f"Raise the limit (the longest row has {facts.tokens.max:,}), or shorten them."
+        f"{_count(len(rows), 'row is', 'rows are')} longer than {tokens.limit} tokens ({facts.named(rows)}): "
+        f"the start of the prompt is cut there, {max(cut.tokens for cut in tokens.cut):,} tokens at most. "
+        f"Raise the limit (the longest row has {tokens.max:,}), or shorten them."
     )
-    yield _advice("long", text, rows, "warn" if len(cuts) >= 0.05 * len(facts.tokens.rows) else "note")
+    yield _advice("long", text, rows, warn=len(rows) >= 0.05 * len(tokens.rows))
 
 
 def _same(facts: _Facts) -> Iterator[Advice]:
@@ -207,7 +196,7 @@ def _same(facts: _Facts) -> Iterator[Advice]:
             f"All {len(facts.answers):,} answers are the same. The base will say it whatever it is asked: "
             "add rows with other answers."
         )
-        yield Advice("same-answer", text, level="warn")
+        yield _advice("same-answer", text, warn=True)
 
 
 def _dominant(facts: _Facts) -> Iterator[Advice]:
@@ -220,19 +209,19 @@ def _dominant(facts: _Facts) -> Iterator[Advice]:
                 f"{most:,} of {total:,} answers are labelled {word} ({most / total:.0%}). "
                 "What is liked is told from what is not: add rows of the other kind."
             )
-            yield Advice("dominant", text, level="warn")
+            yield _advice("dominant", text, warn=True)
     if len(facts.labels) < 2:
         return
     label, count = facts.labels.most_common(1)[0]
     share = count / len(facts.answers)
     if share >= max(0.5, 1.5 / len(facts.labels)):
-        rows = facts.rows_where(lambda _, answer: " ".join(answer.split()).casefold() == label)
+        rows = facts.rows_where(lambda _, answer: _plain(answer) == label)
         text = (
             f"{label[:40]!r} is the answer in {count:,} of {len(facts.answers):,} rows ({share:.0%}). "
             "Always saying it would look good: add rows of the other "
             f"{_count(len(facts.labels) - 1, 'answer', 'answers')}, or take some of these out."
         )
-        yield _advice("dominant", text, rows, "warn")
+        yield _advice("dominant", text, rows, warn=True)
 
 
 def _near(facts: _Facts) -> Iterator[Advice]:
@@ -244,7 +233,7 @@ def _near(facts: _Facts) -> Iterator[Advice]:
     others = f"{'is' if len(pairs) == 2 else 'are'} {_count(len(pairs) - 1, 'other row', 'other rows')}"
     more = f", and so {others} with an earlier one" if len(pairs) > 1 else ""
     text = f"Rows {first} and {second} are nearly the same{more}. They teach little more than one does."
-    yield _advice("near-duplicate", text, rows, "warn" if len(pairs) > 0.2 * len(facts.rows) else "note")
+    yield _advice("near-duplicate", text, rows, warn=len(pairs) > 0.2 * len(facts.rows))
 
 
 def _conflicts(facts: _Facts) -> Iterator[Advice]:
@@ -258,7 +247,7 @@ def _conflicts(facts: _Facts) -> Iterator[Advice]:
     may_be_meant = other == "another answer" and not facts.labels
     what = f"{_count(len(rows), 'row has', 'rows have')} the same {same} as an earlier row, and {other}"
     advice = "Right where several answers will do; otherwise keep one." if may_be_meant else "Keep the right one."
-    yield _advice("conflict", f"{what}: {facts.named(rows)}. {advice}", rows, "note" if may_be_meant else "warn")
+    yield _advice("conflict", f"{what}: {facts.named(rows)}. {advice}", rows, warn=not may_be_meant)
 
 
 def _personal(facts: _Facts) -> Iterator[Advice]:
@@ -272,15 +261,14 @@ def _personal(facts: _Facts) -> Iterator[Advice]:
                 f"{_count(len(rows), 'row seems', 'rows seem')} to hold {KINDS[kind]}: {facts.named(rows)}. "
                 "An adapter may repeat them to anyone who uses it: take them out, or put invented ones in their place."
             )
-            yield _advice("personal", text, rows, "warn")
+            yield _advice("personal", text, rows, warn=True)
 
 
 def _leaks(facts: _Facts) -> Iterator[Advice]:
     def holds(row: Row, answer: str) -> bool:
-        words = answer.split()
-        plain = " ".join(words).casefold()
+        plain = _plain(answer)
         prompts = (turn.content for turn in row.prompt if len(turn.content) >= len(plain))
-        return len(words) >= 4 and any(plain in " ".join(prompt.split()).casefold() for prompt in prompts)
+        return plain.count(" ") >= 3 and any(plain in _plain(prompt) for prompt in prompts)
 
     if rows := facts.rows_where(holds):
         text = (
@@ -296,7 +284,7 @@ def _empty(facts: _Facts) -> Iterator[Advice]:
             f"{_count(len(rows), 'answer looks', 'answers look')} like a gap, such as N/A, TODO or a dash: "
             f"{facts.named(rows)}. Fill in a real answer, or remove the row."
         )
-        yield _advice("empty-looking", text, rows, "warn")
+        yield _advice("empty-looking", text, rows, warn=True)
 
 
 def _scripts(facts: _Facts) -> Iterator[Advice]:
@@ -313,30 +301,31 @@ def _scripts(facts: _Facts) -> Iterator[Advice]:
 
 
 def _systems(facts: _Facts) -> Iterator[Advice]:
-    each = [
-        row.prompt[0].content if row.prompt and row.prompt[0].role == "system" else ""
-        for row in facts.rows
-        if not isinstance(row, Passage)
-    ]
-    counts = Counter(each)
+    def system(row: Row) -> str:
+        return row.prompt[0].content if row.prompt and row.prompt[0].role == "system" else ""
+
+    counts = Counter(map(system, facts.rows))
     if len(counts) < 2:
         return
-    (main, most), total = counts.most_common(1)[0], len(each)
-    with_it = total - counts[""]
-    if counts[""] and with_it:
-        most_have = with_it * 2 >= total
-        rows = [row.row for row, text in zip(facts.rows, each, strict=True) if bool(text) != most_have]
-        has, rest = ("lacks", "have one") if most_have else ("has", "have none")
-        verb = has if len(rows) == 1 else {"lacks": "lack", "has": "have"}[has]
-        what = f"{_count(len(rows), 'row', 'rows')} {verb} a system prompt, the others {rest}: {facts.named(rows)}"
-        yield _advice("system-prompt", f"{what}. Ask with one or without later, as most rows do.", rows)
+    (main, most), total = counts.most_common(1)[0], len(facts.rows)
+    if counts[""]:
+        most_have = (total - counts[""]) * 2 >= total
+        rows = [row.row for row in facts.rows if bool(system(row)) != most_have]
+        one, several, rest = ("lacks", "lack", "have one") if most_have else ("has", "have", "have none")
+        what = f"{_count(len(rows), f'row {one}', f'rows {several}')} a system prompt, the others {rest}"
+        advice = "Ask with one or without later, as most rows do."
+        yield _advice("system-prompt", f"{what}: {facts.named(rows)}. {advice}", rows)
     elif most >= 0.8 * total:
-        rows = [row.row for row, text in zip(facts.rows, each, strict=True) if text != main]
+        rows = [row.row for row in facts.rows if system(row) != main]
         what = f"{_count(len(rows), 'row has', 'rows have')} another system prompt than the other {most:,}"
         yield _advice("system-prompt", f"{what}: {facts.named(rows)}. Is that meant?", rows)
 
 
 _FINDERS = (_few, _long, _same, _dominant, _conflicts, _empty, _personal, _near, _leaks, _systems, _scripts)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _count(count: int, one: str, several: str) -> str:

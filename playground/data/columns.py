@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from playground.data import column_profile as aliases
-from playground.data.column_profile import Column, listed, named, profile, rank, spelling
+from playground.data.column_profile import Column, listed, named, profile, rank, spelling, two_answers
 from playground.data.records import Records
 from playground.errors import InputError
 
@@ -28,11 +27,11 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
     sft = not {"prompt", "input", "completion"}.isdisjoint(given)
     chat = given.get("messages") or (None if sft else _chat(columns))
     if chat:  # 3
-        label = named(_without(columns, chat), aliases.LABELS, "flag")
+        label = named(_without(columns, chat), "labels", "flag")
         kind = next((column.kind for column in columns if column.name == chat), "turns")
-        confidence = (0.98 if rank(chat, aliases.CHATS) is not None else 0.8) if kind == "turns" else 0.6
+        confidence = (0.98 if rank(chat, "chats") is not None else 0.8) if kind == "turns" else 0.6
         why = f"told from the list of turns in {chat}" + (f" and the yes or no in {label}" if label else "")
-        tools = named(columns, {"tools": 0, "functions": 1})
+        tools = named(columns, "tools")
         why += f"; {tools} is not trained on" if tools else ""
         return Guess(_roles(messages=chat, label=label, system=_system(columns)), confidence, why)
     pair = _pair(columns, given)
@@ -40,8 +39,8 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
         return _text(columns)  # 5
     prompt, completion, confidence, why = pair  # 4
     rest = _without(columns, prompt, completion)
-    extra = named(rest, aliases.INPUTS) if rank(prompt, aliases.ASKS_FOR_INPUT) is not None else None
-    label = named(rest, aliases.LABELS, "flag")
+    extra = named(rest, "inputs") if rank(prompt, "asks_for_input") is not None else None
+    label = named(rest, "labels", "flag")
     if label:
         confidence, why = min(confidence, 0.85), f"{why}, and from the yes or no in {label}"
     roles = _roles(prompt=prompt, completion=completion, input=extra, label=label, system=_system(columns))
@@ -49,8 +48,8 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
 
 
 def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None:
-    chosen = given.get("chosen") or named(columns, aliases.CHOSEN)
-    rejected = given.get("rejected") or named(columns, aliases.REJECTED)
+    chosen = given.get("chosen") or named(columns, "chosen")
+    rejected = given.get("rejected") or named(columns, "rejected")
     confidence, why = 0.97, f"told from the names {chosen} and {rejected}"
     rest = _without(columns, chosen, rejected)
     if not (chosen and rejected):
@@ -71,12 +70,12 @@ def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None
 
 
 def _two_answers(columns: list[Column]) -> Guess | None:
-    two = aliases.two_answers([column.name for column in columns])
+    two = two_answers([column.name for column in columns])
     if two is None:
         return None
     first, second, _ = two
     rest = _without(columns, first, second)
-    label = named(rest, aliases.WINNERS, "text", "number", "flag")
+    label = named(rest, "winners", "text", "number", "flag")
     if label is None:
         return None
     rest = _without(rest, label)
@@ -87,49 +86,49 @@ def _two_answers(columns: list[Column]) -> Guess | None:
 
 def _asked(columns: list[Column]) -> str | None:
     """The prompt of two answers: a text, or the turns before them."""
-    rest = [column for column in columns if rank(column.name, aliases.SYSTEMS) is None and not column.is_meta]
+    rest = [column for column in columns if rank(column.name, "systems") is None and not column.is_meta]
     return (
-        named(rest, aliases.PROMPTS, "text", "turns", "number")
-        or named(rest, aliases.CHATS, "turns")
-        or named(rest, aliases.INPUTS, "text", "turns")
+        named(rest, "prompts", "text", "turns", "number")
+        or named(rest, "chats", "turns")
+        or named(rest, "inputs", "text", "turns")
     )
 
 
 def _chat(columns: list[Column]) -> str | None:
     """The column of chats: lists of turns, lists of texts, or texts that name who speaks."""
-    if by_name := named(columns, aliases.CHATS, "turns"):
+    if by_name := named(columns, "chats", "turns"):
         return by_name
-    answer = named(columns, aliases.COMPLETIONS)
+    answer = named(columns, "completions")
     turns = [column.name for column in columns if column.kind == "turns"]
     if len(turns) == 1 and answer is None:
         return turns[0]
-    texts = named(columns, aliases.CHATS, "texts")
-    if texts and named(columns, aliases.COMPLETIONS, "text") is None:
+    texts = named(columns, "chats", "texts")
+    if texts and named(columns, "completions", "text") is None:
         return texts
-    written = named([column for column in columns if column.transcript], aliases.CHATS)
+    written = named([column for column in columns if column.transcript], "chats")
     if written and answer is None:
         return written
-    return None if answer and named(columns, aliases.PROMPTS) else named(columns, {"messages": 0, "conversations": 1})
+    return None if answer and named(columns, "prompts") else named(columns, "certain_chats")
 
 
 def _pair(columns: list[Column], given: Mapping[str, str]) -> tuple[str, str, float, str] | None:
     """(prompt, completion, how sure, why): both by name, one of them by name, or by what two columns hold."""
     able = [column for column in columns if _may_be_trained_on(column)]
-    prompt = given.get("prompt") or named([column for column in able if column.kind != "texts"], aliases.PROMPTS)
-    if "prompt" not in given and prompt and rank(prompt, aliases.INPUTS) is not None:
-        prompt = named(able, aliases.ASKS_FOR_INPUT) or prompt  # an instruction goes before its input
+    prompt = given.get("prompt") or named([column for column in able if column.kind != "texts"], "prompts")
+    if "prompt" not in given and prompt and rank(prompt, "inputs") is not None:
+        prompt = named(able, "asks_for_input") or prompt  # an instruction goes before its input
     rest = _without(able, prompt)
-    answers = [one for one in rest if one.kind != "flag" or rank(one.name, aliases.LABELS) is None]  # flags last
-    completion = given.get("completion") or named(answers, aliases.COMPLETIONS) or named(rest, aliases.COMPLETIONS)
+    answers = [one for one in rest if one.kind != "flag" or rank(one.name, "labels") is None]  # flags last
+    completion = given.get("completion") or named(answers, "completions") or named(rest, "completions")
     if prompt and completion:
-        ranks = (rank(prompt, aliases.PROMPTS) or 0) + (rank(completion, aliases.COMPLETIONS) or 0)
-        is_label = rank(completion, aliases.LABELS) is not None and any(one.name == completion for one in able)
+        ranks = (rank(prompt, "prompts") or 0) + (rank(completion, "completions") or 0)
+        is_label = rank(completion, "labels") is not None and any(one.name == completion for one in able)
         why = f"told from the names {prompt} and {completion}" + ("; the label is the answer" if is_label else "")
         return prompt, completion, 0.98 if ranks <= 10 else 0.9 if ranks <= 60 else 0.85, why
     telling = [column for column in _without(able, prompt, completion) if column.is_content]
     if prompt or completion:
         other = _only(telling)
-        corpus = "prompt" not in given and prompt is not None and rank(prompt, aliases.TEXTS) is not None
+        corpus = "prompt" not in given and prompt is not None and rank(prompt, "texts") is not None
         if other is None or (corpus and other.kind != "text"):  # a corpus with a score beside each text
             return None
         why = f"told from the name {prompt or completion} and from what {other.name} holds"
@@ -144,9 +143,9 @@ def _pair(columns: list[Column], given: Mapping[str, str]) -> tuple[str, str, fl
 
 
 def _may_be_trained_on(column: Column) -> bool:
-    labels = column.kind == "texts" and rank(column.name, aliases.KINDS) is not None
+    labels = column.kind == "texts" and rank(column.name, "kinds") is not None
     useless = labels or column.kind in ("other", "turn") or column.is_identifier
-    return not useless and rank(column.name, aliases.SYSTEMS) is None
+    return not useless and rank(column.name, "systems") is None
 
 
 def _only(columns: list[Column]) -> Column | None:
@@ -155,8 +154,8 @@ def _only(columns: list[Column]) -> Column | None:
 
 
 def _text(columns: list[Column]) -> Guess:
-    if by_name := named(columns, aliases.TEXTS, "text"):
-        if named(columns, {"role": 0, "speaker": 1}, "text"):
+    if by_name := named(columns, "texts", "text"):
+        if named(columns, "speakers", "text"):
             why = f"told from the name {by_name}; each row seems to be one turn, and turns are not joined into chats"
             return Guess({"text": by_name}, 0.4, why)
         why = f"told from the name {by_name}: no column holds an answer"
@@ -164,13 +163,13 @@ def _text(columns: list[Column]) -> Guess:
     only = _only([column for column in columns if column.is_content])
     if only is None or is_headless(only.name):
         return Guess({})
-    if any(rank(only.name, ranks) is not None for ranks in (aliases.PROMPTS, aliases.COMPLETIONS)):  # half a pair
+    if any(rank(only.name, role) is not None for role in ("prompts", "completions")):  # half a pair
         return Guess({})
     return Guess({"text": only.name}, 0.5, f"told from what {only.name} holds: the only column of text")
 
 
 def _system(columns: list[Column]) -> str | None:
-    return named(columns, aliases.SYSTEMS, "text", "turn")
+    return named(columns, "systems", "text", "turn")
 
 
 def is_headless(name: str) -> bool:
@@ -292,7 +291,7 @@ def _lowest(records: Records, given: Mapping[str, str]) -> int:
     """What numbers stand for the first answer: by what the label column holds, else by the names of the two columns."""
     if not {"chosen", "rejected", "label"} <= given.keys():
         return 0
-    two = aliases.two_answers((given["chosen"], given["rejected"]))
+    two = two_answers((given["chosen"], given["rejected"]))
     values = {str(record.get(given["label"])).strip().removesuffix(".0") for record in records.some()}
     if any(re.fullmatch(r"-\d+", value) for value in values):
         return -1

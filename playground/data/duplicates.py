@@ -1,7 +1,8 @@
-"""Rows that repeat or contradict an earlier one, and texts that are nearly the same.
+"""Rows that repeat or contradict an earlier one (by digest), and texts that are nearly the same.
 
 Near duplicates by MinHash over runs of three words (Broder, 1997), then the words themselves compared: 100,000 texts of
-a hundred words take some seconds, and a few hundred bytes each. Exact ones by digest, 16 bytes a key."""
+a hundred words take some seconds, and a few hundred bytes each.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +30,19 @@ _MAX_COMPARED = 20  # earlier texts of its band that a text is compared with
 
 
 def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """(earlier, later) places of texts that differ in a few words, in case or in punctuation, each later one once.
+    """(earlier, later) places of texts that differ in a few words, case or punctuation, each later one once.
 
-    The very same text is not meant, and texts that differ in a number differ. Same texts in the same order give the
-    same pairs."""
+    The very same text is not meant, and texts that differ in a number differ.
+    """
     keys, places, sizes = _band_keys(texts)
     found: dict[int, int] = {}
     words: dict[int, Counter[str]] = {}
     for band in range(_BANDS if len(places) else 0):
         order = np.argsort(keys[:, band], kind="stable")
-        ordered = keys[order, band]
-        edges = np.flatnonzero(np.diff(ordered)) + 1
-        starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(ordered)]])
-        for start, end in zip(starts[ends - starts > 1].tolist(), ends[ends - starts > 1].tolist(), strict=True):
+        edges = np.flatnonzero(np.diff(keys[order, band])) + 1
+        starts, ends = np.append(0, edges), np.append(edges, len(order))
+        several = ends - starts > 1
+        for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True):
             _compare(places[order[start:end]].tolist(), texts, sizes, words, found)
         words.clear()
     return sorted(((earlier, later) for later, earlier in found.items()), key=lambda pair: pair[1])
@@ -58,9 +59,8 @@ def _compare(
     for place in members:
         if place in found:
             continue
-        like = [
-            first for first in firsts if abs(sizes[first] - sizes[place]) <= _allowed(max(sizes[first], sizes[place]))
-        ]
+        size = sizes[place]
+        like = [first for first in firsts if abs(sizes[first] - size) <= _allowed(max(sizes[first], size))]
         if any(texts[first] == texts[place] for first in like):
             continue
         for each in (place, *like) if like else ():
@@ -108,8 +108,7 @@ def _band_keys(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, dict[int, 
             batch, starts = [], []
     if batch:
         keys.append(_hashed(batch, starts))
-    held = np.concatenate(keys) if keys else np.zeros((0, _BANDS), np.uint64)
-    return held, np.array(places[: len(held)], np.int64), sizes
+    return np.concatenate(keys) if keys else np.zeros((0, _BANDS)), np.array(places, np.int64), sizes
 
 
 def _word_hash(known: dict[str, int], word: str) -> int:
@@ -120,12 +119,9 @@ def _word_hash(known: dict[str, int], word: str) -> int:
 
 
 def _hashed(batch: list[int], starts: list[int]) -> np.ndarray:
-    """The words' hashes of many texts, one after the other -> the smallest of each hash function for each text, in
-    bands."""
+    """The words' hashes of many texts, one after the other -> for each text the smallest of each function, in bands."""
     words = np.array(batch, np.uint64)
-    odd = np.random.default_rng(7).integers(1, 2**63, 3 + _BANDS * (_DEPTH + 1), np.uint64) * np.uint64(2) + np.uint64(
-        1
-    )
+    odd = np.random.default_rng(7).integers(1, 2**63, _RUN + _BANDS * (_DEPTH + 1), np.uint64) * 2 + 1
     runs = np.zeros(len(words), np.uint64)
     for step in range(_RUN):  # the last runs of a text reach into the next one: they are taken out below
         runs[: len(words) - step] += words[step:] * odd[step]
@@ -136,9 +132,9 @@ def _hashed(batch: list[int], starts: list[int]) -> np.ndarray:
     keys = np.zeros((len(starts), _BANDS), np.uint64)
     for band in range(_BANDS):
         for depth in range(_DEPTH):
-            mixed = runs * odd[3 + band * _DEPTH + depth]
+            mixed = runs * odd[_RUN + band * _DEPTH + depth]
             mixed ^= mixed >> np.uint64(32)
-            mixed *= odd[3 + _BANDS * _DEPTH + band]
+            mixed *= odd[_RUN + _BANDS * _DEPTH + band]
             smallest = np.minimum.reduceat(mixed, np.array(starts))
             keys[:, band] = keys[:, band] * np.uint64(0x9E3779B97F4A7C15) + (smallest ^ (smallest >> np.uint64(31)))
     return keys
@@ -152,8 +148,7 @@ _CONFLICTS: dict[type, tuple[str, str]] = {
 
 
 class Repeats:
-    """Compares rows character for character, by two digests of 16 bytes each: of the whole row, and of what it
-    answers."""
+    """Compares rows by two digests of 16 bytes each: of the whole row, and of what it answers."""
 
     def __init__(self) -> None:
         self._whole, self._prompts = bytearray(), bytearray()
@@ -176,8 +171,7 @@ class Repeats:
         self._kind = type(row)
 
     def warnings(self) -> Iterator[RowWarning]:
-        """``duplicate``: a row the same as an earlier one; ``conflict``: the same prompt as an earlier one's, answered
-        otherwise."""
+        """``duplicate``: the same as an earlier row; ``conflict``: an earlier row's prompt, answered otherwise."""
         same, other = _CONFLICTS.get(self._kind, ("", ""))
         earlier = _first_places(self._whole)
         for place, first in earlier.items():

@@ -1,5 +1,4 @@
-"""Rows as a person edits and takes them away: cells of text written back as JSONL, the bad rows as a table to mend, the
-good ones as JSONL."""
+"""Rows as a person edits and takes them away: cells of text, the bad rows as CSV to mend, the good ones as JSONL."""
 
 from __future__ import annotations
 
@@ -7,9 +6,8 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from playground.data.check import bad_rows
 from playground.data.example import Checked, Example, Passage, Preference, Row
@@ -19,10 +17,8 @@ from playground.data.token_counts import TokenReport
 _NESTED = (list, dict)
 
 
-@dataclass(frozen=True)
-class Table:
-    """columns: of the whole file. rows: number -> its cells, in the order asked for; an unreadable row has empty
-    ones."""
+class Table(NamedTuple):
+    """columns: of the whole file. rows: number -> its cells, in the order asked for; empty where it is unreadable."""
 
     columns: tuple[str, ...]
     rows: dict[int, list[str]]
@@ -34,12 +30,12 @@ def table_of(path: Path, rows: Sequence[int], limit_bytes: int) -> Table:
     columns: dict[str, None] = {}
     found: dict[int, dict[str, Any]] = {}
     for number, record in read_files(path, limit_bytes):
-        if isinstance(record, dict):
-            columns.update(dict.fromkeys(record))
+        cells = record if isinstance(record, dict) else {}
+        columns |= dict.fromkeys(cells)
         if number in wanted:
-            found[number] = record if isinstance(record, dict) else {}
-    names = tuple(columns)
-    return Table(names, {row: [_editing_cell(found[row].get(name)) for name in names] for row in rows if row in found})
+            found[number] = cells
+    cells_of = {row: [_editing_cell(found[row].get(name)) for name in columns] for row in rows if row in found}
+    return Table(tuple(columns), cells_of)
 
 
 def edited_lines(path: Path, changes: Mapping[int, Mapping[str, Any]], limit_bytes: int) -> Iterator[str]:
@@ -76,11 +72,11 @@ BOM = "\ufeff"
 def bad_rows_csv(
     checked: Checked, tokens: TokenReport | None = None, original: Mapping[int, Mapping[str, Any] | str] | None = None
 ) -> str:
-    """The bad rows as CSV, to be saved as UTF-8: file (where there are several), row, reason, fix, then what the row
-    holds.
+    """The bad rows as CSV: file (where there are several), row, reason, fix, then what the row holds.
 
     original: a row's number -> its cells by column, or its line where it could not be read; a row that is not in it is
-    given as it was read. Cells that a spreadsheet program would run as a formula begin with an apostrophe."""
+    given as it was read. Cells that a spreadsheet program would run as a formula begin with an apostrophe.
+    """
     unlearned = {row.row for row in tokens.bad} if tokens else set()
     contents: dict[int, Mapping[str, Any] | str] = {
         row.row: json.dumps(as_record(row), ensure_ascii=False) for row in checked.usable if row.row in unlearned
@@ -107,12 +103,16 @@ def bad_rows_csv(
 
 
 def good_rows_jsonl(checked: Checked, tokens: TokenReport | None = None) -> str:
-    """The rows that can be trained on, one JSON object a line, in the shapes that OpenAI and TRL read: ``messages``;
-    ``prompt``, ``chosen`` and ``rejected``; ``prompt``, ``completion`` and ``label``; or ``text``. Read again, they
-    give the same rows."""
+    """The rows that can be trained on, one JSON object a line, in the shapes that OpenAI and TRL read.
+
+    Read again, they give the same rows: where some readers break lines, the characters are escaped.
+    """
     bad = {row.row for row in tokens.bad} if tokens else set()
     rows = (json.dumps(as_record(row), ensure_ascii=False) for row in checked.usable if row.row not in bad)
-    return "".join(f"{_line(row)}\n" for row in rows)
+    return "".join(f"{row.translate(_LINE_ENDS)}\n" for row in rows)
+
+
+_LINE_ENDS = str.maketrans({end: json.dumps(end).strip('"') for end in "\u2028\u2029\x85"})
 
 
 def as_record(row: Row) -> dict[str, Any]:
@@ -121,24 +121,17 @@ def as_record(row: Row) -> dict[str, Any]:
         return {"text": row.text}
     if isinstance(row, Example):
         return {"messages": [turn.as_dict() for turn in row.messages]}
-    prompt, answers = (
-        [turn.as_dict() for turn in row.prompt],
-        [[{"role": "assistant", "content": text}] for text in row.answers],
-    )
+    prompt = [turn.as_dict() for turn in row.prompt]
+    answers = [[{"role": "assistant", "content": text}] for text in row.answers]
     if isinstance(row, Preference):
         return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
     return {"prompt": prompt, "completion": answers[0], "label": row.good}
 
 
-def _line(text: str) -> str:
-    """JSON on one line for every reader: some break lines at these characters too."""
-    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
-
-
 def _cell(value: Any) -> str:
     """A value as a cell that is text and nothing else."""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = (
+        value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    )
     text = text.encode("utf-8", "replace").decode().replace("\0", "")
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 """A lone surrogate: JSON and Python hold it in a text, and no tokenizer or UTF-8 file does."""
@@ -22,10 +23,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row to train on: ``messages[:-1]`` is the prompt, ``messages[-1]`` the assistant's answer.
-
-    row: its number in the person's own file, from 1.
-    """
+    """One row to train on, numbered as in its file: the last message is the assistant's answer, the rest the prompt."""
 
     messages: tuple[Message, ...]
     row: int
@@ -77,14 +75,8 @@ class Passage:
 
     text: str
     row: int
-
-    @property
-    def prompt(self) -> tuple[Message, ...]:
-        return ()
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        return ()
+    prompt: ClassVar[tuple[Message, ...]] = ()
+    answers: ClassVar[tuple[str, ...]] = ()
 
 
 Row = Example | Preference | Judged | Passage
@@ -114,15 +106,11 @@ class BadRow:
 
 
 WARNINGS = ("duplicate", "conflict", "long", "damaged", "label")
-"""Kinds of warnings."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowWarning:
-    """A row that is kept, and what a person should know of it.
-
-    kind: one of WARNINGS; a person may leave out all rows of a kind.
-    """
+    """A row that is kept, and what to know of it. kind: one of WARNINGS; a person may leave out all rows of a kind."""
 
     row: int
     reason: str
@@ -140,32 +128,21 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found in one file. ``len(examples) + len(others) + len(bad) == rows``.
+    """What was found in one file, or in several. ``len(examples) + len(others) + len(bad) == rows``."""
 
-    format: ``prompt-completion``, ``instruction``, ``chat``, ``preference``, ``unpaired-preference`` or ``text``.
-    objective: what the file can train: ``sft``, ``preference``, ``unpaired_preference`` or ``text``.
-    others: the usable rows of a file that trains something other than ``sft``; ``examples`` is then empty.
-    columns: every column (or key) the file has, in its order.
-    mapping: role -> column, as guessed or as the person corrected it, e.g. ``{"prompt": "patient", "completion":
-    "report"}``.
-    duplicates: rows that repeat an earlier row exactly.
-    confidence: of the guess of format and columns, from 0 to 1; 1 where the person said so. why: the evidence for it.
-    files: where the rows came from several files; empty for one. Rows are then numbered on through all of them.
-    """
-
-    format: str
-    objective: str
+    format: str  # prompt-completion, instruction, chat, preference, unpaired-preference or text
+    objective: str  # what it can train: sft, preference, unpaired_preference or text
     rows: int
     examples: tuple[Example, ...]
     bad: tuple[BadRow, ...] = ()
     warnings: tuple[RowWarning, ...] = ()
-    duplicates: int = 0
-    columns: tuple[str, ...] = ()
-    mapping: dict[str, str] = field(default_factory=dict)
-    others: tuple[Row, ...] = ()
-    confidence: float = 1.0
-    why: str = ""
-    files: tuple[FilePart, ...] = ()
+    duplicates: int = 0  # rows that repeat an earlier row exactly
+    columns: tuple[str, ...] = ()  # every column (or key), in its order
+    mapping: dict[str, str] = field(default_factory=dict)  # role -> column, as guessed or as the person corrected it
+    others: tuple[Row, ...] = ()  # the usable rows where it trains something other than sft
+    confidence: float = 1.0  # of the guess of format and columns, from 0 to 1; 1 where the person said so
+    why: str = ""  # the evidence for it
+    files: tuple[FilePart, ...] = ()  # of several, whose rows are numbered on through all of them; empty for one
 
     @property
     def usable(self) -> tuple[Row, ...]:

@@ -257,10 +257,9 @@ def write_dataset(dataset: DatasetId, file: Path, limit_bytes: int, on_progress:
     """
     import datasets
     import httpx
-    from huggingface_hub.utils import logging as hub_logging
 
-    hub_logging.set_verbosity_error()  # its retries; what fails is said once, by the error
-    logging.getLogger("datasets").setLevel(logging.ERROR)
+    for library in ("datasets", "huggingface_hub"):  # its retries; what fails is said once, by the error
+        logging.getLogger(library).setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     count = size = 0
     try:

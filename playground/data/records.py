@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from playground.data import column_profile as aliases
-from playground.data.column_profile import clean_name, leaf, spelling
+from playground.data.column_profile import NAMES, clean_name, leaf, spelling
 from playground.data.turns import is_turn
 from playground.errors import InputError
 
@@ -256,9 +255,9 @@ def _flatten_value(name: str, value: Any, flat: dict[str, Any], depth: int, besi
 
 def _flatten_list(name: str, value: list[Any], flat: dict[str, Any], beside: Mapping[str, Any]) -> None:
     if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):
-        if spelling(leaf(name)) not in aliases.ANSWER_PAIRS:
+        if spelling(leaf(name)) not in NAMES["answer_pairs"]:
             return
-        given = (scores for key, scores in beside.items() if spelling(key) in aliases.SCORES)
+        given = (scores for key, scores in beside.items() if spelling(key) in NAMES["scores"])
         scores = next((two for two in given if _are_two_numbers(two)), None)
         if scores is None:
             flat[f"{name}.1"], flat[f"{name}.2"] = value
@@ -267,7 +266,7 @@ def _flatten_list(name: str, value: list[Any], flat: dict[str, Any], beside: Map
     elif value and isinstance(value[0], dict):
         if spelling(name) == "annotations" and "result" in value[0]:
             flat[f"{name}.choice"] = _choice(value[0]["result"])
-        elif len(value) >= 2 and spelling(leaf(name)) in aliases.SCORED:
+        elif len(value) >= 2 and spelling(leaf(name)) in NAMES["scored"]:
             ranked = sorted((item for item in map(_scored, value) if item), key=lambda item: item[0])
             if len(ranked) == len(value) and ranked[0][0] < ranked[-1][0]:
                 flat[f"{name}.best"], flat[f"{name}.worst"] = ranked[-1][1], ranked[0][1]

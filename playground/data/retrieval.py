@@ -37,34 +37,22 @@ class Documents:
         index.index(bm25s.tokenize(list(self.passages), token_pattern=TOKEN, show_progress=False), show_progress=False)
         return index
 
-    def nearest(self, question: str, most: int = MOST) -> tuple[str, ...]:
-        """The passages nearest to a question, the nearest first; fewer where no more share a word with it."""
-        places = ranked(self._index, question, len(self.passages))
-        return tuple(self.passages[place] for place in places[:most])
+    def _scores(self, question: str) -> list[float]:
+        """How near each passage is to a question; 0 where they share no word."""
+        import bm25s
 
-
-def ranked(index: Any, question: str, count: int) -> list[int]:
-    """Places by score, the best first, ties in their order; only those above 0."""
-    import bm25s
-
-    words = bm25s.tokenize([question], token_pattern=TOKEN, return_ids=False, show_progress=False)[0]
-    if not words or not count:
-        return []
-    scores = index.get_scores(words)
-    return [place for place in sorted(range(count), key=lambda place: (-scores[place], place)) if scores[place] > 0]
-
-
-class Nearest:
-    """Texts by their nearness to a question: for shots that are chosen by it."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._documents = Documents(texts)
+        words = bm25s.tokenize([question], token_pattern=TOKEN, return_ids=False, show_progress=False)[0]
+        return self._index.get_scores(words).tolist() if words and self.passages else [0.0] * len(self.passages)
 
     def places(self, question: str) -> list[int]:
-        """All places, the nearest first; those that share no word with it at the end, in their order."""
-        count = len(self._documents.passages)
-        found = ranked(self._documents._index, question, count)
-        return [*found, *(place for place in range(count) if place not in set(found))]
+        """All places, the nearest first; ties, and those that share no word with it at the end, in their order."""
+        scores = self._scores(question)
+        return sorted(range(len(scores)), key=lambda place: (-max(0.0, scores[place]), place))
+
+    def nearest(self, question: str, most: int = MOST) -> tuple[str, ...]:
+        """The passages nearest to a question, the nearest first; fewer where no more share a word with it."""
+        scores = self._scores(question)
+        return tuple(self.passages[place] for place in self.places(question)[:most] if scores[place] > 0)
 
 
 def read_documents(path: Path) -> Documents:
@@ -74,32 +62,27 @@ def read_documents(path: Path) -> Documents:
     if not files:
         raise InputError(f"There is no text in {path.name}. Documents are {', '.join(KINDS)} files.")
     if (wrong := next((file for file in files if file.suffix.lower() not in KINDS), None)) is not None:
-        raise InputError(
-            f"{wrong.name} is not a text. Documents are {', '.join(KINDS)} files; save it as one of these."
-        )
+        what = f"Documents are {', '.join(KINDS)} files; save it as one of these"
+        raise InputError(f"{wrong.name} is not a text. {what}.")
     found: list[str] = []
     for file in files:
         try:
-            if file.stat().st_size > LIMIT_BYTES:
-                raise InputError(
-                    f"{file.name} is {file.stat().st_size / 1e6:.0f} MB; "
-                    f"documents may have {LIMIT_BYTES // 1_000_000} MB."
-                )
+            if (size := file.stat().st_size) > LIMIT_BYTES:
+                most = f"documents may have {LIMIT_BYTES // 1_000_000} MB"
+                raise InputError(f"{file.name} is {size / 1e6:.0f} MB; {most}.")
             found += passages_of(file.read_text(encoding="utf-8-sig"))
         except FileNotFoundError as error:
             raise InputError(f"There is no file {file}. Documents are text files.") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{file.name} cannot be read as UTF-8 text: {error}. Save it as UTF-8 and try again."
-            ) from error
+            what = f"{file.name} cannot be read as UTF-8 text: {error}"
+            raise InputError(f"{what}. Save it as UTF-8 and try again.") from error
     if not found:
         raise InputError(f"There is nothing in {path.name}. Documents need some text.")
     return Documents(found)
 
 
 def passages_of(text: str, words: int = WORDS) -> list[str]:
-    """Paragraphs put together, or cut between sentences, to about ``words`` words each; a heading stays with what
-    follows."""
+    """Paragraphs put together, or cut between sentences, to about ``words`` words each."""
     pieces = []
     for paragraph in (" ".join(part.split()) for part in re.split(r"\n\s*\n", text)):
         if len(paragraph.split()) <= words:
@@ -138,8 +121,7 @@ def add_passages(example: Example, documents: Documents) -> Example:
 
 
 def with_passages(question: str, passages: Sequence[str]) -> str:
-    """What is asked when there is something to read first; the question alone where nothing was found. Training with
-    documents and asking with them use this same form."""
+    """What is asked, in training and afterwards, with something to read first; the question alone without passages."""
     if not passages:
         return question
     numbered = "\n\n".join(f"[{place}] {text}" for place, text in enumerate(passages, 1))

@@ -16,38 +16,25 @@ R = TypeVar("R", bound=Row)
 
 VALIDATION, TEST = 0.1, 0.15
 """Shares that are held back unless a person says otherwise."""
-MOST_VALIDATION = 32
-"""Rows for validation at most: a loss on these is steady enough, and each costs time at every measurement."""
-MOST_TEST = 100
-"""Rows for the verdict at most: an interval of about ten points either way, and each is answered by every side."""
-FEWEST_ROWS = 10
-"""Below this many rows all of them are trained on."""
-FEWEST_FOR_TEST = 20
-"""Below this many rows there is no test part: a share of fewer says nothing."""
+MOST_VALIDATION, MOST_TEST = 32, 100
+"""Rows at most: each costs time at every measurement, or is answered by every side; 100 are about ten points."""
+FEWEST_ROWS, FEWEST_FOR_TEST = 10, 20
+"""Below these many rows all are trained on, or there is no test part."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Row numbers of each part, in the file's order.
+    """Row numbers of each part, in the file's order."""
 
-    train: learned from, and few-shot examples come from here. validation: early stopping, samples, races, choosing
-    prompts.
-    test: seen by nothing but the verdict.
-    """
-
-    train: tuple[int, ...]
-    validation: tuple[int, ...]
-    test: tuple[int, ...]
+    train: tuple[int, ...]  # learned from, and few-shot examples come from here
+    validation: tuple[int, ...]  # early stopping, samples, races, choosing prompts
+    test: tuple[int, ...]  # seen by nothing but the verdict
     seed: int
 
     def as_record(self) -> dict[str, Any]:
         """As run.json holds it: the two held-back parts by row, the rest by its count."""
-        return {
-            "seed": self.seed,
-            "train": len(self.train),
-            "validation": list(self.validation),
-            "test": list(self.test),
-        }
+        held_back = {"validation": list(self.validation), "test": list(self.test)}
+        return {"seed": self.seed, "train": len(self.train), **held_back}
 
 
 def split(rows: Sequence[Row], seed: int, validation: float = VALIDATION, test: float = TEST) -> Parts:
@@ -62,12 +49,39 @@ def split(rows: Sequence[Row], seed: int, validation: float = VALIDATION, test: 
     if validation + test >= 1:
         what = f"Validation ({validation}) and test ({test}) leave nothing to train on"
         raise InputError(f"{what}. Together they stay below 1.")
-    drawn = _Draw(rows, seed)
-    if len(rows) >= FEWEST_FOR_TEST and test:  # 1, 2
-        drawn.draw("test", min(MOST_TEST, max(1, round(len(rows) * test))))
-    if len(rows) >= FEWEST_ROWS and validation:
-        drawn.draw("validation", min(MOST_VALIDATION, max(1, round(len(rows) * validation))))
-    return drawn.parts()
+    groups: dict[object, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        groups[_group(row)].append(place)
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    drawn: dict[int, str] = {}
+    for name, share, most, fewest in (  # 1, 2
+        ("test", test, MOST_TEST, FEWEST_FOR_TEST),
+        ("validation", validation, MOST_VALIDATION, FEWEST_ROWS),
+    ):
+        if len(rows) >= fewest and share:
+            for group in _draw(order, min(most, max(1, round(len(rows) * share)))):
+                drawn |= dict.fromkeys(group, name)
+            order = [group for group in order if group[0] not in drawn]
+    named: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for place, row in enumerate(rows):
+        named[drawn.get(place, "train")].append(row.row)
+    return Parts(tuple(named["train"]), tuple(named["validation"]), tuple(named["test"]), seed)
+
+
+def _draw(order: list[list[int]], wanted: int) -> list[list[int]]:
+    """The first groups that together have at most as many rows as are wanted."""
+    found: list[list[int]] = []
+    count = 0
+    for group in order:
+        if count + len(group) <= wanted:
+            found.append(group)
+            count += len(group)
+    if found or not order:
+        return found
+    smallest = min(order, key=len)  # 3: every prompt has more rows than wanted: the smallest, if enough are left
+    left = sum(map(len, order)) - len(smallest)
+    return [smallest] if len(smallest) <= min(MOST_VALIDATION, left) else []
 
 
 def part(rows: Sequence[R], numbers: Sequence[int]) -> list[R]:
@@ -80,40 +94,6 @@ def row_hash(row: Row) -> str:
     """16 hex digits that stand for a row's words (case and spaces aside), to find it again in another file."""
     words = "\x1f".join(" ".join(text.split()).casefold() for text in texts_of(row, system=False))
     return hashlib.sha256(words.encode()).hexdigest()[:16]
-
-
-class _Draw:
-    """Groups of rows with one prompt in a seeded order, and the parts drawn from them."""
-
-    def __init__(self, rows: Sequence[Row], seed: int) -> None:
-        self._rows, self._seed = rows, seed
-        groups: dict[object, list[int]] = defaultdict(list)
-        for place, row in enumerate(rows):
-            groups[_group(row)].append(place)
-        self._order = list(groups.values())
-        random.Random(seed).shuffle(self._order)
-        self._drawn: dict[int, str] = {}
-
-    def draw(self, name: str, wanted: int) -> None:
-        found: list[list[int]] = []
-        count = 0
-        for group in self._order:
-            if count + len(group) <= wanted:
-                found.append(group)
-                count += len(group)
-        if not found and self._order:  # 3: every prompt has more rows than wanted: the smallest, if enough are left
-            smallest = min(self._order, key=len)
-            left = sum(map(len, self._order)) - len(smallest)
-            found = [smallest] if len(smallest) <= min(MOST_VALIDATION, left) else []
-        for group in found:
-            self._drawn.update(dict.fromkeys(group, name))
-        self._order = [group for group in self._order if group[0] not in self._drawn]
-
-    def parts(self) -> Parts:
-        named: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-        for place, row in enumerate(self._rows):
-            named[self._drawn.get(place, "train")].append(row.row)
-        return Parts(tuple(named["train"]), tuple(named["validation"]), tuple(named["test"]), self._seed)
 
 
 def _group(row: Row) -> object:

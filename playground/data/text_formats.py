@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from playground.data import column_profile as aliases
-from playground.data.column_profile import clean_name, listed, spelling
+from playground.data.column_profile import NAMES, clean_name, listed, spelling
 from playground.data.records import LONGEST_LINE, Broken, Limits, Numbered, OnProgress, Records, Rows, flatten, stream
 from playground.data.text import Text
 from playground.data.turns import is_turns
@@ -294,7 +293,7 @@ def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> 
 
 def _separator_of_known(first: str) -> str | None:
     """What separates the cells of a line that names known columns."""
-    known = {*aliases.PROMPTS, *aliases.COMPLETIONS, *aliases.CHOSEN, *aliases.REJECTED, *aliases.INPUTS}
+    known = {*NAMES["prompts"], *NAMES["completions"], *NAMES["chosen"], *NAMES["rejected"], *NAMES["inputs"]}
     for separator in ("\t", ";", "|", ","):
         cells = [spelling(cell) for cell in first.split(separator)]
         if len(cells) >= 2 and len(known & set(cells)) >= 2 and len(set(cells) - known) <= len(cells) // 2:

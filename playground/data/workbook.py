@@ -1,4 +1,4 @@
-"""Excel workbooks and Parquet files -> records; a child process decodes them first, within limits of memory and time."""
+"""Excel workbooks and Parquet files -> records; a child process decodes them first, bounded in memory and time."""
 
 from __future__ import annotations
 

@@ -34,9 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ShippedSet:
-    """A set of examples that comes with the app. ask: a question to try; check: how its replies are judged; adapter:
-    its id.
-    documents: a text on the same matter, for sides that read before they answer."""
+    """A set of examples that comes with the app."""
 
     id: str
     title: str
@@ -44,10 +42,10 @@ class ShippedSet:
     file: Path
     heldout: Path
     prompt: Path
-    ask: str
-    check: str
-    adapter: str
-    documents: Path
+    ask: str  # a question to try
+    check: str  # how its replies are judged
+    adapter: str  # its id
+    documents: Path  # a text on the same matter, for sides that read before they answer
 
     @property
     def system_prompt(self) -> str:
@@ -73,14 +71,13 @@ class DataService:
 
     def shipped(self, id: str) -> ShippedSet:
         """Raises NotFoundError."""
-        for item in self.sets():
-            if item.id == id:
-                return item
-        raise NotFoundError(f"There is no shipped set {id!r}. There are: {', '.join(item.id for item in self.sets())}.")
+        sets = {item.id: item for item in self.sets()}
+        if id not in sets:
+            raise NotFoundError(f"There is no shipped set {id!r}. There are: {', '.join(sets)}.")
+        return sets[id]
 
     def test_share(self, path: Path) -> float:
-        """The share of a file that is held back for the verdict; none of a shipped set, which has held-out rows of its
-        own."""
+        """The share of a file that is held back for the verdict; none of a shipped set, which has a held-out file."""
         shipped = {item.file.resolve() for item in self.sets()}
         return 0.0 if Path(path).resolve() in shipped else TEST
 
@@ -91,22 +88,20 @@ class DataService:
         owner: str = "",
         on_progress: OnProgress | None = None,
     ) -> Checked:
-        """What is in a file, or in a folder of them. Raises InputError when nothing of it can be used, NotFoundError
-        when it is somebody else's.
+        """What is in a file, or in a folder. Raises InputError when it is of no use, NotFoundError for somebody else's.
 
-        owner: who asks; where the app is shared, nobody in particular may read the shipped sets only. on_progress:
-        called with the share done, 0 to 1."""
+        owner: who asks; where the app is shared, nobody in particular may read the shipped sets only.
+        """
         path = self._readable(Path(path), owner)
         key = ("check", *_identity(path), json.dumps(dict(mapping or {}), sort_keys=True))
         limit = self._settings.upload_limit_bytes
         return self._cached(key, lambda: check_file(path, mapping or None, limit, on_progress))
 
     def fetch(self, name: str, owner: str, on_progress: OnProgress | None = None) -> Path:
-        """What a command names: a file or folder on disk as it is, or a data set (``owner/name[:config][@split]``)
-        whose first rows are written to a file among the owner's uploads.
+        """What a command names: a file or folder as it is, or a data set, whose first rows become an upload.
 
-        Raises InputError where a data set cannot be read, or a visitor of a shared app asks: nothing is fetched for
-        one."""
+        Raises InputError where a data set cannot be read, or a visitor of a shared app asks: none is fetched.
+        """
         dataset = parse_dataset(name)
         if dataset is None:
             return Path(name)
@@ -160,15 +155,15 @@ class DataService:
         return self._cached(("advice", id(checked), id(tokens)), lambda: advise(checked, tokens), checked, tokens)
 
     def keep_uploads(self, paths: Sequence[Path], owner: str) -> Path:
-        """Copy what was uploaded into the owner's folder: one file, or several in a folder that is then read as one.
+        """Copy what was uploaded into the owner's folder: one file, or several in a folder that is read as one.
 
-        Raises NotFoundError when a file was not uploaded, InputError when they are too large or two have one name."""
+        Raises NotFoundError when a file was not uploaded, InputError when they are too large or two have one name.
+        """
         paths = [handed_over(self._settings, path, owner) for path in paths]
         names = [path.name for path in paths]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise InputError(
-                f"Two of the files are called {twice}. Rename one of them, so that their rows can be told apart."
-            )
+            what = f"Two of the files are called {twice}"
+            raise InputError(f"{what}. Rename one of them, so that their rows can be told apart.")
         size, limit = sum(path.stat().st_size for path in paths), self._settings.upload_limit_bytes
         what = names[0] if len(names) == 1 else f"The {len(names)} files"
         if size > limit:
@@ -198,10 +193,10 @@ class DataService:
         return file
 
     def edited(self, path: Path, changes: Mapping[int, Mapping[str, Any]], owner: str) -> Path:
-        """A copy of a file with some cells changed, as JSONL: row n is its line n. changes: row -> column -> its new
-        value.
+        """A copy of a file with some cells changed, as JSONL: row n is its line n. Raises what ``check`` does.
 
-        A row that could not be read and was not changed stays one that cannot be used. Raises what ``check`` does."""
+        changes: row -> column -> its new value. A row that could not be read and was not changed stays unusable.
+        """
         path = self._readable(Path(path), owner)
         lines = edited_lines(path, changes, self._settings.upload_limit_bytes)
         return self.write("".join(lines), f"{path.stem.removesuffix('-edited')}-edited.jsonl", owner)
@@ -239,15 +234,13 @@ class DataService:
         return self._settings.uploads_dir / (owner if owner.isalnum() else LOCAL)
 
     def _readable(self, path: Path, owner: str) -> Path:
-        """Raises NotFoundError for a file that is neither shipped nor this owner's. Whoever runs the app may read
-        any."""
+        """Raises NotFoundError for a file neither shipped nor this owner's; whoever runs the app may read any."""
         if not self._settings.shared or owner == LOCAL:
             return path
         roots = [self._settings.examples_dir, *([self._own_folder(owner)] if owner else [])]
         if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
-            raise NotFoundError(
-                f"There is no file {path.name[:80]!r} of yours. Upload it again, or take one of the example sets."
-            )
+            what = f"There is no file {path.name[:80]!r} of yours"
+            raise NotFoundError(f"{what}. Upload it again, or take one of the example sets.")
         return path
 
     def _cached(self, key: Hashable, make: Callable[[], T], *kept: object) -> T:

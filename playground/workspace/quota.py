@@ -1,5 +1,4 @@
-"""What one visitor of a shared app may keep on disk and run on the device. Each refusal says what there is and what to
-do."""
+"""What one visitor of a shared app may keep on disk and run; a refusal says what there is and what to do."""
 
 from __future__ import annotations
 
@@ -51,8 +50,7 @@ _ROOM = "Remove some under Storage in the Device panel, or delete your data ther
 
 
 class Quota:
-    """Reads what is on disk each time, so nothing can drift; counts replies from the moment they are taken until they
-    are given back."""
+    """Reads what is on disk each time; counts replies from the moment they are taken until they are given back."""
 
     def __init__(
         self,
@@ -79,9 +77,10 @@ class Quota:
         return bytes_in(self._settings.uploads_dir / owner) + runs + adapters + self._verdict_bytes(owner) + exports
 
     def room(self, owner: str, more_bytes: int, what: str) -> Path:
-        """Where to make a new folder for what is handed out to this owner: whoever knows its name may fetch it, so
-        nobody can guess it.
-        Raises InputError when ``more_bytes`` for ``what`` would be too much."""
+        """A new folder for what is handed out: whoever knows its name may fetch it, so nobody can guess it.
+
+        Raises InputError when ``more_bytes`` for ``what`` would be too much.
+        """
         self.check_disk(owner, more_bytes, what)
         return self._settings.exports_dir / f"{_tag(owner)}{secrets.token_hex(16)}"
 
@@ -96,12 +95,12 @@ class Quota:
 
     def check_adapter(self, owner: str, more_bytes: int) -> None:
         """Raises InputError when one more adapter would be too many, or too large."""
-        if refused := self._too_many_adapters(owner, coming=0) or self._no_room(owner, more_bytes, "The adapter"):
+        if refused := self._too_many_adapters(owner, coming=0):
             raise InputError(refused)
+        self.check_disk(owner, more_bytes, "The adapter")
 
     def take_replies(self, owner: str, count: int, what: str) -> None:
-        """Count replies of a long job as this owner's, until ``give_back_replies``. Raises InputError when they are too
-        many."""
+        """Count a long job's replies as this owner's until they are given back. Raises InputError for too many."""
         with self._lock:
             waiting, limit = self._replies[owner], self._settings.session_replies
             if self.applies(owner) and waiting + count > limit:
@@ -117,13 +116,10 @@ class Quota:
         """A long job has ended."""
         with self._lock:
             self._replies[owner] -= count
-            if not self._replies[owner]:
-                del self._replies[owner]
+            self._replies = +self._replies  # owners without any go
 
     def run_refused(self, owner: str, more_bytes: int, steps: int, seconds: float) -> str:
-        """Why one more run of so many steps and, by its estimate, seconds cannot be started, or "". Every run that has
-        not ended will
-        make an adapter."""
+        """Why one more run of so many steps and seconds cannot be started, or ""; runs not ended will make adapters."""
         if not self.applies(owner):
             return ""
         most, minutes = self._settings.session_steps, self._settings.session_minutes
@@ -156,9 +152,8 @@ class Quota:
             return ""
         used, limit = self.used_bytes(owner), self._settings.session_disk_bytes
         if used + more_bytes > limit:
-            return (
-                f"{what} needs {_mb(more_bytes)}; you use {_mb(used)} of the {_mb(limit)} that one visitor may. {_ROOM}"
-            )
+            has = f"you use {_mb(used)} of the {_mb(limit)} that one visitor may"
+            return f"{what} needs {_mb(more_bytes)}; {has}. {_ROOM}"
         if disk_free(self._settings.home) - more_bytes < FREE_MIN_BYTES:
             return "The disk of this app is nearly full. Try again in an hour, or delete what you no longer need."
         return ""

@@ -1,7 +1,6 @@
 """What lies on disk, whose it is, and how to be rid of it: item by item, by kind, or all of a visitor's.
 
-``Cleaner`` removes in the background what nobody will come back for: visitors long gone, and files that only passed
-through.
+``Cleaner`` removes in the background what nobody will come back for.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ import logging
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,13 +23,11 @@ from playground.library.adapters import AdapterLibrary
 from playground.settings import Settings
 from playground.training.spec import RunSpec
 from playground.workspace.quota import Quota, bytes_in, disk_free
-from playground.workspace.visitors import LOCAL, Sessions, Visit, remove_incoming
+from playground.workspace.visitors import LOCAL, Sessions, remove_incoming
 
 KINDS = ("base", "adapter", "run", "checkpoints", "verdict", "prompts", "upload", "passing")
 BASE, ADAPTER, RUN, CHECKPOINTS, VERDICT, PROMPTS, UPLOAD, PASSING = KINDS
-"""Checkpoints are those of runs that have ended: a failed or cancelled one can go on from them. Passing: files on their
-way in or
-out of the page, which go by themselves."""
+"""Checkpoints are those of runs that have ended; passing are files on their way in or out of the page."""
 _LOG = logging.getLogger(__name__)
 STOP_WAIT_S = 12.0
 """A run that is asked to stop is killed after 10 s."""
@@ -37,8 +35,7 @@ STOP_WAIT_S = 12.0
 
 @dataclass(frozen=True)
 class Item:
-    """One thing on disk. id: within its kind. made_s: seconds since 1970. stays: why it cannot be removed now, "" if it
-    can."""
+    """One thing on disk. id: within its kind. made_s: seconds since 1970. stays: why it cannot go now, or ""."""
 
     kind: str
     id: str
@@ -124,30 +121,23 @@ class Prompts(Protocol):
     def forget(self, owner: str) -> None: ...
 
 
+@dataclass(frozen=True)
 class StorageService:
     """Where the app belongs to one person they see all there is; where it is shared, a visitor sees their own.
 
     wait: sleeps so many seconds.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        bases: Bases,
-        adapters: Adapters,
-        runs: Runs,
-        demo: Demo,
-        sessions: Sessions,
-        verdicts: Verdicts,
-        prompts: Prompts,
-        quota: Quota,
-        wait: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._settings, self._bases, self._adapters, self._runs = settings, bases, adapters, runs
-        self._demo, self._sessions, self._verdicts, self._prompts = demo, sessions, verdicts, prompts
-        self._quota, self._races, self._wait = quota, RaceTable(settings.database), wait
-
-    # -- looking -------------------------------------------------------------------------------------------------
+    settings: Settings
+    bases: Bases
+    adapters: Adapters
+    runs: Runs
+    demo: Demo
+    sessions: Sessions
+    verdicts: Verdicts
+    prompts: Prompts
+    quota: Quota
+    wait: Callable[[float], None] = time.sleep
 
     def items(self, owner: str = LOCAL) -> list[Item]:
         """Everything this owner may see, kind by kind."""
@@ -157,26 +147,26 @@ class StorageService:
             *self._adapter_items(owner),
             *self._run_items(owner),
             *self._verdict_items(owner),
-            *self._prompt_items(self._prompts.owners() if everything else {owner}),
+            *self._prompt_items(self.prompts.owners() if everything else {owner}),
             *self._upload_items(self._uploaders() if everything else [owner]),
             *(self._passing_items() if everything else self._export_items(owner)),
         ]
 
     def totals(self, owner: str = LOCAL) -> dict[str, int]:
         """Bytes of each kind that there is."""
-        found: dict[str, int] = {}
+        found: Counter[str] = Counter()
         for item in self.items(owner):
-            found[item.kind] = found.get(item.kind, 0) + item.bytes
-        return found
+            found[item.kind] += item.bytes
+        return dict(found)
 
     def folders(self) -> dict[str, int]:
         """Bytes below each of the home's folders, whoever they belong to."""
-        home = self._settings.home
+        home = self.settings.home
         names = ("bases", "adapters", "runs", "verdicts", "prompts", "uploads", "exports")
         return {name: held for name in names if (held := bytes_in(home / name))}
 
     def free_bytes(self) -> int:
-        return disk_free(self._settings.home)
+        return disk_free(self.settings.home)
 
     def find(self, kind: str, id: str, owner: str = LOCAL) -> Item:
         """Raises NotFoundError, also for what is somebody else's."""
@@ -184,8 +174,6 @@ class StorageService:
             if (item.kind, item.id) == (kind, id):
                 return item
         raise NotFoundError(f"There is no {kind[:20]} {id[:80]!r} of yours. It may be gone already.")
-
-    # -- removing ------------------------------------------------------------------------------------------------
 
     def remove(self, kind: str, id: str, owner: str = LOCAL) -> Freed:
         """Remove one item. Raises NotFoundError, or BusyError with what keeps it."""
@@ -202,22 +190,23 @@ class StorageService:
         return self._remove_all([item for item in self.items(owner) if item.kind == kind], owner)
 
     def remove_everything(self, owner: str) -> Freed:
-        """All that a visitor has here: runs are cancelled first. What does not stop in time goes as soon as it has; see
-        ``sweep``. Raises InputError where the app is not shared: there, everything is one person's, who removes it by
-        kind."""
+        """All that a visitor has here, runs cancelled first; what does not stop in time goes by ``sweep`` when it has.
+
+        Raises InputError where the app is not shared: there everything is one person's, who removes it by kind.
+        """
         if self._sees_all(owner):
             raise InputError(
                 "This app is not shared, so nothing here is a visitor's. Remove what you do not need, kind by kind."
             )
-        self._sessions.leave(owner)
-        self._demo.reset(owner)
+        self.sessions.leave(owner)
+        self.demo.reset(owner)
         waited = 0.0
         while living := self._living(owner):
             for run in living:
-                self._runs.cancel(run, owner)
+                self.runs.cancel(run, owner)
             if waited >= STOP_WAIT_S:
                 break
-            self._wait(0.25)
+            self.wait(0.25)
             waited += 0.25
         done = self._remove_all(self.items(owner), owner)
         self._remove_traces(owner)
@@ -226,14 +215,8 @@ class StorageService:
     def sweep(self, owner: str, before_s: float) -> bool:
         """Remove what an owner made before a moment and nothing uses. Returns whether anything of theirs is left."""
         made = {row.run: row.adapter for row in self._rows(owner) if row.created_s < before_s}
-        adapters = set(made.values())
-        old = [
-            item
-            for item in self.items(owner)
-            if item.made_s < before_s
-            or (item.kind == ADAPTER and item.id in adapters)
-            or (item.kind == CHECKPOINTS and item.id in made)
-        ]
+        of_old_runs = {*((ADAPTER, adapter) for adapter in made.values()), *((CHECKPOINTS, run) for run in made)}
+        old = [item for item in self.items(owner) if item.made_s < before_s or (item.kind, item.id) in of_old_runs]
         self._remove_all(old, owner)
         left = bool(self.items(owner))
         if old or not left:
@@ -242,38 +225,35 @@ class StorageService:
 
     def owners(self) -> set[str]:
         """Every visitor who has something here."""
-        runs = {row.owner for row in self._runs.store.all()}
-        judged = {verdict.owner for verdict in self._verdicts.files.all()}
-        files = {*self._prompts.owners(), *self._uploaders(), *self._adapters.library.owners()}
+        runs = {row.owner for row in self.runs.store.all()}
+        judged = {verdict.owner for verdict in self.verdicts.files.all()}
+        files = {*self.prompts.owners(), *self._uploaders(), *self.adapters.library.owners()}
         return (runs | judged | files) - {LOCAL}
 
-    # -- inside --------------------------------------------------------------------------------------------------
-
     def _remove_traces(self, owner: str, before_s: float = float("inf")) -> None:
-        """What lies on disk and is no item: uploads on their way in, the empty folder of those that were kept, races,
-        and names that the database file still holds."""
-        remove_incoming(self._settings, owner)
+        """What is no item: uploads on their way in, their empty folder, races, and names in the database file."""
+        remove_incoming(self.settings, owner)
         with contextlib.suppress(OSError):  # uploads are left, or there never were any
-            (self._settings.uploads_dir / owner).rmdir()
-        for race in self._races.records():
+            (self.settings.uploads_dir / owner).rmdir()
+        races = RaceTable(self.settings.database)
+        for race in races.records():
             if race["owner"] == owner and race["created_s"] < before_s:
-                self._races.remove(race["race"])
+                races.remove(race["race"])
         try:
-            wipe(self._settings.database)
+            wipe(self.settings.database)
         except DatabaseError:
-            _LOG.warning(
-                "what was deleted could not be wiped from the database; the next deletion tries again", exc_info=True
-            )
+            why = "what was deleted could not be wiped from the database; the next deletion tries again"
+            _LOG.warning(why, exc_info=True)
 
     def _sees_all(self, owner: str) -> bool:
-        return not self._settings.shared or owner == LOCAL
+        return not self.settings.shared or owner == LOCAL
 
     def _mine(self, made_by: str, owner: str) -> bool:
-        return not self._settings.shared or made_by == owner
+        return not self.settings.shared or made_by == owner
 
     def _rows(self, owner: str) -> list[RunRow]:
-        self._runs.tick()
-        return [row for row in self._runs.store.all() if self._mine(row.owner, owner)]
+        self.runs.tick()
+        return [row for row in self.runs.store.all() if self._mine(row.owner, owner)]
 
     def _living(self, owner: str) -> list[str]:
         return [row.run for row in self._rows(owner) if row.state not in ENDED]
@@ -296,44 +276,41 @@ class StorageService:
 
     def _remove(self, item: Item, owner: str) -> None:
         """``item`` comes from ``items``, so its id is a name that lies there."""
-        settings = self._settings
-        if item.kind == ADAPTER:
-            self._adapters.remove(item.id, owner)
-        elif item.kind == RUN:
-            self._runs.remove(item.id, owner)
-        elif item.kind == VERDICT:
-            self._verdicts.remove(item.id, owner)
-        elif item.kind == PROMPTS:
-            self._prompts.forget(item.id)
+        settings = self.settings
+        removers = {ADAPTER: self.adapters.remove, RUN: self.runs.remove, VERDICT: self.verdicts.remove}
+        folders = {
+            BASE: settings.bases_dir / item.id,
+            CHECKPOINTS: settings.runs_dir / item.id / "checkpoints",
+            UPLOAD: settings.uploads_dir / item.id,
+            PASSING: settings.home / item.id,
+        }
+        if item.kind == PROMPTS:
+            self.prompts.forget(item.id)
+        elif item.kind in removers:
+            removers[item.kind](item.id, owner)
         else:
-            folders = {
-                BASE: settings.bases_dir / item.id,
-                CHECKPOINTS: settings.runs_dir / item.id / "checkpoints",
-                UPLOAD: settings.uploads_dir / item.id,
-                PASSING: settings.home / item.id,
-            }
             shutil.rmtree(folders[item.kind], ignore_errors=True)
 
     def _base_items(self) -> Iterator[Item]:
-        specs = [self._spec(row.run) for row in self._runs.store.active()]
-        used = {self._bases.folder(), *(Path(spec.base_path) for spec in specs if spec is not None)}
-        for folder, spec in library_bases.folders(self._settings):
+        specs = [self._spec(row.run) for row in self.runs.store.active()]
+        used = {self.bases.folder(), *(Path(spec.base_path) for spec in specs if spec is not None)}
+        for folder, spec in library_bases.folders(self.settings):
             stays = "it is in use" if folder in used else ""
             yield Item(BASE, folder.name, library_bases.label_of(spec), bytes_in(folder), _made_s(folder), stays)
 
     def _adapter_items(self, owner: str) -> Iterator[Item]:
-        library = self._adapters.library
-        for card in library.list(owner, self._settings.shared):
+        library = self.adapters.library
+        for card in library.list(owner, self.settings.shared):
             if not card.shipped:
                 yield Item(ADAPTER, card.id, card.name, bytes_in(card.path), _made_s(card.path))
         for name, _ in library.damaged() if self._sees_all(owner) else ():
-            folder = self._settings.adapters_dir / name
+            folder = self.settings.adapters_dir / name
             if folder.is_dir() and not folder.is_symlink():
                 yield Item(ADAPTER, name, f"{name}, damaged", bytes_in(folder), _made_s(folder))
 
     def _run_items(self, owner: str) -> Iterator[Item]:
         for row in self._rows(owner):
-            folder = self._settings.runs_dir / row.run
+            folder = self.settings.runs_dir / row.run
             checkpoints = bytes_in(folder / "checkpoints")
             stays = "" if row.state in ENDED else "it has not ended"
             yield Item(RUN, row.run, row.name, bytes_in(folder) - checkpoints, row.created_s, stays)
@@ -341,19 +318,19 @@ class StorageService:
                 yield Item(CHECKPOINTS, row.run, f"Checkpoints of {row.name}", checkpoints, row.created_s, stays)
 
     def _verdict_items(self, owner: str) -> Iterator[Item]:
-        files = self._verdicts.files
+        files = self.verdicts.files
         for kept in files.all():
             if self._mine(kept.owner, owner):
                 yield Item(VERDICT, kept.id, kept.name, bytes_in(files.folder(kept.id)), kept.created_s)
 
     def _prompt_items(self, owners: set[str]) -> list[Item]:
-        files = [(owner, self._prompts.file(owner)) for owner in sorted(owners & self._prompts.owners())]
+        files = [(owner, self.prompts.file(owner)) for owner in sorted(owners & self.prompts.owners())]
         return [Item(PROMPTS, owner, "Versions of prompts", bytes_in(file), _made_s(file)) for owner, file in files]
 
     def _upload_items(self, owners: Iterable[str]) -> list[Item]:
         found = []
         for owner in owners:
-            for folder in _within(self._settings.uploads_dir / owner):
+            for folder in _within(self.settings.uploads_dir / owner):
                 file = next((file for file in _within(folder) if file.is_file()), None) if folder.is_dir() else folder
                 name = file.name if file is not None else folder.name
                 found.append(Item(UPLOAD, f"{owner}/{folder.name}", name, bytes_in(folder), _made_s(folder)))
@@ -361,25 +338,25 @@ class StorageService:
 
     def _passing_items(self) -> list[Item]:
         folders = [
-            ("uploads/gradio", "What the page was sent", self._settings.incoming_dir),
-            ("exports", "Packed for download", self._settings.exports_dir),
+            ("uploads/gradio", "What the page was sent", self.settings.incoming_dir),
+            ("exports", "Packed for download", self.settings.exports_dir),
         ]
         return [Item(PASSING, id, name, held) for id, name, folder in folders if (held := bytes_in(folder))]
 
     def _export_items(self, owner: str) -> list[Item]:
         found = []
-        for room in self._quota.rooms(owner):
+        for room in self.quota.rooms(owner):
             file = next((file for file in _within(room) if file.is_file()), room)
             found.append(Item(PASSING, f"exports/{room.name}", file.name, bytes_in(room), _made_s(room)))
         return found
 
     def _uploaders(self) -> list[str]:
-        there = _within(self._settings.uploads_dir)
-        return [folder.name for folder in there if folder.is_dir() and folder != self._settings.incoming_dir]
+        there = _within(self.settings.uploads_dir)
+        return [folder.name for folder in there if folder.is_dir() and folder != self.settings.incoming_dir]
 
     def _spec(self, run: str) -> RunSpec | None:
         try:
-            return RunSpec.read(self._settings.runs_dir / run)
+            return RunSpec.read(self.settings.runs_dir / run)
         except InputError:
             return None
 
@@ -405,20 +382,19 @@ INCOMING_S = 15 * 60.0
 EXPORTED_S = 3600.0
 STAGED_S = 24 * 3600.0
 """An adapter that has been put together for so long never will be."""
-_log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Cleaner:
-    """clock: seconds since 1970."""
+    """Only the home's owner starts it. clock: seconds since 1970."""
 
-    def __init__(
-        self, settings: Settings, storage: StorageService, sessions: Sessions, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._settings, self._storage, self._sessions, self._clock = settings, storage, sessions, clock
-        self._stop = threading.Event()
+    settings: Settings
+    storage: StorageService
+    sessions: Sessions
+    clock: Callable[[], float] = time.time
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        """Only the home's owner cleans."""
         threading.Thread(target=self._clean, name="cleaning", daemon=True).start()
 
     def close(self) -> None:
@@ -428,38 +404,30 @@ class Cleaner:
         while not self._stop.is_set():
             try:
                 self.tick()
-            except Exception:  # a disk hiccup must not end it; the next tick tries again
-                _log.exception("cleaning did not finish")
+            except Exception:  # a background thread: a full disk must not end it; the next tick tries again
+                _LOG.exception("cleaning did not finish")
             self._stop.wait(TICK_S)
 
     def tick(self) -> None:
         """One round. Never touches what is in use, what ships with the app, or what its own person made."""
-        now = self._clock()
-        _sweep(self._settings.incoming_dir, now - INCOMING_S)
-        _sweep(self._settings.exports_dir, now - EXPORTED_S)
-        _sweep(self._settings.adapters_dir / ".staging", now - STAGED_S)
-        if self._settings.shared:
+        now = self.clock()
+        _sweep(self.settings.incoming_dir, now - INCOMING_S)
+        _sweep(self.settings.exports_dir, now - EXPORTED_S)
+        _sweep(self.settings.adapters_dir / ".staging", now - STAGED_S)
+        if self.settings.shared:
             self._visitors(now)
 
     def _visitors(self, now: float) -> None:
-        visits = self._sessions.visits()
-        owners = self._storage.owners()
+        visits = self.sessions.visits()
+        owners = self.storage.owners()
         for owner in owners - set(visits):
-            self._sessions.seen(owner)  # from before visits were written down: their time begins now
+            self.sessions.seen(owner)  # from before visits were written down: their time begins now
         for owner, visit in visits.items():
-            before = _gone_before(visit, now, self._settings.keep_s)
-            if before is None:
-                continue
-            left = self._storage.sweep(owner, before) if owner in owners else False
-            if not left and now - visit.seen_s >= self._settings.keep_s:
-                self._sessions.forget(owner)
-
-
-def _gone_before(visit: Visit, now: float, keep_s: float) -> float | None:
-    """What this owner made before that moment is to go; None = nothing is."""
-    if now - visit.seen_s >= keep_s:
-        return now
-    return visit.left_s or None
+            gone = now - visit.seen_s >= self.settings.keep_s
+            before = now if gone else visit.left_s  # what was made earlier is to go
+            left = owner in owners and bool(before) and self.storage.sweep(owner, before)
+            if gone and not left:
+                self.sessions.forget(owner)
 
 
 def _sweep(folder: Path, before_s: float) -> None:

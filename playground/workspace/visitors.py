@@ -37,10 +37,8 @@ class HomeTaken(PlaygroundError):
     """Another process owns this home; ``url`` is where it serves, "" if it does not."""
 
     def __init__(self, url: str, token: str) -> None:
-        super().__init__(
-            "Another process of Prompt or Tune works in this home folder. Wait until it is done, or set PLAYGROUND_HOME"
-            " to another folder."
-        )
+        what = "Another process of Prompt or Tune works in this home folder"
+        super().__init__(f"{what}. Wait until it is done, or set PLAYGROUND_HOME to another folder.")
         self.url, self.token = url, token
 
 
@@ -138,10 +136,7 @@ def owner_of(token: str, tab: str) -> str:
 
 
 class Sessions:
-    """When each visitor was last here, and which browser tab is whose. Visits are kept in the database.
-
-    clock: seconds since 1970.
-    """
+    """When each visitor was last here (in the database), and which tab is whose. clock: seconds since 1970."""
 
     def __init__(self, database: Path, clock: Callable[[], float] = time.time) -> None:
         self._table, self._clock = VisitTable(database), clock
@@ -202,8 +197,7 @@ def handed_over(settings: Settings, path: Path, owner: str = LOCAL) -> Path:
 
 
 def remove_incoming(settings: Settings, owner: str) -> None:
-    """Remove what this owner handed over; what another one sent too (the page's server keeps equal files once) stays
-    for that one."""
+    """Remove what this owner handed over, but not what another sent too: the page's server keeps equal files once."""
     for mark in list(settings.incoming_dir.glob(f"*/{MARK}{owner}")) if owner.isalnum() else []:
         mark.unlink(missing_ok=True)
         if not any(mark.parent.glob(f"{MARK}*")):

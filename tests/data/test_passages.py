@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from playground.data.example import Checked, Example, Message
-from playground.data.retrieval import Documents, Nearest, passages_of, read_documents, with_documents, with_passages
+from playground.data.retrieval import Documents, passages_of, read_documents, with_documents, with_passages
 from playground.errors import InputError
 
 TEXT = "# Wards\n\nWard 7 has 12 beds.\n\nVisiting hours end at 8 pm.\n\n" + "A long sentence about meals. " * 40
@@ -26,7 +26,7 @@ def test_the_nearest_come_first_and_none_that_shares_no_word() -> None:
     assert documents.nearest("When do visiting hours end?")[0] == "Visiting hours end at 8 pm."
     assert documents.nearest("zebra") == ()
     assert documents.nearest("") == ()
-    assert Nearest(["one cat", "two dogs", "three dogs barking"]).places("barking dogs") == [2, 1, 0]
+    assert Documents(["one cat", "two dogs", "three dogs barking"]).places("barking dogs") == [2, 1, 0]
 
 
 def test_a_question_with_passages_and_without() -> None:
