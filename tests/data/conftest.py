@@ -1,14 +1,16 @@
-"""Files for the tests of the readers."""
+"""Files, and a tokenizer of words, for the tests of the readers."""
 
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import openpyxl
 import pyarrow
 import pyarrow.parquet
+from jinja2 import TemplateError
 
 
 def put(folder: Path, name: str, content: Any) -> Path:
@@ -17,6 +19,23 @@ def put(folder: Path, name: str, content: Any) -> Path:
     content = content() if callable(content) else content
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def lines(*rows: Any) -> str:
+    """JSONL; a row that is text already stays as it is."""
+    return "\n".join(row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def csv(*rows: str) -> str:
+    return "\n".join(rows) + "\n"
+
+
+def jsonl(folder: Path, *rows: Any) -> Path:
+    return put(folder, "rows.jsonl", lines(*rows))
+
+
+def pair(words: int, answer: int, **more: str) -> dict[str, str]:
+    return {"prompt": "p " * words, "completion": "a " * answer, **more}
 
 
 def book(*rows: list[Any]) -> bytes:
@@ -32,3 +51,19 @@ def parquet(**columns: list[Any]) -> bytes:
     out = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), out)
     return out.getvalue()
+
+
+class Words:
+    """A tokenizer of words: each turn is its role, its words and, for the assistant, an end mark."""
+
+    eos_token = "<e>"
+    chat_template = "its own"
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+        if messages[0]["role"] == "system" and messages[0]["content"] == "refused":
+            raise TemplateError("System role not supported")
+        text = "".join(f"{m['role']}: {m['content']} " + ("<e> " if m["role"] == "assistant" else "") for m in messages)
+        return text + ("assistant: " if options["add_generation_prompt"] else "")
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [len(word) for word in text.split()]}

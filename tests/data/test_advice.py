@@ -16,48 +16,15 @@ from playground.data.duplicates import near_duplicates
 from playground.data.example import Checked, Example, FilePart, Judged, Message, Passage, Preference, RowWarning
 from playground.data.token_counts import TokenReport
 
-NOUNS = [
-    "lamp",
-    "chair",
-    "kettle",
-    "sofa",
-    "mirror",
-    "table",
-    "carpet",
-    "basket",
-    "blanket",
-    "teapot",
-    "shelf",
-    "clock",
-    "fan",
-    "drawer",
-    "bench",
-    "vase",
-]
-VERBS = [
-    "broke",
-    "arrived",
-    "rattled",
-    "vanished",
-    "cracked",
-    "leaked",
-    "faded",
-    "wobbled",
-    "jammed",
-    "squeaked",
-    "peeled",
-    "rusted",
-]
+WORDS = """
+lamp chair kettle sofa mirror table carpet basket blanket teapot shelf clock fan drawer bench vase
+broke arrived rattled vanished cracked leaked faded wobbled jammed squeaked peeled rusted
+"""
 
 
 def prose(seed: int, words: int = 14) -> str:
     chance = random.Random(seed)
-    return " ".join(chance.choice(NOUNS + VERBS) for _ in range(words))
-
-
-def rows(count: int = 60, **more: Any) -> Checked:
-    """Good rows: different questions, different answers, one language."""
-    return checked([(prose(at), prose(at + 10_000)) for at in range(count)], **more)
+    return " ".join(chance.choice(WORDS.split()) for _ in range(words))
 
 
 def checked(pairs: list[tuple[str, str]], **more: Any) -> Checked:
@@ -65,9 +32,9 @@ def checked(pairs: list[tuple[str, str]], **more: Any) -> Checked:
     return Checked("chat", "sft", len(pairs), tuple(Example(each, at) for at, each in enumerate(turns, 1)), **more)
 
 
-def with_pairs(*pairs: tuple[str, str]) -> Checked:
-    """Those after 60 good ones: row 61 on."""
-    return checked([(prose(at), prose(at + 10_000)) for at in range(60)] + list(pairs))
+def rows(count: int = 60, *pairs: tuple[str, str], **more: Any) -> Checked:
+    """Good rows (different questions, different answers, one language) and then these pairs."""
+    return checked([*((prose(at), prose(at + 10_000)) for at in range(count)), *pairs], **more)
 
 
 def said(found: Checked, kind: str, tokens: TokenReport | None = None) -> Advice:
@@ -125,11 +92,7 @@ def test_one_label_dominates() -> None:
     found = said(labelled(*["billing"] * 70, *["returns"] * 20, *["other"] * 10), "dominant")
     assert "'billing' is the answer in 70 of 100 rows (70%)" in found.text
     assert (len(found.rows), found.level) == (50, "warn")
-    for even in (
-        ["a"] * 40 + ["b"] * 30 + ["c"] * 30,
-        ["yes"] * 60 + ["no"] * 40,
-        [f"answer {at}" for at in range(100)],
-    ):
+    for even in ([*"abc"] * 33, ["yes"] * 60 + ["no"] * 40, [f"answer {at}" for at in range(100)]):
         assert advise(labelled(*even)) == ()
     same = said(labelled(*["billing"] * 60), "same-answer")
     assert "All 60 answers are the same" in same.text
@@ -137,10 +100,9 @@ def test_one_label_dominates() -> None:
 
 def test_one_sided_judgements() -> None:
     def judged(good: int, bad: int) -> Checked:
-        all_rows = [
-            Judged((Message("user", prose(at)),), prose(at + 900), at < good, at + 1) for at in range(good + bad)
-        ]
-        return Checked("unpaired-preference", "unpaired_preference", good + bad, (), others=tuple(all_rows))
+        asked = [(Message("user", prose(at)),) for at in range(good + bad)]
+        judged = tuple(Judged(each, prose(at + 900), at < good, at + 1) for at, each in enumerate(asked))
+        return Checked("unpaired-preference", "unpaired_preference", good + bad, (), others=judged)
 
     assert "58 of 60 answers are labelled good" in said(judged(58, 2), "dominant").text
     assert advise(judged(40, 20)) == ()
@@ -157,9 +119,9 @@ def test_conflicts() -> None:
 
 
 def test_answers_that_look_empty() -> None:
-    found = said(with_pairs(("q one", "N/A"), ("q two", " todo "), ("q three", "-")), "empty-looking")
+    found = said(rows(60, ("q one", "N/A"), ("q two", " todo "), ("q three", "-")), "empty-looking")
     assert (found.rows, found.level) == ((61, 62, 63), "warn")
-    assert advise(with_pairs(("q one", "None"), ("q two", "No."), ("q three", "7"), ("q four", "👍"))) == ()
+    assert advise(rows(60, ("q one", "None"), ("q two", "No."), ("q three", "7"), ("q four", "👍"))) == ()
 
 
 PERSONAL = [
@@ -195,7 +157,7 @@ NOT_PERSONAL = [
 @pytest.mark.parametrize(("text", "kind"), PERSONAL)
 def test_personal_data_is_told(text: str, kind: str) -> None:
     assert personal(text) == {kind}
-    found = said(with_pairs((f"A question. {text}", "a plain answer here")), "personal")
+    found = said(rows(60, (f"A question. {text}", "a plain answer here")), "personal")
     assert (found.rows, found.level) == ((61,), "warn")
     assert text not in found.text  # the sentence is shown to others
 
@@ -208,12 +170,10 @@ def test_other_numbers_are_not_personal(text: str) -> None:
 def test_near_duplicates() -> None:
     first = "The blue kettle that I ordered last week arrived with a dent in its lid, can you send me another one?"
     almost = first.replace("dent", "crack")
-    found = said(
-        with_pairs((first, prose(1, 20)), (almost, prose(1, 20)), (first.upper(), prose(1, 20))), "near-duplicate"
-    )
+    found = said(rows(60, *((asked, prose(1, 20)) for asked in (first, almost, first.upper()))), "near-duplicate")
     assert found.rows == (61, 62, 63)
     assert found.text.startswith("Rows 61 and 62 are nearly the same, and so is 1 other row with an earlier one.")
-    assert advise(with_pairs((first, prose(1, 20)), (first, prose(2, 20)))) == ()  # the same question, another answer
+    assert advise(rows(60, (first, prose(1, 20)), (first, prose(2, 20)))) == ()  # the same question, another answer
     files = checked([(first, "a b c d e"), (almost, "a b c d e"), *((prose(at), prose(at + 99)) for at in range(60))])
     several = Checked(**{**vars(files), "files": (FilePart("a.csv", 1, 1), FilePart("b.csv", 2, 61))})
     assert "Rows a.csv 1 and b.csv 1 are nearly the same." in said(several, "near-duplicate").text
@@ -245,10 +205,8 @@ def test_what_is_near() -> None:
 
 def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows() -> None:
     def seconds(count: int) -> float:
-        texts = [
-            f"Dear team, my order {prose(at, 3)} has not come yet, please look into it and tell me {prose(at, 2)}"
-            for at in range(count)
-        ]
+        text = "Dear team, my order {} has not come yet, please look into it and tell me {}"
+        texts = [text.format(prose(at, 3), prose(at, 2)) for at in range(count)]
         start = time.process_time()
         near_duplicates(texts)
         return time.process_time() - start
@@ -258,48 +216,33 @@ def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows() -> None:
 
 
 def test_the_prompt_holds_the_answer() -> None:
-    found = said(with_pairs(("Copy: It leaks from the lid. Thanks", "it leaks  from the lid.")), "leak")
+    found = said(rows(60, ("Copy: It leaks from the lid. Thanks", "it leaks  from the lid.")), "leak")
     assert (found.rows, found.level) == ((61,), "note")
-    assert (
-        advise(with_pairs(("Yes or no: is it so", "or no"), ("Some prompt of mine here", "some prompt of yours here")))
-        == ()
-    )
+    assert advise(rows(60, ("Is it, or no?", "or no"), ("Some prompt of mine here", "some prompt of yours here"))) == ()
 
 
 def test_scripts() -> None:
-    found = said(with_pairs(("Translate it", "Он сломался вчера"), ("Again", "Это не работает")), "script")
+    found = said(rows(60, ("Translate it", "Он сломался вчера"), ("Again", "Это не работает")), "script")
     assert found.rows == (61, 62)
     assert "Cyrillic" in found.text
-    assert advise(with_pairs(("Translate it", "Naïve Grüße, élève: 12 € – “fin”"))) == ()
+    assert advise(rows(60, ("Translate it", "Naïve Grüße, élève: 12 € – “fin”"))) == ()
     both = checked([(prose(at), prose(at + 500) if at % 2 else "Это не работает " + "да " * at) for at in range(60)])
     assert advise(both) == ()  # half and half is meant
-    assert [script(text) for text in ("日本語です", "한국어예요", "שלום לכם", "12 + 3", "Wörter")] == [
-        "Chinese or Japanese",
-        "Korean",
-        "Hebrew",
-        "",
-        "Latin",
-    ]
+    names = {
+        "日本語です": "Chinese or Japanese",
+        "한국어예요": "Korean",
+        "שלום לכם": "Hebrew",
+        "12 + 3": "",
+        "Wörter": "Latin",
+    }
+    assert {text: script(text) for text in names} == names
 
 
 def test_system_prompts() -> None:
     def systems(*each: str) -> Checked:
-        return Checked(
-            "chat",
-            "sft",
-            len(each),
-            tuple(
-                Example(
-                    (
-                        *((Message("system", text),) if text else ()),
-                        Message("user", prose(at)),
-                        Message("assistant", prose(at + 500)),
-                    ),
-                    at + 1,
-                )
-                for at, text in enumerate(each)
-            ),
-        )
+        turns = [(Message("user", prose(at)), Message("assistant", prose(at + 500))) for at in range(len(each))]
+        texts = [(Message("system", text), *pair) if text else pair for text, pair in zip(each, turns, strict=True)]
+        return Checked("chat", "sft", len(each), tuple(Example(one, row) for row, one in enumerate(texts, 1)))
 
     lacking = said(systems(*["Be brief."] * 58, "", ""), "system-prompt")
     assert (lacking.rows, lacking.text[:45]) == ((59, 60), "2 rows lack a system prompt, the others have ")
@@ -311,13 +254,8 @@ def test_system_prompts() -> None:
 
 
 def test_sentences_are_plain_and_warnings_come_first() -> None:
-    found = advise(
-        with_pairs(
-            ("Mail me at a@b.de", "N/A"),
-            ("Copy: It leaks from the lid.", "It leaks from the lid."),
-            ("x", "Он сломался"),
-        )
-    )
+    leak = ("Copy: It leaks from the lid.", "It leaks from the lid.")
+    found = advise(rows(60, ("Mail me at a@b.de", "N/A"), leak, ("x", "Он сломался")))
     assert [advice.level for advice in found] == ["warn", "warn", "note", "note"]
     for advice in found:
         assert "!" not in advice.text
@@ -330,7 +268,5 @@ def test_preferences_are_looked_at_too() -> None:
     good = Checked("preference", "preference", 60, (), others=tuple(pairs))
     assert advise(good) == ()
     pairs[3] = Preference(pairs[3].prompt, "N/A", "call +49 30 1234567", 4)
-    kinds = {
-        advice.kind: advice.rows for advice in advise(Checked("preference", "preference", 60, (), others=tuple(pairs)))
-    }
-    assert kinds == {"empty-looking": (4,), "personal": (4,)}
+    found = advise(Checked("preference", "preference", 60, (), others=tuple(pairs)))
+    assert {advice.kind: advice.rows for advice in found} == {"empty-looking": (4,), "personal": (4,)}

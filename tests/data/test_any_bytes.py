@@ -20,59 +20,15 @@ LIMIT = 1_000_000
 QUICK = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "cp1251", "cp932", "gb18030")
-KEYS = st.sampled_from(
-    (
-        "prompt",
-        "completion",
-        "messages",
-        "conversations",
-        "chosen",
-        "rejected",
-        "label",
-        "text",
-        "input",
-        "output",
-        "system",
-        "role",
-        "content",
-        "from",
-        "value",
-        "parts",
-        "response_a",
-        "response_b",
-        "winner",
-        "data",
-        "rows",
-        "columns",
-        "annotations",
-        "completions",
-        "answers",
-        "tools",
-        "a.b",
-        "",
-        "\ufeffprompt",
-    )
-)
+WORDS = """
+prompt completion messages conversations chosen rejected label text input output system role content from value parts
+response_a response_b winner data rows columns annotations completions answers tools a.b
+"""
+KEYS = st.sampled_from((*WORDS.split(), "", "\ufeffprompt"))
+ROLES = ("user", "assistant", "human", "gpt", "system", "a", "model_b")
 LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=8),
-    st.sampled_from(
-        (
-            "user",
-            "assistant",
-            "human",
-            "gpt",
-            "system",
-            "a",
-            "model_b",
-            "\ud800",
-            "[{'role': 'user'}",
-            "Human: x\nAssistant: y",
-        )
-    ),
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    st.sampled_from((*ROLES, "\ud800", "[{'role': 'user'}", "Human: x\nAssistant: y")),
 )
 VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12

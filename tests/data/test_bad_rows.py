@@ -14,7 +14,7 @@ from playground.data.check import check_file
 from playground.data.editing import BOM, bad_rows_csv, good_rows_jsonl
 from playground.data.example import BadRow, Checked, Example, FilePart, Judged, Message, Passage, Preference
 from playground.data.token_counts import token_report
-from tests.data.test_check import Words, jsonl, pair
+from tests.data.conftest import Words, jsonl, pair
 
 HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", '=HYPERLINK("http://x","y")']
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from playground.data.columns import detect
+from playground.data.columns import FORMATS, detect
 from playground.data.records import Records
 from playground.errors import InputError
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+OBJECTIVES = {each.name: each.objective for each in FORMATS} | {"instruction": "sft"}
 SHARE = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
 
 
@@ -26,36 +27,18 @@ def table(**columns: Any) -> Records:
     return Records(tuple(columns), rows)
 
 
-PAIRS = [
-    ("prompt", "completion"),
-    ("Prompt", "Completion"),
-    ("PROMPT ", "COMPLETION"),
-    ("question", "answer"),
-    ("input", "output"),
-    ("query", "response"),
-    ("instruction", "response"),
-    ("user_message", "Assistant Message"),
-    ("source", "target"),
-    ("frage", "antwort"),
-    ("pregunta", "respuesta"),
-    ("Question", "Réponse"),
-    ("domanda", "risposta"),
-    ("pergunta", "resposta"),
-    ("问题", "回答"),
-    ("вопрос", "ответ"),
-    ("mr", "ref"),
-    ("text", "category"),
-    ("text", "label"),
-    ("dialogue", "summary"),
-    ("article", "highlights"),
-    ("patient", "report"),
-    ("user input", "expected_output"),
-]
+PAIRS = """
+prompt/completion, Prompt/Completion, PROMPT /COMPLETION, question/answer, input/output, query/response,
+instruction/response, user_message/Assistant Message, source/target, frage/antwort, pregunta/respuesta,
+Question/Réponse, domanda/risposta, pergunta/resposta, 问题/回答, вопрос/ответ, mr/ref, text/category, text/label,
+dialogue/summary, article/highlights, patient/report, user input/expected_output
+"""
 
 
-@pytest.mark.parametrize(("prompt", "completion"), PAIRS)
+@pytest.mark.parametrize("pair", [pair.strip("\n") for pair in PAIRS.replace(",\n", ", ").split(", ")])
 @pytest.mark.parametrize("turned", [False, True])
-def test_pairs_by_name(prompt: str, completion: str, turned: bool) -> None:
+def test_pairs_by_name(pair: str, turned: bool) -> None:
+    prompt, completion = pair.split("/")
     columns = {prompt: "what is it", completion: "it is this"}
     shape = detect(table(**dict(reversed(columns.items())) if turned else columns))
     assert shape.mapping == {"prompt": prompt, "completion": completion}
@@ -63,133 +46,103 @@ def test_pairs_by_name(prompt: str, completion: str, turned: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "kind", "objective", "mapping"),
+    ("kind", "mapping", "columns"),
     [
         (
-            {"instruction": "do it", "input": "x", "output": "y"},
             "instruction",
-            "sft",
             "prompt=instruction input=input completion=output",
+            {"instruction": "do it", "input": "x", "output": "y"},
         ),
-        ({"instruction": "do it", "output": "y"}, "instruction", "sft", "prompt=instruction completion=output"),
+        ("instruction", "prompt=instruction completion=output", {"instruction": "do it", "output": "y"}),
         (
-            {"instruction": "do", "context": "x", "response": "y", "category": ["a", "b", "c"]},
             "instruction",
-            "sft",
             "prompt=instruction input=context completion=response",
+            {"instruction": "do", "context": "x", "response": "y", "category": ["a", "b", "c"]},
         ),
         (
-            {"question": "q q", "context": "x", "answer": "y"},
             "instruction",
-            "sft",
             "prompt=question input=context completion=answer",
+            {"question": "q q", "context": "x", "answer": "y"},
         ),
         (
-            {"system_prompt": "be kind", "question": "q", "response": "a"},
             "prompt-completion",
-            "sft",
             "prompt=question completion=response system=system_prompt",
+            {"system_prompt": "be kind", "question": "q", "response": "a"},
         ),
-        ({"messages": CHAT}, "chat", "sft", "messages=messages"),
-        ({"id": "1", "conversations": SHARE}, "chat", "sft", "messages=conversations"),
-        ({"Conversation": SHARE, "system": "be kind"}, "chat", "sft", "system=system messages=Conversation"),
-        ({"prompt_id": "x", "prompt": "hi", "messages": CHAT}, "chat", "sft", "messages=messages"),
-        ({"thing": CHAT}, "chat", "sft", "messages=thing"),
-        ({"messages": str(CHAT)}, "chat", "sft", "messages=messages"),
+        ("chat", "messages=messages", {"messages": CHAT}),
+        ("chat", "messages=conversations", {"id": "1", "conversations": SHARE}),
+        ("chat", "system=system messages=Conversation", {"Conversation": SHARE, "system": "be kind"}),
+        ("chat", "messages=messages", {"prompt_id": "x", "prompt": "hi", "messages": CHAT}),
+        ("chat", "messages=thing", {"thing": CHAT}),
+        ("chat", "messages=messages", {"messages": str(CHAT)}),
+        ("prompt-completion", "prompt=conversation completion=summary", {"conversation": "a b c", "summary": "a b"}),
         (
-            {"conversation": "a b c", "summary": "a b"},
-            "prompt-completion",
-            "sft",
-            "prompt=conversation completion=summary",
-        ),
-        (
+            "preference",
+            "prompt=prompt chosen=chosen rejected=rejected",
             {"prompt": "hi", "chosen": "good one", "rejected": "bad one"},
-            "preference",
+        ),
+        ("preference", "chosen=chosen rejected=rejected", {"chosen": CHAT, "rejected": SHARE}),
+        (
             "preference",
             "prompt=prompt chosen=chosen rejected=rejected",
-        ),
-        ({"chosen": CHAT, "rejected": SHARE}, "preference", "preference", "chosen=chosen rejected=rejected"),
-        (
             {"prompt": "hi", "messages": CHAT, "chosen": CHAT, "rejected": CHAT, "score": 1},
-            "preference",
-            "preference",
-            "prompt=prompt chosen=chosen rejected=rejected",
         ),
         (
-            {"prompt": "hi", "completion": "ho", "label": [True, False, True]},
             "unpaired-preference",
-            "unpaired_preference",
             "prompt=prompt completion=completion label=label",
+            {"prompt": "hi", "completion": "ho", "label": [True, False, True]},
         ),
         (
-            {"question": "hi", "answer": "ho", "thumbs_up": ["yes", "no", "yes"]},
             "unpaired-preference",
-            "unpaired_preference",
             "prompt=question completion=answer label=thumbs_up",
+            {"question": "hi", "answer": "ho", "thumbs_up": ["yes", "no", "yes"]},
         ),
+        ("unpaired-preference", "messages=messages label=label", {"messages": CHAT, "label": [True, False, True]}),
+        ("text", "text=text", {"text": "a b c"}),
+        ("text", "text=text", {"id": "1", "url": "http://x", "text": "a long story", "timestamp": "2020"}),
+        ("text", "text=text", {"text": "a b c", "score": [0.1, 0.2, 0.3]}),
+        ("text", "text=notes", {"notes": ["a b", "c d", "e f"], "id": [1, 2, 3]}),
+        ("prompt-completion", "prompt=text completion=label", {"text": ["a b", "c d", "e f"], "label": [0, 1, 0]}),
         (
-            {"messages": CHAT, "label": [True, False, True]},
-            "unpaired-preference",
-            "unpaired_preference",
-            "messages=messages label=label",
-        ),
-        ({"text": "a b c"}, "text", "text", "text=text"),
-        ({"id": "1", "url": "http://x", "text": "a long story", "timestamp": "2020"}, "text", "text", "text=text"),
-        ({"text": "a b c", "score": [0.1, 0.2, 0.3]}, "text", "text", "text=text"),
-        ({"notes": ["a b", "c d", "e f"], "id": [1, 2, 3]}, "text", "text", "text=notes"),
-        (
-            {"text": ["a b", "c d", "e f"], "label": [0, 1, 0]},
             "prompt-completion",
-            "sft",
-            "prompt=text completion=label",
-        ),
-        # Unknown names
-        (
-            {"symptoms": ["a b", "c d", "e f"], "finding": ["u v", "w x", "y z"]},
-            "prompt-completion",
-            "sft",
             "prompt=symptoms completion=finding",
+            {"symptoms": ["a b", "c d", "e f"], "finding": ["u v", "w x", "y z"]},
         ),
         (
-            {"kennung": ["GEN", "FAM", "GEN"], "befund": ["u v", "w x", "y z"]},
             "prompt-completion",
-            "sft",
             "prompt=kennung completion=befund",
+            {"kennung": ["GEN", "FAM", "GEN"], "befund": ["u v", "w x", "y z"]},
         ),
         (
-            {"kind": ["GEN", "GEN", "GEN"], "report_body": ["u v", "w x", "y z"]},
             "prompt-completion",
-            "sft",
             "prompt=report_body completion=kind",
+            {"kind": ["GEN", "GEN", "GEN"], "report_body": ["u v", "w x", "y z"]},
         ),
         (
-            {"ID": [0, 1, 2], "code": ["G", "F", "G"], "said": ["a b", "c d", "e f"], "wrote": ["u v", "w x", "y z"]},
             "prompt-completion",
-            "sft",
             "prompt=said completion=wrote",
+            {"ID": [0, 1, 2], "code": ["G", "F", "G"], "said": ["a b", "c d", "e f"], "wrote": ["u v", "w x", "y z"]},
         ),
         (
+            "prompt-completion",
+            "prompt=dialogue completion=section_text",
             {
                 "ID": [0, 1, 2],
                 "section_header": ["G", "F", "G"],
                 "section_text": "a b",
                 "dialogue": ["u v", "w x", "y z"],
             },
-            "prompt-completion",
-            "sft",
-            "prompt=dialogue completion=section_text",
         ),
         (
-            {"Unnamed: 0": [0, 1, 2], "patient": "sore throat", "letter": ["u v", "w x", "y z"]},
             "prompt-completion",
-            "sft",
             "prompt=patient completion=letter",
+            {"Unnamed: 0": [0, 1, 2], "patient": "sore throat", "letter": ["u v", "w x", "y z"]},
         ),
     ],
 )
-def test_formats(columns: dict[str, Any], kind: str, objective: str, mapping: str) -> None:
+def test_formats(kind: str, mapping: str, columns: dict[str, Any]) -> None:
     shape = detect(table(**columns))
-    assert (shape.format, shape.objective) == (kind, objective)
+    assert (shape.format, shape.objective) == (kind, OBJECTIVES[kind])
     assert " ".join(f"{role}={column}" for role, column in shape.mapping.items()) == mapping
 
 

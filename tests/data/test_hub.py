@@ -4,6 +4,7 @@ be read."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,25 @@ def jsonl(*rows: dict[str, Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``owner/set`` below the working folder: two splits with class labels."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two splits with class labels."""
     import datasets
 
-    root = tmp_path / "owner" / "set"
+    root = tmp_path_factory.mktemp("hub")
     for split, count in (("train", MAX_ROWS + 5), ("test", 20)):
         rows = {"text": [f"{split} {n}" for n in range(count)], "label": [n % 2 for n in range(count)]}
-        features = datasets.Features(
-            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["ham", "spam"])}
-        )
+        labels = datasets.ClassLabel(names=["ham", "spam"])
+        features = datasets.Features({"text": datasets.Value("string"), "label": labels})
         datasets.Dataset.from_dict(rows, features=features).to_parquet(root / "data" / f"{split}-0.parquet")
-    monkeypatch.chdir(tmp_path)
     return root
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``owner/set`` below the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(made, tmp_path / "owner" / "set"))
 
 
 def written(text: str, folder: Path, limit_bytes: int = 1_000_000) -> list[dict[str, Any]]:
@@ -54,25 +60,19 @@ def written(text: str, folder: Path, limit_bytes: int = 1_000_000) -> list[dict[
     return rows
 
 
+NO_IDS = """
+name folder/rows.csv folder/rows.csv.gz ../owner/name owner/na..me /owner/name https://example.com/owner/name
+owner/name/more owner/name@a-b owner/name: ówner/name
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
+        *((text, None) for text in (*NO_IDS.split(), "owner/name\n", "owner/\0")),
         ("owner/name", DatasetId("owner/name")),
         ("owner/name:de@test", DatasetId("owner/name", "de", "test")),
         ("owner/name@train", DatasetId("owner/name", "", "train")),
-        ("name", None),
-        ("folder/rows.csv", None),
-        ("folder/rows.csv.gz", None),
-        ("../owner/name", None),
-        ("owner/na..me", None),
-        ("/owner/name", None),
-        ("https://example.com/owner/name", None),
-        ("owner/name/more", None),
-        ("owner/name@a-b", None),
-        ("owner/name:", None),
-        ("ówner/name", None),
-        ("owner/name\n", None),
-        ("owner/\0", None),
     ],
 )
 def test_what_is_an_id_of_the_hub(text: str, found: DatasetId | None) -> None:

@@ -14,44 +14,13 @@ from playground.data.example import Checked, Example, Judged, Message, Passage, 
 from playground.data.render import ALL, encode, load_tokenizer, render_example
 from playground.data.token_counts import WORD_PATTERNS, TokenCounter, TokenReport, separable, token_report
 from playground.errors import InputError
-from tests.data.test_check import Words
+from tests.data.conftest import Words
 
-ODD = [
-    " ",
-    "  ",
-    "\n",
-    " \n",
-    "\n ",
-    "\t",
-    "a",
-    "Word",
-    "é",
-    "e\u0301",
-    "\u0301",
-    "5",
-    "123",
-    ".",
-    "...",
-    "'s",
-    " 's",
-    "<|im_end|>",
-    "<|im_start|>",
-    "日本",
-    "한",
-    "\u3000",
-    "\xa0",
-    "\x1c",
-    "\x85",
-    "\u200b",
-    "🙂",
-    "()",
-    "\r\n",
-    "_",
-    "-",
-    " -",
-    " the",
-    " order",
-]
+ODD = (
+    *(" ", "  ", "\n", " \n", "\n ", "\t", "a", "Word", "é", "e\u0301", "\u0301", "5", "123", ".", "...", "'s", " 's"),
+    *("<|im_end|>", "<|im_start|>", "日本", "한", "\u3000", "\xa0", "\x1c", "\x85", "\u200b", "🙂", "()", "\r\n"),
+    *("_", "-", " -", " the", " order"),
+)
 
 
 def odd(count: int) -> list[str]:

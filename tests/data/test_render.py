@@ -46,28 +46,26 @@ def test_every_answer_is_learned_and_nothing_else(tokenizer: Any) -> None:
     assert row.learned == sum(len(encode(tokenizer, text)) for text in learned(tokenizer, row))
 
 
-def test_the_last_answer_alone(tokenizer: Any) -> None:
+def test_the_last_answer_alone_and_one_answer_either_way(tokenizer: Any) -> None:
     row = render_example(tokenizer, CHAT, 2048, LAST)
     assert learned(tokenizer, row) == ["On Monday.<|im_end|>"]
     assert row.read == ()
     both = render_example(tokenizer, CHAT, 2048, ALL)
     assert row.prompt_ids + row.completion_ids == both.prompt_ids + both.completion_ids
-
-
-def test_one_answer_is_the_same_either_way(tokenizer: Any) -> None:
     one = chat("Hello", "Good day.")
     assert render_example(tokenizer, one, 2048, ALL) == render_example(tokenizer, one, 2048, LAST)
 
 
-@pytest.mark.parametrize("limit", range(16, 90))
-def test_a_cut_takes_the_start_and_learns_whole_answers_only(tokenizer: Any, limit: int) -> None:
+def test_a_cut_takes_the_start_and_learns_whole_answers_only(tokenizer: Any) -> None:
     whole = render_example(tokenizer, CHAT, 2048, ALL)
-    ids = whole.prompt_ids + whole.completion_ids
-    row = render_example(tokenizer, CHAT, limit, ALL)
-    assert row.prompt_ids + row.completion_ids == ids[-limit:]
-    assert row.cut == max(0, len(ids) - limit)
-    assert learned(tokenizer, row) == learned(tokenizer, whole)[-len(learned(tokenizer, row)) :]
-    assert row.prompt_ids, "there is something to tell the first token from"
+    ids, answers = whole.prompt_ids + whole.completion_ids, learned(tokenizer, whole)
+    for limit in range(16, 90):
+        row = render_example(tokenizer, CHAT, limit, ALL)
+        assert row.prompt_ids + row.completion_ids == ids[-limit:], limit
+        assert row.cut == max(0, len(ids) - limit), limit
+        kept = learned(tokenizer, row)
+        assert kept == answers[-len(kept) :], limit
+        assert row.prompt_ids, f"there is something to tell the first token from at {limit}"
 
 
 def test_an_answer_that_does_not_fit_is_refused(tokenizer: Any) -> None:
