@@ -182,9 +182,6 @@ class AdapterService:
         """Milliseconds it took; 0 when it was attached already."""
         return self._residents.attach(self.get(adapter_id, owner))
 
-    def detach(self, adapter_id: str, owner: str = "local") -> None:
-        self._residents.detach(self.get(adapter_id, owner).id)
-
     def switch(self, adapter_id: str, owner: str = "local") -> Switch:
         """Make an adapter the active one (attached first if need be), and prove that the base's weights are as they
         were.

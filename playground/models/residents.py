@@ -3,9 +3,8 @@ room."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from playground.engine.request import AdapterFile
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 KNOWN_MOST = 1_000
 HOLD_S = 60.0
-"""How long a small job on the base (attaching, a check) waits for its turn."""
+"""How long attaching waits for its turn."""
 
 
 class Residents:
@@ -53,20 +52,14 @@ class Residents:
         return engine, card.id
 
     def attach(self, card: AdapterCard) -> float:
-        """Attach an adapter to the base; milliseconds, 0 when it was attached already."""
-        with self.hold(f"Attaching {card.name}"):
-            return self._attach(self._bases.engine(), card)
-
-    @contextlib.contextmanager
-    def hold(self, label: str) -> Iterator[None]:
-        """A lease on the base for a small job. Raises BusyError when the device is taken for longer than a moment."""
-        request = self._manager.request("chat", "", label, 0, self.wanted([None]))
+        """Attach an adapter to the base, under a lease; milliseconds, 0 when it was attached already. Raises BusyError
+        when the device is taken for longer than a moment."""
+        request = self._manager.request("chat", "", f"Attaching {card.name}", 0, self.wanted([None]))
         try:
             if request.wait(HOLD_S) is None:
-                raise BusyError(
-                    "The device is taken: its memory is needed by what runs now. Try again when that has ended."
-                )
-            yield
+                taken = "The device is taken: its memory is needed by what runs now."
+                raise BusyError(f"{taken} Try again when that has ended.")
+            return self._attach(self._bases.engine(), card)
         finally:
             request.cancel()
 
@@ -81,16 +74,14 @@ class Residents:
             return False
 
     def detach(self, adapter_id: str) -> None:
-        loaded = self._bases.loaded
-        if loaded is not None:
+        if (loaded := self._bases.loaded) is not None:
             loaded.detach(adapter_id)
             self._bases.account()
         self._drop_full(adapter_id)
 
     def attached(self) -> set[str]:
         loaded = self._bases.loaded
-        there = set(loaded.attached()) if loaded is not None else set()
-        return there | set(self._full)
+        return {*(loaded.attached() if loaded is not None else ()), *self._full}
 
     def account(self, cards: Sequence[AdapterCard | None]) -> None:
         """Report to the device what the models of these cards take now. Under the lease."""
@@ -102,8 +93,8 @@ class Residents:
     def forget(self) -> None:
         """Clear the prefix cache of every model in memory."""
         with self._lock:
-            full = list(self._full.values())
-        for engine in (self._bases.loaded, *full):
+            engines = [self._bases.loaded, *self._full.values()]
+        for engine in engines:
             if engine is not None:
                 engine.clear_prefix_cache()
 
@@ -152,8 +143,7 @@ class Residents:
         return int(loaded_bytes(card.path, card.bytes, self._manager.device) * LOADED_FACTOR)
 
     def _account(self, card: AdapterCard) -> None:
-        engine = self._full.get(card.id)
-        if engine is not None:
+        if (engine := self._full.get(card.id)) is not None:
             held = int(engine.loaded.bytes * LOADED_FACTOR) + engine.cache_bytes
             self._manager.set_resident(_name(card), held, lambda: self._drop_full(card.id, by_device=True))
 

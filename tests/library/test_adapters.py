@@ -1,15 +1,17 @@
+"""The library: what is listed and found, published, imported, exported, renamed and removed."""
+
 from __future__ import annotations
 
 import json
-import os
+import zipfile
 
 import pytest
 
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library.adapters import ID, RESERVATION_S, AdapterLibrary
-from playground.library.archive import KEPT
+from playground.library.archive import KEPT, pack
 
-from .conftest import a_run, adapter
+from .conftest import a_run, adapter, base_shapes, lora_config, lora_tensors
 
 
 @pytest.fixture
@@ -19,8 +21,13 @@ def now():
 
 
 @pytest.fixture
-def library(tmp_path, now):
-    return AdapterLibrary(tmp_path / "home" / "adapters", tmp_path / "shipped", lambda: now[0])
+def own(tmp_path):
+    return tmp_path / "home" / "adapters"
+
+
+@pytest.fixture
+def library(tmp_path, own, now):
+    return AdapterLibrary(own, tmp_path / "shipped", lambda: now[0])
 
 
 def put(library, name="Hospital reports", **run):
@@ -29,17 +36,24 @@ def put(library, name="Hospital reports", **run):
     return library.publish(folder, library.reserve_id(name))
 
 
-def own(tmp_path):
-    return tmp_path / "home" / "adapters"
+def record_of(card):
+    return json.loads((card.path / "run.json").read_text())
 
 
-def test_nothing_there_yet(library, tmp_path):
+def refused(error, why, act, *args, **named):
+    with pytest.raises(error, match=why) as caught:
+        act(*args, **named)
+    return str(caught.value)
+
+
+def test_nothing_there_yet(library, own):
     assert library.list() == []
     assert library.damaged() == []
-    assert not own(tmp_path).exists()
-    with pytest.raises(NotFoundError, match="none yet"):
-        library.get("x")
+    assert not own.exists()
+    refused(NotFoundError, "none yet", library.get, "x")
 
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
 
 IDS = {"Hospital reports": "hospital_reports", "  Größe & Ärger!  ": "groe_arger", "two-part name": "two-part_name"}
 IDS |= {"../../etc/passwd": "etc_passwd", "रिपोर्ट": "adapter", "": "adapter", "-_-": "adapter", "x" * 200: "x" * 56}
@@ -54,68 +68,55 @@ def test_ids_are_made_from_names(library):
         library.release_id(made)
 
 
-def test_ids_are_unique_among_own_shipped_and_reserved(library, tmp_path):
+def test_ids_are_unique_among_own_shipped_and_reserved_until_a_reservation_runs_out(library, tmp_path, now):
     adapter(tmp_path / "shipped" / "reports")
     put(library, "reports")
     assert library.reserve_id("Reports") == "reports-3"
     assert library.reserve_id("reports") == "reports-4"
     library.release_id("reports-3")
     assert library.reserve_id("reports") == "reports-3"
-
-
-def test_a_reservation_runs_out(library, now):
-    assert library.reserve_id("a") == "a"
     now[0] += RESERVATION_S + 1
-    assert library.reserve_id("a") == "a"
+    assert library.reserve_id("reports") == "reports-3"
 
 
-def test_publish_moves_a_folder_into_place_and_records_its_hash(library, tmp_path):
+# -- publishing --------------------------------------------------------------------------------------------------------
+
+
+def test_publish_moves_a_folder_into_place_and_records_its_hash(library, own):
     folder = adapter(library.staging(), run=a_run())
     card = library.publish(folder, library.reserve_id("Hospital reports"))
     assert card == library.get("hospital_reports")
-    assert card.path == own(tmp_path) / "hospital_reports"
+    assert card.path == own / "hospital_reports"
     assert not folder.exists()
-    assert json.loads((card.path / "run.json").read_text())["sha256"] == card.sha256
+    assert record_of(card)["sha256"] == card.sha256
     assert "base_model" in (card.path / "README.md").read_text()
     assert {p.name for p in card.path.iterdir()} == set(KEPT)
     (other := adapter(library.staging(), run=a_run()) / "README.md").write_text("mine")
     assert (library.publish(other.parent, "a").path / "README.md").read_text() == "mine", "a card that is there stays"
 
 
-def test_publish_never_overwrites(library, tmp_path):
+def test_publish_never_overwrites_and_takes_ids_and_whole_staging_folders_only(library, tmp_path):
     adapter(tmp_path / "shipped" / "s")
     put(library, "a")
+    folder = adapter(library.staging(), run=a_run(name="other"))
     for id in ("a", "s", "base"):
-        folder = adapter(library.staging(), run=a_run(name="other"))
-        with pytest.raises(InputError, match=f"an adapter {id} already"):
-            library.publish(folder, id)
-        assert folder.exists()
-    assert library.get("a").name == "a"
-
-
-def test_publish_takes_ids_and_staging_folders_only(library, tmp_path):
-    folder = adapter(library.staging(), run=a_run())
+        refused(InputError, f"an adapter {id} already", library.publish, folder, id)
     for id in ("../x", "a/b", "", ".x", "A", "x" * 65, "..", "a\n"):
-        with pytest.raises(InputError, match="not an id"):
-            library.publish(folder, id)
-    with pytest.raises(InputError, match="not a staging folder"):
-        library.publish(adapter(tmp_path / "elsewhere"), "a")
-    link = library.staging() / "link"
-    link.symlink_to(tmp_path)
-    with pytest.raises(InputError, match="not a staging folder"):
-        library.publish(link, "a")
-
-
-def test_publish_refuses_what_is_not_complete(library):
-    folder = adapter(library.staging(), run=a_run())
+        refused(InputError, "not an id", library.publish, folder, id)
+    assert folder.exists()
+    assert library.get("a").name == "a"
+    (link := library.staging() / "link").symlink_to(tmp_path)
+    for other in (adapter(tmp_path / "elsewhere"), link):
+        refused(InputError, "not a staging folder", library.publish, other, "b")
     (folder / "training_args.bin").touch()
-    with pytest.raises(AdapterError, match=r"training_args\.bin"):
-        library.publish(folder, "a")
+    refused(AdapterError, r"training_args\.bin", library.publish, folder, "b")
     (folder / "training_args.bin").unlink()
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(AdapterError, match="lacks adapter_model"):
-        library.publish(folder, "a")
-    assert library.list() == []
+    refused(AdapterError, "lacks adapter_model", library.publish, folder, "b")
+    assert [card.id for card in library.list()] == ["s", "a"]
+
+
+# -- looking -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_list_has_the_shipped_ones_as_made_then_the_newest(library, tmp_path):
@@ -127,40 +128,36 @@ def test_the_list_has_the_shipped_ones_as_made_then_the_newest(library, tmp_path
     assert listed == [("demo", True), ("demo2", True), ("new", False), ("mid", False), ("old", False)]
 
 
-def test_damaged_folders_are_left_out_and_told(library, tmp_path):
-    put(library, "sound")
-    root = own(tmp_path)
-    (root / "empty").mkdir()
-    adapter(root / "Not An Id")
-    (root / "linked").symlink_to(root / "sound")
-    (adapter(root / "cut") / "adapter_model.safetensors").write_bytes(b"short")
-    (root / ".hidden").mkdir()
-    (root / "a file").touch()
+def test_damaged_folders_are_left_out_and_told(library, own):
+    card = put(library, "sound")
+    (own / "empty").mkdir()
+    adapter(own / "Not An Id")
+    (own / "linked").symlink_to(own / "sound")
+    (adapter(own / "cut") / "adapter_model.safetensors").write_bytes(b"short")
+    (own / ".hidden").mkdir()
+    (own / "a file").touch()
     assert [card.id for card in library.list()] == ["sound"]
     told = dict(library.damaged())
     assert set(told) == {"empty", "Not An Id", "linked", "cut"}
     assert "link" in told["linked"]
-    with pytest.raises(AdapterError, match="The adapter cut is damaged"):
-        library.get("cut")
+    refused(AdapterError, "The adapter cut is damaged", library.get, "cut")
+    for shared in (library.get, library.remove):  # of nobody known, so not told of
+        refused(NotFoundError, "no adapter", shared, "cut", "ann", shared=True)
     library.remove("cut")
     assert "cut" not in dict(library.damaged())
+    (card.path / "run.json").write_text(json.dumps(record_of(card) | {"sha256": "1" * 64}))
+    assert library.list()[0].sha256 == "1" * 64, "listing does not hash what is recorded"
 
 
-def test_listing_does_not_hash_what_is_recorded(library):
-    card = put(library)
-    run = json.loads((card.path / "run.json").read_text())
-    (card.path / "run.json").write_text(json.dumps(run | {"sha256": "1" * 64}))
-    assert library.list()[0].sha256 == "1" * 64
-
-
-def test_get_says_what_there_is(library):
+def test_get_says_what_there_is_and_a_linked_folder_leads_nowhere(library, own, tmp_path):
     put(library, "one")
     put(library, "two")
-    with pytest.raises(NotFoundError, match="no adapter 'three'"):
-        library.get("three")
-    for id in ("../one", "", "one/..", ".staging", "/etc"):
-        with pytest.raises(NotFoundError):
-            library.get(id)
+    assert "There is: two, one" in refused(NotFoundError, "no adapter 'three'", library.get, "three")
+    (own / "linked").symlink_to(adapter(tmp_path / "outside"))
+    for id in ("../one", "", "one/..", ".staging", "/etc", "linked"):
+        refused(NotFoundError, "no adapter", library.get, id)
+        refused(NotFoundError, "no adapter", library.remove, id)
+    assert (tmp_path / "outside").exists()
 
 
 def test_where_the_app_is_shared_each_sees_the_shipped_and_their_own(library, tmp_path):
@@ -170,26 +167,16 @@ def test_where_the_app_is_shared_each_sees_the_shipped_and_their_own(library, tm
     assert {c.id for c in library.list("ann", shared=True)} == {"demo", "mine"}
     assert {c.id for c in library.list("ann", shared=False)} == {"demo", "mine", "yours"}
     assert library.get("demo", "ann", shared=True).shipped
-    with pytest.raises(NotFoundError, match="There is: demo, mine") as caught:
-        library.get("yours", "ann", shared=True)
-    assert "bob" not in str(caught.value)
-    for act in (
-        lambda: library.remove("yours", "ann", shared=True),
-        lambda: library.rename("yours", "x", "ann", shared=True),
-        lambda: library.export("yours", tmp_path / "out", "ann", shared=True),
-        lambda: library.export_zip("yours", tmp_path / "out", "ann", shared=True),
+    for act, *more in (
+        (library.get,),
+        (library.remove,),
+        (library.rename, "x"),
+        (library.export, tmp_path / "out"),
+        (library.export_zip, tmp_path / "out"),
     ):
-        with pytest.raises(NotFoundError):
-            act()
+        said = refused(NotFoundError, "There is: demo, mine", act, "yours", *more, owner="ann", shared=True)
+        assert "bob" not in said
     assert library.get("yours").name == "yours"
-
-
-def test_a_damaged_adapter_of_nobody_known_is_not_told_of_where_the_app_is_shared(library, tmp_path):
-    (own(tmp_path) / "broken").mkdir(parents=True)
-    with pytest.raises(NotFoundError):
-        library.get("broken", "ann", shared=True)
-    with pytest.raises(NotFoundError):
-        library.remove("broken", "ann", shared=True)
 
 
 def test_an_own_adapter_keeps_its_id_when_a_later_version_ships_one_of_that_name(library, tmp_path):
@@ -199,38 +186,6 @@ def test_an_own_adapter_keeps_its_id_when_a_later_version_ships_one_of_that_name
     assert [card.name for card in library.list()] == ["demo"]
 
 
-def test_rename_changes_the_name_only(library):
-    before = put(library)
-    after = library.rename("hospital_reports", "  Ward 7\n reports ")
-    assert (after.id, after.name, after.sha256) == (before.id, "Ward 7 reports", before.sha256)
-    assert library.get("hospital_reports") == after
-    for name in ("", " \n ", "x" * 101):
-        with pytest.raises(InputError, match="1 to 100"):
-            library.rename("hospital_reports", name)
-
-
-def test_remove(library, tmp_path):
-    put(library, "a")
-    library.remove("a")
-    assert library.list() == []
-    assert list((own(tmp_path) / ".staging").iterdir()) == []
-    with pytest.raises(NotFoundError):
-        library.remove("a")
-    with pytest.raises(NotFoundError):
-        library.remove("../a")
-    assert library.reserve_id("a") == "a"
-
-
-def test_shipped_adapters_stay_as_they_are(library, tmp_path):
-    folder = adapter(tmp_path / "shipped" / "demo")
-    before = {p.name for p in folder.iterdir()}
-    with pytest.raises(InputError, match="came with the app"):
-        library.remove("demo")
-    with pytest.raises(InputError, match="came with the app"):
-        library.rename("demo", "x")
-    assert {p.name for p in folder.iterdir()} == before
-
-
 def test_an_own_root_that_is_reached_through_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "home").symlink_to(tmp_path / "disk")
@@ -238,11 +193,158 @@ def test_an_own_root_that_is_reached_through_a_link(tmp_path):
     assert put(library, "a") == library.get("a")
 
 
-def test_a_linked_adapter_folder_leads_nowhere(library, tmp_path):
-    os.makedirs(own(tmp_path))
-    (own(tmp_path) / "x").symlink_to(adapter(tmp_path / "outside"))
-    with pytest.raises(NotFoundError):
-        library.get("x")
-    with pytest.raises(NotFoundError):
-        library.remove("x")
-    assert (tmp_path / "outside").exists()
+# -- changing ----------------------------------------------------------------------------------------------------------
+
+
+def test_rename_changes_the_name_only(library):
+    before = put(library)
+    after = library.rename("hospital_reports", "  Ward 7\n reports ")
+    assert (after.id, after.name, after.sha256) == (before.id, "Ward 7 reports", before.sha256)
+    assert library.get("hospital_reports") == after
+    for name in ("", " \n ", "x" * 101):
+        refused(InputError, "1 to 100", library.rename, "hospital_reports", name)
+
+
+def test_remove(library, own):
+    put(library, "a")
+    library.remove("a")
+    assert library.list() == []
+    assert list((own / ".staging").iterdir()) == []
+    refused(NotFoundError, "no adapter", library.remove, "a")
+    assert library.reserve_id("a") == "a"
+
+
+def test_shipped_adapters_stay_as_they_are_and_can_be_exported(library, tmp_path):
+    folder = adapter(tmp_path / "shipped" / "demo")
+    before = {p.name for p in folder.iterdir()}
+    refused(InputError, "came with the app", library.remove, "demo")
+    refused(InputError, "came with the app", library.rename, "demo", "x")
+    assert {p.name for p in folder.iterdir()} == before
+    assert (library.export("demo", tmp_path / "out") / "adapter_model.safetensors").exists()
+
+
+# -- import ------------------------------------------------------------------------------------------------------------
+
+
+def left(own):
+    """Everything in the library's folder but empty working folders."""
+    return [p.relative_to(own).as_posix() for p in own.rglob("*") if p.name not in (".staging", ".reserved")]
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_import_copies_the_known_files_and_nothing_else(library, own, tmp_path, as_zip):
+    folder = adapter(tmp_path / "My Adapter", run=a_run())
+    (folder / "README.md").write_text("hello")
+    (folder / "tokenizer.json").write_text("{}")
+    source = pack(folder, tmp_path / "a.zip") if as_zip else folder
+    card = library.import_path(source, base_shapes(), owner="ann")
+    assert {p.name for p in card.path.iterdir()} == set(KEPT)
+    assert card.id.startswith("hospital_reports-"), "a visitor's, so that nobody learns of another's by its name"
+    assert (card.name, card.owner, card.created_s, card.shipped) == ("Hospital reports", "ann", 1000.0, False)
+    assert card == library.get(card.id)
+    assert (card.path / "adapter_model.safetensors").read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
+    assert left(own).count(card.id) == 1
+    assert all(p.startswith(card.id) for p in left(own))
+    assert folder.exists()
+
+
+def test_import_without_a_record_takes_the_name_of_the_folder_or_zip(library, tmp_path):
+    folder = adapter(tmp_path / "Ward Seven")
+    card = library.import_path(folder, None)
+    assert (card.id, card.name, card.method, card.created_s) == ("ward_seven", "Ward Seven", "lora", 5000.0)
+    assert card.base == "somebody/small-base"
+    packed = pack(folder, tmp_path / "Zipped one.zip")
+    assert library.import_path(packed, None).name == "Zipped one"
+    assert library.import_path(packed.rename(tmp_path / "upload"), None).id == "upload"
+    assert library.import_path(folder, None).id == "ward_seven-2"
+
+
+def test_only_known_keys_and_plain_values_of_a_record_are_kept(library, tmp_path):
+    changes = {"owner": "bob", "sha256": "0" * 64, "secret": {"token": "x"}, "method": "bottleneck", "rank": 64}
+    changes |= {"created_s": 9e18, "steps": [1], "data": "a\nb", "loss": {"first": 1.0, "evil": "x"}}
+    run = a_run(**changes, row_hashes=["ab" * 8, 3, "../x"])
+    card = library.import_path(adapter(tmp_path / "a", run=run), None, owner="ann")
+    kept = record_of(card)
+    assert not {"secret", "steps"} & set(kept)
+    assert (kept["owner"], kept["data"], kept["loss"], kept["row_hashes"]) == ("ann", "a b", {"first": 1.0}, ["ab" * 8])
+    assert (kept["method"], kept["rank"], kept["created_s"]) == ("lora", 4, 5000.0)
+    assert kept["sha256"] == card.sha256 != "0" * 64
+    qlora = adapter(tmp_path / "b", run=a_run(method="qlora"))
+    assert library.import_path(qlora, None).method == "qlora", "believed: its file is a lora"
+
+
+def linked_weights(folder):
+    (folder / "adapter_model.safetensors").rename(folder.parent / "w")
+    (folder / "adapter_model.safetensors").symlink_to(folder.parent / "w")
+
+
+PICKLE = r"adapter_model\.bin is a pickle that can run code.*safe_serialization=True|is missing"
+PISSA = json.dumps(lora_config(init_lora_weights="pissa"))
+SPOILED = {
+    PICKLE: lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"),
+    "init_lora_weights": lambda folder: (folder / "adapter_config.json").write_text(PISSA),
+    "another base": lambda folder: adapter(folder, tensors=lora_tensors(width=16)),
+    "damaged": lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x"),
+    r"adapter_model\.safetensors is missing": lambda folder: (folder / "adapter_model.safetensors").unlink(),
+    r"run\.json": lambda folder: (folder / "run.json").write_text("["),
+    r"README\.md has": lambda folder: (folder / "README.md").write_bytes(b" " * (5 * 1024 * 1024)),
+    "a link|is missing": linked_weights,
+}
+
+
+@pytest.mark.parametrize("why", SPOILED)
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_a_failing_import_leaves_nothing_behind(library, own, tmp_path, why, as_zip):
+    folder = adapter(tmp_path / "a", run=a_run())
+    SPOILED[why](folder)
+    source = pack(folder, tmp_path / "a.zip") if as_zip else folder
+    refused(AdapterError, why, library.import_path, source, base_shapes())
+    assert left(own) == []
+    assert library.reserve_id("Hospital reports") == "hospital_reports"
+
+
+def test_what_cannot_be_imported_at_all(library, own, tmp_path):
+    folder = adapter(tmp_path / "a")
+    (tmp_path / "x.bin").touch()
+    (tmp_path / "x.tar").write_text("no zip")
+    for path, why in (
+        (folder / "adapter_model.safetensors", "single file"),
+        (tmp_path / "none", "does not exist"),
+        (tmp_path / "x.bin", "a pickle that can run code"),
+        (tmp_path / "x.tar", "not a zip"),
+    ):
+        refused(AdapterError, why, library.import_path, path, None)
+    assert left(own) == []
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+def test_export_and_import_again(library, tmp_path):
+    first = library.import_path(adapter(tmp_path / "a", run=a_run()), None, owner="ann")
+    out = library.export(first.id, tmp_path / "new" / "out")
+    assert out == tmp_path / "new" / "out"
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["out"]
+    assert "owner" not in json.loads((out / "run.json").read_text())
+    packed = library.export_zip(first.id, tmp_path / "zips")
+    assert packed == tmp_path / "zips" / f"{first.id}.zip"
+    with zipfile.ZipFile(packed) as archive:
+        assert f"{first.id}/adapter_model.safetensors" in archive.namelist()
+        assert b'"owner"' not in archive.read(f"{first.id}/run.json")
+    refused(AdapterError, "exists already", library.export_zip, first.id, tmp_path / "zips")
+    for source in (out, packed):
+        again = library.import_path(source, base_shapes(), owner="bob")
+        assert (again.sha256, again.name, again.created_s) == (first.sha256, first.name, first.created_s)
+
+
+def test_export_takes_an_empty_folder_and_refuses_any_other(library, own, tmp_path):
+    card = library.import_path(adapter(tmp_path / "a"), None)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "file").touch()
+    library.export(card.id, tmp_path / "out")
+    for target in (tmp_path / "out", tmp_path / "file"):
+        refused(InputError, "not an empty folder", library.export, card.id, target)
+    for inside in (own / "x", own, tmp_path / "shipped" / "x"):
+        refused(InputError, "inside the library", library.export, card.id, inside)
+    for act in (library.export, library.export_zip):
+        refused(InputError, "cannot be written", act, card.id, tmp_path / "file" / "deeper")

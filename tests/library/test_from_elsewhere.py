@@ -26,10 +26,8 @@ from .conftest import (
     adapter,
     base_shapes,
     base_tensors,
-    header,
     lora_config,
     lora_tensors,
-    safetensors,
 )
 
 MAPPING = {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama", "unsloth_fixed": True}
@@ -77,30 +75,23 @@ def test_a_way_to_begin_that_leaves_the_base_alone_is_left_out(
     assert way in card.notes[0]
 
 
-def test_prompt_tuning_that_began_as_a_text_is_imported_without_it(library: AdapterLibrary, tmp_path: Path) -> None:
-    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "num_layers": LAYERS, "token_dim": WIDTH}
-    config |= {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "Answer:"}
-    config |= {"tokenizer_name_or_path": "somebody/else", "tokenizer_kwargs": {"trust_remote_code": True}}
-    card = library.import_path(adapter(tmp_path / "a", config, {"prompt_embeddings": (5, WIDTH)}), base_shapes())
-    kept = config_of(card)
-    assert kept["prompt_tuning_init"] == "RANDOM"
-    assert not {"prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"} & set(kept)
-
-
 @pytest.mark.parametrize(
     ("held", "notes"),
     [
-        ({"tokenizer_name_or_path": "meta-llama/Llama-3.2-1B"}, 1),
+        ({"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "Answer:", "tokenizer_kwargs": {"a": True}}, 1),
+        ({"prompt_tuning_init": "RANDOM", "tokenizer_name_or_path": "meta-llama/Llama-3.2-1B"}, 1),
         ({"prompt_tuning_init_text": None, "tokenizer_name_or_path": None, "tokenizer_kwargs": None}, 0),
     ],
 )
-def test_prompt_tuning_that_began_at_random_needs_no_tokenizer(
+def test_prompt_tuning_is_imported_without_the_text_and_tokenizer_that_it_began_with(
     library: AdapterLibrary, tmp_path: Path, held: dict[str, Any], notes: int
 ) -> None:
     config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "prompt_tuning_init": "RANDOM", **held}
     card = library.import_path(adapter(tmp_path / "a", config, {"prompt_embeddings": (5, WIDTH)}), base_shapes())
-    assert not set(held) & set(config_of(card))
-    assert len(card.notes) == notes
+    kept = config_of(card)
+    assert kept["prompt_tuning_init"] == "RANDOM"
+    assert not {"prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"} & set(kept)
+    assert bool(card.notes) == bool(notes)
 
 
 IA3 = {f"base_model.model.{name}.ia3_l": (1, INNER) if name.endswith("down_proj") else (WIDTH, 1) for name in MODULES}
@@ -256,23 +247,6 @@ def test_a_zip_gives_its_known_files_whatever_lies_beside(library: AdapterLibrar
     assert card.notes == ("left where it was: checkpoint-2/, train.py, training_args.bin",)
 
 
-def test_a_pickle_instead_of_weights_is_refused_in_words(library: AdapterLibrary, tmp_path: Path) -> None:
-    folder = adapter(tmp_path / "a")
-    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(
-        AdapterError, match=r"adapter_model\.bin is a pickle that can run code.*safe_serialization=True"
-    ):
-        library.import_path(folder, base_shapes())
-
-
-def test_a_pointer_is_not_the_weights(library: AdapterLibrary, tmp_path: Path) -> None:
-    folder = adapter(tmp_path / "a")
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 9784\n"
-    (folder / "adapter_model.safetensors").write_text(pointer)
-    with pytest.raises(AdapterError, match="a pointer, not the weights: run git lfs pull"):
-        library.import_path(folder, base_shapes())
-
-
 def cached(root: Path, name: str = "models--somebody--small") -> Path:
     """A hub cache's snapshot of an adapter: links into the blobs beside."""
     snapshot, blobs = root / name / "snapshots" / ("ab" * 20), root / name / "blobs"
@@ -314,47 +288,3 @@ def test_a_link_never_leads_out_of_what_was_named(library: AdapterLibrary, tmp_p
     inner = adapter(tmp_path / "named" / "inner")
     (tmp_path / "named" / "tree").symlink_to(inner, target_is_directory=True)
     assert library.import_path(tmp_path / "named", base_shapes()).method == "lora"
-
-
-# -- what can run ----------------------------------------------------------------------------------------------------
-
-
-def test_lora_on_the_head_is_refused_where_the_base_cannot_carry_it(library: AdapterLibrary, tmp_path: Path) -> None:
-    head = {"base_model.model.lm_head.lora_A.weight": (4, WIDTH), "base_model.model.lm_head.lora_B.weight": (32, 4)}
-    folder = adapter(
-        tmp_path / "a", lora_config(target_modules=["q_proj", "down_proj", "lm_head"]), lora_tensors() | head
-    )
-    shapes = {**base_tensors(), "lm_head.weight": (32, WIDTH)}
-    with pytest.raises(AdapterError, match=r"adapts lm_head, which lies outside the decoder's layers.*all-linear"):
-        library.import_path(folder, BaseShapes(shapes, {"model_type": "llama"}))
-    assert library.import_path(folder, BaseShapes(shapes, {"model_type": "gemma"})).method == "lora"
-
-
-def test_embeddings_that_came_with_it_are_refused_in_words(library: AdapterLibrary, tmp_path: Path) -> None:
-    for number, name in enumerate(
-        ("lm_head.base_layer.weight", "model.embed_tokens.weight", "model.embed_tokens.lora_A.weight")
-    ):
-        folder = adapter(tmp_path / f"a{number}", tensors=lora_tensors() | {f"base_model.model.{name}": (32, WIDTH)})
-        with pytest.raises(AdapterError, match=r"save_embedding_layers=False|no part of a LoRA|lacks lora_B"):
-            library.import_path(folder, base_shapes())
-
-
-def test_more_virtual_tokens_than_the_base_holds_and_layers_that_keep_nothing(
-    library: AdapterLibrary, tmp_path: Path
-) -> None:
-    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "task_type": "CAUSAL_LM"}
-    folder = adapter(tmp_path / "a", config, {"prompt_embeddings": (5, WIDTH)})
-    with pytest.raises(AdapterError, match="puts 5 tokens before the text, and this base holds 4"):
-        library.import_path(folder, BaseShapes(base_tensors(), {"max_position_embeddings": 4}))
-    prefix = adapter(
-        tmp_path / "b", config | {"peft_type": "PREFIX_TUNING"}, {"prompt_embeddings": (5, LAYERS * WIDTH)}
-    )
-    with pytest.raises(AdapterError, match="layers that keep none"):
-        library.import_path(prefix, BaseShapes(base_tensors(), {"layer_types": ["conv", "full_attention"]}))
-
-
-def test_a_header_is_still_read_before_anything_else(library: AdapterLibrary, tmp_path: Path) -> None:
-    folder = adapter(tmp_path / "a")
-    safetensors(folder / "adapter_model.safetensors", header({"base_model.model.q.lora_A.weight": (2, 2)}), data=3)
-    with pytest.raises(AdapterError, match="damaged"):
-        library.import_path(folder, base_shapes())

@@ -52,7 +52,6 @@ ATTACKS: dict[str, Attack] = {
     "remove the run": lambda s, hers: s.training.remove(hers.run, BEN),
     "get": lambda s, hers: s.adapters.get(hers.adapter, BEN),
     "attach": lambda s, hers: s.adapters.attach(hers.adapter, BEN),
-    "detach": lambda s, hers: s.adapters.detach(hers.adapter, BEN),
     "switch": lambda s, hers: s.adapters.switch(hers.adapter, BEN),
     "rename": lambda s, hers: s.adapters.rename(hers.adapter, "mine", BEN),
     "remove the adapter": lambda s, hers: s.adapters.remove(hers.adapter, BEN),
