@@ -1,14 +1,14 @@
 """What computes: the device and its memory, the processor's cores, ZeroGPU's lent device. torch is imported only where
 nothing else answers.
 
-**Cores.** On a CPU every process that computes brings a team of OpenMP threads, one a core. Two teams hold up each
-other's cores while they spin: on two cores chat beside a run fell to a sixth of its speed, and the run to an eighth. So
-whoever computes holds its lane's lock, a file in the home that the operating system frees when its holder dies, and
-each side asks before every unit of work (a decode step, a forward pass) whether the other side's is held.
+On a CPU every process that computes brings a team of OpenMP threads, one a core. Two teams hold up each other's cores
+while they spin: on two cores chat beside a run fell to a sixth of its speed, and the run to an eighth. So whoever
+computes holds its lane's lock, a file in the home that the operating system frees when its holder dies, and each side
+asks before every unit of work (a decode step, a forward pass) whether the other side's is held.
 
-**ZeroGPU.** A Space's device is lent for seconds at a time, to a fork of the app's process. The app itself never has it:
-it keeps the base on the CPU, where it can be hashed. What needs the device is a function wrapped by ``spaces.GPU``; it
-runs in a fork (a daemon: no children), its arguments and results are pickled.
+On ZeroGPU the app's own process never has the device: it keeps the base on the CPU, where it can be hashed. What needs
+the device is a function wrapped by ``spaces.GPU``, which runs in a fork (a daemon: no children) for some seconds; its
+arguments and results are pickled.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Device(Protocol):
 
 
 class Driver(Protocol):
-    """name for a person; memory: total and free bytes at this moment."""
+    """memory: total and free bytes at this moment."""
 
     @property
     def name(self) -> str: ...
@@ -65,8 +65,7 @@ class NvidiaDriver:
     driver knows it: no torch, no context, no memory taken."""
 
     def __init__(self) -> None:
-        """Raises NoCuda where there is no device that the installed torch can use; OSError, ImportError where the driver
-        cannot be asked."""
+        """Raises NoCuda where torch has no device to use; OSError, ImportError where the driver cannot be asked."""
         if not torch_cuda():
             raise NoCuda("torch was built without CUDA")
         try:
@@ -83,9 +82,13 @@ class NvidiaDriver:
         import pynvml
 
         self._nvml = pynvml
-        try:
+        same, find = uuid.UUID(bytes=bytes(number)), pynvml.nvmlDeviceGetHandleByUUID
+        try:  # both libraries give a device the same id, of a card or of a part of one
             pynvml.nvmlInit()
-            self._handle = self._found(str(uuid.UUID(bytes=bytes(number))))
+            try:
+                self._handle = find(f"GPU-{same}")
+            except pynvml.NVMLError:
+                self._handle = find(f"MIG-{same}")
         except pynvml.NVMLError as error:
             raise OSError(str(error)) from error
 
@@ -96,12 +99,6 @@ class NvidiaDriver:
     def memory(self) -> tuple[int, int]:
         now = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
         return int(now.total), int(now.free)
-
-    def _found(self, number: str) -> Any:
-        """Both libraries give a device the same id, of a card or of a part of one."""
-        with contextlib.suppress(self._nvml.NVMLError):
-            return self._nvml.nvmlDeviceGetHandleByUUID(f"MIG-{number}")
-        return self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{number}")
 
 
 def torch_cuda() -> int:

@@ -1,5 +1,5 @@
-"""What is known of an adapter: the card that is read from its folder, the record of the run that made it (``run.json``),
-and its README, a Hugging Face model card. Weights are never read, and of a record only known keys and plain values."""
+"""What is known of an adapter: the card read from its folder, the record of the run that made it (run.json), and its
+README, a Hugging Face model card. Weights are never read, and of a record only known keys and plain values."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""May this adapter be used at all, and can it run on this base? Everything that comes from outside passes here before it
-reaches PEFT or torch.
+"""May this adapter be used at all, and can it run on this base? All from outside passes here before PEFT and torch.
 
 ``adapter_config.json`` is held to an allow-list, because PEFT acts on what it reads there. 1. A setting with a rule of
-its own must satisfy it. 2. Any other setting must say nothing: null, false, empty, 0, or PEFT's own default. Tensors are
-judged by names and shapes alone, never by what a base is called. A tokenizer that comes with an adapter must be the
+its own must satisfy it. 2. Any other setting must say nothing: null, false, empty, 0, or PEFT's own default. Tensors
+are judged by names and shapes alone, never by what a base is called. A tokenizer that comes with an adapter must be the
 base's.
 """
 
@@ -81,7 +80,7 @@ def check_names(folder: Path) -> None:
 
 
 def check_folder(folder: Path, base: BaseLayout | None, *, numbers: bool = True) -> None:
-    """Raise AdapterError unless ``folder`` is an adapter that is safe to load and, where ``base`` is given, can run on it.
+    """Raise AdapterError unless ``folder`` is an adapter that is safe to load and, where ``base`` is given, runs on it.
 
     1. Names: no pickle, program, link. 2. The config is on the allow-list. 3. The weights are sound safetensors that
     belong to the method, and hold numbers such as training makes. 4. Their shapes fit the base; its fingerprint too,
@@ -266,7 +265,7 @@ _CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 def keep_config(folder: Path, base: BaseLayout | None) -> list[str]:
     """Rewrite the config of an adapter that is being imported into ``folder``; returns what was changed, in words.
 
-    What only matters while training, or to PEFT's auto classes, is left out, and patterns become the names of the layers
+    What only matters while training, or to PEFT's auto classes, is left out. Patterns become the names of the layers
     that the file holds, so that nobody matches a stranger's pattern later. It is not checked: ``check_config`` does
     that. Raises AdapterError for patterns that cannot be matched, or do not name these layers.
     """

@@ -96,8 +96,8 @@ class Switch:
 class AdapterService:
     """Thin over the library; adds what is in memory, whose it is, and what runs have learned so far.
 
-    The id of an adapter that still learns stands for its run, its hash for the checkpoint. A checkpoint is copied before
-    it is used: training removes older ones as it goes. A full fine-tune is not offered (each of its checkpoints is a
+    The id of an adapter that still learns stands for its run, its hash for the checkpoint, which is copied before it is
+    used: training removes older ones as it goes. A full fine-tune is not offered (each of its checkpoints is a
     whole model), nor is a reward model (it writes nothing).
     """
 

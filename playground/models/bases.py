@@ -7,11 +7,11 @@ import contextlib
 import gc
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from playground.errors import BaseUnavailableError, InputError, OutOfMemoryError, PlaygroundError, is_out_of_memory
 from playground.gpu.device import CudaDevice, Device, Lanes, use_share
@@ -116,6 +116,14 @@ class BaseChoice:
     reason: str = ""
 
 
+class Tokenizer(Protocol):
+    """What of a transformers tokenizer is used here and above."""
+
+    chat_template: str | None
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> Mapping[str, list[int]]: ...
+
+
 class Fingerprint(NamedTuple):
     """value: the weights as they are in memory now. unchanged: as at load. seconds: what the check took."""
 
@@ -151,7 +159,7 @@ class BaseService:
         self.spec = settings.base
         self._base: Base | None = None
         self.loaded: Engine | None = None  # the engine, if there is one already
-        self._tokenizer: Any = None
+        self._tokenizer: Tokenizer | None = None
         self._shapes: BaseShapes | None = None
 
     def start(self) -> None:
@@ -220,7 +228,7 @@ class BaseService:
         if expected and expected != self.spec:
             raise BaseUnavailableError(f"{label_of(self.spec)} was chosen meanwhile. Ask again.")
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
         """The base's tokenizer, as ``data.render.load_tokenizer`` reads it; does not need the model in memory."""
         from playground.data.render import load_tokenizer
 

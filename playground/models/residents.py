@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from playground.engine.request import AdapterFile
 from playground.errors import AdapterError, BaseUnavailableError, BusyError
@@ -32,7 +32,7 @@ class Residents:
         self._lock = threading.Lock()  # guards the table; never held while a model is loaded or unloaded
         self._loading = threading.Lock()
         self._full: dict[str, Engine] = {}
-        self._misfits: dict[tuple[Any, ...], str] = {}
+        self._misfits: dict[tuple[object, ...], str] = {}
 
     def wanted(self, cards: Sequence[AdapterCard | None]) -> Wanted:
         """The models that rows with these cards (None = the base) need in memory, with their bytes."""

@@ -152,7 +152,7 @@ def test_damaged_folders_are_left_out_and_told(library, own):
 def test_get_says_what_there_is_and_a_linked_folder_leads_nowhere(library, own, tmp_path):
     put(library, "one")
     put(library, "two")
-    assert "There is: two, one" in refused(NotFoundError, "no adapter 'three'", library.get, "three")
+    assert "There is: one, two" in refused(NotFoundError, "no adapter 'three'", library.get, "three")
     (own / "linked").symlink_to(adapter(tmp_path / "outside"))
     for id in ("../one", "", "one/..", ".staging", "/etc", "linked"):
         refused(NotFoundError, "no adapter", library.get, id)

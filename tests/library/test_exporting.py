@@ -60,7 +60,8 @@ def small_model(family: str, folder: Path) -> Path:
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, **ends)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(5)
-    sizes = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    room = len(tokenizer) + 16  # transformers' class for Qwen2 adds tokens of its own
+    sizes = {"vocab_size": room, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128 if family == "Qwen3" else 16}
     rest = {"tie_word_embeddings": True, "max_position_embeddings": 256, "sliding_window": None}
     config = getattr(transformers, f"{family}Config")(**sizes, **heads, **rest)
