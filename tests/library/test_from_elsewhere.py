@@ -7,7 +7,6 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,20 +14,9 @@ from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from playground.library.archive import KEPT
 from playground.library.bases import BaseShapes
-from playground.library.card import AdapterCard
 from playground.methods.config_rules import KEYS_LIMIT, value_by_name
 
-from .conftest import (
-    INNER,
-    LAYERS,
-    WIDTH,
-    a_run,
-    adapter,
-    base_shapes,
-    base_tensors,
-    lora_config,
-    lora_tensors,
-)
+from .conftest import INNER, LAYERS, WIDTH, a_run, adapter, base_shapes, base_tensors, lora_config, lora_tensors
 
 MAPPING = {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama", "unsloth_fixed": True}
 UNSLOTH = (
@@ -39,24 +27,26 @@ MODULES = [f"model.layers.{i}.{end}" for i in range(LAYERS) for end in ("mlp.dow
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> AdapterLibrary:
+def library(tmp_path):
     return AdapterLibrary(tmp_path / "home", tmp_path / "shipped", clock=lambda: 5000.0)
 
 
-def config_of(card: AdapterCard) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((card.path / "adapter_config.json").read_text())
-    return found
+@pytest.fixture
+def take(library, tmp_path):
+    """Import an adapter with this config: (its card, the config that was kept)."""
+
+    def imported(config, tensors=None, base=None):
+        card = library.import_path(adapter(tmp_path / "a", config, tensors), base or base_shapes())
+        return card, json.loads((card.path / "adapter_config.json").read_text())
+
+    return imported
 
 
-# -- settings --------------------------------------------------------------------------------------------------------
+# -- settings ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_unsloth_writes_is_imported_and_its_mapping_and_pattern_are_written_out(
-    library: AdapterLibrary, tmp_path: Path
-) -> None:
-    config = lora_config(auto_mapping=MAPPING, target_modules=UNSLOTH, task_type=None, qalora_group_size=16)
-    card = library.import_path(adapter(tmp_path / "unsloth", config), base_shapes())
-    kept = config_of(card)
+def test_what_unsloth_writes_is_imported_and_its_mapping_and_pattern_are_written_out(library, take):
+    card, kept = take(lora_config(auto_mapping=MAPPING, target_modules=UNSLOTH, task_type=None, qalora_group_size=16))
     assert "auto_mapping" not in kept
     assert kept["task_type"] == "CAUSAL_LM"
     assert kept["target_modules"] == MODULES
@@ -64,36 +54,41 @@ def test_what_unsloth_writes_is_imported_and_its_mapping_and_pattern_are_written
     assert library.get(card.id).notes == card.notes
 
 
-@pytest.mark.parametrize("way", ["orthogonal", "eva"])
-def test_a_way_to_begin_that_leaves_the_base_alone_is_left_out(
-    library: AdapterLibrary, tmp_path: Path, way: str
-) -> None:
-    config = lora_config(init_lora_weights=way, eva_config={"rho": 2.0} if way == "eva" else None)
-    card = library.import_path(adapter(tmp_path / "a", config), base_shapes())
-    assert config_of(card)["init_lora_weights"] is True
-    assert not config_of(card).get("eva_config")
+@pytest.mark.parametrize(("way", "more"), [("orthogonal", None), ("eva", {"rho": 2.0})])
+def test_a_way_to_begin_that_leaves_the_base_alone_is_left_out(take, way, more):
+    card, kept = take(lora_config(init_lora_weights=way, eva_config=more))
+    assert kept["init_lora_weights"] is True
+    assert not kept.get("eva_config")
     assert way in card.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("held", "notes"),
+    ("held", "noted"),
     [
-        ({"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "Answer:", "tokenizer_kwargs": {"a": True}}, 1),
-        ({"prompt_tuning_init": "RANDOM", "tokenizer_name_or_path": "meta-llama/Llama-3.2-1B"}, 1),
-        ({"prompt_tuning_init_text": None, "tokenizer_name_or_path": None, "tokenizer_kwargs": None}, 0),
+        ({"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "Answer:", "tokenizer_kwargs": {"a": True}}, True),
+        ({"prompt_tuning_init": "RANDOM", "tokenizer_name_or_path": "meta-llama/Llama-3.2-1B"}, True),
+        ({"prompt_tuning_init_text": None, "tokenizer_name_or_path": None, "tokenizer_kwargs": None}, False),
     ],
 )
-def test_prompt_tuning_is_imported_without_the_text_and_tokenizer_that_it_began_with(
-    library: AdapterLibrary, tmp_path: Path, held: dict[str, Any], notes: int
-) -> None:
+def test_prompt_tuning_is_imported_without_the_text_and_tokenizer_that_it_began_with(take, held, noted):
     config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "prompt_tuning_init": "RANDOM", **held}
-    card = library.import_path(adapter(tmp_path / "a", config, {"prompt_embeddings": (5, WIDTH)}), base_shapes())
-    kept = config_of(card)
+    card, kept = take(config, {"prompt_embeddings": (5, WIDTH)})
     assert kept["prompt_tuning_init"] == "RANDOM"
     assert not {"prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"} & set(kept)
-    assert bool(card.notes) == bool(notes)
+    assert bool(card.notes) == noted
 
 
+def test_a_config_that_begins_with_a_byte_order_mark(library, tmp_path):
+    folder = adapter(tmp_path / "a", run=a_run())
+    for name in ("adapter_config.json", "run.json"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    card = library.import_path(folder, base_shapes())
+    assert (card.name, card.rank) == ("Hospital reports", 4)
+
+
+# -- patterns ----------------------------------------------------------------------------------------------------------
+
+DEEPER = "it covers 2 layers, this base has 3"
 IA3 = {f"base_model.model.{name}.ia3_l": (1, INNER) if name.endswith("down_proj") else (WIDTH, 1) for name in MODULES}
 
 
@@ -103,40 +98,28 @@ IA3 = {f"base_model.model.{name}.ia3_l": (1, INNER) if name.endswith("down_proj"
         (".*(q_proj|down_proj)", {"feedforward_modules": ["down_proj"]}),
         (["q_proj", "down_proj"], {}),
         (["q_proj", "down_proj"], {"feedforward_modules": ["down_proj"], "exclude_modules": ".*v_proj"}),
-        ("all-linear", {}),
+        ("all-linear", {"exclude_modules": ".*k_proj"}),
     ],
 )
-def test_an_ia3s_patterns_are_written_out_for_peft_and_say_how_deep_the_base_must_be(
-    library: AdapterLibrary, tmp_path: Path, targets: object, more: dict[str, Any]
-) -> None:
+def test_an_ia3s_patterns_are_written_out_for_peft_and_say_how_deep_the_base_must_be(take, targets, more):
     config = {"peft_type": "IA3", "target_modules": targets, "feedforward_modules": ".*down_proj", **more}
-    folder = adapter(tmp_path / "a", config, IA3)
-    kept = pytest.importorskip("peft").IA3Config(**config_of(library.import_path(folder, None)))
-    assert kept.target_modules == set(MODULES)
-    assert kept.feedforward_modules == {name for name in MODULES if name.endswith("down_proj")}
-    if not more and targets != "all-linear":
-        library.import_path(folder, base_shapes())
-        with pytest.raises(AdapterError, match="it covers 2 layers, this base has 3"):
-            library.import_path(folder, base_shapes(layers=3))
+    _, kept = take(config, IA3)
+    config_of_peft = pytest.importorskip("peft").IA3Config(**kept)
+    assert config_of_peft.target_modules == set(MODULES)
+    assert config_of_peft.feedforward_modules == {name for name in MODULES if name.endswith("down_proj")}
+    if "exclude_modules" not in more:
+        with pytest.raises(AdapterError, match=DEEPER):
+            take(config, IA3, base_shapes(layers=3))
 
 
-def test_a_config_that_begins_with_a_byte_order_mark(library: AdapterLibrary, tmp_path: Path) -> None:
-    folder = adapter(tmp_path / "a", run=a_run())
-    for name in ("adapter_config.json", "run.json"):
-        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
-    card = library.import_path(folder, base_shapes())
-    assert card.name == "Hospital reports"
-    assert config_of(card)["r"] == 4
-
-
-def test_patterns_are_written_out_as_peft_reads_them(library: AdapterLibrary, tmp_path: Path) -> None:
+def test_patterns_are_written_out_as_peft_reads_them(take):
     tables = {
         "rank_pattern": {r".*\.q_proj": 8, "down_proj": 2},
         "alpha_pattern": {"layers.1.mlp.down_proj": 3, "^down_proj": 9, "(q.proj)": 5},
     }
     ranks = {"q_proj": 8, "down_proj": 2}
     tensors = {name: shape for end, rank in ranks.items() for name, shape in lora_tensors(rank).items() if end in name}
-    kept = config_of(library.import_path(adapter(tmp_path / "a", lora_config(**tables), tensors), None))
+    _, kept = take(lora_config(**tables), tensors)
     assert kept["rank_pattern"] == {name: ranks[name.rpartition(".")[2]] for name in MODULES}
     assert kept["alpha_pattern"] == {MODULES[1]: 5, MODULES[3]: 5, MODULES[2]: 3}
 
@@ -153,57 +136,47 @@ def test_patterns_are_written_out_as_peft_reads_them(library: AdapterLibrary, tm
         (r".*\.q_proj", "which its target_modules does not match"),
     ],
 )
-def test_a_pattern_that_does_not_do_is_refused_in_words(
-    library: AdapterLibrary, tmp_path: Path, pattern: str, why: str
-) -> None:
+def test_a_pattern_that_does_not_do_is_refused_in_words(library, take, pattern, why):
     with pytest.raises(AdapterError, match=why):
-        library.import_path(adapter(tmp_path / "a", lora_config(target_modules=pattern)), base_shapes())
+        take(lora_config(target_modules=pattern))
     assert library.list() == []
 
 
-def test_a_pattern_says_how_deep_the_base_must_be(library: AdapterLibrary, tmp_path: Path) -> None:
-    folder = adapter(tmp_path / "a", lora_config(target_modules=UNSLOTH))
-    with pytest.raises(AdapterError, match="another base: it covers 2 layers, this base has 3"):
-        library.import_path(folder, base_shapes(layers=3))
-
-
-@pytest.mark.parametrize("targets", ["all-linear", ".*_proj", ["q_proj", "down_proj"]])
+@pytest.mark.parametrize("targets", ["all-linear", ".*_proj", UNSLOTH, ["q_proj", "down_proj"]])
 @pytest.mark.parametrize("said", [{"num_hidden_layers": LAYERS}, {"text_config": {"num_hidden_layers": LAYERS}}])
-def test_other_towers_of_the_base_and_layers_that_no_model_loads_need_no_adapter(
-    library: AdapterLibrary, tmp_path: Path, targets: object, said: dict[str, Any]
-) -> None:
+def test_targets_say_how_deep_the_base_is_but_for_other_towers_and_layers_that_no_model_loads(take, targets, said):
     tower = {f"visual.blocks.{i}.attn.q_proj.weight": (WIDTH, WIDTH) for i in range(4)}
     base = BaseShapes({**base_tensors(layers=LAYERS + 1), **tower}, said)
     assert base.layers == LAYERS
-    assert library.import_path(adapter(tmp_path / "a", lora_config(target_modules=targets)), base).method == "lora"
-    with pytest.raises(AdapterError, match="it covers 2 layers, this base has 3"):
-        library.import_path(tmp_path / "a", BaseShapes(base.shapes))
+    assert take(lora_config(target_modules=targets), base=base)[0].method == "lora"
+    with pytest.raises(AdapterError, match=DEEPER):
+        take(lora_config(target_modules=targets), base=BaseShapes(base.shapes))
 
 
-def test_names_stay_a_short_table_however_many_layers_there_are(library: AdapterLibrary, tmp_path: Path) -> None:
+def test_names_stay_a_short_table_however_many_layers_there_are(library, tmp_path):
     ends = ("gate_proj", "up_proj")
     layers = [f"model.layers.0.mlp.experts.{number}.{end}" for number in range(600) for end in ends]
     config = lora_config(target_modules=list(ends), alpha_pattern={"gate_proj": 32, "up_proj": 16})
     tensors = {f"base_model.model.{name}.lora_{part}.weight": (4, 4) for name in layers for part in "AB"}
     card = library.import_path(adapter(tmp_path / "a", config, tensors), None)
-    assert config_of(card)["alpha_pattern"] == {"gate_proj": 32, "up_proj": 16}
+    kept = json.loads((card.path / "adapter_config.json").read_text())
+    assert kept["alpha_pattern"] == {"gate_proj": 32, "up_proj": 16}
 
 
-def test_tables_of_patterns_are_short(library: AdapterLibrary, tmp_path: Path) -> None:
+def test_tables_of_patterns_are_short(take):
     names = {f"model.layers.{i}.mlp.down_proj": 16 for i in range(KEYS_LIMIT)}
     assert value_by_name("alpha_pattern", names, MODULES) == {MODULES[0]: 16, MODULES[2]: 16}
     with pytest.raises(AdapterError, match="for 3,000 layers"):
         value_by_name("alpha_pattern", names, [f"model.layers.{i}.x" for i in range(3000)])
-    for number, table in enumerate(({f"layer{i}.x": 16 for i in range(2500)}, {f".*{i}_proj": 16 for i in range(51)})):
-        folder = adapter(tmp_path / f"a{number}", lora_config(alpha_pattern=table))
+    for table in ({f"layer{i}.x": 16 for i in range(2500)}, {f".*{i}_proj": 16 for i in range(51)}):
         with pytest.raises(AdapterError, match=rf"alpha_pattern in adapter_config.json has {len(table):,} keys"):
-            library.import_path(folder, base_shapes())
+            take(lora_config(alpha_pattern=table))
 
 
 # -- files beside ----------------------------------------------------------------------------------------------------
 
 
-def test_files_beside_are_named_and_never_opened(library: AdapterLibrary, tmp_path: Path) -> None:
+def test_files_beside_are_named_and_never_opened(library, tmp_path):
     """They are pipes here: whoever opened one would wait for ever."""
     folder = adapter(tmp_path / "out", run=a_run())
     for name in ("training_args.bin", "optimizer.pt", "train.py", "rng_state.pth"):
@@ -221,7 +194,7 @@ def test_files_beside_are_named_and_never_opened(library: AdapterLibrary, tmp_pa
     assert "import_notes" not in json.loads((library.export(card.id, tmp_path / "again") / "run.json").read_text())
 
 
-def test_an_adapter_in_a_folder_below_is_found_and_several_are_named(library: AdapterLibrary, tmp_path: Path) -> None:
+def test_an_adapter_in_a_folder_below_is_found_and_several_are_named(library, tmp_path):
     adapter(tmp_path / "out" / "checkpoint-20")
     os.mkfifo(tmp_path / "out" / "trainer.pt")
     assert library.import_path(tmp_path / "out", base_shapes()).method == "lora"
@@ -233,21 +206,20 @@ def test_an_adapter_in_a_folder_below_is_found_and_several_are_named(library: Ad
 
 
 @pytest.mark.parametrize("below", ["", "content/", "content/out/"])
-def test_a_zip_gives_its_known_files_whatever_lies_beside(library: AdapterLibrary, tmp_path: Path, below: str) -> None:
+def test_a_zip_gives_its_known_files_whatever_lies_beside(library, tmp_path, below):
     folder = adapter(tmp_path / "a")
+    beside = ["training_args.bin", "train.py", "checkpoint-2/adapter_config.json"]
     with zipfile.ZipFile(tmp_path / "colab.zip", "w") as archive:
         for file in folder.iterdir():
             archive.write(file, below + file.name)
-        for name in ("training_args.bin", "train.py", "checkpoint-2/adapter_config.json", "checkpoint-2/optimizer.pt"):
+        for name in [*beside, *(f"checkpoint-2/{number}.pt" for number in range(300))]:
             archive.writestr(below + name, b"x")
-        for number in range(300):
-            archive.writestr(f"{below}checkpoint-2/{number}.txt", b"")
     card = library.import_path(tmp_path / "colab.zip", base_shapes())
     assert {path.name for path in card.path.iterdir()} == set(KEPT)
     assert card.notes == ("left where it was: checkpoint-2/, train.py, training_args.bin",)
 
 
-def cached(root: Path, name: str = "models--somebody--small") -> Path:
+def cached(root, name="models--somebody--small"):
     """A hub cache's snapshot of an adapter: links into the blobs beside."""
     snapshot, blobs = root / name / "snapshots" / ("ab" * 20), root / name / "blobs"
     snapshot.mkdir(parents=True)
@@ -259,15 +231,13 @@ def cached(root: Path, name: str = "models--somebody--small") -> Path:
 
 
 @pytest.mark.parametrize("up", [0, 2])
-def test_a_snapshot_of_the_hubs_cache_is_read_through_its_links(
-    library: AdapterLibrary, tmp_path: Path, up: int
-) -> None:
+def test_a_snapshot_of_the_hubs_cache_is_read_through_its_links(library, tmp_path, up):
     snapshot = cached(tmp_path)
     card = library.import_path((snapshot, *snapshot.parents)[up], base_shapes())
     assert not any(path.is_symlink() for path in card.path.iterdir())
 
 
-def test_a_link_never_leads_out_of_what_was_named(library: AdapterLibrary, tmp_path: Path) -> None:
+def test_a_link_never_leads_out_of_what_was_named(library, tmp_path):
     snapshot, other = cached(tmp_path), cached(tmp_path, "models--somebody--else")
     secret = tmp_path / "secret.json"
     secret.write_text("{}")
