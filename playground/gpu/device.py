@@ -48,19 +48,36 @@ class Device(Protocol):
     def free_bytes(self) -> int: ...
 
 
-class Driver(Protocol):
-    """memory: total and free bytes at this moment."""
+class CudaDevice:
+    """The first CUDA device, as torch tells, whose context takes some of its memory."""
 
     @property
-    def name(self) -> str: ...
-    def memory(self) -> tuple[int, int]: ...
+    def name(self) -> str:
+        import torch
+
+        return str(torch.cuda.get_device_name(0))
+
+    def memory(self) -> tuple[int, int]:
+        """Total and free bytes at this moment."""
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return int(total), int(free)
+
+    @property
+    def total_bytes(self) -> int:
+        return self.memory()[0]
+
+    @property
+    def free_bytes(self) -> int:
+        return self.memory()[1]
 
 
 class NoCuda(OSError):
     """torch will not find a CUDA device here either."""
 
 
-class NvidiaDriver:
+class NvidiaDevice(CudaDevice):
     """The first device that this process may see (``CUDA_VISIBLE_DEVICES`` counts), or a part of one (MIG), as NVIDIA's
     driver knows it: no torch, no context, no memory taken."""
 
@@ -136,41 +153,6 @@ class CpuDevice:
         return max(0, min(int(psutil.virtual_memory().available), _cgroup_limit() - _cgroup_used()))
 
 
-class TorchDriver:
-    """As torch tells, which takes memory for a context: for where NVIDIA's driver does not answer."""
-
-    @property
-    def name(self) -> str:
-        import torch
-
-        return str(torch.cuda.get_device_name(0))
-
-    def memory(self) -> tuple[int, int]:
-        import torch
-
-        free, total = torch.cuda.mem_get_info()
-        return int(total), int(free)
-
-
-class CudaDevice:
-    """The first CUDA device. driver: who is asked."""
-
-    def __init__(self, driver: Driver | None = None) -> None:
-        self._driver = driver or TorchDriver()
-
-    @property
-    def name(self) -> str:
-        return self._driver.name
-
-    @property
-    def total_bytes(self) -> int:
-        return self._driver.memory()[0]
-
-    @property
-    def free_bytes(self) -> int:
-        return self._driver.memory()[1]
-
-
 def has_cuda() -> bool:
     """Whether an NVIDIA driver is loaded; told without importing torch."""
     return os.path.exists("/proc/driver/nvidia/version") or os.path.exists("/dev/nvidiactl")
@@ -183,12 +165,12 @@ def computes_bf16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def find_device(driver: Callable[[], Driver] = NvidiaDriver, there: Callable[[], bool] = has_cuda) -> Device:
+def find_device(card: Callable[[], CudaDevice] = NvidiaDevice, there: Callable[[], bool] = has_cuda) -> Device:
     """The device this process computes on. torch is asked only where the driver does not answer."""
     if not there() or without_device():
         return CpuDevice()
     try:
-        return CudaDevice(driver())
+        return card()
     except NoCuda:
         return CpuDevice()
     except (OSError, AttributeError, ImportError):  # one of its libraries is not there, or has no such function

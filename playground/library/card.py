@@ -198,35 +198,6 @@ def _plain_curve(curve: object) -> dict[str, list[list[float]]]:
 
 # -- the model card ----------------------------------------------------------------------------------------------------
 
-_MODEL_CARD = """\
----
-{front}
-tags:
-- prompt-or-tune
-- {method}
----
-
-# {name}
-
-Trained with Prompt or Tune on {base}. Method: {summary}.
-
-## What it was trained on
-
-{facts}
-
-{table}## How to load it
-
-```python
-{code}
-```
-
-## Good to know
-
-- {part}
-- It learned from the rows above and nothing else: measure it on examples of your own before you rely on it.
-- It may repeat what stood in those rows. Share it only if you may share them.
-- The licence of the base applies to it too.
-"""
 _DEFAULT_BASE_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]+)?")
 _OBJECTIVES = {
@@ -256,7 +227,8 @@ def write_model_card(folder: Path, run: Mapping[str, Any]) -> None:
     front.append(f"license: {'apache-2.0' if hub == _DEFAULT_BASE_HUB_ID else 'other'}")
     front.append(f"pipeline_tag: {'text-classification' if reward else 'text-generation'}")
     part = "It holds the trained part only, which works on the base named above."
-    text = _MODEL_CARD.format(
+    template = Path(__file__).with_name("model_card.txt").read_text(encoding="utf-8")
+    text = template.format(
         front="\n".join(front),
         method=json.dumps(method_name),
         name=_markdown(plain_text(run.get("name"), 100) or folder.name),

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from playground.errors import InputError, RunFailedError
 from playground.gpu.manager import DeviceManager
@@ -154,15 +153,6 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 TOKEN = re.compile(r"[!-~]{8,400}")
 
 
-class Hub(Protocol):
-    """Where models are kept."""
-
-    def send(self, folder: Path, repo: str, token: str, *, private: bool) -> str:
-        """Make ``repo`` (``owner/name``) if it is not there and put the folder's files into it. Returns its address.
-        Raises InputError."""
-        ...
-
-
 class HuggingFaceHub:
     """The Hugging Face Hub. endpoint: its address, None = the usual one."""
 
@@ -170,7 +160,8 @@ class HuggingFaceHub:
         self._endpoint = endpoint
 
     def send(self, folder: Path, repo: str, token: str, *, private: bool) -> str:
-        """As ``Hub.send``."""
+        """Make ``repo`` (``owner/name``) if it is not there and put the folder's files into it. Returns its address.
+        Raises InputError."""
         from httpx import HTTPError
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -206,7 +197,7 @@ def _refused(repo: str, status: int) -> str:
 class Pusher:
     """Exports an adapter and hands it to a hub. The token is used for this and kept nowhere."""
 
-    def __init__(self, adapters: AdapterService, hub: Hub | None = None) -> None:
+    def __init__(self, adapters: AdapterService, hub: HuggingFaceHub | None = None) -> None:
         self._adapters, self._hub = adapters, hub or HuggingFaceHub()
 
     def push(self, adapter_id: str, repo: str, token: str, *, private: bool = True, owner: str = "local") -> str:

@@ -59,7 +59,7 @@ def test_a_command_that_works_in_the_home_is_not_waited_for(home: Settings) -> N
     assert RunStore(home.database).get("r1").state == "RUNNING"
 
 
-class Card:
+class Card(CudaDevice):
     name = "H200"
 
     def memory(self) -> tuple[int, int]:
@@ -69,9 +69,9 @@ class Card:
 def test_a_card_is_known_without_torch() -> None:
     code = """
 import sys
-from playground.gpu.device import default_budget, find_device
+from playground.gpu.device import CudaDevice, default_budget, find_device
 
-class Card:
+class Card(CudaDevice):
     name = "H200"
 
     def memory(self):
