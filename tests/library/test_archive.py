@@ -29,8 +29,8 @@ def entry(name, kind):
 
 def refused(path, why, tmp_path):
     with pytest.raises(AdapterError, match=why):
-        unpack(path, tmp_path / "in" / "out")
-    assert not (tmp_path / "in").exists(), "nothing is left behind"
+        unpack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists(), "nothing is left behind"
 
 
 SOUND = [("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"xx")]
