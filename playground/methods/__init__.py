@@ -1,5 +1,4 @@
-"""The ways to fine-tune: one class in one file each. A subclass of ``Method`` with a name is found by itself; nothing
-else to register."""
+"""The ways to fine-tune, each a subclass of ``Method`` with a name in any file of this package; nothing to register."""
 
 from __future__ import annotations
 

@@ -3,13 +3,10 @@
     h + up(act(down(h))),  down [r, width], up [width, r], both with a bias
 
 h is what attention or the MLP hands to the residual sum. Placement ``houlsby``: after both (Houlsby et al. 2019,
-arXiv:1902.00751);
-``pfeiffer``: after the MLP only (Pfeiffer et al. 2020, arXiv:2005.00052). up starts at zero, so a fresh adapter changes
-nothing.
+arXiv:1902.00751); ``pfeiffer``: after the MLP only (Pfeiffer et al. 2020, arXiv:2005.00052). up starts at zero, so a
+fresh adapter changes nothing.
 
-Importing this registers the method: ``get_peft_model``, ``save_pretrained`` and ``PeftModel.from_pretrained`` know it
-from then on.
-A file holds ``base_model.model.<layer>.bottleneck_down.weight``, ``.bias``, and the same of ``bottleneck_up``.
+Importing this registers the method with PEFT (0.21), whose enumeration of methods has no public way to grow. A file holds ``base_model.model.<layer>.bottleneck_down.weight``, ``.bias``, and the same of ``bottleneck_up``.
 """
 
 from __future__ import annotations
@@ -20,19 +17,18 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import register_peft_method
 from torch import nn
 from torch.nn import functional
 
 from playground.methods.bottleneck_method import ACTIVATIONS, PEFT_NAME, targets
 from playground.methods.method import PLACEMENTS, Options
-from playground.methods.peft_types import register
 
 
 @dataclass
 class BottleneckConfig(PeftConfig):
-    """r: width of the bottleneck. placement: ``houlsby`` or ``pfeiffer``. activation: between the two layers.
-    target_modules: ends
-    of the names of the layers whose output is adapted; None = found by the placement. Raises ValueError."""
+    """r: width of the bottleneck. activation: between the two layers. target_modules: ends of the names of the layers
+    whose output is adapted; None = found by the placement. Raises ValueError."""
 
     r: int = field(default=16)
     placement: str = field(default="houlsby")
@@ -141,4 +137,19 @@ def _outputs(module: nn.Module) -> int:
     return int(module.weight.shape[1]) if type(module).__name__ == "Conv1D" else 0  # type: ignore[index]
 
 
-register(PEFT_NAME, BottleneckConfig, BottleneckModel)
+def register() -> None:
+    """Make ``PEFT_NAME`` a member of ``PeftType`` and a method that PEFT loads and saves; done once, whoever asks.
+
+    ``register_peft_method`` takes only names that the enumeration holds, so the name is put there first."""
+    if PEFT_NAME in PeftType.__members__:
+        return
+    member = str.__new__(PeftType, PEFT_NAME)
+    member._name_, member._value_ = PEFT_NAME, PEFT_NAME
+    type.__setattr__(PeftType, PEFT_NAME, member)
+    PeftType._member_map_[PEFT_NAME] = member
+    PeftType._member_names_.append(PEFT_NAME)
+    PeftType._value2member_map_[PEFT_NAME] = member
+    register_peft_method(name=PEFT_NAME.lower(), config_cls=BottleneckConfig, model_cls=BottleneckModel)
+
+
+register()

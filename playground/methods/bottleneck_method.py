@@ -1,5 +1,4 @@
-"""Bottleneck adapters: a narrow two-layer network behind attention and MLP. What PEFT trains stands in
-``bottleneck.py``."""
+"""Bottleneck adapters: a narrow two-layer network behind attention and MLP; what PEFT trains is in ``bottleneck.py``."""
 
 from __future__ import annotations
 
@@ -41,12 +40,9 @@ def targets(shapes: Shapes, options: Options) -> list[str]:
 
 
 def _part_shapes(width: int, outputs: int) -> dict[str, Shape]:
-    return {
-        "down.weight": (width, outputs),
-        "down.bias": (width,),
-        "up.weight": (outputs, width),
-        "up.bias": (outputs,),
-    }
+    """In the order of ``BottleneckWeights``."""
+    down: dict[str, Shape] = {"down.weight": (width, outputs), "down.bias": (width,)}
+    return {**down, "up.weight": (outputs, width), "up.bias": (outputs,)}
 
 
 class Bottleneck(Method):
@@ -61,8 +57,7 @@ class Bottleneck(Method):
     summary = "bottleneck adapter: a narrow two-layer network after attention and MLP, or after the MLP alone"
     paper = "Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2020, arXiv:2005.00052"
     order = 5
-    # hospital_reports, 20 steps of 4 rows: 4e-3 loss 0.34, 1 of 40 general questions; 1e-3 0.43, 12 of 40. Both keep
-    # the format.
+    # hospital_reports, 20 steps of 4 rows: 4e-3 loss 0.34, 1 of 40 general questions; 1e-3 0.43, 12. Both keep format.
     rates = (2e-3, 1e-3, 5e-4, 2e-4)
     rank = 32
     rank_label = "Width"
@@ -103,15 +98,17 @@ class Bottleneck(Method):
         )
 
     def register(self) -> None:
-        from playground.methods import bottleneck  # noqa: F401  # importing it registers it
+        from playground.methods.bottleneck import register
+
+        register()
 
     def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
         layers, foreign = self.parts(shapes)
         yield from map(self.foreign, foreign)
-        width = config["r"]
+        width = config.get("r")
         for module, parts in layers.items():
             outputs = (parts.get("up.bias") or (0,))[0]
-            if not outputs or parts != _part_shapes(width, outputs):
+            if not width or not outputs or parts != _part_shapes(width, outputs):
                 said = ", ".join(f"{name} {list(shape)}" for name, shape in sorted(parts.items()))
                 yield f"has layer {module} with {said}, which are no bottleneck {width} wide (r in its config)"
                 continue
@@ -121,21 +118,13 @@ class Bottleneck(Method):
     def read(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FileAdapter:
         activation = config.get("activation", "gelu")
         if activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
             raise AdapterError(
-                f"{name}'s activation is {activation!r}; a bottleneck's is one of {', '.join(ACTIVATIONS)}. Train it"
-                " again."
+                f"{name}'s activation is {activation!r}; a bottleneck's is one of {known}. Train it again."
             )
-        layers, foreign = self.parts(tensors)
-        if foreign:
-            raise AdapterError(f"{name} holds {foreign[0]}, which is no part of a bottleneck. Export it again.")
+        self.checked_shapes(name, config, tensors)
         found = {}
-        for module, part in layers.items():
-            shapes = {key: tuple(tensor.shape) for key, tensor in part.items()}
-            width, outputs = shapes.get("down.bias", (0,))[0], shapes.get("up.bias", (0,))[0]
-            if not width or shapes != _part_shapes(width, outputs):
-                raise AdapterError(
-                    f"{name}'s matrices for {module} are no bottleneck. The file is damaged; export the adapter again."
-                )
-            down, down_bias, up, up_bias = (part[key] for key in _part_shapes(width, outputs))
-            found[module] = FileModule(neck=BottleneckWeights(down, down_bias, up, up_bias, activation))
+        for module, part in self.parts(tensors)[0].items():
+            weights = (part[key] for key in _part_shapes(0, 0))
+            found[module] = FileModule(neck=BottleneckWeights(*weights, activation))
         return FileAdapter(found)

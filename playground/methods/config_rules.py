@@ -2,9 +2,7 @@ r"""Rules for the settings of an ``adapter_config.json``, and its regular expres
 time limit.
 
 PEFT matches ``target_modules`` with ``re.fullmatch`` and the keys of ``rank_pattern`` and ``alpha_pattern`` behind
-``(.*\.)?``, the first
-that matches. ``re`` compiles a pattern anew once 512 others came between, holds the interpreter and knows no limit;
-``regex`` does.
+``(.*\.)?``, the first that matches. ``re`` holds the interpreter and knows no time limit; ``regex`` does.
 """
 
 from __future__ import annotations
@@ -20,8 +18,7 @@ from playground.errors import AdapterError
 from playground.plain import plain_number, plain_text
 
 KEYS_LIMIT, PATTERNS_LIMIT = 1_000, 50
-"""Keys of one table, and those of them that are no plain names: a model of 140 layers has 980 linear ones, and PEFT
-writes names."""
+"""Keys of one table, and those of them that are no plain names: a model of 140 layers has 980 linear ones."""
 PAIRS_LIMIT = 2_000_000
 """Keys times names that are tried: seconds at most, in plain comparisons."""
 LENGTH_LIMIT = 2_000
@@ -47,8 +44,8 @@ def matching(setting: str, pattern: str, names: Iterable[str]) -> set[str]:
 
 
 def value_by_name(setting: str, patterns: Mapping[str, V], names: Collection[str]) -> dict[str, V]:
-    """For each of ``names`` that a key matches: the value of the first such key. Raises AdapterError for too many, or
-    too slow ones."""
+    """For each of ``names`` that a key matches: the value of the first such key. Raises AdapterError for too many keys
+    or too slow ones."""
     slow = sum(not PLAIN.fullmatch(key) for key in patterns)
     if len(patterns) > KEYS_LIMIT or slow > PATTERNS_LIMIT or len(patterns) * len(names) > PAIRS_LIMIT:
         raise AdapterError(
@@ -71,8 +68,7 @@ def value_by_name(setting: str, patterns: Mapping[str, V], names: Collection[str
 
 
 def _ends_with(name: str, key: str) -> bool:
-    """What ``(.*\\.)?(key)`` says of a name, for a key of letters, digits and dots, where a dot stands for any letter;
-    or ``^key``."""
+    """Whether ``(.*\\.)?(key)`` matches a name, for a plain key, where a dot stands for any letter; or ``^key``."""
     whole, key = key.startswith("^"), key.removeprefix("^")
     begin = len(name) - len(key)
     if begin < 0 or (begin and (whole or name[begin - 1] != ".")) or not name.endswith(key.rpartition(".")[2]):
@@ -127,9 +123,12 @@ def nothing(why: str) -> Rule:
 def one_of(*allowed: Any) -> Rule:
     """One of these strings, or None, True and False themselves (1 is not True)."""
     said = ", ".join("null" if v is None else str(v).lower() if isinstance(v, bool) else str(v) for v in allowed)
-    return lambda value: (
-        "" if any(value is v or (isinstance(v, str) and value == v) for v in allowed) else f"it may be {said}"
-    )
+
+    def rule(value: Any) -> str:
+        right = any(value is v or (isinstance(v, str) and value == v) for v in allowed)
+        return "" if right else f"it may be {said}"
+
+    return rule
 
 
 switch = one_of(True, False)

@@ -41,8 +41,7 @@ class Full(Method):
     summary = "full fine-tuning: every weight of the base was trained"
     paper = "Howard and Ruder 2018, arXiv:1801.06146"
     order = 10
-    # hospital_reports, 20 steps of 4 rows: 2e-4 loss 0.30, 12 of 40 general questions; 5e-5 0.49, 17 of 40. Both keep
-    # the format.
+    # hospital_reports, 20 steps of 4 rows: 2e-4 loss 0.30, 12 of 40 general questions; 5e-5 0.49, 17. Both keep format.
     rates = (1e-4, 5e-5, 2e-5, 1e-5)
     options = ("layers",)
     whole = True

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from playground.errors import AdapterError, InputError
+from playground.errors import InputError
 from playground.methods.config_rules import Rule, modules, switch
 from playground.methods.method import BEGIN, Method, Options, Tensors, depth_fault, linear_fault
 from playground.methods.shapes import BaseLayout, Shapes, ends_of, linears_ending
@@ -22,8 +22,7 @@ _INNER = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "w2")
 
 
 def _targets(shapes: Shapes) -> tuple[list[str], list[str]]:
-    """(ends of the layers whose output is scaled, of those whose input is). Raises InputError where the names are
-    unknown."""
+    """(ends of the layers whose output is scaled, of those whose input is). Raises InputError for unknown names."""
     outer, inner = ends_of(shapes, _KEYS, _VALUES), ends_of(shapes, _INNER)
     if not outer or not inner:
         raise InputError("This base's keys or MLP have no known names, so IA3 has no place in it. Choose LoRA.")
@@ -41,8 +40,7 @@ class IA3(Method):
     summary = "IA3: one learned scale for each channel of some layers"
     paper = "Liu et al. 2022, arXiv:2205.05638"
     order = 4
-    # hospital_reports, 20 steps of 4 rows: 6e-2 loss 0.43, 7 of 40 general questions; 2e-2 0.55, 18 of 40. Both keep
-    # the format.
+    # hospital_reports, 20 steps of 4 rows: 6e-2 loss 0.43, 7 of 40 general questions; 2e-2 0.55, 18. Both keep format.
     rates = (3e-2, 2e-2, 1e-2, 5e-3)
     mergeable = True
     pace = 0.9
@@ -102,12 +100,9 @@ class IA3(Method):
         yield depth_fault(found, config, base)
 
     def read(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FileAdapter:
+        """[1, in] scales a feedforward layer's input, [out, 1] any other layer's output."""
         found = {}
-        for key, tensor in tensors.items():
-            match = self.pattern.fullmatch(key)
-            if match is None or tensor.dim() != 2 or 1 not in tensor.shape:
-                raise AdapterError(f"{name} holds {key}, which is not an IA3 vector. Export it again as a plain IA3.")
-            # [1, in] scales a feedforward layer's input, [out, 1] any other layer's output
-            inner = tensor.shape[0] == 1
-            found[match["module"]] = FileModule(in_scale=tensor[0]) if inner else FileModule(out_scale=tensor[:, 0])
+        for module, inner in self.modules(self.checked_shapes(name, config, tensors)).items():
+            vector = tensors[f"{BEGIN}{module}.ia3_l"].flatten()
+            found[module] = FileModule(in_scale=vector) if inner else FileModule(out_scale=vector)
         return FileAdapter(found)

@@ -1,4 +1,5 @@
-"""LoRA: a low-rank correction beside every linear layer."""
+"""LoRA, a low-rank correction beside every linear layer; QLoRA, the same over a base in 4 bits while it trains; DoRA,
+which learns the size of each output row apart from its direction."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from playground.methods.config_rules import (
     modules,
     nothing,
     number,
+    one_of,
     patterns,
     switch,
     value_by_name,
@@ -31,25 +33,16 @@ if TYPE_CHECKING:
 _SETTLED = ("orthogonal", "eva")
 """Ways to begin a LoRA that leave the base's weights alone (PEFT, LoraConfig.init_lora_weights); the file holds what
 became of it."""
+_BEGINS = one_of(None, True, False, "gaussian", "default")
+_REWRITES = (
+    "it rewrites the weights of the base; convert the adapter to a plain LoRA (PEFT: "
+    "path_initial_model_for_weight_conversion)"
+)
 
 
-def _layer_list(value: Any) -> str:
-    items = value if isinstance(value, list) else [value]
-    return "" if value is None or not any(map(whole(0, 10_000), items)) else "it must be layer numbers"
-
-
-def _layers_pattern(value: Any) -> str:
-    items = value if isinstance(value, list) else [value]
-    return "" if value is None or all(v == "" or is_name(v) for v in items) else "it must be a name"
-
-
-def _init(value: Any) -> str:
-    if value is None or isinstance(value, bool) or value in ("gaussian", "default"):
-        return ""
-    return (
-        "it rewrites the weights of the base; convert the adapter to a plain LoRA (PEFT: "
-        "path_initial_model_for_weight_conversion)"
-    )
+def _each(rule: Rule, why: str) -> Rule:
+    """One value that ``rule`` allows, a list of such, or null."""
+    return lambda v: "" if v is None or not any(map(rule, v if isinstance(v, list) else [v])) else why
 
 
 def lora_scale(config: Mapping[str, Any], alpha: float | None, rank: int) -> float:
@@ -89,17 +82,15 @@ class Lora(Method):
         "lora_dropout": number(0, 1),
         "target_modules": modules,
         "exclude_modules": modules,
-        "layers_to_transform": _layer_list,
-        "layers_pattern": _layers_pattern,
+        "layers_to_transform": _each(whole(0, 10_000), "it must be layer numbers"),
+        "layers_pattern": _each(lambda v: "" if v == "" or is_name(v) else "no name", "it must be a name"),
         "rank_pattern": patterns(whole(1, RANK_LIMIT)),
         "alpha_pattern": patterns(number(1e-6, 65_536)),
-        "bias": lambda value: (
-            "" if value == "none" else "it trains biases of the base; only 'none' leaves the base alone"
-        ),
+        "bias": lambda v: "" if v == "none" else "it trains biases of the base; only 'none' leaves the base alone",
         "use_rslora": switch,
         "use_dora": switch,
         "fan_in_fan_out": switch,
-        "init_lora_weights": _init,
+        "init_lora_weights": lambda v: _REWRITES if _BEGINS(v) else "",
         "layer_replication": nothing("it changes how many layers the base has"),
         "trainable_token_indices": nothing("it changes the embeddings of the base"),
     }
@@ -113,8 +104,7 @@ class Lora(Method):
         return linears(shapes) if isinstance(self.targets, str) else linears_ending(shapes, self.targets)
 
     def saves(self, shapes: Shapes, rank: int, options: Options) -> Tensors:
-        """A is [rank, in] and B is [out, rank], DoRA's sizes [out]. PiSSA's start stands in the file as well: twice the
-        rank."""
+        """A is [rank, in] and B is [out, rank], DoRA's sizes [out]; twice the rank with PiSSA, whose start is kept."""
         held = 2 * rank if options.pissa else rank
         found: dict[str, tuple[int, ...]] = {}
         for one in self.adapted(shapes):
@@ -131,21 +121,18 @@ class Lora(Method):
         """No dropout: the runs are short. The scale is 2 (rsLoRA: 2 sqrt(rank)), with PiSSA half of that.
 
         PiSSA needs no base that is rewritten: with the trained pair (B, A) stands the pair it began as, (-B0, A0),
-        which never moves,
-        so that the sum begins at zero over the base as it is. It is a plain LoRA of twice the rank at every moment.
-        """
+        which never moves, so that the sum begins at zero. It is a plain LoRA of twice the rank at every moment."""
         from peft import LoraConfig
 
         alpha: Any = 2 * rank
         if options.pissa and options.rslora:
             alpha = math.sqrt(2) * rank  # alpha / sqrt(2 rank) = sqrt(rank)
-        targets = self.targets if isinstance(self.targets, str) else list(self.targets)
         return LoraConfig(
             r=2 * rank if options.pissa else rank,
             lora_alpha=alpha,
             lora_dropout=0.0,
             bias="none",
-            target_modules=targets,
+            target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
             task_type="CAUSAL_LM",
             use_rslora=options.rslora,
             use_dora=self.dora,
@@ -165,7 +152,7 @@ class Lora(Method):
     def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
         layers, foreign = self.parts(shapes)
         yield from map(self.foreign, foreign)
-        ranks = {config["r"], *(config.get("rank_pattern") or {}).values()}
+        ranks = {config.get("r"), *(config.get("rank_pattern") or {}).values()}
         dora = bool(config.get("use_dora"))
         for module, parts in layers.items():
             down, up, magnitude = (parts.get(part) for part in ("A", "B", "magnitude_vector"))
@@ -180,10 +167,8 @@ class Lora(Method):
             if down[0] not in ranks:
                 yield f"has rank {down[0]} in layer {module}, but its config says {', '.join(map(str, sorted(ranks)))}"
             if magnitude != ((up[0],) if dora else None):
-                yield (
-                    f"has a DoRA magnitude of shape {magnitude} in layer {module}, while its config says use_dora"
-                    f" {dora}"
-                )
+                has = f"has a DoRA magnitude of shape {magnitude} in layer {module}"
+                yield f"{has}, while its config says use_dora {dora}"
             yield linear_fault(module, down[1], up[0], base)
         yield depth_fault(layers, config, base)
 
@@ -201,36 +186,50 @@ class Lora(Method):
                 f"{name} adapts weights that are stacked by expert (target_parameters); chatting carries adapters on"
                 " linear layers only. Train it on the attention layers."
             )
-        layers, foreign = self.parts(tensors)
-        if foreign and foreign[0].endswith(".base_layer.weight"):
-            raise AdapterError(
-                f"{name} carries weights of the base itself ({foreign[0]}). Save it again with"
-                " save_embedding_layers=False."
-            )
-        if foreign:
-            raise AdapterError(
-                f"{name} holds {foreign[0]}, which is not a LoRA weight. Export it again as a plain LoRA."
-            )
-        needed = {"A", "B"} | ({"magnitude_vector"} if config.get("use_dora") else set())
-        for module, pair in layers.items():
-            if set(pair) != needed:
-                raise AdapterError(
-                    f"{name} holds only a part of {module}'s weights. The file is damaged; export the adapter again."
-                )
-            a, b = tuple(pair["A"].shape), tuple(pair["B"].shape)
-            if len(a) != 2 or len(b) != 2 or a[0] != b[1] or not a[0]:
-                sizes = f"{list(a)} and {list(b)}"
-                raise AdapterError(
-                    f"{name}'s matrices for {module} are {sizes}, which are no pair of one rank. Export it again."
-                )
-        factors = self.factors(config, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, f"{name}'s ")
-        return FileAdapter(
-            {
-                module: FileModule(
-                    pair["A"],
-                    pair["B"] * factors[f"{BEGIN}{module}.lora_B.weight"],
-                    magnitude=pair.get("magnitude_vector"),
-                )
-                for module, pair in layers.items()
-            }
-        )
+        shapes = self.checked_shapes(name, config, tensors)
+        scales = self.factors(config, shapes, f"{name}'s ")
+        found = {}
+        for module, part in self.parts(tensors)[0].items():
+            b = part["B"] * scales[f"{BEGIN}{module}.lora_B.weight"]
+            found[module] = FileModule(part["A"], b, magnitude=part.get("magnitude_vector"))
+        return FileAdapter(found)
+
+
+class QLora(Lora):
+    name = "qlora"
+    label = "QLoRA"
+    cost = "a third of the memory"
+    explain = (
+        "QLoRA is LoRA over a base squeezed to 4 bits (NF4, double quantisation) while it trains, so a larger base"
+        " fits. It costs a little speed and accuracy; the adapter itself is an ordinary LoRA."
+    )
+    summary = "QLoRA: LoRA, trained on a base held in 4 bits"
+    paper = "Dettmers et al. 2023, arXiv:2305.14314"
+    order = 2
+    quantised = True
+    writes = "lora"
+    pace = 1.05
+    kept = 4.7
+    axolotl: Mapping[str, Any] | None = {"adapter": "qlora", "lora_target_linear": True}
+
+    def accepts(self, config: Mapping[str, Any]) -> bool:
+        return config.get("peft_type") == self.peft_type
+
+
+class Dora(Lora):
+    name = "dora"
+    label = "DoRA"
+    cost = "closer to full, slower"
+    explain = (
+        "DoRA is LoRA that learns the size and the direction of each layer's weights apart, which brings it closer to"
+        " full fine-tuning at the same rank. It takes about half as long again to train; the file is hardly larger."
+    )
+    summary = "DoRA: LoRA that learns a layer's direction and size apart"
+    paper = "Liu et al. 2024, arXiv:2402.09353"
+    order = 3
+    options = ("rslora",)
+    dora = True
+    blendable = False
+    pace = 1.3
+    kept = 5.8
+    axolotl: Mapping[str, Any] | None = {"adapter": "lora", "lora_target_linear": True, "peft_use_dora": True}

@@ -1,5 +1,4 @@
-"""What every fine-tuning method says of itself, and what it does with its own files: the class that each method derives
-from."""
+"""What every fine-tuning method says of itself, and what it does with its own files: the class that each derives from."""
 
 from __future__ import annotations
 
@@ -9,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from playground.errors import InputError
+from playground.errors import AdapterError, InputError
 from playground.methods.config_rules import Rule
-from playground.methods.shapes import BaseLayout, Shape, Shapes, body_weights, layer_of, weights_in
+from playground.methods.shapes import BaseLayout, Shape, Shapes, layer_of, linear_weights, weights_in
 from playground.methods.weights import FileAdapter
 from playground.plain import plain_text
 
@@ -28,14 +27,11 @@ class Options:
     """Options of methods beyond rank and learning rate; each off unless it is set.
 
     rslora: scale by alpha / sqrt(rank) in place of alpha / rank, so that high ranks learn as fast (Kalajdzievski 2023,
-    arXiv:2312.03732).
-    pissa: begin with the base's strongest directions in place of noise (Meng et al. 2024, arXiv:2404.02948).
-    layers: of a full fine-tune train the last so many layers and the norm behind them; 0 = all weights.
-    init_text: what virtual tokens begin as; '' = tokens drawn from the vocabulary.
-    placement: where bottlenecks stand: ``houlsby`` after attention and after the MLP, ``pfeiffer`` after the MLP; '' =
-    houlsby.
-    Raises InputError, with every fault at once.
-    """
+    arXiv:2312.03732). pissa: begin with the base's strongest directions in place of noise (Meng et al. 2024,
+    arXiv:2404.02948). layers: of a full fine-tune train the last so many layers and the norm behind them; 0 = all
+    weights. init_text: what virtual tokens begin as; '' = tokens drawn from the vocabulary. placement: bottlenecks
+    after attention and MLP (``houlsby``, also '') or after the MLP (``pfeiffer``).
+    Raises InputError, with every fault at once."""
 
     rslora: bool = False
     pissa: bool = False
@@ -77,29 +73,23 @@ BEGIN = "base_model.model."
 
 class Method:
     """One way to fine-tune: a subclass with a ``name`` of its own, in any file of this package; nothing else to
-    register.
+    register. None of it needs torch but ``peft_config``, ``register``, ``resumed`` and ``read``.
 
-    Its class attributes say what it is; its methods make its PEFT config and judge and read its files. They raise
-    InputError for options
-    that a base has no place for. None of them needs torch but ``peft_config``, ``register``, ``resumed`` and ``read``.
-    """
+    name: as on the command line. label: as on a button; ``cost`` are a few words beside it, ``explain`` two sentences
+    for a person, ``summary`` the model card's words. order: place in a form, from 1. rates: learning rates for a tiny,
+    small, middling and large base (``SIZES``). kind: what an error calls such an adapter."""
 
     name: ClassVar[str]
-    """As on the command line."""
     label: str
-    """As on a button; ``cost`` are a few words beside it, ``explain`` two sentences for a person, ``summary`` the model
-    card's words."""
     cost: str
     explain: str
     summary: str
     paper: str
     order: float
-    """Place in a form, from 1."""
     rates: tuple[float, float, float, float]
-    """Learning rates for a tiny, small, middling and large base (``SIZES``)."""
+    kind: str
     rank: int | None = None
-    """The default on a small base; None = the method has none. ``rank_label`` and ``rank_info`` say in the form what it
-    means here."""
+    """The default on a small base, None = it has none. ``rank_label`` and ``rank_info`` say in the form what it is."""
     rank_label: str = "Rank"
     rank_info: str = "Size of the correction."
     options: tuple[str, ...] = ()
@@ -111,10 +101,9 @@ class Method:
     """The base is loaded in NF4 while training."""
     virtual: bool = False
     """It puts virtual tokens before the text, so that documents cannot share a row. ``starts_as_tokens``: they begin as
-    real tokens."""
+    real tokens. ``deep``: they are keys and values of every layer in place of embeddings."""
     starts_as_tokens: bool = False
     deep: bool = False
-    """Its virtual tokens are keys and values of every layer in place of embeddings."""
     whole: bool = False
     """The base's own weights move, and the result is a whole model: there is no PEFT config."""
     mergeable: bool = False
@@ -135,31 +124,25 @@ class Method:
     """The module to import before PEFT knows the method, '' = it is PEFT's own."""
 
     peft_type: str = ""
-    """As in ``adapter_config.json``."""
     settings: Mapping[str, Rule] = {}
     """What ``adapter_config.json`` may say beside the settings common to all; ``required``: what must stand there."""
     required: tuple[str, ...] = ()
     pattern: re.Pattern[str] | None = None
-    """Names of its tensors: groups ``module`` and, where a module has several, ``part``; None = it adapts no
-    modules."""
-    kind: str
-    """What an error calls such an adapter."""
+    """Names of its tensors, with groups ``module`` and, where it has several, ``part``; None = it adapts no modules."""
 
     def __init__(self) -> None:
         self.learning_rate = self.rates[1]
 
-    # -- before a run
-    # ---------------------------------------------------------------------------------------------------
+    # Before a run. Options that a base has no place for raise InputError.
 
     def sized(self, shapes: Shapes) -> Method:
         """This method with the defaults for a base of this size: a larger one takes smaller steps."""
         found = copy.copy(self)
-        found.learning_rate = self.rates[sum(body_weights(shapes) > size for size in SIZES)]
+        found.learning_rate = self.rates[sum(linear_weights(shapes) > size for size in SIZES)]
         return found
 
     def default_rate(self, options: Options) -> float:
-        """The learning rate unless a person says otherwise. PiSSA moves the strongest directions, so it takes smaller
-        steps."""
+        """The learning rate unless a person chooses one. PiSSA moves the strongest directions: smaller steps."""
         return self.learning_rate * (0.2 if options.pissa else 1.0)
 
     def check(self, options: Options) -> None:
@@ -176,8 +159,7 @@ class Method:
             raise InputError(f"{self.name} cannot train {objective}: {why}")
 
     def trained(self, shapes: Shapes, rank: int, options: Options = NO_OPTIONS) -> int:
-        """Number of weights that will be trained. Raises InputError for an option this method or base has no place
-        for."""
+        """Number of weights that will be trained."""
         self.check(options)
         return self.trains(shapes, rank, options)
 
@@ -189,8 +171,7 @@ class Method:
         """Number of weights that are trained: all that the file holds, unless a method says otherwise."""
         return weights_in(self.saves(shapes, rank, options))
 
-    # -- in PEFT
-    # --------------------------------------------------------------------------------------------------------
+    # In PEFT.
 
     def peft_config(self, shapes: Shapes, rank: int, options: Options) -> PeftConfig | None:
         """None where the base's own weights move."""
@@ -203,8 +184,7 @@ class Method:
         """The config with which a finished adapter is trained further. Raises InputError where it cannot be."""
         return config
 
-    # -- its files
-    # ------------------------------------------------------------------------------------------------------
+    # Its files.
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         """Whether an ``adapter_config.json`` is one of this method's."""
@@ -216,13 +196,12 @@ class Method:
         return {match["module"]: False for match in matches if match}
 
     def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
-        """What is wrong with a file's tensors, by its own config and, where it is known, the base: ends of sentences,
-        '' = nothing."""
+        """What is wrong with a file's tensors, by its config and, where it is known, the base: ends of sentences, or
+        ''."""
         raise NotImplementedError
 
     def without_training(self, config: dict[str, Any]) -> list[str]:
-        """Take out of an imported config what only matters while training; returns what was left out, in words for a
-        person."""
+        """Take out of an imported config what only matters while training; returns in words what was left out."""
         return []
 
     def written_out(self, config: dict[str, Any], modules: Mapping[str, bool]) -> None:
@@ -235,9 +214,15 @@ class Method:
         return {}
 
     def read(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FileAdapter:
-        """A file's tensors in the terms of the engine's formula. name: the adapter's, for the AdapterError on a damaged
-        file."""
+        """A file's tensors in the terms of the engine's formula. name: the adapter's, for the AdapterError."""
         raise NotImplementedError
+
+    def checked_shapes(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Tensors:
+        """The tensors' shapes. Raises AdapterError where they have a fault."""
+        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        if fault := next(filter(None, self.faults(shapes, config, None)), ""):
+            raise AdapterError(f"{name} {fault}. The file is damaged, or of another kind; export the adapter again.")
+        return shapes
 
     def parts(self, tensors: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """(by module: its parts by their names, names of tensors that are none of this method's)."""
@@ -291,14 +276,13 @@ def depth_fault(modules: Iterable[str], config: Mapping[str, Any], base: BaseLay
     return f"was trained on another base: it covers {len(here)} layers, this base has {len(there)}" if missing else ""
 
 
-def file_bytes(tensors: Tensors, item_bytes: int = 4) -> int:
-    """Bytes of a safetensors file with these tensors, as PEFT and transformers write it: its header, and the
+def file_bytes(tensors: Tensors) -> int:
+    """Bytes of a safetensors file with these tensors in fp32, as PEFT and transformers write it: its header, and the
     numbers."""
-    kind = {2: "BF16", 4: "F32"}[item_bytes]
     header, at = '{"__metadata__":{"format":"pt"}', 0
     for name, shape in sorted(tensors.items()):
-        end = at + weights_in({name: shape}) * item_bytes
+        end = at + weights_in({name: shape}) * 4
         sides = ",".join(map(str, shape))
-        header += f',"{name}":{{"dtype":"{kind}","shape":[{sides}],"data_offsets":[{at},{end}]}}'
+        header += f',"{name}":{{"dtype":"F32","shape":[{sides}],"data_offsets":[{at},{end}]}}'
         at = end
     return 8 + -(-(len(header) + 1) // 8) * 8 + at

@@ -1,5 +1,4 @@
-"""What a base looks like from the names and shapes of its weights: widths, layers, and the linear layers that a method
-can adapt."""
+"""A base as the names and shapes of its weights tell of it: widths, layers, and the linear layers to adapt."""
 
 from __future__ import annotations
 
@@ -35,10 +34,6 @@ class Linear:
     outputs: int
     inputs: int
 
-    @property
-    def last(self) -> str:
-        return self.name.rpartition(".")[2]
-
 
 def linears(shapes: Shapes) -> list[Linear]:
     """Every linear layer of the body, neither embeddings nor head. GPT-2 keeps its weights as inputs x outputs."""
@@ -59,19 +54,13 @@ def linears_ending(shapes: Shapes, ends: Iterable[str]) -> list[Linear]:
 
 
 def ends_of(shapes: Shapes, *groups: tuple[str, ...]) -> list[str]:
-    """For each group of names that architectures use for one thing, those that this base's linear layers end in, once
-    each."""
+    """For each group of names that architectures use for one thing, those that this base's linear layers end in."""
     return [end for group in groups for end in group if linears_ending(shapes, [end])]
 
 
-def linear_shapes(shapes: Shapes) -> list[tuple[int, int]]:
-    """(out, in) of every linear layer of the body."""
-    return [(one.outputs, one.inputs) for one in linears(shapes)]
-
-
-def body_weights(shapes: Shapes) -> int:
+def linear_weights(shapes: Shapes) -> int:
     """Weights of all linear layers of the body."""
-    return sum(rows * columns for rows, columns in linear_shapes(shapes))
+    return sum(one.outputs * one.inputs for one in linears(shapes))
 
 
 def weights_in(shapes: Shapes) -> int:
@@ -105,13 +94,11 @@ def key_value_size(shapes: Shapes) -> int:
     """Width of one layer's keys: key-value heads x their size. Raises InputError where the names do not tell."""
     all_linears = linears(shapes)
     for one in all_linears:
-        if one.last == "k_proj":
+        place, _, last = one.name.rpartition(".")
+        if last == "k_proj":
             return one.outputs
-        if (
-            one.last in _FUSED_QKV
-        ):  # queries, keys and values in one; the output projection reads as many as there are queries
-            place = f"{one.name.rpartition('.')[0]}."
-            after = (other.inputs for other in all_linears if other.name.startswith(place) and other != one)
+        if last in _FUSED_QKV:  # queries, keys and values in one; the output projection reads as many as queries
+            after = (other.inputs for other in all_linears if other.name.startswith(f"{place}.") and other != one)
             return (one.outputs - (next(after, 0) or hidden_size(shapes))) // 2
     raise InputError("This base's keys and values have no known names. Choose LoRA, or prompt tuning.")
 
@@ -119,8 +106,7 @@ def key_value_size(shapes: Shapes) -> int:
 @dataclass(frozen=True)
 class BaseLayout:
     """A base to check an adapter against. shapes: weight name -> shape as stored. config: the base's config.json.
-    fingerprint: of the
-    weights, '' = unknown. folder: where they were read from, None = nowhere."""
+    fingerprint: of the weights, '' = unknown. folder: where they were read from, None = nowhere."""
 
     shapes: Shapes
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -150,8 +136,7 @@ class BaseLayout:
 
     def layers_beside(self, names: Iterable[str], modules: Iterable[str]) -> set[int]:
         """Indices of the decoder layers of ``names`` in the stacks that an adapter's ``modules`` lie in. A file may
-        hold other towers, and
-        layers past the config's count that no model loads (next-token layers)."""
+        hold other towers, and layers past the config's count that no model loads (next-token layers)."""
         stacks = {_stack(module) for module in modules}
         # as ``weight`` looks them up
         stacks |= {name for stack in stacks for name in (stack.partition(".")[2], f"model.{stack}".rstrip("."))}

@@ -1,5 +1,4 @@
-"""What the methods share that put virtual tokens before the text: as keys and values of every layer, or as
-embeddings."""
+"""What methods share that put virtual tokens before the text, as keys and values of every layer or as embeddings."""
 
 from __future__ import annotations
 
@@ -16,13 +15,13 @@ if TYPE_CHECKING:
     import torch
 
 TOKENS = "prompt_embeddings"
-"""The one tensor of the file: PEFT saves what an encoder or a projection makes of its parameters, so that nothing is
-left to compute."""
+"""The one tensor of the file: PEFT saves what an encoder or a projection makes of its parameters."""
 
 
 class VirtualTokenMethod(Method):
     rank = 20
     rank_label = "Virtual tokens"
+    rank_info = "Stand before every prompt."
     virtual = True
     kept = 1.8
     kind = "prompt or prefix"
@@ -44,15 +43,13 @@ class VirtualTokenMethod(Method):
         yield from (self.foreign(name) for name in shapes if name != TOKENS)
         shape = shapes.get(TOKENS)
         if shape is None or len(shape) != 2 or shape[0] != config["num_virtual_tokens"]:
-            said = None if shape is None else list(shape)
-            yield f"has {TOKENS} of shape {said}; its config says {config['num_virtual_tokens']} virtual tokens"
+            has = f"has {TOKENS} of shape {None if shape is None else list(shape)}"
+            yield f"{has}; its config says {config['num_virtual_tokens']} virtual tokens"
             return
         depth, wide = config.get("num_layers"), config.get("token_dim")
         if wide is not None and shape[1] != wide * (2 * depth if self.deep and depth else 1):
-            yield (
-                f"has virtual tokens {shape[1]} wide, which is not what its config says (token_dim {wide}, num_layers"
-                f" {depth})"
-            )
+            said = f"token_dim {wide}, num_layers {depth}"
+            yield f"has virtual tokens {shape[1]} wide, which is not what its config says ({said})"
         if base is None:
             return
         if depth is not None and base.layers is not None and depth != base.layers:

@@ -1,5 +1,4 @@
-"""What an adapter's file holds, in the terms of the engine's one formula (``engine/adapter_weights.py``). Imports no
-torch."""
+"""What an adapter's file holds, in the terms of the engine's formula (``engine/adapter_weights.py``). Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BottleneckWeights:
-    """One layer's bottleneck: down [r, out], down_bias [r], up [out, r], up_bias [out], and the activation between
-    them."""
+    """One layer's bottleneck: down [r, out], down_bias [r], up [out, r], up_bias [out]; activation: between them."""
 
     down: torch.Tensor
     down_bias: torch.Tensor
@@ -28,8 +26,8 @@ class BottleneckWeights:
 @dataclass(frozen=True)
 class FileModule:
     """One linear layer's part: a [rank, in], b [out, rank] with the scale folded in; in_scale [in]; out_scale [out];
-    magnitude: DoRA's
-    learned norm of each output row [out], a scale only together with the base's weight. None = it has no effect."""
+    magnitude: DoRA's learned norm of each output row [out], a scale only together with the base's weight. None = it has
+    no effect."""
 
     a: torch.Tensor | None = None
     b: torch.Tensor | None = None
@@ -41,8 +39,7 @@ class FileModule:
 
 @dataclass(frozen=True)
 class VirtualTokens:
-    """Tokens before the text. flat: [tokens, layers * 2 * kv_heads * head_dim] where ``prefix``, else [tokens,
-    hidden]."""
+    """Before the text. flat: [tokens, layers * 2 * kv_heads * head_dim] where ``prefix``, else [tokens, hidden]."""
 
     flat: torch.Tensor
     prefix: bool
@@ -52,8 +49,7 @@ class VirtualTokens:
         return self.flat.shape[0]
 
     def keys_values(self, name: str, layers: int, kv_heads: int, head_dim: int) -> torch.Tensor:
-        """[layers, tokens, 2, kv_heads, head_dim], keys first. name: the adapter's, for the AdapterError on another
-        base's."""
+        """[layers, tokens, 2, kv_heads, head_dim], keys first. name: the adapter's, for the AdapterError."""
         self._check_width(name, "keys and values are", layers * 2 * kv_heads * head_dim)
         return self.flat.view(self.count, layers, 2, kv_heads, head_dim).transpose(0, 1)
 
@@ -72,8 +68,7 @@ class VirtualTokens:
 
 @dataclass(frozen=True)
 class FileAdapter:
-    """All that an adapter's file holds: modules by the path of their linear layer, and the tokens that it puts before
-    the text."""
+    """All that a file holds: modules by the path of their linear layer, and the tokens it puts before the text."""
 
     modules: Mapping[str, FileModule]
     virtual: VirtualTokens | None = None

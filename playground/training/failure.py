@@ -17,7 +17,7 @@ from pathlib import Path
 
 from playground.errors import PlaygroundError
 from playground.methods import all_methods, get_method
-from playground.methods.method import NO_OPTIONS, Method
+from playground.methods.method import NO_OPTIONS
 from playground.methods.shapes import Shapes
 from playground.training.estimate import needs
 from playground.training.spec import RunSpec
@@ -29,16 +29,13 @@ _DISK_SIGNS = (
     *("pytorchstreamwriter failed", "file write failed", "unexpected pos", "(os error 28)", "(os error 27)"),
 )
 _MEMORY_SIGNS = (
-    *(
-        "out of memory",
-        "can't allocate memory",
-        "cannot allocate memory",
-        "not enough memory",
-        "bad_alloc",
-        "memoryerror",
-    ),
-    *("unable to mmap", "failed to map segment", "thread creation failed", "can't start new thread"),
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
+    *("memoryerror", "unable to mmap", "failed to map segment", "thread creation failed", "can't start new thread"),
 )
+SURE = 0.9
+"""An estimate may be off by a tenth: advice stays below that share of what was too much, and of what there is."""
+SHORTEST = 32
+"""Tokens; below that few prompts keep their question."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +95,14 @@ def size_words(value: int) -> str:
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and what it came from."""
+    found: list[BaseException] = []
     now: BaseException | None = error
-    while now is not None and id(now) not in seen:
-        seen.add(id(now))
-        yield now
+    while now is not None and now not in found:
+        found.append(now)
         now = now.__cause__ or now.__context__
-
-
-SURE = 0.9
-"""An estimate may be off by a tenth: advice stays below that share of what was too much, and of what there is."""
-SHORTEST = 32
-"""Tokens; below that few prompts keep their question."""
+    return found
 
 
 @dataclass(frozen=True)
@@ -138,14 +130,13 @@ class Setting:
 def oom_advice(
     spec: RunSpec, shapes: Shapes, there_bytes: int, packed: bool = False, cuda: bool = False
 ) -> Setting | None:
-    """The nearest smaller setting that should fit ``there_bytes``; None when even the smallest does not.
-    packed, cuda: see ``needs``."""
+    """The nearest smaller setting that should fit ``there_bytes``, None = there is none. packed, cuda: see ``needs``."""
     asked = estimated(spec, shapes, spec.method, spec.batch_size, spec.max_tokens, packed, cuda)
     goal = SURE * min(asked, there_bytes)
     for method, batch_size, max_tokens in _candidates(spec):
-        needs = estimated(spec, shapes, method, batch_size, max_tokens, packed, cuda)
-        if needs <= goal:
-            return Setting(method, batch_size, max_tokens, needs)
+        needed = estimated(spec, shapes, method, batch_size, max_tokens, packed, cuda)
+        if needed <= goal:
+            return Setting(method, batch_size, max_tokens, needed)
     return None
 
 
@@ -164,8 +155,7 @@ def estimated(
     cuda: bool = False,
 ) -> int:
     """The estimate of a run like ``spec`` with these settings, in bytes."""
-    chosen: Method = get_method(method)
-    same = method == spec.method
+    chosen, same = get_method(method), method == spec.method
     rank = 0 if chosen.rank is None else (spec.rank if same else 0) or chosen.rank
     longest = min(spec.tokens_p95 or spec.max_tokens, max_tokens)
     return needs(

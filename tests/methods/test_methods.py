@@ -15,7 +15,7 @@ from playground.methods.full import moving
 from playground.methods.lora import Lora
 from playground.methods.method import SIZES, Options, file_bytes
 from playground.methods.shapes import Linear, key_value_size, layer_count, linears
-from playground.training.estimate import estimate
+from playground.training.estimate import needs
 from playground.training.spec import OBJECTIVES
 
 NAMES = ("lora", "qlora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning", "full")
@@ -94,14 +94,12 @@ def test_widths_are_read_off_the_shapes() -> None:
 def test_each_finds_its_place_in_every_family(name: str, base: dict[str, tuple[int, ...]]) -> None:
     method = get_method(name)
     trained = method.trained(base, method.rank or 0)
-    needs = estimate(
-        base, method, rank=method.rank or 0, steps=10, batch_size=2, tokens_p95=64, tokens_mean=50, answer_max=20
-    )
-    assert trained > 0
-    assert needs.trainable_params == trained
-    assert needs.disk_bytes == file_bytes(method.saves(base, method.rank or 0, Options()))
-    assert needs.memory_bytes > 0
-    assert needs.seconds > 12
+    sizes = {"steps": 10, "batch_size": 2, "tokens_p95": 64, "tokens_mean": 50, "answer_max": 20}
+    found = needs("sft", base, method, rank=method.rank or 0, **sizes)  # type: ignore[arg-type]
+    assert found.trainable_params == trained > 0
+    assert found.disk_bytes == file_bytes(method.saves(base, method.rank or 0, Options()))
+    assert found.memory_bytes > 0
+    assert found.seconds > 12
 
 
 def test_an_unknown_family_is_told_in_words() -> None:
@@ -158,13 +156,12 @@ def test_a_method_of_our_own_is_a_full_member_of_pefts_enumeration(tmp_path: Pat
     import peft
 
     from playground.methods import bottleneck
-    from playground.methods.peft_types import register
 
     register_with_peft()
     kind = peft.PeftType("BOTTLENECK")
     assert kind is peft.PeftType.BOTTLENECK is peft.PeftType["BOTTLENECK"]
     assert (kind, kind.name, list(peft.PeftType).count(kind)) == ("BOTTLENECK", "BOTTLENECK", 1)
-    register("BOTTLENECK", bottleneck.BottleneckConfig, bottleneck.BottleneckModel)
+    bottleneck.register()
     assert list(peft.PeftType).count(kind) == 1
     bottleneck.BottleneckConfig(r=3, target_modules=["fc2"]).save_pretrained(tmp_path)
     assert isinstance(peft.PeftConfig.from_pretrained(tmp_path), bottleneck.BottleneckConfig)

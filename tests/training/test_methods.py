@@ -18,7 +18,7 @@ from playground.library.safety import check_folder
 from playground.methods import all_methods, get_method
 from playground.methods.method import Options
 from playground.training.checkpoint import STATE, newest_complete
-from playground.training.estimate import estimate
+from playground.training.estimate import needs
 from playground.training.model import load_for_training, optimiser_name, weights_of
 from playground.training.objectives.sft import AnswerCollator, TextBlockCollator, answer_loss
 from playground.training.spec import RunSpec
@@ -103,9 +103,8 @@ def test_the_trained_model_is_what_was_planned_and_what_peft_loads(tiny_base: Pa
     model.eval().save_pretrained(tmp_path)
     base = base_model(tiny_base)
     shapes = {key: tuple(p.shape) for key, p in base.named_parameters()}
-    plan = estimate(
-        shapes, method, rank=rank, steps=6, batch_size=4, tokens_p95=40, tokens_mean=40, answer_max=9, options=options
-    )
+    sizes = {"steps": 6, "batch_size": 4, "tokens_p95": 40, "tokens_mean": 40, "answer_max": 9}
+    plan = needs("sft", shapes, method, rank=rank, options=options, **sizes)
     assert weights_of(model)[0] == plan.trainable_params
     weights = tmp_path / ("model.safetensors" if method.whole else "adapter_model.safetensors")
     assert weights.stat().st_size == plan.disk_bytes
