@@ -23,7 +23,6 @@ SCHEMA = 2
 STATES = ("QUEUED", "RUNNING", "STOPPING", "DONE", "FAILED", "CANCELLED")
 ACTIVE = ("QUEUED", "RUNNING", "STOPPING")
 ENDED = ("DONE", "FAILED", "CANCELLED")
-MOVES = ("up", "down", "first", "last")
 WORKER_TIMEOUT_S = 30.0
 
 DatabaseError = sqlite3.Error
@@ -36,29 +35,22 @@ CREATE TABLE IF NOT EXISTS runs (
   needs_bytes INTEGER NOT NULL, summary TEXT NOT NULL DEFAULT '{}'
 )
 """
+_SUPERVISOR = "one INTEGER PRIMARY KEY CHECK (one = 1), pid INTEGER NOT NULL, pid_started_s REAL NOT NULL"
 _SINCE_2 = (
     "ALTER TABLE runs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE runs ADD COLUMN started_s REAL",
     "ALTER TABLE runs ADD COLUMN retried INTEGER NOT NULL DEFAULT 0",
-    (
-        "CREATE TABLE supervisor (one INTEGER PRIMARY KEY CHECK (one = 1), pid INTEGER NOT NULL, pid_started_s REAL NOT"
-        " NULL)"
-    ),
+    f"CREATE TABLE supervisor ({_SUPERVISOR})",
 )
-_RACES = (
-    "CREATE TABLE IF NOT EXISTS races (race TEXT PRIMARY KEY, owner TEXT NOT NULL, created_s REAL NOT NULL, record TEXT"
-    " NOT NULL)"
-)
-_VISITS = (
-    "CREATE TABLE IF NOT EXISTS visitors (owner TEXT PRIMARY KEY, seen_s REAL NOT NULL, left_s REAL NOT NULL DEFAULT 0)"
-)
+_RACES = "race TEXT PRIMARY KEY, owner TEXT NOT NULL, created_s REAL NOT NULL, record TEXT NOT NULL"
+_VISITS = "owner TEXT PRIMARY KEY, seen_s REAL NOT NULL, left_s REAL NOT NULL DEFAULT 0"
 _LAST = "(SELECT COALESCE(MAX(place), 0) + 1 FROM runs)"
 _FIRST = "(SELECT COALESCE(MIN(place), 0) - 1 FROM runs)"
 
 
 def connect(path: Path, timeout_s: float = 30.0, *, create: bool = True) -> sqlite3.Connection:
-    """A connection that overwrites what it deletes or changes. create: make the file and its folder where they are
-    missing; otherwise a missing file raises sqlite3.OperationalError."""
+    """A connection that overwrites what it deletes. create: make the file and its folder; else a missing file raises
+    sqlite3.OperationalError."""
     if create:
         private_folder(path.parent)
         # SQLite reports errors best. An existing file is not opened here: closing it would free SQLite's locks.
@@ -84,17 +76,22 @@ def wipe(path: Path, timeout_s: float = 30.0) -> None:
 
 
 class _Tables:
-    """Connections to the database, one a thread; every write is one transaction."""
+    """Connections to the database, one a thread; every write is one transaction. table, columns: created where they are
+    missing."""
+
+    table = columns = ""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
 
-    def _create(self, db: sqlite3.Connection) -> None:
-        """Create what is missing; called once a connection."""
-
     def _read(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         return self._connection().execute(statement, values).fetchall()
+
+    def _changed(self, statement: str, *values: Any) -> bool:
+        """Whether a row was changed."""
+        with self._write() as db:
+            return db.execute(statement, values).rowcount > 0
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -120,8 +117,9 @@ class _Tables:
             try:
                 db.row_factory = sqlite3.Row
                 db.execute("PRAGMA journal_mode = WAL")
-                with db:
-                    self._create(db)
+                if self.table:
+                    with db:
+                        db.execute(f"CREATE TABLE IF NOT EXISTS {self.table} ({self.columns})")
             except BaseException:
                 db.close()
                 raise
@@ -134,13 +132,10 @@ class _Tables:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run as recorded. place: its order in the queue. pid, pid_started_s: the worker while it lives.
-
-    stopping_s: when a cancel was asked for. keep: the newest checkpoint is to become an adapter. summary: what the run
-    measured.
+    """One run as recorded. place: its order in the queue. pid, pid_started_s: the worker while it lives. stopping_s:
+    when a cancel was asked for. keep: the newest checkpoint is to become an adapter. summary: what the run measured.
     attempt: how often it was started; a worker of an earlier attempt may not write. started_s: when the last one was.
-    retried: whether memory ran out and it was requeued automatically.
-    """
+    retried: whether memory ran out and it was requeued automatically."""
 
     run: str
     owner: str
@@ -188,12 +183,11 @@ class RunStore(_Tables):
 
     def add(self, **values: Any) -> None:
         """Record a new run; the last in the queue."""
-        names = ", ".join(values)
-        with self._write() as db:
-            db.execute(f"INSERT INTO runs ({names}, place) VALUES ({_marks(values)}, {_LAST})", list(values.values()))
+        names, marks = ", ".join(values), _marks(values)
+        self._changed(f"INSERT INTO runs ({names}, place) VALUES ({marks}, {_LAST})", *values.values())
 
     def update(self, run: str, *, only_from: tuple[str, ...] | None = None, **values: Any) -> bool:
-        """Change a run; with ``only_from`` just if it is still in one of these states. Returns whether it was changed."""
+        """Change a run; with ``only_from`` just where it is in one of these states. Returns whether it was changed."""
         if "summary" in values:
             values["summary"] = json.dumps(values["summary"], allow_nan=False)
         states = only_from or STATES
@@ -244,10 +238,8 @@ class RunStore(_Tables):
         )
 
     def move(self, run: str, to: str | int, owner: str | None = None) -> None:
-        """Move a waiting run among the waiting runs (``owner``'s only, if named). to: one of MOVES, or a place from 1.
-
-        Raises InputError when the run is not waiting.
-        """
+        """Move a waiting run among the waiting runs (``owner``'s only, if named). to: up, down, first, last, or a place
+        from 1. Raises InputError when the run is not waiting."""
         whose, values = (" AND owner = ?", (owner,)) if owner is not None else ("", ())
         with self._write() as db:
             rows = db.execute(
@@ -260,7 +252,7 @@ class RunStore(_Tables):
             named = {"up": was - 1, "down": was + 1, "first": 0, "last": len(order)}
             wanted = named.get(to) if isinstance(to, str) else to - 1
             if wanted is None:
-                raise InputError(f"{to!r} is no place. There is {', '.join(MOVES)}, or a number from 1.")
+                raise InputError(f"{to!r} is no place. There is {', '.join(named)}, or a number from 1.")
             order.insert(min(max(0, wanted), len(order) - 1), order.pop(was))
             db.executemany("UPDATE runs SET place = ? WHERE run = ?", list(zip(places, order, strict=True)))
 
@@ -316,10 +308,6 @@ class RunStore(_Tables):
         rows = self._read("SELECT pid, pid_started_s FROM supervisor")
         return (rows[0][0], rows[0][1]) if rows else None
 
-    def _changed(self, statement: str, *values: Any) -> bool:
-        with self._write() as db:
-            return db.execute(statement, values).rowcount > 0
-
     def _rows(self, clause: str, *values: Any) -> list[RunRow]:
         found = self._read(f"SELECT * FROM runs {clause}", *values)
         rows = [RunRow(**{**dict(row), "summary": json.loads(row["summary"])}) for row in found]
@@ -366,12 +354,10 @@ def _existing(database: Path) -> Iterator[sqlite3.Connection]:
 class RaceTable(_Tables):
     """Races as JSON records. Safe from several threads and processes."""
 
-    def _create(self, db: sqlite3.Connection) -> None:
-        db.execute(_RACES)
+    table, columns = "races", _RACES
 
     def add_record(self, race: str, owner: str, created_s: float, record: dict[str, Any]) -> None:
-        with self._write() as db:
-            db.execute("INSERT INTO races VALUES (?, ?, ?, ?)", (race, owner, created_s, _json(record)))
+        self._changed("INSERT INTO races VALUES (?, ?, ?, ?)", race, owner, created_s, _json(record))
 
     def records(self) -> list[dict[str, Any]]:
         """Newest first."""
@@ -390,8 +376,7 @@ class RaceTable(_Tables):
             return record
 
     def remove(self, race: str) -> None:
-        with self._write() as db:
-            db.execute("DELETE FROM races WHERE race = ?", (race,))
+        self._changed("DELETE FROM races WHERE race = ?", race)
 
     def _found(self, rows: list[sqlite3.Row], race: str) -> dict[str, Any]:
         if not rows:
@@ -416,8 +401,7 @@ class Visit:
 class VisitTable(_Tables):
     """When each visitor was last here. Safe from several threads and processes."""
 
-    def _create(self, db: sqlite3.Connection) -> None:
-        db.execute(_VISITS)
+    table, columns = "visitors", _VISITS
 
     def seen(self, owner: str, now_s: float) -> None:
         self._upsert("(owner, seen_s) VALUES (?, ?)", "seen_s", owner, now_s)
@@ -429,9 +413,7 @@ class VisitTable(_Tables):
         return {row[0]: Visit(*row) for row in self._read("SELECT owner, seen_s, left_s FROM visitors")}
 
     def remove(self, owner: str) -> None:
-        with self._write() as db:
-            db.execute("DELETE FROM visitors WHERE owner = ?", (owner,))
+        self._changed("DELETE FROM visitors WHERE owner = ?", owner)
 
     def _upsert(self, new: str, column: str, *values: Any) -> None:
-        with self._write() as db:
-            db.execute(f"INSERT INTO visitors {new} ON CONFLICT DO UPDATE SET {column} = excluded.{column}", values)
+        self._changed(f"INSERT INTO visitors {new} ON CONFLICT DO UPDATE SET {column} = excluded.{column}", *values)

@@ -49,16 +49,13 @@ class Progress:
 
 
 class Job:
-    """One piece of work. error: why it ended early, "" = it did not. failed: by an error, not by a person who stopped
-    it."""
+    """One piece of work. error: why it ended early, "" = it did not. failed: by an error, not stopped by a person."""
 
     def __init__(self, key: str, what: str, clock: Callable[[], float], begin: Callable[[Job], None]) -> None:
         self.key, self.what, self.progress, self.error, self.failed = key, what, Progress(), "", False
         self._clock, self._begin = clock, begin
         self._phase = ("", 0.0, 0, 0.0)
         self._stop, self._ended = threading.Event(), threading.Event()
-
-    # -- for the work ----------------------------------------------------------------------------------------------
 
     @property
     def stopping(self) -> bool:
@@ -78,8 +75,6 @@ class Job:
         if phase != self._phase[0]:
             self._phase = (phase, self._clock(), done, after)
         self.progress = Progress(phase, done, of, waiting)
-
-    # -- for who looks -----------------------------------------------------------------------------------------------
 
     @property
     def live(self) -> bool:
@@ -112,6 +107,9 @@ class Job:
             self.wait()
 
 
+Work = Callable[[Job], None]
+
+
 @dataclass
 class _Entry:
     job: Job
@@ -129,14 +127,7 @@ class Jobs:
         self._lock = threading.RLock()
 
     def start(
-        self,
-        key: str,
-        work: Callable[[Job], None],
-        what: str,
-        *,
-        busy: str = "",
-        turn: str = "",
-        interruptible: bool = True,
+        self, key: str, work: Work, what: str, *, busy: str = "", turn: str = "", interruptible: bool = True
     ) -> Job:
         """Run ``work`` in the background; it is called exactly once, also where it is stopped before its turn.
 
@@ -149,11 +140,10 @@ class Jobs:
                 return there
             job = Job(key, what, self._clock, self._begin)
             self._live[key] = _Entry(job, lambda: self._run(job, work, turn), interruptible)
-            if turn:
-                before = self._turns.setdefault(turn, [])
-                before.append(job)
-                if len(before) > 1:
-                    return job
+            before = self._turns.setdefault(turn, []) if turn else []
+            before.append(job)
+            if len(before) > 1:
+                return job
         self._begin(job)
         return job
 
@@ -181,8 +171,7 @@ class Jobs:
 
     def wait(self, key: str, timeout_s: float | None = None) -> bool:
         """Returns whether no job with this key is live."""
-        job = self.get(key)
-        return job is None or job.wait(timeout_s)
+        return (job := self.get(key)) is None or job.wait(timeout_s)
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Stop all of them, and wait a while for those that look."""
@@ -192,8 +181,6 @@ class Jobs:
         for entry in entries:
             if entry.interruptible:
                 entry.job.wait(max(0.0, until - self._clock()))
-
-    # -- inside ------------------------------------------------------------------------------------------------------
 
     def _refused(self, key: str, busy: str) -> Job | None:
         job = self.get(key)
@@ -209,7 +196,7 @@ class Jobs:
             run, entry.run = entry.run, None
         self._spawn(run, job.key)
 
-    def _run(self, job: Job, work: Callable[[Job], None], turn: str) -> None:
+    def _run(self, job: Job, work: Work, turn: str) -> None:
         try:
             work(job)
         except CancelledError as error:
@@ -226,9 +213,8 @@ class Jobs:
             if turn:
                 waiting = self._turns[turn]
                 waiting.remove(job)
-                if waiting:
-                    following = waiting[0]
-                else:
+                following = waiting[0] if waiting else None
+                if not waiting:
                     del self._turns[turn]
         job._ended.set()
         if following is not None:

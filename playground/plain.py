@@ -6,7 +6,7 @@ import math
 
 
 def plain_text(value: object, limit: int = 200) -> str:
-    """A string without control characters and line breaks, cut at ``limit`` characters; '' for anything but a string."""
+    """A text without control characters and line breaks, cut at ``limit`` characters; '' for anything but a string."""
     if not isinstance(value, str):
         return ""
     return " ".join("".join(c if c.isprintable() else " " for c in value[: 4 * limit]).split())[:limit]

@@ -22,8 +22,8 @@ HEAD_START_S = 0.5
 
 
 def serve(settings: Settings, zero: Wrap | None = None) -> None:
-    """Serve until stopped. zero: ``spaces.GPU`` on a ZeroGPU Space. Raises PlaygroundError when another app serves this
-    home already."""
+    """Serve until stopped. zero: ``spaces.GPU`` on a ZeroGPU Space. Raises PlaygroundError where another app serves
+    this home."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:

@@ -19,38 +19,28 @@ HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|(?=.*:.*:)[0-9a-f:.]+")
 """A name or address of a machine, in small letters, without scheme, port or brackets."""
 _MEBI = 1024 * 1024
 WHOLE = {
-    "session_disk_mb": "PLAYGROUND_SESSION_DISK_MB",
-    "session_runs": "PLAYGROUND_SESSION_RUNS",
-    "session_adapters": "PLAYGROUND_SESSION_ADAPTERS",
-    "keep_hours": "PLAYGROUND_KEEP_HOURS",
-    "zero_seconds": "PLAYGROUND_ZERO_SECONDS",
-    "session_replies": "PLAYGROUND_SESSION_REPLIES",
-    "session_tokens": "PLAYGROUND_SESSION_TOKENS",
-    "session_steps": "PLAYGROUND_SESSION_STEPS",
-    "session_minutes": "PLAYGROUND_SESSION_MINUTES",
+    name: f"PLAYGROUND_{name.upper()}"
+    for name in (
+        *("session_disk_mb", "session_runs", "session_adapters", "session_replies", "session_tokens", "session_steps"),
+        *("session_minutes", "keep_hours", "zero_seconds"),
+    )
 }
 """Settings that are whole numbers above 0, and the variable that sets each."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One process's settings.
-
-    home: the one folder the app writes to.
-    base: the default base: ``smollm2-135m``, a hub id (``owner/name`` or ``owner/name@revision``), or a local folder.
-    budget_bytes: memory the session manager may use; None = what the device has, less a reserve.
-    shared: several people who do not know each other use this app.
-    api_token: bearer token for /v1; empty = this machine only.
-    allowed_hosts: names under which the page may be opened, beside those of this machine.
-    upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
+    """One process's settings. home: the one folder the app writes to. base: the default one: ``smollm2-135m``, a hub id
+    (``owner/name`` or ``owner/name@revision``), or a local folder. budget_bytes: memory the session manager may use;
+    None = what the device has, less a reserve. shared: several people who do not know each other use this app.
+    api_token: bearer token for /v1; empty = this machine only. allowed_hosts: names under which the page may be opened,
+    beside those of this machine. upload_mb: largest file that is taken; None = 20 where the app is shared, else 256.
+    zero_seconds: longest single use of the device on a ZeroGPU Space.
 
     Where the app is shared, for each visitor: session_disk_mb: uploads, runs, adapters, verdicts and exports together.
     session_runs: runs that wait or train at once. session_adapters: adapters kept. keep_hours: how long all of it stays
-    after the last visit.
-    session_replies: replies of their verdicts, benches and judgings that wait or are written at once. session_tokens:
-    the longest reply, in tokens. session_steps, session_minutes: of one run, the minutes by its own estimate.
-
-    zero_seconds: longest single use of the device on a ZeroGPU Space.
+    after the last visit. session_replies: replies of their verdicts, benches and judgings that wait or are written at
+    once. session_tokens: the longest reply. session_steps, session_minutes: of one run, the minutes by its estimate.
     """
 
     home: Path = field(default_factory=lambda: Path.home() / ".prompt-or-tune")
@@ -121,7 +111,7 @@ class Settings:
 
     @property
     def incoming_dir(self) -> Path:
-        """Where the page's server puts what a browser sends, for minutes; nothing else that a caller names is opened."""
+        """Where the page's server puts what a browser sends; nothing else that a caller names is opened."""
         return self.uploads_dir / "gradio"
 
     @property
@@ -160,9 +150,7 @@ class Settings:
 
 
 def _hosts(env: Mapping[str, str]) -> tuple[str, ...]:
-    """What the owner allows, the Space's own names (several where it has a domain of its own), and where Gradio is told
-    to serve.
-    Raises InputError."""
+    """What the owner allows, the Space's own names, and where Gradio is told to serve. Raises InputError."""
     allowed = _names(env.get(ALLOWED_HOSTS, ""))
     if wrong := [name for name in allowed if not HOST_NAME.fullmatch(name)]:
         raise InputError(

@@ -243,7 +243,9 @@ def ending_of(
     how = [_signal(-exit_code)] if exit_code is not None and exit_code < 0 else []
     lines = [line for line in log.splitlines() if line.strip()]
     fatal = "Fatal Python error: "
-    if lines:  # the line that names the fault, or the last one
+    if (
+        lines and exit_code != -signal.SIGKILL
+    ):  # the line that names the fault, or the last one; whoever is killed has none
         how.append(next((line for line in lines if line.startswith(fatal)), lines[-1]).removeprefix(fatal)[:200])
     why = f" ({'; '.join(how)})" if how else ""
     return Ending("FAILED", f"The training process was killed or died{why}.", died=True)

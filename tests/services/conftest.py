@@ -35,13 +35,18 @@ def services(settings: Settings) -> Iterator[Services]:
     built = build_services(settings)
     built.training.start_supervisor()
     yield built
-    for view in built.training.runs():
-        if view.state in ("QUEUED", "RUNNING"):
-            built.training.cancel(view.run)
-    until = time.monotonic() + 15
-    while any(view.state == "STOPPING" for view in built.training.runs()) and time.monotonic() < until:
-        time.sleep(0.05)
+    stop_runs(built)
     built.close()
+
+
+def stop_runs(services: Services) -> None:
+    """Cancel what has not ended, and wait for its workers."""
+    for view in services.training.runs():
+        if view.state in ("QUEUED", "RUNNING"):
+            services.training.cancel(view.run)
+    until = time.monotonic() + 15
+    while any(view.state == "STOPPING" for view in services.training.runs()) and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
-from playground.errors import InputError, NotFoundError
+from playground.errors import InputError, NotFoundError, RunFailedError
 from playground.evaluation.votes import Vote, bradley_terry
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.verdict.files import DONE, JUDGE
+from playground.verdict.judging import BASE, ENDPOINT, Endpoint, JudgingService, JudgingView
 from tests.services.conftest import CHECK, SIDES, put_verdict, vote_all
 from tests.shared.conftest import ANNA, BEN
 
 
 @pytest.fixture
-def services(settings: Settings) -> Services:
-    return build_services(settings)
+def services(settings: Settings) -> Iterator[Services]:
+    built = build_services(settings)
+    yield built
+    built.close()
 
 
 @pytest.fixture
@@ -144,3 +151,218 @@ def test_a_skip_is_no_vote(services: Services, ended: str) -> None:
     assert services.voting.count(ended) == (0, 0)
     with pytest.raises(InputError, match="no vote yet"):
         services.voting.reveal(ended)
+
+
+KEY = "sk-very-secret"
+MESSAGES = [{"role": "user", "content": "Which?"}]
+
+
+class Judge(ThreadingHTTPServer):
+    """Answers by ``say``: what it is asked -> (status, body). asked: (path, authorization, body) of each call."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        self.say: Callable[[dict[str, Any]], tuple[int, Any]] = lambda body: (200, reply("tie"))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Judge
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((self.path, self.headers.get("Authorization", ""), body))
+        status, said = self.server.say(body)
+        data = said if isinstance(said, bytes) else json.dumps(said).encode()
+        self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", f"{self.server.url}/elsewhere")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def reply(text: str) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+
+
+def first_with_end(body: dict[str, Any]) -> tuple[int, Any]:
+    """Prefers the reply that ends with END; of two alike it names the first it read."""
+    text = body["messages"][-1]["content"]
+    a, b = (text.split(f"Reply {letter}:")[1].split("\n</")[0].endswith("END") for letter in "AB")
+    return 200, reply("A" if a or not b else "The winner is: B")
+
+
+@pytest.fixture
+def judge() -> Iterator[Judge]:
+    server = Judge()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def endpoint(judge: Judge) -> Endpoint:
+    return Endpoint(judge.url, "deep", KEY)
+
+
+def judging(services: Services, endpoint: Endpoint | None, shared: bool = False) -> JudgingService:
+    parts = (services.voting, services.bases, services.adapters, services.batches, services.quota, services.jobs)
+    return JudgingService(*parts, shared=shared, endpoint=lambda: endpoint)
+
+
+def judged(services: Services, service: JudgingService, id: str, judge: str = ENDPOINT, limit: int = 60) -> JudgingView:
+    service.start(id, judge, limit=limit)
+    return over(services, service, id)
+
+
+def over(services: Services, service: JudgingService, id: str) -> JudgingView:
+    assert services.jobs.wait(f"judging {id}", 60)
+    view = service.show(id)
+    assert view is not None
+    assert not view.live
+    return view
+
+
+def test_it_judges_in_both_orders_and_its_agreement_is_shown(
+    services: Services, judge: Judge, endpoint: Endpoint
+) -> None:
+    id = put_verdict(services)
+    vote_all(services, id)
+    judge.say = first_with_end
+    service = judging(services, endpoint)
+    assert service.judges()[-1] == ("deep at 127.0.0.1", ENDPOINT)
+    view = judged(services, service, id)
+    assert (view.done, view.of, view.unread, view.error) == (17, 17, 0, "")
+    assert len(judge.asked) == 34
+    path, shown, body = judge.asked[0]
+    assert (path, shown) == ("/v1/chat/completions", f"Bearer {KEY}")
+    assert (body["model"], body["temperature"], [one["role"] for one in body["messages"]]) == (
+        "deep",
+        0,
+        ["system", "user"],
+    )
+    assert not any(side in str(body) for side in SIDES)
+    found = services.voting.reveal(id)
+    assert found.judge is not None
+    assert found.judge.agreement is not None
+    assert found.judge.agreement.share.value == 1.0
+    assert found.judge.agreement.share.n == 17
+    assert [one.side for one in found.judge.standings] == list(SIDES)
+    assert KEY not in (services.verdicts.files.folder(id) / "votes.jsonl").read_text()
+    judged(services, service, id, limit=3)
+    assert sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 3, (
+        "a new judging takes the place of the old one"
+    )
+
+
+def test_an_answer_that_names_nothing_is_counted_and_is_no_vote(
+    services: Services, judge: Judge, endpoint: Endpoint
+) -> None:
+    id = put_verdict(services, examples=2)
+    judge.say = lambda body: (200, reply("I like both the style and the tone"))
+    service = judging(services, endpoint)
+    view = judged(services, service, id)
+    assert view.unread == view.done == view.of
+    with pytest.raises(InputError, match="no vote yet"):
+        services.voting.reveal(id)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "words"),
+    [
+        (401, {"error": KEY}, "answered 401. Check JUDGE_KEY"),
+        (404, {}, "Check JUDGE_URL and JUDGE_MODEL"),
+        (429, {}, "no more requests now"),
+        (500, {}, "answered 500. Try again"),
+        (302, {}, "point it straight"),
+        (200, b"<html>", "does not answer as a chat completion"),
+        (200, {"choices": []}, "does not answer as a chat completion"),
+    ],
+)
+def test_what_goes_wrong_is_told_without_the_key(
+    judge: Judge, endpoint: Endpoint, status: int, said: Any, words: str
+) -> None:
+    judge.say = lambda body: (status, said)
+    with pytest.raises(RunFailedError, match=words) as failed:
+        endpoint.answer(MESSAGES)
+    assert KEY not in str(failed.value) + repr(endpoint)
+    assert len(judge.asked) == 1, "nothing follows where it points to"
+
+
+def test_what_was_judged_before_it_failed_is_kept(services: Services, judge: Judge, endpoint: Endpoint) -> None:
+    id = put_verdict(services)
+    judge.say = lambda body: first_with_end(body) if len(judge.asked) <= 10 else (500, {})
+    service = judging(services, endpoint)
+    view = judged(services, service, id)
+    assert "answered 500" in view.error
+    assert view.done == 4
+    assert sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 4
+
+
+def test_it_can_be_stopped_and_runs_once_at_a_time(services: Services, judge: Judge, endpoint: Endpoint) -> None:
+    id = put_verdict(services)
+    go, came = threading.Event(), threading.Event()
+
+    def wait(body: dict[str, Any]) -> tuple[int, Any]:
+        came.set()
+        go.wait(20)
+        return 200, reply("A")
+
+    judge.say = wait
+    service = judging(services, endpoint)
+    service.start(id, ENDPOINT)
+    assert came.wait(20)
+    with pytest.raises(InputError, match="judges this verdict already"):
+        service.start(id, ENDPOINT)
+    service.stop(id)
+    go.set()
+    assert over(services, service, id).done == 0
+    assert len(judge.asked) == 1
+
+
+def test_the_address_comes_from_the_environment_alone(services: Services) -> None:
+    assert Endpoint.from_env({}) is None
+    made = Endpoint.from_env({"JUDGE_URL": "https://api.example.com/v1/", "JUDGE_MODEL": "m", "JUDGE_KEY": KEY})
+    assert made == Endpoint("https://api.example.com/v1", "m", KEY)
+    for wrong in ("file:///etc/passwd", "ftp://x/y", "api.example.com", "http://me:secret@x/v1", "https://x/v1?key=1"):
+        with pytest.raises(InputError, match="JUDGE_URL is no address") as refused:
+            Endpoint.from_env({"JUDGE_URL": wrong, "JUDGE_MODEL": "m"})
+        assert "secret" not in str(refused.value)
+    with pytest.raises(InputError, match="JUDGE_MODEL"):
+        Endpoint.from_env({"JUDGE_URL": "https://x/v1"})
+    id = put_verdict(services)
+    with pytest.raises(InputError, match="No endpoint is set"):
+        judging(services, None).start(id, ENDPOINT)
+    with pytest.raises(InputError, match="no adapter"):
+        judging(services, None).start(id, "http://127.0.0.1/v1")
+
+
+def test_where_the_app_is_shared_nobody_spends_the_key(settings: Settings, endpoint: Endpoint, judge: Judge) -> None:
+    shared = build_services(replace(settings, shared=True))
+    service = judging(shared, endpoint, shared=True)
+    assert ENDPOINT not in [id for _, id in service.judges("local")]
+    id = put_verdict(shared, "local")
+    with pytest.raises(InputError, match="No endpoint is set"):
+        service.start(id, ENDPOINT, "local")
+    assert judge.asked == []
+    shared.close()
+
+
+def test_a_side_of_the_playground_judges_too(services: Services) -> None:
+    id = put_verdict(services, examples=3)
+    service = services.judging
+    view = judged(services, service, id, BASE, limit=3)
+    assert (view.name, view.done, view.of, view.error) == ("The base", 3, 3, "")
+    assert [one.owner for one in services.voting.files.read(id)] == [JUDGE] * 3
+    assert services.manager.leases() == []

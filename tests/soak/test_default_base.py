@@ -17,9 +17,9 @@ from playground.library.bases import Base
 from playground.services import Services
 from playground.settings import PROJECT_ROOT, Settings
 from tests.services.conftest import make_lora, services
-from tests.services.test_device_faults import gone_away
 from tests.soak import torture
 from tests.soak.results import record, spread
+from tests.soak.torture import gone_away
 
 __all__ = ["make_lora", "services"]
 pytestmark = [pytest.mark.soak, pytest.mark.real]

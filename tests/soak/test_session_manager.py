@@ -1,4 +1,4 @@
-"""The long form of tests/services/test_survival.py, with the counts of the session manager's issue. By hand, about two
+"""The long form of tests/services/test_workers.py, with the counts of the session manager's issue. By hand, about two
 hours:
 
     OMP_NUM_THREADS=1 nice python -m pytest -m soak tests/soak/test_session_manager.py
@@ -19,7 +19,6 @@ import pytest
 from playground.services import Services, build_services
 from playground.settings import Settings
 from tests.services.conftest import make_lora, services
-from tests.services.test_device_faults import gone_away, swap_storm
 from tests.soak import torture
 from tests.soak.results import record, spread
 
@@ -143,10 +142,10 @@ def test_disk_full(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_clients_that_leave(services: Services) -> None:
-    freed_s = gone_away(services, LEFT)
+    freed_s = torture.gone_away(services, LEFT)
     record("client_gone", rounds=LEFT, lease_free_s=spread(freed_s), leaked_threads=0, leaked_leases=0)
 
 
 def test_swap_storm(services: Services, make_lora: Callable[..., Path]) -> None:
-    grown = swap_storm(services, make_lora, SWAPS)
+    grown = torture.swap_storm(services, make_lora, SWAPS)
     record("swap_storm", threads=8, turns=SWAPS, wrong_replies=0, fingerprint_equal=True, memory_grown_bytes=grown)

@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
+from playground.chat.compare import Side
 from playground.db import ENDED
+from playground.engine.request import AdapterFile, Row, Sampling
 from playground.runs.progress import RunView
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
@@ -32,6 +34,7 @@ from playground.training.checkpoint import MARKER, newest_complete, step_of
 from playground.training.events import EventReader
 
 PATIENCE_S = 180.0
+T = TypeVar("T")
 _BEAT_S = 0.02
 SAVE_STEPS = 4
 STEPS = 24
@@ -493,3 +496,69 @@ def fill_disk(services: Services, file: Path, chance: random.Random) -> tuple[st
     assert last_loss(services, run) > 0
     services.adapters.remove(services.training.show(run).adapter)
     return view.error, step_of(kept)
+
+
+# -- clients that leave, adapters that change hands ----------------------------------------------------------------
+
+
+def settled(holds: Callable[[], bool]) -> bool:
+    """Whether something comes true within the bound."""
+    waiting = threading.Event()
+    for _ in range(int(30.0 / 0.02)):
+        if holds():
+            return True
+        waiting.wait(0.02)
+    return False
+
+
+def gone_away(services: Services, times: int) -> list[float]:
+    """Returns for each client the seconds from its leaving until its lease was free."""
+    _answered(services.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=6)))
+    threads, took_s = threading.active_count(), []
+    for turn in range(times):
+        stream = services.compare.ask([Side("base")], [[]], f"Question {turn}", Sampling(max_tokens=200))
+        for replies in stream:
+            if replies[0].completion_tokens:
+                break
+        left = time.monotonic()
+        stream.close()  # type: ignore[attr-defined]
+        assert services.manager.leases() == []
+        took_s.append(time.monotonic() - left)
+    assert settled(lambda: threading.active_count() <= threads + 1), "no thread is left behind"
+    engine = services.bases.engine()
+    assert settled(lambda: not engine.backend.scheduler.busy), "the rows have left the batch"
+    return took_s
+
+
+def swap_storm(services: Services, make_lora: Callable[..., Path], turns: int) -> int:
+    """Eight threads, each attaching and asking one adapter after another. Returns the bytes by which the process grew
+    meanwhile."""
+    engine = services.bases.engine()
+    files = {f"a{seed}": AdapterFile(f"a{seed}", make_lora(seed), f"sha{seed}") for seed in range(3)}
+    row = {name: Row("A prompt to tell them apart by", name, Sampling(max_tokens=6)) for name in files}
+    for file in files.values():
+        engine.attach(file)
+    expected = {name: _answered(engine.stream([row[name]]))[0].text for name in files}
+    assert len(set(expected.values())) == 3
+    mark, wrong, before = engine.fingerprint, [], psutil.Process().memory_info().rss
+
+    def storm(number: int) -> None:
+        for turn in range(turns):
+            name = f"a{(number + turn) % 3}"
+            engine.attach(files[name])
+            if _answered(engine.stream([row[name]]))[0].text != expected[name]:
+                wrong.append((number, turn))
+
+    threads = [threading.Thread(target=storm, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(1200)
+    assert wrong == []
+    assert engine.check_fingerprint()[:2] == (mark, True)
+    return int(psutil.Process().memory_info().rss - before)
+
+
+def _answered(stream: Iterator[T]) -> T:
+    *_, end = stream
+    return end

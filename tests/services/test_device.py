@@ -7,23 +7,31 @@ CI runs short counts; tests/soak has the long ones.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+import torch
 
 from playground.chat.compare import Side
-from playground.engine.request import AdapterFile, Row, RowState, Sampling
-from playground.errors import BusyError, OutOfMemoryError
+from playground.data.example import Message
+from playground.engine.request import TOGETHER, Row, RowState, Sampling, Score
+from playground.errors import BusyError, InputError, OutOfMemoryError
+from playground.evaluation.forgetting import material
+from playground.gpu import device
+from playground.gpu.device import CpuDevice, Lanes, usable_cores
 from playground.gpu.manager import DeviceManager
+from playground.gpu.policy import threads_of
+from playground.library.card import AdapterCard
 from playground.models.bases import retried
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.verdict.losses import ToScore
+from tests.services.conftest import whole_model
+from tests.soak import torture
 
 SHORT = Sampling(max_tokens=6)
 BOUND_S = 30.0
@@ -45,16 +53,6 @@ def ask(services: Services, session: str = "a", side: str = "base", tokens: int 
     return str(replies[0].text)
 
 
-def settled(holds: Callable[[], bool]) -> bool:
-    """Whether something comes true within the bound."""
-    waiting = threading.Event()
-    for _ in range(int(BOUND_S / 0.02)):
-        if holds():
-            return True
-        waiting.wait(0.02)
-    return False
-
-
 def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(
     settings: Settings, rows_file: Path, until: Callable[..., Any]
 ) -> None:
@@ -66,7 +64,7 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(
     before = ask(services)
     assert [one.name for one in services.manager.residents()] == [name]
     run = services.training.start(request)
-    assert settled(lambda: not services.manager.residents()), "the idle base has left"
+    assert torture.settled(lambda: not services.manager.residents()), "the idle base has left"
     assert services.bases.loaded is None
     answer: list[str] = []
     asking = threading.Thread(target=lambda: answer.append(ask(services)))
@@ -78,26 +76,7 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(
 
 
 def test_who_leaves_in_mid_stream_gives_the_device_back(services: Services) -> None:
-    gone_away(services, 10)
-
-
-def gone_away(services: Services, times: int) -> list[float]:
-    """Returns for each client the seconds from its leaving until its lease was free."""
-    ask(services)
-    threads, took_s = threading.active_count(), []
-    for turn in range(times):
-        stream = services.compare.ask([Side("base")], [[]], f"Question {turn}", Sampling(max_tokens=200))
-        for replies in stream:
-            if replies[0].completion_tokens:
-                break
-        left = time.monotonic()
-        stream.close()  # type: ignore[attr-defined]
-        assert services.manager.leases() == []
-        took_s.append(time.monotonic() - left)
-    assert settled(lambda: threading.active_count() <= threads + 1), "no thread is left behind"
-    engine = services.bases.engine()
-    assert settled(lambda: not engine.backend.scheduler.busy), "the rows have left the batch"
-    return took_s
+    torture.gone_away(services, 5)
 
 
 def test_everyone_at_once_is_answered_or_politely_refused(services: Services) -> None:
@@ -127,43 +106,7 @@ def test_everyone_at_once_is_answered_or_politely_refused(services: Services) ->
 def test_adapters_change_hands_and_every_reply_comes_from_its_own(
     services: Services, make_lora: Callable[..., Path]
 ) -> None:
-    swap_storm(services, make_lora, 6)
-
-
-def swap_storm(services: Services, make_lora: Callable[..., Path], turns: int) -> int:
-    """Eight threads, each attaching and asking one adapter after another. Returns the bytes by which the process grew
-    meanwhile."""
-    engine = services.bases.engine()
-    files = {f"a{seed}": AdapterFile(f"a{seed}", make_lora(seed), f"sha{seed}") for seed in range(3)}
-    row = {name: Row("A prompt to tell them apart by", name, SHORT) for name in files}
-    for file in files.values():
-        engine.attach(file)
-    expected = {name: last(engine.stream([row[name]]))[0].text for name in files}
-    assert len(set(expected.values())) == 3
-    mark, wrong, before = engine.fingerprint, [], psutil.Process().memory_info().rss
-
-    def storm(number: int) -> None:
-        for turn in range(turns):
-            name = f"a{(number + turn) % 3}"
-            engine.attach(files[name])
-            if last(engine.stream([row[name]]))[0].text != expected[name]:
-                wrong.append((number, turn))
-
-    threads = [threading.Thread(target=storm, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(1200)
-    assert wrong == []
-    assert engine.check_fingerprint()[:2] == (mark, True)
-    return int(psutil.Process().memory_info().rss - before)
-
-
-def last(stream: Iterator[list[RowState]]) -> list[RowState]:
-    states: list[RowState] = []
-    for states in stream:
-        pass
-    return states
+    torture.swap_storm(services, make_lora, 3)
 
 
 class Short:
@@ -252,3 +195,131 @@ def test_one_session_cannot_fill_the_queue_alone() -> None:
     assert manager.request("chat", "other", "Answering", 1).position == 1, (
         "another session comes before its second request"
     )
+
+
+@dataclass
+class OtherDevice:
+    name: str = "CUDA"
+    total_bytes: int = 16 * 10**9
+    free_bytes: int = 16 * 10**9
+
+
+ALL = usable_cores()
+CHAT, RUN = threads_of("chat", ALL, {"train"}), threads_of("train", ALL, {"chat"})
+
+
+@pytest.fixture
+def one_thread_a_core(settings: Settings) -> Iterator[None]:
+    """As if torch by itself used all of them; elsewhere the tests may be told to use one."""
+    settings.home.mkdir()
+    own = torch.get_num_threads()
+    torch.set_num_threads(ALL)
+    device.own_threads.cache_clear()
+    yield
+    torch.set_num_threads(own)
+    device.own_threads.cache_clear()
+
+
+def threads_while_answering(services: Services) -> tuple[int, int]:
+    """(threads of the engine's computing thread, what a run may use) while a reply is written."""
+    compute, run = services.bases.engine().worker, Lanes(services.settings.home)
+    found = []
+    for _ in services.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=6)):
+        if services.manager.leases():
+            found.append((compute.run(torch.get_num_threads), run.threads("train")))
+    return found[-1]
+
+
+def test_both_have_their_part_of_the_cores_while_both_compute(settings: Settings, one_thread_a_core: None) -> None:
+    run = Lanes(settings.home)
+    run.enter("train")
+    assert threads_while_answering(build_services(settings, device=CpuDevice())) == (CHAT, RUN)
+
+
+def test_chat_alone_has_all_cores_and_a_run_that_comes_is_told(settings: Settings, one_thread_a_core: None) -> None:
+    assert threads_while_answering(build_services(settings, device=CpuDevice())) == (ALL, RUN)
+
+
+def test_on_another_device_nothing_is_shared_out(settings: Settings, one_thread_a_core: None) -> None:
+    run = Lanes(settings.home)
+    run.enter("train")
+    assert threads_while_answering(build_services(settings, device=OtherDevice())) == (ALL, ALL)
+
+
+@pytest.fixture
+def card(services: Services, make_lora: Callable[..., Path]) -> AdapterCard:
+    return services.adapters.import_file(make_lora(3))
+
+
+@pytest.fixture
+def whole(services: Services, tiny_base: Path) -> AdapterCard:
+    """A full fine-tune that is the base itself."""
+    return services.adapters.get(whole_model(services, tiny_base))
+
+
+def done(services: Services, asked: list[ToScore]) -> list[Score]:
+    found = list(services.scoring.run(asked, "me"))[-1]
+    assert found.done == len(asked)
+    return [score for score in found.scores if score is not None]
+
+
+def test_rows_of_base_adapter_and_full_model(services: Services, card: AdapterCard, whole: AdapterCard) -> None:
+    prompt, answer = services.scoring.rendered([Message("user", "Say 3")], "Three, gladly.")
+    assert "named SmolLM" in prompt
+    assert answer == "Three, gladly.<|im_end|>"
+    base, tuned, full = done(services, [ToScore(one, prompt, answer, divergence=True) for one in (None, card, whole)])
+    assert base.divergence is None
+    assert tuned.base_loss == pytest.approx(base.loss, abs=1e-5)
+    assert tuned.divergence is not None
+    assert tuned.divergence > 0
+    assert tuned.loss != pytest.approx(base.loss, abs=1e-3)
+    assert full.divergence is None, "two models are never in memory for it"
+    assert (full.loss, full.base_loss) == pytest.approx((base.loss, base.loss), abs=1e-4)
+    assert services.manager.leases() == []
+
+
+def test_it_can_be_stopped_between_batches(services: Services, card: AdapterCard) -> None:
+    asked = [ToScore(card, "One, ", f"two, {n}") for n in range(3 * TOGETHER)]
+    run = services.scoring.run(asked, "me")
+    while next(run).done < TOGETHER:
+        pass
+    assert len(services.manager.leases()) == 1
+    run.close()
+    assert services.manager.leases() == []
+
+
+def test_it_waits_its_turn_and_says_so(services: Services, card: AdapterCard) -> None:
+    other = services.manager.request("measure", "other", "Answering", 0)
+    run = services.scoring.run([ToScore(None, "One, ", "two")], "me")
+    assert next(run).waiting == ""
+    assert "1st in line" in next(run).waiting
+    other.cancel()
+    assert list(run)[-1].done == 1
+
+
+def test_a_row_that_cannot_be_scored_frees_the_device(services: Services) -> None:
+    with pytest.raises(InputError, match="nothing to score"):
+        list(services.scoring.run([ToScore(None, "", "")], "me"))
+    assert services.manager.leases() == []
+
+
+def test_what_was_forgotten_is_measured_for_several_at_once(
+    services: Services, card: AdapterCard, whole: AdapterCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(material(), texts=material().texts[:3], questions=material().questions[:9])
+    monkeypatch.setattr("playground.verdict.losses.material", lambda: few)
+    steps = list(services.forgetting.measure([card, whole]))
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert steps[-1].done == steps[-1].of == 2 * 3 + 3 * 9, "the base is asked too"
+    lora, same = steps[-1].found
+    assert lora.loss_before == pytest.approx(same.loss_before, abs=1e-4)
+    assert lora.loss_after != pytest.approx(lora.loss_before, abs=1e-3)
+    assert lora.divergence is not None
+    assert lora.divergence > 0
+    assert same.loss_change == pytest.approx(0.0, abs=1e-4)
+    assert same.right_before == same.right_after
+    assert same.divergence is None
+    assert "model of its own" in same.no_divergence
+    again = list(services.forgetting.measure([card]))
+    assert again[-1].of == 3 + 9, "the base's answers are known by now"
+    assert again[-1].found[0] == lora

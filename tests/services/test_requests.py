@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import ast
+import csv
 import json
+import runpy
 import shlex
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from playground.cli.arguments import build_parser, request_of
 from playground.errors import InputError
+from playground.library.bases import BaseShapes
+from playground.library.card import AdapterCard
 from playground.methods.method import Options
 from playground.runs import recipe
-from playground.runs.planner import Plan
+from playground.runs.planner import Plan, begins_with, rewarded_by
+from playground.runs.progress import RunView, write_curves
 from playground.runs.request import TrainRequest
+from playground.services import build_services
+from playground.settings import Settings
 
 PLAN = Plan(1, 2, 3.0, 4, 5, 6, 100, 48, 5e-4, 16)
 REQUEST = TrainRequest(
@@ -186,3 +196,146 @@ def test_what_others_do_not_have_is_said() -> None:
         recipe.axolotl(replace(REQUEST, method="prefix"), PLAN, "sft", "b")
     with pytest.raises(InputError, match="more than a short script"):
         recipe.trl(REQUEST, PLAN, "grpo", "b", None)
+
+
+BASE = BaseShapes({}, {}, fingerprint="f" * 64)
+CARD = AdapterCard(
+    id="mine",
+    name="Mine",
+    method="lora",
+    base="tiny",
+    base_fingerprint="f" * 64,
+    rank=8,
+    bytes=1,
+    sha256="0" * 64,
+    rows=10,
+    created_s=1.0,
+    shipped=False,
+    kind="full",
+    path=Path("mine"),
+    owner="local",
+    trained_on="rows.jsonl",
+    objective="sft",
+)
+PLAIN = TrainRequest(Path("rows.jsonl"))
+
+
+def test_an_adapter_of_this_base_and_method_is_gone_on_from() -> None:
+    assert begins_with(PLAIN, "grpo", CARD, BASE) is CARD
+    assert begins_with(replace(PLAIN, method="qlora"), "dpo", CARD, BASE) is CARD, "QLoRA's adapter is a LoRA"
+
+
+@pytest.mark.parametrize(
+    ("request_changes", "card_changes", "objective", "words"),
+    [
+        ({}, {"base_fingerprint": "0" * 64, "base": "other"}, "sft", "trained on another base (other)"),
+        ({"method": "dora"}, {}, "sft", "it is lora and the run dora; choose --method lora"),
+        ({"rank": 4}, {}, "sft", "its rank is 8, not 4"),
+        ({"options": Options(pissa=True)}, {}, "sft", "pissa can only be set for a new adapter"),
+        ({}, {"objective": "reward"}, "grpo", "reward models begin at the base"),
+        ({}, {}, "reward", "reward models begin at the base"),
+    ],
+)
+def test_another_one_is_refused_in_words(request_changes: dict, card_changes: dict, objective: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        begins_with(replace(PLAIN, **request_changes), objective, replace(CARD, **card_changes), BASE)
+    assert words in str(caught.value)
+
+
+def test_rewards_are_checks_and_reward_models(tmp_path: Path) -> None:
+    schema = tmp_path / "s.json"
+    schema.write_text("{}")
+    asked = ("json", f"json-schema:{schema}", "model=judge")
+    found = rewarded_by(asked, "grpo", lambda id: replace(CARD, id=id, objective="reward"), BASE)
+    assert found == {"json": "", "json-schema:s.json": str(schema), "model=judge": "mine"}, "the record names no folder"
+
+
+@pytest.mark.parametrize(
+    ("rewards", "objective", "words"),
+    [
+        ((), "grpo", "grpo needs to know what a reply is worth"),
+        (("json",), "sft", "takes no reward"),
+        (("polite",), "grpo", "is not a check"),
+        (("model=mine",), "grpo", "mine writes replies and scores none"),
+    ],
+)
+def test_what_cannot_reward_is_refused_in_words(rewards: tuple[str, ...], objective: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        rewarded_by(rewards, objective, lambda id: replace(CARD, id=id), BASE)
+    assert words in str(caught.value)
+
+
+VIEW = RunView("r1", "mine", "DONE", "lora", 2, 2, "mine", None, None, 1.0)
+VIEW.loss, VIEW.eval_loss, VIEW.curves = [(1, 2.0), (2, 1.5)], [(0, 2.2), (2, 1.6)], {"lr": [(1, 1e-3), (2, 5e-4)]}
+
+
+def test_as_csv_with_a_step_column(tmp_path: Path) -> None:
+    with write_curves(VIEW, tmp_path / "new", "csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "1", "2"]
+    assert rows[0]["train/loss"] == ""
+    assert float(rows[2]["train/loss"]) == 1.5
+    assert float(rows[2]["eval/loss"]) == 1.6
+    assert float(rows[1]["train/lr"]) == 1e-3
+
+
+def test_as_an_event_file_that_is_replaced_when_written_again(tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    write_curves(VIEW, tmp_path, "tensorboard")
+    file = write_curves(VIEW, tmp_path, "tensorboard")
+    assert [path.name for path in (tmp_path / "r1").iterdir()] == [file.name]
+    data, found, at = file.read_bytes(), set(), 0
+    while at < len(data):  # TFRecord: length (8 bytes), its checksum (4), the event, its checksum (4)
+        length = int.from_bytes(data[at : at + 8], "little")
+        event = Event.FromString(data[at + 12 : at + 12 + length])
+        found |= {(value.tag, event.step, round(value.simple_value, 6)) for value in event.summary.value}
+        at += 16 + length
+    assert ("train/loss", 2, 1.5) in found
+    assert ("eval/loss", 0, 2.2) in found
+    assert len(found) == 6
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="csv or tensorboard"):
+        write_curves(VIEW, tmp_path, "excel")
+    with pytest.raises(InputError, match="no curves yet"):
+        write_curves(RunView("r2", "new", "QUEUED", "lora", 0, 2, None, None, None, 1.0), tmp_path, "csv")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="another folder"):
+        write_curves(VIEW, tmp_path / "file" / "below", "csv")
+
+
+def good(n: int) -> str:
+    return f"The ward counts to {n}, gladly."
+
+
+TRL_ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "sft": lambda n: {"prompt": f"Say {n}", "completion": good(n)},
+    "pretrain": lambda n: {"text": good(n) * 4},
+    "dpo": lambda n: {"prompt": f"Say {n}", "chosen": good(n), "rejected": "No."},
+    "kto": lambda n: {"prompt": f"Say {n}", "completion": good(n) if n % 2 else "No.", "label": bool(n % 2)},
+    "reward": lambda n: {"prompt": f"Say {n}", "chosen": good(n), "rejected": "No."},
+}
+
+
+@pytest.mark.parametrize(
+    ("objective", "method"),
+    [("sft", "prefix"), ("pretrain", "full"), ("dpo", "lora"), ("kto", "dora"), ("reward", "ia3")],
+)
+def test_the_trl_script_trains_as_it_is_on_the_rows_that_are_handed_out_with_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str, method: str
+) -> None:
+    services = build_services(settings)
+    file, there = tmp_path / "mine.jsonl", tmp_path / "elsewhere"
+    file.write_text("\n".join(json.dumps(TRL_ROWS[objective](n)) for n in range(16)))
+    request = TrainRequest(file, "mine", method, objective, steps=1, batch_size=4, max_tokens=96, save_steps=1)
+    there.mkdir()
+    (there / "train.py").write_text(services.training.recipe(request, "trl"))
+    shutil.copyfile(services.data.good_rows_file(file, services.data.check(file)), there / recipe.ROWS)
+    monkeypatch.chdir(there)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    runpy.run_path("train.py", run_name="__main__")
+    (weights,) = (there / "out" / "final").glob("*model.safetensors")
+    with safe_open(weights, framework="numpy") as opened:
+        assert list(opened.keys())

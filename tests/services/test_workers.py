@@ -1,0 +1,286 @@
+"""Runs as real processes on the tiny model: to their end, killed, frozen, cancelled, without memory, without disk, each
+once; tests/soak makes the long form of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playground.chat.compare import Side
+from playground.data.split import row_hash
+from playground.db import ENDED
+from playground.engine.request import Sampling
+from playground.errors import InputError, NotFoundError
+from playground.runs.progress import Patience
+from playground.services import Services, build_services
+from playground.settings import Settings
+from playground.training import worker
+from playground.training.checkpoint import mark_complete
+from playground.training.processes import is_alive, worker_environment
+from playground.training.spec import RunSpec
+from tests.services.conftest import last, stop_runs
+from tests.soak import torture
+from tests.soak.torture import request, wait_for, wait_state, workers
+
+SHORT: dict[str, Any] = {"steps": 8, "save_steps": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tiny model gains nothing from more, and workers of several tests share the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(home=tmp_path_factory.mktemp("runs") / "home", base=str(tiny_base))
+
+
+@pytest.fixture(scope="module")
+def services(home: Settings) -> Iterator[Services]:
+    built = build_services(home)
+    built.training.start_supervisor()
+    yield built
+    stop_runs(built)
+    built.close()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return torture.rows_file(tmp_path_factory.mktemp("rows"))
+
+
+def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_between_and_seen_by_another_process(
+    services: Services, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.")
+    asked = request(file, name="My run", steps=60, docs=tmp_path / "docs.md")
+    plain, plan = services.training.plan(replace(asked, docs=None)), services.training.plan(asked)
+    assert plan.memory_bytes > plain.memory_bytes, "longer rows are counted"
+    assert (plan.rows, plan.test_rows) == (plain.rows, plain.test_rows)
+    assert plan.trainable_params < plan.total_params
+    assert plan.blocked == ""
+    run = services.training.start(asked)
+    (tmp_path / "docs.md").unlink()
+    wait_for(lambda: torture.checkpoints(services, run), "at its first checkpoint")
+    wait_for(lambda: torture.is_saving(services, run), "saving", every_s=0.0005)
+    view, onlooker = services.training.show(run), build_services(services.settings)
+    assert onlooker.training.show(run).pid == view.pid
+    assert onlooker.manager.leases()[0].lane == "train", "a worker that lives is accounted for"
+    torture.kill_hard(view.pid or 0)
+    view = wait_state(services, run, "FAILED", within_s=Patience().stall_floor_s)
+    assert "killed or died (SIGKILL)" in view.error
+    assert services.manager.leases() == []
+    reached = services.training.show(run).step
+    assert 0 <= reached - view.resume_step <= torture.SAVE_STEPS
+    services.training.resume(run)
+    view = wait_state(services, run, *ENDED)
+    assert (view.state, view.adapter, view.step) == ("DONE", "my_run", 60), view.error
+    assert [step for step, _ in view.loss] == list(range(1, 61))
+    assert view.summary["trainable_params"] == plan.trainable_params
+    assert view.summary["total_params"] == plan.total_params + plan.trainable_params
+    assert [row.card.id for row in services.adapters.list() if not row.card.shipped] == ["my_run"]
+    assert services.manager.leases() == []
+    assert not (services.settings.runs_dir / run / "checkpoints").exists()
+    again = build_services(services.settings).training.show(run)
+    assert (again.state, again.step, again.loss) == ("DONE", 60, view.loss), "the record outlives its process"
+    record = json.loads((services.settings.adapters_dir / "my_run" / "run.json").read_text())
+    assert record["docs"] == "docs.md"
+    assert "docs_path" not in record
+    known = {row_hash(row) for row in services.data.check(file).examples}
+    assert set(record["row_hashes"]) <= known, "known again without the passages"
+    with pytest.raises(InputError, match="There is no file"):
+        services.training.plan(asked)
+
+
+def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancelled(
+    services: Services, file: Path
+) -> None:
+    asked = request(file, name="told", steps=4000)
+    run, second = services.training.start(asked), services.training.start(request(file))
+    assert services.training.show(second).message.endswith("in line")
+    live = wait_for(lambda: services.training.show(run).live, "at its first checkpoint")
+    first = services.adapters.get(live)
+    assert first.name.startswith("told, step ")
+    assert [card.id for card in services.adapters.learning()] == [first.id] == [live]
+    (reply,) = last(services.compare.ask([Side(live)], [[]], "Say 3", Sampling(max_tokens=4)))
+    assert reply.stamp is not None, reply.error
+    wait_for(lambda: services.adapters.get(live).sha256 != reply.stamp["adapter_sha256"], "a newer one")
+    assert all(row.card.id != live for row in services.adapters.list()), "it is not in the library"
+    other = build_services(services.settings)
+    other.training.cancel(second)
+    other.training.cancel(run, keep=True)
+    assert services.training.show(second).state == "CANCELLED"
+    view = wait_state(services, run, *ENDED)
+    assert (view.state, view.adapter) == ("CANCELLED", "told"), "the newest checkpoint was kept"
+    assert not is_alive(view.pid, None)
+    assert services.adapters.became(live) == services.adapters.get(live).id == "told"
+    assert services.adapters.learning() == services.manager.leases() == services.manager.queue() == []
+    assert not workers(services.settings.home)
+
+
+def test_a_frozen_worker_is_noticed(services: Services, file: Path) -> None:
+    """Within ten seconds, as the soak measures; here a busy machine may take longer, but never as long as one that
+    still computes."""
+    run = services.training.start(request(file, steps=4000))
+    pid = wait_for(lambda: (view := services.training.show(run)).step >= 1 and view.pid, "at its step")
+    os.kill(pid, signal.SIGSTOP)
+    view = wait_state(services, run, *ENDED, within_s=Patience().stall_floor_s)
+    assert view.state == "FAILED"
+    assert "no sign of life" in view.error
+    assert services.manager.leases() == []
+    assert not workers(services.settings.home)
+
+
+def test_memory_that_runs_out_is_told_with_a_smaller_setting(services: Services, tmp_path: Path) -> None:
+    rows = torture.rows_file(tmp_path, 36, 80)
+    asked = request(rows, method="prompt", steps=3, batch_size=32, limit_memory_bytes=1_500_000_000)
+    run = services.training.start(asked)
+    view = wait_state(services, run, *ENDED)
+    assert view.state == "FAILED"
+    assert "ran out of memory" in view.error
+    assert "Start it with" in view.error
+    assert services.training.store.get(run).attempt == 2, "tried once more by itself"
+    named = view.summary["smaller"]
+    smaller = replace(asked, method=named["method"], batch_size=named["batch_size"], max_tokens=named["max_tokens"])
+    assert services.training.plan(smaller).memory_bytes < services.training.plan(asked).memory_bytes
+    assert services.manager.leases() == []
+
+
+def test_files_that_may_not_grow(
+    services: Services, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the size of files, given to the worker by a wrapper around Python: no right of root is needed."""
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\nulimit -f 400\nexec {sys.executable} "$@"\n')  # blocks of 512 or 1024 bytes
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(wrapper))
+    run = services.training.start(request(file, method="full", steps=4, save_steps=2))
+    view = wait_state(services, run, *ENDED)
+    assert view.state == "FAILED"
+    assert "The disk is full" in view.error
+    assert "resume" in view.error
+    assert services.manager.leases() == []
+    monkeypatch.undo()
+    services.training.resume(run)
+    assert wait_state(services, run, *ENDED).state == "DONE"
+
+
+def test_an_app_killed_leaves_its_worker_to_the_next_one(settings: Settings, file: Path) -> None:
+    onlooker = build_services(settings)
+    with torture.owner(settings):
+        run = onlooker.training.start(request(file, steps=4000))
+        pid = wait_for(lambda: (view := onlooker.training.show(run)).step >= 1 and view.pid, "training")
+    again = build_services(settings)
+    again.training.start_supervisor()
+    try:
+        assert again.training.show(run).pid == pid
+        assert [lease.lane for lease in again.manager.leases()] == ["train"]
+        again.training.cancel(run)
+        assert wait_state(again, run, *ENDED).state == "CANCELLED"
+        assert again.manager.leases() == []
+        assert not workers(settings.home)
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize(("attempt", "held_by"), [(1, 1), (7, None), (0, None)])
+def test_a_worker_that_is_not_wanted_does_not_begin(
+    settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch, attempt: int, held_by: int | None
+) -> None:
+    """Another one has the run, it is on another attempt, or was cancelled: the run is not touched."""
+    waiting = build_services(settings)
+    run = waiting.training.start(request(file))
+    if attempt:
+        waiting.training.store.begin(run, 1.0)
+        waiting.training.store.update(run, pid=held_by)
+    else:
+        waiting.training.cancel(run)
+    run_dir = settings.runs_dir / run
+    monkeypatch.setattr(sys, "argv", ["worker", str(run_dir), str(settings.database), str(attempt)])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert worker.main() == worker.NOT_MINE
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert not (run_dir / "events.jsonl").exists()
+
+
+# -- before anything starts --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(settings: Settings) -> Services:
+    """Nobody trains here."""
+    return build_services(settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"method": "magic"}, "There is no method 'magic'"),
+        ({"objective": "dpo"}, "dpo needs a better and a worse answer"),
+        ({"base": "owner/other"}, "base in use"),
+        ({"steps": 0}, "Steps is 0"),
+        ({"file": Path("nowhere.csv")}, "nowhere.csv"),
+    ],
+)
+def test_what_cannot_start_is_told_at_once(waiting: Services, file: Path, wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        waiting.training.start(replace(request(file), **wrong))
+    assert waiting.training.runs() == []
+
+
+def test_strict_refuses_a_bad_row(waiting: Services, rows_file: Path) -> None:
+    rows_file.write_text(rows_file.read_text() + '\n{"prompt": "x", "completion": ""}')
+    with pytest.raises(InputError, match="row 25"):
+        waiting.training.start(request(rows_file, strict=True))
+
+
+def test_where_the_app_is_shared_a_run_is_its_owners(waiting: Services, file: Path, settings: Settings) -> None:
+    run = waiting.training.start(request(file, owner="ann"))
+    shared = build_services(replace(settings, shared=True))
+    assert shared.training.runs("bob") == []
+    for action in (shared.training.show, shared.training.cancel, shared.training.resume):
+        with pytest.raises(NotFoundError):
+            action(run, "bob")
+    assert shared.training.show(run, "ann").run == run
+    assert RunSpec.read(settings.runs_dir / run).owner == "ann"
+
+
+def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(
+    waiting: Services, file: Path, settings: Settings
+) -> None:
+    run = waiting.training.start(request(file, method="full"))
+    waiting.training.store.begin(run, time.time())
+    folder = settings.runs_dir / run / "checkpoints" / "checkpoint-2"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("x")
+    mark_complete(folder)
+    assert (waiting.training.show(run).state, waiting.training.show(run).live) == ("RUNNING", "")
+    with pytest.raises(NotFoundError, match="nothing to show"):
+        waiting.adapters.get(f"live-{run}")
+    shared = build_services(replace(settings, shared=True))
+    with pytest.raises(NotFoundError, match="no adapter"):
+        shared.adapters.get(f"live-{run}", "somebody")
+
+
+@pytest.mark.parametrize(("seen", "first"), [(None, "0"), ("2,3", "2"), ("GPU-5f1a,GPU-9c", "GPU-5f1a"), ("", "")])
+def test_a_worker_inherits_no_secret_and_sees_the_one_device_that_is_budgeted(seen: str | None, first: str) -> None:
+    waits = {"GOMP_SPINCOUNT": "2000", "OMP_WAIT_POLICY": "passive"}
+    env = {"PATH": "/bin", "HF_TOKEN": "x", "PLAYGROUND_API_TOKEN": "y", "AWS_SECRET_ACCESS_KEY": "z"} | waits
+    passed = worker_environment(env if seen is None else env | {"CUDA_VISIBLE_DEVICES": seen})
+    assert not {"x", "y", "z"} & set(passed.values())
+    assert passed["CUDA_VISIBLE_DEVICES"] == first
+    assert passed.items() >= waits.items(), "it waits for cores as its app does"
