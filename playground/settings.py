@@ -21,8 +21,8 @@ _MEBI = 1024 * 1024
 WHOLE = {
     name: f"PLAYGROUND_{name.upper()}"
     for name in (
-        *("session_disk_mb", "session_runs", "session_adapters", "session_replies", "session_tokens", "session_steps"),
-        *("session_minutes", "keep_hours", "zero_seconds"),
+        *("session_disk_mb", "session_runs", "session_adapters", "keep_hours", "zero_seconds"),
+        *("session_replies", "session_tokens", "session_steps", "session_minutes"),
     )
 }
 """Settings that are whole numbers above 0, and the variable that sets each."""

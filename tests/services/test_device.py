@@ -122,8 +122,8 @@ class Short:
     def stream(self, rows: Sequence[Row]) -> Iterator[list[RowState]]:
         self.asked.append(len(rows))
         stream = self._real.stream(rows)
-        for number, states in enumerate(stream):
-            if number == 3 and self._faults:
+        for states in stream:
+            if self._faults and states[0].completion_tokens >= 2:
                 self._faults -= 1
                 stream.close()
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
