@@ -1,7 +1,4 @@
-"""What a person should know before a run, from the facts of a check: plain sentences with the rows that they are about.
-
-Each finder below looks for one thing. None of them refuses a row.
-"""
+"""What a person should know before a run: sentences with the rows that they are about; none refuses a row."""
 
 from __future__ import annotations
 
@@ -110,15 +107,12 @@ _EMPTY = {*_GAPS.split(), "[deleted]", "[removed]"}
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One thing to know. kind: which finder said it. rows: at most 50 of them; the text has the whole count.
+    """One thing to know."""
 
-    level: ``warn`` where the run is likely to go wrong, else ``note``.
-    """
-
-    kind: str
+    kind: str  # which finder said it
     text: str
-    rows: tuple[int, ...] = ()
-    level: str = "note"
+    rows: tuple[int, ...] = ()  # at most 50 of them; the text has the whole count
+    level: str = "note"  # or "warn", where the run is likely to go wrong
 
 
 def _advice(kind: str, text: str, rows: Sequence[int] = (), *, warn: bool = False) -> Advice:

@@ -93,10 +93,7 @@ def check_file(
 
 @dataclass
 class Validated:
-    """Rows and bad rows of one or several files, together as many as there are records.
-
-    Files go in one after the other with ``add``; ``finish`` compares the rows of all of them.
-    """
+    """Rows and bad rows of the files that are added, together as many as there are records."""
 
     rows: list[Row] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
@@ -138,10 +135,7 @@ class Validated:
 
 
 def _odd_labels(rows: list[Example]) -> Iterator[RowWarning]:
-    """A label that occurs once and is spelt like a frequent one: ``Spam`` among two hundred of ``spam``.
-
-    Only where the answers are a set of labels: at least 20 rows, short answers, few of them different.
-    """
+    """Labels that occur once and are spelt like a frequent one; only where short answers are a set of labels."""
     counts: Counter[str] = Counter()
     for row in rows:
         counts[row.completion] += 1

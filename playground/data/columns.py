@@ -13,11 +13,9 @@ from playground.errors import InputError
 
 
 class Guess(NamedTuple):
-    """mapping: role -> column. confidence: from 0 to 1. why: the evidence for it."""
-
-    mapping: dict[str, str]
-    confidence: float = 0.0
-    why: str = ""
+    mapping: dict[str, str]  # role -> column
+    confidence: float = 0.0  # from 0 to 1
+    why: str = ""  # the evidence for it
 
 
 def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
@@ -216,18 +214,14 @@ SAY = f"Say which column is which: {_MAP} (on the command line: --map {_MAP})."
 
 @dataclass(frozen=True)
 class Shape:
-    """What a file is. mapping: role -> column.
-
-    confidence: from 0 to 1; 1 where the person said it. why: the evidence for it.
-    lowest: the number that stands for the first of two answers, where a label says which is the better.
-    """
+    """What a file is, and which column is what."""
 
     format: str
     objective: str
-    mapping: dict[str, str]
-    confidence: float = 1.0
-    why: str = ""
-    lowest: int = 0
+    mapping: dict[str, str]  # role -> column
+    confidence: float = 1.0  # from 0 to 1; 1 where the person said it
+    why: str = ""  # the evidence for it
+    lowest: int = 0  # the number that stands for the first of two answers, where a label says which is the better
 
 
 def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:

@@ -30,10 +30,7 @@ _MAX_COMPARED = 20  # earlier texts of its band that a text is compared with
 
 
 def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """(earlier, later) places of texts that differ in a few words, case or punctuation, each later one once.
-
-    The very same text is not meant, and texts that differ in a number differ.
-    """
+    """(earlier, later) places of texts that differ in a few words, none a number, in case or in punctuation."""
     keys, places, sizes = _band_keys(texts)
     found: dict[int, int] = {}
     words: dict[int, Counter[str]] = {}

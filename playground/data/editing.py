@@ -103,10 +103,7 @@ def bad_rows_csv(
 
 
 def good_rows_jsonl(checked: Checked, tokens: TokenReport | None = None) -> str:
-    """The rows that can be trained on, one JSON object a line, in the shapes that OpenAI and TRL read.
-
-    Read again, they give the same rows: where some readers break lines, the characters are escaped.
-    """
+    """The rows that can be trained on as OpenAI and TRL read them, an object a line; read again, the same rows."""
     bad = {row.row for row in tokens.bad} if tokens else set()
     rows = (json.dumps(as_record(row), ensure_ascii=False) for row in checked.usable if row.row not in bad)
     return "".join(f"{row.translate(_LINE_ENDS)}\n" for row in rows)

@@ -121,10 +121,7 @@ class Part(NamedTuple):
 
 
 def gather(path: Path | str | Sequence[Path | str]) -> list[Path]:
-    """The files meant: one; or every file of a folder, hidden ones aside, and of a list, sorted by name.
-
-    Raises InputError when a folder or list holds none.
-    """
+    """The files meant: one, those of a folder but hidden ones, or of a list; by name. Raises InputError for none."""
     if isinstance(path, str | Path) and not _is_folder(Path(path)):
         return [Path(path)]
     found: set[Path] = set()
@@ -142,10 +139,7 @@ def gather(path: Path | str | Sequence[Path | str]) -> list[Path]:
 def read_parts(
     paths: Sequence[Path], mapping: Mapping[str, str] | None, limit_bytes: int, progress: Progress
 ) -> list[Part]:
-    """Each file's records and shape. limit_bytes: for all of them together.
-
-    Raises InputError when one cannot be read or understood, or they do not all train the same.
-    """
+    """Each file's records and shape; raises InputError where one is of no use, or they do not all train the same."""
     sizes = [_file_size(path) for path in paths]
     total = sum(sizes)
     if len(paths) > 1 and total > limit_bytes:

@@ -24,10 +24,7 @@ KEEP_FEWER = "Keep fewer rows, or split the file."
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may hold, counted while it is read; the checks raise InputError.
-
-    name: the file's, for messages. upload_bytes: the largest file taken; the other limits grow with it.
-    """
+    """What a file may hold at this limit of an upload; counted while it is read, the checks raise InputError."""
 
     name: str
     upload_bytes: int
@@ -171,10 +168,7 @@ def stream(
 
 
 class _Survey:
-    """Gathers records one by one: their columns in the order of first appearance, and every n-th as a sample.
-
-    n doubles as the records become more.
-    """
+    """Gathers the columns of records in the order of first appearance, and every n-th record; n grows with them."""
 
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []

@@ -243,13 +243,10 @@ def _tokens(tokenizer: Any, ids: Sequence[int], kind: str) -> Iterator[Token]:
 
 @dataclass(frozen=True)
 class Packed:
-    """One row. ids: at most the length asked for. starts: where in ids each document, or piece of a long one, begins.
+    """A row of documents apart: positions begin anew at each, none attends to another or predicts its first token."""
 
-    Documents stay apart: positions begin anew at each, none attends to another, no document's first token is predicted.
-    """
-
-    ids: list[int]
-    starts: tuple[int, ...]
+    ids: list[int]  # at most the length asked for
+    starts: tuple[int, ...]  # where each document, or piece of a long one, begins
 
     @property
     def tokens(self) -> int:

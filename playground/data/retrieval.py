@@ -1,5 +1,4 @@
-"""Documents a side may read: a text cut into passages, and those nearest to a question by BM25 (Robertson and Zaragoza
-2009; ``bm25s``)."""
+"""Documents a side may read, in passages; the nearest to a question by BM25 (Robertson, Zaragoza 2009; ``bm25s``)."""
 
 from __future__ import annotations
 

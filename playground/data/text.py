@@ -7,7 +7,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -115,8 +115,8 @@ class Text:
                 with gzip.GzipFile(fileobj=raw) as file:
                     yield raw, file  # type: ignore[misc]
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            why = f"is no gzip archive, or damaged: {error}. Pack it again, or choose the unpacked file"
-            raise InputError(f"{self.name} {why}.") from error
+            why = f"is no gzip archive, or damaged: {error}. Pack it again, or choose the unpacked file."
+            raise InputError(f"{self.name} {why}") from error
         except OSError as error:
             why = f"cannot be opened: {error.strerror or error}. Check its permissions."
             raise InputError(f"{self.name} {why}") from error
@@ -132,34 +132,26 @@ def _bounded_lines(reader: io.TextIOWrapper) -> Iterator[str]:
 
 
 def open_text(path: Path, packed: bool, limits: Limits, on_progress: OnProgress | None = None) -> Text:
-    """Reads the whole file once, for its encoding; raises InputError when it is binary, damaged or too much."""
-    text = Text(path, packed, path.stat().st_size, limits, Encoding("utf-8"))
-    return replace(text, encoding=find_encoding(text.blocks(on_progress), path.name))
-
-
-def find_encoding(blocks: Iterable[bytes], name: str) -> Encoding:
-    """How a file's blocks of bytes are to be decoded, with damage replaced by U+FFFD.
+    """Reads the whole file once, for its encoding; raises InputError when it is binary, damaged or too much.
 
     1. a byte-order mark decides; 2. NUL bytes in a pattern are UTF-16 or UTF-32; 3. what reads as UTF-8 is UTF-8; 4.
     mostly UTF-8 with some damage keeps U+FFFD where a character was lost; 5. an encoding from before Unicode.
-
-    Raises InputError for a binary file.
     """
+    text = Text(path, packed, path.stat().st_size, limits, Encoding("utf-8", blank=True))
     found: _Detector | None = None
-    for block in blocks:
-        if found is None:
-            kind = next((kind for magic, kind in _MAGIC if block.startswith(magic)), None)
-            if kind:
-                raise InputError(f"{name} is {kind}, not a text file. {_KINDS}")
-            found = _Detector(block)
+    for block in text.blocks(on_progress):
+        found = found or _Detector(block, path.name)
         found.add(block)
-    return found.encoding(name) if found else Encoding("utf-8", blank=True)
+    return replace(text, encoding=found.encoding()) if found else text
 
 
 class _Detector:
-    """Gathers the evidence for a file's encoding block by block."""
+    """Gathers the evidence for a file's encoding block by block. Raises InputError for a binary file."""
 
-    def __init__(self, first: bytes) -> None:
+    def __init__(self, first: bytes, name: str) -> None:
+        if kind := next((kind for magic, kind in _MAGIC if first.startswith(magic)), None):
+            raise InputError(f"{name} is {kind}, not a text file. {_KINDS}")
+        self.name = name
         self.mark, named = next(((len(mark), codec) for mark, codec in _MARKS if first.startswith(mark)), (0, None))
         self.wide = _wide(first[:4096]) if named is None else None if named == "utf-8" else named
         self.marked = named is not None
@@ -197,9 +189,9 @@ class _Detector:
             if len(self.sample) < _SAMPLE and not line.isascii():
                 self.sample += line + b"\n"
 
-    def encoding(self, name: str) -> Encoding:
+    def encoding(self) -> Encoding:
         if self.nul:
-            raise InputError(f"{name} holds NUL bytes: it is a binary file, not text. {_KINDS}")
+            raise InputError(f"{self.name} holds NUL bytes: it is a binary file, not text. {_KINDS}")
         if self.wide:  # 1, 2
             return Encoding(self.wide, self.mark, self.blank)
         lost = self.lost + self._pending
@@ -234,10 +226,7 @@ _MISPLACED = re.compile("[ךםןףץ](?=[א-ת])|ς(?=[ά-ώ])")
 
 
 def legacy_encoding(sample: bytes) -> str:
-    """The codec, of those that charset-normalizer proposes, whose characters are most often letters of one language.
-
-    sample: whole lines that hold bytes beyond ASCII; some tens of KB are enough.
-    """
+    """The codec, of those that charset-normalizer proposes for these lines, that gives most letters of one language."""
     import charset_normalizer
 
     western = "cp1252" if _decoded(sample, "cp1252") is not None else "latin-1"

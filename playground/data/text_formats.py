@@ -22,10 +22,7 @@ _TURN_KEYS = frozenset(["role", "from", "content", "value", "name", "weight"])
 
 
 def parse_json(text: Text, on_progress: OnProgress | None = None) -> Records:
-    """A list of objects, an object that holds one (``{"data": [...]}``), a table by its columns, or one object.
-
-    Raises InputError with line and column when it does not parse: a list is taken whole or not at all.
-    """
+    """A list of objects, an object that holds one, a table by its columns, or one object; InputError for others."""
     name, whole = text.name, text.whole()
     try:
         value = _DECODER.decode(whole)
@@ -182,10 +179,7 @@ def parse_delimited(text: Text, hint: str = ",") -> Records:
 def build_table(
     header: Iterable[object], rows: Callable[[], Iterable[Sequence[object] | Broken]], limits: Limits
 ) -> Records:
-    """Records from a line of column names and the rows under it, read anew at every iteration.
-
-    Raises InputError when either is missing, or there is too much.
-    """
+    """Records from a line of column names and the rows under it; raises InputError for none of either, or too many."""
     columns, name, count = _columns(header, limits), limits.name, 0
     if not columns:
         raise InputError(
@@ -274,8 +268,7 @@ def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> 
     """A table (.txt only) where the first line names known columns, JSONL where that is an object, else passages.
 
     1. Blank lines separate passages. 2. A text without any blank line between is one passage a line. 3. Headings stay
-    with the passage under them. 4. A blank line inside a fenced block of code separates nothing. Raises InputError when
-    there is no passage.
+    with the passage under them. 4. A blank line inside a fenced block of code separates nothing.
     """
     first = _first_lines(text, 1)[0]
     if kind == ".txt" and (separator := _separator_of_known(first)):

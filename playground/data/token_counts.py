@@ -121,10 +121,7 @@ class TokenReport:
         )
 
     def histogram(self, bins: int = 20) -> list[tuple[int, int, int]]:
-        """(shortest, longest, rows) of each bin, both ends in it, together all rows; fewer bins for fewer lengths.
-
-        Bins are of equal width, the last one open where a few rows are far longer.
-        """
+        """(shortest, longest, rows) of bins of one width, ends included; the last is open where few are far longer."""
         low, top = self.min, self.max if self.max <= 3 * self.p95 else 2 * self.p95
         width = max(1, math.ceil((top - low + 1) / max(1, bins)))
         found = [0] * math.ceil((top - low + 1) / width)
@@ -260,10 +257,7 @@ _MAX_TRIED = 24  # rows whose quick count must be the slow one's, or all are cou
 def token_report(
     checked: Checked, tokenizer: Any, max_tokens: int, turns: str = LAST, on_progress: OnProgress | None = None
 ) -> TokenReport:
-    """Lengths as the base sees them. Raises InputError when max_tokens is below 2, or no row teaches anything.
-
-    turns: ``all`` or ``last``, as for ``render_example``. on_progress: called with the share done.
-    """
+    """Lengths as the base sees them; raises InputError when max_tokens is below 2, or no row teaches anything."""
     if max_tokens < 2:
         raise InputError(
             f"The limit of {max_tokens} tokens leaves no room for a prompt and an answer. Give at least 2."

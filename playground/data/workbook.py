@@ -22,9 +22,7 @@ from playground.data.text_formats import build_table
 from playground.errors import InputError
 from playground.settings import PROJECT_ROOT
 
-_CHILD_BYTES = 1 << 29
-_CHILD_S = 120
-_CHILD_BYTES_A_S = 500_000
+_CHILD_BYTES, _CHILD_S, _CHILD_BYTES_A_S = 1 << 29, 120, 500_000
 _CHILD_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -46,14 +44,10 @@ def parse_xlsx(path: Path, limits: Limits) -> Records:
     _check_archive(path, limits)
     probe(path, limits)
     try:
-        book = _opened(path)
-        try:
+        with contextlib.closing(_opened(path)) as book:
             for sheet in book.worksheets:
-                rows = _trim(list(_rows(sheet, limits)))
-                if rows:
-                    return build_table(rows[0], lambda rows=rows: rows[1:], limits)  # type: ignore[misc]
-        finally:
-            book.close()
+                if rows := _trim(list(_rows(sheet, limits))):
+                    return build_table(rows[0], lambda: rows[1:], limits)
     except InputError:
         raise
     except Exception as error:  # a damaged workbook fails anywhere inside openpyxl, with any type
@@ -63,11 +57,10 @@ def parse_xlsx(path: Path, limits: Limits) -> Records:
 
 def _decode_xlsx(path: Path, limits: Limits) -> None:
     """All that reading a workbook allocates: shared strings, styles, and its rows where one may be large."""
-    book = _opened(path)
-    for sheet in [] if _has_short_rows(path) else book.worksheets:  # as parse_xlsx goes through them
-        if max(map(len, _rows(sheet, limits)), default=0):
-            break
-    book.close()
+    with contextlib.closing(_opened(path)) as book:
+        for sheet in [] if _has_short_rows(path) else book.worksheets:  # as parse_xlsx goes through them
+            if max(map(len, _rows(sheet, limits)), default=0):
+                break
 
 
 def _check_archive(path: Path, limits: Limits) -> None:
@@ -144,10 +137,8 @@ def _written_out(kind: Any) -> Any:
     types = pyarrow.types
     if types.is_dictionary(kind):
         return _written_out(kind.value_type)
-    if types.is_list(kind):
-        return pyarrow.list_(_written_out(kind.value_type))
-    if types.is_large_list(kind):
-        return pyarrow.large_list(_written_out(kind.value_type))
+    if types.is_list(kind) or types.is_large_list(kind):
+        return (pyarrow.list_ if types.is_list(kind) else pyarrow.large_list)(_written_out(kind.value_type))
     if types.is_struct(kind):
         return pyarrow.struct([field.with_type(_written_out(field.type)) for field in kind])
     return kind
@@ -218,12 +209,8 @@ def _rows(sheet: Any, limits: Limits) -> Iterator[list[object]]:
 
 def _trim(rows: list[list[object]]) -> list[list[object]]:
     """From the first row that is not empty to the last; the empty ones between them keep their number."""
-
-    def filled() -> Iterator[int]:
-        return (place for place, row in enumerate(rows) if any(cell not in (None, "") for cell in row))
-
-    first, last = next(filled(), None), max(filled(), default=None)
-    return [] if first is None or last is None else rows[first : last + 1]
+    filled = [place for place, row in enumerate(rows) if any(cell not in (None, "") for cell in row)]
+    return rows[filled[0] : filled[-1] + 1] if filled else []
 
 
 def probe(path: Path, limits: Limits) -> None:
@@ -249,10 +236,8 @@ def _probed(path: Path, size: int, changed_ns: int, limits: Limits) -> None:
     except subprocess.TimeoutExpired:
         raise InputError(f"{limits.name} took longer than {2 * seconds} s to unpack. {KEEP_FEWER}") from None
     if done.returncode:
-        raise InputError(
-            f"{limits.name} needs more than {memory / 2**30:.1f} GB of memory, or {seconds} s, to unpack. {KEEP_FEWER} "
-            "CSV and JSONL are read row by row."
-        )
+        what = f"{limits.name} needs more than {memory / 2**30:.1f} GB of memory, or {seconds} s, to unpack"
+        raise InputError(f"{what}. {KEEP_FEWER} CSV and JSONL are read row by row.")
 
 
 _OUT_OF_MEMORY = ("allocat", "memory", "worker thread", "resource temporarily")
@@ -279,16 +264,19 @@ def _limit(memory_bytes: int, seconds: int) -> None:
 
 def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
     """0: it can be decoded, or the decoder refuses it in words, which the reader will say better. Else: no memory."""
-    with contextlib.suppress(ImportError):  # before the limit, which is for what comes on top
-        import openpyxl  # noqa: F401
+    file, damaged = Path(path), (*_NO_ARCHIVE, *_DAMAGED)  # an error of another type counts as no memory
+    limits = Limits(file.name, int(upload_bytes))
+    is_parquet = file.suffix.lower() == ".parquet"
+    if is_parquet:  # imported before the limit, which is for what comes on top
         import pyarrow.parquet
 
         pyarrow.set_cpu_count(1)
+        damaged += (pyarrow.ArrowException,)
+    else:
+        import openpyxl  # noqa: F401
     _limit(int(memory_bytes), int(seconds))
-    file = Path(path)
-    limits = Limits(file.name, int(upload_bytes))
     try:
-        if file.suffix.lower() == ".parquet":
+        if is_parquet:
             collections.deque(_parquet_batches(file, limits), maxlen=0)  # every page
         else:
             _decode_xlsx(file, limits)
@@ -296,7 +284,7 @@ def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
         return 1
     except InputError:
         return 0
-    except (pyarrow.ArrowException, *_NO_ARCHIVE, *_DAMAGED) as error:  # another type counts as no memory
+    except damaged as error:
         return int(any(sign in str(error).lower() for sign in _OUT_OF_MEMORY))
     return 0
 

@@ -1,16 +1,103 @@
-"""Rows as a person edits them, and what is pasted."""
+"""Rows as a person edits and takes them away: bad ones that no spreadsheet runs, good ones that read back the same."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from playground.data.check import check_file
-from playground.data.editing import edited_lines, table_of
+from playground.data.editing import BOM, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
+from playground.data.example import BadRow, Checked, Example, FilePart, Judged, Message, Passage, Preference
 from playground.data.read import MEBI
 from playground.data.text_formats import pasted_kind
+from playground.data.token_counts import token_report
+from tests.data.conftest import Words, jsonl, pair
+
+HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", '=HYPERLINK("http://x","y")']
+
+
+def table(text: str) -> list[list[str]]:
+    assert text.startswith(BOM)
+    return list(csv.reader(io.StringIO(text.removeprefix(BOM), newline="")))
+
+
+def test_rows_reasons_and_what_they_hold() -> None:
+    held: dict[int, Any] = {2: {"completion": "x", "prompt": None, "n": 5}, 3: "{broken"}
+    bad = (BadRow(2, "no prompt", "Write one."), BadRow(3, "not valid JSON", "Mend it."), BadRow(9, "gone", "Look."))
+    found = table(bad_rows_csv(Checked("chat", "sft", 9, (), bad, columns=("prompt", "completion", "n")), None, held))
+    assert found == [
+        ["row", "reason", "fix", "prompt", "completion", "n", "content"],
+        ["2", "no prompt", "Write one.", "", "x", "5", ""],
+        ["3", "not valid JSON", "Mend it.", "", "", "", "{broken"],
+        ["9", "gone", "Look.", "", "", "", ""],
+    ]
+    assert table(bad_rows_csv(Checked("chat", "sft", 9, (), bad)))[0] == ["row", "reason", "fix"]
+    assert table(bad_rows_csv(Checked("chat", "sft", 9, ()))) == [["row", "reason", "fix"]]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_cell_is_a_formula(hostile: str) -> None:
+    bad = (BadRow(1, hostile, hostile), BadRow(2, "x", "y"))
+    files = (FilePart(hostile, 1, 1), FilePart("b.csv", 2, 1))
+    content: dict[int, Any] = {1: {hostile: hostile}, 2: hostile}
+    text = bad_rows_csv(Checked("chat", "sft", 2, (), bad, columns=(hostile,), files=files), None, content)
+    cells = [cell for row in table(text) for cell in row]
+    assert cells.count(f"'{hostile}") == 6
+    assert not any(cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝")) for cell in cells)
+    assert all(part.startswith('"') for part in text.removeprefix(BOM).split("\r\n") if part and "\r" not in hostile)
+
+
+def test_values_of_any_kind_become_text() -> None:
+    content = {"a": [1, {"b": "ü"}], "b": True, "c": 1.5, "d": "\ud800", "e": "nul\0"}
+    found = table(bad_rows_csv(Checked("chat", "sft", 1, (), (BadRow(1, "r", "f"),)), None, {1: content}))
+    assert found[1][3:] == ['[1, {"b": "ü"}]', "true", "1.5", "?", "nul"]
+
+
+def test_several_files_are_named() -> None:
+    files = (FilePart("a.csv", 1, 3), FilePart("b.csv", 4, 2))
+    bad = (BadRow(2, "r", "f"), BadRow(5, "r", "f"))
+    found = table(bad_rows_csv(Checked("chat", "sft", 5, (), bad, files=files)))
+    assert found == [["file", "row", "reason", "fix"], ["a.csv", "2", "r", "f"], ["b.csv", "2", "r", "f"]]
+
+
+def test_rows_that_are_too_long_are_among_them(tmp_path: Path) -> None:
+    checked = check_file(jsonl(tmp_path, pair(2, 2), pair(2, 30), "{broken"))
+    tokens = token_report(checked, Words(), 12)
+    found = table(bad_rows_csv(checked, tokens))
+    assert [row[0] for row in found[1:]] == ["2", "3"]
+    assert "the answer alone is 31 tokens" in found[1][1]
+    assert json.loads(found[1][3])["messages"][1]["content"].startswith("a a a")
+    assert len(good_rows_jsonl(checked, tokens).splitlines()) == 1
+    assert len(good_rows_jsonl(checked).splitlines()) == 2
+
+
+ASKED = (Message("system", "Be brief."), Message("user", "What [{'role': 'x'}] is it?"))
+TEXT = 'Line one\r\n\n"quoted"\u2028 next \x85 ü 日本 🙂 [{"role": "user", "content": "x"}]'
+CHAT = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", " d "))
+ROUND: dict[str, tuple[Any, ...]] = {
+    "sft": (Example((*ASKED, Message("assistant", TEXT)), 1), Example(CHAT, 2)),
+    "preference": (Preference(ASKED, json.dumps([CHAT[1].as_dict()]), TEXT, 1), Preference(ASKED[1:], "yes", "no", 2)),
+    "unpaired_preference": (Judged(ASKED, TEXT, True, 1), Judged(ASKED[1:], "no", False, 2)),
+    "text": (Passage(TEXT, 1), Passage("another piece of text that is longer", 2)),
+}
+
+
+@pytest.mark.parametrize("objective", ROUND)
+def test_good_rows_read_back_as_they_were(objective: str, tmp_path: Path) -> None:
+    rows = ROUND[objective]
+    sft = objective == "sft"
+    checked = Checked("any", objective, 2, rows if sft else (), others=() if sft else rows)
+    path = tmp_path / "good.jsonl"
+    path.write_bytes(good_rows_jsonl(checked).encode())
+    again = check_file(path)
+    assert (again.objective, again.bad) == (objective, ())
+    assert again.usable == rows
+
 
 LIMIT = 8 * MEBI
 

@@ -16,8 +16,6 @@ from tests.data.conftest import book, parquet, put
 
 LIMIT = 256 * MEBI
 PAIR = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
-
-
 SAME: dict[str, str | bytes] = {
     "comma.csv": "prompt,completion\na,b\nc,d\n",
     "crlf.csv": "prompt,completion\r\na,b\r\nc,d\r\n",
@@ -220,9 +218,8 @@ def test_double_and_unnamed_columns(tmp_path: Path) -> None:
 
 
 def test_open_quotes_do_not_make_reading_quadratic(tmp_path: Path) -> None:
-    path = put(
-        tmp_path, "quotes.csv", "a,b\n" + '"never closed,1\n' + "x,y\n" * 60_000 + '"a","b\n' * 2 + "x,y\n" * 60_000
-    )
+    many = "x,y\n" * 60_000
+    path = put(tmp_path, "quotes.csv", f'a,b\n"never closed,1\n{many}"a","b\n"a","b\n{many}')
     start = time.perf_counter()
     records = read_records(path, LIMIT)
     assert len(records.rows) > 100_000

@@ -1,4 +1,4 @@
-"""Messages -> the text and tokens that a model is given, and which of them it learns."""
+"""Messages -> the text and tokens that a model is given, which of them it learns, and raw text in packed rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 
-from playground.data.example import Example, Message
-from playground.data.render import ALL, LAST, encode, load_tokenizer, render_example
+from playground.data.example import Example, Judged, Message, Passage, Preference
+from playground.data.render import (
+    ALL,
+    CUT,
+    LAST,
+    LEARNED,
+    READ,
+    encode,
+    load_tokenizer,
+    pack,
+    preview_tokens,
+    render_example,
+)
 from playground.errors import InputError
 
 
@@ -103,3 +114,80 @@ class Mute(Forgetful):
 def test_a_template_that_shows_no_answer_is_refused() -> None:
     with pytest.raises(InputError, match="leaves nothing of the answer to learn"):
         render_example(Mute(), CHAT, 2048)
+
+
+ASKED = (Message("user", "Wie groß? 你好 😀"),)
+
+
+def test_the_tokens_write_the_whole_text(tokenizer: Any) -> None:
+    (one,) = preview_tokens(tokenizer, Example((*ASKED, Message("assistant", "Sehr groß 😀.")), 1), 2048)
+    text = "".join(token.text for token in one.tokens)
+    assert text.endswith("assistant\nSehr groß 😀.<|im_end|>")
+    assert "".join(token.text for token in one.tokens if token.kind == LEARNED) == "Sehr groß 😀.<|im_end|>"
+    assert "你好 😀" in text
+
+
+def test_a_chat_alternates_and_a_cut_is_shown(tokenizer: Any) -> None:
+    chat = Example((*ASKED, Message("assistant", "One."), Message("user", "And?"), Message("assistant", "Two.")), 1)
+    (whole,) = preview_tokens(tokenizer, chat, 2048, ALL)
+    kinds = [
+        token.kind
+        for place, token in enumerate(whole.tokens)
+        if not place or whole.tokens[place - 1].kind != token.kind
+    ]
+    assert kinds == [READ, LEARNED, READ, LEARNED]
+    (cut,) = preview_tokens(tokenizer, chat, len(whole.tokens) - 5, ALL)
+    assert cut.count(CUT) == 5
+    assert [token.text for token in cut.tokens] == [token.text for token in whole.tokens]
+
+
+def test_other_rows(tokenizer: Any) -> None:
+    better, worse = preview_tokens(tokenizer, Preference(ASKED, "Yes.", "No.", 1), 2048)
+    assert (better.title, worse.title) == ("The better answer", "The worse answer")
+    (judged,) = preview_tokens(tokenizer, Judged(ASKED, "Yes.", False, 1), 2048)
+    assert judged.title == "A bad answer"
+    (text,) = preview_tokens(tokenizer, Passage("Some words.", 1), 2048)
+    assert {token.kind for token in text.tokens} == {LEARNED}
+
+
+class Letters:
+    """A token a letter; 0 is the end."""
+
+    eos_token_id = 0
+
+    def __call__(self, text: str, **kwargs: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(char) for char in text]}
+
+
+def passages(*texts: str) -> list[Passage]:
+    return [Passage(text, row) for row, text in enumerate(texts, 1)]
+
+
+def documents(rows: Any) -> list[str]:
+    found = []
+    for row in rows:
+        for begin, end in zip(row.starts, (*row.starts[1:], len(row.ids)), strict=True):
+            found.append("".join(chr(token) if token else "." for token in row.ids[begin:end]))
+    return found
+
+
+def test_every_token_once_and_documents_apart() -> None:
+    rows = pack(Letters(), passages("abc", "de", "fghijklmnop", "q"), 8)
+    assert sorted(documents(rows)) == sorted(["abc.", "de.", "fghijklm", "nop.", "q."])
+    assert all(len(row.ids) <= 8 for row in rows)
+    assert len(rows) == 3, "short ones share a row"
+    assert all(row.starts[0] == 0 for row in rows)
+
+
+def test_the_order_is_kept_as_far_as_rows_fill() -> None:
+    rows = pack(Letters(), passages(*("x" * 3,) * 10), 8)
+    assert [len(row.ids) for row in rows] == [8, 8, 8, 8, 8]
+
+
+def test_a_lone_token_is_left_out() -> None:
+    assert documents(pack(Letters(), passages("abcdefgh"), 8)) == ["abcdefgh"]
+
+
+def test_too_short() -> None:
+    with pytest.raises(InputError, match="at least 2"):
+        pack(Letters(), passages("a"), 1)
