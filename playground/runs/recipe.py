@@ -30,17 +30,6 @@ _ELSEWHERE = ("early_stop", "start", "docs", "limit_memory_bytes", "layers", "in
 """What other trainers' forms mostly have no place for."""
 _BLANK = TrainRequest(Path())
 _TRL = {"sft": "SFT", "pretrain": "SFT", "dpo": "DPO", "kto": "KTO", "reward": "Reward"}
-_AXOLOTL_SFT: dict[str, object] = {
-    "field_messages": "messages",
-    "roles_to_train": ["assistant"],
-    "train_on_eos": "turn",
-}
-_AXOLOTL_ROWS: dict[str, dict[str, object]] = {
-    "sft": {"type": "chat_template", **_AXOLOTL_SFT},
-    "pretrain": {"type": "completion"},
-    **{preference: {"type": "chat_template.default"} for preference in ("dpo", "kto", "orpo")},
-}
-"""Objective -> how Axolotl reads its rows; there are no others."""
 
 
 class PeftConfig(Protocol):
@@ -154,51 +143,14 @@ def _named(reward: str) -> str:
 def axolotl(request: TrainRequest, plan: Plan, objective: str, base: str) -> str:
     """A configuration for Axolotl, to run over the good rows. Raises InputError for a method or an objective that it
     does not have."""
-    method, options = get_method(request.method), request.options
+    method = get_method(request.method)
     if method.axolotl is None:
         there = ", ".join(name for name, one in all_methods().items() if one.axolotl is not None)
         raise InputError(f"Axolotl has no {request.method}; it has {there}. Take the TRL script.")
-    if objective not in _AXOLOTL_ROWS:
+    if objective not in ("sft", "pretrain", "dpo", "kto", "orpo"):
         raise InputError(f"{objective} is not written for Axolotl. Take the command line.")
     _refuse("An Axolotl file", request, objective, ("early_stop",))
-    lora = {
-        **method.axolotl,
-        "lora_r": plan.rank,
-        "lora_alpha": _alpha(request, plan),
-        "lora_dropout": 0.0,
-        "peft_use_rslora": options.rslora or None,
-        "peft_init_lora_weights": "pissa" if options.pissa else None,
-    }
-    lines: dict[str, object] = {
-        "base_model": HUB.get(base, base),
-        "load_in_4bit": method.quantised,
-        "rl": None if objective in ("sft", "pretrain") else objective,
-        "datasets": [{"path": ROWS, "ds_type": "json"} | _AXOLOTL_ROWS[objective]],
-        **(lora if not method.whole else {}),
-        "sequence_len": request.max_tokens,
-        "sample_packing": objective == "pretrain",
-        "val_set_size": request.validation or 0.1,
-        "micro_batch_size": request.batch_size,
-        "gradient_accumulation_steps": 1,
-        "max_steps": plan.steps,
-        "num_epochs": 1000,
-        "optimizer": "adamw_torch",
-        "lr_scheduler": "linear",
-        "learning_rate": plan.lr,
-        "warmup_steps": min(3, plan.steps // 5),
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
-        "save_steps": request.save_steps,
-        "logging_steps": 1,
-        "seed": request.seed,
-        "bf16": "auto",
-        "output_dir": "./out",
-        "eval_steps": request.save_steps if request.early_stop else None,
-        "early_stopping_patience": request.early_stop or None,
-    }
-    head = f"# From Prompt or Tune. Put {ROWS} (the good rows, from the Examples card) beside this file, then: axolotl"
-    body = (f"{name}: {json.dumps(value)}\n" for name, value in lines.items() if value is not None)  # JSON is YAML
-    return f"{head} train this.yaml\n{''.join(body)}"
+    return _rendered("axolotl.yaml.j2", request, plan, objective, base, alpha=_alpha(request, plan))
 
 
 def trl(request: TrainRequest, plan: Plan, objective: str, base: str, config: PeftConfig | None) -> str:
@@ -206,26 +158,25 @@ def trl(request: TrainRequest, plan: Plan, objective: str, base: str, config: Pe
     fine-tuning. Raises InputError for an objective that has no short script, or a method of our own."""
     if objective not in _TRL:
         raise InputError(f"{objective} needs more than a short script. Take the command line.")
-    method, hub = get_method(request.method), HUB.get(base, base)
+    method = get_method(request.method)
     if method.imports:
         raise InputError(f"{method.label} adapters are a PEFT method of this project's own. Take the command line.")
     _refuse("A TRL script", request, objective, ("early_stop", *method.peft_options))
-    other = _initial(request, plan, hub) | ({"task_type": "SEQ_CLS"} if objective == "reward" else {})
+    other = _initial(request, plan, base) | ({"task_type": "SEQ_CLS"} if objective == "reward" else {})
+    peft = {"peft": type(config).__name__, "call": _call(config, other)} if config is not None else {"peft": ""}
+    return _rendered("train.py.j2", request, plan, objective, base, trainer=_TRL[objective], **peft)
+
+
+def _rendered(template: str, request: TrainRequest, plan: Plan, objective: str, base: str, **more: object) -> str:
+    """Every value from a person goes through ``repr`` or ``json``, whose numbers, texts and lists are YAML's too."""
     python = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
-    python.filters["repr"] = repr  # every value from a person goes through it
-    return python.from_string(Path(__file__).with_name("train.py.j2").read_text(encoding="utf-8")).render(
-        request=request,
-        plan=plan,
-        objective=objective,
-        trainer=_TRL[objective],
-        rows=ROWS,
-        base=hub,
+    python.filters |= {"repr": repr, "json": json.dumps}
+    return python.from_string(Path(__file__).with_name(template).read_text(encoding="utf-8")).render(
+        {"request": request, "plan": plan, "objective": objective, "method": get_method(request.method), "rows": ROWS},
+        base=HUB.get(base, base),
         held_out=request.validation or 0.1,
         warmup=min(3, plan.steps // 5),
-        quantised=method.quantised,
-        virtual=method.virtual,
-        peft=type(config).__name__ if config is not None else "",
-        peft_config="" if config is None else _call(config, other),
+        **more,
     )
 
 
@@ -256,7 +207,8 @@ def _initial(request: TrainRequest, plan: Plan, base: str) -> dict[str, object]:
     if request.options.pissa:
         return {"init_lora_weights": "pissa", "r": plan.rank, "lora_alpha": _alpha(request, plan)}
     if text := request.options.init_text:
-        return {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": text, "tokenizer_name_or_path": base}
+        place = {"tokenizer_name_or_path": HUB.get(base, base)}
+        return {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": text, **place}
     return {}
 
 

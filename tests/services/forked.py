@@ -3,6 +3,7 @@ the task in a thread there, look for a stop between yields, keep only an error's
 
 from __future__ import annotations
 
+import faulthandler
 import inspect
 import multiprocessing
 import os
@@ -78,6 +79,7 @@ class ForkedGPU:
 
 
 def _child(task: Callable[..., Any], questions: Any, answers: Any, stop: Any, die: bool) -> None:
+    faulthandler.dump_traceback_later(90, exit=True)  # a fork that hangs says where
     args = questions.get()
     if die:
         os._exit(9)

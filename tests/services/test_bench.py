@@ -82,7 +82,6 @@ def test_every_version_with_every_count_on_the_validation_part_alone(
         services.bench.best(id)
     view = ended(services, id)
     assert (view.state, view.name) == ("DONE", f"Prompt bench: {rows_file.name}"), view.error
-    assert view.record is not None
     assert [one["side"] for one in view.record["sides"]] == ["v1", "v1 + 2 shots", "v2", "v2 + 2 shots"]
     parts = split(services.data.check(rows_file).examples, 7)
     rows = services.verdicts.rows(id)
@@ -104,7 +103,6 @@ def test_every_version_with_every_count_on_the_validation_part_alone(
     assert [sorted(score.shots for score in one.scores) for one in versions] == [[0, 2], [0, 2]]
     assert versions[0].scores[0].file == rows_file.name
     newest = services.bench.newest(rows_file)
-    assert newest is not None
     assert newest.id == id
 
 
@@ -129,6 +127,16 @@ def test_the_verdict_says_how_its_prompt_was_found(services: Services, rows_file
         == f"{best.sentence} 1 of these rows are judged by too, which favours the prompt."
     )
     assert tried(replace(asked, tried="By hand.")) == "By hand."
+
+
+def test_stopped_while_it_runs_it_keeps_what_was_measured(services: Services, rows_file: Path, kept: list[str]) -> None:
+    id = services.bench.score(rows_file, kept, (0, 4), (CHECK,), max_tokens=60)
+    while services.bench.show(id).done < 16 and not services.jobs.wait(f"verdict {id}", 0.01):
+        pass
+    services.bench.stop(id)
+    view = ended(services, id)
+    assert view.state == "STOPPED"
+    assert f"on {view.record['examples']} validation rows" in services.bench.best(id).sentence
 
 
 def test_a_wrong_call_is_told_before_anything_runs(

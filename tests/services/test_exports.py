@@ -46,7 +46,6 @@ def exporting() -> int:
 def test_a_merged_model_is_handed_over_as_a_zip(services: Services, adapter: str) -> None:
     steps = list(services.exporter.export(adapter, "merged"))
     file = steps[-1].file
-    assert file is not None
     assert file.name == f"{adapter}-merged.zip"
     assert [one.name for one in file.parent.iterdir()] == [file.name], "nothing else is left there"
     assert [step.share for step in steps] == sorted(step.share for step in steps)

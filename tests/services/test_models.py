@@ -165,7 +165,6 @@ def test_a_question_with_a_lease_brings_its_base_back_while_another_one_waits_fo
     tight: Services, tmp_path: Path, tiny_base: Path, until: Callable[..., object]
 ) -> None:
     lease = tight.manager.request("chat", "a", "Answering", 0, (tight.bases.resident(),)).wait(0)
-    assert lease is not None
     other = copied(tiny_base, tmp_path / "other")
     tight.bases.choose(other)
     until(tight.manager.queue, bool)
@@ -203,6 +202,25 @@ def test_memory_that_runs_out_beside_the_old_base_makes_it_rest(
     assert service.spec == other
     assert [one.name for one in manager.residents()] == [other]
     assert first.loaded.model is None, "its memory was free before the second try"
+
+
+def test_an_old_bases_late_unload_leaves_the_new_one_loaded(
+    settings: Settings, tmp_path: Path, tiny_base: Path
+) -> None:
+    late: list[Callable[[], None]] = []
+    manager, jobs = DeviceManager(CpuDevice(), 10**12, run=late.append), Jobs()
+    service = BaseService(settings, manager, load_engine, jobs)
+    service.engine()
+    manager.unload_idle(wait_s=0)  # decided; whoever does it comes late
+    other = copied(tiny_base, tmp_path / "other")
+    service.choose(other)
+    assert jobs.wait("base", 60)
+    new = service.loaded
+    assert late
+    for unload in late:
+        unload()
+    assert service.loaded is new
+    assert (service.spec, new.loaded.model is None) == (other, False)
 
 
 class Card(CudaDevice):

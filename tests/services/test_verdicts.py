@@ -51,7 +51,6 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(
     view = ended(services.verdicts, replace(asked, repeats=2, limit=6))
     assert view.state == "DONE", view.error
     record = view.record
-    assert record is not None
     assert [(side["side"], side["kind"]) for side in record["sides"]] == [("Base", "base"), ("Base + prompt", "prompt")]
     assert record["main_metric"] == CHECK
     assert "like-references" in record["checks"]
@@ -91,7 +90,6 @@ def test_shots_are_other_rows_and_documents_are_read(services: Services, asked: 
             assert row["prompt"].count(row["question"] + "<|im_end|>") == 1, "a question is never its own shot"
     read = [row for row in rows if row["side"] == "read"]
     assert all(row["passages"] and with_passages(row["question"], row["passages"]) in row["prompt"] for row in read)
-    assert view.record is not None
     assert [side["kind"] for side in view.record["sides"]] == ["few-shot", "few-shot", "documents"]
     assert "groundedness" in view.record["sides"][2]["metrics"]
     assert view.record["refusals"].keys() == {"read"}, "only who reads documents is asked what they cannot answer"
@@ -105,7 +103,6 @@ def test_stopped_in_the_middle_it_keeps_what_every_side_has_answered(services: S
         if view.live and view.done >= 16:
             services.verdicts.stop(view.id)
     assert view.state == "STOPPED"
-    assert view.record is not None
     assert 1 <= view.record["examples"] < 24
     assert {side["answers"] for side in view.record["sides"]} == {view.record["examples"]}
     assert services.manager.leases() == []
@@ -170,7 +167,6 @@ def test_a_fault_while_it_repeats_or_scores_keeps_what_is_known_of_all_sides(
     assert known
     assert len(rows) == 24
     assert len(known) == 2 * len({example for example, _ in known}), "both sides of an example, or neither"
-    assert view.record is not None
     assert view.record["examples"] == 12
     assert "consistency" in view.record["sides"][0]["metrics"]
 
@@ -191,7 +187,6 @@ def test_what_an_app_had_measured_when_it_was_killed_is_kept(
     found = build_services(settings).verdicts.show(killed.id)
     assert found.state == "STOPPED"
     assert found.error == "The app ended while it was measured. What was measured by then is kept."
-    assert found.record is not None
     assert 3 <= found.record["examples"] <= 6
     assert all(row["reply"].endswith("\x85end") for row in files.rows(killed.id))
     assert not (files.folder(killed.id) / "answers.jsonl").exists()
@@ -206,8 +201,6 @@ def test_it_is_judged_anew_without_its_file(
     view = ended(services.verdicts, replace(asked, file=gone, rows=tuple(range(1, 9)), losses=False))
     gone.unlink()
     again = services.verdicts.again(view.id, Questions(volume=7), Prices())
-    assert view.record is not None
-    assert again.record is not None
     assert again.record["sides"][0]["metrics"] == view.record["sides"][0]["metrics"]
 
 
@@ -217,8 +210,6 @@ def test_other_prices_and_answers_change_the_choice_and_ask_nothing_again(
     view = ended(services.verdicts, asked)
     rows = services.verdicts.rows(view.id)
     dear = services.verdicts.again(view.id, Questions(volume=7), Prices("EUR", prompt_per_million=1e6))
-    assert dear.record is not None
-    assert view.record is not None
     assert dear.record["sides"][0]["cost"]["per_request"] > 1 > view.record["sides"][0]["cost"]["per_request"]
     assert dear.record["questions"]["volume"] == 7
     assert dear.record["data_sha256"] == view.record["data_sha256"]

@@ -48,7 +48,6 @@ def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(serv
     swapped = []
     for n in range(15):
         ballot = services.voting.next(ended)
-        assert ballot is not None
         assert ballot == services.voting.next(ended), "the same until it is answered"
         assert ballot.number == n
         services.voting.vote(ended, n, "left")
@@ -67,7 +66,6 @@ def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(serv
 def test_votes_are_appended_and_the_last_can_be_taken_back(services: Services, ended: str) -> None:
     for choice in ("left", "skip"):
         ballot = services.voting.next(ended)
-        assert ballot is not None
         services.voting.vote(ended, ballot.number, choice)
     file = services.verdicts.files.folder(ended) / "votes.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -92,7 +90,6 @@ def test_reveal_names_strengths_and_how_far_the_metric_agrees(services: Services
     assert [one.side for one in found.standings] == list(SIDES)
     assert found.votes == 17
     assert found.metric == CHECK
-    assert found.agreement is not None
     assert found.agreement.share.value == 1.0
     assert found.agreement.kappa == 1.0
     cast = services.voting.files.read(ended)
@@ -102,9 +99,7 @@ def test_reveal_names_strengths_and_how_far_the_metric_agrees(services: Services
     services.voting.files.change(ended, lambda there: [*there, *judged])
     again = services.voting.reveal(ended)
     assert again.standings == found.standings, "a judge is no person"
-    assert again.judge is not None
     assert (again.judge.name, again.judge.votes) == ("Deep", 10)
-    assert again.judge.agreement is not None
     assert again.judge.agreement.share.value == sum(one.winner == "a" for one in cast[:10]) / 10
     assert services.voting.count(ended) == (17, 0)
 
@@ -229,7 +224,6 @@ def judged(services: Services, service: JudgingService, id: str, judge: str = EN
 def over(services: Services, service: JudgingService, id: str) -> JudgingView:
     assert services.jobs.wait(f"judging {id}", 60)
     view = service.show(id)
-    assert view is not None
     assert not view.live
     return view
 
@@ -254,8 +248,6 @@ def test_it_judges_in_both_orders_and_its_agreement_is_shown(
     )
     assert not any(side in str(body) for side in SIDES)
     found = services.voting.reveal(id)
-    assert found.judge is not None
-    assert found.judge.agreement is not None
     assert found.judge.agreement.share.value == 1.0
     assert found.judge.agreement.share.n == 17
     assert [one.side for one in found.judge.standings] == list(SIDES)

@@ -26,7 +26,6 @@ from playground.settings import Settings
 from playground.training import worker
 from playground.training.checkpoint import mark_complete
 from playground.training.processes import is_alive, worker_environment
-from playground.training.spec import RunSpec
 from tests.services.conftest import last, stop_runs
 from tests.soak import torture
 from tests.soak.torture import request, wait_for, wait_state, workers
@@ -246,17 +245,6 @@ def test_strict_refuses_a_bad_row(waiting: Services, rows_file: Path) -> None:
     rows_file.write_text(rows_file.read_text() + '\n{"prompt": "x", "completion": ""}')
     with pytest.raises(InputError, match="row 25"):
         waiting.training.start(request(rows_file, strict=True))
-
-
-def test_where_the_app_is_shared_a_run_is_its_owners(waiting: Services, file: Path, settings: Settings) -> None:
-    run = waiting.training.start(request(file, owner="ann"))
-    shared = build_services(replace(settings, shared=True))
-    assert shared.training.runs("bob") == []
-    for action in (shared.training.show, shared.training.cancel, shared.training.resume):
-        with pytest.raises(NotFoundError):
-            action(run, "bob")
-    assert shared.training.show(run, "ann").run == run
-    assert RunSpec.read(settings.runs_dir / run).owner == "ann"
 
 
 def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(
