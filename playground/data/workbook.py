@@ -264,7 +264,8 @@ def _limit(memory_bytes: int, seconds: int) -> None:
 
 def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
     """0: it can be decoded, or the decoder refuses it in words, which the reader will say better. Else: no memory."""
-    file, damaged = Path(path), (*_NO_ARCHIVE, *_DAMAGED)  # an error of another type counts as no memory
+    file = Path(path)
+    damaged: tuple[type[Exception], ...] = (*_NO_ARCHIVE, *_DAMAGED)  # an error of another type counts as no memory
     limits = Limits(file.name, int(upload_bytes))
     is_parquet = file.suffix.lower() == ".parquet"
     if is_parquet:  # imported before the limit, which is for what comes on top

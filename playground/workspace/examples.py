@@ -55,19 +55,16 @@ class ShippedSet:
 class DataService:
     """tokenizer: gives the current base's tokenizer, loading it on first use."""
 
-    def __init__(self, settings: Settings, tokenizer: Callable[[], Any], quota: Quota) -> None:
+    def __init__(self, settings: Settings, tokenizer: Callable[[], object], quota: Quota) -> None:
         self._settings, self._tokenizer, self._quota = settings, tokenizer, quota
         self._cache: dict[Hashable, tuple[Any, object]] = {}
         self._lock = threading.Lock()
 
     def sets(self) -> list[ShippedSet]:
-        folder = self._settings.examples_dir
+        folder, paths = self._settings.examples_dir, ("file", "heldout", "prompt", "documents")
         entries = json.loads((folder / "sets.json").read_text(encoding="utf-8"))
-        paths = ("file", "heldout", "prompt", "documents")
-        return [
-            ShippedSet(**{key: folder / value if key in paths else value for key, value in entry.items()})
-            for entry in entries
-        ]
+        full = ({key: folder / value if key in paths else value for key, value in each.items()} for each in entries)
+        return [ShippedSet(**each) for each in full]
 
     def shipped(self, id: str) -> ShippedSet:
         """Raises NotFoundError."""
@@ -170,6 +167,7 @@ class DataService:
             raise InputError(f"{what}: {size / MEBI:.0f} MB; the limit is {limit // MEBI} MB. Take a part of it.")
         self._quota.check_disk(owner, size, what)
         folder = self._new_folder(owner)
+        folder.mkdir(parents=True)
         for path in paths:
             shutil.copyfile(path, folder / path.name)
         return folder / names[0] if len(names) == 1 else folder
@@ -188,11 +186,9 @@ class DataService:
         """A new file among the owner's uploads. Raises InputError where the owner has no room for it."""
         data = text.encode("utf-8", errors="surrogatepass")
         self._quota.check_disk(owner, len(data), name)
-        file = self._new_folder(owner) / name
-        file.write_bytes(data)
-        return file
+        return _written(self._new_folder(owner), name, data)
 
-    def edited(self, path: Path, changes: Mapping[int, Mapping[str, Any]], owner: str) -> Path:
+    def edited(self, path: Path, changes: Mapping[int, Mapping[str, object]], owner: str) -> Path:
         """A copy of a file with some cells changed, as JSONL: row n is its line n. Raises what ``check`` does.
 
         changes: row -> column -> its new value. A row that could not be read and was not changed stays unusable.
@@ -220,15 +216,10 @@ class DataService:
     def download(self, name: str, text: str, owner: str) -> Path:
         """A text as a file that the page hands out. Raises InputError where the owner has no room for it."""
         data = text.encode("utf-8", errors="replace")
-        file = self._quota.room(owner, len(data), name) / name
-        file.parent.mkdir(parents=True)
-        file.write_bytes(data)
-        return file
+        return _written(self._quota.room(owner, len(data), name), name, data)
 
     def _new_folder(self, owner: str) -> Path:
-        folder = self._own_folder(owner) / uuid.uuid4().hex[:12]
-        folder.mkdir(parents=True)
-        return folder
+        return self._own_folder(owner) / uuid.uuid4().hex[:12]
 
     def _own_folder(self, owner: str) -> Path:
         return self._settings.uploads_dir / (owner if owner.isalnum() else LOCAL)
@@ -255,6 +246,13 @@ class DataService:
                 self._cache.clear()
             self._cache[key] = (value, kept)
         return value
+
+
+def _written(folder: Path, name: str, data: bytes) -> Path:
+    """A file in a folder that is new with it."""
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(data)
+    return folder / name
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

@@ -22,26 +22,16 @@ from playground.workspace.visitors import LOCAL
 def bytes_in(place: Path) -> int:
     """Bytes of a file, or of all files below a folder; 0 when it is not there. Links are not followed."""
     if not place.is_dir():
-        try:
-            return place.lstat().st_size
-        except OSError:
-            return 0
-    total = 0
-    folders = [place]
-    while folders:
-        try:
-            entries = list(os.scandir(folders.pop()))
-        except OSError:  # removed while we looked
-            continue
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(Path(entry.path))
-                continue
-            try:
-                total += entry.stat(follow_symlinks=False).st_size
-            except OSError:
-                continue
-    return total
+        return _size(place)
+    folders = ((Path(folder), names) for folder, _, names in os.walk(place))  # what cannot be listed is passed over
+    return sum(_size(folder / name) for folder, names in folders for name in names)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.lstat().st_size
+    except OSError:  # removed while we looked
+        return 0
 
 
 FREE_MIN_BYTES = 1_000_000_000

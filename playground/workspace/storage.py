@@ -170,10 +170,10 @@ class StorageService:
 
     def find(self, kind: str, id: str, owner: str = LOCAL) -> Item:
         """Raises NotFoundError, also for what is somebody else's."""
-        for item in self.items(owner):
-            if (item.kind, item.id) == (kind, id):
-                return item
-        raise NotFoundError(f"There is no {kind[:20]} {id[:80]!r} of yours. It may be gone already.")
+        found = next((item for item in self.items(owner) if (item.kind, item.id) == (kind, id)), None)
+        if found is None:
+            raise NotFoundError(f"There is no {kind[:20]} {id[:80]!r} of yours. It may be gone already.")
+        return found
 
     def remove(self, kind: str, id: str, owner: str = LOCAL) -> Freed:
         """Remove one item. Raises NotFoundError, or BusyError with what keeps it."""
@@ -195,9 +195,8 @@ class StorageService:
         Raises InputError where the app is not shared: there everything is one person's, who removes it by kind.
         """
         if self._sees_all(owner):
-            raise InputError(
-                "This app is not shared, so nothing here is a visitor's. Remove what you do not need, kind by kind."
-            )
+            what = "This app is not shared, so nothing here is a visitor's"
+            raise InputError(f"{what}. Remove what you do not need, kind by kind.")
         self.sessions.leave(owner)
         self.demo.reset(owner)
         waited = 0.0
@@ -262,14 +261,11 @@ class StorageService:
         gone: list[Item] = []
         stayed: list[Item] = []
         for item in items:
-            if item.stays:
-                stayed.append(item)
-                continue
             try:
-                self._remove(item, owner)
-                gone.append(item)
-            except NotFoundError:  # with its run, or by somebody else meanwhile
-                gone.append(item)
+                if not item.stays:
+                    with contextlib.suppress(NotFoundError):  # gone with its run, or by somebody else meanwhile
+                        self._remove(item, owner)
+                (stayed if item.stays else gone).append(item)
             except PlaygroundError as error:
                 stayed.append(replace(item, stays=str(error)))
         return Freed(tuple(gone), tuple(stayed))
@@ -296,17 +292,17 @@ class StorageService:
         used = {self.bases.folder(), *(Path(spec.base_path) for spec in specs if spec is not None)}
         for folder, spec in library_bases.folders(self.settings):
             stays = "it is in use" if folder in used else ""
-            yield Item(BASE, folder.name, library_bases.label_of(spec), bytes_in(folder), _made_s(folder), stays)
+            yield _item(BASE, folder.name, library_bases.label_of(spec), folder, stays)
 
     def _adapter_items(self, owner: str) -> Iterator[Item]:
         library = self.adapters.library
         for card in library.list(owner, self.settings.shared):
             if not card.shipped:
-                yield Item(ADAPTER, card.id, card.name, bytes_in(card.path), _made_s(card.path))
+                yield _item(ADAPTER, card.id, card.name, card.path)
         for name, _ in library.damaged() if self._sees_all(owner) else ():
             folder = self.settings.adapters_dir / name
             if folder.is_dir() and not folder.is_symlink():
-                yield Item(ADAPTER, name, f"{name}, damaged", bytes_in(folder), _made_s(folder))
+                yield _item(ADAPTER, name, f"{name}, damaged", folder)
 
     def _run_items(self, owner: str) -> Iterator[Item]:
         for row in self._rows(owner):
@@ -324,17 +320,12 @@ class StorageService:
                 yield Item(VERDICT, kept.id, kept.name, bytes_in(files.folder(kept.id)), kept.created_s)
 
     def _prompt_items(self, owners: set[str]) -> list[Item]:
-        files = [(owner, self.prompts.file(owner)) for owner in sorted(owners & self.prompts.owners())]
-        return [Item(PROMPTS, owner, "Versions of prompts", bytes_in(file), _made_s(file)) for owner, file in files]
+        there = sorted(owners & self.prompts.owners())
+        return [_item(PROMPTS, owner, "Versions of prompts", self.prompts.file(owner)) for owner in there]
 
     def _upload_items(self, owners: Iterable[str]) -> list[Item]:
-        found = []
-        for owner in owners:
-            for folder in _within(self.settings.uploads_dir / owner):
-                file = next((file for file in _within(folder) if file.is_file()), None) if folder.is_dir() else folder
-                name = file.name if file is not None else folder.name
-                found.append(Item(UPLOAD, f"{owner}/{folder.name}", name, bytes_in(folder), _made_s(folder)))
-        return found
+        folders = {f"{owner}/": _within(self.settings.uploads_dir / owner) for owner in owners}
+        return [_by_its_file(UPLOAD, start, folder) for start, found in folders.items() for folder in found]
 
     def _passing_items(self) -> list[Item]:
         folders = [
@@ -344,11 +335,7 @@ class StorageService:
         return [Item(PASSING, id, name, held) for id, name, folder in folders if (held := bytes_in(folder))]
 
     def _export_items(self, owner: str) -> list[Item]:
-        found = []
-        for room in self.quota.rooms(owner):
-            file = next((file for file in _within(room) if file.is_file()), room)
-            found.append(Item(PASSING, f"exports/{room.name}", file.name, bytes_in(room), _made_s(room)))
-        return found
+        return [_by_its_file(PASSING, "exports/", room) for room in self.quota.rooms(owner)]
 
     def _uploaders(self) -> list[str]:
         there = _within(self.settings.uploads_dir)
@@ -359,6 +346,17 @@ class StorageService:
             return RunSpec.read(self.settings.runs_dir / run)
         except InputError:
             return None
+
+
+def _item(kind: str, id: str, name: str, place: Path, stays: str = "") -> Item:
+    """What lies at a place."""
+    return Item(kind, id, name, bytes_in(place), _made_s(place), stays)
+
+
+def _by_its_file(kind: str, start: str, folder: Path) -> Item:
+    """A folder that is called like the one file in it; start: of its id."""
+    file = next((file for file in _within(folder) if file.is_file()), folder)
+    return _item(kind, start + folder.name, file.name, folder)
 
 
 def _within(folder: Path) -> list[Path]:

@@ -16,54 +16,19 @@ from playground.data.read import read_records
 from playground.errors import InputError
 from tests.data.conftest import book, csv, lines, parquet, put
 
-U, A = (lambda text, role=role: {"role": role, "content": text} for role in ("user", "assistant"))
 OBJECTIVES = {each.name: each.objective for each in FORMATS} | {"instruction": "sft"}
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     (format, name, case)
     for format, cases in tomllib.loads(Path(__file__).with_name("files.toml").read_text(encoding="utf-8")).items()
     for name, case in cases.items()
 ]
-DECODED: list[tuple[str, str, Any, dict[str, Any]]] = [
-    ("prompt-completion", "pair.xlsx", lambda: book(["Question", "Answer"], ["q", "a"], ["r", 5]), {"good": 2}),
-    ("prompt-completion", "pair.parquet", lambda: parquet(question=["q", "r"], answer=["a", "b"]), {"good": 2}),
-    ("prompt-completion", "xsum.parquet", lambda: parquet(document=["a story"], summary=["s"], id=["1"]), {"good": 1}),
-    (
-        "prompt-completion",
-        "empty_cells.xlsx",
-        lambda: book(["prompt", "completion"], ["q", "a"], ["r", None], [None, None], ["s", "b"]),
-        {"good": 2, "bad": {"2": "the answer is empty", "3": "the prompt is empty"}},
-    ),
-    (
-        "prompt-completion",
-        "null.parquet",
-        lambda: parquet(prompt=["q", None], completion=["a", "b"]),
-        {"good": 1, "bad": {"2": "the prompt is empty"}},
-    ),
-    (
-        "instruction",
-        "squad.parquet",
-        lambda: parquet(question=["q", "r"], context=["c", "d"], answers=[{"text": ["a"]}, {"text": []}]),
-        {"good": 1, "bad": {"2": "the answer is empty (answers.text)"}},
-    ),
-    ("chat", "chat.parquet", lambda: parquet(messages=[[U("hi"), A("ho")]] * 2), {"good": 2, "first": "ho"}),
-    (
-        "preference",
-        "binarized.parquet",
-        lambda: parquet(
-            prompt=["q"],
-            prompt_id=["1"],
-            chosen=[[U("q"), A("a")]],
-            rejected=[[U("q"), A("b")]],
-            messages=[[U("hi"), A("ho")]],
-            score_chosen=[8.0],
-            score_rejected=[2.0],
-        ),
-        {"good": 1, "first": "a"},
-    ),
-]
 
 
 def content(name: str, case: dict[str, Any]) -> bytes:
+    if "rows" in case:
+        return book(*case["rows"])
+    if "columns" in case:
+        return parquet(**case["columns"])
     text = case["text"] if "text" in case else "\n".join(case["lines"]) + "\n"
     held: bytes = text.encode(case.get("encoding", "utf-8"))
     return gzip.compress(held) if name.lower().endswith(".gz") else held
@@ -75,14 +40,9 @@ def answer(row: Any) -> str:
     return row.chosen if isinstance(row, Preference) else row.text if isinstance(row, Passage) else ""
 
 
-ALL = [*((format, name, content(name, case), case) for format, name, case in CASES), *DECODED]
-
-
-@pytest.mark.parametrize(("format", "name", "held", "case"), ALL, ids=[each[1] for each in ALL])
-def test_what_a_file_is_and_which_rows_are_bad(
-    format: str, name: str, held: Any, case: dict[str, Any], tmp_path: Path
-) -> None:
-    checked = check_file(put(tmp_path, name, held))
+@pytest.mark.parametrize(("format", "name", "case"), CASES, ids=[name for _, name, _ in CASES])
+def test_what_a_file_is_and_which_rows_are_bad(format: str, name: str, case: dict[str, Any], tmp_path: Path) -> None:
+    checked = check_file(put(tmp_path, name, content(name, case)))
     assert (checked.format, checked.objective) == (format, OBJECTIVES[format]), checked.why
     reasons = case.get("bad", {})
     assert [bad.row for bad in checked.bad] == [int(row) for row in reasons]

@@ -105,9 +105,7 @@ def test_a_codec_from_before_unicode_is_known_by_its_letters(text: str, codec: s
     ("content", "text"),
     [
         ("prompt,completion\nGrüße,ñandú\n".encode(), "Grüße"),
-        ("prompt,completion\nGrüße,ñandú\n".encode("latin-1"), "Grüße"),
         ("prompt,completion\n“Grüße”,x\n".encode("cp1252"), "“Grüße”"),
-        ("prompt,completion\nGrüße,x\n".encode("utf-16-be"), "Grüße"),
         (b"prompt,completion\n" + "Grüße 世界 ".encode() + b"\xff,x\n", "Grüße 世界 \ufffd"),
     ],
 )
