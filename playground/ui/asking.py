@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import gradio as gr
 
-from playground.chat.compare import Sampling, Side, Turn
-from playground.errors import InputError, PlaygroundError
+from playground.chat.compare import Side, Turn
+from playground.engine.request import Sampling
+from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.services import Services
-from playground.ui import html, side, transcript, words
+from playground.ui import html, side, words
 from playground.ui.html import card
-from playground.ui.side import SideValues
+from playground.ui.side import Log, Setup, SideValues
 from playground.ui.sidebar import ready, require
-from playground.ui.transcript import Log, Setup
-from playground.ui.wiring import Drawn, Updates, Visitor, slot
+from playground.ui.wiring import Drawn, Initial, Updates, Visitor, slot
+from playground.workspace.examples import ShippedSet
 
 if TYPE_CHECKING:
     from playground.ui.compare import CompareTab
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One tab's comparison: which sides are there, and what each was asked."""
+    """One tab's comparison: which sides are there, and the transcript of each."""
 
     shown: tuple[str, ...] = ("A", "B")
     logs: dict[str, Log] = field(default_factory=lambda: {letter: Log() for letter in words.LETTERS})
@@ -37,6 +38,11 @@ class Comparison:
     def with_logs(self, changed: dict[str, Log]) -> Comparison:
         return replace(self, logs={**self.logs, **changed})
 
+    def settled(self, setups: Mapping[str, Setup], known: dict[str, str]) -> Comparison:
+        """Every side takes on what its widgets hold now. known: names of the models."""
+        named = {letter: side.name_of(setup, known) for letter, setup in setups.items()}
+        return self.with_logs({one: side.settle(log, setups[one], named[one]) for one, log in self.logs.items()})
+
 
 class SamplingValues(TypedDict):
     temperature: float
@@ -45,48 +51,55 @@ class SamplingValues(TypedDict):
     seed: float
 
 
-def settled(comparison: Comparison, setups: dict[str, Setup], known: dict[str, str]) -> Comparison:
-    """Let every side take on what its widgets say now."""
-    return comparison.with_logs(
-        {
-            letter: transcript.settle(log, setups[letter], side.name_of(setups[letter], known))
-            for letter, log in comparison.logs.items()
-        }
-    )
+class CheckValues(TypedDict):
+    kind: str
+    text: str
 
 
-def board_html(services: Services, comparison: Comparison, known: dict[str, str], kind: str, text: str) -> str:
-    sides = [
-        (letter, side.name_of(comparison.logs[letter].setup, known), comparison.logs[letter])
-        for letter in comparison.shown
-    ]
+Setups: TypeAlias = Mapping[str, SideValues]
+"""What the widgets of the sides hold, by letter."""
+
+
+def board_html(services: Services, comparison: Comparison, known: dict[str, str], check: CheckValues) -> str:
+    logs = [(letter, comparison.logs[letter]) for letter in comparison.shown]
+    sides = [(letter, side.name_of(log.setup, known), log) for letter, log in logs]
     try:
-        return transcript.board(sides, kind, text, services.compare.passes)
+        return side.board(sides, check["kind"], check["text"], services.compare.passes)
     except PlaygroundError as error:  # a pattern that cannot be read, for one
-        return card(error) + transcript.board(sides, "ends-with", "", lambda *_: False)
+        return card(error) + side.board(sides, side.DEFAULT_KIND, "", lambda *_: False)
 
 
-def board(
-    services: Services, visitor: Visitor, tab: CompareTab, comparison: Comparison, kind: str, text: str
+def _shown(
+    services: Services, visitor: Visitor, tab: CompareTab, comparison: Comparison, check: CheckValues
 ) -> Updates:
-    return {tab.board: board_html(services, comparison, side.labels(services, visitor), kind, text)}
+    """The comparison, its table and every side's transcript."""
+    board = board_html(services, comparison, side.labels(services, visitor), check)
+    chats: Updates = {view.chat: side.messages(comparison.logs[letter]) for letter, view in tab.sides.items()}
+    return {tab.comparison: comparison, tab.board: board, **chats}
 
 
 def _chats(tab: CompareTab, comparison: Comparison) -> Updates:
-    return {tab.sides[letter].chat: transcript.messages(comparison.logs[letter]) for letter in comparison.shown}
+    return {tab.sides[letter].chat: side.messages(comparison.logs[letter]) for letter in comparison.shown}
+
+
+def _settled(
+    services: Services, visitor: Visitor, comparison: Comparison, setups: Setups
+) -> tuple[Comparison, dict[str, str]]:
+    """The comparison with what the sides' widgets hold, and the names of the models."""
+    known = side.labels(services, visitor)
+    return comparison.settled(side.read_setups(services, visitor, setups), known), known
 
 
 def _lines(services: Services, tab: CompareTab, comparison: Comparison) -> Updates:
-    """Quiet lines after a reply: an adapter that does nothing is said where its name stands."""
+    """Quiet lines after a reply: that an adapter does nothing stands below its name."""
     lines: Updates = {}
     for letter in comparison.shown:
         log = comparison.logs[letter]
         newest = log.current[-1].reply if log.current else None
+        line = side.line_html(services, log.setup)
         if newest is not None and newest.done and newest.no_effect:
-            said = f'<p class="note warned">{html.icon("warn")}{html.esc(words.NO_EFFECT)}</p>'
-        else:
-            said = side.line_html(services, log.setup)
-        lines[tab.sides[letter].line] = said
+            line = f'<p class="note warned">{html.icon("warn")}{html.esc(words.NO_EFFECT)}</p>'
+        lines[tab.sides[letter].line] = line
     return lines
 
 
@@ -104,47 +117,35 @@ def ask(
     comparison: Comparison,
     question: str,
     uploaded: Path | None,
-    kind: str,
-    text: str,
+    check: CheckValues,
     sampling: SamplingValues,
-    sides: Mapping[str, SideValues],
+    setups: Setups,
 ) -> Iterator[Updates]:
     """Ask every shown side and stream all replies."""
     question = (question or "").strip()
     if not question:
         raise InputError(words.EMPTY_QUESTION)
     require(services)
-    known = side.labels(services, visitor)
-    comparison = settled(comparison, side.read_setups(services, visitor, sides), known)
+    comparison, known = _settled(services, visitor, comparison, setups)
     asked, histories = _sides(services, comparison, known, uploaded)
-    how = Sampling(
-        float(sampling["temperature"]), float(sampling["top_p"]), int(sampling["max_tokens"]), int(sampling["seed"])
-    )
-    comparison = comparison.of_shown(lambda log: transcript.asked(log, question))
+    warm, top_p = float(sampling["temperature"]), float(sampling["top_p"])
+    how = Sampling(warm, top_p, int(sampling["max_tokens"]), int(sampling["seed"]))
+    comparison = comparison.of_shown(lambda log: side.asked(log, question))
+    busy = _controls(services, tab, busy=True)
+    yield {tab.comparison: comparison, tab.question: "", **busy, **_chats(tab, comparison)}
+    failed: list[str] = []
+    replies = services.compare.ask(asked, histories, question, how, visitor.owner, visitor.session)
+    for step in side.streamed(replies, failed.append):
+        answers = dict(zip(comparison.shown, step, strict=True))
+        comparison = comparison.with_logs({one: side.answered(comparison.logs[one], answers[one]) for one in answers})
+        yield {tab.comparison: comparison, **_chats(tab, comparison)}
+    if failed:
+        comparison = comparison.of_shown(side.stopped)
     yield {
-        tab.comparison: comparison,
-        tab.question: "",
-        **_controls(services, tab, busy=True),
-        **_chats(tab, comparison),
-    }
-    failed = ""
-    try:
-        for replies in services.compare.ask(asked, histories, question, how, visitor.owner, visitor.session):
-            answered = zip(comparison.shown, replies, strict=True)
-            comparison = comparison.with_logs(
-                {letter: transcript.answered(comparison.logs[letter], reply) for letter, reply in answered}
-            )
-            yield {tab.comparison: comparison, **_chats(tab, comparison)}
-    except Exception as error:  # whatever failed, what had arrived is kept and the buttons come back
-        failed = card(error)
-        comparison = comparison.of_shown(transcript.stopped)
-    yield {
-        tab.comparison: comparison,
-        tab.error: slot(failed),
-        tab.board: board_html(services, comparison, known, kind, text),
+        **_shown(services, visitor, tab, comparison, check),
         **_controls(services, tab, busy=False),
-        **_chats(tab, comparison),
         **_lines(services, tab, comparison),
+        tab.error: slot("".join(failed)),
     }
 
 
@@ -157,7 +158,7 @@ def _sides(
         setup = log.setup
         source = side.shots_file(services, setup.source, uploaded) if setup.shots else None
         sides.append(Side(setup.model, setup.prompt.strip(), setup.shots, source, side.name_of(setup, known)))
-        histories.append([Turn(question, reply) for question, reply in transcript.history(log)])
+        histories.append([Turn(question, reply) for question, reply in side.history(log)])
     return sides, histories
 
 
@@ -169,49 +170,31 @@ def ask_again(
     comparison: Comparison,
     question: str,
     uploaded: Path | None,
-    kind: str,
-    text: str,
+    check: CheckValues,
     sampling: SamplingValues,
-    sides: Mapping[str, SideValues],
+    setups: Setups,
 ) -> Iterator[Updates]:
     """The last question once more, with the seed that is set: an unchanged side answers the same."""
-    said = [comparison.logs[letter].current for letter in comparison.shown]
-    last = next((turns[-1].question for turns in said if turns), "")
-    known = side.labels(services, visitor)
-    comparison = settled(comparison, side.read_setups(services, visitor, sides), known)
-    yield from ask(
-        services,
-        visitor,
-        tab,
-        comparison=comparison.of_shown(transcript.without_last),
-        question=last or question,
-        uploaded=uploaded,
-        kind=kind,
-        text=text,
-        sampling=sampling,
-        sides=sides,
-    )
+    turns = [comparison.logs[letter].current for letter in comparison.shown]
+    last = next((one[-1].question for one in turns if one), "") or question
+    before = _settled(services, visitor, comparison, setups)[0].of_shown(side.without_last)
+    given: dict[str, Any] = {"uploaded": uploaded, "check": check, "sampling": sampling, "setups": setups}
+    yield from ask(services, visitor, tab, comparison=before, question=last, **given)
 
 
 def stop(
-    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, kind: str, text: str
+    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
 ) -> Updates:
-    """After the stream was cut: keep what had arrived, and say so."""
-    comparison = comparison.of_shown(transcript.stopped)
-    return {
-        tab.comparison: comparison,
-        **board(services, visitor, tab, comparison, kind, text),
-        **_controls(services, tab, busy=False),
-        **_chats(tab, comparison),
-    }
+    """After the stream was cut: what had arrived is kept and marked as stopped."""
+    stopped = _shown(services, visitor, tab, comparison.of_shown(side.stopped), check)
+    return stopped | _controls(services, tab, busy=False)
 
 
 def clear(
-    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, kind: str, text: str
+    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
 ) -> Updates:
     comparison = comparison.with_logs({letter: Log(log.setup) for letter, log in comparison.logs.items()})
-    emptied: Updates = {view.chat: [] for view in tab.sides.values()}
-    return {tab.comparison: comparison, **board(services, visitor, tab, comparison, kind, text), **emptied}
+    return _shown(services, visitor, tab, comparison, check)
 
 
 def side_changed(
@@ -222,80 +205,190 @@ def side_changed(
     letter: str,
     switched: bool,
     comparison: Comparison,
-    kind: str,
-    text: str,
-    sides: Mapping[str, SideValues],
+    check: CheckValues,
+    setups: Setups,
 ) -> Updates:
     """A widget of one side was set: new score, a divider in its transcript, its quiet line. switched: it was the
     model."""
-    known = side.labels(services, visitor)
-    comparison = settled(comparison, side.read_setups(services, visitor, sides), known)
+    comparison, known = _settled(services, visitor, comparison, setups)
     log, view = comparison.logs[letter], tab.sides[letter]
     return {
         tab.comparison: comparison,
-        tab.board: board_html(services, comparison, known, kind, text),
+        tab.board: board_html(services, comparison, known, check),
         view.line: side.switch_html(services, visitor, log.setup) if switched else side.line_html(services, log.setup),
-        view.chat: transcript.messages(log),
+        view.chat: side.messages(log),
         view.source: gr.update(visible=log.setup.shots > 0),
     }
 
 
 def rescored(
-    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, kind: str, text: str
+    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
 ) -> Updates:
     """Another check: every reply already there is checked again."""
     return {
-        **board(services, visitor, tab, comparison, kind, text),
-        tab.check: gr.update(label=f"Check: {transcript.title(kind, text)}"),
-        tab.text: gr.update(visible=kind != "json"),
+        tab.board: board_html(services, comparison, side.labels(services, visitor), check),
+        tab.check_fold: gr.update(label=f"Check: {side.title(**check)}"),
+        tab.text: gr.update(visible=side.needs_text(check["kind"])),
     }
 
 
 def add_side(
-    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, kind: str, text: str
+    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
 ) -> Updates:
     free = [letter for letter in words.LETTERS if letter not in comparison.shown]
     shown = tuple(sorted((*comparison.shown, *free[:1])))
-    return _shown(services, visitor, tab, replace(comparison, shown=shown), kind, text)
+    return _columns(services, visitor, tab, replace(comparison, shown=shown), check)
 
 
 def remove_side(
-    services: Services, visitor: Visitor, tab: CompareTab, *, letter: str, comparison: Comparison, kind: str, text: str
+    services: Services, visitor: Visitor, tab: CompareTab, *, letter: str, comparison: Comparison, check: CheckValues
 ) -> Updates:
-    left = tuple(other for other in comparison.shown if other != letter)
-    if left:
+    if left := tuple(other for other in comparison.shown if other != letter):
         comparison = replace(comparison, shown=left).with_logs({letter: Log(comparison.logs[letter].setup)})
-    return _shown(services, visitor, tab, comparison, kind, text)
+    return _columns(services, visitor, tab, comparison, check)
 
 
-def _shown(
-    services: Services, visitor: Visitor, tab: CompareTab, comparison: Comparison, kind: str, text: str
+def _columns(
+    services: Services, visitor: Visitor, tab: CompareTab, comparison: Comparison, check: CheckValues
 ) -> Updates:
     columns: Updates = {
         view.column: gr.update(visible=letter in comparison.shown) for letter, view in tab.sides.items()
     }
-    return {
-        tab.comparison: comparison,
-        **board(services, visitor, tab, comparison, kind, text),
-        tab.add: gr.update(interactive=len(comparison.shown) < len(words.LETTERS)),
-        **columns,
-        **{tab.sides[letter].chat: transcript.messages(log) for letter, log in comparison.logs.items()},
-    }
+    more: Updates = {tab.add: gr.update(interactive=len(comparison.shown) < len(words.LETTERS))}
+    return {**_shown(services, visitor, tab, comparison, check), **columns, **more}
 
 
 def copy_text(services: Services, visitor: Visitor, tab: CompareTab, *, letter: str, comparison: Comparison) -> Updates:
     """The newest reply as the model wrote it, not as the page shows it."""
-    return {tab.clipboard: transcript.newest_text(comparison.logs[letter])}
+    return {tab.clipboard: side.newest_text(comparison.logs[letter])}
 
 
 def sampling_label(services: Services, visitor: Visitor, tab: CompareTab, *, sampling: SamplingValues) -> Updates:
     warm, longest, seed = sampling["temperature"], int(sampling["max_tokens"] or 0), int(sampling["seed"] or 0)
     how = "greedy" if not warm else f"temperature {warm:g}, top-p {sampling['top_p']:g}"
-    label = f"Same for every side: {how}, {longest} tokens, seed {seed}"
-    return {tab.shared: gr.update(label=label)}
+    return {tab.shared: gr.update(label=f"Same for every side: {how}, {longest} tokens, seed {seed}")}
 
 
-def relined(services: Services, visitor: Visitor, tab: CompareTab, sides: Mapping[str, SideValues]) -> Drawn:
+def relined(services: Services, visitor: Visitor, tab: CompareTab, *, setups: Setups) -> Drawn:
     """Another base is ready: every prompt's tokens are counted again."""
-    setups = side.read_setups(services, visitor, sides)
-    return {tab.sides[letter].line: side.line_html(services, setup) for letter, setup in setups.items()}
+    read = side.read_setups(services, visitor, setups)
+    return {tab.sides[letter].line: side.line_html(services, setup) for letter, setup in read.items()}
+
+
+# The shipped story: a side with a careful prompt against a side that was trained.
+
+
+def hospital(services: Services) -> ShippedSet:
+    """The set of the story; the first one where it is not there."""
+    sets = services.data.sets()
+    if not sets:
+        raise NotFoundError("No example set ships with this copy. Drop a file of your own on the Train tab.")
+    return next((shipped for shipped in sets if shipped.id.startswith("hospital")), sets[0])
+
+
+def story_setups(shipped: ShippedSet, known: dict[str, str]) -> dict[str, Setup]:
+    """Side A is the base with the careful prompt, side B the adapter without one. known: the models there are."""
+    trained = shipped.adapter if shipped.adapter in known else "base"
+    return {"A": Setup("base", shipped.system_prompt, 0, shipped.id), "B": Setup(trained, "", 0, shipped.id)}
+
+
+def _missing_html(shipped: ShippedSet, known: dict[str, str]) -> str:
+    """Without the story's adapter side B is the plain base, and the page says so."""
+    if shipped.adapter in known:
+        return ""
+    return html.error_card(
+        f"The adapter {shipped.adapter} is not here, so side B is the plain base. Play the whole story trains one, and"
+        " so does the Train tab."
+    )
+
+
+def opening(services: Services, visitor: Visitor, tab: CompareTab, *, uploaded: Path | None) -> Updates:
+    """First values of the Compare tab, and what can be pressed from then on."""
+    shipped, known = hospital(services), side.labels(services, visitor)
+    choices, sources = side.model_choices(side.usable(services, visitor)), side.source_choices(services, uploaded)
+    greyed = side.greyed_html(services.adapters.list(visitor.owner))
+    kind, text = side.parts_of(shipped.check)
+    by_letter = {letter: Setup(source=shipped.id) for letter in words.LETTERS} | story_setups(shipped, known)
+    comparison = Comparison().settled(by_letter, known)
+    drawn: Updates = tab.pressable | {
+        tab.comparison: comparison,
+        tab.error: slot(_missing_html(shipped, known)),
+        tab.board: board_html(services, comparison, known, {"kind": kind, "text": text}),
+        tab.kind: Initial(value=kind),
+        tab.text: Initial(value=text),
+        tab.check_fold: gr.update(label=f"Check: {side.title(kind, text)}"),
+    }
+    for letter, setup in by_letter.items():
+        view = tab.sides[letter]
+        drawn |= {
+            view.model: Initial(choices, value=setup.model),
+            view.line: side.line_html(services, setup),
+            view.prompt: Initial(value=setup.prompt),
+            view.shots: Initial(value=setup.shots),
+            view.source: Initial(sources, visible=setup.shots > 0, value=setup.source),
+            view.greyed: slot(greyed),
+        }
+    return drawn
+
+
+def retell(services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, setups: Setups) -> Updates:
+    """Put sides A and B back to the story and its question in the box; the asking follows."""
+    shipped, known = hospital(services), side.labels(services, visitor)
+    kind, text = side.parts_of(shipped.check)
+    both = story_setups(shipped, known)
+    shown = replace(comparison, shown=tuple(sorted({"A", "B", *comparison.shown})))
+    updates: Updates = {
+        tab.comparison: shown.settled({**side.read_setups(services, visitor, setups), **both}, known),
+        tab.error: slot(_missing_html(shipped, known)),
+        tab.question: shipped.ask,
+        tab.kind: kind,
+        tab.text: text,
+        tab.check_fold: gr.update(label=f"Check: {side.title(kind, text)}"),
+    }
+    for letter, setup in both.items():
+        view = tab.sides[letter]
+        updates[view.column] = gr.update(visible=True)
+        updates |= {view.model: setup.model, view.prompt: setup.prompt, view.shots: setup.shots}
+    return updates
+
+
+def use_as_side(
+    services: Services,
+    visitor: Visitor,
+    tab: CompareTab,
+    *,
+    tabs: gr.Tabs,
+    adapter: str,
+    comparison: Comparison,
+    check: CheckValues,
+    setups: Setups,
+) -> Updates:
+    """Put an adapter on side B, without a prompt, and show the tab; nothing where ``adapter`` is ""."""
+    if not adapter:
+        return {}
+    known, now = side.labels(services, visitor), side.read_setups(services, visitor, setups)
+    now["B"] = Setup(adapter if adapter in known else "base", "", 0, now["B"].source)
+    shown = replace(comparison, shown=tuple(sorted({"B", *comparison.shown})))
+    comparison = shown.settled(now, known)
+    view, choices = tab.sides["B"], side.model_choices(side.usable(services, visitor))
+    updates: Updates = {
+        other.model: gr.update(choices=side.with_chosen(services, visitor, choices, setups[letter]["model"]))
+        for letter, other in tab.sides.items()
+    }
+    return updates | {
+        tabs: gr.update(selected="compare"),
+        tab.comparison: comparison,
+        tab.board: board_html(services, comparison, known, check),
+        view.column: gr.update(visible=True),
+        view.chat: side.messages(comparison.logs["B"]),
+        view.line: side.switch_html(services, visitor, now["B"]),
+        view.model: gr.update(choices=choices, value=now["B"].model),
+        view.prompt: "",
+        view.shots: 0,
+    }
+
+
+def sources(services: Services, visitor: Visitor, tab: CompareTab, *, uploaded: Path | None) -> Updates:
+    """A file was uploaded: every side may take its shots from it."""
+    choices = side.source_choices(services, uploaded)
+    return {view.source: gr.update(choices=choices) for view in tab.sides.values()}

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.events import Dependency
 
 from playground.chat.compare import Side
 from playground.errors import InputError
 from playground.services import Services
 from playground.ui import html, verdict_form, verdict_shown
-from playground.ui.html import card
+from playground.ui.html import FAILURES, card
 from playground.ui.runs import PICK_JS
 from playground.ui.sidebar import require
 from playground.ui.verdict_form import FILE, UPLOAD, ExampleValues
-from playground.ui.wiring import PICKED, Drawn, Event, Updates, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import Drawn, Events, Updates, Visitor, hidden_slot, listen, slot, unasked
 from playground.verdict.bench import Score, Version
 from playground.verdict.service import SHOTS, VerdictView
 
@@ -42,26 +43,28 @@ PACE_S = 2.0
 _SHOWN_LETTERS = 240
 
 
-@dataclass(frozen=True)
 class BenchView:
-    """Every widget of the fold, named once. sent: what the page shows already."""
+    """Every widget of the fold. sent: what the page shows already. shown: what shows a bench."""
 
-    sent: gr.State
-    fold: gr.Accordion
-    text: gr.Textbox
-    keep: gr.Button
-    listing: gr.HTML
-    counts: gr.CheckboxGroup
-    score: gr.Button
-    stop: gr.Button
-    use: gr.Button
-    error: gr.HTML
-    head: gr.HTML
-    timer: gr.Timer
-
-    @property
-    def shown(self) -> list[Any]:
-        return [self.sent, self.listing, self.head, self.score, self.stop, self.use, self.timer]
+    def __init__(self) -> None:
+        self.sent = gr.State({})
+        with gr.Column(elem_classes="card folds"):
+            self.fold = gr.Accordion("Prompt bench", open=False)
+            with self.fold:
+                gr.HTML(html.note(IDEA))
+                self.text = gr.Textbox(label="A version of the prompt", lines=4, max_lines=12, max_length=20_000)
+                self.keep = gr.Button("Keep this version", size="sm", elem_classes="fit")
+                self.listing = gr.HTML(html.note(NONE), js_on_load=PICK_JS)
+                counts = [("none" if count == 0 else str(count), count) for count in COUNTS]
+                label = "Answered examples before the question"
+                self.counts = gr.CheckboxGroup(counts, value=[0, SHOTS], label=label)
+                with gr.Row(elem_classes="acts"):
+                    self.score = gr.Button("Score all on the validation part", variant="primary", size="sm")
+                    self.stop = gr.Button("Stop and keep", variant="stop", size="sm", visible=False)
+                    self.use = gr.Button("Use the best in the verdict", size="sm", visible=False)
+                self.error, self.head = hidden_slot(), hidden_slot()
+                self.timer = gr.Timer(PACE_S, active=False)
+        self.shown: list[Block] = [self.sent, self.listing, self.head, self.score, self.stop, self.use, self.timer]
 
 
 @dataclass(frozen=True)
@@ -74,66 +77,37 @@ class _Place:
     test: float
 
 
-def build() -> BenchView:
-    parts: dict[str, Any] = {"sent": gr.State({})}
-    with gr.Column(elem_classes="card folds"), gr.Accordion("Prompt bench", open=False) as fold:
-        gr.HTML(html.note(IDEA))
-        parts["text"] = gr.Textbox(label="A version of the prompt", lines=4, max_lines=12, max_length=20_000)
-        parts["keep"] = gr.Button("Keep this version", size="sm", elem_classes="fit")
-        parts["listing"] = gr.HTML(html.note(NONE), js_on_load=PICK_JS)
-        parts["counts"] = gr.CheckboxGroup(
-            [("none" if count == 0 else str(count), count) for count in COUNTS],
-            value=[0, SHOTS],
-            label="Answered examples before the question",
-        )
-        with gr.Row(elem_classes="acts"):
-            parts["score"] = gr.Button("Score all on the validation part", variant="primary", size="sm")
-            parts["stop"] = gr.Button("Stop and keep", variant="stop", size="sm", visible=False)
-            parts["use"] = gr.Button("Use the best in the verdict", size="sm", visible=False)
-        parts["error"] = hidden_slot()
-        parts["head"] = hidden_slot()
-        parts["timer"] = gr.Timer(PACE_S, active=False)
-    return BenchView(**parts, fold=fold)
-
-
-def wire(services: Services, view: BenchView, tab: VerdictTab, where: dict[str, Any]) -> None:
+def wire(services: Services, view: BenchView, tab: VerdictTab, where: dict[str, Block]) -> None:
     """tab: the Verdict tab, for its checks and prompt. where: the widgets behind ``verdict_form.ExampleValues``."""
+    on = partial(listen, services, view, failure=view.error, where=where)
 
     def then_show(event: Dependency) -> None:
-        listen(services, event.then, show, view, view.shown, sent=view.sent, where=where)
+        listen(services, view, event.then, show, view.shown, where=where)
 
-    on = partial(listen, services, failure=view.error)
     follow(services, view, where, [view.fold.expand, tab.source.input])
     # Also when the page's opening chose, so the text stays as it is: see ``follow``.
-    unasked(services, tab.source.change, reopened, view, [view.error, *view.shown], failure=view.error, where=where)
-    unasked(services, view.timer.tick, show, view, view.shown, sent=view.sent, where=where)
-    then_show(on(view.keep.click, keep, view, [], text=view.text, where=where))
-    then_show(on(view.listing.pick, remove, view, [], picked=PICKED))
+    unasked(services, view, tab.source.change, reopened, view.shown, failure=view.error, where=where)
+    unasked(services, view, view.timer.tick, show, view.shown, where=where)
+    then_show(on(view.keep.click, keep))
+    then_show(listen(services, view, view.listing.pick, remove, failure=view.error))
     asked: dict[str, Any] = {
-        "counts": view.counts,
         "checks": tab.checks,
-        "max_tokens": tab.max_tokens,
-        "draw": tab.seed,
+        "max_tokens": tab.settings["max_tokens"],
+        "draw": tab.settings["seed"],
     }
-    then_show(on(view.score.click, score, view, [], where=where, **asked))
-    then_show(on(view.stop.click, stop, view, [], where=where))
-    used = on(view.use.click, partial(use, tab=tab), view, [tab.prompt, tab.kept, tab.fold], where=where)
-    lined: dict[str, Any] = {"source": tab.source, "kept": tab.kept, "line": tab.line}
-    listen(services, used.then, verdict_form.lined_up, tab, [tab.sides, tab.offered], **lined)
+    then_show(on(view.score.click, score, **asked))
+    then_show(on(view.stop.click, stop))
+    used = on(view.use.click, partial(use, tab=tab), [tab.prompt, tab.kept, tab.fold])
+    listen(services, tab, used.then, verdict_form.lined_up, [tab.sides, tab.offered])
 
 
-def follow(services: Services, view: BenchView, where: dict[str, Any], events: Event | Sequence[Event]) -> None:
+def follow(services: Services, view: BenchView, where: dict[str, Block], events: Events) -> None:
     """After events in which a person chooses other examples, the text follows."""
-    outputs = [view.text, *view.shown]
-    listen(services, events, opened, view, outputs, failure=view.error, text=view.text, where=where)
-
-
-# -- handlers ----------------------------------------------------------------------------------------------------------
+    listen(services, view, events, opened, [view.text, *view.shown], failure=view.error, where=where)
 
 
 def opened(services: Services, visitor: Visitor, view: BenchView, *, text: str, where: ExampleValues) -> Updates:
-    """The fold was opened, or other examples were chosen: the text becomes a set's prompt where nobody wrote
-    another."""
+    """The fold was opened, or other examples were chosen: the text becomes a set's prompt, unless it was edited."""
     updates: Updates = dict(reopened(services, visitor, view, where=where).items())
     written = (text or "").strip()
     if not written or written in {one.system_prompt for one in services.data.sets()}:
@@ -160,10 +134,10 @@ def show(services: Services, visitor: Visitor, view: BenchView, *, sent: dict[st
         versions = services.bench.versions(place.file, visitor.owner)
         bench = services.bench.newest(place.file, visitor.owner)
         listing, (head, best) = list_html(versions, place.file.name), _head(services, visitor, bench)
-    except InputError:  # said where it was asked
+    except InputError:  # shown where it was asked
         versions, bench, listing, head, best = [], None, list_html([], ""), "", False
-    except Exception as error:  # a timer reads this: whatever failed stands where the figures would
-        return {view.head: slot(card(error))}
+    except FAILURES as error:  # a timer reads this: what failed stands where the figures would, and the timer ends
+        return {view.head: slot(card(error)), view.timer: gr.update(active=False)}
     live = bench is not None and bench.live
     now: dict[str, Drawn] = {
         "listing": {view.listing: listing},
@@ -235,17 +209,9 @@ def use(services: Services, visitor: Visitor, view: BenchView, *, tab: VerdictTa
     carried = tuple(one for one in kept.carried if not one.name.startswith(TAKEN))
     if best.shots not in (0, SHOTS):
         carried = (*carried, Side("base", best.text, best.shots, place.file, f"{TAKEN} + {best.shots} shots"))
-    said = html.good(f"{best.side} is in the verdict's form; the report will say how it was found.")
-    return {
-        tab.prompt: best.text,
-        tab.kept: replace(kept, carried=carried),
-        view.error: slot(said),
-        tab.fold: gr.update(open=True),
-    }
-
-
-# -- what the page shows
-# -------------------------------------------------------------------------------------------------
+    taken = html.good(f"{best.side} is in the verdict's form; the report will say how it was found.")
+    updates: Updates = {tab.prompt: best.text, tab.kept: replace(kept, carried=carried)}
+    return {**updates, view.error: slot(taken), tab.fold: gr.update(open=True)}
 
 
 def list_html(versions: Sequence[Version], file: str) -> str:
@@ -256,23 +222,18 @@ def list_html(versions: Sequence[Version], file: str) -> str:
     for one in reversed(versions):
         text = one.text if len(one.text) <= _SHOWN_LETTERS else f"{one.text[:_SHOWN_LETTERS].rstrip()} …"
         scores = sorted((score for score in one.scores if score.file == file), key=lambda score: score.shots)
-        said = "<br>".join(html.esc(score_words(score)) for score in scores) or "not scored yet"
-        lines.append(
-            f"<tr><td>{html.esc(one.id)}</td><td>{html.esc(text)}</td><td>{said}</td>"
-            f'<td><button type="button" data-id="{html.esc(one.id)}" aria-label="Remove'
-            f' {html.esc(one.id)}">Remove</button></td></tr>'
-        )
+        measured = "<br>".join(html.esc(score_words(score)) for score in scores) or "not scored yet"
+        gone = html.button(one.id, "Remove", name=f"Remove {one.id}")
+        lines.append(f"<tr><td>{html.esc(one.id)}</td><td>{html.esc(text)}</td><td>{measured}</td><td>{gone}</td></tr>")
     head = "<th>Version</th><th>Prompt</th><th>Last score</th><th></th>"
-    return (
-        '<div class="bench"><table class="rows" aria-label="Versions of the'
-        f' prompt"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    )
+    rows = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="bench"><table class="rows" aria-label="Versions of the prompt">{rows}</table></div>'
 
 
 def score_words(score: Score) -> str:
     """``21 of 24 with 4 shots, 310 tokens``."""
     figure = f"{score.passed} of {score.n}" if score.passed is not None else f"{score.metric} {score.value:.3f}"
-    shots = "without shots" if not score.shots else f"with {score.shots} {'shot' if score.shots == 1 else 'shots'}"
+    shots = f"with {html.plural(score.shots, 'shot')}" if score.shots else "without shots"
     return f"{figure} {shots}, {score.tokens:.0f} tokens"
 
 

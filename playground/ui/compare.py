@@ -1,202 +1,232 @@
-"""The Compare tab: up to six sides answer the same question beside each other."""
+"""The Compare tab: up to six sides answer the same question beside each other; and the card that plays the whole story,
+live: it trains on the shipped examples and measures the result."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.events import Dependency
 
+from playground.chat.demo import DemoRow, DemoState
 from playground.services import Services
-from playground.ui import asking, html, side, story, transcript, words
+from playground.ui import asking, html, side, words
 from playground.ui.asking import Comparison
-from playground.ui.wiring import QUIET, Event, hidden_slot, listen, unasked
+from playground.ui.html import left
+from playground.ui.side import SideView
+from playground.ui.wiring import AWAY, QUIET, Drawn, Event, Updates, Visitor, hidden_slot, listen, unasked
 
 
-@dataclass(frozen=True)
 class CompareTab:
-    """Every widget of the tab, named once."""
+    """Every widget of the tab. check, sampling, setups: what the values of these names in ``asking`` hold. pressable:
+    what the page's opening wakes up."""
 
-    comparison: gr.State
-    sides: dict[str, side.SideView]
-    hospital: gr.Button
-    board: gr.HTML
-    error: gr.HTML
-    question: gr.Textbox
-    ask: gr.Button
-    stop: gr.Button
-    add: gr.Button
-    again: gr.Button
-    clear: gr.Button
-    verdict: gr.Button
-    kind: gr.Dropdown
-    text: gr.Textbox
-    check: gr.Accordion
-    shared: gr.Accordion
-    temperature: gr.Slider
-    top_p: gr.Slider
-    max_tokens: gr.Number
-    seed: gr.Number
-    clipboard: gr.Textbox
-    demo: story.DemoCard
+    def __init__(self) -> None:
+        self.comparison = gr.State(Comparison())
+        closed: dict[str, Any] = {"interactive": False}
+        with gr.Row(elem_classes="hero"):
+            with gr.Column(scale=5, elem_classes="tell", min_width=280):
+                gr.HTML(html.heading(words.HERO_TITLE, words.HERO_TEXT))
+                with gr.Row(elem_classes="acts"):
+                    look: dict[str, Any] = {"variant": "primary", "elem_classes": "main-act"}
+                    self.hospital = gr.Button(words.HERO_ASK, **look, **closed)
+                    play = gr.Button(words.STORY_PLAY, elem_classes="plain")
+            with gr.Column(scale=6, elem_classes="score", min_width=280):
+                self.board = gr.HTML("", elem_classes="score-box")
+        self.demo = DemoCard(play)
+        with gr.Row(elem_classes="sides"):
+            self.sides = {letter: SideView(letter) for letter in words.LETTERS}
+        self.error = hidden_slot(elem_classes="error-slot")
+        with gr.Column(elem_classes="composer"), gr.Row(elem_classes="ask-row"):
+            bare: dict[str, Any] = {"label": words.ASK_LABEL, "show_label": False, "container": False, "scale": 1}
+            size: dict[str, Any] = {"lines": 1, "max_lines": 5, "max_length": 20_000}
+            self.question = gr.Textbox(placeholder=words.ASK_LABEL, **bare, **size, **closed)
+            self.ask = gr.Button(words.ASK, variant="primary", elem_classes="ask", min_width=80)
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="ask", min_width=80)
+        with gr.Row(elem_classes="acts"):
+            self.add = gr.Button("Add a side", size="sm", **closed)
+            self.again = gr.Button("Ask again", size="sm", **closed)
+            self.clear = gr.Button("Clear every side", size="sm", **closed)
+            self.verdict = gr.Button(words.MAKE_VERDICT, size="sm", **closed)
+        with gr.Column(elem_classes="card folds"):
+            self._build_sampling()
+            self._build_check()
+            with gr.Accordion("When a prompt is enough, and when it is not", open=False):
+                gr.HTML(html.note(words.PROMPT_IDEA) + html.note(words.CHOICE_IDEA))
+        self.clipboard = gr.Textbox(visible="hidden", elem_id="clipboard", label="Copied text")
+        self.setups = {letter: view.setup for letter, view in self.sides.items()}
+        pressed = [self.add, self.again, self.clear, self.verdict, *self.of_sides("remove")]
+        self.pressable: Updates = dict.fromkeys(pressed, gr.update(interactive=True))
 
-    @property
-    def scored(self) -> dict[str, Any]:
-        return {"comparison": self.comparison, "kind": self.kind, "text": self.text}
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        return {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            "seed": self.seed,
+    def _build_sampling(self) -> None:
+        self.shared = gr.Accordion("Same for every side: greedy, 128 tokens, seed 7", open=False)
+        with self.shared:
+            with gr.Row():
+                hint = "0 is greedy: always the likeliest token."
+                temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info=hint)
+                hint = "Only the likeliest tokens up to this share."
+                top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", info=hint)
+            with gr.Row():
+                max_tokens = gr.Number(128, label="Longest reply, tokens", precision=0, minimum=1, maximum=2048)
+                hint = "The same seed gives the same reply again."
+                seed = gr.Number(7, label="Seed", precision=0, minimum=0, info=hint)
+        self.sampling: dict[str, Any] = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_tokens": max_tokens,
+            "seed": seed,
         }
 
-    @property
-    def setups(self) -> dict[str, Any]:
-        return {letter: view.inputs for letter, view in self.sides.items()}
+    def _build_check(self) -> None:
+        self.check_fold = gr.Accordion("Check: no check set", open=False)
+        with self.check_fold:
+            gr.HTML(html.note("Each finished reply is checked as text; upper and lower case matter."))
+            with gr.Row():
+                kinds = [(label, value) for value, label in side.KINDS.items()]
+                closed: dict[str, Any] = {"value": side.DEFAULT_KIND, "filterable": False, "interactive": False}
+                self.kind = gr.Dropdown(kinds, label="A reply passes when it", **closed)
+                self.text = gr.Textbox(label="This text", max_length=2000, interactive=False)
+        self.check = {"kind": self.kind, "text": self.text}
 
     def of_sides(self, *names: str) -> list[Any]:
         """Every side's widgets of these names."""
         return [getattr(view, name) for view in self.sides.values() for name in names]
 
 
-def build(services: Services) -> CompareTab:
-    parts: dict[str, Any] = {"comparison": gr.State(Comparison())}
-    with gr.Row(elem_classes="hero"):
-        with gr.Column(scale=5, elem_classes="tell", min_width=280):
-            gr.HTML(html.heading(words.HERO_TITLE, words.HERO_TEXT))
-            with gr.Row(elem_classes="acts"):
-                parts["hospital"] = gr.Button(
-                    words.HERO_ASK, variant="primary", elem_classes="main-act", interactive=False
-                )
-                play = gr.Button(words.STORY_PLAY, elem_classes="plain")
-        with gr.Column(scale=6, elem_classes="score", min_width=280):
-            parts["board"] = gr.HTML("", elem_classes="score-box")
-    parts["demo"] = story.build(play)
-    with gr.Row(elem_classes="sides"):
-        parts["sides"] = {letter: side.build_side(letter, visible=letter in ("A", "B")) for letter in words.LETTERS}
-    parts["error"] = hidden_slot(elem_classes="error-slot")
-    with gr.Column(elem_classes="composer"), gr.Row(elem_classes="ask-row"):
-        parts["question"] = gr.Textbox(
-            label=words.ASK_LABEL,
-            show_label=False,
-            container=False,
-            placeholder=words.ASK_LABEL,
-            lines=1,
-            max_lines=5,
-            scale=1,
-            max_length=20_000,
-            interactive=False,
-        )
-        parts["ask"] = gr.Button(words.ASK, variant="primary", elem_classes="ask", min_width=80)
-        parts["stop"] = gr.Button("Stop", variant="stop", visible=False, elem_classes="ask", min_width=80)
-    with gr.Row(elem_classes="acts"):
-        parts["add"] = gr.Button("Add a side", size="sm", interactive=False)
-        parts["again"] = gr.Button("Ask again", size="sm", interactive=False)
-        parts["clear"] = gr.Button("Clear every side", size="sm", interactive=False)
-        parts["verdict"] = gr.Button(words.MAKE_VERDICT, size="sm", interactive=False)
-    with gr.Column(elem_classes="card folds"):
-        parts |= _sampling() | _check()
-        with gr.Accordion("When a prompt is enough, and when it is not", open=False):
-            gr.HTML(html.note(words.PROMPT_IDEA) + html.note(words.CHOICE_IDEA))
-    parts["clipboard"] = gr.Textbox(visible="hidden", elem_id="clipboard", label="Copied text")
-    return CompareTab(**parts)
-
-
-def _sampling() -> dict[str, Any]:
-    with gr.Accordion("Same for every side: greedy, 128 tokens, seed 7", open=False) as shared:
-        with gr.Row():
-            hint = "0 is greedy: always the likeliest token."
-            temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info=hint)
-            hint = "Only the likeliest tokens up to this share."
-            top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", info=hint)
-        with gr.Row():
-            max_tokens = gr.Number(128, label="Longest reply, tokens", precision=0, minimum=1, maximum=2048)
-            hint = "The same seed gives the same reply again."
-            seed = gr.Number(7, label="Seed", precision=0, minimum=0, info=hint)
-    return {"shared": shared, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
-
-
-def _check() -> dict[str, Any]:
-    with gr.Accordion("Check: no check set", open=False) as check:
-        gr.HTML(html.note("Each finished reply is checked as text; upper and lower case matter."))
-        with gr.Row():
-            kinds = [(label, value) for value, label in transcript.KINDS.items()]
-            hint = "A reply passes when it"
-            kind = gr.Dropdown(kinds, value="ends-with", label=hint, filterable=False, interactive=False)
-            text = gr.Textbox(label="This text", max_length=2000, interactive=False)
-    return {"check": check, "kind": kind, "text": text}
-
-
 def wire(services: Services, tab: CompareTab, uploaded: gr.State) -> None:
+    on = partial(listen, services, tab)
     controls = [tab.ask, tab.stop, tab.hospital, tab.again, tab.clear]
-    shown = [tab.comparison, tab.board, tab.question, *controls, *tab.of_sides("chat", "line")]
-    asked_with: dict[str, Any] = {
-        "question": tab.question,
-        "uploaded": uploaded,
-        **tab.scored,
-        "sampling": tab.sampling,
-        "sides": tab.setups,
-    }
-    asks = partial(listen, stream=True, failure=tab.error, **asked_with)
-
-    asked = asks(services, [tab.ask.click, tab.question.submit], asking.ask, tab, shown)
-    again = asks(services, tab.again.click, asking.ask_again, tab, shown)
-    story_widgets = [tab.comparison, tab.question, tab.kind, tab.text, tab.check, tab.error]
+    scored = [tab.comparison, tab.board, *tab.of_sides("chat")]
+    asks = partial(on, failure=tab.error, uploaded=uploaded)
+    shown = [*scored, tab.question, *controls, *tab.of_sides("line")]
+    asked = asks([tab.ask.click, tab.question.submit], asking.ask, shown)
+    again = asks(tab.again.click, asking.ask_again, shown)
+    story: list[Block] = [tab.comparison, tab.question, tab.kind, tab.text, tab.check_fold]
     for view in (tab.sides["A"], tab.sides["B"]):
-        story_widgets += [view.column, view.model, view.prompt, view.shots]
-    retold = listen(
-        services, tab.hospital.click, story.retell, tab, story_widgets, comparison=tab.comparison, sides=tab.setups
-    )
-    told = asks(services, retold.then, asking.ask, tab, shown)
+        story += [view.column, view.model, view.prompt, view.shots]
+    retold = on(tab.hospital.click, asking.retell, story, failure=tab.error)
+    told = asks(retold.then, asking.ask, shown)
     # First the stream ends, then what had arrived is drawn: the other way round a last snapshot would draw over it.
     stopped = tab.stop.click(None, None, None, cancels=[asked, again, told], **QUIET)
-    drawn = [tab.comparison, tab.board, *controls, *tab.of_sides("chat")]
-    listen(services, stopped.then, asking.stop, tab, drawn, **tab.scored)
-    drawn = [tab.comparison, tab.board, *tab.of_sides("chat")]
-    listen(services, tab.clear.click, asking.clear, tab, drawn, failure=tab.error, **tab.scored)
-    drawn = [tab.comparison, tab.board, tab.add, *tab.of_sides("column", "chat")]
-    listen(services, tab.add.click, asking.add_side, tab, drawn, **tab.scored)
-    rescored = [tab.kind.input, tab.text.blur, tab.text.submit]
-    listen(services, rescored, asking.rescored, tab, [tab.board, tab.check, tab.text], **tab.scored)
-    changes = [widget.change for widget in tab.sampling.values()]
-    listen(services, changes, asking.sampling_label, tab, tab.shared, sampling=tab.sampling)
+    on(stopped.then, asking.stop, [*scored, *controls])
+    on(tab.clear.click, asking.clear, scored, failure=tab.error)
+    columns = [*scored, tab.add, *tab.of_sides("column")]
+    on(tab.add.click, asking.add_side, columns)
+    on([tab.kind.input, tab.text.blur, tab.text.submit], asking.rescored, [tab.board, tab.check_fold, tab.text])
+    on([widget.change for widget in tab.sampling.values()], asking.sampling_label, tab.shared)
     for letter, view in tab.sides.items():
         changed = partial(asking.side_changed, letter=letter)
         outputs = [tab.comparison, tab.board, view.line, view.chat, view.source]
-        inputs: dict[str, Any] = {**tab.scored, "sides": tab.setups}
-        listen(services, view.model.input, partial(changed, switched=True), tab, outputs, **inputs)
-        events = [view.prompt.blur, view.shots.release, view.source.input]
-        listen(services, events, partial(changed, switched=False), tab, outputs, **inputs)
-        removed = partial(asking.remove_side, letter=letter)
-        listen(services, view.remove.click, removed, tab, drawn, **tab.scored)
-        copied = partial(asking.copy_text, letter=letter)
-        listen(services, view.copy.click, copied, tab, tab.clipboard, comparison=tab.comparison).then(
-            None, tab.clipboard, None, js=f"text => window.promptOrTune.copy(text, 'copy-{letter}')"
-        )
+        on(view.model.input, partial(changed, switched=True), outputs, failure=tab.error)
+        on([view.prompt.blur, view.shots.release, view.source.input], partial(changed, switched=False), outputs)
+        on(view.remove.click, partial(asking.remove_side, letter=letter), columns)
+        copied = on(view.copy.click, partial(asking.copy_text, letter=letter), tab.clipboard)
+        copied.then(None, tab.clipboard, None, js=f"text => window.promptOrTune.copy(text, 'copy-{letter}')")
+    on(uploaded.change, asking.sources, tab.of_sides("source"), uploaded=uploaded)
+    act = partial(listen, services, tab.demo, failure=tab.demo.view, restored=tab.demo.failed)
+    for button, handler in ((tab.demo.play, start), (tab.demo.cancel, cancel), (tab.demo.reset, reset)):
+        act(button.click, handler, tab.demo.outputs)
 
 
 def wire_opening(services: Services, tab: CompareTab, event: Event, uploaded: gr.State) -> Dependency:
     """event: the page's opening."""
-    outputs = [tab.comparison, tab.error, tab.board, tab.kind, tab.text, tab.check, tab.question]
-    outputs += [tab.add, tab.again, tab.clear, tab.verdict]
-    outputs += tab.of_sides("model", "line", "prompt", "shots", "source", "greyed", "remove")
-    return unasked(services, event, story.opening, tab, outputs, uploaded=uploaded)
-
-
-def wire_relined(services: Services, tab: CompareTab, event: Event) -> None:
-    """event: another base is ready."""
-    unasked(services, event, asking.relined, tab, tab.of_sides("line"), sides=tab.setups)
+    outputs = [tab.comparison, tab.board, tab.kind, tab.text, tab.check_fold, tab.question]
+    outputs += tab.of_sides("model", "line", "prompt", "shots", "source", "greyed")
+    failing: dict[str, Any] = {"failure": tab.error, "restored": tab.pressable}
+    return unasked(services, tab, event, asking.opening, outputs, uploaded=uploaded, **failing)
 
 
 def wire_use(services: Services, event: Event, tabs: gr.Tabs, tab: CompareTab, adapter: gr.State) -> None:
     """After ``event``, the adapter of this id is put on side B."""
     second = tab.sides["B"]
     outputs = [tabs, tab.comparison, tab.board, second.column, second.chat, second.line, second.prompt, second.shots]
-    outputs += tab.of_sides("model")
-    use = partial(story.use_as_side, tabs=tabs)
-    listen(services, event, use, tab, outputs, adapter=adapter, **tab.scored, sides=tab.setups)
+    use = partial(asking.use_as_side, tabs=tabs)
+    listen(services, tab, event, use, [*outputs, *tab.of_sides("model")], adapter=adapter)
+
+
+# The whole story, live
+
+_BUSY = ("training", "measuring")
+_MARKS = {"done": html.icon("check"), "now": '<span class="pulse"></span>', "todo": ""}
+_PHASES = {
+    "training": ("Training, live", "live"),
+    "measuring": ("Measuring, live", "live"),
+    "done": ("Measured just now", "ok"),
+    "failed": ("Failed", "no"),
+    "cancelled": ("Cancelled", "wait"),
+}
+
+
+class DemoCard:
+    """failed: what is shown with an error, so that the card can be put away."""
+
+    def __init__(self, play: gr.Button) -> None:
+        self.play = play
+        self.column = gr.Column(visible=False, elem_classes="card story")
+        with self.column:
+            self.view = gr.HTML("")
+            with gr.Row(elem_classes="acts"):
+                self.cancel = gr.Button("Cancel", variant="stop", size="sm", visible=False)
+                self.reset = gr.Button("Reset", size="sm", visible=False)
+        self.outputs: list[Block] = [self.column, self.view, self.play, self.cancel, self.reset]
+        self.failed: Updates = dict.fromkeys((self.column, self.reset), gr.update(visible=True))
+
+
+def start(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
+    services.demo.start(visitor.owner)
+    return show(services, visitor, demo)
+
+
+def cancel(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
+    services.demo.cancel(visitor.owner)
+    return show(services, visitor, demo)
+
+
+def reset(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
+    services.demo.reset(visitor.owner)
+    return show(services, visitor, demo)
+
+
+def show(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
+    state = services.demo.state(visitor.owner)
+    busy, idle = state.phase in _BUSY, state.phase == "idle"
+    return {
+        demo.column: AWAY if idle else gr.update(visible=True),
+        demo.view: "" if idle else view_html(state),
+        demo.play: gr.update(visible=idle),
+        demo.cancel: gr.update(visible=busy),
+        demo.reset: gr.update(visible=not idle and not busy),
+    }
+
+
+def view_html(state: DemoState) -> str:
+    """Heading, progress, the steps, then the table."""
+    parts = [html.titled("The whole story", html.pill(*_PHASES.get(state.phase, (state.phase, "wait"))))]
+    if state.phase in _BUSY:
+        parts.append(html.progress(state.progress, "The whole story"))
+        parts.append(html.between(f"{round(100 * state.progress)} %", left(state.seconds_left)))
+    if state.error:
+        parts.append(html.note(state.error) if state.phase == "cancelled" else html.error_card(state.error))
+    steps = ""
+    for step in state.steps:
+        current = " aria-current=step" if step.state == "now" else ""
+        detail = f" <span class=quiet>{html.esc(step.detail)}</span>" if step.detail else ""
+        steps += f'<li class="{html.esc(step.state)}"{current}><i>{_MARKS.get(step.state, "")}</i>'
+        steps += f"<span><b>{html.esc(step.label)}</b>{detail}</span></li>"
+    parts.append(f'<ol class="steps">{steps}</ol>' if steps else "")
+    return "".join(parts) + (table_html(state.table) if state.table else "")
+
+
+def table_html(rows: Sequence[DemoRow]) -> str:
+    body = "".join(
+        f"<tr><th scope=row>{html.esc(row.name)}</th>"
+        f"<td>{html.pill(f'{row.passed} of {row.n}', 'ok' if row.passed == row.n else 'no')}</td>"
+        f"<td>{row.prompt_tokens:.0f}</td><td class=opt>{row.completion_tokens:.0f}</td><td>{row.seconds:.1f}</td></tr>"
+        for row in rows
+    )
+    head = "<th>Asked on reports neither side has seen</th><th>Format kept</th><th>Tokens in</th>"
+    head += "<th class=opt>Tokens out</th><th>Seconds</th>"
+    return f'<table class="board flat"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

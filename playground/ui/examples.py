@@ -6,13 +6,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import gradio as gr
+import pandas as pd
 from gradio.blocks import Block
+from gradio.events import Dependency
 
 from playground.data.advice import Advice
 from playground.data.example import Checked
@@ -20,15 +22,19 @@ from playground.data.read import EXTENSIONS
 from playground.data.token_counts import TokenReport
 from playground.errors import InputError, PlaygroundError
 from playground.services import Services
-from playground.ui import html, rows, storage, words
+from playground.ui import html, rows, sidebar, words
 from playground.ui.html import plural
 from playground.ui.rows import Source
 from playground.ui.sidebar import ready
 from playground.ui.wiring import (
+    AWAY,
     CheckboxGroup,
     Choices,
     Drawn,
     Dropdown,
+    Event,
+    Events,
+    Handler,
     Updates,
     Visitor,
     hidden_slot,
@@ -37,190 +43,125 @@ from playground.ui.wiring import (
 )
 
 
-@dataclass(frozen=True)
 class ExamplesCard:
     """Every widget of the card. source: the ``Source`` that is open. uploaded: path of the last upload. roles: one
-    dropdown a column role."""
+    dropdown a column role. max_tokens: of the run's form. drawn: what reading a file shows. read: that, and what it
+    puts into widgets that a person can set. openings: events after which other rows are open."""
 
-    source: gr.State
-    uploaded: gr.State
-    heading: gr.HTML
-    file: gr.File
-    sets: dict[str, gr.Button]
-    pasted: gr.Textbox
-    paste: gr.Button
-    error: gr.HTML
-    facts: gr.HTML
-    advice: gr.HTML
-    columns: gr.Accordion
-    columns_note: gr.HTML
-    read_as: gr.Dropdown
-    roles: list[gr.Dropdown]
-    bad: gr.Accordion
-    bad_rows: gr.HTML
-    kinds: gr.CheckboxGroup
-    take_bad: gr.Button
-    take_good: gr.Button
-    bad_file: gr.DownloadButton
-    good_file: gr.DownloadButton
-    lengths: gr.Accordion
-    lengths_shown: gr.HTML
-    preview: gr.Accordion
-    turns: gr.Radio
-    seen: gr.HTML
-    before: gr.Button
-    after: gr.Button
-    place: gr.HTML
-    edit: gr.Accordion
-    edit_which: gr.Radio
-    table: gr.Dataframe
-    edit_place: gr.HTML
-    edit_error: gr.HTML
-    edit_before: gr.Button
-    edit_after: gr.Button
-    edit_save: gr.Button
+    max_tokens: Block
 
-    @property
-    def drawn(self) -> list[Block]:
-        """What reading a file shows."""
-        return [
-            *(self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note),
-            *(self.bad, self.bad_rows, self.kinds, self.take_bad, self.lengths, self.lengths_shown),
-            *(self.preview, self.turns, self.seen, self.place, self.edit, self.edit_place, self.edit_error),
-        ]
+    def build_examples(self, services: Services) -> None:
+        self.source, self.uploaded = gr.State(Source()), gr.State(None)
+        fold = partial(gr.Accordion, open=False, visible=False)
+        with gr.Column(elem_classes="card"):
+            self.heading = gr.HTML(_heading(done=False))
+            look: dict[str, Any] = {"show_label": False, "height": 104, "elem_classes": "drop"}
+            types: dict[str, Any] = {"file_count": "multiple", "file_types": list(EXTENSIONS)}
+            self.file = gr.File(label="Files of examples", **look, **types)
+            if services.settings.shared:
+                gr.HTML(html.note(sidebar.notice(services.settings)))
+            gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}, one or several. Or start with one of ours:"))
+            with gr.Row(elem_classes="acts"):
+                self.sets = {one.id: gr.Button(one.title, size="sm") for one in services.data.sets()}
+            with gr.Column(elem_classes="folds"), gr.Accordion("Or paste rows", open=False):
+                hint = "Cells copied from a sheet, JSON lines, or plain text"
+                self.text = gr.Textbox(label="Rows", lines=5, max_lines=12, placeholder=hint, show_label=False)
+                self.paste = gr.Button("Read what I pasted", size="sm")
+            self.error, self.facts, self.advice = hidden_slot(), hidden_slot(), hidden_slot()
+            with gr.Column(elem_classes="folds"):
+                self.columns = fold("Columns")
+                with self.columns:
+                    self.columns_note = gr.HTML("")
+                    self.read_as = gr.Dropdown(list(rows.READ_AS), label="What each row is", min_width=140)
+                    with gr.Row():
+                        column = partial(Dropdown, [], label="Column", visible=False, min_width=140)
+                        self.roles = [column() for _ in range(rows.ROLES)]
+                self.bad = fold(words.BAD_NONE)
+                with self.bad:
+                    self._build_bad()
+                self.lengths = fold("Lengths")
+                with self.lengths:
+                    self.lengths_shown = gr.HTML("")
+                self.preview = fold("What the model really sees")
+                with self.preview:
+                    self._build_preview()
+                self.edit = fold("Edit rows")
+                with self.edit:
+                    self._build_edit()
+        self.drawn = [self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note]
+        self.drawn += [self.bad, self.bad_rows, self.kinds, self.take_bad, self.lengths, self.lengths_shown]
+        self.drawn += [self.preview, self.turns, self.seen, self.place, self.edit, self.edit_place, self.edit_error]
+        self.read: list[Block] = [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles]
+        self.read += [self.bad_file, self.good_file]
+        clicked, chosen = [self.paste, self.edit_save, *self.sets.values()], [self.read_as, *self.roles]
+        self.openings: list[Event] = [self.file.upload, *(one.click for one in clicked), *(one.input for one in chosen)]
 
-    @property
-    def read(self) -> list[Block]:
-        """What reading a file shows, and what it puts into widgets that a person can set."""
-        return [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles, self.bad_file, self.good_file]
-
-
-def build(services: Services) -> dict[str, Any]:
-    parts: dict[str, Any] = {"source": gr.State(Source()), "uploaded": gr.State(None)}
-    with gr.Column(elem_classes="card"):
-        parts["heading"] = gr.HTML(_heading(done=False))
-        parts["file"] = gr.File(
-            label="Files of examples",
-            show_label=False,
-            height=104,
-            elem_classes="drop",
-            file_count="multiple",
-            file_types=list(EXTENSIONS),
-        )
-        if services.settings.shared:
-            gr.HTML(html.note(storage.notice(services.settings)))
-        gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}, one or several. Or start with one of ours:"))
+    def _build_bad(self) -> None:
+        self.bad_rows = gr.HTML("")
+        self.kinds = CheckboxGroup([], label="Leave out of training", visible=False)
         with gr.Row(elem_classes="acts"):
-            parts["sets"] = {one.id: gr.Button(one.title, size="sm") for one in services.data.sets()}
-        with gr.Column(elem_classes="folds"), gr.Accordion("Or paste rows", open=False):
-            hint = "Cells copied from a sheet, JSON lines, or plain text"
-            parts["pasted"] = gr.Textbox(label="Rows", lines=5, max_lines=12, placeholder=hint, show_label=False)
-            parts["paste"] = gr.Button("Read what I pasted", size="sm")
-        parts |= {name: hidden_slot() for name in ("error", "facts", "advice")}
-        with gr.Column(elem_classes="folds"):
-            with gr.Accordion("Columns", open=False, visible=False) as parts["columns"]:
-                parts["columns_note"] = gr.HTML("")
-                parts["read_as"] = gr.Dropdown(list(rows.READ_AS), label="What each row is", min_width=140)
-                with gr.Row():
-                    column = partial(Dropdown, [], label="Column", visible=False, min_width=140)
-                    parts["roles"] = [column() for _ in range(rows.ROLES)]
-            with gr.Accordion(words.BAD_NONE, open=False, visible=False) as parts["bad"]:
-                parts["bad_rows"] = gr.HTML("")
-                parts["kinds"] = CheckboxGroup([], label="Leave out of training", visible=False)
-                with gr.Row(elem_classes="acts"):
-                    parts["take_bad"] = gr.Button("Take the bad rows away as CSV", size="sm")
-                    parts["take_good"] = gr.Button("Take the good rows away as JSONL", size="sm")
-                with gr.Row(elem_classes="acts"):
-                    parts["bad_file"] = gr.DownloadButton("Download", size="sm", visible=False)
-                    parts["good_file"] = gr.DownloadButton("Download", size="sm", visible=False)
-            with gr.Accordion("Lengths", open=False, visible=False) as parts["lengths"]:
-                parts["lengths_shown"] = gr.HTML("")
-            parts |= _preview_fold() | _edit_fold()
-    return parts
-
-
-def _preview_fold() -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    with gr.Accordion("What the model really sees", open=False, visible=False) as parts["preview"]:
-        parts["turns"] = gr.Radio(
-            [("Learn every answer of a chat", "all"), ("Learn the last answer only", "last")],
-            value="all",
-            visible=False,
-            label="Which answers are learned",
-            container=False,
-            show_label=False,
-        )
-        parts["seen"] = gr.HTML("")
+            self.take_bad = gr.Button("Take the bad rows away as CSV", size="sm")
+            self.take_good = gr.Button("Take the good rows away as JSONL", size="sm")
         with gr.Row(elem_classes="acts"):
-            parts["before"] = gr.Button("Previous", size="sm")
-            parts["after"] = gr.Button("Next", size="sm")
-            parts["place"] = gr.HTML("")
-    return parts
+            self.bad_file = gr.DownloadButton("Download", size="sm", visible=False)
+            self.good_file = gr.DownloadButton("Download", size="sm", visible=False)
 
-
-def _edit_fold() -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    with gr.Accordion("Edit rows", open=False, visible=False) as parts["edit"]:
-        which = [rows.BAD, rows.ALL]
-        parts["edit_which"] = gr.Radio(which, value=rows.BAD, label="Which rows", container=False, show_label=False)
-        parts["table"] = gr.Dataframe(
-            interactive=True, wrap=True, show_label=False, label="Rows", max_height=360, elem_classes="edit-table"
-        )
+    def _build_preview(self) -> None:
+        ways = [("Learn every answer of a chat", "all"), ("Learn the last answer only", "last")]
+        bare: dict[str, Any] = {"label": "Which answers are learned", "container": False, "show_label": False}
+        self.turns = gr.Radio(ways, value="all", visible=False, **bare)
+        self.seen = gr.HTML("")
         with gr.Row(elem_classes="acts"):
-            parts["edit_save"] = gr.Button("Save the changes", size="sm", variant="primary")
-            parts["edit_before"] = gr.Button("Previous rows", size="sm")
-            parts["edit_after"] = gr.Button("Next rows", size="sm")
-            parts["edit_place"] = gr.HTML("")
-        parts["edit_error"] = hidden_slot()
-    return parts
+            self.before, self.after = gr.Button("Previous", size="sm"), gr.Button("Next", size="sm")
+            self.place = gr.HTML("")
 
-
-def openings(tab: ExamplesCard) -> list[Callable[..., Any]]:
-    """Events after which other rows are open."""
-    buttons = [tab.paste, tab.edit_save, *tab.sets.values()]
-    return [tab.file.upload, *(one.click for one in buttons), *(one.input for one in (tab.read_as, *tab.roles))]
+    def _build_edit(self) -> None:
+        bare: dict[str, Any] = {"label": "Which rows", "container": False, "show_label": False}
+        self.which = gr.Radio([rows.BAD, rows.ALL], value=rows.BAD, **bare)
+        look: dict[str, Any] = {"wrap": True, "show_label": False, "max_height": 360, "elem_classes": "edit-table"}
+        self.table = gr.Dataframe(interactive=True, label="Rows", **look)
+        with gr.Row(elem_classes="acts"):
+            self.edit_save = gr.Button("Save the changes", size="sm", variant="primary")
+            self.edit_before = gr.Button("Previous rows", size="sm")
+            self.edit_after = gr.Button("Next rows", size="sm")
+            self.edit_place = gr.HTML("")
+        self.edit_error = hidden_slot()
 
 
 def wire(
     services: Services,
     tab: ExamplesCard,
-    max_tokens: Block,
-    then_form: Callable[[Any], Any],
-    then_plan: Callable[[Any], Any],
+    then_form: Callable[[Dependency], object],
+    then_plan: Callable[[Dependency], object],
 ) -> None:
-    """max_tokens: of the form. then_form, then_plan: add to an event what fills the form for other rows, or shows its
-    plan anew."""
+    """then_form, then_plan: add to an event what fills the form for other rows, or shows its plan anew."""
+    on = partial(listen, services, tab, failure=tab.error)
 
-    def opens(event: Any, handler: Callable[..., Any], failure: gr.HTML = tab.error, **inputs: Any) -> None:
-        inputs["max_tokens"] = max_tokens
-        then_form(listen(services, event, handler, tab, tab.read, stream=True, failure=failure, **inputs))
+    def opens(events: Events, handler: Handler, **given: Any) -> None:
+        then_form(on(events, handler, tab.read, **given))
 
     opens(tab.file.upload, open_upload, uploaded=tab.file)
-    opens(tab.paste.click, paste, text=tab.pasted)
+    opens(tab.paste.click, paste)
     for id, button in tab.sets.items():
         opens(button.click, partial(open_set, id=id))
-    opens([role.input for role in tab.roles], remap, chosen=tab.roles, source=tab.source)
-    opens(tab.read_as.input, read_as, name=tab.read_as, source=tab.source)
-    opens(tab.edit_save.click, save_edit, tab.edit_error, table=tab.table, source=tab.source)
-    now: dict[str, Any] = {"source": tab.source, "max_tokens": max_tokens}
-    then_plan(listen(services, tab.kinds.input, leave_out, tab, tab.source, kinds=tab.kinds, source=tab.source))
+    opens([role.input for role in tab.roles], remap)
+    opens(tab.read_as.input, read_as)
+    opens(tab.edit_save.click, save_edit, failure=tab.edit_error)
+    then_plan(listen(services, tab, tab.kinds.input, leave_out, tab.source))
     for which, button, file in (("bad", tab.take_bad, tab.bad_file), ("good", tab.take_good, tab.good_file)):
-        listen(services, button.click, partial(rows.download, which=which), tab, file, failure=tab.error, **now)
+        on(button.click, partial(rows.download, which=which), file, restored={file: AWAY})
     shown = [tab.source, tab.seen, tab.place]
     for by, button in ((-1, tab.before), (1, tab.after)):
-        listen(services, button.click, partial(rows.preview, by=by), tab, shown, failure=tab.error, **now)
-    then_plan(
-        listen(services, tab.turns.input, rows.turns_chosen, tab, shown, failure=tab.error, turns=tab.turns, **now)
-    )
-    page = [tab.source, tab.table, tab.edit_place]
-    pages: dict[int, Any] = {
-        0: [tab.edit.expand, tab.edit_which.input],
+        on(button.click, partial(rows.preview, by=by), shown)
+    then_plan(on(tab.turns.input, rows.turns_chosen, shown))
+    pages: dict[int, Events] = {
+        0: [tab.edit.expand, tab.which.input],
         -1: tab.edit_before.click,
         1: tab.edit_after.click,
     }
+    page = [tab.source, tab.table, tab.edit_place]
     for by, events in pages.items():
-        handler = partial(rows.edit_page, by=by)
-        listen(services, events, handler, tab, page, failure=tab.edit_error, which=tab.edit_which, **now)
+        listen(services, tab, events, partial(rows.edit_page, by=by), page, failure=tab.edit_error)
 
 
 def open_upload(
@@ -260,36 +201,42 @@ def paste(
 
 
 def remap(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, chosen: Sequence[Any], source: Source, max_tokens: float
+    services: Services,
+    visitor: Visitor,
+    tab: ExamplesCard,
+    *,
+    roles: Sequence[str | None],
+    source: Source,
+    max_tokens: float,
 ) -> Iterator[Updates]:
     """Another column was chosen for a role: read the file again that way."""
-    wanted = {role: str(column) for role, column in zip(source.roles, chosen, strict=False) if column}
+    wanted = {role: str(column) for role, column in zip(source.roles, roles, strict=False) if column}
     opened = replace(source, mapping=rows.swapped(source.mapping or {}, wanted), index=0)
     yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
 
 
 def read_as(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, name: str | None, source: Source, max_tokens: float
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, read_as: str | None, source: Source, max_tokens: float
 ) -> Iterator[Updates]:
     """The file has another format than was guessed."""
-    if not name or source.path is None:
+    if not read_as or source.path is None:
         return
-    mapping = rows.completed(name, source.mapping or {}, services.data.columns(source.path, visitor.owner))
-    opened = replace(source, mapping=mapping, roles=rows.roles_of(name), index=0)
+    mapping = rows.completed(read_as, source.mapping or {}, services.data.columns(source.path, visitor.owner))
+    opened = replace(source, mapping=mapping, roles=rows.roles_of(read_as), index=0)
     yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens)
 
 
 def save_edit(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, table: Any, source: Source, max_tokens: float
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, table: pd.DataFrame, source: Source, max_tokens: float
 ) -> Iterator[Updates]:
     """The table was edited."""
     opened = rows.edited(services, visitor, source, table)
     if opened is None:
         yield {tab.edit_error: slot(html.note("Nothing was changed in the table."))}
         return
-    said = slot(html.good("Saved as a copy; your own file is as it was."))
+    saved = slot(html.good("Saved as a copy; your own file is as it was."))
     for shown in read(services, visitor, tab, source=opened, max_tokens=max_tokens):
-        yield {**shown, tab.edit_error: said, tab.uploaded: opened.path}
+        yield {**shown, tab.edit_error: saved, tab.uploaded: opened.path}
 
 
 def leave_out(
@@ -309,16 +256,15 @@ def read(
     """Check the file and show what was found; meanwhile, how far it has come."""
     if source.path is None:
         return
-    share = 0.0
-    found: Future[tuple[Drawn, Updates]] = Future()
+    share, found = 0.0, Future[tuple[Drawn, Updates]]()
 
-    def tell(done: float) -> None:
+    def progress(done: float) -> None:
         nonlocal share
         share = done
 
     def work() -> None:
         try:
-            found.set_result(_found(services, visitor, tab, source, max_tokens, tell))
+            found.set_result(_found(services, visitor, tab, source, max_tokens, progress))
         except BaseException as error:  # raised again where the result is taken
             found.set_exception(error)
 
@@ -345,16 +291,16 @@ def _found(
     tab: ExamplesCard,
     source: Source,
     max_tokens: float,
-    tell: Callable[[float], Any],
+    progress: Callable[[float], None],
 ) -> tuple[Drawn, Updates]:
-    """What there is to show of the file, and what goes into widgets that a person can set. tell: takes the share that
-    is done."""
+    """What there is to show of the file, and what goes into widgets that a person can set. progress: takes the
+    share that is done."""
     assert source.path is not None
     try:
-        checked = services.data.check(source.path, source.mapping, visitor.owner, lambda share: tell(share / 3))
+        checked = services.data.check(source.path, source.mapping, visitor.owner, lambda share: progress(share / 3))
         tokens = None
         if ready(services).yes:
-            tokens = services.data.tokens(checked, int(max_tokens), lambda share: tell((1 + 2 * share) / 3))
+            tokens = services.data.tokens(checked, int(max_tokens), lambda share: progress((1 + 2 * share) / 3))
         advice = services.data.advice(checked, tokens)
     except PlaygroundError as error:
         return _unreadable(services, visitor, tab, source, error)
@@ -397,7 +343,6 @@ def _unreadable(
             there = services.data.columns(source.path, visitor.owner)
     source = replace(source, good=0, roles=source.roles or rows.roles_of(rows.reading({})))
     columns, mapped = rows.show_columns(tab, there if len(there) > 1 else (), source, 0.0, "")
-    away = gr.update(visible=False)
     drawn: Drawn = {
         tab.source: source,
         tab.error: slot(html.card(error)),
@@ -406,7 +351,7 @@ def _unreadable(
         tab.edit_place: "",
         tab.edit_error: slot(""),
     }
-    drawn |= dict.fromkeys((tab.facts, tab.advice, tab.bad, tab.lengths, tab.preview), away)
+    drawn |= dict.fromkeys((tab.facts, tab.advice, tab.bad, tab.lengths, tab.preview), AWAY)
     return drawn | columns, mapped
 
 
@@ -441,7 +386,8 @@ def _advice_html(advice: Sequence[Advice]) -> str:
     if not advice:
         return ""
     items = "".join(
-        f'<li class="{html.esc(one.level)}">{html.icon("warn") if one.level == "warn" else ""}<span>{html.esc(one.text)}</span></li>'
+        f'<li class="{html.esc(one.level)}">{html.icon("warn") if one.level == "warn" else ""}'
+        f"<span>{html.esc(one.text)}</span></li>"
         for one in advice
     )
     return f'<ul class="advice" aria-label="Advice on these rows">{items}</ul>'

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import gradio as gr
 
 from playground.data.split import TEST, VALIDATION
-from playground.errors import InputError, PlaygroundError
+from playground.errors import InputError
+from playground.evaluation import checks
 from playground.methods import all_methods
 from playground.methods.method import INIT_TEXT_MAX, PLACEMENTS, Method, Options
 from playground.runs.recipe import KINDS, with_settings
@@ -21,11 +22,11 @@ from playground.training.spec import OBJECTIVES
 from playground.ui import html, words
 from playground.ui.html import rate
 from playground.ui.rows import Source
-from playground.ui.wiring import Dropdown, Updates, Visitor, hidden_slot, slot
+from playground.ui.wiring import Dropdown, Updates, Value, Visitor, slot
 
 if TYPE_CHECKING:
     from playground.services import Services
-    from playground.ui.plan import RunForm
+    from playground.ui.train import RunForm
 
 Widget: TypeAlias = gr.Number | gr.Checkbox | gr.Textbox | gr.Radio | Dropdown
 Settings: TypeAlias = Mapping[str, Any]
@@ -54,10 +55,7 @@ _DEFAULTS = TrainRequest(Path())
 @dataclass(frozen=True)
 class Field:
     """One setting of a run. name: of ``TrainRequest``, or (place ``option``) of ``Options``. place: the row it stands
-    in.
-
-    show: the request's value -> the widget's. parse: the other way round, where its type does not say it.
-    """
+    in. show: the request's value -> the widget's. parse: the other way round, where its type does not say it."""
 
     name: str
     place: str
@@ -65,10 +63,10 @@ class Field:
     show: Callable[[Any], Any] = lambda value: value
     parse: Callable[[Any], Any] | None = None
 
-    def of(self, request: TrainRequest) -> Any:
+    def of(self, request: TrainRequest) -> Value:
         return getattr(request.options if self.place == "option" else request, self.name)
 
-    def read(self, value: Any) -> Any:
+    def read(self, value: Value) -> Value:
         """The widget's value as the request takes it; an empty field, and zero where there is no default, is the
         default."""
         default = self.of(_DEFAULTS)
@@ -78,7 +76,8 @@ class Field:
             return str(value or "").strip()
         if value is None or (default is None and not value):
             return default
-        return SETTINGS[self.name].kind(value) if self.name in SETTINGS else type(default)(value)
+        kind: Callable[[Value], Value] = SETTINGS[self.name].kind if self.name in SETTINGS else type(default)
+        return kind(value)
 
 
 def _number(label: str, info: str, **options: Any) -> Callable[..., Widget]:
@@ -116,9 +115,7 @@ _REWARDS = partial(
     label="What earns a reward, one a line",
     lines=2,
     visible=False,
-    placeholder=(
-        "ends-with:Reviewed by Dr. Sharma, json, regex:…, contains:…, max-words:60, or model=ID of a reward model"
-    ),
+    placeholder=f"{checks.kinds()}, or model=ID of a reward model",
 )
 _LR = _number("Learning rate", "How far each step moves.", precision=None, minimum=None, step=0.0001)
 _CUT = "Tokens; a longer prompt is cut at its start."
@@ -232,29 +229,9 @@ def settings_label(method: str, settings: Settings) -> str:
 
 # Settings to take away and to bring back
 
-FORMS = [
-    ("Command line", "command"),
-    ("Settings file", "settings"),
-    ("Axolotl file", "axolotl"),
-    ("TRL script", "trl"),
-]
+FORMS = {"command": "Command line", "settings": "Settings file", "axolotl": "Axolotl file", "trl": "TRL script"}
 LANGUAGES = {"command": "shell", "settings": "json", "axolotl": "yaml", "trl": "python"}
 LIMIT_BYTES = 100_000
-
-
-def build_recipe() -> dict[str, Any]:
-    """The fold with the settings in other forms, and the way back."""
-    parts: dict[str, Any] = {}
-    title = "Take these settings elsewhere, or bring some"
-    with gr.Column(elem_classes="folds"), gr.Accordion(title, open=False) as parts["recipe"]:
-        parts["form"] = gr.Radio(FORMS, value="command", label="Form", container=False, show_label=False)
-        parts["code"] = gr.Code(label="Settings", visible=False, interactive=False, wrap_lines=True, max_lines=24)
-        with gr.Row(elem_classes="acts"):
-            parts["code_file"] = gr.DownloadButton("Download", size="sm", visible=False)
-            parts["bring"] = gr.UploadButton("Bring a settings file", size="sm", file_types=[".json"])
-        gr.HTML(html.note("Axolotl and TRL read the good rows, which the Examples card hands out."))
-        parts["code_error"] = hidden_slot()
-    return parts
 
 
 def show_recipe(
@@ -269,19 +246,14 @@ def show_recipe(
     **settings: Any,
 ) -> Updates:
     """The settings in one form, and a button to download it."""
-    said = slot(html.note(words.TRAIN_EMPTY))
-    if source.path is not None and source.good:
-        try:
-            text = services.training.recipe(request_of(source, visitor.owner, name, method, settings), kind)
-            file = services.data.download(KINDS[kind], text, visitor.owner)
-            return {
-                tab.code: gr.update(value=text, language=LANGUAGES[kind], visible=True),
-                tab.code_file: gr.update(value=str(file), label=f"Download {file.name}", visible=True),
-            }
-        except PlaygroundError as error:
-            said = slot(html.card(error))
-    away = gr.update(visible=False)
-    return {tab.code: away, tab.code_file: away, tab.code_error: said}
+    if source.path is None or not source.good:
+        return {**tab.no_recipe, tab.code_error: slot(html.note(words.TRAIN_EMPTY))}
+    text = services.training.recipe(request_of(source, visitor.owner, name, method, settings), kind)
+    file = services.data.download(KINDS[kind], text, visitor.owner)
+    return {
+        tab.code: gr.update(value=text, language=LANGUAGES[kind], visible=True),
+        tab.code_file: gr.update(value=str(file), label=f"Download {file.name}", visible=True),
+    }
 
 
 def bring(services: Services, visitor: Visitor, tab: RunForm, *, uploaded: str | None, source: Source) -> Updates:

@@ -1,11 +1,5 @@
-"""Small pieces of HTML. Every text that goes in is escaped here, so no caller has to remember to; what one forgets all
-the same is caught
-where the page sends it (``wiring.Page``).
-
-From an exception to words on the page. The only place that decides what a person reads of an error.
-
-Numbers as a person reads them. Sizes come in bytes, times in seconds.
-"""
+"""Small pieces of HTML, in which every text is escaped; errors in words; numbers as a person reads them (sizes
+in bytes, times in seconds). What a caller forgets to escape is caught where the page sends it (``wiring.Page``)."""
 
 from __future__ import annotations
 
@@ -57,14 +51,43 @@ def badge(letter: str) -> str:
     return f'<span class="badge b{esc(letter)}" role="img" aria-label="Side {esc(letter)}">{esc(letter)}</span>'
 
 
+def state_pill(state: str, more: str = "") -> str:
+    """A run's, race's or verdict's state, with what is said after it."""
+    label, kind = words.STATES.get(state, (state.capitalize(), "wait"))
+    return pill(f"{label}{more}", kind)
+
+
+def titled(name: str, mark: str) -> str:
+    """A card's name with a pill beside it."""
+    return f'<div class="run-head"><h2>{esc(name)}</h2>{mark}</div>'
+
+
+def between(left: str, right: str) -> str:
+    """Two texts at the ends of one line; nothing where both are empty."""
+    return f'<div class="between"><span>{esc(left)}</span><span>{esc(right)}</span></div>' if left or right else ""
+
+
+def button(id: str, text: str, *, name: str = "", kind: str = "") -> str:
+    """A button inside HTML, which ``runs.PICK_JS`` makes an event. name: what a screen reader says."""
+    label = f' aria-label="{esc(name)}"' if name else ""
+    return f'<button type="button" class="{esc(kind)}" data-id="{esc(id)}"{label}>{esc(text)}</button>'
+
+
+def picks(title: str, items: Iterable[tuple[str, str, str, str]], chosen: str) -> str:
+    """A list of buttons that bring something into the card above: (id, name, what else, its pill)."""
+    rows = "".join(
+        f'<li><button type="button" data-id="{esc(id)}" aria-pressed="{"true" if id == chosen else "false"}">'
+        f'<span><b>{esc(name)}</b><span class="q">{esc(more)}</span></span>{mark}</button></li>'
+        for id, name, more, mark in items
+    )
+    return f'<h2 class="small">{esc(title)}</h2><ul class="lib two-up">{rows}</ul>' if rows else ""
+
+
 def chips(facts: Iterable[tuple[str, str]]) -> str:
     """``(text, kind)`` pairs as one wrapping row; kind is ``""``, ``ok`` or ``warn``."""
     marks = {"": "", "ok": icon("check"), "warn": icon("warn")}
-    return (
-        '<div class="chips">'
-        + "".join(f'<span class="{esc(kind)}">{marks[kind]}{esc(text)}</span>' for text, kind in facts)
-        + "</div>"
-    )
+    spans = "".join(f'<span class="{esc(kind)}">{marks[kind]}{esc(text)}</span>' for text, kind in facts)
+    return f'<div class="chips">{spans}</div>'
 
 
 def table(
@@ -84,9 +107,8 @@ def table(
 
 def pairs(facts: Iterable[tuple[str, object]]) -> str:
     """A list of facts: what on the left, how much on the right."""
-    return (
-        '<dl class="pairs">' + "".join(f"<dt>{esc(what)}</dt><dd>{esc(value)}</dd>" for what, value in facts) + "</dl>"
-    )
+    items = "".join(f"<dt>{esc(what)}</dt><dd>{esc(value)}</dd>" for what, value in facts)
+    return f'<dl class="pairs">{items}</dl>'
 
 
 def progress(done: float, label: str) -> str:
@@ -111,11 +133,8 @@ def heading(title: str, text: str = "", number: int | None = None, *, done: bool
     mark = ""
     if number is not None:
         mark = f'<i class="{"done" if done else ""}">{icon("check") if done else number}</i>'
-    under = f"<p>{esc(text)}</p>" if text else ""
-    return (
-        "<div"
-        f' class="heading{" numbered" if number is not None else ""}"><h{level}>{mark}{esc(title)}</h{level}>{under}</div>'
-    )
+    under, kind = f"<p>{esc(text)}</p>" if text else "", "" if number is None else " numbered"
+    return f'<div class="heading{kind}"><h{level}>{mark}{esc(title)}</h{level}>{under}</div>'
 
 
 def note(text: str) -> str:
@@ -134,10 +153,12 @@ def error_card(message: str, title: str = "") -> str:
 
 
 _LOG = logging.getLogger(__name__)
+FAILURES = (PlaygroundError, OSError, RuntimeError)
+"""What a service that computes may raise: our own errors, the disk's, and torch's."""
 
 
 def sentence_failure(error: BaseException) -> str:
-    """Our own errors speak for themselves; anything else is our bug: logged whole, told calmly."""
+    """What a person reads of an error: our own as they are; anything else is logged, and shown as one general line."""
     if isinstance(error, PlaygroundError):
         return str(error)
     _LOG.error("unexpected error behind the page", exc_info=error)

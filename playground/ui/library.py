@@ -9,59 +9,58 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from playground.chat.compare import Sampling, Side, Turn
-from playground.errors import InputError, PlaygroundError
+from playground.chat.compare import Side, Turn
+from playground.engine.request import Sampling
+from playground.errors import InputError
 from playground.models.adapters import AdapterRow, Switch
 from playground.services import Services
-from playground.ui import html, side, transcript, words
-from playground.ui.html import card, day, plural, size
-from playground.ui.side import method_label
+from playground.ui import html, side, words
+from playground.ui.html import FAILURES, card, day, plural, size
+from playground.ui.side import Log, Setup, method_label
 from playground.ui.sidebar import require
-from playground.ui.transcript import Log, Setup
-from playground.ui.wiring import Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Updates, Visitor, slot
 
 if TYPE_CHECKING:
     from playground.ui.adapters import AdaptersTab
 
-_AWAY = gr.update(visible=False)
+FORMATS = [
+    ("PEFT folder, for anything that reads PEFT", "peft"),
+    ("Merged model, for anything that reads safetensors", "merged"),
+    ("GGUF file, for llama.cpp and its kin", "gguf"),
+]
 
 
 def list_html(rows: Sequence[AdapterRow], chosen: str = "", active: str = "") -> str:
     """Every adapter as a real button; what differs from this base is there too, greyed, with its reason."""
     if not rows:
         return f'<div class="empty">{html.esc(words.ADAPTERS_EMPTY)}</div>'
-    head = (
-        '<li class="head" aria-hidden="true"><span>Name, base</span><span>Method, size</span><span>Trained on,'
-        " when</span><span>State</span></li>"
-    )
-    return (
-        '<ul class="lib adapters"'
-        f' aria-label="Adapters">{head}{"".join(_row(row, chosen, active) for row in rows)}</ul>'
-    )
+    titles = "".join(f"<span>{one}</span>" for one in ("Name, base", "Method, size", "Trained on, when", "State"))
+    head = f'<li class="head" aria-hidden="true">{titles}</li>'
+    listed = "".join(_row(row, chosen, active) for row in rows)
+    return f'<ul class="lib adapters" aria-label="Adapters">{head}{listed}</ul>'
 
 
 def _row(row: AdapterRow, chosen: str, active: str) -> str:
-    one = row.card
-    if one.id == active and row.usable:
-        state = html.pill("Active", "ok")
-    elif not row.usable:
+    one, reason = row.card, ""
+    if not row.usable:
         state = html.pill("Other base" if "another base" in row.reason or not row.reason else "Cannot run", "warn")
+        reason = f'<span class="q why">{html.esc(html.sentence(row.reason))}</span>' if row.reason else ""
+    elif one.id == active:
+        state = html.pill("Active", "ok")
     else:
         state = html.pill("Attached", "ok") if row.attached else html.pill("On disk")
     rows = plural(one.rows, "row") if one.rows else (one.trained_on or "rows unknown")
+    when = f"{day(one.created_s)}{', shipped' if one.shipped else ''}"
     base = f"{one.base} {one.base_fingerprint[:8]}".strip()
-    reason = (
-        f'<span class="q why">{html.esc(html.sentence(row.reason))}</span>' if not row.usable and row.reason else ""
+    cells = [(f"<b>{html.esc(one.name)}</b>", base), (html.esc(method_label(one)), size(one.bytes))]
+    spans = "".join(
+        f'<span class="c{place}">{fact}<span class="q">{html.esc(under)}</span></span>'
+        for place, (fact, under) in enumerate([*cells, (html.esc(rows), when)], 1)
     )
     return (
         f'<li><button type="button" data-id="{html.esc(one.id)}"'
-        f' aria-pressed="{"true" if one.id == chosen else "false"}"'
-        f"{'' if row.usable else ' class=greyed'}>"
-        f'<span class="c1"><b>{html.esc(one.name)}</b><span class="q">{html.esc(base)}</span></span>'
-        f'<span class="c2">{html.esc(method_label(one))}<span class="q">{size(one.bytes)}</span></span>'
-        f'<span class="c3">{html.esc(rows)}<span'
-        f' class="q">{html.esc(day(one.created_s))}{", shipped" if one.shipped else ""}</span></span>'
-        f'<span class="c4">{state}</span>{reason}</button></li>'
+        f' aria-pressed="{"true" if one.id == chosen else "false"}"{"" if row.usable else " class=greyed"}>'
+        f'{spans}<span class="c4">{state}</span>{reason}</button></li>'
     )
 
 
@@ -79,34 +78,30 @@ def show(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str,
 def pick(services: Services, visitor: Visitor, tab: AdaptersTab, *, picked: str, active: str) -> Updates:
     """A row was pressed: make it active. The id comes from the page, so it is looked up among the visitor's own."""
     row = _find(services, visitor, picked)
-    failed = ""
-    if not row.usable:
-        failed = html.error_card(html.sentence(row.reason) or "This adapter was made for another base.")
-    else:
+    message = html.error_card(html.sentence(row.reason) or "This adapter was made for another base.")
+    if row.usable:
         try:
             require(services)
-            said = switched_html(row.card.name, services.adapters.switch(picked, visitor.owner))
+            message = switched_html(row.card.name, services.adapters.switch(picked, visitor.owner))
             active = picked
-        except Exception as error:  # whatever failed, the row is chosen and can be renamed, exported or deleted
-            failed = card(error)
+        except FAILURES as error:  # the row is chosen all the same, and can be renamed, exported or deleted
+            message = card(error)
     return {
         tab.chosen: picked,
         tab.active: active,
         **show(services, visitor, tab, chosen=picked, active=active),
-        tab.message: slot(failed or said),
+        tab.message: slot(message),
         tab.actions: gr.update(visible=True),
         tab.use: gr.update(interactive=row.usable),
-        **dict.fromkeys((tab.rename_row, tab.delete_row, tab.download), _AWAY),
+        **dict.fromkeys((tab.rename_row, tab.delete_row, tab.download), AWAY),
     }
 
 
 def switched_html(name: str, switch: Switch) -> str:
     base = switch.fingerprint[:8]
     if not switch.unchanged:
-        return html.error_card(
-            f"{name} is active, but the base's weights differ from before ({base}). Restart the app to load them"
-            " afresh."
-        )
+        changed = f"{name} is active, but the base's weights differ from before ({base})."
+        return html.error_card(f"{changed} Restart the app to load them afresh.")
     first = "attached now, then " if switch.attached_now else ""
     return (
         f'<p class="note" role="status"><b>{html.esc(name)}</b> <span class="good">{html.icon("check")}'
@@ -118,7 +113,7 @@ def switched_html(name: str, switch: Switch) -> str:
 def ask_rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str) -> Updates:
     """Open the row with the name as it is."""
     name = _find(services, visitor, chosen).card.name
-    return {tab.rename_row: gr.update(visible=True), tab.new_name: name, tab.delete_row: _AWAY}
+    return {tab.rename_row: gr.update(visible=True), tab.name: name, tab.delete_row: AWAY}
 
 
 def rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str, name: str) -> Updates:
@@ -126,29 +121,26 @@ def rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: st
     return {
         **show(services, visitor, tab, chosen=chosen, active=active),
         tab.message: slot(html.good(f"Renamed to {renamed.name}.")),
-        tab.rename_row: _AWAY,
+        tab.rename_row: AWAY,
     }
 
 
 def ask_remove(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str) -> Updates:
     name = _find(services, visitor, chosen).card.name
     question = html.note(f"Delete {name}? Its files go for good; a run can make it again.")
-    return {tab.delete_row: gr.update(visible=True), tab.question: question, tab.rename_row: _AWAY}
+    return {tab.delete_row: gr.update(visible=True), tab.asked: question, tab.rename_row: AWAY}
 
 
 def remove(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str) -> Updates:
-    try:
-        name = _find(services, visitor, chosen).card.name
-        services.adapters.remove(chosen, visitor.owner)
-    except PlaygroundError as error:
-        return {tab.message: slot(card(error)), tab.delete_row: _AWAY}
+    name = _find(services, visitor, chosen).card.name
+    services.adapters.remove(chosen, visitor.owner)
     active = "" if active == chosen else active
     return {
         tab.chosen: "",
         tab.active: active,
         **show(services, visitor, tab, chosen="", active=active),
         tab.message: slot(html.good(f"{name} is deleted.")),
-        **dict.fromkeys((tab.actions, tab.rename_row, tab.delete_row, tab.download), _AWAY),
+        **dict.fromkeys((tab.actions, tab.rename_row, tab.delete_row, tab.download), AWAY),
     }
 
 
@@ -161,36 +153,26 @@ def import_file(
     return {**show(services, visitor, tab, chosen=chosen, active=active), tab.message: slot(text)}
 
 
-FORMATS = [
-    ("PEFT folder, for anything that reads PEFT", "peft"),
-    ("Merged model, for anything that reads safetensors", "merged"),
-    ("GGUF file, for llama.cpp and its kin", "gguf"),
-]
-
-
 def export(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, format: str) -> Iterator[Updates]:
     """Write the adapter in a form to take away."""
     if format == "peft":
         yield _ready(tab, services.adapters.export_zip(chosen, visitor.owner))
         return
-    try:
-        for step in services.exporter.export(chosen, format, visitor.owner):
-            if step.file is not None:
-                yield {**_ready(tab, step.file), **_writing(tab, busy=False)}
-            else:
-                said = html.note(f"{step.phase}. About a minute for a small base.")
-                said = html.progress(step.share, step.phase) + said
-                yield {tab.download: _AWAY, tab.message: slot(said), **_writing(tab, busy=True)}
-    except Exception as error:  # whatever failed, the button comes back
-        yield {tab.download: _AWAY, tab.message: slot(card(error)), **_writing(tab, busy=False)}
+    for step in services.exporter.export(chosen, format, visitor.owner):
+        if step.file is not None:
+            yield {**_ready(tab, step.file), **writing(tab, busy=False)}
+        else:
+            bar = html.progress(step.share, step.phase) + html.note(f"{step.phase}. About a minute for a small base.")
+            yield {tab.download: AWAY, tab.message: slot(bar), **writing(tab, busy=True)}
 
 
 def stopped(services: Services, visitor: Visitor, tab: AdaptersTab) -> Updates:
     """The export was cut."""
-    return {tab.message: slot(html.note("Stopped; nothing was written.")), **_writing(tab, busy=False)}
+    return {tab.message: slot(html.note("Stopped; nothing was written.")), **writing(tab, busy=False)}
 
 
-def _writing(tab: AdaptersTab, *, busy: bool) -> Updates:
+def writing(tab: AdaptersTab, *, busy: bool) -> Updates:
+    """The buttons beside a file that is written."""
     return {tab.write: gr.update(visible=not busy), tab.stop_export: gr.update(visible=busy)}
 
 
@@ -200,7 +182,7 @@ def _ready(tab: AdaptersTab, file: Path) -> Updates:
 
 
 def _chat(tab: AdaptersTab, log: Log) -> Updates:
-    return {tab.log: log, tab.chat: transcript.messages(log)}
+    return {tab.log: log, tab.chat: side.messages(log)}
 
 
 def _sending(tab: AdaptersTab, *, busy: bool) -> Updates:
@@ -210,15 +192,14 @@ def _sending(tab: AdaptersTab, *, busy: bool) -> Updates:
 def _settled(services: Services, visitor: Visitor, log: Log, active: str) -> Log:
     setup = Setup(active or "base")
     known = side.labels(services, visitor)
-    return transcript.settle(log, setup, known.get(setup.model, words.BASE_LABEL))
+    return side.settle(log, setup, known.get(setup.model, words.BASE_LABEL))
 
 
 def turned(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, active: str) -> Updates:
     """The active adapter changed: a divider, and the chat's title."""
     name = side.labels(services, visitor).get(active or "base", words.BASE_LABEL)
-    title = html.heading(
-        f"Chat with {name}", "Press another adapter on the left and go on; the base stays where it is."
-    )
+    hint = "Press another adapter on the left and go on; the base stays where it is."
+    title = html.heading(f"Chat with {name}", hint)
     return {**_chat(tab, _settled(services, visitor, log, active)), tab.title: title}
 
 
@@ -231,24 +212,20 @@ def send(
         raise InputError("There is nothing to send yet. Write a message first.")
     require(services)
     log = _settled(services, visitor, log, active)
-    history = [Turn(asked, reply) for asked, reply in transcript.history(log)]
-    log = transcript.asked(log, question)
-    yield {**_chat(tab, log), tab.box: "", **_sending(tab, busy=True)}
-    one = Side(log.setup.model, "", 0, None, "")
-    sampling = Sampling(0.0, 1.0, 256, 7)
-    failed = ""
-    try:
-        for replies in services.compare.ask([one], [history], question, sampling, visitor.owner, visitor.session):
-            log = transcript.answered(log, replies[0])
-            yield _chat(tab, log)
-    except Exception as error:  # whatever failed, what had arrived is kept and the button comes back
-        failed = card(error)
-        log = transcript.stopped(log)
-    yield {**_chat(tab, log), tab.error: slot(failed), **_sending(tab, busy=False)}
+    history = [Turn(asked, reply) for asked, reply in side.history(log)]
+    log = side.asked(log, question)
+    yield {**_chat(tab, log), tab.question: "", **_sending(tab, busy=True)}
+    one, sampling, failed = Side(log.setup.model), Sampling(0.0, 1.0, 256, 7), list[str]()
+    replies = services.compare.ask([one], [history], question, sampling, visitor.owner, visitor.session)
+    for reply, *_ in side.streamed(replies, failed.append):
+        log = side.answered(log, reply)
+        yield _chat(tab, log)
+    log = side.stopped(log) if failed else log
+    yield {**_chat(tab, log), tab.error: slot("".join(failed)), **_sending(tab, busy=False)}
 
 
 def stop(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log) -> Updates:
-    return {**_chat(tab, transcript.stopped(log)), **_sending(tab, busy=False)}
+    return {**_chat(tab, side.stopped(log)), **_sending(tab, busy=False)}
 
 
 def to_base(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, chosen: str) -> Updates:

@@ -1,44 +1,115 @@
-"""The whole page: layout first, then what happens when something is pressed."""
+"""The whole page: layout first, then what happens when something is pressed, and what its one timer draws."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
+from playground.library.card import AdapterCard
+from playground.models.adapters import AdapterRow
 from playground.report import report
+from playground.runs.progress import RunView
 from playground.services import Services
-from playground.ui import adapters, compare, race, runs, sidebar, storage, story, theme, train, verdict, watch, words
-from playground.ui.watch import Memo, Watched
-from playground.ui.wiring import QUIET, Page, Updates, Visitor, listen, unasked
+from playground.ui import (
+    adapters,
+    asking,
+    compare,
+    library,
+    race,
+    runs,
+    side,
+    sidebar,
+    theme,
+    train,
+    verdict,
+    verdict_form,
+    verdict_shown,
+    words,
+)
+from playground.ui.adapters import AdaptersTab
+from playground.ui.compare import CompareTab
+from playground.ui.html import sentence_failure
+from playground.ui.sidebar import Ready, SidebarView, StorageView, ready
+from playground.ui.train import TrainTab
+from playground.ui.verdict import VerdictTab
+from playground.ui.wiring import QUIET, Choices, Drawn, Page, Updates, Visitor, listen, slot, unasked
 
 WIDE = 1200
 """Window width in pixels from which the Device panel opens by itself."""
+PACE_S = 2.0
+HURRIED_S = 0.5
+"""Between two ticks, and while the base is loading: nobody should wait for a button that could be pressed."""
 _AT_ONCE = 16
 """Handlers of one kind that may run beside each other; the services queue what needs the device."""
 
 
-def build_page(services: Services) -> gr.Blocks:
+class Memo(dict[str, Any]):
+    """Name of a part of the page -> what this browser tab was sent last. A widget whose value is the same is left out:
+    no flicker, no closed fold, and a button that a person has just pressed is not put back."""
+
+    def changed(self, name: str, value: object) -> bool:
+        """Whether it is another value than the last one; from now on it is the last one."""
+        if name in self and self[name] == value:
+            return False
+        self[name] = value
+        return True
+
+    def fresh(self, part: str, drawn: Drawn) -> Drawn:
+        """The widgets of a part whose values have changed. A part names the same widgets in the same order each
+        time."""
+        items = enumerate(drawn.items())
+        return {widget: value for place, (widget, value) in items if self.changed(f"{part}-{place}", value)}
+
+
+class WholePage:
+    """The page's parts. memo: what was sent last. mark: changes when another base is ready."""
+
+    def __init__(self, services: Services) -> None:
+        self.pill = sidebar.build_header()
+        self.tabs = gr.Tabs(selected="compare", elem_id="tabs")
+        with self.tabs:
+            with gr.Tab("Train", id="train"):
+                self.training = TrainTab(services)
+            with gr.Tab("Adapters", id="adapters"):
+                self.library = AdaptersTab()
+            with gr.Tab("Compare", id="compare"):
+                self.compare = CompareTab()
+            with gr.Tab("Verdict", id="verdict"):
+                self.verdict = VerdictTab()
+        self.device = SidebarView(services)
+        with self.device.panel:
+            self.storage = StorageView(services)
+        self.memo, self.mark, self.timer = gr.State(Memo()), gr.State(""), gr.Timer(HURRIED_S, active=False)
+        device, shown = self.device, self.verdict.shown
+        self.outputs: list[Block] = [self.memo, self.mark, self.timer, self.pill]
+        self.outputs += [device.device, device.now, device.cancel, device.waiting, device.proved]
+        self.outputs += [self.compare.ask, self.compare.hospital, self.library.send, self.library.listing]
+        self.outputs += [*self.training.run_outputs, *self.training.curves.outputs, *self.compare.demo.outputs]
+        self.outputs += self.compare.of_sides("model", "greyed")
+        kept = (self.verdict.followed, self.verdict.shown_error)
+        self.outputs += [*(one for one in shown if one not in kept), self.verdict.adapter]
+        self.inputs: dict[str, Any] = {
+            "followed": self.training.followed,
+            "laid": self.training.curves.others,
+            "chosen": self.library.chosen,
+            "active": self.library.active,
+            "judged": self.verdict.followed,
+            "tuned": self.verdict.adapter,
+            "models": {letter: view.model for letter, view in self.compare.sides.items()},
+        }
+
+
+def build_page(services: Services) -> Page:
     """The playground. Start it with ``page.launch(**launch_options(), ...)``."""
     with Page(title=words.NAME, fill_width=True, analytics_enabled=False) as page:
-        pill = sidebar.build_header()
-        with gr.Tabs(selected="compare", elem_id="tabs") as tabs:
-            with gr.Tab("Train", id="train"):
-                training = train.build(services)
-            with gr.Tab("Adapters", id="adapters"):
-                library = adapters.build()
-            with gr.Tab("Compare", id="compare"):
-                sides = compare.build(services)
-            with gr.Tab("Verdict", id="verdict"):
-                judged = verdict.build()
-        device = sidebar.build(services)
-        with device.panel:
-            disk = storage.build(services)
-        storage.wire(services, disk)
-        memo, mark, timer = gr.State(Memo()), gr.State(""), gr.Timer(watch.HURRIED_S, active=False)
-        _wire(services, page, tabs, Watched(memo, mark, timer, pill, device, training, library, sides, judged))
+        _wire(services, page, WholePage(services))
+    assert isinstance(page, Page)
     page.seal()
     gr.set_static_paths([services.settings.exports_dir])  # what Export hands out, each in a folder with a random name
     page.queue(default_concurrency_limit=_AT_ONCE)
@@ -57,56 +128,183 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def open_panel(width: float | None) -> Any:
-    return gr.update(open=True) if width and width >= WIDE else gr.skip()
-
-
-def jump_to_cancel(
-    services: Services, visitor: Visitor, tab: Watched, *, tabs: gr.Tabs, memo: Memo, followed: str
-) -> Updates:
-    """From the Device panel to the one place that asks what to do with the run."""
-    memory, drawn = runs.ask_to_cancel(services, visitor, tab.training, memo=memo, followed=followed)
-    return {tabs: gr.update(selected="train"), tab.memo: memory, **dict(drawn.items())}
-
-
-def hear(services: Services, visitor: Visitor, made: gr.State, *, followed: str) -> Updates:
-    return {made: runs.adapter_of(services, visitor, followed)}
-
-
-def _wire(services: Services, page: gr.Blocks, tabs: gr.Tabs, tab: Watched) -> None:
-    train.wire(services, tab.training)
+def _wire(services: Services, page: gr.Blocks, tab: WholePage) -> None:
+    training, uploaded = tab.training, tab.training.uploaded
+    train.wire(services, training)
     adapters.wire(services, tab.library)
-    compare.wire(services, tab.compare, tab.training.uploaded)
-    story.wire(services, tab.compare.demo)
+    compare.wire(services, tab.compare, uploaded)
     sidebar.wire(services, tab.device, page)
-    _cross(services, tabs, tab)
-    verdict.wire(services, page, tabs, tab.verdict, tab.training, tab.mark)
-    verdict.wire_carry(services, tabs, tab.verdict, tab.compare, tab.training)
-    train.reread_on(tab.mark.change, services, tab.training)
-    compare.wire_relined(services, tab.compare, tab.mark.change)
-    unasked(services, tab.timer.tick, watch.tick, tab, tab.outputs, **tab.inputs)
+    sidebar.wire_storage(services, tab.storage)
+    _cross(services, tab)
+    verdict.wire(services, page, tab.tabs, tab.verdict, training, tab.mark)
+    verdict.wire_carry(services, tab.tabs, tab.verdict, tab.compare, training)
+    train.reread_on(tab.mark.change, services, training)
+    unasked(services, tab.compare, tab.mark.change, asking.relined, tab.compare.of_sides("line"))
+    ticks = partial(unasked, services, tab)
+    ticks(tab.timer.tick, tick, tab.outputs, **tab.inputs)
     # What can be pressed is opened, and the timer started, by what follows the opening: nobody asks sides that have not
     # got their models yet.
-    opened = compare.wire_opening(services, tab.compare, page.load, tab.training.uploaded)
-    unasked(services, opened.then, watch.tick, tab, tab.outputs, **tab.inputs)
-    raced = tab.training.race
-    unasked(services, opened.then, race.opened, raced, raced.shown, race=raced.race, which=raced.which)
+    opened = compare.wire_opening(services, tab.compare, page.load, uploaded)
+    ticks(opened.then, tick, tab.outputs, **tab.inputs)
+    unasked(services, training.race, opened.then, race.opened, training.race.shown)
     width = gr.Number(visible="hidden", label="Window width")
     page.load(open_panel, width, tab.device.panel, js="() => [window.innerWidth]", **QUIET)
 
 
-def _cross(services: Services, tabs: gr.Tabs, tab: Watched) -> None:
+def _cross(services: Services, tab: WholePage) -> None:
     """What reaches from one tab into another."""
     training, raced, made = tab.training, tab.training.race, gr.State("")
-    jump = partial(jump_to_cancel, tabs=tabs)
-    outputs = [tabs, tab.memo, *training.run_outputs]
-    listen(services, tab.device.cancel.click, jump, tab, outputs, memo=tab.memo, followed=training.followed)
-    heard = listen(services, training.compare.click, hear, made, made, followed=training.followed)
+    on = partial(listen, services, tab, followed=training.followed)
+    on(tab.device.cancel.click, jump_to_cancel, [tab.tabs, tab.memo, *training.run_outputs])
+    heard = on(training.compare.click, partial(hear, made=made), made)
+    chosen = race.wire_side(services, raced)
     for event, adapter in (
         (heard.then, made),
-        (race.wire_side(services, raced).then, raced.chosen),
+        (chosen.then, raced.chosen),
         (tab.library.use.click, tab.library.chosen),
     ):
-        compare.wire_use(services, event, tabs, tab.compare, adapter)
-    sources = tab.compare.of_sides("source")
-    listen(services, training.uploaded.change, story.sources, tab.compare, sources, uploaded=training.uploaded)
+        compare.wire_use(services, event, tab.tabs, tab.compare, adapter)
+
+
+def open_panel(width: float | None) -> dict[str, Any]:
+    return gr.update(open=True) if width and width >= WIDE else gr.skip()
+
+
+def jump_to_cancel(services: Services, visitor: Visitor, tab: WholePage, *, memo: Memo, followed: str) -> Updates:
+    """From the Device panel to the one place that asks what to do with the run."""
+    memory, drawn = runs.ask_to_cancel(services, visitor, tab.training, memo=memo, followed=followed)
+    return {tab.tabs: gr.update(selected="train"), tab.memo: memory, **dict(drawn.items())}
+
+
+def hear(services: Services, visitor: Visitor, tab: WholePage, *, made: gr.State, followed: str) -> Updates:
+    return {made: runs.adapter_of(services, visitor, followed)}
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one tick reads; each service is asked once."""
+
+    services: Services
+    visitor: Visitor
+
+    @cached_property
+    def runs(self) -> Sequence[RunView]:
+        return self.services.training.runs(self.visitor.owner)
+
+    @cached_property
+    def adapters(self) -> Sequence[AdapterRow]:
+        return self.services.adapters.list(self.visitor.owner)
+
+    @cached_property
+    def usable(self) -> Sequence[AdapterCard]:
+        learning = self.services.adapters.learning(self.visitor.owner)
+        return [row.card for row in self.adapters if row.usable] + list(learning)
+
+
+def tick(
+    services: Services,
+    visitor: Visitor,
+    tab: WholePage,
+    *,
+    memo: Memo,
+    followed: str,
+    laid: list[str] | None,
+    chosen: str,
+    active: str,
+    judged: str,
+    tuned: str,
+    models: dict[str, str],
+) -> Drawn:
+    """Whatever has changed. followed, laid: the run that is shown and those beside it. chosen, active: adapters of the
+    library. judged: the verdict that is shown. tuned: the adapter in its form. models: of the sides, by letter."""
+    memo, reading, now = Memo(memo), _Reading(services, visitor), ready(services)
+    pace = PACE_S if now.yes else HURRIED_S
+    drawn = memo.fresh("base", {tab.mark: now.mark, tab.timer: gr.update(value=pace, active=True)})
+    parts: dict[str, Callable[[], Drawn]] = {
+        "device": lambda: memo.fresh("device", _device(reading, tab)),
+        "ready": lambda: memo.fresh("ready", _readiness(now, tab)),
+        "run": lambda: _run(reading, tab.training, memo, followed),
+        "curves": lambda: memo.fresh("curves", _curves(reading, tab.training, followed, laid or [])),
+        "demo": lambda: memo.fresh("demo", compare.show(services, visitor, tab.compare.demo)),
+        "adapters": lambda: memo.fresh("adapters", _adapters(reading, tab, chosen, active, models)),
+        "verdict": lambda: _verdict(reading, tab.verdict, memo, judged, tuned),
+    }
+    for name, part in parts.items():
+        try:
+            drawn |= part()
+        except Exception as error:  # a part that fails leaves the others alone; it is logged once
+            if f"{name}-error" not in memo:
+                memo[f"{name}-error"] = sentence_failure(error)
+    return {**drawn, tab.memo: memo}
+
+
+def _device(reading: _Reading, tab: WholePage) -> Drawn:
+    device, status = reading.services.device, reading.services.device.status()
+    live = [run for run in reading.runs if run.state in words.LIVE]
+    answering = any(lease["lane"] != "train" for lease in status["leases"])
+    return {
+        tab.pill: device.line(reading.visitor.owner),
+        tab.device.device: sidebar.device_html(status),
+        tab.device.now: sidebar.now_html(live, answering),
+        tab.device.cancel: gr.update(visible=bool(live)),
+        tab.device.waiting: sidebar.waiting_html(status["queue"]),
+        tab.device.proved: sidebar.base_html(status["base"]),
+    }
+
+
+def _readiness(now: Ready, tab: WholePage) -> Drawn:
+    """Ask and the hospital example say why while they cannot be pressed; Play and Send are only greyed."""
+    why = now.words if len(now.words) <= words.SHORT else words.BASE_MISSING
+    labels = {
+        tab.compare.ask: words.ASK if now.yes else why,
+        tab.compare.hospital: words.HERO_ASK if now.yes else why,
+        tab.compare.demo.play: words.STORY_PLAY,
+        tab.library.send: "Send",
+    }
+    return {button: gr.update(value=text, interactive=now.yes) for button, text in labels.items()}
+
+
+def _run(reading: _Reading, tab: TrainTab, memo: Memo, followed: str) -> Drawn:
+    """The card, the list, and the buttons: those only when the run or its state is another."""
+    run = runs.pick(reading.runs, followed)
+    rows = runs.list_html(reading.runs, run.run if run else "")
+    drawn = memo.fresh("run", {tab.run: runs.card_html(run), tab.listing: slot(rows)})
+    if memo.changed("run-buttons", runs.buttons_key(run, reading.runs)):
+        drawn |= runs.buttons(tab, run, reading.runs)
+    return drawn
+
+
+def _curves(reading: _Reading, tab: TrainTab, followed: str, laid: list[str]) -> Drawn:
+    run = runs.pick(reading.runs, followed)
+    return {
+        tab.curves.shown: runs.small_html(run),
+        tab.curves.others: Choices(runs.choices(reading.runs, run, laid)),
+        tab.curves.laid: runs.laid_html(reading.runs, run, laid),
+    }
+
+
+def _adapters(reading: _Reading, tab: WholePage, chosen: str, active: str, models: dict[str, str]) -> Drawn:
+    """The library, and every side's choice of models with what cannot be chosen."""
+    choices, greyed = side.model_choices(reading.usable), slot(side.greyed_html(reading.adapters))
+    drawn: Drawn = {tab.library.listing: library.list_html(reading.adapters, chosen, active)}
+    for letter, view in tab.compare.sides.items():
+        drawn[view.model] = Choices(side.with_chosen(reading.services, reading.visitor, choices, models[letter]))
+        drawn[view.greyed] = greyed
+    return drawn
+
+
+def _verdict(reading: _Reading, tab: VerdictTab, memo: Memo, followed: str, tuned: str) -> Drawn:
+    """The shown verdict's head, the list and the adapters to choose from; the body and buttons only when the verdict or
+    its state is another, since the body holds every reply."""
+    services, visitor = reading.services, reading.visitor
+    views = services.verdicts.views(visitor.owner)
+    view = verdict_shown.pick(views, followed)
+    drawn: Drawn = {}
+    if memo.get("verdict-key", ()) != (key := verdict_shown.key_of(view)):
+        made = verdict_shown.body(services, visitor, view) if view and not view.live else ""
+        memo["verdict-key"] = key
+        drawn = {tab.body: slot(made), **verdict_shown.controls(tab, view, made)}
+    rows = verdict_shown.list_html(views, view.id if view else "")
+    choices = side.with_chosen(services, visitor, verdict_form.adapters(reading.adapters), tuned)
+    shown: Drawn = {tab.head: verdict_shown.live_html(view), tab.listing: slot(rows), tab.adapter: Choices(choices)}
+    return drawn | memo.fresh("verdict", shown)

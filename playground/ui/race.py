@@ -3,7 +3,8 @@ comparison."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,13 +12,14 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from playground.errors import InputError
+from playground.evaluation import checks
 from playground.methods import all_methods
 from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import left
 from playground.ui.rows import Source
 from playground.ui.runs import PICK_JS
-from playground.ui.wiring import PICKED, Drawn, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import AWAY, Drawn, Visitor, hidden_slot, listen, slot, unasked
 from playground.verdict.race import RaceRequest, RaceView
 from playground.verdict.race_store import HEAD, NOTES, cells, label, picture, status
 
@@ -28,94 +30,57 @@ IDEA = (
 BUDGETS = [("Steps each", "steps"), ("Minutes each", "minutes")]
 PICTURES = [("Held-out loss against trained weights", "score"), ("Loss curves", "loss")]
 PACE_S = 2.0
-_STATES = {
-    "RUNNING": ("Training", "live"),
-    "MEASURING": ("Measuring", "live"),
-    "DONE": ("Done", "ok"),
-    "CANCELLED": ("Cancelled", "wait"),
-}
-
-
-@dataclass(frozen=True)
-class RaceFold:
-    """Every widget of the fold. race: id of the one that is shown. chosen: an adapter that was picked as a side. sent:
-    what the fold shows."""
-
-    race: gr.State
-    chosen: gr.State
-    sent: gr.State
-    fold: gr.Accordion
-    methods: gr.CheckboxGroup
-    kind: gr.Radio
-    amount: gr.Number
-    check: gr.Textbox
-    start: gr.Button
-    cancel: gr.Button
-    error: gr.HTML
-    head: gr.HTML
-    table: gr.HTML
-    pictures: gr.Row
-    which: gr.Radio
-    plot: gr.HTML
-    timer: gr.Timer
-
-    @property
-    def shown(self) -> list[Block]:
-        """What shows a race."""
-        parts = (self.head, self.table, self.pictures, self.plot, self.start, self.cancel, self.timer)
-        return [self.race, self.sent, self.fold, *parts]
-
-    @property
-    def followed(self) -> dict[str, Any]:
-        return {"race": self.race, "sent": self.sent, "which": self.which}
-
-
-def build() -> RaceFold:
-    parts: dict[str, Any] = {"race": gr.State(""), "chosen": gr.State(""), "sent": gr.State({})}
-    names = [(method.label, name) for name, method in all_methods().items()]
-    title = "Race several methods"
-    with gr.Column(elem_classes="card folds"), gr.Accordion(title, open=False) as parts["fold"]:
-        gr.HTML(html.note(IDEA))
-        parts["methods"] = gr.CheckboxGroup(names, value=[name for _, name in names], label="Methods")
-        with gr.Row():
-            parts["kind"] = gr.Radio(BUDGETS, value="steps", label="Budget", min_width=160)
-            info = "Each method gets as much."
-            parts["amount"] = gr.Number(20, label="How much", info=info, minimum=0.1, min_width=130)
-        parts["check"] = gr.Textbox(
-            label="How replies are judged",
-            max_length=500,
-            placeholder="json, ends-with:…, contains:…, regex:…, max-words:60",
-            info="Empty: the check of an example set; without one, held-out loss alone.",
-        )
-        with gr.Row(elem_classes="acts"):
-            parts["start"] = gr.Button("Start race", variant="primary", size="sm")
-            parts["cancel"] = gr.Button("Cancel the race", variant="stop", size="sm", visible=False)
-        parts |= {"error": hidden_slot(), "head": hidden_slot()}
-        parts["table"] = gr.HTML("", visible=False, js_on_load=PICK_JS)
-        with gr.Row(visible=False) as parts["pictures"]:
-            parts["which"] = gr.Radio(PICTURES, value="score", label="Picture", container=False, show_label=False)
-        parts["plot"] = hidden_slot()
-        parts["timer"] = gr.Timer(PACE_S, active=False)
-    return RaceFold(**parts)
-
-
 SETTINGS = ("batch_size", "max_tokens", "seed")
 """Settings of the form that a race takes over."""
 
 
-def wire(services: Services, tab: RaceFold, **form: Block) -> None:
-    """form: what is open on the Train tab, and the SETTINGS of its form."""
-    asked: dict[str, Any] = {"methods": tab.methods, "kind": tab.kind, "amount": tab.amount, "check": tab.check, **form}
-    started = listen(services, tab.start.click, start, tab, tab.race, failure=tab.error, trigger_mode="once", **asked)
-    cancelled = listen(services, tab.cancel.click, cancel, tab, [], failure=tab.error, race=tab.race)
+class RaceFold:
+    """Every widget of the fold. race: id of the one that is shown. chosen: an adapter that was picked as a side. sent:
+    what the fold shows already. shown: what shows a race."""
+
+    def __init__(self) -> None:
+        self.race, self.chosen, self.sent = gr.State(""), gr.State(""), gr.State({})
+        names = [(method.label, name) for name, method in all_methods().items()]
+        with gr.Column(elem_classes="card folds"):
+            self.fold = gr.Accordion("Race several methods", open=False)
+            with self.fold:
+                gr.HTML(html.note(IDEA))
+                self.methods = gr.CheckboxGroup(names, value=[name for _, name in names], label="Methods")
+                with gr.Row():
+                    self.kind = gr.Radio(BUDGETS, value="steps", label="Budget", min_width=160)
+                    hint = "Each method gets as much."
+                    self.amount = gr.Number(20, label="How much", info=hint, minimum=0.1, min_width=130)
+                hint = "Empty: the check of an example set; without one, held-out loss alone."
+                label, kinds = "How replies are judged", checks.kinds()
+                self.check = gr.Textbox(label=label, max_length=500, placeholder=kinds, info=hint)
+                with gr.Row(elem_classes="acts"):
+                    self.start = gr.Button("Start race", variant="primary", size="sm")
+                    self.cancel = gr.Button("Cancel the race", variant="stop", size="sm", visible=False)
+                self.error, self.head = hidden_slot(), hidden_slot()
+                self.table = gr.HTML("", visible=False, js_on_load=PICK_JS)
+                self.pictures = gr.Row(visible=False)
+                with self.pictures:
+                    bare: dict[str, Any] = {"label": "Picture", "container": False, "show_label": False}
+                    self.which = gr.Radio(PICTURES, value="score", **bare)
+                self.plot = hidden_slot()
+                self.timer = gr.Timer(PACE_S, active=False)
+        self.shown: list[Block] = [self.race, self.sent, self.fold, self.head, self.table, self.pictures, self.plot]
+        self.shown += [self.start, self.cancel, self.timer]
+
+
+def wire(services: Services, tab: RaceFold, *, source: gr.State, form: dict[str, Block]) -> None:
+    """source: what is open on the Train tab. form: the SETTINGS of its form."""
+    on = partial(listen, services, tab, failure=tab.error)
+    started = on(tab.start.click, start, tab.race, trigger_mode="once", source=source, form=form)
+    cancelled = on(tab.cancel.click, cancel)
     for event in (started.then, cancelled.then, tab.which.input):
-        listen(services, event, show, tab, tab.shown, failure=tab.error, **tab.followed)
-    unasked(services, tab.timer.tick, show, tab, tab.shown, **tab.followed)
+        on(event, show, tab.shown)
+    unasked(services, tab, tab.timer.tick, show, tab.shown)
 
 
 def wire_side(services: Services, tab: RaceFold) -> Dependency:
     """A row's button chooses its adapter; what puts it on a side follows."""
-    return listen(services, tab.table.pick, side_of, tab, tab.chosen, failure=tab.error, picked=PICKED, race=tab.race)
+    return listen(services, tab, tab.table.pick, side_of, tab.chosen, failure=tab.error)
 
 
 def opened(services: Services, visitor: Visitor, tab: RaceFold, *, race: str, which: str) -> Drawn:
@@ -135,7 +100,7 @@ def start(
     kind: str,
     amount: float | None,
     check: str,
-    **form: float,
+    form: Mapping[str, float],
 ) -> Drawn:
     """Queue the race. amount: steps or minutes for each method. form: the SETTINGS of the form."""
     if source.path is None:
@@ -184,22 +149,16 @@ def show(
     """The race that is shown; what reads the same as what was ``sent`` is left alone."""
     view = _shown(services, visitor, race)
     if view is None:
-        away = gr.update(visible=False)
-        shown: Drawn = dict.fromkeys((tab.head, tab.table, tab.pictures, tab.plot, tab.cancel), away)
+        shown: Drawn = dict.fromkeys((tab.head, tab.table, tab.pictures, tab.plot, tab.cancel), AWAY)
         shown |= {tab.start: gr.update(visible=True), tab.timer: gr.Timer(PACE_S, active=False)}
         return shown | {tab.race: "", tab.sent: {}}
     kept, live = sent or {}, view.live
     plot = picture(view.race.entries, view.race.base, which == "loss")
-    now: dict[str, Any] = {
-        "race": view.race.race,
-        "head": head_html(view),
-        "table": table_html(view),
-        "plot": plot,
-        "live": live,
-    }
+    parts = {"head": head_html(view), "table": table_html(view), "plot": plot}
+    now: dict[str, Any] = {"race": view.race.race, "live": live, **parts}
     curves = any(len(entry.loss) > 1 for entry in view.race.entries)
     drawn: Drawn = {tab.race: view.race.race, tab.sent: now, tab.pictures: gr.update(visible=curves)}
-    drawn |= {getattr(tab, name): slot(now[name]) for name in ("head", "table", "plot") if kept.get(name) != now[name]}
+    drawn |= {getattr(tab, name): slot(part) for name, part in parts.items() if kept.get(name) != part}
     if kept.get("live") != live:
         drawn |= {tab.start: gr.update(visible=not live), tab.cancel: gr.update(visible=live)}
         drawn |= {tab.timer: gr.Timer(PACE_S, active=live)}
@@ -208,15 +167,12 @@ def show(
 
 def head_html(view: RaceView) -> str:
     """Which race, how far, and how long it still takes."""
-    state, kind = _STATES.get(view.race.state, (view.race.state.capitalize(), "wait"))
     budget = f"{view.race.minutes:g} minutes each" if view.race.minutes else f"{view.race.steps or 20} steps each"
-    said = [view.race.message, f"{view.measured} of {view.of} methods measured", left(view.seconds_left)]
+    now = [view.race.message, f"{view.measured} of {view.of} methods measured", left(view.seconds_left)]
     check = f" Judged by {view.race.check}." if view.race.check else ""
-    return (
-        f'<div class="run-head"><h2>{html.esc(view.race.name)}</h2>{html.pill(state, kind)}</div>'
-        + (html.progress(view.measured / max(1, view.of), "Race") if view.live else "")
-        + html.note(", ".join(part for part in said if part) + f". {budget[0].upper()}{budget[1:]}.{check}")
-    )
+    bar = html.progress(view.measured / max(1, view.of), "Race") if view.live else ""
+    note = f"{', '.join(part for part in now if part)}. {budget[0].upper()}{budget[1:]}.{check}"
+    return html.titled(view.race.name, html.state_pill(view.race.state)) + bar + html.note(note)
 
 
 def table_html(view: RaceView) -> str:
@@ -227,18 +183,12 @@ def table_html(view: RaceView) -> str:
     for entry in entries:
         first, *rest = cells(entry)
         under = f"<br><small>{html.esc(status(entry))}</small>" if status(entry) else ""
-        use = (
-            f'<button type="button" data-id="{html.esc(entry.adapter)}" aria-label="Use {html.esc(label(entry.method))}'
-            ' as a side">Use as a side</button>'
-            if entry.adapter
-            else ""
-        )
+        named = f"Use {label(entry.method)} as a side"
+        use = html.button(entry.adapter, "Use as a side", name=named) if entry.adapter else ""
         figures = "".join(f"<td class=figure>{html.esc(cell)}</td>" for cell in rest)
         lines.append(f"<tr><td>{html.esc(first)}{under}{use}</td>{figures}</tr>")
-    return (
-        '<div class="race"><table class="rows" aria-label="The'
-        f' race"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>{html.note(NOTES)}'
-    )
+    rows = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="race"><table class="rows" aria-label="The race">{rows}</table></div>{html.note(NOTES)}'
 
 
 def _shown(services: Services, visitor: Visitor, race: str) -> RaceView | None:

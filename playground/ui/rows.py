@@ -1,5 +1,4 @@
-"""What is open on the Train tab, and how its rows are shown: their columns, the ones that cannot be used, lengths, a
-preview, a table to edit."""
+"""How the rows that are open on the Train tab are shown: columns, bad rows, lengths, a preview, a table to edit."""
 
 from __future__ import annotations
 
@@ -8,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
+import pandas as pd
 
 from playground.data.example import BadRow, Checked, RowWarning
 from playground.data.render import TokenPreview
@@ -21,7 +21,7 @@ from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import plural
 from playground.ui.sidebar import ready
-from playground.ui.wiring import Choices, Drawn, Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visitor
 
 if TYPE_CHECKING:
     from playground.ui.examples import ExamplesCard
@@ -32,13 +32,9 @@ class Source:
     """The file (or folder of files) that is open, and how its rows are read.
 
     mapping: role -> column, where given or corrected. roles: those that can be mapped by hand. good: rows that can be
-    used.
-    index: of the previewed row, from 0. leave_out: kinds of warnings whose rows are not trained on. turns: which
-    answers of a chat are
-    learned. kind: what its rows are, as a check says it (``sft``, ``text``, ``preference``, ``unpaired_preference``).
-    chats: some row
-    has several answers. page: of the rows to edit, from 0.
-    """
+    used. index: of the previewed row, from 0. leave_out: kinds of warnings whose rows are not trained on. turns: which
+    answers of a chat are learned. kind: what its rows are (``sft``, ``text``, ``preference``,
+    ``unpaired_preference``). chats: some row has several answers. page: of the rows to edit, from 0."""
 
     path: Path | None = None
     title: str = ""
@@ -80,16 +76,14 @@ READ_AS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Name of a format -> the roles it needs, the roles it may have."""
 ROLE_WORDS = {
-    "prompt": "Prompt",
     "completion": "Answer",
     "system": "System prompt",
-    "input": "Input",
     "messages": "Conversation",
     "chosen": "Better answer",
     "rejected": "Worse answer",
-    "text": "Text",
     "label": "Good or bad",
 }
+"""Roles that are named otherwise than by their own name."""
 
 
 def role_word(role: str) -> str:
@@ -138,7 +132,7 @@ def show_columns(
 ) -> tuple[Drawn, Updates]:
     """The Columns fold, and what is chosen in it; away without columns, open where the guess should be checked."""
     if not columns:
-        return {tab.columns: gr.update(visible=False)}, {}
+        return {tab.columns: AWAY}, {}
     mapping = source.mapping or {}
     chosen = ", ".join(f"{column} → {role_word(role).lower()}" for role, column in mapping.items())
     unsure = not mapping or confidence < SURE
@@ -153,7 +147,7 @@ def show_columns(
     needs, _ = READ_AS[reading(mapping)]
     for place, dropdown in enumerate(tab.roles):
         if place >= len(source.roles):
-            filled[dropdown] = gr.update(visible=False)
+            filled[dropdown] = AWAY
             continue
         role = source.roles[place]
         none = [] if role in needs else [("none", "")]
@@ -226,20 +220,17 @@ def _more(count: int) -> str:
 
 
 def download(
-    services: Services, visitor: Visitor, tab: ExamplesCard, which: str, *, source: Source, max_tokens: float
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, which: str, source: Source, max_tokens: float
 ) -> Updates:
     """Write the ``bad`` or the ``good`` rows into a file and offer it."""
     if source.path is None:
         return {}
     button = tab.bad_file if which == "bad" else tab.good_file
-    try:
-        checked, tokens = check(services, visitor, source, max_tokens)
-        if which == "bad":
-            file = services.data.bad_rows_file(source.path, checked, tokens, visitor.owner)
-        else:
-            file = services.data.good_rows_file(source.path, checked, visitor.owner)
-    except PlaygroundError as error:
-        return {button: gr.update(visible=False), tab.error: slot(html.card(error))}
+    checked, tokens = check(services, visitor, source, max_tokens)
+    if which == "bad":
+        file = services.data.bad_rows_file(source.path, checked, tokens, visitor.owner)
+    else:
+        file = services.data.good_rows_file(source.path, checked, visitor.owner)
     return {button: gr.update(value=str(file), label=f"Download {file.name}", visible=True)}
 
 
@@ -253,18 +244,16 @@ BATCH = 8
 def show_lengths(tab: ExamplesCard, tokens: TokenReport | None) -> Drawn:
     """The fold of lengths; away while no tokens are counted."""
     if tokens is None:
-        return {tab.lengths: gr.update(visible=False)}
+        return {tab.lengths: AWAY}
     padding = tokens.padding(BATCH)
     cut = f"{plural(tokens.truncated, 'row')} cut" if tokens.truncated else "No row is cut"
-    said = f"{cut} at {tokens.limit:,} tokens."
+    note = f"{cut} at {tokens.limit:,} tokens."
     if tokens.packed:
-        said = f"Raw text is read in pieces of up to {tokens.limit:,} tokens; nothing is cut or padded."
+        note = f"Raw text is read in pieces of up to {tokens.limit:,} tokens; nothing is cut or padded."
     elif padding.random > 0.01:
-        said += (
-            f" In batches of {padding.batch_size}, {padding.random:.0%} would be padding; with rows of like length"
-            f" together, {padding.by_length:.0%}."
-        )
-    drawn = charts.histogram(tokens.histogram(BINS), None if tokens.packed else tokens.limit) + html.note(said)
+        note += f" In batches of {padding.batch_size}, {padding.random:.0%} would be padding; with rows of like length"
+        note += f" together, {padding.by_length:.0%}."
+    drawn = charts.histogram(tokens.histogram(BINS), None if tokens.packed else tokens.limit) + html.note(note)
     if cuts := tokens.cut[:50]:
         rows = [(one.row, f"the first {one.tokens:,} of {one.prompt:,}", f"{one.answer:,}, kept") for one in cuts]
         table = html.table(("Row", "Cut from the prompt", "Answer"), rows, caption="Where rows are cut")
@@ -314,17 +303,16 @@ def _preview_html(seen: TokenPreview) -> str:
         texts = [token.text for token in tokens]
         if kind == "learned":
             parts.append(f"<mark>{''.join(f'<i>{html.esc(text)}</i>' for text in texts)}</mark>")
-        elif kind == "cut":
-            parts.append(f"<del>{html.esc(''.join(texts))}</del>")
         else:
-            parts.append(html.esc("".join(texts)))
+            text = html.esc("".join(texts))
+            parts.append(f"<del>{text}</del>" if kind == "cut" else text)
     title = html.note(f"{seen.title}:") if seen.title else ""
     before = html.note(f"The last {SHOWN:,} of {len(seen.tokens):,} tokens.") if len(shown) < len(seen.tokens) else ""
     learned, read, cut = (seen.count(kind) for kind in ("learned", "read", "cut"))
-    said = f"Coloured: the {plural(learned, 'token')} it learns to write."
-    said += f" The rest, {plural(read, 'token')}, is only read." if read else ""
-    said += f" Struck out: {plural(cut, 'token')} cut from the start to fit the limit." if cut else ""
-    return f'{title}{before}<pre class="seen">{"".join(parts)}</pre>{html.note(said)}'
+    note = f"Coloured: the {plural(learned, 'token')} it learns to write."
+    note += f" The rest, {plural(read, 'token')}, is only read." if read else ""
+    note += f" Struck out: {plural(cut, 'token')} cut from the start to fit the limit." if cut else ""
+    return f'{title}{before}<pre class="seen">{"".join(parts)}</pre>{html.note(note)}'
 
 
 # A table to edit
@@ -374,7 +362,7 @@ def _rows_to_edit(services: Services, visitor: Visitor, which: str, source: Sour
     return [row.row for row in split_report(checked, tokens)[0]]
 
 
-def edited(services: Services, visitor: Visitor, source: Source, frame: Any) -> Source | None:
+def edited(services: Services, visitor: Visitor, source: Source, frame: pd.DataFrame) -> Source | None:
     """A copy of the file with what was typed into the table (a DataFrame); None where nothing was changed."""
     if source.path is None:
         return None

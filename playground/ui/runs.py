@@ -4,12 +4,12 @@ runs."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.events import Dependency
 
 from playground.errors import InputError
 from playground.report import charts
@@ -17,7 +17,7 @@ from playground.runs.progress import RunView, ordinal
 from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import day, left, size
-from playground.ui.wiring import PICKED, Drawn, Dropdown, Updates, Visitor, hidden_slot, listen, slot
+from playground.ui.wiring import AWAY, Drawn, Dropdown, Event, Handler, Updates, Visitor, hidden_slot, listen, slot
 
 PICK_JS = (
     "element.addEventListener('click', event => {"
@@ -26,108 +26,77 @@ PICK_JS = (
 )
 """A click (or Enter, or Space) on a row's button becomes the event ``pick``."""
 NO_CURVES = "Curves come with the first steps of a run."
+_STOP = "Stop this run? What it has learned up to the last checkpoint can be kept as an adapter."
+_TAKES = {"csv": "Take them as CSV", "tensorboard": "As TensorBoard events"}
 
 
-@dataclass(frozen=True)
 class CurvesView:
     """shown: the small pictures. others: runs to lay over this one. laid: the picture of that."""
 
-    shown: gr.HTML
-    others: gr.Dropdown
-    laid: gr.HTML
-    take: dict[str, gr.Button]
-    file: gr.DownloadButton
-    error: gr.HTML
+    def __init__(self, followed: gr.State) -> None:
+        self.followed = followed
+        with gr.Accordion("More curves, and other runs beside it", open=False, elem_classes="acc"):
+            self.shown = gr.HTML(html.note(NO_CURVES))
+            several: dict[str, Any] = {"multiselect": True, "max_choices": charts.COLOURS - 1}
+            self.others = Dropdown([], value=[], label="Lay over this run", **several)
+            self.laid = gr.HTML("")
+            with gr.Row(elem_classes="acts"):
+                self.take = {how: gr.Button(label, size="sm") for how, label in _TAKES.items()}
+                self.file = gr.DownloadButton("Download", size="sm", visible=False)
+            self.error = hidden_slot()
+        self.outputs: list[Block] = [self.shown, self.others, self.laid]
 
-    @property
-    def outputs(self) -> list[Block]:
-        return [self.shown, self.others, self.laid]
 
-
-@dataclass(frozen=True)
 class RunCard:
-    """Every widget of the card. followed: id of the run that was picked or started here."""
+    """Every widget of the card. followed: id of the run that was picked or started here. run_outputs: what shows
+    another run, or another state of it."""
 
     followed: gr.State
-    run: gr.HTML
-    run_error: gr.HTML
-    curves: CurvesView
-    compare: gr.Button
-    resume: gr.Button
-    up: gr.Button
-    down: gr.Button
-    cancel: gr.Button
-    question: gr.Column
-    keep: gr.Button
-    discard: gr.Button
-    go_on: gr.Button
-    listing: gr.HTML
 
-    @property
-    def run_outputs(self) -> list[Block]:
-        """What shows another run, or another state of it."""
-        buttons = (self.cancel, self.question, self.compare, self.resume, self.up, self.down)
-        return [self.followed, self.run_error, self.run, self.listing, *buttons]
-
-
-def build() -> dict[str, Any]:
-    parts: dict[str, Any] = {"followed": gr.State("")}
-    with gr.Column(elem_classes="card run-card"):
-        parts["run"] = gr.HTML(card_html(None))
-        parts["run_error"] = hidden_slot()
-        parts["curves"] = _build_curves()
-        with gr.Row(elem_classes="acts"):
-            parts["compare"] = gr.Button(words.COMPARE_IT, variant="primary", size="sm", visible=False)
-            parts["resume"] = gr.Button(words.GO_ON, size="sm", visible=False)
-            parts["up"] = gr.Button("Move up", size="sm", visible=False)
-            parts["down"] = gr.Button("Move down", size="sm", visible=False)
-            parts["cancel"] = gr.Button("Cancel the run", variant="stop", size="sm", visible=False)
-        with gr.Column(visible=False, elem_classes="ask-first") as parts["question"]:
-            ask = "Stop this run? What it has learned up to the last checkpoint can be kept as an adapter."
-            gr.HTML(html.note(ask))
+    def build_run(self) -> None:
+        small = partial(gr.Button, size="sm")
+        with gr.Column(elem_classes="card run-card"):
+            self.run = gr.HTML(card_html(None))
+            self.run_error = hidden_slot()
+            self.curves = CurvesView(self.followed)
             with gr.Row(elem_classes="acts"):
-                parts["keep"] = gr.Button("Stop and keep", size="sm")
-                parts["discard"] = gr.Button("Stop and discard", variant="stop", size="sm")
-                parts["go_on"] = gr.Button("Go on training", size="sm")
-    with gr.Column(elem_classes="run-list"):
-        parts["listing"] = gr.HTML("", visible=False, js_on_load=PICK_JS)
-    return parts
+                self.compare = small(words.COMPARE_IT, variant="primary", visible=False)
+                self.resume = small(words.GO_ON, visible=False)
+                self.up, self.down = small("Move up", visible=False), small("Move down", visible=False)
+                self.cancel = small("Cancel the run", variant="stop", visible=False)
+            self.question = gr.Column(visible=False, elem_classes="ask-first")
+            with self.question:
+                gr.HTML(html.note(_STOP))
+                with gr.Row(elem_classes="acts"):
+                    self.keep = small("Stop and keep")
+                    self.discard = small("Stop and discard", variant="stop")
+                    self.go_on = small("Go on training")
+        with gr.Column(elem_classes="run-list"):
+            self.listing = gr.HTML("", visible=False, js_on_load=PICK_JS)
+        self.run_outputs: list[Block] = [self.followed, self.run_error, self.run, self.listing, self.cancel]
+        self.run_outputs += [self.question, self.compare, self.resume, self.up, self.down]
 
 
-def _build_curves() -> CurvesView:
-    with gr.Accordion("More curves, and other runs beside it", open=False, elem_classes="acc"):
-        shown = gr.HTML(html.note(NO_CURVES))
-        others = Dropdown([], value=[], multiselect=True, label="Lay over this run", max_choices=charts.COLOURS - 1)
-        laid = gr.HTML("")
-        with gr.Row(elem_classes="acts"):
-            labels = {"csv": "Take them as CSV", "tensorboard": "As TensorBoard events"}
-            take = {how: gr.Button(label, size="sm") for how, label in labels.items()}
-            file = gr.DownloadButton("Download", size="sm", visible=False)
-        error = hidden_slot()
-    return CurvesView(shown, others, laid, take, file, error)
-
-
-def wire(services: Services, tab: RunCard, started: Any) -> None:
+def wire(services: Services, tab: RunCard, started: Dependency) -> None:
     """started: the listener that starts a run."""
-    acts: list[tuple[Any, Callable[..., Drawn]]] = [
+    on = partial(listen, services, tab, failure=tab.run_error)
+    acts: list[tuple[Event, Handler]] = [
         (started.then, show),
         (tab.keep.click, partial(cancel, keep=True)),
         (tab.discard.click, partial(cancel, keep=False)),
         (tab.resume.click, resume),
         (tab.up.click, partial(move, to="up")),
         (tab.down.click, partial(move, to="down")),
+        (tab.listing.pick, follow),
     ]
     for event, handler in acts:
-        listen(services, event, handler, tab, tab.run_outputs, failure=tab.run_error, followed=tab.followed)
-    listen(services, tab.listing.pick, follow, tab, tab.run_outputs, failure=tab.run_error, picked=PICKED)
+        on(event, handler, tab.run_outputs)
     for button, asks in ((tab.cancel, True), (tab.go_on, False)):
-        listen(services, button.click, partial(ask, asks=asks), tab, [tab.cancel, tab.question])
+        listen(services, tab, button.click, partial(ask, asks=asks), [tab.cancel, tab.question])
     curves = tab.curves
-    others = curves.others
-    listen(services, others.change, lay, curves, curves.laid, followed=tab.followed, others=others)
+    listen(services, curves, curves.others.change, lay, curves.laid)
     for how, button in curves.take.items():
-        taking = partial(write, how=how)
-        listen(services, button.click, taking, curves, curves.file, failure=curves.error, followed=tab.followed)
+        listen(services, curves, button.click, partial(write, how=how), curves.file, failure=curves.error)
 
 
 def pick(runs: Sequence[RunView], followed: str) -> RunView | None:
@@ -140,19 +109,18 @@ def pick(runs: Sequence[RunView], followed: str) -> RunView | None:
 def card_html(run: RunView | None) -> str:
     if run is None:
         return f'<div class="run">{html.heading("The run", words.RUN_NONE)}</div>'
-    label, kind = words.STATES.get(run.state, (run.state.capitalize(), "wait"))
     live = run.state in words.LIVE
-    parts = [f'<div class="run-head"><h2>{html.esc(run.name)}</h2>{html.pill(label, kind)}</div>']
+    parts = [html.titled(run.name, html.state_pill(run.state))]
     if live or run.state == "DONE":
         parts.append(html.progress(run.step / run.steps if run.steps else 0, f"Training of {run.name}"))
-    parts.append(_between(f"Step {run.step} of {run.steps}", left(run.seconds_left) if live else ""))
+    parts.append(html.between(f"Step {run.step} of {run.steps}", left(run.seconds_left) if live else ""))
     now = [f"loss {run.loss[-1][1]:.2f}"] if run.loss else []
     if run.eval_loss:
         step, best = min(run.eval_loss, key=lambda point: point[1])
         now.append(f"held-out {best:.2f} at step {step}")
-    parts.append(_between(" · ".join(now), f"{run.tokens_per_s:.0f} tokens/s" if run.tokens_per_s else ""))
+    parts.append(html.between(" · ".join(now), f"{run.tokens_per_s:.0f} tokens/s" if run.tokens_per_s else ""))
     own = [f"{name.removeprefix('rewards/').removesuffix('/mean')} {value:.2f}" for name, value in run.figures.items()]
-    parts.append(_between(" · ".join(own[:4]), ""))
+    parts.append(html.between(" · ".join(own[:4]), ""))
     if run.stopped:
         parts.append(f'<p class="note">{html.esc(run.stopped)}</p>')
     if run.message and live:
@@ -164,49 +132,34 @@ def card_html(run: RunView | None) -> str:
     return f'<div class="run{" live" if live else ""}">{"".join(parts)}</div>'
 
 
-def _between(first: str, second: str) -> str:
-    return (
-        f'<div class="between"><span>{html.esc(first)}</span><span>{html.esc(second)}</span></div>'
-        if first or second
-        else ""
-    )
-
-
 def _samples_html(
     samples: Sequence[tuple[int, str]], replies: Sequence[tuple[str, Sequence[tuple[int, str]]]] = ()
 ) -> str:
     """What the model wrote on the way to each held-out prompt: at first, and the newest two."""
     parts = []
-    for prompt, said in replies or [("", samples)]:
-        if not said:
+    for prompt, written in replies or [("", samples)]:
+        if not written:
             continue
         asked = f'<p class="q">{html.esc(prompt)}</p>' if prompt else ""
         items = "".join(
             f'<li><span class="mono">step {step:d}</span><div class="said">{html.esc(text)}</div></li>'
-            for step, text in [said[0], *said[1:][-2:]]
+            for step, text in [written[0], *written[1:][-2:]]
         )
         parts.append(f'{asked}<ul class="samples">{items}</ul>')
-    if not parts:
-        return ""
-    title = "The same question, as it learns" if len(parts) == 1 else "The same questions, as it learns"
-    return f'<h3 class="small">{title}</h3>{"".join(parts)}'
+    title = f"The same question{'s' if len(parts) > 1 else ''}, as it learns"
+    return f'<h3 class="small">{title}</h3>{"".join(parts)}' if parts else ""
 
 
 def list_html(runs: Sequence[RunView], shown: str) -> str:
     """Every run, newest first, each a button that brings it into the card above."""
-    if not runs:
-        return ""
-    items = []
-    for run in runs[:20]:
-        label, kind = words.STATES.get(run.state, (run.state.capitalize(), "wait"))
-        items.append(
-            f'<li><button type="button" data-id="{html.esc(run.run)}"'
-            f' aria-pressed="{"true" if run.run == shown else "false"}">'
-            f"<span><b>{html.esc(run.name)}</b><span"
-            f" class='q'>{html.esc(f'{run.method}, {run.steps} steps, {day(run.created_s)}')}</span></span>"
-            f"{html.pill(f'{label}, {ordinal(run.place)}' if run.place else label, kind)}</button></li>"
-        )
-    return f'<h2 class="small">Runs so far</h2><ul class="lib two-up">{"".join(items)}</ul>'
+    rows = [
+        (run.run, run.name, f"{run.method}, {run.steps} steps, {day(run.created_s)}", _pill(run)) for run in runs[:20]
+    ]
+    return html.picks("Runs so far", rows, shown)
+
+
+def _pill(run: RunView) -> str:
+    return html.state_pill(run.state, f", {ordinal(run.place)}" if run.place else "")
 
 
 def buttons(tab: RunCard, run: RunView | None, runs: Sequence[RunView] = ()) -> Drawn:
@@ -215,23 +168,24 @@ def buttons(tab: RunCard, run: RunView | None, runs: Sequence[RunView] = ()) -> 
     places = [other.place for other in runs if other.state == "QUEUED"]
     place = run.place if run and state == "QUEUED" else 0
     made = bool(run and (run.adapter or run.live))
+    again = words.GO_ON if run and run.resume_step else words.START_AGAIN
     return {
         tab.cancel: gr.update(visible=state in ("QUEUED", "RUNNING")),
-        tab.question: gr.update(visible=False),
+        tab.question: AWAY,
         tab.compare: gr.update(value=words.HEAR_IT if run and run.live else words.COMPARE_IT, visible=made),
-        tab.resume: gr.update(
-            value=words.GO_ON if run and run.resume_step else words.START_AGAIN,
-            visible=state in ("FAILED", "CANCELLED"),
-        ),
+        tab.resume: gr.update(value=again, visible=state in ("FAILED", "CANCELLED")),
         tab.up: gr.update(visible=bool(place) and place > min(places, default=place)),
         tab.down: gr.update(visible=bool(place) and place < max(places, default=place)),
     }
 
 
-def buttons_key(run: RunView | None, runs: Sequence[RunView]) -> tuple[Any, ...]:
+def buttons_key(run: RunView | None, runs: Sequence[RunView]) -> dict[str, object]:
     """What the buttons depend on."""
+    if run is None:
+        return {}
     waiting = sorted(other.place for other in runs if other.state == "QUEUED")
-    return (run.run, run.state, run.adapter, run.live, bool(run.resume_step), run.place, *waiting) if run else ()
+    made = run.adapter, run.live, bool(run.resume_step)
+    return {"run": (run.run, run.state), "made": made, "place": (run.place, waiting)}
 
 
 def show(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -> Drawn:
@@ -271,9 +225,7 @@ def ask_to_cancel(
     services: Services, visitor: Visitor, tab: RunCard, *, memo: Mapping[str, Any], followed: str
 ) -> tuple[dict[str, Any], Drawn]:
     """Bring the run that trains into the card, with the question what to do with it; another may be shown, or wait
-    behind it.
-    Returns the memo with the buttons' key as well: the next tick of the page's timer must not take the question
-    away."""
+    behind it. Returns the memo with the buttons' key too: the next tick must not take the question away."""
     runs = services.training.runs(visitor.owner)
     run = next((run for run in runs if run.state in ("RUNNING", "STOPPING")), None) or pick(runs, followed)
     drawn = show(services, visitor, tab, followed=run.run if run else followed)

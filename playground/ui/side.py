@@ -1,22 +1,27 @@
-"""One side of a comparison: its column of widgets, and what those widgets say."""
+"""One side of a comparison: its column of widgets, what they are set to, what it was asked and what it answered.
+
+Replies are kept as the service gave them; checks, copies and later turns read these, never what the page shows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 import gradio as gr
 
+from playground.chat.compare import Reply
+from playground.evaluation import checks
 from playground.library.card import AdapterCard
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow
 from playground.services import Services
 from playground.ui import html, words
-from playground.ui.html import card
+from playground.ui.html import FAILURES, card, duration
 from playground.ui.sidebar import ready
-from playground.ui.transcript import Setup
 from playground.ui.wiring import Dropdown, Visitor
 
 UPLOAD = "upload"
@@ -24,28 +29,23 @@ MAX_SHOTS = 8
 
 
 @dataclass(frozen=True)
-class SideView:
-    """The widgets of one column."""
+class Setup:
+    """What makes a side: any change begins a new conversation and a new score. source: where the few-shot examples
+    come from: a shipped set's id, or ``upload``."""
 
-    letter: str
-    column: gr.Column
-    model: gr.Dropdown
-    copy: gr.Button
-    line: gr.HTML
-    chat: gr.Chatbot
-    prompt: gr.Textbox
-    shots: gr.Slider
-    source: gr.Dropdown
-    greyed: gr.HTML
-    remove: gr.Button
+    model: str = "base"
+    prompt: str = ""
+    shots: int = 0
+    source: str = ""
 
     @property
-    def inputs(self) -> dict[str, Any]:
-        return {"model": self.model, "prompt": self.prompt, "shots": self.shots, "source": self.source}
+    def effective(self) -> tuple[str, str, int, str]:
+        """Only what reaches the model: the source does not matter while no shots are taken."""
+        return (self.model, self.prompt.strip(), self.shots, self.source if self.shots else "")
 
 
 class SideValues(TypedDict):
-    """What the widgets of one side say."""
+    """What the widgets of one side hold."""
 
     model: str
     prompt: str
@@ -54,68 +54,56 @@ class SideValues(TypedDict):
 
 
 def chat_pane(label: str, *, height: int, placeholder: str) -> gr.Chatbot:
-    return gr.Chatbot(
-        label=label,
-        show_label=False,
-        layout="panel",
-        render_markdown=False,
-        buttons=[],
-        feedback_options=None,
-        height=height,
-        placeholder=placeholder,
-        elem_classes="bot-box",
-        group_consecutive_messages=True,
-    )
+    look: dict[str, Any] = {"layout": "panel", "elem_classes": "bot-box", "height": height, "show_label": False}
+    plain: dict[str, Any] = {"render_markdown": False, "buttons": [], "feedback_options": None}
+    return gr.Chatbot(label=label, placeholder=placeholder, group_consecutive_messages=True, **look, **plain)
 
 
-def build_side(letter: str, *, visible: bool) -> SideView:
-    """Closed until ``story.opening`` has given the widgets their first values."""
-    with gr.Column(visible=visible, min_width=290, elem_classes=["side", f"s{letter}"]) as column:
-        with gr.Row(elem_classes="side-head"):
-            gr.HTML(html.badge(letter), elem_classes="tag", min_width=26)
-            model = Dropdown(
-                [(words.BASE_LABEL, "base")],
-                value="base",
-                label=f"Model of side {letter}",
-                show_label=False,
-                container=False,
-                filterable=False,
-                min_width=100,
-                interactive=False,
-            )
-            copy = gr.Button("Copy", size="sm", min_width=44, elem_classes="x", elem_id=f"copy-{letter}")
-        line = gr.HTML(html.note("No system prompt"), elem_classes="line")
-        chat = chat_pane(f"Side {letter}", height=330, placeholder=words.pane_empty(letter))
-        with gr.Accordion("Prompt and examples", open=False, elem_classes="acc"):
-            hint = "None: the base's own default stands."
-            prompt = gr.Textbox(
-                label="System prompt", lines=4, max_lines=10, placeholder=hint, max_length=20_000, interactive=False
-            )
-            label = "Answered examples shown at every call"
-            shots = gr.Slider(0, MAX_SHOTS, value=0, step=1, label=label, buttons=[], interactive=False)
-            source = Dropdown([], label="Taken from", visible=False, filterable=False, interactive=False)
-            greyed = gr.HTML("", visible=False, elem_classes="greyed")
-            remove = gr.Button("Remove this side", size="sm", elem_classes="plain", interactive=False)
-    return SideView(letter, column, model, copy, line, chat, prompt, shots, source, greyed, remove)
+class SideView:
+    """The widgets of one column, closed until ``story.opening`` has given them their first values."""
+
+    def __init__(self, letter: str) -> None:
+        self.column = gr.Column(visible=letter in ("A", "B"), min_width=290, elem_classes=["side", f"s{letter}"])
+        closed: dict[str, Any] = {"interactive": False}
+        choice: dict[str, Any] = {"filterable": False, **closed}
+        with self.column:
+            with gr.Row(elem_classes="side-head"):
+                gr.HTML(html.badge(letter), elem_classes="tag", min_width=26)
+                bare: dict[str, Any] = {"show_label": False, "container": False, "min_width": 100}
+                base, label = [(words.BASE_LABEL, "base")], f"Model of side {letter}"
+                self.model = Dropdown(base, value="base", label=label, **bare, **choice)
+                self.copy = gr.Button("Copy", size="sm", min_width=44, elem_classes="x", elem_id=f"copy-{letter}")
+            self.line = gr.HTML(html.note("No system prompt"), elem_classes="line")
+            self.chat = chat_pane(f"Side {letter}", height=330, placeholder=words.pane_empty(letter))
+            with gr.Accordion("Prompt and examples", open=False, elem_classes="acc"):
+                size: dict[str, Any] = {"lines": 4, "max_lines": 10, "max_length": 20_000}
+                hint = "None: the base's own default stands."
+                self.prompt = gr.Textbox(label="System prompt", placeholder=hint, **size, **closed)
+                label = "Answered examples shown at every call"
+                self.shots = gr.Slider(0, MAX_SHOTS, value=0, step=1, label=label, buttons=[], **closed)
+                self.source = Dropdown([], label="Taken from", visible=False, **choice)
+                self.greyed = gr.HTML("", visible=False, elem_classes="greyed")
+                self.remove = gr.Button("Remove this side", size="sm", elem_classes="plain", **closed)
+        self.setup = {"model": self.model, "prompt": self.prompt, "shots": self.shots, "source": self.source}
 
 
 def read_setups(services: Services, visitor: Visitor, sides: Mapping[str, SideValues]) -> dict[str, Setup]:
     """The values of all sides as setups. A run that has ended stands for its adapter."""
     return {
         letter: Setup(
-            services.adapters.became(str(said["model"] or "base"), visitor.owner),
-            str(said["prompt"] or ""),
-            int(said["shots"] or 0),
-            str(said["source"] or ""),
+            services.adapters.became(str(one["model"] or "base"), visitor.owner),
+            str(one["prompt"] or ""),
+            int(one["shots"] or 0),
+            str(one["source"] or ""),
         )
-        for letter, said in sides.items()
+        for letter, one in sides.items()
     }
 
 
 def usable(services: Services, visitor: Visitor) -> list[AdapterCard]:
     """The adapters that can answer now, those that are still training among them."""
     rows = services.adapters.list(visitor.owner)
-    return [*(row.card for row in rows if row.usable), *services.adapters.learning(visitor.owner)]
+    return [row.card for row in rows if row.usable] + list(services.adapters.learning(visitor.owner))
 
 
 def labels(services: Services, visitor: Visitor) -> dict[str, str]:
@@ -123,8 +111,25 @@ def labels(services: Services, visitor: Visitor) -> dict[str, str]:
     return {"base": words.BASE_LABEL} | {card.id: card.name for card in usable(services, visitor)}
 
 
+def adapter_choices(cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
+    return [(f"{one.name} · {method_label(one)}", one.id) for one in cards]
+
+
 def model_choices(cards: Sequence[AdapterCard]) -> list[tuple[str, str]]:
-    return [(words.BASE_LABEL, "base"), *((f"{c.name} · {method_label(c)}", c.id) for c in cards)]
+    base = [(words.BASE_LABEL, "base")]
+    return base + adapter_choices(cards)
+
+
+def with_chosen(
+    services: Services, visitor: Visitor, choices: list[tuple[str, str]], chosen: str
+) -> list[tuple[str, str]]:
+    """The choices, and the chosen model among them even when it is gone: named as the adapter that its run has become,
+    or as gone. So the widget keeps its value and nothing has to write another one."""
+    named = {value: name for name, value in choices}
+    if chosen and chosen not in named:
+        became = named.get(services.adapters.became(chosen, visitor.owner))
+        choices = [*choices, (f"{became}, {words.TRAINED}" if became else f"{chosen}, {words.GONE}", chosen)]
+    return choices
 
 
 def method_label(card_: AdapterCard) -> str:
@@ -138,15 +143,13 @@ def method_label(card_: AdapterCard) -> str:
 def greyed_html(rows: Sequence[AdapterRow]) -> str:
     """Adapters that cannot be a side, each with its reason."""
     unusable = [row for row in rows if not row.usable]
-    if not unusable:
-        return ""
     items = "".join(f"<li><b>{html.esc(row.card.name)}</b> {html.esc(row.reason)}</li>" for row in unusable)
-    return f'<p class="note">Not to be chosen here:</p><ul class="plain-list">{items}</ul>'
+    return f'<p class="note">Not to be chosen here:</p><ul class="plain-list">{items}</ul>' if items else ""
 
 
 def source_choices(services: Services, uploaded: Path | None) -> list[tuple[str, str]]:
-    choices = [(shipped.title, shipped.id) for shipped in services.data.sets()]
-    return [*choices, (f"Your file {uploaded.name}", UPLOAD)] if uploaded else choices
+    own = [(f"Your file {uploaded.name}", UPLOAD)] if uploaded else []
+    return [(shipped.title, shipped.id) for shipped in services.data.sets()] + own
 
 
 def shots_file(services: Services, source: str, uploaded: Path | None) -> Path | None:
@@ -158,48 +161,252 @@ def shots_file(services: Services, source: str, uploaded: Path | None) -> Path |
 
 def name_of(setup: Setup, known: dict[str, str]) -> str:
     """``Base + prompt``, ``hospital_reports``, ``Base + 3 shots``."""
-    first = "Base" if setup.model == "base" else known.get(setup.model, "an adapter that is gone")
-    extras = ["prompt"] if setup.prompt.strip() else []
-    if setup.shots:
-        extras.append(f"{setup.shots} shot{'s' if setup.shots > 1 else ''}")
-    return " + ".join([first, *extras])
+    name = "Base" if setup.model == "base" else known.get(setup.model, "an adapter that is gone")
+    name += " + prompt" if setup.prompt.strip() else ""
+    return name + (f" + {html.plural(setup.shots, 'shot')}" if setup.shots else "")
 
 
 def line_html(services: Services, setup: Setup) -> str:
     """The quiet line under the model: what else goes into every question."""
-    prompt = setup.prompt.strip()
-    said = "No system prompt"
-    if prompt:
-        said = f"System prompt, {len(prompt.split())} words"  # until the base is there to count tokens
-        if ready(services).yes:
-            said = f"System prompt, {services.compare.prompt_tokens(prompt)} tokens"
+    prompt, line = setup.prompt.strip(), "No system prompt"
+    if prompt and ready(services).yes:
+        line = f"System prompt, {services.compare.prompt_tokens(prompt)} tokens"
+    elif prompt:  # until the base is there to count tokens
+        line = f"System prompt, {len(prompt.split())} words"
     if setup.shots:
-        said += f", {setup.shots} answered example{'s' if setup.shots > 1 else ''}"
-    return html.note(said)
+        line += f", {setup.shots} answered example{'s' if setup.shots > 1 else ''}"
+    return html.note(line)
 
 
 def switch_html(services: Services, visitor: Visitor, setup: Setup) -> str:
-    """Make the chosen adapter active and say what that took."""
+    """Make the chosen adapter active, and how long that took."""
     if setup.model == "base" or not ready(services).yes:
         return line_html(services, setup)
     try:
         if any(row.card.id == setup.model and row.card.kind == "full" for row in services.adapters.list(visitor.owner)):
             return html.note("A whole model of its own: it is loaded beside the base at the first question.")
         switch = services.adapters.switch(setup.model, visitor.owner)
-    except Exception as error:
+    except FAILURES as error:
         return card(error)
-    base = "base untouched" if switch.unchanged else f"base {switch.fingerprint[:8]} has CHANGED"
-    return html.good(f"Switched in {switch.ms:.1f} ms, {base}") if switch.unchanged else html.error_card(base)
+    if switch.unchanged:
+        return html.good(f"Switched in {switch.ms:.1f} ms, base untouched")
+    return html.error_card(f"base {switch.fingerprint[:8]} has CHANGED")
 
 
-def with_chosen(
-    services: Services, visitor: Visitor, choices: list[tuple[str, str]], chosen: str
-) -> list[tuple[str, str]]:
-    """The choices, and the chosen model among them even when it is gone: named as the adapter that its run has become,
-    or as gone. So the
-    widget keeps its value and nothing has to write another one."""
-    named = {value: name for name, value in choices}
-    if not chosen or chosen in named:
-        return choices
-    became = services.adapters.became(chosen, visitor.owner)
-    return [*choices, (f"{named[became]}, {words.TRAINED}" if became in named else f"{chosen}, {words.GONE}", chosen)]
+# The transcript of a side: plain values, no Gradio and no services.
+
+
+@dataclass(frozen=True)
+class Divider:
+    text: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One question and its reply. stopped: the person stopped it before it was done."""
+
+    question: str
+    reply: Reply | None = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Log:
+    """One side's transcript, oldest first, and the setup that its newest part was made with."""
+
+    setup: Setup = field(default_factory=Setup)
+    items: tuple[Divider | Exchange, ...] = ()
+
+    @property
+    def current(self) -> list[Exchange]:
+        """The exchanges since the last divider: the conversation that still counts."""
+        newest: list[Exchange] = []
+        for item in self.items:
+            newest = [] if isinstance(item, Divider) else [*newest, item]
+        return newest
+
+    @property
+    def done(self) -> list[Exchange]:
+        """Of these: those whose reply is whole and did not fail."""
+        return [one for one in self.current if one.reply and one.reply.done and not one.reply.error]
+
+
+def settle(log: Log, setup: Setup, name: str) -> Log:
+    """Take on ``setup``. A divider keeps earlier replies from passing as the new model's."""
+    if setup.effective == log.setup.effective:
+        return replace(log, setup=setup)
+    items = log.items[:-1] if log.items and isinstance(log.items[-1], Divider) else log.items
+    if items:
+        items = (*items, Divider(f"Now {name}. It starts afresh: earlier turns are not sent."))
+    return Log(setup, items)
+
+
+def asked(log: Log, question: str) -> Log:
+    return replace(log, items=(*log.items, Exchange(question)))
+
+
+def answered(log: Log, reply: Reply | None) -> Log:
+    """Put the newest snapshot of the reply in place of the one before."""
+    last = log.items[-1]
+    assert isinstance(last, Exchange)
+    return replace(log, items=(*log.items[:-1], replace(last, reply=reply)))
+
+
+def without_last(log: Log) -> Log:
+    """Take the newest turn back, to ask it again."""
+    return replace(log, items=log.items[:-1]) if log.current else log
+
+
+def stopped(log: Log) -> Log:
+    last = log.current[-1] if log.current else None
+    if last is None or (last.reply is not None and last.reply.done):
+        return log
+    return replace(log, items=(*log.items[:-1], replace(last, stopped=True)))
+
+
+def history(log: Log) -> list[tuple[str, str]]:
+    """Earlier turns of this conversation, as ``(question, reply)``; turns that failed are left out."""
+    there = ((one.question, one.reply) for one in log.current)
+    return [(question, reply.text) for question, reply in there if reply and reply.text and not reply.error]
+
+
+def streamed(replies: Iterator[list[Reply]], failed: Callable[[str], object]) -> Iterator[list[Reply]]:
+    """The replies as they come; where that fails, ``failed`` takes the error card and they end."""
+    try:
+        yield from replies
+    except Exception as error:  # whatever fails, what had arrived is kept and the buttons come back
+        failed(card(error))
+
+
+def newest_text(log: Log) -> str:
+    """The raw text of the newest reply, for the clipboard."""
+    replies = [item.reply for item in log.items if isinstance(item, Exchange) and item.reply]
+    return next((reply.text for reply in reversed(replies) if reply.text), "")
+
+
+def messages(log: Log) -> list[dict[str, Any]]:
+    """For a Chatbot that interprets HTML: every text escaped, line breaks and indents kept."""
+    shown: list[dict[str, Any]] = []
+    for item in log.items:
+        if isinstance(item, Divider):
+            shown.append({"role": "assistant", "content": f'<div class="divider">{html.esc(item.text)}</div>'})
+        else:
+            shown += [{"role": "user", "content": _text(item.question)}, *_answer(item)]
+    return shown
+
+
+def _answer(one: Exchange) -> list[dict[str, Any]]:
+    reply = one.reply or Reply()
+    if reply.error:
+        return [{"role": "assistant", "content": html.error_card(reply.error)}]
+    content = _text(reply.text) if reply.text else ""
+    if one.stopped:
+        content += _quiet(words.STOPPED if reply.text else words.STOPPED_EMPTY)
+    elif not reply.text:
+        waiting = reply.waiting or "Reading the question"
+        content += _quiet("The model answered with nothing at all." if reply.done else waiting)
+    shown: list[dict[str, Any]] = [{"role": "assistant", "content": content}]
+    if reply.done and not one.stopped:
+        stamp = {"title": stamp_line(reply), "status": "done"}
+        shown.append({"role": "assistant", "content": stamp_html(reply), "metadata": stamp})
+    return shown
+
+
+def stamp_line(reply: Reply) -> str:
+    """``167 in · 66 out · 3.5 s · 5e0c``."""
+    line = [f"{reply.prompt_tokens} in", f"{reply.completion_tokens} out", duration(reply.seconds)]
+    return " · ".join(line + ([reply.stamp_id[:4]] if reply.stamp_id else []))
+
+
+def stamp_html(reply: Reply) -> str:
+    """Everything that is needed to get the same reply again."""
+    stamp = reply.stamp or {}
+    prompt = stamp.get("prompt") or {}
+    adapter = f"{stamp.get('adapter') or 'none'} {str(stamp.get('adapter_sha256') or '')[:12]}"
+    facts = [
+        ("Stamp", reply.stamp_id[:16]),
+        ("Base", _short(stamp.get("base", ""))),
+        ("Adapter", adapter.strip()),
+        ("Sampling", _short(stamp.get("sampling", ""))),
+        ("Seed", stamp.get("seed", "")),
+        ("Precision, device", f"{stamp.get('dtype', '')} on {stamp.get('device', '')}"),
+        ("First token", duration(reply.first_token_s)),
+    ]
+    text = f"<p>The prompt, exactly as it was sent:</p>{_text(prompt.get('text', ''))}" if prompt.get("text") else ""
+    return html.pairs(facts) + text
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _text(text: str) -> str:
+    # One source line: the Chatbot dedents what it is given, and an entity survives where a newline's indent would not.
+    return f'<div class="said">{html.esc(text)}</div>'.replace("\n", "&#10;")
+
+
+def _quiet(text: str) -> str:
+    return f'<div class="quiet">{html.esc(text)}</div>'
+
+
+# The table over the panes: how many replies of each side pass the check, and what they cost.
+
+_PHRASES = {
+    "json": "Is valid JSON",
+    "json-schema": "Fits the JSON schema",
+    "regex": "Matches the pattern",
+    "max-words": "Has at most so many words",
+}
+_TAKES = dict(one.partition(":")[::2] for one in checks.kinds().split(", "))
+"""Kind of check -> what is written behind its colon, "" for one without a value."""
+KINDS = {kind: _PHRASES.get(kind, kind.replace("-", " ").capitalize()) for kind in _TAKES}
+"""Kinds of check that a person can pick, as they are written before the colon."""
+DEFAULT_KIND = "ends-with"
+
+
+def check_of(kind: str, text: str) -> str:
+    """``ends-with:Reviewed by Dr. Sharma``; empty where there is nothing to check."""
+    if not needs_text(kind):
+        return kind
+    return f"{kind}:{text}" if text.strip() else ""
+
+
+def parts_of(check: str) -> tuple[str, str]:
+    """The other way round, for a check that came with a shipped set."""
+    kind, _, text = check.partition(":")
+    return (kind, text) if kind in KINDS else (DEFAULT_KIND, "")
+
+
+def needs_text(kind: str) -> bool:
+    return bool(_TAKES.get(kind, "TEXT"))
+
+
+def title(kind: str, text: str) -> str:
+    if not needs_text(kind):
+        return KINDS[kind]
+    return f"{KINDS[kind]} “{text}”" if text.strip() else "No check set"
+
+
+def board(sides: Sequence[tuple[str, str, Log]], kind: str, text: str, passes: Callable[[str, str], bool]) -> str:
+    """``sides`` are ``(letter, name, log)``. Tokens and seconds are the newest reply's."""
+    check, rows = check_of(kind, text), []
+    for letter, name, log in sides:
+        kept = [one.reply.text for one in log.done if one.reply and not one.stopped] if check else []
+        good = sum(passes(check, reply) for reply in kept)
+        mark = html.pill("not yet" if check else "no check")
+        if kept:
+            mark = html.pill(f"{good} of {len(kept)}", "ok" if good == len(kept) else "no")
+        newest = log.done[-1].reply if log.done else None
+        tokens = str(newest.prompt_tokens) if newest else "–"
+        seconds = f"{newest.seconds:.1f}" if newest and newest.seconds is not None else "–"
+        rows.append(
+            f'<tr><th scope="row"><span class="who">{html.badge(letter)}<span>{html.esc(name)}</span></span></th>'
+            f'<td>{mark}</td><td>{html.esc(tokens)}</td><td class="opt">{html.esc(seconds)}</td></tr>'
+        )
+    return (
+        '<table class="board"><caption class="sr">Scores of every side</caption><thead><tr>'
+        f'<th scope="col">{html.esc(title(kind, text))}</th><th scope="col">Passed</th><th scope="col">Tokens in</th>'
+        f'<th scope="col" class="opt">Seconds</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )

@@ -1,39 +1,19 @@
-"""The page's colours, type and spacing: a calm laboratory of cool paper and pine. What Gradio's theme cannot say is in
-theme.css."""
+"""The page's colours, type and spacing: cool paper and pine. What Gradio's theme cannot say is in theme.css."""
 
 from __future__ import annotations
 
 import gradio as gr
 from gradio.themes.utils import colors, fonts, sizes
 
-_PINE = colors.Color(
-    name="pine",
-    c50="#E8F3F1",
-    c100="#D3E9E5",
-    c200="#A9D5CD",
-    c300="#7CBFB4",
-    c400="#46A297",
-    c500="#1C8379",
-    c600="#0B6B63",
-    c700="#09564F",
-    c800="#08443F",
-    c900="#063430",
-    c950="#03211E",
-)
-_INK = colors.Color(
-    name="ink",
-    c50="#F4F7F6",
-    c100="#E9EEED",
-    c200="#DAE2E0",
-    c300="#BFCBC8",
-    c400="#8B9A96",
-    c500="#66756F",
-    c600="#51605B",
-    c700="#37443F",
-    c800="#1E2926",
-    c900="#151E1B",
-    c950="#0D1412",
-)
+
+def _hue(name: str, shades: str) -> colors.Color:
+    """shades: eleven, from the lightest to the darkest."""
+    steps = ("50", "100", "200", "300", "400", "500", "600", "700", "800", "900", "950")
+    return colors.Color(name=name, **{f"c{step}": f"#{one}" for step, one in zip(steps, shades.split(), strict=True)})
+
+
+_PINE = _hue("pine", "E8F3F1 D3E9E5 A9D5CD 7CBFB4 46A297 1C8379 0B6B63 09564F 08443F 063430 03211E")
+_INK = _hue("ink", "F4F7F6 E9EEED DAE2E0 BFCBC8 8B9A96 66756F 51605B 37443F 1E2926 151E1B 0D1412")
 
 _SANS = (fonts.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 _MONO = (fonts.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "Consolas", "monospace")
@@ -103,11 +83,11 @@ def build() -> gr.themes.Base:
         font=_SANS,
         font_mono=_MONO,
     )
-    settings: dict[str, str] = {}
-    for name, (light, dark) in (_SURFACES | _TEXT | _FIELDS | _BUTTONS).items():
-        settings[name], settings[f"{name}_dark"] = light, dark
+    pairs = _SURFACES | _TEXT | _FIELDS | _BUTTONS
+    light = {name: shade for name, (shade, _) in pairs.items()}
     return theme.set(
-        **settings,
+        **light,
+        **{f"{name}_dark": shade for name, (_, shade) in pairs.items()},
         color_accent="#0B6B63",  # it has no dark value: theme.css sets that one
         layout_gap="12px",
         block_padding="12px",

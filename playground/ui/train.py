@@ -1,60 +1,370 @@
-"""The Train tab: examples, time, method on the left; the plan, the run and the runs before it on the right."""
+"""The Train tab: examples, time, method on the left; the plan of the run, which is shown again whenever a setting
+changes, its start, the run and the runs before it on the right."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
 
 import gradio as gr
+from gradio.blocks import Block
+from gradio.events import Dependency
 
+from playground.errors import InputError, PlaygroundError
+from playground.methods.method import Method, Options
+from playground.runs.request import Preset, within_reach
+from playground.runs.service import Plan
 from playground.services import Services
-from playground.ui import examples, plan, race, runs
+from playground.ui import examples, form, html, race, runs, words
 from playground.ui.examples import ExamplesCard
-from playground.ui.plan import RunForm
+from playground.ui.html import about, count, plural, share, size
 from playground.ui.race import RaceFold
+from playground.ui.rows import Source
 from playground.ui.runs import RunCard
-from playground.ui.wiring import Offers, unasked
+from playground.ui.sidebar import ready
+from playground.ui.wiring import (
+    AWAY,
+    QUIET,
+    Choices,
+    Drawn,
+    Event,
+    Handler,
+    Radio,
+    Updates,
+    Visitor,
+    hidden_slot,
+    listen,
+    needed,
+    slot,
+    unasked,
+    update_of,
+)
+
+_TYPICAL_ROWS = 160
+"""What the times are shown for until there is a file."""
 
 
-@dataclass(frozen=True)
+class RunForm:
+    """Every widget of the form. source: of the Examples card. fields: one widget a setting, by the names of
+    ``form.FIELDS``. request: all that makes a request, by the names that handlers take. planned: what shows the
+    plan."""
+
+    source: gr.State
+    followed: gr.State
+
+    def build_form(self, services: Services) -> None:
+        """The cards for time and method."""
+        method, *_ = methods = sorted(services.training.methods(), key=lambda method: method.order)
+        offered = services.training.presets(_TYPICAL_ROWS)
+        bare: dict[str, Any] = {"container": False, "show_label": False}
+        title, steps = "How much time to give it", offered[0].steps
+        with gr.Column(elem_classes="card"):
+            gr.HTML(html.heading(title, words.TIME_TEXT, 2))
+            choices = [(f"{one.label}, {one.steps} steps", one.name) for one in offered]
+            self.preset = Radio(choices, value=offered[0].name, label=title, **bare)
+        with gr.Column(elem_classes="card"):
+            gr.HTML(html.heading("Method", words.METHOD_TEXT, 3))
+            choices = [(f"{one.label}: {one.cost}" if one.cost else one.label, one.name) for one in methods]
+            self.method = gr.Radio(choices, value=method.name, label="Method", **bare)
+            self.explain = gr.HTML(_explain_html(method))
+            self.fields = form.build(("option", "aim"), method, steps)
+            label = form.settings_label(method.name, {"steps": steps, "lr": method.learning_rate, "rank": method.rank})
+            with gr.Column(elem_classes="folds"):
+                self.fold = gr.Accordion(label, open=False)
+                with self.fold:
+                    for place in ("size", "batch", "held"):
+                        with gr.Row():
+                            self.fields |= form.build((place,), method, steps)
+            self._build_recipe()
+        self.max_tokens: Block = self.fields["max_tokens"]
+
+    def _build_recipe(self) -> None:
+        """The fold with the settings in other forms, and the way back."""
+        with gr.Column(elem_classes="folds"):
+            self.recipe = gr.Accordion("Take these settings elsewhere, or bring some", open=False)
+            with self.recipe:
+                forms = [(label, kind) for kind, label in form.FORMS.items()]
+                self.form = gr.Radio(forms, value="command", label="Form", container=False, show_label=False)
+                look: dict[str, Any] = {"visible": False, "interactive": False, "wrap_lines": True, "max_lines": 24}
+                self.code = gr.Code(label="Settings", **look)
+                with gr.Row(elem_classes="acts"):
+                    self.code_file = gr.DownloadButton("Download", size="sm", visible=False)
+                    self.bring = gr.UploadButton("Bring a settings file", size="sm", file_types=[".json"])
+                gr.HTML(html.note("Axolotl and TRL read the good rows, which the Examples card hands out."))
+                self.code_error = hidden_slot()
+        self.no_recipe: Updates = {self.code: AWAY, self.code_file: AWAY}
+
+    def build_plan(self) -> None:
+        """The card This run."""
+        with gr.Column(elem_classes="card plan-card"):
+            gr.HTML(html.heading("This run"))
+            self.plan = gr.HTML(html.note(words.TRAIN_EMPTY))
+            self.name = gr.Textbox(label="Name of the adapter", max_length=64, placeholder="Taken from the file")
+            self.blocked = hidden_slot()
+            self.start = gr.Button(words.FIRST_EXAMPLES, variant="primary", interactive=False)
+            gr.HTML(html.note(words.RUN_APART))
+        self.request: dict[str, Any] = {"source": self.source, "name": self.name, "method": self.method, **self.fields}
+        self.planned: list[Block] = [self.plan, self.blocked, self.start, self.fold]
+
+
 class TrainTab(ExamplesCard, RunForm, RunCard):
-    """Every widget of the tab, named once."""
+    """Every widget of the tab."""
 
-    race: RaceFold
-
-
-def build(services: Services) -> TrainTab:
-    with gr.Row(elem_classes="two"):
-        with gr.Column(scale=7, min_width=320, elem_classes="work"):
-            parts = examples.build(services) | plan.build(services)
-            parts["race"] = race.build()
-        with gr.Column(scale=5, min_width=300, elem_classes="rail"):
-            parts |= plan.build_card() | runs.build()
-    return TrainTab(**parts)
+    def __init__(self, services: Services) -> None:
+        self.followed = gr.State("")
+        with gr.Row(elem_classes="two"):
+            with gr.Column(scale=7, min_width=320, elem_classes="work"):
+                self.build_examples(services)
+                self.build_form(services)
+                self.race = RaceFold()
+            with gr.Column(scale=5, min_width=300, elem_classes="rail"):
+                self.build_plan()
+                self.build_run()
 
 
 def wire(services: Services, tab: TrainTab) -> None:
     """What reads rows fills the form for them, and what changes the form shows its plan."""
     fields = tab.fields
-    offers = Offers(examples.openings(tab), [tab.preset, fields["steps"], tab.name, fields["test"]])
+    offers = Offers(tab.openings, [tab.preset, fields["steps"], tab.name, fields["test"]])
     others = [fields["objective"], fields["rewards"]]
+    then = partial(then_plan, services, tab)
 
-    def then_plan(event: Any) -> None:
-        plan.then_plan(services, tab, event)
-
-    def then_form(event: Any) -> None:
+    def then_form(event: Dependency) -> None:
         """A person may set the steps as soon as the rows are shown, and this comes later."""
-        then_plan(offers.then(services, event, plan.presets, tab, others, **tab.timing))
+        then(offers.then(services, tab, event, presets, others))
 
-    examples.wire(services, tab, fields["max_tokens"], then_form, then_plan)
-    runs.wire(services, tab, plan.wire(services, tab))
-    race.wire(services, tab.race, source=tab.source, **{name: fields[name] for name in race.SETTINGS})
+    examples.wire(services, tab, then_form, then)
+    runs.wire(services, tab, wire_form(services, tab))
+    race.wire(services, tab.race, source=tab.source, form={name: fields[name] for name in race.SETTINGS})
 
 
-def reread_on(event: Any, services: Services, tab: TrainTab) -> None:
+def then_plan(services: Services, tab: RunForm, event: Dependency) -> None:
+    listen(services, tab, event.then, refresh, tab.planned, failure=tab.blocked, **tab.request)
+
+
+def wire_form(services: Services, tab: RunForm) -> Dependency:
+    """Returns the listener that starts a run."""
+    on, then = partial(listen, services, tab), partial(then_plan, services, tab)
+    fields, steps, pissa = tab.fields, tab.fields["steps"], tab.fields["pissa"]
+    latest: dict[str, Any] = {"trigger_mode": "always_last", **tab.request}
+    then(on(tab.preset.input, steps_of, steps))
+    of_method = [tab.explain, fields["lr"], fields["rank"], *(fields[name] for name in form.OPTIONS)]
+    then(on(on(tab.method.input, method_chosen, of_method).then, preset_times, tab.preset))
+    then(on(pissa.input, rate_of, fields["lr"], pissa=pissa))
+    edits = [one.blur if isinstance(one, gr.Textbox) else one.input for one in fields.values() if one is not pissa]
+    on(edits, refresh, tab.planned, failure=tab.blocked, **latest)
+    on(fields["objective"].input, aim_chosen, fields["rewards"], objective=fields["objective"])
+    asked: dict[str, Any] = {"failure": tab.code_error, "restored": tab.no_recipe, "kind": tab.form, **latest}
+    on([tab.recipe.expand, tab.form.input], form.show_recipe, **asked)
+    filled = [tab.source, tab.method, *fields.values()]
+    then(on(tab.bring.upload, form.bring, filled, failure=tab.code_error, uploaded=tab.bring))
+    once: dict[str, Any] = {"failure": tab.blocked, "trigger_mode": "once"}
+    return on(tab.start.click, start, tab.followed, **once, **tab.request)
+
+
+def reread_on(event: Event, services: Services, tab: TrainTab) -> None:
     """Another base (or the first one) is ready: tokens are counted and the plan is made anew."""
-    read = unasked(
-        services, event, examples.reread, tab, tab.drawn, source=tab.source, max_tokens=tab.fields["max_tokens"]
+    again = partial(unasked, services, tab)
+    read = again(event, examples.reread, tab.drawn)
+    timed = again(read.then, preset_times, tab.preset)
+    again(timed.then, refresh, tab.planned, **tab.request)
+
+
+_OFFER_JS = """(before, offer, ...now) => {
+  const was = JSON.parse(before || '[]'), offered = JSON.parse(offer || '{}');
+  const same = (a, b) => (a ?? '') === (b ?? '');
+  const next = now.map((value, place) => {
+    if (!(place in offered) || (place < was.length && !same(was[place], value))) return value;
+    return (was[place] = offered[place]);
+  });
+  return [JSON.stringify(was), ...next];
+}"""
+
+
+class Offers:
+    """Values that come some time after a person asked for them, for widgets that the person may be setting meanwhile.
+
+    What the widgets held when ``triggers`` went off is noted in the browser. An answer's values reach only those that
+    hold the same still, or what an earlier answer put there; a widget that a person has set since keeps its value."""
+
+    def __init__(self, triggers: Sequence[Event], widgets: Sequence[Block]) -> None:
+        self._widgets = list(widgets)
+        self._before = gr.Textbox(visible="hidden", label="Held when asked")
+        self._offer = gr.Textbox(visible="hidden", label="Offered")
+        noted = "(...now) => JSON.stringify(now.map(value => value ?? ''))"
+        gr.on(list(triggers), None, self._widgets, self._before, js=noted, trigger_mode="multiple", **QUIET)
+
+    def then(
+        self, services: Services, tab: object, event: Dependency, handler: Handler, others: Sequence[Block]
+    ) -> Dependency:
+        """After ``event``, as ``listen``: values for the widgets are offered; ``others`` are always written."""
+
+        def offered(services: Services, visitor: Visitor, tab: object, **values: object) -> Updates:
+            answers = handler(services, visitor, tab, **values)
+            updates = {one: dict(update_of(answers[one])) for one in self._widgets if one in answers}
+            places = {place: updates.get(one, {}) for place, one in enumerate(self._widgets)}
+            offer = {place: update.pop("value") for place, update in places.items() if "value" in update}
+            return {**answers, **updates, self._offer: json.dumps(offer)}
+
+        offered.__name__ = handler.__name__
+        outputs = [self._offer, *self._widgets, *others]
+        answered = listen(services, tab, event.then, offered, outputs, **needed(handler, tab, {}))
+        held, offers = [self._before, *self._widgets], [self._before, self._offer, *self._widgets]
+        return cast(Dependency, answered.then(None, offers, held, js=_OFFER_JS, **QUIET))
+
+
+def refresh(
+    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any
+) -> Drawn:
+    """The plan, what is in its way, the Start button, and what the closed settings say."""
+    waits = "" if source.path is not None and source.good else words.TRAIN_EMPTY
+    if not waits and not (base := ready(services)).yes:
+        waits = f"{base.words}. The plan follows."
+    label = words.FIRST_EXAMPLES if waits == words.TRAIN_EMPTY else words.START
+    shown: Drawn = {
+        tab.plan: html.note(waits) if waits else "",
+        tab.blocked: slot(""),
+        tab.start: gr.update(value=label, interactive=False),
+        tab.fold: gr.update(label=form.settings_label(method, settings)),
+    }
+    if waits:
+        return shown
+    try:
+        plan = services.training.plan(form.request_of(source, visitor.owner, name, method, settings))
+    except PlaygroundError as error:
+        return shown | {tab.blocked: slot(html.card(error))}
+    decided = {**settings, "steps": plan.steps, "lr": plan.lr, "rank": plan.rank}
+    return {
+        tab.plan: _plan_html(plan, services.bases.state().label),
+        tab.blocked: slot(html.error_card(plan.blocked) if plan.blocked else ""),
+        tab.start: gr.update(value=words.START, interactive=not plan.blocked),
+        tab.fold: gr.update(label=form.settings_label(method, decided)),
+    }
+
+
+def _plan_html(plan: Plan, base: str) -> str:
+    trained, whole = plan.trainable_params, plan.total_params
+    held = [f"{plan.validation_rows:,} to choose by"] if plan.validation_rows else []
+    held += [f"{plan.test_rows:,} for the verdict"] if plan.test_rows else []
+    return html.pairs(
+        [
+            ("Base", base),
+            ("Trains", f"{count(trained)} of {count(whole)} weights ({share(trained, whole)})"),
+            ("Learns from", f"{plural(plan.rows, 'row')}, {plural(plan.steps, 'step')}"),
+            ("Held back", ", ".join(held) or "no row"),
+            ("Time", about(plan.seconds) or "not known yet"),
+            ("Memory", f"{size(plan.memory_bytes)}, {size(plan.free_bytes)} free"),
+            ("On disk after", size(plan.disk_bytes)),
+        ]
     )
-    timed = unasked(services, read.then, plan.preset_times, tab, tab.preset, **tab.timing)
-    unasked(services, timed.then, plan.refresh, tab, tab.planned, **tab.request)
+
+
+def presets(
+    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, method: str, max_tokens: float
+) -> Updates:
+    """Other rows are open: how much time to give them, a free name, the share for the verdict, and what they can
+    train."""
+    if not source.good or source.path is None:
+        return {}
+    offered = _offered(services, visitor, source, method, max_tokens)
+    first, *_ = offered.values()
+    aims = form.aims_of(source.kind)
+    return {
+        tab.preset: gr.update(choices=_choices(offered), value=first.name),
+        tab.fields["steps"]: first.steps,
+        tab.name: free_name(source.slug, {row.card.name for row in services.adapters.list(visitor.owner)}),
+        tab.fields["test"]: round(100 * services.data.test_share(source.path)),
+        tab.fields["objective"]: gr.update(choices=aims, value=aims[0][1], visible=len(aims) > 1),
+        tab.fields["rewards"]: AWAY,
+    }
+
+
+def preset_times(
+    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, method: str, max_tokens: float
+) -> Drawn:
+    """Another method takes another time: new labels, the choice stays."""
+    if not source.good or source.path is None:
+        return {}
+    return {tab.preset: Choices(_choices(_offered(services, visitor, source, method, max_tokens)))}
+
+
+def steps_of(
+    services: Services, visitor: Visitor, tab: RunForm, *, preset: str, source: Source, method: str, max_tokens: float
+) -> Updates:
+    """A preset was chosen."""
+    if not source.good or source.path is None:
+        return {}
+    offered = _offered(services, visitor, source, method, max_tokens).values()
+    steps = next((one.steps for one in offered if one.name == preset), None)
+    return {tab.fields["steps"]: steps} if steps else {}
+
+
+def _offered(services: Services, visitor: Visitor, source: Source, method: str, max_tokens: float) -> dict[str, Preset]:
+    """Label -> preset for this file: with the plan's estimate of its time, where there is one, and the first of them
+    short enough by it."""
+
+    def seconds(steps: int) -> float:
+        settings = {"steps": steps, "max_tokens": max_tokens, "validation": None, "test": None}
+        return services.training.plan(form.request_of(source, visitor.owner, "", method, settings)).seconds
+
+    offered = services.training.presets(source.good)
+    times = {}
+    if ready(services).yes:
+        with suppress(PlaygroundError):  # the plan itself says what is wrong
+            offered = within_reach(offered, seconds)
+            times = {one.name: about(seconds(one.steps)) for one in offered}
+    return {f"{one.label}, {times.get(one.name) or plural(one.steps, 'step')}": one for one in offered}
+
+
+def _choices(offered: Mapping[str, Preset]) -> list[tuple[str, str]]:
+    return [(label, preset.name) for label, preset in offered.items()]
+
+
+def free_name(slug: str, taken: set[str]) -> str:
+    """``hospital_reports``, or ``hospital_reports-2`` where that is taken."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", slug).strip("_")[:40] or "adapter"
+    return next(name for n in range(1, 10_000) if (name := stem if n == 1 else f"{stem}-{n}") not in taken)
+
+
+def method_chosen(services: Services, visitor: Visitor, tab: RunForm, *, method: str) -> Updates:
+    """The method's explanation, its own learning rate and rank, and which options are shown."""
+    chosen = _method(services, method)
+    return {
+        tab.explain: _explain_html(chosen),
+        tab.fields["lr"]: chosen.learning_rate,
+        tab.fields["rank"]: gr.update(**form.rank_of(chosen)),
+        **{tab.fields[option]: gr.update(visible=option in chosen.options) for option in form.OPTIONS},
+    }
+
+
+def _method(services: Services, name: str) -> Method:
+    return next(one for one in services.training.methods() if one.name == name)
+
+
+def _explain_html(method: Method) -> str:
+    """Two sentences on a method, and its paper."""
+    return html.note(f"{method.explain} {html.sentence(method.paper)}".strip())
+
+
+def rate_of(services: Services, visitor: Visitor, tab: RunForm, *, method: str, pissa: bool) -> Updates:
+    """The method's own learning rate, which PiSSA changes."""
+    chosen = _method(services, method)
+    return {tab.fields["lr"]: chosen.default_rate(Options(pissa=bool(pissa) and "pissa" in chosen.options))}
+
+
+def aim_chosen(services: Services, visitor: Visitor, tab: RunForm, *, objective: str) -> Updates:
+    """Rewards are asked for where they are what is learned from."""
+    return {tab.fields["rewards"]: gr.update(visible=objective == "grpo")}
+
+
+def start(
+    services: Services, visitor: Visitor, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any
+) -> Drawn:
+    """Queue the run and follow it."""
+    if source.path is None:
+        raise InputError(words.TRAIN_EMPTY)
+    return {tab.followed: services.training.start(form.request_of(source, visitor.owner, name, method, settings))}

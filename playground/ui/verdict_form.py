@@ -17,11 +17,10 @@ from playground.evaluation.cost import Prices, prices_from_json
 from playground.evaluation.inferred_checks import inferred
 from playground.models.adapters import AdapterRow
 from playground.services import Services
-from playground.ui import html, side, transcript, words
-from playground.ui.asking import Comparison
+from playground.ui import html, side, words
+from playground.ui.asking import CheckValues, Comparison, Setups
 from playground.ui.html import card, plural
 from playground.ui.rows import Source
-from playground.ui.side import SideValues
 from playground.ui.sidebar import ready, require
 from playground.ui.wiring import Drawn, Initial, Updates, Visitor, slot
 from playground.verdict.request import VerdictRequest
@@ -38,8 +37,7 @@ FEWEST_INFERRED = 5
 @dataclass(frozen=True)
 class Judged:
     """The examples of a verdict. rows: their numbers, None = every row. shots: the file that answered examples come
-    from. about: in words.
-    references: answers that are not judged by, to infer checks from."""
+    from. about: in words. references: answers that are not judged by, to infer checks from."""
 
     file: Path
     rows: tuple[int, ...] | None
@@ -52,8 +50,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Kept:
-    """Files of this tab's visitor and sides that came over from the Compare tab: a page's own state, never a page's
-    word."""
+    """Files of this tab's visitor and sides that came over from the Compare tab: state, never a value from the page."""
 
     dropped: Path | None = None
     docs: Path | None = None
@@ -128,24 +125,18 @@ def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judg
         share = services.data.test_share(uploaded) and float(where["test"]) / 100
         rows = split(checked.examples, int(where["seed"]), 0.0, share).test
         if not rows:
-            raise InputError(
-                f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer, and the part"
-                " is drawn from 20 on. Drop a file to judge by."
-            )
-        held = set(rows)
-        learned = tuple(one.completion for one in checked.examples if one.row not in held)
-        about = (
-            f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read, drawn by seed"
-            f" {int(where['seed'])}."
-        )
+            few = f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer"
+            raise InputError(f"{few}, and the part is drawn from 20 on. Drop a file to judge by.")
+        learned = tuple(one.completion for one in checked.examples if one.row not in set(rows))
+        about = f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read"
+        about += f", drawn by seed {int(where['seed'])}."
         return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned)
     if source == FILE and dropped is not None:
         found = services.data.check(dropped, None, visitor.owner).examples
         if not found:
             raise InputError(f"{dropped.name} holds no row with a request and an answer. A verdict needs both.")
-        about = (
-            f"{plural(len(found), 'row')} of {dropped.name}. Rows that the adapter was trained on are counted and told."
-        )
+        about = f"{plural(len(found), 'row')} of {dropped.name}."
+        about += " Rows that the adapter was trained on are counted and told."
         return Judged(dropped, None, len(found), dropped, None, about, tuple(one.completion for one in found))
     raise InputError(words.VERDICT_EXAMPLES)
 
@@ -157,8 +148,8 @@ _ANYWHERE = Path("examples")
 
 def adapters(rows: Sequence[AdapterRow]) -> list[tuple[str, str]]:
     """Usable ones, and none."""
-    usable = [row.card for row in rows if row.usable]
-    return [("No adapter", ""), *((f"{one.name} · {side.method_label(one)}", one.id) for one in usable)]
+    none = [("No adapter", "")]
+    return none + side.adapter_choices([row.card for row in rows if row.usable])
 
 
 def _key_of(one: Side) -> str:
@@ -178,46 +169,35 @@ def line_up(
     shots: Path = _ANYWHERE,
 ) -> dict[str, Side]:
     """Every side that can be chosen, by its key: those that came from Compare first. source: a shipped set brings its
-    documents, unless
-    the person has dropped their own."""
+    documents, unless the person has dropped their own."""
     known = {row.card.id for row in services.adapters.list(visitor.owner) if row.usable}
     shipped = shipped_set(services, source)
     docs = kept.docs or (shipped.documents if shipped is not None else None)
     made = services.verdicts.line_up(shots, adapter if adapter in known else "", prompt or "", docs, visitor.owner)
     carried = {f"{CARRIED}{place}": one for place, one in enumerate(kept.carried)}
     taken = {one.label for one in carried.values()}
-    ready_made = {
-        _key_of(one): one if one.label not in taken else replace(one, name=f"{one.label}, ready-made") for one in made
-    }
-    return carried | ready_made
+    named = [replace(one, name=f"{one.label}, ready-made") if one.label in taken else one for one in made]
+    return carried | {_key_of(one): one for one in named}
 
 
 def _offer(tab: VerdictTab, sides: dict[str, Side], value: Sequence[str]) -> Updates:
     choices = [(one.label, key) for key, one in sides.items()]
-    return {
-        tab.sides: Initial(choices, value=list(value)),
-        tab.offered: {key: one.label for key, one in sides.items()},
-    }
-
-
-# -- handlers ----------------------------------------------------------------------------------------------------------
+    return {tab.sides: Initial(choices, value=list(value)), tab.offered: {key: label for label, key in choices}}
 
 
 def first(
     services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues, line: LineUpValues
 ) -> Updates:
     """The page was opened, or a file was uploaded on the Train tab: examples, adapter, and what fits them, in one
-    answer, so that a person
-    can change nothing in between."""
-    choices = sources(services, where["uploaded"], where["kept"])
-    source = (
-        where["source"] if where["source"] in {value for _, value in choices} else choices[0][1] if choices else None
-    )
-    source = UPLOAD if where["uploaded"] is not None else source
+    answer, so that a person can change nothing in between."""
+    choices, uploaded = sources(services, where["uploaded"], where["kept"]), where["uploaded"] is not None
+    there = [value for _, value in choices]
+    source = where["source"] if where["source"] in there else next(iter(there), None)
+    source = UPLOAD if uploaded else source
     shipped, models = shipped_set(services, source), adapters(services.adapters.list(visitor.owner))
-    there = [value for _, value in models]
-    adapter = there[-1] if where["uploaded"] is not None else ""
-    if shipped is not None and shipped.adapter in there:
+    known = [value for _, value in models]
+    adapter = known[-1] if uploaded else ""
+    if shipped is not None and shipped.adapter in known:
         adapter = shipped.adapter
     line = {**line, "adapter": adapter, "prompt": shipped.system_prompt if shipped else line["prompt"]}
     updates: Updates = {
@@ -251,8 +231,7 @@ def documents(services: Services, visitor: Visitor, tab: VerdictTab, *, file: st
 
 def source_chosen(services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues) -> Updates:
     """Other examples: their facts, and what fits them. A shipped set brings its prompt, check and adapter; elsewhere
-    checks are what the
-    references have in common."""
+    checks are what the references have in common."""
     try:
         found = examples(services, visitor, where)
     except PlaygroundError as error:
@@ -274,13 +253,11 @@ def lined_up(
     services: Services, visitor: Visitor, tab: VerdictTab, *, source: str | None, kept: Kept, line: LineUpValues
 ) -> Updates:
     """The sides that can be chosen now: what is new is chosen (the adapter with documents only where these are the
-    person's own: five sides
-    are a line-up), what was taken away stays so. Where they are the same as before, nothing is drawn, since a person
-    may be choosing just
-    now."""
+    person's own), what was taken away stays so. Where they are the same as before, nothing is drawn, since a person may
+    be choosing just now."""
     try:
         sides = line_up(services, visitor, line["adapter"], line["prompt"], kept, source)
-    except PlaygroundError:  # said when they are measured
+    except PlaygroundError:  # shown when they are measured
         return {}
     offered, chosen = line["offered"] or {}, line["chosen"] or ()
     if {key: one.label for key, one in sides.items()} == offered:
@@ -311,14 +288,14 @@ def refresh(
     """The main button says what it does or what is missing; the fold's label, what is set in it."""
     try:
         count = examples(services, visitor, where).count
-    except PlaygroundError:  # said where the examples are chosen
+    except PlaygroundError:  # shown where the examples are chosen
         count = 0
     limit, again = int(settings["limit"] or 0), int(settings["repeats"] or 1)
     count = min(count, limit) if limit else count
     why = blocked(services, where["source"], count, sides)
     replies = count * len(sides or ()) * (1 + again if again > 1 else 1)
     how = f"temperature {settings['temperature']:g}" if settings["temperature"] else "greedy"
-    said = [
+    parts = [
         f"Everything else: {how}",
         f"at most {int(settings['max_tokens'] or 0)} tokens",
         f"seed {int(settings['seed'] or 0)}",
@@ -329,7 +306,7 @@ def refresh(
     ]
     return {
         tab.measure: gr.update(value=why or f"{words.MEASURE} ({replies:,} replies)", interactive=not why),
-        tab.more: gr.update(label=", ".join(part for part in said if part)),
+        tab.more: gr.update(label=", ".join(part for part in parts if part)),
     }
 
 
@@ -402,15 +379,14 @@ def carry(
     source: str,
     line: LineUpValues,
     comparison: Comparison,
-    kind: str,
-    text: str,
-    sides: Mapping[str, SideValues],
+    check: CheckValues,
+    setups: Setups,
 ) -> Updates:
     """The Compare tab's sides become this verdict's."""
-    known, setups = side.labels(services, visitor), side.read_setups(services, visitor, sides)
+    known, read = side.labels(services, visitor), side.read_setups(services, visitor, setups)
     made: list[Side] = []
     for letter in comparison.shown:
-        setup = setups[letter]
+        setup = read[letter]
         file = side.shots_file(services, setup.source, uploaded) if setup.shots else None
         setup = setup if file else replace(setup, shots=0)  # so the side's name does not speak of shots
         name = side.name_of(setup, known)
@@ -418,20 +394,20 @@ def carry(
         # a model that is gone stays, so that the request refuses it: the base is not measured under its name
         made.append(Side(setup.model, setup.prompt.strip(), setup.shots, file, name))
     kept = replace(kept, carried=tuple(made))
-    first = setups[comparison.shown[0]].source if comparison.shown else ""
+    first = read[comparison.shown[0]].source if comparison.shown else ""
     from_there = UPLOAD if first == side.UPLOAD else SET + first
     choices = sources(services, uploaded, kept)
     chosen = from_there if from_there in [value for _, value in choices] else source
     there: Updates = {tabs: gr.update(selected="verdict")}
     try:
         offered = line_up(services, visitor, line["adapter"], line["prompt"], kept, chosen)
-    except PlaygroundError:  # said when they are measured
+    except PlaygroundError:  # shown when they are measured
         return there
     return {
         **there,
         tab.kept: kept,
         tab.source: gr.update(choices=choices, value=chosen),
-        tab.checks: transcript.check_of(kind, text),
+        tab.checks: side.check_of(**check),
         **_offer(tab, offered, [key for key in offered if key.startswith(CARRIED)]),
         tab.fold: gr.update(open=True),
     }

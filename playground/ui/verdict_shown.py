@@ -1,5 +1,4 @@
-"""A verdict as the page shows it: how far it is, the answer with everything under it, the earlier ones, and what can be
-done with them."""
+"""A verdict as the page shows it: its progress, the report, the earlier ones, and what can be done with them."""
 
 from __future__ import annotations
 
@@ -9,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from playground.chat.replay import Saved
-from playground.errors import InputError, PlaygroundError
+from playground.errors import InputError
 from playground.report.report import body_html
 from playground.services import Services
 from playground.ui import html, verdict_form, words
-from playground.ui.html import card, day, left, plural
+from playground.ui.html import day, left, plural
 from playground.ui.verdict_form import SituationValues
-from playground.ui.wiring import Drawn, Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Drawn, Updates, Visitor, slot
 from playground.verdict.service import VerdictView
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ MOST_DIFFERENCES = 20
 FORMATS = {"html": "Report (HTML)", "jsonl": "Rows (JSONL)", "csv": "Rows (CSV)"}
 MOST_LISTED = 20
 ELSEWHERE = "There is no such verdict of yours. It may have been deleted, or was measured in another browser."
-_AWAY = gr.update(visible=False)
 
 
 def pick(views: Sequence[VerdictView], followed: str) -> VerdictView | None:
@@ -40,38 +38,26 @@ def live_html(view: VerdictView | None) -> str:
     """How far the shown verdict is, or why there is nothing to show of it."""
     if view is None:
         return f'<div class="empty">{html.esc(words.VERDICT_EMPTY)}</div>'
-    label, kind = words.VERDICT_STATES.get(view.state, (view.state.capitalize(), "wait"))
-    head = f'<div class="run-head"><h2>{html.esc(view.name)}</h2>{html.pill(label, kind)}</div>'
-    if not view.live:
-        failed = html.error_card(view.error) if view.state == "FAILED" else html.note(view.error)
-        link = (
-            f'<p class="note">{html.esc(day(view.created_s))} · <a href="?verdict={html.esc(view.id)}">A link that'
-            " opens this verdict again</a></p>"
-        )
-        return f'<div class="verdict-head">{head}{link}{failed if view.error else ""}</div>'
-    done = f"{view.done:,} of {view.of:,}" if view.of else "not begun"
-    return (
-        '<div class="verdict-head'
-        f' live">{head}{html.progress(view.done / view.of if view.of else 0, f"Measuring {view.name}")}'
-        f'<div class="between"><span role="status">{html.esc(view.message)}</span><span>{done}'
-        f"{html.esc(f', {left(view.seconds_left)}' if view.seconds_left is not None else '')}</span></div></div>"
-    )
+    head, kind = html.titled(view.name, html.state_pill(view.state)), "verdict-head"
+    if view.live:
+        kind += " live"
+        done = f"{view.done:,} of {view.of:,}" if view.of else "not begun"
+        rest = f", {left(view.seconds_left)}" if view.seconds_left is not None else ""
+        head += html.progress(view.done / view.of if view.of else 0, f"Measuring {view.name}")
+        message = f'<span role="status">{html.esc(view.message)}</span>'
+        head += f'<div class="between">{message}<span>{done}{html.esc(rest)}</span></div>'
+    else:
+        link = f'<a href="?verdict={html.esc(view.id)}">A link that opens this verdict again</a>'
+        head += f'<p class="note">{html.esc(day(view.created_s))} · {link}</p>'
+    if view.error and not view.live:
+        head += html.error_card(view.error) if view.state == "FAILED" else html.note(view.error)
+    return f'<div class="{kind}">{head}</div>'
 
 
 def list_html(views: Sequence[VerdictView], shown: str) -> str:
     """Every verdict, newest first, each a button that brings it up."""
-    if not views:
-        return ""
-    items = []
-    for view in views[:MOST_LISTED]:
-        label, kind = words.VERDICT_STATES.get(view.state, (view.state.capitalize(), "wait"))
-        items.append(
-            f'<li><button type="button" data-id="{html.esc(view.id)}"'
-            f' aria-pressed="{"true" if view.id == shown else "false"}">'
-            f"<span><b>{html.esc(view.name)}</b><span"
-            f" class='q'>{html.esc(_when(view))}</span></span>{html.pill(label, kind)}</button></li>"
-        )
-    return f'<h2 class="small">Verdicts so far</h2><ul class="lib two-up">{"".join(items)}</ul>'
+    rows = [(one.id, one.name, _when(one), html.state_pill(one.state)) for one in views[:MOST_LISTED]]
+    return html.picks("Verdicts so far", rows, shown)
 
 
 def _when(view: VerdictView) -> str:
@@ -102,7 +88,7 @@ def controls(tab: VerdictTab, view: VerdictView | None, made: str) -> Drawn:
         tab.stop: gr.update(visible=live),
         tab.files: gr.update(visible=bool(made)),
         tab.delete: gr.update(visible=view is not None and not live),
-        tab.question: _AWAY,
+        tab.question: AWAY,
         tab.again: gr.update(visible=bool(made)),
     }
 
@@ -154,9 +140,14 @@ def stop(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str
 def ask_remove(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str) -> Updates:
     view = pick(services.verdicts.views(visitor.owner), followed)
     if view is None:
-        return {tab.question: _AWAY}
+        return {tab.question: AWAY}
     text = f"Delete the verdict “{view.name}”? Its answers and figures go with it."
-    return {tab.question: gr.update(visible=True), tab.asked: html.note(text), tab.delete: _AWAY}
+    return {tab.question: gr.update(visible=True), tab.ask: html.note(text), tab.delete: AWAY}
+
+
+def keep(services: Services, visitor: Visitor, tab: VerdictTab) -> Updates:
+    """The question is taken back."""
+    return {tab.question: AWAY, tab.delete: gr.update(visible=True)}
 
 
 def remove(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str) -> Drawn:
@@ -168,10 +159,7 @@ def remove(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: s
 
 def export(services: Services, visitor: Visitor, tab: VerdictTab, *, how: str, followed: str) -> Updates:
     """The shown verdict as a file, in the hidden button that the page takes it from."""
-    try:
-        file = services.verdicts.export(_followed(services, visitor, followed).id, how, visitor.owner)
-    except PlaygroundError as error:
-        return {tab.file: gr.update(value=None), tab.shown_error: slot(card(error))}
+    file = services.verdicts.export(_followed(services, visitor, followed).id, how, visitor.owner)
     return {tab.file: gr.update(value=str(file))}
 
 
@@ -182,8 +170,8 @@ def again(
     asked, prices = verdict_form.questions(situation)
     view = _followed(services, visitor, followed)
     services.verdicts.again(view.id, asked, prices, visitor.owner)
-    said = html.good("Judged anew by these answers and prices; nothing was asked again.")
-    return {tab.body: slot(body(services, visitor, view)), tab.said: slot(said)}
+    judged = html.good("Judged anew by these answers and prices; nothing was asked again.")
+    return {tab.body: slot(body(services, visitor, view)), tab.said: slot(judged)}
 
 
 def replay(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str, followed: str) -> Updates:
@@ -211,5 +199,5 @@ def replayed_html(what: str, found: dict[str, Any]) -> str:
     if found["same"]:
         return html.good(f"{what}: replayed, and the same text again, letter for letter.") + notes
     at = plural((found["first_difference"] or 0) + 1, "letter")
-    said = f"{what}: replayed, and another text from {at} on."
-    return html.error_card(said) + notes + f'<pre class="seen">{html.esc(found["text"])}</pre>'
+    other = html.error_card(f"{what}: replayed, and another text from {at} on.")
+    return other + notes + f'<pre class="seen">{html.esc(found["text"])}</pre>'

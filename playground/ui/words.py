@@ -1,5 +1,4 @@
-"""What the page says in more than one place, or that a translator would want together. Short sentences, no exclamation
-marks."""
+"""What the page says in more than one place, or that a translator would want together."""
 
 from __future__ import annotations
 
@@ -69,14 +68,6 @@ MEASURE = "Measure"
 STOP_AND_KEEP = "Stop and keep what is measured"
 MAKE_VERDICT = "Make it a verdict"
 SITUATION_TEXT = "The figures are measured; what they are worth depends on you. Leave empty what you cannot say."
-VERDICT_STATES = {
-    "QUEUED": ("Waiting", "wait"),
-    "MEASURING": ("Measuring", "live"),
-    "DONE": ("Done", "ok"),
-    "STOPPED": ("Stopped", "wait"),
-    "FAILED": ("Failed", "no"),
-}
-VERDICT_LIVE = ("QUEUED", "MEASURING")
 SHORT = 48
 """Letters that a button bears; a longer reason is in the Device panel."""
 
@@ -91,12 +82,14 @@ SHARING = (
 STATES = {
     "QUEUED": ("Waiting", "wait"),
     "RUNNING": ("Training", "live"),
+    "MEASURING": ("Measuring", "live"),
     "STOPPING": ("Stopping", "live"),
     "DONE": ("Done", "ok"),
     "FAILED": ("Failed", "no"),
+    "STOPPED": ("Stopped", "wait"),
     "CANCELLED": ("Cancelled", "wait"),
 }
-"""A run's state, as a person reads it, and the pill that shows it."""
+"""The state of a run, a race or a verdict: its name, and the kind of pill that shows it."""
 LIVE = ("QUEUED", "RUNNING", "STOPPING")
 COMPARE_IT = "Compare in chat"
 HEAR_IT = "Chat with it as it learns"

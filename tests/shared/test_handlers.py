@@ -4,7 +4,6 @@ Anna's."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,27 +23,23 @@ from playground.ui import (
     examples,
     form,
     library,
-    plan,
+    page,
     race,
     rows,
     runs,
     side,
     sidebar,
-    storage,
-    story,
     train,
-    verdict,
     verdict_form,
     verdict_shown,
     vote,
-    watch,
     wiring,
 )
 from playground.ui.asking import Comparison
+from playground.ui.page import Memo
 from playground.ui.rows import Source
-from playground.ui.transcript import Log
+from playground.ui.side import Log
 from playground.ui.verdict_form import Kept
-from playground.ui.watch import Memo, Watched
 from playground.ui.wiring import Visitor
 from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, belongings, shared_home
 
@@ -60,43 +55,20 @@ SETTINGS: Any = {
     "forgetting": False,
 }
 SITUATION: Any = {"volume": None, "changes": "never", "latency": None, "budget": None, "prices": ""}
-COMPARED: dict[str, Any] = {"comparison": Comparison(), "kind": "ends-with", "text": "x"}
+COMPARED: dict[str, Any] = {"comparison": Comparison(), "check": {"kind": "ends-with", "text": "x"}}
 GREEDY: Any = {"temperature": 0, "top_p": 1, "max_tokens": 4, "seed": 7}
 KINDS = ("adapter", "run", "checkpoints", "upload", "upload by a path")
 
 
-@dataclass(frozen=True)
 class Tabs:
     """The page's tabs as they are built: what a handler is given of the page."""
 
-    tabs: gr.Tabs
-    watched: Watched
-    storage: storage.StorageView
-
-    @classmethod
-    def built(cls, services: Services) -> Tabs:
+    def __init__(self, services: Services) -> None:
         with gr.Blocks():
-            tabs = gr.Tabs()
-            parts = train.build(services), adapters.build(), compare.build(services), verdict.build()
-            device, disk = sidebar.build(services), storage.build(services)
-            states = gr.State(), gr.State(), gr.Timer(active=False), gr.Button()
-        return cls(tabs, Watched(*states, device, *parts), disk)
-
-    @property
-    def train(self) -> train.TrainTab:
-        return self.watched.training
-
-    @property
-    def library(self) -> adapters.AdaptersTab:
-        return self.watched.library
-
-    @property
-    def compare(self) -> compare.CompareTab:
-        return self.watched.compare
-
-    @property
-    def verdict(self) -> verdict.VerdictTab:
-        return self.watched.verdict
+            self.watched = page.WholePage(services)
+        whole = self.watched
+        self.tabs, self.storage, self.train, self.library = whole.tabs, whole.storage, whole.training, whole.library
+        self.compare, self.verdict = whole.compare, whole.verdict
 
 
 def last(answers: Iterator[Any]) -> Any:
@@ -110,6 +82,11 @@ def _sides(model: str = "base", source: str = "", shots: int = 0) -> Any:
 
 def _hers(hers: Belongings) -> dict[str, Any]:
     return {"source": Source(hers.upload, "x", "x", good=2, roles=("prompt",)), "max_tokens": 256}
+
+
+def _raced(hers: Belongings) -> dict[str, Any]:
+    form = {"batch_size": 4, "max_tokens": 256, "seed": 7}
+    return {"source": _hers(hers)["source"], "form": form}
 
 
 def _upload(hers: Belongings) -> Any:
@@ -135,7 +112,7 @@ def _wipe(handler: Callable[..., Any], name: str, kind: str, s: Services, v: Vis
 
 
 def _wipe_all(kind: str, services: Services, visitor: Visitor, hers: Belongings, p: Tabs) -> Any:
-    return storage.remove(services, visitor, p.storage, asked=f"{kind}:")
+    return sidebar.remove(services, visitor, p.storage, asked=f"{kind}:")
 
 
 Attack = Callable[[Services, Visitor, Belongings, Tabs], Any]
@@ -176,29 +153,29 @@ ATTACKS: dict[str, Attack] = {
     "read her upload": lambda s, v, h, p: [*examples.read(s, v, p.train, **_hers(h))],
     "read it again": lambda s, v, h, p: examples.reread(s, v, p.train, **_hers(h)),
     "preview it": lambda s, v, h, p: rows.preview(s, v, p.train, **_hers(h)),
-    "map it": lambda s, v, h, p: [*examples.remap(s, v, p.train, chosen=("prompt",), **_hers(h))],
-    "read it as text": lambda s, v, h, p: [*examples.read_as(s, v, p.train, name="Raw text", **_hers(h))],
-    "take its bad rows": lambda s, v, h, p: rows.download(s, v, p.train, "bad", **_hers(h)),
-    "take its good rows": lambda s, v, h, p: rows.download(s, v, p.train, "good", **_hers(h)),
+    "map it": lambda s, v, h, p: [*examples.remap(s, v, p.train, roles=("prompt",), **_hers(h))],
+    "read it as text": lambda s, v, h, p: [*examples.read_as(s, v, p.train, read_as="Raw text", **_hers(h))],
+    "take its bad rows": lambda s, v, h, p: rows.download(s, v, p.train, which="bad", **_hers(h)),
+    "take its good rows": lambda s, v, h, p: rows.download(s, v, p.train, which="good", **_hers(h)),
     "see its rows": lambda s, v, h, p: rows.edit_page(s, v, p.train, which=rows.ALL, **_hers(h)),
     "edit its rows": lambda s, v, h, p: [
         *examples.save_edit(s, v, p.train, table=pd.DataFrame({"row": [1], "prompt": ["mine"]}), **_hers(h))
     ],
-    "plan on it": lambda s, v, h, p: plan.refresh(s, v, p.train, **RUN, **_hers(h)),
-    "train on it": lambda s, v, h, p: plan.start(s, v, p.train, **RUN, **_hers(h)),
+    "plan on it": lambda s, v, h, p: train.refresh(s, v, p.train, **RUN, **_hers(h)),
+    "train on it": lambda s, v, h, p: train.start(s, v, p.train, **RUN, **_hers(h)),
     "take its settings": lambda s, v, h, p: form.show_recipe(s, v, p.train, kind="settings", **RUN, **_hers(h)),
     "bring it as settings": lambda s, v, h, p: form.bring(
         s, v, p.train, uploaded=str(h.upload), source=Source(Path("x"))
     ),
     "race on it": lambda s, v, h, p: race.start(
-        s, v, p.train.race, methods=["lora", "ia3"], kind="steps", amount=2, check="", batch_size=4, seed=7, **_hers(h)
+        s, v, p.train.race, methods=["lora", "ia3"], kind="steps", amount=2, check="", **_raced(h)
     ),
     "look at her races": lambda s, v, h, p: race.opened(s, v, p.train.race, race="her-race", which="loss"),
     "cancel her race": lambda s, v, h, p: race.cancel(s, v, p.train.race, race="her-race"),
     "use her race's adapter": lambda s, v, h, p: race.side_of(s, v, p.train.race, picked=h.adapter, race="her-race"),
     "ask it": lambda s, v, h, p: last(
         asking.ask(
-            s, v, p.compare, uploaded=None, question="Hello", sampling=GREEDY, sides=_sides(h.adapter), **COMPARED
+            s, v, p.compare, uploaded=None, question="Hello", sampling=GREEDY, setups=_sides(h.adapter), **COMPARED
         )
     ),
     "draw shots": lambda s, v, h, p: last(
@@ -209,15 +186,15 @@ ATTACKS: dict[str, Attack] = {
             uploaded=h.upload,
             question="Hello",
             sampling=GREEDY,
-            sides=_sides(source="upload", shots=1),
+            setups=_sides(source="upload", shots=1),
             **COMPARED,
         )
     ),
     "switch a side": lambda s, v, h, p: asking.side_changed(
-        s, v, p.compare, letter="A", switched=True, sides=_sides(h.adapter), **COMPARED
+        s, v, p.compare, letter="A", switched=True, setups=_sides(h.adapter), **COMPARED
     ),
-    "use as a side": lambda s, v, h, p: story.use_as_side(
-        s, v, p.compare, tabs=p.tabs, adapter=h.adapter, sides=_sides(), **COMPARED
+    "use as a side": lambda s, v, h, p: asking.use_as_side(
+        s, v, p.compare, tabs=p.tabs, adapter=h.adapter, setups=_sides(), **COMPARED
     ),
     "chat with it": lambda s, v, h, p: last(
         library.send(s, v, p.library, log=Log(), question="Hello", active=h.adapter)
@@ -228,7 +205,7 @@ ATTACKS: dict[str, Attack] = {
         side.model_choices(side.usable(s, v)),
         side.greyed_html(s.adapters.list(v.owner)),
     ],
-    "look at everything": lambda s, v, h, p: watch.tick(
+    "look at everything": lambda s, v, h, p: page.tick(
         s,
         v,
         p.watched,
@@ -277,13 +254,13 @@ ATTACKS: dict[str, Attack] = {
     "judge her verdict": lambda s, v, h, p: vote.let(s, v, p.verdict.vote, verdict=HER_VERDICT, judge=h.adapter),
     "stop her judge": lambda s, v, h, p: vote.stop(s, v, p.verdict.vote, verdict=HER_VERDICT),
     "see her judge": lambda s, v, h, p: vote.judging(s, v, p.verdict.vote, verdict=HER_VERDICT),
-    "see the story": lambda s, v, h, p: story.show(s, v, p.compare.demo),
-    "cancel the story": lambda s, v, h, p: story.cancel(s, v, p.compare.demo),
-    "see storage": lambda s, v, h, p: storage.show(s, v, p.storage),
-    **{f"ask to wipe {kind}": partial(_wipe, storage.ask, "picked", kind) for kind in KINDS},
-    **{f"wipe {kind}": partial(_wipe, storage.remove, "asked", kind) for kind in KINDS},
-    **{f"wipe every {kind}": partial(_wipe_all, kind) for kind in (*storage.KINDS, "nonsense")},
-    "wipe everything": lambda s, v, h, p: storage.remove(s, v, p.storage, asked=storage.EVERYTHING),
+    "see the story": lambda s, v, h, p: compare.show(s, v, p.compare.demo),
+    "cancel the story": lambda s, v, h, p: compare.cancel(s, v, p.compare.demo),
+    "see storage": lambda s, v, h, p: sidebar.show_storage(s, v, p.storage),
+    **{f"ask to wipe {kind}": partial(_wipe, sidebar.ask, "picked", kind) for kind in KINDS},
+    **{f"wipe {kind}": partial(_wipe, sidebar.remove, "asked", kind) for kind in KINDS},
+    **{f"wipe every {kind}": partial(_wipe_all, kind) for kind in (*sidebar.KINDS, "nonsense")},
+    "wipe everything": lambda s, v, h, p: sidebar.remove(s, v, p.storage, asked=sidebar.EVERYTHING),
     "look at another base": lambda s, v, h, p: sidebar.inspect(s, v, p.watched.device, spec="/etc"),
     "choose another base": lambda s, v, h, p: sidebar.choose(s, v, p.watched.device, spec="a/b"),
 }
@@ -296,7 +273,7 @@ def loaded(
     """With the base in memory, for all attacks: none of them changes anything."""
     built = build_services(shared_home(tmp_path_factory.mktemp("shared") / "home", prepared))
     built.bases.engine()
-    yield built, belongings(built, lora), Tabs.built(built)
+    yield built, belongings(built, lora), Tabs(built)
     built.close()
 
 
@@ -346,20 +323,20 @@ def test_every_call_is_a_sign_of_life(services: Services) -> None:
 
 
 def test_the_notice_says_what_is_kept_and_for_how_long(services: Services) -> None:
-    assert "24 hours" in storage.notice(services.settings)
-    assert "1.0 GB" in storage.notice(services.settings)
+    assert "24 hours" in sidebar.notice(services.settings)
+    assert "1.0 GB" in sidebar.notice(services.settings)
 
 
 def test_delete_my_data_asks_and_tells(services: Services, hers: Belongings, anna: Visitor) -> None:
     with gr.Blocks():
-        view = storage.build(services)
-    asked = storage.ask(services, anna, view, picked=storage.EVERYTHING)
-    assert asked[view.asked] == storage.EVERYTHING
+        view = sidebar.StorageView(services)
+    asked = sidebar.ask(services, anna, view, picked=sidebar.EVERYTHING)
+    assert asked[view.asked] == sidebar.EVERYTHING
     assert "1 adapter, 1 run, 1 checkpoint folder and 1 upload" in asked[view.words]
     assert asked[view.yes] == "Yes, delete it all"
     assert len(services.storage.items(ANNA)) == 4, "nothing went before Yes"
-    removed = storage.remove(services, anna, view, asked=storage.EVERYTHING)
+    removed = sidebar.remove(services, anna, view, asked=sidebar.EVERYTHING)
     assert "Removed: 1 adapter, 1 run, 1 checkpoint folder and 1 upload" in str(removed[view.message])
     assert services.storage.items(ANNA) == []
-    again = storage.remove(services, anna, view, asked=storage.EVERYTHING)
+    again = sidebar.remove(services, anna, view, asked=sidebar.EVERYTHING)
     assert "nothing to remove" in str(again[view.message])

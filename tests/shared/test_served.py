@@ -175,7 +175,7 @@ def test_ids_from_the_page_are_looked_up_among_ones_own(app: Open) -> None:
 
 def test_a_tabs_state_is_its_browsers(app: Open) -> None:
     with app.browser("a" * 32) as anna, app.browser("b" * 32) as ben:
-        shown = number_of(anna, "show")
+        shown = number_of(anna, "show_storage")
         assert '"success":true' in call(anna, shown, [], "annas-tab").replace(" ", "")
         assert "There is no such page of yours" in call(ben, shown, [], "annas-tab")
 

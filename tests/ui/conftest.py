@@ -5,7 +5,6 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from playground.ui import train
 from playground.ui.train import TrainTab
 from playground.ui.wiring import Visitor
 from tests.ui.fakes import FakeServices
@@ -25,4 +24,4 @@ def me() -> Visitor:
 def tab(tmp_path_factory: pytest.TempPathFactory) -> TrainTab:
     """The Train tab as it is built, for handlers that are called directly."""
     with gr.Blocks():
-        return train.build(FakeServices(tmp_path_factory.mktemp("tab")))
+        return TrainTab(FakeServices(tmp_path_factory.mktemp("tab")))

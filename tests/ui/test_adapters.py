@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from playground.errors import InputError
+from playground.errors import AdapterError, InputError
 from playground.ui import adapters, library
 from playground.ui.adapters import AdaptersTab
-from playground.ui.transcript import Log
+from playground.ui.side import Log
 from playground.ui.wiring import Visitor
 from tests.ui.fakes import row
 
@@ -18,7 +18,7 @@ from tests.ui.fakes import row
 @pytest.fixture(scope="module")
 def tab() -> AdaptersTab:
     with gr.Blocks():
-        return adapters.build()
+        return AdaptersTab()
 
 
 def test_pressing_a_row_makes_it_active(services: Any, me: Visitor, tab: AdaptersTab) -> None:
@@ -53,9 +53,9 @@ def test_an_adapter_of_another_base_is_shown_with_its_reason(services: Any, me: 
 def test_deleting_asks_first_and_a_refusal_is_said(services: Any, me: Visitor, tab: AdaptersTab) -> None:
     asked = library.ask_remove(services, me, tab, chosen="hospital_reports")
     assert asked[tab.delete_row]["visible"] is True
-    assert "Delete hospital_reports?" in asked[tab.question]
-    refused = library.remove(services, me, tab, chosen="hospital_reports", active="")
-    assert "ships with the app" in refused[tab.message]["value"]
+    assert "Delete hospital_reports?" in asked[tab.asked]
+    with pytest.raises(AdapterError, match="ships with the app"):
+        library.remove(services, me, tab, chosen="hospital_reports", active="")
 
 
 def test_the_chat_keeps_a_divider_between_adapters(services: Any, me: Visitor, tab: AdaptersTab) -> None:

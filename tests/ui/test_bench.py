@@ -11,9 +11,10 @@ import pytest
 
 from playground.errors import BaseUnavailableError, InputError, NotFoundError
 from playground.models.bases import BaseState
-from playground.ui import bench, verdict
+from playground.ui import bench
 from playground.ui.bench import BenchView
 from playground.ui.rows import Source
+from playground.ui.verdict import VerdictTab
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.ui.wiring import Visitor
 from playground.verdict.bench import Best, Score, Version
@@ -81,7 +82,7 @@ def where(source: str = SET, **changes: Any) -> Any:
 @pytest.fixture(scope="module")
 def view() -> BenchView:
     with gr.Blocks():
-        return bench.build()
+        return BenchView()
 
 
 def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(
@@ -166,7 +167,7 @@ def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, me: Vis
 
 def test_the_best_goes_to_the_form(benched: Any, me: Visitor, view: BenchView) -> None:
     with gr.Blocks():
-        tab = verdict.build()
+        tab = VerdictTab()
 
     def use(kept: Kept | None = None) -> Any:
         return bench.use(benched, me, view, tab=tab, where=where(kept=kept or Kept()))

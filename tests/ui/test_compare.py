@@ -10,16 +10,16 @@ import pytest
 
 from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
-from playground.ui import asking, compare, side, story, transcript, words
+from playground.ui import asking, compare, side, words
 from playground.ui.asking import Comparison
 from playground.ui.compare import CompareTab
-from playground.ui.transcript import Divider, Log, Setup
+from playground.ui.side import Divider, Log, Setup
 from playground.ui.wiring import Updates, Visitor, visitor
 from playground.workspace.visitors import owner_of
 from tests.ui.fakes import EVIL, FakeServices, row
 
 SAMPLING: Any = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 128, "seed": 7}
-SCORED: Any = {"kind": "ends-with", "text": "Dr. Sharma"}
+SCORED: Any = {"check": {"kind": "ends-with", "text": "Dr. Sharma"}}
 
 
 def sides(**said: tuple[Any, ...]) -> dict[str, Any]:
@@ -32,16 +32,16 @@ TOLD_AND_TRAINED = sides(A=("base", "Be careful", 0), B=("hospital_reports", "",
 
 
 @pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> CompareTab:
+def tab() -> CompareTab:
     with gr.Blocks():
-        return compare.build(FakeServices(tmp_path_factory.mktemp("tab")))  # type: ignore[arg-type]
+        return CompareTab()
 
 
 @pytest.fixture
 def ask(services: Any, me: Visitor, tab: CompareTab) -> Any:
     def asked(comparison: Comparison, question: str, said: Any = None, handler: Any = asking.ask) -> list[Updates]:
         given = {"comparison": comparison, "question": question, "uploaded": None, "sampling": SAMPLING, **SCORED}
-        return list(handler(services, me, tab, **given, sides=said or sides()))
+        return list(handler(services, me, tab, **given, setups=said or sides()))
 
     return asked
 
@@ -60,7 +60,7 @@ def test_both_sides_answer_and_are_scored(services: FakeServices, tab: CompareTa
     assert last[tab.sides["A"].chat][1]["content"] == '<div class="said">plain</div>'
     assert last[tab.sides["B"].chat][2]["metadata"]["title"] == "49 in · 9 out · 2.4 s · 5e0c"
     asked, histories, question, sampling, owner, session = services.compare.asked[0]
-    assert [side.model for side in asked] == ["base", "hospital_reports"]
+    assert [one.model for one in asked] == ["base", "hospital_reports"]
     assert asked[0].system_prompt == "Be careful"
     assert histories == [[], []]
     assert (question, sampling.seed, owner, session) == ("Male, 54.", 7, "local", "tab-1")
@@ -80,7 +80,7 @@ def test_the_next_turn_sends_the_first(services: FakeServices, ask: Any, once: C
 
 def test_another_model_starts_afresh(services: Any, me: Visitor, tab: CompareTab, ask: Any, once: Comparison) -> None:
     said, view = sides(A=("hospital_reports", "", 0)), tab.sides["A"]
-    changed = asking.side_changed(services, me, tab, letter="A", switched=True, comparison=once, sides=said, **SCORED)
+    changed = asking.side_changed(services, me, tab, letter="A", switched=True, comparison=once, setups=said, **SCORED)
     assert "Now hospital_reports" in changed[view.chat][-1]["content"]
     assert "not yet" in changed[tab.board]
     assert "Switched in 0.4 ms, base untouched" in changed[view.line]
@@ -89,9 +89,9 @@ def test_another_model_starts_afresh(services: Any, me: Visitor, tab: CompareTab
 
 
 def test_changing_back_and_forth_leaves_one_divider() -> None:
-    log = transcript.answered(transcript.asked(Log(), "q"), None)
-    log = transcript.settle(log, Setup("a"), "a")
-    log = transcript.settle(log, Setup("b"), "b")
+    log = side.answered(side.asked(Log(), "q"), None)
+    log = side.settle(log, Setup("a"), "a")
+    log = side.settle(log, Setup("b"), "b")
     assert [type(item) for item in log.items[1:]] == [Divider]
 
 
@@ -144,12 +144,14 @@ def test_stopping_keeps_what_had_arrived(services: Any, me: Visitor, tab: Compar
 
 
 def test_sides_come_and_go(services: Any, me: Visitor, tab: CompareTab) -> None:
-    drawn = asking.add_side(services, me, tab, comparison=Comparison(), kind="json", text="")
+    drawn = asking.add_side(services, me, tab, comparison=Comparison(), check={"kind": "json", "text": ""})
     assert drawn[tab.comparison].shown == ("A", "B", "C")
     assert drawn[tab.sides["C"].column]["visible"] is True
     comparison = drawn[tab.comparison]
     for letter, left in (("A", ("B", "C")), ("B", ("C",)), ("C", ("C",))):
-        drawn = asking.remove_side(services, me, tab, letter=letter, comparison=comparison, kind="json", text="")
+        drawn = asking.remove_side(
+            services, me, tab, letter=letter, comparison=comparison, check={"kind": "json", "text": ""}
+        )
         comparison = drawn[tab.comparison]
         assert comparison.shown == left, "one side always stays"
 
@@ -162,7 +164,7 @@ def test_copy_gives_the_raw_text(services: Any, me: Visitor, tab: CompareTab, as
 
 def test_the_page_opens_on_the_story(services: Any, me: Visitor, tab: CompareTab) -> None:
     services.adapters.rows.append(row("other", usable=False, reason="trained on another base"))
-    opened = story.opening(services, me, tab, uploaded=None)
+    opened = asking.opening(services, me, tab, uploaded=None)
     first, second = tab.sides["A"], tab.sides["B"]
     assert opened[tab.comparison].logs["A"].setup.prompt.startswith("End with")
     assert (opened[tab.kind].value, opened[tab.text].value) == ("ends-with", "Sharma")
@@ -170,20 +172,24 @@ def test_the_page_opens_on_the_story(services: Any, me: Visitor, tab: CompareTab
     assert "other" not in [value for _, value in opened[first.model].choices]
     assert "trained on another base" in opened[first.greyed]["value"]
     services.data.sets = lambda: []
-    bare = story.opening(services, me, tab, uploaded=None)
-    assert "No example set ships" in bare[tab.error]["value"]
-    assert bare[tab.add]["interactive"] is True
+    with gr.Blocks() as page:
+        tab, uploaded = CompareTab(), gr.State()
+        bare = compare.wire_opening(services, tab, page.load, uploaded)
+    outputs = next(one.outputs for one in page.fns.values() if one.name == "opening")
+    drawn = dict(zip(outputs, bare.fn(None, None), strict=True))
+    assert "No example set ships" in drawn[tab.error]["value"]
+    assert drawn[tab.add]["interactive"] is True
 
 
 def test_an_adapter_is_put_on_side_b(services: Any, me: Visitor, tab: CompareTab, once: Comparison) -> None:
-    given: Any = {"tabs": gr.Tabs(render=False), "comparison": once, "sides": TOLD_AND_TRAINED, **SCORED}
-    used = story.use_as_side(services, me, tab, adapter="hospital_reports", **given)
+    given: Any = {"tabs": gr.Tabs(render=False), "comparison": once, "setups": TOLD_AND_TRAINED, **SCORED}
+    used = asking.use_as_side(services, me, tab, adapter="hospital_reports", **given)
     second = tab.sides["B"]
     assert (used[second.model]["value"], used[second.prompt], used[second.shots]) == ("hospital_reports", "", 0)
     assert used[given["tabs"]]["selected"] == "compare"
     assert "value" not in used[tab.sides["A"].model], "only its choices"
-    assert story.use_as_side(services, me, tab, adapter="", **given) == {}
-    assert story.use_as_side(services, me, tab, adapter="gone", **given)[second.model]["value"] == "base"
+    assert asking.use_as_side(services, me, tab, adapter="", **given) == {}
+    assert asking.use_as_side(services, me, tab, adapter="gone", **given)[second.model]["value"] == "base"
 
 
 def test_shots_come_from_ids_never_from_paths(services: Any) -> None:

@@ -13,7 +13,7 @@ from playground.errors import InputError
 from playground.methods.method import Options
 from playground.runs.request import FEWEST_STEPS, QUICK_S, Preset, within_reach
 from playground.runs.service import Plan
-from playground.ui import form, plan, words
+from playground.ui import form, train, words
 from playground.ui.rows import Source
 from playground.ui.train import TrainTab
 from playground.ui.wiring import Visitor
@@ -74,7 +74,7 @@ def test_a_method_shows_its_own_options_and_what_its_rank_means(
     services: FakeServices, me: Visitor, tab: TrainTab
 ) -> None:
     def chosen(name: str) -> dict[str, Any]:
-        updates = plan.method_chosen(services, me, tab, name=name)
+        updates = train.method_chosen(services, me, tab, method=name)
         return {field: updates[widget] for field, widget in tab.fields.items() if widget in updates}
 
     shown = {
@@ -89,7 +89,7 @@ def test_a_method_shows_its_own_options_and_what_its_rank_means(
         assert [option for option in form.OPTIONS if updates[option]["visible"]] == options
     assert chosen("prefix")["rank"]["label"] == "Virtual tokens"
     assert chosen("ia3")["rank"]["visible"] is False
-    with_pissa, without = (plan.rate_of(services, me, tab, name="lora", pissa=pissa) for pissa in (True, False))
+    with_pissa, without = (train.rate_of(services, me, tab, method="lora", pissa=pissa) for pissa in (True, False))
     assert with_pissa[tab.fields["lr"]] < without[tab.fields["lr"]]
 
 
@@ -106,7 +106,7 @@ def test_a_method_shows_its_own_options_and_what_its_rank_means(
 def test_options_reach_the_run_and_those_of_another_method_do_not(
     services: FakeServices, me: Visitor, tab: TrainTab, method: str, options: dict[str, Any], said: str
 ) -> None:
-    assert plan.start(services, me, tab, **RUN | {"method": method}, **SETTINGS, **OTHERS) == {tab.followed: "r1"}
+    assert train.start(services, me, tab, **RUN | {"method": method}, **SETTINGS, **OTHERS) == {tab.followed: "r1"}
     (request,) = services.training.started
     assert (request.name, request.steps, request.lr, request.rank, request.owner) == ("mine", 20, 1e-3, 8, "local")
     assert request.options.chosen() == options
@@ -115,21 +115,21 @@ def test_options_reach_the_run_and_those_of_another_method_do_not(
 
 def test_start_without_examples_says_what_to_do(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
     with pytest.raises(InputError, match=words.TRAIN_EMPTY):
-        plan.start(services, me, tab, source=Source(), name="", method="lora", **SETTINGS)
+        train.start(services, me, tab, source=Source(), name="", method="lora", **SETTINGS)
 
 
 def test_the_plan_names_what_blocks_it(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
-    shown = plan.refresh(services, me, tab, **RUN, **SETTINGS)
+    shown = train.refresh(services, me, tab, **RUN, **SETTINGS)
     assert set(shown) == set(tab.planned)
     assert "1.2 M of 134.5 M weights (0.9 %)" in shown[tab.plan]
     assert "Learns from" in shown[tab.plan]
     assert (shown[tab.start]["interactive"], shown[tab.blocked]["visible"]) == (True, False)
     assert shown[tab.fold]["label"] == "Everything else: 20 steps, learning rate 1e-3, rank 8, batch 8, seed 7"
     services.training.blocked = "Full needs 5.1 GB. Choose LoRA."
-    shown = plan.refresh(services, me, tab, **RUN | {"method": "full"}, **SETTINGS)
+    shown = train.refresh(services, me, tab, **RUN | {"method": "full"}, **SETTINGS)
     assert "Choose LoRA" in shown[tab.blocked]["value"]
     assert shown[tab.start]["interactive"] is False
-    shown = plan.refresh(services, me, tab, **RUN, **SETTINGS | {"lr": 5})
+    shown = train.refresh(services, me, tab, **RUN, **SETTINGS | {"lr": 5})
     assert "learning rate is 5" in shown[tab.blocked]["value"]
     assert (shown[tab.plan], shown[tab.start]["interactive"]) == ("", False)
 
@@ -138,7 +138,7 @@ def test_the_plan_names_what_blocks_it(services: FakeServices, me: Visitor, tab:
     ("slug", "name"), [("hospital_reports", "hospital_reports-2"), ("my file (1)", "my_file_1"), ("///", "adapter")]
 )
 def test_a_free_name_is_proposed(slug: str, name: str) -> None:
-    assert plan.free_name(slug, {"hospital_reports"}) == name
+    assert train.free_name(slug, {"hospital_reports"}) == name
 
 
 def test_a_settings_file_fills_the_form(services: FakeServices, me: Visitor, tab: TrainTab, tmp_path: Path) -> None:
@@ -193,11 +193,11 @@ class Slow(FakeTraining):
 def test_the_form_offers_what_its_own_plan_says(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
     services.training = Slow()
     steps = tab.fields["steps"]
-    offered = plan.presets(services, me, tab, source=SOURCE, method="lora", max_tokens=2048)
+    offered = train.presets(services, me, tab, source=SOURCE, method="lora", max_tokens=2048)
     assert offered[steps] == 16
     assert [label for label, _ in offered[tab.preset]["choices"]] == ["Quick look, about 3 min", "Good, about 8 min"]
     for preset, method, expected in (("quick", "lora", 16), ("quick", "full", 5), ("good", "lora", 48)):
-        chosen = plan.steps_of(services, me, tab, preset=preset, source=SOURCE, method=method, max_tokens=512)
+        chosen = train.steps_of(services, me, tab, preset=preset, source=SOURCE, method=method, max_tokens=512)
         assert chosen == {steps: expected}
-    times = plan.preset_times(services, me, tab, source=SOURCE, method="full", max_tokens=512)[tab.preset]
+    times = train.preset_times(services, me, tab, source=SOURCE, method="full", max_tokens=512)[tab.preset]
     assert times.choices[0][0] == "Quick look, about 3 min"

@@ -12,10 +12,9 @@ from playground.library.card import read_card
 from playground.models.adapters import AdapterRow
 from playground.report import charts
 from playground.report.safe_html import safe_html
-from playground.ui import bench, html, library, race, runs, sidebar, story, transcript, verdict_shown
+from playground.ui import bench, compare, html, library, race, runs, side, sidebar, verdict_shown
 from playground.ui import html as figures
-from playground.ui import transcript as scoreboard
-from playground.ui.transcript import Divider, Log, Said
+from playground.ui.side import Divider, Exchange, Log
 from playground.verdict.bench import Score, Version
 from playground.verdict.race import RaceView
 from playground.verdict.race_store import Entry, Race
@@ -56,19 +55,19 @@ def pieces(evil: str) -> dict[str, str]:
         "verdicts": verdict_shown.list_html([verdict_view(evil)], "")
         + verdict_shown.live_html(verdict_view(evil))
         + verdict_shown.live_html(verdict_view(evil, "MEASURING")),
-        "score board": scoreboard.board([("A", evil, Log())], "contains", evil, lambda *_: False),
+        "score board": side.board([("A", evil, Log())], "contains", evil, lambda *_: False),
         "adapters": library.list_html([row(evil, name=evil, base=evil), row("other", usable=False, reason=evil)]),
         "run": runs.card_html(run_view(name=evil, message=evil, error=evil, samples=[(0, evil)])),
         "runs": runs.list_html([run_view(run=evil, name=evil, method=evil)], ""),
         "now": sidebar.now_html([run_view(name=evil)]),
         "device": sidebar.device_html(FakeDevice().status()),
         "waiting": sidebar.waiting_html([{"position": 1, "label": evil, "wait_s": 8}]),
-        "demo": story.view_html(
+        "demo": compare.view_html(
             DemoState("failed", (DemoStep(evil, "now", evil),), error=evil, table=(DemoRow(evil, 0, 1, 1, 1, 1),))
         ),
-        "said": "".join(m["content"] for m in transcript.messages(Log(items=(Divider(evil), Said(evil, reply))))),
+        "said": "".join(m["content"] for m in side.messages(Log(items=(Divider(evil), Exchange(evil, reply))))),
         "failed side": "".join(
-            m["content"] for m in transcript.messages(Log(items=(Said("q", Reply(error=evil, done=True)),)))
+            m["content"] for m in side.messages(Log(items=(Exchange("q", Reply(error=evil, done=True)),)))
         ),
     }
 
@@ -96,7 +95,7 @@ def test_every_field_of_an_imported_record_is_shown_as_text(tmp_path: Path, fiel
 
 def test_line_breaks_and_indents_reach_the_page() -> None:
     text = '{\n    "a": 1\n}'
-    shown = transcript.messages(Log(items=(Said("q", Reply(text=text, done=True)),)))[1]["content"]
+    shown = side.messages(Log(items=(Exchange("q", Reply(text=text, done=True)),)))[1]["content"]
     assert "\n" not in shown
     assert "{&#10;    &quot;a&quot;: 1&#10;}" in shown
 

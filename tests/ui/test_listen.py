@@ -56,9 +56,9 @@ def greet(services: Any, visitor: Visitor, tab: Tab, *, name: str, sides: tuple[
 def test_a_handler_gets_its_values_by_name_and_answers_by_widget(services: FakeServices, tab: Tab) -> None:
     wired = listen(
         services,
+        tab,
         [tab.go.click, tab.name.submit],
         greet,
-        tab,
         [tab.count, tab.name, tab.said],
         sides=tab.sides,
         name=tab.name,
@@ -66,10 +66,10 @@ def test_a_handler_gets_its_values_by_name_and_answers_by_widget(services: FakeS
     assert wired.fn.__name__ == "greet"
     assert wired.fn(None, 1, 2, "Ann") == [3, gr.skip(), "Ann (1, 2) local"]
     nested = {"name": tab.name, "sides": {"A": tab.sides}}
-    both = listen(services, wired.then, lambda *_, given: {tab.said: str(given)}, tab, tab.said, given=nested)
+    both = listen(services, tab, wired.then, lambda *_, given: {tab.said: str(given)}, tab.said, given=nested)
     assert both.fn(None, "Ann", 1, 2) == str({"name": "Ann", "sides": {"A": (1, 2)}})
     only = listen(
-        services, wired.then, partial(greet, said="Hello "), tab, [tab.said, tab.count], name=tab.name, sides=[]
+        services, tab, wired.then, partial(greet, said="Hello "), [tab.said, tab.count], name=tab.name, sides=[]
     )
     assert only.fn(None, "Ann") == ["Hello Ann () local", 0]
 
@@ -82,12 +82,12 @@ def test_a_failure_is_shown_in_its_place_and_cleared_afterwards(services: FakeSe
     def count(services: Any, visitor: Visitor, tab: Tab, *, name: str) -> Updates:
         return {tab.count: 1 / len(name)}
 
-    wired = listen(services, tab.go.click, count, tab, tab.count, failure=tab.said, name=tab.name)
+    wired = listen(services, tab, tab.go.click, count, tab.count, failure=tab.said, name=tab.name)
     assert wired.fn(None, "A") == [1.0, gr.update(value="", visible=False)]
     kept, said = wired.fn(None, "")
     assert kept == gr.skip()
     assert "our side" in said["value"]
-    streamed = listen(services, tab.go.click, steps, tab, tab.count, stream=True, failure=tab.said, name=tab.name)
+    streamed = listen(services, tab, tab.go.click, steps, tab.count, failure=tab.said, name=tab.name)
     first, last = list(streamed.fn(None, ""))
     assert first == [1, gr.update(value="", visible=False)]
     assert "No name" in last[1]["value"]
@@ -95,7 +95,7 @@ def test_a_failure_is_shown_in_its_place_and_cleared_afterwards(services: FakeSe
 
 
 def test_a_widget_that_is_no_output_is_not_written(services: FakeServices, tab: Tab) -> None:
-    wired = listen(services, tab.go.click, greet, tab, tab.said, name=tab.name, sides=tab.sides)
+    wired = listen(services, tab, tab.go.click, greet, tab.said, name=tab.name, sides=tab.sides)
     with pytest.raises(TypeError, match="greet writes"):
         wired.fn(None, "Ann", 1, 2)
 
@@ -104,7 +104,7 @@ def test_the_id_of_a_click_inside_html_comes_by_name_too(services: FakeServices,
     def pick(services: Any, visitor: Visitor, tab: Tab, *, picked: str, name: str) -> Updates:
         return {tab.said: f"{picked} {name}"}
 
-    wired = listen(services, tab.go.click, pick, tab, tab.said, picked=PICKED, name=tab.name)
+    wired = listen(services, tab, tab.go.click, pick, tab.said, picked=PICKED, name=tab.name)
     assert wired.fn(None, gr.EventData(None, {"id": 7}), "Ann") == "7 Ann"
 
 
@@ -115,13 +115,13 @@ def test_what_is_unasked_never_writes_a_widget_that_a_person_can_set(
         return dict(updates)
 
     with pytest.raises(TypeError, match="may not write"):
-        unasked(services, tab.timer.tick, draw, tab, tab.name)
+        unasked(services, tab, tab.timer.tick, draw, tab.name)
     for settable in (gr.File(), gr.Dataframe(), gr.Checkbox(), gr.Slider()):
         with pytest.raises(TypeError, match="may not write"):
-            unasked(services, tab.timer.tick, draw, tab, [tab.said, settable])
+            unasked(services, tab, tab.timer.tick, draw, [tab.said, settable])
     outputs = [tab.said, tab.kind, tab.first]
-    wired = unasked(services, tab.timer.tick, draw, tab, outputs, updates=tab.count)
-    opening = unasked(services, page.load, draw, tab, outputs, updates=tab.count)
+    wired = unasked(services, tab, tab.timer.tick, draw, outputs, updates=tab.count)
+    opening = unasked(services, tab, page.load, draw, outputs, updates=tab.count)
     allowed = {tab.said: "said", tab.kind: Choices(["b"], label="Kind"), tab.first: Initial(["b"], value="b")}
     opened = gr.update(choices=["b"], value="b", interactive=True)
     assert opening.fn(None, allowed) == ["said", gr.update(choices=["b"], label="Kind"), opened]

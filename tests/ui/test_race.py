@@ -95,7 +95,11 @@ def fold(tab: TrainTab) -> RaceFold:
 
 
 SOURCE = Source(Path("rows.jsonl"), "rows", "rows", leave_out=("duplicate",), good=2)
-FORM: dict[str, Any] = {"source": SOURCE, "batch_size": 4, "max_tokens": 512, "seed": 9, "check": " json "}
+FORM: dict[str, Any] = {
+    "source": SOURCE,
+    "check": " json ",
+    "form": {"batch_size": 4, "max_tokens": 512, "seed": 9},
+}
 
 
 def test_a_race_is_started_with_the_forms_settings(raced: Any, me: Visitor, fold: RaceFold) -> None:

@@ -9,8 +9,8 @@ import gradio as gr
 import pytest
 
 from playground.errors import BusyError, NotFoundError
-from playground.ui import storage
-from playground.ui.storage import StorageView
+from playground.ui import sidebar
+from playground.ui.sidebar import StorageView
 from playground.ui.wiring import Visitor
 from playground.workspace.storage import Freed, Item
 from tests.ui.fakes import EVIL
@@ -62,11 +62,11 @@ def services() -> Any:
 @pytest.fixture(scope="module")
 def view() -> StorageView:
     with gr.Blocks():
-        return storage.build(SimpleNamespace(settings=SimpleNamespace(shared=False)))  # type: ignore[arg-type]
+        return StorageView(SimpleNamespace(settings=SimpleNamespace(shared=False)))  # type: ignore[arg-type]
 
 
 def test_the_list_says_what_there_is_and_escapes_names(services: Any, me: Visitor, view: StorageView) -> None:
-    drawn = storage.show(services, me, view)
+    drawn = sidebar.show_storage(services, me, view)
     assert drawn[view.fold]["label"] == "Storage: 547 MB"
     shown = drawn[view.listing]
     for said in ("71.0 GB of the disk are free.", "&lt;img", 'data-id="run:r1"', "in use", 'data-id="checkpoints:"'):
@@ -74,32 +74,32 @@ def test_the_list_says_what_there_is_and_escapes_names(services: Any, me: Visito
     assert EVIL not in shown
     assert 'data-id="base:b"' not in shown, "what is in use has no button"
     services.storage.there = []
-    assert storage.show(services, me, view)[view.fold]["label"] == "Storage: empty"
+    assert sidebar.show_storage(services, me, view)[view.fold]["label"] == "Storage: empty"
 
 
 def test_first_the_question_then_the_deed(services: Any, me: Visitor, view: StorageView) -> None:
-    asked = storage.ask(services, me, view, picked="upload:local/u")
+    asked = sidebar.ask(services, me, view, picked="upload:local/u")
     assert (asked[view.asked], asked[view.question]["visible"]) == ("upload:local/u", True)
     assert asked[view.yes] == "Yes, remove"
     assert "Remove “rows.csv”, 700 B? Runs keep the copy they train on." in asked[view.words]
     assert len(services.storage.there) == 4
-    done = storage.remove(services, me, view, asked="upload:local/u")
+    done = sidebar.remove(services, me, view, asked="upload:local/u")
     assert (done[view.asked], done[view.question]["visible"]) == ("", False)
     assert done[view.fold]["label"] == "Storage: 547 MB"
     assert "Removed: 1 upload, 700 B." in done[view.message]["value"]
-    assert "There is no upload" in storage.remove(services, me, view, asked="upload:local/u")[view.message]["value"]
+    assert "There is no upload" in sidebar.remove(services, me, view, asked="upload:local/u")[view.message]["value"]
 
 
 def test_a_kind_at_once_and_what_stays(services: Any, me: Visitor, view: StorageView) -> None:
-    asked = storage.ask(services, me, view, picked="checkpoints:")
+    asked = sidebar.ask(services, me, view, picked="checkpoints:")
     assert "Free checkpoints of ended runs (1 checkpoint folder, 5.0 MB)?" in asked[view.words]
-    said = storage.remove(services, me, view, asked="checkpoints:")[view.message]["value"]
+    said = sidebar.remove(services, me, view, asked="checkpoints:")[view.message]["value"]
     assert "Removed: 1 upload" in said
     assert "mine stays: it has not ended." in said
 
 
 def test_everything_says_what_is_still_stopping(services: Any, me: Visitor, view: StorageView) -> None:
-    said = storage.remove(services, me, view, asked=storage.EVERYTHING)[view.message]["value"]
+    said = sidebar.remove(services, me, view, asked=sidebar.EVERYTHING)[view.message]["value"]
     assert "Removed: 1 run and 1 upload" in said
     assert "1 run is still stopping and goes as soon as it has." in said
     assert "mine" not in said
@@ -107,7 +107,6 @@ def test_everything_says_what_is_still_stopping(services: Any, me: Visitor, view
 
 @pytest.mark.parametrize("wanted", ["", "nonsense", "upload:../../etc", "base:x", ":", "run:r1:x"])
 def test_what_the_page_sends_is_not_trusted(services: Any, me: Visitor, view: StorageView, wanted: str) -> None:
-    asked = storage.ask(services, me, view, picked=wanted)
-    assert "There is no" in asked[view.message]["value"]
-    assert (asked[view.asked], asked[view.question]["visible"]) == ("", False)
+    with pytest.raises(NotFoundError, match="There is no"):
+        sidebar.ask(services, me, view, picked=wanted)
     assert len(services.storage.there) == 4

@@ -16,7 +16,7 @@ from playground.data.example import RowWarning
 from playground.errors import InputError
 from playground.models.bases import BaseState
 from playground.report import charts
-from playground.ui import examples, html, plan, rows, runs, train
+from playground.ui import examples, html, rows, runs, train
 from playground.ui.rows import Source
 from playground.ui.train import TrainTab
 from playground.ui.wiring import SETTABLE, Visitor
@@ -56,8 +56,8 @@ def test_every_way_to_open_rows_writes_widgets_that_it_declares(
     ways = [
         partial(examples.paste, text="a\tb"),
         partial(examples.open_set, id="hospital_reports"),
-        partial(examples.remap, source=source, chosen=("patient", "report", None, None)),
-        partial(examples.read_as, source=source, name="Raw text"),
+        partial(examples.remap, source=source, roles=("patient", "report", None, None)),
+        partial(examples.read_as, source=source, read_as="Raw text"),
         partial(examples.save_edit, source=source, table=changed),
     ]
     for fault in (None, InputError("Say which column is which.")):
@@ -88,13 +88,13 @@ def test_bad_rows_say_why_and_what_to_do_and_can_be_taken_away(
     assert shown[tab.bad]["label"] == "The 1 row that cannot be used"
     assert "<td>The answer is empty.</td><td>Fill it.</td>" in shown[tab.bad_rows]
     assert shown[tab.kinds]["visible"] is False
-    offered = rows.download(services, me, tab, "bad", source=ROWS, max_tokens=2048)
+    offered = rows.download(services, me, tab, which="bad", source=ROWS, max_tokens=2048)
     assert offered == {
         tab.bad_file: gr.update(value="rows-bad-rows.csv", label="Download rows-bad-rows.csv", visible=True)
     }
     services.data.checked = InputError("It is empty.")
-    refused = rows.download(services, me, tab, "good", source=ROWS, max_tokens=2048)
-    assert (refused[tab.good_file]["visible"], "It is empty" in refused[tab.error]["value"]) == (False, True)
+    with pytest.raises(InputError, match="It is empty"):
+        rows.download(services, me, tab, which="good", source=ROWS, max_tokens=2048)
 
 
 def test_kinds_of_warnings_may_be_left_out(services: FakeServices, me: Visitor, tab: TrainTab, read: Any) -> None:
@@ -103,7 +103,7 @@ def test_kinds_of_warnings_may_be_left_out(services: FakeServices, me: Visitor, 
     assert kinds["choices"] == [("1 row that repeats an earlier one", "duplicate")]
     assert kinds["value"] == ["duplicate"]
     source = examples.leave_out(services, me, tab, kinds=["duplicate"], source=ROWS)[tab.source]
-    plan.start(services, me, tab, source=source, name="mine", method="lora")
+    train.start(services, me, tab, source=source, name="mine", method="lora")
     assert services.training.started[0].leave_out == ("duplicate",)
 
 
@@ -177,7 +177,7 @@ def test_before_the_base_is_ready_nothing_waits_for_it(
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
     found = read(replace(ROWS, good=0))
     assert "counted once the base is ready" in found[tab.facts]["value"]
-    shown = plan.refresh(services, me, tab, source=found[tab.source], name="mine", method="lora")
+    shown = train.refresh(services, me, tab, source=found[tab.source], name="mine", method="lora")
     assert "62 of 93 MB" in shown[tab.plan]
     assert shown[tab.start]["interactive"] is False
 
@@ -273,7 +273,7 @@ def test_curves_of_a_run_and_of_others_laid_over_it(services: FakeServices, me: 
 def test_the_tab_is_wired(services: FakeServices, me: Visitor) -> None:
     """Building checks that nothing which a timer sets off may write a widget that a person can set."""
     with gr.Blocks() as page:
-        tab = train.build(services)
+        tab = TrainTab(services)
         train.wire(services, tab)
         train.reread_on(tab.followed.change, services, tab)
     assert len(page.fns) > 60

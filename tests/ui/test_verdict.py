@@ -13,7 +13,7 @@ import pytest
 from playground.data.example import Checked, Example, Message
 from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
-from playground.ui import verdict, verdict_form, verdict_shown, words
+from playground.ui import verdict_form, verdict_shown, words
 from playground.ui.asking import Comparison
 from playground.ui.rows import Source
 from playground.ui.verdict import VerdictTab
@@ -41,7 +41,7 @@ ID = "20261124-101500-v1a2b"
 @pytest.fixture(scope="module")
 def tab() -> VerdictTab:
     with gr.Blocks():
-        return verdict.build()
+        return VerdictTab()
 
 
 @pytest.fixture
@@ -213,7 +213,8 @@ def carry(services: Any, me: Visitor, tab: VerdictTab) -> Any:
             letter: dict(zip(names, sides.get(letter, ("base", "", 0, "")), strict=True)) for letter in words.LETTERS
         }
         given: Any = {"kept": Kept(), "uploaded": None, "source": SET, "line": line(adapter="", prompt="")}
-        given |= {"comparison": Comparison(shown=tuple(shown)), "kind": "ends-with", "text": "Sharma", "sides": said}
+        given |= {"comparison": Comparison(shown=tuple(shown)), "setups": said}
+        given["check"] = {"kind": "ends-with", "text": "Sharma"}
         return verdict_form.carry(services, me, tab, tabs=gr.Tabs(render=False), **given)
 
     return carried
@@ -301,8 +302,8 @@ def test_a_link_opens_only_ones_own(judged: Any, me: Visitor, tab: VerdictTab) -
 
 def test_ids_of_another_do_nothing(judged: Any, tab: VerdictTab) -> None:
     verdict_shown.remove(judged, STRANGER, tab, followed=ID)
-    assert verdict_shown.export(judged, STRANGER, tab, how="html", followed=ID)[tab.file]["value"] is None
     for refused in (
+        lambda: verdict_shown.export(judged, STRANGER, tab, how="html", followed=ID),
         lambda: verdict_shown.stop(judged, STRANGER, tab, followed=ID),
         lambda: verdict_shown.replay(judged, STRANGER, tab, picked="39|3", followed=ID),
         lambda: verdict_shown.again(judged, STRANGER, tab, followed=ID, situation=SITUATION),
@@ -316,7 +317,7 @@ def test_ids_of_another_do_nothing(judged: Any, tab: VerdictTab) -> None:
 def test_deleting_asks(judged: Any, me: Visitor, tab: VerdictTab) -> None:
     asked = verdict_shown.ask_remove(judged, me, tab, followed=ID)
     assert asked[tab.question]["visible"] is True
-    assert "<img" not in asked[tab.asked]
+    assert "<img" not in asked[tab.ask]
     assert judged.verdicts.removed == []
     left = verdict_shown.remove(judged, me, tab, followed=ID)
     assert judged.verdicts.removed == [ID]
@@ -327,8 +328,8 @@ def test_exports_are_made_when_asked_for(judged: Any, me: Visitor, tab: VerdictT
     made = verdict_shown.export(judged, me, tab, how="csv", followed=ID)
     assert made[tab.file]["value"].endswith(f"verdict-{ID}.csv")
     judged.verdicts.record = None
-    refused = verdict_shown.export(judged, me, tab, how="html", followed=ID)
-    assert "nothing to export" in refused[tab.shown_error]["value"]
+    with pytest.raises(InputError, match="nothing to export"):
+        verdict_shown.export(judged, me, tab, how="html", followed=ID)
 
 
 def test_other_answers_judge_anew_without_asking(judged: Any, me: Visitor, tab: VerdictTab) -> None:

@@ -63,7 +63,7 @@ def verdict(real: Services) -> str:
 @pytest.fixture(scope="module")
 def view() -> VoteView:
     with gr.Blocks():
-        return vote.build()
+        return VoteView()
 
 
 def names_in(shown: Any) -> list[str]:

@@ -8,9 +8,9 @@ import gradio as gr
 import pytest
 
 from playground.models.bases import BaseState
-from playground.ui import adapters, compare, sidebar, train, verdict, watch, words
-from playground.ui.page import build_page, launch_options
-from playground.ui.watch import Memo, Watched
+from playground.ui import page as page_
+from playground.ui import words
+from playground.ui.page import HURRIED_S, Memo, WholePage, build_page, launch_options
 from playground.ui.wiring import Choices, Drawn, Page, Visitor
 from playground.verdict.service import VerdictView
 from tests.evaluation.verdicts import verdict as made_verdict
@@ -18,24 +18,14 @@ from tests.ui.fakes import FakeServices, row, run_view
 
 
 @pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def tab(tmp_path_factory: pytest.TempPathFactory) -> WholePage:
     services: Any = FakeServices(tmp_path_factory.mktemp("tab"))
     with gr.Blocks():
-        return Watched(
-            gr.State(),
-            gr.State(),
-            gr.Timer(),
-            gr.Button(),
-            sidebar.build(services),
-            train.build(services),
-            adapters.build(),
-            compare.build(services),
-            verdict.build(),
-        )
+        return WholePage(services)
 
 
 @pytest.fixture
-def tick(services: Any, me: Visitor, tab: Watched) -> Any:
+def tick(services: Any, me: Visitor, tab: WholePage) -> Any:
     """One tick; the memo is that of the tick before."""
     memo = Memo()
 
@@ -43,7 +33,7 @@ def tick(services: Any, me: Visitor, tab: Watched) -> Any:
         nonlocal memo
         given: Any = dict.fromkeys(("followed", "chosen", "active", "judged", "tuned"), "") | {"laid": []}
         models = dict.fromkeys(words.LETTERS, "base")
-        drawn = watch.tick(services, me, tab, memo=memo, **{**given, "models": models, **changes})
+        drawn = page_.tick(services, me, tab, memo=memo, **{**given, "models": models, **changes})
         memo = drawn.pop(tab.memo)
         assert set(drawn) <= set(tab.outputs)
         return drawn
@@ -51,7 +41,7 @@ def tick(services: Any, me: Visitor, tab: Watched) -> Any:
     return ticked
 
 
-def test_the_timer_draws_only_what_changed_and_reads_the_runs_once(services: Any, tab: Watched, tick: Any) -> None:
+def test_the_timer_draws_only_what_changed_and_reads_the_runs_once(services: Any, tab: WholePage, tick: Any) -> None:
     assert tick()[tab.pill] == "Device: idle"
     assert tick() == {}
     services.training.listed = [run_view()]
@@ -64,16 +54,16 @@ def test_the_timer_draws_only_what_changed_and_reads_the_runs_once(services: Any
     assert read == ["local"]
 
 
-def test_a_button_says_why_it_cannot_be_pressed(services: Any, tab: Watched, tick: Any) -> None:
+def test_a_button_says_why_it_cannot_be_pressed(services: Any, tab: WholePage, tick: Any) -> None:
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
     drawn = tick()
     for button in (tab.compare.ask, tab.compare.hospital):
         assert (drawn[button]["value"], drawn[button]["interactive"]) == ("Fetching the base, 62 of 93 MB", False)
-    assert drawn[tab.timer]["value"] == watch.HURRIED_S
+    assert drawn[tab.timer]["value"] == HURRIED_S
 
 
 def test_a_part_that_fails_leaves_the_others_and_is_logged_once(
-    services: Any, tab: Watched, tick: Any, caplog: pytest.LogCaptureFixture
+    services: Any, tab: WholePage, tick: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     services.device.status = lambda: 1 / 0
     drawn = tick()
@@ -83,7 +73,7 @@ def test_a_part_that_fails_leaves_the_others_and_is_logged_once(
     assert caplog.text.count("ZeroDivisionError") == 1
 
 
-def test_a_choice_that_is_gone_is_said_and_never_written_over(services: Any, tab: Watched, tick: Any) -> None:
+def test_a_choice_that_is_gone_is_said_and_never_written_over(services: Any, tab: WholePage, tick: Any) -> None:
     models = dict.fromkeys(words.LETTERS, "base") | {"B": "hospital_reports"}
     tick(models=models, tuned="hospital_reports")
     services.adapters.rows = [row(id="other")]
@@ -95,7 +85,7 @@ def test_a_choice_that_is_gone_is_said_and_never_written_over(services: Any, tab
         assert offered.choices[-1] == (f"hospital_reports, {words.GONE}", "hospital_reports")
 
 
-def test_the_replies_of_a_verdict_are_read_once(services: Any, tab: Watched, tick: Any) -> None:
+def test_the_replies_of_a_verdict_are_read_once(services: Any, tab: WholePage, tick: Any) -> None:
     services.verdicts.record, services.verdicts.held = made_verdict()
     services.verdicts.listed = [VerdictView("20261124-101500-v1a2b", "ward", "DONE", created_s=1.79e9)]
     assert "Fine-tune." in tick()[tab.verdict.body]["value"]

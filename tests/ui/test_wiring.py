@@ -15,7 +15,8 @@ from gradio.state_holder import SessionState
 from playground.services import build_services
 from playground.settings import Settings
 from playground.ui.page import build_page
-from playground.ui.wiring import AS_HTML, SETTABLE, Offers, Page
+from playground.ui.train import Offers
+from playground.ui.wiring import AS_HTML, SETTABLE, Page
 from tests.payloads import PAYLOADS
 
 
@@ -184,7 +185,7 @@ def test_an_offer_holds_the_values_and_the_rest_is_sent_at_once() -> None:
             return {box: gr.update(label="L", value="a"), number: 7, other: "written"}
 
         services: Any = SimpleNamespace(settings=SimpleNamespace(shared=False))
-        offers.then(services, button.click(lambda: None), answered, None, [other])
+        offers.then(services, None, button.click(lambda: None), answered, [other])
     handler = next(one.fn for one in page.fns.values() if one.name == "answered")
     offer, first, second, last = handler(None)
     assert json.loads(offer) == {"0": "a", "1": 7}
