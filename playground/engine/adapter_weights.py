@@ -91,7 +91,7 @@ class Neck(BottleneckWeights):
 
 @dataclass(frozen=True)
 class StackedNecks:
-    """Several necks of one layer: every row multiplies all of them, and a mask between the two products selects its own.
+    """Several necks of one layer: every row multiplies all of them; a mask between the products selects its own.
 
     down [columns, out], bias [columns], up [columns, out]; each neck has a column for each of its inner numbers and one
     that is always act(1), over which its up_bias is divided. parts: (activation, first column, past the last) of each

@@ -6,7 +6,8 @@ h is what attention or the MLP hands to the residual sum. Placement ``houlsby``:
 arXiv:1902.00751); ``pfeiffer``: after the MLP only (Pfeiffer et al. 2020, arXiv:2005.00052). up starts at zero, so a
 fresh adapter changes nothing.
 
-Importing this registers the method with PEFT (0.21), whose enumeration of methods has no public way to grow. A file holds ``base_model.model.<layer>.bottleneck_down.weight``, ``.bias``, and the same of ``bottleneck_up``.
+Importing this registers the method with PEFT (0.21), whose enumeration of methods has no public way to grow. A file
+holds ``base_model.model.<layer>.bottleneck_down.weight``, ``.bias``, and the same of ``bottleneck_up``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bottleneck adapters: a narrow two-layer network behind attention and MLP; what PEFT trains is in ``bottleneck.py``."""
+"""Bottleneck adapters: a narrow two-layer network behind attention and MLP (PEFT: ``bottleneck.py``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every fine-tuning method says of itself, and what it does with its own files: the class that each derives from."""
+"""What every fine-tuning method says of itself and does with its own files: the class that each derives from."""
 
 from __future__ import annotations
 

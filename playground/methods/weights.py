@@ -1,4 +1,4 @@
-"""What an adapter's file holds, in the terms of the engine's formula (``engine/adapter_weights.py``). Imports no torch."""
+"""What an adapter's file holds, in terms of the engine's formula (``engine/adapter_weights.py``). Imports no torch."""
 
 from __future__ import annotations
 

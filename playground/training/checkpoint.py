@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and the adapter that a finished run or a kept checkpoint becomes in the library. Needs no torch.
+"""Checkpoints of a run, and the adapter that a finished run or a kept checkpoint becomes. Needs no torch.
 
 A checkpoint is complete or ignored: a marker with every file's size and SHA-256 is written last, atomically. Two stay:
 the newest, to go on from, and the best by held-out loss. An older one goes only once a newer one is complete.

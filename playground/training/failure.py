@@ -130,7 +130,7 @@ class Setting:
 def oom_advice(
     spec: RunSpec, shapes: Shapes, there_bytes: int, packed: bool = False, cuda: bool = False
 ) -> Setting | None:
-    """The nearest smaller setting that should fit ``there_bytes``, None = there is none. packed, cuda: see ``needs``."""
+    """The nearest smaller setting that should fit ``there_bytes``, None = none. packed, cuda: see ``needs``."""
     asked = estimated(spec, shapes, spec.method, spec.batch_size, spec.max_tokens, packed, cuda)
     goal = SURE * min(asked, there_bytes)
     for method, batch_size, max_tokens in _candidates(spec):

@@ -1,4 +1,4 @@
-"""A worker's process as both sides see it: start, recognise (by pid and start time) and stop it, its lock and its record,
+"""A worker's process as both sides see it: start, recognise (pid and start time) and stop it, its lock and record,
 its heartbeat, its last event where the disk is full, and what memory it takes.
 
 One run, one worker: before it does anything a worker locks the run's folder and writes its pid into the record of runs.

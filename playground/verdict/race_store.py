@@ -1,4 +1,4 @@
-"""Races as values: what is asked, every method's run planned, the record (one JSON value a race in the database, so that
+"""Races as values: what is asked, every method's run planned, the record (a JSON value in the database, so that
 several processes see the same and a restart loses nothing), and the table that page, command line and docs show."""
 
 from __future__ import annotations

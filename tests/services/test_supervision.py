@@ -332,7 +332,7 @@ def test_a_new_order_is_honoured(manager: DeviceManager) -> None:
 
 
 def test_while_the_order_changes_nobody_who_comes_later_is_served(manager: DeviceManager) -> None:
-    """``a`` is too large for now and holds the others back; withdrawing it must not let ``b`` through ahead of ``c``."""
+    """``a`` is too large for now and holds the others back; without it ``b`` must not pass ``c``."""
     asked, busy = RunQueue(manager), manager.adopt("chat", "ann", "before", 50)
     a, b, c = row("a", 90), row("b", 20), row("c", 90)
     asked.ask([a, b, c])

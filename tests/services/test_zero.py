@@ -1,4 +1,4 @@
-"""Replies and runs through a wrapper that forks and pickles as ZeroGPU does, and through the ``spaces`` package's own."""
+"""Replies and runs through a wrapper that forks and pickles as ZeroGPU does, and through the package's own."""
 
 from __future__ import annotations
 
