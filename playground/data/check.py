@@ -26,7 +26,7 @@ from playground.data.example import (
     texts_of,
 )
 from playground.data.read import MEBI, READING, gather, no_usable_rows, read_parts
-from playground.data.records import Broken, OnProgress, Progress, Records
+from playground.data.records import OnProgress, Progress, Records
 from playground.data.token_counts import TokenReport
 from playground.data.turns import (
     Unusable,
@@ -110,13 +110,12 @@ class Validated:
             last = number = own + offset
             if on_progress is not None and place % 256 == 0:
                 on_progress(place / total)
-            if isinstance(record, Broken):
-                self.bad.append(BadRow(number, record.reason, record.fix))
-                continue
             try:
-                row = build(record, shape, number)
+                row = record if isinstance(record, Unusable) else build(record, shape, number)
             except Unusable as error:
-                self.bad.append(BadRow(number, error.reason, error.fix))
+                row = error
+            if isinstance(row, Unusable):
+                self.bad.append(BadRow(number, row.reason, row.fix))
                 continue
             self.rows.append(row)
             self._repeats.add(row)

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from playground.data.columns import Shape, detect
 from playground.data.example import BadRow
-from playground.data.records import KEEP_FEWER, Broken, Limits, Numbered, OnProgress, Progress, Records, is_nested
+from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Progress, Records, is_nested
 from playground.data.text import Text, open_text
 from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
+from playground.data.turns import Unusable
 from playground.data.workbook import parse_parquet, parse_xlsx
 from playground.errors import InputError
 
@@ -150,7 +151,7 @@ def read_parts(
         records = read_records(path, limit_bytes, progress.part(done * share, (done + size) * share))
         done += size
         if not records.some():
-            broken = [BadRow(number, row.reason, row.fix) for number, row in records.rows if isinstance(row, Broken)]
+            broken = [BadRow(number, row.reason, row.fix) for number, row in records.rows if isinstance(row, Unusable)]
             raise no_usable_rows(path.name, len(records.rows), broken)
         try:
             parts.append(Part(path.name, records, detect(records, mapping)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from playground.data.column_profile import NAMES, clean_name, leaf, spelling
-from playground.data.turns import is_turn
+from playground.data.turns import Unusable, is_turn
 from playground.errors import InputError
 
 UNPACKED = 10
@@ -104,15 +104,7 @@ _SCORES = ("overall_score", "score", "rating", "fine-grained_score")
 _ANSWERS = ("response", "answer", "completion", "output", "text", "content")
 
 
-@dataclass(frozen=True)
-class Broken:
-    """A record that could not be read: what is wrong and what to do."""
-
-    reason: str
-    fix: str
-
-
-Numbered = tuple[int, dict[str, Any] | Broken]
+Numbered = tuple[int, dict[str, Any] | Unusable]
 
 
 @dataclass(frozen=True)

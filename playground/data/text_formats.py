@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any
 
 from playground.data.column_profile import NAMES, clean_name, listed, spelling
-from playground.data.records import LONGEST_LINE, Broken, Limits, Numbered, OnProgress, Records, Rows, flatten, stream
+from playground.data.records import LONGEST_LINE, Limits, Numbered, OnProgress, Records, Rows, flatten, stream
 from playground.data.text import Text
-from playground.data.turns import is_turns
+from playground.data.turns import Unusable, is_turns
 from playground.errors import InputError
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value
@@ -59,12 +59,15 @@ def _parse_lines(text: Text, on_progress: OnProgress | None) -> Iterator[Numbere
     for number, line in enumerate(text.lines(on_progress, cut=True), 1):
         line = line.strip().strip("\ufeff")
         if len(line) > LONGEST_LINE:
-            yield number, Broken(f"longer than {LONGEST_LINE:,} characters", "Shorten it, or cut it into several rows.")
+            yield (
+                number,
+                Unusable(f"longer than {LONGEST_LINE:,} characters", "Shorten it, or cut it into several rows."),
+            )
         elif line:
             try:
                 yield number, _record(_DECODER.decode(line))
             except (ValueError, RecursionError) as error:
-                yield number, Broken(f"not valid JSON: {_why(error)}", _LINE)
+                yield number, Unusable(f"not valid JSON: {_why(error)}", _LINE)
 
 
 def _is_document(text: Text) -> bool:
@@ -133,10 +136,10 @@ def _is_chat(items: list[Any]) -> bool:
     return is_turns(items) and all(isinstance(turn, dict) and turn.keys() <= _TURN_KEYS for turn in items)
 
 
-def _record(value: Any) -> dict[str, Any] | Broken:
+def _record(value: Any) -> dict[str, Any] | Unusable:
     if isinstance(value, dict):
         return flatten(value)
-    return {"messages": value} if is_turns(value) else Broken(f"{_kind(value)}, not an object", _OBJECT)
+    return {"messages": value} if is_turns(value) else Unusable(f"{_kind(value)}, not an object", _OBJECT)
 
 
 def _parsed(text: str) -> Any:
@@ -171,13 +174,13 @@ def parse_delimited(text: Text, hint: str = ",") -> Records:
         lines = lines[1:]
     separator = declared[1] if declared else _separator(lines, hint)
     header = next(_rows(lines, separator), None)
-    if isinstance(header, Broken):
+    if isinstance(header, Unusable):
         raise InputError(f"{text.name}: the line with the column names cannot be read: {header.reason}. {header.fix}")
     return build_table(header or [], lambda: islice(_rows(lines, separator), 1, None), text.limits)
 
 
 def build_table(
-    header: Iterable[object], rows: Callable[[], Iterable[Sequence[object] | Broken]], limits: Limits
+    header: Iterable[object], rows: Callable[[], Iterable[Sequence[object] | Unusable]], limits: Limits
 ) -> Records:
     """Records from a line of column names and the rows under it; raises InputError for none of either, or too many."""
     columns, name, count = _columns(header, limits), limits.name, 0
@@ -192,14 +195,14 @@ def build_table(
     return Records(tuple(columns), Rows(lambda: _table_rows(columns, rows()), count))
 
 
-def _table_rows(columns: list[str], rows: Iterable[Sequence[object] | Broken]) -> Iterator[Numbered]:
+def _table_rows(columns: list[str], rows: Iterable[Sequence[object] | Unusable]) -> Iterator[Numbered]:
     width = len(columns)
     blank = dict.fromkeys(columns, "")
     for number, cells in enumerate(rows, 1):
-        if isinstance(cells, Broken):
+        if isinstance(cells, Unusable):
             yield number, cells
         elif len(cells) > width and any(cell not in (None, "") for cell in cells[width:]):
-            yield number, Broken(f"{len(cells)} cells in a table of {width} columns", _QUOTES)
+            yield number, Unusable(f"{len(cells)} cells in a table of {width} columns", _QUOTES)
         else:
             values = ("" if cell is None else cell for cell in cells)
             yield number, blank | dict(zip(columns, values, strict=False))
@@ -222,15 +225,15 @@ def _separator(lines: list[str], hint: str) -> str:
     best, found = (0.0, 0), _NO_SEPARATOR
     for separator in dict.fromkeys((hint, *_SEPARATORS)):
         header, *rest = [*islice(_rows(lines[:400], separator), 51)] or [[]]
-        if isinstance(header, Broken) or len(header) < 2:
+        if isinstance(header, Unusable) or len(header) < 2:
             continue
-        agree = sum(not isinstance(row, Broken) and len(row) == len(header) for row in rest) / max(1, len(rest))
+        agree = sum(not isinstance(row, Unusable) and len(row) == len(header) for row in rest) / max(1, len(rest))
         if (agree, len(header)) > best:
             best, found = (agree, len(header)), separator
     return found
 
 
-def _rows(lines: list[str], separator: str) -> Iterator[list[str] | Broken]:
+def _rows(lines: list[str], separator: str) -> Iterator[list[str] | Unusable]:
     """Every row that is not a blank line. Linear: after a quote that never closes, each line is a row of its own."""
     csv.field_size_limit(LONGEST_LINE)  # a quote that never closes must not swallow a whole large file
     spaced = any(f'{separator} "' in line for line in lines[:50])
@@ -257,7 +260,7 @@ def _rows(lines: list[str], separator: str) -> Iterator[list[str] | Broken]:
             inner = "expected after" in str(error)
             alone = alone or not inner
             what = "a quote inside the text is not doubled" if inner else "a quote is opened and never closed"
-            yield Broken(what, _QUOTES)
+            yield Unusable(what, _QUOTES)
 
 
 _HEADING = re.compile(r"\s{0,3}#{1,6}\s")

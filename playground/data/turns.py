@@ -41,7 +41,7 @@ _TRANSCRIPT = re.compile(r"(?:\A|\n)\s*(Human|User|Assistant|AI|System)\s*:[ \t]
 
 
 class Unusable(Exception):
-    """A record that cannot be trained on. Raised and caught inside this layer only: it becomes a BadRow."""
+    """A record that cannot be read or trained on: what is wrong and what to do. It becomes a BadRow."""
 
     def __init__(self, reason: str, fix: str) -> None:
         super().__init__(reason)

@@ -10,7 +10,7 @@ import openpyxl
 import pytest
 
 from playground.data.read import MEBI, read_records
-from playground.data.records import Broken
+from playground.data.turns import Unusable
 from playground.errors import InputError
 from tests.data.conftest import book, parquet, put
 
@@ -150,9 +150,9 @@ def test_broken_records_are_counted_by_number(
     name: str, content: str, broken: list[int], rows: int, tmp_path: Path
 ) -> None:
     records = read_records(put(tmp_path, name, content), LIMIT)
-    assert [number for number, record in records.rows if isinstance(record, Broken)] == broken
+    assert [number for number, record in records.rows if isinstance(record, Unusable)] == broken
     assert len(records.rows) == rows
-    assert all(record.reason and record.fix for _, record in records.rows if isinstance(record, Broken))
+    assert all(record.reason and record.fix for _, record in records.rows if isinstance(record, Unusable))
 
 
 REFUSED = [
