@@ -102,36 +102,25 @@ def changes(folder: Path) -> dict[str, Any]:
     return {module: scale * there[f"{module}.lora_B.weight"] @ there[f"{module}.lora_A.weight"] for module in modules}
 
 
-@pytest.fixture(scope="module")
-def made(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, bool], AdapterCard]:
-    """(rank, rsLoRA) -> an adapter with random A and B and a record of its rows, the same each time."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+@pytest.fixture
+def made(make_lora: Make) -> Callable[..., list[AdapterCard]]:
+    """(whether the first, and the second, is rsLoRA) -> two adapters of unlike ranks with a record of their rows."""
 
-    known: dict[tuple[int, bool], AdapterCard] = {}
-
-    def make(rank: int, rslora: bool = False) -> AdapterCard:
-        if (rank, rslora) not in known:
-            folder = tmp_path_factory.mktemp("blend") / f"r{rank}"
-            targets = ["q_proj", "down_proj"]
-            config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, use_rslora=rslora)
-            config.task_type, config.init_lora_weights = "CAUSAL_LM", False
-            torch.manual_seed(rank + rslora)
-            get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_base), config).save_pretrained(folder)
-            rows = [letter * 16 for letter in ("ca" if rank == 4 else "ab")]
+    def make(first: bool = False, second: bool = False) -> list[AdapterCard]:
+        folders = [make_lora(11, rank=4, use_rslora=first), make_lora(12, rank=8, use_rslora=second)]
+        for folder, letters in zip(folders, ("ca", "ab"), strict=True):
+            rows = [letter * 16 for letter in letters]
             (folder / "run.json").write_text(json.dumps({"schema": 1, "name": folder.name, "row_hashes": rows}))
-            known[rank, rslora] = read_card(folder)
-        return known[rank, rslora]
+        return [read_card(folder) for folder in folders]
 
     return make
 
 
 @pytest.mark.parametrize(("first", "second"), [(False, False), (True, True), (True, False), (False, True)])
 def test_a_linear_blend_is_the_weighted_sum_of_the_changes_whatever_their_ranks_and_scales(
-    tiny_base: Path, made: Callable[[int, bool], AdapterCard], tmp_path: Path, first: bool, second: bool
+    tiny_base: Path, made: Callable[..., list[AdapterCard]], tmp_path: Path, first: bool, second: bool
 ) -> None:
-    pair = [made(4, first), made(8, second)]
+    pair = made(first, second)
     blend(pair, [0.7, -0.4], "linear", tiny_base, tmp_path, "Both", "local")
     found, one, other = changes(tmp_path), changes(pair[0].path), changes(pair[1].path)
     for module, ours in found.items():
@@ -149,11 +138,12 @@ def test_parts_without_a_record_have_no_rows(tiny_base: Path, make_lora: Make, t
 
 @pytest.mark.parametrize("how", ["ties", "dare"])
 def test_other_ways_make_an_adapter_that_peft_loads_and_the_same_again(
-    tiny_base: Path, made: Callable[..., AdapterCard], tmp_path: Path, how: str
+    tiny_base: Path, made: Callable[..., list[AdapterCard]], tmp_path: Path, how: str
 ) -> None:
+    pair = made()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        blend([made(4), made(8)], [0.5, 0.5], how, tiny_base, tmp_path / name, "Both", "local")
+        blend(pair, [0.5, 0.5], how, tiny_base, tmp_path / name, "Both", "local")
     first, second = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("a", "b"))
     assert first == second
     assert float((logits(tiny_base, tmp_path / "a") - logits(tiny_base)).abs().max()) > 1e-4
@@ -169,7 +159,7 @@ def test_other_ways_make_an_adapter_that_peft_loads_and_the_same_again(
 )
 def test_what_cannot_be_blended(
     tiny_base: Path,
-    made: Callable[..., AdapterCard],
+    made: Callable[..., list[AdapterCard]],
     tmp_path: Path,
     count: int,
     weights: list[float],
@@ -177,5 +167,5 @@ def test_what_cannot_be_blended(
     says: str,
 ) -> None:
     with pytest.raises(InputError, match=says):
-        blend([made(4), made(8)][:count], weights, how, tiny_base, tmp_path, "Both", "local")
+        blend(made()[:count], weights, how, tiny_base, tmp_path, "Both", "local")
     assert list(tmp_path.iterdir()) == []
