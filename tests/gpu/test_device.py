@@ -1,74 +1,80 @@
-"""NVIDIA's driver is asked through its own libraries; here stand-ins for these."""
+"""The device and its cores: NVIDIA's driver is asked through its own libraries (here stand-ins), and cores are shared
+out between chat and a run: who computes is seen by every process of a home, and forgotten when it ends."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch  # before anything is replaced  # noqa: F401
 
-from playground.gpu.device import CpuDevice, NvidiaDevice, find_device
+from playground.gpu.device import LINGER_S, LOOK_S, CpuDevice, Lanes, NvidiaDevice, find_device, usable_cores
+from playground.settings import PROJECT_ROOT
+
+from .conftest import FakeClock
 
 NUMBER = bytes(range(16))
 SAME = "00010203-0405-0607-0809-0a0b0c0d0e0f"
 
 
-class Cuda:
-    """libcuda: each function writes where it is told to and answers 0, or ``code``."""
+def libcuda(code: int = 0, version: int = 13_000) -> SimpleNamespace:
+    """Each function writes where it is told to and answers 0, or ``code``."""
 
-    def __init__(self, code: int = 0, version: int = 13_000) -> None:
-        self.cuInit = lambda flags: code
-        self.cuInit.__name__ = "cuInit"
-        self.cuDriverGetVersion = lambda at: setattr(at._obj, "value", version)
-        self.cuDeviceGet = lambda at, ordinal: setattr(at._obj, "value", ordinal)
-        self.cuDeviceGetUuid_v2 = lambda at, device: at.__setitem__(slice(0, 16), NUMBER)
+    def init(flags: int) -> int:
+        return code
+
+    return SimpleNamespace(
+        cuInit=init,
+        cuDriverGetVersion=lambda at: setattr(at._obj, "value", version),
+        cuDeviceGet=lambda at, ordinal: setattr(at._obj, "value", ordinal),
+        cuDeviceGetUuid_v2=lambda at, device: at.__setitem__(slice(0, 16), NUMBER),
+    )
 
 
-class Management(ModuleType):
-    """pynvml, which knows one device."""
+def pynvml(known: str) -> SimpleNamespace:
+    """It knows one device."""
 
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, known: str) -> None:
-        super().__init__("pynvml")
-        self.known, self.begun = known, False
-
-    def nvmlInit(self) -> None:  # noqa: N802 - the library's own name
-        self.begun = True
-
-    def nvmlDeviceGetHandleByUUID(self, wanted: str) -> str:  # noqa: N802
-        if not self.begun or wanted != self.known:
-            raise self.NVMLError(wanted)
+    def find(wanted: str) -> str:
+        if wanted != known:
+            raise LookupError(wanted)
         return wanted
 
-    def nvmlDeviceGetName(self, handle: str) -> str:  # noqa: N802
-        return f"H200 {handle[:3]}"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(total=100, free=90)
+    return SimpleNamespace(
+        NVMLError=LookupError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=find,
+        nvmlDeviceGetName=lambda handle: f"H200 {handle[:3]}",
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=100, free=90),
+    )
 
 
 @pytest.fixture
-def torch_for_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Any], None]:
+    """(libcuda, pynvml) are there, and a torch that was built for CUDA 12."""
     (tmp_path / "version.py").write_text("cuda: str | None = '12.8'\n")
-    found = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    find = importlib.util.find_spec
+    found, find = SimpleNamespace(origin=str(tmp_path / "__init__.py")), importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: found if name == "torch" else find(name, *rest)
     )
 
+    def install(cuda: Any, management: Any) -> None:
+        monkeypatch.setattr(ctypes, "CDLL", lambda name: cuda)
+        monkeypatch.setitem(sys.modules, "pynvml", management)
+
+    return install
+
 
 @pytest.mark.parametrize("kind", ["GPU", "MIG"])
-def test_a_card_or_a_part_of_one_is_found_by_its_id(
-    torch_for_cuda: None, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Cuda())
-    monkeypatch.setitem(sys.modules, "pynvml", Management(f"{kind}-{SAME}"))
+def test_a_card_or_a_part_of_one_is_found_by_its_id(installed: Callable[[Any, Any], None], kind: str) -> None:
+    installed(libcuda(), pynvml(f"{kind}-{SAME}"))
     card = find_device(there=lambda: True)
     assert isinstance(card, NvidiaDevice)
     assert (card.name, card.total_bytes, card.free_bytes) == (f"H200 {kind}", 100, 90)
@@ -77,17 +83,97 @@ def test_a_card_or_a_part_of_one_is_found_by_its_id(
 @pytest.mark.parametrize(
     ("cuda", "management", "error"),
     [
-        (Cuda(100), Management(""), "cuInit answers 100"),
-        (Cuda(version=11_000), Management(""), "older than what torch was built for"),
-        (Cuda(), Management("GPU-other"), f"MIG-{SAME}"),
-        (Cuda(), None, "pynvml"),
+        (libcuda(100), None, "init answers 100"),
+        (libcuda(version=11_000), None, "older than what torch was built for"),
+        (libcuda(), pynvml("GPU-other"), f"MIG-{SAME}"),
+        (libcuda(), None, "pynvml"),
     ],
 )
 def test_where_the_driver_cannot_be_asked_torch_is(
-    torch_for_cuda: None, monkeypatch: pytest.MonkeyPatch, cuda: Cuda, management: Management | None, error: str
+    installed: Callable[[Any, Any], None], cuda: Any, management: Any, error: str
 ) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: cuda)
-    monkeypatch.setitem(sys.modules, "pynvml", management)
+    installed(cuda, management)
     with pytest.raises((OSError, ImportError), match=error):
         NvidiaDevice()
     assert isinstance(find_device(there=lambda: True), CpuDevice), "this torch has no card either"
+
+
+# -- cores -------------------------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys; from pathlib import Path; from playground.gpu.device import Lanes
+lanes = Lanes(Path(sys.argv[1])); lanes.enter('chat'); print('in', flush=True); input()
+"""
+
+
+def test_a_lane_beside_a_busy_one_gets_its_part_and_all_again_a_little_later(tmp_path: Path, clock: FakeClock) -> None:
+    app, worker = Lanes(tmp_path, 4, clock), Lanes(tmp_path, 4, clock)
+    worker.enter("train")
+    assert (app.threads("chat"), worker.threads("train")) == (2, 4), "nobody chats"
+    app.enter("chat")
+    clock.now += LOOK_S
+    assert (app.threads("chat"), worker.threads("train")) == (2, 2)
+    app.leave("chat")
+    clock.now += LINGER_S / 2
+    assert worker.threads("train") == 2, "the conversation may go on"
+    clock.now += LINGER_S
+    assert worker.threads("train") == 4
+
+
+def test_a_pause_shorter_than_the_look_changes_nothing(tmp_path: Path, clock: FakeClock) -> None:
+    app, worker = Lanes(tmp_path, 2, clock), Lanes(tmp_path, 2, clock)
+    app.leave("chat")  # it had not entered, and enters twice: both harmless
+    app.enter("chat")
+    app.enter("chat")
+    assert worker.threads("train") == 1
+    for _ in range(20):
+        app.leave("chat")
+        app.enter("chat")
+        clock.now += LOOK_S
+        assert worker.threads("train") == 1
+    app.leave("chat")
+    assert Lanes(tmp_path, 2, clock).threads("train") == 2
+
+
+def test_a_process_that_was_killed_holds_nothing(tmp_path: Path, clock: FakeClock) -> None:
+    worker = Lanes(tmp_path, 2, clock)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    with holder.stdin, holder.stdout:
+        assert holder.stdout.readline() == "in\n"
+        assert worker.threads("train") == 1
+        holder.kill()
+        holder.wait()
+    clock.now += LINGER_S
+    assert worker.threads("train") == 2
+
+
+def test_where_nothing_can_be_written_everybody_uses_all_cores(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    app, worker = Lanes(tmp_path / "file" / "home", 2), Lanes(tmp_path / "file" / "home", 2)
+    app.enter("chat")
+    assert worker.threads("train") == 2
+    app.leave("chat")
+
+
+def test_cores_are_those_that_this_process_may_use() -> None:
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_threads_that_wait_soon_sleep_unless_a_person_wants_them_otherwise(given: dict[str, str], spins: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, playground; print(os.environ.get('GOMP_SPINCOUNT'))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_ROOT, env=env | given, capture_output=True, text=True
+    )
+    assert ran.stdout.strip() == spins
