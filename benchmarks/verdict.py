@@ -191,7 +191,7 @@ def batching(services: Services, out: Path, examples: int = 3) -> None:
             services.batches.together = together
             services.bases.engine().backend.scheduler.prefix_cache.clear()
             started = time.monotonic()
-            for _step in work.answers(request, items, "benchmark", {}):
+            for _step in work.answers(answers.Asking(request, items, "benchmark", {})):
                 pass
             took[together].append(round(time.monotonic() - started, 2))
     middle = {

@@ -64,7 +64,7 @@ def launch(services: Services, home: Home) -> tuple[Blocks, str]:
         Middleware(Gate, settings=settings, own=routes),
     ]
     if settings.shared:
-        middleware.append(Middleware(Visit, home=settings.home))
+        middleware.append(Middleware(Visit))
     page = build_page(services)
     _, url, _ = page.launch(
         **launch_options(),

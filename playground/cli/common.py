@@ -67,8 +67,7 @@ class Progress:
 
 
 def services_for(settings: Settings, base: str | None = None, sides: Sequence[Side] = ()) -> Services:
-    """All services, on ``base`` if one is named. Raises NotFoundError for sides whose adapter is not there, before
-    anything is loaded."""
+    """All services, on ``base`` if one is named. Raises NotFoundError for a side without its adapter."""
     services = build_services(replace(settings, base=base) if base else settings)
     for side in sides:
         if side.model != "base":
@@ -78,8 +77,7 @@ def services_for(settings: Settings, base: str | None = None, sides: Sequence[Si
 
 @contextlib.contextmanager
 def owned_or_served(settings: Settings) -> Iterator[Home | None]:
-    """Hold the home's lock while a verb computes; yields None where an app serves this home and does the work
-    instead."""
+    """The home, locked while a verb computes; None where an app serves it and does the work instead."""
     home = None
     with contextlib.suppress(HomeTaken):
         home = Home.take(settings)
@@ -91,8 +89,7 @@ def owned_or_served(settings: Settings) -> Iterator[Home | None]:
 
 
 def judge_in_app(settings: Settings, request: VerdictRequest) -> Iterator[VerdictView]:
-    """A verdict measured by the app; yields how far it is. Closing it stops the measuring. Raises HomeTaken when the
-    owner does not serve."""
+    """A verdict measured by the app; closing it stops the measuring. Raises HomeTaken when the owner does not serve."""
     checks = [f"{SCHEMA}{file.resolve()}" if (file := schema_file(check)) else check for check in request.checks]
     id = call(settings, "/internal/verdict", {**request.as_json(), "checks": checks})["id"]
     view = VerdictView(id, request.name, "QUEUED")
@@ -124,8 +121,7 @@ def call(settings: Settings, route: str, body: dict[str, Any] | None = None) -> 
 
 
 def _where(settings: Settings) -> tuple[str, str]:
-    """Address and token of the serving app; one that is just starting is waited for. Raises HomeTaken if it never
-    serves."""
+    """Address and token of the serving app, waited for where it is starting. Raises HomeTaken if it never serves."""
     until = time.monotonic() + WAIT_S
     while True:
         try:

@@ -41,8 +41,7 @@ def status(settings: Settings, options: Namespace) -> Outcome:
 
 
 def _state(settings: Settings, services: Services) -> dict[str, Any]:
-    """As the app that serves this home tells it; where none does, as it is found from here, also while a command works
-    in it."""
+    """As the app that serves this home tells it, or as it is found from here, also while a command works in it."""
     try:
         home = Home.take(settings)
     except HomeTaken as taken:

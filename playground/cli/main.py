@@ -19,6 +19,11 @@ from playground.settings import Settings
 
 ERRORS = "error.log"
 """In the home folder: where the last unexpected fault happened."""
+MODULES = {
+    **dict.fromkeys(("check", "train", "runs", "race", "races"), "training"),
+    **{"compare": "compare", "replay": "compare", "verdict": "verdict", "bench": "verdict"},
+}
+"""Each verb's own, ``device`` where none is named; imported when it is called: listing runs must not pay for torch."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -26,7 +31,9 @@ def main(words: Sequence[str]) -> int:
     as_json = "--json" in words
     try:
         options = build_parser().parse_args(list(words))
-        outcome, text, code = _verb(options.verb)(Settings.from_env(), options)
+        module = import_module(f"playground.cli.{MODULES.get(options.verb, 'device')}")
+        run: Callable[[Settings, Namespace], Outcome] = getattr(module, options.verb)
+        outcome, text, code = run(Settings.from_env(), options)
         if options.json:
             print(json.dumps(outcome, allow_nan=False, default=str))
         elif text:
@@ -49,8 +56,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _unexpected(error: Exception) -> str:
-    """One sentence on a fault of ours; where it happened goes to a file, since only whoever mends it wants to read
-    that."""
+    """One sentence on a fault of ours; where it happened goes to a file."""
     said = " ".join(str(error).split())[:300]
     words = f"Something went wrong inside the program ({type(error).__name__}{': ' if said else ''}{said.rstrip('.')})."
     with contextlib.suppress(OSError, PlaygroundError):
@@ -66,16 +72,3 @@ def _failed(words: str, code: int, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": words}))
     return code
-
-
-def _verb(name: str) -> Callable[[Settings, Namespace], Outcome]:
-    """The verb's own module, imported when it is called: listing runs must not pay for torch."""
-    modules = {
-        **dict.fromkeys(("check", "train", "runs", "race", "races"), "training"),
-        **dict.fromkeys(("compare", "replay"), "compare"),
-        **dict.fromkeys(("verdict", "bench"), "verdict"),
-    }
-    run: Callable[[Settings, Namespace], Outcome] = getattr(
-        import_module(f"playground.cli.{modules.get(name, 'device')}"), name
-    )
-    return run

@@ -189,8 +189,7 @@ def race(settings: Settings, options: Namespace) -> Outcome:
 
 
 def follow_race(services: Services, started: str, progress: Progress, *, owner: bool) -> Outcome:
-    """owner: this process runs and measures it. It becomes that where the process that was is gone. Raises
-    CancelledError."""
+    """owner: this process measures it, or will where the one that did is gone. Raises CancelledError."""
     view = services.race.show(started)
     progress.say(f"Race {started}: {view.of} methods, {_time(view)}", always=True)
     try:

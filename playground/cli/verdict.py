@@ -142,8 +142,7 @@ def _questions(path: str | None) -> Questions:
 
 
 def bench(settings: Settings, options: Namespace) -> Outcome:
-    """Keep the versions, measure them, and say which is best. The rest of the file is not asked: a verdict may still
-    judge by it."""
+    """Keep the versions, measure them on the validation part alone, and say which is best."""
     file = _existing(options.file, "bench takes a file of examples.")
     texts, shots = [(name, _text(name)) for name in options.prompt], _shots(options.shots)
     services, mapping = services_for(settings, options.base), mapping_of(options.map) or None

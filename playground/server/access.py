@@ -8,7 +8,7 @@ import ipaddress
 import json
 import secrets
 import socket
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -92,15 +92,8 @@ def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-class Refusal(NamedTuple):
-    """status: of the HTTP answer. words: what is wrong, and what to do."""
-
-    status: int
-    words: str
-
-
-def refusal(request: Request, settings: Settings) -> Refusal | None:
-    """Why this request may not use /v1, or None.
+def refusal(request: Request, settings: Settings) -> tuple[int, str] | None:
+    """Why this request may not use /v1, or None: the HTTP status, and what is wrong with what to do.
 
     1. With a token: whoever shows it, from any host; nobody else.
     2. Without one, where the app is shared: nobody.
@@ -110,7 +103,7 @@ def refusal(request: Request, settings: Settings) -> Refusal | None:
     """
     if settings.api_token:  # 1
         wrong = f"The token is missing or wrong. Send 'Authorization: Bearer' with the one in {TOKEN_VARIABLE}."
-        return None if shows(request, settings.api_token) else Refusal(401, wrong)
+        return None if shows(request, settings.api_token) else (401, wrong)
     headers = request.headers
     if settings.shared:  # 2
         words = f"/v1 is off: this app is shared and has no token. Whoever runs it can set {TOKEN_VARIABLE}."
@@ -126,7 +119,7 @@ def refusal(request: Request, settings: Settings) -> Refusal | None:
         words = f"A page from elsewhere may not call /v1 without a token. Set {TOKEN_VARIABLE}, and send it."
     else:
         return None
-    return Refusal(403, words)
+    return 403, words
 
 
 def shows(request: Request, token: str) -> bool:

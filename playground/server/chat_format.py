@@ -14,6 +14,7 @@ from playground.data.example import Message
 from playground.engine.request import SEED_MAX, Sampling, TokenLogprob, stamp_hash
 from playground.errors import InputError
 
+JsonObject = dict[str, Any]
 MAX_TOKENS = 512
 """The longest reply where the request names none; less where the base holds no more."""
 FAR = 2**63
@@ -122,12 +123,10 @@ def _part(where: str, part: object) -> str:
 
 def _logprobs(body: Mapping[str, Any]) -> int | None:
     """How many of the likeliest tokens to report, None = no logprobs at all."""
-    top = _whole(body, "top_logprobs")
-    if not _flag(body, "logprobs"):
-        if top:
-            raise FieldError("top_logprobs", "top_logprobs needs logprobs set to true.")
-        return None
-    return top or 0
+    asked, top = _flag(body, "logprobs"), _whole(body, "top_logprobs")
+    if top and not asked:
+        raise FieldError("top_logprobs", "top_logprobs needs logprobs set to true.")
+    return (top or 0) if asked else None
 
 
 def _stop(value: object) -> tuple[str, ...]:
@@ -164,7 +163,7 @@ LOGPROB_MIN = -9999.0
 """Stands for minus infinity, which JSON does not have."""
 
 
-def whole(model: str, written: Sequence[Written], *, logprobs: bool) -> dict[str, Any]:
+def whole(model: str, written: Sequence[Written], *, logprobs: bool) -> JsonObject:
     """A ``chat.completion``. ``playground`` is the first reply's stamp; of several, each choice carries its own."""
     choices = [
         {
@@ -186,11 +185,8 @@ def whole(model: str, written: Sequence[Written], *, logprobs: bool) -> dict[str
 
 
 class Chunks:
-    """Turns snapshots into ``chat.completion.chunk`` objects: role, pieces of text, how it ended with the stamp, then
-    the counts.
-
-    usage: whether the counts were asked for.
-    """
+    """Snapshots as ``chat.completion.chunk`` objects: role, pieces of text, the end with the stamp, and, with
+    ``usage``, the counts."""
 
     def __init__(self, model: str, count: int, *, logprobs: bool, usage: bool) -> None:
         self._head = _head(model) | {"object": "chat.completion.chunk"} | ({"usage": None} if usage else {})
@@ -200,7 +196,7 @@ class Chunks:
         self._open = list(range(count))
         self._prints: list[str] = []
 
-    def of(self, written: Sequence[Written]) -> Iterator[dict[str, Any]]:
+    def of(self, written: Sequence[Written]) -> Iterator[JsonObject]:
         """The chunks that a snapshot adds to those before it."""
         if any(one.stamp is None for one in written):  # it waits for the device
             return
@@ -213,9 +209,8 @@ class Chunks:
             text = one.state.text[self._text[place] :]
             fresh = one.state.logprobs[self._tokens[place] :] if self._with_logprobs else ()
             if text or fresh:
-                yield self._chunk(
-                    place, {"content": text}, _chat_reply_logprobs(fresh) if self._with_logprobs else None
-                )
+                logprobs = _chat_reply_logprobs(fresh) if self._with_logprobs else None
+                yield self._chunk(place, {"content": text}, logprobs)
             self._text[place] += len(text)
             self._tokens[place] += len(fresh)
             if one.state.finish:
@@ -225,14 +220,12 @@ class Chunks:
             last = {"choices": [], "usage": _usage(written), "system_fingerprint": self._prints[0]}
             yield self._head | last | {"playground": written[0].stamp}
 
-    def _chunk(
-        self, place: int, delta: dict[str, Any], logprobs: Any = None, finish: str | None = None
-    ) -> dict[str, Any]:
-        choice = {"index": place, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    def _chunk(self, place: int, delta: JsonObject, logprobs: JsonObject | None = None, finish: str = "") -> JsonObject:
+        choice = {"index": place, "delta": delta, "logprobs": logprobs, "finish_reason": finish or None}
         return self._head | {"choices": [choice], "system_fingerprint": self._prints[place]}
 
 
-def _head(model: str) -> dict[str, Any]:
+def _head(model: str) -> JsonObject:
     return {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
 
@@ -242,13 +235,9 @@ def _usage(written: Sequence[Written]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
 
 
-def _chat_reply_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-    content = [
-        _token(token.text, token.logprob) | {"top_logprobs": [_token(text, value) for text, value in token.top]}
-        for token in tokens
-    ]
+def _chat_reply_logprobs(tokens: Sequence[TokenLogprob]) -> JsonObject:
+    def told(text: str, logprob: float) -> JsonObject:
+        return {"token": text, "logprob": max(LOGPROB_MIN, logprob), "bytes": list(text.encode(errors="replace"))}
+
+    content = [told(one.text, one.logprob) | {"top_logprobs": [told(*other) for other in one.top]} for one in tokens]
     return {"content": content, "refusal": None}
-
-
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": max(LOGPROB_MIN, logprob), "bytes": list(text.encode(errors="replace"))}

@@ -1,6 +1,6 @@
 """Middleware before the page's server: ``Gate`` (whose page asks, for which route, with how large a body; everything
 else is refused), ``ContentPolicy`` (a Content-Security-Policy on every answer) and, where the app is shared, ``Visit``
-(a visitor's cookie; no upload when the disk is nearly full)."""
+(a visitor's cookie)."""
 
 from __future__ import annotations
 
@@ -43,10 +43,7 @@ _GET = (
     # what Gradio's own clients ask besides
     *("/config", "/gradio_api/info", "/gradio_api/call/{api_name}/{event_id}"),
 )
-_POST = (
-    *("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset", UPLOAD),
-    "/gradio_api/call/{api_name}",
-)
+_POST = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset", UPLOAD, "/gradio_api/call/{api_name}")
 GRADIO_ROUTES = frozenset({("HEAD", "/"), *(("GET", path) for path in _GET), *(("POST", path) for path in _POST)})
 """The method and path, as Gradio writes it, of every route of Gradio's that is answered."""
 FRAMING_BYTES = 1 << 20
@@ -62,11 +59,8 @@ opens it to all."""
 
 
 class Gate:
-    """ASGI middleware; plain, so that streams pass untouched.
-
-    own: our routes, which are answered too and read their own bodies. body_s, upload_s: how long the body of a call and
-    of an upload may take to arrive.
-    """
+    """ASGI middleware; plain, so that streams pass untouched. own: our routes, which are answered too and read their
+    own bodies. body_s, upload_s: how long the body of a call and of an upload may take to arrive."""
 
     def __init__(
         self,
@@ -146,9 +140,13 @@ class Gate:
         if not said.isdecimal() or int(said) > limit + FRAMING_BYTES:
             await PlainTextResponse(too_large, 413)(scope, receive, send)
             return
+        full = ""
         if self._incoming.is_crowded():
-            full = PlainTextResponse("Too many files wait here. Try again in a quarter of an hour.", 507)
-            await full(scope, receive, send)
+            full = "Too many files wait here. Try again in a quarter of an hour."
+        if self._settings.shared and disk_free(self._settings.home) < FREE_MIN_BYTES:
+            full = "The disk of this app is nearly full. Try again in an hour."
+        if full:
+            await PlainTextResponse(full, 507)(scope, receive, send)
             return
         visitor = _VISITOR.search(headers.get("cookie", ""))
         arrived, whole = 0, False
@@ -191,11 +189,8 @@ WAITS_S = INCOMING_S + TICK_S
 
 
 class Incoming:
-    """Counts uploaded bytes as they arrive; each counts until its file is sure to be gone. Visitors without a cookie
-    share one quota.
-
-    folder: where the files lie. largest_bytes: of one upload. clock: seconds, monotonic.
-    """
+    """Counts uploaded bytes until their file is sure to be gone. Visitors without a cookie share one quota. folder:
+    where the files lie. largest_bytes: of one upload. clock: seconds, monotonic."""
 
     def __init__(self, folder: Path, largest_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._largest, self._clock = folder, largest_bytes, clock
@@ -242,8 +237,7 @@ scripts."""
 
 
 class ContentPolicy:
-    """ASGI middleware; only the page is held until it is whole, so that streams pass untouched. space: the hub's page
-    may frame this."""
+    """ASGI middleware; holds only the page until it is whole. space: the hub's page may frame this."""
 
     def __init__(self, app: ASGIApp, space: bool = False) -> None:
         self._app = app
@@ -282,32 +276,21 @@ KEPT_S = 30 * 24 * 3600
 
 
 class Visit:
-    """ASGI middleware; plain, so that streams pass untouched. home: the folder that uploads fill."""
+    """ASGI middleware that gives the page's visitor a cookie; plain, so that streams pass untouched."""
 
-    def __init__(self, app: ASGIApp, home: Path) -> None:
-        self._app, self._home = app, home
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = scope["method"] if scope["type"] == "http" else ""
-        if method == "POST" and scope["path"].rstrip("/").endswith("/upload") and self._full():
-            full = PlainTextResponse("The disk of this app is nearly full. Try again in an hour.", 507)
-            await full(scope, receive, send)
-        elif method == "GET" and path_in(scope) == "/":
-            cookie = _cookie(scope)
+        async def with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.append("set-cookie", _cookie(scope))
+                headers["cache-control"] = "no-store"
+            await send(message)
 
-            async def with_cookie(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    headers = MutableHeaders(scope=message)
-                    headers.append("set-cookie", cookie)
-                    headers["cache-control"] = "no-store"
-                await send(message)
-
-            await self._app(scope, receive, with_cookie)
-        else:
-            await self._app(scope, receive, send)
-
-    def _full(self) -> bool:
-        return disk_free(self._home) < FREE_MIN_BYTES
+        is_page = scope["type"] == "http" and scope["method"] == "GET" and path_in(scope) == "/"
+        await self._app(scope, receive, with_cookie if is_page else send)
 
 
 def token_in(header: str, name: str = COOKIE) -> str:

@@ -52,18 +52,15 @@ def build_routes(services: Services, token: str) -> list[Route]:
     async def status(request: Request) -> Response:
         return JSONResponse(services.device.counts() if services.settings.shared else services.device.status())
 
-    started_s = int(time.time())
     every_method = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    internal = partial(_internal, services, token)
     return [
         Route("/healthz", healthz),
         Route("/status", status),
-        Route("/internal/status", _internal(services, token, lambda services, body: services.device.status())),
-        *(
-            Route(f"/internal/{name}", _internal(services, token, work), methods=["POST"])
-            for name, work in _INTERNAL.items()
-        ),
-        Route("/v1/models", _guarded(services, partial(_models, started_s))),
-        Route("/v1/models/{model}", _guarded(services, partial(_model, started_s))),
+        Route("/internal/status", internal(lambda services, body: services.device.status())),
+        *(Route(f"/internal/{name}", internal(work), methods=["POST"]) for name, work in _INTERNAL.items()),
+        Route("/v1/models", _guarded(services, _models)),
+        Route("/v1/models/{model}", _guarded(services, _models)),
         Route("/v1/chat/completions", _guarded(services, _chat), methods=["POST"]),
         Route("/v1/{rest:path}", _guarded(services, _elsewhere), methods=every_method),
     ]
@@ -126,18 +123,16 @@ _room = threading.BoundedSemaphore(THREADS_MAX)
 OWNER = "prompt-or-tune"
 """Who owns the base and the shipped adapters, in the list of models."""
 PREPARING_S = 5
+_STARTED_S = int(time.time())
 GONE = 499
 """The usual status for a client that has left; nobody reads it."""
 _log = logging.getLogger(__name__)
 
 
 class Follower(Generic[T]):
-    """A blocking generator in a thread of its own, iterated from the event loop; ``stop`` on every way out closes it at
-    its next value.
-
-    Its values are snapshots, so only the newest is kept: a slow reader gets larger steps and fills no memory. Raises
-    what the source raises; BusyError at once when THREADS_MAX are followed already. Make it in a running event loop.
-    """
+    """A blocking generator in a thread of its own, iterated from the event loop in which it is made; ``stop`` on every
+    way out closes it at its next value. Only the newest value is kept, so a slow reader gets larger steps. Raises what
+    the source raises; BusyError at once when THREADS_MAX are followed already."""
 
     def __init__(self, make: Callable[[], Generator[T]]) -> None:
         if not _room.acquire(blocking=False):
@@ -197,23 +192,20 @@ class Follower(Generic[T]):
             self._loop.call_soon_threadsafe(take)
 
 
-async def _models(started_s: int, services: Services, request: Request) -> Response:
+async def _models(services: Services, request: Request) -> Response:
+    """All of them, or the one that the path names."""
+    if (name := request.path_params.get("model")) is not None:
+        return JSONResponse(_described(services, await run_in_threadpool(services.completion.card, name)))
     cards = await run_in_threadpool(services.completion.adapters)
-    models = [_described(services, card, started_s) for card in (None, *cards)]
-    return JSONResponse({"object": "list", "data": models})
+    return JSONResponse({"object": "list", "data": [_described(services, card) for card in (None, *cards)]})
 
 
-async def _model(started_s: int, services: Services, request: Request) -> Response:
-    card = await run_in_threadpool(services.completion.card, request.path_params["model"])
-    return JSONResponse(_described(services, card, started_s))
-
-
-def _described(services: Services, card: AdapterCard | None, started_s: int) -> JsonObject:
+def _described(services: Services, card: AdapterCard | None) -> JsonObject:
     """A model as vLLM lists it: ``parent`` is what an adapter stands on, ``root`` the base's own id."""
     return {
         "id": card.id if card else BASE,
         "object": "model",
-        "created": int(card.created_s) if card else started_s,
+        "created": int(card.created_s) if card else _STARTED_S,
         "owned_by": card.owner if card and not card.shipped else OWNER,
         "root": services.completion.base,
         "parent": BASE if card else None,
@@ -290,20 +282,21 @@ async def _events(follower: Follower[list[Written]], written: list[Written], ask
 
 
 async def _elsewhere(services: Services, request: Request) -> Response:
-    there = "There is: GET /v1/models, POST /v1/chat/completions."
-    body = _body(f"{request.method} {request.url.path[:80]} is not served. {there}", code="not_found")
-    return JSONResponse(body, status_code=404)
+    asked, there = f"{request.method} {request.url.path[:80]}", "GET /v1/models, POST /v1/chat/completions"
+    return JSONResponse(_body(f"{asked} is not served. There is: {there}.", code="not_found"), 404)
 
 
 def _guarded(services: Services, handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
     """Decides who may call before anything is read, and turns errors into OpenAI's."""
 
     async def answer(request: Request) -> Response:
-        if (refused := refusal(request, services.settings)) and refused.status == 401:
-            body = _body(refused.words, "authentication_error", code="invalid_api_key")
-            return JSONResponse(body, status_code=401, headers={"WWW-Authenticate": "Bearer"})
-        if refused:
-            return JSONResponse(_body(refused.words, "permission_error", code="forbidden"), status_code=refused.status)
+        if (refused := refusal(request, services.settings)) is not None:
+            status, words = refused
+            kind, code = (
+                ("authentication_error", "invalid_api_key") if status == 401 else ("permission_error", "forbidden")
+            )
+            headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+            return JSONResponse(_body(words, kind, code=code), status, headers)
         done = await _tried(handler(services, request))
         if isinstance(done, Response):
             return done

@@ -1,12 +1,12 @@
-"""Every side's answer to every example, in batches through the engine, example by example so that what is there can
-be compared."""
+"""Every side's answer to every example, in batches through the engine; and a verdict's measuring, phase by phase."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from playground.chat.batching import Asked, Batches, Written
 from playground.chat.compare import Side, Turn, conversation, passages_for
@@ -17,23 +17,26 @@ from playground.data.split import part, split
 from playground.engine.request import Sampling
 from playground.errors import InputError, OutOfMemoryError, PlaygroundError
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS
-from playground.evaluation.forgetting import questions
+from playground.evaluation.forgetting import Forgetting, questions, refusals
 from playground.evaluation.verdict import Answered
+from playground.jobs import Job
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
-from playground.verdict.losses import ScoringService, ToScore
+from playground.verdict.files import VERDICT, State, VerdictFiles
+from playground.verdict.losses import ForgettingService, ScoringService, ToScore
 from playground.verdict.request import VerdictRequest
 from playground.workspace.examples import DataService
 
+T = TypeVar("T")
 TIMED = 3
 """Examples that are asked again one by one, for what an answer takes when nobody else asks; one more goes before
 them."""
-NO_ANSWER = "The answers are none: this file holds raw text. A verdict needs rows with a request and an answer."
+AFTER = 0.3
+"""What comes after the answers, as a share of them: for the time left."""
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One example for one side. prompt: rendered; messages: what it was rendered from."""
 
     example: Example
@@ -48,22 +51,19 @@ class Item:
         return self.example.row, self.side.label
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Items that are asked together, and how each is drawn. phase, done, of: as in ``Progress``, before it begins."""
+class Asking(NamedTuple):
+    """What a verdict asks, of whom. session: whose turn it is. failed: side -> why it fails and is asked no more."""
 
-    phase: str
-    done: int
-    of: int
+    request: VerdictRequest
     items: Sequence[Item]
-    sampling: Sequence[Sampling]
+    session: str
+    failed: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """phase: what is done, in words. done, of: replies (or texts scored). answers: those that are new since the last
-    time. known: (row, side) -> what is new of an answer that is there: its repeats, its seconds or its loss, as
-    ``what`` says."""
+    """phase: what is done, in words. done, of: replies (or texts scored). answers: those that are new. known: (row,
+    side) -> what is new of an answer that is there: its repeats, its seconds or its loss, as ``what`` says."""
 
     phase: str
     done: int
@@ -71,14 +71,11 @@ class Progress:
     answers: tuple[Answered, ...] = ()
     waiting: str = ""
     what: str = ""
-    known: Mapping[tuple[int, str], Any] = field(default_factory=dict)
+    known: Mapping[tuple[int, str], object] = field(default_factory=dict)
 
 
 class Answering:
-    """Prepares and runs what a verdict asks for; keeps nothing.
-
-    failed: side -> why it cannot answer. A side that fails is written into it and asked no more; the others go on.
-    """
+    """Runs what a verdict asks. Closing a phase frees the device; it raises PlaygroundError where every side fails."""
 
     def __init__(
         self, bases: BaseService, data: DataService, adapters: AdapterService, batches: Batches, scoring: ScoringService
@@ -88,206 +85,181 @@ class Answering:
 
     def examples(self, request: VerdictRequest) -> list[Example]:
         """The rows to judge by. Raises InputError when there are none."""
-        checked = self._data.check(request.file, request.mapping, request.owner)
-        rows = part(checked.examples, request.rows) if request.rows is not None else list(checked.examples)
-        if not checked.examples:
-            raise InputError(NO_ANSWER)
+        there = list(self._data.check(request.file, request.mapping, request.owner).examples)
+        rows = part(there, request.rows) if request.rows is not None else there
+        if not there:
+            needed = "A verdict needs rows with a request and an answer."
+            raise InputError(f"The answers are none: this file holds raw text. {needed}")
         if not rows:
             raise InputError("No row is left to judge by. Choose another part, or a file with more rows.")
         return rows[: request.limit]
 
     def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
         """Whose weights answer, by side. Raises NotFoundError, and InputError for what cannot answer."""
-        found = [
-            None if side.model == "base" else self._adapters.get(side.model, request.owner) for side in request.sides
-        ]
-        rows = {row.card.id: row for row in self._adapters.list(request.owner)}
+        owner = request.owner
+        found = [None if side.model == "base" else self._adapters.get(side.model, owner) for side in request.sides]
+        unusable = {row.card.id: row.reason for row in self._adapters.list(owner) if not row.usable}
         for card in found:
-            if card is not None and card.id in rows and not rows[card.id].usable:
-                raise InputError(f"{card.name} cannot be a side: {rows[card.id].reason}.")
+            if card is not None and card.id in unusable:
+                raise InputError(f"{card.name} cannot be a side: {unusable[card.id]}.")
         return found
 
     def replies(self, request: VerdictRequest) -> int:
-        """How many replies it takes. Reads all that it will read: raises InputError or NotFoundError for what cannot
-        be asked."""
+        """How many replies it takes. Raises InputError or NotFoundError for what cannot be asked."""
         self._batches.refuse_too_long(request.max_tokens)
         rows = len(self.examples(request))
         self.cards(request)
         for side in request.sides:
-            if side.docs is not None:
-                self._data.documents(side.docs, request.owner)
-            self._pool(side, request)
+            self._read(side, request)
         return rows * len(request.sides) * request.replies_each
 
-    def prepare(self, request: VerdictRequest) -> list[Item]:
-        """All items, an example's sides one after another. Raises InputError, NotFoundError."""
-        return self._items(request, self.examples(request))
-
-    def _items(self, request: VerdictRequest, examples: Sequence[Example]) -> list[Item]:
+    def prepare(self, request: VerdictRequest, examples: Sequence[Example] | None = None) -> list[Item]:
+        """The items of these examples (None = the request's), side by side. Raises InputError, NotFoundError."""
+        examples = self.examples(request) if examples is None else examples
         cards, tokenizer = self.cards(request), self._bases.tokenizer()
-        documents = {
-            side.docs: self._data.documents(side.docs, request.owner) for side in request.sides if side.docs is not None
-        }
-        pools = [self._pool(side, request) for side in request.sides]
+        read = [self._read(side, request) for side in request.sides]
         items = []
         for example in examples:
-            for side, card, pool in zip(request.sides, cards, pools, strict=True):
-                messages, passages = _asked(
-                    side, example, pool, request.seed, documents.get(side.docs) if side.docs else None
-                )
+            for side, card, (pool, documents) in zip(request.sides, cards, read, strict=True):
+                messages, passages = _asked(side, example, pool, request.seed, documents)
                 items.append(Item(example, side, card, render_prompt(tokenizer, messages), tuple(messages), passages))
         return items
 
-    def answers(
-        self, request: VerdictRequest, items: Sequence[Item], session: str, failed: dict[str, str]
-    ) -> Generator[Progress, None, None]:
-        """Every item's reply. Closing it frees the device. Raises PlaygroundError, where every side fails too."""
-        of = len(items) * request.replies_each
-        done = 0
-        for begin in range(0, len(items), self._batches.together):
-            asked = items[begin : begin + self._batches.together]
-            able = _able(asked, failed)
-            batch = _Batch("Answering", done, of, able, [request.sampling()] * len(able))
-            yield from self._write(batch, request, session, failed, answers=True)
-            done += len(asked)
+    def answers(self, asking: Asking) -> Generator[Progress, None, None]:
+        """Every item's reply."""
+        drawn = asking.request.sampling()
+        of = len(asking.items) * asking.request.replies_each
+        for begin, chunk in self._chunks([(item, drawn) for item in asking.items], asking):
+            yield from self._write(asking, chunk, Progress("Answering", begin, of), answers=True)
 
-    def repeats(
-        self, request: VerdictRequest, items: Sequence[Item], session: str, failed: dict[str, str]
-    ) -> Generator[Progress, None, None]:
+    def repeats(self, asking: Asking) -> Generator[Progress, None, None]:
         """Sampled repeats of every item."""
+        request, items = asking.request, asking.items
         found: dict[tuple[int, str], list[str]] = {}
         many = request.repeats if request.repeats > 1 else 0
-        asked = [(item, repeat) for item in items for repeat in range(1, many + 1)]
-        of = len(items) + len(asked)
-        for begin in range(0, len(asked), self._batches.together):
-            chunk = [one for one in asked[begin : begin + self._batches.together] if one[0].side.label not in failed]
-            done, drawn = len(items) + begin, [request.sampling(repeat) for _, repeat in chunk]
-            batch = _Batch("Repeating", done, of, [item for item, _ in chunk], drawn)
-            written = yield from self._write(batch, request, session, failed)
+        asked = [(item, request.sampling(repeat)) for item in items for repeat in range(1, many + 1)]
+        for begin, chunk in self._chunks(asked, asking):
+            now = Progress("Repeating", len(items) + begin, len(items) + len(asked), what="repeats")
+            written = yield from self._write(asking, chunk, now)
             for (item, _), one in zip(chunk, written, strict=True):
                 found.setdefault(item.key, []).append(one.state.text)
             whole = {key: tuple(found.pop(key)) for key in list(found) if len(found[key]) == many}
-            yield Progress("Repeating", done + len(chunk), of, what="repeats", known=whole)
+            yield replace(now, done=now.done + len(chunk), known=whole)
 
-    def timings(
-        self, request: VerdictRequest, items: Sequence[Item], session: str, failed: dict[str, str]
-    ) -> Generator[Progress, None, None]:
+    def timings(self, asking: Asking) -> Generator[Progress, None, None]:
         """Seconds of some answers when each is asked alone.
 
         As in use: the prefix that all requests of a side share (its prompt, its shots) is cached from the one before,
         the rest is not. So the prefix cache is cleared first, under the lease, and each side's first ask is not
         counted; with one example there is no other.
         """
-        rows = list(dict.fromkeys(item.example.row for item in items))[: TIMED + 1]
-        timed = [item for item in items if item.example.row in rows]
-        able = _able(timed, failed)
-        batch = _Batch("Timing", 0, len(timed), able, [request.sampling()] * len(able))
-        yield from self._write(batch, request, session, failed, timed=set(rows[1:] or rows))
-        yield Progress(
-            "Timing", len(timed), len(timed), what="seconds"
-        )  # what waited for a side that has failed is known now
+        rows = list(dict.fromkeys(item.example.row for item in asking.items))[: TIMED + 1]
+        timed = [(item, asking.request.sampling()) for item in asking.items if item.example.row in rows]
+        able = [one for one in timed if one[0].side.label not in asking.failed]
+        yield from self._write(asking, able, Progress("Timing", 0, len(timed)), timed=set(rows[1:] or rows))
+        # what waited for a side that has failed is known now
+        yield Progress("Timing", len(timed), len(timed), what="seconds")
 
-    def refusals(
-        self, request: VerdictRequest, session: str, failed: dict[str, str]
-    ) -> Generator[Progress, None, dict[str, list[str]]]:
-        """What sides with documents say to questions that no documents answer; returns side -> replies, in the
-        questions' order."""
-        sides = tuple(side for side in request.sides if side.docs is not None and side.label not in failed)
+    def refusals(self, asking: Asking) -> Generator[Progress, None, dict[str, list[str]]]:
+        """Side -> its replies to questions that no documents answer, in their order."""
+        request = asking.request
+        sides = tuple(side for side in request.sides if side.docs is not None and side.label not in asking.failed)
         if not sides:
             return {}
-        asked = [
-            Example((Message("user", text), Message("assistant", "")), row) for row, text in enumerate(questions(), 1)
-        ]
-        items = self._items(replace(request, sides=sides), asked)
+        rows = [((Message("user", text), Message("assistant", "")), row) for row, text in enumerate(questions(), 1)]
+        items = self.prepare(replace(request, sides=sides), [Example(*row) for row in rows])
         sampling = replace(request.sampling(), max_tokens=min(REPLY_TOKENS, request.max_tokens))
         found: dict[str, list[str]] = {side.label: [] for side in sides}
-        for begin in range(0, len(items), self._batches.together):
-            chunk = _able(items[begin : begin + self._batches.together], failed)
-            batch = _Batch("Unanswerable questions", begin, len(items), chunk, [sampling] * len(chunk))
-            written = yield from self._write(batch, request, session, failed)
-            for item, one in zip(chunk, written, strict=True):
+        for begin, chunk in self._chunks([(item, sampling) for item in items], asking):
+            now = Progress("Unanswerable questions", begin, len(items))
+            written = yield from self._write(asking, chunk, now)
+            for (item, _), one in zip(chunk, written, strict=True):
                 found[item.side.label].append(one.state.text)
-        return {label: replies for label, replies in found.items() if label not in failed}
+        return {label: replies for label, replies in found.items() if label not in asking.failed}
 
-    def losses(self, items: Sequence[Item], session: str) -> Generator[Progress, None, None]:
-        """Loss of every reference, in nats a token; a row that does not fit the base's context with some side's
-        prompt is left out."""
-        rendered = [(item, *self._scoring.rendered(item.messages, item.example.completion)) for item in items]
+    def losses(self, asking: Asking) -> Generator[Progress, None, None]:
+        """Loss of every reference, in nats a token; a row too long for some side's context is left out."""
         tokenizer, context = self._bases.tokenizer(), self._bases.context()
+        able = [item for item in asking.items if item.side.label not in asking.failed]
+        rendered = [(item, *self._scoring.rendered(item.messages, item.example.completion)) for item in able]
 
         def fits(item: Item, text: str) -> bool:
             own = item.card.virtual_tokens if item.card else 0
             return context is None or own + len(encode(tokenizer, text)) <= context
 
         long = {item.example.row for item, prompt, said in rendered if not fits(item, prompt + said)}
-        items = [item for item in items if item.example.row not in long]
-        asked = [ToScore(item.card, prompt, said) for item, prompt, said in rendered if item.example.row not in long]
+        kept = [one for one in rendered if one[0].example.row not in long]
+        asked = [ToScore(item.card, prompt, said) for item, prompt, said in kept]
         scored: set[int] = set()
         for begin in range(0, len(asked), self._batches.together):
-            for scoring in self._scoring.run(asked[begin : begin + self._batches.together], session):
-                new = {
-                    at: score
-                    for at, score in enumerate(scoring.scores, begin)
-                    if score is not None and at not in scored
-                }
-                scored |= new.keys()
-                known = {items[at].key: score.loss for at, score in new.items()}
-                done, of = len(scored), len(asked)
-                yield Progress("Scoring the references", done, of, waiting=scoring.waiting, what="loss", known=known)
+            for scoring in self._scoring.run(asked[begin : begin + self._batches.together], asking.session):
+                known: dict[tuple[int, str], object] = {}
+                for at, score in enumerate(scoring.scores, begin):
+                    if score is not None and at not in scored:
+                        scored.add(at)
+                        known[kept[at][0].key] = score.loss
+                now = Progress("Scoring the references", len(scored), len(asked), waiting=scoring.waiting)
+                yield replace(now, what="loss", known=known)
+
+    def _chunks(
+        self, asked: Sequence[tuple[Item, Sampling]], asking: Asking
+    ) -> Iterator[tuple[int, list[tuple[Item, Sampling]]]]:
+        """(where it begins, what its sides that have not failed are asked) of every batch."""
+        for begin in range(0, len(asked), self._batches.together):
+            chunk = asked[begin : begin + self._batches.together]
+            yield begin, [one for one in chunk if one[0].side.label not in asking.failed]
 
     def _write(
         self,
-        batch: _Batch,
-        request: VerdictRequest,
-        session: str,
-        failed: dict[str, str],
+        asking: Asking,
+        chunk: Sequence[tuple[Item, Sampling]],
+        now: Progress,
         answers: bool = False,
-        timed: Collection[int] | None = None,
+        timed: Collection[int] = (),
     ) -> Generator[Progress, None, list[Written]]:
-        """One batch to its end, under one lease. answers: yield each as it ends. timed: one after another, and of
-        these rows the seconds as each ends. Raises a failure that is the device's, or that leaves no side."""
+        """One batch to its end, under one lease. now: before it begins. answers: yield each as it ends. timed: one
+        after another, and of these rows the seconds as each ends. Raises a failure that is the device's, or that
+        leaves no side."""
         written: list[Written] = []
         known: set[int] | None = None
-        items = batch.items
-        asked = [Asked(item.card, item.prompt, one) for item, one in zip(items, batch.sampling, strict=True)]
-        for written in self._batches.run(asked, session, "measure", apart=timed is not None):
+        items = [item for item, _ in chunk]
+        asked = [Asked(item.card, item.prompt, sampling) for item, sampling in chunk]
+        for written in self._batches.run(asked, asking.session, "measure", apart=bool(timed)):
             waiting = next((one.waiting for one in written if one.waiting), "")
             ended = {place for place, one in enumerate(written) if one.done}
             if waiting or ended != known:
                 new = [place for place in sorted(ended - (known or set())) if written[place].failure is None]
                 known = ended
                 fresh = tuple(_answered(items[place], written[place]) for place in new) if answers else ()
-                counted = [place for place in new if items[place].example.row in (timed or ())]
+                counted = [place for place in new if items[place].example.row in timed]
                 seconds = {items[place].key: written[place].state.seconds for place in counted}
-                done, what = batch.done + len(ended), "seconds" if seconds else ""
-                yield Progress(batch.phase, done, batch.of, fresh, waiting, what, seconds)
+                done, what = now.done + len(ended), "seconds" if seconds else ""
+                yield Progress(now.phase, done, now.of, fresh, waiting, what, seconds)
         faults: dict[str, PlaygroundError] = {}
         for item, one in zip(items, written, strict=True):
             if one.failure is not None:
-                faults.setdefault(item.side.label, _named(one.failure, item.side))
-        others = [fault for fault in faults.values() if not isinstance(fault, (InputError, OutOfMemoryError))]
-        if faults and (others or len({*failed, *faults}) == len(request.sides)):
-            raise [*others, *faults.values()][0]
-        failed.update({label: str(fault).removeprefix(f"{label}: ") for label, fault in faults.items()})
+                faults.setdefault(item.side.label, one.failure)
+        named = [type(fault)(f"{label}: {fault}") for label, fault in faults.items()]
+        others = [fault for fault in named if not isinstance(fault, (InputError, OutOfMemoryError))]
+        if faults and (others or len({*asking.failed, *faults}) == len(asking.request.sides)):
+            raise [*others, *named][0]
+        asking.failed.update({label: str(fault) for label, fault in faults.items()})
         return written
 
-    def _pool(self, side: Side, request: VerdictRequest) -> list[Example]:
-        """Answered examples that shots come from. A file that is judged by gives its other rows; one that is not,
-        its training part."""
+    def _read(self, side: Side, request: VerdictRequest) -> tuple[list[Example], Documents | None]:
+        """(answered examples that shots come from, documents). A file that is judged by gives its other rows; one that
+        is not, its training part. Raises InputError, NotFoundError."""
+        documents = self._data.documents(side.docs, request.owner) if side.docs is not None else None
         if not side.shots:
-            return []
+            return [], documents
         source = Path(side.shots_from or request.examples or request.file)
         same = source.resolve() == request.file.resolve()
         checked = self._data.check(source, request.mapping if source == request.file else None, request.owner)
         if request.rows is None and same:
-            return list(checked.examples)
-        parts = split(checked.examples, request.seed, test=self._data.test_share(source))
+            return list(checked.examples), documents
+        learned = split(checked.examples, request.seed, test=self._data.test_share(source)).train
         judged = set(request.rows or ()) if same else set()
-        return [example for example in part(checked.examples, parts.train) if example.row not in judged]
-
-
-def _able(items: Sequence[Item], failed: Mapping[str, str]) -> list[Item]:
-    return [item for item in items if item.side.label not in failed]
+        return [example for example in part(checked.examples, learned) if example.row not in judged], documents
 
 
 def _asked(
@@ -304,22 +276,109 @@ def _asked(
 
 
 def _answered(item: Item, one: Written) -> Answered:
-    example, state = item.example, one.state
-    return Answered(
-        example=example.row,
-        side=item.side.label,
-        question=example.messages[-2].content,
-        prompt=item.prompt,
-        reply=state.text,
-        reference=example.completion,
-        prompt_tokens=state.prompt_tokens,
-        completion_tokens=state.completion_tokens,
-        seconds=None,
-        stamp=one.stamp,
-        passages=item.passages,
-    )
+    said = (item.prompt, one.state.text, item.example.completion)
+    tokens = (one.state.prompt_tokens, one.state.completion_tokens)
+    return Answered(*item.key, item.example.messages[-2].content, *said, *tokens, None, one.stamp, item.passages)
 
 
-def _named(failure: PlaygroundError, side: Side) -> PlaygroundError:
-    """The same failure with the side's name before it."""
-    return type(failure)(f"{side.label}: {failure}")
+@dataclass
+class Work:
+    """What is measured so far. failed: side -> why it cannot answer."""
+
+    state: State
+    began_s: float = 0.0
+    answers: dict[tuple[int, str], Answered] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    forgotten: dict[str, Any] = field(default_factory=dict)
+    refusals: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def drop_failed(self) -> None:
+        """A side that cannot answer all is compared in nothing: what it wrote before goes."""
+        self.answers = {key: answer for key, answer in self.answers.items() if key[1] not in self.failed}
+
+
+class Measuring:
+    """Asks, and writes every answer down as it comes."""
+
+    def __init__(self, answering: Answering, forgetting: ForgettingService, files: VerdictFiles) -> None:
+        self._answering, self._forgetting, self._files = answering, forgetting, files
+
+    def run(self, work: Work, request: VerdictRequest, job: Job) -> None:
+        """Ask all of it. Raises CancelledError when it is stopped; what was measured by then stays in ``work``."""
+        work.began_s = time.monotonic()
+        asker, judged = self._answering, request.purpose == VERDICT
+        asking = Asking(request, asker.prepare(request), f"verdict {request.owner}", work.failed)
+        self._follow(work, job, "answers_s", asker.answers(asking))
+        self._follow(work, job, "repeats_s", asker.repeats(asking))
+        if judged:
+            self._follow(work, job, "timing_s", asker.timings(asking))
+        if request.losses:
+            self._follow(work, job, "losses_s", asker.losses(asking))
+        if judged and request.refusals:
+            said = self._follow(work, job, "refusals_s", asker.refusals(asking))
+            work.refusals = {side: refusals(replies).as_json() for side, replies in said.items()}
+        if request.forgetting:
+            self._forgetting_of(work, job, asking)
+
+    def _follow(self, work: Work, job: Job, timing: str, steps: Generator[Progress, None, T]) -> T:
+        """Run one phase to its end, or until it is stopped; returns what it returns."""
+        started = time.monotonic()
+        pending: dict[int, dict[str, object]] = {}
+        try:
+            while True:
+                try:
+                    step = next(steps)
+                except StopIteration as ended:
+                    work.drop_failed()
+                    returned: T = ended.value
+                    return returned
+                after = AFTER if timing == "answers_s" else 0.0
+                job.report(step.phase, step.done, step.of, step.waiting, after=after)
+                work.answers |= {(answer.example, answer.side): answer for answer in step.answers}
+                work.drop_failed()
+                self._files.keep(work.state.id, (*step.answers, *_learn(work, step, pending)))
+                job.check()
+        finally:
+            steps.close()
+            work.timings[timing] = round(time.monotonic() - started, 2)
+
+    def _forgetting_of(self, work: Work, job: Job, asking: Asking) -> None:
+        def steps(asked: Sequence[AdapterCard]) -> Generator[Progress, None, Sequence[Forgetting]]:
+            found: Sequence[Forgetting] = ()
+            for one in self._forgetting.measure(asked, asking.session):
+                found = one.found
+                yield Progress("What was forgotten", one.done, one.of, waiting=one.waiting)
+            return found
+
+        def measured(asked: Sequence[AdapterCard]) -> dict[str, Forgetting]:
+            """All together; where one of them fails, each alone, and without that one."""
+            try:
+                found = self._follow(work, job, "forgetting_s", steps(asked))
+                return {card.id: one for card, one in zip(asked, found, strict=True)}
+            except (InputError, OutOfMemoryError):
+                alone = [measured([card]) for card in asked] if len(asked) > 1 else []
+                return {id: one for each in alone for id, one in each.items()}
+
+        tuned = {
+            item.side.label: item.card for item in asking.items if item.card and item.side.label not in work.failed
+        }
+        cards = {card.id: card for card in tuned.values()}
+        by_card = measured(list(cards.values())) if cards else {}
+        for side, card in tuned.items():
+            if (forgotten := by_card.get(card.id)) is not None:
+                work.forgotten[side] = asdict(forgotten) | {"words": forgotten.words}
+
+
+def _learn(work: Work, step: Progress, pending: dict[int, dict[str, object]]) -> list[Answered]:
+    """Put what is known into answers, an example once it is known of all its sides; returns those that changed."""
+    changed, sides = [], {side for _, side in work.answers}
+    for (row, side), value in step.known.items():
+        pending.setdefault(row, {})[side] = value
+    for row in [row for row, known in pending.items() if step.what and sides <= known.keys()]:
+        known = pending.pop(row)
+        for name in sides:  # a side may have failed meanwhile
+            values: dict[str, Any] = {step.what: known[name]}
+            work.answers[row, name] = replace(work.answers[row, name], **values)
+            changed.append(work.answers[row, name])
+    return changed

@@ -33,17 +33,16 @@ NOTED_MAX = 200
 """Benches that are kept as read; older ones have left their scores long ago."""
 SEED = 7
 """Of the parts and of the shots, as a run and a verdict have it."""
+Columns = Mapping[str, str] | None
+"""Role -> column."""
 Record = Mapping[str, Any]
 """Of a bench that has ended, as ``VerdictFiles.record`` gives it."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one version did with so many shots on the validation rows of a file.
-
-    metric: as the verdict names it. value: its figure. passed: of n, where the metric is yes or no. tokens: of an
-    average request. when_s: since 1970. bench: its id.
-    """
+    """What one version did with so many shots on the validation rows of a file. value: of the metric. passed: of n,
+    where that is yes or no. tokens: of an average request. when_s: since 1970. bench: its id."""
 
     file: str
     shots: int
@@ -78,8 +77,7 @@ class _Book:
 
 
 class PromptBook:
-    """root: ``prompts`` in the home. Several processes may write: each change is read and written under a lock of
-    its owner."""
+    """root: ``prompts`` in the home. Several processes may write: an owner's file changes under its lock."""
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self._root, self._clock = root, clock
@@ -127,8 +125,7 @@ class PromptBook:
         return frozenset(self._read(owner).noted)
 
     def note(self, bench: str, scores: Mapping[str, Iterable[Score]], owner: str = LOCAL) -> None:
-        """Put a bench's scores to the versions: text -> its scores. What was scored before on the same file with as
-        many shots goes."""
+        """Put a bench's scores (text -> scores) to the versions, in the place of those for the same file and shots."""
 
         def scored(version: Version) -> Version:
             found = {(one.file, one.shots): one for one in (*version.scores, *scores.get(version.text, ()))}
@@ -195,8 +192,7 @@ class Best:
 
 
 def best_of(record: Record) -> Best:
-    """The side with the best figure of the main metric; where several have it, the one with the fewest tokens, then
-    the first. Raises InputError where nothing was measured."""
+    """The best by the main metric, then by fewest tokens. Raises InputError where nothing was measured."""
     metric, sides = record.get("main_metric"), record["sides"]
     if metric is None or not sides:
         raise InputError("Nothing was measured that prompts could be compared by. Give a check, such as contains:TEXT.")
@@ -240,8 +236,7 @@ def scores_of(record: Record, file: str) -> dict[str, list[Score]]:
 
 
 def tried_for(files: VerdictFiles, request: VerdictRequest) -> str:
-    """How the prompt of a verdict was found: the sentence of the newest bench on the same examples, where one of the
-    sides is its best; "" otherwise. Says how many rows both use, which favours the prompt."""
+    """The sentence of the newest bench on the same examples, where one of the sides is its best; "" otherwise."""
     source = Path(request.examples or request.file).resolve()
     ended = (state for state in files.all() if state.owner == request.owner and state.state not in LIVE)
     bench, record = next(
@@ -275,15 +270,14 @@ def _asks(files: VerdictFiles, state: State, source: Path) -> bool:
 class Drawn(TypedDict, total=False):
     """As in ``VerdictRequest``."""
 
-    mapping: Mapping[str, str] | None
+    mapping: Columns
     limit: int | None
     max_tokens: int
     seed: int
 
 
 class PromptBench:
-    """A bench is a verdict with a purpose of its own: the same queue, progress and stop, left out of the list of
-    verdicts."""
+    """A bench is a verdict with a purpose of its own, left out of the list of verdicts."""
 
     def __init__(self, verdicts: VerdictService, data: DataService, book: PromptBook) -> None:
         self.verdicts, self._data, self.book = verdicts, data, book
@@ -307,12 +301,7 @@ class PromptBench:
         self.book.remove(id, owner)
 
     def rows(
-        self,
-        file: Path,
-        owner: str = LOCAL,
-        mapping: Mapping[str, str] | None = None,
-        seed: int = SEED,
-        test: float | None = None,
+        self, file: Path, owner: str = LOCAL, mapping: Columns = None, seed: int = SEED, test: float | None = None
     ) -> tuple[int, ...]:
         """Row numbers of the validation part, as a run with this seed draws it. test: the share that is held back
         for the verdict, None = the file's own. Raises InputError where there is no such part."""
@@ -336,11 +325,8 @@ class PromptBench:
         rows: Sequence[int] | None = None,
         **drawn: Unpack[Drawn],
     ) -> VerdictRequest:
-        """Every version with every number of shots, for ``VerdictService.start``.
-
-        file: examples; the held-out file of a shipped set stands for the set. versions: their ids. rows: numbers to
-        measure on, None = the validation part. Raises InputError that names every fault, NotFoundError.
-        """
+        """Every version (by id) with every number of shots. rows: numbers to measure on, None = the validation part.
+        Raises InputError that names every fault, NotFoundError."""
         source, counts = self._learned_from(file), list(dict.fromkeys(shots_counts))
         kept = [self.book.get(id, owner) for id in dict.fromkeys(versions)]
         many = len(kept) * len(counts)

@@ -14,8 +14,8 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +37,7 @@ LIVE = (QUEUED, MEASURING)
 
 @dataclass(frozen=True)
 class State:
-    """state: as above. pid, pid_started_s: of the process that measures. message: in words. error: why it failed or
-    ended early. purpose: as in the request."""
+    """pid, pid_started_s: of the process that measures. error: why it failed or ended early."""
 
     id: str
     owner: str
@@ -62,14 +61,11 @@ class VerdictFiles:
         self, owner: str, name: str, request: dict[str, Any], now_s: float, purpose: str = VERDICT, pid: int = 0
     ) -> State:
         """pid: of the process that measures it, 0 = of none."""
-        stamp = time.strftime("%Y%m%d-%H%M%S-v", time.localtime(now_s))
-        state = State(f"{stamp}{secrets.token_hex(2)}", owner, name[:80], now_s, purpose=purpose, pid=pid)
-        state = replace(state, pid_started_s=processes.started_s(pid) or 0.0) if pid else state
-        folder = self._root / state.id
-        folder.mkdir(parents=True)
-        write_json(folder / "request.json", request)
-        self.put(state)
-        return state
+        id = time.strftime("%Y%m%d-%H%M%S-v", time.localtime(now_s)) + secrets.token_hex(2)
+        started_s = (processes.started_s(pid) or 0.0) if pid else 0.0
+        (self._root / id).mkdir(parents=True)
+        write_json(self._root / id / "request.json", request)
+        return self.put(State(id, owner, name[:80], now_s, pid=pid, pid_started_s=started_s, purpose=purpose))
 
     def put(self, state: State) -> State:
         write_json(self.folder(state.id) / "state.json", asdict(state))
@@ -101,10 +97,9 @@ class VerdictFiles:
 
     def request(self, id: str) -> dict[str, Any]:
         """Raises InputError when it is gone."""
-        found: dict[str, Any] | None = self._json(id, "request.json")
-        if not found:
+        if not (found := self._json(id, "request.json")):
             raise InputError(f"What {id} asked is gone from the disk. Measure it anew.")
-        return found
+        return dict(found)
 
     def record(self, id: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self._json(id, "verdict.json")
@@ -119,10 +114,10 @@ class VerdictFiles:
 
     def keep(self, id: str, answers: Iterable[Answered]) -> None:
         """Write answers down as they come, for the case that nobody lives to save the record. Raises OSError."""
-        lines = [json.dumps(row_of(answer, {}), ensure_ascii=False) + "\n" for answer in answers]
+        lines = _jsonl(row_of(answer, {}) for answer in answers)
         if lines and self.folder(id).is_dir():
             with (self.folder(id) / "answers.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+                file.write(lines)
 
     def answers(self, id: str) -> list[Answered]:
         """What ``keep`` wrote down, of one that it wrote again the last; a line that was cut off ends them."""
@@ -132,15 +127,13 @@ class VerdictFiles:
     def save(self, id: str, record: dict[str, Any], rows: Iterable[dict[str, Any]], known: Sequence[str]) -> None:
         """Raises OSError."""
         folder = self.folder(id)
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-        write_text(folder / "rows.jsonl", "".join(lines))
-        write_text(folder / "known.json", json.dumps(list(known), ensure_ascii=False) + "\n")
+        write_text(folder / "rows.jsonl", _jsonl(rows))
+        write_text(folder / "known.json", _jsonl([list(known)]))
         write_json(folder / "verdict.json", record)
         (folder / "answers.jsonl").unlink(missing_ok=True)
 
     def write(self, id: str, how: str, folder: Path) -> Path:
-        """As ``html`` (one file that needs nothing else), ``jsonl`` or ``csv`` into ``folder``. Raises InputError
-        when there is nothing to write yet, or nowhere."""
+        """Into ``folder`` as ``html``, ``jsonl`` or ``csv``. Raises InputError with nothing to write, or nowhere."""
         from playground.report.report import page_html, rows_csv
 
         record, rows = self.record(id), self.rows(id)
@@ -148,7 +141,7 @@ class VerdictFiles:
             raise InputError("There is nothing to export yet: no example was answered by every side.")
         made: dict[str, Callable[[], str]] = {
             "html": lambda: page_html(record, rows),
-            "jsonl": lambda: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+            "jsonl": lambda: _jsonl(rows),
             "csv": lambda: rows_csv(rows),
         }
         if how not in made:
@@ -158,45 +151,44 @@ class VerdictFiles:
             file = folder / f"verdict-{id}.{how}"
             file.write_text(made[how](), encoding="utf-8", newline="")
         except OSError as error:
-            raise InputError(
-                f"The verdict cannot be written to {folder}: {error.strerror or error}. Name another folder."
-            ) from error
+            why = error.strerror or error
+            raise InputError(f"The verdict cannot be written to {folder}: {why}. Name another folder.") from error
         return file
 
     def remove(self, id: str) -> None:
         shutil.rmtree(self.folder(id), ignore_errors=True)
 
     def _lines(self, id: str, name: str) -> list[dict[str, Any]]:
-        """The lines up to the first that cannot be read."""
+        """The lines up to the first that cannot be read; a reply may hold other line ends."""
         found = []
-        with (
-            contextlib.suppress(OSError, ValueError),
-            (self.folder(id) / name).open(encoding="utf-8", newline="\n") as file,
-        ):
-            for line in file:  # a reply may hold other line ends
+        with contextlib.suppress(OSError, ValueError), (self.folder(id) / name).open("rb") as file:
+            for line in file:
                 found.append(json.loads(line))
         return found
 
     def _json(self, id: str, name: str) -> Any:
-        try:
-            found: Any = json.loads((self.folder(id) / name).read_text(encoding="utf-8"))
-            return found
-        except (OSError, ValueError):
-            return None
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((self.folder(id) / name).read_text(encoding="utf-8"))
+        return None
 
 
-def row_of(answer: Answered, measured: dict[str, Measured]) -> dict[str, Any]:
+def _jsonl(values: Iterable[object]) -> str:
+    return "".join(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n" for value in values)
+
+
+SHOWN = ("example", "side", "prompt", "reply", "reference")
+REST = ("stamp", "question", "passages", "repeats", "prompt_tokens", "completion_tokens", "seconds", "loss")
+
+
+def row_of(answer: Answered, measured: Mapping[str, Measured]) -> dict[str, Any]:
     """One answer as a line of the rows file: the public part first, then what it takes to judge it again."""
-    values = {}
-    for name, one in measured.items():
-        places = {number: at for at, number in enumerate(one.numbers)}
-        if answer.example in places and (value := one.values[places[answer.example]]) is not None:
-            values[name] = value
-    shown = ("example", "side", "prompt", "reply", "reference")
-    others = ("stamp", "question", "passages", "repeats", "prompt_tokens", "completion_tokens", "seconds", "loss")
-    first = {name: getattr(answer, name) for name in shown} | {"metrics": values}
-    rest = {name: getattr(answer, name) for name in others}
-    return first | rest | {"passages": list(answer.passages), "repeats": list(answer.repeats)}
+    of_row = {
+        name: dict(zip(one.numbers, one.values, strict=True)).get(answer.example) for name, one in measured.items()
+    }
+    values = {name: value for name, value in of_row.items() if value is not None}
+    row = {name: getattr(answer, name) for name in SHOWN} | {"metrics": values}
+    row |= {name: getattr(answer, name) for name in REST}
+    return row | {"passages": list(answer.passages), "repeats": list(answer.repeats)}
 
 
 def answers_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Answered]]:
@@ -210,6 +202,8 @@ def answers_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Answered]]:
 
 
 Said = Literal["a", "b", "tie", "skip"]
+Place = tuple[int, str, str]
+"""(example, a, b): what is voted on."""
 JUDGE = "judge"
 """The owner of a model's votes; no visitor is ever called so."""
 VOTES_MAX = 20_000
@@ -218,8 +212,7 @@ VOTES_MAX = 20_000
 
 @dataclass(frozen=True)
 class Cast:
-    """One line. a, b: sides, in the verdict's order. winner: ``skip`` = the person passed it by; ``tie`` = as good.
-    judge: which model, where it was one. when: seconds since 1970."""
+    """One vote. winner: ``skip`` = passed by, ``tie`` = as good. judge: which model, "" = none. when: since 1970."""
 
     example: int
     a: str
@@ -230,8 +223,7 @@ class Cast:
     judge: str = ""
 
     @property
-    def place(self) -> tuple[int, str, str]:
-        """What was voted on."""
+    def place(self) -> Place:
         return self.example, self.a, self.b
 
 
@@ -265,7 +257,7 @@ class VoteFiles:
                 raise PlaygroundError(f"This verdict has {len(there):,} votes, as many as it may have.")
             try:
                 with self._file(id).open("a", encoding="utf-8") as out:
-                    out.write(_line(cast))
+                    out.write(_as_lines([cast]))
             except OSError as error:
                 raise PlaygroundError(f"The vote was not kept: {error.strerror or error}. Vote again.") from error
 
@@ -273,11 +265,10 @@ class VoteFiles:
         """Put what ``make`` makes of the votes in their place, in one step. Raises PlaygroundError."""
         with self._lock:
             there = self.read(id)
-            new = make(there)
-            if new == there:
+            if (new := make(there)) == there:
                 return
             try:
-                write_text(self._file(id), "".join(map(_line, new)))
+                write_text(self._file(id), _as_lines(new))
             except OSError as error:
                 raise PlaygroundError(f"The votes were not changed: {error.strerror or error}. Try again.") from error
 
@@ -285,9 +276,9 @@ class VoteFiles:
         return self._files.folder(id) / "votes.jsonl"
 
 
-def _line(cast: Cast) -> str:
-    said = {name: value for name, value in asdict(cast).items() if name != "judge" or value}
-    return json.dumps(said, ensure_ascii=False, allow_nan=False) + "\n"
+def _as_lines(cast: Sequence[Cast]) -> str:
+    said = (asdict(one) for one in cast)
+    return _jsonl({name: value for name, value in one.items() if name != "judge" or value} for one in said)
 
 
 def _cast(line: str) -> Cast | None:

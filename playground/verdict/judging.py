@@ -1,9 +1,6 @@
 """A model as a judge of a verdict's replies, in both orders, beside the person's own votes: another side of the
-playground, or an endpoint.
-
-A judge elsewhere: any server that answers as OpenAI's chat completions do. Its address and key come from the
-environment alone.
-"""
+playground, or any server that answers as OpenAI's chat completions do. Its address and key come from the environment
+alone."""
 
 from __future__ import annotations
 
@@ -16,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 from urllib.parse import urlsplit
 
 from playground.chat.batching import Asked as ToWrite
@@ -30,8 +26,8 @@ from playground.jobs import Job, Jobs
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
-from playground.verdict.files import JUDGE, Cast
-from playground.verdict.votes import Place, Poll, Voting
+from playground.verdict.files import JUDGE, Cast, Place
+from playground.verdict.votes import Poll, Voting
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import LOCAL
 
@@ -39,12 +35,18 @@ TIMEOUT_S = 60.0
 ENDPOINT_ANSWER_TOKENS = 256
 """Room for a judge that thinks aloud before its word."""
 ANSWER_BYTES = 1_000_000
+_ADVICE = {
+    **dict.fromkeys((401, 403), "Check JUDGE_KEY."),
+    404: "Check JUDGE_URL and JUDGE_MODEL.",
+    429: "It takes no more requests now. Try again later.",
+    **dict.fromkeys(range(300, 400), "Check JUDGE_URL, or point it straight to the server."),
+}
+"""By the status of an answer; any other: try again."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """url: the base address, such as ``https://api.example.com/v1``. key: shown to that server alone; "" = none is
-    needed."""
+    """url: the base address, as https://api.example.com/v1. key: shown to that server alone; "" = none needed."""
 
     url: str
     model: str
@@ -55,18 +57,16 @@ class Endpoint:
     def from_env(cls, env: Mapping[str, str] | None = None) -> Endpoint | None:
         """``JUDGE_URL``, ``JUDGE_MODEL``, ``JUDGE_KEY``; None where no address is set. Raises InputError."""
         env = os.environ if env is None else env
-        url, model = env.get("JUDGE_URL", "").strip(), env.get("JUDGE_MODEL", "").strip()
+        url, model, key = (env.get(f"JUDGE_{name}", "").strip() for name in ("URL", "MODEL", "KEY"))
         if not url:
             return None
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise InputError(
-                "JUDGE_URL is no address of a server. It takes one such as https://api.example.com/v1, without a key "
-                "in it."
-            )
+            takes = "It takes one such as https://api.example.com/v1, without a key in it."
+            raise InputError(f"JUDGE_URL is no address of a server. {takes}")
         if not model:
             raise InputError("JUDGE_URL is set and JUDGE_MODEL is not. Name the model that judges.")
-        return cls(url.rstrip("/"), model, env.get("JUDGE_KEY", "").strip())
+        return cls(url.rstrip("/"), model, key)
 
     @property
     def name(self) -> str:
@@ -75,48 +75,31 @@ class Endpoint:
 
     def answer(self, messages: Sequence[Mapping[str, str]]) -> str:
         """What it says to these messages, greedy. Raises RunFailedError that never names the key."""
-        body = {
-            "model": self.model,
-            "messages": [dict(one) for one in messages],
-            "temperature": 0,
-            "max_tokens": ENDPOINT_ANSWER_TOKENS,
-        }
+        body = {"model": self.model, "messages": [*map(dict, messages)], "temperature": 0}
+        body["max_tokens"] = ENDPOINT_ANSWER_TOKENS
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
         try:
             with urllib.request.build_opener(_Stay).open(request, timeout=self.timeout_s) as response:
-                said: Any = json.loads(response.read(ANSWER_BYTES))
-            text = said["choices"][0]["message"]["content"]
+                text: object = json.loads(response.read(ANSWER_BYTES))["choices"][0]["message"]["content"]
         except urllib.error.HTTPError as error:
-            raise RunFailedError(f"{self.name} answered {error.code}. {_advice(error.code)}") from None
-        except (OSError, urllib.error.URLError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise RunFailedError(
-                f"{self.name} cannot be reached ({str(reason)[:120]}). Check JUDGE_URL and the network."
-            ) from None
+            wrong = f"answered {error.code}. {_ADVICE.get(error.code, 'Try again.')}"
+        except OSError as error:
+            reason = str(getattr(error, "reason", None) or error)[:120]
+            wrong = f"cannot be reached ({reason}). Check JUDGE_URL and the network."
         except (ValueError, LookupError, TypeError):
-            raise RunFailedError(
-                f"{self.name} does not answer as a chat completion. Check that JUDGE_URL ends where "
-                "/chat/completions begins."
-            ) from None
-        return text if isinstance(text, str) else ""
+            where = "Check that JUDGE_URL ends where /chat/completions begins."
+            wrong = f"does not answer as a chat completion. {where}"
+        else:
+            return text if isinstance(text, str) else ""
+        raise RunFailedError(f"{self.name} {wrong}")
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """The key goes where it was meant to go, and nowhere that this place points to."""
+    """Follows no redirect: the key goes where it was meant to go."""
 
-    def redirect_request(self, *args: Any, **named: Any) -> None:
+    def redirect_request(self, *args: object, **named: object) -> None:
         return None
-
-
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return "Check JUDGE_KEY."
-    if status == 404:
-        return "Check JUDGE_URL and JUDGE_MODEL."
-    if status == 429:
-        return "It takes no more requests now. Try again later."
-    return "Check JUDGE_URL, or point it straight to the server." if 300 <= status < 400 else "Try again."
 
 
 ENDPOINT, BASE = "endpoint", "base"
@@ -155,8 +138,7 @@ class _Work:
 class JudgingService:
     """One judging a verdict at a time, in the background; what was judged before it was stopped is kept.
 
-    endpoint: reads the environment anew at each look. shared: people who do not know each other use the app; the
-    endpoint, which somebody pays for and which would see their replies, is then not offered.
+    shared: people who do not know each other use the app: no endpoint, which somebody pays and which sees replies.
     """
 
     def __init__(
@@ -173,7 +155,8 @@ class JudgingService:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._voting, self._bases, self._adapters, self._batches = voting, bases, adapters, batches
-        self._quota, self._jobs, self._shared, self._endpoint, self._clock = quota, jobs, shared, endpoint, clock
+        self._quota, self._jobs, self._clock = quota, jobs, clock
+        self._endpoint = (lambda: None) if shared else endpoint
         self._latest: dict[str, _Work] = {}
         self._lock = threading.Lock()
 
@@ -182,14 +165,13 @@ class JudgingService:
         found = [("The base", BASE)]
         found += [(row.card.name, row.card.id) for row in self._adapters.list(owner) if row.usable]
         try:
-            elsewhere = None if self._shared else self._endpoint()
+            elsewhere = self._endpoint()
         except InputError:  # told when it is chosen
             return [*found, ("The endpoint, which is not set right", ENDPOINT)]
         return [*found, (elsewhere.name, ENDPOINT)] if elsewhere is not None else found
 
     def start(self, id: str, judge: str, owner: str = LOCAL, limit: int = MOST) -> None:
-        """Judge in the background; a judge's earlier votes on this verdict go when it has said something. Raises
-        NotFoundError, InputError."""
+        """Judge in the background, in the place of earlier judgements. Raises NotFoundError, InputError."""
         poll = self._voting.poll(id, owner)
         ask, name = self._asker(judge, owner)
         places = self._places(id, owner, poll)[:limit]
@@ -222,29 +204,32 @@ class JudgingService:
         if (job := self._jobs.get(f"judging {id}")) is not None:
             job.stop()
 
-    # -- inside ----------------------------------------------------------------------------------------------------
-
     def _asker(self, judge: str, owner: str) -> tuple[Ask, str]:
         """(how it is asked, its name). Raises NotFoundError, InputError."""
-        if judge == ENDPOINT:
-            elsewhere = None if self._shared else self._endpoint()
-            if elsewhere is None:
-                raise InputError(
-                    "No endpoint is set. Whoever runs the app sets JUDGE_URL, JUDGE_MODEL and JUDGE_KEY in its "
-                    "environment."
-                )
-            return lambda asked: _answered(elsewhere, asked), elsewhere.name
-        card = None if judge == BASE else self._adapters.get(judge, owner)
-        return lambda asked: self._written(card, asked, f"judge {owner}"), card.name if card is not None else "The base"
+        if judge != ENDPOINT:
+            card = None if judge == BASE else self._adapters.get(judge, owner)
+            name = card.name if card is not None else "The base"
+            return lambda asked: self._written(card, asked, f"judge {owner}"), name
+        if (elsewhere := self._endpoint()) is None:
+            sets = "Whoever runs the app sets JUDGE_URL, JUDGE_MODEL and JUDGE_KEY in its environment."
+            raise InputError(f"No endpoint is set. {sets}")
+
+        def answered(asked: Sequence[Asked]) -> Steps:
+            """One after another, so that it can be stopped in between. Raises RunFailedError."""
+            answers = []
+            for one in asked:
+                yield ""
+                answers.append(elsewhere.answer(one.messages))
+            yield answers
+
+        return answered, elsewhere.name
 
     def _written(self, card: AdapterCard | None, asked: Sequence[Asked], session: str) -> Steps:
         """One batch of the playground's own. Raises the first failure."""
         tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=ANSWER_TOKENS)
-        prompts = [
-            render_prompt(tokenizer, [Message(one["role"], one["content"]) for one in each.messages]) for each in asked
-        ]
-        written = []
-        for written in self._batches.run([ToWrite(card, prompt, sampling) for prompt in prompts], session, "measure"):
+        messages = ([Message(one["role"], one["content"]) for one in each.messages] for each in asked)
+        batch, written = [ToWrite(card, render_prompt(tokenizer, one), sampling) for one in messages], []
+        for written in self._batches.run(batch, session, "measure"):
             yield next((one.waiting for one in written if one.waiting), "")
         if failed := next((one.failure for one in written if one.failure is not None), None):
             raise failed
@@ -252,11 +237,9 @@ class JudgingService:
 
     def _places(self, id: str, owner: str, poll: Poll) -> list[Place]:
         """What to judge: first what the person voted on, then the rest, an example's pairs one after another."""
-        voted = dict.fromkeys(
-            one.place
-            for one in self._voting.files.read(id)
-            if one.owner == owner and one.winner != "skip" and one.place in set(poll.places)
-        )
+        mine = (one for one in self._voting.files.read(id) if one.owner == owner and one.winner != "skip")
+        known = set(poll.places)
+        voted = dict.fromkeys(one.place for one in mine if one.place in known)
         return [*voted, *sorted((place for place in poll.places if place not in voted), key=lambda place: place[0])]
 
     def _judge(self, poll: Poll, places: Sequence[Place], ask: Ask, work: _Work, job: Job) -> None:
@@ -264,7 +247,7 @@ class JudgingService:
         try:
             for begin in range(0, len(places), TOGETHER):
                 chunk = places[begin : begin + TOGETHER]
-                answers = self._answers([one for place in chunk for one in _orders(poll, place)], ask, job)
+                answers = _answers([one for place in chunk for one in _orders(poll, place)], ask, job)
                 if answers is None:
                     break
                 for at, (example, a, b) in enumerate(chunk):
@@ -278,25 +261,17 @@ class JudgingService:
                     work.view.verdict, lambda cast: [*(one for one in cast if one.owner != JUDGE), *found]
                 )
 
-    def _answers(self, asked: Sequence[Asked], ask: Ask, job: Job) -> list[str] | None:
-        """None when it was stopped; the device is free then."""
-        with contextlib.closing(ask(asked)) as steps:
-            for step in steps:
-                if job.stopping:
-                    return None
-                if isinstance(step, list):
-                    return step
-                job.report("Judging", waiting=step)
-        return None
 
-
-def _answered(endpoint: Endpoint, asked: Sequence[Asked]) -> Steps:
-    """One after another, so that it can be stopped in between. Raises RunFailedError."""
-    answers = []
-    for one in asked:
-        yield ""
-        answers.append(endpoint.answer(one.messages))
-    yield answers
+def _answers(asked: Sequence[Asked], ask: Ask, job: Job) -> list[str] | None:
+    """None when it was stopped; the device is free then."""
+    with contextlib.closing(ask(asked)) as steps:
+        for step in steps:
+            if job.stopping:
+                return None
+            if isinstance(step, list):
+                return step
+            job.report("Judging", waiting=step)
+    return None
 
 
 def _orders(poll: Poll, place: Place) -> tuple[Asked, Asked]:

@@ -3,16 +3,15 @@ the shipped general text and questions through the base and through them."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from playground.chat.batching import WAIT_S, Asked, Batches, Written, place_in_line
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_example, render_prompt
 from playground.engine.request import ROOM, Sampling, Score, ScoreRow
 from playground.engine.request import TOGETHER as SCORED_TOGETHER
-from playground.errors import PlaygroundError, RunFailedError
+from playground.errors import RunFailedError
 from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, Scored, material, pooled, right
 from playground.gpu.manager import DeviceManager
 from playground.library.card import AdapterCard
@@ -26,11 +25,9 @@ LONGEST = 131_072
 NO_DIVERGENCE = "a full fine-tune is a model of its own: its distribution and the base's are never in memory at once"
 
 
-@dataclass(frozen=True)
-class ToScore:
-    """A text for a model. card: whose weights, None = the base. prompt, completion, divergence: as in ``ScoreRow``.
-    Of a full fine-tune the divergence stays None (NO_DIVERGENCE says why); the base's loss is measured by the base
-    in its turn."""
+class ToScore(NamedTuple):
+    """A text for a model. card: None = the base. Others: as in ``ScoreRow``. Of a full fine-tune the divergence stays
+    None (NO_DIVERGENCE says why), and the base's loss is measured in a turn of its own."""
 
     card: AdapterCard | None
     prompt: str
@@ -38,10 +35,8 @@ class ToScore:
     divergence: bool = False
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """How far it has come. scores: in the order of what was asked, None = not yet. waiting: its place in the
-    device's queue, in words."""
+class Scoring(NamedTuple):
+    """scores: in the order of what was asked, None = not yet. waiting: its place in the device's queue, in words."""
 
     scores: tuple[Score | None, ...]
     waiting: str = ""
@@ -59,35 +54,28 @@ class ScoringService:
         self._manager, self._bases, self._residents = manager, bases, residents
 
     def rendered(self, messages: Sequence[Message], answer: str) -> tuple[str, str]:
-        """(prompt, completion) of an answer to ``messages`` as training renders it, the end token included. Raises
-        InputError."""
+        """(prompt, completion) as training renders them, the end token included. Raises InputError."""
         example = Example((*messages, Message("assistant", answer)), 1)
         found = render_example(self._bases.tokenizer(), example, LONGEST)
         return found.prompt_text, found.completion_text
 
     def run(self, asked: Sequence[ToScore], session: str) -> Generator[Scoring, None, None]:
-        """Score everything; yields how far it has come after every few rows, the last time with all of it. Closing it
-        frees the device. Rows that share a text are best asked for one after another: the base reads it once for them.
-
-        Raises InputError for a row that cannot be scored, AdapterError, BusyError when the queue is full,
-        OutOfMemoryError.
-        """
+        """Score everything; yields after every few rows, the last time with all of it. Closing it frees the device.
+        Rows that share a text are best asked one after another: the base reads it once. Raises InputError,
+        AdapterError, BusyError, OutOfMemoryError, RunFailedError."""
         found: list[Score | None] = [None] * len(asked)
-        bases = [place for place, one in enumerate(asked) if one.card is None or one.card.kind != "full"]
-        whole: dict[str, list[int]] = {}
+        turns: dict[str, list[int]] = {"": []}  # a full fine-tune's id -> its places; "" = the base and its adapters
         for place, one in enumerate(asked):
-            if one.card is not None and one.card.kind == "full":
-                whole.setdefault(one.card.id, []).append(place)
+            turns.setdefault(one.card.id if one.card is not None and one.card.kind == "full" else "", []).append(place)
+        plain = [ToScore(None, one.prompt, one.completion) for one in asked]
         yield Scoring(tuple(found))
-        for waiting in self._turn([asked[place] for place in bases], bases, found, session):
+        for waiting in self._turn(asked, turns.pop(""), found, session):
             yield Scoring(tuple(found), waiting)
-        for places in whole.values():
-            own: list[Score | None] = [None] * len(asked)
-            for waiting in self._turn([asked[place] for place in places], places, own, session):
-                yield Scoring(tuple(found), waiting)
-            base: list[Score | None] = [None] * len(asked)
+        for places in turns.values():
+            own, base = list(found), list(found)
             compared = [place for place in places if asked[place].divergence]
-            plain = [ToScore(None, asked[place].prompt, asked[place].completion) for place in compared]
+            for waiting in self._turn(asked, places, own, session):
+                yield Scoring(tuple(found), waiting)
             for waiting in self._turn(plain, compared, base, session):
                 yield Scoring(tuple(found), waiting)
             for place in places:
@@ -99,21 +87,21 @@ class ScoringService:
     def _turn(
         self, asked: Sequence[ToScore], places: Sequence[int], found: list[Score | None], session: str
     ) -> Iterator[str]:
-        """Rows of one model in memory, under one lease; fills ``found`` at their places. Yields its place in the
-        queue, "" once it runs."""
-        if not asked:
+        """Score those at ``places``, of one model in memory, into ``found``; yields its place in the queue, or ""."""
+        if not places:
             return
-        wanted = self._residents.wanted([one.card for one in asked])
-        request = self._manager.request("measure", session, "Scoring", self._needs(asked), wanted)
+        rows = [asked[place] for place in places]
+        wanted = self._residents.wanted([one.card for one in rows])
+        request = self._manager.request("measure", session, "Scoring", self._needs(rows), wanted)
         try:
             lease = request.wait(0)
             while lease is None:
                 yield place_in_line(request)
                 lease = request.wait(WAIT_S)
             with lease:
-                for begin in range(0, len(asked), SCORED_TOGETHER):
-                    part = asked[begin : begin + SCORED_TOGETHER]
-                    for place, score in zip(places[begin : begin + SCORED_TOGETHER], self._score(part), strict=True):
+                for begin in range(0, len(rows), SCORED_TOGETHER):
+                    together = slice(begin, begin + SCORED_TOGETHER)
+                    for place, score in zip(places[together], self._score(rows[together]), strict=True):
                         found[place] = score
                     yield ""
             self._bases.account()
@@ -123,27 +111,24 @@ class ScoringService:
     def _score(self, asked: Sequence[ToScore]) -> list[Score]:
         """Raises PlaygroundError, and nothing else. Out of memory: once more after idle models have left."""
         ready = [self._residents.ready(one.card) for one in asked]
-        engine, adapters = ready[0][0], [adapter for _, adapter in ready]
+        engine = ready[0][0]
         rows = [
             ScoreRow(one.prompt, one.completion, adapter, one.divergence)
-            for one, adapter in zip(asked, adapters, strict=True)
+            for one, (_, adapter) in zip(asked, ready, strict=True)
         ]
         failed = f"Memory ran out while {len(rows)} texts were scored"
         try:
             return retried(lambda: engine.score(rows), self._manager, failed, "Shorten the texts")
-        except PlaygroundError:
-            raise
-        except Exception as error:  # of torch or of a tokenizer: whoever asked is told
-            raise RunFailedError(
-                f"The engine stopped ({type(error).__name__}: {str(error)[:200]}). Try again."
-            ) from error
+        except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, OSError) as error:
+            why = f"{type(error).__name__}: {str(error)[:200]}"
+            raise RunFailedError(f"The engine stopped ({why}). Try again.") from error
 
     def _needs(self, asked: Sequence[ToScore]) -> int:
-        """Bytes of the KV cache of the rows that are scored together, and of the distributions of some of their
-        places."""
+        """Bytes of the KV cache of rows that are scored together, and of the distributions of some places."""
         tokenizer = self._bases.tokenizer()
         tokens = [
-            sum(len(encode(tokenizer, text)) for text in (one.prompt, one.completion))
+            len(encode(tokenizer, one.prompt))
+            + len(encode(tokenizer, one.completion))
             + (one.card.virtual_tokens if one.card else 0)
             for one in asked
         ]
@@ -156,10 +141,8 @@ PASSAGES = 48
 """Passages that are read under one lease."""
 
 
-@dataclass(frozen=True)
-class Recalling:
-    """How far it has come. done, of: passages read and questions answered, the base's among them. waiting: as in
-    ``Scoring``. found: per card, in their order; filled when all of it is done."""
+class Recalling(NamedTuple):
+    """done, of: passages read and questions answered. found: of each card; filled when all of it is done."""
 
     done: int
     of: int
@@ -173,17 +156,13 @@ class ForgettingService:
     def __init__(self, bases: BaseService, batches: Batches, scoring: ScoringService) -> None:
         self._bases, self._batches, self._scoring = bases, batches, scoring
         self._known: dict[tuple[str, str], list[str]] = {}
-        self._lock = threading.Lock()
 
     def measure(self, cards: Sequence[AdapterCard], session: str = "local") -> Generator[Recalling, None, None]:
-        """Measure tuned models against the base; yields how far it has come, the last time with ``found``. Closing
-        it frees the device. Raises PlaygroundError."""
+        """Tuned models against the base; the last has ``found``. Closing frees the device. Raises PlaygroundError."""
         shipped = material()
-        base = self._bases.resolve().fingerprint
-        key = (base, shipped.sha256)
+        key = (self._bases.resolve().fingerprint, shipped.sha256)
         models: list[AdapterCard | None] = [*([] if key in self._known else [None]), *cards]
         of = len(shipped.texts) * len(cards) + len(shipped.questions) * len(models)
-        done = 0
         yield Recalling(0, of)
         # A passage with all models in turn, so that the base reads it once for those that are scored together.
         asked = [ToScore(card, "", text, divergence=True) for text in shipped.texts for card in cards]
@@ -192,32 +171,26 @@ class ForgettingService:
             earlier = list(scores)
             for scoring in self._scoring.run(asked[begin : begin + PASSAGES], session):
                 scores = [*earlier, *(score for score in scoring.scores if score is not None)]
-                done = len(scores)
-                yield Recalling(done, of, scoring.waiting)
-        texts = [
-            pooled([Scored(s.tokens, s.loss, s.base_loss, s.divergence) for s in scores[n :: len(cards)]])
-            for n in range(len(cards))
-        ]
-        replies: list[list[str]] = []
+                yield Recalling(len(scores), of, scoring.waiting)
+        done, said = len(scores), dict[str, list[str]]()
         for model in models:
-            said: list[str] = []
+            replies: list[str] = []
             for begin in range(0, len(shipped.questions), TOGETHER):
                 questions = [one.question for one in shipped.questions[begin : begin + TOGETHER]]
-                for waiting in self._ask(model, questions, said, session):
+                for waiting in self._ask(model, questions, replies, session):
                     yield Recalling(done, of, waiting)
                 done += len(questions)
                 yield Recalling(done, of)
             if model is None:
-                with self._lock:
-                    self._known[key] = said
+                self._known[key] = replies
             else:
-                replies.append(said)
-        before, of_questions = right(self._known[key], shipped.questions), len(shipped.questions)
-        found = []
-        for text, said in zip(texts, replies, strict=True):
-            after, why = right(said, shipped.questions), "" if text.divergence is not None else NO_DIVERGENCE
+                said[model.id] = replies
+        before, found = right(self._known[key], shipped.questions), []
+        for n, card in enumerate(cards):
+            text = pooled([Scored(s.tokens, s.loss, s.base_loss, s.divergence) for s in scores[n :: len(cards)]])
+            after, why = right(said[card.id], shipped.questions), "" if text.divergence is not None else NO_DIVERGENCE
             losses = (text.base_loss or 0.0, text.loss, text.tokens)
-            found.append(Forgetting(*losses, before, after, of_questions, text.divergence, why))
+            found.append(Forgetting(*losses, before, after, len(shipped.questions), text.divergence, why))
         yield Recalling(of, of, "", tuple(found))
 
     def _ask(
@@ -225,11 +198,9 @@ class ForgettingService:
     ) -> Generator[str, None, None]:
         """Answers of one batch, put behind ``said``; yields its place in the queue while it waits."""
         tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=REPLY_TOKENS)
-        asked = [
-            Asked(model, render_prompt(tokenizer, [Message("user", question)]), sampling) for question in questions
-        ]
+        prompts = [render_prompt(tokenizer, [Message("user", question)]) for question in questions]
         written: list[Written] = []
-        for written in self._batches.run(asked, session, "measure"):
+        for written in self._batches.run([Asked(model, one, sampling) for one in prompts], session, "measure"):
             if failure := next((one.failure for one in written if one.failure is not None), None):
                 raise failure
             if written[0].waiting:

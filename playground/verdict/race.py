@@ -1,8 +1,7 @@
 """Method races: several methods on the same rows with the same budget, run one after another, then measured alike.
 
-A race is a record, and its runs are runs like any other: they wait in the same queue, and a restart loses nothing. The
-process that owns the home measures; every other process only looks. Measuring begins when all runs have ended, so that
-it slows none of them down.
+A race's runs are runs like any other: they wait in the same queue. The process that owns the home measures, once all
+runs have ended, so that it slows none of them down; every other process only looks.
 """
 
 from __future__ import annotations
@@ -65,13 +64,14 @@ _FIGURES = {
     *("eval_loss", "trainable_params", "total_params", "peak_memory_bytes", "seconds", "tokens_per_s"),
     "memory_ratio",
 }
+ERRORS = (OSError, DatabaseError, PlaygroundError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError)
+"""Of the disk, the database, and what a library raises on one race's rows: the others are measured all the same."""
 _LOG = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 
 
 class Measuring:
-    """What a race measures of an adapter that its run does not. ``tell`` is called at every step; what it raises ends
-    the measuring, and the device is free again."""
+    """What a race measures of an adapter that its run does not. What ``tell`` raises ends it and frees the device."""
 
     def __init__(self, bases: BaseService, data: DataService, batches: Batches, forgetting: ForgettingService) -> None:
         self._bases, self._data, self._batches, self._forgetting = bases, data, batches, forgetting
@@ -139,8 +139,7 @@ class RaceService:
         return lanes(request, self._training.plan)
 
     def start(self, request: RaceRequest) -> str:
-        """Queue every method's run; returns the race's id. Raises InputError when one of them could never start, and
-        then none is."""
+        """Queue every method's run; returns the race's id. Raises InputError, and then none is queued."""
         planned, now = self.plan(request), self._clock()
         race = time.strftime("%Y%m%d-%H%M%S-", time.localtime(now)) + "r" + secrets.token_hex(2)
         file = Path(request.file)
@@ -165,8 +164,7 @@ class RaceService:
         return self._view(self._own(race, owner))
 
     def cancel(self, race: str, owner: str = LOCAL) -> None:
-        """Cancel every run that has not ended, and the measuring. What is known by then stays; a race that has ended
-        stays as it is."""
+        """Cancel its runs and its measuring; what is known by then stays. A race that has ended stays as it is."""
         found = self._own(race, owner)
         if found.state not in LIVE:
             return
@@ -191,15 +189,14 @@ class RaceService:
     # -- measuring -----------------------------------------------------------------------------------------------
 
     def start_measuring(self) -> None:
-        """This process owns the home: it measures what has run from now on, also races that an earlier process
-        began."""
+        """Measure from now on what has run, earlier races too: for the process that owns the home."""
         self._job = self._jobs.start("races", self._watch, "The measuring of races")
 
     def _watch(self, job: Job) -> None:
         while not job.stopping:
             try:
                 self.tick()
-            except (OSError, DatabaseError, PlaygroundError, RuntimeError, ValueError):  # the next look tries again
+            except ERRORS:  # the next look tries again
                 _LOG.warning("a look at the races failed", exc_info=True)
             job.pause(TICK_S)
 
@@ -265,8 +262,7 @@ class RaceService:
         return replace(entry, measured_s=time.monotonic() - started)
 
     def _teller(self, race: Race, who: str) -> Tell:
-        """Writes what is being done into the record, once a second at most. Raises CancelledError where the race was
-        cancelled, or this process ends."""
+        """Writes what is done into the record, once a second. Raises CancelledError once race or process ends."""
         written_s = 0.0
 
         def tell(words: str) -> None:

@@ -75,8 +75,7 @@ class Lane(NamedTuple):
 
 
 def chosen(methods: tuple[str, ...]) -> list[str]:
-    """The methods in the order in which they run: a whole model last, since it takes the most memory and the others
-    are known by then. Raises InputError for a name there is not, or one method alone."""
+    """In the order in which they run: whole models last, they take most memory. Raises InputError."""
     there = list(all_methods())
     if unknown := [name for name in methods if name not in there]:
         raise InputError(f"There is no method {', '.join(map(repr, unknown))}. There are: {', '.join(there)}.")
@@ -87,8 +86,7 @@ def chosen(methods: tuple[str, ...]) -> list[str]:
 
 
 def lanes(request: RaceRequest, plan: Callable[[TrainRequest], Plan]) -> list[Lane]:
-    """Every method's run. plan: as ``TrainingService.plan``. Raises InputError that names every method which cannot
-    run, and why."""
+    """Every method's run. plan: as in TrainingService. Raises InputError that names every method which cannot run."""
     names = chosen(request.methods)
     found: list[Lane] = []
     faults: dict[str, str] = {}
@@ -184,8 +182,7 @@ class Race:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Race:
-        """From its record, of this schema or an older one; what it does not know is left out. Raises PlaygroundError
-        for a newer one."""
+        """From its record; what it does not know is left out. Raises PlaygroundError for a newer schema."""
         if record.get("schema", SCHEMA) > SCHEMA:
             newer = f"was written by a newer version (schema {record['schema']}; this one knows {SCHEMA})"
             raise PlaygroundError(f"The race {record.get('race')} {newer}. Update.")
@@ -201,8 +198,7 @@ def _known(kind: type[Race] | type[Entry], record: Mapping[str, Any]) -> dict[st
 
 @dataclass(frozen=True)
 class RaceView:
-    """A race as it is now. seconds_left: an estimate, None when it has ended. measured: methods that are done with,
-    of ``of``."""
+    """seconds_left: an estimate, None when it has ended. measured: methods that are done with, of ``of``."""
 
     race: Race
     seconds_left: float | None
@@ -293,8 +289,7 @@ def eval_loss(entry: Entry) -> float | None:
 
 
 def picture(entries: Sequence[Entry], base: Entry, curves: bool) -> str:
-    """The race as SVG: held-out loss against trained weights, or ``curves``, the training losses. Empty while there is
-    nothing to see."""
+    """As SVG: held-out loss by trained weights, or ``curves``, the training losses; "" with nothing to see."""
     if curves:
         return charts.losses([(label(one.method), [(int(step), value) for step, value in one.loss]) for one in entries])
     dots = [

@@ -1,12 +1,12 @@
-"""What a person asks to be judged, and the record that is made of it: its checks, what its sides are, the facts
-beside the figures."""
+"""What a person asks to be judged, and the record that is made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from playground.chat.compare import Side, side_as_json, side_from
 from playground.data.split import row_hash
@@ -16,7 +16,7 @@ from playground.evaluation.checks import Check, parse_check, parse_checks, schem
 from playground.evaluation.comparison import Facts, Questions, SideKind
 from playground.evaluation.cost import Prices
 from playground.evaluation.inferred_checks import looks_like
-from playground.evaluation.verdict import Answered, SideFacts, conclude
+from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
 from playground.library.card import AdapterCard
 from playground.library.files import read_json, sha256_of
 from playground.models.bases import BaseService
@@ -36,8 +36,8 @@ class VerdictRequest:
     examples: where shots come from, None = the other rows of the file. checks: as written. repeats: 1 = one reply an
     example; above, so many sampled ones beside it. losses: score the references. forgetting: measure what tuned sides
     forgot. refusals: ask sides with documents what these cannot answer. mapping: role -> column. tried: how the prompt
-    was found, in words. name: for a person. purpose: a bench is left out of the list of verdicts, and nothing is timed.
-    Raises InputError that names every fault.
+    was found, in words. purpose: a bench is left out of the list of verdicts, and nothing is timed. Raises InputError
+    that names every fault.
     """
 
     file: Path
@@ -108,17 +108,11 @@ def request_from(said: Mapping[str, Any]) -> VerdictRequest:
     return VerdictRequest(**made)
 
 
-def named(request: VerdictRequest) -> VerdictRequest:
-    """The same with a name, made from its file."""
-    return request if request.name.strip() else replace(request, name=request.file.stem)
-
-
 FEWEST_OTHERS = 5
 """Rows that are not judged by; with fewer, the form of the references is read from those that are."""
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """What is saved: record, the lines of the rows file, and the references that the form was read from."""
 
     record: dict[str, Any]
@@ -126,35 +120,36 @@ class Kept:
     known: list[str]
 
 
-class Cards(Protocol):
-    def cards(self, request: VerdictRequest) -> list[AdapterCard | None]:
-        """The adapter of each side, None = the base."""
-        ...
+Cards = Callable[[VerdictRequest], list[AdapterCard | None]]
+"""The adapter of each side, None = the base."""
 
 
 class RecordMaker:
     """Makes them; keeps nothing."""
 
-    def __init__(self, bases: BaseService, data: DataService, answering: Cards) -> None:
-        self._bases, self._data, self._answering = bases, data, answering
+    def __init__(self, bases: BaseService, data: DataService, cards: Cards) -> None:
+        self._bases, self._data, self._cards = bases, data, cards
 
     def make(self, request: VerdictRequest, answers: Collection[Answered], about: Mapping[str, Any]) -> Kept:
-        """about: what else the record says; sides that ``failed`` are not in it. Raises InputError when no example
-        was answered by every other side."""
+        """about: what else the record says; who ``failed`` is left out. Raises InputError without a common example."""
         able = tuple(side for side in request.sides if side.label not in about.get("failed", {}))
         request = replace(request, sides=able or request.sides)
         by_side: dict[str, list[Answered]] = {side.label: [] for side in request.sides}
         for answer in answers:
             by_side[answer.side].append(answer)
-        cards = dict(zip(by_side, self._answering.cards(request), strict=True))
-        known = self._known(request, answers)
-        checks = _checks(request, known)
+        cards = self._cards(request)
+        there = self._data.check(request.file, request.mapping, request.owner).examples
+        judged_by = {answer.example: answer.reference for answer in answers}
+        chosen = set(request.rows if request.rows is not None else (one.row for one in there))
+        others = [one.completion for one in there if one.row not in chosen]
+        known = others if len(others) >= FEWEST_OTHERS else list(judged_by.values())
         if not set.intersection(*({answer.example for answer in one} for one in by_side.values())):
             raise InputError("No example was answered by every side.")
-        sides, facts = _sides(request, cards), self._facts(request, answers, cards)
-        references = self._references(request)
-        judged = conclude(by_side, sides, checks, request.questions, request.prices, facts, references)
-        base = self._bases.resolve()
+        sides = [_facts_of(side, card) for side, card in zip(request.sides, cards, strict=True)]
+        hashes = [row_hash(example) for example in there if example.row in judged_by]
+        facts = self._facts(request, hashes, cards)
+        base, checks = self._bases.resolve(), _checks(request, known)
+        judged = self._judged(request, by_side, sides, checks, facts)
         asked = {
             "file": request.file.name,
             "data_sha256": sha256_of(_files(request.file)),
@@ -176,43 +171,41 @@ class RecordMaker:
             )
             for one in record["sides"]
         ]
-        checks, references = _checks(request, kept.known), self._references(request)
-        judged = conclude(answers_of(kept.rows), sides, checks, request.questions, request.prices, facts, references)
+        judged = self._judged(request, answers_of(kept.rows), sides, _checks(request, kept.known), facts)
         others = {name: record[name] for name in record if name not in judged.record}
-        return replace(kept, record=judged.record | others)
+        return kept._replace(record=judged.record | others)
 
-    def _references(self, request: VerdictRequest) -> list[str] | None:
-        """All answers of the file, by which these are labels or are not; None where it is gone."""
-        try:
-            return [one.completion for one in self._data.check(request.file, request.mapping, request.owner).examples]
-        except PlaygroundError:
-            return None
+    def _judged(
+        self,
+        request: VerdictRequest,
+        answers: Mapping[str, Sequence[Answered]],
+        sides: Sequence[SideFacts],
+        checks: Sequence[Check],
+        facts: Facts,
+    ) -> Judged:
+        """All answers of the file tell whether these are labels; where it is gone, that stays unknown."""
+        references: list[str] | None = None
+        with contextlib.suppress(PlaygroundError):
+            checked = self._data.check(request.file, request.mapping, request.owner)
+            references = [one.completion for one in checked.examples]
+        return conclude(answers, sides, checks, request.questions, request.prices, facts, references)
 
-    def _known(self, request: VerdictRequest, answers: Collection[Answered]) -> list[str]:
-        """References that are not judged by, where there are some; else those that are."""
-        judged = {answer.example: answer.reference for answer in answers}
-        if request.rows is None:
-            return list(judged.values())
-        checked = self._data.check(request.file, request.mapping, request.owner)
-        others = [example.completion for example in checked.examples if example.row not in set(request.rows)]
-        return others if len(others) >= FEWEST_OTHERS else list(judged.values())
-
-    def _facts(
-        self, request: VerdictRequest, answers: Collection[Answered], by_side: Mapping[str, AdapterCard | None]
-    ) -> Facts:
-        cards = {card.id: card for card in by_side.values() if card is not None}.values()
-        trained = {known for card in cards for known in _run(card).get("row_hashes") or ()}
-        rows = [card.rows for card in cards if card.rows]
-        checked = self._data.check(request.file, request.mapping, request.owner)
-        asked = {answer.example for answer in answers}
-        poor = max((_poor(_run(card)) for card in cards), default=0.0)
+    def _facts(self, request: VerdictRequest, hashes: Sequence[str], by_side: Sequence[AdapterCard | None]) -> Facts:
+        """hashes: of the rows that are judged by."""
+        cards = {card.id: card for card in by_side if card is not None}.values()
+        runs = [_run(card) for card in cards]
+        trained = {known for run in runs for known in run.get("row_hashes") or ()}
+        poor = 0.0
+        for run in runs:
+            bad, used = (int(run.get(name) or 0) for name in ("rows_bad", "rows_used"))
+            poor = max(poor, bad / max(1, bad + used))
         if cards and request.examples is not None:  # what the adapters learned from, or what is like it
             mapping = request.mapping if request.examples == request.file else None
             learned = self._data.check(request.examples, mapping, request.owner)
             conflicts = sum(warning.kind == "conflict" for warning in learned.warnings)
             poor = max(poor, (len(learned.bad) + learned.duplicates + conflicts) / max(1, learned.rows))
-        overlap = sum(row_hash(example) in trained for example in checked.examples if example.row in asked)
-        return Facts(min(rows) if rows else None, poor, overlap, request.prices.unit)
+        overlap = sum(one in trained for one in hashes)
+        return Facts(min((card.rows for card in cards if card.rows), default=None), poor, overlap, request.prices.unit)
 
 
 DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt")
@@ -226,38 +219,23 @@ def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
     return [*checks, inferred] if inferred is not None else checks
 
 
-def _sides(request: VerdictRequest, cards: Mapping[str, AdapterCard | None]) -> list[SideFacts]:
-    found = []
-    for side in request.sides:
-        card, docs = cards[side.label], side.docs.name if side.docs else None
-        described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt)
-        training_s = float(_run(card).get("seconds") or 0.0)
-        found.append(SideFacts(side.label, _kind(side), training_s, dict(zip(DESCRIBED, described, strict=True))))
-    return found
-
-
-def _kind(side: Side) -> SideKind:
+def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
+    docs = side.docs.name if side.docs else None
+    described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt)
+    kind: SideKind = "documents" if side.docs else "few-shot" if side.shots else "base"
     if side.model != "base":
-        return "tuned+documents" if side.docs else "tuned"
-    if side.docs:
-        return "documents"
-    return "few-shot" if side.shots else "prompt" if side.system_prompt.strip() else "base"
+        kind = "tuned+documents" if side.docs else "tuned"
+    elif kind == "base" and side.system_prompt.strip():
+        kind = "prompt"
+    training_s = float(_run(card).get("seconds") or 0.0)
+    return SideFacts(side.label, kind, training_s, dict(zip(DESCRIBED, described, strict=True)))
 
 
 def _run(card: AdapterCard | None) -> dict[str, Any]:
     """The record of the run that made an adapter, {} where there is none."""
-    if card is None:
-        return {}
-    try:
-        return dict(read_json(card.path / "run.json"))
-    except (PlaygroundError, OSError, ValueError):
-        return {}
-
-
-def _poor(run: Mapping[str, Any]) -> float:
-    """The share of a run's rows that could not be used."""
-    bad, used = (int(run.get(name) or 0) for name in ("rows_bad", "rows_used"))
-    return bad / max(1, bad + used)
+    with contextlib.suppress(PlaygroundError, OSError, ValueError):
+        return dict(read_json(card.path / "run.json")) if card is not None else {}
+    return {}
 
 
 def _files(path: Path) -> list[Path]:

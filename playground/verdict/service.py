@@ -22,14 +22,14 @@ from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.settings import Settings
 from playground.training import processes
-from playground.verdict.answers import Answering
+from playground.verdict.answers import Answering, Measuring, Work
 from playground.verdict.bench import tried_for
 from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VERDICT, State, VerdictFiles
 from playground.verdict.losses import ForgettingService
-from playground.verdict.measuring import Measuring, Work
-from playground.verdict.request import Kept, RecordMaker, VerdictRequest, named, request_from
+from playground.verdict.request import Kept, RecordMaker, VerdictRequest, request_from
 from playground.workspace.examples import DataService
 from playground.workspace.quota import Quota
+from playground.workspace.visitors import LOCAL
 
 __all__ = ["VerdictRequest", "VerdictService", "VerdictView"]
 
@@ -69,8 +69,7 @@ class VerdictView:
 
 
 class VerdictService:
-    """One job a verdict; a person's verdicts run one after another, those of several people take turns on the device
-    batch by batch."""
+    """One job a verdict: one person's come one after another, those of several take turns batch by batch."""
 
     def __init__(
         self,
@@ -88,13 +87,11 @@ class VerdictService:
         self._answering, self._clock = answering, clock
         self.files = VerdictFiles(settings.home / "verdicts")
         self._measuring = Measuring(answering, forgetting, self.files)
-        self._records = RecordMaker(bases, data, answering)
+        self._records = RecordMaker(bases, data, answering.cards)
         self._lock = threading.RLock()
 
-    # -- what a person does --------------------------------------------------------------------------------------
-
     def start(self, request: VerdictRequest) -> str:
-        """Check it, and measure in the background; returns its id. Raises InputError, NotFoundError."""
+        """Check it, and measure in the background; returns its id. Raises InputError, NotFoundError, BusyError."""
         return self._begin(request)[0]
 
     def run(self, request: VerdictRequest) -> Iterator[VerdictView]:
@@ -105,51 +102,46 @@ class VerdictService:
                 yield self.show(id, request.owner)
         yield self.show(id, request.owner)
 
-    def views(self, owner: str = "local", purpose: str | None = VERDICT) -> list[VerdictView]:
+    def views(self, owner: str = LOCAL, purpose: str | None = VERDICT) -> list[VerdictView]:
         """The person's verdicts, newest first. purpose: those measured for it, None = for any."""
         mine = [state for state in self.files.all() if self._mine(state, owner)]
         return [self._view(state, whole=False) for state in mine if purpose in (None, state.purpose)]
 
-    def show(self, id: str, owner: str = "local") -> VerdictView:
+    def show(self, id: str, owner: str = LOCAL) -> VerdictView:
         """Raises NotFoundError."""
         return self._view(self._own(id, owner), whole=True)
 
-    def stop(self, id: str, owner: str = "local") -> None:
+    def stop(self, id: str, owner: str = LOCAL) -> None:
         """End it and keep what is measured. One that has ended stays as it is."""
         if (job := self._jobs.get(_KEY + self._own(id, owner).id)) is not None:
             job.stop()
 
-    def remove(self, id: str, owner: str = "local") -> None:
+    def remove(self, id: str, owner: str = LOCAL) -> None:
         """Delete it, stopped first if it runs."""
         self.stop(id, owner)
         self.files.remove(id)
 
-    def rows(self, id: str, owner: str = "local") -> list[dict[str, Any]]:
+    def rows(self, id: str, owner: str = LOCAL) -> list[dict[str, Any]]:
         """The rows file: one object an example and side."""
         return self.files.rows(self._own(id, owner).id)
 
-    def export(self, id: str, how: str, owner: str = "local") -> Path:
-        """As ``html`` (one file that needs nothing else), ``jsonl`` or ``csv``, in a folder that nobody can guess.
-        Raises InputError when there is nothing to export yet."""
+    def export(self, id: str, how: str, owner: str = LOCAL) -> Path:
+        """As ``html``, ``jsonl`` or ``csv``, in a folder that nobody can guess. Raises InputError."""
         return self.files.write(self._own(id, owner).id, how, self._quota.room(owner, VERDICT_BYTES, "The export"))
 
-    def again(self, id: str, questions: Questions, prices: Prices, owner: str = "local") -> VerdictView:
-        """Costs and choice by other answers and prices, from what was measured: nothing is asked again. Raises
-        InputError."""
+    def again(self, id: str, questions: Questions, prices: Prices, owner: str = LOCAL) -> VerdictView:
+        """Costs and choice by other answers and prices, from what was measured. Raises InputError."""
         state = self._own(id, owner)
         record = self.files.record(id)
         if record is None:
             raise InputError("There is nothing to judge anew: no example was answered by every side.")
         request = replace(request_from(self.files.request(id)), questions=questions, prices=prices)
         made = self._records.again(Kept(record, self.files.rows(id), self.files.known(id)), request)
-        self.files.save(id, made.record, made.rows, made.known)
+        self.files.save(id, *made)
         return self._view(state, whole=True)
 
-    def line_up(
-        self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = "local"
-    ) -> tuple[Side, ...]:
-        """The ready-made sides: base, with the prompt, with a few answered examples, with documents, and the adapter
-        (with documents). file: where shots come from. adapter: "" = none. docs: None = no sides with documents."""
+    def line_up(self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = LOCAL) -> tuple[Side, ...]:
+        """The ready-made sides. file: where shots come from. adapter: "" = none. docs: None = none with documents."""
         prompt = prompt.strip()
         sides = [Side("base", name="Base")]
         if prompt:
@@ -159,46 +151,43 @@ class VerdictService:
             sides.append(Side("base", prompt, name="Base + documents", docs=docs))
         if adapter:
             name = self._adapters.get(adapter, owner).name
-            sides.append(Side(adapter, name=name))
-            if docs is not None:
-                sides.append(Side(adapter, name=f"{name} + documents", docs=docs))
+            with_docs = [Side(adapter, name=f"{name} + documents", docs=docs)] if docs is not None else []
+            sides += [Side(adapter, name=name), *with_docs]
         return tuple(sides)
 
     # -- measuring -----------------------------------------------------------------------------------------------
 
     def _begin(self, request: VerdictRequest) -> tuple[str, Job]:
-        if not request.tried and request.purpose == VERDICT:
+        owner, verdict = request.owner, request.purpose == VERDICT
+        if not request.tried and verdict:
             request = replace(request, tried=tried_for(self.files, request))
-        request = named(request)
+        request = replace(request, name=request.name if request.name.strip() else request.file.stem)
         parse_checks(request.checks, files=not self._settings.shared)
         replies = self._answering.replies(request)
-        self._quota.check_disk(request.owner, VERDICT_BYTES, "A verdict")
+        self._quota.check_disk(owner, VERDICT_BYTES, "A verdict")
         with self._lock:
-            mine = [state for state in self.files.all() if state.owner == request.owner]
-            live = sum(self._state(state).state in LIVE for state in mine)
+            live = sum(self._state(state).state in LIVE for state in self.files.all() if state.owner == owner)
             if live >= LIVE_OF_ONE:
-                raise InputError(
-                    f"{live} verdicts of yours are waiting or running. Let one end, or stop it, and try again."
-                )
+                wait = "Let one end, or stop it, and try again."
+                raise InputError(f"{live} verdicts of yours are waiting or running. {wait}")
             if (everybody := self._jobs.count(_KEY)) >= LIVE_OF_ALL:
-                raise BusyError(
-                    f"{everybody} verdicts of several people are waiting or running. Try again in a few minutes."
-                )
-            what = "The verdict" if request.purpose == VERDICT else "The prompt bench"
-            self._quota.take_replies(request.owner, replies, what)
-            try:
-                name, asked, now_s = request.name, request.as_json(), self._clock()
-                state = self.files.new(request.owner, name, asked, now_s, request.purpose, os.getpid())
-            except BaseException:
-                self._quota.give_back_replies(request.owner, replies)
-                raise
+                wait = "Try again in a few minutes."
+                raise BusyError(f"{everybody} verdicts of several people are waiting or running. {wait}")
+            self._quota.take_replies(owner, replies, "The verdict" if verdict else "The prompt bench")
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._quota.give_back_replies, owner, replies)
+                asked, now_s = request.as_json(), self._clock()
+                state = self.files.new(owner, request.name, asked, now_s, request.purpose, os.getpid())
+                undo.pop_all()
             work = partial(self._measure, Work(state), request, replies)
-            return state.id, self._jobs.start(_KEY + state.id, work, "The verdict", turn=f"verdicts of {request.owner}")
+            return state.id, self._jobs.start(_KEY + state.id, work, "The verdict", turn=f"verdicts of {owner}")
 
     def _measure(self, work: Work, request: VerdictRequest, replies: int, job: Job) -> None:
         job.report("Waiting for its turn")
         try:
-            job.check("Stopped before it began.")
+            if job.stopping:
+                self._end(work, STOPPED, "Stopped before it began.")
+                return
             state, said = DONE, ""
             try:
                 work.state = self.files.put(replace(work.state, state=MEASURING))
@@ -209,8 +198,6 @@ class VerdictService:
                 state, said = FAILED, sentence(error, "The measuring", "Measure again.")
             job.report("Judging", job.progress.done, job.progress.of)
             self._conclude(work, request, state, said)
-        except CancelledError as error:
-            self._end(work, STOPPED, str(error))
         finally:
             self._quota.give_back_replies(request.owner, replies)
 
@@ -221,15 +208,14 @@ class VerdictService:
         seconds = round(time.monotonic() - work.began_s, 1) if work.began_s else 0.0
         about |= {"failed": dict(work.failed), "seconds": seconds}
         try:
-            made = self._records.make(request, work.answers.values(), about)
-            self.files.save(work.state.id, made.record, made.rows, made.known)
+            self.files.save(work.state.id, *self._records.make(request, work.answers.values(), about))
         except PlaygroundError as error:  # nothing to compare, or the file or an adapter is gone
             self._end(work, FAILED if state == DONE else state, f"{said} {error}".strip())
         except Exception as error:  # the statistics of any data: the answers stay on disk
             self._end(work, FAILED, sentence(error, "The judging", "Measure again."))
         else:
-            left_out = " ".join(f"{label} was left out: {why}" for label, why in work.failed.items())
-            self._end(work, state, " ".join(filter(None, (f"{said} {KEPT}" if said else "", left_out))))
+            left_out = (f"{label} was left out: {why}" for label, why in work.failed.items())
+            self._end(work, state, " ".join([*([f"{said} {KEPT}"] if said else []), *left_out]))
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -239,8 +225,7 @@ class VerdictService:
                 work.state = self.files.put(replace(work.state, state=state, error=error))
 
     def _state(self, state: State) -> State:
-        """As it truly is: what a process measured that has ended since is stopped, with what it had measured by
-        then."""
+        """As it truly is: STOPPED, with what it had measured, where its process has ended."""
         if state.state not in LIVE or processes.is_alive(state.pid, state.pid_started_s):
             return state
         with self._lock:
@@ -257,9 +242,8 @@ class VerdictService:
 
     def _view(self, state: State, *, whole: bool) -> VerdictView:
         job, state = self._jobs.get(_KEY + state.id), self._state(state)
-        view = VerdictView(
-            state.id, state.name, state.state, created_s=state.created_s, error=state.error, purpose=state.purpose
-        )
+        about = {name: getattr(state, name) for name in ("created_s", "error", "purpose")}
+        view = VerdictView(state.id, state.name, state.state, **about)
         if job is None or not view.live:
             return replace(view, record=self.files.record(state.id) if whole else None)
         now = job.progress

@@ -1,5 +1,4 @@
-"""Blind votes on an ended verdict: two unnamed replies to one question, which is better, and what the votes say once
-names are revealed."""
+"""Blind votes on an ended verdict: which of two unnamed replies is better, and what the votes say with names."""
 
 from __future__ import annotations
 
@@ -8,21 +7,19 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from playground.errors import InputError
 from playground.evaluation.votes import Agreement, Standing, Winner, agreement, bradley_terry
-from playground.verdict.files import JUDGE, Cast, Said, VoteFiles, as_votes
+from playground.verdict.files import JUDGE, Cast, Place, Said, VoteFiles, as_votes
 from playground.verdict.service import VerdictService
 from playground.workspace.visitors import LOCAL
 
 CHOICES = ("left", "right", "tie", "skip")
-Place = tuple[int, str, str]
 
 
-@dataclass(frozen=True)
-class Ballot:
+class Ballot(NamedTuple):
     """What a person is asked. number: how many they were asked before. left, right: replies. It names nobody."""
 
     number: int
@@ -43,8 +40,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Revealed:
-    """standings: the strongest first. votes: those that say something. agreement: of the votes with the main metric,
-    None where it says nothing of single replies."""
+    """standings: the strongest first. agreement: with the main metric, None where that says nothing of replies."""
 
     standings: tuple[Standing, ...]
     votes: int
@@ -53,16 +49,14 @@ class Revealed:
     judge: Judgement | None = None
 
 
-@dataclass(frozen=True)
-class Poll:
-    """What can be voted on in a verdict. places: (example, a, b) whose replies differ. replies: (example, side) ->
-    reply."""
+class Poll(NamedTuple):
+    """places: (example, a, b) whose replies differ. replies: (example, side) -> reply."""
 
     sides: tuple[str, ...]
     places: tuple[Place, ...]
     replies: Mapping[tuple[int, str], str]
     rows: Mapping[tuple[int, str], dict[str, Any]]
-    record: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any]
 
 
 class Voting:
@@ -73,16 +67,14 @@ class Voting:
         self.files = VoteFiles(verdicts.files)
 
     def next(self, id: str, owner: str = LOCAL) -> Ballot | None:
-        """What to ask now; None when everything was. Raises NotFoundError, InputError while there is nothing to vote
-        on."""
+        """What to ask now; None when everything was. Raises NotFoundError, InputError with nothing to vote on."""
         poll, cast = self.poll(id, owner), self.files.read(id)
         drawn = _drawn(id, owner, poll, cast)
         if drawn is None:
             return None
         (example, a, b), swapped = drawn
-        left, right = (b, a) if swapped else (a, b)
-        question = poll.rows[example, a]["question"]
-        return Ballot(_own(cast, owner), question, poll.replies[example, left], poll.replies[example, right])
+        left, right = (poll.replies[example, side] for side in ((b, a) if swapped else (a, b)))
+        return Ballot(_asked(cast, owner), poll.rows[example, a]["question"], left, right)
 
     def vote(self, id: str, number: int, choice: str, owner: str = LOCAL) -> None:
         """choice: one of ``CHOICES``. number: of the ballot that it answers; a second press on one that is answered
@@ -93,12 +85,11 @@ class Voting:
 
         def make(cast: list[Cast]) -> Cast | None:
             drawn = _drawn(id, owner, poll, cast)
-            if drawn is None or number != _own(cast, owner):
+            if drawn is None or number != _asked(cast, owner):
                 return None
-            (example, a, b), swapped = drawn
-            left, right = ("b", "a") if swapped else ("a", "b")
-            words: dict[str, Said] = {"left": left, "right": right, "tie": "tie", "skip": "skip"}  # type: ignore[dict-item]
-            return Cast(example, a, b, words[choice], owner, self._clock())
+            place, swapped = drawn
+            words: tuple[Said, ...] = ("b", "a", "tie", "skip") if swapped else ("a", "b", "tie", "skip")
+            return Cast(*place, words[CHOICES.index(choice)], owner, self._clock())
 
         self.files.add(id, make)
 
@@ -115,42 +106,40 @@ class Voting:
     def count(self, id: str, owner: str = LOCAL) -> tuple[int, int]:
         """(own votes, ballots that can still be asked). Raises NotFoundError."""
         poll, mine = self.poll(id, owner), [one for one in self.files.read(id) if one.owner == owner]
-        return sum(one.winner != "skip" for one in mine), len(set(poll.places) - {one.place for one in mine})
+        return len(as_votes(mine)), len(set(poll.places) - {one.place for one in mine})
 
     def reveal(self, id: str, owner: str = LOCAL) -> Revealed:
         """What people's votes say, with names. Raises NotFoundError, and InputError before there is a vote."""
         poll = self.poll(id, owner)
-        cast = [one for one in self.files.read(id) if {one.a, one.b} <= set(poll.sides)]
+        cast = [one for one in self.files.read(id) if {one.a, one.b} <= set(poll.sides) and one.winner != "skip"]
         people, judged = [one for one in cast if one.owner != JUDGE], [one for one in cast if one.owner == JUDGE]
-        votes = as_votes(people)
-        if not votes and not as_votes(judged):
+        if not cast:
             raise InputError("There is no vote yet. Vote first; the names come after.")
-        standings = tuple(bradley_terry(votes, poll.sides)) if votes else ()
-        metric, judge = _with_metric(poll, people), _judgement(poll, people, judged)
-        return Revealed(standings, len(votes), poll.record["main_metric"] or "", metric, judge)
+        standings = tuple(bradley_terry(as_votes(people), poll.sides)) if people else ()
+        judge = _judgement(poll, people, judged) if judged else None
+        return Revealed(standings, len(people), poll.record["main_metric"] or "", _with_metric(poll, people), judge)
 
     def poll(self, id: str, owner: str = LOCAL) -> Poll:
         """Raises NotFoundError, and InputError where there is nothing to vote on."""
-        view = self._verdicts.show(id, owner)
-        if view.record is None:
+        record = self._verdicts.show(id, owner).record
+        if record is None:
             raise InputError("Votes begin when a verdict has ended and something of it was measured.")
-        sides = tuple(side["side"] for side in view.record["sides"])
+        sides = tuple(side["side"] for side in record["sides"])
         rows = {(row["example"], row["side"]): row for row in self._verdicts.rows(id, owner)}
-        examples = list(dict.fromkeys(example for example, _ in rows))
         replies = {key: row["reply"].strip() for key, row in rows.items()}
+        examples = dict.fromkeys(example for example, _ in rows)
         places = tuple(
             (example, a, b)
-            for a, b in itertools.combinations(sides, 2)
-            for example in examples
-            if (example, a) in replies and (example, b) in replies and replies[example, a] != replies[example, b]
+            for (a, b), example in itertools.product(itertools.combinations(sides, 2), examples)
+            if (example, a) in replies and replies[example, a] != replies.get((example, b), replies[example, a])
         )
         if not places:
             raise InputError("There is nothing to vote on: it takes two sides that answer differently.")
-        return Poll(sides, places, replies, rows, view.record)
+        return Poll(sides, places, replies, rows, record)
 
 
-def _own(cast: Sequence[Cast], owner: str) -> int:
-    """The number of an owner's next ballot."""
+def _asked(cast: Sequence[Cast], owner: str) -> int:
+    """How many ballots an owner has answered: the number of the next one."""
     return sum(one.owner == owner for one in cast)
 
 
@@ -165,7 +154,7 @@ def _drawn(id: str, owner: str, poll: Poll, cast: Sequence[Cast]) -> tuple[Place
     if not left:
         return None
     votes = Counter((one.a, one.b) for one in cast if one.owner != JUDGE and one.winner != "skip")
-    rng = random.Random(f"{id} {owner} {_own(cast, owner)}")
+    rng = random.Random(f"{id} {owner} {_asked(cast, owner)}")
     fewest = min(votes[pair] for pair in left)
     pair = rng.choice([pair for pair in left if votes[pair] == fewest])
     return rng.choice(left[pair]), rng.random() < 0.5
@@ -181,18 +170,16 @@ def _with_metric(poll: Poll, cast: Sequence[Cast]) -> Agreement | None:
     voted: list[Winner] = []
     for one in cast:
         a, b = (poll.rows.get((one.example, side), {}).get("metrics", {}).get(metric) for side in (one.a, one.b))
-        if one.winner == "skip" or a is None or b is None:
-            continue
-        by_metric.append("tie" if a == b else "a" if better * (a - b) > 0 else "b")
-        voted.append(one.winner)
+        if a is not None and b is not None and one.winner != "skip":
+            by_metric.append("tie" if a == b else "a" if better * (a - b) > 0 else "b")
+            voted.append(one.winner)
     return agreement(by_metric, voted)
 
 
-def _judgement(poll: Poll, people: Sequence[Cast], judged: Sequence[Cast]) -> Judgement | None:
+def _judgement(poll: Poll, people: Sequence[Cast], judged: Sequence[Cast]) -> Judgement:
     votes = as_votes(judged)
-    if not votes:
-        return None
-    said = {one.place: one.winner for one in judged if one.winner != "skip"}
-    both = [(said[one.place], one.winner) for one in people if one.winner != "skip" and one.place in said]
+    said = {one.place: vote.winner for one, vote in zip(judged, votes, strict=True)}
+    mine = zip(people, as_votes(people), strict=True)
+    both = [(said[one.place], vote.winner) for one, vote in mine if one.place in said]
     agreed = agreement([a for a, _ in both], [b for _, b in both])
     return Judgement(judged[-1].judge, tuple(bradley_terry(votes, poll.sides)), len(votes), agreed)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,16 @@ def on_a_port(app: Starlette) -> Iterator[str]:
         thread.join(20)
 
 
+@contextmanager
+def sent(url: str, path: str, body: bytes, kind: str = "application/json", length: int | None = None) -> Iterator[None]:
+    """A request whose answer nobody reads; at the end its client leaves. length: that is promised, None = the
+    body's."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length or len(body)}"
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+        connection.sendall(f"{head}\r\n\r\n".encode() + body)
+        yield
+
+
 @pytest.fixture
 def here(settings: Settings) -> Callable[..., TestClient]:
     """(changes of the settings, client=, url=) -> a caller of the routes, by default from this machine. No base is
@@ -68,11 +79,8 @@ def here(settings: Settings) -> Callable[..., TestClient]:
 @pytest.fixture(scope="module")
 def lora_folders(make_lora: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three PEFT folders, named as the models that they become."""
-    parent = tmp_path_factory.mktemp("named")
-    return [
-        Path(shutil.copytree(make_lora(60 + rank, rank=rank), parent / name))
-        for name, rank in zip(MODELS, (4, 2, 8), strict=True)
-    ]
+    parent, ranks = tmp_path_factory.mktemp("named"), zip(MODELS, (4, 2, 8), strict=True)
+    return [Path(shutil.copytree(make_lora(60 + rank, rank=rank), parent / name)) for name, rank in ranks]
 
 
 @dataclass
@@ -89,30 +97,19 @@ class Served:
         return openai.OpenAI(base_url=self.url + "v1", api_key="none", max_retries=0, timeout=60, **options)
 
 
-@contextmanager
-def open_app(settings: Settings, folders: list[Path]) -> Iterator[Served]:
-    """The real page, as ``python app.py`` opens it, with adapters in its library."""
-    from playground.serve import launch
-
-    home = Home.take(settings)
-    services = build_services(settings)
-    for folder in folders:
-        services.adapters.import_file(folder)
-    page, url = launch(services, home)
-    try:
-        wait_until(lambda: services.bases.state().phase in ("ready", "failed"))
-        assert services.bases.loaded is not None, services.bases.state()
-        yield Served(url, services, settings)
-    finally:
-        page.close(verbose=False)
-        services.close()
-        home.release()
-
-
 @pytest.fixture(scope="module")
 def served(tiny_base: Path, lora_folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    opened: AbstractContextManager[Served] = open_app(
-        Settings(home=tmp_path_factory.mktemp("served") / "home", base=str(tiny_base)), lora_folders
-    )
-    with opened as app:
-        yield app
+    """The real page, as ``python app.py`` opens it, with the base loaded and three adapters."""
+    from playground.serve import launch
+
+    settings = Settings(home=tmp_path_factory.mktemp("served") / "home", base=str(tiny_base))
+    home, services = Home.take(settings), build_services(settings)
+    for folder in lora_folders:
+        services.adapters.import_file(folder)
+    page, url = launch(services, home)
+    wait_until(lambda: services.bases.state().phase in ("ready", "failed"))
+    assert services.bases.loaded is not None, services.bases.state()
+    yield Served(url, services, settings)
+    page.close(verbose=False)
+    services.close()
+    home.release()

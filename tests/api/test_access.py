@@ -1,42 +1,116 @@
-"""Who may use /v1: every case of the rules, on the routes alone."""
+"""Who may call: Host, Origin and Sec-Fetch-Site as plain values, and every rule of /v1 on the routes alone."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from playground.errors import InputError
+from playground.server.access import foreign
 from playground.services import build_services
 from playground.settings import Settings
 
 Here = Callable[..., TestClient]
 SHIPPED = {"brand_voice", "hospital_reports", "support_json"}
+ALONE = Settings(home=Path("/nowhere"))
 
 
-def models(client: TestClient, **headers: str) -> Any:
-    return client.get("/v1/models", headers=headers)
+def judged(
+    settings: Settings = ALONE, server: str = "127.0.0.1", method: str = "GET", **headers: str | list[str]
+) -> str:
+    pairs = [
+        (name.replace("_", "-").encode(), value.encode())
+        for name, values in ({"host": "localhost:7860"} | headers).items()
+        for value in ([values] if isinstance(values, str) else values)
+    ]
+    scope = {"type": "http", "method": method, "path": "/", "server": (server, 7860), "headers": pairs}
+    return foreign(scope, settings)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:7860", "[::1]:7860", socket.gethostname()])
+def test_the_machine_may_be_asked_under_its_own_names(host: str) -> None:
+    assert judged(host=host) == ""
+
+
+OTHER_HOSTS = [
+    *("evil.example", "evil.example:7860", "localhost.evil.example", "evil@localhost", "localhost:port", "localhost/x"),
+    *("localhost?x", "localhost#x", "", "10.0.0.7:7860", "127.0.0.1.nip.io", "0x7f.1"),
+    *(["localhost", "evil.example"], ["localhost", "localhost"], []),
+]
+
+
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+def test_any_other_host_is_refused(host: str | list[str]) -> None:
+    for method in ("GET", "HEAD", "POST", "OPTIONS", "DELETE"):
+        assert "may not be opened as" in judged(host=host, method=method)
+
+
+OTHER_ORIGINS = [
+    *("http://evil.example", "https://localhost.evil.example", "http://localhost@evil.example", "file://localhost"),
+    *("null", "", "http://192.168.1.9:7860", "localhost", ["http://localhost", "http://evil.example"]),
+]
+
+
+@pytest.mark.parametrize("origin", OTHER_ORIGINS)
+def test_a_page_from_elsewhere_is_refused_for_whatever_it_asks(origin: str | list[str]) -> None:
+    for method in ("GET", "POST"):
+        assert "may not ask this app" in judged(origin=origin, method=method)
+    for own in ("http://localhost:3000", "https://127.0.0.1", "http://[::1]:7860"):
+        assert judged(origin=own, method="POST") == "", "a page of this machine may ask"
+
+
+def test_a_browser_that_says_cross_site_may_only_look() -> None:
+    assert judged(sec_fetch_site="cross-site") == "", "a link from elsewhere opens the page"
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert "from elsewhere" in judged(sec_fetch_site="cross-site", method=method)
+        assert judged(sec_fetch_site="same-origin", method=method) == ""
+
+
+def test_the_address_at_which_a_request_came_in_is_the_machines_own() -> None:
+    came = {"host": "192.168.1.5:7860", "server": "192.168.1.5"}
+    assert judged(origin="http://192.168.1.5:7860", method="POST", **came) == ""
+    assert judged(origin="http://localhost:3000", **came), "somebody else's localhost"
+    assert judged(host="192.168.1.5", server="::ffff:192.168.1.5") == ""
+    for other in ("192.168.1.6", "evil.example"):
+        assert judged(host=other, server="192.168.1.5")
+    assert judged(host="evil.example", server="evil.example"), "a server that repeats the name knows no address"
+
+
+def test_other_names_are_those_that_the_settings_allow() -> None:
+    settings = Settings.from_env({"PLAYGROUND_ALLOWED_HOSTS": " Playground.example, 192.168.1.20,[fd00::5],nas "})
+    for host in ("playground.example:443", "192.168.1.20:7860", "[fd00::5]:7860", "nas"):
+        assert judged(settings, host=host, origin=f"https://{host}", method="POST") == ""
+    proxied = judged(settings, origin="https://playground.example", method="POST")
+    assert proxied == "", "a proxy that says localhost to us"
+    assert judged(settings, host="www.playground.example")
+    assert judged(settings, host="playground.example", origin="https://evil.example")
+    for words in (judged(host="playground.example:8443"), judged(origin="https://playground.example")):
+        assert "PLAYGROUND_ALLOWED_HOSTS=playground.example where" in words
+    assert "PLAYGROUND_ALLOWED_HOSTS" not in judged(origin="null")
+
+
+def test_a_space_is_asked_under_its_own_names() -> None:
+    names = {"SPACE_ID": "me/app", "SPACE_HOST": "me-app.hf.space,app.example", "GRADIO_SERVER_NAME": "0.0.0.0"}
+    settings = Settings.from_env(names)
+    for host in ("me-app.hf.space", "app.example", "localhost:7860"):
+        assert judged(settings, host=host, origin=f"https://{host}", method="POST") == ""
+    assert judged(settings, host="you-app.hf.space")
+    assert judged(settings, host="me-app.hf.space", origin="https://you-app.hf.space", method="POST")
 
 
 @pytest.mark.parametrize(
-    ("url", "client"),
-    [
-        ("http://localhost:7860", ("127.0.0.1", 1)),
-        ("http://127.0.0.1", ("::1", 1)),
-        ("http://[::1]:80", ("127.0.0.9", 1)),
-        ("http://LOCALHOST:1", ("::ffff:127.0.0.1", 1)),
-    ],
+    "wrong", ["https://a.example", "a.example:8443", "10.0.0.1:7860", "*.example", "a b", "a.example/x"]
 )
-def test_a_program_on_this_machine_may_call(here: Here, url: str, client: tuple[str, int]) -> None:
-    assert models(here(client=client, url=url)).status_code == 200
+def test_a_wrong_name_in_the_settings_is_told(wrong: str) -> None:
+    with pytest.raises(InputError, match=r"PLAYGROUND_ALLOWED_HOSTS has .*without scheme and port"):
+        Settings.from_env({"PLAYGROUND_ALLOWED_HOSTS": f"b.example,{wrong}"})
 
 
-@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1:7860", "https://[::1]"])
-def test_a_page_of_this_machine_may_call(here: Here, origin: str) -> None:
-    assert models(here(), origin=origin).status_code == 200
-
+# -- /v1 -------------------------------------------------------------------------------------------------------------
 
 EVIL = {
     "host": ("evil.example", "evil.example:7860", "localhost.evil.example", "evil@localhost", "localhost:port", ""),
@@ -44,16 +118,26 @@ EVIL = {
         *("http://evil.example", "http://localhost.evil.example", "http://localhost@evil.example"),
         *("file://localhost", "null", ""),
     ),
-    "sec-fetch-site": ("cross-site",),
-    "x-forwarded-for": ("127.0.0.1",),
-    "x-forwarded-host": ("localhost",),
-    "x-real-ip": ("127.0.0.1",),
-    "forwarded": ("for=127.0.0.1",),
-    "via": ("1.1 proxy",),
+    **dict.fromkeys(("x-forwarded-for", "x-forwarded-host", "x-real-ip"), ("127.0.0.1",)),
+    **{"sec-fetch-site": ("cross-site",), "forwarded": ("for=127.0.0.1",), "via": ("1.1 proxy",)},
 }
 
 
-def test_without_a_token_strangers_are_refused_in_words(here: Here) -> None:
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        *(("http://localhost:7860", "127.0.0.1"), ("http://127.0.0.1", "::1"), ("http://[::1]:80", "127.0.0.9")),
+        ("http://LOCALHOST:1", "::ffff:127.0.0.1"),
+    ],
+)
+def test_a_program_and_a_page_of_this_machine_may_call(here: Here, url: str, address: str) -> None:
+    caller = here(client=(address, 1), url=url)
+    assert caller.get("/v1/models").status_code == 200
+    for origin in ("http://localhost:3000", "http://127.0.0.1:7860", "https://[::1]"):
+        assert caller.get("/v1/models", headers={"origin": origin}).status_code == 200
+
+
+def test_without_a_token_strangers_are_refused_in_words_and_nothing_is_read(here: Here) -> None:
     caller = here()
     for name, value in ((name, value) for name, values in EVIL.items() for value in values):
         for route in ("/v1/models", "/v1/models/base", "/v1/anything"):
@@ -61,20 +145,16 @@ def test_without_a_token_strangers_are_refused_in_words(here: Here) -> None:
             assert answer.status_code == 403, (name, value, route)
             assert "PLAYGROUND_API_TOKEN" in answer.json()["error"]["message"]
             assert answer.json()["error"]["code"] == "forbidden"
-
-
-@pytest.mark.parametrize("client", [("10.0.0.7", 1), ("8.8.8.8", 1), ("::ffff:8.8.8.8", 1), ("testclient", 1)])
-def test_other_machines_are_refused_and_nothing_is_read(here: Here, client: tuple[str, int]) -> None:
-    answer = here(client=client).post("/v1/chat/completions", content=b"no json at all")
-    assert answer.status_code == 403
+    for address in ("10.0.0.7", "8.8.8.8", "::ffff:8.8.8.8", "testclient"):
+        answer = here(client=(address, 1)).post("/v1/chat/completions", content=b"no json at all")
+        assert answer.status_code == 403, "another machine"
 
 
 def test_with_a_token_only_who_shows_it_may_call(here: Here) -> None:
     caller = here(api_token="right")
     for given in ({}, *({"authorization": one} for one in ("Bearer wrong", "right", "Basic right", "Bearer "))):
-        answer = models(caller, **given)
-        assert answer.status_code == 401, given
-        assert answer.headers["www-authenticate"] == "Bearer"
+        answer = caller.get("/v1/models", headers=given)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), given
         assert answer.json()["error"]["code"] == "invalid_api_key"
         assert "right" not in answer.text
 
@@ -89,41 +169,39 @@ def test_with_a_token_any_host_and_origin_may_call(here: Here, token: str) -> No
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_shared_without_a_token_is_off_and_says_how_to_turn_it_on(here: Here) -> None:
-    answer = models(here(shared=True))
-    assert answer.status_code == 403
-    assert "PLAYGROUND_API_TOKEN" in answer.json()["error"]["message"]
-
-
-def test_shared_with_a_token_serves_the_shipped_adapters_only(
+def test_shared_it_is_off_without_a_token_and_serves_the_shipped_adapters_only_with_one(
     here: Here, settings: Settings, lora_folders: list[Path]
 ) -> None:
+    answer = here(shared=True).get("/v1/models")
+    assert answer.status_code == 403
+    assert "PLAYGROUND_API_TOKEN" in answer.json()["error"]["message"]
     for folder, owner in zip(lora_folders, ("local", "v1", "somebody"), strict=True):
         build_services(settings).adapters.import_file(folder, owner)
-    shared = here(shared=True, api_token="right")
-    listed = models(shared, authorization="Bearer right").json()["data"]
+    shared, token = here(shared=True, api_token="right"), {"authorization": "Bearer right"}
+    listed = shared.get("/v1/models", headers=token).json()["data"]
     assert {model["id"] for model in listed} == {"base", *SHIPPED}
     assert {model["owned_by"] for model in listed} == {"prompt-or-tune"}
     assert settings.base not in str(listed), "no path of this machine"
     for name in ("one", "two", "three"):
-        answer = shared.get(f"/v1/models/{name}", headers={"authorization": "Bearer right"})
+        answer = shared.get(f"/v1/models/{name}", headers=token)
         assert answer.status_code == 404
         there = answer.json()["error"]["message"].partition("There is: ")[2].rstrip(".").split(", ")
         assert set(there) == {"base", *SHIPPED}
-    alone = models(here()).json()["data"]
-    assert {"base", "one", "two", "three"} <= {model["id"].partition("-")[0] for model in alone}, (
-        "a visitor's ends in a random number"
-    )
+    alone = {model["id"].partition("-")[0] for model in here().get("/v1/models").json()["data"]}
+    assert {"base", "one", "two", "three"} <= alone, "a visitor's ends in a random number"
 
 
 def test_what_this_machines_own_commands_ask_is_not_for_others(here: Here) -> None:
-    body = {"stamp": {}, "text": None}
+    mine = {"authorization": "Bearer internal-token"}
     for caller, headers in (
         (here(), {}),
         (here(), {"authorization": "Bearer wrong"}),
-        (here(client=("8.8.8.8", 1)), {"authorization": "Bearer internal-token"}),
-        (here(), {"authorization": "Bearer internal-token", "x-forwarded-for": "127.0.0.1"}),
+        (here(client=("8.8.8.8", 1)), mine),
+        (here(), mine | {"x-forwarded-for": "127.0.0.1"}),
     ):
-        assert caller.post("/internal/replay", json=body, headers=headers).status_code == 403
-    mine = {"authorization": "Bearer internal-token"}
-    assert here().post("/internal/replay", json=body, headers=mine).status_code == 400
+        assert caller.post("/internal/replay", json={"stamp": {}, "text": None}, headers=headers).status_code == 403
+        assert caller.get("/internal/status", headers=headers).status_code == 403
+    assert here().post("/internal/replay", json={"stamp": {}, "text": None}, headers=mine).status_code == 400
+    assert (
+        here().post("/internal/replay", json={}, headers=mine).json()["error"].endswith("not as expected (KeyError).")
+    )

@@ -95,18 +95,12 @@ def test_a_wrong_field_is_named(changes: dict[str, Any], param: str, says: str) 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"temperature": 2.5}, "from 0"),
-        ({"temperature": float("inf")}, "from 0"),
-        ({"top_p": 0}, "above 0"),
-        ({"max_tokens": 0}, "from 1"),
-        ({"seed": -2}, "from 0"),
-        ({"seed": 2**40}, "from 0"),
-        ({"n": 0}, "1 to 4"),
-        ({"n": 5}, "1 to 4"),
-        ({"stop": [""]}, "stop strings"),
+        *(({"temperature": wrong}, "from 0") for wrong in (2.5, float("inf"))),
+        *(({"seed": wrong}, "from 0") for wrong in (-2, 2**40)),
+        *(({"n": wrong}, "1 to 4") for wrong in (0, 5)),
+        *(({"top_p": 0}, "above 0"), ({"max_tokens": 0}, "from 1"), ({"stop": [""]}, "stop strings")),
         ({"min_tokens": 9, "max_tokens": 8}, "shortest"),
-        ({"repetition_penalty": 0}, "penalty"),
-        ({"top_k": -2}, "Top-k"),
+        *(({"repetition_penalty": 0}, "penalty"), ({"top_k": -2}, "Top-k")),
     ],
 )
 def test_a_number_out_of_its_range_is_told(changes: dict[str, Any], says: str) -> None:

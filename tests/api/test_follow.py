@@ -28,14 +28,7 @@ class Source:
             self.closed.set()
 
 
-def test_values_come_one_after_another_and_the_end_too() -> None:
-    async def read() -> list[int]:
-        return [value async for value in Follower(lambda: (value for value in [7]))]
-
-    assert asyncio.run(read()) == [7]
-
-
-def test_a_slow_reader_gets_the_newest_only() -> None:
+def test_a_slow_reader_gets_the_newest_only_and_then_the_end() -> None:
     made = threading.Event()
 
     def values() -> Generator[int]:

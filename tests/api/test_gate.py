@@ -1,11 +1,12 @@
-"""What is let through to Gradio: every one of its routes on purpose, bodies of a fair size, files that were handed
-out."""
+"""What is let through to Gradio: every one of its routes on purpose, bodies of a fair size, files that were handed out;
+and what every answer lets a browser run."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
+import base64
+import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,84 +20,66 @@ from gradio_client import Client, handle_file
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from playground.server.access import LIMIT_BYTES
-from playground.server.gate import FILES_MAX, GRADIO_ROUTES, HEADERS_BYTES, UPLOAD, VISITOR_UPLOADS, Gate
+from playground.server.gate import (
+    ALL_UPLOADS,
+    FILES_MAX,
+    GRADIO_ROUTES,
+    HEADERS_BYTES,
+    UPLOAD,
+    VISITOR_UPLOADS,
+    WAITS_S,
+    ContentPolicy,
+    Gate,
+    Incoming,
+    Visit,
+)
 from playground.settings import Settings
 from playground.workspace.visitors import COOKIE
-from tests.api.conftest import on_a_port, wait_until
+from tests.api.conftest import on_a_port, sent, wait_until
 
 JOIN = "/gradio_api/queue/join"
 TWIN = ("GET", "/gradio_api/call/v2/{api_name}/{event_id}")
 """Cannot be told from call/{api_name}/{event_id} by its path, and has the same handler."""
+
+
+def gradios(method: str, paths: str) -> set[tuple[str, str]]:
+    return {(method, path if path.startswith("/") else f"/gradio_api/{path}") for path in paths.split()}
+
+
 REFUSED = {
-    ("GET", "/config/"),
-    ("GET", "/gradio_api/info/"),
-    ("POST", "/gradio_api/reset/"),
-    ("POST", "/gradio_api/call/{api_name}/"),  # twins
-    ("GET", "/gradio_api/runs"),
-    ("GET", "/gradio_api/runs/"),
-    ("POST", "/gradio_api/run-history/connect"),  # would use the host's HF_TOKEN
-    ("GET", "/gradio_api/run-history/buckets"),
-    ("GET", "/gradio_api/run-history/records"),
-    ("GET", "/gradio_api/run-history/records/{endpoint}/{record_id}/assets/{asset_id}"),
-    ("GET", "/gradio_api/proxy={url_path:path}"),
-    ("HEAD", "/gradio_api/proxy={url_path:path}"),  # would fetch
-    ("HEAD", "/gradio_api/file={path_or_url:path}"),
-    ("GET", "/gradio_api/file/{path:path}"),
-    ("POST", "/gradio_api/process_recording"),
-    ("POST", "/gradio_api/component_server"),
-    ("POST", "/gradio_api/component_server/"),
-    ("GET", "/gradio_api/custom_component/{id}/{environment}/{type}/{file_name}"),
-    ("GET", "/svelte/{path:path}"),  # no such components
-    ("GET", "/gradio_api/deep_link"),
-    ("GET", "/pwa_icon"),
-    ("GET", "/pwa_icon/{size}"),
-    ("GET", "/gradio_api/theme.css"),
-    ("POST", "/login"),
-    ("POST", "/login/"),
-    ("GET", "/logout"),
-    ("GET", "/gradio_api/user"),
-    ("GET", "/gradio_api/user/"),  # nobody logs in
-    ("GET", "/gradio_api/login_check"),
-    ("GET", "/gradio_api/login_check/"),
-    ("GET", "/gradio_api/token"),
-    ("GET", "/gradio_api/token/"),
-    ("GET", "/monitoring"),
-    ("GET", "/monitoring/summary"),
-    ("GET", "/monitoring/{key}"),
-    ("GET", "/gradio_api/queue/status"),
-    ("GET", "/gradio_api/app_id/"),
-    ("GET", "/gradio_api/dev/reload"),
-    ("GET", "/openapi.json"),
-    ("HEAD", "/openapi.json"),
-    ("GET", "/gradio_api/openapi.json"),
-    ("POST", "/gradio_api/vibe-edit"),
-    ("POST", "/gradio_api/vibe-edit/"),
-    ("POST", "/gradio_api/undo-vibe-edit"),
-    ("POST", "/gradio_api/undo-vibe-edit/"),
-    ("GET", "/gradio_api/vibe-code"),
-    ("GET", "/gradio_api/vibe-code/"),
-    ("POST", "/gradio_api/vibe-code"),
-    ("POST", "/gradio_api/vibe-code/"),
-    ("POST", "/gradio_api/vibe-starter-queries"),
-    ("POST", "/gradio_api/vibe-starter-queries/"),
-    ("POST", "/gradio_api/api/{api_name}"),
-    ("POST", "/gradio_api/api/{api_name}/"),
-    ("POST", "/gradio_api/run/{api_name}"),
-    ("POST", "/gradio_api/run/{api_name}/"),
-    ("POST", "/gradio_api/call/v2/{api_name}"),
-    ("POST", "/gradio_api/call/v2/{api_name}/"),
     TWIN,
-    ("POST", "/gradio_api/stream/{event_id}"),
-    ("POST", "/gradio_api/stream/{event_id}/close"),
-    ("GET", "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist.m3u8"),
-    ("GET", "/gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}"),
-    ("GET", "/gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file"),
+    # would use the host's HF_TOKEN
+    *gradios("GET", "runs runs/ run-history/buckets run-history/records"),
+    *gradios("GET", "run-history/records/{endpoint}/{record_id}/assets/{asset_id}"),
+    *gradios("POST", "run-history/connect"),
+    # would fetch
+    *gradios("GET", "proxy={url_path:path} file/{path:path}"),
+    *gradios("HEAD", "proxy={url_path:path} file={path_or_url:path} /openapi.json"),
+    # no such components
+    *gradios("GET", "custom_component/{id}/{environment}/{type}/{file_name} /svelte/{path:path}"),
+    *gradios("POST", "process_recording component_server component_server/"),
+    # nobody logs in
+    *gradios("GET", "/logout user user/ login_check login_check/ token token/"),
+    *gradios("POST", "/login /login/"),
+    # not shown, or the twin of another one
+    *gradios("GET", "deep_link /pwa_icon /pwa_icon/{size} theme.css /config/ info/ app_id/ queue/status dev/reload"),
+    *gradios(
+        "GET", "/monitoring /monitoring/summary /monitoring/{key} /openapi.json openapi.json vibe-code vibe-code/"
+    ),
+    *gradios("POST", "reset/ call/{api_name}/ api/{api_name} api/{api_name}/ run/{api_name} run/{api_name}/"),
+    *gradios("POST", "call/v2/{api_name} call/v2/{api_name}/ vibe-edit vibe-edit/ undo-vibe-edit undo-vibe-edit/"),
+    *gradios("POST", "vibe-code vibe-code/ vibe-starter-queries vibe-starter-queries/"),
+    # streams of media
+    *gradios("POST", "stream/{event_id} stream/{event_id}/close"),
+    *gradios("GET", "stream/{session_hash}/{run}/{component_id}/playlist.m3u8"),
+    *gradios("GET", "stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}"),
+    *gradios("GET", "stream/{session_hash}/{run}/{component_id}/playlist-file"),
 }
 """Gradio's routes that nobody needs here. A new one of Gradio's goes either here or among those allowed."""
 
@@ -120,30 +103,34 @@ def small_page() -> gr.Blocks:
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", upload_mb=1)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    settings = Settings(home=tmp_path / "home", upload_mb=1)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(settings.incoming_dir))
+    return settings
 
 
 @pytest.fixture
-def gated(alone: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., App]:
+def gated(alone: Settings) -> Callable[..., App]:
     """(changes of the settings) -> Gradio's own app behind the gate, with a route of ours; run history is on, as it is
     by default."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(alone.incoming_dir))
 
     def make(**changes: Any) -> App:
         own = [Route("/own", lambda request: PlainTextResponse("ours"))]
-        settings = replace(alone, **changes)
-        page = small_page()
+        settings, page = replace(alone, **changes), small_page()
         page.max_file_size = settings.upload_limit_bytes
-        return App.create_app(
-            page, app_kwargs={"routes": list(own), "middleware": [Middleware(Gate, settings=settings, own=own)]}
-        )
+        middleware = [Middleware(Gate, settings=settings, own=own)]
+        return App.create_app(page, app_kwargs={"routes": list(own), "middleware": middleware})
 
     return make
 
 
-def caller(app: Any) -> TestClient:
-    return TestClient(app, base_url="http://localhost:7860")
+@pytest.fixture
+def client(gated: Callable[..., App]) -> TestClient:
+    return caller(gated())
+
+
+def caller(app: Any, **options: Any) -> TestClient:
+    return TestClient(app, base_url="http://localhost:7860", **options)
 
 
 def all_routes(routes: Any) -> Iterator[tuple[str, str]]:
@@ -156,56 +143,45 @@ def all_routes(routes: Any) -> Iterator[tuple[str, str]]:
             yield from ((method, route.path) for method in route.methods)
 
 
-def concrete(path: str) -> str:
-    for name in ("{path:path}", "{path_or_url:path}", "{url_path:path}", "{size}", "{component_id}"):
-        path = path.replace(name, "1")
-    return path.replace("{", "").replace("}", "")
-
-
 def test_every_route_of_gradio_is_allowed_or_refused_on_purpose(gated: Callable[..., App]) -> None:
-    found = set(all_routes(gated().routes)) - {("GET", "/own"), ("HEAD", "/own")}
+    app = gated()
+    found = set(all_routes(app.routes)) - {("GET", "/own"), ("HEAD", "/own")}
     assert not found - GRADIO_ROUTES - REFUSED, "new in this Gradio: does the page need them?"
     assert not GRADIO_ROUTES - found, "no longer in this Gradio"
     assert not GRADIO_ROUTES & REFUSED
-
-
-def test_a_route_that_nobody_needs_is_not_there(gated: Callable[..., App]) -> None:
-    client = caller(gated())
     for method, path in sorted(REFUSED - {TWIN}):
-        answer = client.request(method, concrete(path), headers={"host": "localhost:7860"})
+        concrete = re.sub(r"{(path|path_or_url|url_path):path}|{size}|{component_id}", "1", path)
+        answer = caller(app).request(method, re.sub("[{}]", "", concrete))
         assert answer.status_code == 404, (method, path)
         assert method == "HEAD" or answer.json() == {"detail": "Not Found"}
 
 
-def test_what_is_allowed_reaches_gradio_and_our_own_routes(gated: Callable[..., App]) -> None:
-    client = caller(gated())
+def test_what_is_allowed_reaches_gradio_and_our_own_routes(client: TestClient) -> None:
     for path in ("/config", "/gradio_api/info", "/gradio_api/app_id", "/favicon.ico", "/manifest.json", "/robots.txt"):
         assert client.get(path).status_code == 200, path
     assert client.get("/own").text == "ours"
     assert client.put("/own").status_code == 404
     assert client.post(JOIN, json={"data": []}).status_code == 400, "Gradio's own word"
+    (sent,) = client.post(UPLOAD, files={"files": ("mine.txt", b"rows")}).json()
+    assert client.get(f"/gradio_api/file={sent}").content == b"rows"
+    assert client.get(f"/gradio_api/file={Path(sent).parent}").status_code == 403, "Gradio's own word"
+    for path in ("/gradio_api/queue/join", "/", "/own"):
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect(path):
+            pass
 
 
 def test_the_path_under_which_a_proxy_shows_the_app_is_left_aside(gated: Callable[..., App]) -> None:
-    client = TestClient(gated(), base_url="http://localhost:7860", root_path="/tools/playground")
+    client = caller(gated(), root_path="/tools/playground")
     for path in ("/config", "/tools/playground/config"):
         assert client.get(path).status_code == 200
     for path in ("/gradio_api/token", "/tools/playground/gradio_api/token", "/tools/playground2/config"):
         assert client.get(path).status_code == 404
 
 
-def test_gradios_client_works_through_the_gate(
-    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(alone.incoming_dir))
+def test_gradios_client_works_through_the_gate(alone: Settings, tmp_path: Path) -> None:
     page = small_page()
-    _, url, _ = page.launch(
-        app_kwargs={"middleware": [Middleware(Gate, settings=alone)]},
-        prevent_thread_lock=True,
-        quiet=True,
-        ssr_mode=False,
-        run_history=False,
-    )
+    gate = {"middleware": [Middleware(Gate, settings=alone)]}
+    _, url, _ = page.launch(app_kwargs=gate, prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False)
     try:
         client = Client(url, verbose=False, download_files=str(tmp_path / "downloads"))
         assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/echo", "/copied"}  # type: ignore[index]
@@ -221,50 +197,36 @@ def test_gradios_client_works_through_the_gate(
 
 
 NOT_HANDED_OUT = [
-    *(
-        "http://127.0.0.1:1/x",
-        "https://a.example/x",
-        "HTTP://a.example/x",
-        "http:/a.example/x",
-        "http%3A%2F%2Fa.example",
-    ),
-    *("//a.example/x", "ftp://a.example/x", "/gradio_api/file=http://a.example"),
+    *("http://127.0.0.1:1/x", "https://a.example/x", "HTTP://a.example/x", "http:/a.example/x"),
+    *("http%3A%2F%2Fa.example", "//a.example/x", "ftp://a.example/x", "/gradio_api/file=http://a.example"),
     *("/etc/passwd", "etc/passwd", "", "%00", "x" * 5000, "HOME/owner.json", "HOME/exports/../owner.json"),
     *("HOME/uploads/gradio/../someone/rows.jsonl", "HOME/uploads/gradio2/x"),
 ]
 
 
-def test_only_what_was_handed_out_is_a_file(gated: Callable[..., App], alone: Settings) -> None:
+def test_only_what_was_handed_out_is_a_file(client: TestClient, alone: Settings) -> None:
     alone.incoming_dir.mkdir(parents=True)
-    client = caller(gated())
     for file in NOT_HANDED_OUT:
         answer = client.get(f"/gradio_api/file={file.replace('HOME', str(alone.home))}")
         assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"}), file
 
 
-def test_what_was_uploaded_is_served_again(gated: Callable[..., App]) -> None:
-    client = caller(gated())
-    (sent,) = client.post(UPLOAD, files={"files": ("mine.txt", b"rows")}).json()
-    assert client.get(f"/gradio_api/file={sent}").content == b"rows"
-    assert client.get(f"/gradio_api/file={Path(sent).parent}").status_code == 403, "Gradio's own word"
-
-
-def parts(count: int, size: int = 100_000) -> Iterator[bytes]:
-    """A body whose length is not told beforehand."""
-    for _ in range(count):
-        yield b" " * size
-
-
-def test_a_call_is_small(gated: Callable[..., App]) -> None:
-    client = caller(gated())
+def test_a_call_is_small_and_so_are_headers(client: TestClient) -> None:
     json_body = {"content-type": "application/json"}
     for path in (JOIN, "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/call/echo"):
-        for body in (b"[" * (LIMIT_BYTES + 1), parts(LIMIT_BYTES // 100_000 + 1)):
+        parts = (b" " * 100_000 for _ in range(LIMIT_BYTES // 100_000 + 1))  # its length is not told beforehand
+        for body in (b"[" * (LIMIT_BYTES + 1), parts):
             answer = client.post(path, content=body, headers=json_body)
             assert answer.status_code == 413
             assert str(LIMIT_BYTES) in answer.json()["detail"]
         assert client.post(path, content=b"[" * 100_000, headers=json_body).status_code in (400, 422)
     assert client.post("/gradio_api/reset", json={"event_id": "x" * (LIMIT_BYTES - 100)}).json() == {"success": True}
+    assert client.get("/config", headers={"cookie": "a" * (HEADERS_BYTES - 2000)}).status_code == 200
+    answer = client.get("/config", headers={"cookie": "a" * HEADERS_BYTES})
+    assert (answer.status_code, "cookies" in answer.json()["detail"]) == (431, True)
+
+
+# -- uploads ---------------------------------------------------------------------------------------------------------
 
 
 def multipart(files: int, size: int) -> tuple[bytes, dict[str, str]]:
@@ -275,12 +237,10 @@ def multipart(files: int, size: int) -> tuple[bytes, dict[str, str]]:
 
 @pytest.mark.parametrize(("files", "size"), [(1, 3 * 2**20), (30, 100_000)])
 def test_an_upload_is_limited_as_a_whole_and_leaves_nothing_behind(
-    gated: Callable[..., App], alone: Settings, files: int, size: int
+    client: TestClient, alone: Settings, files: int, size: int
 ) -> None:
     body, headers = multipart(files, size)
-    client = caller(gated())
-    pieces = (body[place : place + 50_000] for place in range(0, len(body), 50_000))
-    for content in (body, pieces):
+    for content in (body, (body[place : place + 50_000] for place in range(0, len(body), 50_000))):
         answer = client.post(UPLOAD, content=content, headers=headers)
         assert answer.status_code == 413
         assert "maximum allowed size" in answer.text
@@ -301,25 +261,39 @@ def test_visitors_have_a_share_of_what_waits(gated: Callable[..., App], alone: S
     assert caller(gated()).post(UPLOAD, content=body, headers=headers).status_code == 200, "alone there is no share"
 
 
-def test_a_crowded_folder_takes_no_upload(gated: Callable[..., App], alone: Settings) -> None:
+def test_a_share_comes_back_once_what_was_sent_is_gone(tmp_path: Path) -> None:
+    now = [0.0]
+    incoming = Incoming(tmp_path, 100, lambda: now[0])
+    assert [incoming.refusal("anna", 100) for _ in range(VISITOR_UPLOADS)] == [""] * VISITOR_UPLOADS
+    assert "Wait a little" in incoming.refusal("anna", 1)
+    assert incoming.refusal("", 100) == "", "those without a cookie have a share together"
+    now[0] = WAITS_S - 1
+    assert incoming.refusal("anna", 1)
+    now[0] = WAITS_S
+    assert incoming.refusal("anna", VISITOR_UPLOADS * 100) == ""
+    others = [incoming.refusal(f"visitor {n}", 100) for n in range(ALL_UPLOADS - VISITOR_UPLOADS)]
+    assert others == [""] * len(others)
+    assert "Too many files" in incoming.refusal("one more", 1), "all together have a share too"
+    now[0] = 2 * WAITS_S
+    assert incoming.refusal("one more", 1) == ""
+
+
+def test_a_crowded_folder_takes_no_upload(client: TestClient, alone: Settings) -> None:
+    assert not Incoming(alone.incoming_dir, 100).is_crowded(), "it is not there yet"
     alone.incoming_dir.mkdir(parents=True)
-    for n in range(FILES_MAX):
+    for n in range(FILES_MAX - 1):
         (alone.incoming_dir / str(n)).touch()
+    assert not Incoming(alone.incoming_dir, 100).is_crowded()
+    (alone.incoming_dir / "last").touch()
     body, headers = multipart(1, 10)
-    assert caller(gated()).post(UPLOAD, content=body, headers=headers).status_code == 507
+    assert client.post(UPLOAD, content=body, headers=headers).status_code == 507
 
 
 def test_a_visitor_who_leaves_in_an_upload_leaves_nothing_behind(gated: Callable[..., App], alone: Settings) -> None:
     body, headers = multipart(1, 500_000)
-    head = (
-        f"POST {UPLOAD} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {headers['content-type']}\r\nContent-Length:"
-        f" {len(body)}\r\n\r\n"
-    )
-    with on_a_port(gated()) as url:
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
-            connection.sendall(head.encode() + body[:300_000])
-            wait_until(lambda: any(file.stat().st_size for file in alone.incoming_dir.glob("*")))
-        wait_until(lambda: not list(alone.incoming_dir.iterdir()))
+    with on_a_port(gated()) as url, sent(url, UPLOAD, body[:300_000], headers["content-type"], len(body)):
+        wait_until(lambda: any(file.stat().st_size for file in alone.incoming_dir.glob("*")))
+    wait_until(lambda: not list(alone.incoming_dir.iterdir()))
 
 
 def asked(app: Any, path: str, headers: list[tuple[bytes, bytes]], *messages: dict[str, Any]) -> tuple[int, bytes]:
@@ -333,19 +307,9 @@ def asked(app: Any, path: str, headers: list[tuple[bytes, bytes]], *messages: di
     async def send(message: Any) -> None:
         told.append(message)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "scheme": "http",
-        "headers": [(b"host", b"localhost"), *headers],
-        "server": ("127.0.0.1", 7860),
-        "client": ("127.0.0.1", 1),
-        "http_version": "1.1",
-    }
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope |= {"root_path": "", "scheme": "http", "headers": [(b"host", b"localhost"), *headers], "http_version": "1.1"}
+    scope |= {"server": ("127.0.0.1", 7860), "client": ("127.0.0.1", 1)}
     asyncio.run(app(scope, receive, send))
     return told[0]["status"], b"".join(message.get("body", b"") for message in told[1:])
 
@@ -362,19 +326,6 @@ def test_a_body_that_does_not_come_is_not_waited_for(gated: Callable[..., App], 
     assert not list(alone.incoming_dir.iterdir())
 
 
-def test_headers_are_small(gated: Callable[..., App]) -> None:
-    client = caller(gated())
-    assert client.get("/config", headers={"cookie": "a" * (HEADERS_BYTES - 2000)}).status_code == 200
-    answer = client.get("/config", headers={"cookie": "a" * HEADERS_BYTES})
-    assert (answer.status_code, "cookies" in answer.json()["detail"]) == (431, True)
-
-
-def test_no_websocket_is_opened(gated: Callable[..., App]) -> None:
-    for path in ("/gradio_api/queue/join", "/", "/own"):
-        with pytest.raises(WebSocketDisconnect), caller(gated()).websocket_connect(path):
-            pass
-
-
 def test_our_own_routes_read_their_own_bodies(alone: Settings) -> None:
     async def size(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(len(await request.body())))
@@ -382,4 +333,54 @@ def test_our_own_routes_read_their_own_bodies(alone: Settings) -> None:
     own = [Route("/own", size, methods=["POST"])]
     app = Starlette(routes=own, middleware=[Middleware(Gate, settings=alone, own=own)])
     assert caller(app).post("/own", content=b" " * (LIMIT_BYTES + 5)).text == str(LIMIT_BYTES + 5)
-    assert caller(app).post("/own", content=json.dumps({})).text == "2"
+
+
+# -- what a browser may run ------------------------------------------------------------------------------------------
+
+INLINE = "window.config = {\"a\": '</b>'};"
+PAGE = (
+    f"<script>{INLINE}</script><script type=module src=./index.js></script><script data-mode>\n two()\n</script><p"
+    " onclick=x>é</p>"
+)
+
+
+def policed(space: bool = False) -> TestClient:
+    routes = [
+        Route("/", lambda request: HTMLResponse(PAGE)),
+        Route("/status", lambda request: PlainTextResponse("ok")),
+        Route("/stream", lambda request: StreamingResponse(iter(["a", "b"]))),
+    ]
+    return TestClient(Starlette(routes=routes, middleware=[Middleware(ContentPolicy, space=space)]))
+
+
+def policy(answer: Any) -> dict[str, str]:
+    return dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+
+
+def test_the_page_may_run_its_own_scripts_and_no_other_and_everything_else_nothing() -> None:
+    answer = policed().get("/")
+    assert answer.text == PAGE
+    hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in (INLINE, "\n two()\n")]
+    scripts = policy(answer)["script-src"].split()
+    assert scripts == ["'self'", "'unsafe-eval'", *(f"'sha256-{one}'" for one in hashes)]
+    assert policy(answer)["object-src"] == "'none'"
+    for path in ("/status", "/stream", "/nothing"):
+        said = policy(policed().get(path))
+        assert (said["default-src"], "script-src" in said) == ("'none'", False)
+
+
+@pytest.mark.parametrize("path", ["/", "/status"])
+def test_only_its_own_pages_frame_it_and_the_hubs_on_a_space(path: str) -> None:
+    assert policy(policed().get(path))["frame-ancestors"] == "'self'"
+    assert policy(policed(space=True).get(path))["frame-ancestors"] == "'self' https://huggingface.co"
+
+
+@pytest.mark.parametrize("path", ["/tools", "/tools/", "/"])
+def test_behind_a_proxy_that_keeps_its_path_the_page_is_the_page(tmp_path: Path, path: str) -> None:
+    settings = Settings(home=tmp_path, shared=True)
+    middleware = [Middleware(ContentPolicy), Middleware(Gate, settings=settings), Middleware(Visit)]
+    app = Starlette(routes=[Route("/{rest:path}", lambda request: HTMLResponse(PAGE))], middleware=middleware)
+    answer = caller(app, root_path="/tools").get(path)
+    assert answer.text == PAGE
+    assert "script-src" in policy(answer)
+    assert COOKIE in answer.headers["set-cookie"]

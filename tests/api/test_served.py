@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from playground.settings import PROJECT_ROOT
+from playground.cli.main import main
 from tests.api.conftest import MODELS, Served, wait_until
 
 ALL = ["base", *MODELS]
@@ -94,19 +91,13 @@ def test_several_replies_take_the_seeds_that_follow(served: Served) -> None:
 
 
 def test_the_system_message_and_earlier_turns_are_read(served: Served) -> None:
-    messages: Any = [
-        {"role": "system", "content": "Answer as a pirate."},
-        {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
-        {"role": "assistant", "content": "Ahoy"},
-        {"role": "user", "content": "And now?"},
-    ]
+    turns = {"system": "Answer as a pirate.", "user": "Hello", "assistant": "Ahoy"}
+    messages: Any = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns.items()]
+    messages.append({"role": "user", "content": "And now?"})
     with served.client() as client:
-        prompt = client.chat.completions.create(model="base", messages=messages, max_tokens=1).playground["prompt"][
-            "text"
-        ]  # type: ignore[attr-defined]
-    assert [prompt.index(text) for text in ("Answer as a pirate.", "Hello", "Ahoy", "And now?")] == sorted(
-        prompt.index(text) for text in ("Answer as a pirate.", "Hello", "Ahoy", "And now?")
-    )
+        reply = client.chat.completions.create(model="base", messages=messages, max_tokens=1)
+    places = [reply.playground["prompt"]["text"].index(text) for text in (*turns.values(), "And now?")]
+    assert places == sorted(places)
 
 
 def test_logprobs_are_of_the_tokens_that_were_written(served: Served) -> None:
@@ -152,14 +143,8 @@ def test_what_does_not_fit_is_refused_and_the_rest_is_filled(served: Served) -> 
 
 
 def test_a_client_that_leaves_in_mid_stream_frees_the_device(served: Served) -> None:
-    body = {
-        "model": "one",
-        "messages": [{"role": "user", "content": "Go on."}],
-        "stream": True,
-        "n": 4,
-        "max_tokens": 900,
-    }
-    body |= {"ignore_eos": True, "logprobs": True, "top_logprobs": 20}
+    body = {"model": "one", "messages": [{"role": "user", "content": "Go on."}], "stream": True, "n": 4}
+    body |= {"max_tokens": 900, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
     with httpx.stream("POST", served.url + "v1/chat/completions", json=body, timeout=60) as answer:
         assert answer.status_code == 200
         assert next(answer.iter_lines()).startswith("data: ")
@@ -167,21 +152,19 @@ def test_a_client_that_leaves_in_mid_stream_frees_the_device(served: Served) -> 
     wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "follow"])
 
 
-def test_the_page_and_v1_live_on_one_port_and_strangers_are_refused(served: Served) -> None:
-    assert httpx.get(served.url).status_code == 200
-    for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}, {"x-forwarded-for": "127.0.0.1"}):
-        answer = httpx.get(served.url + "v1/models", headers=headers)
-        assert answer.status_code == 403
-        assert "PLAYGROUND_API_TOKEN" in answer.json()["error"]["message"]
+def test_replay_and_status_through_the_open_app(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PLAYGROUND_HOME", str(served.settings.home))
+    monkeypatch.setenv("PLAYGROUND_BASE", served.settings.base)
 
+    def call(*words: str) -> tuple[int, dict[str, Any]]:
+        capsys.readouterr()
+        return main([*words, "--json"]), json.loads(capsys.readouterr().out.splitlines()[-1])
 
-def test_replay_through_the_open_app(served: Served, tmp_path: Path) -> None:
     def replay(value: Any) -> tuple[int, dict[str, Any]]:
         (tmp_path / "saved.json").write_text(json.dumps(value))
-        env = os.environ | {"PLAYGROUND_HOME": str(served.settings.home), "PLAYGROUND_BASE": served.settings.base}
-        command = [sys.executable, "-m", "playground", "replay", str(tmp_path / "saved.json"), "--json"]
-        done = subprocess.run(command, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=120)
-        return done.returncode, json.loads(done.stdout.splitlines()[-1])
+        return call("replay", str(tmp_path / "saved.json"))
 
     reply = ask(served, "two", temperature=1, n=2).model_dump()
     code, found = replay(reply)
@@ -192,3 +175,69 @@ def test_replay_through_the_open_app(served: Served, tmp_path: Path) -> None:
     code, found = replay(stamp | {"adapter_sha256": "0" * 64})
     assert code == 2
     assert "two has changed since" in found["error"]
+    code, found = call("status")
+    assert (code, found.get("error")) == (0, None)
+    assert [part["name"] for part in found["parts"] if part["bytes"]] == [
+        part["name"] for part in served.services.device.status()["parts"] if part["bytes"]
+    ]
+
+
+# -- asked by pages from elsewhere -----------------------------------------------------------------------------------
+
+GET = [
+    *("", "config", "status", "theme.css", "robots.txt", "internal/status", "v1/models", "gradio_api/info"),
+    *("gradio_api/app_id", "gradio_api/heartbeat/x", "gradio_api/queue/data?session_hash=x"),
+    *("gradio_api/upload_progress?upload_id=x", "gradio_api/file=/etc/passwd"),
+]
+POST = [
+    *("gradio_api/queue/join", "gradio_api/call/keep", "gradio_api/cancel", "gradio_api/reset"),
+    *("internal/compare", "v1/chat/completions"),
+]
+FOREIGN = [
+    *({"host": host} for host in ("evil.example", "evil.example:7860", "localhost.evil.example")),
+    *({"origin": origin} for origin in ("http://evil.example", "null", "http://192.168.1.66:7860")),
+    {"host": "192.168.1.5:7860", "origin": "http://evil.example"},
+]
+
+
+def test_a_page_from_elsewhere_reads_nothing_and_is_told_what_to_do(served: Served) -> None:
+    with httpx.Client(base_url=served.url, timeout=20) as client:
+        for route in GET:
+            for headers in FOREIGN:
+                answer = client.get(route, headers=headers)
+                assert answer.status_code == 403, (route, headers)
+                assert "PLAYGROUND_" in answer.text or "null" in str(headers) or route.startswith("internal")
+        answer = client.get("", headers={"host": "playground.example", "accept": "text/html"})
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert answer.text == (
+            "This app may not be opened as 'playground.example'. Open it as localhost, or start it with "
+            "PLAYGROUND_ALLOWED_HOSTS=playground.example where that is a name of this app."
+        )
+        for headers in ({}, *FOREIGN):  # a probe is told nothing but that it lives
+            answer = client.get("healthz", headers=headers)
+            assert (answer.status_code, answer.json()) == (200, {"ok": True})
+
+
+def test_a_page_from_elsewhere_does_nothing_and_writes_no_file(served: Served) -> None:
+    body = json.dumps({"fn_index": 0, "data": [], "session_hash": "x", "event_id": "x"}).encode()
+    with httpx.Client(base_url=served.url, timeout=20) as client:
+        for headers in [*FOREIGN, {"sec-fetch-site": "cross-site"}]:
+            for route in POST:
+                for kind in ("application/json", "text/plain"):  # a browser sends the second without asking first
+                    answer = client.post(route, content=body, headers={"content-type": kind, **headers})
+                    assert answer.status_code == 403, (route, headers)
+            form = {"files": ("evil.jsonl", b"{}")}
+            assert client.post("gradio_api/upload", files=form, headers=headers).status_code == 403
+    assert not list(served.settings.incoming_dir.rglob("*evil*"))
+
+
+def test_the_apps_own_page_works(served: Served) -> None:
+    own = {"origin": served.url.rstrip("/"), "sec-fetch-site": "same-origin"}
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    with httpx.Client(base_url=served.url, timeout=20) as client:
+        assert client.get("", headers=link).status_code == 200
+        assert client.head("").status_code == 200
+        for path in ("", "config", "status", "theme.css", "static/fonts/IBMPlexSans/IBMPlexSans-Bold.woff2"):
+            assert client.get(path, headers=own).status_code == 200, path
+        (sent,) = client.post("gradio_api/upload", files={"files": ("mine.jsonl", b"{}")}, headers=own).json()
+    assert Path(sent).is_relative_to(served.settings.incoming_dir)

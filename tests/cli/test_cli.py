@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from playground.cli.main import ERRORS
 from playground.runs.service import TrainRequest
 from playground.services import build_services
 from playground.settings import PROJECT_ROOT, Settings
@@ -85,14 +86,12 @@ def test_replay_gives_what_compare_printed_again(call: Call, tmp_path: Path) -> 
 def test_a_detached_run_outlives_its_command_and_is_cancelled(settings: Settings, call: Call, rows_file: Path) -> None:
     """The command itself in a process of its own, as a person calls it."""
     env = os.environ | {"PLAYGROUND_HOME": str(settings.home), "PLAYGROUND_BASE": settings.base}
-    words = ["train", str(rows_file), "--steps", "5000", "--detach", "--json"]
-    command = [sys.executable, "-m", "playground", *words]
+    command = [sys.executable, "-m", "playground", "train", str(rows_file), "--steps", "5000", "--detach", "--json"]
     done = subprocess.run(command, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout.splitlines()[-1])["run"]
     shown = call("runs", "show", run)[1]
-    assert shown["state"] == "RUNNING"
-    assert shown["pid"]
+    assert (shown["state"], bool(shown["pid"])) == ("RUNNING", True)
     code, cancelled, _ = call("runs", "cancel", run)
     assert (code, cancelled["state"]) == (0, "CANCELLED")
     assert call("runs", "show", run)[1]["pid"] is None
@@ -143,12 +142,34 @@ WRONG = [
     ("verdict FILE --side model=base,docs=nowhere.txt", "There is no file nowhere.txt"),
     ("verdict FILE --side model=base --answers FILE", "cannot be read as JSON"),
     ("verdict FILE --side model=nobody", "There is no adapter"),
+    # numbers that no run can have
+    ("train FILE --epochs 1 --batch-size 0", "Batch size is 0; it goes from 1 to 1024."),
+    *((f"train FILE --epochs {wrong}", f"Epochs is {wrong}; it lies above 0") for wrong in ("nan", "inf")),
+    *((f"train FILE --lr {wrong}", f"The learning rate is {wrong}; it lies above 0") for wrong in ("0.0", "nan")),
+    ("train FILE --rank 0", "Rank is 0; it goes from 1 to 256."),
+    ("train FILE --seed -1", "Seed is -1; it goes from 0"),
+    ("train FILE --test 1", "The test share is 1.0; it goes from 0 (none) to below 1"),
+    ("train FILE --memory-limit nan", "--memory-limit is nan; it takes a number of gigabytes"),
+    ("train FILE --memory-limit -1", "The memory limit is -1000000000"),
+    *(
+        ("train FILE --steps 0 --batch-size -2 --lr 7", says)
+        for says in ("Steps is 0; ", "; batch size is -2; ", "7.0; ")
+    ),
 ]
 
 
 @pytest.mark.parametrize(("words", "says"), WRONG, ids=[words for words, _ in WRONG])
 def test_a_wrong_call_is_one_message_and_exit_2(refused: Callable[..., str], words: str, says: str) -> None:
     assert says in refused(*words.split())
+
+
+def test_a_fault_of_ours_is_one_sentence_and_its_place_is_in_a_file(call: Call, settings: Settings) -> None:
+    settings.home.mkdir()
+    settings.database.write_text("This is no database, whatever its name says. " * 40)
+    code, found, err = call("runs")
+    assert (code, found["error"], "Traceback" in err) == (1, err.strip(), False)
+    assert "Something went wrong inside the program (DatabaseError: file is not a database)." in err
+    assert "Traceback" in (settings.home / ERRORS).read_text()
 
 
 def test_a_home_in_use_is_told_in_words(call: Call, settings: Settings) -> None:
@@ -158,8 +179,7 @@ def test_a_home_in_use_is_told_in_words(call: Call, settings: Settings) -> None:
         code, found, _ = call("demo")
     finally:
         home.release()
-    assert code == 1
-    assert "PLAYGROUND_HOME" in found["error"]
+    assert (code, "PLAYGROUND_HOME" in found["error"]) == (1, True)
 
 
 def test_status_and_doctor(call: Call, settings: Settings) -> None:
@@ -173,8 +193,14 @@ def test_status_and_doctor(call: Call, settings: Settings) -> None:
     assert doctor["base"]["path"] == settings.base
 
 
-def test_looking_never_imports_torch(tmp_path: Path) -> None:
-    verbs = '[main([verb]) for verb in ("runs", "races", "adapters", "status")]'
-    code = f"import sys; from playground.cli.main import main; {verbs}; sys.exit('torch' in sys.modules)"
-    env = os.environ | {"PLAYGROUND_HOME": str(tmp_path)}
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, env=env, timeout=60).returncode == 0
+FOLDER = os.environ.get("PLAYGROUND_REAL_DATA", "")
+
+
+@pytest.mark.skipif(not FOLDER, reason="PLAYGROUND_REAL_DATA is unset: no folder of real data sets")
+@pytest.mark.parametrize("name", ["banking77_train.csv", "e2e_devset.csv", "mts_dialog_validation.csv"])
+def test_a_file_never_seen_trains_and_compares(call: Call, name: str) -> None:
+    file = Path(FOLDER) / name
+    assert call("check", file)[1]["good"] > 50
+    adapter = call("train", file, "--steps", 2, "--batch-size", 2, "--max-tokens", 512)[1]["adapter"]
+    sides = ("--side", "model=base", "--side", f"model={adapter}")
+    assert len(call("compare", *sides, "--ask", "Hello", "--max-tokens", 4)[1]["replies"]) == 2

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from playground.evaluation.forgetting import material
 from tests.cli.conftest import Call
 
 
@@ -56,13 +60,17 @@ def test_bench(call: Call, rows_file: Path, tmp_path: Path) -> None:
     assert found["best"]["sentence"].startswith("The best of 4 (2 prompts, with 0 or 1 shots) on 2 validation rows: ")
 
 
-def test_a_race_from_start_to_table_and_again_later(call: Call, rows_file: Path) -> None:
+def test_a_race_from_start_to_table_and_again_later(
+    call: Call, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(material(), texts=material().texts[:2], questions=material().questions[:2])
+    monkeypatch.setattr("playground.verdict.losses.material", lambda: few)  # the whole text takes half a minute
     words = ("--methods", "ia3,lora", "--steps", 1, "--batch-size", 4, "--check", "contains:gladly", "--name", "Two")
     code, found, progress = call("race", rows_file, *words)
     assert code == 0, progress
     assert [row["method"] for row in found["rows"]] == ["lora", "ia3"]
     for row in found["rows"]:
-        assert (row["state"], row["forgot"]["questions"], row["asked"]) == ("DONE", 40, 2)
+        assert (row["state"], row["forgot"]["questions"], row["asked"]) == ("DONE", 2, 2)
     assert "left" in progress
     code, listed, _ = call("races")
     assert (code, [race["state"] for race in listed["races"]]) == (0, ["DONE"])

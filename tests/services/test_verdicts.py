@@ -23,10 +23,9 @@ from playground.evaluation.verdict import Answered
 from playground.jobs import Jobs
 from playground.services import Services, build_services
 from playground.settings import Settings
-from playground.verdict.answers import Answering, Item, Progress
+from playground.verdict.answers import Answering, Asking, Item, Measuring, Progress, Work
 from playground.verdict.files import VerdictFiles, answers_of
 from playground.verdict.losses import Recalling
-from playground.verdict.measuring import Measuring, Work
 from playground.verdict.request import VerdictRequest, request_from
 from playground.verdict.service import VerdictService, VerdictView
 
@@ -324,14 +323,14 @@ class FakeAnswering:
     def prepare(self, request: Any) -> list[Item]:
         return list(self.items)
 
-    def answers(self, request: Any, items: Any, session: str, failed: dict[str, str]) -> Iterator[Progress]:
+    def answers(self, asking: Asking) -> Iterator[Progress]:
         yield Progress("Answering", 4, 4, tuple(answered(row, side) for row in (1, 2) for side in "AB"))
 
-    def repeats(self, request: Any, items: Any, session: str, failed: dict[str, str]) -> Iterator[Progress]:
-        yield from self._steps("repeats", ("x", "y"), failed)
+    def repeats(self, asking: Asking) -> Iterator[Progress]:
+        yield from self._steps("repeats", ("x", "y"), asking.failed)
 
-    def timings(self, request: Any, items: Any, session: str, failed: dict[str, str]) -> Iterator[Progress]:
-        yield from self._steps("seconds", 0.5, failed)
+    def timings(self, asking: Asking) -> Iterator[Progress]:
+        yield from self._steps("seconds", 0.5, asking.failed)
 
     def _steps(self, what: str, value: Any, failed: dict[str, str]) -> Iterator[Progress]:
         yield Progress(what, 1, 4, what=what, known={(1, "A"): value})

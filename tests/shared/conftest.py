@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,9 @@ def prepared(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as the default base: local folders are refused where the app is shared."""
     folder = tmp_path_factory.mktemp("prepared") / DEFAULT_BASE
     shutil.copytree(tiny_base, folder)
-    bases._mark(DEFAULT_BASE, folder, "test")
+    files = {file.name: file.stat().st_size for file in folder.iterdir()}
+    marker = {"schema": bases.SCHEMA, "id": DEFAULT_BASE, "licence": "test", "files": files}
+    (folder / bases.MARKER).write_text(json.dumps(marker | {"fingerprint": bases.file_fingerprint(folder)}))
     return folder
 
 
@@ -94,30 +97,17 @@ def ended_run(
 ) -> str:
     """A run in the record and on disk, with a log and a checkpoint."""
     run = f"20260101-000000-{len(services.training.store.all()):04x}"
-    folder = services.settings.runs_dir / run
+    settings = services.settings
+    folder = settings.runs_dir / run
     (folder / "checkpoints" / "checkpoint-5").mkdir(parents=True)
     (folder / "checkpoints" / "checkpoint-5" / "model.safetensors").write_bytes(b"x" * 5000)
     (folder / "events.jsonl").write_text(json.dumps({"event": "sample", "step": 1, "text": SECRET}) + "\n")
-    spec = RunSpec(
-        run=run,
-        name=name,
-        method="lora",
-        base=DEFAULT_BASE,
-        base_path=str(services.settings.bases_dir / DEFAULT_BASE),
-        base_fingerprint="",
-        file=str(folder / "examples.jsonl"),
-        data="examples.jsonl",
-        adapters_dir=str(services.settings.adapters_dir),
-        shipped_dir=str(services.settings.shipped_adapters_dir),
-        steps=10,
-        lr=1e-3,
-        rank=4,
-        owner=owner,
-    )
-    spec.write(folder)
-    services.training.store.add(
-        run=run, owner=owner, name=name, method="lora", state=state, created_s=created_s, steps=10, needs_bytes=1
-    )
+    base = {"base": DEFAULT_BASE, "base_path": str(settings.bases_dir / DEFAULT_BASE), "base_fingerprint": ""}
+    data = {"file": str(folder / "examples.jsonl"), "data": "examples.jsonl"}
+    places = {"adapters_dir": str(settings.adapters_dir), "shipped_dir": str(settings.shipped_adapters_dir)}
+    about: dict[str, Any] = {"run": run, "owner": owner, "name": name, "method": "lora", "steps": 10}
+    RunSpec(**about, **base, **data, **places, lr=1e-3, rank=4).write(folder)
+    services.training.store.add(**about, state=state, created_s=created_s, needs_bytes=1)
     return run
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from playground.errors import InputError
+from playground.library.adapters import AdapterLibrary
+from playground.runs.service import TrainingService
 from playground.services import Services, build_services
 from playground.workspace.storage import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner, StorageService
 from playground.workspace.visitors import LOCAL, Sessions
@@ -31,35 +35,31 @@ def clock() -> Clock:
     return Clock()
 
 
-def storage_of(services: Services, sessions: Sessions, waits: list[float] | None = None) -> StorageService:
-    def wait(seconds: float) -> None:
-        if waits is not None:
-            waits.append(seconds)
-
-    return StorageService(
-        services.settings,
-        services.bases,
-        services.adapters,
-        services.training,
-        services.demo,
+def storage_of(s: Services, sessions: Sessions, wait: Callable[[float], None], training: Any = None) -> StorageService:
+    parts = (
+        s.settings,
+        s.bases,
+        s.adapters,
+        training or s.training,
+        s.demo,
         sessions,
-        services.verdicts,
-        services.bench.book,
-        services.quota,
-        wait,
+        s.verdicts,
+        s.bench.book,
+        s.quota,
     )
+    return StorageService(*parts, wait)
 
 
-@pytest.fixture
-def cleaner(services: Services, clock: Clock) -> tuple[Cleaner, Sessions]:
+def cleaner_of(services: Services, clock: Clock) -> tuple[Cleaner, Sessions]:
     sessions = Sessions(services.settings.database, clock)
-    return Cleaner(services.settings, storage_of(services, sessions), sessions, clock), sessions
+    storage = storage_of(services, sessions, lambda seconds: None)
+    return Cleaner(services.settings, storage, sessions, clock), sessions
 
 
 def test_a_visitors_things_go_a_day_after_the_last_visit(
-    services: Services, hers: Belongings, cleaner: tuple[Cleaner, Sessions], clock: Clock, lora: Path
+    services: Services, hers: Belongings, clock: Clock, lora: Path
 ) -> None:
-    clean, sessions = cleaner
+    clean, sessions = cleaner_of(services, clock)
     kept = adapter_of(services, lora, LOCAL, "operators")
     sessions.seen(ANNA)
     clock.now += 20 * HOUR
@@ -88,16 +88,15 @@ def test_a_restart_does_not_begin_the_day_anew(services: Services, hers: Belongi
     Sessions(services.settings.database, clock).seen(ANNA)
     clock.now += 25 * HOUR
     again = build_services(services.settings)
-    sessions = Sessions(again.settings.database, clock)
-    Cleaner(again.settings, storage_of(again, sessions), sessions, clock).tick()
+    cleaner_of(again, clock)[0].tick()
     assert again.storage.items(ANNA) == []
     again.close()
 
 
 def test_what_was_there_before_visits_were_written_gets_its_day(
-    services: Services, hers: Belongings, cleaner: tuple[Cleaner, Sessions], clock: Clock
+    services: Services, hers: Belongings, clock: Clock
 ) -> None:
-    clean, _ = cleaner
+    clean, _ = cleaner_of(services, clock)
     clean.tick()
     assert len(services.storage.items(ANNA)) == 4
     clock.now += 24 * HOUR
@@ -105,10 +104,8 @@ def test_what_was_there_before_visits_were_written_gets_its_day(
     assert services.storage.items(ANNA) == []
 
 
-def test_a_run_that_has_not_ended_stays_until_it_has(
-    services: Services, cleaner: tuple[Cleaner, Sessions], clock: Clock, lora: Path
-) -> None:
-    clean, sessions = cleaner
+def test_a_run_that_has_not_ended_stays_until_it_has(services: Services, clock: Clock) -> None:
+    clean, sessions = cleaner_of(services, clock)
     run = ended_run(services, ANNA, state="QUEUED")
     sessions.seen(ANNA)
     clock.now += 48 * HOUR
@@ -121,39 +118,13 @@ def test_a_run_that_has_not_ended_stays_until_it_has(
     assert sessions.visits() == {}
 
 
-def test_deleting_takes_what_ends_later_and_spares_what_comes_after(
-    services: Services, hers: Belongings, clock: Clock, lora: Path
-) -> None:
-    sessions = Sessions(services.settings.database, clock)
-    waits: list[float] = []
-    storage = storage_of(services, sessions, waits)
-    stubborn = ended_run(services, ANNA, state="STOPPING")
-    services.training.store.update(stubborn, pid=os.getpid(), pid_started_s=None, stopping_s=time.time() + 1e6)
-    services.training._supervisor._workers = _Deaf()
-    done = storage.remove_everything(ANNA)
-    assert (done.stopping, done.count("upload"), done.count("adapter"), done.count("run")) == (1, 1, 1, 1)
-    assert 11 < sum(waits) < 14
-    assert {item.id for item in services.storage.items(ANNA)} == {stubborn}
-    clock.now += 60
-    sessions.seen(ANNA)
-    late = adapter_of(services, lora, ANNA, "what_the_run_made")
-    new = services.data.keep_uploads([incoming(services.settings, "new.jsonl")], ANNA)
-    os.utime(new.parent, (clock.now, clock.now))
-    services.training.store.update(stubborn, state="CANCELLED", adapter=late, pid=None)
-    Cleaner(services.settings, storage, sessions, clock).tick()
-    assert [item.name for item in services.storage.items(ANNA)] == ["new.jsonl"]
-
-
-class _Deaf:
+class Deaf:
     """A worker that lives on, whatever it is told."""
 
     tokens_per_s = None
 
     def refused(self, seconds: float) -> str:
         return ""
-
-    def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
-        raise AssertionError
 
     def is_alive(self, pid: int | None, start: float | None) -> bool:
         return pid is not None
@@ -162,11 +133,30 @@ class _Deaf:
         pass
 
 
-def test_a_queued_run_is_cancelled_and_goes_at_once(services: Services) -> None:
-    run = ended_run(services, ANNA, state="QUEUED")
-    done = services.storage.remove_everything(ANNA)
-    assert (done.count("run"), done.stopping) == (1, 0)
-    assert not (services.settings.runs_dir / run).exists()
+def test_deleting_takes_what_ends_later_and_spares_what_comes_after(
+    services: Services, hers: Belongings, clock: Clock, lora: Path
+) -> None:
+    sessions = Sessions(services.settings.database, clock)
+    waits: list[float] = []
+    settings, store, quota = services.settings, services.training.store, services.quota
+    library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
+    parts: Any = (settings, store, services.manager, services.bases, services.data, library, quota, Deaf())
+    storage = storage_of(services, sessions, waits.append, TrainingService(*parts))
+    stubborn, queued = (ended_run(services, ANNA, state=state) for state in ("STOPPING", "QUEUED"))
+    store.update(stubborn, pid=os.getpid(), pid_started_s=None, stopping_s=time.time() + 1e6)
+    done = storage.remove_everything(ANNA)
+    assert (done.stopping, done.count("upload"), done.count("adapter"), done.count("run")) == (1, 1, 1, 2)
+    assert not (settings.runs_dir / queued).exists(), "cancelled, and gone at once"
+    assert 11 < sum(waits) < 14
+    assert {item.id for item in services.storage.items(ANNA)} == {stubborn}
+    clock.now += 60
+    sessions.seen(ANNA)
+    late = adapter_of(services, lora, ANNA, "what_the_run_made")
+    new = services.data.keep_uploads([incoming(settings, "new.jsonl")], ANNA)
+    os.utime(new.parent, (clock.now, clock.now))
+    store.update(stubborn, state="CANCELLED", adapter=late, pid=None)
+    Cleaner(settings, storage, sessions, clock).tick()
+    assert [item.name for item in services.storage.items(ANNA)] == ["new.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -174,8 +164,7 @@ def test_a_queued_run_is_cancelled_and_goes_at_once(services: Services) -> None:
 )
 def test_files_that_pass_through_go_in_any_mode(services: Services, clock: Clock, where: str, after_s: float) -> None:
     alone = build_services(replace(services.settings, shared=False))
-    sessions = Sessions(alone.settings.database, clock)
-    clean = Cleaner(alone.settings, storage_of(alone, sessions), sessions, clock)
+    clean, _ = cleaner_of(alone, clock)
     old, new = (alone.settings.home / where / name for name in ("old", "new"))
     for folder, made in ((old, clock.now - after_s - 1), (new, clock.now - after_s + 60)):
         folder.mkdir(parents=True)
@@ -188,10 +177,10 @@ def test_files_that_pass_through_go_in_any_mode(services: Services, clock: Clock
 
 def test_one_persons_own_things_never_go_by_themselves(services: Services, hers: Belongings, clock: Clock) -> None:
     alone = build_services(replace(services.settings, shared=False))
-    sessions = Sessions(alone.settings.database, clock)
+    clean, sessions = cleaner_of(alone, clock)
     sessions.seen(ANNA)
     clock.now += 1000 * HOUR
-    Cleaner(alone.settings, storage_of(alone, sessions), sessions, clock).tick()
+    clean.tick()
     assert len([item for item in alone.storage.items() if item.kind in ("adapter", "run", "upload")]) == 3
     with pytest.raises(InputError, match="not shared"):
         alone.storage.remove_everything(LOCAL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -17,19 +16,36 @@ from playground.workspace.visitors import COOKIE, HOST_COOKIE, Home, owner_of
 from tests.shared.conftest import ANNA, SECRET, Belongings, belongings, shared_home
 
 JSONL = b"\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}."}).encode() for n in range(8))
+MINE = {"files": ("mine.jsonl", JSONL)}
 
 
 class Open:
-    """The app, and what Anna has in it."""
+    """The app, and what Anna has in it. handlers: of the page, private or not."""
 
     def __init__(self, url: str, services: Services, hers: Belongings) -> None:
         self.url, self.services, self.hers = url, services, hers
+        page = httpx.get(f"{url}config").json()
+        self.handlers = [one for one in page["dependencies"] if one["backend_fn"]]
+        self.kinds = {one["id"]: one["type"] for one in page["components"]}
 
-    def browser(self, token: str = "") -> httpx.Client:
-        client = httpx.Client(base_url=self.url, timeout=60)
-        if token:
-            client.cookies.set(COOKIE, token)
-        return client
+    def browser(self, token: str = "b" * 32, **headers: str) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, headers={"cookie": f"{COOKIE}={token}"} | headers)
+
+    def call(self, client: httpx.Client, name: str, tab: str, path: object = None, event: object = None) -> str:
+        """Call the first handler of this name through the queue; everything that came back, as text. path: of the file
+        that it is given where it takes one."""
+        handler = next(one for one in self.handlers if str(one["api_name"]).startswith(name))
+        files = [{"path": str(path), "meta": {"_type": "gradio.FileData"}}]
+        values = {"file": files, "uploadbutton": files, "number": 2048} if path else {}
+        body = {"fn_index": handler["id"], "data": [values.get(self.kinds[one]) for one in handler["inputs"]]}
+        joined = client.post("gradio_api/queue/join", json=body | {"session_hash": tab, "event_data": event})
+        told = [joined.text] if joined.status_code != 200 else []
+        with client.stream("GET", "gradio_api/queue/data", params={"session_hash": tab}) as answer:
+            for line in answer.iter_lines() if not told else ():
+                told.append(line)
+                if any(f'"{word}"' in line for word in ("process_completed", "close_stream", "unexpected_error")):
+                    break
+        return "\n".join(told).replace('"success": ', '"success":')
 
 
 class Idle(Services):
@@ -52,80 +68,47 @@ def app(tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path) ->
     home.release()
 
 
-def number_of(client: httpx.Client, handler: str) -> int:
-    """The number under which a handler can be called, private or not."""
-    functions = client.get("config").json()["dependencies"]
-    return next(one["id"] for one in functions if str(one["api_name"]).startswith(handler))
-
-
-def payload(client: httpx.Client, handler: int, uploaded: str) -> list[Any]:
-    """What a browser sends to a handler that takes an upload: the file, and the limit of tokens."""
-    config = client.get("config").json()
-    kinds = {one["id"]: one["type"] for one in config["components"]}
-    inputs = next(one["inputs"] for one in config["dependencies"] if one["id"] == handler)
-    files = [{"path": uploaded, "meta": {"_type": "gradio.FileData"}}]
-    given: dict[str, Any] = {"file": files, "uploadbutton": files}
-    return [given.get(kinds[id], 2048 if kinds[id] in ("slider", "number") else None) for id in inputs]
-
-
-def call(client: httpx.Client, handler: int, data: list[Any], tab: str, event: Any = None) -> str:
-    """Call a handler through the queue; everything that came back, as text."""
-    body = {"fn_index": handler, "data": data, "session_hash": tab, "event_data": event}
-    joined = client.post("gradio_api/queue/join", json=body)
-    if joined.status_code != 200:
-        return joined.text
-    with client.stream("GET", "gradio_api/queue/data", params={"session_hash": tab}) as answer:
-        told = []
-        for line in answer.iter_lines():
-            told.append(line)
-            if '"process_completed"' in line or '"close_stream"' in line or '"unexpected_error"' in line:
-                break
-    return "\n".join(told)
-
-
-def test_the_page_gives_a_cookie_and_renews_it(app: Open) -> None:
-    with app.browser() as client:
-        first = client.get("/")
-        token = token_in(first.headers["set-cookie"].split(";")[0])
+@pytest.mark.parametrize(("scheme", "name"), [("http", COOKIE), ("https", HOST_COOKIE)])
+def test_the_page_gives_a_cookie_that_its_connection_takes_and_renews_it(app: Open, scheme: str, name: str) -> None:
+    with httpx.Client(base_url=app.url, headers={"x-forwarded-proto": scheme}) as client:
+        first = client.get("/").headers["set-cookie"]
+        token = token_in(first.split(";")[0], name)
         assert len(token) == 32
-        assert "HttpOnly; SameSite=Lax" in first.headers["set-cookie"]
-        assert token in client.get("/").headers["set-cookie"]
+        assert first.startswith(f"{name}={token}; Path=/; ")
+        assert "; HttpOnly; " in first
+        assert "Domain" not in first
+        where = "SameSite=None; Secure; Partitioned" if scheme == "https" else "SameSite=Lax"
+        assert first.endswith(where)
+        other = COOKIE if scheme == "https" else HOST_COOKIE
+        again = client.get("/", headers={"cookie": f"{name}={token}; {other}={'c' * 32}"})
+        assert token in again.headers["set-cookie"]
         assert "set-cookie" not in client.get("healthz").headers
-        behind_https = client.get("/", headers={"x-forwarded-proto": "https"}).headers["set-cookie"]
-        assert "SameSite=None; Secure; Partitioned" in behind_https
-        client.cookies.set(COOKIE, "local")
-        assert "=local" not in client.get("/").headers["set-cookie"]
+        assert "=local" not in client.get("/", headers={"cookie": f"{name}=local"}).headers["set-cookie"]
 
 
-def test_behind_https_the_cookie_of_this_very_host_says_who_asks(app: Open) -> None:
-    with app.browser() as client:
-        client.headers["x-forwarded-proto"] = "https"
-        client.headers["cookie"] = f"{COOKIE}={'b' * 32}; {HOST_COOKIE}={'d' * 32}"
-        assert f"{HOST_COOKIE}={'d' * 32}; " in client.get("/").headers["set-cookie"]
-        sent = client.post("gradio_api/upload", files={"files": ("theirs.jsonl", JSONL)}).json()[0]
-        number = number_of(client, "open_upload")
-        assert "8 rows" in call(client, number, payload(client, number, sent), "their-tab")
-    assert [item.name for item in app.services.storage.items(owner_of("d" * 32, ""))] == ["theirs.jsonl"]
+@pytest.mark.parametrize("https", [False, True])
+def test_an_upload_and_what_it_is_read_as(app: Open, https: bool) -> None:
+    """Behind https the cookie of this very host says who asks, and no other."""
+    own = {"x-forwarded-proto": "https", "cookie": f"{COOKIE}={'b' * 32}; {HOST_COOKIE}={'d' * 32}"}
+    with app.browser("c" * 32, **(own if https else {})) as client:
+        assert not https or f"{HOST_COOKIE}={'d' * 32}; " in client.get("/").headers["set-cookie"]
+        sent = client.post("gradio_api/upload", files=MINE).json()[0]
+        assert "8 rows" in app.call(client, "open_upload", f"tab-{https}", sent)
+    owner = owner_of(("d" if https else "c") * 32, "")
+    assert [item.name for item in app.services.storage.items(owner)] == ["mine.jsonl"]
+    assert owner in app.services.sessions.visits(), "every call is a sign of life"
 
 
 def test_files_of_others_are_not_served(app: Open) -> None:
     hers, settings = app.hers, app.services.settings
-    adapter = settings.adapters_dir / hers.adapter
     wanted = [
-        hers.upload,
-        settings.database,
-        settings.home / "owner.json",
-        settings.runs_dir / hers.run / "events.jsonl",
-        settings.runs_dir / hers.run / "run.json",
-        *adapter.iterdir(),
-        settings.exports_dir,
-        settings.incoming_dir,
-        Path("/etc/passwd"),
+        *(hers.upload, settings.database, settings.home / "owner.json", settings.exports_dir, settings.incoming_dir),
+        *((settings.runs_dir / hers.run / name) for name in ("events.jsonl", "run.json")),
+        *(settings.adapters_dir / hers.adapter).iterdir(),
+        *(Path("/etc/passwd"), Path("app.py").absolute(), settings.exports_dir / ".." / "owner.json"),
         settings.incoming_dir / ".." / ANNA / hers.upload.parent.name / hers.upload.name,
-        Path("app.py").absolute(),
-        settings.exports_dir / ".." / "owner.json",
     ]
-    with app.browser("b" * 32) as client:
+    with app.browser() as client:
         for path in wanted:
             for spelled in (str(path), str(path).replace("/", "%2F"), f"{path}/"):
                 answer = client.get(f"gradio_api/file={spelled}")
@@ -133,126 +116,71 @@ def test_files_of_others_are_not_served(app: Open) -> None:
                 assert SECRET not in answer.text.replace(str(path), "").replace(path.name, "")
 
 
-def test_an_upload_and_what_it_is_read_as(app: Open) -> None:
-    with app.browser("b" * 32) as client:
-        number = number_of(client, "open_upload")
-        sent = client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)}).json()[0]
-        told = call(client, number, payload(client, number, sent), "bens-tab-1")
-        assert "8 rows" in told
-    assert [item.name for item in app.services.storage.items(owner_of("b" * 32, ""))] == ["mine.jsonl"]
-
-
 def test_a_payload_may_name_no_other_file(app: Open) -> None:
-    with app.browser("b" * 32) as client:
-        opened, imported = number_of(client, "open_upload"), number_of(client, "import_file")
-        folder = app.services.settings.adapters_dir / app.hers.adapter
-        for place, path in enumerate(
-            [app.hers.upload, Path("/etc/passwd"), app.services.settings.database, folder / "adapter_config.json"]
-        ):
-            for handler in (opened, imported):
-                told = call(client, handler, payload(client, handler, str(path)), f"bens-tab-{handler}-{place}")
-                assert '"success":false' in told.replace(" ", "") or "There is no uploaded file" in told, told
+    folder = app.services.settings.adapters_dir / app.hers.adapter
+    others = [app.hers.upload, Path("/etc/passwd"), app.services.settings.database, folder / "adapter_config.json"]
+    with app.browser() as client:
+        for place, path in enumerate(others):
+            for handler in ("open_upload", "import_file"):
+                told = app.call(client, handler, f"bens-tab-{handler}-{place}", path)
+                assert '"success":false' in told or "There is no uploaded file" in told, told
                 assert "12 rows" not in told
                 assert "root:" not in told
     assert all(row.card.shipped for row in app.services.adapters.list(owner_of("b" * 32, "")))
 
 
 def test_ids_from_the_page_are_looked_up_among_ones_own(app: Open) -> None:
-    with app.browser("b" * 32) as client:
-        functions = {
-            one["id"]: str(one["api_name"]) for one in client.get("config").json()["dependencies"] if one["backend_fn"]
-        }
-        picks = [number for number, name in functions.items() if name.startswith(("pick", "follow", "ask"))]
-        for number in picks:
+    names = {str(one["api_name"]) for one in app.handlers}
+    picks = [name for name in sorted(names) if name.startswith(("pick", "follow", "ask"))]
+    assert picks
+    with app.browser() as client:
+        for name in picks:
             for id in (app.hers.adapter, app.hers.run, f"adapter:{app.hers.adapter}", f"upload:{ANNA}/x"):
-                size = len(
-                    next(one for one in client.get("config").json()["dependencies"] if one["id"] == number)["inputs"]
-                )
-                told = call(client, number, [None] * size, f"bens-tab-{number}-{id}", {"id": id})
+                told = app.call(client, name, f"bens-tab-{name}-{id}", event={"id": id})
                 assert SECRET not in told.replace(app.hers.adapter, "")
     assert app.services.adapters.get(app.hers.adapter, ANNA).owner == ANNA
 
 
 def test_a_tabs_state_is_its_browsers(app: Open) -> None:
-    with app.browser("a" * 32) as anna, app.browser("b" * 32) as ben:
-        shown = number_of(anna, "show_storage")
-        assert '"success":true' in call(anna, shown, [], "annas-tab").replace(" ", "")
-        assert "There is no such page of yours" in call(ben, shown, [], "annas-tab")
+    with app.browser("a" * 32) as anna, app.browser() as ben:
+        told = [app.call(browser, "show_storage", "annas-tab") for browser in (anna, ben)]
+    assert ["There is no such page" in one for one in told] == [False, True]
 
 
 def test_the_status_tells_counts_only(app: Open) -> None:
     with app.browser() as client:
-        assert set(client.get("status").json()) == {
-            "device",
-            "budget_bytes",
-            "used_bytes",
-            "residents",
-            "leases",
-            "queue",
-        }
+        counts = {"device", "budget_bytes", "used_bytes", "residents", "leases", "queue"}
+        assert set(client.get("status").json()) == counts
         assert client.get("internal/status").status_code == 403
         assert client.post("internal/compare", json={}).status_code == 403
         assert client.get("v1/models").status_code == 403
-        assert client.get("monitoring").status_code == 404 or "not enabled" in client.get("monitoring").text
 
 
 def test_routes_of_gradio_that_nobody_needs_are_not_there(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_host")
-    gone = [
-        ("GET", "runs"),
-        ("GET", "run-history/buckets"),
-        ("GET", "run-history/records?bucket_id=a/b"),
-        ("POST", "run-history/connect"),
-        ("POST", "process_recording"),
-        ("POST", "component_server"),
-        ("GET", "file=http://127.0.0.1:1/x"),
-        ("GET", "file=https://a.example/x"),
-        ("GET", "proxy=https://a.hf.space/x"),
-        ("GET", "token"),
-        ("GET", "queue/status"),
-        ("GET", "deep_link?session_hash=x"),
-        ("POST", "vibe-edit"),
-        ("GET", "openapi.json"),
-    ]
-    with app.browser("b" * 32) as client:
-        for method, route in gone:
+    gone = "runs run-history/buckets run-history/records?bucket_id=a/b file=http://127.0.0.1:1/x file=https://a.example"
+    gone += " proxy=https://a.hf.space/x token queue/status deep_link?session_hash=x openapi.json"
+    posted = ("run-history/connect", "process_recording", "component_server", "vibe-edit")
+    with app.browser() as client:
+        for method, route in [*(("GET", route) for route in gone.split()), *(("POST", route) for route in posted)]:
             assert client.request(method, f"gradio_api/{route}").status_code == 404, route
 
 
-def test_bodies_are_limited(app: Open) -> None:
-    with app.browser("b" * 32) as client:
-        large = json.dumps({"data": ["x" * 3_000_000], "fn_index": 0, "session_hash": "x"})
-        assert (
-            client.post(
-                "gradio_api/queue/join", content=large, headers={"content-type": "application/json"}
-            ).status_code
-            == 413
-        )
-
-
-def test_one_upload_of_many_files_is_limited_as_one(app: Open) -> None:
+def test_bodies_and_pages_from_elsewhere_are_refused_here_too(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(app.services.settings.incoming_dir.rglob("*"))
     with app.browser() as client:
-        files = [("files", (f"{n}.jsonl", bytes([65 + n]) * 2**20)) for n in range(23)]
-        assert client.post("gradio_api/upload", files=files).status_code == 413
-    assert set(app.services.settings.incoming_dir.rglob("*")) == before
-
-
-def test_a_page_from_elsewhere_is_refused_here_too(app: Open) -> None:
-    with app.browser("b" * 32) as client:
+        large = json.dumps({"data": ["x" * 3_000_000], "fn_index": 0, "session_hash": "x"})
+        kind = {"content-type": "application/json"}
+        assert client.post("gradio_api/queue/join", content=large, headers=kind).status_code == 413
+        many = [("files", (f"{n}.jsonl", bytes([65 + n]) * 2**20)) for n in range(23)]
+        assert client.post("gradio_api/upload", files=many).status_code == 413, "many files are limited as one"
         for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
             assert client.get("/", headers=headers).status_code == 403
-            assert (
-                client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)}, headers=headers).status_code
-                == 403
-            )
-
-
-def test_a_full_disk_takes_no_upload(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "disk_free", lambda home: 1000)
-    with app.browser("b" * 32) as client:
-        answer = client.post("gradio_api/upload", files={"files": ("mine.jsonl", JSONL)})
-        assert (answer.status_code, "nearly full" in answer.text) == (507, True)
+            assert client.post("gradio_api/upload", files=MINE, headers=headers).status_code == 403
+        monkeypatch.setattr(gate, "disk_free", lambda home: 1000)
+        full = client.post("gradio_api/upload", files=MINE)
+        assert (full.status_code, "nearly full" in full.text) == (507, True)
+    assert set(app.services.settings.incoming_dir.rglob("*")) == before
 
 
 def test_what_was_exported_is_served_to_whoever_was_given_its_name(app: Open) -> None:

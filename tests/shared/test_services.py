@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from playground.chat.replay import Saved
 from playground.engine.request import Sampling
 from playground.errors import BusyError, InputError, NotFoundError
 from playground.runs.service import TrainRequest
-from playground.services import Services
+from playground.services import Services, build_services
 from playground.workspace.visitors import LOCAL
-from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, ended_run, incoming
+from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, belongings, ended_run, incoming, shared_home
 
 NONE = "There is no"
 Attack = Callable[[Services, Belongings], Any]
@@ -79,43 +80,51 @@ ATTACKS: dict[str, Attack] = {
 
 
 def _stamp(adapter: str) -> dict[str, Any]:
-    import hashlib
-
-    return {
-        "adapter": adapter,
-        "rows": 1,
-        "seed": 7,
-        "base": "",
-        "sampling": {},
-        "prompt": {"text": "x", "sha256": hashlib.sha256(b"x").hexdigest()},
-    }
+    prompt = {"text": "x", "sha256": hashlib.sha256(b"x").hexdigest()}
+    return {"adapter": adapter, "rows": 1, "seed": 7, "base": "", "sampling": {}, "prompt": prompt}
 
 
-@pytest.fixture
-def everything(services: Services, hers: Belongings) -> Callable[[], set[Path]]:
-    def look() -> set[Path]:
-        return {
-            path
-            for path in services.settings.home.rglob("*")
-            if (path.is_file() and SECRET in str(path)) or hers.run in str(path)
-        }
+@pytest.fixture(scope="module")
+def annas(
+    tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path
+) -> Iterator[tuple[Services, Belongings]]:
+    """For all attacks: none of them changes anything."""
+    built = build_services(shared_home(tmp_path_factory.mktemp("shared") / "home", prepared))
+    incoming(built.settings, "anything.jsonl")
+    yield built, belongings(built, lora)
+    built.close()
 
-    return look
 
-
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_another_visitors_things_are_not_there(
-    services: Services, hers: Belongings, everything: Callable[[], set[Path]], attack: Attack
-) -> None:
-    incoming(services.settings, "anything.jsonl")
-    before = everything()
+def told(attack: Callable[[], Any], one: Belongings) -> str:
+    """The refusal, without what was asked for."""
     with pytest.raises(NotFoundError, match=NONE) as refused:
-        attack(services, hers)
-    told = re.sub(r"'[^']*'", "", str(refused.value))  # a refusal repeats what was asked for, in quotes
-    assert SECRET not in told
-    assert hers.run not in told
-    assert everything() == before
+        attack()
+    words = str(refused.value)
+    for name in (str(one.upload), one.upload.name, one.upload.parent.name, one.run, one.adapter):
+        words = words.replace(name, "…")
+    return words
+
+
+PLAIN = ("import her adapter", "keep the machine's")
+"""What they name is not hers to tell of."""
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_another_visitors_things_are_as_if_they_were_not_there(annas: tuple[Services, Belongings], name: str) -> None:
+    services, hers = annas
+    before = {path for path in services.settings.home.rglob("*") if SECRET in str(path) or hers.run in str(path)}
+    words = told(lambda: ATTACKS[name](services, hers), hers)
+    assert SECRET not in re.sub(r"'[^']*'", "", words)  # a refusal repeats what was asked for, in quotes
+    after = {path for path in services.settings.home.rglob("*") if SECRET in str(path) or hers.run in str(path)}
+    assert after == before
     assert services.training.show(hers.run, ANNA).state == "FAILED"
+    none = hers.upload.parent.parent / "0123456789ab" / "none.jsonl"
+    missing = Belongings(ANNA, none, "20200101-000000-aaaa", "none-3fa94c1e")
+    if name == "take its bad rows":  # what was checked is hers; the file is not there
+        checked = services.data.check(hers.upload, owner=ANNA)
+        assert words == told(lambda: services.data.bad_rows_file(missing.upload, checked, None, BEN), missing)
+    elif name not in PLAIN:
+        assert words == told(lambda: ATTACKS[name](services, missing), missing)
 
 
 def test_a_side_that_is_hers_fails_alone(services: Services, hers: Belongings) -> None:
@@ -163,12 +172,6 @@ def test_shipped_things_are_everybodys_and_nobodys_to_change(services: Services)
         services.storage.remove("adapter", card.id, BEN)
 
 
-def test_nobody_but_whoever_runs_the_app_changes_the_base(services: Services) -> None:
-    for spec in ("smollm2-135m", "some/other"):
-        with pytest.raises(InputError, match="whoever runs this app"):
-            services.bases.choose(spec)
-
-
 def test_the_status_names_no_names(services: Services, hers: Belongings) -> None:
     lease = services.manager.adopt("train", ANNA, f"Training {SECRET}", 5)
     waiting = services.manager.request("train", ANNA, f"Training {SECRET} too", 5)
@@ -179,10 +182,15 @@ def test_the_status_names_no_names(services: Services, hers: Belongings) -> None
     lease.close()
 
 
-def test_whoever_runs_the_app_reads_what_they_name(services: Services, hers: Belongings, tmp_path: Path) -> None:
+def test_whoever_runs_the_app_reads_what_they_name_and_nobody_else_changes_the_base(
+    services: Services, hers: Belongings, tmp_path: Path
+) -> None:
     own = tmp_path / "own.jsonl"
     own.write_bytes(hers.upload.read_bytes())
     assert services.data.check(own, owner=LOCAL).rows == 12
+    for spec in ("smollm2-135m", "some/other"):
+        with pytest.raises(InputError, match="whoever runs this app"):
+            services.bases.choose(spec)
 
 
 def test_a_running_run_is_not_removed(services: Services) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from playground.chat.batching import Batches, Chat
+from playground.chat.batching import Asked, Batches, Chat
 from playground.chat.compare import Side
 from playground.data.example import Message
+from playground.data.render import encode, render_prompt
 from playground.engine.request import Row, RowState, Sampling
 from playground.errors import BusyError, InputError
 from playground.runs.recipe import with_settings
@@ -29,6 +31,7 @@ from playground.verdict.answers import Answering
 from playground.verdict.race import RaceRequest
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictService
+from playground.workspace import quota
 from playground.workspace.visitors import LOCAL
 from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, limited
 
@@ -60,22 +63,18 @@ def run_out(services: Services, owner: str) -> None:
 
 def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_allowed(services: Services) -> None:
     tight = limited(services, session_replies=100)
-    file = upload(tight, ANNA)
+    many = asked(upload(tight, ANNA), ANNA, repeats=10)
     words = (
         r"The verdict takes 264 replies\. One visitor may have 100 at once here\. Use fewer rows, sides or repeats\."
     )
-    with pytest.raises(InputError, match=words):
-        tight.verdicts.start(asked(file, ANNA, repeats=10))
-    with pytest.raises(InputError, match=words):
-        next(tight.verdicts.run(asked(file, ANNA, repeats=10)))
+    for door in (tight.verdicts.start, lambda request: next(tight.verdicts.run(request))):
+        with pytest.raises(InputError, match=words):
+            door(many)
     app = TestClient(Starlette(routes=build_routes(tight, "token")), client=("127.0.0.1", 1))
-    body, token = asked(file, ANNA, repeats=10).as_json(), {"authorization": "Bearer token"}
-    assert re.match(words, app.post("/internal/verdict", json=body, headers=token).json()["error"])
+    told = app.post("/internal/verdict", json=many.as_json(), headers={"authorization": "Bearer token"})
+    assert re.match(words, told.json()["error"])
     assert tight.verdicts.views(ANNA) == []
-    view = None
-    for view in tight.verdicts.run(asked(file, ANNA, repeats=10, limit=4)):
-        pass
-    assert view is not None
+    *_, view = tight.verdicts.run(replace(many, limit=2, repeats=3))
     assert view.state == "DONE", view.error
 
 
@@ -92,19 +91,20 @@ def test_what_waits_already_counts_and_is_given_back_at_the_end(services: Servic
     file = upload(tight, ANNA)
     holder = tight.manager.request("measure", "holder", "Answering", 1)
     first = tight.verdicts.start(asked(file, ANNA))
-    with pytest.raises(
-        InputError,
-        match=r"The verdict takes 24 replies; 24 of yours wait or are written already\. .* 30 .* wait until those",
-    ):
+    waits = r"The verdict takes 24 replies; 24 of yours wait or are written already\. .* 30 .* wait until those"
+    with pytest.raises(InputError, match=waits):
         tight.verdicts.start(asked(file, ANNA))
     tight.verdicts.start(asked(upload(tight, BEN), BEN))
     tight.verdicts.stop(first, ANNA)
     holder.cancel()
     run_out(tight, ANNA)
+    until(lambda: tight.jobs.count("verdict ") <= 1)
     tight.verdicts.start(asked(file, ANNA))
-    run_out(tight, ANNA)
-    run_out(tight, BEN)
-    until(lambda: not tight.quota._replies)
+    for owner in (ANNA, BEN):
+        run_out(tight, owner)
+    until(lambda: not tight.jobs.count("verdict "))
+    for owner in (ANNA, BEN):
+        tight.quota.take_replies(owner, 30, "This")
 
 
 def test_a_bench_and_a_judging_count_too(services: Services) -> None:
@@ -113,13 +113,11 @@ def test_a_bench_and_a_judging_count_too(services: Services) -> None:
     version = tight.bench.keep("Be glad.", file, ANNA)
     with pytest.raises(InputError, match=r"The prompt bench takes \d+ replies\. One visitor may have 10 at once"):
         tight.bench.score(file, [version.id], (0, 4, 8), ("contains:glad",), ANNA)
-    for _ in tight.verdicts.run(asked(file, ANNA, limit=5)):
-        pass
-    (view,) = tight.verdicts.views(ANNA)
+    *_, view = tight.verdicts.run(asked(file, ANNA, limit=5))
     tight.quota.take_replies(ANNA, 8, "This")
-    if tight.voting.poll(view.id, ANNA).places:
-        with pytest.raises(InputError, match=r"Judging takes \d+ replies; 8 of yours"):
-            tight.judging.start(view.id, "base", ANNA)
+    assert tight.voting.poll(view.id, ANNA).places
+    with pytest.raises(InputError, match=r"Judging takes \d+ replies; 8 of yours"):
+        tight.judging.start(view.id, "base", ANNA)
 
 
 def test_a_reply_of_more_tokens_than_one_may_ask_for_is_refused_at_every_door(services: Services) -> None:
@@ -130,22 +128,28 @@ def test_a_reply_of_more_tokens_than_one_may_ask_for_is_refused_at_every_door(se
     (reply,) = list(tight.compare.ask_each(Side("base"), ["Hello"], Sampling(max_tokens=17), ANNA, ANNA))[-1]
     assert "up to 16 may be asked for here" in reply.error
     tight.bases.engine()
-    chat = (Message("user", "Hello"),)
+    hello = (Message("user", "Hello"),)
     with pytest.raises(InputError, match=words):
-        next(tight.completion.complete(Chat("base", chat, Sampling(max_tokens=17)), "v1"))
-    (written,) = list(
-        tight.completion.complete(Chat("base", chat, Sampling(max_tokens=99, ignore_eos=True), fit=True), "v1")
-    )[-1]
+        next(tight.completion.complete(Chat("base", hello, Sampling(max_tokens=17)), "v1"))
+    fits = Chat("base", hello, Sampling(max_tokens=99, ignore_eos=True), fit=True)
+    (written,) = list(tight.completion.complete(fits, "v1"))[-1]
     assert written.state.completion_tokens == 16
 
 
 def test_verdicts_of_everybody_together_have_a_limit(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdict_service, "LIVE_OF_ALL", 1)
     holder = services.manager.request("measure", "holder", "Answering", 1)
-    first = services.verdicts.start(asked(upload(services, ANNA), ANNA))
+    file = upload(services, ANNA)
+    first = services.verdicts.start(asked(file, ANNA))
     with pytest.raises(BusyError, match="1 verdicts of several people"):
         services.verdicts.start(asked(upload(services, BEN), BEN))
-    services.verdicts.stop(first, ANNA)
+    monkeypatch.undo()
+    second = services.verdicts.start(asked(file, ANNA))
+    until(lambda: len(services.manager.queue()) == 1)
+    states = [services.verdicts.show(id, ANNA).state for id in (first, second)]
+    assert states == ["MEASURING", "QUEUED"], "a visitor's own come one after another"
+    for id in (second, first):
+        services.verdicts.stop(id, ANNA)
     holder.cancel()
     run_out(services, ANNA)
 
@@ -157,15 +161,13 @@ def test_a_run_of_more_steps_than_one_may_have_is_refused_at_every_door(services
     file = upload(services, ANNA)
     request = TrainRequest(file, "r", steps=100_000, batch_size=2, owner=ANNA)
     words = r"The run has 100,000 steps; one visitor's run may have 1,000 here\. Choose fewer\."
-    for door in (
-        lambda: services.training.start(request),
-        lambda: services.training.start(
-            with_settings(TrainRequest(file, owner=ANNA), {"method": "lora", "steps": 100_000})
-        ),
-        lambda: services.race.start(RaceRequest(file, ("ia3", "lora"), steps=100_000, batch_size=2, owner=ANNA)),
-    ):
+    settings = with_settings(TrainRequest(file, owner=ANNA), {"method": "lora", "steps": 100_000})
+    race = RaceRequest(file, ("ia3", "lora"), steps=100_000, batch_size=2, owner=ANNA)
+    for door, what in ((services.training.start, request), (services.training.start, settings)):
         with pytest.raises(InputError, match=words):
-            door()
+            door(what)
+    with pytest.raises(InputError, match=words):
+        services.race.start(race)
     many = TrainRequest(file, "r", epochs=10_000, batch_size=2, owner=ANNA)
     with pytest.raises(InputError, match=r"one visitor's run may have 1,000 here"):
         services.training.start(many)
@@ -226,16 +228,8 @@ def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services:
     decoder = Recording()
     batches = Batches(services.manager, services.bases, services.residents, decoder)
     answering = Answering(services.bases, services.data, services.adapters, batches, services.scoring)
-    verdicts = VerdictService(
-        services.settings,
-        services.bases,
-        services.data,
-        services.adapters,
-        answering,
-        services.forgetting,
-        services.quota,
-        services.jobs,
-    )
+    parts = (services.settings, services.bases, services.data, services.adapters, answering, services.forgetting)
+    verdicts = VerdictService(*parts, services.quota, services.jobs)
     holder = services.manager.request("measure", "holder", "Answering", 1)
     for owner in (ANNA, BEN):
         verdicts.start(asked(upload(services, owner), owner))
@@ -252,28 +246,27 @@ def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services:
     assert {answers.count(ANNA), answers.count(BEN)} <= set(range(3, 10)), answers
 
 
-def test_a_visitors_own_verdicts_come_one_after_another(services: Services) -> None:
-    holder = services.manager.request("measure", "holder", "Answering", 1)
-    file = upload(services, ANNA)
-    first, second = (services.verdicts.start(asked(file, ANNA)) for _ in range(2))
-    until(lambda: len(services.manager.queue()) == 1)
-    states = {services.verdicts.show(id, ANNA).state for id in (first, second)}
-    assert states == {"QUEUED", "MEASURING"}
-    holder.cancel()
-    run_out(services, ANNA)
-
-
 # -- what is handed out ------------------------------------------------------------------------------------------
 
 
-def test_exports_count_in_the_quota_and_are_in_the_list(services: Services, lora: Path) -> None:
+def test_everything_counts_and_exports_are_in_the_list_and_written_one_at_a_time(
+    services: Services, lora: Path
+) -> None:
+    assert services.quota.used_bytes(ANNA) == 0
     adapter = adapter_of(services, lora, ANNA)
+    ended_run(services, ANNA)
+    upload(services, ANNA)
+    first = services.exporter.export(adapter, "merged", ANNA)
+    next(first)
+    with pytest.raises(InputError, match="An export of yours is being written already"):
+        next(services.exporter.export(adapter, "gguf", ANNA))
+    first.close()  # type: ignore[attr-defined]
     before = services.quota.used_bytes(ANNA)
     merged = list(services.exporter.export(adapter, "merged", ANNA))[-1].file
     assert merged is not None
     assert services.quota.used_bytes(ANNA) == before + merged.stat().st_size
-    assert services.quota.used_bytes(ANNA) == sum(item.bytes for item in services.storage.items(ANNA))
-    assert [item.kind for item in services.storage.items(BEN)] == []
+    assert services.quota.used_bytes(ANNA) == sum(item.bytes for item in services.storage.items(ANNA)) > 5000
+    assert services.storage.items(BEN) == []
     used = services.quota.used_bytes(ANNA)
     tight = limited(services, session_disk_mb=max(1, used // 2**20))
     for refused in (
@@ -287,13 +280,103 @@ def test_exports_count_in_the_quota_and_are_in_the_list(services: Services, lora
     assert not merged.exists()
 
 
-def test_one_visitor_has_one_export_written_at_a_time(services: Services, lora: Path) -> None:
-    adapter = adapter_of(services, lora, ANNA)
-    first = services.exporter.export(adapter, "merged", ANNA)
-    next(first)
-    with pytest.raises(InputError, match="An export of yours is being written already"):
-        next(services.exporter.export(adapter, "gguf", ANNA))
-    first.close()  # type: ignore[attr-defined]
-    again = services.exporter.export(adapter, "merged", ANNA)
-    next(again)
-    again.close()  # type: ignore[attr-defined]
+# -- disk, uploads, runs and adapters -------------------------------------------------------------------------------
+
+MEBI = 1024 * 1024
+
+
+def test_an_upload_past_the_disk_is_refused_with_what_there_is(services: Services) -> None:
+    tight = limited(services, session_disk_mb=3)
+    two = incoming(tight.settings, "two.csv", b"x" * 2 * MEBI)
+    tight.data.keep_uploads([two], ANNA)
+    with pytest.raises(
+        InputError, match=r"two\.csv needs 2\.0 MB; you use 2\.0 MB of the 3\.0 MB .* Storage in the Device panel"
+    ):
+        tight.data.keep_uploads([two], ANNA)
+    tight.data.keep_uploads([two], BEN)
+    tight.storage.remove_kind("upload", ANNA)
+    tight.data.keep_uploads([two], ANNA)
+    tight = limited(services, upload_mb=1)
+    zipped = incoming(tight.settings, "two.zip", b"x" * 2 * MEBI)
+    for door in (lambda: tight.data.keep_uploads([two], BEN), lambda: tight.adapters.import_uploads([zipped], BEN)):
+        with pytest.raises(InputError, match="the limit is 1 MB"):
+            door()
+
+
+def test_runs_at_once(services: Services) -> None:
+    upload = services.data.keep_uploads([incoming(services.settings, "rows.jsonl")], ANNA)
+    request = TrainRequest(upload, "r", steps=2, batch_size=2, owner=ANNA)
+    started = [services.training.start(request) for _ in range(3)]
+    for refused in (
+        lambda: services.training.start(request),
+        lambda: services.training.resume(ended_run(services, ANNA), ANNA),
+    ):
+        with pytest.raises(InputError, match=r"3 runs of yours wait or train already, of 3 .* cancel one"):
+            refused()
+    assert "3 runs" in services.training.plan(request).blocked
+    services.training.cancel(started[0], ANNA)
+    services.training.start(request)
+    others = services.data.keep_uploads([incoming(services.settings, "rows.jsonl")], BEN)
+    services.training.start(TrainRequest(others, steps=2, batch_size=2, owner=BEN))
+
+
+def test_adapters_count_with_those_that_runs_will_make(services: Services, lora: Path) -> None:
+    tight = limited(services, session_adapters=2)
+    adapter_of(tight, lora, ANNA)
+    upload = tight.data.keep_uploads([incoming(tight.settings, "rows.jsonl")], ANNA)
+    request = TrainRequest(upload, "r", steps=2, batch_size=2, owner=ANNA)
+    tight.training.start(request)
+    with pytest.raises(InputError, match=r"You have 1 adapter, and 1 on the way; 2 may be kept"):
+        tight.training.start(request)
+    adapter_of(tight, lora, ANNA, "second")
+    with pytest.raises(InputError, match=r"You have 2 adapters; 2 may be kept here\. Export and delete one"):
+        adapter_of(tight, lora, ANNA, "third")
+    adapter_of(tight, lora, BEN, "fourth")
+
+
+def test_a_full_disk_refuses_visitors(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quota, "disk_free", lambda home: 1000)
+    with pytest.raises(InputError, match="nearly full"):
+        services.data.keep_uploads([incoming(services.settings, "rows.jsonl")], ANNA)
+
+
+def test_no_share_for_whoever_runs_the_app(services: Services, lora: Path) -> None:
+    tight = limited(services, session_adapters=1, session_disk_mb=1)
+    adapter_of(tight, lora, LOCAL, "one")
+    adapter_of(tight, lora, LOCAL, "two")
+
+
+# -- the prefix cache -----------------------------------------------------------------------------------------------
+
+LONG = "A prompt that is long enough to be kept for the next question, since it has more than sixteen tokens."
+
+
+def reused(services: Services, prompt: str, session: str) -> int:
+    """Prompt tokens that are copied from the prefix cache instead of being read."""
+    engine = services.bases.engine()
+    before = engine.backend.scheduler.cached_tokens
+    for written in services.batches.run([Asked(None, prompt, Sampling(max_tokens=2))], session):
+        pass
+    assert written[0].failure is None
+    engine.worker.run(lambda: None)
+    return engine.backend.scheduler.cached_tokens - before
+
+
+def test_visitors_do_not_share_a_prefix_cache_so_a_prompt_cannot_be_guessed_by_timing(services: Services) -> None:
+    assert reused(services, LONG, "ann") == 0
+    assert reused(services, LONG, "bob") == 0, "as if nobody had asked it"
+    assert reused(services, LONG, "ann") > 0
+
+
+def test_a_system_prompt_that_ships_is_read_once_for_all_visitors_and_the_question_behind_it_is_not(
+    services: Services,
+) -> None:
+    system = services.data.sets()[0].system_prompt
+    asked = [
+        render_prompt(services.bases.tokenizer(), [Message("system", system), Message("user", f"{text} " * 40)])
+        for text in ("secret", "another")
+    ]
+    length = len(encode(services.bases.tokenizer(), system))
+    reused(services, asked[0], "ann")
+    assert length - 2 <= reused(services, asked[0], "bob") < length + 20, "the system prompt, not the question"
+    assert length - 2 <= reused(services, asked[1], "cid") < length + 20
