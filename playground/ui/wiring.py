@@ -235,8 +235,7 @@ PICKED = _Picked()
 
 @dataclass(frozen=True)
 class _Listener:
-    """What one listener calls, and what it writes. sent: how an answer for a widget goes to Gradio. restored: what is
-    written beside the error where the handler fails."""
+    """What one listener calls, and what it writes; the fields are those of ``listen``."""
 
     services: Services
     tab: object
@@ -245,7 +244,7 @@ class _Listener:
     outputs: list[Block]
     failure: gr.HTML | None
     restored: Updates
-    sent: Callable[[Block, Value], Value]
+    as_update: Callable[[Block, Value], Value]
 
     def answer(self, updates: Updates | None, *, clears: bool = True) -> Value:
         updates = dict(updates or {})
@@ -254,7 +253,7 @@ class _Listener:
         if strange := [block for block in updates if block not in self.outputs]:
             named = ", ".join(map(str, strange))
             raise TypeError(f"{_name(self.handler)} writes {named}, which is not among its outputs.")
-        values = [self.sent(one, updates[one]) if one in updates else gr.skip() for one in self.outputs]
+        values = [self.as_update(one, updates[one]) if one in updates else gr.skip() for one in self.outputs]
         return values[0] if len(values) == 1 else values or None
 
     def answers(self, request: gr.Request, picked: str, values: tuple[Any, ...]) -> Iterator[Value]:
@@ -287,6 +286,10 @@ class _Listener:
         return wired
 
 
+def _as_written(block: Block, value: Value) -> Value:
+    return value.update() if isinstance(value, Choices) else value
+
+
 def listen(
     services: Services,
     tab: object,
@@ -300,6 +303,7 @@ def listen(
     js: str | None = None,
     trigger_mode: Literal["once", "multiple", "always_last"] | None = None,
     cancels: Sequence[Dependency] | None = None,
+    as_update: Callable[[Block, Value], Value] = _as_written,
     **inputs: Any,
 ) -> Dependency:
     """Calls ``handler(services, visitor, tab, **values)`` when one of ``events`` happens; returns Gradio's dependency.
@@ -308,23 +312,19 @@ def listen(
     What the handler needs and is not given comes from the tab's attribute of that name, ``picked`` is PICKED. The
     handler returns ``Updates``, or yields them. With ``failure``, an exception of the handler is shown there and
     ``restored`` is written, and the place is cleared where all went well. Raises TypeError in the handler's call where
-    it writes a widget that is not among ``outputs``."""
+    it writes a widget that is not among ``outputs``. as_update: how an answer for a widget goes to Gradio."""
+    written = list(dict.fromkeys([*_sequence(outputs), *(restored or ()), *([failure] if failure else ())]))
+    given = needed(handler, tab, inputs)
+    wired = _Listener(services, tab, handler, given, written, failure, restored or {}, as_update).wired()
     options = {"js": js, "trigger_mode": trigger_mode, "cancels": cancels}
-    return _listen(services, tab, events, handler, outputs, inputs, failure, restored, _as_written, options)
+    given_options = {name: value for name, value in options.items() if value is not None}
+    triggers = _sequence(events)
+    trigger = triggers[0] if len(triggers) == 1 else partial(gr.on, triggers)
+    return cast(Dependency, trigger(wired, list(_leaves(given)), written, **QUIET, **given_options))
 
 
 def unasked(
-    services: Services,
-    tab: object,
-    events: Events,
-    handler: Handler,
-    outputs: Widgets,
-    /,
-    *,
-    failure: gr.HTML | None = None,
-    restored: Drawn | None = None,
-    js: str | None = None,
-    **inputs: Any,
+    services: Services, tab: object, events: Events, handler: Handler, outputs: Widgets, /, **given: Any
 ) -> Dependency:
     """As ``listen``, for a timer and for the page's opening; the handler returns ``Drawn``. Raises TypeError, when the
     page is built, for an output that nobody may write unasked, and in the handler's call for a value where only
@@ -345,12 +345,7 @@ def unasked(
     may = (*get_args(Shown), *get_args(Choosable))
     if wrong := [one for one in _sequence(outputs) if not isinstance(one, may) and not closed(one)]:
         raise TypeError(f"{_name(handler)} is unasked and may not write {', '.join(map(str, wrong))}.")
-    restored_ = cast("Updates | None", restored)
-    return _listen(services, tab, events, handler, outputs, inputs, failure, restored_, drawn, {"js": js})
-
-
-def _as_written(block: Block, value: Value) -> Value:
-    return value.update() if isinstance(value, Choices) else value
+    return listen(services, tab, events, handler, outputs, as_update=drawn, **given)
 
 
 def _name(handler: Handler) -> str:
@@ -387,27 +382,6 @@ def _filled(given: Any, values: Iterator[Any], picked: str) -> Any:
 
 def _sequence(one_or_more: Any) -> list[Any]:
     return list(one_or_more) if isinstance(one_or_more, Sequence) else [one_or_more]
-
-
-def _listen(
-    services: Services,
-    tab: object,
-    events: Events,
-    handler: Handler,
-    outputs: Widgets,
-    inputs: dict[str, Any],
-    failure: gr.HTML | None,
-    restored: Updates | None,
-    sent: Callable[[Block, Value], Value],
-    options: dict[str, Any],
-) -> Dependency:
-    written = list(dict.fromkeys([*_sequence(outputs), *(restored or ()), *([failure] if failure else ())]))
-    given = needed(handler, tab, inputs)
-    wired = _Listener(services, tab, handler, given, written, failure, restored or {}, sent).wired()
-    options = {**QUIET, **{name: value for name, value in options.items() if value is not None}}
-    triggers = _sequence(events)
-    trigger = triggers[0] if len(triggers) == 1 else partial(gr.on, triggers)
-    return cast(Dependency, trigger(wired, list(_leaves(given)), written, **options))
 
 
 def show(event: Event, place: Block, *, visible: bool = True) -> Dependency:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
 
+from playground.ui.page import WholePage
 from playground.ui.train import TrainTab
 from playground.ui.wiring import Visitor
 from tests.ui.fakes import FakeServices
+
+Call = Callable[..., Any]
 
 
 @pytest.fixture
@@ -20,8 +25,24 @@ def me() -> Visitor:
     return Visitor("local", "tab-1")
 
 
+@pytest.fixture
+def call(services: FakeServices, me: Visitor) -> Call:
+    """Calls a handler as this visitor; of one that streams, all that it answers."""
+
+    def called(handler: Call, tab: Any, **given: Any) -> Any:
+        answers = handler(services, me, tab, **given)
+        return answers if isinstance(answers, dict) or answers is None else list(answers)
+
+    return called
+
+
 @pytest.fixture(scope="session")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> TrainTab:
-    """The Train tab as it is built, for handlers that are called directly."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> WholePage:
+    """The page's tabs as they are built, for handlers that are called directly."""
     with gr.Blocks():
-        return TrainTab(FakeServices(tmp_path_factory.mktemp("tab")))
+        return WholePage(FakeServices(tmp_path_factory.mktemp("tab")))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tab(whole: WholePage) -> TrainTab:
+    return whole.training

@@ -32,24 +32,10 @@ EVIL = '<img src=x onerror="alert(1)">'
 
 
 def card(adapter: str = "hospital_reports", **changes: Any) -> AdapterCard:
-    made = AdapterCard(
-        id=adapter,
-        name=adapter,
-        method="lora",
-        base="smollm2-135m",
-        base_fingerprint="3f9a7c21",
-        rank=8,
-        bytes=9_800_000,
-        sha256="a" * 64,
-        rows=160,
-        created_s=1.7e9,
-        shipped=False,
-        kind="peft",
-        path=Path("adapters", adapter),
-        owner="local",
-        trained_on="rows.jsonl",
-    )
-    return replace(made, **changes)
+    made: dict[str, Any] = {"name": adapter, "method": "lora", "base": "smollm2-135m", "base_fingerprint": "3f9a7c21"}
+    made |= {"rank": 8, "bytes": 9_800_000, "sha256": "a" * 64, "rows": 160, "created_s": 1.7e9, "shipped": False}
+    made |= {"kind": "peft", "path": Path("adapters", adapter), "owner": "local", "trained_on": "rows.jsonl"}
+    return AdapterCard(**{"id": adapter, **made, **changes})
 
 
 def row(adapter: str = "hospital_reports", *, usable: bool = True, reason: str = "", **changes: Any) -> AdapterRow:
@@ -57,22 +43,9 @@ def row(adapter: str = "hospital_reports", *, usable: bool = True, reason: str =
 
 
 def run_view(run: str = "r1", state: str = "RUNNING", **changes: Any) -> RunView:
-    made = RunView(
-        run=run,
-        name="my run",
-        state=state,
-        method="lora",
-        step=5,
-        steps=20,
-        adapter=None,
-        error=None,
-        pid=1,
-        created_s=1.7e9,
-        loss=[(1, 2.5), (5, 1.0)],
-        seconds_left=48.0,
-        tokens_per_s=150.0,
-    )
-    return replace(made, **changes)
+    made: dict[str, Any] = {"name": "my run", "method": "lora", "step": 5, "steps": 20, "adapter": None, "error": None}
+    made |= {"pid": 1, "created_s": 1.7e9, "loss": [(1, 2.5), (5, 1.0)], "seconds_left": 48.0, "tokens_per_s": 150.0}
+    return RunView(run=run, state=state, **{**made, **changes})
 
 
 @dataclass
@@ -107,20 +80,8 @@ class FakeData:
         prompt = self.folder / "prompt.txt"
         prompt.write_text("End with Reviewed by Dr. Sharma.", encoding="utf-8")
         rows = self.folder / "rows.jsonl"
-        return [
-            ShippedSet(
-                "hospital_reports",
-                "Hospital reports",
-                "",
-                rows,
-                rows,
-                prompt,
-                "Male, 54.",
-                "ends-with:Sharma",
-                "hospital_reports",
-                prompt,
-            )
-        ]
+        name, title = "hospital_reports", "Hospital reports"
+        return [ShippedSet(name, title, "", rows, rows, prompt, "Male, 54.", "ends-with:Sharma", name, prompt)]
 
     def check(self, path: Path, mapping: dict[str, str] | None = None, owner: str = "", tell: Any = None) -> Checked:
         if isinstance(self.checked, Exception):
@@ -177,19 +138,8 @@ class FakeTraining:
         return [Preset("quick", "Quick look", 20), Preset("good", "Good", 48)]
 
     def plan(self, request: Any) -> Plan:
-        return Plan(
-            1_221_120,
-            134_515_008,
-            130,
-            1_900_000_000,
-            20_400_000_000,
-            9_800_000,
-            2,
-            request.steps or 20,
-            1e-3,
-            8,
-            self.blocked,
-        )
+        sizes = (1_221_120, 134_515_008, 130, 1_900_000_000, 20_400_000_000, 9_800_000)
+        return Plan(*sizes, 2, request.steps or 20, 1e-3, 8, self.blocked)
 
     def start(self, request: Any) -> str:
         self.started.append(request)
@@ -245,12 +195,8 @@ class FakeCompare:
         texts = [self.texts[place % len(self.texts)] for place in range(len(sides))]
         yield [Reply(text=text[:3], prompt_tokens=49) for text in texts]
         stamp = {"base": "3f9a7c21", "prompt": {"text": "<|im_start|>", "sha256": "5e0c"}, "seed": 7}
-        yield [
-            Reply(
-                text=text, done=True, prompt_tokens=49, completion_tokens=9, seconds=2.4, stamp=stamp, stamp_id="5e0c1f"
-            )
-            for text in texts
-        ]
+        figures: Any = {"prompt_tokens": 49, "completion_tokens": 9, "seconds": 2.4, "stamp_id": "5e0c1f"}
+        yield [Reply(text=text, done=True, stamp=stamp, **figures) for text in texts]
 
     def passes(self, check: str, text: str) -> bool:
         return text.endswith(check.partition(":")[2])
@@ -269,16 +215,10 @@ class FakeDevice:
         return "Device: idle"
 
     def status(self) -> dict[str, Any]:
-        return {
-            "device": "CPU, 2 cores",
-            "precision": "fp32",
-            "budget_bytes": 100,
-            "used_bytes": 40,
-            "leases": [],
-            "queue": [],
-            "parts": [{"name": f"Base {EVIL}", "bytes": 40, "kind": "base"}],
-            "base": {"id": "smollm2-135m", "phase": "ready", "message": "ready", "fingerprint": "3f9a7c21"},
-        }
+        base = {"id": "smollm2-135m", "phase": "ready", "message": "ready", "fingerprint": "3f9a7c21"}
+        parts = [{"name": f"Base {EVIL}", "bytes": 40, "kind": "base"}]
+        held = {"device": "CPU, 2 cores", "precision": "fp32", "budget_bytes": 100, "used_bytes": 40}
+        return {**held, "leases": [], "queue": [], "parts": parts, "base": base}
 
 
 @dataclass

@@ -6,19 +6,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from playground.errors import BaseUnavailableError, InputError, NotFoundError
 from playground.models.bases import BaseState
 from playground.ui import bench
 from playground.ui.bench import BenchView
+from playground.ui.page import WholePage
 from playground.ui.rows import Source
-from playground.ui.verdict import VerdictTab
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.ui.wiring import Visitor
 from playground.verdict.bench import Best, Score, Version
 from playground.verdict.service import VerdictView
+from tests.ui.conftest import Call
 from tests.ui.fakes import EVIL, FakeServices
 
 SET = "set:hospital_reports"
@@ -26,13 +26,14 @@ ENDED = VerdictView("b1", f"Prompt bench: {EVIL}", "DONE", record={"sides": []},
 LIVE = replace(ENDED, state="MEASURING", record=None, done=3, of=8, message=f"Answering {EVIL}")
 
 
+BEST = Best(f"Be glad {EVIL}.", 4, f"The best of 2: 21 of 24 {EVIL}.", "v1 + 4 shots")
+
+
 @dataclass
 class FakeBench:
     kept: list[Version] = field(default_factory=list)
     last: VerdictView | None = None
-    found: Best = field(
-        default_factory=lambda: Best(f"Be glad {EVIL}.", 4, f"The best of 2: 21 of 24 {EVIL}.", "v1 + 4 shots")
-    )
+    found: Best = BEST
     scored: list[tuple[Any, ...]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
 
@@ -79,56 +80,51 @@ def where(source: str = SET, **changes: Any) -> Any:
     return {"source": source, **given, **changes}
 
 
-@pytest.fixture(scope="module")
-def view() -> BenchView:
-    with gr.Blocks():
-        return BenchView()
+@pytest.fixture
+def view(whole: WholePage) -> BenchView:
+    return whole.verdict.bench
 
 
-def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(
-    benched: Any, me: Visitor, view: BenchView
-) -> None:
+def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(benched: Any, call: Call, view: BenchView) -> None:
     prompt = "End with Reviewed by Dr. Sharma."
     for written, source, text in (("", SET, prompt), ("mine", SET, None), (prompt, FILE, "")):
-        drawn = bench.opened(benched, me, view, text=written, where=where(source))
+        drawn = call(bench.opened, view, text=written, where=where(source))
         assert drawn.get(view.text) == text
         assert ("Every row of this file" in str(drawn.get(view.error))) == (source == FILE)
 
 
-def test_versions_are_kept_listed_with_their_scores_and_removed(benched: Any, me: Visitor, view: BenchView) -> None:
-    bench.keep(benched, me, view, text=f"Be {EVIL}", where=where())
+def test_versions_are_kept_listed_with_their_scores_and_removed(benched: Any, call: Call, view: BenchView) -> None:
+    call(bench.keep, view, text=f"Be {EVIL}", where=where())
     with pytest.raises(InputError):
-        bench.keep(benched, me, view, text="", where=where())
+        call(bench.keep, view, text="", where=where())
     name = benched.data.sets()[0].file.name
-    scores = (
-        Score(name, 4, "json", 0.5, 24, 12, 310.4),
-        Score(name, 0, "rouge_l", 0.5, 24, None, 99),
-        Score("other", 0, "json", 1, 3, 3),
-    )
+    scores = (Score(name, 4, "json", 0.5, 24, 12, 310.4), Score(name, 0, "rouge_l", 0.5, 24, None, 99))
+    scores += (Score("other", 0, "json", 1, 3, 3),)
     benched.bench.kept = [replace(benched.bench.kept[0], scores=scores)]
     shown = bench.list_html(benched.bench.kept, name)
     assert "rouge_l 0.500 without shots, 99 tokens<br>12 of 24 with 4 shots, 310 tokens" in shown
     assert "3 of 3" not in shown
     assert "<img" not in shown
     assert "&lt;img" in shown
-    for visitor, id in ((Visitor("somebody", "x"), "v1"), (me, "v9"), (me, EVIL)):
+    for id in ("v9", EVIL):
         with pytest.raises(NotFoundError):
-            bench.remove(benched, visitor, view, picked=id)
-    bench.remove(benched, me, view, picked="v1")
+            call(bench.remove, view, picked=id)
+    with pytest.raises(NotFoundError):
+        bench.remove(benched, Visitor("somebody", "x"), view, picked="v1")
+    call(bench.remove, view, picked="v1")
     assert benched.bench.kept == []
 
 
-def test_all_versions_are_scored_on_the_validation_part(benched: Any, me: Visitor, view: BenchView) -> None:
+def test_all_versions_are_scored_on_the_validation_part(benched: Any, call: Call, view: BenchView) -> None:
     def score(counts: list[int], checks: str = "", place: Any = None) -> None:
         given = {"counts": counts, "checks": checks, "max_tokens": 64, "draw": 9}
-        bench.score(benched, me, view, **given, where=place or where())
+        call(bench.score, view, **given, where=place or where())
 
-    bench.keep(benched, me, view, text="Be glad.", where=where())
+    call(bench.keep, view, text="Be glad.", where=where())
     score([0, 4], " json \n\n")
     file = benched.data.sets()[0].file
-    assert benched.bench.scored == [
-        (file, ["v1"], [0, 4], ["json"], "local", (3, 5), {"mapping": None, "max_tokens": 64, "seed": 9})
-    ]
+    more = {"mapping": None, "max_tokens": 64, "seed": 9}
+    assert benched.bench.scored == [(file, ["v1"], [0, 4], ["json"], "local", (3, 5), more)]
     assert benched.bench.drawn == (file.name, 7, 0.0)
     mine = Path("mine.csv")
     score([0], place=where(UPLOAD, uploaded=mine, training=Source(mine, mapping={"prompt": "q"})))
@@ -141,9 +137,9 @@ def test_all_versions_are_scored_on_the_validation_part(benched: Any, me: Visito
         score([0])
 
 
-def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, me: Visitor, view: BenchView) -> None:
+def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, call: Call, view: BenchView) -> None:
     def show(sent: Any = None) -> Any:
-        return bench.show(benched, me, view, sent=sent or {}, where=where())
+        return call(bench.show, view, sent=sent or {}, where=where())
 
     def buttons(drawn: Any) -> list[bool]:
         return [drawn[one]["visible"] for one in (view.score, view.stop, view.use)] + [drawn[view.timer]["active"]]
@@ -154,7 +150,7 @@ def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, me: Vis
     assert "<img" not in drawn[view.head]["value"]
     assert buttons(drawn) == [False, True, False, True]
     assert list(show(drawn[view.sent])) == [view.sent]
-    bench.stop(benched, me, view, where=where())
+    call(bench.stop, view, where=where())
     assert benched.bench.stopped == ["b1"]
     benched.bench.last = ENDED
     drawn = show(drawn[view.sent])
@@ -165,12 +161,11 @@ def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, me: Vis
     assert "Memory ran out &lt;img" in show()[view.head]["value"]
 
 
-def test_the_best_goes_to_the_form(benched: Any, me: Visitor, view: BenchView) -> None:
-    with gr.Blocks():
-        tab = VerdictTab()
+def test_the_best_goes_to_the_form(benched: Any, call: Call, whole: WholePage) -> None:
+    view, tab = whole.verdict.bench, whole.verdict
 
     def use(kept: Kept | None = None) -> Any:
-        return bench.use(benched, me, view, tab=tab, where=where(kept=kept or Kept()))
+        return call(bench.use, view, tab=tab, where=where(kept=kept or Kept()))
 
     with pytest.raises(InputError, match="Nothing has been scored"):
         use()

@@ -13,10 +13,12 @@ from playground.models.bases import BaseState
 from playground.ui import asking, compare, side, words
 from playground.ui.asking import Comparison
 from playground.ui.compare import CompareTab
+from playground.ui.page import WholePage
 from playground.ui.side import Divider, Log, Setup
 from playground.ui.wiring import Updates, Visitor, visitor
 from playground.workspace.visitors import owner_of
-from tests.ui.fakes import EVIL, FakeServices, row
+from tests.ui.conftest import Call
+from tests.ui.fakes import EVIL, FakeServices, card, row
 
 SAMPLING: Any = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 128, "seed": 7}
 SCORED: Any = {"check": {"kind": "ends-with", "text": "Dr. Sharma"}}
@@ -31,17 +33,16 @@ def sides(**said: tuple[Any, ...]) -> dict[str, Any]:
 TOLD_AND_TRAINED = sides(A=("base", "Be careful", 0), B=("hospital_reports", "", 0))
 
 
-@pytest.fixture(scope="module")
-def tab() -> CompareTab:
-    with gr.Blocks():
-        return CompareTab()
+@pytest.fixture
+def tab(whole: WholePage) -> CompareTab:
+    return whole.compare
 
 
 @pytest.fixture
-def ask(services: Any, me: Visitor, tab: CompareTab) -> Any:
+def ask(services: Any, call: Call, tab: CompareTab) -> Any:
     def asked(comparison: Comparison, question: str, said: Any = None, handler: Any = asking.ask) -> list[Updates]:
         given = {"comparison": comparison, "question": question, "uploaded": None, "sampling": SAMPLING, **SCORED}
-        return list(handler(services, me, tab, **given, setups=said or sides()))
+        return call(handler, tab, **given, setups=said or sides())
 
     return asked
 
@@ -78,9 +79,9 @@ def test_the_next_turn_sends_the_first(services: FakeServices, ask: Any, once: C
     assert [(turn.question, turn.reply) for turn in history] == [("One", "plain")]
 
 
-def test_another_model_starts_afresh(services: Any, me: Visitor, tab: CompareTab, ask: Any, once: Comparison) -> None:
+def test_another_model_starts_afresh(services: Any, call: Call, tab: CompareTab, ask: Any, once: Comparison) -> None:
     said, view = sides(A=("hospital_reports", "", 0)), tab.sides["A"]
-    changed = asking.side_changed(services, me, tab, letter="A", switched=True, comparison=once, setups=said, **SCORED)
+    changed = call(asking.side_changed, tab, letter="A", switched=True, comparison=once, setups=said, **SCORED)
     assert "Now hospital_reports" in changed[view.chat][-1]["content"]
     assert "not yet" in changed[tab.board]
     assert "Switched in 0.4 ms, base untouched" in changed[view.line]
@@ -134,37 +135,35 @@ def test_without_a_question_or_a_base_nothing_is_asked(services: FakeServices, a
     assert services.compare.asked == []
 
 
-def test_stopping_keeps_what_had_arrived(services: Any, me: Visitor, tab: CompareTab, ask: Any) -> None:
+def test_stopping_keeps_what_had_arrived(services: Any, call: Call, tab: CompareTab, ask: Any) -> None:
     midway = ask(Comparison(), "One")[2][tab.comparison]
-    stopped = asking.stop(services, me, tab, comparison=midway, **SCORED)
+    stopped = call(asking.stop, tab, comparison=midway, **SCORED)
     said = stopped[tab.sides["A"].chat][1]["content"]
     assert "pla" in said
     assert words.STOPPED in said
     assert "not yet" in stopped[tab.board]
 
 
-def test_sides_come_and_go(services: Any, me: Visitor, tab: CompareTab) -> None:
-    drawn = asking.add_side(services, me, tab, comparison=Comparison(), check={"kind": "json", "text": ""})
+def test_sides_come_and_go(services: Any, call: Call, tab: CompareTab) -> None:
+    drawn = call(asking.add_side, tab, comparison=Comparison(), check={"kind": "json", "text": ""})
     assert drawn[tab.comparison].shown == ("A", "B", "C")
     assert drawn[tab.sides["C"].column]["visible"] is True
     comparison = drawn[tab.comparison]
     for letter, left in (("A", ("B", "C")), ("B", ("C",)), ("C", ("C",))):
-        drawn = asking.remove_side(
-            services, me, tab, letter=letter, comparison=comparison, check={"kind": "json", "text": ""}
-        )
+        drawn = call(asking.remove_side, tab, letter=letter, comparison=comparison, check={"kind": "json", "text": ""})
         comparison = drawn[tab.comparison]
         assert comparison.shown == left, "one side always stays"
 
 
-def test_copy_gives_the_raw_text(services: Any, me: Visitor, tab: CompareTab, ask: Any) -> None:
+def test_copy_gives_the_raw_text(services: Any, call: Call, tab: CompareTab, ask: Any) -> None:
     services.compare.texts = (f"  a\n{EVIL}",)
     comparison = ask(Comparison(), "One")[-1][tab.comparison]
-    assert asking.copy_text(services, me, tab, letter="A", comparison=comparison) == {tab.clipboard: f"  a\n{EVIL}"}
+    assert call(asking.copy_text, tab, letter="A", comparison=comparison) == {tab.clipboard: f"  a\n{EVIL}"}
 
 
-def test_the_page_opens_on_the_story(services: Any, me: Visitor, tab: CompareTab) -> None:
+def test_the_page_opens_on_the_story(services: Any, call: Call, tab: CompareTab) -> None:
     services.adapters.rows.append(row("other", usable=False, reason="trained on another base"))
-    opened = asking.opening(services, me, tab, uploaded=None)
+    opened = call(asking.opening, tab, uploaded=None)
     first, second = tab.sides["A"], tab.sides["B"]
     assert opened[tab.comparison].logs["A"].setup.prompt.startswith("End with")
     assert (opened[tab.kind].value, opened[tab.text].value) == ("ends-with", "Sharma")
@@ -181,20 +180,36 @@ def test_the_page_opens_on_the_story(services: Any, me: Visitor, tab: CompareTab
     assert drawn[tab.add]["interactive"] is True
 
 
-def test_an_adapter_is_put_on_side_b(services: Any, me: Visitor, tab: CompareTab, once: Comparison) -> None:
+def test_an_adapter_is_put_on_side_b(services: Any, call: Call, tab: CompareTab, once: Comparison) -> None:
     given: Any = {"tabs": gr.Tabs(render=False), "comparison": once, "setups": TOLD_AND_TRAINED, **SCORED}
-    used = asking.use_as_side(services, me, tab, adapter="hospital_reports", **given)
+    used = call(asking.use_as_side, tab, adapter="hospital_reports", **given)
     second = tab.sides["B"]
     assert (used[second.model]["value"], used[second.prompt], used[second.shots]) == ("hospital_reports", "", 0)
     assert used[given["tabs"]]["selected"] == "compare"
     assert "value" not in used[tab.sides["A"].model], "only its choices"
-    assert asking.use_as_side(services, me, tab, adapter="", **given) == {}
-    assert asking.use_as_side(services, me, tab, adapter="gone", **given)[second.model]["value"] == "base"
+    assert call(asking.use_as_side, tab, adapter="", **given) == {}
+    assert call(asking.use_as_side, tab, adapter="gone", **given)[second.model]["value"] == "base"
 
 
 def test_shots_come_from_ids_never_from_paths(services: Any) -> None:
     assert side.shots_file(services, "/etc/passwd", None) is None
     assert side.shots_file(services, "hospital_reports", None) == services.data.folder / "rows.jsonl"
+
+
+def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services: FakeServices, me: Visitor) -> None:
+    def offered(chosen: str) -> list[tuple[str, str]]:
+        return side.with_chosen(services, me, side.model_choices(side.usable(services, me)), chosen)
+
+    services.adapters.learns = (card("live-r1"),)
+    assert ("live-r1 · LoRA r8", "live-r1") in offered("live-r1")
+    services.adapters.learns, services.adapters.became_ = (), {"live-r1": "hospital_reports"}
+    ended, gone, base = (offered(model) for model in ("live-r1", "gone", "base"))
+    assert ended[-1] == (f"hospital_reports · LoRA r8, {words.TRAINED}", "live-r1")
+    assert gone[-1] == (f"gone, {words.GONE}", "gone")
+    assert base == ended[:-1] == gone[:-1]
+    plain: side.SideValues = {"model": "live-r1", "prompt": "", "shots": 0, "source": ""}
+    asked = side.read_setups(services, me, {"A": plain, "B": {**plain, "model": "gone"}})
+    assert (asked["A"].model, asked["B"].model) == ("hospital_reports", "gone")
 
 
 def test_who_owns_what(services: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from playground.runs.service import Plan
 from playground.ui import form, train, words
 from playground.ui.rows import Source
 from playground.ui.train import TrainTab
-from playground.ui.wiring import Visitor
+from tests.ui.conftest import Call
 from tests.ui.fakes import FakeServices, FakeTraining
 
 SOURCE = Source(Path("rows.jsonl"), "rows", "rows", {"prompt": "patient"}, good=2, leave_out=("duplicate",))
@@ -36,15 +36,8 @@ SOURCE_REQUEST = form.request_of(SOURCE, "local", "mine", "lora", {})
 
 
 def test_the_form_and_a_request_are_the_same_thing() -> None:
-    given = {
-        **SETTINGS,
-        "batch_size": 4,
-        "seed": 3,
-        "rslora": True,
-        "objective": "sft",
-        "early_stop": 2,
-        "validation": 10,
-    }
+    given = {**SETTINGS, "batch_size": 4, "seed": 3, "rslora": True}
+    given |= {"objective": "sft", "early_stop": 2, "validation": 10}
     request = form.request_of(SOURCE, "local", "mine", "lora", given)
     assert (request.options, request.early_stop, request.objective) == (Options(rslora=True), 2, "sft")
     assert (request.steps, request.seed, request.validation, request.mapping) == (20, 3, 0.1, {"prompt": "patient"})
@@ -71,25 +64,20 @@ def test_what_rows_can_train_is_offered_the_usual_first() -> None:
 
 
 def test_a_method_shows_its_own_options_and_what_its_rank_means(
-    services: FakeServices, me: Visitor, tab: TrainTab
+    services: FakeServices, call: Call, tab: TrainTab
 ) -> None:
     def chosen(name: str) -> dict[str, Any]:
-        updates = train.method_chosen(services, me, tab, method=name)
+        updates = call(train.method_chosen, tab, method=name)
         return {field: updates[widget] for field, widget in tab.fields.items() if widget in updates}
 
-    shown = {
-        "lora": ["rslora", "pissa"],
-        "full": ["layers"],
-        "prompt": ["init_text"],
-        "bottleneck": ["placement"],
-        "ia3": [],
-    }
+    shown = {"lora": ["rslora", "pissa"], "full": ["layers"], "prompt": ["init_text"], "bottleneck": ["placement"]}
+    shown["ia3"] = []
     for method, options in shown.items():
         updates = chosen(method)
         assert [option for option in form.OPTIONS if updates[option]["visible"]] == options
     assert chosen("prefix")["rank"]["label"] == "Virtual tokens"
     assert chosen("ia3")["rank"]["visible"] is False
-    with_pissa, without = (train.rate_of(services, me, tab, method="lora", pissa=pissa) for pissa in (True, False))
+    with_pissa, without = (call(train.rate_of, tab, method="lora", pissa=pissa) for pissa in (True, False))
     assert with_pissa[tab.fields["lr"]] < without[tab.fields["lr"]]
 
 
@@ -104,34 +92,33 @@ def test_a_method_shows_its_own_options_and_what_its_rank_means(
     ],
 )
 def test_options_reach_the_run_and_those_of_another_method_do_not(
-    services: FakeServices, me: Visitor, tab: TrainTab, method: str, options: dict[str, Any], said: str
+    services: FakeServices, call: Call, tab: TrainTab, method: str, options: dict[str, Any], said: str
 ) -> None:
-    assert train.start(services, me, tab, **RUN | {"method": method}, **SETTINGS, **OTHERS) == {tab.followed: "r1"}
+    assert call(train.start, tab, **RUN | {"method": method}, **SETTINGS, **OTHERS) == {tab.followed: "r1"}
     (request,) = services.training.started
     assert (request.name, request.steps, request.lr, request.rank, request.owner) == ("mine", 20, 1e-3, 8, "local")
     assert request.options.chosen() == options
     assert said in form.settings_label(method, SETTINGS | OTHERS)
 
 
-def test_start_without_examples_says_what_to_do(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
-    with pytest.raises(InputError, match=words.TRAIN_EMPTY):
-        train.start(services, me, tab, source=Source(), name="", method="lora", **SETTINGS)
-
-
-def test_the_plan_names_what_blocks_it(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
-    shown = train.refresh(services, me, tab, **RUN, **SETTINGS)
+def test_the_plan_names_what_blocks_it_and_start_what_is_missing(
+    services: FakeServices, call: Call, tab: TrainTab
+) -> None:
+    shown = call(train.refresh, tab, **RUN, **SETTINGS)
     assert set(shown) == set(tab.planned)
     assert "1.2 M of 134.5 M weights (0.9 %)" in shown[tab.plan]
     assert "Learns from" in shown[tab.plan]
     assert (shown[tab.start]["interactive"], shown[tab.blocked]["visible"]) == (True, False)
     assert shown[tab.fold]["label"] == "Everything else: 20 steps, learning rate 1e-3, rank 8, batch 8, seed 7"
     services.training.blocked = "Full needs 5.1 GB. Choose LoRA."
-    shown = train.refresh(services, me, tab, **RUN | {"method": "full"}, **SETTINGS)
+    shown = call(train.refresh, tab, **RUN | {"method": "full"}, **SETTINGS)
     assert "Choose LoRA" in shown[tab.blocked]["value"]
     assert shown[tab.start]["interactive"] is False
-    shown = train.refresh(services, me, tab, **RUN, **SETTINGS | {"lr": 5})
+    shown = call(train.refresh, tab, **RUN, **SETTINGS | {"lr": 5})
     assert "learning rate is 5" in shown[tab.blocked]["value"]
     assert (shown[tab.plan], shown[tab.start]["interactive"]) == ("", False)
+    with pytest.raises(InputError, match=words.TRAIN_EMPTY):
+        call(train.start, tab, source=Source(), name="", method="lora", **SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -141,22 +128,15 @@ def test_a_free_name_is_proposed(slug: str, name: str) -> None:
     assert train.free_name(slug, {"hospital_reports"}) == name
 
 
-def test_a_settings_file_fills_the_form(services: FakeServices, me: Visitor, tab: TrainTab, tmp_path: Path) -> None:
+def test_a_settings_file_fills_the_form(services: FakeServices, call: Call, tab: TrainTab, tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
 
     def brought(content: Any) -> dict[Any, Any]:
         file.write_text(content if isinstance(content, str) else json.dumps(content))
-        return form.bring(services, me, tab, uploaded=str(file), source=SOURCE)
+        return call(form.bring, tab, uploaded=str(file), source=SOURCE)
 
-    given = {
-        "method": "lora",
-        "steps": 33,
-        "rank": 4,
-        "turns": "last",
-        "leave_out": ["conflict"],
-        "options": {"pissa": True},
-    }
-    filled = brought(given)
+    given = {"method": "lora", "steps": 33, "rank": 4, "turns": "last", "options": {"pissa": True}}
+    filled = brought({**given, "leave_out": ["conflict"]})
     source, fields = filled[tab.source], {name: filled[widget] for name, widget in tab.fields.items()}
     assert (source.turns, source.leave_out, filled[tab.method]) == ("last", ("conflict",), "lora")
     assert (fields["steps"], fields["rank"], fields["rslora"], fields["pissa"]) == (33, 4, False, True)
@@ -169,7 +149,7 @@ def test_a_settings_file_fills_the_form(services: FakeServices, me: Visitor, tab
             brought(content)
     with pytest.raises(InputError, match=r"The form has no place for .*save_steps.*\(start\).*\(docs\)"):
         brought({"start": "mine", "docs": "notes.md", "save_steps": 33})
-    without = form.bring(services, me, tab, uploaded=str(file), source=Source())
+    without = call(form.bring, tab, uploaded=str(file), source=Source())
     assert "Drop a file" in without[tab.code_error]["value"]
 
 
@@ -190,14 +170,14 @@ class Slow(FakeTraining):
         return replace(super().plan(request), seconds=12 + request.steps * (30 if request.method == "full" else 10))
 
 
-def test_the_form_offers_what_its_own_plan_says(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
+def test_the_form_offers_what_its_own_plan_says(services: FakeServices, call: Call, tab: TrainTab) -> None:
     services.training = Slow()
     steps = tab.fields["steps"]
-    offered = train.presets(services, me, tab, source=SOURCE, method="lora", max_tokens=2048)
+    offered = call(train.presets, tab, source=SOURCE, method="lora", max_tokens=2048)
     assert offered[steps] == 16
     assert [label for label, _ in offered[tab.preset]["choices"]] == ["Quick look, about 3 min", "Good, about 8 min"]
     for preset, method, expected in (("quick", "lora", 16), ("quick", "full", 5), ("good", "lora", 48)):
-        chosen = train.steps_of(services, me, tab, preset=preset, source=SOURCE, method=method, max_tokens=512)
+        chosen = call(train.steps_of, tab, preset=preset, source=SOURCE, method=method, max_tokens=512)
         assert chosen == {steps: expected}
-    times = train.preset_times(services, me, tab, source=SOURCE, method="full", max_tokens=512)[tab.preset]
+    times = call(train.preset_times, tab, source=SOURCE, method="full", max_tokens=512)[tab.preset]
     assert times.choices[0][0] == "Quick look, about 3 min"

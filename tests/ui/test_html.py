@@ -13,7 +13,6 @@ from playground.models.adapters import AdapterRow
 from playground.report import charts
 from playground.report.safe_html import safe_html
 from playground.ui import bench, compare, html, library, race, runs, side, sidebar, verdict_shown
-from playground.ui import html as figures
 from playground.ui.side import Divider, Exchange, Log
 from playground.verdict.bench import Score, Version
 from playground.verdict.race import RaceView
@@ -36,6 +35,10 @@ def verdict_view(evil: str, state: str = "FAILED") -> VerdictView:
 def pieces(evil: str) -> dict[str, str]:
     """Everything that is shown, with one text in every place where a text of somebody else's may stand."""
     reply = Reply(text=evil, done=True, stamp={"adapter": evil, "prompt": {"text": evil}}, stamp_id="5e0c")
+    failed, step = Exchange("q", Reply(error=evil, done=True)), DemoStep(evil, "now", evil)
+    demo = DemoState("failed", (step,), error=evil, table=(DemoRow(evil, 0, 1, 1, 1, 1),))
+    version = Version("v1", evil, 1.0, evil, (Score(evil, 0, evil, 0.5, 8, 100.0),))
+    messages = side.messages(Log(items=(Divider(evil), Exchange(evil, reply), failed)))
     return {
         "pill": html.pill(evil, "ok"),
         "chips": html.chips([(evil, "warn")]),
@@ -45,30 +48,20 @@ def pieces(evil: str) -> dict[str, str]:
         "heading": html.heading(evil, evil, 1),
         "bar": html.progress(0.5, evil),
         "stacked": html.stacked([(evil, 1)], 2, evil),
-        "an adapter without a count of rows": library.list_html(
-            [row(evil, rows=0, trained_on=evil, method=evil, objective=evil)]
-        ),
         "race": race.head_html(raced(evil)) + race.table_html(raced(evil)),
-        "versions of a prompt": bench.list_html(
-            [Version("v1", evil, 1.0, evil, (Score(evil, 0, evil, 0.5, 8, 100.0),))], evil
-        ),
-        "verdicts": verdict_shown.list_html([verdict_view(evil)], "")
-        + verdict_shown.live_html(verdict_view(evil))
-        + verdict_shown.live_html(verdict_view(evil, "MEASURING")),
+        "versions of a prompt": bench.list_html([version], evil),
+        "verdicts": verdict_shown.list_html([verdict_view(evil)], ""),
+        "a verdict": "".join(verdict_shown.live_html(verdict_view(evil, one)) for one in ("FAILED", "MEASURING")),
         "score board": side.board([("A", evil, Log())], "contains", evil, lambda *_: False),
+        "no rows": library.list_html([row(evil, rows=0, trained_on=evil, method=evil, objective=evil)]),
         "adapters": library.list_html([row(evil, name=evil, base=evil), row("other", usable=False, reason=evil)]),
         "run": runs.card_html(run_view(name=evil, message=evil, error=evil, samples=[(0, evil)])),
         "runs": runs.list_html([run_view(run=evil, name=evil, method=evil)], ""),
         "now": sidebar.now_html([run_view(name=evil)]),
         "device": sidebar.device_html(FakeDevice().status()),
         "waiting": sidebar.waiting_html([{"position": 1, "label": evil, "wait_s": 8}]),
-        "demo": compare.view_html(
-            DemoState("failed", (DemoStep(evil, "now", evil),), error=evil, table=(DemoRow(evil, 0, 1, 1, 1, 1),))
-        ),
-        "said": "".join(m["content"] for m in side.messages(Log(items=(Divider(evil), Exchange(evil, reply))))),
-        "failed side": "".join(
-            m["content"] for m in side.messages(Log(items=(Exchange("q", Reply(error=evil, done=True)),)))
-        ),
+        "demo": compare.view_html(demo),
+        "transcript": "".join(one["content"] for one in messages),
     }
 
 
@@ -100,14 +93,11 @@ def test_line_breaks_and_indents_reach_the_page() -> None:
     assert "{&#10;    &quot;a&quot;: 1&#10;}" in shown
 
 
-def test_a_progress_bar_says_where_it_stands() -> None:
+def test_a_progress_bar_and_an_error_are_read_out() -> None:
     bar = html.progress(0.62, "Training of mine")
     assert 'role="progressbar"' in bar
     assert 'aria-valuenow="62"' in bar
     assert 'aria-valuenow="100"' in html.progress(3, "past its end")
-
-
-def test_an_error_is_read_out() -> None:
     assert 'role="alert"' in html.error_card("wrong")
 
 
@@ -118,22 +108,9 @@ def test_the_chart_waits_for_two_points_and_names_both_lines() -> None:
     assert 'class="held"' in drawn
 
 
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        (figures.size(98_000_000), "98 MB"),
-        (figures.size(20_400_000_000), "20.4 GB"),
-        (figures.size(0), "0 B"),
-        (figures.duration(3.5), "3.5 s"),
-        (figures.duration(130), "2 min 10 s"),
-        (figures.duration(3720), "1 h 2 min"),
-        (figures.left(4.4), "4 s left"),
-        (figures.about(130), "about 2 min"),
-        (figures.count(1_221_120), "1.2 M"),
-        (figures.share(1_221_120, 134_515_008), "0.9 %"),
-        (figures.rate(0.001), "1e-3"),
-        (figures.plural(1, "row"), "1 row"),
-    ],
-)
-def test_figures(said: str, expected: str) -> None:
-    assert said == expected
+def test_figures() -> None:
+    read = [html.size(98_000_000), html.size(20_400_000_000), html.size(0), html.plural(1, "row"), html.rate(0.001)]
+    assert read == ["98 MB", "20.4 GB", "0 B", "1 row", "1e-3"]
+    read = [html.duration(3.5), html.duration(130), html.duration(3720), html.left(4.4), html.about(130)]
+    assert read == ["3.5 s", "2 min 10 s", "1 h 2 min", "4 s left", "about 2 min"]
+    assert [html.count(1_221_120), html.share(1_221_120, 134_515_008)] == ["1.2 M", "0.9 %"]

@@ -16,33 +16,16 @@ from playground.ui import race, words
 from playground.ui.race import RaceFold
 from playground.ui.rows import Source
 from playground.ui.train import TrainTab
-from playground.ui.wiring import Visitor
 from playground.verdict.race import RaceView
 from playground.verdict.race_store import Entry, Race, picture
+from tests.ui.conftest import Call
 from tests.ui.fakes import EVIL, FakeServices, row
 
-FORGOT = {
-    "loss_before": 3.0,
-    "loss_after": 3.2,
-    "tokens": 90,
-    "right_before": 20,
-    "right_after": 18,
-    "questions": 40,
-    "divergence": 0.11,
-}
-GOOD = Entry(
-    "lora",
-    "r1",
-    20,
-    state="DONE",
-    adapter="mine",
-    passed=15,
-    asked=16,
-    forgot=FORGOT,
-    measured_s=9.0,
-    loss=[[1, 3.0], [2, 2.5]],
-    figures={"eval_loss": 0.5, "trainable_params": 2_442_240, "bytes": 9_800_000, "seconds": 61.0},
-)
+FORGOT = {"loss_before": 3.0, "loss_after": 3.2, "tokens": 90, "divergence": 0.11}
+FORGOT |= {"right_before": 20, "right_after": 18, "questions": 40}
+FIGURES = {"eval_loss": 0.5, "trainable_params": 2_442_240, "bytes": 9_800_000, "seconds": 61.0}
+DONE: Any = {"adapter": "mine", "passed": 15, "asked": 16, "measured_s": 9.0, "loss": [[1, 3.0], [2, 2.5]]}
+GOOD = Entry("lora", "r1", 20, state="DONE", forgot=FORGOT, figures=FIGURES, **DONE)
 BAD = Entry("ia3", "r2", 20, state="FAILED", reason=f"Memory ran out {EVIL}.")
 BASE = Entry("", passed=0, asked=16, eval_loss=[[0, 3.1]])
 
@@ -65,21 +48,10 @@ class FakeRaces:
 
 
 def view(state: str = "MEASURING", *entries: Entry) -> RaceView:
-    one = Race(
-        "race1",
-        "local",
-        f"rows {EVIL}",
-        "rows.jsonl",
-        1.0,
-        state,
-        f"ends-with:{EVIL}",
-        20,
-        None,
-        entries or (GOOD, BAD),
-        BASE,
-        f"Measuring LoRA {EVIL}" if state == "MEASURING" else "",
-    )
-    return RaceView(one, 90.0 if state == "MEASURING" else None, 1, 2)
+    live = state == "MEASURING"
+    named = ("race1", "local", f"rows {EVIL}", "rows.jsonl", 1.0, state, f"ends-with:{EVIL}", 20, None)
+    one = Race(*named, entries or (GOOD, BAD), BASE, f"Measuring LoRA {EVIL}" if live else "")
+    return RaceView(one, 90.0 if live else None, 1, 2)
 
 
 @pytest.fixture
@@ -95,78 +67,64 @@ def fold(tab: TrainTab) -> RaceFold:
 
 
 SOURCE = Source(Path("rows.jsonl"), "rows", "rows", leave_out=("duplicate",), good=2)
-FORM: dict[str, Any] = {
-    "source": SOURCE,
-    "check": " json ",
-    "form": {"batch_size": 4, "max_tokens": 512, "seed": 9},
-}
+FORM: Any = {"source": SOURCE, "check": " json ", "form": {"batch_size": 4, "max_tokens": 512, "seed": 9}}
 
 
-def test_a_race_is_started_with_the_forms_settings(raced: Any, me: Visitor, fold: RaceFold) -> None:
-    started = race.start(raced, me, fold, methods=["lora", "ia3"], kind="minutes", amount=2.5, **FORM)
+def test_a_race_is_started_with_the_forms_settings(raced: Any, call: Call, fold: RaceFold) -> None:
+    started = call(race.start, fold, methods=["lora", "ia3"], kind="minutes", amount=2.5, **FORM)
     assert started == {fold.race: "race1"}
     (request,) = raced.race.started
     assert (request.methods, request.minutes, request.steps) == (("lora", "ia3"), 2.5, None)
     assert (request.batch_size, request.max_tokens, request.seed, request.leave_out) == (4, 512, 9, ("duplicate",))
-
-
-def test_a_race_without_examples_says_what_to_do(raced: Any, me: Visitor, fold: RaceFold) -> None:
     with pytest.raises(InputError, match=words.TRAIN_EMPTY):
-        race.start(raced, me, fold, methods=["lora"], kind="steps", amount=20, **FORM | {"source": Source()})
-    assert raced.race.started == []
+        call(race.start, fold, methods=["lora"], kind="steps", amount=20, **FORM | {"source": Source()})
+    assert len(raced.race.started) == 1
 
 
-def test_the_table_names_figures_reasons_and_a_way_to_a_side(raced: Any, me: Visitor) -> None:
+def test_the_table_names_figures_reasons_and_a_way_to_a_side(raced: Any) -> None:
     table = race.table_html(view())
-    assert "<td>Base, untrained</td>" in table
-    assert "15 of 16" in table
-    assert "2,442,240" in table
-    assert "+0.20" in table
-    assert "18 of 40, was 20" in table
-    assert "Memory ran out" in table
+    for part in ("<td>Base, untrained</td>", "15 of 16", "2,442,240", "+0.20", "18 of 40, was 20", "Memory ran out"):
+        assert part in table
     assert table.count("Use as a side</button>") == 1, "what made no adapter has no button"
     everything = table + race.head_html(view())
     assert "<img" not in everything
     assert "&lt;img" in everything
 
 
-def test_what_was_sent_is_left_alone(raced: Any, me: Visitor, fold: RaceFold) -> None:
-    shown = race.show(raced, me, fold, race="race1", sent={}, which="score")
+def test_what_was_sent_is_left_alone(raced: Any, call: Call, fold: RaceFold) -> None:
+    shown = call(race.show, fold, race="race1", sent={}, which="score")
     assert set(shown) | {fold.fold} == set(fold.shown)
     assert shown[fold.race] == "race1"
     assert shown[fold.timer].active
-    again = race.show(raced, me, fold, race="race1", sent=shown[fold.sent], which="score")
+    again = call(race.show, fold, race="race1", sent=shown[fold.sent], which="score")
     assert set(again) == {fold.race, fold.sent, fold.pictures}
-    other = race.show(raced, me, fold, race="race1", sent=shown[fold.sent], which="loss")
+    other = call(race.show, fold, race="race1", sent=shown[fold.sent], which="loss")
     assert "polyline" in other[fold.plot]["value"]
+    call(race.cancel, fold, race="")
+    assert raced.race.cancelled == [("race1", "local")]
     raced.race.views = []
-    none = race.show(raced, me, fold, race="", sent={}, which="score")
+    none = call(race.show, fold, race="", sent={}, which="score")
     assert (none[fold.start]["visible"], none[fold.cancel]["visible"], none[fold.timer].active) == (True, False, False)
 
 
-def test_a_refresh_takes_up_a_race_that_lives(raced: Any, me: Visitor, fold: RaceFold) -> None:
-    shown = race.opened(raced, me, fold, race="", which="score")
+def test_a_refresh_takes_up_a_race_that_lives(raced: Any, call: Call, fold: RaceFold) -> None:
+    shown = call(race.opened, fold, race="", which="score")
     assert shown[fold.fold]["open"] is True
     assert shown[fold.race] == "race1"
     raced.race.views = [view("DONE")]
-    shown = race.opened(raced, me, fold, race="", which="score")
+    shown = call(race.opened, fold, race="", which="score")
     assert fold.fold not in shown, "one that is over waits in its fold"
     assert shown[fold.timer].active is False
 
 
-def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced: Any, me: Visitor, fold: RaceFold) -> None:
-    assert race.side_of(raced, me, fold, picked="mine", race="race1") == {fold.chosen: "mine"}
+def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced: Any, call: Call, fold: RaceFold) -> None:
+    assert call(race.side_of, fold, picked="mine", race="race1") == {fold.chosen: "mine"}
     for wrong in ("somebody_elses", "", "../x"):
-        chosen = race.side_of(raced, me, fold, picked=wrong, race="race1")
+        chosen = call(race.side_of, fold, picked=wrong, race="race1")
         assert chosen[fold.chosen] == ""
         assert "not here any more" in chosen[fold.error]["value"]
     raced.adapters.rows = []
-    assert race.side_of(raced, me, fold, picked="mine", race="race1")[fold.chosen] == ""
-
-
-def test_cancel_names_the_race_that_is_shown(raced: Any, me: Visitor, fold: RaceFold) -> None:
-    race.cancel(raced, me, fold, race="")
-    assert raced.race.cancelled == [("race1", "local")]
+    assert call(race.side_of, fold, picked="mine", race="race1")[fold.chosen] == ""
 
 
 def test_the_picture_puts_every_label_in_its_own_place() -> None:

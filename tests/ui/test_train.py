@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,25 +18,21 @@ from playground.report import charts
 from playground.ui import examples, html, rows, runs, train
 from playground.ui.rows import Source
 from playground.ui.train import TrainTab
-from playground.ui.wiring import SETTABLE, Visitor
+from playground.ui.wiring import SETTABLE
+from tests.ui.conftest import Call
 from tests.ui.fakes import EVIL, FakeServices, run_view
 
 ROWS = Source(Path("rows.jsonl"), "rows", good=2)
 
 
-def last(shown: Iterator[dict[Any, Any]]) -> dict[Any, Any]:
-    """What a handler that streams shows at its end."""
-    return list(shown)[-1]
-
-
 @pytest.fixture
-def read(services: FakeServices, me: Visitor, tab: TrainTab) -> Any:
+def read(services: FakeServices, call: Call, tab: TrainTab) -> Any:
     """Reads a source, and returns what is shown at the end."""
-    return lambda source: last(examples.read(services, me, tab, source=source, max_tokens=2048))
+    return lambda source: call(examples.read, tab, source=source, max_tokens=2048)[-1]
 
 
-def test_a_file_is_read_and_its_facts_are_said(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
-    opened = last(examples.open_upload(services, me, tab, uploaded=[f"/tmp/{EVIL}.jsonl"], max_tokens=2048))
+def test_a_file_is_read_and_its_facts_are_said(services: FakeServices, call: Call, tab: TrainTab) -> None:
+    opened = call(examples.open_upload, tab, uploaded=[f"/tmp/{EVIL}.jsonl"], max_tokens=2048)[-1]
     assert opened[tab.source].good == 2
     assert opened[tab.uploaded] == opened[tab.source].path
     assert opened[tab.error]["visible"] is False
@@ -45,11 +40,11 @@ def test_a_file_is_read_and_its_facts_are_said(services: FakeServices, me: Visit
     assert "Two rows are few" in opened[tab.advice]["value"]
     assert "<img" not in opened[tab.facts]["value"] + opened[tab.advice]["value"]
     assert opened[tab.columns]["label"] == "Columns: patient → prompt, report → answer"
-    assert list(examples.open_upload(services, me, tab, uploaded=None, max_tokens=2048)) == []
+    assert call(examples.open_upload, tab, uploaded=None, max_tokens=2048) == []
 
 
 def test_every_way_to_open_rows_writes_widgets_that_it_declares(
-    services: FakeServices, me: Visitor, tab: TrainTab
+    services: FakeServices, call: Call, tab: TrainTab
 ) -> None:
     source = replace(ROWS, mapping={"prompt": "patient", "completion": "report"}, roles=("prompt", "completion"))
     changed = pd.DataFrame([[3, "p3", "All well."]], columns=["row", "patient", "report"])
@@ -63,58 +58,58 @@ def test_every_way_to_open_rows_writes_widgets_that_it_declares(
     for fault in (None, InputError("Say which column is which.")):
         services.data.checked = fault or services.data.checked
         for way in ways:
-            opened = last(way(services, me, tab, max_tokens=2048))
+            opened = call(way, tab, max_tokens=2048)[-1]
             assert set(opened) <= set(tab.read), way
             assert opened[tab.error]["visible"] == bool(fault)
     with pytest.raises(InputError, match="no example set nobody"):
-        last(examples.open_set(services, me, tab, id="nobody", max_tokens=2048))
+        call(examples.open_set, tab, id="nobody", max_tokens=2048)[-1]
 
 
 def test_a_base_that_gets_ready_has_rows_read_anew_and_leaves_what_a_person_set(
-    services: FakeServices, me: Visitor, tab: TrainTab
+    services: FakeServices, call: Call, tab: TrainTab
 ) -> None:
-    drawn = examples.reread(services, me, tab, source=ROWS, max_tokens=2048)
+    drawn = call(examples.reread, tab, source=ROWS, max_tokens=2048)
     assert "median" in drawn[tab.facts]["value"]
     assert set(drawn) <= set(tab.drawn)
     assert {one for one in drawn if isinstance(one, SETTABLE)} == {tab.kinds, tab.turns}
     assert not {type(drawn[one]) for one in (tab.kinds, tab.turns)} - {examples.Choices}
-    assert examples.reread(services, me, tab, source=Source(), max_tokens=2048) == {}
+    assert call(examples.reread, tab, source=Source(), max_tokens=2048) == {}
 
 
 def test_bad_rows_say_why_and_what_to_do_and_can_be_taken_away(
-    services: FakeServices, me: Visitor, tab: TrainTab, read: Any
+    services: FakeServices, call: Call, tab: TrainTab, read: Any
 ) -> None:
     shown = read(ROWS)
     assert shown[tab.bad]["label"] == "The 1 row that cannot be used"
     assert "<td>The answer is empty.</td><td>Fill it.</td>" in shown[tab.bad_rows]
     assert shown[tab.kinds]["visible"] is False
-    offered = rows.download(services, me, tab, which="bad", source=ROWS, max_tokens=2048)
+    offered = call(rows.download, tab, which="bad", source=ROWS, max_tokens=2048)
     assert offered == {
         tab.bad_file: gr.update(value="rows-bad-rows.csv", label="Download rows-bad-rows.csv", visible=True)
     }
     services.data.checked = InputError("It is empty.")
     with pytest.raises(InputError, match="It is empty"):
-        rows.download(services, me, tab, which="good", source=ROWS, max_tokens=2048)
+        call(rows.download, tab, which="good", source=ROWS, max_tokens=2048)
 
 
-def test_kinds_of_warnings_may_be_left_out(services: FakeServices, me: Visitor, tab: TrainTab, read: Any) -> None:
+def test_kinds_of_warnings_may_be_left_out(services: FakeServices, call: Call, tab: TrainTab, read: Any) -> None:
     services.data.checked = replace(services.data.checked, warnings=(RowWarning(2, "the same as row 1", "duplicate"),))
     kinds = read(replace(ROWS, leave_out=("duplicate",)))[tab.kinds]
     assert kinds["choices"] == [("1 row that repeats an earlier one", "duplicate")]
     assert kinds["value"] == ["duplicate"]
-    source = examples.leave_out(services, me, tab, kinds=["duplicate"], source=ROWS)[tab.source]
-    train.start(services, me, tab, source=source, name="mine", method="lora")
+    source = call(examples.leave_out, tab, kinds=["duplicate"], source=ROWS)[tab.source]
+    call(train.start, tab, source=source, name="mine", method="lora")
     assert services.training.started[0].leave_out == ("duplicate",)
 
 
-def test_the_preview_colours_what_is_learned(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
-    shown = rows.preview(services, me, tab, source=ROWS, max_tokens=2048, by=1)
+def test_the_preview_colours_what_is_learned(services: FakeServices, call: Call, tab: TrainTab) -> None:
+    shown = call(rows.preview, tab, source=ROWS, max_tokens=2048, by=1)
     assert shown[tab.source].index == 1
     assert "<mark><i>o</i><i>ut</i></mark>" in shown[tab.seen]
     assert "<img" not in shown[tab.seen]
     assert "2 of 2 that can be used" in shown[tab.place]
     assert "Coloured: the 2 tokens it learns to write. The rest, 1 token, is only read." in shown[tab.seen]
-    other = rows.turns_chosen(services, me, tab, turns="last", source=ROWS, max_tokens=2048)
+    other = call(rows.turns_chosen, tab, turns="last", source=ROWS, max_tokens=2048)
     assert other[tab.source].turns == "last"
 
 
@@ -152,15 +147,15 @@ def test_columns_that_cannot_be_told_are_offered(services: FakeServices, tab: Tr
     assert shown[tab.source].good == 0
 
 
-def test_an_edited_cell_becomes_a_copy_of_the_file(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
-    page = rows.edit_page(services, me, tab, which=rows.BAD, source=ROWS, max_tokens=2048)
+def test_an_edited_cell_becomes_a_copy_of_the_file(services: FakeServices, call: Call, tab: TrainTab) -> None:
+    page = call(rows.edit_page, tab, which=rows.BAD, source=ROWS, max_tokens=2048)
     assert page[tab.table]["headers"] == ["row", "patient", "report"]
     assert page[tab.table]["value"] == [[3, "p3", ""]]
     assert "Page 1 of 1" in page[tab.edit_place]
 
     def save(report: str) -> dict[Any, Any]:
         table = pd.DataFrame([[3, "p3", report]], columns=["row", "patient", "report"])
-        return last(examples.save_edit(services, me, tab, table=table, source=ROWS, max_tokens=2048))
+        return call(examples.save_edit, tab, table=table, source=ROWS, max_tokens=2048)[-1]
 
     saved = save("All well.")
     assert services.data.changes == {3: {"report": "All well."}}
@@ -172,12 +167,12 @@ def test_an_edited_cell_becomes_a_copy_of_the_file(services: FakeServices, me: V
 
 
 def test_before_the_base_is_ready_nothing_waits_for_it(
-    services: FakeServices, me: Visitor, tab: TrainTab, read: Any
+    services: FakeServices, call: Call, tab: TrainTab, read: Any
 ) -> None:
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
     found = read(replace(ROWS, good=0))
     assert "counted once the base is ready" in found[tab.facts]["value"]
-    shown = train.refresh(services, me, tab, source=found[tab.source], name="mine", method="lora")
+    shown = call(train.refresh, tab, source=found[tab.source], name="mine", method="lora")
     assert "62 of 93 MB" in shown[tab.plan]
     assert shown[tab.start]["interactive"] is False
 
@@ -188,9 +183,9 @@ def visible(tab: TrainTab, drawn: dict[Any, Any]) -> set[str]:
     return {name for name in names if drawn[getattr(tab, name)]["visible"]}
 
 
-def test_a_reload_finds_the_run_that_lives(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
+def test_a_reload_finds_the_run_that_lives(services: FakeServices, call: Call, tab: TrainTab) -> None:
     services.training.listed = [run_view("done", "DONE"), run_view("alive", name="mine")]
-    shown = runs.show(services, me, tab, followed="")
+    shown = call(runs.show, tab, followed="")
     assert set(shown) <= set(tab.run_outputs)
     assert "mine" in shown[tab.run]
     assert 'aria-valuenow="25"' in shown[tab.run]
@@ -200,10 +195,10 @@ def test_a_reload_finds_the_run_that_lives(services: FakeServices, me: Visitor, 
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_cancelling_asks_the_service_to_keep_or_not(
-    services: FakeServices, me: Visitor, tab: TrainTab, keep: bool
+    services: FakeServices, call: Call, tab: TrainTab, keep: bool
 ) -> None:
     services.training.listed = [run_view("r1")]
-    runs.cancel(services, me, tab, keep=keep, followed="r1")
+    call(runs.cancel, tab, keep=keep, followed="r1")
     assert services.training.cancelled == [("r1", keep)]
 
 
@@ -229,28 +224,28 @@ def test_each_state_of_a_run_has_its_buttons(tab: TrainTab, run: Any, shown: set
         assert drawn[getattr(tab, name)]["value"] == label
 
 
-def test_waiting_runs_say_their_place_and_are_moved(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
+def test_waiting_runs_say_their_place_and_are_moved(services: FakeServices, call: Call, tab: TrainTab) -> None:
     waiting = [run_view(f"w{place}", "QUEUED", place=place) for place in (1, 2, 3)]
     services.training.listed = [*waiting, run_view("alive")]
-    shown = {place: runs.show(services, me, tab, followed=f"w{place}") for place in (1, 2, 3)}
+    shown = {place: call(runs.show, tab, followed=f"w{place}") for place in (1, 2, 3)}
     moves = {place: visible(tab, one) - {"cancel"} for place, one in shown.items()}
     assert moves == {1: {"down"}, 2: {"up", "down"}, 3: {"up"}}
     assert "Waiting, 2nd" in shown[2][tab.listing]["value"]
-    runs.move(services, me, tab, to="up", followed="w2")
+    call(runs.move, tab, to="up", followed="w2")
     assert services.training.moved == [("w2", "up")]
 
 
-def test_the_device_panel_asks_about_the_run_that_trains(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
+def test_the_device_panel_asks_about_the_run_that_trains(services: FakeServices, call: Call, tab: TrainTab) -> None:
     """Another run may be in the card, waiting behind it; the question must be about the one whose name stands beside
     the button."""
     services.training.listed = [run_view("waits", "QUEUED", place=1), run_view("trains")]
-    memo, drawn = runs.ask_to_cancel(services, me, tab, memo={}, followed="waits")
+    memo, drawn = call(runs.ask_to_cancel, tab, memo={}, followed="waits")
     assert drawn[tab.followed] == "trains"
     assert visible(tab, drawn) == {"question"}
     assert memo["run-buttons"] == runs.buttons_key(services.training.listed[1], services.training.listed)
 
 
-def test_curves_of_a_run_and_of_others_laid_over_it(services: FakeServices, me: Visitor, tab: TrainTab) -> None:
+def test_curves_of_a_run_and_of_others_laid_over_it(services: FakeServices, call: Call, tab: TrainTab) -> None:
     assert runs.small_html(None) == runs.small_html(run_view()) == html.note(runs.NO_CURVES)
     mine = run_view(curves={"lr": [(1, 1e-3), (2, 5e-4)], "memory_bytes": [(1, 1e9), (2, 2e9)]})
     drawn = runs.small_html(mine)
@@ -261,19 +256,10 @@ def test_curves_of_a_run_and_of_others_laid_over_it(services: FakeServices, me: 
     assert runs.choices([mine, other], mine) == [(f"{EVIL}, lora", "r2")]
 
     def lay(others: list[str]) -> str:
-        return runs.lay(services, me, tab.curves, followed="r1", others=others)[tab.curves.laid]
+        return call(runs.lay, tab.curves, followed="r1", others=others)[tab.curves.laid]
 
     assert lay([]) == ""
     laid = lay(["r2", "nobody"])
     assert laid.count("<polyline") == 2
     assert "<img" not in laid
     assert "best at step 10" in charts.loss([(1, 2.0), (2, 1.5)], [(0, 2.0), (10, 0.5), (20, 0.7)], 20)
-
-
-def test_the_tab_is_wired(services: FakeServices, me: Visitor) -> None:
-    """Building checks that nothing which a timer sets off may write a widget that a person can set."""
-    with gr.Blocks() as page:
-        tab = TrainTab(services)
-        train.wire(services, tab)
-        train.reread_on(tab.followed.change, services, tab)
-    assert len(page.fns) > 60

@@ -15,33 +15,27 @@ from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
 from playground.ui import verdict_form, verdict_shown, words
 from playground.ui.asking import Comparison
+from playground.ui.page import WholePage
 from playground.ui.rows import Source
 from playground.ui.verdict import VerdictTab
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.ui.wiring import Updates, Visitor
 from playground.verdict.service import VerdictView
 from tests.evaluation.verdicts import verdict as made_verdict
+from tests.ui.conftest import Call
 from tests.ui.fakes import EVIL
 
 SET = "set:hospital_reports"
-SETTINGS: Any = {
-    "limit": None,
-    "repeats": 1,
-    "max_tokens": 96,
-    "temperature": 0,
-    "seed": 7,
-    "losses": True,
-    "forgetting": False,
-}
+SETTINGS: Any = {"limit": None, "repeats": 1, "max_tokens": 96, "temperature": 0, "seed": 7}
+SETTINGS |= {"losses": True, "forgetting": False}
 SITUATION: Any = {"volume": None, "changes": "never", "latency": None, "budget": None, "prices": ""}
 STRANGER = Visitor("somebody", "tab-2")
 ID = "20261124-101500-v1a2b"
 
 
-@pytest.fixture(scope="module")
-def tab() -> VerdictTab:
-    with gr.Blocks():
-        return VerdictTab()
+@pytest.fixture
+def tab(whole: WholePage) -> VerdictTab:
+    return whole.verdict
 
 
 @pytest.fixture
@@ -70,34 +64,32 @@ def line(**changes: Any) -> Any:
 
 
 @pytest.fixture
-def start(services: Any, me: Visitor, tab: VerdictTab) -> Any:
+def start(services: Any, call: Call, tab: VerdictTab) -> Any:
     def start(*chosen: str, checks: str = "json", prompt: str = "Be careful.", **more: Any) -> Updates:
         situation = {**SITUATION, **more.pop("situation", {})}
         given = {"line": line(chosen=chosen, prompt=prompt), "checks": checks, "settings": SETTINGS}
-        return verdict_form.start(services, me, tab, where=where(**more), situation=situation, **given)
+        return call(verdict_form.start, tab, where=where(**more), situation=situation, **given)
 
     return start
 
 
 @pytest.fixture
-def button(services: Any, me: Visitor, tab: VerdictTab) -> Any:
+def button(services: Any, call: Call, tab: VerdictTab) -> Any:
     def pressed(*sides: str, source: str = SET) -> tuple[str, bool]:
-        drawn = verdict_form.refresh(services, me, tab, where=where(source), sides=sides, settings=SETTINGS)
+        drawn = call(verdict_form.refresh, tab, where=where(source), sides=sides, settings=SETTINGS)
         return drawn[tab.measure]["value"], drawn[tab.measure]["interactive"]
 
     return pressed
 
 
-def lined_up(
-    services: Any, me: Visitor, tab: VerdictTab, *, kept: Kept | None = None, source: str = "", **said: Any
-) -> Updates:
-    return verdict_form.lined_up(services, me, tab, source=source, kept=kept or Kept(), line=line(**said))
+def lined_up(call: Call, tab: VerdictTab, *, kept: Kept | None = None, source: str = "", **said: Any) -> Updates:
+    return call(verdict_form.lined_up, tab, source=source, kept=kept or Kept(), line=line(**said))
 
 
 def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(
-    services: Any, me: Visitor, tab: VerdictTab, button: Any
+    services: Any, call: Call, tab: VerdictTab, button: Any
 ) -> None:
-    first = verdict_form.first(services, me, tab, where=where("gone"), line=line(adapter="", prompt=""))
+    first = call(verdict_form.first, tab, where=where("gone"), line=line(adapter="", prompt=""))
     settable = (tab.source, tab.adapter, tab.checks)
     assert [first[one].value for one in settable] == [SET, "hospital_reports", "ends-with:Sharma"]
     assert first[tab.prompt].value.startswith("End with")
@@ -163,11 +155,11 @@ def test_a_side_that_was_chosen_and_is_gone_is_said_and_one_without_its_prompt_i
     assert [side.label for side in services.verdicts.started[0].sides] == ["Base"]
 
 
-def test_an_upload_is_judged_by_its_test_part(services: Any, me: Visitor, tab: VerdictTab, start: Any) -> None:
+def test_an_upload_is_judged_by_its_test_part(services: Any, call: Call, tab: VerdictTab, start: Any) -> None:
     services.data.checked = examples(40)
     uploaded = Path("mine.csv")
     given = {"uploaded": uploaded, "training": Source(uploaded, "mine", mapping={"prompt": "patient"})}
-    chosen = verdict_form.source_chosen(services, me, tab, where=where(UPLOAD, **given))
+    chosen = call(verdict_form.source_chosen, tab, where=where(UPLOAD, **given))
     assert "6 rows of mine.csv" in chosen[tab.facts]["value"]
     assert "ends-with:Reviewed by A. Person" in chosen[tab.checks].value.splitlines()
     assert tab.prompt not in chosen, "only a shipped set brings a prompt"
@@ -176,37 +168,35 @@ def test_an_upload_is_judged_by_its_test_part(services: Any, me: Visitor, tab: V
     assert len(request.rows) == 6
     assert (request.file, request.mapping, request.examples) == (uploaded, {"prompt": "patient"}, uploaded)
     services.data.checked = examples(12)
-    small = verdict_form.source_chosen(services, me, tab, where=where(UPLOAD, **given))
+    small = call(verdict_form.source_chosen, tab, where=where(UPLOAD, **given))
     assert "has no test part" in small[tab.error]["value"]
 
 
-def test_a_dropped_file_is_judged_by_every_row(services: Any, me: Visitor, tab: VerdictTab, start: Any) -> None:
+def test_a_dropped_file_is_judged_by_every_row(services: Any, call: Call, tab: VerdictTab, start: Any) -> None:
     services.data.checked = examples(8)
-    dropped = verdict_form.drop(services, me, tab, file="held.jsonl", kept=Kept(), uploaded=None)
+    dropped = call(verdict_form.drop, tab, file="held.jsonl", kept=Kept(), uploaded=None)
     assert dropped[tab.source]["value"] == FILE
     start("base", source=FILE, kept=dropped[tab.kept])
     assert services.verdicts.started[0].rows is None
     services.data.checked = examples(0)
-    empty = verdict_form.source_chosen(services, me, tab, where=where(FILE, kept=dropped[tab.kept]))
+    empty = call(verdict_form.source_chosen, tab, where=where(FILE, kept=dropped[tab.kept]))
     assert "no row with a request" in empty[tab.error]["value"]
 
 
-def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(
-    services: Any, me: Visitor, tab: VerdictTab
-) -> None:
+def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(services: Any, call: Call, tab: VerdictTab) -> None:
     before = dict.fromkeys(("base", "prompt", "shots"), "")
-    drawn = lined_up(services, me, tab, adapter="", chosen=["base"], offered=before)
+    drawn = lined_up(call, tab, adapter="", chosen=["base"], offered=before)
     offered = drawn[tab.offered]
     assert (drawn[tab.sides].value, list(offered)) == (["base"], ["base", "prompt", "shots"])
-    assert lined_up(services, me, tab, adapter="", offered=offered) == {}, "nothing new: a choice is not drawn over"
+    assert lined_up(call, tab, adapter="", offered=offered) == {}, "nothing new: a choice is not drawn over"
     kept = Kept(docs=Path("guide.txt"))
-    drawn = lined_up(services, me, tab, kept=kept, chosen=["base"], offered=offered)
+    drawn = lined_up(call, tab, kept=kept, chosen=["base"], offered=offered)
     assert drawn[tab.sides].value == ["base", "documents", "tuned"]
-    assert "tuned" not in lined_up(services, me, tab, adapter="somebody_elses")[tab.sides].value
+    assert "tuned" not in lined_up(call, tab, adapter="somebody_elses")[tab.sides].value
 
 
 @pytest.fixture
-def carry(services: Any, me: Visitor, tab: VerdictTab) -> Any:
+def carry(services: Any, call: Call, tab: VerdictTab) -> Any:
     def carried(shown: str, **sides: tuple[Any, ...]) -> Updates:
         names = ("model", "prompt", "shots", "source")
         said: Any = {
@@ -215,7 +205,7 @@ def carry(services: Any, me: Visitor, tab: VerdictTab) -> Any:
         given: Any = {"kept": Kept(), "uploaded": None, "source": SET, "line": line(adapter="", prompt="")}
         given |= {"comparison": Comparison(shown=tuple(shown)), "setups": said}
         given["check"] = {"kind": "ends-with", "text": "Sharma"}
-        return verdict_form.carry(services, me, tab, tabs=gr.Tabs(render=False), **given)
+        return call(verdict_form.carry, tab, tabs=gr.Tabs(render=False), **given)
 
     return carried
 
@@ -237,39 +227,44 @@ def test_a_side_of_compare_whose_adapter_is_gone_is_not_the_base_instead(tab: Ve
     assert [(one.model, one.label, one.shots) for one in kept.carried] == [("went_away", "an adapter that is gone", 0)]
 
 
-def shown(services: Any, visitor: Visitor, tab: VerdictTab, followed: str = "") -> Any:
+@pytest.fixture
+def shown(call: Call, tab: VerdictTab) -> Call:
     """What is shown, by the widgets' names: a text, or whether it is visible."""
-    drawn = verdict_shown.shown(services, visitor, tab, followed=followed)
-    names = ("followed", "head", "body", "listing", "stop", "files", "delete", "again")
-    return SimpleNamespace(**{name: drawn[getattr(tab, name)] for name in names})
+
+    def shown(followed: str = "") -> Any:
+        drawn = call(verdict_shown.shown, tab, followed=followed)
+        names = ("followed", "head", "body", "listing", "stop", "files", "delete", "again")
+        return SimpleNamespace(**{name: drawn[getattr(tab, name)] for name in names})
+
+    return shown
 
 
 def visible(found: Any, *names: str) -> list[bool]:
     return [getattr(found, name)["visible"] for name in names]
 
 
-def test_the_empty_tab_says_what_to_do(services: Any, me: Visitor, tab: VerdictTab) -> None:
-    found = shown(services, me, tab)
+def test_the_empty_tab_says_what_to_do(shown: Call) -> None:
+    found = shown()
     assert found.followed == ""
     assert words.VERDICT_EMPTY in found.head
     assert visible(found, "body", "listing") == [False, False]
 
 
-def test_while_it_measures(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+def test_while_it_measures(judged: Any, call: Call, shown: Call, tab: VerdictTab) -> None:
     live = VerdictView("v9", f"mine {EVIL}", "MEASURING", 12, 40, f"Answering {EVIL}", 48.0, 1.79e9)
     judged.verdicts.listed.insert(0, live)
-    found = shown(judged, me, tab)
+    found = shown()
     assert found.followed == "v9", "a reload finds what is measured"
     for said in ('role="progressbar"', 'aria-valuenow="30"', "12 of 40, 48 s left"):
         assert said in found.head
     assert "<img" not in found.head
     assert visible(found, "body", "stop", "files", "delete", "again") == [False, True, False, False, False]
-    verdict_shown.stop(judged, me, tab, followed="v9")
+    call(verdict_shown.stop, tab, followed="v9")
     assert judged.verdicts.stopped == ["v9"]
 
 
-def test_an_ended_verdict_is_shown_with_its_report(judged: Any, me: Visitor, tab: VerdictTab) -> None:
-    found = shown(judged, me, tab, ID)
+def test_an_ended_verdict_is_shown_with_its_report(judged: Any, shown: Call) -> None:
+    found = shown(ID)
     assert found.followed == ID
     assert f'href="?verdict={ID}"' in found.head
     assert "Fine-tune." in found.body["value"]
@@ -280,23 +275,23 @@ def test_an_ended_verdict_is_shown_with_its_report(judged: Any, me: Visitor, tab
         assert "<img" not in text
         assert "&lt;img" in text or text is found.head
     judged.verdicts.record = None
-    assert visible(shown(judged, me, tab, ID), "body", "files", "delete") == [False, False, True]
+    assert visible(shown(ID), "body", "files", "delete") == [False, False, True]
     judged.verdicts.listed = [replace(judged.verdicts.listed[0], state="FAILED", error=f"Memory ran out {EVIL}.")]
-    head = shown(judged, me, tab, ID).head
+    head = shown(ID).head
     assert "Memory ran out" in head
     assert 'role="alert"' in head
     assert "<img" not in head
 
 
-def test_a_link_opens_only_ones_own(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+def test_a_link_opens_only_ones_own(judged: Any, call: Call, tab: VerdictTab) -> None:
     tabs: Any = gr.Tabs(render=False)
-    mine = verdict_shown.opened(judged, me, tab, tabs=tabs, asked=ID)
+    mine = call(verdict_shown.opened, tab, tabs=tabs, asked=ID)
     assert (mine[tabs]["selected"], mine[tab.followed], mine[tab.fold]["open"]) == ("verdict", ID, False)
     theirs = verdict_shown.opened(judged, STRANGER, tab, tabs=tabs, asked=ID)
     assert theirs[tab.followed] == ""
     assert "no such verdict of yours" in theirs[tab.shown_error]["value"]
     assert theirs[tab.body]["visible"] is False
-    assert tabs not in verdict_shown.opened(judged, me, tab, tabs=tabs, asked="")
+    assert tabs not in call(verdict_shown.opened, tab, tabs=tabs, asked="")
     assert verdict_shown.follow(judged, STRANGER, tab, picked=ID)[tab.followed] == ""
 
 
@@ -314,38 +309,38 @@ def test_ids_of_another_do_nothing(judged: Any, tab: VerdictTab) -> None:
     assert judged.replay.asked == []
 
 
-def test_deleting_asks(judged: Any, me: Visitor, tab: VerdictTab) -> None:
-    asked = verdict_shown.ask_remove(judged, me, tab, followed=ID)
+def test_deleting_asks(judged: Any, call: Call, tab: VerdictTab) -> None:
+    asked = call(verdict_shown.ask_remove, tab, followed=ID)
     assert asked[tab.question]["visible"] is True
     assert "<img" not in asked[tab.ask]
     assert judged.verdicts.removed == []
-    left = verdict_shown.remove(judged, me, tab, followed=ID)
+    left = call(verdict_shown.remove, tab, followed=ID)
     assert judged.verdicts.removed == [ID]
     assert words.VERDICT_EMPTY in left[tab.head]
 
 
-def test_exports_are_made_when_asked_for(judged: Any, me: Visitor, tab: VerdictTab) -> None:
-    made = verdict_shown.export(judged, me, tab, how="csv", followed=ID)
+def test_exports_are_made_when_asked_for(judged: Any, call: Call, tab: VerdictTab) -> None:
+    made = call(verdict_shown.export, tab, how="csv", followed=ID)
     assert made[tab.file]["value"].endswith(f"verdict-{ID}.csv")
     judged.verdicts.record = None
     with pytest.raises(InputError, match="nothing to export"):
-        verdict_shown.export(judged, me, tab, how="html", followed=ID)
+        call(verdict_shown.export, tab, how="html", followed=ID)
 
 
-def test_other_answers_judge_anew_without_asking(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+def test_other_answers_judge_anew_without_asking(judged: Any, call: Call, tab: VerdictTab) -> None:
     said = {"volume": 2_000_000, "changes": "weekly", "latency": 3, "budget": 10, "prices": '{"currency": "EUR"}'}
-    drawn = verdict_shown.again(judged, me, tab, followed=ID, situation=said)
+    drawn = call(verdict_shown.again, tab, followed=ID, situation=said)
     assert "Fine-tune." in drawn[tab.body]["value"]
     assert "nothing was asked again" in drawn[tab.said]["value"]
     ((questions, prices),) = judged.verdicts.judged
     assert (questions.volume, questions.changes, prices.currency) == (2_000_000, "weekly", "EUR")
     with pytest.raises(InputError, match="daily"):
-        verdict_shown.again(judged, me, tab, followed=ID, situation={**SITUATION, "changes": "daily"})
+        call(verdict_shown.again, tab, followed=ID, situation={**SITUATION, "changes": "daily"})
 
 
-def test_a_reply_is_replayed_from_its_stamp(judged: Any, me: Visitor, tab: VerdictTab) -> None:
+def test_a_reply_is_replayed_from_its_stamp(judged: Any, call: Call, tab: VerdictTab) -> None:
     def replay(picked: str) -> str:
-        return str(verdict_shown.replay(judged, me, tab, picked=picked, followed=ID)[tab.replayed]["value"])
+        return str(call(verdict_shown.replay, tab, picked=picked, followed=ID)[tab.replayed]["value"])
 
     assert "the same text again" in replay("39|3")
     ((saved, owner, session),) = judged.replay.asked
@@ -359,14 +354,14 @@ def test_a_reply_is_replayed_from_its_stamp(judged: Any, me: Visitor, tab: Verdi
             replay(wrong)
 
 
-def test_files_that_cannot_be_used_are_said(services: Any, me: Visitor, tab: VerdictTab) -> None:
+def test_files_that_cannot_be_used_are_said(services: Any, call: Call, tab: VerdictTab) -> None:
     services.data.documents = lambda path, owner: (_ for _ in ()).throw(InputError(f"Not a text {EVIL}."))
-    refused = verdict_form.documents(services, me, tab, file="guide.pdf", kept=Kept(docs=Path("old.txt")))
+    refused = call(verdict_form.documents, tab, file="guide.pdf", kept=Kept(docs=Path("old.txt")))
     assert refused[tab.kept].docs is None
     services.data.checked = InputError(f"Broken {EVIL}.")
-    broken = verdict_form.source_chosen(services, me, tab, where=where())
+    broken = call(verdict_form.source_chosen, tab, where=where())
     for said in (refused[tab.error]["value"], broken[tab.error]["value"]):
         assert "&lt;img" in said
         assert "<img" not in said
-    gone = verdict_form.source_chosen(services, me, tab, where=where("set:x"))
+    gone = call(verdict_form.source_chosen, tab, where=where("set:x"))
     assert "no such example set" in gone[tab.error]["value"]

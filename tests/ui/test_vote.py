@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from playground.errors import BaseUnavailableError, InputError
@@ -13,10 +12,12 @@ from playground.models.bases import BaseState
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.ui import vote
+from playground.ui.page import WholePage
 from playground.ui.vote import VoteView
 from playground.ui.wiring import Visitor
 from playground.verdict.judging import JudgingView
 from tests.services.conftest import SIDES, put_verdict
+from tests.ui.conftest import Call
 from tests.ui.fakes import EVIL, FakeServices
 
 STRANGER = Visitor("somebody", "tab-2")
@@ -60,25 +61,24 @@ def verdict(real: Services) -> str:
     return put_verdict(real)
 
 
-@pytest.fixture(scope="module")
-def view() -> VoteView:
-    with gr.Blocks():
-        return VoteView()
+@pytest.fixture
+def view(whole: WholePage) -> VoteView:
+    return whole.verdict.vote
 
 
 def names_in(shown: Any) -> list[str]:
     return [side for side in SIDES if side in str(shown)]
 
 
-def test_no_name_is_on_the_page_before_it_is_asked_for(polled: Any, me: Visitor, view: VoteView, verdict: str) -> None:
-    shown = vote.show(polled, me, view, verdict=verdict)
-    seen: list[Any] = [shown, vote.closed(polled, me, view)]
+def test_no_name_is_on_the_page_before_it_is_asked_for(polled: Any, call: Call, view: VoteView, verdict: str) -> None:
+    shown = call(vote.show, view, verdict=verdict)
+    seen: list[Any] = [shown, call(vote.closed, view)]
     assert set(shown) == set(view.shown)
     for choice in ("left", "right", "tie", "skip", "left"):
-        shown = vote.cast(polled, me, view, picked=choice, number=shown[view.number], verdict=verdict)
+        shown = call(vote.cast, view, picked=choice, number=shown[view.number], verdict=verdict)
         seen.append(shown)
-    seen.append(vote.undo(polled, me, view, verdict=verdict))
-    seen += [vote.show(polled, me, view, verdict=wrong) for wrong in ("", "../x")]
+    seen.append(call(vote.undo, view, verdict=verdict))
+    seen += [call(vote.show, view, verdict=wrong) for wrong in ("", "../x")]
     values = [list(one.values()) for one in seen]
     assert names_in(values) == []
     assert "<img" not in str(values)
@@ -89,39 +89,39 @@ def test_no_name_is_on_the_page_before_it_is_asked_for(polled: Any, me: Visitor,
 
 
 def test_reveal_says_who_wrote_what_and_takes_the_ballot_away(
-    polled: Any, me: Visitor, view: VoteView, verdict: str
+    polled: Any, call: Call, view: VoteView, verdict: str
 ) -> None:
     for n in range(6):
         ballot = polled.voting.next(verdict)
         left, right = ballot.left.endswith("END"), ballot.right.endswith("END")
         picked = "tie" if left == right else "left" if left else "right"
-        shown = vote.cast(polled, me, view, picked=picked, number=n, verdict=verdict)
+        shown = call(vote.cast, view, picked=picked, number=n, verdict=verdict)
     assert shown[view.reveal]["visible"] is True
-    found = vote.reveal(polled, me, view, verdict=verdict)
+    found = call(vote.reveal, view, verdict=verdict)
     assert found[view.number] == -1
     assert found[view.ballot]["visible"] is False
     told = found[view.revealed]["value"]
     assert names_in(told) == list(SIDES)
     assert "s votes: 6</h4>" in told
     assert "100 % of 6 votes (61 to 100" in told
-    again = vote.show(polled, me, view, verdict=verdict)
+    again = call(vote.show, view, verdict=verdict)
     assert names_in(list(again.values())) == [], "who goes on voting does so blindly"
     assert "6 votes so far, 11 comparisons left." in again[view.count]["value"]
 
 
-def test_everything_asked_is_said(polled: Any, me: Visitor, view: VoteView, verdict: str) -> None:
+def test_everything_asked_is_said(polled: Any, call: Call, view: VoteView, verdict: str) -> None:
     for n in range(17):
-        shown = vote.cast(polled, me, view, picked="tie", number=n, verdict=verdict)
+        shown = call(vote.cast, view, picked="tie", number=n, verdict=verdict)
     assert "asked everything" in shown[view.count]["value"]
     assert [shown[one]["visible"] for one in (view.votes, view.undo, view.reveal)] == [False, True, True]
 
 
-def test_what_cannot_be_done_is_said(polled: Any, me: Visitor, view: VoteView, verdict: str) -> None:
-    assert "no verdict to vote on yet" in vote.show(polled, me, view, verdict="")[view.error]["value"]
+def test_what_cannot_be_done_is_said(polled: Any, call: Call, view: VoteView, verdict: str) -> None:
+    assert "no verdict to vote on yet" in call(vote.show, view, verdict="")[view.error]["value"]
     with pytest.raises(InputError, match="no vote yet"):
-        vote.reveal(polled, me, view, verdict=verdict)
+        call(vote.reveal, view, verdict=verdict)
     with pytest.raises(InputError, match="is no vote"):
-        vote.cast(polled, me, view, picked=EVIL, number=0, verdict=verdict)
+        call(vote.cast, view, picked=EVIL, number=0, verdict=verdict)
     polled.voting = build_services(Settings(home=polled.settings.home, shared=True)).voting
     assert "There is no verdict" in vote.show(polled, STRANGER, view, verdict=verdict)[view.error]["value"]
     for handler in (vote.undo, vote.reveal):
@@ -129,17 +129,17 @@ def test_what_cannot_be_done_is_said(polled: Any, me: Visitor, view: VoteView, v
             handler(polled, STRANGER, view, verdict=verdict)
 
 
-def test_a_judge_is_chosen_watched_and_stopped(polled: Any, me: Visitor, view: VoteView, verdict: str) -> None:
-    assert vote.opened(polled, me, view, number=-1)[view.judge]["value"] == "base"
-    assert view.ballot not in vote.opened(polled, me, view, number=0), "an open ballot stays"
-    vote.let(polled, me, view, verdict=verdict, judge="mine")
+def test_a_judge_is_chosen_watched_and_stopped(polled: Any, call: Call, view: VoteView, verdict: str) -> None:
+    assert call(vote.opened, view, number=-1)[view.judge]["value"] == "base"
+    assert view.ballot not in call(vote.opened, view, number=0), "an open ballot stays"
+    call(vote.let, view, verdict=verdict, judge="mine")
     assert polled.judging.started == [(verdict, "mine", "local")]
     with pytest.raises(InputError):
-        vote.let(polled, me, view, verdict=verdict, judge="http://evil")
+        call(vote.let, view, verdict=verdict, judge="http://evil")
 
     def watched(**changes: Any) -> tuple[str, list[bool]]:
         polled.judging.view = JudgingView(verdict, f"mine {EVIL}", 3, 9, **changes)
-        drawn = vote.judging(polled, me, view, verdict=verdict)
+        drawn = call(vote.judging, view, verdict=verdict)
         assert "<img" not in drawn[view.judging]["value"]
         visible = [drawn[one]["visible"] for one in (view.let, view.stop)]
         return drawn[view.judging]["value"], [*visible, drawn[view.timer]["active"]]
@@ -150,8 +150,8 @@ def test_a_judge_is_chosen_watched_and_stopped(polled: Any, me: Visitor, view: V
     said, buttons = watched(unread=2, error=f"It stopped {EVIL}.")
     assert "2 answers named neither reply" in said
     assert buttons == [True, False, False]
-    vote.stop(polled, me, view, verdict=verdict)
+    call(vote.stop, view, verdict=verdict)
     assert polled.judging.stopped == [verdict]
     polled.bases.now = BaseState("preparing", "Preparing the base", "x")
     with pytest.raises(BaseUnavailableError, match="not ready"):
-        vote.let(polled, me, view, verdict=verdict, judge="mine")
+        call(vote.let, view, verdict=verdict, judge="mine")

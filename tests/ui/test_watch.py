@@ -17,11 +17,9 @@ from tests.evaluation.verdicts import verdict as made_verdict
 from tests.ui.fakes import FakeServices, row, run_view
 
 
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> WholePage:
-    services: Any = FakeServices(tmp_path_factory.mktemp("tab"))
-    with gr.Blocks():
-        return WholePage(services)
+@pytest.fixture
+def tab(whole: WholePage) -> WholePage:
+    return whole
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
-"""What every answer passes on its way to the page."""
+"""How a handler is called, what it may write, and what every answer passes on its way to the page."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +13,111 @@ import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
 
+from playground.errors import InputError
 from playground.services import build_services
 from playground.settings import Settings
 from playground.ui.page import build_page
 from playground.ui.train import Offers
-from playground.ui.wiring import AS_HTML, SETTABLE, Page
+from playground.ui.wiring import AS_HTML, PICKED, SETTABLE, Choices, Drawn, Initial, Page, Updates, Visitor
+from playground.ui.wiring import listen as listen_
+from playground.ui.wiring import unasked as unasked_
 from tests.payloads import PAYLOADS
+from tests.ui.fakes import EVIL
+
+
+class Tab:
+    def __init__(self) -> None:
+        self.name, self.sides, self.other = gr.Textbox(), (gr.Number(), gr.Number()), gr.Button()
+        self.kind, self.first = gr.Dropdown(["a"]), gr.Dropdown(["a"], interactive=False)
+        self.said, self.count, self.go, self.timer = gr.HTML(), gr.State(0), gr.Button(), gr.Timer()
+
+
+@pytest.fixture
+def blocks() -> Iterator[gr.Blocks]:
+    with gr.Blocks() as blocks:
+        yield blocks
+
+
+@pytest.fixture
+def tab(blocks: gr.Blocks) -> Tab:
+    return Tab()
+
+
+@pytest.fixture
+def listen(services: Any, tab: Tab) -> Any:
+    return partial(listen_, services, tab, tab.go.click)
+
+
+def greet(services: Any, visitor: Visitor, tab: Tab, *, name: str, sides: tuple[float, ...], said: str = "") -> Updates:
+    if not name:
+        raise InputError(f"No name {EVIL}")
+    return {tab.said: f"{said}{name} {sides} {visitor.session}", tab.count: sum(sides)}
+
+
+def test_a_handler_gets_its_values_by_name_and_answers_by_widget(services: Any, tab: Tab, listen: Any) -> None:
+    """What it needs and is not given comes from the tab's widgets of these names."""
+    events = [tab.go.click, tab.name.submit]
+    wired = listen_(services, tab, events, greet, [tab.count, tab.name, tab.said])
+    assert wired.fn.__name__ == "greet"
+    assert wired.fn(None, "Ann", 1, 2) == [3, gr.skip(), "Ann (1, 2) local"]
+    given = {"name": tab.name, "sides": {"A": tab.sides}}
+    both = listen(lambda *_, given: {tab.said: str(given)}, tab.said, given=given)
+    assert both.fn(None, "Ann", 1, 2) == str({"name": "Ann", "sides": {"A": (1, 2)}})
+    only = listen(partial(greet, said="Hello "), [tab.said, tab.count], sides=[])
+    assert only.fn(None, "Ann") == ["Hello Ann () local", 0]
+    with pytest.raises(AttributeError, match="nobody"):
+        listen(lambda services, visitor, tab, *, nobody: {}, tab.said)
+    with pytest.raises(TypeError, match="greet writes"):
+        listen(greet, tab.said).fn(None, "Ann", 1, 2)
+
+
+def test_a_failure_is_shown_in_its_place_and_cleared_afterwards(tab: Tab, listen: Any) -> None:
+    def steps(services: Any, visitor: Visitor, tab: Tab, *, name: str) -> Iterator[Updates]:
+        yield {tab.count: 1}
+        raise InputError(f"No name {EVIL}")
+
+    def count(services: Any, visitor: Visitor, tab: Tab, *, name: str) -> Updates:
+        return {tab.count: 1 / len(name)}
+
+    wired = listen(count, tab.count, failure=tab.said, restored={tab.other: "again"})
+    assert wired.fn(None, "A") == [1.0, gr.skip(), gr.update(value="", visible=False)]
+    kept, other, said = wired.fn(None, "")
+    assert (kept, other) == (gr.skip(), "again")
+    assert "our side" in said["value"]
+    first, last = listen(steps, tab.count, failure=tab.said).fn(None, "")
+    assert first == [1, gr.update(value="", visible=False)]
+    assert "No name" in last[1]["value"]
+    assert EVIL not in last[1]["value"]
+
+
+def test_the_id_of_a_click_inside_html_comes_by_name_too(tab: Tab, listen: Any) -> None:
+    def pick(services: Any, visitor: Visitor, tab: Tab, *, picked: str, name: str) -> Updates:
+        return {tab.said: f"{picked} {name}"}
+
+    for wired in (listen(pick, tab.said), listen(pick, tab.said, picked=PICKED)):
+        assert wired.fn(None, gr.EventData(None, {"id": 7}), "Ann") == "7 Ann"
+
+
+def test_what_is_unasked_never_writes_a_widget_that_a_person_can_set(
+    services: Any, blocks: gr.Blocks, tab: Tab
+) -> None:
+    def draw(services: Any, visitor: Visitor, tab: Tab, *, updates: Any) -> Drawn:
+        return dict(updates)
+
+    unasked = partial(unasked_, services, tab)
+    for settable in (tab.name, gr.File(), gr.Dataframe(), gr.Checkbox(), gr.Slider()):
+        with pytest.raises(TypeError, match="may not write"):
+            unasked(tab.timer.tick, draw, [tab.said, settable])
+    outputs = [tab.said, tab.kind, tab.first]
+    wired = unasked(tab.timer.tick, draw, outputs, updates=tab.count)
+    opening = unasked(blocks.load, draw, outputs, updates=tab.count)
+    allowed = {tab.said: "said", tab.kind: Choices(["b"], label="Kind"), tab.first: Initial(["b"], value="b")}
+    opened = gr.update(choices=["b"], value="b", interactive=True)
+    assert opening.fn(None, allowed) == ["said", gr.update(choices=["b"], label="Kind"), opened]
+    for value in ("b", gr.update(value="b"), gr.update(choices=["b"]), None, Initial(["b"], value="b")):
+        for listener, widget in ((opening, tab.kind), (wired, tab.first)):
+            with pytest.raises(TypeError, match="can be set by a person"):
+                listener.fn(None, {widget: value})
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +186,16 @@ def test_an_answer_that_was_asked_for_passes_as_it_is(page: Page) -> None:
 
 
 def test_no_answer_of_any_listener_brings_a_tag_that_is_not_the_apps_own(page: Page) -> None:
-    text, listeners_ = (
-        "".join(PAYLOADS),
-        [one for one in page.fns.values() if any(isinstance(block, AS_HTML) for block in one.outputs)],
-    )
-    assert len(listeners_) > 100
-    for listener in listeners_:
+    text = "".join(PAYLOADS)
+    shows_html = [one for one in page.fns.values() if any(isinstance(block, AS_HTML) for block in one.outputs)]
+    assert len(shows_html) > 100
+    for listener in shows_html:
         for written in (lambda value: value, lambda value: {"__type__": "update", "value": value}):
             values: list[Any] = [gr.skip()] * len(listener.outputs)
             for place, block in enumerate(listener.outputs):
                 if isinstance(block, AS_HTML):
-                    values[place] = written(
-                        text if isinstance(block, gr.HTML) else [{"role": "assistant", "content": text}]
-                    )
+                    said = text if isinstance(block, gr.HTML) else [{"role": "assistant", "content": text}]
+                    values[place] = written(said)
             sent = asyncio.run(page.postprocess_data(listener, values[0] if len(values) == 1 else values, None))
             assert "<" not in str(sent), listener.name
 
@@ -109,15 +206,8 @@ def test_what_the_page_is_built_with_is_as_safe(page: Page) -> None:
     assert not any("&lt;" in value for value in built)
 
 
-FIXED = {
-    "What each row is",
-    "Method",
-    "Where bottlenecks stand",
-    "A reply passes when it",
-    "Picture",
-    "Which rows",
-    "Which answers are learned",
-}
+FIXED = {"What each row is", "Method", "Where bottlenecks stand", "A reply passes when it", "Picture", "Which rows"}
+FIXED |= {"Which answers are learned"}
 """Widgets that are read and written, and whose choices stay as they are built."""
 
 
