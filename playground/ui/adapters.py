@@ -1,5 +1,4 @@
-"""The Adapters tab: every adapter on one frozen base, a chat that swaps between them, and the folds that blend and push
-adapters."""
+"""The Adapters tab: the adapters of one frozen base, a chat that swaps between them, blending, a push to the hub."""
 
 from __future__ import annotations
 

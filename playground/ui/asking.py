@@ -208,8 +208,7 @@ def side_changed(
     check: CheckValues,
     setups: Setups,
 ) -> Updates:
-    """A widget of one side was set: new score, a divider in its transcript, its quiet line. switched: it was the
-    model."""
+    """A widget of one side was set: new score, a divider, its quiet line. switched: it was the model."""
     comparison, known = _settled(services, visitor, comparison, setups)
     log, view = comparison.logs[letter], tab.sides[letter]
     return {

@@ -1,5 +1,4 @@
-"""Prompt bench: a fold of the Verdict tab that keeps versions of a prompt, scores them on the validation part, and
-hands over the best."""
+"""Prompt bench, a fold of the Verdict tab: versions of a prompt, scored on the validation part; the best goes over."""
 
 from __future__ import annotations
 
@@ -127,8 +126,7 @@ def reopened(services: Services, visitor: Visitor, view: BenchView, *, where: Ex
 
 
 def show(services: Services, visitor: Visitor, view: BenchView, *, sent: dict[str, Any], where: ExampleValues) -> Drawn:
-    """Versions, the newest bench on these examples, and what can be done; what reads the same as what was ``sent`` is
-    left alone."""
+    """Versions, the newest bench on these examples, and what can be done; what equals what was ``sent`` is left out."""
     try:
         place = _place(services, where)
         versions = services.bench.versions(place.file, visitor.owner)

@@ -293,8 +293,7 @@ def _found(
     max_tokens: float,
     progress: Callable[[float], None],
 ) -> tuple[Drawn, Updates]:
-    """What there is to show of the file, and what goes into widgets that a person can set. progress: takes the
-    share that is done."""
+    """What to show of the file, and what goes into widgets that a person can set. progress: takes the share done."""
     assert source.path is not None
     try:
         checked = services.data.check(source.path, source.mapping, visitor.owner, lambda share: progress(share / 3))

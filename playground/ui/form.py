@@ -67,8 +67,7 @@ class Field:
         return getattr(request.options if self.place == "option" else request, self.name)
 
     def read(self, value: Value) -> Value:
-        """The widget's value as the request takes it; an empty field, and zero where there is no default, is the
-        default."""
+        """The widget's value as the request takes it; an empty field (zero too, without a default) is the default."""
         default = self.of(_DEFAULTS)
         if self.parse is not None:
             return self.parse(value)
@@ -171,8 +170,7 @@ def read(settings: Settings) -> dict[str, Any]:
 
 
 def request_of(source: Source, owner: str, name: str, method: str, settings: Settings) -> TrainRequest:
-    """The run that the form describes. Options of other methods are left out, and rewards where nothing earns them.
-    Raises InputError."""
+    """The run that the form describes, without options of other methods or unused rewards. Raises InputError."""
     assert source.path is not None
     values = read(settings)
     options = _options({option: values.pop(option) for option in OPTIONS}, method)

@@ -1,5 +1,4 @@
-"""Handlers of the adapter list (choose, rename, delete, import, export) and of the chat beside it, which uses the
-active adapter."""
+"""Handlers of the adapter list (choose, rename, delete, import, export) and of the chat with the active adapter."""
 
 from __future__ import annotations
 

@@ -61,8 +61,7 @@ class Memo(dict[str, Any]):
         return True
 
     def fresh(self, part: str, drawn: Drawn) -> Drawn:
-        """The widgets of a part whose values have changed. A part names the same widgets in the same order each
-        time."""
+        """The widgets of a part whose values have changed. A part names the same widgets in the same order."""
         items = enumerate(drawn.items())
         return {widget: value for place, (widget, value) in items if self.changed(f"{part}-{place}", value)}
 

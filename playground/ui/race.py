@@ -1,5 +1,4 @@
-"""The fold "Race several methods" under the method card: choose, start, watch, and take a row over as a side of a
-comparison."""
+"""The fold "Race several methods" of the Train tab: choose, start, watch, and take a row over as a side."""
 
 from __future__ import annotations
 
@@ -132,8 +131,7 @@ def cancel(services: Services, visitor: Visitor, tab: RaceFold, *, race: str) ->
 
 
 def side_of(services: Services, visitor: Visitor, tab: RaceFold, *, picked: str, race: str) -> Drawn:
-    """A row was picked; its id is looked up among the adapters of the visitor's race, and in the library. Chooses the
-    adapter, "" = none."""
+    """A row was picked; its id is looked up in the visitor's race and library. Chooses the adapter, "" = none."""
     view = _shown(services, visitor, race)
     made = {entry.adapter for entry in view.race.entries if entry.adapter} if view is not None else set()
     known = {row.card.id for row in services.adapters.list(visitor.owner) if row.usable}

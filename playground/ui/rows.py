@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """The file (or folder of files) that is open, and how its rows are read.
-
-    mapping: role -> column, where given or corrected. roles: those that can be mapped by hand. good: rows that can be
-    used. index: of the previewed row, from 0. leave_out: kinds of warnings whose rows are not trained on. turns: which
-    answers of a chat are learned. kind: what its rows are (``sft``, ``text``, ``preference``,
-    ``unpaired_preference``). chats: some row has several answers. page: of the rows to edit, from 0."""
+    """The file (or folder of files) that is open, and how its rows are read. mapping: role -> column, where given or
+    corrected. roles: those that can be mapped by hand. good: rows that can be used. index: of the previewed row, from
+    0. leave_out: kinds of warnings whose rows are not trained on. turns: which answers of a chat are learned. kind:
+    what its rows are (``sft``, ``text``, ``preference``, ``unpaired_preference``). chats: some row has several answers.
+    page: of the rows to edit, from 0."""
 
     path: Path | None = None
     title: str = ""
@@ -53,8 +52,7 @@ class Source:
 def check(
     services: Services, visitor: Visitor, source: Source, max_tokens: float
 ) -> tuple[Checked, TokenReport | None]:
-    """The file's rows, and their tokens once the base is ready. Raises InputError for a file of which nothing can be
-    used."""
+    """The file's rows, and their tokens once the base is ready. Raises InputError where no row can be used."""
     assert source.path is not None
     checked = services.data.check(source.path, source.mapping, visitor.owner)
     return checked, services.data.tokens(checked, int(max_tokens)) if ready(services).yes else None

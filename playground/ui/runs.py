@@ -1,5 +1,4 @@
-"""The run card of the Train tab: how the run goes, how to stop it, the runs before it, and curves of one or several
-runs."""
+"""The run card of the Train tab: the run's progress, how to stop it, the runs before it, and curves."""
 
 from __future__ import annotations
 

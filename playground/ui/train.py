@@ -50,8 +50,7 @@ _TYPICAL_ROWS = 160
 
 class RunForm:
     """Every widget of the form. source: of the Examples card. fields: one widget a setting, by the names of
-    ``form.FIELDS``. request: all that makes a request, by the names that handlers take. planned: what shows the
-    plan."""
+    ``form.FIELDS``. request: all that makes a request, by the names that handlers take. planned: what shows it."""
 
     source: gr.State
     followed: gr.State
@@ -266,8 +265,7 @@ def _plan_html(plan: Plan, base: str) -> str:
 def presets(
     services: Services, visitor: Visitor, tab: RunForm, *, source: Source, method: str, max_tokens: float
 ) -> Updates:
-    """Other rows are open: how much time to give them, a free name, the share for the verdict, and what they can
-    train."""
+    """Other rows are open: times to choose from, a free name, the share for the verdict, and what they can train."""
     if not source.good or source.path is None:
         return {}
     offered = _offered(services, visitor, source, method, max_tokens)
@@ -304,8 +302,7 @@ def steps_of(
 
 
 def _offered(services: Services, visitor: Visitor, source: Source, method: str, max_tokens: float) -> dict[str, Preset]:
-    """Label -> preset for this file: with the plan's estimate of its time, where there is one, and the first of them
-    short enough by it."""
+    """Label -> preset for this file, with the plan's estimate of its time, by which the first is short enough."""
 
     def seconds(steps: int) -> float:
         settings = {"steps": steps, "max_tokens": max_tokens, "validation": None, "test": None}

@@ -20,15 +20,7 @@ from playground.ui.runs import PICK_JS
 from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
 from playground.ui.vote import VoteView
-from playground.ui.wiring import (
-    CheckboxGroup,
-    Dropdown,
-    Event,
-    Events,
-    hidden_slot,
-    listen,
-    unasked,
-)
+from playground.ui.wiring import CheckboxGroup, Dropdown, Event, Events, hidden_slot, listen, unasked
 
 if TYPE_CHECKING:
     from playground.ui.compare import CompareTab
@@ -174,8 +166,7 @@ def examples_of(tab: VerdictTab, training: TrainTab) -> dict[str, Block]:
 def wire(
     services: Services, page: gr.Blocks, tabs: gr.Tabs, tab: VerdictTab, training: TrainTab, mark: gr.State
 ) -> None:
-    """training: the Train tab, for its upload, its columns, its seed and test share. mark: changes when a base is
-    ready."""
+    """training: for its upload, columns, seed and test share. mark: changes when a base is ready."""
     where, uploaded = examples_of(tab, training), training.uploaded
     on = partial(listen, services, tab, failure=tab.error)
     fits = [tab.facts, tab.error, tab.prompt, tab.checks, tab.adapter]

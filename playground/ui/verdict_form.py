@@ -58,8 +58,7 @@ class Kept:
 
 
 class ExampleValues(TypedDict):
-    """Where examples come from. training, seed, test: what is open on the Train tab, its seed and the share of its test
-    part in percent."""
+    """Where examples come from. training, seed, test: of the Train tab, the test part as a percentage."""
 
     source: str | None
     kept: Kept
@@ -127,7 +126,8 @@ def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judg
         if not rows:
             few = f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer"
             raise InputError(f"{few}, and the part is drawn from 20 on. Drop a file to judge by.")
-        learned = tuple(one.completion for one in checked.examples if one.row not in set(rows))
+        held = set(rows)
+        learned = tuple(one.completion for one in checked.examples if one.row not in held)
         about = f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read"
         about += f", drawn by seed {int(where['seed'])}."
         return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned)
@@ -160,20 +160,15 @@ def _key_of(one: Side) -> str:
 
 
 def line_up(
-    services: Services,
-    visitor: Visitor,
-    adapter: str,
-    prompt: str,
-    kept: Kept,
-    source: str | None,
-    shots: Path = _ANYWHERE,
+    services: Services, visitor: Visitor, line: LineUpValues, kept: Kept, source: str | None, shots: Path = _ANYWHERE
 ) -> dict[str, Side]:
     """Every side that can be chosen, by its key: those that came from Compare first. source: a shipped set brings its
     documents, unless the person has dropped their own."""
     known = {row.card.id for row in services.adapters.list(visitor.owner) if row.usable}
     shipped = shipped_set(services, source)
     docs = kept.docs or (shipped.documents if shipped is not None else None)
-    made = services.verdicts.line_up(shots, adapter if adapter in known else "", prompt or "", docs, visitor.owner)
+    adapter = line["adapter"] if line["adapter"] in known else ""
+    made = services.verdicts.line_up(shots, adapter, line["prompt"] or "", docs, visitor.owner)
     carried = {f"{CARRIED}{place}": one for place, one in enumerate(kept.carried)}
     taken = {one.label for one in carried.values()}
     named = [replace(one, name=f"{one.label}, ready-made") if one.label in taken else one for one in made]
@@ -256,7 +251,7 @@ def lined_up(
     person's own), what was taken away stays so. Where they are the same as before, nothing is drawn, since a person may
     be choosing just now."""
     try:
-        sides = line_up(services, visitor, line["adapter"], line["prompt"], kept, source)
+        sides = line_up(services, visitor, line, kept, source)
     except PlaygroundError:  # shown when they are measured
         return {}
     offered, chosen = line["offered"] or {}, line["chosen"] or ()
@@ -332,7 +327,7 @@ def start(
     require(services)
     asked, prices = questions(situation)
     found = examples(services, visitor, where)
-    sides = line_up(services, visitor, line["adapter"], line["prompt"], where["kept"], where["source"], found.shots)
+    sides = line_up(services, visitor, line, where["kept"], where["source"], found.shots)
     chosen = [str(key) for key in line["chosen"] or ()]
     if any(key.startswith(("tuned", CARRIED)) and key not in sides for key in chosen):
         raise InputError(words.VERDICT_GONE)
@@ -400,7 +395,7 @@ def carry(
     chosen = from_there if from_there in [value for _, value in choices] else source
     there: Updates = {tabs: gr.update(selected="verdict")}
     try:
-        offered = line_up(services, visitor, line["adapter"], line["prompt"], kept, chosen)
+        offered = line_up(services, visitor, line, kept, chosen)
     except PlaygroundError:  # shown when they are measured
         return there
     return {

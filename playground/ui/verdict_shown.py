@@ -81,8 +81,7 @@ def key_of(view: VerdictView | None) -> tuple[str, ...]:
 
 
 def controls(tab: VerdictTab, view: VerdictView | None, made: str) -> Drawn:
-    """Stop, the row of files, Delete, its question, and Judge anew: each only while it can do something. made: the
-    report."""
+    """Each button only while it can do something. made: the report."""
     live = view is not None and view.live
     return {
         tab.stop: gr.update(visible=live),
@@ -175,8 +174,7 @@ def again(
 
 
 def replay(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str, followed: str) -> Updates:
-    """One reply once more, from its stamp. picked: ``example|place of its side``, from the page; looked up in the
-    visitor's own rows."""
+    """One reply once more, from its stamp. picked: ``example|place of its side``, looked up in the visitor's rows."""
     view = pick(services.verdicts.views(visitor.owner), followed)
     whole = services.verdicts.show(view.id, visitor.owner) if view is not None else None
     number, _, place = picked.partition("|")

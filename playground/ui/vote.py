@@ -1,5 +1,4 @@
-"""Blind vote: a fold of the Verdict tab. Two unnamed replies, which is better, and the names once a person asks for
-them."""
+"""Blind vote, a fold of the Verdict tab: two unnamed replies, which is better, and the names once asked for."""
 
 from __future__ import annotations
 

@@ -217,8 +217,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Initial(Choices):
-    """The first value of a widget built with ``interactive=False``, which only the page's opening may give; it opens
-    the widget."""
+    """The first value of a widget built with ``interactive=False``; only the page's opening may give it."""
 
     value: Value = None
 
