@@ -43,7 +43,7 @@ class PushView:
             self.token = gr.Textbox(label="Your token, with write access", type="password", max_length=400)
             self.private = gr.Checkbox(True, label="Private: only you see it")
             self.send = gr.Button("Push it", variant="primary", size="sm", elem_classes="fit")
-            self.said = hidden_slot()
+            self.result = hidden_slot()
 
 
 class AdaptersTab:
@@ -155,12 +155,12 @@ def wire(services: Services, tab: AdaptersTab) -> None:
 
     listen(services, tab, tab.blend_fold.expand, offered, tab.parts)
     listen(services, tab, tab.parts.input, chosen, [*tab.weights, tab.make])
-    outputs, heard = [tab.made, tab.chosen, tab.active, tab.listing], [weight.release for weight in tab.weights]
-    for events, handler in ((tab.make.click, make), ([*heard, tab.how.input], moved)):
+    outputs, moves = [tab.made, tab.chosen, tab.active, tab.listing], [weight.release for weight in tab.weights]
+    for events, handler in ((tab.make.click, make), ([*moves, tab.how.input], moved)):
         show(then_turned(on(events, handler, outputs, **tab.blend)).then, tab.actions)
     view = tab.push
     ready = {view.token: "", **_push_button(view, busy=False)}
-    listen(services, view, view.send.click, push, list(ready), failure=view.said, restored=ready, chosen=tab.chosen)
+    listen(services, view, view.send.click, push, list(ready), failure=view.result, restored=ready, chosen=tab.chosen)
 
 
 def offered(services: Services, visitor: Visitor, tab: AdaptersTab) -> Updates:
@@ -229,10 +229,10 @@ def push(
     sending = html.note("Sending the files. A small adapter takes some seconds.")
     if not chosen:
         sending = html.note("Choose an adapter in the list above first.")
-    yield {view.token: "", **_push_button(view, busy=bool(chosen)), view.said: slot(sending)}
+    yield {view.token: "", **_push_button(view, busy=bool(chosen)), view.result: slot(sending)}
     if chosen:
         address = services.pusher.push(chosen, repo or "", token or "", private=bool(private), owner=visitor.owner)
-        yield {**_push_button(view, busy=False), view.said: slot(html.good(f"It is at {address}"))}
+        yield {**_push_button(view, busy=False), view.result: slot(html.good(f"It is at {address}"))}
 
 
 def _push_button(view: PushView, *, busy: bool) -> Updates:

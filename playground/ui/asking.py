@@ -330,7 +330,9 @@ def opening(services: Services, visitor: Visitor, tab: CompareTab, *, uploaded: 
     return drawn
 
 
-def retell(services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, setups: Setups) -> Updates:
+def set_up_story(
+    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, setups: Setups
+) -> Updates:
     """Put sides A and B back to the story and its question in the box; the asking follows."""
     shipped, known = hospital(services), side.labels(services, visitor)
     kind, text = side.parts_of(shipped.check)

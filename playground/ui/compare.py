@@ -107,10 +107,10 @@ def wire(services: Services, tab: CompareTab, uploaded: gr.State) -> None:
     story: list[Block] = [tab.comparison, tab.question, tab.kind, tab.text, tab.check_fold]
     for view in (tab.sides["A"], tab.sides["B"]):
         story += [view.column, view.model, view.prompt, view.shots]
-    retold = on(tab.hospital.click, asking.retell, story, failure=tab.error)
-    told = asks(retold.then, asking.ask, shown)
+    set_up = on(tab.hospital.click, asking.set_up_story, story, failure=tab.error)
+    played = asks(set_up.then, asking.ask, shown)
     # First the stream ends, then what had arrived is drawn: the other way round a last snapshot would draw over it.
-    stopped = tab.stop.click(None, None, None, cancels=[asked, again, told], **QUIET)
+    stopped = tab.stop.click(None, None, None, cancels=[asked, again, played], **QUIET)
     on(stopped.then, asking.stop, [*scored, *controls])
     on(tab.clear.click, asking.clear, scored, failure=tab.error)
     columns = [*scored, tab.add, *tab.of_sides("column")]

@@ -52,7 +52,7 @@ def badge(letter: str) -> str:
 
 
 def state_pill(state: str, more: str = "") -> str:
-    """A run's, race's or verdict's state, with what is said after it."""
+    """A run's, race's or verdict's state, and what follows it."""
     label, kind = words.STATES.get(state, (state.capitalize(), "wait"))
     return pill(f"{label}{more}", kind)
 
@@ -142,7 +142,7 @@ def note(text: str) -> str:
 
 
 def good(text: str) -> str:
-    """Something worked; said quietly."""
+    """Something worked."""
     return f'<p class="note good" role="status">{icon("check")}{esc(text)}</p>'
 
 

@@ -143,10 +143,10 @@ def _cross(services: Services, tab: WholePage) -> None:
     training, raced, made = tab.training, tab.training.race, gr.State("")
     on = partial(listen, services, tab, followed=training.followed)
     on(tab.device.cancel.click, jump_to_cancel, [tab.tabs, tab.memo, *training.run_outputs])
-    heard = on(training.compare.click, partial(hear, made=made), made)
+    run_adapter = on(training.compare.click, partial(adapter_of_run, made=made), made)
     chosen = race.wire_side(services, raced)
     for event, adapter in (
-        (heard.then, made),
+        (run_adapter.then, made),
         (chosen.then, raced.chosen),
         (tab.library.use.click, tab.library.chosen),
     ):
@@ -163,7 +163,7 @@ def jump_to_cancel(services: Services, visitor: Visitor, tab: WholePage, *, memo
     return {tab.tabs: gr.update(selected="train"), tab.memo: memory, **dict(drawn.items())}
 
 
-def hear(services: Services, visitor: Visitor, tab: WholePage, *, made: gr.State, followed: str) -> Updates:
+def adapter_of_run(services: Services, visitor: Visitor, tab: WholePage, *, made: gr.State, followed: str) -> Updates:
     return {made: runs.adapter_of(services, visitor, followed)}
 
 

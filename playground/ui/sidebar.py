@@ -122,8 +122,8 @@ def prove(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
         proof = services.bases.fingerprint_check()
     except FAILURES as error:
         return {view.proved: "<h3>Base</h3>" + card(error)}
-    said = "unchanged" if proof.unchanged else "CHANGED: restart the app to load it afresh"
-    took = f"{said}, all weights read again in {duration(proof.seconds)}"
+    text = "unchanged" if proof.unchanged else "CHANGED: restart the app to load it afresh"
+    took = f"{text}, all weights read again in {duration(proof.seconds)}"
     mark = f'<span class="mono">{html.esc(proof.value[:8])}</span>'
     return {view.proved: f'<h3>Base</h3><p role="status">{mark} · {took}</p>'}
 
@@ -356,16 +356,16 @@ def remove(services: Services, visitor: Visitor, view: StorageView, *, asked: st
 
 def done_html(done: Freed) -> str:
     """What was removed, what is still stopping, and what stays."""
-    said = html.note("There was nothing to remove.")
+    text = html.note("There was nothing to remove.")
     if done.items:
-        said = html.good(f"Removed: {counted(done.items)}, {size(done.bytes)}.")
+        text = html.good(f"Removed: {counted(done.items)}, {size(done.bytes)}.")
     if done.stopping:
         one = "is still stopping and goes as soon as it has"
         verb = one if done.stopping == 1 else "are still stopping and go as soon as they have"
-        said += html.note(f"{plural(done.stopping, 'run')} {verb}.")
+        text += html.note(f"{plural(done.stopping, 'run')} {verb}.")
     for item in [item for item in done.stayed if item.kind != RUN or not done.stopping][:5]:
-        said += html.note(f"{item.name} stays: {item.stays}.")
-    return said
+        text += html.note(f"{item.name} stays: {item.stays}.")
+    return text
 
 
 def counted(items: Sequence[Item]) -> str:

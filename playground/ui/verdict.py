@@ -133,7 +133,7 @@ class VerdictTab:
         look: dict[str, Any] = {"lines": 6, "max_lines": 14, "max_length": 4000, "elem_classes": "code"}
         prices = gr.Textbox(prices_to_json(Prices()), label="Prices", info=NOTE, **look)
         self.again = gr.Button("Judge anew by these", size="sm", visible=False, elem_classes="fit")
-        self.said = hidden_slot()
+        self.judged = hidden_slot()
         self.situation = {"volume": volume, "changes": changes, "latency": latency, "budget": budget, "prices": prices}
 
     def _build_acts(self) -> None:
@@ -220,7 +220,7 @@ def _wire_shown(services: Services, tab: VerdictTab) -> None:
     for how, button in tab.takes.items():
         written = on(button.click, partial(verdict_shown.export, how=how), restored={tab.file: gr.update(value=None)})
         written.success(None, tab.file, None, js=DOWNLOAD_JS)
-    listen(services, tab, tab.again.click, verdict_shown.again, tab.body, failure=tab.said)
+    listen(services, tab, tab.again.click, verdict_shown.again, tab.body, failure=tab.judged)
     listen(services, tab, tab.body.pick, verdict_shown.replay, failure=tab.replayed)
 
 

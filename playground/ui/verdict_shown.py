@@ -170,7 +170,7 @@ def again(
     view = _followed(services, visitor, followed)
     services.verdicts.again(view.id, asked, prices, visitor.owner)
     judged = html.good("Judged anew by these answers and prices; nothing was asked again.")
-    return {tab.body: slot(body(services, visitor, view)), tab.said: slot(judged)}
+    return {tab.body: slot(body(services, visitor, view)), tab.judged: slot(judged)}
 
 
 def replay(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str, followed: str) -> Updates:

@@ -262,7 +262,7 @@ class _Listener:
             made = self.handler(self.services, visitor(self.services, request), self.tab, **named)
             for place, updates in enumerate(made if isinstance(made, Iterator) else [made]):
                 yield self.answer(updates, clears=place == 0)
-        except Exception as error:  # whatever goes wrong behind a button is said where the button is
+        except Exception as error:  # whatever goes wrong behind a button is shown beside the button
             if self.failure is None or isinstance(error, gr.Error):
                 raise
             yield self.answer({**self.restored, self.failure: slot(card(error))})

@@ -143,14 +143,14 @@ def test_what_is_sent_is_the_export_and_wrong_names_are_not_sent(services: Servi
 
 def test_the_page_empties_the_token_at_once_and_says_where_it_is(services: Services) -> None:
     services = replace(services, pusher=Pusher(services.adapters, Remembers()))
-    view: Any = SimpleNamespace(token="token", send="send", said="said")
+    view: Any = SimpleNamespace(token="token", send="send", result="result")
     asked = {"repo": "ada/reports", "token": TOKEN, "private": True}
     first, last = push(services, Visitor("local", "tab"), view, chosen="hospital_reports", **asked)
     assert first["token"] == ""
-    assert "https://hub.example/ada/reports" in last["said"]["value"]
+    assert "https://hub.example/ada/reports" in last["result"]["value"]
     assert TOKEN not in str(first) + str(last)
     (none,) = push(services, Visitor("local", "tab"), view, chosen="", **asked)
-    assert "Choose an adapter" in none["said"]["value"]
+    assert "Choose an adapter" in none["result"]["value"]
 
 
 class _Hub(BaseHTTPRequestHandler):

@@ -29,7 +29,7 @@ def me() -> Visitor:
 def call(services: FakeServices, me: Visitor) -> Call:
     """Calls a handler as this visitor; of one that streams, all that it answers."""
 
-    def called(handler: Call, tab: Any, **given: Any) -> Any:
+    def called(handler: Call, tab: Any, /, **given: Any) -> Any:
         answers = handler(services, me, tab, **given)
         return answers if isinstance(answers, dict) or answers is None else list(answers)
 

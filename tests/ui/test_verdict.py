@@ -331,7 +331,7 @@ def test_other_answers_judge_anew_without_asking(judged: Any, call: Call, tab: V
     said = {"volume": 2_000_000, "changes": "weekly", "latency": 3, "budget": 10, "prices": '{"currency": "EUR"}'}
     drawn = call(verdict_shown.again, tab, followed=ID, situation=said)
     assert "Fine-tune." in drawn[tab.body]["value"]
-    assert "nothing was asked again" in drawn[tab.said]["value"]
+    assert "nothing was asked again" in drawn[tab.judged]["value"]
     ((questions, prices),) = judged.verdicts.judged
     assert (questions.volume, questions.changes, prices.currency) == (2_000_000, "weekly", "EUR")
     with pytest.raises(InputError, match="daily"):

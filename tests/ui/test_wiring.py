@@ -168,7 +168,7 @@ def test_what_follows_from_a_timer_or_the_opening_is_known(page: Page) -> None:
     assert {"preset_times", "refresh", "reread", "relined"} <= names, (
         "what the base's mark sets off, and what comes after"
     )
-    assert not {"ask", "open_upload", "use_as_side", "retell"} & names, "a person asked for these"
+    assert not {"ask", "open_upload", "use_as_side", "set_up_story"} & names, "a person asked for these"
 
 
 def test_every_widget_that_the_opening_gives_its_value_is_closed_until_then(page: Page) -> None:
@@ -180,9 +180,9 @@ def test_every_widget_that_the_opening_gives_its_value_is_closed_until_then(page
 
 
 def test_an_answer_that_was_asked_for_passes_as_it_is(page: Page) -> None:
-    retell = next(one for one in page.fns.values() if one.name == "retell")
-    sent = answer(page, retell)
-    assert all("value" in sent[place] for place, _ in settable(retell))
+    set_up = next(one for one in page.fns.values() if one.name == "set_up_story")
+    sent = answer(page, set_up)
+    assert all("value" in sent[place] for place, _ in settable(set_up))
 
 
 def test_no_answer_of_any_listener_brings_a_tag_that_is_not_the_apps_own(page: Page) -> None:
