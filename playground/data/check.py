@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from playground.data.advice import Advice, advise
@@ -25,7 +24,7 @@ from playground.data.example import (
     RowWarning,
     texts_of,
 )
-from playground.data.read import MEBI, READING, gather, no_usable_rows, read_parts
+from playground.data.read import MEBI, READING, Paths, gather, no_usable_rows, read_parts
 from playground.data.records import OnProgress, Progress, Records
 from playground.data.token_counts import TokenReport
 from playground.data.turns import (
@@ -47,15 +46,14 @@ _MAX_SHOWN = 10
 
 
 def check_file(
-    path: Path | str | Sequence[Path | str],
+    path: Paths,
     mapping: Mapping[str, str] | None = None,
     limit_bytes: int = 256 * MEBI,
-    progress: Callable[[float], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> Checked:
-    """What is in a file, several, or a folder of them, without a tokenizer. Raises InputError where nothing is usable.
+    """What is in a file, several, or a folder, without a tokenizer; raises InputError where nothing is usable.
 
-    mapping: role -> column, where the person knows better than the guess; for every file. limit_bytes: for all files
-    together. progress: called about ten times a second with the share done, 0 to 1.
+    mapping: role -> column of every file, where the person knows better. limit_bytes: for all files together.
     """
     paths = gather(path)
     whole = Progress(progress)
@@ -288,11 +286,7 @@ def as_json(
     split: Mapping[str, Any] | None = None,
     batch_size: int = 8,
 ) -> dict[str, Any]:
-    """The JSON of ``check``. Without a token report, ``tokens`` is null and nothing counts as truncated.
-
-    advice: made here where it is not given. split: the parts as run.json would record them. batch_size: rows a batch,
-    for its padding.
-    """
+    """The JSON of ``check``; without a token report ``tokens`` is null. split: the parts as run.json records them."""
     bad, warnings = bad_rows(checked, tokens), kept_warnings(checked, tokens)
     advice = advise(checked, tokens) if advice is None else advice
     found: dict[str, Any] = {
@@ -329,10 +323,10 @@ def as_text(
     mapping = ", ".join(f"{role} = {column}" for role, column in checked.mapping.items())
     guessed = checked.confidence < 1 and checked.why
     sure = f" This is a guess, {checked.confidence:.0%} sure: {checked.why}." if guessed else ""
+    good = f"{checked.rows - len(bad)} good and {len(bad)} bad"
     lines = [
         f"Format: {checked.format} ({mapping}); trains {checked.objective}.{sure}",
-        f"Rows: {checked.rows}, of them {checked.rows - len(bad)} good and {len(bad)} bad; "
-        f"{len(warnings)} warnings, {checked.duplicates} duplicates.",
+        f"Rows: {checked.rows}, of them {good}; {len(warnings)} warnings, {checked.duplicates} duplicates.",
     ]
     if tokens:
         padding = tokens.padding(batch_size)

@@ -31,17 +31,15 @@ TEXT_READERS: dict[str, Callable[[Text, OnProgress], Records]] = {
 }
 EXTENSIONS = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md", ".gz")
 """What is taken; ``.gz`` after the ending of any text kind, as in ``rows.csv.gz``."""
+Paths = Path | str | Sequence[Path | str]
+"""A file, several, or a folder of them."""
 MEBI = 1024 * 1024
 READING = 0.5
 """The share of a check's work that is reading; the rest is validating each row."""
 
 
 def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = None) -> Records:
-    """Every record of a file, the broken ones by their number. Raises InputError when the file as a whole is of no use.
-
-    limit_bytes: the largest file taken; ``Limits`` says what such a file may hold. on_progress: called with the share
-    read, 0 to 1.
-    """
+    """Every record of a file of at most ``limit_bytes``; raises InputError when the file as a whole is of no use."""
     size = _file_size(path)
     kind, packed = _kind(path)
     if size > limit_bytes:
@@ -121,7 +119,7 @@ class Part(NamedTuple):
     shape: Shape
 
 
-def gather(path: Path | str | Sequence[Path | str]) -> list[Path]:
+def gather(path: Paths) -> list[Path]:
     """The files meant: one, those of a folder but hidden ones, or of a list; by name. Raises InputError for none."""
     if isinstance(path, str | Path) and not _is_folder(Path(path)):
         return [Path(path)]
@@ -163,11 +161,8 @@ def read_parts(
     return parts
 
 
-def read_files(path: Path | str | Sequence[Path | str], limit_bytes: int) -> Iterator[Numbered]:
-    """Every record as it stands in the files, numbered as a check numbers them: on through all of them.
-
-    An object whose entries are columns is given by these alone (``data.prompt``). Raises InputError as reading does.
-    """
+def read_files(path: Paths, limit_bytes: int) -> Iterator[Numbered]:
+    """Every record as it stands in the files, numbered on through all of them; of nested columns the entries alone."""
     last = 0
     for one in gather(path):
         offset = last
@@ -246,10 +241,7 @@ def parse_dataset(text: str) -> DatasetId | None:
 
 
 def write_dataset(dataset: DatasetId, file: Path, limit_bytes: int, on_progress: OnProgress | None = None) -> int:
-    """Writes the first ``MAX_ROWS`` rows as JSONL, class labels by name and no media, and returns their number.
-
-    Raises InputError when the data set cannot be found, reached or read, or its rows are larger than limit_bytes.
-    """
+    """Writes the first ``MAX_ROWS`` rows as JSONL without media; returns their number. Raises InputError."""
     import datasets
     import httpx
 

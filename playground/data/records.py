@@ -123,17 +123,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Records:
-    """One file's records.
+    """One file's records, numbered from 1 as the person sees them: line of JSONL, item of JSON, data row, passage."""
 
-    columns: every column (or key), cleaned, in the order they first appear; a nested one with dots (``data.prompt``).
-    rows: (number, record). The number is what the person sees: the line of a JSONL file, the item of a JSON list, the
-        data row of a table, the passage of a text; all from 1. A missing cell of a table is ``""``.
-    sample: some of the readable records, spread evenly; taken from ``rows`` where a reader gave none.
-    """
-
-    columns: tuple[str, ...]
-    rows: Rows | Sequence[Numbered]
-    sample: Sequence[dict[str, Any]] = ()
+    columns: tuple[str, ...]  # cleaned, in the order they first appear; a nested one with dots (``data.prompt``)
+    rows: Rows | Sequence[Numbered]  # a missing cell of a table is ""
+    sample: Sequence[dict[str, Any]] = ()  # of the readable ones, spread evenly; from ``rows`` where there is none
 
     def some(self) -> Sequence[dict[str, Any]]:
         """The sample; empty only when no record can be read."""

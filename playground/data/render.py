@@ -26,18 +26,14 @@ ALL, LAST = "all", "last"
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One example as the model sees it.
-
-    Only ``completion_ids`` count for the loss, and of those not the ranges in ``read``: later turns of a person between
-    two learned answers. cut: tokens taken from the start so that the row fits the limit.
-    """
+    """One example as the model sees it."""
 
     prompt_text: str
     completion_text: str
     prompt_ids: list[int]
-    completion_ids: list[int]
-    cut: int = 0
-    read: tuple[tuple[int, int], ...] = ()
+    completion_ids: list[int]  # these alone count for the loss
+    cut: int = 0  # tokens taken from the start so that the row fits the limit
+    read: tuple[tuple[int, int], ...] = ()  # ranges of completion_ids that do not: a person's turns between two answers
 
     @property
     def tokens(self) -> int:

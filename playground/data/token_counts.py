@@ -50,20 +50,14 @@ class Padding:
 
 @dataclass(frozen=True)
 class TokenReport:
-    """Tokens per usable row, prompt and answer together, before anything is cut (nearest-rank percentiles).
+    """Tokens per usable row, prompt and answer together, before anything is cut (nearest-rank percentiles)."""
 
-    rows, prompt_lengths, answer_lengths: of every row that can be learned (at least one), in the file's order; of a
-    preference its longer side; of raw text the answer is all of it. limit: the most tokens a row may have. packed: raw
-    text, which is never cut or padded but packed into pieces of ``limit`` tokens. bad: rows whose answer is too long,
-    or teaches nothing.
-    """
-
-    rows: array[int] = field(repr=False)
-    prompt_lengths: array[int] = field(repr=False)
+    rows: array[int] = field(repr=False)  # the numbers of all that can be learned (at least one), in the file's order
+    prompt_lengths: array[int] = field(repr=False)  # of a preference with its longer answer; 0 of raw text
     answer_lengths: array[int] = field(repr=False)
-    limit: int
-    packed: bool
-    bad: tuple[BadRow, ...] = ()
+    limit: int  # the most tokens a row may have
+    packed: bool  # raw text, which is never cut or padded but packed into pieces of ``limit`` tokens
+    bad: tuple[BadRow, ...] = ()  # rows whose answer is too long, or teaches nothing
 
     @cached_property
     def lengths(self) -> list[int]:

@@ -66,21 +66,21 @@ class Bases(Protocol):
         """Of the base in use, where it is on disk."""
 
 
-class Adapters(Protocol):
+class Removes(Protocol):
+    def remove(self, id: str, owner: str, /) -> None: ...
+
+
+class Adapters(Removes, Protocol):
     library: AdapterLibrary
 
-    def remove(self, adapter_id: str, owner: str) -> None: ...
 
-
-class Runs(Protocol):
+class Runs(Removes, Protocol):
     store: RunStore
 
     def tick(self) -> None:
         """Bring the record up to date with the workers."""
 
     def cancel(self, run: str, owner: str) -> None: ...
-
-    def remove(self, run: str, owner: str) -> None: ...
 
 
 class Demo(Protocol):
@@ -106,11 +106,9 @@ class VerdictFiles(Protocol):
     def folder(self, id: str) -> Path: ...
 
 
-class Verdicts(Protocol):
+class Verdicts(Removes, Protocol):
     @property
     def files(self) -> VerdictFiles: ...
-
-    def remove(self, id: str, owner: str) -> None: ...
 
 
 class Prompts(Protocol):
