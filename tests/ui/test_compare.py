@@ -102,28 +102,20 @@ def test_ask_again_replaces_the_last_turn(services: FakeServices, tab: CompareTa
     assert services.compare.asked[1][2] == "One"
 
 
-@pytest.mark.parametrize(
-    ("error", "said", "unsaid"),
-    [
+def test_a_failure_is_said_in_words_and_frees_the_box(
+    services: FakeServices, tab: CompareTab, ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for error, text, hidden in (
         (InputError(f"The queue is full {EVIL}."), "The queue is full &lt;img", "<img"),
         (ZeroDivisionError("secret detail"), words.OUR_SIDE, "secret detail"),
-    ],
-)
-def test_a_failure_is_said_in_words_and_frees_the_box(
-    services: FakeServices,
-    tab: CompareTab,
-    ask: Any,
-    caplog: pytest.LogCaptureFixture,
-    error: Exception,
-    said: str,
-    unsaid: str,
-) -> None:
-    services.compare.error = error
-    last = ask(Comparison(), "One")[-1]
-    assert said in last[tab.error]["value"]
-    assert unsaid not in last[tab.error]["value"]
-    assert last[tab.ask]["visible"] is True
-    assert ("secret detail" in caplog.text) == isinstance(error, ZeroDivisionError)
+    ):
+        assert caplog.text == ""
+        services.compare.error = error
+        last = ask(Comparison(), "One")[-1]
+        assert text in last[tab.error]["value"]
+        assert hidden not in last[tab.error]["value"]
+        assert last[tab.ask]["visible"] is True
+    assert "secret detail" in caplog.text
 
 
 def test_without_a_question_or_a_base_nothing_is_asked(services: FakeServices, ask: Any) -> None:

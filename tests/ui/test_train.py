@@ -84,9 +84,8 @@ def test_bad_rows_say_why_and_what_to_do_and_can_be_taken_away(
     assert "<td>The answer is empty.</td><td>Fill it.</td>" in shown[tab.bad_rows]
     assert shown[tab.kinds]["visible"] is False
     offered = call(rows.download, tab, which="bad", source=ROWS, max_tokens=2048)
-    assert offered == {
-        tab.bad_file: gr.update(value="rows-bad-rows.csv", label="Download rows-bad-rows.csv", visible=True)
-    }
+    name = "rows-bad-rows.csv"
+    assert offered == {tab.bad_file: gr.update(value=name, label=f"Download {name}", visible=True)}
     services.data.checked = InputError("It is empty.")
     with pytest.raises(InputError, match="It is empty"):
         call(rows.download, tab, which="good", source=ROWS, max_tokens=2048)
@@ -193,13 +192,11 @@ def test_a_reload_finds_the_run_that_lives(services: FakeServices, call: Call, t
     assert visible(tab, shown) == {"cancel"}
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_cancelling_asks_the_service_to_keep_or_not(
-    services: FakeServices, call: Call, tab: TrainTab, keep: bool
-) -> None:
+def test_cancelling_asks_the_service_to_keep_or_not(services: FakeServices, call: Call, tab: TrainTab) -> None:
     services.training.listed = [run_view("r1")]
-    call(runs.cancel, tab, keep=keep, followed="r1")
-    assert services.training.cancelled == [("r1", keep)]
+    for keep in (True, False):
+        call(runs.cancel, tab, keep=keep, followed="r1")
+    assert services.training.cancelled == [("r1", True), ("r1", False)]
 
 
 @pytest.mark.parametrize(
@@ -208,11 +205,7 @@ def test_cancelling_asks_the_service_to_keep_or_not(
         (run_view(), {"cancel"}, ""),
         (run_view(live="live-r1"), {"cancel", "compare"}, "Chat with it as it learns"),
         (run_view(state="DONE", adapter="mine"), {"compare"}, "Compare in chat"),
-        (
-            run_view(state="FAILED", error="It was killed.", resume_step=10),
-            {"resume"},
-            "Go on from the last checkpoint",
-        ),
+        (run_view(state="FAILED", error="Killed.", resume_step=10), {"resume"}, "Go on from the last checkpoint"),
         (run_view(state="CANCELLED"), {"resume"}, "Start again from step 0"),
         (None, set(), ""),
     ],

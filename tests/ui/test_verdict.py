@@ -47,11 +47,9 @@ def judged(services: Any) -> Any:
 
 
 def examples(count: int, ending: str = "Reviewed by A. Person") -> Checked:
-    rows = tuple(
-        Example((Message("user", f"question {n}"), Message("assistant", f"answer {n}. {ending}")), n)
-        for n in range(1, count + 1)
-    )
-    return Checked("prompt-completion", "sft", count, rows)
+    said = [(f"question {n}", f"answer {n}. {ending}") for n in range(1, count + 1)]
+    rows = [Example((Message("user", one), Message("assistant", other)), n) for n, (one, other) in enumerate(said, 1)]
+    return Checked("prompt-completion", "sft", count, tuple(rows))
 
 
 def where(source: str = SET, **changes: Any) -> Any:
@@ -124,21 +122,16 @@ def test_measure_asks_for_what_was_chosen(services: Any, tab: VerdictTab, start:
     assert (request.losses, request.forgetting) == (True, False)
 
 
-@pytest.mark.parametrize(
-    ("sides", "checks", "prices", "says"),
-    [
+def test_what_is_wrong_is_said(services: Any, start: Any) -> None:
+    for sides, checks, prices, says in (
         ([], "json", "", "at least one side"),
         (["nobody's"], "json", "", "at least one side"),
         (["base"], f"reads-well:{EVIL}", "", "not a check"),
         (["base"], "json", "{", "not JSON"),
         (["base"], "json", '{"<img>": 1}', "names"),
-    ],
-)
-def test_what_is_wrong_is_said(
-    services: Any, start: Any, sides: list[str], checks: str, prices: str, says: str
-) -> None:
-    with pytest.raises(InputError, match=says):
-        start(*sides, checks=checks, situation={"prices": prices})
+    ):
+        with pytest.raises(InputError, match=says):
+            start(*sides, checks=checks, situation={"prices": prices})
     assert services.verdicts.started == []
 
 
