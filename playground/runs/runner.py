@@ -40,11 +40,9 @@ class Decoder(Protocol):
 
     def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
         """As ``Engine.stream``."""
-        ...
 
     def where(self, engine: Engine) -> tuple[str, str]:
         """(precision, device), as a stamp names them."""
-        ...
 
 
 class Direct:
@@ -67,11 +65,9 @@ class Workers(Protocol):
 
     def refused(self, seconds: float) -> str:
         """Why a run that takes so long cannot be started, or ""."""
-        ...
 
     def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
         """(a number to know it by, when it began)."""
-        ...
 
     def is_alive(self, pid: int | None, start: float | None) -> bool: ...
 
@@ -79,7 +75,6 @@ class Workers(Protocol):
 
     def activity(self, pid: int) -> tuple[float, bool]:
         """(a number that stands still while nothing is done, whether it only waits just now)."""
-        ...
 
 
 START_S = 20.0
@@ -114,12 +109,9 @@ def decode(
             _engines[folder] = Engine(Path(folder))
         for file in files:
             _engines[folder].attach(file)
-        stream = _engines[folder].stream(list(rows))
-        try:
+        with contextlib.closing(_engines[folder].stream(list(rows))) as stream:
             for states in stream:
                 yield "states", [replace(state) for state in states]
-        finally:
-            stream.close()
     except PlaygroundError as error:
         yield "failed", (type(error), str(error))
 

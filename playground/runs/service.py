@@ -41,8 +41,7 @@ CURVE_BYTES = 1_000_000
 
 
 class TrainingService:
-    """One per process. Every process may look, move and cancel; only the home's owner (``start_supervisor``,
-    ``take_over``) starts queued runs."""
+    """One per process. Every process may look, move and cancel; only the home's owner starts queued runs."""
 
     def __init__(
         self,
@@ -72,8 +71,7 @@ class TrainingService:
         return presets_for(rows, batch_size)
 
     def plan(self, request: TrainRequest) -> Plan:
-        """What the run will need and whether it can start. Raises InputError for a file or a setting that cannot be
-        used."""
+        """What the run will need and whether it can start. Raises InputError."""
         return self._planner.plan(self._planner.resolve(request))
 
     def recipe(self, request: TrainRequest, kind: str) -> str:
@@ -95,10 +93,8 @@ class TrainingService:
         checked = resolved.checked
         if checked.bad and request.strict:
             first = checked.bad[0]
-            raise InputError(
-                f"{len(checked.bad)} rows cannot be used, the first is row {first.row}: {first.reason} Fix them, or"
-                " leave out --strict."
-            )
+            words = f"{len(checked.bad)} rows cannot be used, the first is row {first.row}: {first.reason}"
+            raise InputError(f"{words} Fix them, or leave out --strict.")
         plan = self._planner.plan(resolved)
         if plan.blocked:
             raise InputError(plan.blocked)
@@ -114,16 +110,8 @@ class TrainingService:
             spec.write(run_dir)
             if spec.limit_memory_bytes:
                 (run_dir / processes.LOW_MEMORY).touch()
-            self.store.add(
-                run=run,
-                owner=request.owner,
-                name=spec.name,
-                method=spec.method,
-                state="QUEUED",
-                created_s=now,
-                steps=spec.steps,
-                needs_bytes=plan.memory_bytes,
-            )
+            values = {name: getattr(spec, name) for name in ("run", "owner", "name", "method", "steps", "created_s")}
+            self.store.add(state="QUEUED", needs_bytes=plan.memory_bytes, **values)
         except BaseException as error:
             shutil.rmtree(run_dir, ignore_errors=True)
             if isinstance(error, OSError) and reason_of(error) == DISK:
@@ -157,16 +145,14 @@ class TrainingService:
         self.tick()
 
     def cancel(self, run: str, owner: str = "local", *, keep: bool = False) -> None:
-        """Cancel at any moment. keep: its newest complete checkpoint becomes an adapter. A run that has ended stays as
-        it is."""
+        """Cancel, at any moment. keep: its newest complete checkpoint becomes an adapter."""
         self._own(run, owner)
         with self._supervisor.lock:
             if self.store.update(run, only_from=("QUEUED",), state="CANCELLED", error="Cancelled before it started."):
                 self._supervisor.forget(run)
                 return
-            if self.store.update(
-                run, only_from=("RUNNING",), state="STOPPING", stopping_s=self._clock(), keep=int(keep)
-            ):
+            values = {"state": "STOPPING", "stopping_s": self._clock(), "keep": int(keep)}
+            if self.store.update(run, only_from=("RUNNING",), **values):
                 row = self.store.get(run)
                 if row.pid is not None and self._workers.is_alive(row.pid, row.pid_started_s):
                     self._workers.stop(row.pid, hard=False)

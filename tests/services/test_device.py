@@ -288,16 +288,15 @@ def test_it_can_be_stopped_between_batches(services: Services, card: AdapterCard
     assert services.manager.leases() == []
 
 
-def test_it_waits_its_turn_and_says_so(services: Services, card: AdapterCard) -> None:
+def test_it_waits_its_turn_and_a_row_that_cannot_be_scored_frees_the_device(
+    services: Services, card: AdapterCard
+) -> None:
     other = services.manager.request("measure", "other", "Answering", 0)
     run = services.scoring.run([ToScore(None, "One, ", "two")], "me")
     assert next(run).waiting == ""
     assert "1st in line" in next(run).waiting
     other.cancel()
     assert list(run)[-1].done == 1
-
-
-def test_a_row_that_cannot_be_scored_frees_the_device(services: Services) -> None:
     with pytest.raises(InputError, match="nothing to score"):
         list(services.scoring.run([ToScore(None, "", "")], "me"))
     assert services.manager.leases() == []

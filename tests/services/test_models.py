@@ -248,15 +248,11 @@ def test_a_base_counts_by_what_it_takes_in_memory_not_on_disk(
     assert "the budget is" in BaseService(settings, DeviceManager(CpuDevice(), before - 1)).inspect(str(half)).reason
 
 
-def test_the_default_base_counts_as_it_did(real_base: Base) -> None:
+def test_packed_weights_and_what_cannot_be_read_count_by_their_files(
+    real_base: Base, tiny_base: Path, tmp_path: Path
+) -> None:
     assert loaded_bytes(real_base.path, real_base.bytes, CpuDevice()) == pytest.approx(real_base.bytes, rel=0.01)
-
-
-def test_what_cannot_be_read_counts_by_its_files(tmp_path: Path) -> None:
     assert loaded_bytes(tmp_path, 123, CpuDevice()) == 123
-
-
-def test_packed_weights_count_by_their_files(tmp_path: Path, tiny_base: Path) -> None:
     config = json.loads((tiny_base / "config.json").read_text()) | {"quantization_config": {"load_in_4bit": True}}
     packed = Path(copied(tiny_base, tmp_path / "packed", json.dumps(config)))
     assert loaded_bytes(packed, 1000, CpuDevice()) == loaded_bytes(tiny_base, 1000, CpuDevice()) + 1000

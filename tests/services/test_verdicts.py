@@ -4,6 +4,7 @@ leaves."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -191,32 +192,6 @@ def test_what_an_app_had_measured_when_it_was_killed_is_kept(
     assert not (files.folder(killed.id) / "answers.jsonl").exists()
 
 
-def test_it_is_judged_anew_without_its_file(
-    services: Services, rows_file: Path, asked: VerdictRequest, tmp_path: Path
-) -> None:
-    gone = tmp_path / "gone.csv"
-    gone.write_bytes(rows_file.read_bytes())
-    gone = gone.rename(tmp_path / f"gone{rows_file.suffix}")
-    view = ended(services.verdicts, replace(asked, file=gone, rows=tuple(range(1, 9)), losses=False))
-    gone.unlink()
-    again = services.verdicts.again(view.id, Questions(volume=7), Prices())
-    assert again.record["sides"][0]["metrics"] == view.record["sides"][0]["metrics"]
-
-
-def test_other_prices_and_answers_change_the_choice_and_ask_nothing_again(
-    services: Services, asked: VerdictRequest
-) -> None:
-    view = ended(services.verdicts, asked)
-    rows = services.verdicts.rows(view.id)
-    dear = services.verdicts.again(view.id, Questions(volume=7), Prices("EUR", prompt_per_million=1e6))
-    assert dear.record["sides"][0]["cost"]["per_request"] > 1 > view.record["sides"][0]["cost"]["per_request"]
-    assert dear.record["questions"]["volume"] == 7
-    assert dear.record["data_sha256"] == view.record["data_sha256"]
-    assert dear.record["sides"][0]["metrics"] == view.record["sides"][0]["metrics"]
-    assert services.verdicts.rows(view.id) == rows
-    assert services.verdicts.show(view.id).record == dear.record
-
-
 def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(
     services: Services, asked: VerdictRequest, settings: Settings
 ) -> None:
@@ -249,32 +224,6 @@ def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(
 def test_a_wrong_request_names_every_fault(asked: VerdictRequest, changes: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         replace(asked, **changes)  # type: ignore[arg-type]
-
-
-def test_what_cannot_be_measured_is_refused_before_anything_runs(
-    services: Services, asked: VerdictRequest, tmp_path: Path
-) -> None:
-    raw = tmp_path / "raw.txt"
-    raw.write_text("Only text.\n\nMore of it.\n")
-    for request, words in (
-        (replace(asked, file=raw), "raw text"),
-        (replace(asked, rows=(999,)), "No row is left"),
-        (replace(asked, sides=(Side("nobody"),)), "no adapter"),
-    ):
-        with pytest.raises(InputError, match=words):
-            services.verdicts.start(request)
-    assert services.verdicts.views() == []
-
-
-def test_what_a_side_reads_is_read_before_anything_runs(
-    services: Services, asked: VerdictRequest, tmp_path: Path
-) -> None:
-    guide = tmp_path / "guide.pdf"
-    guide.write_bytes(b"%PDF-1.4 \x00\xff")
-    broken = replace(asked, sides=(Side("base", name="read", docs=guide),))
-    with pytest.raises(InputError, match=r"guide\.pdf"):
-        services.verdicts.start(broken)
-    assert services.verdicts.views() == []
 
 
 def test_a_verdict_that_cannot_be_judged_has_failed(services: Services, asked: VerdictRequest, tmp_path: Path) -> None:
@@ -372,3 +321,37 @@ def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path: Path) -> Non
     work = measured(tmp_path, FakeAnswering("", items), Fails())
     assert list(work.forgotten) == ["A"]
     assert len(work.answers) == 4
+
+
+def test_other_prices_and_answers_change_the_choice_without_its_file_and_ask_nothing_again(
+    services: Services, asked: VerdictRequest, tmp_path: Path
+) -> None:
+    gone = Path(shutil.copyfile(asked.file, tmp_path / "gone.jsonl"))
+    view = ended(services.verdicts, replace(asked, file=gone, rows=tuple(range(1, 9)), losses=False))
+    gone.unlink()
+    rows = services.verdicts.rows(view.id)
+    dear = services.verdicts.again(view.id, Questions(volume=7), Prices("EUR", prompt_per_million=1e6))
+    before, after = view.record["sides"][0], dear.record["sides"][0]
+    assert after["cost"]["per_request"] > 1 > before["cost"]["per_request"]
+    assert dear.record["questions"]["volume"] == 7
+    assert dear.record["data_sha256"] == view.record["data_sha256"]
+    assert after["metrics"] == before["metrics"]
+    assert services.verdicts.rows(view.id) == rows
+    assert services.verdicts.show(view.id).record == dear.record
+
+
+def test_what_cannot_be_measured_or_read_is_refused_before_anything_runs(
+    services: Services, asked: VerdictRequest, tmp_path: Path
+) -> None:
+    raw, guide = tmp_path / "raw.txt", tmp_path / "guide.pdf"
+    raw.write_text("Only text.\n\nMore of it.\n")
+    guide.write_bytes(b"%PDF-1.4 \x00\xff")
+    for changes, words in (
+        ({"file": raw}, "raw text"),
+        ({"rows": (999,)}, "No row is left"),
+        ({"sides": (Side("nobody"),)}, "no adapter"),
+        ({"sides": (Side("base", name="read", docs=guide),)}, r"guide\.pdf"),
+    ):
+        with pytest.raises(InputError, match=words):
+            services.verdicts.start(replace(asked, **changes))
+    assert services.verdicts.views() == []
