@@ -38,8 +38,16 @@ if TYPE_CHECKING:
     from playground.engine.engine import Engine
 
 
+BASE = "base"
+REPLIES_MAX = 4
+PATIENCE_S = 120.0
+"""How long a question waits for a base that is being prepared, where the caller does not leave before."""
+LOOK_S = 0.5
+"""How often it looks, and reports how far the base is."""
 WAIT_S = 0.5
 """How often a waiting batch reports its place in the queue."""
+READ_ERRORS = (OSError, RuntimeError, MemoryError, ValueError, TypeError, LookupError, AttributeError)
+"""What reading a damaged adapter or a model that does not fit raises: it fails its own side, not the others."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,11 @@ class Written:
 
 
 class Batches:
-    """Everything that answers, for a person or a program, goes through here. together: as many are best asked at a time
-    by who has many.
+    """Everything that answers, for a person or a program, goes through here.
 
-    shipped: where people who do not know each other share the app, the system prompts that come with it; then every
-    session has a prefix cache of its own, but for what begins with one of these. None = one person, one cache. longest:
-    the most tokens that a reply may be asked to have, None = as many as the engine writes.
-    """
+    shipped: where the app is shared, the system prompts that come with it; then every session has a prefix cache of its
+    own, but for what begins with one of these. None = one person, one cache. longest: the most tokens that a reply may
+    be asked to have, None = as many as the engine writes. together: how many rows are best asked at a time."""
 
     def __init__(
         self,
@@ -96,10 +102,9 @@ class Batches:
         """Write all replies; yields how far each has come, the last time with every one done. Closing it frees the
         device.
 
-        lane: of the device; ``measure`` for a batch of a long job, which takes turns with those of others. apart: one
-        reply after another, and nothing of what was read before is known. An error becomes the reply's ``failure``:
-        nothing the others wrote is lost. Models that do not fit into memory together answer one after another.
-        """
+        lane: of the device; ``measure`` for a batch of a long job, which takes turns with others. apart: one reply
+        after another, with an empty prefix cache. An error becomes the reply's ``failure``: nothing the others wrote is
+        lost. Models that do not fit into memory together answer one after another."""
         if not asked:
             return
         models = _by_model(asked)
@@ -167,7 +172,7 @@ class Batches:
                 own = isinstance(error, BaseUnavailableError) and one.card is not None and one.card.kind == "full"
                 found[place] = Written(failure=AdapterError(str(error)) if own else error)
                 continue
-            except Exception as error:  # whatever reading an adapter raises fails its own side, not the others
+            except READ_ERRORS as error:
                 found[place] = Written(failure=AdapterError(str(_stopped(error))) if one.card else _stopped(error))
                 continue
             rows = batches.setdefault(id(engine), (engine, {}))[1]
@@ -303,22 +308,11 @@ def place_in_line(request: Request) -> str:
     return f"{ordinal(request.position)} in line, about {max(1, round(request.wait_s))} s"
 
 
-BASE = "base"
-REPLIES_MAX = 4
-PATIENCE_S = 120.0
-"""How long a question waits for a base that is being prepared, where the caller does not leave before."""
-LOOK_S = 0.5
-"""How often it looks, and reports how far the base is."""
-
-
 @dataclass(frozen=True)
 class Chat:
-    """What is asked.
-
-    model: ``base`` or an adapter's id. replies: how many, in one batch; each takes the next seed. logprobs: as in
-    ``Row``. fit: shorten ``sampling.max_tokens`` to what the base still holds, and to what may be asked for here, in
-    place of refusing.
-    """
+    """What a program asks. model: ``base`` or an adapter's id. replies: how many, in one batch; each takes the next
+    seed. logprobs: as in ``Row``. fit: shorten ``sampling.max_tokens`` to what the base still holds, and to what may be
+    asked for here, in place of refusing."""
 
     model: str
     messages: tuple[Message, ...]
@@ -333,11 +327,8 @@ class Chat:
 
 
 class CompletionService:
-    """Answers programs. Where the app is shared a program is nobody's session: it sees the base and the shipped
-    adapters.
-
-    clock: seconds, monotonic. pause: waits that many seconds.
-    """
+    """Answers programs. Where the app is shared a program sees the base and the shipped adapters only. clock: seconds,
+    monotonic. pause: waits that many seconds."""
 
     def __init__(
         self,

@@ -73,8 +73,7 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
         if not equals or key not in names or key in values:
             raise InputError(
                 f"{spec!r} is not a side. Write model=base or model=ADAPTER, then, if wanted, prompt=FILE, shots=K, "
-                "pick=nearest, "
-                "docs=FILE, name=LABEL, with commas."
+                "pick=nearest, docs=FILE, name=LABEL, with commas."
             )
         values[key] = value
     if "model" not in values:
@@ -170,15 +169,6 @@ class Reply:
     no_effect: bool = False
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A side ready to run: its place among the sides, its card (None = the base), its prompt."""
-
-    place: int
-    card: AdapterCard | None
-    prompt: str
-
-
 class CompareService:
     """Puts a person's question to the sides; each batch holds one lease."""
 
@@ -209,16 +199,16 @@ class CompareService:
             raise InputError(f"The question has {len(question)} characters; at most {QUESTION_LIMIT} are taken.")
         if not 1 <= len(sides) <= SIDES_MAX:
             raise InputError(f"A comparison has 1 to {SIDES_MAX} sides; this one has {len(sides)}.")
-        prepared: list[_Prepared] = []
+        asked: dict[int, Asked] = {}
         replies = [Reply() for _ in sides]
         for place, side in enumerate(sides):
             try:
-                prepared.append(self._prepared(place, side, histories[place], question, sampling, owner))
+                asked[place] = self._asked(side, histories[place], question, sampling, owner)
             except PlaygroundError as error:
                 replies[place] = Reply(done=True, error=str(error))
         yield list(replies)
-        if prepared:
-            yield from self._run(prepared, replies, sampling, session)
+        if asked:
+            yield from self._run(asked, replies, session)
 
     def ask_each(
         self,
@@ -231,20 +221,15 @@ class CompareService:
     ) -> Iterator[list[Reply]]:
         """One side, several questions, each a conversation of its own, in one batch of that lane. Raises
         NotFoundError."""
-        prepared = [
-            self._prepared(place, side, (), question, sampling, owner) for place, question in enumerate(questions)
-        ]
-        yield from self._run(prepared, [Reply() for _ in questions], sampling, session, lane)
+        asked = {place: self._asked(side, (), text, sampling, owner) for place, text in enumerate(questions)}
+        yield from self._run(asked, [Reply() for _ in questions], session, lane)
 
-    def _prepared(
-        self, place: int, side: Side, history: Sequence[Turn], question: str, sampling: Sampling, owner: str
-    ) -> _Prepared:
+    def _asked(self, side: Side, history: Sequence[Turn], question: str, sampling: Sampling, owner: str) -> Asked:
         card = None if side.model == "base" else self._adapters.get(side.model, owner)
         passages = passages_for(side, question, self._data.documents(side.docs, owner) if side.docs else None)
-        messages = conversation(
-            side, history, question, self._pool(side, sampling.seed, owner), sampling.seed, passages
-        )
-        return _Prepared(place, card, render_prompt(self._bases.tokenizer(), messages))
+        pool = self._pool(side, sampling.seed, owner)
+        messages = conversation(side, history, question, pool, sampling.seed, passages)
+        return Asked(card, render_prompt(self._bases.tokenizer(), messages), sampling)
 
     def passes(self, check: str, text: str) -> bool:
         """Whether a reply passes a check, written as in ``evaluation.checks``. Raises InputError when it is not one."""
@@ -255,19 +240,19 @@ class CompareService:
         return len(encode(self._bases.tokenizer(), text)) if text.strip() else 0
 
     def _run(
-        self, prepared: list[_Prepared], replies: list[Reply], sampling: Sampling, session: str, lane: str = "chat"
+        self, asked: dict[int, Asked], replies: list[Reply], session: str, lane: str = "chat"
     ) -> Iterator[list[Reply]]:
-        """The first words are shown at once, then one snapshot every SHOW_S."""
+        """asked: by the place of the reply. The first words are shown at once, then one snapshot every SHOW_S."""
         shown = 0.0
-        for written in self._batches.run([Asked(item.card, item.prompt, sampling) for item in prepared], session, lane):
-            for item, one in zip(prepared, written, strict=True):
-                replies[item.place] = self._reply(item, one)
+        for written in self._batches.run(list(asked.values()), session, lane):
+            for (place, one), found in zip(asked.items(), written, strict=True):
+                replies[place] = self._reply(one.card, found)
             begun = any(reply.completion_tokens for reply in replies)
             if not begun or all(reply.done for reply in replies) or time.monotonic() - shown > SHOW_S:
                 shown = time.monotonic() if begun else shown
                 yield list(replies)
 
-    def _reply(self, item: _Prepared, written: Written) -> Reply:
+    def _reply(self, card: AdapterCard | None, written: Written) -> Reply:
         state, stamp = written.state, written.stamp if written.state.finish else None
         return Reply(
             text=state.text,
@@ -280,7 +265,7 @@ class CompareService:
             stamp=stamp,
             stamp_id=stamp_hash(stamp) if stamp else "",
             error=str(written.failure or ""),
-            no_effect=bool(stamp) and self._residents.no_effect(item.card),
+            no_effect=bool(stamp) and self._residents.no_effect(card),
         )
 
     def _pool(self, side: Side, seed: int, owner: str) -> list[Example]:
@@ -319,21 +304,10 @@ def all_replies(
                 failed[place] = reply.error
             else:
                 histories[place].append(Turn(question, reply.text))
-            found.append(_as_json(sides[place].label, turn, reply))
+            record = {"side": sides[place].label, "turn": turn, "text": reply.text}
+            record |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+            record |= {"first_token_s": round(reply.first_token_s or 0.0, 4), "seconds": round(reply.seconds, 4)}
+            found.append(record | {"stamp": reply.stamp} | ({"error": reply.error} if reply.error else {}))
         if len(failed) == len(sides):
             raise RunFailedError("\n".join(f"{sides[place].label}: {why}" for place, why in failed.items()))
     return found
-
-
-def _as_json(side: str, turn: int, reply: Reply) -> dict[str, Any]:
-    record = {
-        "side": side,
-        "turn": turn,
-        "text": reply.text,
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
-        "first_token_s": round(reply.first_token_s or 0.0, 4),
-        "seconds": round(reply.seconds, 4),
-        "stamp": reply.stamp,
-    }
-    return record | ({"error": reply.error} if reply.error else {})

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from playground.chat.compare import CompareService, Reply, Side
@@ -185,7 +186,7 @@ class _Story:
             if failed := next((reply.error for reply in replies if reply.error), ""):
                 raise PlaygroundError(failed)
             passed, done, of = sum(check.passes(reply.text) for reply in replies), len(replies), len(questions)
-            tokens = (_mean([one.prompt_tokens for one in replies]), _mean([one.completion_tokens for one in replies]))
+            tokens = fmean(one.prompt_tokens for one in replies), fmean(one.completion_tokens for one in replies)
             seconds = (time.monotonic() - started) / done
             self._set(
                 table=(*self.state.table[: place - 1], DemoRow(side.label, passed, done, *tokens, seconds)),
@@ -203,7 +204,3 @@ class _Story:
     def _set(self, **changes: Any) -> None:
         self.state = replace(self.state, **changes)
         self._tell(self.state)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(1, len(values))

@@ -49,8 +49,7 @@ class ReplayService:
             base = label_of(self._bases.spec)
             raise InputError(
                 f"This reply was made on a base with the fingerprint {_short(stamp.get('base'))}; {base}, the base "
-                "here, has "
-                f"{_short(here)}. Choose the base it was made on."
+                f"here, has {_short(here)}. Choose the base it was made on."
             )
         return Asked(card, prompt, _sampling(stamp)), rows
 
@@ -88,13 +87,12 @@ class ReplayService:
         if here != stamp.get("adapter_sha256"):
             raise InputError(
                 f"The adapter {card.id} has changed since: its weights have the SHA-256 {_short(here)}, the stamp "
-                "names "
-                f"{_short(stamp.get('adapter_sha256'))}. Import the one that was used."
+                f"names {_short(stamp.get('adapter_sha256'))}. Import the one that was used."
             )
         return card
 
 
-def read_saved(value: Any) -> list[Saved]:
+def read_saved(value: object) -> list[Saved]:
     """The replies a file holds: one reply or stamp, all of a comparison, or a chat completion. Raises InputError."""
     if isinstance(value, Mapping) and isinstance(value.get("replies"), list):
         found = [_reply(item) for item in value["replies"]]
@@ -126,7 +124,7 @@ def first_difference(a: str, b: str) -> int | None:
     return next((at for at, (left, right) in enumerate(zip(a, b, strict=False)) if left != right), min(len(a), len(b)))
 
 
-def _reply(item: Any) -> Saved:
+def _reply(item: object) -> Saved:
     """A reply of a comparison, a row of a verdict (its text is ``reply``), or a bare stamp."""
     if not isinstance(item, Mapping):
         raise InputError(f"A saved reply is a JSON object with a stamp; this is a {type(item).__name__}.")
@@ -142,7 +140,7 @@ def _reply(item: Any) -> Saved:
     return Saved(dict(stamp), text if isinstance(text, str) else None, name)
 
 
-def _choice(completion: Mapping[str, Any], choice: Any) -> Saved:
+def _choice(completion: Mapping[str, Any], choice: object) -> Saved:
     """A choice of a chat completion; where there are several, each carries its own stamp."""
     choice = choice if isinstance(choice, Mapping) else {}
     stamp = choice.get("playground", completion.get("playground"))

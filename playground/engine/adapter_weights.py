@@ -182,13 +182,12 @@ def out_in(module: nn.Module) -> tuple[int, int] | None:
 
 def plain_weight(module: Any) -> Tensor:
     """A linear layer's weight [out, in] in fp32; an NF4 one is unpacked."""
-    weight = module.weight
-    state = getattr(weight, "quant_state", None)
-    if state is not None:
+    data: Tensor = module.weight.data
+    if (state := getattr(module.weight, "quant_state", None)) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(weight.data, state).float()
-    return weight.data.t().float() if type(module).__name__ == "Conv1D" else weight.data.float()
+        data = dequantize_4bit(data, state)
+    return (data.t() if type(module).__name__ == "Conv1D" else data).float()
 
 
 def fitted(name: str, found: Mapping[str, FileModule], modules: Mapping[str, nn.Module]) -> dict[str, ModuleWeights]:

@@ -39,7 +39,7 @@ def cuda_capture(work: Callable[[], None]) -> Graph:
         for _ in range(3):
             work()
     torch.cuda.current_stream().wait_stream(side)
-    graph: Graph = torch.cuda.CUDAGraph()
+    graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     return graph

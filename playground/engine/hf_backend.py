@@ -64,15 +64,18 @@ class HfBackend:
     @property
     def adapter_bytes(self) -> int:
         """Everything that the slots take, used or not, and soft prompts."""
-        return sum(one.bytes for one in (*self._linears.values(), *list(self._soft_prompts.values())))
+        return sum(linear.bytes for linear in self._linears.values()) + self._soft_prompt_bytes
 
     @property
     def held_bytes(self) -> int:
         """The share of it that attached adapters use."""
         slots = max((linear.a.shape[0] for linear in self._linears.values()), default=1)
         used = sum(slot > 0 for slot in list(self._slots.values()))
-        prompts = sum(prompt.bytes for prompt in list(self._soft_prompts.values()))
-        return (self.adapter_bytes - prompts) * used // slots + prompts
+        return (self.adapter_bytes - self._soft_prompt_bytes) * used // slots + self._soft_prompt_bytes
+
+    @property
+    def _soft_prompt_bytes(self) -> int:
+        return sum(prompt.bytes for prompt in list(self._soft_prompts.values()))
 
     @property
     def cache_bytes(self) -> int:
@@ -207,7 +210,8 @@ class HfBackend:
             ]
             yield [replace(one.reply.state) for one in sequences]
             for begin in range(0, len(rows), ROWS_MAX):
-                together, alone = [], []
+                together: list[_Sequence] = []
+                alone: list[_Sequence] = []
                 for row, one in zip(rows[begin : begin + ROWS_MAX], sequences[begin : begin + ROWS_MAX], strict=True):
                     longest = len(one.prompt) + row.sampling.max_tokens
                     (alone if self._goes_alone(longest, one.soft) else together).append(one)

@@ -138,18 +138,13 @@ class LlamaBackend:
 
     def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> Tensor:
         """Logits [prompts, vocabulary] of each prompt's last token."""
+        packed = self.find(adapter_id) if adapter_id else None
+        readings = [_Reading(Text((*prompt, 0), len(prompt), adapter_id, False), packed) for prompt in prompts]
+        self._read(self._own_slots, readings)  # the token after a prompt is not read
 
+        @torch.inference_mode()
         def work() -> Tensor:
-            packed = self.find(adapter_id) if adapter_id else None
-            slot, cache = self._own_slots.acquire(packed), self.model.new_cache()
-            start, prefix = (packed.virtual_tokens, packed.prefix) if packed else (0, None)
-            cache.ensure(len(prompts), start + max(len(prompt) for prompt in prompts))
-            for row in range(len(prompts)):
-                cache.restore(row, prefix)
-            segments = [Segment(row, list(prompt), start, slot) for row, prompt in enumerate(prompts)]
-            found = self.model.prefill(segments, cache, self._own_slots)
-            self._own_slots.release(slot)
-            return found
+            return self.model.logits(torch.cat([state for one in readings for state in one.states]))
 
         return self._compute.run(work)
 

@@ -6,14 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from playground.data.example import HALF_CHARACTER
 from playground.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
 
 SEED_MAX = 2**31 - 1
 TOP_K_MAX = 1000
@@ -27,6 +23,12 @@ LOGPROBS_MAX = 20
 GONE = "The base has left memory. Ask again."
 ROWS_MAX = 16
 """Sequences in a batch; of more, the next begins as one ends (on the Hugging Face backend, as all have)."""
+TOGETHER = 8
+"""Texts that are scored together, at most."""
+ROOM = 2048
+"""Tokens that these may take in all, each as long as the longest; a longer row goes alone."""
+PLACES = 128
+"""Places whose distributions over the whole vocabulary are held at once."""
 
 
 @dataclass(frozen=True)
@@ -150,14 +152,6 @@ class AdapterFile:
 def stamp_hash(stamp: dict[str, Any]) -> str:
     """Twelve hex digits that stand for a stamp; the page shows the first four."""
     return hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:12]
-
-
-TOGETHER = 8
-"""Rows that are read together, at most."""
-ROOM = 2048
-"""Tokens that these may take in all, each as long as the longest; a longer row goes alone."""
-PLACES = 128
-"""Places whose distributions over the whole vocabulary are held at once."""
 
 
 @dataclass(frozen=True)

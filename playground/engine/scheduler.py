@@ -213,7 +213,8 @@ class Scheduler:
         if room <= 0 or not self._pending:
             return []
         has = Counter(id(sequence.handle) for sequence in self._running)
-        waiting, chosen = list(self._pending), []
+        waiting = list(self._pending)
+        chosen: list[_Sequence] = []
         while waiting and len(chosen) < room:
             first = min(waiting, key=lambda sequence: has[id(sequence.handle)])
             waiting.remove(first)

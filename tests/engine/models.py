@@ -4,7 +4,7 @@ prompt."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import torch
 
 from playground.engine.adapter_weights import ModuleWeights, Neck, fitted, read_adapter
 from playground.engine.engine import Engine
+from playground.engine.llama_backend import LlamaBackend
 from playground.engine.request import AdapterFile, Row, RowState
+from playground.engine.scheduler import Scheduler
 
 BYTES = 256
 WINDOW = 12
@@ -29,36 +31,27 @@ _SIDES: dict[str, Any] = {
     "initializer_range": 0.2,
 }
 _GEMMA: dict[str, Any] = {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32}
+_ROPE = {"rope_theta": 10000.0, "original_max_position_embeddings": 64}
+_YARN = _ROPE | {"rope_type": "yarn", "factor": 4.0}
+_LLAMA3 = _ROPE | {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LONG: dict[str, Any] = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0] * 8,
-    "long_factor": [float(n) for n in range(1, 9)],
-    "factor": 8.0,
-    "original_max_position_embeddings": 32,
+    **{"rope_type": "longrope", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32},
+    **{"short_factor": [1.0] * 8, "long_factor": [float(n) for n in range(1, 9)]},
 }
+_GPT2: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
+_OPT = {
+    key: _SIDES[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+}
+_WINDOWED = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", _SIDES),
     "llama-bias": ("LlamaConfig", _SIDES | {"attention_bias": True, "tie_word_embeddings": True}),
-    "llama-yarn": (
-        "LlamaConfig",
-        _SIDES
-        | {
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "rope_theta": 10000.0,
-                "factor": 4.0,
-                "original_max_position_embeddings": 64,
-            }
-        },
-    ),
+    "llama-rope": ("LlamaConfig", _SIDES | {"rope_parameters": _LLAMA3}),
+    "llama-yarn": ("LlamaConfig", _SIDES | {"rope_parameters": _YARN}),
     "qwen2": ("Qwen2Config", _SIDES),
-    "qwen2-window": (
-        "Qwen2Config",
-        _SIDES | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
-    ),
+    "qwen2-window": ("Qwen2Config", _SIDES | _WINDOWED),
     "qwen3": ("Qwen3Config", _SIDES | {"head_dim": 32}),
-    "mistral": ("MistralConfig", _SIDES | {"sliding_window": None}),
+    "mistral": ("MistralConfig", _SIDES | {"sliding_window": None, "head_dim": 32}),
     "mistral-window": ("MistralConfig", _SIDES | {"sliding_window": WINDOW}),
     "gemma": ("GemmaConfig", _SIDES | {"head_dim": 32}),
     "gemma2": ("Gemma2Config", _SIDES | _GEMMA),
@@ -67,19 +60,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", _SIDES),
     "phi3-window": ("Phi3Config", _SIDES | {"sliding_window": WINDOW}),
     "phi3-longrope": ("Phi3Config", _SIDES | {"rope_parameters": _LONG, "original_max_position_embeddings": 32}),
-    "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}),
-    "opt": (
-        "OPTConfig",
-        {
-            "hidden_size": 64,
-            "ffn_dim": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 256,
-            "init_std": 0.2,
-            "word_embed_proj_dim": 64,
-        },
-    ),
+    "gpt2": ("GPT2Config", _GPT2),
+    "opt": ("OPTConfig", _OPT | {"ffn_dim": 96, "init_std": 0.2, "word_embed_proj_dim": 64}),
     "lfm2": ("Lfm2Config", _SIDES | {"layer_types": ["conv", "full_attention"]}),
 }
 
@@ -119,11 +101,7 @@ def save_base(family: str, folder: Path, **changed: Any) -> Path:
 
     tokenizer = byte_tokenizer()
     name, options = FAMILIES[family]
-    ends = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
     config = getattr(transformers, name)(**{"vocab_size": len(tokenizer)} | options | ends | changed)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
@@ -183,30 +161,40 @@ VIRTUAL: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def save_adapter(base: Path, folder: Path, kind: str, seed: int = 0, **options: Any) -> Path:
-    """kind: lora, ia3, bottleneck or one of VIRTUAL; options: of PEFT's config."""
+    """kind: ia3, bottleneck, dora, one of VIRTUAL, or anything else for LoRA; options: of PEFT's config."""
     import peft
-    from peft import IA3Config, LoraConfig, get_peft_model
 
     from playground.methods.bottleneck import BottleneckConfig
 
-    config: Any
-    if kind == "ia3":
-        config = IA3Config(**({"task_type": "CAUSAL_LM"} | options))
-    elif kind == "bottleneck":
-        config = BottleneckConfig(**({"r": 4, "task_type": "CAUSAL_LM"} | options))
-    elif kind in VIRTUAL:
-        name, own = VIRTUAL[kind]
-        config = getattr(peft, name)(**(own | {"task_type": "CAUSAL_LM"} | options))
-    else:
-        config = LoraConfig(
-            **({"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options)
-        )
+    name, own = VIRTUAL.get(kind, ("LoraConfig", {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}))
+    if kind == "dora":
+        own = own | {"use_dora": True}
+    elif kind in ("ia3", "bottleneck"):
+        name, own = "IA3Config", {} if kind == "ia3" else {"r": 4}
+    made: Any = BottleneckConfig if kind == "bottleneck" else getattr(peft, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = get_peft_model(load_base(base), config)
+        model = peft.get_peft_model(load_base(base), made(**(own | {"task_type": "CAUSAL_LM"} | options)))
         draw(model, seed)
         model.save_pretrained(folder, save_embedding_layers=False)
     return folder
+
+
+def save_adapters(base: Path, folder: Path, kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
+    """Adapters by name: the kind, then perhaps ``-`` and more; with options of PEFT's config."""
+    return {
+        name: save_adapter(base, folder / name, name.partition("-")[0], seed, **options)
+        for seed, (name, options) in enumerate(kinds.items())
+    }
+
+
+def engine_with(base: Path, adapters: Mapping[str, Path], path: str = "", **options: Any) -> Engine:
+    """path: ``llama`` or ``hf``, "" = the one that the base takes by itself."""
+    engine = Engine(base, hf=path == "hf", **options)
+    assert not path or (engine.path == "llama") is (path == "llama")
+    for name, folder in adapters.items():
+        attach(engine, folder, name)
+    return engine
 
 
 def with_adapter(model: Any, folder: Path | None) -> Any:
@@ -288,6 +276,21 @@ def run(engine: Engine, rows: Sequence[Row]) -> list[RowState]:
     for states in engine.stream(rows):
         pass
     return states
+
+
+def text(engine: Engine, row: Row) -> str:
+    return run(engine, [row])[0].text
+
+
+def llama(engine: Engine) -> LlamaBackend:
+    assert isinstance(engine.backend, LlamaBackend)
+    return engine.backend
+
+
+def settled(engine: Engine) -> Scheduler:
+    """The scheduler, when the round that told of the last reply has ended."""
+    engine.worker.run(lambda: None)
+    return llama(engine).scheduler
 
 
 def logits_of(engine: Engine, prompt: str, adapter: str | None) -> torch.Tensor:

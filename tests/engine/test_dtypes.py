@@ -13,6 +13,7 @@ from playground.library.files import file_fingerprint
 from tests.engine.models import (
     attach,
     byte_tokenizer,
+    engine_with,
     four_bits,
     furthest,
     ids_of,
@@ -21,6 +22,7 @@ from tests.engine.models import (
     run,
     said_by,
     save_adapter,
+    save_adapters,
     save_base,
     with_adapter,
 )
@@ -33,16 +35,7 @@ NEAR = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.12}
 class World:
     def __init__(self, folder: Path, family: str) -> None:
         self.base = save_base(family, folder / "base")
-        self.adapters = {
-            "lora": save_adapter(self.base, folder / "lora", "lora", 1),
-            "dora": save_adapter(self.base, folder / "dora", "lora", 2, use_dora=True),
-            "ia3": save_adapter(self.base, folder / "ia3", "ia3", 3),
-        }
-
-    def attached(self, engine: Engine) -> Engine:
-        for name, folder in self.adapters.items():
-            attach(engine, folder, name)
-        return engine
+        self.adapters = save_adapters(self.base, folder, {"lora": {}, "dora": {}, "ia3": {}})
 
 
 @pytest.fixture(scope="module", params=["llama-bias", "gemma3"])
@@ -53,7 +46,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("dtype", list(NEAR))
 def test_a_precision_is_near_peft_in_the_same_and_near_fp32(world: World, dtype: torch.dtype) -> None:
-    engine = world.attached(Engine(world.base, dtype=dtype))
+    engine = engine_with(world.base, world.adapters, dtype=dtype)
     assert engine.loaded.dtype == dtype
     assert {p.dtype for p in engine.loaded.weights.values()} == {dtype}
     rows = [Row(prompt, name or None, Sampling(max_tokens=8), logprobs=0) for name, prompt in PROMPTS.items()]
@@ -76,7 +69,7 @@ def test_a_precision_is_near_peft_in_the_same_and_near_fp32(world: World, dtype:
 
 
 def test_an_adapter_of_no_effect_is_told_from_one_with_effect_in_half_precision(world: World, tmp_path: Path) -> None:
-    engine = world.attached(Engine(world.base, dtype=torch.bfloat16))
+    engine = engine_with(world.base, world.adapters, dtype=torch.bfloat16)
     attach(engine, save_adapter(world.base, tmp_path / "zero", "lora", 1, r=1, lora_alpha=1e-6), "tiny")
     assert engine.has_no_effect("tiny")
     assert not any(engine.has_no_effect(name) for name in world.adapters)
@@ -92,7 +85,8 @@ def test_four_bits_equal_peft_on_the_same_four_bits(world: World, saved: bool, t
     engine = Engine(folder, quantised=not saved)
     assert engine.path.startswith("Hugging Face")
     before = engine.fingerprint
-    world.attached(engine)
+    for name, adapter in world.adapters.items():
+        attach(engine, adapter, name)
     if saved:
         assert before == file_fingerprint(folder), "the scales of the blocks count too"
     rows = [Row(prompt, name or None, Sampling(max_tokens=8), logprobs=0) for name, prompt in PROMPTS.items()]
@@ -104,9 +98,13 @@ def test_four_bits_equal_peft_on_the_same_four_bits(world: World, saved: bool, t
     assert engine.check_fingerprint()[:2] == (before, True), "nothing is packed anew as it runs"
 
 
-def test_the_fingerprint_sees_a_changed_scale_in_four_bits(world: World) -> None:
-    engine = Engine(world.base, quantised=True)
+@pytest.mark.parametrize("quantised", [False, True])
+def test_the_fingerprint_sees_a_changed_weight_and_a_changed_scale_in_four_bits(world: World, quantised: bool) -> None:
+    engine = Engine(world.base, quantised=quantised)
     assert engine.fingerprint
-    packed = next(p for p in engine.loaded.weights.values() if getattr(p, "quant_state", None) is not None)
-    packed.quant_state.state2.absmax[0] += 1
+    if quantised:
+        packed = next(p for p in engine.loaded.weights.values() if getattr(p, "quant_state", None) is not None)
+        packed.quant_state.state2.absmax[0] += 1
+    else:
+        engine.loaded.model.model.norm.weight.data[0] += 1
     assert not engine.check_fingerprint()[1]

@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,17 +16,19 @@ from tests.engine.models import (
     IA3_ON,
     at_once,
     attach,
+    engine_with,
     furthest,
     ids_of,
     load_base,
     run,
     said_by,
     save_adapter,
+    save_adapters,
     save_base,
     with_adapter,
 )
 
-LLAMA = {"llama", "llama-bias", "qwen2", "qwen3", "mistral"}
+LLAMA = {"llama", "llama-bias", "llama-rope", "qwen2", "qwen3", "mistral"}
 WHY = {"qwen2-window": "sliding windows", "mistral-window": "sliding windows", "llama-yarn": "yarn position scaling"}
 PROMPTS = ["One", "Hello there, my order has not arrived yet", "The report says", "1, 2, 3, 4, 5, "]
 
@@ -35,22 +38,14 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_p
     base = save_base(family, tmp_path / "base")
     targets, inner = IA3_ON.get(family.partition("-")[0], (None, None))
     feeds = {"target_modules": targets, "feedforward_modules": inner} if targets else {}
-    folders = {
-        "lora": save_adapter(base, tmp_path / "lora", "lora", 1),
-        "dora": save_adapter(base, tmp_path / "dora", "lora", 2, use_dora=True),
-        "ia3": save_adapter(base, tmp_path / "ia3", "ia3", 3, **feeds),
-        "prompt": save_adapter(base, tmp_path / "prompt", "prompt", 4),
-        "ptuning": save_adapter(base, tmp_path / "ptuning", "ptuning", 5),
-        "houlsby": save_adapter(base, tmp_path / "houlsby", "bottleneck", 6),
-        "pfeiffer": save_adapter(base, tmp_path / "pfeiffer", "bottleneck", 7, placement="pfeiffer", activation="relu"),
-    }
+    kinds: dict[str, dict[str, Any]] = {"lora": {}, "dora": {}, "ia3": feeds, "prompt": {}, "ptuning": {}}
+    kinds |= {"bottleneck-houlsby": {}, "bottleneck": {"placement": "pfeiffer", "activation": "relu"}}
     if family != "lfm2":
-        folders |= {kind: save_adapter(base, tmp_path / kind, kind, 8) for kind in ("prefix", "deep")}
-    engine = Engine(base)
+        kinds |= {"prefix": {}, "deep": {}}
+    folders = save_adapters(base, tmp_path, kinds)
+    engine = engine_with(base, folders)
     assert engine.path == "llama" if family in LLAMA else engine.path.startswith("Hugging Face")
-    assert WHY.get(family, "") in engine.path
-    for name, folder in folders.items():
-        attach(engine, folder, name)
+    assert WHY.get(family, family.partition("-")[0] if family not in LLAMA else "") in engine.path
     rows = [
         Row(prompt, name, Sampling(max_tokens=tokens), logprobs=0)
         for prompt, name, tokens in zip(

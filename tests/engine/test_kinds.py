@@ -15,14 +15,14 @@ from playground.methods import get_method
 from playground.training.model import load_for_training
 from tests.engine.models import (
     Said,
-    attach,
     byte_tokenizer,
+    engine_with,
     furthest,
     load_base,
     logits_of,
     run,
     said_by,
-    save_adapter,
+    save_adapters,
     save_base,
     with_adapter,
 )
@@ -35,14 +35,13 @@ KINDS: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"q_proj": 3, "up_proj": 40},
     },
     "rslora-patterns": {
-        "use_rslora": True,
-        "rank_pattern": {"v_proj": 6},
+        **{"use_rslora": True, "rank_pattern": {"v_proj": 6}},
         "alpha_pattern": {"layers.0.self_attn.v_proj": 1},
     },
     "some-modules": {"target_modules": ["q_proj", "v_proj"]},
     "one-layer": {"target_modules": ["o_proj", "gate_proj"], "layers_to_transform": [1]},
-    "dora": {"use_dora": True},
-    "dora-some": {"use_dora": True, "use_rslora": True, "target_modules": ["k_proj", "up_proj", "down_proj"]},
+    "dora": {},
+    "dora-some": {"use_rslora": True, "target_modules": ["k_proj", "up_proj", "down_proj"]},
     "ia3": {},
     "ia3-up": {"target_modules": ["k_proj", "v_proj", "up_proj"], "feedforward_modules": ["up_proj"]},
     "ia3-qkv-in": {"target_modules": ["q_proj", "k_proj", "gate_proj"], "feedforward_modules": ["q_proj", "gate_proj"]},
@@ -89,10 +88,7 @@ class World:
 
     def __init__(self, folder: Path, family: str) -> None:
         self.base = save_base(family, folder / "base")
-        self.adapters = {
-            name: save_adapter(self.base, folder / name, name.partition("-")[0], number, **options)
-            for number, (name, options) in enumerate(KINDS.items())
-        }
+        self.adapters = save_adapters(self.base, folder, KINDS)
         self.adapters["qlora"] = train_qlora(self.base, folder / "qlora")
         self.said = cache(self._said)
 
@@ -113,11 +109,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module", params=["llama", "hf"])
 def engine(request: pytest.FixtureRequest, world: World) -> Engine:
-    built = Engine(world.base, hf=request.param == "hf")
-    assert (built.path == "llama") is (request.param == "llama")
-    for name, folder in world.adapters.items():
-        attach(built, folder, name)
-    return built
+    return engine_with(world.base, world.adapters, request.param)
 
 
 def test_all_kinds_in_one_batch_say_what_peft_says(engine: Engine, world: World) -> None:
@@ -155,20 +147,8 @@ def test_alone_in_a_batch_or_beside_one_of_its_kind(engine: Engine, world: World
 
 def test_rows_of_other_kinds_join_and_leave(engine: Engine, world: World) -> None:
     """Fewer rows with every step: what is left keeps its own adapter."""
-    names = [
-        "ia3",
-        "prefix",
-        "dora",
-        "bottleneck",
-        "",
-        "prompt",
-        "lora",
-        "bottleneck-gelu",
-        "patterns",
-        "ptuning",
-        "qlora",
-    ]
-    names.append("deep")
+    names = ["ia3", "prefix", "dora", "bottleneck", "", "prompt", "lora", "bottleneck-gelu", "patterns", "ptuning"]
+    names += ["qlora", "deep"]
     rows = [Row(ROWS[name], name or None, Sampling(max_tokens=1 + number)) for number, name in enumerate(names)]
     for row, state in zip(rows, run(engine, rows), strict=True):
         expected = world.said(row.adapter or "")[0].tokens

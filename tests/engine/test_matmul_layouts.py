@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from playground.engine.llama_layout import CALLS, LATE, PLAIN, RETRY_S, ROWS_MAX, STEPS, MatmulLayouts
+from playground.engine.llama_layout import CALLS, LATE, PLAIN, RETRY_S, ROWS_MAX, STEPS, Call, MatmulLayouts
 
 CACHED = 4
 LAYERS = 8
@@ -23,19 +23,22 @@ class Machine:
         self.cost, self.now = cost, 0.0
         self.ran: list[tuple[str, int]] = []
         self.steps: list[int] = []
-        self._cache: OrderedDict[int, None] = OrderedDict()
+        self.cache: OrderedDict[int, None] = OrderedDict()
         self.weights = [torch.randn(SIDE, SIDE).t() for _ in range(layers)]
-        calls = {name: self._call(name) for name in CALLS}
-        self.matmul = MatmulLayouts(lambda: self.weights, self._trial, clock=lambda: self.now, calls=calls)
+        self.calls = {name: self._call(name) for name in CALLS}
+        self.matmul = self.layouts()
 
-    def _call(self, name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def layouts(self, **calls: Call) -> MatmulLayouts:
+        return MatmulLayouts(lambda: self.weights, self.trial, clock=lambda: self.now, calls=self.calls | calls)
+
+    def _call(self, name: str) -> Call:
         def call(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-            self.now += self.cost(name, x.shape[0], weight.data_ptr() in self._cache)
+            self.now += self.cost(name, x.shape[0], weight.data_ptr() in self.cache)
             self.ran.append((name, x.shape[0]))
-            self._cache[weight.data_ptr()] = None
-            self._cache.move_to_end(weight.data_ptr())
-            while len(self._cache) > CACHED:
-                self._cache.popitem(last=False)
+            self.cache[weight.data_ptr()] = None
+            self.cache.move_to_end(weight.data_ptr())
+            while len(self.cache) > CACHED:
+                self.cache.popitem(last=False)
             return torch.mm(x, weight)
 
         return call
@@ -44,7 +47,7 @@ class Machine:
         for weight in self.weights:
             self.matmul(torch.randn(rows, SIDE), weight)
 
-    def _trial(self, rows: int) -> None:
+    def trial(self, rows: int) -> None:
         self.steps.append(rows)
         self._multiply(rows)
 
@@ -156,21 +159,16 @@ def test_the_layout_that_whole_steps_show_to_be_faster_is_taken(faster: bool) ->
         torch.randn(SIDE, SIDE) if place % 4 == 1 else weight for place, weight in enumerate(machine.weights)
     ]
     columns = {weight.data_ptr() for weight in machine.weights if weight.stride(1) == 1}
-    inner = machine.matmul._calls["plain"]
+    inner = machine.calls["plain"]
 
     def plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        cached = weight.data_ptr() in machine._cache
+        cached = weight.data_ptr() in machine.cache
         y = inner(x, weight)
         if weight.data_ptr() in columns:
             machine.now += -1.5 if cached or faster else 2.0
         return y
 
-    machine.matmul = MatmulLayouts(
-        lambda: machine.weights,
-        machine._trial,
-        clock=lambda: machine.now,
-        calls=dict(machine.matmul._calls) | {"plain": plain},
-    )
+    machine.matmul = machine.layouts(plain=plain)
     assert machine.matmul.by_columns() is faster
 
 

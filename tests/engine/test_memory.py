@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from playground.engine.kv_cache import KVCache
 from playground.engine.llama_backend import LlamaBackend
 from playground.engine.llama_layout import PackedAdapter
 from playground.engine.llama_slots import AdapterSlots
-from playground.engine.request import AdapterFile, Row, RowState, Sampling, ScoreRow
+from playground.engine.request import AdapterFile, Row, Sampling, ScoreRow
 from playground.engine.scheduler import Scheduler
 from playground.errors import BaseUnavailableError
-from tests.engine.models import Again
+from tests.engine.models import Again, llama, settled, text
 
 BOUND_S = 30.0
 PROMPT = "A beginning that is long enough to be kept for the next question, since it has more than sixteen tokens."
@@ -29,36 +30,32 @@ ROW = Row(PROMPT, None, Sampling(max_tokens=4))
 
 def outcome(work: Callable[[], Any]) -> Any:
     """What it returns or raises; fails when it waits for ever."""
-    found: list[Any] = []
+    done: Future[Any] = Future()
 
     def run() -> None:
         try:
-            found.append(work())
+            done.set_result(work())
         except Exception as error:
-            found.append(error)
+            done.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(BOUND_S)
-    assert found, "it still waits"
-    return found[0]
+    threading.Thread(target=run, daemon=True).start()
+    return done.exception(BOUND_S) or done.result()
 
 
-def text(engine: Engine, row: Row = ROW) -> str:
-    states: list[RowState] = []
-    for states in engine.stream([row]):
-        pass
-    return states[0].text
+@pytest.fixture
+def engine(tiny_base: Path) -> Engine:
+    return Engine(tiny_base)
 
 
-def scheduler(engine: Engine) -> Scheduler:
-    assert isinstance(engine.backend, LlamaBackend)
-    return engine.backend.scheduler
+@pytest.fixture(params=[False, True], ids=["llama", "hf"])
+def either(request: pytest.FixtureRequest, tiny_base: Path) -> Engine:
+    return Engine(tiny_base, hf=request.param)
 
 
-def settled(engine: Engine) -> None:
-    """The round that told of the last reply has ended."""
-    engine.worker.run(lambda: None)
+def put_cache(engine: Engine, kind: type[KVCache]) -> None:
+    way = settled(engine)
+    model = way.model
+    way.kv_cache = kind(len(model.layers), model.kv_heads, model.head_dim, model.dtype, model.device)
 
 
 class FullCache(KVCache):
@@ -78,29 +75,24 @@ class FullBank(AdapterSlots):
         return super().acquire(adapter)
 
 
-def test_no_room_for_a_new_row_is_told_and_the_next_one_is_answered(tiny_base: Path) -> None:
-    engine = Engine(tiny_base)
-    expected = text(engine)
-    settled(engine)
-    model = scheduler(engine).model
-    scheduler(engine).kv_cache = FullCache(len(model.layers), model.kv_heads, model.head_dim, model.dtype, model.device)
-    assert isinstance(outcome(lambda: text(engine)), MemoryError)
-    assert outcome(lambda: text(engine)) == expected
+def test_no_room_for_a_new_row_is_told_and_the_next_one_is_answered(engine: Engine) -> None:
+    expected = text(engine, ROW)
+    put_cache(engine, FullCache)
+    assert isinstance(outcome(lambda: text(engine, ROW)), MemoryError)
+    assert outcome(lambda: text(engine, ROW)) == expected
 
 
-def test_all_who_wait_hear_of_it_when_there_is_no_room_for_one(tiny_base: Path) -> None:
-    engine, gate = Engine(tiny_base), threading.Event()
-    way = scheduler(engine)
+def test_all_who_wait_hear_of_it_when_there_is_no_room_for_one(engine: Engine) -> None:
+    gate, way = threading.Event(), settled(engine)
     engine.worker.post(gate.wait)
     way.slots = FullBank(way.model.groups, way.model.dtype, way.model.device)
     handles = [way.submit([ROW], [[1, 2, 3]]) for _ in range(3)]
     gate.set()
     assert [type(outcome(lambda handle=handle: list(handle))) for handle in handles] == [MemoryError] * 3  # type: ignore[misc]
-    settled(engine)
-    assert not way.busy
+    assert not settled(engine).busy
 
 
-def test_rows_are_posted_without_the_lock_that_the_worker_thread_takes(tiny_base: Path) -> None:
+def test_rows_are_posted_without_the_lock_that_the_worker_thread_takes(engine: Engine) -> None:
     class Watched(WorkerThread):
         """Whoever posts must not hold what the scheduler's own thread may be waiting for."""
 
@@ -114,91 +106,72 @@ def test_rows_are_posted_without_the_lock_that_the_worker_thread_takes(tiny_base
             self.stuck |= looking.is_alive()
             super().post(job)
 
-    engine, compute = Engine(tiny_base), Watched()
-    assert isinstance(engine.backend, LlamaBackend)
-    model, find = engine.backend.model, engine.backend.find
+    compute, model, find = Watched(), llama(engine).model, llama(engine).find
     made = compute.run(lambda: Scheduler(model, engine.loaded.tokenizer, [], find, compute))
     compute.look = lambda: made.busy
     assert outcome(lambda: list(made.submit([ROW], [[1, 2, 3]])))[-1][0].completion_tokens == 4
     assert not compute.stuck
 
 
-def test_room_for_many_rows_is_given_back_with_the_last_of_them(tiny_base: Path) -> None:
-    engine = Engine(tiny_base)
-    way = scheduler(engine)
-    text(engine)
-    settled(engine)
+def test_room_for_many_rows_is_given_back_with_the_last_of_them(engine: Engine) -> None:
+    text(engine, ROW)
+    way = settled(engine)
     assert way.kv_cache.bytes > 0, "a little is kept for the next question"
     assert engine.cache_bytes == way.prefix_cache.bytes + way.kv_cache.bytes
     way.keep_bytes = way.kv_cache.bytes
     for _ in engine.stream([Row(f"{PROMPT} {n}", None, Sampling(max_tokens=3 + n)) for n in range(4)]):
         assert engine.cache_bytes <= way.prefix_cache.bytes + way.keep_bytes, "the rest is paid for by who asked"
-    settled(engine)
-    assert way.kv_cache.bytes == 0
+    assert settled(engine).kv_cache.bytes == 0
     assert engine.cache_bytes == way.prefix_cache.bytes
 
 
-def test_captured_steps_go_with_the_room_that_they_were_made_of(tiny_base: Path) -> None:
+def test_captured_steps_go_with_the_room_that_they_were_made_of(engine: Engine) -> None:
     def capture(work: Callable[[], None]) -> Graph:
         work()
         return Again(work)
 
-    engine = Engine(tiny_base)
-    expected = text(engine)
-    settled(engine)
-    way = scheduler(engine)
+    expected, way = text(engine, ROW), settled(engine)
     way.captured, way.keep_bytes = CapturedDecode(way.model, capture), 0
     for _ in range(2):
-        assert text(engine) == expected
+        assert text(engine, ROW) == expected
         settled(engine)
         assert not way.captured.shapes
         assert way.kv_cache.bytes == 0
-    way.kv_cache = FullCache(
-        len(way.model.layers), way.model.kv_heads, way.model.head_dim, way.model.dtype, way.model.device
-    )
-    assert isinstance(outcome(lambda: text(engine)), MemoryError)
-    assert text(engine) == expected
+    put_cache(engine, FullCache)
+    assert isinstance(outcome(lambda: text(engine, ROW)), MemoryError)
+    assert text(engine, ROW) == expected
 
 
-def test_a_reply_does_not_fail_because_its_prefix_cannot_be_cached(tiny_base: Path) -> None:
+def test_a_reply_does_not_fail_because_its_prefix_cannot_be_cached(engine: Engine) -> None:
     class NoRoom(KVCache):
         def save(self, row: int, tokens: int) -> Any:
             raise MemoryError("can't allocate memory")
 
-    engine = Engine(tiny_base)
-    way = scheduler(engine)
-    model = way.model
-    way.kv_cache = NoRoom(len(model.layers), model.kv_heads, model.head_dim, model.dtype, model.device)
-    assert outcome(lambda: text(engine)) == text(Engine(tiny_base))
-    assert way.prefix_cache.bytes == 0
-
-
-@pytest.mark.parametrize("hf", [False, True])
-def test_the_prefix_cache_is_cleared_when_that_is_asked_for(tiny_base: Path, hf: bool) -> None:
-    engine = Engine(tiny_base, hf=hf)
-    expected = text(engine)
-    if not hf:
-        settled(engine)
-        assert scheduler(engine).prefix_cache.bytes > 0
+    expected = text(engine, ROW)
     engine.clear_prefix_cache()
-    if not hf:
-        assert scheduler(engine).prefix_cache.bytes == 0
-    assert text(engine) == expected
-    if not hf:
-        assert scheduler(engine).cached_tokens == 0
-    engine.close()
-    engine.clear_prefix_cache()
+    put_cache(engine, NoRoom)
+    assert outcome(lambda: text(engine, ROW)) == expected
+    assert settled(engine).prefix_cache.bytes == 0
 
 
-@pytest.mark.parametrize("hf", [False, True])
+def test_the_prefix_cache_is_cleared_when_that_is_asked_for(either: Engine) -> None:
+    expected, way = text(either, ROW), settled(either) if either.path == "llama" else None
+    assert way is None or way.prefix_cache.bytes > 0
+    either.clear_prefix_cache()
+    assert way is None or way.prefix_cache.bytes == 0
+    assert text(either, ROW) == expected
+    assert way is None or way.cached_tokens == 0
+    either.close()
+    either.clear_prefix_cache()
+
+
 def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(
-    tiny_base: Path, make_lora: Callable[..., Path], hf: bool
+    either: Engine, make_lora: Callable[..., Path]
 ) -> None:
-    engine = Engine(tiny_base, hf=hf)
-    file = AdapterFile("one", make_lora(1), "one")
+    engine, file = either, AdapterFile("one", make_lora(1), "one")
     engine.attach(file)
     text(engine, Row(PROMPT, "one", Sampling(max_tokens=3)))
-    text(engine)
+    text(engine, ROW)
     assert engine.fingerprint
     way, thread = engine.backend, engine.worker.thread
     held: list[Any] = [weakref.ref(weight) for weight in engine.loaded.weights.values()]
@@ -214,7 +187,7 @@ def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(
     assert not thread.is_alive()
     engine.close()
     asked: list[Callable[[], Any]] = [
-        lambda: text(engine),
+        lambda: text(engine, ROW),
         lambda: text(engine, Row(PROMPT, "one", Sampling(max_tokens=3))),
         lambda: engine.attach(AdapterFile("two", file.path, "two")),
         lambda: engine.score([ScoreRow("One", " two")]),
@@ -226,11 +199,9 @@ def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(
     assert engine.attached() == {}
 
 
-@pytest.mark.parametrize("hf", [False, True])
-def test_rows_in_flight_hear_that_the_base_has_left(tiny_base: Path, hf: bool) -> None:
-    engine = Engine(tiny_base, hf=hf)
-    stream = engine.stream([Row("Endless", None, Sampling(max_tokens=900))])
+def test_rows_in_flight_hear_that_the_base_has_left(either: Engine) -> None:
+    stream = either.stream([Row("Endless", None, Sampling(max_tokens=900))])
     next(stream)
     next(stream)
-    engine.close()
+    either.close()
     assert isinstance(outcome(lambda: list(stream)), BaseUnavailableError)

@@ -16,23 +16,17 @@ from safetensors.torch import load_file, save_file
 from playground.engine.adapter_weights import ModuleWeights
 from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.engine import Engine
-from playground.engine.llama_backend import LlamaBackend
 from playground.engine.llama_layout import LinearGroup, pack
 from playground.engine.llama_model import Segment
 from playground.engine.llama_slots import AdapterSlots
 from playground.engine.request import AdapterFile, Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
-from tests.engine.models import Again, attach, logits_of, poison, run, save_adapter, save_base
+from tests.engine.models import Again, attach, llama, logits_of, poison, run, save_adapter, save_base
 
 KINDS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "dora": {"use_dora": True},
-    "ia3": {},
+    **{kind: {} for kind in ("lora", "dora", "ia3", "prefix", "prompt", "ptuning")},
     "bottleneck": {"activation": "relu"},
-    "prefix": {},
-    "prompt": {},
-    "ptuning": {},
 }
 HUGE = 3e38
 LONG = "Hello there, my order has not arrived yet and I would like to know"
@@ -53,7 +47,7 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str
     """By kind, and for ``good`` and ``bad``: adapters that PEFT made."""
     parent = tmp_path_factory.mktemp("made")
     return {
-        (kind, name): save_adapter(base, parent / f"{name}-{kind}", "lora" if kind == "dora" else kind, seed, **options)
+        (kind, name): save_adapter(base, parent / f"{name}-{kind}", kind, seed, **options)
         for kind, options in KINDS.items()
         for seed, name in enumerate(("good", "bad"))
     }
@@ -184,8 +178,7 @@ def test_numbers_at_the_limit_are_taken_and_end_no_other_row(
 
 def test_a_captured_step_selects_too(base: Path, made: dict[tuple[str, str], Path]) -> None:
     engine = Engine(base)
-    path = engine.backend
-    assert isinstance(path, LlamaBackend)
+    path = llama(engine)
     for name in ("good", "bad"):
         attach(engine, made["lora", name], name)
     poison(engine, made["lora", "bad"], HUGE)

@@ -12,12 +12,11 @@ import torch
 
 from playground.data.render import encode
 from playground.engine.engine import Engine
-from playground.engine.llama_backend import LlamaBackend
-from playground.engine.request import LOGPROBS_MAX, SEED_MAX, STOP_LENGTH, TOP_K_MAX, Row, RowState, Sampling
+from playground.engine.request import LOGPROBS_MAX, SEED_MAX, STOP_LENGTH, TOP_K_MAX, Row, Sampling
 from playground.engine.scheduler import Scheduler
 from playground.engine.sequence import Generation, Sampler
 from playground.errors import InputError
-from tests.engine.models import run, save_base
+from tests.engine.models import llama, run, save_base
 
 PROMPT = "Hello there, my order"
 PLAIN = Row(PROMPT, None, Sampling(max_tokens=12))
@@ -103,15 +102,9 @@ def test_a_temperature_next_to_nothing_is_greedy_and_so_is_such_a_top_p(value: f
             for name in ("max_tokens", "seed", "top_k", "min_tokens")
             for value in (1.5, math.nan, "1", None, 2**64)
         ),
-        {"top_p": 0.0},
-        {"temperature": -1e-320},
-        {"repetition_penalty": 0.0},
-        {"repetition_penalty": -1.0},
-        {"stop": ("\ud800",)},
-        {"stop": ("a\udfffb",)},
-        {"stop": (1,)},
-        {"stop": ("",)},
-        {"min_tokens": 129},
+        *({"top_p": 0.0}, {"temperature": -1e-320}, {"temperature": 3}, {"max_tokens": 0}, {"seed": -1}),
+        *({"repetition_penalty": 0.0}, {"repetition_penalty": -1.0}, {"min_tokens": 129}),
+        *({"stop": (text,)} for text in ("\ud800", "a\udfffb", 1, "")),
     ],
     ids=str,
 )
@@ -127,10 +120,7 @@ def test_a_prompt_that_cannot_be_read_is_refused_before_it_joins(engine: Engine,
     next(stream)
     with pytest.raises(InputError):
         run(engine, [Row(prompt)])
-    states: list[RowState] = []
-    for states in stream:
-        pass
-    assert states[0].tokens == alone.tokens
+    assert list(stream)[-1][0].tokens == alone.tokens
 
 
 @pytest.mark.parametrize("hf", [False, True], ids=["llama", "hf"])
@@ -156,16 +146,14 @@ class Tripping:
 
 def test_what_fails_while_a_row_is_decoded_ends_that_row_alone(tiny_base: Path) -> None:
     engine = Engine(tiny_base)
-    way = engine.backend
-    assert isinstance(way, LlamaBackend)
+    way = llama(engine)
     rows = [PLAIN, Row("The report says", None, Sampling(max_tokens=12)), Row(PROMPT, None, Sampling(max_tokens=9))]
     alone = [run(engine, [row])[0].tokens for row in rows]
     trips = next(token for token in alone[1] if token not in alone[0])
     tripping = Tripping(engine.loaded.tokenizer, trips)
     scheduler = Scheduler(way.model, tripping, (), way.find, engine.worker)
-    states: list[RowState] = []
-    for states in scheduler.submit(rows, [encode(engine.loaded.tokenizer, row.prompt) for row in rows]):
-        pass
+    prompts = [encode(engine.loaded.tokenizer, row.prompt) for row in rows]
+    states = list(scheduler.submit(rows, prompts))[-1]
     assert [state.finish for state in states] == ["length", "error", "length"]
     assert [states[0].tokens, states[2].tokens] == [alone[0], alone[2]]
     assert "KeyError" in states[1].fault

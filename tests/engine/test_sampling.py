@@ -113,9 +113,3 @@ def test_greedy_takes_the_likeliest_after_the_penalty() -> None:
     assert Sampler(Sampling()).pick(logits) == 1
     sampler = Sampler(Sampling(repetition_penalty=1.5))
     assert [sampler.pick(logits) for _ in range(3)] == [1, 2, 1]
-
-
-def test_no_end_is_drawn_while_the_reply_is_too_short() -> None:
-    logits = torch.tensor([0.0, 9.0, 1.0, 8.0])
-    sampler = Sampler(Sampling(min_tokens=2, max_tokens=4), ends=(1, 3))
-    assert [sampler.pick(logits) for _ in range(3)] == [2, 2, 1]

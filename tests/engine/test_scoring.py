@@ -11,16 +11,19 @@ import torch
 from playground.engine.engine import Engine
 from playground.engine.request import ROOM, TOGETHER, Row, Sampling, ScoreRow, parts
 from playground.errors import AdapterError, InputError
-from tests.engine.models import WINDOW, attach, byte_tokenizer, load_base, run, save_adapter, save_base, with_adapter
+from tests.engine.models import (
+    WINDOW,
+    byte_tokenizer,
+    engine_with,
+    load_base,
+    run,
+    save_adapters,
+    save_base,
+    with_adapter,
+)
 
 KINDS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "dora": {"use_dora": True},
-    "ia3": {},
-    "prefix": {},
-    "deep": {},
-    "prompt": {},
-    "ptuning": {},
+    **{kind: {} for kind in ("lora", "dora", "ia3", "prefix", "deep", "prompt", "ptuning")},
     "bottleneck": {"activation": "relu"},
 }
 LONG = (
@@ -39,10 +42,7 @@ class World:
 
     def __init__(self, folder: Path, family: str, kinds: list[str], **changed: Any) -> None:
         self.base = save_base(family, folder / "base", **changed)
-        self.adapters = {
-            kind: save_adapter(self.base, folder / kind, "lora" if kind == "dora" else kind, number, **KINDS[kind])
-            for number, kind in enumerate(kinds)
-        }
+        self.adapters = save_adapters(self.base, folder, {kind: KINDS[kind] for kind in kinds})
         self.models = {kind: with_adapter(load_base(self.base), path) for kind, path in self.adapters.items()}
         self.models[""] = load_base(self.base)
 
@@ -64,13 +64,6 @@ class World:
         return losses[0], float((here.exp() * (here - base)).sum(-1).mean()), losses[1]
 
 
-def engine_of(world: World, hf: bool) -> Engine:
-    engine = Engine(world.base, hf=hf)
-    for name, folder in world.adapters.items():
-        attach(engine, folder, name)
-    return engine
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("scored"), "llama", list(KINDS), max_position_embeddings=512)
@@ -78,9 +71,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module", params=["llama", "hf"])
 def engine(request: pytest.FixtureRequest, world: World) -> Engine:
-    built = engine_of(world, request.param == "hf")
-    assert (built.path == "llama") is (request.param == "llama")
-    return built
+    return engine_with(world.base, world.adapters, request.param)
 
 
 def held_to_peft(engine: Engine, world: World, rows: list[ScoreRow]) -> None:
@@ -142,8 +133,7 @@ def test_what_cannot_be_scored_is_told(engine: Engine) -> None:
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "mistral-window", "phi3-longrope", "gpt2", "lfm2", "phi"])
 def test_families_of_the_hf_backend(family: str, tmp_path: Path) -> None:
     world = World(tmp_path, family, ["lora"])
-    built = engine_of(world, False)
-    assert built.path.startswith("Hugging Face")
+    built = engine_with(world.base, world.adapters, "hf")
     long = "x" * (3 * WINDOW)
     rows = [
         ScoreRow(prompt, text, kind, True) for prompt, text in (*TEXTS[:3], ("A" * 9, long)) for kind in (None, "lora")

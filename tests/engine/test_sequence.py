@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from playground.engine.engine import Engine
 from playground.engine.request import Row, RowState, Sampling
 from playground.engine.sequence import Generation, IncrementalDetokenizer
-from tests.engine.models import at_once, load_base
+from tests.engine.models import at_once, load_base, run
 
 TEXTS = {
     "plain": "The order 1234 will arrive on Tuesday, we are sorry for the delay.",
@@ -35,8 +36,6 @@ def written(
     tokenizer: Any, tokens: list[int], sampling: Sampling, ends: tuple[int, ...] = (), **row: Any
 ) -> list[RowState]:
     """A row that is made to draw these tokens; its state after each, until it is done."""
-    from dataclasses import replace
-
     writer = Generation(Row("", None, sampling, **row), [1, 2, 3], tokenizer, ends)
     states = []
     for number, token in enumerate(tokens):
@@ -125,11 +124,8 @@ def test_half_a_character_at_the_end_is_told_as_the_tokenizer_tells_it(tokenizer
 
 def test_an_end_is_passed_over_when_it_is_to_be_ignored(tokenizer: Any) -> None:
     end = tokenizer.eos_token_id
-    tokens = [
-        *tokenizer("One", add_special_tokens=False)["input_ids"],
-        end,
-        *tokenizer(" two", add_special_tokens=False)["input_ids"],
-    ]
+    one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("One", " two"))
+    tokens = [*one, end, *two]
     assert written(tokenizer, tokens, Sampling(max_tokens=len(tokens)), (end,))[-1].text == "One"
     ignoring = written(tokenizer, tokens, Sampling(max_tokens=len(tokens), ignore_eos=True), (end,))[-1]
     assert (ignoring.text, ignoring.finish, ignoring.tokens) == ("One two", "length", tuple(tokens))
@@ -159,9 +155,7 @@ def test_logprobs_are_the_models_own_whatever_the_sampling(engine: Engine, tiny_
         Row("Hello there, my order", None, Sampling(max_tokens=4, temperature=0.7), logprobs=0),
         Row("Hello there, my order", None, Sampling(max_tokens=4)),
     ]
-    states: list[RowState] = []
-    for states in engine.stream(rows):
-        pass
+    states = run(engine, rows)
     tokenizer = engine.loaded.tokenizer
     for row, state in zip(rows[:3], states[:3], strict=True):
         shares = at_once(model, tokenizer(row.prompt)["input_ids"], state.tokens)
@@ -176,33 +170,3 @@ def test_logprobs_are_the_models_own_whatever_the_sampling(engine: Engine, tiny_
             assert [text for text, _ in there.top] == [tokenizer.decode([i]) for i in best.indices.tolist()]
             assert [value for _, value in there.top] == sorted((value for _, value in there.top), reverse=True)
     assert states[3].logprobs == ()
-
-
-def test_the_shortest_reply_a_stop_string_and_ignored_ends_through_the_engine(engine: Engine, tiny_base: Path) -> None:
-    """Against ``generate`` with its own settings of the same meaning."""
-    model, tokenizer = load_base(tiny_base), engine.loaded.tokenizer
-    ids = tokenizer("One", return_tensors="pt")["input_ids"]
-    plain = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[
-        0, ids.shape[1] :
-    ]
-    text = tokenizer.decode(plain, skip_special_tokens=True)
-    stop = text[3:6]
-    rows = [
-        Row("One", None, Sampling(max_tokens=12, stop=(stop,))),
-        Row("One", None, Sampling(max_tokens=12, min_tokens=12)),
-        Row("One", None, Sampling(max_tokens=12, repetition_penalty=1.5)),
-    ]
-    states: list[RowState] = []
-    for states in engine.stream(rows):
-        pass
-    assert states[0].text == text[: text.find(stop)]
-    assert states[1].completion_tokens == 12
-    with torch.no_grad():
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=12,
-            do_sample=False,
-            repetition_penalty=1.5,
-        )
-    assert states[2].text == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)

@@ -7,24 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.engine import Engine
 from playground.engine.kv_cache import PREFIX_MIN
-from playground.engine.llama_backend import LlamaBackend
-from playground.engine.llama_model import Segment
 from playground.engine.request import Row, Sampling
 from playground.engine.scheduler import PREFILL_CHUNK
 from playground.errors import InputError
 from tests.engine.models import (
     VIRTUAL,
-    attach,
     byte_tokenizer,
+    engine_with,
+    llama,
     load_base,
     run,
     said_by,
-    save_adapter,
+    save_adapters,
     save_base,
     with_adapter,
 )
@@ -42,24 +39,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("adapters")
-    made = {kind: save_adapter(base, root / kind, kind, seed) for seed, kind in enumerate(KINDS)}
-    return made | {"bottleneck": save_adapter(base, root / "bottleneck", "bottleneck", 9)}
+    return save_adapters(base, root, {kind: {} for kind in (*KINDS, "bottleneck", "lora")})
 
 
 @pytest.fixture
 def make(base: Path, folders: dict[str, Path]) -> Callable[[str], Engine]:
-    def build(path: str = "llama") -> Engine:
-        engine = Engine(base, hf=path == "hf")
-        for name, folder in folders.items():
-            attach(engine, folder, name)
-        return engine
-
-    return build
-
-
-def llama(engine: Engine) -> LlamaBackend:
-    assert isinstance(engine.backend, LlamaBackend)
-    return engine.backend
+    return lambda path: engine_with(base, folders, path)
 
 
 def expected(base: Path, folders: dict[str, Path], name: str | None, prompt: str, tokens: int) -> list[int]:
@@ -72,7 +57,7 @@ def test_a_prompt_longer_than_a_chunk_stands_after_them(
     path: str, make: Callable[[str], Engine], base: Path, folders: dict[str, Path]
 ) -> None:
     assert len(LONG) > PREFILL_CHUNK
-    names = (None, *KINDS, "bottleneck")
+    names = (None, *KINDS, "bottleneck", "lora")
     states = run(make(path), [Row(LONG, name, Sampling(max_tokens=6)) for name in names])
     for name, state in zip(names, states, strict=True):
         assert list(state.tokens) == expected(base, folders, name, LONG, 6), name
@@ -85,7 +70,7 @@ def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(
     engine = make("llama")
     scheduler = llama(engine).scheduler
     start = LONG[:100]
-    for name in KINDS:
+    for name in (*KINDS, "lora"):
         before = scheduler.cached_tokens
         rows = [Row(f"{start} ending {n}", name, Sampling(max_tokens=4)) for n in range(3)]
         states = run(engine, rows)
@@ -97,9 +82,8 @@ def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(
         assert scheduler.cached_tokens > again
     for name in (None, "bottleneck"):
         before = scheduler.cached_tokens
-        assert list(run(engine, [Row(start, name, Sampling(max_tokens=4))])[0].tokens) == expected(
-            base, folders, name, start, 4
-        )
+        state = run(engine, [Row(start, name, Sampling(max_tokens=4))])[0]
+        assert list(state.tokens) == expected(base, folders, name, start, 4)
         assert scheduler.cached_tokens == before
 
 
@@ -128,6 +112,8 @@ def test_they_take_room_in_the_bases_context(
         state = run(engine, [Row(prompt, name, Sampling(max_tokens=24 - lead, ignore_eos=True))])[0]
         assert state.completion_tokens == 24 - lead, "the last place too"
     assert run(engine, [Row("x" * 1000, None, Sampling(max_tokens=24))])
+    with pytest.raises(InputError, match=r"The prompt is 1000 tokens and .* this base holds 1024"):
+        run(engine, [Row("x" * 1000, None, Sampling(max_tokens=25))])
 
 
 def test_rows_with_them_are_the_bases_rows_otherwise(make: Callable[[str], Engine]) -> None:
@@ -137,37 +123,6 @@ def test_rows_with_them_are_the_bases_rows_otherwise(make: Callable[[str], Engin
     assert llama(engine).scheduler.slots.bytes == 0
     run(engine, [Row("Hello", "bottleneck", Sampling(max_tokens=3))])
     assert llama(engine).scheduler.slots.bytes > 0
-
-
-def test_captured_steps_stand_after_them_and_bottlenecks_take_the_plain_step(make: Callable[[str], Engine]) -> None:
-    class Again:
-        def __init__(self, work: Callable[[], None]) -> None:
-            self.replay = work
-
-    path = llama(make("llama"))
-    model, names = path.model, [None, *KINDS, "bottleneck"]
-    captured: list[Again] = []
-    steps = CapturedDecode(model, lambda work: captured.append(Again(work)) or captured[-1])
-    worlds = [(model.new_cache(), model.new_adapter_slots()) for _ in range(2)]
-    with torch.inference_mode():
-        for cache, adapters in worlds:
-            found = [path.find(name) if name else None for name in names]
-            slots = [adapters.acquire(packed) for packed in found]
-            lengths = [packed.virtual_tokens if packed else 0 for packed in found]
-            cache.ensure(len(names), 30)
-            for row, packed in enumerate(found):
-                cache.restore(row, packed.prefix if packed else None)
-            model.prefill([Segment(row, [5, 6, 7], at, slots[row]) for row, at in enumerate(lengths)], cache, adapters)
-    assert slots[:-1] == [None] * 5
-    for turn in range(6):
-        rows = 6 if turn < 3 else 5
-        at = [length + 3 + turn for length in lengths[:rows]]
-        cache, adapters = worlds[0]
-        adapters.select(slots[:rows])
-        plain = model.decode([turn] * rows, at, cache, adapters)
-        fast = steps.decode([turn] * rows, at, slots[:rows], *worlds[1])
-        assert (plain - fast).abs().max() < 1e-4
-        assert len(captured) == (0 if rows == 6 else 1)
 
 
 def test_short_prefixes_are_filled_not_copied(
