@@ -80,22 +80,21 @@ class Sampler:
     def _draw(self, logits: Tensor) -> int:
         if self._sampling.temperature == 0:
             best = int(logits.argmax())  # of a NaN, where there is one
-            _finite(float(logits[best]))
+            _refuse_unless_finite(logits[best])
             return best
         if self._generator is None:
             self._generator = torch.Generator().manual_seed(self._sampling.seed)
         # one number and a search: torch.multinomial draws one for every token of the vocabulary, which takes longer
         reached = self._shares(logits).cumsum(0, dtype=torch.float64)
-        _finite(float(reached[-1]))
+        _refuse_unless_finite(reached[-1])
         drawn = torch.rand(1, generator=self._generator, dtype=torch.float64) * reached[-1]
         token = int(torch.searchsorted(reached, drawn, right=True))
         return min(token, int(torch.searchsorted(reached, reached[-1])))
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
+def _refuse_unless_finite(value: Tensor) -> None:
+    if not math.isfinite(float(value)):
         raise FloatingPointError("logits that are not finite")
-    return value
 
 
 class Generation:

@@ -3,6 +3,8 @@ prompt."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from playground.engine.adapter_weights import ModuleWeights, Neck, fitted, read_adapter
 from playground.engine.engine import Engine
@@ -178,6 +181,19 @@ def save_adapter(base: Path, folder: Path, kind: str, seed: int = 0, **options: 
         draw(model, seed)
         model.save_pretrained(folder, save_embedding_layers=False)
     return folder
+
+
+Change = Callable[[str, torch.Tensor], torch.Tensor | None]
+
+
+def edited(folder: Path, target: Path, by: Change = lambda name, t: t, **config: Any) -> Path:
+    """A copy of an adapter with other tensors (None = left out) and settings."""
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    weights, settings = target / "adapter_model.safetensors", target / "adapter_config.json"
+    tensors = {name: by(name, tensor) for name, tensor in load_file(weights).items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}, weights)
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | config))
+    return target
 
 
 def save_adapters(base: Path, folder: Path, kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:

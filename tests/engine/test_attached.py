@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,8 +22,10 @@ from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
 from tests.engine.models import (
+    Change,
     attach,
     byte_tokenizer,
+    edited,
     ids_of,
     load_base,
     logits_of,
@@ -53,36 +54,11 @@ def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
             made[kind] = save_adapter(base, root / kind, kind, **({"r": 16} if kind == "wide" else {}))
         folder = root / f"{kind}-{seed}"
         if not folder.exists():
-            shutil.copytree(made[kind], folder)
-            change(
-                folder, lambda name, t: t * (0.5 + torch.rand(t.shape, generator=torch.Generator().manual_seed(seed)))
-            )
+            draw = torch.Generator().manual_seed(seed)
+            edited(made[kind], folder, lambda name, t: t * (0.5 + torch.rand(t.shape, generator=draw)))
         return folder
 
     return make
-
-
-Change = Callable[[str, torch.Tensor], torch.Tensor | None]
-
-
-def change(folder: Path, by: Change, more: dict[str, torch.Tensor] | None = None) -> Path:
-    """Rewrite an adapter's tensors; None = leave it out."""
-    path = folder / "adapter_model.safetensors"
-    changed = {name: by(name, tensor) for name, tensor in load_file(path).items()} | (more or {})
-    save_file({name: tensor.contiguous() for name, tensor in changed.items() if tensor is not None}, path)
-    return folder
-
-
-def settings(folder: Path, **config: Any) -> Path:
-    """Rewrite an adapter's config."""
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | config))
-    return folder
-
-
-def copy(folder: Path, target: Path) -> Path:
-    shutil.copytree(folder, target)
-    return target
 
 
 @pytest.fixture(params=["llama", "hf"])
@@ -163,7 +139,7 @@ def test_a_file_that_is_gone_when_its_adapter_is_to_come_back_is_told_in_words(
     make: Callable[..., Engine], folders: Callable[..., Path], one_bytes: int, tmp_path: Path
 ) -> None:
     engine = make(adapters_limit_bytes=int(1.2 * one_bytes))
-    attach(engine, copy(folders(1), tmp_path / "moved"), "moved")
+    attach(engine, edited(folders(1), tmp_path / "moved"), "moved")
     attach(engine, folders(2), "a2")
     shutil.rmtree(tmp_path / "moved")
     with pytest.raises(AdapterError, match="moved cannot be read"):
@@ -270,7 +246,7 @@ def test_forty_adapters_answer_in_one_call(
 def test_the_same_weights_with_other_settings_are_another_adapter(
     make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
 ) -> None:
-    engine, other = make(), settings(copy(folders(1), tmp_path / "other"), lora_alpha=24)
+    engine, other = make(), edited(folders(1), tmp_path / "other", lora_alpha=24)
     for name, folder in (("one", folders(1)), ("other", other)):
         attach(engine, folder, name, "the same")
     rows = [Row(PROMPT, name, Sampling(max_tokens=8)) for name in ("one", "other")]
@@ -298,7 +274,11 @@ def test_what_does_not_fit_is_refused_in_words(
     engine, numbers = make(), count()
 
     def wrong(kind: str, by: Change = lambda name, t: t, **more: torch.Tensor) -> Path:
-        return change(copy(folders(1, kind), tmp_path / f"wrong{next(numbers)}"), by, more)
+        folder = edited(folders(1, kind), tmp_path / f"wrong{next(numbers)}", by)
+        if more:
+            path = folder / "adapter_model.safetensors"
+            save_file(load_file(path) | more, path)
+        return folder
 
     deeper = wrong("lora")
     path = deeper / "adapter_model.safetensors"
@@ -339,7 +319,9 @@ def test_what_does_not_fit_is_refused_in_words(
     ):
         refused(engine, folder, words)
     for kind, tokens in (("prefix", 500), ("prompt", 400)):
-        many = settings(wrong(kind, lambda name, t: t.repeat(100, 1)), num_virtual_tokens=tokens)
+        many = edited(
+            folders(1, kind), tmp_path / f"many{tokens}", lambda name, t: t.repeat(100, 1), num_virtual_tokens=tokens
+        )
         refused(engine, many, f"{tokens} tokens before the text, and this base holds 256")
 
 
@@ -356,7 +338,7 @@ def test_what_cannot_be_read_is_refused_in_words(
         ("half", config, b"{"),
         ("list", config, b"[]"),
     ):
-        folder = copy(folders(1), tmp_path / name)
+        folder = edited(folders(1), tmp_path / name)
         (folder / file).write_bytes(content)
         refused(engine, folder, f"{name} cannot be read")
     pattern = "other's alpha_pattern in adapter_config.json"
@@ -368,11 +350,11 @@ def test_what_cannot_be_read_is_refused_in_words(
         ({"alpha_pattern": {"(": 3}}, rf"{pattern} holds the pattern \(, which cannot be read"),
         ({"alpha_pattern": {f"layer{n}.x": 3 for n in range(2500)}}, f"{pattern} has 2,500 keys"),
     ):
-        refused(engine, settings(copy(folders(1), tmp_path / "other"), **changes), words)  # type: ignore[arg-type]
+        refused(engine, edited(folders(1), tmp_path / "other", **changes), words)  # type: ignore[arg-type]
         shutil.rmtree(tmp_path / "other")
-    nothing = change(copy(folders(1), tmp_path / "nothing"), lambda name, t: None)
+    nothing = edited(folders(1), tmp_path / "nothing", lambda name, t: None)
     refused(engine, nothing, "holds no weights")
-    broken = change(copy(folders(1), tmp_path / "broken"), lambda name, t: t * float("nan") if "lora_B" in name else t)
+    broken = edited(folders(1), tmp_path / "broken", lambda name, t: t * float("nan") if "lora_B" in name else t)
     refused(engine, broken, "not a number")
 
 
@@ -395,7 +377,7 @@ def test_a_head_is_carried_where_import_takes_it(make: Callable[..., Engine], ba
 def test_who_asks_does_not_wait_for_a_file_that_is_being_read(
     make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
 ) -> None:
-    engine, slow = make(), copy(folders(1), tmp_path / "slow")
+    engine, slow = make(), edited(folders(1), tmp_path / "slow")
     settings = (slow / "adapter_config.json").read_bytes()
     (slow / "adapter_config.json").unlink()
     os.mkfifo(slow / "adapter_config.json")  # whoever opens it waits for what is written below
@@ -454,20 +436,20 @@ def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(
     make: Callable[..., Engine], base: Path, folders: Callable[..., Path], tmp_path: Path
 ) -> None:
     engine, library = make(), AdapterLibrary(tmp_path / "own", tmp_path / "shipped")
-    same = with_tokens(copy(folders(1), tmp_path / "same"))
-    more = with_tokens(copy(folders(1), tmp_path / "more"), "<tool>")
+    same = with_tokens(edited(folders(1), tmp_path / "same"))
+    more = with_tokens(edited(folders(1), tmp_path / "more"), "<tool>")
     attach(engine, same, "same")
     refused(engine, more, "knows 260 tokens, this base knows 259 .'<tool>'")
     with pytest.raises(AdapterError, match="knows 260 tokens, this base knows 259"):
         library.import_path(more, BaseShapes.from_folder(base))
     assert library.list() == []
     assert library.import_path(same, BaseShapes.from_folder(base)).method == "lora"
-    moved = with_tokens(copy(folders(1), tmp_path / "turned"))
+    moved = with_tokens(edited(folders(1), tmp_path / "turned"))
     content = json.loads((moved / "tokenizer.json").read_text())
     content["model"]["vocab"] = {word: 255 - number for word, number in content["model"]["vocab"].items()}
     (moved / "tokenizer.json").write_text(json.dumps(content))
     refused(engine, moved, "another tokenizer: it knows 259 tokens, this base knows 259")
-    added = copy(folders(1), tmp_path / "added")
+    added = edited(folders(1), tmp_path / "added")
     (added / "added_tokens.json").write_text('{"<tool>": 259}')
     refused(engine, added, "knows 260 tokens, this base knows 259")
     (added / "added_tokens.json").write_text("no")
@@ -485,7 +467,7 @@ def test_adapters_without_measurable_effect_are_flagged(
         "ones": ("ia3", lambda name, t: torch.ones_like(t)),
     }
     for name, (kind, by) in none.items():
-        attach(engine, change(copy(folders(1, kind), tmp_path / name), by), name)
+        attach(engine, edited(folders(1, kind), tmp_path / name, by), name)
         assert engine.has_no_effect(name), name
     for kind in ("lora", "ia3", "bottleneck", "prefix", "deep", "prompt", "ptuning"):
         attach(engine, folders(1, kind), kind)

@@ -3,15 +3,12 @@ end."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from playground.engine.adapter_weights import ModuleWeights
 from playground.engine.cuda_graph import CapturedDecode
@@ -22,7 +19,7 @@ from playground.engine.llama_slots import AdapterSlots
 from playground.engine.request import AdapterFile, Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
-from tests.engine.models import Again, attach, llama, logits_of, poison, run, save_adapter, save_base
+from tests.engine.models import Again, attach, edited, llama, logits_of, poison, run, save_adapter, save_base
 
 KINDS: dict[str, dict[str, Any]] = {
     **{kind: {} for kind in ("lora", "dora", "ia3", "prefix", "prompt", "ptuning")},
@@ -56,19 +53,6 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str
 @pytest.fixture(params=["llama", "hf"])
 def engine(request: pytest.FixtureRequest, base: Path) -> Engine:
     return Engine(base, hf=request.param == "hf")
-
-
-def edited(folder: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor], **config: Any) -> Path:
-    """A copy of an adapter with other tensors and settings."""
-    shutil.copytree(folder, target)
-    tensors = load_file(target / "adapter_model.safetensors")
-    save_file(
-        {name: change(name, tensor).contiguous() for name, tensor in tensors.items()},
-        target / "adapter_model.safetensors",
-    )
-    said = json.loads((target / "adapter_config.json").read_text())
-    (target / "adapter_config.json").write_text(json.dumps(said | config))
-    return target
 
 
 @pytest.mark.parametrize("kind", KINDS)
