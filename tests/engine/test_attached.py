@@ -507,14 +507,14 @@ def rounds(engine: Engine, folders: Callable[..., Path], numbers: range) -> None
 
 def come_and_go(engine: Engine, folders: Callable[..., Path], times: int) -> None:
     before_text, fingerprint = say(engine, None), engine.fingerprint
-    rounds(engine, folders, range(24))
+    rounds(engine, folders, range(14))
     settled = tensor_bytes()
     tracemalloc.start()
     try:
-        rounds(engine, folders, range(24, 36))
+        rounds(engine, folders, range(14, 26))
         gc.collect()
         first = tracemalloc.get_traced_memory()[0]
-        rounds(engine, folders, range(36, 24 + times))
+        rounds(engine, folders, range(26, 14 + times))
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - first
     finally:
@@ -527,6 +527,6 @@ def come_and_go(engine: Engine, folders: Callable[..., Path], times: int) -> Non
     assert engine.check_fingerprint()[:2] == (fingerprint, True)
 
 
-@pytest.mark.parametrize("times", [60, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("times", [40, pytest.param(1000, marks=pytest.mark.soak)])
 def test_rounds_leave_nothing_behind(make: Callable[..., Engine], folders: Callable[..., Path], times: int) -> None:
     come_and_go(make(), folders, times)
