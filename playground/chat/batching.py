@@ -46,7 +46,10 @@ LOOK_S = 0.5
 """How often it looks, and reports how far the base is."""
 WAIT_S = 0.5
 """How often a waiting batch reports its place in the queue."""
-READ_ERRORS = (OSError, RuntimeError, MemoryError, ValueError, TypeError, LookupError, AttributeError)
+READ_ERRORS = (
+    *(OSError, EOFError, ImportError, RuntimeError, MemoryError, ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, AssertionError),
+)
 """What reading a damaged adapter or a model that does not fit raises: it fails its own side, not the others."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from playground.errors import BaseUnavailableError
 from playground.gpu.device import computes_bf16, without_device
@@ -66,7 +67,7 @@ def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = Fa
         if quantised or packed:
             options["device_map"] = {"": device}
         loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BaseUnavailableError(
             f"The model in {folder.name} cannot be loaded: {reason} Choose another base."
