@@ -242,7 +242,9 @@ def constants(node: ast.JoinedStr) -> str:
 
 PLAYGROUND = PROJECT_ROOT / "playground"
 WITHOUT_ESCAPING = {
-    "_TEMPLATES.select_template([f'{name}.html', 'section.html']).render(context, section=name)": "what the templates made, which escape",
+    "_TEMPLATES.select_template([f'{name}.html', 'section.html']).render(context, section=name)": (
+        "what the templates made, which escape"
+    ),
     "FRAME + STYLE": "the project's own style sheets",
     "safe_html(body_html(record, rows))": "only the tags that the app writes stay tags",
 }
