@@ -125,6 +125,6 @@ class Bottleneck(Method):
         self.checked_shapes(name, config, tensors)
         found = {}
         for module, part in self.parts(tensors)[0].items():
-            weights = (part[key] for key in _part_shapes(0, 0))
-            found[module] = FileModule(neck=BottleneckWeights(*weights, activation))
+            down, down_bias, up, up_bias = (part[key] for key in _part_shapes(0, 0))
+            found[module] = FileModule(neck=BottleneckWeights(down, down_bias, up, up_bias, activation))
         return FileAdapter(found)

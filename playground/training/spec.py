@@ -1,5 +1,4 @@
-"""A run's settings, each written down once with its help, flag, unit and bounds, and the run itself as its worker reads
-it (run.json)."""
+"""A run's settings, each written down once with its help, flag, unit and bounds, and the run as its worker reads it."""
 
 from __future__ import annotations
 
@@ -24,14 +23,10 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "reward": ("preference",),
     "grpo": ("sft",),
 }
-"""What can be trained -> what the file may hold, its own kind first. Of a kind, the first objective is the one that is
-meant unless
-a person says otherwise."""
+"""What can be trained -> what the file may hold, its own kind first. A kind's first objective is the default."""
 TURNS = (ALL, LAST)
 REWARD_MODEL = "model="
 """How a reward begins that is a trained reward model; any other is a check."""
-
-
 MAX_TOKENS = 2048
 """The longest row unless a person says otherwise."""
 
@@ -40,13 +35,10 @@ MAX_TOKENS = 2048
 class Setting:
     """One setting of a run, for whatever shows or reads it: the command line, a settings file, the page, the checks.
 
-    kind: str, int, float, bool, Path, or tuple for several texts. help: for a person. flag: on the command line, "" =
-    none.
-    unit: of the value. metavar: what the flag takes. scale: the value in the flag's unit. choices: the only values,
-    where they are few.
-    label: its name in an error; bounds: what values there are, in words; allowed: whether a value is one of them.
-    carried: a settings file and a recipe carry it. stated: a recipe names it even at its default.
-    """
+    kind: str, int, float, bool, Path, or tuple for several texts. flag: on the command line, "" = none. metavar: what
+    the flag takes. scale: the value in the flag's unit. label: its name in an error; bounds: what values there are, in
+    words; allowed: whether a value is one of them. carried: a settings file and a recipe carry it. stated: a recipe
+    names it even at its default."""
 
     kind: type
     help: str = ""
@@ -74,6 +66,7 @@ def whole(low: int, high: int, help: str = "", **more: Any) -> dict[str, Setting
 
 
 def share(help: str, **more: Any) -> dict[str, Setting]:
+    """A share from 0 to below 1."""
     bounds = "it goes from 0 (none) to below 1, such as 0.1"
     return setting(float, help, unit="share", metavar="SHARE", bounds=bounds, allowed=lambda v: 0 <= v < 1, **more)
 
@@ -117,8 +110,7 @@ _EARLY_STOP = whole(0, 1000, _STOP_HELP, flag="--early-stop", unit="checkpoints"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run's request and its spec have in common. None, 0 or "" = the program decides. Raises InputError with
-    every fault at once."""
+    """What a run's request and its spec share. None, 0 or "" = the program decides. Raises InputError for all faults."""
 
     method: str = field(default="lora", metadata=setting(str, flag="--method", stated=True))
     objective: str = field(
@@ -165,23 +157,17 @@ def refuse(faults: list[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(RunSettings):
-    """One training run with everything decided; rank 0 = the method has none.
+    """One training run with everything decided; rank 0 = the method has none. Written as run.json.
 
     run: its id. name: what the adapter will be called. base: as the person named it; base_path: the folder on disk.
-    file: the examples, a copy under the home folder. mapping: role -> column, empty = guess.
-    options: the method's own, by name; see ``Options``.
-    limit_bytes: largest file that is read. adapters_dir: where the finished adapter is published.
-    estimated_memory_bytes: the reservation made beforehand. estimated_seconds: how long it was thought to take.
-    disk_bytes: what it writes, about.
-    rows, tokens_p95, answer_max: what the estimate was made from, for naming a smaller setting; 0 = unknown.
-    split: row numbers held back for ``validation`` and ``test``, how many are left to ``train`` on, and the ``seed``
-    that drew them;
-        empty = the worker draws a validation part. left_out: rows that the person does not want trained on.
-    rewards: what ``grpo`` is rewarded by: checks, and ``model=ID`` for a reward model. reward_files: the paths these
-    name, by reward.
-    start, start_path: the adapter whose weights the run begins with, "" = a new one.
-    docs: name of the documents whose passages stand in every question, "" = none; docs_path: the run's copy of them.
-    """
+    file: the examples, a copy under the home folder. mapping: role -> column, empty = guess. options: see ``Options``.
+    limit_bytes: largest file that is read. adapters_dir: where the finished adapter is published. disk_bytes: what it
+    writes, about. rows, tokens_p95, answer_max: what the estimate was made from, for naming a smaller setting; 0 =
+    unknown. split: row numbers held back for ``validation`` and ``test``, how many are left to ``train`` on, and the
+    ``seed`` that drew them; empty = the worker draws a validation part. left_out: rows that the person does not want
+    trained on. rewards: what ``grpo`` is rewarded by: checks, and ``model=ID`` for a reward model. reward_files: the
+    paths these name, by reward. start, start_path: the adapter whose weights the run begins with, "" = a new one.
+    docs: name of the documents whose passages stand in every question, "" = none; docs_path: the run's copy of them."""
 
     run: str
     name: str

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ PLAIN = RunSpec(
     **{"run": "r1", "name": "Tiny run", "base": "tiny", "base_path": "p", "base_fingerprint": "f", "shipped_dir": "s"},
     **{"file": "f", "data": "d", "adapters_dir": "a", "method": "lora", "steps": 4, "lr": 1e-2, "rank": 4},  # type: ignore[arg-type]
 )
-Run = Callable[..., list[dict[str, Any]]]
+Events = list[dict[str, Any]]
+Run = Callable[..., Events]
 
 
 @pytest.fixture(scope="session")
@@ -25,22 +26,31 @@ def plain_spec() -> RunSpec:
     return PLAIN
 
 
+@pytest.fixture(scope="session")
+def spec_in(tiny_base: Path) -> Callable[..., RunSpec]:
+    """(folder, rows) -> a run of 4 steps on the tiny base; without rows: 24 questions with answers."""
+
+    def made(folder: Path, rows: Iterable[dict[str, Any]] = (), **changes: Any) -> RunSpec:
+        asked = [{"prompt": f"Say number {n}", "completion": f"Number {n}, gladly."} for n in range(24)]
+        file = folder / "rows.jsonl"
+        file.write_text("\n".join(map(json.dumps, list(rows) or asked)))
+        places = {"base_path": str(tiny_base), "file": str(file), "data": file.name}
+        folders = {"adapters_dir": str(folder / "adapters"), "shipped_dir": str(folder / "shipped")}
+        return replace(PLAIN, **places, **folders, **({"batch_size": 4, "save_steps": 2, "seed": 3} | changes))
+
+    return made
+
+
 @pytest.fixture
-def spec(tmp_path: Path, tiny_base: Path) -> RunSpec:
-    """24 questions with answers on the tiny base, 4 steps."""
-    file = tmp_path / "rows.jsonl"
-    pairs = [{"prompt": f"Say number {n}", "completion": f"Number {n}, gladly."} for n in range(24)]
-    file.write_text("\n".join(map(json.dumps, pairs)))
-    places = {"base_path": str(tiny_base), "file": str(file), "data": file.name}
-    folders = {"adapters_dir": str(tmp_path / "adapters"), "shipped_dir": str(tmp_path / "shipped")}
-    return replace(PLAIN, **places, **folders, batch_size=4, save_steps=2, seed=3)
+def spec(tmp_path: Path, spec_in: Callable[..., RunSpec]) -> RunSpec:
+    return spec_in(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def run_worker() -> Run:
     """(spec, folder, stop) -> the events of the run, in this process."""
 
-    def run(spec: RunSpec, folder: Path, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
+    def run(spec: RunSpec, folder: Path, stop: Callable[[], bool] = lambda: False) -> Events:
         folder.mkdir(exist_ok=True)
         spec.write(folder)
         worker.run(folder, stop=stop)

@@ -28,42 +28,23 @@ FIGURE = {
 }
 
 
-def rows(path: Path, made: Callable[[int], dict[str, Any]]) -> Path:
-    path.write_text("\n".join(json.dumps({"prompt": f"Say number {n}"} | made(n)) for n in range(16)))
-    return path
-
-
-def pairs(path: Path) -> Path:
-    """The better answer is always the polite one."""
-    return rows(path, lambda n: {"chosen": f"Number {n}, gladly.", "rejected": f"No {n}."})
-
-
-def judged(path: Path) -> Path:
-    return rows(path, lambda n: {"completion": f"Number {n}, gladly." if n % 2 else f"No {n}.", "label": bool(n % 2)})
-
-
-def answers(path: Path) -> Path:
-    return rows(path, lambda n: {"completion": f"Number {n}, gladly."})
-
-
-FILES = {"dpo": pairs, "orpo": pairs, "reward": pairs, "kto": judged, "grpo": answers, "sft": answers}
+NUMBERS = [f"Say number {n}" for n in range(16)]
+ANSWERS = [{"prompt": text, "completion": f"Number {n}, gladly."} for n, text in enumerate(NUMBERS)]
+PAIRS = [{"prompt": text, "chosen": f"Number {n}, gladly.", "rejected": f"No {n}."} for n, text in enumerate(NUMBERS)]
+JUDGED = [
+    {"prompt": text, "completion": f"Number {n}, gladly." if n % 2 else f"No {n}.", "label": bool(n % 2)}
+    for n, text in enumerate(NUMBERS)
+]
+ROWS = {"dpo": PAIRS, "orpo": PAIRS, "reward": PAIRS, "kto": JUDGED, "grpo": ANSWERS, "sft": ANSWERS}
 
 
 @pytest.fixture
-def spec_of(spec: RunSpec, tmp_path: Path) -> Callable[..., RunSpec]:
-    def made(objective: str, **changes: Any) -> RunSpec:
-        file = FILES[objective](tmp_path / f"{objective}.jsonl")
-        own: dict[str, Any] = {
-            "objective": objective,
-            "file": str(file),
-            "data": file.name,
-            "max_tokens": 128,
-            "steps": 6,
-        }
-        own |= {"lr": 1e-2 if objective == "sft" else 5e-3, "save_steps": 3}
+def spec_of(spec_in: Callable[..., RunSpec], tmp_path: Path) -> Callable[..., RunSpec]:
+    def made(objective: str, rows: list[dict[str, Any]] | None = None, **changes: Any) -> RunSpec:
+        own: dict[str, Any] = {"objective": objective, "max_tokens": 128, "lr": 1e-2}
         if objective == "grpo":
             own |= {"rewards": ["contains:the", "max-words:20"], "max_tokens": 64}
-        return replace(spec, **(own | changes))
+        return spec_in(tmp_path, rows or ROWS[objective], **(own | changes))
 
     return made
 
@@ -74,17 +55,18 @@ def of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "reward", "grpo"])
 def test_it_learns_and_says_so(spec_of: Any, run_worker: Any, tmp_path: Path, objective: str) -> None:
+    """And a cancelled run goes on from its checkpoint to where the uninterrupted one ends."""
     spec = spec_of(objective)
     events = run_worker(spec, tmp_path / "run")
     done = events[-1]
     assert done["event"] == "done", done
     steps = of(events, "step")
-    assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step["step"] for step in steps] == [1, 2, 3, 4]
     for step in steps:
         assert {"loss", "lr", "grad_norm", "tokens_per_s", "seconds_left", "memory_bytes", "figures"} <= step.keys()
         assert FIGURE[objective] in step["figures"] or objective == "kto", step["figures"]
-    assert [event["step"] for event in of(events, "eval")] == [0, 3, 6]
-    assert [event["step"] for event in of(events, "saved")] == [3, 6]
+    assert [event["step"] for event in of(events, "eval")] == [0, 2, 4]
+    assert [event["step"] for event in of(events, "saved")] == [2, 4]
     samples = of(events, "sample")
     asked = {event["index"]: event["prompt"] for event in samples}
     assert len(samples) == 3 * len(asked)
@@ -102,8 +84,19 @@ def test_it_learns_and_says_so(spec_of: Any, run_worker: Any, tmp_path: Path, ob
     _loads(Path(spec.base_path), tmp_path / "adapters" / done["adapter"], objective)
     record = json.loads((tmp_path / "adapters" / done["adapter"] / "run.json").read_text())
     assert record["objective"] == objective
-    assert record["kept_step"] in (3, 6)
+    assert record["kept_step"] in (2, 4)
     assert str(tmp_path) not in json.dumps(record)
+    if objective in ("dpo", "grpo"):
+        asked = iter([False, False, True])
+        broken = run_worker(spec, tmp_path / "broken", lambda: next(asked))
+        assert broken[-1]["event"] == "cancelled"
+        assert newest_complete(tmp_path / "broken") == tmp_path / "broken" / "checkpoints" / "checkpoint-2"
+        resumed = run_worker(spec, tmp_path / "broken")[len(broken) :]
+        assert [step["step"] for step in of(resumed, "step")] == [3, 4]
+        assert resumed[-1]["event"] == "done", resumed[-1]
+        if objective == "dpo":  # grpo samples anew
+            assert resumed[-1]["loss"]["last"] == pytest.approx(done["loss"]["last"], abs=1e-5)
+            assert resumed[-1]["eval_loss"] == pytest.approx(done["eval_loss"], abs=1e-5)
 
 
 def _loads(base: Path, folder: Path, objective: str) -> None:
@@ -178,43 +171,22 @@ def test_trl_sees_our_tokens(spec_of: Any, run_worker: Any, tmp_path: Path) -> N
         assert seen == expected[objective], objective
 
 
-def test_a_long_prompt_loses_its_start_in_both_answers(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
-    spec = spec_of("dpo")
+def test_a_long_prompt_loses_its_start_in_both_answers(spec_of: Any) -> None:
     long = [{"prompt": "word " * 200 + str(n), "chosen": "Yes, " * 9 + "gladly.", "rejected": "No."} for n in range(4)]
-    Path(spec.file).write_text("\n".join(map(json.dumps, long)))
-    for pair in material(spec, max_tokens=64).train:
+    for pair in material(spec_of("dpo", long), max_tokens=64).train:
         assert pair.chosen.prompt_ids == pair.rejected.prompt_ids  # type: ignore[union-attr]
         assert pair.chosen.tokens == 64 > pair.rejected.tokens  # type: ignore[union-attr]
 
 
-def test_pairs_can_train_kto(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
-    spec = spec_of("kto", file=str(pairs(tmp_path / "pairs.jsonl")))
-    made = material(spec, split={"validation": [1], "test": []})
+def test_pairs_can_train_kto(spec_of: Any) -> None:
+    made = material(spec_of("kto", PAIRS), split={"validation": [1], "test": []})
     assert (made.rows_used, len(made.train), len(made.validation)) == (15, 30, 2)
     assert sum(row.good for row in made.train) == 15  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("objective", ["dpo", "grpo"])
-def test_a_cancelled_run_goes_on_from_its_checkpoint(
-    spec_of: Any, run_worker: Any, tmp_path: Path, objective: str
-) -> None:
-    spec, place = spec_of(objective, steps=4, save_steps=2), tmp_path / "run"
-    asked = iter([False, False, True])
-    events = run_worker(spec, place, lambda: next(asked))
-    assert events[-1]["event"] == "cancelled"
-    assert newest_complete(place) == place / "checkpoints" / "checkpoint-2"
-    resumed = run_worker(spec, place)[len(events) :]
-    assert [step["step"] for step in of(resumed, "step")] == [3, 4]
-    assert resumed[-1]["event"] == "done", resumed[-1]
-    if objective == "dpo":
-        whole = run_worker(spec, tmp_path / "whole")[-1]
-        assert resumed[-1]["loss"]["last"] == pytest.approx(whole["loss"]["last"], abs=1e-5)
-        assert resumed[-1]["eval_loss"] == pytest.approx(whole["eval_loss"], abs=1e-5)
-
-
 def test_a_reward_model_rewards(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
     """grpo by a check and by the scores of a reward model that was trained here."""
-    scorer = run_worker(spec_of("reward", steps=2, save_steps=2), tmp_path / "scorer")[-1]["adapter"]
+    scorer = run_worker(spec_of("reward", steps=1), tmp_path / "scorer")[-1]["adapter"]
     files = {f"model={scorer}": str(tmp_path / "adapters" / scorer)}
     spec = spec_of("grpo", steps=1, rewards=["json", *files], reward_files=files)
     events = run_worker(spec, tmp_path / "run")
@@ -226,20 +198,10 @@ def test_a_reward_model_rewards(spec_of: Any, run_worker: Any, tmp_path: Path) -
     )
 
 
-def test_a_run_begins_with_an_adapter(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
-    """What it measures first is what the other run measured last; dpo compares with that adapter, not with the base."""
-    first = run_worker(spec_of("sft", steps=3), tmp_path / "first")[-1]
-    start = {"start": first["adapter"], "start_path": str(tmp_path / "adapters" / first["adapter"])}
-    again = run_worker(spec_of("sft", steps=1, **start), tmp_path / "again")
-    assert of(again, "eval")[0]["loss"] == pytest.approx(first["eval_loss"], abs=1e-5)
-    dpo = run_worker(spec_of("dpo", steps=2, save_steps=2, **start), tmp_path / "dpo")
-    assert dpo[-1]["event"] == "done", dpo[-1]
-    assert of(dpo, "eval")[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "no better and no worse than where it began"
-    folder = tmp_path / "adapters" / dpo[-1]["adapter"]
-    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == []
-
-
-def test_it_stops_when_it_gets_no_better_and_keeps_the_best(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
+def test_it_stops_when_it_gets_no_better_keeps_the_best_and_others_begin_with_it(
+    spec_of: Any, run_worker: Any, tmp_path: Path
+) -> None:
+    """What another run measures first is what this one kept; dpo compares with that adapter, not with the base."""
     spec = spec_of("sft", steps=30, save_steps=1, lr=0.5, early_stop=2)  # far too fast
     events = run_worker(spec, tmp_path / "run")
     done, evals = events[-1], {event["step"]: event["loss"] for event in of(events, "eval")}
@@ -250,21 +212,22 @@ def test_it_stops_when_it_gets_no_better_and_keeps_the_best(spec_of: Any, run_wo
     own = {step: loss for step, loss in evals.items() if step}
     assert done["kept_step"] == min(own, key=lambda step: (own[step], step))
     assert done["eval_loss"] == min(own.values())
-    again = run_worker(
-        replace(spec, steps=1, early_stop=0, start="x", start_path=str(tmp_path / "adapters" / done["adapter"])),
-        tmp_path / "b",
-    )
+    there = {folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert there == {f"checkpoint-{done['kept_step']}", f"checkpoint-{done['steps']}"}, "the best and the newest"
+    start = {"start": done["adapter"], "start_path": str(tmp_path / "adapters" / done["adapter"])}
+    again = run_worker(spec_of("sft", steps=1, **start), tmp_path / "again")
     assert of(again, "eval")[0]["loss"] == pytest.approx(done["eval_loss"], abs=1e-4), "the best weights were published"
+    dpo = run_worker(spec_of("dpo", steps=1, **start), tmp_path / "dpo")
+    assert dpo[-1]["event"] == "done", dpo[-1]
+    assert of(dpo, "eval")[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "no better and no worse than where it began"
+    folder = tmp_path / "adapters" / dpo[-1]["adapter"]
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == []
 
 
 @pytest.mark.parametrize(
-    ("objective", "file"), [("dpo", answers), ("kto", answers), ("grpo", pairs), ("sft", pairs), ("reward", judged)]
+    ("objective", "rows"), [("dpo", ANSWERS), ("kto", ANSWERS), ("grpo", PAIRS), ("sft", PAIRS), ("reward", JUDGED)]
 )
-def test_another_kind_of_file_is_refused_in_words(
-    spec_of: Any, run_worker: Any, tmp_path: Path, objective: str, file: Any
-) -> None:
-    spec = spec_of(objective, file=str(file(tmp_path / "other.jsonl")), data="other.jsonl")
-    with pytest.raises(
-        RunFailedError, match=f"other.jsonl holds .* rows; {objective} needs {OBJECTIVES[objective][0].split('_')[0]}"
-    ):
-        material(spec)
+def test_another_kind_of_file_is_refused_in_words(spec_of: Any, objective: str, rows: list[dict[str, Any]]) -> None:
+    kind = OBJECTIVES[objective][0].split("_")[0]
+    with pytest.raises(RunFailedError, match=f"rows.jsonl holds .* rows; {objective} needs {kind}"):
+        material(spec_of(objective, rows))

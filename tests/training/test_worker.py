@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,20 @@ from typing import Any
 import pytest
 
 from playground.errors import InputError
-from playground.training.checkpoint import best, newest_complete
-from playground.training.events import EventReader
+from playground.training.checkpoint import newest_complete
 from playground.training.spec import RunSpec
 
 
 @pytest.mark.parametrize(("method", "rank"), [("lora", 4), ("full", 0)])
-def test_a_run_publishes_what_transformers_and_peft_load(
+def test_a_run_publishes_what_transformers_and_peft_load_and_a_resumed_one_ends_as_it_did_and_takes_no_step_twice(
     spec: RunSpec, run_worker: Any, tmp_path: Path, method: str, rank: int
 ) -> None:
+    """24 rows make 6 batches an epoch: 4 steps end in the middle of one."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    events = run_worker(replace(spec, method=method, rank=rank), tmp_path / "run")
+    spec = replace(spec, method=method, rank=rank)
+    events = run_worker(spec, tmp_path / "run")
     done = events[-1]
     assert done["event"] == "done", done
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4]
@@ -43,6 +43,18 @@ def test_a_run_publishes_what_transformers_and_peft_load(
     else:
         assert str(tmp_path) not in (folder / "adapter_config.json").read_text()
         PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(spec.base_path), folder)
+        broken, asked = tmp_path / "broken", iter([False, False, True])
+        assert run_worker(spec, broken, lambda: next(asked))[-1]["event"] == "cancelled"
+        assert newest_complete(broken) == broken / "checkpoints" / "checkpoint-2"
+        resumed = run_worker(spec, broken)
+        again = [event["event"] for event in resumed].index("cancelled") + 1
+        assert [event["step"] for event in resumed[again:] if event["event"] == "step"] == [3, 4]
+        assert [event["step"] for event in resumed if event["event"] == "started"] == [0, 2]
+        ended = run_worker(spec, broken)  # only its end was missing
+        assert [event["event"] for event in ended].count("step") == [event["event"] for event in resumed].count("step")
+        for other in (resumed[-1], ended[-1]):
+            assert other["loss"] == pytest.approx(done["loss"], abs=1e-6)
+            assert other["eval_loss"] == pytest.approx(done["eval_loss"], abs=1e-6)
 
 
 def test_qlora_keeps_its_gradient_after_an_evaluation(tiny_base: Path) -> None:
@@ -54,35 +66,6 @@ def test_qlora_keeps_its_gradient_after_an_evaluation(tiny_base: Path) -> None:
     quantised = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
     assert quantised
     assert not any(module.support_avx512bf16_for_cpu for module in quantised)
-
-
-def test_a_resumed_run_ends_as_the_uninterrupted_one_and_takes_no_step_twice(
-    spec: RunSpec, run_worker: Any, tmp_path: Path
-) -> None:
-    """24 rows make 6 batches an epoch: 4 steps end in the middle of one."""
-    whole = run_worker(spec, tmp_path / "whole")[-1]
-    broken, asked = tmp_path / "broken", iter([False, False, True])
-    assert run_worker(spec, broken, lambda: next(asked))[-1]["event"] == "cancelled"
-    assert newest_complete(broken) == broken / "checkpoints" / "checkpoint-2"
-    resumed = run_worker(spec, broken)
-    again = [event["event"] for event in resumed].index("cancelled") + 1
-    assert [event["step"] for event in resumed[again:] if event["event"] == "step"] == [3, 4]
-    assert [event["step"] for event in resumed if event["event"] == "started"] == [0, 2]
-    shutil.rmtree(tmp_path / "adapters")
-    ended = run_worker(spec, broken)  # only its end was missing
-    assert [event["event"] for event in ended].count("step") == [event["event"] for event in resumed].count("step")
-    for done in (resumed[-1], ended[-1]):
-        assert done["loss"] == pytest.approx(whole["loss"], abs=1e-6)
-        assert done["eval_loss"] == pytest.approx(whole["eval_loss"], abs=1e-6)
-
-
-def test_the_best_and_the_newest_checkpoint_stay(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
-    run_worker(replace(spec, steps=8, save_steps=2, lr=0.5), tmp_path / "run")  # far too fast: the first is the best
-    there = {folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()}
-    step, loss = best(tmp_path / "run")
-    assert there == {f"checkpoint-{step}", "checkpoint-8"}
-    scores = {e["step"]: e["loss"] for e in EventReader(tmp_path / "run").read() if e["event"] == "eval" and e["step"]}
-    assert loss == min(scores.values()) == scores[step]
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
@@ -112,12 +95,9 @@ def test_a_failure_is_one_sentence(spec: RunSpec, run_worker: Any, tmp_path: Pat
     assert "Traceback" not in events[-1]["message"]
 
 
-def test_answers_longer_than_the_limit_fail_the_run_in_words(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
-    long = tmp_path / "long.jsonl"
-    long.write_text(
-        "\n".join(json.dumps({"prompt": f"Say {n}", "completion": "word " * 40 + str(n)}) for n in range(12))
-    )
-    events = run_worker(replace(spec, file=str(long), max_tokens=16), tmp_path / "run")
+def test_answers_longer_than_the_limit_fail_the_run_in_words(spec_in: Any, run_worker: Any, tmp_path: Path) -> None:
+    long = [{"prompt": f"Say {n}", "completion": "word " * 40 + str(n)} for n in range(12)]
+    events = run_worker(spec_in(tmp_path, long, max_tokens=16), tmp_path / "run")
     assert events[-1]["event"] == "failed"
     assert "fits 16 tokens" in events[-1]["message"]
 
@@ -154,11 +134,11 @@ def test_raw_text_is_learned_in_packed_rows(spec: RunSpec, run_worker: Any, tmp_
         )
     )
     events = run_worker(
-        replace(spec, file=str(file), objective="pretrain", max_tokens=64, steps=12, save_steps=6), tmp_path / "run"
+        replace(spec, file=str(file), objective="pretrain", max_tokens=64, steps=6, save_steps=6), tmp_path / "run"
     )
     done = events[-1]
     assert done["event"] == "done", done
-    assert done["loss"]["last"] < done["loss"]["first"] - 0.5
+    assert done["loss"]["last"] < done["loss"]["first"] - 0.3
     assert done["rows_used"] == 22
     assert [event["text"] for event in events if event["event"] == "sample"], "it shows how a text goes on"
 

@@ -136,9 +136,8 @@ class AnswerLoss(torch.autograd.Function):
         total = h.new_zeros((), dtype=torch.float32)
         back = torch.empty_like(h) if ctx.needs_input_grad[0] else None
         moved = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
-        for rows, wanted, place in zip(
-            h.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), range(0, len(h), ROWS_AT_ONCE), strict=True
-        ):
+        for place in range(0, len(h), ROWS_AT_ONCE):
+            rows, wanted = h[place : place + ROWS_AT_ONCE], labels[place : place + ROWS_AT_ONCE]
             logs = torch.log_softmax((rows @ head.t()).float(), dim=1)
             total -= logs.gather(1, wanted[:, None]).sum()
             if back is None and moved is None:
@@ -196,9 +195,8 @@ class Rows:
             if not len(part):
                 continue
             prefixed = place > 0 and self.shared > 0
-            seen = (
-                torch.cat((parts[0][:, heads.heads :], part[:, heads.heads :])) if prefixed else part[:, heads.heads :]
-            )
+            own = part[:, heads.heads :]
+            seen = torch.cat((parts[0][:, heads.heads :], own)) if prefixed else own
             mask = self.mask[: len(part), : len(seen)] if prefixed else None
             group = heads.heads // heads.kv
             queries = part[:, : heads.heads].unflatten(1, (heads.kv, group)).permute(1, 2, 0, 3)
@@ -214,25 +212,15 @@ class Rows:
     ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor, bool]]:
         """For each row: (its place, queries [kv, group * n, d], what it sees [seen, 2 kv, d], its mask, whether the
         prefix is in it)."""
-        at = 0
+        wide, at = heads.heads * heads.d, 0
+        sides = qkv[:, wide:].unflatten(1, (2 * heads.kv, heads.d))
         for place, n in enumerate(self.spans):
             if not n:
                 continue
-            here = slice(at, at + n)
-            part, prefixed = qkv[here], place > 0 and self.shared > 0
-            seen = (
-                torch.cat((qkv[: self.shared, -2 * heads.kv * heads.d :], part[:, -2 * heads.kv * heads.d :]))
-                if prefixed
-                else part[:, -2 * heads.kv * heads.d :]
-            )
+            here, prefixed = slice(at, at + n), place > 0 and self.shared > 0
+            seen = torch.cat((sides[: self.shared], sides[here])) if prefixed else sides[here]
             first = 0 if prefixed else self.shared
-            yield (
-                here,
-                grouped(part[:, : heads.heads * heads.d], heads),
-                seen.unflatten(1, (2 * heads.kv, heads.d)),
-                self.mask[:n, first : first + len(seen)],
-                prefixed,
-            )
+            yield here, grouped(qkv[here, :wide], heads), seen, self.mask[:n, first : first + len(seen)], prefixed
             at += n
 
 

@@ -1,0 +1,222 @@
+"""Batches and their loss: padded rows, raw text in blocks, and packed sequences, which learn what rows learn alone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from playground.data.render import Packed, Rendered
+from playground.methods import get_method
+from playground.training.fused.llama import PackedSequenceCollator, fits, shared_tokens
+from playground.training.fused.ops import SHORT
+from playground.training.model import load_for_training
+from playground.training.objectives.sft import (
+    IGNORED,
+    AnswerCollator,
+    Buckets,
+    TextBlockCollator,
+    answer_loss,
+    collator,
+    exceeds,
+    save_memory,
+)
+from playground.training.spec import RunSpec
+
+ROWS = [Rendered("", "", [5, 6, 7, 8], [9, 10]), Rendered("", "", [11], [12, 13, 14])]
+TEXTS = [Packed([5, 6, 7, 8, 9], (0, 3)), Packed([10, 11], (0,))]
+DICE = random.Random(3)
+LENGTHS = [DICE.randrange(10, 400) for _ in range(103)]
+
+
+def test_answers_begin_in_one_column_and_a_person_s_later_turn_is_read_and_not_learned() -> None:
+    batch = AnswerCollator(0)(ROWS)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10, 0], [0, 0, 0, 11, 12, 13, 14]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1]]
+    assert batch["position_ids"][1].tolist() == [0, 0, 0, 0, 1, 2, 3]
+    assert batch["labels"].tolist() == [[9, 10, IGNORED], [12, 13, 14]]
+    turns = [Rendered("", "", [5], [6, 7, 8, 9, 10], read=((1, 3),)), Rendered("", "", [11, 12], [13])]
+    assert AnswerCollator(0)(turns)["labels"].tolist() == [[6, IGNORED, IGNORED, 9, 10], [13, *[IGNORED] * 4]]
+
+
+def test_packed_documents_begin_anew() -> None:
+    batch = TextBlockCollator(0)(TEXTS)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [10, 11, 0, 0, 0]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
+    assert batch["labels"].tolist() == [[6, 7, IGNORED, 9], [11, IGNORED, IGNORED, IGNORED]]
+    assert "attention_mask" not in batch
+
+
+def test_the_line_holds_what_is_shared_and_then_each_row() -> None:
+    batch = PackedSequenceCollator()(
+        [Rendered("", "", [5, 6, 7, 8], [9, 10]), Rendered("", "", [5, 6, 11], [12, 13, 14], read=((1, 2),))]
+    )
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 11, 12, 13]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
+    assert batch["spans"].tolist() == [2, 3, 3]
+    assert batch["learned"].tolist() == [3, 4, 5, 7]
+    assert batch["labels"].tolist() == [9, 10, 12, 14]
+
+
+def test_only_what_spares_enough_is_shared_and_never_a_prompt_s_last_token() -> None:
+    long = [Rendered("", "", [1, *range(10, 200), place], [5, 6]) for place in range(4)]
+    assert shared_tokens(long) == 191
+    assert shared_tokens([Rendered("", "", [1, 100 + place, *range(150)], [5]) for place in range(4)]) == 0
+    assert shared_tokens([Rendered("", "", [1, 2, 3], [4, place]) for place in range(3)]) == 2
+    assert shared_tokens(long[:1]) == 0
+    assert shared_tokens([Rendered("", "", [1], [2]), Rendered("", "", [1], [3])]) == 0
+
+
+@pytest.mark.parametrize(
+    ("collate", "rows", "alone"),
+    [
+        (AnswerCollator(0), ROWS, [([5, 6, 7, 8], [9, 10]), ([11], [12, 13, 14])]),
+        (TextBlockCollator(0), TEXTS, [([5], [6, 7]), ([8], [9]), ([10], [11])]),
+    ],
+    ids=["answers", "texts"],
+)
+def test_the_loss_is_that_of_each_row_or_document_alone(tiny_base: Path, collate: Any, rows: Any, alone: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for prompt, answer in alone:
+            logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
+            count += len(answer)
+        assert float(answer_loss(model, collate(rows))) == pytest.approx(total / count, abs=1e-5)
+
+
+def batches(sampler: Buckets, size: int = 8) -> list[list[int]]:
+    order = list(sampler)
+    return [order[at : at + size] for at in range(0, len(order), size)]
+
+
+def test_padded_rows_come_once_an_epoch_and_the_same_again() -> None:
+    sampler = Buckets(LENGTHS, 8, 5)
+    first = batches(sampler)
+    assert sorted(sampler) == list(range(103))
+    assert batches(Buckets(LENGTHS, 8, 5)) == first != batches(Buckets(LENGTHS, 8, 6))
+    sampler.set_epoch(1)
+    assert sorted(sampler) == list(range(103))
+    rows = {tuple(sorted(batch)) for batch in first}
+    assert len(rows & {tuple(sorted(batch)) for batch in batches(sampler)}) <= 1, "other batches, not another order"
+
+
+def test_rows_of_a_batch_are_about_as_long_and_batches_come_in_random_order() -> None:
+    *whole, last = batches(Buckets(LENGTHS, 8, 5))
+
+    def padding(batch: list[int]) -> int:
+        return sum(max(LENGTHS[row] for row in batch) - LENGTHS[row] for row in batch)
+
+    plain = [list(range(at, at + 8)) for at in range(0, 96, 8)]
+    assert sum(map(padding, whole)) < 0.25 * sum(map(padding, plain))
+    means = [sum(LENGTHS[row] for row in batch) for batch in whole]
+    assert means not in (sorted(means), sorted(means, reverse=True))
+    assert len(last) == 103 % 8
+
+
+def rows(shared: int, rest: tuple[int, int]) -> list[Rendered]:
+    """Four rows that begin with the same tokens; the second has a later turn that is not learned."""
+    dice = random.Random(1)
+
+    def some(low: int, high: int) -> list[int]:
+        return [dice.randrange(5, 400) for _ in range(dice.randint(low, high))]
+
+    same = some(shared, shared)
+    return [
+        Rendered("", "", same + some(*rest), some(4, 9), read=((1, 3),) if place == 1 else ()) for place in range(4)
+    ]
+
+
+def moved(base: Path, name: str) -> Any:
+    """A method over the base, away from its start, where half of the gradients are zero."""
+    method = get_method(name)
+    model = load_for_training(base, method, 4 if method.rank is not None else 0, 1)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad and p.dtype.is_floating_point:
+                p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+def learned(model: Any, batch: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    loss = answer_loss(model, batch)
+    loss.backward()
+    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def same(model: Any, some: list[Rendered]) -> None:
+    """The loss to 1e-6 of itself, gradients to 1e-5, against padded rows through Hugging Face's own modules."""
+    assert fits(model)
+    expected, gradients = learned(model, AnswerCollator(0)(some))
+    loss, found = learned(model, PackedSequenceCollator()(some))
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert (found[name] - gradient).abs().max() <= 1e-5 * max(1.0, float(gradient.abs().max())), name
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "full", "bottleneck", "qlora"])
+def test_what_packed_sequences_learn_is_the_same(tiny_base: Path, name: str) -> None:
+    model = moved(tiny_base, name)
+    for shared, recompute in ((0, False), (9, False), (9, True)):
+        some = rows(shared, (2, 7))
+        assert (shared_tokens(some) >= 9) == bool(shared)
+        model.recompute = recompute
+        same(model, some)
+    if name == "lora":
+        for shared in (0, 150):
+            same(model, rows(shared, (SHORT - 40, SHORT + 20)))
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_other_families(tmp_path: Path, family: str, name: str) -> None:
+    """Biases (Qwen 2), norms of queries and keys and heads of another width (Qwen 3), a head of its own."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    own: dict[str, Any] = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}.get(family, {})
+    sides = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} | own
+    config = AutoConfig.for_model(
+        family, **sides, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False, initializer_range=0.2
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    same(moved(tmp_path, name), rows(9, (2, 7)))
+
+
+def test_other_models_train_on_padded_rows(tiny_base: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+
+    for name in ("prefix", "prompt", "p-tuning", "p-tuning-v2"):
+        model = load_for_training(tiny_base, get_method(name), 4, 1)
+        assert isinstance(collator("sft", 0, model), AnswerCollator)
+    small: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    assert not fits(GPT2LMHeadModel(GPT2Config(vocab_size=512, n_embd=64, n_layer=1, n_head=2)))
+    slides = MistralConfig(**small, num_key_value_heads=2, intermediate_size=64, sliding_window=8)
+    assert not fits(MistralForCausalLM(slides))
+    model = load_for_training(tiny_base, get_method("lora"), 4, 1)
+    assert isinstance(collator("sft", 0, model), PackedSequenceCollator)
+    assert isinstance(collator("pretrain", 0, model), TextBlockCollator)
+
+
+def test_a_run_that_goes_past_its_limit_or_what_is_free_recomputes(plain_spec: RunSpec, tiny_base: Path) -> None:
+    cases = [(5, 0, 8, False), (9, 0, 8, True), (5, 4, 8, True), (5, 6, 8, False), (5, 6, 4, True), (0, 0, 8, False)]
+    for needs, limit, free, wanted in cases:
+        assert exceeds(needs, limit, free) is wanted
+    inside = replace(plain_spec, estimated_memory_bytes=2_000_000)
+    too_large = replace(inside, limit_memory_bytes=1_000_000)
+    model = load_for_training(tiny_base, get_method("lora"), 4, 1)
+    assert not save_memory(model, inside)
+    assert not getattr(model, "recompute", False)
+    assert save_memory(model, too_large)
+    assert model.recompute
+    assert not save_memory(load_for_training(tiny_base, get_method("prefix"), 4, 1), too_large)

@@ -1,0 +1,115 @@
+"""What a run's folder holds: the event log, and checkpoints that are complete or ignored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from playground.training.checkpoint import (
+    MARKER,
+    best,
+    drop_torn,
+    is_complete,
+    mark_complete,
+    marked_step,
+    newest_complete,
+    prune,
+    set_score,
+)
+from playground.training.events import LOG, POINTS, EventReader, EventWriter, curve_of
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def checkpoint(run: Path, step: int, *, marked: bool = True) -> Path:
+    folder = run / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / WEIGHTS).write_text("weights")
+    if marked:
+        mark_complete(folder)
+    return folder
+
+
+def test_a_changed_or_missing_file_makes_a_checkpoint_incomplete_and_a_torn_marker_counts_as_none(
+    tmp_path: Path,
+) -> None:
+    folder = checkpoint(tmp_path, 1)
+    assert is_complete(folder)
+    (folder / WEIGHTS).write_text("weighty")
+    assert not is_complete(folder)
+    (folder / WEIGHTS).unlink()
+    assert not is_complete(folder)
+    assert newest_complete(tmp_path) is None
+    torn = checkpoint(tmp_path, 2, marked=False)
+    (torn / MARKER).write_text('{"adapter_model')
+    assert not is_complete(torn)
+
+
+def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
+    for step, loss in ((10, 2.0), (20, 1.0), (30, 1.5), (40, 3.0)):
+        folder = checkpoint(tmp_path, step)
+        prune(tmp_path)
+        set_score(folder, loss)
+        prune(tmp_path)
+    assert best(tmp_path) == (20, 1.0)
+    assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {"checkpoint-20", "checkpoint-40"}
+    assert is_complete(tmp_path / "checkpoints" / "checkpoint-40"), "a score does not count as a change"
+
+
+def test_nothing_complete_goes_before_the_next_is_complete(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 2)
+    newest = checkpoint(tmp_path, 10)
+    checkpoint(tmp_path, 20, marked=False)  # being written
+    prune(tmp_path)
+    assert newest_complete(tmp_path) == newest
+    assert marked_step(tmp_path) == 10
+
+
+def test_what_a_kill_left_is_removed_before_going_on(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 30, marked=False)
+    assert marked_step(tmp_path) == 0
+    assert drop_torn(tmp_path) is None, "without any a run starts at its beginning"
+    whole = checkpoint(tmp_path, 10)
+    (checkpoint(tmp_path, 20) / WEIGHTS).write_text("torn")
+    checkpoint(tmp_path, 30, marked=False)
+    assert drop_torn(tmp_path) == whole
+    assert list((tmp_path / "checkpoints").iterdir()) == [whole]
+
+
+def test_what_is_written_is_read_once_and_never_a_nan(tmp_path: Path) -> None:
+    writer, reader = EventWriter(tmp_path), EventReader(tmp_path)
+    writer.write("step", step=1, loss=float("nan"))
+    writer.close()
+    (event,) = reader.read()
+    assert (event["event"], event["step"], event["loss"]) == ("step", 1, None)
+    assert reader.read() == []
+
+
+def test_a_half_written_line_waits_for_its_end_and_a_resumed_worker_closes_a_killed_one_s(tmp_path: Path) -> None:
+    reader, log = EventReader(tmp_path), tmp_path / LOG
+    log.write_text('{"event": "step"')
+    assert reader.read() == []
+    with log.open("a") as handle:
+        handle.write(', "step": 2}\n{"event": "step", "st')
+    assert [event["step"] for event in reader.read()] == [2]
+    writer = EventWriter(tmp_path)
+    writer.write("started", pid=1)
+    writer.close()
+    assert [event["event"] for event in reader.read()] == ["started"]
+    assert json.loads(log.read_text().splitlines()[-1])["pid"] == 1
+
+
+def test_losses_by_step_over_all_attempts_thinned_with_both_ends(tmp_path: Path) -> None:
+    assert curve_of(tmp_path) == {}
+    events = EventWriter(tmp_path)
+    events.write("eval", step=0, loss=3.0)
+    for step in range(1, 101):
+        events.write("step", step=step, loss=3.0 / step)
+    events.write("step", step=100, loss=9.0)
+    events.write("step", step=50, loss=float("nan"))
+    events.close()
+    curve = curve_of(tmp_path)
+    assert curve["held_out"] == [[0, 3.0]]
+    assert len(curve["training"]) == POINTS
+    assert curve["training"][0] == [1, 3.0]
+    assert curve["training"][-1] == [100, 9.0], "a resumed worker's word counts"
