@@ -110,7 +110,7 @@ _EARLY_STOP = whole(0, 1000, _STOP_HELP, flag="--early-stop", unit="checkpoints"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run's request and its spec share. None, 0 or "" = the program decides. Raises InputError for all faults."""
+    """What a run's request and its spec share; None, 0 or "" = the program decides. InputError tells every fault."""
 
     method: str = field(default="lora", metadata=setting(str, flag="--method", stated=True))
     objective: str = field(
