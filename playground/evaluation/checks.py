@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+import regex
+
 from playground.errors import InputError
-from playground.evaluation.patterns import compiled, end_of, matches
 
 SCHEMA = "json-schema:"
 WORST = "worst:"
@@ -29,18 +30,23 @@ _NO_FILES = (
     "json-schema names a file of this machine, which a shared app does not open. "
     'Write the schema itself in its place, in one line: json-schema:{"type": "object", "required": ["name"]}.'
 )
+PATIENCE_S = 0.5
+"""Seconds that one pattern may take on one text; what takes longer does not match. Usual ones take microseconds."""
+LONGEST = 10_000
+"""Characters of a pattern, and of what its counted repeats stand for: ``(ab{20}){30}`` is 630. A compiled one keeps
+some 300 bytes of each."""
 _BRIEF = 60
 _WORD = re.compile(r"\w+|[^\w\s]")
+_PIECE = re.compile(r"\\.|\(\?#[^)]*\)|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d*),?(\d*)\}|[()]|[^()]", re.DOTALL)
+_BRACE = re.compile(r"(\\N\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\})|\{", re.DOTALL)
+_BROKEN = object()
 _KINDS: dict[str, type[Check]] = {}
 
 
 @dataclass(frozen=True)
 class Check(ABC):
     """A yes or no about a reply, and a grade. spec: ``KIND`` or ``KIND:VALUE`` as it was written, which is also its
-    name.
-
-    kind, takes: how it is written; ``takes`` "" = without a value. A class with a kind is registered when it is
-    defined."""
+    name; takes: what VALUE is, "" = there is none. A class with a kind is registered when it is defined."""
 
     spec: str
     kind: ClassVar[str] = ""
@@ -53,8 +59,7 @@ class Check(ABC):
 
     @classmethod
     def parse(cls, spec: str, *, files: bool = True) -> Check:
-        """The check that a spec of this kind says. files: whether it may name a file of this machine. Raises
-        InputError."""
+        """The check that a spec says. files: whether it may name a file of this machine. Raises InputError."""
         return cls(spec)
 
     @property
@@ -72,8 +77,7 @@ class Check(ABC):
         """Whether the stripped reply holds to it; case matters."""
 
     def share(self, reply: str) -> float:
-        """How much of it a reply that does not pass has, 0 to 1. A yes or no alone is a reward that teaches nothing to
-        a model that always fails."""
+        """How much of it a reply that does not pass has, 0 to 1."""
         return 0.0
 
     @final
@@ -94,7 +98,7 @@ def is_check(name: str) -> bool:
 
 
 def parse_checks(specs: Sequence[str], *, files: bool = True) -> list[Check]:
-    """Read checks, each once; files: as in ``parse_check``. Raises InputError that names every fault."""
+    """Read checks, each once. Raises InputError that names every fault."""
     if len(set(specs)) > MOST:
         raise InputError(f"There are {len(set(specs))} checks; at most {MOST} are taken. Keep those that decide.")
     read, faults = [], []
@@ -135,9 +139,8 @@ class Json(Check):
 
 
 @dataclass(frozen=True)
-class JsonSchema(Check):
-    """The value is a file, or the schema itself. The share is how far the reply can be read as JSON; a half where it
-    can and does not fit."""
+class JsonSchema(Json):
+    """The value is a file, or the schema itself. The share is a half where the reply is JSON that does not fit."""
 
     schema: Any = None
     kind = "json-schema"
@@ -160,9 +163,6 @@ class JsonSchema(Check):
     def passes(self, reply: str) -> bool:
         return (read := _json(reply)) is not _BROKEN and self.schema.fits(read)
 
-    def share(self, reply: str) -> float:
-        return 0.5 * _readable(reply)
-
 
 class Regex(Check):
     """The whole reply matches. The share is that of the pattern's parts (split at ``.*`` and ``.+``) that are found in
@@ -184,7 +184,7 @@ class Regex(Check):
         return f"Matches {self.value}"
 
     def passes(self, reply: str) -> bool:
-        return matches(compiled(self.value, dotall=True), reply.strip())
+        return end_of(compiled(self.value, dotall=True), reply.strip(), whole=True) is not None
 
     @cached_property
     def _parts(self) -> list[Any]:
@@ -271,9 +271,6 @@ def _brief(text: str) -> str:
     return text if len(text) <= _BRIEF else f"{text[:_BRIEF]}…"
 
 
-_BROKEN = object()
-
-
 def _json(reply: str) -> Any:
     try:
         return json.loads(reply.strip(), parse_constant=_refuse)
@@ -304,3 +301,56 @@ def _overlap(wanted: str, reply: str) -> float:
     words = _WORD.findall(wanted)
     matcher = SequenceMatcher(None, words, _WORD.findall(reply), autojunk=False)
     return matcher.find_longest_match().size / max(1, len(words))
+
+
+@lru_cache(maxsize=64)
+def compiled(pattern: str, dotall: bool = False) -> Any:
+    """A pattern as Python's ``re`` means it, for the regex package, which releases the GIL and takes a timeout; dotall:
+    a dot is also the end of a line. Raises ValueError that says what is wrong with it.
+
+    What ``re`` does not take is refused, and a ``{`` that counts nothing stays a brace, where regex alone would read
+    ``{e}`` as "with errors"."""
+    if len(pattern) > LONGEST:
+        raise ValueError(f"it has {len(pattern):,} characters, and {LONGEST:,} are the most")
+    if re.search(r"\(\?[a-zA-Z]*x", pattern):  # comments could hide repeats from the count
+        raise ValueError("it is written with (?x); write it without spaces and comments")
+    if (length := _written_out(pattern)) > LONGEST:
+        text = f"its repeats stand for {length:,} characters, and {LONGEST:,} are the most; use * or + for any number"
+        raise ValueError(text)
+    try:
+        re.compile(pattern)
+        braces = _BRACE.sub(lambda found: found[1] or r"\{", pattern)
+        return regex.compile(braces, regex.DOTALL if dotall else 0, cache_pattern=False)  # its own cache holds 500
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (re.error, regex.error, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _written_out(pattern: str) -> int:
+    """Characters of a pattern with its counted repeats written out, as the compiler does; at least 1 for each."""
+    open_groups: list[int] = []
+    length = last = 0  # of the group so far; of what a repeat after it would repeat
+    for piece in _PIECE.finditer(pattern):
+        if piece[0] == "(":
+            open_groups.append(length)
+            length = last = 0
+        elif piece[0] == ")" and open_groups:
+            last, length = max(1, length), open_groups.pop() + length
+        elif piece[1] or piece[2]:
+            times = max(int(number or 0) for number in piece.groups())
+            length, last = length + last * max(0, times - 1), last * times
+        else:
+            length, last = length + 1, 1
+    return length + sum(open_groups)
+
+
+def end_of(
+    pattern: Any, text: str, start: int = 0, *, whole: bool = False, patience_s: float = PATIENCE_S
+) -> int | None:
+    """Where the first match (whole: of all the text) ends; None where there is none, or none in time."""
+    try:
+        found = (pattern.fullmatch if whole else pattern.search)(text, start, timeout=patience_s, concurrent=True)
+    except (TimeoutError, MemoryError):
+        return None
+    return None if found is None else int(found.end())

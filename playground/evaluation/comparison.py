@@ -6,31 +6,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from playground.errors import InputError
+from playground.evaluation import statistics as st
 from playground.evaluation.cost import SideCost, break_even
-from playground.evaluation.statistics import (
-    ALPHA,
-    Interval,
-    Kind,
-    Measured,
-    Tally,
-    bootstrap,
-    holm,
-    mcnemar_exact,
-    mean_rows,
-    newcombe_paired,
-    normal_quantile,
-    paired_p,
-    rows_needed,
-    tally_of,
-    wilson,
-)
+from playground.evaluation.statistics import ALPHA, Interval, Kind, Measured, Tally
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,8 @@ class Table:
         """The pair as a against b, whichever way round it is held; None where there is none."""
         for pair in self.pairs:
             if pair.metric == metric and {pair.a, pair.b} == {a, b}:
-                return pair if pair.a == a else _turned(pair)
+                turned = replace(pair, a=a, b=b, difference=-pair.difference, low=-pair.high, high=-pair.low)
+                return pair if pair.a == a else turned
         return None
 
 
@@ -89,109 +75,76 @@ def compare_sides(measured: Mapping[str, Mapping[str, Measured]]) -> Table:
     for metrics in measured.values():
         for name, one in metrics.items():
             about.setdefault(name, About(one.kind, one.higher_is_better, one.words))
-    sides = {side: {name: interval_of(one) for name, one in metrics.items()} for side, metrics in measured.items()}
+    sides = {side: {name: _interval(one) for name, one in metrics.items()} for side, metrics in measured.items()}
     pairs: list[Pair] = []
     for name in about:
         having = [side for side in measured if name in measured[side]]
-        raw = [_Raw(a, b, measured[a][name], measured[b][name]) for a, b in itertools.combinations(having, 2)]
-        common = [two for two in raw if two.n]
-        found = [two.judged() for two in common]
-        for two, pair, adjusted in zip(common, found, holm([pair.p_value for pair in found]), strict=True):
+        found = [_pair(a, b, measured[a][name], measured[b][name]) for a, b in itertools.combinations(having, 2)]
+        common = [(pair, spread) for pair, spread in found if pair.n]
+        for (pair, spread), adjusted in zip(common, st.holm([pair.p_value for pair, _ in common]), strict=True):
             enough = adjusted <= ALPHA
-            rows = None if enough else two.rows_needed(pair, ALPHA / len(found))
+            rows = None if enough else _rows_needed(pair, spread, ALPHA / len(common))
             pairs.append(replace(pair, p_adjusted=adjusted, enough=enough, rows_needed=rows))
     return Table(sides, tuple(pairs), about)
 
 
-def interval_of(one: Measured) -> Interval:
+def _interval(one: Measured) -> Interval:
     """A side's figure with its interval, over the examples that have a value."""
+    known = [value for value in one.values if value is not None]
     if one.kind == "yes-no":
-        known = [value for value in one.values if value is not None]
-        return wilson(round(sum(known)), len(known))
-    tally = one.tally or tally_of([value for value in one.values if value is not None])
-    return replace(bootstrap(tally), value=one.pooled)
+        return st.wilson(round(sum(known)), len(known))
+    return replace(st.bootstrap(one.tally or st.tally_of(known)), value=one.pooled)
 
 
-class _Raw:
-    """One metric of two sides on their common examples."""
+Spread = float | tuple[float, float]
+"""Of a pair: the differences' standard deviation; for yes/no the shares of examples that hold for a only, b only."""
 
-    def __init__(self, a: str, b: str, first: Measured, second: Measured) -> None:
-        self._names, self._first, self._second = (a, b), first, second
-        here, there = _places(first), _places(second)
-        common = [number for number in here if number in there]
-        self._here, self._there = [here[number] for number in common], [there[number] for number in common]
-        self.n = len(common)
 
-    @property
-    def _values(self) -> tuple[list[float], list[float]]:
-        first = [self._first.values[at] for at in self._here]
-        second = [self._second.values[at] for at in self._there]
-        return [float(value or 0) for value in first], [float(value or 0) for value in second]
+def _pair(a: str, b: str, first: Measured, second: Measured) -> tuple[Pair, Spread]:
+    """One metric of two sides on their common examples, not adjusted; n is 0 where there are none."""
+    here, there = _places(first), _places(second)
+    common = [number for number in here if number in there]
+    mine, theirs = [here[number] for number in common], [there[number] for number in common]
+    x = np.array([first.values[at] or 0 for at in mine], dtype=float)
+    y = np.array([second.values[at] or 0 for at in theirs], dtype=float)
+    spread: Spread = 0.0
+    if not common:
+        interval, p = Interval(0, 0, 0, 0), 1.0
+    elif first.kind == "yes-no":
+        interval, p = st.newcombe_paired(x > 0, y > 0), st.mcnemar_exact(x > 0, y > 0)
+        spread = float(np.mean(x > y)), float(np.mean(x < y))
+    else:
+        one, other = _part(first, mine, x), _part(second, theirs, y)
+        interval, p = st.bootstrap(one, other), st.paired_p(one, other)
+        if first.kind == "corpus":  # no differences to take the spread of: the interval's width gives it
+            spread = (interval.high - interval.low) / (2 * st.normal_quantile(0.975)) * math.sqrt(len(common))
+        elif len(common) > 1:
+            spread = float(np.std(x - y, ddof=1))
+    figures = interval.value, interval.low, interval.high, p, p
+    return Pair(a, b, first.name, *figures, False, None, len(common)), spread
 
-    @property
-    def _tallies(self) -> tuple[Tally, Tally]:
-        if self._first.tally is None or self._second.tally is None:
-            a, b = self._values
-            return tally_of(a), tally_of(b)
-        return _part(self._first.tally, self._here), _part(self._second.tally, self._there)
 
-    def judged(self) -> Pair:
-        if self._first.kind == "yes-no":
-            a, b = ([value > 0 for value in values] for values in self._values)
-            interval, p = newcombe_paired(a, b), mcnemar_exact(a, b)
-        else:
-            first, second = self._tallies
-            interval, p = bootstrap(first, other=second), paired_p(first, second)
-        return Pair(
-            *self._names, self._first.name, interval.value, interval.low, interval.high, p, p, False, None, self.n
-        )
-
-    def rows_needed(self, pair: Pair, alpha: float) -> int | None:
-        if self._first.kind == "corpus":  # no differences to take the spread of: the interval's width gives it
-            spread = (pair.high - pair.low) / (2 * normal_quantile(0.975)) * math.sqrt(self.n)
-            rows = mean_rows(pair.difference, spread, alpha)
-        else:
-            rows = rows_needed(*self._values, yes_no=self._first.kind == "yes-no", alpha=alpha).rows
-        return None if rows is None else max(rows, self.n + 1)
+def _rows_needed(pair: Pair, spread: Spread, alpha: float) -> int | None:
+    if isinstance(spread, tuple):
+        wanted = st.mcnemar_rows(*spread, alpha)
+    else:
+        wanted = st.mean_rows(pair.difference, spread, alpha)
+    return None if wanted is None else max(wanted, pair.n + 1)
 
 
 def _places(one: Measured) -> dict[int, int]:
     """example number -> place, of the examples that count."""
-    numbers = one.numbers
-    return {number: at for at, number in enumerate(numbers) if one.tally is not None or one.values[at] is not None}
+    return {number: at for at, number in enumerate(one.numbers) if one.tally is not None or one.values[at] is not None}
 
 
-def _part(tally: Tally, places: Sequence[int]) -> Tally:
-    return Tally(tally.rows[np.asarray(places, dtype=int)], tally.pool)
+def _part(one: Measured, places: list[int], values: np.ndarray) -> Tally:
+    return st.tally_of(values) if one.tally is None else Tally(one.tally.rows[places], one.tally.pool)
 
 
-def _turned(pair: Pair) -> Pair:
-    return replace(pair, a=pair.b, b=pair.a, difference=-pair.difference, low=-pair.high, high=-pair.low)
-
-
-def side_link(side: str, metric: str) -> str:
-    """The id of one side's figure."""
-    return f"side|{side}|{metric}"
-
-
-def pair_link(a: str, b: str, metric: str) -> str:
-    """The id of a pair's difference; sides in the order the table holds them."""
-    return f"pair|{a}|{b}|{metric}"
-
-
-def cost_link(side: str) -> str:
-    """The id of what a side costs."""
-    return f"cost|{side}"
-
-
-def question_link(name: str) -> str:
-    """The id of a question's answer: volume, changes, latency_s, budget."""
-    return f"question|{name}"
-
-
-def fact_link(name: str) -> str:
-    """The id of a fact about the data: rows_trained, poor_share, overlap."""
-    return f"fact|{name}"
+def link(kind: Literal["side", "pair", "cost", "question", "fact"], *names: str) -> str:
+    """The id of a figure: ``side|SIDE|METRIC``, ``pair|A|B|METRIC`` with the sides in the table's order,
+    ``cost|SIDE``, ``question|NAME`` of the answer to a question, ``fact|NAME`` of the data."""
+    return "|".join((kind, *names))
 
 
 def figure(table: Table, interval: Interval, metric: str) -> str:
@@ -339,10 +292,11 @@ class Contest:
 
     def best(self, sides: Iterable[str]) -> str | None:
         """The best figure; among equals the simplest kind, then the first."""
-        ranked = sorted(
-            sides, key=lambda side: (-self.sign * self.interval(side).value, SIMPLEST.index(self.kinds[side]))
-        )
-        return ranked[0] if ranked else None
+
+        def rank(side: str) -> tuple[float, int]:
+            return -self.sign * self.interval(side).value, SIMPLEST.index(self.kinds[side])
+
+        return min(sides, key=rank, default=None)
 
     def pair(self, a: str, b: str) -> Pair | None:
         return self.table.pair(a, b, self.metric)
@@ -384,20 +338,16 @@ class Contest:
         """How a and b differ, as a reason whose number is the linked pair's difference; None where they have no
         pair."""
         metric = metric or self.metric
-        held = next((pair for pair in self.table.pairs if pair.metric == metric and {pair.a, pair.b} == {a, b}), None)
         pair = self.table.pair(a, b, metric)
-        if held is None or pair is None:
+        if pair is None:
             return None
+        held = next(one for one in self.table.pairs if one.metric == metric and {one.a, one.b} == {a, b})
         gain = pair.difference if self.table.about[metric].higher_is_better else -pair.difference
-        how = (
-            "level with"
-            if gain == 0
-            else f"{gain_words(self.table, gain, metric)} {'ahead of' if gain > 0 else 'behind'}"
-        )
-        sure = (
-            f", which {'is more than' if pair.enough else 'may be'} chance ({p_words(pair.p_adjusted)})" if gain else ""
-        )
+        how, sure = "level with", ""
+        if gain:
+            how = f"{gain_words(self.table, gain, metric)} {'ahead of' if gain > 0 else 'behind'}"
+            sure = f", which {'is more than' if pair.enough else 'may be'} chance ({p_words(pair.p_adjusted)})"
         first, second = (figure(self.table, self.table.sides[side][metric], metric) for side in (a, b))
         where = "" if metric == self.metric else f" on {metric}"
         text = f"{a} ({first}) is {how} {b} ({second}){where}{sure}."
-        return Reason(text, held.difference, pair_link(held.a, held.b, metric))
+        return Reason(text, held.difference, link("pair", held.a, held.b, metric))

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from playground.errors import InputError
 
@@ -41,14 +40,13 @@ class Prices:
             if field.name == "currency":
                 if not isinstance(value, str) or not value.strip() or len(value) > 12:
                     faults.append(f"currency is {value!r}; it takes a word such as EUR")
-            elif value is None and field.default is None:
                 continue
-            elif (
-                isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0
-            ):
-                faults.append(
-                    f"{field.name} is {value!r}; it takes a number from 0" + (" or null" * (field.default is None))
-                )
+            fits = (
+                not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
+            )
+            if not fits and not (value is None and field.default is None):
+                or_null = " or null" * (field.default is None)
+                faults.append(f"{field.name} is {value!r}; it takes a number from 0{or_null}")
         if faults:
             raise InputError("The prices cannot be used: " + "; ".join(faults) + ".")
 
@@ -59,7 +57,7 @@ class Prices:
 
     @property
     def unit(self) -> str:
-        """What stands behind an amount in a sentence: the currency, and that the prices are examples where they are."""
+        """The currency, and that the prices are examples where they are."""
         return f"{self.currency} at example prices" if self.made_up else self.currency
 
 
@@ -95,8 +93,8 @@ class Point:
 
 @dataclass(frozen=True)
 class PromptLengths:
-    """points: tokens of instructions -> cost a request of ``prompt`` and ``fine-tune``, training shared out. pays_from:
-    the least number of tokens from which fine-tuning is no dearer; None = at no length."""
+    """points: by tokens of instructions, what a request of ``prompt`` and ``fine-tune`` costs, training shared out.
+    pays_from: tokens from which fine-tuning is no dearer; None = at no length."""
 
     points: tuple[Point, ...]
     pays_from: int | None
@@ -145,10 +143,10 @@ def training_cost(seconds: float, prices: Prices) -> float:
     return prices.training if prices.training is not None else seconds / HOUR_S * prices.training_per_hour
 
 
-def is_training_known(seconds: float | None, once: float | None, per_hour: float) -> bool:
-    """Whether what a training cost is known. A model from elsewhere has no record of its run, which does not make it
-    free; at a given price of the whole, or where hours cost nothing, its seconds do not matter."""
-    return bool(seconds) or once is not None or per_hour == 0
+def is_training_known(seconds: float | None, prices: Prices) -> bool:
+    """Whether what a training cost is known: a model from elsewhere has no record of its run, which does not make it
+    free."""
+    return bool(seconds) or prices.training is not None or prices.training_per_hour == 0
 
 
 def break_even(a: float, b: float, training_cost: float) -> int | None:
@@ -158,29 +156,22 @@ def break_even(a: float, b: float, training_cost: float) -> int | None:
     return math.ceil(training_cost / (a - b)) if b < a else None
 
 
-def curve(costs: Mapping[str, SideCost], most_requests: int, points: int = 25) -> tuple[Point, ...]:
-    """Total cost of every side at evenly spaced numbers of requests, from 0 to ``most_requests``."""
-    at = sorted({round(most_requests * step / (points - 1)) for step in range(points)})
+def curve(costs: Mapping[str, SideCost], most_requests: int) -> tuple[Point, ...]:
+    """Total cost of every side at up to 25 evenly spaced numbers of requests, from 0 to ``most_requests``."""
+    at = sorted({round(most_requests * step / 24) for step in range(25)})
     return tuple(Point(requests, {side: cost.total(requests) for side, cost in costs.items()}) for requests in at)
 
 
 def prompt_length_curve(
-    untuned: SideFigures,
-    tuned: SideFigures,
-    prices: Prices,
-    training_cost: float,
-    requests: int,
-    longest: int = 2_000,
-    points: int = 21,
+    untuned: SideFigures, tuned: SideFigures, prices: Prices, training_cost: float, requests: int
 ) -> PromptLengths:
-    """Cost a request by how many tokens of instructions (prompt, examples, passages) the untuned model is given each
-    time.
+    """Cost a request by how many tokens of instructions (prompt, examples, passages), up to 2,000, the untuned model is
+    given each time.
 
     tuned reads none of them, so what it reads is the question alone, and its training is shared out over ``requests``
     (at least 1). By device seconds, what a token more costs is taken from these two sides' times; where the longer
     prompt was not slower, nothing."""
-    requests = max(1, requests)
-    fixed = cost_per_request(tuned, prices) + training_cost / requests
+    fixed = cost_per_request(tuned, prices) + training_cost / max(1, requests)
     extra = untuned.prompt_tokens - tuned.prompt_tokens
     if prices.device_per_hour is None:
         slope = _token_prices(untuned.tuned, prices)[0]
@@ -188,7 +179,7 @@ def prompt_length_curve(
         slower = max(0.0, untuned.seconds - tuned.seconds)
         slope = slower / extra * prices.device_per_hour / HOUR_S if extra > 0 else 0.0
     bare = cost_per_request(untuned, prices) - slope * extra
-    at = [round(longest * step / (points - 1)) for step in range(points)]
+    at = range(0, 2_001, 100)
     drawn = tuple(Point(tokens, {"prompt": bare + slope * tokens, "fine-tune": fixed}) for tokens in at)
     if fixed <= bare:
         return PromptLengths(drawn, 0)
@@ -197,9 +188,9 @@ def prompt_length_curve(
 
 def _token_prices(tuned: bool, prices: Prices) -> tuple[float, float]:
     """One token read, one written."""
-    read: Any = prices.prompt_per_million
-    written: Any = prices.completion_per_million
-    if tuned:
-        read = read if prices.tuned_prompt_per_million is None else prices.tuned_prompt_per_million
-        written = written if prices.tuned_completion_per_million is None else prices.tuned_completion_per_million
+    read, written = prices.prompt_per_million, prices.completion_per_million
+    if tuned and prices.tuned_prompt_per_million is not None:
+        read = prices.tuned_prompt_per_million
+    if tuned and prices.tuned_completion_per_million is not None:
+        written = prices.tuned_completion_per_million
     return read / MILLION, written / MILLION

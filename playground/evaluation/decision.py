@@ -12,7 +12,6 @@ from playground.evaluation.comparison import (
     TUNED,
     UNTUNED,
     WORDS,
-    Answer,
     Choice,
     Contest,
     Facts,
@@ -20,15 +19,10 @@ from playground.evaluation.comparison import (
     Reason,
     SideKind,
     Table,
-    cost_link,
-    fact_link,
+    link,
     money,
-    question_link,
-    side_link,
 )
 from playground.evaluation.cost import SideCost
-
-__all__ = ["Answer", "Choice", "Facts", "Questions", "Reason", "SideKind", "choose", "main_metric"]
 
 FEWEST_EXAMPLES = 10
 """With fewer test examples nothing is concluded."""
@@ -113,7 +107,7 @@ class _Case:
     def decided(self) -> Choice:
         n = max((self._of.interval(side).n for side in self._of.only), default=0)
         if n < FEWEST_EXAMPLES:  # 1
-            self._say(Reason(f"{n} test examples were measured.", n, fact_link("examples")))
+            self._say(Reason(f"{n} test examples were measured.", n, link("fact", "examples")))
             return self._unsure(1, f"{n} test examples are too few to conclude anything.", FEWEST_EXAMPLES)
         self._set_aside(n)  # 2
         of = self._of
@@ -153,7 +147,7 @@ class _Case:
             if overlap > MOST_OVERLAP * n:
                 text += ", so the tuned sides are left out. Judge them by examples they have not seen"
                 self._without(tuned)
-            self._say(Reason(text + ".", overlap, fact_link("overlap")))
+            self._say(Reason(text + ".", overlap, link("fact", "overlap")))
         if limit is None:
             return
         found = self._of.table.sides
@@ -166,15 +160,17 @@ class _Case:
                 else "No side was timed"
             )
             text = f"{who}, so your limit of {limit:g} s could not be checked{' there' if times else ''}."
-            self._say(Reason(text, limit, question_link("latency_s")))
+            self._say(Reason(text, limit, link("question", "latency_s")))
         slow = [side for side, seconds in times.items() if seconds > limit]
         for side in slow:
             text = f"{side} takes {times[side]:.1f} s an answer, above your limit of {limit:g} s."
-            self._say(Reason(text, times[side], side_link(side, "seconds")))
+            self._say(Reason(text, times[side], link("side", side, "seconds")))
         if len(slow) < len(self._of.only):
             self._without(slow)
         else:
-            self._say(Reason("No side keeps to the limit, so it decides nothing.", limit, question_link("latency_s")))
+            self._say(
+                Reason("No side keeps to the limit, so it decides nothing.", limit, link("question", "latency_s"))
+            )
 
     def _without(self, sides: list[str]) -> None:
         of = self._of
@@ -247,7 +243,7 @@ class _Case:
             return False
         self._say(of.compared(tuned, untuned))
         text = f"At your volume {tuned} saves {money(saving, self._facts.currency)} a year."
-        self._say(Reason(text, saving, cost_link(tuned)))
+        self._say(Reason(text, saving, link("cost", tuned)))
         return True
 
     def _say_unknown_costs(self, tuned: str, untuned: str) -> None:
@@ -256,10 +252,10 @@ class _Case:
         if questions.volume and unknown:
             text = f"What {' and '.join(unknown)} cost{'s' * (len(unknown) == 1)} is not known in full, "
             text += "so your volume could not be weighed."
-            self._say(Reason(text, questions.volume, question_link("volume")))
+            self._say(Reason(text, questions.volume, link("question", "volume")))
         if questions.budget is not None and tuned not in costs:
             text = f"What {tuned} costs is not known in full, so your budget could not be weighed."
-            self._say(Reason(text, questions.budget, question_link("budget")))
+            self._say(Reason(text, questions.budget, link("question", "budget")))
 
     def _unfit(self, tuned: str) -> tuple[int, Reason] | None:
         """Rules 8 to 10: what speaks against training at all, the first of it."""
@@ -268,17 +264,17 @@ class _Case:
         if rows is not None and rows < FEWEST_ROWS:  # 8
             text = f"The tuned model learned from {rows} rows; "
             text += f"fewer than {FEWEST_ROWS} are learned by heart. Collect more."
-            return 8, Reason(text, rows, fact_link("rows_trained"))
+            return 8, Reason(text, rows, link("fact", "rows_trained"))
         if facts.poor_share > MOST_POOR:
             text = f"{facts.poor_share:.0%} of the rows are bad, repeated or contradict each other. Mend them first."
-            return 8, Reason(text, facts.poor_share, fact_link("poor_share"))
+            return 8, Reason(text, facts.poor_share, link("fact", "poor_share"))
         if questions.changes == "weekly":  # 9
             text = "The task changes every week: a prompt is changed in a minute, "
             text += "a model would be trained again each time."
-            return 9, Reason(text, None, question_link("changes"))
+            return 9, Reason(text, None, link("question", "changes"))
         if questions.budget is not None and once > questions.budget:  # 10
             text = f"Training costs {money(once, currency)}; your budget is {money(questions.budget, currency)}."
-            return 10, Reason(text, once, question_link("budget"))
+            return 10, Reason(text, once, link("question", "budget"))
         return None
 
     def _against(self, tuned: str, untuned: str) -> tuple[int, Reason] | None:
@@ -292,13 +288,13 @@ class _Case:
         requests = of.payback(tuned, untuned)  # 11
         if requests is None:
             text = f"An answer of {tuned} costs no less, so its training is never paid back, and the gain is modest."
-            return 11, Reason(text, None, cost_link(tuned))
+            return 11, Reason(text, None, link("cost", tuned))
         if requests / volume > PAYBACK_MONTHS[changes]:
             text = (
                 f"Training is paid back after {requests:,} requests, {requests / volume:,.1f} months at your volume, "
             )
             text += "and the gain is modest."
-            return 11, Reason(text, requests, cost_link(tuned))
+            return 11, Reason(text, requests, link("cost", tuned))
         return None
 
     def _say(self, reason: Reason | None) -> None:
@@ -311,7 +307,7 @@ class _Case:
         text = f"{side} reaches {of.figure(side)} on {of.metric}"
         if of.yes_no and of.sign > 0 and interval.value < 0.5:
             text += ": not half of them yet"
-        self._say(Reason(text + ".", interval.value, side_link(side, of.metric)))
+        self._say(Reason(text + ".", interval.value, link("side", side, of.metric)))
         if other is not None:
             self._beside(side, other)
         sentence = f"{WORDS[answer]}: {side} reaches {of.figure(side)} on {of.metric}"
@@ -333,7 +329,7 @@ class _Case:
         if requests is not None:
             once = money(of.costs[tuned].once, self._facts.currency)
             text = f"Training ({once}) is paid back after {requests:,} requests."
-            self._say(Reason(text, requests, cost_link(tuned)))
+            self._say(Reason(text, requests, link("cost", tuned)))
 
     def _unsure(self, rule: int, lead: str, rows: int | None, leader: str | None = None) -> Choice:
         sentence = f"{WORDS['not-enough-evidence']}: {lead}"

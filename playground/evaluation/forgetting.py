@@ -1,8 +1,7 @@
 """What a tuned model forgot, and whether a side with documents says what they cannot answer.
 
-The texts and questions are our own and ship with the app. General questions have answers of few words; a reply is right
-when one of the accepted spellings stands in it as a word. The unanswerable ones are about people and places that are
-made up, as in SQuAD 2.0 (Rajpurkar et al. 2018), but without the documents' own subject.
+The texts and questions are our own and ship with the app. The unanswerable questions are about people and places that
+are made up, as in SQuAD 2.0 (Rajpurkar et al. 2018), but without the documents' own subject.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -20,9 +19,21 @@ from playground.evaluation.statistics import wilson
 
 MATERIAL = Path(__file__).parent / "material"
 REPLY_TOKENS = 16
-"""The longest reply to a question, drawn greedily."""
+"""The longest reply to a general question, drawn greedily."""
+REFUSALS_REPLY_TOKENS = 40
+"""The longest reply to an unanswerable one: who refuses does so in the first sentence."""
 LOSS_NOISE = 0.02
 """Nats a token below which a change of loss is not spoken of."""
+_NOT = r"(?:do(?:es)?|did|is|are|was|were|has|have|can|could|would|am)(?: not|n['’]t)|cannot"
+_REFUSED = re.compile(
+    rf"\b(?:{_NOT}|unable to|impossible to)(?: \w+)? (?:know|say|tell|find|answer|mention|state|specify|contain"
+    r"|include|determine|provide|see|indicate)"
+    rf"|\b(?:{_NOT}|not) (?:\w+ )?(?:mentioned|stated|specified|given|provided|available|known|found|recorded"
+    r"|contained|included|answered|determined)"
+    r"|\b(?:no|not enough|insufficient|any) (?:\w+ )?(?:information|mention|details?|records?|answer|data)\b"
+    r"|\b(?:not sure|unsure|unknown|no idea)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -43,16 +54,23 @@ class Material:
     sha256: str
 
 
+def _rows(file: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.splitlines() if line.strip()]
+
+
 @cache
 def material() -> Material:
-    """The passages and questions that ship with the project."""
+    """The passages and general questions that ship with the project."""
     files = [(MATERIAL / name).read_bytes() for name in ("general_text.jsonl", "general_questions.jsonl")]
-    texts, questions = ([json.loads(line) for line in file.splitlines() if line.strip()] for file in files)
-    return Material(
-        tuple(row["text"] for row in texts),
-        tuple(Question(row["question"], tuple(row["answers"])) for row in questions),
-        sha256(b"\n".join(files)).hexdigest(),
-    )
+    texts, asked = (_rows(file) for file in files)
+    questions = tuple(Question(row["question"], tuple(row["answers"])) for row in asked)
+    return Material(tuple(row["text"] for row in texts), questions, sha256(b"\n".join(files)).hexdigest())
+
+
+@cache
+def questions() -> tuple[str, ...]:
+    """The unanswerable questions that ship with the project."""
+    return tuple(row["question"] for row in _rows((MATERIAL / "unanswerable_questions.jsonl").read_bytes()))
 
 
 def is_right(reply: str, answers: Sequence[str]) -> bool:
@@ -81,16 +99,14 @@ def pooled(scores: Sequence[Scored]) -> Scored:
     tokens = sum(score.tokens for score in scores)
 
     def mean(values: Sequence[float | None]) -> float | None:
-        if not tokens or any(value is None for value in values):
+        known = [value for value in values if value is not None]
+        if not tokens or len(known) < len(values):
             return None
-        return (
-            sum(value * score.tokens for value, score in zip(values, scores, strict=True) if value is not None) / tokens
-        )
+        return sum(value * score.tokens for value, score in zip(known, scores, strict=True)) / tokens
 
-    loss = mean([score.loss for score in scores])
-    return Scored(
-        tokens, loss or 0.0, mean([score.base_loss for score in scores]), mean([score.divergence for score in scores])
-    )
+    loss = mean([score.loss for score in scores]) or 0.0
+    base_loss, divergence = mean([score.base_loss for score in scores]), mean([score.divergence for score in scores])
+    return Scored(tokens, loss, base_loss, divergence)
 
 
 @dataclass(frozen=True)
@@ -111,78 +127,26 @@ class Forgetting:
     no_divergence: str = ""
 
     @property
-    def loss_change(self) -> float:
-        """Nats a token; above 0 the general text has become harder."""
-        return self.loss_after - self.loss_before
-
-    @property
     def words(self) -> str:
         """One sentence for a person."""
-        change = self.loss_change
-        if abs(change) < LOSS_NOISE:
-            text = "General text is as easy for it as before"
-        else:
+        change = self.loss_after - self.loss_before
+        text = "General text is as easy for it as before"
+        if abs(change) >= LOSS_NOISE:
             text = f"General text is {'harder' if change > 0 else 'easier'} by {abs(change):.2f} nats a token"
-        said = (
-            f"{self.right_after} of {self.questions} general questions are answered rightly, {self.right_before} before"
-        )
-        return f"{text}; {said}."
-
-
-FILE = Path(__file__).parent / "material" / "unanswerable_questions.jsonl"
-REFUSALS_REPLY_TOKENS = 40
-"""The longest reply: who refuses does so in the first sentence."""
-_NOT = r"(?:do(?:es)?|did|is|are|was|were|has|have|can|could|would|am)(?: not|n['’]t)|cannot"
-_REFUSED = re.compile(
-    "|".join(
-        (
-            rf"\b(?:{_NOT}|unable to|impossible to)(?: \w+)? (?:know|say|tell|find|answer|mention|state|specify|contain"
-            r"|include|determine|provide|see|indicate)",
-            rf"\b(?:{_NOT}|not) (?:\w+ )?(?:mentioned|stated|specified|given|provided|available|known|found|recorded"
-            r"|contained|included|answered|determined)",
-            r"\b(?:no|not enough|insufficient|any) (?:\w+ )?(?:information|mention|details?|records?|answer|data)\b",
-            r"\b(?:not sure|unsure|unknown|no idea)\b",
-        )
-    ),
-    re.IGNORECASE,
-)
-
-
-@cache
-def questions() -> tuple[str, ...]:
-    """The questions that ship with the project."""
-    lines = FILE.read_text(encoding="utf-8").split("\n")
-    return tuple(json.loads(line)["question"] for line in lines if line.strip())
+        said = f"{self.right_after} of {self.questions} general questions are answered rightly"
+        return f"{text}; {said}, {self.right_before} before."
 
 
 def is_refusal(reply: str) -> bool:
-    """Whether an English reply says that the answer is not known or not there. Read from set phrases, so a rare wording
-    is missed."""
+    """Whether an English reply says, in one of the usual phrases, that the answer is not known or not there."""
     return bool(_REFUSED.search(reply))
 
 
-@dataclass(frozen=True)
-class Refusals:
-    """refused of asked questions, low and high: Wilson's 95 % interval of the share."""
-
-    asked: int
-    refused: int
-    low: float
-    high: float
-
-    @property
-    def words(self) -> str:
-        if not self.refused:
-            return f"It answered all {self.asked} questions that its documents cannot answer."
-        of = f"{self.refused} of {self.asked} questions that its documents cannot answer"
-        return f"It said of {of} that it does not know."
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"words": self.words}
-
-
-def refusals(replies: Sequence[str]) -> Refusals:
-    """Count them. Raises ValueError for no replies."""
-    refused = sum(is_refusal(reply) for reply in replies)
-    share = wilson(refused, len(replies))
-    return Refusals(len(replies), refused, share.low, share.high)
+def refusals(replies: Sequence[str]) -> dict[str, Any]:
+    """How many of the replies refuse: asked, refused, both ends of Wilson's 95 % interval of the share, and words.
+    Raises ValueError for no replies."""
+    asked, refused = len(replies), sum(is_refusal(reply) for reply in replies)
+    share = wilson(refused, asked)
+    said = f"It said of {refused} of {asked} questions that its documents cannot answer that it does not know."
+    words = said if refused else f"It answered all {asked} questions that its documents cannot answer."
+    return {"asked": asked, "refused": refused, "low": share.low, "high": share.high, "words": words}

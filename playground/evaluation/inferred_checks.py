@@ -1,17 +1,15 @@
-"""What the reference answers have in common, as checks: the form that a reply is expected to have, read from the
-data."""
+"""What the reference answers have in common: whether they are labels, and their form, as checks."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from playground.evaluation.checks import Check, parse_check
-from playground.evaluation.text_metrics import key_of, labels_of
 
 LIKE_REFERENCES = "like-references"
 FEWEST = 5
@@ -22,8 +20,62 @@ LEAST_LETTERS = 4
 """A shared beginning or ending with fewer letters and digits says nothing."""
 SPREAD = 4
 """Lengths say something where the longest answer has at most so many times the words of the middle one."""
+FEWEST_ROWS, MOST_LABELS, MOST_WORDS, MOST_CHARACTERS = 6, 200, 8, 60
+_OUTER = " \t\n\"'`*.,:;!?()[]{}<>“”‘’„«»"
 Part = tuple[str, Callable[[str], bool]]
 _HEADING = re.compile(r"^[ \t]*(#{1,6}[ \t]+\S[^\n]{0,60}|[*_]{0,2}[^\W\d_][^\n:{}\[\]\"]{0,40}:)", re.MULTILINE)
+
+
+def collapsed(text: str) -> str:
+    """Stripped, with every run of white space as one space. Case stays."""
+    return " ".join(text.split())
+
+
+def key_of(text: str) -> str:
+    """What two spellings of one label share: no case, no outer punctuation, one space for ``_``, ``-`` and white
+    space."""
+    return collapsed(re.sub(r"[_\-\s]+", " ", text).strip(_OUTER)).casefold()
+
+
+def labels_of(references: Sequence[str]) -> list[str] | None:
+    """The labels, sorted, where the references are labels; else None.
+
+    1. There are at least 6 references. 2. Each is one line of at most 8 words and 60 characters, and holds a letter or
+    digit. 3. There are 2 to 200 different ones, and at most half as many as references. Case, outer punctuation, and
+    whether words are joined by a space, ``_`` or ``-`` make no difference; the commonest spelling stands for all."""
+    texts = [text.strip() for text in references]
+    if len(texts) < FEWEST_ROWS:  # 1
+        return None
+    for text in texts:  # 2
+        if "\n" in text or len(text) > MOST_CHARACTERS or len(key_of(text).split()) > MOST_WORDS or not key_of(text):
+            return None
+    spelled: dict[str, Counter[str]] = defaultdict(Counter)
+    for text in texts:
+        spelled[key_of(text)][collapsed(text)] += 1
+    if not 2 <= len(spelled) <= min(MOST_LABELS, len(texts) // 2):  # 3
+        return None
+    return sorted(spellings.most_common(1)[0][0] for spellings in spelled.values())
+
+
+def label_in(reply: str, labels: Sequence[str]) -> str | None:
+    """The label that a reply gives, or None.
+
+    Case, outer punctuation and ``_`` or ``-`` for a space make no difference. 1. The reply is a label. 2. Its first
+    line is one, or becomes one without a heading such as ``Category:``. 3. One label stands in the reply as whole words
+    and no other does; a label that only occurs inside a longer one does not count. Several, or none: None."""
+    known = {key_of(label): label for label in reversed(labels)}
+    if (whole := key_of(reply)) in known:  # 1
+        return known[whole]
+    first = next(iter(reply.strip().splitlines()), "")
+    for line in (first, first.partition(":")[2]):  # 2
+        if key_of(line) in known:
+            return known[key_of(line)]
+    found: list[str] = []  # 3
+    rest = whole
+    for key in sorted(known, key=len, reverse=True):
+        rest, times = re.subn(rf"(?<!\w){re.escape(key)}(?!\w)", " | ", rest)
+        found += [known[key]] * bool(times)
+    return found[0] if len(found) == 1 else None
 
 
 def inferred(references: Sequence[str]) -> list[str]:

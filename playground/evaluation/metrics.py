@@ -8,25 +8,33 @@ module where it is needed."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from string import punctuation
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import datasets
 import evaluate
 import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
-from playground.evaluation import text_metrics
 from playground.evaluation.checks import WORST, Check, parse_check
-from playground.evaluation.forgetting import is_refusal
+from playground.evaluation.inferred_checks import collapsed, label_in, labels_of
 from playground.evaluation.statistics import Kind, Measured, Tally, mean
 
 if TYPE_CHECKING:
     from playground.evaluation.verdict import Answered
 
+Values = Sequence[float | None]
 TEXT, NUMBER = datasets.Value("string"), datasets.Value("float64")
 TEXTS = datasets.Sequence(TEXT)
-Values = Sequence[float | None]
+REPLIES = {"predictions": (TEXT, "the replies, a list of strings.")}
 _INPUTS = """
 Args:
     predictions: {predictions}
@@ -34,14 +42,20 @@ Args:
 Returns:
     {{name: value}}
 """
+_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Scripts that are written without spaces: each sign counts as a word."""
+_TEXT_WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")
+_SIGN = re.compile(f"([{_ALONE}])")
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+ORDER = 4
+"""The longest run of words that BLEU counts."""
 
 
-class Metric(evaluate.Metric):
+class Metric(evaluate.Metric):  # type: ignore[misc, unused-ignore]
     """key: its name in a result. words: what it measures and its unit. paper: its source. higher: whether more is
-    better.
+    better. kind: how it is pooled, as in ``Measured``. takes: input -> (type, words).
 
-    kind: how it is pooled, as in ``Measured``. takes: input -> (type, words). It holds what is added in memory and
-    writes nothing."""
+    It holds what is added in memory and writes nothing."""
 
     key: str = ""
     words: str = ""
@@ -49,7 +63,7 @@ class Metric(evaluate.Metric):
     kind: Kind = "mean"
     higher: bool = True
     takes: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "predictions": (TEXT, "the replies, a list of strings."),
+        **REPLIES,
         "references": (TEXT, "what was wanted, a list of strings of the same length."),
     }
 
@@ -89,15 +103,13 @@ class Metric(evaluate.Metric):
         given = [(row.example, _utf8(inputs)) for row in rows if (inputs := self.inputs(row)) is not None]
         if not given:
             return None
-        columns = zip(*(inputs for _, inputs in given), strict=True)
-        found = self.compute(
-            per_example=True, **{name: list(column) for name, column in zip(self.takes, columns, strict=True)}
-        )
-        if all(value is None for value in found["values"]) and found["tally"] is None:
+        numbers, inputs_of = zip(*given, strict=True)
+        columns = {name: list(one) for name, one in zip(self.takes, zip(*inputs_of, strict=True), strict=True)}
+        found = self.compute(per_example=True, **columns)
+        values, tally = tuple(found["values"]), found["tally"]
+        if all(value is None for value in values) and tally is None:
             return None
-        numbers = tuple(example for example, _ in given)
-        values = tuple(found["values"])
-        return Measured(self.key, values, found[self.key], self.kind, self.higher, self.words, numbers, found["tally"])
+        return Measured(self.key, values, found[self.key], self.kind, self.higher, self.words, numbers, tally)
 
 
 def _utf8(value: Any) -> Any:
@@ -108,32 +120,113 @@ def _utf8(value: Any) -> Any:
 
 
 class ExactMatch(Metric):
+    """Case and punctuation count."""
+
     key, kind, words = "exact_match", "yes-no", "Share of replies that are the reference, white space aside"
-    value = staticmethod(text_metrics.exact_match)
+
+    def value(self, reply: str, reference: str) -> float:
+        return float(collapsed(reply) == collapsed(reference))
 
 
 class TokenF1(Metric):
+    """Harmonic mean of precision and recall of the words: without case, punctuation and articles, each as often as it
+    occurs. Both without a word = 1."""
+
     key, words = "token_f1", "Words shared with the reference, 0 to 1 (F1, as in SQuAD)"
     paper = "Rajpurkar et al. 2016, arXiv:1606.05250"
-    value = staticmethod(text_metrics.token_f1)
+
+    def value(self, reply: str, reference: str) -> float:
+        said, wanted = _squad_words(reply), _squad_words(reference)
+        if not said or not wanted:
+            return float(said == wanted)
+        return 2 * (Counter(said) & Counter(wanted)).total() / (len(said) + len(wanted))
+
+
+def _squad_words(text: str) -> list[str]:
+    bare = "".join(letter for letter in text.lower() if not _is_punctuation(letter))
+    return _SIGN.sub(r" \1 ", _ARTICLE.sub(" ", bare)).split()
+
+
+@lru_cache(maxsize=4096)
+def _is_punctuation(letter: str) -> bool:
+    return letter in punctuation or unicodedata.category(letter).startswith("P")
 
 
 class RougeL(Metric):
+    """By rouge-score, without stemming."""
+
     key, words = "rouge_l", "Longest common run of words with the reference, gaps allowed, 0 to 1 (ROUGE-L)"
     paper = "Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries"
-    value = staticmethod(text_metrics.rouge_l)
+
+    def value(self, reply: str, reference: str) -> float:
+        return float(_ROUGE.score(reference, reply)["rougeL"].fmeasure)
+
+
+class _Words:
+    """rouge-score's own tokenizer drops every letter outside a to z. On plain English this gives the same."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _TEXT_WORD.findall(text.lower())
+
+
+_ROUGE = RougeScorer(["rougeL"], tokenizer=_Words())
 
 
 class Bleu(Metric):
+    """Sentence BLEU of each reply (effective order), corpus BLEU of all; sacrebleu's defaults."""
+
     key, kind, words = "bleu", "corpus", "Runs of up to four words shared with the references, 0 to 100 (BLEU)"
     paper = "Papineni et al. 2002; Post 2018, arXiv:1804.08771"
-    score = staticmethod(text_metrics.bleu)
+
+    def score(self, replies: list[str], references: list[str]) -> tuple[Values, Tally]:
+        scorer = BLEU(effective_order=True)
+        found = [scorer.sentence_score(said, [wanted]) for said, wanted in zip(replies, references, strict=True)]
+        rows = np.array([[one.sys_len, one.ref_len, *one.counts, *one.totals] for one in found], dtype=float)
+        return [one.score for one in found], Tally(rows, _bleu_of)
+
+
+def _bleu_of(sums: np.ndarray) -> np.ndarray:
+    """[..., (reply words, reference words, 4 matches, 4 totals)] -> corpus BLEU. An order without a match counts half
+    of the one before it (sacrebleu's ``exp``); no match at all, or replies shorter than four words throughout, is 0."""
+    said, wanted = sums[..., 0], sums[..., 1]
+    matches, totals = sums[..., 2 : 2 + ORDER], sums[..., 2 + ORDER :]
+    missed = np.cumsum((matches == 0) & (totals > 0), axis=-1)
+    precision = np.where(matches > 0, matches, 0.5**missed) / np.maximum(totals, 1)
+    product = np.exp(np.log(precision).mean(axis=-1))
+    brevity = np.where(said < wanted, np.exp(1 - wanted / np.maximum(said, 1e-9)), 1.0)
+    known = (totals > 0).all(axis=-1) & (matches > 0).any(axis=-1)
+    return np.where(known, 100 * brevity * product, 0.0)
 
 
 class Chrf(Metric):
+    """Sentence chrF of each reply, corpus chrF2 of all; sacrebleu's defaults."""
+
     key, kind, words = "chrf", "corpus", "Runs of up to six letters shared with the references, 0 to 100 (chrF)"
     paper = "Popović 2015, chrF: character n-gram F-score for automatic MT evaluation"
-    score = staticmethod(text_metrics.chrf)
+
+    def score(self, replies: list[str], references: list[str]) -> tuple[Values, Tally]:
+        counting = _Counting()
+        rows = np.array([counting.counts(*pair) for pair in zip(replies, references, strict=True)], dtype=float)
+        return _chrf_of(rows).tolist(), Tally(rows, _chrf_of)
+
+
+class _Counting(CHRF):
+    """sacrebleu keeps chrF's counts to itself."""
+
+    def counts(self, reply: str, reference: str) -> list[int]:
+        return [int(count) for count in self._extract_corpus_statistics([reply], [[reference]])[0]]
+
+
+def _chrf_of(sums: np.ndarray) -> np.ndarray:
+    """[..., 6 times (reply, reference, matching n-grams)] -> chrF2: mean precision and mean recall over the orders that
+    both have."""
+    said, wanted, matches = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
+    both = (said > 0) & (wanted > 0)
+    orders = np.maximum(both.sum(axis=-1), 1)
+    precision = np.where(both, matches / np.maximum(said, 1), 0).sum(axis=-1) / orders
+    recall = np.where(both, matches / np.maximum(wanted, 1), 0).sum(axis=-1) / orders
+    weight = CHRF.BETA**2
+    return np.asarray(100 * (1 + weight) * precision * recall / np.maximum(weight * precision + recall, 1e-300))
 
 
 class _Labelled(Metric):
@@ -144,22 +237,46 @@ class _Labelled(Metric):
         self._labels = list(labels) if labels is not None else None
         super().__init__(**options)
 
-    def names(self, references: list[str]) -> list[str]:
-        return self._labels or text_metrics.labels_of(references) or sorted(set(references))
+    def given(self, replies: list[str], references: list[str]) -> tuple[list[str], list[tuple[str | None, str]]]:
+        """The labels; for each example the one that was given and the right one. A reference outside the labels is a
+        label of its own."""
+        labels = self._labels or labels_of(references) or sorted(set(references))
+        pairs = zip(replies, references, strict=True)
+        return labels, [(label_in(said, labels), label_in(right, labels) or collapsed(right)) for said, right in pairs]
 
 
 class LabelAccuracy(_Labelled):
+    """A reply without a label, or with several, is wrong."""
+
     key, kind, words = "accuracy", "yes-no", "Share of replies that give the right label"
 
-    def score(self, replies: list[str], references: list[str]) -> tuple[Values, Tally | None]:
-        return text_metrics.accuracy(replies, references, self.names(references)), None
+    def score(self, replies: list[str], references: list[str]) -> tuple[Values, None]:
+        return [float(said == right) for said, right in self.given(replies, references)[1]], None
 
 
 class MacroF1(_Labelled):
+    """Over the labels that the references hold; where examples are drawn again, over those that were drawn. References
+    outside the labels count as one more, which no reply can give."""
+
     key, kind, words = "macro_f1", "corpus", "F1 of each label, averaged, 0 to 1"
 
-    def score(self, replies: list[str], references: list[str]) -> tuple[Values, Tally | None]:
-        return [None] * len(replies), text_metrics.macro_f1(replies, references, self.names(references))
+    def score(self, replies: list[str], references: list[str]) -> tuple[Values, Tally]:
+        labels, given = self.given(replies, references)
+        rows = np.zeros((len(given), 3, len(labels) + 1))  # right, given, wanted
+        for row, (said, right) in enumerate(given):
+            rows[row, 2, labels.index(right) if right in labels else -1] = 1
+            if said is not None:
+                rows[row, 1, labels.index(said)] = 1
+                rows[row, 0, labels.index(said)] = said == right
+        return [None] * len(given), Tally(rows.reshape(len(given), -1), _macro_f1_of)
+
+
+def _macro_f1_of(sums: np.ndarray) -> np.ndarray:
+    """[..., (right, given, wanted) x labels] -> macro F1."""
+    right, given, wanted = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
+    there = wanted > 0
+    f1 = np.where(there, 2 * right / np.maximum(given + wanted, 1), 0)
+    return np.asarray(f1.sum(axis=-1) / np.maximum(there.sum(axis=-1), 1))
 
 
 class FormatAdherence(Metric):
@@ -177,39 +294,60 @@ class FormatAdherence(Metric):
         return float(self.check.passes(reply))
 
 
-class WorstOfRepeats(FormatAdherence):
-    """Share of requests of which every sampled repeat passes a check."""
-
+class _OfRepeats(Metric):
     takes: ClassVar[Mapping[str, tuple[Any, str]]] = {
         "predictions": (TEXTS, "for each request the repeats of its reply, a list of lists of strings.")
     }
+
+    def inputs(self, row: Answered) -> tuple[Any, ...] | None:
+        return (list(row.repeats),)
+
+
+class WorstOfRepeats(_OfRepeats, FormatAdherence):
+    """Share of requests of which every sampled repeat passes a check."""
 
     def __init__(self, check: Check | str, **options: Any) -> None:
         super().__init__(check, **options)
         self.key, self.words = WORST + self.check.spec, f"{self.check.label}, in every repeat"
 
-    def inputs(self, row: Answered) -> tuple[Any, ...] | None:
-        return (list(row.repeats),)
-
     def value(self, repeats: Sequence[str]) -> float | None:  # type: ignore[override]
-        return text_metrics.worst(self.check, repeats)
+        return float(all(map(self.check.passes, repeats))) if repeats else None
 
 
-class Consistency(_Labelled):
+class Consistency(_OfRepeats, _Labelled):
+    """Two repeats agree where they are the same but for white space, or, where there are labels, give the same one."""
+
     key, words = "consistency", "Share of pairs of repeats that agree"
-    takes: ClassVar[Mapping[str, tuple[Any, str]]] = WorstOfRepeats.takes
-
-    def inputs(self, row: Answered) -> tuple[Any, ...] | None:
-        return (list(row.repeats),)
 
     def value(self, repeats: Sequence[str]) -> float | None:
-        return text_metrics.consistency(repeats, self._labels)
+        if len(repeats) < 2:
+            return None
+        said = Counter((self._labels and label_in(repeat, self._labels)) or collapsed(repeat) for repeat in repeats)
+        return sum(times * (times - 1) for times in said.values()) / (len(repeats) * (len(repeats) - 1))
+
+
+_NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+SHORTEST = 4
+"""A word with fewer letters counts only where it is written with a capital inside a sentence, as a name is."""
+_COMMON_WORDS = """
+    about above after again against also although always another because been before being below between both cannot
+    could does doing down during each every from further have having here hers herself himself into itself just like
+    many more most much must only other ours ourselves over please same shall should since some such than that their
+    theirs them themselves then there therefore these they this those through thus under until upon very well were
+    what when where whether which while whom whose will with within without would your yours yourself
+"""
+_COMMON = frozenset(_COMMON_WORDS.split())
 
 
 class Groundedness(Metric):
+    """Numbers as they are written (12.5, 110/70), names (a capital that does not begin a sentence) and words of at
+    least four letters that are no common English ones; case and a plural's s make no difference. It tells that words
+    were taken from the passages, not that what is said with them is true."""
+
     key, words = "groundedness", "Share of a reply's numbers, names and content words that stand in its passages"
     takes: ClassVar[Mapping[str, tuple[Any, str]]] = {
-        "predictions": (TEXT, "the replies, a list of strings."),
+        **REPLIES,
         "references": (TEXTS, "for each reply its passages, a list of lists of strings."),
     }
 
@@ -217,16 +355,20 @@ class Groundedness(Metric):
         return row.reply, list(row.passages)
 
     def value(self, reply: str, passages: Sequence[str]) -> float | None:
-        return text_metrics.groundedness(reply, passages) if passages else None
+        items = set(_NUMBER.findall(reply))
+        for match in _WORD.finditer(reply):
+            word, before = match.group(), reply[: match.start()].rstrip(" \t\"'(“")
+            is_name = word[0].isupper() and before and before[-1] not in ".!?:\n"
+            if is_name or (len(word) >= SHORTEST and word.casefold() not in _COMMON):
+                items.add(_bare(word))
+        text = " ".join(passages)
+        there = {*_NUMBER.findall(text), *map(_bare, _WORD.findall(text))}
+        return len(items & there) / len(items) if items and passages else None
 
 
-class Refused(Metric):
-    key, kind, words = "refused", "yes-no", "Share of replies that say that the answer is not known"
-    paper = "Rajpurkar et al. 2018, arXiv:1806.03822"
-    takes: ClassVar[Mapping[str, tuple[Any, str]]] = {"predictions": (TEXT, "the replies, a list of strings.")}
-
-    def value(self, reply: str) -> float:
-        return float(is_refusal(reply))
+def _bare(word: str) -> str:
+    plain = re.split("['’]", word.casefold())[0]
+    return plain[:-1] if len(plain) > SHORTEST and plain.endswith("s") and not plain.endswith("ss") else plain
 
 
 class Average(Metric):
@@ -255,9 +397,9 @@ class Perplexity(Average):
         words = "Perplexity of the reference: e to the mean of the rows' losses"
         super().__init__("perplexity", words, lambda row: row.loss, **options)
 
-    def score(self, losses: Sequence[float]) -> tuple[Values, Tally | None]:
+    def score(self, losses: Sequence[float]) -> tuple[Values, Tally]:
         rows = np.column_stack([losses, np.ones(len(losses))])
-        return [float(value) for value in np.exp(losses)], Tally(rows, lambda sums: np.exp(mean(sums)))
+        return np.exp(losses).tolist(), Tally(rows, lambda sums: np.exp(mean(sums)))
 
 
 def metrics_for(
@@ -267,8 +409,7 @@ def metrics_for(
 
     rows: of one side, one an example, in any order; the values come in the order of the example numbers. labels: what
     ``labels_of`` found, None where the answers are no labels. A metric that says nothing of any row is left out.
-    Raises ValueError for no rows, rows of several sides, or an example twice.
-    """
+    Raises ValueError for no rows, rows of several sides, or an example twice."""
     rows = sorted(rows, key=lambda row: row.example)
     if not rows or len({row.side for row in rows}) > 1 or len({row.example for row in rows}) < len(rows):
         raise ValueError("metrics_for takes the rows of one side, at least one, each example once.")

@@ -1,8 +1,7 @@
 """A JSON Schema that a person gave: its size and time are bounded, and no reference out of it is followed.
 
-The schema and the JSON that is tried on it both come from outside. So a file is regular and small, nothing that
-``$ref`` names is fetched, patterns go through ``patterns``, and one text takes a bounded time. Errors name places and
-keywords, never what a file holds."""
+The schema and the JSON that is tried on it both come from outside. Errors name places and keywords, never what a file
+holds."""
 
 from __future__ import annotations
 
@@ -17,16 +16,18 @@ from typing import Any
 
 import jsonschema
 import referencing
+from referencing.exceptions import Unresolvable
 from referencing.jsonschema import specification_with
 
 from playground.errors import InputError
-from playground.evaluation import patterns
+from playground.evaluation import checks
 
 MOST_BYTES = 1_000_000
 MOST_PATTERNS = 100
 PATIENCE_S = 2.0
 """Seconds that one text may take; what takes longer does not fit. Usual ones take a millisecond."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_TAKES = "json-schema takes a JSON Schema in a file"
 _CLOCK = threading.local()
 """until: when this thread gives up, by the monotonic clock."""
 
@@ -41,9 +42,8 @@ class Schema:
             self._validator = _validator(json.loads(text), name)
             self._fails({})
         except json.JSONDecodeError as error:
-            raise InputError(
-                f"{name} is not JSON: it goes wrong at line {error.lineno}, column {error.colno}."
-            ) from error
+            place = f"line {error.lineno}, column {error.colno}"
+            raise InputError(f"{name} is not JSON: it goes wrong at {place}.") from error
         except jsonschema.SchemaError as error:
             known = jsonschema.Draft202012Validator.VALIDATORS
             keyword = next((repr(step) for step in reversed(error.absolute_path) if step in known), "something in it")
@@ -55,14 +55,14 @@ class Schema:
         except Exception as error:  # two libraries and a stranger's text: whatever it is, it is no schema for us
             raise InputError(f"{name} cannot be used as a JSON Schema ({type(error).__name__}).") from error
 
-    def fits(self, value: Any) -> bool:
+    def fits(self, value: object) -> bool:
         """Whether JSON fits; False when the time or depth limit was reached first."""
         try:
             return not self._fails(value)
-        except Exception:  # too deep, too slow, beyond what the library can do
+        except Exception:  # too deep, too slow, beyond what two libraries can do with a model's text
             return False
 
-    def _fails(self, value: Any) -> bool:
+    def _fails(self, value: object) -> bool:
         _CLOCK.until = time.monotonic() + PATIENCE_S
         return not self._validator.is_valid(value)
 
@@ -70,28 +70,22 @@ class Schema:
 def read_schema(path: Path) -> Schema:
     """The schema in a file. Raises InputError, which does not tell what the file holds."""
     try:
-        there = path.stat()
-        if not stat.S_ISREG(there.st_mode):
-            raise InputError(
-                f"{path} is not a file. json-schema takes a JSON Schema in a file, or itself: json-schema:{{...}}."
-            )
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path} is not a file. {_TAKES}, or itself: json-schema:{{...}}.")
         with path.open("rb") as file:
             held = file.read(MOST_BYTES + 1)
         if len(held) > MOST_BYTES:
-            raise InputError(
-                f"{path} is larger than {MOST_BYTES // 1_000_000} MB, the most that a JSON Schema may take here."
-            )
+            most = MOST_BYTES // 1_000_000
+            raise InputError(f"{path} is larger than {most} MB, the most that a JSON Schema may take here.")
         return Schema(held.decode("utf-8-sig"), str(path))
     except FileNotFoundError as error:
-        raise InputError(
-            f"There is no file {path}. json-schema takes a JSON Schema in a file, or itself: json-schema:{{...}}."
-        ) from error
+        raise InputError(f"There is no file {path}. {_TAKES}, or itself: json-schema:{{...}}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8, so it is no JSON Schema.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or type(error).__name__}.") from error
     except ValueError as error:  # a zero byte in the path
-        raise InputError("That is no path of a file. json-schema takes a JSON Schema in a file.") from error
+        raise InputError(f"That is no path of a file. {_TAKES}.") from error
 
 
 def _validator(schema: Any, name: str) -> Any:
@@ -103,13 +97,11 @@ def _validator(schema: Any, name: str) -> Any:
         raise InputError(f"{name} has {len(written)} patterns; at most {MOST_PATTERNS} are taken.")
     for pattern in written:
         try:
-            patterns.compiled(pattern)
+            checks.compiled(pattern)
         except ValueError as error:
             raise InputError(f"{name} has a pattern that is not a regular expression.") from error
-    if {
-        "unevaluatedProperties",
-        "patternProperties",
-    } <= keywords:  # the library tries these patterns itself, without an end
+    # the library tries these patterns itself, without an end
+    if {"unevaluatedProperties", "patternProperties"} <= keywords:
         raise InputError(f"{name} uses unevaluatedProperties beside patternProperties. Use additionalProperties.")
     resource = specification_with(str(kind.META_SCHEMA["$schema"])).create_resource(schema)
     resolver = referencing.Registry().resolver_with_root(resource)
@@ -118,7 +110,7 @@ def _validator(schema: Any, name: str) -> Any:
             if not reference.startswith("#"):
                 raise LookupError
             resolver.lookup(reference)
-        except Exception as error:
+        except (Unresolvable, LookupError, TypeError, ValueError) as error:
             raise InputError(
                 f"A $ref in {name} points to nothing inside it, and nothing outside is opened. "
                 "Put what it names under $defs and write #/$defs/NAME."
@@ -151,20 +143,19 @@ def _looked_through(schema: Any) -> tuple[list[str], list[str], set[str]]:
 @lru_cache(maxsize=8)
 def _bounded(kind: Any) -> Any:
     """A draft's validator that gives up in time."""
-    own: dict[str, Any] = {
+    own = {
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
     }
-    return jsonschema.validators.extend(
-        kind, {name: _in_time(own.get(name, judge)) for name, judge in kind.VALIDATORS.items()}
-    )
+    judges = {name: _in_time(own.get(name, judge)) for name, judge in kind.VALIDATORS.items()}
+    return jsonschema.validators.extend(kind, judges)
 
 
 def _in_time(judge: Any) -> Any:
-    def judged(validator: Any, said: Any, value: Any, schema: Any) -> Any:
+    def judged(*parts: Any) -> Any:
         _seconds_left()
-        return judge(validator, said, value, schema)
+        return judge(*parts)
 
     return judged
 
@@ -177,7 +168,8 @@ def _seconds_left() -> float:
 
 
 def _occurs(pattern: str, text: str) -> bool:
-    return patterns.occurs(patterns.compiled(pattern), text, min(patterns.PATIENCE_S, _seconds_left()))
+    patience_s = min(checks.PATIENCE_S, _seconds_left())
+    return checks.end_of(checks.compiled(pattern), text, patience_s=patience_s) is not None
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
@@ -186,11 +178,10 @@ def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[
 
 
 def _pattern_properties(validator: Any, properties: dict[str, Any], value: Any, schema: Any) -> Iterator[Any]:
-    if validator.is_type(value, "object"):
-        for pattern, below in properties.items():
-            for key, one in value.items():
-                if _occurs(pattern, key):
-                    yield from validator.descend(one, below, path=key, schema_path=pattern)
+    for pattern, below in properties.items() if validator.is_type(value, "object") else ():
+        for key, one in value.items():
+            if _occurs(pattern, key):
+                yield from validator.descend(one, below, path=key, schema_path=pattern)
 
 
 def _additional_properties(validator: Any, below: Any, value: Any, schema: Any) -> Iterator[Any]:

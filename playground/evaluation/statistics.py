@@ -1,8 +1,8 @@
-"""How sure a figure is: intervals for shares and their paired differences, bootstrap and permutation tests for
-everything else.
+"""Intervals for shares and their paired differences, bootstrap and permutation tests for everything else.
 
 Yes/no figures never go through the bootstrap: at 40 examples and a true share of 0.95 it covers 84 % (with all right,
-which happens one time in eight, it knows no spread at all), where Wilson's interval keeps its promise."""
+which happens one time in eight, it knows no spread at all), where Wilson's interval keeps its promise. scipy.stats is
+imported where it is needed, since that takes a second."""
 
 from __future__ import annotations
 
@@ -17,19 +17,29 @@ from typing import Any, Literal
 import numpy as np
 
 Kind = Literal["yes-no", "mean", "corpus"]
-Pool = Callable[[np.ndarray], np.ndarray]
+Holds = Sequence[bool] | np.ndarray
+ALPHA = 0.05
+POWER = 0.8
+LEVEL = 0.95
+RESAMPLES, SEED = 2_000, 20_260
+FLIPS, SIGNIFICANCE_SEED = 10_000, 20_261
+EXACT_ROWS = 13
+"""Up to so many examples all 2^n flips are gone through."""
+MOST_ROWS = 20_000
+"""More examples than this are not worth naming: nobody writes them."""
+AT_ONCE = 2_000_000
+"""Drawn examples in memory together, over all resamples of a batch."""
+normal_quantile = NormalDist().inv_cdf
 
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """Counts that add up over examples, from which a figure is computed, so that drawing examples again is one matrix
-    product.
+    """Counts that add up over examples, so that drawing examples again is one matrix product.
 
-    rows: [examples, counts]. pool: summed counts [..., counts] -> figures [...].
-    """
+    rows: [examples, counts]. pool: summed counts [..., counts] -> figures [...]."""
 
     rows: np.ndarray
-    pool: Pool
+    pool: Callable[[np.ndarray], np.ndarray]
 
     def figure(self) -> float:
         """The figure of all examples."""
@@ -38,12 +48,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Measured:
-    """values: one an example, in the examples' order; None where the metric says nothing of it. pooled: the figure of
-    the whole set.
+    """values: one an example; None where the metric says nothing of it. pooled: the figure of the whole set.
 
-    kind: ``yes-no`` (values are 0 and 1), ``mean`` or ``corpus`` (the figure is not a mean of the values, but comes
-    from the tally). words: what is measured and its unit, for a person. examples: the values' example numbers; empty =
-    they are 0, 1, 2 ..."""
+    kind: ``yes-no`` (values are 0 and 1), ``mean`` or ``corpus`` (the figure comes from the tally). words: what is
+    measured and its unit, for a person. examples: the values' example numbers; empty = they are 0, 1, 2 ..."""
 
     name: str
     values: tuple[float | None, ...]
@@ -60,159 +68,88 @@ class Measured:
         return self.examples or tuple(range(len(self.values)))
 
 
-def tally_of(values: Sequence[float]) -> Tally:
+def tally_of(values: Sequence[float] | np.ndarray) -> Tally:
     """A mean as a tally: sum and count."""
-    rows = np.column_stack([np.asarray(values, dtype=float), np.ones(len(values))])
-    return Tally(rows, mean)
+    return Tally(np.column_stack([np.asarray(values, dtype=float), np.ones(len(values))]), mean)
 
 
 def mean(sums: np.ndarray) -> np.ndarray:
     """[..., (sum, count)] -> means."""
-    return sums[..., 0] / sums[..., 1]
+    return np.asarray(sums[..., 0] / sums[..., 1])
 
 
-def averaged(
-    name: str,
-    values: Sequence[float | None],
-    words: str,
-    examples: Sequence[int] = (),
-    *,
-    yes_no: bool = False,
-    higher: bool = True,
-) -> Measured:
-    """A metric whose figure is the mean of its values. Raises ValueError where there is no value at all."""
-    known = [value for value in values if value is not None]
-    if not known:
-        raise ValueError(f"{name} has no value.")
-    kind: Kind = "yes-no" if yes_no else "mean"
-    return Measured(name, tuple(values), float(np.mean(known)), kind, higher, words, tuple(examples))
-
-
-ALPHA = 0.05
-POWER = 0.8
-FLIPS = 10_000
-EXACT_ROWS = 13
-"""Up to so many examples all 2^n flips are gone through."""
-MOST_ROWS = 20_000
-"""More examples than this are not worth naming: nobody writes them."""
-SIGNIFICANCE_SEED = 20_261
-AT_ONCE = 2_000_000
-"""Drawn examples in memory together, over all resamples of a batch."""
-LEVEL = 0.95
-RESAMPLES = 2_000
-SEED = 20_260
-
-Statistic = Literal["mean"] | Callable[[np.ndarray], np.ndarray]
-"""``mean``, or a function of samples [..., examples] -> figures [...]."""
-
-
-@dataclass(frozen=True)
-class RowsNeeded:
-    """rows: how many examples would show the observed difference with the power asked for; None = there is none to
-    show, or more than 20,000. spread: the share of examples in which the sides differ (yes/no), or the standard
-    deviation of the differences."""
-
-    rows: int | None
-    spread: float
-
-
-def normal_quantile(p: float) -> float:
-    """The standard normal distribution's quantile."""
-    return NormalDist().inv_cdf(p)
-
-
-def mcnemar_exact(a: Sequence[bool], b: Sequence[bool]) -> float:
-    """Two-sided exact McNemar p-value (McNemar 1947): of the examples in which only one holds, are as many a's as b's?
-    1 where there is no such example. Raises ValueError for unequal lengths."""
-    from scipy import stats  # takes a second to import
+def mcnemar_exact(a: Holds, b: Holds) -> float:
+    """Two-sided exact p-value (McNemar 1947): of the examples in which only one holds, are as many a's as b's? 1 where
+    there is no such example. Raises ValueError for unequal lengths."""
+    from scipy import stats
 
     _, only_a, only_b, _ = paired_counts(a, b)
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def paired_p(a: Sequence[float] | Tally, b: Sequence[float] | Tally) -> float:
-    """Two-sided p-value of the difference of two figures of the same examples, by a sign-flip permutation test.
+def paired_p(first: Tally, second: Tally) -> float:
+    """Two-sided p-value of the difference of two figures of the same examples, by a sign-flip permutation test: how
+    often a difference at least as large comes out where each example is swapped between the sides by a coin (Noreen
+    1989, Riezler and Maxwell 2005).
 
-    If the sides were the same, swapping what they gave to an example would change nothing: the p-value is how often a
-    difference at least as large comes out where each example is swapped by a coin (approximate randomisation; Noreen
-    1989, Riezler and Maxwell 2005). Up to 13 examples all swaps are gone through, beyond that 10,000 drawn with a fixed
-    seed. (scipy's ``permutation_test`` gives the same and takes four to ten times as long.) Raises ValueError for
-    unequal lengths."""
-    first, second = (values if isinstance(values, Tally) else tally_of(values) for values in (a, b))
+    Up to 13 examples all swaps are gone through, beyond that 10,000 drawn with a fixed seed. (scipy's
+    ``permutation_test`` gives the same and takes four to ten times as long.) Raises ValueError for unequal lengths."""
     n = len(first.rows)
     if n != len(second.rows) or n == 0:
         raise ValueError(f"Pairs need two lists of one length; these have {n} and {len(second.rows)}.")
     swaps = np.array(list(itertools.product((0.0, 1.0), repeat=n))) if n <= EXACT_ROWS else None
     observed = abs(first.figure() - second.figure())
     least = observed - 1e-9 * max(1.0, abs(first.figure()), abs(second.figure()))
-    whole = first.rows.sum(axis=0), second.rows.sum(axis=0)
-    gap = second.rows - first.rows
+    whole, other, gap = first.rows.sum(axis=0), second.rows.sum(axis=0), second.rows - first.rows
     rng = np.random.default_rng(SIGNIFICANCE_SEED)
-    hits, done, batch = 0, 0, max(1, AT_ONCE // n)
+    hits, batch = 0, max(1, AT_ONCE // n)
     total = FLIPS if swaps is None else len(swaps)
-    while done < total:
+    for done in range(0, total, batch):
         size = min(batch, total - done)
         chosen = (rng.random((size, n)) < 0.5).astype(float) if swaps is None else swaps[done : done + size]
         moved = chosen @ gap
         with np.errstate(all="ignore"):
-            hits += int(np.sum(np.abs(first.pool(whole[0] + moved) - second.pool(whole[1] - moved)) >= least))
-        done += size
+            hits += int(np.sum(np.abs(first.pool(whole + moved) - second.pool(other - moved)) >= least))
     return hits / total if swaps is not None else (hits + 1) / (total + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted for how many there are (Holm 1979), in the order they came: never below the value itself, never above
     1."""
-    adjusted = [0.0] * len(p_values)
-    worst = 0.0
+    adjusted, worst = [0.0] * len(p_values), 0.0
     for place, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
-        worst = max(worst, min(1.0, (len(p_values) - place) * p_values[at]))
-        adjusted[at] = worst
+        adjusted[at] = worst = max(worst, min(1.0, (len(p_values) - place) * p_values[at]))
     return adjusted
 
 
-def rows_needed(
-    a: Sequence[float], b: Sequence[float], *, yes_no: bool, alpha: float = ALPHA, power: float = POWER
-) -> RowsNeeded:
-    """How many examples would show the difference that these show, were it the true one, at this power.
-
-    yes/no: exact McNemar, its power summed over every count of differing examples, from the observed shares. Otherwise
-    a paired t-test, by the normal approximation. The estimate is as unsure as the difference it starts from. Raises
-    ValueError for unequal lengths."""
-    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    if yes_no:
-        only_a, only_b = float(np.mean(differences > 0)), float(np.mean(differences < 0))
-        return RowsNeeded(_mcnemar_rows(only_a, only_b, alpha, power), only_a + only_b)
-    spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
-    return RowsNeeded(mean_rows(float(np.mean(differences)), spread, alpha, power), spread)
-
-
-def mean_rows(difference: float, spread: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """Examples that a paired t-test needs for a mean difference with this standard deviation; None for no difference or
-    too many."""
+def mean_rows(difference: float, spread: float, alpha: float = ALPHA) -> int | None:
+    """Examples with which a paired t-test shows a mean difference of this standard deviation in four cases of five, by
+    the normal approximation; None for no difference or more than 20,000."""
     if difference == 0:
         return None
     z = normal_quantile(1 - alpha / 2)
-    rows = ((z + normal_quantile(power)) * spread / difference) ** 2 + z * z / 2
+    rows = ((z + normal_quantile(POWER)) * spread / difference) ** 2 + z * z / 2
     return math.ceil(rows) if rows <= MOST_ROWS else None
 
 
-def _mcnemar_rows(only_a: float, only_b: float, alpha: float, power: float) -> int | None:
-    """Connor's approximation (1987) is the start; the exact test needs a little more, which is searched for."""
+def mcnemar_rows(only_a: float, only_b: float, alpha: float = ALPHA) -> int | None:
+    """Examples with which exact McNemar shows the difference in four cases of five, where these shares hold for one
+    side only; None for no difference or more than 20,000. Connor's approximation (1987) is the start; the exact test
+    needs a little more, which is searched for."""
     differing, difference = only_a + only_b, abs(only_a - only_b)
     if difference == 0:
         return None
-    za, zb = normal_quantile(1 - alpha / 2), normal_quantile(power)
+    za, zb = normal_quantile(1 - alpha / 2), normal_quantile(POWER)
     start = ((za * math.sqrt(differing) + zb * math.sqrt(max(0.0, differing - difference**2))) / difference) ** 2
     if start > MOST_ROWS:
         return None
     low = max(1, math.floor(start) - 1)
     high = low
-    while mcnemar_power(high, only_a, only_b, alpha) < power:
+    while mcnemar_power(high, only_a, only_b, alpha) < POWER:
         low, high = high, math.ceil(high * 1.1) + 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if mcnemar_power(middle, only_a, only_b, alpha) >= power else (middle, high)
+        low, high = (low, middle) if mcnemar_power(middle, only_a, only_b, alpha) >= POWER else (middle, high)
     return high
 
 
@@ -231,8 +168,8 @@ def mcnemar_power(n: int, only_a: float, only_b: float, alpha: float = ALPHA) ->
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its confidence interval. n: examples. method: how the interval was made; ``point`` = there was no
-    spread to judge by."""
+    """A figure with its 95 % interval. n: examples. method: how the interval was made; ``point`` = there was no spread
+    to judge by."""
 
     value: float
     low: float
@@ -241,26 +178,24 @@ class Interval:
     method: str = ""
 
 
-def wilson(passed: int, n: int, level: float = LEVEL) -> Interval:
+def wilson(passed: int, n: int) -> Interval:
     """The score interval of a share (Wilson 1927). Raises ValueError unless 0 <= passed <= n and n > 0."""
     if not 0 <= passed <= n or n == 0:
         raise ValueError(f"{passed} of {n} is not a share.")
     from scipy import stats
 
-    found = stats.binomtest(passed, n).proportion_ci(level, method="wilson")
+    found = stats.binomtest(passed, n).proportion_ci(LEVEL, method="wilson")
     share = passed / n  # which rounding may leave just outside
     return Interval(share, min(float(found.low), share), max(float(found.high), share), n, "Wilson")
 
 
-def newcombe_paired(a: Sequence[bool], b: Sequence[bool], level: float = LEVEL) -> Interval:
+def newcombe_paired(a: Holds, b: Holds) -> Interval:
     """The difference of two shares of the same examples, a minus b (Newcombe 1998, Statistics in Medicine 17,
-    2635-2650, method 10).
-
-    Two Wilson intervals, joined by the correlation of the pairs, whose estimate is drawn towards 0 where it is
-    positive. Raises ValueError for unequal lengths or none."""
+    2635-2650, method 10): two Wilson intervals, joined by the correlation of the pairs, whose estimate is drawn towards
+    0 where it is positive. Raises ValueError for unequal lengths or none."""
     both, only_a, only_b, neither = paired_counts(a, b)
     n = both + only_a + only_b + neither
-    first, second = wilson(both + only_a, n, level), wilson(both + only_b, n, level)
+    first, second = wilson(both + only_a, n), wilson(both + only_b, n)
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     cross = float(both * neither - only_a * only_b)
     if cross > 0:
@@ -276,77 +211,54 @@ def newcombe_paired(a: Sequence[bool], b: Sequence[bool], level: float = LEVEL) 
     return Interval(difference, max(-1.0, low), min(1.0, high), n, "Newcombe")
 
 
-def paired_counts(a: Sequence[bool], b: Sequence[bool]) -> tuple[int, int, int, int]:
+def paired_counts(a: Holds, b: Holds) -> tuple[int, int, int, int]:
     """Examples where both hold, only a, only b, neither. Raises ValueError for unequal lengths or none."""
     if len(a) != len(b) or not len(a):
         raise ValueError(f"Pairs need two lists of one length; these have {len(a)} and {len(b)}.")
-    both = sum(bool(x) and bool(y) for x, y in zip(a, b, strict=True))
-    first, second = sum(map(bool, a)), sum(map(bool, b))
-    return both, first - both, second - both, len(a) - first - second + both
+    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    parts = first & second, first & ~second, ~first & second, ~first & ~second
+    both, only_a, only_b, neither = (int(part.sum()) for part in parts)
+    return both, only_a, only_b, neither
 
 
-def bootstrap(
-    values: Sequence[float] | Tally,
-    statistic: Statistic = "mean",
-    other: Sequence[float] | Tally | None = None,
-    *,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
-) -> Interval:
-    """A figure's interval by drawing the examples again, with the same seed each time; with ``other``, that of the
-    difference values minus other of the same examples.
+def bootstrap(first: Tally, second: Tally | None = None) -> Interval:
+    """A figure's interval by drawing the examples again, with the same seed each time; with ``second``, that of the
+    difference first minus second of the same examples.
 
     1. BCa (Efron 1987), by scipy. 2. The percentile interval where BCa is not defined (a corner that every resample
     ties with). 3. The point itself, method ``point``, where all resamples give one figure: no spread was seen, which
     does not mean there is none. An interval that leaves out the figure itself, which skewed figures can make, is
-    widened to it. A tally brings its own statistic. Raises ValueError for unequal lengths or no values."""
-    n = _length(values)
-    if n == 0 or (other is not None and _length(other) != n):
+    widened to it. Raises ValueError for unequal lengths or no examples."""
+    n = len(first.rows)
+    if n == 0 or (second is not None and len(second.rows) != n):
         raise ValueError(f"A bootstrap needs examples, and pairs need as many of both; there are {n}.")
-    first = _redrawn(values, statistic)
-    second = None if other is None else _redrawn(other, statistic)
 
     def figure(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
-        drawn = np.asarray(drawn, dtype=np.intp)
-        return first(drawn) if second is None else first(drawn) - second(drawn)
+        times = _times(np.asarray(drawn, dtype=np.intp), n)
+        figures = first.pool(times @ first.rows)
+        return figures if second is None else figures - second.pool(times @ second.rows)
 
     value = float(figure(np.arange(n)))
     if n == 1:
         return Interval(value, value, value, n, "point")
-    from scipy import stats  # takes a second, when it is needed
+    from scipy import stats
 
-    options: dict[str, Any] = {"confidence_level": level, "vectorized": True, "batch": max(1, AT_ONCE // n)}
+    options: dict[str, Any] = {"confidence_level": LEVEL, "vectorized": True, "batch": max(1, AT_ONCE // n)}
+    examples, method = (np.arange(n),), "BCa bootstrap"
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        found = stats.bootstrap((np.arange(n),), figure, n_resamples=resamples, rng=seed, method="BCa", **options)
+        found = stats.bootstrap(examples, figure, n_resamples=RESAMPLES, rng=SEED, method="BCa", **options)
         if np.ptp(found.bootstrap_distribution) <= 1e-12 * max(1.0, abs(value)):  # 3
             return Interval(value, value, value, n, "point")
-        (low, high), method = found.confidence_interval, "BCa bootstrap"
-        if not (math.isfinite(low) and math.isfinite(high)):  # 2
-            found = stats.bootstrap(
-                (np.arange(n),), figure, n_resamples=0, bootstrap_result=found, method="percentile", **options
-            )
-            (low, high), method = found.confidence_interval, "percentile bootstrap"
+        if not np.isfinite(found.confidence_interval).all():  # 2
+            options |= {"n_resamples": 0, "bootstrap_result": found, "method": "percentile"}
+            found, method = stats.bootstrap(examples, figure, **options), "percentile bootstrap"
+    low, high = found.confidence_interval
     return Interval(value, min(float(low), value), max(float(high), value), n, method)
 
 
-def _length(values: Sequence[float] | Tally) -> int:
-    return len(values.rows) if isinstance(values, Tally) else len(values)
-
-
-def _redrawn(values: Sequence[float] | Tally, statistic: Statistic) -> Callable[[np.ndarray], np.ndarray]:
-    """drawn example indices [..., any length] -> figures [...]."""
-    if callable(statistic) and not isinstance(values, Tally):
-        array = np.asarray(values, dtype=float)
-        return lambda drawn: statistic(array[drawn])
-    tally = values if isinstance(values, Tally) else tally_of(values)
-    return lambda drawn: tally.pool(_times(drawn, len(tally.rows)) @ tally.rows)
-
-
 def _times(drawn: np.ndarray, n: int) -> np.ndarray:
-    """Indices [..., any length] -> how often each of the n examples was drawn, [..., n]: what makes a resample one
-    matrix product."""
+    """Indices [..., any length] -> how often each of the n examples was drawn, [..., n]."""
     flat = drawn.reshape(-1, drawn.shape[-1])
     shifted = flat + n * np.arange(len(flat))[:, None]
     counts = np.bincount(shifted.ravel(), minlength=n * len(flat)).astype(float)

@@ -8,25 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from playground.evaluation import cost
 from playground.evaluation.checks import Check
-from playground.evaluation.comparison import Table, compare_sides
-from playground.evaluation.cost import (
-    Prices,
-    SideCost,
-    SideFigures,
-    cost_per_request,
-    curve,
-    is_training_known,
-    prompt_length_curve,
-    training_cost,
-)
-from playground.evaluation.decision import Choice, Facts, Questions, SideKind, choose, main_metric
+from playground.evaluation.comparison import TUNED, Facts, Questions, SideKind, Table, compare_sides
+from playground.evaluation.cost import Prices, SideCost, SideFigures
+from playground.evaluation.decision import choose, main_metric
+from playground.evaluation.inferred_checks import labels_of
 from playground.evaluation.statistics import Measured
-from playground.evaluation.text_metrics import labels_of
 
 SCHEMA = 1
 """Version of the record."""
-TUNED: tuple[SideKind, ...] = ("tuned", "tuned+documents")
 
 
 @dataclass(frozen=True)
@@ -55,13 +46,16 @@ class Answered:
 
 @dataclass(frozen=True)
 class SideFacts:
-    """What a side is. kind: as the choice needs it. training_s: of its adapter, 0 for none. described: model, prompt,
-    shots, documents."""
+    """What a side is. training_s: of its adapter, 0 for none. described: model, prompt, shots, documents."""
 
     name: str
     kind: SideKind
     training_s: float = 0.0
     described: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_tuned(self) -> bool:
+        return self.kind in TUNED
 
 
 @dataclass(frozen=True)
@@ -96,74 +90,43 @@ def conclude(
     measured = {name: metrics_for(answers, checks, labels) for name, answers in kept.items()}
     table = compare_sides(measured)
     metric = main_metric(table)
-    costs = {side.name: _cost(table, side, prices) for side in there if _is_known(table, side, prices)}
-    whole = {side.name: costs[side.name] for side in there if side.name in costs and _is_trained_known(side, prices)}
+    figures = {side.name: _figures(table, side) for side in there}
+    once = {side.name: cost.training_cost(side.training_s, prices) if side.is_tuned else 0.0 for side in there}
+    # by seconds, an answer's cost is known only where some were timed: nothing at all would be the cheapest there is
+    costs = {
+        name: SideCost(cost.cost_per_request(one, prices), once[name])
+        for name, one in figures.items()
+        if prices.device_per_hour is None or "seconds" in table.sides[name]
+    }
+    free = {side.name for side in there if side.is_tuned and not cost.is_training_known(side.training_s, prices)}
+    whole = {name: one for name, one in costs.items() if name not in free}  # known in full
     choice = choose(table, metric, {side.name: side.kind for side in there}, whole, questions, facts)
+    volume, priced = questions.volume or 10_000, {name: asdict(one) for name, one in costs.items()}
     record = {
         "schema": SCHEMA,
         "examples": len(common),
         "labels": labels,
         "main_metric": metric,
-        "sides": [_side(table, side, costs.get(side.name), prices, kept[side.name]) for side in there],
+        "sides": [
+            {
+                "side": side.name,
+                "kind": side.kind,
+                **side.described,
+                "metrics": {
+                    name: {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
+                    for name, one in table.sides[side.name].items()
+                },
+                "prompt_tokens_mean": figures[side.name].prompt_tokens,
+                "completion_tokens_mean": figures[side.name].completion_tokens,
+                "seconds_mean": figures[side.name].seconds if "seconds" in table.sides[side.name] else None,
+                "training_s": side.training_s,
+                "cost": {"per_request": None, "once": once[side.name]} | priced.get(side.name, {}),
+                "answers": len(kept[side.name]),
+            }
+            for side in there
+        ],
         "about": {name: asdict(about) for name, about in table.about.items()},
-        "pairs": [_plain(asdict(pair)) for pair in table.pairs],
-        **_chosen(choice),
-        "overlap": facts.overlap,
-        "facts": asdict(facts),
-        "questions": asdict(questions),
-        "prices": asdict(prices),
-        **_curves(table, there, costs, whole, questions, prices),
-    }
-    return Judged(_plain(record), measured)
-
-
-def _side(
-    table: Table, side: SideFacts, cost: SideCost | None, prices: Prices, answers: Sequence[Answered]
-) -> dict[str, Any]:
-    """cost: None where an answer costs its seconds, and none was timed; then what training cost is known still."""
-    found = table.sides[side.name]
-    return {
-        "side": side.name,
-        "kind": side.kind,
-        **side.described,
-        "metrics": {
-            name: {key: getattr(one, key) for key in ("value", "low", "high", "n")} for name, one in found.items()
-        },
-        "prompt_tokens_mean": found["prompt_tokens"].value,
-        "completion_tokens_mean": found["completion_tokens"].value,
-        "seconds_mean": found["seconds"].value if "seconds" in found else None,
-        "training_s": side.training_s,
-        "cost": asdict(cost) if cost is not None else {"per_request": None, "once": _once(side, prices)},
-        "answers": len(answers),
-    }
-
-
-def _figures(table: Table, side: SideFacts) -> SideFigures:
-    found = table.sides[side.name]
-    seconds = found["seconds"].value if "seconds" in found else 0.0
-    return SideFigures(found["prompt_tokens"].value, found["completion_tokens"].value, seconds, side.kind in TUNED)
-
-
-def _is_known(table: Table, side: SideFacts, prices: Prices) -> bool:
-    """Whether an answer's cost is: by seconds, only where some were timed. Nothing at all would be the cheapest there
-    is."""
-    return prices.device_per_hour is None or "seconds" in table.sides[side.name]
-
-
-def _is_trained_known(side: SideFacts, prices: Prices) -> bool:
-    return side.kind not in TUNED or is_training_known(side.training_s, prices.training, prices.training_per_hour)
-
-
-def _cost(table: Table, side: SideFacts, prices: Prices) -> SideCost:
-    return SideCost(cost_per_request(_figures(table, side), prices), _once(side, prices))
-
-
-def _once(side: SideFacts, prices: Prices) -> float:
-    return training_cost(side.training_s, prices) if side.kind in TUNED else 0.0
-
-
-def _chosen(choice: Choice) -> dict[str, Any]:
-    return {
+        "pairs": [asdict(pair) for pair in table.pairs],
         "choice": choice.choice,
         "reason": choice.sentence,
         "reasons": [asdict(reason) for reason in choice.reasons],
@@ -171,40 +134,39 @@ def _chosen(choice: Choice) -> dict[str, Any]:
         "chosen_side": choice.side,
         "rule": choice.rule,
         "rows_needed": choice.rows_needed,
+        "overlap": facts.overlap,
+        "facts": asdict(facts),
+        "questions": asdict(questions),
+        "prices": asdict(prices),
+        "cost_curve": [asdict(point) for point in cost.curve(costs, 12 * volume)] if costs else [],
+        "prompt_length": _prompt_length([side for side in there if side.name in whole], figures, whole, prices, volume),
     }
+    return Judged(_plain(record), measured)
 
 
-def _curves(
-    table: Table,
+def _figures(table: Table, side: SideFacts) -> SideFigures:
+    found = table.sides[side.name]
+    seconds = found["seconds"].value if "seconds" in found else 0.0
+    return SideFigures(found["prompt_tokens"].value, found["completion_tokens"].value, seconds, side.is_tuned)
+
+
+def _prompt_length(
     sides: Sequence[SideFacts],
+    figures: Mapping[str, SideFigures],
     costs: Mapping[str, SideCost],
-    whole: Mapping[str, SideCost],
-    questions: Questions,
     prices: Prices,
-) -> dict[str, Any]:
-    """Total costs over requests, a year's worth of them at the given volume (10,000 a month where none was given), and
-    the length of a prompt from which fine-tuning pays: of the longest-prompted untuned side against the first tuned
-    one. Sides whose cost is not known are left out; of the length, also those of which nobody knows what training cost
-    (whole: the others)."""
-    volume = questions.volume or 10_000
-    drawn = curve(costs, 12 * volume) if costs else ()
-    made: dict[str, Any] = {"cost_curve": [asdict(point) for point in drawn], "prompt_length": None}
-    sides = [side for side in sides if side.name in whole]
-    tuned = next((side for side in sides if side.kind in TUNED), None)
-    untuned = max(
-        (side for side in sides if side.kind not in TUNED),
-        key=lambda side: table.sides[side.name]["prompt_tokens"].value,
-        default=None,
-    )
-    if tuned is not None and untuned is not None:
-        once = costs[tuned.name].once
-        lengths = prompt_length_curve(_figures(table, untuned), _figures(table, tuned), prices, once, 12 * volume)
-        made["prompt_length"] = asdict(lengths) | {
-            "untuned": untuned.name,
-            "tuned": tuned.name,
-            "requests": 12 * volume,
-        }
-    return made
+    volume: int,
+) -> dict[str, Any] | None:
+    """The length of a prompt from which fine-tuning pays, at a year's requests (volume: a month's): of the
+    longest-prompted untuned side against the first tuned one, of those whose cost is known in full; None without
+    both."""
+    tuned = next((side.name for side in sides if side.is_tuned), None)
+    others = [side.name for side in sides if not side.is_tuned]
+    untuned = max(others, key=lambda name: figures[name].prompt_tokens, default=None)
+    if tuned is None or untuned is None:
+        return None
+    found = cost.prompt_length_curve(figures[untuned], figures[tuned], prices, costs[tuned].once, 12 * volume)
+    return asdict(found) | {"untuned": untuned, "tuned": tuned, "requests": 12 * volume}
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,13 @@
 """Blind votes: how strong each side is, a model as a judge of two replies, and how far both agree.
 
-Judges favour the reply they read first (Zheng et al. 2023, arXiv:2306.05685), so each pair is asked both ways round and
-counts as a win only where both answers name the same reply.
+Judges favour the reply they read first (Zheng et al. 2023, arXiv:2306.05685), so each pair is asked both ways round.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,9 +20,8 @@ Winner = Literal["a", "b", "tie"]
 WINNERS: tuple[Winner, ...] = ("a", "b", "tie")
 PRIOR = 0.5
 """Wins that every side is given against every other before the first vote, so that a side that always won, or that was
-never compared with the rest, has a finite strength. Worth one drawn vote a pair; it fades as votes come in."""
-RESAMPLES = 8_000
-SEED = 20_262
+never compared, has a finite strength. Worth one drawn vote a pair."""
+RESAMPLES, SEED = 8_000, 20_262
 _STEPS, _CLOSE = 2_000, 1e-9
 _TAILS = 3
 """Degrees of freedom of the t that is drawn from: its tails reach further than those of any posterior here."""
@@ -58,54 +57,42 @@ class Agreement:
     kappa: float | None
 
 
-def bradley_terry(
-    votes: Sequence[Vote], sides: Sequence[str] | None = None, *, resamples: int = RESAMPLES, seed: int = SEED
-) -> list[Standing]:
-    """The sides by strength, the strongest first (Bradley and Terry 1952).
+def bradley_terry(votes: Sequence[Vote], sides: Sequence[str] = ()) -> list[Standing]:
+    """The sides by strength, the strongest first (Bradley and Terry 1952). sides: all that took part, with or without
+    votes.
 
     Strengths s make i preferred to j with chance s_i / (s_i + s_j); they are found by Hunter's MM iteration (2004), a
     tie as half a win for each, on top of half a win of each over each (``PRIOR``). They are scaled to a geometric mean
-    of 1, and reported as s / (s + 1). Intervals: the middle 95 % of their posterior, which has the same half wins in
-    it, so that votes that all agree leave something open too; ``resamples`` draws with a fixed seed, widened to the
-    figure where they leave it out. One vote alone gets none. sides: all that took part, with or without votes; None =
-    those voted on. Raises ValueError for a vote between a side and itself, or an unknown winner."""
+    of 1, and reported as s / (s + 1). Intervals: the middle 95 % of their posterior, widened to the figure where they
+    leave it out. One vote alone gets none. Raises ValueError for a vote between a side and itself, or an unknown
+    winner."""
     for vote in votes:
         if vote.a == vote.b or vote.winner not in WINNERS:
             raise ValueError(f"{vote} is no vote between two sides.")
-    names = list(dict.fromkeys([*(sides or ()), *(side for vote in votes for side in (vote.a, vote.b))]))
-    if not names:
-        return []
-    place = {side: at for at, side in enumerate(names)}
+    names = list(dict.fromkeys([*sides, *(side for vote in votes for side in (vote.a, vote.b))]))
     wins = PRIOR * (1 - np.eye(len(names)))
+    counts = {side: Counter[str]() for side in names}
     for vote in votes:
-        a, b = place[vote.a], place[vote.b]
+        a, b = names.index(vote.a), names.index(vote.b)
         share = {"a": 1.0, "b": 0.0, "tie": 0.5}[vote.winner]
         wins[a, b] += share
         wins[b, a] += 1 - share
+        counts[vote.a][{"a": "won", "b": "lost", "tie": "tied"}[vote.winner]] += 1
+        counts[vote.b][{"a": "lost", "b": "won", "tie": "tied"}[vote.winner]] += 1
     log = _log_strengths(wins)
-    lows, highs = _middle(wins, log, resamples, seed) if len(votes) > 1 else (log, log)
+    lows, highs = _middle(wins, log) if len(votes) > 1 else (log, log)
     method = "Bradley-Terry posterior" if len(votes) > 1 else "point"
+    ends = _chance(np.stack([log, np.minimum(lows, log), np.maximum(highs, log)]))
     standings = []
-    for side, at in place.items():
-        mine = [
-            (vote.winner == "tie", (vote.winner == "a") == (vote.a == side))
-            for vote in votes
-            if side in (vote.a, vote.b)
-        ]
-        tied = sum(tie for tie, _ in mine)
-        won = sum(win for tie, win in mine if not tie)
-        value, low, high = (
-            float(one) for one in _chance(np.array([log[at], min(lows[at], log[at]), max(highs[at], log[at])]))
-        )
-        standings.append(
-            Standing(side, Interval(value, low, high, len(mine), method), won, len(mine) - won - tied, tied)
-        )
+    for (side, count), (value, low, high) in zip(counts.items(), ends.T.tolist(), strict=True):
+        strength = Interval(value, low, high, count.total(), method)
+        standings.append(Standing(side, strength, count["won"], count["lost"], count["tied"]))
     return sorted(standings, key=lambda standing: -standing.strength.value)
 
 
 def _chance(log: np.ndarray) -> np.ndarray:
     """Log-strength -> the chance against an average side."""
-    return 1 / (1 + np.exp(-log))
+    return np.asarray(1 / (1 + np.exp(-log)))
 
 
 def _log_strengths(wins: np.ndarray) -> np.ndarray:
@@ -123,20 +110,19 @@ def _log_strengths(wins: np.ndarray) -> np.ndarray:
     return log
 
 
-def _middle(wins: np.ndarray, mode: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _middle(wins: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the middle 95 % of every log-strength's posterior, [sides] each. wins: as above, so that all prior
     there is is in them.
 
-    Where strengths lie far apart and there are few votes a pair, the prior draws these ends together as it does the
-    figures. By importance sampling: draws of a multivariate t around the mode, as wide as the curvature there says,
-    weighted by how likely the wins are under each. Exact but for chance; for two sides it is a beta distribution, and
+    By importance sampling with a fixed seed: draws of a multivariate t around the mode, as wide as the curvature there
+    says, weighted by how likely the wins are under each. For two sides the posterior is a beta distribution, and this
     Jeffreys' interval."""
     k = len(mode)
     chance = _chance(mode[:, None] - mode[None, :])
     curvature = (wins + wins.T) * chance * chance.T
     steep, axes = np.linalg.eigh(np.diag(curvature.sum(axis=1)) - curvature)
-    rng = np.random.default_rng(seed)
-    steps = rng.standard_normal((draws, k - 1)) / np.sqrt(rng.chisquare(_TAILS, (draws, 1)) / _TAILS)
+    rng = np.random.default_rng(SEED)
+    steps = rng.standard_normal((RESAMPLES, k - 1)) / np.sqrt(rng.chisquare(_TAILS, (RESAMPLES, 1)) / _TAILS)
     drawn = mode + (steps / np.sqrt(steep[1:])) @ axes[:, 1:].T  # the first axis moves all alike, which changes nothing
     likely = -(wins * np.logaddexp(0, drawn[:, None, :] - drawn[:, :, None])).sum(axis=(1, 2))
     weight = likely + (_TAILS + k - 1) / 2 * np.log1p((steps**2).sum(axis=1) / _TAILS)
@@ -192,22 +178,18 @@ def both_orders(request: str, a: str, b: str, reference: str = "", mark: str = "
 
     reference: an answer that is known to be good, shown to the judge where there is one. mark: a word that no reply
     holds, set around what is judged so that a reply cannot end its own part; "" = drawn for this pair."""
-    texts = (request, a, b, reference)
-    while not mark or any(mark in text for text in texts):
+    while not mark or any(mark in text for text in (request, a, b, reference)):
         mark = secrets.token_hex(4)
-    return _asked(request, a, b, reference, mark, swapped=False), _asked(request, b, a, reference, mark, swapped=True)
 
+    def asked(first: str, second: str, swapped: bool) -> Asked:
+        parts = {"Request": request, "An answer known to be good": reference, "Reply A": first, "Reply B": second}
+        if not reference:
+            del parts["An answer known to be good"]
+        marked = [f"{name}:\n<{mark}>\n{content}\n</{mark}>" for name, content in parts.items()]
+        text = "\n\n".join([*marked, "Which reply is better? Answer with one word: A, B, or tie."])
+        return Asked(({"role": "system", "content": SYSTEM}, {"role": "user", "content": text}), swapped)
 
-def _asked(request: str, first: str, second: str, reference: str, mark: str, *, swapped: bool) -> Asked:
-    parts = [
-        ("Request", request),
-        *([("An answer known to be good", reference)] if reference else []),
-        ("Reply A", first),
-        ("Reply B", second),
-    ]
-    text = "\n\n".join(f"{name}:\n<{mark}>\n{content}\n</{mark}>" for name, content in parts)
-    text += "\n\nWhich reply is better? Answer with one word: A, B, or tie."
-    return Asked(({"role": "system", "content": SYSTEM}, {"role": "user", "content": text}), swapped)
+    return asked(a, b, False), asked(b, a, True)
 
 
 def parse_answer(text: str) -> Winner | None:
@@ -225,11 +207,8 @@ def parse_answer(text: str) -> Winner | None:
     words = {_winner(word) for word in _NAMED.findall(text) if word.isupper() or word.casefold() == "tie"}  # 3
     if len(words) == 1:
         return words.pop()
-    words = {
-        _winner(word)
-        for word in _ANSWER.findall(_ARTICLE.sub(" ", text))
-        if word in ("A", "B") or word.casefold() == "tie"
-    }  # 4
+    found = _ANSWER.findall(_ARTICLE.sub(" ", text))  # 4
+    words = {_winner(word) for word in found if word in ("A", "B") or word.casefold() == "tie"}
     return words.pop() if len(words) == 1 else None
 
 

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.ext import Extension
 from markupsafe import Markup
 
-from playground.evaluation.comparison import question_link
+from playground.evaluation.comparison import link
 from playground.report import sections
 from playground.report.charts import tag
 from playground.report.format import Record, Row, Rows, Seen, element_id, figure, kind_of, sides_of, title_of
@@ -59,7 +59,8 @@ def _plain(value: object) -> str:
 _TEMPLATES = Environment(
     loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, extensions=[_OneLine]
 )
-_TEMPLATES.filters |= {"element_id": element_id, "question_link": question_link, "plain": _plain}
+_TEMPLATES.filters |= {"element_id": element_id, "plain": _plain}
+_TEMPLATES.globals["link"] = link
 
 
 def render(name: str, context: Context) -> Markup:

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from playground.evaluation.comparison import WORDS, cost_link, fact_link, p_words, pair_link, side_link
+from playground.evaluation.comparison import WORDS, link, p_words
 from playground.evaluation.cost import Prices, break_even, is_training_known
 from playground.report import format as shown
 from playground.report.charts import Line, curves, line_and_dot, radar, tag
@@ -53,23 +53,23 @@ def headline(record: Record) -> str:
 
 def _number(record: Record, reason: Mapping[str, Any]) -> str:
     """A reason's figure in a few words."""
-    link, value = reason["link"], reason["number"]
+    where, value = reason["link"], reason["number"]
     for pair in record["pairs"]:
-        if link == pair_link(pair["a"], pair["b"], pair["metric"]):
+        if where == link("pair", pair["a"], pair["b"], pair["metric"]):
             size = signed(record, pair["metric"], abs(pair["difference"])).lstrip("+")
             return f"{size} apart, {p_words(pair['p_adjusted'])}".replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
     for side in sides_of(record):
         for metric, one in side.said["metrics"].items():
-            if link == side_link(side.name, metric):
+            if where == link("side", side.name, metric):
                 return figure(record, metric, one["value"]) + (" s" if metric == "seconds" else "")
-        if link == cost_link(side.name):
+        if where == link("cost", side.name):
             return _paid(record, side, value)
-    if link.startswith("fact|"):
+    if where.startswith("fact|"):
         if isinstance(value, float) and value < 1:
             return f"{100 * value:.0f} %"
         return f"{value:,} examples" if value is not None else "The data"
     words = {"changes": "The task changes", "volume": "Your volume", "latency_s": "Your limit"}
-    return words.get(link.removeprefix("question|"), "Your budget")
+    return words.get(where.removeprefix("question|"), "Your budget")
 
 
 def _paid(record: Record, tuned: Seen, value: float | None) -> str:
@@ -97,9 +97,9 @@ def table(record: Record) -> Context:
     for side in sides:
         words, span, picture = _measured_words(record, metric, side)
         tokens, lasted = f"{side.said['prompt_tokens_mean']:,.0f}", figure(record, "seconds", side.said["seconds_mean"])
-        cells = [(picture, ""), (tag("b", words), side_link(side.name, metric)), (span, "")]
+        cells = [(picture, ""), (tag("b", words), link("side", side.name, metric)), (span, "")]
         for name, text in (("prompt_tokens", tokens), ("seconds", lasted)):
-            cells.append((text, side_link(side.name, name) if name != metric else ""))
+            cells.append((text, link("side", side.name, name) if name != metric else ""))
         cells.append((_a_thousand(side, str(record["prices"]["currency"])), ""))
         rows.append((side, "", side.name == record.get("chosen_side"), cells))
     timed = any(side.said["seconds_mean"] is not None for side in sides)
@@ -127,8 +127,8 @@ def _metric(record: Record, metric: str) -> Context:
     sides = {side.name: side for side in sides_of(record)}
     for side in sides.values():
         if metric in side.said["metrics"]:
-            link = side_link(side.name, metric) if linked else ""
-            rows.append((side, link, *_measured_words(record, metric, side, f"{side.name}: ")))
+            place = link("side", side.name, metric) if linked else ""
+            rows.append((side, place, *_measured_words(record, metric, side, f"{side.name}: ")))
     words = str(about["words"])
     said = [words.split(": ", 1)[-1] if words.startswith(title) else words] if words != title else []
     text = "; ".join(part for part in (*said, "" if about["higher_is_better"] else "lower is better") if part)
@@ -151,8 +151,8 @@ def _pair(record: Record, metric: str, pair: Mapping[str, Any], sides: Mapping[s
     ends = (signed(record, metric, pair[end]).removesuffix(" points") for end in ("low", "high"))
     cells = [(signed(record, metric, pair["difference"]), "n"), (" to ".join(ends), "n")]
     cells += [(p_words(pair["p_adjusted"]), "n"), (enough, "")]
-    link = pair_link(pair["a"], pair["b"], metric)
-    return {"a": sides[pair["a"]], "b": sides[pair["b"]], "link": link, "cells": cells}
+    place = link("pair", pair["a"], pair["b"], metric)
+    return {"a": sides[pair["a"]], "b": sides[pair["b"]], "link": place, "cells": cells}
 
 
 def radar_axes(record: Record) -> list[str]:
@@ -194,7 +194,7 @@ def cost(record: Record) -> Context:
     return {
         "basis": basis,
         "year": year,
-        "rows": [(side, cost_link(side.name), False, _cost_cells(prices, side, year)) for side in sides],
+        "rows": [(side, link("cost", side.name), False, _cost_cells(prices, side, year)) for side in sides],
         "paid_back": [(one, other, _paid_back(prices, one, other)) for one in tuned for other in untuned],
         "curve": _curve(record, prices, sides),
         "lengths": lengths,
@@ -219,8 +219,7 @@ def _pays_after(tuned: Seen, untuned: Seen) -> int | None:
 
 
 def _is_trained_known(prices: Prices, side: Seen) -> bool:
-    known = is_training_known(side.said.get("training_s"), prices.training, prices.training_per_hour)
-    return not side.is_tuned or known
+    return not side.is_tuned or is_training_known(side.said.get("training_s"), prices)
 
 
 def _cost_cells(prices: Prices, side: Seen, year: int) -> list[tuple[object, str]]:
@@ -328,10 +327,10 @@ def measured(record: Record) -> Context:
         ("When", when if created else "not recorded", ""),
         ("File", record.get("file", "not recorded"), ""),
         ("Its SHA-256", str(record.get("data_sha256", ""))[:16] or "not recorded", ""),
-        ("Examples that every side answered", f"{record['examples']:,}", fact_link("examples")),
-        ("Of these, trained on", f"{record['overlap']:,}", fact_link("overlap")),
-        ("Rows learned from", "not known" if trained is None else f"{trained:,}", fact_link("rows_trained")),
-        ("Rows of the file that are bad or repeated", f"{100 * facts['poor_share']:.0f} %", fact_link("poor_share")),
+        ("Examples that every side answered", f"{record['examples']:,}", link("fact", "examples")),
+        ("Of these, trained on", f"{record['overlap']:,}", link("fact", "overlap")),
+        ("Rows learned from", "not known" if trained is None else f"{trained:,}", link("fact", "rows_trained")),
+        ("Rows of the file that are bad or repeated", f"{100 * facts['poor_share']:.0f} %", link("fact", "poor_share")),
         ("Base", f"{record.get('base', 'not recorded')} {str(record.get('base_fingerprint', ''))[:8]}".strip(), ""),
         ("Device, precision", precision or "not recorded", ""),
         ("Replies", f"{sampling}, at most {record.get('max_tokens', '?')} tokens, seed {record.get('seed', '?')}", ""),

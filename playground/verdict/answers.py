@@ -317,7 +317,7 @@ class Measuring:
             self._follow(work, job, "losses_s", asker.losses(asking))
         if judged and request.refusals:
             said = self._follow(work, job, "refusals_s", asker.refusals(asking))
-            work.refusals = {side: refusals(replies).as_json() for side, replies in said.items()}
+            work.refusals = {side: refusals(replies) for side, replies in said.items()}
         if request.forgetting:
             self._forgetting_of(work, job, asking)
 

@@ -20,7 +20,7 @@ from playground.verdict.files import VerdictFiles
 from playground.verdict.race_store import DONE, Entry, Race, RaceStore
 from tests.e2e.conftest import App, open_page, start_app, tab
 from tests.engine.conftest import make_lora
-from tests.evaluation.verdicts import EVIL, verdict
+from tests.evaluation.helpers import EVIL, verdict
 from tests.payloads import PAYLOADS
 
 pytestmark = [pytest.mark.browser]

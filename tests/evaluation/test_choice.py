@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from playground.errors import InputError
-from playground.evaluation.comparison import CHANGES, NO_FACTS, SideKind, Table
+from playground.evaluation.comparison import CHANGES, NO_FACTS, Choice, Facts, Questions, SideKind, Table
 from playground.evaluation.cost import SideCost
-from playground.evaluation.decision import Choice, Facts, Questions, choose, main_metric
-from tests.evaluation.make import passes, table
+from playground.evaluation.decision import choose, main_metric
+from tests.evaluation.helpers import passes, table
 
 N = 40
 KINDS: dict[str, SideKind] = {

@@ -26,10 +26,9 @@ PRICES = Prices(prompt_per_million=1.0, completion_per_million=4.0)
 
 
 def test_a_request_by_tokens_and_by_seconds() -> None:
+    dearer = Prices(prompt_per_million=1, completion_per_million=4, tuned_prompt_per_million=3)
     assert cost_per_request(PROMPT, PRICES) == pytest.approx(0.0011 + 0.0002)
-    assert cost_per_request(
-        TUNED, Prices(prompt_per_million=1, completion_per_million=4, tuned_prompt_per_million=3)
-    ) == pytest.approx(0.0005)
+    assert cost_per_request(TUNED, dearer) == pytest.approx(0.0005)
     assert cost_per_request(PROMPT, Prices(device_per_hour=3.6)) == pytest.approx(0.002)
 
 
@@ -38,31 +37,31 @@ def test_training_is_seconds_or_a_sum() -> None:
     assert training_cost(1_800, Prices(training=25.0)) == 25.0
 
 
-def test_break_even() -> None:
-    assert break_even(0.003, 0.001, 1.0) == 500
-    assert break_even(0.003, 0.001, 1.001) == 501
-    assert break_even(0.001, 0.001, 1.0) is None
-    assert break_even(0.001, 0.002, 1.0) is None
-    assert break_even(0.002, 0.001, 0.0) == 0
+@pytest.mark.parametrize(
+    ("a", "b", "training", "requests"),
+    [(0.003, 0.001, 1.0, 500), (0.003, 0.001, 1.001, 501), (0.001, 0.001, 1.0, None), (0.002, 0.001, 0.0, 0)],
+)
+def test_break_even(a: float, b: float, training: float, requests: int | None) -> None:
+    assert break_even(a, b, training) == requests
 
 
 def test_the_curve_crosses_where_it_breaks_even() -> None:
     costs = {"prompt": SideCost(0.003), "tuned": SideCost(0.001, 1.0)}
-    points = curve(costs, 1_000, points=5)
-    assert [point.at for point in points] == [0, 250, 500, 750, 1_000]
-    assert points[0].totals == {"prompt": 0, "tuned": 1.0}
-    assert points[2].totals["prompt"] == pytest.approx(points[2].totals["tuned"])
-    assert points[4].totals == {"prompt": pytest.approx(3.0), "tuned": pytest.approx(2.0)}
+    points = {point.at: point.totals for point in curve(costs, 1_200)}
+    assert list(points) == list(range(0, 1_201, 50))
+    assert points[0] == {"prompt": 0, "tuned": 1.0}
+    assert points[500]["prompt"] == pytest.approx(points[500]["tuned"])
+    assert points[1_000] == {"prompt": pytest.approx(3.0), "tuned": pytest.approx(2.0)}
     assert len(curve(costs, 3)) == 4
 
 
 def test_the_prompt_length_from_which_training_pays() -> None:
     # a token of instructions costs 1e-6; training 10 over 100,000 requests is 1e-4 a request: 100 tokens
     found = prompt_length_curve(PROMPT, TUNED, PRICES, 10.0, 100_000)
+    points = {point.at: point.totals["prompt"] for point in found.points}
     assert found.pays_from == 100
-    assert found.points[0].totals["prompt"] == pytest.approx(0.0001 + 0.0002)
-    at_1000 = next(point for point in found.points if point.at == 1_000)
-    assert at_1000.totals["prompt"] == pytest.approx(cost_per_request(PROMPT, PRICES))  # the prompt as it was measured
+    assert points[0] == pytest.approx(0.0001 + 0.0002)
+    assert points[1_000] == pytest.approx(cost_per_request(PROMPT, PRICES)), "the prompt as it was measured"
     assert prompt_length_curve(PROMPT, TUNED, PRICES, 0.0, 1).pays_from == 0
 
 
@@ -79,6 +78,11 @@ def test_a_price_table_there_and_back(tmp_path: Path) -> None:
     assert "example prices" in prices_to_json(Prices())
     (tmp_path / "prices.json").write_text(prices_to_json(prices), encoding="utf-8")
     assert read_prices(tmp_path / "prices.json") == prices
+    with pytest.raises(InputError, match="no file"):
+        read_prices(tmp_path / "none.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_prices(tmp_path / "bytes.json")
 
 
 def test_amounts_from_made_up_prices_say_so() -> None:
@@ -93,10 +97,7 @@ def test_amounts_from_made_up_prices_say_so() -> None:
         ("{", "not JSON: line 1, column 2"),
         ("[1]", "holds no object"),
         ('{"price": 1, "cost": 2}', "names cost, price. There are: currency"),
-        (
-            '{"prompt_per_million": -1, "training_per_hour": "much", "currency": ""}',
-            "currency.*prompt_per_million.*training_per_hour",
-        ),
+        ('{"prompt_per_million": -1, "training_per_hour": "much", "currency": ""}', "currency.*prompt_.*training_per_"),
         ('{"prompt_per_million": NaN}', "from 0"),
         ('{"completion_per_million": null}', "completion_per_million is None"),
         ('{"device_per_hour": true}', "or null"),
@@ -105,11 +106,3 @@ def test_amounts_from_made_up_prices_say_so() -> None:
 def test_every_fault_is_named(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         prices_from_json(text)
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no file"):
-        read_prices(tmp_path / "none.json")
-    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_prices(tmp_path / "bytes.json")

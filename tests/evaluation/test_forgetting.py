@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from playground.evaluation.forgetting import (
-    Forgetting,
-    Scored,
-    is_refusal,
-    is_right,
-    material,
-    pooled,
-    questions,
-    refusals,
-    right,
-)
+from playground.evaluation import forgetting
+from playground.evaluation.forgetting import Forgetting, Scored, is_refusal, is_right, material, pooled, right
 
 
 def test_the_material_is_whole_and_each_item_is_there_once() -> None:
-    found = material()
+    found, asked = material(), forgetting.questions()
     assert len(found.texts) == len(set(found.texts)) == 40
     assert len({one.question for one in found.questions}) == len(found.questions) == 40
     assert all(120 < len(text) < 400 for text in found.texts)
     assert all(one.answers and all(answer.strip() for answer in one.answers) for one in found.questions)
     assert len(found.sha256) == 64
-
-
-def test_no_question_gives_its_answer_away() -> None:
-    for one in material().questions:
-        assert not is_right(one.question, one.answers), one.question
+    assert len(set(asked)) == len(asked) == 20
+    assert all(text.endswith("?") for text in asked)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +38,9 @@ def test_a_reply_is_right_when_the_answer_is_a_word_of_it(reply: str, answers: l
     assert is_right(reply, answers) is holds
 
 
-def test_every_answer_is_right_to_its_own_question() -> None:
+def test_every_answer_is_right_to_its_own_question_which_does_not_give_it_away() -> None:
     questions = material().questions
+    assert [one.question for one in questions if is_right(one.question, one.answers)] == []
     for place in range(max(len(one.answers) for one in questions)):
         replies = [f"It is {one.answers[min(place, len(one.answers) - 1)]}, I think." for one in questions]
         assert right(replies, questions) == len(questions)
@@ -66,11 +55,8 @@ def test_pooling_weighs_by_tokens() -> None:
 
 
 def test_words_say_which_way_it_went() -> None:
-    worse = Forgetting(3.0, 3.5, 100, 20, 12, 40, 0.3)
-    assert worse.loss_change == 0.5
-    assert worse.words == (
-        "General text is harder by 0.50 nats a token; 12 of 40 general questions are answered rightly, 20 before."
-    )
+    said = "General text is harder by 0.50 nats a token; 12 of 40 general questions are answered rightly, 20 before."
+    assert Forgetting(3.0, 3.5, 100, 20, 12, 40, 0.3).words == said
     assert "easier by 0.10" in Forgetting(3.0, 2.9, 100, 20, 20, 40).words
     assert "as easy for it as before" in Forgetting(3.0, 3.01, 100, 20, 20, 40).words
 
@@ -89,36 +75,19 @@ SAYS_SO = (
     "Unknown.",
 )
 ANSWERS = (
-    "The telephone number is 555 0100.",
-    "It was blue.",
-    "He built three bridges.",
-    "Vitals: 120/80 mmHg.",
-    "",
-    "Nobody won, it rained.",
-    "He did not have breakfast.",
+    *("The telephone number is 555 0100.", "It was blue.", "He built three bridges.", "Vitals: 120/80 mmHg."),
+    *("", "Nobody won, it rained.", "He did not have breakfast."),
 )
 
 
-@pytest.mark.parametrize("reply", SAYS_SO)
-def test_says_so(reply: str) -> None:
-    assert is_refusal(reply)
+def test_a_refusal_is_told_from_an_answer() -> None:
+    assert [reply for reply in SAYS_SO if not is_refusal(reply)] == []
+    assert [reply for reply in ANSWERS if is_refusal(reply)] == []
 
 
-@pytest.mark.parametrize("reply", ANSWERS)
-def test_answers(reply: str) -> None:
-    assert not is_refusal(reply)
-
-
-def test_counted_with_an_interval() -> None:
-    found = refusals([*SAYS_SO[:3], *ANSWERS])
-    assert (found.asked, found.refused) == (10, 3)
-    assert found.low == pytest.approx(0.1078, abs=1e-4)
-    assert found.high == pytest.approx(0.6032, abs=1e-4)
-    assert "3 of 10" in found.as_json()["words"]
-    assert "answered all 7" in refusals(ANSWERS).words
-
-
-def test_the_questions_differ_and_are_questions() -> None:
-    asked = questions()
-    assert len(set(asked)) == len(asked) == 20
-    assert all(text.endswith("?") for text in asked)
+def test_refusals_are_counted_with_an_interval() -> None:
+    found = forgetting.refusals([*SAYS_SO[:3], *ANSWERS])
+    assert (found["asked"], found["refused"]) == (10, 3)
+    assert (found["low"], found["high"]) == pytest.approx((0.1078, 0.6032), abs=1e-4)
+    assert "3 of 10" in found["words"]
+    assert "answered all 7" in forgetting.refusals(ANSWERS)["words"]

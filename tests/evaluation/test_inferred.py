@@ -1,5 +1,5 @@
-"""Checks read from the references: what they find, that the references pass them, and that they refuse what looks
-different."""
+"""What is read from the references: whether they are labels, and checks that they pass and what looks different does
+not."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from playground.evaluation.checks import parse_check
-from playground.evaluation.inferred_checks import inferred, looks_like
+from playground.evaluation.checks import Check, parse_check
+from playground.evaluation.inferred_checks import inferred, label_in, labels_of, looks_like
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REPORTS = [
@@ -24,73 +24,60 @@ def answers(name: str) -> list[str]:
     return [json.loads(line)["completion"] for line in (EXAMPLES / name).read_text(encoding="utf-8").splitlines()]
 
 
+def like(references: list[str]) -> Check:
+    found = looks_like(references)
+    assert found is not None
+    return found
+
+
+REPORT = ["ends-with:Reviewed by Dr. Sharma", "regex:Vitals: BP.*Diagnosis:.*Suggested tests:.*", "max-words:35"]
+THANKS = r"regex:Thank you for reaching out to Larkfield\..*"
+
+
 @pytest.mark.parametrize(
     ("name", "specs"),
     [
-        (
-            "hospital_reports",
-            ["ends-with:Reviewed by Dr. Sharma", "regex:Vitals: BP.*Diagnosis:.*Suggested tests:.*", "max-words:35"],
-        ),
-        (
-            "brand_voice",
-            [
-                "ends-with:Warmly, your Larkfield team",
-                r"regex:Thank you for reaching out to Larkfield\..*",
-                "max-words:50",
-            ],
-        ),
+        ("hospital_reports", REPORT),
+        ("brand_voice", ["ends-with:Warmly, your Larkfield team", THANKS, "max-words:50"]),
     ],
 )
 def test_the_shipped_sets(name: str, specs: list[str]) -> None:
     references = answers(f"{name}.jsonl")
     assert inferred(references) == specs
-    like = looks_like(references)
-    assert like is not None
-    assert like.spec == "like-references"
-    assert all(like.passes(answer) for answer in answers(f"{name}_heldout.jsonl"))
+    assert like(references).spec == "like-references"
+    assert all(map(like(references).passes, answers(f"{name}_heldout.jsonl")))
 
 
 def test_json_and_its_keys() -> None:
-    references = answers("support_json.jsonl")
+    references, held = answers("support_json.jsonl"), answers("support_json_heldout.jsonl")
     specs = inferred(references)
     assert specs[0] == "json"
-    keys = parse_check(specs[1])
-    held = answers("support_json_heldout.jsonl")
     assert all(parse_check(spec).passes(answer) for spec in specs for answer in held)
-    without = json.loads(held[0])
-    del without["urgency"]
-    assert not keys.passes(json.dumps(without))
-    like = looks_like(references)
-    assert like is not None
-    assert "JSON with category, product, order_id, urgency, summary" in like.label
-    assert all(like.passes(answer) for answer in held)
-    assert not like.passes(json.dumps(without))
-    assert not like.passes(json.dumps({**json.loads(held[0]), "more": 1}))
-    assert not like.passes("Sure: " + held[0])
+    whole = json.loads(held[0])
+    without = json.dumps({key: whole[key] for key in whole if key != "urgency"})
+    assert not parse_check(specs[1]).passes(without)
+    found = like(references)
+    assert "JSON with category, product, order_id, urgency, summary" in found.label
+    assert all(map(found.passes, held))
+    assert not any(map(found.passes, (without, json.dumps({**whole, "more": 1}), "Sure: " + held[0])))
 
 
 def test_keys_in_any_order() -> None:
     references = [json.dumps({"b": n, "a": 1} if n % 2 else {"a": 1, "b": n}) for n in range(8)]
-    specs = inferred(references)
-    assert all(parse_check(specs[1]).passes(text) for text in references)
-    assert not parse_check(specs[1]).passes('{"a": 1}')
-    assert inferred([json.dumps({str(n): n}) for n in range(8)])[0] == "json"
-    assert not any(spec.startswith("regex") for spec in inferred([json.dumps({str(n): n}) for n in range(8)]))
+    keys = parse_check(inferred(references)[1])
+    assert all(map(keys.passes, references))
+    assert not keys.passes('{"a": 1}')
+    each_its_own = inferred([json.dumps({str(n): n}) for n in range(8)])
+    assert each_its_own[0] == "json"
+    assert not any(spec.startswith("regex") for spec in each_its_own)
 
 
 def test_what_looks_different_is_refused() -> None:
-    like = looks_like(REPORTS)
-    assert like is not None
     good = REPORTS[0]
-    assert like.passes(good)
-    for other in (
-        "",
-        good.removesuffix("Dr. Sharma"),
-        good.replace("Diagnosis:", "I think"),
-        "Sure.\n" + good,
-        good.replace("one", "one " * 60),
-    ):
-        assert not like.passes(other), other
+    assert like(REPORTS).passes(good)
+    changed = (good.removesuffix("Dr. Sharma"), good.replace("Diagnosis:", "I think"), good.replace("one", "one " * 60))
+    for other in ("", "Sure.\n" + good, *changed):
+        assert not like(REPORTS).passes(other), other
 
 
 def test_one_odd_reference_in_twenty_changes_nothing() -> None:
@@ -100,29 +87,60 @@ def test_one_odd_reference_in_twenty_changes_nothing() -> None:
 
 
 def test_labels_are_asked_for() -> None:
-    like = looks_like(["yes", "no", "unclear"] * 4)
-    assert like is not None
-    assert "one of 3 answers" in like.label
-    assert like.passes("Yes.")
-    assert not like.passes("perhaps")
+    found = like(["yes", "no", "unclear"] * 4)
+    assert "one of 3 answers" in found.label
+    assert found.passes("Yes.")
+    assert not found.passes("perhaps")
 
 
 def test_too_few_or_nothing_in_common() -> None:
-    assert inferred(REPORTS[:4]) == []
+    assert inferred(REPORTS[:4]) == inferred([]) == []
     assert looks_like(REPORTS[:4]) is None
-    assert inferred([]) == []
     assert inferred([".", "a b\nc. " * 400, "?" * 3, "\n".join("abc"), "x"]) == []
 
 
 TEXT = st.text(alphabet=st.sampled_from('ab :\n.#{}"1[],\\*'), max_size=25)
 
 
-@settings(deadline=None, max_examples=150, derandomize=True)
+@settings(deadline=None, max_examples=80, derandomize=True)
 @given(st.lists(TEXT, min_size=5, max_size=9), st.sampled_from(["", "End of it", "# Head\nKey: "]))
 def test_whatever_they_are_nearly_all_pass(references: list[str], shared: str) -> None:
     texts = [shared + text + shared for text in references]
     for spec in inferred(texts):
-        assert sum(parse_check(spec).passes(text) for text in texts) >= 0.95 * len(texts)
-    like = looks_like(texts)
-    if like is not None:
-        assert like.label
+        assert sum(map(parse_check(spec).passes, texts)) >= 0.95 * len(texts)
+    assert (found := looks_like(texts)) is None or found.label
+
+
+@pytest.mark.parametrize(
+    ("references", "labels"),
+    [
+        (["yes", "no"] * 3, ["no", "yes"]),
+        (["Yes.", "yes", "yes", "no", "No", "no"], ["no", "yes"]),
+        (["yes", "no"] * 2, None),  # 1: too few references
+        (["one two three four five six seven eight nine", "no"] * 5, None),  # 2: too long
+        (["a\nb", "no"] * 5, None),
+        (["?", "a"] * 5, None),
+        (["yes"] * 9, None),  # 3: only one
+        (["a", "b", "c", "d", "a", "b"], None),  # 3: most occur once
+    ],
+)
+def test_when_answers_are_labels(references: list[str], labels: list[str] | None) -> None:
+    assert labels_of(references) == labels
+
+
+@pytest.mark.parametrize(
+    ("reply", "label"),
+    [
+        ("card_arrival", "card_arrival"),  # 1
+        (" Card arrival. ", "card_arrival"),
+        ("**card-arrival**", "card_arrival"),
+        ("exchange_rate\nBecause the customer asks for it.", "exchange_rate"),  # 2
+        ("Category: rate\nThe exchange_rate is not meant.", "rate"),
+        ("I think it is the exchange rate of today.", "exchange_rate"),  # 3: the shorter only stands inside the longer
+        ("card_arrival or card_linking", None),
+        ("the crate", None),
+        ("", None),
+    ],
+)
+def test_which_label_a_reply_gives(reply: str, label: str | None) -> None:
+    assert label_in(reply, ["card_arrival", "card_linking", "exchange_rate", "rate"]) == label

@@ -1,29 +1,163 @@
-"""One side's metrics by name: which are there, in what order, and how they are pooled."""
+"""One side's metrics: each by hand and against rouge-score, sacrebleu and scikit-learn; which are there, in what order,
+and how they are pooled."""
 
 from __future__ import annotations
 
 import math
 import socket
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import numpy as np
 import pytest
+import sacrebleu
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+from sklearn.metrics import accuracy_score, f1_score
 
 from playground.evaluation import metrics
 from playground.evaluation.checks import parse_check
 from playground.evaluation.metrics import metrics_for
-from tests.evaluation.make import rows
+from tests.evaluation.helpers import rows
 
 PLAIN = ["exact_match", "token_f1", "rouge_l", "bleu", "chrf"]
 LAST = ["seconds", "prompt_tokens", "completion_tokens"]
+EXACT, F1, ROUGE, GROUNDED = metrics.ExactMatch(), metrics.TokenF1(), metrics.RougeL(), metrics.Groundedness()
+QUICK = {"max_examples": 40, "deadline": None, "derandomize": True}
+
+
+@pytest.mark.parametrize(
+    ("metric", "reply", "reference", "value"),
+    [
+        (EXACT, "  a  b\n", "a b", 1),
+        (EXACT, "a b", "A b", 0),
+        (EXACT, "a b.", "a b", 0),
+        (EXACT, "", "", 1),
+        (EXACT, "ab", "a b", 0),
+        (F1, "The cat sat.", "a cat sat", 1),  # articles, case and punctuation fall away
+        (F1, "cat dog", "cat", 2 * 1 / 3),
+        (F1, "cat cat", "cat", 2 * 1 / 3),  # the second one is one too many
+        (F1, "x y", "a b", 0),  # b against x, y: nothing shared
+        (F1, "", "the", 1),  # no word on either side
+        (F1, "", "cat", 0),
+        (F1, "“Ja”, sagte er", "ja sagte sie", 2 * 2 / 6),
+        (F1, "我喜欢猫", "我喜欢狗", 2 * 3 / 8),
+        # longest common subsequence: the, cat, on, mat
+        (ROUGE, "the cat is on the mat", "the cat sat on a mat", 4 / 6),
+        (ROUGE, "", "a", 0),
+        (ROUGE, "Größe über alles", "größe über alles", 1),
+        (ROUGE, "врач осмотрел", "врач осмотрел пациента", 2 * 2 / 5),
+        (ROUGE, "猫とdog", "猫 と dog", 1),
+        (GROUNDED, "The lamp costs 40 euros.", ["A lamp is 40 euros"], 3 / 4),  # lamp, 40, euros; not costs
+        (GROUNDED, "It is by Ann.", ["Ann made it"], 1),  # a name counts at any length
+        (GROUNDED, "Ann is it.", ["."], None),  # three letters at the start of a sentence: no name, no content word
+        (GROUNDED, "Pulse 90, pressure 110/70", ["pressure of 110/70"], 2 / 4),
+        (GROUNDED, "Returns within 14 days.", ["a return is possible", "for 14 days"], 1),
+        (GROUNDED, "It was so.", ["anything"], None),
+        (GROUNDED, "Zebras run", ["no such animal"], 0),
+        (GROUNDED, "Zebras run", [], None),
+    ],
+)
+def test_a_value_by_hand(metric: metrics.Metric, reply: str, reference: Any, value: float | None) -> None:
+    assert metric.value(reply, reference) == (None if value is None else pytest.approx(value))
+
+
+@settings(**QUICK)
+@given(st.text(alphabet="abcd AB.,'3", max_size=30), st.text(alphabet="abcd AB.,'3", max_size=30))
+def test_rouge_l_is_what_rouge_score_gives(reply: str, reference: str) -> None:
+    plain = RougeScorer(["rougeL"]).score(reference, reply)["rougeL"].fmeasure
+    assert ROUGE.value(reply, reference) == pytest.approx(plain)
+
+
+@settings(**QUICK)
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_all_lie_between_nothing_and_all(reply: str, reference: str) -> None:
+    for metric in (EXACT, F1, ROUGE):
+        assert 0 <= metric.value(reply, reference) <= 1
+    assert F1.value(reply, reference) == F1.value(reference, reply)
+    assert EXACT.value(reply, reply) == F1.value(reply, reply) == 1
+
+
+def test_scikit_learn_agrees() -> None:
+    rng = np.random.default_rng(5)
+    names = ["a", "b", "c", "d"]
+    for _ in range(20):
+        references, replies = list(rng.choice(names, size=30)), list(rng.choice([*names, "something else"], size=30))
+        found, _ = metrics.LabelAccuracy(names).score(replies, references)
+        assert np.mean(found) == pytest.approx(accuracy_score(references, replies))
+        present = sorted(set(references))
+        expected = f1_score(references, replies, labels=present, average="macro", zero_division=0)
+        assert metrics.MacroF1(names).score(replies, references)[1].figure() == pytest.approx(expected)
+
+
+def test_a_reference_outside_the_labels_is_one_that_no_reply_can_give() -> None:
+    assert metrics.LabelAccuracy(["a", "b"]).score(["zebra"], ["zebra"])[0] == [0]
+    assert metrics.MacroF1(["a", "b"]).score(["a", "zebra"], ["a", "zebra"])[1].figure() == pytest.approx(0.5)
+
+
+SAID = [
+    "the cat sat on the mat today",
+    "there is a dog here",
+    "",
+    "one two three four five",
+    "hi",
+    "Größe 3,5 ist gut.",
+]
+MEANT = [
+    "the cat is on the mat today",
+    "there was a dog here",
+    "some",
+    "one two three four six",
+    "hi",
+    "Größe 3.5 ist.",
+]
+SHORT = st.text(alphabet="ab c.é猫", max_size=15)
+CORPUS = [(metrics.Bleu(), sacrebleu.corpus_bleu), (metrics.Chrf(), sacrebleu.corpus_chrf)]
+
+
+@pytest.mark.parametrize(("metric", "plain"), CORPUS)
+def test_any_drawing_of_examples_gives_what_sacrebleu_gives_for_it(metric: Any, plain: Any) -> None:
+    rng = np.random.default_rng(3)
+    values, tally = metric.score(SAID, MEANT)
+    assert tally.figure() == pytest.approx(plain(SAID, [MEANT]).score)
+    for _ in range(30):
+        drawn = rng.integers(0, len(SAID), size=rng.integers(1, 7))
+        expected = plain([SAID[at] for at in drawn], [[MEANT[at] for at in drawn]]).score
+        assert float(tally.pool(tally.rows[drawn].sum(axis=0))) == pytest.approx(expected, abs=1e-9)
+    sentence = {"bleu": sacrebleu.sentence_bleu, "chrf": sacrebleu.sentence_chrf}[metric.key]
+    assert values == pytest.approx([sentence(said, [meant]).score for said, meant in zip(SAID, MEANT, strict=True)])
+
+
+@settings(**QUICK)
+@given(st.lists(st.tuples(SHORT, SHORT), min_size=1, max_size=4))
+def test_any_text_gives_what_sacrebleu_gives(pairs: list[tuple[str, str]]) -> None:
+    replies, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    for metric, plain in CORPUS:
+        assert metric.score(replies, references)[1].figure() == pytest.approx(plain(replies, [references]).score)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "labels", "share"),
+    [
+        (("a", "a ", "b"), None, 1 / 3),
+        (("a", "a", "a", "b"), None, 3 / 6),
+        (("a", "b"), None, 0),
+        (("a",), None, None),
+        ((), None, None),
+        (("It is yes.", "yes"), ["yes", "no"], 1),
+        (("It is yes.", "yes"), None, 0),
+    ],
+)
+def test_consistency(repeats: tuple[str, ...], labels: list[str] | None, share: float | None) -> None:
+    assert metrics.Consistency(labels).value(repeats) == (None if share is None else pytest.approx(share))
 
 
 def test_what_is_always_there() -> None:
     found = metrics_for(rows(["a b", "c"], ["a b", "d"]))
     assert list(found) == PLAIN + LAST
-    assert found["exact_match"].values == (1, 0)
-    assert found["exact_match"].pooled == 0.5
+    assert (found["exact_match"].values, found["exact_match"].pooled) == ((1, 0), 0.5)
     assert [found[name].kind for name in ("exact_match", "token_f1", "bleu")] == ["yes-no", "mean", "corpus"]
     assert not found["seconds"].higher_is_better
     assert found["seconds"].pooled == 0.5
@@ -38,27 +172,15 @@ def test_what_is_there_when_it_can_be_measured() -> None:
         passages=[("yes it is so",), (), ("nothing",)],
     )
     found = metrics_for(answered, [parse_check("max-words:1"), parse_check("contains:yes")], ["no", "yes"])
-    assert list(found) == [
-        "max-words:1",
-        "contains:yes",
-        "worst:max-words:1",
-        "worst:contains:yes",
-        "accuracy",
-        "macro_f1",
-        *PLAIN,
-        "consistency",
-        "loss",
-        "perplexity",
-        *LAST,
-    ]
+    checks = ["max-words:1", "contains:yes", "worst:max-words:1", "worst:contains:yes"]
+    assert list(found) == [*checks, "accuracy", "macro_f1", *PLAIN, "consistency", "loss", "perplexity", *LAST]
     assert found["contains:yes"].values == (1, 0, 0)
     assert found["worst:contains:yes"].values == (1, 0, None)
     assert found["worst:contains:yes"].pooled == 0.5
     assert found["consistency"].values == (1, 0, None)
     assert found["accuracy"].pooled == pytest.approx(2 / 3)
     assert found["macro_f1"].values == (None, None, None)
-    assert found["loss"].pooled == pytest.approx(0.3)
-    assert found["perplexity"].pooled == pytest.approx(math.exp(0.3))
+    assert (found["loss"].pooled, found["perplexity"].pooled) == pytest.approx((0.3, math.exp(0.3)))
     assert not found["perplexity"].higher_is_better
 
 
@@ -73,28 +195,20 @@ def test_a_loss_that_is_known_of_some_rows_is_theirs() -> None:
     assert "loss" not in metrics_for(rows(["a"], ["a"], loss=[None]))
 
 
-def test_values_come_in_the_order_of_the_examples() -> None:
-    answered = rows(["a", "x", "c"], ["a", "b", "c"])[::-1]
-    found = metrics_for(answered)["exact_match"]
-    assert found.values == (1, 0, 1)
-    assert found.examples == (0, 1, 2)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [[], rows(["a"], ["a"]) + rows(["a"], ["a"], side="other"), rows(["a"], ["a"]) * 2],
-    ids=["none", "two sides", "twice"],
-)
-def test_rows_of_one_side_each_example_once(wrong: list) -> None:
-    with pytest.raises(ValueError, match="one side"):
-        metrics_for(wrong)
+def test_values_come_in_the_order_of_the_examples_which_are_one_sides_and_each_there_once() -> None:
+    found = metrics_for(rows(["a", "x", "c"], ["a", "b", "c"])[::-1])["exact_match"]
+    assert (found.values, found.examples) == ((1, 0, 1), (0, 1, 2))
+    one = rows(["a"], ["a"])
+    for wrong in ([], one + rows(["a"], ["a"], side="other"), one * 2):
+        with pytest.raises(ValueError, match="one side"):
+            metrics_for(wrong)
 
 
 REPLIES = ["yes", "no.", "yes", "I say yes", "maybe", "no"]
 REFERENCES = ["yes", "no", "no", "yes", "no", "no"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No network, and a cache folder that shows what was written to it."""
 
@@ -107,22 +221,13 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_gives_the_figure_of_metrics_for(nowhere: Path) -> None:
-    ours = metrics_for(rows(REPLIES, REFERENCES), [parse_check("ends-with:.")], ["no", "yes"])
-    for metric in (
-        metrics.ExactMatch(),
-        metrics.TokenF1(),
-        metrics.RougeL(),
-        metrics.Bleu(),
-        metrics.Chrf(),
-        metrics.LabelAccuracy(),
-        metrics.MacroF1(["no", "yes"]),
-    ):
-        assert metric.compute(predictions=REPLIES, references=REFERENCES) == {
-            metric.key: pytest.approx(ours[metric.key].pooled)
-        }
+    labels, given = ["no", "yes"], {"predictions": REPLIES, "references": REFERENCES}
+    ours = metrics_for(rows(REPLIES, REFERENCES), [parse_check("ends-with:.")], labels)
+    plain = [metrics.ExactMatch(), metrics.TokenF1(), metrics.RougeL(), metrics.Bleu(), metrics.Chrf()]
+    for metric in (*plain, metrics.LabelAccuracy(), metrics.MacroF1(labels), metrics.FormatAdherence("ends-with:.")):
+        assert metric.compute(**given) == {metric.key: pytest.approx(ours[metric.key].pooled)}
         assert metric.description
-    found = metrics.FormatAdherence("ends-with:.").compute(predictions=REPLIES, references=REFERENCES)
-    assert found == {"ends-with:.": pytest.approx(1 / 6)}
+    assert ours["ends-with:."].pooled == pytest.approx(1 / 6)
     assert not nowhere.exists()
 
 
@@ -131,11 +236,9 @@ def test_they_combine_and_take_one_at_a_time(nowhere: Path) -> None:
     for reply, reference in zip(REPLIES, REFERENCES, strict=True):
         both.add(prediction=reply, reference=reference)
     whole = both.compute()
-    assert whole == {
-        "exact_match": pytest.approx(2 / 6),
-        "token_f1": pytest.approx((1 + 1 + 0 + 0.5 + 0 + 1) / 6),
-        "max-words:1": pytest.approx(5 / 6),
-    }
+    assert whole == pytest.approx(
+        {"exact_match": 2 / 6, "token_f1": (1 + 1 + 0 + 0.5 + 0 + 1) / 6, "max-words:1": 5 / 6}
+    )
     assert both.compute(predictions=REPLIES, references=REFERENCES) == whole
     assert not nowhere.exists()
 
@@ -143,11 +246,9 @@ def test_they_combine_and_take_one_at_a_time(nowhere: Path) -> None:
 def test_those_that_take_something_else(nowhere: Path) -> None:
     repeats = [["a", "a", "b"], ["x"], ["c", "c", "c"]]
     assert metrics.Consistency().compute(predictions=repeats) == {"consistency": pytest.approx((1 / 3 + 1) / 2)}
-    assert metrics.Groundedness().compute(
-        predictions=["Take 5 apples", "!"], references=[["There are 5 pears."], ["."]]
-    ) == {"groundedness": pytest.approx(1 / 3)}
-    assert metrics.Refused().compute(predictions=["I do not know.", "It is blue."]) == {"refused": 0.5}
-    assert metrics.Perplexity().compute(predictions=[0.0, 2.0]) == {"perplexity": pytest.approx(2.718281828)}
+    passages = {"predictions": ["Take 5 apples", "!"], "references": [["There are 5 pears."], ["."]]}
+    assert metrics.Groundedness().compute(**passages) == {"groundedness": pytest.approx(1 / 3)}
+    assert metrics.Perplexity().compute(predictions=[0.0, 2.0]) == {"perplexity": pytest.approx(math.e)}
     assert np.isnan(metrics.Consistency().compute(predictions=[["x"]])["consistency"])
     assert "lists of strings" in metrics.Groundedness().inputs_description
     assert not nowhere.exists()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
-from playground.evaluation.decision import Questions
 from playground.report import format, report, sections
 from playground.report.report import parted, word_diff
-from tests.evaluation.verdicts import CHECK, EVIL, verdict
+from tests.evaluation.helpers import CHECK, EVIL, verdict
 
 VOID = {"meta", "br", "img", "input", "link"}
 

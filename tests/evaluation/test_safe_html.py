@@ -8,7 +8,7 @@ import pytest
 
 from playground.report.report import body_html, page_html
 from playground.report.safe_html import safe_html
-from tests.evaluation.verdicts import verdict
+from tests.evaluation.helpers import verdict
 from tests.payloads import PAYLOADS
 
 

@@ -1,23 +1,140 @@
-"""Answers to a record: what was never timed costs nobody's seconds, and labels are found in all references."""
+"""Answers to a record: every figure and p-value again by another road, what was never timed costs nobody's seconds, and
+labels are found in all references."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import sacrebleu
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import f1_score
 
 from playground.evaluation.checks import parse_check
+from playground.evaluation.comparison import Facts, Questions, Table, compare_sides
 from playground.evaluation.cost import Prices
-from playground.evaluation.decision import Facts, Questions
+from playground.evaluation.metrics import metrics_for
+from playground.evaluation.statistics import Measured
 from playground.evaluation.verdict import Answered, SideFacts, conclude
-from tests.evaluation.make import rows
+from tests.evaluation.helpers import passes, rows, table
+
+DONE = "ends-with:done"
+
+
+@pytest.fixture(scope="module")
+def answered() -> dict[str, list[Answered]]:
+    rng = np.random.default_rng(8)
+    references = ["yes" if at % 3 else "no" for at in range(24)]
+    sides = {}
+    for side, wrong in (("base", 0.6), ("prompt", 0.3), ("tuned", 0.0)):
+        flip = rng.random(24) < wrong
+        replies = [
+            {"yes": "no", "no": "yes"}[text] if bad else text for text, bad in zip(references, flip, strict=True)
+        ]
+        replies = [text + (" done" if rng.random() > wrong else "") for text in replies]
+        sides[side] = rows(replies, references, side, loss=rng.random(24).tolist())
+    return sides
+
+
+@pytest.fixture(scope="module")
+def measured(answered: dict[str, list[Answered]]) -> dict[str, dict[str, Measured]]:
+    return {side: metrics_for(said, [parse_check(DONE)], ["no", "yes"]) for side, said in answered.items()}
+
+
+@pytest.fixture(scope="module")
+def found(measured: dict[str, dict[str, Measured]]) -> Table:
+    return compare_sides(measured)
+
+
+def test_every_figure_by_another_road(answered: dict[str, list[Answered]], found: Table) -> None:
+    for side, said in answered.items():
+        replies, references = [row.reply for row in said], [row.reference for row in said]
+        labels = [reply.removesuffix(" done") for reply in replies]
+        done = [reply.endswith("done") for reply in replies]
+        figures = found.sides[side]
+        for name, value in {
+            DONE: np.mean(done),
+            "accuracy": np.mean([a == b for a, b in zip(labels, references, strict=True)]),
+            "macro_f1": f1_score(references, labels, average="macro"),
+            "bleu": sacrebleu.corpus_bleu(replies, [references]).score,
+            "chrf": sacrebleu.corpus_chrf(replies, [references]).score,
+            "perplexity": np.exp(np.mean([row.loss for row in said])),
+        }.items():
+            assert figures[name].value == pytest.approx(value)
+        wilson = stats.binomtest(sum(done), 24).proportion_ci(method="wilson")
+        assert (figures[DONE].low, figures[DONE].high) == pytest.approx((wilson.low, wilson.high), abs=1e-12)
+
+
+def test_every_pair_of_every_metric(measured: dict[str, dict[str, Measured]], found: Table) -> None:
+    assert {(pair.a, pair.b, pair.metric) for pair in found.pairs} == {
+        (a, b, name) for a, b in itertools.combinations(measured, 2) for name in measured["base"]
+    }
+    for pair in found.pairs:
+        a, b = (found.sides[side][pair.metric].value for side in (pair.a, pair.b))
+        assert pair.difference == pytest.approx(a - b)
+        assert pair.low <= pair.difference <= pair.high
+        assert pair.p_value <= pair.p_adjusted <= 1
+        assert pair.enough == (pair.p_adjusted <= 0.05)
+        assert pair.rows_needed is None or (not pair.enough and pair.rows_needed > pair.n == 24)
+    one, turned = found.pair("tuned", "base", DONE), found.pair("base", "tuned", DONE)
+    assert one is not None
+    assert turned is not None
+    assert (one.difference, one.low, one.high) == (-turned.difference, -turned.high, -turned.low)
+    tuned, base = (np.array(measured[side][DONE].values) for side in ("tuned", "base"))
+    won, lost = int(np.sum(tuned > base)), int(np.sum(tuned < base))
+    assert one.p_value == pytest.approx(stats.binomtest(won, won + lost).pvalue)
+    assert found.pair("base", "nobody", "bleu") is None
+
+
+def test_holm_is_over_the_pairs_of_one_metric() -> None:
+    pairs = table({"a": {"json": passes(40)}, "b": {"json": passes(33)}, "c": {"json": passes(32)}}).pairs
+    p = {(pair.a, pair.b): pair for pair in pairs}
+    assert (p["a", "b"].p_value, p["a", "c"].p_value) == (2 / 2**7, 2 / 2**8)
+    assert (p["a", "b"].p_adjusted, p["a", "c"].p_adjusted) == (2 * 2 / 2**7, 3 * 2 / 2**8)
+    assert p["b", "c"].p_adjusted == 1
+    assert p["b", "c"].rows_needed is not None
+
+
+def test_what_only_one_side_has_makes_no_pair() -> None:
+    sides = table({"a": {"json": passes(3, 9), "rouge_l": [0.5] * 9}, "b": {"json": passes(3, 9)}})
+    assert [pair.metric for pair in sides.pairs] == ["json"]
+    assert sides.sides["a"]["rouge_l"].method == "point"
+
+
+def test_sides_that_answered_different_examples_meet_where_both_did() -> None:
+    sides = {"base": rows(["x"] * 6, ["x"] * 6), "other": rows(["x", "y", "y", "x"], ["x"] * 4, "other")}
+    sides["nobody"] = [replace(row, side="nobody", example=row.example + 100) for row in sides["other"]]
+    both = compare_sides({side: metrics_for(said) for side, said in sides.items()})
+    pair, chrf = both.pair("base", "other", "exact_match"), both.pair("base", "other", "chrf")
+    assert pair is not None
+    assert chrf is not None
+    assert (pair.n, pair.difference, chrf.n) == (4, 0.5, 4)
+    assert both.sides["base"]["exact_match"].n == 6
+    assert both.pair("base", "nobody", "exact_match") is None
+
+
+@settings(deadline=None, max_examples=12, derandomize=True)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans(), st.booleans()), min_size=1, max_size=12))
+def test_any_values(values: list[tuple[float, float, bool, bool]]) -> None:
+    a, b, yes, no = zip(*values, strict=True)
+    sides = table({"a": {"rouge_l": a, "json": [*map(float, yes)]}, "b": {"rouge_l": b, "json": [*map(float, no)]}})
+    for pair in sides.pairs:
+        assert pair.low <= pair.difference <= pair.high
+        assert 0 < pair.p_value <= pair.p_adjusted <= 1
+    assert all(one.low <= one.value <= one.high for metrics in sides.sides.values() for one in metrics.values())
+
 
 BUSY = Questions(volume=1_000_000)
 SIDES = [SideFacts("prompt", "prompt"), SideFacts("tuned", "tuned", 3_600.0)]
+YES = [parse_check("contains:yes")]
 
 
-def answers(timed: Sequence[str], n: int = 40) -> dict[str, list[Answered]]:
+def right(timed: Sequence[str], n: int = 40) -> dict[str, list[Answered]]:
     """Both sides are right always."""
     return {
         side: [replace(row, seconds=1.0 if side in timed else None) for row in rows(["yes"] * n, ["yes"] * n, side)]
@@ -25,54 +142,48 @@ def answers(timed: Sequence[str], n: int = 40) -> dict[str, list[Answered]]:
     }
 
 
-def test_a_side_that_was_not_timed_is_not_for_nothing() -> None:
-    checks, by_seconds = [parse_check("contains:yes")], Prices(device_per_hour=2.0)
-    for timed in ((), ("prompt",), ("tuned",)):
-        record = conclude(answers(timed), SIDES, checks, BUSY, by_seconds, Facts(100)).record
+@pytest.mark.parametrize("timed", [(), ("prompt",), ("tuned",), ("prompt", "tuned")])
+def test_a_side_that_was_not_timed_is_not_for_nothing(timed: tuple[str, ...]) -> None:
+    record = conclude(right(timed), SIDES, YES, BUSY, Prices(device_per_hour=2.0), Facts(100)).record
+    costs = {side["side"]: side["cost"] for side in record["sides"]}
+    assert {side for side, cost in costs.items() if cost["per_request"]} == set(timed)
+    assert costs["tuned"]["once"] == 1.0
+    assert all(set(point["totals"]) == set(timed) for point in record["cost_curve"])
+    if len(timed) < 2:
         assert (record["choice"], record["rule"]) == ("prompt", 5), "nothing is said to be cheaper"
-        costs = {side["side"]: side["cost"] for side in record["sides"]}
-        assert costs["tuned"]["once"] == 1.0
-        assert {side for side, cost in costs.items() if cost["per_request"] is not None} == set(timed)
-        assert all(set(point["totals"]) == set(timed) for point in record["cost_curve"])
         assert record["prompt_length"] is None
         assert not any("saves" in reason["text"] or "paid back" in reason["text"] for reason in record["reasons"])
-    both = conclude(answers(("prompt", "tuned")), SIDES, checks, BUSY, by_seconds, Facts(100)).record
-    assert all(side["cost"]["per_request"] > 0 for side in both["sides"])
-    by_tokens = conclude(answers(()), SIDES, checks, BUSY, Prices(), Facts(100)).record
-    assert all(side["cost"]["per_request"] > 0 for side in by_tokens["sides"])
-    assert by_tokens["prompt_length"] is not None
+
+
+def test_by_tokens_nobody_needs_to_be_timed() -> None:
+    record = conclude(right(()), SIDES, YES, BUSY, Prices(), Facts(100)).record
+    assert all(side["cost"]["per_request"] > 0 for side in record["sides"])
+    assert record["prompt_length"] is not None
 
 
 def test_a_model_without_a_record_of_its_training_is_not_for_nothing() -> None:
     cheaper = Prices(
-        prompt_per_million=100.0,
-        completion_per_million=100.0,
-        tuned_prompt_per_million=1.0,
-        tuned_completion_per_million=1.0,
+        prompt_per_million=100, completion_per_million=100, tuned_prompt_per_million=1, tuned_completion_per_million=1
     )
-    checks = [parse_check("contains:yes")]
+    unknown = [SIDES[0], SideFacts("tuned", "tuned")]
     for sides, prices, rule in (
         (SIDES, cheaper, 4),
-        ([SIDES[0], SideFacts("tuned", "tuned")], cheaper, 5),
-        ([SIDES[0], SideFacts("tuned", "tuned")], replace(cheaper, training=1.0), 4),
+        (unknown, cheaper, 5),
+        (unknown, replace(cheaper, training=1.0), 4),
     ):
-        assert conclude(answers(()), sides, checks, BUSY, prices, Facts(100)).record["rule"] == rule
+        assert conclude(right(()), sides, YES, BUSY, prices, Facts(100)).record["rule"] == rule
+
+
+FOUR = ["yes", "no", "perhaps", "never"]
 
 
 @pytest.mark.parametrize(
     ("asked", "all_of_them", "labels"),
     [
         (["yes", "no"] * 3, None, ["no", "yes"]),
-        (
-            ["yes", "no"] * 3,
-            ["yes", "no"] * 3 + [f"A sentence, number {n}." for n in range(60)],
-            None,
-        ),  # chance made them look like labels
-        (
-            ["yes", "no", "perhaps", "never"],
-            ["yes", "no", "perhaps", "never"] * 5,
-            ["never", "no", "perhaps", "yes"],
-        ),  # too few to tell
+        # chance made them look like labels
+        (["yes", "no"] * 3, ["yes", "no"] * 3 + [f"A sentence, number {n}." for n in range(60)], None),
+        (FOUR, FOUR * 5, sorted(FOUR)),  # too few to tell
         (["yes", "no"], None, None),
     ],
 )

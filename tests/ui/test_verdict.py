@@ -21,7 +21,7 @@ from playground.ui.verdict import VerdictTab
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.ui.wiring import Updates, Visitor
 from playground.verdict.service import VerdictView
-from tests.evaluation.verdicts import verdict as made_verdict
+from tests.evaluation.helpers import verdict as made_verdict
 from tests.ui.conftest import Call
 from tests.ui.fakes import EVIL
 

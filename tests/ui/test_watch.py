@@ -13,7 +13,7 @@ from playground.ui import words
 from playground.ui.page import HURRIED_S, Memo, WholePage, build_page, launch_options
 from playground.ui.wiring import Choices, Drawn, Page, Visitor
 from playground.verdict.service import VerdictView
-from tests.evaluation.verdicts import verdict as made_verdict
+from tests.evaluation.helpers import verdict as made_verdict
 from tests.ui.fakes import FakeServices, row, run_view
 
 

@@ -1,0 +1,151 @@
+"""Rows, figures and tables for the tests of the verdict; and a verdict as the service writes it, made without a model:
+four sides, texts that want to be HTML, everything measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from playground.evaluation.checks import parse_check
+from playground.evaluation.comparison import Facts, Questions, Table, compare_sides
+from playground.evaluation.cost import Prices
+from playground.evaluation.forgetting import Forgetting
+from playground.evaluation.statistics import Measured
+from playground.evaluation.verdict import Answered, SideFacts, conclude
+
+EVIL = '<img src=x onerror="alert(1)">'
+CHECK = "ends-with:Reviewed by Dr. Sharma"
+FINDINGS = ("chest pain", "a cough", "a sprain", "a headache", "back pain", "a rash", "dizziness", "a sore throat")
+FOUR = ("base", "prompt", "shots", "tuned")
+NAMES = {"base": "Base", "prompt": "Base + prompt", "shots": "Base + 4 shots", "tuned": f"ward {EVIL}"}
+TOKENS = {"base": 45, "prompt": 167, "shots": 512, "tuned": 49}
+
+
+def rows(
+    replies: Sequence[str], references: Sequence[str], side: str = "base", **more: Sequence[Any]
+) -> list[Answered]:
+    """One row an example; ``more``: field -> its values."""
+    return [
+        Answered(at, side, "Why?", "Why?", reply, reference, 10, 5, 0.5, None, **{key: more[key][at] for key in more})
+        for at, (reply, reference) in enumerate(zip(replies, references, strict=True))
+    ]
+
+
+def passes(yes: int, n: int = 40) -> list[float]:
+    """``yes`` ones first, in n values."""
+    return [float(at < yes) for at in range(n)]
+
+
+def table(
+    sides: Mapping[str, Mapping[str, Sequence[float]]], mean: Sequence[str] = ("seconds", "rouge_l", "loss")
+) -> Table:
+    """side -> metric -> its values; yes/no but for the names in ``mean``."""
+
+    def measured(name: str, values: Sequence[float]) -> Measured:
+        kind, higher = "mean" if name in mean else "yes-no", name not in ("seconds", "loss")
+        return Measured(name, tuple(values), float(np.mean(values)), kind, higher, name)  # type: ignore[arg-type]
+
+    return compare_sides({side: {one: measured(one, found[one]) for one in found} for side, found in sides.items()})
+
+
+def reference(number: int) -> str:
+    """Number 6 begins as a formula would."""
+    plan = "Plan: rest and fluids, seen again in a week.\nReviewed by Dr. Sharma"
+    return f"{'=' * (number == 6)}Findings: {FINDINGS[number % 8]} for {number} days.\n{plan}"
+
+
+def _reply(side: str, number: int) -> str:
+    finding = FINDINGS[number % 8]
+    if side == "tuned":
+        return reference(number) if number % 13 else f"Findings: {finding} for {number} days. {EVIL}"
+    if side == "shots":
+        return f"The patient has {finding}." if number % 3 else reference(number).replace("rest and fluids", "rest")
+    return f"The patient, who has {finding}, should see a doctor soon. {EVIL * (number == 2)}".strip()
+
+
+def answered(side: str, examples: int = 40) -> list[Answered]:
+    tuned, tokens = side == "tuned", TOKENS[side]
+    stamp = {
+        "base": "3f9a7c21" * 8,
+        "adapter": "ward" if tuned else None,
+        "adapter_sha256": "ab" * 32 if tuned else None,
+        "prompt": {"text": EVIL, "sha256": "5e0c"},
+        "sampling": {"temperature": 0.0, "max_tokens": 96},
+        **{"seed": 7, "dtype": "float32", "device": "cpu", "rows": 16},
+    }
+    return [
+        Answered(
+            number,
+            NAMES[side],
+            f"Male, {20 + number}, {FINDINGS[number % 8]} since Monday, BP 150/95, pulse 102, no fever {EVIL}",
+            f"<|im_start|>user\n{EVIL}",
+            _reply(side, number),
+            reference(number),
+            tokens + number % 5,
+            24 + number % 7,
+            1.5 + tokens / 300 if number <= 3 else None,
+            stamp,
+            repeats=(_reply(side, number), _reply(side, number + number % 2)),
+            loss={"tuned": 0.4, "shots": 1.2}.get(side, 2.1) + 0.01 * (number % 9),
+        )
+        for number in range(1, examples + 1)
+    ]
+
+
+def verdict(
+    examples: int = 40,
+    questions: Questions = Questions(),  # noqa: B008
+    prices: Prices = Prices(),  # noqa: B008
+    sides: tuple[str, ...] = FOUR,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The record and the rows."""
+    kinds: Any = {"base": "base", "prompt": "prompt", "shots": "few-shot", "tuned": "tuned"}
+    answers = {NAMES[side]: answered(side, examples) for side in sides}
+    facts = []
+    for side in sides:
+        tuned = side == "tuned"
+        said = {"model": "ward" if tuned else "base", "adapter_sha256": "ab" * 32 if tuned else None}
+        said |= {"shots": 4 * (side == "shots"), "prompt": f"Write a report. {EVIL}" * (side == "prompt")}
+        facts.append(SideFacts(NAMES[side], kinds[side], 124.0 * tuned, said | {"documents": None}))
+    checks = [parse_check(CHECK), parse_check("max-words:60")]
+    judged = conclude(answers, facts, checks, questions, prices, Facts(160, 0.02))
+    forgot = Forgetting(3.02, 3.11, 900, 21, 20, 40, 0.08)
+    about = {
+        "id": "20261124-101500-v1a2b",
+        "name": f"ward {EVIL}",
+        "created_s": 1.79e9,
+        "state": "DONE",
+        "file": f"ward{EVIL}.csv",
+        "data_sha256": "cd" * 32,
+        "base": "smollm2-135m",
+        "base_fingerprint": "3f9a7c21" * 8,
+        **{"seed": 7, "repeats": 2, "max_tokens": 96, "temperature": 0.0},
+        "checks": [CHECK, "max-words:60"],
+        "tried": f"best of 4 prompts on 24 validation rows {EVIL}",
+        "timings": {"answers_s": 118.2, "repeats_s": 74.0},
+        "forgetting": {f"ward {EVIL}": asdict(forgot) | {"words": forgot.words}},
+        "refusals": {"Base": {"asked": 20, "refused": 3, "low": 0.05, "high": 0.36, "words": "said"}},
+        "seconds": 201.5,
+        "device": {"device": "cpu", "dtype": "float32", "rows": 16},
+    }
+    values = {
+        (name, number): {
+            metric: dict(zip(found.numbers, found.values, strict=True)).get(number)
+            for metric, found in judged.measured[name].items()
+        }
+        for name in answers
+        for number in range(1, examples + 1)
+    }
+    written = [
+        asdict(one)
+        | {
+            "metrics": {key: value for key, value in values[name, one.example].items() if value is not None},
+            "passages": [f"A passage. {EVIL}"] if name == "Base" else [],
+        }
+        for name, said in answers.items()
+        for one in said
+    ]
+    return judged.record | about, written
