@@ -183,7 +183,7 @@ def legend(entries: Sequence[tuple[str, str]]) -> Markup:
     return tag("span", *items, class_="v-legend")
 
 
-def loss(training: Points, validation: Points, steps: int) -> str:
+def loss(training: Points, validation: Points, steps: int) -> Markup:
     """Both losses, the best held-out step marked. Empty until there are two points."""
     best = min(validation, key=lambda point: (point[1], point[0])) if len(validation) > 1 else None
     drawn = [Line("training", training, "train")]
@@ -193,13 +193,13 @@ def loss(training: Points, validation: Points, steps: int) -> str:
     return lines(drawn, steps, "Loss: lower is closer to your answers.")
 
 
-def overlay(runs: Sequence[tuple[str, Points]]) -> str:
+def overlay(runs: Sequence[tuple[str, Points]]) -> Markup:
     """Losses of several runs laid over each other, at most six."""
     drawn = [Line(label, points, f"c{place}") for place, (label, points) in enumerate(runs[:COLOURS]) if points]
     return lines(drawn, 0, "Held-out loss, where there is one; lower is closer to your answers.")
 
 
-def losses(runs: Sequence[tuple[str, Points]]) -> str:
+def losses(runs: Sequence[tuple[str, Points]]) -> Markup:
     """Training loss over steps, one line a run of a race; more than six take the colours again."""
     longer = [(label, points) for label, points in runs if len(points) > 1]
     drawn = [
@@ -209,21 +209,21 @@ def losses(runs: Sequence[tuple[str, Points]]) -> str:
     return lines(drawn, 0, "Training loss; lower is closer to your answers.", height=240)
 
 
-def small(label: str, points: Points, steps: int, show: Callable[[float], str]) -> str:
+def small(label: str, points: Points, steps: int, show: Callable[[float], str]) -> Markup:
     """A figure of a run over its steps, with its newest value in words. Empty until there are two points."""
     if len(points) < 2:
-        return ""
+        return Markup()
     return lines([Line("", points, "train")], steps, f"{label}: {show(points[-1][1])}", height=96, show=show)
 
 
 def lines(
     drawn: Sequence[Line], steps: int, caption: str, *, height: int = 170, show: Callable[[float], str] | None = None
-) -> str:
+) -> Markup:
     """Lines over steps. Empty until there are two points; the step axis is fixed, so the picture grows and does not
     jump."""
     points = [point for line in drawn for point in line.points]
     if len(points) < 2:
-        return ""
+        return Markup()
     last = int(max(steps, *(step for step, _ in points), 1))
     axes = _Axes(420, height, (38, 8, 8, 24), last, max(value for _, value in points) * 1.05 or 1.0)
     if show is None:
@@ -242,7 +242,7 @@ def lines(
             said += f"{line.label or caption} from {line.points[0][1]:.2f} to {newest[1]:.2f} at step {newest[0]:.0f}. "
     marks = [axes.dot(mark, 5, "best") for line in drawn for mark in line.marks]
     names = Markup().join(tag("span", tag("i", "", class_=line.name), line.label) for line in drawn if line.label)
-    return str(axes.figure(said, grid, *shapes, *marks, caption=Markup("{} {}").format(caption, names)))
+    return axes.figure(said, grid, *shapes, *marks, caption=Markup("{} {}").format(caption, names))
 
 
 def _ticks(top: float) -> list[float]:
@@ -250,11 +250,11 @@ def _ticks(top: float) -> list[float]:
     return [round(step * i, 4) for i in range(int(top / step) + 1)]
 
 
-def histogram(bins: Sequence[tuple[int, int, int]], limit: int | None) -> str:
+def histogram(bins: Sequence[tuple[int, int, int]], limit: int | None) -> Markup:
     """Rows by their length in tokens, (shortest, longest, rows) each; what lies past the limit is another colour, with
     a line there."""
     if len(bins) < 2:
-        return ""
+        return Markup()
     top = max(count for _, _, count in bins) or 1
     low, high = bins[0][0], bins[-2][1] + (bins[0][1] - bins[0][0] + 1)
     axes = _Axes(420, 170, (38, 8, 8, 24), max(high, low + 1), top, low)
@@ -271,14 +271,14 @@ def histogram(bins: Sequence[tuple[int, int, int]], limit: int | None) -> str:
     line = axes.up(limit, "limit") if limit is not None and low < limit < high else Markup()
     said = f"Rows by length: {low:,} to {bins[-1][1]:,} tokens; the most common bin has {top:,} rows."
     caption = "Rows by their length in tokens." + (f" The line is the limit of {limit:,}." if line else "")
-    return str(axes.figure(said, grid, *bars, line, caption=caption))
+    return axes.figure(said, grid, *bars, line, caption=caption)
 
 
-def scatter(dots: Sequence[Dot], base: float | None) -> str:
+def scatter(dots: Sequence[Dot], base: float | None) -> Markup:
     """Held-out loss against trained weights, on a log axis; base: the untrained model's loss, as a line. Empty without
     dots."""
     if not dots:
-        return ""
+        return Markup()
     low, high = math.floor(math.log10(min(dot.x for dot in dots))), math.ceil(math.log10(max(dot.x for dot in dots)))
     high = max(high, low + 1)
     axes = _Axes(560, 360, (46, 92, 14, 40), high, 1.08 * max([*(dot.y for dot in dots), base or 0.0]) or 1.0, low)
@@ -298,7 +298,7 @@ def scatter(dots: Sequence[Dot], base: float | None) -> str:
     marks += [tag("circle", class_="train", cx=x, cy=y, r=4.5) for x, y in places]
     what = "Held-out loss, lower is better"
     said = f"{what}. {'; '.join(f'{dot.label} {dot.y:.3f}' for dot in dots)}."
-    return str(axes.figure(said, grid, *marks, caption=f"{what}, against trained weights."))
+    return axes.figure(said, grid, *marks, caption=f"{what}, against trained weights.")
 
 
 def _label_places(dots: Points, top: float, bottom: float) -> list[tuple[int, float, float]]:

@@ -56,9 +56,15 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, extensions=[_OneLine]
-)
+def environment(folder: Path) -> Environment:
+    """Templates of a folder; every value is escaped unless a template or ``tag`` made it."""
+    files = FileSystemLoader(folder)
+    return Environment(
+        loader=files, autoescape=True, undefined=StrictUndefined, extensions=[_OneLine], auto_reload=False
+    )
+
+
+_TEMPLATES = environment(_HERE / "templates")
 _TEMPLATES.filters |= {"element_id": element_id, "plain": _plain}
 _TEMPLATES.globals["link"] = link
 

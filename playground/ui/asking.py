@@ -98,7 +98,7 @@ def _lines(services: Services, tab: CompareTab, comparison: Comparison) -> Updat
         newest = log.current[-1].reply if log.current else None
         line = side.line_html(services, log.setup)
         if newest is not None and newest.done and newest.no_effect:
-            line = f'<p class="note warned">{html.icon("warn")}{html.esc(words.NO_EFFECT)}</p>'
+            line = html.warned(words.NO_EFFECT)
         lines[tab.sides[letter].line] = line
     return lines
 

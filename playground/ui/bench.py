@@ -40,6 +40,7 @@ DROPPED = (
 TAKEN = "Base + best prompt"
 PACE_S = 2.0
 _SHOWN_LETTERS = 240
+_versions = html.piece("verdict", "versions")
 
 
 class BenchView:
@@ -213,19 +214,13 @@ def use(services: Services, visitor: Visitor, view: BenchView, *, tab: VerdictTa
 
 
 def list_html(versions: Sequence[Version], file: str) -> str:
-    """Every version, the newest first, with its last scores on this file. Every text is escaped."""
-    if not versions:
-        return html.note(NONE)
-    lines = []
+    """Every version, the newest first, with its last scores on this file."""
+    rows = []
     for one in reversed(versions):
         text = one.text if len(one.text) <= _SHOWN_LETTERS else f"{one.text[:_SHOWN_LETTERS].rstrip()} …"
         scores = sorted((score for score in one.scores if score.file == file), key=lambda score: score.shots)
-        measured = "<br>".join(html.esc(score_words(score)) for score in scores) or "not scored yet"
-        gone = html.button(one.id, "Remove", name=f"Remove {one.id}")
-        lines.append(f"<tr><td>{html.esc(one.id)}</td><td>{html.esc(text)}</td><td>{measured}</td><td>{gone}</td></tr>")
-    head = "<th>Version</th><th>Prompt</th><th>Last score</th><th></th>"
-    rows = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    return f'<div class="bench"><table class="rows" aria-label="Versions of the prompt">{rows}</table></div>'
+        rows.append((one.id, text, [score_words(score) for score in scores]))
+    return _versions(rows) if rows else html.note(NONE)
 
 
 def score_words(score: Score) -> str:

@@ -3,7 +3,6 @@ live: it trains on the shipped examples and measures the result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +10,10 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from playground.chat.demo import DemoRow, DemoState
+from playground.chat.demo import DemoState
 from playground.services import Services
 from playground.ui import asking, html, side, words
 from playground.ui.asking import Comparison
-from playground.ui.html import left
 from playground.ui.side import SideView
 from playground.ui.wiring import AWAY, QUIET, Drawn, Event, Updates, Visitor, hidden_slot, listen, unasked
 
@@ -150,14 +148,7 @@ def wire_use(services: Services, event: Event, tabs: gr.Tabs, tab: CompareTab, a
 # The whole story, live
 
 _BUSY = ("training", "measuring")
-_MARKS = {"done": html.icon("check"), "now": '<span class="pulse"></span>', "todo": ""}
-_PHASES = {
-    "training": ("Training, live", "live"),
-    "measuring": ("Measuring, live", "live"),
-    "done": ("Measured just now", "ok"),
-    "failed": ("Failed", "no"),
-    "cancelled": ("Cancelled", "wait"),
-}
+_story = html.piece("chat", "story")
 
 
 class DemoCard:
@@ -204,29 +195,4 @@ def show(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
 
 def view_html(state: DemoState) -> str:
     """Heading, progress, the steps, then the table."""
-    parts = [html.titled("The whole story", html.pill(*_PHASES.get(state.phase, (state.phase, "wait"))))]
-    if state.phase in _BUSY:
-        parts.append(html.progress(state.progress, "The whole story"))
-        parts.append(html.between(f"{round(100 * state.progress)} %", left(state.seconds_left)))
-    if state.error:
-        parts.append(html.note(state.error) if state.phase == "cancelled" else html.error_card(state.error))
-    steps = ""
-    for step in state.steps:
-        current = " aria-current=step" if step.state == "now" else ""
-        detail = f" <span class=quiet>{html.esc(step.detail)}</span>" if step.detail else ""
-        steps += f'<li class="{html.esc(step.state)}"{current}><i>{_MARKS.get(step.state, "")}</i>'
-        steps += f"<span><b>{html.esc(step.label)}</b>{detail}</span></li>"
-    parts.append(f'<ol class="steps">{steps}</ol>' if steps else "")
-    return "".join(parts) + (table_html(state.table) if state.table else "")
-
-
-def table_html(rows: Sequence[DemoRow]) -> str:
-    body = "".join(
-        f"<tr><th scope=row>{html.esc(row.name)}</th>"
-        f"<td>{html.pill(f'{row.passed} of {row.n}', 'ok' if row.passed == row.n else 'no')}</td>"
-        f"<td>{row.prompt_tokens:.0f}</td><td class=opt>{row.completion_tokens:.0f}</td><td>{row.seconds:.1f}</td></tr>"
-        for row in rows
-    )
-    head = "<th>Asked on reports neither side has seen</th><th>Format kept</th><th>Tokens in</th>"
-    head += "<th class=opt>Tokens out</th><th>Seconds</th>"
-    return f'<table class="board flat"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return _story(state, state.phase in _BUSY)

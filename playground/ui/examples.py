@@ -16,7 +16,6 @@ import pandas as pd
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from playground.data.advice import Advice
 from playground.data.example import Checked
 from playground.data.read import EXTENSIONS
 from playground.data.token_counts import TokenReport
@@ -246,6 +245,7 @@ def leave_out(
     return {tab.source: replace(source, leave_out=tuple(kinds or ()))}
 
 
+_advice = html.piece("train", "advice")
 LOOK_S = 0.5
 """Seconds between two updates of the progress bar; a shorter check shows none."""
 
@@ -319,7 +319,7 @@ def _found(
         tab.error: slot(""),
         tab.heading: _heading(done=source.good > 0),
         tab.facts: slot(_facts_html(checked, tokens, source, int(max_tokens), len(bad))),
-        tab.advice: slot(_advice_html(advice)),
+        tab.advice: slot(_advice(advice)),
         tab.preview: gr.update(visible=True),
         tab.turns: Choices(visible=source.chats),
         tab.edit: gr.update(visible=True, open=False),
@@ -378,15 +378,3 @@ def _facts_html(checked: Checked, tokens: TokenReport | None, source: Source, ma
         if tokens.truncated:
             facts.append((f"{tokens.truncated:,} cut at {max_tokens:,} tokens", "warn"))
     return html.chips(facts)
-
-
-def _advice_html(advice: Sequence[Advice]) -> str:
-    """What to think about before a run, with the rows it speaks of."""
-    if not advice:
-        return ""
-    items = "".join(
-        f'<li class="{html.esc(one.level)}">{html.icon("warn") if one.level == "warn" else ""}'
-        f"<span>{html.esc(one.text)}</span></li>"
-        for one in advice
-    )
-    return f'<ul class="advice" aria-label="Advice on these rows">{items}</ul>'

@@ -1,31 +1,24 @@
-"""Small pieces of HTML, in which every text is escaped; errors in words; numbers as a person reads them (sizes
-in bytes, times in seconds). What a caller forgets to escape is caught where the page sends it (``wiring.Page``)."""
+"""Pieces of HTML, made by the templates beside this file; errors in words; numbers as a person reads them (sizes in
+bytes, times in seconds)."""
 
 from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Iterable, Sequence
-from html import escape as _escape
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from markupsafe import Markup
 
 from playground.errors import PlaygroundError
+from playground.report.report import environment
 from playground.ui import words
 
-_ICONS = {
-    "check": '<path d="M3 8.5l3.2 3.2L13 5"/>',
-    "cross": '<path d="M4 4l8 8M12 4l-8 8"/>',
-    "warn": '<path d="M8 2.5l6 11H2zM8 6.5v3.2M8 11.6v.2"/>',
-    "wait": '<circle cx="8" cy="8" r="5.5"/><path d="M8 5v3.2l2 1.3"/>',
-}
-
-PILLS = {"ok": "check", "no": "cross", "warn": "warn", "wait": "", "live": ""}
-"""Kinds of pill, and the icon that says the same as the colour."""
-
-
-def esc(text: object) -> str:
-    """Text as text, in content and in quoted attributes alike."""
-    return _escape(str(text), quote=True)
+_LOG = logging.getLogger(__name__)
+FAILURES = (PlaygroundError, OSError, RuntimeError)
+"""What a service that computes may raise: our own errors, the disk's, and torch's."""
 
 
 def sentence(text: str) -> str:
@@ -34,139 +27,12 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}" if text else ""
 
 
-def icon(name: str) -> str:
-    return (
-        '<svg class="ico" viewBox="0 0 16 16" fill="none" stroke="currentColor" stroke-width="2"'
-        f' stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{_ICONS[name]}</svg>'
-    )
-
-
-def pill(text: object, kind: str = "wait") -> str:
-    mark = PILLS[kind]
-    return f'<span class="pill {esc(kind)}">{icon(mark) if mark else ""}{esc(text)}</span>'
-
-
-def badge(letter: str) -> str:
-    """A side's letter in its colour."""
-    return f'<span class="badge b{esc(letter)}" role="img" aria-label="Side {esc(letter)}">{esc(letter)}</span>'
-
-
-def state_pill(state: str, more: str = "") -> str:
-    """A run's, race's or verdict's state, and what follows it."""
-    label, kind = words.STATES.get(state, (state.capitalize(), "wait"))
-    return pill(f"{label}{more}", kind)
-
-
-def titled(name: str, mark: str) -> str:
-    """A card's name with a pill beside it."""
-    return f'<div class="run-head"><h2>{esc(name)}</h2>{mark}</div>'
-
-
-def between(left: str, right: str) -> str:
-    """Two texts at the ends of one line; nothing where both are empty."""
-    return f'<div class="between"><span>{esc(left)}</span><span>{esc(right)}</span></div>' if left or right else ""
-
-
-def button(id: str, text: str, *, name: str = "", kind: str = "") -> str:
-    """A button inside HTML, which ``runs.PICK_JS`` makes an event. name: what a screen reader says."""
-    label = f' aria-label="{esc(name)}"' if name else ""
-    return f'<button type="button" class="{esc(kind)}" data-id="{esc(id)}"{label}>{esc(text)}</button>'
-
-
-def picks(title: str, items: Iterable[tuple[str, str, str, str]], chosen: str) -> str:
-    """A list of buttons that bring something into the card above: (id, name, what else, its pill)."""
-    rows = "".join(
-        f'<li><button type="button" data-id="{esc(id)}" aria-pressed="{"true" if id == chosen else "false"}">'
-        f'<span><b>{esc(name)}</b><span class="q">{esc(more)}</span></span>{mark}</button></li>'
-        for id, name, more, mark in items
-    )
-    return f'<h2 class="small">{esc(title)}</h2><ul class="lib two-up">{rows}</ul>' if rows else ""
-
-
-def chips(facts: Iterable[tuple[str, str]]) -> str:
-    """``(text, kind)`` pairs as one wrapping row; kind is ``""``, ``ok`` or ``warn``."""
-    marks = {"": "", "ok": icon("check"), "warn": icon("warn")}
-    spans = "".join(f'<span class="{esc(kind)}">{marks[kind]}{esc(text)}</span>' for text, kind in facts)
-    return f'<div class="chips">{spans}</div>'
-
-
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[object]], *, figures: frozenset[int] = frozenset(), caption: str = ""
-) -> str:
-    """A plain table of text. ``figures`` are the columns set to the right."""
-
-    def cells(values: Sequence[object], tag: Literal["td", "th"]) -> str:
-        return "".join(
-            f"<{tag}{' class=figure' if i in figures else ''}>{esc(value)}</{tag}>" for i, value in enumerate(values)
-        )
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    label = f' aria-label="{esc(caption)}"' if caption else ""
-    return f'<table class="rows"{label}><thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def pairs(facts: Iterable[tuple[str, object]]) -> str:
-    """A list of facts: what on the left, how much on the right."""
-    items = "".join(f"<dt>{esc(what)}</dt><dd>{esc(value)}</dd>" for what, value in facts)
-    return f'<dl class="pairs">{items}</dl>'
-
-
-def progress(done: float, label: str) -> str:
-    """A bar that a screen reader reads too. ``done`` runs from 0 to 1."""
-    percent = round(100 * min(max(done, 0.0), 1.0))
-    return (
-        f'<div class="bar" role="progressbar" aria-label="{esc(label)}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
-    )
-
-
-def stacked(parts: Sequence[tuple[str, float]], whole: float, label: str) -> str:
-    """``(kind, bytes)`` side by side; the rest of ``whole`` stays empty."""
-    cells = "".join(
-        f'<i class="k-{esc(kind)}" style="width:{100 * value / whole:.2f}%"></i>' for kind, value in parts if whole > 0
-    )
-    return f'<div class="bar thick" role="img" aria-label="{esc(label)}">{cells}</div>'
-
-
-def heading(title: str, text: str = "", number: int | None = None, *, done: bool = False, level: int = 2) -> str:
-    """A card's title, its step number before it and one or two sentences under it."""
-    mark = ""
-    if number is not None:
-        mark = f'<i class="{"done" if done else ""}">{icon("check") if done else number}</i>'
-    under, kind = f"<p>{esc(text)}</p>" if text else "", "" if number is None else " numbered"
-    return f'<div class="heading{kind}"><h{level}>{mark}{esc(title)}</h{level}>{under}</div>'
-
-
-def note(text: str) -> str:
-    return f'<p class="note">{esc(text)}</p>'
-
-
-def good(text: str) -> str:
-    """Something worked."""
-    return f'<p class="note good" role="status">{icon("check")}{esc(text)}</p>'
-
-
-def error_card(message: str, title: str = "") -> str:
-    """What is wrong, what there is, what to do; read out at once."""
-    head = f"<b>{esc(title)}</b> " if title else ""
-    return f'<div class="err" role="alert">{icon("warn")}<span>{head}{esc(message)}</span></div>'
-
-
-_LOG = logging.getLogger(__name__)
-FAILURES = (PlaygroundError, OSError, RuntimeError)
-"""What a service that computes may raise: our own errors, the disk's, and torch's."""
-
-
 def sentence_failure(error: BaseException) -> str:
     """What a person reads of an error: our own as they are; anything else is logged, and shown as one general line."""
     if isinstance(error, PlaygroundError):
         return str(error)
     _LOG.error("unexpected error behind the page", exc_info=error)
     return words.OUR_SIDE
-
-
-def card(error: BaseException) -> str:
-    return error_card(sentence_failure(error))
 
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -256,3 +122,23 @@ def day(stamp: float | str | None) -> str:
     else:
         moment = datetime.datetime.fromtimestamp(stamp)
     return f"{moment.day} {moment:%b %Y}"
+
+
+_TEMPLATES = environment(Path(__file__).parent / "templates")
+_TEMPLATES.globals.update({one.__name__: one for one in (day, duration, left, plural, sentence, size)}, words=words)
+
+
+def piece(file: str, name: str) -> Callable[..., Markup]:
+    """A macro of a template as a function. It escapes what it is given, unless a template or a chart made it."""
+    return cast(Callable[..., Markup], getattr(_TEMPLATES.get_template(f"{file}.html").module, name))
+
+
+_piece = partial(piece, "pieces")
+badge, between, button, chips, empty = map(_piece, ("badge", "between", "button", "chips", "empty"))
+error_card, good, heading, note, pairs = map(_piece, ("error_card", "good", "heading", "note", "pairs"))
+picks, pill, progress, said, stacked = map(_piece, ("picks", "pill", "progress", "said", "stacked"))
+state_pill, table, titled, warned = map(_piece, ("state_pill", "table", "titled", "warned"))
+
+
+def card(error: BaseException) -> Markup:
+    return error_card(sentence_failure(error))

@@ -11,10 +11,10 @@ import gradio as gr
 from playground.chat.compare import Side, Turn
 from playground.engine.request import Sampling
 from playground.errors import InputError
-from playground.models.adapters import AdapterRow, Switch
+from playground.models.adapters import AdapterRow
 from playground.services import Services
 from playground.ui import html, side, words
-from playground.ui.html import FAILURES, card, day, plural, size
+from playground.ui.html import FAILURES, card, size
 from playground.ui.side import Log, Setup, method_label
 from playground.ui.sidebar import require
 from playground.ui.wiring import AWAY, Updates, Visitor, slot
@@ -27,40 +27,12 @@ FORMATS = [
     ("Merged model, for anything that reads safetensors", "merged"),
     ("GGUF file, for llama.cpp and its kin", "gguf"),
 ]
+_listed, switched_html = html.piece("chat", "adapters"), html.piece("chat", "switched")
 
 
 def list_html(rows: Sequence[AdapterRow], chosen: str = "", active: str = "") -> str:
-    """Every adapter as a real button; what differs from this base is there too, greyed, with its reason."""
-    if not rows:
-        return f'<div class="empty">{html.esc(words.ADAPTERS_EMPTY)}</div>'
-    titles = "".join(f"<span>{one}</span>" for one in ("Name, base", "Method, size", "Trained on, when", "State"))
-    head = f'<li class="head" aria-hidden="true">{titles}</li>'
-    listed = "".join(_row(row, chosen, active) for row in rows)
-    return f'<ul class="lib adapters" aria-label="Adapters">{head}{listed}</ul>'
-
-
-def _row(row: AdapterRow, chosen: str, active: str) -> str:
-    one, reason = row.card, ""
-    if not row.usable:
-        state = html.pill("Other base" if "another base" in row.reason or not row.reason else "Cannot run", "warn")
-        reason = f'<span class="q why">{html.esc(html.sentence(row.reason))}</span>' if row.reason else ""
-    elif one.id == active:
-        state = html.pill("Active", "ok")
-    else:
-        state = html.pill("Attached", "ok") if row.attached else html.pill("On disk")
-    rows = plural(one.rows, "row") if one.rows else (one.trained_on or "rows unknown")
-    when = f"{day(one.created_s)}{', shipped' if one.shipped else ''}"
-    base = f"{one.base} {one.base_fingerprint[:8]}".strip()
-    cells = [(f"<b>{html.esc(one.name)}</b>", base), (html.esc(method_label(one)), size(one.bytes))]
-    spans = "".join(
-        f'<span class="c{place}">{fact}<span class="q">{html.esc(under)}</span></span>'
-        for place, (fact, under) in enumerate([*cells, (html.esc(rows), when)], 1)
-    )
-    return (
-        f'<li><button type="button" data-id="{html.esc(one.id)}"'
-        f' aria-pressed="{"true" if one.id == chosen else "false"}"{"" if row.usable else " class=greyed"}>'
-        f'{spans}<span class="c4">{state}</span>{reason}</button></li>'
-    )
+    """Every adapter as a button, those of another base too."""
+    return _listed(rows, chosen, active, method_label) if rows else html.empty(words.ADAPTERS_EMPTY)
 
 
 def _find(services: Services, visitor: Visitor, adapter_id: str) -> AdapterRow:
@@ -94,19 +66,6 @@ def pick(services: Services, visitor: Visitor, tab: AdaptersTab, *, picked: str,
         tab.use: gr.update(interactive=row.usable),
         **dict.fromkeys((tab.rename_row, tab.delete_row, tab.download), AWAY),
     }
-
-
-def switched_html(name: str, switch: Switch) -> str:
-    base = switch.fingerprint[:8]
-    if not switch.unchanged:
-        changed = f"{name} is active, but the base's weights differ from before ({base})."
-        return html.error_card(f"{changed} Restart the app to load them afresh.")
-    first = "attached now, then " if switch.attached_now else ""
-    return (
-        f'<p class="note" role="status"><b>{html.esc(name)}</b> <span class="good">{html.icon("check")}'
-        f"{first}active in {switch.ms:.1f} ms</span>, base <span class=mono>{html.esc(base)}</span> unchanged. "
-        "The next message uses it.</p>"
-    )
 
 
 def ask_rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str) -> Updates:
@@ -148,7 +107,8 @@ def import_file(
 ) -> Updates:
     imported = services.adapters.import_uploads([Path(file) for file in uploaded or []], visitor.owner)
     text = html.good(f"{imported.name} is imported: {method_label(imported)}, {size(imported.bytes)}.")
-    text += "".join(html.note(html.sentence(note)) for note in imported.notes)
+    for note in imported.notes:
+        text += html.note(html.sentence(note))
     return {**show(services, visitor, tab, chosen=chosen, active=active), tab.message: slot(text)}
 
 

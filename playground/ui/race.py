@@ -29,6 +29,7 @@ IDEA = (
 BUDGETS = [("Steps each", "steps"), ("Minutes each", "minutes")]
 PICTURES = [("Held-out loss against trained weights", "score"), ("Loss curves", "loss")]
 PACE_S = 2.0
+_table = html.piece("train", "race")
 SETTINGS = ("batch_size", "max_tokens", "seed")
 """Settings of the form that a race takes over."""
 
@@ -174,19 +175,9 @@ def head_html(view: RaceView) -> str:
 
 
 def table_html(view: RaceView) -> str:
-    """One line a method; what has an adapter has a button. Every text is escaped."""
-    head = "".join(f"<th{' class=figure' if place else ''}>{html.esc(name)}</th>" for place, name in enumerate(HEAD))
+    """One line a method; what has an adapter has a button."""
     entries = [*([view.race.base] if view.race.base.eval_loss else []), *view.race.entries]
-    lines = []
-    for entry in entries:
-        first, *rest = cells(entry)
-        under = f"<br><small>{html.esc(status(entry))}</small>" if status(entry) else ""
-        named = f"Use {label(entry.method)} as a side"
-        use = html.button(entry.adapter, "Use as a side", name=named) if entry.adapter else ""
-        figures = "".join(f"<td class=figure>{html.esc(cell)}</td>" for cell in rest)
-        lines.append(f"<tr><td>{html.esc(first)}{under}{use}</td>{figures}</tr>")
-    rows = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    return f'<div class="race"><table class="rows" aria-label="The race">{rows}</table></div>{html.note(NOTES)}'
+    return _table(HEAD, [(cells(one), status(one), one.adapter, label(one.method)) for one in entries], NOTES)
 
 
 def _shown(services: Services, visitor: Visitor, race: str) -> RaceView | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 import pandas as pd
+from markupsafe import Markup
 
 from playground.data.example import BadRow, Checked, RowWarning
 from playground.data.render import TokenPreview
@@ -160,6 +161,7 @@ def show_columns(
 
 # Rows that cannot be used, or should be looked at
 
+_report, _scrolling = html.piece("train", "report"), html.piece("train", "scrolling")
 LISTED = 500
 """Rows listed at most; the counts are always whole, and the download holds them all."""
 KINDS = {
@@ -190,31 +192,13 @@ def show_report(
     label += f" · {plural(len(warnings), 'row')} to look at" if warnings else ""
     drawn: Drawn = {
         tab.bad: gr.update(label=label, visible=True, open=bool(bad)),
-        tab.bad_rows: _report_html(checked, bad, warnings),
+        tab.bad_rows: _report(bad, warnings, checked.place, LISTED),
         tab.kinds: Choices(choices=kinds, visible=bool(kinds)),
         tab.take_bad: gr.update(interactive=bool(bad)),
     }
     emptied = gr.update(value=None, visible=False)
     chosen = gr.update(choices=kinds, value=[kind for kind in left_out if kind in counts], visible=bool(kinds))
     return drawn, {tab.kinds: chosen, tab.bad_file: emptied, tab.good_file: emptied}
-
-
-def _report_html(checked: Checked, bad: Sequence[BadRow], warnings: Sequence[RowWarning]) -> str:
-    """Rows that cannot be used, with what to do; then rows that are kept with a warning."""
-    if not bad and not warnings:
-        return html.note(words.BAD_NONE)
-    parts = []
-    if bad:
-        rows = [(checked.place(one.row), html.sentence(one.reason), html.sentence(one.fix)) for one in bad[:LISTED]]
-        parts += [html.table(("Row", "Why", "What to do"), rows, caption="Rows that cannot be used"), _more(len(bad))]
-    if warnings:
-        kept = [(checked.place(one.row), html.sentence(one.reason)) for one in warnings[:LISTED]]
-        parts += [html.table(("Row", "Kept, but look at it"), kept, caption="Rows to look at"), _more(len(warnings))]
-    return f'<div class="scrolls">{"".join(parts)}</div>'
-
-
-def _more(count: int) -> str:
-    return html.note(f"The first {LISTED} of {count:,}; the download holds them all.") if count > LISTED else ""
 
 
 def download(
@@ -254,14 +238,14 @@ def show_lengths(tab: ExamplesCard, tokens: TokenReport | None) -> Drawn:
     drawn = charts.histogram(tokens.histogram(BINS), None if tokens.packed else tokens.limit) + html.note(note)
     if cuts := tokens.cut[:50]:
         rows = [(one.row, f"the first {one.tokens:,} of {one.prompt:,}", f"{one.answer:,}, kept") for one in cuts]
-        table = html.table(("Row", "Cut from the prompt", "Answer"), rows, caption="Where rows are cut")
-        drawn += f'<div class="scrolls">{table}</div>'
+        drawn += _scrolling(("Row", "Cut from the prompt", "Answer"), rows, "Where rows are cut")
     label = f"Lengths: median {tokens.median:,.0f} tokens, longest {tokens.max:,.0f}"
     return {tab.lengths: gr.update(label=label, visible=True), tab.lengths_shown: drawn}
 
 
 # Preview: one row as the base is given it
 
+_preview = html.piece("train", "preview")
 SHOWN = 3000
 """Tokens shown of one text at most."""
 
@@ -281,7 +265,7 @@ def preview(
         source = replace(source, index=(source.index + by) % max(1, checked.good))
         place = f"Row {checked.place(checked.usable[source.index].row)}, "
         seen = services.data.preview(checked, source.index, int(max_tokens), source.turns)
-        text, end = "".join(map(_preview_html, seen)), f"{checked.good:,} that can be used"
+        text, end = Markup().join(map(_preview_html, seen)), f"{checked.good:,} that can be used"
     except PlaygroundError as error:  # the next row can still be looked at
         text, end = html.card(error), f"{source.good:,}"
     return {tab.source: source, tab.seen: text, tab.place: html.note(f"{place}{source.index + 1:,} of {end}")}
@@ -294,23 +278,9 @@ def turns_chosen(
     return preview(services, visitor, tab, source=replace(source, turns=turns), max_tokens=max_tokens)
 
 
-def _preview_html(seen: TokenPreview) -> str:
-    shown = seen.tokens[-SHOWN:]
-    parts = []
-    for kind, tokens in groupby(shown, key=lambda token: token.kind):
-        texts = [token.text for token in tokens]
-        if kind == "learned":
-            parts.append(f"<mark>{''.join(f'<i>{html.esc(text)}</i>' for text in texts)}</mark>")
-        else:
-            text = html.esc("".join(texts))
-            parts.append(f"<del>{text}</del>" if kind == "cut" else text)
-    title = html.note(f"{seen.title}:") if seen.title else ""
-    before = html.note(f"The last {SHOWN:,} of {len(seen.tokens):,} tokens.") if len(shown) < len(seen.tokens) else ""
-    learned, read, cut = (seen.count(kind) for kind in ("learned", "read", "cut"))
-    note = f"Coloured: the {plural(learned, 'token')} it learns to write."
-    note += f" The rest, {plural(read, 'token')}, is only read." if read else ""
-    note += f" Struck out: {plural(cut, 'token')} cut from the start to fit the limit." if cut else ""
-    return f'{title}{before}<pre class="seen">{"".join(parts)}</pre>{html.note(note)}'
+def _preview_html(seen: TokenPreview) -> Markup:
+    runs = groupby(seen.tokens[-SHOWN:], key=lambda token: token.kind)
+    return _preview(seen, [(kind, [token.text for token in tokens]) for kind, tokens in runs], SHOWN)
 
 
 # A table to edit

@@ -15,7 +15,7 @@ from playground.report import charts
 from playground.runs.progress import RunView, ordinal
 from playground.services import Services
 from playground.ui import html, words
-from playground.ui.html import day, left, size
+from playground.ui.html import day, size
 from playground.ui.wiring import AWAY, Drawn, Dropdown, Event, Handler, Updates, Visitor, hidden_slot, listen, slot
 
 PICK_JS = (
@@ -26,6 +26,7 @@ PICK_JS = (
 """A click (or Enter, or Space) on a row's button becomes the event ``pick``."""
 NO_CURVES = "Curves come with the first steps of a run."
 _STOP = "Stop this run? What it has learned up to the last checkpoint can be kept as an adapter."
+_run, _no_run, _small_charts = (html.piece("train", name) for name in ("run", "no_run", "small_charts"))
 _TAKES = {"csv": "Take them as CSV", "tensorboard": "As TensorBoard events"}
 
 
@@ -107,46 +108,15 @@ def pick(runs: Sequence[RunView], followed: str) -> RunView | None:
 
 def card_html(run: RunView | None) -> str:
     if run is None:
-        return f'<div class="run">{html.heading("The run", words.RUN_NONE)}</div>'
-    live = run.state in words.LIVE
-    parts = [html.titled(run.name, html.state_pill(run.state))]
-    if live or run.state == "DONE":
-        parts.append(html.progress(run.step / run.steps if run.steps else 0, f"Training of {run.name}"))
-    parts.append(html.between(f"Step {run.step} of {run.steps}", left(run.seconds_left) if live else ""))
+        return _no_run()
     now = [f"loss {run.loss[-1][1]:.2f}"] if run.loss else []
     if run.eval_loss:
         step, best = min(run.eval_loss, key=lambda point: point[1])
         now.append(f"held-out {best:.2f} at step {step}")
-    parts.append(html.between(" · ".join(now), f"{run.tokens_per_s:.0f} tokens/s" if run.tokens_per_s else ""))
     own = [f"{name.removeprefix('rewards/').removesuffix('/mean')} {value:.2f}" for name, value in run.figures.items()]
-    parts.append(html.between(" · ".join(own[:4]), ""))
-    if run.stopped:
-        parts.append(f'<p class="note">{html.esc(run.stopped)}</p>')
-    if run.message and live:
-        parts.append(f'<p class="note" role="status">{html.esc(run.message)}</p>')
-    if run.error:
-        parts.append(html.note(run.error) if run.state == "CANCELLED" else html.error_card(run.error))
-    parts.append(charts.loss(run.loss, run.eval_loss, run.steps))
-    parts.append(_samples_html(run.samples, run.replies))
-    return f'<div class="run{" live" if live else ""}">{"".join(parts)}</div>'
-
-
-def _samples_html(
-    samples: Sequence[tuple[int, str]], replies: Sequence[tuple[str, Sequence[tuple[int, str]]]] = ()
-) -> str:
-    """What the model wrote on the way to each held-out prompt: at first, and the newest two."""
-    parts = []
-    for prompt, written in replies or [("", samples)]:
-        if not written:
-            continue
-        asked = f'<p class="q">{html.esc(prompt)}</p>' if prompt else ""
-        items = "".join(
-            f'<li><span class="mono">step {step:d}</span><div class="said">{html.esc(text)}</div></li>'
-            for step, text in [written[0], *written[1:][-2:]]
-        )
-        parts.append(f'{asked}<ul class="samples">{items}</ul>')
-    title = f"The same question{'s' if len(parts) > 1 else ''}, as it learns"
-    return f'<h3 class="small">{title}</h3>{"".join(parts)}' if parts else ""
+    replies = [one for one in run.replies or [("", run.samples)] if one[1]]
+    curve = charts.loss(run.loss, run.eval_loss, run.steps)
+    return _run(run, run.state in words.LIVE, " · ".join(now), " · ".join(own[:4]), curve, replies)
 
 
 def list_html(runs: Sequence[RunView], shown: str) -> str:
@@ -262,13 +232,10 @@ _CURVES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 def small_html(run: RunView | None) -> str:
     """Four small pictures of one run."""
-    drawn = ""
-    if run:
-        curves = [
-            charts.small(label, run.curves.get(name, []), run.steps, show) for name, (label, show) in _CURVES.items()
-        ]
-        drawn = "".join(curves)
-    return f'<div class="small-charts">{drawn}</div>' if drawn else html.note(NO_CURVES)
+    curves = [
+        charts.small(label, run.curves.get(name, []), run.steps, show) for name, (label, show) in _CURVES.items() if run
+    ]
+    return _small_charts(curves) if any(curves) else html.note(NO_CURVES)
 
 
 def choices(listed: Sequence[RunView], shown: RunView | None, chosen: Sequence[str] = ()) -> list[tuple[str, str]]:

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import gradio as gr
+from markupsafe import Markup
 
 from playground.chat.compare import Reply
 from playground.evaluation import checks
 from playground.library.card import AdapterCard
 from playground.methods import all_methods
-from playground.models.adapters import AdapterRow
 from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import FAILURES, card, duration
 from playground.ui.sidebar import ready
 from playground.ui.wiring import Dropdown, Visitor
 
+_board, _divider, _quiet = (html.piece("chat", name) for name in ("board", "divider", "quiet"))
+_stamp, greyed_html = html.piece("chat", "stamp"), html.piece("chat", "greyed")
 UPLOAD = "upload"
 MAX_SHOTS = 8
 
@@ -138,13 +140,6 @@ def method_label(card_: AdapterCard) -> str:
     name = method.label if method else str(card_.method).capitalize()
     ranked = card_.rank and (method is None or method.rank_label == "Rank")
     return f"{name} r{card_.rank}" if ranked else name
-
-
-def greyed_html(rows: Sequence[AdapterRow]) -> str:
-    """Adapters that cannot be a side, each with its reason."""
-    unusable = [row for row in rows if not row.usable]
-    items = "".join(f"<li><b>{html.esc(row.card.name)}</b> {html.esc(row.reason)}</li>" for row in unusable)
-    return f'<p class="note">Not to be chosen here:</p><ul class="plain-list">{items}</ul>' if items else ""
 
 
 def source_choices(services: Services, uploaded: Path | None) -> list[tuple[str, str]]:
@@ -289,9 +284,9 @@ def messages(log: Log) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
     for item in log.items:
         if isinstance(item, Divider):
-            shown.append({"role": "assistant", "content": f'<div class="divider">{html.esc(item.text)}</div>'})
+            shown.append({"role": "assistant", "content": _divider(item.text)})
         else:
-            shown += [{"role": "user", "content": _text(item.question)}, *_answer(item)]
+            shown += [{"role": "user", "content": html.said(item.question)}, *_answer(item)]
     return shown
 
 
@@ -299,7 +294,7 @@ def _answer(one: Exchange) -> list[dict[str, Any]]:
     reply = one.reply or Reply()
     if reply.error:
         return [{"role": "assistant", "content": html.error_card(reply.error)}]
-    content = _text(reply.text) if reply.text else ""
+    content = html.said(reply.text) if reply.text else Markup()
     if one.stopped:
         content += _quiet(words.STOPPED if reply.text else words.STOPPED_EMPTY)
     elif not reply.text:
@@ -332,23 +327,13 @@ def stamp_html(reply: Reply) -> str:
         ("Precision, device", f"{stamp.get('dtype', '')} on {stamp.get('device', '')}"),
         ("First token", duration(reply.first_token_s)),
     ]
-    text = f"<p>The prompt, exactly as it was sent:</p>{_text(prompt.get('text', ''))}" if prompt.get("text") else ""
-    return html.pairs(facts) + text
+    return _stamp(facts, prompt.get("text"))
 
 
 def _short(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _text(text: str) -> str:
-    # One source line: the Chatbot dedents what it is given, and an entity survives where a newline's indent would not.
-    return f'<div class="said">{html.esc(text)}</div>'.replace("\n", "&#10;")
-
-
-def _quiet(text: str) -> str:
-    return f'<div class="quiet">{html.esc(text)}</div>'
 
 
 # The table over the panes: how many replies of each side pass the check, and what they cost.
@@ -389,24 +374,11 @@ def title(kind: str, text: str) -> str:
     return f"{KINDS[kind]} “{text}”" if text.strip() else "No check set"
 
 
-def board(sides: Sequence[tuple[str, str, Log]], kind: str, text: str, passes: Callable[[str, str], bool]) -> str:
+def board(sides: Sequence[tuple[str, str, Log]], kind: str, text: str, passes: Callable[[str, str], bool]) -> Markup:
     """``sides`` are ``(letter, name, log)``. Tokens and seconds are the newest reply's."""
     check, rows = check_of(kind, text), []
     for letter, name, log in sides:
         kept = [one.reply.text for one in log.done if one.reply and not one.stopped] if check else []
         good = sum(passes(check, reply) for reply in kept)
-        mark = html.pill("not yet" if check else "no check")
-        if kept:
-            mark = html.pill(f"{good} of {len(kept)}", "ok" if good == len(kept) else "no")
-        newest = log.done[-1].reply if log.done else None
-        tokens = str(newest.prompt_tokens) if newest else "–"
-        seconds = f"{newest.seconds:.1f}" if newest and newest.seconds is not None else "–"
-        rows.append(
-            f'<tr><th scope="row"><span class="who">{html.badge(letter)}<span>{html.esc(name)}</span></span></th>'
-            f'<td>{mark}</td><td>{html.esc(tokens)}</td><td class="opt">{html.esc(seconds)}</td></tr>'
-        )
-    return (
-        '<table class="board"><caption class="sr">Scores of every side</caption><thead><tr>'
-        f'<th scope="col">{html.esc(title(kind, text))}</th><th scope="col">Passed</th><th scope="col">Tokens in</th>'
-        f'<th scope="col" class="opt">Seconds</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    )
+        rows.append((letter, name, good, len(kept), log.done[-1].reply if log.done else None))
+    return _board(title(kind, text), "not yet" if check else "no check", rows)

@@ -14,17 +14,15 @@ from playground.errors import BaseUnavailableError, InputError, NotFoundError, P
 from playground.runs.progress import RunView
 from playground.services import Services
 from playground.settings import Settings
-from playground.ui import html, words
-from playground.ui.html import FAILURES, card, duration, left, plural, size
+from playground.ui import html
+from playground.ui.html import FAILURES, card, plural, size
 from playground.ui.runs import PICK_JS
 from playground.ui.wiring import AWAY, Dropdown, Initial, Updates, Visitor, hidden_slot, listen, slot, unasked
 from playground.workspace.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, PROMPTS, RUN, UPLOAD, VERDICT, Freed, Item
 
-LOGO = (
-    '<svg viewBox="0 0 34 34" fill="none" aria-hidden="true"><rect x="2" y="8" width="20" height="23" rx="3.5"'
-    ' stroke="currentColor" stroke-width="2"/><path d="M7 15h10M7 20h10M7 25h6" stroke="currentColor" stroke-width="2"'
-    ' stroke-linecap="round"/><rect x="12" y="3" width="20" height="22" rx="3.5" fill="var(--b)" fill-opacity=".28"'
-    ' stroke="var(--b)" stroke-width="2"/></svg>'
+_header, _device, _now, waiting_html, base_html, _proved, _unproved, _kept, _storage = (
+    html.piece("device", name)
+    for name in ("header", "device", "now", "waiting", "base", "proved", "unproved", "kept", "storage")
 )
 OPEN_SIDEBAR = "() => window.promptOrTune.toggleSidebar()"
 
@@ -32,7 +30,7 @@ OPEN_SIDEBAR = "() => window.promptOrTune.toggleSidebar()"
 def build_header() -> gr.Button:
     """The pill; it opens the sidebar in the browser, without asking the server."""
     with gr.Row(elem_classes="tophead"):
-        gr.HTML(f'<div id="top">{LOGO}<div><h1>{html.esc(words.NAME)}</h1><p>{html.esc(words.LINE)}</p></div></div>')
+        gr.HTML(_header())
         pill = gr.Button("Device: idle", size="sm", elem_id="pill")
     pill.click(None, None, None, js=OPEN_SIDEBAR)
     return pill
@@ -70,50 +68,12 @@ def wire(services: Services, view: SidebarView, page: gr.Blocks) -> None:
 
 
 def device_html(status: dict[str, Any]) -> str:
-    whole, parts = status["budget_bytes"], [part for part in status["parts"] if part["bytes"] > 0]
-    free = max(0, whole - status["used_bytes"])
-    rows = "".join(
-        f'<li><span><i class="dot k-{html.esc(part["kind"])}"></i>{html.esc(part["name"])}</span>'
-        f"<span>{size(part['bytes'])}</span></li>"
-        for part in parts
-    )
-    label = ", ".join(f"{part['name']} {size(part['bytes'])}" for part in parts) + f", free {size(free)}"
-    return (
-        f"<h2>Device</h2><p>{html.esc(status['device'])} · {html.esc(status['precision'])}</p>"
-        f"{html.stacked([(part['kind'], part['bytes']) for part in parts], whole, label)}"
-        f'<ul>{rows}<li><span><i class="dot"></i>Free</span><span>{size(free)}</span></li></ul>'
-    )
+    parts = [part for part in status["parts"] if part["bytes"] > 0]
+    return _device(status, parts, max(0, status["budget_bytes"] - status["used_bytes"]))
 
 
 def now_html(runs: Sequence[RunView], answering: bool = False) -> str:
-    lines = []
-    for run in runs:
-        if run.state in ("RUNNING", "STOPPING"):
-            rest = left(run.seconds_left) or run.message
-            step = f"step {run.step:d} of {run.steps:d}{', ' + html.esc(rest) if rest else ''}"
-            lines.append(f"<b>{html.esc(run.name)}</b>, {step}")
-    if answering:
-        lines.append("Answering.")
-    return f"<h3>Now</h3>{''.join(f'<p>{line}</p>' for line in lines or [words.NOW_EMPTY])}"
-
-
-def waiting_html(queue: list[dict[str, Any]]) -> str:
-    rows = "".join(
-        f"<li><span>{html.esc(one['position'])}. {html.esc(one['label'])}</span>"
-        f"<span>{'about ' + duration(one['wait_s']) if one.get('wait_s') is not None else ''}</span></li>"
-        for one in queue
-    )
-    listed = f"<ul>{rows}</ul>" if queue else f"<p>{words.WAITING_EMPTY}</p>"
-    return f"<h3>Waiting</h3>{listed}{html.note(words.SHARING)}"
-
-
-def base_html(base: dict[str, Any]) -> str:
-    mark, path = str(base["fingerprint"])[:8], str(base.get("path", ""))
-    if base["phase"] == "failed":
-        return "<h3>Base</h3>" + html.error_card(base["message"])
-    slow = f"<br>It runs on the {html.esc(path)}: right, but slower." if path.startswith("Hugging Face") else ""
-    loaded = f'{slow}<br><span class="mono">{html.esc(mark)}</span> · as it was loaded' if mark else ""
-    return f"<h3>Base</h3><p>{html.esc(base['message'])}{loaded}</p>"
+    return _now([run for run in runs if run.state in ("RUNNING", "STOPPING")], answering)
 
 
 def prove(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
@@ -121,11 +81,8 @@ def prove(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
     try:
         proof = services.bases.fingerprint_check()
     except FAILURES as error:
-        return {view.proved: "<h3>Base</h3>" + card(error)}
-    text = "unchanged" if proof.unchanged else "CHANGED: restart the app to load it afresh"
-    took = f"{text}, all weights read again in {duration(proof.seconds)}"
-    mark = f'<span class="mono">{html.esc(proof.value[:8])}</span>'
-    return {view.proved: f'<h3>Base</h3><p role="status">{mark} · {took}</p>'}
+        return {view.proved: _unproved(card(error))}
+    return {view.proved: _proved(proof)}
 
 
 def choices(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
@@ -240,7 +197,7 @@ class StorageView:
         shared = services.settings.shared
         self.asked = gr.State("")
         if shared:
-            gr.HTML(f"<h3>What is kept</h3>{html.note(notice(services.settings, 'with the button below'))}")
+            gr.HTML(_kept(notice(services.settings, "with the button below")))
         self.everything = gr.Button("Delete my data", size="sm", variant="stop", visible=shared, elem_classes="fit")
         self.question = gr.Column(visible=False, elem_classes="in-place in-sight")
         with self.question:
@@ -284,29 +241,8 @@ def show_storage(services: Services, visitor: Visitor, view: StorageView) -> Upd
 
 
 def storage_html(items: Sequence[Item], free: int, shared: bool) -> str:
-    if not items:
-        return html.note("You have nothing stored here." if shared else "Nothing is stored yet.")
-    parts = [] if shared else [html.note(f"{size(free)} of the disk are free.")]
-    for kind, named in KINDS.items():
-        mine = sorted((item for item in items if item.kind == kind), key=lambda item: -item.bytes)
-        if not mine:
-            continue
-        held = size(sum(item.bytes for item in mine))
-        parts.append(f"<h3>{html.esc(named.title)}<span>{held}</span></h3>")
-        parts.append(f"<ul>{''.join(_row(item) for item in mine[:_LISTED])}</ul>")
-        if len(mine) > _LISTED:
-            parts.append(html.note(f"The largest {_LISTED} of {len(mine):,}."))
-        if sum(not item.stays for item in mine) > 1 or kind in (CHECKPOINTS, UPLOAD):
-            parts.append(html.button(f"{kind}:", named.all_of, kind="whole"))
-    return f'<div class="storage">{"".join(parts)}</div>'
-
-
-def _row(item: Item) -> str:
-    why = item.stays.removeprefix("it is ").removeprefix("it ")
-    act = f'<span class="q">{html.esc(why)}</span>'
-    if not why:
-        act = html.button(f"{item.kind}:{item.id}", "Remove", name=f"Remove {item.name}")
-    return f'<li><span class="what">{html.esc(item.name)}<span class="q">{size(item.bytes)}</span></span>{act}</li>'
+    kinds = [(kind, named, kind in (CHECKPOINTS, UPLOAD)) for kind, named in KINDS.items()]
+    return _storage(items, free, shared, kinds, _LISTED)
 
 
 def ask(services: Services, visitor: Visitor, view: StorageView, *, picked: str) -> Updates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -12,7 +12,7 @@ from playground.errors import InputError
 from playground.report.report import body_html
 from playground.services import Services
 from playground.ui import html, verdict_form, words
-from playground.ui.html import day, left, plural
+from playground.ui.html import day
 from playground.ui.verdict_form import SituationValues
 from playground.ui.wiring import AWAY, Drawn, Updates, Visitor, slot
 from playground.verdict.service import VerdictView
@@ -24,6 +24,7 @@ MOST_DIFFERENCES = 20
 """Examples that the page holds; all are in the files."""
 FORMATS = {"html": "Report (HTML)", "jsonl": "Rows (JSONL)", "csv": "Rows (CSV)"}
 MOST_LISTED = 20
+live_html, replayed_html = html.piece("verdict", "verdict"), html.piece("verdict", "replayed")
 ELSEWHERE = "There is no such verdict of yours. It may have been deleted, or was measured in another browser."
 
 
@@ -32,26 +33,6 @@ def pick(views: Sequence[VerdictView], followed: str) -> VerdictView | None:
     by_id = {view.id: view for view in views}
     alive = next((view for view in views if view.live), None)
     return by_id.get(followed) or alive or (views[0] if views else None)
-
-
-def live_html(view: VerdictView | None) -> str:
-    """How far the shown verdict is, or why there is nothing to show of it."""
-    if view is None:
-        return f'<div class="empty">{html.esc(words.VERDICT_EMPTY)}</div>'
-    head, kind = html.titled(view.name, html.state_pill(view.state)), "verdict-head"
-    if view.live:
-        kind += " live"
-        done = f"{view.done:,} of {view.of:,}" if view.of else "not begun"
-        rest = f", {left(view.seconds_left)}" if view.seconds_left is not None else ""
-        head += html.progress(view.done / view.of if view.of else 0, f"Measuring {view.name}")
-        message = f'<span role="status">{html.esc(view.message)}</span>'
-        head += f'<div class="between">{message}<span>{done}{html.esc(rest)}</span></div>'
-    else:
-        link = f'<a href="?verdict={html.esc(view.id)}">A link that opens this verdict again</a>'
-        head += f'<p class="note">{html.esc(day(view.created_s))} · {link}</p>'
-    if view.error and not view.live:
-        head += html.error_card(view.error) if view.state == "FAILED" else html.note(view.error)
-    return f'<div class="{kind}">{head}</div>'
 
 
 def list_html(views: Sequence[VerdictView], shown: str) -> str:
@@ -190,12 +171,3 @@ def replay(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str
     saved = Saved(row["stamp"], row["reply"], what)
     found = services.replay.again(saved, owner=visitor.owner, session=visitor.session)
     return {tab.replayed: slot(replayed_html(what, found))}
-
-
-def replayed_html(what: str, found: dict[str, Any]) -> str:
-    notes = "".join(html.note(text) for text in found["notes"])
-    if found["same"]:
-        return html.good(f"{what}: replayed, and the same text again, letter for letter.") + notes
-    at = plural((found["first_difference"] or 0) + 1, "letter")
-    other = html.error_card(f"{what}: replayed, and another text from {at} on.")
-    return other + notes + f'<pre class="seen">{html.esc(found["text"])}</pre>'

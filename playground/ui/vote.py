@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,6 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from playground.errors import InputError, PlaygroundError
-from playground.evaluation.statistics import Interval
-from playground.evaluation.votes import Agreement, Standing
 from playground.services import Services
 from playground.ui import html, verdict_shown
 from playground.ui.html import card, plural
@@ -30,8 +28,7 @@ from playground.ui.wiring import (
     slot,
     unasked,
 )
-from playground.verdict.judging import JudgingView
-from playground.verdict.votes import Ballot, Revealed
+from playground.verdict.votes import Ballot
 
 if TYPE_CHECKING:
     from playground.ui.verdict import VerdictTab
@@ -55,6 +52,7 @@ KEYS_JS = (
     " if (id && !event.repeat && !event.ctrlKey && !event.metaKey && !event.altKey) trigger('pick', {id}); })"
 )
 """Where the ballot has the focus, the keys 1, 2 and 3 vote."""
+_ballot, _judging, _revealed = (html.piece("verdict", name) for name in ("ballot", "judging", "revealed"))
 _LONGEST = 6_000
 
 
@@ -180,7 +178,7 @@ def reveal(services: Services, visitor: Visitor, view: VoteView, *, verdict: str
     found = services.voting.reveal(verdict, visitor.owner)
     return {
         **closed(services, visitor, view),
-        view.revealed: slot(revealed_html(found)),
+        view.revealed: slot(_revealed(found, STRENGTH, ALONE)),
         view.begin: gr.update(value="Go on voting", visible=True),
     }
 
@@ -204,7 +202,7 @@ def judging(services: Services, visitor: Visitor, view: VoteView, *, verdict: st
         found = None
     live = found is not None and found.live
     return {
-        view.judging: slot(judging_html(found)),
+        view.judging: slot(_judging(found) if found else ""),
         view.let: gr.update(visible=not live),
         view.stop: gr.update(visible=live),
         view.timer: gr.update(value=PACE_S, active=live),
@@ -212,63 +210,11 @@ def judging(services: Services, visitor: Visitor, view: VoteView, *, verdict: st
 
 
 def ballot_html(ballot: Ballot | None) -> str:
-    """The question and two replies; every text is escaped, and nothing here depends on which side wrote what."""
+    """The question and two replies; nothing here depends on which side wrote what."""
     if ballot is None:
         return ""
-    sides = "".join(
-        f'<section><h4>{name}</h4><div class="reply">{html.esc(_cut(text)) or "(an empty reply)"}</div></section>'
-        for name, text in (("Left", ballot.left), ("Right", ballot.right))
-    )
-    label = f'tabindex="0" role="group" aria-label="Ballot {ballot.number + 1:d}: keys 1, 2 and 3 vote"'
-    asked = f'<h4>Asked</h4><div class="reply">{html.esc(_cut(ballot.question))}</div>'
-    return f'<div class="ballot" {label}>{asked}<div class="halves">{sides}</div></div>'
-
-
-def revealed_html(found: Revealed) -> str:
-    """Strengths with their intervals, and how far votes, metric and judge agree."""
-    parts, judge = [], found.judge
-    if found.standings:
-        parts.append(f"<h4>People's votes: {found.votes:d}</h4>{_standings(found.standings, 'Strength by votes')}")
-        parts.append(html.note(STRENGTH))
-    if found.agreement is not None:
-        parts.append(html.note(f"{_agreement(found.agreement)} go with the main metric, {found.metric}."))
-    if judge is not None:
-        title = f"{html.esc(judge.name)} as a judge, {html.esc(plural(judge.votes, 'vote'))}"
-        parts.append(f"<h4>{title}</h4>{_standings(judge.standings, 'Strength by the judge')}")
-        agreed = judge.agreement
-        parts.append(html.note(f"{_agreement(agreed)} of the judge are as your own." if agreed is not None else ALONE))
-    return f'<div class="revealed">{"".join(parts)}</div>'
-
-
-def judging_html(view: JudgingView | None) -> str:
-    if view is None:
-        return ""
-    done = f"{view.done} of {plural(view.of, 'comparison')}"
-    if view.live:
-        share = view.done / view.of if view.of else 0
-        return html.progress(share, "Judging") + html.note(view.waiting or f"Judging: {done}")
-    unread = f" {plural(view.unread, 'answer')} named neither reply." if view.unread else ""
-    failed = html.error_card(view.error) if view.error else ""
-    return failed + html.note(f"Judged: {done}.{unread} Reveal shows what it says.")
-
-
-def _standings(standings: Sequence[Standing], caption: str) -> str:
-    rows = [[one.side, _strength(one.strength), one.won, one.lost, one.tied] for one in standings]
-    head, figures = ["Side", "Strength", "Won", "Lost", "As good"], frozenset({1, 2, 3, 4})
-    return f'<div class="race">{html.table(head, rows, figures=figures, caption=caption)}</div>'
-
-
-def _strength(found: Interval) -> str:
-    """One vote has no interval."""
-    interval = "too few votes" if found.method == "point" else f"{100 * found.low:.0f} to {100 * found.high:.0f}"
-    return f"{100 * found.value:.0f} % ({interval})"
-
-
-def _agreement(found: Agreement) -> str:
-    """``83 % of 24 votes (64 to 93, kappa 0.61)``."""
-    share, kappa = found.share, f", kappa {found.kappa:.2f}" if found.kappa is not None else ""
-    interval = f"{100 * share.low:.0f} to {100 * share.high:.0f}{kappa}"
-    return f"{100 * share.value:.0f} % of {plural(share.n, 'vote')} ({interval})"
+    replies = [("Left", _cut(ballot.left)), ("Right", _cut(ballot.right))]
+    return _ballot(ballot.number + 1, _cut(ballot.question), replies)
 
 
 def _cut(text: str) -> str:

@@ -90,7 +90,7 @@ def test_line_breaks_and_indents_reach_the_page() -> None:
     text = '{\n    "a": 1\n}'
     shown = side.messages(Log(items=(Exchange("q", Reply(text=text, done=True)),)))[1]["content"]
     assert "\n" not in shown
-    assert "{&#10;    &quot;a&quot;: 1&#10;}" in shown
+    assert "{&#10;    &#34;a&#34;: 1&#10;}" in shown
 
 
 def test_a_progress_bar_and_an_error_are_read_out() -> None:
