@@ -117,9 +117,10 @@ def write_page(result: dict[str, Any], folder: Path) -> None:
 
 `python -m playground race examples/{race.file} --steps {result["steps"]} --batch-size {result["batch_size"]}`,
 on {result["device"]} with {result["base"]}: the same {result["steps"]} steps of {result["batch_size"]} rows
-for each method, each with its own default learning rate and size, one run after another, then measured alike. The check is `{race.check}`; the base is given no
-prompt either. The Train tab does the same under "Race several methods". {result.get("note", "")} Figures:
-[results/race.json](../benchmarks/results/race.json), made by {commands}.
+for each method, each with its own default learning rate and size, one run after another, then measured alike.
+The check is `{race.check}`; the base is given no prompt either. The Train tab does the same under "Race several
+methods". {result.get("note", "")}
+Figures: [results/race.json](../benchmarks/results/race.json), made by {commands}.
 
 ![Held-out loss against trained weights](race.svg)
 
