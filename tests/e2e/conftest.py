@@ -20,7 +20,7 @@ from filelock import FileLock
 from playground.library.bases import Base
 from playground.settings import PROJECT_ROOT
 
-SLOW = 900_000
+SLOW = 600_000
 """Milliseconds that a training or some dozens of replies may take on a busy machine."""
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
