@@ -42,7 +42,7 @@ def measure(base: str, decode_steps: int, train_steps: int) -> dict[str, list[fl
 
 def train(base: str, steps: int) -> list[float]:
     from playground.training import worker
-    from playground.training.events import EventReader
+    from playground.training.processes import EventReader
     from playground.training.spec import RunSpec
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,15 @@
-"""What every fine-tuning method says of itself and does with its own files: the class that each derives from."""
+"""What every fine-tuning method says of itself and does with its own files: the class that each derives from, and the
+methods that there are."""
 
 from __future__ import annotations
 
 import copy
+import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from playground.errors import AdapterError, InputError
@@ -286,3 +290,44 @@ def file_bytes(tensors: Tensors) -> int:
         header += f',"{name}":{{"dtype":"F32","shape":[{sides}],"data_offsets":[{at},{end}]}}'
         at = end
     return 8 + -(-(len(header) + 1) // 8) * 8 + at
+
+
+_TUNERS = frozenset({"bottleneck"})
+"""Modules that need torch and PEFT: they hold what PEFT trains, not what a form offers."""
+
+
+@cache
+def all_methods() -> dict[str, Method]:
+    """Every method by name, in the order in which a form offers them."""
+    found: list[Method] = []
+    for info in pkgutil.iter_modules(import_module(__package__).__path__):
+        if info.name not in _TUNERS:
+            module = import_module(f"{__package__}.{info.name}")
+            classes = (one for one in vars(module).values() if isinstance(one, type) and issubclass(one, Method))
+            found += [one() for one in classes if one.__module__ == module.__name__ and "name" in vars(one)]
+    return {method.name: method for method in sorted(found, key=lambda method: method.order)}
+
+
+def get_method(name: str) -> Method:
+    """The method called ``name``. Raises InputError with the names there are."""
+    methods = all_methods()
+    if name not in methods:
+        raise InputError(f"There is no method {name!r}. There are: {', '.join(methods)}.")
+    return methods[name]
+
+
+def method_for(config: Mapping[str, Any]) -> Method | None:
+    """The first method that an ``adapter_config.json`` can be of and whose files are its own, None = there is none."""
+    return next((one for one in all_methods().values() if not one.writes and one.accepts(config)), None)
+
+
+def method_of(config: Mapping[str, Any]) -> str:
+    """The method's name as the command line has it, from an ``adapter_config.json``."""
+    method = method_for(config)
+    return method.name if method is not None else plain_text(config.get("peft_type"), 40).lower() or "unknown"
+
+
+def register_with_peft() -> None:
+    """Make PEFT know the methods that are not its own."""
+    for method in all_methods().values():
+        method.register()

@@ -29,9 +29,20 @@ from playground.runs.request import QUICK_STEPS, TrainRequest
 from playground.runs.runner import Workers
 from playground.settings import Settings
 from playground.training import processes
-from playground.training.estimate import RATES, Estimate, can_pack_sequences, needs, reply_tokens
 from playground.training.failure import oom_advice, size_words, smallest_bytes
-from playground.training.spec import MAX_TOKENS, OBJECTIVES, REWARD_MODEL, RunSettings, RunSpec, settings_of
+from playground.training.spec import (
+    MAX_TOKENS,
+    OBJECTIVES,
+    RATES,
+    REWARD_MODEL,
+    Estimate,
+    RunSettings,
+    RunSpec,
+    can_pack_sequences,
+    needs,
+    reply_tokens,
+    settings_of,
+)
 from playground.workspace.examples import DataService
 from playground.workspace.quota import Quota
 

@@ -28,8 +28,8 @@ from typing import Any
 
 from playground.db import RunRow
 from playground.errors import InputError
-from playground.training.events import LAST, EventReader
 from playground.training.failure import DISK, MEMORY, OTHER, reason_in
+from playground.training.processes import LAST, EventReader
 
 Points = list[tuple[int, float]]
 """(step, value)."""

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from playground.engine.request import ROWS_MAX, AdapterFile, Row, RowState
 from playground.errors import BusyError, PlaygroundError
 from playground.gpu.device import Wrap, settle_fork
-from playground.training.events import EventWriter
-from playground.training.processes import BEAT_S, DISK_FULL_FILE, HEARTBEAT, WAIT_S, folder_lock
+from playground.training.processes import BEAT_S, DISK_FULL_FILE, HEARTBEAT, WAIT_S, EventWriter, folder_lock
 from playground.training.spec import RunSpec
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any
 from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
 from playground.methods import get_method
-from playground.training.events import curve_of
+from playground.training.processes import curve_of
 from playground.training.spec import RunSpec
 
 MARKER = "complete.json"

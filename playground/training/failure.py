@@ -19,8 +19,7 @@ from playground.errors import PlaygroundError
 from playground.methods import all_methods, get_method
 from playground.methods.method import NO_OPTIONS
 from playground.methods.shapes import Shapes
-from playground.training.estimate import needs
-from playground.training.spec import RunSpec
+from playground.training.spec import RunSpec, needs
 
 MEMORY, DISK, OTHER = "memory", "disk", "other"
 _DISK_NUMBERS = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_torch_tf32_available
@@ -18,12 +17,10 @@ from transformers.utils import is_torch_tf32_available
 from playground.methods import get_method
 from playground.training.checkpoint import best, drop_torn, mark_complete, prune, score_of, set_score, step_of
 from playground.training.dataset import TrainingData
-from playground.training.estimate import rows_a_step
-from playground.training.events import EventReader, EventWriter
 from playground.training.model import optimiser_name
 from playground.training.objectives import Objective, Sample, Setup
-from playground.training.processes import peak_memory_bytes
-from playground.training.spec import RunSpec
+from playground.training.processes import EventReader, EventWriter, peak_memory_bytes
+from playground.training.spec import RunSpec, rows_a_step
 
 EVAL_ROWS = 16
 """Validation rows that are scored at every checkpoint: enough for a curve, cheap enough for two cores."""
@@ -31,43 +28,6 @@ SAMPLES = 3
 """Validation prompts that are answered at every checkpoint, always the same."""
 QUESTION = 300
 """Characters of a prompt that an event repeats."""
-
-
-class LossTrainer(Trainer):
-    """A Trainer whose batches, loss and count of learned tokens are ours.
-
-    loss: (model, batch, tokens to divide by) -> mean loss. learned: learned tokens of a batch. sampler: of the training
-    rows, None = the Trainer's own."""
-
-    def __init__(
-        self,
-        *,
-        loss: Callable[[Any, dict[str, Any], Any], Any],
-        learned: Callable[[dict[str, Any]], Any],
-        sampler: Sampler[int] | None,
-        **options: Any,
-    ) -> None:
-        self._loss_of, self._learned_in, self._row_sampler = loss, learned, sampler
-        super().__init__(**options)
-        self.model_accepts_loss_kwargs = True  # compute_loss divides by the batch's learned tokens itself
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        loss = self._loss_of(model, inputs, num_items_in_batch)
-        return (loss, None) if return_outputs else loss
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self._row_sampler if self._row_sampler is not None else super()._get_train_sampler(train_dataset)
-
-    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
-        """The Trainer would leave out each row's first token, as if these labels were still to be shifted."""
-        return sum(self._learned_in(batch) for batch in batch_samples).to(device)
-
-
-def collated(trainer: Trainer, rows: Sequence[Any]) -> dict[str, Any]:
-    """Rows as one batch on the model's device."""
-    return dict(trainer._prepare_inputs(trainer.data_collator(list(rows))))
 
 
 def _load_weights(trainer: Trainer, checkpoint: Path) -> None:

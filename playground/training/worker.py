@@ -26,8 +26,8 @@ from playground.errors import CancelledError, RunFailedError
 from playground.gpu.device import Lanes, use_share
 from playground.training import processes
 from playground.training.checkpoint import best, drop_torn, marked_step, publish
-from playground.training.events import EventWriter, curve_of
 from playground.training.failure import DISK, explain
+from playground.training.processes import EventWriter, curve_of
 from playground.training.spec import RunSpec
 
 NOT_MINE = 3

@@ -15,8 +15,7 @@ from playground.methods.full import moving
 from playground.methods.lora import Lora
 from playground.methods.method import SIZES, Options, file_bytes
 from playground.methods.shapes import Linear, key_value_size, layer_count, linears
-from playground.training.estimate import needs
-from playground.training.spec import OBJECTIVES
+from playground.training.spec import OBJECTIVES, needs
 
 NAMES = ("lora", "qlora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning", "full")
 LAYER: dict[str, tuple[int, ...]] = {

@@ -23,7 +23,7 @@ from playground.runs.request import TrainRequest
 from playground.services import build_services
 from playground.settings import Settings
 from playground.training import worker
-from playground.training.events import EventReader
+from playground.training.processes import EventReader
 from playground.training.spec import RunSpec
 
 FILE = '''

@@ -18,7 +18,7 @@ from playground.runs.service import TrainingService
 from playground.runs.supervisor import ENTER_S, KILL_AFTER_S, RunQueue
 from playground.settings import Settings
 from playground.training.checkpoint import mark_complete
-from playground.training.events import EventWriter
+from playground.training.processes import EventWriter
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import Home, HomeTaken
 

@@ -13,7 +13,7 @@ from playground.data.check import check_file
 from playground.runs.service import TrainRequest
 from playground.services import Services
 from playground.settings import PROJECT_ROOT
-from playground.training.events import EventReader
+from playground.training.processes import EventReader
 from tests.services.conftest import make_lora, services
 from tests.soak.results import record
 from tests.soak.test_default_base import ROWS, settings

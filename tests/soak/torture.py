@@ -31,7 +31,7 @@ from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.checkpoint import MARKER, newest_complete, step_of
-from playground.training.events import EventReader
+from playground.training.processes import EventReader
 
 PATIENCE_S = 180.0
 T = TypeVar("T")

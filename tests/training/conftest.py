@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from playground.training import worker
-from playground.training.events import EventReader
+from playground.training.processes import EventReader
 from playground.training.spec import RunSpec
 
 PLAIN = RunSpec(

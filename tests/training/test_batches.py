@@ -12,18 +12,19 @@ import torch
 
 from playground.data.render import Packed, Rendered
 from playground.methods import get_method
-from playground.training.fused.llama import PackedSequenceCollator, fits, shared_tokens
-from playground.training.fused.ops import SHORT
+from playground.training.fused import SHORT, fits
 from playground.training.model import load_for_training
-from playground.training.objectives.sft import (
+from playground.training.objectives import (
     IGNORED,
     AnswerCollator,
     Buckets,
+    PackedSequenceCollator,
     TextBlockCollator,
     answer_loss,
     collator,
     exceeds,
     save_memory,
+    shared_tokens,
 )
 from playground.training.spec import RunSpec
 

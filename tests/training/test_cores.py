@@ -12,7 +12,7 @@ import torch
 from playground.gpu import device
 from playground.gpu.device import LINGER_S, Lanes
 from playground.training import worker
-from playground.training.events import EventReader
+from playground.training.processes import EventReader
 from playground.training.spec import RunSpec
 from playground.training.worker import share_cores
 

@@ -18,10 +18,9 @@ from playground.library.safety import check_folder
 from playground.methods import get_method
 from playground.methods.method import Options
 from playground.training.checkpoint import STATE, newest_complete
-from playground.training.estimate import needs
 from playground.training.model import load_for_training, weights_of
-from playground.training.objectives.sft import AnswerCollator, TextBlockCollator, answer_loss
-from playground.training.spec import RunSpec
+from playground.training.objectives import AnswerCollator, TextBlockCollator, answer_loss
+from playground.training.spec import RunSpec, needs
 
 ADAPTERS = ("lora", "qlora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning")
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

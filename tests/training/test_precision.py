@@ -12,8 +12,8 @@ import torch
 from playground.engine.load import pick_device
 from playground.methods import all_methods, get_method
 from playground.methods.shapes import weights_in
-from playground.training.estimate import PROCESS_BYTES, Estimate, needs
 from playground.training.model import load_for_training, optimiser_name, trainable, training_dtype
+from playground.training.spec import PROCESS_BYTES, Estimate, needs
 
 SHAPES = {"model.embed_tokens.weight": (1000, 64), "model.layers.0.mlp.up_proj.weight": (256, 64)}
 

@@ -16,7 +16,7 @@ from playground.training.checkpoint import (
     prune,
     set_score,
 )
-from playground.training.events import LOG, POINTS, EventReader, EventWriter, curve_of
+from playground.training.processes import EVENTS, POINTS, EventReader, EventWriter, curve_of
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -86,7 +86,7 @@ def test_what_is_written_is_read_once_and_never_a_nan(tmp_path: Path) -> None:
 
 
 def test_a_half_written_line_waits_for_its_end_and_a_resumed_worker_closes_a_killed_one_s(tmp_path: Path) -> None:
-    reader, log = EventReader(tmp_path), tmp_path / LOG
+    reader, log = EventReader(tmp_path), tmp_path / EVENTS
     log.write_text('{"event": "step"')
     assert reader.read() == []
     with log.open("a") as handle:

@@ -75,7 +75,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, run_work
     from playground.data.check import check_file
     from playground.data.render import load_tokenizer, render_example
     from playground.data.split import part, split
-    from playground.training.objectives.sft import AnswerCollator, mean_loss
+    from playground.training.objectives import AnswerCollator, mean_loss
 
     events = run_worker(replace(spec, steps=1, batch_size=64), tmp_path / "run")
     tokenizer = load_tokenizer(Path(spec.base_path))

@@ -1,26 +1,43 @@
-"""What a run learns by: the interface of objectives, and what those share whose models write replies. One file a
-family, imported when needed, because TRL takes seconds to import."""
+"""What a run learns by: the interface of objectives, what those share whose models write replies, and ``sft`` (answers
+to requests) and ``pretrain`` (raw text): transformers' Trainer over batches and a loss of our own. The others stand in
+files of their own, imported when needed, because TRL takes seconds to import.
+
+Prompts with answers are packed without padding (``fused.py``) where the base's forward pass is written out for that.
+Elsewhere prompts are padded on the left and answers on the right, so that all answers begin in the same column and the
+language-model head need only run from there on. Raw text comes in blocks.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import Trainer
+from datasets import Dataset
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainingArguments
 
+from playground.data.render import Packed, Rendered
+from playground.gpu.device import find_device
 from playground.methods.method import Method
 from playground.training.dataset import Row
+from playground.training.fused import fits, packed_loss
 from playground.training.model import load_for_training
+from playground.training.processes import own_bytes
 from playground.training.spec import RunSpec
 
+Collator = Callable[[Sequence[Any]], dict[str, Any]]
 SAMPLE_TOKENS = 64
-_MODULES = {"sft": "sft", "pretrain": "sft", "reward": "reward", "grpo": "reward"}
-"""The rest is ``preference``."""
+IGNORED = -100
+WINDOW = 16
+"""Batches whose rows are sorted by length together: enough to pad little, few enough to differ by epoch."""
+WORTH = 1 / 50
+"""Share of a batch's tokens that sharing a prefix must save: below that the bookkeeping costs as much."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +80,6 @@ class Objective(Protocol):
     def answers(self, trainer: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]:
         """What the model answers to each sample now."""
         ...
-
-
-def get_objective(name: str) -> Objective:
-    """The objective called ``name``, one of ``spec.OBJECTIVES``."""
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # ORPO's import warns that it is experimental
-    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'preference')}")
-    made: Objective = module.MADE[name]()
-    return made
 
 
 class Writes:
@@ -119,3 +128,273 @@ def generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], most:
     ends = tokenizer.eos_token_id
     rows: list[list[int]] = out[:, longest:].tolist()
     return [row[: row.index(ends) + 1] if ends in row else row for row in rows]
+
+
+class LossTrainer(Trainer):
+    """A Trainer whose batches, loss and count of learned tokens are ours.
+
+    loss: (model, batch, tokens to divide by) -> mean loss. learned: learned tokens of a batch. sampler: of the training
+    rows, None = the Trainer's own."""
+
+    def __init__(
+        self,
+        *,
+        loss: Callable[[Any, dict[str, Any], Any], Any],
+        learned: Callable[[dict[str, Any]], Any],
+        sampler: Sampler[int] | None,
+        **options: Any,
+    ) -> None:
+        self._loss_of, self._learned_in, self._row_sampler = loss, learned, sampler
+        super().__init__(**options)
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the batch's learned tokens itself
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss = self._loss_of(model, inputs, num_items_in_batch)
+        return (loss, None) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._row_sampler if self._row_sampler is not None else super()._get_train_sampler(train_dataset)
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+        """The Trainer would leave out each row's first token, as if these labels were still to be shifted."""
+        return sum(self._learned_in(batch) for batch in batch_samples).to(device)
+
+
+def collated(trainer: Trainer, rows: Sequence[Any]) -> dict[str, Any]:
+    """Rows as one batch on the model's device."""
+    return dict(trainer._prepare_inputs(trainer.data_collator(list(rows))))
+
+
+class PackedSequenceCollator:
+    """Builds ``input_ids`` and ``position_ids`` [1, tokens], ``spans`` [1 + rows], ``learned`` and ``labels`` [tokens
+    that count].
+
+    spans: tokens of the shared prefix (0 = none is shared), then those of each row's rest. learned: the place in the
+    line that predicts each label. A row's last token predicts nothing, so it is not read."""
+
+    def __call__(self, rows: Sequence[Rendered]) -> dict[str, Any]:
+        shared = shared_tokens(rows)
+        ids, positions = rows[0].prompt_ids[:shared], list(range(shared))
+        spans, learned, labels = [shared], [], []
+        for row in rows:
+            first = len(ids) - shared + len(row.prompt_ids) - 1  # the place of the prompt's last token
+            rest = (row.prompt_ids + row.completion_ids)[shared:-1]
+            ids += rest
+            positions += range(shared, shared + len(rest))
+            spans.append(len(rest))
+            read = {place for begin, end in row.read for place in range(begin, end)}
+            for place, token in enumerate(row.completion_ids):
+                if place not in read:
+                    learned.append(first + place)
+                    labels.append(token)
+        found = {"spans": spans, "learned": learned, "labels": labels}
+        line = {"input_ids": [ids], "position_ids": [positions]}
+        return {name: torch.tensor(value, dtype=torch.long) for name, value in {**line, **found}.items()}
+
+
+def shared_tokens(rows: Sequence[Rendered]) -> int:
+    """How many tokens at the start of these rows are computed once for all of them; 0 where that saves less than
+    ``WORTH``. The last token of a prompt is never among them: it predicts each row's answer."""
+    if len(rows) < 2:
+        return 0
+    prompts = [row.prompt_ids for row in rows]
+    low, high = min(prompts), max(prompts)  # what the first and the last in order have in common, all have
+    most = min(map(len, prompts)) - 1
+    common = next((place for place in range(most) if low[place] != high[place]), max(most, 0))
+    return common if common * (len(rows) - 1) >= WORTH * sum(row.tokens for row in rows) else 0
+
+
+@dataclass(frozen=True)
+class AnswerCollator:
+    """Builds ``input_ids``, ``attention_mask``, ``position_ids`` [rows, length], ``labels`` [rows, answer length].
+
+    ``labels`` holds the answer columns only (the last ones); padding there is -100. pad_id fills both sides."""
+
+    pad_id: int
+
+    def __call__(self, rows: Sequence[Rendered]) -> dict[str, Any]:
+        before = max(len(row.prompt_ids) for row in rows)
+        after = max(len(row.completion_ids) for row in rows)
+        ids = torch.full((len(rows), before + after), self.pad_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        labels = torch.full((len(rows), after), IGNORED, dtype=torch.long)
+        for index, row in enumerate(rows):
+            start, end = before - len(row.prompt_ids), before + len(row.completion_ids)
+            ids[index, start:end] = torch.tensor(row.prompt_ids + row.completion_ids)
+            mask[index, start:end] = 1
+            labels[index, : len(row.completion_ids)] = torch.tensor(row.completion_ids)
+            for begin, close in row.read:
+                labels[index, begin:close] = IGNORED
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
+
+
+@dataclass(frozen=True)
+class TextBlockCollator:
+    """Builds ``input_ids``, ``position_ids`` [rows, length] and ``labels`` [rows, length - 1] of packed raw text.
+
+    There is no attention mask: positions that begin anew keep documents (and the padding, a document of its own) apart,
+    as transformers reads them. A document's first token has label -100."""
+
+    pad_id: int
+
+    def __call__(self, rows: Sequence[Packed]) -> dict[str, Any]:
+        length = max(len(row.ids) for row in rows)
+        ids = torch.full((len(rows), length), self.pad_id, dtype=torch.long)
+        positions = torch.zeros_like(ids)
+        labels = torch.full_like(ids, IGNORED)
+        for index, row in enumerate(rows):
+            ids[index, : len(row.ids)] = labels[index, : len(row.ids)] = torch.tensor(row.ids)
+            for begin, end in pairwise((*row.starts, len(row.ids), length)):
+                positions[index, begin:end] = torch.arange(end - begin)
+                labels[index, begin : begin + 1] = IGNORED
+        return {"input_ids": ids, "position_ids": positions, "labels": labels[:, 1:]}
+
+
+def collator(objective: str, pad_id: int, model: Any) -> Collator:
+    """The batch builder of an objective for this model."""
+    if objective == "pretrain":
+        return TextBlockCollator(pad_id)
+    return PackedSequenceCollator() if fits(model) else AnswerCollator(pad_id)
+
+
+def answer_loss(model: Any, batch: dict[str, Any], items: Any | None = None) -> torch.Tensor:
+    """Mean cross-entropy over the labels, in nats. items: tokens to divide by (over accumulated batches)."""
+    labels = batch["labels"]
+    if "spans" in batch:
+        return packed_loss(model, batch) / (len(labels) if items is None else items)
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch.get("attention_mask"),
+        position_ids=batch["position_ids"],
+        logits_to_keep=labels.shape[1] + 1,
+        use_cache=False,
+    ).logits[:, :-1]
+    total = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1), ignore_index=IGNORED, reduction="sum"
+    )
+    mean: torch.Tensor = total / (learned_tokens(batch) if items is None else items)
+    return mean
+
+
+def learned_tokens(batch: dict[str, Any]) -> torch.Tensor:
+    """How many tokens of a batch count for its loss."""
+    count: torch.Tensor = (batch["labels"] != IGNORED).sum()
+    return count
+
+
+def mean_loss(model: Any, rows: Sequence[Any], batch_size: int, collate: Collator) -> float:
+    """Mean loss over all tokens with a label of ``rows``, in nats a token; the model's mode is put back."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            batch = {key: value.to(device) for key, value in collate(rows[start : start + batch_size]).items()}
+            items = int(learned_tokens(batch))
+            total += float(answer_loss(model, batch)) * items
+            count += items
+    model.train(was_training)
+    return total / count
+
+
+class Buckets(Sampler[int]):
+    """Row numbers of padded rows, ``batch_size`` neighbours of like length a batch; the batches come in random order.
+    Every epoch holds each row once and draws anew from (seed, epoch), so a resumed run sees what the uninterrupted one
+    would have seen."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size, self._seed, self._epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        drawn = torch.randperm(len(self._lengths), generator=generator).tolist()
+        size, window = self._batch_size, self._batch_size * WINDOW
+        full = len(drawn) - len(drawn) % size  # the rows that are left over make the last batch, whatever their lengths
+        batches = []
+        for start in range(0, full, window):
+            part = sorted(drawn[start : min(start + window, full)], key=lambda row: self._lengths[row])
+            batches += [part[at : at + size] for at in range(0, len(part), size)]
+        for place in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[place]
+        yield from drawn[full:]
+
+
+class Answers(Writes):
+    """Cross-entropy over the tokens that are learned."""
+
+    name = "sft"
+    row: type[Rendered] | type[Packed] = Rendered
+
+    def trainer(self, setup: Setup) -> Trainer:
+        save_memory(setup.model, setup.spec)
+        self._collate = collate = collator(self.name, setup.tokenizer.pad_token_id, setup.model)
+        arguments, sampler = TrainingArguments(**setup.arguments), None
+        if isinstance(collate, AnswerCollator):  # packed sequences have no padding
+            lengths = [row.tokens for row in setup.rows]
+            sampler = Buckets(lengths, arguments.per_device_train_batch_size, arguments.data_seed or 0)
+        columns = {item.name: [getattr(row, item.name) for row in setup.rows] for item in fields(self.row)}
+        return LossTrainer(
+            loss=answer_loss,
+            learned=learned_tokens,
+            sampler=sampler,
+            model=setup.model,
+            args=arguments,
+            train_dataset=Dataset.from_dict(columns),
+            data_collator=lambda rows: collate([self.row(**row) for row in rows]),
+        )
+
+    def measure(self, trainer: Any, rows: Sequence[Row]) -> tuple[float, dict[str, float]]:
+        return mean_loss(trainer.model, rows, trainer.args.per_device_train_batch_size, self._collate), {}
+
+
+class Texts(Answers):
+    """The same over every token of raw text."""
+
+    name = "pretrain"
+    row = Packed
+
+
+def exceeds(estimated_bytes: int, limit_bytes: int, free_bytes: int) -> bool:
+    """Whether a run's estimate goes past its own limit (0 = it has none), or past what is free for it."""
+    return estimated_bytes > (min(limit_bytes, free_bytes) if limit_bytes else free_bytes)
+
+
+def save_memory(model: Any, spec: RunSpec) -> bool:
+    """Switch on activation checkpointing where the run would not fit otherwise: a third slower. Returns whether it is
+    on.
+
+    Keys and values that stand in a cache before the text cannot be recomputed; such a model stays as it is."""
+    held = torch.cuda.memory_reserved() if torch.cuda.is_available() else own_bytes("VmRSS") or 0
+    if not exceeds(spec.estimated_memory_bytes, spec.limit_memory_bytes, find_device().free_bytes + held):
+        return False
+    if getattr(model, "in_cache", False):
+        return False
+    model.recompute = True
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    if getattr(base, "supports_gradient_checkpointing", False):
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # its newer name, its older
+    return True
+
+
+MADE: dict[str, type[Answers]] = {"sft": Answers, "pretrain": Texts}
+
+
+def get_objective(name: str) -> Objective:
+    """The objective called ``name``, one of ``spec.OBJECTIVES``."""
+    if name in MADE:
+        return MADE[name]()
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # ORPO's import warns that it is experimental
+    module = importlib.import_module(f"{__name__}.{'reward' if name in ('reward', 'grpo') else 'preference'}")
+    made: Objective = module.MADE[name]()
+    return made

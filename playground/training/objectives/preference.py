@@ -23,8 +23,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from playground.errors import RunFailedError
 from playground.training.dataset import Marked, Pair, Row
-from playground.training.objectives import Setup, Writes
-from playground.training.trainer import collated
+from playground.training.objectives import Setup, Writes, collated
 
 logging.getLogger("trl").setLevel(logging.ERROR)
 

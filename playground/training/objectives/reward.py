@@ -22,12 +22,10 @@ from playground.evaluation.checks import parse_check
 from playground.methods import register_with_peft
 from playground.methods.method import Method
 from playground.training.dataset import Pair, Row
-from playground.training.estimate import REPLIES, reply_tokens
 from playground.training.model import load_for_training, trainable, training_dtype
-from playground.training.objectives import Sample, Setup, Writes, generate
+from playground.training.objectives import Sample, Setup, Writes, collated, generate
 from playground.training.objectives.preference import Tokenised, batches, build, evaluating
-from playground.training.spec import REWARD_MODEL, RunSpec
-from playground.training.trainer import collated
+from playground.training.spec import REPLIES, REWARD_MODEL, RunSpec, reply_tokens
 
 CENTRE = 0.01
 """How much the square of two scores' sum weighs beside the loss."""
