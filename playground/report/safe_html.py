@@ -81,18 +81,6 @@ class _Parser(HTMLParser):
     def handle_charref(self, name: str) -> None:
         self.out.append(f"&#{name};")
 
-    def handle_comment(self, data: str) -> None:
-        self.handle_data(f"<!--{data}-->")
-
-    def handle_decl(self, decl: str) -> None:
-        self.handle_data(f"<!{decl}>")
-
-    def unknown_decl(self, data: str) -> None:
-        self.handle_data(f"<![{data}]>")
-
-    def handle_pi(self, data: str) -> None:
-        self.handle_data(f"<?{data}>")
-
 
 def _may(name: str, value: str) -> bool:
     return name in ATTRIBUTES and (name not in _VALUES or bool(_VALUES[name].fullmatch(value)))

@@ -182,23 +182,14 @@ def cost(record: Record) -> Context:
     prices."""
     prices, sides = Prices(**record["prices"]), sides_of(record)
     year = 12 * (record["questions"]["volume"] or 10_000)
-    basis = "By the tokens that are read and written"
-    if prices.made_up:
-        basis += ". The prices are made up: put in your own before you rely on an amount."
-    elif prices.device_per_hour is not None:
-        basis = "By the seconds an answer takes on the device, at the price of its hour."
-    else:
-        basis += ", at the prices below."
     tuned, untuned = ([side for side in sides if side.is_tuned is which] for which in (True, False))
-    lengths, lengths_words = _lengths(record, prices.unit, sides)
     return {
-        "basis": basis,
         "year": year,
         "rows": [(side, link("cost", side.name), False, _cost_cells(prices, side, year)) for side in sides],
         "paid_back": [(one, other, _paid_back(prices, one, other)) for one in tuned for other in untuned],
         "curve": _curve(record, prices, sides),
-        "lengths": lengths,
-        "lengths_words": lengths_words,
+        "lengths": record.get("prompt_length"),
+        "lengths_picture": _lengths(record, prices.unit, sides),
         "questions": record["questions"],
         "made_up": prices.made_up,
         "prices": record["prices"],
@@ -263,10 +254,10 @@ def _curve(record: Record, prices: Prices, sides: Sequence[Seen]) -> str:
     return curves(drawn, "requests", _tick, caption)
 
 
-def _lengths(record: Record, currency: str, sides: Sequence[Seen]) -> tuple[str, str]:
-    """The curve over prompt lengths, and from which of them training pays; empty where nothing was trained."""
+def _lengths(record: Record, currency: str, sides: Sequence[Seen]) -> str:
+    """The curve over prompt lengths; empty where nothing was trained."""
     if not (found := record.get("prompt_length")):
-        return "", ""
+        return ""
     colours = {side.name: side.colour for side in sides}
     drawn = [
         Line(label, [(float(point["at"]), 1000 * float(point["totals"][name])) for point in found["points"]], colour)
@@ -276,12 +267,7 @@ def _lengths(record: Record, currency: str, sides: Sequence[Seen]) -> tuple[str,
         )
     ]
     caption = f"Cost of 1,000 requests in {currency}, by the tokens of instructions "
-    picture = curves(drawn, "tokens", _tick, f"{caption}(prompt, examples, passages) that each one carries.")
-    pays, at = found["pays_from"], f"At {found['requests']:,} requests,"
-    if pays is None:
-        return picture, f"{at} no length of prompt makes fine-tuning the cheaper one."
-    when = f"once the instructions are {pays:,} tokens long" if pays else "whatever the length of the prompt"
-    return picture, f"{at} fine-tuning costs no more {when}."
+    return curves(drawn, "tokens", _tick, f"{caption}(prompt, examples, passages) that each one carries.")
 
 
 def _tick(value: float) -> str:
@@ -313,36 +299,18 @@ def refusals(record: Record) -> Context | None:
 
 
 def measured(record: Record) -> Context:
-    """File, rows, sides, base, device, sampling, checks, and the statistics with their papers."""
-    facts, device, created = record["facts"], record.get("device") or {}, record.get("created_s")
+    """When, on what and how it was measured."""
+    device, created, about = record.get("device") or {}, record.get("created_s"), record["about"]
+    timings = (f"{TIMINGS.get(name, name)} {seconds(took)}" for name, took in (record.get("timings") or {}).items())
     when = datetime.datetime.fromtimestamp(created or 0).strftime("%d %b %Y, %H:%M").lstrip("0")
-    temperature = record.get("temperature", 0.0)
-    sampling = f"temperature {temperature:g}" if temperature else "greedy"
-    trained = facts["rows_trained"]
-    timings = ", ".join(
-        f"{TIMINGS.get(name, name)} {seconds(value)}" for name, value in (record.get("timings") or {}).items()
-    )
-    precision = ", ".join(str(part) for part in (device.get("device"), device.get("dtype")) if part)
-    rows = [
-        ("When", when if created else "not recorded", ""),
-        ("File", record.get("file", "not recorded"), ""),
-        ("Its SHA-256", str(record.get("data_sha256", ""))[:16] or "not recorded", ""),
-        ("Examples that every side answered", f"{record['examples']:,}", link("fact", "examples")),
-        ("Of these, trained on", f"{record['overlap']:,}", link("fact", "overlap")),
-        ("Rows learned from", "not known" if trained is None else f"{trained:,}", link("fact", "rows_trained")),
-        ("Rows of the file that are bad or repeated", f"{100 * facts['poor_share']:.0f} %", link("fact", "poor_share")),
-        ("Base", f"{record.get('base', 'not recorded')} {str(record.get('base_fingerprint', ''))[:8]}".strip(), ""),
-        ("Device, precision", precision or "not recorded", ""),
-        ("Replies", f"{sampling}, at most {record.get('max_tokens', '?')} tokens, seed {record.get('seed', '?')}", ""),
-        ("Repeats", f"{record.get('repeats', 1)}", ""),
-        ("Took", seconds(record.get("seconds")) + (f" ({timings})" if timings else ""), ""),
-    ]
-    about = record["about"]
     return {
-        "said": rows,
+        "record": record,
+        "when": when if created else "not recorded",
+        "precision": ", ".join(str(device[name]) for name in ("device", "dtype") if device.get(name)),
+        "took": seconds(record.get("seconds")),
+        "timings": ", ".join(timings),
         "checks": [about[name]["words"] for name in record.get("checks") or () if name in about],
         "sides": [(side, _side_words(side), str(side.said.get("prompt") or "")) for side in sides_of(record)],
-        "tried": str(record.get("tried") or ""),
     }
 
 

@@ -3,8 +3,10 @@ four sides, texts that want to be HTML, everything measured."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,12 @@ FINDINGS = ("chest pain", "a cough", "a sprain", "a headache", "back pain", "a r
 FOUR = ("base", "prompt", "shots", "tuned")
 NAMES = {"base": "Base", "prompt": "Base + prompt", "shots": "Base + 4 shots", "tuned": f"ward {EVIL}"}
 TOKENS = {"base": 45, "prompt": 167, "shots": 512, "tuned": 49}
+
+
+def cases(name: str) -> list[Any]:
+    """A table of ``cases.toml``."""
+    found: list[Any] = tomllib.loads(Path(__file__).with_name("cases.toml").read_text(encoding="utf-8"))[name]
+    return found
 
 
 def rows(

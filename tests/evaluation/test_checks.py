@@ -17,33 +17,10 @@ from playground.errors import InputError
 from playground.evaluation.checks import Check, is_check, parse_check, parse_checks, schema_file
 from playground.evaluation.verdict import SideFacts, conclude
 from playground.report.report import body_html
-from tests.evaluation.helpers import answered
+from tests.evaluation.helpers import answered, cases
 
 
-@pytest.mark.parametrize(
-    ("check", "reply", "holds"),
-    [
-        ("json", ' {"a": 1} ', True),
-        ("json", '{"a": NaN}', False),
-        ("json", "Here you are: {}", False),
-        ("ends-with:Reviewed by Dr. Sharma", "x\nReviewed by Dr. Sharma\n", True),
-        ("ends-with:Reviewed by Dr. Sharma", "reviewed by dr. sharma", False),
-        ("contains:a:b", "x a:b y", True),
-        ("max-words:2", "one two", True),
-        ("max-words:2", "one two three", False),
-        (r"regex:A.*Z", "A\nZ", True),
-        (r"regex:A.*Z", "A\nZ!", False),
-        (r"regex:a.z", "A.Z", False),
-        (r"regex:(?i)a.z", "A.Z", True),
-        (r"regex:Total {e}", "Total {e}", True),  # regex alone reads {e} as "with errors"
-        (r"regex:Total {e}", "Totals", False),
-        (r"regex:\{\d{2,3}\} [{e}]+", "{123} e{", True),
-        (r"regex:\d{4}-\d{2}-\d{2}", "2026-01-02", True),
-        (r"regex:(ab{2}){3}", "abb" * 3, True),
-        (r"regex:[{}]{2}\{5}", "{}{5}", True),
-        (r"regex:a{2,}", "aaa", True),
-    ],
-)
+@pytest.mark.parametrize(("check", "reply", "holds"), cases("checks"))
 def test_checks(check: str, reply: str, holds: bool) -> None:
     assert parse_check(check).passes(reply) is holds
 
@@ -135,42 +112,16 @@ def test_only_a_small_regular_file_is_read_and_what_it_holds_is_not_told(tmp_pat
         (tmp_path / name).write_text(held)
     (tmp_path / "bytes").write_bytes(b"\xff" + secret.encode())
     os.mkfifo(tmp_path / "pipe")
-    for path, words in {
-        "text": "is not JSON: .*line 1",
-        "none": "not a JSON Schema",
-        "wrong": "'type' says",
-        "deep": "too deeply",
-        "points": "points to nothing",
-        "pattern": "JSON Schema|regular expression",
-        "bytes": "not text",
-        "large": "larger than 1 MB",
-        **dict.fromkeys(("pipe", ".", "/dev/zero"), "is not a file"),
-        "nowhere": "no file",
-    }.items():
+    for path, words in cases("schema_files"):
         with pytest.raises(InputError, match=words) as refused:
             parse_check(f"json-schema:{tmp_path / path}")
         assert secret not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"$ref": "http://127.0.0.1:1/s.json"},
-        {"properties": {"a": {"items": {"$ref": "file:///etc/passwd"}}}},
-        {"properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {}},
-        {"properties": {"a": {"$ref": "#/title/b"}}, "title": "x"},
-        {"properties": {"a": {"$ref": "#/required/b"}}, "required": ["a"]},
-        {"properties": {"a": {"$ref": "#nowhere"}}},
-        {"$id": "http://127.0.0.1:1/", "anyOf": [True, {"$ref": "b.json"}]},
-        {"$ref": "https://json-schema.org/draft/2020-12/schema"},
-        {"$ref": "#"},
-        {"$schema": 5},
-        {"patternProperties": {"(a+)+b": False}, "unevaluatedProperties": False},
-    ],
-)
-def test_a_schema_that_reaches_out_or_never_ends_is_refused_when_it_is_read(schema: object) -> None:
+@pytest.mark.parametrize("schema", cases("schemas_refused"))
+def test_a_schema_that_reaches_out_or_never_ends_is_refused_when_it_is_read(schema: str) -> None:
     with pytest.raises(InputError, match="schema of the check"):
-        parse_check(inline(schema))
+        parse_check(f"json-schema:{schema}")
 
 
 def test_a_schema_may_name_its_own_parts() -> None:
@@ -236,19 +187,7 @@ def test_a_verdict_takes_so_many_checks_and_a_schema_so_many_patterns() -> None:
         parse_check(inline({"properties": {str(n): {"pattern": str(n)} for n in range(101)}}))
 
 
-SIGNED = "Reviewed by Dr. Sharma"
-
-
-@pytest.mark.parametrize(
-    ("spec", "worse_to_better"),
-    [
-        (f"contains:{SIGNED}", ["xyz", "Reviewed", "Reviewed by Dr.", f"{SIGNED}, today"]),
-        (f"ends-with:{SIGNED}", ["xyz", "Reviewed by Dr.", f"{SIGNED}, today", f"Fine. {SIGNED}"]),
-        (r"regex:V: .*D: .*T: .+", ["nothing", "V: good", "V: good\nD: x", "V: a\nD: b\nT: c"]),
-        ("max-words:3", ["a b c d e f g h", "a b c d", "a b c"]),
-        ("json", ["hello", '{"a": 1, oh dear', '{"a": [1, 2', '{"a": [1, 2]}']),
-    ],
-)
+@pytest.mark.parametrize(("spec", "worse_to_better"), cases("nearer"))
 def test_nearer_is_worth_more(spec: str, worse_to_better: list[str]) -> None:
     check = parse_check(spec)
     worth = [check.grade(reply) for reply in worse_to_better]

@@ -20,6 +20,7 @@ from playground.evaluation.cost import (
     read_prices,
     training_cost,
 )
+from tests.evaluation.helpers import cases
 
 PROMPT, TUNED = SideFigures(1_100, 50, 2.0), SideFigures(100, 50, 1.0, tuned=True)
 PRICES = Prices(prompt_per_million=1.0, completion_per_million=4.0)
@@ -91,18 +92,7 @@ def test_amounts_from_made_up_prices_say_so() -> None:
     assert Prices(prompt_per_million=2.0).unit == "USD"
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{", "not JSON: line 1, column 2"),
-        ("[1]", "holds no object"),
-        ('{"price": 1, "cost": 2}', "names cost, price. There are: currency"),
-        ('{"prompt_per_million": -1, "training_per_hour": "much", "currency": ""}', "currency.*prompt_.*training_per_"),
-        ('{"prompt_per_million": NaN}', "from 0"),
-        ('{"completion_per_million": null}', "completion_per_million is None"),
-        ('{"device_per_hour": true}', "or null"),
-    ],
-)
+@pytest.mark.parametrize(("text", "words"), cases("prices"))
 def test_every_fault_is_named(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         prices_from_json(text)

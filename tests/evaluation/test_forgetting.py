@@ -6,6 +6,7 @@ import pytest
 
 from playground.evaluation import forgetting
 from playground.evaluation.forgetting import Forgetting, Scored, is_refusal, is_right, material, pooled, right
+from tests.evaluation.helpers import cases
 
 
 def test_the_material_is_whole_and_each_item_is_there_once() -> None:
@@ -19,21 +20,7 @@ def test_the_material_is_whole_and_each_item_is_there_once() -> None:
     assert all(text.endswith("?") for text in asked)
 
 
-@pytest.mark.parametrize(
-    ("reply", "answers", "holds"),
-    [
-        ("The capital of France is Paris.", ["Paris"], True),
-        ("paris", ["Paris"], True),
-        ("Parisian streets", ["Paris"], False),
-        ("It is 14.", ["4", "four"], False),
-        ("4", ["4"], True),
-        ("2 + 2 = 4.", ["4"], True),
-        ("The answer is **mice**", ["mice"], True),
-        ("H2O is water", ["water"], True),
-        ("", ["x"], False),
-        ("a.b", ["a+b"], False),
-    ],
-)
+@pytest.mark.parametrize(("reply", "answers", "holds"), cases("right"))
 def test_a_reply_is_right_when_the_answer_is_a_word_of_it(reply: str, answers: list[str], holds: bool) -> None:
     assert is_right(reply, answers) is holds
 
@@ -61,33 +48,12 @@ def test_words_say_which_way_it_went() -> None:
     assert "as easy for it as before" in Forgetting(3.0, 3.01, 100, 20, 20, 40).words
 
 
-SAYS_SO = (
-    "I don't know.",
-    "The passages do not mention a lighthouse keeper.",
-    "I'm sorry, but I cannot find that.",
-    "That is not stated.",
-    "There is no information about the choir in the text.",
-    "I am not sure.",
-    "The fare isn't given.",
-    "Unable to answer from the passages.",
-    "The documents don’t say who won.",
-    "It was not specifically mentioned.",
-    "Unknown.",
-)
-ANSWERS = (
-    *("The telephone number is 555 0100.", "It was blue.", "He built three bridges.", "Vitals: 120/80 mmHg."),
-    *("", "Nobody won, it rained.", "He did not have breakfast."),
-)
-
-
-def test_a_refusal_is_told_from_an_answer() -> None:
-    assert [reply for reply in SAYS_SO if not is_refusal(reply)] == []
-    assert [reply for reply in ANSWERS if is_refusal(reply)] == []
-
-
-def test_refusals_are_counted_with_an_interval() -> None:
-    found = forgetting.refusals([*SAYS_SO[:3], *ANSWERS])
+def test_a_refusal_is_told_from_an_answer_and_counted_with_an_interval() -> None:
+    says_so, answers = cases("refusals"), cases("answers")
+    assert [reply for reply in says_so if not is_refusal(reply)] == []
+    assert [reply for reply in answers if is_refusal(reply)] == []
+    found = forgetting.refusals([*says_so[:3], *answers])
     assert (found["asked"], found["refused"]) == (10, 3)
     assert (found["low"], found["high"]) == pytest.approx((0.1078, 0.6032), abs=1e-4)
     assert "3 of 10" in found["words"]
-    assert "answered all 7" in forgetting.refusals(ANSWERS)["words"]
+    assert "answered all 7" in forgetting.refusals(answers)["words"]

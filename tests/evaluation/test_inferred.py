@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from playground.evaluation.checks import Check, parse_check
 from playground.evaluation.inferred_checks import inferred, label_in, labels_of, looks_like
+from tests.evaluation.helpers import cases
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REPORTS = [
@@ -111,36 +112,11 @@ def test_whatever_they_are_nearly_all_pass(references: list[str], shared: str) -
     assert (found := looks_like(texts)) is None or found.label
 
 
-@pytest.mark.parametrize(
-    ("references", "labels"),
-    [
-        (["yes", "no"] * 3, ["no", "yes"]),
-        (["Yes.", "yes", "yes", "no", "No", "no"], ["no", "yes"]),
-        (["yes", "no"] * 2, None),  # 1: too few references
-        (["one two three four five six seven eight nine", "no"] * 5, None),  # 2: too long
-        (["a\nb", "no"] * 5, None),
-        (["?", "a"] * 5, None),
-        (["yes"] * 9, None),  # 3: only one
-        (["a", "b", "c", "d", "a", "b"], None),  # 3: most occur once
-    ],
-)
-def test_when_answers_are_labels(references: list[str], labels: list[str] | None) -> None:
-    assert labels_of(references) == labels
+@pytest.mark.parametrize(("references", "labels"), cases("labels"))
+def test_when_answers_are_labels(references: list[str], labels: list[str]) -> None:
+    assert labels_of(references) == (labels or None)
 
 
-@pytest.mark.parametrize(
-    ("reply", "label"),
-    [
-        ("card_arrival", "card_arrival"),  # 1
-        (" Card arrival. ", "card_arrival"),
-        ("**card-arrival**", "card_arrival"),
-        ("exchange_rate\nBecause the customer asks for it.", "exchange_rate"),  # 2
-        ("Category: rate\nThe exchange_rate is not meant.", "rate"),
-        ("I think it is the exchange rate of today.", "exchange_rate"),  # 3: the shorter only stands inside the longer
-        ("card_arrival or card_linking", None),
-        ("the crate", None),
-        ("", None),
-    ],
-)
-def test_which_label_a_reply_gives(reply: str, label: str | None) -> None:
-    assert label_in(reply, ["card_arrival", "card_linking", "exchange_rate", "rate"]) == label
+@pytest.mark.parametrize(("reply", "label"), cases("label_given"))
+def test_which_label_a_reply_gives(reply: str, label: str) -> None:
+    assert label_in(reply, ["card_arrival", "card_linking", "exchange_rate", "rate"]) == (label or None)

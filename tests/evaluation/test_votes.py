@@ -10,6 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from playground.evaluation.statistics import Interval
 from playground.evaluation.votes import PRIOR, Vote, agreement, both_orders, bradley_terry, combined, parse_answer
+from tests.evaluation.helpers import cases
 
 
 def strengths(votes: list[Vote], sides: tuple[str, ...] = ()) -> dict[str, Interval]:
@@ -145,19 +146,9 @@ def test_a_reply_cannot_end_its_own_part() -> None:
     assert text.count("</") == 4
 
 
-@pytest.mark.parametrize(
-    ("winner", "answers"),
-    [
-        ("a", ("A", "[[A]]")),
-        ("b", ("b.", "**B**", "B\nIt is shorter than A.", "A is longer, B is right.\n\nB", "I prefer B.")),
-        ("b", ("Winner: B, although A is polite.",)),
-        ("tie", ("Tie", "[[C]]", "It's a tie.", "both")),
-        (None, ("[[A]] or [[B]]", "A and B are a tie", "", "I cannot say.", "A reply should be a short one")),
-        (None, ("Reply A says a lot. The better reply is B.",)),
-    ],
-)
-def test_what_an_answer_means(winner: str | None, answers: tuple[str, ...]) -> None:
-    assert [parse_answer(answer) for answer in answers] == [winner] * len(answers)
+@pytest.mark.parametrize(("winner", "answers"), cases("judged"))
+def test_what_an_answer_means(winner: str, answers: list[str]) -> None:
+    assert [parse_answer(answer) for answer in answers] == [winner or None] * len(answers)
 
 
 def test_two_answers_make_one_vote() -> None:
