@@ -14,10 +14,9 @@ from playground.gpu.device import CpuDevice, Device, Lanes, Wrap, find_device
 from playground.gpu.manager import DeviceManager
 from playground.jobs import Jobs
 from playground.library.adapters import AdapterLibrary
-from playground.models.adapters import AdapterService
+from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BaseService, load_engine
 from playground.models.exporting import Exporter, Pusher
-from playground.models.residents import Residents
 from playground.runs.runner import ZeroRunner
 from playground.runs.service import DeviceService, TrainingService
 from playground.settings import Settings

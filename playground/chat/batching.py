@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
-from playground.engine.request import ROWS_MAX, SEED_MAX, Row, RowState, Sampling
+from playground.engine.request import ROWS_MAX, SEED_MAX, Decoder, Direct, Row, RowState, Sampling
 from playground.errors import (
     AdapterError,
     BaseUnavailableError,
@@ -26,12 +26,10 @@ from playground.errors import (
 from playground.gpu.manager import DeviceManager, Request
 from playground.library.bases import label_of
 from playground.library.card import AdapterCard
-from playground.models.adapters import AdapterService
+from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BaseService, kv_bytes_per_token, make_room
-from playground.models.residents import Residents
 from playground.plain import plain_text
 from playground.runs.progress import ordinal
-from playground.runs.runner import Decoder, Direct
 from playground.settings import Settings
 
 if TYPE_CHECKING:
@@ -265,7 +263,7 @@ class Batches:
     def _needs(self, asked: Sequence[Asked]) -> int:
         """Bytes of the KV cache of the rows that are decoded at once, were each as long as the longest may become;
         it grows in steps."""
-        from playground.engine.kv_cache import STEP
+        from playground.engine.llama_memory import STEP
 
         base = self._bases.resolve()
         tokenizer = self._bases.tokenizer()

@@ -12,16 +12,15 @@ from typing import Any
 
 from playground.chat.batching import Asked, Batches, Written
 from playground.data.example import Example, Message
-from playground.data.render import encode, render_prompt
-from playground.data.retrieval import Documents, with_passages
+from playground.data.render import encode, render_prompt, with_passages
+from playground.data.retrieval import Documents
 from playground.data.split import part, split
 from playground.engine.request import Sampling, stamp_hash
 from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.evaluation.checks import parse_check
 from playground.library.card import AdapterCard
-from playground.models.adapters import AdapterService
+from playground.models.adapters import AdapterService, Residents
 from playground.models.bases import BaseService
-from playground.models.residents import Residents
 from playground.workspace.examples import DataService
 
 SHOTS_MAX = 16

@@ -50,6 +50,14 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
     return _checked(_template(tokenizer, messages, prompt=True))
 
 
+def with_passages(question: str, passages: Sequence[str]) -> str:
+    """What is asked, in training and afterwards, with something to read first; the question alone without passages."""
+    if not passages:
+        return question
+    numbered = "\n\n".join(f"[{place}] {text}" for place, text in enumerate(passages, 1))
+    return f"Passages:\n{numbered}\n\nAnswer from the passages.\n\n{question}"
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of rendered text, which holds every special token. Raises InputError for half a character in it."""
     return list(tokenizer(_checked(text), add_special_tokens=False)["input_ids"])

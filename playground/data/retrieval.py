@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.data.example import Checked, Example
+from playground.data.render import with_passages
 from playground.errors import InputError
 
 WORDS = 90
@@ -117,11 +118,3 @@ def add_passages(example: Example, documents: Documents) -> Example:
     *before, question, answer = example.messages
     asked = replace(question, content=with_passages(question.content, documents.nearest(question.content)))
     return replace(example, messages=(*before, asked, answer))
-
-
-def with_passages(question: str, passages: Sequence[str]) -> str:
-    """What is asked, in training and afterwards, with something to read first; the question alone without passages."""
-    if not passages:
-        return question
-    numbered = "\n\n".join(f"[{place}] {text}" for place, text in enumerate(passages, 1))
-    return f"Passages:\n{numbered}\n\nAnswer from the passages.\n\n{question}"

@@ -32,8 +32,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
-from playground.engine.load import bytes_of
 from playground.errors import AdapterError
+from playground.gpu.device import bytes_of
 from playground.library.files import check_magnitudes
 from playground.methods import method_for
 from playground.methods.bottleneck_method import ACTIVATIONS as NAMES

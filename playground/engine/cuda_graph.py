@@ -15,9 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from playground.engine.kv_cache import KVCache
+from playground.engine.llama_memory import AdapterSlots, KVCache
 from playground.engine.llama_model import LlamaModel
-from playground.engine.llama_slots import AdapterSlots
 
 
 class Graph(Protocol):

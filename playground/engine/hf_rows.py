@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from playground.engine.adapter_weights import ModuleWeights, Neck, StackedNecks, stacked
-from playground.engine.load import bytes_of
 from playground.errors import AdapterError
+from playground.gpu.device import bytes_of
 
 
 @dataclass(frozen=True)

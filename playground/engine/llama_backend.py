@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from playground.engine.adapter_weights import AdapterWeights
-from playground.engine.kv_cache import KVCache
 from playground.engine.llama_layout import PackedAdapter, pack
+from playground.engine.llama_memory import AdapterSlots, KVCache
 from playground.engine.llama_model import LlamaModel, Segment
-from playground.engine.llama_slots import AdapterSlots
 from playground.engine.load import Loaded
 from playground.engine.request import GONE, PLACES, Row, RowState, Score, Text, parts
 from playground.engine.scheduler import PREFILL_CHUNK, Scheduler

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from playground.engine.adapter_weights import AdapterWeights, ModuleWeights, Neck
-from playground.engine.load import bytes_of
 from playground.engine.request import ROWS_MAX
+from playground.gpu.device import bytes_of
 
 
 @dataclass(frozen=True)

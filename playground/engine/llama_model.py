@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from playground.engine.kv_cache import KVCache
 from playground.engine.llama_layout import (
     DOWN,
     GATE_UP,
@@ -29,7 +28,7 @@ from playground.engine.llama_layout import (
     joined,
     layer_of,
 )
-from playground.engine.llama_slots import AdapterSlots
+from playground.engine.llama_memory import AdapterSlots, KVCache
 from playground.library.bases import BODY_ONLY
 
 ROPES = ("default", "linear", "llama3")

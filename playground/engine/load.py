@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,8 @@ import torch
 from safetensors import SafetensorError
 
 from playground.errors import BaseUnavailableError
-from playground.gpu.device import computes_bf16, without_device
+from playground.gpu.device import bytes_of, computes_bf16, without_device
 from playground.library.files import digest
-
-
-def bytes_of(*tensors: torch.Tensor | None) -> int:
-    """Memory that tensors take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Loaded:
     dtype: torch.dtype
     weights: dict[str, torch.nn.Parameter]
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return bytes_of(*self.weights.values())
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from playground.data.example import HALF_CHARACTER
 from playground.errors import InputError
+
+if TYPE_CHECKING:
+    from playground.engine.engine import Engine
 
 SEED_MAX = 2**31 - 1
 TOP_K_MAX = 1000
@@ -23,6 +26,9 @@ LOGPROBS_MAX = 20
 GONE = "The base has left memory. Ask again."
 ROWS_MAX = 16
 """Sequences in a batch; of more, the next begins as one ends (on the Hugging Face backend, as all have)."""
+REPLIES_TOGETHER = 48
+"""Replies under one lease. The engine writes ``ROWS_MAX`` of them at once and begins the next as one ends, so that few
+steps run with an empty place; more would keep a run that waits for the device waiting."""
 TOGETHER = 8
 """Texts that are scored together, at most."""
 ROOM = 2048
@@ -205,3 +211,27 @@ def parts(lengths: Sequence[int]) -> Iterator[list[int]]:
         part.append(place)
     if part:
         yield part
+
+
+class Decoder(Protocol):
+    """Decodes rows with an engine, and tells where. together: how many it is given at most."""
+
+    together: int
+
+    def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
+        """As ``Engine.stream``."""
+
+    def where(self, engine: Engine) -> tuple[str, str]:
+        """(precision, device), as a stamp names them."""
+
+
+class Direct:
+    """In this process."""
+
+    together = REPLIES_TOGETHER
+
+    def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
+        return engine.stream(rows)
+
+    def where(self, engine: Engine) -> tuple[str, str]:
+        return str(engine.loaded.dtype).removeprefix("torch."), str(engine.loaded.device)

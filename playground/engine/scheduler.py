@@ -20,8 +20,8 @@ import torch
 
 from playground.data.render import encode
 from playground.engine.cuda_graph import CapturedDecode
-from playground.engine.kv_cache import PREFIX_MIN, PrefixCache, common_prefix
 from playground.engine.llama_layout import PackedAdapter
+from playground.engine.llama_memory import PREFIX_MIN, PrefixCache, common_prefix
 from playground.engine.llama_model import LlamaModel, Segment
 from playground.engine.request import GONE, ROWS_MAX, Row
 from playground.engine.sequence import Generation, Handle

@@ -25,12 +25,15 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 from filelock import FileLock, Timeout
 
 from playground.gpu.policy import threads_of
+
+if TYPE_CHECKING:
+    import torch
 
 RESERVE_SHARE = 0.1
 """Part of the device's memory that stays untouched for the system and the page itself."""
@@ -182,6 +185,11 @@ def find_device(card: Callable[[], CudaDevice] = NvidiaDevice, there: Callable[[
 def default_budget(device: Device) -> int:
     """What may be used when nobody set a budget: what is free now, less a reserve."""
     return max(0, int(device.free_bytes - device.total_bytes * RESERVE_SHARE))
+
+
+def bytes_of(*tensors: torch.Tensor | None) -> int:
+    """Memory that tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 def _cgroup(*names: str) -> int | None:

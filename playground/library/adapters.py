@@ -17,6 +17,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -57,6 +58,7 @@ RESERVATION_S = 24 * 3600.0
 _TAKEN = frozenset({"base"})  # means the bare base wherever a model is named
 Cards: TypeAlias = list[AdapterCard]
 Damaged: TypeAlias = list[tuple[str, str]]
+FolderVersion: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 
 
 class AdapterLibrary:
@@ -102,8 +104,10 @@ class AdapterLibrary:
                 if folder.is_symlink() or not folder.is_dir():
                     continue
                 try:
-                    card = read_card(folder, shipped=shipped)
-                except AdapterError as exc:
+                    card = _card(folder, shipped, _version(folder))
+                except FileNotFoundError:
+                    continue  # removed while we looked
+                except (AdapterError, OSError) as exc:
                     if shared and not shipped:
                         continue  # whose it was is unknown
                     raise AdapterError(f"The adapter {id} is damaged: {exc}") from exc
@@ -290,7 +294,7 @@ class AdapterLibrary:
                     raise AdapterError("It is a link. Import the folder that it leads to.")
                 if not ID.fullmatch(folder.name):
                     raise AdapterError("Its name is not an id. Move it elsewhere and import it from there.")
-                cards.append(read_card(folder, shipped=shipped))
+                cards.append(_card(folder, shipped, _version(folder)))
             except FileNotFoundError:
                 continue  # removed while we looked
             except (AdapterError, OSError) as exc:
@@ -332,6 +336,19 @@ class AdapterLibrary:
     def _temporary(self) -> tempfile.TemporaryDirectory[str]:
         self._staging.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(dir=self._staging, ignore_cleanup_errors=True)
+
+
+def _version(folder: Path) -> FolderVersion:
+    """Tells one state of a folder from every other, without reading its files."""
+    with os.scandir(folder) as there:  # dot files: of a write that goes on
+        stats = [(one.name, one.stat(follow_symlinks=False)) for one in there if not one.name.startswith(".")]
+    return tuple(sorted((name, s.st_mode, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in stats))
+
+
+@lru_cache(maxsize=1_000)
+def _card(folder: Path, shipped: bool, version: FolderVersion) -> AdapterCard:
+    """``read_card``, once for each version of the folder; what raises is looked at again."""
+    return read_card(folder, shipped=shipped)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,11 @@ class BaseShapes(BaseLayout):
             shapes["lm_head.weight"] = tied
         return cls(shapes, config, fingerprint, path)
 
+    @cached_property
+    def context(self) -> int | None:
+        """Tokens that a prompt and its reply may take together; None = the base names no limit."""
+        return _context(self.config)
+
 
 def _weight_files(folder: Path) -> list[Path]:
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
@@ -347,6 +353,11 @@ def _weight_files(folder: Path) -> list[Path]:
         f"{folder} holds no model.safetensors ({there or 'it is empty'}). Save the base with save_pretrained: only"
         " safetensors files are read."
     )
+
+
+def _context(config: Mapping[str, Any]) -> int | None:
+    found = plain_number(config.get("max_position_embeddings") or config.get("n_positions"))
+    return int(found) if found else None
 
 
 def cannot_run(modules: Iterable[str], lead: int, base: Mapping[str, Any], *, prefix: bool) -> str:
@@ -362,7 +373,7 @@ def cannot_run(modules: Iterable[str], lead: int, base: Mapping[str, Any], *, pr
             f"adapts {plain_text(outside[0])}, which lies outside the decoder's layers: this base runs adapters on the"
             ' linear layers inside them. Train it without it (PEFT: target_modules="all-linear" leaves the head out)'
         )
-    places = plain_number(text.get("max_position_embeddings") or text.get("n_positions"))
+    places = _context(text)
     if places and lead >= places:
         return f"puts {lead} tokens before the text, and this base holds {places}. Train it with fewer"
     kinds = text.get("layer_types")

@@ -20,7 +20,6 @@ from playground.jobs import Jobs
 from playground.library import bases
 from playground.library.bases import Base, BaseShapes, label_of
 from playground.methods.shapes import weights_in
-from playground.plain import plain_number
 from playground.settings import DEFAULT_BASE, Settings
 
 if TYPE_CHECKING:
@@ -251,9 +250,7 @@ class BaseService:
 
     def context(self) -> int | None:
         """Tokens that a prompt and its reply may take together; None = the base names no limit."""
-        config = self.shapes().config
-        found = plain_number(config.get("max_position_embeddings") or config.get("n_positions"))
-        return int(found) if found else None
+        return self.shapes().context
 
     def choices(self) -> list[BaseChoice]:
         """The default base, the one in use, and every other that is on disk; where the app is shared, the one in

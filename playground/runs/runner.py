@@ -27,34 +27,6 @@ from playground.training.spec import RunSpec
 if TYPE_CHECKING:
     from playground.engine.engine import Engine
 
-TOGETHER = 48
-"""Replies under one lease. The engine writes ``ROWS_MAX`` of them at once and begins the next as one ends, so that few
-steps run with an empty place; more would keep a run that waits for the device waiting."""
-
-
-class Decoder(Protocol):
-    """Decodes rows with an engine, and tells where. together: how many it is given at most."""
-
-    together: int
-
-    def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
-        """As ``Engine.stream``."""
-
-    def where(self, engine: Engine) -> tuple[str, str]:
-        """(precision, device), as a stamp names them."""
-
-
-class Direct:
-    """In this process."""
-
-    together = TOGETHER
-
-    def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
-        return engine.stream(rows)
-
-    def where(self, engine: Engine) -> tuple[str, str]:
-        return str(engine.loaded.dtype).removeprefix("torch."), str(engine.loaded.device)
-
 
 class Workers(Protocol):
     """Starts, recognises and stops what trains; the module ``processes`` is one. tokens_per_s: how fast it is before

@@ -15,8 +15,8 @@ from playground.errors import RunFailedError
 from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, Scored, material, pooled, right
 from playground.gpu.manager import DeviceManager
 from playground.library.card import AdapterCard
+from playground.models.adapters import Residents
 from playground.models.bases import BaseService, kv_bytes_per_token, retried
-from playground.models.residents import Residents
 
 LOGIT_BYTES = 128_000_000
 """About what the distributions that are held at once take, beside the rows' KV cache."""

@@ -14,10 +14,9 @@ import pytest
 
 from playground.engine.cuda_graph import CapturedDecode, Graph
 from playground.engine.engine import Engine, WorkerThread
-from playground.engine.kv_cache import KVCache
 from playground.engine.llama_backend import LlamaBackend
 from playground.engine.llama_layout import PackedAdapter
-from playground.engine.llama_slots import AdapterSlots
+from playground.engine.llama_memory import AdapterSlots, KVCache
 from playground.engine.request import AdapterFile, Row, Sampling, ScoreRow
 from playground.engine.scheduler import Scheduler
 from playground.errors import BaseUnavailableError

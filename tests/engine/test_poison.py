@@ -14,8 +14,8 @@ from playground.engine.adapter_weights import ModuleWeights
 from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.engine import Engine
 from playground.engine.llama_layout import LinearGroup, pack
+from playground.engine.llama_memory import AdapterSlots
 from playground.engine.llama_model import Segment
-from playground.engine.llama_slots import AdapterSlots
 from playground.engine.request import AdapterFile, Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from playground.engine.engine import Engine
-from playground.engine.kv_cache import PREFIX_MIN
+from playground.engine.llama_memory import PREFIX_MIN
 from playground.engine.request import Row, Sampling
 from playground.engine.scheduler import PREFILL_CHUNK
 from playground.errors import InputError

@@ -14,7 +14,7 @@ from playground.chat.batching import LOOK_S, PATIENCE_S, Asked, Chat, Completion
 from playground.chat.compare import Side, Turn, conversation, parse_side
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
-from playground.engine.kv_cache import STEP
+from playground.engine.llama_memory import STEP
 from playground.engine.request import SEED_MAX, Sampling
 from playground.errors import BaseUnavailableError, BusyError, InputError, NotFoundError
 from playground.gpu.manager import QUEUE_LIMIT

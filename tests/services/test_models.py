@@ -21,8 +21,8 @@ from playground.library import bases
 from playground.library.bases import Base, kind_of, resolve
 from playground.library.card import AdapterCard
 from playground.library.files import file_fingerprint
+from playground.models.adapters import Residents
 from playground.models.bases import LOADED_FACTOR, BaseService, BaseState, load_engine, loaded_bytes
-from playground.models.residents import Residents
 from playground.services import Services, build_services
 from playground.settings import Settings
 from tests.library.conftest import adapter, base_shapes

@@ -19,10 +19,9 @@ from playground.chat.batching import Asked, Batches, Chat
 from playground.chat.compare import Side
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
-from playground.engine.request import Row, RowState, Sampling
+from playground.engine.request import Direct, Row, RowState, Sampling
 from playground.errors import BusyError, InputError
 from playground.runs.recipe import with_settings
-from playground.runs.runner import Direct
 from playground.runs.service import TrainRequest
 from playground.server.routes import build_routes
 from playground.services import Services
