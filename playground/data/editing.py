@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,8 +118,8 @@ def as_record(row: Row) -> dict[str, Any]:
     if isinstance(row, Passage):
         return {"text": row.text}
     if isinstance(row, Example):
-        return {"messages": [turn.as_dict() for turn in row.messages]}
-    prompt = [turn.as_dict() for turn in row.prompt]
+        return {"messages": [asdict(turn) for turn in row.messages]}
+    prompt = [asdict(turn) for turn in row.prompt]
     answers = [[{"role": "assistant", "content": text}] for text in row.answers]
     if isinstance(row, Preference):
         return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}

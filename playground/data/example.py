@@ -17,9 +17,6 @@ class Message:
     role: str
     content: str
 
-    def as_dict(self) -> dict[str, str]:
-        return {"role": self.role, "content": self.content}
-
 
 @dataclass(frozen=True, slots=True)
 class Example:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ TEXT = 'Line one\r\n\n"quoted"\u2028 next \x85 ü 日本 🙂 [{"role": "user", 
 CHAT = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", " d "))
 ROUND: dict[str, tuple[Any, ...]] = {
     "sft": (Example((*ASKED, Message("assistant", TEXT)), 1), Example(CHAT, 2)),
-    "preference": (Preference(ASKED, json.dumps([CHAT[1].as_dict()]), TEXT, 1), Preference(ASKED[1:], "yes", "no", 2)),
+    "preference": (Preference(ASKED, json.dumps([asdict(CHAT[1])]), TEXT, 1), Preference(ASKED[1:], "yes", "no", 2)),
     "unpaired_preference": (Judged(ASKED, TEXT, True, 1), Judged(ASKED[1:], "no", False, 2)),
     "text": (Passage(TEXT, 1), Passage("another piece of text that is longer", 2)),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def learned(tokenizer: Any, row: Any) -> list[str]:
 def test_every_answer_is_learned_and_nothing_else(tokenizer: Any) -> None:
     row = render_example(tokenizer, CHAT, 2048, ALL)
     assert learned(tokenizer, row) == ["A report.<|im_end|>", "Doctor Sharma did.<|im_end|>", "On Monday.<|im_end|>"]
-    whole = tokenizer.apply_chat_template([turn.as_dict() for turn in CHAT.messages], tokenize=False).rstrip("\n")
+    whole = tokenizer.apply_chat_template([asdict(turn) for turn in CHAT.messages], tokenize=False).rstrip("\n")
     assert row.prompt_text + row.completion_text == whole
     assert row.prompt_ids + row.completion_ids == encode(tokenizer, whole), (
         "the same tokens as the whole text in one piece"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -85,7 +86,7 @@ def test_chats_of_every_spelling() -> None:
 def test_a_chat_written_into_a_cell(cell: str) -> None:
     (row,) = check("chat", {"messages": cell, "system": "s"}).rows
     assert isinstance(row, Example)
-    assert [turn.as_dict() for turn in row.messages] == [S("s"), U("x"), A("y")]
+    assert [asdict(turn) for turn in row.messages] == [S("s"), U("x"), A("y")]
 
 
 def test_texts_of_pairs() -> None:
@@ -95,7 +96,7 @@ def test_texts_of_pairs() -> None:
         {"prompt": " kept ", "completion": 2.5, "system": "s"},
         {"prompt": [S("s"), U("q")], "completion": [A("a")]},
     ).rows
-    assert [[turn.as_dict() for turn in row.messages] for row in rows if isinstance(row, Example)] == [
+    assert [[asdict(turn) for turn in row.messages] for row in rows if isinstance(row, Example)] == [
         [U("3"), A("true")],
         [S("s"), U(" kept "), A("2.5")],
         [S("s"), U("q"), A("a")],

@@ -7,25 +7,28 @@ from typing import Any
 import pytest
 
 
+@pytest.fixture(scope="module", params=["llama", "hf"])
+def path(request: pytest.FixtureRequest) -> str:
+    """Each of the two backends."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def make_lora(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """(seed, rank, options of LoraConfig) -> a PEFT folder with random A and B, large enough to change what is said."""
 
-    def make(seed: int, rank: int = 4, base: Path | None = None, zero: bool = False, **options: Any) -> Path:
+    def make(seed: int, rank: int = 4, **options: Any) -> Path:
         import torch
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
 
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_pretrained(base or tiny_base)
-        config = LoraConfig(
-            **({"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options)
-        )
-        peft = get_peft_model(model, config)
-        if not zero:
-            for name, parameter in peft.named_parameters():
-                if "lora_B" in name:
-                    torch.nn.init.normal_(parameter, std=0.1)
+        model = AutoModelForCausalLM.from_pretrained(tiny_base)
+        config = {"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+        peft = get_peft_model(model, LoraConfig(**(config | options)))
+        for name, parameter in peft.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
         folder = tmp_path_factory.mktemp("adapters") / f"lora{seed}"
         peft.save_pretrained(folder)
         return folder

@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,32 @@ def at_once(model: Any, ids: Sequence[int], reply: Sequence[int]) -> torch.Tenso
         logits = model(input_ids=torch.tensor([[*ids, *reply]])).logits[0]
     places: torch.Tensor = logits[-len(reply) - 1 :].float().log_softmax(-1)
     return places
+
+
+class World:
+    """A base with adapters on it, and what PEFT and ``generate`` say with each; ``""`` is the base alone."""
+
+    def __init__(self, folder: Path, family: str, kinds: Mapping[str, Mapping[str, Any]], **changed: Any) -> None:
+        self.base = save_base(family, folder / "base", **changed)
+        self.adapters = save_adapters(self.base, folder, kinds)
+        self.truth = cache(self._truth)
+        self.said, self.logits = cache(self._said), cache(self._logits)
+
+    def engine(self, path: str = "", **options: Any) -> Engine:
+        return engine_with(self.base, self.adapters, path, **options)
+
+    def _truth(self, name: str | None, **options: Any) -> Any:
+        return with_adapter(load_base(self.base, **options), self.adapters.get(name or ""))
+
+    def _logits(self, name: str | None, prompt: str, **options: Any) -> torch.Tensor:
+        """Of the prompt's last token [vocabulary]."""
+        ids = torch.tensor([byte_tokenizer()(prompt)["input_ids"]])
+        with torch.no_grad():
+            last: torch.Tensor = self.truth(name, **options)(input_ids=ids).logits[0, -1].float()
+        return last
+
+    def _said(self, name: str | None, prompt: str, tokens: int) -> Said:
+        return said_by(self.truth(name), byte_tokenizer()(prompt)["input_ids"], tokens)
 
 
 def ids_of(engine: Engine, prompt: str) -> list[int]:

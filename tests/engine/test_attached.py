@@ -37,6 +37,8 @@ from tests.engine.models import (
 )
 
 PROMPT = "The report says that nothing was found"
+Make = Callable[..., Engine]
+Folders = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """(seed, kind) -> an adapter's folder. One of a kind is made by PEFT, the others are it with other numbers."""
     root, made = tmp_path_factory.mktemp("adapters"), {}
 
@@ -61,10 +63,10 @@ def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
     return make
 
 
-@pytest.fixture(params=["llama", "hf"])
-def make(request: pytest.FixtureRequest, base: Path) -> Callable[..., Engine]:
+@pytest.fixture
+def make(path: str, base: Path) -> Make:
     """An engine of this path with nothing attached."""
-    return lambda **options: Engine(base, hf=request.param == "hf", **options)
+    return lambda **options: Engine(base, hf=path == "hf", **options)
 
 
 def say(engine: Engine, adapter: str | None, tokens: int = 8) -> str:
@@ -72,7 +74,7 @@ def say(engine: Engine, adapter: str | None, tokens: int = 8) -> str:
 
 
 @pytest.fixture
-def one_bytes(make: Callable[..., Engine], folders: Callable[..., Path]) -> int:
+def one_bytes(make: Make, folders: Folders) -> int:
     """What one adapter takes."""
     engine = make()
     attach(engine, folders(1), "one")
@@ -80,7 +82,7 @@ def one_bytes(make: Callable[..., Engine], folders: Callable[..., Path]) -> int:
 
 
 def test_past_the_ceiling_the_least_recently_used_leave_and_come_back_by_themselves(
-    make: Callable[..., Engine], folders: Callable[..., Path], one_bytes: int
+    make: Make, folders: Folders, one_bytes: int
 ) -> None:
     free, engine = make(), make(adapters_limit_bytes=int(3.5 * one_bytes))
     expected = {}
@@ -108,9 +110,7 @@ def test_past_the_ceiling_the_least_recently_used_leave_and_come_back_by_themsel
     assert engine.check_fingerprint()[1]
 
 
-def test_adapters_that_one_batch_needs_together_stay_together(
-    make: Callable[..., Engine], folders: Callable[..., Path], one_bytes: int
-) -> None:
+def test_adapters_that_one_batch_needs_together_stay_together(make: Make, folders: Folders, one_bytes: int) -> None:
     free, engine = make(), make(adapters_limit_bytes=int(1.2 * one_bytes))
     names = [attach(engine, folders(seed), f"a{seed}") for seed in range(1, 5)]
     assert list(engine.attached()) == ["a4"]
@@ -121,9 +121,7 @@ def test_adapters_that_one_batch_needs_together_stay_together(
         assert text == say(free, f"a{seed}")
 
 
-def test_evicting_does_not_touch_a_row_that_is_writing(
-    make: Callable[..., Engine], folders: Callable[..., Path], one_bytes: int
-) -> None:
+def test_evicting_does_not_touch_a_row_that_is_writing(make: Make, folders: Folders, one_bytes: int) -> None:
     engine = make(adapters_limit_bytes=int(1.2 * one_bytes))
     attach(engine, folders(1), "a1")
     undisturbed = say(engine, "a1", 60)
@@ -136,7 +134,7 @@ def test_evicting_does_not_touch_a_row_that_is_writing(
 
 
 def test_a_file_that_is_gone_when_its_adapter_is_to_come_back_is_told_in_words(
-    make: Callable[..., Engine], folders: Callable[..., Path], one_bytes: int, tmp_path: Path
+    make: Make, folders: Folders, one_bytes: int, tmp_path: Path
 ) -> None:
     engine = make(adapters_limit_bytes=int(1.2 * one_bytes))
     attach(engine, edited(folders(1), tmp_path / "moved"), "moved")
@@ -150,7 +148,7 @@ def test_a_file_that_is_gone_when_its_adapter_is_to_come_back_is_told_in_words(
         say(engine, "moved")
 
 
-def test_memory_comes_back_when_adapters_leave(make: Callable[..., Engine], folders: Callable[..., Path]) -> None:
+def test_memory_comes_back_when_adapters_leave(make: Make, folders: Folders) -> None:
     engine = make()
     attach(engine, folders(1), "narrow")
     narrow = engine.backend.held_bytes
@@ -187,9 +185,7 @@ def finish(stream: Iterator[list[RowState]]) -> str:
         *(("joined by wider ones", kind) for kind in ("lora", "dora")),
     ],
 )
-def test_a_row_keeps_what_it_began_with(
-    make: Callable[..., Engine], folders: Callable[..., Path], how: str, kind: str
-) -> None:
+def test_a_row_keeps_what_it_began_with(make: Make, folders: Folders, how: str, kind: str) -> None:
     engine = make()
     attach(engine, folders(1, kind), "mine")
     undisturbed = say(engine, "mine", 100)
@@ -214,7 +210,7 @@ def test_a_row_keeps_what_it_began_with(
         assert say(engine, "mine", 100) != undisturbed
 
 
-def test_a_closed_stream_gives_up_its_old_adapter(make: Callable[..., Engine], folders: Callable[..., Path]) -> None:
+def test_a_closed_stream_gives_up_its_old_adapter(make: Make, folders: Folders) -> None:
     engine = make()
     attach(engine, folders(1), "mine")
     stream = engine.stream([Row(PROMPT, "mine", Sampling(max_tokens=100))])
@@ -225,9 +221,7 @@ def test_a_closed_stream_gives_up_its_old_adapter(make: Callable[..., Engine], f
     assert say(engine, None)
 
 
-def test_forty_adapters_answer_in_one_call(
-    make: Callable[..., Engine], base: Path, folders: Callable[..., Path]
-) -> None:
+def test_forty_adapters_answer_in_one_call(make: Make, base: Path, folders: Folders) -> None:
     engine = make()
     kinds = ("lora", "dora", "ia3", "wide", "bottleneck", "prefix", "prompt", "ptuning")
     names = {f"a{seed}": folders(seed, kinds[seed % 8]) for seed in range(40)}
@@ -243,9 +237,7 @@ def test_forty_adapters_answer_in_one_call(
         assert list(states[seed].tokens) == said_by(model, ids_of(engine, PROMPT), 5).tokens
 
 
-def test_the_same_weights_with_other_settings_are_another_adapter(
-    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_the_same_weights_with_other_settings_are_another_adapter(make: Make, folders: Folders, tmp_path: Path) -> None:
     engine, other = make(), edited(folders(1), tmp_path / "other", lora_alpha=24)
     for name, folder in (("one", folders(1)), ("other", other)):
         attach(engine, folder, name, "the same")
@@ -268,9 +260,7 @@ def refused(engine: Engine, folder: Path, words: str) -> None:
         say(engine, "wrong")
 
 
-def test_what_does_not_fit_is_refused_in_words(
-    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_what_does_not_fit_is_refused_in_words(make: Make, folders: Folders, tmp_path: Path) -> None:
     engine, numbers = make(), count()
 
     def wrong(kind: str, by: Change = lambda name, t: t, **more: torch.Tensor) -> Path:
@@ -325,9 +315,7 @@ def test_what_does_not_fit_is_refused_in_words(
         refused(engine, many, f"{tokens} tokens before the text, and this base holds 256")
 
 
-def test_what_cannot_be_read_is_refused_in_words(
-    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_what_cannot_be_read_is_refused_in_words(make: Make, folders: Folders, tmp_path: Path) -> None:
     engine = make()
     refused(engine, tmp_path / "nowhere", "nowhere cannot be read")
     weights, config = "adapter_model.safetensors", "adapter_config.json"
@@ -358,7 +346,7 @@ def test_what_cannot_be_read_is_refused_in_words(
     refused(engine, broken, "not a number")
 
 
-def test_a_head_is_carried_where_import_takes_it(make: Callable[..., Engine], base: Path, tmp_path: Path) -> None:
+def test_a_head_is_carried_where_import_takes_it(make: Make, base: Path, tmp_path: Path) -> None:
     """By family, whatever path serves it here."""
     head = save_adapter(base, tmp_path / "head", "lora", 3, target_modules=["q_proj", "lm_head"])
     refused(make(), head, "adapts lm_head, which lies outside the decoder's layers")
@@ -374,9 +362,7 @@ def test_a_head_is_carried_where_import_takes_it(make: Callable[..., Engine], ba
     assert (logits_of(engine, PROMPT, "head") - logits).abs().max() < 1e-3
 
 
-def test_who_asks_does_not_wait_for_a_file_that_is_being_read(
-    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_who_asks_does_not_wait_for_a_file_that_is_being_read(make: Make, folders: Folders, tmp_path: Path) -> None:
     engine, slow = make(), edited(folders(1), tmp_path / "slow")
     settings = (slow / "adapter_config.json").read_bytes()
     (slow / "adapter_config.json").unlink()
@@ -394,9 +380,7 @@ def test_who_asks_does_not_wait_for_a_file_that_is_being_read(
 
 
 @pytest.mark.parametrize("pattern", [False, True])
-def test_what_unsloth_writes_says_what_peft_says(
-    make: Callable[..., Engine], base: Path, tmp_path: Path, pattern: bool
-) -> None:
+def test_what_unsloth_writes_says_what_peft_says(make: Make, base: Path, tmp_path: Path, pattern: bool) -> None:
     ends = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     patterns = {"rank_pattern": {"up_proj": 6}, "alpha_pattern": {"up_proj": 30}}
     folder = save_adapter(base, tmp_path / "unsloth", "lora", 5, target_modules=ends, **patterns)
@@ -433,7 +417,7 @@ def with_tokens(folder: Path, *words: str) -> Path:
 
 
 def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(
-    make: Callable[..., Engine], base: Path, folders: Callable[..., Path], tmp_path: Path
+    make: Make, base: Path, folders: Folders, tmp_path: Path
 ) -> None:
     engine, library = make(), AdapterLibrary(tmp_path / "own", tmp_path / "shipped")
     same = with_tokens(edited(folders(1), tmp_path / "same"))
@@ -456,9 +440,7 @@ def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(
     refused(engine, added, "added_tokens.json is not readable JSON")
 
 
-def test_adapters_without_measurable_effect_are_flagged(
-    make: Callable[..., Engine], folders: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_adapters_without_measurable_effect_are_flagged(make: Make, folders: Folders, tmp_path: Path) -> None:
     engine = make()
     none: dict[str, tuple[str, Change]] = {
         "zero": ("lora", lambda name, t: t * 0 if "lora_B" in name else t),
@@ -487,7 +469,7 @@ def tensor_bytes() -> int:
     return sum(there.values())
 
 
-def rounds(engine: Engine, folders: Callable[..., Path], numbers: range) -> None:
+def rounds(engine: Engine, folders: Folders, numbers: range) -> None:
     """Attach, decode, replace, detach; every so often in the middle of a reply."""
     kinds = ("lora", "dora", "ia3", "wide", "bottleneck", "prefix", "prompt")
     for number in numbers:
@@ -505,7 +487,9 @@ def rounds(engine: Engine, folders: Callable[..., Path], numbers: range) -> None
             finish(stream) if number % 2 else stream.close()
 
 
-def come_and_go(engine: Engine, folders: Callable[..., Path], times: int) -> None:
+@pytest.mark.parametrize("times", [40, pytest.param(1000, marks=pytest.mark.soak)])
+def test_rounds_leave_nothing_behind(make: Make, folders: Folders, times: int) -> None:
+    engine = make()
     before_text, fingerprint = say(engine, None), engine.fingerprint
     rounds(engine, folders, range(14))
     settled = tensor_bytes()
@@ -525,8 +509,3 @@ def come_and_go(engine: Engine, folders: Callable[..., Path], times: int) -> Non
     assert tensor_bytes() - engine.cache_bytes <= settled + 4_000_000
     assert say(engine, None) == before_text
     assert engine.check_fingerprint()[:2] == (fingerprint, True)
-
-
-@pytest.mark.parametrize("times", [40, pytest.param(1000, marks=pytest.mark.soak)])
-def test_rounds_leave_nothing_behind(make: Callable[..., Engine], folders: Callable[..., Path], times: int) -> None:
-    come_and_go(make(), folders, times)

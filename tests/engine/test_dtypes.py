@@ -11,19 +11,16 @@ from playground.engine.engine import Engine
 from playground.engine.request import Row, Sampling
 from playground.library.files import file_fingerprint
 from tests.engine.models import (
+    World,
     attach,
     byte_tokenizer,
-    engine_with,
     four_bits,
     furthest,
     ids_of,
-    load_base,
     logits_of,
     run,
     said_by,
     save_adapter,
-    save_adapters,
-    save_base,
     with_adapter,
 )
 
@@ -32,21 +29,15 @@ NEAR = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.12}
 """Share of the largest logit by which a logit may be off."""
 
 
-class World:
-    def __init__(self, folder: Path, family: str) -> None:
-        self.base = save_base(family, folder / "base")
-        self.adapters = save_adapters(self.base, folder, {"lora": {}, "dora": {}, "ia3": {}})
-
-
 @pytest.fixture(scope="module", params=["llama-bias", "gemma3"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     """One family of each path."""
-    return World(tmp_path_factory.mktemp(request.param), request.param)
+    return World(tmp_path_factory.mktemp(request.param), request.param, {"lora": {}, "dora": {}, "ia3": {}})
 
 
 @pytest.mark.parametrize("dtype", list(NEAR))
 def test_a_precision_is_near_peft_in_the_same_and_near_fp32(world: World, dtype: torch.dtype) -> None:
-    engine = engine_with(world.base, world.adapters, dtype=dtype)
+    engine = world.engine(dtype=dtype)
     assert engine.loaded.dtype == dtype
     assert {p.dtype for p in engine.loaded.weights.values()} == {dtype}
     rows = [Row(prompt, name or None, Sampling(max_tokens=8), logprobs=0) for name, prompt in PROMPTS.items()]
@@ -56,20 +47,14 @@ def test_a_precision_is_near_peft_in_the_same_and_near_fp32(world: World, dtype:
     for name, prompt in PROMPTS.items():
         here = logits_of(engine, prompt, name or None).float()
         assert torch.isfinite(here).all()
-        ids = torch.tensor([ids_of(engine, prompt)])
         for there in (dtype, torch.float32):
-            with torch.no_grad():
-                logits = (
-                    with_adapter(load_base(world.base, dtype=there), world.adapters.get(name))(input_ids=ids)
-                    .logits[0, -1]
-                    .float()
-                )
+            logits = world.logits(name, prompt, dtype=there)
             assert (here - logits).abs().max() < NEAR[dtype] * logits.abs().max(), (name, there)
     assert engine.check_fingerprint()[1]
 
 
 def test_an_adapter_of_no_effect_is_told_from_one_with_effect_in_half_precision(world: World, tmp_path: Path) -> None:
-    engine = engine_with(world.base, world.adapters, dtype=torch.bfloat16)
+    engine = world.engine(dtype=torch.bfloat16)
     attach(engine, save_adapter(world.base, tmp_path / "zero", "lora", 1, r=1, lora_alpha=1e-6), "tiny")
     assert engine.has_no_effect("tiny")
     assert not any(engine.has_no_effect(name) for name in world.adapters)

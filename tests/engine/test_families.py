@@ -14,18 +14,15 @@ from playground.errors import AdapterError, BaseUnavailableError
 from tests.engine.models import (
     FAMILIES,
     IA3_ON,
+    World,
     at_once,
     attach,
-    engine_with,
+    byte_tokenizer,
     furthest,
     ids_of,
-    load_base,
     run,
-    said_by,
     save_adapter,
-    save_adapters,
     save_base,
-    with_adapter,
 )
 
 LLAMA = {"llama", "llama-bias", "llama-rope", "qwen2", "qwen3", "mistral"}
@@ -35,33 +32,29 @@ PROMPTS = ["One", "Hello there, my order has not arrived yet", "The report says"
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_path: Path) -> None:
-    base = save_base(family, tmp_path / "base")
     targets, inner = IA3_ON.get(family.partition("-")[0], (None, None))
     feeds = {"target_modules": targets, "feedforward_modules": inner} if targets else {}
     kinds: dict[str, dict[str, Any]] = {"lora": {}, "dora": {}, "ia3": feeds, "prompt": {}, "ptuning": {}}
     kinds |= {"bottleneck-houlsby": {}, "bottleneck": {"placement": "pfeiffer", "activation": "relu"}}
     if family != "lfm2":
         kinds |= {"prefix": {}, "deep": {}}
-    folders = save_adapters(base, tmp_path, kinds)
-    engine = engine_with(base, folders)
+    world = World(tmp_path, family, kinds)
+    engine = world.engine()
     assert engine.path == "llama" if family in LLAMA else engine.path.startswith("Hugging Face")
     assert WHY.get(family, family.partition("-")[0] if family not in LLAMA else "") in engine.path
     rows = [
         Row(prompt, name, Sampling(max_tokens=tokens), logprobs=0)
         for prompt, name, tokens in zip(
-            PROMPTS * 3, (None, *folders), (40, 24, 9, 32, *(8, 16, 9, 12) * 2), strict=False
+            PROMPTS * 3, (None, *world.adapters), (40, 24, 9, 32, *(8, 16, 9, 12) * 2), strict=False
         )
     ]
     for row, state in zip(rows, run(engine, rows), strict=True):
-        truth = with_adapter(load_base(base), folders.get(row.adapter or ""))
-        ids = ids_of(engine, row.prompt)
-        expected = said_by(truth, ids, row.sampling.max_tokens)
+        expected = world.said(row.adapter, row.prompt, row.sampling.max_tokens)
         assert list(state.tokens) == expected.tokens
         assert furthest(state, expected.shares) < 1e-3
-        if (
-            family != "phi3-longrope"
-        ):  # there a token written before the turning point was written with other frequencies
-            assert furthest(state, at_once(truth, ids, state.tokens)) < 1e-3
+        if family != "phi3-longrope":  # there what was written before the turning point had other frequencies
+            whole = at_once(world.truth(row.adapter), ids_of(engine, row.prompt), state.tokens)
+            assert furthest(state, whole) < 1e-3
     assert engine.check_fingerprint()[1]
 
 
@@ -82,8 +75,6 @@ def test_a_row_does_not_notice_others_that_are_longer_or_done(family: str, tmp_p
 
 def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path: Path) -> None:
     from transformers import MambaConfig, MambaForCausalLM
-
-    from tests.engine.models import byte_tokenizer
 
     MambaForCausalLM(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=1)).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)

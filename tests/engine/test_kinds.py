@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,7 @@ from playground.engine.engine import Engine
 from playground.engine.request import Row, Sampling
 from playground.methods import get_method
 from playground.training.model import load_for_training
-from tests.engine.models import (
-    Said,
-    byte_tokenizer,
-    engine_with,
-    furthest,
-    load_base,
-    logits_of,
-    run,
-    said_by,
-    save_adapters,
-    save_base,
-    with_adapter,
-)
+from tests.engine.models import World, byte_tokenizer, furthest, logits_of, run
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -83,39 +70,23 @@ def train_qlora(base: Path, folder: Path) -> Path:
     return folder
 
 
-class World:
-    """A base, an adapter of every kind on it, and what PEFT says with each; made when first asked for."""
-
-    def __init__(self, folder: Path, family: str) -> None:
-        self.base = save_base(family, folder / "base")
-        self.adapters = save_adapters(self.base, folder, KINDS)
-        self.adapters["qlora"] = train_qlora(self.base, folder / "qlora")
-        self.said = cache(self._said)
-
-    def _said(self, name: str) -> tuple[Said, torch.Tensor]:
-        """(greedy reply, logits of a fixed prompt's last token)."""
-        model = with_adapter(load_base(self.base), self.adapters.get(name))
-        ids = byte_tokenizer()(ROWS[name])["input_ids"]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
-        return said_by(model, ids, TOKENS), logits
-
-
 @pytest.fixture(scope="module", params=["llama-bias", "qwen3"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A base with biases on all of attention, and one with norms on q and k; other families in test_families.py."""
-    return World(tmp_path_factory.mktemp(request.param), request.param)
+    made = World(tmp_path_factory.mktemp(request.param), request.param, KINDS)
+    made.adapters["qlora"] = train_qlora(made.base, made.base.with_name("qlora"))
+    return made
 
 
-@pytest.fixture(scope="module", params=["llama", "hf"])
-def engine(request: pytest.FixtureRequest, world: World) -> Engine:
-    return engine_with(world.base, world.adapters, request.param)
+@pytest.fixture(scope="module")
+def engine(path: str, world: World) -> Engine:
+    return world.engine(path)
 
 
 def test_all_kinds_in_one_batch_say_what_peft_says(engine: Engine, world: World) -> None:
     rows = [Row(prompt, name or None, Sampling(max_tokens=TOKENS), logprobs=0) for name, prompt in ROWS.items()]
     for row, state in zip(rows, run(engine, rows), strict=True):
-        expected, logits = world.said(row.adapter or "")
+        expected, logits = world.said(row.adapter, row.prompt, TOKENS), world.logits(row.adapter, row.prompt)
         assert list(state.tokens) == expected.tokens, row.adapter
         assert furthest(state, expected.shares) < 1e-3, row.adapter
         assert (logits_of(engine, row.prompt, row.adapter) - logits).abs().max() < 1e-3, row.adapter
@@ -135,14 +106,14 @@ def test_alone_in_a_batch_or_beside_one_of_its_kind(engine: Engine, world: World
     alone = ("", "lora", "dora", "ia3-qkv-in", "patterns", "prefix", "deep", "prompt", "ptuning", "bottleneck-odd")
     for name in alone:
         state = run(engine, [Row(ROWS[name], name or None, Sampling(max_tokens=TOKENS))])[0]
-        assert list(state.tokens) == world.said(name)[0].tokens, name
+        assert list(state.tokens) == world.said(name, ROWS[name], TOKENS).tokens, name
     pairs = [("dora", "dora-some"), ("ia3", "ia3-up"), ("lora", "one-layer"), ("ia3", ""), ("dora", "ia3-qkv-in")]
     pairs += [("prefix", "prefix-long"), ("prompt", ""), ("ptuning", "deep")]
     pairs += [("bottleneck", "bottleneck-gelu"), ("bottleneck", ""), ("bottleneck-odd", "dora")]
     for pair in pairs:
         states = run(engine, [Row(ROWS[name], name or None, Sampling(max_tokens=TOKENS)) for name in pair])
         for name, state in zip(pair, states, strict=True):
-            assert list(state.tokens) == world.said(name)[0].tokens, pair
+            assert list(state.tokens) == world.said(name, ROWS[name], TOKENS).tokens, pair
 
 
 def test_rows_of_other_kinds_join_and_leave(engine: Engine, world: World) -> None:
@@ -151,6 +122,6 @@ def test_rows_of_other_kinds_join_and_leave(engine: Engine, world: World) -> Non
     names += ["qlora", "deep"]
     rows = [Row(ROWS[name], name or None, Sampling(max_tokens=1 + number)) for number, name in enumerate(names)]
     for row, state in zip(rows, run(engine, rows), strict=True):
-        expected = world.said(row.adapter or "")[0].tokens
+        expected = world.said(row.adapter, row.prompt, TOKENS).tokens
         assert list(state.tokens) == expected[: len(state.tokens)]
         assert len(state.tokens) == min(row.sampling.max_tokens, len(expected))

@@ -19,13 +19,25 @@ from playground.engine.llama_model import Segment
 from playground.engine.request import AdapterFile, Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
-from tests.engine.models import Again, attach, edited, llama, logits_of, poison, run, save_adapter, save_base
+from tests.engine.models import (
+    Again,
+    attach,
+    edited,
+    llama,
+    logits_of,
+    poison,
+    run,
+    save_adapter,
+    save_adapters,
+    save_base,
+)
 
 KINDS: dict[str, dict[str, Any]] = {
     **{kind: {} for kind in ("lora", "dora", "ia3", "prefix", "prompt", "ptuning")},
     "bottleneck": {"activation": "relu"},
 }
 HUGE = 3e38
+Made = dict[tuple[str, str], Path]
 LONG = "Hello there, my order has not arrived yet and I would like to know"
 ROWS = {
     "base": Row("The report says", None, Sampling(max_tokens=14, ignore_eos=True)),
@@ -40,25 +52,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """By kind, and for ``good`` and ``bad``: adapters that PEFT made."""
-    parent = tmp_path_factory.mktemp("made")
-    return {
-        (kind, name): save_adapter(base, parent / f"{name}-{kind}", kind, seed, **options)
-        for kind, options in KINDS.items()
-        for seed, name in enumerate(("good", "bad"))
-    }
+    pairs = [(kind, name) for kind in KINDS for name in ("good", "bad")]
+    kinds = {f"{kind}-{name}": KINDS[kind] for kind, name in pairs}
+    folders = save_adapters(base, tmp_path_factory.mktemp("made"), kinds)
+    return {(kind, name): folders[f"{kind}-{name}"] for kind, name in pairs}
 
 
-@pytest.fixture(params=["llama", "hf"])
-def engine(request: pytest.FixtureRequest, base: Path) -> Engine:
-    return Engine(base, hf=request.param == "hf")
+@pytest.fixture
+def engine(path: str, base: Path) -> Engine:
+    return Engine(base, hf=path == "hf")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [HUGE, 1e5, float("inf"), float("nan")], ids=str)
 def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(
-    engine: Engine, made: dict[tuple[str, str], Path], kind: str, value: float, tmp_path: Path
+    engine: Engine, made: Made, kind: str, value: float, tmp_path: Path
 ) -> None:
     names = sorted(load_file(made[kind, "bad"] / "adapter_model.safetensors"))
     wrong = names[len(names) // 2]
@@ -73,7 +83,7 @@ def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(
 
 
 def test_numbers_that_are_too_large_only_with_their_scale_are_refused(
-    engine: Engine, base: Path, made: dict[tuple[str, str], Path], tmp_path: Path
+    engine: Engine, base: Path, made: Made, tmp_path: Path
 ) -> None:
     scaled = edited(
         made["lora", "bad"],
@@ -105,7 +115,7 @@ def test_numbers_that_are_too_large_only_with_their_scale_are_refused(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [HUGE, float("inf"), float("nan")], ids=str)
 def test_the_others_write_what_they_write_alone_beside_it_and_after_it(
-    base: Path, engine: Engine, made: dict[tuple[str, str], Path], kind: str, value: float
+    base: Path, engine: Engine, made: Made, kind: str, value: float
 ) -> None:
     """Both of the same kind, so that they share slots, necks and the cache. What is not finite in a slot of low-rank
     pairs cannot be there (it is refused above), so those are only huge."""
@@ -134,9 +144,7 @@ def test_the_others_write_what_they_write_alone_beside_it_and_after_it(
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
-def test_a_row_that_is_stopped_leaves_nothing_behind(
-    engine: Engine, made: dict[tuple[str, str], Path], kind: str
-) -> None:
+def test_a_row_that_is_stopped_leaves_nothing_behind(engine: Engine, made: Made, kind: str) -> None:
     (alone,) = run(engine, [ROWS["base"]])
     attach(engine, made[kind, "bad"], "bad")
     poison(engine, made[kind, "bad"], HUGE)
@@ -150,7 +158,7 @@ def test_a_row_that_is_stopped_leaves_nothing_behind(
 
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
 def test_numbers_at_the_limit_are_taken_and_end_no_other_row(
-    engine: Engine, made: dict[tuple[str, str], Path], kind: str, tmp_path: Path
+    engine: Engine, made: Made, kind: str, tmp_path: Path
 ) -> None:
     attach(engine, made[kind, "good"], "good")
     alone = {name: run(engine, [ROWS[name]])[0].tokens for name in ("base", "good")}
@@ -160,7 +168,7 @@ def test_numbers_at_the_limit_are_taken_and_end_no_other_row(
     assert states[0].finish in ("length", "error")
 
 
-def test_a_captured_step_selects_too(base: Path, made: dict[tuple[str, str], Path]) -> None:
+def test_a_captured_step_selects_too(base: Path, made: Made) -> None:
     engine = Engine(base)
     path = llama(engine)
     for name in ("good", "bad"):
@@ -200,9 +208,7 @@ def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_end
     assert adapters.acquire(one) == first
 
 
-def test_an_adapter_that_overflows_is_not_said_to_have_no_effect(
-    engine: Engine, made: dict[tuple[str, str], Path]
-) -> None:
+def test_an_adapter_that_overflows_is_not_said_to_have_no_effect(engine: Engine, made: Made) -> None:
     attach(engine, made["prefix", "bad"], "bad")
     poison(engine, made["prefix", "bad"], float("nan"))
     assert not torch.isfinite(logits_of(engine, "One", "bad")).all()

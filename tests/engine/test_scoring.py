@@ -11,16 +11,7 @@ import torch
 from playground.engine.engine import Engine
 from playground.engine.request import ROOM, TOGETHER, Row, Sampling, ScoreRow, parts
 from playground.errors import AdapterError, InputError
-from tests.engine.models import (
-    WINDOW,
-    byte_tokenizer,
-    engine_with,
-    load_base,
-    run,
-    save_adapters,
-    save_base,
-    with_adapter,
-)
+from tests.engine.models import WINDOW, World, byte_tokenizer, run
 
 KINDS: dict[str, dict[str, Any]] = {
     **{kind: {} for kind in ("lora", "dora", "ia3", "prefix", "deep", "prompt", "ptuning")},
@@ -37,47 +28,33 @@ TEXTS = [
 ]
 
 
-class World:
-    """A base with an adapter of each kind, and PEFT's figures: (loss, divergence) of a row."""
-
-    def __init__(self, folder: Path, family: str, kinds: list[str], **changed: Any) -> None:
-        self.base = save_base(family, folder / "base", **changed)
-        self.adapters = save_adapters(self.base, folder, {kind: KINDS[kind] for kind in kinds})
-        self.models = {kind: with_adapter(load_base(self.base), path) for kind, path in self.adapters.items()}
-        self.models[""] = load_base(self.base)
-
-    def shares(self, name: str, prompt: str, completion: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(log-probabilities [scored places, vocabulary], the tokens there)."""
-        tokenizer = byte_tokenizer()
-        before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, completion))
-        ids = torch.tensor([[*before, *after]])
-        with torch.no_grad():
-            logits = self.models[name](input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -ids.shape[1] :]
-        first = max(1, len(before))
-        return logits[first - 1 : -1].float().log_softmax(-1), ids[0, first:]
-
-    def expected(self, row: ScoreRow) -> tuple[float, float, float]:
-        """(loss, divergence from the base, the base's loss)."""
-        here, tokens = self.shares(row.adapter or "", row.prompt, row.completion)
-        base, _ = self.shares("", row.prompt, row.completion)
-        losses = [-float(found.gather(1, tokens[:, None]).mean()) for found in (here, base)]
-        return losses[0], float((here.exp() * (here - base)).sum(-1).mean()), losses[1]
+def shares(world: World, name: str, prompt: str, completion: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """PEFT's log-probabilities [scored places, vocabulary], and the tokens there."""
+    before, after = (byte_tokenizer()(text, add_special_tokens=False)["input_ids"] for text in (prompt, completion))
+    ids = torch.tensor([[*before, *after]])
+    with torch.no_grad():
+        logits = world.truth(name)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -ids.shape[1] :]
+    first = max(1, len(before))
+    return logits[first - 1 : -1].float().log_softmax(-1), ids[0, first:]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("scored"), "llama", list(KINDS), max_position_embeddings=512)
+    return World(tmp_path_factory.mktemp("scored"), "llama", KINDS, max_position_embeddings=512)
 
 
-@pytest.fixture(scope="module", params=["llama", "hf"])
-def engine(request: pytest.FixtureRequest, world: World) -> Engine:
-    return engine_with(world.base, world.adapters, request.param)
+@pytest.fixture(scope="module")
+def engine(path: str, world: World) -> Engine:
+    return world.engine(path)
 
 
 def held_to_peft(engine: Engine, world: World, rows: list[ScoreRow]) -> None:
     for row, score in zip(rows, engine.score(rows), strict=True):
-        loss, apart, base_loss = world.expected(row)
-        assert score.tokens == len(world.shares("", row.prompt, row.completion)[1])
+        here, tokens = shares(world, row.adapter or "", row.prompt, row.completion)
+        base, _ = shares(world, "", row.prompt, row.completion)
+        loss, base_loss = (-float(found.gather(1, tokens[:, None]).mean()) for found in (here, base))
+        apart = float((here.exp() * (here - base)).sum(-1).mean())
+        assert score.tokens == len(tokens)
         assert score.loss == pytest.approx(loss, abs=1e-3), row
         if row.divergence and row.adapter:
             assert score.divergence == pytest.approx(apart, abs=1e-3), row
@@ -104,8 +81,7 @@ def test_a_text_longer_than_a_chunk_and_than_what_is_held_at_once(engine: Engine
 
 def test_alone_or_beside_others_it_is_the_same(engine: Engine) -> None:
     rows = [ScoreRow(*TEXTS[place % 4], kind, divergence=True) for place, kind in enumerate(KINDS)]
-    together = engine.score(rows)
-    for row, score in zip(rows, together, strict=True):
+    for row, score in zip(rows, engine.score(rows), strict=True):
         alone = engine.score([row])[0]
         assert (alone.loss, alone.divergence) == pytest.approx((score.loss, score.divergence), abs=1e-5)
 
@@ -132,13 +108,12 @@ def test_what_cannot_be_scored_is_told(engine: Engine) -> None:
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "mistral-window", "phi3-longrope", "gpt2", "lfm2", "phi"])
 def test_families_of_the_hf_backend(family: str, tmp_path: Path) -> None:
-    world = World(tmp_path, family, ["lora"])
-    built = engine_with(world.base, world.adapters, "hf")
+    world = World(tmp_path, family, {"lora": {}})
     long = "x" * (3 * WINDOW)
     rows = [
         ScoreRow(prompt, text, kind, True) for prompt, text in (*TEXTS[:3], ("A" * 9, long)) for kind in (None, "lora")
     ]
-    held_to_peft(built, world, rows)
+    held_to_peft(world.engine("hf"), world, rows)
 
 
 def test_rows_are_read_together_within_the_room() -> None:

@@ -3,28 +3,13 @@ as they were."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
-from playground.engine.engine import Engine
 from playground.engine.llama_memory import PREFIX_MIN
 from playground.engine.request import Row, Sampling
 from playground.engine.scheduler import PREFILL_CHUNK
 from playground.errors import InputError
-from tests.engine.models import (
-    VIRTUAL,
-    byte_tokenizer,
-    engine_with,
-    llama,
-    load_base,
-    run,
-    said_by,
-    save_adapters,
-    save_base,
-    with_adapter,
-)
+from tests.engine.models import VIRTUAL, World, llama, run
 
 KINDS = ("prefix", "deep", "prompt", "ptuning")
 LONG = " ".join(f"word{number}" for number in range(60))
@@ -32,42 +17,22 @@ LONG = " ".join(f"word{number}" for number in range(60))
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_base("llama", tmp_path_factory.mktemp("base"), max_position_embeddings=1024)
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    kinds: dict[str, dict[str, object]] = {kind: {} for kind in (*KINDS, "bottleneck", "lora")}
+    return World(tmp_path_factory.mktemp("world"), "llama", kinds, max_position_embeddings=1024)
 
 
-@pytest.fixture(scope="module")
-def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("adapters")
-    return save_adapters(base, root, {kind: {} for kind in (*KINDS, "bottleneck", "lora")})
-
-
-@pytest.fixture
-def make(base: Path, folders: dict[str, Path]) -> Callable[[str], Engine]:
-    return lambda path: engine_with(base, folders, path)
-
-
-def expected(base: Path, folders: dict[str, Path], name: str | None, prompt: str, tokens: int) -> list[int]:
-    model = with_adapter(load_base(base), folders.get(name or ""))
-    return said_by(model, byte_tokenizer()(prompt)["input_ids"], tokens).tokens
-
-
-@pytest.mark.parametrize("path", ["llama", "hf"])
-def test_a_prompt_longer_than_a_chunk_stands_after_them(
-    path: str, make: Callable[[str], Engine], base: Path, folders: dict[str, Path]
-) -> None:
+def test_a_prompt_longer_than_a_chunk_stands_after_them(path: str, world: World) -> None:
     assert len(LONG) > PREFILL_CHUNK
     names = (None, *KINDS, "bottleneck", "lora")
-    states = run(make(path), [Row(LONG, name, Sampling(max_tokens=6)) for name in names])
+    states = run(world.engine(path), [Row(LONG, name, Sampling(max_tokens=6)) for name in names])
     for name, state in zip(names, states, strict=True):
-        assert list(state.tokens) == expected(base, folders, name, LONG, 6), name
+        assert list(state.tokens) == world.said(name, LONG, 6).tokens, name
         assert state.prompt_tokens == len(LONG), "the text's tokens, not the adapter's"
 
 
-def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(
-    make: Callable[[str], Engine], base: Path, folders: dict[str, Path]
-) -> None:
-    engine = make("llama")
+def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(world: World) -> None:
+    engine = world.engine("llama")
     scheduler = llama(engine).scheduler
     start = LONG[:100]
     for name in (*KINDS, "lora"):
@@ -76,34 +41,19 @@ def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(
         states = run(engine, rows)
         assert scheduler.cached_tokens - before >= 2 * 100, "two of three were copied"
         for row, state in zip(rows, states, strict=True):
-            assert list(state.tokens) == expected(base, folders, name, row.prompt, 4), name
+            assert list(state.tokens) == world.said(name, row.prompt, 4).tokens, name
         again = scheduler.cached_tokens
         assert run(engine, [rows[0]])[0].tokens == states[0].tokens, "from what was kept after the rows were gone"
         assert scheduler.cached_tokens > again
     for name in (None, "bottleneck"):
         before = scheduler.cached_tokens
         state = run(engine, [Row(start, name, Sampling(max_tokens=4))])[0]
-        assert list(state.tokens) == expected(base, folders, name, start, 4)
+        assert list(state.tokens) == world.said(name, start, 4).tokens
         assert scheduler.cached_tokens == before
 
 
-@pytest.mark.parametrize("path", ["llama", "hf"])
-def test_a_row_does_not_depend_on_its_neighbours(path: str, make: Callable[[str], Engine]) -> None:
-    engine = make(path)
-    drawn = Sampling(temperature=0.9, top_p=0.9, max_tokens=12, seed=3)
-    for name in (*KINDS, "bottleneck", None):
-        alone = run(engine, [Row("Hello there", name, drawn)])[0].text
-        others = [
-            Row(LONG[:90], other, Sampling(max_tokens=3 + 4 * n)) for n, other in enumerate((*KINDS, "bottleneck"))
-        ]
-        assert run(engine, [*others, Row("Hello there", name, drawn)])[-1].text == alone, name
-
-
-@pytest.mark.parametrize("path", ["llama", "hf"])
-def test_they_take_room_in_the_bases_context(
-    path: str, make: Callable[[str], Engine], base: Path, folders: dict[str, Path]
-) -> None:
-    engine = make(path)
+def test_they_take_room_in_the_bases_context(path: str, world: World) -> None:
+    engine = world.engine(path)
     for name in KINDS:
         lead = VIRTUAL[name][1]["num_virtual_tokens"]
         with pytest.raises(InputError, match=f"the adapter puts {lead} before it .* this base holds 1024"):
@@ -116,21 +66,19 @@ def test_they_take_room_in_the_bases_context(
         run(engine, [Row("x" * 1000, None, Sampling(max_tokens=25))])
 
 
-def test_rows_with_them_are_the_bases_rows_otherwise(make: Callable[[str], Engine]) -> None:
+def test_rows_with_them_are_the_bases_rows_otherwise(world: World) -> None:
     """No slot, no product: a batch of theirs costs what the base's does."""
-    engine = make("llama")
+    engine = world.engine("llama")
     run(engine, [Row("Hello", name, Sampling(max_tokens=3)) for name in (None, *KINDS)])
     assert llama(engine).scheduler.slots.bytes == 0
     run(engine, [Row("Hello", "bottleneck", Sampling(max_tokens=3))])
     assert llama(engine).scheduler.slots.bytes > 0
 
 
-def test_short_prefixes_are_filled_not_copied(
-    make: Callable[[str], Engine], base: Path, folders: dict[str, Path]
-) -> None:
-    engine = make("llama")
+def test_short_prefixes_are_filled_not_copied(world: World) -> None:
+    engine = world.engine("llama")
     prompt = "x" * (PREFIX_MIN - 1)
     for _ in range(2):
         for name in KINDS:
             state = run(engine, [Row(prompt, name, Sampling(max_tokens=5))])[0]
-            assert list(state.tokens) == expected(base, folders, name, prompt, 5)
+            assert list(state.tokens) == world.said(name, prompt, 5).tokens

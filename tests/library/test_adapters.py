@@ -160,6 +160,20 @@ def test_get_says_what_there_is_and_a_linked_folder_leads_nowhere(library, own, 
     assert (tmp_path / "outside").exists()
 
 
+def test_a_card_is_read_again_when_a_file_of_its_folder_has_changed(library):
+    card = put(library)
+    assert library.get(card.id) is library.get(card.id), "and only then"
+    for file, change in (("run.json", {"name": "Another"}), ("adapter_config.json", {"r": 77})):
+        path = card.path / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    found = library.get(card.id)
+    assert (found.name, found.rank) == ("Another", 77)
+    weights = card.path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    refused(AdapterError, "is damaged", library.get, card.id)
+    assert [name for name, _ in library.damaged()] == [card.id]
+
+
 def test_where_the_app_is_shared_each_sees_the_shipped_and_their_own(library, tmp_path):
     adapter(tmp_path / "shipped" / "demo")
     put(library, "mine", owner="ann")
