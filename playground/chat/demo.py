@@ -124,19 +124,16 @@ class DemoService:
         return _Story(self._data.shipped(SET), self._training, self._compare, owner, tell)
 
 
+@dataclass
 class _Story:
     """One playing of the story."""
 
-    def __init__(
-        self,
-        shipped: ShippedSet,
-        training: TrainingService,
-        compare: CompareService,
-        owner: str,
-        tell: Callable[[DemoState], None],
-    ) -> None:
-        self._shipped, self._training, self._compare, self._owner, self._tell = shipped, training, compare, owner, tell
-        self.state = DemoState("training")
+    _shipped: ShippedSet
+    _training: TrainingService
+    _compare: CompareService
+    _owner: str
+    _tell: Callable[[DemoState], None]
+    state: DemoState = DemoState("training")
 
     def play(self, job: Job) -> None:
         self._tell(self.state)
