@@ -79,8 +79,8 @@ def main() -> None:
 
 def once(file: Path) -> dict[str, Any]:
     """One check in this process, step by step."""
-    from playground.data.advice import advise
-    from playground.data.check import as_json, check_file
+    from playground.data.advice import advise, as_json
+    from playground.data.check import check_file
     from playground.data.render import load_tokenizer
     from playground.data.token_counts import token_report
     from playground.library.bases import resolve

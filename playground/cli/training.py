@@ -9,7 +9,7 @@ from typing import Any
 
 from playground.cli.arguments import mapping_of, request_of
 from playground.cli.common import Outcome, Progress, owned_or_served, services_for
-from playground.data.check import as_json, as_text
+from playground.data.advice import as_json, as_text
 from playground.data.split import split
 from playground.errors import CancelledError, RunFailedError
 from playground.runs.progress import RunView, ordinal, write_curves

@@ -1,16 +1,15 @@
-"""A file -> rows that can be trained on, bad rows with reasons; and the report of ``check`` as JSON and as text."""
+"""Files and folders -> numbered records and their shapes -> rows that can be trained on, and bad rows with reasons."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from playground.data.advice import Advice, advise
-from playground.data.column_profile import first_won, spelling, truth
-from playground.data.columns import Shape
-from playground.data.duplicates import Repeats
+from playground.data.column_profile import first_won, is_nested, spelling, truth
+from playground.data.columns import Shape, detect
 from playground.data.example import (
     BadRow,
     Checked,
@@ -22,12 +21,6 @@ from playground.data.example import (
     Preference,
     Row,
     RowWarning,
-    texts_of,
-)
-from playground.data.read import MEBI, READING, Paths, gather, no_usable_rows, read_parts
-from playground.data.records import OnProgress, Progress, Records
-from playground.data.token_counts import TokenReport
-from playground.data.turns import (
     Unusable,
     check_turns,
     is_turn,
@@ -35,14 +28,185 @@ from playground.data.turns import (
     plain_text,
     read_transcript,
     read_turns,
+    texts_of,
     turn_text,
 )
+from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Progress, Records, Text, open_text
+from playground.data.split import Repeats
+from playground.data.text_formats import parse_delimited, parse_json, parse_jsonl, parse_text
+from playground.data.workbook import parse_parquet, parse_xlsx
+from playground.errors import InputError
+
+TEXT_READERS: dict[str, Callable[[Text, OnProgress], Records]] = {
+    ".csv": lambda text, _: parse_delimited(text, ","),
+    ".tsv": lambda text, _: parse_delimited(text, "\t"),
+    ".json": parse_json,
+    ".jsonl": parse_jsonl,
+    ".ndjson": parse_jsonl,
+    ".txt": lambda text, on_progress: parse_text(text, ".txt", on_progress),
+    ".md": lambda text, on_progress: parse_text(text, ".md", on_progress),
+}
+EXTENSIONS = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md", ".gz")
+"""What is taken; ``.gz`` after the ending of any text kind, as in ``rows.csv.gz``."""
+Paths = Path | str | Sequence[Path | str]
+"""A file, several, or a folder of them."""
+MEBI = 1024 * 1024
+READING = 0.5
+"""The share of a check's work that is reading; the rest is validating each row."""
+
+
+def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = None) -> Records:
+    """Every record of a file of at most ``limit_bytes``; raises InputError when the file as a whole is of no use."""
+    size = _file_size(path)
+    kind, packed = _kind(path)
+    if size > limit_bytes:
+        raise _too_large(path.name, size, limit_bytes)
+    empty = "Choose the file again, or export it once more."
+    if size == 0:
+        raise InputError(f"{path.name} is empty (0 bytes). {empty}")
+    progress, limits = Progress(on_progress), Limits(path.name, limit_bytes)
+    if kind == ".xlsx":
+        records = parse_xlsx(path, limits)
+    elif kind == ".parquet":
+        records = parse_parquet(path, limits, progress.part(0, 1))
+    else:
+        text = open_text(path, packed, limits, progress.part(0, 0.2))
+        if text.encoding.blank:
+            raise InputError(f"{path.name} is empty: nothing but blank lines. {empty}")
+        records = TEXT_READERS[kind](text, progress.part(0.2, 1))
+    limits.check_columns(len(records.columns))
+    limits.check("rows", len(records.rows))
+    limits.check("cells", len(records.columns) * len(records.rows))
+    progress.at(1)
+    return records
+
+
+def _file_size(path: Path) -> int:
+    """Bytes on disk. Raises InputError when it is no file that can be opened."""
+    kinds = ", ".join(EXTENSIONS)
+    try:
+        if path.is_dir():
+            raise InputError(f"{path.name or path} is a folder, not a file. Name one file: {kinds}.")
+        if not path.exists():
+            raise InputError(f"There is no file {path.name}. Check its name and folder.")
+        if not path.is_file():
+            raise InputError(f"{path.name} is not a regular file. Name a file on disk: {kinds}.")
+        return path.stat().st_size
+    except (OSError, ValueError) as error:  # no permission; a NUL or too long a name
+        raise InputError(f"{path.name[:80]!r} cannot be opened: {error}. Check its name and permissions.") from error
+
+
+def _too_large(name: str, size: int, limit_bytes: int) -> InputError:
+    has, may = _human_size(size), _human_size(limit_bytes)
+    if has == may:
+        has, may = f"{size:,} bytes", f"{limit_bytes:,} bytes"
+    return InputError(f"{name} is {has}; the limit is {may}. {KEEP_FEWER}")
+
+
+def _human_size(size: int) -> str:
+    for unit, name in ((MEBI, "MB"), (1024, "KB")):
+        if size >= unit:
+            return f"{size / unit:.0f} {name}"
+    return f"{size} bytes"
+
+
+def _kind(path: Path) -> tuple[str, bool]:
+    """(the ending that says what it is, whether it is packed)."""
+    kind = path.suffix.lower()
+    if kind == ".gz":
+        inner = Path(path.stem).suffix.lower()
+        if inner not in TEXT_READERS:
+            known = ", ".join(f"{ending}.gz" for ending in TEXT_READERS)
+            what = f"does not say what it holds; known are {known}"
+            raise InputError(f"{path.name} {what}. Rename it, or unpack it first.")
+        return inner, True
+    if kind not in EXTENSIONS:
+        old = kind in (".xls", ".ods", ".numbers")
+        how = "Save the workbook as .xlsx or CSV." if old else "Save it as one of these."
+        known = ", ".join(EXTENSIONS)
+        raise InputError(f"{path.name} is of an unknown kind ({kind or 'no extension'}); known are {known}. {how}")
+    return kind, False
+
+
+class Part(NamedTuple):
+    """One of the files with its records and its shape."""
+
+    name: str
+    records: Records
+    shape: Shape
+
+
+def gather(path: Paths) -> list[Path]:
+    """The files meant: one, those of a folder but hidden ones, or of a list; by name. Raises InputError for none."""
+    if isinstance(path, str | Path) and not _is_folder(Path(path)):
+        return [Path(path)]
+    found: set[Path] = set()
+    for one in [path] if isinstance(path, str | Path) else path:
+        if _is_folder(Path(one)):
+            found |= {inner for inner in Path(one).iterdir() if inner.is_file() and not inner.name.startswith(".")}
+        else:
+            found.add(Path(one))
+    if not found:
+        what = f"The folder {Path(path).name} holds no files" if isinstance(path, str | Path) else "No file was given"
+        raise InputError(f"{what}. Name a file, or a folder with files in it.")
+    return sorted(found, key=lambda file: (file.name, str(file)))
+
+
+def read_parts(
+    paths: Sequence[Path], mapping: Mapping[str, str] | None, limit_bytes: int, progress: Progress
+) -> list[Part]:
+    """Each file's records and shape; raises InputError where one is of no use, or they do not all train the same."""
+    sizes = [_file_size(path) for path in paths]
+    total = sum(sizes)
+    if len(paths) > 1 and total > limit_bytes:
+        raise _too_large(f"All {len(paths)} files together", total, limit_bytes)
+    parts, done = [], 0
+    for path, size in zip(paths, sizes, strict=True):
+        share = READING / max(1, total)
+        records = read_records(path, limit_bytes, progress.part(done * share, (done + size) * share))
+        done += size
+        if not records.sample:
+            broken = [BadRow(number, row.reason, row.fix) for number, row in records.rows if isinstance(row, Unusable)]
+            raise no_usable_rows(path.name, len(records.rows), broken)
+        try:
+            parts.append(Part(path.name, records, detect(records, mapping)))
+        except InputError as error:
+            raise error if len(paths) == 1 else InputError(f"{path.name}: {error}") from None
+    if len({part.shape.objective for part in parts}) > 1:
+        what = "; ".join(f"{part.name} trains {part.shape.objective} ({part.shape.format})" for part in parts)
+        raise InputError(f"The files do not train the same: {what}. Give those together that do, or map their columns.")
+    return parts
+
+
+def read_files(path: Paths, limit_bytes: int) -> Iterator[Numbered]:
+    """Every record as it stands in the files, numbered on through all of them; of nested columns the entries alone."""
+    last = 0
+    for one in gather(path):
+        offset = last
+        for number, record in read_records(one, limit_bytes).rows:
+            last = offset + number
+            if isinstance(record, dict):
+                record = {name: value for name, value in record.items() if not is_nested(value)}
+            yield last, record
+
+
+def no_usable_rows(name: str, rows: int, bad: Sequence[BadRow]) -> InputError:
+    """The refusal of a file of which nothing can be used, with the first reasons."""
+    first = " ".join(f"Row {row.row}: {row.reason}. {row.fix}" for row in bad[:3])
+    return InputError(f"{name}: none of the {rows} rows can be used. {first}")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a NUL or too long a name: reported when it is opened
+        return False
+
 
 Record = Mapping[str, Any]
 _DAMAGED = "\ufffd"
 _LABELS = 50
 """A column with more different answers than this is no set of labels."""
-_MAX_SHOWN = 10
 
 
 def check_file(
@@ -277,86 +441,3 @@ def _answer(record: Record, mapping: Mapping[str, str], role: str, what: str) ->
         text = next((text for text in value if text.strip()), "")
         record = {column: text}
     return (Message("assistant", _text(record, column, what)),)
-
-
-def as_json(
-    checked: Checked,
-    tokens: TokenReport | None = None,
-    advice: Sequence[Advice] | None = None,
-    split: Mapping[str, Any] | None = None,
-    batch_size: int = 8,
-) -> dict[str, Any]:
-    """The JSON of ``check``; without a token report ``tokens`` is null. split: the parts as run.json records them."""
-    bad, warnings = bad_rows(checked, tokens), kept_warnings(checked, tokens)
-    advice = advise(checked, tokens) if advice is None else advice
-    found: dict[str, Any] = {
-        "format": checked.format,
-        "objective": checked.objective,
-        "rows": checked.rows,
-        "good": checked.rows - len(bad),
-        "bad": [asdict(row) for row in bad],
-        "warnings": [asdict(row) for row in warnings],
-        "duplicates": checked.duplicates,
-        "tokens": {key: getattr(tokens, key) for key in ("min", "median", "p95", "max")} if tokens else None,
-        "truncated": tokens.truncated if tokens else 0,
-        "mapping": dict(checked.mapping),
-        "confidence": round(checked.confidence, 3),
-        "why": checked.why,
-        "advice": [asdict(item) | {"rows": list(item.rows)} for item in advice],
-    }
-    if tokens:
-        found["histogram"] = [{"from": low, "to": high, "rows": rows} for low, high, rows in tokens.histogram()]
-        found["padding"] = {key: round(value, 4) for key, value in asdict(tokens.padding(batch_size)).items()}
-    if checked.files:
-        found["files"] = [asdict(part) for part in checked.files]
-    if split is not None:
-        found["split"] = dict(split)
-    return found
-
-
-def as_text(
-    checked: Checked, tokens: TokenReport | None = None, advice: Sequence[Advice] | None = None, batch_size: int = 8
-) -> str:
-    """The same in a few lines for a terminal; long lists are shortened and say so."""
-    bad, warnings = bad_rows(checked, tokens), kept_warnings(checked, tokens)
-    advice = advise(checked, tokens) if advice is None else advice
-    mapping = ", ".join(f"{role} = {column}" for role, column in checked.mapping.items())
-    guessed = checked.confidence < 1 and checked.why
-    sure = f" This is a guess, {checked.confidence:.0%} sure: {checked.why}." if guessed else ""
-    good = f"{checked.rows - len(bad)} good and {len(bad)} bad"
-    lines = [
-        f"Format: {checked.format} ({mapping}); trains {checked.objective}.{sure}",
-        f"Rows: {checked.rows}, of them {good}; {len(warnings)} warnings, {checked.duplicates} duplicates.",
-    ]
-    if tokens:
-        padding = tokens.padding(batch_size)
-        lines.append(
-            f"Tokens per row: {tokens.min} at least, {tokens.median} median, {tokens.p95} for 95 %, "
-            f"{tokens.max} at most; {tokens.truncated} rows cut."
-        )
-        if not tokens.packed:
-            lines.append(
-                f"Padding: {padding.random:.0%} of a batch of {padding.batch_size} in random order, "
-                f"{padding.by_length:.0%} with rows of like length together."
-            )
-    sections = {
-        "Bad rows (not trained on):": [f"row {checked.place(row.row)}: {row.reason}. {row.fix}" for row in bad],
-        "Warnings (kept):": [f"row {checked.place(row.row)}: {row.reason}" for row in warnings],
-        "Advice:": [item.text for item in advice],
-    }
-    for title, items in sections.items():
-        more = [f"  … and {len(items) - _MAX_SHOWN} more"] if len(items) > _MAX_SHOWN else []
-        lines += [title, *(f"  {item}" for item in items[:_MAX_SHOWN]), *more] if items else []
-    return "\n".join(lines)
-
-
-def bad_rows(checked: Checked, tokens: TokenReport | None = None) -> list[BadRow]:
-    """Every bad row in the file's order: those of the file, and those that the token report found."""
-    return sorted((*checked.bad, *(tokens.bad if tokens else ())), key=lambda item: item.row)
-
-
-def kept_warnings(checked: Checked, tokens: TokenReport | None = None) -> list[RowWarning]:
-    """Every warning in the file's order. A row that turned out bad is not warned of as well."""
-    bad = {row.row for row in tokens.bad} if tokens else set()
-    both = (*checked.warnings, *(tokens.warnings if tokens else ()))
-    return sorted((item for item in both if item.row not in bad), key=lambda item: item.row)

@@ -1,16 +1,16 @@
-"""How people name columns, what a sample of each holds, and what a cell says of an answer."""
+"""How people name columns, what a sample of each holds, what a cell says of an answer, and columns inside objects."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playground.data.turns import is_turn, is_turns, read_transcript
+from playground.data.example import is_turn, is_turns, read_transcript
 
 
 def clean_name(name: object) -> str:
@@ -186,3 +186,109 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "flag": lambda value: truth(value) is not None,
     "number": lambda value: re.fullmatch(r"[-+]?\d+([.,]\d+)*", str(value).strip()) is not None,
 }
+
+
+_MAX_DEPTH, _MAX_DOTS = 3, 20
+"""Of objects in objects, and of dots in a name; what a person wrote with more is one name from there on."""
+MAX_KEYS = 60
+"""More keys than this are not columns but data, such as one key per id."""
+_SCORES = ("overall_score", "score", "rating", "fine-grained_score")
+_ANSWERS = ("response", "answer", "completion", "output", "text", "content")
+
+
+def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with clean names, and one more entry for each value inside its objects (``data.prompt``).
+
+    Beside objects: two answers in a list are its ``NAME.1`` and ``NAME.2``; a list of scored answers has a
+    ``NAME.best`` and a ``NAME.worst``; Label Studio's ``annotations`` have a ``annotations.choice``; Open Assistant's
+    tree of replies has a ``NAME.thread``.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        name = clean_name(key)
+        flat[name] = value
+        if isinstance(value, dict | list):
+            _flatten_value(name, value, flat, 1, record)
+    return flat
+
+
+def is_nested(value: object) -> bool:
+    """Whether a value is an object of columns: not empty, not one turn of a chat."""
+    return isinstance(value, dict) and 0 < len(value) <= MAX_KEYS and not is_turn(value)
+
+
+def parents_of(name: str) -> list[str]:
+    parts = name.split(".", _MAX_DOTS)
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _flatten_value(name: str, value: Any, flat: dict[str, Any], depth: int, beside: Mapping[str, Any]) -> None:
+    if isinstance(value, list):
+        _flatten_list(name, value, flat, beside)
+    elif isinstance(value.get("replies"), list) and is_turn(value):
+        flat[f"{name}.thread"] = _thread(value)
+    elif is_nested(value):
+        for key, inner in value.items():
+            path = f"{name}.{clean_name(key)}"
+            if path in flat:
+                continue
+            flat[path] = "" if inner is None else inner
+            if depth < _MAX_DEPTH and isinstance(inner, dict | list):
+                _flatten_value(path, inner, flat, depth + 1, value)
+
+
+def _flatten_list(name: str, value: list[Any], flat: dict[str, Any], beside: Mapping[str, Any]) -> None:
+    if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):
+        if spelling(leaf(name)) not in NAMES["answer_pairs"]:
+            return
+        given = (scores for key, scores in beside.items() if spelling(key) in NAMES["scores"])
+        scores = next((two for two in given if _are_two_numbers(two)), None)
+        if scores is None:
+            flat[f"{name}.1"], flat[f"{name}.2"] = value
+        elif scores[0] != scores[1]:
+            flat[f"{name}.best"], flat[f"{name}.worst"] = value if scores[0] > scores[1] else value[::-1]
+    elif value and isinstance(value[0], dict):
+        if spelling(name) == "annotations" and "result" in value[0]:
+            flat[f"{name}.choice"] = _choice(value[0]["result"])
+        elif len(value) >= 2 and spelling(leaf(name)) in NAMES["scored"]:
+            ranked = sorted((item for item in map(_scored, value) if item), key=lambda item: item[0])
+            if len(ranked) == len(value) and ranked[0][0] < ranked[-1][0]:
+                flat[f"{name}.best"], flat[f"{name}.worst"] = ranked[-1][1], ranked[0][1]
+
+
+def _scored(item: Any) -> tuple[float, str] | None:
+    """(how good, the answer): UltraFeedback's overall_score, Nectar's rank."""
+    if not isinstance(item, dict):
+        return None
+    text = next((item[key] for key in _ANSWERS if isinstance(item.get(key), str)), None)
+    score = next((item[key] for key in _SCORES if isinstance(item.get(key), int | float)), None)
+    if score is None and isinstance(item.get("rank"), int | float):
+        score = -item["rank"]
+    return None if text is None or score is None or score != score else (float(score), text)
+
+
+def _are_two_numbers(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(score, int | float) for score in value)
+
+
+def _thread(turn: Any) -> list[Any]:
+    """Open Assistant's tree of replies: from its root along the first reply, which is the best ranked."""
+    found = []
+    while isinstance(turn, dict):
+        found.append({"role": turn.get("role"), "content": turn.get("text", turn.get("content"))})
+        replies = turn.get("replies")
+        turn = replies[0] if isinstance(replies, list) and replies else None
+    return found[:-1] if len(found) % 2 else found
+
+
+def _choice(result: Any) -> str:
+    """The first annotation of Label Studio: choices, a text or a rating."""
+    for item in result if isinstance(result, list) else ():
+        value = item.get("value") if isinstance(item, dict) else None
+        for key in ("choices", "text", "rating", "taxonomy"):
+            found = value.get(key) if isinstance(value, dict) else None
+            if isinstance(found, list) and found:
+                return ", ".join(map(str, found))
+            if isinstance(found, str | int | float):
+                return str(found)
+    return ""

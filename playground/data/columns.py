@@ -232,7 +232,7 @@ def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:
     given = _given(records, mapping or {})
     if shape := _shape(Guess(given, 1.0, "as you said"), records):  # 1
         return shape
-    sample = records.some()
+    sample = records.sample
     every = [profile(name, [record.get(name) for record in sample]) for name in records.columns]
     columns = _without(every, *given.values())
     guess = guess_roles(columns, given)
@@ -286,7 +286,7 @@ def _lowest(records: Records, given: Mapping[str, str]) -> int:
     if not {"chosen", "rejected", "label"} <= given.keys():
         return 0
     two = two_answers((given["chosen"], given["rejected"]))
-    values = {str(record.get(given["label"])).strip().removesuffix(".0") for record in records.some()}
+    values = {str(record.get(given["label"])).strip().removesuffix(".0") for record in records.sample}
     if any(re.fullmatch(r"-\d+", value) for value in values):
         return -1
     return 1 if "2" in values or (two and two[2] and "0" not in values) else 0

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from playground.data.check import bad_rows
+from playground.data.advice import bad_rows
+from playground.data.check import read_files
 from playground.data.example import Checked, Example, Passage, Preference, Row
-from playground.data.read import read_files
 from playground.data.token_counts import TokenReport
 
 _NESTED = (list, dict)

@@ -1,10 +1,17 @@
-"""One training row, and what was found in a file. Plain values: no file, no tokenizer."""
+"""One training row, a chat as files write it, and what was found in a file. Plain values: no file, no tokenizer."""
 
 from __future__ import annotations
 
+import ast
+import json
+import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from datetime import date, time
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any, ClassVar
 
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 """A lone surrogate: JSON and Python hold it in a text, and no tokenizer or UTF-8 file does."""
@@ -159,3 +166,211 @@ class Checked:
     def good(self) -> int:
         """Rows that can be trained on."""
         return len(self.examples) + len(self.others)
+
+
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter", "customer", "observation"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing"), "assistant"),
+    **dict.fromkeys(("bard", "claude", "agent", "function_call"), "assistant"),
+}
+"""The role words of OpenAI's, ShareGPT's, Gemini's and Cohere's files -> ours.
+
+ShareGPT's tool turns are text and stand where a user's and an assistant's would: they are trained on as such. OpenAI's
+``tool`` turns and calls are objects that only a template for tools can render: they are refused.
+"""
+_TOOLS = frozenset({"tool", "function", "ipython", "tool_response"})
+_WHO = ("role", "from", "author", "speaker", "sender")
+_WHAT = ("content", "value", "text", "parts", "message", "utterance")
+_ROUNDS = (
+    *(("user", "assistant"), ("human", "assistant"), ("input", "output"), ("prompt", "response")),
+    *(("question", "answer"), ("instruction", "response"), ("human", "bot"), ("user", "bot")),
+)
+
+_TURN = 'Write each turn as {"role": "user", "content": "…"}.'
+_ROLE_FIX = "Use system, user or assistant."
+_NO_TOOLS = f"{_ROLE_FIX} Tools cannot be trained on: leave the row out, or write the call and its result as text."
+_LARGEST_LITERAL = 1_000_000  # characters of a cell read as a Python list
+_TRANSCRIPT = re.compile(r"(?:\A|\n)\s*(Human|User|Assistant|AI|System)\s*:[ \t]*", re.IGNORECASE)
+
+
+class Unusable(Exception):
+    """A record that cannot be read or trained on: what is wrong and what to do. It becomes a BadRow."""
+
+    def __init__(self, reason: str, fix: str) -> None:
+        super().__init__(reason)
+        self.reason, self.fix = reason, fix
+
+
+def is_turn(value: object) -> bool:
+    """Whether a value looks like one turn: who speaks and what is said, or Gemini's parts."""
+    if not isinstance(value, Mapping):
+        return False
+    if any(key in value for key in _WHO):
+        return any(key in value for key in (*_WHAT, "tool_calls"))
+    return value.keys() == {"parts"}
+
+
+def is_turns(value: object) -> bool:
+    """Whether a value looks like a list of turns, itself or as JSON in a cell."""
+    if isinstance(value, str):
+        return re.match(r"""\s*\[\s*\{\s*["'](role|from|content|value|author|speaker|parts)["']""", value) is not None
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return False
+    first = value[0]
+    named = "role" in first or "from" in first
+    return named or is_turn(first) or _round(first) is not None or _said_by(first) is not None
+
+
+def plain_text(value: object, what: str) -> str:
+    """A cell's text; numbers, dates and true/false are written out, nothing is ``""``. Raises Unusable for others."""
+    if isinstance(value, str):
+        if not value.isascii() and HALF_CHARACTER.search(value):
+            raise Unusable(f"{what} holds half a character (a lone surrogate)", "Type that character again.")
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return str(value) if math.isfinite(value) else ""
+    if isinstance(value, int | Decimal | date | time):
+        return str(value)
+    kind = "an object" if isinstance(value, dict) else "a list"
+    raise Unusable(f"{what} is {kind}, not text", "Write it as one text.")
+
+
+def read_turns(value: object, what: str) -> tuple[Message, ...]:
+    """Turns in any order, each with a known role and some text; an empty system turn is left out. Raises Unusable.
+
+    1. a list of turns; 2. a list of rounds, each with what the user and the assistant said; 3. a list of texts, the
+    user's first, then in turn; 4. a text that names who speaks (``Human: … Assistant: …``).
+    """
+    if value is None or value == "":
+        raise Unusable(f"{what} is empty", _TURN)
+    if isinstance(value, str):
+        if spoken := read_transcript(value):  # 4
+            return _said(spoken, what)
+        value = _literal(value)
+    if isinstance(value, dict) and is_turns(value.get("messages")):
+        value = value["messages"]
+    if not isinstance(value, list):
+        kind = "one object" if isinstance(value, dict) else "text"
+        raise Unusable(f"{what} is {kind}, not a list of turns", f"Write a list. {_TURN}")
+    if not value:
+        raise Unusable(f"{what} is an empty list", _TURN)
+    if len(value) >= 2 and all(isinstance(item, str) for item in value):  # 3
+        value = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(value)]
+    elif isinstance(value[0], dict) and not is_turn(value[0]) and _round(value[0]):  # 2
+        value = [turn for item in value for turn in _both(item)]
+    turns = [_turn(item, place, what) for place, item in enumerate(value, 1)]
+    return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
+
+
+def read_transcript(text: str) -> tuple[Message, ...]:
+    """A chat written as one text, ``Human: … Assistant: …``; () when it does not begin so, or has only one speaker."""
+    parts = _TRANSCRIPT.split(text)
+    if len(parts) < 5 or parts[0].strip():
+        return ()
+    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    return tuple(Message(ROLES[who.casefold()], said.strip()) for who, said in pairs)
+
+
+def check_turns(turns: Sequence[Message]) -> None:
+    """Raises Unusable for what a base's template may refuse: system only first, then user and assistant in turn."""
+    rest = turns[1:] if turns and turns[0].role == "system" else turns
+    if any(turn.role == "system" for turn in rest):
+        raise Unusable("a system turn that is not the first", "Move the system turn to the start, and keep only one.")
+    if not any(turn.role == "assistant" for turn in rest):
+        raise Unusable("no assistant turn: there is no answer to learn", "Add the assistant's answer.")
+    if rest[0].role == "assistant":
+        raise Unusable("the first turn is the assistant's", "Start with a user turn.")
+    for place, (before, after) in enumerate(pairwise(rest), 1 + len(turns) - len(rest)):
+        if before.role == after.role:
+            reason = f"two {after.role} turns in a row (turns {place} and {place + 1})"
+            raise Unusable(reason, "Join them, or add the turn between them.")
+    if rest[-1].role != "assistant":
+        raise Unusable("the last turn is not the assistant's", "Add the assistant's answer, or remove the last turn.")
+
+
+def _said(turns: tuple[Message, ...], what: str) -> tuple[Message, ...]:
+    for place, turn in enumerate(turns, 1):
+        if not plain_text(turn.content, f"turn {place} of {what}"):
+            raise Unusable(f"turn {place} of {what} is empty", "Fill in its text, or remove the row.")
+    return turns
+
+
+def _literal(cell: str) -> object:
+    """A list written into a cell of a table: JSON, or Python's own spelling of it."""
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        pass
+    if len(cell) > _LARGEST_LITERAL:
+        return cell
+    try:
+        return ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return cell
+
+
+def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """The first of these that is there; a table of objects writes nulls for what another row has."""
+    return next((item[key] for key in keys if item.get(key) is not None), None)
+
+
+def _round(item: Mapping[str, Any]) -> tuple[str, str] | None:
+    return next((keys for keys in _ROUNDS if keys[0] in item and keys[1] in item), None)
+
+
+def _both(item: object) -> list[object]:
+    keys = _round(item) if isinstance(item, dict) else None
+    if keys is None or not isinstance(item, dict):
+        return [item]
+    return [{"role": "user", "content": item[keys[0]]}, {"role": "assistant", "content": item[keys[1]]}]
+
+
+def _said_by(item: Mapping[str, Any]) -> str | None:
+    """``{"user": "…"}``: the role is the key."""
+    key = next(iter(item)) if len(item) == 1 else None
+    return key if isinstance(key, str) and key.casefold() in ROLES else None
+
+
+def _turn(item: object, place: int, what: str) -> Message:
+    if not isinstance(item, dict):
+        raise Unusable(f"turn {place} of {what} is not an object", _TURN)
+    name, content = _first(item, _WHO), _first(item, _WHAT)
+    if not name and (by := _said_by(item)):
+        name, content = by, item[by]
+    if not name:
+        raise Unusable(f"turn {place} of {what} has no role", _TURN)
+    said = str(name).strip().casefold()
+    role = ROLES.get(said)
+    if role is None:
+        fix = _NO_TOOLS if said in _TOOLS else _ROLE_FIX
+        raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", fix)
+    text = turn_text(content, place)
+    if not text.strip() and role != "system":
+        if item.get("tool_calls") or item.get("function_call"):
+            raise Unusable(f"turn {place} ({role}) calls a tool and says nothing", _NO_TOOLS)
+        raise Unusable(f"turn {place} ({role}) is empty", "Fill in its text, or remove the turn.")
+    return Message(role, text)
+
+
+def turn_text(content: object, place: int) -> str:
+    """What is said in a turn: a text, OpenAI's or Gemini's list of parts. Raises Unusable for other than text."""
+    if isinstance(content, dict) and "parts" in content:
+        content = content["parts"]
+    if isinstance(content, dict) and content.get("content_type", "text") == "text" and "text" in content:
+        content = content["text"]
+    if not isinstance(content, list):
+        return plain_text(content, f"turn {place}")
+    said = []
+    for part in content:
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if not isinstance(text, str) or kind not in ("text", "input_text", "output_text"):
+            what = f"turn {place} holds something other than text"
+            raise Unusable(what, "Keep the text parts only, or remove the row.")
+        said.append(plain_text(text, f"turn {place}"))
+    return "\n".join(said)

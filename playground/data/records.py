@@ -1,14 +1,23 @@
-"""Numbered records of a file with their columns and a sample, and the limits of what one file may hold."""
+"""A text file's lines and encoding, numbered records with their columns, and the limits of what one file may hold."""
 
 from __future__ import annotations
 
+import codecs
+import gzip
+import io
+import re
 import time
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
-from playground.data.column_profile import NAMES, clean_name, leaf, spelling
-from playground.data.turns import Unusable, is_turn
+from playground.data.column_profile import MAX_KEYS, is_nested, parents_of
+from playground.data.example import Unusable
 from playground.errors import InputError
 
 UNPACKED = 10
@@ -49,23 +58,10 @@ class Limits:
         if count > self.unpacked_bytes:
             raise InputError(f"{self.name} unpacks to more than {UNPACKED} times the size limit. Keep fewer rows.")
 
-    def check_line(self, count: int, number: int) -> None:
-        if count > LONGEST_LINE:
-            what = f"line {number:,} is longer than {LONGEST_LINE:,} characters"
-            raise InputError(f"{self.name}: {what}. Cut it into several lines.")
-
     def check_columns(self, count: int) -> None:
         if count > COLUMNS:
             what = f"{count:,} columns; at most {COLUMNS} are read"
             raise InputError(f"{self.name} has {what}. Keep the ones to train on.")
-
-    def check_whole(self, count: int) -> None:
-        """count: bytes of a document that can only be parsed as one piece."""
-        if count > self.upload_bytes:
-            raise InputError(
-                f"{self.name} unpacks to one JSON document of more than {self.upload_bytes:,} bytes, the most that is "
-                "parsed in one piece. Save it as JSONL, one object a line."
-            )
 
 
 OnProgress = Callable[[float], None]
@@ -96,14 +92,6 @@ class Progress:
 
 _SAMPLE = 500
 """Records in a sample: at least so many, at most twice as many, from all over the file."""
-_MAX_DEPTH, _MAX_DOTS = 3, 20
-"""Of objects in objects, and of dots in a name; what a person wrote with more is one name from there on."""
-_MAX_KEYS = 60
-"""More keys than this are not columns but data, such as one key per id."""
-_SCORES = ("overall_score", "score", "rating", "fine-grained_score")
-_ANSWERS = ("response", "answer", "completion", "output", "text", "content")
-
-
 Numbered = tuple[int, dict[str, Any] | Unusable]
 
 
@@ -127,164 +115,325 @@ class Records:
 
     columns: tuple[str, ...]  # cleaned, in the order they first appear; a nested one with dots (``data.prompt``)
     rows: Rows | Sequence[Numbered]  # a missing cell of a table is ""
-    sample: Sequence[dict[str, Any]] = ()  # of the readable ones, spread evenly; from ``rows`` where there is none
-
-    def some(self) -> Sequence[dict[str, Any]]:
-        """The sample; empty only when no record can be read."""
-        if self.sample:
-            return self.sample
-        survey = _Survey()
-        for _, record in self.rows:
-            if isinstance(record, dict):
-                survey.sample(record)
-        return survey.kept
+    sample: Sequence[dict[str, Any]]  # of the readable ones, spread evenly; empty only when none can be read
 
 
 def stream(
-    read: Callable[[OnProgress | None], Iterable[Numbered]], limits: Limits, on_progress: OnProgress | None = None
+    read: Callable[[OnProgress | None], Iterable[Numbered]],
+    limits: Limits,
+    on_progress: OnProgress | None = None,
+    columns: Sequence[str] = (),
 ) -> Records:
-    """Records that stay on disk: one pass for their columns, number and sample. Raises InputError for too many."""
-    survey, count = _Survey(), 0
+    """Records that stay on disk: one pass for their number, a sample, and the columns where these are not known.
+
+    Raises InputError for too many.
+    """
+    count, readable, step = 0, 0, 1
+    sample: list[dict[str, Any]] = []
+    plain: dict[str, bool] = {}  # column -> whether it holds more than objects
     for count, (_, record) in enumerate(read(on_progress), 1):
         limits.check("rows", count)
-        if isinstance(record, dict):
-            survey.columns(record)
-            survey.sample(record)
-    return Records(survey.names(), Rows(lambda: read(None), count), survey.kept)
-
-
-class _Survey:
-    """Gathers the columns of records in the order of first appearance, and every n-th record; n grows with them."""
-
-    def __init__(self) -> None:
-        self.kept: list[dict[str, Any]] = []
-        self._step, self._count = 1, 0
-        self._plain: dict[str, bool] = {}
-
-    def sample(self, record: dict[str, Any]) -> None:
-        if self._count % self._step == 0:
-            self.kept.append(record)
-            if len(self.kept) >= 2 * _SAMPLE:
-                self.kept = self.kept[::2]
-                self._step *= 2
-        self._count += 1
-
-    def columns(self, flat: Mapping[str, Any]) -> None:
-        plain = self._plain
-        for name, value in flat.items():
+        if isinstance(record, Unusable):
+            continue
+        for name, value in () if columns else record.items():
             if name not in plain:
                 plain[name] = not is_nested(value)
             elif not plain[name] and not is_nested(value) and value not in (None, ""):
                 plain[name] = True
-
-    def names(self) -> tuple[str, ...]:
-        """An object is no column beside its entries; one with very many different keys over the rows is one column."""
-        inside: dict[str, int] = {}
-        for name in self._plain:
-            for parent in _parents(name):
-                if parent in self._plain:
-                    inside[parent] = inside.get(parent, 0) + 1
-        crowded = {parent for parent, count in inside.items() if count > _MAX_KEYS}
-        return tuple(
-            name
-            for name, plain in self._plain.items()
-            if (plain or name in crowded or name not in inside) and crowded.isdisjoint(_parents(name))
-        )
+        if readable % step == 0:
+            sample.append(record)
+            if len(sample) >= 2 * _SAMPLE:
+                sample, step = sample[::2], 2 * step
+        readable += 1
+    return Records(tuple(columns or _columns(plain)), Rows(lambda: read(None), count), sample)
 
 
-def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with clean names, and one more entry for each value inside its objects (``data.prompt``).
+def _columns(plain: Mapping[str, bool]) -> Iterator[str]:
+    """An object is no column beside its entries; one with very many different keys over the rows is one column."""
+    inside = Counter(parent for name in plain for parent in parents_of(name) if parent in plain)
+    crowded = {parent for parent, count in inside.items() if count > MAX_KEYS}
+    for name, is_plain in plain.items():
+        if (is_plain or name in crowded or name not in inside) and crowded.isdisjoint(parents_of(name)):
+            yield name
 
-    Beside objects: two answers in a list are its ``NAME.1`` and ``NAME.2``; a list of scored answers has a
-    ``NAME.best`` and a ``NAME.worst``; Label Studio's ``annotations`` have a ``annotations.choice``; Open Assistant's
-    tree of replies has a ``NAME.thread``.
+
+_BLOCK = 1024 * 1024
+_SAMPLE_BYTES = 64 * 1024
+"""Bytes of lines beyond ASCII that decide between the encodings from before Unicode."""
+_MIN_BYTES = 8  # beyond ASCII; fewer are taken for Latin letters
+_KINDS = "Save it as CSV, TSV, JSON or JSONL text, or name it by its real kind (.xlsx, .parquet, .csv.gz)."
+_MAGIC = (
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"PK\x03\x04", "a zip archive or an Excel workbook"),
+    (b"%PDF", "a PDF document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"PAR1", "a Parquet file"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document"),
+    (b"SQLite format 3", "an SQLite database"),
+)
+# UTF-32 first: its little-endian mark begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+class Encoding(NamedTuple):
+    """name: the codec's. mark: bytes of the byte-order mark before the text. blank: the text is only white space."""
+
+    name: str
+    mark: int = 0
+    blank: bool = False
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text file whose encoding is known. packed: it is gzip. size: its bytes on disk. limits: of what it may hold."""
+
+    path: Path
+    packed: bool
+    size: int
+    limits: Limits
+    encoding: Encoding
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def lines(self, on_progress: OnProgress | None = None, *, cut: bool = False) -> Iterator[str]:
+        r"""Every line without its end (``\n``, ``\r\n`` or ``\r``) and without a byte-order mark.
+
+        cut: a line of more than ``LONGEST_LINE`` characters is given to one more than that; else it raises InputError.
+        """
+        with self._opened() as (raw, file), self._reader(file) as reader:
+            for place, line in enumerate(_bounded_lines(reader)):
+                if len(line) > LONGEST_LINE and not cut:
+                    what = f"line {place + 1:,} is longer than {LONGEST_LINE:,} characters"
+                    raise InputError(f"{self.name}: {what}. Cut it into several lines.")
+                if place % 256 == 0:
+                    self.limits.check("lines", place)
+                    if on_progress is not None:
+                        on_progress(raw.tell() / max(1, self.size))
+                line = line.removesuffix("\n")
+                yield line.removeprefix("\ufeff") if place == 0 else line
+
+    def whole(self) -> str:
+        r"""All of it, with ``\n`` line ends, to be parsed in one piece. Raises InputError."""
+        most = self.limits.upload_bytes
+        with self._opened() as (_, file), self._reader(file) as reader:
+            text = reader.read(most + 1)
+        if len(text) > most:
+            raise InputError(
+                f"{self.name} unpacks to one JSON document of more than {most:,} bytes, the most that is parsed in one "
+                "piece. Save it as JSONL, one object a line."
+            )
+        return text.removeprefix("\ufeff")
+
+    def blocks(self, on_progress: OnProgress | None = None) -> Iterator[bytes]:
+        """The unpacked bytes. Raises InputError when a packed file holds too many, or is damaged."""
+        count = 0
+        with self._opened() as (raw, file):
+            while block := file.read(_BLOCK):
+                count += len(block)
+                if self.packed:
+                    self.limits.check_unpacked(count)
+                if on_progress is not None:
+                    on_progress(raw.tell() / max(1, self.size))
+                yield block
+
+    def _reader(self, file: IO[bytes]) -> io.TextIOWrapper:
+        file.read(self.encoding.mark)
+        return io.TextIOWrapper(file, encoding=self.encoding.name, errors="replace", newline=None)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+        """(the file on disk, what is read from it)."""
+        try:
+            with self.path.open("rb") as raw:
+                if not self.packed:
+                    yield raw, raw
+                    return
+                with gzip.GzipFile(fileobj=raw) as file:
+                    yield raw, file  # type: ignore[misc]
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            why = f"is no gzip archive, or damaged: {error}. Pack it again, or choose the unpacked file."
+            raise InputError(f"{self.name} {why}") from error
+        except OSError as error:
+            why = f"cannot be opened: {error.strerror or error}. Check its permissions."
+            raise InputError(f"{self.name} {why}") from error
+
+
+def _bounded_lines(reader: io.TextIOWrapper) -> Iterator[str]:
+    """Every line, or its first ``LONGEST_LINE + 1`` characters; never more than that in memory."""
+    while line := reader.readline(LONGEST_LINE + 1):
+        rest = line
+        while rest and not rest.endswith("\n"):
+            rest = reader.readline(LONGEST_LINE)
+        yield line
+
+
+def open_text(path: Path, packed: bool, limits: Limits, on_progress: OnProgress | None = None) -> Text:
+    """Reads the whole file once, for its encoding; raises InputError when it is binary, damaged or too much.
+
+    1. a byte-order mark decides; 2. NUL bytes in a pattern are UTF-16 or UTF-32; 3. what reads as UTF-8 is UTF-8; 4.
+    mostly UTF-8 with some damage keeps U+FFFD where a character was lost; 5. an encoding from before Unicode.
     """
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        name = clean_name(key)
-        flat[name] = value
-        if isinstance(value, dict | list):
-            _flatten_value(name, value, flat, 1, record)
-    return flat
+    text = Text(path, packed, path.stat().st_size, limits, Encoding("utf-8", blank=True))
+    found: _Detector | None = None
+    for block in text.blocks(on_progress):
+        found = found or _Detector(block, path.name)
+        found.add(block)
+    return replace(text, encoding=found.encoding()) if found else text
 
 
-def is_nested(value: object) -> bool:
-    """Whether a value is an object of columns: not empty, not one turn of a chat."""
-    return isinstance(value, dict) and 0 < len(value) <= _MAX_KEYS and not is_turn(value)
+class _Detector:
+    """Gathers the evidence for a file's encoding block by block. Raises InputError for a binary file."""
+
+    def __init__(self, first: bytes, name: str) -> None:
+        if kind := next((kind for magic, kind in _MAGIC if first.startswith(magic)), None):
+            raise InputError(f"{name} is {kind}, not a text file. {_KINDS}")
+        self.name = name
+        self.mark, named = next(((len(mark), codec) for mark, codec in _MARKS if first.startswith(mark)), (0, None))
+        self.wide = _wide(first[:4096]) if named is None else None if named == "utf-8" else named
+        self.marked = named is not None
+        self.nul, self.blank, self.valid = False, True, True
+        self.lost = self.beyond = 0
+        self.sample = bytearray()
+        self._skip = self.mark
+        self._text = codecs.getincrementaldecoder(self.wide or "utf-8")("replace")
+        self._strict = codecs.getincrementaldecoder("utf-8")("strict")
+        self._pending = False
+
+    def add(self, block: bytes) -> None:
+        block, self._skip = block[self._skip :], 0
+        if self.wide or self._pending or not block.isascii():
+            text = self._text.decode(block)
+            if not self.wide:
+                self._pending = bool(self._text.getstate()[0])
+                self._count(block, text)
+            self.nul = self.nul or "\0" in text
+            self.blank = self.blank and not text.strip().strip("\ufeff")
+        else:
+            self.nul = self.nul or b"\0" in block
+            self.blank = self.blank and not block.decode("ascii").strip()
+
+    def _count(self, block: bytes, text: str) -> None:
+        if self.valid:
+            try:
+                self._strict.decode(block)
+            except UnicodeDecodeError:
+                self.valid = False
+        self.lost += text.count("\ufffd")
+        self.beyond += len(text) - len(text.encode("ascii", errors="ignore"))
+        lines = block.split(b"\n")
+        for line in lines[1:-1] if len(block) > _SAMPLE_BYTES else lines:
+            if len(self.sample) < _SAMPLE_BYTES and not line.isascii():
+                self.sample += line + b"\n"
+
+    def encoding(self) -> Encoding:
+        if self.nul:
+            raise InputError(f"{self.name} holds NUL bytes: it is a binary file, not text. {_KINDS}")
+        if self.wide:  # 1, 2
+            return Encoding(self.wide, self.mark, self.blank)
+        lost = self.lost + self._pending
+        if (self.valid and not self._pending) or self.marked or self.beyond - self.lost > lost:  # 1, 3, 4
+            return Encoding("utf-8", self.mark, self.blank)
+        return Encoding(legacy_encoding(bytes(self.sample)), self.mark, False)  # 5
 
 
-def _parents(name: str) -> list[str]:
-    parts = name.split(".", _MAX_DOTS)
-    return [".".join(parts[:end]) for end in range(1, len(parts))]
-
-
-def _flatten_value(name: str, value: Any, flat: dict[str, Any], depth: int, beside: Mapping[str, Any]) -> None:
-    if isinstance(value, list):
-        _flatten_list(name, value, flat, beside)
-    elif isinstance(value.get("replies"), list) and is_turn(value):
-        flat[f"{name}.thread"] = _thread(value)
-    elif is_nested(value):
-        for key, inner in value.items():
-            path = f"{name}.{clean_name(key)}"
-            if path in flat:
-                continue
-            flat[path] = "" if inner is None else inner
-            if depth < _MAX_DEPTH and isinstance(inner, dict | list):
-                _flatten_value(path, inner, flat, depth + 1, value)
-
-
-def _flatten_list(name: str, value: list[Any], flat: dict[str, Any], beside: Mapping[str, Any]) -> None:
-    if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):
-        if spelling(leaf(name)) not in NAMES["answer_pairs"]:
-            return
-        given = (scores for key, scores in beside.items() if spelling(key) in NAMES["scores"])
-        scores = next((two for two in given if _are_two_numbers(two)), None)
-        if scores is None:
-            flat[f"{name}.1"], flat[f"{name}.2"] = value
-        elif scores[0] != scores[1]:
-            flat[f"{name}.best"], flat[f"{name}.worst"] = value if scores[0] > scores[1] else value[::-1]
-    elif value and isinstance(value[0], dict):
-        if spelling(name) == "annotations" and "result" in value[0]:
-            flat[f"{name}.choice"] = _choice(value[0]["result"])
-        elif len(value) >= 2 and spelling(leaf(name)) in NAMES["scored"]:
-            ranked = sorted((item for item in map(_scored, value) if item), key=lambda item: item[0])
-            if len(ranked) == len(value) and ranked[0][0] < ranked[-1][0]:
-                flat[f"{name}.best"], flat[f"{name}.worst"] = ranked[-1][1], ranked[0][1]
-
-
-def _scored(item: Any) -> tuple[float, str] | None:
-    """(how good, the answer): UltraFeedback's overall_score, Nectar's rank."""
-    if not isinstance(item, dict):
+def _wide(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a mark: in Western text all bytes but one of each character are nearly always NUL."""
+    if b"\0" not in sample:
         return None
-    text = next((item[key] for key in _ANSWERS if isinstance(item.get(key), str)), None)
-    score = next((item[key] for key in _SCORES if isinstance(item.get(key), int | float)), None)
-    if score is None and isinstance(item.get("rank"), int | float):
-        score = -item["rank"]
-    return None if text is None or score is None or score != score else (float(score), text)
+    if len(sample) >= 8:
+        four = [sample[place::4].count(0) / (len(sample) // 4) for place in range(4)]
+        if four[0] < 0.1 and min(four[1:]) > 0.9:
+            return "utf-32-le"
+        if four[3] < 0.1 and min(four[:3]) > 0.9:
+            return "utf-32-be"
+    half = max(1, len(sample) // 2)
+    first, second = sample[0::2].count(0) / half, sample[1::2].count(0) / half
+    if second > 0.4 and first < 0.05:
+        return "utf-16-le"
+    return "utf-16-be" if first > 0.4 and second < 0.05 else None
 
 
-def _are_two_numbers(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(score, int | float) for score in value)
+_WESTERN = "äöüß éèêëàâçùûüîïôœæ áéíóúñüªº ãõáâàéêíóôúç àèéìíòóùú åäöæøéü ëïéèöü àçèéíïòóúü"
+_CENTRAL = "ąćęłńóśźż áčďéěíňóřšťúůýž áäčďéíĺľňóôŕšťúýž áéíóöőúüű čćđšž ăâîşţ äöüß"
+_LATIN = frozenset(map(chr, range(0xC0, 0x180)))
+_PUNCTUATION = frozenset("“”„‘’‚–—…«»‹›¡¿€£§°´·\xa0、。「」『』・，．：；？！（）［］【】《》")
+_MISPLACED = re.compile("[ךםןףץ](?=[א-ת])|ς(?=[ά-ώ])")
+"""A letter that Hebrew or Greek writes at a word's end only, inside a word: the text is neither."""
 
 
-def _thread(turn: Any) -> list[Any]:
-    """Open Assistant's tree of replies: from its root along the first reply, which is the best ranked."""
-    found = []
-    while isinstance(turn, dict):
-        found.append({"role": turn.get("role"), "content": turn.get("text", turn.get("content"))})
-        replies = turn.get("replies")
-        turn = replies[0] if isinstance(replies, list) and replies else None
-    return found[:-1] if len(found) % 2 else found
+def legacy_encoding(sample: bytes) -> str:
+    """The codec, of those that charset-normalizer proposes for these lines, that gives most letters of one language."""
+    import charset_normalizer
+
+    western = "cp1252" if _decoded(sample, "cp1252") is not None else "latin-1"
+    few = sum(byte >= 0x80 for byte in sample) < _MIN_BYTES
+    known = sorted({codec for codec, *_ in _languages()})
+    proposed = {match.encoding for match in charset_normalizer.from_bytes(sample, cp_isolation=known)} | {"cp1252"}
+    best, found = 0.0, western
+    for codec, letters, needed in _languages():
+        able = codec in proposed and not (few and letters.isdisjoint(_LATIN))
+        text = _decoded(sample, codec) if able else None
+        beyond = [char for char in _MISPLACED.sub("\ufffd", text or "") if char > "\x7f" and char not in _PUNCTUATION]
+        share = float(text is not None)
+        if beyond:
+            share = min(1.0, sum(map(letters.__contains__, beyond)) / len(beyond) / needed)
+        if share > best:
+            best, found = share, codec
+    return found if best >= 0.5 else western
 
 
-def _choice(result: Any) -> str:
-    """The first annotation of Label Studio: choices, a text or a rating."""
-    for item in result if isinstance(result, list) else ():
-        value = item.get("value") if isinstance(item, dict) else None
-        for key in ("choices", "text", "rating", "taxonomy"):
-            found = value.get(key) if isinstance(value, dict) else None
-            if isinstance(found, list) and found:
-                return ", ".join(map(str, found))
-            if isinstance(found, str | int | float):
-                return str(found)
-    return ""
+def _decoded(sample: bytes, codec: str) -> str | None:
+    try:
+        return sample.decode(codec)
+    except UnicodeDecodeError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _languages() -> tuple[tuple[str, frozenset[str], float], ...]:
+    """(codec, a language's letters, their share among its characters beyond ASCII); the first of equals is taken."""
+
+    def span(first: int, last: int) -> frozenset[str]:
+        return frozenset(map(chr, range(first, last + 1)))
+
+    def common(codec: str, leads: range) -> frozenset[str]:
+        """The characters that a Chinese standard puts first, by how common they are."""
+        trails = (*range(0x40, 0x7F), *range(0xA1, 0xFF))
+        return frozenset("".join(bytes((a, b)).decode(codec, "ignore") for a in leads for b in trails)) - span(0, 0x7F)
+
+    def latin(codec: str, languages: str, needed: float = 1.0) -> list[tuple[str, frozenset[str], float]]:
+        return [(codec, frozenset(each + each.upper()), needed) for each in languages.split()]
+
+    kana, cyrillic = span(0x3041, 0x30FF), span(0x430, 0x45F) | frozenset("ґ")
+    return (
+        ("cp932", kana, 0.3),
+        ("euc_jp", kana, 0.3),
+        ("cp949", span(0xAC00, 0xD7A3), 0.97),
+        ("gb18030", common("gb2312", range(0xB0, 0xD8)), 0.8),
+        ("big5", common("big5", range(0xA4, 0xC7)), 0.8),
+        *latin("cp1252", _WESTERN),
+        *latin("cp1254", "çğıöşüâîûİ\u0307"),
+        *latin("cp1250", _CENTRAL),
+        *latin("cp1257", "ąčęėįšųūž āčēģīķļņšūž äöüõšž"),
+        *latin("cp1252", "áéíóúýþæöð"),
+        *latin("cp1252", _WESTERN.replace(" ", ""), 1.05),
+        ("cp1255", span(0x5D0, 0x5EA), 0.95),
+        ("cp1253", span(0x386, 0x3CE), 1.0),
+        ("cp1251", cyrillic, 0.8),
+        ("koi8_r", cyrillic, 0.8),
+        ("cp866", cyrillic, 0.8),
+        ("cp1256", span(0x621, 0x652), 0.9),
+        ("cp874", span(0xE01, 0xE5B), 1.0),
+        *latin("mac_roman", _WESTERN, 1.05),
+        *latin("cp850", _WESTERN, 1.05),
+    )

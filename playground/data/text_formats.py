@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from playground.data.column_profile import NAMES, clean_name, listed, spelling
-from playground.data.records import LONGEST_LINE, Limits, Numbered, OnProgress, Records, Rows, flatten, stream
-from playground.data.text import Text
-from playground.data.turns import Unusable, is_turns
+from playground.data.column_profile import NAMES, clean_name, flatten, listed, spelling
+from playground.data.example import Unusable, is_turns
+from playground.data.records import LONGEST_LINE, Limits, Numbered, OnProgress, Records, Text, stream
 from playground.errors import InputError
 
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are not JSON: a missing value
@@ -183,16 +182,15 @@ def build_table(
     header: Iterable[object], rows: Callable[[], Iterable[Sequence[object] | Unusable]], limits: Limits
 ) -> Records:
     """Records from a line of column names and the rows under it; raises InputError for none of either, or too many."""
-    columns, name, count = _columns(header, limits), limits.name, 0
+    columns, name = _columns(header, limits), limits.name
     if not columns:
         raise InputError(
             f"{name} has no column names. Its first line must name the columns, for example: prompt,completion"
         )
-    for count, _ in enumerate(rows(), 1):
-        limits.check("rows", count)
-    if not count:
+    records = stream(lambda _: _table_rows(columns, rows()), limits, columns=columns)
+    if not len(records.rows):
         raise InputError(f"{name} has column names ({listed(columns)}) but no rows. Add rows under them.")
-    return Records(tuple(columns), Rows(lambda: _table_rows(columns, rows()), count))
+    return records
 
 
 def _table_rows(columns: list[str], rows: Iterable[Sequence[object] | Unusable]) -> Iterator[Numbered]:
@@ -281,10 +279,10 @@ def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> 
     passages = [*_joined(_blocks(text.lines()))]
     if len(passages) == 1:  # 2
         passages = [line for line in passages[0].split("\n") if line.strip()]
-    text.limits.check("rows", len(passages))
     if not passages:
         raise InputError(f"{text.name} holds no text. Write passages with a blank line between them.")
-    return Records(("text",), [(number, {"text": passage}) for number, passage in enumerate(passages, 1)])
+    rows: list[Numbered] = [(number, {"text": passage}) for number, passage in enumerate(passages, 1)]
+    return stream(lambda _: rows, text.limits, columns=("text",))
 
 
 def _separator_of_known(first: str) -> str | None:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from playground.data.check import no_usable_rows
 from playground.data.example import BadRow, Checked, Example, Passage, Row, RowWarning, variants
-from playground.data.read import no_usable_rows
 from playground.data.records import OnProgress, Progress
 from playground.data.render import LAST, closed_answer, encode, render_example, render_many
 from playground.errors import InputError

@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from playground.data.column_profile import listed
-from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Records, flatten, stream
+from playground.data.column_profile import flatten, listed
+from playground.data.records import KEEP_FEWER, Limits, Numbered, OnProgress, Records, stream
 from playground.data.text_formats import build_table
 from playground.errors import InputError
 from playground.settings import PROJECT_ROOT

@@ -16,8 +16,8 @@ import pandas as pd
 from gradio.blocks import Block
 from gradio.events import Dependency
 
+from playground.data.check import EXTENSIONS
 from playground.data.example import Checked
-from playground.data.read import EXTENSIONS
 from playground.data.token_counts import TokenReport
 from playground.errors import InputError, PlaygroundError
 from playground.services import Services

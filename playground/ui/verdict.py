@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from playground.data.read import EXTENSIONS
+from playground.data.check import EXTENSIONS
 from playground.evaluation.checks import kinds
 from playground.evaluation.cost import NOTE, Prices, prices_to_json
 from playground.services import Services

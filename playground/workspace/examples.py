@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from playground.data.advice import Advice, advise
-from playground.data.check import check_file
+from playground.data.check import MEBI, check_file, gather, read_files, read_records
 from playground.data.editing import Table, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
 from playground.data.example import Checked
-from playground.data.read import MEBI, gather, parse_dataset, read_files, read_records, write_dataset
+from playground.data.hub import parse_dataset, write_dataset
 from playground.data.records import OnProgress
 from playground.data.render import LAST, TokenPreview, preview_tokens
 from playground.data.retrieval import Documents, read_documents, with_documents

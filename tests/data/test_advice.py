@@ -12,8 +12,8 @@ import pytest
 
 from playground.data.advice import MOST_ROWS, Advice, advise, personal, script
 from playground.data.check import check_file
-from playground.data.duplicates import near_duplicates
 from playground.data.example import Checked, Example, FilePart, Judged, Message, Passage, Preference, RowWarning
+from playground.data.split import near_duplicates
 from playground.data.token_counts import TokenReport
 
 WORDS = """

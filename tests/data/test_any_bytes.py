@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from playground.data.check import as_json, as_text, check_file
-from playground.data.read import EXTENSIONS, TEXT_READERS
+from playground.data.advice import as_json, as_text
+from playground.data.check import EXTENSIONS, TEXT_READERS, check_file
 from playground.errors import InputError
 from tests.data.conftest import book, parquet
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from playground.data.check import as_json, as_text, check_file
+from playground.data.advice import as_json, as_text
+from playground.data.check import check_file
 from playground.data.example import Checked, Passage, Preference
 from playground.data.token_counts import token_report
 from playground.errors import InputError

@@ -24,7 +24,7 @@ def table(**columns: Any) -> Records:
             listed = isinstance(value, list) and len(value) == 3
             row[name] = value[place] if listed else value
         rows.append((place + 1, row))
-    return Records(tuple(columns), rows)
+    return Records(tuple(columns), rows, [row for _, row in rows])
 
 
 PAIRS = """
@@ -107,10 +107,8 @@ def test_formats(kind: str, mapping: str, columns: dict[str, Any]) -> None:
 
 
 def test_a_name_most_rows_have_goes_before_a_better_one() -> None:
-    rows: list[Any] = [(n, {"question": "q", "answer": "a"}) for n in range(1, 9)] + [
-        (9, {"prompt": "p", "completion": "c"})
-    ]
-    shape = detect(Records(("prompt", "completion", "question", "answer"), rows))
+    rows = [{"question": "q", "answer": "a"}] * 8 + [{"prompt": "p", "completion": "c"}]
+    shape = detect(Records(("prompt", "completion", "question", "answer"), [*enumerate(rows, 1)], rows))
     assert shape.mapping == {"prompt": "question", "completion": "answer"}
 
 

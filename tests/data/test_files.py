@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from playground.data.check import check_file
+from playground.data.check import check_file, read_records
 from playground.data.columns import FORMATS
 from playground.data.example import Example, Judged, Passage, Preference
-from playground.data.read import read_records
 from playground.errors import InputError
 from tests.data.conftest import book, csv, lines, parquet, put
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from playground.__main__ import main
-from playground.data.read import MAX_ROWS, DatasetId, parse_dataset, write_dataset
+from playground.data.hub import MAX_ROWS, DatasetId, parse_dataset, write_dataset
 from playground.errors import InputError
 from playground.services import build_services
 from playground.settings import Settings

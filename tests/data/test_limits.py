@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from playground.data.read import MEBI, read_records
+from playground.data.check import MEBI, read_records
 from playground.data.records import COLUMNS, Limits
 from playground.errors import InputError
 from playground.settings import PROJECT_ROOT

@@ -9,8 +9,8 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from playground.data.read import MEBI, read_records
-from playground.data.turns import Unusable
+from playground.data.check import MEBI, read_records
+from playground.data.example import Unusable
 from playground.errors import InputError
 from tests.data.conftest import book, parquet, put
 

@@ -28,7 +28,7 @@ def check(kind: str, *rows: Any) -> Validated:
     }[kind]
     shape = Shape(kind, OBJECTIVES[kind], {role: role for role in roles})
     found = Validated()
-    found.add(Records(roles, [*enumerate(rows, 1)]), shape)
+    found.add(Records(roles, [*enumerate(rows, 1)], ()), shape)
     found.finish()
     assert len(found.rows) + len(found.bad) == len(rows)
     assert all(bad.reason and bad.fix for bad in found.bad)
