@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,6 @@ from playground.errors import InputError
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 OBJECTIVES = {each.name: each.objective for each in FORMATS} | {"instruction": "sft"}
-SHARE = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
 
 
 def table(**columns: Any) -> Records:
@@ -27,15 +28,10 @@ def table(**columns: Any) -> Records:
     return Records(tuple(columns), rows, [row for _, row in rows])
 
 
-PAIRS = """
-prompt/completion, Prompt/Completion, PROMPT /COMPLETION, question/answer, input/output, query/response,
-instruction/response, user_message/Assistant Message, source/target, frage/antwort, pregunta/respuesta,
-Question/Réponse, domanda/risposta, pergunta/resposta, 问题/回答, вопрос/ответ, mr/ref, text/category, text/label,
-dialogue/summary, article/highlights, patient/report, user input/expected_output
-"""
+CASES = tomllib.loads(Path(__file__).with_name("detect.toml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("pair", [pair.strip("\n") for pair in PAIRS.replace(",\n", ", ").split(", ")])
+@pytest.mark.parametrize("pair", CASES["pairs"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_pairs_by_name(pair: str, turned: bool) -> None:
     prompt, completion = pair.split("/")
@@ -45,65 +41,11 @@ def test_pairs_by_name(pair: str, turned: bool) -> None:
     assert shape.objective == "sft"
 
 
-@pytest.mark.parametrize(
-    ("kind", "mapping", "columns"),
-    [
-        (
-            "instruction",
-            "prompt=instruction input=input completion=output",
-            {"instruction": "do it", "input": "x", "output": "y"},
-        ),
-        ("instruction", "prompt=instruction completion=output", {"instruction": "do it", "output": "y"}),
-        (
-            "instruction",
-            "prompt=instruction input=context completion=response",
-            {"instruction": "do", "context": "x", "response": "y", "category": ["a", "b", "c"]},
-        ),
-        ("chat", "system=system messages=Conversation", {"Conversation": SHARE, "system": "be kind"}),
-        ("text", "text=text", {"id": "1", "url": "http://x", "text": "a long story", "timestamp": "2020"}),
-        ("text", "text=text", {"text": "a b c", "score": [0.1, 0.2, 0.3]}),
-        ("text", "text=notes", {"notes": ["a b", "c d", "e f"], "id": [1, 2, 3]}),
-        (
-            "prompt-completion",
-            "prompt=symptoms completion=finding",
-            {"symptoms": ["a b", "c d", "e f"], "finding": ["u v", "w x", "y z"]},
-        ),
-        (
-            "prompt-completion",
-            "prompt=kennung completion=befund",
-            {"kennung": ["GEN", "FAM", "GEN"], "befund": ["u v", "w x", "y z"]},
-        ),
-        (
-            "prompt-completion",
-            "prompt=report_body completion=kind",
-            {"kind": ["GEN", "GEN", "GEN"], "report_body": ["u v", "w x", "y z"]},
-        ),
-        (
-            "prompt-completion",
-            "prompt=said completion=wrote",
-            {"ID": [0, 1, 2], "code": ["G", "F", "G"], "said": ["a b", "c d", "e f"], "wrote": ["u v", "w x", "y z"]},
-        ),
-        (
-            "prompt-completion",
-            "prompt=dialogue completion=section_text",
-            {
-                "ID": [0, 1, 2],
-                "section_header": ["G", "F", "G"],
-                "section_text": "a b",
-                "dialogue": ["u v", "w x", "y z"],
-            },
-        ),
-        (
-            "prompt-completion",
-            "prompt=patient completion=letter",
-            {"Unnamed: 0": [0, 1, 2], "patient": "sore throat", "letter": ["u v", "w x", "y z"]},
-        ),
-    ],
-)
-def test_formats(kind: str, mapping: str, columns: dict[str, Any]) -> None:
-    shape = detect(table(**columns))
-    assert (shape.format, shape.objective) == (kind, OBJECTIVES[kind])
-    assert " ".join(f"{role}={column}" for role, column in shape.mapping.items()) == mapping
+@pytest.mark.parametrize("case", CASES["formats"], ids=[case["mapping"] for case in CASES["formats"]])
+def test_formats(case: dict[str, Any]) -> None:
+    shape = detect(table(**case["columns"]))
+    assert (shape.format, shape.objective) == (case["format"], OBJECTIVES[case["format"]])
+    assert " ".join(f"{role}={column}" for role, column in shape.mapping.items()) == case["mapping"]
 
 
 def test_a_name_most_rows_have_goes_before_a_better_one() -> None:
@@ -136,22 +78,8 @@ def test_a_mapping_beside_messages() -> None:
     assert detect(records, {"completion": "reply"}).mapping == {"prompt": "prompt", "completion": "reply"}
 
 
-@pytest.mark.parametrize(
-    ("columns", "given", "says"),
-    [
-        ({"a": "x", "b": "y"}, {"prompt": "c", "completion": "b"}, "no column 'c'. The file has the columns a, b"),
-        ({"a": "x", "b": "y"}, {"promt": "a"}, "no role 'promt'. Roles are prompt, input, completion"),
-        ({"a": "x", "b": "y"}, {"prompt": "a", "completion": "a"}, "a role takes one column"),
-        ({"a": "x", "b": "y"}, {"prompt": "a", "question": "b"}, "a role takes one column"),
-        ({"a": "x", "b": "y"}, {"prompt": "a", "text": "b"}, "does not go together"),
-        ({"a": "x y", "b": "y z", "c": "z z"}, {}, "columns a, b, c; which is the prompt"),
-        ({"a": "x y", "b": "y z", "c": "z z"}, {}, "--map prompt=COLUMN completion=COLUMN"),
-        ({"prompt": "only this"}, {}, "columns prompt"),
-        ({"How do I locate my card?": "x y", "card_arrival": "u v"}, {}, "The first line looks like data"),
-        ({"1": [1, 2, 3], "2": [1, 2, 3]}, {}, "The first line looks like data"),
-    ],
-)
-def test_errors(columns: dict[str, Any], given: dict[str, str], says: str) -> None:
+@pytest.mark.parametrize("case", CASES["refused"], ids=[case["says"] for case in CASES["refused"]])
+def test_errors(case: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
-        detect(table(**columns), given)
-    assert says in str(caught.value)
+        detect(table(**case["columns"]), case["given"])
+    assert case["says"] in str(caught.value)

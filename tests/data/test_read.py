@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pytest
@@ -16,35 +18,13 @@ from tests.data.conftest import book, parquet, put
 
 LIMIT = 256 * MEBI
 PAIR = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
-SAME: dict[str, str | bytes] = {
-    "comma.csv": "prompt,completion\na,b\nc,d\n",
-    "crlf.csv": "prompt,completion\r\na,b\r\nc,d\r\n",
-    "old_mac.csv": "prompt,completion\ra,b\rc,d\r",
-    "semicolon.csv": "prompt;completion\na;b\nc;d",
-    "pipe.csv": "prompt|completion\na|b\nc|d",
-    "tab.csv": "prompt\tcompletion\na\tb\nc\td",
-    "told.csv": "sep=;\nprompt;completion\na;b\nc;d",
-    "quoted.csv": '"prompt","completion"\n"a","b"\n"c","d"\n',
-    "spaced.csv": '"prompt", "completion"\n"a", "b"\n"c", "d"\n',
-    "hidden.csv": "\ufeff\u200bprompt , compl\u200betion\u00a0\r\na,b\r\nc,d\r\n",
-    "blank_lines.csv": "\nprompt,completion\n\na,b\n\n\nc,d\n\n",
-    "trailing.csv": "prompt,completion,\na,b,\nc,d,\n",
-    "utf16.csv": "prompt,completion\na,b\nc,d\n".encode("utf-16"),
-    "utf16_no_mark.csv": "prompt,completion\na,b\nc,d\n".encode("utf-16-le"),
-    "utf16_be.csv": "prompt,completion\na,b\nc,d\n".encode("utf-16-be"),
-    "utf8_mark.csv": b"\xef\xbb\xbfprompt,completion\na,b\nc,d\n",
-    "UPPER.CSV": "prompt,completion\na,b\nc,d\n",
-    "plain.tsv": "prompt\tcompletion\na\tb\nc\td\n",
-    "comma.tsv": "prompt,completion\na,b\nc,d\n",
-    "list.json": json.dumps(PAIR),
-    "data.json": json.dumps({"version": 1, "data": PAIR}, indent=1),
-    "lines.json": "\n".join(map(json.dumps, PAIR)),
-    "lines.jsonl": "\n".join(map(json.dumps, PAIR)) + "\n",
-    "list.jsonl": json.dumps(PAIR),
-    "pretty.jsonl": json.dumps(PAIR, indent=2),
-    "data.jsonl": json.dumps({"data": PAIR}),
-    "pretty_data.jsonl": json.dumps({"data": PAIR}, indent=2),
-    "hidden.jsonl": '{"\ufeffprompt ": "a", "completion": "b"}\r\n{"prompt": "c", "completion": "d"}\r\n',
+CASES = tomllib.loads(Path(__file__).with_name("read.toml").read_text(encoding="utf-8"))
+TABLE = "prompt,completion\na,b\nc,d\n"
+SAME: dict[str, str | bytes] = CASES["same"] | {
+    "utf16.csv": TABLE.encode("utf-16"),
+    "utf16_no_mark.csv": TABLE.encode("utf-16-le"),
+    "utf16_be.csv": TABLE.encode("utf-16-be"),
+    "utf8_mark.csv": TABLE.encode("utf-8-sig"),
     "utf16.jsonl": "\n".join(map(json.dumps, PAIR)).encode("utf-16"),
 }
 
@@ -115,73 +95,31 @@ def test_encodings(content: bytes, text: str, tmp_path: Path) -> None:
     assert record["prompt"] == text
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "broken", "rows"),
-    [
-        ("many.csv", "a,b\n1,2\n1,2,3\n4,5\n", [2], 3),
-        ("short.csv", "a,b\n1\n4,5\n", [], 2),
-        ("empty_cells.csv", "a,b\n,\n4,5\n,\n", [], 3),
-        ("multiline.csv", 'a,b\n"1\n\n2","x, y"\n3,4\n', [], 2),
-        ("inner.csv", 'a,b\n"he said "no" to me",x\n3,4\n', [1], 2),
-        ("open.csv", 'a,b\n1,2\n"never closed,2\n3,4\n5,6\n', [2], 4),
-        ("open_then_quoted.csv", 'a,b\n"never closed,2\n"x","y\nz"\n5,6\n', [1], 3),
-        ("literal.tsv", 'a\tb\n"quoted\tx\n"in" it\ty\n3\t4\n', [], 3),
-        ("one_column.csv", "text\nfirst, with commas; and more\nsecond\n", [], 2),
-        ("bad_line.jsonl", '{"a": 1}\n{"a": \n{"a": 3}\n', [2], 3),
-        ("bad_first.jsonl", '{"a": \n{"a": 2}\n{"a": 3}', [1], 3),
-        ("bad_three.jsonl", 'x\ny\nz\n{"a": 3}\n', [1, 2, 3], 4),
-        ("blank_lines.jsonl", '\n{"a": 1}\n\n  \noops\n{"a": 2}\n\n', [5], 3),
-        ("not_objects.jsonl", '{"a": 1}\n[1, 2]\n"text"\n3\nnull\n', [2, 3, 4, 5], 5),
-        ("arrays.jsonl", '["a", "b"]\n{"a": 1}\n', [1], 2),
-        ("bracket.jsonl", '[oops\n{"a": 1}\n{"a": 2}\n', [1], 3),
-        ("commas.jsonl", '{"a": 1},\n{"a": 2}\n', [1], 2),
-        ("two_on_a_line.jsonl", '{"a": 1}{"a": 2}\n{"a": 3}\n', [1], 2),
-        ("single_quotes.jsonl", "{'a': 1}\n{\"a\": 2}\n", [1], 2),
-        ("deep.jsonl", "[" * 200_000 + '\n{"a": 1}\n{"a": 2}\n', [1], 3),
-        ("digits.jsonl", '{"a": ' + "9" * 5000 + '}\n{"a": 2}\n', [1], 2),
-        ("separators.jsonl", '{"a": "x\u2028y\u0085z"}\n{"a": 2}\n', [], 2),
-        ("cut_off.jsonl", '{"a": 1}\n{"a": 2}\n{"a": "thr', [3], 3),
-        ("marks.jsonl", '\ufeff{"a": 1}\n\ufeff{"a": 2}\n', [], 2),
-        ("items.json", '[{"a": 1}, 5, {"a": 2}, "x"]', [2, 4], 4),
-        ("nan.json", '[{"a": NaN}, {"a": Infinity}]', [], 2),
-    ],
-)
-def test_broken_records_are_counted_by_number(
-    name: str, content: str, broken: list[int], rows: int, tmp_path: Path
-) -> None:
-    records = read_records(put(tmp_path, name, content), LIMIT)
-    assert [number for number, record in records.rows if isinstance(record, Unusable)] == broken
-    assert len(records.rows) == rows
-    assert all(record.reason and record.fix for _, record in records.rows if isinstance(record, Unusable))
+BROKEN: dict[str, dict[str, Any]] = CASES["broken"] | {
+    "deep.jsonl": {"text": "[" * 200_000 + '\n{"a": 1}\n{"a": 2}\n', "broken": [1], "rows": 3},
+    "digits.jsonl": {"text": '{"a": ' + "9" * 5000 + '}\n{"a": 2}\n', "broken": [1], "rows": 2},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_records_are_counted_by_number(name: str, tmp_path: Path) -> None:
+    records = read_records(put(tmp_path, name, BROKEN[name]["text"]), LIMIT)
+    broken = [(number, record) for number, record in records.rows if isinstance(record, Unusable)]
+    assert [number for number, _ in broken] == BROKEN[name]["broken"]
+    assert len(records.rows) == BROKEN[name]["rows"]
+    assert all(record.reason and record.fix for _, record in broken)
 
 
 REFUSED = [
-    ("empty.csv", "", "is empty"),
-    ("blank.jsonl", "\n \n\n", "is empty"),
+    *((name, case["text"], case["says"]) for name, case in CASES["refused"].items()),
     ("mark.csv", b"\xef\xbb\xbf", "is empty"),
     ("picture.csv", b"\x89PNG\r\n\x1a\n\0\0", "is a PNG image"),
     ("book.csv", b"PK\x03\x04rest", "a zip archive or an Excel workbook"),
     ("page.json", b"%PDF-1.7 ...", "is a PDF"),
     ("packed.jsonl", b"\x1f\x8b\x08\0", "gzip"),
     ("nul.csv", b"prompt,completion\na\0b,c\n", "NUL bytes"),
-    ("header.csv", "prompt,completion\n", "no rows"),
-    ("header.tsv", "prompt\tcompletion", "no rows"),
-    ("no_names.csv", ",,\n1,2,3\n", "no column names"),
-    ("open_header.csv", '"prompt,completion\na,b\n', "column names cannot be read"),
-    ("broken.json", '[\n {"a": 1},\n {"a": 2}\n {"a": 3}\n]', "line 4, column 2"),
-    ("broken_array.jsonl", '[\n {"a": 1},\n {"a" 2}\n]', "line 3, column 7"),
-    ("cut_off_array.jsonl", '[{"a": 1},\n{"a": 2},\n{"a"', "line 3"),
-    ("one_line.jsonl", '{"a": ', "line 1, column"),
-    ("nothing.json", "[]", "no rows"),
-    ("object.json", "{}", "no rows"),
-    ("number.json", "5", "a number"),
-    ("splits.json", '{"train": [{"a": 1}], "test": [{"a": 2}]}', r"train \(1\), test \(1\)"),
-    ("deep.json", "[" * 200_000, "nested too deep|line 1"),
-    ("words.doc", "hello", "unknown kind"),
-    ("words", "hello", "no extension"),
     ("old.xls", b"\xd0\xcf\x11\xe0", "xlsx"),
-    ("fake.xlsx", "prompt,completion\na,b\n", "no Excel workbook"),
-    ("fake.parquet", "prompt,completion\na,b\n", "no Parquet file"),
+    ("deep.json", "[" * 200_000, "nested too deep|line 1"),
     ("wide.csv", ",".join(f"c{n}" for n in range(1001)) + "\n" + "1," * 1000 + "1\n", "at most 1000"),
 ]
 
