@@ -8,14 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from playground.data.example import (
-    BadRow,
-    Checked,
-    Judged,
-    Row,
-    RowWarning,
-    texts_of,
-)
+from playground.data.example import BadRow, Checked, Judged, Row, RowWarning, texts_of
 from playground.data.split import near_duplicates
 from playground.data.token_counts import TokenReport
 
