@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import openpyxl
 import pyarrow
 import pyarrow.parquet
 from jinja2 import TemplateError
+
+from playground.data.token_counts import TokenReport
 
 
 def put(folder: Path, name: str, content: Any) -> Path:
@@ -51,6 +54,12 @@ def parquet(**columns: list[Any]) -> bytes:
     out = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), out)
     return out.getvalue()
+
+
+def lengths(*rows: tuple[int, int], limit: int = 100, packed: bool = False) -> TokenReport:
+    """Rows of so many tokens of prompt and answer."""
+    prompts, answers = array("L", [p for p, _ in rows]), array("L", [a for _, a in rows])
+    return TokenReport(array("L", range(1, len(rows) + 1)), prompts, answers, limit, packed)
 
 
 class Words:

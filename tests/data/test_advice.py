@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from array import array
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from playground.data.check import check_file
 from playground.data.example import Checked, Example, FilePart, Judged, Message, Passage, Preference, RowWarning
 from playground.data.split import near_duplicates
 from playground.data.token_counts import TokenReport
+from tests.data.conftest import lengths
 
 WORDS = """
 lamp chair kettle sofa mirror table carpet basket blanket teapot shelf clock fan drawer bench vase
@@ -41,11 +41,6 @@ def said(found: Checked, kind: str, tokens: TokenReport | None = None) -> Advice
     every = [advice for advice in advise(found, tokens) if advice.kind == kind]
     assert len(every) == 1, advise(found, tokens)
     return every[0]
-
-
-def lengths(*each: tuple[int, int], limit: int = 100, packed: bool = False) -> TokenReport:
-    prompts, answers = array("L", [p for p, _ in each]), array("L", [a for _, a in each])
-    return TokenReport(array("L", range(1, len(each) + 1)), prompts, answers, limit, packed)
 
 
 def test_good_rows_hear_nothing() -> None:

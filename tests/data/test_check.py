@@ -65,21 +65,14 @@ def test_text(checked: Checked) -> None:
     assert "… and 30 more" in as_text(many)
 
 
+PAIRS = [{"prompt": "q", "chosen": "a b c d", "rejected": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}]
+JUDGED = [{"prompt": "q", "completion": "a", "label": True}, {"prompt": "r", "completion": "a b", "label": False}]
+TEXTS = [{"text": "one two three"}, {"text": "one " * 50}]
+
+
 @pytest.mark.parametrize(
     ("rows", "objective", "lengths"),
-    [
-        (
-            [{"prompt": "q", "chosen": "a b c d", "rejected": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}],
-            "preference",
-            (5, 8),
-        ),
-        (
-            [{"prompt": "q", "completion": "a", "label": True}, {"prompt": "r", "completion": "a b", "label": False}],
-            "unpaired_preference",
-            (5, 6),
-        ),
-        ([{"text": "one two three"}, {"text": "one " * 50}], "text", (3, 50)),
-    ],
+    [(PAIRS, "preference", (5, 8)), (JUDGED, "unpaired_preference", (5, 6)), (TEXTS, "text", (3, 50))],
 )
 def test_other_objectives(rows: list[Any], objective: str, lengths: tuple[int, int], tmp_path: Path) -> None:
     checked = check_file(jsonl(tmp_path, *rows))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from array import array
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 
 from playground.data.example import Checked, Example, Judged, Message, Passage, Preference
 from playground.data.render import ALL, encode, load_tokenizer, render_example
-from playground.data.token_counts import WORD_PATTERNS, TokenCounter, TokenReport, separable, token_report
+from playground.data.token_counts import WORD_PATTERNS, TokenCounter, separable, token_report
 from playground.errors import InputError
-from tests.data.conftest import Words
+from tests.data.conftest import Words, lengths
 
 ODD = (
     *(" ", "  ", "\n", " \n", "\n ", "\t", "a", "Word", "é", "e\u0301", "\u0301", "5", "123", ".", "...", "'s", " 's"),
@@ -39,11 +38,6 @@ def of(*rows: Any) -> Checked:
     return Checked("chat", objective, len(rows), rows if sft else (), others=() if sft else rows)
 
 
-def report(*rows: tuple[int, int], limit: int = 100, packed: bool = False) -> TokenReport:
-    prompts, answers = array("L", [p for p, _ in rows]), array("L", [a for _, a in rows])
-    return TokenReport(array("L", range(1, len(rows) + 1)), prompts, answers, limit, packed)
-
-
 def test_every_row_has_its_lengths_and_the_limit_tells_where_it_cuts() -> None:
     found = token_report(
         of(example(1, "p p", "a"), example(4, "p " * 20, "a a"), example(9, "p", "a " * 30)), Words(), 12
@@ -59,7 +53,7 @@ def test_every_row_has_its_lengths_and_the_limit_tells_where_it_cuts() -> None:
 def test_histogram_counts_every_row_once() -> None:
     chance = random.Random(1)
     for rows, bins in ((1, 20), (7, 3), (500, 20), (500, 1)):
-        found = report(*((chance.randint(1, 90), chance.randint(1, 200)) for _ in range(rows)), limit=400)
+        found = lengths(*((chance.randint(1, 90), chance.randint(1, 200)) for _ in range(rows)), limit=400)
         bars = found.histogram(bins)
         assert len(bars) <= bins
         assert sum(count for _, _, count in bars) == rows
@@ -68,22 +62,22 @@ def test_histogram_counts_every_row_once() -> None:
         assert all(before[1] + 1 == after[0] for before, after in itertools.pairwise(bars))
         for low, high, count in bars:
             assert count == sum(low <= length <= high for length in found.lengths)
-    tail = report(*[(5, number) for number in range(1, 100)], (5, 90_000), limit=100_000).histogram(10)
+    tail = lengths(*[(5, number) for number in range(1, 100)], (5, 90_000), limit=100_000).histogram(10)
     assert tail[-1][1] == 90_005
     assert sum(count > 0 for *_, count in tail) > 5  # one giant does not press the others into one bar
 
 
 def test_padding_is_that_of_the_batches() -> None:
-    assert report(*[(10, 5)] * 9).padding(4).random == 0
-    two = report((10, 2), (2, 10)).padding(2)  # both sides are padded: 24 tokens in two rows of 20
+    assert lengths(*[(10, 5)] * 9).padding(4).random == 0
+    two = lengths((10, 2), (2, 10)).padding(2)  # both sides are padded: 24 tokens in two rows of 20
     assert (two.random, two.by_length) == (pytest.approx(1 - 24 / 40), pytest.approx(1 - 24 / 40))
     chance = random.Random(2)
-    mixed = report(*((chance.randint(1, 60), chance.randint(1, 30)) for _ in range(300)))
+    mixed = lengths(*((chance.randint(1, 60), chance.randint(1, 30)) for _ in range(300)))
     padding = mixed.padding(8)
     assert 0 < padding.by_length < padding.random < 1
     assert padding == mixed.padding(8)
-    assert report((200, 10), (90, 10), limit=100).padding(2).random == 0  # a cut row is as long as the limit
-    assert report((0, 10), (0, 90), packed=True).padding(2).random == 0
+    assert lengths((200, 10), (90, 10), limit=100).padding(2).random == 0  # a cut row is as long as the limit
+    assert lengths((0, 10), (0, 90), packed=True).padding(2).random == 0
 
 
 def test_an_answer_that_teaches_nothing_is_bad() -> None:
@@ -136,14 +130,14 @@ def test_quick_lengths_are_those_of_the_renderer(tokenizer: Any, turns: str) -> 
     chat = (Message("user", "a"), Message("assistant", "\nb"), Message("user", "c"), Message("assistant", "d"))
     rows += [Example(chat, 500), example(501, "q", "<|im_end|>"), example(502, "q", "word " * 100)]
     found = token_report(of(*rows), tokenizer, 60, turns)
-    lengths = {row: (p, a) for row, p, a in zip(found.rows, found.prompt_lengths, found.answer_lengths, strict=True)}
-    assert {500} <= set(lengths)
+    counted = {row: (p, a) for row, p, a in zip(found.rows, found.prompt_lengths, found.answer_lengths, strict=True)}
+    assert {500} <= set(counted)
     assert {501, 502} <= {bad.row for bad in found.bad}
     for row in rows:
-        if row.row not in lengths:
+        if row.row not in counted:
             continue
         rendered = render_example(tokenizer, row, 60, turns)
-        assert lengths[row.row] == (rendered.cut + len(rendered.prompt_ids), len(rendered.completion_ids)), row
+        assert counted[row.row] == (rendered.cut + len(rendered.prompt_ids), len(rendered.completion_ids)), row
 
 
 @pytest.mark.real

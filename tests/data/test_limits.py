@@ -3,12 +3,13 @@ bound on memory."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from gzip import compress as gz
 from pathlib import Path
 from typing import Any
 
@@ -103,46 +104,43 @@ def nested_parquet() -> bytes:
     return packed(pyarrow.table({"prompt": pyarrow.ListArray.from_arrays([0, many], inner)}))
 
 
-BOMBS = {
+def nulls() -> bytes:
+    return packed(pyarrow.table({"a": pyarrow.nulls(50_000_000)}), compression="zstd")
+
+
+def names(count: int) -> str:
+    return ",".join(f"c{n}" for n in range(count))
+
+
+def long_line() -> bytes:
+    return gz(b'{"a":[' + b"[]," * 9_000_000 + b"[]]}\n" + b'{"prompt":"a","completion":"b"}\n' * 2)
+
+
+def crossed() -> str:
+    return json.dumps({"a": dict.fromkeys(map(str, range(90_000)), 1)} | {f"c{n}": {"0": 1} for n in range(900)})
+
+
+ROWS, CELLS, WIDE = "the most that are read", "cells, the most that are read", "60,000 columns; at most 1000"
+BOMBS: dict[str, tuple[Callable[[], str | bytes], str]] = {
     "far.xlsx": (far_row, "rows, the most that are read"),
     "wide.xlsx": (last_column, "16,384 columns; at most 1000"),
+    "row.xlsx": (lambda: sheet('<row r="1">' + "<c/>" * 2_000_000 + "</row>"), "to unpack"),
     "dictionary.parquet": (dictionary_parquet, "to unpack"),
     "coded.parquet": (coded_parquet, "to unpack"),
-    "nested.parquet": (nested_parquet, "cells, the most that are read"),
-    "row.xlsx": (lambda: sheet('<row r="1">' + "<c/>" * 2_000_000 + "</row>"), "to unpack"),
-    "line.csv.gz": (lambda: gzip.compress(("a,b\n" + "\U0001f600" * 40_000_000).encode()), "line 2 is longer than"),
-    "nulls.parquet": (
-        lambda: packed(pyarrow.table({"a": pyarrow.nulls(50_000_000)}), compression="zstd"),
-        "rows, the most that are read",
-    ),
-    "rows.csv.gz": (lambda: gzip.compress(b"a,b\n" * 3_000_000), "the most that are read"),
-    "rows.jsonl.gz": (lambda: gzip.compress(b'{"a":1}\n' * 3_000_000), "the most that are read"),
-    "lists.json.gz": (lambda: gzip.compress(b"[" + b"[]," * 40_000_000 + b"[]]"), "one JSON document of more than"),
-    "line.jsonl.gz": (
-        lambda: gzip.compress(b'{"a":[' + b"[]," * 9_000_000 + b"[]]}\n" + b'{"prompt":"a","completion":"b"}\n' * 2),
-        "read 3 rows",  # the first of them is a bad row
-    ),
-    "columns.json": (
-        lambda: json.dumps(
-            {"a": dict.fromkeys(map(str, range(90_000)), 1)} | {f"c{n}": {"0": 1} for n in range(900)}
-        ).encode(),
-        "cells, the most that are read",
-    ),
-    "dots.jsonl": (lambda: json.dumps({"." * 1_000_000: 1}).encode() + b"\n{}\n", "read 2 rows"),
-    "lines.txt.gz": (lambda: gzip.compress(b"a\n" * 5_000_000), "the most that are read"),
-    "header.csv": (
-        lambda: ",".join(f"c{n}" for n in range(60_000)).encode() + b"\n1,2\n",
-        "60,000 columns; at most 1000",
-    ),
-    "cells.csv": (
-        lambda: (",".join(f"c{n}" for n in range(999)) + "\n" + "1,2\n" * 200_000).encode(),
-        "cells, the most that are read",
-    ),
-    "keys.jsonl": (
-        lambda: json.dumps({f"k{n}": n for n in range(60_000)}).encode() + b"\n{}\n",
-        "60,000 columns; at most 1000",
-    ),
-    "deep.json": (lambda: b"[" * 100_000, "nested too deep"),
+    "nested.parquet": (nested_parquet, CELLS),
+    "nulls.parquet": (nulls, "rows, the most that are read"),
+    "line.csv.gz": (lambda: gz(("a,b\n" + "\U0001f600" * 40_000_000).encode()), "line 2 is longer than"),
+    "rows.csv.gz": (lambda: gz(b"a,b\n" * 3_000_000), ROWS),
+    "rows.jsonl.gz": (lambda: gz(b'{"a":1}\n' * 3_000_000), ROWS),
+    "lists.json.gz": (lambda: gz(b"[" + b"[]," * 40_000_000 + b"[]]"), "one JSON document of more than"),
+    "line.jsonl.gz": (long_line, "read 3 rows"),  # the first of them is a bad row
+    "lines.txt.gz": (lambda: gz(b"a\n" * 5_000_000), ROWS),
+    "columns.json": (crossed, CELLS),
+    "dots.jsonl": (lambda: json.dumps({"." * 1_000_000: 1}) + "\n{}\n", "read 2 rows"),
+    "header.csv": (lambda: names(60_000) + "\n1,2\n", WIDE),
+    "cells.csv": (lambda: names(999) + "\n" + "1,2\n" * 200_000, CELLS),
+    "keys.jsonl": (lambda: json.dumps({f"k{n}": n for n in range(60_000)}) + "\n{}\n", WIDE),
+    "deep.json": (lambda: "[" * 100_000, "nested too deep"),
 }
 
 
