@@ -30,7 +30,7 @@ BOUND = 1 << 30
 READER = r"""
 import json, os, re, sys
 from pathlib import Path
-from playground.data.read import read_records
+from playground.data.check import read_records
 from playground.errors import InputError
 for path in sys.argv[2:]:
     if os.fork() == 0:  # a process each: what one has taken is not counted for the next
