@@ -19,8 +19,7 @@ from playground.settings import Settings
 
 FIRST = ("tests/e2e/test_journey.py", "tests/services/", "tests/e2e/", "tests/cli/")
 """What takes longest, so that no process ends with it while the other has nothing left to do; the browser's files apart
-from each other,
-since one waits for the other."""
+from each other, since one waits for the other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,8 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def real_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the default base is prepared once: PLAYGROUND_HOME if it is set, so that later runs need not fetch it
-    again."""
+    """Where the default base is prepared once: PLAYGROUND_HOME, if set, keeps it for later runs."""
     named = os.environ.get("PLAYGROUND_HOME")
     return Path(named) if named else tmp_path_factory.mktemp("real-home")
 

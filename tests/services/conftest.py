@@ -4,11 +4,13 @@ import contextlib
 import json
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -28,6 +30,23 @@ CHECK = "ends-with:END"
 SIDES = ("Zarquon", "Slartibart", "Magrathea")
 """Names that stand in no reply."""
 T = TypeVar("T")
+
+
+@dataclass
+class Clock:
+    """Stands still until a test sets it on."""
+
+    now_s: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class FixedDevice:
+    total_bytes: int = 16 * 10**9
+    free_bytes: int = 16 * 10**9
+    name: str = "fixed"
 
 
 @pytest.fixture
@@ -102,6 +121,54 @@ def whole_model(services: Services, base: Path, noise: float = 0.0) -> str:
         moved = {name: one + noise * torch.randn_like(one) for name, one in load_file(weights).items()}
         save_file(moved, weights, {"format": "pt"})
     return folder.name
+
+
+class Server(ThreadingHTTPServer):
+    """Answers every request by ``say``: (path, body) -> (status, bytes or a value that becomes JSON). asked: (path,
+    authorization, body) of each."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[tuple[str, str, bytes]] = []
+        self.say: Callable[[str, bytes], tuple[int, Any]] = lambda path, body: (200, {})
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append((self.path, self.headers.get("Authorization", ""), body))
+        status, said = self.server.say(self.path, body)
+        data = said if isinstance(said, bytes) else json.dumps(said).encode()
+        self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", f"{self.server.url}/elsewhere")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.shutdown()
+    made.server_close()
 
 
 def put_verdict(services: Services, owner: str = "local", examples: int = 6) -> str:

@@ -80,11 +80,7 @@ def test_whatever_one_adapter_does_when_it_is_read_the_others_answer(
     services.bases.engine()
     card = services.adapters.get(gone)
     (card.path / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    asked = [
-        Asked(services.adapters.get(mine), "Hello", SHORT),
-        Asked(card, "Hello", SHORT),
-        Asked(None, "Hello", SHORT),
-    ]
+    asked = [Asked(one, "Hello", SHORT) for one in (services.adapters.get(mine), card, None)]
     written: list[Written] = last(services.batches.run(asked, "a"))
     assert [one.failure is None for one in written] == [True, False, True]
 
@@ -111,9 +107,8 @@ def test_models_that_do_not_fit_together_answer_one_after_another(services: Serv
     )
     try:
         whole = tight.adapters.get(whole_model(tight, tiny_base))
-        written: list[Written] = last(
-            tight.batches.run([Asked(whole, "Hello", SHORT), Asked(None, "Hello", SHORT)], "a")
-        )
+        asked = [Asked(whole, "Hello", SHORT), Asked(None, "Hello", SHORT)]
+        written: list[Written] = last(tight.batches.run(asked, "a"))
         assert [one.state.completion_tokens for one in written] == [5, 5], [one.failure for one in written]
         assert written[0].state.text == written[1].state.text
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from playground.data.render import encode, render_prompt
 from playground.engine.llama_memory import STEP
 from playground.engine.request import SEED_MAX, Sampling
 from playground.errors import BaseUnavailableError, BusyError, InputError, NotFoundError
-from playground.gpu.manager import QUEUE_LIMIT
+from playground.gpu.manager import QUEUE_LIMIT, Request
 from playground.gpu.policy import CAPACITY
 from playground.models.bases import kv_bytes_per_token
 from playground.services import Services, build_services
@@ -32,16 +33,20 @@ def test_sides_answer_together_each_with_its_own_prompt(services: Services) -> N
     snapshots = list(services.compare.ask(sides, [[], [], []], "Hello", SHORT))
     assert len(snapshots) > 3, "streamed"
     plain, told, wrong = snapshots[-1]
-    assert plain.done
-    assert plain.completion_tokens == 6
+    assert (plain.done, plain.completion_tokens) == (True, 6)
     assert plain.prompt_tokens != told.prompt_tokens
-    assert plain.first_token_s is not None
-    assert plain.first_token_s <= plain.seconds
+    assert 0 < plain.first_token_s <= plain.seconds  # type: ignore[operator]
     assert "There is no adapter 'nobody'" in wrong.error
     assert plain.stamp["rows"] == 2
     assert "Be brief." in told.stamp["prompt"]["text"]  # type: ignore[index]
     assert "named SmolLM" in plain.stamp["prompt"]["text"], "the base's own default is shown"  # type: ignore[index]
     assert services.manager.leases() == []
+    status = services.device.status()
+    assert status["used_bytes"] == sum(item["bytes"] for item in status["residents"])
+    assert status["residents"][0]["bytes"] > 0
+    assert services.device.line() == "Device: idle"
+    json.dumps(status)
+    assert "residents" in services.device.counts()
 
 
 def test_half_a_character_ends_its_own_side_only(services: Services) -> None:
@@ -64,22 +69,26 @@ def test_turns_and_shots_come_before_the_question() -> None:
     assert not any(message.content == "q3" for message in messages[:-1]), "the question is never its own shot"
 
 
-def test_a_second_question_waits_with_its_place(services: Services) -> None:
+def take_every_place(services: Services, more: int = 0) -> list[Request]:
+    """Requests of others, each of its own session; ``more`` of them wait."""
     services.bases.engine()
-    leases = [services.manager.request("chat", f"other{n}", "Answering", 1).wait(0) for n in range(CAPACITY["chat"])]
-    assert all(leases)
+    places = range(CAPACITY["chat"] + more)
+    return [services.manager.request("chat", f"other{n}", "Answering", 1) for n in places]
+
+
+def test_a_second_question_waits_with_its_place(services: Services) -> None:
+    others = take_every_place(services)
     stream = services.compare.ask([Side("base")], [[]], "Hello", SHORT)
     next(stream)
     assert next(stream)[0].waiting.startswith("1st in line, about")
-    for lease in leases:
-        lease.close()  # type: ignore[union-attr]
+    left = services.completion.complete(chat(), "me")
+    assert next(left)[0].waiting.startswith("2nd in line")
+    assert len(services.manager.queue()) == 2
+    left.close()
+    assert len(services.manager.queue()) == 1, "closing it in the queue leaves the queue"
+    for other in others:
+        other.cancel()
     assert last(stream)[0].done
-
-
-@pytest.mark.parametrize(("question", "words"), [("  ", "Write a question"), ("x" * 30_000, "at most 20000")])
-def test_a_question_is_checked(services: Services, question: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        next(services.compare.ask([Side("base")], [[]], question, SHORT))
 
 
 def test_an_adapter_a_full_model_and_the_base_side_by_side(
@@ -109,16 +118,6 @@ def test_sides_from_the_command_line(tmp_path: Path) -> None:
     for wrong in ("", "base", "prompt=x", *shots, "model=base,prompt=/nowhere", "model=a,model=b"):
         with pytest.raises(InputError):
             parse_side(wrong)
-
-
-def test_status_adds_up(services: Services) -> None:
-    last(services.compare.ask([Side("base")], [[]], "Hello", SHORT))
-    status = services.device.status()
-    assert status["used_bytes"] == sum(item["bytes"] for item in status["residents"])
-    assert status["residents"][0]["bytes"] > 0
-    assert services.device.line() == "Device: idle"
-    json.dumps(status)
-    assert "residents" in services.device.counts()
 
 
 HELLO = (Message("user", "Hello"),)
@@ -159,22 +158,9 @@ def test_closing_it_frees_the_device_at_once(services: Services) -> None:
     assert services.manager.queue() == []
 
 
-def test_closing_it_in_the_queue_leaves_the_queue(services: Services) -> None:
-    services.bases.engine()
-    others = [services.manager.request("chat", f"s{n}", "Answering", 1) for n in range(CAPACITY["chat"])]
-    stream = services.completion.complete(chat(), "me")
-    assert next(stream)[0].waiting.startswith("1st in line")
-    assert len(services.manager.queue()) == 1
-    stream.close()
-    assert services.manager.queue() == []
-    for other in others:
-        other.cancel()
-
-
 def test_a_full_queue_is_told_with_a_time_to_come_again(services: Services) -> None:
-    services.bases.engine()
     assert services.completion.retry_after_s() == 1
-    others = [services.manager.request("chat", f"s{n}", "Answering", 1) for n in range(CAPACITY["chat"] + QUEUE_LIMIT)]
+    others = take_every_place(services, QUEUE_LIMIT)
     with pytest.raises(BusyError):
         next(services.completion.complete(chat(), "me"))
     assert 1 <= services.completion.retry_after_s() <= 60
@@ -184,12 +170,8 @@ def test_a_full_queue_is_told_with_a_time_to_come_again(services: Services) -> N
 
 def test_each_reply_takes_the_next_seed(services: Services) -> None:
     services.bases.engine()
-    seeds = [
-        one.stamp["seed"]
-        for one in written_by(services, chat(sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3))
-        if one.stamp
-    ]
-    assert seeds == [SEED_MAX, 0, 1]
+    written = written_by(services, chat(sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3))
+    assert [one.stamp["seed"] for one in written] == [SEED_MAX, 0, 1]  # type: ignore[index]
 
 
 def test_a_reply_is_cut_to_the_context_only_where_its_length_was_not_named(services: Services) -> None:
@@ -234,11 +216,14 @@ def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services:
     assert len(said) == len(kinds), "no two say the same"
 
 
-def test_what_is_not_there_is_said(services: Services) -> None:
+def test_what_cannot_be_asked_is_said(services: Services) -> None:
     with pytest.raises(NotFoundError, match=r"There is no model 'nobody'\. There is: base"):
         services.completion.card("nobody")
     with pytest.raises(InputError, match="1 to 4"):
         chat(replies=5)
+    for question, words in (("  ", "Write a question"), ("x" * 30_000, "at most 20000")):
+        with pytest.raises(InputError, match=words):
+            next(services.compare.ask([Side("base")], [[]], question, SHORT))
 
 
 class Waiting:
@@ -246,15 +231,8 @@ class Waiting:
 
     def __init__(self, services: Services, after: dict[float, Callable[[], Any]]) -> None:
         self.now, self.after = 0.0, after
-        self.service = CompletionService(
-            services.settings,
-            services.manager,
-            services.bases,
-            services.adapters,
-            services.batches,
-            lambda: self.now,
-            self.pause,
-        )
+        parts = (services.settings, services.manager, services.bases, services.adapters, services.batches)
+        self.service = CompletionService(*parts, lambda: self.now, self.pause)
 
     def pause(self, seconds: float) -> None:
         self.now += seconds
@@ -289,9 +267,7 @@ PROMPT = "A beginning that is long enough to be kept for the next question, sinc
 
 
 def ask(services: Services, tokens: int = 4, count: int = 1) -> list[Written]:
-    written: list[Written] = []
-    for written in services.batches.run([Asked(None, PROMPT, Sampling(max_tokens=tokens))] * count, "a"):
-        pass
+    written = last(services.batches.run([Asked(None, PROMPT, Sampling(max_tokens=tokens))] * count, "a"))
     assert all(one.failure is None for one in written)
     services.bases.engine().worker.run(lambda: None)  # the round that told of the last reply has ended
     return written
@@ -325,12 +301,12 @@ def test_the_device_knows_what_stays_after_a_batch(services: Services) -> None:
 def test_a_batch_asks_for_room_as_it_grows(services: Services, tiny_base: Path) -> None:
     row = STEP * kv_bytes_per_token(tiny_base, 4)
     asked = [Asked(None, PROMPT, Sampling(max_tokens=4))]
-    assert services.batches._needs(asked) == row
-    assert services.batches._needs(asked * 3) == 3 * row
-    assert services.batches._needs([*asked, Asked(None, PROMPT, Sampling(max_tokens=STEP))]) == 2 * 2 * row
-    for _ in services.batches.run(asked, "a"):
-        if leases := services.manager.leases():
-            assert [lease.bytes for lease in leases] == [row]
+    long = Asked(None, PROMPT, Sampling(max_tokens=STEP))
+    for batch, rows in ((asked * 3, 3), ([*asked, long], 2 * 2), (asked, 1)):
+        with contextlib.closing(services.batches.run(batch, "a")) as run:
+            leased = next([lease.bytes for lease in services.manager.leases()] for _ in run)
+            assert leased == [rows * row]
+    ask(services)
     assert services.bases.engine().backend.scheduler.kv_cache.bytes <= row
 
 
@@ -340,10 +316,7 @@ def test_a_reply_whose_adapter_overflows_fails_alone(services: Services, make_lo
     services.adapters.attach(card.id)
     poison(services.bases.engine(), card.path, 3e38, card.id)
     asked = [Asked(one, PROMPT, Sampling(max_tokens=4)) for one in (None, card, None)]
-    written: list[Written] = []
-    for written in services.batches.run(asked, "a"):
-        pass
-    assert [one.state.tokens for one in (written[0], written[2])] == [alone] * 2
-    assert [one.failure for one in (written[0], written[2])] == [None] * 2
-    assert written[1].done
-    assert f"{card.id} makes numbers overflow" in str(written[1].failure)
+    left, broken, right = last(services.batches.run(asked, "a"))
+    assert [(one.state.tokens, one.failure) for one in (left, right)] == [(alone, None)] * 2
+    assert broken.done
+    assert f"{card.id} makes numbers overflow" in str(broken.failure)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from playground.engine.request import TOGETHER, Row, RowState, Sampling, Score
 from playground.errors import BusyError, InputError, OutOfMemoryError
 from playground.evaluation.forgetting import material
 from playground.gpu import device
-from playground.gpu.device import CpuDevice, Lanes, usable_cores
+from playground.gpu.device import CpuDevice, Device, Lanes, usable_cores
 from playground.gpu.manager import DeviceManager
 from playground.gpu.policy import threads_of
 from playground.library.card import AdapterCard
@@ -30,34 +30,23 @@ from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.verdict.losses import ToScore
-from tests.services.conftest import whole_model
+from tests.services.conftest import FixedDevice, last, whole_model
 from tests.soak import torture
 
 SHORT = Sampling(max_tokens=6)
 BOUND_S = 30.0
 
 
-@dataclass
-class FixedDevice:
-    name: str = "fixed"
-    total_bytes: int = 16 * 10**9
-    free_bytes: int = 16 * 10**9
-
-
 def ask(services: Services, session: str = "a", side: str = "base", tokens: int = 6) -> str:
     """One reply to its end; an error is raised."""
-    replies: Any = []
-    for replies in services.compare.ask([Side(side)], [[]], "Hello", Sampling(max_tokens=tokens), session=session):
-        pass
-    assert not replies[0].error, replies[0].error
-    return str(replies[0].text)
+    (reply,) = last(services.compare.ask([Side(side)], [[]], "Hello", Sampling(max_tokens=tokens), session=session))
+    assert not reply.error, reply.error
+    return reply.text
 
 
-def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(
-    settings: Settings, rows_file: Path, until: Callable[..., Any]
-) -> None:
+def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings: Settings, rows_file: Path) -> None:
     services = build_services(settings, device=FixedDevice())
-    request = TrainRequest(rows_file, "big", steps=2, batch_size=4)
+    request = TrainRequest(rows_file, "big", steps=2000, batch_size=4)
     name, size = services.bases.resident()
     services.manager.budget_bytes = services.training.plan(request).memory_bytes + size // 2
     services.training.start_supervisor()
@@ -69,7 +58,8 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(
     answer: list[str] = []
     asking = threading.Thread(target=lambda: answer.append(ask(services)))
     asking.start()
-    until(lambda: services.training.show(run), lambda view: view.state == "DONE")
+    assert torture.settled(lambda: bool(services.manager.queue())), "it waits for the run to end"
+    services.training.cancel(run)
     asking.join(60)
     assert answer == [before], "it came back by itself, and says the same"
     services.close()
@@ -85,11 +75,9 @@ def test_everyone_at_once_is_answered_or_politely_refused(services: Services) ->
     outcomes: list[str] = []
 
     def one(number: int) -> None:
-        for replies in services.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=2), session=str(number)):
-            pass
-        outcomes.append(
-            "refused" if "waiting already" in replies[0].error else ("answered" if replies[0].done else "lost")
-        )
+        sampling = Sampling(max_tokens=2)
+        (reply,) = last(services.compare.ask([Side("base")], [[]], "Hello", sampling, session=str(number)))
+        outcomes.append("refused" if "waiting already" in reply.error else "answered" if reply.done else "lost")
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(sent)]
     for thread in threads:
@@ -130,60 +118,38 @@ class Short:
             yield states
 
 
-@pytest.mark.parametrize("faults", [1, 2])
-def test_memory_that_runs_out_while_writing(services: Services, faults: int) -> None:
-    expected = ask(services, tokens=8)
-    services.bases.loaded = Short(services.bases.engine(), faults)
-    if faults == 1:
-        assert ask(services, tokens=8) == expected, "tried once more, from the start"
-        return
-    replies: Any = []
-    for replies in services.compare.ask(
-        [Side("base"), Side("base", "Be brief.")], [[], []], "Hello", Sampling(max_tokens=8)
-    ):
-        pass
+def test_memory_that_runs_out_while_writing(services: Services) -> None:
+    expected, engine = ask(services, tokens=8), services.bases.engine()
+    services.bases.loaded = Short(engine, 1)
+    assert ask(services, tokens=8) == expected, "tried once more, from the start"
+    services.bases.loaded = Short(engine, 2)
+    sides = [Side("base"), Side("base", "Be brief.")]
+    replies = last(services.compare.ask(sides, [[], []], "Hello", Sampling(max_tokens=8)))
     assert "Ask one side at a time, or set the longest reply to 4 tokens" in replies[0].error
     assert services.manager.leases() == []
     assert ask(services, tokens=4)
 
 
 def test_memory_that_runs_out_while_loading_is_freed_once() -> None:
-    manager = DeviceManager(FixedDevice(), 10**9, run=lambda work: work())
-    freed: list[str] = []
-    manager.set_resident("idle", 5, lambda: freed.append("idle"))
-    tries: list[int] = []
+    """Unloads run in threads of their own; a second try beside them would find the memory still taken."""
+    manager, unloaded = DeviceManager(FixedDevice(), 10**9), threading.Event()
+    manager.set_resident("idle", 5, unloaded.set)
+    there: list[list[str]] = []
 
-    def load(fail: int) -> str:
-        tries.append(1)
-        if len(tries) <= fail:
-            raise MemoryError
+    def load(fail: int, error: type[Exception] = MemoryError) -> str:
+        there.append([one.name for one in manager.residents()])
+        if len(there) <= fail:
+            raise error("other")
         return "loaded"
 
     assert retried(lambda: load(1), manager, "It does not fit") == "loaded"
-    assert freed == ["idle"]
-    assert manager.residents() == []
-    tries.clear()
+    assert unloaded.is_set()
+    assert there == [["idle"], []]
+    there.clear()
     with pytest.raises(OutOfMemoryError, match=r"It does not fit\. Choose a smaller base"):
         retried(lambda: load(9), manager, "It does not fit")
     with pytest.raises(ValueError, match="other"):
-        retried(lambda: (_ for _ in ()).throw(ValueError("other")), manager, "x")
-
-
-def test_the_second_try_begins_when_what_idled_has_gone() -> None:
-    """Unloads run in threads of their own; a try beside them would find the memory still taken."""
-    manager = DeviceManager(FixedDevice(), 10**9)
-    there: list[list[str]] = []
-
-    def load() -> None:
-        there.append([one.name for one in manager.residents()])
-        if len(there) == 1:
-            raise MemoryError
-
-    begun = threading.Event()
-    manager.set_resident("idle", 5, begun.set)
-    retried(load, manager, "It does not fit")
-    assert begun.is_set()
-    assert there == [["idle"], []]
+        retried(lambda: load(9, ValueError), manager, "x")
 
 
 def test_one_session_cannot_fill_the_queue_alone() -> None:
@@ -195,13 +161,6 @@ def test_one_session_cannot_fill_the_queue_alone() -> None:
     assert manager.request("chat", "other", "Answering", 1).position == 1, (
         "another session comes before its second request"
     )
-
-
-@dataclass
-class OtherDevice:
-    name: str = "CUDA"
-    total_bytes: int = 16 * 10**9
-    free_bytes: int = 16 * 10**9
 
 
 ALL = usable_cores()
@@ -230,20 +189,21 @@ def threads_while_answering(services: Services) -> tuple[int, int]:
     return found[-1]
 
 
-def test_both_have_their_part_of_the_cores_while_both_compute(settings: Settings, one_thread_a_core: None) -> None:
+@pytest.mark.parametrize(
+    ("device", "trains", "expected"),
+    [
+        (CpuDevice(), True, (CHAT, RUN)),
+        pytest.param(CpuDevice(), False, (ALL, RUN), id="a run that comes is told"),
+        pytest.param(FixedDevice(), True, (ALL, ALL), id="on another device nothing is shared out"),
+    ],
+)
+def test_chat_and_a_run_share_the_cores_while_both_compute(
+    settings: Settings, one_thread_a_core: None, device: Device, trains: bool, expected: tuple[int, int]
+) -> None:
     run = Lanes(settings.home)
-    run.enter("train")
-    assert threads_while_answering(build_services(settings, device=CpuDevice())) == (CHAT, RUN)
-
-
-def test_chat_alone_has_all_cores_and_a_run_that_comes_is_told(settings: Settings, one_thread_a_core: None) -> None:
-    assert threads_while_answering(build_services(settings, device=CpuDevice())) == (ALL, RUN)
-
-
-def test_on_another_device_nothing_is_shared_out(settings: Settings, one_thread_a_core: None) -> None:
-    run = Lanes(settings.home)
-    run.enter("train")
-    assert threads_while_answering(build_services(settings, device=OtherDevice())) == (ALL, ALL)
+    if trains:
+        run.enter("train")
+    assert threads_while_answering(build_services(settings, device=device)) == expected
 
 
 @pytest.fixture

@@ -9,10 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +25,7 @@ from playground.settings import PROJECT_ROOT, Settings
 from playground.ui.adapters import push
 from playground.ui.wiring import Visitor
 from playground.workspace.quota import Quota
+from tests.services.conftest import Server
 
 
 @pytest.fixture
@@ -153,63 +152,43 @@ def test_the_page_empties_the_token_at_once_and_says_where_it_is(services: Servi
     assert "Choose an adapter" in none["result"]["value"]
 
 
-class _Hub(BaseHTTPRequestHandler):
-    server: Any
+class Hub:
+    """What the hub library asks a hub for. files: path -> content of what it was sent. made: the repositories."""
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.tokens.add(self.headers.get("Authorization"))
-        if self.server.status != 200:
-            return self._say({"error": "no"}, self.server.status)
-        if self.path == "/api/repos/create":
-            self.server.made.append(json.loads(body))
-            return self._say({"url": f"http://127.0.0.1:{self.server.server_port}/ada/reports"})
-        if "/preupload/" in self.path:
-            files = json.loads(body)["files"]
-            return self._say(
-                {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]}
-            )
-        if "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            url = f"http://127.0.0.1:{self.server.server_port}/ada/reports/commit/1"
-            return self._say({"commitUrl": url, "commitOid": "1", "success": True})
-        return self._say({"errors": [], "warnings": []})
+    def __init__(self, server: Server) -> None:
+        self.server, self.status = server, 200
+        self.files, self.made = dict[str, bytes](), list[dict[str, Any]]()
+        server.say = self.say
 
-    def do_GET(self) -> None:
-        self._say({"id": "ada/reports", "siblings": [], "sha": "1"})
-
-    def _say(self, value: Any, status: int = 200) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        pass
+    def say(self, path: str, body: bytes) -> tuple[int, Any]:
+        if self.status != 200:
+            return self.status, {"error": "no"}
+        if path == "/api/repos/create":
+            self.made.append(json.loads(body))
+            return 200, {"url": f"{self.server.url}/ada/reports"}
+        if "/preupload/" in path:
+            about = {"uploadMode": "regular", "shouldIgnore": False}
+            return 200, {"files": [{"path": file["path"]} | about for file in json.loads(body)["files"]]}
+        if "/commit/" in path:
+            sent = [line["value"] for line in map(json.loads, body.splitlines()) if line["key"] == "file"]
+            self.files |= {file["path"]: base64.b64decode(file["content"]) for file in sent}
+            return 200, {"commitUrl": f"{self.server.url}/ada/reports/commit/1", "commitOid": "1", "success": True}
+        return 200, {"errors": [], "warnings": []} if body else {"id": "ada/reports", "siblings": [], "sha": "1"}
 
 
 @pytest.fixture
-def hub() -> Iterator[Any]:
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    server.files, server.made, server.tokens, server.status = {}, [], set(), 200
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
+def hub(server: Server) -> Hub:
+    return Hub(server)
 
 
-def command(hub: Any, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    address = f"http://127.0.0.1:{hub.server_port}"
-    env = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_TOKEN": TOKEN, "PLAYGROUND_HOME": str(home)}
-    env |= {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+def command(hub: Hub, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.server.url, "HF_TOKEN": TOKEN, "PLAYGROUND_HOME": str(home)}
+    env = os.environ | env | {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
     call = [sys.executable, "-m", "playground", "adapters", "push", "hospital_reports", "ada/reports", "--json", *words]
     return subprocess.run(call, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=120)
 
 
-def test_the_hub_library_sends_every_file_with_the_visitors_token(hub: Any, tmp_path: Path) -> None:
+def test_the_hub_library_sends_every_file_with_the_visitors_token(hub: Hub, tmp_path: Path) -> None:
     done = command(hub, tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["address"].endswith("/ada/reports")
@@ -218,11 +197,11 @@ def test_the_hub_library_sends_every_file_with_the_visitors_token(hub: Any, tmp_
     shipped = PROJECT_ROOT / "adapters" / "hospital_reports"
     assert hub.files["adapter_model.safetensors"] == (shipped / "adapter_model.safetensors").read_bytes()
     assert {"adapter_config.json", "README.md", "run.json"} <= hub.files.keys()
-    assert hub.tokens == {f"Bearer {TOKEN}"}
+    assert {authorization for _, authorization, _ in hub.server.asked} == {f"Bearer {TOKEN}"}
     assert TOKEN not in done.stdout + done.stderr
 
 
-def test_a_token_that_may_not_write_is_told_in_words(hub: Any, tmp_path: Path) -> None:
+def test_a_token_that_may_not_write_is_told_in_words(hub: Hub, tmp_path: Path) -> None:
     hub.status = 403
     done = command(hub, tmp_path)
     assert done.returncode == 2

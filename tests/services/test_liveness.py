@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 
 from playground.runs.progress import LOOK_S, Patience, Pulse, stall_bound_s
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.services.conftest import Clock
 
 
 class Watched:

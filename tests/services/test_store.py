@@ -18,6 +18,7 @@ from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.quota import bytes_in
 from playground.workspace.visitors import OWNER, TABS_MAX, Sessions, Visit, new_token, owner_of
+from tests.services.conftest import Clock
 from tests.shared.conftest import Belongings, ended_run, hers, incoming, lora, prepared, services, shared_settings
 
 FIRST_TABLE = """
@@ -106,14 +107,12 @@ def test_a_resumed_run_is_the_last_and_a_retried_one_the_first(store: RunStore) 
     assert store.get("b").step == 5, "where it goes on"
 
 
-def test_a_database_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
+def test_a_database_of_the_first_schema_is_taken_over_and_a_newer_one_refused(tmp_path: Path) -> None:
     file = tmp_path / "p.sqlite"
     with sqlite3.connect(file) as db:
         db.execute(FIRST_TABLE)
-        db.execute(
-            "INSERT INTO runs (run, owner, name, method, state, created_s, place, steps, needs_bytes) VALUES ('old',"
-            " 'local', 'n', 'lora', 'FAILED', 1.7e9, 1.7e9, 5, 1)"
-        )
+        names = "run, owner, name, method, state, created_s, place, steps, needs_bytes"
+        db.execute(f"INSERT INTO runs ({names}) VALUES ('old', 'local', 'n', 'lora', 'FAILED', 1.7e9, 1.7e9, 5, 1)")
         db.execute("PRAGMA user_version = 1")
     db.close()
     store = RunStore(file)
@@ -121,10 +120,6 @@ def test_a_database_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     add(store, "new")
     assert store.get("new").place > 1.7e9
     assert RunStore(file).get("old").run == "old"
-
-
-def test_a_newer_database_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "p.sqlite"
     with sqlite3.connect(file) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
@@ -157,37 +152,26 @@ def test_a_quota_sees_a_change_that_waits(tmp_path: Path, full_disk: FullDisk) -
         assert "run of yours" not in services.quota.run_refused("ann", 0, 1, 1.0)
 
 
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_000_000)
 
 
 def test_a_visit_is_written_once_a_minute_and_survives_a_restart(tmp_path: Path, clock: Clock) -> None:
     sessions = Sessions(tmp_path / "db.sqlite", clock)
     sessions.seen("anna")
-    clock.now += 30
+    clock.now_s += 30
     sessions.seen("anna")
     assert sessions.visits()["anna"].seen_s == 1_000_000
-    clock.now += 40
+    clock.now_s += 40
     sessions.seen("anna")
     assert Sessions(tmp_path / "db.sqlite", clock).visits() == {"anna": Visit("anna", 1_000_070)}
     sessions.forget("anna")
     assert sessions.visits() == {}
-
-
-def test_leaving_outlives_later_visits(tmp_path: Path, clock: Clock) -> None:
-    sessions = Sessions(tmp_path / "db.sqlite", clock)
     sessions.leave("anna")
-    clock.now += 100
+    clock.now_s += 100
     sessions.seen("anna")
-    assert sessions.visits()["anna"] == Visit("anna", 1_000_100, 1_000_000)
+    assert sessions.visits()["anna"] == Visit("anna", 1_000_170, 1_000_070), "leaving outlives later visits"
 
 
 def test_a_tab_belongs_to_its_first(tmp_path: Path) -> None:
@@ -203,14 +187,8 @@ def test_a_tab_belongs_to_its_first(tmp_path: Path) -> None:
 
 def test_owners_are_safe_names_and_tell_nothing() -> None:
     token = new_token()
-    owners = {
-        owner_of(token, ""),
-        owner_of("", "tab"),
-        owner_of("", ""),
-        owner_of("", ""),
-        owner_of("../..", "tab"),
-        owner_of("", "\ud800"),
-    }
+    given = ((token, ""), ("", "tab"), ("", ""), ("", ""), ("../..", "tab"), ("", "\ud800"))
+    owners = {owner_of(*one) for one in given}
     assert len(owners) == 5, "a token that is none counts as no token"
     assert all(OWNER.fullmatch(owner) for owner in owners)
     assert owner_of(token, "one") == owner_of(token, "two")

@@ -21,23 +21,9 @@ from playground.training.checkpoint import mark_complete
 from playground.training.processes import EventWriter
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import Home, HomeTaken
+from tests.services.conftest import Clock, FixedDevice
 
 RUN = "r1"
-
-
-@dataclass
-class Device:
-    name: str = "test"
-    total_bytes: int = 100
-    free_bytes: int = 100
-
-
-@dataclass
-class Clock:
-    now_s: float = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @dataclass
@@ -104,7 +90,8 @@ def clock() -> Clock:
 def service(settings: Settings, workers: Workers, clock: Clock) -> TrainingService:
     """As another process would have its own."""
     nobody: Any = None  # what plans a run is not asked
-    store, manager, quota = RunStore(settings.database), DeviceManager(Device()), Quota(settings, nobody, nobody)
+    manager, quota = DeviceManager(FixedDevice(100, 100)), Quota(settings, nobody, nobody)
+    store = RunStore(settings.database)
     return TrainingService(settings, store, manager, nobody, nobody, nobody, quota, workers, clock)
 
 
@@ -303,7 +290,7 @@ def rows(names: str) -> list[RunRow]:
 
 @pytest.fixture
 def manager() -> DeviceManager:
-    return DeviceManager(Device(), 100)
+    return DeviceManager(FixedDevice(), 100)
 
 
 def served(manager: DeviceManager, asked: RunQueue, order: list[RunRow]) -> str:

@@ -97,17 +97,6 @@ def test_shots_are_other_rows_and_documents_are_read(services: Services, asked: 
     assert "Said that it does not know" in services.verdicts.files.write(view.id, "html", tmp_path).read_text()
 
 
-def test_stopped_in_the_middle_it_keeps_what_every_side_has_answered(services: Services, asked: VerdictRequest) -> None:
-    long = replace(asked, limit=None, max_tokens=60, losses=False)
-    for view in services.verdicts.run(long):
-        if view.live and view.done >= 16:
-            services.verdicts.stop(view.id)
-    assert view.state == "STOPPED"
-    assert 1 <= view.record["examples"] < 24
-    assert {side["answers"] for side in view.record["sides"]} == {view.record["examples"]}
-    assert services.manager.leases() == []
-
-
 def test_one_that_waits_and_is_stopped_is_stopped(services: Services, asked: VerdictRequest) -> None:
     first = services.verdicts.start(replace(asked, limit=None, max_tokens=60))
     second = services.verdicts.start(asked)
@@ -139,16 +128,8 @@ def failing(
             return steps
 
     answering = Failing(services.bases, services.data, services.adapters, services.batches, services.scoring)
-    return VerdictService(
-        services.settings,
-        services.bases,
-        services.data,
-        services.adapters,
-        answering,
-        services.forgetting,
-        services.quota,
-        services.jobs,
-    )
+    models = (services.settings, services.bases, services.data, services.adapters)
+    return VerdictService(*models, answering, services.forgetting, services.quota, services.jobs)
 
 
 def out_of_memory() -> None:

@@ -6,9 +6,8 @@ import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.verdict.files import DONE, JUDGE
 from playground.verdict.judging import BASE, ENDPOINT, Endpoint, JudgingService, JudgingView
-from tests.services.conftest import CHECK, SIDES, put_verdict, vote_all
+from tests.services.conftest import CHECK, SIDES, Server, put_verdict, vote_all
 from tests.shared.conftest import ANNA, BEN
 
 
@@ -116,7 +115,9 @@ def test_a_wrong_vote_and_an_unfinished_verdict_are_refused(services: Services, 
         services.voting.next(state.id)
 
 
-def test_only_the_owner_votes_and_sees_votes(settings: Settings) -> None:
+def test_where_the_app_is_shared_only_the_owner_votes_and_sees_votes_and_nobody_spends_the_key(
+    settings: Settings, endpoint: Endpoint, server: Server
+) -> None:
     shared = build_services(replace(settings, shared=True))
     id = put_verdict(shared, ANNA)
     shared.voting.vote(id, 0, "left", ANNA)
@@ -134,6 +135,11 @@ def test_only_the_owner_votes_and_sees_votes(settings: Settings) -> None:
         with pytest.raises(NotFoundError):
             call()
     assert [one.owner for one in shared.voting.files.read(id)] == [ANNA]
+    service = judging(shared, endpoint, shared=True)
+    assert ENDPOINT not in [judge for _, judge in service.judges(ANNA)]
+    with pytest.raises(InputError, match="No endpoint is set"):
+        service.start(id, ENDPOINT, ANNA)
+    assert server.asked == []
     shared.storage.remove_everything(ANNA)
     assert shared.voting.files.read(id) == []
     shared.close()
@@ -142,8 +148,7 @@ def test_only_the_owner_votes_and_sees_votes(settings: Settings) -> None:
 def test_a_skip_is_no_vote(services: Services, ended: str) -> None:
     for n in range(17):
         services.voting.vote(ended, n, "skip")
-    assert services.voting.next(ended) is None
-    assert services.voting.count(ended) == (0, 0)
+    assert (services.voting.next(ended), services.voting.count(ended)) == (None, (0, 0))
     with pytest.raises(InputError, match="no vote yet"):
         services.voting.reveal(ended)
 
@@ -152,63 +157,20 @@ KEY = "sk-very-secret"
 MESSAGES = [{"role": "user", "content": "Which?"}]
 
 
-class Judge(ThreadingHTTPServer):
-    """Answers by ``say``: what it is asked -> (status, body). asked: (path, authorization, body) of each call."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[tuple[str, str, dict[str, Any]]] = []
-        self.say: Callable[[dict[str, Any]], tuple[int, Any]] = lambda body: (200, reply("tie"))
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Judge
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, self.headers.get("Authorization", ""), body))
-        status, said = self.server.say(body)
-        data = said if isinstance(said, bytes) else json.dumps(said).encode()
-        self.send_response(status)
-        if 300 <= status < 400:
-            self.send_header("Location", f"{self.server.url}/elsewhere")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 def reply(text: str) -> dict[str, Any]:
     return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
 
 
-def first_with_end(body: dict[str, Any]) -> tuple[int, Any]:
+def first_with_end(path: str, body: bytes) -> tuple[int, Any]:
     """Prefers the reply that ends with END; of two alike it names the first it read."""
-    text = body["messages"][-1]["content"]
+    text = json.loads(body)["messages"][-1]["content"]
     a, b = (text.split(f"Reply {letter}:")[1].split("\n</")[0].endswith("END") for letter in "AB")
     return 200, reply("A" if a or not b else "The winner is: B")
 
 
 @pytest.fixture
-def judge() -> Iterator[Judge]:
-    server = Judge()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def endpoint(judge: Judge) -> Endpoint:
-    return Endpoint(judge.url, "deep", KEY)
+def endpoint(server: Server) -> Endpoint:
+    return Endpoint(f"{server.url}/v1", "deep", KEY)
 
 
 def judging(services: Services, endpoint: Endpoint | None, shared: bool = False) -> JudgingService:
@@ -229,23 +191,21 @@ def over(services: Services, service: JudgingService, id: str) -> JudgingView:
 
 
 def test_it_judges_in_both_orders_and_its_agreement_is_shown(
-    services: Services, judge: Judge, endpoint: Endpoint
+    services: Services, server: Server, endpoint: Endpoint
 ) -> None:
     id = put_verdict(services)
     vote_all(services, id)
-    judge.say = first_with_end
+    server.say = first_with_end
     service = judging(services, endpoint)
     assert service.judges()[-1] == ("deep at 127.0.0.1", ENDPOINT)
     view = judged(services, service, id)
     assert (view.done, view.of, view.unread, view.error) == (17, 17, 0, "")
-    assert len(judge.asked) == 34
-    path, shown, body = judge.asked[0]
+    assert len(server.asked) == 34
+    path, shown, sent = server.asked[0]
     assert (path, shown) == ("/v1/chat/completions", f"Bearer {KEY}")
-    assert (body["model"], body["temperature"], [one["role"] for one in body["messages"]]) == (
-        "deep",
-        0,
-        ["system", "user"],
-    )
+    body = json.loads(sent)
+    assert (body["model"], body["temperature"]) == ("deep", 0)
+    assert [one["role"] for one in body["messages"]] == ["system", "user"]
     assert not any(side in str(body) for side in SIDES)
     found = services.voting.reveal(id)
     assert found.judge.agreement.share.value == 1.0
@@ -258,16 +218,20 @@ def test_it_judges_in_both_orders_and_its_agreement_is_shown(
     )
 
 
-def test_an_answer_that_names_nothing_is_counted_and_is_no_vote(
-    services: Services, judge: Judge, endpoint: Endpoint
+def test_an_answer_that_names_nothing_is_no_vote_and_what_was_judged_before_a_failure_is_kept(
+    services: Services, server: Server, endpoint: Endpoint
 ) -> None:
-    id = put_verdict(services, examples=2)
-    judge.say = lambda body: (200, reply("I like both the style and the tone"))
-    service = judging(services, endpoint)
+    id, service = put_verdict(services), judging(services, endpoint)
+    server.say = lambda path, body: (200, reply("I like both the style and the tone"))
     view = judged(services, service, id)
     assert view.unread == view.done == view.of
     with pytest.raises(InputError, match="no vote yet"):
         services.voting.reveal(id)
+    server.asked.clear()
+    server.say = lambda path, body: first_with_end(path, body) if len(server.asked) <= 10 else (500, {})
+    view = judged(services, service, id)
+    assert "answered 500" in view.error
+    assert view.done == sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 4
 
 
 @pytest.mark.parametrize(
@@ -283,35 +247,25 @@ def test_an_answer_that_names_nothing_is_counted_and_is_no_vote(
     ],
 )
 def test_what_goes_wrong_is_told_without_the_key(
-    judge: Judge, endpoint: Endpoint, status: int, said: Any, words: str
+    server: Server, endpoint: Endpoint, status: int, said: Any, words: str
 ) -> None:
-    judge.say = lambda body: (status, said)
+    server.say = lambda path, body: (status, said)
     with pytest.raises(RunFailedError, match=words) as failed:
         endpoint.answer(MESSAGES)
     assert KEY not in str(failed.value) + repr(endpoint)
-    assert len(judge.asked) == 1, "nothing follows where it points to"
+    assert len(server.asked) == 1, "nothing follows where it points to"
 
 
-def test_what_was_judged_before_it_failed_is_kept(services: Services, judge: Judge, endpoint: Endpoint) -> None:
-    id = put_verdict(services)
-    judge.say = lambda body: first_with_end(body) if len(judge.asked) <= 10 else (500, {})
-    service = judging(services, endpoint)
-    view = judged(services, service, id)
-    assert "answered 500" in view.error
-    assert view.done == 4
-    assert sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 4
-
-
-def test_it_can_be_stopped_and_runs_once_at_a_time(services: Services, judge: Judge, endpoint: Endpoint) -> None:
+def test_it_can_be_stopped_and_runs_once_at_a_time(services: Services, server: Server, endpoint: Endpoint) -> None:
     id = put_verdict(services)
     go, came = threading.Event(), threading.Event()
 
-    def wait(body: dict[str, Any]) -> tuple[int, Any]:
+    def wait(path: str, body: bytes) -> tuple[int, Any]:
         came.set()
         go.wait(20)
         return 200, reply("A")
 
-    judge.say = wait
+    server.say = wait
     service = judging(services, endpoint)
     service.start(id, ENDPOINT)
     assert came.wait(20)
@@ -320,7 +274,7 @@ def test_it_can_be_stopped_and_runs_once_at_a_time(services: Services, judge: Ju
     service.stop(id)
     go.set()
     assert over(services, service, id).done == 0
-    assert len(judge.asked) == 1
+    assert len(server.asked) == 1
 
 
 def test_the_address_comes_from_the_environment_alone(services: Services) -> None:
@@ -338,17 +292,6 @@ def test_the_address_comes_from_the_environment_alone(services: Services) -> Non
         judging(services, None).start(id, ENDPOINT)
     with pytest.raises(InputError, match="no adapter"):
         judging(services, None).start(id, "http://127.0.0.1/v1")
-
-
-def test_where_the_app_is_shared_nobody_spends_the_key(settings: Settings, endpoint: Endpoint, judge: Judge) -> None:
-    shared = build_services(replace(settings, shared=True))
-    service = judging(shared, endpoint, shared=True)
-    assert ENDPOINT not in [id for _, id in service.judges("local")]
-    id = put_verdict(shared, "local")
-    with pytest.raises(InputError, match="No endpoint is set"):
-        service.start(id, ENDPOINT, "local")
-    assert judge.asked == []
-    shared.close()
 
 
 def test_a_side_of_the_playground_judges_too(services: Services) -> None:

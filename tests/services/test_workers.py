@@ -129,19 +129,6 @@ def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancel
     assert not workers(services.settings.home)
 
 
-def test_a_frozen_worker_is_noticed(services: Services, file: Path) -> None:
-    """Within ten seconds, as the soak measures; here a busy machine may take longer, but never as long as one that
-    still computes."""
-    run = services.training.start(request(file, steps=4000))
-    pid = wait_for(lambda: (view := services.training.show(run)).step >= 1 and view.pid, "at its step")
-    os.kill(pid, signal.SIGSTOP)
-    view = wait_state(services, run, *ENDED, within_s=Patience().stall_floor_s)
-    assert view.state == "FAILED"
-    assert "no sign of life" in view.error
-    assert services.manager.leases() == []
-    assert not workers(services.settings.home)
-
-
 def test_memory_that_runs_out_is_told_with_a_smaller_setting(services: Services, tmp_path: Path) -> None:
     rows = torture.rows_file(tmp_path, 36, 80)
     asked = request(rows, method="prompt", steps=3, batch_size=32, limit_memory_bytes=1_500_000_000)
@@ -165,7 +152,7 @@ def test_files_that_may_not_grow(
     wrapper.write_text(f'#!/bin/sh\nulimit -f 400\nexec {sys.executable} "$@"\n')  # blocks of 512 or 1024 bytes
     wrapper.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(wrapper))
-    run = services.training.start(request(file, method="full", steps=4, save_steps=2))
+    run = services.training.start(request(file, method="full", steps=2, save_steps=1))
     view = wait_state(services, run, *ENDED)
     assert view.state == "FAILED"
     assert "The disk is full" in view.error
@@ -176,7 +163,11 @@ def test_files_that_may_not_grow(
     assert wait_state(services, run, *ENDED).state == "DONE"
 
 
-def test_an_app_killed_leaves_its_worker_to_the_next_one(settings: Settings, file: Path) -> None:
+def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_is_frozen(
+    settings: Settings, file: Path
+) -> None:
+    """Within ten seconds, as the soak measures; on a busy machine it may take longer, but never as long as for one that
+    still computes."""
     onlooker = build_services(settings)
     with torture.owner(settings):
         run = onlooker.training.start(request(file, steps=4000))
@@ -186,8 +177,10 @@ def test_an_app_killed_leaves_its_worker_to_the_next_one(settings: Settings, fil
     try:
         assert again.training.show(run).pid == pid
         assert [lease.lane for lease in again.manager.leases()] == ["train"]
-        again.training.cancel(run)
-        assert wait_state(again, run, *ENDED).state == "CANCELLED"
+        os.kill(pid, signal.SIGSTOP)
+        view = wait_state(again, run, *ENDED, within_s=Patience().stall_floor_s)
+        assert view.state == "FAILED"
+        assert "no sign of life" in view.error
         assert again.manager.leases() == []
         assert not workers(settings.home)
     finally:
@@ -232,19 +225,17 @@ def waiting(settings: Settings) -> Services:
         ({"objective": "dpo"}, "dpo needs a better and a worse answer"),
         ({"base": "owner/other"}, "base in use"),
         ({"steps": 0}, "Steps is 0"),
+        ({"strict": True}, "row 25"),
         ({"file": Path("nowhere.csv")}, "nowhere.csv"),
     ],
 )
-def test_what_cannot_start_is_told_at_once(waiting: Services, file: Path, wrong: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        waiting.training.start(replace(request(file), **wrong))
-    assert waiting.training.runs() == []
-
-
-def test_strict_refuses_a_bad_row(waiting: Services, rows_file: Path) -> None:
+def test_what_cannot_start_is_told_at_once(
+    waiting: Services, rows_file: Path, wrong: dict[str, Any], words: str
+) -> None:
     rows_file.write_text(rows_file.read_text() + '\n{"prompt": "x", "completion": ""}')
-    with pytest.raises(InputError, match="row 25"):
-        waiting.training.start(request(rows_file, strict=True))
+    with pytest.raises(InputError, match=words):
+        waiting.training.start(replace(request(rows_file), **wrong))
+    assert waiting.training.runs() == []
 
 
 def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(

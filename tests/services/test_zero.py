@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import os
 import pickle
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from playground.chat.batching import Asked
-from playground.chat.compare import Reply, Side
+from playground.chat.compare import Side
 from playground.engine.request import ROWS_MAX, Sampling
 from playground.errors import InputError
 from playground.gpu import device
@@ -21,7 +22,10 @@ from playground.runs.runner import ZeroRunner, decode, train
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import PROJECT_ROOT, Settings
+from playground.training.processes import is_alive
+from tests.services.conftest import last
 from tests.services.forked import ForkedGPU
+from tests.soak import torture
 
 SHORT = Sampling(max_tokens=8)
 Until = Callable[..., Any]
@@ -41,13 +45,6 @@ def lent(settings: Settings, gpu: ForkedGPU) -> Iterator[Services]:
     built.close()
 
 
-def last(replies: Any) -> list[Reply]:
-    found: list[Reply] = []
-    for found in replies:
-        pass
-    return found
-
-
 def test_replies_are_those_of_this_process(lent: Services, gpu: ForkedGPU, make_lora: Callable[..., Path]) -> None:
     adapter = lent.adapters.import_file(make_lora(5)).id
     sides = [Side("base"), Side(adapter)]
@@ -64,7 +61,7 @@ def test_replies_are_those_of_this_process(lent: Services, gpu: ForkedGPU, make_
 def test_more_replies_than_are_written_at_once_ask_for_more_time(lent: Services, gpu: ForkedGPU) -> None:
     assert lent.batches.together == ROWS_MAX, "who has many asks for no more than that at a time"
     asked = [Asked(None, f"Hello {n}", Sampling(max_tokens=150)) for n in range(ROWS_MAX + 4)]
-    written = list(lent.batches.run(asked, "many"))[-1]
+    written = last(lent.batches.run(asked, "many"))
     assert all(one.state.finish for one in written)
     assert gpu.durations == [50], "a start, and twice 150 tokens"
 
@@ -74,7 +71,7 @@ def test_closing_stops_the_fork_between_yields(lent: Services, gpu: ForkedGPU) -
     while not next(replies)[0].completion_tokens:
         pass
     replies.close()
-    assert not _alive(gpu.pids[0])
+    assert not is_alive(gpu.pids[0], None)
     assert lent.manager.leases() == []
 
 
@@ -134,10 +131,9 @@ def test_what_takes_longer_than_is_lent_is_refused(settings: Settings, gpu: Fork
     assert services.training.plan(replace(request, steps=20)).blocked == ""
 
 
-def test_what_crosses_the_fork_can_be_pickled_and_the_length_is_capped(settings: Settings) -> None:
+def test_what_crosses_the_fork_can_be_pickled_and_what_takes_too_long_is_told() -> None:
     assert pickle.loads(pickle.dumps((decode, train))) == (decode, train)
     runner = ZeroRunner(ForkedGPU(), 90)
-    assert [runner._asked(seconds) for seconds in (0, 20, 1e6)] == [30, 50, 90]
     assert runner.refused(60) == ""
     assert "about 120 s" in runner.refused(100)
 
@@ -164,32 +160,27 @@ def test_zero_is_told_by_the_environment_and_this_process_stays_on_the_cpu(monke
     assert not device.without_device(), "a fork has it"
 
 
-def test_a_visitors_own_time_is_used_for_a_run_that_starts_later(
-    settings: Settings, gpu: ForkedGPU, tmp_path: Path
-) -> None:
-    import contextvars
-
+def test_a_visitors_own_time_is_used_for_a_run_that_starts_later_and_its_length_is_capped(tmp_path: Path) -> None:
     who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
-    runner = ZeroRunner(gpu, 60)
-    heard: list[str] = []
-    runner._train = lambda *job: heard.append(who.get())
+    heard: list[tuple[str, int]] = []
+
+    def lends(*, duration: Callable[..., int]) -> Callable[..., Callable[..., None]]:
+        return lambda task: lambda *job: heard.append((who.get(), duration(*job)))
+
+    runner = ZeroRunner(lends, 90)
     who.set("anna")
     runner.remember("anna")
     who.set("somebody else")
-    for run, owner in (("one", "anna"), ("two", "ben")):
-        folder = tmp_path / run
+    names = ("name", "method", "base", "base_path", "base_fingerprint", "file", "data", "adapters_dir", "shipped_dir")
+    record = dict.fromkeys(names, "x") | {"steps": 3, "lr": 0.1, "rank": 4}
+    for owner, seconds in (("anna", 0.0), ("ben", 20.0), ("ben", 1e6)):
+        folder = tmp_path / f"{owner} {seconds}"
         folder.mkdir()
-        record = dict.fromkeys(
-            ("name", "method", "base", "base_path", "base_fingerprint", "file", "data", "adapters_dir", "shipped_dir"),
-            "x",
-        )
-        (folder / "run.json").write_text(
-            json.dumps({"run": run, "owner": owner, "steps": 3, "lr": 0.1, "rank": 4, **record})
-        )
+        run = {"run": folder.name, "owner": owner, "estimated_seconds": seconds}
+        (folder / "run.json").write_text(json.dumps(record | run))
         number, began = runner.start_worker(folder, tmp_path / "db", 1)
-        runner._threads[number][2].join(10)
-        assert not runner.is_alive(number, began)
-    assert heard == ["anna", "nobody"]
+        assert torture.settled(lambda: not runner.is_alive(number, began))  # noqa: B023 (called at once)
+    assert heard == [("anna", 30), ("nobody", 50), ("nobody", 90)]
 
 
 def test_spaces_is_imported_only_where_it_is_wanted() -> None:
@@ -197,9 +188,3 @@ def test_spaces_is_imported_only_where_it_is_wanted() -> None:
         if "import spaces" in file.read_text():
             assert file.name == "device.py"
     assert "spaces" not in (PROJECT_ROOT / "requirements.txt").read_text()
-
-
-def _alive(pid: int) -> bool:
-    from playground.training.processes import started_s
-
-    return started_s(pid) is not None

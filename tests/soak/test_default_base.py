@@ -1,29 +1,31 @@
-"""Three of each fault on the real default base, and what a person waits for while a run trains. By hand, about twenty
-minutes."""
+"""On the real default base: every objective for a few steps, from the plan to the adapter in the library, and what a
+person waits for while a run trains. By hand, about fifteen minutes."""
 
 from __future__ import annotations
 
-import random
+import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from playground.chat.compare import Side
+from playground.data.check import check_file
 from playground.engine.request import Sampling
 from playground.library.bases import Base
+from playground.runs.service import TrainRequest
 from playground.services import Services
 from playground.settings import PROJECT_ROOT, Settings
-from tests.services.conftest import make_lora, services
+from playground.training.processes import EventReader
+from tests.services.conftest import services
 from tests.soak import torture
 from tests.soak.results import record, spread
-from tests.soak.torture import gone_away
 
-__all__ = ["make_lora", "services"]
+__all__ = ["services"]
 pytestmark = [pytest.mark.soak, pytest.mark.real]
-TIMES, QUESTIONS = 3, 20
+STEPS, COUNT, QUESTIONS = 3, 48, 20
+RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "objectives.json"
 ROWS = PROJECT_ROOT / "examples" / "hospital_reports.jsonl"
 
 
@@ -32,73 +34,56 @@ def settings(real_base: Base, tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home", base=str(real_base.path))
 
 
-def test_kill_the_worker(services: Services, tmp_path: Path) -> None:
-    file, chance = torture.rows_file(tmp_path), random.Random(21)
-    expected = torture.reference_loss(services, file)
-    rounds = [torture.kill_worker(services, file, chance, in_save=number == 0) for number in range(TIMES)]
-    apart = max(abs(one.loss - expected) for one in rounds)
+def rows_of(kind: str) -> str:
+    """Rows of hospital_reports; for pairs the worse answer lacks the last line, for judged answers every other one
+    does."""
+    made = []
+    for place, example in enumerate(check_file(ROWS).examples[:COUNT]):
+        prompt, answer = example.messages[-2].content, example.completion
+        short = answer.rpartition("\n\n")[0]
+        row: dict[str, object] = {
+            "pairs": {"prompt": prompt, "chosen": answer, "rejected": short},
+            "judged": {"prompt": prompt, "completion": short if place % 2 else answer, "label": not place % 2},
+            "answers": {"prompt": prompt, "completion": answer},
+            "texts": {"text": f"{prompt}\n{answer}"},
+        }[kind]
+        made.append(json.dumps(row))
+    return "\n".join(made)
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind", "method"),
+    [
+        *(("sft", "answers", "lora"), ("pretrain", "texts", "lora"), ("grpo", "answers", "lora")),
+        *(("dpo", "pairs", "lora"), ("orpo", "pairs", "lora"), ("reward", "pairs", "lora"), ("kto", "judged", "lora")),
+        ("dpo", "pairs", "full"),
+    ],
+)
+def test_a_few_steps(services: Services, tmp_path: Path, objective: str, kind: str, method: str) -> None:
+    file, name = tmp_path / f"{kind}.jsonl", f"{objective} {method}"
+    file.write_text(rows_of(kind))
+    rewards = ("contains:Diagnosis:", "ends-with:Reviewed by Dr. Sharma") if objective == "grpo" else ()
+    request = TrainRequest(file, name, method, objective, steps=STEPS, save_steps=STEPS, rewards=rewards)
+    plan = services.training.plan(request)
+    run = services.training.start(request)
+    *_, view = services.training.follow(run, poll_s=0.5)
+    assert view.state == "DONE", view.error
+    events = EventReader(services.settings.runs_dir / run).read()
+    evals = [event["loss"] for event in events if event["event"] == "eval"]
+    summary = view.summary
+    assert len(view.loss) == STEPS
+    assert len(view.replies) == 3
+    assert objective == "grpo" or evals[-1] < evals[0], evals
     record(
-        "default_base_kill_worker",
-        rounds=TIMES,
-        resumed=TIMES,
-        lost_steps_worst=max(one.lost_steps for one in rounds),
-        noticed_s=spread([one.noticed_s for one in rounds]),
-        final_loss_apart_worst=apart,
+        f"{objective}_{method}",
+        RESULTS,
+        **{key: summary[key] for key in ("seconds", "tokens_per_s", "memory_ratio", "peak_memory_bytes")},
+        steps=STEPS,
+        eval_loss=[round(loss, 4) for loss in evals],
+        figures=summary.get("figures"),
+        estimated_seconds=round(plan.seconds, 1),
     )
-    assert apart <= 1e-6
-
-
-def test_kill_the_app(settings: Settings, tmp_path: Path) -> None:
-    chance, rounds = random.Random(22), []
-    for number, moment in enumerate(("loading", "running", "saving")):
-        here = replace(settings, home=tmp_path / f"home-{number}")
-        rounds.append(torture.kill_app(here, torture.rows_file(tmp_path), chance, moment, worker_too=number == 2))
-    record(
-        "default_base_kill_app", rounds=TIMES, orphans=0, doubles=0, true_state_s=spread([one.true_s for one in rounds])
-    )
-
-
-def test_cancel_freeze_and_hang(services: Services, tmp_path: Path) -> None:
-    file, chance = torture.rows_file(tmp_path), random.Random(23)
-    cancelled = [
-        torture.cancel(services, file, chance, during) for during in ("queued", "loading", "running", "saving")
-    ]
-    record(
-        "default_base_cancel", rounds=len(cancelled), deadlocks=0, ended_s=spread([one.ended_s for one in cancelled])
-    )
-    record(
-        "default_base_frozen_worker",
-        rounds=TIMES,
-        noticed_s=spread([torture.freeze(services, file, chance) for _ in range(TIMES)]),
-    )
-    record(
-        "default_base_hung_worker",
-        rounds=TIMES,
-        noticed_s=spread([torture.hang(services, file, chance) for _ in range(TIMES)]),
-    )
-
-
-def test_out_of_memory(services: Services, tmp_path: Path) -> None:
-    rounds = [torture.starve(services, tmp_path, batch_size, 60, int(2.6e9)) for batch_size in (32, 48, 64)]
-    record(
-        "default_base_out_of_memory",
-        rounds=TIMES,
-        named_setting_worked=TIMES,
-        settings=[
-            {"batch_size": one.batch_size, "words": one.words, "limit_bytes": one.limit_bytes, "named": one.named}
-            for one in rounds
-        ],
-    )
-
-
-def test_clients_that_leave(services: Services) -> None:
-    record(
-        "default_base_client_gone",
-        rounds=TIMES,
-        lease_free_s=spread(gone_away(services, TIMES)),
-        leaked_threads=0,
-        leaked_leases=0,
-    )
+    assert 0.85 <= summary["memory_ratio"] <= 1.6, summary["memory_ratio"]
 
 
 def first_tokens(services: Services, running: Callable[[], bool]) -> Iterator[float]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
@@ -32,9 +32,9 @@ from playground.services import Services, build_services
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.checkpoint import MARKER, newest_complete, step_of
 from playground.training.processes import EventReader
+from tests.services.conftest import last
 
 PATIENCE_S = 180.0
-T = TypeVar("T")
 _BEAT_S = 0.02
 SAVE_STEPS = 4
 STEPS = 24
@@ -103,6 +103,17 @@ def checkpoints(services: Services, run: str) -> dict[int, bool]:
 
 def is_saving(services: Services, run: str) -> bool:
     return not all(checkpoints(services, run).values())
+
+
+def await_work(services: Services, run: str, during: str, chance: random.Random) -> None:
+    """Until it is at some step, or saves; or until it has ended, whatever was wanted."""
+    step = chance.randint(1, STEPS - 2)
+
+    def there() -> bool:
+        view = services.training.show(run)
+        return view.state in ENDED or (is_saving(services, run) if during == "saving" else view.step >= step)
+
+    wait_for(there, during, every_s=0.0005 if during == "saving" else 0.002)
 
 
 def workers(home: Path) -> dict[int, str]:
@@ -268,12 +279,8 @@ def _await_moment(onlooker: Services, run: str, moment: str, chance: random.Rand
     if moment == "marked":
         return "marked" if _catch_marked(onlooker.settings.database, run) else "running"
     wait_for(lambda: onlooker.training.show(run).state == "RUNNING", "RUNNING", every_s=0.001)
-    if moment == "running":
-        wait_for(lambda: onlooker.training.show(run).step >= chance.randint(1, STEPS - 2), "at its step", every_s=0.002)
-    elif moment == "saving":
-        wait_for(
-            lambda: is_saving(onlooker, run) or onlooker.training.show(run).state == "DONE", "saving", every_s=0.0005
-        )
+    if moment in ("running", "saving"):
+        await_work(onlooker, run, moment, chance)
     else:
         time.sleep(chance.uniform(0, 4 if moment == "loading" else 12))
     return moment
@@ -341,17 +348,8 @@ def cancel(services: Services, file: Path, chance: random.Random, during: str) -
         wait_state(services, run, "RUNNING")
     if during == "loading":
         time.sleep(chance.uniform(0, 5))
-    elif during == "running":
-        step = chance.randint(1, STEPS - 2)
-        wait_for(
-            lambda: (view := services.training.show(run)).step >= step or view.state in ENDED,
-            "at its step",
-            every_s=0.005,
-        )
-    elif during == "saving":
-        wait_for(
-            lambda: is_saving(services, run) or services.training.show(run).state in ENDED, "saving", every_s=0.0005
-        )
+    elif during in ("running", "saving"):
+        await_work(services, run, during, chance)
     began = clock()
     for one in (run, ahead):
         if one:
@@ -513,7 +511,7 @@ def settled(holds: Callable[[], bool]) -> bool:
 
 def gone_away(services: Services, times: int) -> list[float]:
     """Returns for each client the seconds from its leaving until its lease was free."""
-    _answered(services.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=6)))
+    last(services.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=6)))
     threads, took_s = threading.active_count(), []
     for turn in range(times):
         stream = services.compare.ask([Side("base")], [[]], f"Question {turn}", Sampling(max_tokens=200))
@@ -538,7 +536,7 @@ def swap_storm(services: Services, make_lora: Callable[..., Path], turns: int) -
     row = {name: Row("A prompt to tell them apart by", name, Sampling(max_tokens=6)) for name in files}
     for file in files.values():
         engine.attach(file)
-    expected = {name: _answered(engine.stream([row[name]]))[0].text for name in files}
+    expected = {name: last(engine.stream([row[name]]))[0].text for name in files}
     assert len(set(expected.values())) == 3
     mark, wrong, before = engine.fingerprint, [], psutil.Process().memory_info().rss
 
@@ -546,7 +544,7 @@ def swap_storm(services: Services, make_lora: Callable[..., Path], turns: int) -
         for turn in range(turns):
             name = f"a{(number + turn) % 3}"
             engine.attach(files[name])
-            if _answered(engine.stream([row[name]]))[0].text != expected[name]:
+            if last(engine.stream([row[name]]))[0].text != expected[name]:
                 wrong.append((number, turn))
 
     threads = [threading.Thread(target=storm, args=(number,)) for number in range(8)]
@@ -557,8 +555,3 @@ def swap_storm(services: Services, make_lora: Callable[..., Path], turns: int) -
     assert wrong == []
     assert engine.check_fingerprint()[:2] == (mark, True)
     return int(psutil.Process().memory_info().rss - before)
-
-
-def _answered(stream: Iterator[T]) -> T:
-    *_, end = stream
-    return end
