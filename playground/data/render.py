@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,7 +152,7 @@ def _fitted(pieces: Sequence[_Piece], row: int, max_tokens: int, tokenizer: Any)
 def render_many(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompt: bool) -> list[str]:
     """Each chat rendered, as a prompt to be answered or whole; ``""`` for what the base's template refuses."""
     try:
-        return [*_applied(tokenizer, [[asdict(turn) for turn in chat] for chat in chats], prompt)] if chats else []
+        return [*_applied(tokenizer, [*map(_plain, chats)], prompt)] if chats else []
     except TemplateError:
         if len(chats) == 1:
             return [""]
@@ -161,10 +161,15 @@ def render_many(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompt: b
 
 def _template(tokenizer: Any, messages: Sequence[Message], *, prompt: bool) -> str:
     try:
-        return str(_applied(tokenizer, [asdict(turn) for turn in messages], prompt))
+        return str(_applied(tokenizer, _plain(messages), prompt))
     except TemplateError as error:  # e.g. Gemma's template takes no system turn
         what = f"the base's chat template refuses these turns ({error})"
         raise InputError(f"{what}. Change the roles, or use another base.") from error
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """As templates take them; ``asdict`` would take thirty times as long, a second for every 100,000 rows."""
+    return [{"role": turn.role, "content": turn.content} for turn in messages]
 
 
 def _applied(tokenizer: Any, turns: list[Any], prompt: bool) -> Any:
