@@ -131,10 +131,9 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     checked = check_file(Path(spec.file), spec.mapping or None, limit_bytes=spec.limit_bytes)
 
     from playground.data.render import load_tokenizer
-    from playground.training.dataset import prepare
     from playground.training.model import weights_of
     from playground.training.objectives import get_objective
-    from playground.training.trainer import take_best, train
+    from playground.training.trainer import prepare, take_best, train
 
     objective = get_objective(spec.objective)
     _limit_memory(spec.limit_memory_bytes)

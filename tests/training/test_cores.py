@@ -17,14 +17,6 @@ from playground.training.spec import RunSpec
 from playground.training.worker import share_cores
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Small(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -50,22 +42,23 @@ def four_threads() -> Iterator[None]:
 
 
 def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path: Path) -> None:
-    clock, model, chat = FakeClock(), Small(), Lanes(tmp_path)
+    now, model, chat = [100.0], Small(), Lanes(tmp_path)
+
+    def clock() -> float:
+        return now[0]
+
     share_cores(model, Lanes(tmp_path, 4, clock))
     assert model() == 4
     chat.enter("chat")
-    clock.now += LINGER_S
+    now[0] += LINGER_S
     assert model() == 2
     chat.leave("chat")
-    clock.now += LINGER_S
+    now[0] += LINGER_S
     assert model() == 4
     assert Lanes(tmp_path, 4, clock).threads("chat") == 2, "chat sees the run"
-
-
-def test_a_run_never_uses_more_than_torch_would_by_itself(tmp_path: Path) -> None:
-    model = Small()
-    share_cores(model, Lanes(tmp_path, 16))
-    assert model() == 4
+    wide = Small()
+    share_cores(wide, Lanes(tmp_path / "wide", 16))
+    assert wide() == 4, "never more than torch would by itself"
 
 
 def test_a_worker_beside_chat_trains_with_half_the_cores(spec: RunSpec, tmp_path: Path) -> None:

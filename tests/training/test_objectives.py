@@ -16,8 +16,8 @@ from playground.data.example import Message
 from playground.data.render import encode, load_tokenizer, render_prompt
 from playground.errors import RunFailedError
 from playground.training.checkpoint import newest_complete
-from playground.training.dataset import TrainingData, prepare
 from playground.training.spec import OBJECTIVES, RunSpec
+from playground.training.trainer import TrainingData, prepare
 
 FIGURE = {
     "dpo": "rewards/accuracies",

@@ -88,18 +88,22 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, run_work
     assert step["loss"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_failure_is_one_sentence(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
-    events = run_worker(replace(spec, file=str(tmp_path / "gone.jsonl")), tmp_path / "run")
-    assert events[-1]["event"] == "failed"
-    assert "gone.jsonl" in events[-1]["message"]
-    assert "Traceback" not in events[-1]["message"]
-
-
-def test_answers_longer_than_the_limit_fail_the_run_in_words(spec_in: Any, run_worker: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"file": "gone.jsonl"}, "gone.jsonl"),
+        ({"max_tokens": 16}, "fits 16 tokens"),
+        ({"objective": "pretrain"}, "holds sft rows; pretrain needs text rows"),
+    ],
+)
+def test_a_failure_is_one_sentence(
+    spec_in: Any, run_worker: Any, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
     long = [{"prompt": f"Say {n}", "completion": "word " * 40 + str(n)} for n in range(12)]
-    events = run_worker(spec_in(tmp_path, long, max_tokens=16), tmp_path / "run")
-    assert events[-1]["event"] == "failed"
-    assert "fits 16 tokens" in events[-1]["message"]
+    last = run_worker(replace(spec_in(tmp_path, long), **changes), tmp_path / "run")[-1]
+    assert last["event"] == "failed"
+    assert words in last["message"]
+    assert "Traceback" not in last["message"]
 
 
 def test_a_loss_that_is_no_number_fails_and_publishes_nothing(
@@ -121,21 +125,15 @@ def test_a_loss_that_is_no_number_fails_and_publishes_nothing(
 @pytest.mark.parametrize(
     "wrong", [{"steps": 0}, {"lr": 0}, {"lr": 2}, {"batch_size": 0}, {"rank": 300}, {"objective": "grpo"}]
 )
-def test_a_spec_is_checked_when_built(spec: RunSpec, run_worker: Any, wrong: dict) -> None:
+def test_a_spec_is_checked_when_built(spec: RunSpec, wrong: dict) -> None:
     with pytest.raises(InputError):
         replace(spec, **wrong)
 
 
-def test_raw_text_is_learned_in_packed_rows(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
-    file = tmp_path / "texts.jsonl"
-    file.write_text(
-        "\n".join(
-            json.dumps({"text": f"Ward {n} reports that all is well today, and signs it. " * 6}) for n in range(24)
-        )
-    )
-    events = run_worker(
-        replace(spec, file=str(file), objective="pretrain", max_tokens=64, steps=6, save_steps=6), tmp_path / "run"
-    )
+def test_raw_text_is_learned_in_packed_rows(spec_in: Any, run_worker: Any, tmp_path: Path) -> None:
+    texts = [{"text": f"Ward {n} reports that all is well today, and signs it. " * 6} for n in range(24)]
+    spec = spec_in(tmp_path, texts, objective="pretrain", max_tokens=64, steps=6, save_steps=6)
+    events = run_worker(spec, tmp_path / "run")
     done = events[-1]
     assert done["event"] == "done", done
     assert done["loss"]["last"] < done["loss"]["first"] - 0.3
@@ -159,24 +157,15 @@ def test_what_is_held_back_or_left_out_is_not_trained_on(spec: RunSpec, run_work
 
 @pytest.mark.parametrize(("turns", "learned"), [("all", 4), ("last", 2)])
 def test_every_answer_of_a_chat_is_learned_or_the_last_alone(
-    spec: RunSpec, run_worker: Any, tmp_path: Path, turns: str, learned: int
+    spec_in: Any, run_worker: Any, tmp_path: Path, turns: str, learned: int
 ) -> None:
     from playground.data.check import check_file
     from playground.data.render import load_tokenizer
-    from playground.training.dataset import prepare
+    from playground.training.trainer import prepare
 
-    file = tmp_path / "chats.jsonl"
     contents = ("Hello", "Yes", "And now", "No")
     messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
-    file.write_text("\n".join(json.dumps({"messages": messages}) for _ in range(4)))
-    material = prepare(
-        replace(spec, file=str(file), turns=turns), check_file(file), load_tokenizer(Path(spec.base_path))
-    )
-    # each answer is a word and its end
-    assert [row.learned for row in material.train] == [learned] * 4  # type: ignore[union-attr]
-    assert run_worker(replace(spec, file=str(file), turns=turns), tmp_path / "run")[-1]["event"] == "done"
-
-
-def test_another_objective_s_rows_are_refused_in_words(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
-    events = run_worker(replace(spec, objective="pretrain"), tmp_path / "run")
-    assert "holds sft rows; pretrain needs text rows" in events[-1]["message"]
+    spec = spec_in(tmp_path, [{"messages": messages}] * 4, turns=turns)
+    made = prepare(spec, check_file(Path(spec.file)), load_tokenizer(Path(spec.base_path)))
+    assert [row.learned for row in made.train] == [learned] * 4, "each answer is a word and its end"  # type: ignore[union-attr]
+    assert run_worker(spec, tmp_path / "run")[-1]["event"] == "done"

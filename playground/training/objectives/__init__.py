@@ -25,7 +25,6 @@ from transformers import Trainer, TrainingArguments
 from playground.data.render import Packed, Rendered
 from playground.gpu.device import find_device
 from playground.methods.method import Method
-from playground.training.dataset import Row
 from playground.training.fused import fits, packed_loss
 from playground.training.model import load_for_training
 from playground.training.processes import own_bytes
@@ -38,6 +37,41 @@ WINDOW = 16
 """Batches whose rows are sorted by length together: enough to pad little, few enough to differ by epoch."""
 WORTH = 1 / 50
 """Share of a batch's tokens that sharing a prefix must save: below that the bookkeeping costs as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt; both rows hold the same prompt tokens."""
+
+    chosen: Rendered
+    rejected: Rendered
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        return self.chosen.prompt_ids
+
+    @property
+    def tokens(self) -> int:
+        return self.chosen.tokens + self.rejected.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """One answer and whether it was good."""
+
+    answer: Rendered
+    good: bool
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        return self.answer.prompt_ids
+
+    @property
+    def tokens(self) -> int:
+        return self.answer.tokens
+
+
+Row = Rendered | Packed | Pair | Marked
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from playground.errors import RunFailedError
-from playground.training.dataset import Marked, Pair, Row
-from playground.training.objectives import Setup, Writes, collated
+from playground.training.objectives import Marked, Pair, Row, Setup, Writes, collated
 
 logging.getLogger("trl").setLevel(logging.ERROR)
 

@@ -21,9 +21,8 @@ from playground.errors import InputError, RunFailedError
 from playground.evaluation.checks import parse_check
 from playground.methods import register_with_peft
 from playground.methods.method import Method
-from playground.training.dataset import Pair, Row
 from playground.training.model import load_for_training, trainable, training_dtype
-from playground.training.objectives import Sample, Setup, Writes, collated, generate
+from playground.training.objectives import Pair, Row, Sample, Setup, Writes, collated, generate
 from playground.training.objectives.preference import Tokenised, batches, build, evaluating
 from playground.training.spec import REPLIES, REWARD_MODEL, RunSpec, reply_tokens
 

@@ -1,14 +1,13 @@
 """A method is one file: a LoRA on the queries alone, dropped into the package, is offered, planned, trained, published,
-checked, asked and
-exported, and nothing else knows of it."""
+checked, asked and exported, and nothing else knows of it."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -22,9 +21,6 @@ from playground.methods.method import NO_OPTIONS, Method
 from playground.runs.request import TrainRequest
 from playground.services import build_services
 from playground.settings import Settings
-from playground.training import worker
-from playground.training.processes import EventReader
-from playground.training.spec import RunSpec
 
 FILE = '''
 """LoRA on the queries alone."""
@@ -59,20 +55,18 @@ def toy(tmp_path: Path) -> Iterator[Method]:
 
 
 def test_a_method_from_one_file_goes_all_the_way(
-    toy: Method, settings: Settings, tiny_base: Path, tmp_path: Path
+    toy: Method, settings: Settings, spec_in: Any, run_worker: Any, tiny_base: Path, tmp_path: Path
 ) -> None:
     from playground.engine.engine import Engine
     from playground.engine.request import AdapterFile, Row, Sampling
 
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(
-        "\n".join(json.dumps({"prompt": f"Say number {n}", "completion": f"Number {n}."}) for n in range(16))
-    )
+    rows = [{"prompt": f"Say number {n}", "completion": f"Number {n}."} for n in range(16)]
+    spec = spec_in(tmp_path, rows, method="q-lora", lr=2e-2, save_steps=4)
     services = build_services(settings)
     try:
         services.bases.resolve()
         offered = [method.name for method in services.training.methods()]
-        plan = services.training.plan(TrainRequest(file=rows, method="q-lora", steps=4))
+        plan = services.training.plan(TrainRequest(file=Path(spec.file), method="q-lora", steps=4))
         saved = toy.saves(services.bases.weights(), plan.rank, NO_OPTIONS)
     finally:
         services.close()
@@ -80,29 +74,7 @@ def test_a_method_from_one_file_goes_all_the_way(
     assert plan.blocked == ""
     assert {name.split(".")[-3] for name in saved} == {"q_proj"}
 
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    spec = RunSpec(
-        run="r-toy",
-        name="Toy",
-        method="q-lora",
-        base="tiny",
-        base_path=str(tiny_base),
-        base_fingerprint="f",
-        file=str(rows),
-        data=rows.name,
-        adapters_dir=str(tmp_path / "adapters"),
-        shipped_dir=str(tmp_path / "shipped"),
-        steps=4,
-        lr=2e-2,
-        rank=4,
-        batch_size=4,
-        save_steps=4,
-        seed=3,
-    )
-    spec.write(run_dir)
-    worker.run(run_dir)
-    done = EventReader(run_dir).read()[-1]
+    done = run_worker(spec, tmp_path / "run")[-1]
     assert done["event"] == "done", done
 
     library = AdapterLibrary(tmp_path / "adapters", tmp_path / "shipped")
