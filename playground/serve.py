@@ -52,7 +52,7 @@ def launch(services: Services, home: Home) -> tuple[Blocks, str]:
     """Show the page and return it with its address; the services start once the page stands."""
     from starlette.middleware import Middleware
 
-    from playground.server.gate import ContentPolicy, Gate, Visit
+    from playground.server.gate import Answered, Gate
     from playground.server.routes import build_routes
     from playground.ui.page import build_page, launch_options
 
@@ -60,11 +60,9 @@ def launch(services: Services, home: Home) -> tuple[Blocks, str]:
     os.environ["GRADIO_TEMP_DIR"] = str(settings.incoming_dir)  # only what lies there counts as uploaded
     routes = build_routes(services, home.token)
     middleware = [
-        Middleware(ContentPolicy, space=bool(os.environ.get("SPACE_ID"))),
+        Middleware(Answered, space=bool(os.environ.get("SPACE_ID")), shared=settings.shared),
         Middleware(Gate, settings=settings, own=routes),
     ]
-    if settings.shared:
-        middleware.append(Middleware(Visit))
     page = build_page(services)
     _, url, _ = page.launch(
         **launch_options(),

@@ -6,14 +6,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from playground.chat.batching import Chat, Written
 from playground.data.example import Message
 from playground.engine.request import SEED_MAX, Sampling, TokenLogprob, stamp_hash
 from playground.errors import InputError
 
+T = TypeVar("T", int, float, bool)
 JsonObject = dict[str, Any]
 MAX_TOKENS = 512
 """The longest reply where the request names none; less where the base holds no more."""
@@ -51,8 +51,7 @@ class FieldError(InputError):
         self.param = param
 
 
-@dataclass(frozen=True)
-class ChatRequest:
+class ChatRequest(NamedTuple):
     """stream: answer piece by piece. usage: and tell the counts at the stream's end."""
 
     chat: Chat
@@ -67,32 +66,35 @@ def read_chat(body: Mapping[str, Any]) -> ChatRequest:
         for name, neutral in fields.items():
             if body.get(name) is not None and body[name] not in neutral:
                 raise FieldError(name, f"{name} is not served here. {instead}")
-    longest = _whole(body, "max_completion_tokens")
-    longest = _whole(body, "max_tokens") if longest is None else longest
-    shortest = _whole(body, "min_tokens") or 0
-    seed, top_k = _whole(body, "seed"), _whole(body, "top_k") or 0
+    longest = _value(body, "max_completion_tokens", int)
+    longest = _value(body, "max_tokens", int) if longest is None else longest
+    shortest = _value(body, "min_tokens", int) or 0
+    seed, top_k = _value(body, "seed", int), _value(body, "top_k", int) or 0
+    names = ("temperature", "top_p", "repetition_penalty")
+    numbers = {name: 1.0 if (value := _value(body, name, float)) is None else value for name in names}
     sampling = Sampling(
-        temperature=_number(body, "temperature", 1.0),
-        top_p=_number(body, "top_p", 1.0),
+        **numbers,
         max_tokens=max(MAX_TOKENS, shortest) if longest is None else longest,
         seed=secrets.randbelow(SEED_MAX + 1) if seed is None or seed == -1 else seed,  # vLLM: -1 is none
         top_k=0 if top_k == -1 else top_k,  # vLLM: -1 is off
-        repetition_penalty=_number(body, "repetition_penalty", 1.0),
         stop=_stop(body.get("stop")),
         min_tokens=shortest,
-        ignore_eos=_flag(body, "ignore_eos"),
+        ignore_eos=bool(_value(body, "ignore_eos", bool)),
     )
-    model, messages, replies = body.get("model"), body.get("messages"), _whole(body, "n")
+    likeliest, asked = _value(body, "top_logprobs", int) or 0, _value(body, "logprobs", bool)
+    if likeliest and not asked:
+        raise FieldError("top_logprobs", "top_logprobs needs logprobs set to true.")
+    model, messages, replies = body.get("model"), body.get("messages"), _value(body, "n", int)
     if not isinstance(model, str) or not model:
         raise FieldError("model", "model is missing. It takes base or an adapter's id; /v1/models lists them.")
     if not isinstance(messages, list) or not messages:
         raise FieldError("messages", "messages is a list of at least one message, each with a role and a content.")
     read = tuple(_message(place, item) for place, item in enumerate(messages))
-    chat = Chat(model, read, sampling, 1 if replies is None else replies, _logprobs(body), longest is None)
+    chat = Chat(model, read, sampling, 1 if replies is None else replies, likeliest if asked else None, longest is None)
     options = body.get("stream_options") or {}
     if not isinstance(options, Mapping):
         raise FieldError("stream_options", 'stream_options is an object, such as {"include_usage": true}.')
-    return ChatRequest(chat, _flag(body, "stream"), _flag(options, "include_usage"))
+    return ChatRequest(chat, bool(_value(body, "stream", bool)), bool(_value(options, "include_usage", bool)))
 
 
 def _message(place: int, item: object) -> Message:
@@ -121,14 +123,6 @@ def _part(where: str, part: object) -> str:
     return text
 
 
-def _logprobs(body: Mapping[str, Any]) -> int | None:
-    """How many of the likeliest tokens to report, None = no logprobs at all."""
-    asked, top = _flag(body, "logprobs"), _whole(body, "top_logprobs")
-    if top and not asked:
-        raise FieldError("top_logprobs", "top_logprobs needs logprobs set to true.")
-    return (top or 0) if asked else None
-
-
 def _stop(value: object) -> tuple[str, ...]:
     found = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
@@ -136,27 +130,19 @@ def _stop(value: object) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _number(body: Mapping[str, Any], name: str, default: float) -> float:
-    value = body.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float | None):
-        raise FieldError(name, f"{name} is a number; this is {value!r:.40}.")
-    return default if value is None else float(max(-FAR, min(FAR, value)))
+_KINDS: dict[type, str] = {float: "a number", int: "a whole number", bool: "true or false"}
 
 
-def _whole(body: Mapping[str, Any], name: str) -> int | None:
+def _value(body: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+    """A field of this kind, None where it is left out; a whole number is a number too. Raises FieldError."""
     value = body.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | None):
-        raise FieldError(name, f"{name} is a whole number; this is {value!r:.40}.")
-    if value is not None and abs(value) > FAR:
+    if value is None:
+        return None
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, kind)):
+        raise FieldError(name, f"{name} is {_KINDS[kind]}; this is {value!r:.40}.")
+    if kind is int and abs(value) > FAR:
         raise FieldError(name, f"{name} is out of its range.")
-    return value
-
-
-def _flag(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if not isinstance(value, bool | None):
-        raise FieldError(name, f"{name} is true or false; this is {value!r:.40}.")
-    return bool(value)
+    return kind(max(-FAR, min(FAR, value)))
 
 
 LOGPROB_MIN = -9999.0

@@ -1,6 +1,5 @@
 """Middleware before the page's server: ``Gate`` (whose page asks, for which route, with how large a body; everything
-else is refused), ``ContentPolicy`` (a Content-Security-Policy on every answer) and, where the app is shared, ``Visit``
-(a visitor's cookie)."""
+else is refused) and ``Answered`` (a Content-Security-Policy on every answer, a visitor's cookie with the page)."""
 
 from __future__ import annotations
 
@@ -136,17 +135,15 @@ class Gate:
         too_large = (
             f"The files are larger than the maximum allowed size, {limit >> 20} MB together. Send a part of them."
         )
-        said = headers.get("content-length", "0")
+        said, refused = headers.get("content-length", "0"), None
         if not said.isdecimal() or int(said) > limit + FRAMING_BYTES:
-            await PlainTextResponse(too_large, 413)(scope, receive, send)
-            return
-        full = ""
-        if self._incoming.is_crowded():
-            full = "Too many files wait here. Try again in a quarter of an hour."
-        if self._settings.shared and disk_free(self._settings.home) < FREE_MIN_BYTES:
-            full = "The disk of this app is nearly full. Try again in an hour."
-        if full:
-            await PlainTextResponse(full, 507)(scope, receive, send)
+            refused = PlainTextResponse(too_large, 413)
+        elif self._settings.shared and disk_free(self._settings.home) < FREE_MIN_BYTES:
+            refused = PlainTextResponse("The disk of this app is nearly full. Try again in an hour.", 507)
+        elif self._incoming.is_crowded():
+            refused = PlainTextResponse("Too many files wait here. Try again in a quarter of an hour.", 507)
+        if refused is not None:
+            await refused(scope, receive, send)
             return
         visitor = _VISITOR.search(headers.get("cookie", ""))
         arrived, whole = 0, False
@@ -167,8 +164,8 @@ class Gate:
             arrived += count
             if arrived > limit + FRAMING_BYTES:
                 raise MultiPartException(too_large)
-            if self._settings.shared and (refused := self._incoming.refusal(visitor[1] if visitor else "", count)):
-                raise MultiPartException(refused)
+            if self._settings.shared and (words := self._incoming.refusal(visitor[1] if visitor else "", count)):
+                raise MultiPartException(words)
             return message
 
         await self._app(scope, counted, send)
@@ -236,11 +233,12 @@ _ELSE = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 
 scripts."""
 
 
-class ContentPolicy:
-    """ASGI middleware; holds only the page until it is whole. space: the hub's page may frame this."""
+class Answered:
+    """ASGI middleware; holds only the page until it is whole. space: the hub's page may frame this. shared: the page
+    comes with its visitor's cookie."""
 
-    def __init__(self, app: ASGIApp, space: bool = False) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, space: bool = False, shared: bool = False) -> None:
+        self._app, self._shared = app, shared
         self._framed = f"; frame-ancestors 'self'{f' {HUB}' if space else ''}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -248,7 +246,7 @@ class ContentPolicy:
         started: Message = {}
         body = b""
 
-        async def with_policy(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             nonlocal started, body
             if message["type"] == "http.response.start":
                 started = message
@@ -259,12 +257,16 @@ class ContentPolicy:
                 if not message.get("more_body", False):
                     hashes = (hashlib.sha256(script).digest() for script in _INLINE.findall(body))
                     scripts = "".join(f" 'sha256-{base64.b64encode(one).decode()}'" for one in hashes)
+                    if self._shared and scope["method"] == "GET" and started["status"] < 400:
+                        headers = MutableHeaders(scope=started)
+                        headers.append("set-cookie", _cookie(scope))
+                        headers["cache-control"] = "no-store"
                     await send(self._ruled(started, _PAGE.format(scripts=scripts)))
                     await send({**message, "body": body})
             else:
                 await send(message)
 
-        await self._app(scope, receive, with_policy if scope["type"] == "http" else send)
+        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
 
     def _ruled(self, message: Message, policy: str) -> Message:
         MutableHeaders(scope=message)["content-security-policy"] = policy + self._framed
@@ -273,24 +275,6 @@ class ContentPolicy:
 
 KEPT_S = 30 * 24 * 3600
 """The cookie's life after the last visit; what it gives access to is gone sooner."""
-
-
-class Visit:
-    """ASGI middleware that gives the page's visitor a cookie; plain, so that streams pass untouched."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.append("set-cookie", _cookie(scope))
-                headers["cache-control"] = "no-store"
-            await send(message)
-
-        is_page = scope["type"] == "http" and scope["method"] == "GET" and path_in(scope) == "/"
-        await self._app(scope, receive, with_cookie if is_page else send)
 
 
 def token_in(header: str, name: str = COOKIE) -> str:

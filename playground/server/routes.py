@@ -104,9 +104,8 @@ def _internal(
         except (KeyError, TypeError, ValueError) as error:
             return _wrong(f"The request is not as expected ({type(error).__name__}).", 400)
         except PlaygroundError as error:
-            return _wrong(
-                str(error), 413 if isinstance(error, TooLargeError) else 400 if isinstance(error, InputError) else 500
-            )
+            too_large, wrong = isinstance(error, TooLargeError), isinstance(error, InputError)
+            return _wrong(str(error), 413 if too_large else 400 if wrong else 500)
 
     return answer
 
@@ -292,9 +291,7 @@ def _guarded(services: Services, handler: _Handler) -> Callable[[Request], Await
     async def answer(request: Request) -> Response:
         if (refused := refusal(request, services.settings)) is not None:
             status, words = refused
-            kind, code = (
-                ("authentication_error", "invalid_api_key") if status == 401 else ("permission_error", "forbidden")
-            )
+            kind, code = _REFUSED[status]
             headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
             return JSONResponse(_body(words, kind, code=code), status, headers)
         done = await _tried(handler(services, request))
@@ -327,6 +324,7 @@ async def _tried(work: Awaitable[T]) -> T | _Failure:
 
 
 _WRONG = "invalid_request_error"
+_REFUSED = {401: ("authentication_error", "invalid_api_key"), 403: ("permission_error", "forbidden")}
 _ERRORS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (ClientDisconnect, GONE, _WRONG, None),
     (TooLargeError, 413, _WRONG, "request_too_large"),

@@ -62,20 +62,6 @@ def test_stop_ends_the_reading_at_once_and_closes_the_source() -> None:
     assert source.closed.wait(30)
 
 
-def test_what_the_source_raises_comes_after_its_last_value() -> None:
-    def values() -> Generator[int]:
-        yield 1
-        raise ZeroDivisionError
-
-    async def read() -> None:
-        follower = Follower(values)
-        assert await anext(follower) == 1
-        await anext(follower)
-
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(read())
-
-
 def test_a_loop_that_has_ended_hurts_nobody() -> None:
     source = Source()
 

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import hashlib
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +35,9 @@ from playground.server.gate import (
     UPLOAD,
     VISITOR_UPLOADS,
     WAITS_S,
-    ContentPolicy,
+    Answered,
     Gate,
     Incoming,
-    Visit,
 )
 from playground.settings import Settings
 from playground.workspace.visitors import COOKIE
@@ -45,43 +45,12 @@ from tests.api.conftest import on_a_port, sent, wait_until
 
 JOIN = "/gradio_api/queue/join"
 TWIN = ("GET", "/gradio_api/call/v2/{api_name}/{event_id}")
-"""Cannot be told from call/{api_name}/{event_id} by its path, and has the same handler."""
-
-
-def gradios(method: str, paths: str) -> set[tuple[str, str]]:
-    return {(method, path if path.startswith("/") else f"/gradio_api/{path}") for path in paths.split()}
-
-
 REFUSED = {
-    TWIN,
-    # would use the host's HF_TOKEN
-    *gradios("GET", "runs runs/ run-history/buckets run-history/records"),
-    *gradios("GET", "run-history/records/{endpoint}/{record_id}/assets/{asset_id}"),
-    *gradios("POST", "run-history/connect"),
-    # would fetch
-    *gradios("GET", "proxy={url_path:path} file/{path:path}"),
-    *gradios("HEAD", "proxy={url_path:path} file={path_or_url:path} /openapi.json"),
-    # no such components
-    *gradios("GET", "custom_component/{id}/{environment}/{type}/{file_name} /svelte/{path:path}"),
-    *gradios("POST", "process_recording component_server component_server/"),
-    # nobody logs in
-    *gradios("GET", "/logout user user/ login_check login_check/ token token/"),
-    *gradios("POST", "/login /login/"),
-    # not shown, or the twin of another one
-    *gradios("GET", "deep_link /pwa_icon /pwa_icon/{size} theme.css /config/ info/ app_id/ queue/status dev/reload"),
-    *gradios(
-        "GET", "/monitoring /monitoring/summary /monitoring/{key} /openapi.json openapi.json vibe-code vibe-code/"
-    ),
-    *gradios("POST", "reset/ call/{api_name}/ api/{api_name} api/{api_name}/ run/{api_name} run/{api_name}/"),
-    *gradios("POST", "call/v2/{api_name} call/v2/{api_name}/ vibe-edit vibe-edit/ undo-vibe-edit undo-vibe-edit/"),
-    *gradios("POST", "vibe-code vibe-code/ vibe-starter-queries vibe-starter-queries/"),
-    # streams of media
-    *gradios("POST", "stream/{event_id} stream/{event_id}/close"),
-    *gradios("GET", "stream/{session_hash}/{run}/{component_id}/playlist.m3u8"),
-    *gradios("GET", "stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}"),
-    *gradios("GET", "stream/{session_hash}/{run}/{component_id}/playlist-file"),
+    (method, path if path.startswith("/") else f"/gradio_api/{path}")
+    for by_method in tomllib.loads(Path(__file__).with_name("gradio_refused.toml").read_text()).values()
+    for method, paths in by_method.items()
+    for path in paths
 }
-"""Gradio's routes that nobody needs here. A new one of Gradio's goes either here or among those allowed."""
 
 
 def echo(text: str) -> str:
@@ -235,15 +204,12 @@ def multipart(files: int, size: int) -> tuple[bytes, dict[str, str]]:
     return body, {"content-type": "multipart/form-data; boundary=b"}
 
 
-@pytest.mark.parametrize(("files", "size"), [(1, 3 * 2**20), (30, 100_000)])
-def test_an_upload_is_limited_as_a_whole_and_leaves_nothing_behind(
-    client: TestClient, alone: Settings, files: int, size: int
-) -> None:
-    body, headers = multipart(files, size)
-    for content in (body, (body[place : place + 50_000] for place in range(0, len(body), 50_000))):
-        answer = client.post(UPLOAD, content=content, headers=headers)
-        assert answer.status_code == 413
-        assert "maximum allowed size" in answer.text
+def test_an_upload_is_limited_as_a_whole_and_leaves_nothing_behind(client: TestClient, alone: Settings) -> None:
+    for files, size in ((1, 3 * 2**20), (30, 100_000)):
+        body, headers = multipart(files, size)
+        for content in (body, (body[place : place + 50_000] for place in range(0, len(body), 50_000))):
+            answer = client.post(UPLOAD, content=content, headers=headers)
+            assert (answer.status_code, "maximum allowed size" in answer.text) == (413, True)
     assert not list(alone.incoming_dir.rglob("*"))
     body, headers = multipart(3, 300_000)
     assert len(client.post(UPLOAD, content=body, headers=headers).json()) == 3
@@ -350,7 +316,7 @@ def policed(space: bool = False) -> TestClient:
         Route("/status", lambda request: PlainTextResponse("ok")),
         Route("/stream", lambda request: StreamingResponse(iter(["a", "b"]))),
     ]
-    return TestClient(Starlette(routes=routes, middleware=[Middleware(ContentPolicy, space=space)]))
+    return TestClient(Starlette(routes=routes, middleware=[Middleware(Answered, space=space)]))
 
 
 def policy(answer: Any) -> dict[str, str]:
@@ -369,18 +335,20 @@ def test_the_page_may_run_its_own_scripts_and_no_other_and_everything_else_nothi
         assert (said["default-src"], "script-src" in said) == ("'none'", False)
 
 
-@pytest.mark.parametrize("path", ["/", "/status"])
-def test_only_its_own_pages_frame_it_and_the_hubs_on_a_space(path: str) -> None:
-    assert policy(policed().get(path))["frame-ancestors"] == "'self'"
-    assert policy(policed(space=True).get(path))["frame-ancestors"] == "'self' https://huggingface.co"
+def test_only_its_own_pages_frame_it_and_the_hubs_on_a_space() -> None:
+    for path in ("/", "/status"):
+        assert policy(policed().get(path))["frame-ancestors"] == "'self'"
+        assert policy(policed(space=True).get(path))["frame-ancestors"] == "'self' https://huggingface.co"
 
 
 @pytest.mark.parametrize("path", ["/tools", "/tools/", "/"])
 def test_behind_a_proxy_that_keeps_its_path_the_page_is_the_page(tmp_path: Path, path: str) -> None:
     settings = Settings(home=tmp_path, shared=True)
-    middleware = [Middleware(ContentPolicy), Middleware(Gate, settings=settings), Middleware(Visit)]
+    middleware = [Middleware(Answered, shared=True), Middleware(Gate, settings=settings)]
     app = Starlette(routes=[Route("/{rest:path}", lambda request: HTMLResponse(PAGE))], middleware=middleware)
     answer = caller(app, root_path="/tools").get(path)
     assert answer.text == PAGE
     assert "script-src" in policy(answer)
     assert COOKIE in answer.headers["set-cookie"]
+    refused = caller(app, root_path="/tools").get(path, headers={"host": "evil.example"})
+    assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)

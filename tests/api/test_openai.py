@@ -38,81 +38,52 @@ def following() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "follow"]
 
 
-def test_models_are_listed_and_told_one_by_one(here: Here, settings: Settings) -> None:
-    caller = here()
-    listed = caller.get("/v1/models").json()
-    assert listed["object"] == "list"
-    base, *adapters = listed["data"]
-    assert set(base) == {"id", "object", "created", "owned_by", "root", "parent"}
-    assert (base["id"], base["object"], base["parent"], base["root"]) == ("base", "model", None, settings.base)
-    told = {(model["parent"], model["root"], type(model["created"])) for model in adapters}
-    assert told == {("base", settings.base, int)}
-    for model in listed["data"]:
-        assert caller.get(f"/v1/models/{model['id']}").json() == model
+NOT_THERE = {
+    "model_not_found": ["GET /v1/models/nobody"],
+    "not_found": ["GET /v1/models/..%2Fx", "GET /v1/files", f"GET {CHAT}", "POST /v1/models", "POST /v1/embeddings"],
+}
 
 
-@pytest.mark.parametrize(
-    ("method", "route", "code"),
-    [
-        ("GET", "/v1/models/nobody", "model_not_found"),
-        *(("GET", route, "not_found") for route in ("/v1/models/..%2Fx", "/v1/files", CHAT)),
-        *(("POST", route, "not_found") for route in ("/v1/models", "/v1/embeddings")),
-    ],
-)
-def test_what_is_not_there_is_told_in_openais_shape(here: Here, method: str, route: str, code: str) -> None:
-    answer = here().request(method, route)
-    assert answer.status_code == 404
-    error = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["type"], error["code"]) == ("invalid_request_error", code)
-    assert "There is" in error["message"]
-
-
-@pytest.mark.parametrize(
-    ("body", "says"),
-    [
-        *((body, "not JSON") for body in (b"", b'{"temperature": NaN}', b"\xff", b"[" * 100_000)),
-        *((b"{", "line 1"), (b"[1]", "a JSON list"), (b'{"model": "base"}', "messages")),
-        (json.dumps(HELLO | {"n": 9}).encode(), "1 to 4"),
-    ],
-    ids=range(8),
-)
-def test_a_wrong_request_is_one_sentence(here: Here, body: bytes, says: str) -> None:
-    answer = here().post(CHAT, content=body)
-    assert answer.status_code == 400
-    assert says in answer.json()["error"]["message"]
+def test_what_is_not_there_is_told_in_openais_shape(here: Here) -> None:
+    for code, method, route in ((code, *asked.split()) for code, routes in NOT_THERE.items() for asked in routes):
+        answer = here().request(method, route)
+        assert answer.status_code == 404, route
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert (error["type"], error["code"]) == ("invalid_request_error", code)
+        assert "There is" in error["message"]
 
 
 HALVES = [b'"\\ud800"', b'"a \\udfff b"', b'"\xed\xa0\x80"']
+HALVED = [
+    b'{"model": %s, "messages": [{"role": "user", "content": "Hello"}]}',
+    b'{"model": "base", "messages": [{"role": "user", "content": [{"type": "text", "text": %s}]}]}',
+    b'{"model": "base", "messages": [{"role": %s, "content": "Hello"}]}',
+    b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], "stop": ["a", %s], "stream": true}',
+    b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], %s: 1}',
+    b"%s",
+]
+WRONG: list[tuple[bytes, str]] = [
+    *((body, "not JSON") for body in (b"", b'{"temperature": NaN}', b"\xff", b"[" * 100_000)),
+    *((b"{", "line 1"), (b"[1]", "a JSON list"), (b'{"model": "base"}', "messages")),
+    (json.dumps(HELLO | {"n": 9}).encode(), "1 to 4"),
+    *((body % half, "half a character") for body in HALVED for half in HALVES),
+]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"model": %s, "messages": [{"role": "user", "content": "Hello"}]}',
-        b'{"model": "base", "messages": [{"role": "user", "content": [{"type": "text", "text": %s}]}]}',
-        b'{"model": "base", "messages": [{"role": %s, "content": "Hello"}]}',
-        b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], "stop": ["a", %s], "stream": true}',
-        b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], %s: 1}',
-        b"%s",
-    ],
-)
-def test_half_a_character_anywhere_is_a_wrong_request(
-    here: Here, settings: Settings, caplog: pytest.LogCaptureFixture, body: bytes
+def test_a_wrong_request_is_one_sentence_and_no_error_of_ours(
+    here: Here, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caller = here(services=with_fake(settings, [said("Hi", "stop")]))
-    for half in HALVES:
-        answer = caller.post(CHAT, content=body % half)
-        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
-        assert "half a character" in answer.json()["error"]["message"]
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
-
-
-def test_a_large_body_is_not_read_to_its_end(here: Here) -> None:
-    for body in (b" " * (LIMIT_BYTES + 1), (b" " * 1000 for _ in range(LIMIT_BYTES // 1000 + 2))):
-        answer = here().post(CHAT, content=body)  # the length of the second is not told beforehand
+    for body, says in WRONG:
+        answer = caller.post(CHAT, content=body)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error"), body[:80]
+        assert says in answer.json()["error"]["message"]
+    for large in (b" " * (LIMIT_BYTES + 1), (b" " * 1000 for _ in range(LIMIT_BYTES // 1000 + 2))):
+        answer = caller.post(CHAT, content=large)  # the length of the second is not told beforehand
         assert answer.status_code == 413
         assert str(LIMIT_BYTES) in answer.json()["error"]["message"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_what_is_wrong_is_told_before_the_base_is_there(here: Here) -> None:
@@ -281,38 +252,21 @@ def test_chunks_begin_with_the_role_and_end_with_stamp_and_counts(here: Here, se
     assert {chunk["usage"] for chunk in chunks[:-1]} == {None}
 
 
-def test_several_replies_keep_their_place_and_their_stamp(here: Here, settings: Settings) -> None:
-    script = ([said("A"), said("B", "length", seed=8)], [said("Ah", "stop", 2), said("B", "length", seed=8)])
-    found = here(services=with_fake(settings, *script)).post(CHAT, json=HELLO | {"n": 2}).json()
-    replies = [(one["index"], one["message"]["content"], one["finish_reason"]) for one in found["choices"]]
-    assert replies == [(0, "Ah", "stop"), (1, "B", "length")]
-    assert [choice["playground"]["seed"] for choice in found["choices"]] == [7, 8]
-    assert found["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
-    chunks, _ = events(here(services=with_fake(settings, *script)).post(CHAT, json=HELLO | {"n": 2, "stream": True}))
-    texts = ["", ""]
-    for chunk in chunks:
-        texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["delta"].get("content", "")
-    assert texts == ["Ah", "B"]
-    assert sorted(chunk["playground"]["seed"] for chunk in chunks if "playground" in chunk) == [7, 8]
+ERRORS = {
+    (429, "queue_full", "3"): BusyError("The queue is full."),
+    (503, "base_unavailable", "5"): BaseUnavailableError("No base."),
+    (400, "out_of_memory", None): OutOfMemoryError("Too much."),
+    (500, None, None): RunFailedError("It failed."),
+}
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "code"),
-    [
-        (BusyError("The queue is full."), 429, "queue_full"),
-        (BaseUnavailableError("No base."), 503, "base_unavailable"),
-        (OutOfMemoryError("Too much."), 400, "out_of_memory"),
-        (RunFailedError("It failed."), 500, None),
-    ],
-)
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_keep_their_words(
-    here: Here, settings: Settings, error: Exception, status: int, code: str, stream: bool
-) -> None:
-    answer = here(services=with_fake(settings, error)).post(CHAT, json=HELLO | {"stream": stream})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
-    assert answer.json()["error"]["message"] == str(error)
-    assert answer.headers.get("retry-after") == {429: "3", 503: "5"}.get(status)
+def test_errors_keep_their_words(here: Here, settings: Settings, stream: bool) -> None:
+    for expected, raised in ERRORS.items():
+        answer = here(services=with_fake(settings, raised)).post(CHAT, json=HELLO | {"stream": stream})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], answer.headers.get("retry-after")) == expected
+        assert error["message"] == str(raised)
 
 
 def test_an_error_in_mid_stream_is_an_event_and_a_bug_shows_no_inside(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,65 +103,16 @@ def test_waiting_runs_are_moved(call: Call, rows_file: Path, settings: Settings)
     first, second = (services.training.start(TrainRequest(rows_file, name)) for name in ("one", "two"))
     assert call("runs", "move", second, "up")[1]["place"] == 1
     assert [(run["run"], run["place"]) for run in call("runs")[1]["runs"]] == [(second, 1), (first, 2)]
-    code, error, _ = call("runs", "move", first, "sideways")
-    assert code == 2
-    assert "invalid choice" in error["error"]
 
 
-WRONG = [
-    ("fly", "invalid choice"),
-    ("check nowhere.csv", "nowhere.csv"),
-    ("train FILE --method magic", "There is no method 'magic'"),
-    ("train FILE --method ia3 --pissa", "IA³ does not take --pissa"),
-    ("train FILE --method full --layers 3", "The base has 2 layers; 3 cannot be trained"),
-    ("train FILE --method bottleneck --placement middle", "invalid choice: 'middle'"),
-    ("train FILE --objective dpo", "dpo needs a better and a worse answer"),
-    ("train FILE --strict", "row 25"),
-    ("train FILE --steps many", "invalid int value"),
-    ("train FILE --map prompt", "field=column"),
-    ("train FILE --base not_a_base", "is not a base"),
-    ("runs show none", "There is no run"),
-    ("adapters export none x", "There is no adapter"),
-    ("compare --side model=none --ask x", "There is no adapter"),
-    ("compare --side base --ask x", "is not a side"),
-    ("compare --side model=base --ask x --temperature 9", "from 0 (greedy) to 2"),
-    ("replay", "arguments are required: file"),
-    ("replay nowhere.json", "nowhere.json cannot be read"),
-    ("replay FILE", "is not JSON"),
-    ("bench nowhere.csv --prompt FILE", "There is no file"),
-    ("bench FILE --prompt nowhere.txt", "cannot be read"),
-    ("bench FILE --prompt FILE --shots 0,many", "--shots takes whole numbers"),
-    ("bench FILE --prompt FILE --check nonsense", "is not a check"),
-    ("bench FILE", "--prompt"),
-    ("race FILE --methods lora,magic", "There is no method 'magic'"),
-    ("race FILE --methods lora", "two methods or more"),
-    ("race FILE --check nonsense", "is not a check"),
-    ("verdict nowhere.csv --side model=base", "There is no file"),
-    ("verdict FILE --side base", "is not a side"),
-    ("verdict FILE --side model=base --side model=base", "called the same"),
-    ("verdict FILE --side model=base --check nonsense", "is not a check"),
-    ("verdict FILE --side model=base,docs=nowhere.txt", "There is no file nowhere.txt"),
-    ("verdict FILE --side model=base --answers FILE", "cannot be read as JSON"),
-    ("verdict FILE --side model=nobody", "There is no adapter"),
-    # numbers that no run can have
-    ("train FILE --epochs 1 --batch-size 0", "Batch size is 0; it goes from 1 to 1024."),
-    *((f"train FILE --epochs {wrong}", f"Epochs is {wrong}; it lies above 0") for wrong in ("nan", "inf")),
-    *((f"train FILE --lr {wrong}", f"The learning rate is {wrong}; it lies above 0") for wrong in ("0.0", "nan")),
-    ("train FILE --rank 0", "Rank is 0; it goes from 1 to 256."),
-    ("train FILE --seed -1", "Seed is -1; it goes from 0"),
-    ("train FILE --test 1", "The test share is 1.0; it goes from 0 (none) to below 1"),
-    ("train FILE --memory-limit nan", "--memory-limit is nan; it takes a number of gigabytes"),
-    ("train FILE --memory-limit -1", "The memory limit is -1000000000"),
-    *(
-        ("train FILE --steps 0 --batch-size -2 --lr 7", says)
-        for says in ("Steps is 0; ", "; batch size is -2; ", "7.0; ")
-    ),
-]
+WRONG = tomllib.loads(Path(__file__).with_name("wrong_calls.toml").read_text("utf-8"))
 
 
-@pytest.mark.parametrize(("words", "says"), WRONG, ids=[words for words, _ in WRONG])
-def test_a_wrong_call_is_one_message_and_exit_2(refused: Callable[..., str], words: str, says: str) -> None:
-    assert says in refused(*words.split())
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_call_is_one_message_and_exit_2(refused: Callable[..., str], words: str) -> None:
+    said, expected = refused(*words.split()), WRONG[words]
+    for part in [expected] if isinstance(expected, str) else expected:
+        assert part in said
 
 
 def test_a_fault_of_ours_is_one_sentence_and_its_place_is_in_a_file(call: Call, settings: Settings) -> None:
@@ -184,13 +136,11 @@ def test_a_home_in_use_is_told_in_words(call: Call, settings: Settings) -> None:
 
 def test_status_and_doctor(call: Call, settings: Settings) -> None:
     code, status, _ = call("status")
-    assert code == 0
     assert {"device", "budget_bytes", "used_bytes", "residents", "leases", "queue"} <= set(status)
-    assert status["disk"]["free_bytes"] > 0
+    assert (code, status["disk"]["free_bytes"] > 0) == (0, True)
     code, doctor, _ = call("doctor", "--offline")
-    assert code == 0
     assert {"device", "dtype", "threads", "base"} <= set(doctor)
-    assert doctor["base"]["path"] == settings.base
+    assert (code, doctor["base"]["path"]) == (0, settings.base)
 
 
 FOLDER = os.environ.get("PLAYGROUND_REAL_DATA", "")

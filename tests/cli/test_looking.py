@@ -42,17 +42,13 @@ def home(tmp_path: Path) -> Settings:
     return settings
 
 
-def test_a_detached_worker_counts_where_nobody_owns_the_home(home: Settings) -> None:
+def test_a_detached_worker_counts_and_a_command_that_works_in_the_home_is_not_waited_for(home: Settings) -> None:
     state, words, code = status(home, None)
     assert code == 0
     assert [lease["label"] for lease in state["leases"]] == ["Training mine"]
     assert state["used_bytes"] == 7_000_000
     assert "running: Training mine" in words
-    Home.take(home).release()  # it is not kept
-
-
-def test_a_command_that_works_in_the_home_is_not_waited_for(home: Settings) -> None:
-    owner = Home.take(home)
+    owner = Home.take(home)  # it was not kept
     try:
         state, _, code = status(home, None)
     finally:
@@ -151,17 +147,12 @@ def test_a_detached_run_that_waits_says_who_starts_it(capsys: pytest.CaptureFixt
     assert "python -m playground runs resume r1" in told
 
 
-def test_a_race_is_measured_by_whoever_follows_it_when_its_owner_is_gone() -> None:
-    services: Any = SimpleNamespace(training=Training(False, False, True), race=Races(), close=lambda: None)
-    found, _, code = training.follow_race(services, "q1", Progress(), owner=False)
+@pytest.mark.parametrize(("owner", "free"), [(False, [False, False, True]), (True, [])])
+def test_a_race_is_measured_by_whoever_follows_it_when_its_owner_is_gone(owner: bool, free: list[bool]) -> None:
+    services: Any = SimpleNamespace(training=Training(*free), race=Races(owner), close=lambda: None)
+    found, _, code = training.follow_race(services, "q1", Progress(), owner=owner)
     assert (found["state"], code) == ("DONE", 0)
-    assert services.training.tried == 3, "and not again once it owns the home"
-
-
-def test_an_owner_need_not_become_one() -> None:
-    services: Any = SimpleNamespace(training=Training(), race=Races(True), close=lambda: None)
-    training.follow_race(services, "q1", Progress(), owner=True)
-    assert services.training.tried == 0
+    assert services.training.tried == len(free), "and not again once it owns the home"
 
 
 def test_a_waiting_run_is_resumed_as_it_is(tmp_path: Path) -> None:

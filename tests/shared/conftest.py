@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ from playground.library import bases
 from playground.services import Services, build_services
 from playground.settings import DEFAULT_BASE, Settings
 from playground.training.spec import RunSpec
-from playground.ui.wiring import Visitor
 from playground.workspace.visitors import owner_of
 from tests.engine.conftest import make_lora
 
@@ -73,16 +73,6 @@ def services(shared_settings: Settings) -> Iterator[Services]:
     built.close()
 
 
-@pytest.fixture
-def ben() -> Visitor:
-    return Visitor(BEN, BEN)
-
-
-@pytest.fixture
-def anna() -> Visitor:
-    return Visitor(ANNA, ANNA)
-
-
 def incoming(settings: Settings, name: str, content: bytes = b"") -> Path:
     """A file where the page's server puts what a browser sends."""
     rows = "\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}."}) for n in range(12)).encode()
@@ -128,6 +118,28 @@ def hers(services: Services, lora: Path) -> Belongings:
     return belongings(services, lora)
 
 
+@pytest.fixture(scope="module")
+def attacked(
+    tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path
+) -> Iterator[tuple[Services, Belongings]]:
+    """For all attacks of a module: none of them changes anything."""
+    built = build_services(shared_home(tmp_path_factory.mktemp("shared") / "home", prepared))
+    incoming(built.settings, "anything.jsonl")
+    yield built, belongings(built, lora)
+    built.close()
+
+
 def limited(services: Services, **changes: int) -> Services:
     """The same home with other limits."""
     return build_services(replace(services.settings, **changes))
+
+
+def filled(value: Any, known: dict[str, Any]) -> Any:
+    """A value of a table, with its words ($name) in place."""
+    if isinstance(value, dict):
+        return {name: filled(one, known) for name, one in value.items()}
+    if isinstance(value, list):
+        return [filled(one, known) for one in value]
+    if not isinstance(value, str):
+        return value
+    return known[value[1:]] if value.startswith("$") and value[1:] in known else Template(value).substitute(known)

@@ -36,18 +36,8 @@ def clock() -> Clock:
 
 
 def storage_of(s: Services, sessions: Sessions, wait: Callable[[float], None], training: Any = None) -> StorageService:
-    parts = (
-        s.settings,
-        s.bases,
-        s.adapters,
-        training or s.training,
-        s.demo,
-        sessions,
-        s.verdicts,
-        s.bench.book,
-        s.quota,
-    )
-    return StorageService(*parts, wait)
+    parts = (s.settings, s.bases, s.adapters, training or s.training, s.demo, sessions, s.verdicts, s.bench.book)
+    return StorageService(*parts, s.quota, wait)
 
 
 def cleaner_of(services: Services, clock: Clock) -> tuple[Cleaner, Sessions]:
@@ -84,24 +74,24 @@ def test_a_visitors_things_go_a_day_after_the_last_visit(
     assert set(sessions.visits()) == {BEN}
 
 
-def test_a_restart_does_not_begin_the_day_anew(services: Services, hers: Belongings, clock: Clock) -> None:
-    Sessions(services.settings.database, clock).seen(ANNA)
-    clock.now += 25 * HOUR
-    again = build_services(services.settings)
-    cleaner_of(again, clock)[0].tick()
-    assert again.storage.items(ANNA) == []
-    again.close()
-
-
-def test_what_was_there_before_visits_were_written_gets_its_day(
-    services: Services, hers: Belongings, clock: Clock
+def test_a_restart_does_not_begin_the_day_anew_and_who_was_there_before_visits_were_written_gets_one(
+    services: Services, hers: Belongings, clock: Clock, lora: Path
 ) -> None:
-    clean, _ = cleaner_of(services, clock)
+    Sessions(services.settings.database, clock).seen(ANNA)
+    clock.now += 20 * HOUR
+    mine = adapter_of(services, lora, BEN, "bens")  # and no visit of his
+    again = build_services(services.settings)
+    clean, _ = cleaner_of(again, clock)
     clean.tick()
-    assert len(services.storage.items(ANNA)) == 4
-    clock.now += 24 * HOUR
+    assert (len(again.storage.items(ANNA)), len(again.storage.items(BEN))) == (4, 1)
+    clock.now += 5 * HOUR
     clean.tick()
-    assert services.storage.items(ANNA) == []
+    assert again.storage.items(ANNA) == []
+    assert [item.id for item in again.storage.items(BEN)] == [mine]
+    clock.now += 19 * HOUR
+    clean.tick()
+    assert again.storage.items(BEN) == []
+    again.close()
 
 
 def test_a_run_that_has_not_ended_stays_until_it_has(services: Services, clock: Clock) -> None:

@@ -6,6 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,83 +19,44 @@ from playground.chat.replay import Saved
 from playground.engine.request import Sampling
 from playground.errors import BusyError, InputError, NotFoundError
 from playground.runs.service import TrainRequest
-from playground.services import Services, build_services
+from playground.services import Services
 from playground.workspace.visitors import LOCAL
-from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, belongings, ended_run, incoming, shared_home
+from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, ended_run, filled
 
 NONE = "There is no"
-Attack = Callable[[Services, Belongings], Any]
 SHORT = Sampling(max_tokens=4)
-
-ATTACKS: dict[str, Attack] = {
-    "read an upload": lambda s, hers: s.data.check(hers.upload, owner=BEN),
-    "read an upload as nobody": lambda s, hers: s.data.check(hers.upload),
-    "read a run's copy": lambda s, hers: s.data.check(s.settings.runs_dir / hers.run / "examples.jsonl", owner=BEN),
-    "read by a detour": lambda s, hers: s.data.check(
-        s.settings.uploads_dir / BEN / ".." / ANNA / hers.upload.parent.name / hers.upload.name, owner=BEN
-    ),
-    "read the machine": lambda s, hers: s.data.check(Path("/etc/passwd"), owner=BEN),
-    "keep her upload": lambda s, hers: s.data.keep_uploads([hers.upload], BEN),
-    "keep the machine's": lambda s, hers: s.data.keep_uploads([Path("/etc/passwd")], BEN),
-    "keep the record": lambda s, hers: s.data.keep_uploads(
-        [s.settings.incoming_dir / ".." / ".." / s.settings.database.name], BEN
-    ),
-    "name its columns": lambda s, hers: s.data.columns(hers.upload, BEN),
-    "see its rows": lambda s, hers: s.data.table(hers.upload, [1], BEN),
-    "edit it": lambda s, hers: s.data.edited(hers.upload, {1: {"prompt": "mine"}}, BEN),
-    "take its bad rows": lambda s, hers: s.data.bad_rows_file(
-        hers.upload, s.data.check(hers.upload, owner=ANNA), None, BEN
-    ),
-    "plan on it": lambda s, hers: s.training.plan(TrainRequest(hers.upload, owner=BEN)),
-    "train on it": lambda s, hers: s.training.start(TrainRequest(hers.upload, owner=BEN)),
-    "show": lambda s, hers: s.training.show(hers.run, BEN),
-    "follow": lambda s, hers: next(s.training.follow(hers.run, BEN)),
-    "cancel": lambda s, hers: s.training.cancel(hers.run, BEN, keep=True),
-    "resume": lambda s, hers: s.training.resume(hers.run, BEN),
-    "move": lambda s, hers: s.training.move(hers.run, "first", BEN),
-    "remove the run": lambda s, hers: s.training.remove(hers.run, BEN),
-    "get": lambda s, hers: s.adapters.get(hers.adapter, BEN),
-    "attach": lambda s, hers: s.adapters.attach(hers.adapter, BEN),
-    "switch": lambda s, hers: s.adapters.switch(hers.adapter, BEN),
-    "rename": lambda s, hers: s.adapters.rename(hers.adapter, "mine", BEN),
-    "remove the adapter": lambda s, hers: s.adapters.remove(hers.adapter, BEN),
-    "export": lambda s, hers: s.adapters.export_zip(hers.adapter, BEN),
-    "export a folder": lambda s, hers: s.adapters.export_folder(hers.adapter, s.settings.home / "x", BEN),
-    "import her upload": lambda s, hers: s.adapters.import_uploads([hers.upload], BEN),
-    "import her adapter": lambda s, hers: s.adapters.import_uploads(
-        list((s.settings.adapters_dir / hers.adapter).iterdir()), BEN
-    ),
-    "ask it": lambda s, hers: next(s.compare.ask_each(Side(hers.adapter), ["Hello"], SHORT, BEN)),
-    "draw shots": lambda s, hers: next(
-        s.compare.ask_each(Side("base", shots=1, shots_from=hers.upload), ["Hello"], SHORT, BEN)
-    ),
-    "ask it over /v1": lambda s, hers: s.completion.card(hers.adapter),
-    "replay with it": lambda s, hers: s.replay.check(Saved(_stamp(hers.adapter)), BEN),
-    "find on disk": lambda s, hers: s.storage.find("adapter", hers.adapter, BEN),
-    "wipe the adapter": lambda s, hers: s.storage.remove("adapter", hers.adapter, BEN),
-    "wipe the run": lambda s, hers: s.storage.remove("run", hers.run, BEN),
-    "wipe the checkpoints": lambda s, hers: s.storage.remove("checkpoints", hers.run, BEN),
-    "wipe the upload": lambda s, hers: s.storage.remove("upload", f"{ANNA}/{hers.upload.parent.name}", BEN),
-    "wipe by a detour": lambda s, hers: s.storage.remove("upload", f"../runs/{hers.run}", BEN),
-    "wipe the base": lambda s, hers: s.storage.remove("base", "smollm2-135m", BEN),
-    "wipe what passes": lambda s, hers: s.storage.remove("passing", "uploads/gradio", BEN),
-}
+TABLE = Path(__file__).with_name("attacks.jsonl").read_text("utf-8").splitlines()
+ATTACKS: dict[str, dict[str, Any]] = {attack["what"]: attack for attack in map(json.loads, TABLE)}
+"""The calls with what they are given; $name is looked up in ``words``."""
 
 
-def _stamp(adapter: str) -> dict[str, Any]:
-    prompt = {"text": "x", "sha256": hashlib.sha256(b"x").hexdigest()}
-    return {"adapter": adapter, "rows": 1, "seed": 7, "base": "", "sampling": {}, "prompt": prompt}
+def words(s: Services, h: Belongings) -> dict[str, Any]:
+    """What the table's words stand for: all that is Anna's, and what leads there or out of the home."""
+    settings, room, stamped = s.settings, h.upload.parent.name, hashlib.sha256(b"x").hexdigest()
+    stamp = {"rows": 1, "seed": 7, "base": "", "sampling": {}, "prompt": {"text": "x", "sha256": stamped}}
+    folder = settings.adapters_dir / h.adapter
+    return {
+        **{"upload": h.upload, "room": room, "run": h.run, "adapter": h.adapter, "anna": ANNA, "ben": BEN},
+        "copy": settings.runs_dir / h.run / "examples.jsonl",
+        "detour": settings.uploads_dir / BEN / ".." / ANNA / room / h.upload.name,
+        "machine": Path("/etc/passwd"),
+        "record": settings.incoming_dir / ".." / ".." / settings.database.name,
+        "files": [*folder.iterdir()] if folder.is_dir() else [],
+        "out": settings.home / "x",
+        "edit": {1: {"prompt": "mine"}},
+        "request": TrainRequest(h.upload, owner=BEN),
+        "side": Side(h.adapter),
+        "shots": Side("base", shots=1, shots_from=h.upload),
+        "short": SHORT,
+        "saved": Saved(stamp | {"adapter": h.adapter}),
+    }
 
 
-@pytest.fixture(scope="module")
-def annas(
-    tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path
-) -> Iterator[tuple[Services, Belongings]]:
-    """For all attacks: none of them changes anything."""
-    built = build_services(shared_home(tmp_path_factory.mktemp("shared") / "home", prepared))
-    incoming(built.settings, "anything.jsonl")
-    yield built, belongings(built, lora)
-    built.close()
+def attempt(s: Services, h: Belongings, attack: dict[str, Any]) -> None:
+    known = words(s, h)
+    found = attrgetter(attack["call"])(s)(*filled(attack["args"], known), **filled(attack.get("named", {}), known))
+    if isinstance(found, Iterator):
+        next(found)
 
 
 def told(attack: Callable[[], Any], one: Belongings) -> str:
@@ -110,21 +74,31 @@ PLAIN = ("import her adapter", "keep the machine's")
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_another_visitors_things_are_as_if_they_were_not_there(annas: tuple[Services, Belongings], name: str) -> None:
-    services, hers = annas
+def test_another_visitors_things_are_as_if_they_were_not_there(
+    attacked: tuple[Services, Belongings], name: str
+) -> None:
+    services, hers = attacked
     before = {path for path in services.settings.home.rglob("*") if SECRET in str(path) or hers.run in str(path)}
-    words = told(lambda: ATTACKS[name](services, hers), hers)
-    assert SECRET not in re.sub(r"'[^']*'", "", words)  # a refusal repeats what was asked for, in quotes
+    said = told(lambda: attempt(services, hers, ATTACKS[name]), hers)
+    assert SECRET not in re.sub(r"'[^']*'", "", said)  # a refusal repeats what was asked for, in quotes
     after = {path for path in services.settings.home.rglob("*") if SECRET in str(path) or hers.run in str(path)}
     assert after == before
     assert services.training.show(hers.run, ANNA).state == "FAILED"
     none = hers.upload.parent.parent / "0123456789ab" / "none.jsonl"
     missing = Belongings(ANNA, none, "20200101-000000-aaaa", "none-3fa94c1e")
-    if name == "take its bad rows":  # what was checked is hers; the file is not there
-        checked = services.data.check(hers.upload, owner=ANNA)
-        assert words == told(lambda: services.data.bad_rows_file(missing.upload, checked, None, BEN), missing)
-    elif name not in PLAIN:
-        assert words == told(lambda: ATTACKS[name](services, missing), missing)
+    if name not in PLAIN:
+        assert said == told(lambda: attempt(services, missing, ATTACKS[name]), missing)
+
+
+def test_her_bad_rows_are_as_if_they_were_not_there(attacked: tuple[Services, Belongings]) -> None:
+    services, hers = attacked
+    checked = services.data.check(hers.upload, owner=ANNA)
+    missing = replace(hers, upload=hers.upload.parent.parent / "0123456789ab" / "none.jsonl")
+    said, other = (
+        told(partial(services.data.bad_rows_file, one.upload, checked, None, BEN), one) for one in (hers, missing)
+    )
+    assert said == other
+    assert SECRET not in re.sub(r"'[^']*'", "", said)
 
 
 def test_a_side_that_is_hers_fails_alone(services: Services, hers: Belongings) -> None:

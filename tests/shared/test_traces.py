@@ -208,16 +208,8 @@ def test_the_picker_of_bases_tells_nothing_of_this_machine_but_where_it_is_one_p
     services: Services, tmp_path: Path, tiny_base: Path
 ) -> None:
     (tmp_path / "there").mkdir()
-    named = [
-        str(tmp_path / "there"),
-        str(tmp_path / "not there"),
-        "/etc",
-        "~",
-        "smollm2-135m",
-        "some/other",
-        "..",
-        "x y",
-    ]
+    named = [str(tmp_path / "there"), str(tmp_path / "not there")]
+    named += ["/etc", "~", "smollm2-135m", "some/other", "..", "x y"]
     ben, view = Visitor(BEN, BEN), SimpleNamespace(found="found", choose="choose", spec="spec")
     shown: Any = partial(sidebar.inspect, services, ben, view)
     for ask in (services.bases.inspect, services.bases.choose, lambda spec: shown(spec=spec)):
@@ -235,7 +227,7 @@ def test_the_picker_of_bases_tells_nothing_of_this_machine_but_where_it_is_one_p
 # -- the cookie --------------------------------------------------------------------------------------------------
 
 
-def asked(cookies: dict[str, str], scheme: str, tab: str = "tab", **headers: str) -> Any:
+def asked(cookies: dict[str, str], scheme: str = "http", tab: str | None = "tab", **headers: str) -> Any:
     """A request as Gradio hands it to a handler."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return SimpleNamespace(session_hash=tab, cookies=cookies, headers=named, url=SimpleNamespace(scheme=scheme))
@@ -251,3 +243,15 @@ def test_over_https_only_the_cookie_of_this_very_host_counts(services: Services)
     assert visitor(services, asked({COOKIE: mine}, "http")).owner == owner_of(mine, "")
     names = [cookie_name(*words) for words in (("https", ""), ("http", "https, http"), ("http", "http"))]
     assert names == [HOST_COOKIE, HOST_COOKIE, COOKIE]
+
+
+def test_the_cookie_is_who_one_is_and_local_is_nobodys(services: Services) -> None:
+    for tab in ("tab-1", "tab-2"):
+        assert visitor(services, asked({COOKIE: "a" * 32}, tab=tab)).owner == ANNA, "each tab of the same browser"
+    for cookie, tab in (("", None), ("", "local"), ("local", None), ("x' OR 1=1", "local"), ("A" * 32, "t")):
+        assert visitor(services, asked({COOKIE: cookie}, tab=tab)).owner not in ("local", "", ANNA)
+    nobody = {visitor(services, asked({}, tab=None)).owner for _ in range(5)}
+    assert len(nobody) == 5, "without cookie and tab every call is a stranger"
+    for cookies in ({COOKIE: "b" * 32}, {}):
+        with pytest.raises(NotFoundError, match="There is no such page"):
+            visitor(services, asked(cookies, tab="tab-1"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictService
 from playground.workspace import quota
 from playground.workspace.visitors import LOCAL
+from tests.api.conftest import wait_until
 from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, limited
 
 SIDES = (Side("base", name="Base"), Side("base", "Be glad.", name="Told"))
@@ -47,14 +47,8 @@ def asked(file: Path, owner: str, **changes: Any) -> VerdictRequest:
     return VerdictRequest(file, values.pop("sides", SIDES), owner=owner, **values)
 
 
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end, "it never came to that"
-
-
 def run_out(services: Services, owner: str) -> None:
-    until(lambda: not any(view.live for view in services.verdicts.views(owner, None)))
+    wait_until(lambda: not any(view.live for view in services.verdicts.views(owner, None)))
 
 
 # -- replies -----------------------------------------------------------------------------------------------------
@@ -97,11 +91,11 @@ def test_what_waits_already_counts_and_is_given_back_at_the_end(services: Servic
     tight.verdicts.stop(first, ANNA)
     holder.cancel()
     run_out(tight, ANNA)
-    until(lambda: tight.jobs.count("verdict ") <= 1)
+    wait_until(lambda: tight.jobs.count("verdict ") <= 1)
     tight.verdicts.start(asked(file, ANNA))
     for owner in (ANNA, BEN):
         run_out(tight, owner)
-    until(lambda: not tight.jobs.count("verdict "))
+    wait_until(lambda: not tight.jobs.count("verdict "))
     for owner in (ANNA, BEN):
         tight.quota.take_replies(owner, 30, "This")
 
@@ -144,7 +138,7 @@ def test_verdicts_of_everybody_together_have_a_limit(services: Services, monkeyp
         services.verdicts.start(asked(upload(services, BEN), BEN))
     monkeypatch.undo()
     second = services.verdicts.start(asked(file, ANNA))
-    until(lambda: len(services.manager.queue()) == 1)
+    wait_until(lambda: len(services.manager.queue()) == 1)
     states = [services.verdicts.show(id, ANNA).state for id in (first, second)]
     assert states == ["MEASURING", "QUEUED"], "a visitor's own come one after another"
     for id in (second, first):
@@ -158,18 +152,19 @@ def test_verdicts_of_everybody_together_have_a_limit(services: Services, monkeyp
 
 def test_a_run_of_more_steps_than_one_may_have_is_refused_at_every_door(services: Services) -> None:
     file = upload(services, ANNA)
-    request = TrainRequest(file, "r", steps=100_000, batch_size=2, owner=ANNA)
-    words = r"The run has 100,000 steps; one visitor's run may have 1,000 here\. Choose fewer\."
+    much: dict[str, Any] = {"steps": 100_000, "batch_size": 2, "owner": ANNA}
     settings = with_settings(TrainRequest(file, owner=ANNA), {"method": "lora", "steps": 100_000})
-    race = RaceRequest(file, ("ia3", "lora"), steps=100_000, batch_size=2, owner=ANNA)
-    for door, what in ((services.training.start, request), (services.training.start, settings)):
-        with pytest.raises(InputError, match=words):
-            door(what)
-    with pytest.raises(InputError, match=words):
-        services.race.start(race)
-    many = TrainRequest(file, "r", epochs=10_000, batch_size=2, owner=ANNA)
-    with pytest.raises(InputError, match=r"one visitor's run may have 1,000 here"):
-        services.training.start(many)
+    for refused in (
+        lambda: services.training.start(TrainRequest(file, "r", **much)),
+        lambda: services.training.start(settings),
+        lambda: services.race.start(RaceRequest(file, ("ia3", "lora"), **much)),
+    ):
+        with pytest.raises(
+            InputError, match=r"has 100,000 steps; one visitor's run may have 1,000 here\. Choose fewer"
+        ):
+            refused()
+    with pytest.raises(InputError, match="one visitor's run may have 1,000 here"):
+        services.training.start(TrainRequest(file, "r", epochs=10_000, batch_size=2, owner=ANNA))
     run = ended_run(services, ANNA)
     with pytest.raises(InputError, match=r"The run has 10 steps; one visitor's run may have 9 here"):
         limited(services, session_steps=9).training.resume(run, ANNA)
@@ -232,12 +227,12 @@ def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services:
     holder = services.manager.request("measure", "holder", "Answering", 1)
     for owner in (ANNA, BEN):
         verdicts.start(asked(upload(services, owner), owner))
-    until(lambda: len(services.manager.queue()) == 2)
+    wait_until(lambda: len(services.manager.queue()) == 2)
     chat = services.manager.request("chat", "somebody", "Answering", 1)
     assert chat.lease is not None, "a chat does not wait for what is measured"
     chat.cancel()
     holder.cancel()
-    until(lambda: not any(view.live for owner in (ANNA, BEN) for view in verdicts.views(owner)))
+    wait_until(lambda: not any(view.live for owner in (ANNA, BEN) for view in verdicts.views(owner)))
     assert {view.state for owner in (ANNA, BEN) for view in verdicts.views(owner)} == {"DONE"}
     answers = decoder.seen[:12]
     assert decoder.seen.index(BEN) <= 1, "the second visitor's first batch follows the first one's first"
@@ -303,8 +298,7 @@ def test_an_upload_past_the_disk_is_refused_with_what_there_is(services: Service
 
 
 def test_runs_at_once(services: Services) -> None:
-    upload = services.data.keep_uploads([incoming(services.settings, "rows.jsonl")], ANNA)
-    request = TrainRequest(upload, "r", steps=2, batch_size=2, owner=ANNA)
+    request = TrainRequest(upload(services, ANNA), "r", steps=2, batch_size=2, owner=ANNA)
     started = [services.training.start(request) for _ in range(3)]
     for refused in (
         lambda: services.training.start(request),
@@ -315,15 +309,13 @@ def test_runs_at_once(services: Services) -> None:
     assert "3 runs" in services.training.plan(request).blocked
     services.training.cancel(started[0], ANNA)
     services.training.start(request)
-    others = services.data.keep_uploads([incoming(services.settings, "rows.jsonl")], BEN)
-    services.training.start(TrainRequest(others, steps=2, batch_size=2, owner=BEN))
+    services.training.start(TrainRequest(upload(services, BEN), steps=2, batch_size=2, owner=BEN))
 
 
 def test_adapters_count_with_those_that_runs_will_make(services: Services, lora: Path) -> None:
     tight = limited(services, session_adapters=2)
     adapter_of(tight, lora, ANNA)
-    upload = tight.data.keep_uploads([incoming(tight.settings, "rows.jsonl")], ANNA)
-    request = TrainRequest(upload, "r", steps=2, batch_size=2, owner=ANNA)
+    request = TrainRequest(upload(tight, ANNA), "r", steps=2, batch_size=2, owner=ANNA)
     tight.training.start(request)
     with pytest.raises(InputError, match=r"You have 1 adapter, and 1 on the way; 2 may be kept"):
         tight.training.start(request)
@@ -336,7 +328,7 @@ def test_adapters_count_with_those_that_runs_will_make(services: Services, lora:
 def test_a_full_disk_refuses_visitors(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quota, "disk_free", lambda home: 1000)
     with pytest.raises(InputError, match="nearly full"):
-        services.data.keep_uploads([incoming(services.settings, "rows.jsonl")], ANNA)
+        upload(services, ANNA)
 
 
 def test_no_share_for_whoever_runs_the_app(services: Services, lora: Path) -> None:
