@@ -49,10 +49,13 @@ class Progress:
 
 
 class Job:
-    """One piece of work. error: why it ended early, "" = it did not. failed: by an error, not stopped by a person."""
+    """One piece of work. interruptible: it looks at ``stopping`` often. run: what is to be run once, None = it has
+    begun. error: why it ended early, "" = it did not. failed: by an error, not stopped by a person."""
 
     def __init__(self, key: str, what: str, clock: Callable[[], float], begin: Callable[[Job], None]) -> None:
         self.key, self.what, self.progress, self.error, self.failed = key, what, Progress(), "", False
+        self.run: Callable[[], None] | None = None
+        self.interruptible = False
         self._clock, self._begin = clock, begin
         self._phase = ("", 0.0, 0, 0.0)
         self._stop, self._ended = threading.Event(), threading.Event()
@@ -110,19 +113,12 @@ class Job:
 Work = Callable[[Job], None]
 
 
-@dataclass
-class _Entry:
-    job: Job
-    run: Callable[[], None] | None
-    interruptible: bool
-
-
 class Jobs:
     """Live jobs by key. clock: seconds, monotonic. spawn: what runs a job."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, spawn: Spawn = daemon_thread) -> None:
         self._clock, self._spawn = clock, spawn
-        self._live: dict[str, _Entry] = {}
+        self._live: dict[str, Job] = {}
         self._turns: dict[str, list[Job]] = {}
         self._lock = threading.RLock()
 
@@ -136,10 +132,10 @@ class Jobs:
         ``stopping`` often, so closing waits for it.
         """
         with self._lock:
-            if (there := self._refused(key, busy)) is not None:
+            if (there := self.get(key)) is not None and not busy:
                 return there
-            job = Job(key, what, self._clock, self._begin)
-            self._live[key] = _Entry(job, lambda: self._run(job, work, turn), interruptible)
+            job = self._new(key, what, busy)
+            job.run, job.interruptible = lambda: self._run(job, work, turn), interruptible
             before = self._turns.setdefault(turn, []) if turn else []
             before.append(job)
             if len(before) > 1:
@@ -152,9 +148,7 @@ class Jobs:
         """A job in the caller's own thread: the block. Raises InputError that says ``busy`` while a job with this key
         is live."""
         with self._lock:
-            self._refused(key, busy)
-            job = Job(key, what, self._clock, self._begin)
-            self._live[key] = _Entry(job, None, False)
+            job = self._new(key, what, busy)
         try:
             yield job
         finally:
@@ -162,8 +156,7 @@ class Jobs:
 
     def get(self, key: str) -> Job | None:
         """The live job with this key."""
-        entry = self._live.get(key)
-        return entry.job if entry is not None else None
+        return self._live.get(key)
 
     def count(self, prefix: str) -> int:
         """Live jobs whose key begins so."""
@@ -175,26 +168,24 @@ class Jobs:
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Stop all of them, and wait a while for those that look."""
-        entries, until = list(self._live.values()), self._clock() + timeout_s
-        for entry in entries:
-            entry.job.stop()
-        for entry in entries:
-            if entry.interruptible:
-                entry.job.wait(max(0.0, until - self._clock()))
+        jobs, until = list(self._live.values()), self._clock() + timeout_s
+        for job in jobs:
+            job.stop()
+        for job in jobs:
+            if job.interruptible:
+                job.wait(max(0.0, until - self._clock()))
 
-    def _refused(self, key: str, busy: str) -> Job | None:
-        job = self.get(key)
-        if job is not None and busy:
+    def _new(self, key: str, what: str, busy: str) -> Job:
+        if key in self._live:
             raise InputError(busy)
+        self._live[key] = job = Job(key, what, self._clock, self._begin)
         return job
 
     def _begin(self, job: Job) -> None:
         with self._lock:
-            entry = self._live.get(job.key)
-            if entry is None or entry.job is not job or entry.run is None:
-                return  # it has begun already, or ended
-            run, entry.run = entry.run, None
-        self._spawn(run, job.key)
+            run, job.run = job.run, None
+        if run is not None:
+            self._spawn(run, job.key)
 
     def _run(self, job: Job, work: Work, turn: str) -> None:
         try:

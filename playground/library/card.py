@@ -3,7 +3,6 @@ README, a Hugging Face model card. Weights are never read, and of a record only 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from playground.errors import AdapterError
 from playground.library.files import is_plain_file, read_header, read_json, sha256_of, shards, write_text
 from playground.methods import all_methods, method_of
-from playground.methods.method import Method, Options
+from playground.methods.method import Options
 from playground.plain import plain_number, plain_text
 from playground.settings import DEFAULT_BASE
 
@@ -126,18 +125,8 @@ def weight_files(folder: Path, kind: str) -> list[Path]:
 
 # -- the record of an adapter from elsewhere ---------------------------------------------------------------------------
 
-_TEXTS = (
-    "run",
-    "name",
-    "base",
-    "base_fingerprint",
-    "objective",
-    "data",
-    "data_sha256",
-    "dtype",
-    "device",
-    "playground",
-)
+_TEXTS = ("run", "name", "base", "base_fingerprint", "objective", "data")
+_ORIGINS = ("data_sha256", "dtype", "device", "playground")
 _COUNTS = ("rows_used", "rows_bad", "steps", "step", "batch_size", "max_tokens", "trainable_params", "total_params")
 _MEASURES = ("created_s", "seconds", "tokens_per_s", "eval_loss", "peak_memory_bytes", "estimated_memory_bytes")
 _SET = ("seed", "epochs", "lr", "alpha")
@@ -153,7 +142,7 @@ def sanitised(
 
     name: for when the record has none. now_s: the time; a record from the future counts as made now.
     """
-    clean: dict[str, Any] = {key: text for key in _TEXTS if (text := plain_text(run.get(key)))}
+    clean: dict[str, Any] = {key: text for key in _TEXTS + _ORIGINS if (text := plain_text(run.get(key)))}
     clean |= _numbers(run, *_COUNTS, *_MEASURES, *_SET)
     if isinstance(loss := run.get("loss"), Mapping):
         clean["loss"] = _numbers(loss, "first", "last")
@@ -200,73 +189,33 @@ def _plain_curve(curve: object) -> dict[str, list[list[float]]]:
 
 _DEFAULT_BASE_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]+)?")
-_OBJECTIVES = {
-    "sft": "requests with the answers that were wanted",
-    "pretrain": "raw text of a domain",
-    "dpo": "pairs of a preferred and a rejected answer (DPO)",
-    "orpo": "pairs of a preferred and a rejected answer (ORPO)",
-    "kto": "answers marked good or bad (KTO)",
-    "reward": "pairs of answers, as a reward model: it scores answers and writes none",
-    "grpo": "its own answers, graded by a check (GRPO)",
-}
 
 
 def write_model_card(folder: Path, run: Mapping[str, Any]) -> None:
     """Write ``README.md`` into ``folder`` from the record of the run; what is missing there is left out."""
+    from jinja2 import ChainableUndefined, Environment  # here, since most who look at adapters write none
+
     config = read_json(folder / CONFIG) if is_plain_file(folder / CONFIG) else {}
     method_name = plain_text(run.get("method"), 40) or (method_of(config) if config else "full")
-    method, reward = all_methods().get(method_name), run.get("objective") == "reward"
-    whole = not config if method is None else method.whole
+    method = all_methods().get(method_name)
     said = plain_text(run.get("base")) or plain_text(config.get("base_model_name_or_path"))
     hub = _DEFAULT_BASE_HUB_ID if said == DEFAULT_BASE else said.partition("@")[0] if _HUB_ID.fullmatch(said) else ""
-    # A folder on somebody's disk is nobody else's business: only its last part is told.
-    base = hub or said.replace("\\", "/").rstrip("/").rpartition("/")[2] or "a base that was not recorded"
-    front = [f"base_model: {json.dumps(hub)}"] if hub else []
-    front.append(f"library_name: {'transformers' if whole else 'peft'}")
-    # The default base is Apache-2.0; any other base's licence is for the person who shares the result to look up.
-    front.append(f"license: {'apache-2.0' if hub == _DEFAULT_BASE_HUB_ID else 'other'}")
-    front.append(f"pipeline_tag: {'text-classification' if reward else 'text-generation'}")
-    part = "It holds the trained part only, which works on the base named above."
-    template = Path(__file__).with_name("model_card.txt").read_text(encoding="utf-8")
-    text = template.format(
-        front="\n".join(front),
-        method=json.dumps(method_name),
-        name=_markdown(plain_text(run.get("name"), 100) or folder.name),
-        base=_markdown(base),
-        summary=method.summary if method is not None else _markdown(method_name),
-        facts=_facts(run, method),
-        table=_loss_table(run),
-        code="\n".join(_loading(whole, method, hub or "THE-BASE-NAMED-ABOVE", reward)),
-        part="It is a whole model and needs no base." if whole else part,
+    page = Environment(undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    page.filters |= {"text": _markdown, "plain": plain_number, "number": _number}
+    text = page.from_string(Path(__file__).with_name("model_card.txt").read_text(encoding="utf-8")).render(
+        run=run,
+        folder=folder.name,
+        hub=hub,
+        default_hub=_DEFAULT_BASE_HUB_ID,
+        # A folder on somebody's disk is nobody else's business: only its last part is told.
+        base=hub or said.replace("\\", "/").rstrip("/").rpartition("/")[2] or "a base that was not recorded",
+        method=method,
+        method_name=method_name,
+        whole=not config if method is None else method.whole,
+        options=_options(run.get("options")),
+        losses=_losses(run),
     )
     write_text(folder / CARD, text)
-
-
-def _facts(run: Mapping[str, Any], method: Method | None) -> str:
-    objective, loss = plain_text(run.get("objective"), 40), run.get("loss")
-    ends = _numbers(loss, "first", "last") if isinstance(loss, Mapping) else {}
-    trained, total = (plain_number(run.get(name)) for name in ("trainable_params", "total_params"))
-    facts = {
-        "Data file": _markdown(plain_text(run.get("data"))),
-        "Rows used": _number(run.get("rows_used")),
-        "Learned from": _OBJECTIVES.get(objective, _markdown(objective)),
-        "Steps": _number(run.get("steps")),
-        method.rank_label if method is not None else "Rank": _number(run.get("rank")) if run.get("rank") else "",
-        "Options": _markdown(_options(run.get("options"))),
-        "Learning rate": _number(run.get("lr"), "g"),
-        "Rows a step": _number(run.get("batch_size")),
-        "Seed": _number(run.get("seed")),
-        "Loss, first and last": f"{ends['first']:.3f}, {ends['last']:.3f}" if len(ends) == 2 else "",
-        "Held-out loss, nats a token": _number(run.get("eval_loss"), ".3f"),
-        "Weights trained": f"{trained:,.0f} of {total:,.0f} ({100 * trained / total:.2g} %)"
-        if trained and total
-        else "",
-        "Peak memory": f"{peak / 1e9:.2f} GB" if (peak := plain_number(run.get("peak_memory_bytes"))) else "",
-        "Seconds of training": _number(run.get("seconds")),
-        "Fingerprint of the base": _markdown(plain_text(run.get("base_fingerprint"), 64)),
-    }
-    told = [f"- {key}: {value}" for key, value in facts.items() if value]
-    return "\n".join(told) or "- Not recorded: it was made elsewhere."
 
 
 def _options(said: object) -> str:
@@ -276,35 +225,16 @@ def _options(said: object) -> str:
     return ", ".join(n if v is True else f"{n.replace('_', ' ')} {plain_text(str(v), 80)}" for n, v in chosen.items())
 
 
-def _loss_table(run: Mapping[str, Any]) -> str:
-    """Both losses at the steps at which held-out rows were scored, else at some of training's; "" where none was
-    measured."""
+def _losses(run: Mapping[str, Any]) -> list[tuple[float, float | None, float | None, bool]]:
+    """(step, training loss, held-out loss, whether it is the lowest held-out one) at the steps at which held-out rows
+    were scored, else at some of training's."""
     curve = _plain_curve(run.get("curve"))
     held, training = ({point[0]: point[1] for point in curve.get(name, [])} for name in ("held_out", "training"))
-    steps = sorted(held) or sorted(training)[:: max(1, len(training) // 8)]
-    if not steps:
-        return ""
     best = min(held, key=lambda step: (held[step], step)) if len(held) > 1 else None
-    rows = ["## How it went", "", "| Step | Training loss | Held-out loss |", "|---:|---:|---:|"]
-    for step in steps:
-        mark = " (best)" if step == best else ""
-        before = training.get(max((at for at in training if at <= step), default=step))
-        rows.append(f"| {step:,.0f} | {_number(before, '.3f')} | {_number(held.get(step), '.3f')}{mark} |")
-    return "\n".join([*rows, "", ""])
-
-
-def _loading(whole: bool, method: Method | None, base: str, reward: bool) -> list[str]:
-    """Lines of Python."""
-    auto, extra = ("AutoModelForSequenceClassification", ", num_labels=1") if reward else ("AutoModelForCausalLM", "")
-    imported = f"from transformers import {auto}"
-    if whole:
-        return [imported, "", f'model = {auto}.from_pretrained("THIS-FOLDER")']
-    own = [f"import {method.imports}  # registers the method with PEFT"] if method and method.imports else []
-    loaded = [
-        f'base = {auto}.from_pretrained("{base}"{extra})',
-        'model = PeftModel.from_pretrained(base, "THIS-FOLDER")',
+    return [
+        (step, training.get(max((at for at in training if at <= step), default=step)), held.get(step), step == best)
+        for step in sorted(held) or sorted(training)[:: max(1, len(training) // 8)]
     ]
-    return ["from peft import PeftModel", imported, *own, "", *loaded]
 
 
 def _number(value: object, form: str = "") -> str:
@@ -312,6 +242,6 @@ def _number(value: object, form: str = "") -> str:
     return "" if number is None else format(number, form) if form else f"{number:,.1f}".removesuffix(".0")
 
 
-def _markdown(text: str) -> str:
+def _markdown(value: object, limit: int = 200) -> str:
     """Text as text: nothing in it becomes a link, markup or HTML."""
-    return re.sub(r"([\\`*_\[\]<>#|!])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]<>#|!])", r"\\\1", plain_text(value, limit))

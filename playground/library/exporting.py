@@ -190,14 +190,14 @@ def _describe(
     cards: Sequence[AdapterCard], weights: Sequence[float], how: str, target: Path, name: str, owner: str
 ) -> None:
     config = json.loads((target / CONFIG).read_text())
-    config |= {"base_model_name_or_path": cards[0].base, "inference_mode": True}
     # PEFT gives the sum a scale of alpha / rank = 1, whatever the first part's scale was made of
-    config["use_rslora"] = False
+    config |= {"base_model_name_or_path": cards[0].base, "inference_mode": True, "use_rslora": False}
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
     (target / CONFIG).write_text(json.dumps(config, indent=2))
     (target / CARD).unlink(missing_ok=True)  # PEFT's empty form
     parts = list(zip(cards, weights, strict=True))
+    rows = [read_run(card.path).get("row_hashes") for card in cards]  # so that a verdict knows them again
     record = {
         "schema": SCHEMA,
         "name": name,
@@ -212,15 +212,11 @@ def _describe(
         "how": how,
         "blended_from": [{"id": card.id, "sha256": card.sha256, "weight": weight} for card, weight in parts],
         "data": " + ".join(f"{weight:g} x {card.name}" for card, weight in parts),
-        "row_hashes": sorted({known for card in cards for known in _trained_rows(card)}),
+        "row_hashes": sorted(
+            {one for known in rows if isinstance(known, list) for one in known if isinstance(one, str)}
+        ),
     }
     (target / RECORD).write_text(json.dumps(record, indent=1))
-
-
-def _trained_rows(card: AdapterCard) -> list[str]:
-    """Hashes of the rows that a part was trained on, so that a verdict knows them again; none where none are noted."""
-    known = read_run(card.path).get("row_hashes")
-    return [one for one in known if isinstance(one, str)] if isinstance(known, list) else []
 
 
 if __name__ == "__main__":

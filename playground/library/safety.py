@@ -8,7 +8,6 @@ base's.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -18,7 +17,7 @@ from typing import Any
 
 from playground.errors import AdapterError
 from playground.library.bases import cannot_run
-from playground.library.card import CARD, CONFIG, RECORD, WEIGHTS, AdapterCard
+from playground.library.card import CARD, CONFIG, RECORD, WEIGHTS, AdapterCard, read_run
 from playground.library.files import TensorEntry, check_file, is_plain_file, read_header, read_json, write_json
 from playground.methods import all_methods, method_for
 from playground.methods.config_rules import PLAIN, Rule, matching, nothing, one_of, says_nothing, switch, value_by_name
@@ -96,7 +95,7 @@ def check_folder(folder: Path, base: BaseLayout | None, *, numbers: bool = True)
         raise AdapterError(
             f"{WEIGHTS} has {size} bytes; at most {SIZE_LIMIT_BYTES} are taken. Train with a smaller rank."
         )
-    run = read_json(folder / RECORD) if is_plain_file(folder / RECORD) else {}
+    run = read_run(folder)
     reward = run.get("objective") == "reward"
     config = read_json(folder / CONFIG)
     method = check_config(config, reward=reward)
@@ -269,7 +268,7 @@ def keep_config(folder: Path, base: BaseLayout | None) -> list[str]:
     that the file holds, so that nobody matches a stranger's pattern later. It is not checked: ``check_config`` does
     that. Raises AdapterError for patterns that cannot be matched, or do not name these layers.
     """
-    run = read_json(folder / RECORD) if is_plain_file(folder / RECORD) else {}
+    run = read_run(folder)
     kept, tensors = read_json(folder / CONFIG), read_header(folder / WEIGHTS)
     method, changed = _method_of(kept), []
     modules = method.modules({name: entry.shape for name, entry in tensors.items()})
@@ -369,17 +368,11 @@ def check_vocabulary(folder: Path, base: Callable[[], Mapping[str, int] | None])
 
 
 def _read(path: Path) -> dict[str, Any]:
-    mend = "Save the adapter's tokenizer again, or delete it."
-    if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
-        limit = f"{path.name} has more than {TOKENIZER_LIMIT_BYTES} bytes"
-        raise AdapterError(f"{limit}. Delete it if the adapter uses its base's tokenizer.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path.name} is not readable JSON. {mend}") from error
-    if not isinstance(content, dict):
-        raise AdapterError(f"{path.name} must hold a JSON object. {mend}")
-    return content
+        return read_json(path, TOKENIZER_LIMIT_BYTES)
+    except AdapterError as error:
+        mend = "Save the adapter's tokenizer again, or delete it if the adapter uses its base's."
+        raise AdapterError(f"{error} {mend}") from error
 
 
 def _numbers(words: object) -> dict[str, int]:

@@ -15,15 +15,15 @@ def path(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def make_lora(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """(seed, rank, options of LoraConfig) -> a PEFT folder with random A and B, large enough to change what is said."""
+    """(seed, rank, base, options of LoraConfig) -> a PEFT folder whose random A and B change what is said."""
 
-    def make(seed: int, rank: int = 4, **options: Any) -> Path:
+    def make(seed: int, rank: int = 4, base: Path | None = None, **options: Any) -> Path:
         import torch
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
 
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_pretrained(tiny_base)
+        model = AutoModelForCausalLM.from_pretrained(base or tiny_base)
         config = {"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
         peft = get_peft_model(model, LoraConfig(**(config | options)))
         for name, parameter in peft.named_parameters():

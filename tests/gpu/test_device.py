@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,8 +22,10 @@ from playground.settings import PROJECT_ROOT
 
 from .conftest import FakeClock
 
-NUMBER = bytes(range(16))
-SAME = "00010203-0405-0607-0809-0a0b0c0d0e0f"
+NUMBER, SAME = bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"
+
+
+Install = Callable[[Any, Any], None]
 
 
 def libcuda(code: int = 0, version: int = 13_000) -> SimpleNamespace:
@@ -32,7 +35,7 @@ def libcuda(code: int = 0, version: int = 13_000) -> SimpleNamespace:
         return code
 
     return SimpleNamespace(
-        cuInit=init,
+        cuInit=init,  # its name is told
         cuDriverGetVersion=lambda at: setattr(at._obj, "value", version),
         cuDeviceGet=lambda at, ordinal: setattr(at._obj, "value", ordinal),
         cuDeviceGetUuid_v2=lambda at, device: at.__setitem__(slice(0, 16), NUMBER),
@@ -57,13 +60,11 @@ def pynvml(known: str) -> SimpleNamespace:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Any], None]:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """(libcuda, pynvml) are there, and a torch that was built for CUDA 12."""
     (tmp_path / "version.py").write_text("cuda: str | None = '12.8'\n")
     found, find = SimpleNamespace(origin=str(tmp_path / "__init__.py")), importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: found if name == "torch" else find(name, *rest)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: found if name == "torch" else find(name, *of))
 
     def install(cuda: Any, management: Any) -> None:
         monkeypatch.setattr(ctypes, "CDLL", lambda name: cuda)
@@ -73,7 +74,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any,
 
 
 @pytest.mark.parametrize("kind", ["GPU", "MIG"])
-def test_a_card_or_a_part_of_one_is_found_by_its_id(installed: Callable[[Any, Any], None], kind: str) -> None:
+def test_a_card_or_a_part_of_one_is_found_by_its_id(installed: Install, kind: str) -> None:
     installed(libcuda(), pynvml(f"{kind}-{SAME}"))
     card = find_device(there=lambda: True)
     assert isinstance(card, NvidiaDevice)
@@ -89,9 +90,7 @@ def test_a_card_or_a_part_of_one_is_found_by_its_id(installed: Callable[[Any, An
         (libcuda(), None, "pynvml"),
     ],
 )
-def test_where_the_driver_cannot_be_asked_torch_is(
-    installed: Callable[[Any, Any], None], cuda: Any, management: Any, error: str
-) -> None:
+def test_where_the_driver_cannot_be_asked_torch_is(installed: Install, cuda: Any, management: Any, error: str) -> None:
     installed(cuda, management)
     with pytest.raises((OSError, ImportError), match=error):
         NvidiaDevice()
@@ -137,20 +136,11 @@ def test_a_pause_shorter_than_the_look_changes_nothing(tmp_path: Path, clock: Fa
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path: Path, clock: FakeClock) -> None:
     worker = Lanes(tmp_path, 2, clock)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)],
-        cwd=PROJECT_ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdin is not None
-    assert holder.stdout is not None
-    with holder.stdin, holder.stdout:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdin=PIPE, stdout=PIPE, text=True) as holder:
         assert holder.stdout.readline() == "in\n"
         assert worker.threads("train") == 1
         holder.kill()
-        holder.wait()
     clock.now += LINGER_S
     assert worker.threads("train") == 2
 
@@ -161,9 +151,6 @@ def test_where_nothing_can_be_written_everybody_uses_all_cores(tmp_path: Path) -
     app.enter("chat")
     assert worker.threads("train") == 2
     app.leave("chat")
-
-
-def test_cores_are_those_that_this_process_may_use() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
@@ -173,7 +160,5 @@ def test_cores_are_those_that_this_process_may_use() -> None:
 def test_threads_that_wait_soon_sleep_unless_a_person_wants_them_otherwise(given: dict[str, str], spins: str) -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     code = "import os, playground; print(os.environ.get('GOMP_SPINCOUNT'))"
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT_ROOT, env=env | given, capture_output=True, text=True
-    )
-    assert ran.stdout.strip() == spins
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT_ROOT, env=env | given, text=True)
+    assert said.strip() == spins

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
 from playground.gpu.device import LINGER_S, Lanes
@@ -79,13 +78,6 @@ def test_a_lease_is_released_on_an_exception_and_closing_twice_is_harmless(manag
     assert manager.used_bytes == 0
 
 
-def test_training_runs_beside_chat_when_both_fit_and_waits_when_not(manager: DeviceManager) -> None:
-    manager.set_resident("base", 2 * GB)
-    with granted(manager, "train", needs=5 * GB):
-        assert manager.request("chat", "b", "Answering", GB).wait(0) is not None
-    assert manager.request("train", "a", "Training", 8 * GB).wait(0) is None, "the open chat lease leaves 7 GB"
-
-
 def test_what_can_never_fit_is_refused_at_once_and_what_cannot_leave_counts(manager: DeviceManager) -> None:
     with pytest.raises(OutOfMemoryError, match=r"needs 11\.0 GB"):
         manager.request("train", "a", "Training", 11 * GB)
@@ -122,7 +114,7 @@ def test_a_run_asked_for_while_the_base_loads_is_not_refused(manager: DeviceMana
         manager.request("chat", "c", "Answering", 7 * GB, (("base", 4 * GB),))
 
 
-def test_unloading_what_idles_returns_when_it_has_gone(clock: FakeClock) -> None:
+def test_unloading_what_idles_returns_when_it_has_gone_or_time_is_up(clock: FakeClock) -> None:
     unloads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     manager = DeviceManager(FakeDevice(), 10 * GB, clock, unloads.put)
     manager.set_resident("idle", GB, lambda: None)
@@ -141,13 +133,10 @@ def test_unloading_what_idles_returns_when_it_has_gone(clock: FakeClock) -> None
         unload()
         asking.join(30)
     assert found == [["idle"], ["used"]]
-
-
-def test_unloading_is_not_waited_for_without_end(clock: FakeClock) -> None:
-    manager = DeviceManager(FakeDevice(), 10 * GB, clock, lambda work: None)
-    manager.set_resident("stuck", GB, lambda: None)
-    assert manager.unload_idle(wait_s=0) == ["stuck"]
-    assert manager.unload_idle(wait_s=0) == [], "it is leaving already"
+    stuck = DeviceManager(FakeDevice(), 10 * GB, clock, lambda work: None)
+    stuck.set_resident("stuck", GB, lambda: None)
+    assert stuck.unload_idle(wait_s=0) == ["stuck"], "it is not waited for without end"
+    assert stuck.unload_idle(wait_s=0) == [], "it is leaving already"
 
 
 @pytest.mark.parametrize(("keep_alive_s", "left"), [(60, ["young"]), (0, [])])
@@ -243,10 +232,6 @@ class World:
         request.cancel() if request.lease is None else request.lease.close()
         self.settle()
 
-    def pass_time(self, seconds: float) -> None:
-        self.now += seconds
-        self.manager.tick()
-
     def check(self) -> None:
         manager = self.manager
         assert not self.wronged, "a model in use was unloaded"
@@ -269,57 +254,14 @@ class World:
         assert not self.manager.queue()
 
 
-MODELS = ["base", "base", "full-1", "full-2"]
-
-
-class Machine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World()
-
-    @rule(session=st.sampled_from("abcde"), needs=st.integers(1, 30), resident=st.sampled_from(MODELS))
-    def chat(self, session: str, needs: int, resident: str) -> None:
-        self.world.ask("chat", session, needs, resident)
-
-    @rule(session=st.sampled_from("abc"), needs=st.integers(20, 100))
-    def train(self, session: str, needs: int) -> None:
-        self.world.ask("train", session, needs, "")
-
-    @precondition(lambda self: self.world.open)
-    @rule(place=st.integers(0, 50))
-    def end(self, place: int) -> None:
-        self.world.end(place)
-
-    @precondition(lambda self: self.world.unloading)
-    @rule()
-    def unloaded(self) -> None:
-        self.world.unloaded()
-
-    @rule(seconds=st.integers(1, 30))
-    def pass_time(self, seconds: int) -> None:
-        self.world.pass_time(seconds)
-
-    @invariant()
-    def holds(self) -> None:
-        self.world.check()
-
-    def teardown(self) -> None:
-        self.world.finish()
-
-
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(
-    max_examples=30, stateful_step_count=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
-
-
-def test_ten_thousand_events() -> None:
-    """One long life, with more asking than the device can serve."""
-    draw, world = random.Random(7), World()
-    for _ in range(10_000):
+def live(draw: random.Random, events: int) -> None:
+    """Random events, with more asking than the device can serve, then the end of all that is open."""
+    world = World()
+    for _ in range(events):
         event = draw.random()
         if event < 0.45:
-            world.ask("chat", draw.choice("abcdefgh"), draw.randint(1, 30), draw.choice([*MODELS, "large"]))
+            resident = draw.choice(["base", "base", "full-1", "full-2", "large"])
+            world.ask("chat", draw.choice("abcdefgh"), draw.randint(1, 30), resident)
         elif event < 0.5:
             world.ask("train", draw.choice("abc"), draw.randint(20, 100), "")
         elif event < 0.9 and world.open:
@@ -328,9 +270,20 @@ def test_ten_thousand_events() -> None:
         elif world.unloading:
             world.unloaded()
         else:
-            world.pass_time(draw.random() * 10)
+            world.now += draw.random() * 30
+            world.manager.tick()
         world.check()
     world.finish()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(draw=st.randoms(use_true_random=False), events=st.integers(1, 60))
+def test_random_events(draw: random.Random, events: int) -> None:
+    live(draw, events)
+
+
+def test_ten_thousand_events_of_one_life() -> None:
+    live(random.Random(7), 10_000)
 
 
 def test_an_unbroken_stream_of_replies_does_not_keep_a_run_out_for_ever() -> None:

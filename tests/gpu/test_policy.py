@@ -39,20 +39,20 @@ def idle(name: str, size: int, since_s: float = 0.0, state: str = "READY") -> Re
 LATE = Waiting(3, "chat", "a", 1, passed=PATIENCE)
 
 
-@pytest.mark.parametrize(
-    ("waiting", "served", "found"),
-    [
-        ([chat(1, "a"), chat(2, "a"), chat(3, "a"), chat(4, "b"), chat(5, "c")], {}, [1, 4, 5, 2, 3]),
-        ([chat(7, "a"), chat(8, "b")], {"a": 6, "b": 2}, [8, 7]),
-        ([chat(1, "b"), chat(2, "c"), LATE], {"a": 9}, [3, 1, 2]),
-    ],
-    ids=[
-        "sessions take turns",
-        "who was served longest ago comes first",
-        "who was passed by too often is first of all",
-    ],
-)
-def test_the_order_of_service(waiting: list[Waiting], served: dict[str, int], found: list[int]) -> None:
+ORDERS = {
+    "sessions take turns": (
+        [chat(1, "a"), chat(2, "a"), chat(3, "a"), chat(4, "b"), chat(5, "c")],
+        {},
+        [1, 4, 5, 2, 3],
+    ),
+    "who was served longest ago comes first": ([chat(7, "a"), chat(8, "b")], {"a": 6, "b": 2}, [8, 7]),
+    "who was passed by too often is first of all": ([chat(1, "b"), chat(2, "c"), LATE], {"a": 9}, [3, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_order_of_service(name: str) -> None:
+    waiting, served, found = ORDERS[name]
     assert [item.number for item in order(waiting, served)] == found
 
 
@@ -119,20 +119,11 @@ def test_batches_of_long_jobs_alternate() -> None:
     assert decide([ANNA, BEN], BUSY, [], K, {"a": 3, "b": 1}) == Decision((4,))
 
 
-@pytest.mark.parametrize(
-    ("cores", "busy", "chat", "train"),
-    [
-        (1, {"chat", "train"}, 1, 1),
-        (2, set(), 2, 2),
-        (2, {"chat"}, 2, 1),
-        (2, {"train"}, 1, 2),
-        (3, {"chat", "train"}, 1, 2),
-        (4, {"chat"}, 4, 2),
-        (16, set(), 16, 16),
-        (16, {"chat", "train"}, 8, 8),
-    ],
-)
-def test_threads_of_both_lanes_fit_the_cores_while_both_compute(
-    cores: int, busy: set[str], chat: int, train: int
-) -> None:
-    assert (threads_of("chat", cores, busy), threads_of("train", cores, busy)) == (chat, train)
+THREADS = [(1, "chat train", 1, 1), (2, "", 2, 2), (2, "chat", 2, 1), (2, "train", 1, 2), (3, "chat train", 1, 2)]
+THREADS += [(4, "chat", 4, 2), (16, "", 16, 16), (16, "chat train", 8, 8)]
+
+
+@pytest.mark.parametrize(("cores", "busy", "chat", "train"), THREADS)
+def test_threads_of_both_lanes_fit_the_cores_while_both_compute(cores: int, busy: str, chat: int, train: int) -> None:
+    lanes = set(busy.split())
+    assert (threads_of("chat", cores, lanes), threads_of("train", cores, lanes)) == (chat, train)

@@ -8,6 +8,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
 from tests.engine.conftest import make_lora
 
@@ -15,6 +18,11 @@ __all__ = ["make_lora"]
 
 WIDTH, INNER, LAYERS = 8, 12, 2
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "U8": 1, "I64": 8}
+
+
+def cases(name: str) -> list[dict[str, Any]]:
+    """The lines of a table beside the tests."""
+    return [json.loads(line) for line in Path(__file__).with_name(f"{name}.jsonl").read_text().splitlines()]
 
 
 def header(tensors: dict[str, tuple[int, ...]], dtype: str = "F32") -> dict[str, Any]:
@@ -81,6 +89,22 @@ def adapter(
     if run is not None:
         (folder / "run.json").write_text(json.dumps(run))
     return folder
+
+
+@pytest.fixture
+def now():
+    """[seconds]: the library's clock."""
+    return [5000.0]
+
+
+@pytest.fixture
+def own(tmp_path):
+    return tmp_path / "home" / "adapters"
+
+
+@pytest.fixture
+def library(tmp_path, own, now):
+    return AdapterLibrary(own, tmp_path / "shipped", lambda: now[0])
 
 
 def a_run(**changes: Any) -> dict[str, Any]:

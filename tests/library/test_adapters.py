@@ -8,26 +8,10 @@ import zipfile
 import pytest
 
 from playground.errors import AdapterError, InputError, NotFoundError
-from playground.library.adapters import ID, RESERVATION_S, AdapterLibrary
+from playground.library.adapters import ID, RESERVATION_S
 from playground.library.archive import KEPT, pack
 
 from .conftest import a_run, adapter, base_shapes, lora_config, lora_tensors
-
-
-@pytest.fixture
-def now():
-    """[seconds]: the library's clock."""
-    return [5000.0]
-
-
-@pytest.fixture
-def own(tmp_path):
-    return tmp_path / "home" / "adapters"
-
-
-@pytest.fixture
-def library(tmp_path, own, now):
-    return AdapterLibrary(own, tmp_path / "shipped", lambda: now[0])
 
 
 def put(library, name="Hospital reports", **run):
@@ -200,13 +184,6 @@ def test_an_own_adapter_keeps_its_id_when_a_later_version_ships_one_of_that_name
     assert [card.name for card in library.list()] == ["demo"]
 
 
-def test_an_own_root_that_is_reached_through_a_link(tmp_path):
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "home").symlink_to(tmp_path / "disk")
-    library = AdapterLibrary(tmp_path / "home" / "adapters", tmp_path / "shipped")
-    assert put(library, "a") == library.get("a")
-
-
 # -- changing ----------------------------------------------------------------------------------------------------------
 
 
@@ -219,8 +196,10 @@ def test_rename_changes_the_name_only(library):
         refused(InputError, "1 to 100", library.rename, "hospital_reports", name)
 
 
-def test_remove(library, own):
-    put(library, "a")
+def test_remove_also_where_the_own_root_is_reached_through_a_link(library, own, tmp_path):
+    (tmp_path / "disk").mkdir()
+    own.parent.symlink_to(tmp_path / "disk")
+    assert put(library, "a") == library.get("a")
     library.remove("a")
     assert library.list() == []
     assert list((own / ".staging").iterdir()) == []
@@ -250,12 +229,15 @@ def test_import_copies_the_known_files_and_nothing_else(library, own, tmp_path, 
     folder = adapter(tmp_path / "My Adapter", run=a_run())
     (folder / "README.md").write_text("hello")
     (folder / "tokenizer.json").write_text("{}")
+    (folder / "train.py").touch()
+    for name in ("adapter_config.json", "run.json"):  # with a byte order mark
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
     source = pack(folder, tmp_path / "a.zip") if as_zip else folder
     card = library.import_path(source, base_shapes(), owner="ann")
     assert {p.name for p in card.path.iterdir()} == set(KEPT)
     assert card.id.startswith("hospital_reports-"), "a visitor's, so that nobody learns of another's by its name"
     assert (card.name, card.owner, card.created_s, card.shipped) == ("Hospital reports", "ann", 1000.0, False)
-    assert card == library.get(card.id)
+    assert (card, card.notes) == (library.get(card.id), ("left where it was: tokenizer.json, train.py",))
     assert (card.path / "adapter_model.safetensors").read_bytes() == (folder / "adapter_model.safetensors").read_bytes()
     assert left(own).count(card.id) == 1
     assert all(p.startswith(card.id) for p in left(own))

@@ -65,6 +65,7 @@ BESIDE = ["adapter_model.bin", "a.pkl", "x/modeling.py", "notes.txt", "eval 10:3
         ("my adapter/", [("my adapter/", b"")], []),
         ("a/", MAC, []),
         ("out 10:30/", [LINK], ["latest"]),
+        ("content/out/", [(f"content/out/checkpoint-2/{n}.pt", b"") for n in range(300)], ["checkpoint-2/"]),
         *(("", [(name, b"x")], ["x/" if name.startswith("x/") else name]) for name in BESIDE),
     ],
 )

@@ -11,7 +11,7 @@ from playground.errors import AdapterError
 from playground.library.card import read_card, write_model_card
 from playground.methods import method_of
 
-from .conftest import a_run, adapter, base_tensors, header, lora_config, safetensors
+from .conftest import a_run, adapter, base_tensors, cases, header, lora_config, safetensors
 
 
 def test_reads_run_json(tmp_path):
@@ -102,44 +102,19 @@ def test_missing_or_cut_weights(tmp_path):
         read_card(tmp_path / "none")
 
 
-WORDS = ["license: apache-2.0", "Hospital reports", "reports.jsonl", "Rows used: 160", "Steps: 20", "2.500, 0.400"]
-WORDS += ["PeftModel.from_pretrained"]
-CURVE = {"training": [[1, 2.5], [10, 1.0], [20, 0.4]], "held_out": [[0, 2.6], [10, 0.9], [20, 1.1]]}
-
-ROWS = ["| 0 |  | 2.600 |", "| 10 | 1.000 | 0.900 (best) |", "| 20 | 0.400 | 1.100 |"]
-
-
-@pytest.mark.parametrize(
-    ("run", "there", "absent"),
-    [
-        (
-            a_run(),
-            ['base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"', "library_name: peft", *WORDS],
-            ["playground.methods"],
-        ),
-        (a_run(method="full"), ["library_name: transformers", "needs no base"], ["PeftModel"]),
-        (a_run(method="bottleneck"), ["import playground.methods.bottleneck"], []),
-        (a_run(base="/home/alice/private/tiny-model"), ["tiny-model", "license: other"], ["alice", "base_model:"]),
-        (a_run(base="owner/name@abc"), ['base_model: "owner/name"', "license: other"], []),
-        (a_run(objective="reward"), ["AutoModelForSequenceClassification", "text-classification"], ["CausalLM"]),
-        (a_run(name="<script>x</script>\n---\nlicense: mit"), ["\\<script\\>"], ["<script>", "\nlicense: mit"]),
-        (a_run(curve=CURVE, lr=2e-4), ["## How it went", *ROWS, ": 0.0002"], []),
-        (a_run(curve={"training": [[1, "<b>"], "x", [2, 2.5]], "held_out": "no"}), ["| 2 | 2.500 |  |"], ["<b>"]),
-        ({}, ["made elsewhere", 'base_model: "somebody/small-base"'], ["None"]),
-    ],
-)
-def test_the_model_card_says_what_where_and_how(tmp_path, run, there, absent):
+@pytest.mark.parametrize("case", cases("cards"), ids=str)
+def test_the_model_card_says_what_where_and_how(tmp_path, case):
     folder = adapter(tmp_path / "a")
-    write_model_card(folder, run)
+    write_model_card(folder, {} if case["run"] is None else a_run(**case["run"]))
     text = (folder / "README.md").read_text()
-    assert all(word in text for word in there)
-    assert not any(word in text for word in absent)
+    assert [word for word in case["there"] if word not in text] == []
+    assert [word for word in case["absent"] if word in text] == []
 
 
 def test_looking_at_adapters_loads_nothing_heavy():
     code = (
         "import sys, playground.library.adapters, playground.library.card;"
-        "print(sorted({'torch','peft','transformers','gradio','numpy','safetensors'} & set(sys.modules)))"
+        "print(sorted({'torch','peft','transformers','gradio','numpy'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

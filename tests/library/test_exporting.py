@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from playground.library.card import AdapterCard, read_card
 from playground.library.exporting import blend, merge, run
 from playground.library.gguf_file import check_gguf, write_gguf
 
-IDS = [[40, 300, 1200, 7, 90, 15]]
-Make = Callable[..., Path]
+IDS, VOCABULARY = [[40, 300, 902, 7, 90, 15]], 1000
+Make, Loras = Callable[..., Path], Callable[..., list[AdapterCard]]
 
 
 def logits(folder: Path, adapter: Path | None = None) -> Any:
@@ -32,59 +34,75 @@ def logits(folder: Path, adapter: Path | None = None) -> Any:
         return model(torch.tensor(IDS)).logits
 
 
-def test_a_merged_model_and_its_gguf_file_answer_as_the_adapter_on_its_base(
-    tiny_base: Path, make_lora: Make, tmp_path: Path
-) -> None:
-    """``run`` itself compares the file's tokens and logits with the merged model's."""
-    phases: list[tuple[float, str]] = []
-    adapter, work = make_lora(3), tmp_path / "work"
-    work.mkdir()
-    file = run(adapter, tiny_base, work, "gguf", tmp_path / "m.gguf", lambda phase, at: phases.append((at, phase)))
-    assert file.stat().st_size > 1_000_000
-    assert phases == sorted(phases)
-    merged = logits(work / "merged")
-    assert float((merged - logits(tiny_base, adapter)).abs().max()) < 1e-4
-    assert float((merged - logits(tiny_base)).abs().max()) > 1e-3
-
-
-def small_model(family: str, folder: Path) -> Path:
+def small_model(family: str, tiny_base: Path, folder: Path) -> Path:
+    """Random, with the first tokens of the default base's own tokenizer: reading its 49,152 from GGUF takes long."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the"]
-    numbers = {letter: number for number, letter in enumerate(letters)}
-    plain = Tokenizer(models.BPE(vocab=numbers, merges=[("t", "h"), ("th", "e")]))
-    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    ends = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, **ends)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_base)
     tokenizer.save_pretrained(folder)
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = {token: number for token, number in whole["model"]["vocab"].items() if number < VOCABULARY}
+    merges = [pair for pair in whole["model"]["merges"] if "".join(pair).replace(" ", "") in vocabulary]
+    whole["model"] |= {"vocab": vocabulary, "merges": merges}
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
     torch.manual_seed(5)
-    room = len(tokenizer) + 16  # transformers' class for Qwen2 adds tokens of its own
+    room = VOCABULARY + 16  # transformers' class for Qwen2 adds tokens of its own
     sizes = {"vocab_size": room, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128 if family == "Qwen3" else 16}
-    rest = {"tie_word_embeddings": True, "max_position_embeddings": 256, "sliding_window": None}
-    config = getattr(transformers, f"{family}Config")(**sizes, **heads, **rest)
+    rest = {"tie_word_embeddings": True, "max_position_embeddings": 256, "initializer_range": 0.2}
+    config = getattr(transformers, f"{family}Config")(**sizes, **heads, **rest, sliding_window=None)
     getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(folder)
     return folder
 
 
+@pytest.fixture(scope="module")
+def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model("Llama", tiny_base, tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def loras(base: Path, make_lora: Make) -> Loras:
+    """(whether the first, and the second, is rsLoRA) -> two adapters of unlike ranks with a record of their rows."""
+
+    @cache
+    def make(first: bool = False, second: bool = False) -> list[AdapterCard]:
+        folders = [make_lora(11, 4, base, use_rslora=first), make_lora(12, 8, base, use_rslora=second)]
+        for folder, letters in zip(folders, ("ca", "ab"), strict=True):
+            rows = [letter * 16 for letter in letters]
+            (folder / "run.json").write_text(json.dumps({"schema": 1, "name": folder.name, "row_hashes": rows}))
+        return [read_card(folder) for folder in folders]
+
+    return make
+
+
+def test_a_merged_model_and_its_gguf_file_answer_as_the_adapter_on_its_base(
+    base: Path, loras: Loras, tmp_path: Path
+) -> None:
+    """``run`` itself compares the file's tokens and logits with the merged model's."""
+    phases: list[tuple[float, str]] = []
+    adapter, work = loras()[0].path, tmp_path / "work"
+    work.mkdir()
+    run(adapter, base, work, "gguf", tmp_path / "m.gguf", lambda phase, at: phases.append((at, phase)))
+    assert phases == sorted(phases)
+    merged = logits(work / "merged")
+    assert float((merged - logits(base, adapter)).abs().max()) < 1e-4
+    assert float((merged - logits(base)).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Mistral"])
-def test_other_families_as_gguf(tmp_path: Path, family: str) -> None:
-    model = small_model(family, tmp_path / "model")
+def test_other_families_as_gguf(tiny_base: Path, tmp_path: Path, family: str) -> None:
+    model = small_model(family, tiny_base, tmp_path / "model")
     write_gguf(model, tmp_path / "m.gguf", "m")
     assert check_gguf(model, tmp_path / "m.gguf") < 0.05
 
 
-def test_a_family_that_cannot_be_written_is_refused_in_words(tiny_base: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text((tiny_base / "config.json").read_text().replace("Llama", "GPT2"))
+def test_what_cannot_be_written_is_refused_in_words(base: Path, loras: Loras, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((base / "config.json").read_text().replace("Llama", "GPT2"))
     with pytest.raises(InputError, match="GPT2ForCausalLM cannot be written as GGUF"):
         write_gguf(tmp_path, tmp_path / "m.gguf", "m")
-
-
-def test_what_no_weight_can_hold_is_not_merged(tiny_base: Path, make_lora: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\(prefix\).*cannot be merged"):
-        merge(replace(read_card(make_lora(3)), method="prefix"), tiny_base, tmp_path / "merged")
+        merge(replace(loras()[0], method="prefix"), base, tmp_path / "merged")
 
 
 # -- blends ------------------------------------------------------------------------------------------------------------
@@ -102,26 +120,12 @@ def changes(folder: Path) -> dict[str, Any]:
     return {module: scale * there[f"{module}.lora_B.weight"] @ there[f"{module}.lora_A.weight"] for module in modules}
 
 
-@pytest.fixture
-def made(make_lora: Make) -> Callable[..., list[AdapterCard]]:
-    """(whether the first, and the second, is rsLoRA) -> two adapters of unlike ranks with a record of their rows."""
-
-    def make(first: bool = False, second: bool = False) -> list[AdapterCard]:
-        folders = [make_lora(11, rank=4, use_rslora=first), make_lora(12, rank=8, use_rslora=second)]
-        for folder, letters in zip(folders, ("ca", "ab"), strict=True):
-            rows = [letter * 16 for letter in letters]
-            (folder / "run.json").write_text(json.dumps({"schema": 1, "name": folder.name, "row_hashes": rows}))
-        return [read_card(folder) for folder in folders]
-
-    return make
-
-
 @pytest.mark.parametrize(("first", "second"), [(False, False), (True, True), (True, False), (False, True)])
 def test_a_linear_blend_is_the_weighted_sum_of_the_changes_whatever_their_ranks_and_scales(
-    tiny_base: Path, made: Callable[..., list[AdapterCard]], tmp_path: Path, first: bool, second: bool
+    base: Path, loras: Loras, tmp_path: Path, first: bool, second: bool
 ) -> None:
-    pair = made(first, second)
-    blend(pair, [0.7, -0.4], "linear", tiny_base, tmp_path, "Both", "local")
+    pair = loras(first, second)
+    blend(pair, [0.7, -0.4], "linear", base, tmp_path, "Both", "local")
     found, one, other = changes(tmp_path), changes(pair[0].path), changes(pair[1].path)
     for module, ours in found.items():
         assert float((ours - 0.7 * one[module] + 0.4 * other[module]).abs().max()) < 1e-5
@@ -131,41 +135,28 @@ def test_a_linear_blend_is_the_weighted_sum_of_the_changes_whatever_their_ranks_
     assert record["row_hashes"] == ["a" * 16, "b" * 16, "c" * 16], "the rows of all its parts"
 
 
-def test_parts_without_a_record_have_no_rows(tiny_base: Path, make_lora: Make, tmp_path: Path) -> None:
-    blend([read_card(make_lora(11)), read_card(make_lora(12))], [1, 1], "linear", tiny_base, tmp_path, "B", "local")
-    assert json.loads((tmp_path / "run.json").read_text())["row_hashes"] == []
-
-
 @pytest.mark.parametrize("how", ["ties", "dare"])
 def test_other_ways_make_an_adapter_that_peft_loads_and_the_same_again(
-    tiny_base: Path, made: Callable[..., list[AdapterCard]], tmp_path: Path, how: str
+    base: Path, loras: Loras, tmp_path: Path, how: str
 ) -> None:
-    pair = made()
-    for name in ("a", "b"):
+    parts = [replace(card, path=shutil.copytree(card.path, tmp_path / card.id)) for card in loras()]
+    for part in parts:
+        (part.path / "run.json").unlink()
+    for name in "ab":
         (tmp_path / name).mkdir()
-        blend(pair, [0.5, 0.5], how, tiny_base, tmp_path / name, "Both", "local")
-    first, second = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("a", "b"))
+        blend(parts, [0.5, 0.5], how, base, tmp_path / name, "Both", "local")
+    first, second = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in "ab")
     assert first == second
-    assert float((logits(tiny_base, tmp_path / "a") - logits(tiny_base)).abs().max()) > 1e-4
+    assert float((logits(base, tmp_path / "a") - logits(base)).abs().max()) > 1e-4
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["row_hashes"] == [], "its parts have no record"
 
 
-@pytest.mark.parametrize(
-    ("count", "weights", "how", "says"),
-    [
+def test_what_cannot_be_blended(base: Path, loras: Loras, tmp_path: Path) -> None:
+    for count, weights, how, says in (
         (1, [1.0], "linear", "takes 2 to 6 adapters; 1 were named"),
         (2, [1.0, 1.0], "slerp", "linear, ties, dare"),
         (2, [1.0, float("nan")], "linear", "from -10 to 10"),
-    ],
-)
-def test_what_cannot_be_blended(
-    tiny_base: Path,
-    made: Callable[..., list[AdapterCard]],
-    tmp_path: Path,
-    count: int,
-    weights: list[float],
-    how: str,
-    says: str,
-) -> None:
-    with pytest.raises(InputError, match=says):
-        blend(made()[:count], weights, how, tiny_base, tmp_path, "Both", "local")
+    ):
+        with pytest.raises(InputError, match=says):
+            blend(loras()[:count], weights, how, base, tmp_path, "Both", "local")
     assert list(tmp_path.iterdir()) == []

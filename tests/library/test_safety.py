@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from pathlib import Path
@@ -15,9 +14,7 @@ from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
 from playground.library.safety import check_config, check_folder, refuse_names
 
-from .conftest import INNER, WIDTH, a_run, adapter, base_shapes, header, lora_config, lora_tensors, safetensors
-
-LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
+from .conftest import LAYERS, WIDTH, a_run, adapter, base_shapes, cases, lora_config, lora_tensors
 
 
 def refused(folder: Path, why: str, base: Any = None) -> str:
@@ -98,86 +95,14 @@ def test_a_config_that_is_no_json_object(tmp_path, text):
     refused(folder, r"adapter_config\.json")
 
 
-PROMPT = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 8}
-P_TUNING = {**PROMPT, "peft_type": "P_TUNING", "encoder_num_layers": 2, "encoder_dropout": 0.0}
-PREFIX = {**PROMPT, "peft_type": "PREFIX_TUNING", "prefix_projection": True, "encoder_hidden_size": 64}
-IA3 = {"peft_type": "IA3", "target_modules": ["k_proj"], "feedforward_modules": ["down_proj"]}
-NECK = {"peft_type": "BOTTLENECK", "r": 4, "target_modules": ["fc2"]}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        lora_config(),
-        lora_config(init_lora_weights=True),
-        lora_config(init_lora_weights="gaussian"),
-        lora_config(use_dora=True, use_rslora=True, fan_in_fan_out=False),
-        lora_config(rank_pattern={"q_proj": 8, r".*\.down_proj": 2}, alpha_pattern={"q_proj": 16.5}),
-        lora_config(target_modules=r".*\.layers\.\d+\.self_attn\.(q_proj|v_proj)"),
-        lora_config(target_modules="all-linear", layers_to_transform=[0, 1], layers_pattern="layers"),
-        lora_config(revision="main", modules_to_save=[], auto_mapping=None),
-        lora_config(a_later_setting=None, another={}, third=False, fourth={"inner": False}),
-        lora_config(megatron_core="megatron.core", qalora_group_size=16, loftq_config={}),
-        {**PROMPT, "prompt_tuning_init": "RANDOM", "tokenizer_name_or_path": None},
-        {**P_TUNING, "encoder_reparameterization_type": "MLP"},
-        {**PREFIX, "init_weights": None},
-        {**IA3, "init_ia3_weights": True},
-        {**NECK, "activation": "relu", "placement": "pfeiffer"},
-    ],
-)
-def test_ordinary_settings_of_every_method_pass(config):
-    assert check_config(config).peft_type == config["peft_type"]
-
-
-REFUSED = {
-    "auto_mapping": [{"base_model_class": "X", "parent_library": "os"}],
-    "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "eva", "lora_ga", {"a": 1}, 1],
-    "modules_to_save": [["lm_head"]],
-    "bias": ["all", "lora_only", None],
-    "r": [0, -1, 257, 8.0, "8", True],
-    "rank_pattern": [{"q_proj": 512}, {"(a+)+b": 4}, [1]],
-    "alpha_pattern": [{"q_proj": 1e300}],
-    "lora_alpha": [0],
-    "layer_replication": [[[0, 2]]],
-    "trainable_token_indices": [[1]],
-    "target_parameters": [["x"]],
-    "revision": ["refs/pr/1"],
-    "base_model_name_or_path": ["https://example.org/model", {"a": 1}],
-    "task_type": ["SEQ_CLS"],
-    "target_modules": ["(a|b)*", ".*.*.*.*x", "(unclosed", "(?=x)", ["q_proj", "../x"], None],
-    "use_dora": ["yes"],
-    "loftq_config": [{"loftq_bits": 4}],
-    "eva_config": [{"rho": 2.0}],
-    "lora_bias": [True],
-    "use_qalora": [True],
-    "megatron_core": ["somebody.module"],
-    "corda_config": [{"cache_file": "/tmp/x"}],
-    "a_later_setting": ["surprise"],
-    "runtime_config": [{"ephemeral_gpu_offload": True}],
-}
-OTHERS_REFUSED = [
-    ({**PROMPT, "prompt_tuning_init": "TEXT"}, "prompt_tuning_init"),
-    ({**PROMPT, "tokenizer_name_or_path": "somebody/else"}, "tokenizer_name_or_path"),
-    ({**PROMPT, "tokenizer_kwargs": {"trust_remote_code": True}}, "tokenizer_kwargs"),
-    ({**PROMPT, "num_virtual_tokens": 10**9}, "num_virtual_tokens"),
-    ({"peft_type": "PROMPT_TUNING"}, "num_virtual_tokens"),
-    ({**P_TUNING, "encoder_num_layers": 10**6}, "encoder_num_layers"),
-    ({**IA3, "target_modules": None}, "target_modules"),
-    ({**NECK, "file": "/etc/passwd"}, "file"),
-    ({**NECK, "r": 10**9}, "r is 1000000000"),
-    ({**NECK, "activation": "os.system"}, "activation"),
-    ({**NECK, "placement": "anywhere"}, "placement"),
-    ({**NECK, "r": None}, "r is missing"),
-    *((lora_config(peft_type=other), "PREFIX_TUNING") for other in (None, "ADALORA", "lora", "XLORA", 3, ["LORA"])),
-]
-
-
-@pytest.mark.parametrize(
-    ("config", "why"), [*((lora_config(**{k: v}), k) for k, values in REFUSED.items() for v in values), *OTHERS_REFUSED]
-)
-def test_any_other_setting_is_refused_by_name(config, why):
-    with pytest.raises(AdapterError, match=why):
-        check_config(config)
+@pytest.mark.parametrize("case", cases("configs"), ids=str)
+def test_ordinary_settings_of_every_method_pass_and_any_other_is_refused_by_name(case):
+    config = lora_config(**case["lora"]) if "lora" in case else case["config"]
+    if not case["refused"]:
+        assert check_config(config).peft_type == config["peft_type"]
+    else:
+        with pytest.raises(AdapterError, match=case["refused"]):
+            check_config(config)
 
 
 def test_all_faults_are_told_at_once():
@@ -200,140 +125,25 @@ def test_a_reward_model_may_save_its_score_head_and_nothing_else(tmp_path):
 # -- tensors -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["F64", "U8", "I64"])
-def test_weights_are_plain_floats(tmp_path, dtype):
-    refused(adapter(tmp_path / "a", dtype=dtype), f"as {dtype}.*float32")
-
-
-def test_an_adapter_of_a_wider_base_is_refused_by_width_and_told_what_it_needs(tmp_path):
-    folder = adapter(tmp_path / "a", tensors=lora_tensors(width=16))
-    said = refused(folder, "trained on another base", base_shapes())
-    assert "layer model.layers.0.self_attn.q_proj is 16 wide, this base's is 8" in said
-    assert "It needs somebody/small-base" in said
-    check_folder(folder, None)
-    check_folder(folder, base_shapes(width=16))
-
-
-def test_an_adapter_of_a_shallower_or_deeper_base_is_refused(tmp_path):
-    folder = adapter(tmp_path / "a")
-    refused(folder, "covers 2 layers, this base has 3", base_shapes(layers=3))
-    refused(folder, r"layer model\.layers\.1\.self_attn\.q_proj, which this base does not have", base_shapes(layers=1))
-    check_folder(adapter(tmp_path / "c", lora_config(layers_to_transform=[0]), lora_tensors(layers=1)), base_shapes())
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({f"{LAYER}.lora_A.weight": None}, "lacks lora_A"),
-        ({f"{LAYER}.lora_B.weight": (WIDTH, 2)}, "no pair of a rank"),
-        ({f"{LAYER}.lora_B.weight": (WIDTH,)}, "no pair of a rank"),
-        ({f"{LAYER}.lora_magnitude_vector": (WIDTH,)}, "use_dora False"),
-        ({"base_model.model.model.embed_tokens.base_layer.weight": (32, WIDTH)}, "weights of the base itself"),
-        ({"base_model.model.lm_head.base_layer.weight": (32, WIDTH)}, "save_embedding_layers=False"),
-        ({"base_model.model.model.embed_tokens.weight": (32, WIDTH)}, "no part of a LoRA"),
-        ({"base_model.model.model.embed_tokens.lora_A.weight": (32, WIDTH)}, "lacks lora_B"),
-        ({"base_model.model.model.embed_tokens.lora_embedding_A": (4, 32)}, "embedding layer"),
-        ({"model.norm.weight": (WIDTH,)}, "no part of a LoRA"),
-        ({"base_model.model.score.weight": (1, WIDTH)}, "no part of a LoRA"),
-        (dict.fromkeys(lora_tensors()), "holds no tensor"),
-    ],
-)
-def test_tensors_that_do_not_belong(tmp_path, changes, why):
-    tensors = {k: v for k, v in {**lora_tensors(), **changes}.items() if v is not None}
-    refused(adapter(tmp_path / "a", tensors=tensors), why, base_shapes())
-
-
-def test_the_rank_must_be_the_one_the_config_says(tmp_path):
-    refused(adapter(tmp_path / "a", tensors=lora_tensors(rank=2)), "rank 2 in layer")
-    check_folder(adapter(tmp_path / "b", lora_config(rank_pattern={"proj": 2}), lora_tensors(rank=2)), None)
-
-
-def test_dora_needs_its_magnitudes(tmp_path):
-    sizes = {n.replace("lora_A.weight", "lora_magnitude_vector"): (WIDTH,) for n in lora_tensors() if "lora_A" in n}
-    check_folder(adapter(tmp_path / "a", lora_config(use_dora=True), lora_tensors() | sizes), base_shapes())
-    refused(adapter(tmp_path / "b", lora_config(use_dora=True)), "use_dora True", base_shapes())
-
-
-def test_ia3_against_the_base(tmp_path):
-    config = {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
-    stem = "base_model.model.model.layers"
-    for out, inner, why in (
-        (WIDTH // 2, INNER, ""),
-        (6, INNER, "k_proj is 6 wide, this base's is 4"),
-        (4, 20, "20 wide"),
-    ):
-        vectors = {f"{stem}.{i}.self_attn.k_proj.ia3_l": (out, 1) for i in range(2)}
-        vectors |= {f"{stem}.{i}.mlp.down_proj.ia3_l": (1, inner) for i in range(2)}
-        folder = adapter(tmp_path / "a", config, vectors)
-        refused(folder, why, base_shapes()) if why else check_folder(folder, base_shapes())
-
-
-@pytest.mark.parametrize("peft_type", ["PROMPT_TUNING", "P_TUNING"])
-def test_virtual_tokens_against_the_base(tmp_path, peft_type):
-    config = {"peft_type": peft_type, "num_virtual_tokens": 5, "num_layers": 2, "token_dim": WIDTH}
-    folder = adapter(tmp_path / "a", config, {"prompt_embeddings": (5, WIDTH)})
-    check_folder(folder, base_shapes())
-    refused(folder, "virtual token is 8 wide, this base's is 16", base_shapes(width=16))
-    refused(folder, "it has 2 layers, this base has 3", base_shapes(layers=3))
-    refused(adapter(folder, config, {"prompt_embeddings": (6, WIDTH)}), "5 virtual tokens")
-    refused(adapter(folder, config, {"prompt_embeddings": (5, 9)}), "not what its config says")
-
-
-def test_prefix_keys_and_values_against_the_base(tmp_path):
-    config = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5, "num_layers": 2, "token_dim": 4}
-    folder = adapter(tmp_path / "a", config, {"prompt_embeddings": (5, 2 * 2 * 4)})
-    check_folder(folder, base_shapes())
-    refused(folder, "keys and values of all layers is 16 wide, this base's is 32", base_shapes(width=16))
-
-
-def test_bottleneck_against_the_base(tmp_path):
-    config = {"peft_type": "BOTTLENECK", "r": 3, "target_modules": ["mlp.down_proj"]}
-    place = "base_model.model.model.layers.{}.mlp.down_proj.bottleneck_"
-    shapes = {"down.weight": (3, WIDTH), "down.bias": (3,), "up.weight": (WIDTH, 3), "up.bias": (WIDTH,)}
-    sound = {place.format(layer) + part: shape for layer in (0, 1) for part, shape in shapes.items()}
-    folder = adapter(tmp_path / "a", config, sound)
-    check_folder(folder, base_shapes())
-    refused(folder, "8 wide, this base's is 16", base_shapes(width=16))
-    refused(adapter(folder, config, {"base_model.model.lm_head.weight": (3, WIDTH)}), "no part of a bottleneck")
-    for part, shape in {"up.bias": None, "down.weight": (4, WIDTH), "up.weight": (WIDTH, 2)}.items():
-        torn = {name: (shape if name.endswith(part) else there) for name, there in sound.items()}
-        refused(adapter(folder, config, {n: there for n, there in torn.items() if there}), "no bottleneck 3 wide")
-
-
-def test_a_fingerprint_decides_where_both_are_known(tmp_path):
-    folder = adapter(tmp_path / "a", run=a_run(base_fingerprint="aa" * 8))
-    check_folder(folder, base_shapes(fingerprint="aa" * 8))
-    check_folder(folder, base_shapes())
-    refused(folder, r"fingerprint aaaaaaaaaaaaaaaa.*It needs smollm2-135m", base_shapes(fingerprint="bb" * 8))
-
-
-def test_what_the_base_cannot_run(tmp_path):
-    head = {"base_model.model.lm_head.lora_A.weight": (4, WIDTH), "base_model.model.lm_head.lora_B.weight": (32, 4)}
-    lora = lora_config(target_modules=["q_proj", "down_proj", "lm_head"])
-    folder, shapes = adapter(tmp_path / "a", lora, lora_tensors() | head), base_shapes().shapes
-    why = r"adapts lm_head, which lies outside the decoder's layers.*all-linear"
-    refused(folder, why, BaseShapes(shapes, {"model_type": "llama"}))
-    check_folder(folder, BaseShapes(shapes, {"model_type": "gemma"}))
-    virtual = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "task_type": "CAUSAL_LM"}
-    adapter(folder, virtual, {"prompt_embeddings": (5, WIDTH)})
-    why = "puts 5 tokens before the text, and this base holds 4"
-    refused(folder, why, BaseShapes(shapes, {"max_position_embeddings": 4}))
-    adapter(folder, virtual | {"peft_type": "PREFIX_TUNING"}, {"prompt_embeddings": (5, 2 * WIDTH)})
-    refused(folder, "layers that keep none", BaseShapes(shapes, {"layer_types": ["conv", "full_attention"]}))
+@pytest.mark.parametrize("case", cases("fits"), ids=lambda case: case["about"])
+def test_an_adapter_fits_a_base_by_names_and_shapes(tmp_path, case):
+    """width, layers, rank: of a LoRA's tensors, before those that are named, each layer's where a name has {}."""
+    config, tensors = case.get("config") or lora_config(**case["lora"]), {}
+    if "lora" in case:
+        tensors |= lora_tensors(case.get("rank", 4), case.get("width", WIDTH), case.get("layers", LAYERS))
+    for name, shape in case.get("tensors", {}).items():
+        tensors |= {name.format(layer): shape for layer in range(LAYERS)}
+    tensors = {name: shape for name, shape in tensors.items() if shape is not None}
+    folder = adapter(tmp_path / "a", config, tensors, case.get("run"), case.get("dtype", "F32"))
+    for said, why in case["bases"]:
+        base = said
+        if said is not None:
+            there = base_shapes(said.get("width", WIDTH), said.get("layers", LAYERS))
+            base = BaseShapes(there.shapes, said.get("config", {}), said.get("fingerprint", ""))
+        refused(folder, why, base) if why else check_folder(folder, base)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("there", "instead"),
-    [('"data_offsets": [0,', '"data_offsets": [-0,'), ("{", '{"__metadata__": {"a": "\\ud800"}, ')],
-)
-def test_a_header_that_only_the_reader_of_weights_refuses_is_told_in_words(tmp_path, there, instead):
-    folder, fields = adapter(tmp_path / "a"), header(lora_tensors())
-    raw = json.dumps(fields).replace(there, instead, 1).encode()
-    safetensors(folder / "adapter_model.safetensors", raw, max(f["data_offsets"][1] for f in fields.values()))
-    refused(folder, r"is damaged or is not safetensors: .*Copy or download it again")
 
 
 def with_last_number(folder, number):
