@@ -57,7 +57,7 @@ def test_no_string_outside_templates_holds_a_tag() -> None:
 PIECES = {
     "pieces": ("button", lambda text: (text, text, text, text)),
     "chat": ("switched", lambda text: (text, Switch(1.0, 0.0, text, True))),
-    "train": ("scrolling", lambda text: ((text,), [(text,)], text)),
+    "train": ("race", lambda text: ((text,), [((text,), text, text, text)], text)),
     "verdict": ("versions", lambda text: ([(text, text, [text])],)),
     "device": ("waiting", lambda text: ([{"position": 1, "label": text}],)),
 }

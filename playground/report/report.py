@@ -58,9 +58,12 @@ def _plain(value: object) -> str:
 
 def environment(folder: Path) -> Environment:
     """Templates of a folder; every value is escaped unless a template or ``tag`` made it."""
-    files = FileSystemLoader(folder)
     return Environment(
-        loader=files, autoescape=True, undefined=StrictUndefined, extensions=[_OneLine], auto_reload=False
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        extensions=[_OneLine, "jinja2.ext.do"],
+        auto_reload=False,
     )
 
 

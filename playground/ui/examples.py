@@ -17,8 +17,6 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from playground.data.check import EXTENSIONS
-from playground.data.example import Checked
-from playground.data.token_counts import TokenReport
 from playground.errors import InputError, PlaygroundError
 from playground.services import Services
 from playground.ui import html, rows, sidebar, words
@@ -245,7 +243,7 @@ def leave_out(
     return {tab.source: replace(source, leave_out=tuple(kinds or ()))}
 
 
-_advice = html.piece("train", "advice")
+_advice, _facts = html.piece("train", "advice"), html.piece("train", "facts")
 LOOK_S = 0.5
 """Seconds between two updates of the progress bar; a shorter check shows none."""
 
@@ -313,12 +311,14 @@ def _found(
         kind=checked.objective,
         chats=any(sum(turn.role == "assistant" for turn in one.messages) > 1 for one in checked.examples[:1000]),
     )
+    kind = rows.reading(checked.mapping).lower() if checked.mapping else checked.format
+    guessed = checked.confidence < rows.SURE
     columns, mapped = rows.show_columns(tab, checked.columns, source, checked.confidence, checked.why)
     report, emptied = rows.show_report(tab, checked, tokens, source.leave_out)
     drawn: Drawn = {
         tab.error: slot(""),
         tab.heading: _heading(done=source.good > 0),
-        tab.facts: slot(_facts_html(checked, tokens, source, int(max_tokens), len(bad))),
+        tab.facts: slot(_facts(checked, tokens, source, kind, guessed, int(max_tokens), len(bad))),
         tab.advice: slot(_advice(advice)),
         tab.preview: gr.update(visible=True),
         tab.turns: Choices(visible=source.chats),
@@ -356,25 +356,3 @@ def _unreadable(
 
 def _heading(*, done: bool) -> str:
     return html.heading("Examples", words.EXAMPLES_TEXT, 1, done=done)
-
-
-def _facts_html(checked: Checked, tokens: TokenReport | None, source: Source, max_tokens: int, bad: int) -> str:
-    """What is in the file, in a row of chips."""
-    kind = rows.reading(checked.mapping).lower() if checked.mapping else checked.format
-    guessed = checked.confidence < rows.SURE
-    facts = [
-        (f"{source.title}: {plural(checked.rows, 'row')}", "ok"),
-        (f"read as {kind}{', a guess' if guessed else ''}", "warn" if guessed else ""),
-        (f"{source.good:,} can be used", ""),
-    ]
-    if bad:
-        facts.append((f"{plural(bad, 'row')} cannot be used", "warn"))
-    if checked.duplicates:
-        facts.append((f"{plural(checked.duplicates, 'row repeats', 'rows repeat')} an earlier one", "warn"))
-    if tokens is None:
-        facts.append(("Tokens are counted once the base is ready", ""))
-    else:
-        facts.append((f"median {tokens.median:.0f} tokens, longest {tokens.max:,.0f}", ""))
-        if tokens.truncated:
-            facts.append((f"{tokens.truncated:,} cut at {max_tokens:,} tokens", "warn"))
-    return html.chips(facts)

@@ -124,8 +124,9 @@ def day(stamp: float | str | None) -> str:
     return f"{moment.day} {moment:%b %Y}"
 
 
+_SHOWN = (about, count, day, duration, left, plural, sentence, share, size)
 _TEMPLATES = environment(Path(__file__).parent / "templates")
-_TEMPLATES.globals.update({one.__name__: one for one in (day, duration, left, plural, sentence, size)}, words=words)
+_TEMPLATES.globals.update({one.__name__: one for one in _SHOWN}, words=words)
 
 
 def piece(file: str, name: str) -> Callable[..., Markup]:
@@ -134,10 +135,8 @@ def piece(file: str, name: str) -> Callable[..., Markup]:
 
 
 _piece = partial(piece, "pieces")
-badge, between, button, chips, empty = map(_piece, ("badge", "between", "button", "chips", "empty"))
-error_card, good, heading, note, pairs = map(_piece, ("error_card", "good", "heading", "note", "pairs"))
-picks, pill, progress, said, stacked = map(_piece, ("picks", "pill", "progress", "said", "stacked"))
-state_pill, table, titled, warned = map(_piece, ("state_pill", "table", "titled", "warned"))
+badge, empty, error_card, good, heading = map(_piece, ("badge", "empty", "error_card", "good", "heading"))
+note, progress, said, warned = map(_piece, ("note", "progress", "said", "warned"))
 
 
 def card(error: BaseException) -> Markup:

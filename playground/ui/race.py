@@ -15,7 +15,6 @@ from playground.evaluation import checks
 from playground.methods import all_methods
 from playground.services import Services
 from playground.ui import html, words
-from playground.ui.html import left
 from playground.ui.rows import Source
 from playground.ui.runs import PICK_JS
 from playground.ui.wiring import AWAY, Drawn, Visitor, hidden_slot, listen, slot, unasked
@@ -29,7 +28,7 @@ IDEA = (
 BUDGETS = [("Steps each", "steps"), ("Minutes each", "minutes")]
 PICTURES = [("Held-out loss against trained weights", "score"), ("Loss curves", "loss")]
 PACE_S = 2.0
-_table = html.piece("train", "race")
+head_html, _table = html.piece("train", "race_head"), html.piece("train", "race")
 SETTINGS = ("batch_size", "max_tokens", "seed")
 """Settings of the form that a race takes over."""
 
@@ -162,16 +161,6 @@ def show(
         drawn |= {tab.start: gr.update(visible=not live), tab.cancel: gr.update(visible=live)}
         drawn |= {tab.timer: gr.Timer(PACE_S, active=live)}
     return drawn
-
-
-def head_html(view: RaceView) -> str:
-    """Which race, how far, and how long it still takes."""
-    budget = f"{view.race.minutes:g} minutes each" if view.race.minutes else f"{view.race.steps or 20} steps each"
-    now = [view.race.message, f"{view.measured} of {view.of} methods measured", left(view.seconds_left)]
-    check = f" Judged by {view.race.check}." if view.race.check else ""
-    bar = html.progress(view.measured / max(1, view.of), "Race") if view.live else ""
-    note = f"{', '.join(part for part in now if part)}. {budget[0].upper()}{budget[1:]}.{check}"
-    return html.titled(view.race.name, html.state_pill(view.race.state)) + bar + html.note(note)
 
 
 def table_html(view: RaceView) -> str:

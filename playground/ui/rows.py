@@ -161,7 +161,7 @@ def show_columns(
 
 # Rows that cannot be used, or should be looked at
 
-_report, _scrolling = html.piece("train", "report"), html.piece("train", "scrolling")
+_report = html.piece("train", "report")
 LISTED = 500
 """Rows listed at most; the counts are always whole, and the download holds them all."""
 KINDS = {
@@ -218,6 +218,7 @@ def download(
 
 # Lengths
 
+_lengths = html.piece("train", "lengths")
 BINS = 24
 BATCH = 8
 """Rows of a batch for which the share of padding is shown."""
@@ -227,20 +228,12 @@ def show_lengths(tab: ExamplesCard, tokens: TokenReport | None) -> Drawn:
     """The fold of lengths; away while no tokens are counted."""
     if tokens is None:
         return {tab.lengths: AWAY}
-    padding = tokens.padding(BATCH)
-    cut = f"{plural(tokens.truncated, 'row')} cut" if tokens.truncated else "No row is cut"
-    note = f"{cut} at {tokens.limit:,} tokens."
-    if tokens.packed:
-        note = f"Raw text is read in pieces of up to {tokens.limit:,} tokens; nothing is cut or padded."
-    elif padding.random > 0.01:
-        note += f" In batches of {padding.batch_size}, {padding.random:.0%} would be padding; with rows of like length"
-        note += f" together, {padding.by_length:.0%}."
-    drawn = charts.histogram(tokens.histogram(BINS), None if tokens.packed else tokens.limit) + html.note(note)
-    if cuts := tokens.cut[:50]:
-        rows = [(one.row, f"the first {one.tokens:,} of {one.prompt:,}", f"{one.answer:,}, kept") for one in cuts]
-        drawn += _scrolling(("Row", "Cut from the prompt", "Answer"), rows, "Where rows are cut")
+    picture = charts.histogram(tokens.histogram(BINS), None if tokens.packed else tokens.limit)
     label = f"Lengths: median {tokens.median:,.0f} tokens, longest {tokens.max:,.0f}"
-    return {tab.lengths: gr.update(label=label, visible=True), tab.lengths_shown: drawn}
+    return {
+        tab.lengths: gr.update(label=label, visible=True),
+        tab.lengths_shown: _lengths(picture, tokens, tokens.padding(BATCH)),
+    }
 
 
 # Preview: one row as the base is given it

@@ -15,7 +15,7 @@ from playground.report import charts
 from playground.runs.progress import RunView, ordinal
 from playground.services import Services
 from playground.ui import html, words
-from playground.ui.html import day, size
+from playground.ui.html import size
 from playground.ui.wiring import AWAY, Drawn, Dropdown, Event, Handler, Updates, Visitor, hidden_slot, listen, slot
 
 PICK_JS = (
@@ -26,7 +26,8 @@ PICK_JS = (
 """A click (or Enter, or Space) on a row's button becomes the event ``pick``."""
 NO_CURVES = "Curves come with the first steps of a run."
 _STOP = "Stop this run? What it has learned up to the last checkpoint can be kept as an adapter."
-_run, _no_run, _small_charts = (html.piece("train", name) for name in ("run", "no_run", "small_charts"))
+_piece = partial(html.piece, "train")
+_run, _no_run, _runs, _small_charts = map(_piece, ("run", "no_run", "runs", "small_charts"))
 _TAKES = {"csv": "Take them as CSV", "tensorboard": "As TensorBoard events"}
 
 
@@ -109,26 +110,15 @@ def pick(runs: Sequence[RunView], followed: str) -> RunView | None:
 def card_html(run: RunView | None) -> str:
     if run is None:
         return _no_run()
-    now = [f"loss {run.loss[-1][1]:.2f}"] if run.loss else []
-    if run.eval_loss:
-        step, best = min(run.eval_loss, key=lambda point: point[1])
-        now.append(f"held-out {best:.2f} at step {step}")
     own = [f"{name.removeprefix('rewards/').removesuffix('/mean')} {value:.2f}" for name, value in run.figures.items()]
     replies = [one for one in run.replies or [("", run.samples)] if one[1]]
     curve = charts.loss(run.loss, run.eval_loss, run.steps)
-    return _run(run, run.state in words.LIVE, " · ".join(now), " · ".join(own[:4]), curve, replies)
+    return _run(run, run.state in words.LIVE, own[:4], curve, replies)
 
 
 def list_html(runs: Sequence[RunView], shown: str) -> str:
     """Every run, newest first, each a button that brings it into the card above."""
-    rows = [
-        (run.run, run.name, f"{run.method}, {run.steps} steps, {day(run.created_s)}", _pill(run)) for run in runs[:20]
-    ]
-    return html.picks("Runs so far", rows, shown)
-
-
-def _pill(run: RunView) -> str:
-    return html.state_pill(run.state, f", {ordinal(run.place)}" if run.place else "")
+    return _runs(runs[:20], shown, ordinal)
 
 
 def buttons(tab: RunCard, run: RunView | None, runs: Sequence[RunView] = ()) -> Drawn:

@@ -24,7 +24,7 @@ from playground.ui.html import FAILURES, card, duration
 from playground.ui.sidebar import ready
 from playground.ui.wiring import Dropdown, Visitor
 
-_board, _divider, _quiet = (html.piece("chat", name) for name in ("board", "divider", "quiet"))
+_board, _divider, _reply = (html.piece("chat", name) for name in ("board", "divider", "reply"))
 _stamp, greyed_html = html.piece("chat", "stamp"), html.piece("chat", "greyed")
 UPLOAD = "upload"
 MAX_SHOTS = 8
@@ -292,18 +292,10 @@ def messages(log: Log) -> list[dict[str, Any]]:
 
 def _answer(one: Exchange) -> list[dict[str, Any]]:
     reply = one.reply or Reply()
-    if reply.error:
-        return [{"role": "assistant", "content": html.error_card(reply.error)}]
-    content = html.said(reply.text) if reply.text else Markup()
-    if one.stopped:
-        content += _quiet(words.STOPPED if reply.text else words.STOPPED_EMPTY)
-    elif not reply.text:
-        waiting = reply.waiting or "Reading the question"
-        content += _quiet("The model answered with nothing at all." if reply.done else waiting)
-    shown: list[dict[str, Any]] = [{"role": "assistant", "content": content}]
-    if reply.done and not one.stopped:
+    shown: list[dict[str, Any]] = [{"role": "assistant", "content": _reply(reply, one.stopped)}]
+    if reply.done and not one.stopped and not reply.error:
         stamp = {"title": stamp_line(reply), "status": "done"}
-        shown.append({"role": "assistant", "content": stamp_html(reply), "metadata": stamp})
+        shown.append({"role": "assistant", "content": _stamp(reply, reply.stamp or {}, _short), "metadata": stamp})
     return shown
 
 
@@ -311,23 +303,6 @@ def stamp_line(reply: Reply) -> str:
     """``167 in · 66 out · 3.5 s · 5e0c``."""
     line = [f"{reply.prompt_tokens} in", f"{reply.completion_tokens} out", duration(reply.seconds)]
     return " · ".join(line + ([reply.stamp_id[:4]] if reply.stamp_id else []))
-
-
-def stamp_html(reply: Reply) -> str:
-    """Everything that is needed to get the same reply again."""
-    stamp = reply.stamp or {}
-    prompt = stamp.get("prompt") or {}
-    adapter = f"{stamp.get('adapter') or 'none'} {str(stamp.get('adapter_sha256') or '')[:12]}"
-    facts = [
-        ("Stamp", reply.stamp_id[:16]),
-        ("Base", _short(stamp.get("base", ""))),
-        ("Adapter", adapter.strip()),
-        ("Sampling", _short(stamp.get("sampling", ""))),
-        ("Seed", stamp.get("seed", "")),
-        ("Precision, device", f"{stamp.get('dtype', '')} on {stamp.get('device', '')}"),
-        ("First token", duration(reply.first_token_s)),
-    ]
-    return _stamp(facts, prompt.get("text"))
 
 
 def _short(value: object) -> str:

@@ -18,12 +18,12 @@ from playground.ui import html
 from playground.ui.html import FAILURES, card, plural, size
 from playground.ui.runs import PICK_JS
 from playground.ui.wiring import AWAY, Dropdown, Initial, Updates, Visitor, hidden_slot, listen, slot, unasked
-from playground.workspace.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, PROMPTS, RUN, UPLOAD, VERDICT, Freed, Item
+from playground.workspace.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, PROMPTS, RUN, UPLOAD, VERDICT, Item
 
-_header, _device, _now, waiting_html, base_html, _proved, _unproved, _kept, _storage = (
-    html.piece("device", name)
-    for name in ("header", "device", "now", "waiting", "base", "proved", "unproved", "kept", "storage")
-)
+_piece = partial(html.piece, "device")
+_header, _device, _now, waiting_html, base_html = map(_piece, ("header", "device", "now", "waiting", "base"))
+_proved, _unproved, _looked, _kept = map(_piece, ("proved", "unproved", "looked", "kept"))
+_storage, _removed = map(_piece, ("storage", "removed"))
 OPEN_SIDEBAR = "() => window.promptOrTune.toggleSidebar()"
 
 
@@ -100,15 +100,7 @@ def inspect(services: Services, visitor: Visitor, view: SidebarView, *, spec: st
     if not (spec or "").strip():
         raise InputError("No base is named. Choose one above, or write a hub id such as owner/name.")
     found = services.bases.inspect(str(spec).strip())
-    facts = [
-        ("Base", found.label),
-        ("Licence", found.licence or "not stated"),
-        ("Size", size(found.bytes) if found.bytes else "not known yet"),
-        ("Fits", "yes" if found.fits else "no"),
-    ]
-    reason = html.note(found.reason) if found.reason else ""
-    shown: Updates = {view.found: slot(html.pairs(facts) + reason), view.choose: gr.update(visible=found.fits)}
-    return {**shown, view.spec: found.spec}
+    return {view.found: slot(_looked(found)), view.choose: gr.update(visible=found.fits), view.spec: found.spec}
 
 
 def choose(services: Services, visitor: Visitor, view: SidebarView, *, spec: str) -> Updates:
@@ -284,24 +276,10 @@ def remove(services: Services, visitor: Visitor, view: StorageView, *, asked: st
             done = services.storage.remove(kind, id, visitor.owner)
         else:
             done = services.storage.remove_kind(kind, visitor.owner)
-        text = done_html(done)
+        text = _removed(done, counted(done.items), RUN)
     except FAILURES as error:
         text = card(error)
     return {**keep(services, visitor, view), view.message: slot(text), **show_storage(services, visitor, view)}
-
-
-def done_html(done: Freed) -> str:
-    """What was removed, what is still stopping, and what stays."""
-    text = html.note("There was nothing to remove.")
-    if done.items:
-        text = html.good(f"Removed: {counted(done.items)}, {size(done.bytes)}.")
-    if done.stopping:
-        one = "is still stopping and goes as soon as it has"
-        verb = one if done.stopping == 1 else "are still stopping and go as soon as they have"
-        text += html.note(f"{plural(done.stopping, 'run')} {verb}.")
-    for item in [item for item in done.stayed if item.kind != RUN or not done.stopping][:5]:
-        text += html.note(f"{item.name} stays: {item.stays}.")
-    return text
 
 
 def counted(items: Sequence[Item]) -> str:

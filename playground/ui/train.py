@@ -17,11 +17,10 @@ from gradio.events import Dependency
 from playground.errors import InputError, PlaygroundError
 from playground.methods.method import Method, Options
 from playground.runs.request import Preset, within_reach
-from playground.runs.service import Plan
 from playground.services import Services
 from playground.ui import examples, form, html, race, runs, words
 from playground.ui.examples import ExamplesCard
-from playground.ui.html import about, count, plural, share, size
+from playground.ui.html import about, plural
 from playground.ui.race import RaceFold
 from playground.ui.rows import Source
 from playground.ui.runs import RunCard
@@ -44,6 +43,7 @@ from playground.ui.wiring import (
     update_of,
 )
 
+_plan = html.piece("train", "plan")
 _TYPICAL_ROWS = 160
 """What the times are shown for until there is a file."""
 
@@ -238,28 +238,11 @@ def refresh(
         return shown | {tab.blocked: slot(html.card(error))}
     decided = {**settings, "steps": plan.steps, "lr": plan.lr, "rank": plan.rank}
     return {
-        tab.plan: _plan_html(plan, services.bases.state().label),
+        tab.plan: _plan(plan, services.bases.state().label),
         tab.blocked: slot(html.error_card(plan.blocked) if plan.blocked else ""),
         tab.start: gr.update(value=words.START, interactive=not plan.blocked),
         tab.fold: gr.update(label=form.settings_label(method, decided)),
     }
-
-
-def _plan_html(plan: Plan, base: str) -> str:
-    trained, whole = plan.trainable_params, plan.total_params
-    held = [f"{plan.validation_rows:,} to choose by"] if plan.validation_rows else []
-    held += [f"{plan.test_rows:,} for the verdict"] if plan.test_rows else []
-    return html.pairs(
-        [
-            ("Base", base),
-            ("Trains", f"{count(trained)} of {count(whole)} weights ({share(trained, whole)})"),
-            ("Learns from", f"{plural(plan.rows, 'row')}, {plural(plan.steps, 'step')}"),
-            ("Held back", ", ".join(held) or "no row"),
-            ("Time", about(plan.seconds) or "not known yet"),
-            ("Memory", f"{size(plan.memory_bytes)}, {size(plan.free_bytes)} free"),
-            ("On disk after", size(plan.disk_bytes)),
-        ]
-    )
 
 
 def presets(

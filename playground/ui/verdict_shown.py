@@ -12,7 +12,6 @@ from playground.errors import InputError
 from playground.report.report import body_html
 from playground.services import Services
 from playground.ui import html, verdict_form, words
-from playground.ui.html import day
 from playground.ui.verdict_form import SituationValues
 from playground.ui.wiring import AWAY, Drawn, Updates, Visitor, slot
 from playground.verdict.service import VerdictView
@@ -24,7 +23,7 @@ MOST_DIFFERENCES = 20
 """Examples that the page holds; all are in the files."""
 FORMATS = {"html": "Report (HTML)", "jsonl": "Rows (JSONL)", "csv": "Rows (CSV)"}
 MOST_LISTED = 20
-live_html, replayed_html = html.piece("verdict", "verdict"), html.piece("verdict", "replayed")
+live_html, replayed_html, _verdicts = (html.piece("verdict", name) for name in ("verdict", "replayed", "verdicts"))
 ELSEWHERE = "There is no such verdict of yours. It may have been deleted, or was measured in another browser."
 
 
@@ -37,15 +36,7 @@ def pick(views: Sequence[VerdictView], followed: str) -> VerdictView | None:
 
 def list_html(views: Sequence[VerdictView], shown: str) -> str:
     """Every verdict, newest first, each a button that brings it up."""
-    rows = [(one.id, one.name, _when(one), html.state_pill(one.state)) for one in views[:MOST_LISTED]]
-    return html.picks("Verdicts so far", rows, shown)
-
-
-def _when(view: VerdictView) -> str:
-    """The moment is in the id: ``20261124-101500-v1a2b``."""
-    parts = view.id.split("-")
-    clock = f", {parts[1][:2]}:{parts[1][2:4]}" if len(parts) == 3 and parts[1].isdigit() else ""
-    return f"{day(view.created_s)}{clock}"
+    return _verdicts(views[:MOST_LISTED], shown)
 
 
 def body(services: Services, visitor: Visitor, view: VerdictView) -> str:

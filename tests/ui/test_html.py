@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,20 +35,21 @@ def verdict_view(evil: str, state: str = "FAILED") -> VerdictView:
 
 def pieces(evil: str) -> dict[str, str]:
     """Everything that is shown, with one text in every place where a text of somebody else's may stand."""
+    piece = partial(html.piece, "pieces")
     reply = Reply(text=evil, done=True, stamp={"adapter": evil, "prompt": {"text": evil}}, stamp_id="5e0c")
     failed, step = Exchange("q", Reply(error=evil, done=True)), DemoStep(evil, "now", evil)
     demo = DemoState("failed", (step,), error=evil, table=(DemoRow(evil, 0, 1, 1, 1, 1),))
     version = Version("v1", evil, 1.0, evil, (Score(evil, 0, evil, 0.5, 8, 100.0),))
     messages = side.messages(Log(items=(Divider(evil), Exchange(evil, reply), failed)))
     return {
-        "pill": html.pill(evil, "ok"),
-        "chips": html.chips([(evil, "warn")]),
-        "table": html.table((evil,), [(evil,)], caption=evil),
-        "pairs": html.pairs([(evil, evil)]),
+        "pill": piece("pill")(evil, "ok"),
+        "chips": piece("chips")([(evil, "warn")]),
+        "table": piece("table")((evil,), [(evil,)], caption=evil),
+        "pairs": piece("pairs")([(evil, evil)]),
         "error": html.error_card(evil, evil),
         "heading": html.heading(evil, evil, 1),
         "bar": html.progress(0.5, evil),
-        "stacked": html.stacked([(evil, 1)], 2, evil),
+        "stacked": piece("stacked")([(evil, 1)], 2, evil),
         "race": race.head_html(raced(evil)) + race.table_html(raced(evil)),
         "versions of a prompt": bench.list_html([version], evil),
         "verdicts": verdict_shown.list_html([verdict_view(evil)], ""),
