@@ -7,35 +7,21 @@ from pathlib import Path
 import pytest
 
 from playground.errors import InputError
-from playground.evaluation.cost import (
-    Prices,
-    SideCost,
-    SideFigures,
-    break_even,
-    cost_per_request,
-    curve,
-    prices_from_json,
-    prices_to_json,
-    prompt_length_curve,
-    read_prices,
-    training_cost,
-)
+from playground.evaluation import cost
+from playground.evaluation.cost import Prices, SideCost, SideFigures, prices_from_json, prices_to_json, read_prices
 from tests.evaluation.helpers import cases
 
 PROMPT, TUNED = SideFigures(1_100, 50, 2.0), SideFigures(100, 50, 1.0, tuned=True)
 PRICES = Prices(prompt_per_million=1.0, completion_per_million=4.0)
 
 
-def test_a_request_by_tokens_and_by_seconds() -> None:
+def test_a_request_costs_tokens_or_seconds_and_training_seconds_or_a_sum() -> None:
     dearer = Prices(prompt_per_million=1, completion_per_million=4, tuned_prompt_per_million=3)
-    assert cost_per_request(PROMPT, PRICES) == pytest.approx(0.0011 + 0.0002)
-    assert cost_per_request(TUNED, dearer) == pytest.approx(0.0005)
-    assert cost_per_request(PROMPT, Prices(device_per_hour=3.6)) == pytest.approx(0.002)
-
-
-def test_training_is_seconds_or_a_sum() -> None:
-    assert training_cost(1_800, Prices(training_per_hour=2.0)) == 1.0
-    assert training_cost(1_800, Prices(training=25.0)) == 25.0
+    assert cost.cost_per_request(PROMPT, PRICES) == pytest.approx(0.0011 + 0.0002)
+    assert cost.cost_per_request(TUNED, dearer) == pytest.approx(0.0005)
+    assert cost.cost_per_request(PROMPT, Prices(device_per_hour=3.6)) == pytest.approx(0.002)
+    assert cost.training_cost(1_800, Prices(training_per_hour=2.0)) == 1.0
+    assert cost.training_cost(1_800, Prices(training=25.0)) == 25.0
 
 
 @pytest.mark.parametrize(
@@ -43,34 +29,34 @@ def test_training_is_seconds_or_a_sum() -> None:
     [(0.003, 0.001, 1.0, 500), (0.003, 0.001, 1.001, 501), (0.001, 0.001, 1.0, None), (0.002, 0.001, 0.0, 0)],
 )
 def test_break_even(a: float, b: float, training: float, requests: int | None) -> None:
-    assert break_even(a, b, training) == requests
+    assert cost.break_even(a, b, training) == requests
 
 
 def test_the_curve_crosses_where_it_breaks_even() -> None:
     costs = {"prompt": SideCost(0.003), "tuned": SideCost(0.001, 1.0)}
-    points = {point.at: point.totals for point in curve(costs, 1_200)}
+    points = {point.at: point.totals for point in cost.curve(costs, 1_200)}
     assert list(points) == list(range(0, 1_201, 50))
     assert points[0] == {"prompt": 0, "tuned": 1.0}
     assert points[500]["prompt"] == pytest.approx(points[500]["tuned"])
     assert points[1_000] == {"prompt": pytest.approx(3.0), "tuned": pytest.approx(2.0)}
-    assert len(curve(costs, 3)) == 4
+    assert len(cost.curve(costs, 3)) == 4
 
 
 def test_the_prompt_length_from_which_training_pays() -> None:
     # a token of instructions costs 1e-6; training 10 over 100,000 requests is 1e-4 a request: 100 tokens
-    found = prompt_length_curve(PROMPT, TUNED, PRICES, 10.0, 100_000)
+    found = cost.prompt_length_curve(PROMPT, TUNED, PRICES, 10.0, 100_000)
     points = {point.at: point.totals["prompt"] for point in found.points}
     assert found.pays_from == 100
     assert points[0] == pytest.approx(0.0001 + 0.0002)
-    assert points[1_000] == pytest.approx(cost_per_request(PROMPT, PRICES)), "the prompt as it was measured"
-    assert prompt_length_curve(PROMPT, TUNED, PRICES, 0.0, 1).pays_from == 0
+    assert points[1_000] == pytest.approx(cost.cost_per_request(PROMPT, PRICES)), "the prompt as it was measured"
+    assert cost.prompt_length_curve(PROMPT, TUNED, PRICES, 0.0, 1).pays_from == 0
 
 
 def test_by_seconds_a_token_costs_what_the_longer_prompt_took() -> None:
     prices = Prices(device_per_hour=3.6)  # 0.001 a second; 1000 tokens more took a second more: 1e-6 a token
-    assert prompt_length_curve(PROMPT, TUNED, prices, 10.0, 100_000).pays_from == 100
+    assert cost.prompt_length_curve(PROMPT, TUNED, prices, 10.0, 100_000).pays_from == 100
     quick = SideFigures(1_100, 50, 1.0)
-    assert prompt_length_curve(quick, TUNED, prices, 10.0, 100_000).pays_from is None
+    assert cost.prompt_length_curve(quick, TUNED, prices, 10.0, 100_000).pays_from is None
 
 
 def test_a_price_table_there_and_back(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from playground.evaluation import metrics
 from playground.evaluation.checks import parse_check
 from playground.evaluation.metrics import metrics_for
-from tests.evaluation.helpers import rows
+from tests.evaluation.helpers import cases, rows
 
 PLAIN = ["exact_match", "token_f1", "rouge_l", "bleu", "chrf"]
 LAST = ["seconds", "prompt_tokens", "completion_tokens"]
@@ -97,22 +97,7 @@ def test_a_reference_outside_the_labels_is_one_that_no_reply_can_give() -> None:
     assert metrics.MacroF1(["a", "b"]).score(["a", "zebra"], ["a", "zebra"])[1].figure() == pytest.approx(0.5)
 
 
-SAID = [
-    "the cat sat on the mat today",
-    "there is a dog here",
-    "",
-    "one two three four five",
-    "hi",
-    "Größe 3,5 ist gut.",
-]
-MEANT = [
-    "the cat is on the mat today",
-    "there was a dog here",
-    "some",
-    "one two three four six",
-    "hi",
-    "Größe 3.5 ist.",
-]
+SAID, MEANT = zip(*cases("sentences"), strict=True)
 SHORT = st.text(alphabet="ab c.é猫", max_size=15)
 CORPUS = [(metrics.Bleu(), sacrebleu.corpus_bleu), (metrics.Chrf(), sacrebleu.corpus_chrf)]
 
@@ -184,11 +169,8 @@ def test_what_is_there_when_it_can_be_measured() -> None:
     assert not found["perplexity"].higher_is_better
 
 
-def test_half_a_surrogate_pair_is_measured() -> None:
+def test_half_a_surrogate_pair_is_measured_and_a_loss_that_is_known_of_some_rows_is_theirs() -> None:
     assert metrics_for(rows(["a \ud800"], ["a"]))["token_f1"].pooled == 1.0
-
-
-def test_a_loss_that_is_known_of_some_rows_is_theirs() -> None:
     found = metrics_for(rows(["a", "b", "c"], ["a", "b", "c"], loss=[0.1, None, 0.3]))
     assert (found["loss"].pooled, found["loss"].examples) == (pytest.approx(0.2), (0, 2))
     assert found["perplexity"].pooled == pytest.approx(math.exp(0.2))
