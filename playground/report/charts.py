@@ -193,20 +193,18 @@ def loss(training: Points, validation: Points, steps: int) -> Markup:
     return lines(drawn, steps, "Loss: lower is closer to your answers.")
 
 
-def overlay(runs: Sequence[tuple[str, Points]]) -> Markup:
-    """Losses of several runs laid over each other, at most six."""
-    drawn = [Line(label, points, f"c{place}") for place, (label, points) in enumerate(runs[:COLOURS]) if points]
-    return lines(drawn, 0, "Held-out loss, where there is one; lower is closer to your answers.")
-
-
-def losses(runs: Sequence[tuple[str, Points]]) -> Markup:
-    """Training loss over steps, one line a run of a race; more than six take the colours again."""
-    longer = [(label, points) for label, points in runs if len(points) > 1]
+def overlay(
+    runs: Sequence[tuple[str, Points]],
+    caption: str = "Held-out loss, where there is one; lower is closer to your answers.",
+    height: int = 170,
+) -> Markup:
+    """Losses of several runs laid over each other; more than six take the colours again."""
     drawn = [
-        Line(label, points, f"c{place % COLOURS}{' again' if place >= COLOURS else ''}")
-        for place, (label, points) in enumerate(longer)
+        Line(label, points, f"c{place % COLOURS}{' again' * (place >= COLOURS)}")
+        for place, (label, points) in enumerate(runs)
+        if points
     ]
-    return lines(drawn, 0, "Training loss; lower is closer to your answers.", height=240)
+    return lines(drawn, 0, caption, height=height)
 
 
 def small(label: str, points: Points, steps: int, show: Callable[[float], str]) -> Markup:

@@ -274,6 +274,8 @@ class Drawn(TypedDict, total=False):
     limit: int | None
     max_tokens: int
     seed: int
+    owner: str
+    rows: tuple[int, ...]
 
 
 class PromptBench:
@@ -316,18 +318,12 @@ class PromptBench:
         return found
 
     def request(
-        self,
-        file: Path,
-        versions: Sequence[str],
-        shots_counts: Sequence[int],
-        checks: Sequence[str],
-        owner: str = LOCAL,
-        rows: Sequence[int] | None = None,
-        **drawn: Unpack[Drawn],
+        self, file: Path, versions: Sequence[str], shots: Sequence[int], checks: Sequence[str], **drawn: Unpack[Drawn]
     ) -> VerdictRequest:
-        """Every version (by id) with every number of shots. rows: numbers to measure on, None = the validation part.
-        Raises InputError that names every fault, NotFoundError."""
-        source, counts = self._learned_from(file), list(dict.fromkeys(shots_counts))
+        """Every version (by id) with every number of shots, on the validation part where no rows are named. Raises
+        InputError that names every fault, NotFoundError."""
+        source, counts = self._learned_from(file), list(dict.fromkeys(shots))
+        owner = drawn.get("owner", LOCAL)
         kept = [self.book.get(id, owner) for id in dict.fromkeys(versions)]
         many = len(kept) * len(counts)
         made = f"{len(kept)} versions with {len(counts)} numbers of shots make {many}"
@@ -339,28 +335,20 @@ class PromptBench:
         }
         if faults := [words for words, is_so in wrong.items() if is_so]:
             raise InputError(" ".join(faults))
-        if rows is None:
-            rows = self.rows(source, owner, drawn.get("mapping"), drawn.get("seed", SEED))
+        if "rows" not in drawn:
+            drawn["rows"] = self.rows(source, owner, drawn.get("mapping"), drawn.get("seed", SEED))
         sides = []
         for one, count in itertools.product(kept, counts):
             name = f"{one.id} + {_counted(count, 'shot')}" if count else one.id
             sides.append(Side("base", one.text, count, source if count else None, name))
-        asked = VerdictRequest(source, tuple(sides), tuple(checks), tuple(rows), **drawn)
-        name = f"Prompt bench: {source.name}"
-        return replace(asked, name=name, owner=owner, losses=False, forgetting=False, purpose=BENCH)
+        asked = VerdictRequest(source, tuple(sides), tuple(checks), losses=False, forgetting=False, **drawn)
+        return replace(asked, name=f"Prompt bench: {source.name}", purpose=BENCH)
 
     def score(
-        self,
-        file: Path,
-        versions: Sequence[str],
-        shots_counts: Sequence[int],
-        checks: Sequence[str],
-        owner: str = LOCAL,
-        rows: Sequence[int] | None = None,
-        **drawn: Unpack[Drawn],
+        self, file: Path, versions: Sequence[str], shots: Sequence[int], checks: Sequence[str], **drawn: Unpack[Drawn]
     ) -> str:
         """Start what ``request`` makes of the same in the background; returns the bench's id."""
-        return self.verdicts.start(self.request(file, versions, shots_counts, checks, owner, rows, **drawn))
+        return self.verdicts.start(self.request(file, versions, shots, checks, **drawn))
 
     def views(self, owner: str = LOCAL) -> list[VerdictView]:
         """Benches, newest first."""

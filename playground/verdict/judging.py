@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from urllib.parse import urlsplit
 
 from playground.chat.batching import Asked as ToWrite
@@ -27,6 +28,7 @@ from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
 from playground.verdict.files import JUDGE, Cast, Place
+from playground.verdict.losses import texts
 from playground.verdict.votes import Poll, Voting
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import LOCAL
@@ -108,9 +110,8 @@ MOST = 60
 TOGETHER = 4
 """Comparisons of one batch."""
 ANSWER_TOKENS = 16
-Steps = Generator[str | list[str], None, None]
-"""Yields words while it waits, and the answers at its end. Closing it frees the device."""
-Ask = Callable[[Sequence[Asked]], Steps]
+Ask = Callable[[Sequence[Asked], list[str]], Generator[str, None, None]]
+"""Puts the answers behind a list; yields words while it waits. Closing it frees the device."""
 
 
 @dataclass(frozen=True)
@@ -209,31 +210,28 @@ class JudgingService:
         if judge != ENDPOINT:
             card = None if judge == BASE else self._adapters.get(judge, owner)
             name = card.name if card is not None else "The base"
-            return lambda asked: self._written(card, asked, f"judge {owner}"), name
+            return partial(self._written, card, f"judge {owner}"), name
         if (elsewhere := self._endpoint()) is None:
             sets = "Whoever runs the app sets JUDGE_URL, JUDGE_MODEL and JUDGE_KEY in its environment."
             raise InputError(f"No endpoint is set. {sets}")
 
-        def answered(asked: Sequence[Asked]) -> Steps:
+        def answered(asked: Sequence[Asked], said: list[str]) -> Generator[str, None, None]:
             """One after another, so that it can be stopped in between. Raises RunFailedError."""
-            answers = []
             for one in asked:
                 yield ""
-                answers.append(elsewhere.answer(one.messages))
-            yield answers
+                said.append(elsewhere.answer(one.messages))
 
         return answered, elsewhere.name
 
-    def _written(self, card: AdapterCard | None, asked: Sequence[Asked], session: str) -> Steps:
+    def _written(
+        self, card: AdapterCard | None, session: str, asked: Sequence[Asked], said: list[str]
+    ) -> Generator[str, None, None]:
         """One batch of the playground's own. Raises the first failure."""
         tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=ANSWER_TOKENS)
         messages = ([Message(one["role"], one["content"]) for one in each.messages] for each in asked)
-        batch, written = [ToWrite(card, render_prompt(tokenizer, one), sampling) for one in messages], []
-        for written in self._batches.run(batch, session, "measure"):
-            yield next((one.waiting for one in written if one.waiting), "")
-        if failed := next((one.failure for one in written if one.failure is not None), None):
-            raise failed
-        yield [one.state.text for one in written]
+        batch = [ToWrite(card, render_prompt(tokenizer, one), sampling) for one in messages]
+        for waiting, _ in texts(self._batches, batch, session, said):
+            yield waiting
 
     def _places(self, id: str, owner: str, poll: Poll) -> list[Place]:
         """What to judge: first what the person voted on, then the rest, an example's pairs one after another."""
@@ -247,11 +245,14 @@ class JudgingService:
         try:
             for begin in range(0, len(places), TOGETHER):
                 chunk = places[begin : begin + TOGETHER]
-                answers = _answers([one for place in chunk for one in _orders(poll, place)], ask, job)
-                if answers is None:
-                    break
+                said: list[str] = []
+                with contextlib.closing(ask([one for place in chunk for one in _orders(poll, place)], said)) as steps:
+                    for waiting in steps:
+                        if job.stopping:
+                            return
+                        job.report("Judging", waiting=waiting)
                 for at, (example, a, b) in enumerate(chunk):
-                    winner = combined(parse_answer(answers[2 * at]), parse_answer(answers[2 * at + 1]))
+                    winner = combined(parse_answer(said[2 * at]), parse_answer(said[2 * at + 1]))
                     found.append(Cast(example, a, b, winner or "skip", JUDGE, self._clock(), work.view.name))
                 unread = sum(one.winner == "skip" for one in found)
                 work.view = replace(work.view, done=len(found), unread=unread)
@@ -260,18 +261,6 @@ class JudgingService:
                 self._voting.files.change(
                     work.view.verdict, lambda cast: [*(one for one in cast if one.owner != JUDGE), *found]
                 )
-
-
-def _answers(asked: Sequence[Asked], ask: Ask, job: Job) -> list[str] | None:
-    """None when it was stopped; the device is free then."""
-    with contextlib.closing(ask(asked)) as steps:
-        for step in steps:
-            if job.stopping:
-                return None
-            if isinstance(step, list):
-                return step
-            job.report("Judging", waiting=step)
-    return None
 
 
 def _orders(poll: Poll, place: Place) -> tuple[Asked, Asked]:

@@ -25,6 +25,19 @@ LONGEST = 131_072
 NO_DIVERGENCE = "a full fine-tune is a model of its own: its distribution and the base's are never in memory at once"
 
 
+def texts(
+    batches: Batches, asked: Sequence[Asked], session: str, said: list[str]
+) -> Generator[tuple[str, int], None, None]:
+    """Replies of one batch, put behind ``said``; yields (its place in the queue, replies that are done). Raises the
+    first failure."""
+    written: list[Written] = []
+    for written in batches.run(asked, session, "measure"):
+        if failure := next((one.failure for one in written if one.failure is not None), None):
+            raise failure
+        yield next((one.waiting for one in written if one.waiting), ""), sum(one.done for one in written)
+    said += [one.state.text for one in written]
+
+
 class ToScore(NamedTuple):
     """A text for a model. card: None = the base. Others: as in ``ScoreRow``. Of a full fine-tune the divergence stays
     None (NO_DIVERGENCE says why), and the base's loss is measured in a turn of its own."""
@@ -173,13 +186,15 @@ class ForgettingService:
                 scores = [*earlier, *(score for score in scoring.scores if score is not None)]
                 yield Recalling(len(scores), of, scoring.waiting)
         done, said = len(scores), dict[str, list[str]]()
+        tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=REPLY_TOKENS)
         for model in models:
             replies: list[str] = []
             for begin in range(0, len(shipped.questions), TOGETHER):
-                questions = [one.question for one in shipped.questions[begin : begin + TOGETHER]]
-                for waiting in self._ask(model, questions, replies, session):
+                messages = ([Message("user", one.question)] for one in shipped.questions[begin : begin + TOGETHER])
+                batch = [Asked(model, render_prompt(tokenizer, one), sampling) for one in messages]
+                for waiting, _ in texts(self._batches, batch, session, replies):
                     yield Recalling(done, of, waiting)
-                done += len(questions)
+                done += len(batch)
                 yield Recalling(done, of)
             if model is None:
                 self._known[key] = replies
@@ -192,17 +207,3 @@ class ForgettingService:
             losses = (text.base_loss or 0.0, text.loss, text.tokens)
             found.append(Forgetting(*losses, before, after, len(shipped.questions), text.divergence, why))
         yield Recalling(of, of, "", tuple(found))
-
-    def _ask(
-        self, model: AdapterCard | None, questions: Sequence[str], said: list[str], session: str
-    ) -> Generator[str, None, None]:
-        """Answers of one batch, put behind ``said``; yields its place in the queue while it waits."""
-        tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=REPLY_TOKENS)
-        prompts = [render_prompt(tokenizer, [Message("user", question)]) for question in questions]
-        written: list[Written] = []
-        for written in self._batches.run([Asked(model, one, sampling) for one in prompts], session, "measure"):
-            if failure := next((one.failure for one in written if one.failure is not None), None):
-                raise failure
-            if written[0].waiting:
-                yield written[0].waiting
-        said += [one.state.text for one in written]

@@ -12,10 +12,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playground.chat.batching import Asked, Batches, Written
+from playground.chat.batching import Asked, Batches
 from playground.data.example import Example, Preference
 from playground.data.render import encode, render_prompt
 from playground.data.split import part
@@ -32,7 +33,7 @@ from playground.runs.progress import RunView
 from playground.runs.service import TrainingService
 from playground.settings import Settings
 from playground.training.spec import RunSpec
-from playground.verdict.losses import ForgettingService
+from playground.verdict.losses import ForgettingService, texts
 from playground.verdict.race_store import (
     CANCELLED,
     DONE,
@@ -60,10 +61,9 @@ ROWS = 16
 """Validation rows that are answered: enough to tell 0 from 16, little enough for two cores."""
 SHORTEST, LONGEST = 32, 256
 """Tokens that a reply may take: a quarter more than the file's own answers need, within these."""
-_FIGURES = {
-    *("eval_loss", "trainable_params", "total_params", "peak_memory_bytes", "seconds", "tokens_per_s"),
-    "memory_ratio",
-}
+_FIGURES = (
+    *("eval_loss", "trainable_params", "total_params", "peak_memory_bytes", "memory_ratio", "seconds", "tokens_per_s"),
+)
 ERRORS = (OSError, DatabaseError, PlaygroundError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError)
 """Of the disk, the database, and what a library raises on one race's rows: the others are measured all the same."""
 _LOG = logging.getLogger(__name__)
@@ -81,13 +81,10 @@ class Measuring:
     ) -> tuple[int, int]:
         """(greedy replies to the run's validation rows that pass the check, of how many; raw text asks nothing).
         card: None = the base. Raises InputError."""
-        rows = part(
-            self._data.check(Path(spec.file), spec.mapping or None, LOCAL).usable, spec.split.get("validation", [])
-        )
-        asked, passes = (
-            [row.prompt for row in rows if isinstance(row, Example | Preference)][:ROWS],
-            parse_check(check).passes,
-        )
+        usable = self._data.check(Path(spec.file), spec.mapping or None, LOCAL).usable
+        rows = part(usable, spec.split.get("validation", []))
+        asked = [row.prompt for row in rows if isinstance(row, Example | Preference)][:ROWS]
+        passes = parse_check(check).passes
         if not asked:
             return 0, 0
         answer = min(LONGEST, max(SHORTEST, spec.answer_max * 5 // 4))
@@ -96,14 +93,12 @@ class Measuring:
         if context is not None:
             before = card.virtual_tokens if card else 0
             answer = max(1, min(answer, context - before - max(len(encode(tokenizer, prompt)) for prompt in prompts)))
-        written: list[Written] = []
+        said: list[str] = []
         batch = [Asked(card, prompt, Sampling(max_tokens=answer)) for prompt in prompts]
-        with contextlib.closing(self._batches.run(batch, session, "measure")) as steps:
-            for written in steps:
-                if failure := next((one.failure for one in written if one.failure is not None), None):
-                    raise failure
-                tell(written[0].waiting or f"{sum(one.done for one in written)} of {len(batch)} replies")
-        return sum(passes(one.state.text) for one in written), len(written)
+        with contextlib.closing(texts(self._batches, batch, session, said)) as steps:
+            for waiting, done in steps:
+                tell(waiting or f"{done} of {len(batch)} replies")
+        return sum(map(passes, said)), len(said)
 
     def forgot(self, card: AdapterCard, session: str, tell: Tell) -> dict[str, Any]:
         """``Forgetting`` as a record."""
@@ -233,12 +228,10 @@ class RaceService:
             race = self._change(race, state=MEASURING)
         trained = [entry for entry in race.entries if entry.state == "DONE"]
         if race.check and race.base.measured_s is None and trained:
-            base = self._measured(race, race.base, trained[0].run)
-            self._change(race, base=base)
+            self._change(race, base=self._measured(race, race.base, trained[0].run))
         for entry in trained:
             if entry.measured_s is None:
-                new = self._measured(race, entry, entry.run)
-                self.store.change(race.race, lambda one, new=new: _with(one, new))  # type: ignore[misc]
+                self.store.change(race.race, partial(_with, self._measured(race, entry, entry.run)))
         self._change(race, state=DONE, message="")
 
     def _measured(self, race: Race, entry: Entry, run: str) -> Entry:
@@ -331,7 +324,7 @@ class RaceService:
         return mine[race]
 
 
-def _with(race: Race, entry: Entry) -> Race:
+def _with(entry: Entry, race: Race) -> Race:
     return replace(race, entries=tuple(entry if one.run == entry.run else one for one in race.entries))
 
 

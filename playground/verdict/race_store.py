@@ -291,7 +291,9 @@ def eval_loss(entry: Entry) -> float | None:
 def picture(entries: Sequence[Entry], base: Entry, curves: bool) -> str:
     """As SVG: held-out loss by trained weights, or ``curves``, the training losses; "" with nothing to see."""
     if curves:
-        return charts.losses([(label(one.method), [(int(step), value) for step, value in one.loss]) for one in entries])
+        runs = [(label(one.method), [(int(step), value) for step, value in one.loss]) for one in entries]
+        words = "Training loss; lower is closer to your answers."
+        return charts.overlay([run for run in runs if len(run[1]) > 1], words, 240)
     dots = [
         charts.Dot(label(one.method), float(one.figures["trainable_params"]), value)
         for one in entries

@@ -105,7 +105,7 @@ def test_a_bench_and_a_judging_count_too(services: Services) -> None:
     file = upload(tight, ANNA, rows=40)
     version = tight.bench.keep("Be glad.", file, ANNA)
     with pytest.raises(InputError, match=r"The prompt bench takes \d+ replies\. One visitor may have 10 at once"):
-        tight.bench.score(file, [version.id], (0, 4, 8), ("contains:glad",), ANNA)
+        tight.bench.score(file, [version.id], (0, 4, 8), ("contains:glad",), owner=ANNA)
     *_, view = tight.verdicts.run(asked(file, ANNA, limit=5))
     tight.quota.take_replies(ANNA, 8, "This")
     assert tight.voting.poll(view.id, ANNA).places

@@ -123,8 +123,8 @@ def test_all_versions_are_scored_on_the_validation_part(benched: Any, call: Call
     call(bench.keep, view, text="Be glad.", where=where())
     score([0, 4], " json \n\n")
     file = benched.data.sets()[0].file
-    more = {"mapping": None, "max_tokens": 64, "seed": 9}
-    assert benched.bench.scored == [(file, ["v1"], [0, 4], ["json"], "local", (3, 5), more)]
+    more = {"owner": "local", "rows": (3, 5), "mapping": None, "max_tokens": 64, "seed": 9}
+    assert benched.bench.scored == [(file, ["v1"], [0, 4], ["json"], more)]
     assert benched.bench.drawn == (file.name, 7, 0.0)
     mine = Path("mine.csv")
     score([0], place=where(UPLOAD, uploaded=mine, training=Source(mine, mapping={"prompt": "q"})))
