@@ -51,7 +51,9 @@ def matches(pattern: str, *folders: Path) -> int:
 
 
 def long_lines() -> int:
-    return sum(len(line) > COLUMNS for path in python_files(PACKAGE) for line in path.read_text("utf-8").splitlines())
+    """Without the comments that silence a checker at a line's end, as ruff counts."""
+    lines = [line for path in python_files(PACKAGE) for line in path.read_text("utf-8").splitlines()]
+    return sum(len(re.sub(r"  # (type: ignore|noqa)\b.*", "", line)) > COLUMNS for line in lines)
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
