@@ -1,10 +1,9 @@
 """Whether a change of structure costs speed: ``refactor.py BEFORE_CHECKOUT BASE [ROUNDS]`` times the decode step (1 and
-4 rows) and the
-LoRA training step (8 rows) of another checkout and of this one, in fresh processes in turn, on a tiny base and on BASE.
+4 rows) and the LoRA training step (8 rows) of another checkout and of this one, in fresh processes in turn, on a tiny
+base and on BASE.
 
 Written to results/refactor.json: processor seconds a step on one thread (other work on the machine moves them less than
-time on the
-wall), median and fastest tenth over all rounds, and before / after of each (1 = as fast)."""
+time on the wall), median and fastest tenth over all rounds, and before / after of each (1 = as fast)."""
 
 from __future__ import annotations
 
@@ -42,8 +41,12 @@ def measure(base: str, decode_steps: int, train_steps: int) -> dict[str, list[fl
 
 def train(base: str, steps: int) -> list[float]:
     from playground.training import worker
-    from playground.training.processes import EventReader
     from playground.training.spec import RunSpec
+
+    try:
+        from playground.training.processes import EventReader
+    except ImportError:  # where it stood before
+        from playground.training.events import EventReader
 
     with tempfile.TemporaryDirectory() as folder:
         run_dir, file = Path(folder, "run"), Path(folder, "rows.jsonl")
