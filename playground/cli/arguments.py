@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 from playground.errors import InputError
 from playground.evaluation.checks import kinds
-from playground.evaluation.criterion import kinds as criteria
 from playground.methods.method import PLACEMENTS, Options
 from playground.runs.request import SETTINGS, TrainRequest
 from playground.training.spec import Setting
@@ -54,7 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add(parser: argparse._ActionsContainer, takes: dict[str, Any], shared: dict[str, Any]) -> None:
     """Arguments as the table has them. either: of those in it one at most."""
-    made = {"CHECKS": kinds, "CRITERIA": lambda: f"what is right; of several each must hold: {criteria()}"}
     for name, about in takes.items():
         if name == "either":
             _add(parser.add_mutually_exclusive_group(), about, shared)
@@ -64,7 +62,8 @@ def _add(parser: argparse._ActionsContainer, takes: dict[str, Any], shared: dict
         options: dict[str, Any] = dict(shared[about] if isinstance(about, str) else about)
         if "type" in options:
             options["type"] = {"int": int, "float": float}[options["type"]]
-        options["help"] = made[said]() if (said := options.get("help")) in made else said
+        if options.get("help") == "CHECKS":
+            options["help"] = kinds()
         parser.add_argument(name, **options)
 
 

@@ -24,12 +24,11 @@ from playground.verdict.files import DONE
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
 
-NUMBERS = ("repeats", "limit", "max_tokens", "temperature", "seed", "name", "bar", "margin", "form_only")
 PUBLIC = ("side", "metrics", "prompt_tokens_mean", "completion_tokens_mean", "seconds_mean")
 PAIR = ("a", "b", "metric", "difference", "low", "high", "p_value", "p_adjusted")
 RECORD = (
     *("examples", "choice", "reason", "reasons", "runner_up", "rows_needed", "main_metric", "overlap"),
-    *("forgetting", "refusals", "seconds", "right", "bar", "margin", "planned_rows", "guards", "ladder", "look"),
+    *("forgetting", "refusals", "seconds"),
 )
 
 
@@ -40,7 +39,6 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
         file=file,
         sides=tuple(parse_side(spec, source or file) for spec in options.side),
         checks=tuple(options.check),
-        right=tuple(options.right),
         examples=source,
         mapping=mapping_of(options.map) or None,
         questions=_questions(options.answers),
@@ -48,7 +46,7 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
         losses=not options.no_losses,
         forgetting=not options.no_forgetting,
         refusals=not options.no_refusals,
-        **{name: getattr(options, name) for name in NUMBERS},
+        **{name: getattr(options, name) for name in ("repeats", "limit", "max_tokens", "temperature", "seed", "name")},
     )
     out = Path(options.out) if options.out else None
     if out is not None and out.exists() and not out.is_dir():

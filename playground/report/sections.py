@@ -7,9 +7,8 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from playground.evaluation.comparison import link, p_words
+from playground.evaluation.comparison import WORDS, link, p_words
 from playground.evaluation.cost import Prices, break_even, is_training_known
-from playground.evaluation.decision import WORDS
 from playground.report import format as shown
 from playground.report.charts import Line, curves, line_and_dot, radar, tag
 from playground.report.format import Record, Seen, amount, figure, seconds, sides_of, signed, title_of
@@ -26,16 +25,6 @@ TIMINGS = {
 IN_TABLE = ("prompt_tokens", "seconds")
 """Beside the main metric, what the first table holds; the ids of these figures are there."""
 MOST_AXES = 10
-GUARDS = {
-    "leakage": "Trained on",
-    "unknown-training": "Unknown",
-    "cut-off": "Cut off",
-    "weak-base": "This base only",
-    "rows-used-before": "Used before",
-    "form-only": "Form only",
-    "limit": "Left out",
-}
-"""What each guard of an answer is called in a few words."""
 NO_BREAK = "\u00a0"
 _ENDED = {"STOPPED": "was stopped early", "FAILED": "failed before its end"}
 
@@ -55,10 +44,10 @@ def answer(record: Record) -> Context:
 
 
 def headline(record: Record) -> str:
-    """``Fine-tune.``, ``Keep the prompt.``, ``Not enough evidence; about 60 rows would tell.``"""
+    """``Fine-tune.``, ``Keep the prompt.``, ``Too few examples to tell; about 60 would do.``"""
     rows = record["rows_needed"]
     if record["choice"] == "not-enough-evidence" and rows:
-        return f"Not enough evidence; about {rows:,} rows would tell."
+        return f"Too few examples to tell; {'at least' if record['rule'] == 1 else 'about'} {rows:,} would do."
     return f"{WORDS[record['choice']]}."
 
 
@@ -76,8 +65,6 @@ def _number(record: Record, reason: Mapping[str, Any]) -> str:
         if where == link("cost", side.name):
             return _paid(record, side, value)
     if where.startswith("fact|"):
-        if (guard := where.removeprefix("fact|")) in GUARDS:
-            return GUARDS[guard]
         if isinstance(value, float) and value < 1:
             return f"{100 * value:.0f} %"
         return f"{value:,} examples" if value is not None else "The data"

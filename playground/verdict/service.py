@@ -162,8 +162,6 @@ class VerdictService:
         if not request.tried and verdict:
             request = replace(request, tried=tried_for(self.files, request))
         request = replace(request, name=request.name if request.name.strip() else request.file.stem)
-        if not request.max_tokens:
-            request = replace(request, max_tokens=self._answering.reply_limit(request))
         parse_checks(request.checks, files=not self._settings.shared)
         replies = self._answering.replies(request)
         self._quota.check_disk(owner, VERDICT_BYTES, "A verdict")
