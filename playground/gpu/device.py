@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -341,9 +342,10 @@ def without_device() -> bool:
 
 
 def settle_fork() -> None:
-    """First thing in a fork: it has none of its parent's threads, and a pool of them that it takes for its own would be
-    waited for without end. Elsewhere it does nothing."""
+    """First thing in a fork: it has none of its parent's threads, and a pool of them that it takes for its own, or a
+    finaliser of the parent's garbage, would wait for them without end. Elsewhere it does nothing."""
     if multiprocessing.parent_process() is not None:
+        gc.freeze()  # what came from the parent is never collected here
         import torch
 
         torch.set_num_threads(1)
