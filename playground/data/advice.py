@@ -203,7 +203,7 @@ def _dominant(facts: _Facts) -> Iterator[Advice]:
         if most >= 0.9 * total:
             text = (
                 f"{most:,} of {total:,} answers are labelled {word} ({most / total:.0%}). "
-                "What is liked is told from what is not: add rows of the other kind."
+                "Training needs both liked and disliked answers: add rows of the other kind."
             )
             yield _advice("dominant", text, warn=True)
     if len(facts.labels) < 2:

@@ -28,7 +28,7 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
         label = named(_without(columns, chat), "labels", "flag")
         kind = next((column.kind for column in columns if column.name == chat), "turns")
         confidence = (0.98 if rank(chat, "chats") is not None else 0.8) if kind == "turns" else 0.6
-        why = f"told from the list of turns in {chat}" + (f" and the yes or no in {label}" if label else "")
+        why = f"inferred from the list of turns in {chat}" + (f" and the yes or no in {label}" if label else "")
         tools = named(columns, "tools")
         why += f"; {tools} is not trained on" if tools else ""
         return Guess(_roles(messages=chat, label=label, system=_system(columns)), confidence, why)
@@ -48,7 +48,7 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
 def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None:
     chosen = given.get("chosen") or named(columns, "chosen")
     rejected = given.get("rejected") or named(columns, "rejected")
-    confidence, why = 0.97, f"told from the names {chosen} and {rejected}"
+    confidence, why = 0.97, f"inferred from the names {chosen} and {rejected}"
     rest = _without(columns, chosen, rejected)
     if not (chosen and rejected):
         filled = {column.name: column.filled for column in columns}
@@ -59,7 +59,7 @@ def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None
         for better, worse, confidence, how in ends:
             stem = next((name.removesuffix(better) for name in sorted(filled) if name.endswith(better)), None)
             if stem and stem + worse in filled and filled[stem + better] > 0.5:
-                chosen, rejected, why = stem + better, stem + worse, f"told from {stem}: {how}"
+                chosen, rejected, why = stem + better, stem + worse, f"inferred from {stem}: {how}"
                 rest = [column for column in columns if not column.name.startswith(stem)]
                 break
         else:
@@ -77,7 +77,7 @@ def _two_answers(columns: list[Column]) -> Guess | None:
     if label is None:
         return None
     rest = _without(rest, label)
-    why = f"told from {first} and {second}, and from {label} that says which is better"
+    why = f"inferred from {first} and {second}, and from {label} that says which is better"
     roles = _roles(chosen=first, rejected=second, label=label, prompt=_asked(rest), system=_system(rest))
     return Guess(roles, 0.85, why)
 
@@ -121,7 +121,7 @@ def _pair(columns: list[Column], given: Mapping[str, str]) -> tuple[str, str, fl
     if prompt and completion:
         ranks = (rank(prompt, "prompts") or 0) + (rank(completion, "completions") or 0)
         is_label = rank(completion, "labels") is not None and any(one.name == completion for one in able)
-        why = f"told from the names {prompt} and {completion}" + ("; the label is the answer" if is_label else "")
+        why = f"inferred from the names {prompt} and {completion}" + ("; the label is the answer" if is_label else "")
         return prompt, completion, 0.98 if ranks <= 10 else 0.9 if ranks <= 60 else 0.85, why
     telling = [column for column in _without(able, prompt, completion) if column.is_content]
     if prompt or completion:
@@ -129,7 +129,7 @@ def _pair(columns: list[Column], given: Mapping[str, str]) -> tuple[str, str, fl
         corpus = "prompt" not in given and prompt is not None and rank(prompt, "texts") is not None
         if other is None or (corpus and other.kind != "text"):  # a corpus with a score beside each text
             return None
-        why = f"told from the name {prompt or completion} and from what {other.name} holds"
+        why = f"inferred from the name {prompt or completion} and from what {other.name} holds"
         return prompt or other.name, other.name if prompt else completion or "", 0.6, why
     two = telling if len(telling) == 2 else [column for column in telling if column.is_prose]
     if len(two) != 2 or any(is_headless(column.name) for column in columns):
@@ -137,7 +137,7 @@ def _pair(columns: list[Column], given: Mapping[str, str]) -> tuple[str, str, fl
     first, second = two
     if not first.is_prose and first.distinct <= 0.5 and second.is_prose:  # a category before its text
         first, second = second, first
-    return first.name, second.name, 0.4, "told from what the columns hold, not from their names"
+    return first.name, second.name, 0.4, "inferred from what the columns hold, not from their names"
 
 
 def _may_be_trained_on(column: Column) -> bool:
@@ -154,16 +154,18 @@ def _only(columns: list[Column]) -> Column | None:
 def _text(columns: list[Column]) -> Guess:
     if by_name := named(columns, "texts", "text"):
         if named(columns, "speakers", "text"):
-            why = f"told from the name {by_name}; each row seems to be one turn, and turns are not joined into chats"
+            why = (
+                f"inferred from the name {by_name}; each row seems to be one turn, and turns are not joined into chats"
+            )
             return Guess({"text": by_name}, 0.4, why)
-        why = f"told from the name {by_name}: no column holds an answer"
+        why = f"inferred from the name {by_name}: no column holds an answer"
         return Guess({"text": by_name}, 0.95 if len(columns) == 1 else 0.8, why)
     only = _only([column for column in columns if column.is_content])
     if only is None or is_headless(only.name):
         return Guess({})
     if any(rank(only.name, role) is not None for role in ("prompts", "completions")):  # half a pair
         return Guess({})
-    return Guess({"text": only.name}, 0.5, f"told from what {only.name} holds: the only column of text")
+    return Guess({"text": only.name}, 0.5, f"inferred from what {only.name} holds: the only column of text")
 
 
 def _system(columns: list[Column]) -> str | None:

@@ -209,7 +209,7 @@ class Record:
 
 
 class Heartbeat(threading.Thread):
-    """Touches a file every two seconds, so that a frozen worker is told from a busy one; ends the whole process once
+    """Touches a file every two seconds, so that a frozen worker differs from a busy one; ends the whole process once
     ``wanted`` says no, or the run's folder is gone."""
 
     def __init__(self, run_dir: Path, wanted: Callable[[], bool], beat_s: float = BEAT_S) -> None:

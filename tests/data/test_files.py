@@ -127,7 +127,7 @@ def test_several_files_are_numbered_on(tmp_path: Path) -> None:
         (7, "same prompt as row 1, another answer"),
     ]
     assert whole.columns == ("prompt", "completion", "question", "answer")
-    assert "b.jsonl: told from the names question and answer" in whole.why
+    assert "b.jsonl: inferred from the names question and answer" in whole.why
     listed = check_file([tmp_path / "c.tsv.gz", str(tmp_path / "a.csv")])
     assert [part.name for part in listed.files] == ["a.csv", "c.tsv.gz"]
     assert check_file([tmp_path / "a.csv"]).files == ()
