@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 from playground.chat.batching import Batches, CompletionService
@@ -20,6 +19,7 @@ from playground.models.exporting import Exporter, Pusher
 from playground.runs.runner import ZeroRunner
 from playground.runs.service import DeviceService, TrainingService
 from playground.settings import Settings
+from playground.storage import Cleaner, StorageService
 from playground.training import processes
 from playground.verdict.answers import Answering
 from playground.verdict.bench import PromptBench, PromptBook
@@ -31,48 +31,57 @@ from playground.verdict.service import VerdictService
 from playground.verdict.votes import Voting
 from playground.workspace.examples import DataService
 from playground.workspace.quota import Quota
-from playground.workspace.storage import Cleaner, StorageService
 from playground.workspace.visitors import Sessions
 
 KEEP_ALIVE_S = 1800.0
 """A model that nobody asked for so long gives its memory back; the next question brings it in again."""
 
 
-@dataclass(frozen=True)
 class Services:
-    """What the page, the server and the command line work with. ``start`` begins the work in the background.
+    """What the page, the server and the command line work with. Quick to build: nothing is loaded, no folder but the
+    database's is made; ``start`` begins the work in the background.
 
-    zero: runs jobs on a ZeroGPU Space, None elsewhere.
+    zero: ``spaces.GPU`` on a ZeroGPU Space; as an attribute, what runs jobs there. None elsewhere.
     """
 
-    settings: Settings
-    zero: ZeroRunner | None
-    quota: Quota
-    sessions: Sessions
-    manager: DeviceManager
-    jobs: Jobs
-    bases: BaseService
-    residents: Residents
-    data: DataService
-    adapters: AdapterService
-    pusher: Pusher
-    exporter: Exporter
-    training: TrainingService
-    batches: Batches
-    scoring: ScoringService
-    forgetting: ForgettingService
-    compare: CompareService
-    completion: CompletionService
-    replay: ReplayService
-    race: RaceService
-    verdicts: VerdictService
-    bench: PromptBench
-    voting: Voting
-    judging: JudgingService
-    demo: DemoService
-    device: DeviceService
-    storage: StorageService
-    cleaner: Cleaner
+    def __init__(self, settings: Settings, *, device: Device | None = None, zero: Wrap | None = None) -> None:
+        self.settings = settings
+        self.zero = ZeroRunner(zero, settings.zero_seconds) if zero is not None else None
+        device = device or find_device()
+        lanes = Lanes(settings.home) if isinstance(device, CpuDevice) and zero is None else None
+        load = partial(load_engine, lanes=lanes)
+        library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
+        store = RunStore(settings.database)
+        self.quota = quota = Quota(settings, store, library, VerdictFiles(settings.home / "verdicts").bytes_of)
+        self.sessions = Sessions(settings.database)
+        self.manager = manager = DeviceManager(device, settings.budget_bytes, keep_alive_s=KEEP_ALIVE_S, lanes=lanes)
+        self.jobs = jobs = Jobs()
+        self.bases = bases = BaseService(settings, manager, load, jobs)
+        self.residents = residents = Residents(manager, bases, load)
+        self.data = data = DataService(settings, bases.tokenizer, quota)
+        self.adapters = adapters = AdapterService(settings, bases, residents, library, quota, store)
+        self.pusher = Pusher(adapters)
+        self.exporter = Exporter(settings, manager, bases, adapters, quota, jobs)
+        self.training = TrainingService(settings, store, manager, bases, data, library, quota, self.zero or processes)
+        shipped = (lambda: [one.system_prompt for one in data.sets()]) if settings.shared else None
+        self.batches = batches = Batches(manager, bases, residents, self.zero, shipped, settings.longest_reply)
+        self.scoring = ScoringService(manager, bases, residents)
+        self.forgetting = forgetting = ForgettingService(bases, batches, self.scoring)
+        self.compare = CompareService(bases, data, adapters, residents, batches)
+        self.completion = CompletionService(settings, manager, bases, adapters, batches)
+        self.replay = ReplayService(bases, adapters, batches)
+        answering = Answering(bases, data, adapters, batches, self.scoring)
+        self.verdicts = VerdictService(settings, bases, data, adapters, answering, forgetting, quota, jobs)
+        self.bench = PromptBench(self.verdicts, data, PromptBook(settings.home / "prompts"))
+        self.voting = Voting(self.verdicts)
+        self.judging = JudgingService(self.voting, bases, adapters, batches, quota, jobs, shared=settings.shared)
+        measuring = Measuring(bases, data, batches, forgetting)
+        self.race = RaceService(settings, self.training, data, adapters, measuring, jobs)
+        self.demo = DemoService(data, self.training, self.compare, jobs)
+        self.device = DeviceService(manager, bases, self.training, settings.shared)
+        parts = (settings, bases, adapters, self.training, self.demo, self.sessions, self.verdicts)
+        self.storage = StorageService(*parts, self.bench.book, quota)
+        self.cleaner = Cleaner(settings, self.storage, self.sessions)
 
     def start(self) -> None:
         """Prepare the base and supervise runs, in the background. For the one process that owns the home."""
@@ -93,61 +102,4 @@ class Services:
         self.training.close()
 
 
-def build_services(settings: Settings, *, device: Device | None = None, zero: Wrap | None = None) -> Services:
-    """Quick: nothing is loaded, no folder but the database's is made. zero: ``spaces.GPU`` on a ZeroGPU Space."""
-    runner = ZeroRunner(zero, settings.zero_seconds) if zero is not None else None
-    device = device or find_device()
-    lanes = Lanes(settings.home) if isinstance(device, CpuDevice) and zero is None else None
-    load = partial(load_engine, lanes=lanes)
-    library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
-    store = RunStore(settings.database)
-    quota = Quota(settings, store, library, VerdictFiles(settings.home / "verdicts").bytes_of)
-    sessions = Sessions(settings.database)
-    manager = DeviceManager(device, settings.budget_bytes, keep_alive_s=KEEP_ALIVE_S, lanes=lanes)
-    jobs = Jobs()
-    bases = BaseService(settings, manager, load, jobs)
-    residents = Residents(manager, bases, load)
-    data = DataService(settings, bases.tokenizer, quota)
-    adapters = AdapterService(settings, bases, residents, library, quota, store)
-    training = TrainingService(settings, store, manager, bases, data, library, quota, workers=runner or processes)
-    shipped = (lambda: [one.system_prompt for one in data.sets()]) if settings.shared else None
-    batches = Batches(manager, bases, residents, runner, shipped, settings.longest_reply)
-    scoring = ScoringService(manager, bases, residents)
-    forgetting = ForgettingService(bases, batches, scoring)
-    compare = CompareService(bases, data, adapters, residents, batches)
-    answering = Answering(bases, data, adapters, batches, scoring)
-    verdicts = VerdictService(settings, bases, data, adapters, answering, forgetting, quota, jobs)
-    bench = PromptBench(verdicts, data, PromptBook(settings.home / "prompts"))
-    voting = Voting(verdicts)
-    demo = DemoService(data, training, compare, jobs)
-    storage = StorageService(settings, bases, adapters, training, demo, sessions, verdicts, bench.book, quota)
-    return Services(
-        settings=settings,
-        zero=runner,
-        quota=quota,
-        sessions=sessions,
-        manager=manager,
-        jobs=jobs,
-        bases=bases,
-        residents=residents,
-        data=data,
-        adapters=adapters,
-        pusher=Pusher(adapters),
-        exporter=Exporter(settings, manager, bases, adapters, quota, jobs),
-        training=training,
-        batches=batches,
-        scoring=scoring,
-        forgetting=forgetting,
-        compare=compare,
-        completion=CompletionService(settings, manager, bases, adapters, batches),
-        replay=ReplayService(bases, adapters, batches),
-        race=RaceService(settings, training, data, adapters, Measuring(bases, data, batches, forgetting), jobs),
-        verdicts=verdicts,
-        bench=bench,
-        voting=voting,
-        judging=JudgingService(voting, bases, adapters, batches, quota, jobs, shared=settings.shared),
-        demo=demo,
-        device=DeviceService(manager, bases, training, settings.shared),
-        storage=storage,
-        cleaner=Cleaner(settings, storage, sessions),
-    )
+build_services = Services

@@ -8,13 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    *("cli", "serve", "ui", "server", "services", "verdict", "chat", "runs", "models", "workspace"),
+    *("cli", "serve", "ui", "server", "services", "storage", "verdict", "chat", "runs", "models", "workspace"),
     *("jobs", "training", "engine", "gpu", "report", "evaluation", "db", "library", "methods", "data"),
 ]
 """From the top down. ``cli`` and ``serve`` are entry points; ``ui`` and ``server`` stand side by side."""
 GROUND = {"errors", "plain", "settings", "__init__", "__main__"}
 SIDE_BY_SIDE = {("ui", "server")}
-SLICES = ("services", "verdict", "chat", "runs", "models", "workspace")
+SLICES = ("services", "storage", "verdict", "chat", "runs", "models", "workspace")
 HEAVY = {
     **{key: {"gradio", "torch", "transformers", "peft"} for key in SLICES},
     "evaluation": {"gradio", "torch"},

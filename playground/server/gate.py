@@ -25,8 +25,8 @@ from starlette.websockets import WebSocketClose
 
 from playground.server.access import BODY_S, TooLargeError, TooSlowError, foreign, path_in, read_bytes
 from playground.settings import Settings
+from playground.storage import INCOMING_S, TICK_S
 from playground.workspace.quota import FREE_MIN_BYTES, disk_free
-from playground.workspace.storage import INCOMING_S, TICK_S
 from playground.workspace.visitors import COOKIE, HOST_COOKIE, cookie_name, is_token, new_token
 
 OWN = "own"

@@ -14,11 +14,11 @@ from playground.errors import BaseUnavailableError, InputError, NotFoundError, P
 from playground.runs.progress import RunView
 from playground.services import Services
 from playground.settings import Settings
+from playground.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, PROMPTS, RUN, UPLOAD, VERDICT, Item
 from playground.ui import html
 from playground.ui.html import FAILURES, card, plural, size
 from playground.ui.runs import PICK_JS
 from playground.ui.wiring import AWAY, Dropdown, Initial, Updates, Visitor, hidden_slot, listen, slot, unasked
-from playground.workspace.storage import ADAPTER, BASE, CHECKPOINTS, PASSING, PROMPTS, RUN, UPLOAD, VERDICT, Item
 
 _piece = partial(html.piece, "device")
 _header, _device, _now, waiting_html, base_html = map(_piece, ("header", "device", "now", "waiting", "base"))

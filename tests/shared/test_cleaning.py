@@ -15,7 +15,7 @@ from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
 from playground.runs.service import TrainingService
 from playground.services import Services, build_services
-from playground.workspace.storage import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner, StorageService
+from playground.storage import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner, StorageService
 from playground.workspace.visitors import LOCAL, Sessions
 from tests.shared.conftest import ANNA, BEN, Belongings, adapter_of, ended_run, incoming
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from playground.errors import BusyError, NotFoundError
+from playground.storage import Freed, Item
 from playground.ui import sidebar
 from playground.ui.page import WholePage
 from playground.ui.sidebar import StorageView
-from playground.workspace.storage import Freed, Item
 from tests.ui.conftest import Call
 from tests.ui.fakes import EVIL
 

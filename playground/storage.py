@@ -14,14 +14,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
-from playground.db import ENDED, DatabaseError, RaceTable, RunRow, RunStore, wipe
+from playground.chat.demo import DemoService
+from playground.db import ENDED, DatabaseError, RaceTable, RunRow, wipe
 from playground.errors import BusyError, InputError, NotFoundError, PlaygroundError
 from playground.library import bases as library_bases
-from playground.library.adapters import AdapterLibrary
+from playground.models.adapters import AdapterService
+from playground.models.bases import BaseService
+from playground.runs.service import TrainingService
 from playground.settings import Settings
 from playground.training.spec import RunSpec
+from playground.verdict.bench import PromptBook
+from playground.verdict.service import VerdictService
 from playground.workspace.quota import Quota, bytes_in, disk_free
 from playground.workspace.visitors import LOCAL, Sessions, remove_incoming
 
@@ -61,64 +65,6 @@ class Freed:
         return sum(item.kind == kind for item in self.items)
 
 
-class Bases(Protocol):
-    def folder(self) -> Path | None:
-        """Of the base in use, where it is on disk."""
-
-
-class Removes(Protocol):
-    def remove(self, id: str, owner: str, /) -> None: ...
-
-
-class Adapters(Removes, Protocol):
-    library: AdapterLibrary
-
-
-class Runs(Removes, Protocol):
-    store: RunStore
-
-    def tick(self) -> None:
-        """Bring the record up to date with the workers."""
-
-    def cancel(self, run: str, owner: str) -> None: ...
-
-
-class Demo(Protocol):
-    def reset(self, owner: str) -> None: ...
-
-
-class Kept(Protocol):
-    """A verdict on disk."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def owner(self) -> str: ...
-    @property
-    def created_s(self) -> float: ...
-
-
-class VerdictFiles(Protocol):
-    def all(self) -> Iterable[Kept]: ...
-
-    def folder(self, id: str) -> Path: ...
-
-
-class Verdicts(Removes, Protocol):
-    @property
-    def files(self) -> VerdictFiles: ...
-
-
-class Prompts(Protocol):
-    def owners(self) -> set[str]: ...
-
-    def file(self, owner: str) -> Path: ...
-
-    def forget(self, owner: str) -> None: ...
-
-
 @dataclass(frozen=True)
 class StorageService:
     """Where the app belongs to one person they see all there is; where it is shared, a visitor sees their own.
@@ -127,13 +73,13 @@ class StorageService:
     """
 
     settings: Settings
-    bases: Bases
-    adapters: Adapters
-    runs: Runs
-    demo: Demo
+    bases: BaseService
+    adapters: AdapterService
+    runs: TrainingService
+    demo: DemoService
     sessions: Sessions
-    verdicts: Verdicts
-    prompts: Prompts
+    verdicts: VerdictService
+    prompts: PromptBook
     quota: Quota
     wait: Callable[[float], None] = time.sleep
 
