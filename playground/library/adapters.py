@@ -32,21 +32,16 @@ from playground.library.card import (
     SCHEMA,
     WEIGHTS,
     AdapterCard,
+    check_names,
     read_card,
     read_run,
+    refuse_names,
     sanitised,
     weight_files,
     write_model_card,
 )
 from playground.library.files import copy_file, is_plain_file, read_json, sha256_of, sync_folder, write_json
-from playground.library.safety import (
-    check_folder,
-    check_names,
-    check_vocabulary,
-    keep_config,
-    refuse_names,
-    vocabulary_of,
-)
+from playground.library.safety import check_folder, check_vocabulary, keep_config, vocabulary_of
 from playground.methods.shapes import BaseLayout
 from playground.plain import plain_number, plain_text
 

@@ -1,12 +1,15 @@
 """What is known of an adapter: the card read from its folder, the record of the run that made it (run.json), and its
-README, a Hugging Face model card. Weights are never read, and of a record only known keys and plain values."""
+README, a Hugging Face model card; and the names that its folder may hold. Weights are never read, and of a record only
+known keys and plain values."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from playground.errors import AdapterError
@@ -23,7 +26,14 @@ NOTES = "import_notes"
 PRIVATE = ("owner", NOTES)
 """Keys that never leave this machine with an export."""
 CONFIG, WEIGHTS, RECORD, CARD = "adapter_config.json", "adapter_model.safetensors", "run.json", "README.md"
+FILES_LIMIT = 64
 
+_PICKLE = re.compile(r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib|dill|mar)")
+_PROGRAM = re.compile(
+    r"\.(py[codwi]?|ipynb|sh|bash|so|dll|dylib|exe|com|bat|cmd|ps1|jar|js|lnk|msi|scr|vbs|app|command|desktop|egg|whl)"
+)
+_DATA = re.compile(r"\.(json|safetensors|md|txt|jinja|jsonl|model|ya?ml|png|svg)")
+AS_SAFETENSORS = "export the adapter as safetensors (PEFT: save_pretrained(folder, safe_serialization=True))"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -121,6 +131,48 @@ def weight_files(folder: Path, kind: str) -> list[Path]:
         if not is_plain_file(file):
             raise AdapterError(f"{folder.name} lacks {file.name}. Remove this adapter, or put the file back.")
     return files
+
+
+def refuse_names(names: Iterable[str]) -> None:
+    """Raise AdapterError for files that can run code when loaded, by name alone."""
+    names = sorted(names)
+    safe = any(PurePosixPath(name).name == WEIGHTS for name in names)
+    for name in names:
+        # "model.bin " and "model.bin." are model.bin to some systems.
+        suffix = f".{PurePosixPath(name).name.lower().rstrip(' .').rpartition('.')[2]}"
+        if _PICKLE.fullmatch(suffix):
+            mend = "delete that file: the adapter does not need it"
+            if not safe:
+                mend = f"{AS_SAFETENSORS} and delete that file"
+            raise AdapterError(f"The adapter contains {plain_text(name)}, a pickle that can run code; {mend}.")
+        if _PROGRAM.fullmatch(suffix):
+            raise AdapterError(
+                f"The adapter contains {plain_text(name)}, a program. An adapter is data: {CONFIG}, {WEIGHTS} and"
+                f" perhaps {CARD} and {RECORD}; delete the rest."
+            )
+
+
+def check_names(folder: Path) -> None:
+    """Raise AdapterError for links, programs, pickles and odd files in ``folder``, at any depth. Opens no file."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise AdapterError(f"{folder} is not a folder. An adapter is a folder with {CONFIG} and {WEIGHTS}.")
+    found: list[str] = []
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in folders + files):
+            name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+            said = f"The adapter contains {plain_text(name)}"
+            if stat.S_ISLNK(mode):
+                raise AdapterError(f"{said}, a link; put the file itself in its place.")
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                raise AdapterError(f"{said}, which is neither a file nor a folder; delete it.")
+            if stat.S_ISREG(mode):
+                # Some file systems mark every file as executable: where the name says data, the mark means nothing.
+                if mode & 0o111 and not _DATA.fullmatch(path.suffix.lower()):
+                    raise AdapterError(f"{said}, an executable; delete it, an adapter is data only.")
+                found.append(name)
+        if len(found) > FILES_LIMIT or len(folders) > FILES_LIMIT:
+            raise AdapterError(f"{folder.name} holds more than {FILES_LIMIT} files; name the adapter's own folder.")
+    refuse_names(found)
 
 
 # -- the record of an adapter from elsewhere ---------------------------------------------------------------------------

@@ -8,74 +8,22 @@ base's.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from playground.errors import AdapterError
 from playground.library.bases import cannot_run
-from playground.library.card import CARD, CONFIG, RECORD, WEIGHTS, AdapterCard, read_run
+from playground.library.card import AS_SAFETENSORS, CONFIG, RECORD, WEIGHTS, AdapterCard, check_names, read_run
 from playground.library.files import TensorEntry, check_file, is_plain_file, read_header, read_json, write_json
 from playground.methods import all_methods, method_for
 from playground.methods.config_rules import PLAIN, Rule, matching, nothing, one_of, says_nothing, switch, value_by_name
-from playground.methods.method import Method
-from playground.methods.shapes import BaseLayout, Shape, layer_of
+from playground.methods.method import Method, Shape
+from playground.methods.shapes import BaseLayout, layer_of
 from playground.plain import plain_text
 
-FILES_LIMIT = 64
 SIZE_LIMIT_BYTES = 2 * 1024**3
-
-_PICKLE = re.compile(r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib|dill|mar)")
-_PROGRAM = re.compile(
-    r"\.(py[codwi]?|ipynb|sh|bash|so|dll|dylib|exe|com|bat|cmd|ps1|jar|js|lnk|msi|scr|vbs|app|command|desktop|egg|whl)"
-)
-_DATA = re.compile(r"\.(json|safetensors|md|txt|jinja|jsonl|model|ya?ml|png|svg)")
-_AS_SAFETENSORS = "export the adapter as safetensors (PEFT: save_pretrained(folder, safe_serialization=True))"
-
-
-def refuse_names(names: Iterable[str]) -> None:
-    """Raise AdapterError for files that can run code when loaded, by name alone."""
-    names = sorted(names)
-    safe = any(PurePosixPath(name).name == WEIGHTS for name in names)
-    for name in names:
-        # "model.bin " and "model.bin." are model.bin to some systems.
-        suffix = f".{PurePosixPath(name).name.lower().rstrip(' .').rpartition('.')[2]}"
-        if _PICKLE.fullmatch(suffix):
-            mend = "delete that file: the adapter does not need it"
-            if not safe:
-                mend = f"{_AS_SAFETENSORS} and delete that file"
-            raise AdapterError(f"The adapter contains {plain_text(name)}, a pickle that can run code; {mend}.")
-        if _PROGRAM.fullmatch(suffix):
-            raise AdapterError(
-                f"The adapter contains {plain_text(name)}, a program. An adapter is data: {CONFIG}, {WEIGHTS} and"
-                f" perhaps {CARD} and {RECORD}; delete the rest."
-            )
-
-
-def check_names(folder: Path) -> None:
-    """Raise AdapterError for links, programs, pickles and odd files in ``folder``, at any depth. Opens no file."""
-    if folder.is_symlink() or not folder.is_dir():
-        raise AdapterError(f"{folder} is not a folder. An adapter is a folder with {CONFIG} and {WEIGHTS}.")
-    found: list[str] = []
-    for place, folders, files in os.walk(folder):
-        for path in (Path(place, name) for name in folders + files):
-            name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
-            said = f"The adapter contains {plain_text(name)}"
-            if stat.S_ISLNK(mode):
-                raise AdapterError(f"{said}, a link; put the file itself in its place.")
-            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                raise AdapterError(f"{said}, which is neither a file nor a folder; delete it.")
-            if stat.S_ISREG(mode):
-                # Some file systems mark every file as executable: where the name says data, the mark means nothing.
-                if mode & 0o111 and not _DATA.fullmatch(path.suffix.lower()):
-                    raise AdapterError(f"{said}, an executable; delete it, an adapter is data only.")
-                found.append(name)
-        if len(found) > FILES_LIMIT or len(folders) > FILES_LIMIT:
-            raise AdapterError(f"{folder.name} holds more than {FILES_LIMIT} files; name the adapter's own folder.")
-    refuse_names(found)
 
 
 def check_folder(folder: Path, base: BaseLayout | None, *, numbers: bool = True) -> None:
@@ -251,7 +199,7 @@ def what_lacks(name: str, there: Collection[str], inner: str = "") -> str:
     if inner:
         hint = f"name the folder inside it ({plain_text(inner)})"
     elif lacks == WEIGHTS and "adapter_model.bin" in there:
-        hint = f"adapter_model.bin is a pickle that can run code, so it is never opened; {_AS_SAFETENSORS}"
+        hint = f"adapter_model.bin is a pickle that can run code, so it is never opened; {AS_SAFETENSORS}"
     return f"{lacks} is missing; there is: {listed}. An adapter is a folder with {CONFIG} and {WEIGHTS}: {hint}."
 
 

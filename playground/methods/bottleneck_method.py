@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from playground.errors import AdapterError, InputError
 from playground.methods.config_rules import Rule, modules, one_of, whole
-from playground.methods.method import BEGIN, PLACEMENTS, Method, Options, Tensors, depth_fault, linear_fault
-from playground.methods.shapes import BaseLayout, Shape, Shapes, ends_of, linears_ending
+from playground.methods.method import BEGIN, PLACEMENTS, Method, Options, Shape, Shapes, linears_ending
+from playground.methods.shapes import BaseLayout, depth_fault, ends_of, linear_fault
 from playground.methods.weights import BottleneckWeights, FileAdapter, FileModule
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Bottleneck(Method):
         "exclude_modules": modules,
     }
 
-    def saves(self, shapes: Shapes, rank: int, options: Options) -> Tensors:
+    def saves(self, shapes: Shapes, rank: int, options: Options) -> Shapes:
         """down [width, outputs] and up [outputs, width], each with a bias, behind every adapted layer."""
         return {
             f"{BEGIN}{one.name}.bottleneck_{part}": shape
@@ -102,7 +102,7 @@ class Bottleneck(Method):
 
         register()
 
-    def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
+    def faults(self, shapes: Shapes, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
         layers, foreign = self.parts(shapes)
         yield from map(self.foreign, foreign)
         width = config.get("r")

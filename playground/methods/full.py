@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from playground.errors import InputError
-from playground.methods.method import Method, Options, Tensors
-from playground.methods.shapes import Shapes, layer_count, layer_of, weights_in
+from playground.methods.method import Method, Options, Shapes, weights_in
+from playground.methods.shapes import layer_count, layer_of
 
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 _LAST_NORM = tuple(f"{norm}.{part}" for norm in _NORMS for part in ("weight", "bias"))
@@ -49,7 +49,7 @@ class Full(Method):
     pace = 1.6
     axolotl: Mapping[str, Any] | None = {}
 
-    def saves(self, shapes: Shapes, rank: int, options: Options) -> Tensors:
+    def saves(self, shapes: Shapes, rank: int, options: Options) -> Shapes:
         return shapes
 
     def trains(self, shapes: Shapes, rank: int, options: Options) -> int:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from playground.errors import InputError
 from playground.methods.config_rules import Rule, modules, switch
-from playground.methods.method import BEGIN, Method, Options, Tensors, depth_fault, linear_fault
-from playground.methods.shapes import BaseLayout, Shapes, ends_of, linears_ending
+from playground.methods.method import BEGIN, Method, Options, Shapes, linears_ending
+from playground.methods.shapes import BaseLayout, depth_fault, ends_of, linear_fault
 from playground.methods.weights import FileAdapter, FileModule
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class IA3(Method):
         "init_ia3_weights": switch,
     }
 
-    def saves(self, shapes: Shapes, rank: int, options: Options) -> Tensors:
+    def saves(self, shapes: Shapes, rank: int, options: Options) -> Shapes:
         """[outputs, 1] on keys and values, [1, inputs] on the MLP's last layer."""
         outer, inner = _targets(shapes)
         scaled = {one.name for one in linears_ending(shapes, inner)}
@@ -73,7 +73,7 @@ class IA3(Method):
         outer, inner = _targets(shapes)
         return IA3Config(target_modules=[*outer, *inner], feedforward_modules=inner, task_type="CAUSAL_LM")
 
-    def modules(self, tensors: Tensors) -> dict[str, bool]:
+    def modules(self, tensors: Shapes) -> dict[str, bool]:
         matches = {name: match for name in tensors if (match := self.pattern.fullmatch(name))}
         return {match["module"]: tensors[name][:1] == (1,) for name, match in matches.items()}
 
@@ -82,7 +82,7 @@ class IA3(Method):
         super().written_out(config, modules)
         config["feedforward_modules"] = [name for name in sorted(modules) if modules[name]]
 
-    def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
+    def faults(self, shapes: Shapes, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
         found, feeds = set(), config.get("feedforward_modules") or []
         for name, shape in shapes.items():
             match = self.pattern.fullmatch(name)

@@ -22,8 +22,8 @@ from playground.methods.config_rules import (
     value_by_name,
     whole,
 )
-from playground.methods.method import BEGIN, Method, Options, Tensors, depth_fault, linear_fault
-from playground.methods.shapes import BaseLayout, Linear, Shapes, linears, linears_ending
+from playground.methods.method import BEGIN, Linear, Method, Options, Shapes, linears, linears_ending
+from playground.methods.shapes import BaseLayout, depth_fault, linear_fault
 from playground.methods.weights import FileAdapter, FileModule
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Lora(Method):
         """The base's linear layers that get a correction."""
         return linears(shapes) if isinstance(self.targets, str) else linears_ending(shapes, self.targets)
 
-    def saves(self, shapes: Shapes, rank: int, options: Options) -> Tensors:
+    def saves(self, shapes: Shapes, rank: int, options: Options) -> Shapes:
         """A is [rank, in] and B is [out, rank], DoRA's sizes [out]; twice the rank with PiSSA, whose start is kept."""
         held = 2 * rank if options.pissa else rank
         found: dict[str, tuple[int, ...]] = {}
@@ -149,7 +149,7 @@ class Lora(Method):
         config.pop("eva_config", None)
         return [f"init_lora_weights {how} is left out: it is how training began"]
 
-    def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
+    def faults(self, shapes: Shapes, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
         layers, foreign = self.parts(shapes)
         yield from map(self.foreign, foreign)
         ranks = {config.get("r"), *(config.get("rank_pattern") or {}).values()}
@@ -172,7 +172,7 @@ class Lora(Method):
             yield linear_fault(module, down[1], up[0], base)
         yield depth_fault(layers, config, base)
 
-    def factors(self, config: Mapping[str, Any], shapes: Tensors, whose: str = "") -> dict[str, float]:
+    def factors(self, config: Mapping[str, Any], shapes: Shapes, whose: str = "") -> dict[str, float]:
         matches = {name: match for name in shapes if (match := self.pattern.fullmatch(name)) and match["part"] == "B"}
         names = [match["module"] for match in matches.values()]
         alphas = value_by_name(f"{whose}alpha_pattern", config.get("alpha_pattern") or {}, names)

@@ -4,6 +4,7 @@ methods that there are."""
 from __future__ import annotations
 
 import copy
+import math
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from playground.errors import AdapterError, InputError
 from playground.methods.config_rules import Rule
-from playground.methods.shapes import BaseLayout, Shape, Shapes, layer_of, linear_weights, weights_in
 from playground.methods.weights import FileAdapter
 from playground.plain import plain_text
 
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
 
+    from playground.methods.shapes import BaseLayout
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+"""Tensor name -> shape, as a safetensors header states them."""
+
+_OUTSIDE = ("embed", "lm_head", "wte", "wpe", "score")
+_GPT2 = ("c_attn", "c_proj", "c_fc")
 PLACEMENTS = ("houlsby", "pfeiffer")
 INIT_TEXT_MAX = 2000
 
@@ -67,8 +75,6 @@ class Options:
 
 
 NO_OPTIONS = Options()
-Tensors = Mapping[str, Shape]
-"""What a file holds: tensor name -> shape."""
 SIZES = (60_000_000, 600_000_000, 4_000_000_000)
 """Weights of a base's linear layers up to which it counts as tiny, small, middling; above the last it is large."""
 BEGIN = "base_model.model."
@@ -167,7 +173,7 @@ class Method:
         self.check(options)
         return self.trains(shapes, rank, options)
 
-    def saves(self, shapes: Shapes, rank: int, options: Options) -> Tensors:
+    def saves(self, shapes: Shapes, rank: int, options: Options) -> Shapes:
         """Every tensor of the finished file."""
         raise NotImplementedError
 
@@ -194,12 +200,12 @@ class Method:
         """Whether an ``adapter_config.json`` is one of this method's."""
         return bool(self.peft_type) and config.get("peft_type") == self.peft_type
 
-    def modules(self, tensors: Tensors) -> dict[str, bool]:
+    def modules(self, tensors: Shapes) -> dict[str, bool]:
         """Layer -> whether its input is what is scaled (IA3), for every layer that a file has weights for."""
         matches = (self.pattern.fullmatch(name) for name in tensors) if self.pattern else ()
         return {match["module"]: False for match in matches if match}
 
-    def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
+    def faults(self, shapes: Shapes, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
         """What is wrong with a file's tensors, by its config and, where it is known, the base: ends of sentences, or
         ''."""
         raise NotImplementedError
@@ -212,7 +218,7 @@ class Method:
         """Put the layers' names in place of patterns over them."""
         config["target_modules"] = sorted(modules)
 
-    def factors(self, config: Mapping[str, Any], shapes: Tensors, whose: str = "") -> dict[str, float]:
+    def factors(self, config: Mapping[str, Any], shapes: Shapes, whose: str = "") -> dict[str, float]:
         """Tensor name -> what it is multiplied with when it is used, for those that are. whose: before a setting's name
         in an error."""
         return {}
@@ -221,7 +227,7 @@ class Method:
         """A file's tensors in the terms of the engine's formula. name: the adapter's, for the AdapterError."""
         raise NotImplementedError
 
-    def checked_shapes(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    def checked_shapes(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Shapes:
         """The tensors' shapes. Raises AdapterError where they have a fault."""
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         if fault := next(filter(None, self.faults(shapes, config, None)), ""):
@@ -249,38 +255,44 @@ class Method:
         return f"holds {name}, which is no part of a {self.kind} adapter"
 
 
-def other_width(what: str, wide: object, base_wide: object) -> str:
-    """The fault of an adapter that was trained on a base of another width."""
-    return f"was trained on another base: {what} is {wide} wide, this base's is {base_wide}"
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer: its module's name, and how many outputs and inputs it has."""
+
+    name: str
+    outputs: int
+    inputs: int
 
 
-def linear_fault(module: str, inputs: int | None, outputs: int | None, base: BaseLayout | None) -> str:
-    """Whether ``module`` is a linear layer of the base with so many inputs and outputs (None = any); '' = it is."""
-    there = base.linear(module) if base is not None else (-1, -1)
-    if there is None:
-        return f"was trained on another base: it adapts layer {module}, which this base does not have"
-    if there == (-1, -1):
-        return ""
-    if inputs is not None and inputs != there[1]:
-        return other_width(f"layer {module}", inputs, there[1])
-    return "" if outputs in (None, there[0]) else other_width(f"the output of layer {module}", outputs, there[0])
+def linears(shapes: Shapes) -> list[Linear]:
+    """Every linear layer of the body, neither embeddings nor head. GPT-2 keeps its weights as inputs x outputs."""
+    turned = any(name.endswith("c_attn.weight") and shape[1:] == (3 * shape[0],) for name, shape in shapes.items())
+    found = []
+    for name, shape in shapes.items():
+        if len(shape) == 2 and name.endswith(".weight") and not any(word in name for word in _OUTSIDE):
+            module = name.removesuffix(".weight")
+            outputs, inputs = reversed(shape) if turned and module.endswith(_GPT2) else shape
+            found.append(Linear(module, outputs, inputs))
+    return found
 
 
-def depth_fault(modules: Iterable[str], config: Mapping[str, Any], base: BaseLayout | None) -> str:
-    """Same widths, other depth: where the config names layers by their ends only, all of the base's must be covered."""
-    targets, modules = config.get("target_modules"), set(modules)
-    picks = config.get("layers_to_transform") is not None or config.get("exclude_modules")
-    if base is None or picks or not isinstance(targets, list):
-        return ""
-    ends = tuple(f".{t}" for t in targets if layer_of(t) is None)
-    names = (name.removesuffix(".weight") for name in base.shapes if name.endswith(".weight"))
-    here = base.layers_beside((m for m in modules if m.endswith(ends)), modules)
-    there = base.layers_beside((name for name in names if name.endswith(ends)), modules)
-    missing = len(there - here)
-    return f"was trained on another base: it covers {len(here)} layers, this base has {len(there)}" if missing else ""
+def linears_ending(shapes: Shapes, ends: Iterable[str]) -> list[Linear]:
+    """The linear layers whose names end in one of ``ends``, such as ``q_proj`` or ``mlp.down_proj``."""
+    places = tuple(f".{end}" for end in ends)
+    return [one for one in linears(shapes) if f".{one.name}".endswith(places)]
 
 
-def file_bytes(tensors: Tensors) -> int:
+def linear_weights(shapes: Shapes) -> int:
+    """Weights of all linear layers of the body."""
+    return sum(one.outputs * one.inputs for one in linears(shapes))
+
+
+def weights_in(shapes: Shapes) -> int:
+    """Number of weights."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def file_bytes(tensors: Shapes) -> int:
     """Bytes of a safetensors file with these tensors in fp32, as PEFT and transformers write it: its header, and the
     numbers."""
     header, at = '{"__metadata__":{"format":"pt"}', 0

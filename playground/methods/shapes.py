@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,62 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import InputError
+from playground.methods.method import Shape, Shapes, linears, linears_ending
 from playground.plain import plain_number
 
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
-"""Tensor name -> shape, as a safetensors header states them."""
 UNKNOWN_SHAPE: Shape = ()
 """Shape of a weight that is stored packed (a quantised base): it exists, but its file does not say how wide it is."""
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-_OUTSIDE = ("embed", "lm_head", "wte", "wpe", "score")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 _FUSED_QKV = ("c_attn", "qkv_proj", "query_key_value", "Wqkv")
-_GPT2 = ("c_attn", "c_proj", "c_fc")
 _INPUT_BY_OUTPUT = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear layer: its module's name, and how many outputs and inputs it has."""
-
-    name: str
-    outputs: int
-    inputs: int
-
-
-def linears(shapes: Shapes) -> list[Linear]:
-    """Every linear layer of the body, neither embeddings nor head. GPT-2 keeps its weights as inputs x outputs."""
-    turned = any(name.endswith("c_attn.weight") and shape[1:] == (3 * shape[0],) for name, shape in shapes.items())
-    found = []
-    for name, shape in shapes.items():
-        if len(shape) == 2 and name.endswith(".weight") and not any(word in name for word in _OUTSIDE):
-            module = name.removesuffix(".weight")
-            outputs, inputs = reversed(shape) if turned and module.endswith(_GPT2) else shape
-            found.append(Linear(module, outputs, inputs))
-    return found
-
-
-def linears_ending(shapes: Shapes, ends: Iterable[str]) -> list[Linear]:
-    """The linear layers whose names end in one of ``ends``, such as ``q_proj`` or ``mlp.down_proj``."""
-    places = tuple(f".{end}" for end in ends)
-    return [one for one in linears(shapes) if f".{one.name}".endswith(places)]
 
 
 def ends_of(shapes: Shapes, *groups: tuple[str, ...]) -> list[str]:
     """For each group of names that architectures use for one thing, those that this base's linear layers end in."""
     return [end for group in groups for end in group if linears_ending(shapes, [end])]
-
-
-def linear_weights(shapes: Shapes) -> int:
-    """Weights of all linear layers of the body."""
-    return sum(one.outputs * one.inputs for one in linears(shapes))
-
-
-def weights_in(shapes: Shapes) -> int:
-    """Number of weights."""
-    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def layer_of(name: str) -> int | None:
@@ -180,3 +138,34 @@ def _stack(name: str) -> str:
     """What stands before a layer's index: ``model`` in ``model.layers.3.mlp``."""
     match = _LAYER.search(f"{name}.")
     return name[: match.start()] if match else ""
+
+
+def other_width(what: str, wide: object, base_wide: object) -> str:
+    """The fault of an adapter that was trained on a base of another width."""
+    return f"was trained on another base: {what} is {wide} wide, this base's is {base_wide}"
+
+
+def linear_fault(module: str, inputs: int | None, outputs: int | None, base: BaseLayout | None) -> str:
+    """Whether ``module`` is a linear layer of the base with so many inputs and outputs (None = any); '' = it is."""
+    there = base.linear(module) if base is not None else (-1, -1)
+    if there is None:
+        return f"was trained on another base: it adapts layer {module}, which this base does not have"
+    if there == (-1, -1):
+        return ""
+    if inputs is not None and inputs != there[1]:
+        return other_width(f"layer {module}", inputs, there[1])
+    return "" if outputs in (None, there[0]) else other_width(f"the output of layer {module}", outputs, there[0])
+
+
+def depth_fault(modules: Iterable[str], config: Mapping[str, Any], base: BaseLayout | None) -> str:
+    """Same widths, other depth: where the config names layers by their ends only, all of the base's must be covered."""
+    targets, modules = config.get("target_modules"), set(modules)
+    picks = config.get("layers_to_transform") is not None or config.get("exclude_modules")
+    if base is None or picks or not isinstance(targets, list):
+        return ""
+    ends = tuple(f".{t}" for t in targets if layer_of(t) is None)
+    names = (name.removesuffix(".weight") for name in base.shapes if name.endswith(".weight"))
+    here = base.layers_beside((m for m in modules if m.endswith(ends)), modules)
+    there = base.layers_beside((name for name in names if name.endswith(ends)), modules)
+    missing = len(there - here)
+    return f"was trained on another base: it covers {len(here)} layers, this base has {len(there)}" if missing else ""

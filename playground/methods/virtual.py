@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from playground.errors import AdapterError, InputError
 from playground.methods.config_rules import Rule, nothing, number, one_of, switch, whole
-from playground.methods.method import Method, Options, Tensors, other_width
-from playground.methods.shapes import BaseLayout, Shapes, hidden_size, key_value_size, layer_count
+from playground.methods.method import Method, Options, Shapes
+from playground.methods.shapes import BaseLayout, hidden_size, key_value_size, layer_count, other_width
 from playground.methods.weights import FileAdapter, VirtualTokens
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ class VirtualTokenMethod(Method):
         "encoder_hidden_size": whole(1, 65_536, optional=True),
     }
 
-    def saves(self, shapes: Shapes, rank: int, options: Options) -> Tensors:
+    def saves(self, shapes: Shapes, rank: int, options: Options) -> Shapes:
         """[tokens, hidden], or [tokens, layers x 2 x width of a layer's keys]."""
         return {TOKENS: (rank, layer_count(shapes) * 2 * key_value_size(shapes) if self.deep else hidden_size(shapes))}
 
-    def faults(self, shapes: Tensors, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
+    def faults(self, shapes: Shapes, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
         yield from (self.foreign(name) for name in shapes if name != TOKENS)
         shape = shapes.get(TOKENS)
         if shape is None or len(shape) != 2 or shape[0] != config["num_virtual_tokens"]:

@@ -19,7 +19,7 @@ from playground.gpu.manager import DeviceManager
 from playground.jobs import Jobs
 from playground.library import bases
 from playground.library.bases import Base, BaseShapes, label_of
-from playground.methods.shapes import weights_in
+from playground.methods.method import weights_in
 from playground.settings import DEFAULT_BASE, Settings
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from playground.errors import PlaygroundError
 from playground.methods import all_methods, get_method
-from playground.methods.method import NO_OPTIONS
-from playground.methods.shapes import Shapes
+from playground.methods.method import NO_OPTIONS, Shapes
 from playground.training.spec import RunSpec, needs
 
 MEMORY, DISK, OTHER = "memory", "disk", "other"

@@ -18,8 +18,16 @@ from typing import Any
 
 from playground.data.render import ALL, LAST
 from playground.errors import InputError
-from playground.methods.method import NO_OPTIONS, Method, Options, file_bytes
-from playground.methods.shapes import Shapes, linear_weights, linears, weights_in
+from playground.methods.method import (
+    NO_OPTIONS,
+    Method,
+    Options,
+    Shapes,
+    file_bytes,
+    linear_weights,
+    linears,
+    weights_in,
+)
 
 SCHEMA = 1
 OBJECTIVES: dict[str, tuple[str, ...]] = {

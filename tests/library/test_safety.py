@@ -12,7 +12,8 @@ import pytest
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
-from playground.library.safety import check_config, check_folder, refuse_names
+from playground.library.card import refuse_names
+from playground.library.safety import check_config, check_folder
 
 from .conftest import LAYERS, WIDTH, a_run, adapter, base_shapes, cases, lora_config, lora_tensors
 

@@ -13,8 +13,8 @@ from playground.errors import InputError
 from playground.methods import all_methods, get_method, register_with_peft
 from playground.methods.full import moving
 from playground.methods.lora import Lora
-from playground.methods.method import SIZES, Options, file_bytes
-from playground.methods.shapes import Linear, key_value_size, layer_count, linears
+from playground.methods.method import SIZES, Linear, Options, file_bytes, linears
+from playground.methods.shapes import key_value_size, layer_count
 from playground.training.spec import OBJECTIVES, needs
 
 NAMES = ("lora", "qlora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning", "full")

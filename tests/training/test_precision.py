@@ -11,7 +11,7 @@ import torch
 
 from playground.engine.load import pick_device
 from playground.methods import all_methods, get_method
-from playground.methods.shapes import weights_in
+from playground.methods.method import weights_in
 from playground.training.model import load_for_training, optimiser_name, trainable, training_dtype
 from playground.training.spec import PROCESS_BYTES, Estimate, needs
 
