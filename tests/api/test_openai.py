@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,8 @@ def impatient(services: Services) -> Services:
     """Its clock goes on a minute at each look: nobody waits for real."""
     clock = itertools.count(step=60)
     parts = (services.settings, services.manager, services.bases, services.adapters, services.batches)
-    return replace(services, completion=CompletionService(*parts, lambda: next(clock), lambda _: None))
+    services.completion = CompletionService(*parts, lambda: next(clock), lambda _: None)
+    return services
 
 
 def test_a_base_that_is_not_there_in_time_is_503_and_says_when_to_come_again(here: Here, settings: Settings) -> None:
@@ -195,7 +195,9 @@ class FakeCompletion:
 
 
 def with_fake(settings: Settings, *script: list[Written] | Exception) -> Services:
-    return replace(build_services(settings), completion=FakeCompletion(*script))  # type: ignore[arg-type]
+    services = build_services(settings)
+    services.completion = FakeCompletion(*script)  # type: ignore[assignment]
+    return services
 
 
 def said(text: str, finish: str = "", tokens: int = 1, seed: int = 7) -> Written:
@@ -302,7 +304,8 @@ class EndlessCompletion(FakeCompletion):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_the_writing(settings: Settings, stream: bool) -> None:
     endless = EndlessCompletion()
-    services = replace(build_services(settings), completion=endless)  # type: ignore[arg-type]
+    services = build_services(settings)
+    services.completion = endless  # type: ignore[assignment]
     with on_a_port(Starlette(routes=build_routes(services, "internal"))) as url:
         with sent(url, CHAT, json.dumps(HELLO | {"stream": stream}).encode()):
             assert endless.begun.wait(30)

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,7 +140,7 @@ def test_what_is_sent_is_the_export_and_wrong_names_are_not_sent(services: Servi
 
 
 def test_the_page_empties_the_token_at_once_and_says_where_it_is(services: Services) -> None:
-    services = replace(services, pusher=Pusher(services.adapters, Remembers()))
+    services.pusher = Pusher(services.adapters, Remembers())
     view: Any = SimpleNamespace(token="token", send="send", result="result")
     asked = {"repo": "ada/reports", "token": TOKEN, "private": True}
     first, last = push(services, Visitor("local", "tab"), view, chosen="hospital_reports", **asked)
