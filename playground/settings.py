@@ -139,6 +139,10 @@ class Settings:
     def session_disk_bytes(self) -> int:
         return self.session_disk_mb * _MEBI
 
+    def is_visitor(self, owner: str) -> bool:
+        """Whether the limits of one visitor hold: not for whoever runs the app, nor where it belongs to one person."""
+        return self.shared and owner != "local"
+
     @property
     def longest_reply(self) -> int | None:
         """Tokens that a reply may be asked to have, None = as many as the engine writes."""

@@ -85,7 +85,7 @@ class StorageService:
 
     def items(self, owner: str = LOCAL) -> list[Item]:
         """Everything this owner may see, kind by kind."""
-        everything = self._sees_all(owner)
+        everything = not self.settings.is_visitor(owner)
         return [
             *(self._base_items() if everything else ()),
             *self._adapter_items(owner),
@@ -138,7 +138,7 @@ class StorageService:
 
         Raises InputError where the app is not shared: there everything is one person's, who removes it by kind.
         """
-        if self._sees_all(owner):
+        if not self.settings.is_visitor(owner):
             what = "This app is not shared, so nothing here is a visitor's"
             raise InputError(f"{what}. Remove what you do not need, kind by kind.")
         self.sessions.leave(owner)
@@ -187,9 +187,6 @@ class StorageService:
         except DatabaseError:
             why = "what was deleted could not be wiped from the database; the next deletion tries again"
             _LOG.warning(why, exc_info=True)
-
-    def _sees_all(self, owner: str) -> bool:
-        return not self.settings.shared or owner == LOCAL
 
     def _mine(self, made_by: str, owner: str) -> bool:
         return not self.settings.shared or made_by == owner
@@ -243,7 +240,7 @@ class StorageService:
         for card in library.list(owner, self.settings.shared):
             if not card.shipped:
                 yield _item(ADAPTER, card.id, card.name, card.path)
-        for name, _ in library.damaged() if self._sees_all(owner) else ():
+        for name, _ in () if self.settings.is_visitor(owner) else library.damaged():
             folder = self.settings.adapters_dir / name
             if folder.is_dir() and not folder.is_symlink():
                 yield _item(ADAPTER, name, f"{name}, damaged", folder)

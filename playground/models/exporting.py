@@ -78,7 +78,7 @@ class Exporter:
             )
         base = self._bases.resolve()
         self._refuse_too_large(base.bytes)
-        key = f"export {owner if self._quota.applies(owner) else secrets.token_hex(8)}"
+        key = f"export {owner if self._settings.is_visitor(owner) else secrets.token_hex(8)}"
         busy = "An export of yours is being written already. Wait for its end, or stop it."
         with self._jobs.here(key, "The export", busy) as job:
             room = self._quota.room(owner, base.bytes, "The export")

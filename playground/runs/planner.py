@@ -210,7 +210,9 @@ class Planner:
             instead = "Choose LoRA." if method.whole else "Choose a smaller batch."
             needs_gb, budget_gb = needed.memory_bytes / 1e9, budget / 1e9
             return f"{method.label} needs {needs_gb:.1f} GB; the budget is {budget_gb:.1f} GB. {instead}"
-        refused = self._quota.run_refused(resolved.request.owner, writes, resolved.steps, needed.seconds)
+        owner, refused = resolved.request.owner, ""
+        if self._settings.is_visitor(owner):
+            refused = self._quota.run_refused(owner, writes, resolved.steps, needed.seconds)
         return refused or self._workers.refused(needed.seconds)
 
     def spec(self, resolved: Resolved, plan: Plan, run: str, file: Path, now_s: float) -> RunSpec:

@@ -164,7 +164,7 @@ class TrainingService:
         row, run_dir = self._own(run, owner), self._settings.runs_dir / run
         if not (run_dir / "run.json").is_file():
             raise InputError(f"The files of {run} are gone; start it anew.")
-        if row.state in ENDED and self._quota.applies(owner):
+        if row.state in ENDED and self._settings.is_visitor(owner):
             spec = RunSpec.read(run_dir)
             left = max(0, spec.steps - marked_step(run_dir))
             if refused := self._quota.run_refused(owner, 0, left, spec.estimated_seconds * left / spec.steps):

@@ -102,7 +102,7 @@ class DataService:
         dataset = parse_dataset(name)
         if dataset is None:
             return Path(name)
-        if self._settings.shared and owner != LOCAL:
+        if self._settings.is_visitor(owner):
             raise InputError("Data sets of the hub are not fetched here. Upload a file of it.")
         folder = self._own_folder(owner) / hashlib.sha256(name.encode()).hexdigest()[:12]
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ class DataService:
 
     def _readable(self, path: Path, owner: str) -> Path:
         """Raises NotFoundError for a file neither shipped nor this owner's; whoever runs the app may read any."""
-        if not self._settings.shared or owner == LOCAL:
+        if not self._settings.is_visitor(owner):
             return path
         roots = [self._settings.examples_dir, *([self._own_folder(owner)] if owner else [])]
         if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):

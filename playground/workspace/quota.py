@@ -16,7 +16,6 @@ from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
 from playground.library.card import AdapterCard
 from playground.settings import Settings
-from playground.workspace.visitors import LOCAL
 
 
 def bytes_in(place: Path) -> int:
@@ -55,10 +54,6 @@ class Quota:
         self._replies: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def applies(self, owner: str) -> bool:
-        """Not to whoever runs the app, and not where it belongs to one person."""
-        return self._settings.shared and owner != LOCAL
-
     def used_bytes(self, owner: str) -> int:
         """Uploads, runs, adapters, verdicts and exports together."""
         runs = sum(bytes_in(self._settings.runs_dir / row.run) for row in self._store.all() if row.owner == owner)
@@ -93,7 +88,7 @@ class Quota:
         """Count a long job's replies as this owner's until they are given back. Raises InputError for too many."""
         with self._lock:
             waiting, limit = self._replies[owner], self._settings.session_replies
-            if self.applies(owner) and waiting + count > limit:
+            if self._settings.is_visitor(owner) and waiting + count > limit:
                 others = f"; {waiting:,} of yours wait or are written already" if waiting else ""
                 wait = ", or wait until those have ended" if waiting else ""
                 raise InputError(
@@ -109,9 +104,8 @@ class Quota:
             self._replies = +self._replies  # owners without any go
 
     def run_refused(self, owner: str, more_bytes: int, steps: int, seconds: float) -> str:
-        """Why one more run of so many steps and seconds cannot be started, or ""; runs not ended will make adapters."""
-        if not self.applies(owner):
-            return ""
+        """Why a visitor cannot start one more run of so many steps and seconds, or ""; runs not ended will make
+        adapters."""
         most, minutes = self._settings.session_steps, self._settings.session_minutes
         if steps > most:
             return f"The run has {steps:,} steps; one visitor's run may have {most:,} here. Choose fewer."
@@ -128,7 +122,7 @@ class Quota:
         return self._too_many_adapters(owner, coming=mine) or self._no_room(owner, more_bytes, "The run")
 
     def _too_many_adapters(self, owner: str, coming: int) -> str:
-        if not self.applies(owner):
+        if not self._settings.is_visitor(owner):
             return ""
         count, limit = len(self._own_adapters(owner)), self._settings.session_adapters
         if count + coming < limit:
@@ -138,7 +132,7 @@ class Quota:
         return f"You have {have}{on_the_way}; {limit} may be kept here. Export and delete one on the Adapters tab."
 
     def _no_room(self, owner: str, more_bytes: int, what: str) -> str:
-        if not self.applies(owner):
+        if not self._settings.is_visitor(owner):
             return ""
         used, limit = self.used_bytes(owner), self._settings.session_disk_bytes
         if used + more_bytes > limit:

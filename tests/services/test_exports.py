@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,25 +79,24 @@ def test_of_two_merges_that_begin_at_once_one_is_refused(services: Services, set
     class Meanwhile(Quota):
         """A second merge of the same visitor begins while room is looked for; the first time there is none."""
 
-        def applies(self, owner: str) -> bool:
-            return True
-
         def room(self, owner: str, more_bytes: int, what: str) -> Path:
             if not said:
                 said.append("")
                 with pytest.raises(InputError) as refused:
-                    next(exporter.export(adapter, "merged"))
+                    next(exporter.export(adapter, "merged", owner="ann"))
                 said.append(str(refused.value))
                 raise InputError("There is no room.")
             return settings.exports_dir / "room"
 
     library = services.adapters.library
     quota = Meanwhile(settings, services.training.store, library)
-    exporter = Exporter(settings, services.manager, services.bases, services.adapters, quota, services.jobs)
+    exporter = Exporter(
+        replace(settings, shared=True), services.manager, services.bases, services.adapters, quota, services.jobs
+    )
     with pytest.raises(InputError, match="There is no room"):
-        next(exporter.export(adapter, "merged"))
+        next(exporter.export(adapter, "merged", owner="ann"))
     assert said[1].startswith("An export of yours is being written already")
-    again = exporter.export(adapter, "merged")
+    again = exporter.export(adapter, "merged", owner="ann")
     assert next(again).phase == "Starting", "the one that was refused its room holds nothing"
     again.close()  # type: ignore[attr-defined]
 
