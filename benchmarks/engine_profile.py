@@ -94,7 +94,7 @@ def measure(folder: Path) -> dict[str, Any]:
             for group in model.groups
             for name, width in zip(group.names, group.outputs, strict=True)
         }
-        adapters.append(pack(f"a{seed}", made, model.groups, model.dtype, model.device))
+        adapters.append(pack(f"a{seed}", made, model.groups, model.norm))
     for rows in (1, 4, 8):
         found[f"{rows}_rows"] = step_split(plain, model, adapters, weights, rows)
     return found

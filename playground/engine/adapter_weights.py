@@ -1,5 +1,4 @@
-"""An adapter's file, and what it does to one linear layer: one formula for LoRA, rsLoRA, QLoRA-trained LoRA, DoRA and
-IA³.
+"""An adapter's file, and what it does to one linear layer: one formula for LoRA, rsLoRA, QLoRA, DoRA and IA³.
 
     y = out_scale * (W (in_scale * x) + bias + x a b) + shift
 
@@ -24,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -43,8 +42,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(functional, 
 
 
 def read_adapter(folder: Path) -> FileAdapter:
-    """What a PEFT folder holds, in fp32. Raises AdapterError for a method the batch does not carry, or a damaged
-    file."""
+    """What a PEFT folder holds, in fp32. Raises AdapterError for an unknown method or a damaged file."""
     name = folder.name
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
@@ -131,28 +129,31 @@ class StackedNecks:
 def stacked(necks: Sequence[Neck | None]) -> StackedNecks:
     """At least one of them is there."""
     down, bias, up, end = [], [], [], 0
-    parts: list[tuple[str, int, int] | None] = []
-    for neck in necks:
-        if neck is None:
-            parts.append(None)
-            continue
-        one = torch.ones_like(neck.down_bias[:1])
-        down += [neck.down, torch.zeros_like(neck.down[:1])]
-        bias += [neck.down_bias, one]
-        up += [neck.up.t(), (neck.up_bias / ACTIVATIONS[neck.activation](one))[None]]
-        parts.append((neck.activation, end, end + neck.down.shape[0] + 1))
-        end += neck.down.shape[0] + 1
+    parts: list[tuple[str, int, int] | None] = [None] * len(necks)
+    for number, neck in enumerate(necks):
+        if neck is not None:
+            one = torch.ones_like(neck.down_bias[:1])
+            down += [neck.down, torch.zeros_like(neck.down[:1])]
+            bias += [neck.down_bias, one]
+            up += [neck.up.t(), (neck.up_bias / ACTIVATIONS[neck.activation](one))[None]]
+            begin, end = end, end + neck.down.shape[0] + 1
+            parts[number] = (neck.activation, begin, end)
     return StackedNecks(torch.cat(down), torch.cat(bias), torch.cat(up), tuple(parts))
 
 
-MaskedNecks = tuple[StackedNecks, Tensor]
-"""What the rows of a batch carry on one layer: several necks, and whose is whose."""
+class MaskedNecks(NamedTuple):
+    """What the rows of a batch carry on one layer: several necks, and whose is whose."""
+
+    necks: StackedNecks
+    mask: Tensor
+
+    def add(self, y: Tensor) -> None:
+        self.necks.add(y, self.mask)
 
 
 @dataclass(frozen=True)
 class ModuleWeights:
-    """a [rank, in], b [out, rank] with the scale folded in; in_scale [in]; out_scale, shift [out]; neck: on the output.
-    None = it has no effect."""
+    """a [rank, in], b [out, rank] with the scale folded in; in_scale [in]; out_scale, shift [out]; None = no effect."""
 
     a: Tensor | None = None
     b: Tensor | None = None
@@ -191,11 +192,8 @@ def plain_weight(module: Any) -> Tensor:
 
 
 def fitted(name: str, found: Mapping[str, FileModule], modules: Mapping[str, nn.Module]) -> dict[str, ModuleWeights]:
-    """An adapter's file laid over a base's linear layers. Raises AdapterError when it was made for another base, or
-    where a number is too large once it is scaled (``check_magnitudes``).
-
-    name: the adapter's, for the error. modules: the base's linear layers by path.
-    """
+    """An adapter's file laid over a base's linear layers, by path. Raises AdapterError when it was made for another
+    base, or where a number is too large once it is scaled. name: the adapter's, for the error."""
     weights = {}
     for path, part in found.items():
         module = modules.get(path)

@@ -67,24 +67,16 @@ class CapturedDecode:
         self._memory, self.shapes = (), {}
 
     @torch.inference_mode()
-    def decode(
-        self,
-        tokens: Sequence[int],
-        lengths: Sequence[int],
-        slots: Sequence[int | None],
-        cache: KVCache,
-        adapters: AdapterSlots,
-    ) -> Tensor:
-        """Logits [rows, vocabulary], valid until the next call; slots: each row's adapter."""
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int], cache: KVCache, adapters: AdapterSlots) -> Tensor:
+        """Logits [rows, vocabulary], valid until the next call."""
         count, model = len(tokens), self._model
-        adapters.select(slots)
-        if not adapters.low_rank_only:
+        if adapters.selected.scales or adapters.selected.necks:
             return model.decode(tokens, lengths, cache, adapters)
         rows = 1 << (count - 1).bit_length()
         cache.ensure(rows, max(lengths) + 1)
         model.extend_rotary(cache.length)
         padding = rows - count
-        adapted = adapters.select_fixed([*slots, *[None] * padding])
+        adapted = adapters.fix(rows)
         memory = (cache.version, adapters.version, model.version)
         if self._memory != memory or len(self.shapes) >= SHAPES_MAX:
             self._memory, self.shapes = memory, {}
@@ -93,7 +85,7 @@ class CapturedDecode:
         inputs = torch.tensor([[*tokens, *zeros], [*lengths, *zeros], [*places, *scratch]])
         key = (rows, cache.length, adapted)
         if key not in self.shapes:
-            self.shapes[key] = self._captured(inputs, cache, adapters)
+            self.shapes[key] = self._captured(inputs.to(model.device), cache, adapters)
         shape = self.shapes[key]
         shape.inputs.copy_(inputs)
         shape.graph.replay()
@@ -101,10 +93,9 @@ class CapturedDecode:
 
     def _captured(self, inputs: Tensor, cache: KVCache, adapters: AdapterSlots) -> _Shape:
         model = self._model
-        fixed = inputs.to(model.device)
         logits = torch.empty(inputs.shape[1], model.head.shape[1], dtype=model.dtype, device=model.device)
 
         def work() -> None:
-            logits.copy_(model.decode_tensors(fixed[0], fixed[1], fixed[2], cache.length, cache, adapters))
+            logits.copy_(model.decode_tensors(inputs, cache.length, cache, adapters))
 
-        return _Shape(fixed, logits, self._capture(work))
+        return _Shape(inputs, logits, self._capture(work))

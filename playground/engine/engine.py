@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -47,8 +48,7 @@ class WorkerThread:
     Every thread that enters a parallel region keeps a team of OpenMP workers; with more workers than cores they sleep
     between regions, and every step takes 1.5 times as long (measured: 42 ms against 27). A team ends with its thread.
 
-    idle: called on the thread before it ends; jobs that come in meanwhile are done next. before: called on it before
-    every job.
+    idle: called on the thread before it ends; jobs that come meanwhile are done next. before: called before every job.
     """
 
     def __init__(
@@ -104,12 +104,10 @@ class WorkerThread:
                 if self._ended():
                     return
                 continue
-            try:
-                with contextlib.suppress(Exception):  # sharing out cores is a courtesy, the job is not
-                    self._before()
-                job()
-            finally:
-                del job  # it may hold the model
+            with contextlib.suppress(Exception):  # sharing out cores is a courtesy, the job is not
+                self._before()
+            job()
+            del job  # it may hold the model
             if self.closed and self._ended():
                 return
 
@@ -159,7 +157,6 @@ class Engine:
         self.loaded: Loaded = self.worker.run(lambda: load(folder, dtype=dtype, quantised=quantised))
         self._limit = adapters_limit_bytes
         self._lock = threading.RLock()
-        self._fingerprint: str | None = None
         self._attached: OrderedDict[str, AdapterFile] = OrderedDict()
         self._asleep: dict[str, AdapterFile] = {}
         self._effects: dict[str, bool] = {}
@@ -251,12 +248,10 @@ class Engine:
         if self.loaded.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The weights as they were at load: hashed once, right after it, while nobody waits (0.4 s for 538 MB)."""
-        if self._fingerprint is None:
-            self._fingerprint = self._hashed()
-        return self._fingerprint
+        return self._hashed()
 
     def check_fingerprint(self) -> tuple[str, bool, float]:
         """(fingerprint of the weights as they are now, whether it is the one at load, seconds it took)."""
@@ -282,11 +277,9 @@ class Engine:
         with self._holding({row.adapter for row in rows if row.adapter}):
             stream = self.backend.stream(rows, prompts)
             first = next(stream)  # rows hold their adapters from here on
-        try:
+        with contextlib.closing(stream):
             yield first
             yield from stream
-        finally:
-            stream.close()
 
     def score(self, rows: Sequence[ScoreRow]) -> list[Score]:
         """The loss of each row's completion, in their order; rows of different adapters are read together, and replies
@@ -299,17 +292,14 @@ class Engine:
             first = max(1, len(before))  # without a prompt the first token of the rest takes its place
             texts.append(Text((*before, *rest), first, row.adapter, row.divergence and row.adapter is not None))
             if texts[-1].scored < 1:
-                raise InputError(
-                    "There is nothing to score: the text holds no token after the first. Write a longer one."
-                )
+                why = "the text holds no token after the first"
+                raise InputError(f"There is nothing to score: {why}. Write a longer one.")
             self._check(texts[-1].ids, row.adapter)
         with self._holding({row.adapter for row in rows if row.adapter}):
             found = self.backend.scores(texts)
             next(found)  # rows hold their adapters from here on
-        try:
+        with contextlib.closing(found):
             by_place = dict(one for one in found if one is not None)
-        finally:
-            found.close()
         return [by_place[place] for place in range(len(texts))]
 
     @contextlib.contextmanager
@@ -367,10 +357,8 @@ class Engine:
         if not ids:
             raise InputError("The prompt is empty. Write at least one character.")
         if max(ids) >= self._vocabulary:
-            word = self.loaded.tokenizer.decode([max(ids)])
-            raise InputError(
-                f"The text holds {word!r:.40}, which the tokenizer knows and this base does not. Leave it out."
-            )
+            word = f"{self.loaded.tokenizer.decode([max(ids)])!r:.40}"
+            raise InputError(f"The text holds {word}, which the tokenizer knows and this base does not. Leave it out.")
         virtual = self._virtual_tokens.get(adapter or "", 0)
         if not self._context or virtual + len(ids) + reply <= self._context:
             return

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from playground.engine.adapter_weights import AdapterWeights, out_in
-from playground.engine.hf_rows import NO_SOFT_PROMPT, ActiveRows, Padded, SlottedLinear, SoftPrompt, padded
+from playground.engine.hf_rows import NO_SOFT_PROMPT, ActiveRows, Padded, SlottedLinear, SoftPrompt, new_cache, padded
 from playground.engine.load import Loaded
 from playground.engine.request import PLACES, ROWS_MAX, Row, RowState, Score, Text, parts
 from playground.engine.sequence import Generation, LossSum
@@ -32,6 +32,10 @@ from playground.methods.weights import VirtualTokens
 
 if TYPE_CHECKING:
     from playground.engine.engine import WorkerThread
+
+
+_Carried = tuple[int, SoftPrompt]
+"""A row's slot, and what stands before its text."""
 
 
 class HfBackend:
@@ -44,10 +48,8 @@ class HfBackend:
         self._active = ActiveRows()
         self._linears: dict[str, SlottedLinear] = {}
         for name, module in loaded.model.named_modules():
-            sides = out_in(module)
-            if sides is not None:
-                self._linears[name] = SlottedLinear(sides[1], sides[0], self._active, loaded.dtype, loaded.device)
-                self._linears[name].hook(module)
+            if (sides := out_in(module)) is not None:
+                self._linears[name] = SlottedLinear(module, sides, self._active, loaded.dtype, loaded.device)
         self._slots: dict[str, int] = {}
         self._soft_prompts: dict[str, SoftPrompt] = {}
         self._users: Counter[int] = Counter()
@@ -57,7 +59,7 @@ class HfBackend:
                 f"{loaded.model.config.model_type} models keep no keys and values. Choose another base."
             )
         self.turning_point = _turning_point(loaded.model.config.get_text_config())
-        self._windowed = any(getattr(layer, "is_sliding", False) for layer in self.new_cache().layers)
+        self._windowed = any(getattr(layer, "is_sliding", False) for layer in new_cache(loaded.model).layers)
         tokenizer = loaded.tokenizer
         self.pad_id = int(tokenizer.eos_token_id or 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
@@ -86,11 +88,11 @@ class HfBackend:
 
     def close(self) -> None:
         """Sequences in flight end with an error, and nothing here holds the model any longer."""
-        self._compute.close(self._drop_model)
 
-    def _drop_model(self) -> None:
-        self._linears = {}
-        self.loaded = replace(self.loaded, model=None, weights={})
+        def drop_model() -> None:
+            self._linears, self.loaded = {}, replace(self.loaded, model=None, weights={})
+
+        self._compute.close(drop_model)
 
     # -- adapters, on the worker thread ---------------------------------------------------------------------------
 
@@ -131,42 +133,44 @@ class HfBackend:
 
     def _cache_shapes(self) -> list[tuple[int, int] | None]:
         """(heads, width) of the keys that each layer caches, None where it caches none; found by reading one token."""
-        cache, one = self.new_cache(), torch.zeros((1, 1), dtype=torch.long, device=self.loaded.device)
-        self.forward(Padded(one, None, torch.ones_like(one), one, cache), torch.zeros_like(one[0]))
+        given = self.padded([[0]], [NO_SOFT_PROMPT])
+        self.forward(given, [0])
         found: list[tuple[int, int] | None] = []
-        for layer in cache.layers:
+        for layer in given.cache.layers:
             keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
             plain = keys is not None and values is not None and keys.dim() == 4 and keys.shape == values.shape
             found.append((int(keys.shape[1]), int(keys.shape[3])) if plain and keys is not None else None)
         return found
 
     @contextlib.contextmanager
-    def _holding(self, adapters: Sequence[str | None]) -> Iterator[tuple[list[int], list[SoftPrompt]]]:
+    def _holding(self, adapters: Sequence[str | None]) -> Iterator[list[_Carried]]:
         """Each row's slot and soft prompt, which stay until the end."""
 
-        def hold() -> tuple[list[int], list[SoftPrompt]]:
-            slots = [self._slot(name) for name in adapters]
-            self._users.update(slots)
-            return slots, [self._soft_prompts[name] if name else NO_SOFT_PROMPT for name in adapters]
+        def hold() -> list[_Carried]:
+            found = [self._carried(name) for name in adapters]
+            self._users.update(slot for slot, _ in found)
+            return found
 
         def release() -> None:
-            for slot in slots:
+            for slot, _ in held:
                 self._users[slot] -= 1
                 if not self._users[slot]:
                     del self._users[slot]
                     self._clear(slot)
 
-        slots, soft = self._compute.run(hold)
+        held = self._compute.run(hold)
         try:
-            yield slots, soft
+            yield held
         finally:
             with contextlib.suppress(BaseUnavailableError):  # the base has left, and its slots with it
                 self._compute.run(release)
 
-    def _slot(self, adapter_id: str | None) -> int:
-        if adapter_id and adapter_id not in self._slots:
+    def _carried(self, adapter_id: str | None) -> _Carried:
+        if not adapter_id:
+            return 0, NO_SOFT_PROMPT
+        if adapter_id not in self._slots:
             raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
-        return self._slots[adapter_id] if adapter_id else 0
+        return self._slots[adapter_id], self._soft_prompts[adapter_id]
 
     def _free_slot(self) -> int:
         taken = {*self._slots.values(), *self._users}
@@ -187,33 +191,32 @@ class HfBackend:
 
     def switch_ms(self, adapter_id: str) -> float:
         started = time.perf_counter()
-        torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
+        torch.tensor([self._carried(adapter_id)[0]], device=self.loaded.device)
         return (time.perf_counter() - started) * 1000
 
     def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> Tensor:
         """Logits [prompts, vocabulary] of each prompt's last token."""
 
         def work() -> Tensor:
-            slot = torch.tensor([self._slot(adapter_id)], device=self.loaded.device)
-            soft = self._soft_prompts[adapter_id] if adapter_id else NO_SOFT_PROMPT
-            return torch.stack([self.forward(self.padded([prompt], [soft]), slot)[0] for prompt in prompts])
+            slot, soft = self._carried(adapter_id)
+            return torch.stack([self.forward(self.padded([prompt], [soft]), [slot])[0] for prompt in prompts])
 
         return self._compute.run(work)
 
     def stream(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Generator[list[RowState], None, None]:
         """Every row's state after each step."""
-        with self._holding([row.adapter for row in rows]) as (slots, soft):
+        with self._holding([row.adapter for row in rows]) as held:
             started = time.perf_counter()
             sequences = [
-                _Sequence(Generation(row, ids, self.loaded.tokenizer, self._ends), ids, slot, prompt)
-                for row, ids, slot, prompt in zip(rows, prompts, slots, soft, strict=True)
+                _Sequence(row, Generation(row, ids, self.loaded.tokenizer, self._ends), ids, *carried)
+                for row, ids, carried in zip(rows, prompts, held, strict=True)
             ]
             yield [replace(one.reply.state) for one in sequences]
             for begin in range(0, len(rows), ROWS_MAX):
                 together: list[_Sequence] = []
                 alone: list[_Sequence] = []
-                for row, one in zip(rows[begin : begin + ROWS_MAX], sequences[begin : begin + ROWS_MAX], strict=True):
-                    longest = len(one.prompt) + row.sampling.max_tokens
+                for one in sequences[begin : begin + ROWS_MAX]:
+                    longest = len(one.prompt) + one.row.sampling.max_tokens
                     (alone if self._goes_alone(longest, one.soft) else together).append(one)
                 batches = [_Batch(self, part, started) for part in (together, *([one] for one in alone)) if part]
                 while live := [batch for batch in batches if batch.live]:
@@ -226,13 +229,13 @@ class HfBackend:
 
         Rows are never read in pieces, and the logits are always the model's own: some families change them after the
         head, or read a long row otherwise than its start."""
-        with self._holding([text.adapter for text in texts]) as (slots, soft):
+        with self._holding([text.adapter for text in texts]) as held:
             yield None
-            alone = [place for place, text in enumerate(texts) if self._goes_alone(len(text.ids), soft[place])]
+            alone = [place for place, text in enumerate(texts) if self._goes_alone(len(text.ids), held[place][1])]
             together = [place for place in range(len(texts)) if place not in alone]
             batches = [[together[i] for i in part] for part in parts([len(texts[place].ids) for place in together])]
             for batch in [*batches, *([place] for place in alone)]:
-                rows = [(texts[place], slots[place], soft[place]) for place in batch]
+                rows = [(texts[place], *held[place]) for place in batch]
                 yield from zip(batch, self._scored(rows), strict=True)
 
     def _scored(self, rows: Sequence[tuple[Text, int, SoftPrompt]]) -> list[Score]:
@@ -260,10 +263,10 @@ class HfBackend:
 
         def work() -> Tensor:
             ids, slots, soft = zip(*rows, strict=True)
-            given, device = self.padded(ids, soft), self.loaded.device
+            given = self.padded(ids, soft)
             length = given.ids.shape[1]
             first, last = max(0, length - begin), length - end
-            logits = self._columns(given, torch.tensor(slots, device=device), torch.arange(first, last, device=device))
+            logits = self._columns(given, slots, torch.arange(first, last, device=self.loaded.device))
             return logits if "logits_to_keep" in self._inputs else logits[:, first:last]
 
         return self._compute.run(work)
@@ -274,37 +277,24 @@ class HfBackend:
         return past or (self._windowed and soft.held > 0)
 
     def padded(self, texts: Sequence[Sequence[int]], soft: Sequence[SoftPrompt]) -> Padded:
-        """A batch of which nothing has been read yet."""
-        with torch.inference_mode():
-            return padded(self.loaded.model, self.new_cache(), texts, soft, self.pad_id)
+        return padded(self.loaded.model, texts, soft, self.pad_id)
 
-    def new_cache(self) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.loaded.model.config)
-
-    def forward(self, given: Padded, slots: Tensor) -> Tensor:
+    def forward(self, given: Padded, slots: Sequence[int]) -> Tensor:
         """Logits [rows, vocabulary] of the last position; extends the KV cache in place."""
         return self._columns(given, slots, 1)[:, -1]
 
-    def _columns(self, given: Padded, slots: Tensor, keep: int | Tensor) -> Tensor:
+    @torch.inference_mode()
+    def _columns(self, given: Padded, slots: Sequence[int], keep: int | Tensor) -> Tensor:
         """Logits [rows, columns, vocabulary] of the last ``keep`` columns, or of those that it names (all, where the
         family names none)."""
-        numbers = tuple(slots.tolist())
-        self._active.slots = slots if any(numbers) else None
-        self._active.numbers, self._active.tokens = numbers, given.ids.numel()
+        self._active.slots = torch.tensor(slots, device=self.loaded.device) if any(slots) else None
+        self._active.numbers, self._active.tokens = tuple(slots), given.ids.numel()
+        read: dict[str, Any] = {"input_ids": given.ids} if given.embedded is None else {"inputs_embeds": given.embedded}
+        read |= {"attention_mask": given.mask, "past_key_values": given.cache, "use_cache": True}
+        extra = {"position_ids": given.positions, "logits_to_keep": keep}
+        read |= {name: value for name, value in extra.items() if name in self._inputs}
         try:
-            with torch.inference_mode():
-                extra = {"position_ids": given.positions, "logits_to_keep": keep}
-                read = {"input_ids": given.ids} if given.embedded is None else {"inputs_embeds": given.embedded}
-                out = self.loaded.model(
-                    **read,
-                    attention_mask=given.mask,
-                    past_key_values=given.cache,
-                    use_cache=True,
-                    **{name: value for name, value in extra.items() if name in self._inputs},
-                )
-            logits: Tensor = out.logits
+            logits: Tensor = self.loaded.model(**read).logits
             return logits
         finally:
             self._active.slots = None
@@ -312,6 +302,7 @@ class HfBackend:
 
 @dataclass
 class _Sequence:
+    row: Row
     reply: Generation
     prompt: Sequence[int]
     slot: int
@@ -323,7 +314,6 @@ class _Batch:
 
     def __init__(self, backend: HfBackend, rows: list[_Sequence], started: float) -> None:
         self._backend, self._rows, self._started = backend, rows, started
-        self._slots = torch.tensor([row.slot for row in rows], device=backend.loaded.device)
         self._given: Padded | None = None
 
     @property
@@ -336,7 +326,7 @@ class _Batch:
         if given is None or int(given.positions[0, -1]) == backend.turning_point:  # there all is prefilled again
             texts = [[*row.prompt, *row.reply.tokens] for row in self._rows]
             given = backend.padded(texts, [row.soft for row in self._rows])
-        logits = backend.forward(given, self._slots)
+        logits = backend.forward(given, [row.slot for row in self._rows])
         now = time.perf_counter() - self._started
         for row, found in zip(self._rows, logits, strict=True):
             if not row.reply.state.finish:
@@ -346,7 +336,7 @@ class _Batch:
         selectable = all(hasattr(layer, "batch_select_indices") for layer in given.cache.layers)
         if 0 < len(stay) < len(self._rows) and selectable:
             keep = torch.tensor(stay, dtype=torch.long, device=mask.device)
-            mask, positions, self._slots = mask[keep], positions[keep], self._slots[keep]
+            mask, positions = mask[keep], positions[keep]
             given.cache.batch_select_indices(keep)
             self._rows = [self._rows[number] for number in stay]
         if stay:  # where the cache cannot drop a row, one that is done goes along on its last token

@@ -46,8 +46,6 @@ class SoftPrompt:
 
 
 NO_SOFT_PROMPT = SoftPrompt()
-
-
 VECTORS = {"in_scale": 1.0, "out_scale": 1.0, "shift": 0.0}
 """Fields of ``ModuleWeights`` that are vectors, and what leaves a row as it is."""
 
@@ -66,18 +64,17 @@ class SlottedLinear:
     """The slots of one linear layer: a [slots, in, rank], b [slots, rank, out]; in_scale [slots, in], out_scale and
     shift [slots, out] and necks once an adapter has them."""
 
-    def __init__(self, inputs: int, outputs: int, active: ActiveRows, dtype: torch.dtype, device: torch.device) -> None:
-        self._inputs, self._outputs, self._active = inputs, outputs, active
-        self._dtype, self._device = dtype, device
+    def __init__(
+        self, module: nn.Module, sides: tuple[int, int], active: ActiveRows, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Works beside ``module`` from now on. sides: its outputs and inputs."""
+        (self._outputs, self._inputs), self._active, self._dtype = sides, active, dtype
         self._ranks = [0]
-        self.a = torch.zeros(1, inputs, 0, dtype=dtype, device=device)
-        self.b = torch.zeros(1, 0, outputs, dtype=dtype, device=device)
+        self.a = torch.zeros(1, self._inputs, 0, dtype=dtype, device=device)
+        self.b = torch.zeros(1, 0, self._outputs, dtype=dtype, device=device)
         self._vectors: dict[str, Tensor] = {}
         self._necks: dict[int, Neck] = {}
         self._stacked: tuple[tuple[int, ...], StackedNecks | None, Tensor | None] = ((), None, None)
-
-    def hook(self, module: nn.Module) -> None:
-        """Work beside ``module`` from now on."""
         module.register_forward_pre_hook(self._before)
         module.register_forward_hook(self._after)
 
@@ -94,13 +91,12 @@ class SlottedLinear:
         for name, empty in VECTORS.items():
             vector: Tensor | None = getattr(weights, name)
             if vector is not None and name not in self._vectors:
-                shape = len(self._ranks), vector.shape[0]
-                self._vectors[name] = torch.full(shape, empty, dtype=self._dtype, device=self._device)
+                self._vectors[name] = self.a.new_full((len(self._ranks), vector.shape[0]), empty)
             if name in self._vectors:
-                self._vectors[name][slot] = empty if vector is None else vector.to(self._device, self._dtype)
+                self._vectors[name][slot] = empty if vector is None else vector.to(self.a)
         self._necks.pop(slot, None)
         if weights.neck is not None:
-            self._necks[slot] = weights.neck.to(self._dtype, self._device)
+            self._necks[slot] = weights.neck.to(self._dtype, self.a.device)
         self._stacked = ((), None, None)
 
     def resize(self, slots: int) -> None:
@@ -112,21 +108,10 @@ class SlottedLinear:
         rank = max(self._ranks)
         if (slots, rank) == (self.a.shape[0], self.a.shape[2]):
             return
-        kept, wide = min(slots, self.a.shape[0]), min(rank, self.a.shape[2])
-        a = torch.zeros(slots, self._inputs, rank, dtype=self._dtype, device=self._device)
-        b = torch.zeros(slots, rank, self._outputs, dtype=self._dtype, device=self._device)
-        a[:kept, :, :wide] = self.a[:kept, :, :wide]
-        b[:kept, :wide] = self.b[:kept, :wide]
-        self.a, self.b = a, b
-        for name in list(self._vectors):
-            if slots == 1:  # the base's alone
-                del self._vectors[name]
-                continue
-            sized = torch.full(
-                (slots, self._vectors[name].shape[1]), VECTORS[name], dtype=self._dtype, device=self._device
-            )
-            sized[:kept] = self._vectors[name][:kept]
-            self._vectors[name] = sized
+        self.a = _resized(self.a, (slots, self._inputs, rank))
+        self.b = _resized(self.b, (slots, rank, self._outputs))
+        kept = self._vectors if slots > 1 else {}  # one slot is the base's alone
+        self._vectors = {name: _resized(v, (slots, v.shape[1]), VECTORS[name]) for name, v in kept.items()}
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Forward pre-hook: scale each row's input."""
@@ -185,6 +170,13 @@ class SlottedLinear:
         return stacks + bytes_of(self.a, self.b, *self._vectors.values(), *necks)
 
 
+def _resized(old: Tensor, shape: tuple[int, ...], empty: float = 0.0) -> Tensor:
+    """Cut and filled up to another shape."""
+    new, kept = old.new_full(shape, empty), tuple(slice(min(sides)) for sides in zip(old.shape, shape, strict=True))
+    new[kept] = old[kept]
+    return new
+
+
 @dataclass
 class Padded:
     """Inputs of a forward pass: ids [rows, length]; embedded [rows, length, hidden] in their place, or None; mask
@@ -197,44 +189,38 @@ class Padded:
     cache: Any
 
 
-def padded(
-    model: Any, cache: Any, texts: Sequence[Sequence[int]], prompts: Sequence[SoftPrompt], pad_id: int
-) -> Padded:
-    """texts: each row's token ids; prompts: the soft prompt before each; cache: an empty one."""
-    device, count = model.device, len(texts)
+@torch.inference_mode()
+def padded(model: Any, texts: Sequence[Sequence[int]], prompts: Sequence[SoftPrompt], pad_id: int) -> Padded:
+    """A batch of which nothing has been read yet. texts: each row's token ids; prompts: the soft prompt before each."""
+    rows, cache = list(enumerate(zip(prompts, texts, strict=True))), new_cache(model)
     held = max(prompt.held for prompt in prompts)
-    longest = max(prompt.read + len(text) for prompt, text in zip(prompts, texts, strict=True))
-    ids = torch.full((count, longest), pad_id, dtype=torch.long)
-    mask = torch.zeros((count, held + longest), dtype=torch.long)
-    for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+    longest = max(prompt.read + len(text) for _, (prompt, text) in rows)
+    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), held + longest), dtype=torch.long)
+    for row, (prompt, text) in rows:
         ids[row, longest - len(text) :] = torch.tensor(text)
         mask[row, held + longest - len(text) - prompt.read :] = 1
         mask[row, held - prompt.held : held] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, held:]
+    ids, mask, embedded = ids.to(model.device), mask.to(model.device), None
     if held:
-        _fill(cache, prompts, held)
-    return Padded(ids, _embedded(model, ids, texts, prompts), mask, positions, cache)
-
-
-def _fill(cache: Any, prompts: Sequence[SoftPrompt], held: int) -> None:
-    """Each row's keys and values at the end of the first ``held`` places of every layer."""
-    sample = next(prompt.keys_values for prompt in prompts if prompt.keys_values is not None)
-    layers, _, _, heads, width = sample.shape
-    for layer in range(layers):
-        both = torch.zeros(2, len(prompts), heads, held, width, dtype=sample.dtype, device=sample.device)
-        for row, prompt in enumerate(prompts):
+        sample = next(prompt.keys_values for prompt in prompts if prompt.keys_values is not None)
+        layers, _, _, heads, width = sample.shape
+        before = sample.new_zeros(layers, 2, len(rows), heads, held, width)
+        for row, (prompt, _) in rows:
             if prompt.keys_values is not None:
-                both[:, row, :, held - prompt.held :] = prompt.keys_values[layer].permute(1, 2, 0, 3)
-        cache.update(both[0], both[1], layer)
+                before[:, :, row, :, held - prompt.held :] = prompt.keys_values.permute(0, 2, 3, 1, 4)
+        for layer, (keys, values) in enumerate(before):
+            cache.update(keys, values, layer)
+    if any(prompt.read for prompt in prompts):
+        embedded = model.get_input_embeddings()(ids).clone()
+        for row, (prompt, text) in rows:
+            if prompt.embeddings is not None:
+                end = longest - len(text)
+                embedded[row, end - prompt.read : end] = prompt.embeddings.to(embedded.dtype)
+    return Padded(ids, embedded, mask, (mask.cumsum(1) - 1).clamp(min=0)[:, held:], cache)
 
 
-def _embedded(model: Any, ids: Tensor, texts: Sequence[Sequence[int]], prompts: Sequence[SoftPrompt]) -> Tensor | None:
-    if not any(prompt.read for prompt in prompts):
-        return None
-    found: Tensor = model.get_input_embeddings()(ids).clone()
-    for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-        if prompt.embeddings is not None:
-            end = ids.shape[1] - len(text)
-            found[row, end - prompt.read : end] = prompt.embeddings.to(found.dtype)
-    return found
+def new_cache(model: Any) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config)

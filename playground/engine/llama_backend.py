@@ -1,5 +1,4 @@
-"""The fast backend, for the Llama family: the model, the adapters attached to it, and the scheduler that batches over
-both.
+"""The fast backend, for the Llama family: the model, the adapters attached to it, and the scheduler over both.
 
 Scoring reads sequences as prompts are prefilled; the head runs over the scored places, a few at a time.
 """
@@ -83,25 +82,24 @@ class LlamaBackend:
 
     def close(self) -> None:
         """Sequences in flight end with an error, and nothing here holds the model any longer."""
+
+        def drop_model() -> None:
+            self._packed, self._own_slots = {}, self.model.new_adapter_slots()
+            self.model.close()
+
         if not self._compute.closed:
             self.scheduler.close()
-            self._compute.close(self._drop_model)
-
-    def _drop_model(self) -> None:
-        self._packed = {}
-        self._own_slots = self.model.new_adapter_slots()
-        self.model.close()
+            self._compute.close(drop_model)
 
     def put(self, adapter_id: str, key: str, weights: AdapterWeights, virtual: VirtualTokens | None = None) -> None:
         """Raises AdapterError for layers that this backend does not carry, and virtual tokens of another base."""
-        unknown = sorted(set(weights) - self._carried)
-        if unknown:
+        if unknown := sorted(set(weights) - self._carried):
             raise AdapterError(
                 f"{adapter_id} adapts {unknown[0]}, which the fast path does not carry. "
                 "Train it on the linear layers of the body."
             )
         prefix = None if virtual is None else self._prefix(adapter_id, virtual)
-        fresh = pack(key, weights, self.model.groups, self.model.dtype, self.model.device, prefix)
+        fresh = pack(key, weights, self.model.groups, self.model.norm, prefix)
         self.drop(adapter_id)
         self._packed[adapter_id] = fresh
 
@@ -156,9 +154,8 @@ class LlamaBackend:
             handle.cancel()
 
     def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
-        """(place among ``texts``, its score) as they are done; first None, once each text holds its adapter. A text
-        that several ask for with the same weights, the base's above all, is read once for those that are read
-        together."""
+        """As the Hugging Face backend's. A text that several ask for with the same weights, the base's above all, is
+        read once for those that are read together."""
         adapters = [self.find(text.adapter) if text.adapter else None for text in texts]
         yield None
         slots = self.model.new_adapter_slots()

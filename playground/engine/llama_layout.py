@@ -57,10 +57,8 @@ Pair = tuple[Tensor, Tensor]
 class PackedAdapter:
     """An attached adapter, laid out by the model's groups and ready to be copied into a slot.
 
-    key stands for its weights; rank: its widest. matrices: for each group and part a [rank, in] and b [rank, out], or
-    None.
-    scales, necks: by group, where it has any. prefix: keys and values before the text [layers, tokens, 2, kv_heads,
-    head_dim], or None."""
+    key stands for its weights; rank: its widest. matrices: for each group and part a [rank, in] and b [rank, out].
+    prefix: keys and values before the text [layers, tokens, 2, kv_heads, head_dim]."""
 
     key: str
     rank: int
@@ -88,17 +86,13 @@ class PackedAdapter:
 
 
 def pack(
-    key: str,
-    weights: AdapterWeights,
-    groups: Sequence[LinearGroup],
-    dtype: torch.dtype,
-    device: torch.device,
-    prefix: Tensor | None = None,
+    key: str, weights: AdapterWeights, groups: Sequence[LinearGroup], like: Tensor, prefix: Tensor | None = None
 ) -> PackedAdapter:
-    """Lay an adapter's weights out by the model's groups; b is transposed, so that filling a slot is plain copying."""
+    """Lay an adapter's weights out by the model's groups, on the device and in the precision of ``like``; b is
+    transposed, so that filling a slot is plain copying."""
 
     def here(tensor: Tensor) -> Tensor:
-        return tensor.to(device, dtype).contiguous()
+        return tensor.to(like).contiguous()
 
     def joined(group: LinearGroup, parts: Sequence[Tensor | None], empty: float) -> Tensor | None:
         if all(part is None for part in parts):
@@ -109,15 +103,14 @@ def pack(
     matrices, scales, necks = [], {}, {}
     for place, group in enumerate(groups):
         found = [weights.get(name, ModuleWeights()) for name in group.names]
-        matrices.append(
-            tuple((here(m.a), here(m.b.t())) if m.a is not None and m.b is not None else None for m in found)
-        )
+        pairs = [(here(m.a), here(m.b.t())) if m.a is not None and m.b is not None else None for m in found]
+        matrices.append(tuple(pairs))
         inner = tuple(None if m.in_scale is None else here(m.in_scale) for m in found)
         outer, shift = joined(group, [m.out_scale for m in found], 1.0), joined(group, [m.shift for m in found], 0.0)
         if outer is not None or shift is not None or any(vector is not None for vector in inner):
             scales[place] = Scales(inner, outer, shift)
         if any(m.neck is not None for m in found):
-            necks[place] = tuple(None if m.neck is None else m.neck.to(dtype, device) for m in found)
+            necks[place] = tuple(None if m.neck is None else m.neck.to(like.dtype, like.device) for m in found)
     rank = max((m.rank for m in weights.values()), default=0)
     return PackedAdapter(key, rank, tuple(matrices), scales, necks, None if prefix is None else here(prefix))
 
@@ -192,8 +185,7 @@ def groups_of(layers: int, hidden: int, widths: tuple[int, int], inner: int) -> 
 
 Call = Callable[[Tensor, Tensor], Tensor]
 Size = tuple[int, int]
-"""Rows of a step, the next power of two, and threads that compute: what is fastest for one number of threads is not for
-another."""
+"""Rows of a step, the next power of two, and threads that compute: each number of threads has its own fastest."""
 Kind = tuple[int, int, bool]
 """Weights that share a choice: inputs, outputs, whether they lie by rows ([out, in]) in memory."""
 Variant = tuple[str, int]
@@ -217,10 +209,6 @@ def _by_rows(y: Tensor) -> Tensor:
     return y.view(1, -1) if y.shape[1] == 1 else y.t().contiguous()
 
 
-def _plain(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.mm(x, weight)
-
-
 def _transposed(x: Tensor, weight: Tensor) -> Tensor:
     return _by_rows(torch.mm(weight.t(), x.t()))
 
@@ -231,7 +219,7 @@ def _halves(x: Tensor, weight: Tensor) -> Tensor:
     return _by_rows(torch.bmm(halves, x.t().expand(2, inputs, rows)).view(outputs, rows))
 
 
-CALLS: dict[str, Call] = {"plain": _plain, "transposed": _transposed, "halves": _halves}
+CALLS: dict[str, Call] = {"plain": torch.mm, "transposed": _transposed, "halves": _halves}
 
 
 class MatmulLayouts:
@@ -294,11 +282,8 @@ class MatmulLayouts:
             return
         width = size_of(rows)
         recent = self._recent[width]
-        if (
-            len(recent) == STEPS
-            and median(recent) > LATE * self._expected(width)
-            and self._clock() >= self._again[width][0]
-        ):
+        late = len(recent) == STEPS and median(recent) > LATE * self._expected(width)
+        if late and self._clock() >= self._again[width][0]:
             self._choose(width)
         self._spent = 0.0
         yield
@@ -328,10 +313,8 @@ class MatmulLayouts:
     def _choose(self, width: Size) -> None:
         assert self._step is not None
         self._counts = Counter(kind_of(weight) for weight in self._weights())
-        steps = max(
-            (-(-TIMINGS * len(self._variants(kind, width[0])) // n) for kind, n in self._counts.items() if n > 1),
-            default=1,
-        )
+        turns = {kind: TIMINGS * len(self._variants(kind, width[0])) for kind in self._counts}
+        steps = max((-(-turns[kind] // n) for kind, n in self._counts.items() if n > 1), default=1)
         trial = self._trial = {}
         try:
             for _ in range(steps):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,8 +43,7 @@ class KVCache:
         self.rows, self.length = 0, 0
         self.version = 0  # changes when the memory does
         self.blocks: list[Tensor] = []
-        self._flat: list[Tensor] = []
-        """What ``blocks`` are views of: [rows * length + 1, 2 * kv_heads * head_dim]."""
+        self._flat: list[Tensor] = []  # what they are views of: [rows * length + 1, 2 * kv_heads * head_dim]
 
     @property
     def bytes(self) -> int:
@@ -60,17 +60,17 @@ class KVCache:
         if rows <= self.rows and length <= self.length:
             return
         new_rows, new_length = max(self.rows, rows), max(self.length, -(-length // STEP) * STEP)
-        width = math.prod(self._shape)
-        for layer in range(self._layers):
+        old, self.blocks, self._flat = self.blocks, [], []
+        for _ in range(self._layers):
             # zeros, not empty: a masked place may hold anything but NaN
-            flat = torch.zeros(new_rows * new_length + 1, width, dtype=self._dtype, device=self._device)
+            flat = torch.zeros(
+                new_rows * new_length + 1, math.prod(self._shape), dtype=self._dtype, device=self._device
+            )
             block = flat[:-1].view(new_rows, new_length, *self._shape)
-            if layer < len(self.blocks):
-                block[: self.rows, : self.length] = self.blocks[layer]
-                self.blocks[layer], self._flat[layer] = block, flat
-            else:
-                self.blocks.append(block)
-                self._flat.append(flat)
+            if old:
+                block[: self.rows, : self.length] = old.pop(0)
+            self.blocks.append(block)
+            self._flat.append(flat)
         self.rows, self.length = new_rows, new_length
         self.version += 1
 
@@ -158,22 +158,20 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next((place for place, (left, right) in pairs if left != right), min(len(a), len(b)))
 
 
-class SelectedNecks:
+class NeckStacks:
     """The bottlenecks of a step's rows. Those of one set of adapters are stacked once, and stay until a row carries
     another adapter."""
 
     def __init__(self) -> None:
         self._adapters: dict[str, PackedAdapter] = {}
         self._stacked: dict[tuple[int, int], StackedNecks] = {}
-        self.of: dict[int, list[MaskedNecks | None]] = {}
-        """By group: what the rows carry on each of its layers."""
 
     @property
     def bytes(self) -> int:
         return sum(necks.bytes for necks in list(self._stacked.values()))
 
-    def select(self, carried: Sequence[PackedAdapter | None]) -> None:
-        """carried: each row's adapter."""
+    def select(self, carried: Sequence[PackedAdapter | None]) -> dict[int, list[MaskedNecks | None]]:
+        """By group, what the rows carry on each of its layers. carried: each row's adapter."""
         fresh = {adapter.key: adapter for adapter in carried if adapter is not None and adapter.necks}
         if not fresh.keys() <= self._adapters.keys():
             self._adapters, self._stacked = fresh, {}
@@ -181,24 +179,30 @@ class SelectedNecks:
         numbers = [known.get(adapter.key) if adapter is not None else None for adapter in carried]
         masks: dict[tuple[object, ...], Tensor] = {}  # the same for nearly all layers
         layers = {place: len(necks) for adapter in fresh.values() for place, necks in adapter.necks.items()}
-        self.of = {
-            place: [self._masked(place, part, numbers, masks) for part in range(count)]
-            for place, count in layers.items()
-        }
 
-    def _masked(
-        self, place: int, part: int, numbers: Sequence[int | None], masks: dict[tuple[object, ...], Tensor]
-    ) -> MaskedNecks | None:
-        necks = [one.necks[place][part] if place in one.necks else None for one in self._adapters.values()]
-        if all(number is None or necks[number] is None for number in numbers):
-            return None
-        if (place, part) not in self._stacked:
-            self._stacked[place, part] = stacked(necks)
-        found = self._stacked[place, part]
-        key = (found.parts, *numbers)
-        if key not in masks:
-            masks[key] = found.mask(numbers)
-        return found, masks[key]
+        def masked(place: int, part: int) -> MaskedNecks | None:
+            necks = [one.necks[place][part] if place in one.necks else None for one in self._adapters.values()]
+            if all(number is None or necks[number] is None for number in numbers):
+                return None
+            if (place, part) not in self._stacked:
+                self._stacked[place, part] = stacked(necks)
+            found = self._stacked[place, part]
+            key = (found.parts, *numbers)
+            if key not in masks:
+                masks[key] = found.mask(numbers)
+            return MaskedNecks(found, masks[key])
+
+        return {place: [masked(place, part) for part in range(count)] for place, count in layers.items()}
+
+
+class Selected(NamedTuple):
+    """By group: what a step's rows scale it by, [rows, ...] each, and the bottlenecks on each of its layers."""
+
+    scales: dict[int, Scales]
+    necks: dict[int, list[MaskedNecks | None]]
+
+
+Carried = PackedAdapter | Selected
 
 
 class AdapterSlots:
@@ -222,15 +226,13 @@ class AdapterSlots:
         self._fixed_masks: dict[int, dict[int, Tensor]] = {}
         self._views_of: dict[tuple[int, int], list[tuple[Tensor, Tensor, int]]] = {}
         self._views: list[tuple[Tensor, Tensor, int]] = []
-        self.scales: dict[int, Scales] = {}
-        """By group: what the selected rows scale it by, [rows, ...] each."""
-        self.necks = SelectedNecks()
+        self._necks, self.selected = NeckStacks(), Selected({}, {})
         self.version = 0  # changes when the memory does
 
     @property
     def bytes(self) -> int:
         """Memory of the slots, used or not, and of stacked bottlenecks."""
-        return self.necks.bytes + bytes_of(*self.a, *self.b)
+        return self._necks.bytes + bytes_of(*self.a, *self.b)
 
     def acquire(self, adapter: PackedAdapter | None) -> int | None:
         """An adapter's slot, filled where it has none yet; None for the base, and for a soft prompt alone."""
@@ -265,39 +267,32 @@ class AdapterSlots:
         chosen = tuple(slots)
         if chosen == self._chosen:
             return
-        self._chosen, self._masks = chosen, {}
         used = {slot for slot in chosen if slot is not None}
-        self._first, self._last = (min(used), max(used) + 1) if used else (0, 0)
-        if used and (len(used) > 1 or None in chosen):
-            masks = self._masks_of(chosen, self._first, self._last)
-            self._masks = {parts: mask.to(self._device) for parts, mask in masks.items()}
+        self._chosen, self._first, self._last = chosen, min(used, default=0), max(used, default=-1) + 1
+        mixed = len(used) > 1 or (used and None in chosen)
+        masks = self._masks_of(chosen, self._first, self._last) if mixed else {}
+        self._masks = {parts: mask.to(self._device) for parts, mask in masks.items()}
         carried = [self.adapter(slot) for slot in chosen]
         places = {place for adapter in carried if adapter is not None for place in adapter.scales}
-        self.scales = {place: self._stacked_scales(place, carried) for place in places}
-        self.necks.select(carried)
+        scales = {place: self._stacked_scales(place, carried) for place in places}
+        self.selected = Selected(scales, self._necks.select(carried))
         self._set_views()
 
-    def select_fixed(self, slots: Sequence[int | None]) -> bool:
-        """``select`` for a captured step: all slots there is room for take part, and the masks stay where they are in
-        memory. Returns whether any row carries an adapter. For rows without scales only."""
-        self._chosen = ()
-        self.select(slots)
+    def fix(self, rows: int) -> bool:
+        """For a captured step, the selected rows and the base's after them: all slots there is room for take part, and
+        the masks stay where they are in memory. Returns whether any row carries an adapter. For low-rank ones only."""
         if self._first == self._last:
             return False
-        masks = self._masks_of(slots, 0, self._room)
-        if len(slots) not in self._fixed_masks:
-            self._fixed_masks[len(slots)] = {parts: mask.to(self._device) for parts, mask in masks.items()}
-        fixed = self._fixed_masks[len(slots)]
+        masks = self._masks_of([*self._chosen, *[None] * (rows - len(self._chosen))], 0, self._room)
+        fixed = self._fixed_masks.setdefault(rows, {})
         for parts, mask in masks.items():
-            fixed[parts].copy_(mask)
+            if parts in fixed:
+                fixed[parts].copy_(mask)
+            else:
+                fixed[parts] = mask.to(self._device)
         self._first, self._last, self._masks, self._chosen = 0, self._room, fixed, ()
         self._set_views()
         return True
-
-    @property
-    def low_rank_only(self) -> bool:
-        """Whether the selected rows carry low-rank products and nothing else."""
-        return not self.scales and not self.necks.of
 
     def add(self, place: int, x: Tensor, y: Tensor) -> None:
         """Add the selected rows' low-rank products of a group, in place: x [rows, in], y [rows, sum of outputs]."""
@@ -391,7 +386,8 @@ class AdapterSlots:
 
     def _empty(self, slot: int) -> None:
         self._zero(slot)
-        self._slots[slot], self._chosen, self.necks = None, (), SelectedNecks()
+        self._slots[slot], self._chosen = None, ()
+        self._necks, self.selected = NeckStacks(), Selected({}, {})
         self._leaving.discard(slot)
 
     @torch.inference_mode()

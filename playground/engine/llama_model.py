@@ -9,26 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from playground.engine.llama_layout import (
-    DOWN,
-    GATE_UP,
-    OUT,
-    QKV,
-    Layer,
-    MatmulLayouts,
-    Scales,
-    groups_of,
-    joined,
-    layer_of,
-)
-from playground.engine.llama_memory import AdapterSlots, KVCache
+from playground.engine.llama_layout import DOWN, GATE_UP, OUT, QKV, Layer, MatmulLayouts, groups_of, joined, layer_of
+from playground.engine.llama_memory import AdapterSlots, Carried, KVCache
 from playground.library.bases import BODY_ONLY
 
 ROPES = ("default", "linear", "llama3")
@@ -124,9 +113,9 @@ class LlamaModel:
         cache.share(len(self.layers))
         self.extend_rotary(1)
         adapters.select([None] * rows)
-        ids, positions = torch.zeros(2, rows, dtype=torch.long, device=self.device)
-        places = torch.arange(rows, device=self.device) * cache.length
-        self.decode_tensors(ids, positions, places, 1, cache, adapters, even=True)
+        inputs = torch.zeros(3, rows, dtype=torch.long, device=self.device)
+        inputs[2] = torch.arange(rows) * cache.length
+        self.decode_tensors(inputs, 1, cache, adapters, even=True)
 
     def new_cache(self) -> KVCache:
         return KVCache(len(self.layers), self.kv_heads, self.head_dim, self.dtype, self.device)
@@ -141,8 +130,7 @@ class LlamaModel:
         """Prefill chunks of several sequences together; logits [segments, vocabulary] of each chunk's last token.
         embedded: [tokens, hidden] in place of the ids' embeddings."""
         states = self.hidden_states(segments, cache, adapters, embedded)
-        ends = list(accumulate(len(segment.ids) for segment in segments))
-        return self.logits(states[[end - 1 for end in ends]])
+        return self.logits(states[[end - 1 for end in accumulate(len(segment.ids) for segment in segments)]])
 
     @torch.inference_mode()
     def hidden_states(
@@ -164,29 +152,20 @@ class LlamaModel:
         longest = max(lengths) + 1
         cache.ensure(len(tokens), longest)
         self.extend_rotary(longest)
-        ids, positions = torch.tensor([tokens, lengths], device=self.device)
-        places = torch.arange(len(tokens), device=self.device) * cache.length + positions
+        places = [row * cache.length + length for row, length in enumerate(lengths)]
+        inputs = torch.tensor([tokens, lengths, places], device=self.device)
         with self.matmul.watched(len(tokens)):
-            even = min(lengths) + 1 == longest
-            return self.decode_tensors(ids, positions, places, longest, cache, adapters, even=even)
+            return self.decode_tensors(inputs, longest, cache, adapters, even=min(lengths) + 1 == longest)
 
     def decode_tensors(
-        self,
-        ids: Tensor,
-        positions: Tensor,
-        places: Tensor,
-        length: int,
-        cache: KVCache,
-        adapters: AdapterSlots,
-        *,
-        even: bool = False,
+        self, inputs: Tensor, length: int, cache: KVCache, adapters: AdapterSlots, *, even: bool = False
     ) -> Tensor:
         """``decode`` on tensors alone; it reads none back, so that it can be captured.
 
-        ids, positions [rows]; places [rows]: where keys and values go, as ``KVCache.write`` numbers them; length: past
-        the furthest position, at most the cache's; even: all rows have that length, so nothing is masked."""
-        step = _Decode(self, positions, places, length, cache, adapters, even)
-        return self.logits(step.run(functional.embedding(ids, self.embedding)))
+        inputs [3, rows]: ids, positions, and where keys and values go, as ``KVCache.write`` numbers places; length:
+        past the furthest position, at most the cache's; even: all rows have that length, so nothing is masked."""
+        step = _Decode(self, inputs, length, cache, adapters, even)
+        return self.logits(step.run(functional.embedding(inputs[0], self.embedding)))
 
     def logits(self, x: Tensor) -> Tensor:
         """[tokens, hidden] of ``hidden_states`` -> [tokens, vocabulary]."""
@@ -203,24 +182,25 @@ class LlamaModel:
 
 
 class _Forward:
-    """One forward pass over packed tokens; subclasses say how adapters and attention apply to them.
+    """One pass over packed tokens; subclasses say where low-rank products and attention come from.
 
-    positions, places [tokens]: rotary positions, and where keys and values go in the KV cache."""
+    positions, places [tokens]: rotary positions, and where keys and values go in the KV cache. carried: by tokens, the
+    scales and bottlenecks that they carry."""
 
     def __init__(
-        self, model: LlamaModel, positions: Tensor, places: Tensor, cache: KVCache, adapters: AdapterSlots
+        self,
+        model: LlamaModel,
+        cache: KVCache,
+        positions: Tensor,
+        places: Tensor,
+        carried: Sequence[tuple[slice, Carried]],
     ) -> None:
-        self.model, self.cache, self.adapters, self.places = model, cache, adapters, places
+        self.model, self.cache, self.places, self.carried = model, cache, places, carried
         self.cos, self.sin = model.cos[positions], model.sin[positions]
-
-    def scales(self, group: int) -> list[tuple[int, int, Scales]]:
-        """(first token, past the last, what they scale by) of a group's adapters that scale."""
-        raise NotImplementedError
+        self.changed = {group for _, one in carried for group in (*one.scales, *one.necks)}
 
     def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
-        raise NotImplementedError
-
-    def add_bottlenecks(self, group: int, y: Tensor) -> None:
+        """Add the tokens' low-rank products of a group, in place: x [tokens, in], y [tokens, sum of outputs]."""
         raise NotImplementedError
 
     def attention(self, number: int, q: Tensor) -> Tensor:
@@ -259,26 +239,34 @@ class _Forward:
         self, group: int, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
         """A group's product with everything that adapters may do to it; see ``adapter_weights``."""
-        scales, spans, source = self.scales(group), self.model.groups[group].spans, x
-        if len(spans) == 1 and any(s.inner[0] is not None for _, _, s in scales):
+        if group not in self.changed:
+            y = self.model.matmul(x, weight, bias, residual)
+            self.add_low_rank(group, x, y)
+            return y
+        parts, source = self.model.groups[group].spans, x
+        scales = [(rows, one.scales[group]) for rows, one in self.carried if group in one.scales]
+        if len(parts) == 1 and any(s.inner[0] is not None for _, s in scales):
             source = x.clone()
-            for begin, end, s in scales:
+            for rows, s in scales:
                 if s.inner[0] is not None:
-                    source[begin:end] *= s.inner[0]
+                    source[rows] *= s.inner[0]
         y = self.model.matmul(source, weight, bias)
-        for begin, end, s in scales if len(spans) > 1 else ():
-            for vector, (first, last) in zip(s.inner, spans, strict=True):
+        for rows, s in scales if len(parts) > 1 else ():
+            for vector, (first, last) in zip(s.inner, parts, strict=True):
                 if vector is not None:  # layers that scale a shared input differently: theirs again
-                    y[begin:end, first:last] = torch.mm(x[begin:end] * vector, weight[:, first:last])
+                    y[rows, first:last] = torch.mm(x[rows] * vector, weight[:, first:last])
                     if bias is not None:
-                        y[begin:end, first:last] += bias[first:last]
+                        y[rows, first:last] += bias[first:last]
         self.add_low_rank(group, x, y)
-        for begin, end, s in scales:
+        for rows, s in scales:
             if s.outer is not None:
-                y[begin:end] *= s.outer
+                y[rows] *= s.outer
             if s.shift is not None:
-                y[begin:end] += s.shift
-        self.add_bottlenecks(group, y)
+                y[rows] += s.shift
+        for rows, one in self.carried:
+            for neck, (first, last) in zip(one.necks.get(group, ()), parts, strict=False):
+                if neck is not None:
+                    neck.add(y[rows, first:last])
         return y if residual is None else y.add_(residual)
 
 
@@ -286,48 +274,31 @@ class _Prefill(_Forward):
     """Chunks of several sequences, packed; each sees its own sequence alone."""
 
     def __init__(self, model: LlamaModel, segments: Sequence[Segment], cache: KVCache, adapters: AdapterSlots) -> None:
-        device = model.device
-        positions = torch.cat([torch.arange(s.start, s.start + len(s.ids), device=device) for s in segments])
+        device, ends = model.device, accumulate(len(s.ids) for s in segments)
+        self.segments = [(slice(end - len(s.ids), end), s) for s, end in zip(segments, ends, strict=True)]
+        self.positions = torch.cat([torch.arange(s.start, s.start + len(s.ids), device=device) for s in segments])
         rows = torch.cat([torch.full((len(s.ids),), s.row, device=device) for s in segments])
-        super().__init__(model, positions, rows * cache.length + positions, cache, adapters)
-        bounds = pairwise(accumulate((len(s.ids) for s in segments), initial=0))
-        self.positions = positions
-        self.segments = [(segment, begin, end) for segment, (begin, end) in zip(segments, bounds, strict=True)]
-        found = [(adapters.adapter(segment.slot), begin, end) for segment, begin, end in self.segments]
-        self.adapted = [(adapter, begin, end) for adapter, begin, end in found if adapter is not None]
-
-    def scales(self, group: int) -> list[tuple[int, int, Scales]]:
-        found = [(begin, end, adapter.scales.get(group)) for adapter, begin, end in self.adapted]
-        return [(begin, end, scales) for begin, end, scales in found if scales is not None]
+        carried = [(own, adapter) for own, s in self.segments if (adapter := adapters.adapter(s.slot)) is not None]
+        super().__init__(model, cache, self.positions, rows * cache.length + self.positions, carried)
+        self.adapters = adapters
 
     def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
-        for segment, begin, end in self.segments:
-            self.adapters.add_slot(group, segment.slot, x[begin:end], y[begin:end])
-
-    def add_bottlenecks(self, group: int, y: Tensor) -> None:
-        for adapter, begin, end in self.adapted:
-            for neck, (first, last) in zip(adapter.necks.get(group, ()), self.model.groups[group].spans, strict=False):
-                if neck is not None:
-                    neck.add(y[begin:end, first:last])
+        for own, segment in self.segments:
+            self.adapters.add_slot(group, segment.slot, x[own], y[own])
 
     def attention(self, number: int, q: Tensor) -> Tensor:
         mixed = torch.empty_like(q)
-        for segment, begin, end in self.segments:
-            total = segment.start + end - begin
-            keys, values = self.cache.keys_values(number, segment.row, total)
-            mask = None
+        for own, segment in self.segments:
+            total, mask = segment.start + len(segment.ids), None
             if segment.start:
-                seen = torch.arange(total, device=q.device)[None] <= self.positions[begin:end, None]
+                seen = torch.arange(total, device=q.device)[None] <= self.positions[own, None]
                 mask = _additive(seen, q.dtype)
+            keys_values = self.cache.keys_values(number, segment.row, total)
+            query, keys, values = (tensor.transpose(0, 1)[None] for tensor in (q[own], *keys_values))
             got = functional.scaled_dot_product_attention(
-                q[begin:end].transpose(0, 1)[None],
-                keys.transpose(0, 1)[None],
-                values.transpose(0, 1)[None],
-                attn_mask=mask,
-                is_causal=mask is None,
-                enable_gqa=True,
+                query, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
             )
-            mixed[begin:end] = got[0].transpose(0, 1)
+            mixed[own] = got[0].transpose(0, 1)
         return mixed.flatten(1)
 
 
@@ -335,44 +306,19 @@ class _Decode(_Forward):
     """One token a sequence, with the adapters that the slots have selected."""
 
     def __init__(
-        self,
-        model: LlamaModel,
-        positions: Tensor,
-        places: Tensor,
-        length: int,
-        cache: KVCache,
-        adapters: AdapterSlots,
-        even: bool,
+        self, model: LlamaModel, inputs: Tensor, length: int, cache: KVCache, adapters: AdapterSlots, even: bool
     ) -> None:
-        super().__init__(model, positions, places, cache, adapters)
+        _, positions, places = inputs
+        super().__init__(model, cache, positions, places, [(slice(None), adapters.selected)])
         self.count, self.length, self.group_size = len(positions), length, model.heads // model.kv_heads
-        self.mask = None
+        self.adapters, self.mask = adapters, None
         if not even:
             seen = torch.arange(length, device=model.device)[None] <= positions[:, None]
             mask = _additive(seen, model.dtype)[:, None, None]
             self.mask = mask.expand(self.count, 1, self.group_size, length)
 
-    def scales(self, group: int) -> list[tuple[int, int, Scales]]:
-        scales = self.adapters.scales.get(group)
-        return [] if scales is None else [(0, self.count, scales)]
-
     def add_low_rank(self, group: int, x: Tensor, y: Tensor) -> None:
         self.adapters.add(group, x, y)
-
-    def add_bottlenecks(self, group: int, y: Tensor) -> None:
-        necks = self.adapters.necks.of.get(group, ())
-        for neck, (first, last) in zip(necks, self.model.groups[group].spans, strict=False):
-            if neck is not None:
-                neck[0].add(y[:, first:last], neck[1])
-
-    def linear(
-        self, group: int, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
-    ) -> Tensor:
-        if group in self.adapters.scales or group in self.adapters.necks.of:
-            return super().linear(group, x, weight, bias, residual)
-        y = self.model.matmul(x, weight, bias, residual)
-        self.adapters.add(group, x, y)
-        return y
 
     def attention(self, number: int, q: Tensor) -> Tensor:
         keys, values = self.cache.keys_values(number, slice(0, self.count), self.length)

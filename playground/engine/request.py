@@ -66,30 +66,23 @@ class Sampling:
                 raise InputError(f"{name} is {value!r:.40}; it is a number.")
         if not all(isinstance(text, str) for text in self.stop):
             raise InputError("A stop string is no text.")
-        longest = self.max_tokens
+        longest, shortest, penalty, stops = self.max_tokens, self.min_tokens, self.repetition_penalty, self.stop
+        many = f"There are {len(stops)} stop strings; at most {STOPS_MAX} are taken"
+        half = "A stop string holds half a character (a lone surrogate). Send whole characters."
+        fits = len(stops) <= STOPS_MAX and all(0 < len(text) <= STOP_LENGTH for text in stops)
         ranges = (
             (0 <= self.temperature <= 2, f"The temperature is {self.temperature}; it goes from 0 (greedy) to 2."),
             (0 < self.top_p <= 1, f"Top-p is {self.top_p}; it lies above 0 and at most 1."),
             (1 <= longest <= 8192, f"The longest reply is {longest} tokens; it goes from 1 to 8192."),
             (0 <= self.seed <= SEED_MAX, f"The seed is {self.seed}; it goes from 0 to {SEED_MAX}."),
             (0 <= self.top_k <= TOP_K_MAX, f"Top-k is {self.top_k}; it goes from 0 (off) to {TOP_K_MAX}."),
+            (0.1 <= penalty <= 10, f"The repetition penalty is {penalty}; it goes from 0.1 to 10, 1 = none."),
             (
-                0.1 <= self.repetition_penalty <= 10,
-                f"The repetition penalty is {self.repetition_penalty}; it goes from 0.1 to 10, 1 = none.",
+                0 <= shortest <= longest,
+                f"The shortest reply is {shortest} tokens; it goes from 0 to the longest, {longest}.",
             ),
-            (
-                0 <= self.min_tokens <= longest,
-                f"The shortest reply is {self.min_tokens} tokens; it goes from 0 to the longest, {longest}.",
-            ),
-            (
-                len(self.stop) <= STOPS_MAX and all(0 < len(text) <= STOP_LENGTH for text in self.stop),
-                f"There are {len(self.stop)} stop strings; at most {STOPS_MAX} are taken, each of 1 to {STOP_LENGTH} "
-                "characters.",
-            ),
-            (
-                not any(HALF_CHARACTER.search(text) for text in self.stop),
-                "A stop string holds half a character (a lone surrogate). Send whole characters.",
-            ),
+            (fits, f"{many}, each of 1 to {STOP_LENGTH} characters."),
+            (not any(HALF_CHARACTER.search(text) for text in stops), half),
         )
         if faults := [said for fits, said in ranges if not fits]:
             raise InputError(" ".join(faults))
@@ -214,15 +207,13 @@ def parts(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 class Decoder(Protocol):
-    """Decodes rows with an engine, and tells where. together: how many it is given at most."""
+    """Decodes rows with an engine, and tells where: (precision, device), as a stamp names them. together: how many it
+    is given at most."""
 
     together: int
 
-    def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
-        """As ``Engine.stream``."""
-
-    def where(self, engine: Engine) -> tuple[str, str]:
-        """(precision, device), as a stamp names them."""
+    def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]: ...
+    def where(self, engine: Engine) -> tuple[str, str]: ...
 
 
 class Direct:

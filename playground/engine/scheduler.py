@@ -1,5 +1,4 @@
-"""Continuous batching: sequences join and leave between steps, so that several questions share one pass over the
-weights.
+"""Continuous batching: sequences join and leave between steps, so that several questions share the weights' reading.
 
 The worker thread owns the KV cache and the adapter slots. A round: (1) admit waiting sequences, (2) prefill at most
 PREFILL_CHUNK prompt tokens, (3) one decode step, (4) remove finished sequences. So a decoding sequence never waits
@@ -111,12 +110,10 @@ class Scheduler:
 
     def submit(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Handle:
         """Queue sequences; they join at the next round. Raises AdapterError for an adapter that is not attached."""
-        replies = [
-            Generation(row, prompt, self._tokenizer, self._ends) for row, prompt in zip(rows, prompts, strict=True)
-        ]
-        handle = Handle([reply.state for reply in replies], self._changed)
-        fresh = []
-        for row, reply, prompt in zip(rows, replies, prompts, strict=True):
+        handle, fresh = Handle(self._changed), []
+        for row, prompt in zip(rows, prompts, strict=True):
+            reply = Generation(row, prompt, self._tokenizer, self._ends)
+            handle.states.append(reply.state)
             adapter = self._adapter_of(row.adapter) if row.adapter else None
             shared = common_prefix(encode(self._tokenizer, row.shared_prefix), prompt) if row.shared_prefix else 0
             fresh.append(_Sequence(row, reply, handle, list(prompt), adapter, shared))
@@ -195,8 +192,17 @@ class Scheduler:
             self._changed.notify_all()
 
     def _admit(self) -> None:
+        """Who joins: always the first of the call with the fewest sequences in the batch, so that one question does not
+        wait for a hundred that were asked together before it."""
         with self._changed:
-            fresh = self._next(ROWS_MAX - len(self._running))
+            waiting = list(self._pending)
+        has = Counter(id(sequence.handle) for sequence in self._running)
+        fresh: list[_Sequence] = []
+        while waiting and len(self._running) + len(fresh) < ROWS_MAX:
+            first = min(waiting, key=lambda sequence: has[id(sequence.handle)])
+            waiting.remove(first)
+            fresh.append(first)
+            has[id(first.handle)] += 1
         if not fresh:
             return
         longest = max(sequence.virtual_tokens + len(sequence.ids) + 1 for sequence in fresh)
@@ -207,24 +213,8 @@ class Scheduler:
                 self._pending.remove(sequence)
                 self._running.append(sequence)
 
-    def _next(self, room: int) -> list[_Sequence]:
-        """Who joins: always the first of the call with the fewest sequences in the batch, so that one question does not
-        wait for a hundred that were asked together before it."""
-        if room <= 0 or not self._pending:
-            return []
-        has = Counter(id(sequence.handle) for sequence in self._running)
-        waiting = list(self._pending)
-        chosen: list[_Sequence] = []
-        while waiting and len(chosen) < room:
-            first = min(waiting, key=lambda sequence: has[id(sequence.handle)])
-            waiting.remove(first)
-            chosen.append(first)
-            has[id(first.handle)] += 1
-        return chosen
-
     def _prefill(self) -> None:
-        segments: list[Segment] = []
-        left = PREFILL_CHUNK
+        segments, left = list[Segment](), PREFILL_CHUNK
         for place, sequence in enumerate(self._running):
             if sequence.prefilled or left <= 0:
                 continue
@@ -282,12 +272,8 @@ class Scheduler:
         rows = self._running[: decoding[-1] + 1]
         # a sequence among them that is still in prefill takes part with a token that its next chunk overwrites
         tokens = [row.reply.tokens[-1] if row.prefilled and row.reply.tokens else 0 for row in rows]
-        lengths, slots = [row.length for row in rows], [row.slot for row in rows]
-        if self.captured is not None:
-            logits = self.captured.decode(tokens, lengths, slots, self.kv_cache, self.slots)
-        else:
-            self.slots.select(slots)
-            logits = self.model.decode(tokens, lengths, self.kv_cache, self.slots)
+        self.slots.select([row.slot for row in rows])
+        logits = (self.captured or self.model).decode(tokens, [row.length for row in rows], self.kv_cache, self.slots)
         now = time.perf_counter()
         for place in decoding:
             sequence = self._running[place]

@@ -1,5 +1,4 @@
-"""One sequence's reply: tokens sampled, decoded to text as they come, and ended by the model, a stop string or the
-limit; and the handle through which a caller follows the sequences it asked for."""
+"""One sequence's reply, from logits to text and its end; and the handle through which a caller follows it."""
 
 from __future__ import annotations
 
@@ -39,9 +38,21 @@ class Sampler:
     def pick(self, logits: Tensor) -> int:
         """The next token id. logits: [vocabulary], left as they are. Raises FloatingPointError where they are not
         finite, or no token has a share of the probability."""
-        token = self._draw(self._changed(logits))
+        changed, sampling = self._changed(logits), self._sampling
+        if sampling.temperature == 0:
+            token = int(changed.argmax())  # of a NaN, where there is one
+            _refuse_unless_finite(changed[token])
+        else:
+            if self._generator is None:
+                self._generator = torch.Generator().manual_seed(sampling.seed)
+            # one number and a search: torch.multinomial draws one for every token of the vocabulary, which takes longer
+            reached = self._shares(changed).cumsum(0, dtype=torch.float64)
+            _refuse_unless_finite(reached[-1])
+            drawn = torch.rand(1, generator=self._generator, dtype=torch.float64) * reached[-1]
+            token = int(torch.searchsorted(reached, drawn, right=True))
+            token = min(token, int(torch.searchsorted(reached, reached[-1])))
         self._drawn += 1
-        if self._sampling.repetition_penalty != 1:
+        if sampling.repetition_penalty != 1:
             self._seen.add(token)
         return token
 
@@ -76,20 +87,6 @@ class Sampler:
             kept = values.masked_fill(values.cumsum(0) - values >= sampling.top_p, 0)
             shares = torch.zeros_like(shares).scatter_(0, indices, kept / kept.sum())
         return shares
-
-    def _draw(self, logits: Tensor) -> int:
-        if self._sampling.temperature == 0:
-            best = int(logits.argmax())  # of a NaN, where there is one
-            _refuse_unless_finite(logits[best])
-            return best
-        if self._generator is None:
-            self._generator = torch.Generator().manual_seed(self._sampling.seed)
-        # one number and a search: torch.multinomial draws one for every token of the vocabulary, which takes longer
-        reached = self._shares(logits).cumsum(0, dtype=torch.float64)
-        _refuse_unless_finite(reached[-1])
-        drawn = torch.rand(1, generator=self._generator, dtype=torch.float64) * reached[-1]
-        token = int(torch.searchsorted(reached, drawn, right=True))
-        return min(token, int(torch.searchsorted(reached, reached[-1])))
 
 
 def _refuse_unless_finite(value: Tensor) -> None:
@@ -126,8 +123,9 @@ class Generation:
         state.seconds = now_s
         if state.first_token_s is None:
             state.first_token_s = now_s
+        finish = ""
         if token in self._ends and not sampling.ignore_eos:
-            state.finish = "stop"
+            finish = "stop"
         else:
             self.tokens.append(token)
             state.tokens = tuple(self.tokens)
@@ -136,12 +134,13 @@ class Generation:
             if self._row.logprobs is not None:
                 state.logprobs = (*state.logprobs, self._logprob(logits, token, self._row.logprobs))
             if state.completion_tokens >= sampling.max_tokens:
-                state.finish = "length"
-        text = self._text.whole() if state.finish else self._text.text
+                finish = "length"
+        text = self._text.whole() if finish else self._text.text
         cut = min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=-1)
         if cut >= 0:
-            text, state.finish = text[:cut], "stop"
-        state.text = text if state.finish else text[: len(text) - _partial_stop(text, sampling.stop)]
+            text, finish = text[:cut], "stop"
+        state.text = text if finish else text[: len(text) - _partial_stop(text, sampling.stop)]
+        state.finish = finish  # last, since other threads read the state: whoever sees the end sees all of the text
 
     def _message(self, error: Exception) -> str:
         if not isinstance(error, FloatingPointError):
@@ -155,9 +154,8 @@ class Generation:
         top = logprobs.topk(min(count, logprobs.shape[0])) if count else None
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top else ()
         decode = self._tokenizer.decode
-        return TokenLogprob(
-            str(decode([token])), float(logprobs[token]), tuple((str(decode([i])), value) for i, value in pairs)
-        )
+        likeliest = tuple((str(decode([i])), value) for i, value in pairs)
+        return TokenLogprob(str(decode([token])), float(logprobs[token]), likeliest)
 
 
 class IncrementalDetokenizer:
@@ -194,8 +192,8 @@ def _partial_stop(text: str, stops: Sequence[str]) -> int:
 class Handle:
     """One call's sequences: iterate for their states, ``cancel`` on every way out. changed: the scheduler's."""
 
-    def __init__(self, states: Sequence[RowState], changed: threading.Condition) -> None:
-        self.states = list(states)
+    def __init__(self, changed: threading.Condition) -> None:
+        self.states: list[RowState] = []
         self.started = time.perf_counter()
         self.cancelled = False
         self.error: BaseException | None = None
@@ -224,8 +222,7 @@ class Handle:
 
 @dataclass
 class LossSum:
-    """A text's score, summed over its places as they are read. divergence: also measure how far the adapter is from the
-    base."""
+    """A text's score, summed over its places as they are read. divergence: also measure the adapter's from the base."""
 
     divergence: bool
     _tokens: int = 0

@@ -26,7 +26,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -41,18 +41,26 @@ RESERVE_SHARE = 0.1
 _NO_DEVICE = 100
 
 
-class Device(Protocol):
+class Device:
     """name for a person; total and free memory in bytes at this moment."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        raise NotImplementedError
+
+    def memory(self) -> tuple[int, int]:
+        raise NotImplementedError
+
     @property
-    def total_bytes(self) -> int: ...
+    def total_bytes(self) -> int:
+        return self.memory()[0]
+
     @property
-    def free_bytes(self) -> int: ...
+    def free_bytes(self) -> int:
+        return self.memory()[1]
 
 
-class CudaDevice:
+class CudaDevice(Device):
     """The first CUDA device, as torch tells, whose context takes some of its memory."""
 
     @property
@@ -62,19 +70,10 @@ class CudaDevice:
         return str(torch.cuda.get_device_name(0))
 
     def memory(self) -> tuple[int, int]:
-        """Total and free bytes at this moment."""
         import torch
 
         free, total = torch.cuda.mem_get_info()
         return int(total), int(free)
-
-    @property
-    def total_bytes(self) -> int:
-        return self.memory()[0]
-
-    @property
-    def free_bytes(self) -> int:
-        return self.memory()[1]
 
 
 class NoCuda(OSError):
@@ -106,10 +105,10 @@ class NvidiaDevice(CudaDevice):
         same, find = uuid.UUID(bytes=bytes(number)), pynvml.nvmlDeviceGetHandleByUUID
         try:  # both libraries give a device the same id, of a card or of a part of one
             pynvml.nvmlInit()
-            try:
+            with contextlib.suppress(pynvml.NVMLError):
                 self._handle = find(f"GPU-{same}")
-            except pynvml.NVMLError:
-                self._handle = find(f"MIG-{same}")
+                return
+            self._handle = find(f"MIG-{same}")
         except pynvml.NVMLError as error:
             raise OSError(str(error)) from error
 
@@ -124,13 +123,10 @@ class NvidiaDevice(CudaDevice):
 
 def torch_cuda() -> int:
     """CUDA's major version that the installed torch was built for; 0 = none. Read from its files, not imported."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        return 0
-    try:
-        text = Path(found.origin).with_name("version.py").read_text()
-    except OSError:
-        return 0
+    found, text = importlib.util.find_spec("torch"), ""
+    if found is not None and found.origin is not None:
+        with contextlib.suppress(OSError):
+            text = Path(found.origin).with_name("version.py").read_text()
     said = re.search(r"^cuda\b[^=\n]*=\s*['\"](\d+)", text, re.MULTILINE)
     return int(said[1]) if said else 0
 
@@ -140,7 +136,7 @@ def _call(function: Any, *values: Any) -> None:
         raise (NoCuda if code == _NO_DEVICE else OSError)(f"{function.__name__} answers {code}")
 
 
-class CpuDevice:
+class CpuDevice(Device):
     """The machine's processor and memory, within a container's limit where there is one."""
 
     @property
@@ -148,13 +144,13 @@ class CpuDevice:
         cores = _usable_cpus()
         return f"CPU, {cores} {'core' if cores == 1 else 'cores'}"
 
-    @property
-    def total_bytes(self) -> int:
-        return min(int(psutil.virtual_memory().total), _cgroup_limit())
-
-    @property
-    def free_bytes(self) -> int:
-        return max(0, min(int(psutil.virtual_memory().available), _cgroup_limit() - _cgroup_used()))
+    def memory(self) -> tuple[int, int]:
+        here, limit = psutil.virtual_memory(), _cgroup("memory.max", "memory/memory.limit_in_bytes") or 1 << 62
+        used, cache = _cgroup("memory.current", "memory/memory.usage_in_bytes") or 0, 0
+        with contextlib.suppress(OSError, StopIteration, ValueError):  # file cache is given back when it is needed
+            stat = Path("/sys/fs/cgroup/memory.stat").read_text()
+            cache = int(next(line.split()[1] for line in stat.splitlines() if line.startswith("inactive_file ")))
+        return min(int(here.total), limit), max(0, min(int(here.available), limit - max(0, used - cache)))
 
 
 def has_cuda() -> bool:
@@ -200,18 +196,6 @@ def _cgroup(*names: str) -> int | None:
             if (text := Path("/sys/fs/cgroup", name).read_text().strip()).isdigit():
                 return int(text)
     return None
-
-
-def _cgroup_limit() -> int:
-    return _cgroup("memory.max", "memory/memory.limit_in_bytes") or 1 << 62
-
-
-def _cgroup_used() -> int:
-    used, cache = _cgroup("memory.current", "memory/memory.usage_in_bytes") or 0, 0
-    with contextlib.suppress(OSError, StopIteration, ValueError):  # file cache is given back when it is needed
-        stat = Path("/sys/fs/cgroup/memory.stat").read_text()
-        cache = int(next(line.split()[1] for line in stat.splitlines() if line.startswith("inactive_file ")))
-    return max(0, used - cache)
 
 
 # -- cores -------------------------------------------------------------------------------------------------------------
@@ -293,7 +277,7 @@ class Lanes:
 
 
 def use_share(lanes: Lanes, lane: str) -> None:
-    """Let the calling thread compute with what ``lane`` may use, and no more threads than torch's own number."""
+    """Let the calling thread compute with what ``lane`` may use, at most torch's own number of threads."""
     import torch
 
     torch.set_num_threads(min(own_threads(), lanes.threads(lane)))  # 0.3 us

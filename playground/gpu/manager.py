@@ -52,6 +52,7 @@ class Request:
     """A place in the queue."""
 
     number: int
+    lane: str
     label: str
     _manager: DeviceManager = field(repr=False)
     lease: Lease | None = None
@@ -163,13 +164,13 @@ class DeviceManager:
         load it. Raises BusyError when the queue is full, OutOfMemoryError when it can never fit."""
         with self._changed:
             self._refuse_what_never_fits(label, needs_bytes, residents)
-            mine = sum(item.session == session for item in self._waiting.values())
-            if len(self._waiting) >= QUEUE_LIMIT:
-                raise BusyError(f"{len(self._waiting)} requests are waiting already. Try again in a minute.")
-            if mine >= SESSION_LIMIT:
+            sessions = [item.session for item in self._waiting.values()]
+            if len(sessions) >= QUEUE_LIMIT:
+                raise BusyError(f"{len(sessions)} requests are waiting already. Try again in a minute.")
+            if (mine := sessions.count(session)) >= SESSION_LIMIT:
                 raise BusyError(f"{mine} of your requests are waiting already. Try again in a minute.")
             number = next(self._numbers)
-            request = Request(number, label, self)
+            request = Request(number, lane, label, self)
             self._waiting[number] = Waiting(number, lane, session, needs_bytes, residents)
             self._requests[number] = request
             self._decide()
@@ -192,21 +193,15 @@ class DeviceManager:
             return [self._requests[item.number] for item in order(list(self._waiting.values()), self._last_served)]
 
     def position(self, request: Request) -> int:
-        with self._changed:
-            mine = self._waiting.get(request.number)
-            if mine is None:
-                return 0
-            queue = order(list(self._waiting.values()), self._last_served)
-            return [item.number for item in queue if item.lane == mine.lane].index(mine.number) + 1
+        queue = [item.number for item in self.queue() if item.lane == request.lane]
+        return queue.index(request.number) + 1 if request.number in queue else 0
 
     def wait_s(self, request: Request) -> float:
         with self._changed:
-            mine = self._waiting.get(request.number)
-            if mine is None:
-                return 0.0
-            typical, ahead = self._typical_s[mine.lane], self.position(request) - 1
-            running = [self._clock() - lease.since_s for lease in self._leases.values() if lease.lane == mine.lane]
-            return ahead * typical + (max(1.0, typical - max(running)) if running else typical)
+            position, typical = self.position(request), self._typical_s[request.lane]
+            running = [self._clock() - lease.since_s for lease in self._leases.values() if lease.lane == request.lane]
+            this = max(1.0, typical - max(running)) if running else typical
+            return (position - 1) * typical + this if position else 0.0
 
     def wait(self, request: Request, timeout_s: float | None) -> Lease | None:
         with self._changed:

@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,8 +26,6 @@ CAPACITY = {"chat": 4, "measure": 1, "train": 1}
 """Leases open at once in each lane."""
 PATIENCE = 8
 LOADING, READY, UNLOADING = "LOADING", "READY", "UNLOADING"
-
-
 Wanted = tuple[tuple[str, int], ...]
 """Models by name, with their bytes."""
 
@@ -87,14 +86,14 @@ def order(waiting: Sequence[Waiting], last_served: Mapping[str, int]) -> list[Wa
     Urgent requests first, by age. Then a session's first request takes its turn by the session; its later ones follow
     the other sessions' first.
     """
-    urgent = sorted((item for item in waiting if item.passed >= PATIENCE), key=lambda item: item.number)
-    seen: dict[tuple[str, str], int] = {}
+    by_age, turns = sorted(waiting, key=lambda item: item.number), Counter[tuple[str, str]]()
     keyed = []
-    for request in sorted((item for item in waiting if item.passed < PATIENCE), key=lambda item: item.number):
-        turn = seen.get((request.lane, request.session), 0)
-        seen[request.lane, request.session] = turn + 1
-        keyed.append((turn, last_served.get(request.session, -1), request.number, request))
-    return [*urgent, *(item[-1] for item in sorted(keyed, key=lambda item: item[:3]))]
+    for request in (item for item in by_age if item.passed < PATIENCE):
+        keyed.append(
+            (turns[request.lane, request.session], last_served.get(request.session, -1), request.number, request)
+        )
+        turns[request.lane, request.session] += 1
+    return [*(item for item in by_age if item.passed >= PATIENCE), *(item[-1] for item in sorted(keyed))]
 
 
 def decide(

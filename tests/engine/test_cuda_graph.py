@@ -42,10 +42,12 @@ def same_as_plain(engine: Engine, names: list[str | None], capture: Callable[[Ca
     for turn in range(12):
         rows = len(names) if turn < 8 else len(names) - 1
         chosen = slots[:rows] if turn % 5 else [None] * rows
-        cache, adapters = worlds[0]
-        adapters.select(chosen)
-        plain = model.decode([turn + 1] * rows, lengths[:rows], cache, adapters)
-        fast = steps.decode([turn + 1] * rows, lengths[:rows], chosen, *worlds[1])
+        for _, adapters in worlds:
+            adapters.select(chosen)
+        plain, fast = (
+            way.decode([turn + 1] * rows, lengths[:rows], *world)
+            for way, world in zip((model, steps), worlds, strict=True)
+        )
         assert (plain - fast).abs().max() < (1e-4 if model.dtype == torch.float32 else 0.25)
         lengths = [length + 1 for length in lengths]
         found.append(captured)
@@ -80,7 +82,8 @@ def test_rows_that_scale_take_the_plain_step(engine: Engine) -> None:
     def refuse(work: Callable[[], None]) -> Graph:
         raise AssertionError("nothing is captured")
 
-    assert torch.isfinite(CapturedDecode(path.model, refuse).decode([4], [3], [slot], cache, adapters)).all()
+    adapters.select([slot])
+    assert torch.isfinite(CapturedDecode(path.model, refuse).decode([4], [3], cache, adapters)).all()
 
 
 @pytest.mark.parametrize("writing", [3, 5, 6, 7])
@@ -89,7 +92,8 @@ def test_padding_rows_leave_a_row_that_reads_its_prompt_alone(engine: Engine, wr
     cache, adapters = path.model.new_cache(), path.model.new_adapter_slots()
     path.model.prefill([Segment(row, [5, 6, 7 + row], 0) for row in range(writing + 1)], cache, adapters)
     reader = cache.save(writing, 3)
-    CapturedDecode(path.model, Again).decode([9] * writing, [3] * writing, [None] * writing, cache, adapters)
+    adapters.select([None] * writing)
+    CapturedDecode(path.model, Again).decode([9] * writing, [3] * writing, cache, adapters)
     assert torch.equal(cache.save(writing, 3), reader)
 
 
@@ -99,11 +103,12 @@ def test_a_longer_rotary_table_captures_again(engine: Engine) -> None:
     cache, adapters = model.new_cache(), model.new_adapter_slots()
     model.prefill([Segment(0, [1, 2, 3], 0)], cache, adapters)
     steps = CapturedDecode(model, lambda work: captured.append(work) or Again(work))  # type: ignore[func-returns-value]
-    steps.decode([4], [3], [None], cache, adapters)
-    steps.decode([5], [4], [None], cache, adapters)
+    adapters.select([None])
+    steps.decode([4], [3], cache, adapters)
+    steps.decode([5], [4], cache, adapters)
     assert len(captured) == 1
     model.extend_rotary(2000)  # as scoring a long text does; a graph would go on reading the old table's memory
-    steps.decode([6], [5], [None], cache, adapters)
+    steps.decode([6], [5], cache, adapters)
     assert len(captured) == 2
 
 

@@ -177,7 +177,8 @@ def test_a_captured_step_selects_too(base: Path, made: Made) -> None:
     steps, cache, adapters = CapturedDecode(path.model, Again), path.model.new_cache(), path.model.new_adapter_slots()
     slots = [adapters.acquire(path.find(name) if name else None) for name in (None, "good", "bad")]
     path.model.prefill([Segment(row, [1, 2, 3], 0, slot) for row, slot in enumerate(slots)], cache, adapters)
-    together = steps.decode([4, 4, 4], [3, 3, 3], slots, cache, adapters)[:2].clone()
+    adapters.select(slots)
+    together = steps.decode([4, 4, 4], [3, 3, 3], cache, adapters)[:2].clone()
     adapters.select(slots[:2])
     alone = path.model.decode([4, 4], [3, 3], cache, adapters)
     assert (together - alone).abs().max() < 1e-4
@@ -186,8 +187,7 @@ def test_a_captured_step_selects_too(base: Path, made: Made) -> None:
 def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_ends() -> None:
     groups = [LinearGroup(("a", "b"), 3, (2, 2))]
     one, two = (
-        pack(key, {"a": ModuleWeights(torch.ones(1, 3), torch.ones(2, 1))}, groups, torch.float32, torch.device("cpu"))
-        for key in "12"
+        pack(key, {"a": ModuleWeights(torch.ones(1, 3), torch.ones(2, 1))}, groups, torch.ones(1)) for key in "12"
     )
     adapters = AdapterSlots(groups, torch.float32, torch.device("cpu"))
     first, other = adapters.acquire(one), adapters.acquire(two)
