@@ -1,7 +1,5 @@
-"""The home's one SQLite file (WAL mode): runs, races and visits. The only module that speaks SQL.
-
-Several processes read and write it. It is readable by its owner alone, and what is deleted leaves the disk.
-"""
+"""The home's one SQLite file (WAL mode): runs, races and visits. The only module that speaks SQL. Several processes use
+it; it is readable by its owner alone, and what is deleted leaves the disk."""
 
 from __future__ import annotations
 
@@ -66,8 +64,7 @@ def connect(path: Path, timeout_s: float = 30.0, *, create: bool = True) -> sqli
 
 
 def wipe(path: Path, timeout_s: float = 30.0) -> None:
-    """Remove deleted rows from the file and its write-ahead log. Raises sqlite3.Error where others use it for too long,
-    or the disk is full."""
+    """Remove deleted rows from file and write-ahead log. Raises sqlite3.Error where others use it for too long."""
     with contextlib.closing(connect(path, timeout_s, create=False)) as db:
         db.execute("VACUUM")
         busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -76,8 +73,7 @@ def wipe(path: Path, timeout_s: float = 30.0) -> None:
 
 
 class _Tables:
-    """Connections to the database, one a thread; every write is one transaction. table, columns: created where they are
-    missing."""
+    """One connection a thread; every write is one transaction. table, columns: created where they are missing."""
 
     table = columns = ""
 
@@ -104,10 +100,8 @@ class _Tables:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
                 free = shutil.disk_usage(self._path.parent).free
-                raise DiskFullError(
-                    f"The record of runs cannot be written ({error}); {free / 1e6:.1f} MB of disk are free. Free some"
-                    " space, then try again."
-                ) from error
+                there = f"{free / 1e6:.1f} MB of disk are free. Free some space, then try again."
+                raise DiskFullError(f"The record of runs cannot be written ({error}); {there}") from error
             raise
 
     def _connection(self) -> sqlite3.Connection:
@@ -125,9 +119,6 @@ class _Tables:
                 raise
             self._local.db = db
         return db
-
-
-# -- runs ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -173,10 +164,8 @@ class RunStore(_Tables):
         with self._write() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA:
-                raise PlaygroundError(
-                    f"{path} was written by a newer version (schema {version}; this one knows {SCHEMA}). Update, or use"
-                    " another home folder."
-                )
+                newer = f"a newer version (schema {version}; this one knows {SCHEMA})"
+                raise PlaygroundError(f"{path} was written by {newer}. Update, or use another home folder.")
             if version < SCHEMA:
                 for statement in (_RUNS, *_SINCE_2, f"PRAGMA user_version = {SCHEMA}"):
                     db.execute(statement)
@@ -190,12 +179,9 @@ class RunStore(_Tables):
         """Change a run; with ``only_from`` just where it is in one of these states. Returns whether it was changed."""
         if "summary" in values:
             values["summary"] = json.dumps(values["summary"], allow_nan=False)
-        states = only_from or STATES
-        return self._changed(
-            f"UPDATE runs SET {', '.join(f'{name} = ?' for name in values)} WHERE run = ? AND state IN"
-            f" ({_marks(states)})",
-            *(*values.values(), run, *states),
-        )
+        states, changes = only_from or STATES, ", ".join(f"{name} = ?" for name in values)
+        statement = f"UPDATE runs SET {changes} WHERE run = ? AND state IN ({_marks(states)})"
+        return self._changed(statement, *values.values(), run, *states)
 
     def remove(self, run: str, *, only_from: tuple[str, ...]) -> bool:
         """Delete a run that is in one of these states. Returns whether it was."""
@@ -216,19 +202,14 @@ class RunStore(_Tables):
         return int(row[0]) if done.rowcount else None
 
     def put_back(self, run: str, attempt: int) -> bool:
-        """RUNNING -> QUEUED for an attempt whose worker never entered the record: from now on it cannot. Keeps its
-        place."""
-        return self._changed(
-            "UPDATE runs SET state = 'QUEUED' WHERE run = ? AND attempt = ? AND state = 'RUNNING' AND pid IS NULL",
-            run,
-            attempt,
-        )
+        """RUNNING -> QUEUED at its old place; the worker of this attempt, which never came, cannot enter any more."""
+        started = "run = ? AND attempt = ? AND state = 'RUNNING' AND pid IS NULL"
+        return self._changed(f"UPDATE runs SET state = 'QUEUED' WHERE {started}", run, attempt)
 
     def requeue(
         self, run: str, only_from: tuple[str, ...], *, step: int = 0, first: bool = False, retried: bool = False
     ) -> bool:
-        """Queue a run once more: as the last, or the first. step: from where it will go on. Returns whether it was in
-        one of these states."""
+        """Queue once more, last or first, to go on from ``step``. Returns whether it was in one of these states."""
         self._flush_run(run)
         return self._changed(
             f"UPDATE runs SET state = 'QUEUED', place = {_FIRST if first else _LAST}, pid = NULL, pid_started_s = NULL,"
@@ -242,9 +223,8 @@ class RunStore(_Tables):
         from 1. Raises InputError when the run is not waiting."""
         whose, values = (" AND owner = ?", (owner,)) if owner is not None else ("", ())
         with self._write() as db:
-            rows = db.execute(
-                f"SELECT run, place FROM runs WHERE state = 'QUEUED'{whose} ORDER BY place, run", values
-            ).fetchall()
+            waiting = f"SELECT run, place FROM runs WHERE state = 'QUEUED'{whose} ORDER BY place, run"
+            rows = db.execute(waiting, values).fetchall()
             order, places = [row["run"] for row in rows], [row["place"] for row in rows]
             if run not in order:
                 raise InputError(f"{run[:80]} is not waiting; only a QUEUED run can be moved.")
@@ -257,8 +237,7 @@ class RunStore(_Tables):
             db.executemany("UPDATE runs SET place = ? WHERE run = ?", list(zip(places, order, strict=True)))
 
     def update_or_defer(self, run: str, **values: Any) -> None:
-        """As ``update``; while the disk is full the change is pending: readers in this process see it, ``flush`` writes
-        it."""
+        """As ``update``; with the disk full it is pending: this process sees it, ``flush`` writes it."""
         try:
             self.update(run, **values)
         except DiskFullError:
@@ -319,12 +298,8 @@ def _marks(values: Any) -> str:
     return ", ".join("?" * len(values))
 
 
-# -- runs, as a worker sees them -------------------------------------------------------------------------------------
-
-
 def enter_run(database: Path, run: str, attempt: int, pid: int, pid_started_s: float) -> bool:
-    """Write a worker's process into the record. False when the run was cancelled, ended, or is on another attempt by
-    now."""
+    """Write a worker's process into the record. False when the run no longer waits for this attempt."""
     with _existing(database) as db:
         done = db.execute(
             "UPDATE runs SET pid = ?, pid_started_s = ? WHERE run = ? AND attempt = ? AND state = 'RUNNING' AND (pid IS"
@@ -348,16 +323,14 @@ def _existing(database: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-# -- races and visits ------------------------------------------------------------------------------------------------
-
-
 class RaceTable(_Tables):
     """Races as JSON records. Safe from several threads and processes."""
 
     table, columns = "races", _RACES
 
     def add_record(self, race: str, owner: str, created_s: float, record: dict[str, Any]) -> None:
-        self._changed("INSERT INTO races VALUES (?, ?, ?, ?)", race, owner, created_s, _json(record))
+        text = json.dumps(record, allow_nan=False)
+        self._changed("INSERT INTO races VALUES (?, ?, ?, ?)", race, owner, created_s, text)
 
     def records(self) -> list[dict[str, Any]]:
         """Newest first."""
@@ -365,28 +338,25 @@ class RaceTable(_Tables):
 
     def record(self, race: str) -> dict[str, Any]:
         """Raises NotFoundError."""
-        return self._found(self._read("SELECT record FROM races WHERE race = ?", race), race)
+        return _race(self._connection(), race)
 
     def change_record(self, race: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """Read, change and write in one transaction. Raises NotFoundError."""
         with self._write() as db:
-            rows = db.execute("SELECT record FROM races WHERE race = ?", (race,)).fetchall()
-            record = change(self._found(rows, race))
-            db.execute("UPDATE races SET record = ? WHERE race = ?", (_json(record), race))
+            record = change(_race(db, race))
+            db.execute("UPDATE races SET record = ? WHERE race = ?", (json.dumps(record, allow_nan=False), race))
             return record
 
     def remove(self, race: str) -> None:
         self._changed("DELETE FROM races WHERE race = ?", race)
 
-    def _found(self, rows: list[sqlite3.Row], race: str) -> dict[str, Any]:
-        if not rows:
-            raise NotFoundError(f"There is no race {race[:80]!r}.")
-        record: dict[str, Any] = json.loads(rows[0][0])
-        return record
 
-
-def _json(record: dict[str, Any]) -> str:
-    return json.dumps(record, allow_nan=False)
+def _race(db: sqlite3.Connection, race: str) -> dict[str, Any]:
+    row = db.execute("SELECT record FROM races WHERE race = ?", (race,)).fetchone()
+    if row is None:
+        raise NotFoundError(f"There is no race {race[:80]!r}.")
+    record: dict[str, Any] = json.loads(row[0])
+    return record
 
 
 @dataclass(frozen=True)

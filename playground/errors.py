@@ -1,7 +1,5 @@
-"""Every error a person may see. Each says what is wrong, what there is, and what to do.
-
-Only the edges (ui, api, command line) turn these into words on a screen; anything else that escapes is a bug.
-"""
+"""Every error a person may see: what is wrong, what there is, what to do. Only the edges (ui, server, cli) show these;
+anything else that escapes is a bug."""
 
 from __future__ import annotations
 

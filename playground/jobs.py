@@ -1,8 +1,6 @@
-"""Background jobs of one process: started under a key, followed, stopped, waited for.
-
-A job reports how far it is and looks at ``stopping`` between steps. Jobs of one ``turn`` run one after another in the
-order of their start, and hold no thread while they wait. Everything that starts a thread for a job is here.
-"""
+"""Background jobs of one process: started under a key, followed, stopped, waited for. A job reports how far it is and
+looks at ``stopping`` between steps. Jobs of one ``turn`` run one after another in the order of their start, and hold no
+thread while they wait. Everything that starts a thread for a job is here."""
 
 from __future__ import annotations
 
@@ -125,12 +123,9 @@ class Jobs:
     def start(
         self, key: str, work: Work, what: str, *, busy: str = "", turn: str = "", interruptible: bool = True
     ) -> Job:
-        """Run ``work`` in the background; it is called exactly once, also where it is stopped before its turn.
-
-        what: for a person, such as ``The judging``. busy: what to raise as InputError while a job with this key is
-        live; "" = that job is returned. turn: jobs that share it run one after another. interruptible: it looks at
-        ``stopping`` often, so closing waits for it.
-        """
+        """Run ``work`` in the background, exactly once, also where it is stopped before its turn. what: for a person,
+        such as ``The judging``. busy: what to raise as InputError while a job with this key is live; "" = that job is
+        returned. turn: jobs that share it run one after another. interruptible: closing waits for it."""
         with self._lock:
             if (there := self.get(key)) is not None and not busy:
                 return there
@@ -145,8 +140,7 @@ class Jobs:
 
     @contextlib.contextmanager
     def here(self, key: str, what: str, busy: str) -> Iterator[Job]:
-        """A job in the caller's own thread: the block. Raises InputError that says ``busy`` while a job with this key
-        is live."""
+        """A job in the caller's own thread: the block. Raises InputError (``busy``) while one with this key is live."""
         with self._lock:
             job = self._new(key, what, busy)
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from playground.errors import PlaygroundError
 from playground.gpu.device import Wrap
 from playground.settings import Settings
-from playground.workspace.visitors import Home, HomeTaken
+from playground.workspace.visitors import WAIT_S, Home, HomeTaken
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -22,18 +22,14 @@ HEAD_START_S = 0.5
 
 
 def serve(settings: Settings, zero: Wrap | None = None) -> None:
-    """Serve until stopped. zero: ``spaces.GPU`` on a ZeroGPU Space. Raises PlaygroundError where another app serves
-    this home."""
+    """Until stopped. zero: ``spaces.GPU`` on a ZeroGPU Space. Raises PlaygroundError where another serves it."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        home = Home.take_patiently(settings)
+        home = Home.take(settings, WAIT_S)
     except HomeTaken as taken:
-        where = f" at {taken.url}" if taken.url else ""
-        raise PlaygroundError(
-            f"Prompt or Tune already runs in {settings.home}{where}. Open that one, or set PLAYGROUND_HOME to another"
-            " folder."
-        ) from taken
+        runs = f"Prompt or Tune already runs in {settings.home}{f' at {taken.url}' if taken.url else ''}"
+        raise PlaygroundError(f"{runs}. Open that one, or set PLAYGROUND_HOME to another folder.") from taken
     services = None
     try:
         from playground.services import build_services

@@ -38,11 +38,8 @@ KEEP_ALIVE_S = 1800.0
 
 
 class Services:
-    """What the page, the server and the command line work with. Quick to build: nothing is loaded, no folder but the
-    database's is made; ``start`` begins the work in the background.
-
-    zero: ``spaces.GPU`` on a ZeroGPU Space; as an attribute, what runs jobs there. None elsewhere.
-    """
+    """What page, server and command line work with. Quick to build: nothing is loaded, only the database's folder made.
+    zero: ``spaces.GPU`` on a ZeroGPU Space; as an attribute, what runs jobs there. None elsewhere."""
 
     def __init__(self, settings: Settings, *, device: Device | None = None, zero: Wrap | None = None) -> None:
         self.settings = settings

@@ -61,13 +61,9 @@ class Settings:
     session_minutes: int = 30
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name.replace('_', ' ')} is {value}; it is at least 1"
-            for name in ("upload_mb", *WHOLE)
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
-        if faults:
-            raise InputError(f"{'; '.join(faults)}.")
+        given = {name.replace("_", " "): getattr(self, name) for name in ("upload_mb", *WHOLE)}
+        if low := {name: value for name, value in given.items() if value is not None and value < 1}:
+            raise InputError(f"{'; '.join(f'{name} is {value}; it is at least 1' for name, value in low.items())}.")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -80,8 +76,7 @@ class Settings:
         if shared not in ("", "0", "1"):
             raise InputError(f"PLAYGROUND_SHARED is {shared!r}; it takes 1 (several people) or 0 (one person).")
         home = env.get("PLAYGROUND_HOME", "").strip()
-        limits = {name: int(text) for name, variable in WHOLE.items() if (text := _whole(env, variable))}
-        upload = _whole(env, "PLAYGROUND_UPLOAD_MB")
+        limits = {name: value for name, variable in WHOLE.items() if (value := _whole(env, variable))}
         return cls(
             home=Path(home).expanduser().absolute() if home else Path.home() / ".prompt-or-tune",
             base=env.get("PLAYGROUND_BASE", "").strip() or DEFAULT_BASE,
@@ -89,7 +84,7 @@ class Settings:
             shared=shared == "1" if shared else bool(env.get("SPACE_ID")),
             api_token=env.get("PLAYGROUND_API_TOKEN", ""),
             allowed_hosts=_hosts(env),
-            upload_mb=int(upload) if upload else None,
+            upload_mb=_whole(env, "PLAYGROUND_UPLOAD_MB"),
             **limits,
         )
 
@@ -157,10 +152,8 @@ def _hosts(env: Mapping[str, str]) -> tuple[str, ...]:
     """What the owner allows, the Space's own names, and where Gradio is told to serve. Raises InputError."""
     allowed = _names(env.get(ALLOWED_HOSTS, ""))
     if wrong := [name for name in allowed if not HOST_NAME.fullmatch(name)]:
-        raise InputError(
-            f"{ALLOWED_HOSTS} has {wrong[0]!r}; it takes names without scheme and port, separated by commas, such as "
-            "playground.example,192.168.1.20."
-        )
+        such = "names without scheme and port, separated by commas, such as playground.example,192.168.1.20"
+        raise InputError(f"{ALLOWED_HOSTS} has {wrong[0]!r}; it takes {such}.")
     return (*allowed, *_names(env.get("SPACE_HOST", "")), *_names(env.get("GRADIO_SERVER_NAME", "")))
 
 
@@ -168,9 +161,9 @@ def _names(text: str) -> list[str]:
     return [name.strip().strip("[]").lower() for name in text.split(",") if name.strip()]
 
 
-def _whole(env: Mapping[str, str], variable: str) -> str:
-    """A variable's digits, or "" when it is not set. Raises InputError."""
+def _whole(env: Mapping[str, str], variable: str) -> int | None:
+    """None when it is not set. Raises InputError."""
     text = env.get(variable, "").strip()
     if text and not re.fullmatch(r"[1-9]\d{0,8}", text):
         raise InputError(f"{variable} is {text!r}; it takes a whole number above 0.")
-    return text
+    return int(text) if text else None

@@ -1,7 +1,5 @@
-"""What lies on disk, whose it is, and how to be rid of it: item by item, by kind, or all of a visitor's.
-
-``Cleaner`` removes in the background what nobody will come back for.
-"""
+"""What lies on disk, whose it is, and how to be rid of it: by hand, or in the background what nobody will come back
+for."""
 
 from __future__ import annotations
 
@@ -67,10 +65,7 @@ class Freed:
 
 @dataclass(frozen=True)
 class StorageService:
-    """Where the app belongs to one person they see all there is; where it is shared, a visitor sees their own.
-
-    wait: sleeps so many seconds.
-    """
+    """One person sees all there is, a visitor of a shared app their own. wait: sleeps so many seconds."""
 
     settings: Settings
     bases: BaseService
@@ -93,7 +88,8 @@ class StorageService:
             *self._verdict_items(owner),
             *self._prompt_items(self.prompts.owners() if everything else {owner}),
             *self._upload_items(self._uploaders() if everything else [owner]),
-            *(self._passing_items() if everything else self._export_items(owner)),
+            *(self._passing_items() if everything else ()),
+            *(() if everything else (_by_its_file(PASSING, "exports/", room) for room in self.quota.rooms(owner))),
         ]
 
     def totals(self, owner: str = LOCAL) -> dict[str, int]:
@@ -134,10 +130,8 @@ class StorageService:
         return self._remove_all([item for item in self.items(owner) if item.kind == kind], owner)
 
     def remove_everything(self, owner: str) -> Freed:
-        """All that a visitor has here, runs cancelled first; what does not stop in time goes by ``sweep`` when it has.
-
-        Raises InputError where the app is not shared: there everything is one person's, who removes it by kind.
-        """
+        """All that a visitor has, runs cancelled first; what does not stop in time goes by ``sweep``. Raises InputError
+        where the app is not shared: there everything is one person's, who removes it by kind."""
         if not self.settings.is_visitor(owner):
             what = "This app is not shared, so nothing here is a visitor's"
             raise InputError(f"{what}. Remove what you do not need, kind by kind.")
@@ -213,24 +207,22 @@ class StorageService:
 
     def _remove(self, item: Item, owner: str) -> None:
         """``item`` comes from ``items``, so its id is a name that lies there."""
-        settings = self.settings
         removers = {ADAPTER: self.adapters.remove, RUN: self.runs.remove, VERDICT: self.verdicts.remove}
-        folders = {
-            BASE: settings.bases_dir / item.id,
-            CHECKPOINTS: settings.runs_dir / item.id / "checkpoints",
-            UPLOAD: settings.uploads_dir / item.id,
-            PASSING: settings.home / item.id,
-        }
+        folders = {BASE: self.settings.bases_dir, UPLOAD: self.settings.uploads_dir, PASSING: self.settings.home}
         if item.kind == PROMPTS:
             self.prompts.forget(item.id)
         elif item.kind in removers:
             removers[item.kind](item.id, owner)
+        elif item.kind == CHECKPOINTS:
+            shutil.rmtree(self.settings.runs_dir / item.id / "checkpoints", ignore_errors=True)
         else:
-            shutil.rmtree(folders[item.kind], ignore_errors=True)
+            shutil.rmtree(folders[item.kind] / item.id, ignore_errors=True)
 
     def _base_items(self) -> Iterator[Item]:
-        specs = [self._spec(row.run) for row in self.runs.store.active()]
-        used = {self.bases.folder(), *(Path(spec.base_path) for spec in specs if spec is not None)}
+        used = {self.bases.folder()}
+        for row in self.runs.store.active():
+            with contextlib.suppress(InputError):  # no settings are left of it
+                used.add(Path(RunSpec.read(self.settings.runs_dir / row.run).base_path))
         for folder, spec in library_bases.folders(self.settings):
             stays = "it is in use" if folder in used else ""
             yield _item(BASE, folder.name, library_bases.label_of(spec), folder, stays)
@@ -275,23 +267,18 @@ class StorageService:
         ]
         return [Item(PASSING, id, name, held) for id, name, folder in folders if (held := bytes_in(folder))]
 
-    def _export_items(self, owner: str) -> list[Item]:
-        return [_by_its_file(PASSING, "exports/", room) for room in self.quota.rooms(owner)]
-
     def _uploaders(self) -> list[str]:
         there = _within(self.settings.uploads_dir)
         return [folder.name for folder in there if folder.is_dir() and folder != self.settings.incoming_dir]
 
-    def _spec(self, run: str) -> RunSpec | None:
-        try:
-            return RunSpec.read(self.settings.runs_dir / run)
-        except InputError:
-            return None
-
 
 def _item(kind: str, id: str, name: str, place: Path, stays: str = "") -> Item:
     """What lies at a place."""
-    return Item(kind, id, name, bytes_in(place), _made_s(place), stays)
+    try:
+        made_s = place.stat().st_mtime
+    except OSError:  # gone meanwhile
+        made_s = 0.0
+    return Item(kind, id, name, bytes_in(place), made_s, stays)
 
 
 def _by_its_file(kind: str, start: str, folder: Path) -> Item:
@@ -306,13 +293,6 @@ def _within(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError:
         return []
-
-
-def _made_s(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 TICK_S = 120.0

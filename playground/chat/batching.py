@@ -53,8 +53,7 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Asked:
-    """One reply to be written. card: whose weights answer, None = the base. prompt: rendered text. logprobs: as in
-    ``Row``."""
+    """card: whose weights answer, None = the base. prompt: rendered text. logprobs: as in ``Row``."""
 
     card: AdapterCard | None
     prompt: str
@@ -100,12 +99,10 @@ class Batches:
     def run(
         self, asked: Sequence[Asked], session: str, lane: str = "chat", *, apart: bool = False
     ) -> Generator[list[Written], None, None]:
-        """Write all replies; yields how far each has come, the last time with every one done. Closing it frees the
-        device.
-
-        lane: of the device; ``measure`` for a batch of a long job, which takes turns with others. apart: one reply
-        after another, with an empty prefix cache. An error becomes the reply's ``failure``: nothing the others wrote is
-        lost. Models that do not fit into memory together answer one after another."""
+        """Yields how far each reply has come, the last time with every one done. Closing it frees the device. lane: of
+        the device; ``measure`` for a batch of a long job, which takes turns with others. apart: one reply after
+        another, with an empty prefix cache. An error becomes the reply's ``failure``: nothing the others wrote is lost.
+        Models that do not fit into memory together answer one after another."""
         if not asked:
             return
         models = _by_model(asked)
@@ -139,10 +136,8 @@ class Batches:
     def refuse_too_long(self, tokens: int) -> None:
         """Raises InputError for replies that may have more tokens than one may ask for here."""
         if self.longest is not None and tokens > self.longest:
-            raise InputError(
-                f"The longest reply is {tokens} tokens; up to {self.longest} may be asked for here. Ask for shorter "
-                "ones."
-            )
+            may = f"up to {self.longest} may be asked for here"
+            raise InputError(f"The longest reply is {tokens} tokens; {may}. Ask for shorter ones.")
 
     def _in_turn(
         self, asked: Sequence[Asked], models: Sequence[Sequence[int]], session: str, lane: str, apart: bool
@@ -160,8 +155,7 @@ class Batches:
         self._residents.forget()
 
     def _decode(self, asked: Sequence[Asked], base: str, session: str) -> Iterator[list[Written]]:
-        """One batch for each model in memory: the base with all its adapters, then any full fine-tune. base: that
-        the lease is for."""
+        """One batch a model in memory: the base with all its adapters, then full fine-tunes. base: of the lease."""
         found = [Written() for _ in asked]
         batches: dict[int, tuple[Engine, dict[int, Row]]] = {}
         salt, public = ("", []) if self._shipped is None else (session or "app", self._public(self._shipped()))
@@ -261,8 +255,7 @@ class Batches:
         }
 
     def _needs(self, asked: Sequence[Asked]) -> int:
-        """Bytes of the KV cache of the rows that are decoded at once, were each as long as the longest may become;
-        it grows in steps."""
+        """Bytes of the KV cache of the rows decoded at once, as long as the longest may become; grows in steps."""
         from playground.engine.llama_memory import STEP
 
         base = self._bases.resolve()
@@ -280,8 +273,7 @@ def _stopped(error: Exception) -> RunFailedError:
 
 
 def _by_model(asked: Sequence[Asked]) -> list[list[int]]:
-    """Places of the rows that one model in memory answers: the base's with all its adapters, then each full
-    fine-tune's."""
+    """Places of the rows of each model in memory: the base with all its adapters, then each full fine-tune."""
     found: dict[str, list[int]] = {"": []}
     for place, one in enumerate(asked):
         found.setdefault(one.card.id if one.card is not None and one.card.kind == "full" else "", []).append(place)
@@ -299,10 +291,8 @@ def _smaller(rows: Sequence[Row]) -> str:
     at_once = min(len(rows), ROWS_MAX)
     half = "one side" if at_once < 4 else f"{at_once // 2} sides"
     instead = f"Ask {half} at a time, or set" if at_once > 1 else "Shorten the prompt, or set"
-    return (
-        f"Memory ran out while {at_once} replies of up to {tokens} tokens were written. {instead} the longest reply to "
-        f"{max(1, tokens // 2)} tokens."
-    )
+    written = f"Memory ran out while {at_once} replies of up to {tokens} tokens were written."
+    return f"{written} {instead} the longest reply to {max(1, tokens // 2)} tokens."
 
 
 def place_in_line(request: Request) -> str:
@@ -366,11 +356,9 @@ class CompletionService:
             raise NotFoundError(f"There is no model {plain_text(model, 80)!r}. There is: {there}.") from error
 
     def complete(self, chat: Chat, session: str) -> Generator[list[Written]]:
-        """Yields how far each reply has come, the last time with every one done. Closing it frees the device.
-
-        A base that is being prepared is waited for. Raises NotFoundError, InputError, BaseUnavailableError when there
-        is no base after PATIENCE_S or there will be none, BusyError when the queue is full, OutOfMemoryError.
-        """
+        """Yields how far each reply has come, the last time with every one done. Closing it frees the device. A base
+        that is being prepared is waited for. Raises NotFoundError, InputError, BaseUnavailableError when there is none
+        after PATIENCE_S or will be none, BusyError when the queue is full, OutOfMemoryError."""
         card = self.card(chat.model)
         for waiting in self._until_there_is_a_base():
             yield [Written(waiting=waiting) for _ in range(chat.replies)]
@@ -397,15 +385,13 @@ class CompletionService:
             if state.phase == "failed":
                 raise BaseUnavailableError(state.message)
             if self._clock() >= end_s:
-                raise BaseUnavailableError(
-                    f"The base is still being prepared ({state.message}). Try again in a minute."
-                )
+                words = f"The base is still being prepared ({state.message}). Try again in a minute."
+                raise BaseUnavailableError(words)
             yield state.message
             self._pause(LOOK_S)
 
     def _fitting(self, prompt: str, chat: Chat, before: int) -> Sampling:
-        """The sampling, with a longest reply that the base's context holds beside the prompt and ``before`` tokens
-        of the adapter."""
+        """With a longest reply that the context holds beside the prompt and ``before`` tokens of the adapter."""
         context, most = self._bases.context(), self._batches.longest
         if chat.fit and most is not None and chat.sampling.min_tokens <= most < chat.sampling.max_tokens:
             chat = replace(chat, sampling=replace(chat.sampling, max_tokens=most))
@@ -417,7 +403,5 @@ class CompletionService:
             return replace(chat.sampling, max_tokens=context - length)
         asked = max(1, chat.sampling.min_tokens) if chat.fit else longest
         counted = f", {before} of them the adapter's," if before else ""
-        raise InputError(
-            f"The prompt is {length} tokens{counted} and the reply may take {asked}; this base holds {context}. "
-            "Shorten the messages, or ask for a shorter reply."
-        )
+        why = f"The prompt is {length} tokens{counted} and the reply may take {asked}; this base holds {context}."
+        raise InputError(f"{why} Shorten the messages, or ask for a shorter reply.")

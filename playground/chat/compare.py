@@ -1,5 +1,4 @@
-"""One question to several sides at once, in one batch, streamed; and a whole comparison, every turn to its end, for
-the command line."""
+"""One question to several sides in one batch, streamed; and every turn to its end, for the command line."""
 
 from __future__ import annotations
 
@@ -70,10 +69,8 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
     for field in spec.split(","):
         key, equals, value = (each.strip() for each in field.partition("="))
         if not equals or key not in names or key in values:
-            raise InputError(
-                f"{spec!r} is not a side. Write model=base or model=ADAPTER, then, if wanted, prompt=FILE, shots=K, "
-                "pick=nearest, docs=FILE, name=LABEL, with commas."
-            )
+            more = "prompt=FILE, shots=K, pick=nearest, docs=FILE, name=LABEL, with commas"
+            raise InputError(f"{spec!r} is not a side. Write model=base or model=ADAPTER, then, if wanted, {more}.")
         values[key] = value
     if "model" not in values:
         raise InputError(f"{spec!r} names no model. Begin with model=base or model=ADAPTER.")
@@ -82,12 +79,10 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
     docs = Path(values["docs"]) if values.get("docs") else None
     if docs is not None and not docs.exists():
         raise InputError(f"There is no file {docs}. docs= takes a text file, or a folder of them.")
-    prompt = ""
-    if "prompt" in values:
-        try:
-            prompt = Path(values["prompt"]).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The prompt file {values['prompt']} cannot be read: {error}.") from error
+    try:
+        prompt = Path(values["prompt"]).read_text(encoding="utf-8").strip() if "prompt" in values else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The prompt file {values['prompt']} cannot be read: {error}.") from error
     shots = values.get("shots", "0")
     if not shots.isdigit():
         raise InputError(f"shots={shots} is not a whole number.")
@@ -115,8 +110,7 @@ def side_from(said: Mapping[str, Any]) -> Side:
 def conversation(
     side: Side, history: Sequence[Turn], question: str, pool: Sequence[Example], seed: int, passages: Sequence[str] = ()
 ) -> list[Message]:
-    """The messages a side is given: its system prompt, its shots, what was said before, the question with its
-    passages."""
+    """System prompt, shots, what was said before, and the question with its passages."""
     messages = [Message("system", side.system_prompt)] if side.system_prompt.strip() else []
     for example in shots_for(side, question, pool, seed):
         messages += [message for message in example.messages if message.role != "system"]
@@ -186,11 +180,8 @@ class CompareService:
         owner: str = "local",
         session: str = "local",
     ) -> Iterator[list[Reply]]:
-        """Ask every side; yields all replies as they grow, the last time with every one done. Closing it frees the
-        device.
-
-        Raises InputError for a question that is empty or too long. A side that fails says so in its own reply.
-        """
+        """Yields all replies as they grow, the last time with every one done. Closing it frees the device. A side that
+        fails says so in its own reply. Raises InputError for a question that is empty or too long."""
         question = question.strip()
         if not question:
             raise InputError("Write a question first.")
@@ -218,8 +209,7 @@ class CompareService:
         session: str = "local",
         lane: str = "chat",
     ) -> Iterator[list[Reply]]:
-        """One side, several questions, each a conversation of its own, in one batch of that lane. Raises
-        NotFoundError."""
+        """One side, several questions, each a conversation of its own, in one batch. Raises NotFoundError."""
         asked = {place: self._asked(side, (), text, sampling, owner) for place, text in enumerate(questions)}
         yield from self._run(asked, [Reply() for _ in questions], session, lane)
 
@@ -284,19 +274,15 @@ def all_replies(
     tell: Callable[[int, int], None] = lambda turn, tokens: None,
 ) -> list[dict[str, Any]]:
     """Ask ``questions`` as turns of one conversation with every side. tell: called with (turn, tokens written so far).
-
-    A side that fails says why (``error``) in its last reply and is asked no more; the others go on. Raises
-    RunFailedError when all fail.
-    """
+    A side that fails says why (``error``) in its last reply and is asked no more. Raises RunFailedError when all do."""
     histories: list[list[Turn]] = [[] for _ in sides]
     failed: dict[int, str] = {}
     found: list[dict[str, Any]] = []
     for turn, question in enumerate(questions):
         asked = [place for place in range(len(sides)) if place not in failed]
         replies: Sequence[Reply] = []
-        for replies in service.ask(
-            [sides[place] for place in asked], [histories[place] for place in asked], question, sampling
-        ):
+        there = [sides[place] for place in asked], [histories[place] for place in asked]
+        for replies in service.ask(*there, question, sampling):
             tell(turn, sum(reply.completion_tokens for reply in replies))
         for place, reply in zip(asked, replies, strict=True):
             if reply.error:

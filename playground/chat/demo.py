@@ -30,8 +30,7 @@ MAX_TOKENS = 128
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One side's measured figures: passed of n replies keep the format; mean tokens of a request and of a reply;
-    mean seconds a reply."""
+    """passed of n replies keep the format; mean tokens of a request and of a reply; mean seconds a reply."""
 
     name: str
     passed: int
@@ -59,8 +58,7 @@ LABELS = (
 
 @dataclass(frozen=True)
 class DemoState:
-    """phase: idle, training, measuring, done, failed or cancelled. progress: 0 to 1. table: filled as it is
-    measured."""
+    """phase: idle, training, measuring, done, failed or cancelled. progress: 0 to 1. table: as far as measured."""
 
     phase: str = "idle"
     steps: tuple[DemoStep, ...] = tuple(DemoStep(label, "todo") for label in LABELS)

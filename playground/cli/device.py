@@ -19,7 +19,7 @@ from playground.errors import InputError, PlaygroundError
 from playground.library.card import AdapterCard
 from playground.services import Services, build_services
 from playground.settings import Settings
-from playground.workspace.visitors import Home, HomeTaken
+from playground.workspace.visitors import WAIT_S, Home, HomeTaken
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "pandas", "evaluate", "gradio")
 
@@ -102,7 +102,7 @@ def _torch() -> dict[str, Any]:
 def demo(settings: Settings, options: Namespace) -> Outcome:
     """Train on the hospital examples, then measure base + prompt against the tuned model on rows neither has seen."""
     services, progress, started = services_for(settings), Progress(), time.monotonic()
-    home = Home.take_patiently(settings)
+    home = Home.take(settings, WAIT_S)
     try:
         services.bases.engine(progress.base)
         services.training.start_supervisor()

@@ -1,5 +1,4 @@
-"""What a run will be, before it is one: settings completed, checked against the file, estimated, compared with what
-there is."""
+"""What a run will be: settings completed, checked against the file, estimated, compared with what there is."""
 
 from __future__ import annotations
 
@@ -83,17 +82,15 @@ def begins_with(request: TrainRequest, objective: str, card: AdapterCard, base: 
 def rewarded_by(
     rewards: Sequence[str], objective: str, find: Callable[[str], AdapterCard], base: BaseShapes, *, files: bool = True
 ) -> dict[str, str]:
-    """Reward -> the path that it names, "" for none. files: as in ``parse_check``. Raises InputError, also
-    for a reward model of another base."""
+    """Reward -> the path that it names, "" for none. files: as in ``parse_check``. Raises InputError."""
     if objective != "grpo":
         if rewards:
             raise InputError(f"{objective} learns from its rows and takes no reward. grpo does (--objective grpo).")
         return {}
     if not rewards:
-        raise InputError(
-            "grpo needs to know what a reply is worth: --reward contains:TEXT or another check (several count in equal"
-            " parts), or --reward model=ID for a reward model that was trained here."
-        )
+        checks = "--reward contains:TEXT or another check (several count in equal parts)"
+        model = "--reward model=ID for a reward model that was trained here"
+        raise InputError(f"grpo needs to know what a reply is worth: {checks}, or {model}.")
     found: dict[str, str] = {}
     for reward in rewards:
         if reward.startswith(REWARD_MODEL):
@@ -116,8 +113,7 @@ def _same_base(card: AdapterCard, base: BaseShapes, what: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will be: counts of weights and rows (rows: learned from), seconds, bytes. blocked: why it cannot
-    start, "" if it can."""
+    """Counts of weights and rows (rows: learned from), seconds, bytes. blocked: why it cannot start, or ""."""
 
     trainable_params: int
     total_params: int
@@ -182,12 +178,9 @@ class Planner:
     def plan(self, resolved: Resolved) -> Plan:
         """What the run will need and whether it can start."""
         request, needed = resolved.request, self._estimate(resolved)
+        names = ("trainable_params", "total_params", "seconds", "memory_bytes", "disk_bytes")
         return Plan(
-            trainable_params=needed.trainable_params,
-            total_params=needed.total_params,
-            seconds=needed.seconds,
-            memory_bytes=needed.memory_bytes,
-            disk_bytes=needed.disk_bytes,
+            **{name: getattr(needed, name) for name in names},
             free_bytes=self._manager.free_bytes,
             rows=len(resolved.parts.train),
             steps=resolved.steps,
@@ -199,8 +192,7 @@ class Planner:
         )
 
     def _blocked(self, resolved: Resolved, needed: Estimate) -> str:
-        """Why the run cannot start, "" if it can: 1. disk, 2. memory, 3. the visitor's quota, 4. the workers' own
-        limit."""
+        """By 1. disk, 2. memory, 3. the visitor's quota, 4. the workers' own limit; "" if it can start."""
         self._settings.home.mkdir(parents=True, exist_ok=True)
         writes, free = needed.disk_bytes * DISK_FACTOR, shutil.disk_usage(self._settings.home).free
         if writes > free:
@@ -251,8 +243,7 @@ class Planner:
         )
 
     def remedy(self, spec: RunSpec) -> tuple[str, dict[str, object]]:
-        """For a run whose memory ran out: a sentence that names a smaller setting which should fit, and that setting.
-        Raises PlaygroundError where the base cannot be read."""
+        """A sentence with a smaller setting that should fit, and that setting. Raises PlaygroundError."""
         base = BaseShapes.from_folder(Path(spec.base_path))
         shapes = own_weights(base)
         place = {"packed": can_pack_sequences(base.config), "cuda": isinstance(self._manager.device, CudaDevice)}
@@ -381,8 +372,7 @@ def _data_name(checked: Checked, file: Path) -> str:
 
 
 def _learned(example: Row, turns: str) -> str:
-    """What comes after the first prompt: a chat of which every answer is learned needs its logits from the first on. Of
-    two answers the longer one."""
+    """What is learned: of a chat with every answer all after the first prompt; of two answers the longer."""
     if isinstance(example, Preference):
         return max(example.chosen, example.rejected, key=len)
     if isinstance(example, Judged):
@@ -401,8 +391,6 @@ def _objective(request: TrainRequest, checked: Checked) -> str:
     if request.objective and request.objective not in OBJECTIVES:
         raise InputError(f"There is no objective {request.objective!r}. There is: {', '.join(OBJECTIVES)}.")
     if request.objective and request.objective not in able:
-        wants = _NEEDS[OBJECTIVES[request.objective][0]]
-        raise InputError(
-            f"{name} holds {kind} rows; {request.objective} needs {wants}. These rows can train {', '.join(able)}."
-        )
+        wants, can = _NEEDS[OBJECTIVES[request.objective][0]], ", ".join(able)
+        raise InputError(f"{name} holds {kind} rows; {request.objective} needs {wants}. These rows can train {can}.")
     return request.objective or own[0]

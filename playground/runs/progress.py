@@ -89,10 +89,8 @@ class RunLog:
 
     def __init__(self, run_dir: Path) -> None:
         self._reader = EventReader(run_dir)
-        self._loss: dict[int, float | None] = {}
-        self._eval_loss: dict[int, float | None] = {}
+        self._points: dict[str, dict[int, float | None]] = {name: {} for name in ("loss", "eval_loss", *CURVES)}
         self._replies: dict[int, tuple[str, dict[int, str]]] = {}
-        self._curves: dict[str, dict[int, float]] = {name: {} for name in CURVES}
         self._figures: dict[str, float] = {}
         self._tokens_per_s: float | None = None
         self._seconds_left: float | None = None
@@ -113,14 +111,12 @@ class RunLog:
             elif kind == "state":
                 self._message = event["message"]
             elif kind == "step":
-                self._step, self._loss[step] = step, event["loss"]
+                self._step, self._figures = step, event.get("figures", {})
                 self._tokens_per_s, self._seconds_left = event["tokens_per_s"], event["seconds_left"]
-                self._figures = event.get("figures", {})
-                for name, curve in self._curves.items():
-                    if event.get(name) is not None:
-                        curve[step] = event[name]
+                for name in ("loss", *CURVES):
+                    self._points[name][step] = event.get(name)
             elif kind == "eval":
-                self._eval_loss[step] = event["loss"]
+                self._points["eval_loss"][step] = event["loss"]
             elif kind == "sample":
                 self._replies.setdefault(event.get("index", 0), (event.get("prompt", ""), {}))[1][step] = event["text"]
             elif kind == "stopped":
@@ -139,15 +135,16 @@ class RunLog:
 
     def view(self, row: RunRow) -> RunView:
         replies = [(prompt, sorted(said.items())) for _, (prompt, said) in sorted(self._replies.items())]
+        curves = {name: _measured(points) for name, points in self._points.items()}
         return RunView(
             **{name: getattr(row, name) for name in _OF_THE_RECORD},
             step=self.step_of(row),
-            loss=_measured(self._loss),
-            eval_loss=_measured(self._eval_loss),
+            loss=curves.pop("loss"),
+            eval_loss=curves.pop("eval_loss"),
             samples=list(replies[0][1]) if replies else [],
             replies=replies,
             figures=dict(self._figures),
-            curves={name: _measured(curve) for name, curve in self._curves.items() if curve},
+            curves={name: curve for name, curve in curves.items() if curve},
             stopped=self._stopped,
             tokens_per_s=self._tokens_per_s,
             seconds_left=self._seconds_left if row.state == "RUNNING" else None,
@@ -179,9 +176,8 @@ def write_curves(view: RunView, folder: Path, how: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return _csv(curves, folder / f"{view.run}.csv") if how == "csv" else _events(curves, folder / view.run)
     except OSError as error:
-        raise InputError(
-            f"The curves cannot be written to {folder}: {error.strerror or error}. Name another folder."
-        ) from error
+        why = f"{error.strerror or error}. Name another folder."
+        raise InputError(f"The curves cannot be written to {folder}: {why}") from error
 
 
 def _csv(curves: Mapping[str, Points], file: Path) -> Path:
@@ -205,9 +201,6 @@ def _events(curves: Mapping[str, Points], folder: Path) -> Path:
             for step, value in curve:
                 writer.add_scalar(name, value, step)
     return next(folder.glob("events.out.tfevents.*"))
-
-
-# -- its worker --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -243,9 +236,8 @@ def ending_of(
     how = [_signal(-exit_code)] if exit_code is not None and exit_code < 0 else []
     lines = [line for line in log.splitlines() if line.strip()]
     fatal = "Fatal Python error: "
-    if (
-        lines and exit_code != -signal.SIGKILL
-    ):  # the line that names the fault, or the last one; whoever is killed has none
+    # The line that names the fault, or the last one; whoever is killed has none.
+    if lines and exit_code != -signal.SIGKILL:
         how.append(next((line for line in lines if line.startswith(fatal)), lines[-1]).removeprefix(fatal)[:200])
     why = f" ({'; '.join(how)})" if how else ""
     return Ending("FAILED", f"The training process was killed or died{why}.", died=True)
@@ -301,8 +293,7 @@ class Pulse:
 
     def look(self, beat: int | None, used: float, sleeps: bool, progress: int) -> str:
         """Why the worker should be killed, "" while it is well. beat: when it last gave a sign of life, None before the
-        first. used: its processor time so far. sleeps: whether its main thread does just now. progress: events in its
-        log."""
+        first. used: its processor time. sleeps: whether its main thread does just now. progress: events in its log."""
         now, patience = self._clock(), self._patience
         passed = 0.0 if self._at is None else min(max(0.0, now - self._at), LOOK_S)
         first, self._at = self._at is None, now

@@ -41,8 +41,7 @@ class PeftConfig(Protocol):
 def written(
     kind: str, request: TrainRequest, plan: Plan, objective: str, base: str, config: Callable[[], PeftConfig | None]
 ) -> str:
-    """One form of a run's settings. config: makes the method's PEFT config. Raises InputError for a form that does not
-    have it."""
+    """One form of a run's settings. config: makes the method's PEFT config. Raises InputError."""
     if kind == "command":
         return command(request, plan, objective, Path(request.file).name) + "\n"
     if kind == "settings":
@@ -63,8 +62,7 @@ def settings(request: TrainRequest, plan: Plan, objective: str) -> dict[str, obj
 
 
 def with_settings(request: TrainRequest, record: Mapping[str, Any]) -> TrainRequest:
-    """A request with the settings of a file. Raises InputError for what is no such file, and for a setting of the wrong
-    kind."""
+    """A request with the settings of a file. Raises InputError, also for one of the wrong kind."""
     wrong = sorted(set(record) - {"options", *_CARRIED})
     if wrong or not record:
         said = ", ".join(map(str, wrong[:5])) or "it is empty"
@@ -141,8 +139,7 @@ def _named(reward: str) -> str:
 
 
 def axolotl(request: TrainRequest, plan: Plan, objective: str, base: str) -> str:
-    """A configuration for Axolotl, to run over the good rows. Raises InputError for a method or an objective that it
-    does not have."""
+    """A configuration for Axolotl, to run over the good rows. Raises InputError for what it does not have."""
     method = get_method(request.method)
     if method.axolotl is None:
         there = ", ".join(name for name, one in all_methods().items() if one.axolotl is not None)
@@ -181,20 +178,16 @@ def _rendered(template: str, request: TrainRequest, plan: Plan, objective: str, 
 
 
 def _refuse(form: str, request: TrainRequest, objective: str, held: Sequence[str]) -> None:
-    """Raise InputError that names every setting which another program's form has no place for. held: those that this
-    one has."""
-    chosen = {name: getattr(request, name, None) or getattr(request.options, name, None) for name in _ELSEWHERE}
-    lost = [name for name in _ELSEWHERE if chosen[name] and name not in held]
-    instead = "Take the command line, or leave that out."
-    if lost:
-        flags = ", ".join(SETTINGS[name].flag if name in SETTINGS else _long(name) for name in lost)
-        raise InputError(f"{form} has no place for {flags}. {instead}")
-    quantised = get_method(request.method).quantised
-    if request.options.pissa and (quantised or objective in ("dpo", "kto")):
-        why = (
-            "cannot begin so over a base in 4 bits" if quantised else f"changes the base that {objective} compares with"
-        )
-        raise InputError(f"{form} has no place for --pissa here: PEFT's own {why}. {instead}")
+    """Raises InputError with every setting that this form has no place for. held: those that it has."""
+    chosen = [name for name in _ELSEWHERE if getattr(request, name, None) or getattr(request.options, name, None)]
+    lost = [SETTINGS[name].flag if name in SETTINGS else _long(name) for name in chosen if name not in held]
+    why = f"{', '.join(lost)}." if lost else ""
+    bits = get_method(request.method).quantised
+    if not lost and request.options.pissa and (bits or objective in ("dpo", "kto")):
+        own = "cannot begin so over a base in 4 bits" if bits else f"changes the base that {objective} compares with"
+        why = f"--pissa here: PEFT's own {own}."
+    if why:
+        raise InputError(f"{form} has no place for {why} Take the command line, or leave that out.")
 
 
 def _alpha(request: TrainRequest, plan: Plan) -> int:

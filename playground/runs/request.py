@@ -40,18 +40,12 @@ class _Job:
 @dataclass(frozen=True)
 class TrainRequest(RunSettings, _Job):
     """A run as a person asks for it; None = the method's default. file: the examples. mapping: role -> column, where
-    corrected.
-
-    validation, test: shares held back; None = a tenth, and for the verdict about a seventh (none where the file has a
-    test part of its own).
-    turns: which assistant turns of a chat are learned, ``all`` or ``last``. leave_out: kinds of warnings whose rows are
-    not trained on.
-    options: the method's own, beyond rank and learning rate.
-    rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a new
-    one.
-    docs: a text whose nearest passages are put into every question.
-    Raises InputError, with every fault at once, for numbers that no run can have.
-    """
+    corrected. validation, test: shares held back; None = a tenth, and for the verdict about a seventh (none where the
+    file has a test part of its own). turns: which assistant turns of a chat are learned, ``all`` or ``last``.
+    leave_out: kinds of warnings whose rows are not trained on. options: the method's own, beyond rank and learning
+    rate. rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a
+    new one. docs: a text whose nearest passages are put into every question. Raises InputError, with every fault at
+    once, for numbers that no run can have."""
 
     base: str | None = None
     mapping: dict[str, str] | None = None
@@ -87,16 +81,12 @@ class Preset:
     steps: int
 
 
-def presets_for(rows: int, batch_size: int = 8) -> list[Preset]:
-    """Quick look, Good and Thorough: a fixed look, then about one and a half and four times through the data, within
-    reason."""
-    good = min(max(2 * QUICK_STEPS, math.ceil(1.5 * rows / batch_size)), 150)
-    thorough = min(max(2 * good, math.ceil(4 * rows / batch_size)), 500)
-    return [
-        Preset("quick", "Quick look", QUICK_STEPS),
-        Preset("good", "Good", good),
-        Preset("thorough", "Thorough", thorough),
-    ]
+def presets_for(rows: int) -> list[Preset]:
+    """Quick look, Good and Thorough: a fixed look, then about 1.5 and 4 times through the data, within reason."""
+    good = min(max(2 * QUICK_STEPS, math.ceil(1.5 * rows / TrainRequest.batch_size)), 150)
+    thorough = min(max(2 * good, math.ceil(4 * rows / TrainRequest.batch_size)), 500)
+    quick = Preset("quick", "Quick look", QUICK_STEPS)
+    return [quick, Preset("good", "Good", good), Preset("thorough", "Thorough", thorough)]
 
 
 def within_reach(presets: Sequence[Preset], seconds: Callable[[int], float]) -> list[Preset]:

@@ -64,9 +64,6 @@ Message = tuple[str, Any]
 _engines: dict[str, Engine] = {}
 
 
-# -- in the fork -------------------------------------------------------------------------------------------------
-
-
 def decode(
     seconds: int, folder: str, files: Sequence[AdapterFile], rows: Sequence[Row]
 ) -> Generator[Message, None, None]:
@@ -101,9 +98,6 @@ def _seconds(seconds: int, *job: Any) -> int:
     return seconds
 
 
-# -- in the app --------------------------------------------------------------------------------------------------
-
-
 class ZeroRunner:
     """A ``Decoder`` and ``Workers``. wrap: ``spaces.GPU``. cap_s: the longest single use."""
 
@@ -126,8 +120,6 @@ class ZeroRunner:
             while len(self._callers) > CALLERS_MAX:
                 self._callers.popitem(last=False)
 
-    # -- replies
-
     def stream(self, engine: Engine, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
         """As ``Engine.stream``; ``engine`` is this process's own, on the CPU, and says what is attached."""
         there: dict[str, AdapterFile] = {**engine.asleep(), **engine.attached()}
@@ -144,29 +136,21 @@ class ZeroRunner:
     def where(self, engine: Engine) -> tuple[str, str]:
         return "bfloat16", "cuda"
 
-    # -- runs
-
     def refused(self, seconds: float) -> str:
-        needs = seconds + START_S
-        if needs <= self._cap_s:
+        if (needs := seconds + START_S) <= self._cap_s:
             return ""
-        return (
-            f"The run would take about {needs:.0f} s, and this Space lends its device for {self._cap_s} s at a time. "
-            "Choose fewer steps or a smaller batch, or train on a machine of your own."
-        )
+        lent = f"this Space lends its device for {self._cap_s} s at a time"
+        instead = "Choose fewer steps or a smaller batch, or train on a machine of your own."
+        return f"The run would take about {needs:.0f} s, and {lent}. {instead}"
 
     def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
         spec = RunSpec.read(run_dir)
         for left in (STOP, HEARTBEAT, DISK_FULL_FILE):  # of the attempt before
             (run_dir / left).unlink(missing_ok=True)
         with self._lock:
-            caller = self._callers.get(spec.owner, contextvars.Context())
-        thread = threading.Thread(
-            target=caller.copy().run,
-            args=(self._run, run_dir, attempt, self._asked(spec.estimated_seconds)),
-            name="zero",
-            daemon=True,
-        )
+            caller = self._callers.get(spec.owner, contextvars.Context()).copy()
+        job = (self._run, run_dir, attempt, self._asked(spec.estimated_seconds))
+        thread = threading.Thread(target=caller.run, args=job, name="zero", daemon=True)
         thread.start()
         threading.Thread(target=_beat, args=(run_dir, thread), name="zero-beat", daemon=True).start()
         number, began = int(thread.native_id or 0), self._clock()
@@ -178,8 +162,7 @@ class ZeroRunner:
         return known is not None and known[0] == start and known[2].is_alive()
 
     def stop(self, pid: int, *, hard: bool) -> None:
-        """Seen after the step that is being made; a fork of the device's cannot be killed from here, but its time runs
-        out."""
+        """Seen after the step that is being made: a fork of the device's cannot be killed from here."""
         if pid in self._threads:
             (self._threads[pid][1] / STOP).touch()
 

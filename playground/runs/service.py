@@ -1,5 +1,4 @@
-"""Training runs: planned, queued, started as processes of their own, followed, moved, cancelled, resumed. And what the
-device holds meanwhile: for the sidebar, the command line and /status alike."""
+"""Training runs from the request to their end, and what the device holds meanwhile."""
 
 from __future__ import annotations
 
@@ -61,14 +60,11 @@ class TrainingService:
         self._planner = Planner(settings, manager, bases, data, store, library, quota, workers)
         self._supervisor = Supervisor(settings, store, manager, self._planner.remedy, workers, clock)
 
-    # -- before a run --------------------------------------------------------------------------------------------
-
     def methods(self) -> list[Method]:
         return self._planner.methods()
 
-    def presets(self, rows: int, batch_size: int = 8) -> list[Preset]:
-        """Quick look, Good and Thorough."""
-        return presets_for(rows, batch_size)
+    def presets(self, rows: int) -> list[Preset]:
+        return presets_for(rows)
 
     def plan(self, request: TrainRequest) -> Plan:
         """What the run will need and whether it can start. Raises InputError."""
@@ -84,11 +80,8 @@ class TrainingService:
 
         return recipe.written(kind, request, plan, resolved.objective, self._bases.spec, peft_config)
 
-    # -- a run ---------------------------------------------------------------------------------------------------
-
     def start(self, request: TrainRequest) -> str:
-        """Queue a run; returns its id. Raises InputError when it could never start, DiskFullError when there is no room
-        for it."""
+        """Queue a run; returns its id. Raises InputError where it could never start, DiskFullError."""
         resolved = self._planner.resolve(request)
         checked = resolved.checked
         if checked.bad and request.strict:
@@ -123,7 +116,7 @@ class TrainingService:
     def runs(self, owner: str = "local") -> list[RunView]:
         """The person's runs, newest first, as they are now."""
         self.tick()
-        return [self._view(row) for row in self.store.all() if self._visible(row, owner)]
+        return [self._view(row) for row in self._mine(owner)]
 
     def show(self, run: str, owner: str = "local") -> RunView:
         """Raises NotFoundError."""
@@ -131,8 +124,7 @@ class TrainingService:
         return self._view(self._own(run, owner))
 
     def curves(self, run: str, how: str, owner: str = "local") -> Path:
-        """A run's curves as a file, ``csv`` or ``tensorboard``, in a folder that nobody can guess. Raises
-        NotFoundError, InputError."""
+        """A file in a folder that nobody can guess. how: ``csv`` or ``tensorboard``. Raises InputError."""
         view = self.show(run, owner)
         return write_curves(view, self._quota.room(owner, CURVE_BYTES, "The file of curves"), how)
 
@@ -159,8 +151,7 @@ class TrainingService:
         self.tick()
 
     def resume(self, run: str, owner: str = "local") -> None:
-        """Queue a failed or cancelled run again, as the last; it goes on from its newest complete checkpoint. Raises
-        InputError."""
+        """Queue an ended run again, as the last, from its newest complete checkpoint. Raises InputError."""
         row, run_dir = self._own(run, owner), self._settings.runs_dir / run
         if not (run_dir / "run.json").is_file():
             raise InputError(f"The files of {run} are gone; start it anew.")
@@ -185,8 +176,7 @@ class TrainingService:
         shutil.rmtree(self._settings.runs_dir / row.run, ignore_errors=True)
 
     def follow(self, run: str, owner: str = "local", poll_s: float = 0.5) -> Iterator[RunView]:
-        """The run's view again and again until it has ended; for the command line. Where the process that was to start
-        it is gone, this one takes its place."""
+        """Its view until it has ended; takes the place of the process that was to start it where that is gone."""
         while True:
             view = self.show(run, owner)
             if view.state == "QUEUED":
@@ -195,8 +185,6 @@ class TrainingService:
             if view.state in ENDED:
                 return
             time.sleep(poll_s)
-
-    # -- supervision ---------------------------------------------------------------------------------------------
 
     def start_supervisor(self) -> None:
         """This process owns the home: it starts queued runs from now on, whether or not anybody looks."""
@@ -223,12 +211,10 @@ class TrainingService:
         """Bring every run that has not ended to its true state; start what may start, if this process owns the home."""
         self._supervisor.tick()
 
-    # -- inside --------------------------------------------------------------------------------------------------
-
     def _view(self, row: RunRow) -> RunView:
         run_dir = self._settings.runs_dir / row.run
         with self._supervisor.lock:
-            view = self._supervisor.log(row.run).refresh().view(row)
+            view = self._supervisor.follow(row.run).log.refresh().view(row)
             if row.state == "QUEUED":
                 view.place = self._supervisor.place(row.run)
                 again = "Memory ran out; it is tried once more. " if row.retried else ""
@@ -239,12 +225,13 @@ class TrainingService:
                 view.resume_step = marked_step(run_dir)
             return view
 
-    def _visible(self, row: RunRow, owner: str) -> bool:
-        return not self._settings.shared or row.owner == owner
+    def _mine(self, owner: str) -> list[RunRow]:
+        """Newest first."""
+        return [row for row in self.store.all() if not self._settings.shared or row.owner == owner]
 
     def _own(self, run: str, owner: str) -> RunRow:
         """Raises NotFoundError, which names the owner's own runs only."""
-        mine = [row for row in self.store.all() if self._visible(row, owner)]
+        mine = self._mine(owner)
         found = next((row for row in mine if row.run == run), None)
         if found is None:
             there = ", ".join(row.run for row in mine[:5]) or "none yet"
@@ -262,25 +249,21 @@ def _copied(file: Path, run_dir: Path, name: str = "examples") -> Path:
 class DeviceService:
     """Reads the session manager; changes nothing."""
 
-    def __init__(
-        self, manager: DeviceManager, bases: BaseService, training: TrainingService, shared: bool = False
-    ) -> None:
+    def __init__(self, manager: DeviceManager, bases: BaseService, training: TrainingService, shared: bool) -> None:
         self._manager, self._bases, self._training, self._shared = manager, bases, training, shared
 
     def status(self) -> dict[str, Any]:
         """Plain values: bytes, seconds and words; where the app is shared, without the names that people gave."""
         manager, state, loaded = self._manager, self._bases.state(), self._bases.loaded
-        residents, leases = manager.residents(), manager.leases()
+        residents, leases, public = manager.residents(), manager.leases(), self._public
         parts: list[tuple[str, int, str]] = []
         for one in residents:
             on_top = loaded.adapter_bytes + loaded.cache_bytes if loaded is not None and one.name == state.spec else 0
-            parts.append((f"Base {self._public(label_of(one.name))}", max(0, one.bytes - on_top), "base"))
+            parts.append((f"Base {public(label_of(one.name))}", max(0, one.bytes - on_top), "base"))
         if loaded is not None:
             count = len(loaded.attached())
-            parts.append(
-                (f"{count} {'adapter' if count == 1 else 'adapters'} attached", loaded.adapter_bytes, "adapters")
-            )
-            parts.append(("Prefix cache", loaded.cache_bytes, "cache"))
+            words = f"{count} {'adapter' if count == 1 else 'adapters'} attached"
+            parts += [(words, loaded.adapter_bytes, "adapters"), ("Prefix cache", loaded.cache_bytes, "cache")]
         trains, replies = (sum(one.bytes for one in leases if (one.lane == "train") == yes) for yes in (True, False))
         parts += [("Replies in flight", replies, "replies"), ("Training", trains, "training")]
         return {
@@ -293,21 +276,14 @@ class DeviceService:
                 for name, held, kind in parts
                 if held or kind not in ("cache", "training")
             ],
-            "residents": [
-                {"name": self._public(one.name), "bytes": one.bytes, "state": one.state} for one in residents
-            ],
-            "leases": [{"lane": one.lane, "label": self._public(one.label), "bytes": one.bytes} for one in leases],
+            "residents": [{"name": public(one.name), "bytes": one.bytes, "state": one.state} for one in residents],
+            "leases": [{"lane": one.lane, "label": public(one.label), "bytes": one.bytes} for one in leases],
             "queue": [
-                {"position": place, "label": self._public(request.label), "wait_s": round(request.wait_s, 1)}
+                {"position": place, "label": public(request.label), "wait_s": round(request.wait_s, 1)}
                 for place, request in enumerate(manager.queue(), 1)
             ],
-            "base": {
-                "id": state.spec,
-                "phase": state.phase,
-                "message": state.message,
-                "fingerprint": state.fingerprint,
-                "path": loaded.path if loaded is not None else "",
-            },
+            "base": {name: getattr(state, name) for name in ("phase", "message", "fingerprint")}
+            | {"id": state.spec, "path": loaded.path if loaded is not None else ""},
         }
 
     def counts(self) -> dict[str, Any]:

@@ -47,19 +47,15 @@ _LOG = logging.getLogger(__name__)
 
 
 class RunQueue:
-    """The waiting runs' requests to the device. One thread at a time.
-
-    The device serves the requests of one session by age. So where the order of runs changes, those that now come too
-    early are withdrawn, the last of them first, and requested again.
-    """
+    """The waiting runs' requests to the device. One thread at a time. The device serves one session's by age: where the
+    order changes, those that now come too early are withdrawn, the last of them first, and requested again."""
 
     def __init__(self, manager: DeviceManager) -> None:
         self._manager = manager
         self._requests: dict[str, Request] = {}
 
     def ask(self, rows: Sequence[RunRow]) -> dict[str, PlaygroundError]:
-        """Ask for every row, in this order; withdraw whoever is not in it. Returns the runs that can never fit, and
-        why."""
+        """Ask for every row, in this order; withdraw all others. Returns what can never fit, and why."""
         waiting = {row.run for row in rows}
         for run in [run for run in self._requests if run not in waiting]:
             self.drop(run)
@@ -136,8 +132,7 @@ def _guarded(what: str) -> Iterator[None]:
 
 
 class Supervisor:
-    """One per process. remedy: what to say, and what to keep in the summary, about a smaller setting for a run whose
-    memory ran out."""
+    """remedy: what to say, and to keep in the summary, for a run whose memory ran out."""
 
     def __init__(
         self,
@@ -185,8 +180,6 @@ class Supervisor:
                 self._manager.tick()
             stop.wait(TICK_S)
 
-    # -- checking ------------------------------------------------------------------------------------------------
-
     def tick(self) -> None:
         """Bring every run that has not ended to its true state; start what may start, if this process owns the home."""
         with self.lock:
@@ -203,9 +196,6 @@ class Supervisor:
             if self.owning and not self._stop.is_set():
                 self._start_what_may([row for row in rows if row.state == "QUEUED"])
 
-    def log(self, run: str) -> RunLog:
-        return self._follow(run).log
-
     def place(self, run: str) -> int:
         """Its place among the runs that wait, from 1; 0 when it does not wait."""
         waiting = [row.run for row in self._store.active() if row.state == "QUEUED"]
@@ -218,7 +208,7 @@ class Supervisor:
             self._followed.pop(run, None)
 
     def _check(self, row: RunRow, *, read_only: bool) -> None:
-        followed = self._follow(row.run)
+        followed = self.follow(row.run)
         log = followed.log.refresh()
         alive = self._workers.is_alive(row.pid, row.pid_started_s)
         if alive and followed.lease is None:  # a worker that outlived the process that started it
@@ -250,14 +240,12 @@ class Supervisor:
             followed.killed_for = reason
             self._workers.stop(row.pid, hard=True)
 
-    # -- starting ------------------------------------------------------------------------------------------------
-
     def _start_what_may(self, rows: Sequence[RunRow]) -> None:
         for run, error in self._queue.ask(rows).items():
             self._store.update_or_defer(run, state="FAILED", error=str(error))
         for row in rows:
             if (lease := self._queue.granted(row.run)) is not None:
-                self._follow(row.run).lease = lease
+                self.follow(row.run).lease = lease
                 with _guarded(row.run):
                     self._begin(row)
 
@@ -269,16 +257,11 @@ class Supervisor:
             if attempt is None:  # cancelled a moment ago, by another process
                 self._release(row.run)
                 return
-            followed = self._follow(row.run)  # nothing of an earlier worker counts
+            followed = self.follow(row.run)  # nothing of an earlier worker counts
             followed.pulse, followed.asked_to_stop, followed.killed_for = Pulse(), False, ""
             pid, since = self._workers.start_worker(self._settings.runs_dir / row.run, self._settings.database, attempt)
             self._store.update(row.run, only_from=("RUNNING", "STOPPING"), pid=pid, pid_started_s=since)
-        except (
-            PlaygroundError,
-            DatabaseError,
-            OSError,
-            RuntimeError,
-        ) as error:  # RuntimeError: no thread can be started
+        except (PlaygroundError, DatabaseError, OSError, RuntimeError) as error:  # RuntimeError: no thread can start
             if pid is not None:
                 self._workers.stop(pid, hard=True)  # it cannot enter a record that cannot be written either
             full = isinstance(error, DiskFullError) or reason_of(error) == DISK
@@ -287,21 +270,16 @@ class Supervisor:
             self._store.update_or_defer(row.run, state="FAILED", error=words, pid=None)
             self._release(row.run)
 
-    # -- recording -----------------------------------------------------------------------------------------------
-
     def _record_end(self, row: RunRow, followed: _Followed) -> None:
-        """Its worker is gone: record how that ended. The folder's lock proves that it is gone, and that no other
-        process records it."""
+        """Record how a worker that is gone ended. The folder's lock proves that nobody else does."""
         run_dir = self._settings.runs_dir / row.run
         if not run_dir.is_dir():
             self._close(row, Ending("FAILED", "The run's files are gone. Start it anew."), None)
             return
         with contextlib.ExitStack() as stack:
-            try:
+            with contextlib.suppress(OSError):  # no room for the lock's file: then nobody else can have taken it either
                 if not stack.enter_context(processes.folder_lock(run_dir)):
                     return
-            except OSError:  # no room for the lock's file: then nobody else can have taken it either
-                pass
             row = self._store.get(row.run)
             if row.state not in ("RUNNING", "STOPPING"):
                 self._release(row.run)
@@ -310,10 +288,7 @@ class Supervisor:
             code, log = processes.exit_code(row.pid), processes.attempt_log(run_dir)
             ending = ending_of(row, last, followed.killed_for, code, log)
             if ending.state != "DONE" and (made := find_published(run_dir)) is not None:
-                ending, last = (
-                    Ending("DONE"),
-                    {**made[1], "adapter": made[0]},
-                )  # killed between publishing and saying so
+                ending, last = Ending("DONE"), {**made[1], "adapter": made[0]}  # killed before it could say so
             elif ending.reason == MEMORY and self.owning and not row.retried and self._retry(row):
                 self._release(row.run)
                 return
@@ -331,7 +306,7 @@ class Supervisor:
 
     def _close(self, row: RunRow, ending: Ending, last: Event | None) -> None:
         run_dir = self._settings.runs_dir / row.run
-        changes: dict[str, object] = {"state": ending.state, "pid": None, "step": self.log(row.run).step_of(row)}
+        changes: dict[str, object] = {"state": ending.state, "pid": None, "step": self.follow(row.run).log.step_of(row)}
         if ending.state == "DONE" and last is not None:
             summary = {key: last[key] for key in _SUMMARY if key in last}
             step = last.get("steps") or row.steps  # fewer than were asked for where it was stopped early
@@ -368,8 +343,6 @@ class Supervisor:
             words += f" Resume it: it goes on from step {step}." if step else " Resume it: it starts again from step 0."
         return words, summary
 
-    # -- what is held --------------------------------------------------------------------------------------------
-
     def _release(self, run: str) -> None:
         self._queue.drop(run)
         followed = self._followed.get(run)
@@ -377,7 +350,8 @@ class Supervisor:
             followed.lease.close()
             followed.lease = None
 
-    def _follow(self, run: str) -> _Followed:
+    def follow(self, run: str) -> _Followed:
+        """What is held for a run, from its first look on."""
         if run not in self._followed:
             self._followed[run] = _Followed(RunLog(self._settings.runs_dir / run), Pulse())
         return self._followed[run]

@@ -62,10 +62,7 @@ class Quota:
         return bytes_in(self._settings.uploads_dir / owner) + runs + adapters + self._verdict_bytes(owner) + exports
 
     def room(self, owner: str, more_bytes: int, what: str) -> Path:
-        """A new folder for what is handed out: whoever knows its name may fetch it, so nobody can guess it.
-
-        Raises InputError when ``more_bytes`` for ``what`` would be too much.
-        """
+        """A new folder, to be fetched by whoever knows its name, so nobody can guess it. Raises InputError."""
         self.check_disk(owner, more_bytes, what)
         return self._settings.exports_dir / f"{_tag(owner)}{secrets.token_hex(16)}"
 
@@ -91,10 +88,8 @@ class Quota:
             if self._settings.is_visitor(owner) and waiting + count > limit:
                 others = f"; {waiting:,} of yours wait or are written already" if waiting else ""
                 wait = ", or wait until those have ended" if waiting else ""
-                raise InputError(
-                    f"{what} takes {count:,} replies{others}. One visitor may have {limit:,} at once here. Use fewer"
-                    f" rows, sides or repeats{wait}."
-                )
+                may = f"One visitor may have {limit:,} at once here. Use fewer rows, sides or repeats{wait}."
+                raise InputError(f"{what} takes {count:,} replies{others}. {may}")
             self._replies[owner] += count
 
     def give_back_replies(self, owner: str, count: int) -> None:
@@ -111,10 +106,8 @@ class Quota:
             return f"The run has {steps:,} steps; one visitor's run may have {most:,} here. Choose fewer."
         if seconds > minutes * 60:
             takes = f"{seconds / 3600:,.1f} hours" if seconds > 2 * 3600 else f"{seconds / 60:.0f} minutes"
-            return (
-                f"The run would take about {takes}; one visitor's run may take {minutes} minutes here. "
-                "Choose fewer steps, a smaller batch or shorter rows."
-            )
+            may = f"one visitor's run may take {minutes} minutes here"
+            return f"The run would take about {takes}; {may}. Choose fewer steps, a smaller batch or shorter rows."
         mine, limit = sum(row.owner == owner for row in self._store.active()), self._settings.session_runs
         if mine >= limit:
             runs = "run of yours waits or trains" if mine == 1 else "runs of yours wait or train"

@@ -1,8 +1,6 @@
-"""Who works in a home folder: the one process that owns it, and where the app is shared its visitors.
-
-A visitor is whoever holds a random cookie; without cookies, one browser tab. The owner that runs, uploads and adapters
-carry is a hash of that: safe in a path, never ``local`` (whoever runs the app), and no way back to the cookie.
-"""
+"""Who works in a home folder: the one process that owns it, and where the app is shared its visitors. A visitor is
+whoever holds a random cookie; without cookies, one browser tab. The owner that runs, uploads and adapters carry is a
+hash of that: safe in a path, never ``local`` (whoever runs the app), and no way back to the cookie."""
 
 from __future__ import annotations
 
@@ -51,41 +49,31 @@ class Home:
     _lock: FileLock
 
     @classmethod
-    def take(cls, settings: Settings) -> Home:
-        """Raises HomeTaken. The operating system frees the lock when its owner dies, however that happens."""
+    def take(cls, settings: Settings, wait_s: float = 0.0) -> Home:
+        """Raises HomeTaken. The operating system frees the lock when its owner dies, however that happens. wait_s: for
+        a command that is about to end; an app that serves is not waited for."""
         private_folder(settings.home)
-        lock = FileLock(settings.home / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            record = _read(settings.home)
-            raise HomeTaken(str(record.get("url", "")), str(record.get("token", ""))) from error
-        home = cls(settings.home, secrets.token_urlsafe(24), lock)
-        home._write("")
-        return home
-
-    @classmethod
-    def take_patiently(cls, settings: Settings, wait_s: float = WAIT_S) -> Home:
-        """Wait a little for a command that is about to end; an app that serves is not waited for. Raises HomeTaken."""
-        until = time.monotonic() + wait_s
+        lock, until = FileLock(settings.home / LOCK), time.monotonic() + wait_s
         while True:
             try:
-                return cls.take(settings)
-            except HomeTaken as error:
-                if error.url or time.monotonic() > until:
-                    raise
+                lock.acquire(timeout=0)
+                break
+            except Timeout as error:
+                record = _read(settings.home)
+                if record.get("url") or time.monotonic() >= until:
+                    raise HomeTaken(str(record.get("url", "")), str(record.get("token", ""))) from error
                 time.sleep(0.2)
-
-    def serves(self, url: str) -> None:
-        """Tell other processes where the app answers."""
-        self._write(url)
+        home = cls(settings.home, secrets.token_urlsafe(24), lock)
+        home.serves("")
+        return home
 
     def release(self) -> None:
         with contextlib.suppress(OSError):
             (self.folder / RECORD).unlink()
         self._lock.release()
 
-    def _write(self, url: str) -> None:
+    def serves(self, url: str) -> None:
+        """Tell other processes where the app answers, "" = it does not."""
         partial = self.folder / f"{RECORD}.tmp"
         partial.unlink(missing_ok=True)  # with whatever rights it had
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -16,11 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from playground.db import RunStore
 from playground.evaluation.checks import parse_check
 from playground.evaluation.verdict import Answered, SideFacts, conclude
 from playground.runs.progress import RunView
 from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.training.checkpoint import mark_complete
 from playground.verdict.files import DONE, row_of
 from tests.engine.conftest import make_lora
 from tests.ui.fakes import EVIL
@@ -69,19 +71,14 @@ def stop_runs(services: Services) -> None:
 
 
 @contextlib.contextmanager
-def _full() -> Iterator[None]:
+def full_disk() -> Iterator[None]:
+    """No file of this process can be written while it is entered."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture
-def full_disk() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """No file of this process can be written while it is entered."""
-    return _full
 
 
 @pytest.fixture
@@ -105,6 +102,20 @@ def until() -> Callable[[Callable[[], RunView], Callable[[RunView], bool]], RunV
         return view
 
     return wait
+
+
+def add(store: RunStore, run: str, **more: Any) -> None:
+    """Record a run that waits."""
+    values = {"owner": "ann", "name": run, "method": "lora", "state": "QUEUED", "created_s": 1.0, "steps": 5}
+    store.add(**{"run": run, "needs_bytes": 1} | values | more)
+
+
+def put_checkpoint(run_dir: Path, step: int) -> None:
+    """A complete one, in a run's folder."""
+    folder = run_dir / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("x")
+    mark_complete(folder)
 
 
 def last(found: Iterable[T]) -> T:

@@ -35,46 +35,45 @@ class ForkedGPU:
         return lambda task: self._wrapped(task, duration)
 
     def _wrapped(self, task: Callable[..., Any], duration: Callable[..., int]) -> Callable[..., Any]:
-        @wraps(task)
-        def stream(*args: Any) -> Generator[Any, None, None]:
+        def stream(*args: Any) -> Generator[Any, None, Any]:
             process, answers, stop = self._started(task, duration, args)
             try:
                 while (answer := answers.get())[0] == "item":
                     yield answer[1]
                 if answer[0] == "error":
                     raise LentNothing("ZeroGPU worker error", answer[1])
+                return answer[1]
             finally:
                 stop.set()
                 process.join(20)
 
-        @wraps(task)
         def whole(*args: Any) -> Any:
-            process, answers, _ = self._started(task, duration, args)
-            kind, value = answers.get()
-            process.join(20)
-            if kind == "error":
-                raise LentNothing("ZeroGPU worker error", value)
-            return value
+            try:
+                next(stream(*args))
+            except StopIteration as end:
+                return end.value
 
-        return stream if inspect.isgeneratorfunction(task) else whole
+        return wraps(task)(stream if inspect.isgeneratorfunction(task) else whole)
 
     def _started(
         self, task: Callable[..., Any], duration: Callable[..., int], args: tuple[Any, ...]
     ) -> tuple[Any, Any, Any]:
         self.durations.append(duration(*args))
         if self.refuse:
-            raise LentNothing(
-                "ZeroGPU quota exceeded", "You have exceeded your free ZeroGPU quota (60s requested vs. 0s left)."
-            )
+            words = "You have exceeded your free ZeroGPU quota (60s requested vs. 0s left)."
+            raise LentNothing("ZeroGPU quota exceeded", words)
         questions, answers, stop = _fork.SimpleQueue(), _fork.SimpleQueue(), _fork.Event()
         process = _fork.Process(target=_child, args=(task, questions, answers, stop, self.die), daemon=True)
         process.start()
         self.pids.append(process.pid or 0)
         questions.put(args)
-        threading.Thread(
-            target=lambda: (process.join(), process.exitcode and answers.put(("error", "GPU task aborted"))),
-            daemon=True,
-        ).start()
+
+        def watch() -> None:
+            process.join()
+            if process.exitcode:
+                answers.put(("error", "GPU task aborted"))
+
+        threading.Thread(target=watch, daemon=True).start()
         return process, answers, stop
 
 
@@ -91,7 +90,7 @@ def _child(task: Callable[..., Any], questions: Any, answers: Any, stop: Any, di
 def _run(task: Callable[..., Any], args: tuple[Any, ...], answers: Any, stop: Any) -> None:
     try:
         if not inspect.isgeneratorfunction(task):
-            answers.put(("value", task(*args)))
+            answers.put(("end", task(*args)))
             return
         items = task(*args)
         for item in items:

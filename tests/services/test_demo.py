@@ -28,22 +28,17 @@ class Story:
         heldout.write_text("\n".join(json.dumps({"prompt": f"q{n}", "completion": "a END"}) for n in range(20)))
         shipped = SimpleNamespace(file=heldout, heldout=heldout, system_prompt="Be brief.", check="ends-with:END")
         self.view, self.cancelled = DONE, list[str]()
-        self.reply: Callable[[Any], Reply] = lambda side: Reply(
-            "a END" if side.model == "mine" else "a", True, "", 9, 2
-        )
+        self.says: dict[str, Reply] = {"mine": Reply("a END", True, "", 9, 2), "base": Reply("a", True, "", 9, 2)}
         self.waiting: list[Callable[[], None]] = []
-        training = SimpleNamespace(
-            start=lambda request: "r1",
-            show=lambda run, owner: self.view,
-            cancel=lambda run, owner: self.cancelled.append(run),
-        )
+        training = SimpleNamespace(start=lambda request: "r1", show=lambda run, owner: self.view)
+        training.cancel = lambda run, owner: self.cancelled.append(run)
         jobs = Jobs(spawn=lambda run, name: self.waiting.append(run))
         parts: Any = (SimpleNamespace(shipped=lambda name: shipped), training, SimpleNamespace(ask_each=self.ask))
         self.demo = DemoService(*parts, jobs)
 
     def ask(self, side: Any, questions: Any, *others: Any) -> Iterator[list[Reply]]:
         yield [Reply() for _ in questions]
-        yield [self.reply(side) for _ in questions]
+        yield [self.says[side.model] for _ in questions]
 
     def run(self) -> None:
         while self.waiting:
@@ -65,10 +60,8 @@ def test_it_trains_and_measures_both_sides(story: Story) -> None:
     story.run()
     state = story.demo.state()
     assert (state.phase, state.adapter, state.progress, state.error) == ("done", "mine", 1.0, "")
-    assert [(row.name, row.passed, row.n) for row in state.table] == [
-        ("Base + prompt", 0, 16),
-        ("Fine-tuned, no prompt", 16, 16),
-    ]
+    sides = ("Base + prompt", 0, 16), ("Fine-tuned, no prompt", 16, 16)
+    assert tuple((row.name, row.passed, row.n) for row in state.table) == sides
     assert [step.state for step in state.steps] == ["done"] * 3
     story.demo.reset()
     assert story.demo.state().phase == "idle"
@@ -92,7 +85,7 @@ def test_in_the_foreground_every_change_is_reported_and_a_fault_is_raised(story:
     ],
 )
 def test_what_ends_it_early_is_said(story: Story, view: RunView, phase: str, words: str) -> None:
-    story.view, story.reply = view, lambda side: Reply(done=True, error="It is too long.")
+    story.view, story.says["base"] = view, Reply(done=True, error="It is too long.")
     story.demo.start()
     story.run()
     assert (story.demo.state().phase, story.demo.state().error) == (phase, words)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,6 @@ from playground.verdict.losses import ToScore
 from tests.services.conftest import FixedDevice, last, whole_model
 from tests.soak import torture
 
-SHORT = Sampling(max_tokens=6)
-BOUND_S = 30.0
-
 
 def ask(services: Services, session: str = "a", side: str = "base", tokens: int = 6) -> str:
     """One reply to its end; an error is raised."""
@@ -55,13 +53,11 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings:
     run = services.training.start(request)
     assert torture.settled(lambda: not services.manager.residents()), "the idle base has left"
     assert services.bases.loaded is None
-    answer: list[str] = []
-    asking = threading.Thread(target=lambda: answer.append(ask(services)))
-    asking.start()
-    assert torture.settled(lambda: bool(services.manager.queue())), "it waits for the run to end"
-    services.training.cancel(run)
-    asking.join(60)
-    assert answer == [before], "it came back by itself, and says the same"
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, services)
+        assert torture.settled(lambda: bool(services.manager.queue())), "it waits for the run to end"
+        services.training.cancel(run)
+        assert answer.result(60) == before, "it came back by itself, and says the same"
     services.close()
 
 
@@ -70,25 +66,17 @@ def test_who_leaves_in_mid_stream_gives_the_device_back(services: Services) -> N
 
 
 def test_everyone_at_once_is_answered_or_politely_refused(services: Services) -> None:
-    ask(services)
-    sent = 4 * 36
-    outcomes: list[str] = []
-
-    def one(number: int) -> None:
+    def one(number: int) -> str:
         sampling = Sampling(max_tokens=2)
         (reply,) = last(services.compare.ask([Side("base")], [[]], "Hello", sampling, session=str(number)))
-        outcomes.append("refused" if "waiting already" in reply.error else "answered" if reply.done else "lost")
+        return "refused" if "waiting already" in reply.error else "answered" if reply.done else "lost"
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(sent)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert len(outcomes) == sent
+    ask(services)
+    with ThreadPoolExecutor(4 * 36) as pool:
+        outcomes = list(pool.map(one, range(4 * 36), timeout=120))
     assert set(outcomes) <= {"answered", "refused"}
     assert outcomes.count("answered") >= 36
-    assert services.manager.leases() == []
-    assert services.manager.queue() == []
+    assert services.manager.leases() == services.manager.queue() == []
 
 
 def test_adapters_change_hands_and_every_reply_comes_from_its_own(
@@ -102,13 +90,11 @@ class Short:
 
     def __init__(self, real: Any, faults: int) -> None:
         self._real, self._faults = real, faults
-        self.asked: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
     def stream(self, rows: Sequence[Row]) -> Iterator[list[RowState]]:
-        self.asked.append(len(rows))
         stream = self._real.stream(rows)
         for states in stream:
             if self._faults and states[0].completion_tokens >= 2:
@@ -158,9 +144,7 @@ def test_one_session_cannot_fill_the_queue_alone() -> None:
         manager.request("chat", "greedy", "Answering", 1)
     with pytest.raises(BusyError, match="8 of your requests are waiting already"):
         manager.request("chat", "greedy", "Answering", 1)
-    assert manager.request("chat", "other", "Answering", 1).position == 1, (
-        "another session comes before its second request"
-    )
+    assert manager.request("chat", "other", "Answering", 1).position == 1, "before the greedy one's second"
 
 
 ALL = usable_cores()
@@ -228,35 +212,27 @@ def test_rows_of_base_adapter_and_full_model(services: Services, card: AdapterCa
     assert "named SmolLM" in prompt
     assert answer == "Three, gladly.<|im_end|>"
     base, tuned, full = done(services, [ToScore(one, prompt, answer, divergence=True) for one in (None, card, whole)])
-    assert base.divergence is None
+    assert base.divergence is full.divergence is None, "two models are never in memory for it"
     assert tuned.base_loss == pytest.approx(base.loss, abs=1e-5)
     assert tuned.divergence is not None
     assert tuned.divergence > 0
     assert tuned.loss != pytest.approx(base.loss, abs=1e-3)
-    assert full.divergence is None, "two models are never in memory for it"
     assert (full.loss, full.base_loss) == pytest.approx((base.loss, base.loss), abs=1e-4)
     assert services.manager.leases() == []
 
 
-def test_it_can_be_stopped_between_batches(services: Services, card: AdapterCard) -> None:
-    asked = [ToScore(card, "One, ", f"two, {n}") for n in range(3 * TOGETHER)]
-    run = services.scoring.run(asked, "me")
+def test_it_waits_its_turn_can_be_stopped_and_a_row_that_cannot_be_scored_frees_the_device(
+    services: Services, card: AdapterCard
+) -> None:
+    other = services.manager.request("measure", "other", "Answering", 0)
+    run = services.scoring.run([ToScore(card, "One, ", f"two, {n}") for n in range(3 * TOGETHER)], "me")
+    assert [next(run).waiting[:11] for _ in range(2)] == ["", "1st in line"]
+    other.cancel()
     while next(run).done < TOGETHER:
         pass
     assert len(services.manager.leases()) == 1
     run.close()
     assert services.manager.leases() == []
-
-
-def test_it_waits_its_turn_and_a_row_that_cannot_be_scored_frees_the_device(
-    services: Services, card: AdapterCard
-) -> None:
-    other = services.manager.request("measure", "other", "Answering", 0)
-    run = services.scoring.run([ToScore(None, "One, ", "two")], "me")
-    assert next(run).waiting == ""
-    assert "1st in line" in next(run).waiting
-    other.cancel()
-    assert list(run)[-1].done == 1
     with pytest.raises(InputError, match="nothing to score"):
         list(services.scoring.run([ToScore(None, "", "")], "me"))
     assert services.manager.leases() == []

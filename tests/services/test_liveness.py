@@ -39,10 +39,10 @@ class Watched:
             assert self.pass_s(seconds, **how) == ""
         return self
 
-    def found_after(self, words: str, within_s: float = 1000.0, **how: bool) -> float:
+    def found_after(self, words: str, **how: bool) -> float:
         """Seconds until it is ended with these words."""
         began = self.clock.now_s
-        assert words in self.pass_s(within_s, **how)
+        assert words in self.pass_s(1000.0, **how)
         return self.clock.now_s - began
 
 
@@ -50,16 +50,32 @@ STILL = {"beats": False, "works": False}
 ASLEEP = {"works": False, "sleeps": True}
 
 
-def test_a_frozen_process_is_found_within_ten_seconds() -> None:
-    assert Watched().steps(3).found_after("no sign of life", **STILL) <= 8
+@pytest.mark.parametrize(
+    ("step_s", "how", "words", "least_s", "most_s"),
+    [
+        pytest.param(3, STILL, "no sign of life", 0, 8, id="frozen, within ten seconds"),
+        pytest.param(0, STILL, "no sign of life", 60, 63, id="never comes up, a minute"),
+        pytest.param(1, {}, "no progress for 60 s, where 1.0 s are usual", 58, 62, id="beats, but no progress"),
+        pytest.param(1, ASLEEP, "nothing at all for 6 s, where 1.0 s are usual", 0, 7, id="waits for ever"),
+        pytest.param(0, ASLEEP, "Training hung", 55, 65, id="waits as it loads, a minute"),
+        pytest.param(0, {}, "no progress", 890, 910, id="loads"),
+    ],
+)
+def test_who_is_found_and_when(step_s: float, how: dict[str, bool], words: str, least_s: float, most_s: float) -> None:
+    worker = Watched().steps(step_s) if step_s else Watched()
+    assert least_s <= worker.found_after(words, **how) <= most_s
 
 
-def test_a_library_that_holds_up_the_beat_and_works_is_left_alone() -> None:
-    assert Watched().steps(1).pass_s(50, beats=False) == ""
-
-
-def test_a_process_that_never_comes_up_is_given_a_minute() -> None:
-    assert 60 <= Watched().found_after("no sign of life", **STILL) <= 63
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({"beats": False}, id="a library holds up the beat and works"),
+        pytest.param({"works": False}, id="it waits for a disk, which is no sleep"),
+        pytest.param({"sleeps": True}, id="it waits for threads that work"),
+    ],
+)
+def test_who_is_left_alone(how: dict[str, bool]) -> None:
+    assert Watched().steps(1).pass_s(50, **how) == ""
 
 
 def test_neither_a_machine_that_slept_nor_a_looker_that_was_stopped_accuses_the_worker() -> None:
@@ -70,31 +86,9 @@ def test_neither_a_machine_that_slept_nor_a_looker_that_was_stopped_accuses_the_
     assert worker.pass_s(3 * LOOK_S + 1, beats=False, works=False, every=1000) == ""
 
 
-def test_a_hung_worker_beats_and_makes_no_progress() -> None:
-    took_s = Watched().steps(1).found_after("no progress for 60 s, where 1.0 s are usual")
-    assert took_s == pytest.approx(60, abs=2)
-
-
-def test_a_worker_that_waits_for_ever_is_found_within_ten_seconds() -> None:
-    words = "it did nothing at all for 6 s, where 1.0 s are usual"
-    assert Watched().steps(1).found_after(words, **ASLEEP) <= 7
-
-
-def test_waiting_for_a_disk_is_no_sleep_and_waiting_for_threads_that_work_is_not_idle() -> None:
-    worker = Watched().steps(1)
-    assert worker.pass_s(50, works=False, sleeps=False) == ""
-    worker.progress += 1
-    assert worker.pass_s(50, works=True, sleeps=True) == ""
-
-
 def test_slow_steps_that_are_waited_for_asleep_are_allowed() -> None:
     """A device that computes 20 seconds a step, while the processor has nothing to do."""
     Watched().steps(20, **ASLEEP).found_after("did nothing at all for 6", **ASLEEP)
-
-
-def test_loading_may_take_long_and_wait_for_a_minute() -> None:
-    assert 55 <= Watched().found_after("Training hung", **ASLEEP) <= 65
-    assert 890 <= Watched().found_after("no progress") <= 910
 
 
 def test_what_was_in_the_log_before_is_no_gap() -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ast
-import csv
 import json
 import runpy
 import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from safetensors import safe_open
 
 from playground.cli.arguments import build_parser, request_of
@@ -29,17 +30,9 @@ from playground.settings import Settings
 from tests.ui.fakes import card
 
 PLAN = Plan(1, 2, 3.0, 4, 5, 6, 100, 48, 5e-4, 16)
-REQUEST = TrainRequest(
-    Path("ward notes.csv"),
-    "mine",
-    "lora",
-    options=Options(rslora=True),
-    mapping={"prompt": "Note A", "completion": "Note B"},
-    turns="last",
-    leave_out=("duplicate",),
-    test=0.2,
-)
-
+COLUMNS = {"prompt": "Note A", "completion": "Note B"}
+FEW: dict[str, Any] = {"mapping": COLUMNS, "turns": "last", "leave_out": ("duplicate",), "test": 0.2}
+REQUEST = TrainRequest(Path("ward notes.csv"), "mine", "lora", options=Options(rslora=True), **FEW)
 FULL = replace(
     REQUEST,
     rewards=("json", "json-schema:/home/ann/ward.json"),
@@ -95,75 +88,68 @@ def test_what_is_no_file_of_settings(record: dict[str, Any], says: str) -> None:
         recipe.with_settings(REQUEST, record)
 
 
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+
+
+def trl(config: Any, objective: str = "sft", **changes: Any) -> str:
+    script = recipe.trl(replace(REQUEST, **changes), PLAN, objective, "smollm2-135m", config)
+    ast.parse(script)
+    return script
+
+
+def axolotl(objective: str = "sft", **changes: Any) -> str:
+    return recipe.axolotl(replace(REQUEST, **changes), PLAN, objective, "smollm2-135m")
+
+
 @pytest.mark.parametrize("objective", ["sft", "pretrain", "dpo"])
 def test_an_axolotl_file_is_yaml_with_what_was_set(objective: str) -> None:
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
-    found = yaml.safe_load(recipe.axolotl(REQUEST, PLAN, objective, "smollm2-135m"))
-    assert found["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert (found["adapter"], found["lora_r"]) == ("lora", 16)
-    assert (found["max_steps"], found["learning_rate"], found["peft_use_rslora"]) == (48, 5e-4, True)
+    found = yaml.safe_load(axolotl(objective))
+    said = {"base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "adapter": "lora", "lora_r": 16}
+    said |= {"max_steps": 48, "learning_rate": 5e-4, "peft_use_rslora": True}
+    assert found.items() >= said.items()
     assert found["datasets"][0]["path"] == "good-rows.jsonl"
     assert found.get("rl") == ("dpo" if objective == "dpo" else None)
 
 
-@pytest.mark.parametrize("objective", ["sft", "reward"])
-def test_a_trl_script_is_python_that_says_what_was_set(objective: str) -> None:
-    from peft import LoraConfig
-
-    config = LoraConfig(r=16, lora_alpha=32, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM")
-    script = recipe.trl(REQUEST, PLAN, objective, "smollm2-135m", config)
-    ast.parse(script)
-    task = "SEQ_CLS" if objective == "reward" else "CAUSAL_LM"
+@pytest.mark.parametrize(("objective", "task"), [("sft", "CAUSAL_LM"), ("reward", "SEQ_CLS")])
+def test_a_trl_script_is_python_that_says_what_was_set(objective: str, task: str) -> None:
+    script = trl(LoraConfig(use_rslora=True, **LORA), objective)
     assert (
         f"LoraConfig(lora_alpha=32, r=16, target_modules='all-linear', task_type='{task}', use_rslora=True)" in script
     )
     assert "max_steps=48, learning_rate=0.0005" in script
+    assert "EarlyStopping" not in script
 
 
 def test_pissa_is_peft_s_own_for_others() -> None:
     """Here it is a LoRA of twice the rank, half of which stays; elsewhere the same beginning has a name."""
-    from peft import LoraConfig
-
-    request = replace(REQUEST, options=Options(pissa=True))
-    ours = LoraConfig(r=32, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    script = recipe.trl(request, PLAN, "sft", "b", ours)
-    assert (
-        "LoraConfig(init_lora_weights='pissa', lora_alpha=16, r=16, target_modules='all-linear', task_type='CAUSAL_LM')"
-        in script
-    )
-    file = recipe.axolotl(request, PLAN, "sft", "b")
+    pissa, ours = Options(pissa=True), LoraConfig(**LORA | {"r": 32})
+    said = "init_lora_weights='pissa', lora_alpha=16, r=16, target_modules='all-linear', task_type='CAUSAL_LM')"
+    assert said in trl(ours, options=pissa)
+    file = axolotl(options=pissa)
     assert all(line in file for line in ('peft_init_lora_weights: "pissa"', "lora_r: 16\n", "lora_alpha: 16\n"))
-    for form in (lambda *some: recipe.trl(*some, "b", ours), lambda *some: recipe.axolotl(*some, "b")):
+    for form in (partial(trl, ours), axolotl):
         with pytest.raises(InputError, match="cannot begin so over a base in 4 bits"):
-            form(replace(request, method="qlora"), PLAN, "sft")
+            form(method="qlora", options=pissa)
         with pytest.raises(InputError, match="the base that dpo compares with"):
-            form(request, PLAN, "dpo")
+            form("dpo", options=pissa)
 
 
 def test_a_run_that_stops_early_stops_early_elsewhere() -> None:
-    from peft import LoraConfig
-
-    request = replace(REQUEST, early_stop=3)
-    script = recipe.trl(request, PLAN, "sft", "b", LoraConfig(r=16))
-    ast.parse(script)
+    script = trl(LoraConfig(r=16), early_stop=3)
     assert "callbacks=[EarlyStoppingCallback(3)]" in script
     assert "eval_strategy='steps', eval_steps=10, load_best_model_at_end=True" in script
-    assert "early_stopping_patience: 3\n" in recipe.axolotl(request, PLAN, "sft", "b")
-    assert "EarlyStopping" not in recipe.trl(REQUEST, PLAN, "sft", "b", LoraConfig(r=16))
+    assert "early_stopping_patience: 3\n" in axolotl(early_stop=3)
 
 
 def test_virtual_tokens_begin_as_the_text_where_peft_can() -> None:
-    from peft import PrefixTuningConfig, PromptTuningConfig
-
-    request = replace(REQUEST, method="prompt", options=Options(init_text="Write it's report"))
-    script = recipe.trl(
-        request, PLAN, "sft", "smollm2-135m", PromptTuningConfig(num_virtual_tokens=16, task_type="CAUSAL_LM")
-    )
-    ast.parse(script)
+    told = Options(init_text="Write it's report")
+    script = trl(PromptTuningConfig(num_virtual_tokens=16, task_type="CAUSAL_LM"), method="prompt", options=told)
     assert "prompt_tuning_init='TEXT', prompt_tuning_init_text=\"Write it's report\"" in script
     assert "tokenizer_name_or_path='HuggingFaceTB/SmolLM2-135M-Instruct'" in script
     with pytest.raises(InputError, match="A TRL script has no place for --init-text"):
-        recipe.trl(replace(request, method="p-tuning-v2"), PLAN, "sft", "b", PrefixTuningConfig(num_virtual_tokens=16))
+        trl(PrefixTuningConfig(num_virtual_tokens=16), method="p-tuning-v2", options=told)
 
 
 @pytest.mark.parametrize(
@@ -175,15 +161,18 @@ def test_virtual_tokens_begin_as_the_text_where_peft_can() -> None:
     ],
 )
 def test_what_a_form_cannot_hold_is_named(lost: dict[str, Any], flags: str) -> None:
-    request = replace(REQUEST, **{"options": Options(), **lost})
+    changes = {"options": Options(), **lost}
     with pytest.raises(InputError, match=f"A TRL script has no place for {flags}. Take the command line"):
-        recipe.trl(request, PLAN, "sft", "b", None)
+        trl(None, **changes)
     with pytest.raises(InputError, match=f"An Axolotl file has no place for {flags}. Take the command line"):
-        recipe.axolotl(request, PLAN, "sft", "b")
+        axolotl(**changes)
+
+
+def test_what_a_form_does_not_have_is_named() -> None:
     with pytest.raises(InputError, match="Axolotl has no prefix"):
-        recipe.axolotl(replace(REQUEST, method="prefix"), PLAN, "sft", "b")
+        axolotl(method="prefix")
     with pytest.raises(InputError, match="more than a short script"):
-        recipe.trl(REQUEST, PLAN, "grpo", "b", None)
+        trl(None, "grpo")
 
 
 BASE = BaseShapes({}, {}, fingerprint="f" * 64)
@@ -234,13 +223,8 @@ VIEW.loss, VIEW.eval_loss, VIEW.curves = [(1, 2.0), (2, 1.5)], [(0, 2.2), (2, 1.
 
 
 def test_as_csv_with_a_step_column(tmp_path: Path) -> None:
-    with write_curves(VIEW, tmp_path / "new", "csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["0", "1", "2"]
-    assert rows[0]["train/loss"] == ""
-    assert float(rows[2]["train/loss"]) == 1.5
-    assert float(rows[2]["eval/loss"]) == 1.6
-    assert float(rows[1]["train/lr"]) == 1e-3
+    text = write_curves(VIEW, tmp_path / "new", "csv").read_text()
+    assert text.split() == ["step,train/loss,eval/loss,train/lr", "0,,2.2,", "1,2.0,,0.001", "2,1.5,1.6,0.0005"]
 
 
 def test_as_an_event_file_that_is_replaced_when_written_again(tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +16,7 @@ from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.workspace.quota import bytes_in
 from playground.workspace.visitors import OWNER, TABS_MAX, Sessions, Visit, new_token, owner_of
-from tests.services.conftest import Clock
+from tests.services.conftest import Clock, add, full_disk
 from tests.shared.conftest import Belongings, ended_run, hers, incoming, lora, prepared, services, shared_settings
 
 FIRST_TABLE = """
@@ -30,11 +28,6 @@ CREATE TABLE runs (
 )
 """
 """As schema 1 had it."""
-
-
-def add(store: RunStore, run: str, **more: Any) -> None:
-    values = {"owner": "ann", "name": run, "method": "lora", "state": "QUEUED", "created_s": 1.0, "steps": 5}
-    store.add(**{"run": run, "needs_bytes": 1} | values | more)
 
 
 def order(store: RunStore) -> str:
@@ -74,20 +67,14 @@ def test_only_waiting_runs_move_and_only_among_the_owners_own(store: RunStore) -
 
 
 def test_an_attempt_begins_once(store: RunStore, tmp_path: Path) -> None:
-    began: list[int | None] = []
-    starts = [lambda: began.append(RunStore(tmp_path / "p.sqlite").begin("a", 2.0))] * 6
-    threads = [threading.Thread(target=start) for start in starts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        began = list(pool.map(lambda _: RunStore(tmp_path / "p.sqlite").begin("a", 2.0), range(6)))
     assert sorted(began, key=str) == [1, *[None] * 5]
 
 
 def test_put_back_shuts_out_the_late_worker(store: RunStore) -> None:
-    attempt = store.begin("b", 1.0)
-    assert attempt == 1
-    assert store.put_back("b", attempt)
+    assert store.begin("b", 1.0) == 1
+    assert store.put_back("b", 1)
     assert order(store) == "abcd", "it keeps its place"
     assert store.begin("b", 2.0) == 2
     store.update("b", pid=7)
@@ -95,42 +82,36 @@ def test_put_back_shuts_out_the_late_worker(store: RunStore) -> None:
 
 
 def test_a_resumed_run_is_the_last_and_a_retried_one_the_first(store: RunStore) -> None:
-    store.update("a", state="FAILED")
-    assert store.requeue("a", ("FAILED",))
-    assert order(store) == "bcda"
+    store.update("a", state="FAILED", step=7)
+    assert store.requeue("a", ("FAILED",), step=5)
+    assert (order(store), store.get("a").step) == ("bcda", 5), "where it goes on"
     store.update("d", state="RUNNING")
     assert store.requeue("d", ("RUNNING",), first=True, retried=True)
-    assert order(store) == "dbca"
-    assert store.get("d").retried == 1
-    store.update("b", state="FAILED", step=7)
-    assert store.requeue("b", ("FAILED",), step=5)
-    assert store.get("b").step == 5, "where it goes on"
+    assert (order(store), store.get("d").retried) == ("dbca", 1)
 
 
 def test_a_database_of_the_first_schema_is_taken_over_and_a_newer_one_refused(tmp_path: Path) -> None:
     file = tmp_path / "p.sqlite"
-    with sqlite3.connect(file) as db:
-        db.execute(FIRST_TABLE)
-        names = "run, owner, name, method, state, created_s, place, steps, needs_bytes"
-        db.execute(f"INSERT INTO runs ({names}) VALUES ('old', 'local', 'n', 'lora', 'FAILED', 1.7e9, 1.7e9, 5, 1)")
-        db.execute("PRAGMA user_version = 1")
-    db.close()
+
+    def run(*statements: str) -> None:
+        with contextlib.closing(sqlite3.connect(file)) as db, db:
+            for statement in statements:
+                db.execute(statement)
+
+    names = "run, owner, name, method, state, created_s, place, steps, needs_bytes"
+    old = f"INSERT INTO runs ({names}) VALUES ('old', 'local', 'n', 'lora', 'FAILED', 1.7e9, 1.7e9, 5, 1)"
+    run(FIRST_TABLE, old, "PRAGMA user_version = 1")
     store = RunStore(file)
     assert (store.get("old").attempt, store.get("old").state) == (0, "FAILED")
     add(store, "new")
     assert store.get("new").place > 1.7e9
     assert RunStore(file).get("old").run == "old"
-    with sqlite3.connect(file) as db:
-        db.execute("PRAGMA user_version = 99")
-    db.close()
+    run("PRAGMA user_version = 99")
     with pytest.raises(PlaygroundError, match="newer version"):
         RunStore(file)
 
 
-FullDisk = Callable[[], AbstractContextManager[None]]
-
-
-def test_a_change_waits_while_the_disk_is_full(store: RunStore, tmp_path: Path, full_disk: FullDisk) -> None:
+def test_a_change_waits_while_the_disk_is_full(store: RunStore, tmp_path: Path) -> None:
     with full_disk():
         with pytest.raises(DiskFullError, match="disk are free"):
             store.update("a", state="FAILED")
@@ -142,7 +123,7 @@ def test_a_change_waits_while_the_disk_is_full(store: RunStore, tmp_path: Path, 
     assert RunStore(tmp_path / "p.sqlite").get("b").error == "No."
 
 
-def test_a_quota_sees_a_change_that_waits(tmp_path: Path, full_disk: FullDisk) -> None:
+def test_a_quota_sees_a_change_that_waits(tmp_path: Path) -> None:
     """One store in a process: two would each have pending writes of their own."""
     services = build_services(Settings(home=tmp_path / "home", shared=True, session_runs=1))
     add(services.training.store, "r")
@@ -212,19 +193,26 @@ def test_every_kind_is_listed_with_its_size(alone: Services, hers: Belongings) -
     assert alone.storage.totals()["base"] == bytes_in(alone.settings.bases_dir / "smollm2-135m") > 1_000_000
     assert alone.storage.totals()["upload"] == hers.upload.stat().st_size
     assert alone.storage.free_bytes() > 0
+    alone.bases.resolve()
+    assert [item.stays for item in alone.storage.items() if item.kind == "base"] == ["it is in use"]
 
 
-def test_item_by_item(alone: Services, hers: Belongings) -> None:
+def test_item_by_item_a_damaged_adapter_too(alone: Services, hers: Belongings) -> None:
+    broken = alone.settings.adapters_dir / "broken"
+    broken.mkdir()
+    (broken / "adapter_config.json").write_text("{")
     freed = alone.storage.remove("checkpoints", hers.run)
     assert (freed.bytes, freed.count("checkpoints")) == (5000, 1)
     assert alone.training.show(hers.run).state == "FAILED"
-    for item in alone.storage.items():
+    items = alone.storage.items()
+    assert ("broken", "broken, damaged") in [(item.id, item.name) for item in items]
+    for item in items:
         assert alone.storage.remove(item.kind, item.id).items == (item,)
         with pytest.raises(NotFoundError, match="There is no"):
             alone.storage.remove(item.kind, item.id)
-    assert alone.storage.items() == []
+    assert alone.storage.items() == alone.training.runs() == []
     assert len(alone.adapters.list()) == 3, "what ships stays"
-    assert alone.training.runs() == []
+    assert not broken.exists()
 
 
 def test_by_kind_and_what_is_in_use_stays(alone: Services, hers: Belongings) -> None:
@@ -235,25 +223,10 @@ def test_by_kind_and_what_is_in_use_stays(alone: Services, hers: Belongings) -> 
     with pytest.raises(BusyError, match="smollm2-135m stays: it is in use"):
         alone.storage.remove("base", "smollm2-135m")
     alone.training.cancel(waiting)
-    assert alone.storage.remove_kind("run").count("run") == 2
-    assert alone.storage.remove_kind("base").count("base") == 1
-    assert alone.storage.remove_kind("upload").count("upload") == 1
+    for kind, count in (("run", 2), ("base", 1), ("upload", 1)):
+        assert alone.storage.remove_kind(kind).count(kind) == count
     with pytest.raises(InputError, match="There is no kind"):
         alone.storage.remove_kind("everything")
-
-
-def test_the_base_that_answers_stays(alone: Services) -> None:
-    alone.bases.resolve()
-    assert [item.stays for item in alone.storage.items() if item.kind == "base"] == ["it is in use"]
-
-
-def test_a_damaged_adapter_can_be_seen_and_removed(alone: Services) -> None:
-    broken = alone.settings.adapters_dir / "broken"
-    broken.mkdir()
-    (broken / "adapter_config.json").write_text("{")
-    assert ("broken", "broken, damaged") in [(item.id, item.name) for item in alone.storage.items()]
-    alone.storage.remove("adapter", "broken")
-    assert not broken.exists()
 
 
 def test_sizes_follow_no_links(tmp_path: Path) -> None:

@@ -7,21 +7,21 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
 
 from playground.db import RunRow, RunStore, enter_run
-from playground.gpu.manager import SESSION_LIMIT, DeviceManager
+from playground.gpu.manager import DeviceManager
 from playground.runs.progress import ending_of
 from playground.runs.service import TrainingService
 from playground.runs.supervisor import ENTER_S, KILL_AFTER_S, RunQueue
 from playground.settings import Settings
-from playground.training.checkpoint import mark_complete
 from playground.training.processes import EventWriter
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import Home, HomeTaken
-from tests.services.conftest import Clock, FixedDevice
+from tests.services.conftest import Clock, FixedDevice, add, put_checkpoint
 
 RUN = "r1"
 
@@ -30,7 +30,8 @@ RUN = "r1"
 class Workers:
     """Starts nothing; the test says who lives, and writes what a worker would. Known by the number of the start."""
 
-    runs_dir: Path
+    settings: Settings
+    clock: Clock = field(default_factory=Clock)
     alive: set[int] = field(default_factory=set)
     started: list[str] = field(default_factory=list)
     deaf: bool = False
@@ -58,7 +59,7 @@ class Workers:
         return 0.0, False
 
     def writes(self, *events: tuple[str, dict[str, Any]], run: str = RUN) -> None:
-        writer = EventWriter(self.runs_dir / run)
+        writer = EventWriter(self.settings.runs_dir / run)
         for kind, values in events:
             writer.write(kind, **values)
         writer.close()
@@ -73,58 +74,43 @@ def step(number: int) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home")
+def workers(tmp_path: Path) -> Workers:
+    return Workers(Settings(home=tmp_path / "home"))
 
 
-@pytest.fixture
-def workers(settings: Settings) -> Workers:
-    return Workers(settings.runs_dir)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def service(settings: Settings, workers: Workers, clock: Clock) -> TrainingService:
+def service(workers: Workers) -> TrainingService:
     """As another process would have its own."""
     nobody: Any = None  # what plans a run is not asked
-    manager, quota = DeviceManager(FixedDevice(100, 100)), Quota(settings, nobody, nobody)
-    store = RunStore(settings.database)
-    return TrainingService(settings, store, manager, nobody, nobody, nobody, quota, workers, clock)
+    manager, quota = DeviceManager(FixedDevice(100, 100)), Quota(workers.settings, nobody, nobody)
+    store = RunStore(workers.settings.database)
+    return TrainingService(workers.settings, store, manager, nobody, nobody, nobody, quota, workers, workers.clock)
 
 
 def queue(training: TrainingService, workers: Workers, run: str) -> None:
-    (workers.runs_dir / run).mkdir(parents=True)
-    (workers.runs_dir / run / "run.json").write_text("{}")
-    values = {"owner": "local", "name": run, "method": "lora", "state": "QUEUED", "created_s": 1.0, "steps": 500}
-    training.store.add(run=run, needs_bytes=10, **values)
+    (workers.settings.runs_dir / run).mkdir(parents=True)
+    (workers.settings.runs_dir / run / "run.json").write_text("{}")
+    add(training.store, run, owner="local", steps=500, needs_bytes=10)
 
 
 @pytest.fixture
-def training(settings: Settings, workers: Workers, clock: Clock) -> Iterator[TrainingService]:
+def training(workers: Workers) -> Iterator[TrainingService]:
     """With one run in its queue."""
-    made = service(settings, workers, clock)
+    made = service(workers)
     queue(made, workers, RUN)
     yield made
     made.close()
 
 
-def begun(training: TrainingService, workers: Workers, run: str = RUN) -> int:
+def begun(training: TrainingService, workers: Workers) -> int:
     """As a supervisor does it. Returns the attempt."""
-    attempt = training.store.begin(run, 1.0)
-    assert attempt is not None
-    pid, since = workers.start_worker(workers.runs_dir / run, Path("db"), attempt)
-    training.store.update(run, pid=pid, pid_started_s=since)
+    attempt = training.store.begin(RUN, 1.0) or 0
+    pid, since = workers.start_worker(workers.settings.runs_dir / RUN, Path("db"), attempt)
+    training.store.update(RUN, pid=pid, pid_started_s=since)
     return attempt
 
 
 def states(training: TrainingService, *runs: str) -> list[str]:
     return [training.show(run).state for run in runs]
-
-
-# -- how far it is -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("checkpoint", [0, 5])
@@ -134,10 +120,7 @@ def test_a_resumed_run_is_where_its_checkpoint_is(training: TrainingService, wor
     workers.writes(("started", {"attempt": attempt, "step": 0}), *map(step, range(1, 8)))
     assert training.show(RUN).step == 7
     if checkpoint:
-        folder = workers.runs_dir / RUN / "checkpoints" / f"checkpoint-{checkpoint}"
-        folder.mkdir(parents=True)
-        (folder / "weights").write_text("x")
-        mark_complete(folder)
+        put_checkpoint(workers.settings.runs_dir / RUN, checkpoint)
     workers.alive.clear()
     view = training.show(RUN)
     assert (view.state, view.step, view.resume_step) == ("FAILED", 7, checkpoint)
@@ -145,47 +128,32 @@ def test_a_resumed_run_is_where_its_checkpoint_is(training: TrainingService, wor
     assert (training.show(RUN).state, training.show(RUN).step) == ("QUEUED", checkpoint)
     attempt = begun(training, workers)
     assert training.show(RUN).step == checkpoint, "its worker has said nothing yet"
-    workers.writes(("started", {"attempt": attempt, "step": checkpoint}))
-    assert training.show(RUN).step == checkpoint
-    workers.writes(step(checkpoint + 1))
+    workers.writes(("started", {"attempt": attempt, "step": checkpoint}), step(checkpoint + 1))
     assert training.show(RUN).step == training.store.get(RUN).step == checkpoint + 1
 
 
-def test_a_run_that_was_stopped_early_has_not_made_every_step(training: TrainingService, workers: Workers) -> None:
-    attempt = begun(training, workers)
-    workers.writes(("started", {"attempt": attempt, "step": 0}), step(40))
-    workers.ends(RUN, attempt, adapter="mine", steps=40)
-    view = training.show(RUN)
-    assert (view.state, view.step, view.steps, view.adapter) == ("DONE", 40, 500, "mine")
-
-
-# -- who starts what ---------------------------------------------------------------------------------------------------
-
-
 def test_whoever_follows_a_waiting_run_takes_the_place_of_an_owner_that_is_gone(
-    training: TrainingService, settings: Settings
+    training: TrainingService, workers: Workers
 ) -> None:
-    owner = Home.take(settings)
+    owner = Home.take(workers.settings)
     followed = training.follow(RUN, poll_s=0.01)
     assert [next(followed).state, next(followed).state] == ["QUEUED", "QUEUED"], "somebody owns the home"
     owner.release()
     next(followed)
     with pytest.raises(HomeTaken):
-        Home.take(settings)
+        Home.take(workers.settings)
     assert next(view for view in followed if view.state != "QUEUED").state == "RUNNING"
     training.close()
-    Home.take(settings).release()  # it has it no longer
+    Home.take(workers.settings).release()  # it has it no longer
 
 
-def test_waiting_runs_are_started_in_the_order_they_were_moved_to(
-    training: TrainingService, workers: Workers, settings: Settings, clock: Clock
-) -> None:
+def test_waiting_runs_are_started_in_the_order_they_were_moved_to(training: TrainingService, workers: Workers) -> None:
     training.start_supervisor()
     for run in ("one", "two", "three"):
         queue(training, workers, run)
     training.tick()
     assert [training.show(run).place for run in (RUN, "one", "two", "three")] == [0, 1, 2, 3]
-    service(settings, workers, clock).move("three", "first")  # another process: the owner honours it
+    service(workers).move("three", "first")  # another process: the owner honours it
     training.move("one", "down")
     assert [training.show(run).place for run in ("three", "two", "one")] == [1, 2, 3]
     for run in (RUN, "three", "two", "one"):
@@ -193,18 +161,18 @@ def test_waiting_runs_are_started_in_the_order_they_were_moved_to(
         workers.ends(run, 1)
         training.tick()
     assert workers.started == [RUN, "three", "two", "one"]
-    assert states(training, *workers.started) == ["DONE"] * 4
+    ended = [training.show(run) for run in workers.started]
+    assert {(view.state, view.step, view.steps) for view in ended} == {("DONE", 5, 500)}, "of a run that stopped early"
+    assert [view.adapter for view in ended] == workers.started
 
 
-def test_a_run_cancelled_by_another_process_gives_back_its_place(
-    training: TrainingService, workers: Workers, settings: Settings, clock: Clock
-) -> None:
+def test_a_run_cancelled_by_another_process_gives_back_its_place(training: TrainingService, workers: Workers) -> None:
     """What the owner asked the device for goes with the run, or the next one would wait for ever."""
     training.start_supervisor()
     queue(training, workers, "second")
     queue(training, workers, "third")
     assert states(training, RUN, "second", "third") == ["RUNNING", "QUEUED", "QUEUED"]
-    other = service(settings, workers, clock)
+    other = service(workers)
     other.cancel("second")
     other.cancel(RUN)
     training.tick()
@@ -213,7 +181,7 @@ def test_a_run_cancelled_by_another_process_gives_back_its_place(
     workers.deaf = True
     training.cancel("third")
     assert states(training, "third") == ["STOPPING"]
-    clock.now_s += KILL_AFTER_S + 1
+    workers.clock.now_s += KILL_AFTER_S + 1
     training.tick()
     assert states(training, "third") == ["CANCELLED"], "one that does not listen is killed"
     queue(training, workers, "fourth")
@@ -221,29 +189,16 @@ def test_a_run_cancelled_by_another_process_gives_back_its_place(
 
 
 def test_an_app_killed_between_the_mark_and_the_worker_starts_it_anew_and_the_late_worker_is_refused(
-    training: TrainingService, workers: Workers, settings: Settings, clock: Clock
+    training: TrainingService, workers: Workers
 ) -> None:
-    late = training.store.begin(RUN, clock())
+    late = training.store.begin(RUN, workers.clock())
     assert states(training, RUN) == ["RUNNING"], "a moment ago; whoever does not own the home waits"
-    clock.now_s += ENTER_S + 1
+    workers.clock.now_s += ENTER_S + 1
     assert states(training, RUN) == ["QUEUED"]
     training.start_supervisor()
     assert states(training, RUN) == ["RUNNING"]
     assert training.store.get(RUN).attempt == 2
-    assert not enter_run(settings.database, RUN, late or 0, 999, 1.0)
-
-
-def test_a_worker_that_outlived_its_app_is_found_by_the_next_and_another_process_leaves_it_to_that(
-    training: TrainingService, workers: Workers, settings: Settings, clock: Clock
-) -> None:
-    begun(training, workers)
-    training.start_supervisor()
-    onlooker = service(settings, workers, clock)
-    assert training.show(RUN).pid == onlooker.show(RUN).pid == 1
-    workers.alive.clear()
-    training.tick()
-    assert states(onlooker, RUN) == ["FAILED"]
-    assert workers.started == [RUN], "no second worker"
+    assert not enter_run(workers.settings.database, RUN, late or 0, 999, 1.0)
 
 
 def test_memory_that_runs_out_is_tried_once_more_and_then_told(training: TrainingService, workers: Workers) -> None:
@@ -253,7 +208,7 @@ def test_memory_that_runs_out_is_tried_once_more_and_then_told(training: Trainin
     workers.ends(RUN, 1, "failed", **lost)
     training.tick()
     assert training.store.get(RUN).retried == 1
-    assert (workers.runs_dir / RUN / "lean").exists(), "the second worker takes less"
+    assert (workers.settings.runs_dir / RUN / "lean").exists(), "the second worker takes less"
     training.tick()
     assert states(training, RUN) == ["RUNNING"]
     workers.ends(RUN, 2, "failed", **lost)
@@ -277,15 +232,8 @@ def test_a_worker_that_cannot_be_started_fails_its_run_and_holds_nothing(
     assert states(training, RUN) == ["RUNNING"]
 
 
-# -- the order of runs is the order of the device ----------------------------------------------------------------------
-
-
 def row(run: str, needs: int = 10, state: str = "QUEUED") -> RunRow:
     return RunRow(run, "ann", run, "lora", state, 0.0, 1.0, 0, 10, None, None, None, None, None, 0, needs, {}, 1)
-
-
-def rows(names: str) -> list[RunRow]:
-    return [row(name) for name in names]
 
 
 @pytest.fixture
@@ -293,29 +241,26 @@ def manager() -> DeviceManager:
     return DeviceManager(FixedDevice(), 100)
 
 
-def served(manager: DeviceManager, asked: RunQueue, order: list[RunRow]) -> str:
+def served(manager: DeviceManager, asked: RunQueue, left: str) -> str:
     """Who is served, one after another, when the device comes free."""
     names = ""
-    while here := [(one.run, lease) for one in order if (lease := asked.granted(one.run)) is not None]:
+    while here := [(name, lease) for name in left if (lease := asked.granted(name)) is not None]:
         ((name, lease),) = here
-        names += name
+        names, left = names + name, left.replace(name, "")
         lease.close()
-        order = [one for one in order if one.run != name]
-        asked.ask(order)
+        asked.ask([*map(row, left)])
     assert manager.leases() == manager.queue() == []
     return names
 
 
-def test_a_new_order_is_honoured(manager: DeviceManager) -> None:
-    asked, busy = RunQueue(manager), manager.adopt("train", "ann", "before", 10)
-    asked.ask(rows("abcd"))
-    asked.ask(rows("cadb"))
+@pytest.mark.parametrize("old", ["abcd", ascii_lowercase], ids=["few", "more than the device lets wait"])
+def test_a_new_order_is_honoured(manager: DeviceManager, old: str) -> None:
+    asked, busy, new = RunQueue(manager), manager.adopt("train", "ann", "before", 10), "cadb" + old[:3:-1]
+    asked.ask([*map(row, old)])
+    asked.ask([*map(row, new)])
     assert [asked.place(name) for name in "cadb"] == [1, 2, 3, 4]
     busy.close()
-    assert served(manager, asked, rows("cadb")) == "cadb"
-    asked.ask(rows("abc"))
-    assert [asked.place(name) for name in "abc"] == [0, 1, 2]
-    assert served(manager, asked, rows("abc")) == "abc"
+    assert served(manager, asked, new) == new
 
 
 def test_while_the_order_changes_nobody_who_comes_later_is_served(manager: DeviceManager) -> None:
@@ -329,31 +274,17 @@ def test_while_the_order_changes_nobody_who_comes_later_is_served(manager: Devic
     assert asked.granted("c") is not None
 
 
-def test_who_is_not_in_the_order_any_more_gives_everything_back(manager: DeviceManager) -> None:
+def test_who_is_not_in_the_order_any_more_gives_everything_back_and_what_can_never_fit_is_refused(
+    manager: DeviceManager,
+) -> None:
     asked = RunQueue(manager)
-    asked.ask(rows("ab"))
+    ((run, error),) = asked.ask([row("a"), row("b"), row("c", 500)]).items()
+    assert (run, "budget" in str(error)) == ("c", True)
     assert len(manager.leases()) == 1
-    asked.ask(rows("b"))
+    asked.ask([row("b")])
     assert asked.granted("b") is not None
     asked.ask([])
     assert manager.queue() == []
-
-
-def test_more_than_the_device_lets_wait_keep_their_places_and_what_can_never_fit_is_refused(
-    manager: DeviceManager,
-) -> None:
-    asked, busy, names = RunQueue(manager), manager.adopt("train", "ann", "before", 10), "abcdefghijkl"
-    assert len(names) > SESSION_LIMIT
-    asked.ask(rows(names))
-    asked.ask(rows(names[::-1]))
-    busy.close()
-    assert served(manager, asked, rows(names[::-1])) == names[::-1]
-    ((run, error),) = asked.ask([row("a"), row("b", 500)]).items()
-    assert run == "b"
-    assert "budget" in str(error)
-
-
-# -- how it ended ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ once; tests/soak makes the long form of it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,13 +25,10 @@ from playground.runs.progress import Patience
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.training import worker
-from playground.training.checkpoint import mark_complete
 from playground.training.processes import is_alive, worker_environment
-from tests.services.conftest import last, stop_runs
+from tests.services.conftest import last, put_checkpoint, stop_runs
 from tests.soak import torture
 from tests.soak.torture import request, wait_for, wait_state, workers
-
-SHORT: dict[str, Any] = {"steps": 8, "save_steps": 4}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -172,19 +170,15 @@ def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_i
     with torture.owner(settings):
         run = onlooker.training.start(request(file, steps=4000))
         pid = wait_for(lambda: (view := onlooker.training.show(run)).step >= 1 and view.pid, "training")
-    again = build_services(settings)
-    again.training.start_supervisor()
-    try:
+    with contextlib.closing(build_services(settings)) as again:
+        again.training.start_supervisor()
         assert again.training.show(run).pid == pid
         assert [lease.lane for lease in again.manager.leases()] == ["train"]
         os.kill(pid, signal.SIGSTOP)
         view = wait_state(again, run, *ENDED, within_s=Patience().stall_floor_s)
-        assert view.state == "FAILED"
-        assert "no sign of life" in view.error
+        assert (view.state, "no sign of life" in view.error) == ("FAILED", True)
         assert again.manager.leases() == []
         assert not workers(settings.home)
-    finally:
-        again.close()
 
 
 @pytest.mark.parametrize(("attempt", "held_by"), [(1, 1), (7, None), (0, None)])
@@ -209,15 +203,6 @@ def test_a_worker_that_is_not_wanted_does_not_begin(
     assert not (run_dir / "events.jsonl").exists()
 
 
-# -- before anything starts --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def waiting(settings: Settings) -> Services:
-    """Nobody trains here."""
-    return build_services(settings)
-
-
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -230,23 +215,20 @@ def waiting(settings: Settings) -> Services:
     ],
 )
 def test_what_cannot_start_is_told_at_once(
-    waiting: Services, rows_file: Path, wrong: dict[str, Any], words: str
+    settings: Settings, rows_file: Path, wrong: dict[str, Any], words: str
 ) -> None:
+    waiting = build_services(settings)
     rows_file.write_text(rows_file.read_text() + '\n{"prompt": "x", "completion": ""}')
     with pytest.raises(InputError, match=words):
         waiting.training.start(replace(request(rows_file), **wrong))
     assert waiting.training.runs() == []
 
 
-def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(
-    waiting: Services, file: Path, settings: Settings
-) -> None:
+def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(settings: Settings, file: Path) -> None:
+    waiting = build_services(settings)
     run = waiting.training.start(request(file, method="full"))
     waiting.training.store.begin(run, time.time())
-    folder = settings.runs_dir / run / "checkpoints" / "checkpoint-2"
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_text("x")
-    mark_complete(folder)
+    put_checkpoint(settings.runs_dir / run, 2)
     assert (waiting.training.show(run).state, waiting.training.show(run).live) == ("RUNNING", "")
     with pytest.raises(NotFoundError, match="nothing to show"):
         waiting.adapters.get(f"live-{run}")
