@@ -169,6 +169,7 @@ class Engine:
         self.path = f"Hugging Face ({reason})" if reason else "llama"
         backend, ends = HfBackend if reason else LlamaBackend, _end_ids(self.loaded)
         self.backend: LlamaBackend | HfBackend = self.worker.run(lambda: backend(self.loaded, ends, self.worker))
+        self.decoder = self.backend.scheduler if isinstance(self.backend, LlamaBackend) else self.backend
 
     def attach(self, adapter: AdapterFile) -> float:
         """Attach an adapter, replacing an older version of itself; rows in flight keep what they began with.
@@ -227,17 +228,17 @@ class Engine:
     @property
     def adapter_bytes(self) -> int:
         """Memory that adapters take."""
-        return self.backend.adapter_bytes
+        return self.decoder.adapter_bytes
 
     @property
     def cache_bytes(self) -> int:
         """Memory that stays between questions: the prefix cache, and KV cache for the next sequences."""
-        return self.backend.cache_bytes
+        return self.decoder.cache_bytes
 
     def clear_prefix_cache(self) -> None:
         """The next prompts are prefilled as if they were the first."""
         with contextlib.suppress(BaseUnavailableError):  # then nothing is kept
-            self.backend.clear_prefix_cache()
+            self.decoder.clear_prefix_cache()
 
     def close(self) -> None:
         """Free the model's memory. Sequences in flight end with an error, and so does every later call."""
@@ -275,7 +276,7 @@ class Engine:
         for ids, row in zip(prompts, rows, strict=True):
             self._check(ids, row.adapter, row.sampling.max_tokens)
         with self._holding({row.adapter for row in rows if row.adapter}):
-            stream = self.backend.stream(rows, prompts)
+            stream = self.decoder.stream(rows, prompts)
             first = next(stream)  # rows hold their adapters from here on
         with contextlib.closing(stream):
             yield first
@@ -346,7 +347,7 @@ class Engine:
         self._attached.move_to_end(adapter.id)
         self._asleep.pop(adapter.id, None)
         for name in [name for name in self._attached if name != adapter.id and name not in needed]:
-            if self._limit is None or self.backend.held_bytes <= self._limit:
+            if self._limit is None or self.decoder.held_bytes <= self._limit:
                 break
             self._asleep[name] = self._attached.pop(name)
             self.worker.run(lambda name=name: self.backend.drop(name))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The fast backend, for the Llama family: the model, the adapters attached to it, and the scheduler over both.
+"""The fast backend, for the Llama family: attaching to its model, and what is read beside the scheduler's batch.
 
 Scoring reads sequences as prompts are prefilled; the head runs over the scored places, a few at a time.
 """
@@ -19,10 +19,10 @@ from playground.engine.llama_layout import PackedAdapter, pack
 from playground.engine.llama_memory import AdapterSlots, KVCache
 from playground.engine.llama_model import LlamaModel, Segment
 from playground.engine.load import Loaded
-from playground.engine.request import GONE, PLACES, Row, RowState, Score, Text, parts
+from playground.engine.request import PLACES, Score, Text, parts
 from playground.engine.scheduler import PREFILL_CHUNK, Scheduler
 from playground.engine.sequence import LossSum
-from playground.errors import AdapterError, BaseUnavailableError
+from playground.errors import AdapterError
 from playground.methods.weights import VirtualTokens
 
 if TYPE_CHECKING:
@@ -57,34 +57,15 @@ class LlamaBackend:
         """On the worker thread."""
         self._compute = compute
         self.model = LlamaModel(loaded.model)
-        self._packed: dict[str, PackedAdapter] = {}
         self._carried = {name for group in self.model.groups for name in group.names}
-        self.scheduler = Scheduler(self.model, loaded.tokenizer, ends, self.find, compute)
+        self.scheduler = Scheduler(self.model, loaded.tokenizer, ends, compute)
         compute.idle = self.scheduler.shrink
-        self._own_slots = self.model.new_adapter_slots()  # for what runs beside the scheduler's batch
-
-    @property
-    def adapter_bytes(self) -> int:
-        """Everything that adapters take: attached ones, and the slots of those in use."""
-        return self.held_bytes + self.scheduler.slots.bytes + self._own_slots.bytes
-
-    @property
-    def held_bytes(self) -> int:
-        """What attached adapters take, and what dropping them gives back."""
-        return sum(packed.bytes for packed in list(self._packed.values()))
-
-    @property
-    def cache_bytes(self) -> int:
-        return self.scheduler.cache_bytes
-
-    def clear_prefix_cache(self) -> None:
-        self._compute.run(self.scheduler.prefix_cache.clear)
 
     def close(self) -> None:
         """Sequences in flight end with an error, and nothing here holds the model any longer."""
 
         def drop_model() -> None:
-            self._packed, self._own_slots = {}, self.model.new_adapter_slots()
+            self.scheduler.drop_adapters()
             self.model.close()
 
         if not self._compute.closed:
@@ -101,7 +82,7 @@ class LlamaBackend:
         prefix = None if virtual is None else self._prefix(adapter_id, virtual)
         fresh = pack(key, weights, self.model.groups, self.model.norm, prefix)
         self.drop(adapter_id)
-        self._packed[adapter_id] = fresh
+        self.scheduler.attached[adapter_id] = fresh
 
     def _prefix(self, adapter_id: str, virtual: VirtualTokens) -> Tensor:
         """The keys and values of virtual tokens; embeddings are prefilled once for them, here."""
@@ -109,35 +90,35 @@ class LlamaBackend:
         if virtual.prefix:
             return virtual.keys_values(adapter_id, len(model.layers), model.kv_heads, model.head_dim)
         embedded, cache = virtual.embeddings(adapter_id, model.hidden), model.new_cache()
-        model.prefill([Segment(0, [0] * virtual.count, 0)], cache, self._own_slots, embedded)
+        model.prefill([Segment(0, [0] * virtual.count, 0)], cache, self.scheduler.slots_beside, embedded)
         return cache.save(0, virtual.count)
 
     def drop(self, adapter_id: str) -> None:
         """On the worker thread, as ``put``."""
-        gone = self._packed.pop(adapter_id, None)
-        if gone is not None and not any(other.key == gone.key for other in list(self._packed.values())):
+        gone = self.scheduler.attached.pop(adapter_id, None)
+        if gone is not None and not any(other.key == gone.key for other in list(self.scheduler.attached.values())):
             self.scheduler.slots.remove(gone.key)
-            self._own_slots.remove(gone.key)
+            self.scheduler.slots_beside.remove(gone.key)
 
     def switch_ms(self, adapter_id: str) -> float:
         """What the next sequence pays to carry an attached adapter: a look-up where it has a slot, else the copy."""
 
         def work() -> float:
-            packed = self.find(adapter_id)
+            packed = self.scheduler.find(adapter_id)
             started = time.perf_counter()
-            slot = self._own_slots.acquire(packed)
-            self._own_slots.select([slot])
+            slot = self.scheduler.slots_beside.acquire(packed)
+            self.scheduler.slots_beside.select([slot])
             taken = (time.perf_counter() - started) * 1000
-            self._own_slots.release(slot)
+            self.scheduler.slots_beside.release(slot)
             return taken
 
         return self._compute.run(work)
 
     def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> Tensor:
         """Logits [prompts, vocabulary] of each prompt's last token."""
-        packed = self.find(adapter_id) if adapter_id else None
+        packed = self.scheduler.find(adapter_id) if adapter_id else None
         readings = [_Reading(Text((*prompt, 0), len(prompt), adapter_id, False), packed) for prompt in prompts]
-        self._read(self._own_slots, readings)  # the token after a prompt is not read
+        self._read(self.scheduler.slots_beside, readings)  # the token after a prompt is not read
 
         @torch.inference_mode()
         def work() -> Tensor:
@@ -145,18 +126,10 @@ class LlamaBackend:
 
         return self._compute.run(work)
 
-    def stream(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Generator[list[RowState], None, None]:
-        """Every row's state after each round."""
-        handle = self.scheduler.submit(rows, prompts)
-        try:
-            yield from handle
-        finally:
-            handle.cancel()
-
     def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
         """As the Hugging Face backend's. A text that several ask for with the same weights, the base's above all, is
         read once for those that are read together."""
-        adapters = [self.find(text.adapter) if text.adapter else None for text in texts]
+        adapters = [self.scheduler.find(text.adapter) if text.adapter else None for text in texts]
         yield None
         slots = self.model.new_adapter_slots()
         for part in parts([len(text.ids) for text in texts]):
@@ -216,10 +189,3 @@ class LlamaBackend:
             base_logits = None if base_states is None else self.model.logits(base_states[places])
             total.add(self.model.logits(own_states[places]), tokens[places], base_logits)
         return total.score()
-
-    def find(self, adapter_id: str) -> PackedAdapter:
-        if self._compute.closed:
-            raise BaseUnavailableError(GONE)
-        if adapter_id not in self._packed:
-            raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
-        return self._packed[adapter_id]

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,9 @@ from playground.engine.cuda_graph import CapturedDecode
 from playground.engine.llama_layout import PackedAdapter
 from playground.engine.llama_memory import PREFIX_MIN, PrefixCache, common_prefix
 from playground.engine.llama_model import LlamaModel, Segment
-from playground.engine.request import GONE, ROWS_MAX, Row
+from playground.engine.request import GONE, ROWS_MAX, Row, RowState
 from playground.engine.sequence import Generation, Handle
-from playground.errors import BaseUnavailableError
+from playground.errors import AdapterError, BaseUnavailableError
 
 if TYPE_CHECKING:
     from playground.engine.engine import WorkerThread
@@ -83,24 +83,18 @@ class _Sequence:
 
 
 class Scheduler:
-    """adapter_of: an adapter's packed weights by its id; raises AdapterError when it is not attached. compute: the
-    thread that rounds run on, one job each, so that other jobs come between them."""
+    """compute: the thread that rounds run on, one job each, so that other jobs come between them. attached: adapters by
+    their ids. slots_beside: of what runs beside the batch."""
 
-    def __init__(
-        self,
-        model: LlamaModel,
-        tokenizer: Any,
-        ends: Collection[int],
-        adapter_of: Callable[[str], PackedAdapter],
-        compute: WorkerThread,
-    ) -> None:
+    def __init__(self, model: LlamaModel, tokenizer: Any, ends: Collection[int], compute: WorkerThread) -> None:
         self.model, self._tokenizer, self._ends = model, tokenizer, frozenset(ends)
-        self._adapter_of, self._compute = adapter_of, compute
+        self._compute = compute
+        self.attached: dict[str, PackedAdapter] = {}
         self._changed = threading.Condition()
         self._pending: list[_Sequence] = []
         self._running: list[_Sequence] = []
         self.kv_cache = model.new_cache()
-        self.slots = model.new_adapter_slots()
+        self.slots, self.slots_beside = model.new_adapter_slots(), model.new_adapter_slots()
         self.captured = CapturedDecode(model) if model.device.type == "cuda" else None
         self.keep_bytes = KEEP_CUDA_BYTES if model.device.type == "cuda" else KEEP_BYTES
         self.prefix_cache = PrefixCache()
@@ -114,7 +108,7 @@ class Scheduler:
         for row, prompt in zip(rows, prompts, strict=True):
             reply = Generation(row, prompt, self._tokenizer, self._ends)
             handle.states.append(reply.state)
-            adapter = self._adapter_of(row.adapter) if row.adapter else None
+            adapter = self.find(row.adapter) if row.adapter else None
             shared = common_prefix(encode(self._tokenizer, row.shared_prefix), prompt) if row.shared_prefix else 0
             fresh.append(_Sequence(row, reply, handle, list(prompt), adapter, shared))
         with self._changed:
@@ -125,6 +119,38 @@ class Scheduler:
         if idle:  # posted without the lock: the worker thread may be waiting for it
             self._compute.post(self._run_round)
         return handle
+
+    def stream(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]]) -> Generator[list[RowState], None, None]:
+        """Every row's state after each round."""
+        handle = self.submit(rows, prompts)
+        try:
+            yield from handle
+        finally:
+            handle.cancel()
+
+    def find(self, adapter_id: str) -> PackedAdapter:
+        """Raises AdapterError when it is not attached."""
+        if self._compute.closed:
+            raise BaseUnavailableError(GONE)
+        if adapter_id not in self.attached:
+            raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
+        return self.attached[adapter_id]
+
+    def drop_adapters(self) -> None:
+        self.attached, self.slots_beside = {}, self.model.new_adapter_slots()
+
+    @property
+    def held_bytes(self) -> int:
+        """What attached adapters take, and what dropping them gives back."""
+        return sum(packed.bytes for packed in list(self.attached.values()))
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Everything that adapters take: attached ones, and the slots of those in use."""
+        return self.held_bytes + self.slots.bytes + self.slots_beside.bytes
+
+    def clear_prefix_cache(self) -> None:
+        self._compute.run(self.prefix_cache.clear)
 
     @property
     def busy(self) -> bool:
@@ -142,7 +168,7 @@ class Scheduler:
         with self._changed:
             self._closed = True
         self._compute.run(lambda: self._fail(BaseUnavailableError(GONE)))
-        self._compute.run(self.prefix_cache.clear)
+        self.clear_prefix_cache()
 
     def shrink(self, keep_bytes: int = 0) -> None:
         """Free the KV cache while no sequence is in flight, if it is more than ``keep_bytes``. On the worker thread."""

@@ -28,7 +28,7 @@ def same_as_plain(engine: Engine, names: list[str | None], capture: Callable[[Ca
 
     path = llama(engine)
     model, steps = path.model, CapturedDecode(path.model, counted)
-    packed = [path.find(name) if name else None for name in names]
+    packed = [path.scheduler.find(name) if name else None for name in names]
     lengths = [one.virtual_tokens if one else 0 for one in packed]
     worlds = [(model.new_cache(), model.new_adapter_slots()) for _ in range(2)]
     for cache, adapters in worlds:
@@ -76,7 +76,7 @@ def test_captured_steps_stand_after_virtual_tokens_and_bottlenecks_take_the_plai
 def test_rows_that_scale_take_the_plain_step(engine: Engine) -> None:
     path = llama(engine)
     cache, adapters = path.model.new_cache(), path.model.new_adapter_slots()
-    slot = adapters.acquire(path.find("scaled"))
+    slot = adapters.acquire(path.scheduler.find("scaled"))
     path.model.prefill([Segment(0, [1, 2, 3], 0, slot)], cache, adapters)
 
     def refuse(work: Callable[[], None]) -> Graph:

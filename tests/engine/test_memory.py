@@ -106,8 +106,8 @@ def test_rows_are_posted_without_the_lock_that_the_worker_thread_takes(engine: E
             self.stuck |= looking.is_alive()
             super().post(job)
 
-    compute, model, find = Watched(), llama(engine).model, llama(engine).find
-    made = compute.run(lambda: Scheduler(model, engine.loaded.tokenizer, [], find, compute))
+    compute, model = Watched(), llama(engine).model
+    made = compute.run(lambda: Scheduler(model, engine.loaded.tokenizer, [], compute))
     compute.look = lambda: made.busy
     assert outcome(lambda: list(made.submit([ROW], [[1, 2, 3]])))[-1][0].completion_tokens == 4
     assert not compute.stuck

@@ -175,7 +175,7 @@ def test_a_captured_step_selects_too(base: Path, made: Made) -> None:
         attach(engine, made["lora", name], name)
     poison(engine, made["lora", "bad"], HUGE)
     steps, cache, adapters = CapturedDecode(path.model, Again), path.model.new_cache(), path.model.new_adapter_slots()
-    slots = [adapters.acquire(path.find(name) if name else None) for name in (None, "good", "bad")]
+    slots = [adapters.acquire(path.scheduler.find(name) if name else None) for name in (None, "good", "bad")]
     path.model.prefill([Segment(row, [1, 2, 3], 0, slot) for row, slot in enumerate(slots)], cache, adapters)
     adapters.select(slots)
     together = steps.decode([4, 4, 4], [3, 3, 3], cache, adapters)[:2].clone()

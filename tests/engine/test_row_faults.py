@@ -155,7 +155,7 @@ def test_what_fails_while_a_row_is_decoded_ends_that_row_alone(tiny_base: Path) 
     alone = [run(engine, [row])[0].tokens for row in rows]
     trips = next(token for token in alone[1] if token not in alone[0])
     tripping = Tripping(engine.loaded.tokenizer, trips)
-    scheduler = Scheduler(way.model, tripping, (), way.find, engine.worker)
+    scheduler = Scheduler(way.model, tripping, (), engine.worker)
     prompts = [encode(engine.loaded.tokenizer, row.prompt) for row in rows]
     states = list(scheduler.submit(rows, prompts))[-1]
     assert [state.finish for state in states] == ["length", "error", "length"]
