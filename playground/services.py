@@ -56,9 +56,9 @@ class Services:
         self.bases = bases = BaseService(settings, manager, load, jobs)
         self.residents = residents = Residents(manager, bases, load)
         self.data = data = DataService(settings, bases.tokenizer, quota)
-        self.adapters = adapters = AdapterService(settings, bases, residents, library, quota, store)
+        self.adapters = adapters = AdapterService(settings, residents, library, quota, store)
         self.pusher = Pusher(adapters)
-        self.exporter = Exporter(settings, manager, bases, adapters, quota, jobs)
+        self.exporter = Exporter(settings, manager.device, bases, adapters, quota, jobs)
         self.training = TrainingService(settings, store, manager, bases, data, library, quota, self.zero or processes)
         shipped = (lambda: [one.system_prompt for one in data.sets()]) if settings.shared else None
         self.batches = batches = Batches(manager, bases, residents, self.zero, shipped, settings.longest_reply)

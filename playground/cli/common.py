@@ -1,5 +1,4 @@
-"""What several verbs share: progress on stderr, the services on the chosen base, the lock on the home folder, calls to
-the app that serves it."""
+"""What verbs share: progress on stderr, services on the chosen base, the home's lock, calls to a serving app."""
 
 from __future__ import annotations
 
@@ -22,10 +21,8 @@ from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
 from playground.workspace.visitors import WAIT_S, Home, HomeTaken
 
-Outcome = tuple[dict[str, Any], str, int]
-"""What a verb returns: its JSON, the same in words, the exit code."""
-_QUIET_S = 2.0
-"""A shorter step prints nothing of its progress."""
+Outcome = tuple[dict[str, Any], str, int]  # what a verb returns: its JSON, the same in words, the exit code
+_QUIET_S = 2.0  # a shorter step prints nothing of its progress
 
 
 class Progress:

@@ -18,8 +18,7 @@ from playground.errors import InputError
 from playground.settings import Settings
 
 FILE_LIMIT_BYTES = 64_000_000
-AROUND = 20
-"""Characters shown before and after the first difference."""
+AROUND = 20  # characters shown before and after the first difference
 
 
 def compare(settings: Settings, options: Namespace) -> Outcome:

@@ -1,5 +1,4 @@
-"""``status``, ``doctor``, ``demo``, ``serve`` and ``adapters``. Looking never imports torch; blending does, and merging
-in a process of its own."""
+"""``status``, ``doctor``, ``demo``, ``serve`` and ``adapters``. Looking never imports torch; blending does."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Command-line entry point: runs one verb and returns its exit code. Progress and errors go to stderr; with --json
-stdout ends in one JSON object."""
+"""Runs one verb. Progress and errors go to stderr; with --json stdout ends in one JSON object."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ from playground.cli.common import Outcome
 from playground.errors import PlaygroundError
 from playground.settings import Settings
 
-ERRORS = "error.log"
-"""In the home folder: where the last unexpected fault happened."""
+ERRORS = "error.log"  # in the home folder: where the last unexpected fault happened
 MODULES = {
     **dict.fromkeys(("check", "train", "runs", "race", "races"), "training"),
     **{"compare": "compare", "replay": "compare", "verdict": "verdict", "bench": "verdict"},

@@ -73,11 +73,8 @@ def follow_run(services: Services, run: str, owner: bool, detach: bool, progress
     services.close()
     if view.state != "DONE":
         raise RunFailedError(view.error or f"The run ended as {view.state}.")
-    return (
-        _summed_up(view),
-        f"Done: adapter {view.adapter} after {view.step} steps, {view.summary.get('seconds')} s.",
-        0,
-    )
+    words = f"Done: adapter {view.adapter} after {view.step} steps, {view.summary.get('seconds')} s."
+    return _summed_up(view), words, 0
 
 
 SUMMARY = (
@@ -165,8 +162,6 @@ def _line(view: RunView) -> str:
     left = f", {view.seconds_left:.0f} s left" if view.seconds_left else ""
     return f"Step {view.step} of {view.steps}{loss}, {view.tokens_per_s or 0:.0f} tokens/s{left}"
 
-
-# -- races -----------------------------------------------------------------------------------------------------------
 
 SHARED = ("steps", "minutes", "check", "name", "objective", "batch_size", "max_tokens", "seed")
 

@@ -1,8 +1,6 @@
-"""All adapters on this machine: those that came with the app and those in the home folder.
-
-An adapter becomes visible in one step: it is put together in ``.staging`` and renamed into place when it is complete.
-Dot folders are never listed. Ids are made here, and a path is only ever one id below one of the two roots.
-"""
+"""All adapters on this machine, those that came with the app and those in the home folder. One is put together in
+``.staging`` and renamed into place when it is complete; dot folders are never listed. Ids are made here, and a path is
+only ever one id below one of the two roots."""
 
 from __future__ import annotations
 
@@ -22,24 +20,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from playground.errors import AdapterError, InputError, NotFoundError
-from playground.library.archive import KEPT, copy_known, left_words, pack, unpack
-from playground.library.card import (
-    CARD,
-    CONFIG,
-    NOTES,
-    PRIVATE,
-    RECORD,
-    SCHEMA,
-    WEIGHTS,
-    AdapterCard,
-    check_names,
-    read_card,
-    read_run,
-    refuse_names,
-    sanitised,
-    weight_files,
-    write_model_card,
-)
+from playground.library import card as cards
+from playground.library.archive import KEPT, copy_known, listed, pack, unpack
+from playground.library.card import CONFIG, RECORD, WEIGHTS, AdapterCard, read_card, read_run
 from playground.library.files import copy_file, is_plain_file, read_json, sha256_of, sync_folder, write_json
 from playground.library.safety import check_folder, check_vocabulary, keep_config, vocabulary_of
 from playground.methods.shapes import BaseLayout
@@ -47,20 +30,16 @@ from playground.plain import plain_number, plain_text
 
 ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 NAME_LIMIT = 100
-RESERVATION_S = 24 * 3600.0
-"""How long an id is kept for somebody who asked for it and has not published yet."""
+RESERVATION_S = 24 * 3600.0  # how long an id is kept for somebody who asked for it and has not published yet
 
 _TAKEN = frozenset({"base"})  # means the bare base wherever a model is named
+Admit: TypeAlias = Callable[[int], None]
 Cards: TypeAlias = list[AdapterCard]
 Damaged: TypeAlias = list[tuple[str, str]]
-FolderVersion: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 
 
 class AdapterLibrary:
-    """Adapters in two folders.
-
-    own_dir: the person's, written to. shipped_dir: the app's, only read. clock: seconds since 1970.
-    """
+    """own_dir: the person's, written to. shipped_dir: the app's, only read. clock: seconds since 1970."""
 
     def __init__(self, own_dir: Path, shipped_dir: Path, clock: Callable[[], float] = time.time) -> None:
         self._own = Path(own_dir)
@@ -68,20 +47,15 @@ class AdapterLibrary:
         self._shipped = Path(shipped_dir)
         self._clock = clock
 
-    # -- looking ------------------------------------------------------------------------------------------------------
-
     def list(self, owner: str = "local", shared: bool = False) -> Cards:
-        """What ``owner`` may see: the shipped ones as they were made, then the newest first; no damaged ones.
-
-        shared: people do not know each other, so each sees the shipped adapters and their own.
-        """
+        """What ``owner`` may see: the shipped ones as they were made, then the newest first; no damaged ones. shared:
+        people do not know each other, so each sees the shipped adapters and their own."""
         own = [card for card in self._read(self._own, shipped=False)[0] if not shared or card.owner == owner]
         ids = {card.id for card in own}  # an id keeps meaning the person's own adapter, whatever a later version ships
         shipped = [card for card in self._read(self._shipped, shipped=True)[0] if card.id not in ids]
-        return [
-            *sorted(shipped, key=lambda card: card.created_s),
-            *sorted(own, key=lambda card: (-card.created_s, card.id)),
-        ]
+        return sorted(shipped, key=lambda card: card.created_s) + sorted(
+            own, key=lambda card: (-card.created_s, card.id)
+        )
 
     def owners(self) -> set[str]:
         """Everybody who has an adapter here."""
@@ -111,14 +85,10 @@ class AdapterLibrary:
         there = ", ".join(card.id for card in self.list(owner, shared))
         raise NotFoundError(f"There is no adapter {plain_text(id, 80)!r}. There is: {there or 'none yet'}.")
 
-    # -- making -------------------------------------------------------------------------------------------------------
-
     def reserve_id(self, name: str, owner: str = "local") -> str:
         """A new id made from a person's name: ``Hospital reports`` -> ``hospital_reports``, then
-        ``hospital_reports-2``. A visitor's ends in a random number, so that it does not tell what others have.
-
-        Nobody else is given it until it is published, released, or a day has passed.
-        """
+        ``hospital_reports-2``. A visitor's ends in a random number, so that it does not tell what others have. Nobody
+        else is given it until it is published, released, or a day has passed."""
         plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
         slug = re.sub(r"[^a-z0-9-]+", "_", plain).strip("_-")[:56].rstrip("_-") or "adapter"
         for number in itertools.count(1):
@@ -147,18 +117,18 @@ class AdapterLibrary:
             said = plain_text(id, 80)
             raise InputError(f"{said!r} is not an id (small letters, digits, _ and -). Ask reserve_id for one.")
         if folder.is_symlink() or not folder.is_dir() or folder.resolve().parent != self._staging.resolve():
-            why = f"{folder} is not a staging folder of this library. Put the adapter together in staging()."
-            raise InputError(why)
+            said = f"{folder} is not a staging folder of this library."
+            raise InputError(f"{said} Put the adapter together in staging().")
         if not self._is_free(id):
             raise InputError(f"There is an adapter {id} already. Ask reserve_id for another id.")
-        check_names(folder)
+        cards.check_names(folder)
         run = read_run(folder)
         kind = "peft" if (folder / CONFIG).exists() else "full"
         run = {"created_s": self._clock(), "name": id, "owner": "local"} | run
-        run |= {"schema": SCHEMA, "sha256": sha256_of(weight_files(folder, kind))}
+        run |= {"schema": cards.SCHEMA, "sha256": sha256_of(cards.weight_files(folder, kind))}
         write_json(folder / RECORD, run)
-        if not is_plain_file(folder / CARD):
-            write_model_card(folder, run)
+        if not is_plain_file(folder / cards.CARD):
+            cards.write_model_card(folder, run)
         card = read_card(folder)
         sync_folder(folder)
         try:
@@ -171,32 +141,23 @@ class AdapterLibrary:
         return replace(card, id=id, path=target)
 
     def import_path(
-        self,
-        path: Path,
-        base: BaseLayout | None,
-        owner: str = "local",
-        admit: Callable[[int], None] = lambda size: None,
+        self, path: Path, base: BaseLayout | None, owner: str = "local", admit: Admit = lambda size: None
     ) -> AdapterCard:
-        """Take in an adapter from a folder or a zip. Only its known files are looked at; they are copied, and checked
-        as copied.
-
-        base: what it must fit; None = not known yet. admit: hears how many bytes are to stay, and may raise. The card's
-        ``notes`` say what was changed and what was left. Raises AdapterError; nothing is left behind then.
-        """
+        """Take in an adapter from a folder or a zip. Only its known files are copied, and checked as copied. base: what
+        it must fit; None = not known yet. admit: hears how many bytes are to stay, and may raise. The card's ``notes``
+        say what was changed and what was left. Raises AdapterError; nothing is left behind then."""
         path = Path(path).expanduser().resolve()
         if not path.exists() or path.suffix in (".safetensors", ".json"):
             wrong = "is a single file" if path.exists() else "does not exist"
             raise AdapterError(f"{path} {wrong}. Name the folder that holds {CONFIG} and {WEIGHTS}, or a zip of it.")
-        with (
-            self._temporary() as work,
-            _said_plainly(f"{path} cannot be read", "Check that it may be read, and the disk's space."),
-        ):
+        unreadable = _said_plainly(f"{path} cannot be read", "Check that it may be read, and the disk's space.")
+        with self._temporary() as work, unreadable:
             source = Path(work, "source")
             if path.is_dir():
                 source.mkdir()
                 left, name = copy_known(path, source), path.name
             else:
-                refuse_names([path.name])
+                cards.refuse_names([path.name])
                 left, name = unpack(path, source), path.stem
             folder = self.staging()
             try:
@@ -204,13 +165,13 @@ class AdapterLibrary:
                     if is_plain_file(source / file):
                         (source / file).rename(folder / file)
                 admit(sum(file.stat().st_size for file in folder.iterdir()))
-                notes = [*keep_config(folder, base), *([left_words(left)] if left else [])]
+                notes = [*keep_config(folder, base), *([f"left where it was: {listed(left)}"] if left else [])]
                 check_folder(folder, base)
                 if base is not None and (place := base.folder) is not None:
                     check_vocabulary(source, lambda: vocabulary_of(place))
                 record, config, now_s = read_run(folder), read_json(folder / CONFIG), self._clock()
-                run = sanitised(record, config, name=name or "adapter", owner=owner, now_s=now_s)
-                write_json(folder / RECORD, run | ({NOTES: notes} if notes else {}))
+                run = cards.sanitised(record, config, name=name or "adapter", owner=owner, now_s=now_s)
+                write_json(folder / RECORD, run | ({cards.NOTES: notes} if notes else {}))
                 id = self.reserve_id(run["name"], owner)
                 try:
                     return self.publish(folder, id)
@@ -219,8 +180,6 @@ class AdapterLibrary:
                     raise
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    # -- handing out --------------------------------------------------------------------------------------------------
 
     def export(self, id: str, dir: Path, owner: str = "local", shared: bool = False) -> Path:
         """Copy an adapter into ``dir`` (new or empty) as a folder that PEFT or Transformers loads. Returns ``dir``."""
@@ -252,15 +211,14 @@ class AdapterLibrary:
             self._copy_out(card, folder)
             return pack(folder, target)
 
-    # -- changing -----------------------------------------------------------------------------------------------------
-
     def rename(self, id: str, new_name: str, owner: str = "local", shared: bool = False) -> AdapterCard:
         """Change the name that people read; the id stays. Not for shipped adapters."""
         card = self._changeable(id, owner, shared)
         name = plain_text(new_name, NAME_LIMIT + 1)
         if not 1 <= len(name) <= NAME_LIMIT:
             raise InputError(f"A name has 1 to {NAME_LIMIT} characters; this one has {len(new_name.strip())}.")
-        write_json(card.path / RECORD, {"schema": SCHEMA, "sha256": card.sha256} | read_run(card.path) | {"name": name})
+        run = {"schema": cards.SCHEMA, "sha256": card.sha256} | read_run(card.path) | {"name": name}
+        write_json(card.path / RECORD, run)
         return replace(card, name=name)
 
     def remove(self, id: str, owner: str = "local", shared: bool = False) -> None:
@@ -276,10 +234,8 @@ class AdapterLibrary:
                 raise NotFoundError(f"The adapter {id} has been removed already.") from None
         sync_folder(self._own, with_files=False)
 
-    # -- inside -------------------------------------------------------------------------------------------------------
-
     def _read(self, root: Path, *, shipped: bool) -> tuple[Cards, Damaged]:
-        cards: Cards = []
+        found: Cards = []
         damaged: Damaged = []
         for folder in sorted(root.iterdir()) if root.is_dir() else ():
             if folder.name.startswith((".", "__")) or not (folder.is_dir() or folder.is_symlink()):
@@ -289,12 +245,12 @@ class AdapterLibrary:
                     raise AdapterError("It is a link. Import the folder that it leads to.")
                 if not ID.fullmatch(folder.name):
                     raise AdapterError("Its name is not an id. Move it elsewhere and import it from there.")
-                cards.append(_card(folder, shipped, _version(folder)))
+                found.append(_card(folder, shipped, _version(folder)))
             except FileNotFoundError:
                 continue  # removed while we looked
             except (AdapterError, OSError) as exc:
                 damaged.append((folder.name, str(exc)))
-        return cards, damaged
+        return found, damaged
 
     def _is_free(self, id: str) -> bool:
         return id not in _TAKEN and not os.path.lexists(self._own / id) and not os.path.lexists(self._shipped / id)
@@ -325,7 +281,7 @@ class AdapterLibrary:
             if is_plain_file(path) and not path.name.startswith("."):
                 copy_file(path, folder / path.name)
         if is_plain_file(folder / RECORD):
-            write_json(folder / RECORD, {k: v for k, v in read_json(folder / RECORD).items() if k not in PRIVATE})
+            write_json(folder / RECORD, {k: v for k, v in read_json(folder / RECORD).items() if k not in cards.PRIVATE})
         sync_folder(folder)
 
     def _temporary(self) -> tempfile.TemporaryDirectory[str]:
@@ -333,7 +289,7 @@ class AdapterLibrary:
         return tempfile.TemporaryDirectory(dir=self._staging, ignore_cleanup_errors=True)
 
 
-def _version(folder: Path) -> FolderVersion:
+def _version(folder: Path) -> tuple[object, ...]:
     """Tells one state of a folder from every other, without reading its files."""
     with os.scandir(folder) as there:  # dot files: of a write that goes on
         stats = [(one.name, one.stat(follow_symlinks=False)) for one in there if not one.name.startswith(".")]
@@ -341,7 +297,7 @@ def _version(folder: Path) -> FolderVersion:
 
 
 @lru_cache(maxsize=1_000)
-def _card(folder: Path, shipped: bool, version: FolderVersion) -> AdapterCard:
+def _card(folder: Path, shipped: bool, version: tuple[object, ...]) -> AdapterCard:
     """``read_card``, once for each version of the folder; what raises is looked at again."""
     return read_card(folder, shipped=shipped)
 

@@ -33,19 +33,15 @@ _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runti
 
 
 def _place_of(files: Collection[str]) -> str:
-    """The folder among paths with / in which an adapter lies, with its /, "" = the top: the one that is least deep.
-
-    Raises AdapterError where several lie equally deep.
-    """
+    """The least deep folder among paths with / that holds an adapter, with its /, "" = the top. Raises AdapterError
+    where several lie equally deep."""
     whole = {file.removesuffix(CONFIG) for file in files if file.rpartition("/")[2] == CONFIG}
     whole = {folder for folder in whole if folder + WEIGHTS in files} or whole
     least = min((folder.count("/") for folder in whole), default=0)
     found = sorted(folder for folder in whole if folder.count("/") == least)
     if len(found) > 1:
-        raise AdapterError(
-            f"There are {len(found)} adapters in it: {_listed([one.rstrip('/') for one in found])}. Name one of them,"
-            " or pack it alone."
-        )
+        said = f"There are {len(found)} adapters in it: {listed([one.rstrip('/') for one in found])}."
+        raise AdapterError(f"{said} Name one of them, or pack it alone.")
     return found[0] if found else ""
 
 
@@ -60,23 +56,15 @@ def _check_size(name: str, size: int) -> None:
         raise AdapterError(f"{name} has {size} bytes; at most {limit} are taken. Make it smaller.")
 
 
-def left_words(left: Sequence[str]) -> str:
-    """What was not taken, for a person."""
-    return f"left where it was: {_listed(left)}"
-
-
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few names, for a person."""
     more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
     return ", ".join(plain_text(name, 60) for name in names[:TOLD]) + more
 
 
 def copy_known(folder: Path, target: Path) -> list[str]:
-    """Copy an adapter's known files out of ``folder`` (or the one below it that holds them) into ``target``; returns
-    the names of the rest.
-
-    A link is followed only to a plain file inside the named folder, or inside the ``blobs`` of the hub's cache that the
-    folder belongs to. Raises AdapterError.
-    """
+    """Copy an adapter's known files out of ``folder``, or the one below that holds them; the names of the rest. A link
+    is followed only to a plain file inside the named folder or the ``blobs`` of its hub cache. Raises AdapterError."""
     files = sorted(entry.name for entry in os.scandir(folder) if entry.name in (CONFIG, WEIGHTS))
     source = folder / _place_of(files or _below(folder))
     for name in KNOWN:
@@ -90,14 +78,11 @@ def copy_known(folder: Path, target: Path) -> list[str]:
 
 
 def _real(path: Path, named: Path) -> Path | None:
-    """The plain file that ``path`` is or leads to; None for what is no file. Raises AdapterError for a link that leads
-    out."""
+    """The plain file that ``path`` is or leads to, or None. Raises AdapterError for a link that leads out."""
     if not path.is_symlink():
         return path if is_plain_file(path) else None
-    caches = [
-        p.parent for p in (named, *named.parents) if p.name == "snapshots" and p.parent.name.startswith("models--")
-    ]
-    roots = [named, *(cache / "blobs" for cache in caches[:1])]
+    caches = [place.parent for place in (named, *named.parents) if place.name == "snapshots"]
+    roots = [named, *[cache / "blobs" for cache in caches if cache.name.startswith("models--")][:1]]
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
@@ -124,12 +109,8 @@ def _below(folder: Path) -> list[str]:
 
 
 def unpack(zip_path: Path, target: Path) -> list[str]:
-    """Unpack an adapter's known files into ``target`` (created; must not be there), from the folder in the archive that
-    holds them. Returns the names of what was left in the archive.
-
-    Raises AdapterError, and leaves nothing behind, when the archive is damaged, too large, or holds links or paths that
-    lead elsewhere.
-    """
+    """Unpack an adapter's known files into ``target`` (created; must not be there); the names of the rest. Raises
+    AdapterError, leaving nothing behind, for an archive that is damaged, too large, or holds links or ways out."""
     if not is_plain_file(zip_path):
         raise AdapterError(f"{zip_path} is not a file. Name a zip of an adapter's folder.")
     if os.path.lexists(target):
@@ -152,8 +133,7 @@ def unpack(zip_path: Path, target: Path) -> list[str]:
 
 
 def pack(folder: Path, zip_path: Path) -> Path:
-    """Write the regular files of ``folder`` into a zip, inside one folder of its name: the same files give the same
-    bytes. Raises AdapterError if it exists."""
+    """Zip a folder's regular files, reproducibly, in one folder of its name. Raises AdapterError if it exists."""
     if os.path.lexists(zip_path):
         raise AdapterError(f"{zip_path} exists already. Name another folder, or delete it first.")
     zip_path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,8 +148,7 @@ def pack(folder: Path, zip_path: Path) -> Path:
 
 
 def _check_directory(zip_path: Path) -> None:
-    """Refuse an absurd table of contents before ``zipfile`` reads it into memory (it trusts the sizes written
-    there)."""
+    """Refuse an absurd table of contents before ``zipfile``, which trusts it, reads it into memory."""
     name, size = zip_path.name, zip_path.stat().st_size
     if size > SIZE_LIMIT_BYTES:
         raise AdapterError(f"{name} has {size} bytes; at most {SIZE_LIMIT_BYTES} are taken.")
@@ -183,15 +162,12 @@ def _check_directory(zip_path: Path) -> None:
     if tail[max(0, at - 20) : at].startswith(b"PK\x06\x07"):
         raise AdapterError(f"{name} is a 64-bit zip; no adapter needs that. Pack it with an ordinary zip tool.")
     if entries > ENTRIES_LIMIT or directory > _DIRECTORY_LIMIT_BYTES:
-        raise AdapterError(
-            f"{name} lists {entries} files, or very long names; at most {ENTRIES_LIMIT} are taken. Pack one adapter's"
-            " folder."
-        )
+        said = f"{name} lists {entries} files, or very long names; at most {ENTRIES_LIMIT} are taken."
+        raise AdapterError(f"{said} Pack one adapter's folder.")
 
 
 def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.ZipInfo, str]], list[str]]:
-    """(what to unpack and under which plain name, the names of the rest). Raises AdapterError for an archive that
-    cannot be trusted."""
+    """(what to unpack and under which name, the names of the rest). Raises AdapterError for an unsafe archive."""
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         path = _path(info, zip_path)
@@ -212,10 +188,9 @@ def _plan(archive: zipfile.ZipFile, zip_path: Path) -> tuple[list[tuple[zipfile.
     total = sum(info.file_size for info, _ in plan)
     packed = zip_path.stat().st_size
     if total > SIZE_LIMIT_BYTES or (total > RATIO_FREE_BYTES and total > RATIO_LIMIT * packed):
-        raise AdapterError(
-            f"{zip_path.name} would unpack from {packed} to {total} bytes; at most {SIZE_LIMIT_BYTES}, and"
-            f" {RATIO_LIMIT} times its own size, are taken. If it is sound, unpack it yourself and import the folder."
-        )
+        said = f"{zip_path.name} would unpack from {packed} to {total} bytes; at most {SIZE_LIMIT_BYTES}, and"
+        mend = "If it is sound, unpack it yourself and import the folder."
+        raise AdapterError(f"{said} {RATIO_LIMIT} times its own size, are taken. {mend}")
     return plan, _left_of(found, place)
 
 
@@ -224,23 +199,19 @@ def _path(info: zipfile.ZipInfo, zip_path: Path) -> str:
     path = info.orig_filename.rstrip("/")
     if {"", ".."} & set(re.split(r"[/\\]", path)) or PureWindowsPath(path).is_absolute():
         shown = plain_text(info.orig_filename) or "a file without a name"
-        raise AdapterError(
-            f"{zip_path.name} contains {shown}, a path that could lead elsewhere. Pack the folder again, with plain"
-            " names."
-        )
+        said = f"{zip_path.name} contains {shown}, a path that could lead elsewhere."
+        raise AdapterError(f"{said} Pack the folder again, with plain names.")
     return path
 
 
 def _check_entry(info: zipfile.ZipInfo, zip_path: Path, name: str) -> None:
     where = f"{zip_path.name} contains {name}"
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise AdapterError(
-            f"{where}, a link or a special file. Put the file itself in its place and pack the folder again."
-        )
+        said = f"{where}, a link or a special file."
+        raise AdapterError(f"{said} Put the file itself in its place and pack the folder again.")
     if info.header_offset < 0:
-        raise AdapterError(
-            f"{zip_path.name} is damaged: its beginning is missing. Make it again from the adapter's folder."
-        )
+        why = f"{zip_path.name} is damaged: its beginning is missing."
+        raise AdapterError(f"{why} Make it again from the adapter's folder.")
     if info.flag_bits & 0x1:
         raise AdapterError(f"{where}, which is locked with a password. Pack the folder without one.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

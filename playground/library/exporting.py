@@ -1,9 +1,8 @@
 """Adapters as weights: merged into their base, written as GGUF, or several LoRAs blended into one.
 
-``python -m playground.library.exporting JOB`` merges or converts in a process of its own, since a second computing
-thread would slow all replies down. JOB is a JSON file: adapter, base, work (folders), format (merged or gguf), target.
-Each line of stdout is one JSON object: {phase, share}, at the end {done} with the path, or {error}.
-"""
+``python -m playground.library.exporting JOB`` merges or converts in a process of its own, so slows no reply. JOB is a
+JSON file: adapter, base, work (folders), format (merged or gguf), target; stdout has one JSON object a line: {phase,
+share}, at the end {done} with the path, or {error}."""
 
 from __future__ import annotations
 
@@ -30,17 +29,16 @@ def refuse_unmergeable(card: AdapterCard) -> None:
     """Raise InputError for an adapter that is no change of weights."""
     mergeable = [name for name, method in all_methods().items() if method.mergeable]
     if card.kind != "full" and card.method not in mergeable:
-        raise InputError(
-            f"{card.name} ({card.method}) adds something to the base that no weight can hold, so it cannot be merged. "
-            f"Export it as a PEFT folder; {', '.join(mergeable)} and full fine-tunes can be merged."
+        said = (
+            f"{card.name} ({card.method}) adds something to the base that no weight can hold, so it cannot be merged."
         )
+        mend = f"Export it as a PEFT folder; {', '.join(mergeable)} and full fine-tunes can be merged."
+        raise InputError(f"{said} {mend}")
 
 
 def merge(card: AdapterCard, base: Path, target: Path) -> None:
-    """Write the merged model, its tokenizer, model card and record into ``target`` (new), in the base's own precision;
-    a full fine-tune is copied. The folder that ``target`` is to lie in is not made: where it is gone, its owner has
-    removed it. PEFT checks the weights for values that are no numbers. Raises InputError, OSError.
-    """
+    """Write the merged model, its tokenizer, card and record into ``target`` (new; its parents are not made), in the
+    base's own precision; a full fine-tune is copied. Raises InputError, OSError."""
     refuse_unmergeable(card)
     if card.kind == "full":
         target.mkdir()
@@ -62,9 +60,8 @@ def merge(card: AdapterCard, base: Path, target: Path) -> None:
     for pattern in ("*token*", "chat_template*", "vocab*", "merges*", "special*"):
         for file in base.glob(pattern):
             shutil.copyfile(file, target / file.name)
-    (target / RECORD).write_text(
-        json.dumps(read_run(card.path) | {"kind": "full", "merged_from": card.sha256}, indent=1)
-    )
+    record = read_run(card.path) | {"kind": "full", "merged_from": card.sha256}
+    (target / RECORD).write_text(json.dumps(record, indent=1))
     if (card.path / CARD).is_file():
         text = (card.path / CARD).read_text(encoding="utf-8")
         text = text.replace("library_name: peft", "library_name: transformers")
@@ -103,9 +100,8 @@ def main() -> int:
     except (PlaygroundError, MemoryError, OSError) as error:
         words = str(error)
         if isinstance(error, MemoryError):
-            words = (
-                "There is not enough memory to merge this base. Free some (Device panel), or merge on a larger machine."
-            )
+            words = "There is not enough memory to merge this base."
+            words += " Free some (Device panel), or merge on a larger machine."
         elif isinstance(error, OSError):
             words = f"The model could not be written: {error.strerror or error}. Free some disk and try again."
         say(error=words)
@@ -114,17 +110,12 @@ def main() -> int:
     return 0
 
 
-# -- blending ----------------------------------------------------------------------------------------------------------
-
 HOW = {"linear": "cat", "ties": "ties", "dare": "dare_linear"}
-"""Our names -> PEFT's, for adapters of one rank; others are brought to one by a singular value decomposition.
-
-linear: the weighted sum of the changes, exact, its rank the sum of theirs. ties: signs that disagree are settled first
-(Yadav et al. 2023, arXiv:2306.01708). dare: part of each change is dropped at random and the rest scaled up (Yu et al.
-2023, arXiv:2311.03099).
-"""
-DENSITY = 0.5
-"""The share of each change that ties and dare keep."""
+"""Our names -> PEFT's, for adapters of one rank; others are brought to one by a singular value decomposition. linear:
+the weighted sum of the changes, exact, its rank the sum of theirs. ties: signs that disagree are settled (Yadav et
+al. 2023, arXiv:2306.01708). dare: part of each change is dropped at random, the rest scaled up (Yu et al. 2023,
+arXiv:2311.03099)."""
+DENSITY = 0.5  # the share of each change that ties and dare keep
 MOST, WIDEST = 6, 256
 _SEED = 7
 
@@ -133,10 +124,7 @@ def blend(
     cards: Sequence[AdapterCard], weights: Sequence[float], how: str, base: Path, target: Path, name: str, owner: str
 ) -> None:
     """Write one LoRA that does some of what each does as a PEFT folder into ``target`` (empty), by PEFT's weighted
-    combination. Of the base only the shapes are needed.
-
-    Raises InputError when it cannot be done: fewer than two, not LoRA, another base, weights that are no numbers.
-    """
+    combination. Of the base only the shapes are needed. Raises InputError."""
     _refuse(cards, weights, how)
     import torch
     from peft import PeftModel
@@ -157,14 +145,28 @@ def blend(
         laid = PeftModel.from_pretrained(model, cards[0].path, adapter_name=names[0], torch_device="cpu")
         for card, label in zip(cards[1:], names[1:], strict=True):
             laid.load_adapter(card.path, adapter_name=label, torch_device="cpu")
-        laid.add_weighted_adapter(
-            names, [float(weight) for weight in weights], "blend", combination_type=kind, **options
-        )
+        laid.add_weighted_adapter(names, list(map(float, weights)), "blend", combination_type=kind, **options)
         laid.save_pretrained(str(target), selected_adapters=["blend"])
     for file in (target / "blend").iterdir():
         file.rename(target / file.name)
     (target / "blend").rmdir()
-    _describe(cards, weights, how, target, name, owner)
+    kept = json.loads((target / CONFIG).read_text())
+    # PEFT gives the sum a scale of alpha / rank = 1, whatever the first part's scale was made of
+    kept |= {"base_model_name_or_path": cards[0].base, "inference_mode": True, "use_rslora": False}
+    if isinstance(kept.get("target_modules"), list):
+        kept["target_modules"].sort()
+    (target / CONFIG).write_text(json.dumps(kept, indent=2))
+    (target / CARD).unlink(missing_ok=True)  # PEFT's empty form
+    parts = list(zip(cards, weights, strict=True))
+    rows = [read_run(card.path).get("row_hashes") for card in cards]
+    record = {"schema": SCHEMA, "name": name, "method": "lora", "kind": "peft", "objective": "sft", "how": how}
+    record |= {"base": cards[0].base, "base_fingerprint": cards[0].base_fingerprint, "rank": int(kept["r"])}
+    record |= {"owner": owner, "created_s": time.time()}
+    record["blended_from"] = [{"id": card.id, "sha256": card.sha256, "weight": weight} for card, weight in parts]
+    record["data"] = " + ".join(f"{weight:g} x {card.name}" for card, weight in parts)
+    known = {row for found in rows if isinstance(found, list) for row in found if isinstance(row, str)}
+    record["row_hashes"] = sorted(known)  # so that a verdict knows them again
+    (target / RECORD).write_text(json.dumps(record, indent=1))
 
 
 def _refuse(cards: Sequence[AdapterCard], weights: Sequence[float], how: str) -> None:
@@ -181,42 +183,8 @@ def _refuse(cards: Sequence[AdapterCard], weights: Sequence[float], how: str) ->
         raise InputError("A weight is a number from -10 to 10, usually from 0 to 1.")
     wide = sum(card.rank or 0 for card in cards)
     if how == "linear" and wide > WIDEST:
-        raise InputError(
-            f"A linear blend of these has rank {wide}; at most {WIDEST} are taken. Blend fewer, or use ties."
-        )
-
-
-def _describe(
-    cards: Sequence[AdapterCard], weights: Sequence[float], how: str, target: Path, name: str, owner: str
-) -> None:
-    config = json.loads((target / CONFIG).read_text())
-    # PEFT gives the sum a scale of alpha / rank = 1, whatever the first part's scale was made of
-    config |= {"base_model_name_or_path": cards[0].base, "inference_mode": True, "use_rslora": False}
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()
-    (target / CONFIG).write_text(json.dumps(config, indent=2))
-    (target / CARD).unlink(missing_ok=True)  # PEFT's empty form
-    parts = list(zip(cards, weights, strict=True))
-    rows = [read_run(card.path).get("row_hashes") for card in cards]  # so that a verdict knows them again
-    record = {
-        "schema": SCHEMA,
-        "name": name,
-        "method": "lora",
-        "base": cards[0].base,
-        "base_fingerprint": cards[0].base_fingerprint,
-        "kind": "peft",
-        "rank": int(config["r"]),
-        "owner": owner,
-        "created_s": time.time(),
-        "objective": "sft",
-        "how": how,
-        "blended_from": [{"id": card.id, "sha256": card.sha256, "weight": weight} for card, weight in parts],
-        "data": " + ".join(f"{weight:g} x {card.name}" for card, weight in parts),
-        "row_hashes": sorted(
-            {one for known in rows if isinstance(known, list) for one in known if isinstance(one, str)}
-        ),
-    }
-    (target / RECORD).write_text(json.dumps(record, indent=1))
+        said = f"A linear blend of these has rank {wide}; at most {WIDEST} are taken."
+        raise InputError(f"{said} Blend fewer, or use ties.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Careful reading and writing: JSON objects, durable moves, hashes, safetensors headers. Nothing here follows a link.
-
-A safetensors file is 8 bytes little-endian header length, that many bytes of JSON ``{name: {dtype, shape,
-data_offsets}}``, then the data, without holes. https://huggingface.co/docs/safetensors
-"""
+A safetensors file (https://huggingface.co/docs/safetensors) is the header's length in 8 bytes, little-endian; the
+header, JSON ``{name: {dtype, shape, data_offsets}}``; the data, without holes."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ import json
 import mmap
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -61,7 +60,7 @@ def read_json(path: Path, limit: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
     if size > limit:
         raise AdapterError(f"{path.name} is {size} bytes long; such a file has at most {limit}.")
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+        value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse_constant)
     except (ValueError, RecursionError, OSError) as error:
         why = plain_text(str(error), 120) or type(error).__name__
         raise AdapterError(f"{where} is not readable JSON ({why}).") from error
@@ -70,7 +69,7 @@ def read_json(path: Path, limit: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
     return value
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
@@ -105,8 +104,7 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy the bytes of a regular file: no links, no permissions, no overwriting."""
     handle = os.open(source, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     with os.fdopen(handle, "rb") as reading, target.open("xb") as out:
-        while block := reading.read(_CHUNK_BYTES):
-            out.write(block)
+        shutil.copyfileobj(reading, out, _CHUNK_BYTES)
 
 
 def sync_folder(folder: Path, *, with_files: bool = True) -> None:
@@ -120,8 +118,6 @@ def sync_folder(folder: Path, *, with_files: bool = True) -> None:
             os.close(handle)
 
 
-# -- safetensors -------------------------------------------------------------------------------------------------------
-
 HEADER_LIMIT_BYTES = 32 * 1024 * 1024
 TENSORS_LIMIT = 200_000
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -129,8 +125,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 class TensorEntry(NamedTuple):
-    """One tensor of a file: its type as the format names it, its shape, and its first byte and the one after its last,
-    counted from the start of the file."""
+    """A tensor: its type as the format names it, its shape, and its bytes [begin, end) in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -188,9 +183,7 @@ def shards(index: Path) -> list[Path]:
     return [index.parent / name for name in sorted(names)]
 
 
-LARGEST = 1e4
-"""No number of an adapter is larger, its scale included: trained ones stay far below, and half precision (65504) holds
-it."""
+LARGEST = 1e4  # no number of a trained adapter is larger, its scale included; half precision (65504) holds it
 
 
 def check_magnitudes(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -204,15 +197,12 @@ def check_magnitudes(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
     norms = torch.stack(torch._foreach_norm([tensor.float() for tensor in filled.values()], float("inf"))).tolist()
     for key, norm in zip(filled, norms, strict=True):
         if not norm <= LARGEST:
-            raise AdapterError(
-                f"{name} holds {norm:.3g} in {plain_text(key)}, which is not a number that training makes: at most"
-                f" {LARGEST:g} is taken. Train it again at a lower learning rate."
-            )
+            said = f"{name} holds {norm:.3g} in {plain_text(key)}, which is not a number that training makes:"
+            raise AdapterError(f"{said} at most {LARGEST:g} is taken. Train it again at a lower learning rate.")
 
 
 def check_file(file: Path, factors: Mapping[str, float]) -> None:
-    """The same for the tensors of a sound safetensors file, read one at a time; for those in ``factors`` also as these
-    scale them."""
+    """The same for a sound safetensors file, read tensor by tensor; for those in ``factors`` also once scaled."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as held:
@@ -223,10 +213,7 @@ def check_file(file: Path, factors: Mapping[str, float]) -> None:
                 check_magnitudes("This adapter", {f"{key} (times its scale)": tensor.float() * factors[key]})
 
 
-# -- hashes ------------------------------------------------------------------------------------------------------------
-
-DIGITS = 16
-"""Hex digits of a fingerprint: 64 bits, enough that two bases on one disk never share one."""
+DIGITS = 16  # hex digits of a fingerprint: 64 bits, enough that two bases on one disk never share one
 
 
 def sha256_of(paths: list[Path]) -> str:

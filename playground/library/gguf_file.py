@@ -1,7 +1,5 @@
-"""A Transformers folder -> one GGUF file for llama.cpp and what is built on it, checked by reading it back.
-
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Matrices in half precision, vectors in single.
-"""
+"""A Transformers folder -> one GGUF file for llama.cpp, matrices in half precision and vectors in single, checked by
+reading it back. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md"""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ _FAMILIES = {"Llama": "llama", "Mistral": "llama", "Qwen2": "qwen2", "Qwen3": "q
 ARCHITECTURES = {f"{family}ForCausalLM": name for family, name in _FAMILIES.items()}
 """transformers' class -> GGUF's name."""
 _INSTEAD = "Export it as merged safetensors."
-_NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5
-"""GGUF's kinds of tokens."""
+_NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5  # GGUF's kinds of tokens
 
 
 def write_gguf(model: Path, file: Path, name: str) -> None:
@@ -25,6 +22,7 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
     import gguf
 
     config = json.loads((model / "config.json").read_text())
+    config["num_key_value_heads"] = config.get("num_key_value_heads") or config.get("num_attention_heads")
     kind, *_ = config.get("architectures") or [""]
     if (architecture := ARCHITECTURES.get(kind)) is None:
         said = f"{kind or 'This model'} cannot be written as GGUF here; {', '.join(ARCHITECTURES)} can."
@@ -41,7 +39,7 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
             if known is None:
                 raise InputError(f"The model has a weight that GGUF has no name for: {hf}. {_INSTEAD}")
             if architecture == "llama" and hf.endswith(("q_proj.weight", "k_proj.weight")):
-                heads = config["num_attention_heads"] if ".q_proj." in hf else _key_value_heads(config)
+                heads = config["num_attention_heads" if ".q_proj." in hf else "num_key_value_heads"]
                 tensor = _interleaved(tensor, int(heads))
             writer.add_tensor(known, tensor.astype("float16" if tensor.ndim > 1 else "float32"))
         writer.write_header_to_file()
@@ -61,17 +59,15 @@ def check_gguf(model: Path, file: Path) -> float:
     quiet.disable_progress_bar()
     text = "The report was signed at 10:45 by Dr. Sharma: all well."
     found = []
-    for folder, options in ((model, {}), (file.parent, {"gguf_file": file.name})):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+    ways: tuple[tuple[Path, dict[str, Any]], ...] = ((model, {}), (file.parent, {"gguf_file": file.name}))
+    for folder, options in ways:
+        options |= {"trust_remote_code": False, "local_files_only": True}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True, dtype=torch.float32, **options
-            )
+            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
         except RuntimeError as error:  # e.g. Qwen3 with heads of another width than its default
-            raise InputError(
-                f"The GGUF file could not be checked: transformers does not read it back ({error}). Export merged"
-                " safetensors."
-            ) from error
+            said = f"The GGUF file could not be checked: transformers does not read it back ({error})."
+            raise InputError(f"{said} Export merged safetensors.") from error
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             found.append((ids, loaded(torch.tensor([ids])).logits[0]))
@@ -85,26 +81,20 @@ def check_gguf(model: Path, file: Path) -> float:
     return apart
 
 
-def _key_value_heads(config: dict[str, Any]) -> int:
-    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
-
-
 def _add_shape(writer: Any, config: dict[str, Any]) -> None:
     width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     head = int(config.get("head_dim") or width // heads)
     rope = config.get("rope_parameters") or {}
     scaling = rope if rope.get("rope_type", "default") != "default" else config.get("rope_scaling")
     if scaling:
-        raise InputError(
-            "The model stretches its positions (RoPE scaling), which is not written as GGUF here. Export merged"
-            " safetensors."
-        )
+        said = "The model stretches its positions (RoPE scaling), which is not written as GGUF here."
+        raise InputError(f"{said} Export merged safetensors.")
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(width)
     writer.add_block_count(int(config["num_hidden_layers"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_head_count(heads)
-    writer.add_head_count_kv(_key_value_heads(config))
+    writer.add_head_count_kv(int(config["num_key_value_heads"]))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
     writer.add_rope_freq_base(float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0))
     writer.add_rope_dimension_count(head)
@@ -119,10 +109,8 @@ def _add_tokenizer(writer: Any, model: Path, size: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] != "BPE" or state["model"].get("byte_fallback"):
-        raise InputError(
-            "The base's tokenizer is no byte-level BPE, which is all that is written as GGUF here. Export merged"
-            " safetensors."
-        )
+        said = "The base's tokenizer is no byte-level BPE, which is all that is written as GGUF here."
+        raise InputError(f"{said} Export merged safetensors.")
     by_id = {index: text for text, index in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
     tokens = [by_id.get(index, f"[PAD{index}]") for index in range(size)]

@@ -1,10 +1,8 @@
 """May this adapter be used at all, and can it run on this base? All from outside passes here before PEFT and torch.
 
-``adapter_config.json`` is held to an allow-list, because PEFT acts on what it reads there. 1. A setting with a rule of
-its own must satisfy it. 2. Any other setting must say nothing: null, false, empty, 0, or PEFT's own default. Tensors
-are judged by names and shapes alone, never by what a base is called. A tokenizer that comes with an adapter must be the
-base's.
-"""
+``adapter_config.json`` is held to an allow-list, since PEFT acts on what it reads: 1. a setting with a rule of its own
+must satisfy it, 2. any other must say nothing (null, false, empty, 0, PEFT's own default). Tensors are judged by
+names and shapes, never by what a base is called. A tokenizer that comes with an adapter must be the base's."""
 
 from __future__ import annotations
 
@@ -30,40 +28,34 @@ def check_folder(folder: Path, base: BaseLayout | None, *, numbers: bool = True)
     """Raise AdapterError unless ``folder`` is an adapter that is safe to load and, where ``base`` is given, runs on it.
 
     1. Names: no pickle, program, link. 2. The config is on the allow-list. 3. The weights are sound safetensors that
-    belong to the method, and hold numbers such as training makes. 4. Their shapes fit the base; its fingerprint too,
-    where both are known.
-    numbers: False leaves the numbers unread, where whoever loads them looks at them.
-    """
+    belong to the method, with numbers such as training makes. 4. Their shapes fit the base, and its fingerprint where
+    both are known. numbers: False leaves the numbers to whoever loads them."""
     folder = Path(folder)
     check_names(folder)
     if not all(is_plain_file(folder / name) for name in (CONFIG, WEIGHTS)):
         inner = next((p.name for p in sorted(folder.iterdir()) if p.is_dir() and is_plain_file(p / CONFIG)), "")
         raise AdapterError(what_lacks(folder.name, [p.name for p in folder.iterdir()], inner))
     if (size := (folder / WEIGHTS).stat().st_size) > SIZE_LIMIT_BYTES:
-        raise AdapterError(
-            f"{WEIGHTS} has {size} bytes; at most {SIZE_LIMIT_BYTES} are taken. Train with a smaller rank."
-        )
+        said = f"{WEIGHTS} has {size} bytes; at most {SIZE_LIMIT_BYTES} are taken."
+        raise AdapterError(f"{said} Train with a smaller rank.")
     run = read_run(folder)
     reward = run.get("objective") == "reward"
     config = read_json(folder / CONFIG)
     method = check_config(config, reward=reward)
     tensors = read_header(folder / WEIGHTS)
-    _check_tensors(tensors, method, config, base, reward=reward)
+    _check_tensors(tensors, method, config, base, reward)
     if numbers:
         check_file(folder / WEIGHTS, method.factors(config, {name: entry.shape for name, entry in tensors.items()}))
     made_on = run.get("base_fingerprint")
     if base is not None and base.fingerprint and isinstance(made_on, str) and made_on and made_on != base.fingerprint:
         needs = plain_text(run.get("base")) or "the base it was trained on"
-        raise AdapterError(
-            "This adapter was trained on another base: that one's weights have the fingerprint"
-            f" {plain_text(made_on, 16)}, this one's {base.fingerprint[:16]}. It needs {needs}. If you know that it"
-            f" fits all the same, take base_fingerprint out of its {RECORD}."
-        )
+        prints = f"{plain_text(made_on, 16)}, this one's {base.fingerprint[:16]}. It needs {needs}."
+        said = f"This adapter was trained on another base: that one's weights have the fingerprint {prints}"
+        raise AdapterError(f"{said} If you know that it fits all the same, take base_fingerprint out of its {RECORD}.")
 
 
 def unfit(card: AdapterCard, base: BaseLayout, *, numbers: bool = False) -> str:
-    """Why an adapter of the library cannot run on ``base``, or "": by fingerprint, and by what an import is judged by
-    (``check_folder``)."""
+    """Why an adapter of the library cannot run on ``base``, or "": by fingerprint, then by ``check_folder``."""
     if card.base_fingerprint and base.fingerprint and card.base_fingerprint != base.fingerprint:
         return f"trained on another base ({card.base})"
     try:
@@ -85,17 +77,13 @@ def _method_of(config: Mapping[str, Any]) -> Method:
     if (method := method_for(config)) is not None:
         return method
     usable = dict.fromkeys(method.peft_type for method in all_methods().values() if method.peft_type)
-    raise AdapterError(
-        f"adapter_config.json says peft_type {_short(config.get('peft_type'))}; this playground can use"
-        f" {', '.join(usable)}. Train the adapter with one of these."
-    )
+    said = f"adapter_config.json says peft_type {_short(config.get('peft_type'))};"
+    raise AdapterError(f"{said} this playground can use {', '.join(usable)}. Train the adapter with one of these.")
 
 
 def check_config(config: Mapping[str, Any], *, reward: bool = False) -> Method:
-    """Return the method of an allowed config, or raise AdapterError naming every fault in it.
-
-    reward: allow the score head of our own reward models.
-    """
+    """Return the method of an allowed config, or raise AdapterError naming every fault in it. reward: allow the score
+    head of our own reward models."""
     method = _method_of(config)
     rules = {**_common(reward), **method.settings}
     faults = []
@@ -107,10 +95,8 @@ def check_config(config: Mapping[str, Any], *, reward: bool = False) -> Method:
             faults.append(f"{plain_text(key, 60)} is {_short(value)}: this setting is not on the list of safe ones")
     faults += [f"{key} is missing" for key in method.required if config.get(key) is None]
     if faults:
-        raise AdapterError(
-            f"adapter_config.json is not safe to use: {'; '.join(faults[:8])}. Set these to null or their defaults if"
-            " the adapter does without them; otherwise train it again without them."
-        )
+        mend = "Set these to null or their defaults if the adapter does without them; otherwise train it again"
+        raise AdapterError(f"adapter_config.json is not safe to use: {'; '.join(faults[:8])}. {mend} without them.")
     return method
 
 
@@ -150,36 +136,31 @@ def _short(value: object) -> str:
 
 
 def _check_tensors(
-    tensors: Mapping[str, TensorEntry],
-    method: Method,
-    config: Mapping[str, Any],
-    base: BaseLayout | None,
-    *,
-    reward: bool,
+    tensors: Mapping[str, TensorEntry], method: Method, config: Mapping[str, Any], base: BaseLayout | None, reward: bool
 ) -> None:
     """Raise AdapterError unless every tensor belongs to the method and its ``config``, and fits ``base`` (if given)."""
     if not tensors:
         raise AdapterError("adapter_model.safetensors is empty: it holds no tensor. Save the adapter again.")
     for name, entry in tensors.items():
         if entry.dtype not in _DTYPES:
-            raise AdapterError(
-                f"adapter_model.safetensors holds {plain_text(name)} as {entry.dtype}; an adapter's weights are "
-                f"{', '.join(_DTYPES)}. Save it again in float32."
-            )
+            said = f"adapter_model.safetensors holds {plain_text(name)} as {entry.dtype};"
+            raise AdapterError(f"{said} an adapter's weights are {', '.join(_DTYPES)}. Save it again in float32.")
     shapes = {name: entry.shape for name, entry in tensors.items()}
     if reward:
         shapes = {name: shape for name, shape in shapes.items() if not _is_head(name, shape, base)}
     if faults := [why for why in method.faults(shapes, config, base) if why]:
         more = f" ({len(faults) - 1} more like it.)" if len(faults) > 1 else ""
-        needs = plain_text(config.get("base_model_name_or_path")) or "the base it was trained on"
-        hint = "Save it again."
-        if "another base" in faults[0]:
-            hint = f"It needs {needs}: choose that base, or train the adapter again on this one."
+        hint = _needs(config) if "another base" in faults[0] else "Save it again."
         raise AdapterError(f"This adapter {faults[0]}.{more} {hint}")
     if base is not None:
         lead = int(config["num_virtual_tokens"]) if method.virtual else 0
         if why := cannot_run(method.modules(shapes), lead, base.config, prefix=method.deep):
             raise AdapterError(f"This adapter {why}.")
+
+
+def _needs(config: Mapping[str, Any]) -> str:
+    needs = plain_text(config.get("base_model_name_or_path")) or "the base it was trained on"
+    return f"It needs {needs}: choose that base, or train the adapter again on this one."
 
 
 def _is_head(name: str, shape: Shape, base: BaseLayout | None) -> bool:
@@ -190,8 +171,7 @@ def _is_head(name: str, shape: Shape, base: BaseLayout | None) -> bool:
 
 
 def what_lacks(name: str, there: Collection[str], inner: str = "") -> str:
-    """Why there is no adapter among the files ``there`` of the folder or archive called ``name``. inner: a folder below
-    that holds one."""
+    """Why there is no adapter among the files ``there`` of a folder or archive. inner: a folder below with one."""
     listed = plain_text(", ".join(sorted(there)[:12])) or "nothing"
     if "config.json" in there and CONFIG not in there:
         return f"{name} is a whole model, not an adapter: use its folder as the base (PLAYGROUND_BASE, --base)."
@@ -203,19 +183,15 @@ def what_lacks(name: str, there: Collection[str], inner: str = "") -> str:
     return f"{lacks} is missing; there is: {listed}. An adapter is a folder with {CONFIG} and {WEIGHTS}: {hint}."
 
 
-# -- the config that an import keeps -----------------------------------------------------------------------------------
-
 _CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 """What chooses among target_modules: nothing where these are written out. IA3Config knows no layers."""
 
 
 def keep_config(folder: Path, base: BaseLayout | None) -> list[str]:
-    """Rewrite the config of an adapter that is being imported into ``folder``; returns what was changed, in words.
-
-    What only matters while training, or to PEFT's auto classes, is left out. Patterns become the names of the layers
-    that the file holds, so that nobody matches a stranger's pattern later. It is not checked: ``check_config`` does
-    that. Raises AdapterError for patterns that cannot be matched, or do not name these layers.
-    """
+    """Rewrite the config of an adapter that is being imported into ``folder``; returns what was changed, in words. What
+    only matters while training, or to PEFT's auto classes, is left out. Patterns become the names of the layers that
+    the file holds, so that nobody matches a stranger's pattern later. It is not checked: ``check_config`` does that.
+    Raises AdapterError for patterns that cannot be matched, or do not name these layers."""
     run = read_run(folder)
     kept, tensors = read_json(folder / CONFIG), read_header(folder / WEIGHTS)
     method, changed = _method_of(kept), []
@@ -244,8 +220,7 @@ def keep_config(folder: Path, base: BaseLayout | None) -> list[str]:
 
 
 def _refuse_other_layers(config: Mapping[str, Any], names: list[str], base: BaseLayout | None) -> None:
-    """The targets must match the layers that the file holds, and the file must reach as deep as what they match in the
-    base."""
+    """The targets must match the file's layers, and the file must reach as deep as what they match in the base."""
     targets, every = config.get("target_modules"), {*names, *(base.linears() if base is not None else [])}
     if targets == "all-linear":
         named = every
@@ -257,30 +232,22 @@ def _refuse_other_layers(config: Mapping[str, Any], names: list[str], base: Base
     else:
         return
     if other := next((name for name in names if name not in named), None):
-        raise AdapterError(
-            f"This adapter holds weights for {plain_text(other)}, which its target_modules does not match. Save the"
-            " adapter again."
-        )
+        said = f"This adapter holds weights for {plain_text(other)}, which its target_modules does not match."
+        raise AdapterError(f"{said} Save the adapter again.")
     if base is None or config.get("exclude_modules") or config.get("layers_to_transform") is not None:
         return
     here, there = base.layers_beside(names, names), base.layers_beside(named, names)
     if there - here:
-        raise AdapterError(
-            f"This adapter was trained on another base: it covers {len(here)} layers, this base has {len(there)}. It"
-            f" needs {plain_text(config.get('base_model_name_or_path')) or 'the base it was trained on'}: choose that"
-            " base, or train the adapter again on this one."
-        )
+        said = f"This adapter was trained on another base: it covers {len(here)} layers, this base has {len(there)}."
+        raise AdapterError(f"{said} {_needs(config)}")
 
-
-# -- a tokenizer that came with it -------------------------------------------------------------------------------------
 
 TOKENIZER, ADDED = "tokenizer.json", "added_tokens.json"
 TOKENIZER_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 def vocabulary_of(folder: Path) -> dict[str, int] | None:
-    """Token -> number, as the folder's ``tokenizer.json`` says; None when it has none. Raises AdapterError when it is
-    damaged."""
+    """Token -> number, of the folder's ``tokenizer.json``, None without one. Raises AdapterError when it is damaged."""
     path = folder / TOKENIZER
     if not path.exists():
         return None
@@ -298,8 +265,7 @@ def vocabulary_of(folder: Path) -> dict[str, int] | None:
 
 
 def check_vocabulary(folder: Path, base: Callable[[], Mapping[str, int] | None]) -> None:
-    """Raise AdapterError when an adapter's folder holds a tokenizer that is not the base's. base: asked only where
-    there is one."""
+    """Raise AdapterError when a folder holds a tokenizer that is not the base's. base: asked only if there is one."""
     whole, added = (is_plain_file(folder / name) for name in (TOKENIZER, ADDED))
     if not (whole or added) or (known := base()) is None:
         return
@@ -309,10 +275,9 @@ def check_vocabulary(folder: Path, base: Callable[[], Mapping[str, int] | None])
     if len(here) == len(known) and other is None:
         return
     example = f" ({plain_text(other, 40)!r} is number {here[other]} there)" if other is not None else ""
-    raise AdapterError(
-        f"This adapter comes with another tokenizer: it knows {len(here)} tokens, this base knows"
-        f" {len(known)}{example}. Choose the base that it was trained on, or train it again on this one."
-    )
+    knows = f"it knows {len(here)} tokens, this base knows {len(known)}{example}."
+    mend = "Choose the base that it was trained on, or train it again on this one."
+    raise AdapterError(f"This adapter comes with another tokenizer: {knows} {mend}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""The adapters a person may use: listed, attached, switched, imported, exported, blended, renamed, removed; those that
-still learn: the newest checkpoint of a run that trains, as a side of a comparison; and which models are in memory."""
+"""The adapters a person may use, the newest checkpoints of runs that train among them, and the models in memory."""
 
 from __future__ import annotations
 
@@ -32,16 +31,13 @@ if TYPE_CHECKING:
     from playground.engine.engine import Engine
 
 PREFIX = "live-"
-_KEPT = 2
-"""Copies that stay: the newest, and the one that a reply may be written with just now."""
+_KEPT = 2  # copies that stay: the newest, and the one that a reply may be written with just now
 KNOWN_MOST = 1_000
-HOLD_S = 60.0
-"""How long attaching waits for its turn."""
+HOLD_S = 60.0  # how long attaching waits for its turn
 
 
 def live_id(row: RunRow, run_dir: Path) -> str:
-    """What a run that trains is called as a side, "" while it has nothing to show: no checkpoint yet, a whole model,
-    a reward model."""
+    """What a run that trains is called as a side, "" with nothing to show: no checkpoint, a whole or a reward model."""
     if row.state not in ("RUNNING", "STOPPING") or get_method(row.method).whole or not marked_step(run_dir):
         return ""
     try:
@@ -77,11 +73,10 @@ def _copied(run_dir: Path, step: int) -> Path | None:
 
 
 class Residents:
-    """Gives the engine that can run an adapter, with the adapter attached. Whoever decodes holds a lease on what
-    ``wanted`` names."""
+    """Gives the engine with an adapter attached. Whoever decodes holds a lease on what ``wanted`` names."""
 
     def __init__(self, manager: DeviceManager, bases: BaseService, load: Load = load_engine) -> None:
-        self._manager, self._bases, self._load_engine = manager, bases, load
+        self._manager, self.bases, self._load_engine = manager, bases, load
         self._lock = threading.Lock()  # guards the table; never held while a model is loaded or unloaded
         self._loading = threading.Lock()
         self._full: dict[str, Engine] = {}
@@ -89,8 +84,8 @@ class Residents:
 
     def wanted(self, cards: Sequence[AdapterCard | None]) -> Wanted:
         """The models that rows with these cards (None = the base) need in memory, with their bytes."""
-        full = {_name(card): self._size(card) for card in cards if card is not None and card.kind == "full"}
-        base = (self._bases.resident(),) if any(card is None or card.kind != "full" for card in cards) else ()
+        full = {f"full {card.id}": self._size(card) for card in cards if card is not None and card.kind == "full"}
+        base = (self.bases.resident(),) if any(card is None or card.kind != "full" for card in cards) else ()
         return (*base, *full.items())
 
     def ready(self, card: AdapterCard | None, base: str = "") -> tuple[Engine, str | None]:
@@ -98,7 +93,7 @@ class Residents:
         Raises AdapterError, OutOfMemoryError or BaseUnavailableError."""
         if card is not None and card.kind == "full":
             return self._full_engine(card), None
-        engine = self._bases.engine(expected=base)
+        engine = self.bases.engine(expected=base)
         if card is None:
             return engine, None
         self._attach(engine, card)
@@ -112,13 +107,13 @@ class Residents:
             if request.wait(HOLD_S) is None:
                 taken = "The device is taken: its memory is needed by what runs now."
                 raise BusyError(f"{taken} Try again when that has ended.")
-            return self._attach(self._bases.engine(), card)
+            return self._attach(self.bases.engine(), card)
         finally:
             request.cancel()
 
     def no_effect(self, card: AdapterCard | None) -> bool:
         """Whether an adapter in memory changes nothing at all; measured at the first call for each version of it."""
-        engine = self._bases.loaded
+        engine = self.bases.loaded
         if card is None or card.kind == "full" or engine is None:
             return False
         try:
@@ -127,18 +122,18 @@ class Residents:
             return False
 
     def detach(self, adapter_id: str) -> None:
-        if (loaded := self._bases.loaded) is not None:
+        if (loaded := self.bases.loaded) is not None:
             loaded.detach(adapter_id)
-            self._bases.account()
+            self.bases.account()
         self._drop_full(adapter_id)
 
     def attached(self) -> set[str]:
-        loaded = self._bases.loaded
+        loaded = self.bases.loaded
         return {*(loaded.attached() if loaded is not None else ()), *self._full}
 
     def account(self, cards: Sequence[AdapterCard | None]) -> None:
         """Report to the device what the models of these cards take now. Under the lease."""
-        self._bases.account()
+        self.bases.account()
         for card in cards:
             if card is not None and card.kind == "full":
                 self._account(card)
@@ -146,7 +141,7 @@ class Residents:
     def forget(self) -> None:
         """Clear the prefix cache of every model in memory."""
         with self._lock:
-            engines = [self._bases.loaded, *self._full.values()]
+            engines = [self.bases.loaded, *self._full.values()]
         for engine in engines:
             if engine is not None:
                 engine.clear_prefix_cache()
@@ -156,10 +151,10 @@ class Residents:
         version of both, its numbers aside: attaching looks at them."""
         if card.objective == "reward":
             return "a reward model scores replies and writes none"
-        if card.kind != "peft" or not self._bases.state().fingerprint:
+        if card.kind != "peft" or not self.bases.state().fingerprint:
             return ""
         try:
-            shapes = self._bases.shapes()
+            shapes = self.bases.shapes()
             key = (card.path, card.sha256, (card.path / CONFIG).stat().st_mtime_ns, shapes.folder, shapes.fingerprint)
         except (BaseUnavailableError, OSError):
             return ""
@@ -175,7 +170,7 @@ class Residents:
             raise AdapterError(f"{card.name} cannot be used: {reason}.")
         took = engine.attach(AdapterFile(card.id, card.path, card.sha256))
         if took:
-            self._bases.account()
+            self.bases.account()
         return took
 
     def _full_engine(self, card: AdapterCard) -> Engine:
@@ -198,7 +193,7 @@ class Residents:
     def _account(self, card: AdapterCard) -> None:
         if (engine := self._full.get(card.id)) is not None:
             held = int(engine.loaded.bytes * LOADED_FACTOR) + engine.cache_bytes
-            self._manager.set_resident(_name(card), held, lambda: self._drop_full(card.id, by_device=True))
+            self._manager.set_resident(f"full {card.id}", held, lambda: self._drop_full(card.id, by_device=True))
 
     def _drop_full(self, adapter_id: str, *, by_device: bool = False) -> None:
         """by_device: the device asked for it, and does its own accounting."""
@@ -208,10 +203,6 @@ class Residents:
             engine.close()
             if not by_device:
                 self._manager.set_resident(f"full {adapter_id}", 0)
-
-
-def _name(card: AdapterCard) -> str:
-    return f"full {card.id}"
 
 
 @dataclass(frozen=True)
@@ -227,39 +218,25 @@ class AdapterRow:
 @dataclass(frozen=True)
 class Switch:
     """What it took to make an adapter active: ms for the switch itself; attach_ms if it had to be attached first.
-
-    fingerprint, unchanged: the base's weights, hashed after the switch.
-    """
+    fingerprint, unchanged: the base's weights, hashed after the switch."""
 
     ms: float
     attach_ms: float
     fingerprint: str
     unchanged: bool
 
-    @property
-    def attached_now(self) -> bool:
-        return self.attach_ms > 0
-
 
 class AdapterService:
-    """Thin over the library; adds what is in memory, whose it is, and what runs have learned so far.
-
-    The id of an adapter that still learns stands for its run, its hash for the checkpoint, which is copied before it is
-    used: training removes older ones as it goes. A full fine-tune is not offered (each of its checkpoints is a
-    whole model), nor is a reward model (it writes nothing).
-    """
+    """Thin over the library; adds what is in memory, whose it is, and what runs have learned so far. The id of an
+    adapter that still learns stands for its run, its hash for the checkpoint, copied before it is used, since training
+    removes older ones. Not offered while they learn: full fine-tunes (whole models) and reward models."""
 
     def __init__(
-        self,
-        settings: Settings,
-        bases: BaseService,
-        residents: Residents,
-        library: AdapterLibrary,
-        quota: Quota,
-        store: RunStore,
+        self, settings: Settings, residents: Residents, library: AdapterLibrary, quota: Quota, store: RunStore
     ) -> None:
-        self._settings, self._bases, self._residents = settings, bases, residents
+        self._settings, self._residents, self._bases = settings, residents, residents.bases
         self.library, self._quota, self._store = library, quota, store
+        self.unfit = residents.unfit
         self._copying = threading.Lock()
 
     def list(self, owner: str = "local") -> list[AdapterRow]:
@@ -267,13 +244,8 @@ class AdapterService:
         cards = [(card, self.unfit(card)) for card in self.library.list(owner, self._settings.shared)]
         return [AdapterRow(card, card.id in attached, not reason, reason) for card, reason in cards]
 
-    def unfit(self, card: AdapterCard) -> str:
-        """Why an adapter cannot run on the base in use, or ""."""
-        return self._residents.unfit(card)
-
     def learning(self, owner: str = "local") -> Sequence[AdapterCard]:
-        """The newest checkpoint of each run that trains, as a card that ``get`` knows too. They can be asked, and
-        nothing else."""
+        """The newest checkpoint of each run that trains, as a card for ``get``; it can be asked, and nothing else."""
         cards = [self._live_card(row) for row in self._store.active() if self._is_of(row, owner)]
         return [card for card in cards if card is not None and not self.unfit(card)]
 
@@ -331,11 +303,8 @@ class AdapterService:
         return self._residents.attach(self.get(adapter_id, owner))
 
     def switch(self, adapter_id: str, owner: str = "local") -> Switch:
-        """Make an adapter the active one (attached first if need be), and prove that the base's weights are as they
-        were.
-
-        ``base`` switches back to the base alone. A full fine-tune is a base of its own and cannot be switched to.
-        """
+        """Make an adapter the active one, attached first if need be, or the base alone (``base``), and prove that the
+        base's weights are as they were. A full fine-tune is a base of its own and cannot be switched to."""
         engine = self._bases.engine()
         attach_ms, active = 0.0, None
         if adapter_id != "base":
@@ -361,8 +330,7 @@ class AdapterService:
         )
 
     def import_uploads(self, paths: Sequence[Path], owner: str = "local") -> AdapterCard:
-        """What a browser sent: one zip, or the files of one PEFT folder. Raises NotFoundError for a path that was
-        not uploaded."""
+        """What a browser sent: a zip, or a PEFT folder's files. Raises NotFoundError for a path not uploaded."""
         paths = [handed_over(self._settings, Path(path), owner) for path in paths]
         if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
             return self.import_file(paths[0], owner)

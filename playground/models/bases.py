@@ -1,5 +1,4 @@
-"""The one base that adapters are attached to: fetched and loaded in the background, described, chosen; and the memory
-that models take."""
+"""The base that adapters are attached to: fetched and loaded in the background, chosen; the memory of models."""
 
 from __future__ import annotations
 
@@ -26,15 +25,12 @@ if TYPE_CHECKING:
     from playground.engine.engine import Engine
 
 T = TypeVar("T")
-LOADED_FACTOR = 1.15
-"""Memory of a loaded model per byte of its weights: buffers and working space come on top."""
-JOB = "base"
-"""Key of the job that loads a base."""
+LOADED_FACTOR = 1.15  # memory of a loaded model per byte of its weights: buffers and working space come on top
+JOB = "base"  # key of the job that loads a base
 ADAPTERS_SHARE = 8
 """Attached adapters may take one part in so many of the budget; past it the least recently used leave memory."""
 ONE_BASE = "Everybody here uses the same base; whoever runs this app chooses it. Try others on a machine of your own."
-Load = Callable[[Path, int | None], "Engine"]
-"""(folder, bytes that attached adapters may take) -> the engine."""
+Load = Callable[[Path, int | None], "Engine"]  # (folder, bytes that attached adapters may take) -> the engine
 
 
 def own_weights(shapes: BaseShapes) -> dict[str, tuple[int, ...]]:
@@ -44,9 +40,8 @@ def own_weights(shapes: BaseShapes) -> dict[str, tuple[int, ...]]:
 
 
 def loaded_bytes(folder: Path, file_bytes: int, device: Device) -> int:
-    """Bytes of a model's weights once they are in memory, from the headers of its files: a processor computes in
-    fp32 and a GPU in half precision, however they were saved. file_bytes: of the files; what cannot be read, or is
-    packed, is taken to stay as large."""
+    """Bytes of a model's weights in memory, from its files' headers: a processor computes in fp32 and a GPU in half
+    precision. file_bytes: of the files; what cannot be read, or is packed, is taken to stay as large."""
     try:
         shapes = BaseShapes.from_folder(folder)
     except PlaygroundError:
@@ -65,18 +60,17 @@ def make_room(manager: DeviceManager) -> list[str]:
 def retried(work: Callable[[], T], manager: DeviceManager, failed: str, hint: str = "Choose a smaller base") -> T:
     """``work()``; when memory runs out, once more after idle models have been unloaded. failed: what did not work,
     for a person; hint: what to do. Raises OutOfMemoryError."""
-    freed: list[str] = []
-    for last in (False, True):
+    freed: list[str] | None = None
+    while True:
         try:
             return work()
         except Exception as error:  # every library has a class of its own for it
             if not is_out_of_memory(error):
                 raise
-            if last:
+            if freed is not None:
                 also = f", not even after {', '.join(freed)} had made room" if freed else ""
                 raise OutOfMemoryError(f"{failed}{also}. {hint}, or close other programs.") from error
         freed = make_room(manager)
-    raise AssertionError("not reached")
 
 
 def kv_bytes_per_token(folder: Path, weight_bytes: int) -> int:
@@ -141,11 +135,8 @@ def load_engine(folder: Path, adapters_limit_bytes: int | None = None, *, lanes:
 
 class BaseService:
     """Owns the loaded base. ``choose`` loads another one; a failure leaves the one that was there, or lets it be loaded
-    again.
-
-    ``_loading`` is held while a model is read into memory, and never while somebody waits for the device: making room
-    for one base may mean unloading another, or waiting for a reply on it. ``_unload`` takes only ``_lock``.
-    """
+    again. ``_loading`` is held while a model is read into memory, and never while somebody waits for the device: making
+    room for one base may mean unloading another, or waiting for a reply on it. ``_unload`` takes only ``_lock``."""
 
     def __init__(
         self, settings: Settings, manager: DeviceManager, load: Load = load_engine, jobs: Jobs | None = None
@@ -253,8 +244,7 @@ class BaseService:
         return self.shapes().context
 
     def choices(self) -> list[BaseChoice]:
-        """The default base, the one in use, and every other that is on disk; where the app is shared, the one in
-        use."""
+        """The default base, the one in use, every other on disk; where the app is shared, only the one in use."""
         specs = [self.spec]
         if not self._settings.shared:
             on_disk = (spec for _, spec in bases.folders(self._settings))
@@ -284,8 +274,7 @@ class BaseService:
         return BaseChoice(spec, label_of(spec), found.licence, size, not reason, reason)
 
     def choose(self, spec: str) -> None:
-        """Make ``spec`` the base, in the background. Raises InputError at once when it is none, does not fit, or
-        others use it too."""
+        """Make ``spec`` the base, in the background. Raises InputError when it is none, does not fit, or is shared."""
         choice = self.inspect(spec)
         if not choice.fits:
             raise InputError(f"{choice.label} {choice.reason}. Choose a smaller base.")

@@ -1,5 +1,4 @@
-"""An adapter in a form for elsewhere: merged into its base, as one GGUF file, or pushed to a model hub with the
-person's own token."""
+"""An adapter for elsewhere: merged into its base, as one GGUF file, or pushed to a hub with the person's own token."""
 
 from __future__ import annotations
 
@@ -12,12 +11,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from playground.errors import InputError, RunFailedError
-from playground.gpu.manager import DeviceManager
+from playground.gpu.device import Device
 from playground.jobs import Jobs
 from playground.library.card import AdapterCard
 from playground.library.exporting import FORMATS, refuse_unmergeable
@@ -27,8 +27,7 @@ from playground.settings import PROJECT_ROOT, Settings
 from playground.training.processes import worker_environment
 from playground.workspace.quota import Quota
 
-MEMORY_FACTOR = 3.2
-"""The base, its merged copy and what is being written, in sizes of the base on disk."""
+MEMORY_FACTOR = 3.2  # the base, its merged copy and what is being written, in sizes of the base on disk
 PROCESS_BYTES = 700_000_000
 DISK_FACTOR = 2.2
 
@@ -43,29 +42,19 @@ class Exported:
 
 
 class Exporter:
-    """Merging needs the base in memory once more, so it says beforehand whether that fits, and runs in a process of
-    its own."""
+    """Merging needs the base in memory once more: it says beforehand whether that fits, and runs in its own process."""
 
     def __init__(
-        self,
-        settings: Settings,
-        manager: DeviceManager,
-        bases: BaseService,
-        adapters: AdapterService,
-        quota: Quota,
-        jobs: Jobs,
+        self, settings: Settings, device: Device, bases: BaseService, adapters: AdapterService, quota: Quota, jobs: Jobs
     ) -> None:
-        self._settings, self._manager, self._bases = settings, manager, bases
+        self._settings, self._device, self._bases = settings, device, bases
         self._adapters, self._quota, self._jobs = adapters, quota, jobs
 
     def export(
         self, adapter_id: str, format: str, owner: str = "local", target: Path | None = None
     ) -> Iterator[Exported]:
-        """Merge or convert; whoever stops listening stops it, and nothing is left behind.
-
-        target: a new folder (merged) or file (gguf); None = a place to download from, a merged folder as a zip. Raises
-        InputError, NotFoundError, RunFailedError.
-        """
+        """Merge or convert; whoever stops listening stops it; nothing is left. target: a new folder (merged) or file
+        (gguf), None = a download, a merged folder as a zip. Raises InputError, NotFoundError, RunFailedError."""
         card = self._adapters.get(adapter_id, owner)
         if format not in FORMATS[1:]:
             raise InputError(f"There is no format {format!r} to convert to. There are: {', '.join(FORMATS[1:])}.")
@@ -73,9 +62,8 @@ class Exporter:
         if reason := self._adapters.unfit(card):
             raise InputError(f"{card.name} cannot be merged into the base in use: {reason}.")
         if target is not None and os.path.lexists(target):
-            raise InputError(
-                f"{target} exists. Name a new {'file' if format == 'gguf' else 'folder'}; nothing is overwritten."
-            )
+            said = f"{target} exists."
+            raise InputError(f"{said} Name a new {'file' if format == 'gguf' else 'folder'}; nothing is overwritten.")
         base = self._bases.resolve()
         self._refuse_too_large(base.bytes)
         key = f"export {owner if self._settings.is_visitor(owner) else secrets.token_hex(8)}"
@@ -96,16 +84,15 @@ class Exporter:
             shutil.rmtree(work if target is None else room, ignore_errors=True)
 
     def _refuse_too_large(self, base_bytes: int) -> None:
-        needs, free = int(MEMORY_FACTOR * base_bytes) + PROCESS_BYTES, self._manager.device.free_bytes
+        needs, free = int(MEMORY_FACTOR * base_bytes) + PROCESS_BYTES, self._device.free_bytes
         if needs > free:
             said = f"Merging needs about {needs / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free"
             raise InputError(f"{said}. Wait for the run to end.")
         self._settings.exports_dir.mkdir(parents=True, exist_ok=True)
         writes, disk = int(DISK_FACTOR * base_bytes), shutil.disk_usage(self._settings.exports_dir).free
         if writes > disk:
-            raise InputError(
-                f"The export writes about {writes / 1e9:.1f} GB; {disk / 1e9:.1f} GB of disk are free. Free some space."
-            )
+            why = f"The export writes about {writes / 1e9:.1f} GB; {disk / 1e9:.1f} GB of disk are free."
+            raise InputError(f"{why} Free some space.")
 
 
 @contextlib.contextmanager
@@ -115,17 +102,10 @@ def _merging(card: AdapterCard, base: Path, work: Path, format: str, place: Path
     paths = {"adapter": card.path, "base": base, "work": work, "target": place}
     job.write_text(json.dumps({name: str(Path(path).resolve()) for name, path in paths.items()} | {"format": format}))
     with (work / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "playground.library.exporting", str(job)],
-            cwd=PROJECT_ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=worker_environment(os.environ),
-            start_new_session=True,
-            text=True,
-        )
-        with process:
+        command = [sys.executable, "-m", "playground.library.exporting", str(job)]
+        about: dict[str, Any] = {"cwd": PROJECT_ROOT, "env": worker_environment(os.environ), "start_new_session": True}
+        about |= {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log, "text": True}
+        with subprocess.Popen(command, **about) as process:
             try:
                 yield process
             finally:
@@ -153,65 +133,54 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 TOKEN = re.compile(r"[!-~]{8,400}")
 
 
-class HuggingFaceHub:
-    """The Hugging Face Hub. endpoint: its address, None = the usual one."""
+def send_to_hub(folder: Path, repo: str, token: str, *, private: bool) -> str:
+    """Put a folder's files into ``repo`` on the Hugging Face Hub, made if need be; its address. Raises InputError."""
+    from httpx import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    def __init__(self, endpoint: str | None = None) -> None:
-        self._endpoint = endpoint
-
-    def send(self, folder: Path, repo: str, token: str, *, private: bool) -> str:
-        """Make ``repo`` (``owner/name``) if it is not there and put the folder's files into it. Returns its address.
-        Raises InputError."""
-        from httpx import HTTPError
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-        api = HfApi(endpoint=self._endpoint, token=token)
-        try:
-            api.create_repo(repo, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Trained with Prompt or Tune")
-        except OfflineModeIsEnabled as error:
-            why = "HF_HUB_OFFLINE is set, so nothing is sent. Unset it, start again, and push once more."
-            raise InputError(why) from error
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            raise InputError(_refused(repo, status)) from None  # the library's own words may repeat the request
-        except (HTTPError, OSError, ValueError) as error:
-            raise InputError(
-                f"The hub cannot be reached, or answers as no hub does ({type(error).__name__}). Check the network, or"
-                " export the folder and push it from elsewhere."
-            ) from None
-        return f"{api.endpoint}/{repo}"
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Trained with Prompt or Tune")
+    except OfflineModeIsEnabled as error:
+        why = "HF_HUB_OFFLINE is set, so nothing is sent. Unset it, start again, and push once more."
+        raise InputError(why) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        raise InputError(_refused(repo, status)) from None  # the library's own words may repeat the request
+    except (HTTPError, OSError, ValueError) as error:
+        why = f"The hub cannot be reached, or answers as no hub does ({type(error).__name__})."
+        raise InputError(f"{why} Check the network, or export the folder and push it from elsewhere.") from None
+    return f"{api.endpoint}/{repo}"
 
 
 def _refused(repo: str, status: int) -> str:
     if status in (401, 403):
-        fix = "Make one with write access, and check the owner's name."
-        return f"The hub does not let this token write to {repo} ({status}). {fix}"
+        said = f"The hub does not let this token write to {repo} ({status})."
+        return f"{said} Make one with write access, and check the owner's name."
     if status == 409:
         return f"The hub is writing to {repo} just now ({status}). Try again in a moment."
-    fix = "Try again later, or export the folder and push it yourself."
-    return f"The hub refused to take {repo} ({status or 'no answer'}). {fix}"
+    said = f"The hub refused to take {repo} ({status or 'no answer'})."
+    return f"{said} Try again later, or export the folder and push it yourself."
 
 
 class Pusher:
     """Exports an adapter and hands it to a hub. The token is used for this and kept nowhere."""
 
-    def __init__(self, adapters: AdapterService, hub: HuggingFaceHub | None = None) -> None:
-        self._adapters, self._hub = adapters, hub or HuggingFaceHub()
+    def __init__(self, adapters: AdapterService, send: Callable[..., str] = send_to_hub) -> None:
+        self._adapters, self._send = adapters, send
 
     def push(self, adapter_id: str, repo: str, token: str, *, private: bool = True, owner: str = "local") -> str:
         """Returns the address it can be found at. Raises InputError, NotFoundError."""
         card = self._adapters.get(adapter_id, owner)
         repo, token = repo.strip(), token.strip()
         if not REPO.fullmatch(repo) or ".." in repo:
-            raise InputError(
-                "Write where it goes as OWNER/NAME, such as ada/hospital-reports: letters, digits, dots, dashes."
-            )
+            where = "Write where it goes as OWNER/NAME, such as ada/hospital-reports:"
+            raise InputError(f"{where} letters, digits, dots, dashes.")
         if not TOKEN.fullmatch(token):
-            raise InputError(
-                "Give a token of yours that may write: make one in the hub's settings. It is used once and not kept."
-            )
+            said = "Give a token of yours that may write: make one in the hub's settings."
+            raise InputError(f"{said} It is used once and not kept.")
         with tempfile.TemporaryDirectory(prefix="push-", ignore_cleanup_errors=True) as room:
             folder = self._adapters.export_folder(card.id, Path(room, card.id), owner)
-            return self._hub.send(folder, repo, token, private=private)
+            return self._send(folder, repo, token, private=private)

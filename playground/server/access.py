@@ -8,7 +8,7 @@ import ipaddress
 import json
 import secrets
 import socket
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -16,14 +16,14 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from playground.errors import InputError
+from playground.library.files import refuse_constant
 from playground.settings import ALLOWED_HOSTS, HOST_NAME, Settings
 
 TOKEN_VARIABLE = "PLAYGROUND_API_TOKEN"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _PROXIES = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
 LIMIT_BYTES = 2_000_000
-BODY_S = 60.0
-"""How long a body may take to arrive."""
+BODY_S = 60.0  # how long a body may take to arrive
 
 
 def foreign(scope: Scope, settings: Settings) -> str:
@@ -32,8 +32,7 @@ def foreign(scope: Scope, settings: Settings) -> str:
     1. Host is none of the app's names: a page elsewhere may have made its own name point here (DNS rebinding).
     2. Origin is none of them: a page from elsewhere asks. The port is not looked at. Who opens the app from another
        machine has pages of a localhost of their own, which are not the app's.
-    3. Sec-Fetch-Site says the same of a request that may change something.
-    """
+    3. Sec-Fetch-Site says the same of a request that may change something."""
     headers = Headers(scope=scope)
     hosts = headers.getlist("host")
     host = name_in(f"//{hosts[0]}") if len(hosts) == 1 else ""
@@ -98,9 +97,7 @@ def refusal(request: Request, settings: Settings) -> tuple[int, str] | None:
     1. With a token: whoever shows it, from any host; nobody else.
     2. Without one, where the app is shared: nobody.
     3. Without one, on a person's own machine: a program on that machine, not by way of a proxy, that names the machine
-       as itself. A foreign Host is a page that made its name point here; a foreign Origin, or Sec-Fetch-Site, is a
-       page from elsewhere.
-    """
+       as itself. A foreign Host, Origin or Sec-Fetch-Site is a page from elsewhere."""
     if settings.api_token:  # 1
         wrong = f"The token is missing or wrong. Send 'Authorization: Bearer' with the one in {TOKEN_VARIABLE}."
         return None if shows(request, settings.api_token) else (401, wrong)
@@ -108,9 +105,8 @@ def refusal(request: Request, settings: Settings) -> tuple[int, str] | None:
     if settings.shared:  # 2
         words = f"/v1 is off: this app is shared and has no token. Whoever runs it can set {TOKEN_VARIABLE}."
     elif not from_here(request):  # 3
-        words = (
-            f"Without a token /v1 answers programs on its own machine only. Set {TOKEN_VARIABLE} to call from others."
-        )
+        words = "Without a token /v1 answers programs on its own machine only."
+        words += f" Set {TOKEN_VARIABLE} to call from others."
     elif [name_in(f"//{host}") in LOCAL_NAMES for host in headers.getlist("host")] != [True]:
         words = f"Without a token /v1 must be called as localhost or 127.0.0.1. Do so, or set {TOKEN_VARIABLE}."
     elif "cross-site" in headers.getlist("sec-fetch-site") or any(
@@ -145,11 +141,10 @@ class TooSlowError(InputError):
 
 
 async def read_body(request: Request) -> dict[str, Any]:
-    """A JSON object. Raises what ``read_bytes`` does, and InputError when it is none or holds half a character, which
-    no answer could repeat."""
+    """A JSON object. Raises what ``read_bytes`` does, and InputError for anything else, or a lone surrogate in it."""
     body = await read_bytes(request)
     try:
-        value = json.loads(body, parse_constant=_no_number)
+        value = json.loads(body, parse_constant=refuse_constant)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InputError("The request holds half a character (a lone surrogate). Send whole characters.") from error
@@ -159,10 +154,6 @@ async def read_body(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"The request is a JSON {type(value).__name__}; it takes one JSON object.")
     return value
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 async def read_bytes(request: Request, within_s: float = BODY_S) -> bytes:

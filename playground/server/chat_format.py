@@ -1,5 +1,4 @@
-"""A chat completion's request, read field by field (every refusal names its field), and its reply, whole or in chunks,
-as OpenAI's."""
+"""OpenAI's chat completions: the request, every refusal naming its field, and the reply, whole or in chunks."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ from playground.errors import InputError
 
 T = TypeVar("T", int, float, bool)
 JsonObject = dict[str, Any]
-MAX_TOKENS = 512
-"""The longest reply where the request names none; less where the base holds no more."""
+MAX_TOKENS = 512  # the longest reply where the request names none; less where the base holds no more
 FAR = 2**63
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -60,8 +58,7 @@ class ChatRequest(NamedTuple):
 
 
 def read_chat(body: Mapping[str, Any]) -> ChatRequest:
-    """Raises FieldError, or InputError when a number is out of its range. Without a seed one is drawn; the stamp tells
-    it."""
+    """Raises FieldError, or InputError for a number out of its range. Without a seed one is drawn."""
     for instead, fields in _UNSERVED.items():
         for name, neutral in fields.items():
             if body.get(name) is not None and body[name] not in neutral:
@@ -145,8 +142,7 @@ def _value(body: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
     return kind(max(-FAR, min(FAR, value)))
 
 
-LOGPROB_MIN = -9999.0
-"""Stands for minus infinity, which JSON does not have."""
+LOGPROB_MIN = -9999.0  # stands for minus infinity, which JSON does not have
 
 
 def whole(model: str, written: Sequence[Written], *, logprobs: bool) -> JsonObject:
@@ -171,8 +167,7 @@ def whole(model: str, written: Sequence[Written], *, logprobs: bool) -> JsonObje
 
 
 class Chunks:
-    """Snapshots as ``chat.completion.chunk`` objects: role, pieces of text, the end with the stamp, and, with
-    ``usage``, the counts."""
+    """Snapshots as ``chat.completion.chunk`` objects: role, text, the end with the stamp, counts with ``usage``."""
 
     def __init__(self, model: str, count: int, *, logprobs: bool, usage: bool) -> None:
         self._head = _head(model) | {"object": "chat.completion.chunk"} | ({"usage": None} if usage else {})

@@ -45,16 +45,13 @@ _GET = (
 _POST = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset", UPLOAD, "/gradio_api/call/{api_name}")
 GRADIO_ROUTES = frozenset({("HEAD", "/"), *(("GET", path) for path in _GET), *(("POST", path) for path in _POST)})
 """The method and path, as Gradio writes it, of every route of Gradio's that is answered."""
-FRAMING_BYTES = 1 << 20
-"""What a multipart body may hold besides the files."""
-UPLOAD_S = 900.0
-"""How long an upload may take."""
+FRAMING_BYTES = 1 << 20  # what a multipart body may hold besides the files
+UPLOAD_S = 900.0  # how long an upload may take
 HEADERS_BYTES = 32 * 1024
 _VISITOR = re.compile(rf"{COOKIE}=([0-9a-f]{{32}})(?![0-9a-f])")
 """A visitor's cookie, also where a prefix of its name binds it to this host."""
 _JUDGED_ELSEWHERE = ("/healthz", "/v1/")
-"""/healthz tells nothing and is asked by probes, by address; who may use /v1 is decided in ``access``, where a token
-opens it to all."""
+"""Probes ask /healthz by address, and it tells nothing; who may use /v1 is decided in ``access``."""
 
 
 class Gate:
@@ -129,12 +126,10 @@ class Gate:
         await self._app(scope, again, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Files are counted as they arrive. One too many ends as a body does that cannot be read: Gradio removes what
-        it has written."""
+        """Files are counted as they arrive. One too many ends as an unreadable body does: Gradio removes its files."""
         headers, limit = Headers(scope=scope), self._settings.upload_limit_bytes
-        too_large = (
-            f"The files are larger than the maximum allowed size, {limit >> 20} MB together. Send a part of them."
-        )
+        most = f"{limit >> 20} MB together"
+        too_large = f"The files are larger than the maximum allowed size, {most}. Send a part of them."
         said, refused = headers.get("content-length", "0"), None
         if not said.isdecimal() or int(said) > limit + FRAMING_BYTES:
             refused = PlainTextResponse(too_large, 413)
@@ -176,13 +171,10 @@ def _no(status: int, words: str) -> Response:
     return JSONResponse({"detail": words}, status)
 
 
-VISITOR_UPLOADS = 5
-"""Uploads of the largest size that one visitor may have waiting, where the app is shared."""
+VISITOR_UPLOADS = 5  # uploads of the largest size that one visitor may have waiting, where the app is shared
 ALL_UPLOADS = 50
-FILES_MAX = 5_000
-"""Files that may lie in the folder, however small."""
-WAITS_S = INCOMING_S + TICK_S
-"""After so long a file has been removed."""
+FILES_MAX = 5_000  # files that may lie in the folder, however small
+WAITS_S = INCOMING_S + TICK_S  # after so long a file has been removed
 
 
 class Incoming:
@@ -206,9 +198,8 @@ class Incoming:
                 minutes = f"{WAITS_S / 60:.0f} minutes"
                 return f"You have sent {sent >> 20} MB in the last {minutes}. Wait a little, then send more."
             if self._bytes.total() + count > ALL_UPLOADS * self._largest:
-                return (
-                    "Too many files have been sent to this app in the last minutes. Try again in a quarter of an hour."
-                )
+                crowd = "Too many files have been sent to this app in the last minutes."
+                return f"{crowd} Try again in a quarter of an hour."
             self._bytes[visitor] += count
             self._arrived.append((self._clock() + WAITS_S, visitor, count))
             return ""
@@ -218,8 +209,7 @@ class Incoming:
         return self._folder.is_dir() and len(os.listdir(self._folder)) >= FILES_MAX
 
 
-HUB = "https://huggingface.co"
-"""Shows a Space in a frame of its own page."""
+HUB = "https://huggingface.co"  # shows a Space in a frame of its own page
 _INLINE = re.compile(rb"<script(?:\s(?:(?!\ssrc=)[^>])*)?>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 _PAGE = (
     "default-src 'none'; script-src 'self' 'unsafe-eval'{scripts}; style-src 'self' 'unsafe-inline'; img-src 'self'"
@@ -229,13 +219,11 @@ _PAGE = (
 """The page. Gradio's own inline scripts are named by their hashes, so no other one runs, nor does an attribute such as
 ``onerror``; its templates and listeners need ``eval``. Styles are set inline throughout."""
 _ELSE = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-"""Everything else: data, and files that were handed out. The report is HTML with styles and pictures in it, and without
-scripts."""
+"""Everything else: data, and files handed out. The report is HTML with styles and pictures, without scripts."""
 
 
 class Answered:
-    """ASGI middleware; holds only the page until it is whole. space: the hub's page may frame this. shared: the page
-    comes with its visitor's cookie."""
+    """ASGI middleware; holds only the page until it is whole. space: the hub may frame it. shared: set a cookie."""
 
     def __init__(self, app: ASGIApp, space: bool = False, shared: bool = False) -> None:
         self._app, self._shared = app, shared
@@ -273,8 +261,7 @@ class Answered:
         return message
 
 
-KEPT_S = 30 * 24 * 3600
-"""The cookie's life after the last visit; what it gives access to is gone sooner."""
+KEPT_S = 30 * 24 * 3600  # the cookie's life after the last visit; what it gives access to is gone sooner
 
 
 def token_in(header: str, name: str = COOKIE) -> str:

@@ -20,18 +20,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from playground import errors
 from playground.chat.batching import BASE, Written
 from playground.chat.compare import all_replies, side_from
 from playground.chat.replay import Saved
 from playground.engine.request import Sampling
-from playground.errors import (
-    BaseUnavailableError,
-    BusyError,
-    InputError,
-    NotFoundError,
-    OutOfMemoryError,
-    PlaygroundError,
-)
 from playground.library.card import AdapterCard
 from playground.server.access import TooLargeError, from_here, read_body, refusal, shows
 from playground.server.chat_format import ChatRequest, Chunks, read_chat, whole
@@ -41,6 +34,8 @@ from playground.verdict.request import request_from
 T = TypeVar("T")
 JsonObject = dict[str, Any]
 _Handler = Callable[[Services, Request], Awaitable[Response]]
+_Answer = Callable[[Request], Awaitable[Response]]
+_Work = Callable[[Services, JsonObject], JsonObject]
 
 
 def build_routes(services: Services, token: str) -> list[Route]:
@@ -66,9 +61,6 @@ def build_routes(services: Services, token: str) -> list[Route]:
     ]
 
 
-# -- for commands of the same person on this machine -----------------------------------------------------------------
-
-
 def _compare(services: Services, body: JsonObject) -> JsonObject:
     sides = [side_from(side) for side in body["sides"]]
     questions = [str(question) for question in body["questions"]]
@@ -81,7 +73,7 @@ def _show_verdict(services: Services, body: JsonObject) -> JsonObject:
     return asdict(services.verdicts.show(str(body["id"])))
 
 
-_INTERNAL: dict[str, Callable[[Services, JsonObject], JsonObject]] = {
+_INTERNAL: dict[str, _Work] = {
     "compare": _compare,
     "replay": lambda services, body: services.replay.again(Saved(dict(body["stamp"]), body["text"])),
     "verdict": lambda services, body: {"id": services.verdicts.start(request_from(body))},
@@ -89,11 +81,8 @@ _INTERNAL: dict[str, Callable[[Services, JsonObject], JsonObject]] = {
 }
 
 
-def _internal(
-    services: Services, token: str, work: Callable[[Services, JsonObject], JsonObject]
-) -> Callable[[Request], Awaitable[Response]]:
-    """A route on which a command lets the app do its work, in a thread: with the right token, from this machine, not by
-    way of a proxy. Errors keep their words."""
+def _internal(services: Services, token: str, work: _Work) -> _Answer:
+    """A route for commands of this machine, with the right token, not through a proxy. Errors keep their words."""
 
     async def answer(request: Request) -> Response:
         if not (from_here(request) and shows(request, token)):
@@ -103,8 +92,8 @@ def _internal(
             return JSONResponse(await asyncio.to_thread(work, services, body))
         except (KeyError, TypeError, ValueError) as error:
             return _wrong(f"The request is not as expected ({type(error).__name__}).", 400)
-        except PlaygroundError as error:
-            too_large, wrong = isinstance(error, TooLargeError), isinstance(error, InputError)
+        except errors.PlaygroundError as error:
+            too_large, wrong = isinstance(error, TooLargeError), isinstance(error, errors.InputError)
             return _wrong(str(error), 413 if too_large else 400 if wrong else 500)
 
     return answer
@@ -114,17 +103,12 @@ def _wrong(words: str, status: int) -> Response:
     return JSONResponse({"error": words}, status_code=status)
 
 
-# -- /v1 ---------------------------------------------------------------------------------------------------------------
-
-THREADS_MAX = 64
-"""More than the device's queue and its leases together: the queue refuses first, and says so."""
+THREADS_MAX = 64  # more than the device's queue and its leases together: the queue refuses first, and says so
 _room = threading.BoundedSemaphore(THREADS_MAX)
-OWNER = "prompt-or-tune"
-"""Who owns the base and the shipped adapters, in the list of models."""
+OWNER = "prompt-or-tune"  # who owns the base and the shipped adapters, in the list of models
 PREPARING_S = 5
 _STARTED_S = int(time.time())
-GONE = 499
-"""The usual status for a client that has left; nobody reads it."""
+GONE = 499  # the usual status for a client that has left; nobody reads it
 _log = logging.getLogger(__name__)
 
 
@@ -135,7 +119,7 @@ class Follower(Generic[T]):
 
     def __init__(self, make: Callable[[], Generator[T]]) -> None:
         if not _room.acquire(blocking=False):
-            raise BusyError(f"{THREADS_MAX} requests are being answered or wait already. Try again in a minute.")
+            raise errors.BusyError(f"{THREADS_MAX} requests are being answered or wait already. Try again in a minute.")
         self._loop = asyncio.get_running_loop()
         self._changed, self._stop = asyncio.Event(), threading.Event()
         self._unseen: list[T] = []
@@ -285,7 +269,7 @@ async def _elsewhere(services: Services, request: Request) -> Response:
     return JSONResponse(_body(f"{asked} is not served. There is: {there}.", code="not_found"), 404)
 
 
-def _guarded(services: Services, handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
+def _guarded(services: Services, handler: _Handler) -> _Answer:
     """Decides who may call before anything is read, and turns errors into OpenAI's."""
 
     async def answer(request: Request) -> Response:
@@ -317,7 +301,7 @@ async def _tried(work: Awaitable[T]) -> T | _Failure:
     except Exception as error:  # a bug becomes OpenAI's own 500, also in the middle of a stream
         for kind, status, name, code in _ERRORS:
             if isinstance(error, kind):
-                param = "model" if isinstance(error, NotFoundError) else getattr(error, "param", None)
+                param = "model" if isinstance(error, errors.NotFoundError) else getattr(error, "param", None)
                 return _Failure(status, _body(str(error), name, param=param, code=code))
         _log.error("A request to /v1 failed", exc_info=error)
         return _Failure(500, _body("Something went wrong on our side; the log has the details.", "server_error"))
@@ -328,12 +312,12 @@ _REFUSED = {401: ("authentication_error", "invalid_api_key"), 403: ("permission_
 _ERRORS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (ClientDisconnect, GONE, _WRONG, None),
     (TooLargeError, 413, _WRONG, "request_too_large"),
-    (NotFoundError, 404, _WRONG, "model_not_found"),
-    (InputError, 400, _WRONG, None),
-    (OutOfMemoryError, 400, _WRONG, "out_of_memory"),
-    (BusyError, 429, "rate_limit_error", "queue_full"),
-    (BaseUnavailableError, 503, "server_error", "base_unavailable"),
-    (PlaygroundError, 500, "server_error", None),
+    (errors.NotFoundError, 404, _WRONG, "model_not_found"),
+    (errors.InputError, 400, _WRONG, None),
+    (errors.OutOfMemoryError, 400, _WRONG, "out_of_memory"),
+    (errors.BusyError, 429, "rate_limit_error", "queue_full"),
+    (errors.BaseUnavailableError, 503, "server_error", "base_unavailable"),
+    (errors.PlaygroundError, 500, "server_error", None),
 )
 """The first that an error is an instance of: its status, type and code as OpenAI's clients know them."""
 
