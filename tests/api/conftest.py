@@ -1,16 +1,12 @@
 """The app as programs see it: routes alone without a model, and the real page on the tiny base with three adapters."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uvicorn
@@ -27,7 +23,7 @@ __all__ = ["make_lora"]
 MODELS = ["one", "two", "three"]
 
 
-def wait_until(holds: Callable[[], Any], bound_s: float = 60.0) -> None:
+def wait_until(holds, bound_s=60.0):
     """Look again and again until something holds; fails after ``bound_s``."""
     until = time.monotonic() + bound_s
     while not holds():
@@ -36,7 +32,7 @@ def wait_until(holds: Callable[[], Any], bound_s: float = 60.0) -> None:
 
 
 @contextmanager
-def on_a_port(app: Starlette) -> Iterator[str]:
+def on_a_port(app):
     """Serve an app on a free port of this machine; yields its address."""
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -50,7 +46,7 @@ def on_a_port(app: Starlette) -> Iterator[str]:
 
 
 @contextmanager
-def sent(url: str, path: str, body: bytes, kind: str = "application/json", length: int | None = None) -> Iterator[None]:
+def sent(url, path, body, kind="application/json", length=None):
     """A request whose answer nobody reads; at the end its client leaves. length: that is promised, None = the
     body's."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length or len(body)}"
@@ -59,17 +55,17 @@ def sent(url: str, path: str, body: bytes, kind: str = "application/json", lengt
         yield
 
 
+def told(answer):
+    """(status, code, message) of an error."""
+    return answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["message"]
+
+
 @pytest.fixture
-def here(settings: Settings) -> Callable[..., TestClient]:
+def here(settings):
     """(changes of the settings, client=, url=) -> a caller of the routes, by default from this machine. No base is
     loaded."""
 
-    def make(
-        client: tuple[str, int] = ("127.0.0.1", 50_000),
-        url: str = "http://localhost:7860",
-        services: Any = None,
-        **changes: Any,
-    ) -> TestClient:
+    def make(client=("127.0.0.1", 50_000), url="http://localhost:7860", services=None, **changes):
         routes = build_routes(services or build_services(replace(settings, **changes)), "internal-token")
         return TestClient(Starlette(routes=routes), base_url=url, client=client)
 
@@ -77,7 +73,7 @@ def here(settings: Settings) -> Callable[..., TestClient]:
 
 
 @pytest.fixture(scope="module")
-def lora_folders(make_lora: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def lora_folders(make_lora, tmp_path_factory):
     """Three PEFT folders, named as the models that they become."""
     parent, ranks = tmp_path_factory.mktemp("named"), zip(MODELS, (4, 2, 8), strict=True)
     return [Path(shutil.copytree(make_lora(60 + rank, rank=rank), parent / name)) for name, rank in ranks]
@@ -91,14 +87,14 @@ class Served:
     services: Services
     settings: Settings
 
-    def client(self, **options: Any) -> Any:
+    def client(self, **options):
         import openai
 
         return openai.OpenAI(base_url=self.url + "v1", api_key="none", max_retries=0, timeout=60, **options)
 
 
 @pytest.fixture(scope="module")
-def served(tiny_base: Path, lora_folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tiny_base, lora_folders, tmp_path_factory):
     """The real page, as ``python app.py`` opens it, with the base loaded and three adapters."""
     from playground.serve import launch
 

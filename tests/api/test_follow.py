@@ -1,10 +1,7 @@
 """A blocking source followed from the event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
-from collections.abc import Generator
 
 import pytest
 
@@ -15,11 +12,11 @@ from playground.server.routes import THREADS_MAX, Follower
 class Source:
     """Gives 0, 1, 2 ... each when it may; remembers whether it was closed."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.may = threading.Semaphore(0)
         self.closed = threading.Event()
 
-    def values(self) -> Generator[int]:
+    def values(self):
         try:
             for value in range(10_000):
                 assert self.may.acquire(timeout=30)
@@ -28,14 +25,14 @@ class Source:
             self.closed.set()
 
 
-def test_a_slow_reader_gets_the_newest_only_and_then_the_end() -> None:
+def test_a_slow_reader_gets_the_newest_only_and_then_the_end():
     made = threading.Event()
 
-    def values() -> Generator[int]:
+    def values():
         yield from range(500)
         made.set()
 
-    async def read() -> list[int]:
+    async def read():
         follower = Follower(values)
         await asyncio.to_thread(made.wait, 30)
         return [value async for value in follower]
@@ -43,10 +40,10 @@ def test_a_slow_reader_gets_the_newest_only_and_then_the_end() -> None:
     assert asyncio.run(read()) == [499]
 
 
-def test_stop_ends_the_reading_at_once_and_closes_the_source() -> None:
+def test_stop_ends_the_reading_at_once_and_closes_the_source():
     source = Source()
 
-    async def read() -> list[int]:
+    async def read():
         follower = Follower(source.values)
         source.may.release()
         seen = [await anext(follower)]
@@ -62,10 +59,10 @@ def test_stop_ends_the_reading_at_once_and_closes_the_source() -> None:
     assert source.closed.wait(30)
 
 
-def test_a_loop_that_has_ended_hurts_nobody() -> None:
+def test_a_loop_that_has_ended_hurts_nobody():
     source = Source()
 
-    async def leave() -> None:
+    async def leave():
         Follower(source.values)
 
     asyncio.run(leave())
@@ -73,10 +70,10 @@ def test_a_loop_that_has_ended_hurts_nobody() -> None:
     assert source.closed.wait(30)
 
 
-def test_there_is_an_end_to_the_threads() -> None:
+def test_there_is_an_end_to_the_threads():
     sources = [Source() for _ in range(THREADS_MAX)]
 
-    async def one_too_many() -> None:
+    async def one_too_many():
         followers = [Follower(source.values) for source in sources]
         with pytest.raises(BusyError, match="Try again"):
             Follower(sources[0].values)

@@ -1,17 +1,14 @@
 """What is let through to Gradio: every one of its routes on purpose, bodies of a fair size, files that were handed out;
 and what every answer lets a browser run."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib
+import itertools
 import re
 import tomllib
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import httpx
@@ -20,25 +17,13 @@ from gradio.routes import App
 from gradio_client import Client, handle_file
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from playground.server import gate
 from playground.server.access import LIMIT_BYTES
-from playground.server.gate import (
-    ALL_UPLOADS,
-    FILES_MAX,
-    GRADIO_ROUTES,
-    HEADERS_BYTES,
-    UPLOAD,
-    VISITOR_UPLOADS,
-    WAITS_S,
-    Answered,
-    Gate,
-    Incoming,
-)
 from playground.settings import Settings
 from playground.workspace.visitors import COOKIE
 from tests.api.conftest import on_a_port, sent, wait_until
@@ -53,17 +38,17 @@ REFUSED = {
 }
 
 
-def echo(text: str) -> str:
+def echo(text):
     return f"you said {text}"
 
 
-def copied(file: str) -> str:
+def copied(file):
     copy = Path(file).with_name("copy.txt")
     copy.write_bytes(Path(file).read_bytes())
     return str(copy)
 
 
-def small_page() -> gr.Blocks:
+def small_page():
     with gr.Blocks(analytics_enabled=False) as page:
         text, said, file = gr.Textbox(), gr.Textbox(), gr.File()
         text.submit(echo, text, said, api_name="echo")
@@ -72,37 +57,37 @@ def small_page() -> gr.Blocks:
 
 
 @pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def alone(tmp_path, monkeypatch):
     settings = Settings(home=tmp_path / "home", upload_mb=1)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(settings.incoming_dir))
     return settings
 
 
 @pytest.fixture
-def gated(alone: Settings) -> Callable[..., App]:
+def gated(alone):
     """(changes of the settings) -> Gradio's own app behind the gate, with a route of ours; run history is on, as it is
     by default."""
 
-    def make(**changes: Any) -> App:
+    def make(**changes):
         own = [Route("/own", lambda request: PlainTextResponse("ours"))]
         settings, page = replace(alone, **changes), small_page()
         page.max_file_size = settings.upload_limit_bytes
-        middleware = [Middleware(Gate, settings=settings, own=own)]
+        middleware = [Middleware(gate.Gate, settings=settings, own=own)]
         return App.create_app(page, app_kwargs={"routes": list(own), "middleware": middleware})
 
     return make
 
 
 @pytest.fixture
-def client(gated: Callable[..., App]) -> TestClient:
+def client(gated):
     return caller(gated())
 
 
-def caller(app: Any, **options: Any) -> TestClient:
+def caller(app, **options):
     return TestClient(app, base_url="http://localhost:7860", **options)
 
 
-def all_routes(routes: Any) -> Iterator[tuple[str, str]]:
+def all_routes(routes):
     """Every method and path, through included routers too."""
     for route in routes:
         if (inner := getattr(route, "original_router", None)) is not None:
@@ -112,12 +97,12 @@ def all_routes(routes: Any) -> Iterator[tuple[str, str]]:
             yield from ((method, route.path) for method in route.methods)
 
 
-def test_every_route_of_gradio_is_allowed_or_refused_on_purpose(gated: Callable[..., App]) -> None:
+def test_every_route_of_gradio_is_allowed_or_refused_on_purpose(gated):
     app = gated()
     found = set(all_routes(app.routes)) - {("GET", "/own"), ("HEAD", "/own")}
-    assert not found - GRADIO_ROUTES - REFUSED, "new in this Gradio: does the page need them?"
-    assert not GRADIO_ROUTES - found, "no longer in this Gradio"
-    assert not GRADIO_ROUTES & REFUSED
+    assert not found - gate.GRADIO_ROUTES - REFUSED, "new in this Gradio: does the page need them?"
+    assert not gate.GRADIO_ROUTES - found, "no longer in this Gradio"
+    assert not gate.GRADIO_ROUTES & REFUSED
     for method, path in sorted(REFUSED - {TWIN}):
         concrete = re.sub(r"{(path|path_or_url|url_path):path}|{size}|{component_id}", "1", path)
         answer = caller(app).request(method, re.sub("[{}]", "", concrete))
@@ -125,13 +110,13 @@ def test_every_route_of_gradio_is_allowed_or_refused_on_purpose(gated: Callable[
         assert method == "HEAD" or answer.json() == {"detail": "Not Found"}
 
 
-def test_what_is_allowed_reaches_gradio_and_our_own_routes(client: TestClient) -> None:
+def test_what_is_allowed_reaches_gradio_and_our_own_routes(client):
     for path in ("/config", "/gradio_api/info", "/gradio_api/app_id", "/favicon.ico", "/manifest.json", "/robots.txt"):
         assert client.get(path).status_code == 200, path
     assert client.get("/own").text == "ours"
     assert client.put("/own").status_code == 404
     assert client.post(JOIN, json={"data": []}).status_code == 400, "Gradio's own word"
-    (sent,) = client.post(UPLOAD, files={"files": ("mine.txt", b"rows")}).json()
+    (sent,) = client.post(gate.UPLOAD, files={"files": ("mine.txt", b"rows")}).json()
     assert client.get(f"/gradio_api/file={sent}").content == b"rows"
     assert client.get(f"/gradio_api/file={Path(sent).parent}").status_code == 403, "Gradio's own word"
     for path in ("/gradio_api/queue/join", "/", "/own"):
@@ -139,21 +124,20 @@ def test_what_is_allowed_reaches_gradio_and_our_own_routes(client: TestClient) -
             pass
 
 
-def test_the_path_under_which_a_proxy_shows_the_app_is_left_aside(gated: Callable[..., App]) -> None:
+def test_the_path_under_which_a_proxy_shows_the_app_is_left_aside(gated):
     client = caller(gated(), root_path="/tools/playground")
-    for path in ("/config", "/tools/playground/config"):
-        assert client.get(path).status_code == 200
-    for path in ("/gradio_api/token", "/tools/playground/gradio_api/token", "/tools/playground2/config"):
-        assert client.get(path).status_code == 404
+    own, other = ("/config", "/tools/playground/config"), ("/gradio_api/token", "/tools/playground/gradio_api/token")
+    for path in (*own, *other, "/tools/playground2/config"):
+        assert client.get(path).status_code == (200 if path in own else 404), path
 
 
-def test_gradios_client_works_through_the_gate(alone: Settings, tmp_path: Path) -> None:
+def test_gradios_client_works_through_the_gate(alone, tmp_path):
     page = small_page()
-    gate = {"middleware": [Middleware(Gate, settings=alone)]}
-    _, url, _ = page.launch(app_kwargs=gate, prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False)
+    options = {"middleware": [Middleware(gate.Gate, settings=alone)]}
+    _, url, _ = page.launch(app_kwargs=options, prevent_thread_lock=True, quiet=True, ssr_mode=False, run_history=False)
     try:
         client = Client(url, verbose=False, download_files=str(tmp_path / "downloads"))
-        assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/echo", "/copied"}  # type: ignore[index]
+        assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/echo", "/copied"}
         assert client.predict("hello", api_name="/echo") == "you said hello"
         (tmp_path / "mine.txt").write_text("some rows")
         back = client.predict(handle_file(str(tmp_path / "mine.txt")), api_name="/copied")
@@ -173,14 +157,14 @@ NOT_HANDED_OUT = [
 ]
 
 
-def test_only_what_was_handed_out_is_a_file(client: TestClient, alone: Settings) -> None:
+def test_only_what_was_handed_out_is_a_file(client, alone):
     alone.incoming_dir.mkdir(parents=True)
     for file in NOT_HANDED_OUT:
         answer = client.get(f"/gradio_api/file={file.replace('HOME', str(alone.home))}")
         assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"}), file
 
 
-def test_a_call_is_small_and_so_are_headers(client: TestClient) -> None:
+def test_a_call_is_small_and_so_are_headers(client):
     json_body = {"content-type": "application/json"}
     for path in (JOIN, "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/call/echo"):
         parts = (b" " * 100_000 for _ in range(LIMIT_BYTES // 100_000 + 1))  # its length is not told beforehand
@@ -190,87 +174,85 @@ def test_a_call_is_small_and_so_are_headers(client: TestClient) -> None:
             assert str(LIMIT_BYTES) in answer.json()["detail"]
         assert client.post(path, content=b"[" * 100_000, headers=json_body).status_code in (400, 422)
     assert client.post("/gradio_api/reset", json={"event_id": "x" * (LIMIT_BYTES - 100)}).json() == {"success": True}
-    assert client.get("/config", headers={"cookie": "a" * (HEADERS_BYTES - 2000)}).status_code == 200
-    answer = client.get("/config", headers={"cookie": "a" * HEADERS_BYTES})
+    assert client.get("/config", headers={"cookie": "a" * (gate.HEADERS_BYTES - 2000)}).status_code == 200
+    answer = client.get("/config", headers={"cookie": "a" * gate.HEADERS_BYTES})
     assert (answer.status_code, "cookies" in answer.json()["detail"]) == (431, True)
 
 
-# -- uploads ---------------------------------------------------------------------------------------------------------
-
-
-def multipart(files: int, size: int) -> tuple[bytes, dict[str, str]]:
+def multipart(files, size):
     one = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%d.txt"\r\n\r\n%s\r\n'
     body = b"".join(one % (n, bytes([65 + n % 26]) * size) for n in range(files)) + b"--b--\r\n"
     return body, {"content-type": "multipart/form-data; boundary=b"}
 
 
-def test_an_upload_is_limited_as_a_whole_and_leaves_nothing_behind(client: TestClient, alone: Settings) -> None:
-    for files, size in ((1, 3 * 2**20), (30, 100_000)):
-        body, headers = multipart(files, size)
-        for content in (body, (body[place : place + 50_000] for place in range(0, len(body), 50_000))):
-            answer = client.post(UPLOAD, content=content, headers=headers)
+def uploaded(client, files=1, size=1_000_000, chunked=False, **more):
+    body, headers = multipart(files, size)
+    content = (body[place : place + 50_000] for place in range(0, len(body), 50_000)) if chunked else body
+    return client.post(gate.UPLOAD, content=content, headers=headers | more)
+
+
+def test_an_upload_is_limited_as_a_whole_and_leaves_nothing_behind(client, alone):
+    for files, size, chunked in itertools.product((1, 30), (3 * 2**20, 100_000), (False, True)):
+        if files * size > 2**21:
+            answer = uploaded(client, files, size, chunked)
             assert (answer.status_code, "maximum allowed size" in answer.text) == (413, True)
     assert not list(alone.incoming_dir.rglob("*"))
-    body, headers = multipart(3, 300_000)
-    assert len(client.post(UPLOAD, content=body, headers=headers).json()) == 3
+    assert len(uploaded(client, 3, 300_000).json()) == 3
 
 
-def test_visitors_have_a_share_of_what_waits(gated: Callable[..., App], alone: Settings) -> None:
+def test_visitors_have_a_share_of_what_waits(gated, alone):
     client = caller(gated(shared=True))
-    body, headers = multipart(1, 1_000_000)
-    answers = [client.post(UPLOAD, content=body, headers=headers) for _ in range(VISITOR_UPLOADS + 1)]
-    assert [answer.status_code for answer in answers] == [200] * VISITOR_UPLOADS + [400]
+    answers = [uploaded(client) for _ in range(gate.VISITOR_UPLOADS + 1)]
+    assert [answer.status_code for answer in answers] == [200] * gate.VISITOR_UPLOADS + [400]
     assert "Wait a little" in answers[-1].text
     assert not [file for file in alone.incoming_dir.iterdir() if file.is_file()], "what was refused is gone"
     for cookie in (f"{COOKIE}={'a' * 32}", f"__Host-{COOKIE}={'b' * 32}"):
-        assert client.post(UPLOAD, content=body, headers=headers | {"cookie": cookie}).status_code == 200
-    assert caller(gated()).post(UPLOAD, content=body, headers=headers).status_code == 200, "alone there is no share"
+        assert uploaded(client, cookie=cookie).status_code == 200
+    assert uploaded(caller(gated())).status_code == 200, "alone there is no share"
 
 
-def test_a_share_comes_back_once_what_was_sent_is_gone(tmp_path: Path) -> None:
+def test_a_share_comes_back_once_what_was_sent_is_gone(tmp_path):
     now = [0.0]
-    incoming = Incoming(tmp_path, 100, lambda: now[0])
-    assert [incoming.refusal("anna", 100) for _ in range(VISITOR_UPLOADS)] == [""] * VISITOR_UPLOADS
+    incoming = gate.Incoming(tmp_path, 100, lambda: now[0])
+    assert [incoming.refusal("anna", 100) for _ in range(gate.VISITOR_UPLOADS)] == [""] * gate.VISITOR_UPLOADS
     assert "Wait a little" in incoming.refusal("anna", 1)
     assert incoming.refusal("", 100) == "", "those without a cookie have a share together"
-    now[0] = WAITS_S - 1
+    now[0] = gate.WAITS_S - 1
     assert incoming.refusal("anna", 1)
-    now[0] = WAITS_S
-    assert incoming.refusal("anna", VISITOR_UPLOADS * 100) == ""
-    others = [incoming.refusal(f"visitor {n}", 100) for n in range(ALL_UPLOADS - VISITOR_UPLOADS)]
+    now[0] = gate.WAITS_S
+    assert incoming.refusal("anna", gate.VISITOR_UPLOADS * 100) == ""
+    others = [incoming.refusal(f"visitor {n}", 100) for n in range(gate.ALL_UPLOADS - gate.VISITOR_UPLOADS)]
     assert others == [""] * len(others)
     assert "Too many files" in incoming.refusal("one more", 1), "all together have a share too"
-    now[0] = 2 * WAITS_S
+    now[0] = 2 * gate.WAITS_S
     assert incoming.refusal("one more", 1) == ""
 
 
-def test_a_crowded_folder_takes_no_upload(client: TestClient, alone: Settings) -> None:
-    assert not Incoming(alone.incoming_dir, 100).is_crowded(), "it is not there yet"
+def test_a_crowded_folder_takes_no_upload(client, alone):
+    assert not gate.Incoming(alone.incoming_dir, 100).is_crowded(), "it is not there yet"
     alone.incoming_dir.mkdir(parents=True)
-    for n in range(FILES_MAX - 1):
+    for n in range(gate.FILES_MAX - 1):
         (alone.incoming_dir / str(n)).touch()
-    assert not Incoming(alone.incoming_dir, 100).is_crowded()
+    assert not gate.Incoming(alone.incoming_dir, 100).is_crowded()
     (alone.incoming_dir / "last").touch()
-    body, headers = multipart(1, 10)
-    assert client.post(UPLOAD, content=body, headers=headers).status_code == 507
+    assert uploaded(client).status_code == 507
 
 
-def test_a_visitor_who_leaves_in_an_upload_leaves_nothing_behind(gated: Callable[..., App], alone: Settings) -> None:
+def test_a_visitor_who_leaves_in_an_upload_leaves_nothing_behind(gated, alone):
     body, headers = multipart(1, 500_000)
-    with on_a_port(gated()) as url, sent(url, UPLOAD, body[:300_000], headers["content-type"], len(body)):
+    with on_a_port(gated()) as url, sent(url, gate.UPLOAD, body[:300_000], headers["content-type"], len(body)):
         wait_until(lambda: any(file.stat().st_size for file in alone.incoming_dir.glob("*")))
     wait_until(lambda: not list(alone.incoming_dir.iterdir()))
 
 
-def asked(app: Any, path: str, headers: list[tuple[bytes, bytes]], *messages: dict[str, Any]) -> tuple[int, bytes]:
+def asked(app, path, headers, *messages):
     """Call an ASGI app by hand; after these messages nothing more ever comes."""
-    told: list[Any] = []
-    left = list(messages)
+    told, left = [], list(messages)
 
-    async def receive() -> Any:
+    async def receive():
         return left.pop(0) if left else await asyncio.Event().wait()
 
-    async def send(message: Any) -> None:
+    async def send(message):
         told.append(message)
 
     scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
@@ -280,52 +262,51 @@ def asked(app: Any, path: str, headers: list[tuple[bytes, bytes]], *messages: di
     return told[0]["status"], b"".join(message.get("body", b"") for message in told[1:])
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(gated: Callable[..., App], alone: Settings) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for(gated, alone):
     start = {"type": "http.request", "body": b"[", "more_body": True}
     late = b'{"detail":"The request did not arrive within 0 s. Try again."}'
-    assert asked(Gate(gated(), alone, body_s=0.05), JOIN, [], start) == (408, late)
+    assert asked(gate.Gate(gated(), alone, body_s=0.05), JOIN, [], start) == (408, late)
     body, headers = multipart(1, 100_000)
     start = {"type": "http.request", "body": body[:50_000], "more_body": True}
     kind = [(b"content-type", headers["content-type"].encode())]
-    status, words = asked(Gate(gated(), alone, upload_s=0.05), UPLOAD, kind, start)
+    status, words = asked(gate.Gate(gated(), alone, upload_s=0.05), gate.UPLOAD, kind, start)
     assert (status, words[:26]) == (400, b"The upload took too long. ")
     assert not list(alone.incoming_dir.iterdir())
 
 
-def test_our_own_routes_read_their_own_bodies(alone: Settings) -> None:
-    async def size(request: Request) -> PlainTextResponse:
+def test_our_own_routes_read_their_own_bodies(alone):
+    async def size(request):
         return PlainTextResponse(str(len(await request.body())))
 
     own = [Route("/own", size, methods=["POST"])]
-    app = Starlette(routes=own, middleware=[Middleware(Gate, settings=alone, own=own)])
+    app = Starlette(routes=own, middleware=[Middleware(gate.Gate, settings=alone, own=own)])
     assert caller(app).post("/own", content=b" " * (LIMIT_BYTES + 5)).text == str(LIMIT_BYTES + 5)
 
 
-# -- what a browser may run ------------------------------------------------------------------------------------------
-
 INLINE = "window.config = {\"a\": '</b>'};"
-PAGE = (
-    f"<script>{INLINE}</script><script type=module src=./index.js></script><script data-mode>\n two()\n</script><p"
-    " onclick=x>é</p>"
-)
+PAGE = f"<script>{INLINE}</script><script type=module src=./index.js></script><script data-mode>\n two()\n</script>"
+PAGE += "<p onclick=x>é</p>"
 
 
-def policed(space: bool = False) -> TestClient:
+def policed(space=False):
     routes = [
         Route("/", lambda request: HTMLResponse(PAGE)),
         Route("/status", lambda request: PlainTextResponse("ok")),
         Route("/stream", lambda request: StreamingResponse(iter(["a", "b"]))),
     ]
-    return TestClient(Starlette(routes=routes, middleware=[Middleware(Answered, space=space)]))
+    return TestClient(Starlette(routes=routes, middleware=[Middleware(gate.Answered, space=space)]))
 
 
-def policy(answer: Any) -> dict[str, str]:
+def policy(answer):
     return dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
 
 
-def test_the_page_may_run_its_own_scripts_and_no_other_and_everything_else_nothing() -> None:
+def test_the_page_runs_its_own_scripts_alone_all_else_none_and_only_own_pages_and_the_hubs_frame_it():
     answer = policed().get("/")
     assert answer.text == PAGE
+    for path in ("/", "/status"):
+        assert policy(policed().get(path))["frame-ancestors"] == "'self'"
+        assert policy(policed(space=True).get(path))["frame-ancestors"] == "'self' https://huggingface.co"
     hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in (INLINE, "\n two()\n")]
     scripts = policy(answer)["script-src"].split()
     assert scripts == ["'self'", "'unsafe-eval'", *(f"'sha256-{one}'" for one in hashes)]
@@ -335,16 +316,10 @@ def test_the_page_may_run_its_own_scripts_and_no_other_and_everything_else_nothi
         assert (said["default-src"], "script-src" in said) == ("'none'", False)
 
 
-def test_only_its_own_pages_frame_it_and_the_hubs_on_a_space() -> None:
-    for path in ("/", "/status"):
-        assert policy(policed().get(path))["frame-ancestors"] == "'self'"
-        assert policy(policed(space=True).get(path))["frame-ancestors"] == "'self' https://huggingface.co"
-
-
 @pytest.mark.parametrize("path", ["/tools", "/tools/", "/"])
-def test_behind_a_proxy_that_keeps_its_path_the_page_is_the_page(tmp_path: Path, path: str) -> None:
+def test_behind_a_proxy_that_keeps_its_path_the_page_is_the_page(tmp_path, path):
     settings = Settings(home=tmp_path, shared=True)
-    middleware = [Middleware(Answered, shared=True), Middleware(Gate, settings=settings)]
+    middleware = [Middleware(gate.Answered, shared=True), Middleware(gate.Gate, settings=settings)]
     app = Starlette(routes=[Route("/{rest:path}", lambda request: HTMLResponse(PAGE))], middleware=middleware)
     answer = caller(app, root_path="/tools").get(path)
     assert answer.text == PAGE

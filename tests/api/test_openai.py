@@ -1,56 +1,53 @@
 """Shapes, errors and the device's queue, on the routes alone; a fake stands for the model where none is needed."""
 
-from __future__ import annotations
-
-import itertools
 import json
 import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
-import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.testclient import TestClient
 
-from playground.chat.batching import Chat, CompletionService, Written
+from playground.chat.batching import Written
 from playground.engine.request import RowState, TokenLogprob, stamp_hash
 from playground.errors import BaseUnavailableError, BusyError, OutOfMemoryError, RunFailedError
-from playground.gpu.manager import QUEUE_LIMIT
-from playground.gpu.policy import CAPACITY
 from playground.server.access import LIMIT_BYTES
 from playground.server.routes import build_routes
-from playground.services import Services, build_services
-from playground.settings import Settings
-from tests.api.conftest import on_a_port, sent, wait_until
+from playground.services import build_services
+from tests.api.conftest import on_a_port, sent, told, wait_until
 
-Here = Callable[..., TestClient]
 CHAT = "/v1/chat/completions"
-HELLO: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "Hello"}]}
+HELLO = {"model": "base", "messages": [{"role": "user", "content": "Hello"}]}
 STAMP = {"base": "3f9a", "seed": 7}
 LOGPROBS = (TokenLogprob("Hi", -0.5, (("Hi", -0.5), ("Oh", float("-inf")))), TokenLogprob(" é", -1.0))
 
 
-def following() -> list[threading.Thread]:
+def following():
     return [thread for thread in threading.enumerate() if thread.name == "follow"]
 
 
+def post(caller, **changes):
+    return caller.post(CHAT, json=HELLO | changes)
+
+
+@pytest.fixture
+def faked(here, settings):
+    """(what is written, or raised) -> a caller of the routes."""
+    return lambda *script: here(services=served_by(settings, FakeCompletion(*script)))
+
+
+FIELDS = {"message", "type", "param", "code"}
 NOT_THERE = {
     "model_not_found": ["GET /v1/models/nobody"],
     "not_found": ["GET /v1/models/..%2Fx", "GET /v1/files", f"GET {CHAT}", "POST /v1/models", "POST /v1/embeddings"],
 }
 
 
-def test_what_is_not_there_is_told_in_openais_shape(here: Here) -> None:
+def test_what_is_not_there_is_told_in_openais_shape(here):
     for code, method, route in ((code, *asked.split()) for code, routes in NOT_THERE.items() for asked in routes):
         answer = here().request(method, route)
-        assert answer.status_code == 404, route
-        error = answer.json()["error"]
-        assert set(error) == {"message", "type", "param", "code"}
-        assert (error["type"], error["code"]) == ("invalid_request_error", code)
-        assert "There is" in error["message"]
+        assert told(answer)[:2] == (404, code), route
+        assert "There is" in told(answer)[2]
+        assert (set(answer.json()["error"]), answer.json()["error"]["type"]) == (FIELDS, "invalid_request_error")
 
 
 HALVES = [b'"\\ud800"', b'"a \\udfff b"', b'"\xed\xa0\x80"']
@@ -58,11 +55,10 @@ HALVED = [
     b'{"model": %s, "messages": [{"role": "user", "content": "Hello"}]}',
     b'{"model": "base", "messages": [{"role": "user", "content": [{"type": "text", "text": %s}]}]}',
     b'{"model": "base", "messages": [{"role": %s, "content": "Hello"}]}',
-    b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], "stop": ["a", %s], "stream": true}',
-    b'{"model": "base", "messages": [{"role": "user", "content": "Hello"}], %s: 1}',
+    *(json.dumps(HELLO)[:-1].encode() + more for more in (b', "stop": ["a", %s], "stream": true}', b", %s: 1}")),
     b"%s",
 ]
-WRONG: list[tuple[bytes, str]] = [
+WRONG = [
     *((body, "not JSON") for body in (b"", b'{"temperature": NaN}', b"\xff", b"[" * 100_000)),
     *((b"{", "line 1"), (b"[1]", "a JSON list"), (b'{"model": "base"}', "messages")),
     (json.dumps(HELLO | {"n": 9}).encode(), "1 to 4"),
@@ -70,137 +66,48 @@ WRONG: list[tuple[bytes, str]] = [
 ]
 
 
-def test_a_wrong_request_is_one_sentence_and_no_error_of_ours(
-    here: Here, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    caller = here(services=with_fake(settings, [said("Hi", "stop")]))
+def test_a_wrong_request_is_one_sentence_and_no_error_of_ours(faked, caplog):
+    caller = faked([said("Hi", "stop")])
     for body, says in WRONG:
         answer = caller.post(CHAT, content=body)
         assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error"), body[:80]
-        assert says in answer.json()["error"]["message"]
+        assert says in told(answer)[2]
     for large in (b" " * (LIMIT_BYTES + 1), (b" " * 1000 for _ in range(LIMIT_BYTES // 1000 + 2))):
         answer = caller.post(CHAT, content=large)  # the length of the second is not told beforehand
-        assert answer.status_code == 413
-        assert str(LIMIT_BYTES) in answer.json()["error"]["message"]
+        assert (answer.status_code, str(LIMIT_BYTES) in told(answer)[2]) == (413, True)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_what_is_wrong_is_told_before_the_base_is_there(here: Here) -> None:
-    assert here().post(CHAT, json=HELLO | {"tools": [{}]}).json()["error"]["param"] == "tools"
-    answer = here().post(CHAT, json=HELLO | {"model": "nobody"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
-    assert "There is: base" in answer.json()["error"]["message"]
-
-
-def impatient(services: Services) -> Services:
-    """Its clock goes on a minute at each look: nobody waits for real."""
-    clock = itertools.count(step=60)
-    parts = (services.settings, services.manager, services.bases, services.adapters, services.batches)
-    services.completion = CompletionService(*parts, lambda: next(clock), lambda _: None)
-    return services
-
-
-def test_a_base_that_is_not_there_in_time_is_503_and_says_when_to_come_again(here: Here, settings: Settings) -> None:
-    caller = here(services=impatient(build_services(settings)))
-    answer = caller.post(CHAT, json=HELLO)
-    assert answer.status_code == 503
-    assert "still being prepared" in answer.json()["error"]["message"]
-    assert int(answer.headers["retry-after"]) > 0
-    chunks, comments = events(caller.post(CHAT, json=HELLO | {"stream": True}))
-    assert set(comments) == {": Preparing the base"}
-    assert chunks[-1]["error"]["code"] == "base_unavailable"
-
-
-def test_in_its_first_seconds_the_app_answers_once_the_base_is_there(here: Here, settings: Settings) -> None:
-    services = build_services(settings)
-    caller = here(services=services)
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(lambda: caller.post(CHAT, json=HELLO | {"max_tokens": 2}))
-        wait_until(following)
-        services.bases.start()
-        assert asked.result(60).status_code == 200
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_while_the_base_is_prepared_is_waited_for_no_more(
-    settings: Settings, stream: bool
-) -> None:
-    with on_a_port(Starlette(routes=build_routes(build_services(settings), "internal"))) as url:
-        with sent(url, CHAT, json.dumps(HELLO | {"stream": stream}).encode()):
-            wait_until(following)
-        wait_until(lambda: not following())
-
-
-def test_a_base_that_failed_is_503_with_its_reason(here: Here, settings: Settings) -> None:
-    services = build_services(Settings(home=settings.home, base="/nowhere/at/all"))
-    services.bases.start()
-    wait_until(lambda: services.bases.state().phase == "failed")
-    answer = here(services=services).post(CHAT, json=HELLO)
-    assert answer.status_code == 503
-    assert "/nowhere/at/all" in answer.json()["error"]["message"]
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    services = build_services(Settings(home=tmp_path_factory.mktemp("loaded") / "home", base=str(tiny_base)))
-    services.bases.engine()
-    yield services
-    services.close()
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_full_queue_is_429_and_says_when_to_come_again(here: Here, loaded: Services, stream: bool) -> None:
-    many = QUEUE_LIMIT + CAPACITY["chat"]
-    waiting = [loaded.manager.request("chat", f"s{n}", "Answering", 1) for n in range(many)]
-    answer = here(services=loaded).post(CHAT, json=HELLO | {"stream": stream})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
-    assert 1 <= int(answer.headers["retry-after"]) <= 60
-    for request in waiting:
-        request.cancel()
-    assert here(services=loaded).post(CHAT, json=HELLO | {"stream": stream, "max_tokens": 2}).status_code == 200
-    assert loaded.manager.leases() == []
-
-
-def test_a_place_in_line_is_told_while_it_waits(loaded: Services) -> None:
-    leases = [loaded.manager.request("chat", f"s{n}", "Answering", 1).lease for n in range(CAPACITY["chat"])]
-    with on_a_port(Starlette(routes=build_routes(loaded, "internal"))) as url, httpx.Client(timeout=60) as client:
-        body = HELLO | {"stream": True, "max_tokens": 3, "temperature": 0}
-        with client.stream("POST", url + CHAT, json=body) as answer:
-            lines = answer.iter_lines()
-            assert next(lines).startswith(": 1st in line, about")
-            for lease in leases:
-                lease.close()  # type: ignore[union-attr]
-            assert list(lines)[-2] == "data: [DONE]"
-    assert loaded.manager.leases() == []
+def test_what_is_wrong_is_told_before_the_base_is_there(here):
+    assert post(here(), tools=[{}]).json()["error"]["param"] == "tools"
+    status, code, message = told(post(here(), model="nobody"))
+    assert (status, code, "There is: base" in message) == (404, "model_not_found", True)
 
 
 class FakeCompletion:
     """Writes what it was given; an error in it is raised."""
 
-    base = "smollm2-135m"
+    def __init__(self, *script):
+        self.script, self.sessions = script, []
 
-    def __init__(self, *script: list[Written] | Exception) -> None:
-        self.script = script
-        self.asked: list[tuple[Chat, str]] = []
-
-    def complete(self, chat: Chat, session: str) -> Generator[list[Written]]:
-        self.asked.append((chat, session))
+    def complete(self, chat, session):
+        self.sessions.append(session)
         for item in self.script:
             if isinstance(item, Exception):
                 raise item
             yield item
 
-    def retry_after_s(self) -> int:
+    def retry_after_s(self):
         return 3
 
 
-def with_fake(settings: Settings, *script: list[Written] | Exception) -> Services:
+def served_by(settings, completion):
     services = build_services(settings)
-    services.completion = FakeCompletion(*script)  # type: ignore[assignment]
+    services.completion = completion
     return services
 
 
-def said(text: str, finish: str = "", tokens: int = 1, seed: int = 7) -> Written:
+def said(text, finish="", tokens=1, seed=7):
     return Written(RowState(text, 5, tokens, finish=finish, logprobs=LOGPROBS[:tokens]), stamp=STAMP | {"seed": seed})
 
 
@@ -208,12 +115,11 @@ WAITING = [Written(waiting="1st in line, about 4 s")]
 SCRIPT = (WAITING, [Written(stamp=STAMP)], [said("Hi", tokens=1)], [said("Hi é", "stop", tokens=2)])
 
 
-def test_a_whole_reply_has_every_field(here: Here, settings: Settings) -> None:
-    services = with_fake(settings, *SCRIPT)
-    answer = here(services=services).post(CHAT, json=HELLO | {"logprobs": True, "top_logprobs": 2})
+def test_a_whole_reply_has_every_field(here, settings):
+    fake = FakeCompletion(*SCRIPT)
+    answer = post(here(services=served_by(settings, fake)), logprobs=True, top_logprobs=2)
     found = answer.json()
-    assert answer.status_code == 200
-    assert found["id"].startswith("chatcmpl-")
+    assert (answer.status_code, found["id"][:9]) == (200, "chatcmpl-")
     assert (found["object"], found["model"], found["playground"]) == ("chat.completion", "base", STAMP)
     assert found["system_fingerprint"] == stamp_hash(STAMP)
     assert found["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
@@ -223,10 +129,10 @@ def test_a_whole_reply_has_every_field(here: Here, settings: Settings) -> None:
     first, second = choice["logprobs"]["content"]
     assert first["top_logprobs"][1] == {"token": "Oh", "logprob": -9999.0, "bytes": [79, 104]}
     assert second == {"token": " é", "logprob": -1.0, "bytes": [32, 195, 169], "top_logprobs": []}
-    assert services.completion.asked[0][1] == "v1 127.0.0.1"  # type: ignore[attr-defined]
+    assert fake.sessions == ["v1 127.0.0.1"]
 
 
-def events(answer: Any) -> tuple[list[dict[str, Any]], list[str]]:
+def events(answer):
     """(chunks, comments) of a stream that ends as it should."""
     parts = [part for part in answer.text.split("\n\n") if part]
     assert parts[-1] == "data: [DONE]"
@@ -234,24 +140,21 @@ def events(answer: Any) -> tuple[list[dict[str, Any]], list[str]]:
     return chunks, [part for part in parts if part[0] == ":"]
 
 
-def test_chunks_begin_with_the_role_and_end_with_stamp_and_counts(here: Here, settings: Settings) -> None:
-    body = HELLO | {"stream": True, "logprobs": True, "stream_options": {"include_usage": True}}
-    answer = here(services=with_fake(settings, *SCRIPT)).post(CHAT, json=body)
+def test_chunks_begin_with_the_role_and_end_with_stamp_and_counts(faked):
+    answer = post(faked(*SCRIPT), stream=True, logprobs=True, stream_options={"include_usage": True})
     assert answer.headers["content-type"].startswith("text/event-stream")
-    chunks, _ = events(answer)
-    assert len({chunk["id"] for chunk in chunks}) == 1
-    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
-    assert {chunk["system_fingerprint"] for chunk in chunks} == {stamp_hash(STAMP)}
-    deltas = [chunk["choices"][0] for chunk in chunks[:-1]]
+    *chunks, last = events(answer)[0]
+    about = {(chunk["id"], chunk["object"], chunk["system_fingerprint"]) for chunk in (*chunks, last)}
+    assert about == {(last["id"], "chat.completion.chunk", stamp_hash(STAMP))}
+    deltas = [chunk["choices"][0] for chunk in chunks]
     assert deltas[0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
     assert "".join(choice["delta"].get("content", "") for choice in deltas) == "Hi é"
     tokens = [token["token"] for choice in deltas if choice["logprobs"] for token in choice["logprobs"]["content"]]
     assert tokens == ["Hi", " é"]
     assert [choice["finish_reason"] for choice in deltas if choice["finish_reason"]] == ["stop"]
-    assert (deltas[-1]["delta"], chunks[-2]["playground"]) == ({}, STAMP)
-    assert chunks[-1]["choices"] == []
-    assert (chunks[-1]["usage"]["total_tokens"], chunks[-1]["playground"]) == (7, STAMP)
-    assert {chunk["usage"] for chunk in chunks[:-1]} == {None}
+    assert (deltas[-1]["delta"], chunks[-1]["playground"]) == ({}, STAMP)
+    assert (last["choices"], last["usage"]["total_tokens"], last["playground"]) == ([], 7, STAMP)
+    assert {chunk["usage"] for chunk in chunks} == {None}
 
 
 ERRORS = {
@@ -263,52 +166,39 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_keep_their_words(here: Here, settings: Settings, stream: bool) -> None:
-    for expected, raised in ERRORS.items():
-        answer = here(services=with_fake(settings, raised)).post(CHAT, json=HELLO | {"stream": stream})
-        error = answer.json()["error"]
-        assert (answer.status_code, error["code"], answer.headers.get("retry-after")) == expected
-        assert error["message"] == str(raised)
+def test_errors_keep_their_words(faked, stream):
+    for (status, code, retry_s), raised in ERRORS.items():
+        answer = post(faked(raised), stream=stream)
+        assert (*told(answer), answer.headers.get("retry-after")) == (status, code, str(raised), retry_s)
 
 
-def test_an_error_in_mid_stream_is_an_event_and_a_bug_shows_no_inside(
-    here: Here, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    body = HELLO | {"stream": True}
-    services = with_fake(settings, [said("Hi")], RunFailedError("The device is gone."))
-    assert events(here(services=services).post(CHAT, json=body))[0][-1]["error"]["message"] == "The device is gone."
-    services = with_fake(settings, [said("Hi")], ZeroDivisionError("inside"))
-    assert events(here(services=services).post(CHAT, json=body))[0][-1]["error"]["message"].endswith("has the details.")
-    answer = here(services=with_fake(settings, ZeroDivisionError("inside"))).post(CHAT, json=HELLO)
-    assert answer.status_code == 500
-    assert "inside" not in answer.text
+def test_an_error_in_mid_stream_is_an_event_and_a_bug_shows_no_inside(faked, caplog):
+    for raised, end in ((RunFailedError("It is gone."), "It is gone."), (ZeroDivisionError("inside"), "the details.")):
+        chunks, comments = events(post(faked(WAITING, raised), stream=True))
+        assert comments == [": 1st in line, about 4 s"], "also while it waits the connection lives"
+        assert chunks[-1]["error"]["message"].endswith(end)
+    answer = post(faked(ZeroDivisionError("inside")))
+    assert (answer.status_code, "inside" in answer.text) == (500, False)
     assert "ZeroDivisionError" in caplog.text
 
 
-class EndlessCompletion(FakeCompletion):
-    """Writes for ever; tells when it began and when it was closed."""
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_ends_the_waiting_for_a_base_and_the_writing(settings, stream):
+    begun, closed = threading.Event(), threading.Event()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun, self.closed = threading.Event(), threading.Event()
-
-    def complete(self, chat: Chat, session: str) -> Generator[list[Written]]:
+    def endless(chat, session):
         try:
             while True:
                 yield [said("Hi")]
-                self.begun.set()
+                begun.set()
         finally:
-            self.closed.set()
+            closed.set()
 
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_ends_the_writing(settings: Settings, stream: bool) -> None:
-    endless = EndlessCompletion()
-    services = build_services(settings)
-    services.completion = endless  # type: ignore[assignment]
-    with on_a_port(Starlette(routes=build_routes(services, "internal"))) as url:
-        with sent(url, CHAT, json.dumps(HELLO | {"stream": stream}).encode()):
-            assert endless.begun.wait(30)
-            assert not endless.closed.is_set()
-        assert endless.closed.wait(30)
-        wait_until(lambda: not following())
+    writing = served_by(settings, SimpleNamespace(complete=endless))
+    for services, holds in ((build_services(settings), following), (writing, begun.is_set)):
+        with on_a_port(Starlette(routes=build_routes(services, "internal"))) as url:
+            with sent(url, CHAT, json.dumps(HELLO | {"stream": stream}).encode()):
+                wait_until(holds)
+                assert not closed.is_set()
+            wait_until(lambda: not following())
+    assert closed.wait(30)

@@ -1,17 +1,14 @@
 """Archives are judged by their table of contents, and only an adapter's known files leave them."""
 
-from __future__ import annotations
-
 import stat
 import struct
 import zipfile
 
 import pytest
 
-from playground.errors import AdapterError
 from playground.library.archive import pack, unpack
 
-from .conftest import adapter
+from .conftest import adapter, refused
 
 
 def zipped(path, entries, compression=zipfile.ZIP_DEFLATED):
@@ -27,10 +24,13 @@ def entry(name, kind):
     return info
 
 
-def refused(path, why, tmp_path):
-    with pytest.raises(AdapterError, match=why):
-        unpack(path, tmp_path / "out")
-    assert not (tmp_path / "out").exists(), "nothing is left behind"
+def patched(path, at, data):
+    """Overwrite bytes of the first entry of a zip's table of contents, counted from the entry's beginning."""
+    raw = bytearray(path.read_bytes())
+    at += raw.rfind(b"PK\x01\x02")
+    raw[at : at + len(data)] = data
+    path.write_bytes(raw)
+    return path
 
 
 SOUND = [("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"xx")]
@@ -45,30 +45,23 @@ def test_pack_and_unpack_give_the_same_files_and_overwrite_none(tmp_path):
     there = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".hidden"}
     assert {p.name: p.read_bytes() for p in out.iterdir()} == there
     assert pack(folder, tmp_path / "again.zip").read_bytes() == packed.read_bytes()
-    with pytest.raises(AdapterError, match="exists already"):
-        pack(folder, packed)
+    refused("exists already", pack, folder, packed)
     (out / "mine").touch()
-    with pytest.raises(AdapterError, match="there already"):
-        unpack(packed, out)
+    refused("there already", unpack, packed, out)
     assert (out / "mine").exists()
 
 
 MAC = [("a/.DS_Store", b"x"), ("__MACOSX/a/._adapter_config.json", b"x")]
 LINK = (entry("out 10:30/latest", stat.S_IFLNK), b"/etc")
 BESIDE = ["adapter_model.bin", "a.pkl", "x/modeling.py", "notes.txt", "eval 10:30|a.txt"]
+TAKEN = [
+    *(("", [], []), ("my adapter/", [("my adapter/", b"")], []), ("a/", MAC, []), ("out 10:30/", [LINK], ["latest"])),
+    ("content/out/", [(f"content/out/checkpoint-2/{n}.pt", b"") for n in range(300)], ["checkpoint-2/"]),
+    *(("", [(name, b"x")], ["x/" if name.startswith("x/") else name]) for name in BESIDE),
+]
 
 
-@pytest.mark.parametrize(
-    ("prefix", "more", "left"),
-    [
-        ("", [], []),
-        ("my adapter/", [("my adapter/", b"")], []),
-        ("a/", MAC, []),
-        ("out 10:30/", [LINK], ["latest"]),
-        ("content/out/", [(f"content/out/checkpoint-2/{n}.pt", b"") for n in range(300)], ["checkpoint-2/"]),
-        *(("", [(name, b"x")], ["x/" if name.startswith("x/") else name]) for name in BESIDE),
-    ],
-)
+@pytest.mark.parametrize(("prefix", "more", "left"), TAKEN)
 def test_known_files_at_the_top_or_in_one_folder_and_the_rest_is_named(tmp_path, prefix, more, left):
     packed = zipped(tmp_path / "a.zip", [*more, *((prefix + name, data) for name, data in SOUND)])
     assert unpack(packed, tmp_path / "out") == left
@@ -76,58 +69,43 @@ def test_known_files_at_the_top_or_in_one_folder_and_the_rest_is_named(tmp_path,
 
 
 LEADING_OUT = ["../evil.json", "a/../../evil.json", "/etc/evil.json", "C:/evil.json", "..\\evil.json", "a//b.json", "/"]
+LEADING_OUT.append("\\\\server\\share\\evil.json")
+LONG = [(f"{'n' * 190}/" * 20 + f"{i}.txt", b"") for i in range(300)]
+SEVERAL = [(f"{folder}/{name}", data) for folder in ("one", "two") for name, data in SOUND]
+REFUSED = [
+    *(([*SOUND, (name, b"x")], "path that could lead elsewhere") for name in LEADING_OUT),
+    *(
+        ([*SOUND, (entry("run.json", kind), b"/etc/passwd")], "a link or a special file")
+        for kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR)
+    ),
+    ([(f"{i}.txt", b"") for i in range(2100)], "lists 2100 files"),
+    (LONG, "lists 300 files, or very long names"),
+    ([SOUND[0], ("adapter_model.safetensors", bytes(20 * 1024 * 1024))], "would unpack from"),  # a bomb, by its table
+    (SEVERAL, "There are 2 adapters in it: one, two"),
+    ([], "is empty"),
+]
 
 
-@pytest.mark.parametrize("name", [*LEADING_OUT, "\\\\server\\share\\evil.json"])
-def test_paths_that_lead_out_are_refused(tmp_path, name):
-    refused(zipped(tmp_path / "a.zip", [*SOUND, (name, b"x")]), "path that could lead elsewhere", tmp_path)
+@pytest.mark.parametrize(("entries", "why"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_an_archive_may_not_list_is_refused_and_nothing_is_left_behind(tmp_path, entries, why):
+    refused(why, unpack, zipped(tmp_path / "a.zip", entries), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
-def test_links_and_special_files(tmp_path, kind):
-    packed = zipped(tmp_path / "a.zip", [*SOUND, (entry("run.json", kind), b"/etc/passwd")])
-    refused(packed, "a link or a special file", tmp_path)
-
-
-def test_too_many_files_and_too_long_a_table(tmp_path):
-    refused(zipped(tmp_path / "a.zip", [(f"{i}.txt", b"") for i in range(2100)]), "lists 2100 files", tmp_path)
-    long = [(f"{'n' * 190}/" * 20 + f"{i}.txt", b"") for i in range(300)]
-    refused(zipped(tmp_path / "b.zip", long), "lists 300 files, or very long names", tmp_path)
-
-
-def test_a_bomb_is_seen_by_its_declared_size_and_a_lie_about_it_is_caught(tmp_path):
-    bomb = zipped(tmp_path / "a.zip", [SOUND[0], ("adapter_model.safetensors", bytes(20 * 1024 * 1024))])
-    refused(bomb, "would unpack from", tmp_path)
-    lie = zipped(tmp_path / "b.zip", [*SOUND, ("run.json", b"{}" + b" " * 5000)])
-    raw = bytearray(lie.read_bytes())
-    at = raw.rfind(b"PK\x01\x02")
-    raw[at + 24 : at + 28] = struct.pack("<I", 10)
-    lie.write_bytes(raw)
-    refused(lie, "damaged", tmp_path)
-
-
-def test_several_adapters_and_two_files_of_one_name(tmp_path):
-    several = [(f"{folder}/{name}", data) for folder in ("one", "two") for name, data in SOUND]
-    refused(zipped(tmp_path / "a.zip", several), "There are 2 adapters in it: one, two", tmp_path)
+def test_damaged_locked_unusual_and_lying_archives_are_refused_and_nothing_is_left_behind(tmp_path):
+    sound = zipped(tmp_path / "sound.zip", SOUND).read_bytes()
+    for name, data, why in (
+        *(("a", b"hello", "not a zip"), ("b", sound[20:], "damaged")),
+        ("c", sound[:-22] + b"PK\x06\x07" + bytes(16) + sound[-22:], "64-bit"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        refused(why, unpack, tmp_path / name, tmp_path / "out")
+    refused("not a file", unpack, tmp_path / "none.zip", tmp_path / "out")
     with pytest.warns(UserWarning, match="Duplicate name"):
-        twice = zipped(tmp_path / "b.zip", [*SOUND, SOUND[0]])
-    refused(twice, "two files of one name", tmp_path)
-
-
-def test_locked_and_unusual_packing(tmp_path):
-    locked = zipped(tmp_path / "a.zip", SOUND)
-    raw = bytearray(locked.read_bytes())
-    raw[raw.find(b"PK\x01\x02") + 8] |= 1
-    locked.write_bytes(raw)
-    refused(locked, "password", tmp_path)
-    refused(zipped(tmp_path / "b.zip", SOUND, zipfile.ZIP_LZMA), "unusual", tmp_path)
-
-
-def test_not_a_zip_an_empty_zip_a_cut_zip_and_a_64_bit_end(tmp_path):
-    sound = zipped(tmp_path / "c.zip", SOUND).read_bytes()
-    (tmp_path / "a.zip").write_text("hello")
-    (tmp_path / "d.zip").write_bytes(sound[20:])
-    (tmp_path / "e.zip").write_bytes(sound[:-22] + b"PK\x06\x07" + bytes(16) + sound[-22:])
-    zipped(tmp_path / "b.zip", [])
-    for name, why in (("a", "not a zip"), ("b", "is empty"), ("d", "damaged"), ("e", "64-bit"), ("none", "not a file")):
-        refused(tmp_path / f"{name}.zip", why, tmp_path)
+        twice = zipped(tmp_path / "d", [*SOUND, SOUND[0]])
+    refused("two files of one name", unpack, twice, tmp_path / "out")
+    refused("password", unpack, patched(zipped(tmp_path / "e", SOUND), 8, b"\x01"), tmp_path / "out")
+    refused("unusual", unpack, zipped(tmp_path / "f", SOUND, zipfile.ZIP_LZMA), tmp_path / "out")
+    lie = zipped(tmp_path / "g", [*SOUND, ("run.json", b"{}" + b" " * 5000)])  # about its last file's size
+    refused("damaged", unpack, patched(lie, 24, struct.pack("<I", 10)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,28 +1,24 @@
 """Merged models, GGUF files and blends say what the adapters on their base say."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from playground.errors import InputError
-from playground.library.card import AdapterCard, read_card
+from playground.library.card import read_card
 from playground.library.exporting import blend, merge, run
 from playground.library.gguf_file import check_gguf, write_gguf
 
+from .conftest import refused
+
 IDS, VOCABULARY = [[40, 300, 902, 7, 90, 15]], 1000
-Make, Loras = Callable[..., Path], Callable[..., list[AdapterCard]]
 
 
-def logits(folder: Path, adapter: Path | None = None) -> Any:
+def logits(folder, adapter=None):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -34,7 +30,7 @@ def logits(folder: Path, adapter: Path | None = None) -> Any:
         return model(torch.tensor(IDS)).logits
 
 
-def small_model(family: str, tiny_base: Path, folder: Path) -> Path:
+def small_model(family, tiny_base, folder):
     """Random, with the first tokens of the default base's own tokenizer: reading its 49,152 from GGUF takes long."""
     import torch
     import transformers
@@ -57,16 +53,16 @@ def small_model(family: str, tiny_base: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tiny_base, tmp_path_factory):
     return small_model("Llama", tiny_base, tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
-def loras(base: Path, make_lora: Make) -> Loras:
+def loras(base, make_lora):
     """(whether the first, and the second, is rsLoRA) -> two adapters of unlike ranks with a record of their rows."""
 
     @cache
-    def make(first: bool = False, second: bool = False) -> list[AdapterCard]:
+    def make(first=False, second=False):
         folders = [make_lora(11, 4, base, use_rslora=first), make_lora(12, 8, base, use_rslora=second)]
         for folder, letters in zip(folders, ("ca", "ab"), strict=True):
             rows = [letter * 16 for letter in letters]
@@ -76,11 +72,9 @@ def loras(base: Path, make_lora: Make) -> Loras:
     return make
 
 
-def test_a_merged_model_and_its_gguf_file_answer_as_the_adapter_on_its_base(
-    base: Path, loras: Loras, tmp_path: Path
-) -> None:
+def test_a_merged_model_and_its_gguf_file_answer_as_the_adapter_on_its_base(base, loras, tmp_path):
     """``run`` itself compares the file's tokens and logits with the merged model's."""
-    phases: list[tuple[float, str]] = []
+    phases = []
     adapter, work = loras()[0].path, tmp_path / "work"
     work.mkdir()
     run(adapter, base, work, "gguf", tmp_path / "m.gguf", lambda phase, at: phases.append((at, phase)))
@@ -91,24 +85,13 @@ def test_a_merged_model_and_its_gguf_file_answer_as_the_adapter_on_its_base(
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Mistral"])
-def test_other_families_as_gguf(tiny_base: Path, tmp_path: Path, family: str) -> None:
+def test_other_families_as_gguf(tiny_base, tmp_path, family):
     model = small_model(family, tiny_base, tmp_path / "model")
     write_gguf(model, tmp_path / "m.gguf", "m")
     assert check_gguf(model, tmp_path / "m.gguf") < 0.05
 
 
-def test_what_cannot_be_written_is_refused_in_words(base: Path, loras: Loras, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text((base / "config.json").read_text().replace("Llama", "GPT2"))
-    with pytest.raises(InputError, match="GPT2ForCausalLM cannot be written as GGUF"):
-        write_gguf(tmp_path, tmp_path / "m.gguf", "m")
-    with pytest.raises(InputError, match=r"\(prefix\).*cannot be merged"):
-        merge(replace(loras()[0], method="prefix"), base, tmp_path / "merged")
-
-
-# -- blends ------------------------------------------------------------------------------------------------------------
-
-
-def changes(folder: Path) -> dict[str, Any]:
+def changes(folder):
     """What an adapter adds to each weight, as PEFT defines it: scale * B A, the scale of rsLoRA being alpha /
     sqrt(rank)."""
     from safetensors.torch import load_file
@@ -122,8 +105,8 @@ def changes(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("first", "second"), [(False, False), (True, True), (True, False), (False, True)])
 def test_a_linear_blend_is_the_weighted_sum_of_the_changes_whatever_their_ranks_and_scales(
-    base: Path, loras: Loras, tmp_path: Path, first: bool, second: bool
-) -> None:
+    base, loras, tmp_path, first, second
+):
     pair = loras(first, second)
     blend(pair, [0.7, -0.4], "linear", base, tmp_path, "Both", "local")
     found, one, other = changes(tmp_path), changes(pair[0].path), changes(pair[1].path)
@@ -136,9 +119,7 @@ def test_a_linear_blend_is_the_weighted_sum_of_the_changes_whatever_their_ranks_
 
 
 @pytest.mark.parametrize("how", ["ties", "dare"])
-def test_other_ways_make_an_adapter_that_peft_loads_and_the_same_again(
-    base: Path, loras: Loras, tmp_path: Path, how: str
-) -> None:
+def test_other_ways_make_an_adapter_that_peft_loads_and_the_same_again(base, loras, tmp_path, how):
     parts = [replace(card, path=shutil.copytree(card.path, tmp_path / card.id)) for card in loras()]
     for part in parts:
         (part.path / "run.json").unlink()
@@ -151,12 +132,16 @@ def test_other_ways_make_an_adapter_that_peft_loads_and_the_same_again(
     assert json.loads((tmp_path / "a" / "run.json").read_text())["row_hashes"] == [], "its parts have no record"
 
 
-def test_what_cannot_be_blended(base: Path, loras: Loras, tmp_path: Path) -> None:
-    for count, weights, how, says in (
-        (1, [1.0], "linear", "takes 2 to 6 adapters; 1 were named"),
-        (2, [1.0, 1.0], "slerp", "linear, ties, dare"),
-        (2, [1.0, float("nan")], "linear", "from -10 to 10"),
+def test_what_cannot_be_written_or_blended_is_refused_in_words(base, loras, tmp_path):
+    (tmp_path / "config.json").write_text((base / "config.json").read_text().replace("Llama", "GPT2"))
+    one, other = loras()
+    weights = [1.0, 1.0]
+    for says, act, *asked in (
+        ("GPT2ForCausalLM cannot be written as GGUF", write_gguf, tmp_path, tmp_path / "m.gguf", "m"),
+        (r"\(prefix\).*cannot be merged", merge, replace(one, method="prefix"), base, tmp_path / "merged"),
+        ("takes 2 to 6 adapters; 1 were named", blend, [one], [1.0], "linear", base, tmp_path, "Both", "local"),
+        ("linear, ties, dare", blend, [one, other], weights, "slerp", base, tmp_path, "Both", "local"),
+        ("from -10 to 10", blend, [one, other], [1.0, math.nan], "linear", base, tmp_path, "Both", "local"),
     ):
-        with pytest.raises(InputError, match=says):
-            blend(loras()[:count], weights, how, base, tmp_path, "Both", "local")
-    assert list(tmp_path.iterdir()) == []
+        refused(says, act, *asked, error=InputError)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -44,7 +44,7 @@ def prepared(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(tiny_base, folder)
     files = {file.name: file.stat().st_size for file in folder.iterdir()}
     marker = {"schema": bases.SCHEMA, "id": DEFAULT_BASE, "licence": "test", "files": files}
-    (folder / bases.MARKER).write_text(json.dumps(marker | {"fingerprint": bases.file_fingerprint(folder)}))
+    (folder / bases.MARKER).write_text(json.dumps(marker | {"fingerprint": bases.files.file_fingerprint(folder)}))
     return folder
 
 
