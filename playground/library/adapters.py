@@ -48,8 +48,7 @@ class AdapterLibrary:
         self._clock = clock
 
     def list(self, owner: str = "local", shared: bool = False) -> Cards:
-        """What ``owner`` may see: the shipped ones as they were made, then the newest first; no damaged ones. shared:
-        people do not know each other, so each sees the shipped adapters and their own."""
+        """Shipped ones as they were made, then the newest first; none damaged. shared: only ``owner``'s own."""
         own = [card for card in self._read(self._own, shipped=False)[0] if not shared or card.owner == owner]
         ids = {card.id for card in own}  # an id keeps meaning the person's own adapter, whatever a later version ships
         shipped = [card for card in self._read(self._shipped, shipped=True)[0] if card.id not in ids]

@@ -32,8 +32,7 @@ from playground.settings import DEFAULT_BASE, Settings
 Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all); phase is ``fetching``, ``converting`` or ``checking``."""
 
-MARKER = "base.json"
-SCHEMA = 1
+MARKER, SCHEMA = "base.json", 1
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 HUB_ID = re.compile(rf"{_HUB_NAME}/{_HUB_NAME}(@[A-Za-z0-9][A-Za-z0-9._/-]{{0,99}})?")
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]

@@ -62,8 +62,7 @@ class AdapterCard:
 
 
 def read_card(folder: Path, *, shipped: bool = False) -> AdapterCard:
-    """Describe the adapter in ``folder``. Raises AdapterError when it is damaged. run.json may be missing (an adapter
-    made elsewhere); ``adapter_config.json`` then says what can be known."""
+    """Describe the adapter in ``folder``, by its config where it has no run.json. Raises AdapterError."""
     folder = Path(folder)
     if folder.is_symlink() or not folder.is_dir():
         raise AdapterError(f"{folder} is not a folder of an adapter.")
@@ -167,8 +166,7 @@ _COUNTS = ("rows_used", "rows_bad", "steps", "step", "batch_size", "max_tokens",
 _MEASURES = ("created_s", "seconds", "tokens_per_s", "eval_loss", "peak_memory_bytes", "estimated_memory_bytes")
 _SET = ("seed", "epochs", "lr", "alpha")
 _HASH = re.compile(r"[0-9a-f]{8,64}")
-_HASHES_LIMIT = 100_000
-_POINTS_LIMIT = 200
+_HASHES_LIMIT, _POINTS_LIMIT = 100_000, 200
 
 
 def sanitised(

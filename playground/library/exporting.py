@@ -116,8 +116,7 @@ the weighted sum of the changes, exact, its rank the sum of theirs. ties: signs 
 al. 2023, arXiv:2306.01708). dare: part of each change is dropped at random, the rest scaled up (Yu et al. 2023,
 arXiv:2311.03099)."""
 DENSITY = 0.5  # the share of each change that ties and dare keep
-MOST, WIDEST = 6, 256
-_SEED = 7
+MOST, WIDEST, _SEED = 6, 256, 7
 
 
 def blend(

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import torch
     from typing_extensions import Buffer
 
-JSON_LIMIT_BYTES = 4 * 1024 * 1024
-_CHUNK_BYTES = 1024 * 1024
+JSON_LIMIT_BYTES, _CHUNK_BYTES = 4 * 1024 * 1024, 1024 * 1024
 
 
 def private_folder(folder: Path) -> None:
@@ -118,8 +117,7 @@ def sync_folder(folder: Path, *, with_files: bool = True) -> None:
             os.close(handle)
 
 
-HEADER_LIMIT_BYTES = 32 * 1024 * 1024
-TENSORS_LIMIT = 200_000
+HEADER_LIMIT_BYTES, TENSORS_LIMIT = 32 * 1024 * 1024, 200_000
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _LFS_POINTER = b"version https://git-lfs"
 

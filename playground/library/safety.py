@@ -82,8 +82,7 @@ def _method_of(config: Mapping[str, Any]) -> Method:
 
 
 def check_config(config: Mapping[str, Any], *, reward: bool = False) -> Method:
-    """Return the method of an allowed config, or raise AdapterError naming every fault in it. reward: allow the score
-    head of our own reward models."""
+    """The method of an allowed config. Raises AdapterError naming every fault. reward: allow a score head."""
     method = _method_of(config)
     rules = {**_common(reward), **method.settings}
     faults = []
@@ -165,9 +164,8 @@ def _needs(config: Mapping[str, Any]) -> str:
 
 def _is_head(name: str, shape: Shape, base: BaseLayout | None) -> bool:
     match = _HEAD.fullmatch(name)
-    if not match or match[1] not in _SCORE_HEADS or not shape or shape[0] > 64:
-        return False
-    return base is None or base.hidden is None or shape[-1] == base.hidden or len(shape) == 1
+    known = match is not None and match[1] in _SCORE_HEADS and len(shape) > 0 and shape[0] <= 64
+    return known and (base is None or base.hidden is None or shape[-1] == base.hidden or len(shape) == 1)
 
 
 def what_lacks(name: str, there: Collection[str], inner: str = "") -> str:

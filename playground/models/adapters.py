@@ -52,8 +52,7 @@ def _copied(run_dir: Path, step: int) -> Path | None:
     there = live / f"step-{step}"
     if there.is_dir():
         return there
-    checkpoint = newest_complete(run_dir)
-    if checkpoint is None:
+    if (checkpoint := newest_complete(run_dir)) is None:
         return None
     staging, there = live / ".staging", live / f"step-{step_of(checkpoint)}"
     shutil.rmtree(staging, ignore_errors=True)
@@ -100,8 +99,7 @@ class Residents:
         return engine, card.id
 
     def attach(self, card: AdapterCard) -> float:
-        """Attach an adapter to the base, under a lease; milliseconds, 0 when it was attached already. Raises BusyError
-        when the device is taken for longer than a moment."""
+        """Attach an adapter under a lease; milliseconds, 0 when it was there already. Raises BusyError after HOLD_S."""
         request = self._manager.request("chat", "", f"Attaching {card.name}", 0, self.wanted([None]))
         try:
             if request.wait(HOLD_S) is None:

@@ -142,8 +142,7 @@ class BaseService:
         self, settings: Settings, manager: DeviceManager, load: Load = load_engine, jobs: Jobs | None = None
     ) -> None:
         self._settings, self._manager, self._load_engine, self._jobs = settings, manager, load, jobs or Jobs()
-        self._lock = threading.RLock()
-        self._loading = threading.Lock()
+        self._lock, self._loading = threading.RLock(), threading.Lock()
         self._proven = False  # whether ``spec`` has been in memory, so that it can be loaded again
         self._state = BaseState("loading", "Preparing the base", settings.base)
         self.spec = settings.base
@@ -256,8 +255,8 @@ class BaseService:
         return found
 
     def inspect(self, spec: str) -> BaseChoice:
-        """Look at a base without loading it. Raises InputError when it is none; where the app is shared whatever it
-        is, so that the answer does not tell which folders and bases lie on this machine."""
+        """Look at a base without loading it. Raises InputError when it is none, and where the app is shared whatever
+        it is: the answer would tell what lies on this machine."""
         if self._settings.shared:
             raise InputError(ONE_BASE)
         return self._described(spec.strip())

@@ -28,8 +28,7 @@ from playground.training.processes import worker_environment
 from playground.workspace.quota import Quota
 
 MEMORY_FACTOR = 3.2  # the base, its merged copy and what is being written, in sizes of the base on disk
-PROCESS_BYTES = 700_000_000
-DISK_FACTOR = 2.2
+PROCESS_BYTES, DISK_FACTOR = 700_000_000, 2.2
 
 
 @dataclass(frozen=True)

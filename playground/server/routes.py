@@ -1,5 +1,4 @@
-"""Routes on the web app's own port: health, status, what this machine's own commands ask of a serving app, and /v1: the
-base and every adapter as models that OpenAI's clients can list and ask."""
+"""Routes on the web app's own port: health, status, what this machine's own commands ask, and /v1, OpenAI's."""
 
 from __future__ import annotations
 
@@ -121,25 +120,21 @@ class Follower(Generic[T]):
         if not _room.acquire(blocking=False):
             raise errors.BusyError(f"{THREADS_MAX} requests are being answered or wait already. Try again in a minute.")
         self._loop = asyncio.get_running_loop()
-        self._changed, self._stop = asyncio.Event(), threading.Event()
+        self._changed, self.stopped = asyncio.Event(), threading.Event()
         self._unseen: list[T] = []
         self._end: BaseException | None = None
         threading.Thread(target=self._run, args=(make,), name="follow", daemon=True).start()
 
-    @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
-
     def stop(self) -> None:
         """End the iteration now; the thread closes the source as soon as that gives its next value."""
-        self._stop.set()
+        self.stopped.set()
         self._changed.set()
 
     def __aiter__(self) -> Follower[T]:
         return self
 
     async def __anext__(self) -> T:
-        while not self.stopped:
+        while not self.stopped.is_set():
             if self._unseen:
                 return self._unseen.pop()
             if self._end is not None:
@@ -153,7 +148,7 @@ class Follower(Generic[T]):
         try:
             with contextlib.closing(make()) as source:
                 for value in source:
-                    if self.stopped:
+                    if self.stopped.is_set():
                         break
                     self._tell([value])
         except BaseException as raised:  # whatever it is, it is raised again where the reply is awaited
@@ -228,7 +223,7 @@ async def _last(follower: Follower[list[Written]], request: Request) -> list[Wri
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watch
-    return None if follower.stopped else written
+    return None if follower.stopped.is_set() else written
 
 
 class _Events(StreamingResponse):
