@@ -47,12 +47,11 @@ def on_a_port(app):
 
 @contextmanager
 def sent(url, path, body, kind="application/json", length=None):
-    """A request whose answer nobody reads; at the end its client leaves. length: that is promised, None = the
-    body's."""
+    """A request; at the end its client leaves. length: that is promised, None = the body's."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length or len(body)}"
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
         connection.sendall(f"{head}\r\n\r\n".encode() + body)
-        yield
+        yield connection
 
 
 def told(answer):

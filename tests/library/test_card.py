@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 
 import pytest
 
@@ -53,19 +54,19 @@ def test_strange_values_do_not_get_through(tmp_path):
     assert (card.rows, card.trained_on, card.owner, card.base) == (0, "", "local", "somebody/small-base")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{nonsense", '{"schema": 2}', '{"schema": "x"}', '{"created_s": Infinity}'])
-def test_a_run_json_that_cannot_be_understood(tmp_path, text):
-    (adapter(tmp_path / "a") / "run.json").write_text(text)
-    refused(r"run\.json", read_card, tmp_path / "a")
+DEEP = '{"r": ' + "[" * 50_000 + "]" * 50_000 + "}"
+UNREADABLE = {
+    "run.json": ["", "[]", "{nonsense", '{"schema": 2}', '{"schema": "x"}', '{"created_s": Infinity}', DEEP],
+    "adapter_config.json": ["", "[]", "{", '{"r": NaN}', DEEP],
+}
 
 
-def test_missing_or_cut_weights(tmp_path):
-    folder = adapter(tmp_path / "a", run=a_run(sha256="0" * 64))
-    weights = folder / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    refused("damaged", read_card, folder)
-    weights.unlink()
-    refused("lacks adapter_model", read_card, folder)
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_record_or_a_config_that_cannot_be_understood(tmp_path, name):
+    folder = adapter(tmp_path / "a")
+    for text in UNREADABLE[name]:
+        (folder / name).write_text(text)
+        refused(re.escape(name), read_card, folder)
     refused("not a folder", read_card, tmp_path / "none")
 
 
