@@ -1,6 +1,7 @@
 """A blocking source followed from the event loop."""
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
@@ -46,12 +47,11 @@ def test_stop_ends_the_reading_at_once_and_closes_the_source():
     async def read():
         follower = Follower(source.values)
         source.may.release()
-        seen = [await anext(follower)]
+        first = await anext(follower)
         waiting = asyncio.ensure_future(anext(follower, -1))
         await asyncio.sleep(0)
         follower.stop()
-        seen.append(await asyncio.wait_for(waiting, 30))
-        return seen
+        return [first, await asyncio.wait_for(waiting, 30)]
 
     assert asyncio.run(read()) == [0, -1]
     assert not source.closed.is_set(), "the source is inside a step"
@@ -71,21 +71,21 @@ def test_a_loop_that_has_ended_hurts_nobody():
 
 
 def test_there_is_an_end_to_the_threads():
-    sources = [Source() for _ in range(THREADS_MAX)]
+    may = threading.Event()
+
+    def waits():
+        assert may.wait(30)
+        yield 7
 
     async def one_too_many():
-        followers = [Follower(source.values) for source in sources]
+        followers = [Follower(waits) for _ in range(THREADS_MAX)]
         with pytest.raises(BusyError, match="Try again"):
-            Follower(sources[0].values)
-        for follower, source in zip(followers, sources, strict=True):
-            follower.stop()
-            source.may.release()
-        assert all([await asyncio.to_thread(source.closed.wait, 30) for source in sources])
+            Follower(waits)
+        may.set()
+        assert [await anext(follower) for follower in followers] == [7] * THREADS_MAX
         while True:
-            try:
-                Follower(lambda: (value for value in [7]))
-                return
-            except BusyError:
-                await asyncio.sleep(0)
+            with contextlib.suppress(BusyError):
+                return await anext(Follower(waits))
+            await asyncio.sleep(0)
 
-    asyncio.run(asyncio.wait_for(one_too_many(), 60))
+    assert asyncio.run(asyncio.wait_for(one_too_many(), 60)) == 7
