@@ -116,10 +116,9 @@ def test_replay_and_status_through_the_open_app(served, tmp_path, monkeypatch, c
     code, found = replay(reply["choices"][1]["playground"] | {"adapter_sha256": "0" * 64})
     assert (code, "two has changed since" in found["error"]) == (2, True)
     code, found = call("status")
-    parts, there = (
-        {part["name"] for part in of["parts"] if part["bytes"]} for of in (found, served.services.device.status())
-    )
-    assert (code, parts) == (0, there)
+    here = served.services.device.status()
+    told, there = ([part["name"] for part in state["parts"] if part["bytes"]] for state in (found, here))
+    assert (code, told) == (0, there)
 
 
 GET = [
