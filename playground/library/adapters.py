@@ -52,9 +52,8 @@ class AdapterLibrary:
         own = [card for card in self._read(self._own, shipped=False)[0] if not shared or card.owner == owner]
         ids = {card.id for card in own}  # an id keeps meaning the person's own adapter, whatever a later version ships
         shipped = [card for card in self._read(self._shipped, shipped=True)[0] if card.id not in ids]
-        return sorted(shipped, key=lambda card: card.created_s) + sorted(
-            own, key=lambda card: (-card.created_s, card.id)
-        )
+        newest = sorted(own, key=lambda card: (-card.created_s, card.id))
+        return sorted(shipped, key=lambda card: card.created_s) + newest
 
     def owners(self) -> set[str]:
         """Everybody who has an adapter here."""

@@ -234,15 +234,9 @@ def write_model_card(folder: Path, run: Mapping[str, Any]) -> None:
     page.filters |= {"text": _markdown, "plain": plain_number, "number": _number}
     # A folder on somebody's disk is nobody else's business: only its last part is told.
     base = hub or said.replace("\\", "/").rstrip("/").rpartition("/")[2] or "a base that was not recorded"
-    about: dict[str, Any] = {
-        "run": run,
-        "folder": folder.name,
-        "base": base,
-        "hub": hub,
-        "default_hub": _DEFAULT_BASE_HUB_ID,
-    }
+    about: dict[str, Any] = {"run": run, "folder": folder.name, "base": base, "hub": hub}
+    about |= {"default_hub": _DEFAULT_BASE_HUB_ID, "options": _options(run.get("options")), "losses": _losses(run)}
     about |= {"method": method, "method_name": method_name, "whole": not config if method is None else method.whole}
-    about |= {"options": _options(run.get("options")), "losses": _losses(run)}
     text = page.from_string(Path(__file__).with_name("model_card.txt").read_text(encoding="utf-8")).render(about)
     write_text(folder / CARD, text)
 

@@ -29,11 +29,9 @@ def refuse_unmergeable(card: AdapterCard) -> None:
     """Raise InputError for an adapter that is no change of weights."""
     mergeable = [name for name, method in all_methods().items() if method.mergeable]
     if card.kind != "full" and card.method not in mergeable:
-        said = (
-            f"{card.name} ({card.method}) adds something to the base that no weight can hold, so it cannot be merged."
-        )
-        mend = f"Export it as a PEFT folder; {', '.join(mergeable)} and full fine-tunes can be merged."
-        raise InputError(f"{said} {mend}")
+        said = f"{card.name} ({card.method}) adds something to the base that no weight can hold,"
+        instead = f"Export it as a PEFT folder; {', '.join(mergeable)} and full fine-tunes can be merged."
+        raise InputError(f"{said} so it cannot be merged. {instead}")
 
 
 def merge(card: AdapterCard, base: Path, target: Path) -> None:
