@@ -1,7 +1,5 @@
-"""Checks that a person writes without code, such as ``ends-with:Reviewed by Dr. Sharma``. One class a kind.
-
-To add one, subclass ``Check`` with a ``kind``: that registers it for ``--check``, verdicts, rewards and reports alike.
-"""
+"""Checks that a person writes without code, such as ``ends-with:Reviewed by Dr. Sharma``. One class a kind: a subclass
+of ``Check`` with a ``kind`` is registered for ``--check``, verdicts, rewards and reports alike."""
 
 from __future__ import annotations
 
@@ -20,21 +18,15 @@ import regex
 from playground.errors import InputError
 
 SCHEMA = "json-schema:"
-WORST = "worst:"
-"""Before the name of a check: it holds in every repeat."""
-MOST = 20
-"""Checks of one verdict, bench or run."""
-SHORT_OF_PASSING = 0.9
-"""The highest grade of a reply that does not pass."""
-_NO_FILES = (
-    "json-schema names a file of this machine, which a shared app does not open. "
-    'Write the schema itself in its place, in one line: json-schema:{"type": "object", "required": ["name"]}.'
-)
+WORST = "worst:"  # before the name of a check: it holds in every repeat
+MOST = 20  # checks of one verdict, bench or run
+SHORT_OF_PASSING = 0.9  # the highest grade of a reply that does not pass
+_NO_FILES = "json-schema names a file of this machine, which a shared app does not open. "
+_NO_FILES += 'Write the schema itself in its place, in one line: json-schema:{"type": "object", "required": ["name"]}.'
 PATIENCE_S = 0.5
 """Seconds that one pattern may take on one text; what takes longer does not match. Usual ones take microseconds."""
 LONGEST = 10_000
-"""Characters of a pattern, and of what its counted repeats stand for: ``(ab{20}){30}`` is 630. A compiled one keeps
-some 300 bytes of each."""
+"""Characters of a pattern, and of its counted repeats written out, ``(ab{20}){30}`` is 630: some 300 bytes of each."""
 _BRIEF = 60
 _WORD = re.compile(r"\w+|[^\w\s]")
 _PIECE = re.compile(r"\\.|\(\?#[^)]*\)|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d*),?(\d*)\}|[()]|[^()]", re.DOTALL)
@@ -46,11 +38,13 @@ _KINDS: dict[str, type[Check]] = {}
 @dataclass(frozen=True)
 class Check(ABC):
     """A yes or no about a reply, and a grade. spec: ``KIND`` or ``KIND:VALUE`` as it was written, which is also its
-    name; takes: what VALUE is, "" = there is none. A class with a kind is registered when it is defined."""
+    name; takes: what VALUE is, "" = there is none; says: what it asks for, {value} = VALUE. A class with a kind is
+    registered when it is defined."""
 
     spec: str
     kind: ClassVar[str] = ""
     takes: ClassVar[str] = ""
+    says: ClassVar[str] = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -68,9 +62,9 @@ class Check(ABC):
         return self.spec.partition(":")[2]
 
     @property
-    @abstractmethod
     def label(self) -> str:
         """What it asks for, as a person reads it."""
+        return self.says.format(value=self.value)
 
     @abstractmethod
     def passes(self, reply: str) -> bool:
@@ -99,10 +93,11 @@ def is_check(name: str) -> bool:
 
 def parse_checks(specs: Sequence[str], *, files: bool = True) -> list[Check]:
     """Read checks, each once. Raises InputError that names every fault."""
-    if len(set(specs)) > MOST:
-        raise InputError(f"There are {len(set(specs))} checks; at most {MOST} are taken. Keep those that decide.")
+    specs = list(dict.fromkeys(specs))
+    if len(specs) > MOST:
+        raise InputError(f"There are {len(specs)} checks; at most {MOST} are taken. Keep those that decide.")
     read, faults = [], []
-    for spec in dict.fromkeys(specs):
+    for spec in specs:
         try:
             read.append(parse_check(spec, files=files))
         except InputError as error:
@@ -113,8 +108,8 @@ def parse_checks(specs: Sequence[str], *, files: bool = True) -> list[Check]:
 
 
 def parse_check(spec: str, *, files: bool = True) -> Check:
-    """Read one check. files: whether ``json-schema:FILE`` may open a file of this machine; where the app is shared it
-    may not, and takes the schema itself: ``json-schema:{...}``. Raises InputError naming the kinds there are."""
+    """Read one check. files: whether ``json-schema:FILE`` may open a file of this machine; the schema itself may always
+    stand in its place. Raises InputError naming the kinds there are."""
     kind, colon, value = spec.partition(":")
     known = _KINDS.get(kind)
     if known is None or bool(colon) != bool(known.takes) or (colon and not value.strip()):
@@ -125,11 +120,7 @@ def parse_check(spec: str, *, files: bool = True) -> Check:
 class Json(Check):
     """The share is how far the reply can be read as JSON."""
 
-    kind = "json"
-
-    @property
-    def label(self) -> str:
-        return "Valid JSON"
+    kind, says = "json", "Valid JSON"
 
     def passes(self, reply: str) -> bool:
         return _json(reply) is not _BROKEN
@@ -143,8 +134,7 @@ class JsonSchema(Json):
     """The value is a file, or the schema itself. The share is a half where the reply is JSON that does not fit."""
 
     schema: Any = None
-    kind = "json-schema"
-    takes = "FILE"
+    kind, takes = "json-schema", "FILE"
 
     @classmethod
     def parse(cls, spec: str, *, files: bool = True) -> Check:
@@ -165,11 +155,9 @@ class JsonSchema(Json):
 
 
 class Regex(Check):
-    """The whole reply matches. The share is that of the pattern's parts (split at ``.*`` and ``.+``) that are found in
-    their order."""
+    """The whole reply matches. The share: of the pattern's parts, split at ``.*`` and ``.+``, found in their order."""
 
-    kind = "regex"
-    takes = "PATTERN"
+    kind, takes, says = "regex", "PATTERN", "Matches {value}"
 
     @classmethod
     def parse(cls, spec: str, *, files: bool = True) -> Check:
@@ -178,10 +166,6 @@ class Regex(Check):
         except ValueError as error:
             raise InputError(f"{_brief(spec)!r} is not a regular expression: {error}.") from error
         return cls(spec)
-
-    @property
-    def label(self) -> str:
-        return f"Matches {self.value}"
 
     def passes(self, reply: str) -> bool:
         return end_of(compiled(self.value, dotall=True), reply.strip(), whole=True) is not None
@@ -205,12 +189,7 @@ class Regex(Check):
 class EndsWith(Check):
     """The share is the longest run of the text's words; half of it where that is not at the end."""
 
-    kind = "ends-with"
-    takes = "TEXT"
-
-    @property
-    def label(self) -> str:
-        return f"Ends with “{self.value}”"
+    kind, takes, says = "ends-with", "TEXT", "Ends with “{value}”"
 
     def passes(self, reply: str) -> bool:
         return reply.strip().endswith(self.value.strip())
@@ -223,12 +202,7 @@ class EndsWith(Check):
 class Contains(Check):
     """The share is the longest run of the text's words."""
 
-    kind = "contains"
-    takes = "TEXT"
-
-    @property
-    def label(self) -> str:
-        return f"Contains “{self.value}”"
+    kind, takes, says = "contains", "TEXT", "Contains “{value}”"
 
     def passes(self, reply: str) -> bool:
         return self.value in reply.strip()
@@ -240,8 +214,7 @@ class Contains(Check):
 class MaxWords(Check):
     """The share is how many words are allowed over how many there are."""
 
-    kind = "max-words"
-    takes = "N"
+    kind, takes = "max-words", "N"
 
     @classmethod
     def parse(cls, spec: str, *, files: bool = True) -> Check:
@@ -273,13 +246,9 @@ def _brief(text: str) -> str:
 
 def _json(reply: str) -> Any:
     try:
-        return json.loads(reply.strip(), parse_constant=_refuse)
+        return json.loads(reply.strip(), parse_constant=int)  # which takes neither NaN nor Infinity
     except (ValueError, RecursionError):  # broken, or nested too deeply
         return _BROKEN
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _readable(reply: str) -> float:
@@ -305,18 +274,16 @@ def _overlap(wanted: str, reply: str) -> float:
 
 @lru_cache(maxsize=64)
 def compiled(pattern: str, dotall: bool = False) -> Any:
-    """A pattern as Python's ``re`` means it, for the regex package, which releases the GIL and takes a timeout; dotall:
-    a dot is also the end of a line. Raises ValueError that says what is wrong with it.
-
-    What ``re`` does not take is refused, and a ``{`` that counts nothing stays a brace, where regex alone would read
-    ``{e}`` as "with errors"."""
+    """A pattern as Python's ``re`` means it, for the regex package, which releases the GIL and takes a timeout; a ``{``
+    that counts nothing stays a brace, where regex alone would read ``{e}`` as "with errors". dotall: a dot is also the
+    end of a line. Raises ValueError that says what is wrong with it."""
     if len(pattern) > LONGEST:
         raise ValueError(f"it has {len(pattern):,} characters, and {LONGEST:,} are the most")
     if re.search(r"\(\?[a-zA-Z]*x", pattern):  # comments could hide repeats from the count
         raise ValueError("it is written with (?x); write it without spaces and comments")
     if (length := _written_out(pattern)) > LONGEST:
-        text = f"its repeats stand for {length:,} characters, and {LONGEST:,} are the most; use * or + for any number"
-        raise ValueError(text)
+        many = f"its repeats stand for {length:,} characters, and {LONGEST:,} are the most"
+        raise ValueError(f"{many}; use * or + for any number")
     try:
         re.compile(pattern)
         braces = _BRACE.sub(lambda found: found[1] or r"\{", pattern)

@@ -16,13 +16,10 @@ MILLION, HOUR_S = 1_000_000, 3_600
 
 @dataclass(frozen=True)
 class Prices:
-    """A price table. The numbers here are examples to edit, nobody's offer.
-
-    currency: a word shown beside every amount. prompt_per_million, completion_per_million: a million tokens read,
-    written. tuned_prompt_per_million, tuned_completion_per_million: the same for a tuned model; None = the same price.
+    """A price table of examples to edit, nobody's offer; amounts are at least 0. currency: a word beside every amount.
+    *_per_million: tokens read (prompt) and written (completion); tuned_*: of a tuned model, None = the same price.
     device_per_hour: where given, a request costs its seconds on the device, and token prices are not used.
-    training_per_hour: the device that trains. training: one training, all told; None = its seconds at
-    ``training_per_hour``. Amounts are at least 0."""
+    training_per_hour: the device that trains. training: one training, all told; None = by its seconds."""
 
     currency: str = "USD"
     prompt_per_million: float = 0.15
@@ -34,18 +31,13 @@ class Prices:
     training: float | None = None
 
     def __post_init__(self) -> None:
-        faults = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "currency":
-                if not isinstance(value, str) or not value.strip() or len(value) > 12:
-                    faults.append(f"currency is {value!r}; it takes a word such as EUR")
-                continue
-            fits = (
-                not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
-            )
-            if not fits and not (value is None and field.default is None):
-                or_null = " or null" * (field.default is None)
+        faults, word = [], self.currency
+        if not isinstance(word, str) or not word.strip() or len(word) > 12:
+            faults.append(f"currency is {word!r}; it takes a word such as EUR")
+        for field in fields(self)[1:]:
+            value, or_null = getattr(self, field.name), " or null" * (field.default is None)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+            if not number and not (value is None and or_null):
                 faults.append(f"{field.name} is {value!r}; it takes a number from 0{or_null}")
         if faults:
             raise InputError("The prices cannot be used: " + "; ".join(faults) + ".")
@@ -78,10 +70,6 @@ class SideCost:
     per_request: float
     once: float = 0.0
 
-    def total(self, requests: int) -> float:
-        """So many requests, with training."""
-        return self.once + requests * self.per_request
-
 
 @dataclass(frozen=True)
 class Point:
@@ -93,8 +81,7 @@ class Point:
 
 @dataclass(frozen=True)
 class PromptLengths:
-    """points: by tokens of instructions, what a request of ``prompt`` and ``fine-tune`` costs, training shared out.
-    pays_from: tokens from which fine-tuning is no dearer; None = at no length."""
+    """points: a request's cost by tokens of instructions. pays_from: tokens from which fine-tuning is no dearer."""
 
     points: tuple[Point, ...]
     pays_from: int | None
@@ -144,8 +131,7 @@ def training_cost(seconds: float, prices: Prices) -> float:
 
 
 def is_training_known(seconds: float | None, prices: Prices) -> bool:
-    """Whether what a training cost is known: a model from elsewhere has no record of its run, which does not make it
-    free."""
+    """Whether what a training cost is known: a model from elsewhere has no record of its run, and was not free."""
     return bool(seconds) or prices.training is not None or prices.training_per_hour == 0
 
 
@@ -159,18 +145,16 @@ def break_even(a: float, b: float, training_cost: float) -> int | None:
 def curve(costs: Mapping[str, SideCost], most_requests: int) -> tuple[Point, ...]:
     """Total cost of every side at up to 25 evenly spaced numbers of requests, from 0 to ``most_requests``."""
     at = sorted({round(most_requests * step / 24) for step in range(25)})
-    return tuple(Point(requests, {side: cost.total(requests) for side, cost in costs.items()}) for requests in at)
+    return tuple(Point(many, {side: one.once + many * one.per_request for side, one in costs.items()}) for many in at)
 
 
 def prompt_length_curve(
     untuned: SideFigures, tuned: SideFigures, prices: Prices, training_cost: float, requests: int
 ) -> PromptLengths:
-    """Cost a request by how many tokens of instructions (prompt, examples, passages), up to 2,000, the untuned model is
-    given each time.
+    """Cost a request by the tokens of instructions (prompt, examples, passages), up to 2,000, of the untuned model.
 
-    tuned reads none of them, so what it reads is the question alone, and its training is shared out over ``requests``
-    (at least 1). By device seconds, what a token more costs is taken from these two sides' times; where the longer
-    prompt was not slower, nothing."""
+    tuned reads the question alone; its training is shared out over ``requests`` (at least 1). By device seconds, what a
+    token more costs is taken from these two sides' times; where the longer prompt was not slower, nothing."""
     fixed = cost_per_request(tuned, prices) + training_cost / max(1, requests)
     extra = untuned.prompt_tokens - tuned.prompt_tokens
     if prices.device_per_hour is None:
@@ -181,16 +165,14 @@ def prompt_length_curve(
     bare = cost_per_request(untuned, prices) - slope * extra
     at = range(0, 2_001, 100)
     drawn = tuple(Point(tokens, {"prompt": bare + slope * tokens, "fine-tune": fixed}) for tokens in at)
-    if fixed <= bare:
-        return PromptLengths(drawn, 0)
-    return PromptLengths(drawn, math.ceil((fixed - bare) / slope - 1e-9) if slope > 0 else None)
+    pays_from = math.ceil((fixed - bare) / slope - 1e-9) if slope > 0 else None
+    return PromptLengths(drawn, 0 if fixed <= bare else pays_from)
 
 
 def _token_prices(tuned: bool, prices: Prices) -> tuple[float, float]:
     """One token read, one written."""
     read, written = prices.prompt_per_million, prices.completion_per_million
-    if tuned and prices.tuned_prompt_per_million is not None:
-        read = prices.tuned_prompt_per_million
-    if tuned and prices.tuned_completion_per_million is not None:
-        written = prices.tuned_completion_per_million
+    if tuned:
+        own = prices.tuned_prompt_per_million, prices.tuned_completion_per_million
+        read, written = (price if mine is None else mine for mine, price in zip(own, (read, written), strict=True))
     return read / MILLION, written / MILLION

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from playground.evaluation.checks import Check, parse_check
 
 LIKE_REFERENCES = "like-references"
-FEWEST = 5
-"""References; with fewer, what they share may be chance."""
+FEWEST = 5  # references; with fewer, what they share may be chance
 NEARLY_ALL = 0.95
 MOST_SHARED_WORDS = 40
-LEAST_LETTERS = 4
-"""A shared beginning or ending with fewer letters and digits says nothing."""
-SPREAD = 4
-"""Lengths say something where the longest answer has at most so many times the words of the middle one."""
+LEAST_LETTERS = 4  # a shared beginning or ending with fewer letters and digits says nothing
+SPREAD = 4  # lengths say something where the longest answer has at most so many times the words of the middle one
 FEWEST_ROWS, MOST_LABELS, MOST_WORDS, MOST_CHARACTERS = 6, 200, 8, 60
 _OUTER = " \t\n\"'`*.,:;!?()[]{}<>“”‘’„«»"
 Part = tuple[str, Callable[[str], bool]]
@@ -32,17 +29,14 @@ def collapsed(text: str) -> str:
 
 
 def key_of(text: str) -> str:
-    """What two spellings of one label share: no case, no outer punctuation, one space for ``_``, ``-`` and white
-    space."""
+    """What two spellings of one label share: no case, no outer punctuation, a space for ``_``, ``-`` and any other."""
     return collapsed(re.sub(r"[_\-\s]+", " ", text).strip(_OUTER)).casefold()
 
 
 def labels_of(references: Sequence[str]) -> list[str] | None:
-    """The labels, sorted, where the references are labels; else None.
-
-    1. There are at least 6 references. 2. Each is one line of at most 8 words and 60 characters, and holds a letter or
-    digit. 3. There are 2 to 200 different ones, and at most half as many as references. Case, outer punctuation, and
-    whether words are joined by a space, ``_`` or ``-`` make no difference; the commonest spelling stands for all."""
+    """The labels, sorted, where the references are labels; else None. 1. There are 6 references or more. 2. Each is one
+    line of at most 8 words and 60 characters, and holds a letter or digit. 3. There are 2 to 200 different ones, and at
+    most half as many as references, compared by ``key_of``; the commonest spelling stands for all."""
     texts = [text.strip() for text in references]
     if len(texts) < FEWEST_ROWS:  # 1
         return None
@@ -58,20 +52,14 @@ def labels_of(references: Sequence[str]) -> list[str] | None:
 
 
 def label_in(reply: str, labels: Sequence[str]) -> str | None:
-    """The label that a reply gives, or None.
-
-    Case, outer punctuation and ``_`` or ``-`` for a space make no difference. 1. The reply is a label. 2. Its first
-    line is one, or becomes one without a heading such as ``Category:``. 3. One label stands in the reply as whole words
-    and no other does; a label that only occurs inside a longer one does not count. Several, or none: None."""
+    """The label that a reply gives, compared by ``key_of``; None for several or none. 1. It, its first line, or that
+    without a heading such as ``Category:``, is a label. 2. One label, or one around all others, stands in it."""
     known = {key_of(label): label for label in reversed(labels)}
-    if (whole := key_of(reply)) in known:  # 1
-        return known[whole]
     first = next(iter(reply.strip().splitlines()), "")
-    for line in (first, first.partition(":")[2]):  # 2
-        if key_of(line) in known:
-            return known[key_of(line)]
-    found: list[str] = []  # 3
-    rest = whole
+    for text in (reply, first, first.partition(":")[2]):  # 1
+        if key_of(text) in known:
+            return known[key_of(text)]
+    found, rest = list[str](), key_of(reply)  # 2
     for key in sorted(known, key=len, reverse=True):
         rest, times = re.subn(rf"(?<!\w){re.escape(key)}(?!\w)", " | ", rest)
         found += [known[key]] * bool(times)
@@ -79,13 +67,10 @@ def label_in(reply: str, labels: Sequence[str]) -> str | None:
 
 
 def inferred(references: Sequence[str]) -> list[str]:
-    """Checks as a person would write them, each of which at least 95 % of the references pass; none for fewer than 5
-    references.
-
-    1. ``json``, and its keys as a pattern: in their order where that is always the same, else in any. 2. ``ends-with:``
-    the words that they end with. 3. One ``regex:`` of what they begin with and the headings that follow in order (a
-    heading ends with a colon or begins with #). 4. ``max-words:``, the longest and a fifth more, where the lengths are
-    alike. Give it references that are not judged by it."""
+    """Checks as a person would write them, each of which at least 95 % of the references pass; none for fewer than 5.
+    Give it references that are not judged by it. 1. ``json``, and a pattern of its keys, in their order where it is
+    always the same. 2. ``ends-with:`` the words that they end with. 3. One ``regex:`` of what they begin with and the
+    headings (they end with a colon or begin with #) that follow. 4. ``max-words:``, where the lengths are alike."""
     form = _Form.of(references)
     if form is None:
         return []
@@ -95,7 +80,7 @@ def inferred(references: Sequence[str]) -> list[str]:
     if form.ending:  # 2
         specs.append(f"ends-with:{form.ending}")
     if form.start or form.headings:  # 3
-        parts = [form.start, *form.headings] if form.start else list(form.headings)
+        parts = [form.start] * bool(form.start) + [*form.headings]
         begins = "" if form.start or form.headings_first else ".*"
         specs.append("regex:" + begins + ".*".join(re.escape(part).replace(r"\ ", " ") for part in parts) + ".*")
     if form.most_words:  # 4
@@ -120,11 +105,8 @@ class LooksLike(Check):
 
 def looks_like(references: Sequence[str]) -> Check | None:
     """One check of everything that the references have in common, ``like-references``; None for fewer than 5, or
-    nothing in common.
-
-    Beside what ``inferred`` finds: the same JSON keys (read, not searched for), one of the labels where the answers are
-    labels, one line where they are one line, and no fewer than half as many words as the shortest. Its label says which
-    of these it looks at. At least 95 % of the references pass each part."""
+    nothing in common. At least 95 % of the references pass each part: what ``inferred`` finds, the same JSON keys
+    (read, not searched for), one of the labels, one line, no fewer than half as many words as the shortest."""
     form = _Form.of(references)
     if form is None:
         return None
@@ -151,7 +133,8 @@ def looks_like(references: Sequence[str]) -> Check | None:
 
 @dataclass(frozen=True)
 class _Form:
-    """What the references share. keys: of their JSON objects, () where these differ, None where they are not JSON."""
+    """What the references share. keys: of their JSON objects, () where these differ, None where they are not JSON.
+    most_words: a fifth more than the longest, at least three, up to the next five; 0 where lengths are not alike."""
 
     keys: tuple[str, ...] | None
     ordered: bool
@@ -175,24 +158,16 @@ class _Form:
         if len(texts) < FEWEST or len(texts) < NEARLY_ALL * len(references):
             return None
         keys, ordered = _shared_keys(texts)
-        plain = keys is None
-        headings = _shared_headings(texts) if plain else ()
-        labels = tuple(labels_of(texts) or ()) if plain else ()
-        start = _shared(texts, first=True) if plain and not labels else ""
+        headings = _shared_headings(texts) if keys is None else ()
+        labels = tuple(labels_of(texts) or ()) if keys is None else ()
+        prose = keys is None and not labels
+        start, ending = (_shared(texts, first=first) if prose else "" for first in (True, False))
+        below = tuple(heading for heading in headings if heading not in start)
+        headings_first = bool(headings) and _hold(lambda text: text.startswith(headings[0]), texts)
         lengths = sorted(len(text.split()) for text in texts)
-        middle, longest = lengths[len(lengths) // 2], lengths[-1]
-        alike = longest <= SPREAD * max(middle, 1)
-        return _Form(
-            keys=keys,
-            ordered=ordered,
-            ending=_shared(texts, first=False) if plain and not labels else "",
-            start=start,
-            headings=tuple(heading for heading in headings if heading not in start),
-            headings_first=bool(headings) and _hold(lambda text: text.startswith(headings[0]), texts),
-            most_words=_rounded(longest) if alike else 0,
-            least_words=lengths[0] // 2,
-            labels=labels,
-        )
+        alike = lengths[-1] <= SPREAD * max(lengths[len(lengths) // 2], 1)
+        most_words = 5 * math.ceil(max(1.2 * lengths[-1], lengths[-1] + 3) / 5) if alike else 0
+        return _Form(keys, ordered, ending, start, below, headings_first, most_words, lengths[0] // 2, labels)
 
 
 def _hold(holds: Callable[[str], bool], texts: Sequence[str]) -> bool:
@@ -209,8 +184,7 @@ def _keys(text: str) -> frozenset[str] | None:
 
 
 def _shared_keys(texts: Sequence[str]) -> tuple[tuple[str, ...] | None, bool]:
-    """The keys that nearly all have, in the commonest order, and whether the order is nearly always that; None where it
-    is not JSON."""
+    """The keys that nearly all have, in the commonest order, and whether nearly all have that; None for no JSON."""
     found = [tuple(json.loads(text)) for text in texts if _keys(text) is not None]
     if len(found) < NEARLY_ALL * len(texts):
         return None, False
@@ -228,15 +202,11 @@ def _keys_pattern(form: _Form) -> str:
 
 
 def _shared(texts: Sequence[str], *, first: bool) -> str:
-    """The longest run of whole words that nearly all begin (or end) with, as it is written; "" where it says
-    nothing."""
-    found = ""
+    """The longest run of whole words that nearly all begin (or end) with, as written; "" where it says nothing."""
+    found, spans = "", [[match.span() for match in re.finditer(r"\S+", text)] for text in texts]
     for count in range(1, MOST_SHARED_WORDS + 1):
-        parts: Counter[str] = Counter()
-        for text in texts:
-            spans = [match.span() for match in re.finditer(r"\S+", text)]
-            if len(spans) >= count:
-                parts[text[: spans[count - 1][1]] if first else text[spans[-count][0] :]] += 1
+        long = [(text, words) for text, words in zip(texts, spans, strict=True) if len(words) >= count]
+        parts = Counter(text[: words[count - 1][1]] if first else text[words[-count][0] :] for text, words in long)
         if not parts or parts.most_common(1)[0][1] < NEARLY_ALL * len(texts):
             break
         found = parts.most_common(1)[0][0]
@@ -251,8 +221,3 @@ def _shared_headings(texts: Sequence[str]) -> tuple[str, ...]:
     orders = Counter(tuple(dict.fromkeys(heading for heading in headings if heading in common)) for headings in each)
     order = orders.most_common(1)[0][0]
     return order if len(order) >= 2 else ()
-
-
-def _rounded(longest: int) -> int:
-    """A fifth more, up to the next five; at least three words more."""
-    return 5 * math.ceil(max(1.2 * longest, longest + 3) / 5)

@@ -1,7 +1,5 @@
-"""A JSON Schema that a person gave: its size and time are bounded, and no reference out of it is followed.
-
-The schema and the JSON that is tried on it both come from outside. Errors name places and keywords, never what a file
-holds."""
+"""A JSON Schema that a person gave: its size and time are bounded, and no reference out of it is followed. Errors name
+places and keywords, never what a file holds."""
 
 from __future__ import annotations
 
@@ -24,23 +22,20 @@ from playground.evaluation import checks
 
 MOST_BYTES = 1_000_000
 MOST_PATTERNS = 100
-PATIENCE_S = 2.0
-"""Seconds that one text may take; what takes longer does not fit. Usual ones take a millisecond."""
+PATIENCE_S = 2.0  # seconds that one text may take; what takes longer does not fit. Usual ones take a millisecond
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _TAKES = "json-schema takes a JSON Schema in a file"
-_CLOCK = threading.local()
-"""until: when this thread gives up, by the monotonic clock."""
+_CLOCK = threading.local()  # until: when this thread gives up, by the monotonic clock
 
 
 class Schema:
     """What a text that was read as JSON must look like."""
 
     def __init__(self, text: str, name: str) -> None:
-        """text: the schema as JSON. name: for what is said of it. Raises InputError for one that cannot be used,
-        whatever is tried on it."""
+        """text: the schema as JSON. name: for what is said of it. Raises InputError for one that cannot be used."""
         try:
             self._validator = _validator(json.loads(text), name)
-            self._fails({})
+            self._holds({})
         except json.JSONDecodeError as error:
             place = f"line {error.lineno}, column {error.colno}"
             raise InputError(f"{name} is not JSON: it goes wrong at {place}.") from error
@@ -58,13 +53,13 @@ class Schema:
     def fits(self, value: object) -> bool:
         """Whether JSON fits; False when the time or depth limit was reached first."""
         try:
-            return not self._fails(value)
+            return self._holds(value)
         except Exception:  # too deep, too slow, beyond what two libraries can do with a model's text
             return False
 
-    def _fails(self, value: object) -> bool:
+    def _holds(self, value: object) -> bool:
         _CLOCK.until = time.monotonic() + PATIENCE_S
-        return not self._validator.is_valid(value)
+        return bool(self._validator.is_valid(value))
 
 
 def read_schema(path: Path) -> Schema:
@@ -75,8 +70,7 @@ def read_schema(path: Path) -> Schema:
         with path.open("rb") as file:
             held = file.read(MOST_BYTES + 1)
         if len(held) > MOST_BYTES:
-            most = MOST_BYTES // 1_000_000
-            raise InputError(f"{path} is larger than {most} MB, the most that a JSON Schema may take here.")
+            raise InputError(f"{path} is larger than 1 MB, the most that a JSON Schema may take here.")
         return Schema(held.decode("utf-8-sig"), str(path))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}. {_TAKES}, or itself: json-schema:{{...}}.") from error
@@ -111,20 +105,15 @@ def _validator(schema: Any, name: str) -> Any:
                 raise LookupError
             resolver.lookup(reference)
         except (Unresolvable, LookupError, TypeError, ValueError) as error:
-            raise InputError(
-                f"A $ref in {name} points to nothing inside it, and nothing outside is opened. "
-                "Put what it names under $defs and write #/$defs/NAME."
-            ) from error
+            wrong = f"A $ref in {name} points to nothing inside it, and nothing outside is opened."
+            raise InputError(f"{wrong} Put what it names under $defs and write #/$defs/NAME.") from error
     return _bounded(kind)(schema, registry=referencing.Registry())
 
 
 def _looked_through(schema: Any) -> tuple[list[str], list[str], set[str]]:
     """References, patterns and keywords, wherever they stand. ``$schema`` is taken out: a part that names another draft
     would be judged by the library's own validators, which wait for ever and fetch."""
-    references: list[str] = []
-    written: list[str] = []
-    keywords: set[str] = set()
-    left = [schema]
+    references, written, keywords, left = list[str](), list[str](), set[str](), [schema]
     while left:
         node = left.pop()
         if isinstance(node, list):
@@ -143,21 +132,15 @@ def _looked_through(schema: Any) -> tuple[list[str], list[str], set[str]]:
 @lru_cache(maxsize=8)
 def _bounded(kind: Any) -> Any:
     """A draft's validator that gives up in time."""
-    own = {
-        "pattern": _pattern,
-        "patternProperties": _pattern_properties,
-        "additionalProperties": _additional_properties,
-    }
-    judges = {name: _in_time(own.get(name, judge)) for name, judge in kind.VALIDATORS.items()}
-    return jsonschema.validators.extend(kind, judges)
 
+    def in_time(name: str, judge: Any) -> Any:
+        def judged(*parts: Any) -> Any:
+            _seconds_left()
+            return _OWN.get(name, judge)(*parts)
 
-def _in_time(judge: Any) -> Any:
-    def judged(*parts: Any) -> Any:
-        _seconds_left()
-        return judge(*parts)
+        return judged
 
-    return judged
+    return jsonschema.validators.extend(kind, {name: in_time(name, judge) for name, judge in kind.VALIDATORS.items()})
 
 
 def _seconds_left() -> float:
@@ -194,3 +177,6 @@ def _additional_properties(validator: Any, below: Any, value: Any, schema: Any) 
             yield from validator.descend(value[key], below, path=key)
     elif not below and extra:
         yield jsonschema.ValidationError("There are more properties than are allowed.")
+
+
+_OWN = {"pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional_properties}

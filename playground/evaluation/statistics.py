@@ -1,8 +1,7 @@
 """Intervals for shares and their paired differences, bootstrap and permutation tests for everything else.
 
-Yes/no figures never go through the bootstrap: at 40 examples and a true share of 0.95 it covers 84 % (with all right,
-which happens one time in eight, it knows no spread at all), where Wilson's interval keeps its promise. scipy.stats is
-imported where it is needed, since that takes a second."""
+Yes/no figures never go through the bootstrap: at 40 examples and a true share of 0.95 it covers 84 %, where Wilson's
+interval keeps its promise. scipy.stats is imported where it is needed, since that takes a second."""
 
 from __future__ import annotations
 
@@ -23,20 +22,15 @@ POWER = 0.8
 LEVEL = 0.95
 RESAMPLES, SEED = 2_000, 20_260
 FLIPS, SIGNIFICANCE_SEED = 10_000, 20_261
-EXACT_ROWS = 13
-"""Up to so many examples all 2^n flips are gone through."""
-MOST_ROWS = 20_000
-"""More examples than this are not worth naming: nobody writes them."""
-AT_ONCE = 2_000_000
-"""Drawn examples in memory together, over all resamples of a batch."""
+EXACT_ROWS = 13  # up to so many examples all 2^n flips are gone through
+MOST_ROWS = 20_000  # more examples are not worth naming: nobody writes them
+AT_ONCE = 2_000_000  # drawn examples in memory together, over all resamples of a batch
 normal_quantile = NormalDist().inv_cdf
 
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """Counts that add up over examples, so that drawing examples again is one matrix product.
-
-    rows: [examples, counts]. pool: summed counts [..., counts] -> figures [...]."""
+    """Counts that add over examples. rows: [examples, counts]. pool: summed counts [..., counts] -> figures [...]."""
 
     rows: np.ndarray
     pool: Callable[[np.ndarray], np.ndarray]
@@ -48,10 +42,9 @@ class Tally:
 
 @dataclass(frozen=True)
 class Measured:
-    """values: one an example; None where the metric says nothing of it. pooled: the figure of the whole set.
-
-    kind: ``yes-no`` (values are 0 and 1), ``mean`` or ``corpus`` (the figure comes from the tally). words: what is
-    measured and its unit, for a person. examples: the values' example numbers; empty = they are 0, 1, 2 ..."""
+    """values: one an example, None where the metric says nothing of it. pooled: of the whole set. kind: ``yes-no``
+    (values are 0 and 1), ``mean`` or ``corpus`` (by the tally). words: what is measured and its unit, for a person.
+    examples: the values' example numbers; empty = 0, 1, 2 ..."""
 
     name: str
     values: tuple[float | None, ...]
@@ -64,7 +57,6 @@ class Measured:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The examples' numbers."""
         return self.examples or tuple(range(len(self.values)))
 
 
@@ -88,12 +80,9 @@ def mcnemar_exact(a: Holds, b: Holds) -> float:
 
 
 def paired_p(first: Tally, second: Tally) -> float:
-    """Two-sided p-value of the difference of two figures of the same examples, by a sign-flip permutation test: how
-    often a difference at least as large comes out where each example is swapped between the sides by a coin (Noreen
-    1989, Riezler and Maxwell 2005).
-
-    Up to 13 examples all swaps are gone through, beyond that 10,000 drawn with a fixed seed. (scipy's
-    ``permutation_test`` gives the same and takes four to ten times as long.) Raises ValueError for unequal lengths."""
+    """Two-sided p-value of the difference of two figures of the same examples, by a sign-flip permutation test (Noreen
+    1989, Riezler and Maxwell 2005). Up to 13 examples all swaps are gone through, beyond that 10,000 drawn with a fixed
+    seed; scipy's ``permutation_test`` takes four to ten times as long. Raises ValueError for unequal lengths."""
     n = len(first.rows)
     if n != len(second.rows) or n == 0:
         raise ValueError(f"Pairs need two lists of one length; these have {n} and {len(second.rows)}.")
@@ -114,8 +103,7 @@ def paired_p(first: Tally, second: Tally) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for how many there are (Holm 1979), in the order they came: never below the value itself, never above
-    1."""
+    """Adjusted for how many there are (Holm 1979), in the order they came."""
     adjusted, worst = [0.0] * len(p_values), 0.0
     for place, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
         adjusted[at] = worst = max(worst, min(1.0, (len(p_values) - place) * p_values[at]))
@@ -134,8 +122,7 @@ def mean_rows(difference: float, spread: float, alpha: float = ALPHA) -> int | N
 
 def mcnemar_rows(only_a: float, only_b: float, alpha: float = ALPHA) -> int | None:
     """Examples with which exact McNemar shows the difference in four cases of five, where these shares hold for one
-    side only; None for no difference or more than 20,000. Connor's approximation (1987) is the start; the exact test
-    needs a little more, which is searched for."""
+    side only; None for no difference or more than 20,000. Searched for from Connor's approximation (1987) on."""
     differing, difference = only_a + only_b, abs(only_a - only_b)
     if difference == 0:
         return None
@@ -143,8 +130,7 @@ def mcnemar_rows(only_a: float, only_b: float, alpha: float = ALPHA) -> int | No
     start = ((za * math.sqrt(differing) + zb * math.sqrt(max(0.0, differing - difference**2))) / difference) ** 2
     if start > MOST_ROWS:
         return None
-    low = max(1, math.floor(start) - 1)
-    high = low
+    low = high = max(1, math.floor(start) - 1)
     while mcnemar_power(high, only_a, only_b, alpha) < POWER:
         low, high = high, math.ceil(high * 1.1) + 2
     while high - low > 1:
@@ -168,8 +154,7 @@ def mcnemar_power(n: int, only_a: float, only_b: float, alpha: float = ALPHA) ->
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval. n: examples. method: how the interval was made; ``point`` = there was no spread
-    to judge by."""
+    """A figure of n examples, its 95 % interval, and how that was made; ``point`` = there was no spread to judge by."""
 
     value: float
     low: float
@@ -223,12 +208,9 @@ def paired_counts(a: Holds, b: Holds) -> tuple[int, int, int, int]:
 
 def bootstrap(first: Tally, second: Tally | None = None) -> Interval:
     """A figure's interval by drawing the examples again, with the same seed each time; with ``second``, that of the
-    difference first minus second of the same examples.
-
-    1. BCa (Efron 1987), by scipy. 2. The percentile interval where BCa is not defined (a corner that every resample
-    ties with). 3. The point itself, method ``point``, where all resamples give one figure: no spread was seen, which
-    does not mean there is none. An interval that leaves out the figure itself, which skewed figures can make, is
-    widened to it. Raises ValueError for unequal lengths or no examples."""
+    difference first minus second of the same examples. 1. BCa (Efron 1987), by scipy. 2. The percentile interval where
+    BCa is not defined. 3. The point itself, method ``point``, where all resamples give one figure. An interval that
+    leaves out the figure is widened to it. Raises ValueError for unequal lengths or no examples."""
     n = len(first.rows)
     if n == 0 or (second is not None and len(second.rows) != n):
         raise ValueError(f"A bootstrap needs examples, and pairs need as many of both; there are {n}.")

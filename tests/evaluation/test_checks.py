@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from playground.cli.arguments import build_parser
-from playground.errors import InputError
 from playground.evaluation.checks import Check, is_check, parse_check, parse_checks, schema_file
 from playground.evaluation.verdict import SideFacts, conclude
 from playground.report.report import body_html
 from tests.evaluation.helpers import answered, cases
+from tests.refused import refused
 
 
 @pytest.mark.parametrize(("check", "reply", "holds"), cases("checks"))
@@ -35,8 +35,7 @@ def test_checks(check: str, reply: str, holds: bool) -> None:
     ],
 )
 def test_what_is_not_a_check_is_refused_in_words(wrong: str) -> None:
-    with pytest.raises(InputError):
-        parse_check(wrong)
+    refused("", parse_check, wrong)
 
 
 def in_seconds(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -59,6 +58,8 @@ def test_a_pattern_that_backtracks_for_ever_fails_in_time_and_lets_others_run() 
     assert not holds
     assert seconds < 5
     assert len(went_on) > 3, "the interpreter was not held"
+    parts = parse_check(r"regex:(a+)+b.*end").grade("a" * 40 + " end")
+    assert parts == pytest.approx(0.45), "in time, and only its last part is there"
 
 
 SCHEMA = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
@@ -78,21 +79,17 @@ def test_a_schema_may_stand_in_a_file_or_in_the_check_itself(tmp_path: Path) -> 
         assert [one.grade(reply) for reply in ("no", '{"b": 1}', '{"a": 1}')] == [0.0, pytest.approx(0.45), 1.0]
     assert "Fits {" in check.label
     assert [schema_file(one) for one in (check.spec, "json", "json-schema:a/s.json")] == [None, None, Path("a/s.json")]
-    draft = {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "integer"}]}
-    old = parse_check(inline(draft | {"additionalItems": False}))
-    assert old.passes("[1]")
-    assert not old.passes("[1, 2]")
+    old = parse_check(inline({"$schema": DRAFT_7, "items": [{"type": "integer"}], "additionalItems": False}))
+    assert [old.passes(reply) for reply in ("[1]", "[1, 2]")] == [True, False]
 
 
 def test_a_shared_app_opens_no_file_and_offers_another_way(tmp_path: Path) -> None:
     file = tmp_path / "s.json"
     file.write_text(json.dumps(SCHEMA))
     for path in (file, "/etc/passwd", "/nowhere"):
-        with pytest.raises(InputError, match=r"shared app does not open.*json-schema:\{") as refused:
-            parse_check(f"json-schema:{path}", files=False)
-        assert str(path) not in str(refused.value)
-    with pytest.raises(InputError, match=r"likes.*shared app"):
-        parse_checks(["json", "likes:me", f"json-schema:{file}"], files=False)
+        told = refused(r"shared app does not open.*json-schema:\{", parse_check, f"json-schema:{path}", files=False)
+        assert str(path) not in told
+    refused(r"likes.*shared app", parse_checks, ["json", "likes:me", f"json-schema:{file}"], files=False)
     specs = ["json", inline(SCHEMA)]
     assert [check.spec for check in parse_checks(["json", *specs], files=False)] == specs
     assert len(parse_checks([f"json-schema:{file}"])) == 1
@@ -113,15 +110,12 @@ def test_only_a_small_regular_file_is_read_and_what_it_holds_is_not_told(tmp_pat
     (tmp_path / "bytes").write_bytes(b"\xff" + secret.encode())
     os.mkfifo(tmp_path / "pipe")
     for path, words in cases("schema_files"):
-        with pytest.raises(InputError, match=words) as refused:
-            parse_check(f"json-schema:{tmp_path / path}")
-        assert secret not in str(refused.value)
+        assert secret not in refused(words, parse_check, f"json-schema:{tmp_path / path}")
 
 
 @pytest.mark.parametrize("schema", cases("schemas_refused"))
 def test_a_schema_that_reaches_out_or_never_ends_is_refused_when_it_is_read(schema: str) -> None:
-    with pytest.raises(InputError, match="schema of the check"):
-        parse_check(f"json-schema:{schema}")
+    refused("schema of the check", parse_check, f"json-schema:{schema}")
 
 
 def test_a_schema_may_name_its_own_parts() -> None:
@@ -140,8 +134,7 @@ def test_a_schema_may_name_its_own_parts() -> None:
     deep = '{"name": "R", "kids": [' * 400 + "]}" * 400
     assert check.passes(deep) in (True, False), "past its depth it does not fit, and nothing breaks"
     closed = parse_check(inline({"patternProperties": {"^x-": True}, "additionalProperties": False}))
-    assert closed.passes('{"x-a": 1}')
-    assert not closed.passes('{"a": 1}')
+    assert [closed.passes(reply) for reply in ('{"x-a": 1}', '{"a": 1}')] == [True, False]
 
 
 SLOW, LONG, DRAFT_7 = "(a|a)*b", "a" * 5_000, "http://json-schema.org/draft-07/schema#"
@@ -159,9 +152,8 @@ DOUBLING = {"0": True} | {str(n): {"allOf": [{"$ref": f"#/$defs/{n - 1}"}] * 2} 
     ],
 )
 def test_no_schema_and_reply_hold_the_app(schema: object, reply: object) -> None:
-    check = parse_check(inline(schema))
-    holds, seconds = in_seconds(lambda: check.passes(json.dumps(reply)))
-    assert isinstance(holds, bool)
+    holds, seconds = in_seconds(lambda: parse_check(inline(schema)).passes(json.dumps(reply)))
+    assert holds in (True, False)
     assert seconds < 10
 
 
@@ -174,17 +166,14 @@ def test_no_schema_and_reply_hold_the_app(schema: object, reply: object) -> None
 )
 def test_repeats_are_counted_before_a_pattern_is_compiled(pattern: str) -> None:
     """Written out by the compiler, the first of these took 8 GB and stayed in its cache."""
-    with pytest.raises(InputError, match=r"its repeats stand for [\d,]+ characters, and 10,000 are the most"):
-        parse_check(f"regex:{pattern}")
-    with pytest.raises(InputError, match="pattern that is not a regular expression"):
-        parse_check(inline({"type": "string", "pattern": pattern}))
+    refused(r"its repeats stand for [\d,]+ characters, and 10,000 are the most", parse_check, f"regex:{pattern}")
+    refused("pattern that is not a regular expression", parse_check, inline({"type": "string", "pattern": pattern}))
 
 
 def test_a_verdict_takes_so_many_checks_and_a_schema_so_many_patterns() -> None:
-    with pytest.raises(InputError, match="21 checks; at most 20"):
-        parse_checks([f"contains:{n}" for n in range(21)])
-    with pytest.raises(InputError, match="101 patterns; at most 100"):
-        parse_check(inline({"properties": {str(n): {"pattern": str(n)} for n in range(101)}}))
+    refused("21 checks; at most 20", parse_checks, [f"contains:{n}" for n in range(21)])
+    many = inline({"properties": {str(n): {"pattern": str(n)} for n in range(101)}})
+    refused("101 patterns; at most 100", parse_check, many)
 
 
 @pytest.mark.parametrize(("spec", "worse_to_better"), cases("nearer"))
@@ -196,20 +185,10 @@ def test_nearer_is_worth_more(spec: str, worse_to_better: list[str]) -> None:
     assert [value == 1 for value in worth] == [check.passes(reply) for reply in worse_to_better]
 
 
-def test_a_part_that_backtracks_for_ever_is_not_found() -> None:
-    check = parse_check(r"regex:(a+)+b.*end")
-    assert check.grade("a" * 40 + " end") == pytest.approx(0.45)  # in time, and only its last part is there
-
-
 class StartsWith(Check):
     """All there is to a check of somebody's own."""
 
-    kind = "starts-with"
-    takes = "TEXT"
-
-    @property
-    def label(self) -> str:
-        return f"Starts with “{self.value}”"
+    kind, takes, says = "starts-with", "TEXT", "Starts with “{value}”"
 
     def passes(self, reply: str) -> bool:
         return reply.strip().startswith(self.value)
@@ -223,8 +202,7 @@ def test_a_new_check_is_one_class_from_the_command_line_to_the_report_and_a_rewa
     said = build_parser().parse_args(["verdict", "x.jsonl", "--side", "model=base", "--check", written])
     (check,) = parse_checks(said.check)
     assert isinstance(check, StartsWith)
-    with pytest.raises(InputError, match="max-words:N, starts-with:TEXT"):
-        parse_check("nonsense")
+    refused("max-words:N, starts-with:TEXT", parse_check, "nonsense")
     sides = {rows[0].side: rows for rows in (answered("base", 12), answered("tuned", 12))}
     facts = [SideFacts(side, kind) for side, kind in zip(sides, ("base", "tuned"), strict=True)]
     record = conclude(sides, facts, [check]).record | {"checks": [written]}

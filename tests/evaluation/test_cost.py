@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from playground.errors import InputError
 from playground.evaluation import cost
 from playground.evaluation.cost import Prices, SideCost, SideFigures, prices_from_json, prices_to_json, read_prices
 from tests.evaluation.helpers import cases
+from tests.refused import refused
 
 PROMPT, TUNED = SideFigures(1_100, 50, 2.0), SideFigures(100, 50, 1.0, tuned=True)
 PRICES = Prices(prompt_per_million=1.0, completion_per_million=4.0)
@@ -50,9 +50,6 @@ def test_the_prompt_length_from_which_training_pays() -> None:
     assert points[0] == pytest.approx(0.0001 + 0.0002)
     assert points[1_000] == pytest.approx(cost.cost_per_request(PROMPT, PRICES)), "the prompt as it was measured"
     assert cost.prompt_length_curve(PROMPT, TUNED, PRICES, 0.0, 1).pays_from == 0
-
-
-def test_by_seconds_a_token_costs_what_the_longer_prompt_took() -> None:
     prices = Prices(device_per_hour=3.6)  # 0.001 a second; 1000 tokens more took a second more: 1e-6 a token
     assert cost.prompt_length_curve(PROMPT, TUNED, prices, 10.0, 100_000).pays_from == 100
     quick = SideFigures(1_100, 50, 1.0)
@@ -65,11 +62,9 @@ def test_a_price_table_there_and_back(tmp_path: Path) -> None:
     assert "example prices" in prices_to_json(Prices())
     (tmp_path / "prices.json").write_text(prices_to_json(prices), encoding="utf-8")
     assert read_prices(tmp_path / "prices.json") == prices
-    with pytest.raises(InputError, match="no file"):
-        read_prices(tmp_path / "none.json")
+    refused("no file", read_prices, tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_prices(tmp_path / "bytes.json")
+    refused("cannot be read", read_prices, tmp_path / "bytes.json")
 
 
 def test_amounts_from_made_up_prices_say_so() -> None:
@@ -80,5 +75,4 @@ def test_amounts_from_made_up_prices_say_so() -> None:
 
 @pytest.mark.parametrize(("text", "words"), cases("prices"))
 def test_every_fault_is_named(text: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        prices_from_json(text)
+    refused(words, prices_from_json, text)

@@ -19,8 +19,9 @@ from playground.settings import DEFAULT_BASE, Settings
 from playground.training.spec import RunSpec
 from playground.workspace.visitors import owner_of
 from tests.engine.conftest import make_lora
+from tests.refused import refused
 
-__all__ = ["make_lora"]
+__all__ = ["make_lora", "refused"]
 
 ANNA, BEN = owner_of("a" * 32, ""), owner_of("b" * 32, "")
 SECRET = "annas_secret"

@@ -11,28 +11,20 @@ from typing import Any
 
 import pytest
 
-from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
 from playground.runs.service import TrainingService
 from playground.services import Services, build_services
 from playground.storage import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner, StorageService
 from playground.workspace.visitors import LOCAL, Sessions
-from tests.shared.conftest import ANNA, BEN, Belongings, adapter_of, ended_run, incoming
+from tests.services.conftest import Clock
+from tests.shared.conftest import ANNA, BEN, Belongings, adapter_of, ended_run, incoming, refused
 
 HOUR = 3600.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = time.time() + 10
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(time.time() + 10)
 
 
 def storage_of(s: Services, sessions: Sessions, wait: Callable[[float], None], training: Any = None) -> StorageService:
@@ -46,49 +38,44 @@ def cleaner_of(services: Services, clock: Clock) -> tuple[Cleaner, Sessions]:
     return Cleaner(services.settings, storage, sessions, clock), sessions
 
 
-def test_a_visitors_things_go_a_day_after_the_last_visit(
-    services: Services, hers: Belongings, clock: Clock, lora: Path
-) -> None:
+def test_things_go_a_day_after_the_last_visit(services: Services, hers: Belongings, clock: Clock, lora: Path) -> None:
     clean, sessions = cleaner_of(services, clock)
     kept = adapter_of(services, lora, LOCAL, "operators")
     sessions.seen(ANNA)
-    clock.now += 20 * HOUR
+    clock.now_s += 20 * HOUR
     sessions.seen(BEN)
     mine = services.data.keep_uploads([incoming(services.settings, "bens.jsonl")], BEN)
     clean.tick()
     assert len(services.storage.items(ANNA)) == 4
-    clock.now += 3 * HOUR
+    clock.now_s += 3 * HOUR
     sessions.seen(ANNA)  # she is back
-    clock.now += 23 * HOUR
+    clock.now_s += 23 * HOUR
     sessions.seen(BEN)
     clean.tick()
     assert len(services.storage.items(ANNA)) == 4
-    clock.now += 1 * HOUR
+    clock.now_s += 1 * HOUR
     clean.tick()
     assert services.storage.items(ANNA) == []
-    assert not hers.upload.exists()
-    assert not (services.settings.runs_dir / hers.run).exists()
+    assert not any(one.exists() for one in (hers.upload, services.settings.runs_dir / hers.run))
     assert mine.is_file()
     assert services.adapters.get(kept).owner == LOCAL
     assert len([row for row in services.adapters.list(ANNA) if row.card.shipped]) == 3
     assert set(sessions.visits()) == {BEN}
 
 
-def test_a_restart_does_not_begin_the_day_anew_and_who_was_there_before_visits_were_written_gets_one(
-    services: Services, hers: Belongings, clock: Clock, lora: Path
-) -> None:
+def test_a_restart_does_not_begin_the_day_anew(services: Services, hers: Belongings, clock: Clock, lora: Path) -> None:
     Sessions(services.settings.database, clock).seen(ANNA)
-    clock.now += 20 * HOUR
+    clock.now_s += 20 * HOUR
     mine = adapter_of(services, lora, BEN, "bens")  # and no visit of his
     again = build_services(services.settings)
     clean, _ = cleaner_of(again, clock)
     clean.tick()
     assert (len(again.storage.items(ANNA)), len(again.storage.items(BEN))) == (4, 1)
-    clock.now += 5 * HOUR
+    clock.now_s += 5 * HOUR
     clean.tick()
     assert again.storage.items(ANNA) == []
     assert [item.id for item in again.storage.items(BEN)] == [mine]
-    clock.now += 19 * HOUR
+    clock.now_s += 19 * HOUR
     clean.tick()
     assert again.storage.items(BEN) == []
     again.close()
@@ -98,7 +85,7 @@ def test_a_run_that_has_not_ended_stays_until_it_has(services: Services, clock: 
     clean, sessions = cleaner_of(services, clock)
     run = ended_run(services, ANNA, state="QUEUED")
     sessions.seen(ANNA)
-    clock.now += 48 * HOUR
+    clock.now_s += 48 * HOUR
     clean.tick()
     assert services.training.show(run, ANNA).state == "QUEUED"
     assert (services.settings.runs_dir / run / "checkpoints").is_dir()
@@ -123,9 +110,7 @@ class Deaf:
         pass
 
 
-def test_deleting_takes_what_ends_later_and_spares_what_comes_after(
-    services: Services, hers: Belongings, clock: Clock, lora: Path
-) -> None:
+def test_deleting_takes_what_ends_later_alone(services: Services, hers: Belongings, clock: Clock, lora: Path) -> None:
     sessions = Sessions(services.settings.database, clock)
     waits: list[float] = []
     settings, store, quota = services.settings, services.training.store, services.quota
@@ -139,11 +124,11 @@ def test_deleting_takes_what_ends_later_and_spares_what_comes_after(
     assert not (settings.runs_dir / queued).exists(), "cancelled, and gone at once"
     assert 11 < sum(waits) < 14
     assert {item.id for item in services.storage.items(ANNA)} == {stubborn}
-    clock.now += 60
+    clock.now_s += 60
     sessions.seen(ANNA)
     late = adapter_of(services, lora, ANNA, "what_the_run_made")
     new = services.data.keep_uploads([incoming(settings, "new.jsonl")], ANNA)
-    os.utime(new.parent, (clock.now, clock.now))
+    os.utime(new.parent, (clock.now_s, clock.now_s))
     store.update(stubborn, state="CANCELLED", adapter=late, pid=None)
     Cleaner(settings, storage, sessions, clock).tick()
     assert [item.name for item in services.storage.items(ANNA)] == ["new.jsonl"]
@@ -156,7 +141,7 @@ def test_files_that_pass_through_go_in_any_mode(services: Services, clock: Clock
     alone = build_services(replace(services.settings, shared=False))
     clean, _ = cleaner_of(alone, clock)
     old, new = (alone.settings.home / where / name for name in ("old", "new"))
-    for folder, made in ((old, clock.now - after_s - 1), (new, clock.now - after_s + 60)):
+    for folder, made in ((old, clock.now_s - after_s - 1), (new, clock.now_s - after_s + 60)):
         folder.mkdir(parents=True)
         (folder / "file").write_bytes(b"x")
         os.utime(folder, (made, made))
@@ -169,9 +154,8 @@ def test_one_persons_own_things_never_go_by_themselves(services: Services, hers:
     alone = build_services(replace(services.settings, shared=False))
     clean, sessions = cleaner_of(alone, clock)
     sessions.seen(ANNA)
-    clock.now += 1000 * HOUR
+    clock.now_s += 1000 * HOUR
     clean.tick()
     assert len([item for item in alone.storage.items() if item.kind in ("adapter", "run", "upload")]) == 3
-    with pytest.raises(InputError, match="not shared"):
-        alone.storage.remove_everything(LOCAL)
+    refused("not shared", alone.storage.remove_everything, LOCAL)
     alone.close()

@@ -102,9 +102,7 @@ def whole(attacked: tuple[Services, Belongings]) -> WholePage:
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_a_handler_called_with_anothers_ids(
-    attacked: tuple[Services, Belongings], whole: WholePage, attack: Attack
-) -> None:
+def test_a_handler_called_by_another(attacked: tuple[Services, Belongings], whole: WholePage, attack: Attack) -> None:
     services, her = attacked
     before = {(item.kind, item.id, item.bytes) for item in services.storage.items(ANNA)}
     try:

@@ -11,7 +11,7 @@ import pytest
 
 from playground.server import gate
 from playground.server.gate import token_in
-from playground.services import Services, build_services
+from playground.services import Services
 from playground.workspace.visitors import COOKIE, HOST_COOKIE, Home, owner_of
 from tests.shared.conftest import ANNA, SECRET, Belongings, belongings, shared_home
 
@@ -59,7 +59,7 @@ def app(tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path) ->
 
     settings = shared_home(tmp_path_factory.mktemp("open") / "home", prepared)
     home = Home.take(settings)
-    services = Idle(**vars(build_services(settings)))
+    services = Idle(settings)
     hers = belongings(services, lora)
     page, url = launch(services, home)
     yield Open(url, services, hers)
@@ -139,12 +139,6 @@ def test_ids_from_the_page_are_looked_up_among_ones_own(app: Open) -> None:
                 told = app.call(client, name, f"bens-tab-{name}-{id}", event={"id": id})
                 assert SECRET not in told.replace(app.hers.adapter, "")
     assert app.services.adapters.get(app.hers.adapter, ANNA).owner == ANNA
-
-
-def test_a_tabs_state_is_its_browsers(app: Open) -> None:
-    with app.browser("a" * 32) as anna, app.browser() as ben:
-        told = [app.call(browser, "show_storage", "annas-tab") for browser in (anna, ben)]
-    assert ["There is no such page" in one for one in told] == [False, True]
 
 
 def test_the_status_tells_counts_only(app: Open) -> None:
