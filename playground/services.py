@@ -26,7 +26,7 @@ from playground.verdict.bench import PromptBench, PromptBook
 from playground.verdict.files import VerdictFiles
 from playground.verdict.judging import JudgingService
 from playground.verdict.losses import ForgettingService, ScoringService
-from playground.verdict.race import Measuring, RaceService
+from playground.verdict.race import RaceService
 from playground.verdict.service import VerdictService
 from playground.verdict.votes import Voting
 from playground.workspace.examples import DataService
@@ -72,8 +72,7 @@ class Services:
         self.bench = PromptBench(self.verdicts, data, PromptBook(settings.home / "prompts"))
         self.voting = Voting(self.verdicts)
         self.judging = JudgingService(self.voting, bases, adapters, batches, quota, jobs, shared=settings.shared)
-        measuring = Measuring(bases, data, batches, forgetting)
-        self.race = RaceService(settings, self.training, data, adapters, measuring, jobs)
+        self.race = RaceService(settings, self.training, bases, data, adapters, self.batches, forgetting, jobs)
         self.demo = DemoService(data, self.training, self.compare, jobs)
         self.device = DeviceService(manager, bases, self.training, settings.shared)
         parts = (settings, bases, adapters, self.training, self.demo, self.sessions, self.verdicts)

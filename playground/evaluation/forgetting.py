@@ -1,8 +1,5 @@
-"""What a tuned model forgot, and whether a side with documents says what they cannot answer.
-
-The texts and questions are our own and ship with the app. The unanswerable questions are about people and places that
-are made up, as in SQuAD 2.0 (Rajpurkar et al. 2018), but without the documents' own subject.
-"""
+"""What a tuned model forgot, and whether a side with documents says what they cannot answer. The unanswerable questions
+are about what is made up, as in SQuAD 2.0 (Rajpurkar et al. 2018), but without the documents' own subject."""
 
 from __future__ import annotations
 
@@ -18,12 +15,9 @@ from typing import Any
 from playground.evaluation.statistics import wilson
 
 MATERIAL = Path(__file__).parent / "material"
-REPLY_TOKENS = 16
-"""The longest reply to a general question, drawn greedily."""
-REFUSALS_REPLY_TOKENS = 40
-"""The longest reply to an unanswerable one: who refuses does so in the first sentence."""
-LOSS_NOISE = 0.02
-"""Nats a token below which a change of loss is not spoken of."""
+REPLY_TOKENS = 16  # the longest reply to a general question, drawn greedily
+REFUSALS_REPLY_TOKENS = 40  # the longest reply to an unanswerable one: who refuses does so in the first sentence
+LOSS_NOISE = 0.02  # nats a token below which a change of loss is not spoken of
 _NOT = r"(?:do(?:es)?|did|is|are|was|were|has|have|can|could|would|am)(?: not|n['’]t)|cannot"
 _REFUSED = re.compile(
     rf"\b(?:{_NOT}|unable to|impossible to)(?: \w+)? (?:know|say|tell|find|answer|mention|state|specify|contain"
@@ -46,8 +40,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Material:
-    """texts: passages that are scored as they stand. sha256: of both files, so that figures can say what they were
-    measured on."""
+    """texts: passages that are scored as they stand. sha256: of both files, which figures are told by."""
 
     texts: tuple[str, ...]
     questions: tuple[Question, ...]
@@ -84,38 +77,10 @@ def right(replies: Sequence[str], questions: Sequence[Question]) -> int:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A passage's figures, as ``engine.scoring.Score`` has them: means over its tokens, in nats. None = not
-    measured."""
-
-    tokens: int
-    loss: float
-    base_loss: float | None = None
-    divergence: float | None = None
-
-
-def pooled(scores: Sequence[Scored]) -> Scored:
-    """Many passages as one long text: means weighted by tokens. A figure that one of them lacks is None for all."""
-    tokens = sum(score.tokens for score in scores)
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        if not tokens or len(known) < len(values):
-            return None
-        return sum(value * score.tokens for value, score in zip(known, scores, strict=True)) / tokens
-
-    loss = mean([score.loss for score in scores]) or 0.0
-    base_loss, divergence = mean([score.base_loss for score in scores]), mean([score.divergence for score in scores])
-    return Scored(tokens, loss, base_loss, divergence)
-
-
-@dataclass(frozen=True)
 class Forgetting:
-    """Before = the base, after = the tuned model.
-
-    loss_*: mean nats a token on the general text (tokens of it). right_*: questions answered rightly, of ``questions``.
-    divergence: KL(tuned || base) over the same places, mean nats a token; None with the reason in ``no_divergence``.
-    """
+    """Before = the base, after = the tuned model. loss_*: mean nats a token on the general text (tokens of it).
+    right_*: questions answered rightly, of ``questions``. divergence: KL(tuned || base) over the same places, mean nats
+    a token; None with the reason in ``no_divergence``."""
 
     loss_before: float
     loss_after: float
@@ -143,8 +108,7 @@ def is_refusal(reply: str) -> bool:
 
 
 def refusals(replies: Sequence[str]) -> dict[str, Any]:
-    """How many of the replies refuse: asked, refused, both ends of Wilson's 95 % interval of the share, and words.
-    Raises ValueError for no replies."""
+    """How many replies refuse, with Wilson's 95 % interval of the share, and words. Raises ValueError for none."""
     asked, refused = len(replies), sum(is_refusal(reply) for reply in replies)
     share = wilson(refused, asked)
     said = f"It said of {refused} of {asked} questions that its documents cannot answer that it does not know."

@@ -1,7 +1,5 @@
-"""Blind votes: how strong each side is, a model as a judge of two replies, and how far both agree.
-
-Judges favour the reply they read first (Zheng et al. 2023, arXiv:2306.05685), so each pair is asked both ways round.
-"""
+"""Blind votes: how strong each side is, a model as a judge of two replies, and how far both agree. Judges favour the
+reply they read first (Zheng et al. 2023, arXiv:2306.05685), so each pair is asked both ways round."""
 
 from __future__ import annotations
 
@@ -19,12 +17,10 @@ from playground.evaluation.statistics import Interval, wilson
 Winner = Literal["a", "b", "tie"]
 WINNERS: tuple[Winner, ...] = ("a", "b", "tie")
 PRIOR = 0.5
-"""Wins that every side is given against every other before the first vote, so that a side that always won, or that was
-never compared, has a finite strength. Worth one drawn vote a pair."""
+"""Wins of every side against every other before the first vote (one drawn vote a pair): every strength is finite."""
 RESAMPLES, SEED = 8_000, 20_262
 _STEPS, _CLOSE = 2_000, 1e-9
-_TAILS = 3
-"""Degrees of freedom of the t that is drawn from: its tails reach further than those of any posterior here."""
+_TAILS = 3  # degrees of freedom of the t that is drawn from, whose tails reach further than those of any posterior here
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Standing:
-    """strength: the chance to be preferred to an average side, 0 to 1, with its 95 % interval; n counts the side's
-    votes. won, lost, tied: votes."""
+    """strength: the chance to be preferred to an average side, with its 95 % interval; n, won, lost, tied: votes."""
 
     side: str
     strength: Interval
@@ -50,22 +45,19 @@ class Standing:
 
 @dataclass(frozen=True)
 class Agreement:
-    """share: votes on which both agree, with Wilson's interval. kappa: Cohen's, 1 = always, 0 = as chance would; None
-    where one word was all that either said, so that chance would always agree."""
+    """share: of votes on which both agree, with Wilson's interval. kappa: Cohen's; None where chance always agrees."""
 
     share: Interval
     kappa: float | None
 
 
 def bradley_terry(votes: Sequence[Vote], sides: Sequence[str] = ()) -> list[Standing]:
-    """The sides by strength, the strongest first (Bradley and Terry 1952). sides: all that took part, with or without
-    votes.
+    """The sides by strength, the strongest first (Bradley and Terry 1952). sides: all that took part.
 
     Strengths s make i preferred to j with chance s_i / (s_i + s_j); they are found by Hunter's MM iteration (2004), a
-    tie as half a win for each, on top of half a win of each over each (``PRIOR``). They are scaled to a geometric mean
-    of 1, and reported as s / (s + 1). Intervals: the middle 95 % of their posterior, widened to the figure where they
-    leave it out. One vote alone gets none. Raises ValueError for a vote between a side and itself, or an unknown
-    winner."""
+    tie as half a win for each, on top of ``PRIOR``. They are scaled to a geometric mean of 1, and reported as
+    s / (s + 1). Intervals: the middle 95 % of their posterior, widened to the figure where they leave it out; none for
+    one vote. Raises ValueError for a vote between a side and itself, or an unknown winner."""
     for vote in votes:
         if vote.a == vote.b or vote.winner not in WINNERS:
             raise ValueError(f"{vote} is no vote between two sides.")
@@ -111,12 +103,10 @@ def _log_strengths(wins: np.ndarray) -> np.ndarray:
 
 
 def _middle(wins: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of the middle 95 % of every log-strength's posterior, [sides] each. wins: as above, so that all prior
-    there is is in them.
+    """Both ends of the middle 95 % of every log-strength's posterior, [sides] each. wins: as above, the prior in them.
 
     By importance sampling with a fixed seed: draws of a multivariate t around the mode, as wide as the curvature there
-    says, weighted by how likely the wins are under each. For two sides the posterior is a beta distribution, and this
-    Jeffreys' interval."""
+    says, weighted by the likelihood of the wins. For two sides the posterior is a beta, and this Jeffreys' interval."""
     k = len(mode)
     chance = _chance(mode[:, None] - mode[None, :])
     curvature = (wins + wins.T) * chance * chance.T
@@ -137,12 +127,9 @@ def _middle(wins: np.ndarray, mode: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def agreement(judge: Sequence[Winner], person: Sequence[Winner]) -> Agreement | None:
     """How far a judge's votes are the person's, of the same pairs in the same order (Cohen 1960); None for no votes.
     Raises ValueError for unequal lengths."""
-    if len(judge) != len(person):
-        raise ValueError(f"{len(judge)} votes of the judge cannot be compared with {len(person)} of the person.")
-    n = len(judge)
-    if n == 0:
-        return None
     same = sum(a == b for a, b in zip(judge, person, strict=True))
+    if not (n := len(judge)):
+        return None
     chance = sum(judge.count(word) * person.count(word) for word in WINNERS) / (n * n)
     kappa = None if chance == 1 else (same / n - chance) / (1 - chance)
     return Agreement(wilson(same, n), kappa)
@@ -165,39 +152,29 @@ _ARTICLE = re.compile(
 _TIES = {"tie", "draw", "equal", "neither", "both", "c"}
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the judge is sent: chat messages. swapped: the reply called A is the pair's b."""
-
-    messages: tuple[dict[str, str], ...]
-    swapped: bool
+Messages = list[dict[str, str]]
 
 
-def both_orders(request: str, a: str, b: str, reference: str = "", mark: str = "") -> tuple[Asked, Asked]:
-    """The pair (a, b) as it is, and the other way round.
-
-    reference: an answer that is known to be good, shown to the judge where there is one. mark: a word that no reply
-    holds, set around what is judged so that a reply cannot end its own part; "" = drawn for this pair."""
+def both_orders(request: str, a: str, b: str, reference: str = "", mark: str = "") -> tuple[Messages, Messages]:
+    """What the judge is sent of (a, b), and of (b, a). reference: a known good answer, "" = none. mark: set around
+    what is judged, so that no reply can end its own part; one that stands in a text, or "", is drawn anew."""
     while not mark or any(mark in text for text in (request, a, b, reference)):
         mark = secrets.token_hex(4)
 
-    def asked(first: str, second: str, swapped: bool) -> Asked:
-        parts = {"Request": request, "An answer known to be good": reference, "Reply A": first, "Reply B": second}
-        if not reference:
-            del parts["An answer known to be good"]
+    def asked(first: str, second: str) -> Messages:
+        known = {"An answer known to be good": reference} if reference else {}
+        parts = {"Request": request} | known | {"Reply A": first, "Reply B": second}
         marked = [f"{name}:\n<{mark}>\n{content}\n</{mark}>" for name, content in parts.items()]
         text = "\n\n".join([*marked, "Which reply is better? Answer with one word: A, B, or tie."])
-        return Asked(({"role": "system", "content": SYSTEM}, {"role": "user", "content": text}), swapped)
+        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
-    return asked(a, b, False), asked(b, a, True)
+    return asked(a, b), asked(b, a)
 
 
 def parse_answer(text: str) -> Winner | None:
-    """Which reply an answer names, as the judge saw them; None where it cannot be told.
-
-    1. ``[[A]]``. 2. The whole answer, or its first or last line, is one word. 3. The last "winner: A" or "reply B is
-    better" of it. 4. One of A, B (in capitals; an A that is an article does not count) or tie stands in it and no
-    other."""
+    """Which reply an answer names, as the judge saw them; None where it cannot be told. 1. ``[[A]]``. 2. The whole
+    answer, or its first or last line, is one word. 3. Its "winner: A" or "reply B is better". 4. One of A, B (in
+    capitals, an article is none) or tie stands in it and no other."""
     if found := _BRACKETED.findall(text):  # 1
         return _winner(found[-1]) if len({word.casefold() for word in found}) == 1 else None
     lines = [line.strip(" \t*_`\"'.!()[]:#-") for line in text.strip().splitlines() if line.strip()]
@@ -218,9 +195,8 @@ def _winner(word: str) -> Winner:
 
 
 def combined(straight: Winner | None, swapped: Winner | None) -> Winner | None:
-    """The vote on the pair (a, b) from the answers to both orders, each as the judge saw the replies. Where they name
-    different replies, or one says tie, it is a tie; where one cannot be read, None."""
+    """The vote on the pair (a, b) from the answers to both orders, each as the judge saw the replies: a tie where they
+    name different replies or one says tie, None where one cannot be read."""
     if straight is None or swapped is None:
         return None
-    turned = {"a": "b", "b": "a", "tie": "tie"}[swapped]
-    return straight if straight == turned else "tie"
+    return straight if straight == {"a": "b", "b": "a", "tie": "tie"}[swapped] else "tie"

@@ -1,12 +1,12 @@
-"""The prompt bench: versions of a prompt, kept in the home folder (one file an owner), and measured on the
-validation part of the examples, so that prompting enters the verdict at its best."""
+"""The prompt bench: versions of a prompt, kept in the home folder and measured on the examples' validation part."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -27,22 +27,17 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 VERSIONS_MAX = 50
-LETTERS_MAX = 20_000
-"""Of one prompt: more than any context of the bases here takes."""
-NOTED_MAX = 200
-"""Benches that are kept as read; older ones have left their scores long ago."""
-SEED = 7
-"""Of the parts and of the shots, as a run and a verdict have it."""
-Columns = Mapping[str, str] | None
-"""Role -> column."""
-Record = Mapping[str, Any]
-"""Of a bench that has ended, as ``VerdictFiles.record`` gives it."""
+LETTERS_MAX = 20_000  # of one prompt: more than any context of the bases here takes
+NOTED_MAX = 200  # benches that are kept as read; older ones have left their scores long ago
+SEED = 7  # of the parts and of the shots, as a run and a verdict have it
+Columns = Mapping[str, str] | None  # role -> column
+Record = Mapping[str, Any]  # of a bench that has ended, as ``VerdictFiles.record`` gives it
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one version did with so many shots on the validation rows of a file. value: of the metric. passed: of n,
-    where that is yes or no. tokens: of an average request. when_s: since 1970. bench: its id."""
+    """Of one version with so many shots on a file's validation rows. value: of the metric. passed: of n, where that is
+    yes or no. tokens: of an average request. when_s: since 1970. bench: its id."""
 
     file: str
     shots: int
@@ -57,8 +52,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Version:
-    """id: ``v1``, ``v2`` ..., never given twice. file: the examples it was written for, "" = any. scores: the last
-    one for each file and number of shots."""
+    """id: ``v1`` ..., never given twice. file: it was written for, "" = any. scores: the last by file and shots."""
 
     id: str
     text: str
@@ -102,18 +96,16 @@ class PromptBook:
         if len(text) > LETTERS_MAX:
             raise InputError(f"The prompt is {len(text):,} letters long; a version has at most {LETTERS_MAX:,}.")
 
-        def same(book: _Book) -> Iterator[Version]:
-            return (one for one in book.versions if (one.text, one.file) == (text, file))
-
         def add(book: _Book) -> _Book:
-            if any(same(book)):
+            if (text, file) in ((one.text, one.file) for one in book.versions):
                 return book
             if (many := len(book.versions)) >= VERSIONS_MAX:
                 raise InputError(f"{many} versions are kept, as many as there may be. Remove one that you do not need.")
             made = Version(f"v{book.next}", text, self._clock(), file)
             return replace(book, versions=(*book.versions, made), next=book.next + 1)
 
-        return next(same(self._change(owner, add)))
+        kept = self._change(owner, add).versions
+        return next(one for one in kept if (one.text, one.file) == (text, file))
 
     def remove(self, id: str, owner: str = LOCAL) -> None:
         """Raises NotFoundError."""
@@ -147,19 +139,16 @@ class PromptBook:
         return self._root / f"{owner}.json"
 
     def forget(self, owner: str) -> None:
-        for file in (self.file(owner), self._lock(owner)):
-            file.unlink(missing_ok=True)
-
-    def _lock(self, owner: str) -> Path:
-        return self.file(owner).with_name(f".{owner}.lock")
+        self.file(owner).unlink(missing_ok=True)
+        (self._root / f".{owner}.lock").unlink(missing_ok=True)
 
     def _change(self, owner: str, make: Callable[[_Book], _Book]) -> _Book:
-        lock = self._lock(owner)
+        file = self.file(owner)
         self._root.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        with FileLock(self._root / f".{owner}.lock"):
             book = make(before := self._read(owner))
             if book is not before:
-                write_json(self.file(owner), {"schema": SCHEMA, **asdict(book)})
+                write_json(file, {"schema": SCHEMA, **asdict(book)})
         return book
 
     def _read(self, owner: str) -> _Book:
@@ -168,17 +157,15 @@ class PromptBook:
             said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             if said["schema"] != SCHEMA:
                 raise ValueError(f"schema {said['schema']}, this is {SCHEMA}")
-            versions = (
-                Version(**{**one, "scores": tuple(Score(**score) for score in one["scores"])})
-                for one in said["versions"]
-            )
+            scores = (tuple(Score(**score) for score in one["scores"]) for one in said["versions"])
+            versions = (Version(**one | {"scores": had}) for one, had in zip(said["versions"], scores, strict=True))
             return _Book(tuple(versions), int(said["next"]), tuple(said["noted"]))
         except FileNotFoundError:
             return _Book()
         except (OSError, ValueError, KeyError, TypeError) as error:
+            words = f"The kept prompts ({file.name}) cannot be read: {str(error)[:120]}."
             instead = "Move the file away, or remove it under Storage in the Device panel."
-            words = f"The kept prompts ({file.name}) cannot be read: {str(error)[:120]}. {instead}"
-            raise PlaygroundError(words) from error
+            raise PlaygroundError(f"{words} {instead}") from error
 
 
 @dataclass(frozen=True)
@@ -221,8 +208,7 @@ def figure(record: Record, side: Record) -> str:
 def _passed(record: Record, side: Record) -> int | None:
     """Replies that pass, None where the main metric is no yes or no."""
     one = side["metrics"][record["main_metric"]]
-    yes_no = record["about"][record["main_metric"]]["kind"] == "yes-no"
-    return round(one["value"] * one["n"]) if yes_no else None
+    return round(one["value"] * one["n"]) if record["about"][record["main_metric"]]["kind"] == "yes-no" else None
 
 
 def scores_of(record: Record, file: str) -> dict[str, list[Score]]:
@@ -239,32 +225,26 @@ def tried_for(files: VerdictFiles, request: VerdictRequest) -> str:
     """The sentence of the newest bench on the same examples, where one of the sides is its best; "" otherwise."""
     source = Path(request.examples or request.file).resolve()
     ended = (state for state in files.all() if state.owner == request.owner and state.state not in LIVE)
-    bench, record = next(
-        ((state, record) for state in ended if _asks(files, state, source) and (record := files.record(state.id))),
-        (None, None),
-    )
-    if bench is None or record is None:
-        return ""
-    try:
-        best = best_of(record)
-    except InputError:
-        return ""
     sides = {(side.model, side.system_prompt.strip(), side.shots, side.docs) for side in request.sides}
-    if ("base", best.text, best.shots, None) not in sides:
-        return ""
-    both = {row["example"] for row in files.rows(bench.id)} if request.file.resolve() == source else set()
-    if request.rows is not None:
-        both &= set(request.rows)
-    shared = f" {len(both)} of these rows are judged by too, which favours the prompt." if both else ""
-    return best.sentence + shared
+    for bench in ended:
+        if not _asks(files, bench, source) or not (record := files.record(bench.id)):
+            continue
+        with contextlib.suppress(InputError):
+            best = best_of(record)
+            if ("base", best.text, best.shots, None) in sides:
+                both = {row["example"] for row in files.rows(bench.id)} if request.file.resolve() == source else set()
+                both &= both if request.rows is None else set(request.rows)
+                shared = f" {len(both)} of these rows are judged by too, which favours the prompt."
+                return best.sentence + shared * bool(both)
+        break  # only the newest counts
+    return ""
 
 
 def _asks(files: VerdictFiles, state: State, source: Path) -> bool:
     """Whether it is a bench on this file of examples."""
-    try:
+    with contextlib.suppress(InputError):
         return state.purpose == BENCH and files.request(state.id).get("file") == str(source)
-    except InputError:
-        return False
+    return False
 
 
 class Drawn(TypedDict, total=False):
@@ -312,9 +292,9 @@ class PromptBench:
         share = self._data.test_share(source) if test is None else test
         found = split(checked.examples, seed, VALIDATION, share).validation
         if not found:
-            has = f"{_counted(len(checked.examples), 'row')} with an answer and no validation part"
+            has = f"{source.name} has {_counted(len(checked.examples), 'row')} with an answer and no validation part"
             instead = "Add rows: a prompt must not be chosen by the rows that the verdict asks."
-            raise InputError(f"{source.name} has {has}, which is drawn from 10 on. {instead}")
+            raise InputError(f"{has}, which is drawn from 10 on. {instead}")
         return found
 
     def request(
@@ -363,11 +343,10 @@ class PromptBench:
 
     def newest(self, file: Path, owner: str = LOCAL) -> VerdictView | None:
         """The last bench on these examples, None where there was none."""
-        source = self._learned_from(file).resolve()
-        states = (self.verdicts.files.state(view.id) for view in self.views(owner))
-        found = (state.id for state in states if state is not None and _asks(self.verdicts.files, state, source))
-        bench = next(found, None)
-        return self.show(bench, owner) if bench is not None else None
+        source, files = self._learned_from(file).resolve(), self.verdicts.files
+        states = (files.state(view.id) for view in self.views(owner))
+        found = (self.show(state.id, owner) for state in states if state is not None and _asks(files, state, source))
+        return next(found, None)
 
     def stop(self, id: str, owner: str = LOCAL) -> None:
         """End it and keep what is measured. Raises NotFoundError."""

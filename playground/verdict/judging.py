@@ -1,6 +1,5 @@
-"""A model as a judge of a verdict's replies, in both orders, beside the person's own votes: another side of the
-playground, or any server that answers as OpenAI's chat completions do. Its address and key come from the environment
-alone."""
+"""A model as a judge of a verdict's replies, in both orders, beside the person's own votes: a side of the app, or
+a server that answers as OpenAI's chat completions do, whose address and key come from the environment alone."""
 
 from __future__ import annotations
 
@@ -16,13 +15,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import urlsplit
 
-from playground.chat.batching import Asked as ToWrite
-from playground.chat.batching import Batches
+from playground.chat.batching import Asked, Batches
 from playground.data.example import Message
 from playground.data.render import render_prompt
 from playground.engine.request import Sampling
 from playground.errors import InputError, RunFailedError
-from playground.evaluation.votes import Asked, both_orders, combined, parse_answer
+from playground.evaluation.votes import Messages, both_orders, combined, parse_answer
 from playground.jobs import Job, Jobs
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
@@ -34,16 +32,15 @@ from playground.workspace.quota import Quota
 from playground.workspace.visitors import LOCAL
 
 TIMEOUT_S = 60.0
-ENDPOINT_ANSWER_TOKENS = 256
-"""Room for a judge that thinks aloud before its word."""
+ENDPOINT_ANSWER_TOKENS = 256  # room for a judge that thinks aloud before its word
 ANSWER_BYTES = 1_000_000
+_ENDS = "Check that JUDGE_URL ends where /chat/completions begins."
 _ADVICE = {
     **dict.fromkeys((401, 403), "Check JUDGE_KEY."),
     404: "Check JUDGE_URL and JUDGE_MODEL.",
     429: "It takes no more requests now. Try again later.",
     **dict.fromkeys(range(300, 400), "Check JUDGE_URL, or point it straight to the server."),
 }
-"""By the status of an answer; any other: try again."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,6 @@ class Endpoint:
     url: str
     model: str
     key: str = field(default="", repr=False)
-    timeout_s: float = TIMEOUT_S
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Endpoint | None:
@@ -75,25 +71,22 @@ class Endpoint:
         """For a person: the model and where it is."""
         return f"{self.model} at {urlsplit(self.url).hostname}"
 
-    def answer(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def answer(self, messages: Messages) -> str:
         """What it says to these messages, greedy. Raises RunFailedError that never names the key."""
-        body = {"model": self.model, "messages": [*map(dict, messages)], "temperature": 0}
-        body["max_tokens"] = ENDPOINT_ANSWER_TOKENS
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": ENDPOINT_ANSWER_TOKENS}
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
         try:
-            with urllib.request.build_opener(_Stay).open(request, timeout=self.timeout_s) as response:
+            with urllib.request.build_opener(_Stay).open(request, timeout=TIMEOUT_S) as response:
                 text: object = json.loads(response.read(ANSWER_BYTES))["choices"][0]["message"]["content"]
+                return text if isinstance(text, str) else ""
         except urllib.error.HTTPError as error:
             wrong = f"answered {error.code}. {_ADVICE.get(error.code, 'Try again.')}"
         except OSError as error:
             reason = str(getattr(error, "reason", None) or error)[:120]
             wrong = f"cannot be reached ({reason}). Check JUDGE_URL and the network."
         except (ValueError, LookupError, TypeError):
-            where = "Check that JUDGE_URL ends where /chat/completions begins."
-            wrong = f"does not answer as a chat completion. {where}"
-        else:
-            return text if isinstance(text, str) else ""
+            wrong = f"does not answer as a chat completion. {_ENDS}"
         raise RunFailedError(f"{self.name} {wrong}")
 
 
@@ -105,12 +98,10 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 ENDPOINT, BASE = "endpoint", "base"
-MOST = 60
-"""Comparisons that a judge is asked at one go, each in both orders: first those that the person voted on."""
-TOGETHER = 4
-"""Comparisons of one batch."""
+MOST = 60  # comparisons that a judge is asked at one go, each in both orders: first those that the person voted on
+TOGETHER = 4  # comparisons of one batch
 ANSWER_TOKENS = 16
-Ask = Callable[[Sequence[Asked], list[str]], Generator[str, None, None]]
+Ask = Callable[[Sequence[Messages], list[str]], Generator[str, None, None]]
 """Puts the answers behind a list; yields words while it waits. Closing it frees the device."""
 
 
@@ -137,10 +128,8 @@ class _Work:
 
 
 class JudgingService:
-    """One judging a verdict at a time, in the background; what was judged before it was stopped is kept.
-
-    shared: people who do not know each other use the app: no endpoint, which somebody pays and which sees replies.
-    """
+    """One judging a verdict at a time, in the background; what was judged before it was stopped is kept. shared: by
+    people who do not know each other: no endpoint, which somebody pays and which sees replies."""
 
     def __init__(
         self,
@@ -153,11 +142,9 @@ class JudgingService:
         *,
         shared: bool = False,
         endpoint: Callable[[], Endpoint | None] = Endpoint.from_env,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._voting, self._bases, self._adapters, self._batches = voting, bases, adapters, batches
-        self._quota, self._jobs, self._clock = quota, jobs, clock
-        self._endpoint = (lambda: None) if shared else endpoint
+        self._quota, self._jobs, self._endpoint = quota, jobs, (lambda: None) if shared else endpoint
         self._latest: dict[str, _Work] = {}
         self._lock = threading.Lock()
 
@@ -185,8 +172,9 @@ class JudgingService:
                 self._quota.give_back_replies(owner, replies)
 
         with self._lock:
-            if (before := self._latest.get(id)) is not None and before.job is not None and before.job.live:
-                raise InputError(f"{before.view.name} judges this verdict already. Stop it, or wait for its end.")
+            if self._jobs.get(f"judging {id}") is not None:
+                name = self._latest[id].view.name
+                raise InputError(f"{name} judges this verdict already. Stop it, or wait for its end.")
             self._quota.take_replies(owner, replies, "Judging")
             self._latest[id] = work
             work.job = self._jobs.start(f"judging {id}", judged, "The judging")
@@ -194,9 +182,10 @@ class JudgingService:
     def show(self, id: str, owner: str = LOCAL) -> JudgingView | None:
         """How far it is; None where nothing judged since the app began. Raises NotFoundError."""
         self._voting.poll(id, owner)
-        work = self._latest.get(id)
-        if work is None or (job := work.job) is None:
-            return work.view if work is not None else None
+        if (work := self._latest.get(id)) is None:
+            return None
+        if (job := work.job) is None:
+            return work.view
         return replace(work.view, live=job.live, waiting=job.progress.waiting if job.live else "", error=job.error)
 
     def stop(self, id: str, owner: str = LOCAL) -> None:
@@ -215,21 +204,21 @@ class JudgingService:
             sets = "Whoever runs the app sets JUDGE_URL, JUDGE_MODEL and JUDGE_KEY in its environment."
             raise InputError(f"No endpoint is set. {sets}")
 
-        def answered(asked: Sequence[Asked], said: list[str]) -> Generator[str, None, None]:
+        def answered(asked: Sequence[Messages], said: list[str]) -> Generator[str, None, None]:
             """One after another, so that it can be stopped in between. Raises RunFailedError."""
-            for one in asked:
+            for messages in asked:
                 yield ""
-                said.append(elsewhere.answer(one.messages))
+                said.append(elsewhere.answer(messages))
 
         return answered, elsewhere.name
 
     def _written(
-        self, card: AdapterCard | None, session: str, asked: Sequence[Asked], said: list[str]
+        self, card: AdapterCard | None, session: str, asked: Sequence[Messages], said: list[str]
     ) -> Generator[str, None, None]:
         """One batch of the playground's own. Raises the first failure."""
         tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=ANSWER_TOKENS)
-        messages = ([Message(one["role"], one["content"]) for one in each.messages] for each in asked)
-        batch = [ToWrite(card, render_prompt(tokenizer, one), sampling) for one in messages]
+        prompts = (render_prompt(tokenizer, [Message(**one) for one in messages]) for messages in asked)
+        batch = [Asked(card, prompt, sampling) for prompt in prompts]
         for waiting, _ in texts(self._batches, batch, session, said):
             yield waiting
 
@@ -246,24 +235,24 @@ class JudgingService:
             for begin in range(0, len(places), TOGETHER):
                 chunk = places[begin : begin + TOGETHER]
                 said: list[str] = []
-                with contextlib.closing(ask([one for place in chunk for one in _orders(poll, place)], said)) as steps:
+                asked = [messages for place in chunk for messages in _orders(poll, place)]
+                with contextlib.closing(ask(asked, said)) as steps:
                     for waiting in steps:
                         if job.stopping:
                             return
                         job.report("Judging", waiting=waiting)
                 for at, (example, a, b) in enumerate(chunk):
                     winner = combined(parse_answer(said[2 * at]), parse_answer(said[2 * at + 1]))
-                    found.append(Cast(example, a, b, winner or "skip", JUDGE, self._clock(), work.view.name))
+                    found.append(Cast(example, a, b, winner or "skip", JUDGE, time.time(), work.view.name))
                 unread = sum(one.winner == "skip" for one in found)
                 work.view = replace(work.view, done=len(found), unread=unread)
         finally:
             if found:
-                self._voting.files.change(
-                    work.view.verdict, lambda cast: [*(one for one in cast if one.owner != JUDGE), *found]
-                )
+                change = self._voting.files.change
+                change(work.view.verdict, lambda cast: [*(one for one in cast if one.owner != JUDGE), *found])
 
 
-def _orders(poll: Poll, place: Place) -> tuple[Asked, Asked]:
+def _orders(poll: Poll, place: Place) -> tuple[Messages, Messages]:
     example, a, b = place
     row = poll.rows[example, a]
     return both_orders(row["question"], poll.replies[example, a], poll.replies[example, b], row["reference"])

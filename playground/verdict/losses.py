@@ -1,5 +1,4 @@
-"""Losses of texts that are there already, scored a few rows at a time under leases, and what tuned models forgot:
-the shipped general text and questions through the base and through them."""
+"""Losses of given texts, scored a few rows at a time under leases; and what tuned models forgot of the shipped ones."""
 
 from __future__ import annotations
 
@@ -12,24 +11,21 @@ from playground.data.render import encode, render_example, render_prompt
 from playground.engine.request import ROOM, Sampling, Score, ScoreRow
 from playground.engine.request import TOGETHER as SCORED_TOGETHER
 from playground.errors import RunFailedError
-from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, Scored, material, pooled, right
+from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, material, right
 from playground.gpu.manager import DeviceManager
 from playground.library.card import AdapterCard
 from playground.models.adapters import Residents
 from playground.models.bases import BaseService, kv_bytes_per_token, retried
 
-LOGIT_BYTES = 128_000_000
-"""About what the distributions that are held at once take, beside the rows' KV cache."""
-LONGEST = 131_072
-"""Tokens of a row, where nothing is to be cut: the engine says what does not fit."""
+LOGIT_BYTES = 128_000_000  # about what the distributions that are held at once take, beside the rows' KV cache
+LONGEST = 131_072  # tokens of a row, where nothing is to be cut: the engine says what does not fit
 NO_DIVERGENCE = "a full fine-tune is a model of its own: its distribution and the base's are never in memory at once"
 
 
 def texts(
     batches: Batches, asked: Sequence[Asked], session: str, said: list[str]
 ) -> Generator[tuple[str, int], None, None]:
-    """Replies of one batch, put behind ``said``; yields (its place in the queue, replies that are done). Raises the
-    first failure."""
+    """Append a batch's replies to ``said``; yields (its place in the queue, replies done). Raises the first failure."""
     written: list[Written] = []
     for written in batches.run(asked, session, "measure"):
         if failure := next((one.failure for one in written if one.failure is not None), None):
@@ -39,8 +35,8 @@ def texts(
 
 
 class ToScore(NamedTuple):
-    """A text for a model. card: None = the base. Others: as in ``ScoreRow``. Of a full fine-tune the divergence stays
-    None (NO_DIVERGENCE says why), and the base's loss is measured in a turn of its own."""
+    """A text for a model. card: None = the base. Others: as in ``ScoreRow``. A full fine-tune has no divergence
+    (NO_DIVERGENCE says why); the base's loss is then a turn of its own."""
 
     card: AdapterCard | None
     prompt: str
@@ -60,8 +56,8 @@ class Scoring(NamedTuple):
 
 
 class ScoringService:
-    """Rows of one base and all its adapters are read together; a full fine-tune is a turn of its own. Where the
-    device is lent for seconds at a time (ZeroGPU) the app's own process scores, on its processor."""
+    """Rows of one base and all its adapters are read together; a full fine-tune is a turn of its own. On ZeroGPU, where
+    the device is lent for seconds at a time, the app's own process scores on its processor."""
 
     def __init__(self, manager: DeviceManager, bases: BaseService, residents: Residents) -> None:
         self._manager, self._bases, self._residents = manager, bases, residents
@@ -138,20 +134,27 @@ class ScoringService:
 
     def _needs(self, asked: Sequence[ToScore]) -> int:
         """Bytes of the KV cache of rows that are scored together, and of the distributions of some places."""
-        tokenizer = self._bases.tokenizer()
-        tokens = [
-            len(encode(tokenizer, one.prompt))
-            + len(encode(tokenizer, one.completion))
-            + (one.card.virtual_tokens if one.card else 0)
-            for one in asked
-        ]
-        return max(ROOM, *tokens) * kv_bytes_per_token(self._bases.resolve().path, 4) + LOGIT_BYTES
+        tokenizer, longest = self._bases.tokenizer(), ROOM
+        for one in asked:
+            tokens = sum(len(encode(tokenizer, text)) for text in (one.prompt, one.completion))
+            longest = max(longest, tokens + (one.card.virtual_tokens if one.card else 0))
+        return longest * kv_bytes_per_token(self._bases.resolve().path, 4) + LOGIT_BYTES
 
 
-TOGETHER = 8
-"""Questions that are asked in one batch."""
-PASSAGES = 48
-"""Passages that are read under one lease."""
+def pooled(scores: Sequence[Score]) -> Score:
+    """Many passages as one long text: means weighted by tokens. A figure that one of them lacks is None for all."""
+    tokens = sum(score.tokens for score in scores)
+
+    def mean(name: str) -> float | None:
+        values: list[float | None] = [getattr(score, name) for score in scores]
+        known = [value * score.tokens for value, score in zip(values, scores, strict=True) if value is not None]
+        return sum(known) / tokens if tokens and len(known) == len(values) else None
+
+    return Score(tokens, mean("loss") or 0.0, mean("divergence"), mean("base_loss"))
+
+
+TOGETHER = 8  # questions that are asked in one batch
+PASSAGES = 48  # passages that are read under one lease
 
 
 class Recalling(NamedTuple):
@@ -202,7 +205,7 @@ class ForgettingService:
                 said[model.id] = replies
         before, found = right(self._known[key], shipped.questions), []
         for n, card in enumerate(cards):
-            text = pooled([Scored(s.tokens, s.loss, s.base_loss, s.divergence) for s in scores[n :: len(cards)]])
+            text = pooled(scores[n :: len(cards)])
             after, why = right(said[card.id], shipped.questions), "" if text.divergence is not None else NO_DIVERGENCE
             losses = (text.base_loss or 0.0, text.loss, text.tokens)
             found.append(Forgetting(*losses, before, after, len(shipped.questions), text.divergence, why))

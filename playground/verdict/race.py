@@ -1,8 +1,5 @@
-"""Method races: several methods on the same rows with the same budget, run one after another, then measured alike.
-
-A race's runs are runs like any other: they wait in the same queue. The process that owns the home measures, once all
-runs have ended, so that it slows none of them down; every other process only looks.
-"""
+"""Method races: several methods on the same rows with the same budget, one after another, then measured alike by the
+process that owns the home, once all runs have ended, so that it slows none of them down."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import mean
 
 from playground.chat.batching import Asked, Batches
 from playground.data.example import Example, Preference
@@ -24,7 +21,6 @@ from playground.db import ENDED, DatabaseError
 from playground.engine.request import Sampling
 from playground.errors import CancelledError, InputError, NotFoundError, PlaygroundError
 from playground.evaluation.checks import parse_check
-from playground.evaluation.forgetting import Forgetting
 from playground.jobs import Job, Jobs
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
@@ -33,81 +29,25 @@ from playground.runs.progress import RunView
 from playground.runs.service import TrainingService
 from playground.settings import Settings
 from playground.training.spec import RunSpec
+from playground.verdict import race_store
 from playground.verdict.losses import ForgettingService, texts
-from playground.verdict.race_store import (
-    CANCELLED,
-    DONE,
-    LIVE,
-    MEASURING,
-    RUNNING,
-    Entry,
-    Lane,
-    Race,
-    RaceRequest,
-    RaceStore,
-    RaceView,
-    label,
-    lanes,
-)
+from playground.verdict.race_store import CANCELLED, LIVE, Entry, Lane, Race, RaceRequest, RaceView, label
 from playground.workspace.examples import DataService
 from playground.workspace.visitors import LOCAL
 
 __all__ = ["RaceRequest", "RaceService", "RaceView"]
 
 TICK_S = 1.0
-MEASURE_S = 60.0
-"""What measuring one method takes, until one has been measured."""
-ROWS = 16
-"""Validation rows that are answered: enough to tell 0 from 16, little enough for two cores."""
+MEASURE_S = 60.0  # what measuring one method takes, until one has been measured
+ROWS = 16  # validation rows that are answered: enough to tell 0 from 16, little enough for two cores
 SHORTEST, LONGEST = 32, 256
 """Tokens that a reply may take: a quarter more than the file's own answers need, within these."""
-_FIGURES = (
-    *("eval_loss", "trainable_params", "total_params", "peak_memory_bytes", "memory_ratio", "seconds", "tokens_per_s"),
-)
+_FIGURES = {"eval_loss", "trainable_params", "total_params", "peak_memory_bytes", "memory_ratio"}
+_FIGURES |= {"seconds", "tokens_per_s"}
 ERRORS = (OSError, DatabaseError, PlaygroundError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError)
 """Of the disk, the database, and what a library raises on one race's rows: the others are measured all the same."""
 _LOG = logging.getLogger(__name__)
 Tell = Callable[[str], None]
-
-
-class Measuring:
-    """What a race measures of an adapter that its run does not. What ``tell`` raises ends it and frees the device."""
-
-    def __init__(self, bases: BaseService, data: DataService, batches: Batches, forgetting: ForgettingService) -> None:
-        self._bases, self._data, self._batches, self._forgetting = bases, data, batches, forgetting
-
-    def adherence(
-        self, card: AdapterCard | None, spec: RunSpec, check: str, session: str, tell: Tell
-    ) -> tuple[int, int]:
-        """(greedy replies to the run's validation rows that pass the check, of how many; raw text asks nothing).
-        card: None = the base. Raises InputError."""
-        usable = self._data.check(Path(spec.file), spec.mapping or None, LOCAL).usable
-        rows = part(usable, spec.split.get("validation", []))
-        asked = [row.prompt for row in rows if isinstance(row, Example | Preference)][:ROWS]
-        passes = parse_check(check).passes
-        if not asked:
-            return 0, 0
-        answer = min(LONGEST, max(SHORTEST, spec.answer_max * 5 // 4))
-        context, tokenizer = self._bases.context(), self._bases.tokenizer()
-        prompts = [render_prompt(tokenizer, messages) for messages in asked]
-        if context is not None:
-            before = card.virtual_tokens if card else 0
-            answer = max(1, min(answer, context - before - max(len(encode(tokenizer, prompt)) for prompt in prompts)))
-        said: list[str] = []
-        batch = [Asked(card, prompt, Sampling(max_tokens=answer)) for prompt in prompts]
-        with contextlib.closing(texts(self._batches, batch, session, said)) as steps:
-            for waiting, done in steps:
-                tell(waiting or f"{done} of {len(batch)} replies")
-        return sum(map(passes, said)), len(said)
-
-    def forgot(self, card: AdapterCard, session: str, tell: Tell) -> dict[str, Any]:
-        """``Forgetting`` as a record."""
-        found: tuple[Forgetting, ...] = ()
-        with contextlib.closing(self._forgetting.measure([card], session)) as steps:
-            for step in steps:
-                found = step.found
-                tell(step.waiting or f"what it forgot, {step.done} of {step.of}")
-        return asdict(found[0])
 
 
 class RaceService:
@@ -117,25 +57,26 @@ class RaceService:
         self,
         settings: Settings,
         training: TrainingService,
+        bases: BaseService,
         data: DataService,
         adapters: AdapterService,
-        measuring: Measuring,
+        batches: Batches,
+        forgetting: ForgettingService,
         jobs: Jobs,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings, self._training, self._data, self._adapters = settings, training, data, adapters
-        self._measuring, self._jobs, self._clock = measuring, jobs, clock
-        self.store = RaceStore(settings.database)
+        self._bases, self._batches, self._forgetting, self._jobs = bases, batches, forgetting, jobs
+        self.store = race_store.RaceStore(settings.database)
         self._job: Job | None = None
 
     def plan(self, request: RaceRequest) -> list[Lane]:
         """Every method's run, in their order. Raises InputError that names every method which cannot run."""
         self._check(request)
-        return lanes(request, self._training.plan)
+        return race_store.lanes(request, self._training.plan)
 
     def start(self, request: RaceRequest) -> str:
         """Queue every method's run; returns the race's id. Raises InputError, and then none is queued."""
-        planned, now = self.plan(request), self._clock()
+        planned, now = self.plan(request), time.time()
         race = time.strftime("%Y%m%d-%H%M%S-", time.localtime(now)) + "r" + secrets.token_hex(2)
         file = Path(request.file)
         name, check = (request.name.strip() or file.stem)[:80], self._check(request)
@@ -145,8 +86,8 @@ class RaceService:
                 run = self._training.start(lane.request)
                 undo.callback(self._cancel_run, run, request.owner)
                 started.append(Entry(lane.request.method, run, lane.plan.steps, lane.plan.seconds, lr=lane.plan.lr))
-            budget = (request.steps, request.minutes)
-            self.store.add(Race(race, request.owner, name, file.name, now, RUNNING, check, *budget, tuple(started)))
+            asked = (race_store.RUNNING, check, request.steps, request.minutes)
+            self.store.add(Race(race, request.owner, name, file.name, now, *asked, tuple(started)))
             undo.pop_all()
         return race
 
@@ -181,8 +122,6 @@ class RaceService:
             time.sleep(poll_s)
         yield view
 
-    # -- measuring -----------------------------------------------------------------------------------------------
-
     def start_measuring(self) -> None:
         """Measure from now on what has run, earlier races too: for the process that owns the home."""
         self._job = self._jobs.start("races", self._watch, "The measuring of races")
@@ -214,25 +153,25 @@ class RaceService:
         ended = {entry.run: entry for entry in now if entry.state in ENDED}
         if not ended:
             return race
-        begun = next((e.eval_loss[0] for e in ended.values() if e.eval_loss and e.eval_loss[0][0] == 0), None)
+        begun = [e.eval_loss[0] for e in ended.values() if e.eval_loss and e.eval_loss[0][0] == 0][:1]
 
         def change(one: Race) -> Race:
-            base = one.base if begun is None or one.base.eval_loss else replace(one.base, eval_loss=[begun])
-            return replace(one, entries=tuple(ended.get(e.run, e) for e in one.entries), base=base)
+            return _with(ended, replace(one, base=replace(one.base, eval_loss=one.base.eval_loss or begun)))
 
         return self.store.change(race.race, change)
 
     def _measure(self, race: Race) -> None:
         """Raises CancelledError."""
-        if race.state == RUNNING:
-            race = self._change(race, state=MEASURING)
+        if race.state == race_store.RUNNING:
+            race = self._change(race, state=race_store.MEASURING)
         trained = [entry for entry in race.entries if entry.state == "DONE"]
         if race.check and race.base.measured_s is None and trained:
             self._change(race, base=self._measured(race, race.base, trained[0].run))
         for entry in trained:
             if entry.measured_s is None:
-                self.store.change(race.race, partial(_with, self._measured(race, entry, entry.run)))
-        self._change(race, state=DONE, message="")
+                found = {entry.run: self._measured(race, entry, entry.run)}
+                self.store.change(race.race, partial(_with, found))
+        self._change(race, state=race_store.DONE, message="")
 
     def _measured(self, race: Race, entry: Entry, run: str) -> Entry:
         """A method, or the base on the rows of a run; what cannot be measured is said in the entry."""
@@ -243,16 +182,41 @@ class RaceService:
             if card is not None:
                 entry = replace(entry, figures=entry.figures | {"bytes": card.bytes})
             if race.check:
-                spec = RunSpec.read(self._settings.runs_dir / run)
-                passed, asked = self._measuring.adherence(card, spec, race.check, owner, tell)
+                passed, asked = self._adherence(card, run, race.check, owner, tell)
                 entry = replace(entry, passed=passed if asked else None, asked=asked)
             if card is not None:
-                entry = replace(entry, forgot=self._measuring.forgot(card, owner, tell))
+                with contextlib.closing(self._forgetting.measure([card], owner)) as steps:
+                    for step in steps:
+                        tell(step.waiting or f"what it forgot, {step.done} of {step.of}")
+                entry = replace(entry, forgot=asdict(step.found[0]))
         except CancelledError:
             raise
         except PlaygroundError as error:
             entry = replace(entry, reason=f"{'Not all of it could be measured: ' if entry.method else ''}{error}")
         return replace(entry, measured_s=time.monotonic() - started)
+
+    def _adherence(self, card: AdapterCard | None, run: str, check: str, session: str, tell: Tell) -> tuple[int, int]:
+        """(greedy replies to the run's validation rows that pass the check, of how many; raw text asks nothing).
+        card: None = the base. What ``tell`` raises ends it and frees the device. Raises InputError."""
+        spec = RunSpec.read(self._settings.runs_dir / run)
+        usable = self._data.check(Path(spec.file), spec.mapping or None, LOCAL).usable
+        rows = part(usable, spec.split.get("validation", []))
+        asked = [row.prompt for row in rows if isinstance(row, Example | Preference)][:ROWS]
+        passes = parse_check(check).passes
+        if not asked:
+            return 0, 0
+        answer = min(LONGEST, max(SHORTEST, spec.answer_max * 5 // 4))
+        context, tokenizer = self._bases.context(), self._bases.tokenizer()
+        prompts = [render_prompt(tokenizer, messages) for messages in asked]
+        if context is not None:
+            before = card.virtual_tokens if card else 0
+            answer = max(1, min(answer, context - before - max(len(encode(tokenizer, prompt)) for prompt in prompts)))
+        said: list[str] = []
+        batch = [Asked(card, prompt, Sampling(max_tokens=answer)) for prompt in prompts]
+        with contextlib.closing(texts(self._batches, batch, session, said)) as steps:
+            for waiting, done in steps:
+                tell(waiting or f"{done} of {len(batch)} replies")
+        return sum(map(passes, said)), len(said)
 
     def _teller(self, race: Race, who: str) -> Tell:
         """Writes what is done into the record, once a second. Raises CancelledError once race or process ends."""
@@ -275,8 +239,6 @@ class RaceService:
             raise CancelledError("The race was cancelled.")
         return found
 
-    # -- inside --------------------------------------------------------------------------------------------------
-
     def _cancel_run(self, run: str, owner: str) -> None:
         with contextlib.suppress(PlaygroundError):
             self._training.cancel(run, owner)
@@ -290,18 +252,13 @@ class RaceService:
 
     def _view(self, race: Race) -> RaceView:
         """With what its runs say just now, where they have not ended."""
-        entries, left = [], 0.0
         known = [entry.measured_s for entry in race.entries if entry.measured_s is not None]
-        measure_s = sum(known) / len(known) if known else MEASURE_S
-        for entry in race.entries:
-            if entry.state not in ENDED:
-                entry, seconds = self._now(entry, race.owner)
-                left += seconds
-            entries.append(entry)
+        now = [(entry, 0.0) if entry.state in ENDED else self._now(entry, race.owner) for entry in race.entries]
+        entries = tuple(entry for entry, _ in now)
         waits = sum(entry.measured_s is None and entry.state not in ("FAILED", "CANCELLED") for entry in entries)
-        left += waits * measure_s
-        message = {RUNNING: _training_words(entries), MEASURING: race.message}.get(race.state, "")
-        shown = replace(race, entries=tuple(entries), message=message)
+        left = sum(seconds for _, seconds in now) + waits * (mean(known) if known else MEASURE_S)
+        words = {race_store.RUNNING: _training_words(entries), race_store.MEASURING: race.message}
+        shown = replace(race, entries=entries, message=words.get(race.state, ""))
         return RaceView(shown, left if race.state in LIVE else None, len(entries) - waits, len(entries))
 
     def _now(self, entry: Entry, owner: str) -> tuple[Entry, float]:
@@ -324,8 +281,9 @@ class RaceService:
         return mine[race]
 
 
-def _with(entry: Entry, race: Race) -> Race:
-    return replace(race, entries=tuple(entry if one.run == entry.run else one for one in race.entries))
+def _with(changed: Mapping[str, Entry], race: Race) -> Race:
+    """With some entries, by their runs, in the place of those there."""
+    return replace(race, entries=tuple(changed.get(one.run, one) for one in race.entries))
 
 
 def with_view(entry: Entry, view: RunView) -> Entry:

@@ -1,5 +1,5 @@
-"""Races as values: what is asked, every method's run planned, the record (a JSON value in the database, so that
-several processes see the same and a restart loses nothing), and the table that page, command line and docs show."""
+"""Races as values: what is asked, every method's run planned, the record (JSON in the database, which several processes
+and a restart share), and the table that page, command line and docs show."""
 
 from __future__ import annotations
 
@@ -25,13 +25,10 @@ SHARED = ("batch_size", "max_tokens", "seed", "mapping", "owner", "validation", 
 
 @dataclass(frozen=True)
 class RaceRequest:
-    """What a person asks for.
-
-    methods: names, () = all. steps: of each method; or minutes: what each method may take, by its own estimate; neither
-    = 20 steps. check: how replies are judged, as in ``evaluation.checks``; "" = that of the shipped set, if the file is
-    one. name: of the race, "" = the file's. The others are shared by all runs and as in ``TrainRequest``; learning rate
-    and rank are each method's own. Raises InputError.
-    """
+    """methods: names, () = all. steps: of each method; or minutes: what each method may take, by its own estimate;
+    neither = 20 steps. check: how replies are judged, as in ``evaluation.checks``; "" = that of the shipped set, if the
+    file is one. name: of the race, "" = the file's. The others are shared by all runs and as in ``TrainRequest``;
+    learning rate and rank are each method's own. Raises InputError."""
 
     file: Path
     methods: tuple[str, ...] = ()
@@ -56,15 +53,14 @@ class RaceRequest:
         if self.minutes is not None and not 0 < self.minutes <= 24 * 60:
             raise InputError(f"The budget is {self.minutes:g} minutes a method; it lies above 0 and at most 1440.")
         if self.objective and self.objective not in RACERS:
-            why = "it writes no replies, or needs a reward"
-            raise InputError(f"{self.objective} cannot be raced: {why}. A race takes {', '.join(RACERS)}.")
+            why = f"{self.objective} cannot be raced: it writes no replies, or needs a reward."
+            raise InputError(f"{why} A race takes {', '.join(RACERS)}.")
 
     def run_of(self, method: str, steps: int | None) -> TrainRequest:
         """One method's run. It is scored once, at its end: what a race spends goes into training."""
-        name = f"{self.name.strip() or Path(self.file).stem} {label(method)}"[:80]
+        about = (self.file, f"{self.name.strip() or Path(self.file).stem} {label(method)}"[:80], method, self.objective)
         shared = {one: getattr(self, one) for one in SHARED}
-        once = max(1, steps or 1)
-        return TrainRequest(self.file, name, method, self.objective, steps=steps, save_steps=once, **shared)
+        return TrainRequest(*about, steps=steps, save_steps=max(1, steps or 1), **shared)
 
 
 class Lane(NamedTuple):
@@ -87,9 +83,7 @@ def chosen(methods: tuple[str, ...]) -> list[str]:
 
 def lanes(request: RaceRequest, plan: Callable[[TrainRequest], Plan]) -> list[Lane]:
     """Every method's run. plan: as in TrainingService. Raises InputError that names every method which cannot run."""
-    names = chosen(request.methods)
-    found: list[Lane] = []
-    faults: dict[str, str] = {}
+    names, found, faults = chosen(request.methods), list[Lane](), dict[str, str]()
     for name in names:
         try:
             steps = request.steps if request.minutes is None else _fitting(request, name, plan)
@@ -105,9 +99,9 @@ def lanes(request: RaceRequest, plan: Callable[[TrainRequest], Plan]) -> list[La
         return found
     if len(faults) == len(names) and len(set(faults.values())) == 1:  # the file, not the methods
         raise InputError(next(iter(faults.values())))
-    words = " ".join(f"{label(name)}: {why}" for name, why in faults.items())
-    many = f"{len(faults)} of {len(names)} methods cannot run."
-    raise InputError(f"{many} {words} Leave them out, or change the settings.")
+    words = [f"{len(faults)} of {len(names)} methods cannot run."]
+    words += [f"{label(name)}: {why}" for name, why in faults.items()]
+    raise InputError(" ".join([*words, "Leave them out, or change the settings."]))
 
 
 def _fitting(request: RaceRequest, method: str, plan: Callable[[TrainRequest], Plan]) -> int:
@@ -129,14 +123,10 @@ LIVE = (RUNNING, MEASURING)
 @dataclass(frozen=True)
 class Entry:
     """One method in a race. method: its name, "" = the base, for comparison. run: its run's id. lr: its learning rate,
-    0 = unknown. planned_s: how long the run was thought to take, in seconds.
-
-    state, reason: how the run ended, and why where it was not well; reason also says what could not be measured.
-    adapter: what it made. figures: what the run's summary says (eval_loss, trainable_params, peak_memory_bytes,
-    seconds, tokens_per_s) and bytes, of the adapter on disk. loss, eval_loss: (step, value). passed, asked: greedy
-    replies on validation rows that keep the format, None = no check. forgot: ``evaluation.forgetting.Forgetting`` as a
-    record. measured_s: seconds that measuring took; None = not measured yet.
-    """
+    0 = unknown. planned_s: how long the run was thought to take. state, reason: how the run ended, and why where it was
+    not well, or what could not be measured. adapter: what it made. figures: the run's summary, and bytes, of the
+    adapter on disk. loss, eval_loss: (step, value). passed, asked: greedy replies on validation rows that keep the
+    format, None = no check. forgot: ``Forgetting`` as a record. measured_s: what measuring took; None = not yet."""
 
     method: str
     run: str = ""
@@ -162,9 +152,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Race:
-    """One race. file: the examples' name. check: as it was written, "" = none. steps, minutes: the budget of each
-    method, one of them. state: RUNNING while its runs train, MEASURING, DONE or CANCELLED. message: what it is
-    doing, in words."""
+    """file: the examples' name. check: as it was written, "" = none. steps, minutes: the budget of each method, one of
+    them. state: RUNNING while its runs train, MEASURING, DONE or CANCELLED. message: what it is doing, in words."""
 
     race: str
     owner: str
@@ -220,19 +209,13 @@ class RaceStore(RaceTable):
         """Newest first."""
         return [Race.of(record) for record in self.records()]
 
-    def get(self, race: str) -> Race:
-        """Raises NotFoundError."""
-        return Race.of(self.record(race))
-
     def change(self, race: str, change: Callable[[Race], Race]) -> Race:
         """Read, change and write in one transaction. Raises NotFoundError."""
         return Race.of(self.change_record(race, lambda record: asdict(change(Race.of(record)))))
 
 
-HEAD = (
-    *("Method", "Rate", "Held-out loss", "Keeps the format", "Trained", "On disk", "Peak memory", "Seconds"),
-    *("Tokens/s", "General text", "Questions", "Divergence"),
-)
+HEAD = ["Method", "Rate", "Held-out loss", "Keeps the format", "Trained", "On disk", "Peak memory", "Seconds"]
+HEAD += ["Tokens/s", "General text", "Questions", "Divergence"]
 NOTES = (
     "Held-out loss: nats a token on the validation rows, lower is better. Keeps the format: greedy replies to "
     "validation rows that pass the check. What it forgot, against the base: loss on a general text (nats a token, "
@@ -250,23 +233,18 @@ def label(method: str) -> str:
 
 def cells(entry: Entry) -> list[str]:
     """One line under ``HEAD``. What is not known yet, or cannot be, is a dash."""
-    figures, forgot = entry.figures, entry.forgot or {}
-    general = right = NONE
+    figures, forgot = entry.figures, entry.forgot
+    kept = [f"{entry.passed} of {entry.asked}" if entry.passed is not None else NONE]
+    forgotten = [NONE] * 3
     if forgot:
         general = f"{round(forgot['loss_after'] - forgot['loss_before'], 2) + 0.0:+.2f}"  # + 0.0: no minus nought
         right = f"{forgot['right_after']} of {forgot['questions']}, was {forgot['right_before']}"
-    return [
-        label(entry.method),
-        _number(entry.lr or None, "g"),
-        _number(eval_loss(entry), ".3f"),
-        f"{entry.passed} of {entry.asked}" if entry.passed is not None else NONE,
-        _number(figures.get("trainable_params"), ",.0f"),
-        *(_size(figures.get(name)) for name in ("bytes", "peak_memory_bytes")),
-        *(_number(figures.get(name), ".0f") for name in ("seconds", "tokens_per_s")),
-        general,
-        right,
-        _number(forgot.get("divergence"), ".2f"),
-    ]
+        forgotten = [general, right, _number(forgot.get("divergence"), ".2f")]
+    trained = [_number(figures.get("trainable_params"), ",.0f")]
+    trained += [_size(figures.get(name)) for name in ("bytes", "peak_memory_bytes")]
+    trained += [_number(figures.get(name), ".0f") for name in ("seconds", "tokens_per_s")]
+    loss = [_number(entry.lr or None, "g"), _number(eval_loss(entry), ".3f")]
+    return [label(entry.method), *loss, *kept, *trained, *forgotten]
 
 
 def status(entry: Entry) -> str:
@@ -294,11 +272,8 @@ def picture(entries: Sequence[Entry], base: Entry, curves: bool) -> str:
         runs = [(label(one.method), [(int(step), value) for step, value in one.loss]) for one in entries]
         words = "Training loss; lower is closer to your answers."
         return charts.overlay([run for run in runs if len(run[1]) > 1], words, 240)
-    dots = [
-        charts.Dot(label(one.method), float(one.figures["trainable_params"]), value)
-        for one in entries
-        if one.figures.get("trainable_params") and (value := eval_loss(one)) is not None
-    ]
+    found = [(label(one.method), one.figures.get("trainable_params"), eval_loss(one)) for one in entries]
+    dots = [charts.Dot(name, float(weights), loss) for name, weights, loss in found if weights and loss is not None]
     return charts.scatter(dots, eval_loss(base))
 
 
@@ -307,25 +282,22 @@ def text(view: RaceView) -> str:
     base, entries = view.race.base, view.race.entries
     lines = [HEAD, *([cells(base)] if base.eval_loss else []), *map(cells, entries)]
     first, *widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    shown = [
-        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(line, widths, strict=True))]).rstrip()
-        for name, *line in lines
-    ]
+    form = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in widths)])
+    shown = [form.format(*line).rstrip() for line in lines]
     return "\n".join([*shown, *(f"{label(entry.method)}: {status(entry)}" for entry in entries if status(entry))])
 
 
 def record(view: RaceView) -> dict[str, Any]:
     """The race as JSON: what a script reads."""
     race, names = view.race, ("race", "name", "state", "file", "check", "steps", "minutes")
-    rows = [_record(entry) for entry in race.entries]
-    return {name: getattr(race, name) for name in names} | {"base": _record(race.base), "rows": rows}
+    measured = {"base": _record(race.base), "rows": [*map(_record, race.entries)]}
+    return {name: getattr(race, name) for name in names} | measured
 
 
 def _record(entry: Entry) -> dict[str, Any]:
     names = ("run", "state", "adapter", "steps", "lr", "reason") if entry.method else ("reason",)
-    found = {"method": entry.method or "base"} | {name: getattr(entry, name) for name in names}
-    found |= {"passed": entry.passed, "asked": entry.asked, "forgot": entry.forgot}
-    return found | entry.figures | {"eval_loss": eval_loss(entry)}
+    found = {name: getattr(entry, name) for name in (*names, "passed", "asked", "forgot")}
+    return {"method": entry.method or "base"} | found | entry.figures | {"eval_loss": eval_loss(entry)}
 
 
 def _number(value: float | None, form: str) -> str:

@@ -6,7 +6,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ CHOICES = ("left", "right", "tie", "skip")
 
 
 class Ballot(NamedTuple):
-    """What a person is asked. number: how many they were asked before. left, right: replies. It names nobody."""
+    """What a person is asked, naming nobody. number: how many they were asked before. left, right: replies."""
 
     number: int
     question: str
@@ -30,7 +30,7 @@ class Ballot(NamedTuple):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judge's votes. agreement: with the person's own, on what both voted on; None where there is nothing of it."""
+    """A judge's votes. agreement: with people's, on what both voted on; None where there is nothing of it."""
 
     name: str
     standings: tuple[Standing, ...]
@@ -62,23 +62,20 @@ class Poll(NamedTuple):
 class Voting:
     """Every call names the verdict and its owner; nothing is remembered between calls but the votes."""
 
-    def __init__(self, verdicts: VerdictService, clock: Callable[[], float] = time.time) -> None:
-        self._verdicts, self._clock = verdicts, clock
-        self.files = VoteFiles(verdicts.files)
+    def __init__(self, verdicts: VerdictService) -> None:
+        self._verdicts, self.files = verdicts, VoteFiles(verdicts.files)
 
     def next(self, id: str, owner: str = LOCAL) -> Ballot | None:
         """What to ask now; None when everything was. Raises NotFoundError, InputError with nothing to vote on."""
         poll, cast = self.poll(id, owner), self.files.read(id)
-        drawn = _drawn(id, owner, poll, cast)
-        if drawn is None:
+        if (drawn := _drawn(id, owner, poll, cast)) is None:
             return None
         (example, a, b), swapped = drawn
         left, right = (poll.replies[example, side] for side in ((b, a) if swapped else (a, b)))
         return Ballot(_asked(cast, owner), poll.rows[example, a]["question"], left, right)
 
     def vote(self, id: str, number: int, choice: str, owner: str = LOCAL) -> None:
-        """choice: one of ``CHOICES``. number: of the ballot that it answers; a second press on one that is answered
-        counts for nothing. Raises NotFoundError, InputError."""
+        """choice: one of ``CHOICES``. number: of its ballot, not answered before. Raises NotFoundError, InputError."""
         if choice not in CHOICES:
             raise InputError(f"{choice[:20]!r} is no vote. There are: {', '.join(CHOICES)}.")
         poll = self.poll(id, owner)
@@ -89,7 +86,7 @@ class Voting:
                 return None
             place, swapped = drawn
             words: tuple[Said, ...] = ("b", "a", "tie", "skip") if swapped else ("a", "b", "tie", "skip")
-            return Cast(*place, words[CHOICES.index(choice)], owner, self._clock())
+            return Cast(*place, words[CHOICES.index(choice)], owner, time.time())
 
         self.files.add(id, make)
 
@@ -98,8 +95,8 @@ class Voting:
         self._verdicts.show(id, owner)
 
         def make(cast: list[Cast]) -> list[Cast]:
-            last = max((place for place, one in enumerate(cast) if one.owner == owner), default=None)
-            return [one for place, one in enumerate(cast) if place != last]
+            *_, last = (None, *(one for one in cast if one.owner == owner))
+            return [one for one in cast if one is not last]
 
         self.files.change(id, make)
 
@@ -147,17 +144,14 @@ def _drawn(id: str, owner: str, poll: Poll, cast: Sequence[Cast]) -> tuple[Place
     """The next comparison, and whether a stands on the right. The pair with the fewest votes of people, an example
     of it that this owner was not asked; which of several, and the places, are drawn by the ballot's number."""
     asked = {one.place for one in cast if one.owner == owner}
-    left: dict[tuple[str, str], list[Place]] = {}
-    for place in poll.places:
-        if place not in asked:
-            left.setdefault(place[1:], []).append(place)
+    left = [place for place in poll.places if place not in asked]
     if not left:
         return None
     votes = Counter((one.a, one.b) for one in cast if one.owner != JUDGE and one.winner != "skip")
     rng = random.Random(f"{id} {owner} {_asked(cast, owner)}")
-    fewest = min(votes[pair] for pair in left)
-    pair = rng.choice([pair for pair in left if votes[pair] == fewest])
-    return rng.choice(left[pair]), rng.random() < 0.5
+    fewest = min(votes[place[1:]] for place in left)
+    pair = rng.choice(list(dict.fromkeys(place[1:] for place in left if votes[place[1:]] == fewest)))
+    return rng.choice([place for place in left if place[1:] == pair]), rng.random() < 0.5
 
 
 def _with_metric(poll: Poll, cast: Sequence[Cast]) -> Agreement | None:
@@ -166,20 +160,22 @@ def _with_metric(poll: Poll, cast: Sequence[Cast]) -> Agreement | None:
     if metric is None:
         return None
     better = 1 if poll.record["about"][metric]["higher_is_better"] else -1
-    by_metric: list[Winner] = []
-    voted: list[Winner] = []
+    by_metric: dict[Place, Winner] = {}
     for one in cast:
         a, b = (poll.rows.get((one.example, side), {}).get("metrics", {}).get(metric) for side in (one.a, one.b))
-        if a is not None and b is not None and one.winner != "skip":
-            by_metric.append("tie" if a == b else "a" if better * (a - b) > 0 else "b")
-            voted.append(one.winner)
-    return agreement(by_metric, voted)
+        if a is not None and b is not None:
+            by_metric[one.place] = "tie" if a == b else "a" if better * (a - b) > 0 else "b"
+    return _agreed(by_metric, cast)
 
 
 def _judgement(poll: Poll, people: Sequence[Cast], judged: Sequence[Cast]) -> Judgement:
     votes = as_votes(judged)
     said = {one.place: vote.winner for one, vote in zip(judged, votes, strict=True)}
-    mine = zip(people, as_votes(people), strict=True)
-    both = [(said[one.place], vote.winner) for one, vote in mine if one.place in said]
-    agreed = agreement([a for a, _ in both], [b for _, b in both])
-    return Judgement(judged[-1].judge, tuple(bradley_terry(votes, poll.sides)), len(votes), agreed)
+    return Judgement(judged[-1].judge, tuple(bradley_terry(votes, poll.sides)), len(votes), _agreed(said, people))
+
+
+def _agreed(said: Mapping[Place, Winner], people: Sequence[Cast]) -> Agreement | None:
+    """How far people's votes go with what was said of the same places."""
+    voted = zip(people, as_votes(people), strict=True)
+    both = [(said[one.place], vote.winner) for one, vote in voted if one.place in said]
+    return agreement([a for a, _ in both], [b for _, b in both])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from playground.engine.request import Score
 from playground.evaluation import forgetting
-from playground.evaluation.forgetting import Forgetting, Scored, is_refusal, is_right, material, pooled, right
+from playground.evaluation.forgetting import Forgetting, is_refusal, is_right, material, right
+from playground.verdict.losses import pooled
 from tests.evaluation.helpers import cases
 
 
@@ -34,10 +36,10 @@ def test_every_answer_is_right_to_its_own_question_which_does_not_give_it_away()
 
 
 def test_pooling_weighs_by_tokens() -> None:
-    found = pooled([Scored(10, 1.0, 2.0, 0.5), Scored(30, 2.0, 4.0, 0.1)])
+    found = pooled([Score(10, 1.0, 0.5, 2.0), Score(30, 2.0, 0.1, 4.0)])
     assert (found.tokens, found.loss, found.base_loss) == (40, 1.75, 3.5)
     assert found.divergence == pytest.approx(0.2)
-    assert pooled([Scored(1, 1.0, 1.0, 0.1), Scored(1, 1.0)]).divergence is None
+    assert pooled([Score(1, 1.0, 0.1, 1.0), Score(1, 1.0)]).divergence is None
     assert pooled([]).loss == 0.0
 
 

@@ -12,13 +12,13 @@ import pytest
 
 from playground.chat.compare import Side
 from playground.data.split import split
-from playground.errors import InputError, NotFoundError, PlaygroundError
+from playground.errors import NotFoundError, PlaygroundError
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.verdict.bench import LETTERS_MAX, VERSIONS_MAX, PromptBook, Score, best_of, scores_of
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
-from tests.shared.conftest import ANNA, BEN
+from tests.shared.conftest import ANNA, BEN, refused
 
 CHECK = "contains:gladly"
 
@@ -34,9 +34,8 @@ def record(*sides: dict[str, Any], kind: str = "yes-no", higher: bool = True) ->
 
 
 def test_the_best_has_the_best_figure_and_then_the_fewest_tokens() -> None:
-    made = [side(f"v{n} + {k} shots", f"p{n}", k, 0.5 + 0.1 * n, 50 * n + 40 * k) for n in (1, 2, 3) for k in (0, 4)]
-    made[2]["metrics"][CHECK]["value"] = made[3]["metrics"][CHECK]["value"] = made[5]["metrics"][CHECK]["value"] = 0.875
-    made[4]["metrics"][CHECK]["value"] = 0.2
+    values = iter((0.6, 0.6, 0.875, 0.875, 0.2, 0.875))
+    made = [side(f"v{n} + {k} shots", f"p{n}", k, next(values), 50 * n + 40 * k) for n in (1, 2, 3) for k in (0, 4)]
     best = best_of(record(*made))
     assert (best.text, best.shots) == ("p2", 0)
     assert best.sentence == "The best of 6 (3 prompts, with 0 or 4 shots) on 24 validation rows: 21 of 24."
@@ -45,8 +44,7 @@ def test_the_best_has_the_best_figure_and_then_the_fewest_tokens() -> None:
     assert lower.sentence == f"The best of 2 (2 prompts, without shots) on 24 validation rows: {CHECK} 1.500."
     only = best_of(record(side("v1", "p1", 1, 1.0, 9)))
     assert only.sentence == "The only one that was tried (1 prompt, with 1 shot) on 24 validation rows: 24 of 24."
-    with pytest.raises(InputError, match="Give a check"):
-        best_of({**record(*made), "main_metric": None})
+    refused("Give a check", best_of, {**record(*made), "main_metric": None})
     (score, _) = scores_of(record(*made), "f.jsonl")["p2"]
     assert (score.file, score.shots, score.passed, score.n, score.tokens) == ("f.jsonl", 0, 21, 24, 100)
     assert score.bench == "b"
@@ -64,14 +62,11 @@ def ended(services: Services, id: str, owner: str = "local") -> VerdictView:
     return services.bench.show(id, owner)
 
 
-def test_every_version_with_every_count_on_the_validation_part_alone(
-    services: Services, rows_file: Path, kept: list[str]
-) -> None:
+def test_every_version_and_count_on_validation_rows(services: Services, rows_file: Path, kept: list[str]) -> None:
     id = services.bench.score(rows_file, kept, (0, 2), (CHECK,), max_tokens=4)
     assert [view.id for view in services.bench.views()] == [id]
     assert services.verdicts.views() == [], "the list of verdicts leaves it out"
-    with pytest.raises(InputError, match="still measures"):
-        services.bench.best(id)
+    refused("still measures", services.bench.best, id)
     view = ended(services, id)
     assert (view.state, view.name) == ("DONE", f"Prompt bench: {rows_file.name}"), view.error
     assert [one["side"] for one in view.record["sides"]] == ["v1", "v1 + 2 shots", "v2", "v2 + 2 shots"]
@@ -92,8 +87,7 @@ def test_every_version_with_every_count_on_the_validation_part_alone(
     versions = services.bench.versions(rows_file)
     assert [sorted(score.shots for score in one.scores) for one in versions] == [[0, 2], [0, 2]]
     assert versions[0].scores[0].file == rows_file.name
-    newest = services.bench.newest(rows_file)
-    assert newest.id == id
+    assert services.bench.newest(rows_file).id == id
 
 
 def test_the_verdict_says_how_its_prompt_was_found(services: Services, rows_file: Path, kept: list[str]) -> None:
@@ -111,11 +105,8 @@ def test_the_verdict_says_how_its_prompt_was_found(services: Services, rows_file
 
     assert tried(asked) == best.sentence
     assert tried(replace(asked, sides=(Side("base", "Another prompt."),))) == ""
-    known = services.bench.rows(rows_file)
-    assert (
-        tried(replace(asked, rows=(*test[:1], known[0])))
-        == f"{best.sentence} 1 of these rows are judged by too, which favours the prompt."
-    )
+    seen = replace(asked, rows=(*test[:1], services.bench.rows(rows_file)[0]))
+    assert tried(seen) == f"{best.sentence} 1 of these rows are judged by too, which favours the prompt."
     assert tried(replace(asked, tried="By hand.")) == "By hand."
 
 
@@ -132,23 +123,17 @@ def test_stopped_while_it_runs_it_keeps_what_was_measured(services: Services, ro
     assert f"on {view.record['examples']} validation rows" in services.bench.best(id).sentence
 
 
-def test_a_wrong_call_is_told_before_anything_runs(
-    services: Services, rows_file: Path, kept: list[str], tmp_path: Path
-) -> None:
+def test_a_wrong_call_runs_nothing(services: Services, rows_file: Path, kept: list[str], tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "completion": "x"}) for n in range(9)))
-    bench = services.bench
-    for call, words in (
-        (lambda: bench.score(few, kept, (0,), ()), "no validation part"),
-        (lambda: bench.score(rows_file, [], (), ()), "no version to score.*No number of shots"),
-        (lambda: bench.score(rows_file, kept, (0, 1, 2, 3, 4, 5, 6), ()), "make 14; one bench takes 12"),
-        (lambda: bench.score(rows_file, kept, (17,), ()), "from 0 to 16"),
-        (lambda: bench.score(rows_file, ["v9"], (0,), ()), "There are: v1, v2"),
-        (lambda: bench.score(rows_file, kept, (0,), ("nonsense",)), "is not a check"),
-    ):
-        with pytest.raises(InputError, match=words):
-            call()
-    assert bench.views() == []
+    score = services.bench.score
+    refused("no validation part", score, few, kept, (0,), ())
+    refused("no version to score.*No number of shots", score, rows_file, [], (), ())
+    refused("make 14; one bench takes 12", score, rows_file, kept, range(7), ())
+    refused("from 0 to 16", score, rows_file, kept, (17,), ())
+    refused("There are: v1, v2", score, rows_file, ["v9"], (0,), ())
+    refused("is not a check", score, rows_file, kept, (0,), ("nonsense",))
+    assert services.bench.views() == []
 
 
 def test_the_held_out_rows_of_a_shipped_set_stand_for_the_set(services: Services) -> None:
@@ -163,25 +148,22 @@ def test_the_held_out_rows_of_a_shipped_set_stand_for_the_set(services: Services
 
 def test_another_visitors_bench_and_prompts_are_not_there(settings: Settings) -> None:
     shared = build_services(replace(settings, shared=True))
-    kept = shared.bench.keep("Annas secret.", owner=ANNA)
-    state = shared.verdicts.files.new(ANNA, "Prompt bench: x", {}, 1.7e9, "bench")
+    bench, kept = shared.bench, shared.bench.keep("Annas secret.", owner=ANNA)
+    shared.verdicts.files.new(ANNA, "Prompt bench: x", {}, 1.7e9, "bench")
     verdict = shared.verdicts.files.new(BEN, "his", {}, 1.7e9)
-    bench = shared.bench
     for call in (bench.show, bench.best, bench.stop):
-        with pytest.raises(NotFoundError):
-            call(state.id, BEN)
-        with pytest.raises(NotFoundError, match="no prompt bench"):
-            call(verdict.id, BEN)
-    assert bench.views(BEN) == []
+        refused("no prompt bench", call, verdict.id, BEN, error=NotFoundError)
     assert bench.versions(owner=BEN) == []
-    with pytest.raises(NotFoundError):
-        bench.forget(kept.id, BEN)
+    refused("", bench.forget, kept.id, BEN, error=NotFoundError)
+    for wrong in ("../x", "", f"{ANNA}/../x", "anna"):
+        refused("", bench.book.versions, wrong, error=NotFoundError)
     assert {item.kind for item in shared.storage.items(ANNA)} == {"prompts", "verdict"}
     assert "prompts" not in {item.kind for item in shared.storage.items(BEN)}
     assert ANNA in shared.storage.owners()
     freed = shared.storage.remove_everything(ANNA)
     assert (freed.count("prompts"), freed.count("verdict")) == (1, 1)
     assert bench.book.owners() == set()
+    assert list(bench.book.file("local").parent.iterdir()) == []
     shared.close()
 
 
@@ -197,8 +179,7 @@ def test_versions_keep_their_order_and_their_ids(book: PromptBook) -> None:
     assert book.keep("New.").id == "v4", "an id is never given twice"
     assert [(one.id, one.text) for one in book.versions()] == [("v1", "Be glad."), ("v2", "Be brief."), ("v4", "New.")]
     assert {one.when_s for one in book.versions()} == {7.0}
-    with pytest.raises(NotFoundError, match="v1, v2, v4"):
-        book.remove("v3")
+    refused("v1, v2, v4", book.remove, "v3", error=NotFoundError)
 
 
 def test_the_last_score_stays_for_each_file_and_number_of_shots(book: PromptBook) -> None:
@@ -217,26 +198,11 @@ def test_the_last_score_stays_for_each_file_and_number_of_shots(book: PromptBook
 
 def test_too_much_or_nothing_is_refused(book: PromptBook) -> None:
     for text, words in ((" \n", "no text"), ("x" * (LETTERS_MAX + 1), "letters long")):
-        with pytest.raises(InputError, match=words):
-            book.keep(text)
+        refused(words, book.keep, text)
     for n in range(VERSIONS_MAX):
         book.keep(f"Number {n}")
-    with pytest.raises(InputError, match="Remove one"):
-        book.keep("One more")
+    refused("Remove one", book.keep, "One more")
     assert book.keep("Number 3").id == "v4", "what is there may be kept again"
-
-
-def test_one_owner_never_sees_anothers(book: PromptBook) -> None:
-    book.keep("Secret.", ANNA)
-    assert book.versions(BEN) == []
-    with pytest.raises(NotFoundError):
-        book.get("v1", BEN)
-    for wrong in ("../x", "", f"{ANNA}/../x", "anna"):
-        with pytest.raises(NotFoundError):
-            book.versions(wrong)
-    book.forget(ANNA)
-    assert book.owners() == set()
-    assert list(book.file("local").parent.iterdir()) == []
 
 
 def test_a_file_that_cannot_be_read_is_told_and_left_alone(book: PromptBook) -> None:
@@ -244,9 +210,8 @@ def test_a_file_that_cannot_be_read_is_told_and_left_alone(book: PromptBook) -> 
     file = book.file("local")
     for wrong in ("{", "[]", '{"schema": 1}', json.dumps({"schema": 2, "versions": [], "next": 1, "noted": []})):
         file.write_text(wrong)
-        for call in (book.versions, lambda: book.keep("x")):
-            with pytest.raises(PlaygroundError, match="cannot be read"):
-                call()
+        refused("cannot be read", book.versions, error=PlaygroundError)
+        refused("cannot be read", book.keep, "x", error=PlaygroundError)
         assert file.read_text() == wrong
 
 

@@ -20,20 +20,8 @@ from playground.runs.request import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.verdict.race import RaceRequest, RaceView, with_view
-from playground.verdict.race_store import (
-    HEAD,
-    NONE,
-    Entry,
-    Race,
-    RaceStore,
-    cells,
-    chosen,
-    eval_loss,
-    lanes,
-    record,
-    status,
-    text,
-)
+from playground.verdict.race_store import HEAD, NONE, Entry, Race, RaceStore, cells, chosen, lanes, record, status, text
+from tests.shared.conftest import refused
 
 Until = Callable[..., Any]
 
@@ -58,9 +46,6 @@ def ended(services: Services, race: str) -> RaceView:
 def plan_of(request: TrainRequest, blocked: str = "", fixed_s: float = 12.0, step_s: float = 3.0) -> Plan:
     steps = request.steps or 20
     return Plan(10, 1000, fixed_s + step_s * steps, 1, 9, 40, 16, steps, 1e-3, 8, blocked)
-
-
-# -- through real workers ----------------------------------------------------------------------------------------
 
 
 def test_two_methods_from_start_to_table(racing: Services, rows_file: Path) -> None:
@@ -89,9 +74,7 @@ def test_two_methods_from_start_to_table(racing: Services, rows_file: Path) -> N
     assert racing.race.show(race).race == view.race
 
 
-def test_a_race_survives_a_restart_and_a_run_that_failed_stays_in_the_table(
-    services: Services, rows_file: Path, until: Until
-) -> None:
+def test_a_race_survives_a_restart_and_a_failed_run(services: Services, rows_file: Path, until: Until) -> None:
     """Nobody measures here until another process, as it were, owns the home."""
     race = services.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
     services.training.cancel(services.race.show(race).race.entries[1].run)
@@ -111,8 +94,7 @@ def test_a_race_survives_a_restart_and_a_run_that_failed_stays_in_the_table(
 
 def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing: Services, rows_file: Path, until: Until) -> None:
     race = racing.race.start(RaceRequest(rows_file, ("lora", "ia3", "dora"), steps=3000, batch_size=4))
-    with pytest.raises(InputError, match="has not ended"):
-        racing.race.remove(race)
+    refused("has not ended", racing.race.remove, race)
     view = until(lambda: racing.race.show(race), lambda view: bool(view.race.entries[0].loss))
     assert "LoRA, 1 of 3" in view.race.message
     racing.race.cancel(race)
@@ -125,27 +107,14 @@ def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing: Services, row
     racing.race.cancel(race)  # once more is harmless
 
 
-def test_where_the_app_is_shared_a_race_is_its_owners(services: Services, rows_file: Path) -> None:
-    race = services.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2000, owner="ann"))
-    shared = build_services(replace(services.settings, shared=True))
-    assert shared.race.races("bob") == []
-    for action in (shared.race.show, shared.race.cancel, shared.race.remove):
-        with pytest.raises(NotFoundError):
-            action(race, "bob")
-    assert shared.race.show(race, "ann").race.race == race
-    with pytest.raises(InputError, match="json-schema names a file"):
-        shared.race.plan(RaceRequest(rows_file, check="json-schema:/etc/passwd", owner="ann"))
-    shared.race.cancel(race, "ann")
-
-
-def test_nothing_starts_where_one_cannot(services: Services, rows_file: Path) -> None:
-    for wrong, words in (
-        (RaceRequest(rows_file, ("lora", "magic")), r"There is no method 'magic'\. There are: lora"),
-        (RaceRequest(rows_file, check="nonsense"), "is not a check"),
-        (RaceRequest(Path("nowhere.csv")), r"nowhere\.csv"),
-    ):
-        with pytest.raises(InputError, match=words):
-            services.race.start(wrong)
+def test_nothing_starts_where_one_cannot_and_a_request_says_what_is_wrong(services: Services, rows_file: Path) -> None:
+    start = services.race.start
+    refused(r"There is no method 'magic'\. There are: lora", start, RaceRequest(rows_file, ("lora", "magic")))
+    refused("is not a check", start, RaceRequest(rows_file, check="nonsense"))
+    refused(r"nowhere\.csv", start, RaceRequest(Path("nowhere.csv")))
+    refused("not both", RaceRequest, rows_file, steps=3, minutes=2.0)
+    refused("above 0", RaceRequest, rows_file, minutes=0.0)
+    refused("cannot be raced", RaceRequest, rows_file, objective="reward")
     assert services.training.runs() == []
     assert services.race.races() == []
 
@@ -158,15 +127,11 @@ def test_the_check_of_a_shipped_set_is_its_own(settings: Settings) -> None:
         assert waiting.race.show(race).race.check == kept
 
 
-# -- decided beforehand ------------------------------------------------------------------------------------------
-
-
 def test_full_runs_last_and_one_method_is_no_race() -> None:
     assert chosen(())[-1] == "full"
     assert len(chosen(())) == 10
     assert chosen(("full", "ia3", "lora")) == ["lora", "ia3", "full"]
-    with pytest.raises(InputError, match="two methods or more"):
-        chosen(("lora",))
+    refused("two methods or more", chosen, ("lora",))
 
 
 def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_once() -> None:
@@ -175,11 +140,10 @@ def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_
             raise InputError("This base has no keys.")
         return plan_of(request, "Full needs 9.0 GB." if request.method == "full" else "")
 
-    with pytest.raises(InputError, match=r"2 of 3 .* IA³: This base has no keys\. Full: Full needs 9\.0 GB\.") as error:
-        lanes(RaceRequest(Path("x"), ("lora", "ia3", "full")), plan)
-    assert "LoRA" not in str(error.value)
-    with pytest.raises(InputError, match=r"^There is no file x\.$"):
-        lanes(RaceRequest(Path("x"), ("lora", "ia3")), lambda request: plan_of(request, "There is no file x."))
+    words = r"2 of 3 .* IA³: This base has no keys\. Full: Full needs 9\.0 GB\."
+    assert "LoRA" not in refused(words, lanes, RaceRequest(Path("x"), ("lora", "ia3", "full")), plan)
+    two = RaceRequest(Path("x"), ("lora", "ia3"))
+    refused(r"^There is no file x\.$", lanes, two, lambda request: plan_of(request, "There is no file x."))
 
 
 def test_minutes_become_as_many_steps_as_fit_each() -> None:
@@ -190,23 +154,7 @@ def test_minutes_become_as_many_steps_as_fit_each() -> None:
     assert [lane.plan.steps for lane in found] == [36, 18]
     assert all(lane.plan.seconds <= 120 for lane in found)
     assert [lane.request.save_steps for lane in found] == [36, 18], "scored once, at the end"
-    with pytest.raises(InputError, match=r"one step takes about 0\.2 minutes"):
-        lanes(RaceRequest(Path("x"), ("lora", "ia3"), minutes=0.1), lambda request: plan_of(request))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        *(({"steps": 3, "minutes": 2.0}, "not both"), ({"minutes": 0.0}, "above 0")),
-        ({"objective": "reward"}, "cannot be raced"),
-    ],
-)
-def test_a_request_says_what_is_wrong_with_it(wrong: dict[str, object], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        RaceRequest(Path("x"), **wrong)  # type: ignore[arg-type]
-
-
-# -- the record --------------------------------------------------------------------------------------------------
+    refused(r"one step takes about 0\.2 minutes", lanes, RaceRequest(Path("x"), ("lora", "ia3"), minutes=0.1), plan_of)
 
 
 def test_the_record_is_read_back_and_knows_its_schema(tmp_path: Path) -> None:
@@ -214,18 +162,16 @@ def test_the_record_is_read_back_and_knows_its_schema(tmp_path: Path) -> None:
     entries = (Entry("lora", "run1", 2),)
     race = Race("r1", "ann", "n", "f.jsonl", 1.0, "RUNNING", "json", 2, None, entries, Entry("", passed=1))
     store.add(race)
-    assert RaceStore(tmp_path / "db.sqlite").get("r1") == race
+    assert RaceStore(tmp_path / "db.sqlite").all() == [race]
     assert store.change("r1", lambda one: replace(one, state="DONE")).state == "DONE"
     with sqlite3.connect(tmp_path / "db.sqlite") as db:
         record = json.loads(db.execute("SELECT record FROM races").fetchone()[0])
         db.execute("UPDATE races SET record = ?", (json.dumps(record | {"from_tomorrow": 1}),))
-    assert store.get("r1").name == "n", "what is not known is left out"
+    assert store.all()[0].name == "n", "what is not known is left out"
     with sqlite3.connect(tmp_path / "db.sqlite") as db:
         db.execute("UPDATE races SET record = ?", (json.dumps(record | {"schema": 99}),))
-    with pytest.raises(PlaygroundError, match="newer version"):
-        store.get("r1")
-    with pytest.raises(NotFoundError):
-        store.get("r2")
+    refused("newer version", store.all, error=PlaygroundError)
+    refused("There is no race", store.change, "r2", replace, error=NotFoundError)
 
 
 def test_an_entry_takes_over_what_its_run_says() -> None:
@@ -249,7 +195,6 @@ def test_a_line_is_as_long_as_the_head_whatever_is_known_and_what_is_missing_say
     line = "LoRA|0.001|0.500|15 of 16|2,442,240|9.8 MB|4.56 GB|61|183|+0.25|18 of 40, was 20|–"
     assert cells(DONE) == line.split("|")
     assert cells(WAITS) == ["Full", *[NONE] * (len(HEAD) - 1)]
-    assert eval_loss(WAITS) is None
     assert cells(BASE)[:4] == ["Base, untrained", NONE, "3.100", "0 of 16"]
     assert status(WAITS) == "waits"
     assert status(replace(WAITS, state="RUNNING", loss=[[3, 1.0]])) == "step 3 of 20"

@@ -6,41 +6,24 @@ import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from playground.errors import InputError, NotFoundError, RunFailedError
+from playground.errors import NotFoundError, RunFailedError
 from playground.evaluation.votes import Vote, bradley_terry
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.verdict.files import DONE, JUDGE
 from playground.verdict.judging import BASE, ENDPOINT, Endpoint, JudgingService, JudgingView
 from tests.services.conftest import CHECK, SIDES, Server, put_verdict, vote_all
-from tests.shared.conftest import ANNA, BEN
-
-
-@pytest.fixture
-def services(settings: Settings) -> Iterator[Services]:
-    built = build_services(settings)
-    yield built
-    built.close()
+from tests.shared.conftest import ANNA, refused
 
 
 @pytest.fixture
 def ended(services: Services) -> str:
     return put_verdict(services)
-
-
-def test_every_comparison_is_asked_once_and_equal_replies_never(services: Services, ended: str) -> None:
-    assert services.voting.count(ended) == (0, 17)
-    assert vote_all(services, ended) == 17
-    cast = services.voting.files.read(ended)
-    assert len({one.place for one in cast}) == 17
-    assert (1, SIDES[1], SIDES[2]) not in {one.place for one in cast}
-    assert services.voting.count(ended) == (17, 0)
 
 
 def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(services: Services, ended: str) -> None:
@@ -82,18 +65,17 @@ def test_votes_are_appended_and_the_last_can_be_taken_back(services: Services, e
 
 
 def test_reveal_names_strengths_and_how_far_the_metric_agrees(services: Services, ended: str) -> None:
-    with pytest.raises(InputError, match="no vote yet"):
-        services.voting.reveal(ended)
-    vote_all(services, ended)
+    refused("no vote yet", services.voting.reveal, ended)
+    assert services.voting.count(ended) == (0, 17)
+    assert vote_all(services, ended) == 17
+    cast = services.voting.files.read(ended)
+    assert len({one.place for one in cast}) == 17, "every comparison is asked once"
+    assert (1, SIDES[1], SIDES[2]) not in {one.place for one in cast}, "equal replies never"
     found = services.voting.reveal(ended)
     assert [one.side for one in found.standings] == list(SIDES)
-    assert found.votes == 17
-    assert found.metric == CHECK
-    assert found.agreement.share.value == 1.0
-    assert found.agreement.kappa == 1.0
-    cast = services.voting.files.read(ended)
+    assert (found.votes, found.metric, found.judge) == (17, CHECK, None)
+    assert (found.agreement.share.value, found.agreement.kappa) == (1.0, 1.0)
     assert list(found.standings) == bradley_terry([Vote(one.a, one.b, one.winner) for one in cast], SIDES)  # type: ignore[arg-type]
-    assert found.judge is None
     judged = [replace(one, owner=JUDGE, judge="Deep", winner="a") for one in cast[:10]]
     services.voting.files.change(ended, lambda there: [*there, *judged])
     again = services.voting.reveal(ended)
@@ -103,54 +85,32 @@ def test_reveal_names_strengths_and_how_far_the_metric_agrees(services: Services
     assert services.voting.count(ended) == (17, 0)
 
 
-def test_a_wrong_vote_and_an_unfinished_verdict_are_refused(services: Services, ended: str) -> None:
-    with pytest.raises(InputError, match="is no vote"):
-        services.voting.vote(ended, 0, "Zarquon")
+def test_a_wrong_vote_an_unfinished_verdict_and_a_skip_are_no_vote(services: Services, ended: str) -> None:
+    refused("is no vote", services.voting.vote, ended, 0, "Zarquon")
+    for n in range(17):
+        services.voting.vote(ended, n, "skip")
+    assert (services.voting.next(ended), services.voting.count(ended)) == (None, (0, 0))
+    refused("no vote yet", services.voting.reveal, ended)
     state = services.verdicts.files.new("local", "alone", {}, 1.7e9)
-    with pytest.raises(InputError, match="Votes begin when"):
-        services.voting.next(state.id)
+    refused("Votes begin when", services.voting.next, state.id)
     services.verdicts.files.save(state.id, services.verdicts.files.record(ended) | {"id": state.id}, [], [])  # type: ignore[operator]
     services.verdicts.files.put(replace(state, state=DONE))
-    with pytest.raises(InputError, match="nothing to vote on"):
-        services.voting.next(state.id)
+    refused("nothing to vote on", services.voting.next, state.id)
 
 
-def test_where_the_app_is_shared_only_the_owner_votes_and_sees_votes_and_nobody_spends_the_key(
-    settings: Settings, endpoint: Endpoint, server: Server
-) -> None:
+def test_in_a_shared_app_nobody_spends_the_key(settings: Settings, endpoint: Endpoint, server: Server) -> None:
     shared = build_services(replace(settings, shared=True))
     id = put_verdict(shared, ANNA)
     shared.voting.vote(id, 0, "left", ANNA)
-    for call in (
-        lambda: shared.voting.next(id, BEN),
-        lambda: shared.voting.vote(id, 0, "left", BEN),
-        lambda: shared.voting.undo(id, BEN),
-        lambda: shared.voting.count(id, BEN),
-        lambda: shared.voting.reveal(id, BEN),
-        lambda: shared.judging.start(id, "base", BEN),
-        lambda: shared.judging.show(id, BEN),
-        lambda: shared.judging.stop(id, BEN),
-        lambda: shared.voting.next("../" + id, ANNA),
-    ):
-        with pytest.raises(NotFoundError):
-            call()
+    refused("", shared.voting.next, "../" + id, ANNA, error=NotFoundError)
     assert [one.owner for one in shared.voting.files.read(id)] == [ANNA]
     service = judging(shared, endpoint, shared=True)
     assert ENDPOINT not in [judge for _, judge in service.judges(ANNA)]
-    with pytest.raises(InputError, match="No endpoint is set"):
-        service.start(id, ENDPOINT, ANNA)
+    refused("No endpoint is set", service.start, id, ENDPOINT, ANNA)
     assert server.asked == []
     shared.storage.remove_everything(ANNA)
     assert shared.voting.files.read(id) == []
     shared.close()
-
-
-def test_a_skip_is_no_vote(services: Services, ended: str) -> None:
-    for n in range(17):
-        services.voting.vote(ended, n, "skip")
-    assert (services.voting.next(ended), services.voting.count(ended)) == (None, (0, 0))
-    with pytest.raises(InputError, match="no vote yet"):
-        services.voting.reveal(ended)
 
 
 KEY = "sk-very-secret"
@@ -190,9 +150,7 @@ def over(services: Services, service: JudgingService, id: str) -> JudgingView:
     return view
 
 
-def test_it_judges_in_both_orders_and_its_agreement_is_shown(
-    services: Services, server: Server, endpoint: Endpoint
-) -> None:
+def test_it_judges_in_both_orders_and_agreement_shows(services: Services, server: Server, endpoint: Endpoint) -> None:
     id = put_verdict(services)
     vote_all(services, id)
     server.say = first_with_end
@@ -208,25 +166,20 @@ def test_it_judges_in_both_orders_and_its_agreement_is_shown(
     assert [one["role"] for one in body["messages"]] == ["system", "user"]
     assert not any(side in str(body) for side in SIDES)
     found = services.voting.reveal(id)
-    assert found.judge.agreement.share.value == 1.0
-    assert found.judge.agreement.share.n == 17
+    assert (found.judge.agreement.share.value, found.judge.agreement.share.n) == (1.0, 17)
     assert [one.side for one in found.judge.standings] == list(SIDES)
     assert KEY not in (services.verdicts.files.folder(id) / "votes.jsonl").read_text()
     judged(services, service, id, limit=3)
-    assert sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 3, (
-        "a new judging takes the place of the old one"
-    )
+    cast = [one for one in services.voting.files.read(id) if one.owner == JUDGE]
+    assert len(cast) == 3, "a new judging takes the place of the old one"
 
 
-def test_an_answer_that_names_nothing_is_no_vote_and_what_was_judged_before_a_failure_is_kept(
-    services: Services, server: Server, endpoint: Endpoint
-) -> None:
+def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services: Services, server: Server, endpoint: Endpoint) -> None:
     id, service = put_verdict(services), judging(services, endpoint)
     server.say = lambda path, body: (200, reply("I like both the style and the tone"))
     view = judged(services, service, id)
     assert view.unread == view.done == view.of
-    with pytest.raises(InputError, match="no vote yet"):
-        services.voting.reveal(id)
+    refused("no vote yet", services.voting.reveal, id)
     server.asked.clear()
     server.say = lambda path, body: first_with_end(path, body) if len(server.asked) <= 10 else (500, {})
     view = judged(services, service, id)
@@ -234,26 +187,21 @@ def test_an_answer_that_names_nothing_is_no_vote_and_what_was_judged_before_a_fa
     assert view.done == sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 4
 
 
-@pytest.mark.parametrize(
-    ("status", "said", "words"),
-    [
-        (401, {"error": KEY}, "answered 401. Check JUDGE_KEY"),
-        (404, {}, "Check JUDGE_URL and JUDGE_MODEL"),
-        (429, {}, "no more requests now"),
-        (500, {}, "answered 500. Try again"),
-        (302, {}, "point it straight"),
-        (200, b"<html>", "does not answer as a chat completion"),
-        (200, {"choices": []}, "does not answer as a chat completion"),
-    ],
+WRONG: tuple[tuple[int, Any, str], ...] = (
+    (401, {"error": KEY}, "answered 401. Check JUDGE_KEY"),
+    (404, {}, "Check JUDGE_URL and JUDGE_MODEL"),
+    (429, {}, "no more requests now"),
+    (500, {}, "answered 500. Try again"),
+    (302, {}, "point it straight"),
+    *((200, said, "does not answer as a chat completion") for said in (b"<html>", {"choices": []})),
 )
-def test_what_goes_wrong_is_told_without_the_key(
-    server: Server, endpoint: Endpoint, status: int, said: Any, words: str
-) -> None:
-    server.say = lambda path, body: (status, said)
-    with pytest.raises(RunFailedError, match=words) as failed:
-        endpoint.answer(MESSAGES)
-    assert KEY not in str(failed.value) + repr(endpoint)
-    assert len(server.asked) == 1, "nothing follows where it points to"
+
+
+def test_what_goes_wrong_is_told_without_the_key(server: Server, endpoint: Endpoint) -> None:
+    for times, (status, said, words) in enumerate(WRONG, 1):
+        server.say = lambda path, body, told=(status, said): told
+        assert KEY not in refused(words, endpoint.answer, MESSAGES, error=RunFailedError) + repr(endpoint)
+        assert len(server.asked) == times, "nothing follows where it points to"
 
 
 def test_it_can_be_stopped_and_runs_once_at_a_time(services: Services, server: Server, endpoint: Endpoint) -> None:
@@ -269,8 +217,7 @@ def test_it_can_be_stopped_and_runs_once_at_a_time(services: Services, server: S
     service = judging(services, endpoint)
     service.start(id, ENDPOINT)
     assert came.wait(20)
-    with pytest.raises(InputError, match="judges this verdict already"):
-        service.start(id, ENDPOINT)
+    refused("judges this verdict already", service.start, id, ENDPOINT)
     service.stop(id)
     go.set()
     assert over(services, service, id).done == 0
@@ -282,22 +229,17 @@ def test_the_address_comes_from_the_environment_alone(services: Services) -> Non
     made = Endpoint.from_env({"JUDGE_URL": "https://api.example.com/v1/", "JUDGE_MODEL": "m", "JUDGE_KEY": KEY})
     assert made == Endpoint("https://api.example.com/v1", "m", KEY)
     for wrong in ("file:///etc/passwd", "ftp://x/y", "api.example.com", "http://me:secret@x/v1", "https://x/v1?key=1"):
-        with pytest.raises(InputError, match="JUDGE_URL is no address") as refused:
-            Endpoint.from_env({"JUDGE_URL": wrong, "JUDGE_MODEL": "m"})
-        assert "secret" not in str(refused.value)
-    with pytest.raises(InputError, match="JUDGE_MODEL"):
-        Endpoint.from_env({"JUDGE_URL": "https://x/v1"})
+        told = refused("JUDGE_URL is no address", Endpoint.from_env, {"JUDGE_URL": wrong, "JUDGE_MODEL": "m"})
+        assert "secret" not in told
+    refused("JUDGE_MODEL", Endpoint.from_env, {"JUDGE_URL": "https://x/v1"})
     id = put_verdict(services)
-    with pytest.raises(InputError, match="No endpoint is set"):
-        judging(services, None).start(id, ENDPOINT)
-    with pytest.raises(InputError, match="no adapter"):
-        judging(services, None).start(id, "http://127.0.0.1/v1")
+    refused("No endpoint is set", judging(services, None).start, id, ENDPOINT)
+    refused("no adapter", judging(services, None).start, id, "http://127.0.0.1/v1")
 
 
 def test_a_side_of_the_playground_judges_too(services: Services) -> None:
     id = put_verdict(services, examples=3)
-    service = services.judging
-    view = judged(services, service, id, BASE, limit=3)
+    view = judged(services, services.judging, id, BASE, limit=3)
     assert (view.name, view.done, view.of, view.error) == ("The base", 3, 3, "")
     assert [one.owner for one in services.voting.files.read(id)] == [JUDGE] * 3
     assert services.manager.leases() == []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,16 @@ from typing import Any
 import pytest
 
 from playground.db import connect, wipe
-from playground.errors import InputError, NotFoundError, PlaygroundError
+from playground.errors import NotFoundError
 from playground.library.files import private_folder
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.training.checkpoint import keep_checkpoint, mark_complete
 from playground.ui import sidebar
 from playground.ui.wiring import Visitor, visitor
-from playground.verdict.race_store import RUNNING, Entry, Race
+from playground.verdict.race_store import RUNNING, Entry, Race, RaceRequest
 from playground.workspace.visitors import COOKIE, HOST_COOKIE, Home, cookie_name, handed_over, owner_of
-from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, adapter_of, ended_run, incoming
-
-# -- the home ----------------------------------------------------------------------------------------------------
+from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, adapter_of, ended_run, incoming, refused
 
 
 def mode(path: Path) -> int:
@@ -43,9 +41,7 @@ def test_the_home_and_its_records_are_its_persons_alone(tmp_path: Path) -> None:
     home.release()
 
 
-def test_a_place_that_others_are_meant_to_enter_is_left_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_that_others_may_enter_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = tmp_path / "tmp"
     common.mkdir()
     common.chmod(0o1777)
@@ -56,9 +52,6 @@ def test_a_place_that_others_are_meant_to_enter_is_left_as_it_is(
     monkeypatch.setenv("HOME", str(house))
     private_folder(house)
     assert mode(house) == 0o755
-
-
-# -- gone --------------------------------------------------------------------------------------------------------
 
 
 def holding(folder: Path, words: str) -> list[str]:
@@ -93,7 +86,7 @@ def test_after_delete_my_data_no_file_holds_anything_of_hers(services: Services,
     reading.close()
 
 
-def test_what_goes_by_itself_after_the_last_visit_leaves_nothing_either(services: Services, hers: Belongings) -> None:
+def test_what_goes_after_the_last_visit_leaves_nothing_either(services: Services, hers: Belongings) -> None:
     a_race(services, ANNA, hers.run)
     assert list(services.settings.incoming_dir.iterdir())
     assert not services.storage.sweep(ANNA, 1e12)
@@ -107,53 +100,29 @@ def test_an_upload_that_another_one_sent_too_stays_for_that_one(services: Servic
     services.storage.remove_everything(ANNA)
     assert handed_over(services.settings, file, BEN) == file.resolve()
     services.storage.remove_everything(BEN)
-    with pytest.raises(NotFoundError):
-        handed_over(services.settings, file, BEN)
+    refused("", handed_over, services.settings, file, BEN, error=NotFoundError)
     assert not file.parent.exists()
 
 
-def test_what_was_deleted_before_it_was_overwritten_is_wiped_too(tmp_path: Path) -> None:
+def test_what_was_deleted_before_it_was_overwritten_is_wiped_once_nobody_reads_it(tmp_path: Path) -> None:
     database = tmp_path / "old.sqlite"
-    with sqlite3.connect(database) as db:
+    refused("", connect, database, create=False, error=sqlite3.OperationalError)
+    assert list(tmp_path.iterdir()) == [], "a record that is gone is not made anew"
+    with contextlib.closing(sqlite3.connect(database)) as db:
         db.execute("PRAGMA secure_delete = OFF")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("CREATE TABLE t (name TEXT)")
         db.executemany("INSERT INTO t VALUES (?)", [(f"{SECRET} {n}" * 50,) for n in range(40)])
         db.commit()
-        db.execute("DELETE FROM t")
-    assert holding(tmp_path, SECRET)
-    wipe(database)
-    assert holding(tmp_path, SECRET) == []
-    db.close()
-
-
-def test_a_log_that_another_one_reads_is_not_said_to_be_wiped(tmp_path: Path) -> None:
-    database = tmp_path / "read.sqlite"
-    db = connect(database)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("CREATE TABLE t (name TEXT)")
-    db.execute("INSERT INTO t VALUES (?)", (SECRET,))
-    db.commit()
-    reader = sqlite3.connect(database)
-    reader.execute("BEGIN")
-    assert reader.execute("SELECT name FROM t").fetchone() == (SECRET,)
-    db.execute("DELETE FROM t")
-    db.commit()
-    with pytest.raises(sqlite3.OperationalError):
+        with contextlib.closing(sqlite3.connect(database)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT COUNT(*) FROM t").fetchone() == (40,)
+            db.execute("DELETE FROM t")
+            db.commit()
+            refused("", wipe, database, timeout_s=0, error=sqlite3.OperationalError)
+        assert holding(tmp_path, SECRET)
         wipe(database, timeout_s=0)
-    reader.close()
-    wipe(database, timeout_s=0)
-    assert holding(tmp_path, SECRET) == []
-    db.close()
-
-
-def test_a_record_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
-    with pytest.raises(sqlite3.OperationalError):
-        connect(tmp_path / "gone.sqlite", create=False)
-    assert list(tmp_path.iterdir()) == []
-
-
-# -- ids and refusals --------------------------------------------------------------------------------------------
+        assert holding(tmp_path, SECRET) == []
 
 
 def test_an_id_does_not_tell_that_another_one_has_such_a_name(services: Services, lora: Path) -> None:
@@ -180,51 +149,39 @@ def test_what_a_run_makes_has_such_an_id_too(services: Services, lora: Path) -> 
     assert re.fullmatch(r"reports-[0-9a-f]{8}", made)
 
 
-def said(attack: Callable[[], Any]) -> str:
-    with pytest.raises(PlaygroundError) as refused:
-        attack()
-    return f"{type(refused.value).__name__}: {refused.value}"
-
-
-def test_verdicts_and_races_of_others_are_refused_as_those_that_are_not_there(
-    services: Services, hers: Belongings
-) -> None:
+def test_verdicts_and_races_of_others_are_refused_as_if_not_there(services: Services, hers: Belongings) -> None:
     verdict, none = services.verdicts.files.new(ANNA, SECRET, {}, 1.7e9).id, "20260101-000000-v0000"
     race, no_race = a_race(services, ANNA, hers.run), "20260101-000000-rffff"
-    verdicts = [services.verdicts.show, services.verdicts.stop, services.verdicts.remove, services.verdicts.rows]
-    verdicts += [services.bench.show, services.voting.poll, services.judging.show]
-    verdicts += [lambda id, owner: services.verdicts.export(id, "html", owner)]
-    races = [services.race.show, services.race.cancel, services.race.remove]
-    for calls, hers_id, missing in ((verdicts, verdict, none), (races, race, no_race)):
+    made, races, voting, judging = services.verdicts, services.race, services.voting, services.judging
+    verdicts: list[Any] = [made.show, made.stop, made.remove, made.rows, partial(made.export, how="html")]
+    verdicts += [services.bench.show, services.bench.best, services.bench.stop, judging.show, judging.stop]
+    verdicts += [voting.poll, voting.next, voting.undo, voting.count, voting.reveal]
+    verdicts += [partial(voting.vote, number=0, choice="left"), partial(judging.start, judge="base")]
+    raced = [races.show, races.cancel, races.remove]
+    for calls, hers_id, missing in ((verdicts, verdict, none), (raced, race, no_race)):
         for call in calls:
-            one, other = (said(partial(call, id, owner=BEN)) for id in (hers_id, missing))
+            one, other = (refused("", call, id, owner=BEN, error=NotFoundError) for id in (hers_id, missing))
             assert one.replace(hers_id, "…") == other.replace(missing, "…")
+    assert (services.race.races(BEN), services.bench.views(BEN)) == ([], [])
+    assert [view.race.race for view in races.races(ANNA)] == [race]
+    schema = RaceRequest(hers.upload, check="json-schema:/etc/passwd", owner=ANNA)
+    refused("json-schema names a file", races.plan, schema)
 
 
-# -- bases -------------------------------------------------------------------------------------------------------
-
-
-def test_the_picker_of_bases_tells_nothing_of_this_machine_but_where_it_is_one_persons(
-    services: Services, tmp_path: Path, tiny_base: Path
-) -> None:
+def test_the_picker_of_bases_tells_nothing_of_a_machine(services: Services, tmp_path: Path, tiny_base: Path) -> None:
     (tmp_path / "there").mkdir()
     named = [str(tmp_path / "there"), str(tmp_path / "not there")]
     named += ["/etc", "~", "smollm2-135m", "some/other", "..", "x y"]
     ben, view = Visitor(BEN, BEN), SimpleNamespace(found="found", choose="choose", spec="spec")
     shown: Any = partial(sidebar.inspect, services, ben, view)
     for ask in (services.bases.inspect, services.bases.choose, lambda spec: shown(spec=spec)):
-        (words,) = {said(partial(ask, spec)) for spec in named}
-        assert "whoever runs this app chooses it" in words
+        assert len({refused("whoever runs this app chooses it", ask, spec) for spec in named}) == 1
     (services.settings.bases_dir / "hub--secret--model").mkdir()
     assert [one.spec for one in services.bases.choices()] == ["smollm2-135m"]
     alone = build_services(replace(services.settings, shared=False))
     assert alone.bases.inspect(str(tiny_base)).fits
-    with pytest.raises(InputError, match="There is no folder"):
-        alone.bases.inspect("/no/such/folder")
+    refused("There is no folder", alone.bases.inspect, "/no/such/folder")
     alone.close()
-
-
-# -- the cookie --------------------------------------------------------------------------------------------------
 
 
 def asked(cookies: dict[str, str], scheme: str = "http", tab: str | None = "tab", **headers: str) -> Any:
@@ -253,5 +210,4 @@ def test_the_cookie_is_who_one_is_and_local_is_nobodys(services: Services) -> No
     nobody = {visitor(services, asked({}, tab=None)).owner for _ in range(5)}
     assert len(nobody) == 5, "without cookie and tab every call is a stranger"
     for cookies in ({COOKIE: "b" * 32}, {}):
-        with pytest.raises(NotFoundError, match="There is no such page"):
-            visitor(services, asked(cookies, tab="tab-1"))
+        refused("There is no such page", visitor, services, asked(cookies, tab="tab-1"), error=NotFoundError)

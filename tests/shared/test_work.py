@@ -1,5 +1,4 @@
-"""How much one visitor may have the device do, through every door; and that several visitors' verdicts take turns batch
-by batch."""
+"""How much one visitor may have the device do, at every door; and that several verdicts take turns batch by batch."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from playground.chat.compare import Side
 from playground.data.example import Message
 from playground.data.render import encode, render_prompt
 from playground.engine.request import Direct, Row, RowState, Sampling
-from playground.errors import BusyError, InputError
+from playground.errors import BusyError
 from playground.runs.recipe import with_settings
 from playground.runs.service import TrainRequest
 from playground.server.routes import build_routes
@@ -32,7 +31,7 @@ from playground.verdict.service import VerdictService
 from playground.workspace import quota
 from playground.workspace.visitors import LOCAL
 from tests.api.conftest import wait_until
-from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, limited
+from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, limited, refused
 
 SIDES = (Side("base", name="Base"), Side("base", "Be glad.", name="Told"))
 
@@ -51,18 +50,12 @@ def run_out(services: Services, owner: str) -> None:
     wait_until(lambda: not any(view.live for view in services.verdicts.views(owner, None)))
 
 
-# -- replies -----------------------------------------------------------------------------------------------------
-
-
 def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_allowed(services: Services) -> None:
     tight = limited(services, session_replies=100)
     many = asked(upload(tight, ANNA), ANNA, repeats=10)
-    words = (
-        r"The verdict takes 264 replies\. One visitor may have 100 at once here\. Use fewer rows, sides or repeats\."
-    )
-    for door in (tight.verdicts.start, lambda request: next(tight.verdicts.run(request))):
-        with pytest.raises(InputError, match=words):
-            door(many)
+    words = r"The verdict takes 264 replies\. One visitor may have 100 at once here\. Use fewer rows, sides or repeats"
+    refused(words, tight.verdicts.start, many)
+    refused(words, next, tight.verdicts.run(many))
     app = TestClient(Starlette(routes=build_routes(tight, "token")), client=("127.0.0.1", 1))
     told = app.post("/internal/verdict", json=many.as_json(), headers={"authorization": "Bearer token"})
     assert re.match(words, told.json()["error"])
@@ -74,8 +67,8 @@ def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_all
 def test_840_000_replies_are_refused_by_default_and_never_where_the_app_is_one_persons(services: Services) -> None:
     file = upload(services, ANNA, rows=4000)
     sides = tuple(Side("base", f"Say it {n} times.", name=str(n)) for n in range(10))
-    with pytest.raises(InputError, match=r"takes 840,000 replies\. One visitor may have 2,000"):
-        services.verdicts.start(asked(file, ANNA, sides=sides, repeats=20))
+    many = asked(file, ANNA, sides=sides, repeats=20)
+    refused(r"takes 840,000 replies\. One visitor may have 2,000", services.verdicts.start, many)
     services.quota.take_replies(LOCAL, 840_000, "This")
 
 
@@ -85,8 +78,7 @@ def test_what_waits_already_counts_and_is_given_back_at_the_end(services: Servic
     holder = tight.manager.request("measure", "holder", "Answering", 1)
     first = tight.verdicts.start(asked(file, ANNA))
     waits = r"The verdict takes 24 replies; 24 of yours wait or are written already\. .* 30 .* wait until those"
-    with pytest.raises(InputError, match=waits):
-        tight.verdicts.start(asked(file, ANNA))
+    refused(waits, tight.verdicts.start, asked(file, ANNA))
     tight.verdicts.start(asked(upload(tight, BEN), BEN))
     tight.verdicts.stop(first, ANNA)
     holder.cancel()
@@ -104,26 +96,23 @@ def test_a_bench_and_a_judging_count_too(services: Services) -> None:
     tight = limited(services, session_replies=10)
     file = upload(tight, ANNA, rows=40)
     version = tight.bench.keep("Be glad.", file, ANNA)
-    with pytest.raises(InputError, match=r"The prompt bench takes \d+ replies\. One visitor may have 10 at once"):
-        tight.bench.score(file, [version.id], (0, 4, 8), ("contains:glad",), owner=ANNA)
+    words = r"The prompt bench takes \d+ replies\. One visitor may have 10 at once"
+    refused(words, tight.bench.score, file, [version.id], (0, 4, 8), ("contains:glad",), owner=ANNA)
     *_, view = tight.verdicts.run(asked(file, ANNA, limit=5))
     tight.quota.take_replies(ANNA, 8, "This")
     assert tight.voting.poll(view.id, ANNA).places
-    with pytest.raises(InputError, match=r"Judging takes \d+ replies; 8 of yours"):
-        tight.judging.start(view.id, "base", ANNA)
+    refused(r"Judging takes \d+ replies; 8 of yours", tight.judging.start, view.id, "base", ANNA)
 
 
 def test_a_reply_of_more_tokens_than_one_may_ask_for_is_refused_at_every_door(services: Services) -> None:
     tight = limited(services, session_tokens=16)
     words = r"The longest reply is 17 tokens; up to 16 may be asked for here\."
-    with pytest.raises(InputError, match=words):
-        tight.verdicts.start(asked(upload(tight, ANNA), ANNA, max_tokens=17))
+    refused(words, tight.verdicts.start, asked(upload(tight, ANNA), ANNA, max_tokens=17))
     (reply,) = list(tight.compare.ask_each(Side("base"), ["Hello"], Sampling(max_tokens=17), ANNA, ANNA))[-1]
     assert "up to 16 may be asked for here" in reply.error
     tight.bases.engine()
     hello = (Message("user", "Hello"),)
-    with pytest.raises(InputError, match=words):
-        next(tight.completion.complete(Chat("base", hello, Sampling(max_tokens=17)), "v1"))
+    refused(words, next, tight.completion.complete(Chat("base", hello, Sampling(max_tokens=17)), "v1"))
     fits = Chat("base", hello, Sampling(max_tokens=99, ignore_eos=True), fit=True)
     (written,) = list(tight.completion.complete(fits, "v1"))[-1]
     assert written.state.completion_tokens == 16
@@ -134,8 +123,7 @@ def test_verdicts_of_everybody_together_have_a_limit(services: Services, monkeyp
     holder = services.manager.request("measure", "holder", "Answering", 1)
     file = upload(services, ANNA)
     first = services.verdicts.start(asked(file, ANNA))
-    with pytest.raises(BusyError, match="1 verdicts of several people"):
-        services.verdicts.start(asked(upload(services, BEN), BEN))
+    refused("1 verdicts of several people", services.verdicts.start, asked(upload(services, BEN), BEN), error=BusyError)
     monkeypatch.undo()
     second = services.verdicts.start(asked(file, ANNA))
     wait_until(lambda: len(services.manager.queue()) == 1)
@@ -147,41 +135,28 @@ def test_verdicts_of_everybody_together_have_a_limit(services: Services, monkeyp
     run_out(services, ANNA)
 
 
-# -- runs --------------------------------------------------------------------------------------------------------
-
-
 def test_a_run_of_more_steps_than_one_may_have_is_refused_at_every_door(services: Services) -> None:
     file = upload(services, ANNA)
     much: dict[str, Any] = {"steps": 100_000, "batch_size": 2, "owner": ANNA}
     settings = with_settings(TrainRequest(file, owner=ANNA), {"method": "lora", "steps": 100_000})
-    for refused in (
-        lambda: services.training.start(TrainRequest(file, "r", **much)),
-        lambda: services.training.start(settings),
-        lambda: services.race.start(RaceRequest(file, ("ia3", "lora"), **much)),
-    ):
-        with pytest.raises(
-            InputError, match=r"has 100,000 steps; one visitor's run may have 1,000 here\. Choose fewer"
-        ):
-            refused()
-    with pytest.raises(InputError, match="one visitor's run may have 1,000 here"):
-        services.training.start(TrainRequest(file, "r", epochs=10_000, batch_size=2, owner=ANNA))
-    run = ended_run(services, ANNA)
-    with pytest.raises(InputError, match=r"The run has 10 steps; one visitor's run may have 9 here"):
-        limited(services, session_steps=9).training.resume(run, ANNA)
-    assert services.training.runs(ANNA)[0].state == "FAILED"
-    assert len(services.training.runs(ANNA)) == 1
+    words = r"has 100,000 steps; one visitor's run may have 1,000 here\. Choose fewer"
+    refused(words, services.training.start, TrainRequest(file, "r", **much))
+    refused(words, services.training.start, settings)
+    refused(words, services.race.start, RaceRequest(file, ("ia3", "lora"), **much))
+    epochs = TrainRequest(file, "r", epochs=10_000, batch_size=2, owner=ANNA)
+    refused("one visitor's run may have 1,000 here", services.training.start, epochs)
+    run, resume = ended_run(services, ANNA), limited(services, session_steps=9).training.resume
+    refused(r"The run has 10 steps; one visitor's run may have 9 here", resume, run, ANNA)
+    assert [view.state for view in services.training.runs(ANNA)] == ["FAILED"]
 
 
 def test_a_run_that_would_take_longer_by_its_estimate_is_refused(services: Services) -> None:
     tight = limited(services, session_minutes=1, session_steps=100_000)
     file = upload(tight, ANNA)
     request = TrainRequest(file, "r", steps=100_000, batch_size=64, owner=ANNA)
-    seconds = tight.training.plan(request).seconds
-    assert seconds > 60
-    with pytest.raises(InputError, match=r"The run would take about .* one visitor's run may take 1 minutes here"):
-        tight.training.start(request)
-    local = TrainRequest(file, "r", steps=100_000, batch_size=64)
-    assert tight.training.plan(local).blocked == ""
+    assert tight.training.plan(request).seconds > 60
+    refused(r"The run would take about .* one visitor's run may take 1 minutes here", tight.training.start, request)
+    assert tight.training.plan(replace(request, owner=LOCAL)).blocked == ""
 
 
 def test_a_few_long_rows_among_short_ones_are_in_the_estimate(services: Services) -> None:
@@ -200,14 +175,10 @@ def test_a_few_long_rows_among_short_ones_are_in_the_estimate(services: Services
     assert steps_s(mixed) > 3 * steps_s(upload(services, ANNA))
 
 
-# -- turns -------------------------------------------------------------------------------------------------------
-
-
 class Recording(Direct):
-    """Writes down whose batch is decoded: visitors' questions name them. together: small, so that a verdict has many
-    batches."""
+    """Writes down whose batch is decoded: visitors' questions name them."""
 
-    together = 4
+    together = 4  # so that a verdict has many batches
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -235,25 +206,18 @@ def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services:
     wait_until(lambda: not any(view.live for owner in (ANNA, BEN) for view in verdicts.views(owner)))
     assert {view.state for owner in (ANNA, BEN) for view in verdicts.views(owner)} == {"DONE"}
     answers = decoder.seen[:12]
-    assert decoder.seen.index(BEN) <= 1, "the second visitor's first batch follows the first one's first"
-    assert decoder.seen.index(ANNA) <= 1
+    assert set(answers[:2]) == {ANNA, BEN}, "the second visitor's first batch follows the first one's first"
     assert {answers.count(ANNA), answers.count(BEN)} <= set(range(3, 10)), answers
 
 
-# -- what is handed out ------------------------------------------------------------------------------------------
-
-
-def test_everything_counts_and_exports_are_in_the_list_and_written_one_at_a_time(
-    services: Services, lora: Path
-) -> None:
+def test_everything_counts_and_exports_are_listed_and_written_one_at_a_time(services: Services, lora: Path) -> None:
     assert services.quota.used_bytes(ANNA) == 0
     adapter = adapter_of(services, lora, ANNA)
     ended_run(services, ANNA)
     upload(services, ANNA)
     first = services.exporter.export(adapter, "merged", ANNA)
     next(first)
-    with pytest.raises(InputError, match="An export of yours is being written already"):
-        next(services.exporter.export(adapter, "gguf", ANNA))
+    refused("An export of yours is being written already", next, services.exporter.export(adapter, "gguf", ANNA))
     first.close()  # type: ignore[attr-defined]
     before = services.quota.used_bytes(ANNA)
     merged = list(services.exporter.export(adapter, "merged", ANNA))[-1].file
@@ -261,20 +225,14 @@ def test_everything_counts_and_exports_are_in_the_list_and_written_one_at_a_time
     assert services.quota.used_bytes(ANNA) == before + merged.stat().st_size
     assert services.quota.used_bytes(ANNA) == sum(item.bytes for item in services.storage.items(ANNA)) > 5000
     assert services.storage.items(BEN) == []
-    used = services.quota.used_bytes(ANNA)
-    tight = limited(services, session_disk_mb=max(1, used // 2**20))
-    for refused in (
-        lambda: next(tight.exporter.export(adapter, "merged", ANNA)),
-        lambda: [tight.adapters.export_zip(adapter, ANNA) for _ in range(2000)],
-        lambda: tight.data.download("rows.jsonl", "x" * 3 * 2**20, ANNA),
-    ):
-        with pytest.raises(InputError, match=r"you use .* that one visitor may\. Remove some under Storage"):
-            refused()
+    tight = limited(services, session_disk_mb=max(1, services.quota.used_bytes(ANNA) // 2**20))
+    words = r"you use .* that one visitor may\. Remove some under Storage"
+    refused(words, next, tight.exporter.export(adapter, "merged", ANNA))
+    refused(words, lambda: [tight.adapters.export_zip(adapter, ANNA) for _ in range(2000)])
+    refused(words, tight.data.download, "rows.jsonl", "x" * 3 * 2**20, ANNA)
     assert services.storage.remove_kind("passing", ANNA).count("passing") >= 1
     assert not merged.exists()
 
-
-# -- disk, uploads, runs and adapters -------------------------------------------------------------------------------
 
 MEBI = 1024 * 1024
 
@@ -283,29 +241,23 @@ def test_an_upload_past_the_disk_is_refused_with_what_there_is(services: Service
     tight = limited(services, session_disk_mb=3)
     two = incoming(tight.settings, "two.csv", b"x" * 2 * MEBI)
     tight.data.keep_uploads([two], ANNA)
-    with pytest.raises(
-        InputError, match=r"two\.csv needs 2\.0 MB; you use 2\.0 MB of the 3\.0 MB .* Storage in the Device panel"
-    ):
-        tight.data.keep_uploads([two], ANNA)
+    words = r"two\.csv needs 2\.0 MB; you use 2\.0 MB of the 3\.0 MB .* Storage in the Device panel"
+    refused(words, tight.data.keep_uploads, [two], ANNA)
     tight.data.keep_uploads([two], BEN)
     tight.storage.remove_kind("upload", ANNA)
     tight.data.keep_uploads([two], ANNA)
     tight = limited(services, upload_mb=1)
+    refused("the limit is 1 MB", tight.data.keep_uploads, [two], BEN)
     zipped = incoming(tight.settings, "two.zip", b"x" * 2 * MEBI)
-    for door in (lambda: tight.data.keep_uploads([two], BEN), lambda: tight.adapters.import_uploads([zipped], BEN)):
-        with pytest.raises(InputError, match="the limit is 1 MB"):
-            door()
+    refused("the limit is 1 MB", tight.adapters.import_uploads, [zipped], BEN)
 
 
 def test_runs_at_once(services: Services) -> None:
     request = TrainRequest(upload(services, ANNA), "r", steps=2, batch_size=2, owner=ANNA)
     started = [services.training.start(request) for _ in range(3)]
-    for refused in (
-        lambda: services.training.start(request),
-        lambda: services.training.resume(ended_run(services, ANNA), ANNA),
-    ):
-        with pytest.raises(InputError, match=r"3 runs of yours wait or train already, of 3 .* cancel one"):
-            refused()
+    words = r"3 runs of yours wait or train already, of 3 .* cancel one"
+    refused(words, services.training.start, request)
+    refused(words, services.training.resume, ended_run(services, ANNA), ANNA)
     assert "3 runs" in services.training.plan(request).blocked
     services.training.cancel(started[0], ANNA)
     services.training.start(request)
@@ -317,27 +269,21 @@ def test_adapters_count_with_those_that_runs_will_make(services: Services, lora:
     adapter_of(tight, lora, ANNA)
     request = TrainRequest(upload(tight, ANNA), "r", steps=2, batch_size=2, owner=ANNA)
     tight.training.start(request)
-    with pytest.raises(InputError, match=r"You have 1 adapter, and 1 on the way; 2 may be kept"):
-        tight.training.start(request)
+    refused(r"You have 1 adapter, and 1 on the way; 2 may be kept", tight.training.start, request)
     adapter_of(tight, lora, ANNA, "second")
-    with pytest.raises(InputError, match=r"You have 2 adapters; 2 may be kept here\. Export and delete one"):
-        adapter_of(tight, lora, ANNA, "third")
+    refused(r"You have 2 adapters; 2 may be kept here\. Export and delete one", adapter_of, tight, lora, ANNA, "third")
     adapter_of(tight, lora, BEN, "fourth")
 
 
-def test_a_full_disk_refuses_visitors(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quota, "disk_free", lambda home: 1000)
-    with pytest.raises(InputError, match="nearly full"):
-        upload(services, ANNA)
-
-
-def test_no_share_for_whoever_runs_the_app(services: Services, lora: Path) -> None:
+def test_full_disks_and_shares_are_for_visitors(
+    services: Services, lora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tight = limited(services, session_adapters=1, session_disk_mb=1)
-    adapter_of(tight, lora, LOCAL, "one")
-    adapter_of(tight, lora, LOCAL, "two")
+    for name in ("one", "two"):
+        adapter_of(tight, lora, LOCAL, name)
+    monkeypatch.setattr(quota, "disk_free", lambda home: 1000)
+    refused("nearly full", upload, services, ANNA)
 
-
-# -- the prefix cache -----------------------------------------------------------------------------------------------
 
 LONG = "A prompt that is long enough to be kept for the next question, since it has more than sixteen tokens."
 
@@ -359,9 +305,7 @@ def test_visitors_do_not_share_a_prefix_cache_so_a_prompt_cannot_be_guessed_by_t
     assert reused(services, LONG, "ann") > 0
 
 
-def test_a_system_prompt_that_ships_is_read_once_for_all_visitors_and_the_question_behind_it_is_not(
-    services: Services,
-) -> None:
+def test_a_system_prompt_that_ships_is_read_once_for_all_visitors_and_the_question_is_not(services: Services) -> None:
     system = services.data.sets()[0].system_prompt
     asked = [
         render_prompt(services.bases.tokenizer(), [Message("system", system), Message("user", f"{text} " * 40)])
