@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.events import Dependency
 
+from playground.chat.compare import Side
+from playground.engine.request import Sampling
 from playground.errors import InputError
 from playground.methods import all_methods
+from playground.models.adapters import AdapterRow
 from playground.services import Services
-from playground.ui import html, library, side, words
+from playground.ui import html, side, words
+from playground.ui.html import FAILURES, card, size
 from playground.ui.runs import PICK_JS
-from playground.ui.side import Log
+from playground.ui.side import Log, Setup, method_label
 from playground.ui.sidebar import require
-from playground.ui.wiring import AWAY, QUIET, Dropdown, Updates, Visitor, hidden_slot, listen, show, slot
+from playground.ui.wiring import AWAY, BARE, QUIET, Dropdown, Updates, Visitor, appear, hidden_slot, listen, slot
 
 MOST = 4
 WAYS = [
@@ -33,6 +38,12 @@ NOTE = (
     "The chosen adapter goes to the hub with its model card, under your name. It may repeat what stood in its rows:"
     " share it only if you may share them. Your token is used for this once and is not kept."
 )
+FORMATS = [
+    ("PEFT folder, for anything that reads PEFT", "peft"),
+    ("Merged model, for anything that reads safetensors", "merged"),
+    ("GGUF file, for llama.cpp and its kin", "gguf"),
+]
+_listed, switched_html = html.piece("chat", "adapters"), html.piece("chat", "switched")
 
 
 class PushView:
@@ -68,42 +79,37 @@ class AdaptersTab:
 
     def _build_acts(self) -> None:
         small, place = partial(gr.Button, size="sm"), partial(gr.Column, visible=False, elem_classes="in-place")
-        self.actions = gr.Row(elem_classes="acts", visible=False)
-        with self.actions:
+        with gr.Row(elem_classes="acts", visible=False) as self.actions:
             self.use = small("Use as side B", variant="primary")
             self.export, self.rename, self.delete = small("Export"), small("Rename"), small("Delete")
-        self.export_row = place()
-        with self.export_row:
-            bare: dict[str, Any] = {"label": "Export as", "container": False, "show_label": False}
-            self.format = gr.Radio(library.FORMATS, value="peft", **bare)
+        with place() as self.export_row:
+            self.format = gr.Radio(FORMATS, value="peft", label="Export as", **BARE)
             with gr.Row(elem_classes="acts"):
                 self.write = small("Write it", variant="primary")
                 self.stop_export = small("Stop", variant="stop", visible=False)
                 self.leave_export = small("Leave it")
         self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_classes="fit")
-        self.rename_row = gr.Row(visible=False, elem_classes="acts in-place")
-        with self.rename_row:
-            bare = {"label": "New name", "show_label": False, "container": False}
-            self.name = gr.Textbox(max_length=64, min_width=180, **bare)
+        with gr.Row(visible=False, elem_classes="acts in-place") as self.rename_row:
+            self.name = gr.Textbox(label="New name", max_length=64, min_width=180, **BARE)
             self.save, self.keep_name = small("Save the name"), small("Leave it")
-        self.delete_row = place()
-        with self.delete_row:
+        with place() as self.delete_row:
             self.asked = gr.HTML("")
             with gr.Row(elem_classes="acts"):
                 self.yes, self.no = small("Yes, delete", variant="stop"), small("Keep")
 
     def _build_blend(self) -> None:
-        with gr.Column(elem_classes="card folds"):
-            self.blend_fold = gr.Accordion("Blend several into one", open=False)
-            with self.blend_fold:
-                gr.HTML(html.note(IDEA))
-                self.parts = Dropdown([], multiselect=True, max_choices=MOST, label="Adapters to blend")
-                share = partial(gr.Slider, -1, 2, value=0.5, step=0.05, label="How much", visible=False)
-                self.weights = [share() for _ in range(MOST)]
-                self.how = gr.Radio(WAYS, value="linear", label="How", container=False, show_label=False)
-                name = gr.Textbox("blend", label="Name of the blend", max_length=64)
-                with gr.Row(elem_classes="acts"):
-                    self.make = gr.Button("Blend and listen", variant="primary", size="sm", interactive=False)
+        with (
+            gr.Column(elem_classes="card folds"),
+            gr.Accordion("Blend several into one", open=False) as self.blend_fold,
+        ):
+            gr.HTML(html.note(IDEA))
+            self.parts = Dropdown([], multiselect=True, max_choices=MOST, label="Adapters to blend")
+            share = partial(gr.Slider, -1, 2, value=0.5, step=0.05, label="How much", visible=False)
+            self.weights = [share() for _ in range(MOST)]
+            self.how = gr.Radio(WAYS, value="linear", label="How", **BARE)
+            name = gr.Textbox("blend", label="Name of the blend", max_length=64)
+            with gr.Row(elem_classes="acts"):
+                self.make = gr.Button("Blend and listen", variant="primary", size="sm", interactive=False)
         self.blend: dict[str, Any] = {"parts": self.parts, "how": self.how, "name": name, "weights": self.weights}
 
     def _build_chat(self) -> None:
@@ -112,11 +118,10 @@ class AdaptersTab:
         self.chat = side.chat_pane("Chat with the active adapter", height=360, placeholder=hint)
         self.error = hidden_slot()
         with gr.Row(elem_classes="ask-row"):
-            bare: dict[str, Any] = {"label": "Message to the active adapter", "show_label": False, "container": False}
-            size: dict[str, Any] = {"lines": 1, "max_lines": 4, "max_length": 20_000, "scale": 1, "min_width": 100}
-            self.question = gr.Textbox(placeholder="Write a message", **bare, **size)
-            self.send = gr.Button("Send", variant="primary", elem_classes="ask", min_width=72)
-            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="ask", min_width=72)
+            label, button = "Message to the active adapter", partial(gr.Button, elem_classes="ask", min_width=72)
+            lines: dict[str, Any] = {"lines": 1, "max_lines": 4, "max_length": 20_000, "scale": 1, "min_width": 100}
+            self.question = gr.Textbox(label=label, placeholder="Write a message", **BARE, **lines)
+            self.send, self.stop = button("Send", variant="primary"), button("Stop", variant="stop", visible=False)
         with gr.Row(elem_classes="acts"):
             self.base = gr.Button("Back to the base", size="sm")
 
@@ -126,49 +131,206 @@ def wire(services: Services, tab: AdaptersTab) -> None:
     chat = [tab.log, tab.chat]
 
     def then_turned(event: Dependency) -> Dependency:
-        return listen(services, tab, event.then, library.turned, [*chat, tab.title])
+        return listen(services, tab, event.then, turned, [*chat, tab.title])
 
     picked = [tab.chosen, tab.active, tab.listing, tab.actions, tab.use, *tab.folds]
-    then_turned(on(tab.listing.pick, library.pick, picked))
-    on(tab.rename.click, library.ask_rename, [tab.rename_row, tab.name, tab.delete_row])
-    on([tab.save.click, tab.name.submit], library.rename, [tab.listing, tab.rename_row])
-    on(tab.delete.click, library.ask_remove, [tab.delete_row, tab.asked, tab.rename_row])
+    then_turned(on(tab.listing.pick, pick, picked))
+    on(tab.rename.click, ask_rename, [tab.rename_row, tab.name, tab.delete_row])
+    on([tab.save.click, tab.name.submit], rename, [tab.listing, tab.rename_row])
+    on(tab.delete.click, ask_remove, [tab.delete_row, tab.asked, tab.rename_row])
     removed = [tab.chosen, tab.active, tab.listing, tab.actions, *tab.folds]
-    then_turned(on(tab.yes.click, library.remove, removed, restored={tab.delete_row: AWAY}))
-    on(tab.upload.upload, library.import_file, tab.listing, uploaded=tab.upload)
-    for button, row, visible in (
-        (tab.keep_name, tab.rename_row, False),
-        (tab.no, tab.delete_row, False),
-        (tab.export, tab.export_row, True),
-        (tab.leave_export, tab.export_row, False),
-    ):
-        show(button.click, row, visible=visible)
-    idle = library.writing(tab, busy=False)
-    written = on(tab.write.click, library.export, restored={tab.download: AWAY, **idle})
-    on(tab.stop_export.click, library.stopped, list(idle), cancels=[written])
+    then_turned(on(tab.yes.click, remove, removed, restored={tab.delete_row: AWAY}))
+    on(tab.upload.upload, import_file, tab.listing, uploaded=tab.upload)
+    appear(tab.export.click, tab.export_row)
+    for button, row in (tab.keep_name, tab.rename_row), (tab.no, tab.delete_row), (tab.leave_export, tab.export_row):
+        appear(button.click, row, visible=False)
+    idle = writing(tab, busy=False)
+    written = on(tab.write.click, export, restored={tab.download: AWAY, **idle})
+    on(tab.stop_export.click, export_stopped, list(idle), cancels=[written])
 
     sending = [*chat, tab.question, tab.send, tab.stop]
-    sent = listen(services, tab, [tab.send.click, tab.question.submit], library.send, sending, failure=tab.error)
+    sent = listen(services, tab, [tab.send.click, tab.question.submit], send, sending, failure=tab.error)
     stopped = tab.stop.click(None, None, None, cancels=[sent], **QUIET)
-    listen(services, tab, stopped.then, library.stop, [*chat, tab.send, tab.stop])
-    listen(services, tab, tab.base.click, library.to_base, [tab.active, tab.listing, *chat, tab.title])
+    listen(services, tab, stopped.then, stop, [*chat, tab.send, tab.stop])
+    listen(services, tab, tab.base.click, to_base, [tab.active, tab.listing, *chat, tab.title])
 
     listen(services, tab, tab.blend_fold.expand, offered, tab.parts)
     listen(services, tab, tab.parts.input, chosen, [*tab.weights, tab.make])
     outputs, moves = [tab.made, tab.chosen, tab.active, tab.listing], [weight.release for weight in tab.weights]
     for events, handler in ((tab.make.click, make), ([*moves, tab.how.input], moved)):
-        show(then_turned(on(events, handler, outputs, **tab.blend)).then, tab.actions)
+        appear(then_turned(on(events, handler, outputs, **tab.blend)).then, tab.actions)
     view = tab.push
     ready = {view.token: "", **_push_button(view, busy=False)}
     listen(services, view, view.send.click, push, list(ready), failure=view.result, restored=ready, chosen=tab.chosen)
 
 
+# The list, and the chat with the active adapter
+
+
+def list_html(rows: Sequence[AdapterRow], chosen: str = "", active: str = "") -> str:
+    """Every adapter as a button, those of another base too."""
+    return _listed(rows, chosen, active, method_label) if rows else html.empty(words.ADAPTERS_EMPTY)
+
+
+def _find(services: Services, visitor: Visitor, adapter_id: str) -> AdapterRow:
+    row = next((one for one in services.adapters.list(visitor.owner) if one.card.id == adapter_id), None)
+    if row is None:
+        raise InputError(words.PICK_FIRST)
+    return row
+
+
+def show(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str) -> Updates:
+    return {tab.listing: list_html(services.adapters.list(visitor.owner), chosen, active)}
+
+
+def pick(services: Services, visitor: Visitor, tab: AdaptersTab, *, picked: str, active: str) -> Updates:
+    """A row was pressed: make it active. The id comes from the page, so it is looked up among the visitor's own."""
+    row = _find(services, visitor, picked)
+    message = html.error_card(html.sentence(row.reason) or "This adapter was made for another base.")
+    if row.usable:
+        try:
+            require(services)
+            message = switched_html(row.card.name, services.adapters.switch(picked, visitor.owner))
+            active = picked
+        except FAILURES as error:  # the row is chosen all the same, and can be renamed, exported or deleted
+            message = card(error)
+    return {
+        tab.chosen: picked,
+        tab.active: active,
+        **show(services, visitor, tab, chosen=picked, active=active),
+        tab.message: slot(message),
+        tab.actions: gr.update(visible=True),
+        tab.use: gr.update(interactive=row.usable),
+        **dict.fromkeys((tab.rename_row, tab.delete_row, tab.download), AWAY),
+    }
+
+
+def ask_rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str) -> Updates:
+    name = _find(services, visitor, chosen).card.name
+    return {tab.rename_row: gr.update(visible=True), tab.name: name, tab.delete_row: AWAY}
+
+
+def rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str, name: str) -> Updates:
+    renamed = services.adapters.rename(chosen, name.strip(), visitor.owner)
+    return {
+        **show(services, visitor, tab, chosen=chosen, active=active),
+        tab.message: slot(html.good(f"Renamed to {renamed.name}.")),
+        tab.rename_row: AWAY,
+    }
+
+
+def ask_remove(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str) -> Updates:
+    name = _find(services, visitor, chosen).card.name
+    question = html.note(f"Delete {name}? Its files go for good; a run can make it again.")
+    return {tab.delete_row: gr.update(visible=True), tab.asked: question, tab.rename_row: AWAY}
+
+
+def remove(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str) -> Updates:
+    name = _find(services, visitor, chosen).card.name
+    services.adapters.remove(chosen, visitor.owner)
+    active = "" if active == chosen else active
+    return {
+        tab.chosen: "",
+        tab.active: active,
+        **show(services, visitor, tab, chosen="", active=active),
+        tab.message: slot(html.good(f"{name} is deleted.")),
+        **dict.fromkeys((tab.actions, tab.rename_row, tab.delete_row, tab.download), AWAY),
+    }
+
+
+def import_file(
+    services: Services, visitor: Visitor, tab: AdaptersTab, *, uploaded: list[str] | None, chosen: str, active: str
+) -> Updates:
+    imported = services.adapters.import_uploads([Path(file) for file in uploaded or []], visitor.owner)
+    text = html.good(f"{imported.name} is imported: {method_label(imported)}, {size(imported.bytes)}.")
+    text += "".join(html.note(html.sentence(note)) for note in imported.notes)
+    return {**show(services, visitor, tab, chosen=chosen, active=active), tab.message: slot(text)}
+
+
+def export(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, format: str) -> Iterator[Updates]:
+    if format == "peft":
+        yield _ready(tab, services.adapters.export_zip(chosen, visitor.owner))
+        return
+    for step in services.exporter.export(chosen, format, visitor.owner):
+        if step.file is not None:
+            yield {**_ready(tab, step.file), **writing(tab, busy=False)}
+        else:
+            bar = html.progress(step.share, step.phase) + html.note(f"{step.phase}. About a minute for a small base.")
+            yield {tab.download: AWAY, tab.message: slot(bar), **writing(tab, busy=True)}
+
+
+def export_stopped(services: Services, visitor: Visitor, tab: AdaptersTab) -> Updates:
+    return {tab.message: slot(html.note("Stopped; nothing was written.")), **writing(tab, busy=False)}
+
+
+def writing(tab: AdaptersTab, *, busy: bool) -> Updates:
+    """The buttons beside a file that is written."""
+    return {tab.write: gr.update(visible=not busy), tab.stop_export: gr.update(visible=busy)}
+
+
+def _ready(tab: AdaptersTab, file: Path) -> Updates:
+    label = f"Download {file.name}, {size(file.stat().st_size)}"
+    return {tab.download: gr.update(value=str(file), label=label, visible=True), tab.message: slot("")}
+
+
+def _chat(tab: AdaptersTab, log: Log) -> Updates:
+    return {tab.log: log, tab.chat: log.messages()}
+
+
+def _sending(tab: AdaptersTab, *, busy: bool) -> Updates:
+    return {tab.send: gr.update(visible=not busy), tab.stop: gr.update(visible=busy)}
+
+
+def _settled(services: Services, visitor: Visitor, log: Log, active: str) -> Log:
+    name = side.labels(services, visitor).get(active or "base", words.BASE_LABEL)
+    return log.settled(Setup(active or "base"), name)
+
+
+def turned(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, active: str) -> Updates:
+    """The active adapter changed: a divider, and the chat's title."""
+    name = side.labels(services, visitor).get(active or "base", words.BASE_LABEL)
+    hint = "Press another adapter on the left and go on; the base stays where it is."
+    title = html.heading(f"Chat with {name}", hint)
+    return {**_chat(tab, _settled(services, visitor, log, active)), tab.title: title}
+
+
+def send(
+    services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, question: str, active: str
+) -> Iterator[Updates]:
+    """Stream one reply, greedy."""
+    question = (question or "").strip()
+    if not question:
+        raise InputError("There is nothing to send yet. Write a message first.")
+    require(services)
+    log = _settled(services, visitor, log, active)
+    history, log = log.history(), log.asked(question)
+    yield {**_chat(tab, log), tab.question: "", **_sending(tab, busy=True)}
+    one, sampling, failed = Side(log.setup.model), Sampling(0.0, 1.0, 256, 7), list[str]()
+    replies = services.compare.ask([one], [history], question, sampling, visitor.owner, visitor.session)
+    for reply, *_ in side.streamed(replies, failed.append):
+        log = log.answered(reply)
+        yield _chat(tab, log)
+    log = log.stopped() if failed else log
+    yield {**_chat(tab, log), tab.error: slot("".join(failed)), **_sending(tab, busy=False)}
+
+
+def stop(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log) -> Updates:
+    return {**_chat(tab, log.stopped()), **_sending(tab, busy=False)}
+
+
+def to_base(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, chosen: str) -> Updates:
+    listed = show(services, visitor, tab, chosen=chosen, active="")
+    return {tab.active: "", **listed, **turned(services, visitor, tab, log=log, active="")}
+
+
+# A blend of several, and a push to the hub
+
+
 def offered(services: Services, visitor: Visitor, tab: AdaptersTab) -> Updates:
-    """The adapters that can be blended, whenever the fold is opened."""
+    """The adapters that can be blended."""
     blendable = [name for name, method in all_methods().items() if method.blendable]
-    rows = services.adapters.list(visitor.owner)
-    linear = [(row.card.name, row.card.id) for row in rows if row.usable and row.card.method in blendable]
-    return {tab.parts: gr.update(choices=linear)}
+    cards = [row.card for row in services.adapters.list(visitor.owner) if row.usable]
+    return {tab.parts: gr.update(choices=[(one.name, one.id) for one in cards if one.method in blendable])}
 
 
 def chosen(services: Services, visitor: Visitor, tab: AdaptersTab, *, parts: list[str] | None) -> Updates:
@@ -177,10 +339,8 @@ def chosen(services: Services, visitor: Visitor, tab: AdaptersTab, *, parts: lis
     names = {row.card.id: row.card.name for row in services.adapters.list(visitor.owner)}
     updates: Updates = {tab.make: gr.update(interactive=len(ids) > 1)}
     for slider, id in zip_longest(tab.weights, ids):
-        shown: dict[str, Any] = (
-            {"label": f"How much of {names.get(id, id)}", "value": round(1 / len(ids), 2)} if id else {}
-        )
-        updates[slider] = gr.update(visible=bool(id), **shown)
+        label = f"How much of {names.get(id, id)}"
+        updates[slider] = gr.update(visible=True, label=label, value=round(1 / len(ids), 2)) if id else AWAY
     return updates
 
 
@@ -209,7 +369,7 @@ def make(
     active = html.good(f"{blended.name} is blended and active: the next reply comes from it.")
     yield {
         **dict.fromkeys((tab.made, tab.chosen, tab.active), blended.id),
-        **library.show(services, visitor, tab, chosen=blended.id, active=blended.id),
+        **show(services, visitor, tab, chosen=blended.id, active=blended.id),
         tab.message: slot(active),
     }
 
@@ -226,10 +386,9 @@ def push(
     services: Services, visitor: Visitor, view: PushView, *, chosen: str, repo: str, token: str, private: bool
 ) -> Iterator[Updates]:
     """The token's box is emptied at once."""
-    sending = html.note("Sending the files. A small adapter takes some seconds.")
-    if not chosen:
-        sending = html.note("Choose an adapter in the list above first.")
-    yield {view.token: "", **_push_button(view, busy=bool(chosen)), view.result: slot(sending)}
+    says = "Sending the files. A small adapter takes some seconds."
+    says = says if chosen else "Choose an adapter in the list above first."
+    yield {view.token: "", **_push_button(view, busy=bool(chosen)), view.result: slot(html.note(says))}
     if chosen:
         address = services.pusher.push(chosen, repo or "", token or "", private=bool(private), owner=visitor.owner)
         yield {**_push_button(view, busy=False), view.result: slot(html.good(f"It is at {address}"))}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import gradio as gr
 
-from playground.chat.compare import Side, Turn
+from playground.chat.compare import Side
 from playground.engine.request import Sampling
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.services import Services
@@ -38,10 +38,14 @@ class Comparison:
     def with_logs(self, changed: dict[str, Log]) -> Comparison:
         return replace(self, logs={**self.logs, **changed})
 
+    def also(self, *letters: str) -> Comparison:
+        """With these sides shown too."""
+        return replace(self, shown=tuple(sorted({*letters, *self.shown})))
+
     def settled(self, setups: Mapping[str, Setup], known: dict[str, str]) -> Comparison:
         """Every side takes on what its widgets hold now. known: names of the models."""
-        named = {letter: side.name_of(setup, known) for letter, setup in setups.items()}
-        return self.with_logs({one: side.settle(log, setups[one], named[one]) for one, log in self.logs.items()})
+        now = {letter: (setup, side.name_of(setup, known)) for letter, setup in setups.items()}
+        return self.with_logs({letter: log.settled(*now[letter]) for letter, log in self.logs.items()})
 
 
 class SamplingValues(TypedDict):
@@ -74,12 +78,11 @@ def _shown(
 ) -> Updates:
     """The comparison, its table and every side's transcript."""
     board = board_html(services, comparison, side.labels(services, visitor), check)
-    chats: Updates = {view.chat: side.messages(comparison.logs[letter]) for letter, view in tab.sides.items()}
-    return {tab.comparison: comparison, tab.board: board, **chats}
+    return {tab.comparison: comparison, tab.board: board, **_chats(tab, comparison, words.LETTERS)}
 
 
-def _chats(tab: CompareTab, comparison: Comparison) -> Updates:
-    return {tab.sides[letter].chat: side.messages(comparison.logs[letter]) for letter in comparison.shown}
+def _chats(tab: CompareTab, comparison: Comparison, letters: Sequence[str]) -> Updates:
+    return {tab.sides[letter].chat: comparison.logs[letter].messages() for letter in letters}
 
 
 def _settled(
@@ -92,15 +95,13 @@ def _settled(
 
 def _lines(services: Services, tab: CompareTab, comparison: Comparison) -> Updates:
     """Quiet lines after a reply: that an adapter does nothing stands below its name."""
-    lines: Updates = {}
-    for letter in comparison.shown:
-        log = comparison.logs[letter]
+
+    def line(log: Log) -> str:
         newest = log.current[-1].reply if log.current else None
-        line = side.line_html(services, log.setup)
-        if newest is not None and newest.done and newest.no_effect:
-            line = html.warned(words.NO_EFFECT)
-        lines[tab.sides[letter].line] = line
-    return lines
+        idle = newest is not None and newest.done and newest.no_effect
+        return html.warned(words.NO_EFFECT) if idle else side.line_html(services, log.setup)
+
+    return {tab.sides[letter].line: line(comparison.logs[letter]) for letter in comparison.shown}
 
 
 def _controls(services: Services, tab: CompareTab, *, busy: bool) -> Updates:
@@ -127,20 +128,20 @@ def ask(
         raise InputError(words.EMPTY_QUESTION)
     require(services)
     comparison, known = _settled(services, visitor, comparison, setups)
-    asked, histories = _sides(services, comparison, known, uploaded)
+    asked = _sides(services, comparison, known, uploaded)
+    histories = [comparison.logs[letter].history() for letter in comparison.shown]
     warm, top_p = float(sampling["temperature"]), float(sampling["top_p"])
     how = Sampling(warm, top_p, int(sampling["max_tokens"]), int(sampling["seed"]))
-    comparison = comparison.of_shown(lambda log: side.asked(log, question))
+    comparison, shown = comparison.of_shown(lambda log: log.asked(question)), comparison.shown
     busy = _controls(services, tab, busy=True)
-    yield {tab.comparison: comparison, tab.question: "", **busy, **_chats(tab, comparison)}
+    yield {tab.comparison: comparison, tab.question: "", **busy, **_chats(tab, comparison, shown)}
     failed: list[str] = []
     replies = services.compare.ask(asked, histories, question, how, visitor.owner, visitor.session)
     for step in side.streamed(replies, failed.append):
-        answers = dict(zip(comparison.shown, step, strict=True))
-        comparison = comparison.with_logs({one: side.answered(comparison.logs[one], answers[one]) for one in answers})
-        yield {tab.comparison: comparison, **_chats(tab, comparison)}
-    if failed:
-        comparison = comparison.of_shown(side.stopped)
+        answers = zip(shown, step, strict=True)
+        comparison = comparison.with_logs({one: comparison.logs[one].answered(reply) for one, reply in answers})
+        yield {tab.comparison: comparison, **_chats(tab, comparison, shown)}
+    comparison = comparison.of_shown(Log.stopped) if failed else comparison
     yield {
         **_shown(services, visitor, tab, comparison, check),
         **_controls(services, tab, busy=False),
@@ -149,17 +150,12 @@ def ask(
     }
 
 
-def _sides(
-    services: Services, comparison: Comparison, known: dict[str, str], uploaded: Path | None
-) -> tuple[list[Side], list[list[Turn]]]:
-    sides, histories = [], []
-    for letter in comparison.shown:
-        log = comparison.logs[letter]
-        setup = log.setup
+def _sides(services: Services, comparison: Comparison, known: dict[str, str], uploaded: Path | None) -> list[Side]:
+    def made(setup: Setup) -> Side:
         source = side.shots_file(services, setup.source, uploaded) if setup.shots else None
-        sides.append(Side(setup.model, setup.prompt.strip(), setup.shots, source, side.name_of(setup, known)))
-        histories.append([Turn(question, reply) for question, reply in side.history(log)])
-    return sides, histories
+        return Side(setup.model, setup.prompt.strip(), setup.shots, source, side.name_of(setup, known))
+
+    return [made(comparison.logs[letter].setup) for letter in comparison.shown]
 
 
 def ask_again(
@@ -169,24 +165,22 @@ def ask_again(
     *,
     comparison: Comparison,
     question: str,
-    uploaded: Path | None,
-    check: CheckValues,
-    sampling: SamplingValues,
     setups: Setups,
+    **given: Any,
 ) -> Iterator[Updates]:
-    """The last question once more, with the seed that is set: an unchanged side answers the same."""
+    """The last question once more, with the seed that is set: an unchanged side answers the same. given: the other
+    values of ``ask``."""
     turns = [comparison.logs[letter].current for letter in comparison.shown]
     last = next((one[-1].question for one in turns if one), "") or question
-    before = _settled(services, visitor, comparison, setups)[0].of_shown(side.without_last)
-    given: dict[str, Any] = {"uploaded": uploaded, "check": check, "sampling": sampling, "setups": setups}
-    yield from ask(services, visitor, tab, comparison=before, question=last, **given)
+    before = _settled(services, visitor, comparison, setups)[0].of_shown(Log.without_last)
+    yield from ask(services, visitor, tab, comparison=before, question=last, setups=setups, **given)
 
 
 def stop(
     services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
 ) -> Updates:
     """After the stream was cut: what had arrived is kept and marked as stopped."""
-    stopped = _shown(services, visitor, tab, comparison.of_shown(side.stopped), check)
+    stopped = _shown(services, visitor, tab, comparison.of_shown(Log.stopped), check)
     return stopped | _controls(services, tab, busy=False)
 
 
@@ -215,7 +209,7 @@ def side_changed(
         tab.comparison: comparison,
         tab.board: board_html(services, comparison, known, check),
         view.line: side.switch_html(services, visitor, log.setup) if switched else side.line_html(services, log.setup),
-        view.chat: side.messages(log),
+        view.chat: log.messages(),
         view.source: gr.update(visible=log.setup.shots > 0),
     }
 
@@ -235,8 +229,7 @@ def add_side(
     services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
 ) -> Updates:
     free = [letter for letter in words.LETTERS if letter not in comparison.shown]
-    shown = tuple(sorted((*comparison.shown, *free[:1])))
-    return _columns(services, visitor, tab, replace(comparison, shown=shown), check)
+    return _columns(services, visitor, tab, comparison.also(*free[:1]), check)
 
 
 def remove_side(
@@ -250,16 +243,14 @@ def remove_side(
 def _columns(
     services: Services, visitor: Visitor, tab: CompareTab, comparison: Comparison, check: CheckValues
 ) -> Updates:
-    columns: Updates = {
-        view.column: gr.update(visible=letter in comparison.shown) for letter, view in tab.sides.items()
-    }
-    more: Updates = {tab.add: gr.update(interactive=len(comparison.shown) < len(words.LETTERS))}
-    return {**_shown(services, visitor, tab, comparison, check), **columns, **more}
+    updates = _shown(services, visitor, tab, comparison, check)
+    updates |= {one.column: gr.update(visible=letter in comparison.shown) for letter, one in tab.sides.items()}
+    return updates | {tab.add: gr.update(interactive=len(comparison.shown) < len(words.LETTERS))}
 
 
 def copy_text(services: Services, visitor: Visitor, tab: CompareTab, *, letter: str, comparison: Comparison) -> Updates:
     """The newest reply as the model wrote it, not as the page shows it."""
-    return {tab.clipboard: side.newest_text(comparison.logs[letter])}
+    return {tab.clipboard: comparison.logs[letter].newest_text()}
 
 
 def sampling_label(services: Services, visitor: Visitor, tab: CompareTab, *, sampling: SamplingValues) -> Updates:
@@ -293,12 +284,8 @@ def story_setups(shipped: ShippedSet, known: dict[str, str]) -> dict[str, Setup]
 
 def _missing_html(shipped: ShippedSet, known: dict[str, str]) -> str:
     """Without the story's adapter side B is the plain base, and the page says so."""
-    if shipped.adapter in known:
-        return ""
-    return html.error_card(
-        f"The adapter {shipped.adapter} is not here, so side B is the plain base. Play the whole story trains one, and"
-        " so does the Train tab."
-    )
+    text = f"The adapter {shipped.adapter} is not here, so side B is the plain base. Play the whole story trains one,"
+    return "" if shipped.adapter in known else html.error_card(f"{text} and so does the Train tab.")
 
 
 def opening(services: Services, visitor: Visitor, tab: CompareTab, *, uploaded: Path | None) -> Updates:
@@ -337,9 +324,9 @@ def set_up_story(
     shipped, known = hospital(services), side.labels(services, visitor)
     kind, text = side.parts_of(shipped.check)
     both = story_setups(shipped, known)
-    shown = replace(comparison, shown=tuple(sorted({"A", "B", *comparison.shown})))
+    now = side.read_setups(services, visitor, setups) | both
     updates: Updates = {
-        tab.comparison: shown.settled({**side.read_setups(services, visitor, setups), **both}, known),
+        tab.comparison: comparison.also("A", "B").settled(now, known),
         tab.error: slot(_missing_html(shipped, known)),
         tab.question: shipped.ask,
         tab.kind: kind,
@@ -348,8 +335,8 @@ def set_up_story(
     }
     for letter, setup in both.items():
         view = tab.sides[letter]
-        updates[view.column] = gr.update(visible=True)
-        updates |= {view.model: setup.model, view.prompt: setup.prompt, view.shots: setup.shots}
+        updates |= {view.column: gr.update(visible=True), view.model: setup.model}
+        updates |= {view.prompt: setup.prompt, view.shots: setup.shots}
     return updates
 
 
@@ -369,8 +356,7 @@ def use_as_side(
         return {}
     known, now = side.labels(services, visitor), side.read_setups(services, visitor, setups)
     now["B"] = Setup(adapter if adapter in known else "base", "", 0, now["B"].source)
-    shown = replace(comparison, shown=tuple(sorted({"B", *comparison.shown})))
-    comparison = shown.settled(now, known)
+    comparison = comparison.also("B").settled(now, known)
     view, choices = tab.sides["B"], side.model_choices(side.usable(services, visitor))
     updates: Updates = {
         other.model: gr.update(choices=side.with_chosen(services, visitor, choices, setups[letter]["model"]))
@@ -381,7 +367,7 @@ def use_as_side(
         tab.comparison: comparison,
         tab.board: board_html(services, comparison, known, check),
         view.column: gr.update(visible=True),
-        view.chat: side.messages(comparison.logs["B"]),
+        view.chat: comparison.logs["B"].messages(),
         view.line: side.switch_html(services, visitor, now["B"]),
         view.model: gr.update(choices=choices, value=now["B"].model),
         view.prompt: "",

@@ -20,7 +20,7 @@ from playground.ui.html import FAILURES, card
 from playground.ui.runs import PICK_JS
 from playground.ui.sidebar import require
 from playground.ui.verdict_form import FILE, UPLOAD, ExampleValues
-from playground.ui.wiring import Drawn, Events, Updates, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import Drawn, Events, Memo, Updates, Visitor, hidden_slot, listen, slot, unasked
 from playground.verdict.bench import Score, Version
 from playground.verdict.service import SHOTS, VerdictView
 
@@ -48,22 +48,20 @@ class BenchView:
 
     def __init__(self) -> None:
         self.sent = gr.State({})
-        with gr.Column(elem_classes="card folds"):
-            self.fold = gr.Accordion("Prompt bench", open=False)
-            with self.fold:
-                gr.HTML(html.note(IDEA))
-                self.text = gr.Textbox(label="A version of the prompt", lines=4, max_lines=12, max_length=20_000)
-                self.keep = gr.Button("Keep this version", size="sm", elem_classes="fit")
-                self.listing = gr.HTML(html.note(NONE), js_on_load=PICK_JS)
-                counts = [("none" if count == 0 else str(count), count) for count in COUNTS]
-                label = "Answered examples before the question"
-                self.counts = gr.CheckboxGroup(counts, value=[0, SHOTS], label=label)
-                with gr.Row(elem_classes="acts"):
-                    self.score = gr.Button("Score all on the validation part", variant="primary", size="sm")
-                    self.stop = gr.Button("Stop and keep", variant="stop", size="sm", visible=False)
-                    self.use = gr.Button("Use the best in the verdict", size="sm", visible=False)
-                self.error, self.head = hidden_slot(), hidden_slot()
-                self.timer = gr.Timer(PACE_S, active=False)
+        with gr.Column(elem_classes="card folds"), gr.Accordion("Prompt bench", open=False) as self.fold:
+            gr.HTML(html.note(IDEA))
+            self.text = gr.Textbox(label="A version of the prompt", lines=4, max_lines=12, max_length=20_000)
+            small = partial(gr.Button, size="sm")
+            self.keep = small("Keep this version", elem_classes="fit")
+            self.listing = gr.HTML(html.note(NONE), js_on_load=PICK_JS)
+            counts = [("none" if count == 0 else str(count), count) for count in COUNTS]
+            self.counts = gr.CheckboxGroup(counts, value=[0, SHOTS], label="Answered examples before the question")
+            with gr.Row(elem_classes="acts"):
+                self.score = small("Score all on the validation part", variant="primary")
+                self.stop = small("Stop and keep", variant="stop", visible=False)
+                self.use = small("Use the best in the verdict", visible=False)
+            self.error, self.head = hidden_slot(), hidden_slot()
+            self.timer = gr.Timer(PACE_S, active=False)
         self.shown: list[Block] = [self.sent, self.listing, self.head, self.score, self.stop, self.use, self.timer]
 
 
@@ -90,12 +88,8 @@ def wire(services: Services, view: BenchView, tab: VerdictTab, where: dict[str, 
     unasked(services, view, view.timer.tick, show, view.shown, where=where)
     then_show(on(view.keep.click, keep))
     then_show(listen(services, view, view.listing.pick, remove, failure=view.error))
-    asked: dict[str, Any] = {
-        "checks": tab.checks,
-        "max_tokens": tab.settings["max_tokens"],
-        "draw": tab.settings["seed"],
-    }
-    then_show(on(view.score.click, score, **asked))
+    numbers: dict[str, Any] = {"max_tokens": tab.settings["max_tokens"], "draw": tab.settings["seed"]}
+    then_show(on(view.score.click, score, checks=tab.checks, **numbers))
     then_show(on(view.stop.click, stop))
     used = on(view.use.click, partial(use, tab=tab), [tab.prompt, tab.kept, tab.fold])
     listen(services, tab, used.then, verdict_form.lined_up, [tab.sides, tab.offered])
@@ -109,8 +103,7 @@ def follow(services: Services, view: BenchView, where: dict[str, Block], events:
 def opened(services: Services, visitor: Visitor, view: BenchView, *, text: str, where: ExampleValues) -> Updates:
     """The fold was opened, or other examples were chosen: the text becomes a set's prompt, unless it was edited."""
     updates: Updates = dict(reopened(services, visitor, view, where=where).items())
-    written = (text or "").strip()
-    if not written or written in {one.system_prompt for one in services.data.sets()}:
+    if (text or "").strip() in {"", *(one.system_prompt for one in services.data.sets())}:
         shipped = verdict_form.shipped_set(services, where["source"])
         updates[view.text] = shipped.system_prompt if shipped else ""
     return updates
@@ -138,23 +131,19 @@ def show(services: Services, visitor: Visitor, view: BenchView, *, sent: dict[st
     except FAILURES as error:  # a timer reads this: what failed stands where the figures would, and the timer ends
         return {view.head: slot(card(error)), view.timer: gr.update(active=False)}
     live = bench is not None and bench.live
-    now: dict[str, Drawn] = {
-        "listing": {view.listing: listing},
-        "head": {view.head: slot(head)},
-        "score": {view.score: gr.update(visible=not live, interactive=bool(versions))},
-        "live": {view.stop: gr.update(visible=live), view.timer: gr.update(value=PACE_S, active=live)},
-        "use": {view.use: gr.update(visible=best)},
+    memo = Memo(sent or {})
+    drawn: Drawn = {
+        view.listing: listing,
+        view.head: slot(head),
+        view.score: gr.update(visible=not live, interactive=bool(versions)),
+        view.stop: gr.update(visible=live),
+        view.timer: gr.update(value=PACE_S, active=live),
+        view.use: gr.update(visible=best),
     }
-    values = {name: list(updates.values()) for name, updates in now.items()}
-    drawn: Drawn = {view.sent: values}
-    for name, updates in now.items():
-        if (sent or {}).get(name) != values[name]:
-            drawn |= updates
-    return drawn
+    return {**memo.fresh("bench", drawn), view.sent: memo}
 
 
 def keep(services: Services, visitor: Visitor, view: BenchView, *, text: str, where: ExampleValues) -> None:
-    """Keep what stands in the box as a version for these examples."""
     services.bench.keep(text or "", _place(services, where).file, visitor.owner)
 
 
@@ -174,7 +163,6 @@ def score(
     draw: float | None,
     where: ExampleValues,
 ) -> None:
-    """Begin to measure all versions."""
     require(services)
     place = _place(services, where)
     services.bench.score(
@@ -192,8 +180,7 @@ def score(
 
 def stop(services: Services, visitor: Visitor, view: BenchView, *, where: ExampleValues) -> None:
     """End it and keep what is measured."""
-    bench = services.bench.newest(_place(services, where).file, visitor.owner)
-    if bench is not None:
+    if bench := services.bench.newest(_place(services, where).file, visitor.owner):
         services.bench.stop(bench.id, visitor.owner)
 
 
@@ -215,15 +202,16 @@ def use(services: Services, visitor: Visitor, view: BenchView, *, tab: VerdictTa
 
 def list_html(versions: Sequence[Version], file: str) -> str:
     """Every version, the newest first, with its last scores on this file."""
-    rows = []
-    for one in reversed(versions):
-        text = one.text if len(one.text) <= _SHOWN_LETTERS else f"{one.text[:_SHOWN_LETTERS].rstrip()} …"
-        scores = sorted((score for score in one.scores if score.file == file), key=lambda score: score.shots)
-        rows.append((one.id, text, [score_words(score) for score in scores]))
+
+    def scores(version: Version) -> list[str]:
+        here = (score for score in version.scores if score.file == file)
+        return [_score_words(score) for score in sorted(here, key=lambda score: score.shots)]
+
+    rows = [(one.id, html.cut(one.text, _SHOWN_LETTERS), scores(one)) for one in reversed(versions)]
     return _versions(rows) if rows else html.note(NONE)
 
 
-def score_words(score: Score) -> str:
+def _score_words(score: Score) -> str:
     """``21 of 24 with 4 shots, 310 tokens``."""
     figure = f"{score.passed} of {score.n}" if score.passed is not None else f"{score.metric} {score.value:.3f}"
     shots = f"with {html.plural(score.shots, 'shot')}" if score.shots else "without shots"

@@ -10,12 +10,11 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from playground.chat.demo import DemoState
 from playground.services import Services
 from playground.ui import asking, html, side, words
 from playground.ui.asking import Comparison
 from playground.ui.side import SideView
-from playground.ui.wiring import AWAY, QUIET, Drawn, Event, Updates, Visitor, hidden_slot, listen, unasked
+from playground.ui.wiring import AWAY, BARE, QUIET, Drawn, Event, Updates, Visitor, hidden_slot, listen, unasked
 
 
 class CompareTab:
@@ -39,16 +38,14 @@ class CompareTab:
             self.sides = {letter: SideView(letter) for letter in words.LETTERS}
         self.error = hidden_slot(elem_classes="error-slot")
         with gr.Column(elem_classes="composer"), gr.Row(elem_classes="ask-row"):
-            bare: dict[str, Any] = {"label": words.ASK_LABEL, "show_label": False, "container": False, "scale": 1}
-            size: dict[str, Any] = {"lines": 1, "max_lines": 5, "max_length": 20_000}
-            self.question = gr.Textbox(placeholder=words.ASK_LABEL, **bare, **size, **closed)
-            self.ask = gr.Button(words.ASK, variant="primary", elem_classes="ask", min_width=80)
-            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="ask", min_width=80)
+            label, button = words.ASK_LABEL, partial(gr.Button, elem_classes="ask", min_width=80)
+            lines: dict[str, Any] = {"lines": 1, "max_lines": 5, "max_length": 20_000, "scale": 1}
+            self.question = gr.Textbox(label=label, placeholder=label, **BARE, **lines, **closed)
+            self.ask, self.stop = button(words.ASK, variant="primary"), button("Stop", variant="stop", visible=False)
         with gr.Row(elem_classes="acts"):
-            self.add = gr.Button("Add a side", size="sm", **closed)
-            self.again = gr.Button("Ask again", size="sm", **closed)
-            self.clear = gr.Button("Clear every side", size="sm", **closed)
-            self.verdict = gr.Button(words.MAKE_VERDICT, size="sm", **closed)
+            small = partial(gr.Button, size="sm", interactive=False)
+            self.add, self.again, self.clear = small("Add a side"), small("Ask again"), small("Clear every side")
+            self.verdict = small(words.MAKE_VERDICT)
         with gr.Column(elem_classes="card folds"):
             self._build_sampling()
             self._build_check()
@@ -60,8 +57,7 @@ class CompareTab:
         self.pressable: Updates = dict.fromkeys(pressed, gr.update(interactive=True))
 
     def _build_sampling(self) -> None:
-        self.shared = gr.Accordion("Same for every side: greedy, 128 tokens, seed 7", open=False)
-        with self.shared:
+        with gr.Accordion("Same for every side: greedy, 128 tokens, seed 7", open=False) as self.shared:
             with gr.Row():
                 hint = "0 is greedy: always the likeliest token."
                 temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info=hint)
@@ -71,16 +67,11 @@ class CompareTab:
                 max_tokens = gr.Number(128, label="Longest reply, tokens", precision=0, minimum=1, maximum=2048)
                 hint = "The same seed gives the same reply again."
                 seed = gr.Number(7, label="Seed", precision=0, minimum=0, info=hint)
-        self.sampling: dict[str, Any] = {
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_tokens": max_tokens,
-            "seed": seed,
-        }
+        self.sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+        self.sampling |= {"max_tokens": max_tokens, "seed": seed}
 
     def _build_check(self) -> None:
-        self.check_fold = gr.Accordion("Check: no check set", open=False)
-        with self.check_fold:
+        with gr.Accordion("Check: no check set", open=False) as self.check_fold:
             gr.HTML(html.note("Each finished reply is checked as text; upper and lower case matter."))
             with gr.Row():
                 kinds = [(label, value) for value, label in side.KINDS.items()]
@@ -125,8 +116,8 @@ def wire(services: Services, tab: CompareTab, uploaded: gr.State) -> None:
         copied.then(None, tab.clipboard, None, js=f"text => window.promptOrTune.copy(text, 'copy-{letter}')")
     on(uploaded.change, asking.sources, tab.of_sides("source"), uploaded=uploaded)
     act = partial(listen, services, tab.demo, failure=tab.demo.view, restored=tab.demo.failed)
-    for button, handler in ((tab.demo.play, start), (tab.demo.cancel, cancel), (tab.demo.reset, reset)):
-        act(button.click, handler, tab.demo.outputs)
+    for does, button in (("start", tab.demo.play), ("cancel", tab.demo.cancel), ("reset", tab.demo.reset)):
+        act(button.click, partial(play, does=does), tab.demo.outputs)
 
 
 def wire_opening(services: Services, tab: CompareTab, event: Event, uploaded: gr.State) -> Dependency:
@@ -148,7 +139,7 @@ def wire_use(services: Services, event: Event, tabs: gr.Tabs, tab: CompareTab, a
 # The whole story, live
 
 _BUSY = ("training", "measuring")
-_story = html.piece("chat", "story")
+story_html = html.piece("chat", "story")
 
 
 class DemoCard:
@@ -156,8 +147,7 @@ class DemoCard:
 
     def __init__(self, play: gr.Button) -> None:
         self.play = play
-        self.column = gr.Column(visible=False, elem_classes="card story")
-        with self.column:
+        with gr.Column(visible=False, elem_classes="card story") as self.column:
             self.view = gr.HTML("")
             with gr.Row(elem_classes="acts"):
                 self.cancel = gr.Button("Cancel", variant="stop", size="sm", visible=False)
@@ -166,18 +156,9 @@ class DemoCard:
         self.failed: Updates = dict.fromkeys((self.column, self.reset), gr.update(visible=True))
 
 
-def start(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
-    services.demo.start(visitor.owner)
-    return show(services, visitor, demo)
-
-
-def cancel(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
-    services.demo.cancel(visitor.owner)
-    return show(services, visitor, demo)
-
-
-def reset(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
-    services.demo.reset(visitor.owner)
+def play(services: Services, visitor: Visitor, demo: DemoCard, *, does: str) -> Drawn:
+    """Starts, cancels or resets the story, as ``does`` says."""
+    getattr(services.demo, does)(visitor.owner)
     return show(services, visitor, demo)
 
 
@@ -186,13 +167,8 @@ def show(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
     busy, idle = state.phase in _BUSY, state.phase == "idle"
     return {
         demo.column: AWAY if idle else gr.update(visible=True),
-        demo.view: "" if idle else view_html(state),
+        demo.view: "" if idle else story_html(state, busy),
         demo.play: gr.update(visible=idle),
         demo.cancel: gr.update(visible=busy),
         demo.reset: gr.update(visible=not idle and not busy),
     }
-
-
-def view_html(state: DemoState) -> str:
-    """Heading, progress, the steps, then the table."""
-    return _story(state, state.phase in _BUSY)

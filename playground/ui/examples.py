@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import replace
@@ -19,25 +20,11 @@ from gradio.events import Dependency
 from playground.data.check import EXTENSIONS
 from playground.errors import InputError, PlaygroundError
 from playground.services import Services
-from playground.ui import html, rows, sidebar, words
+from playground.ui import html, rows, sidebar, wiring, words
 from playground.ui.html import plural
 from playground.ui.rows import Source
 from playground.ui.sidebar import ready
-from playground.ui.wiring import (
-    AWAY,
-    CheckboxGroup,
-    Choices,
-    Drawn,
-    Dropdown,
-    Event,
-    Events,
-    Handler,
-    Updates,
-    Visitor,
-    hidden_slot,
-    listen,
-    slot,
-)
+from playground.ui.wiring import AWAY, Choices, Drawn, Events, Stream, Updates, Visitor, hidden_slot, listen, slot
 
 
 class ExamplesCard:
@@ -49,7 +36,8 @@ class ExamplesCard:
 
     def build_examples(self, services: Services) -> None:
         self.source, self.uploaded = gr.State(Source()), gr.State(None)
-        fold = partial(gr.Accordion, open=False, visible=False)
+        fold, acts = partial(gr.Accordion, open=False, visible=False), partial(gr.Row, elem_classes="acts")
+        small = partial(gr.Button, size="sm")
         with gr.Column(elem_classes="card"):
             self.heading = gr.HTML(_heading(done=False))
             look: dict[str, Any] = {"show_label": False, "height": 104, "elem_classes": "drop"}
@@ -58,71 +46,55 @@ class ExamplesCard:
             if services.settings.shared:
                 gr.HTML(html.note(sidebar.notice(services.settings)))
             gr.HTML(html.note(f"Takes {', '.join(EXTENSIONS)}, one or several. Or start with one of ours:"))
-            with gr.Row(elem_classes="acts"):
-                self.sets = {one.id: gr.Button(one.title, size="sm") for one in services.data.sets()}
+            with acts():
+                self.sets = {one.id: small(one.title) for one in services.data.sets()}
             with gr.Column(elem_classes="folds"), gr.Accordion("Or paste rows", open=False):
                 hint = "Cells copied from a sheet, JSON lines, or plain text"
                 self.text = gr.Textbox(label="Rows", lines=5, max_lines=12, placeholder=hint, show_label=False)
-                self.paste = gr.Button("Read what I pasted", size="sm")
+                self.paste = small("Read what I pasted")
             self.error, self.facts, self.advice = hidden_slot(), hidden_slot(), hidden_slot()
             with gr.Column(elem_classes="folds"):
-                self.columns = fold("Columns")
-                with self.columns:
+                with fold("Columns") as self.columns:
                     self.columns_note = gr.HTML("")
                     self.read_as = gr.Dropdown(list(rows.READ_AS), label="What each row is", min_width=140)
                     with gr.Row():
-                        column = partial(Dropdown, [], label="Column", visible=False, min_width=140)
+                        column = partial(wiring.Dropdown, [], label="Column", visible=False, min_width=140)
                         self.roles = [column() for _ in range(rows.ROLES)]
-                self.bad = fold(words.BAD_NONE)
-                with self.bad:
-                    self._build_bad()
-                self.lengths = fold("Lengths")
-                with self.lengths:
+                with fold(words.BAD_NONE) as self.bad:
+                    self.bad_rows = gr.HTML("")
+                    self.kinds = wiring.CheckboxGroup([], label="Leave out of training", visible=False)
+                    with acts():
+                        self.take_bad = small("Take the bad rows away as CSV")
+                        self.take_good = small("Take the good rows away as JSONL")
+                    with acts():
+                        offer = partial(gr.DownloadButton, "Download", size="sm", visible=False)
+                        self.bad_file, self.good_file = offer(), offer()
+                with fold("Lengths") as self.lengths:
                     self.lengths_shown = gr.HTML("")
-                self.preview = fold("What the model really sees")
-                with self.preview:
-                    self._build_preview()
-                self.edit = fold("Edit rows")
-                with self.edit:
-                    self._build_edit()
+                with fold("What the model really sees") as self.preview:
+                    ways = [("Learn every answer of a chat", "all"), ("Learn the last answer only", "last")]
+                    label = "Which answers are learned"
+                    self.turns = gr.Radio(ways, value="all", label=label, visible=False, **wiring.BARE)
+                    self.seen = gr.HTML("")
+                    with acts():
+                        self.before, self.after = small("Previous"), small("Next")
+                        self.place = gr.HTML("")
+                with fold("Edit rows") as self.edit:
+                    self.which = gr.Radio([rows.BAD, rows.ALL], value=rows.BAD, label="Which rows", **wiring.BARE)
+                    look = {"wrap": True, "show_label": False, "max_height": 360, "elem_classes": "edit-table"}
+                    self.table = gr.Dataframe(interactive=True, label="Rows", **look)
+                    with acts():
+                        self.edit_save = small("Save the changes", variant="primary")
+                        self.edit_before, self.edit_after = small("Previous rows"), small("Next rows")
+                        self.edit_place = gr.HTML("")
+                    self.edit_error = hidden_slot()
         self.drawn = [self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note]
         self.drawn += [self.bad, self.bad_rows, self.kinds, self.take_bad, self.lengths, self.lengths_shown]
         self.drawn += [self.preview, self.turns, self.seen, self.place, self.edit, self.edit_place, self.edit_error]
         self.read: list[Block] = [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles]
         self.read += [self.bad_file, self.good_file]
         clicked, chosen = [self.paste, self.edit_save, *self.sets.values()], [self.read_as, *self.roles]
-        self.openings: list[Event] = [self.file.upload, *(one.click for one in clicked), *(one.input for one in chosen)]
-
-    def _build_bad(self) -> None:
-        self.bad_rows = gr.HTML("")
-        self.kinds = CheckboxGroup([], label="Leave out of training", visible=False)
-        with gr.Row(elem_classes="acts"):
-            self.take_bad = gr.Button("Take the bad rows away as CSV", size="sm")
-            self.take_good = gr.Button("Take the good rows away as JSONL", size="sm")
-        with gr.Row(elem_classes="acts"):
-            self.bad_file = gr.DownloadButton("Download", size="sm", visible=False)
-            self.good_file = gr.DownloadButton("Download", size="sm", visible=False)
-
-    def _build_preview(self) -> None:
-        ways = [("Learn every answer of a chat", "all"), ("Learn the last answer only", "last")]
-        bare: dict[str, Any] = {"label": "Which answers are learned", "container": False, "show_label": False}
-        self.turns = gr.Radio(ways, value="all", visible=False, **bare)
-        self.seen = gr.HTML("")
-        with gr.Row(elem_classes="acts"):
-            self.before, self.after = gr.Button("Previous", size="sm"), gr.Button("Next", size="sm")
-            self.place = gr.HTML("")
-
-    def _build_edit(self) -> None:
-        bare: dict[str, Any] = {"label": "Which rows", "container": False, "show_label": False}
-        self.which = gr.Radio([rows.BAD, rows.ALL], value=rows.BAD, **bare)
-        look: dict[str, Any] = {"wrap": True, "show_label": False, "max_height": 360, "elem_classes": "edit-table"}
-        self.table = gr.Dataframe(interactive=True, label="Rows", **look)
-        with gr.Row(elem_classes="acts"):
-            self.edit_save = gr.Button("Save the changes", size="sm", variant="primary")
-            self.edit_before = gr.Button("Previous rows", size="sm")
-            self.edit_after = gr.Button("Next rows", size="sm")
-            self.edit_place = gr.HTML("")
-        self.edit_error = hidden_slot()
+        self.openings = [self.file.upload, *(one.click for one in clicked), *(one.input for one in chosen)]
 
 
 def wire(
@@ -134,7 +106,7 @@ def wire(
     """then_form, then_plan: add to an event what fills the form for other rows, or shows its plan anew."""
     on = partial(listen, services, tab, failure=tab.error)
 
-    def opens(events: Events, handler: Handler, **given: Any) -> None:
+    def opens(events: Events, handler: Callable[..., Stream], **given: Any) -> None:
         then_form(on(events, handler, tab.read, **given))
 
     opens(tab.file.upload, open_upload, uploaded=tab.file)
@@ -150,20 +122,15 @@ def wire(
     shown = [tab.source, tab.seen, tab.place]
     for by, button in ((-1, tab.before), (1, tab.after)):
         on(button.click, partial(rows.preview, by=by), shown)
-    then_plan(on(tab.turns.input, rows.turns_chosen, shown))
-    pages: dict[int, Events] = {
-        0: [tab.edit.expand, tab.which.input],
-        -1: tab.edit_before.click,
-        1: tab.edit_after.click,
-    }
-    page = [tab.source, tab.table, tab.edit_place]
-    for by, events in pages.items():
+    then_plan(on(tab.turns.input, rows.preview, shown, turns=tab.turns))
+    page, first = [tab.source, tab.table, tab.edit_place], [tab.edit.expand, tab.which.input]
+    for by, events in ((0, first), (-1, tab.edit_before.click), (1, tab.edit_after.click)):
         listen(services, tab, events, partial(rows.edit_page, by=by), page, failure=tab.edit_error)
 
 
 def open_upload(
     services: Services, visitor: Visitor, tab: ExamplesCard, *, uploaded: Sequence[str] | None, max_tokens: float
-) -> Iterator[Updates]:
+) -> Stream:
     """Files were dropped: keep them under the app's own folder, then read them."""
     if not uploaded:
         return
@@ -171,30 +138,22 @@ def open_upload(
     kept = services.data.keep_uploads(paths, visitor.owner)
     more = f" and {plural(len(paths) - 1, 'more file', 'more files')}" if len(paths) > 1 else ""
     opened = Source(kept, f"{paths[0].name}{more}", paths[0].name.partition(".")[0])
-    for shown in read(services, visitor, tab, source=opened, max_tokens=max_tokens):
-        yield {**shown, tab.uploaded: kept}
+    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also={tab.uploaded: kept})
 
 
-def open_set(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, id: str, max_tokens: float
-) -> Iterator[Updates]:
+def open_set(services: Services, visitor: Visitor, tab: ExamplesCard, *, id: str, max_tokens: float) -> Stream:
     """One of the shipped sets. A file that is not read any more is taken out of its box."""
     shipped = next((one for one in services.data.sets() if one.id == id), None)
     if shipped is None:
         raise InputError(f"There is no example set {id}. Choose one of those shown, or drop a file.")
     opened = Source(Path(shipped.file), shipped.title, shipped.id)
-    for shown in read(services, visitor, tab, source=opened, max_tokens=max_tokens):
-        yield {**shown, tab.file: None}
+    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also={tab.file: None})
 
 
-def paste(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, text: str, max_tokens: float
-) -> Iterator[Updates]:
-    """Rows were pasted."""
+def paste(services: Services, visitor: Visitor, tab: ExamplesCard, *, text: str, max_tokens: float) -> Stream:
     kept = services.data.keep_text(text, visitor.owner)
     opened = Source(kept, "What you pasted", "pasted")
-    for shown in read(services, visitor, tab, source=opened, max_tokens=max_tokens):
-        yield {**shown, tab.uploaded: kept}
+    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also={tab.uploaded: kept})
 
 
 def remap(
@@ -202,10 +161,10 @@ def remap(
     visitor: Visitor,
     tab: ExamplesCard,
     *,
-    roles: Sequence[str | None],
+    roles: Sequence[object],
     source: Source,
     max_tokens: float,
-) -> Iterator[Updates]:
+) -> Stream:
     """Another column was chosen for a role: read the file again that way."""
     wanted = {role: str(column) for role, column in zip(source.roles, roles, strict=False) if column}
     opened = replace(source, mapping=rows.swapped(source.mapping or {}, wanted), index=0)
@@ -214,7 +173,7 @@ def remap(
 
 def read_as(
     services: Services, visitor: Visitor, tab: ExamplesCard, *, read_as: str | None, source: Source, max_tokens: float
-) -> Iterator[Updates]:
+) -> Stream:
     """The file has another format than was guessed."""
     if not read_as or source.path is None:
         return
@@ -225,15 +184,14 @@ def read_as(
 
 def save_edit(
     services: Services, visitor: Visitor, tab: ExamplesCard, *, table: pd.DataFrame, source: Source, max_tokens: float
-) -> Iterator[Updates]:
-    """The table was edited."""
+) -> Stream:
     opened = rows.edited(services, visitor, source, table)
     if opened is None:
         yield {tab.edit_error: slot(html.note("Nothing was changed in the table."))}
         return
     saved = slot(html.good("Saved as a copy; your own file is as it was."))
-    for shown in read(services, visitor, tab, source=opened, max_tokens=max_tokens):
-        yield {**shown, tab.edit_error: saved, tab.uploaded: opened.path}
+    also: Updates = {tab.edit_error: saved, tab.uploaded: opened.path}
+    yield from read(services, visitor, tab, source=opened, max_tokens=max_tokens, also=also)
 
 
 def leave_out(
@@ -249,38 +207,36 @@ LOOK_S = 0.5
 
 
 def read(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, source: Source, max_tokens: float
-) -> Iterator[Updates]:
-    """Check the file and show what was found; meanwhile, how far it has come."""
+    services: Services,
+    visitor: Visitor,
+    tab: ExamplesCard,
+    *,
+    source: Source,
+    max_tokens: float,
+    also: Updates | None = None,
+) -> Stream:
+    """Check the file and show what was found; meanwhile, how far it has come. also: what every answer brings."""
     if source.path is None:
         return
-    share, found = 0.0, Future[tuple[Drawn, Updates]]()
-
-    def progress(done: float) -> None:
-        nonlocal share
-        share = done
+    share, found, label = deque([0.0], maxlen=1), Future[tuple[Drawn, Updates]](), f"Reading {source.title}"
 
     def work() -> None:
         try:
-            found.set_result(_found(services, visitor, tab, source, max_tokens, progress))
+            found.set_result(_found(services, visitor, tab, source, max_tokens, share.append))
         except BaseException as error:  # raised again where the result is taken
             found.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
     while not wait([found], LOOK_S).done:
-        label = f"Reading {source.title}"
-        bar = html.progress(share, label) + html.note(f"{label}, {share:.0%}")
-        yield {tab.error: slot(""), tab.facts: slot(bar)}
+        bar = html.progress(share[-1], label) + html.note(f"{label}, {share[-1]:.0%}")
+        yield {tab.error: slot(""), tab.facts: slot(bar), **(also or {})}
     drawn, filled = found.result()
-    yield cast(Updates, drawn) | filled
+    yield cast(Updates, drawn) | filled | (also or {})
 
 
 def reread(services: Services, visitor: Visitor, tab: ExamplesCard, *, source: Source, max_tokens: float) -> Drawn:
     """Another base is ready: tokens are counted anew. What a person has set stays."""
-    if source.path is None:
-        return {}
-    drawn, _ = _found(services, visitor, tab, source, max_tokens, lambda share: None)
-    return drawn
+    return _found(services, visitor, tab, source, max_tokens, lambda share: None)[0] if source.path else {}
 
 
 def _found(

@@ -85,49 +85,35 @@ def _number(label: str, info: str, **options: Any) -> Callable[..., Widget]:
 
 def _share(name: str, whole: float, label: str, info: str) -> Field:
     """A share of the rows that is held back, in per cent."""
-
-    def show(share: float | None) -> int:
-        return round(100 * (whole if share is None else share))
-
-    def parse(percent: float | None) -> float | None:
-        return None if percent is None else percent / 100
-
-    return Field(name, "held", _number(label, info, maximum=90, min_width=200), show, parse)
+    return Field(
+        *(name, "held", _number(label, info, maximum=90, min_width=200)),
+        show=lambda share: round(100 * (whole if share is None else share)),
+        parse=lambda percent: None if percent is None else percent / 100,
+    )
 
 
-def _lines(value: Any) -> tuple[str, ...]:
-    return tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
+def _lines(value: str | None) -> tuple[str, ...]:
+    return tuple(line.strip() for line in (value or "").splitlines() if line.strip())
 
 
-_RSLORA = partial(gr.Checkbox, label="rsLoRA: high ranks learn as fast as low ones")
-_PISSA = partial(gr.Checkbox, label="PiSSA: begin with the base's strongest directions")
-_INIT_TEXT = partial(
-    gr.Textbox,
-    label="Virtual tokens begin as",
-    max_length=INIT_TEXT_MAX,
-    placeholder="Tokens drawn by chance, or a text such as your best prompt",
-)
+_HINT = "Tokens drawn by chance, or a text such as your best prompt"
+_INIT_TEXT = partial(gr.Textbox, label="Virtual tokens begin as", max_length=INIT_TEXT_MAX, placeholder=_HINT)
 _PLACES = [("After attention and MLP (Houlsby)", "houlsby"), ("After the MLP (Pfeiffer)", "pfeiffer")]
 _PLACEMENT = partial(gr.Radio, _PLACES, label="Where bottlenecks stand")
-_REWARDS = partial(
-    gr.Textbox,
-    label="What earns a reward, one a line",
-    lines=2,
-    visible=False,
-    placeholder=f"{checks.kinds()}, or model=ID of a reward model",
-)
+_REWARDS = partial(gr.Textbox, label="What earns a reward, one a line", lines=2, visible=False)
+_KINDS = f"{checks.kinds()}, or model=ID of a reward model"
 _LR = _number("Learning rate", "How far each step moves.", precision=None, minimum=None, step=0.0001)
 _CUT = "Tokens; a longer prompt is cut at its start."
 _CHOOSE = "For samples and the best checkpoint, from 10 rows on."
 _EARLY = "After so many checkpoints without a better held-out loss; 0: never."
 _FIELDS = (
-    Field("rslora", "option", _RSLORA),
-    Field("pissa", "option", _PISSA),
+    Field("rslora", "option", partial(gr.Checkbox, label="rsLoRA: high ranks learn as fast as low ones")),
+    Field("pissa", "option", partial(gr.Checkbox, label="PiSSA: begin with the base's strongest directions")),
     Field("layers", "option", _number("Layers", "Train the last so many; 0: all weights.")),
     Field("init_text", "option", _INIT_TEXT),
     Field("placement", "option", _PLACEMENT, lambda placement: placement or PLACEMENTS[0]),
     Field("objective", "aim", partial(Dropdown, aims_of("sft"), label="What it learns", visible=False)),
-    Field("rewards", "aim", _REWARDS, "\n".join, _lines),
+    Field("rewards", "aim", partial(_REWARDS, placeholder=_KINDS), "\n".join, _lines),
     Field("steps", "size", _number("Steps", "One step reads one batch.", minimum=1)),
     Field("lr", "size", _LR),
     Field("rank", "size", _number("Rank", "", maximum=256), lambda rank: rank or 0),
@@ -147,13 +133,9 @@ OPTIONS = [name for name, field in FIELDS.items() if field.place == "option"]
 
 def build(places: tuple[str, ...], method: Method, steps: int) -> dict[str, Widget]:
     """The widgets of some places, for the method and steps that are chosen first."""
-    first: dict[str, dict[str, Any]] = {
-        "steps": {"value": steps},
-        "lr": {"value": method.learning_rate},
-        "rank": rank_of(method),
-        "objective": {"value": "sft"},
-    }
-    first |= {name: {"visible": name in method.options} for name in OPTIONS}
+    first: dict[str, dict[str, Any]] = {name: {"visible": name in method.options} for name in OPTIONS}
+    first |= {"steps": {"value": steps}, "lr": {"value": method.learning_rate}, "rank": rank_of(method)}
+    first |= {"objective": {"value": "sft"}}
     wanted = [field for field in FIELDS.values() if field.place in places]
     return {one.name: one.widget(**{"value": one.show(one.of(_DEFAULTS)), **first.get(one.name, {})}) for one in wanted}
 
@@ -173,35 +155,22 @@ def request_of(source: Source, owner: str, name: str, method: str, settings: Set
     """The run that the form describes, without options of other methods or unused rewards. Raises InputError."""
     assert source.path is not None
     values = read(settings)
-    options = _options({option: values.pop(option) for option in OPTIONS}, method)
+    known = all_methods().get(method)
+    chosen = {option: values.pop(option) for option in OPTIONS}
+    options = Options.of({name: one for name, one in chosen.items() if known is not None and name in known.options})
     if values["objective"] != "grpo":
         values["rewards"] = ()
-    return TrainRequest(
-        file=source.path,
-        name=name.strip() or source.slug or "adapter",
-        method=method,
-        mapping=source.mapping,
-        owner=owner,
-        turns=source.turns,
-        leave_out=source.leave_out,
-        options=options,
-        **values,
-    )
-
-
-def _options(values: Settings, method: str) -> Options:
-    known = all_methods().get(method)
-    return Options.of({name: value for name, value in values.items() if known is not None and name in known.options})
+    values |= {"mapping": source.mapping, "turns": source.turns, "leave_out": source.leave_out, "options": options}
+    name = name.strip() or source.slug or "adapter"
+    return TrainRequest(source.path, name=name, method=method, owner=owner, **values)
 
 
 def settings_of(request: TrainRequest) -> dict[str, Any]:
     """What the form's widgets show for a request. Raises InputError for what the form has no place for."""
     carried = [name for name, one in SETTINGS.items() if one.carried and name not in (*FIELDS, *ELSEWHERE)]
     away = [f"{SETTINGS[name].flag} ({name})" for name in carried if getattr(request, name) != getattr(_DEFAULTS, name)]
-    if away:
-        raise InputError(
-            f"The form has no place for {', '.join(away)}. Start this run from the command line, or leave that out."
-        )
+    if names := ", ".join(away):
+        raise InputError(f"The form has no place for {names}. Start this run from the command line, or leave that out.")
     return {name: field.show(field.of(request)) for name, field in FIELDS.items()}
 
 
@@ -213,15 +182,10 @@ def settings_label(method: str, settings: Settings) -> str:
     known, rank = all_methods().get(method), values["rank"]
     if rank and known is not None and known.rank is not None:
         parts.append(f"{rank} virtual tokens" if known.virtual else f"{known.rank_label.lower()} {rank}")
-    names = {
-        "rslora": "rsLoRA",
-        "pissa": "PiSSA",
-        "init_text": "begins as a text",
-        "layers": f"the last {values['layers']} layers",
-    }
-    for option in known.options if known is not None else ():
-        if values[option]:
-            parts.append(names.get(option, str(values[option])))
+    names = {"rslora": "rsLoRA", "pissa": "PiSSA", "init_text": "begins as a text"}
+    names |= {"layers": f"the last {values['layers']} layers"}
+    options = known.options if known is not None else ()
+    parts += [names.get(option, str(values[option])) for option in options if values[option]]
     return "Everything else: " + ", ".join([*parts, f"batch {values['batch_size']}", f"seed {values['seed']}"])
 
 

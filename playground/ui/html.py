@@ -21,6 +21,11 @@ FAILURES = (PlaygroundError, OSError, RuntimeError)
 """What a service that computes may raise: our own errors, the disk's, and torch's."""
 
 
+def cut(text: str, most: int) -> str:
+    """The first ``most`` letters."""
+    return text if len(text) <= most else f"{text[:most].rstrip()} …"
+
+
 def sentence(text: str) -> str:
     """A reason as it stands in a list of reasons, made a sentence of its own."""
     text = text.strip()
@@ -85,10 +90,8 @@ def count(number: float | None) -> str:
     """``1_221_120`` -> ``1.2 M``; thousands get a comma."""
     if number is None:
         return "unknown"
-    if number >= 1e9:
-        return f"{number / 1e9:.1f} B"
     if number >= 1e6:
-        return f"{number / 1e6:.1f} M"
+        return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
     return f"{number:,.0f}"
 
 
@@ -114,13 +117,11 @@ def day(stamp: float | str | None) -> str:
     """Seconds since 1970, or an ISO time -> ``23 Nov 2026``."""
     if not stamp:
         return ""
-    if isinstance(stamp, str):
-        try:
-            moment = datetime.datetime.fromisoformat(stamp)
-        except ValueError:
-            return stamp
-    else:
-        moment = datetime.datetime.fromtimestamp(stamp)
+    time = datetime.datetime
+    try:
+        moment = time.fromisoformat(stamp) if isinstance(stamp, str) else time.fromtimestamp(stamp)
+    except ValueError:
+        return str(stamp)
     return f"{moment.day} {moment:%b %Y}"
 
 

@@ -17,28 +17,12 @@ from playground.models.adapters import AdapterRow
 from playground.report import report
 from playground.runs.progress import RunView
 from playground.services import Services
-from playground.ui import (
-    adapters,
-    asking,
-    compare,
-    library,
-    race,
-    runs,
-    side,
-    sidebar,
-    train,
-    verdict,
-    verdict_form,
-    verdict_shown,
-    words,
-)
-from playground.ui.adapters import AdaptersTab
-from playground.ui.compare import CompareTab
+from playground.ui import adapters, compare, race, runs, side, sidebar, train, verdict, verdict_shown, words
+from playground.ui.asking import relined
 from playground.ui.html import sentence_failure
-from playground.ui.sidebar import Ready, SidebarView, StorageView, ready
-from playground.ui.train import TrainTab
-from playground.ui.verdict import VerdictTab
-from playground.ui.wiring import QUIET, Choices, Drawn, Page, Updates, Visitor, listen, slot, unasked
+from playground.ui.sidebar import Ready, ready
+from playground.ui.verdict_form import adapters as verdict_adapters
+from playground.ui.wiring import QUIET, Choices, Drawn, Memo, Page, Updates, Visitor, listen, slot, unasked
 
 WIDE = 1200
 """Window width in pixels from which the Device panel opens by itself."""
@@ -49,41 +33,23 @@ _AT_ONCE = 16
 """Handlers of one kind that may run beside each other; the services queue what needs the device."""
 
 
-class Memo(dict[str, Any]):
-    """Name of a part of the page -> what this browser tab was sent last. A widget whose value is the same is left out:
-    no flicker, no closed fold, and a button that a person has just pressed is not put back."""
-
-    def changed(self, name: str, value: object) -> bool:
-        """Whether it is another value than the last one; from now on it is the last one."""
-        if name in self and self[name] == value:
-            return False
-        self[name] = value
-        return True
-
-    def fresh(self, part: str, drawn: Drawn) -> Drawn:
-        """The widgets of a part whose values have changed. A part names the same widgets in the same order."""
-        items = enumerate(drawn.items())
-        return {widget: value for place, (widget, value) in items if self.changed(f"{part}-{place}", value)}
-
-
 class WholePage:
     """The page's parts. memo: what was sent last. mark: changes when another base is ready."""
 
     def __init__(self, services: Services) -> None:
         self.pill = sidebar.build_header()
-        self.tabs = gr.Tabs(selected="compare", elem_id="tabs")
-        with self.tabs:
+        with gr.Tabs(selected="compare", elem_id="tabs") as self.tabs:
             with gr.Tab("Train", id="train"):
-                self.training = TrainTab(services)
+                self.training = train.TrainTab(services)
             with gr.Tab("Adapters", id="adapters"):
-                self.library = AdaptersTab()
+                self.library = adapters.AdaptersTab()
             with gr.Tab("Compare", id="compare"):
-                self.compare = CompareTab()
+                self.compare = compare.CompareTab()
             with gr.Tab("Verdict", id="verdict"):
-                self.verdict = VerdictTab()
-        self.device = SidebarView(services)
+                self.verdict = verdict.VerdictTab()
+        self.device = sidebar.SidebarView(services)
         with self.device.panel:
-            self.storage = StorageView(services)
+            self.storage = sidebar.StorageView(services)
         self.memo, self.mark, self.timer = gr.State(Memo()), gr.State(""), gr.Timer(HURRIED_S, active=False)
         device, shown = self.device, self.verdict.shown
         self.outputs: list[Block] = [self.memo, self.mark, self.timer, self.pill]
@@ -126,7 +92,7 @@ def _wire(services: Services, page: gr.Blocks, tab: WholePage) -> None:
     verdict.wire(services, page, tab.tabs, tab.verdict, training, tab.mark)
     verdict.wire_carry(services, tab.tabs, tab.verdict, tab.compare, training)
     train.reread_on(tab.mark.change, services, training)
-    unasked(services, tab.compare, tab.mark.change, asking.relined, tab.compare.of_sides("line"))
+    unasked(services, tab.compare, tab.mark.change, relined, tab.compare.of_sides("line"))
     ticks = partial(unasked, services, tab)
     ticks(tab.timer.tick, tick, tab.outputs, **tab.inputs)
     # What can be pressed is opened, and the timer started, by what follows the opening: nobody asks sides that have not
@@ -140,14 +106,13 @@ def _wire(services: Services, page: gr.Blocks, tab: WholePage) -> None:
 
 def _cross(services: Services, tab: WholePage) -> None:
     """What reaches from one tab into another."""
-    training, raced, made = tab.training, tab.training.race, gr.State("")
-    on = partial(listen, services, tab, followed=training.followed)
-    on(tab.device.cancel.click, jump_to_cancel, [tab.tabs, tab.memo, *training.run_outputs])
-    run_adapter = on(training.compare.click, partial(adapter_of_run, made=made), made)
-    chosen = race.wire_side(services, raced)
+    training, raced = tab.training, tab.training.race
+    jumped = [tab.tabs, tab.memo, *training.run_outputs]
+    listen(services, tab, tab.device.cancel.click, jump_to_cancel, jumped, followed=training.followed)
+    made = listen(services, training, training.compare.click, runs.adapter_of, training.made)
     for event, adapter in (
-        (run_adapter.then, made),
-        (chosen.then, raced.chosen),
+        (made.then, training.made),
+        (race.wire_side(services, raced).then, raced.chosen),
         (tab.library.use.click, tab.library.chosen),
     ):
         compare.wire_use(services, event, tab.tabs, tab.compare, adapter)
@@ -161,10 +126,6 @@ def jump_to_cancel(services: Services, visitor: Visitor, tab: WholePage, *, memo
     """From the Device panel to the one place that asks what to do with the run."""
     memory, drawn = runs.ask_to_cancel(services, visitor, tab.training, memo=memo, followed=followed)
     return {tab.tabs: gr.update(selected="train"), tab.memo: memory, **dict(drawn.items())}
-
-
-def adapter_of_run(services: Services, visitor: Visitor, tab: WholePage, *, made: gr.State, followed: str) -> Updates:
-    return {made: runs.adapter_of(services, visitor, followed)}
 
 
 @dataclass(frozen=True)
@@ -251,7 +212,7 @@ def _readiness(now: Ready, tab: WholePage) -> Drawn:
     return {button: gr.update(value=text, interactive=now.yes) for button, text in labels.items()}
 
 
-def _run(reading: _Reading, tab: TrainTab, memo: Memo, followed: str) -> Drawn:
+def _run(reading: _Reading, tab: train.TrainTab, memo: Memo, followed: str) -> Drawn:
     """The card, the list, and the buttons: those only when the run or its state is another."""
     run = runs.pick(reading.runs, followed)
     rows = runs.list_html(reading.runs, run.run if run else "")
@@ -261,7 +222,7 @@ def _run(reading: _Reading, tab: TrainTab, memo: Memo, followed: str) -> Drawn:
     return drawn
 
 
-def _curves(reading: _Reading, tab: TrainTab, followed: str, laid: list[str]) -> Drawn:
+def _curves(reading: _Reading, tab: train.TrainTab, followed: str, laid: list[str]) -> Drawn:
     run = runs.pick(reading.runs, followed)
     return {
         tab.curves.shown: runs.small_html(run),
@@ -273,14 +234,14 @@ def _curves(reading: _Reading, tab: TrainTab, followed: str, laid: list[str]) ->
 def _adapters(reading: _Reading, tab: WholePage, chosen: str, active: str, models: dict[str, str]) -> Drawn:
     """The library, and every side's choice of models with what cannot be chosen."""
     choices, greyed = side.model_choices(reading.usable), slot(side.greyed_html(reading.adapters))
-    drawn: Drawn = {tab.library.listing: library.list_html(reading.adapters, chosen, active)}
+    drawn: Drawn = {tab.library.listing: adapters.list_html(reading.adapters, chosen, active)}
     for letter, view in tab.compare.sides.items():
         drawn[view.model] = Choices(side.with_chosen(reading.services, reading.visitor, choices, models[letter]))
         drawn[view.greyed] = greyed
     return drawn
 
 
-def _verdict(reading: _Reading, tab: VerdictTab, memo: Memo, followed: str, tuned: str) -> Drawn:
+def _verdict(reading: _Reading, tab: verdict.VerdictTab, memo: Memo, followed: str, tuned: str) -> Drawn:
     """The shown verdict's head, the list and the adapters to choose from; the body and buttons only when the verdict or
     its state is another, since the body holds every reply."""
     services, visitor = reading.services, reading.visitor
@@ -292,7 +253,7 @@ def _verdict(reading: _Reading, tab: VerdictTab, memo: Memo, followed: str, tune
         memo["verdict-key"] = key
         drawn = {tab.body: slot(made), **verdict_shown.controls(tab, view, made)}
     rows = verdict_shown.list_html(views, view.id if view else "")
-    choices = side.with_chosen(services, visitor, verdict_form.adapters(reading.adapters), tuned)
+    choices = side.with_chosen(services, visitor, verdict_adapters(reading.adapters), tuned)
     shown: Drawn = {tab.head: verdict_shown.live_html(view), tab.listing: slot(rows), tab.adapter: Choices(choices)}
     return drawn | memo.fresh("verdict", shown)
 
@@ -324,62 +285,38 @@ _INK = _hue("ink", "F4F7F6 E9EEED DAE2E0 BFCBC8 8B9A96 66756F 51605B 37443F 1E29
 _SANS = (fonts.LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif")
 _MONO = (fonts.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "Consolas", "monospace")
 
-_SURFACES = {
-    "body_background_fill": ("#F4F7F6", "#0D1412"),
-    "background_fill_primary": ("#FFFFFF", "#151E1B"),
-    "background_fill_secondary": ("#F4F7F6", "#111917"),
-    "block_background_fill": ("#FFFFFF", "#151E1B"),
-    "border_color_primary": ("#DAE2E0", "#2A3733"),
-    "block_border_color": ("#DAE2E0", "#2A3733"),
-    "block_shadow": ("none", "none"),
-    "block_label_background_fill": ("transparent", "transparent"),
-    "block_label_border_width": ("0px", "0px"),
-    "color_accent_soft": ("#E8F3F1", "#12322E"),
+_PAIRS = {
+    ("#F4F7F6", "#0D1412"): "body_background_fill",
+    ("#FFFFFF", "#151E1B"): "background_fill_primary block_background_fill"
+    " button_secondary_background_fill button_cancel_background_fill",
+    ("#F4F7F6", "#111917"): "background_fill_secondary",
+    ("#DAE2E0", "#2A3733"): "border_color_primary block_border_color",
+    ("none", "none"): "block_shadow",
+    ("transparent", "transparent"): "block_label_background_fill",
+    ("0px", "0px"): "block_label_border_width",
+    ("#E8F3F1", "#12322E"): "color_accent_soft checkbox_label_background_fill_selected",
+    ("#14201D", "#E6EEEB"): "body_text_color block_title_text_color"
+    " checkbox_label_text_color_selected button_secondary_text_color",
+    ("#51605B", "#A3B3AE"): "body_text_color_subdued block_label_text_color block_info_text_color",
+    ("#0B6B63", "#5CC4B7"): "link_text_color checkbox_background_color_selected checkbox_label_border_color_selected"
+    " slider_color loader_color button_primary_background_fill button_primary_border_color",
+    ("#FFFFFF", "#0D1412"): "input_background_fill",
+    ("#7C8B87", "#6E7F79"): "input_border_color checkbox_border_color button_secondary_border_color",
+    ("1px", "1px"): "input_border_width button_border_width",
+    ("*primary_600", "*primary_400"): "input_border_color_focus",
+    ("0 0 0 3px rgba(11, 107, 99, .18)", "0 0 0 3px rgba(70, 162, 151, .3)"): "input_shadow_focus",
+    ("#66756F", "#8B9A96"): "input_placeholder_color",
+    ("#09564F", "#7AD2C7"): "button_primary_background_fill_hover",
+    ("#FFFFFF", "#03211E"): "button_primary_text_color button_primary_text_color_hover",
+    ("#E8F3F1", "#1E2926"): "button_secondary_background_fill_hover",
+    ("#FBEBE9", "#2B1917"): "button_cancel_background_fill_hover",
+    ("#A3281F", "#FF9C91"): "button_cancel_border_color button_cancel_text_color",
 }
-_TEXT = {
-    "body_text_color": ("#14201D", "#E6EEEB"),
-    "body_text_color_subdued": ("#51605B", "#A3B3AE"),
-    "block_label_text_color": ("#51605B", "#A3B3AE"),
-    "block_title_text_color": ("#14201D", "#E6EEEB"),
-    "block_info_text_color": ("#51605B", "#A3B3AE"),
-    "link_text_color": ("#0B6B63", "#5CC4B7"),
-}
-_FIELDS = {
-    "input_background_fill": ("#FFFFFF", "#0D1412"),
-    "input_border_color": ("#7C8B87", "#6E7F79"),
-    "input_border_width": ("1px", "1px"),
-    "input_border_color_focus": ("*primary_600", "*primary_400"),
-    "input_shadow_focus": ("0 0 0 3px rgba(11, 107, 99, .18)", "0 0 0 3px rgba(70, 162, 151, .3)"),
-    "input_placeholder_color": ("#66756F", "#8B9A96"),
-    "checkbox_background_color_selected": ("#0B6B63", "#5CC4B7"),
-    "checkbox_border_color": ("#7C8B87", "#6E7F79"),
-    "checkbox_label_background_fill_selected": ("#E8F3F1", "#12322E"),
-    "checkbox_label_border_color_selected": ("#0B6B63", "#5CC4B7"),
-    "checkbox_label_text_color_selected": ("#14201D", "#E6EEEB"),
-    "slider_color": ("#0B6B63", "#5CC4B7"),
-    "loader_color": ("#0B6B63", "#5CC4B7"),
-}
-_BUTTONS = {
-    "button_border_width": ("1px", "1px"),
-    "button_primary_background_fill": ("#0B6B63", "#5CC4B7"),
-    "button_primary_background_fill_hover": ("#09564F", "#7AD2C7"),
-    "button_primary_border_color": ("#0B6B63", "#5CC4B7"),
-    "button_primary_text_color": ("#FFFFFF", "#03211E"),
-    "button_primary_text_color_hover": ("#FFFFFF", "#03211E"),
-    "button_secondary_background_fill": ("#FFFFFF", "#151E1B"),
-    "button_secondary_background_fill_hover": ("#E8F3F1", "#1E2926"),
-    "button_secondary_border_color": ("#7C8B87", "#6E7F79"),
-    "button_secondary_text_color": ("#14201D", "#E6EEEB"),
-    "button_cancel_background_fill": ("#FFFFFF", "#151E1B"),
-    "button_cancel_background_fill_hover": ("#FBEBE9", "#2B1917"),
-    "button_cancel_border_color": ("#A3281F", "#FF9C91"),
-    "button_cancel_text_color": ("#A3281F", "#FF9C91"),
-}
+"""A value in light and in dark -> the theme's variables that have it. Contrasts are AA or better."""
 
 
 def look() -> gr.themes.Base:
-    """Colours, type and spacing: cool paper and pine. Every pair is light, dark; contrasts are AA or better. What
-    Gradio's theme cannot say is in theme.css."""
+    """Colours, type and spacing: cool paper and pine. What Gradio's theme cannot say is in theme.css."""
     theme = gr.themes.Base(
         primary_hue=_PINE,
         secondary_hue=_PINE,
@@ -390,11 +327,10 @@ def look() -> gr.themes.Base:
         font=_SANS,
         font_mono=_MONO,
     )
-    pairs = _SURFACES | _TEXT | _FIELDS | _BUTTONS
-    light = {name: shade for name, (shade, _) in pairs.items()}
+    pairs = [(name, *shades) for shades, names in _PAIRS.items() for name in names.split()]
     return theme.set(
-        **light,
-        **{f"{name}_dark": shade for name, (_, shade) in pairs.items()},
+        **{name: light for name, light, _ in pairs},
+        **{f"{name}_dark": dark for name, _, dark in pairs},
         color_accent="#0B6B63",  # it has no dark value: theme.css sets that one
         layout_gap="12px",
         block_padding="12px",

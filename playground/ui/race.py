@@ -17,7 +17,7 @@ from playground.services import Services
 from playground.ui import html, words
 from playground.ui.rows import Source
 from playground.ui.runs import PICK_JS
-from playground.ui.wiring import AWAY, Drawn, Visitor, hidden_slot, listen, slot, unasked
+from playground.ui.wiring import AWAY, BARE, Drawn, Memo, Visitor, hidden_slot, listen, slot, unasked
 from playground.verdict.race import RaceRequest, RaceView
 from playground.verdict.race_store import HEAD, NOTES, cells, label, picture, status
 
@@ -40,29 +40,25 @@ class RaceFold:
     def __init__(self) -> None:
         self.race, self.chosen, self.sent = gr.State(""), gr.State(""), gr.State({})
         names = [(method.label, name) for name, method in all_methods().items()]
-        with gr.Column(elem_classes="card folds"):
-            self.fold = gr.Accordion("Race several methods", open=False)
-            with self.fold:
-                gr.HTML(html.note(IDEA))
-                self.methods = gr.CheckboxGroup(names, value=[name for _, name in names], label="Methods")
-                with gr.Row():
-                    self.kind = gr.Radio(BUDGETS, value="steps", label="Budget", min_width=160)
-                    hint = "Each method gets as much."
-                    self.amount = gr.Number(20, label="How much", info=hint, minimum=0.1, min_width=130)
-                hint = "Empty: the check of an example set; without one, held-out loss alone."
-                label, kinds = "How replies are judged", checks.kinds()
-                self.check = gr.Textbox(label=label, max_length=500, placeholder=kinds, info=hint)
-                with gr.Row(elem_classes="acts"):
-                    self.start = gr.Button("Start race", variant="primary", size="sm")
-                    self.cancel = gr.Button("Cancel the race", variant="stop", size="sm", visible=False)
-                self.error, self.head = hidden_slot(), hidden_slot()
-                self.table = gr.HTML("", visible=False, js_on_load=PICK_JS)
-                self.pictures = gr.Row(visible=False)
-                with self.pictures:
-                    bare: dict[str, Any] = {"label": "Picture", "container": False, "show_label": False}
-                    self.which = gr.Radio(PICTURES, value="score", **bare)
-                self.plot = hidden_slot()
-                self.timer = gr.Timer(PACE_S, active=False)
+        with gr.Column(elem_classes="card folds"), gr.Accordion("Race several methods", open=False) as self.fold:
+            gr.HTML(html.note(IDEA))
+            self.methods = gr.CheckboxGroup(names, value=[name for _, name in names], label="Methods")
+            with gr.Row():
+                self.kind = gr.Radio(BUDGETS, value="steps", label="Budget", min_width=160)
+                hint = "Each method gets as much."
+                self.amount = gr.Number(20, label="How much", info=hint, minimum=0.1, min_width=130)
+            hint = "Empty: the check of an example set; without one, held-out loss alone."
+            label, kinds = "How replies are judged", checks.kinds()
+            self.check = gr.Textbox(label=label, max_length=500, placeholder=kinds, info=hint)
+            with gr.Row(elem_classes="acts"):
+                self.start = gr.Button("Start race", variant="primary", size="sm")
+                self.cancel = gr.Button("Cancel the race", variant="stop", size="sm", visible=False)
+            self.error, self.head = hidden_slot(), hidden_slot()
+            self.table = gr.HTML("", visible=False, js_on_load=PICK_JS)
+            with gr.Row(visible=False) as self.pictures:
+                self.which = gr.Radio(PICTURES, value="score", label="Picture", **BARE)
+            self.plot = hidden_slot()
+            self.timer = gr.Timer(PACE_S, active=False)
         self.shown: list[Block] = [self.race, self.sent, self.fold, self.head, self.table, self.pictures, self.plot]
         self.shown += [self.start, self.cancel, self.timer]
 
@@ -124,7 +120,6 @@ def start(
 
 
 def cancel(services: Services, visitor: Visitor, tab: RaceFold, *, race: str) -> Drawn:
-    """Stop what has not ended."""
     if view := _shown(services, visitor, race):
         services.race.cancel(view.race.race, visitor.owner)
     return {}
@@ -148,19 +143,19 @@ def show(
     view = _shown(services, visitor, race)
     if view is None:
         shown: Drawn = dict.fromkeys((tab.head, tab.table, tab.pictures, tab.plot, tab.cancel), AWAY)
-        shown |= {tab.start: gr.update(visible=True), tab.timer: gr.Timer(PACE_S, active=False)}
+        shown |= {tab.start: gr.update(visible=True), tab.timer: gr.update(active=False)}
         return shown | {tab.race: "", tab.sent: {}}
-    kept, live = sent or {}, view.live
-    plot = picture(view.race.entries, view.race.base, which == "loss")
-    parts = {"head": head_html(view), "table": table_html(view), "plot": plot}
-    now: dict[str, Any] = {"race": view.race.race, "live": live, **parts}
-    curves = any(len(entry.loss) > 1 for entry in view.race.entries)
-    drawn: Drawn = {tab.race: view.race.race, tab.sent: now, tab.pictures: gr.update(visible=curves)}
-    drawn |= {getattr(tab, name): slot(part) for name, part in parts.items() if kept.get(name) != part}
-    if kept.get("live") != live:
-        drawn |= {tab.start: gr.update(visible=not live), tab.cancel: gr.update(visible=live)}
-        drawn |= {tab.timer: gr.Timer(PACE_S, active=live)}
-    return drawn
+    memo, live, entries = Memo(sent or {}), view.live, view.race.entries
+    drawn: Drawn = {
+        tab.head: slot(head_html(view)),
+        tab.table: slot(table_html(view)),
+        tab.plot: slot(picture(entries, view.race.base, which == "loss")),
+        tab.pictures: gr.update(visible=any(len(entry.loss) > 1 for entry in entries)),
+        tab.start: gr.update(visible=not live),
+        tab.cancel: gr.update(visible=live),
+        tab.timer: gr.update(value=PACE_S, active=live),
+    }
+    return {tab.race: view.race.race, **memo.fresh("race", drawn), tab.sent: memo}
 
 
 def table_html(view: RaceView) -> str:

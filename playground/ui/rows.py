@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 class Source:
     """The file (or folder of files) that is open, and how its rows are read. mapping: role -> column, where given or
     corrected. roles: those that can be mapped by hand. good: rows that can be used. index: of the previewed row, from
-    0. leave_out: kinds of warnings whose rows are not trained on. turns: which answers of a chat are learned. kind:
-    what its rows are (``sft``, ``text``, ``preference``, ``unpaired_preference``). chats: some row has several answers.
-    page: of the rows to edit, from 0."""
+    0. leave_out: kinds of warnings whose rows are not trained on. turns: which answers of a chat are learned. chats:
+    some row has several answers. page: of the rows to edit, from 0. kind: ``sft``, ``text``, ``preference``, ..."""
 
     path: Path | None = None
     title: str = ""
@@ -74,14 +73,8 @@ READ_AS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Raw text": (("text",), ()),
 }
 """Name of a format -> the roles it needs, the roles it may have."""
-ROLE_WORDS = {
-    "completion": "Answer",
-    "system": "System prompt",
-    "messages": "Conversation",
-    "chosen": "Better answer",
-    "rejected": "Worse answer",
-    "label": "Good or bad",
-}
+ROLE_WORDS = {"completion": "Answer", "system": "System prompt", "messages": "Conversation", "label": "Good or bad"}
+ROLE_WORDS |= {"chosen": "Better answer", "rejected": "Worse answer"}
 """Roles that are named otherwise than by their own name."""
 
 
@@ -91,10 +84,8 @@ def role_word(role: str) -> str:
 
 def reading(mapping: Mapping[str, str]) -> str:
     """The format that a mapping reads the file as."""
-    able = [
-        (len(needs), name) for name, (needs, extra) in READ_AS.items() if {*needs} <= {*mapping} <= {*needs, *extra}
-    ]
-    return max(able)[1] if able else next(iter(READ_AS))
+    able = [name for name, (needs, extra) in READ_AS.items() if {*needs} <= {*mapping} <= {*needs, *extra}]
+    return max(able, key=lambda name: len(READ_AS[name][0]), default=next(iter(READ_AS)))
 
 
 def roles_of(name: str) -> tuple[str, ...]:
@@ -113,17 +104,10 @@ def completed(name: str, mapping: Mapping[str, str], columns: Sequence[str]) -> 
 
 def swapped(before: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
     """A column has one role: the role that had the column just chosen takes the one that became free."""
-    mapping = dict(wanted)
-    for role, column in wanted.items():
-        if before.get(role) == column:
-            continue
-        for other in wanted:
-            if other != role and mapping.get(other) == column and before.get(other) == column:
-                if role in before:
-                    mapping[other] = before[role]
-                else:
-                    del mapping[other]
-    return mapping
+    chosen = {column: role for role, column in wanted.items() if before.get(role) != column}
+    lost = [role for role, column in wanted.items() if column in chosen and before.get(role) == column]
+    moved = {role: before.get(chosen[wanted[role]]) for role in lost}
+    return {role: column for role, old in wanted.items() if (column := moved.get(role, old)) is not None}
 
 
 def show_columns(
@@ -144,18 +128,12 @@ def show_columns(
     }
     filled: Updates = {tab.read_as: gr.update(value=reading(mapping) if mapping else None)}
     needs, _ = READ_AS[reading(mapping)]
-    for place, dropdown in enumerate(tab.roles):
-        if place >= len(source.roles):
-            filled[dropdown] = AWAY
-            continue
-        role = source.roles[place]
+    filled |= dict.fromkeys(tab.roles, AWAY)
+    for role, dropdown in zip(source.roles, tab.roles, strict=False):
         none = [] if role in needs else [("none", "")]
-        filled[dropdown] = gr.update(
-            label=role_word(role),
-            choices=[*none, *((column, column) for column in columns)],
-            value=mapping.get(role) or ("" if none else None),
-            visible=True,
-        )
+        choices = [*none, *((column, column) for column in columns)]
+        value = mapping.get(role) or ("" if none else None)
+        filled[dropdown] = gr.update(label=role_word(role), choices=choices, value=value, visible=True)
     return drawn, filled
 
 
@@ -244,9 +222,17 @@ SHOWN = 3000
 
 
 def preview(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, source: Source, max_tokens: float, by: int = 0
+    services: Services,
+    visitor: Visitor,
+    tab: ExamplesCard,
+    *,
+    source: Source,
+    max_tokens: float,
+    by: int = 0,
+    turns: str = "",
 ) -> Drawn:
-    """The row that is ``by`` further on, the tokens that count for the loss coloured."""
+    """The row that is ``by`` further on, the tokens that count for the loss coloured. turns: where it has changed."""
+    source = replace(source, turns=turns or source.turns)
     if source.path is None or not source.good:
         return {tab.source: source, tab.seen: "", tab.place: ""}
     if not (base := ready(services)).yes:
@@ -264,13 +250,6 @@ def preview(
     return {tab.source: source, tab.seen: text, tab.place: html.note(f"{place}{source.index + 1:,} of {end}")}
 
 
-def turns_chosen(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, turns: str, source: Source, max_tokens: float
-) -> Drawn:
-    """Other answers of a chat are to be learned."""
-    return preview(services, visitor, tab, source=replace(source, turns=turns), max_tokens=max_tokens)
-
-
 def _preview_html(seen: TokenPreview) -> Markup:
     runs = groupby(seen.tokens[-SHOWN:], key=lambda token: token.kind)
     return _preview(seen, [(kind, [token.text for token in tokens]) for kind, tokens in runs], SHOWN)
@@ -283,14 +262,7 @@ BAD, ALL = "Rows that cannot be used", "All rows"
 
 
 def edit_page(
-    services: Services,
-    visitor: Visitor,
-    tab: ExamplesCard,
-    *,
-    which: str,
-    source: Source,
-    max_tokens: float,
-    by: int = 0,
+    services: Services, visitor: Visitor, tab: ExamplesCard, *, which: str, source: Source, max_tokens: float, by: int
 ) -> Updates:
     """Another page of the rows to edit; ``by`` 0 is the first."""
     if source.path is None:

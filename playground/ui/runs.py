@@ -38,8 +38,8 @@ class CurvesView:
         self.followed = followed
         with gr.Accordion("More curves, and other runs beside it", open=False, elem_classes="acc"):
             self.shown = gr.HTML(html.note(NO_CURVES))
-            several: dict[str, Any] = {"multiselect": True, "max_choices": charts.COLOURS - 1}
-            self.others = Dropdown([], value=[], label="Lay over this run", **several)
+            most = charts.COLOURS - 1
+            self.others = Dropdown([], value=[], label="Lay over this run", multiselect=True, max_choices=most)
             self.laid = gr.HTML("")
             with gr.Row(elem_classes="acts"):
                 self.take = {how: gr.Button(label, size="sm") for how, label in _TAKES.items()}
@@ -49,13 +49,13 @@ class CurvesView:
 
 
 class RunCard:
-    """Every widget of the card. followed: id of the run that was picked or started here. run_outputs: what shows
-    another run, or another state of it."""
+    """Every widget of the card. followed: id of the run that was picked or started here. made: the adapter to compare.
+    run_outputs: what shows another run, or another state of it."""
 
     followed: gr.State
 
     def build_run(self) -> None:
-        small = partial(gr.Button, size="sm")
+        self.made, small = gr.State(""), partial(gr.Button, size="sm")
         with gr.Column(elem_classes="card run-card"):
             self.run = gr.HTML(card_html(None))
             self.run_error = hidden_slot()
@@ -65,8 +65,7 @@ class RunCard:
                 self.resume = small(words.GO_ON, visible=False)
                 self.up, self.down = small("Move up", visible=False), small("Move down", visible=False)
                 self.cancel = small("Cancel the run", variant="stop", visible=False)
-            self.question = gr.Column(visible=False, elem_classes="ask-first")
-            with self.question:
+            with gr.Column(visible=False, elem_classes="ask-first") as self.question:
                 gr.HTML(html.note(_STOP))
                 with gr.Row(elem_classes="acts"):
                     self.keep = small("Stop and keep")
@@ -151,12 +150,8 @@ def show(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -
     """The followed run's card and buttons, and the list of all runs."""
     runs = services.training.runs(visitor.owner)
     run = pick(runs, followed)
-    drawn: Drawn = {
-        tab.followed: followed,
-        tab.run: card_html(run),
-        tab.listing: slot(list_html(runs, run.run if run else "")),
-    }
-    return drawn | buttons(tab, run, runs)
+    listing = slot(list_html(runs, run.run if run else ""))
+    return {tab.followed: followed, tab.run: card_html(run), tab.listing: listing, **buttons(tab, run, runs)}
 
 
 def follow(services: Services, visitor: Visitor, tab: RunCard, *, picked: str) -> Drawn:
@@ -206,10 +201,10 @@ def move(services: Services, visitor: Visitor, tab: RunCard, *, to: str, followe
     return show(services, visitor, tab, followed=run.run if run else followed)
 
 
-def adapter_of(services: Services, visitor: Visitor, followed: str) -> str:
+def adapter_of(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -> Updates:
     """The adapter the shown run made, or while it trains what it has learned so far, for Compare."""
     run = _shown(services, visitor, followed)
-    return (run.adapter or run.live) if run else ""
+    return {tab.made: (run.adapter or run.live) if run else ""}
 
 
 _CURVES: dict[str, tuple[str, Callable[[float], str]]] = {

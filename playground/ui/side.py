@@ -1,7 +1,5 @@
 """One side of a comparison: its column of widgets, what they are set to, what it was asked and what it answered.
-
-Replies are kept as the service gave them; checks, copies and later turns read these, never what the page shows.
-"""
+Replies are kept as the service gave them; checks, copies and later turns read these, never what the page shows."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from typing import Any, TypedDict
 import gradio as gr
 from markupsafe import Markup
 
-from playground.chat.compare import Reply
+from playground.chat.compare import Reply, Turn
 from playground.evaluation import checks
 from playground.library.card import AdapterCard
 from playground.methods import all_methods
@@ -22,7 +20,7 @@ from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import FAILURES, card, duration
 from playground.ui.sidebar import ready
-from playground.ui.wiring import Dropdown, Visitor
+from playground.ui.wiring import BARE, Dropdown, Visitor
 
 _board, _divider, _reply = (html.piece("chat", name) for name in ("board", "divider", "reply"))
 _stamp, greyed_html = html.piece("chat", "stamp"), html.piece("chat", "greyed")
@@ -57,23 +55,22 @@ class SideValues(TypedDict):
 
 def chat_pane(label: str, *, height: int, placeholder: str) -> gr.Chatbot:
     look: dict[str, Any] = {"layout": "panel", "elem_classes": "bot-box", "height": height, "show_label": False}
-    plain: dict[str, Any] = {"render_markdown": False, "buttons": [], "feedback_options": None}
-    return gr.Chatbot(label=label, placeholder=placeholder, group_consecutive_messages=True, **look, **plain)
+    look |= {"render_markdown": False, "buttons": [], "feedback_options": None, "group_consecutive_messages": True}
+    return gr.Chatbot(label=label, placeholder=placeholder, **look)
 
 
 class SideView:
     """The widgets of one column, closed until ``story.opening`` has given them their first values."""
 
     def __init__(self, letter: str) -> None:
-        self.column = gr.Column(visible=letter in ("A", "B"), min_width=290, elem_classes=["side", f"s{letter}"])
         closed: dict[str, Any] = {"interactive": False}
         choice: dict[str, Any] = {"filterable": False, **closed}
-        with self.column:
+        shown = letter in ("A", "B")
+        with gr.Column(visible=shown, min_width=290, elem_classes=["side", f"s{letter}"]) as self.column:
             with gr.Row(elem_classes="side-head"):
                 gr.HTML(html.badge(letter), elem_classes="tag", min_width=26)
-                bare: dict[str, Any] = {"show_label": False, "container": False, "min_width": 100}
-                base, label = [(words.BASE_LABEL, "base")], f"Model of side {letter}"
-                self.model = Dropdown(base, value="base", label=label, **bare, **choice)
+                choice |= {"label": f"Model of side {letter}", "value": "base", "min_width": 100}
+                self.model = Dropdown([(words.BASE_LABEL, "base")], **BARE, **choice)
                 self.copy = gr.Button("Copy", size="sm", min_width=44, elem_classes="x", elem_id=f"copy-{letter}")
             self.line = gr.HTML(html.note("No system prompt"), elem_classes="line")
             self.chat = chat_pane(f"Side {letter}", height=330, placeholder=words.pane_empty(letter))
@@ -83,7 +80,7 @@ class SideView:
                 self.prompt = gr.Textbox(label="System prompt", placeholder=hint, **size, **closed)
                 label = "Answered examples shown at every call"
                 self.shots = gr.Slider(0, MAX_SHOTS, value=0, step=1, label=label, buttons=[], **closed)
-                self.source = Dropdown([], label="Taken from", visible=False, **choice)
+                self.source = Dropdown([], label="Taken from", visible=False, filterable=False, **closed)
                 self.greyed = gr.HTML("", visible=False, elem_classes="greyed")
                 self.remove = gr.Button("Remove this side", size="sm", elem_classes="plain", **closed)
         self.setup = {"model": self.model, "prompt": self.prompt, "shots": self.shots, "source": self.source}
@@ -91,15 +88,12 @@ class SideView:
 
 def read_setups(services: Services, visitor: Visitor, sides: Mapping[str, SideValues]) -> dict[str, Setup]:
     """The values of all sides as setups. A run that has ended stands for its adapter."""
-    return {
-        letter: Setup(
-            services.adapters.became(str(one["model"] or "base"), visitor.owner),
-            str(one["prompt"] or ""),
-            int(one["shots"] or 0),
-            str(one["source"] or ""),
-        )
-        for letter, one in sides.items()
-    }
+
+    def read(one: SideValues) -> Setup:
+        model = services.adapters.became(str(one["model"] or "base"), visitor.owner)
+        return Setup(model, str(one["prompt"] or ""), int(one["shots"] or 0), str(one["source"] or ""))
+
+    return {letter: read(one) for letter, one in sides.items()}
 
 
 def usable(services: Services, visitor: Visitor) -> list[AdapterCard]:
@@ -178,7 +172,7 @@ def switch_html(services: Services, visitor: Visitor, setup: Setup) -> str:
     if setup.model == "base" or not ready(services).yes:
         return line_html(services, setup)
     try:
-        if any(row.card.id == setup.model and row.card.kind == "full" for row in services.adapters.list(visitor.owner)):
+        if setup.model in [one.card.id for one in services.adapters.list(visitor.owner) if one.card.kind == "full"]:
             return html.note("A whole model of its own: it is loaded beside the base at the first question.")
         switch = services.adapters.switch(setup.model, visitor.owner)
     except FAILURES as error:
@@ -225,44 +219,53 @@ class Log:
         """Of these: those whose reply is whole and did not fail."""
         return [one for one in self.current if one.reply and one.reply.done and not one.reply.error]
 
+    def settled(self, setup: Setup, name: str) -> Log:
+        """Takes on ``setup``. A divider keeps earlier replies from passing as the new model's."""
+        if setup.effective == self.setup.effective:
+            return replace(self, setup=setup)
+        items = self.items[:-1] if self.items and isinstance(self.items[-1], Divider) else self.items
+        if items:
+            items = (*items, Divider(f"Now {name}. It starts afresh: earlier turns are not sent."))
+        return Log(setup, items)
 
-def settle(log: Log, setup: Setup, name: str) -> Log:
-    """Take on ``setup``. A divider keeps earlier replies from passing as the new model's."""
-    if setup.effective == log.setup.effective:
-        return replace(log, setup=setup)
-    items = log.items[:-1] if log.items and isinstance(log.items[-1], Divider) else log.items
-    if items:
-        items = (*items, Divider(f"Now {name}. It starts afresh: earlier turns are not sent."))
-    return Log(setup, items)
+    def asked(self, question: str) -> Log:
+        return replace(self, items=(*self.items, Exchange(question)))
 
+    def _with_last(self, **changes: Any) -> Log:
+        last = self.items[-1]
+        assert isinstance(last, Exchange)
+        return replace(self, items=(*self.items[:-1], replace(last, **changes)))
 
-def asked(log: Log, question: str) -> Log:
-    return replace(log, items=(*log.items, Exchange(question)))
+    def answered(self, reply: Reply | None) -> Log:
+        """With the newest snapshot of the reply in place of the one before."""
+        return self._with_last(reply=reply)
 
+    def without_last(self) -> Log:
+        return replace(self, items=self.items[:-1]) if self.current else self
 
-def answered(log: Log, reply: Reply | None) -> Log:
-    """Put the newest snapshot of the reply in place of the one before."""
-    last = log.items[-1]
-    assert isinstance(last, Exchange)
-    return replace(log, items=(*log.items[:-1], replace(last, reply=reply)))
+    def stopped(self) -> Log:
+        last = self.current[-1] if self.current else None
+        return self if last is None or (last.reply and last.reply.done) else self._with_last(stopped=True)
 
+    def history(self) -> list[Turn]:
+        """Earlier turns of this conversation, without those that failed."""
+        there = ((one.question, one.reply) for one in self.current)
+        return [Turn(question, reply.text) for question, reply in there if reply and reply.text and not reply.error]
 
-def without_last(log: Log) -> Log:
-    """Take the newest turn back, to ask it again."""
-    return replace(log, items=log.items[:-1]) if log.current else log
+    def newest_text(self) -> str:
+        """The raw text of the newest reply, for the clipboard."""
+        replies = [item.reply for item in self.items if isinstance(item, Exchange) and item.reply]
+        return next((reply.text for reply in reversed(replies) if reply.text), "")
 
-
-def stopped(log: Log) -> Log:
-    last = log.current[-1] if log.current else None
-    if last is None or (last.reply is not None and last.reply.done):
-        return log
-    return replace(log, items=(*log.items[:-1], replace(last, stopped=True)))
-
-
-def history(log: Log) -> list[tuple[str, str]]:
-    """Earlier turns of this conversation, as ``(question, reply)``; turns that failed are left out."""
-    there = ((one.question, one.reply) for one in log.current)
-    return [(question, reply.text) for question, reply in there if reply and reply.text and not reply.error]
+    def messages(self) -> list[dict[str, Any]]:
+        """For a Chatbot that interprets HTML: every text escaped, line breaks and indents kept."""
+        shown: list[dict[str, Any]] = []
+        for item in self.items:
+            if isinstance(item, Divider):
+                shown.append({"role": "assistant", "content": _divider(item.text)})
+            else:
+                shown += [{"role": "user", "content": html.said(item.question)}, *_answer(item)]
+        return shown
 
 
 def streamed(replies: Iterator[list[Reply]], failed: Callable[[str], object]) -> Iterator[list[Reply]]:
@@ -273,36 +276,15 @@ def streamed(replies: Iterator[list[Reply]], failed: Callable[[str], object]) ->
         failed(card(error))
 
 
-def newest_text(log: Log) -> str:
-    """The raw text of the newest reply, for the clipboard."""
-    replies = [item.reply for item in log.items if isinstance(item, Exchange) and item.reply]
-    return next((reply.text for reply in reversed(replies) if reply.text), "")
-
-
-def messages(log: Log) -> list[dict[str, Any]]:
-    """For a Chatbot that interprets HTML: every text escaped, line breaks and indents kept."""
-    shown: list[dict[str, Any]] = []
-    for item in log.items:
-        if isinstance(item, Divider):
-            shown.append({"role": "assistant", "content": _divider(item.text)})
-        else:
-            shown += [{"role": "user", "content": html.said(item.question)}, *_answer(item)]
-    return shown
-
-
 def _answer(one: Exchange) -> list[dict[str, Any]]:
+    """The reply, and in a fold its stamp under a line such as ``167 in · 66 out · 3.5 s · 5e0c``."""
     reply = one.reply or Reply()
     shown: list[dict[str, Any]] = [{"role": "assistant", "content": _reply(reply, one.stopped)}]
     if reply.done and not one.stopped and not reply.error:
-        stamp = {"title": stamp_line(reply), "status": "done"}
+        line = f"{reply.prompt_tokens} in · {reply.completion_tokens} out · {duration(reply.seconds)}"
+        stamp = {"title": f"{line} · {reply.stamp_id[:4]}" if reply.stamp_id else line, "status": "done"}
         shown.append({"role": "assistant", "content": _stamp(reply, reply.stamp or {}, _short), "metadata": stamp})
     return shown
-
-
-def stamp_line(reply: Reply) -> str:
-    """``167 in · 66 out · 3.5 s · 5e0c``."""
-    line = [f"{reply.prompt_tokens} in", f"{reply.completion_tokens} out", duration(reply.seconds)]
-    return " · ".join(line + ([reply.stamp_id[:4]] if reply.stamp_id else []))
 
 
 def _short(value: object) -> str:
@@ -313,12 +295,8 @@ def _short(value: object) -> str:
 
 # The table over the panes: how many replies of each side pass the check, and what they cost.
 
-_PHRASES = {
-    "json": "Is valid JSON",
-    "json-schema": "Fits the JSON schema",
-    "regex": "Matches the pattern",
-    "max-words": "Has at most so many words",
-}
+_PHRASES = {"json": "Is valid JSON", "json-schema": "Fits the JSON schema", "regex": "Matches the pattern"}
+_PHRASES |= {"max-words": "Has at most so many words"}
 _TAKES = dict(one.partition(":")[::2] for one in checks.kinds().split(", "))
 """Kind of check -> what is written behind its colon, "" for one without a value."""
 KINDS = {kind: _PHRASES.get(kind, kind.replace("-", " ").capitalize()) for kind in _TAKES}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -41,8 +41,7 @@ class SidebarView:
 
     def __init__(self, services: Services) -> None:
         small = partial(gr.Button, size="sm", elem_classes="fit")
-        self.panel = gr.Sidebar(position="right", width=288, open=False, elem_classes="device")
-        with self.panel:
+        with gr.Sidebar(position="right", width=288, open=False, elem_classes="device") as self.panel:
             self.device = gr.HTML("")
             self.now = gr.HTML("")
             self.cancel = small("Cancel the run", variant="stop", visible=False)
@@ -134,8 +133,7 @@ def require(services: Services) -> None:
 # Storage: what lies on disk, item by item. Nothing is removed before a question is answered.
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """How a kind of item is named, what the button for all of it says, and what is lost with it."""
 
     title: str
@@ -145,38 +143,20 @@ class Kind:
     nouns: str = ""
 
 
-_BASES = Kind(
-    "Bases", "base", "Remove those not in use", "A base is fetched and converted anew when it is next chosen."
-)
-_ADAPTERS = Kind("Adapters", "adapter", "Delete all adapters", "Its files go for good; a run can make it again.")
-_RUNS = Kind("Runs", "run", "Remove ended runs", "The curve and the log go for good; the adapter it made stays.")
-_CHECKPOINTS = Kind(
-    "Checkpoints of ended runs",
-    "checkpoint folder",
-    "Free checkpoints of ended runs",
-    "A failed or cancelled run can then not go on from where it stopped.",
-)
-_VERDICTS = Kind(
-    "Verdicts", "verdict", "Delete all verdicts", "Its figures and replies go for good; it can be measured anew."
-)
-_PROMPTS = Kind(
-    "Prompts",
-    "list of prompts",
-    "Delete all prompts",
-    "Every version that was kept goes for good, with its scores.",
-    "lists of prompts",
-)
-_UPLOADS = Kind("Uploads", "upload", "Remove uploads", "Runs keep the copy they train on.")
-_PASSING = Kind(
-    "Passing through",
-    "folder of passing files",
-    "Remove them now",
-    "A download that has not begun has to be packed again.",
-    "folders of passing files",
-)
+_ANEW = "A base is fetched and converted anew when it is next chosen."
+_NO_RESUME = "A failed or cancelled run can then not go on from where it stopped."
+_FIGURES = "Its figures and replies go for good; it can be measured anew."
+_VERSIONS = "Every version that was kept goes for good, with its scores."
+_PACKED = "A download that has not begun has to be packed again."
 KINDS = {
-    **{BASE: _BASES, ADAPTER: _ADAPTERS, RUN: _RUNS, CHECKPOINTS: _CHECKPOINTS},
-    **{VERDICT: _VERDICTS, PROMPTS: _PROMPTS, UPLOAD: _UPLOADS, PASSING: _PASSING},
+    BASE: Kind("Bases", "base", "Remove those not in use", _ANEW),
+    ADAPTER: Kind("Adapters", "adapter", "Delete all adapters", "Its files go for good; a run can make it again."),
+    RUN: Kind("Runs", "run", "Remove ended runs", "The curve and the log go for good; the adapter it made stays."),
+    CHECKPOINTS: Kind("Checkpoints of ended runs", "checkpoint folder", "Free checkpoints of ended runs", _NO_RESUME),
+    VERDICT: Kind("Verdicts", "verdict", "Delete all verdicts", _FIGURES),
+    PROMPTS: Kind("Prompts", "list of prompts", "Delete all prompts", _VERSIONS, "lists of prompts"),
+    UPLOAD: Kind("Uploads", "upload", "Remove uploads", "Runs keep the copy they train on."),
+    PASSING: Kind("Passing through", "folder of passing files", "Remove them now", _PACKED, "folders of passing files"),
 }
 EVERYTHING = "everything"
 _LISTED = 40
@@ -191,15 +171,13 @@ class StorageView:
         if shared:
             gr.HTML(_kept(notice(services.settings, "with the button below")))
         self.everything = gr.Button("Delete my data", size="sm", variant="stop", visible=shared, elem_classes="fit")
-        self.question = gr.Column(visible=False, elem_classes="in-place in-sight")
-        with self.question:
+        with gr.Column(visible=False, elem_classes="in-place in-sight") as self.question:
             self.words = gr.HTML("")
             with gr.Row(elem_classes="acts"):
                 self.yes = gr.Button("Yes, remove", variant="stop", size="sm", min_width=90)
                 self.no = gr.Button("Keep", size="sm", min_width=60)
         self.message = hidden_slot(elem_classes="in-sight")
-        self.fold = gr.Accordion("Storage", open=False, elem_classes="picker")
-        with self.fold:
+        with gr.Accordion("Storage", open=False, elem_classes="picker") as self.fold:
             self.listing = gr.HTML("", js_on_load=PICK_JS)
         self.shown = [self.fold, self.listing]
         self.asking = [self.asked, self.words, self.question, self.yes]
@@ -225,16 +203,11 @@ def notice(settings: Settings, where: str = "in the Device panel") -> str:
 
 
 def show_storage(services: Services, visitor: Visitor, view: StorageView) -> Updates:
-    """The fold's label, and the list."""
     items, free = services.storage.items(visitor.owner), services.storage.free_bytes()
     whole = size(sum(item.bytes for item in items)) if items else "empty"
-    listing = storage_html(items, free, services.settings.shared)
-    return {view.fold: gr.update(label=f"Storage: {whole}"), view.listing: listing}
-
-
-def storage_html(items: Sequence[Item], free: int, shared: bool) -> str:
     kinds = [(kind, named, kind in (CHECKPOINTS, UPLOAD)) for kind, named in KINDS.items()]
-    return _storage(items, free, shared, kinds, _LISTED)
+    listing = _storage(items, free, services.settings.shared, kinds, _LISTED)
+    return {view.fold: gr.update(label=f"Storage: {whole}"), view.listing: listing}
 
 
 def ask(services: Services, visitor: Visitor, view: StorageView, *, picked: str) -> Updates:
@@ -246,7 +219,6 @@ def ask(services: Services, visitor: Visitor, view: StorageView, *, picked: str)
 
 
 def keep(services: Services, visitor: Visitor, view: StorageView) -> Updates:
-    """The question is taken back."""
     return {view.asked: "", view.question: AWAY}
 
 

@@ -15,33 +15,18 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from playground.errors import InputError, PlaygroundError
+from playground.methods import all_methods
 from playground.methods.method import Method, Options
 from playground.runs.request import Preset, within_reach
 from playground.services import Services
-from playground.ui import examples, form, html, race, runs, words
+from playground.ui import examples, form, html, race, runs, wiring, words
 from playground.ui.examples import ExamplesCard
 from playground.ui.html import about, plural
 from playground.ui.race import RaceFold
 from playground.ui.rows import Source
 from playground.ui.runs import RunCard
 from playground.ui.sidebar import ready
-from playground.ui.wiring import (
-    AWAY,
-    QUIET,
-    Choices,
-    Drawn,
-    Event,
-    Handler,
-    Radio,
-    Updates,
-    Visitor,
-    hidden_slot,
-    listen,
-    needed,
-    slot,
-    unasked,
-    update_of,
-)
+from playground.ui.wiring import AWAY, BARE, Choices, Drawn, Event, Updates, Visitor, hidden_slot, listen, slot, unasked
 
 _plan = html.piece("train", "plan")
 _TYPICAL_ROWS = 160
@@ -59,46 +44,40 @@ class RunForm:
         """The cards for time and method."""
         method, *_ = methods = sorted(services.training.methods(), key=lambda method: method.order)
         offered = services.training.presets(_TYPICAL_ROWS)
-        bare: dict[str, Any] = {"container": False, "show_label": False}
         title, steps = "How much time to give it", offered[0].steps
         with gr.Column(elem_classes="card"):
             gr.HTML(html.heading(title, words.TIME_TEXT, 2))
             choices = [(f"{one.label}, {one.steps} steps", one.name) for one in offered]
-            self.preset = Radio(choices, value=offered[0].name, label=title, **bare)
+            self.preset = wiring.Radio(choices, value=offered[0].name, label=title, **BARE)
         with gr.Column(elem_classes="card"):
             gr.HTML(html.heading("Method", words.METHOD_TEXT, 3))
             choices = [(f"{one.label}: {one.cost}" if one.cost else one.label, one.name) for one in methods]
-            self.method = gr.Radio(choices, value=method.name, label="Method", **bare)
+            self.method = gr.Radio(choices, value=method.name, label="Method", **BARE)
             self.explain = gr.HTML(_explain_html(method))
             self.fields = form.build(("option", "aim"), method, steps)
             label = form.settings_label(method.name, {"steps": steps, "lr": method.learning_rate, "rank": method.rank})
-            with gr.Column(elem_classes="folds"):
-                self.fold = gr.Accordion(label, open=False)
-                with self.fold:
-                    for place in ("size", "batch", "held"):
-                        with gr.Row():
-                            self.fields |= form.build((place,), method, steps)
+            with gr.Column(elem_classes="folds"), gr.Accordion(label, open=False) as self.fold:
+                for place in ("size", "batch", "held"):
+                    with gr.Row():
+                        self.fields |= form.build((place,), method, steps)
             self._build_recipe()
         self.max_tokens: Block = self.fields["max_tokens"]
 
     def _build_recipe(self) -> None:
-        """The fold with the settings in other forms, and the way back."""
-        with gr.Column(elem_classes="folds"):
-            self.recipe = gr.Accordion("Take these settings elsewhere, or bring some", open=False)
-            with self.recipe:
-                forms = [(label, kind) for kind, label in form.FORMS.items()]
-                self.form = gr.Radio(forms, value="command", label="Form", container=False, show_label=False)
-                look: dict[str, Any] = {"visible": False, "interactive": False, "wrap_lines": True, "max_lines": 24}
-                self.code = gr.Code(label="Settings", **look)
-                with gr.Row(elem_classes="acts"):
-                    self.code_file = gr.DownloadButton("Download", size="sm", visible=False)
-                    self.bring = gr.UploadButton("Bring a settings file", size="sm", file_types=[".json"])
-                gr.HTML(html.note("Axolotl and TRL read the good rows, which the Examples card hands out."))
-                self.code_error = hidden_slot()
+        label = "Take these settings elsewhere, or bring some"
+        with gr.Column(elem_classes="folds"), gr.Accordion(label, open=False) as self.recipe:
+            forms = [(label, kind) for kind, label in form.FORMS.items()]
+            self.form = gr.Radio(forms, value="command", label="Form", **BARE)
+            look: dict[str, Any] = {"visible": False, "interactive": False, "wrap_lines": True, "max_lines": 24}
+            self.code = gr.Code(label="Settings", **look)
+            with gr.Row(elem_classes="acts"):
+                self.code_file = gr.DownloadButton("Download", size="sm", visible=False)
+                self.bring = gr.UploadButton("Bring a settings file", size="sm", file_types=[".json"])
+            gr.HTML(html.note("Axolotl and TRL read the good rows, which the Examples card hands out."))
+            self.code_error = hidden_slot()
         self.no_recipe: Updates = {self.code: AWAY, self.code_file: AWAY}
 
     def build_plan(self) -> None:
-        """The card This run."""
         with gr.Column(elem_classes="card plan-card"):
             gr.HTML(html.heading("This run"))
             self.plan = gr.HTML(html.note(words.TRAIN_EMPTY))
@@ -186,7 +165,6 @@ _OFFER_JS = """(before, offer, ...now) => {
 
 class Offers:
     """Values that come some time after a person asked for them, for widgets that the person may be setting meanwhile.
-
     What the widgets held when ``triggers`` went off is noted in the browser. An answer's values reach only those that
     hold the same still, or what an earlier answer put there; a widget that a person has set since keeps its value."""
 
@@ -195,25 +173,25 @@ class Offers:
         self._before = gr.Textbox(visible="hidden", label="Held when asked")
         self._offer = gr.Textbox(visible="hidden", label="Offered")
         noted = "(...now) => JSON.stringify(now.map(value => value ?? ''))"
-        gr.on(list(triggers), None, self._widgets, self._before, js=noted, trigger_mode="multiple", **QUIET)
+        gr.on(list(triggers), None, self._widgets, self._before, js=noted, trigger_mode="multiple", **wiring.QUIET)
 
     def then(
-        self, services: Services, tab: object, event: Dependency, handler: Handler, others: Sequence[Block]
+        self, services: Services, tab: object, event: Dependency, handler: wiring.Handler, others: Sequence[Block]
     ) -> Dependency:
         """After ``event``, as ``listen``: values for the widgets are offered; ``others`` are always written."""
 
         def offered(services: Services, visitor: Visitor, tab: object, **values: object) -> Updates:
             answers = handler(services, visitor, tab, **values)
-            updates = {one: dict(update_of(answers[one])) for one in self._widgets if one in answers}
+            updates = {one: dict(wiring.update_of(answers[one])) for one in self._widgets if one in answers}
             places = {place: updates.get(one, {}) for place, one in enumerate(self._widgets)}
             offer = {place: update.pop("value") for place, update in places.items() if "value" in update}
             return {**answers, **updates, self._offer: json.dumps(offer)}
 
         offered.__name__ = handler.__name__
         outputs = [self._offer, *self._widgets, *others]
-        answered = listen(services, tab, event.then, offered, outputs, **needed(handler, tab, {}))
+        answered = listen(services, tab, event.then, offered, outputs, **wiring.needed(handler, tab, {}))
         held, offers = [self._before, *self._widgets], [self._before, self._offer, *self._widgets]
-        return cast(Dependency, answered.then(None, offers, held, js=_OFFER_JS, **QUIET))
+        return cast(Dependency, answered.then(None, offers, held, js=_OFFER_JS, **wiring.QUIET))
 
 
 def refresh(
@@ -251,9 +229,8 @@ def presets(
     """Other rows are open: times to choose from, a free name, the share for the verdict, and what they can train."""
     if not source.good or source.path is None:
         return {}
-    offered = _offered(services, visitor, source, method, max_tokens)
+    offered, aims = _offered(services, visitor, source, method, max_tokens), form.aims_of(source.kind)
     first, *_ = offered.values()
-    aims = form.aims_of(source.kind)
     return {
         tab.preset: gr.update(choices=_choices(offered), value=first.name),
         tab.fields["steps"]: first.steps,
@@ -268,30 +245,28 @@ def preset_times(
     services: Services, visitor: Visitor, tab: RunForm, *, source: Source, method: str, max_tokens: float
 ) -> Drawn:
     """Another method takes another time: new labels, the choice stays."""
-    if not source.good or source.path is None:
-        return {}
-    return {tab.preset: Choices(_choices(_offered(services, visitor, source, method, max_tokens)))}
+    offered = _offered(services, visitor, source, method, max_tokens)
+    return {tab.preset: Choices(_choices(offered))} if offered else {}
 
 
 def steps_of(
     services: Services, visitor: Visitor, tab: RunForm, *, preset: str, source: Source, method: str, max_tokens: float
 ) -> Updates:
-    """A preset was chosen."""
-    if not source.good or source.path is None:
-        return {}
     offered = _offered(services, visitor, source, method, max_tokens).values()
     steps = next((one.steps for one in offered if one.name == preset), None)
     return {tab.fields["steps"]: steps} if steps else {}
 
 
 def _offered(services: Services, visitor: Visitor, source: Source, method: str, max_tokens: float) -> dict[str, Preset]:
-    """Label -> preset for this file, with the plan's estimate of its time, by which the first is short enough."""
+    """Label -> preset for this file, with the plan's estimate of its time, by which the first is short enough; none
+    without rows."""
+    settings = {"max_tokens": max_tokens, "validation": None, "test": None}
 
     def seconds(steps: int) -> float:
-        settings = {"steps": steps, "max_tokens": max_tokens, "validation": None, "test": None}
-        return services.training.plan(form.request_of(source, visitor.owner, "", method, settings)).seconds
+        request = form.request_of(source, visitor.owner, "", method, {"steps": steps, **settings})
+        return services.training.plan(request).seconds
 
-    offered = services.training.presets(source.good)
+    offered = services.training.presets(source.good) if source.good and source.path else []
     times = {}
     if ready(services).yes:
         with suppress(PlaygroundError):  # the plan itself says what is wrong
@@ -312,17 +287,13 @@ def free_name(slug: str, taken: set[str]) -> str:
 
 def method_chosen(services: Services, visitor: Visitor, tab: RunForm, *, method: str) -> Updates:
     """The method's explanation, its own learning rate and rank, and which options are shown."""
-    chosen = _method(services, method)
+    chosen = all_methods()[method]
     return {
         tab.explain: _explain_html(chosen),
         tab.fields["lr"]: chosen.learning_rate,
         tab.fields["rank"]: gr.update(**form.rank_of(chosen)),
         **{tab.fields[option]: gr.update(visible=option in chosen.options) for option in form.OPTIONS},
     }
-
-
-def _method(services: Services, name: str) -> Method:
-    return next(one for one in services.training.methods() if one.name == name)
 
 
 def _explain_html(method: Method) -> str:
@@ -332,7 +303,7 @@ def _explain_html(method: Method) -> str:
 
 def rate_of(services: Services, visitor: Visitor, tab: RunForm, *, method: str, pissa: bool) -> Updates:
     """The method's own learning rate, which PiSSA changes."""
-    chosen = _method(services, method)
+    chosen = all_methods()[method]
     return {tab.fields["lr"]: chosen.default_rate(Options(pissa=bool(pissa) and "pissa" in chosen.options))}
 
 
@@ -344,7 +315,6 @@ def aim_chosen(services: Services, visitor: Visitor, tab: RunForm, *, objective:
 def start(
     services: Services, visitor: Visitor, tab: RunForm, *, source: Source, name: str, method: str, **settings: Any
 ) -> Drawn:
-    """Queue the run and follow it."""
     if source.path is None:
         raise InputError(words.TRAIN_EMPTY)
     return {tab.followed: services.training.start(form.request_of(source, visitor.owner, name, method, settings))}

@@ -15,19 +15,7 @@ from playground.services import Services
 from playground.ui import html, verdict_shown
 from playground.ui.html import card, plural
 from playground.ui.sidebar import require
-from playground.ui.wiring import (
-    AWAY,
-    QUIET,
-    Drawn,
-    Dropdown,
-    Event,
-    Updates,
-    Visitor,
-    hidden_slot,
-    listen,
-    slot,
-    unasked,
-)
+from playground.ui.wiring import AWAY, QUIET, Drawn, Dropdown, Updates, Visitor, hidden_slot, listen, slot, unasked
 from playground.verdict.votes import Ballot
 
 if TYPE_CHECKING:
@@ -62,28 +50,25 @@ class VoteView:
 
     def __init__(self) -> None:
         self.number, small = gr.State(-1), partial(gr.Button, size="sm")
-        with gr.Column(elem_classes="card folds"):
-            self.fold = gr.Accordion("Blind vote", open=False)
-            with self.fold:
-                gr.HTML(html.note(IDEA))
-                self.begin = small("Vote on the verdict above", variant="primary", elem_classes="fit")
-                self.count = hidden_slot()
-                self.ballot = gr.HTML("", visible=False, js_on_load=KEYS_JS)
-                self.votes = gr.Row(visible=False, elem_classes="acts")
-                with self.votes:
-                    self.choices = {choice: small(label) for choice, label in ASKED.items()}
+        with gr.Column(elem_classes="card folds"), gr.Accordion("Blind vote", open=False) as self.fold:
+            gr.HTML(html.note(IDEA))
+            self.begin = small("Vote on the verdict above", variant="primary", elem_classes="fit")
+            self.count = hidden_slot()
+            self.ballot = gr.HTML("", visible=False, js_on_load=KEYS_JS)
+            with gr.Row(visible=False, elem_classes="acts") as self.votes:
+                self.choices = {choice: small(label) for choice, label in ASKED.items()}
+            with gr.Row(elem_classes="acts"):
+                self.undo = small("Take the last vote back", visible=False)
+                self.reveal = small("Reveal", variant="primary", visible=False)
+            self.error, self.revealed = hidden_slot(), hidden_slot()
+            with gr.Accordion("A model as a judge", open=False):
+                gr.HTML(html.note(JUDGE_IDEA))
+                self.judge = Dropdown([], label="Who judges", filterable=False)
                 with gr.Row(elem_classes="acts"):
-                    self.undo = small("Take the last vote back", visible=False)
-                    self.reveal = small("Reveal", variant="primary", visible=False)
-                self.error, self.revealed = hidden_slot(), hidden_slot()
-                with gr.Accordion("A model as a judge", open=False):
-                    gr.HTML(html.note(JUDGE_IDEA))
-                    self.judge = Dropdown([], label="Who judges", filterable=False)
-                    with gr.Row(elem_classes="acts"):
-                        self.let = small("Let it judge")
-                        self.stop = small("Stop and keep", variant="stop", visible=False)
-                    self.judging = hidden_slot()
-                    self.timer = gr.Timer(PACE_S, active=False)
+                    self.let = small("Let it judge")
+                    self.stop = small("Stop and keep", variant="stop", visible=False)
+                self.judging = hidden_slot()
+                self.timer = gr.Timer(PACE_S, active=False)
         self.shown: list[Block] = [self.number, self.count, self.ballot, self.revealed, self.votes, self.undo]
         self.shown += [self.reveal, self.begin]
         self.judged = [self.judging, self.let, self.stop, self.timer]
@@ -97,7 +82,7 @@ def wire(services: Services, view: VoteView, tab: VerdictTab) -> None:
     def bring_back(event: Dependency) -> None:
         listen(services, tab, event.then, verdict_shown.shown, tab.shown, failure=tab.shown_error)
 
-    def judged(event: Event, wired: Callable[..., Dependency] = listen) -> None:
+    def judged(event: Callable[..., Any], wired: Callable[..., Dependency] = listen) -> None:
         ended = {view.timer: gr.update(active=False)}
         wired(services, view, event, judging, view.judged, failure=view.judging, restored=ended, **verdict)
 
@@ -152,7 +137,7 @@ def show(services: Services, visitor: Visitor, view: VoteView, *, verdict: str) 
     return {
         view.number: number,
         view.count: slot(html.note(count)),
-        view.ballot: slot(ballot_html(ballot)),
+        view.ballot: slot(_ballot_html(ballot) if ballot else ""),
         view.votes: gr.update(visible=ballot is not None),
         view.undo: gr.update(visible=number > 0),
         view.reveal: gr.update(visible=True),
@@ -168,13 +153,11 @@ def cast(services: Services, visitor: Visitor, view: VoteView, *, picked: str, n
 
 
 def undo(services: Services, visitor: Visitor, view: VoteView, *, verdict: str) -> Drawn:
-    """The visitor's newest vote is taken back, and asked again."""
     services.voting.undo(verdict, visitor.owner)
     return show(services, visitor, view, verdict=verdict)
 
 
 def reveal(services: Services, visitor: Visitor, view: VoteView, *, verdict: str) -> Drawn:
-    """Names and strengths; the ballot leaves the page."""
     found = services.voting.reveal(verdict, visitor.owner)
     return {
         **closed(services, visitor, view),
@@ -184,13 +167,11 @@ def reveal(services: Services, visitor: Visitor, view: VoteView, *, verdict: str
 
 
 def let(services: Services, visitor: Visitor, view: VoteView, *, verdict: str, judge: str | None) -> None:
-    """A model begins to judge."""
     require(services)
     services.judging.start(verdict, judge or "", visitor.owner)
 
 
 def stop(services: Services, visitor: Visitor, view: VoteView, *, verdict: str) -> None:
-    """End the judging and keep its answers."""
     services.judging.stop(verdict, visitor.owner)
 
 
@@ -209,13 +190,7 @@ def judging(services: Services, visitor: Visitor, view: VoteView, *, verdict: st
     }
 
 
-def ballot_html(ballot: Ballot | None) -> str:
+def _ballot_html(ballot: Ballot) -> str:
     """The question and two replies; nothing here depends on which side wrote what."""
-    if ballot is None:
-        return ""
-    replies = [("Left", _cut(ballot.left)), ("Right", _cut(ballot.right))]
-    return _ballot(ballot.number + 1, _cut(ballot.question), replies)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} …"
+    question, left, right = (html.cut(text, _LONGEST) for text in (ballot.question, ballot.left, ballot.right))
+    return _ballot(ballot.number + 1, question, [("Left", left), ("Right", right)])

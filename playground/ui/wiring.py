@@ -1,8 +1,6 @@
-"""What stands between Gradio and the handlers: who is asking, and how an answer reaches the page.
-
-A handler is a top-level function ``handler(services, visitor, tab, *, name, ...)`` that returns ``{widget: update}``; a
-test calls it directly. ``listen`` and ``unasked`` make of it the function that Gradio calls.
-"""
+"""What stands between Gradio and the handlers: who is asking, and how an answer reaches the page. A handler is a
+top-level function ``handler(services, visitor, tab, *, name, ...)`` that returns ``{widget: update}``; a test calls it
+directly. ``listen`` and ``unasked`` make of it the function that Gradio calls."""
 
 from __future__ import annotations
 
@@ -34,6 +32,8 @@ AS_HTML = (gr.HTML, gr.Chatbot)
 """Widgets that show their value as HTML."""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For every listener: no spinner over the page, and no endpoint in the public listing."""
+BARE: dict[str, Any] = {"container": False, "show_label": False}
+"""For a widget whose label only a screen reader needs."""
 
 Value: TypeAlias = object
 """A widget's value, or an update of it."""
@@ -44,6 +44,8 @@ Shown: TypeAlias = gr.HTML | gr.Markdown | gr.Chatbot | gr.Button | gr.State | g
 Choosable: TypeAlias = gr.Dropdown | gr.Radio | gr.CheckboxGroup
 Drawn: TypeAlias = "dict[Shown | Choosable, Any]"
 """What an ``unasked`` handler answers: anything for a widget that is Shown, ``Choices`` for a Choosable one."""
+Stream: TypeAlias = "Iterator[Updates]"
+"""What a handler that streams answers."""
 Event: TypeAlias = Callable[..., Any]
 """``button.click``, or ``dependency.then``."""
 Events: TypeAlias = Event | Sequence[Event]
@@ -54,8 +56,7 @@ Widgets: TypeAlias = Block | Sequence[Block]
 class _NoStub(ComponentMeta):
     """As Gradio makes a component's class, but for the .pyi file that it writes beside the source."""
 
-    def __new__(cls, name: str, bases: tuple[type, ...], attrs: dict[str, Any]) -> Any:
-        return ABCMeta.__new__(cls, name, bases, attrs)
+    __new__ = ABCMeta.__new__  # type: ignore[assignment]
 
 
 Choice: TypeAlias = str | int | float
@@ -99,16 +100,15 @@ class CheckboxGroup(gr.CheckboxGroup, metaclass=_NoStub):
 
 
 class Page(gr.Blocks):
-    """The page. Every answer of every handler passes ``postprocess_data`` on its way to a browser.
-
-    HTML passes ``safe_html``: no tag that the app does not write itself gets out, whoever forgot to escape it. What the
-    page is built with passes ``seal``.
+    """The page. Every answer of every handler passes ``postprocess_data`` on its way to a browser; HTML then passes
+    ``safe_html``, so that no tag gets out that the app does not write itself. What the page is built with passes
+    ``seal``.
 
     An answer that nobody asked for (a timer's, the page's opening, and what follows from these) never carries the value
     of a widget that a person can set: a person, or another answer, may have set it since the request was sent. Choices
-    may change. Only the opening gives first values, to widgets that were built with ``interactive=False`` and are
-    opened with them. ``.change`` of a state or picture that the opening or a timer writes counts as unasked too;
-    ``.change`` of a widget that a person can set is that person's."""
+    may change. Only the opening gives first values, to widgets that were built with ``interactive=False``. ``.change``
+    of a state or picture that the opening or a timer writes counts as unasked too; that of a widget that a person can
+    set is that person's."""
 
     def seal(self) -> None:
         for block in self.blocks.values():
@@ -196,7 +196,7 @@ def visitor(services: Services, request: gr.Request | None) -> Visitor:
     cookies = dict(getattr(request, "cookies", None) or {})
     scheme = str(getattr(getattr(request, "url", None), "scheme", ""))
     proxied = str((getattr(request, "headers", None) or {}).get("x-forwarded-proto", ""))
-    owner = owner_of(cookies.get(cookie_name(scheme, proxied), "") if request is not None else "", tab)
+    owner = owner_of(cookies.get(cookie_name(scheme, proxied), ""), tab)
     if tab:
         services.sessions.claim(tab, owner)
     services.seen(owner)
@@ -249,9 +249,8 @@ class _Listener:
         updates = dict(updates or {})
         if self.failure is not None and clears:
             updates.setdefault(self.failure, slot(""))
-        if strange := [block for block in updates if block not in self.outputs]:
-            named = ", ".join(map(str, strange))
-            raise TypeError(f"{_name(self.handler)} writes {named}, which is not among its outputs.")
+        if strange := ", ".join(str(block) for block in updates if block not in self.outputs):
+            raise TypeError(f"{_name(self.handler)} writes {strange}, which is not among its outputs.")
         values = [self.as_update(one, updates[one]) if one in updates else gr.skip() for one in self.outputs]
         return values[0] if len(values) == 1 else values or None
 
@@ -383,7 +382,24 @@ def _sequence(one_or_more: Any) -> list[Any]:
     return list(one_or_more) if isinstance(one_or_more, Sequence) else [one_or_more]
 
 
-def show(event: Event, place: Block, *, visible: bool = True) -> Dependency:
+class Memo(dict[str, Any]):
+    """Name of a part of the page -> what this browser tab was sent last. A widget whose value is the same is left out:
+    no flicker, no closed fold, and a button that a person has just pressed is not put back."""
+
+    def changed(self, name: str, value: object) -> bool:
+        """Whether it is another value than the last one; from now on it is the last one."""
+        if name in self and self[name] == value:
+            return False
+        self[name] = value
+        return True
+
+    def fresh(self, part: str, drawn: Drawn) -> Drawn:
+        """The widgets of a part whose values have changed. A part names the same widgets in the same order."""
+        items = enumerate(drawn.items())
+        return {widget: value for place, (widget, value) in items if self.changed(f"{part}-{place}", value)}
+
+
+def appear(event: Event, place: Block, *, visible: bool = True) -> Dependency:
     """``event`` brings a place on the page, or takes it away."""
     return cast(Dependency, event(lambda: gr.update(visible=visible), None, place, **QUIET))
 

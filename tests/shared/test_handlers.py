@@ -16,7 +16,7 @@ import pytest
 
 from playground.errors import PlaygroundError
 from playground.services import Services
-from playground.ui import asking, bench, library, runs, side, sidebar, verdict_shown
+from playground.ui import adapters, asking, bench, runs, side, sidebar, verdict_shown
 from playground.ui.asking import Comparison
 from playground.ui.page import Memo, WholePage
 from playground.ui.rows import Source
@@ -64,8 +64,8 @@ def words(h: Belongings) -> dict[str, Any]:
 
 Attack = Callable[[Services, Visitor, Belongings, WholePage], Any]
 OTHERS: dict[str, Attack] = {
-    "runs.adapter_of": lambda s, v, h, p: runs.adapter_of(s, v, h.run),
-    "library.import_folder": lambda s, v, h, p: library.import_file(
+    "runs.adapter_of": lambda s, v, h, p: runs.adapter_of(s, v, p.training, followed=h.run),
+    "adapters.import_folder": lambda s, v, h, p: adapters.import_file(
         *(s, v, p.library),
         **{"uploaded": [*map(str, (s.settings.adapters_dir / h.adapter).iterdir())], "chosen": "", "active": ""},
     ),

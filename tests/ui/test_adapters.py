@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from playground.errors import AdapterError, InputError
-from playground.ui import adapters, library
+from playground.ui import adapters
 from playground.ui.adapters import AdaptersTab
 from playground.ui.page import WholePage
 from playground.ui.side import Log
@@ -23,7 +23,7 @@ def tab(whole: WholePage) -> AdaptersTab:
 
 
 def test_pressing_a_row_makes_it_active(services: Any, call: Call, tab: AdaptersTab) -> None:
-    drawn = call(library.pick, tab, picked=ID, active="")
+    drawn = call(adapters.pick, tab, picked=ID, active="")
     assert (drawn[tab.chosen], drawn[tab.active], services.adapters.switched) == (ID, ID, [ID])
     assert "active in 0.4 ms" in drawn[tab.message]["value"]
     assert "3f9a7c21" in drawn[tab.message]["value"]
@@ -31,8 +31,8 @@ def test_pressing_a_row_makes_it_active(services: Any, call: Call, tab: Adapters
 
 
 def test_an_id_the_page_made_up_changes_nothing(services: Any, call: Call, tab: AdaptersTab) -> None:
-    given = {library.pick: {"picked": "../../etc", "active": ""}}
-    given |= {handler: {"chosen": "../../etc"} for handler in (library.ask_rename, library.ask_remove)}
+    given = {adapters.pick: {"picked": "../../etc", "active": ""}}
+    given |= {handler: {"chosen": "../../etc"} for handler in (adapters.ask_rename, adapters.ask_remove)}
     for handler, values in given.items():
         with pytest.raises(InputError, match="in the list first"):
             call(handler, tab, **values)
@@ -41,26 +41,26 @@ def test_an_id_the_page_made_up_changes_nothing(services: Any, call: Call, tab: 
 
 def test_an_adapter_of_another_base_is_shown_with_its_reason(services: Any, call: Call, tab: AdaptersTab) -> None:
     services.adapters.rows = [row("other", usable=False, reason="trained on another base")]
-    drawn = call(library.pick, tab, picked="other", active="")
+    drawn = call(adapters.pick, tab, picked="other", active="")
     assert (drawn[tab.chosen], drawn[tab.active], drawn[tab.use]["interactive"]) == ("other", "", False)
     assert "Trained on another base." in drawn[tab.message]["value"]
     assert "Other base" in drawn[tab.listing]
 
 
 def test_deleting_asks_first_and_a_refusal_is_said(call: Call, tab: AdaptersTab) -> None:
-    asked = call(library.ask_remove, tab, chosen=ID)
+    asked = call(adapters.ask_remove, tab, chosen=ID)
     assert asked[tab.delete_row]["visible"] is True
     assert "Delete hospital_reports?" in asked[tab.asked]
     with pytest.raises(AdapterError, match="ships with the app"):
-        call(library.remove, tab, chosen=ID, active="")
+        call(adapters.remove, tab, chosen=ID, active="")
 
 
 def test_the_chat_keeps_a_divider_between_adapters(services: Any, call: Call, tab: AdaptersTab) -> None:
-    log = call(library.send, tab, log=Log(), question="Hello", active="")[-1][tab.log]
-    turned = call(library.turned, tab, log=log, active=ID)
+    log = call(adapters.send, tab, log=Log(), question="Hello", active="")[-1][tab.log]
+    turned = call(adapters.turned, tab, log=log, active=ID)
     assert "Now hospital_reports" in turned[tab.chat][-1]["content"]
     assert "Chat with hospital_reports" in turned[tab.title]
-    call(library.send, tab, log=turned[tab.log], question="Again", active=ID)
+    call(adapters.send, tab, log=turned[tab.log], question="Again", active=ID)
     sides, histories, *_ = services.compare.asked[-1]
     assert (sides[0].model, histories) == (ID, [[]])
 

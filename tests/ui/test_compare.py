@@ -90,9 +90,9 @@ def test_another_model_starts_afresh(services: Any, call: Call, tab: CompareTab,
 
 
 def test_changing_back_and_forth_leaves_one_divider() -> None:
-    log = side.answered(side.asked(Log(), "q"), None)
-    log = side.settle(log, Setup("a"), "a")
-    log = side.settle(log, Setup("b"), "b")
+    log = Log().asked("q").answered(None)
+    log = log.settled(Setup("a"), "a")
+    log = log.settled(Setup("b"), "b")
     assert [type(item) for item in log.items[1:]] == [Divider]
 
 

@@ -13,7 +13,7 @@ from playground.library.card import read_card
 from playground.models.adapters import AdapterRow
 from playground.report import charts
 from playground.report.safe_html import safe_html
-from playground.ui import bench, compare, html, library, race, runs, side, sidebar, verdict_shown
+from playground.ui import adapters, bench, compare, html, race, runs, side, sidebar, verdict_shown
 from playground.ui.side import Divider, Exchange, Log
 from playground.verdict.bench import Score, Version
 from playground.verdict.race import RaceView
@@ -40,7 +40,7 @@ def pieces(evil: str) -> dict[str, str]:
     failed, step = Exchange("q", Reply(error=evil, done=True)), DemoStep(evil, "now", evil)
     demo = DemoState("failed", (step,), error=evil, table=(DemoRow(evil, 0, 1, 1, 1, 1),))
     version = Version("v1", evil, 1.0, evil, (Score(evil, 0, evil, 0.5, 8, 100.0),))
-    messages = side.messages(Log(items=(Divider(evil), Exchange(evil, reply), failed)))
+    messages = Log(items=(Divider(evil), Exchange(evil, reply), failed)).messages()
     return {
         "pill": piece("pill")(evil, "ok"),
         "chips": piece("chips")([(evil, "warn")]),
@@ -55,14 +55,14 @@ def pieces(evil: str) -> dict[str, str]:
         "verdicts": verdict_shown.list_html([verdict_view(evil)], ""),
         "a verdict": "".join(verdict_shown.live_html(verdict_view(evil, one)) for one in ("FAILED", "MEASURING")),
         "score board": side.board([("A", evil, Log())], "contains", evil, lambda *_: False),
-        "no rows": library.list_html([row(evil, rows=0, trained_on=evil, method=evil, objective=evil)]),
-        "adapters": library.list_html([row(evil, name=evil, base=evil), row("other", usable=False, reason=evil)]),
+        "no rows": adapters.list_html([row(evil, rows=0, trained_on=evil, method=evil, objective=evil)]),
+        "adapters": adapters.list_html([row(evil, name=evil, base=evil), row("other", usable=False, reason=evil)]),
         "run": runs.card_html(run_view(name=evil, message=evil, error=evil, samples=[(0, evil)])),
         "runs": runs.list_html([run_view(run=evil, name=evil, method=evil)], ""),
         "now": sidebar.now_html([run_view(name=evil)]),
         "device": sidebar.device_html(FakeDevice().status()),
         "waiting": sidebar.waiting_html([{"position": 1, "label": evil, "wait_s": 8}]),
-        "demo": compare.view_html(demo),
+        "demo": compare.story_html(demo, False),
         "transcript": "".join(one["content"] for one in messages),
     }
 
@@ -83,14 +83,14 @@ def test_nothing_from_outside_becomes_a_tag(payload: str) -> None:
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_every_field_of_an_imported_record_is_shown_as_text(tmp_path: Path, field: str, payload: str) -> None:
     folder = write_adapter(tmp_path / "imported", run={"schema": 1, field: payload})
-    shown = library.list_html([AdapterRow(read_card(folder), True, False, payload)])
+    shown = adapters.list_html([AdapterRow(read_card(folder), True, False, payload)])
     assert "<" not in payload or payload not in shown
     assert safe_html(shown).count("&lt;") == shown.count("&lt;")
 
 
 def test_line_breaks_and_indents_reach_the_page() -> None:
     text = '{\n    "a": 1\n}'
-    shown = side.messages(Log(items=(Exchange("q", Reply(text=text, done=True)),)))[1]["content"]
+    shown = Log(items=(Exchange("q", Reply(text=text, done=True)),)).messages()[1]["content"]
     assert "\n" not in shown
     assert "{&#10;    &#34;a&#34;: 1&#10;}" in shown
 

@@ -108,7 +108,7 @@ def test_the_preview_colours_what_is_learned(services: FakeServices, call: Call,
     assert "<img" not in shown[tab.seen]
     assert "2 of 2 that can be used" in shown[tab.place]
     assert "Coloured: the 2 tokens it learns to write. The rest, 1 token, is only read." in shown[tab.seen]
-    other = call(rows.turns_chosen, tab, turns="last", source=ROWS, max_tokens=2048)
+    other = call(rows.preview, tab, turns="last", source=ROWS, max_tokens=2048)
     assert other[tab.source].turns == "last"
 
 
@@ -147,7 +147,7 @@ def test_columns_that_cannot_be_told_are_offered(services: FakeServices, tab: Tr
 
 
 def test_an_edited_cell_becomes_a_copy_of_the_file(services: FakeServices, call: Call, tab: TrainTab) -> None:
-    page = call(rows.edit_page, tab, which=rows.BAD, source=ROWS, max_tokens=2048)
+    page = call(rows.edit_page, tab, which=rows.BAD, by=0, source=ROWS, max_tokens=2048)
     assert page[tab.table]["headers"] == ["row", "patient", "report"]
     assert page[tab.table]["value"] == [[3, "p3", ""]]
     assert "Page 1 of 1" in page[tab.edit_place]
