@@ -38,8 +38,7 @@ def test_a_job_is_live_until_its_work_has_ended(threads: Threads) -> None:
     assert (job.live, threads.jobs.get("a"), threads.jobs.count("a"), job.wait(0)) == (True, job, 1, False)
     assert threads.run() == ["a"]
     assert (job.live, threads.jobs.get("a"), seen, job.error, job.failed) == (False, None, [True], "", False)
-    assert job.wait(0)
-    assert threads.jobs.wait("a", 0)
+    assert (job.wait(0), threads.jobs.wait("a", 0)) == (True, True)
 
 
 def test_a_key_is_taken_while_its_job_lives(threads: Threads) -> None:
@@ -84,15 +83,15 @@ def test_one_that_is_stopped_before_its_turn_cleans_up_at_once(threads: Threads)
     assert (jobs[2].error, jobs[2].live) == ("", False)
 
 
-@pytest.mark.parametrize(
-    ("error", "words", "failed"),
-    [
-        (RunFailedError("It is full."), "It is full.", True),
-        (CancelledError("Enough."), "Enough.", False),
-        (OSError(28, "It is full"), "It is full. Free some space on the disk and try again.", True),
-        (ValueError("Bearer sk-secret"), "The work stopped (ValueError); the log has the details. Try again.", True),
-    ],
-)
+FAILURES = [
+    (RunFailedError("It is full."), "It is full.", True),
+    (CancelledError("Enough."), "Enough.", False),
+    (OSError(28, "It is full"), "It is full. Free some space on the disk and try again.", True),
+    (ValueError("Bearer sk-secret"), "The work stopped (ValueError); the log has the details. Try again.", True),
+]
+
+
+@pytest.mark.parametrize(("error", "words", "failed"), FAILURES)
 def test_a_failure_is_a_sentence_and_the_next_one_runs(
     threads: Threads, error: Exception, words: str, failed: bool
 ) -> None:
@@ -107,8 +106,8 @@ def test_a_failure_is_a_sentence_and_the_next_one_runs(
 
 
 def test_who_knows_what_to_do_says_it() -> None:
-    assert sentence(KeyError("x"), "The judging", "Measure again.").endswith("Measure again.")
-    full = sentence(OSError("odd"), "The judging", "Measure again.")
+    unknown, full = (sentence(one, "The judging", "Measure again.") for one in (KeyError("x"), OSError("odd")))
+    assert unknown.endswith("Measure again.")
     assert full == "odd. Free some space on the disk and measure again."
 
 

@@ -29,16 +29,9 @@ def required(name: str) -> dict[str, Requirement]:
 REQUIRED = required("requirements.txt") | required("requirements-dev.txt")
 
 
-def lowest(one: Requirement) -> Version | None:
-    """The oldest version that a requirement takes, as it says; None where it is open below."""
-    bounds = [Version(part.version) for part in one.specifier if part.operator in (">=", "==", "~=")]
-    return max(bounds, default=None)
-
-
 def installed() -> dict[str, Version]:
     """What this project's requirements have brought in here, and what those brought in, by package."""
-    found: dict[str, Version] = {}
-    waiting = [*REQUIRED.values()]
+    found, waiting = dict[str, Version](), [*REQUIRED.values()]
     while waiting:
         one = waiting.pop()
         name = canonicalize_name(one.name)
@@ -54,18 +47,19 @@ def installed() -> dict[str, Version]:
 
 
 def holes(versions: dict[str, Version]) -> list[str]:
+    there = [(one, versions.get(canonicalize_name(one["package"]))) for one in OPEN]
     return [
         f"{one['package']} {version}: {one['id']}, affected {one['affected']}"
-        for one in OPEN
-        if (version := versions.get(canonicalize_name(one["package"]))) is not None
-        and SpecifierSet(one["affected"], prereleases=True).contains(version)
+        for one, version in there
+        if version is not None and SpecifierSet(one["affected"], prereleases=True).contains(version)
     ]
 
 
 def test_every_requirement_has_a_lower_bound_without_a_known_hole() -> None:
-    bounds = {name: lowest(one) for name, one in REQUIRED.items()}
-    assert [name for name, version in bounds.items() if version is None] == []
-    assert holes({name: version for name, version in bounds.items() if version is not None}) == []
+    lower = (">=", "==", "~=")
+    parts = {name: [one for one in asked.specifier if one.operator in lower] for name, asked in REQUIRED.items()}
+    assert [name for name, bounds in parts.items() if not bounds] == []
+    assert holes({name: max(Version(one.version) for one in bounds) for name, bounds in parts.items()}) == []
 
 
 def test_nothing_that_is_installed_has_a_known_hole_and_what_has_had_one_has_a_bound_of_its_own() -> None:
@@ -88,5 +82,4 @@ def test_an_entry_is_whole_and_what_is_accepted_is_not_used() -> None:
         assert re.fullmatch(r"(CVE|GHSA|PYSEC)-[\w-]+", one["id"]), one
         assert one["source"].startswith("https://"), one
         assert ("accepted" in one) == ("unused" in one), one
-        used = [name for name in one.get("unused", ()) if name in ours]
-        assert used == [], f"{used} is used, so {one['id']} is not harmless any more"
+        assert [name for name in one.get("unused", ()) if name in ours] == [], f"{one['id']} is not harmless any more"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -17,12 +17,12 @@ from playground.errors import InputError
 from playground.methods import all_methods
 from playground.models.adapters import AdapterRow
 from playground.services import Services
-from playground.ui import html, side, words
+from playground.ui import html, side, wiring, words
 from playground.ui.html import FAILURES, card, size
 from playground.ui.runs import PICK_JS
 from playground.ui.side import Log, Setup, method_label
 from playground.ui.sidebar import require
-from playground.ui.wiring import AWAY, BARE, QUIET, Dropdown, Updates, Visitor, appear, hidden_slot, listen, slot
+from playground.ui.wiring import AWAY, QUIET, Dropdown, Stream, Updates, Visitor, appear, hidden_slot, listen, slot
 
 MOST = 4
 WAYS = [
@@ -83,14 +83,14 @@ class AdaptersTab:
             self.use = small("Use as side B", variant="primary")
             self.export, self.rename, self.delete = small("Export"), small("Rename"), small("Delete")
         with place() as self.export_row:
-            self.format = gr.Radio(FORMATS, value="peft", label="Export as", **BARE)
+            self.format = gr.Radio(FORMATS, value="peft", label="Export as", **wiring.BARE)
             with gr.Row(elem_classes="acts"):
                 self.write = small("Write it", variant="primary")
                 self.stop_export = small("Stop", variant="stop", visible=False)
                 self.leave_export = small("Leave it")
         self.download = gr.DownloadButton("Download", size="sm", visible=False, elem_classes="fit")
         with gr.Row(visible=False, elem_classes="acts in-place") as self.rename_row:
-            self.name = gr.Textbox(label="New name", max_length=64, min_width=180, **BARE)
+            self.name = gr.Textbox(label="New name", max_length=64, min_width=180, **wiring.BARE)
             self.save, self.keep_name = small("Save the name"), small("Leave it")
         with place() as self.delete_row:
             self.asked = gr.HTML("")
@@ -98,15 +98,13 @@ class AdaptersTab:
                 self.yes, self.no = small("Yes, delete", variant="stop"), small("Keep")
 
     def _build_blend(self) -> None:
-        with (
-            gr.Column(elem_classes="card folds"),
-            gr.Accordion("Blend several into one", open=False) as self.blend_fold,
-        ):
+        label = "Blend several into one"
+        with gr.Column(elem_classes="card folds"), gr.Accordion(label, open=False) as self.blend_fold:
             gr.HTML(html.note(IDEA))
             self.parts = Dropdown([], multiselect=True, max_choices=MOST, label="Adapters to blend")
             share = partial(gr.Slider, -1, 2, value=0.5, step=0.05, label="How much", visible=False)
             self.weights = [share() for _ in range(MOST)]
-            self.how = gr.Radio(WAYS, value="linear", label="How", **BARE)
+            self.how = gr.Radio(WAYS, value="linear", label="How", **wiring.BARE)
             name = gr.Textbox("blend", label="Name of the blend", max_length=64)
             with gr.Row(elem_classes="acts"):
                 self.make = gr.Button("Blend and listen", variant="primary", size="sm", interactive=False)
@@ -120,7 +118,7 @@ class AdaptersTab:
         with gr.Row(elem_classes="ask-row"):
             label, button = "Message to the active adapter", partial(gr.Button, elem_classes="ask", min_width=72)
             lines: dict[str, Any] = {"lines": 1, "max_lines": 4, "max_length": 20_000, "scale": 1, "min_width": 100}
-            self.question = gr.Textbox(label=label, placeholder="Write a message", **BARE, **lines)
+            self.question = gr.Textbox(label=label, placeholder="Write a message", **wiring.BARE, **lines)
             self.send, self.stop = button("Send", variant="primary"), button("Stop", variant="stop", visible=False)
         with gr.Row(elem_classes="acts"):
             self.base = gr.Button("Back to the base", size="sm")
@@ -201,7 +199,7 @@ def pick(services: Services, visitor: Visitor, tab: AdaptersTab, *, picked: str,
         tab.message: slot(message),
         tab.actions: gr.update(visible=True),
         tab.use: gr.update(interactive=row.usable),
-        **dict.fromkeys((tab.rename_row, tab.delete_row, tab.download), AWAY),
+        **dict.fromkeys(tab.folds, AWAY),
     }
 
 
@@ -212,11 +210,11 @@ def ask_rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen
 
 def rename(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str, name: str) -> Updates:
     renamed = services.adapters.rename(chosen, name.strip(), visitor.owner)
-    return {
-        **show(services, visitor, tab, chosen=chosen, active=active),
-        tab.message: slot(html.good(f"Renamed to {renamed.name}.")),
-        tab.rename_row: AWAY,
-    }
+    message, listed = (
+        html.good(f"Renamed to {renamed.name}."),
+        show(services, visitor, tab, chosen=chosen, active=active),
+    )
+    return {**listed, tab.message: slot(message), tab.rename_row: AWAY}
 
 
 def ask_remove(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str) -> Updates:
@@ -228,14 +226,10 @@ def ask_remove(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen
 def remove(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, active: str) -> Updates:
     name = _find(services, visitor, chosen).card.name
     services.adapters.remove(chosen, visitor.owner)
-    active = "" if active == chosen else active
-    return {
-        tab.chosen: "",
-        tab.active: active,
-        **show(services, visitor, tab, chosen="", active=active),
-        tab.message: slot(html.good(f"{name} is deleted.")),
-        **dict.fromkeys((tab.actions, tab.rename_row, tab.delete_row, tab.download), AWAY),
-    }
+    active, gone = "" if active == chosen else active, slot(html.good(f"{name} is deleted."))
+    updates: Updates = {tab.chosen: "", tab.active: active, tab.message: gone}
+    updates |= dict.fromkeys((tab.actions, *tab.folds), AWAY)
+    return updates | show(services, visitor, tab, chosen="", active=active)
 
 
 def import_file(
@@ -247,7 +241,7 @@ def import_file(
     return {**show(services, visitor, tab, chosen=chosen, active=active), tab.message: slot(text)}
 
 
-def export(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, format: str) -> Iterator[Updates]:
+def export(services: Services, visitor: Visitor, tab: AdaptersTab, *, chosen: str, format: str) -> Stream:
     if format == "peft":
         yield _ready(tab, services.adapters.export_zip(chosen, visitor.owner))
         return
@@ -294,10 +288,7 @@ def turned(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, 
     return {**_chat(tab, _settled(services, visitor, log, active)), tab.title: title}
 
 
-def send(
-    services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, question: str, active: str
-) -> Iterator[Updates]:
-    """Stream one reply, greedy."""
+def send(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log, question: str, active: str) -> Stream:
     question = (question or "").strip()
     if not question:
         raise InputError("There is nothing to send yet. Write a message first.")
@@ -327,7 +318,6 @@ def to_base(services: Services, visitor: Visitor, tab: AdaptersTab, *, log: Log,
 
 
 def offered(services: Services, visitor: Visitor, tab: AdaptersTab) -> Updates:
-    """The adapters that can be blended."""
     blendable = [name for name, method in all_methods().items() if method.blendable]
     cards = [row.card for row in services.adapters.list(visitor.owner) if row.usable]
     return {tab.parts: gr.update(choices=[(one.name, one.id) for one in cards if one.method in blendable])}
@@ -354,7 +344,7 @@ def make(
     name: str,
     weights: Sequence[float],
     made: str,
-) -> Iterator[Updates]:
+) -> Stream:
     """Blend, in the place of the last blend of this tab, and make it active."""
     yield {tab.message: slot(html.note("Blending; the first one takes some seconds."))}
     require(services)
@@ -374,7 +364,7 @@ def make(
     }
 
 
-def moved(services: Services, visitor: Visitor, tab: AdaptersTab, *, made: str, **blend: Any) -> Iterator[Updates]:
+def moved(services: Services, visitor: Visitor, tab: AdaptersTab, *, made: str, **blend: Any) -> Stream:
     """A slider was moved: blend again, once there is a blend."""
     if made:
         yield from make(services, visitor, tab, made=made, **blend)
@@ -384,7 +374,7 @@ def moved(services: Services, visitor: Visitor, tab: AdaptersTab, *, made: str, 
 
 def push(
     services: Services, visitor: Visitor, view: PushView, *, chosen: str, repo: str, token: str, private: bool
-) -> Iterator[Updates]:
+) -> Stream:
     """The token's box is emptied at once."""
     says = "Sending the files. A small adapter takes some seconds."
     says = says if chosen else "Choose an adapter in the list above first."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
@@ -17,11 +17,11 @@ from playground.ui import html, side, words
 from playground.ui.html import card
 from playground.ui.side import Log, Setup, SideValues
 from playground.ui.sidebar import ready, require
-from playground.ui.wiring import Drawn, Initial, Updates, Visitor, slot
+from playground.ui.wiring import Drawn, Initial, Stream, Updates, Visitor, slot
 from playground.workspace.examples import ShippedSet
 
 if TYPE_CHECKING:
-    from playground.ui.compare import CompareTab
+    from playground.ui.compare import CompareTab as Tab
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Comparison:
         return replace(self, logs={**self.logs, **changed})
 
     def also(self, *letters: str) -> Comparison:
-        """With these sides shown too."""
         return replace(self, shown=tuple(sorted({*letters, *self.shown})))
 
     def settled(self, setups: Mapping[str, Setup], known: dict[str, str]) -> Comparison:
@@ -73,15 +72,13 @@ def board_html(services: Services, comparison: Comparison, known: dict[str, str]
         return card(error) + side.board(sides, side.DEFAULT_KIND, "", lambda *_: False)
 
 
-def _shown(
-    services: Services, visitor: Visitor, tab: CompareTab, comparison: Comparison, check: CheckValues
-) -> Updates:
+def _shown(services: Services, visitor: Visitor, tab: Tab, comparison: Comparison, check: CheckValues) -> Updates:
     """The comparison, its table and every side's transcript."""
     board = board_html(services, comparison, side.labels(services, visitor), check)
     return {tab.comparison: comparison, tab.board: board, **_chats(tab, comparison, words.LETTERS)}
 
 
-def _chats(tab: CompareTab, comparison: Comparison, letters: Sequence[str]) -> Updates:
+def _chats(tab: Tab, comparison: Comparison, letters: Sequence[str]) -> Updates:
     return {tab.sides[letter].chat: comparison.logs[letter].messages() for letter in letters}
 
 
@@ -93,7 +90,7 @@ def _settled(
     return comparison.settled(side.read_setups(services, visitor, setups), known), known
 
 
-def _lines(services: Services, tab: CompareTab, comparison: Comparison) -> Updates:
+def _lines(services: Services, tab: Tab, comparison: Comparison) -> Updates:
     """Quiet lines after a reply: that an adapter does nothing stands below its name."""
 
     def line(log: Log) -> str:
@@ -104,7 +101,7 @@ def _lines(services: Services, tab: CompareTab, comparison: Comparison) -> Updat
     return {tab.sides[letter].line: line(comparison.logs[letter]) for letter in comparison.shown}
 
 
-def _controls(services: Services, tab: CompareTab, *, busy: bool) -> Updates:
+def _controls(services: Services, tab: Tab, *, busy: bool) -> Updates:
     free = gr.update(interactive=not busy and ready(services).yes)
     shown = {tab.ask: gr.update(visible=not busy), tab.stop: gr.update(visible=busy)}
     return shown | dict.fromkeys((tab.hospital, tab.again, tab.clear), free)
@@ -113,7 +110,7 @@ def _controls(services: Services, tab: CompareTab, *, busy: bool) -> Updates:
 def ask(
     services: Services,
     visitor: Visitor,
-    tab: CompareTab,
+    tab: Tab,
     *,
     comparison: Comparison,
     question: str,
@@ -121,15 +118,20 @@ def ask(
     check: CheckValues,
     sampling: SamplingValues,
     setups: Setups,
-) -> Iterator[Updates]:
+) -> Stream:
     """Ask every shown side and stream all replies."""
     question = (question or "").strip()
     if not question:
         raise InputError(words.EMPTY_QUESTION)
     require(services)
     comparison, known = _settled(services, visitor, comparison, setups)
-    asked = _sides(services, comparison, known, uploaded)
-    histories = [comparison.logs[letter].history() for letter in comparison.shown]
+
+    def made(setup: Setup) -> Side:
+        source = side.shots_file(services, setup.source, uploaded) if setup.shots else None
+        return Side(setup.model, setup.prompt.strip(), setup.shots, source, side.name_of(setup, known))
+
+    logs = [comparison.logs[letter] for letter in comparison.shown]
+    asked, histories = [made(log.setup) for log in logs], [log.history() for log in logs]
     warm, top_p = float(sampling["temperature"]), float(sampling["top_p"])
     how = Sampling(warm, top_p, int(sampling["max_tokens"]), int(sampling["seed"]))
     comparison, shown = comparison.of_shown(lambda log: log.asked(question)), comparison.shown
@@ -150,43 +152,31 @@ def ask(
     }
 
 
-def _sides(services: Services, comparison: Comparison, known: dict[str, str], uploaded: Path | None) -> list[Side]:
-    def made(setup: Setup) -> Side:
-        source = side.shots_file(services, setup.source, uploaded) if setup.shots else None
-        return Side(setup.model, setup.prompt.strip(), setup.shots, source, side.name_of(setup, known))
-
-    return [made(comparison.logs[letter].setup) for letter in comparison.shown]
-
-
 def ask_again(
     services: Services,
     visitor: Visitor,
-    tab: CompareTab,
+    tab: Tab,
     *,
     comparison: Comparison,
     question: str,
     setups: Setups,
     **given: Any,
-) -> Iterator[Updates]:
+) -> Stream:
     """The last question once more, with the seed that is set: an unchanged side answers the same. given: the other
     values of ``ask``."""
     turns = [comparison.logs[letter].current for letter in comparison.shown]
-    last = next((one[-1].question for one in turns if one), "") or question
+    last = next((one[-1].question for one in turns if one), question)
     before = _settled(services, visitor, comparison, setups)[0].of_shown(Log.without_last)
     yield from ask(services, visitor, tab, comparison=before, question=last, setups=setups, **given)
 
 
-def stop(
-    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
-) -> Updates:
+def stop(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
     """After the stream was cut: what had arrived is kept and marked as stopped."""
     stopped = _shown(services, visitor, tab, comparison.of_shown(Log.stopped), check)
     return stopped | _controls(services, tab, busy=False)
 
 
-def clear(
-    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
-) -> Updates:
+def clear(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
     comparison = comparison.with_logs({letter: Log(log.setup) for letter, log in comparison.logs.items()})
     return _shown(services, visitor, tab, comparison, check)
 
@@ -194,7 +184,7 @@ def clear(
 def side_changed(
     services: Services,
     visitor: Visitor,
-    tab: CompareTab,
+    tab: Tab,
     *,
     letter: str,
     switched: bool,
@@ -214,10 +204,7 @@ def side_changed(
     }
 
 
-def rescored(
-    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
-) -> Updates:
-    """Another check: every reply already there is checked again."""
+def rescored(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
     return {
         tab.board: board_html(services, comparison, side.labels(services, visitor), check),
         tab.check_fold: gr.update(label=f"Check: {side.title(**check)}"),
@@ -225,41 +212,37 @@ def rescored(
     }
 
 
-def add_side(
-    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, check: CheckValues
-) -> Updates:
+def add_side(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
     free = [letter for letter in words.LETTERS if letter not in comparison.shown]
     return _columns(services, visitor, tab, comparison.also(*free[:1]), check)
 
 
 def remove_side(
-    services: Services, visitor: Visitor, tab: CompareTab, *, letter: str, comparison: Comparison, check: CheckValues
+    services: Services, visitor: Visitor, tab: Tab, *, letter: str, comparison: Comparison, check: CheckValues
 ) -> Updates:
     if left := tuple(other for other in comparison.shown if other != letter):
         comparison = replace(comparison, shown=left).with_logs({letter: Log(comparison.logs[letter].setup)})
     return _columns(services, visitor, tab, comparison, check)
 
 
-def _columns(
-    services: Services, visitor: Visitor, tab: CompareTab, comparison: Comparison, check: CheckValues
-) -> Updates:
+def _columns(services: Services, visitor: Visitor, tab: Tab, comparison: Comparison, check: CheckValues) -> Updates:
     updates = _shown(services, visitor, tab, comparison, check)
     updates |= {one.column: gr.update(visible=letter in comparison.shown) for letter, one in tab.sides.items()}
     return updates | {tab.add: gr.update(interactive=len(comparison.shown) < len(words.LETTERS))}
 
 
-def copy_text(services: Services, visitor: Visitor, tab: CompareTab, *, letter: str, comparison: Comparison) -> Updates:
+def copy_text(services: Services, visitor: Visitor, tab: Tab, *, letter: str, comparison: Comparison) -> Updates:
     """The newest reply as the model wrote it, not as the page shows it."""
     return {tab.clipboard: comparison.logs[letter].newest_text()}
 
 
-def sampling_label(services: Services, visitor: Visitor, tab: CompareTab, *, sampling: SamplingValues) -> Updates:
+def sampling_label(services: Services, visitor: Visitor, tab: Tab, *, sampling: SamplingValues) -> Updates:
     warm, longest, seed = sampling["temperature"], int(sampling["max_tokens"] or 0), int(sampling["seed"] or 0)
     how = "greedy" if not warm else f"temperature {warm:g}, top-p {sampling['top_p']:g}"
     return {tab.shared: gr.update(label=f"Same for every side: {how}, {longest} tokens, seed {seed}")}
 
 
-def relined(services: Services, visitor: Visitor, tab: CompareTab, *, setups: Setups) -> Drawn:
+def relined(services: Services, visitor: Visitor, tab: Tab, *, setups: Setups) -> Drawn:
     """Another base is ready: every prompt's tokens are counted again."""
     read = side.read_setups(services, visitor, setups)
     return {tab.sides[letter].line: side.line_html(services, setup) for letter, setup in read.items()}
@@ -288,7 +271,7 @@ def _missing_html(shipped: ShippedSet, known: dict[str, str]) -> str:
     return "" if shipped.adapter in known else html.error_card(f"{text} and so does the Train tab.")
 
 
-def opening(services: Services, visitor: Visitor, tab: CompareTab, *, uploaded: Path | None) -> Updates:
+def opening(services: Services, visitor: Visitor, tab: Tab, *, uploaded: Path | None) -> Updates:
     """First values of the Compare tab, and what can be pressed from then on."""
     shipped, known = hospital(services), side.labels(services, visitor)
     choices, sources = side.model_choices(side.usable(services, visitor)), side.source_choices(services, uploaded)
@@ -317,9 +300,7 @@ def opening(services: Services, visitor: Visitor, tab: CompareTab, *, uploaded: 
     return drawn
 
 
-def set_up_story(
-    services: Services, visitor: Visitor, tab: CompareTab, *, comparison: Comparison, setups: Setups
-) -> Updates:
+def set_up_story(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, setups: Setups) -> Updates:
     """Put sides A and B back to the story and its question in the box; the asking follows."""
     shipped, known = hospital(services), side.labels(services, visitor)
     kind, text = side.parts_of(shipped.check)
@@ -343,7 +324,7 @@ def set_up_story(
 def use_as_side(
     services: Services,
     visitor: Visitor,
-    tab: CompareTab,
+    tab: Tab,
     *,
     tabs: gr.Tabs,
     adapter: str,
@@ -375,7 +356,7 @@ def use_as_side(
     }
 
 
-def sources(services: Services, visitor: Visitor, tab: CompareTab, *, uploaded: Path | None) -> Updates:
+def sources(services: Services, visitor: Visitor, tab: Tab, *, uploaded: Path | None) -> Updates:
     """A file was uploaded: every side may take its shots from it."""
     choices = side.source_choices(services, uploaded)
     return {view.source: gr.update(choices=choices) for view in tab.sides.values()}

@@ -96,7 +96,6 @@ def wire(services: Services, view: BenchView, tab: VerdictTab, where: dict[str, 
 
 
 def follow(services: Services, view: BenchView, where: dict[str, Block], events: Events) -> None:
-    """After events in which a person chooses other examples, the text follows."""
     listen(services, view, events, opened, [view.text, *view.shown], failure=view.error, where=where)
 
 

@@ -81,7 +81,6 @@ class CompareTab:
         self.check = {"kind": self.kind, "text": self.text}
 
     def of_sides(self, *names: str) -> list[Any]:
-        """Every side's widgets of these names."""
         return [getattr(view, name) for view in self.sides.values() for name in names]
 
 

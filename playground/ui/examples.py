@@ -23,7 +23,6 @@ from playground.services import Services
 from playground.ui import html, rows, sidebar, wiring, words
 from playground.ui.html import plural
 from playground.ui.rows import Source
-from playground.ui.sidebar import ready
 from playground.ui.wiring import AWAY, Choices, Drawn, Events, Stream, Updates, Visitor, hidden_slot, listen, slot
 
 
@@ -174,7 +173,6 @@ def remap(
 def read_as(
     services: Services, visitor: Visitor, tab: ExamplesCard, *, read_as: str | None, source: Source, max_tokens: float
 ) -> Stream:
-    """The file has another format than was guessed."""
     if not read_as or source.path is None:
         return
     mapping = rows.completed(read_as, source.mapping or {}, services.data.columns(source.path, visitor.owner))
@@ -197,7 +195,6 @@ def save_edit(
 def leave_out(
     services: Services, visitor: Visitor, tab: ExamplesCard, *, kinds: Sequence[str] | None, source: Source
 ) -> Drawn:
-    """Which rows with a warning are not trained on."""
     return {tab.source: replace(source, leave_out=tuple(kinds or ()))}
 
 
@@ -236,7 +233,7 @@ def read(
 
 def reread(services: Services, visitor: Visitor, tab: ExamplesCard, *, source: Source, max_tokens: float) -> Drawn:
     """Another base is ready: tokens are counted anew. What a person has set stays."""
-    return _found(services, visitor, tab, source, max_tokens, lambda share: None)[0] if source.path else {}
+    return _found(services, visitor, tab, source, max_tokens)[0] if source.path else {}
 
 
 def _found(
@@ -245,15 +242,12 @@ def _found(
     tab: ExamplesCard,
     source: Source,
     max_tokens: float,
-    progress: Callable[[float], None],
+    progress: Callable[[float], None] | None = None,
 ) -> tuple[Drawn, Updates]:
     """What to show of the file, and what goes into widgets that a person can set. progress: takes the share done."""
     assert source.path is not None
     try:
-        checked = services.data.check(source.path, source.mapping, visitor.owner, lambda share: progress(share / 3))
-        tokens = None
-        if ready(services).yes:
-            tokens = services.data.tokens(checked, int(max_tokens), lambda share: progress((1 + 2 * share) / 3))
+        checked, tokens = rows.check(services, visitor, source, max_tokens, progress)
         advice = services.data.advice(checked, tokens)
     except PlaygroundError as error:
         return _unreadable(services, visitor, tab, source, error)

@@ -26,7 +26,7 @@ from playground.ui.wiring import Dropdown, Updates, Value, Visitor, slot
 
 if TYPE_CHECKING:
     from playground.services import Services
-    from playground.ui.train import RunForm
+    from playground.ui.train import RunForm as Form
 
 Widget: TypeAlias = gr.Number | gr.Checkbox | gr.Textbox | gr.Radio | Dropdown
 Settings: TypeAlias = Mapping[str, Any]
@@ -141,7 +141,6 @@ def build(places: tuple[str, ...], method: Method, steps: int) -> dict[str, Widg
 
 
 def rank_of(method: Method) -> dict[str, Any]:
-    """What the rank's widget shows for a method."""
     info = f"{method.rank_info} 0: the method's own."
     return {"value": method.rank or 0, "visible": method.rank is not None, "label": method.rank_label, "info": info}
 
@@ -199,7 +198,7 @@ LIMIT_BYTES = 100_000
 def show_recipe(
     services: Services,
     visitor: Visitor,
-    tab: RunForm,
+    tab: Form,
     *,
     kind: str,
     source: Source,
@@ -218,7 +217,7 @@ def show_recipe(
     }
 
 
-def bring(services: Services, visitor: Visitor, tab: RunForm, *, uploaded: str | None, source: Source) -> Updates:
+def bring(services: Services, visitor: Visitor, tab: Form, *, uploaded: str | None, source: Source) -> Updates:
     """A settings file was given: fill the form from it."""
     if not uploaded:
         return {}

@@ -40,16 +40,12 @@ def sentence_failure(error: BaseException) -> str:
     return words.OUR_SIDE
 
 
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-
-
 def size(count: float | None) -> str:
     """``98_000_000`` -> ``98 MB``; one decimal below ten and for gigabytes."""
     if count is None:
         return "unknown"
-    for unit, name in _UNITS:
-        if count >= unit:
-            value = count / unit
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if (value := count / unit) >= 1:
             return f"{value:.1f} {name}" if value < 10 or name == "GB" else f"{value:.0f} {name}"
     return f"{int(count)} B"
 

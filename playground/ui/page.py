@@ -110,11 +110,9 @@ def _cross(services: Services, tab: WholePage) -> None:
     jumped = [tab.tabs, tab.memo, *training.run_outputs]
     listen(services, tab, tab.device.cancel.click, jump_to_cancel, jumped, followed=training.followed)
     made = listen(services, training, training.compare.click, runs.adapter_of, training.made)
-    for event, adapter in (
-        (made.then, training.made),
-        (race.wire_side(services, raced).then, raced.chosen),
-        (tab.library.use.click, tab.library.chosen),
-    ):
+    chosen = listen(services, raced, raced.table.pick, race.side_of, raced.chosen, failure=raced.error)
+    used = tab.library.use.click
+    for event, adapter in (made.then, training.made), (chosen.then, raced.chosen), (used, tab.library.chosen):
         compare.wire_use(services, event, tab.tabs, tab.compare, adapter)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
-from gradio.events import Dependency
 
 from playground.errors import InputError
 from playground.evaluation import checks
@@ -73,11 +72,6 @@ def wire(services: Services, tab: RaceFold, *, source: gr.State, form: dict[str,
     unasked(services, tab, tab.timer.tick, show, tab.shown)
 
 
-def wire_side(services: Services, tab: RaceFold) -> Dependency:
-    """A row's button chooses its adapter; what puts it on a side follows."""
-    return listen(services, tab, tab.table.pick, side_of, tab.chosen, failure=tab.error)
-
-
 def opened(services: Services, visitor: Visitor, tab: RaceFold, *, race: str, which: str) -> Drawn:
     """The page was opened or reloaded: a race that lives is taken up again, and its fold opened."""
     view = _shown(services, visitor, race)
@@ -136,16 +130,14 @@ def side_of(services: Services, visitor: Visitor, tab: RaceFold, *, picked: str,
     return {tab.chosen: "", tab.error: slot(html.error_card(gone))}
 
 
-def show(
-    services: Services, visitor: Visitor, tab: RaceFold, *, race: str, sent: dict[str, Any] | None, which: str
-) -> Drawn:
+def show(services: Services, visitor: Visitor, tab: RaceFold, *, race: str, sent: dict[str, Any], which: str) -> Drawn:
     """The race that is shown; what reads the same as what was ``sent`` is left alone."""
     view = _shown(services, visitor, race)
     if view is None:
         shown: Drawn = dict.fromkeys((tab.head, tab.table, tab.pictures, tab.plot, tab.cancel), AWAY)
         shown |= {tab.start: gr.update(visible=True), tab.timer: gr.update(active=False)}
         return shown | {tab.race: "", tab.sent: {}}
-    memo, live, entries = Memo(sent or {}), view.live, view.race.entries
+    memo, live, entries = Memo(sent), view.live, view.race.entries
     drawn: Drawn = {
         tab.head: slot(head_html(view)),
         tab.table: slot(table_html(view)),
@@ -159,16 +151,11 @@ def show(
 
 
 def table_html(view: RaceView) -> str:
-    """One line a method; what has an adapter has a button."""
     entries = [*([view.race.base] if view.race.base.eval_loss else []), *view.race.entries]
     return _table(HEAD, [(cells(one), status(one), one.adapter, label(one.method)) for one in entries], NOTES)
 
 
 def _shown(services: Services, visitor: Visitor, race: str) -> RaceView | None:
     """The race that is followed, else one that lives, else the newest; None where there is none."""
-    views = services.race.races(visitor.owner)
-    return (
-        next((v for v in views if v.race.race == race), None)
-        or next((v for v in views if v.live), None)
-        or next(iter(views), None)
-    )
+    views = sorted(services.race.races(visitor.owner), key=lambda one: (one.race.race != race, not one.live))
+    return views[0] if views else None

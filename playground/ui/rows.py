@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +25,7 @@ from playground.ui.sidebar import ready
 from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visitor
 
 if TYPE_CHECKING:
-    from playground.ui.examples import ExamplesCard
+    from playground.ui.examples import ExamplesCard as Card
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,16 @@ class Source:
 
 
 def check(
-    services: Services, visitor: Visitor, source: Source, max_tokens: float
+    services: Services, visitor: Visitor, source: Source, max_tokens: float, tell: Callable[[float], None] | None = None
 ) -> tuple[Checked, TokenReport | None]:
-    """The file's rows, and their tokens once the base is ready. Raises InputError where no row can be used."""
+    """The file's rows, and their tokens once the base is ready. Raises InputError where no row can be used. tell: takes
+    the share that is done."""
     assert source.path is not None
-    checked = services.data.check(source.path, source.mapping, visitor.owner)
-    return checked, services.data.tokens(checked, int(max_tokens)) if ready(services).yes else None
+    done = tell or (lambda share: None)
+    checked = services.data.check(source.path, source.mapping, visitor.owner, lambda share: done(share / 3))
+    if not ready(services).yes:
+        return checked, None
+    return checked, services.data.tokens(checked, int(max_tokens), lambda share: done((1 + 2 * share) / 3))
 
 
 # Columns
@@ -111,7 +115,7 @@ def swapped(before: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, s
 
 
 def show_columns(
-    tab: ExamplesCard, columns: Sequence[str], source: Source, confidence: float, why: str
+    tab: Card, columns: Sequence[str], source: Source, confidence: float, why: str
 ) -> tuple[Drawn, Updates]:
     """The Columns fold, and what is chosen in it; away without columns, open where the guess should be checked."""
     if not columns:
@@ -160,7 +164,7 @@ def split_report(checked: Checked, tokens: TokenReport | None) -> tuple[list[Bad
 
 
 def show_report(
-    tab: ExamplesCard, checked: Checked, tokens: TokenReport | None, left_out: Sequence[str]
+    tab: Card, checked: Checked, tokens: TokenReport | None, left_out: Sequence[str]
 ) -> tuple[Drawn, Updates]:
     """The fold of rows, and which kinds are left out; the downloads are emptied, they belong to another file."""
     bad, warnings = split_report(checked, tokens)
@@ -180,7 +184,7 @@ def show_report(
 
 
 def download(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, which: str, source: Source, max_tokens: float
+    services: Services, visitor: Visitor, tab: Card, *, which: str, source: Source, max_tokens: float
 ) -> Updates:
     """Write the ``bad`` or the ``good`` rows into a file and offer it."""
     if source.path is None:
@@ -202,7 +206,7 @@ BATCH = 8
 """Rows of a batch for which the share of padding is shown."""
 
 
-def show_lengths(tab: ExamplesCard, tokens: TokenReport | None) -> Drawn:
+def show_lengths(tab: Card, tokens: TokenReport | None) -> Drawn:
     """The fold of lengths; away while no tokens are counted."""
     if tokens is None:
         return {tab.lengths: AWAY}
@@ -222,14 +226,7 @@ SHOWN = 3000
 
 
 def preview(
-    services: Services,
-    visitor: Visitor,
-    tab: ExamplesCard,
-    *,
-    source: Source,
-    max_tokens: float,
-    by: int = 0,
-    turns: str = "",
+    services: Services, visitor: Visitor, tab: Card, *, source: Source, max_tokens: float, by: int = 0, turns: str = ""
 ) -> Drawn:
     """The row that is ``by`` further on, the tokens that count for the loss coloured. turns: where it has changed."""
     source = replace(source, turns=turns or source.turns)
@@ -262,7 +259,7 @@ BAD, ALL = "Rows that cannot be used", "All rows"
 
 
 def edit_page(
-    services: Services, visitor: Visitor, tab: ExamplesCard, *, which: str, source: Source, max_tokens: float, by: int
+    services: Services, visitor: Visitor, tab: Card, *, which: str, source: Source, max_tokens: float, by: int
 ) -> Updates:
     """Another page of the rows to edit; ``by`` 0 is the first."""
     if source.path is None:

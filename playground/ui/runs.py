@@ -16,7 +16,7 @@ from playground.runs.progress import RunView, ordinal
 from playground.services import Services
 from playground.ui import html, words
 from playground.ui.html import size
-from playground.ui.wiring import AWAY, Drawn, Dropdown, Event, Handler, Updates, Visitor, hidden_slot, listen, slot
+from playground.ui.wiring import AWAY, PICKED, Drawn, Dropdown, Updates, Visitor, hidden_slot, listen, slot
 
 PICK_JS = (
     "element.addEventListener('click', event => {"
@@ -80,17 +80,17 @@ class RunCard:
 def wire(services: Services, tab: RunCard, started: Dependency) -> None:
     """started: the listener that starts a run."""
     on = partial(listen, services, tab, failure=tab.run_error)
-    acts: list[tuple[Event, Handler]] = [
+    acts: list[tuple[Any, Callable[..., Drawn]]] = [
         (started.then, show),
         (tab.keep.click, partial(cancel, keep=True)),
         (tab.discard.click, partial(cancel, keep=False)),
         (tab.resume.click, resume),
         (tab.up.click, partial(move, to="up")),
         (tab.down.click, partial(move, to="down")),
-        (tab.listing.pick, follow),
     ]
     for event, handler in acts:
         on(event, handler, tab.run_outputs)
+    on(tab.listing.pick, show, tab.run_outputs, followed=PICKED)
     for button, asks in ((tab.cancel, True), (tab.go_on, False)):
         listen(services, tab, button.click, partial(ask, asks=asks), [tab.cancel, tab.question])
     curves = tab.curves
@@ -101,9 +101,8 @@ def wire(services: Services, tab: RunCard, started: Dependency) -> None:
 
 def pick(runs: Sequence[RunView], followed: str) -> RunView | None:
     """The run to show: the followed one, else one that lives, else the newest."""
-    by_id = {run.run: run for run in runs}
-    alive = next((run for run in runs if run.state in words.LIVE), None)
-    return by_id.get(followed) or alive or (runs[0] if runs else None)
+    ranked = sorted(runs, key=lambda run: (run.run != followed, run.state not in words.LIVE))
+    return ranked[0] if ranked else None
 
 
 def card_html(run: RunView | None) -> str:
@@ -138,7 +137,6 @@ def buttons(tab: RunCard, run: RunView | None, runs: Sequence[RunView] = ()) -> 
 
 
 def buttons_key(run: RunView | None, runs: Sequence[RunView]) -> dict[str, object]:
-    """What the buttons depend on."""
     if run is None:
         return {}
     waiting = sorted(other.place for other in runs if other.state == "QUEUED")
@@ -147,16 +145,11 @@ def buttons_key(run: RunView | None, runs: Sequence[RunView]) -> dict[str, objec
 
 
 def show(services: Services, visitor: Visitor, tab: RunCard, *, followed: str) -> Drawn:
-    """The followed run's card and buttons, and the list of all runs."""
+    """The followed run's card and buttons, and the list of all runs. followed: also a text that the page made up."""
     runs = services.training.runs(visitor.owner)
     run = pick(runs, followed)
     listing = slot(list_html(runs, run.run if run else ""))
     return {tab.followed: followed, tab.run: card_html(run), tab.listing: listing, **buttons(tab, run, runs)}
-
-
-def follow(services: Services, visitor: Visitor, tab: RunCard, *, picked: str) -> Drawn:
-    """A row of the list was clicked; the id is looked up among the visitor's own runs."""
-    return show(services, visitor, tab, followed=picked)
 
 
 def _shown(services: Services, visitor: Visitor, followed: str) -> RunView | None:
@@ -216,10 +209,8 @@ _CURVES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def small_html(run: RunView | None) -> str:
-    """Four small pictures of one run."""
-    curves = [
-        charts.small(label, run.curves.get(name, []), run.steps, show) for name, (label, show) in _CURVES.items() if run
-    ]
+    kinds = [(name, *kind) for name, kind in _CURVES.items() if run]
+    curves = [charts.small(label, run.curves.get(name, []), run.steps, show) for name, label, show in kinds if run]
     return _small_charts(curves) if any(curves) else html.note(NO_CURVES)
 
 

@@ -45,8 +45,6 @@ class Setup:
 
 
 class SideValues(TypedDict):
-    """What the widgets of one side hold."""
-
     model: str
     prompt: str
     shots: float
@@ -132,8 +130,7 @@ def method_label(card_: AdapterCard) -> str:
     """``LoRA r8``."""
     method = all_methods().get(card_.method)
     name = method.label if method else str(card_.method).capitalize()
-    ranked = card_.rank and (method is None or method.rank_label == "Rank")
-    return f"{name} r{card_.rank}" if ranked else name
+    return f"{name} r{card_.rank}" if card_.rank and (method is None or method.rank_label == "Rank") else name
 
 
 def source_choices(services: Services, uploaded: Path | None) -> list[tuple[str, str]]:
@@ -158,17 +155,13 @@ def name_of(setup: Setup, known: dict[str, str]) -> str:
 def line_html(services: Services, setup: Setup) -> str:
     """The quiet line under the model: what else goes into every question."""
     prompt, line = setup.prompt.strip(), "No system prompt"
-    if prompt and ready(services).yes:
-        line = f"System prompt, {services.compare.prompt_tokens(prompt)} tokens"
-    elif prompt:  # until the base is there to count tokens
-        line = f"System prompt, {len(prompt.split())} words"
-    if setup.shots:
-        line += f", {setup.shots} answered example{'s' if setup.shots > 1 else ''}"
-    return html.note(line)
+    if prompt:  # words until the base is there to count tokens
+        tokens = f"{services.compare.prompt_tokens(prompt)} tokens" if ready(services).yes else ""
+        line = f"System prompt, {tokens or f'{len(prompt.split())} words'}"
+    return html.note(f"{line}, {html.plural(setup.shots, 'answered example')}" if setup.shots else line)
 
 
 def switch_html(services: Services, visitor: Visitor, setup: Setup) -> str:
-    """Make the chosen adapter active, and how long that took."""
     if setup.model == "base" or not ready(services).yes:
         return line_html(services, setup)
     try:

@@ -76,7 +76,6 @@ def now_html(runs: Sequence[RunView], answering: bool = False) -> str:
 
 
 def prove(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
-    """Read the live weights again and compare."""
     try:
         proof = services.bases.fingerprint_check()
     except FAILURES as error:
@@ -213,16 +212,16 @@ def show_storage(services: Services, visitor: Visitor, view: StorageView) -> Upd
 def ask(services: Services, visitor: Visitor, view: StorageView, *, picked: str) -> Updates:
     """The question before anything is removed. ``picked`` comes from the page: ``KIND:ID``, ``KIND:`` for all of a
     kind, or ``everything``. Raises NotFoundError."""
-    question = question_of(services, visitor, picked)
-    yes = "Yes, delete it all" if picked == EVERYTHING else "Yes, remove"
-    return {view.asked: picked, view.words: html.note(question), view.question: gr.update(visible=True), view.yes: yes}
+    yes, question = ("Yes, delete it all" if picked == EVERYTHING else "Yes, remove"), gr.update(visible=True)
+    words = html.note(_question(services, visitor, picked))
+    return {view.asked: picked, view.words: words, view.question: question, view.yes: yes}
 
 
 def keep(services: Services, visitor: Visitor, view: StorageView) -> Updates:
     return {view.asked: "", view.question: AWAY}
 
 
-def question_of(services: Services, visitor: Visitor, wanted: str) -> str:
+def _question(services: Services, visitor: Visitor, wanted: str) -> str:
     kind, _, id = wanted.partition(":")
     if wanted == EVERYTHING:
         items = services.storage.items(visitor.owner)
@@ -241,13 +240,12 @@ def question_of(services: Services, visitor: Visitor, wanted: str) -> str:
 def remove(services: Services, visitor: Visitor, view: StorageView, *, asked: str) -> Updates:
     """After Yes. Where it fails the question closes too, and the list shows what is left."""
     kind, _, id = asked.partition(":")
+    storage, owner = services.storage, visitor.owner
     try:
         if asked == EVERYTHING:
-            done = services.storage.remove_everything(visitor.owner)
-        elif id:
-            done = services.storage.remove(kind, id, visitor.owner)
+            done = storage.remove_everything(owner)
         else:
-            done = services.storage.remove_kind(kind, visitor.owner)
+            done = storage.remove(kind, id, owner) if id else storage.remove_kind(kind, owner)
         text = _removed(done, counted(done.items), RUN)
     except FAILURES as error:
         text = card(error)

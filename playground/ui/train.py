@@ -41,7 +41,6 @@ class RunForm:
     followed: gr.State
 
     def build_form(self, services: Services) -> None:
-        """The cards for time and method."""
         method, *_ = methods = sorted(services.training.methods(), key=lambda method: method.order)
         offered = services.training.presets(_TYPICAL_ROWS)
         title, steps = "How much time to give it", offered[0].steps
@@ -90,8 +89,6 @@ class RunForm:
 
 
 class TrainTab(ExamplesCard, RunForm, RunCard):
-    """Every widget of the tab."""
-
     def __init__(self, services: Services) -> None:
         self.followed = gr.State("")
         with gr.Row(elem_classes="two"):

@@ -154,13 +154,11 @@ def _safe(block: Block, value: Any) -> Any:
     """A widget's value, or an update of it."""
     if not isinstance(block, AS_HTML):
         return value
-    if isinstance(value, str):
-        return safe_html(value)
     if isinstance(value, list):  # a Chatbot's messages
         return [_safe(block, one) for one in value]
     if isinstance(value, dict):
         return {name: _safe(block, one) if name in ("value", "content") else one for name, one in value.items()}
-    return value
+    return safe_html(value) if isinstance(value, str) else value
 
 
 def update_of(value: Value) -> dict[str, Any]:
@@ -225,11 +223,8 @@ class Initial(Choices):
         return {**super().update(), "value": self.value, "interactive": True}
 
 
-class _Picked:
-    """As an input: the id that a click inside an HTML widget carries, a text that the handler must not trust."""
-
-
-PICKED = _Picked()
+PICKED = object()
+"""As an input: the id that a click inside an HTML widget carries, a text that the handler must not trust."""
 
 
 @dataclass(frozen=True)
@@ -388,10 +383,9 @@ class Memo(dict[str, Any]):
 
     def changed(self, name: str, value: object) -> bool:
         """Whether it is another value than the last one; from now on it is the last one."""
-        if name in self and self[name] == value:
-            return False
+        changed = name not in self or self[name] != value
         self[name] = value
-        return True
+        return changed
 
     def fresh(self, part: str, drawn: Drawn) -> Drawn:
         """The widgets of a part whose values have changed. A part names the same widgets in the same order."""

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from filelock import FileLock
 from playground.library.bases import Base
 from playground.settings import PROJECT_ROOT
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SLOW = 600_000
 """Milliseconds that a training or some dozens of replies may take on a busy machine."""
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
@@ -67,58 +69,91 @@ def _one_file_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
+@contextmanager
+def running(home: Path, base: Path | None = None) -> Iterator[App]:
+    """An app that is stopped at the end, without an unexpected error in its log."""
+    app = start_app(home, home.parent / "app.log", base)
+    yield app
+    app.stop()
+    assert "Traceback" not in app.log.read_text(), app.log.read_text()[-4000:]
+
+
 @pytest.fixture(scope="module")
 def app(real_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     home = tmp_path_factory.mktemp("e2e") / "home"
     home.mkdir()
     (home / "bases").symlink_to(real_base.path.parent)
-    running = start_app(home, home.parent / "app.log")
-    yield running
-    running.stop()
-    assert "Traceback" not in running.log.read_text(), running.log.read_text()[-4000:]
+    with running(home) as app:
+        yield app
+
+
+def launch(chromium: Any, *more: str) -> Any:
+    return chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *more])
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Closed with its file: while it is open its event loop runs in this thread, and no other test may start one."""
-    path = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
-    if path is None:
+    if CHROMIUM is None:
         if os.environ.get("CI"):
             pytest.fail("No Chromium on this machine; the gate installs it.")
         pytest.skip("No Chromium on this machine: install Debian's package chromium to run the browser tests.")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        opened = launch(playwright.chromium)
         yield opened
         opened.close()
 
 
-@pytest.fixture
-def page(app: App, browser: Any) -> Iterator[Any]:
-    """A fresh visitor at 1280 px, on the page, with the base ready."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    open_page(opened, app)
-    yield opened
+@contextmanager
+def visit(
+    browser: Any, app: App, width: int = 1280, before: Callable[[Any], None] = lambda page: None
+) -> Iterator[Any]:
+    """A fresh visitor on the page, with the base ready. width: in pixels. before: called before the page is opened."""
+    context = browser.new_context(viewport={"width": width, "height": 860}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    before(page)
+    page.goto(app.url)
+    page.get_by_role("tab", name="Compare").wait_for()
+    ready = "() => { const ask = document.querySelector('.main-act'); return ask && !ask.disabled }"
+    page.wait_for_function(ready, timeout=120_000)
+    yield page
     context.close()
 
 
-def open_page(page: Any, app: App) -> None:
-    page.goto(app.url)
-    page.get_by_role("tab", name="Compare").wait_for()
-    page.wait_for_function(
-        "() => { const ask = document.querySelector('.main-act'); return ask && !ask.disabled }", timeout=120_000
-    )
+@pytest.fixture
+def page(app: App, browser: Any) -> Iterator[Any]:
+    with visit(browser, app) as page:
+        yield page
 
 
 def tab(page: Any, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
 
-def upload(page: Any, file: Path) -> None:
+def press(page: Any, name: str, exact: bool = False) -> None:
+    page.get_by_role("button", name=name, exact=exact).click()
+
+
+def unfold(page: Any, label: str) -> None:
+    page.locator("button.label-wrap", has_text=label).click()
+
+
+def sees(page: Any, *texts: str, timeout: float | None = None) -> None:
+    """Waits until each text is there."""
+    for text in texts:
+        page.get_by_text(text).first.wait_for(timeout=timeout)
+
+
+def upload(page: Any, file: Path, *says: str) -> None:
+    """Drops the file on the Train tab, and waits for what is said of it."""
     tab(page, "Train")
     page.locator(".drop input[type=file]").set_input_files(str(file))
+    sees(page, *says)
+
+
+def examples(count: int, name: str = "hospital_reports") -> list[str]:
+    """The first lines of a shipped set."""
+    return (PROJECT_ROOT / "examples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:count]

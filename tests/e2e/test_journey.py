@@ -1,21 +1,16 @@
-"""On the real base, one app for all: upload, train, refresh, compare, switch; a verdict, stopped and voted on; a busy
-machine."""
+"""On the real base, one app for all: upload, train, refresh, compare, switch; a verdict, stopped and voted on."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from playground.settings import PROJECT_ROOT
-from tests.e2e.conftest import SLOW, App, open_page, tab, upload
+from tests.e2e.conftest import SLOW, App, examples, press, sees, tab, unfold, upload, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -23,10 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.real]
 @pytest.fixture(scope="module")
 def ward_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A person's own table: other column names, one row without an answer."""
-    rows = [
-        json.loads(line)
-        for line in (PROJECT_ROOT / "examples" / "hospital_reports.jsonl").read_text().splitlines()[:160]
-    ]
+    rows = [json.loads(line) for line in examples(160)]
     file = tmp_path_factory.mktemp("upload") / "ward.csv"
     with file.open("w", newline="") as out:
         writer = csv.writer(out)
@@ -38,56 +30,44 @@ def ward_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(app: App, browser: Any, ward_csv: Path) -> str:
-    """Upload a file, train for real on the default base, refresh in the middle, wait for the adapter. Returns its
-    id."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    open_page(page, app)
-    upload(page, ward_csv)
-    page.get_by_text("161 rows").first.wait_for()
-    page.get_by_text("1 row").first.wait_for()
-    page.get_by_role("button", name="Start training").click()
-    page.locator(".run-card [role=progressbar]").wait_for()
-    page.reload()
-    tab(page, "Train")
-    card = page.locator(".run-card")
-    card.get_by_text("ward").first.wait_for()
-    card.get_by_text("Step ").first.wait_for(timeout=SLOW)
-    assert "Training" in card.inner_text() or "Done" in card.inner_text()
-    card.get_by_text("Done").first.wait_for(timeout=SLOW)
-    context.close()
+    """Upload a file, train for real on the default base, refresh in the middle, wait for the adapter; its id."""
+    with visit(browser, app) as page:
+        upload(page, ward_csv, "161 rows", "1 row")
+        press(page, "Start training")
+        card = page.locator(".run-card")
+        card.locator("[role=progressbar]").wait_for()
+        page.reload()
+        tab(page, "Train")
+        sees(card, "ward")
+        sees(card, "Step ", timeout=SLOW)
+        assert "Training" in card.inner_text() or "Done" in card.inner_text()
+        sees(card, "Done", timeout=SLOW)
     return "ward"
 
 
 def test_the_trained_model_beside_the_base_with_its_prompt(page: Any, trained: str) -> None:
     tab(page, "Train")
-    page.get_by_role("button", name="Compare in chat").click()
+    press(page, "Compare in chat")
     page.get_by_label("Model of side B").wait_for()
     assert trained in page.get_by_label("Model of side B").input_value()
-    page.get_by_placeholder("Ask every side the same thing").fill(
-        "Female, 61, cough for two weeks, BP 130/80, pulse 88, no fever."
-    )
-    page.get_by_role("button", name="Ask", exact=True).click()
+    question = "Female, 61, cough for two weeks, BP 130/80, pulse 88, no fever."
+    page.get_by_placeholder("Ask every side the same thing").fill(question)
+    press(page, "Ask", exact=True)
     for letter in "AB":
         page.locator(f".s{letter} .thought-group, .s{letter} .title-text").first.wait_for(timeout=120_000)
     told, tuned = (page.locator(f".s{letter}").inner_text() for letter in "AB")
-    assert "Reviewed by Dr. Sharma" in tuned
-    assert " in · " in told
-    assert " out · " in tuned
+    assert ("Reviewed by Dr. Sharma" in tuned, " in · " in told, " out · " in tuned) == (True, True, True)
     assert "1 of 1" in page.locator(".score").inner_text()
 
 
 def test_switching_adapters_keeps_the_base(page: Any, trained: str) -> None:
     tab(page, "Adapters")
-    row = page.locator(f"button[data-id='{trained}']")
-    row.click()
-    page.get_by_text("Active in").first.wait_for()
-    page.get_by_text("unchanged").first.wait_for()
+    page.locator(f"button[data-id='{trained}']").click()
+    sees(page, "Active in", "unchanged")
     page.locator("button[data-id='support_json']").click()
     page.locator("button[data-id='support_json']").get_by_text("Active").wait_for()
     page.get_by_placeholder("Write a message").fill("My kettle, order C-12345, is broken. I want my money back.")
-    page.get_by_role("button", name="Send").click()
+    press(page, "Send")
     page.locator(".one-pane").get_by_text(" out · ").wait_for(timeout=120_000)
     assert "category" in page.locator(".one-pane").inner_text()
 
@@ -95,19 +75,18 @@ def test_switching_adapters_keeps_the_base(page: Any, trained: str) -> None:
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten held-out rows of a shipped set, as a person's own file."""
-    lines = (PROJECT_ROOT / "examples" / "hospital_reports_heldout.jsonl").read_text(encoding="utf-8").splitlines()[:10]
     file = tmp_path_factory.mktemp("judged") / "ward.jsonl"
-    file.write_text("\n".join(lines), encoding="utf-8")
+    file.write_text("\n".join(examples(10, "hospital_reports_heldout")), encoding="utf-8")
     return file
 
 
 def fill(page: Any, file: Path, tokens: int, *, again: bool = False) -> None:
     """Drop the file, keep two sides, and measure no more than the replies. again: there is a verdict, so the form is
     folded."""
-    page.get_by_role("tab", name="Verdict").click()
+    tab(page, "Verdict")
     if again:
         page.locator(".v-headline").wait_for()
-        page.get_by_role("button", name="A new verdict").click()
+        press(page, "A new verdict")
     page.get_by_role("button", name="Measure (200 replies)").wait_for()
     page.locator(".verdict-form .drop input[type=file]").first.set_input_files(str(file))
     page.get_by_text("10 rows of ward.jsonl").wait_for()
@@ -124,22 +103,21 @@ def fill(page: Any, file: Path, tokens: int, *, again: bool = False) -> None:
 
 def test_from_an_upload_to_the_report(page: Any, held_out: Path, tmp_path: Path) -> None:
     fill(page, held_out, 24)
-    page.get_by_role("button", name="Measure (20 replies)").click()
+    press(page, "Measure (20 replies)")
     page.locator(".verdict-head.live [role=progressbar]").wait_for()
     page.reload()
-    page.get_by_role("tab", name="Verdict").click()
+    tab(page, "Verdict")
     page.locator(".v-headline").wait_for(timeout=SLOW)
     shown = page.locator(".verdict").inner_text()
-    assert "hospital_reports" in shown
-    assert "10 examples" in shown
+    assert ("hospital_reports" in shown, "10 examples" in shown) == (True, True)
     page.locator(".v-reasons a").first.click()
     page.locator(".verdict .v-here").wait_for()
     page.get_by_text("Where they have the same figure (10)").click()  # replies of 24 tokens: none reaches the last line
     page.locator(".v-alike .v-example > summary").first.click()
     page.get_by_role("button", name="Replay the reply of hospital_reports").first.click()
-    page.get_by_text("the same text again, letter for letter").wait_for(timeout=SLOW)
+    sees(page, "the same text again, letter for letter", timeout=SLOW)
     with page.expect_download() as got:
-        page.get_by_role("button", name="Report (HTML)").click()
+        press(page, "Report (HTML)")
     file = tmp_path / "report.html"
     got.value.save_as(file)
     report = page.context.new_page()
@@ -148,7 +126,7 @@ def test_from_an_upload_to_the_report(page: Any, held_out: Path, tmp_path: Path)
     assert report.locator(".v-range").count() > 4
     report.close()
     with page.expect_download() as got:
-        page.get_by_role("button", name="Rows (JSONL)").click()
+        press(page, "Rows (JSONL)")
     rows = [json.loads(line) for line in Path(got.value.path()).read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 20
     address = page.locator(".verdict-head a").get_attribute("href")
@@ -160,9 +138,9 @@ def test_from_an_upload_to_the_report(page: Any, held_out: Path, tmp_path: Path)
 def test_a_stop_in_the_middle_keeps_what_is_measured(page: Any, held_out: Path) -> None:
     fill(page, held_out, 96, again=True)
     page.get_by_label("Repeats", exact=True).fill("8")  # so that it is stopped long before its end
-    page.get_by_role("button", name="Measure (180 replies)").click()
+    press(page, "Measure (180 replies)")
     page.get_by_text(re.compile(r"(1[6-9]|[2-9]\d|1\d\d) of 180")).first.wait_for(timeout=SLOW)
-    page.get_by_role("button", name="Stop and keep what is measured").click()
+    press(page, "Stop and keep what is measured")
     page.locator(".verdict-head").get_by_text("Stopped", exact=True).wait_for(timeout=SLOW)
     page.locator(".v-headline").wait_for()
     assert "stopped early" in page.locator(".v-answer").inner_text()
@@ -170,97 +148,30 @@ def test_a_stop_in_the_middle_keeps_what_is_measured(page: Any, held_out: Path) 
 
 def test_a_blind_vote_shows_no_name_until_it_is_asked_for(page: Any) -> None:
     """On the verdict that was measured last."""
-    page.get_by_role("tab", name="Verdict").click()
+    tab(page, "Verdict")
     page.locator(".v-headline").wait_for()
-    page.get_by_text("Blind vote", exact=True).click()
-    page.get_by_role("button", name="Vote on the verdict above").click()
+    unfold(page, "Blind vote")
+    press(page, "Vote on the verdict above")
     ballot = page.locator(".ballot")
     ballot.wait_for()
     page.locator(".v-headline").wait_for(state="hidden")
     assert not any(name in ballot.inner_text() for name in ("hospital_reports", "Base + prompt"))
     left = page.get_by_text(re.compile(r"0 votes so far, \d+ comparisons? left")).inner_text()
     for number, choice in enumerate(("Left is better", "Right is better", "As good"), 1):
-        page.get_by_role("button", name=choice).click()
+        press(page, choice)
         page.get_by_text(re.compile(rf"^{number} votes? so far")).wait_for()
-    page.get_by_role("button", name="Take the last vote back").click()
-    page.get_by_text("2 votes so far").wait_for()
+    press(page, "Take the last vote back")
+    sees(page, "2 votes so far")
     ballot.focus()
     page.keyboard.press("1")
-    page.get_by_text("3 votes so far").wait_for()
-    page.get_by_role("button", name="Reveal").click()
-    revealed = page.locator(".revealed")
-    revealed.wait_for()
-    assert "hospital_reports" in revealed.inner_text()
-    assert "People's votes: 3" in revealed.inner_text()
+    sees(page, "3 votes so far")
+    press(page, "Reveal")
+    sees(page.locator(".revealed"), "hospital_reports", "People's votes: 3")
     page.locator(".v-headline").wait_for()
     page.reload()
-    page.get_by_role("tab", name="Verdict").click()
-    page.get_by_text("Blind vote", exact=True).click()
-    page.get_by_role("button", name="Vote on the verdict above").click()
-    page.get_by_text(re.compile(f"3 votes so far, {int(left.split()[4]) - 3} ")).wait_for()
-    page.get_by_text("Blind vote", exact=True).click()
+    tab(page, "Verdict")
+    unfold(page, "Blind vote")
+    press(page, "Vote on the verdict above")
+    sees(page, f"3 votes so far, {int(left.split()[4]) - 3} ")
+    unfold(page, "Blind vote")
     page.locator(".v-headline").wait_for()
-
-
-ASKED = 1
-"""So many of these pages are asked a question."""
-
-
-@pytest.fixture
-def busy() -> Iterator[None]:
-    """Two processes that burn the processor."""
-    burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-    yield
-    for process in burning:
-        process.kill()
-        process.wait()
-
-
-def looks(page: Any, count: int) -> None:
-    """Wait until the page has looked at the server so many times again: what was under way before has arrived then."""
-    for _ in range(count):
-        page.wait_for_event("request", lambda request: "/queue/join" in request.url)
-
-
-@pytest.mark.parametrize("loads", [3, pytest.param(20, marks=pytest.mark.soak)])
-def test_loads_of_a_busy_page_show_and_ask_what_the_scores_name(app: App, browser: Any, busy: None, loads: int) -> None:
-    """Three in the gate: about every second was wrong where a timer wrote what a person can set."""
-    lies = []
-    for load in range(loads):
-        context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        open_page(page, app)
-        looks(page, 3)
-        shown = [page.get_by_label(f"Model of side {letter}").input_value() for letter in "AB"]
-        named = [page.locator(".score tbody th").nth(place).inner_text() for place in (0, 1)]
-        wanted = ["Base model", "hospital_reports"]
-        if (
-            not all(model in text for model, text in zip(wanted, shown, strict=True))
-            or "hospital_reports" not in named[1]
-        ):
-            lies.append((load, shown, named))
-        if load < ASKED:
-            asked = answered_by(page)
-            if asked != ["none", "hospital_reports"]:
-                lies.append((load, shown, asked))
-        context.close()
-    assert lies == []
-
-
-def answered_by(page: Any) -> list[str]:
-    """Ask both sides, and read from their stamps which adapter wrote."""
-    page.get_by_role("button", name="Same for every side").click()
-    page.get_by_label("Longest reply, tokens").fill("4")
-    page.get_by_placeholder("Ask every side the same thing").fill("Male, 54, cough.")
-    page.get_by_role("button", name="Ask", exact=True).click()
-    found = []
-    for letter in "AB":
-        title = page.locator(f".s{letter} .thought-group .title").first
-        title.wait_for(timeout=120_000)
-        title.click()
-        fact = page.locator(f".s{letter} .thought-group dt", has_text="Adapter").locator(
-            "xpath=following-sibling::dd[1]"
-        )
-        found.append(re.split(r"\s", fact.first.inner_text())[0])
-    return found

@@ -36,6 +36,13 @@ def call(services: FakeServices, me: Visitor) -> Call:
     return called
 
 
+def says(shown: Any, *parts: str) -> None:
+    """Each part stands in what is shown (a text, or an update of one), and nobody else's tag does."""
+    text = str(shown["value"] if isinstance(shown, dict) else shown)
+    assert [part for part in parts if part not in text] == [], text
+    assert "<img" not in text
+
+
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> WholePage:
     """The page's tabs as they are built, for handlers that are called directly."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 from playground.chat.compare import Reply, Side
 from playground.chat.demo import DemoState
@@ -48,11 +51,24 @@ def run_view(run: str = "r1", state: str = "RUNNING", **changes: Any) -> RunView
     return RunView(run=run, state=state, **{**made, **changes})
 
 
-@dataclass
+def always(answer: Any) -> Any:
+    """A method that answers the same whatever it is asked."""
+    return lambda self, *asked, **more: answer
+
+
+def noted(name: str, answer: Any = None) -> Any:
+    """A method that notes what it was asked for in the list of this name."""
+
+    def method(self: Any, first: Any, *rest: Any) -> Any:
+        getattr(self, name).append(first)
+        return answer
+
+    return method
+
+
 class FakeBases:
-    now: BaseState = field(
-        default_factory=lambda: BaseState("ready", "smollm2-135m is ready", "smollm2-135m", fingerprint="3f9a7c21")
-    )
+    def __init__(self) -> None:
+        self.now = BaseState("ready", "smollm2-135m is ready", "smollm2-135m", fingerprint="3f9a7c21")
 
     def state(self) -> BaseState:
         return self.now
@@ -61,25 +77,24 @@ class FakeBases:
         raise InputError(f"{spec} is no base.")
 
 
-@dataclass
+TURN = (Message("user", "in"), Message("assistant", "out"))
+CHECKED = Checked(
+    *("prompt-completion", "sft", 3, (Example(TURN, 1),) * 2),
+    bad=(BadRow(3, "the answer is empty", "fill it"),),
+    columns=("patient", "report"),
+    mapping={"prompt": "patient", "completion": "report"},
+)
+TOKENS = (Token(f"user {EVIL}", "read"), Token("o", "learned"), Token("ut", "learned"))
+
+
 class FakeData:
-    folder: Path
-    checked: Checked | Exception = field(
-        default_factory=lambda: Checked(
-            "prompt-completion",
-            "sft",
-            3,
-            (Example((Message("user", "in"), Message("assistant", "out")), 1),) * 2,
-            bad=(BadRow(3, "the answer is empty", "fill it"),),
-            columns=("patient", "report"),
-            mapping={"prompt": "patient", "completion": "report"},
-        )
-    )
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checked: Checked | Exception = CHECKED
 
     def sets(self) -> list[ShippedSet]:
-        prompt = self.folder / "prompt.txt"
+        prompt, rows = self.folder / "prompt.txt", self.folder / "rows.jsonl"
         prompt.write_text("End with Reviewed by Dr. Sharma.", encoding="utf-8")
-        rows = self.folder / "rows.jsonl"
         name, title = "hospital_reports", "Hospital reports"
         return [ShippedSet(name, title, "", rows, rows, prompt, "Male, 54.", "ends-with:Sharma", name, prompt)]
 
@@ -91,26 +106,16 @@ class FakeData:
     def handed_over(self, path: Path, owner: str = "local") -> Path:
         return path
 
-    def test_share(self, path: Path) -> float:
-        return 0.15
-
-    def columns(self, path: Path, owner: str = "") -> tuple[str, ...]:
-        return ("colour", "size")
-
     def keep_uploads(self, paths: list[Path], owner: str) -> Path:
         return paths[0]
 
-    def keep_text(self, text: str, owner: str) -> Path:
-        return Path("pasted.txt")
+    test_share, columns = always(0.15), always(("colour", "size"))
+    keep_text, bad_rows_file = always(Path("pasted.txt")), always(Path("rows-bad-rows.csv"))
+    advice = always((Advice("few", f"Two rows are few {EVIL}.", (1, 2), "warn"),))
+    preview = always((TokenPreview("", TOKENS),))
 
     def tokens(self, checked: Checked, max_tokens: int, tell: Any = None) -> TokenReport:
         return TokenReport(array("L", [1, 2]), array("L", [70, 120]), array("L", [5, 11]), max_tokens, False)
-
-    def advice(self, checked: Checked, tokens: Any = None) -> tuple[Advice, ...]:
-        return (Advice("few", f"Two rows are few {EVIL}.", (1, 2), "warn"),)
-
-    def preview(self, checked: Checked, index: int, max_tokens: int, turns: str = "all") -> tuple[TokenPreview, ...]:
-        return (TokenPreview("", (Token(f"user {EVIL}", "read"), Token("o", "learned"), Token("ut", "learned"))),)
 
     def table(self, path: Path, rows: list[int], owner: str) -> Table:
         return Table(("patient", "report"), {row: [f"p{row}", ""] for row in rows})
@@ -119,48 +124,32 @@ class FakeData:
         self.changes = changes
         return Path("rows-edited.jsonl")
 
-    def bad_rows_file(self, path: Path, checked: Checked, tokens: Any, owner: str) -> Path:
-        return Path("rows-bad-rows.csv")
 
-
-@dataclass
 class FakeTraining:
-    listed: list[RunView] = field(default_factory=list)
-    blocked: str = ""
-    started: list[Any] = field(default_factory=list)
-    cancelled: list[tuple[str, bool]] = field(default_factory=list)
-    moved: list[tuple[str, str]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.listed: list[RunView] = []
+        self.blocked = ""
+        self.started: list[Any] = []
+        self.cancel, self.move = Mock(), Mock()
 
-    def methods(self) -> list[Any]:
-        return list(all_methods().values())
-
-    def presets(self, rows: int) -> list[Preset]:
-        return [Preset("quick", "Quick look", 20), Preset("good", "Good", 48)]
+    start = noted("started", "r1")
+    presets = always([Preset("quick", "Quick look", 20), Preset("good", "Good", 48)])
+    methods = always([*all_methods().values()])
 
     def plan(self, request: Any) -> Plan:
         sizes = (1_221_120, 134_515_008, 130, 1_900_000_000, 20_400_000_000, 9_800_000)
         return Plan(*sizes, 2, request.steps or 20, 1e-3, 8, self.blocked)
 
-    def start(self, request: Any) -> str:
-        self.started.append(request)
-        return "r1"
-
     def runs(self, owner: str = "local") -> list[RunView]:
         return self.listed
 
-    def cancel(self, run: str, owner: str, keep: bool = False) -> None:
-        self.cancelled.append((run, keep))
 
-    def move(self, run: str, to: str, owner: str) -> None:
-        self.moved.append((run, to))
-
-
-@dataclass
 class FakeAdapters:
-    rows: list[AdapterRow] = field(default_factory=lambda: [row()])
-    switched: list[str] = field(default_factory=list)
-    learns: tuple[AdapterCard, ...] = ()
-    became_: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.rows, self.switched = [row()], list[str]()
+        self.learns: tuple[AdapterCard, ...] = ()
+        self.became_: dict[str, str] = {}
+        self.remove = Mock(side_effect=AdapterError("It ships with the app and stays."))
 
     def learning(self, owner: str = "local") -> tuple[AdapterCard, ...]:
         return self.learns
@@ -175,9 +164,6 @@ class FakeAdapters:
         self.switched.append(adapter_id)
         return Switch(0.41, 0.0, "3f9a7c21", True)
 
-    def remove(self, adapter_id: str, owner: str) -> None:
-        raise AdapterError("It ships with the app and stays.")
-
 
 @dataclass
 class FakeCompare:
@@ -185,14 +171,13 @@ class FakeCompare:
     error: Exception | None = None
     asked: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def ask(
-        self, sides: Any, histories: Any, question: str, sampling: Any, owner: str, session: str
-    ) -> Iterator[list[Reply]]:
-        self.asked.append((sides, histories, question, sampling, owner, session))
+    def ask(self, *asked: Any) -> Iterator[list[Reply]]:
+        sides, *_ = asked
+        self.asked.append(asked)
         yield [Reply(waiting="2nd in line, about 8 s") for _ in sides]
         if self.error:
             raise self.error
-        texts = [self.texts[place % len(self.texts)] for place in range(len(sides))]
+        texts = [text for text, _ in zip(cycle(self.texts), sides, strict=False)]
         yield [Reply(text=text[:3], prompt_tokens=49) for text in texts]
         stamp = {"base": "3f9a7c21", "prompt": {"text": "<|im_start|>", "sha256": "5e0c"}, "seed": 7}
         figures: Any = {"prompt_tokens": 49, "completion_tokens": 9, "seconds": 2.4, "stamp_id": "5e0c1f"}
@@ -205,20 +190,9 @@ class FakeCompare:
         return len(text.split())
 
 
-class FakeDemo:
-    def state(self, owner: str) -> DemoState:
-        return DemoState()
-
-
-class FakeDevice:
-    def line(self, owner: str = "local") -> str:
-        return "Device: idle"
-
-    def status(self) -> dict[str, Any]:
-        base = {"id": "smollm2-135m", "phase": "ready", "message": "ready", "fingerprint": "3f9a7c21"}
-        parts = [{"name": f"Base {EVIL}", "bytes": 40, "kind": "base"}]
-        held = {"device": "CPU, 2 cores", "precision": "fp32", "budget_bytes": 100, "used_bytes": 40}
-        return {**held, "leases": [], "queue": [], "parts": parts, "base": base}
+BASE = {"id": "smollm2-135m", "phase": "ready", "message": "ready", "fingerprint": "3f9a7c21"}
+STATUS = {"device": "CPU, 2 cores", "precision": "fp32", "budget_bytes": 100, "used_bytes": 40, "base": BASE}
+STATUS |= {"leases": [], "queue": [], "parts": [{"name": f"Base {EVIL}", "bytes": 40, "kind": "base"}]}
 
 
 @dataclass
@@ -233,9 +207,7 @@ class FakeVerdicts:
     removed: list[str] = field(default_factory=list)
     judged: list[tuple[Any, Any]] = field(default_factory=list)
 
-    def start(self, request: VerdictRequest) -> str:
-        self.started.append(request)
-        return "v1"
+    start, stop = noted("started", "v1"), noted("stopped")
 
     def views(self, owner: str = "local") -> list[VerdictView]:
         return self.listed if owner == "local" else []
@@ -245,9 +217,6 @@ class FakeVerdicts:
         if found is None:
             raise NotFoundError("There is no such verdict.")
         return replace(found, record=None if found.live else self.record)
-
-    def stop(self, id: str, owner: str = "local") -> None:
-        self.stopped.append(id)
 
     def remove(self, id: str, owner: str = "local") -> None:
         self.removed.append(id)
@@ -289,7 +258,9 @@ class FakeServices:
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self.settings = Settings(home=folder, shared=shared)
         self.bases, self.data, self.training = FakeBases(), FakeData(folder), FakeTraining()
-        self.adapters, self.compare, self.demo, self.device = FakeAdapters(), FakeCompare(), FakeDemo(), FakeDevice()
+        self.adapters, self.compare = FakeAdapters(), FakeCompare()
+        self.demo = SimpleNamespace(state=lambda owner: DemoState())
+        self.device = SimpleNamespace(line=lambda owner: "Device: idle", status=lambda: STATUS)
         self.verdicts, self.replay = FakeVerdicts(), FakeReplay()
         self.sessions = Sessions(folder / "playground.sqlite")
 

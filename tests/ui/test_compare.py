@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from playground.chat.compare import Turn
 from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
 from playground.ui import asking, compare, side, words
@@ -15,10 +15,9 @@ from playground.ui.asking import Comparison
 from playground.ui.compare import CompareTab
 from playground.ui.page import WholePage
 from playground.ui.side import Divider, Log, Setup
-from playground.ui.wiring import Updates, Visitor, visitor
-from playground.workspace.visitors import owner_of
-from tests.ui.conftest import Call
-from tests.ui.fakes import EVIL, FakeServices, card, row
+from playground.ui.wiring import Updates, Visitor
+from tests.ui.conftest import Call, says
+from tests.ui.fakes import EVIL, card, row
 
 SAMPLING: Any = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 128, "seed": 7}
 SCORED: Any = {"check": {"kind": "ends-with", "text": "Dr. Sharma"}}
@@ -54,71 +53,58 @@ def once(ask: Any, tab: CompareTab) -> Comparison:
     return answered
 
 
-def test_both_sides_answer_and_are_scored(services: FakeServices, tab: CompareTab, ask: Any) -> None:
+def test_both_sides_answer_and_are_scored(services: Any, tab: CompareTab, ask: Any) -> None:
     last = ask(Comparison(), "Male, 54.", TOLD_AND_TRAINED)[-1]
-    for said in ("0 of 1", "1 of 1", "Base + prompt"):
-        assert said in last[tab.board]
+    says(last[tab.board], "0 of 1", "1 of 1", "Base + prompt")
     assert last[tab.sides["A"].chat][1]["content"] == '<div class="said">plain</div>'
     assert last[tab.sides["B"].chat][2]["metadata"]["title"] == "49 in · 9 out · 2.4 s · 5e0c"
     asked, histories, question, sampling, owner, session = services.compare.asked[0]
     assert [one.model for one in asked] == ["base", "hospital_reports"]
-    assert asked[0].system_prompt == "Be careful"
-    assert histories == [[], []]
+    assert (asked[0].system_prompt, histories) == ("Be careful", [[], []])
     assert (question, sampling.seed, owner, session) == ("Male, 54.", 7, "local", "tab-1")
 
 
-def test_while_it_waits_a_pane_says_where_in_line(tab: CompareTab, ask: Any) -> None:
-    first, waiting, *_, last = ask(Comparison(), "Hello")
-    assert "2nd in line, about 8 s" in waiting[tab.sides["A"].chat][1]["content"]
+def test_a_pane_says_where_in_line_it_waits_and_the_next_turn_sends_the_first(
+    services: Any, tab: CompareTab, ask: Any, once: Comparison
+) -> None:
+    first, waiting, *_, last = ask(once, "Two")
+    says(waiting[tab.sides["A"].chat][-1]["content"], "2nd in line, about 8 s")
     assert (first[tab.ask]["visible"], last[tab.ask]["visible"]) == (False, True)
-
-
-def test_the_next_turn_sends_the_first(services: FakeServices, ask: Any, once: Comparison) -> None:
-    ask(once, "Two")
-    history = services.compare.asked[1][1][0]
-    assert [(turn.question, turn.reply) for turn in history] == [("One", "plain")]
+    assert services.compare.asked[1][1][0] == [Turn("One", "plain")]
 
 
 def test_another_model_starts_afresh(services: Any, call: Call, tab: CompareTab, ask: Any, once: Comparison) -> None:
     said, view = sides(A=("hospital_reports", "", 0)), tab.sides["A"]
     changed = call(asking.side_changed, tab, letter="A", switched=True, comparison=once, setups=said, **SCORED)
-    assert "Now hospital_reports" in changed[view.chat][-1]["content"]
-    assert "not yet" in changed[tab.board]
-    assert "Switched in 0.4 ms, base untouched" in changed[view.line]
+    says(changed[view.chat][-1]["content"], "Now hospital_reports")
+    says(changed[tab.board], "not yet")
+    says(changed[view.line], "Switched in 0.4 ms, base untouched")
     ask(changed[tab.comparison], "Two", said)
     assert services.compare.asked[-1][1][0] == []
+    log = Log().asked("q").answered(None).settled(Setup("a"), "a").settled(Setup("b"), "b")
+    assert [type(item) for item in log.items[1:]] == [Divider], "changing back and forth leaves one"
 
 
-def test_changing_back_and_forth_leaves_one_divider() -> None:
-    log = Log().asked("q").answered(None)
-    log = log.settled(Setup("a"), "a")
-    log = log.settled(Setup("b"), "b")
-    assert [type(item) for item in log.items[1:]] == [Divider]
-
-
-def test_ask_again_replaces_the_last_turn(services: FakeServices, tab: CompareTab, ask: Any, once: Comparison) -> None:
+def test_ask_again_replaces_the_last_turn(services: Any, tab: CompareTab, ask: Any, once: Comparison) -> None:
     last = ask(once, "", handler=asking.ask_again)[-1]
     assert [message["role"] for message in last[tab.sides["A"].chat]] == ["user", "assistant", "assistant"]
     assert services.compare.asked[1][2] == "One"
 
 
 def test_a_failure_is_said_in_words_and_frees_the_box(
-    services: FakeServices, tab: CompareTab, ask: Any, caplog: pytest.LogCaptureFixture
+    services: Any, tab: CompareTab, ask: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for error, text, hidden in (
-        (InputError(f"The queue is full {EVIL}."), "The queue is full &lt;img", "<img"),
-        (ZeroDivisionError("secret detail"), words.OUR_SIDE, "secret detail"),
-    ):
+    own, others = InputError(f"The queue is full {EVIL}."), ZeroDivisionError("secret detail")
+    for error, text in ((own, "The queue is full &lt;img"), (others, words.OUR_SIDE)):
         assert caplog.text == ""
         services.compare.error = error
         last = ask(Comparison(), "One")[-1]
-        assert text in last[tab.error]["value"]
-        assert hidden not in last[tab.error]["value"]
-        assert last[tab.ask]["visible"] is True
+        says(last[tab.error], text)
+        assert ("secret" in str(last), last[tab.ask]["visible"]) == (False, True)
     assert "secret detail" in caplog.text
 
 
-def test_without_a_question_or_a_base_nothing_is_asked(services: FakeServices, ask: Any) -> None:
+def test_without_a_question_or_a_base_nothing_is_asked(services: Any, ask: Any) -> None:
     with pytest.raises(InputError, match="nothing to ask yet"):
         ask(Comparison(), "  ")
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
@@ -130,20 +116,16 @@ def test_without_a_question_or_a_base_nothing_is_asked(services: FakeServices, a
 def test_stopping_keeps_what_had_arrived(services: Any, call: Call, tab: CompareTab, ask: Any) -> None:
     midway = ask(Comparison(), "One")[2][tab.comparison]
     stopped = call(asking.stop, tab, comparison=midway, **SCORED)
-    said = stopped[tab.sides["A"].chat][1]["content"]
-    assert "pla" in said
-    assert words.STOPPED in said
-    assert "not yet" in stopped[tab.board]
+    says(stopped[tab.sides["A"].chat][1]["content"], "pla", words.STOPPED)
+    says(stopped[tab.board], "not yet")
 
 
 def test_sides_come_and_go(services: Any, call: Call, tab: CompareTab) -> None:
-    drawn = call(asking.add_side, tab, comparison=Comparison(), check={"kind": "json", "text": ""})
-    assert drawn[tab.comparison].shown == ("A", "B", "C")
-    assert drawn[tab.sides["C"].column]["visible"] is True
+    drawn = call(asking.add_side, tab, comparison=Comparison(), **SCORED)
     comparison = drawn[tab.comparison]
+    assert (comparison.shown, drawn[tab.sides["C"].column]["visible"]) == (("A", "B", "C"), True)
     for letter, left in (("A", ("B", "C")), ("B", ("C",)), ("C", ("C",))):
-        drawn = call(asking.remove_side, tab, letter=letter, comparison=comparison, check={"kind": "json", "text": ""})
-        comparison = drawn[tab.comparison]
+        comparison = call(asking.remove_side, tab, letter=letter, comparison=comparison, **SCORED)[tab.comparison]
         assert comparison.shown == left, "one side always stays"
 
 
@@ -158,17 +140,17 @@ def test_the_page_opens_on_the_story(services: Any, call: Call, tab: CompareTab)
     opened = call(asking.opening, tab, uploaded=None)
     first, second = tab.sides["A"], tab.sides["B"]
     assert opened[tab.comparison].logs["A"].setup.prompt.startswith("End with")
-    assert (opened[tab.kind].value, opened[tab.text].value) == ("ends-with", "Sharma")
-    assert (opened[first.model].value, opened[second.model].value) == ("base", "hospital_reports")
+    values = [opened[one].value for one in (tab.kind, tab.text, first.model, second.model)]
+    assert values == ["ends-with", "Sharma", "base", "hospital_reports"]
     assert "other" not in [value for _, value in opened[first.model].choices]
-    assert "trained on another base" in opened[first.greyed]["value"]
+    says(opened[first.greyed], "trained on another base")
     services.data.sets = lambda: []
     with gr.Blocks() as page:
         tab, uploaded = CompareTab(), gr.State()
         bare = compare.wire_opening(services, tab, page.load, uploaded)
     outputs = next(one.outputs for one in page.fns.values() if one.name == "opening")
     drawn = dict(zip(outputs, bare.fn(None, None), strict=True))
-    assert "No example set ships" in drawn[tab.error]["value"]
+    says(drawn[tab.error], "No example set ships")
     assert drawn[tab.add]["interactive"] is True
 
 
@@ -184,11 +166,11 @@ def test_an_adapter_is_put_on_side_b(services: Any, call: Call, tab: CompareTab,
 
 
 def test_shots_come_from_ids_never_from_paths(services: Any) -> None:
-    assert side.shots_file(services, "/etc/passwd", None) is None
-    assert side.shots_file(services, "hospital_reports", None) == services.data.folder / "rows.jsonl"
+    found = [side.shots_file(services, source, None) for source in ("/etc/passwd", "hospital_reports")]
+    assert found == [None, services.data.folder / "rows.jsonl"]
 
 
-def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services: FakeServices, me: Visitor) -> None:
+def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services: Any, me: Visitor) -> None:
     def offered(chosen: str) -> list[tuple[str, str]]:
         return side.with_chosen(services, me, side.model_choices(side.usable(services, me)), chosen)
 
@@ -202,11 +184,3 @@ def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services: Fak
     plain: side.SideValues = {"model": "live-r1", "prompt": "", "shots": 0, "source": ""}
     asked = side.read_setups(services, me, {"A": plain, "B": {**plain, "model": "gone"}})
     assert (asked["A"].model, asked["B"].model) == ("hospital_reports", "gone")
-
-
-def test_who_owns_what(services: Any, tmp_path: Path) -> None:
-    request: Any = type("Request", (), {"session_hash": "abc"})()
-    assert visitor(services, request) == Visitor("local", "abc")
-    owner = owner_of("", "abc")
-    shared: Any = FakeServices(tmp_path, shared=True)
-    assert visitor(shared, request) == Visitor(owner, owner)

@@ -16,8 +16,8 @@ from playground.runs.service import Plan
 from playground.ui import form, train, words
 from playground.ui.rows import Source
 from playground.ui.train import TrainTab
-from tests.ui.conftest import Call
-from tests.ui.fakes import FakeServices, FakeTraining
+from tests.ui.conftest import Call, says
+from tests.ui.fakes import FakeTraining
 
 SOURCE = Source(Path("rows.jsonl"), "rows", "rows", {"prompt": "patient"}, good=2, leave_out=("duplicate",))
 SETTINGS = {"steps": 20, "lr": 1e-3, "rank": 8, "batch_size": 8, "max_tokens": 2048, "seed": 7}
@@ -36,8 +36,8 @@ SOURCE_REQUEST = form.request_of(SOURCE, "local", "mine", "lora", {})
 
 
 def test_the_form_and_a_request_are_the_same_thing() -> None:
-    given = {**SETTINGS, "batch_size": 4, "seed": 3, "rslora": True}
-    given |= {"objective": "sft", "early_stop": 2, "validation": 10}
+    given = {**SETTINGS, "batch_size": 4, "seed": 3, "rslora": True, "early_stop": 2, "validation": 10}
+    given |= {"objective": "sft"}
     request = form.request_of(SOURCE, "local", "mine", "lora", given)
     assert (request.options, request.early_stop, request.objective) == (Options(rslora=True), 2, "sft")
     assert (request.steps, request.seed, request.validation, request.mapping) == (20, 3, 0.1, {"prompt": "patient"})
@@ -58,25 +58,21 @@ def test_rewards_are_one_a_line_and_for_grpo_alone() -> None:
 
 
 def test_what_rows_can_train_is_offered_the_usual_first() -> None:
-    assert [objective for _, objective in form.aims_of("preference")] == ["dpo", "orpo", "reward", "kto"]
-    assert [objective for _, objective in form.aims_of("text")] == ["pretrain"]
-    assert form.aims_of("sft")[0][1] == "sft"
+    aims = {kind: [objective for _, objective in form.aims_of(kind)] for kind in ("preference", "text", "sft")}
+    assert (aims["preference"], aims["text"]) == (["dpo", "orpo", "reward", "kto"], ["pretrain"])
+    assert aims["sft"][0] == "sft"
 
 
-def test_a_method_shows_its_own_options_and_what_its_rank_means(
-    services: FakeServices, call: Call, tab: TrainTab
-) -> None:
+def test_a_method_shows_its_own_options_and_what_its_rank_means(services: Any, call: Call, tab: TrainTab) -> None:
     def chosen(name: str) -> dict[str, Any]:
         updates = call(train.method_chosen, tab, method=name)
         return {field: updates[widget] for field, widget in tab.fields.items() if widget in updates}
 
     shown = {"lora": ["rslora", "pissa"], "full": ["layers"], "prompt": ["init_text"], "bottleneck": ["placement"]}
-    shown["ia3"] = []
-    for method, options in shown.items():
+    for method, options in (shown | {"ia3": []}).items():
         updates = chosen(method)
         assert [option for option in form.OPTIONS if updates[option]["visible"]] == options
-    assert chosen("prefix")["rank"]["label"] == "Virtual tokens"
-    assert chosen("ia3")["rank"]["visible"] is False
+    assert (chosen("prefix")["rank"]["label"], chosen("ia3")["rank"]["visible"]) == ("Virtual tokens", False)
     with_pissa, without = (call(train.rate_of, tab, method="lora", pissa=pissa) for pissa in (True, False))
     assert with_pissa[tab.fields["lr"]] < without[tab.fields["lr"]]
 
@@ -92,7 +88,7 @@ def test_a_method_shows_its_own_options_and_what_its_rank_means(
     ],
 )
 def test_options_reach_the_run_and_those_of_another_method_do_not(
-    services: FakeServices, call: Call, tab: TrainTab, method: str, options: dict[str, Any], said: str
+    services: Any, call: Call, tab: TrainTab, method: str, options: dict[str, Any], said: str
 ) -> None:
     assert call(train.start, tab, **RUN | {"method": method}, **SETTINGS, **OTHERS) == {tab.followed: "r1"}
     (request,) = services.training.started
@@ -101,21 +97,18 @@ def test_options_reach_the_run_and_those_of_another_method_do_not(
     assert said in form.settings_label(method, SETTINGS | OTHERS)
 
 
-def test_the_plan_names_what_blocks_it_and_start_what_is_missing(
-    services: FakeServices, call: Call, tab: TrainTab
-) -> None:
+def test_the_plan_names_what_blocks_it_and_start_what_is_missing(services: Any, call: Call, tab: TrainTab) -> None:
     shown = call(train.refresh, tab, **RUN, **SETTINGS)
     assert set(shown) == set(tab.planned)
-    assert "1.2 M of 134.5 M weights (0.9 %)" in shown[tab.plan]
-    assert "Learns from" in shown[tab.plan]
+    says(shown[tab.plan], "1.2 M of 134.5 M weights (0.9 %)", "Learns from")
     assert (shown[tab.start]["interactive"], shown[tab.blocked]["visible"]) == (True, False)
     assert shown[tab.fold]["label"] == "Everything else: 20 steps, learning rate 1e-3, rank 8, batch 8, seed 7"
     services.training.blocked = "Full needs 5.1 GB. Choose LoRA."
     shown = call(train.refresh, tab, **RUN | {"method": "full"}, **SETTINGS)
-    assert "Choose LoRA" in shown[tab.blocked]["value"]
+    says(shown[tab.blocked], "Choose LoRA")
     assert shown[tab.start]["interactive"] is False
     shown = call(train.refresh, tab, **RUN, **SETTINGS | {"lr": 5})
-    assert "learning rate is 5" in shown[tab.blocked]["value"]
+    says(shown[tab.blocked], "learning rate is 5")
     assert (shown[tab.plan], shown[tab.start]["interactive"]) == ("", False)
     with pytest.raises(InputError, match=words.TRAIN_EMPTY):
         call(train.start, tab, source=Source(), name="", method="lora", **SETTINGS)
@@ -128,7 +121,7 @@ def test_a_free_name_is_proposed(slug: str, name: str) -> None:
     assert train.free_name(slug, {"hospital_reports"}) == name
 
 
-def test_a_settings_file_fills_the_form(services: FakeServices, call: Call, tab: TrainTab, tmp_path: Path) -> None:
+def test_a_settings_file_fills_the_form(services: Any, call: Call, tab: TrainTab, tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
 
     def brought(content: Any) -> dict[Any, Any]:
@@ -140,17 +133,16 @@ def test_a_settings_file_fills_the_form(services: FakeServices, call: Call, tab:
     source, fields = filled[tab.source], {name: filled[widget] for name, widget in tab.fields.items()}
     assert (source.turns, source.leave_out, filled[tab.method]) == ("last", ("conflict",), "lora")
     assert (fields["steps"], fields["rank"], fields["rslora"], fields["pissa"]) == (33, 4, False, True)
-    assert "are in the form" in filled[tab.code_error]["value"]
+    says(filled[tab.code_error], "are in the form")
     filled = brought({"early_stop": 2, "objective": "grpo", "rewards": ["json", "max-words:9"], "save_steps": 10})
     fields = {name: filled[widget] for name, widget in tab.fields.items()}
     assert (fields["objective"], fields["rewards"], fields["early_stop"]) == ("grpo", "json\nmax-words:9", 2)
-    for content, says in (("[1]", "no file of settings"), ("{", "no JSON"), ({"steps": "x"}, "takes a number")):
-        with pytest.raises(InputError, match=says):
+    for content, error in (("[1]", "no file of settings"), ("{", "no JSON"), ({"steps": "x"}, "takes a number")):
+        with pytest.raises(InputError, match=error):
             brought(content)
     with pytest.raises(InputError, match=r"The form has no place for .*save_steps.*\(start\).*\(docs\)"):
         brought({"start": "mine", "docs": "notes.md", "save_steps": 33})
-    without = call(form.bring, tab, uploaded=str(file), source=Source())
-    assert "Drop a file" in without[tab.code_error]["value"]
+    says(call(form.bring, tab, uploaded=str(file), source=Source())[tab.code_error], "Drop a file")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +162,7 @@ class Slow(FakeTraining):
         return replace(super().plan(request), seconds=12 + request.steps * (30 if request.method == "full" else 10))
 
 
-def test_the_form_offers_what_its_own_plan_says(services: FakeServices, call: Call, tab: TrainTab) -> None:
+def test_the_form_offers_what_its_own_plan_says(services: Any, call: Call, tab: TrainTab) -> None:
     services.training = Slow()
     steps = tab.fields["steps"]
     offered = call(train.presets, tab, source=SOURCE, method="lora", max_tokens=2048)

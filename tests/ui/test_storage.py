@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
 from playground.errors import BusyError, NotFoundError
-from playground.storage import Freed, Item
+from playground.storage import Freed, Item, StorageService
 from playground.ui import sidebar
 from playground.ui.page import WholePage
 from playground.ui.sidebar import StorageView
-from tests.ui.conftest import Call
+from tests.ui.conftest import Call, says
 from tests.ui.fakes import EVIL
 
 ITEMS = [
@@ -23,40 +24,21 @@ ITEMS = [
 STAYS = (Item("run", "r2", "mine", 5, stays="it has not ended"),)
 
 
-class FakeStorage:
-    def __init__(self) -> None:
-        self.there = list(ITEMS)
-
-    def items(self, owner: str) -> list[Item]:
-        return self.there
-
-    def free_bytes(self) -> int:
-        return 71_000_000_000
-
-    def find(self, kind: str, id: str, owner: str) -> Item:
-        for item in self.there:
-            if (item.kind, item.id) == (kind, id):
-                return item
+def find(kind: str, id: str, owner: str) -> Item:
+    found = next((one for one in ITEMS if (one.kind, one.id) == (kind, id)), None)
+    if found is None:
         raise NotFoundError(f"There is no {kind} {id!r} of yours.")
-
-    def remove(self, kind: str, id: str, owner: str) -> Freed:
-        item = self.find(kind, id, owner)
-        if item.stays:
-            raise BusyError(f"{item.name} stays: {item.stays}.")
-        self.there.remove(item)
-        return Freed((item,))
-
-    def remove_kind(self, kind: str, owner: str) -> Freed:
-        return Freed((ITEMS[3],), STAYS)
-
-    def remove_everything(self, owner: str) -> Freed:
-        return Freed((ITEMS[1], ITEMS[3]), STAYS, stopping=1)
+    return found
 
 
 @pytest.fixture
-def stored(services: Any) -> FakeStorage:
-    services.storage = FakeStorage()
-    return services.storage
+def stored(services: Any) -> Any:
+    made: Any = create_autospec(StorageService, instance=True)
+    made.items.return_value, made.free_bytes.return_value, made.find.side_effect = ITEMS, 71_000_000_000, find
+    made.remove.return_value, made.remove_kind.return_value = Freed((ITEMS[3],)), Freed((ITEMS[3],), STAYS)
+    made.remove_everything.return_value = Freed((ITEMS[1], ITEMS[3]), STAYS, stopping=1)
+    services.storage = made
+    return made
 
 
 @pytest.fixture
@@ -64,45 +46,42 @@ def view(whole: WholePage) -> StorageView:
     return whole.storage
 
 
-def test_the_list_says_what_there_is_and_escapes_names(stored: FakeStorage, call: Call, view: StorageView) -> None:
+def test_the_list_says_what_there_is_and_escapes_names(stored: Any, call: Call, view: StorageView) -> None:
     drawn = call(sidebar.show_storage, view)
     assert drawn[view.fold]["label"] == "Storage: 547 MB"
-    shown = drawn[view.listing]
-    for part in ("71.0 GB of the disk are free.", "&lt;img", 'data-id="run:r1"', "in use", 'data-id="checkpoints:"'):
-        assert part in shown
-    assert EVIL not in shown
-    assert 'data-id="base:b"' not in shown, "what is in use has no button"
-    stored.there = []
+    buttons = ('data-id="run:r1"', 'data-id="checkpoints:"')
+    says(drawn[view.listing], "71.0 GB of the disk are free.", "&lt;img", "in use", *buttons)
+    assert 'data-id="base:b"' not in drawn[view.listing], "what is in use has no button"
+    stored.items.return_value = []
     assert call(sidebar.show_storage, view)[view.fold]["label"] == "Storage: empty"
 
 
-def test_first_the_question_then_the_deed(stored: FakeStorage, call: Call, view: StorageView) -> None:
+def test_first_the_question_then_the_deed(stored: Any, call: Call, view: StorageView) -> None:
     asked = call(sidebar.ask, view, picked="upload:local/u")
     assert (asked[view.asked], asked[view.question]["visible"]) == ("upload:local/u", True)
     assert asked[view.yes] == "Yes, remove"
-    assert "Remove “rows.csv”, 700 B? Runs keep the copy they train on." in asked[view.words]
-    assert len(stored.there) == 4
+    says(asked[view.words], "Remove “rows.csv”, 700 B? Runs keep the copy they train on.")
+    stored.remove.assert_not_called()
     done = call(sidebar.remove, view, asked="upload:local/u")
+    stored.remove.assert_called_once_with("upload", "local/u", "local")
     assert (done[view.asked], done[view.question]["visible"]) == ("", False)
     assert done[view.fold]["label"] == "Storage: 547 MB"
-    assert "Removed: 1 upload, 700 B." in done[view.message]["value"]
-    assert "There is no upload" in call(sidebar.remove, view, asked="upload:local/u")[view.message]["value"]
+    says(done[view.message], "Removed: 1 upload, 700 B.")
+    stored.remove.side_effect = BusyError("smollm2-135m stays: it is in use.")
+    says(call(sidebar.remove, view, asked="base:b")[view.message], "stays: it is in use")
 
 
-def test_a_kind_at_once_and_what_stays(stored: FakeStorage, call: Call, view: StorageView) -> None:
+def test_a_kind_at_once_and_what_stays(stored: Any, call: Call, view: StorageView) -> None:
     asked = call(sidebar.ask, view, picked="checkpoints:")
-    assert "Free checkpoints of ended runs (1 checkpoint folder, 5.0 MB)?" in asked[view.words]
-    removed = call(sidebar.remove, view, asked="checkpoints:")[view.message]["value"]
-    assert "Removed: 1 upload" in removed
-    assert "mine stays: it has not ended." in removed
-    removed = call(sidebar.remove, view, asked=sidebar.EVERYTHING)[view.message]["value"]
-    assert "Removed: 1 run and 1 upload" in removed
-    assert "1 run is still stopping and goes as soon as it has." in removed
-    assert "mine" not in removed
+    says(asked[view.words], "Free checkpoints of ended runs (1 checkpoint folder, 5.0 MB)?")
+    removed = call(sidebar.remove, view, asked="checkpoints:")[view.message]
+    says(removed, "Removed: 1 upload", "mine stays: it has not ended.")
+    removed = call(sidebar.remove, view, asked=sidebar.EVERYTHING)[view.message]
+    says(removed, "Removed: 1 run and 1 upload", "1 run is still stopping and goes as soon as it has.")
+    assert "mine" not in removed["value"]
 
 
 @pytest.mark.parametrize("wanted", ["", "nonsense", "upload:../../etc", "base:x", ":", "run:r1:x"])
-def test_what_the_page_sends_is_not_trusted(stored: FakeStorage, call: Call, view: StorageView, wanted: str) -> None:
+def test_what_the_page_sends_is_not_trusted(stored: Any, call: Call, view: StorageView, wanted: str) -> None:
     with pytest.raises(NotFoundError, match="There is no"):
         call(sidebar.ask, view, picked=wanted)
-    assert len(stored.there) == 4

@@ -6,22 +6,23 @@ import asyncio
 import json
 from collections.abc import Iterator
 from functools import partial
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
-from gradio.state_holder import SessionState
 
 from playground.errors import InputError
 from playground.services import build_services
 from playground.settings import Settings
-from playground.ui.page import build_page
+from playground.ui.page import build_page, launch_options
 from playground.ui.train import Offers
-from playground.ui.wiring import AS_HTML, PICKED, SETTABLE, Choices, Drawn, Initial, Page, Updates, Visitor
+from playground.ui.wiring import AS_HTML, PICKED, SETTABLE, Choices, Drawn, Initial, Page, Updates, Visitor, slot
 from playground.ui.wiring import listen as listen_
 from playground.ui.wiring import unasked as unasked_
 from tests.payloads import PAYLOADS
+from tests.ui.conftest import says
 from tests.ui.fakes import EVIL
 
 
@@ -79,15 +80,14 @@ def test_a_failure_is_shown_in_its_place_and_cleared_afterwards(tab: Tab, listen
     def count(services: Any, visitor: Visitor, tab: Tab, *, name: str) -> Updates:
         return {tab.count: 1 / len(name)}
 
-    wired = listen(count, tab.count, failure=tab.said, restored={tab.other: "again"})
-    assert wired.fn(None, "A") == [1.0, gr.skip(), gr.update(value="", visible=False)]
+    wired, cleared = listen(count, tab.count, failure=tab.said, restored={tab.other: "again"}), slot("")
+    assert wired.fn(None, "A") == [1.0, gr.skip(), cleared]
     kept, other, said = wired.fn(None, "")
     assert (kept, other) == (gr.skip(), "again")
-    assert "our side" in said["value"]
+    says(said, "our side")
     first, last = listen(steps, tab.count, failure=tab.said).fn(None, "")
-    assert first == [1, gr.update(value="", visible=False)]
-    assert "No name" in last[1]["value"]
-    assert EVIL not in last[1]["value"]
+    assert first == [1, cleared]
+    says(last[1], "No name")
 
 
 def test_the_id_of_a_click_inside_html_comes_by_name_too(tab: Tab, listen: Any) -> None:
@@ -127,16 +127,15 @@ def page(tiny_base: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     services.close()
 
 
-def answer(page: Page, listener: Any, *, bare: bool = False) -> list[Any]:
-    """What reaches the page where a listener's handler writes the value of every widget; bare: the value alone, and not
-    as an update."""
-
-    def written(block: Any) -> Any:
-        if not isinstance(block, SETTABLE):
-            return gr.skip()
-        return block.value if bare else {"__type__": "update", "value": block.value}
-
-    values = [written(block) for block in listener.outputs]
+def answer(
+    page: Page, listener: Any, *, bare: bool = False, kinds: Any = SETTABLE, written: Any = attrgetter("value")
+) -> list[Any]:
+    """What reaches the page where a listener's handler writes the value of every widget of some kinds; bare: the value
+    alone, and not as an update."""
+    values: list[Any] = [gr.skip()] * len(listener.outputs)
+    for place, block in enumerate(listener.outputs):
+        if isinstance(block, kinds):
+            values[place] = written(block) if bare else {"__type__": "update", "value": written(block)}
     return asyncio.run(page.postprocess_data(listener, values[0] if len(values) == 1 else values, None))
 
 
@@ -165,38 +164,26 @@ def test_no_timer_and_no_opening_writes_the_value_of_a_widget_that_a_person_can_
 def test_what_follows_from_a_timer_or_the_opening_is_known(page: Page) -> None:
     names = {page.fns[id].name for id in page.unasked}
     assert {one.name for one in listeners(page, "tick", "load")} <= names
-    assert {"preset_times", "refresh", "reread", "relined"} <= names, (
-        "what the base's mark sets off, and what comes after"
-    )
+    assert {"preset_times", "refresh", "reread", "relined"} <= names, "what the base's mark sets off, and what follows"
     assert not {"ask", "open_upload", "use_as_side", "set_up_story"} & names, "a person asked for these"
-
-
-def test_every_widget_that_the_opening_gives_its_value_is_closed_until_then(page: Page) -> None:
-    asked = {block._id for one in page.fns.values() if one._id not in page.unasked for block in one.inputs}
-    for listener in listeners(page, "load"):
-        for _, block in settable(listener):
-            assert block.interactive is False or block.visible is not True, (listener.name, block.label)
-            assert block._id in asked or block.interactive is False
 
 
 def test_an_answer_that_was_asked_for_passes_as_it_is(page: Page) -> None:
     set_up = next(one for one in page.fns.values() if one.name == "set_up_story")
-    sent = answer(page, set_up)
-    assert all("value" in sent[place] for place, _ in settable(set_up))
+    assert all("value" in answer(page, set_up)[place] for place, _ in settable(set_up))
 
 
 def test_no_answer_of_any_listener_brings_a_tag_that_is_not_the_apps_own(page: Page) -> None:
     text = "".join(PAYLOADS)
     shows_html = [one for one in page.fns.values() if any(isinstance(block, AS_HTML) for block in one.outputs)]
     assert len(shows_html) > 100
+
+    def written(block: Any) -> Any:
+        return text if isinstance(block, gr.HTML) else [{"role": "assistant", "content": text}]
+
     for listener in shows_html:
-        for written in (lambda value: value, lambda value: {"__type__": "update", "value": value}):
-            values: list[Any] = [gr.skip()] * len(listener.outputs)
-            for place, block in enumerate(listener.outputs):
-                if isinstance(block, AS_HTML):
-                    said = text if isinstance(block, gr.HTML) else [{"role": "assistant", "content": text}]
-                    values[place] = written(said)
-            sent = asyncio.run(page.postprocess_data(listener, values[0] if len(values) == 1 else values, None))
+        for bare in (True, False):
+            sent = answer(page, listener, bare=bare, kinds=AS_HTML, written=written)
             assert "<" not in str(sent), listener.name
 
 
@@ -222,13 +209,11 @@ def choosing(page: Page) -> list[Any]:
 
 @pytest.mark.parametrize("gone", ["an adapter that went", 7, 0.5])
 def test_a_choice_that_is_gone_reaches_its_handler(page: Page, gone: Any) -> None:
-    found = choosing(page)
-    assert len(found) >= 20
-    for block in found:
+    assert len(choosing(page)) >= 20
+    for block in choosing(page):
         several = isinstance(block, gr.CheckboxGroup) or bool(getattr(block, "multiselect", None))
-        narrowed = type(block)(
-            **{**block.constructor_args, "choices": [("Another", "another")], "value": None, "render": False}
-        )
+        given = {**block.constructor_args, "choices": [("Another", "another")], "value": None, "render": False}
+        narrowed = type(block)(**given)
         value = [gone] if several else gone
         assert narrowed.preprocess(value) == value, block.label
         assert narrowed.preprocess(None) == ([] if several else None), block.label
@@ -238,21 +223,6 @@ def test_a_choice_that_is_gone_reaches_its_handler(page: Page, gone: Any) -> Non
         assert block.get_block_name() in ("dropdown", "radio", "checkboxgroup"), "the browser knows Gradio's own names"
 
 
-def test_a_session_whose_choices_were_narrowed_unasked_still_answers(page: Page) -> None:
-    """As at the opening: an adapter is chosen, then the timer finds that it does not fit the base."""
-    tick = next(one for one in listeners(page, "tick") if one.name == "tick")
-    adapter = next(block for block in tick.outputs if getattr(block, "label", "") == "Adapter")
-    session = SessionState(page)
-    values: list[Any] = [gr.skip()] * len(tick.outputs)
-    values[tick.outputs.index(adapter)] = gr.update(choices=[("No adapter", "")], value="")
-    sent = asyncio.run(page.postprocess_data(tick, values, session))
-    assert "value" not in sent[tick.outputs.index(adapter)]
-    asked = [None if block is not adapter else "hospital_reports" for block in tick.inputs]
-    assert session[adapter._id].choices == [("No adapter", "")]
-    read = asyncio.run(page.preprocess_data(tick, asked, session))
-    assert "hospital_reports" in read
-
-
 def test_what_comes_after_an_upload_is_offered_and_not_written(page: Page) -> None:
     offered = [one for one in page.fns.values() if one.name == "presets"]
     assert len(offered) >= 6
@@ -260,15 +230,12 @@ def test_what_comes_after_an_upload_is_offered_and_not_written(page: Page) -> No
         offer, *widgets = one.outputs
         assert [block.label for block in widgets[1:3]] == ["Steps", "Name of the adapter"]
         applied = next(other for other in page.fns.values() if other.trigger_after == one._id)
-        assert applied.fn is None
-        assert applied.inputs[1] is offer
-        assert applied.inputs[2:] == widgets[:4]
+        assert (applied.fn, applied.inputs[1:]) == (None, [offer, *widgets[:4]])
 
 
 def test_an_offer_holds_the_values_and_the_rest_is_sent_at_once() -> None:
     with Page() as page:
-        box, number, other = gr.Textbox(), gr.Number(), gr.Textbox()
-        button = gr.Button()
+        box, number, other, button = gr.Textbox(), gr.Number(), gr.Textbox(), gr.Button()
         offers = Offers([button.click], [box, number])
 
         def answered(services: Any, visitor: Any, tab: Any) -> dict[Any, Any]:
@@ -277,8 +244,19 @@ def test_an_offer_holds_the_values_and_the_rest_is_sent_at_once() -> None:
         services: Any = SimpleNamespace(settings=SimpleNamespace(shared=False))
         offers.then(services, None, button.click(lambda: None), answered, [other])
     handler = next(one.fn for one in page.fns.values() if one.name == "answered")
-    offer, first, second, last = handler(None)
-    assert json.loads(offer) == {"0": "a", "1": 7}
-    assert first == gr.update(label="L")
-    assert second == gr.update()
-    assert last == "written"
+    offer, *sent = handler(None)
+    assert (json.loads(offer), sent) == ({"0": "a", "1": 7}, [gr.update(label="L"), gr.update(), "written"])
+
+
+def test_the_page_is_built_with_its_tabs_in_order(page: Page) -> None:
+    tabs = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
+    assert tabs == ["Train", "Adapters", "Compare", "Verdict"]
+    assert {"theme", "css", "js", "head"} <= set(launch_options())
+
+
+def test_the_benchs_text_follows_every_choice_of_examples_that_a_person_makes(page: Page) -> None:
+    follows = [one for one in page.fns.values() if one.name == "opened" and one._id not in page.unasked]
+    label = "A version of the prompt"
+    texts = [one for one in follows if label in [getattr(block, "label", "") for block in one.outputs]]
+    before = {page.fns[one.trigger_after].name for one in texts if one.trigger_after is not None}
+    assert before == {"first", "source_chosen", "carry"}, "an upload, a dropped file, the sides of Compare"

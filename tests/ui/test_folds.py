@@ -1,0 +1,365 @@
+"""The prompt bench, the blind vote and the race: their handlers, called as plain functions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from unittest.mock import create_autospec
+
+import pytest
+
+from playground.errors import BaseUnavailableError, InputError
+from playground.models.bases import BaseState
+from playground.report import charts
+from playground.services import Services, build_services
+from playground.settings import Settings
+from playground.ui import bench, race, vote, words
+from playground.ui.bench import BenchView
+from playground.ui.page import WholePage
+from playground.ui.race import RaceFold
+from playground.ui.rows import Source
+from playground.ui.train import TrainTab
+from playground.ui.verdict_form import FILE, UPLOAD, Kept
+from playground.ui.vote import VoteView
+from playground.ui.wiring import Visitor
+from playground.verdict.bench import Best, PromptBench, Score, Version
+from playground.verdict.judging import JudgingService, JudgingView
+from playground.verdict.race import RaceService, RaceView
+from playground.verdict.race_store import Entry, Race, picture
+from playground.verdict.service import VerdictView
+from tests.services.conftest import SIDES, put_verdict
+from tests.ui.conftest import Call, says
+from tests.ui.fakes import EVIL, row
+
+# The prompt bench
+
+SET = "set:hospital_reports"
+ENDED = VerdictView("b1", f"Prompt bench: {EVIL}", "DONE", record={"sides": []}, purpose="bench")
+LIVE = replace(ENDED, state="MEASURING", record=None, done=3, of=8, message=f"Answering {EVIL}")
+
+
+BEST = Best(f"Be glad {EVIL}.", 4, f"The best of 2: 21 of 24 {EVIL}.", "v1 + 4 shots")
+
+
+@pytest.fixture
+def benched(services: Any) -> Any:
+    made: Any = create_autospec(PromptBench, instance=True)
+    made.versions.return_value, made.newest.return_value, made.best.return_value = [], None, BEST
+    made.rows.return_value = (3, 5)
+    services.bench = made
+    return services
+
+
+def where(source: str = SET, **changes: Any) -> Any:
+    given = {"kept": Kept(), "uploaded": None, "training": Source(), "seed": 7, "test": 15}
+    return {"source": source, **given, **changes}
+
+
+@pytest.fixture
+def prompts(whole: WholePage) -> BenchView:
+    return whole.verdict.bench
+
+
+def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(
+    benched: Any, call: Call, prompts: BenchView
+) -> None:
+    prompt = "End with Reviewed by Dr. Sharma."
+    for written, source, text in (("", SET, prompt), ("mine", SET, None), (prompt, FILE, "")):
+        drawn = call(bench.opened, prompts, text=written, where=where(source))
+        assert drawn.get(prompts.text) == text
+        assert ("Every row of this file" in str(drawn.get(prompts.error))) == (source == FILE)
+
+
+def test_versions_are_kept_listed_with_their_scores_and_removed(benched: Any, call: Call, prompts: BenchView) -> None:
+    file = benched.data.sets()[0].file
+    call(bench.keep, prompts, text="Be glad", where=where())
+    benched.bench.keep.assert_called_once_with("Be glad", file, "local")
+    scores = (Score(file.name, 4, "json", 0.5, 24, 12, 310.4), Score(file.name, 0, "rouge_l", 0.5, 24, None, 99))
+    scores += (Score("other", 0, "json", 1, 3, 3),)
+    shown = bench.list_html([Version("v1", f"Be {EVIL}", 1.0, file.name, scores)], file.name)
+    says(shown, "rouge_l 0.500 without shots, 99 tokens<br>12 of 24 with 4 shots, 310 tokens", "&lt;img")
+    assert "3 of 3" not in shown
+    bench.remove(benched, Visitor("somebody", "x"), prompts, picked="v1")
+    benched.bench.forget.assert_called_once_with("v1", "somebody")
+
+
+def test_all_versions_are_scored_on_the_validation_part(benched: Any, call: Call, prompts: BenchView) -> None:
+    def score(counts: list[int], checks: str = "", place: Any = None) -> Any:
+        given = {"counts": counts, "checks": checks, "max_tokens": 64, "draw": 9}
+        call(bench.score, prompts, **given, where=place or where())
+        return benched.bench.score.call_args, benched.bench.rows.call_args.args
+
+    file, mine = benched.data.sets()[0].file, Path("mine.csv")
+    benched.bench.versions.return_value = [Version("v1", "Be glad.", 1.0, file.name)]
+    more = {"owner": "local", "rows": (3, 5), "mapping": None, "max_tokens": 64, "seed": 9}
+    drawn = (file, "local", None, 7, 0.0)
+    assert score([0, 4], " json \n\n") == (mock.call(file, ["v1"], [0, 4], ["json"], **more), drawn)
+    asked, drawn = score([0], place=where(UPLOAD, uploaded=mine, training=Source(mine, mapping={"prompt": "q"})))
+    assert (asked.kwargs["mapping"], drawn) == ({"prompt": "q"}, (mine, "local", {"prompt": "q"}, 7, 0.15))
+    with pytest.raises(InputError, match="Every row"):
+        score([0], place=where(FILE))
+    benched.bases.now = BaseState("preparing", "Preparing the base", "x")
+    with pytest.raises(BaseUnavailableError, match="not ready"):
+        score([0])
+
+
+def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, call: Call, prompts: BenchView) -> None:
+    def show(sent: Any = None) -> Any:
+        return call(bench.show, prompts, sent=sent or {}, where=where())
+
+    def buttons(drawn: Any) -> list[bool]:
+        return [drawn[one]["visible"] for one in (prompts.score, prompts.stop, prompts.use)] + [
+            drawn[prompts.timer]["active"]
+        ]
+
+    benched.bench.newest.return_value = LIVE
+    drawn = show()
+    says(drawn[prompts.head], "3 of 8")
+    assert buttons(drawn) == [False, True, False, True]
+    assert list(show(drawn[prompts.sent])) == [prompts.sent]
+    call(bench.stop, prompts, where=where())
+    benched.bench.stop.assert_called_once_with("b1", "local")
+    benched.bench.newest.return_value = ENDED
+    drawn = show(drawn[prompts.sent])
+    says(drawn[prompts.head], "The best of 2: 21 of 24")
+    assert buttons(drawn) == [True, False, True, False]
+    failed = replace(ENDED, state="FAILED", record=None, error=f"Memory ran out {EVIL}.")
+    benched.bench.newest.return_value = failed
+    says(show()[prompts.head], "Memory ran out &lt;img")
+
+
+def test_the_best_goes_to_the_form(benched: Any, call: Call, whole: WholePage) -> None:
+    prompts, tab = whole.verdict.bench, whole.verdict
+
+    def use(kept: Kept | None = None) -> Any:
+        return call(bench.use, prompts, tab=tab, where=where(kept=kept or Kept()))
+
+    with pytest.raises(InputError, match="Nothing has been scored"):
+        use()
+    benched.bench.newest.return_value = ENDED
+    drawn = use()
+    assert (drawn[tab.fold]["open"], drawn[tab.prompt]) == (True, BEST.text)
+    assert drawn[tab.kept].carried == (), "four shots are a side of the form already"
+    says(drawn[prompts.error])
+    benched.bench.best.return_value = replace(BEST, shots=8)
+    (side,) = use(use()[tab.kept])[tab.kept].carried
+    assert (side.label, side.shots, side.system_prompt) == ("Base + best prompt + 8 shots", 8, BEST.text)
+
+
+# The blind vote, on a verdict that lies on disk
+
+STRANGER = Visitor("somebody", "tab-2")
+
+
+@pytest.fixture
+def real(settings: Settings) -> Services:
+    return build_services(settings)
+
+
+@pytest.fixture
+def polled(services: Any, real: Services) -> Any:
+    """Real votes on a verdict on disk, a fake judge."""
+    services.voting, services.judging = real.voting, create_autospec(JudgingService, instance=True)
+    services.judging.judges.return_value = [("The base", "base"), (f"mine {EVIL}", "mine")]
+    return services
+
+
+@pytest.fixture
+def verdict(real: Services) -> str:
+    return put_verdict(real)
+
+
+@pytest.fixture
+def ballots(whole: WholePage) -> VoteView:
+    return whole.verdict.vote
+
+
+def names_in(shown: Any) -> list[str]:
+    return [side for side in SIDES if side in str(shown)]
+
+
+def test_no_name_is_on_the_page_before_it_is_asked_for(
+    polled: Any, call: Call, ballots: VoteView, verdict: str
+) -> None:
+    shown = call(vote.show, ballots, verdict=verdict)
+    seen: list[Any] = [shown, call(vote.closed, ballots)]
+    assert set(shown) == set(ballots.shown)
+    for choice in ("left", "right", "tie", "skip", "left"):
+        shown = call(vote.cast, ballots, picked=choice, number=shown[ballots.number], verdict=verdict)
+        seen.append(shown)
+    seen.append(call(vote.undo, ballots, verdict=verdict))
+    seen += [call(vote.show, ballots, verdict=wrong) for wrong in ("", "../x")]
+    values = [list(one.values()) for one in seen]
+    assert names_in(values) == []
+    says(values)
+    says(seen[0][ballots.ballot], "question", "&lt;img")
+    assert [one.owner for one in polled.voting.files.read(verdict)] == ["local"] * 4
+
+
+def test_reveal_says_who_wrote_what_and_takes_the_ballot_away(
+    polled: Any, call: Call, ballots: VoteView, verdict: str
+) -> None:
+    for n in range(6):
+        ballot = polled.voting.next(verdict)
+        left, right = ballot.left.endswith("END"), ballot.right.endswith("END")
+        picked = "tie" if left == right else "left" if left else "right"
+        shown = call(vote.cast, ballots, picked=picked, number=n, verdict=verdict)
+    assert shown[ballots.reveal]["visible"] is True
+    found = call(vote.reveal, ballots, verdict=verdict)
+    assert (found[ballots.number], found[ballots.ballot]["visible"]) == (-1, False)
+    says(found[ballots.revealed], *SIDES, "s votes: 6</h4>", "100 % of 6 votes (61 to 100")
+    again = call(vote.show, ballots, verdict=verdict)
+    assert names_in(list(again.values())) == [], "who goes on voting does so blindly"
+    says(again[ballots.count], "6 votes so far, 11 comparisons left.")
+
+
+def test_everything_asked_is_said(polled: Any, call: Call, ballots: VoteView, verdict: str) -> None:
+    for n in range(17):
+        shown = call(vote.cast, ballots, picked="tie", number=n, verdict=verdict)
+    says(shown[ballots.count], "asked everything")
+    assert [shown[one]["visible"] for one in (ballots.votes, ballots.undo, ballots.reveal)] == [False, True, True]
+
+
+def test_what_cannot_be_done_is_said(polled: Any, call: Call, ballots: VoteView, verdict: str) -> None:
+    says(call(vote.show, ballots, verdict="")[ballots.error], "no verdict to vote on yet")
+    with pytest.raises(InputError, match="no vote yet"):
+        call(vote.reveal, ballots, verdict=verdict)
+    with pytest.raises(InputError, match="is no vote"):
+        call(vote.cast, ballots, picked=EVIL, number=0, verdict=verdict)
+    polled.voting = build_services(Settings(home=polled.settings.home, shared=True)).voting
+    says(vote.show(polled, STRANGER, ballots, verdict=verdict)[ballots.error], "There is no verdict")
+    for handler in (vote.undo, vote.reveal):
+        with pytest.raises(InputError, match="There is no verdict"):
+            handler(polled, STRANGER, ballots, verdict=verdict)
+
+
+def test_a_judge_is_chosen_watched_and_stopped(polled: Any, call: Call, ballots: VoteView, verdict: str) -> None:
+    assert call(vote.opened, ballots, number=-1)[ballots.judge]["value"] == "base"
+    assert ballots.ballot not in call(vote.opened, ballots, number=0), "an open ballot stays"
+    call(vote.let, ballots, verdict=verdict, judge="mine")
+    polled.judging.start.assert_called_once_with(verdict, "mine", "local")
+
+    def watched(text: str, **changes: Any) -> list[bool]:
+        polled.judging.show.return_value = JudgingView(verdict, f"mine {EVIL}", 3, 9, **changes)
+        drawn = call(vote.judging, ballots, verdict=verdict)
+        says(drawn[ballots.judging], text)
+        return [*(drawn[one]["visible"] for one in (ballots.let, ballots.stop)), drawn[ballots.timer]["active"]]
+
+    assert watched("3 of 9 comparisons", live=True) == [False, True, True]
+    assert watched("2 answers named neither reply", unread=2, error=f"It stopped {EVIL}.") == [True, False, False]
+    call(vote.stop, ballots, verdict=verdict)
+    polled.judging.stop.assert_called_once_with(verdict, "local")
+    polled.bases.now = BaseState("preparing", "Preparing the base", "x")
+    with pytest.raises(BaseUnavailableError, match="not ready"):
+        call(vote.let, ballots, verdict=verdict, judge="mine")
+
+
+# The race
+
+FORGOT = {"loss_before": 3.0, "loss_after": 3.2, "tokens": 90, "divergence": 0.11}
+FORGOT |= {"right_before": 20, "right_after": 18, "questions": 40}
+FIGURES = {"eval_loss": 0.5, "trainable_params": 2_442_240, "bytes": 9_800_000, "seconds": 61.0}
+DONE: Any = {"adapter": "mine", "passed": 15, "asked": 16, "measured_s": 9.0, "loss": [[1, 3.0], [2, 2.5]]}
+GOOD = Entry("lora", "r1", 20, state="DONE", forgot=FORGOT, figures=FIGURES, **DONE)
+BAD = Entry("ia3", "r2", 20, state="FAILED", reason=f"Memory ran out {EVIL}.")
+BASE = Entry("", passed=0, asked=16, eval_loss=[[0, 3.1]])
+
+
+def race_view(state: str = "MEASURING", *entries: Entry) -> RaceView:
+    live = state == "MEASURING"
+    named = ("race1", "local", f"rows {EVIL}", "rows.jsonl", 1.0, state, f"ends-with:{EVIL}", 20, None)
+    one = Race(*named, entries or (GOOD, BAD), BASE, f"Measuring LoRA {EVIL}" if live else "")
+    return RaceView(one, 90.0 if live else None, 1, 2)
+
+
+@pytest.fixture
+def raced(services: Any) -> Any:
+    services.race = create_autospec(RaceService, instance=True)
+    services.race.races.return_value, services.race.start.return_value = [race_view()], "race1"
+    services.adapters.rows = [row(id="mine")]
+    return services
+
+
+@pytest.fixture
+def fold(tab: TrainTab) -> RaceFold:
+    return tab.race
+
+
+SOURCE = Source(Path("rows.jsonl"), "rows", "rows", leave_out=("duplicate",), good=2)
+FORM: Any = {"source": SOURCE, "check": " json ", "form": {"batch_size": 4, "max_tokens": 512, "seed": 9}}
+
+
+def test_a_race_is_started_with_the_forms_settings(raced: Any, call: Call, fold: RaceFold) -> None:
+    started = call(race.start, fold, methods=["lora", "ia3"], kind="minutes", amount=2.5, **FORM)
+    assert started == {fold.race: "race1"}
+    ((request,), _) = raced.race.start.call_args
+    assert (request.methods, request.minutes, request.steps) == (("lora", "ia3"), 2.5, None)
+    assert (request.batch_size, request.max_tokens, request.seed, request.leave_out) == (4, 512, 9, ("duplicate",))
+    with pytest.raises(InputError, match=words.TRAIN_EMPTY):
+        call(race.start, fold, methods=["lora"], kind="steps", amount=20, **FORM | {"source": Source()})
+    raced.race.start.assert_called_once()
+
+
+def test_the_table_names_figures_reasons_and_a_way_to_a_side(raced: Any) -> None:
+    table = race.table_html(race_view())
+    says(table, "<td>Base, untrained</td>", "15 of 16", "2,442,240", "+0.20", "18 of 40, was 20", "Memory ran out")
+    assert table.count("Use as a side</button>") == 1, "what made no adapter has no button"
+    says(table + race.head_html(race_view()), "&lt;img")
+
+
+def test_what_was_sent_is_left_alone(raced: Any, call: Call, fold: RaceFold) -> None:
+    shown = call(race.show, fold, race="race1", sent={}, which="score")
+    assert set(shown) | {fold.fold} == set(fold.shown)
+    assert (shown[fold.race], shown[fold.timer]["active"]) == ("race1", True)
+    again = call(race.show, fold, race="race1", sent=shown[fold.sent], which="score")
+    assert set(again) == {fold.race, fold.sent}
+    other = call(race.show, fold, race="race1", sent=shown[fold.sent], which="loss")
+    says(other[fold.plot], "polyline")
+    call(race.cancel, fold, race="")
+    raced.race.cancel.assert_called_once_with("race1", "local")
+    raced.race.races.return_value = []
+    none = call(race.show, fold, race="", sent={}, which="score")
+    assert (none[fold.start]["visible"], none[fold.cancel]["visible"], none[fold.timer]["active"]) == (
+        True,
+        False,
+        False,
+    )
+
+
+def test_a_refresh_takes_up_a_race_that_lives(raced: Any, call: Call, fold: RaceFold) -> None:
+    shown = call(race.opened, fold, race="", which="score")
+    assert (shown[fold.fold]["open"], shown[fold.race]) == (True, "race1")
+    raced.race.races.return_value = [race_view("DONE")]
+    shown = call(race.opened, fold, race="", which="score")
+    assert fold.fold not in shown, "one that is over waits in its fold"
+    assert shown[fold.timer]["active"] is False
+
+
+def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced: Any, call: Call, fold: RaceFold) -> None:
+    assert call(race.side_of, fold, picked="mine", race="race1") == {fold.chosen: "mine"}
+    for wrong in ("somebody_elses", "", "../x"):
+        chosen = call(race.side_of, fold, picked=wrong, race="race1")
+        assert chosen[fold.chosen] == ""
+        says(chosen[fold.error], "not here any more")
+    raced.adapters.rows = []
+    assert call(race.side_of, fold, picked="mine", race="race1")[fold.chosen] == ""
+
+
+def test_the_picture_puts_every_label_in_its_own_place() -> None:
+    entries = [
+        replace(GOOD, method=method, figures={"eval_loss": 0.5, "trainable_params": params})
+        for method, params in (("lora", 1000), ("dora", 1001), ("qlora", 1002), ("ia3", 1003), ("full", 10**8))
+    ]
+    drawn = picture(entries, BASE, False)
+    assert drawn.count("<circle") == 5
+    assert 'class="limit"' in drawn
+    same = charts.scatter([charts.Dot(str(n), 1, 1) for n in range(5)], None)
+    heights = sorted(float(at) for at in re.findall(r'<text class="name" x="[^"]*" y="([^"]*)"', same))
+    assert len(heights) == 5
+    assert all(b - a > 11.9 for a, b in pairwise(heights))
+    assert picture([BAD], BASE, False) == ""
+    assert "Held-out loss, lower is better. LoRA 0.500." in picture([GOOD], BASE, False)
