@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.events import Dependency
+from markupsafe import Markup
 
 from playground.chat.compare import Side
 from playground.engine.request import Sampling
@@ -236,8 +237,8 @@ def import_file(
     services: Services, visitor: Visitor, tab: AdaptersTab, *, uploaded: list[str] | None, chosen: str, active: str
 ) -> Updates:
     imported = services.adapters.import_uploads([Path(file) for file in uploaded or []], visitor.owner)
-    text = html.good(f"{imported.name} is imported: {method_label(imported)}, {size(imported.bytes)}.")
-    text += "".join(html.note(html.sentence(note)) for note in imported.notes)
+    done = html.good(f"{imported.name} is imported: {method_label(imported)}, {size(imported.bytes)}.")
+    text = Markup().join([done, *(html.note(html.sentence(note)) for note in imported.notes)])
     return {**show(services, visitor, tab, chosen=chosen, active=active), tab.message: slot(text)}
 
 
@@ -258,7 +259,6 @@ def export_stopped(services: Services, visitor: Visitor, tab: AdaptersTab) -> Up
 
 
 def writing(tab: AdaptersTab, *, busy: bool) -> Updates:
-    """The buttons beside a file that is written."""
     return {tab.write: gr.update(visible=not busy), tab.stop_export: gr.update(visible=busy)}
 
 
@@ -357,11 +357,8 @@ def make(
         services.adapters.remove(made, visitor.owner)
     services.adapters.switch(blended.id, visitor.owner)
     active = html.good(f"{blended.name} is blended and active: the next reply comes from it.")
-    yield {
-        **dict.fromkeys((tab.made, tab.chosen, tab.active), blended.id),
-        **show(services, visitor, tab, chosen=blended.id, active=blended.id),
-        tab.message: slot(active),
-    }
+    updates: Updates = dict.fromkeys((tab.made, tab.chosen, tab.active), blended.id)
+    yield updates | show(services, visitor, tab, chosen=blended.id, active=blended.id) | {tab.message: slot(active)}
 
 
 def moved(services: Services, visitor: Visitor, tab: AdaptersTab, *, made: str, **blend: Any) -> Stream:

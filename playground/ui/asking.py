@@ -119,7 +119,6 @@ def ask(
     sampling: SamplingValues,
     setups: Setups,
 ) -> Stream:
-    """Ask every shown side and stream all replies."""
     question = (question or "").strip()
     if not question:
         raise InputError(words.EMPTY_QUESTION)
@@ -153,21 +152,14 @@ def ask(
 
 
 def ask_again(
-    services: Services,
-    visitor: Visitor,
-    tab: Tab,
-    *,
-    comparison: Comparison,
-    question: str,
-    setups: Setups,
-    **given: Any,
+    services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, question: str, **given: Any
 ) -> Stream:
     """The last question once more, with the seed that is set: an unchanged side answers the same. given: the other
     values of ``ask``."""
     turns = [comparison.logs[letter].current for letter in comparison.shown]
     last = next((one[-1].question for one in turns if one), question)
-    before = _settled(services, visitor, comparison, setups)[0].of_shown(Log.without_last)
-    yield from ask(services, visitor, tab, comparison=before, question=last, setups=setups, **given)
+    before = _settled(services, visitor, comparison, given["setups"])[0].of_shown(Log.without_last)
+    yield from ask(services, visitor, tab, comparison=before, question=last, **given)
 
 
 def stop(services: Services, visitor: Visitor, tab: Tab, *, comparison: Comparison, check: CheckValues) -> Updates:
@@ -357,6 +349,5 @@ def use_as_side(
 
 
 def sources(services: Services, visitor: Visitor, tab: Tab, *, uploaded: Path | None) -> Updates:
-    """A file was uploaded: every side may take its shots from it."""
     choices = side.source_choices(services, uploaded)
     return {view.source: gr.update(choices=choices) for view in tab.sides.values()}

@@ -219,10 +219,8 @@ def _score_words(score: Score) -> str:
 
 def _head(services: Services, visitor: Visitor, bench: VerdictView | None) -> tuple[str, bool]:
     """(how far the newest bench is or what it found, whether there is a best)."""
-    if bench is None:
-        return "", False
-    if bench.live:
-        return verdict_shown.live_html(bench), False
+    if bench is None or bench.live:
+        return verdict_shown.live_html(bench) if bench else "", False
     early = html.note(bench.error) if bench.error else ""
     if bench.record is None:
         return html.error_card(bench.error or "Nothing was measured."), False

@@ -91,7 +91,8 @@ def wire(services: Services, tab: CompareTab, uploaded: gr.State) -> None:
     asks = partial(on, failure=tab.error, uploaded=uploaded)
     shown = [*scored, tab.question, *controls, *tab.of_sides("line")]
     asked = asks([tab.ask.click, tab.question.submit], asking.ask, shown)
-    again = asks(tab.again.click, asking.ask_again, shown)
+    given: dict[str, Any] = {"check": tab.check, "sampling": tab.sampling, "setups": tab.setups}
+    again = asks(tab.again.click, asking.ask_again, shown, **given)
     story: list[Block] = [tab.comparison, tab.question, tab.kind, tab.text, tab.check_fold]
     for view in (tab.sides["A"], tab.sides["B"]):
         story += [view.column, view.model, view.prompt, view.shots]
@@ -120,7 +121,6 @@ def wire(services: Services, tab: CompareTab, uploaded: gr.State) -> None:
 
 
 def wire_opening(services: Services, tab: CompareTab, event: Event, uploaded: gr.State) -> Dependency:
-    """event: the page's opening."""
     outputs = [tab.comparison, tab.board, tab.kind, tab.text, tab.check_fold, tab.question]
     outputs += tab.of_sides("model", "line", "prompt", "shots", "source", "greyed")
     failing: dict[str, Any] = {"failure": tab.error, "restored": tab.pressable}
@@ -137,7 +137,6 @@ def wire_use(services: Services, event: Event, tabs: gr.Tabs, tab: CompareTab, a
 
 # The whole story, live
 
-_BUSY = ("training", "measuring")
 story_html = html.piece("chat", "story")
 
 
@@ -163,7 +162,7 @@ def play(services: Services, visitor: Visitor, demo: DemoCard, *, does: str) -> 
 
 def show(services: Services, visitor: Visitor, demo: DemoCard) -> Drawn:
     state = services.demo.state(visitor.owner)
-    busy, idle = state.phase in _BUSY, state.phase == "idle"
+    busy, idle = state.phase in ("training", "measuring"), state.phase == "idle"
     return {
         demo.column: AWAY if idle else gr.update(visible=True),
         demo.view: "" if idle else story_html(state, busy),

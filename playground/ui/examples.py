@@ -287,9 +287,8 @@ def _unreadable(
     """What is wrong; and where only the columns' meaning is, the columns to choose from and the rows to mend."""
     assert source.path is not None
     there: tuple[str, ...] = ()
-    if isinstance(error, InputError):
-        with suppress(PlaygroundError):
-            there = services.data.columns(source.path, visitor.owner)
+    with suppress(PlaygroundError):
+        there = services.data.columns(source.path, visitor.owner) if isinstance(error, InputError) else ()
     source = replace(source, good=0, roles=source.roles or rows.roles_of(rows.reading({})))
     columns, mapped = rows.show_columns(tab, there if len(there) > 1 else (), source, 0.0, "")
     drawn: Drawn = {

@@ -206,7 +206,6 @@ def show_recipe(
     method: str,
     **settings: Any,
 ) -> Updates:
-    """The settings in one form, and a button to download it."""
     if source.path is None or not source.good:
         return {**tab.no_recipe, tab.code_error: slot(html.note(words.TRAIN_EMPTY))}
     text = services.training.recipe(request_of(source, visitor.owner, name, method, settings), kind)
@@ -218,7 +217,6 @@ def show_recipe(
 
 
 def bring(services: Services, visitor: Visitor, tab: Form, *, uploaded: str | None, source: Source) -> Updates:
-    """A settings file was given: fill the form from it."""
     if not uploaded:
         return {}
     if source.path is None:

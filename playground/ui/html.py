@@ -22,7 +22,6 @@ FAILURES = (PlaygroundError, OSError, RuntimeError)
 
 
 def cut(text: str, most: int) -> str:
-    """The first ``most`` letters."""
     return text if len(text) <= most else f"{text[:most].rstrip()} …"
 
 

@@ -105,7 +105,6 @@ def _wire(services: Services, page: gr.Blocks, tab: WholePage) -> None:
 
 
 def _cross(services: Services, tab: WholePage) -> None:
-    """What reaches from one tab into another."""
     training, raced = tab.training, tab.training.race
     jumped = [tab.tabs, tab.memo, *training.run_outputs]
     listen(services, tab, tab.device.cancel.click, jump_to_cancel, jumped, followed=training.followed)

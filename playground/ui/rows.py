@@ -212,10 +212,8 @@ def show_lengths(tab: Card, tokens: TokenReport | None) -> Drawn:
         return {tab.lengths: AWAY}
     picture = charts.histogram(tokens.histogram(BINS), None if tokens.packed else tokens.limit)
     label = f"Lengths: median {tokens.median:,.0f} tokens, longest {tokens.max:,.0f}"
-    return {
-        tab.lengths: gr.update(label=label, visible=True),
-        tab.lengths_shown: _lengths(picture, tokens, tokens.padding(BATCH)),
-    }
+    shown = _lengths(picture, tokens, tokens.padding(BATCH))
+    return {tab.lengths: gr.update(label=label, visible=True), tab.lengths_shown: shown}
 
 
 # Preview: one row as the base is given it

@@ -162,7 +162,6 @@ def ask(services: Services, visitor: Visitor, tab: RunCard, *, asks: bool) -> Dr
 
 
 def cancel(services: Services, visitor: Visitor, tab: RunCard, *, keep: bool, followed: str) -> Drawn:
-    """Stop the run that is shown, and keep its newest checkpoint as an adapter or not."""
     if run := _shown(services, visitor, followed):
         services.training.cancel(run.run, visitor.owner, keep=keep)
     return show(services, visitor, tab, followed=followed)

@@ -37,8 +37,6 @@ def build_header() -> gr.Button:
 
 
 class SidebarView:
-    """Every widget of the panel but for its storage."""
-
     def __init__(self, services: Services) -> None:
         small = partial(gr.Button, size="sm", elem_classes="fit")
         with gr.Sidebar(position="right", width=288, open=False, elem_classes="device") as self.panel:
@@ -77,10 +75,9 @@ def now_html(runs: Sequence[RunView], answering: bool = False) -> str:
 
 def prove(services: Services, visitor: Visitor, view: SidebarView) -> Updates:
     try:
-        proof = services.bases.fingerprint_check()
+        return {view.proved: _proved(services.bases.fingerprint_check())}
     except FAILURES as error:
         return {view.proved: _unproved(card(error))}
-    return {view.proved: _proved(proof)}
 
 
 def choices(services: Services, visitor: Visitor, view: SidebarView) -> Updates:

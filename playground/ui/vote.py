@@ -109,8 +109,7 @@ def opened(services: Services, visitor: Visitor, view: VoteView, *, number: int)
     """The fold was opened: who may judge, and what ``closed`` shows where nothing is asked yet."""
     judges = services.judging.judges(visitor.owner)
     known = gr.update(choices=judges, value=judges[0][1] if judges else None)
-    updates: Updates = {} if number >= 0 else dict(closed(services, visitor, view).items())
-    return {**updates, view.judge: known}
+    return {view.judge: known, **({} if number >= 0 else dict(closed(services, visitor, view).items()))}
 
 
 def closed(services: Services, visitor: Visitor, view: VoteView) -> Drawn:

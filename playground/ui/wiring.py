@@ -50,7 +50,6 @@ Event: TypeAlias = Callable[..., Any]
 """``button.click``, or ``dependency.then``."""
 Events: TypeAlias = Event | Sequence[Event]
 Handler: TypeAlias = Callable[..., Any]
-Widgets: TypeAlias = Block | Sequence[Block]
 
 
 class _NoStub(ComponentMeta):
@@ -288,7 +287,7 @@ def listen(
     tab: object,
     events: Events,
     handler: Handler,
-    outputs: Widgets = (),
+    outputs: Block | Sequence[Block] = (),
     /,
     *,
     failure: gr.HTML | None = None,
@@ -317,7 +316,7 @@ def listen(
 
 
 def unasked(
-    services: Services, tab: object, events: Events, handler: Handler, outputs: Widgets, /, **given: Any
+    services: Services, tab: object, events: Events, handler: Handler, outputs: Block | Sequence[Block], /, **given: Any
 ) -> Dependency:
     """As ``listen``, for a timer and for the page's opening; the handler returns ``Drawn``. Raises TypeError, when the
     page is built, for an output that nobody may write unasked, and in the handler's call for a value where only

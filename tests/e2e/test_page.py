@@ -59,7 +59,7 @@ def test_seven_bad_rows_are_named_and_the_rest_is_trained_on(app: App, page: Any
     page.get_by_role("option", name="Note B", exact=True).click()
     sees(page, "Columns: Note B → prompt, Note A → answer", "7 rows cannot be used")
     unfold(page, "What the model really sees")
-    sees(page.locator("pre.seen mark"), "Reviewed by Dr. Sharma")
+    page.locator("pre.seen mark", has_text="Reviewed by Dr. Sharma").first.wait_for()
     set_steps(page, 2)
     sees(page, "42 rows, 2 steps")
     press(page, "Start training")
@@ -141,7 +141,7 @@ def test_settings_are_taken_away_and_brought_back(page: Any, rows: Path, tmp_pat
         page.get_by_role("radio", name=form).check()
         sees(code, says)
     with page.expect_download() as got:
-        page.locator("a, button", has_text="Download settings.json").first.click()
+        page.locator("a, button", has_text="Download settings.json").locator("visible=true").last.click()
     file = tmp_path / "settings.json"
     got.value.save_as(file)
     record = json.loads(file.read_text())

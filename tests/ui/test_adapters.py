@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,7 +13,7 @@ from playground.ui.adapters import AdaptersTab
 from playground.ui.page import WholePage
 from playground.ui.side import Log
 from tests.ui.conftest import Call, says
-from tests.ui.fakes import row
+from tests.ui.fakes import EVIL, card, row
 
 ID = "hospital_reports"
 
@@ -44,6 +45,13 @@ def test_an_adapter_of_another_base_is_shown_with_its_reason(services: Any, call
     assert (drawn[tab.chosen], drawn[tab.active], drawn[tab.use]["interactive"]) == ("other", "", False)
     says(drawn[tab.message], "Trained on another base.")
     says(drawn[tab.listing], "Other base")
+
+
+def test_an_import_says_what_is_noted_of_it(services: Any, call: Call, tab: AdaptersTab) -> None:
+    services.adapters.import_uploads = Mock(return_value=card("mine", notes=(f"renamed {EVIL}", "second")))
+    message = call(adapters.import_file, tab, uploaded=["a.zip"], chosen="", active="")[tab.message]
+    says(message, "mine is imported: LoRA r8, 9.8 MB.", "<p", "Renamed &lt;img", "Second.")
+    assert "&lt;p" not in message["value"]
 
 
 def test_deleting_asks_first_and_a_refusal_is_said(call: Call, tab: AdaptersTab) -> None:

@@ -143,6 +143,10 @@ def listeners(page: Page, *events: str) -> list[Any]:
     return [one for one in page.fns.values() if any(event in events for _, event in one.targets)]
 
 
+def named(page: Page, name: str) -> list[Any]:
+    return [one for one in page.fns.values() if one.name == name]
+
+
 def settable(listener: Any) -> list[tuple[int, Any]]:
     return [(place, block) for place, block in enumerate(listener.outputs) if isinstance(block, SETTABLE)]
 
@@ -168,8 +172,13 @@ def test_what_follows_from_a_timer_or_the_opening_is_known(page: Page) -> None:
     assert not {"ask", "open_upload", "use_as_side", "set_up_story"} & names, "a person asked for these"
 
 
+def test_to_ask_again_reads_all_that_to_ask_reads(page: Page) -> None:
+    (again,), ask = named(page, "ask_again"), max(named(page, "ask"), key=lambda one: len(one.inputs))
+    assert {one._id for one in again.inputs} == {one._id for one in ask.inputs}
+
+
 def test_an_answer_that_was_asked_for_passes_as_it_is(page: Page) -> None:
-    set_up = next(one for one in page.fns.values() if one.name == "set_up_story")
+    (set_up,) = named(page, "set_up_story")
     assert all("value" in answer(page, set_up)[place] for place, _ in settable(set_up))
 
 
@@ -224,7 +233,7 @@ def test_a_choice_that_is_gone_reaches_its_handler(page: Page, gone: Any) -> Non
 
 
 def test_what_comes_after_an_upload_is_offered_and_not_written(page: Page) -> None:
-    offered = [one for one in page.fns.values() if one.name == "presets"]
+    offered = named(page, "presets")
     assert len(offered) >= 6
     for one in offered:
         offer, *widgets = one.outputs
