@@ -263,8 +263,9 @@ def _offered(services: Services, visitor: Visitor, source: Source, method: str, 
         request = form.request_of(source, visitor.owner, "", method, {"steps": steps, **settings})
         return services.training.plan(request).seconds
 
-    offered = services.training.presets(source.good) if source.good and source.path else []
-    times = {}
+    if not source.good or source.path is None:
+        return {}
+    offered, times = services.training.presets(source.good), dict[str, str]()
     if ready(services).yes:
         with suppress(PlaygroundError):  # the plan itself says what is wrong
             offered = within_reach(offered, seconds)

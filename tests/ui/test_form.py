@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,5 @@ def test_the_form_offers_what_its_own_plan_says(services: Any, call: Call, tab: 
         assert chosen == {steps: expected}
     times = call(train.preset_times, tab, source=SOURCE, method="full", max_tokens=512)[tab.preset]
     assert times.choices[0][0] == "Quick look, about 3 min"
+    for handler in (train.presets, train.preset_times, partial(train.steps_of, preset="quick")):
+        assert call(handler, tab, source=Source(), method="lora", max_tokens=512) == {}, "there are no rows yet"
