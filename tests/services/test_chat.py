@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from playground.chat.batching import LOOK_S, PATIENCE_S, Asked, Chat, CompletionService, Written
+from playground.chat.batching import Asked, Chat, Written
 from playground.chat.compare import Side, Turn, conversation, parse_side
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
 from playground.engine.llama_memory import STEP
 from playground.engine.request import SEED_MAX, Sampling
-from playground.errors import BaseUnavailableError, BusyError, InputError, NotFoundError
-from playground.gpu.manager import QUEUE_LIMIT, Request
+from playground.errors import InputError, NotFoundError
 from playground.gpu.policy import CAPACITY
 from playground.models.bases import kv_bytes_per_token
-from playground.services import Services, build_services
+from playground.services import Services
 from tests.engine.models import load_base, poison, said_by, save_adapter, with_adapter
 from tests.services.conftest import last, whole_model
 
@@ -33,51 +31,32 @@ def test_sides_answer_together_each_with_its_own_prompt(services: Services) -> N
     snapshots = list(services.compare.ask(sides, [[], [], []], "Hello", SHORT))
     assert len(snapshots) > 3, "streamed"
     plain, told, wrong = snapshots[-1]
-    assert (plain.done, plain.completion_tokens) == (True, 6)
+    assert (plain.done, plain.completion_tokens, plain.stamp["rows"]) == (True, 6, 2)  # type: ignore[index]
     assert plain.prompt_tokens != told.prompt_tokens
     assert 0 < plain.first_token_s <= plain.seconds  # type: ignore[operator]
     assert "There is no adapter 'nobody'" in wrong.error
-    assert plain.stamp["rows"] == 2
     assert "Be brief." in told.stamp["prompt"]["text"]  # type: ignore[index]
     assert "named SmolLM" in plain.stamp["prompt"]["text"], "the base's own default is shown"  # type: ignore[index]
     assert services.manager.leases() == []
-    status = services.device.status()
-    assert status["used_bytes"] == sum(item["bytes"] for item in status["residents"])
-    assert status["residents"][0]["bytes"] > 0
+    status = json.loads(json.dumps(services.device.status()))
+    assert status["used_bytes"] == sum(item["bytes"] for item in status["residents"]) > 0
     assert services.device.line() == "Device: idle"
-    json.dumps(status)
-    assert "residents" in services.device.counts()
-
-
-def test_half_a_character_ends_its_own_side_only(services: Services) -> None:
-    (alone,) = last(services.compare.ask([Side("base")], [[]], "Hello", SHORT))
-    wrong, right = last(
-        services.compare.ask([Side("base", "Be \ud800 brief."), Side("base")], [[], []], "Hello", SHORT)
-    )
-    assert "half a character" in wrong.error
-    assert (right.text, right.error) == (alone.text, "")
+    assert services.device.counts()["residents"] == 1
 
 
 def test_turns_and_shots_come_before_the_question() -> None:
     pool = [Example((Message("user", f"q{n}"), Message("assistant", f"a{n}")), n) for n in range(5)]
     side = Side("base", "sys", 2, Path("x"))
     messages = conversation(side, [Turn("before", "so")], "q3", pool, seed=1)
-    assert messages[0] == Message("system", "sys")
-    assert [message.content for message in messages[-3:]] == ["before", "so", "q3"]
-    assert len(messages) == 1 + 4 + 3
     assert messages == conversation(side, [Turn("before", "so")], "q3", pool, seed=1)
-    assert not any(message.content == "q3" for message in messages[:-1]), "the question is never its own shot"
-
-
-def take_every_place(services: Services, more: int = 0) -> list[Request]:
-    """Requests of others, each of its own session; ``more`` of them wait."""
-    services.bases.engine()
-    places = range(CAPACITY["chat"] + more)
-    return [services.manager.request("chat", f"other{n}", "Answering", 1) for n in places]
+    said = [message.content for message in messages]
+    assert (said[0], said[-3:], len(said)) == ("sys", ["before", "so", "q3"], 1 + 4 + 3)
+    assert said.count("q3") == 1, "the question is never its own shot"
 
 
 def test_a_second_question_waits_with_its_place(services: Services) -> None:
-    others = take_every_place(services)
+    services.bases.engine()
+    others = [services.manager.request("chat", f"other{n}", "Answering", 1) for n in range(CAPACITY["chat"])]
     stream = services.compare.ask([Side("base")], [[]], "Hello", SHORT)
     next(stream)
     assert next(stream)[0].waiting.startswith("1st in line, about")
@@ -132,57 +111,20 @@ def written_by(services: Services, asked: Chat) -> list[Written]:
     return written
 
 
-def test_it_grows_and_ends_with_its_stamp(services: Services) -> None:
-    services.bases.engine()
-    snapshots = list(services.completion.complete(chat(logprobs=2), "me"))
-    counts = [written[0].state.completion_tokens for written in snapshots]
-    assert counts == sorted(counts)
-    assert (counts[0], counts[-1]) == (0, 6)
-    (end,) = snapshots[-1]
-    assert end.done
-    assert end.state.finish == "length"
-    assert [len(token.top) for token in end.state.logprobs] == [2] * 6
-    assert end.stamp is not None
-    assert end.stamp == snapshots[0][0].stamp, "what runs is known from the start"
-    assert services.manager.leases() == []
-
-
-def test_closing_it_frees_the_device_at_once(services: Services) -> None:
+def test_what_runs_is_known_from_the_start_and_closing_it_frees_the_device_at_once(services: Services) -> None:
     services.bases.engine()
     stream = services.completion.complete(chat(sampling=Sampling(max_tokens=900, ignore_eos=True), replies=4), "me")
-    assert len(next(stream)) == 4
+    assert [one.stamp["rows"] for one in next(stream)] == [4] * 4  # type: ignore[index]
     next(stream)
     assert [lease.session for lease in services.manager.leases()] == ["me"]
     stream.close()
-    assert services.manager.leases() == []
-    assert services.manager.queue() == []
-
-
-def test_a_full_queue_is_told_with_a_time_to_come_again(services: Services) -> None:
-    assert services.completion.retry_after_s() == 1
-    others = take_every_place(services, QUEUE_LIMIT)
-    with pytest.raises(BusyError):
-        next(services.completion.complete(chat(), "me"))
-    assert 1 <= services.completion.retry_after_s() <= 60
-    for other in others:
-        other.cancel()
+    assert services.manager.leases() == services.manager.queue() == []
 
 
 def test_each_reply_takes_the_next_seed(services: Services) -> None:
     services.bases.engine()
     written = written_by(services, chat(sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3))
     assert [one.stamp["seed"] for one in written] == [SEED_MAX, 0, 1]  # type: ignore[index]
-
-
-def test_a_reply_is_cut_to_the_context_only_where_its_length_was_not_named(services: Services) -> None:
-    services.bases.engine()
-    long = Sampling(max_tokens=1020, ignore_eos=True)
-    with pytest.raises(InputError, match="may take 1020; this base holds 1024"):
-        written_by(services, chat(sampling=long))
-    (end,) = written_by(services, chat(sampling=long, fit=True))
-    assert end.state.prompt_tokens + end.state.completion_tokens == 1024
-    with pytest.raises(InputError, match="this base holds 1024"):
-        written_by(services, chat(sampling=Sampling(max_tokens=1020, min_tokens=1010), fit=True))
 
 
 def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services: Services, tmp_path: Path) -> None:
@@ -192,26 +134,20 @@ def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services:
     ids = encode(services.bases.tokenizer(), render_prompt(services.bases.tokenizer(), HELLO))
     named = {"deep": "p-tuning-v2", "ptuning": "p-tuning"}
     kinds = ("lora", "dora", "ia3", "prefix", "deep", "prompt", "ptuning", "bottleneck")
-    said = set()
+    said, long = set(), Sampling(max_tokens=1020, ignore_eos=True)
     for seed, kind in enumerate(kinds):
         options = {"use_dora": True} if kind == "dora" else {}
         folder = save_adapter(base, tmp_path / kind, "lora" if kind == "dora" else kind, seed, **options)
         card = services.adapters.import_file(folder)
         assert card.method == named.get(kind, kind)
         (end,) = written_by(services, chat(sampling=Sampling(max_tokens=6), model=card.id))
-        truth = said_by(with_adapter(load_base(base), folder), ids, 6)
-        assert list(end.state.tokens) == truth.tokens, kind
-        assert end.state.prompt_tokens == len(ids)
-        assert end.stamp["adapter"] == card.id
-        if card.virtual_tokens:
-            (end,) = written_by(
-                services, chat(sampling=Sampling(max_tokens=1020, ignore_eos=True), model=card.id, fit=True)
-            )
-            assert end.state.prompt_tokens + end.state.completion_tokens + card.virtual_tokens == 1024
-            with pytest.raises(
-                InputError, match=f"{card.virtual_tokens} of them the adapter's, .* this base holds 1024"
-            ):
-                written_by(services, chat(sampling=Sampling(max_tokens=1020), model=card.id))
+        assert list(end.state.tokens) == said_by(with_adapter(load_base(base), folder), ids, 6).tokens, kind
+        assert (end.state.prompt_tokens, end.stamp["adapter"]) == (len(ids), card.id)
+        if before := card.virtual_tokens:
+            (cut,) = written_by(services, chat(sampling=long, model=card.id, fit=True))
+            assert cut.state.prompt_tokens + cut.state.completion_tokens + before == 1024
+            with pytest.raises(InputError, match=f"{before} of them the adapter's, .* this base holds 1024"):
+                written_by(services, chat(sampling=long, model=card.id))
         said.add(end.state.tokens[:6])
     assert len(said) == len(kinds), "no two say the same"
 
@@ -221,46 +157,12 @@ def test_what_cannot_be_asked_is_said(services: Services) -> None:
         services.completion.card("nobody")
     with pytest.raises(InputError, match="1 to 4"):
         chat(replies=5)
+    services.bases.engine()
+    with pytest.raises(InputError, match="this base holds 1024"):
+        written_by(services, chat(sampling=Sampling(max_tokens=1020, min_tokens=1010), fit=True))
     for question, words in (("  ", "Write a question"), ("x" * 30_000, "at most 20000")):
         with pytest.raises(InputError, match=words):
             next(services.compare.ask([Side("base")], [[]], question, SHORT))
-
-
-class Waiting:
-    """A completion service on a clock that runs only while it waits. after: seconds -> what to call then."""
-
-    def __init__(self, services: Services, after: dict[float, Callable[[], Any]]) -> None:
-        self.now, self.after = 0.0, after
-        parts = (services.settings, services.manager, services.bases, services.adapters, services.batches)
-        self.service = CompletionService(*parts, lambda: self.now, self.pause)
-
-    def pause(self, seconds: float) -> None:
-        self.now += seconds
-        if act := self.after.pop(self.now, None):
-            act()
-
-
-def test_a_base_that_is_being_prepared_is_waited_for(services: Services) -> None:
-    waiting = Waiting(services, {4 * LOOK_S: services.bases.engine})
-    snapshots = list(waiting.service.complete(chat(replies=2), "me"))
-    assert [[one.waiting for one in written] for written in snapshots[:4]] == [["Preparing the base"] * 2] * 4
-    assert [one.state.completion_tokens for one in snapshots[-1]] == [6, 6]
-    assert waiting.now == 4 * LOOK_S
-
-
-def test_the_wait_for_a_base_is_bounded(services: Services) -> None:
-    waiting = Waiting(services, {})
-    with pytest.raises(BaseUnavailableError, match="still being prepared"):
-        list(waiting.service.complete(chat(), "me"))
-    assert waiting.now == PATIENCE_S
-
-
-def test_a_base_that_fails_while_it_is_waited_for_ends_the_wait(services: Services, tmp_path: Path) -> None:
-    broken = build_services(replace(services.settings, base=str(tmp_path)))
-    waiting = Waiting(broken, {LOOK_S: lambda: (broken.bases.start(), broken.jobs.wait("base", 60))})
-    with pytest.raises(BaseUnavailableError, match="is not a Hugging Face model folder"):
-        list(waiting.service.complete(chat(), "me"))
-    assert waiting.now == LOOK_S
 
 
 PROMPT = "A beginning that is long enough to be kept for the next question, since it has more than sixteen tokens."
@@ -287,27 +189,21 @@ def test_what_was_read_is_forgotten_and_the_reply_stays_the_same(services: Servi
     assert way.cached_tokens > 0
 
 
-def test_the_device_knows_what_stays_after_a_batch(services: Services) -> None:
-    ask(services, tokens=40, count=4)
-    engine = services.bases.engine()
-    name, weights = services.bases.resident()
-    ask(services)
-    (there,) = services.manager.residents()
-    assert there.name == name
-    assert there.bytes >= weights + engine.backend.scheduler.kv_cache.bytes
-    assert services.manager.leases() == []
-
-
-def test_a_batch_asks_for_room_as_it_grows(services: Services, tiny_base: Path) -> None:
+def test_a_batch_asks_for_room_as_it_grows_and_what_stays_is_known(services: Services, tiny_base: Path) -> None:
     row = STEP * kv_bytes_per_token(tiny_base, 4)
     asked = [Asked(None, PROMPT, Sampling(max_tokens=4))]
     long = Asked(None, PROMPT, Sampling(max_tokens=STEP))
     for batch, rows in ((asked * 3, 3), ([*asked, long], 2 * 2), (asked, 1)):
         with contextlib.closing(services.batches.run(batch, "a")) as run:
-            leased = next([lease.bytes for lease in services.manager.leases()] for _ in run)
-            assert leased == [rows * row]
+            assert next([lease.bytes for lease in services.manager.leases()] for _ in run) == [rows * row]
     ask(services)
     assert services.bases.engine().backend.scheduler.kv_cache.bytes <= row
+    ask(services, tokens=40, count=4)
+    ask(services)
+    (there,), (name, weights) = services.manager.residents(), services.bases.resident()
+    assert there.name == name
+    assert there.bytes >= weights + services.bases.engine().backend.scheduler.kv_cache.bytes
+    assert services.manager.leases() == []
 
 
 def test_a_reply_whose_adapter_overflows_fails_alone(services: Services, make_lora: Callable[..., Path]) -> None:
