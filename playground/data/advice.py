@@ -20,10 +20,8 @@ _PHONES = (
     re.compile(r"(?<![\w+])\+[1-9]\d{0,2}[ ()./-]{0,2}(?:\d[ ()./-]{0,2}){6,12}\d(?!\w)"),  # +49 30 1234567
     re.compile(r"(?<![\w.-])(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-. ])[2-9]\d{2}[-. ]\d{4}(?![\w-])"),  # (212) 555-2368
     re.compile(
-        r"\b(?:tel|telephone|phone|mobile|cell|fax|whatsapp|telefon|handy|mobil|móvil|teléfono|téléphone|portable)\b"
-        r"[^\n\d+]{0,20}"
-        r"\(?\d(?:[ ()./-]{0,2}\d){6,13}(?!\w)",
-        re.IGNORECASE,
+        r"(?i)\b(?:tel|telephone|phone|mobile|cell|fax|whatsapp|telefon|handy|mobil|móvil|teléfono|téléphone|portable)\b"
+        r"[^\n\d+]{0,20}\(?\d(?:[ ()./-]{0,2}\d){6,13}(?!\w)"
     ),
 )
 _CARD = re.compile(r"(?<![\w.-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-]|\.\d)")
@@ -41,17 +39,14 @@ KINDS = {
 
 def personal(text: str) -> set[str]:
     """The KINDS that a text seems to hold. Addresses of domains kept for examples are not meant."""
-    found = set()
-    if "@" in text and any(not _INVENTED.search(match[1]) for match in _EMAIL.finditer(text)):
-        found.add("e-mail")
-    if _DIGITS.search(text):
-        held = {
-            "iban": any(_iban(match.group()) for match in _IBAN.finditer(text)),
-            "card": any(_card(match.group()) for match in _CARD.finditer(text)),
-            "phone": any(phone.search(text) for phone in _PHONES),
-        }
-        found |= {kind for kind, there in held.items() if there}
-    return found
+    digits = _DIGITS.search(text) is not None
+    held = {
+        "e-mail": "@" in text and any(not _INVENTED.search(match[1]) for match in _EMAIL.finditer(text)),
+        "iban": digits and any(_iban(match.group()) for match in _IBAN.finditer(text)),
+        "card": digits and any(_card(match.group()) for match in _CARD.finditer(text)),
+        "phone": digits and any(phone.search(text) for phone in _PHONES),
+    }
+    return {kind for kind, there in held.items() if there}
 
 
 def _card(number: str) -> bool:
@@ -78,7 +73,6 @@ _SCRIPTS = {
     "Chinese or Japanese": r"぀-ヿ㐀-䶿一-鿿",
     "Korean": r"가-힣ᄀ-ᇿ",
 }
-_LETTERS = {name: re.compile(f"[{letters}]") for name, letters in _SCRIPTS.items()}
 _NOT_LATIN = re.compile("[^\x00-\u024f\u1e00-\u1eff\u2000-\u20cf\u2100-\u214f]")
 """Anything but Latin letters, digits, signs of money and punctuation."""
 
@@ -91,7 +85,7 @@ def script(text: str) -> str:
         return ""
     if text.isascii() or not _NOT_LATIN.search(text):
         return "Latin"
-    counts = {name: len(pattern.findall(text)) for name, pattern in _LETTERS.items()}
+    counts = {name: len(re.findall(f"[{letters}]", text)) for name, letters in _SCRIPTS.items()}
     most = max(counts, key=lambda name: counts[name])
     return most if counts[most] * 2 > letters else ""
 
@@ -103,8 +97,7 @@ FEW_TOKENS = 10_000
 _LABEL = 60  # characters of an answer that may be one of a set of labels
 _LABELS_FROM = 20  # rows from which on answers that repeat are a set of labels
 _GAPS = "n/a na n.a. nan null undefined todo tbd fixme xxx - -- --- – — . .. ... … ? ?? ??? #n/a #ref! #value!"
-_EMPTY = {*_GAPS.split(), "[deleted]", "[removed]"}
-"""Answers that stand for a missing one, in lower case."""
+_EMPTY = {*_GAPS.split(), "[deleted]", "[removed]"}  # answers that stand for a missing one, in lower case
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +141,10 @@ def advise(checked: Checked, tokens: TokenReport | None = None) -> tuple[Advice,
     answers = () if checked.objective == "text" else tuple(row.answers[0] if row.answers else "" for row in rows)
     labels: Counter[str] = Counter()
     if len(answers) >= _LABELS_FROM and all(len(answer) <= _LABEL for answer in answers):
-        labels = Counter(map(_plain, answers))
-    few_labels = labels if len(labels) <= len(answers) * 0.2 else Counter[str]()
-    facts = _Facts(checked, tokens, rows, answers, few_labels)
+        labels.update(map(_plain, answers))
+    if len(labels) > len(answers) * 0.2:
+        labels.clear()
+    facts = _Facts(checked, tokens, rows, answers, labels)
     found = [advice for finder in _FINDERS for advice in finder(facts)]
     return tuple(sorted(found, key=lambda advice: advice.level != "warn"))
 
@@ -158,16 +152,13 @@ def advise(checked: Checked, tokens: TokenReport | None = None) -> tuple[Advice,
 def _few(facts: _Facts) -> Iterator[Advice]:
     count = len(facts.rows)
     if facts.checked.objective == "text":
-        total = sum(facts.tokens.lengths) if facts.tokens else FEW_TOKENS
-        if total < FEW_TOKENS:
+        if facts.tokens and (total := sum(facts.tokens.lengths)) < FEW_TOKENS:
             text = f"The text is {total:,} tokens in all. So little is learned by heart, not as a style or a subject."
             yield _advice("few", text)
     elif count < MIN_ROWS:
-        text = (
-            f"There {'is 1 row' if count == 1 else f'are {count} rows'} to learn from. Fewer than {MIN_ROWS} teach "
-            "next to nothing: write more, or give them to the base as examples in a prompt."
-        )
-        yield _advice("few", text, warn=True)
+        what = f"There {'is 1 row' if count == 1 else f'are {count} rows'} to learn from"
+        advice = "write more, or give them to the base as examples in a prompt"
+        yield _advice("few", f"{what}. Fewer than {MIN_ROWS} teach next to nothing: {advice}.", warn=True)
     elif count < FEW:
         text = f"There are {count} rows to learn from. A format or a tone takes about {FEW}, a task a few hundred."
         yield _advice("few", text)
@@ -178,21 +169,16 @@ def _long(facts: _Facts) -> Iterator[Advice]:
     if tokens is None or not tokens.cut:
         return
     rows = [cut.row for cut in tokens.cut]
-    text = (
-        f"{_count(len(rows), 'row is', 'rows are')} longer than {tokens.limit} tokens ({facts.named(rows)}): "
-        f"the start of the prompt is cut there, {max(cut.tokens for cut in tokens.cut):,} tokens at most. "
-        f"Raise the limit (the longest row has {tokens.max:,}), or shorten them."
-    )
-    yield _advice("long", text, rows, warn=len(rows) >= 0.05 * len(tokens.rows))
+    what = f"{_count(len(rows), 'row is', 'rows are')} longer than {tokens.limit} tokens ({facts.named(rows)})"
+    cut = f"the start of the prompt is cut there, {max(cut.tokens for cut in tokens.cut):,} tokens at most"
+    advice = f"Raise the limit (the longest row has {tokens.max:,}), or shorten them."
+    yield _advice("long", f"{what}: {cut}. {advice}", rows, warn=len(rows) >= 0.05 * len(tokens.rows))
 
 
 def _same(facts: _Facts) -> Iterator[Advice]:
     if len(facts.answers) >= 5 and len({answer.strip() for answer in facts.answers}) == 1:
-        text = (
-            f"All {len(facts.answers):,} answers are the same. The base will say it whatever it is asked: "
-            "add rows with other answers."
-        )
-        yield _advice("same-answer", text, warn=True)
+        what = f"All {len(facts.answers):,} answers are the same. The base will say it whatever it is asked"
+        yield _advice("same-answer", f"{what}: add rows with other answers.", warn=True)
 
 
 def _dominant(facts: _Facts) -> Iterator[Advice]:
@@ -201,31 +187,27 @@ def _dominant(facts: _Facts) -> Iterator[Advice]:
         good = sum(isinstance(row, Judged) and row.good for row in facts.rows)
         most, word = max((good, "good"), (total - good, "bad"))
         if most >= 0.9 * total:
-            text = (
-                f"{most:,} of {total:,} answers are labelled {word} ({most / total:.0%}). "
-                "Training needs both liked and disliked answers: add rows of the other kind."
-            )
-            yield _advice("dominant", text, warn=True)
+            what = f"{most:,} of {total:,} answers are labelled {word} ({most / total:.0%})"
+            advice = "Training needs both liked and disliked answers: add rows of the other kind."
+            yield _advice("dominant", f"{what}. {advice}", warn=True)
     if len(facts.labels) < 2:
         return
     label, count = facts.labels.most_common(1)[0]
     share = count / len(facts.answers)
     if share >= max(0.5, 1.5 / len(facts.labels)):
         rows = facts.rows_where(lambda _, answer: _plain(answer) == label)
-        text = (
-            f"{label[:40]!r} is the answer in {count:,} of {len(facts.answers):,} rows ({share:.0%}). "
-            "Always saying it would look good: add rows of the other "
-            f"{_count(len(facts.labels) - 1, 'answer', 'answers')}, or take some of these out."
-        )
-        yield _advice("dominant", text, rows, warn=True)
+        what = f"{label[:40]!r} is the answer in {count:,} of {len(facts.answers):,} rows ({share:.0%})"
+        others = f"add rows of the other {_count(len(facts.labels) - 1, 'answer', 'answers')}"
+        advice = f"Always saying it would look good: {others}, or take some of these out."
+        yield _advice("dominant", f"{what}. {advice}", rows, warn=True)
 
 
 def _near(facts: _Facts) -> Iterator[Advice]:
     pairs = near_duplicates(["\n".join(texts_of(row, system=False)) for row in facts.rows])
     if not pairs:
         return
-    first, second = (facts.checked.place(facts.rows[place].row) for place in pairs[0])
     rows = [facts.rows[place].row for place in sorted({place for pair in pairs for place in pair})]
+    first, second = (facts.checked.place(facts.rows[place].row) for place in pairs[0])
     others = f"{'is' if len(pairs) == 2 else 'are'} {_count(len(pairs) - 1, 'other row', 'other rows')}"
     more = f", and so {others} with an earlier one" if len(pairs) > 1 else ""
     text = f"Rows {first} and {second} are nearly the same{more}. They teach little more than one does."
@@ -253,11 +235,11 @@ def _personal(facts: _Facts) -> Iterator[Advice]:
             found[kind].append(row.row)
     for kind, rows in found.items():
         if rows:
-            text = (
-                f"{_count(len(rows), 'row seems', 'rows seem')} to hold {KINDS[kind]}: {facts.named(rows)}. "
-                "An adapter may repeat them to anyone who uses it: take them out, or put invented ones in their place."
+            what = f"{_count(len(rows), 'row seems', 'rows seem')} to hold {KINDS[kind]}: {facts.named(rows)}"
+            advice = "take them out, or put invented ones in their place"
+            yield _advice(
+                "personal", f"{what}. An adapter may repeat them to anyone who uses it: {advice}.", rows, warn=True
             )
-            yield _advice("personal", text, rows, warn=True)
 
 
 def _leaks(facts: _Facts) -> Iterator[Advice]:
@@ -267,20 +249,16 @@ def _leaks(facts: _Facts) -> Iterator[Advice]:
         return plain.count(" ") >= 3 and any(plain in _plain(prompt) for prompt in prompts)
 
     if rows := facts.rows_where(holds):
-        text = (
-            f"In {_count(len(rows), 'row', 'rows')} the prompt already holds the whole answer ({facts.named(rows)}). "
-            "That is right where the task is to find a passage; otherwise only copying is learned there."
-        )
-        yield _advice("leak", text, rows)
+        what = f"In {_count(len(rows), 'row', 'rows')} the prompt already holds the whole answer ({facts.named(rows)})"
+        advice = "That is right where the task is to find a passage; otherwise only copying is learned there."
+        yield _advice("leak", f"{what}. {advice}", rows)
 
 
 def _empty(facts: _Facts) -> Iterator[Advice]:
     if rows := facts.rows_where(lambda _, answer: len(answer) < 20 and answer.strip().casefold() in _EMPTY):
-        text = (
-            f"{_count(len(rows), 'answer looks', 'answers look')} like a gap, such as N/A, TODO or a dash: "
-            f"{facts.named(rows)}. Fill in a real answer, or remove the row."
-        )
-        yield _advice("empty-looking", text, rows, warn=True)
+        what = f"{_count(len(rows), 'answer looks', 'answers look')} like a gap, such as N/A, TODO or a dash"
+        advice = "Fill in a real answer, or remove the row."
+        yield _advice("empty-looking", f"{what}: {facts.named(rows)}. {advice}", rows, warn=True)
 
 
 def _scripts(facts: _Facts) -> Iterator[Advice]:
@@ -297,22 +275,20 @@ def _scripts(facts: _Facts) -> Iterator[Advice]:
 
 
 def _systems(facts: _Facts) -> Iterator[Advice]:
-    def system(row: Row) -> str:
-        return row.prompt[0].content if row.prompt and row.prompt[0].role == "system" else ""
-
-    counts = Counter(map(system, facts.rows))
+    systems = [row.prompt[0].content if row.prompt and row.prompt[0].role == "system" else "" for row in facts.rows]
+    counts = Counter(systems)
     if len(counts) < 2:
         return
     (main, most), total = counts.most_common(1)[0], len(facts.rows)
     if counts[""]:
-        most_have = (total - counts[""]) * 2 >= total
-        rows = [row.row for row in facts.rows if bool(system(row)) != most_have]
+        most_have = counts[""] * 2 <= total
+        rows = [row.row for row, system in zip(facts.rows, systems, strict=True) if bool(system) != most_have]
         one, several, rest = ("lacks", "lack", "have one") if most_have else ("has", "have", "have none")
         what = f"{_count(len(rows), f'row {one}', f'rows {several}')} a system prompt, the others {rest}"
         advice = "Ask with one or without later, as most rows do."
         yield _advice("system-prompt", f"{what}: {facts.named(rows)}. {advice}", rows)
     elif most >= 0.8 * total:
-        rows = [row.row for row in facts.rows if system(row) != main]
+        rows = [row.row for row, system in zip(facts.rows, systems, strict=True) if system != main]
         what = f"{_count(len(rows), 'row has', 'rows have')} another system prompt than the other {most:,}"
         yield _advice("system-prompt", f"{what}: {facts.named(rows)}. Is that meant?", rows)
 
@@ -334,13 +310,11 @@ _MAX_SHOWN = 10  # items of a section
 def as_json(
     checked: Checked,
     tokens: TokenReport | None = None,
-    advice: Sequence[Advice] | None = None,
+    advice: Sequence[Advice] = (),
     split: Mapping[str, Any] | None = None,
-    batch_size: int = 8,
 ) -> dict[str, Any]:
     """The JSON of ``check``; without a token report ``tokens`` is null. split: the parts as run.json records them."""
     bad, warnings = bad_rows(checked, tokens), kept_warnings(checked, tokens)
-    advice = advise(checked, tokens) if advice is None else advice
     found: dict[str, Any] = {
         "format": checked.format,
         "objective": checked.objective,
@@ -358,7 +332,7 @@ def as_json(
     }
     if tokens:
         found["histogram"] = [{"from": low, "to": high, "rows": rows} for low, high, rows in tokens.histogram()]
-        found["padding"] = {key: round(value, 4) for key, value in asdict(tokens.padding(batch_size)).items()}
+        found["padding"] = {key: round(value, 4) for key, value in asdict(tokens.padding()).items()}
     if checked.files:
         found["files"] = [asdict(part) for part in checked.files]
     if split is not None:
@@ -366,31 +340,24 @@ def as_json(
     return found
 
 
-def as_text(
-    checked: Checked, tokens: TokenReport | None = None, advice: Sequence[Advice] | None = None, batch_size: int = 8
-) -> str:
+def as_text(checked: Checked, tokens: TokenReport | None = None, advice: Sequence[Advice] = ()) -> str:
     """The same in a few lines for a terminal; long lists are shortened and say so."""
     bad, warnings = bad_rows(checked, tokens), kept_warnings(checked, tokens)
-    advice = advise(checked, tokens) if advice is None else advice
     mapping = ", ".join(f"{role} = {column}" for role, column in checked.mapping.items())
     guessed = checked.confidence < 1 and checked.why
     sure = f" This is a guess, {checked.confidence:.0%} sure: {checked.why}." if guessed else ""
-    good = f"{checked.rows - len(bad)} good and {len(bad)} bad"
     lines = [
         f"Format: {checked.format} ({mapping}); trains {checked.objective}.{sure}",
-        f"Rows: {checked.rows}, of them {good}; {len(warnings)} warnings, {checked.duplicates} duplicates.",
+        f"Rows: {checked.rows}, of them {checked.rows - len(bad)} good and {len(bad)} bad; "
+        f"{len(warnings)} warnings, {checked.duplicates} duplicates.",
     ]
     if tokens:
-        padding = tokens.padding(batch_size)
-        lines.append(
-            f"Tokens per row: {tokens.min} at least, {tokens.median} median, {tokens.p95} for 95 %, "
-            f"{tokens.max} at most; {tokens.truncated} rows cut."
-        )
+        padding = tokens.padding()
+        each = f"{tokens.min} at least, {tokens.median} median, {tokens.p95} for 95 %, {tokens.max} at most"
+        lines.append(f"Tokens per row: {each}; {tokens.truncated} rows cut.")
         if not tokens.packed:
-            lines.append(
-                f"Padding: {padding.random:.0%} of a batch of {padding.batch_size} in random order, "
-                f"{padding.by_length:.0%} with rows of like length together."
-            )
+            random = f"{padding.random:.0%} of a batch of {padding.batch_size} in random order"
+            lines.append(f"Padding: {random}, {padding.by_length:.0%} with rows of like length together.")
     sections = {
         "Bad rows (not trained on):": [f"row {checked.place(row.row)}: {row.reason}. {row.fix}" for row in bad],
         "Warnings (kept):": [f"row {checked.place(row.row)}: {row.reason}" for row in warnings],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,22 +48,19 @@ TEXT_READERS: dict[str, Callable[[Text, OnProgress], Records]] = {
 }
 EXTENSIONS = (".csv", ".tsv", ".xlsx", ".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md", ".gz")
 """What is taken; ``.gz`` after the ending of any text kind, as in ``rows.csv.gz``."""
-Paths = Path | str | Sequence[Path | str]
-"""A file, several, or a folder of them."""
+Paths = Path | str | Sequence[Path | str]  # a file, several, or a folder of them
 MEBI = 1024 * 1024
-READING = 0.5
-"""The share of a check's work that is reading; the rest is validating each row."""
+READING = 0.5  # the share of a check's work that is reading; the rest is validating each row
 
 
 def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = None) -> Records:
     """Every record of a file of at most ``limit_bytes``; raises InputError when the file as a whole is of no use."""
     size = _file_size(path)
     kind, packed = _kind(path)
-    if size > limit_bytes:
-        raise _too_large(path.name, size, limit_bytes)
-    empty = "Choose the file again, or export it once more."
+    _check_size(path.name, size, limit_bytes)
+    again = "Choose the file again, or export it once more."
     if size == 0:
-        raise InputError(f"{path.name} is empty (0 bytes). {empty}")
+        raise InputError(f"{path.name} is empty (0 bytes). {again}")
     progress, limits = Progress(on_progress), Limits(path.name, limit_bytes)
     if kind == ".xlsx":
         records = parse_xlsx(path, limits)
@@ -71,8 +68,8 @@ def read_records(path: Path, limit_bytes: int, on_progress: OnProgress | None = 
         records = parse_parquet(path, limits, progress.part(0, 1))
     else:
         text = open_text(path, packed, limits, progress.part(0, 0.2))
-        if text.encoding.blank:
-            raise InputError(f"{path.name} is empty: nothing but blank lines. {empty}")
+        if text.blank:
+            raise InputError(f"{path.name} is empty: nothing but blank lines. {again}")
         records = TEXT_READERS[kind](text, progress.part(0.2, 1))
     limits.check_columns(len(records.columns))
     limits.check("rows", len(records.rows))
@@ -96,18 +93,19 @@ def _file_size(path: Path) -> int:
         raise InputError(f"{path.name[:80]!r} cannot be opened: {error}. Check its name and permissions.") from error
 
 
-def _too_large(name: str, size: int, limit_bytes: int) -> InputError:
+def _check_size(name: str, size: int, limit_bytes: int) -> None:
+    if size <= limit_bytes:
+        return
     has, may = _human_size(size), _human_size(limit_bytes)
     if has == may:
         has, may = f"{size:,} bytes", f"{limit_bytes:,} bytes"
-    return InputError(f"{name} is {has}; the limit is {may}. {KEEP_FEWER}")
+    raise InputError(f"{name} is {has}; the limit is {may}. {KEEP_FEWER}")
 
 
 def _human_size(size: int) -> str:
-    for unit, name in ((MEBI, "MB"), (1024, "KB")):
-        if size >= unit:
-            return f"{size / unit:.0f} {name}"
-    return f"{size} bytes"
+    if size < 1024:
+        return f"{size} bytes"
+    return f"{size / MEBI:.0f} MB" if size >= MEBI else f"{size / 1024:.0f} KB"
 
 
 def _kind(path: Path) -> tuple[str, bool]:
@@ -138,14 +136,12 @@ class Part(NamedTuple):
 
 def gather(path: Paths) -> list[Path]:
     """The files meant: one, those of a folder but hidden ones, or of a list; by name. Raises InputError for none."""
-    if isinstance(path, str | Path) and not _is_folder(Path(path)):
-        return [Path(path)]
     found: set[Path] = set()
-    for one in [path] if isinstance(path, str | Path) else path:
-        if _is_folder(Path(one)):
-            found |= {inner for inner in Path(one).iterdir() if inner.is_file() and not inner.name.startswith(".")}
+    for each in [Path(path)] if isinstance(path, str | Path) else map(Path, path):
+        if os.path.isdir(each):  # False for a NUL or too long a name: reported when it is opened
+            found |= {inner for inner in each.iterdir() if inner.is_file() and not inner.name.startswith(".")}
         else:
-            found.add(Path(one))
+            found.add(each)
     if not found:
         what = f"The folder {Path(path).name} holds no files" if isinstance(path, str | Path) else "No file was given"
         raise InputError(f"{what}. Name a file, or a folder with files in it.")
@@ -158,11 +154,10 @@ def read_parts(
     """Each file's records and shape; raises InputError where one is of no use, or they do not all train the same."""
     sizes = [_file_size(path) for path in paths]
     total = sum(sizes)
-    if len(paths) > 1 and total > limit_bytes:
-        raise _too_large(f"All {len(paths)} files together", total, limit_bytes)
-    parts, done = [], 0
+    if len(paths) > 1:
+        _check_size(f"All {len(paths)} files together", total, limit_bytes)
+    parts, done, share = [], 0, READING / max(1, total)
     for path, size in zip(paths, sizes, strict=True):
-        share = READING / max(1, total)
         records = read_records(path, limit_bytes, progress.part(done * share, (done + size) * share))
         done += size
         if not records.sample:
@@ -196,17 +191,9 @@ def no_usable_rows(name: str, rows: int, bad: Sequence[BadRow]) -> InputError:
     return InputError(f"{name}: none of the {rows} rows can be used. {first}")
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a NUL or too long a name: reported when it is opened
-        return False
-
-
 Record = Mapping[str, Any]
 _DAMAGED = "\ufffd"
-_LABELS = 50
-"""A column with more different answers than this is no set of labels."""
+_LABELS = 50  # a column with more different answers than this is no set of labels
 
 
 def check_file(
@@ -221,78 +208,61 @@ def check_file(
     """
     paths = gather(path)
     whole = Progress(progress)
-    parts = read_parts(paths, mapping, limit_bytes, whole)
-    rows = sum(len(part.records.rows) for part in parts)
-    found, files, last, done = Validated(), [], 0, 0
-    for part in parts:
-        count = len(part.records.rows)
-        spans = (READING + (1 - READING) * share / rows for share in (done, done + count))
-        first, last = last + 1, found.add(part.records, part.shape, last, whole.part(*spans))
-        files.append(FilePart(part.name, first, last - first + 1))
-        done += count
-    found.finish()
-    if not found.rows:
-        raise no_usable_rows(paths[0].name if len(paths) == 1 else "The files", rows, found.bad)
+    checked = validate(read_parts(paths, mapping, limit_bytes, whole), whole)
+    if not checked.good:
+        raise no_usable_rows(paths[0].name if len(paths) == 1 else "The files", checked.rows, checked.bad)
     whole.at(1)
+    return checked
+
+
+def validate(parts: Sequence[Part], progress: Progress) -> Checked:
+    """Every record, numbered on through all files, as a row or a bad row; and the warnings, in the rows' order."""
+    count = sum(len(part.records.rows) for part in parts)
+    rows: list[Row] = []
+    bad: list[BadRow] = []
+    warnings: list[RowWarning] = []
+    files: list[FilePart] = []
+    repeats = Repeats()
+    last = done = 0
+    for part in parts:
+        offset, start, shape = last, len(rows), part.shape
+        for own, record in part.records.rows:
+            last, done = own + offset, done + 1
+            if done % 256 == 0:
+                progress.at(READING + (1 - READING) * done / count)
+            try:
+                if isinstance(record, Unusable):
+                    raise record
+                row = BUILDERS[shape.objective](record, shape, last)
+            except Unusable as error:
+                bad.append(BadRow(last, error.reason, error.fix))
+                continue
+            rows.append(row)
+            repeats.add(row)
+            if any(not text.isascii() and _DAMAGED in text for text in texts_of(row)):
+                reason = f"holds {_DAMAGED}: a character was lost when the file was saved"
+                warnings.append(RowWarning(last, reason, "damaged"))
+        if shape.objective == "sft" and "messages" not in shape.mapping:
+            warnings += _odd_labels([row for row in rows[start:] if isinstance(row, Example)])
+        files.append(FilePart(part.name, offset + 1, last - offset))
+    again = [*repeats.warnings()]
     shapes = [part.shape for part in parts]
     sure = min(shapes, key=lambda shape: shape.confidence)
     return Checked(
         format=" + ".join(dict.fromkeys(shape.format for shape in shapes)),
         objective=sure.objective,
-        rows=rows,
-        examples=tuple(row for row in found.rows if isinstance(row, Example)),
-        bad=tuple(found.bad),
-        warnings=tuple(found.warnings),
-        duplicates=found.duplicates,
+        rows=count,
+        examples=tuple(row for row in rows if isinstance(row, Example)),
+        bad=tuple(bad),
+        warnings=tuple(sorted((*again, *warnings), key=lambda warning: warning.row)),
+        duplicates=sum(warning.kind == "duplicate" for warning in again),
         columns=tuple(dict.fromkeys(column for part in parts for column in part.records.columns)),
         mapping=shapes[0].mapping,
-        others=tuple(row for row in found.rows if not isinstance(row, Example)),
+        others=tuple(row for row in rows if not isinstance(row, Example)),
         confidence=sure.confidence,
         why=sure.why if len(parts) == 1 else "; ".join(f"{part.name}: {part.shape.why}" for part in parts),
         files=tuple(files) if len(parts) > 1 else (),
     )
-
-
-@dataclass
-class Validated:
-    """Rows and bad rows of the files that are added, together as many as there are records."""
-
-    rows: list[Row] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
-    warnings: list[RowWarning] = field(default_factory=list)
-    duplicates: int = 0
-    _repeats: Repeats = field(default_factory=Repeats)
-
-    def add(self, records: Records, shape: Shape, offset: int = 0, on_progress: OnProgress | None = None) -> int:
-        """Every record of a file, numbered on from ``offset``; returns the highest number."""
-        build = BUILDERS[shape.objective]
-        last, total = offset, max(1, len(records.rows))
-        start = len(self.rows)
-        for place, (own, record) in enumerate(records.rows):
-            last = number = own + offset
-            if on_progress is not None and place % 256 == 0:
-                on_progress(place / total)
-            try:
-                row = record if isinstance(record, Unusable) else build(record, shape, number)
-            except Unusable as error:
-                row = error
-            if isinstance(row, Unusable):
-                self.bad.append(BadRow(number, row.reason, row.fix))
-                continue
-            self.rows.append(row)
-            self._repeats.add(row)
-            if any(not text.isascii() and _DAMAGED in text for text in texts_of(row)):
-                reason = f"holds {_DAMAGED}: a character was lost when the file was saved"
-                self.warnings.append(RowWarning(number, reason, "damaged"))
-        if shape.objective == "sft" and "messages" not in shape.mapping:
-            self.warnings += _odd_labels([row for row in self.rows[start:] if isinstance(row, Example)])
-        return last
-
-    def finish(self) -> None:
-        """Adds the warnings of duplicates and conflicts, and puts all in the order of the rows."""
-        repeats = [*self._repeats.warnings()]
-        self.duplicates = sum(warning.kind == "duplicate" for warning in repeats)
-        self.warnings = sorted((*repeats, *self.warnings), key=lambda warning: warning.row)
 
 
 def _odd_labels(rows: list[Example]) -> Iterator[RowWarning]:
@@ -316,8 +286,7 @@ def _odd_labels(rows: list[Example]) -> Iterator[RowWarning]:
 
 def _example(record: Record, shape: Shape, row: int) -> Example:
     mapping = shape.mapping
-    if "messages" in mapping:
-        column = mapping["messages"]
+    if column := mapping.get("messages"):
         turns = _with_system(read_turns(_present(record, column, "messages"), repr(column)), record, mapping)
     else:
         turns = (*_prompt(record, mapping), *_answer(record, mapping, "completion", "answer"))
@@ -331,7 +300,7 @@ def _judged(record: Record, shape: Shape, row: int) -> Judged:
     value = _present(record, column, "label")
     good = truth(value)
     if good is None:
-        said = "empty" if value is None or value == "" else f"{str(value)[:40]!r}, neither true nor false"
+        said = "empty" if value in (None, "") else f"{str(value)[:40]!r}, neither true nor false"
         raise Unusable(f"the label ({column}) is {said}", "Write true for a good answer, false for a bad one.")
     return Judged(example.prompt, example.completion, good, row)
 
@@ -353,18 +322,16 @@ def _preference(record: Record, shape: Shape, row: int) -> Preference:
     check_turns((*prompt, Message("assistant", chosen)))
     if chosen.strip() == rejected.strip():
         raise Unusable("chosen and rejected are the same", "Give two different answers, or remove the row.")
-    if "label" in mapping and not _first_is_better(record, mapping["label"], shape.lowest):
-        chosen, rejected = rejected, chosen
+    if column := mapping.get("label"):
+        value = _present(record, column, "choice")
+        won = first_won(value, shape.lowest)
+        if won is None:
+            said = "is empty" if value in (None, "") else f"says {str(value)[:40]!r}, neither of the two answers"
+            fix = "Say which answer is better (a or b), or leave the row out."
+            raise Unusable(f"the choice ({column}) {said}", fix)
+        if not won:
+            chosen, rejected = rejected, chosen
     return Preference(prompt, chosen, rejected, row)
-
-
-def _first_is_better(record: Record, column: str, lowest: int) -> bool:
-    value = _present(record, column, "choice")
-    won = first_won(value, lowest)
-    if won is None:
-        said = "is empty" if value is None or value == "" else f"says {str(value)[:40]!r}, neither of the two answers"
-        raise Unusable(f"the choice ({column}) {said}", "Say which answer is better (a or b), or leave the row out.")
-    return won
 
 
 BUILDERS: dict[str, Callable[[Record, Shape, int], Row]] = {
@@ -382,10 +349,9 @@ def _present(record: Record, column: str, what: str) -> Any:
 
 
 def _text(record: Record, column: str, what: str) -> str:
-    text = plain_text(_present(record, column, what), f"the {what} ({column})")
-    if not text.strip():
-        raise Unusable(f"the {what} is empty ({column})", "Fill it in, or remove the row.")
-    return text
+    if (text := plain_text(_present(record, column, what), f"the {what} ({column})")).strip():
+        return text
+    raise Unusable(f"the {what} is empty ({column})", "Fill it in, or remove the row.")
 
 
 def _with_system(turns: tuple[Message, ...], record: Record, mapping: Mapping[str, str]) -> tuple[Message, ...]:
@@ -438,6 +404,5 @@ def _answer(record: Record, mapping: Mapping[str, str], role: str, what: str) ->
             raise Unusable(f"the {what} ({column}) does not end with an assistant turn", "Add the assistant's answer.")
         return turns
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
-        text = next((text for text in value if text.strip()), "")
-        record = {column: text}
+        record = {column: next(filter(str.strip, value), "")}
     return (Message("assistant", _text(record, column, what)),)

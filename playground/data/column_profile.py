@@ -17,7 +17,7 @@ def clean_name(name: object) -> str:
     """A column's name without invisible characters (byte-order mark, zero-width, control), outer spaces and quotes."""
     text = "" if name is None else str(name)
     if not (text.isascii() and text.isprintable()):
-        text = "".join(" " if char in "\n\t" else char for char in text)
+        text = text.replace("\n", " ").replace("\t", " ")
         text = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Cc", "Cs"))
         text = re.sub(r"\s+", " ", text)
     return text.strip().strip("\"'").strip()
@@ -67,14 +67,9 @@ def two_answers(columns: Sequence[str]) -> tuple[str, str, int] | None:
     return None
 
 
-def _each(words: str, value: bool) -> dict[str, bool]:
-    return dict.fromkeys(words.split(), value)
-
-
-_TRUTHS = _each("true yes 1 1.0 good y t up 👍 thumbs_up thumbsup like liked positive desirable", True)
-_TRUTHS |= _each("chosen accept accepted correct +1", True)
-_TRUTHS |= _each("false no 0 0.0 bad n f down 👎 thumbs_down thumbsdown dislike disliked negative", False)
-_TRUTHS |= _each("undesirable rejected reject incorrect -1", False)
+_GOOD = "true yes 1 1.0 good y t up 👍 thumbs_up thumbsup like liked positive desirable chosen accept accepted correct"
+_BAD = "false no 0 0.0 bad n f down 👎 thumbs_down thumbsdown dislike disliked negative undesirable rejected reject"
+_TRUTHS = dict.fromkeys([*_GOOD.split(), "+1"], True) | dict.fromkeys([*_BAD.split(), "incorrect", "-1"], False)
 _FIRST, _SECOND = ("a", "j", "first", "left", "chosen"), ("b", "k", "second", "right", "rejected")
 _STEM = re.compile(
     r"^(model|response|answer|completion|output|option|assistant|reply|conversation|text|candidate|choice)[\s_-]*"
@@ -159,23 +154,16 @@ def profile(name: str, values: list[Any]) -> Column:
     count = max(1, len(present))
     texts = [str(value) for value in present if not isinstance(value, list | dict)]
     distinct = len(set(texts))
+    kinds = (kind for kind, is_kind in _KINDS.items() if sum(map(is_kind, present)) * 2 > len(present))
     return Column(
         name=name,
-        kind=_kind(present),
+        kind=next(kinds, "text") if present else "other",
         filled=len(present) / max(1, len(values)),
         words=sum(len(text[:2000].split()) for text in texts) / count,
         distinct=distinct / count,
         constant=distinct == 1 and count >= 5,
         transcript=sum(bool(read_transcript(text)) for text in texts) * 2 > count,
     )
-
-
-def _kind(values: list[Any]) -> str:
-    """The first kind that most values are of."""
-    for kind, is_kind in _KINDS.items() if values else ():
-        if sum(map(is_kind, values)) * 2 > len(values):
-            return kind
-    return "text" if values else "other"
 
 
 _KINDS: dict[str, Callable[[Any], bool]] = {
@@ -188,10 +176,8 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-_MAX_DEPTH, _MAX_DOTS = 3, 20
-"""Of objects in objects, and of dots in a name; what a person wrote with more is one name from there on."""
-MAX_KEYS = 60
-"""More keys than this are not columns but data, such as one key per id."""
+_MAX_DEPTH, _MAX_DOTS = 3, 20  # of objects in objects, and of dots in a name, which is one name from there on
+MAX_KEYS = 60  # more are not columns but data, such as one key per id
 _SCORES = ("overall_score", "score", "rating", "fine-grained_score")
 _ANSWERS = ("response", "answer", "completion", "output", "text", "content")
 
@@ -238,11 +224,12 @@ def _flatten_value(name: str, value: Any, flat: dict[str, Any], depth: int, besi
 
 
 def _flatten_list(name: str, value: list[Any], flat: dict[str, Any], beside: Mapping[str, Any]) -> None:
-    if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):
+    if len(value) == 2 and all(isinstance(item, str) for item in value):
         if spelling(leaf(name)) not in NAMES["answer_pairs"]:
             return
         given = (scores for key, scores in beside.items() if spelling(key) in NAMES["scores"])
-        scores = next((two for two in given if _are_two_numbers(two)), None)
+        pairs = (two for two in given if isinstance(two, list) and len(two) == 2)
+        scores = next((two for two in pairs if all(isinstance(score, int | float) for score in two)), None)
         if scores is None:
             flat[f"{name}.1"], flat[f"{name}.2"] = value
         elif scores[0] != scores[1]:
@@ -265,10 +252,6 @@ def _scored(item: Any) -> tuple[float, str] | None:
     if score is None and isinstance(item.get("rank"), int | float):
         score = -item["rank"]
     return None if text is None or score is None or score != score else (float(score), text)
-
-
-def _are_two_numbers(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(score, int | float) for score in value)
 
 
 def _thread(turn: Any) -> list[Any]:

@@ -48,48 +48,43 @@ def guess_roles(columns: list[Column], given: Mapping[str, str]) -> Guess:
 def _preference(columns: list[Column], given: Mapping[str, str]) -> Guess | None:
     chosen = given.get("chosen") or named(columns, "chosen")
     rejected = given.get("rejected") or named(columns, "rejected")
-    confidence, why = 0.97, f"inferred from the names {chosen} and {rejected}"
-    rest = _without(columns, chosen, rejected)
-    if not (chosen and rejected):
-        filled = {column.name: column.filled for column in columns}
-        ends = (
-            (".1", ".2", 0.7, "two answers in one list, the better first"),
-            (".best", ".worst", 0.8, "answers with scores"),
-        )
-        for better, worse, confidence, how in ends:
-            stem = next((name.removesuffix(better) for name in sorted(filled) if name.endswith(better)), None)
-            if stem and stem + worse in filled and filled[stem + better] > 0.5:
-                chosen, rejected, why = stem + better, stem + worse, f"inferred from {stem}: {how}"
-                rest = [column for column in columns if not column.name.startswith(stem)]
-                break
-        else:
-            return None
-    return Guess(_roles(chosen=chosen, rejected=rejected, prompt=_asked(rest), system=_system(rest)), confidence, why)
+    if chosen and rejected:
+        rest = _without(columns, chosen, rejected)
+        return _better(chosen, rejected, rest, 0.97, f"inferred from the names {chosen} and {rejected}")
+    filled = {column.name: column.filled for column in columns}
+    for better, worse, confidence, how in (
+        (".1", ".2", 0.7, "two answers in one list, the better first"),
+        (".best", ".worst", 0.8, "answers with scores"),
+    ):
+        stem = next((name.removesuffix(better) for name in sorted(filled) if name.endswith(better)), None)
+        if stem and stem + worse in filled and filled[stem + better] > 0.5:
+            rest = [column for column in columns if not column.name.startswith(stem)]
+            return _better(stem + better, stem + worse, rest, confidence, f"inferred from {stem}: {how}")
+    return None
 
 
 def _two_answers(columns: list[Column]) -> Guess | None:
-    two = two_answers([column.name for column in columns])
-    if two is None:
-        return None
-    first, second, _ = two
+    first, second, _ = two_answers([column.name for column in columns]) or ("", "", 0)
     rest = _without(columns, first, second)
     label = named(rest, "winners", "text", "number", "flag")
-    if label is None:
+    if not first or label is None:
         return None
-    rest = _without(rest, label)
     why = f"inferred from {first} and {second}, and from {label} that says which is better"
-    roles = _roles(chosen=first, rejected=second, label=label, prompt=_asked(rest), system=_system(rest))
-    return Guess(roles, 0.85, why)
+    return _better(first, second, _without(rest, label), 0.85, why, label)
+
+
+def _better(
+    chosen: str, rejected: str, rest: list[Column], confidence: float, why: str, label: str | None = None
+) -> Guess:
+    roles = _roles(chosen=chosen, rejected=rejected, label=label, prompt=_asked(rest), system=_system(rest))
+    return Guess(roles, confidence, why)
 
 
 def _asked(columns: list[Column]) -> str | None:
     """The prompt of two answers: a text, or the turns before them."""
     rest = [column for column in columns if rank(column.name, "systems") is None and not column.is_meta]
-    return (
-        named(rest, "prompts", "text", "turns", "number")
-        or named(rest, "chats", "turns")
-        or named(rest, "inputs", "text", "turns")
-    )
+    prompt = named(rest, "prompts", "text", "turns", "number")
+    return prompt or named(rest, "chats", "turns") or named(rest, "inputs", "text", "turns")
 
 
 def _chat(columns: list[Column]) -> str | None:
@@ -153,17 +148,13 @@ def _only(columns: list[Column]) -> Column | None:
 
 def _text(columns: list[Column]) -> Guess:
     if by_name := named(columns, "texts", "text"):
+        sure, why = 0.95 if len(columns) == 1 else 0.8, ": no column holds an answer"
         if named(columns, "speakers", "text"):
-            why = (
-                f"inferred from the name {by_name}; each row seems to be one turn, and turns are not joined into chats"
-            )
-            return Guess({"text": by_name}, 0.4, why)
-        why = f"inferred from the name {by_name}: no column holds an answer"
-        return Guess({"text": by_name}, 0.95 if len(columns) == 1 else 0.8, why)
+            sure, why = 0.4, "; each row seems to be one turn, and turns are not joined into chats"
+        return Guess({"text": by_name}, sure, f"inferred from the name {by_name}{why}")
     only = _only([column for column in columns if column.is_content])
-    if only is None or is_headless(only.name):
-        return Guess({})
-    if any(rank(only.name, role) is not None for role in ("prompts", "completions")):  # half a pair
+    half = only and any(rank(only.name, role) is not None for role in ("prompts", "completions"))  # of a pair
+    if only is None or half or is_headless(only.name):
         return Guess({})
     return Guess({"text": only.name}, 0.5, f"inferred from what {only.name} holds: the only column of text")
 
@@ -207,9 +198,8 @@ FORMATS = (
     Format("text", "text", {"text"}, set()),
 )
 ROLES = ("prompt", "input", "completion", "system", "messages", "chosen", "rejected", "label", "text")
-ALIASES = {"instruction": "prompt", "question": "prompt"} | dict.fromkeys(
-    ("answer", "response", "output"), "completion"
-)
+ALIASES = {"instruction": "prompt", "question": "prompt"}
+ALIASES |= dict.fromkeys(("answer", "response", "output"), "completion")
 _MAP = "prompt=COLUMN completion=COLUMN"
 SAY = f"Say which column is which: {_MAP} (on the command line: --map {_MAP})."
 
@@ -246,9 +236,8 @@ def detect(records: Records, mapping: Mapping[str, str] | None = None) -> Shape:
     if given:
         said = " ".join(f"{role}={column}" for role, column in given.items())
         needs = "; ".join(" + ".join(role for role in ROLES if role in each.needed) for each in FORMATS)
-        raise InputError(
-            f"{said} is not enough to train on, or does not go together. {found}. What goes together: {needs}."
-        )
+        what = f"{said} is not enough to train on, or does not go together"
+        raise InputError(f"{what}. {found}. What goes together: {needs}.")
     if first := next((column.name for column in columns if is_headless(column.name)), None):
         found = f"The first line looks like data, not like column names: {first[:60]!r}"
         raise InputError(f"{found}. Add a line such as prompt,completion above it.")
@@ -298,7 +287,6 @@ def _doubted(guess: Guess, columns: list[Column]) -> Guess:
     """Less sure where a needed role's column is mostly empty."""
     sparse = {column.name for column in columns if column.filled < 0.5}
     optional = {guess.mapping.get("system"), guess.mapping.get("input")}
-    empty = [name for name in guess.mapping.values() if name in sparse - optional]
-    if not empty:
-        return guess
-    return Guess(guess.mapping, guess.confidence * 0.7, f"{guess.why}; most rows have no {listed(empty)}")
+    if empty := [name for name in guess.mapping.values() if name in sparse - optional]:
+        return Guess(guess.mapping, guess.confidence * 0.7, f"{guess.why}; most rows have no {listed(empty)}")
+    return guess

@@ -15,8 +15,6 @@ from playground.data.check import read_files
 from playground.data.example import Checked, Example, Passage, Preference, Row
 from playground.data.token_counts import TokenReport
 
-_NESTED = (list, dict)
-
 
 class Table(NamedTuple):
     """columns: of the whole file. rows: number -> its cells, in the order asked for; empty where it is unreadable."""
@@ -51,12 +49,12 @@ def edited_lines(path: Path, changes: Mapping[int, Mapping[str, Any]], limit_byt
 def _editing_cell(value: Any) -> str:
     if value is None:
         return ""
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, _NESTED) else str(value)
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
 
 
 def _value(text: Any, before: Any) -> Any:
     """What was a list or an object is read as one again, if it still is."""
-    if isinstance(before, _NESTED):
+    if isinstance(before, list | dict):
         try:
             return json.loads(str(text))
         except ValueError:
@@ -66,47 +64,34 @@ def _value(text: Any, before: Any) -> Any:
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a cell begins that a spreadsheet program would run (OWASP, CSV injection), full-width forms included."""
-BOM = "\ufeff"
-"""Excel reads a file as UTF-8 where it begins with this mark."""
+BOM = "\ufeff"  # Excel reads a file as UTF-8 where it begins with this mark
 
 
 def bad_rows_csv(
-    checked: Checked, tokens: TokenReport | None = None, original: Mapping[int, Mapping[str, Any] | str] | None = None
+    checked: Checked, tokens: TokenReport | None = None, original: Mapping[int, Mapping[str, Any]] | None = None
 ) -> str:
     """The bad rows as CSV: file (where there are several), row, reason, fix, then what the row holds.
 
-    original: a row's number -> its cells by column, or its line where it could not be read; a row that is not in it is
-    given as it was read. Cells that a spreadsheet program would run as a formula begin with an apostrophe.
+    original: a row's number -> its cells by column; none of a row that could not be read. Cells that a spreadsheet
+    program would run as a formula begin with an apostrophe.
     """
-    unlearned = {row.row for row in tokens.bad} if tokens else set()
-    contents: dict[int, Mapping[str, Any] | str] = {
-        row.row: json.dumps(as_record(row), ensure_ascii=False) for row in checked.usable if row.row in unlearned
-    }
-    bad = bad_rows(checked, tokens)
-    contents |= {row.row: original[row.row] for row in bad if original and row.row in original}
-    order = {column: place for place, column in enumerate(checked.columns)}
-    cells = (content for content in contents.values() if isinstance(content, Mapping))
-    columns = sorted(dict.fromkeys(key for row in cells for key in row), key=lambda name: order.get(name, len(order)))
-    lines = any(isinstance(content, str) for content in contents.values())
-    several = len(checked.files) > 1
+    bad, original = bad_rows(checked, tokens), original or {}
+    held = dict.fromkeys(name for row in bad for name in original.get(row.row, ()))
+    columns = [*dict.fromkeys(name for name in (*checked.columns, *held) if name in held)]
     out = io.StringIO(BOM)
     out.seek(0, io.SEEK_END)
     writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")  # quoted: safe under another separator too
-    head = [*(["file"] if several else []), "row", "reason", "fix", *columns, *(["content"] if lines else [])]
-    writer.writerow(map(_cell, head))
+    writer.writerow(map(_cell, [*(["file"] if checked.files else []), "row", "reason", "fix", *columns]))
     for row in bad:
-        part, content = checked.part_of(row.row), contents.get(row.row)
-        place = [part.name if part else "", row.row - part.first + 1 if part else row.row] if several else [row.row]
-        line = [content if isinstance(content, str) else ""] if lines else []
-        cells_of = content if isinstance(content, Mapping) else {}
-        writer.writerow(map(_cell, [*place, row.reason, row.fix, *(cells_of.get(name, "") for name in columns), *line]))
+        part, cells = checked.part_of(row.row), original.get(row.row, {})
+        place = [part.name, row.row - part.first + 1] if part else [row.row]
+        writer.writerow(map(_cell, [*place, row.reason, row.fix, *(cells.get(name, "") for name in columns)]))
     return out.getvalue()
 
 
-def good_rows_jsonl(checked: Checked, tokens: TokenReport | None = None) -> str:
+def good_rows_jsonl(checked: Checked) -> str:
     """The rows that can be trained on as OpenAI and TRL read them, an object a line; read again, the same rows."""
-    bad = {row.row for row in tokens.bad} if tokens else set()
-    rows = (json.dumps(as_record(row), ensure_ascii=False) for row in checked.usable if row.row not in bad)
+    rows = (json.dumps(as_record(row), ensure_ascii=False) for row in checked.usable)
     return "".join(f"{row.translate(_LINE_ENDS)}\n" for row in rows)
 
 
@@ -128,8 +113,7 @@ def as_record(row: Row) -> dict[str, Any]:
 
 def _cell(value: Any) -> str:
     """A value as a cell that is text and nothing else."""
-    text = (
-        value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
-    )
+    is_text = isinstance(value, str)
+    text = value if is_text else "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
     text = text.encode("utf-8", "replace").decode().replace("\0", "")
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text

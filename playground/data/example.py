@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, time
 from decimal import Decimal
@@ -215,11 +216,10 @@ def is_turns(value: object) -> bool:
     """Whether a value looks like a list of turns, itself or as JSON in a cell."""
     if isinstance(value, str):
         return re.match(r"""\s*\[\s*\{\s*["'](role|from|content|value|author|speaker|parts)["']""", value) is not None
-    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+    first = value[0] if isinstance(value, list) and value else None
+    if not isinstance(first, dict):
         return False
-    first = value[0]
-    named = "role" in first or "from" in first
-    return named or is_turn(first) or _round(first) is not None or _said_by(first) is not None
+    return bool("role" in first or "from" in first or is_turn(first) or _round(first) or _said_by(first))
 
 
 def plain_text(value: object, what: str) -> str:
@@ -231,11 +231,9 @@ def plain_text(value: object, what: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return str(value) if math.isfinite(value) else ""
-    if isinstance(value, int | Decimal | date | time):
-        return str(value)
+        return str(value).lower()
+    if isinstance(value, int | float | Decimal | date | time):
+        return "" if isinstance(value, float) and not math.isfinite(value) else str(value)
     kind = "an object" if isinstance(value, dict) else "a list"
     raise Unusable(f"{what} is {kind}, not text", "Write it as one text.")
 
@@ -250,7 +248,10 @@ def read_turns(value: object, what: str) -> tuple[Message, ...]:
         raise Unusable(f"{what} is empty", _TURN)
     if isinstance(value, str):
         if spoken := read_transcript(value):  # 4
-            return _said(spoken, what)
+            for place, turn in enumerate(spoken, 1):
+                if not plain_text(turn.content, f"turn {place} of {what}"):
+                    raise Unusable(f"turn {place} of {what} is empty", "Fill in its text, or remove the row.")
+            return spoken
         value = _literal(value)
     if isinstance(value, dict) and is_turns(value.get("messages")):
         value = value["messages"]
@@ -269,10 +270,10 @@ def read_turns(value: object, what: str) -> tuple[Message, ...]:
 
 def read_transcript(text: str) -> tuple[Message, ...]:
     """A chat written as one text, ``Human: … Assistant: …``; () when it does not begin so, or has only one speaker."""
-    parts = _TRANSCRIPT.split(text)
-    if len(parts) < 5 or parts[0].strip():
+    before, *parts = _TRANSCRIPT.split(text)
+    if len(parts) < 4 or before.strip():
         return ()
-    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    pairs = zip(parts[::2], parts[1::2], strict=True)
     return tuple(Message(ROLES[who.casefold()], said.strip()) for who, said in pairs)
 
 
@@ -293,25 +294,13 @@ def check_turns(turns: Sequence[Message]) -> None:
         raise Unusable("the last turn is not the assistant's", "Add the assistant's answer, or remove the last turn.")
 
 
-def _said(turns: tuple[Message, ...], what: str) -> tuple[Message, ...]:
-    for place, turn in enumerate(turns, 1):
-        if not plain_text(turn.content, f"turn {place} of {what}"):
-            raise Unusable(f"turn {place} of {what} is empty", "Fill in its text, or remove the row.")
-    return turns
-
-
 def _literal(cell: str) -> object:
     """A list written into a cell of a table: JSON, or Python's own spelling of it."""
-    try:
+    with suppress(ValueError, RecursionError):
         return json.loads(cell)
-    except (ValueError, RecursionError):
-        pass
-    if len(cell) > _LARGEST_LITERAL:
-        return cell
-    try:
-        return ast.literal_eval(cell.strip())
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return cell
+    with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return ast.literal_eval(cell.strip()) if len(cell) <= _LARGEST_LITERAL else cell
+    return cell
 
 
 def _first(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
@@ -323,11 +312,12 @@ def _round(item: Mapping[str, Any]) -> tuple[str, str] | None:
     return next((keys for keys in _ROUNDS if keys[0] in item and keys[1] in item), None)
 
 
-def _both(item: object) -> list[object]:
+def _both(item: Any) -> list[Any]:
+    """The two turns of a round; anything else is one."""
     keys = _round(item) if isinstance(item, dict) else None
-    if keys is None or not isinstance(item, dict):
-        return [item]
-    return [{"role": "user", "content": item[keys[0]]}, {"role": "assistant", "content": item[keys[1]]}]
+    return [
+        {"role": role, "content": item[key]} for role, key in zip(("user", "assistant"), keys or (), strict=False)
+    ] or [item]
 
 
 def _said_by(item: Mapping[str, Any]) -> str | None:
@@ -347,8 +337,7 @@ def _turn(item: object, place: int, what: str) -> Message:
     said = str(name).strip().casefold()
     role = ROLES.get(said)
     if role is None:
-        fix = _NO_TOOLS if said in _TOOLS else _ROLE_FIX
-        raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", fix)
+        raise Unusable(f"unknown role {str(name)[:40]!r} in turn {place}", _NO_TOOLS if said in _TOOLS else _ROLE_FIX)
     text = turn_text(content, place)
     if not text.strip() and role != "system":
         if item.get("tool_calls") or item.get("function_call"):
@@ -370,7 +359,7 @@ def turn_text(content: object, place: int) -> str:
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         if not isinstance(text, str) or kind not in ("text", "input_text", "output_text"):
-            what = f"turn {place} holds something other than text"
-            raise Unusable(what, "Keep the text parts only, or remove the row.")
+            fix = "Keep the text parts only, or remove the row."
+            raise Unusable(f"turn {place} holds something other than text", fix)
         said.append(plain_text(text, f"turn {place}"))
     return "\n".join(said)

@@ -15,8 +15,7 @@ from playground.data.check import EXTENSIONS
 from playground.data.records import KEEP_FEWER, OnProgress
 from playground.errors import InputError
 
-MAX_ROWS = 10_000
-"""Rows that are read of a data set, from its start."""
+MAX_ROWS = 10_000  # rows that are read of a data set, from its start
 _SUFFIX = r"(?::(?P<config>[A-Za-z0-9][\w.-]{0,95}))?(?:@(?P<split>\w{1,64}))?"
 _HUB = re.compile(rf"(?P<name>[A-Za-z0-9][\w.-]{{0,95}}/[A-Za-z0-9][\w.-]{{0,95}}){_SUFFIX}", re.ASCII)
 _FOLDER = re.compile(rf"(?P<name>.+?){_SUFFIX}", re.ASCII)
@@ -83,26 +82,21 @@ def write_dataset(dataset: DatasetId, file: Path, limit_bytes: int, on_progress:
             for count, row in enumerate(_rows(dataset, cache), 1):
                 size += out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
                 if size > limit_bytes:
-                    what = f"its first {count:,} rows are more than the size limit"
-                    raise InputError(f"{dataset.name}: {what}. {KEEP_FEWER}")
+                    what = f"{dataset.name}: its first {count:,} rows are more than the size limit"
+                    raise InputError(f"{what}. {KEEP_FEWER}")
                 if on_progress is not None and count % 100 == 0:
                     on_progress(count / MAX_ROWS)
     except datasets.exceptions.DatasetNotFoundError:
-        raise InputError(
-            f"There is no data set {dataset.name} on the hub that can be read without signing in, and no file or "
-            "folder of that name. Check the name."
-        ) from None
+        what = f"There is no data set {dataset.name} on the hub that can be read without signing in"
+        raise InputError(f"{what}, and no file or folder of that name. Check the name.") from None
     except (ConnectionError, httpx.HTTPError) as error:
         if dataset.is_local:
             raise InputError(f"{dataset.name} cannot be read: {_one_line(error)}.") from None
-        raise InputError(
-            f"The hub cannot be reached for the data set {dataset.name}, and there is no file or folder of that "
-            "name. Go online, or name a local copy of it: FOLDER[:config][@split]."
-        ) from None
+        what = f"The hub cannot be reached for the data set {dataset.name}, and there is no file or folder of that name"
+        raise InputError(f"{what}. Go online, or name a local copy of it: FOLDER[:config][@split].") from None
     except (datasets.exceptions.DatasetsError, *_UNREADABLE) as error:
-        raise InputError(
-            f"The data set {dataset.name} cannot be read: {_one_line(error)}. Download a file of it, and name that."
-        ) from error
+        what = f"The data set {dataset.name} cannot be read: {_one_line(error)}"
+        raise InputError(f"{what}. Download a file of it, and name that.") from error
     if not count:
         raise InputError(f"The data set {dataset.name} has no rows. Name another split: {dataset.name}@SPLIT.")
     return count

@@ -13,18 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from playground.data.column_profile import MAX_KEYS, is_nested, parents_of
 from playground.data.example import Unusable
 from playground.errors import InputError
 
-UNPACKED = 10
-"""A compressed file may unpack to this many times the upload limit."""
+UNPACKED = 10  # a compressed file may unpack to this many times the upload limit
 COLUMNS = 1000
-LONGEST_LINE = 16 * 1024 * 1024
-"""Characters of one line of JSONL, or of one cell."""
+LONGEST_LINE = 16 * 1024 * 1024  # characters of one line of JSONL, or of one cell
 _ROW_BYTES, _MIN_ROWS = 100, 100_000
 _A_ROW = {"rows": 1, "lines": 4, "cells": 40}
 """How many of each there may be for every row; a quoted cell or a passage may have several lines."""
@@ -39,10 +38,6 @@ class Limits:
     upload_bytes: int
 
     @property
-    def unpacked_bytes(self) -> int:
-        return UNPACKED * self.upload_bytes
-
-    @property
     def rows(self) -> int:
         """One for every 100 bytes of the largest upload: 209,715 at 20 MB, 2,684,354 at 256 MB."""
         return max(_MIN_ROWS, self.upload_bytes // _ROW_BYTES)
@@ -55,17 +50,16 @@ class Limits:
             raise InputError(f"{self.name} has more than {most:,} {what}, the most that are read here. {fix}")
 
     def check_unpacked(self, count: int) -> None:
-        if count > self.unpacked_bytes:
+        if count > UNPACKED * self.upload_bytes:
             raise InputError(f"{self.name} unpacks to more than {UNPACKED} times the size limit. Keep fewer rows.")
 
     def check_columns(self, count: int) -> None:
         if count > COLUMNS:
-            what = f"{count:,} columns; at most {COLUMNS} are read"
-            raise InputError(f"{self.name} has {what}. Keep the ones to train on.")
+            what = f"{self.name} has {count:,} columns; at most {COLUMNS} are read"
+            raise InputError(f"{what}. Keep the ones to train on.")
 
 
-OnProgress = Callable[[float], None]
-"""Called with a share from 0 to 1."""
+OnProgress = Callable[[float], None]  # called with a share from 0 to 1
 
 
 class Progress:
@@ -90,8 +84,7 @@ class Progress:
         return lambda share: self.at(start + (end - start) * min(1.0, share))
 
 
-_SAMPLE = 500
-"""Records in a sample: at least so many, at most twice as many, from all over the file."""
+_SAMPLE = 500  # records in a sample: at least so many, at most twice as many, from all over the file
 Numbered = tuple[int, dict[str, Any] | Unusable]
 
 
@@ -128,11 +121,11 @@ def stream(
 
     Raises InputError for too many.
     """
-    count, readable, step = 0, 0, 1
+    number, readable, step = 0, 0, 1
     sample: list[dict[str, Any]] = []
     plain: dict[str, bool] = {}  # column -> whether it holds more than objects
-    for count, (_, record) in enumerate(read(on_progress), 1):
-        limits.check("rows", count)
+    for number, (_, record) in enumerate(read(on_progress), 1):
+        limits.check("rows", number)
         if isinstance(record, Unusable):
             continue
         for name, value in () if columns else record.items():
@@ -145,21 +138,20 @@ def stream(
             if len(sample) >= 2 * _SAMPLE:
                 sample, step = sample[::2], 2 * step
         readable += 1
-    return Records(tuple(columns or _columns(plain)), Rows(lambda: read(None), count), sample)
+    return Records(tuple(columns or _columns(plain)), Rows(lambda: read(None), number), sample)
 
 
 def _columns(plain: Mapping[str, bool]) -> Iterator[str]:
     """An object is no column beside its entries; one with very many different keys over the rows is one column."""
     inside = Counter(parent for name in plain for parent in parents_of(name) if parent in plain)
-    crowded = {parent for parent, count in inside.items() if count > MAX_KEYS}
+    crowded = {parent for parent, keys in inside.items() if keys > MAX_KEYS}
     for name, is_plain in plain.items():
         if (is_plain or name in crowded or name not in inside) and crowded.isdisjoint(parents_of(name)):
             yield name
 
 
 _BLOCK = 1024 * 1024
-_SAMPLE_BYTES = 64 * 1024
-"""Bytes of lines beyond ASCII that decide between the encodings from before Unicode."""
+_SAMPLE_BYTES = 64 * 1024  # bytes of lines beyond ASCII that decide between the encodings from before Unicode
 _MIN_BYTES = 8  # beyond ASCII; fewer are taken for Latin letters
 _KINDS = "Save it as CSV, TSV, JSON or JSONL text, or name it by its real kind (.xlsx, .parquet, .csv.gz)."
 _MAGIC = (
@@ -183,23 +175,17 @@ _MARKS = (
 )
 
 
-class Encoding(NamedTuple):
-    """name: the codec's. mark: bytes of the byte-order mark before the text. blank: the text is only white space."""
-
-    name: str
-    mark: int = 0
-    blank: bool = False
-
-
 @dataclass(frozen=True)
 class Text:
-    """A text file whose encoding is known. packed: it is gzip. size: its bytes on disk. limits: of what it may hold."""
+    """A text file whose encoding is known."""
 
     path: Path
-    packed: bool
-    size: int
-    limits: Limits
-    encoding: Encoding
+    packed: bool  # it is gzip
+    size: int  # its bytes on disk
+    limits: Limits  # of what it may hold
+    encoding: str = "utf-8"  # the codec's name
+    mark: int = 0  # bytes of the byte-order mark before the text
+    blank: bool = True  # the text is only white space
 
     @property
     def name(self) -> str:
@@ -211,7 +197,12 @@ class Text:
         cut: a line of more than ``LONGEST_LINE`` characters is given to one more than that; else it raises InputError.
         """
         with self._opened() as (raw, file), self._reader(file) as reader:
-            for place, line in enumerate(_bounded_lines(reader)):
+            for place in count():
+                line = rest = reader.readline(LONGEST_LINE + 1)
+                if not line:
+                    return
+                while rest and not rest.endswith("\n"):  # read over, so that no more than that is in memory
+                    rest = reader.readline(LONGEST_LINE)
                 if len(line) > LONGEST_LINE and not cut:
                     what = f"line {place + 1:,} is longer than {LONGEST_LINE:,} characters"
                     raise InputError(f"{self.name}: {what}. Cut it into several lines.")
@@ -228,27 +219,25 @@ class Text:
         with self._opened() as (_, file), self._reader(file) as reader:
             text = reader.read(most + 1)
         if len(text) > most:
-            raise InputError(
-                f"{self.name} unpacks to one JSON document of more than {most:,} bytes, the most that is parsed in one "
-                "piece. Save it as JSONL, one object a line."
-            )
+            what = f"{self.name} unpacks to one JSON document of more than {most:,} bytes"
+            raise InputError(f"{what}, the most that is parsed in one piece. Save it as JSONL, one object a line.")
         return text.removeprefix("\ufeff")
 
     def blocks(self, on_progress: OnProgress | None = None) -> Iterator[bytes]:
         """The unpacked bytes. Raises InputError when a packed file holds too many, or is damaged."""
-        count = 0
+        size = 0
         with self._opened() as (raw, file):
             while block := file.read(_BLOCK):
-                count += len(block)
+                size += len(block)
                 if self.packed:
-                    self.limits.check_unpacked(count)
+                    self.limits.check_unpacked(size)
                 if on_progress is not None:
                     on_progress(raw.tell() / max(1, self.size))
                 yield block
 
     def _reader(self, file: IO[bytes]) -> io.TextIOWrapper:
-        file.read(self.encoding.mark)
-        return io.TextIOWrapper(file, encoding=self.encoding.name, errors="replace", newline=None)
+        file.read(self.mark)
+        return io.TextIOWrapper(file, encoding=self.encoding, errors="replace", newline=None)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
@@ -264,17 +253,8 @@ class Text:
             why = f"is no gzip archive, or damaged: {error}. Pack it again, or choose the unpacked file."
             raise InputError(f"{self.name} {why}") from error
         except OSError as error:
-            why = f"cannot be opened: {error.strerror or error}. Check its permissions."
-            raise InputError(f"{self.name} {why}") from error
-
-
-def _bounded_lines(reader: io.TextIOWrapper) -> Iterator[str]:
-    """Every line, or its first ``LONGEST_LINE + 1`` characters; never more than that in memory."""
-    while line := reader.readline(LONGEST_LINE + 1):
-        rest = line
-        while rest and not rest.endswith("\n"):
-            rest = reader.readline(LONGEST_LINE)
-        yield line
+            what = f"{self.name} cannot be opened: {error.strerror or error}"
+            raise InputError(f"{what}. Check its permissions.") from error
 
 
 def open_text(path: Path, packed: bool, limits: Limits, on_progress: OnProgress | None = None) -> Text:
@@ -283,12 +263,14 @@ def open_text(path: Path, packed: bool, limits: Limits, on_progress: OnProgress 
     1. a byte-order mark decides; 2. NUL bytes in a pattern are UTF-16 or UTF-32; 3. what reads as UTF-8 is UTF-8; 4.
     mostly UTF-8 with some damage keeps U+FFFD where a character was lost; 5. an encoding from before Unicode.
     """
-    text = Text(path, packed, path.stat().st_size, limits, Encoding("utf-8", blank=True))
+    text = Text(path, packed, path.stat().st_size, limits)
     found: _Detector | None = None
     for block in text.blocks(on_progress):
-        found = found or _Detector(block, path.name)
+        if found is None:
+            found = _Detector(block, path.name)
+            block = block[found.mark :]
         found.add(block)
-    return replace(text, encoding=found.encoding()) if found else text
+    return replace(text, encoding=found.encoding(), mark=found.mark, blank=found.blank) if found else text
 
 
 class _Detector:
@@ -300,24 +282,21 @@ class _Detector:
         self.name = name
         self.mark, named = next(((len(mark), codec) for mark, codec in _MARKS if first.startswith(mark)), (0, None))
         self.wide = _wide(first[:4096]) if named is None else None if named == "utf-8" else named
-        self.marked = named is not None
         self.nul, self.blank, self.valid = False, True, True
         self.lost = self.beyond = 0
         self.sample = bytearray()
-        self._skip = self.mark
         self._text = codecs.getincrementaldecoder(self.wide or "utf-8")("replace")
         self._strict = codecs.getincrementaldecoder("utf-8")("strict")
         self._pending = False
 
     def add(self, block: bytes) -> None:
-        block, self._skip = block[self._skip :], 0
         if self.wide or self._pending or not block.isascii():
             text = self._text.decode(block)
             if not self.wide:
                 self._pending = bool(self._text.getstate()[0])
                 self._count(block, text)
             self.nul = self.nul or "\0" in text
-            self.blank = self.blank and not text.strip().strip("\ufeff")
+            self.blank = self.blank and not self._pending and not text.strip().strip("\ufeff")
         else:
             self.nul = self.nul or b"\0" in block
             self.blank = self.blank and not block.decode("ascii").strip()
@@ -335,32 +314,30 @@ class _Detector:
             if len(self.sample) < _SAMPLE_BYTES and not line.isascii():
                 self.sample += line + b"\n"
 
-    def encoding(self) -> Encoding:
+    def encoding(self) -> str:
         if self.nul:
             raise InputError(f"{self.name} holds NUL bytes: it is a binary file, not text. {_KINDS}")
         if self.wide:  # 1, 2
-            return Encoding(self.wide, self.mark, self.blank)
+            return self.wide
         lost = self.lost + self._pending
-        if (self.valid and not self._pending) or self.marked or self.beyond - self.lost > lost:  # 1, 3, 4
-            return Encoding("utf-8", self.mark, self.blank)
-        return Encoding(legacy_encoding(bytes(self.sample)), self.mark, False)  # 5
+        if (self.valid and not self._pending) or self.mark or self.beyond - self.lost > lost:  # 1, 3, 4
+            return "utf-8"
+        return legacy_encoding(bytes(self.sample))  # 5
 
 
 def _wide(sample: bytes) -> str | None:
     """UTF-16 or UTF-32 without a mark: in Western text all bytes but one of each character are nearly always NUL."""
     if b"\0" not in sample:
         return None
-    if len(sample) >= 8:
-        four = [sample[place::4].count(0) / (len(sample) // 4) for place in range(4)]
-        if four[0] < 0.1 and min(four[1:]) > 0.9:
-            return "utf-32-le"
-        if four[3] < 0.1 and min(four[:3]) > 0.9:
-            return "utf-32-be"
-    half = max(1, len(sample) // 2)
-    first, second = sample[0::2].count(0) / half, sample[1::2].count(0) / half
-    if second > 0.4 and first < 0.05:
+    zeros = {width: [sample[at::width].count(0) * width / len(sample) for at in range(width)] for width in (2, 4)}
+    two, four = zeros[2], zeros[4]
+    if four[0] < 0.1 and min(four[1:]) > 0.9:
+        return "utf-32-le"
+    if four[3] < 0.1 and min(four[:3]) > 0.9:
+        return "utf-32-be"
+    if two[1] > 0.4 and two[0] < 0.05:
         return "utf-16-le"
-    return "utf-16-be" if first > 0.4 and second < 0.05 else None
+    return "utf-16-be" if two[0] > 0.4 and two[1] < 0.05 else None
 
 
 _WESTERN = "äöüß éèêëàâçùûüîïôœæ áéíóúñüªº ãõáâàéêíóôúç àèéìíòóùú åäöæøéü ëïéèöü àçèéíïòóúü"
@@ -416,8 +393,7 @@ def _languages() -> tuple[tuple[str, frozenset[str], float], ...]:
 
     kana, cyrillic = span(0x3041, 0x30FF), span(0x430, 0x45F) | frozenset("ґ")
     return (
-        ("cp932", kana, 0.3),
-        ("euc_jp", kana, 0.3),
+        *((codec, kana, 0.3) for codec in ("cp932", "euc_jp")),
         ("cp949", span(0xAC00, 0xD7A3), 0.97),
         ("gb18030", common("gb2312", range(0xB0, 0xD8)), 0.8),
         ("big5", common("big5", range(0xA4, 0xC7)), 0.8),
@@ -429,9 +405,7 @@ def _languages() -> tuple[tuple[str, frozenset[str], float], ...]:
         *latin("cp1252", _WESTERN.replace(" ", ""), 1.05),
         ("cp1255", span(0x5D0, 0x5EA), 0.95),
         ("cp1253", span(0x386, 0x3CE), 1.0),
-        ("cp1251", cyrillic, 0.8),
-        ("koi8_r", cyrillic, 0.8),
-        ("cp866", cyrillic, 0.8),
+        *((codec, cyrillic, 0.8) for codec in ("cp1251", "koi8_r", "cp866")),
         ("cp1256", span(0x621, 0x652), 0.9),
         ("cp874", span(0xE01, 0xE5B), 1.0),
         *latin("mac_roman", _WESTERN, 1.05),

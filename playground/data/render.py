@@ -20,8 +20,7 @@ PLAIN_TEMPLATE = (
 )
 """For bases that ship no chat template (plain language models)."""
 
-ALL, LAST = "all", "last"
-"""Which of a chat's assistant turns are learned."""
+ALL, LAST = "all", "last"  # which of a chat's assistant turns are learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +64,8 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 def _checked(text: str) -> str:
     if HALF_CHARACTER.search(text):
-        raise InputError(
-            "The text holds half a character (a lone surrogate), which no tokenizer reads. Type that character again."
-        )
+        what = "The text holds half a character (a lone surrogate), which no tokenizer reads"
+        raise InputError(f"{what}. Type that character again.")
     return text
 
 
@@ -78,17 +76,34 @@ def render_example(tokenizer: Any, example: Example, max_tokens: int, turns: str
     than it showed them when they were the last (thinking models) has the last learned alone. Raises InputError when the
     last answer alone is too long, nothing of it would be learned, or the base's template refuses the turns.
     """
-    if turns == ALL and sum(turn.role == "assistant" for turn in example.messages) > 1:
-        pieces = _pieces(tokenizer, example)
-        if pieces is not None:
-            return _fitted(pieces, example.row, max_tokens, tokenizer)
-    prompt = render_prompt(tokenizer, example.prompt)
-    whole = _template(tokenizer, example.messages, prompt=False)
-    # Templates that treat the last turn in their own way (thinking models) do not begin with the prompt.
-    completion = whole[len(prompt) :] if whole.startswith(prompt) else example.completion + (tokenizer.eos_token or "")
-    completion, _ = closed_answer(completion, tokenizer)
-    pieces = [_Piece(prompt, encode(tokenizer, prompt), False), _Piece(completion, encode(tokenizer, completion), True)]
-    return _fitted(pieces, example.row, max_tokens, tokenizer)
+    texts = _in_turn(tokenizer, example) if turns == ALL else None
+    if not texts:
+        prompt = render_prompt(tokenizer, example.prompt)
+        whole = _template(tokenizer, example.messages, prompt=False)
+        # Templates that treat the last turn in their own way (thinking models) do not begin with the prompt.
+        own = whole[len(prompt) :] if whole.startswith(prompt) else example.completion + (tokenizer.eos_token or "")
+        texts = [(prompt, False), (closed_answer(own, tokenizer)[0], True)]
+    pieces = [_Piece(text, encode(tokenizer, text), learned) for text, learned in texts]
+    last = pieces[-1].ids
+    if not last or set(last) <= set(getattr(tokenizer, "all_special_ids", ())):
+        what = f"Row {example.row}: the base's chat template leaves nothing of the answer to learn"
+        raise InputError(f"{what}. Write an answer, or use another base.")
+    if len(last) >= max_tokens:
+        what = f"Row {example.row}: the answer alone is {len(last)} tokens, the limit is {max_tokens}"
+        raise InputError(f"{what}. Raise the limit to at least {len(last) + 1}, or leave the row out.")
+    cut = max(0, sum(len(piece.ids) for piece in pieces) - max_tokens)
+    end, ids = 0, []
+    learned_at: list[tuple[int, int, int]] = []  # place among the pieces, first token, end
+    for place, piece in enumerate(pieces):
+        begin, end = end, end + len(piece.ids)
+        ids += piece.ids[max(0, cut - begin) :]
+        if piece.learned and begin > cut:  # at least one token before it to predict it from; a cut answer is read
+            learned_at.append((place, begin - cut, end - cut))
+    place, first, _ = learned_at[0]
+    read = ((end - first, begin - first) for (_, _, end), (_, begin, _) in pairwise(learned_at))
+    prompt, completion = ("".join(piece.text for piece in part) for part in (pieces[:place], pieces[place:]))
+    spans = tuple(span for span in read if span[0] < span[1])
+    return Rendered(prompt, completion, ids[:first], ids[first:], cut, spans)
 
 
 class _Piece(NamedTuple):
@@ -97,8 +112,8 @@ class _Piece(NamedTuple):
     learned: bool
 
 
-def _pieces(tokenizer: Any, example: Example) -> list[_Piece] | None:
-    """A chat in turn: read, learned, read, learned. None where the template does not write it so."""
+def _in_turn(tokenizer: Any, example: Example) -> list[tuple[str, bool]] | None:
+    """A chat's texts in turn, each with whether it is learned; None where the template does not write it so."""
     texts: list[tuple[str, bool]] = []
     done, rest = "", ""
     for place, turn in enumerate(example.messages):
@@ -111,7 +126,7 @@ def _pieces(tokenizer: Any, example: Example) -> list[_Piece] | None:
         learned, rest = closed_answer(after[len(before) :], tokenizer)
         texts += [(before[len(done) :], False), (learned, True)]
         done = before + learned
-    return [_Piece(text, encode(tokenizer, text), learned) for text, learned in texts]
+    return texts
 
 
 def closed_answer(answer: str, tokenizer: Any) -> tuple[str, str]:
@@ -119,34 +134,6 @@ def closed_answer(answer: str, tokenizer: Any) -> tuple[str, str]:
     eos = tokenizer.eos_token or ""
     ends = answer.rstrip("\n")
     return (ends, answer[len(ends) :]) if eos and ends.endswith(eos) else (answer, "")
-
-
-def _fitted(pieces: Sequence[_Piece], row: int, max_tokens: int, tokenizer: Any) -> Rendered:
-    """The pieces as one row. What a cut leaves of an answer is read, not learned: its beginning is missing."""
-    last = pieces[-1].ids
-    if not last or set(last) <= set(getattr(tokenizer, "all_special_ids", ())):
-        raise InputError(
-            f"Row {row}: the base's chat template leaves nothing of the answer to learn. "
-            "Write an answer, or use another base."
-        )
-    if len(last) >= max_tokens:
-        raise InputError(
-            f"Row {row}: the answer alone is {len(last)} tokens, the limit is {max_tokens}. "
-            f"Raise the limit to at least {len(last) + 1}, or leave the row out."
-        )
-    cut = max(0, sum(len(piece.ids) for piece in pieces) - max_tokens)
-    end, ids = 0, []
-    learned: list[tuple[int, int, int]] = []  # place among the pieces, first token, end
-    for place, piece in enumerate(pieces):
-        begin, end = end, end + len(piece.ids)
-        ids += piece.ids[max(0, cut - begin) :]
-        if piece.learned and begin > cut:  # at least one token before it to predict it from
-            learned.append((place, begin - cut, end - cut))
-    place, first, _ = learned[0]
-    read = ((end - first, begin - first) for (_, _, end), (_, begin, _) in pairwise(learned))
-    prompt, completion = ("".join(piece.text for piece in part) for part in (pieces[:place], pieces[place:]))
-    spans = tuple(span for span in read if span[0] < span[1])
-    return Rendered(prompt, completion, ids[:first], ids[first:], cut, spans)
 
 
 def render_many(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompt: bool) -> list[str]:
@@ -189,7 +176,6 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 READ, LEARNED, CUT = "read", "learned", "cut"
-_LOST = "\ufffd"
 
 
 class Token(NamedTuple):
@@ -244,10 +230,15 @@ def _tokens(tokenizer: Any, ids: Sequence[int], kind: str) -> Iterator[Token]:
     for place, token in enumerate(ids):
         pending.append(token)
         text = tokenizer.decode(pending)
-        whole = not text.endswith(_LOST) or len(pending) >= 8 or place == len(ids) - 1
-        if whole:
+        if text.endswith("\ufffd") and len(pending) < 8 and place < len(ids) - 1:
+            text = ""  # half a character
+        else:
             pending = []
-        yield Token(text if whole else "", kind)
+        yield Token(text, kind)
+
+
+_PROMPT_TOKENS = 32
+_OPEN = 16  # the newest rows that a document may still be packed into
 
 
 @dataclass(frozen=True)
@@ -288,13 +279,7 @@ def pack(tokenizer: Any, passages: Sequence[Passage], length: int, *, together: 
             open_rows = rows[-_OPEN:] if together else []
             row = next((row for row in open_rows if len(row[0]) + len(piece) <= length), None)
             if row is None:
-                rows.append((list(piece), [0]))
-            else:
-                row[1].append(len(row[0]))
-                row[0].extend(piece)
+                rows.append(row := ([], []))
+            row[1].append(len(row[0]))
+            row[0].extend(piece)
     return [Packed(ids, tuple(starts)) for ids, starts in rows]
-
-
-_PROMPT_TOKENS = 32
-_OPEN = 16
-"""The newest rows that a document may still be packed into."""

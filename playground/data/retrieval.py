@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,18 @@ from playground.data.example import Checked, Example
 from playground.data.render import with_passages
 from playground.errors import InputError
 
-WORDS = 90
-"""Words of a passage, about; a paragraph that is longer is cut between sentences."""
-MOST = 3
-"""Passages that a question is given."""
+WORDS = 90  # words of a passage, about; a paragraph that is longer is cut between sentences
+MOST = 3  # passages that a question is given
 LIMIT_BYTES = 20_000_000
-TOKEN = r"(?u)\b\w+\b"
-"""A digit alone is a word too: people ask for ward 7."""
+TOKEN = r"(?u)\b\w+\b"  # a digit alone is a word too: people ask for ward 7
 KINDS = (".txt", ".md", ".markdown", ".rst", ".text")
 
 
+@dataclass(frozen=True, eq=False)
 class Documents:
     """passages: in the order of the text."""
 
-    def __init__(self, passages: Sequence[str]) -> None:
-        self.passages = tuple(passages)
+    passages: Sequence[str]
 
     @cached_property
     def _index(self) -> Any:
@@ -61,15 +58,15 @@ def read_documents(path: Path) -> Documents:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in KINDS) if path.is_dir() else [path]
     if not files:
         raise InputError(f"There is no text in {path.name}. Documents are {', '.join(KINDS)} files.")
-    if (wrong := next((file for file in files if file.suffix.lower() not in KINDS), None)) is not None:
+    if files[0].suffix.lower() not in KINDS:
         what = f"Documents are {', '.join(KINDS)} files; save it as one of these"
-        raise InputError(f"{wrong.name} is not a text. {what}.")
+        raise InputError(f"{files[0].name} is not a text. {what}.")
     found: list[str] = []
     for file in files:
         try:
             if (size := file.stat().st_size) > LIMIT_BYTES:
-                most = f"documents may have {LIMIT_BYTES // 1_000_000} MB"
-                raise InputError(f"{file.name} is {size / 1e6:.0f} MB; {most}.")
+                what = f"{file.name} is {size / 1e6:.0f} MB"
+                raise InputError(f"{what}; documents may have {LIMIT_BYTES // 1_000_000} MB.")
             found += passages_of(file.read_text(encoding="utf-8-sig"))
         except FileNotFoundError as error:
             raise InputError(f"There is no file {file}. Documents are text files.") from error

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from playground.data.column_profile import NAMES, clean_name, flatten, listed, spelling
@@ -30,10 +30,8 @@ def parse_json(text: Text, on_progress: OnProgress | None = None) -> Records:
             del whole
             return _lines(text, on_progress)
         near = whole[max(0, error.pos - 10) : error.pos + 20]
-        raise InputError(
-            f"{name} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} (near {near!r}). "
-            "Mend that place; until the whole file parses, none of it is used."
-        ) from None
+        what = f"{name} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} (near {near!r})"
+        raise InputError(f"{what}. Mend that place; until the whole file parses, none of it is used.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not usable JSON: {_why(error)}. Write a flat list of objects.") from None
     del whole
@@ -58,10 +56,8 @@ def _parse_lines(text: Text, on_progress: OnProgress | None) -> Iterator[Numbere
     for number, line in enumerate(text.lines(on_progress, cut=True), 1):
         line = line.strip().strip("\ufeff")
         if len(line) > LONGEST_LINE:
-            yield (
-                number,
-                Unusable(f"longer than {LONGEST_LINE:,} characters", "Shorten it, or cut it into several rows."),
-            )
+            fix = "Shorten it, or cut it into several rows."
+            yield number, Unusable(f"longer than {LONGEST_LINE:,} characters", fix)
         elif line:
             try:
                 yield number, _record(_DECODER.decode(line))
@@ -99,13 +95,17 @@ def _items(value: Any, limits: Limits) -> list[Any]:
         raise InputError(f"{limits.name} holds {_kind(value)}, not rows. {_OBJECT}")
     if table := _by_columns(value, limits):  # 2
         return table
-    lists = {key: items for key, items in value.items() if _are_rows(items)}
+    lists = {
+        key: items
+        for key, items in value.items()
+        if isinstance(items, list) and not _is_chat(items) and any(isinstance(item, dict) for item in items[:100])
+    }
     if "rows" in lists and lists.keys() <= {"rows", "features"}:  # the dataset viewer's own answer
         lists.pop("features", None)
     if len(lists) > 1:
         found = ", ".join(f"{key} ({len(items)})" for key, items in lists.items())
-        fix = "Save the one to use as a file of its own."
-        raise InputError(f"{limits.name} holds several lists of rows: {found}. {fix}")
+        what = f"{limits.name} holds several lists of rows: {found}"
+        raise InputError(f"{what}. Save the one to use as a file of its own.")
     return next(iter(lists.values())) if lists else [value]  # 3, 4
 
 
@@ -124,10 +124,6 @@ def _by_columns(value: dict[str, Any], limits: Limits) -> list[Any]:
     elif all(isinstance(cell, dict) and cell and all(key.isdigit() for key in cell) for cell in cells):
         return [{name: cell.get(index) for name, cell in value.items()} for index in cells[0]]
     return []
-
-
-def _are_rows(items: object) -> bool:
-    return isinstance(items, list) and not _is_chat(items) and any(isinstance(item, dict) for item in items[:100])
 
 
 def _is_chat(items: list[Any]) -> bool:
@@ -160,7 +156,6 @@ def _kind(value: object) -> str:
     return names.get(type(value), "nothing (null)" if value is None else "an object")
 
 
-_SEPARATORS = (",", ";", "\t", "|")
 _NO_SEPARATOR = "\x1f"  # a table of one column: commas belong to the text
 _QUOTES = 'Put quotes around a cell that holds separators or line breaks, and write a quote inside it twice ("").'
 
@@ -182,11 +177,17 @@ def build_table(
     header: Iterable[object], rows: Callable[[], Iterable[Sequence[object] | Unusable]], limits: Limits
 ) -> Records:
     """Records from a line of column names and the rows under it; raises InputError for none of either, or too many."""
-    columns, name = _columns(header, limits), limits.name
+    names, name = [clean_name(cell) for cell in header], limits.name
+    while names and not names[-1]:
+        names.pop()
+    limits.check_columns(len(names))
+    columns: list[str] = []
+    for place, column in enumerate(names, 1):
+        unique = column or f"column {place}"
+        columns.append(unique if unique not in columns else f"{unique} ({place})")
     if not columns:
-        raise InputError(
-            f"{name} has no column names. Its first line must name the columns, for example: prompt,completion"
-        )
+        fix = "Its first line must name the columns, for example: prompt,completion"
+        raise InputError(f"{name} has no column names. {fix}")
     records = stream(lambda _: _table_rows(columns, rows()), limits, columns=columns)
     if not len(records.rows):
         raise InputError(f"{name} has column names ({listed(columns)}) but no rows. Add rows under them.")
@@ -206,22 +207,10 @@ def _table_rows(columns: list[str], rows: Iterable[Sequence[object] | Unusable])
             yield number, blank | dict(zip(columns, values, strict=False))
 
 
-def _columns(header: Iterable[object], limits: Limits) -> list[str]:
-    names = [clean_name(cell) for cell in header]
-    while names and not names[-1]:
-        names.pop()
-    limits.check_columns(len(names))
-    columns: list[str] = []
-    for place, name in enumerate(names, 1):
-        unique = name or f"column {place}"
-        columns.append(unique if unique not in columns else f"{unique} ({place})")
-    return columns
-
-
 def _separator(lines: list[str], hint: str) -> str:
     """The separator that splits the header, and most rows into as many cells as the header has."""
     best, found = (0.0, 0), _NO_SEPARATOR
-    for separator in dict.fromkeys((hint, *_SEPARATORS)):
+    for separator in dict.fromkeys((hint, *",;\t|")):
         header, *rest = [*islice(_rows(lines[:400], separator), 51)] or [[]]
         if isinstance(header, Unusable) or len(header) < 2:
             continue
@@ -261,8 +250,7 @@ def _rows(lines: list[str], separator: str) -> Iterator[list[str] | Unusable]:
             yield Unusable(what, _QUOTES)
 
 
-_HEADING = re.compile(r"\s{0,3}#{1,6}\s")
-_UNDERLINE = re.compile(r"\s{0,3}(=+|-+)\s*$")
+_HEADING, _UNDERLINE = re.compile(r"\s{0,3}#{1,6}\s"), re.compile(r"\s{0,3}(=+|-+)\s*$")
 
 
 def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> Records:
@@ -276,7 +264,7 @@ def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> 
         return parse_delimited(text, separator)
     if isinstance(_parsed(first), dict):
         return parse_jsonl(text, on_progress)
-    passages = [*_joined(_blocks(text.lines()))]
+    passages = [*_passages(text.lines())]
     if len(passages) == 1:  # 2
         passages = [line for line in passages[0].split("\n") if line.strip()]
     if not passages:
@@ -287,7 +275,7 @@ def parse_text(text: Text, kind: str, on_progress: OnProgress | None = None) -> 
 
 def _separator_of_known(first: str) -> str | None:
     """What separates the cells of a line that names known columns."""
-    known = {*NAMES["prompts"], *NAMES["completions"], *NAMES["chosen"], *NAMES["rejected"], *NAMES["inputs"]}
+    known = {name for role in ("prompts", "completions", "chosen", "rejected", "inputs") for name in NAMES[role]}
     for separator in ("\t", ";", "|", ","):
         cells = [spelling(cell) for cell in first.split(separator)]
         if len(cells) >= 2 and len(known & set(cells)) >= 2 and len(set(cells) - known) <= len(cells) // 2:
@@ -295,31 +283,25 @@ def _separator_of_known(first: str) -> str | None:
     return None
 
 
-def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
-    block: list[str] = []
-    fence = ""
-    for line in lines:
+def _passages(lines: Iterable[str]) -> Iterator[str]:
+    """Blocks of lines between blank ones."""
+    fence, headings = "", list[str]()
+
+    def separates(line: str) -> bool:
+        nonlocal fence
         mark = line.strip()[:3]
         if mark in ("```", "~~~") and fence in ("", mark):  # 4
             fence = "" if fence else mark
-        if line.strip() or fence:
-            block.append(line.rstrip())
-        elif block:
-            yield block
-            block = []
-    if block:
-        yield block
+        return not line.strip() and not fence
 
-
-def _joined(blocks: Iterable[list[str]]) -> Iterator[str]:
-    headings: list[str] = []
-    for block in blocks:
-        passage = "\n".join(block).strip("\n")
-        if all(_HEADING.match(line) for line in block) or (len(block) == 2 and _UNDERLINE.match(block[1])):  # 3
-            headings.append(passage)
+    for is_blank, group in groupby(lines, separates):
+        if is_blank:
             continue
-        yield "\n\n".join((*headings, passage))
-        headings = []
+        block = [line.rstrip() for line in group]
+        headings.append("\n".join(block).strip("\n"))
+        if not (all(map(_HEADING.match, block)) or (len(block) == 2 and _UNDERLINE.match(block[1]))):  # 3
+            yield "\n\n".join(headings)
+            headings = []
     if headings:
         yield "\n\n".join(headings)
 

@@ -23,20 +23,14 @@ from playground.errors import InputError
 from playground.settings import PROJECT_ROOT
 
 _CHILD_BYTES, _CHILD_S, _CHILD_BYTES_A_S = 1 << 29, 120, 500_000
-_CHILD_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-}
+_CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
+_CHILD_ENVIRONMENT |= {"MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 """Address space that a core more would reserve is nothing that the file takes, and the limit counts it."""
-_BATCH_BYTES = 16 << 20
-"""Decoded bytes of a Parquet file that become Python values at a time."""
+_BATCH_BYTES = 16 << 20  # decoded bytes of a Parquet file that become Python values at a time
 _ROW_BYTES = 4 << 20
 """Of a sheet's XML: openpyxl holds a row whole, 80 times as large where its cells are empty."""
 _NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error)
-_VALUE_BYTES = 200
-"""What a Python value takes besides, about."""
+_VALUE_BYTES = 200  # what a Python value takes besides, about
 
 
 def parse_xlsx(path: Path, limits: Limits) -> Records:
@@ -55,14 +49,6 @@ def parse_xlsx(path: Path, limits: Limits) -> Records:
     raise InputError(f"{path.name} is an empty workbook. Put column names in the first line and rows under them.")
 
 
-def _decode_xlsx(path: Path, limits: Limits) -> None:
-    """All that reading a workbook allocates: shared strings, styles, and its rows where one may be large."""
-    with contextlib.closing(_opened(path)) as book:
-        for sheet in [] if _has_short_rows(path) else book.worksheets:  # as parse_xlsx goes through them
-            if max(map(len, _rows(sheet, limits)), default=0):
-                break
-
-
 def _check_archive(path: Path, limits: Limits) -> None:
     """Raises InputError where a workbook unpacks to too much, or any of its files is damaged."""
     try:
@@ -70,9 +56,8 @@ def _check_archive(path: Path, limits: Limits) -> None:
             limits.check_unpacked(sum(entry.file_size for entry in archive.infolist()))
             damaged = archive.testzip()
     except (*_NO_ARCHIVE, OSError, EOFError, ValueError, RuntimeError):  # RuntimeError: encrypted, or not implemented
-        raise InputError(
-            f"{path.name} is no Excel workbook (.xlsx), or has a password. Save it again, or as CSV."
-        ) from None
+        what = f"{path.name} is no Excel workbook (.xlsx), or has a password"
+        raise InputError(f"{what}. Save it again, or as CSV.") from None
     if damaged:
         raise _unreadable(path, f"{damaged} is damaged")
 
@@ -280,7 +265,10 @@ def main(path: str, upload_bytes: str, memory_bytes: str, seconds: str) -> int:
         if is_parquet:
             collections.deque(_parquet_batches(file, limits), maxlen=0)  # every page
         else:
-            _decode_xlsx(file, limits)
+            with contextlib.closing(_opened(file)) as book:  # which allocates its shared strings and styles
+                for sheet in [] if _has_short_rows(file) else book.worksheets:  # as parse_xlsx goes through them
+                    if max(map(len, _rows(sheet, limits)), default=0):
+                        break
     except MemoryError:
         return 1
     except InputError:

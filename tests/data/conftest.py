@@ -11,9 +11,18 @@ from typing import Any
 import openpyxl
 import pyarrow
 import pyarrow.parquet
+import pytest
 from jinja2 import TemplateError
 
+from playground.data.example import Checked, Example, Judged, Message, Passage, Preference
+from playground.data.render import load_tokenizer
 from playground.data.token_counts import TokenReport
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_base: Path) -> Any:
+    """The default base's own."""
+    return load_tokenizer(tiny_base)
 
 
 def put(folder: Path, name: str, content: Any) -> Path:
@@ -27,10 +36,6 @@ def put(folder: Path, name: str, content: Any) -> Path:
 def lines(*rows: Any) -> str:
     """JSONL; a row that is text already stays as it is."""
     return "\n".join(row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
-
-
-def csv(*rows: str) -> str:
-    return "\n".join(rows) + "\n"
 
 
 def jsonl(folder: Path, *rows: Any) -> Path:
@@ -50,10 +55,24 @@ def book(*rows: list[Any]) -> bytes:
     return out.getvalue()
 
 
-def parquet(**columns: list[Any]) -> bytes:
+def parquet(*, store_schema: bool = True, **columns: Any) -> bytes:
     out = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(columns), out)
+    pyarrow.parquet.write_table(pyarrow.table(columns), out, store_schema=store_schema)
     return out.getvalue()
+
+
+def chat(*contents: str, row: int = 1, system: str = "") -> Example:
+    """The user's turn and the assistant's, and so on, after a system prompt if there is one."""
+    turns = (Message(("user", "assistant")[place % 2], text) for place, text in enumerate(contents))
+    return Example((*([Message("system", system)] if system else []), *turns), row)
+
+
+def usable(*rows: Any, **more: Any) -> Checked:
+    """What a check finds in these rows."""
+    kinds = {Example: "sft", Preference: "preference", Judged: "unpaired_preference", Passage: "text"}
+    objective = kinds[type(rows[0])]
+    sft = objective == "sft"
+    return Checked("any", objective, len(rows), rows if sft else (), others=() if sft else rows, **more)
 
 
 def lengths(*rows: tuple[int, int], limit: int = 100, packed: bool = False) -> TokenReport:

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from playground.data.advice import MOST_ROWS, Advice, advise, personal, script
+from playground.data.advice import MOST_ROWS, advise, personal, script
 from playground.data.check import check_file
-from playground.data.example import Checked, Example, FilePart, Judged, Message, Passage, Preference, RowWarning
+from playground.data.example import Checked, FilePart, Judged, Message, Passage, Preference, RowWarning
 from playground.data.split import near_duplicates
-from playground.data.token_counts import TokenReport
-from tests.data.conftest import lengths
+from tests.data.conftest import chat, lengths, usable
 
 WORDS = """
 lamp chair kettle sofa mirror table carpet basket blanket teapot shelf clock fan drawer bench vase
@@ -27,96 +26,110 @@ def prose(seed: int, words: int = 14) -> str:
     return " ".join(chance.choice(WORDS.split()) for _ in range(words))
 
 
-def checked(pairs: list[tuple[str, str]], **more: Any) -> Checked:
-    turns = [(Message("user", prompt), Message("assistant", answer)) for prompt, answer in pairs]
-    return Checked("chat", "sft", len(pairs), tuple(Example(each, at) for at, each in enumerate(turns, 1)), **more)
-
-
 def rows(count: int = 60, *pairs: tuple[str, str], **more: Any) -> Checked:
     """Good rows (different questions, different answers, one language) and then these pairs."""
-    return checked([*((prose(at), prose(at + 10_000)) for at in range(count)), *pairs], **more)
+    every = [*((prose(at), prose(at + 10_000)) for at in range(count)), *pairs]
+    return usable(*(chat(*pair, row=row) for row, pair in enumerate(every, 1)), **more)
 
 
-def said(found: Checked, kind: str, tokens: TokenReport | None = None) -> Advice:
-    every = [advice for advice in advise(found, tokens) if advice.kind == kind]
-    assert len(every) == 1, advise(found, tokens)
-    return every[0]
+def labelled(*answers: str, **more: Any) -> Checked:
+    return rows(0, *((prose(at), answer) for at, answer in enumerate(answers)), **more)
 
 
-def test_good_rows_hear_nothing() -> None:
-    assert advise(rows()) == ()
-    assert advise(rows(), lengths(*[(20, 20)] * 60)) == ()
-    assert advise(Checked("text", "text", 0, ())) == ()
+def judged(good: int, bad: int) -> Checked:
+    asked = enumerate(((Message("user", prose(at)),) for at in range(good + bad)), 1)
+    return usable(*(Judged(prompt, prose(row + 900), row <= good, row) for row, prompt in asked))
+
+
+def systems(*each: str) -> Checked:
+    """Good rows with these system prompts; none for an empty text."""
+    return usable(*(chat(prose(row), prose(row + 500), row=row, system=text) for row, text in enumerate(each, 1)))
+
+
+CONFLICTS = {"warnings": tuple(RowWarning(row, "same prompt as row 1, another answer", "conflict") for row in (7, 9))}
+FIRST = "The blue kettle that I ordered last week arrived with a dent in its lid, can you send me another one?"
+ALMOST = FIRST.replace("dent", "crack")
+KETTLES = rows(60, *((asked, prose(1, 20)) for asked in (FIRST, ALMOST, FIRST.upper())))
+TWO_FILES = rows(0, (FIRST, "a b c d e"), (ALMOST, "a b c d e"), files=(FilePart("a", 1, 1), FilePart("b", 2, 1)))
+DOMINANT = labelled(*["bill"] * 70, *["back"] * 20, *["other"] * 10)
+GAPS = rows(60, ("one", "N/A"), ("two", " todo "), ("three", "-"))
+LEAK = rows(60, ("Copy: It leaks from the lid. Thanks", "it leaks  from the lid."))
+CYRILLIC = rows(60, ("Translate it", "Он сломался вчера"), ("Again", "Это не работает"))
+BRIEF = ["Be brief."] * 58
+SAID: list[tuple[str, Checked, tuple[int, ...], str, str]] = [
+    *(("few", rows(count), (), "warn" if count < 10 else "note", f" {count} row") for count in (1, 9, 10, 49)),
+    ("dominant", DOMINANT, tuple(range(1, 51)), "warn", "'bill' is the answer in 70 of 100 rows (70%)"),
+    ("dominant", judged(58, 2), (), "warn", "58 of 60 answers are labelled good"),
+    ("same-answer", labelled(*["bill"] * 60), (), "warn", "All 60 answers are the same"),
+    ("conflict", rows(60, **CONFLICTS), (7, 9), "note", "rows 7 and 9"),
+    ("conflict", labelled(*["a", "b"] * 30, **CONFLICTS), (7, 9), "warn", "rows 7 and 9"),
+    ("empty-looking", GAPS, (61, 62, 63), "warn", "like a gap"),
+    ("near-duplicate", KETTLES, (61, 62, 63), "note", "Rows 61 and 62 are nearly the same, and so is 1 other row"),
+    ("near-duplicate", TWO_FILES, (1, 2), "warn", "Rows a 1 and b 1 are nearly the same."),
+    ("leak", LEAK, (61,), "note", "whole answer"),
+    ("script", CYRILLIC, (61, 62), "note", "Cyrillic"),
+    ("system-prompt", systems(*BRIEF, "", ""), (59, 60), "note", "2 rows lack a system prompt, the others have "),
+    (
+        "system-prompt",
+        systems(*[""] * 59, "Be brief."),
+        (60,),
+        "note",
+        "1 row has a system prompt, the others have none",
+    ),
+    ("system-prompt", systems(*BRIEF, "Be rude.", "Be kind."), (59, 60), "note", "another system prompt"),
+]
+
+
+@pytest.mark.parametrize(("kind", "found", "where", "level", "says"), SAID)
+def test_said_of_the_rows_it_is_about(kind: str, found: Checked, where: tuple[int, ...], level: str, says: str) -> None:
+    (advice,) = (each for each in advise(found) if each.kind == kind)
+    assert (advice.rows, advice.level) == (where, level)
+    assert says in advice.text
+    assert "!" not in advice.text
+    assert advice.text[-1] in ".?"
+
+
+SILENT = {
+    "good rows": rows(),
+    "nothing": Checked("text", "text", 0, ()),
+    "three labels alike": labelled(*"abc" * 33),
+    "two labels": labelled(*["yes"] * 60, *["no"] * 40),
+    "other answers": labelled(*(f"answer {at}" for at in range(100))),
+    "both judgements": judged(40, 20),
+    "duplicates": rows(60, warnings=(RowWarning(3, "the same as row 1", "duplicate"),)),
+    "short answers": rows(60, ("q one", "None"), ("q two", "No."), ("q three", "7"), ("q four", "👍")),
+    "the same question, another answer": rows(60, (FIRST, prose(1, 20)), (FIRST, prose(2, 20))),
+    "a few words": rows(60, ("Is it, or no?", "or no"), ("Some prompt of mine here", "some prompt of yours here")),
+    "one script": rows(60, ("Translate it", "Naïve Grüße, élève: 12 € – “fin”")),
+    "half and half": labelled(*(prose(at + 500) if at % 2 else "Это не работает " + "да " * at for at in range(60))),
+    "one system prompt": systems(*["Be brief."] * 60),
+    "a system prompt each": systems(*(f"You are {at}." for at in range(60))),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_nothing_is_said_of(name: str) -> None:
+    assert advise(SILENT[name]) == ()
 
 
 @pytest.mark.parametrize("name", ["brand_voice", "hospital_reports", "support_json"])
 def test_the_shipped_sets_hear_no_warning(name: str) -> None:
     found = advise(check_file(Path(__file__).parents[2] / "examples" / f"{name}.jsonl"))
-    assert {advice.kind for advice in found} <= {"near-duplicate"}
-    assert {advice.level for advice in found} <= {"note"}
+    assert {(advice.kind, advice.level) for advice in found} <= {("near-duplicate", "note")}
 
 
-@pytest.mark.parametrize(("count", "level"), [(1, "warn"), (9, "warn"), (10, "note"), (49, "note")])
-def test_few(count: int, level: str) -> None:
-    found = said(rows(count), "few")
-    assert (found.level, str(count) in found.text) == (level, True)
-
-
-def test_little_raw_text() -> None:
-    book = Checked("text", "text", 1, (), others=(Passage("word " * 50, 1),))
-    assert "50 tokens" in said(book, "few", lengths((0, 50), packed=True)).text
-    assert advise(book, lengths((0, 50_000), packed=True)) == ()
-
-
-def test_long() -> None:
-    few = said(rows(60), "long", lengths((150, 20), *[(20, 20)] * 59))
-    assert (few.rows, few.level) == ((1,), "note")
+def test_lengths_are_told_where_tokens_are_counted() -> None:
+    text = usable(Passage("word " * 50, 1))
+    assert "50 tokens" in advise(text, lengths((0, 50), packed=True))[0].text
+    assert advise(text, lengths((0, 50_000), packed=True)) == advise(rows(), lengths(*[(20, 20)] * 60)) == ()
+    (few,) = advise(rows(60), lengths((150, 20), *[(20, 20)] * 59))
+    assert (few.kind, few.rows, few.level) == ("long", (1,), "note")
     assert few.text.startswith(
-        "1 row is longer than 100 tokens (row 1): the start of the prompt is cut there, 70 tokens at most."
+        "1 row is longer than 100 tokens (row 1): the start of the prompt is cut there, 70 tokens at"
     )
-    many = said(rows(60), "long", lengths(*[(150, 20)] * 60))
+    (many,) = advise(rows(60), lengths(*[(150, 20)] * 60))
     assert (len(many.rows), many.level) == (MOST_ROWS, "warn")
-    assert "60 rows are longer" in many.text
-    assert "rows 1, 2, 3, 4, 5 and 55 more" in many.text
-
-
-def test_one_label_dominates() -> None:
-    def labelled(*answers: str) -> Checked:
-        return checked([(prose(at), answer) for at, answer in enumerate(answers)])
-
-    found = said(labelled(*["billing"] * 70, *["returns"] * 20, *["other"] * 10), "dominant")
-    assert "'billing' is the answer in 70 of 100 rows (70%)" in found.text
-    assert (len(found.rows), found.level) == (50, "warn")
-    for even in ([*"abc"] * 33, ["yes"] * 60 + ["no"] * 40, [f"answer {at}" for at in range(100)]):
-        assert advise(labelled(*even)) == ()
-    same = said(labelled(*["billing"] * 60), "same-answer")
-    assert "All 60 answers are the same" in same.text
-
-
-def test_one_sided_judgements() -> None:
-    def judged(good: int, bad: int) -> Checked:
-        asked = [(Message("user", prose(at)),) for at in range(good + bad)]
-        judged = tuple(Judged(each, prose(at + 900), at < good, at + 1) for at, each in enumerate(asked))
-        return Checked("unpaired-preference", "unpaired_preference", good + bad, (), others=judged)
-
-    assert "58 of 60 answers are labelled good" in said(judged(58, 2), "dominant").text
-    assert advise(judged(40, 20)) == ()
-
-
-def test_conflicts() -> None:
-    warnings = tuple(RowWarning(row, "same prompt as row 1, another answer", "conflict") for row in (7, 9))
-    found = said(rows(60, warnings=warnings), "conflict")
-    assert (found.rows, found.level) == ((7, 9), "note")
-    assert "rows 7 and 9" in found.text
-    labels = checked([(prose(at), "ab"[at % 2]) for at in range(60)], warnings=warnings)
-    assert said(labels, "conflict").level == "warn"
-    assert advise(rows(60, warnings=(RowWarning(3, "the same as row 1", "duplicate"),))) == ()
-
-
-def test_answers_that_look_empty() -> None:
-    found = said(rows(60, ("q one", "N/A"), ("q two", " todo "), ("q three", "-")), "empty-looking")
-    assert (found.rows, found.level) == ((61, 62, 63), "warn")
-    assert advise(rows(60, ("q one", "None"), ("q two", "No."), ("q three", "7"), ("q four", "👍"))) == ()
+    assert "60 rows are longer than 100 tokens (rows 1, 2, 3, 4, 5 and 55 more)" in many.text
 
 
 PERSONAL = [
@@ -134,11 +147,11 @@ NOT_PERSONAL = [
 
 
 @pytest.mark.parametrize(("text", "kind"), PERSONAL)
-def test_personal_data_is_told(text: str, kind: str) -> None:
+def test_personal_data_is_told_without_showing_it(text: str, kind: str) -> None:
     assert personal(text) == {kind}
-    found = said(rows(60, (f"A question. {text}", "a plain answer here")), "personal")
-    assert (found.rows, found.level) == ((61,), "warn")
-    assert text not in found.text  # the sentence is shown to others
+    (found,) = advise(rows(60, (f"A question. {text}", "a plain answer here")))
+    assert (found.kind, found.rows, found.level) == ("personal", (61,), "warn")
+    assert text not in found.text
 
 
 @pytest.mark.parametrize("text", NOT_PERSONAL)
@@ -146,38 +159,25 @@ def test_other_numbers_are_not_personal(text: str) -> None:
     assert personal(text) == set()
 
 
-def test_near_duplicates() -> None:
-    first = "The blue kettle that I ordered last week arrived with a dent in its lid, can you send me another one?"
-    almost = first.replace("dent", "crack")
-    found = said(rows(60, *((asked, prose(1, 20)) for asked in (first, almost, first.upper()))), "near-duplicate")
-    assert found.rows == (61, 62, 63)
-    assert found.text.startswith("Rows 61 and 62 are nearly the same, and so is 1 other row with an earlier one.")
-    assert advise(rows(60, (first, prose(1, 20)), (first, prose(2, 20)))) == ()  # the same question, another answer
-    files = checked([(first, "a b c d e"), (almost, "a b c d e"), *((prose(at), prose(at + 99)) for at in range(60))])
-    several = Checked(**{**vars(files), "files": (FilePart("a.csv", 1, 1), FilePart("b.csv", 2, 61))})
-    assert "Rows a.csv 1 and b.csv 1 are nearly the same." in said(several, "near-duplicate").text
-
-
 def test_what_is_near() -> None:
     text = prose(1, 40)
-    words = text.split()
-    assert near_duplicates([text, text]) == []  # the very same text is a duplicate, not nearly one
-    assert near_duplicates([text, text.replace(" ", "  ").title() + "!"]) == [(0, 1)]
-    assert near_duplicates([text, " ".join([*words[:-1], "other"])]) == [(0, 1)]
-    assert near_duplicates([text + " 12", text + " 13"]) == []
-    assert near_duplicates(["How do I add a card?", "How do I add a bank?"]) == []
     document = prose(2, 900)
     asked = "What did the author of it say about rust in the winter of that year?"
     other = "Which towns were visited, why, by whom, and how often after all?"
-    assert near_duplicates([f"{document} {asked}", f"{document} {other}"]) == []
+    for one, second, near in (
+        (text, text, False),  # the very same text is a duplicate, not nearly one
+        (text, text.replace(" ", "  ").title() + "!", True),
+        (text, f"{text.rpartition(' ')[0]} other", True),
+        (f"{text} 12", f"{text} 13", False),
+        ("How do I add a card?", "How do I add a bank?", False),
+        (f"{document} {asked}", f"{document} {other}", False),
+    ):
+        assert near_duplicates([one, second]) == [(0, 1)] * near
     chance = random.Random(4)
-    many = [prose(at, 60) for at in range(300)]
-    changed = []
-    for text in many:
-        words = text.split()
-        words[chance.randrange(60)] = "changed"
-        changed.append(" ".join(words))
-    found = near_duplicates(many + changed)
+    many = [prose(at, 60).split() for at in range(300)]
+    places = [chance.randrange(60) for _ in many]
+    changed = [[*words[:at], "changed", *words[at + 1 :]] for at, words in zip(places, many, strict=True)]
+    found = near_duplicates([" ".join(words) for words in many + changed])
     assert len(found) > 290
     assert all(later == first + 300 for first, later in found)
 
@@ -194,58 +194,28 @@ def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows() -> None:
     assert seconds(8_000) < 16 * small * 5 + 1  # all rows alike: the worst case
 
 
-def test_the_prompt_holds_the_answer() -> None:
-    found = said(rows(60, ("Copy: It leaks from the lid. Thanks", "it leaks  from the lid.")), "leak")
-    assert (found.rows, found.level) == ((61,), "note")
-    assert advise(rows(60, ("Is it, or no?", "or no"), ("Some prompt of mine here", "some prompt of yours here"))) == ()
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("日本語です", "Chinese or Japanese"),
+        ("한국어예요", "Korean"),
+        ("שלום לכם", "Hebrew"),
+        ("12 + 3", ""),
+        ("Wörter", "Latin"),
+    ],
+)
+def test_scripts(text: str, name: str) -> None:
+    assert script(text) == name
 
 
-def test_scripts() -> None:
-    found = said(rows(60, ("Translate it", "Он сломался вчера"), ("Again", "Это не работает")), "script")
-    assert found.rows == (61, 62)
-    assert "Cyrillic" in found.text
-    assert advise(rows(60, ("Translate it", "Naïve Grüße, élève: 12 € – “fin”"))) == ()
-    both = checked([(prose(at), prose(at + 500) if at % 2 else "Это не работает " + "да " * at) for at in range(60)])
-    assert advise(both) == ()  # half and half is meant
-    names = {
-        "日本語です": "Chinese or Japanese",
-        "한국어예요": "Korean",
-        "שלום לכם": "Hebrew",
-        "12 + 3": "",
-        "Wörter": "Latin",
-    }
-    assert {text: script(text) for text in names} == names
-
-
-def test_system_prompts() -> None:
-    def systems(*each: str) -> Checked:
-        turns = [(Message("user", prose(at)), Message("assistant", prose(at + 500))) for at in range(len(each))]
-        texts = [(Message("system", text), *pair) if text else pair for text, pair in zip(each, turns, strict=True)]
-        return Checked("chat", "sft", len(each), tuple(Example(one, row) for row, one in enumerate(texts, 1)))
-
-    lacking = said(systems(*["Be brief."] * 58, "", ""), "system-prompt")
-    assert (lacking.rows, lacking.text[:45]) == ((59, 60), "2 rows lack a system prompt, the others have ")
-    having = said(systems(*[""] * 59, "Be brief."), "system-prompt")
-    assert (having.rows, having.text[:28]) == ((60,), "1 row has a system prompt, t")
-    other = said(systems(*["Be brief."] * 58, "Be rude.", "Be kind."), "system-prompt")
-    assert other.rows == (59, 60)
-    assert advise(systems(*["Be brief."] * 60)) == advise(systems(*(f"You are {at}." for at in range(60)))) == ()
-
-
-def test_sentences_are_plain_and_warnings_come_first() -> None:
+def test_warnings_come_first() -> None:
     leak = ("Copy: It leaks from the lid.", "It leaks from the lid.")
     found = advise(rows(60, ("Mail me at a@b.de", "N/A"), leak, ("x", "Он сломался")))
     assert [advice.level for advice in found] == ["warn", "warn", "note", "note"]
-    for advice in found:
-        assert "!" not in advice.text
-        assert advice.text[-1] in ".?"
-        assert 0 < len(advice.rows) <= MOST_ROWS
 
 
 def test_preferences_are_looked_at_too() -> None:
     pairs = [Preference((Message("user", prose(at)),), prose(at + 500), prose(at + 900), at + 1) for at in range(60)]
-    good = Checked("preference", "preference", 60, (), others=tuple(pairs))
-    assert advise(good) == ()
+    assert advise(usable(*pairs)) == ()
     pairs[3] = Preference(pairs[3].prompt, "N/A", "call +49 30 1234567", 4)
-    found = advise(Checked("preference", "preference", 60, (), others=tuple(pairs)))
-    assert {advice.kind: advice.rows for advice in found} == {"empty-looking": (4,), "personal": (4,)}
+    assert {each.kind: each.rows for each in advise(usable(*pairs))} == {"empty-looking": (4,), "personal": (4,)}

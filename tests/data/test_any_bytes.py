@@ -64,34 +64,25 @@ def holds(name: str, content: bytes) -> None:
 
 
 @settings(max_examples=80, **QUICK)
-@given(st.binary(max_size=300), st.sampled_from(EXTENSIONS))
-def test_any_bytes(content: bytes, kind: str) -> None:
+@given(st.binary(max_size=300), st.sampled_from(EXTENSIONS), st.integers(0, 40))
+def test_any_bytes(content: bytes, kind: str, cut: int) -> None:
     holds(f"any{kind}", content)
+    if kind in TEXT_READERS:
+        holds(f"any{kind}.gz", gzip.compress(content)[: -cut or None])
 
 
-@settings(max_examples=40, **QUICK)
-@given(st.binary(max_size=200), st.sampled_from(tuple(TEXT_READERS)), st.integers(0, 40))
-def test_any_bytes_packed(content: bytes, kind: str, cut: int) -> None:
-    holds(f"any{kind}.gz", gzip.compress(content)[: -cut or None])
-
-
-@settings(max_examples=80, **QUICK)
+@settings(max_examples=100, **QUICK)
 @given(
-    st.lists(NEAR, min_size=1, max_size=6),
+    st.lists(NEAR, min_size=1, max_size=6) | VALUES,
     st.sampled_from((".json", ".jsonl", ".txt")),
     st.lists(st.integers(0, 2000), max_size=3),
 )
-def test_nearly_rows(rows: list[dict[str, Any]], kind: str, cuts: list[int]) -> None:
-    text = json.dumps(rows) if kind == ".json" else "\n".join(map(json.dumps, rows))
+def test_nearly_rows(value: Any, kind: str, cuts: list[int]) -> None:
+    by_line = isinstance(value, list) and kind != ".json"
+    text = "\n".join(map(json.dumps, value)) if by_line else json.dumps(value)
     for cut in cuts:
         text = text[: cut % (len(text) + 1)] + text[cut % (len(text) + 1) + 1 :]
     holds(f"near{kind}", text.encode("utf-8", errors="surrogatepass"))
-
-
-@settings(max_examples=40, **QUICK)
-@given(VALUES, st.sampled_from((".json", ".jsonl")))
-def test_any_json(value: Any, kind: str) -> None:
-    holds(f"value{kind}", json.dumps(value).encode())
 
 
 @settings(max_examples=80, **QUICK)
@@ -102,26 +93,18 @@ def test_any_json(value: Any, kind: str) -> None:
     st.booleans(),
 )
 def test_nearly_tables(rows: list[list[str]], separator: str, encoding: str, named: bool) -> None:
-    head = [["prompt", "completion"]] if named else []
-    text = "\n".join(separator.join(cells) for cells in (*head, *rows))
+    text = "\n".join(separator.join(cells) for cells in ([["prompt", "completion"]] * named + rows))
     for kind in (".csv", ".tsv", ".txt"):
         holds(f"near{kind}", text.encode(encoding, errors="replace"))
 
 
-def test_the_first_fields_of_a_books_list_of_entries_turned_over() -> None:
-    whole = book(["prompt", "completion"], ["q", "a"])
-    start = whole.index(b"PK\x01\x02")
-    for place in range(start + 4, start + 10):
-        holds("turned.xlsx", whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-
-
 def test_cut_and_damaged_books_and_parquet() -> None:
-    """Cuts of a real workbook and Parquet file, and bytes of them turned over, evenly spread."""
-    for kind, whole in (
-        (".xlsx", book(["prompt", "completion"], ["q", "a"])),
-        (".parquet", parquet(prompt=["q"], completion=["a"])),
+    """Cuts, and bytes turned over: evenly spread, and in the first fields of the workbook's list of entries."""
+    for kind, whole, parts in (
+        (".xlsx", book(["prompt", "completion"], ["q", "a"]), 20),
+        (".parquet", parquet(prompt=["q"], completion=["a"]), 12),
     ):
-        step = max(1, len(whole) // (20 if kind == ".xlsx" else 12))
-        for place in range(0, len(whole), step):
+        fields = whole.index(b"PK\x01\x02") + 4 if kind == ".xlsx" else 0
+        for place in (*range(0, len(whole), max(1, len(whole) // parts)), *range(fields, fields + 6)):
             holds(f"cut{kind}", whole[:place])
             holds(f"turned{kind}", whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])

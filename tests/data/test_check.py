@@ -1,22 +1,24 @@
-"""A file -> what `check` says of it, with and without a tokenizer; and over real files where there are some."""
+"""Files, whole and broken -> what each is and trains, which rows cannot be used and why, and what `check` says."""
 
 from __future__ import annotations
 
 import csv
-import json
+import gzip
 import os
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from playground.data.advice import as_json, as_text
-from playground.data.check import check_file
-from playground.data.example import Checked, Passage, Preference
+from playground.data.check import check_file, read_records
+from playground.data.columns import FORMATS
+from playground.data.example import Checked, FilePart, Passage, RowWarning
 from playground.data.token_counts import token_report
 from playground.errors import InputError
-from tests.data.conftest import Words, jsonl, pair
+from tests.data.conftest import Words, book, jsonl, lines, pair, parquet, put
 
 
 @pytest.fixture
@@ -28,17 +30,16 @@ def checked(tmp_path: Path) -> Checked:
 
 def test_json_is_the_contract_s(checked: Checked) -> None:
     # user: + words + assistant: | words + <e>
-    found = as_json(checked, token_report(checked, Words(), 12))
+    shares: list[float] = []
+    found = as_json(checked, token_report(checked, Words(), 12, on_progress=shares.append))
+    assert shares == [1]
     keys = "format objective rows good bad warnings duplicates tokens truncated"
     assert list(found) == [*keys.split(), "mapping", "confidence", "why", "advice", "histogram", "padding"]
     assert (found["format"], found["objective"], found["rows"], found["good"]) == ("prompt-completion", "sft", 8, 4)
     assert [row["row"] for row in found["bad"]] == [2, 5, 6, 8]
     assert all(set(row) == {"row", "reason", "fix"} and all(row.values()) for row in found["bad"])
-    assert found["bad"][1] == {
-        "row": 5,
-        "reason": "the answer alone is 31 tokens, the limit is 12",
-        "fix": "Raise the limit to at least 32, or leave the row out.",
-    }
+    assert found["bad"][1]["reason"] == "the answer alone is 31 tokens, the limit is 12"
+    assert found["bad"][1]["fix"] == "Raise the limit to at least 32, or leave the row out."
     assert found["bad"][3]["reason"] == "the base's chat template refuses these turns (System role not supported)"
     assert found["warnings"] == [
         {"row": 3, "reason": "the same as row 1", "kind": "duplicate"},
@@ -46,15 +47,10 @@ def test_json_is_the_contract_s(checked: Checked) -> None:
     ]
     assert (found["duplicates"], found["truncated"]) == (1, 1)
     assert found["tokens"] == {"min": 5, "median": 7, "p95": 25, "max": 25}
-    json.dumps(found, allow_nan=False)
-
-
-def test_without_a_tokenizer(checked: Checked) -> None:
     found = as_json(checked)
     assert (found["good"], found["tokens"], found["truncated"]) == (6, None, 0)
-    assert checked.good == len(checked.examples) + len(checked.others) == checked.rows - len(checked.bad)
     assert checked.columns == ("prompt", "completion", "system")
-    assert checked.mapping == {"prompt": "prompt", "completion": "completion", "system": "system"}
+    assert found["mapping"] == {"prompt": "prompt", "completion": "completion", "system": "system"}
 
 
 def test_text(checked: Checked) -> None:
@@ -65,49 +61,14 @@ def test_text(checked: Checked) -> None:
     assert "… and 30 more" in as_text(many)
 
 
-PAIRS = [{"prompt": "q", "chosen": "a b c d", "rejected": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}]
-JUDGED = [{"prompt": "q", "completion": "a", "label": True}, {"prompt": "r", "completion": "a b", "label": False}]
-TEXTS = [{"text": "one two three"}, {"text": "one " * 50}]
-
-
-@pytest.mark.parametrize(
-    ("rows", "objective", "lengths"),
-    [(PAIRS, "preference", (5, 8)), (JUDGED, "unpaired_preference", (5, 6)), (TEXTS, "text", (3, 50))],
-)
-def test_other_objectives(rows: list[Any], objective: str, lengths: tuple[int, int], tmp_path: Path) -> None:
-    checked = check_file(jsonl(tmp_path, *rows))
-    assert (checked.objective, checked.examples, len(checked.others), checked.good) == (objective, (), 2, 2)
-    tokens = token_report(checked, Words(), 12)
-    assert (tokens.min, tokens.max, tokens.truncated) == (*lengths, 0)
-    assert isinstance(checked.others[0], Preference | Passage) or objective == "unpaired_preference"
-
-
 def test_nothing_usable_is_refused(tmp_path: Path) -> None:
-    for rows, says in (
-        (["{a", "{b", "x"], "none of the 3 rows can be used. Row 1: not valid JSON"),
-        ([{"prompt": "", "completion": "x"}, {"prompt": "x", "completion": ""}], "Row 1: the prompt is empty"),
-        ([{"messages": "hi"}, {"messages": "ho"}], "not a list of turns"),
-        ([5, 6], "Row 2: a number, not an object"),
+    for rows, limit, says in (
+        (["{a", "{b", "x"], 12, "none of the 3 rows can be used. Row 1: not valid JSON"),
+        ([pair(1, 30)], 12, "none of the 1 rows can be used. Row 1: the answer alone is 31 tokens"),
+        ([pair(1, 1)], 1, "at least 2"),
     ):
-        with pytest.raises(InputError) as caught:
-            check_file(jsonl(tmp_path, *rows))
-        assert says in str(caught.value)
-    checked = check_file(jsonl(tmp_path, pair(1, 30)))
-    with pytest.raises(InputError, match="none of the 1 rows can be used"):
-        token_report(checked, Words(), 12)
-    with pytest.raises(InputError, match="at least 2"):
-        token_report(checked, Words(), 1)
-
-
-def test_a_mapping_and_a_path_as_text(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("one,two,three\na b,c d,e f\n")
-    with pytest.raises(InputError, match="one, two, three"):
-        check_file(path)
-    checked = check_file(path, {"prompt": "two", "completion": "one"})
-    assert checked.examples[0].completion == "a b"
-    with pytest.raises(InputError, match="the limit is 10 bytes"):
-        check_file(path, limit_bytes=10)
+        with pytest.raises(InputError, match=says):
+            token_report(check_file(jsonl(tmp_path, *rows)), Words(), limit)
 
 
 def test_time_grows_with_the_file_only(tmp_path: Path) -> None:
@@ -133,20 +94,132 @@ REAL = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_files(name: str) -> None:
-    folder = os.environ.get("PLAYGROUND_REAL_DATA")
-    if not folder:
-        pytest.skip("PLAYGROUND_REAL_DATA is unset: no folder of real data sets")
-    path = Path(folder) / name
+    path = Path(os.environ.get("PLAYGROUND_REAL_DATA", ""), name)
     if not path.exists():
-        pytest.skip(f"{name} is not in PLAYGROUND_REAL_DATA")
-    prompt, completion, rows = REAL[name]
+        pytest.skip(f"{name} is not in PLAYGROUND_REAL_DATA, a folder of real data sets")
+    *columns, rows = REAL[name]
     checked = check_file(path)
-    assert checked.mapping == {"prompt": prompt, "completion": completion}
+    assert checked.mapping == dict(zip(("prompt", "completion"), columns, strict=True))
     assert (checked.rows, checked.good, checked.bad) == (rows, rows, ())
-    with path.open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
-    assert [(e.prompt[0].content, e.completion) for e in checked.examples] == [
-        tuple(row[column].replace("\r\n", "\n").replace("\r", "\n") for column in (prompt, completion)) for row in table
-    ]
-    assert checked.duplicates == rows - len({(row[prompt], row[completion]) for row in table})
+    with path.open(encoding="utf-8") as file:
+        pairs = [tuple(row[column] for column in columns) for row in csv.DictReader(file)]
+    assert [(row.prompt[0].content, row.completion) for row in checked.examples] == pairs
+    assert checked.duplicates == rows - len(set(pairs))
     assert token_report(checked, Words(), 4000).truncated == 0
+
+
+OBJECTIVES = {each.name: each.objective for each in FORMATS} | {"instruction": "sft"}
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    (format, name, case)
+    for format, cases in tomllib.loads(Path(__file__).with_name("files.toml").read_text(encoding="utf-8")).items()
+    for name, case in cases.items()
+]
+
+
+def content(name: str, case: dict[str, Any]) -> bytes:
+    if "rows" in case:
+        return book(*case["rows"])
+    if "columns" in case:
+        return parquet(**case["columns"])
+    text = case["text"] if "text" in case else "\n".join(case["lines"]) + "\n"
+    held: bytes = text.encode(case.get("encoding", "utf-8"))
+    return gzip.compress(held) if name.lower().endswith(".gz") else held
+
+
+@pytest.mark.parametrize(("format", "name", "case"), CASES, ids=[name for _, name, _ in CASES])
+def test_what_a_file_is_and_which_rows_are_bad(format: str, name: str, case: dict[str, Any], tmp_path: Path) -> None:
+    checked = check_file(put(tmp_path, name, content(name, case)))
+    assert (checked.format, checked.objective) == (format, OBJECTIVES[format]), checked.why
+    reasons = case.get("bad", {})
+    assert [bad.row for bad in checked.bad] == [int(row) for row in reasons]
+    assert all(reasons[str(bad.row)] in bad.reason and bad.fix for bad in checked.bad)
+    assert checked.good == case["good"] == checked.rows - len(checked.bad)
+    assert 0 < checked.confidence <= 1
+    assert checked.why
+    assert set(checked.mapping.values()) <= set(checked.columns)
+    first = checked.usable[0]
+    answer = first.text if isinstance(first, Passage) else first.answers[0]
+    assert answer == case.get("first", answer)
+    again = check_file(tmp_path / name, checked.mapping)  # what was guessed can be said, too
+    assert (again.objective, again.usable, again.confidence) == (checked.objective, checked.usable, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("header", "given", "least", "most", "why"),
+    [
+        ("prompt,completion", {}, 0.95, 1, "the names prompt and completion"),
+        ("prompt,id,completion\nq,n,a", {}, 0.6, 0.7, "most rows have no completion"),
+        ("text,label", {}, 0.7, 0.95, "the label is the answer"),
+        ("question,finding", {}, 0.5, 0.7, "the name question and from what finding holds"),
+        ("befund,kennung", {}, 0.2, 0.5, "what the columns hold, not from their names"),
+        ("befund,kennung", {"prompt": "befund", "completion": "kennung"}, 1, 1, "as you said"),
+        ("befund,kennung", {"prompt": "befund"}, 0.3, 0.7, "partly as you said"),
+    ],
+)
+def test_confidence(header: str, given: dict[str, str], least: float, most: float, why: str, tmp_path: Path) -> None:
+    text = lines(header, *(f"a long text {n},some words {n}" for n in range(9)))
+    checked = check_file(put(tmp_path, "a.csv", text), given or None)
+    assert least <= checked.confidence <= most
+    assert why in checked.why
+
+
+def test_odd_labels_are_warned_of(tmp_path: Path) -> None:
+    rows = [f"message {n},{'spam' if n % 2 else 'ham'}" for n in range(30)]
+    checked = check_file(put(tmp_path, "a.csv", lines("text,label", *rows, "one more,Spam ", "and more,ham")))
+    assert checked.warnings == (RowWarning(31, "the label 'Spam ' is spelt 'spam' in 15 other rows", "label"),)
+    assert not check_file(put(tmp_path, "b.csv", lines("text,label", *rows, "one more,other"))).warnings
+
+
+def test_several_files_are_numbered_on(tmp_path: Path) -> None:
+    put(tmp_path, "b.jsonl", "\n" + lines({"question": "q", "answer": "a"}, "oops", {"question": "x", "answer": "y"}))
+    put(tmp_path, "a.csv", lines("prompt,completion", "q,a", "r,"))
+    put(tmp_path, "c.tsv.gz", gzip.compress(b"prompt\tcompletion\nq\tz\n"))
+    put(tmp_path, ".hidden", "x")
+    whole = check_file(tmp_path)
+    assert whole.files == (FilePart("a.csv", 1, 2), FilePart("b.jsonl", 3, 4), FilePart("c.tsv.gz", 7, 1))
+    assert (whole.rows, whole.good) == (6, 4)
+    assert [(bad.row, whole.place(bad.row)) for bad in whole.bad] == [(2, "a.csv 2"), (5, "b.jsonl 3")]
+    assert [row.row for row in whole.usable] == [1, 4, 6, 7]
+    reasons = [(item.row, item.reason) for item in whole.warnings]
+    assert reasons == [(4, "the same as row 1"), (7, "same prompt as row 1, another answer")]
+    assert whole.columns == ("prompt", "completion", "question", "answer")
+    assert "b.jsonl: inferred from the names question and answer" in whole.why
+    listed = check_file([tmp_path / "c.tsv.gz", str(tmp_path / "a.csv")])
+    assert [part.name for part in listed.files] == ["a.csv", "c.tsv.gz"]
+    assert check_file([tmp_path / "a.csv"]).files == ()
+
+
+def test_several_files_must_train_the_same(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", lines("prompt,completion", "q,a"))
+    (tmp_path / "none").mkdir()
+    for content, files, says in (
+        ("some words\n\nand more\n", tmp_path, r"a\.csv trains sft \(prompt-completion\); b\.txt trains text \(text\)"),
+        ("prompt\tcompletion\n" + "q\ta\n" * 50, tmp_path, "All 2 files together is 239 bytes; the limit is 210"),
+        (b"\x89PNG", tmp_path, r"b\.txt is a PNG"),
+        (b"", tmp_path / "none", "The folder none holds no files"),
+        (b"", [], "No file was given"),
+    ):
+        put(tmp_path, "b.txt", content)
+        with pytest.raises(InputError, match=says):
+            check_file(files, limit_bytes=210)
+
+
+def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
+    rows = lines(*({"prompt": f"question {n}", "completion": "a"} for n in range(20_000)))
+    for name, content in (("a.jsonl", rows), ("b.jsonl.gz", gzip.compress(rows.encode()))):
+        said: list[float] = []
+        assert check_file(put(tmp_path, name, content), progress=said.append).good == 20_000
+        assert said == sorted(said)
+        assert 0 <= said[0] < said[-1] == 1
+
+
+def test_large_lines_are_not_kept(tmp_path: Path) -> None:
+    """The records of a JSONL file are read anew each time; only rows and digests stay."""
+    path = put(tmp_path, "a.jsonl", lines(*({"text": f"passage {n}", "more": {"inner": n}} for n in range(5000))))
+    records = read_records(path, 10_000_000)
+    assert records.columns == ("text", "more.inner")
+    assert not isinstance(records.rows, list)
+    assert len(records.rows) == 5000 == sum(1 for _ in records.rows)
+    assert [*records.rows][4999] == (5000, {"text": "passage 4999", "more": {"inner": 4999}, "more.inner": 4999})
+    assert 500 <= len(records.sample) <= 1000
+    assert {"passage 0", "passage 4992"} <= {row["text"] for row in records.sample}

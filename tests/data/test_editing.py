@@ -16,7 +16,7 @@ from playground.data.editing import BOM, bad_rows_csv, edited_lines, good_rows_j
 from playground.data.example import BadRow, Checked, Example, FilePart, Judged, Message, Passage, Preference
 from playground.data.text_formats import pasted_kind
 from playground.data.token_counts import token_report
-from tests.data.conftest import Words, jsonl, pair
+from tests.data.conftest import Words, jsonl, pair, put, usable
 
 HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", '=HYPERLINK("http://x","y")']
 
@@ -27,16 +27,16 @@ def table(text: str) -> list[list[str]]:
 
 
 def test_rows_reasons_and_what_they_hold() -> None:
-    held: dict[int, Any] = {2: {"completion": "x", "prompt": None, "n": 5}, 3: "{broken"}
+    held: dict[int, Any] = {2: {"completion": "x", "prompt": None, "n": 5, "m": [1, {"b": "ü"}]}, 3: {"n": True}}
+    held[9] = {"m": "\ud800", "n": "nul\0", "prompt": 1.5}
     bad = (BadRow(2, "no prompt", "Write one."), BadRow(3, "not valid JSON", "Mend it."), BadRow(9, "gone", "Look."))
     found = table(bad_rows_csv(Checked("chat", "sft", 9, (), bad, columns=("prompt", "completion", "n")), None, held))
     assert found == [
-        ["row", "reason", "fix", "prompt", "completion", "n", "content"],
-        ["2", "no prompt", "Write one.", "", "x", "5", ""],
-        ["3", "not valid JSON", "Mend it.", "", "", "", "{broken"],
-        ["9", "gone", "Look.", "", "", "", ""],
+        ["row", "reason", "fix", "prompt", "completion", "n", "m"],
+        ["2", "no prompt", "Write one.", "", "x", "5", '[1, {"b": "ü"}]'],
+        ["3", "not valid JSON", "Mend it.", "", "", "true", ""],
+        ["9", "gone", "Look.", "1.5", "", "nul", "?"],
     ]
-    assert table(bad_rows_csv(Checked("chat", "sft", 9, (), bad)))[0] == ["row", "reason", "fix"]
     assert table(bad_rows_csv(Checked("chat", "sft", 9, ()))) == [["row", "reason", "fix"]]
 
 
@@ -44,18 +44,12 @@ def test_rows_reasons_and_what_they_hold() -> None:
 def test_no_cell_is_a_formula(hostile: str) -> None:
     bad = (BadRow(1, hostile, hostile), BadRow(2, "x", "y"))
     files = (FilePart(hostile, 1, 1), FilePart("b.csv", 2, 1))
-    content: dict[int, Any] = {1: {hostile: hostile}, 2: hostile}
+    content = {1: {hostile: hostile}, 2: {hostile: hostile}}
     text = bad_rows_csv(Checked("chat", "sft", 2, (), bad, columns=(hostile,), files=files), None, content)
     cells = [cell for row in table(text) for cell in row]
     assert cells.count(f"'{hostile}") == 6
     assert not any(cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝")) for cell in cells)
     assert all(part.startswith('"') for part in text.removeprefix(BOM).split("\r\n") if part and "\r" not in hostile)
-
-
-def test_values_of_any_kind_become_text() -> None:
-    content = {"a": [1, {"b": "ü"}], "b": True, "c": 1.5, "d": "\ud800", "e": "nul\0"}
-    found = table(bad_rows_csv(Checked("chat", "sft", 1, (), (BadRow(1, "r", "f"),)), None, {1: content}))
-    assert found[1][3:] == ['[1, {"b": "ü"}]', "true", "1.5", "?", "nul"]
 
 
 def test_several_files_are_named() -> None:
@@ -67,13 +61,9 @@ def test_several_files_are_named() -> None:
 
 def test_rows_that_are_too_long_are_among_them(tmp_path: Path) -> None:
     checked = check_file(jsonl(tmp_path, pair(2, 2), pair(2, 30), "{broken"))
-    tokens = token_report(checked, Words(), 12)
-    found = table(bad_rows_csv(checked, tokens))
+    found = table(bad_rows_csv(checked, token_report(checked, Words(), 12)))
     assert [row[0] for row in found[1:]] == ["2", "3"]
     assert "the answer alone is 31 tokens" in found[1][1]
-    assert json.loads(found[1][3])["messages"][1]["content"].startswith("a a a")
-    assert len(good_rows_jsonl(checked, tokens).splitlines()) == 1
-    assert len(good_rows_jsonl(checked).splitlines()) == 2
 
 
 ASKED = (Message("system", "Be brief."), Message("user", "What [{'role': 'x'}] is it?"))
@@ -90,50 +80,34 @@ ROUND: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("objective", ROUND)
 def test_good_rows_read_back_as_they_were(objective: str, tmp_path: Path) -> None:
     rows = ROUND[objective]
-    sft = objective == "sft"
-    checked = Checked("any", objective, 2, rows if sft else (), others=() if sft else rows)
-    path = tmp_path / "good.jsonl"
-    path.write_bytes(good_rows_jsonl(checked).encode())
-    again = check_file(path)
-    assert (again.objective, again.bad) == (objective, ())
-    assert again.usable == rows
+    again = check_file(put(tmp_path, "good.jsonl", good_rows_jsonl(usable(*rows))))
+    assert (again.objective, again.bad, again.usable) == (objective, (), rows)
 
 
 LIMIT = 8 * MEBI
 
 
 def test_an_edit_keeps_the_numbers_and_mends_what_it_touches(tmp_path: Path) -> None:
-    file = tmp_path / "rows.csv"
-    file.write_text('prompt,completion\na,b\nc,\none,"torn\n')
-    before = check_file(file)
-    assert [bad.row for bad in before.bad] == [2, 3]
-    table = table_of(file, [2, 3], LIMIT)
-    assert table.columns == ("prompt", "completion")
-    assert table.rows == {2: ["c", ""], 3: ["", ""]}
-    copy = tmp_path / "copy.jsonl"
-    copy.write_text("".join(edited_lines(file, {2: {"completion": "d"}}, LIMIT)))
-    after = check_file(copy)
+    file = put(tmp_path, "rows.csv", 'prompt,completion\na,b\nc,\none,"torn\n')
+    assert [bad.row for bad in check_file(file).bad] == [2, 3]
+    assert table_of(file, [2, 3], LIMIT) == (("prompt", "completion"), {2: ["c", ""], 3: ["", ""]})
+    lines = edited_lines(file, {2: {"completion": "d"}}, LIMIT)
+    after = check_file(put(tmp_path, "copy.jsonl", "".join(lines)))
     assert (after.rows, [bad.row for bad in after.bad]) == (3, [3])
     assert [(row.row, row.completion) for row in after.examples] == [(1, "b"), (2, "d")]
 
 
 def test_a_conversation_is_edited_as_json(tmp_path: Path) -> None:
-    file = tmp_path / "chats.jsonl"
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]
-    file.write_text(
-        "\n".join(
-            [
-                json.dumps({"messages": turns}),
-                json.dumps({"messages": [turns[0], {"role": "assistant", "content": "Yes"}]}),
-            ]
-        )
-    )
+    file = jsonl(tmp_path, {"messages": turns}, {"messages": [turns[0], {"role": "assistant", "content": "Yes"}]})
     cell = table_of(file, [1], LIMIT).rows[1][0]
     assert json.loads(cell) == turns
-    (first, _) = edited_lines(file, {1: {"messages": cell.replace('""', '"Hello"')}}, LIMIT)
-    assert json.loads(first)["messages"][1]["content"] == "Hello"
-    (first, _) = edited_lines(file, {1: {"messages": "no list any more"}}, LIMIT)
-    assert json.loads(first)["messages"] == "no list any more"
+    for text, kept in (
+        (cell.replace('""', '"Hello"'), [turns[0], {"role": "assistant", "content": "Hello"}]),
+        ("no list any more", "no list any more"),
+    ):
+        first, _ = edited_lines(file, {1: {"messages": text}}, LIMIT)
+        assert json.loads(first)["messages"] == kept
 
 
 @pytest.mark.parametrize(
@@ -149,5 +123,5 @@ def test_a_conversation_is_edited_as_json(tmp_path: Path) -> None:
         ("one line", ".txt"),
     ],
 )
-def test_what_is_pasted_is_read_as_what_it_looks_like(tmp_path: Path, text: str, kind: str) -> None:
+def test_what_is_pasted_is_read_as_what_it_looks_like(text: str, kind: str) -> None:
     assert pasted_kind(text) == kind

@@ -4,7 +4,6 @@ be read."""
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from playground.data.hub import MAX_ROWS, DatasetId, parse_dataset, write_datase
 from playground.errors import InputError
 from playground.services import build_services
 from playground.settings import Settings
+from tests.data.conftest import lines, pair, put
 
 README = """---
 configs:
@@ -26,16 +26,13 @@ configs:
 """
 
 
-def jsonl(*rows: dict[str, Any]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two splits with class labels."""
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``owner/set`` below the working folder: two splits with class labels."""
     import datasets
 
-    root = tmp_path_factory.mktemp("hub")
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "owner" / "set"
     for split, count in (("train", MAX_ROWS + 5), ("test", 20)):
         rows = {"text": [f"{split} {n}" for n in range(count)], "label": [n % 2 for n in range(count)]}
         labels = datasets.ClassLabel(names=["ham", "spam"])
@@ -44,18 +41,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``owner/set`` below the working folder."""
-    monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(made, tmp_path / "owner" / "set"))
-
-
 def written(text: str, folder: Path, limit_bytes: int = 1_000_000) -> list[dict[str, Any]]:
     dataset = parse_dataset(text)
     assert dataset is not None
     count = write_dataset(dataset, folder / "out.jsonl", limit_bytes)
-    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    rows = [*map(json.loads, (folder / "out.jsonl").read_text().splitlines())]
     assert len(rows) == count
     return rows
 
@@ -80,28 +70,25 @@ def test_what_is_an_id_of_the_hub(text: str, found: DatasetId | None) -> None:
 
 
 def test_a_folder_is_read_by_split_with_labels_by_name(folder: Path, tmp_path: Path) -> None:
-    assert written("owner/set@test", tmp_path)[:2] == [
-        {"text": "test 0", "label": "ham"},
-        {"text": "test 1", "label": "spam"},
-    ]
+    first, second, *_ = written("owner/set@test", tmp_path)
+    assert (first, second) == ({"text": "test 0", "label": "ham"}, {"text": "test 1", "label": "spam"})
     assert len(written("owner/set", tmp_path)) == MAX_ROWS
     with pytest.raises(InputError, match="more than the size limit"):
         written("owner/set", tmp_path, 1000)
     with pytest.raises(InputError, match="There are: train, test"):
         written("owner/set@dev", tmp_path)
-    (folder / "rows.csv").write_text("prompt,completion\nq,a\n")
+    put(folder, "rows.csv", "prompt,completion\nq,a\n")
     assert parse_dataset("owner/set") is None  # a folder of files, as ever
 
 
 def test_configs_and_files_outside(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "secret.jsonl").write_text(jsonl({"prompt": "secret", "completion": "word"}))
-    (folder / "README.md").write_text(README.format(outside=tmp_path / "secret.jsonl"))
-    (folder / "short.jsonl").write_text(jsonl({"prompt": "q", "completion": "a"}))
-    assert written("owner/set:short", tmp_path) == [{"prompt": "q", "completion": "a"}]
-    with pytest.raises(InputError, match="names a file outside itself"):
-        written("owner/set:bad", tmp_path)
-    with pytest.raises(InputError, match="short"):
-        written("owner/set@train", tmp_path)
+    secret = put(tmp_path, "secret.jsonl", lines(pair(1, 1)))
+    put(folder, "README.md", README.format(outside=secret))
+    put(folder, "short.jsonl", lines(pair(1, 1)) + "\n")
+    assert written("owner/set:short", tmp_path) == [pair(1, 1)]
+    for config, says in ((":bad", "names a file outside itself"), ("@train", "short")):
+        with pytest.raises(InputError, match=says):
+            written(f"owner/set{config}", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +101,7 @@ def test_configs_and_files_outside(folder: Path, tmp_path: Path) -> None:
 )
 def test_what_is_not_plain_data_is_refused(name: str, content: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / "set" / "data").mkdir(parents=True)
-    (tmp_path / "set" / name).write_bytes(content)
+    put(tmp_path / "set", name, content)
     with pytest.raises(InputError, match=says):
         written(f"{tmp_path / 'set'}@train", tmp_path)
 

@@ -7,10 +7,11 @@ import pytest
 from playground.data.example import Example, Message, Passage, Preference
 from playground.data.split import Parts, part, row_hash, split
 from playground.errors import InputError
+from tests.data.conftest import chat
 
 
 def examples(*prompts: str) -> list[Example]:
-    return [Example((Message("user", prompt), Message("assistant", f"a{n}")), n) for n, prompt in enumerate(prompts, 1)]
+    return [chat(prompt, f"a{n}", row=n) for n, prompt in enumerate(prompts, 1)]
 
 
 def sizes(parts: Parts) -> tuple[int, int, int]:
@@ -34,25 +35,17 @@ def test_sizes(rows: int, validation: float, test: float, expected: tuple[int, i
     assert all(list(one) == sorted(one) for one in (parts.train, parts.validation, parts.test))
     assert [row.row for row in part(every, parts.validation)] == list(parts.validation)
     assert parts.as_record()["train"] == expected[0]
-
-
-def test_seeded() -> None:
-    every = examples(*(f"q{n}" for n in range(100)))
-    assert split(every, 1) == split(every, 1)
-    assert split(every, 1).test != split(every, 2).test
+    assert split(every, 7, validation, test) == parts
+    assert rows < 100 or not test or split(every, 2, validation, test).test != parts.test
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_same_prompts_stay_together(seed: int) -> None:
     every = examples(*(f"Question  {n // 3}?" if n % 2 else f"question {n // 3} " for n in range(90)))
     parts = split(every, seed)
-    assert sizes(parts)[1] == 9
-    assert sizes(parts)[2] in (12, 13, 14)
-    plain = [
-        {row.prompt[0].content.lower().strip(" ?").replace("  ", " ") for row in part(every, one)}
-        for one in (parts.train, parts.validation, parts.test)
-    ]
-    assert len(set().union(*plain)) == sum(map(len, plain))
+    assert sizes(parts)[1:] in ((9, 12), (9, 13), (9, 14))
+    groups = [{(row - 1) // 3 for row in one} for one in (parts.train, parts.validation, parts.test)]
+    assert sum(map(len, groups)) == 30
 
 
 @pytest.mark.parametrize(
@@ -64,11 +57,8 @@ def test_large_groups(one: int, other: int, expected: tuple[int, int, int]) -> N
 
 
 def test_raw_text_and_preferences_are_split_too() -> None:
-    texts = [Passage(f"Text {n // 2}", n) for n in range(60)]
-    parts = split(texts, 1)
-    assert all((n // 2) * 2 in parts.test and (n // 2) * 2 + 1 in parts.test for n in parts.test), (
-        "the same text stays together"
-    )
+    parts = split([Passage(f"Text {n // 2}", n) for n in range(60)], 1)
+    assert all(n ^ 1 in parts.test for n in parts.test), "the same text stays together"
     pairs = [Preference((Message("user", f"q{n}"),), "a", "b", n) for n in range(40)]
     assert sizes(split(pairs, 1)) == (30, 4, 6)
 
@@ -82,5 +72,4 @@ def test_wrong_shares(validation: float, test: float) -> None:
 def test_a_row_is_known_again_whatever_its_spaces() -> None:
     one, other = examples("What  is it?", "what is it? ")
     assert row_hash(one) != row_hash(other), "another answer is another row"
-    again = Example((Message("system", "Be brief."), Message("user", " what is IT?"), Message("assistant", "A1")), 9)
-    assert row_hash(again) == row_hash(one)
+    assert row_hash(chat(" what is IT?", "A1", row=9, system="Be brief.")) == row_hash(one)

@@ -1,0 +1,228 @@
+"""Messages -> the text and tokens a model is given, which it learns, and how many; raw text in packed rows."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+import pytest
+
+from playground.data import render
+from playground.data.example import Judged, Message, Passage, Preference
+from playground.data.token_counts import token_report
+from playground.errors import InputError
+from tests.data.conftest import Words, chat, lengths, usable
+
+CHAT = chat("What is it?", "A report.", "Who wrote it?", "Doctor Sharma did.", "When?", "On Monday.", row=3)
+
+
+def learned(tokenizer: Any, row: Any) -> list[str]:
+    """The texts that count for the loss, in turn."""
+    begins = (0, *(end for _, end in row.read))
+    ends = (*(begin for begin, _ in row.read), len(row.completion_ids))
+    return [tokenizer.decode(row.completion_ids[begin:end]) for begin, end in zip(begins, ends, strict=True)]
+
+
+def test_every_answer_is_learned_and_nothing_else(tokenizer: Any) -> None:
+    row = render.render_example(tokenizer, CHAT, 2048, render.ALL)
+    assert learned(tokenizer, row) == ["A report.<|im_end|>", "Doctor Sharma did.<|im_end|>", "On Monday.<|im_end|>"]
+    whole = tokenizer.apply_chat_template([asdict(turn) for turn in CHAT.messages], tokenize=False).rstrip("\n")
+    assert row.prompt_text + row.completion_text == whole
+    assert row.prompt_ids + row.completion_ids == render.encode(tokenizer, whole)
+    assert row.learned == sum(len(render.encode(tokenizer, text)) for text in learned(tokenizer, row))
+
+
+def test_the_last_answer_alone_and_one_answer_either_way(tokenizer: Any) -> None:
+    row = render.render_example(tokenizer, CHAT, 2048, render.LAST)
+    assert (learned(tokenizer, row), row.read) == (["On Monday.<|im_end|>"], ())
+    both = render.render_example(tokenizer, CHAT, 2048, render.ALL)
+    assert row.prompt_ids + row.completion_ids == both.prompt_ids + both.completion_ids
+    one = chat("Hello", "Good day.")
+    every, last = (render.render_example(tokenizer, one, 2048, turns) for turns in (render.ALL, render.LAST))
+    assert every == last
+
+
+def test_a_cut_takes_the_start_and_learns_whole_answers_only(tokenizer: Any) -> None:
+    whole = render.render_example(tokenizer, CHAT, 2048, render.ALL)
+    ids, answers = whole.prompt_ids + whole.completion_ids, learned(tokenizer, whole)
+    for limit in range(16, 90):
+        row = render.render_example(tokenizer, CHAT, limit, render.ALL)
+        assert row.prompt_ids + row.completion_ids == ids[-limit:], limit
+        assert row.cut == max(0, len(ids) - limit), limit
+        kept = learned(tokenizer, row)
+        assert kept == answers[-len(kept) :], limit
+        assert row.prompt_ids, f"there is something to tell the first token from at {limit}"
+    with pytest.raises(InputError, match="Row 3: the answer alone is 4 tokens, the limit is 4"):
+        render.render_example(tokenizer, CHAT, 4, render.ALL)
+
+
+class Letters:
+    """A token a letter; 0 is the end."""
+
+    eos_token_id = 0
+
+    def __call__(self, text: str, **kwargs: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(char) for char in text]}
+
+
+class Forgetful(Letters):
+    """A thinking model's template: what was thought is shown for the last turn only."""
+
+    chat_template = "its own"
+    eos_token = "<e>"
+
+    def apply_chat_template(self, messages: list[dict[str, str]], *, add_generation_prompt: bool, **kwargs: Any) -> str:
+        shown = [f"{turn['role']}: {turn['content']}" for turn in messages]
+        if messages[-1]["role"] == "assistant":
+            shown[-1] = f"assistant: <think></think>{messages[-1]['content']}<e>"
+        return "\n".join(shown) + ("\nassistant: " if add_generation_prompt else "")
+
+
+class Mute(Forgetful):
+    def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
+        return "".join(turn["content"] for turn in messages if turn["role"] == "user")
+
+
+def test_a_template_that_rewrites_earlier_turns_learns_the_last_and_one_that_shows_none_is_refused() -> None:
+    row = render.render_example(Forgetful(), CHAT, 2048, render.ALL)
+    assert (row.read, row.completion_text) == ((), "<think></think>On Monday.<e>")
+    with pytest.raises(InputError, match="leaves nothing of the answer to learn"):
+        render.render_example(Mute(), CHAT, 2048)
+
+
+ASKED = (Message("user", "What is it?"),)
+
+
+def test_the_tokens_write_the_whole_text(tokenizer: Any) -> None:
+    (one,) = render.preview_tokens(tokenizer, chat("Wie groß? 你好 😀", "Sehr groß 😀."), 2048)
+    assert "你好 😀" in "".join(token.text for token in one.tokens if token.kind == render.READ)
+    assert "".join(token.text for token in one.tokens if token.kind == render.LEARNED) == "Sehr groß 😀.<|im_end|>"
+
+
+def test_a_chat_alternates_and_a_cut_is_shown(tokenizer: Any) -> None:
+    (whole,) = render.preview_tokens(tokenizer, CHAT, 2048, render.ALL)
+    assert [kind for kind, _ in groupby(token.kind for token in whole.tokens)] == [render.READ, render.LEARNED] * 3
+    (cut,) = render.preview_tokens(tokenizer, CHAT, len(whole.tokens) - 5, render.ALL)
+    assert cut.count(render.CUT) == 5
+    assert [token.text for token in cut.tokens] == [token.text for token in whole.tokens]
+
+
+def test_other_rows(tokenizer: Any) -> None:
+    for row, titles in (
+        (Preference(ASKED, "Yes.", "No.", 1), ["The better answer", "The worse answer"]),
+        (Judged(ASKED, "Yes.", False, 1), ["A bad answer"]),
+        (Passage("Some words.", 1), [""]),
+    ):
+        assert [text.title for text in render.preview_tokens(tokenizer, row, 2048)] == titles
+    assert {token.kind for token in render.preview_tokens(tokenizer, row, 2048)[0].tokens} == {render.LEARNED}
+
+
+def passages(*texts: str) -> list[Passage]:
+    return [Passage(text, row) for row, text in enumerate(texts, 1)]
+
+
+def test_every_token_once_documents_apart_rows_filled_in_order_and_a_lone_token_left_out() -> None:
+    rows = render.pack(Letters(), passages("abc", "de", "fghijklmnop", "q"), 8)
+    documents = [
+        "".join(chr(token) if token else "." for token in row.ids[begin:end])
+        for row in rows
+        for begin, end in zip(row.starts, (*row.starts[1:], len(row.ids)), strict=True)
+    ]
+    assert sorted(documents) == sorted(["abc.", "de.", "fghijklm", "nop.", "q."])
+    assert len(rows) == 3, "short ones share a row"
+    assert all(row.starts[0] == 0 and len(row.ids) <= 8 for row in rows)
+    assert [len(row.ids) for row in render.pack(Letters(), passages(*("x" * 3,) * 10), 8)] == [8, 8, 8, 8, 8]
+    assert [len(row.ids) for row in render.pack(Letters(), passages("abcdefgh"), 8)] == [8]
+    with pytest.raises(InputError, match="at least 2"):
+        render.pack(Letters(), passages("a"), 1)
+
+
+ODD = (
+    *(" ", "  ", "\n", " \n", "\n ", "\t", "a", "Word", "é", "e\u0301", "\u0301", "5", "123", ".", "...", "'s", " 's"),
+    *("<|im_end|>", "<|im_start|>", "日本", "한", "\u3000", "\xa0", "\x1c", "\x85", "\u200b", "🙂", "()", "\r\n"),
+    *("_", "-", " -", " the", " order"),
+)
+
+
+def test_histogram_counts_every_row_once() -> None:
+    chance = random.Random(1)
+    for rows, bins in ((1, 20), (7, 3), (500, 20), (500, 1)):
+        report = lengths(*((chance.randint(1, 90), chance.randint(1, 200)) for _ in range(rows)), limit=400)
+        bars = report.histogram(bins)
+        assert len(bars) <= bins
+        assert (bars[0][0], bars[-1][1], sum(count for *_, count in bars)) == (report.min, report.max, rows)
+        assert all(before[1] + 1 == after[0] for before, after in itertools.pairwise(bars))
+        assert all(count == sum(low <= length <= high for length in report.lengths) for low, high, count in bars)
+    tail = lengths(*[(5, number) for number in range(1, 100)], (5, 90_000), limit=100_000).histogram(10)
+    assert tail[-1][1] == 90_005
+    assert sum(count > 0 for *_, count in tail) > 5  # one giant does not press the others into one bar
+
+
+def test_padding_is_that_of_the_batches() -> None:
+    assert lengths(*[(10, 5)] * 9).padding(4).random == 0
+    two = lengths((10, 2), (2, 10)).padding(2)  # both sides are padded: 24 tokens in two rows of 20
+    assert (two.random, two.by_length) == (pytest.approx(1 - 24 / 40), pytest.approx(1 - 24 / 40))
+    chance = random.Random(2)
+    mixed = lengths(*((chance.randint(1, 60), chance.randint(1, 30)) for _ in range(300)))
+    padding = mixed.padding(8)
+    assert 0 < padding.by_length < padding.random < 1
+    assert padding == mixed.padding(8)
+    assert lengths((200, 10), (90, 10), limit=100).padding(2).random == 0  # a cut row is as long as the limit
+    assert lengths((0, 10), (0, 90), packed=True).padding(2).random == 0
+
+
+def test_an_answer_that_teaches_nothing_is_bad() -> None:
+    report = token_report(
+        usable(chat("p", "<e>", row=1), chat("p", "a", row=2), chat("p", " <e>\n<e> ", row=3)), Words(), 50
+    )
+    assert [row.row for row in report.bad] == [1, 3]
+    assert "special tokens" in report.bad[0].reason
+
+
+@pytest.mark.parametrize("turns", ["last", render.ALL])
+def test_quick_lengths_are_those_of_the_renderer(tokenizer: Any, turns: str) -> None:
+    chance = random.Random(3)
+    odd = ("".join(chance.choices(ODD, k=chance.randint(0, 40))) for _ in range(400))
+    texts = enumerate((text if text.strip() else "word" for text in odd), 1)
+    rows = [chat(f"Say {text}", text, row=at, system="" if at % 3 else "Be brief.") for at, text in texts]
+    rows += [chat("a", "\nb", "c", "d", row=500), chat("q", "<|im_end|>", row=501), chat("q", "word " * 100, row=502)]
+    report = token_report(usable(*rows), tokenizer, 60, turns)
+    counted = {row: (p, a) for row, p, a in zip(report.rows, report.prompt_lengths, report.answer_lengths, strict=True)}
+    assert 500 in counted
+    assert {501, 502} <= {bad.row for bad in report.bad}
+    for row in (row for row in rows if row.row in counted):
+        rendered = render.render_example(tokenizer, row, 60, turns)
+        assert counted[row.row] == (rendered.cut + len(rendered.prompt_ids), len(rendered.completion_ids)), row
+
+
+def test_other_objectives_are_counted_like_the_renderer(tokenizer: Any) -> None:
+    two = (("A long and thorough answer.", "No."), ("Yes.", "Much longer than that one."))
+    report = token_report(
+        usable(*(Preference(ASKED, *answers, at) for at, answers in enumerate(two, 1))), tokenizer, 60
+    )
+    for answers, *counted in zip(two, report.prompt_lengths, report.answer_lengths, strict=True):
+        both = [render.render_example(tokenizer, chat("What is it?", answer), 60) for answer in answers]
+        assert tuple(counted) == max((len(each.prompt_ids), len(each.completion_ids)) for each in both)
+    assert token_report(usable(Judged(ASKED, "Yes.", True, 1)), tokenizer, 60).max > 4
+    texts = ("one two  three", "x " * 500)
+    passages = token_report(usable(*(Passage(text, at) for at, text in enumerate(texts, 1))), tokenizer, 60)
+    assert list(passages.answer_lengths) == [len(render.encode(tokenizer, text)) for text in texts]
+    assert (passages.truncated, passages.cut) == (0, [])
+
+
+def test_a_template_that_refuses_one_row_spoils_no_other(tokenizer: Any) -> None:
+    mine = copy.deepcopy(tokenizer)
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    mine.chat_template = refusal + mine.chat_template
+    rows = [chat(f"question {at}", "a", row=at, system="s" if at == 7 else "") for at in range(1, 100)]
+    report = token_report(usable(*rows), mine, 60)
+    assert [bad.row for bad in report.bad] == [7]
+    assert "no system" in report.bad[0].reason
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None  # a base without a template gets the plain one
+    rendered = render.render_example(plain, rows[0], 60)
+    assert token_report(usable(rows[0]), plain, 60).max == len(rendered.prompt_ids) + len(rendered.completion_ids)
