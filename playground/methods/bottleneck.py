@@ -4,10 +4,8 @@
 
 h is what attention or the MLP hands to the residual sum. Placement ``houlsby``: after both (Houlsby et al. 2019,
 arXiv:1902.00751); ``pfeiffer``: after the MLP only (Pfeiffer et al. 2020, arXiv:2005.00052). up starts at zero, so a
-fresh adapter changes nothing.
-
-Importing this registers the method with PEFT (0.21), whose enumeration of methods has no public way to grow. A file
-holds ``base_model.model.<layer>.bottleneck_down.weight``, ``.bias``, and the same of ``bottleneck_up``.
+fresh adapter changes nothing. Importing this registers the method with PEFT (0.21). A file holds
+``base_model.model.<layer>.bottleneck_down.weight``, ``.bias``, and the same of ``bottleneck_up``.
 """
 
 from __future__ import annotations
@@ -95,9 +93,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """A bottleneck is no linear map, so no weight of the base can take it up."""
-        raise NotImplementedError(
-            "A bottleneck adapter cannot be merged into its base: it is not linear. Load it beside the base."
-        )
+        words = "A bottleneck adapter cannot be merged into its base: it is not linear. Load it beside the base."
+        raise NotImplementedError(words)
 
 
 class BottleneckModel(BaseTuner):
@@ -113,14 +110,7 @@ class BottleneckModel(BaseTuner):
         return peft_config
 
     def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
+        self, peft_config: Any, adapter_name: str, target: Any, target_name: str, parent: Any, *args: Any, **kwargs: Any
     ) -> None:
         if isinstance(target, BottleneckLayer):
             target.update_layer(adapter_name, peft_config)
@@ -140,7 +130,6 @@ def _outputs(module: nn.Module) -> int:
 
 def register() -> None:
     """Make ``PEFT_NAME`` a member of ``PeftType`` and a method that PEFT loads and saves; done once, whoever asks.
-
     ``register_peft_method`` takes only names that the enumeration holds, so the name is put there first."""
     if PEFT_NAME in PeftType.__members__:
         return

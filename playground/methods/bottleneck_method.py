@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from playground.methods.bottleneck import BottleneckConfig
 
 PEFT_NAME = "BOTTLENECK"
-ACTIVATIONS = ("relu", "gelu", "silu")
-"""Names in torch.nn.functional."""
+ACTIVATIONS = ("relu", "gelu", "silu")  # names in torch.nn.functional
 ATTENTION_OUT = ("o_proj", "out_proj", "dense", "c_proj", "wo")
 MLP_OUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "fc_out", "w2", "wo")
 """What architectures call the last linear layer of attention, and of the MLP."""
@@ -90,12 +89,8 @@ class Bottleneck(Method):
     def peft_config(self, shapes: Shapes, rank: int, options: Options) -> BottleneckConfig:
         from playground.methods.bottleneck import BottleneckConfig
 
-        return BottleneckConfig(
-            r=rank,
-            placement=options.placement or PLACEMENTS[0],
-            target_modules=targets(shapes, options),
-            task_type="CAUSAL_LM",
-        )
+        ends, placement = targets(shapes, options), options.placement or PLACEMENTS[0]
+        return BottleneckConfig(r=rank, placement=placement, target_modules=ends, task_type="CAUSAL_LM")
 
     def register(self) -> None:
         from playground.methods.bottleneck import register

@@ -19,20 +19,15 @@ from playground.plain import plain_number, plain_text
 
 KEYS_LIMIT, PATTERNS_LIMIT = 1_000, 50
 """Keys of one table, and those of them that are no plain names: a model of 140 layers has 980 linear ones."""
-PAIRS_LIMIT = 2_000_000
-"""Keys times names that are tried: seconds at most, in plain comparisons."""
+PAIRS_LIMIT = 2_000_000  # keys times names that are tried: seconds at most, in plain comparisons
 LENGTH_LIMIT = 2_000
-REPEATS_LIMIT = 1_000
-"""What the counts ``{m,n}`` of one pattern may multiply up to: a name has a few hundred letters."""
-TIMEOUT_S = 1.0
-"""Seconds that all patterns of one setting may take on all names. Usual ones take milliseconds."""
+REPEATS_LIMIT = 1_000  # what the counts ``{m,n}`` of one pattern may multiply up to: a name has a few hundred letters
+TIMEOUT_S = 1.0  # seconds that all patterns of one setting may take on all names. Usual ones take milliseconds
 RANK_LIMIT = 256
 
 V = TypeVar("V")
-Rule = Callable[[Any], str]
-"""Takes a value; returns what is wrong with it, or ''."""
-PLAIN = re.compile(r"\^?[\w.-]+")
-"""Keys that are compared as names, and so may stay as they are."""
+Rule = Callable[[Any], str]  # takes a value; returns what is wrong with it, or ''
+PLAIN = re.compile(r"\^?[\w.-]+")  # keys that are compared as names, and so may stay as they are
 _COUNT = re.compile(r"\{(\d*),?(\d*)\}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 

@@ -74,8 +74,7 @@ class IA3(Method):
         return IA3Config(target_modules=[*outer, *inner], feedforward_modules=inner, task_type="CAUSAL_LM")
 
     def modules(self, tensors: Shapes) -> dict[str, bool]:
-        matches = {name: match for name in tensors if (match := self.pattern.fullmatch(name))}
-        return {match["module"]: tensors[name][:1] == (1,) for name, match in matches.items()}
+        return {module: parts["ia3_l"][:1] == (1,) for module, parts in self.parts(tensors)[0].items()}
 
     def written_out(self, config: dict[str, Any], modules: Mapping[str, bool]) -> None:
         """PEFT wants the feedforward layers among the targets, name by name."""

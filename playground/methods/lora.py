@@ -9,19 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from playground.errors import AdapterError
-from playground.methods.config_rules import (
-    RANK_LIMIT,
-    Rule,
-    is_name,
-    modules,
-    nothing,
-    number,
-    one_of,
-    patterns,
-    switch,
-    value_by_name,
-    whole,
-)
+from playground.methods import config_rules as rules
+from playground.methods.config_rules import RANK_LIMIT, Rule
 from playground.methods.method import BEGIN, Linear, Method, Options, Shapes, linears, linears_ending
 from playground.methods.shapes import BaseLayout, depth_fault, linear_fault
 from playground.methods.weights import FileAdapter, FileModule
@@ -33,7 +22,7 @@ if TYPE_CHECKING:
 _SETTLED = ("orthogonal", "eva")
 """Ways to begin a LoRA that leave the base's weights alone (PEFT, LoraConfig.init_lora_weights); the file holds what
 became of it."""
-_BEGINS = one_of(None, True, False, "gaussian", "default")
+_BEGINS = rules.one_of(None, True, False, "gaussian", "default")
 _REWRITES = (
     "it rewrites the weights of the base; convert the adapter to a plain LoRA (PEFT: "
     "path_initial_model_for_weight_conversion)"
@@ -77,27 +66,25 @@ class Lora(Method):
     )
     required = ("r", "target_modules")
     settings: Mapping[str, Rule] = {
-        "r": whole(1, RANK_LIMIT),
-        "lora_alpha": number(1e-6, 65_536),
-        "lora_dropout": number(0, 1),
-        "target_modules": modules,
-        "exclude_modules": modules,
-        "layers_to_transform": _each(whole(0, 10_000), "it must be layer numbers"),
-        "layers_pattern": _each(lambda v: "" if v == "" or is_name(v) else "no name", "it must be a name"),
-        "rank_pattern": patterns(whole(1, RANK_LIMIT)),
-        "alpha_pattern": patterns(number(1e-6, 65_536)),
+        "r": rules.whole(1, RANK_LIMIT),
+        "lora_alpha": rules.number(1e-6, 65_536),
+        "lora_dropout": rules.number(0, 1),
+        "target_modules": rules.modules,
+        "exclude_modules": rules.modules,
+        "layers_to_transform": _each(rules.whole(0, 10_000), "it must be layer numbers"),
+        "layers_pattern": _each(lambda v: "" if v == "" or rules.is_name(v) else "no name", "it must be a name"),
+        "rank_pattern": rules.patterns(rules.whole(1, RANK_LIMIT)),
+        "alpha_pattern": rules.patterns(rules.number(1e-6, 65_536)),
         "bias": lambda v: "" if v == "none" else "it trains biases of the base; only 'none' leaves the base alone",
-        "use_rslora": switch,
-        "use_dora": switch,
-        "fan_in_fan_out": switch,
+        "use_rslora": rules.switch,
+        "use_dora": rules.switch,
+        "fan_in_fan_out": rules.switch,
         "init_lora_weights": lambda v: _REWRITES if _BEGINS(v) else "",
-        "layer_replication": nothing("it changes how many layers the base has"),
-        "trainable_token_indices": nothing("it changes the embeddings of the base"),
+        "layer_replication": rules.nothing("it changes how many layers the base has"),
+        "trainable_token_indices": rules.nothing("it changes the embeddings of the base"),
     }
-    targets: str | tuple[str, ...] = "all-linear"
-    """The layers that it adapts: all, or those whose names end so."""
-    dora = False
-    """It learns the size of each output row apart."""
+    targets: str | tuple[str, ...] = "all-linear"  # the layers that it adapts: all, or those whose names end so
+    dora = False  # it learns the size of each output row apart
 
     def adapted(self, shapes: Shapes) -> list[Linear]:
         """The base's linear layers that get a correction."""
@@ -119,7 +106,6 @@ class Lora(Method):
 
     def peft_config(self, shapes: Shapes, rank: int, options: Options) -> LoraConfig:
         """No dropout: the runs are short. The scale is 2 (rsLoRA: 2 sqrt(rank)), with PiSSA half of that.
-
         PiSSA needs no base that is rewritten: with the trained pair (B, A) stands the pair it began as, (-B0, A0),
         which never moves, so that the sum begins at zero. It is a plain LoRA of twice the rank at every moment."""
         from peft import LoraConfig
@@ -130,8 +116,6 @@ class Lora(Method):
         return LoraConfig(
             r=2 * rank if options.pissa else rank,
             lora_alpha=alpha,
-            lora_dropout=0.0,
-            bias="none",
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
             task_type="CAUSAL_LM",
             use_rslora=options.rslora,
@@ -175,7 +159,7 @@ class Lora(Method):
     def factors(self, config: Mapping[str, Any], shapes: Shapes, whose: str = "") -> dict[str, float]:
         matches = {name: match for name in shapes if (match := self.pattern.fullmatch(name)) and match["part"] == "B"}
         names = [match["module"] for match in matches.values()]
-        alphas = value_by_name(f"{whose}alpha_pattern", config.get("alpha_pattern") or {}, names)
+        alphas = rules.value_by_name(f"{whose}alpha_pattern", config.get("alpha_pattern") or {}, names)
         return {
             name: lora_scale(config, alphas.get(match["module"]), shapes[name][1]) for name, match in matches.items()
         }

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from playground.methods.shapes import BaseLayout
 
 Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
-"""Tensor name -> shape, as a safetensors header states them."""
+Shapes = Mapping[str, Shape]  # tensor name -> shape, as a safetensors header states them
 
 _OUTSIDE = ("embed", "lm_head", "wte", "wpe", "score")
 _GPT2 = ("c_attn", "c_proj", "c_fc")
@@ -37,7 +36,6 @@ INIT_TEXT_MAX = 2000
 @dataclass(frozen=True)
 class Options:
     """Options of methods beyond rank and learning rate; each off unless it is set.
-
     rslora: scale by alpha / sqrt(rank) in place of alpha / rank, so that high ranks learn as fast (Kalajdzievski 2023,
     arXiv:2312.03732). pissa: begin with the base's strongest directions in place of noise (Meng et al. 2024,
     arXiv:2404.02948). layers: of a full fine-tune train the last so many layers and the norm behind them; 0 = all
@@ -77,14 +75,12 @@ class Options:
 NO_OPTIONS = Options()
 SIZES = (60_000_000, 600_000_000, 4_000_000_000)
 """Weights of a base's linear layers up to which it counts as tiny, small, middling; above the last it is large."""
-BEGIN = "base_model.model."
-"""What PEFT puts before the name of every module in an adapter's file."""
+BEGIN = "base_model.model."  # what PEFT puts before the name of every module in an adapter's file
 
 
 class Method:
     """One way to fine-tune: a subclass with a ``name`` of its own, in any file of this package; nothing else to
     register. None of it needs torch but ``peft_config``, ``register``, ``resumed`` and ``read``.
-
     name: as on the command line. label: as on a button; ``cost`` are a few words beside it, ``explain`` two sentences
     for a person, ``summary`` the model card's words. order: place in a form, from 1. rates: learning rates for a tiny,
     small, middling and large base (``SIZES``). kind: what an error calls such an adapter."""
@@ -98,47 +94,30 @@ class Method:
     order: float
     rates: tuple[float, float, float, float]
     kind: str
-    rank: int | None = None
-    """The default on a small base, None = it has none. ``rank_label`` and ``rank_info`` say in the form what it is."""
-    rank_label: str = "Rank"
+    rank: int | None = None  # the default on a small base, None = it has none
+    rank_label: str = "Rank"  # what it is, in the form; ``rank_info``: a sentence
     rank_info: str = "Size of the correction."
-    options: tuple[str, ...] = ()
-    """Names of the ``Options`` it takes. ``peft_options``: those of them that PEFT's own config can say."""
-    peft_options: tuple[str, ...] = ()
-    exceptions: Mapping[str, str] = {}
-    """Objective that it does not take -> why, a sentence that ends in what to choose in its place."""
-    quantised: bool = False
-    """The base is loaded in NF4 while training."""
-    virtual: bool = False
-    """It puts virtual tokens before the text, so that documents cannot share a row. ``starts_as_tokens``: they begin as
-    real tokens. ``deep``: they are keys and values of every layer in place of embeddings."""
-    starts_as_tokens: bool = False
-    deep: bool = False
-    whole: bool = False
-    """The base's own weights move, and the result is a whole model: there is no PEFT config."""
-    mergeable: bool = False
-    """It is a change of weights; the others add tokens or layers, which no plain model has a place for."""
-    blendable: bool = False
-    """Several of them can be added up to one."""
-    lighter: tuple[str, ...] = ("qlora",)
-    """Methods to offer where memory runs out."""
-    writes: str = ""
-    """Name of the method whose files it writes, '' = its own: ``lora`` for QLoRA."""
-    pace: float = 1.0
-    """Seconds a step, in those of LoRA (benchmarks/results/race.json, padded rows)."""
-    kept: float = 3.6
-    """Floats that a token leaves for the backward pass, per output of every linear layer (memory_estimate.json)."""
-    axolotl: Mapping[str, Any] | None = None
-    """Its lines in an Axolotl configuration beside rank and scale, None = Axolotl does not have it."""
-    imports: str = ""
-    """The module to import before PEFT knows the method, '' = it is PEFT's own."""
+    options: tuple[str, ...] = ()  # names of the ``Options`` it takes
+    peft_options: tuple[str, ...] = ()  # those of them that PEFT's own config can say
+    exceptions: Mapping[str, str] = {}  # objective it does not take -> why, and what to choose in its place
+    quantised: bool = False  # the base is loaded in NF4 while training
+    virtual: bool = False  # virtual tokens stand before the text, so that documents cannot share a row
+    starts_as_tokens: bool = False  # they begin as real tokens
+    deep: bool = False  # they are keys and values of every layer in place of embeddings
+    whole: bool = False  # the base's own weights move, and the result is a whole model: there is no PEFT config
+    mergeable: bool = False  # a change of weights; others add tokens or layers that no plain model has a place for
+    blendable: bool = False  # several of them can be added up to one
+    lighter: tuple[str, ...] = ("qlora",)  # methods to offer where memory runs out
+    writes: str = ""  # name of the method whose files it writes, '' = its own: ``lora`` for QLoRA
+    pace: float = 1.0  # seconds a step, in those of LoRA (benchmarks/results/race.json, padded rows)
+    kept: float = 3.6  # floats a token keeps for the backward pass, per output of a linear layer (memory_estimate.json)
+    axolotl: Mapping[str, Any] | None = None  # its lines in an Axolotl configuration beside rank and scale
+    imports: str = ""  # the module to import before PEFT knows the method, '' = it is PEFT's own
 
     peft_type: str = ""
-    settings: Mapping[str, Rule] = {}
-    """What ``adapter_config.json`` may say beside the settings common to all; ``required``: what must stand there."""
-    required: tuple[str, ...] = ()
-    pattern: re.Pattern[str] | None = None
-    """Names of its tensors, with groups ``module`` and, where it has several, ``part``; None = it adapts no modules."""
+    settings: Mapping[str, Rule] = {}  # what ``adapter_config.json`` may say beside the settings common to all
+    required: tuple[str, ...] = ()  # settings that must stand there
+    pattern: re.Pattern[str] | None = None  # its tensors' names, by groups ``module`` and ``part``; None = no modules
 
     def __init__(self) -> None:
         self.learning_rate = self.rates[1]
@@ -167,11 +146,6 @@ class Method:
         """Raise InputError where this method does not take ``objective``."""
         if why := self.exceptions.get(objective):
             raise InputError(f"{self.name} cannot train {objective}: {why}")
-
-    def trained(self, shapes: Shapes, rank: int, options: Options = NO_OPTIONS) -> int:
-        """Number of weights that will be trained."""
-        self.check(options)
-        return self.trains(shapes, rank, options)
 
     def saves(self, shapes: Shapes, rank: int, options: Options) -> Shapes:
         """Every tensor of the finished file."""
@@ -202,8 +176,7 @@ class Method:
 
     def modules(self, tensors: Shapes) -> dict[str, bool]:
         """Layer -> whether its input is what is scaled (IA3), for every layer that a file has weights for."""
-        matches = (self.pattern.fullmatch(name) for name in tensors) if self.pattern else ()
-        return {match["module"]: False for match in matches if match}
+        return dict.fromkeys(self.parts(tensors)[0], False)
 
     def faults(self, shapes: Shapes, config: Mapping[str, Any], base: BaseLayout | None) -> Iterator[str]:
         """What is wrong with a file's tensors, by its config and, where it is known, the base: ends of sentences, or

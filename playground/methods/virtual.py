@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 TOKENS = "prompt_embeddings"
 """The one tensor of the file: PEFT saves what an encoder or a projection makes of its parameters."""
-ENCODER = 256
-"""Width of the MLP that a prefix is learned through."""
+ENCODER = 256  # width of the MLP that a prefix is learned through
 _TEXTS = ("prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
 """What PEFT reads only where virtual tokens begin as a text (PromptTuningInit.TEXT)."""
 _FETCHES = (
@@ -72,9 +71,8 @@ class VirtualTokenMethod(Method):
     def read(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FileAdapter:
         flat = tensors.get(TOKENS)
         if flat is None or len(tensors) > 1 or flat.dim() != 2 or flat.shape[0] != config.get("num_virtual_tokens"):
-            raise AdapterError(
-                f"{name} does not hold the virtual tokens that its config tells of. Export the adapter again."
-            )
+            words = f"{name} does not hold the virtual tokens that its config tells of. Export the adapter again."
+            raise AdapterError(words)
         return FileAdapter({}, VirtualTokens(flat, prefix=self.deep))
 
 
@@ -94,8 +92,7 @@ class Prefix(VirtualTokenMethod):
     rank_info = "Read by every layer before the text."
     pace = 0.95
     deep = True
-    projected = True
-    """Learned through the network; the file is the same either way."""
+    projected = True  # learned through the network; the file is the same either way
     peft_type = "PREFIX_TUNING"
     settings: Mapping[str, Rule] = {**VirtualTokenMethod.settings, "prefix_projection": switch}
 
@@ -109,10 +106,8 @@ class Prefix(VirtualTokenMethod):
     def peft_config(self, shapes: Shapes, rank: int, options: Options) -> PrefixTuningConfig:
         from peft import PrefixTuningConfig
 
-        config = PrefixTuningConfig(num_virtual_tokens=rank, prefix_projection=self.projected, task_type="CAUSAL_LM")
-        if self.projected:
-            config.encoder_hidden_size = ENCODER
-        return config
+        sizes: Any = {"num_virtual_tokens": rank, "encoder_hidden_size": ENCODER if self.projected else None}
+        return PrefixTuningConfig(**sizes, prefix_projection=self.projected, task_type="CAUSAL_LM")
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         return super().accepts(config) and bool(config.get("prefix_projection")) == self.projected

@@ -12,13 +12,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from playground.errors import InputError
 from playground.library.adapters import AdapterLibrary
+from playground.library.files import write_json
 from playground.methods import get_method
 from playground.training.processes import curve_of
 from playground.training.spec import RunSpec
@@ -43,12 +44,7 @@ def mark_complete(folder: Path) -> None:
                 sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
                 files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": sha256}
                 os.fsync(handle.fileno())
-    partial = folder / f"{MARKER}.tmp"
-    with partial.open("w") as handle:
-        json.dump(files, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, folder / MARKER)
+    write_json(folder / MARKER, files)
 
 
 def is_complete(folder: Path) -> bool:
@@ -83,9 +79,7 @@ def step_of(folder: Path) -> int:
 
 def set_score(folder: Path, eval_loss: float) -> None:
     """Remember a checkpoint's held-out loss, in nats a token."""
-    partial = folder / f"{SCORE}.tmp"
-    partial.write_text(json.dumps({"eval_loss": eval_loss}))
-    os.replace(partial, folder / SCORE)
+    write_json(folder / SCORE, {"eval_loss": eval_loss})
 
 
 def score_of(folder: Path) -> float | None:
@@ -146,12 +140,10 @@ def find_published(run_dir: Path) -> tuple[str, dict[str, Any]] | None:
     except InputError:
         return None
     for file in Path(spec.adapters_dir).glob("[!.]*/run.json"):
-        try:
+        with suppress(OSError, ValueError):
             record = json.loads(file.read_text())
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.get("run") == spec.run and "peak_memory_bytes" in record:
-            return file.parent.name, record
+            if isinstance(record, dict) and record.get("run") == spec.run and "peak_memory_bytes" in record:
+                return file.parent.name, record
     return None
 
 

@@ -32,41 +32,36 @@ _MEMORY_SIGNS = (
 )
 SURE = 0.9
 """An estimate may be off by a tenth: advice stays below that share of what was too much, and of what there is."""
-SHORTEST = 32
-"""Tokens; below that few prompts keep their question."""
+SHORTEST = 32  # tokens; below that few prompts keep their question
 
 
-@dataclass(frozen=True)
-class Failure:
-    """reason: ``memory``, ``disk`` or ``other``. message: for a person."""
-
-    reason: str
-    message: str
-
-
-def explain(error: BaseException, spec: RunSpec | None, run_dir: Path) -> Failure:
-    """What an exception in a worker means. Its causes are looked at too."""
+def explain(error: BaseException, spec: RunSpec | None, run_dir: Path) -> tuple[str, str]:
+    """(``memory``, ``disk`` or ``other``; for a person what an exception in a worker means). Its causes count too."""
     reason = reason_of(error)
     if reason == DISK:
-        return Failure(DISK, disk_words(run_dir, spec.disk_bytes if spec else 0))
+        return DISK, disk_words(run_dir, spec.disk_bytes if spec else 0)
     if reason == MEMORY:
         rows = f" at {spec.batch_size} rows a step" if spec else ""
-        return Failure(MEMORY, f"The device ran out of memory{rows}.")
+        return MEMORY, f"The device ran out of memory{rows}."
     if isinstance(error, PlaygroundError):
-        return Failure(OTHER, str(error))
+        return OTHER, str(error)
     text = str(error).strip().splitlines()[0][:240] if str(error).strip() else "no message"
-    return Failure(OTHER, f"Training stopped: {type(error).__name__}: {text}")
+    return OTHER, f"Training stopped: {type(error).__name__}: {text}"
 
 
 def reason_of(error: BaseException) -> str:
-    """``memory``, ``disk`` or ``other``."""
-    for one in _chain(error):
-        if isinstance(one, OSError) and one.errno in _DISK_NUMBERS:
+    """``memory``, ``disk`` or ``other``, by the error or what it came from."""
+    seen: list[BaseException] = []
+    now: BaseException | None = error
+    while now is not None and now not in seen:
+        if isinstance(now, OSError) and now.errno in _DISK_NUMBERS:
             return DISK
-        if isinstance(one, MemoryError) or (isinstance(one, OSError) and one.errno == errno.ENOMEM):
+        if isinstance(now, MemoryError) or (isinstance(now, OSError) and now.errno == errno.ENOMEM):
             return MEMORY
-        if not isinstance(one, PlaygroundError) and (reason := reason_in(str(one))) != OTHER:
+        if not isinstance(now, PlaygroundError) and (reason := reason_in(str(now))) != OTHER:
             return reason
+        seen.append(now)
+        now = now.__cause__ or now.__context__
     return OTHER
 
 
@@ -93,16 +88,6 @@ def size_words(value: int) -> str:
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what it came from."""
-    found: list[BaseException] = []
-    now: BaseException | None = error
-    while now is not None and now not in found:
-        found.append(now)
-        now = now.__cause__ or now.__context__
-    return found
-
-
 @dataclass(frozen=True)
 class Setting:
     """What to set in place of the run's own. memory_bytes: the estimate for it."""
@@ -125,33 +110,19 @@ class Setting:
         return f"Start it with {' and '.join(parts)}: that needs about {self.memory_bytes / 1e9:.1f} GB."
 
 
-def oom_advice(
-    spec: RunSpec, shapes: Shapes, there_bytes: int, packed: bool = False, cuda: bool = False
-) -> Setting | None:
-    """The nearest smaller setting that should fit ``there_bytes``, None = none. packed, cuda: see ``needs``."""
-    asked = estimated(spec, shapes, spec.method, spec.batch_size, spec.max_tokens, packed, cuda)
-    goal = SURE * min(asked, there_bytes)
-    for method, batch_size, max_tokens in _candidates(spec):
-        needed = estimated(spec, shapes, method, batch_size, max_tokens, packed, cuda)
-        if needed <= goal:
-            return Setting(method, batch_size, max_tokens, needed)
-    return None
+def oom_advice(spec: RunSpec, shapes: Shapes, there_bytes: int, **place: bool) -> Setting | None:
+    """The nearest smaller setting that should fit ``there_bytes``, None = none. place: packed and cuda of ``needs``."""
+    goal = SURE * min(estimated(spec, shapes, spec.method, spec.batch_size, spec.max_tokens, **place), there_bytes)
+    smaller = (Setting(*one, estimated(spec, shapes, *one, **place)) for one in _candidates(spec))
+    return next((setting for setting in smaller if setting.memory_bytes <= goal), None)
 
 
-def smallest_bytes(spec: RunSpec, shapes: Shapes, packed: bool = False, cuda: bool = False) -> int:
-    """What the smallest of all settings needs. packed, cuda: see ``needs``."""
-    return min(estimated(spec, shapes, *candidate, packed, cuda) for candidate in _candidates(spec))
+def smallest_bytes(spec: RunSpec, shapes: Shapes, **place: bool) -> int:
+    """What the smallest of all settings needs."""
+    return min(estimated(spec, shapes, *candidate, **place) for candidate in _candidates(spec))
 
 
-def estimated(
-    spec: RunSpec,
-    shapes: Shapes,
-    method: str,
-    batch_size: int,
-    max_tokens: int,
-    packed: bool = False,
-    cuda: bool = False,
-) -> int:
+def estimated(spec: RunSpec, shapes: Shapes, method: str, batch_size: int, max_tokens: int, /, **place: bool) -> int:
     """The estimate of a run like ``spec`` with these settings, in bytes."""
     chosen, same = get_method(method), method == spec.method
     rank = 0 if chosen.rank is None else (spec.rank if same else 0) or chosen.rank
@@ -168,8 +139,7 @@ def estimated(
         answer_max=min(spec.answer_max or longest // 2, max_tokens),
         options=spec.method_options if same else NO_OPTIONS,
         reward_models=spec.reward_models,
-        packed=packed,
-        cuda=cuda,
+        **place,
     ).memory_bytes
 
 

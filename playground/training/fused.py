@@ -1,15 +1,11 @@
 """Packed sequences and the training step's forward pass over them, for the Llama family: the model's own modules and
-weights, fewer sums around them, gradients written out by hand. What the modules compute, to rounding
-(``tests/training/test_batches.py``).
+weights, fewer sums around them, gradients written out by hand.
 
-A batch is one line of tokens: the prefix that all rows share, then the rest of each row. Every token has the position
-and sees the tokens that it would in its row alone, and its gradient is the same. A batch of B rows with p shared tokens
-of n each costs p + B (n - p) tokens instead of B n.
-
-LoRA layers that read the same input are one product; DoRA, IA3, bottlenecks and layers that are trained themselves are
-called as they are. Other families, and methods whose virtual tokens stand before the text, train through their own
-forward pass on padded rows. All operations but ``AnswerLoss`` take and give fp32; attention takes q, k and v side by
-side in one tensor [tokens, (heads + 2 kv) * d].
+A batch is one line of tokens: the prefix that all rows share, then the rest of each row. Every token has the position,
+sees the tokens and gets the gradient that it would in its row alone. B rows of n tokens that share p cost p + B (n - p)
+tokens instead of B n. LoRA layers that read the same input are one product; all other layers are called as they are.
+All operations but ``AnswerLoss`` take and give fp32; attention takes q, k and v side by side in one tensor [tokens,
+(heads + 2 kv) * d].
 """
 
 from __future__ import annotations
@@ -24,10 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from playground.training.spec import can_pack_sequences
 
-ROWS_AT_ONCE = 128
-"""Tokens whose logits are held at a time: 25 MB with a vocabulary of 49,152."""
-SHORT = 256
-"""Tokens of a row up to which its attention weights are kept for the gradient: a third faster on a CPU."""
+ROWS_AT_ONCE = 128  # tokens whose logits are held at a time: 25 MB with a vocabulary of 49,152
+SHORT = 256  # tokens of a row up to which its attention weights are kept for the gradient: a third faster on a CPU
 
 
 @dataclass(frozen=True)
@@ -178,11 +172,6 @@ class Heads:
     d: int
     scale: float
 
-    @property
-    def turned(self) -> int:
-        """Columns of queries and keys."""
-        return (self.heads + self.kv) * self.d
-
 
 class Rows:
     """spans: tokens of the shared prefix, then of each row's rest; a row attends to the prefix and itself, causally."""
@@ -310,7 +299,7 @@ class Turned(torch.autograd.Function):
 
 
 def _turn(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads) -> None:
-    a, b = qkv[:, : heads.turned].unflatten(1, (-1, heads.d)).chunk(2, dim=-1)
+    a, b = qkv[:, : (heads.heads + heads.kv) * heads.d].unflatten(1, (-1, heads.d)).chunk(2, dim=-1)
     old = a * sin
     a.mul_(cos).addcmul_(b, sin, value=-1)
     b.mul_(cos).add_(old)

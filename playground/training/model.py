@@ -16,15 +16,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
-from peft import (
-    PeftConfig,
-    PeftModel,
-    PeftModelForCausalLM,
-    PeftModelForSequenceClassification,
-    get_peft_model,
-    prepare_model_for_kbit_training,
-)
 from safetensors.torch import load_file, save_file
 
 from playground.data.render import load_tokenizer
@@ -34,6 +27,8 @@ from playground.methods import register_with_peft
 from playground.methods.full import moving
 from playground.methods.method import NO_OPTIONS, Method, Options
 from playground.training.checkpoint import STATE
+
+LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True}
 
 
 class TrainableAdapter:
@@ -142,7 +137,7 @@ class TrainableAdapter:
         return inputs, length
 
 
-class TrainableLM(TrainableAdapter, PeftModelForCausalLM):  # type: ignore[misc]  # PEFT declares some of it otherwise
+class TrainableLM(TrainableAdapter, peft.PeftModelForCausalLM):  # type: ignore[misc]  # PEFT declares some of it otherwise
     """Writes text."""
 
     scores = False
@@ -158,7 +153,7 @@ class TrainableLM(TrainableAdapter, PeftModelForCausalLM):  # type: ignore[misc]
         return inputs
 
 
-class TrainableScorer(TrainableAdapter, PeftModelForSequenceClassification):  # type: ignore[misc]
+class TrainableScorer(TrainableAdapter, peft.PeftModelForSequenceClassification):  # type: ignore[misc]
     """Scores text, at each row's last token."""
 
     scores = True
@@ -166,7 +161,7 @@ class TrainableScorer(TrainableAdapter, PeftModelForSequenceClassification):  # 
 
 def trainable(model: Any) -> Any:
     """A PEFT model as one of ours: PEFT's loaders choose the class by the task."""
-    scores = isinstance(model, PeftModelForSequenceClassification)
+    scores = isinstance(model, peft.PeftModelForSequenceClassification)
     subclass: type = TrainableScorer if scores else TrainableLM
     if not issubclass(subclass, type(model)):
         raise TypeError(f"{subclass.__name__} is no {type(model).__name__}")
@@ -197,19 +192,13 @@ def load_for_training(
     start: Path | None = None,
 ) -> Any:
     """The base, in NF4 where the method asks for it, with the method's trainable part on top. Seeded.
-
     scorer: a reward model, which gives one score a row. start: the adapter (or whole model) whose weights it begins
     with. Raises InputError for an option that this base has no place for, and for a start that cannot be trained on."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
     method.check(options)
     set_seed(seed)
-    settings: dict[str, Any] = {
-        "trust_remote_code": False,
-        "local_files_only": True,
-        "use_safetensors": True,
-        "dtype": training_dtype(moves=method.whole),
-    }
+    settings = LOCAL | {"dtype": training_dtype(moves=method.whole)}
     if method.quantised:
         settings["quantization_config"] = nf4(training_dtype(), ["score"] if scorer else None)
         settings["device_map"] = {"": 0 if torch.cuda.is_available() else "cpu"}
@@ -218,7 +207,8 @@ def load_for_training(
     kind = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
     model = kind.from_pretrained(start if start is not None and method.whole else folder, **settings)
     model.config.use_cache = False
-    shapes = {name: _shape(p) for name, p in model.named_parameters()}
+    # a weight packed into 4 bits knows the shape it had
+    shapes = {name: tuple((getattr(p, "quant_state", None) or p).shape) for name, p in model.named_parameters()}
     if method.whole:
         if options.layers:
             chosen = moving(shapes, options) | {name for name in shapes if scorer and name.startswith("score.")}
@@ -227,7 +217,7 @@ def load_for_training(
         return model
     if method.quantised:
         forbid_repacking(model)
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if start is not None:
         return _started_from(model, start, method)
     config: Any = method.peft_config(shapes, rank, options)
@@ -243,29 +233,22 @@ def load_for_training(
 
 def _with_adapter(model: Any, config: Any) -> Any:
     """A new adapter over the base."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns of settings that are ours on purpose
-        return trainable(get_peft_model(model, config))
+    with warnings.catch_warnings(action="ignore"):  # PEFT warns of settings that are ours on purpose
+        return trainable(peft.get_peft_model(model, config))
 
 
 def _started_from(model: Any, start: Path, method: Method) -> Any:
     """The adapter in ``start`` over the base, to be trained on. Raises InputError where the method's cannot be."""
     register_with_peft()
-    config: Any = method.resumed(PeftConfig.from_pretrained(str(start)))
+    config: Any = method.resumed(peft.PeftConfig.from_pretrained(str(start)))
     config.inference_mode = False
     if not config.is_prompt_learning:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return trainable(PeftModel.from_pretrained(model, str(start), is_trainable=True, config=config))
+        with warnings.catch_warnings(action="ignore"):
+            return trainable(peft.PeftModel.from_pretrained(model, str(start), is_trainable=True, config=config))
     model = _with_adapter(model, config)  # PEFT does not train virtual tokens that it loads
     saved = load_file(start / "adapter_model.safetensors")["prompt_embeddings"]
     model.prompt_encoder["default"].load_state_dict({"embedding.weight": saved})
     return model
-
-
-def _shape(p: Any) -> tuple[int, ...]:
-    """Of a weight before it was packed into 4 bits."""
-    return tuple((getattr(p, "quant_state", None) or p).shape)
 
 
 def _start_as_principal(model: Any) -> None:

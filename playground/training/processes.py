@@ -1,15 +1,14 @@
 """A worker's process as both sides see it: start, recognise (pid and start time) and stop it, its lock and record,
 its heartbeat, its events, and what memory it takes.
 
-One run, one worker: before it does anything a worker locks the run's folder and writes its pid into the record of runs.
-So it does not matter when the process that started it was killed: a worker that begins is in the record, and one that
-is not in the record does not begin. The operating system frees the lock with its holder.
+Before it does anything a worker locks the run's folder and writes its pid into the record of runs: one that begins is
+in the record, whatever became of the process that started it. The lock is freed with its holder.
 
-Events are one JSON object a line of ``events.jsonl``, written by the worker alone, followed by whoever looks. Kinds:
-``started`` (pid, attempt, step), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr, grad_norm,
-tokens_per_s, seconds_left, memory_bytes: the peak so far, figures: the objective's own by name), ``eval`` (step, loss,
-figures), ``sample`` (step, index of the held-out prompt, prompt, text), ``saved`` (step), ``stopped`` (step, best_step,
-message: the run got no better), and one last ``done``, ``failed`` or ``cancelled``.
+Events are one JSON object a line of ``events.jsonl``, written by the worker alone. Kinds: ``started`` (pid, attempt,
+step), ``state`` (message), ``plan`` (rows, weights), ``step`` (step, loss, lr, grad_norm, tokens_per_s, seconds_left,
+memory_bytes: the peak so far, figures: the objective's own by name), ``eval`` (step, loss, figures), ``sample`` (step,
+index of the held-out prompt, prompt, text), ``saved`` (step), ``stopped`` (step, best_step, message: the run got no
+better), and one last ``done``, ``failed`` or ``cancelled``.
 """
 
 from __future__ import annotations
@@ -25,20 +24,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
-from playground.db import DatabaseError, enter_run, works_on
 from playground.errors import CancelledError
 from playground.settings import PROJECT_ROOT
 
 LOG = "worker.log"
-ATTEMPT = "-- attempt"
-"""Begins the line between two workers of one run in their common log."""
+ATTEMPT = "-- attempt"  # begins the line between two workers of one run in their common log
 LOG_BYTES = 32768
 PASSED = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
@@ -59,16 +55,13 @@ WAIT_S = 3.0
 """A worker waits so long for the folder: whoever records how the previous one ended holds it for a moment."""
 HEARTBEAT = "heartbeat"
 BEAT_S = 2.0
-NOT_WANTED = 4
-"""Exit code of a worker that is not wanted any more."""
+NOT_WANTED = 4  # exit code of a worker that is not wanted any more
 DISK_FULL_FILE = "last_word.json"
 RESERVED_BYTES = 4096
 EVENTS = "events.jsonl"
 LAST = ("done", "failed", "cancelled")
-POINTS = 24
-"""So many points of either loss an adapter's record keeps; the first and the last always."""
-MESSAGE_MAX = 1200
-"""Characters; four bytes each at most, so that it always fits."""
+POINTS = 24  # so many points of either loss an adapter's record keeps; the first and the last always
+MESSAGE_MAX = 1200  # characters; four bytes each at most, so that it always fits
 
 tokens_per_s: float | None = None
 """How fast training is before any run has been measured; None = as the estimate knows it for two CPU cores."""
@@ -84,13 +77,8 @@ def worker_environment(env: Mapping[str, str], *, low_memory: bool = False) -> d
     """What a worker sees of ``env``. low_memory: freed memory goes back at once. Of several CUDA devices it sees the
     first, which the session manager budgets; on more transformers' Trainer would split its batches over all of them."""
     kept = {name: env[name] for name in PASSED if name in env} | ({} if low_memory else ALLOCATOR)
-    kept["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return kept | {
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-        "TQDM_DISABLE": "1",
-    }
+    kept |= {"CUDA_VISIBLE_DEVICES": env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0], "HF_HUB_OFFLINE": "1"}
+    return kept | {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
 
 
 def start_worker(run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
@@ -136,12 +124,10 @@ def activity(pid: int) -> tuple[float, bool]:
     """(processor time of a process so far in hundredths of a second plus its page faults, whether its main thread
     sleeps just now). The first stands still while nothing is done; sleeping is told on Linux only, and waiting for a
     disk is not sleeping."""
-    try:
+    with contextlib.suppress(OSError, IndexError, ValueError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         faults, user, system = (float(fields[place]) for place in (9, 11, 12))  # major faults; hundredths of a second
         return faults + user + system, fields[0] == "S"
-    except (OSError, IndexError, ValueError):
-        pass
     try:
         times = psutil.Process(pid).cpu_times()
         return 100.0 * float(times.user + times.system), False
@@ -176,50 +162,25 @@ def attempt_log(run_dir: Path) -> str:
 def folder_lock(run_dir: Path, wait_s: float = 0.0) -> Iterator[bool]:
     """Hold a run's folder; gives False when another process holds it for longer than ``wait_s``. Raises OSError."""
     lock = FileLock(run_dir / LOCK)
-    try:
+    with contextlib.suppress(Timeout):
         lock.acquire(timeout=wait_s)
-    except Timeout:
-        yield False
-        return
     try:
-        yield True
+        yield lock.is_locked
     finally:
         lock.release()
-
-
-@dataclass(frozen=True)
-class Record:
-    """The record of runs, as its worker sees it. attempt: which start this is."""
-
-    database: Path
-    run: str
-    attempt: int
-
-    def enter(self) -> bool:
-        """Write this process into the record. False when the run was cancelled, ended, or is on another attempt."""
-        pid = os.getpid()
-        return enter_run(self.database, self.run, self.attempt, pid, psutil.Process(pid).create_time())
-
-    def is_mine(self) -> bool:
-        """Whether the run lives and this process is its worker. A record that cannot be read proves nothing: True."""
-        try:
-            return works_on(self.database, self.run, self.attempt, os.getpid())
-        except DatabaseError:
-            return True
 
 
 class Heartbeat(threading.Thread):
     """Touches a file every two seconds, so that a frozen worker differs from a busy one; ends the whole process once
     ``wanted`` says no, or the run's folder is gone."""
 
-    def __init__(self, run_dir: Path, wanted: Callable[[], bool], beat_s: float = BEAT_S) -> None:
+    def __init__(self, run_dir: Path, wanted: Callable[[], bool]) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._file, self._wanted, self._beat_s = run_dir / HEARTBEAT, wanted, beat_s
-        self._done = threading.Event()
+        self._file, self._wanted, self._done = run_dir / HEARTBEAT, wanted, threading.Event()
         self._file.touch()
 
     def run(self) -> None:
-        while not self._done.wait(self._beat_s):
+        while not self._done.wait(BEAT_S):
             try:
                 os.utime(self._file)  # needs no room on the disk
                 wanted = self._wanted()
@@ -245,7 +206,6 @@ def last_beat(run_dir: Path) -> int | None:
 
 class EventWriter:
     """Appends events; each is one write to the file, so a killed worker loses none that it wrote.
-
     stop: asked after every step; where it says so, that step raises CancelledError."""
 
     def __init__(self, run_dir: Path, stop: Callable[[], bool] = lambda: False) -> None:
@@ -294,10 +254,8 @@ class EventReader:
         self._offset += len(whole)
         events = []
         for line in whole.splitlines():
-            try:
+            with contextlib.suppress(ValueError):  # a line torn by a kill, closed by the resumed worker's first line
                 events.append(json.loads(line))
-            except ValueError:  # a line torn by a kill, closed by the resumed worker's first line
-                continue
         return events
 
 
@@ -308,13 +266,11 @@ def curve_of(run_dir: Path) -> dict[str, list[list[float]]]:
         name = {"step": "training", "eval": "held_out"}.get(event.get("event", ""))
         if name and event.get("loss") is not None:
             found[name][event["step"]] = round(event["loss"], 4)
-    return {name: _thinned([[*point] for point in sorted(points.items())]) for name, points in found.items() if points}
-
-
-def _thinned(points: list[list[float]]) -> list[list[float]]:
-    if len(points) <= POINTS:
-        return points
-    return [points[round(place * (len(points) - 1) / (POINTS - 1))] for place in range(POINTS)]
+    curves = {name: [[*point] for point in sorted(points.items())] for name, points in found.items() if points}
+    for name, points in curves.items():
+        if len(points) > POINTS:
+            curves[name] = [points[round(place * (len(points) - 1) / (POINTS - 1))] for place in range(POINTS)]
+    return curves
 
 
 def reserve_disk_full_event(run_dir: Path) -> None:

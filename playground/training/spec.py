@@ -1,16 +1,14 @@
 """A run's settings, each written down once with its help, flag, unit and bounds; the run as its worker reads it; and
 what it will need, from these and the base's shapes. Pure but for run.json; no torch.
 
-Memory = weights + what the method keeps a weight it trains (gradient, two Adam moments) + activations of one batch, its
-virtual tokens among them + logits of the answers + the process itself + what the objective asks beyond that: more rows,
-a second model, replies to write. Constants were fitted to measured peaks (benchmarks/results/memory_estimate.json,
-objectives.json).
+Memory = weights + what the method keeps a weight it trains (gradient, two Adam moments) + activations of one batch +
+logits of the answers + the process itself + what the objective asks beyond that: more rows, a second model, replies.
+Constants were fitted to measured peaks (benchmarks/results/memory_estimate.json, objectives.json).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,16 +16,8 @@ from typing import Any
 
 from playground.data.render import ALL, LAST
 from playground.errors import InputError
-from playground.methods.method import (
-    NO_OPTIONS,
-    Method,
-    Options,
-    Shapes,
-    file_bytes,
-    linear_weights,
-    linears,
-    weights_in,
-)
+from playground.library.files import write_json
+from playground.methods.method import NO_OPTIONS, Method, Options, Shapes, file_bytes, linears, weights_in
 
 SCHEMA = 1
 OBJECTIVES: dict[str, tuple[str, ...]] = {
@@ -41,16 +31,13 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
 }
 """What can be trained -> what the file may hold, its own kind first. A kind's first objective is the default."""
 TURNS = (ALL, LAST)
-REWARD_MODEL = "model="
-"""How a reward begins that is a trained reward model; any other is a check."""
-MAX_TOKENS = 2048
-"""The longest row unless a person says otherwise."""
+REWARD_MODEL = "model="  # how a reward begins that is a trained reward model; any other is a check
+MAX_TOKENS = 2048  # the longest row unless a person says otherwise
 
 
 @dataclass(frozen=True)
 class Setting:
     """One setting of a run, for whatever shows or reads it: the command line, a settings file, the page, the checks.
-
     kind: str, int, float, bool, Path, or tuple for several texts. flag: on the command line, "" = none. metavar: what
     the flag takes. scale: the value in the flag's unit. label: its name in an error; bounds: what values there are, in
     words; allowed: whether a value is one of them. carried: a settings file and a recipe carry it. stated: a recipe
@@ -87,6 +74,11 @@ def share(help: str, **more: Any) -> dict[str, Setting]:
     return setting(float, help, unit="share", metavar="SHARE", bounds=bounds, allowed=lambda v: 0 <= v < 1, **more)
 
 
+def given(default: Any, metadata: dict[str, Setting]) -> Any:
+    """A dataclass field that is a setting."""
+    return field(default=default, metadata=metadata)
+
+
 def settings_of(kind: type) -> dict[str, Setting]:
     """The settings of a dataclass, by name."""
     return {item.name: item.metadata["setting"] for item in fields(kind) if "setting" in item.metadata}
@@ -120,6 +112,7 @@ _TURNS = setting(
     bounds=f"there is {' and '.join(TURNS)}",
     allowed=lambda value: value in TURNS,
 )
+_RANK_HELP = "rank, virtual tokens or width: what the method has"
 _STOP_HELP = "end after N checkpoints without a better held-out loss; 0: never"
 _EARLY_STOP = whole(0, 1000, _STOP_HELP, flag="--early-stop", unit="checkpoints", metavar="N")
 
@@ -128,32 +121,24 @@ _EARLY_STOP = whole(0, 1000, _STOP_HELP, flag="--early-stop", unit="checkpoints"
 class RunSettings:
     """What a run's request and its spec share; None, 0 or "" = the program decides. InputError tells every fault."""
 
-    method: str = field(default="lora", metadata=setting(str, flag="--method", stated=True))
-    objective: str = field(
-        default="", metadata=setting(str, "default: what the file can train", flag="--objective", stated=True)
-    )
-    steps: int | None = field(default=None, metadata=whole(1, 100_000, unit="optimiser steps", flag="--steps"))
-    lr: float | None = field(default=None, metadata=_RATE)
-    rank: int | None = field(
-        default=None, metadata=whole(1, 256, "rank, virtual tokens or width: what the method has", flag="--rank")
-    )
-    batch_size: int = field(default=8, metadata=whole(1, 1024, unit="rows a step", flag="--batch-size", stated=True))
-    max_tokens: int = field(
-        default=MAX_TOKENS, metadata=whole(16, 131_072, unit="tokens a row", flag="--max-tokens", stated=True)
-    )
-    seed: int = field(default=7, metadata=whole(0, 2**32 - 1, flag="--seed", stated=True))
-    save_steps: int = field(
-        default=10, metadata=whole(1, 100_000, unit="steps between checkpoints", flag="--save-steps", stated=True)
-    )
-    limit_memory_bytes: int = field(default=0, metadata=_MEMORY)
-    turns: str = field(default=ALL, metadata=_TURNS)
-    start: str = field(
-        default="", metadata=setting(str, "begin with this adapter's weights", flag="--from", metavar="ID")
-    )
-    early_stop: int = field(default=0, metadata=_EARLY_STOP)
+    method: str = given("lora", setting(str, flag="--method", stated=True))
+    objective: str = given("", setting(str, "default: what the file can train", flag="--objective", stated=True))
+    steps: int | None = given(None, whole(1, 100_000, unit="optimiser steps", flag="--steps"))
+    lr: float | None = given(None, _RATE)
+    rank: int | None = given(None, whole(1, 256, _RANK_HELP, flag="--rank"))
+    batch_size: int = given(8, whole(1, 1024, unit="rows a step", flag="--batch-size", stated=True))
+    max_tokens: int = given(MAX_TOKENS, whole(16, 131_072, unit="tokens a row", flag="--max-tokens", stated=True))
+    seed: int = given(7, whole(0, 2**32 - 1, flag="--seed", stated=True))
+    save_steps: int = given(10, whole(1, 100_000, unit="steps between checkpoints", flag="--save-steps", stated=True))
+    limit_memory_bytes: int = given(0, _MEMORY)
+    turns: str = given(ALL, _TURNS)
+    start: str = given("", setting(str, "begin with this adapter's weights", flag="--from", metavar="ID"))
+    early_stop: int = given(0, _EARLY_STOP)
 
     def __post_init__(self) -> None:
-        refuse(self.faults())
+        if faults := self.faults():
+            text = "; ".join(faults)
+            raise InputError(f"{text[0].upper()}{text[1:]}.")
 
     def faults(self) -> list[str]:
         """What is wrong with the values, each as a part of a sentence."""
@@ -164,17 +149,9 @@ class RunSettings:
         ]
 
 
-def refuse(faults: list[str]) -> None:
-    """Raise InputError with all faults in one sentence, if there are any."""
-    if faults:
-        text = "; ".join(faults)
-        raise InputError(f"{text[0].upper()}{text[1:]}.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(RunSettings):
     """One training run with everything decided; rank 0 = the method has none. Written as run.json.
-
     run: its id. name: what the adapter will be called. base: as the person named it; base_path: the folder on disk.
     file: the examples, a copy under the home folder. mapping: role -> column, empty = guess. options: see ``Options``.
     limit_bytes: largest file that is read. adapters_dir: where the finished adapter is published. disk_bytes: what it
@@ -244,9 +221,7 @@ class RunSpec(RunSettings):
 
     def write(self, run_dir: Path) -> None:
         """Write run.json whole or not at all."""
-        partial = run_dir / "run.json.tmp"
-        partial.write_text(json.dumps(asdict(self), indent=1))
-        os.replace(partial, run_dir / "run.json")
+        write_json(run_dir / "run.json", asdict(self))
 
     @classmethod
     def read(cls, run_dir: Path) -> RunSpec:
@@ -259,22 +234,18 @@ class RunSpec(RunSettings):
             raise InputError(f"{run_dir / 'run.json'} cannot be read ({error}). Start the run again.") from error
 
 
-PROCESS_BYTES = 650_000_000
-"""What a worker takes before it holds a base: the peak of runs on a base of 13 MB."""
+PROCESS_BYTES = 650_000_000  # what a worker takes before it holds a base: the peak of runs on a base of 13 MB
 PACKED_SPARES = 1.6
 """Activations (floats) that a token of packed sequences does not keep, per output of every linear layer (see
 ``Method.kept``): fitted to LoRA, full and bottleneck runs on hospital_reports."""
-PACKED_LOGITS = 128
-"""Tokens whose logits such a run holds at a time."""
-NF4_BYTES = 0.57
-"""Bytes a quantised weight, with its scales (Dettmers et al. 2023)."""
+PACKED_LOGITS = 128  # tokens whose logits such a run holds at a time
+NF4_BYTES = 0.57  # bytes a quantised weight, with its scales (Dettmers et al. 2023)
 DEFAULT_TOKENS_PER_S = 130.0
 """Measured on two CPU cores with the default base; replaced by what finished runs on this machine really did."""
 PACKED_SPEED = 1.4
 """How much faster a step over packed sequences is: LoRA 1.5 times, methods of PEFT's own modules less."""
 DEFAULT_BODY = 106_200_000
-REPLIES = 4
-"""Replies to each prompt that grpo compares."""
+REPLIES = 4  # replies to each prompt that grpo compares
 SHORTEST_REPLY, LONGEST_REPLY = 64, 256
 """Tokens that grpo lets a reply have: from the first on what the file's own answers need, up to the second."""
 RATES = {"sft": 1.0, "pretrain": 1.0, "dpo": 0.1, "kto": 0.1, "orpo": 0.4, "reward": 0.3, "grpo": 0.1}
@@ -286,7 +257,6 @@ ROPES = ("default", "linear", "llama3")
 @dataclass(frozen=True)
 class Cost:
     """rows: how many run through the model for one row of a batch. passes: what a step takes, in trainings of one row.
-
     reference: a whole second model where the method trains every weight. logits_of_all: of prompts too, not of answers
     alone. held: activations and logits that a step holds, in those of sft over as many rows: TRL's trainers keep more,
     from the peaks of benchmarks/results/objectives.json (three steps) and grpo_six_steps.json (forty: replies of
@@ -344,14 +314,15 @@ def needs(
     tokens_per_s: as a run of this objective measured it. reward_models: how many it is rewarded by. packed: whether
     ``can_pack_sequences`` the base. cuda: it is the memory of a CUDA device that counts, where a base that stays is in
     bf16 and the process itself takes nothing.
-
     Raises InputError for options that the method or the base has no place for."""
     cost = COSTS[objective]
     packed = packed and objective == "sft" and not method.virtual
     rows = rows_a_step(objective, batch_size) * cost.rows
-    total, body = weights_in(shapes), linear_weights(shapes)
-    trained, saved = method.trained(shapes, rank, options), method.saves(shapes, rank, options)
-    outputs = sum(one.outputs for one in linears(shapes))
+    layers, total = linears(shapes), weights_in(shapes)
+    body = sum(one.outputs * one.inputs for one in layers)
+    method.check(options)
+    trained, saved = method.trains(shapes, rank, options), method.saves(shapes, rank, options)
+    outputs = sum(one.outputs for one in layers)
     vocabulary = max((shape[0] for shape in shapes.values() if len(shape) == 2), default=0)
     each = 2 if cuda else 4  # bytes a weight of a base that stays
     weights = total * (4 if method.whole else each)

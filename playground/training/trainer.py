@@ -6,12 +6,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_torch_tf32_available
 
@@ -27,14 +28,10 @@ from playground.training.objectives import Marked, Objective, Pair, Row, Sample,
 from playground.training.processes import EventReader, EventWriter, peak_memory_bytes
 from playground.training.spec import OBJECTIVES, RunSpec, rows_a_step
 
-EVAL_ROWS = 16
-"""Validation rows that are scored at every checkpoint: enough for a curve, cheap enough for two cores."""
-SAMPLES = 3
-"""Validation prompts that are answered at every checkpoint, always the same."""
-QUESTION = 300
-"""Characters of a prompt that an event repeats."""
-HASHES = 100_000
-"""Rows that an adapter's record names at most."""
+EVAL_ROWS = 16  # validation rows that are scored at every checkpoint: enough for a curve, cheap enough for two cores
+SAMPLES = 3  # validation prompts that are answered at every checkpoint, always the same
+QUESTION = 300  # characters of a prompt that an event repeats
+HASHES = 100_000  # rows that an adapter's record names at most
 Source = Example | Preference | Judged | Passage
 
 
@@ -65,24 +62,20 @@ def prepare(spec: RunSpec, checked: Checked, tokenizer: Any) -> TrainingData:
     if spec.objective != "pretrain":
         for source in usable:
             asked = add_passages(source, documents) if documents and isinstance(source, Example) else source
-            try:
+            with suppress(InputError):  # its answer is longer than the limit
                 tokenised[source.row] = rows_of(tokenizer, asked, spec)
-            except InputError:  # its answer is longer than the limit
-                continue
         usable = [row for row in usable if row.row in tokenised]
     if not usable:
-        raise RunFailedError(
-            f"No row of {spec.data} fits {spec.max_tokens} tokens. Raise the limit or shorten the answers."
-        )
+        words = f"No row of {spec.data} fits {spec.max_tokens} tokens. Raise the limit or shorten the answers."
+        raise RunFailedError(words)
     validation, test = spec.split.get("validation"), spec.split.get("test", [])
     if validation is None:
         validation = split(usable, spec.seed, test=0).validation
     held = {*validation, *test}
     train_rows = [row for row in usable if row.row not in held]
     if not train_rows:
-        raise RunFailedError(
-            f"{spec.data}: every row is held back and none is left to train on. Hold back fewer, or add rows."
-        )
+        words = f"{spec.data}: every row is held back and none is left to train on. Hold back fewer, or add rows."
+        raise RunFailedError(words)
     validation_rows = part(usable, validation)
 
     def tokens(rows: Sequence[Source]) -> Sequence[Row]:
@@ -104,7 +97,6 @@ def prepare(spec: RunSpec, checked: Checked, tokenizer: Any) -> TrainingData:
 
 def rows_of(tokenizer: Any, source: Source, spec: RunSpec) -> list[Row]:
     """What ``source`` gives the objective of ``spec``: one row, or two for ``kto`` where the file holds pairs.
-
     Each is at most ``spec.max_tokens`` long: the prompt's start goes, the answer stays. Raises InputError when an
     answer alone is longer."""
 
@@ -137,34 +129,19 @@ def _question(source: Source) -> str:
     return next((turn.content for turn in reversed(turns) if turn.role == "user"), turns[-1].content if turns else "")
 
 
-def _load_weights(trainer: Trainer, checkpoint: Path) -> None:
-    """The trained weights of a checkpoint, into the trainer's model, without its optimiser."""
-    trainer._load_from_checkpoint(str(checkpoint))
-
-
-def train(
-    model: Any,
-    tokenizer: Any,
-    objective: Objective,
-    data: TrainingData,
-    spec: RunSpec,
-    run_dir: Path,
-    events: EventWriter,
-) -> RunCallback:
-    """Train ``model`` in place, from the newest complete checkpoint if there is one. Returns what was measured."""
-    setup = Setup(model, tokenizer, data.train, data.validation, spec, arguments_of(spec, len(data.train), run_dir))
-    trainer = objective.trainer(setup)
+def train(setup: Setup, objective: Objective, data: TrainingData, run_dir: Path, events: EventWriter) -> RunCallback:
+    """Train the model in place, from the newest complete checkpoint if there is one. Returns what was measured."""
+    spec, trainer = setup.spec, objective.trainer(setup)
     callback = RunCallback(trainer, events, objective, setup, _samples(data), run_dir)
     trainer.add_callback(callback)
-    for printer in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printer)
+    trainer.remove_callback(PrinterCallback)
     checkpoint = callback.resumed
     if checkpoint is None:
         callback.evaluate(0)
     elif step_of(checkpoint) >= spec.steps or callback.stopped_improving:
         # only the end was missing; the Trainer would go on
-        _load_weights(trainer, checkpoint)
-        callback.restore(TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)))
+        trainer._load_from_checkpoint(str(checkpoint))  # the weights, without the optimiser
+        callback.on_train_begin(None, TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)), None)
         if callback.stopped_improving and callback.step < spec.steps:
             callback.stop_early()
         return callback
@@ -177,7 +154,7 @@ def take_best(callback: RunCallback, run_dir: Path) -> int:
     found = best(run_dir)
     if found is None or callback.last_eval is None or found[1] >= callback.last_eval:
         return callback.step
-    _load_weights(callback.trainer, run_dir / "checkpoints" / f"checkpoint-{found[0]}")
+    callback.trainer._load_from_checkpoint(str(run_dir / "checkpoints" / f"checkpoint-{found[0]}"))
     callback.last_eval = found[1]
     return found[0]
 
@@ -221,47 +198,41 @@ def _samples(data: TrainingData) -> list[Sample]:
     return list(found.values())[:SAMPLES]
 
 
+@dataclass(eq=False)
 class RunCallback(TrainerCallback):
     """Turns the Trainer's life into events (one a step, one an evaluation, one a complete checkpoint), measures it on
     held-out rows, and ends it when it gets no better.
-
     resumed: the checkpoint that the run goes on from. After the run: first_loss, last_loss, last_eval (of the newest
     weights), figures (first, last), tokens_per_s, step, stopped (why it ended early, "" if it did not)."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        events: EventWriter,
-        objective: Objective,
-        setup: Setup,
-        samples: list[Sample],
-        run_dir: Path,
-    ) -> None:
+    trainer: Any
+    events: EventWriter
+    objective: Objective
+    setup: Setup
+    samples: list[Sample]
+    run_dir: Path
+    first_loss: float | None = None
+    last_loss: float | None = None
+    last_eval: float | None = None
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    trained_s: float = 0.0
+    steps_done: int = 0
+    step: int = 0
+    stopped: str = ""
+    _tokens_seen: list[float] = field(default_factory=list)
+    _scores: dict[int, float] = field(default_factory=dict)
+    _started: float = 0.0
+
+    def __post_init__(self) -> None:
         """Removes torn checkpoints, and reads the held-out losses that earlier workers measured up to ``resumed``."""
-        self.trainer, self.events, self.objective, self.setup, self.samples = trainer, events, objective, setup, samples
-        self.first_loss: float | None = None
-        self.last_loss: float | None = None
-        self.last_eval: float | None = None
-        self.figures: dict[str, dict[str, float]] = {}
-        self.trained_s = 0.0
-        self.steps_done = 0
-        self.step = 0
-        self.stopped = ""
-        self._tokens_a_row = sum(row.tokens for row in setup.rows) / len(setup.rows)
-        self._tokens_seen: list[float] = []
-        self._scores: dict[int, float] = {}
-        self._started = 0.0
-        self.resumed = drop_torn(run_dir)
-        if self.resumed is not None:
-            for event in EventReader(run_dir).read():
-                scored = event.get("event") == "eval" and event.get("loss") is not None
-                if scored and event["step"] <= step_of(self.resumed):
-                    self._scores[event["step"]] = event["loss"]
+        self._tokens_a_row = sum(row.tokens for row in self.setup.rows) / len(self.setup.rows)
+        self.resumed = drop_torn(self.run_dir)
+        reached = step_of(self.resumed) if self.resumed is not None else -1
+        for event in EventReader(self.run_dir).read():
+            if event.get("event") == "eval" and event.get("loss") is not None and event["step"] <= reached:
+                self._scores[event["step"]] = event["loss"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.restore(state)
-
-    def restore(self, state: Any) -> None:
         """Restore what a checkpoint has measured, and score it if the worker before was killed ahead of that."""
         if self.resumed is None:
             return
@@ -337,9 +308,9 @@ class RunCallback(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         mark_complete(folder)
         self.events.write("saved", step=state.global_step)
-        prune(folder.parent.parent)  # before the next one is written: three on the disk at most
+        prune(self.run_dir)  # before the next one is written: three on the disk at most
         self.evaluate(state.global_step, folder)
-        prune(folder.parent.parent)
+        prune(self.run_dir)
         if self.stopped_improving and state.global_step < state.max_steps:
             self.stop_early()
             control.should_training_stop = True

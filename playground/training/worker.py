@@ -1,8 +1,5 @@
 """One training run: ``run(run_dir)`` in this process, or ``python -m playground.training.worker RUN_DIR [DATABASE
-ATTEMPT]`` in its own.
-
-The worker first takes its run, then appends to events.jsonl, keeps complete checkpoints, publishes the adapter
-atomically at the end, and can be killed at any moment. SIGTERM cancels.
+ATTEMPT]`` in its own, which can be killed at any moment. SIGTERM cancels.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from typing import Any
 
 import torch
 
-from playground.db import DatabaseError
+from playground.db import DatabaseError, enter_run, works_on
 from playground.errors import CancelledError, RunFailedError
 from playground.gpu.device import Lanes, use_share
 from playground.training import processes
@@ -30,28 +27,35 @@ from playground.training.failure import DISK, explain
 from playground.training.processes import EventWriter, curve_of
 from playground.training.spec import RunSpec
 
-NOT_MINE = 3
-"""Exit code of a worker that came too late: the run was cancelled, or another worker has it."""
+NOT_MINE = 3  # exit code of a worker that came too late: the run was cancelled, or another worker has it
 
 
 def main() -> int:
     """Entry of the child process: its log goes to worker.log, its events to events.jsonl."""
     signal.signal(signal.SIGTERM, _cancel)
     run_dir, attempt = Path(sys.argv[1]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
-    record = processes.Record(Path(sys.argv[2]), run_dir.name, attempt) if len(sys.argv) > 3 else None
+    database, run_id, pid = Path(sys.argv[2]) if len(sys.argv) > 3 else None, run_dir.name, os.getpid()
+
+    def wanted() -> bool:
+        """Whether the run lives and this process is its worker. A record that cannot be read proves nothing."""
+        with contextlib.suppress(DatabaseError):
+            return database is None or works_on(database, run_id, attempt, pid)
+        return True
+
     with processes.folder_lock(run_dir, processes.WAIT_S) as held:
         try:
-            mine = held and (record is None or record.enter())
+            started_s = processes.started_s(pid) or 0.0
+            mine = held and (database is None or enter_run(database, run_id, attempt, pid, started_s))
         except DatabaseError as error:
             print(f"The record of runs cannot be written: {error}", file=sys.stderr)
             return NOT_MINE
         if not mine:
             print("The run is cancelled, ended or in other hands; this worker ends.", file=sys.stderr)
             return NOT_MINE
-        heart = processes.Heartbeat(run_dir, record.is_mine if record else lambda: True)
+        heart = processes.Heartbeat(run_dir, wanted)
         heart.start()
         try:
-            return run(run_dir, attempt, lanes=Lanes(record.database.parent) if record else None)
+            return run(run_dir, attempt, lanes=Lanes(database.parent) if database else None)
         finally:
             heart.stop()
 
@@ -63,7 +67,6 @@ def _cancel(number: int, frame: object) -> None:
 
 def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: False, lanes: Lanes | None = None) -> int:
     """Do the whole run; every outcome is one last event. Returns 0 done, 1 failed or cancelled.
-
     stop: asked after every step, for where no signal can be sent. lanes: where the processor's cores are shared out,
     None = they are all the run's."""
     events: EventWriter | None = None
@@ -83,10 +86,10 @@ def run(run_dir: Path, attempt: int = 0, stop: Callable[[], bool] = lambda: Fals
         with contextlib.suppress(OSError, ValueError):
             traceback.print_exc()
         traceback.clear_frames(error.__traceback__)  # what they hold may be the very memory that is missing
-        failure = explain(error, spec, run_dir)
-        if failure.reason == DISK:
+        reason, message = explain(error, spec, run_dir)
+        if reason == DISK:
             drop_torn(run_dir)
-        _last(run_dir, events, "failed", message=failure.message, reason=failure.reason, attempt=attempt)
+        _last(run_dir, events, "failed", message=message, reason=reason, attempt=attempt)
     finally:
         if events is not None:
             events.close()
@@ -105,7 +108,6 @@ def _last(run_dir: Path, events: EventWriter | None, kind: str, **values: Any) -
 
 def _limit_memory(limit_bytes: int) -> None:
     """Let the system, or CUDA, refuse what goes past a run's own limit: that one run fails and nothing else does.
-
     Call it when the libraries are loaded: they reserve a lot that they never use, and that must not count. Raises
     MemoryError when they alone are past the limit."""
     if not limit_bytes:
@@ -132,8 +134,8 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
 
     from playground.data.render import load_tokenizer
     from playground.training.model import weights_of
-    from playground.training.objectives import get_objective
-    from playground.training.trainer import prepare, take_best, train
+    from playground.training.objectives import Setup, get_objective
+    from playground.training.trainer import arguments_of, prepare, take_best, train
 
     objective = get_objective(spec.objective)
     _limit_memory(spec.limit_memory_bytes)
@@ -147,11 +149,12 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     used = {"rows_used": data.rows_used, "rows_bad": data.rows_bad}
     events.write("plan", **used, rows_held_back=data.rows_held_back, **weights)
     events.write("state", message="Training")
-    measured = train(model, tokenizer, objective, data, spec, run_dir, events)
+    arguments = arguments_of(spec, len(data.train), run_dir)
+    setup = Setup(model, tokenizer, data.train, data.validation, spec, arguments)
+    measured = train(setup, objective, data, run_dir, events)
     if measured.last_loss is not None and measured.last_loss != measured.last_loss:
-        raise RunFailedError(
-            "The loss is no longer a number (it diverged). Choose a smaller learning rate and start again."
-        )
+        words = "The loss is no longer a number (it diverged). Choose a smaller learning rate and start again."
+        raise RunFailedError(words)
     events.write("state", message="Saving")
     kept = take_best(measured, run_dir)
     if "ref" in getattr(model, "peft_config", {}):
@@ -183,7 +186,6 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
 
 def share_cores(model: Any, lanes: Lanes) -> None:
     """Before every forward pass enter the ``train`` lane and use the threads that it may use then; nothing on CUDA.
-
     Every forward pass begins with the input embeddings: a step's, an evaluation's, and each token's of a sample."""
     if torch.cuda.is_available():
         return

@@ -1,13 +1,18 @@
 """On the real default base: every objective for a few steps, from the plan to the adapter in the library, and what a
-person waits for while a run trains. By hand, about fifteen minutes."""
+person waits for while a run trains; and four times as many clients as the app will serve, over HTTP. By hand, about
+fifteen minutes."""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from playground.chat.compare import Side
@@ -18,13 +23,15 @@ from playground.runs.service import TrainRequest
 from playground.services import Services
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.processes import EventReader
+from tests.e2e.conftest import App, start_app
 from tests.services.conftest import services
 from tests.soak import torture
-from tests.soak.results import record, spread
+from tests.soak.torture import record, spread
 
 __all__ = ["services"]
 pytestmark = [pytest.mark.soak, pytest.mark.real]
 STEPS, COUNT, QUESTIONS = 3, 48, 20
+TAKEN, WAVES = 4 + 8, 5  # requests of one address that /v1 runs or lets wait; how often so many come four times
 RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "objectives.json"
 ROWS = PROJECT_ROOT / "examples" / "hospital_reports.jsonl"
 
@@ -34,21 +41,15 @@ def settings(real_base: Base, tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home", base=str(real_base.path))
 
 
-def rows_of(kind: str) -> str:
-    """Rows of hospital_reports; for pairs the worse answer lacks the last line, for judged answers every other one
-    does."""
-    made = []
-    for place, example in enumerate(check_file(ROWS).examples[:COUNT]):
-        prompt, answer = example.messages[-2].content, example.completion
-        short = answer.rpartition("\n\n")[0]
-        row: dict[str, object] = {
-            "pairs": {"prompt": prompt, "chosen": answer, "rejected": short},
-            "judged": {"prompt": prompt, "completion": short if place % 2 else answer, "label": not place % 2},
-            "answers": {"prompt": prompt, "completion": answer},
-            "texts": {"text": f"{prompt}\n{answer}"},
-        }[kind]
-        made.append(json.dumps(row))
-    return "\n".join(made)
+def row_of(kind: str, prompt: str, answer: str, place: int) -> dict[str, object]:
+    """For pairs the worse answer lacks the last line, for judged answers every other one does."""
+    short = answer.rpartition("\n\n")[0]
+    return {
+        "pairs": {"prompt": prompt, "chosen": answer, "rejected": short},
+        "judged": {"prompt": prompt, "completion": short if place % 2 else answer, "label": not place % 2},
+        "answers": {"prompt": prompt, "completion": answer},
+        "texts": {"text": f"{prompt}\n{answer}"},
+    }[kind]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,9 @@ def rows_of(kind: str) -> str:
 )
 def test_a_few_steps(services: Services, tmp_path: Path, objective: str, kind: str, method: str) -> None:
     file, name = tmp_path / f"{kind}.jsonl", f"{objective} {method}"
-    file.write_text(rows_of(kind))
+    examples = [(one.messages[-2].content, one.completion) for one in check_file(ROWS).examples[:COUNT]]
+    rows = [row_of(kind, *example, place) for place, example in enumerate(examples)]
+    file.write_text("\n".join(map(json.dumps, rows)))
     rewards = ("contains:Diagnosis:", "ends-with:Reviewed by Dr. Sharma") if objective == "grpo" else ()
     request = TrainRequest(file, name, method, objective, steps=STEPS, save_steps=STEPS, rewards=rewards)
     plan = services.training.plan(request)
@@ -69,8 +72,7 @@ def test_a_few_steps(services: Services, tmp_path: Path, objective: str, kind: s
     *_, view = services.training.follow(run, poll_s=0.5)
     assert view.state == "DONE", view.error
     events = EventReader(services.settings.runs_dir / run).read()
-    evals = [event["loss"] for event in events if event["event"] == "eval"]
-    summary = view.summary
+    evals, summary = [event["loss"] for event in events if event["event"] == "eval"], view.summary
     assert len(view.loss) == STEPS
     assert len(view.replies) == 3
     assert objective == "grpo" or evals[-1] < evals[0], evals
@@ -91,27 +93,22 @@ def first_tokens(services: Services, running: Callable[[], bool]) -> Iterator[fl
     for number in range(QUESTIONS):
         if not running():
             return
-        asked = time.monotonic()
-        took_s = None
-        for replies in services.compare.ask(
-            [Side("base")], [[]], f"What does ward {number} need?", Sampling(max_tokens=24)
-        ):
-            if took_s is None and replies[0].completion_tokens:
-                took_s = time.monotonic() - asked
-        assert took_s is not None, replies[0].error
-        yield took_s
+        asked, question = time.monotonic(), f"What does ward {number} need?"
+        stream = services.compare.ask([Side("base")], [[]], question, Sampling(max_tokens=24))
+        next(replies for replies in stream if replies[0].completion_tokens)
+        yield time.monotonic() - asked
+        list(stream)
 
 
 def test_chat_while_a_run_trains(services: Services) -> None:
-    alone = list(first_tokens(services, lambda: True))
+    alone, show = list(first_tokens(services, lambda: True)), services.training.show
     run = services.training.start(torture.request(ROWS, steps=4000, save_steps=100))
-    torture.wait_for(lambda: services.training.show(run).step >= 2, "training")
-    steps, began = services.training.show(run).step, time.monotonic()
-    beside = list(first_tokens(services, lambda: services.training.show(run).state == "RUNNING"))
-    chatted_s, after = time.monotonic() - began, services.training.show(run).step
-    quiet_at, quiet_from = time.monotonic(), after
-    torture.wait_for(lambda: services.training.show(run).step >= quiet_from + 10, "training alone")
-    alone_s = (time.monotonic() - quiet_at) / (services.training.show(run).step - quiet_from)
+    torture.wait_for(lambda: show(run).step >= 2, "training")
+    steps, began = show(run).step, time.monotonic()
+    beside = list(first_tokens(services, lambda: show(run).state == "RUNNING"))
+    chatted_s, after, quiet_at = time.monotonic() - began, show(run).step, time.monotonic()
+    torture.wait_for(lambda: show(run).step >= after + 10, "training alone")
+    alone_s = (time.monotonic() - quiet_at) / (show(run).step - after)
     services.training.cancel(run)
     torture.wait_state(services, run, "CANCELLED")
     assert len(beside) == QUESTIONS
@@ -125,3 +122,55 @@ def test_chat_while_a_run_trains(services: Services) -> None:
         step_beside_chat_s=round(chatted_s / (after - steps), 2),
         step_alone_s=round(alone_s, 2),
     )
+
+
+@pytest.fixture
+def app(real_base: Base, tmp_path: Path) -> Iterator[App]:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "bases").symlink_to(real_base.path.parent)
+    running = start_app(home, tmp_path / "app.log")
+    yield running
+    running.stop()
+    assert "Traceback" not in running.log.read_text()
+
+
+def ask(url: str, number: int) -> str:
+    messages = [{"role": "user", "content": f"Tell me about ward {number}."}]
+    body = {"model": "base", "messages": messages, "max_tokens": 24}
+    reply = httpx.post(url + "/v1/chat/completions", json=body, timeout=300)
+    if reply.status_code == 429:
+        assert int(reply.headers["retry-after"]) > 0
+        return "refused"
+    assert reply.status_code == 200, reply.text
+    return "answered" if reply.json()["choices"][0]["message"]["content"] else "empty"
+
+
+def test_four_times_too_many(app: App) -> None:
+    health_s: list[float] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not over.wait(0.05):
+                asked = time.monotonic()
+                assert client.get(app.url + "/healthz").status_code == 200
+                health_s.append(time.monotonic() - asked)
+
+    torture.wait_for(lambda: httpx.get(app.url + "/status", timeout=60).json()["base"]["phase"] == "ready", "loaded")
+    assert ask(app.url, 0) == "answered"
+    outcomes: Counter[str] = Counter()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(WAVES):
+        with ThreadPoolExecutor(4 * TAKEN) as pool:
+            outcomes.update(pool.map(lambda number: ask(app.url, number), range(4 * TAKEN)))
+    over.set()
+    watcher.join()
+    sent = WAVES * 4 * TAKEN
+    record(
+        "overload", sent=sent, **outcomes, base="smollm2-135m", healthz_s=spread(health_s), healthz_asked=len(health_s)
+    )
+    assert outcomes["answered"] + outcomes["refused"] == sent
+    assert outcomes["answered"] >= WAVES * TAKEN
+    assert spread(health_s)["p95"] < 0.5

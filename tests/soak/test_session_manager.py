@@ -8,25 +8,33 @@ What was measured goes into benchmarks/results/session_manager.json, each part u
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import sqlite3
+import subprocess
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
+from playground.db import ENDED
 from playground.library.bases import Base
 from playground.services import Services, build_services
 from playground.settings import Settings
+from playground.training.checkpoint import newest_complete, step_of
+from playground.training.processes import EventReader
 from tests.services.conftest import make_lora, services
 from tests.soak import torture
-from tests.soak.results import record, spread
+from tests.soak.torture import SAVE_STEPS, STEPS, clock, request, wait_for, wait_state, workers
 
 __all__ = ["make_lora", "services"]
 pytestmark = pytest.mark.soak
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,19 @@ class Scale:
     words: tuple[int, int]
     limit_bytes: tuple[float, float]
 
-    def rounds(
-        self, key: str, count: int, one: Callable[[int], T], said: Callable[[list[T]], dict[str, Any]]
-    ) -> list[T]:
-        """``one`` so many times; what was measured so far is recorded after each."""
-        made: list[T] = []
+    def rounds(self, key: str, count: int, one: Callable[[int], dict[str, Any]]) -> dict[str, list[Any]]:
+        """``one`` so many times. What it measured is recorded after each: seconds are spread, other numbers at their
+        worst, words counted."""
+        made: dict[str, list[Any]] = {}
         for number in range(count):
-            made.append(one(number))
-            record(self.prefix + key, rounds=len(made), of=count, **said(made))
+            for name, value in one(number).items():
+                made.setdefault(name, []).append(value)
+            sums: dict[str, Callable[[Any], Any]] = {
+                name: torture.spread if name.endswith("_s") else Counter if isinstance(values[0], str) else max
+                for name, values in made.items()
+            }
+            said = {name: sums[name](values) for name, values in made.items()}
+            torture.record(self.prefix + key, rounds=number + 1, of=count, **said)
         return made
 
 
@@ -84,117 +97,266 @@ def chance() -> random.Random:
     return random.Random(11)
 
 
+def at_step(services: Services, run: str, step: int) -> int:
+    """Wait until a run is there; the worker's pid."""
+    return wait_for(lambda: (view := services.training.show(run)).step >= step and view.pid, "there", every_s=0.002)
+
+
+def await_moment(services: Services, run: str, moment: str, chance: random.Random) -> None:
+    """Until it loads, is at some step, or saves; or until it has ended, whatever was wanted."""
+    wait_for(lambda: services.training.show(run).state != "QUEUED", "begun", every_s=0.001)
+    if moment not in ("running", "saving"):
+        time.sleep(chance.uniform(0, 5 if moment == "loading" else 12))
+        return
+    step = chance.randint(1, STEPS - 2)
+
+    def there() -> bool:
+        view = services.training.show(run)
+        return view.state in ENDED or (torture.is_saving(services, run) if moment == "saving" else view.step >= step)
+
+    wait_for(there, moment, every_s=0.0005 if moment == "saving" else 0.002)
+
+
+def ended(services: Services, run: str, words: str, within_s: float = torture.PATIENCE_S) -> float:
+    """Wait until a run has FAILED with ``words`` and holds nothing; the seconds that took."""
+    began = clock()
+    view = wait_state(services, run, *ENDED, within_s=within_s)
+    took_s = clock() - began
+    assert view.state == "FAILED", view
+    assert words in view.error, view
+    assert services.manager.leases() == []
+    return took_s
+
+
+def last_loss(services: Services, run: str) -> float:
+    view = wait_state(services, run, *ENDED)
+    assert view.state == "DONE", view
+    return float(view.summary["loss"]["last"])
+
+
 def test_kill_the_worker(scale: Scale, services: Services, file: Path, chance: random.Random) -> None:
-    expected = torture.reference_loss(services, file)
+    """kill -9 in the middle of a save, or whenever: noticed, resumed, and it ends as if nothing had been."""
+    expected = last_loss(services, services.training.start(request(file)))
 
-    def apart(rounds: list[torture.Killed]) -> float:
-        return max(abs(one.loss - expected) for one in rounds)
+    def kill(number: int) -> dict[str, Any]:
+        run = services.training.start(request(file))
+        view = wait_state(services, run, "RUNNING")
+        step = chance.randint(-6, STEPS - 1)  # below 0: while it loads
+        if number % 3 == 0:
+            most = min(chance.randint(1, STEPS // SAVE_STEPS - 1), 2)
 
-    rounds = scale.rounds(
-        "kill_worker",
-        scale.kills,
-        lambda number: torture.kill_worker(services, file, chance, in_save=number % 3 == 0),
-        lambda rounds: {
-            "in_save": sum(one.during == "save" for one in rounds),
-            "lost_steps_worst": max(one.lost_steps for one in rounds),
-            "save_steps": torture.SAVE_STEPS,
-            "noticed_s": spread([one.noticed_s for one in rounds]),
-            "final_loss_apart_worst": apart(rounds),
-        },
-    )
-    assert apart(rounds) <= 1e-6
-    assert sum(one.during == "save" for one in rounds) >= len(rounds) // 5
-    assert max(one.noticed_s for one in rounds) < 10
+            def there() -> bool:
+                return len(torture.checkpoints(services, run)) >= most and torture.is_saving(services, run)
+
+            wait_for(there, "saving", every_s=0.0005)
+        elif step >= 0:
+            at_step(services, run, step)
+        else:
+            time.sleep(chance.uniform(0, 6))
+        torture.kill_hard(view.pid or services.training.show(run).pid or 0)
+        torn = not all(torture.checkpoints(services, run).values())
+        noticed_s = ended(services, run, "killed or died", within_s=60)
+        events = EventReader(services.settings.runs_dir / run).read()
+        reached = max((event["step"] for event in events if event["event"] == "step"), default=0)
+        lost = reached - services.training.show(run).resume_step
+        assert 0 <= lost <= SAVE_STEPS, f"{lost} steps lost"
+        services.training.resume(run)
+        apart = abs(last_loss(services, run) - expected)
+        return {"in_save": str(torn), "noticed_s": noticed_s, "lost_steps_worst": lost, "final_loss_apart_worst": apart}
+
+    made = scale.rounds("kill_worker", scale.kills, kill)
+    assert max(made["final_loss_apart_worst"]) <= 1e-6
+    assert made["in_save"].count("True") >= scale.kills // 5
+    assert max(made["noticed_s"]) < 10
 
 
 def test_kill_the_app(scale: Scale, settings: Settings, file: Path, tmp_path: Path, chance: random.Random) -> None:
-    def kill(number: int) -> torture.AppKilled:
-        moment = torture.MOMENTS[number % len(torture.MOMENTS)]
-        here = replace(settings, home=tmp_path / f"home-{number}")
-        return torture.kill_app(here, file, chance, moment, worker_too=number % 4 == 3)
+    """Two runs under an app, which is killed -9, and perhaps a worker with it; another app takes over. marked: the run
+    is RUNNING in the record and no pid is written yet. true_state_s: from the start of the new app's process until
+    every run's state was true."""
 
-    scale.rounds(
-        "kill_app",
-        scale.app_kills,
-        kill,
-        lambda rounds: {
-            "moments": Counter(one.moment for one in rounds),
-            "orphans": 0,
-            "doubles": 0,
-            "worker_killed_too": sum(one.worker_too for one in rounds),
-            "true_state_s": spread([one.true_s for one in rounds]),
-        },
-    )
+    def kill(number: int) -> dict[str, Any]:
+        moment, worker_too = ("marked", "loading", "running", "saving", "any")[number % 5], number % 4 == 3
+        here = replace(settings, home=tmp_path / f"home-{number}")
+        onlooker = build_services(here)
+        show = onlooker.training.show
+        with torture.owner(here):
+            runs = [onlooker.training.start(request(file)) for _ in range(2)]
+            if moment == "marked":
+                moment = moment if catch_marked(here.database, runs[0]) else "running"
+            else:
+                await_moment(onlooker, runs[0], moment, chance)
+        for pid in workers(here.home) if worker_too else ():
+            torture.kill_hard(pid)
+        began = clock()
+        with torture.owner(here):
+            wait_for(lambda: not untrue(onlooker), f"true: {untrue(onlooker)}", within_s=30)
+            true_s = clock() - began
+            for run in runs:
+                if show(run).state == "FAILED":
+                    assert worker_too, show(run)
+                    onlooker.training.resume(run)
+            for run in runs:
+                while (view := show(run)).state not in ENDED:
+                    living = workers(here.home)
+                    assert len(set(living.values())) == len(living), f"one run, two workers: {living}"
+                    time.sleep(0.2)
+                assert view.state == "DONE", view
+                assert_no_double(here, run)
+            assert wait_for(lambda: not workers(here.home), "without orphans", within_s=60)
+        return {"moments": moment, "worker_killed_too": str(worker_too), "true_state_s": true_s}
+
+    scale.rounds("kill_app", scale.app_kills, kill)
+
+
+def catch_marked(database: Path, run: str) -> bool:
+    """Return in the moment between RUNNING and the pid; False when it was too short to be seen."""
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as db:
+        look = "SELECT pid FROM runs WHERE run = ? AND state = 'RUNNING'"
+        (pid,) = wait_for(lambda: db.execute(look, (run,)).fetchone(), "begun", every_s=0)
+        return pid is None
+
+
+def untrue(services: Services) -> list[str]:
+    """What the record says and is not so."""
+    living, known = workers(services.settings.home), {row.run: row for row in services.training.store.all()}
+    at_work = {run: row for run, row in known.items() if row.state in ("RUNNING", "STOPPING")}
+    wrong = [f"{run} has no worker" for run, row in at_work.items() if living.get(row.pid or 0) != run]
+    orphans = [pid for pid, run in living.items() if run not in at_work or at_work[run].pid != pid]
+    return wrong + [f"worker {pid} is an orphan" for pid in orphans]
+
+
+def assert_no_double(settings: Settings, run: str) -> None:
+    """In its log every attempt counts up by itself: two workers at once would show as steps that interleave."""
+    events = [event for event in EventReader(settings.runs_dir / run).read() if event["event"] in ("started", "step")]
+    assert events[0]["event"] == "started"
+    for before, after in pairwise(events):
+        assert "started" in (before["event"], after["event"]) or after["step"] == before["step"] + 1, after
 
 
 def test_cancel(scale: Scale, services: Services, file: Path, chance: random.Random) -> None:
-    moments = ("queued", "loading", "running", "saving")
-    scale.rounds(
-        "cancel",
-        scale.cancels,
-        lambda number: torture.cancel(services, file, chance, moments[number % len(moments)]),
-        lambda rounds: {
-            "during": Counter(one.during for one in rounds),
-            "deadlocks": 0,
-            "leaked_leases": 0,
-            "ended_as": Counter(one.state for one in rounds),
-            "ended_s": spread([one.ended_s for one in rounds]),
-        },
-    )
+    """While it is queued, loading, running or saving. DONE: the cancel came when all was done."""
+
+    def cancel(number: int) -> dict[str, Any]:
+        during = ("queued", "loading", "running", "saving")[number % 4]
+        ahead = [services.training.start(request(file, steps=5000))] if during == "queued" else []
+        for one in ahead:
+            wait_state(services, one, "RUNNING")
+        run = services.training.start(request(file))
+        if ahead:
+            assert services.training.show(run).state == "QUEUED"
+        else:
+            await_moment(services, run, during, chance)
+        began = clock()
+        for one in (run, *ahead):
+            services.training.cancel(one, keep=chance.random() < 0.3)
+        view = wait_state(services, run, *ENDED, within_s=60)
+        ended_s = clock() - began
+        assert all(wait_state(services, one, *ENDED, within_s=60).state == "CANCELLED" for one in ahead)
+        assert view.state in ("CANCELLED", "DONE"), view
+        assert services.manager.leases() == services.manager.queue() == []
+        assert not workers(services.settings.home)
+        return {"during": during, "ended_as": view.state, "ended_s": ended_s}
+
+    scale.rounds("cancel", scale.cancels, cancel)
 
 
 def test_out_of_memory(scale: Scale, services: Services, tmp_path: Path, chance: random.Random) -> None:
-    def starve(number: int) -> torture.Starved:
+    """A run that takes more than it may: retried once by itself, failed with a setting that would fit, and that one
+    works."""
+
+    def starve(number: int) -> dict[str, Any]:
         words, limit_bytes = chance.randint(*scale.words), int(chance.uniform(*scale.limit_bytes))
-        return torture.starve(services, tmp_path, (32, 48, 64)[number % 3], words, limit_bytes)
+        batch, file = (32, 48, 64)[number % 3], torture.rows_file(tmp_path, words, 80)
+        sizes = {"steps": 3, "save_steps": 2, "batch_size": batch, "limit_memory_bytes": limit_bytes}
+        asked = request(file, method="prompt", **sizes)
+        run = services.training.start(asked)
+        ended(services, run, "ran out of memory")
+        assert services.training.store.get(run).attempt == 2, "tried once more by itself"
+        view = services.training.show(run)
+        assert "Start it with" in view.error, view.error
+        named = {name: view.summary["smaller"][name] for name in ("method", "batch_size", "max_tokens")}
+        last_loss(services, services.training.start(replace(asked, **named)))
+        return {"settings_that_worked": f"{batch} rows, {words} words, {limit_bytes} bytes: {named}"}
 
-    def said(rounds: list[torture.Starved]) -> dict[str, Any]:
-        names = ("batch_size", "words", "limit_bytes", "named")
-        settings = [{name: getattr(one, name) for name in names} for one in rounds]
-        return {"named_setting_worked": sum(one.state == "DONE" for one in rounds), "settings": settings}
-
-    scale.rounds("out_of_memory", scale.starved, starve, said)
+    scale.rounds("out_of_memory", scale.starved, starve)
 
 
-@pytest.mark.parametrize(("key", "fault"), [("frozen_worker", torture.freeze), ("hung_worker", torture.hang)])
-def test_a_worker_that_does_nothing_is_noticed(
-    scale: Scale, services: Services, file: Path, chance: random.Random, key: str, fault: Callable[..., float]
-) -> None:
-    took = scale.rounds(
-        key, scale.stopped, lambda _: fault(services, file, chance), lambda rounds: {"noticed_s": spread(rounds)}
-    )
-    assert max(took) < 10
+def test_a_hung_worker_is_noticed(scale: Scale, services: Services, file: Path, chance: random.Random) -> None:
+    """Its main thread waits for ever to write into a pipe that nobody reads, in the middle of a save; its heart goes on
+    beating. Resumed, it goes past that step."""
+
+    def hang(_: int) -> dict[str, Any]:
+        run = services.training.start(request(file, steps=4000))
+        at_step(services, run, chance.randint(5, 20))
+        ahead = (services.training.show(run).step // SAVE_STEPS + 5) * SAVE_STEPS
+        folder = services.settings.runs_dir / run / "checkpoints" / f"checkpoint-{ahead}"
+        folder.mkdir()
+        os.mkfifo(folder / "trainer_state.json")
+        at_step(services, run, ahead)
+        noticed_s = ended(services, run, "Training hung")
+        assert not workers(services.settings.home)
+        services.training.resume(run)
+        at_step(services, run, ahead + 1)
+        services.training.cancel(run)
+        wait_state(services, run, *ENDED)
+        return {"noticed_s": noticed_s}
+
+    assert max(scale.rounds("hung_worker", scale.stopped, hang)["noticed_s"]) < 10
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A disk of its own at ``folder``; skips where mounting one is not allowed."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all the room there is; returns the file that holds it."""
+    ballast = folder / "ballast"
+    for block in (65536, 512, 1):
+        with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as out:
+            while True:
+                out.write(bytes(block))
+    return ballast
 
 
 @tiny_alone
 def test_disk_full(scale: Scale, settings: Settings, file: Path, tmp_path: Path, chance: random.Random) -> None:
-    try:
-        with torture.small_disk(tmp_path / "small") as folder:
-            built = build_services(replace(settings, home=folder))
-            built.training.start_supervisor()
-            scale.rounds(
-                "disk_full",
-                scale.stopped,
-                lambda _: torture.fill_disk(built, file, chance),
-                lambda rounds: {"checkpoint_loads": len(rounds), "example": rounds[0][0]},
-            )
-            built.close()
-    except PermissionError:
-        pytest.skip("mounting a small disk needs root")
+    """The disk of the home fills at some moment of a run: it fails and says why, its newest checkpoint still loads, and
+    with room again it goes on."""
+    with small_disk(tmp_path / "small") as folder:
+        built = build_services(replace(settings, home=folder))
+        built.training.start_supervisor()
+
+        def fill_disk(_: int) -> dict[str, Any]:
+            run = built.training.start(request(file, steps=200))
+            at_step(built, run, chance.randint(SAVE_STEPS + 1, 120))
+            ballast = fill(folder)
+            ended(built, run, "The disk is full")
+            kept = newest_complete(built.settings.runs_dir / run)
+            assert kept is not None
+            ballast.unlink()
+            built.training.resume(run)
+            assert last_loss(built, run) > 0
+            built.adapters.remove(built.training.show(run).adapter)
+            return {"loaded_checkpoint_step": step_of(kept)}
+
+        scale.rounds("disk_full", scale.stopped, fill_disk)
+        built.close()
 
 
 def test_clients_that_leave(scale: Scale, services: Services) -> None:
     freed_s = torture.gone_away(services, scale.left)
-    record(
-        scale.prefix + "client_gone",
-        rounds=scale.left,
-        lease_free_s=spread(freed_s),
-        leaked_threads=0,
-        leaked_leases=0,
-    )
+    torture.record(scale.prefix + "client_gone", rounds=scale.left, lease_free_s=torture.spread(freed_s))
 
 
 @tiny_alone
 def test_swap_storm(services: Services, make_lora: Callable[..., Path]) -> None:
-    grown = torture.swap_storm(services, make_lora, 500)
-    record("swap_storm", threads=8, turns=500, wrong_replies=0, fingerprint_equal=True, memory_grown_bytes=grown)
+    torture.record("swap_storm", threads=8, turns=500, memory_grown_bytes=torture.swap_storm(services, make_lora, 500))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from playground.training import worker
 from playground.training.processes import EventReader
@@ -20,10 +21,14 @@ Events = list[dict[str, Any]]
 Run = Callable[..., Events]
 
 
-@pytest.fixture(scope="session")
-def plain_spec() -> RunSpec:
-    """A spec without files."""
-    return PLAIN
+def moved(model: Any) -> Any:
+    """Away from its start, where an adapter does nothing and half of the gradients are zero."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad and p.dtype.is_floating_point:
+                p.add_(0.05 * torch.randn_like(p))
+    return model
 
 
 @pytest.fixture(scope="session")

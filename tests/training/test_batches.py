@@ -12,22 +12,13 @@ import torch
 
 from playground.data.render import Packed, Rendered
 from playground.methods import get_method
+from playground.training import objectives
 from playground.training.fused import SHORT, fits
 from playground.training.model import load_for_training
-from playground.training.objectives import (
-    IGNORED,
-    AnswerCollator,
-    Buckets,
-    PackedSequenceCollator,
-    TextBlockCollator,
-    answer_loss,
-    collator,
-    exceeds,
-    save_memory,
-    shared_tokens,
-)
-from playground.training.spec import RunSpec
+from playground.training.objectives import AnswerCollator, PackedSequenceCollator, TextBlockCollator, answer_loss
+from tests.training.conftest import PLAIN, moved
 
+IGNORED = objectives.IGNORED
 ROWS = [Rendered("", "", [5, 6, 7, 8], [9, 10]), Rendered("", "", [11], [12, 13, 14])]
 TEXTS = [Packed([5, 6, 7, 8, 9], (0, 3)), Packed([10, 11], (0,))]
 DICE = random.Random(3)
@@ -65,58 +56,34 @@ def test_the_line_holds_what_is_shared_and_then_each_row() -> None:
 
 def test_only_what_spares_enough_is_shared_and_never_a_prompt_s_last_token() -> None:
     long = [Rendered("", "", [1, *range(10, 200), place], [5, 6]) for place in range(4)]
-    assert shared_tokens(long) == 191
-    assert shared_tokens([Rendered("", "", [1, 100 + place, *range(150)], [5]) for place in range(4)]) == 0
-    assert shared_tokens([Rendered("", "", [1, 2, 3], [4, place]) for place in range(3)]) == 2
-    assert shared_tokens(long[:1]) == 0
-    assert shared_tokens([Rendered("", "", [1], [2]), Rendered("", "", [1], [3])]) == 0
+    assert objectives.shared_tokens(long) == 191
+    assert objectives.shared_tokens([Rendered("", "", [1, 100 + place, *range(150)], [5]) for place in range(4)]) == 0
+    assert objectives.shared_tokens([Rendered("", "", [1, 2, 3], [4, place]) for place in range(3)]) == 2
+    assert objectives.shared_tokens(long[:1]) == 0
+    assert objectives.shared_tokens([Rendered("", "", [1], [2]), Rendered("", "", [1], [3])]) == 0
 
 
-@pytest.mark.parametrize(
-    ("collate", "rows", "alone"),
-    [
-        (AnswerCollator(0), ROWS, [([5, 6, 7, 8], [9, 10]), ([11], [12, 13, 14])]),
-        (TextBlockCollator(0), TEXTS, [([5], [6, 7]), ([8], [9]), ([10], [11])]),
-    ],
-    ids=["answers", "texts"],
-)
-def test_the_loss_is_that_of_each_row_or_document_alone(tiny_base: Path, collate: Any, rows: Any, alone: Any) -> None:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_base)
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for prompt, answer in alone:
-            logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-            total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum"))
-            count += len(answer)
-        assert float(answer_loss(model, collate(rows))) == pytest.approx(total / count, abs=1e-5)
-
-
-def batches(sampler: Buckets, size: int = 8) -> list[list[int]]:
+def batches(seed: int, epoch: int = 0) -> list[list[int]]:
+    sampler = objectives.Buckets(LENGTHS, 8, seed)
+    sampler.set_epoch(epoch)
     order = list(sampler)
-    return [order[at : at + size] for at in range(0, len(order), size)]
+    assert sorted(order) == list(range(103)), "each row once"
+    return [order[at : at + 8] for at in range(0, len(order), 8)]
 
 
 def test_padded_rows_come_once_an_epoch_and_the_same_again() -> None:
-    sampler = Buckets(LENGTHS, 8, 5)
-    first = batches(sampler)
-    assert sorted(sampler) == list(range(103))
-    assert batches(Buckets(LENGTHS, 8, 5)) == first != batches(Buckets(LENGTHS, 8, 6))
-    sampler.set_epoch(1)
-    assert sorted(sampler) == list(range(103))
-    rows = {tuple(sorted(batch)) for batch in first}
-    assert len(rows & {tuple(sorted(batch)) for batch in batches(sampler)}) <= 1, "other batches, not another order"
+    first, second = ({tuple(sorted(batch)) for batch in batches(5, epoch)} for epoch in (0, 1))
+    assert batches(5) == batches(5) != batches(6)
+    assert len(first & second) <= 1, "other batches, not another order"
 
 
 def test_rows_of_a_batch_are_about_as_long_and_batches_come_in_random_order() -> None:
-    *whole, last = batches(Buckets(LENGTHS, 8, 5))
+    *whole, last = batches(5)
 
-    def padding(batch: list[int]) -> int:
-        return sum(max(LENGTHS[row] for row in batch) - LENGTHS[row] for row in batch)
+    def padding(some: list[list[int]]) -> int:
+        return sum(max(LENGTHS[row] for row in batch) - LENGTHS[row] for batch in some for row in batch)
 
-    plain = [list(range(at, at + 8)) for at in range(0, 96, 8)]
-    assert sum(map(padding, whole)) < 0.25 * sum(map(padding, plain))
+    assert padding(whole) < 0.25 * padding([list(range(at, at + 8)) for at in range(0, 96, 8)])
     means = [sum(LENGTHS[row] for row in batch) for batch in whole]
     assert means not in (sorted(means), sorted(means, reverse=True))
     assert len(last) == 103 % 8
@@ -135,16 +102,8 @@ def rows(shared: int, rest: tuple[int, int]) -> list[Rendered]:
     ]
 
 
-def moved(base: Path, name: str) -> Any:
-    """A method over the base, away from its start, where half of the gradients are zero."""
-    method = get_method(name)
-    model = load_for_training(base, method, 4 if method.rank is not None else 0, 1)
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.requires_grad and p.dtype.is_floating_point:
-                p.add_(0.05 * torch.randn_like(p))
-    return model
+def loaded(base: Path, name: str) -> Any:
+    return moved(load_for_training(base, get_method(name), 0 if name in ("ia3", "full") else 4, 1))
 
 
 def learned(model: Any, batch: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -167,10 +126,10 @@ def same(model: Any, some: list[Rendered]) -> None:
 
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "full", "bottleneck", "qlora"])
 def test_what_packed_sequences_learn_is_the_same(tiny_base: Path, name: str) -> None:
-    model = moved(tiny_base, name)
+    model = loaded(tiny_base, name)
     for shared, recompute in ((0, False), (9, False), (9, True)):
         some = rows(shared, (2, 7))
-        assert (shared_tokens(some) >= 9) == bool(shared)
+        assert (objectives.shared_tokens(some) >= 9) == bool(shared)
         model.recompute = recompute
         same(model, some)
     if name == "lora":
@@ -191,7 +150,7 @@ def test_other_families(tmp_path: Path, family: str, name: str) -> None:
         family, **sides, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False, initializer_range=0.2
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    same(moved(tmp_path, name), rows(9, (2, 7)))
+    same(loaded(tmp_path, name), rows(9, (2, 7)))
 
 
 def test_other_models_train_on_padded_rows(tiny_base: Path) -> None:
@@ -199,25 +158,25 @@ def test_other_models_train_on_padded_rows(tiny_base: Path) -> None:
 
     for name in ("prefix", "prompt", "p-tuning", "p-tuning-v2"):
         model = load_for_training(tiny_base, get_method(name), 4, 1)
-        assert isinstance(collator("sft", 0, model), AnswerCollator)
+        assert isinstance(objectives.collator("sft", 0, model), AnswerCollator)
     small: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     assert not fits(GPT2LMHeadModel(GPT2Config(vocab_size=512, n_embd=64, n_layer=1, n_head=2)))
     slides = MistralConfig(**small, num_key_value_heads=2, intermediate_size=64, sliding_window=8)
     assert not fits(MistralForCausalLM(slides))
     model = load_for_training(tiny_base, get_method("lora"), 4, 1)
-    assert isinstance(collator("sft", 0, model), PackedSequenceCollator)
-    assert isinstance(collator("pretrain", 0, model), TextBlockCollator)
+    assert isinstance(objectives.collator("sft", 0, model), PackedSequenceCollator)
+    assert isinstance(objectives.collator("pretrain", 0, model), TextBlockCollator)
 
 
-def test_a_run_that_goes_past_its_limit_or_what_is_free_recomputes(plain_spec: RunSpec, tiny_base: Path) -> None:
+def test_a_run_that_goes_past_its_limit_or_what_is_free_recomputes(tiny_base: Path) -> None:
     cases = [(5, 0, 8, False), (9, 0, 8, True), (5, 4, 8, True), (5, 6, 8, False), (5, 6, 4, True), (0, 0, 8, False)]
     for needs, limit, free, wanted in cases:
-        assert exceeds(needs, limit, free) is wanted
-    inside = replace(plain_spec, estimated_memory_bytes=2_000_000)
+        assert objectives.exceeds(needs, limit, free) is wanted
+    inside = replace(PLAIN, estimated_memory_bytes=2_000_000)
     too_large = replace(inside, limit_memory_bytes=1_000_000)
     model = load_for_training(tiny_base, get_method("lora"), 4, 1)
-    assert not save_memory(model, inside)
+    assert not objectives.save_memory(model, inside)
     assert not getattr(model, "recompute", False)
-    assert save_memory(model, too_large)
+    assert objectives.save_memory(model, too_large)
     assert model.recompute
-    assert not save_memory(load_for_training(tiny_base, get_method("prefix"), 4, 1), too_large)
+    assert not objectives.save_memory(load_for_training(tiny_base, get_method("prefix"), 4, 1), too_large)

@@ -4,7 +4,6 @@ base stays as it is."""
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ from playground.data.example import Passage
 from playground.data.render import Rendered, load_tokenizer, pack
 from playground.library.bases import BaseShapes
 from playground.library.safety import check_folder
-from playground.methods import get_method
+from playground.methods import all_methods, get_method
 from playground.methods.method import Options
-from playground.training.checkpoint import STATE, newest_complete
+from playground.training.checkpoint import STATE
 from playground.training.model import load_for_training, weights_of
 from playground.training.objectives import AnswerCollator, TextBlockCollator, answer_loss
-from playground.training.spec import RunSpec, needs
+from playground.training.spec import needs
+from tests.training.conftest import moved
 
-ADAPTERS = ("lora", "qlora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning")
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in (*ADAPTERS, "full")},
+    **{name: (name, {}) for name in all_methods()},
     "rslora": ("lora", {"rslora": True}),
     "pissa": ("lora", {"pissa": True}),
     "pissa-rslora": ("lora", {"pissa": True, "rslora": True}),
@@ -34,7 +33,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pfeiffer": ("bottleneck", {"placement": "pfeiffer"}),
     "last-layer": ("full", {"layers": 1}),
 }
-RATES = {"ia3": 0.1, "p-tuning": 5e-3, "prompt": 3e-2, "p-tuning-v2": 3e-2}
 ROWS = [Rendered("", "", [5, 6, 7, 8, 9, 10], [11, 12, 2]), Rendered("", "", [31, 32], [33, 34, 35, 2])]
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -49,16 +47,6 @@ def of(name: str) -> tuple[Any, int, Options]:
 def load(base: Path, name: str, **named: Any) -> Any:
     method, rank, options = of(name)
     return load_for_training(base, method, rank, 1, options, **named)
-
-
-def moved(model: Any) -> Any:
-    """Away from its start, where an adapter does nothing."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.requires_grad and p.dtype.is_floating_point:
-                p.add_(0.02 * torch.randn_like(p))
-    return model.eval()
 
 
 def base_model(folder: Path) -> Any:
@@ -119,30 +107,12 @@ def test_the_trained_model_is_what_was_planned_and_what_peft_loads(tiny_base: Pa
         assert not config.get("tokenizer_name_or_path")
 
 
-@pytest.mark.parametrize("name", ["qlora", "last-layer"])
-def test_a_run_lowers_the_loss_and_records_what_it_was(
-    spec: RunSpec, run_worker: Any, tmp_path: Path, name: str
-) -> None:
-    method, rank, options = of(name)
-    own = {"method": method.name, "rank": rank, "lr": RATES.get(name, 1e-2), "options": options.chosen()}
-    events = run_worker(replace(spec, **own), tmp_path / "run")
-    assert events[-1]["event"] == "done", events[-1]
-    losses = [event["loss"] for event in events if event["event"] == "step"]
-    assert losses[-1] < losses[0]
-    folder = tmp_path / "adapters" / events[-1]["adapter"]
-    record = json.loads((folder / "run.json").read_text())
-    assert (record["method"], record["options"]) == (method.name, options.chosen())
-    assert record["kind"] == ("full" if method.whole else "peft")
-    assert (folder / "tokenizer.json").exists() is (folder / "config.json").exists() is method.whole
-    assert not (folder / STATE).exists()
-
-
 @pytest.mark.parametrize("name", ["lora", "qlora", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning"])
 def test_a_row_in_a_batch_is_what_it_is_alone_in_peft(tiny_base: Path, tmp_path: Path, name: str) -> None:
     """Padding on the left, virtual tokens before it: neither may reach a row's loss. PEFT itself reads one row without
     padding."""
     quantised = of(name)[0].quantised
-    model = moved(load(tiny_base, name))
+    model = moved(load(tiny_base, name)).eval()
     with torch.no_grad():
         together = float(answer_loss(model, AnswerCollator(0)(ROWS)))
     model.save_pretrained(tmp_path)
@@ -167,27 +137,6 @@ def test_replies_written_together_are_those_written_alone(tiny_base: Path, name:
         for _ in range(5):
             ids.append(int(logits(model, torch.tensor([ids]))[0, -1].argmax()))
         assert reply == ids[len(row.prompt_ids) :]
-
-
-@pytest.mark.parametrize("name", ["pissa", "prefix"])
-def test_a_resumed_run_ends_as_the_uninterrupted_one(
-    spec: RunSpec, run_worker: Any, tiny_base: Path, tmp_path: Path, name: str
-) -> None:
-    """A prefix's file holds what its network makes; what goes on is the network. A checkpoint holds a plain adapter
-    beside it."""
-    method, rank, options = of(name)
-    spec = replace(spec, method=method.name, rank=rank, lr=RATES.get(name, 1e-2), options=options.chosen())
-    whole = run_worker(spec, tmp_path / "whole")[-1]
-    asked = iter([False, False, True])
-    run_dir = tmp_path / "broken"
-    assert run_worker(spec, run_dir, lambda: next(asked))[-1]["event"] == "cancelled"
-    checkpoint = newest_complete(run_dir)
-    assert checkpoint == run_dir / "checkpoints" / "checkpoint-2"
-    assert (checkpoint / STATE).exists() == method.virtual
-    assert (logits(by_peft(checkpoint, tiny_base)) - logits(base_model(tiny_base))).abs().max() > 1e-3
-    resumed = run_worker(spec, run_dir)[-1]
-    assert resumed["loss"]["last"] == pytest.approx(whole["loss"]["last"], abs=1e-5)
-    assert resumed["eval_loss"] == pytest.approx(whole["eval_loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["lora", "prefix"])

@@ -1,6 +1,5 @@
-"""What a run learns by: the interface of objectives, what those share whose models write replies, and ``sft`` (answers
-to requests) and ``pretrain`` (raw text): transformers' Trainer over batches and a loss of our own. The others stand in
-files of their own, imported when needed, because TRL takes seconds to import.
+"""What a run learns by: what objectives share, and ``sft`` (answers to requests) and ``pretrain`` (raw text) through
+transformers' Trainer.
 
 Prompts with answers are packed without padding (``fused.py``) where the base's forward pass is written out for that.
 Elsewhere prompts are padded on the left and answers on the right, so that all answers begin in the same column and the
@@ -9,16 +8,17 @@ language-model head need only run from there on. Raw text comes in blocks.
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
@@ -33,10 +33,8 @@ from playground.training.spec import RunSpec
 Collator = Callable[[Sequence[Any]], dict[str, Any]]
 SAMPLE_TOKENS = 64
 IGNORED = -100
-WINDOW = 16
-"""Batches whose rows are sorted by length together: enough to pad little, few enough to differ by epoch."""
-WORTH = 1 / 50
-"""Share of a batch's tokens that sharing a prefix must save: below that the bookkeeping costs as much."""
+WINDOW = 16  # batches whose rows are sorted by length together: enough to pad little, few enough to differ by epoch
+WORTH = 1 / 50  # share of a batch's tokens that sharing a prefix must save: below that the bookkeeping costs as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,34 +92,14 @@ class Sample:
     row: Row
 
 
-class Objective(Protocol):
-    """One way to learn. figures: which of the Trainer's own figures belong into the events of a step."""
-
-    figures: tuple[str, ...]
-
-    def load(self, spec: RunSpec, method: Method) -> Any:
-        """The model to train: the base with the method's part on top."""
-        ...
-
-    def trainer(self, setup: Setup) -> Trainer:
-        """Made anew for every run. Raises RunFailedError when the rows cannot make a batch."""
-        ...
-
-    def measure(self, trainer: Any, rows: Sequence[Row]) -> tuple[float, dict[str, float]]:
-        """The loss on held-out rows, lower is better, and its figures. The model's mode is put back."""
-        ...
-
-    def answers(self, trainer: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]:
-        """What the model answers to each sample now."""
-        ...
-
-
-class Writes:
-    """What is the same for every objective whose model writes replies."""
+class Objective:
+    """One way to learn; as it stands, of a model that writes replies.
+    figures: which of the Trainer's own figures belong into the events of a step."""
 
     figures: tuple[str, ...] = ()
 
     def load(self, spec: RunSpec, method: Method) -> Any:
+        """The model to train: the base with the method's part on top."""
         start = Path(spec.start_path) if spec.start_path else None
         model = load_for_training(Path(spec.base_path), method, spec.rank, spec.seed, spec.method_options, start=start)
         if start is not None and hasattr(model, "peft_config"):
@@ -129,63 +107,66 @@ class Writes:
             model.peft_config["default"].base_model_name_or_path = spec.base_path
         return model
 
+    def trainer(self, setup: Setup) -> Trainer:
+        """Made anew for every run. Raises RunFailedError when the rows cannot make a batch."""
+        raise NotImplementedError
+
+    def measure(self, trainer: Any, rows: Sequence[Row]) -> tuple[float, dict[str, float]]:
+        """The loss on held-out rows, lower is better, and its figures. The model's mode is put back."""
+        raise NotImplementedError
+
     def answers(self, trainer: Any, tokenizer: Any, samples: Sequence[Sample]) -> list[str]:
-        """Greedy replies of SAMPLE_TOKENS at most, one batch."""
-        ids = generate(trainer.model, tokenizer, [sample.row.prompt_ids for sample in samples], SAMPLE_TOKENS)
-        return [str(text) for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        """What the model answers to each sample now: greedy replies of SAMPLE_TOKENS at most, one batch."""
+        return generate(trainer.model, tokenizer, [sample.row.prompt_ids for sample in samples], SAMPLE_TOKENS)[1]
 
 
-def generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
-    """Greedy replies to prompts of token ids, ``most`` tokens each at most, up to and with the end token. The model's
-    mode is put back. One batch; prompts are padded on the left."""
-    device = next(model.parameters()).device
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), tokenizer.pad_token_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for place, prompt in enumerate(prompts):
-        ids[place, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[place, longest - len(prompt) :] = 1
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Dropout off, no gradients; the model's mode is put back."""
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            out = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                max_new_tokens=most,
-                do_sample=False,
-                use_cache=True,
-                pad_token_id=tokenizer.pad_token_id,
-            )
+            yield
     finally:
         model.train(was_training)
-    ends = tokenizer.eos_token_id
-    rows: list[list[int]] = out[:, longest:].tolist()
-    return [row[: row.index(ends) + 1] if ends in row else row for row in rows]
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right"]) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask`` [rows, longest], padded on one side."""
+    lines = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ids = pad_sequence(lines, batch_first=True, padding_value=pad_id, padding_side=side)
+    mask = pad_sequence([torch.ones_like(line) for line in lines], batch_first=True, padding_side=side)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def generate(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], most: int
+) -> tuple[list[list[int]], list[str]]:
+    """Greedy replies to prompts of token ids, ``most`` tokens each at most: (ids up to and with the end token, texts).
+    One batch; prompts are padded on the left."""
+    pad_id, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    batch = padded(prompts, pad_id, "left")
+    device, longest = next(model.parameters()).device, batch["input_ids"].shape[1]
+    given = {name: side.to(device) for name, side in batch.items()}
+    with evaluating(model):
+        out = model.generate(**given, max_new_tokens=most, do_sample=False, use_cache=True, pad_token_id=pad_id)
+    rows = [row[: row.index(end) + 1] if end in row else row for row in out[:, longest:].tolist()]
+    return rows, [str(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
 class LossTrainer(Trainer):
-    """A Trainer whose batches, loss and count of learned tokens are ours.
+    """A Trainer whose loss and count of learned tokens are ours. sampler: of the training rows, None = its own."""
 
-    loss: (model, batch, tokens to divide by) -> mean loss. learned: learned tokens of a batch. sampler: of the training
-    rows, None = the Trainer's own."""
-
-    def __init__(
-        self,
-        *,
-        loss: Callable[[Any, dict[str, Any], Any], Any],
-        learned: Callable[[dict[str, Any]], Any],
-        sampler: Sampler[int] | None,
-        **options: Any,
-    ) -> None:
-        self._loss_of, self._learned_in, self._row_sampler = loss, learned, sampler
+    def __init__(self, *, sampler: Sampler[int] | None, **options: Any) -> None:
+        self._row_sampler = sampler
         super().__init__(**options)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the batch's learned tokens itself
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = self._loss_of(model, inputs, num_items_in_batch)
+        loss = answer_loss(model, inputs, num_items_in_batch)
         return (loss, None) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -193,7 +174,7 @@ class LossTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
         """The Trainer would leave out each row's first token, as if these labels were still to be shifted."""
-        return sum(self._learned_in(batch) for batch in batch_samples).to(device)
+        return sum(map(learned_tokens, batch_samples)).to(device)  # type: ignore[union-attr]
 
 
 def collated(trainer: Trainer, rows: Sequence[Any]) -> dict[str, Any]:
@@ -204,7 +185,6 @@ def collated(trainer: Trainer, rows: Sequence[Any]) -> dict[str, Any]:
 class PackedSequenceCollator:
     """Builds ``input_ids`` and ``position_ids`` [1, tokens], ``spans`` [1 + rows], ``learned`` and ``labels`` [tokens
     that count].
-
     spans: tokens of the shared prefix (0 = none is shared), then those of each row's rest. learned: the place in the
     line that predicts each label. A row's last token predicts nothing, so it is not read."""
 
@@ -243,45 +223,34 @@ def shared_tokens(rows: Sequence[Rendered]) -> int:
 @dataclass(frozen=True)
 class AnswerCollator:
     """Builds ``input_ids``, ``attention_mask``, ``position_ids`` [rows, length], ``labels`` [rows, answer length].
-
     ``labels`` holds the answer columns only (the last ones); padding there is -100. pad_id fills both sides."""
 
     pad_id: int
 
     def __call__(self, rows: Sequence[Rendered]) -> dict[str, Any]:
-        before = max(len(row.prompt_ids) for row in rows)
-        after = max(len(row.completion_ids) for row in rows)
-        ids = torch.full((len(rows), before + after), self.pad_id, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        labels = torch.full((len(rows), after), IGNORED, dtype=torch.long)
+        prompts = padded([row.prompt_ids for row in rows], self.pad_id, "left")
+        answers = padded([row.completion_ids for row in rows], self.pad_id, "right")
+        labels = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, IGNORED)
         for index, row in enumerate(rows):
-            start, end = before - len(row.prompt_ids), before + len(row.completion_ids)
-            ids[index, start:end] = torch.tensor(row.prompt_ids + row.completion_ids)
-            mask[index, start:end] = 1
-            labels[index, : len(row.completion_ids)] = torch.tensor(row.completion_ids)
-            for begin, close in row.read:
-                labels[index, begin:close] = IGNORED
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
+            for begin, end in row.read:
+                labels[index, begin:end] = IGNORED
+        both = {name: torch.cat((prompts[name], answers[name]), dim=1) for name in prompts}
+        return {**both, "position_ids": (both["attention_mask"].cumsum(1) - 1).clamp(min=0), "labels": labels}
 
 
 @dataclass(frozen=True)
 class TextBlockCollator:
     """Builds ``input_ids``, ``position_ids`` [rows, length] and ``labels`` [rows, length - 1] of packed raw text.
-
     There is no attention mask: positions that begin anew keep documents (and the padding, a document of its own) apart,
     as transformers reads them. A document's first token has label -100."""
 
     pad_id: int
 
     def __call__(self, rows: Sequence[Packed]) -> dict[str, Any]:
-        length = max(len(row.ids) for row in rows)
-        ids = torch.full((len(rows), length), self.pad_id, dtype=torch.long)
-        positions = torch.zeros_like(ids)
-        labels = torch.full_like(ids, IGNORED)
+        ids, mask = padded([row.ids for row in rows], self.pad_id, "right").values()
+        positions, labels = torch.zeros_like(ids), ids.masked_fill(mask == 0, IGNORED)
         for index, row in enumerate(rows):
-            ids[index, : len(row.ids)] = labels[index, : len(row.ids)] = torch.tensor(row.ids)
-            for begin, end in pairwise((*row.starts, len(row.ids), length)):
+            for begin, end in pairwise((*row.starts, len(row.ids), ids.shape[1])):
                 positions[index, begin:end] = torch.arange(end - begin)
                 labels[index, begin : begin + 1] = IGNORED
         return {"input_ids": ids, "position_ids": positions, "labels": labels[:, 1:]}
@@ -313,25 +282,20 @@ def answer_loss(model: Any, batch: dict[str, Any], items: Any | None = None) -> 
     return mean
 
 
-def learned_tokens(batch: dict[str, Any]) -> torch.Tensor:
+def learned_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """How many tokens of a batch count for its loss."""
-    count: torch.Tensor = (batch["labels"] != IGNORED).sum()
-    return count
+    return (batch["labels"] != IGNORED).sum()
 
 
 def mean_loss(model: Any, rows: Sequence[Any], batch_size: int, collate: Collator) -> float:
     """Mean loss over all tokens with a label of ``rows``, in nats a token; the model's mode is put back."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    total, count = 0.0, 0
-    with torch.no_grad():
+    device, total, count = next(model.parameters()).device, 0.0, 0
+    with evaluating(model):
         for start in range(0, len(rows), batch_size):
             batch = {key: value.to(device) for key, value in collate(rows[start : start + batch_size]).items()}
             items = int(learned_tokens(batch))
             total += float(answer_loss(model, batch)) * items
             count += items
-    model.train(was_training)
     return total / count
 
 
@@ -363,7 +327,7 @@ class Buckets(Sampler[int]):
         yield from drawn[full:]
 
 
-class Answers(Writes):
+class Answers(Objective):
     """Cross-entropy over the tokens that are learned."""
 
     name = "sft"
@@ -378,8 +342,6 @@ class Answers(Writes):
             sampler = Buckets(lengths, arguments.per_device_train_batch_size, arguments.data_seed or 0)
         columns = {item.name: [getattr(row, item.name) for row in setup.rows] for item in fields(self.row)}
         return LossTrainer(
-            loss=answer_loss,
-            learned=learned_tokens,
             sampler=sampler,
             model=setup.model,
             args=arguments,
@@ -406,7 +368,6 @@ def exceeds(estimated_bytes: int, limit_bytes: int, free_bytes: int) -> bool:
 def save_memory(model: Any, spec: RunSpec) -> bool:
     """Switch on activation checkpointing where the run would not fit otherwise: a third slower. Returns whether it is
     on.
-
     Keys and values that stand in a cache before the text cannot be recomputed; such a model stays as it is."""
     held = torch.cuda.memory_reserved() if torch.cuda.is_available() else own_bytes("VmRSS") or 0
     if not exceeds(spec.estimated_memory_bytes, spec.limit_memory_bytes, find_device().free_bytes + held):
@@ -421,14 +382,11 @@ def save_memory(model: Any, spec: RunSpec) -> bool:
     return True
 
 
-MADE: dict[str, type[Answers]] = {"sft": Answers, "pretrain": Texts}
-
-
 def get_objective(name: str) -> Objective:
-    """The objective called ``name``, one of ``spec.OBJECTIVES``."""
-    if name in MADE:
-        return MADE[name]()
+    """The objective called ``name``, one of ``spec.OBJECTIVES``. TRL's are imported when needed: it takes seconds."""
+    if name in ("sft", "pretrain"):
+        return Answers() if name == "sft" else Texts()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # ORPO's import warns that it is experimental
-    module = importlib.import_module(f"{__name__}.{'reward' if name in ('reward', 'grpo') else 'preference'}")
-    made: Objective = module.MADE[name]()
-    return made
+    from playground.training.objectives.feedback import MADE
+
+    return MADE[name]()
