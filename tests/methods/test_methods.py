@@ -13,39 +13,30 @@ from playground.errors import InputError
 from playground.methods import all_methods, get_method, register_with_peft
 from playground.methods.full import moving
 from playground.methods.lora import Lora
-from playground.methods.method import SIZES, Linear, Options, file_bytes, linears
+from playground.methods.method import SIZES, Linear, Options, Shapes, file_bytes, linears
 from playground.methods.shapes import key_value_size, layer_count
 from playground.training.spec import OBJECTIVES, needs
 
 NAMES = ("lora", "qlora", "dora", "ia3", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning", "full")
-LAYER: dict[str, tuple[int, ...]] = {
+
+
+def base(stack: str, layers: int, layer: Shapes, outside: Shapes) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a base's weights."""
+    inside = {f"{stack}.{n}.{name}": shape for n in range(layers) for name, shape in layer.items()}
+    return {f"{name}.weight": shape for name, shape in {**outside, **inside}.items()}
+
+
+LLAMA_LAYER = {
     **dict.fromkeys(("self_attn.q_proj", "self_attn.o_proj"), (64, 64)),
     **dict.fromkeys(("self_attn.k_proj", "self_attn.v_proj"), (32, 64)),
     **dict.fromkeys(("mlp.gate_proj", "mlp.up_proj"), (128, 64)),
-    "mlp.down_proj": (64, 128),
-    "input_layernorm": (64,),
+    **{"mlp.down_proj": (64, 128), "input_layernorm": (64,)},
 }
-LLAMA = {
-    "model.embed_tokens.weight": (1000, 64),
-    "model.norm.weight": (64,),
-    **{f"model.layers.{n}.{name}.weight": shape for n in range(2) for name, shape in LAYER.items()},
-}
-GPT2 = {
-    "wte.weight": (1000, 64),
-    "wpe.weight": (128, 64),
-    "h.0.attn.c_attn.weight": (64, 192),
-    "h.0.attn.c_proj.weight": (64, 64),
-    "h.0.mlp.c_fc.weight": (64, 256),
-    "h.0.mlp.c_proj.weight": (256, 64),
-    "ln_f.weight": (64,),
-}
-PHI3 = {
-    "model.embed_tokens.weight": (1000, 64),
-    "model.layers.0.self_attn.qkv_proj.weight": (128, 64),
-    "model.layers.0.self_attn.o_proj.weight": (64, 64),
-    "model.layers.0.mlp.gate_up_proj.weight": (256, 64),
-    "model.layers.0.mlp.down_proj.weight": (64, 128),
-}
+PHI3_LAYER = {"self_attn.qkv_proj": (128, 64), "mlp.gate_up_proj": (256, 64), "mlp.down_proj": (64, 128)}
+GPT2_LAYER = {"attn.c_attn": (64, 192), "attn.c_proj": (64, 64), "mlp.c_fc": (64, 256), "mlp.c_proj": (256, 64)}
+LLAMA = base("model.layers", 2, LLAMA_LAYER, {"model.embed_tokens": (1000, 64), "model.norm": (64,)})
+PHI3 = base("model.layers", 1, {**PHI3_LAYER, "self_attn.o_proj": (64, 64)}, {"model.embed_tokens": (1000, 64)})
+GPT2 = base("h", 1, GPT2_LAYER, {"wte": (1000, 64), "wpe": (128, 64), "ln_f": (64,)})
 
 
 def test_the_ten_of_the_contract_are_there() -> None:
@@ -59,8 +50,7 @@ def test_each_explains_itself(name: str) -> None:
     assert method.explain.count(". ") == 1, "two sentences"
     assert method.explain.endswith(".")
     assert "arXiv:" in method.paper
-    assert method.label
-    assert method.cost
+    assert all((method.label, method.cost))
     assert list(method.rates) == sorted(method.rates, reverse=True)
 
 

@@ -1,6 +1,5 @@
-"""On the real default base: every objective for a few steps, from the plan to the adapter in the library, and what a
-person waits for while a run trains; and four times as many clients as the app will serve, over HTTP. By hand, about
-fifteen minutes."""
+"""On the real default base: every objective for a few steps, from the plan to the adapter in the library; and four
+times as many clients as the app will serve, over HTTP. By hand, about fifteen minutes."""
 
 from __future__ import annotations
 
@@ -8,16 +7,14 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from playground.chat.compare import Side
 from playground.data.check import check_file
-from playground.engine.request import Sampling
 from playground.library.bases import Base
 from playground.runs.service import TrainRequest
 from playground.services import Services
@@ -25,12 +22,11 @@ from playground.settings import PROJECT_ROOT, Settings
 from playground.training.processes import EventReader
 from tests.e2e.conftest import App, start_app
 from tests.services.conftest import services
-from tests.soak import torture
-from tests.soak.torture import record, spread
+from tests.soak.torture import record, spread, wait_for
 
 __all__ = ["services"]
 pytestmark = [pytest.mark.soak, pytest.mark.real]
-STEPS, COUNT, QUESTIONS = 3, 48, 20
+STEPS, COUNT = 3, 48
 TAKEN, WAVES = 4 + 8, 5  # requests of one address that /v1 runs or lets wait; how often so many come four times
 RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "objectives.json"
 ROWS = PROJECT_ROOT / "examples" / "hospital_reports.jsonl"
@@ -88,42 +84,6 @@ def test_a_few_steps(services: Services, tmp_path: Path, objective: str, kind: s
     assert 0.85 <= summary["memory_ratio"] <= 1.6, summary["memory_ratio"]
 
 
-def first_tokens(services: Services, running: Callable[[], bool]) -> Iterator[float]:
-    """Seconds from asking until the first token is there, question after question."""
-    for number in range(QUESTIONS):
-        if not running():
-            return
-        asked, question = time.monotonic(), f"What does ward {number} need?"
-        stream = services.compare.ask([Side("base")], [[]], question, Sampling(max_tokens=24))
-        next(replies for replies in stream if replies[0].completion_tokens)
-        yield time.monotonic() - asked
-        list(stream)
-
-
-def test_chat_while_a_run_trains(services: Services) -> None:
-    alone, show = list(first_tokens(services, lambda: True)), services.training.show
-    run = services.training.start(torture.request(ROWS, steps=4000, save_steps=100))
-    torture.wait_for(lambda: show(run).step >= 2, "training")
-    steps, began = show(run).step, time.monotonic()
-    beside = list(first_tokens(services, lambda: show(run).state == "RUNNING"))
-    chatted_s, after, quiet_at = time.monotonic() - began, show(run).step, time.monotonic()
-    torture.wait_for(lambda: show(run).step >= after + 10, "training alone")
-    alone_s = (time.monotonic() - quiet_at) / (show(run).step - after)
-    services.training.cancel(run)
-    torture.wait_state(services, run, "CANCELLED")
-    assert len(beside) == QUESTIONS
-    assert after > steps, "the run goes on meanwhile"
-    record(
-        "chat_while_a_run_trains",
-        base="smollm2-135m",
-        questions=QUESTIONS,
-        first_token_alone_s=spread(alone),
-        first_token_beside_a_run_s=spread(beside),
-        step_beside_chat_s=round(chatted_s / (after - steps), 2),
-        step_alone_s=round(alone_s, 2),
-    )
-
-
 @pytest.fixture
 def app(real_base: Base, tmp_path: Path) -> Iterator[App]:
     home = tmp_path / "home"
@@ -157,7 +117,7 @@ def test_four_times_too_many(app: App) -> None:
                 assert client.get(app.url + "/healthz").status_code == 200
                 health_s.append(time.monotonic() - asked)
 
-    torture.wait_for(lambda: httpx.get(app.url + "/status", timeout=60).json()["base"]["phase"] == "ready", "loaded")
+    wait_for(lambda: httpx.get(app.url + "/status", timeout=60).json()["base"]["phase"] == "ready", "loaded")
     assert ask(app.url, 0) == "answered"
     outcomes: Counter[str] = Counter()
     watcher = threading.Thread(target=watch)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Scale:
     left: int
     words: tuple[int, int]
     limit_bytes: tuple[float, float]
+    chance: random.Random = field(default_factory=random.Random)
 
     def rounds(self, key: str, count: int, one: Callable[[int], dict[str, Any]]) -> dict[str, list[Any]]:
         """``one`` so many times. What it measured is recorded after each: seconds are spread, other numbers at their
@@ -79,7 +81,7 @@ tiny_alone = pytest.mark.parametrize("scale", ["tiny"], indirect=True)
 def scale(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Scale:
     if request.param == "tiny":
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return SCALES[request.param]
+    return replace(SCALES[request.param], chance=random.Random(11))
 
 
 @pytest.fixture
@@ -90,11 +92,6 @@ def settings(scale: Scale, tiny_base: Path, real_base: Base, tmp_path: Path) -> 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return torture.rows_file(tmp_path)
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    return random.Random(11)
 
 
 def at_step(services: Services, run: str, step: int) -> int:
@@ -134,16 +131,16 @@ def last_loss(services: Services, run: str) -> float:
     return float(view.summary["loss"]["last"])
 
 
-def test_kill_the_worker(scale: Scale, services: Services, file: Path, chance: random.Random) -> None:
+def test_kill_the_worker(scale: Scale, services: Services, file: Path) -> None:
     """kill -9 in the middle of a save, or whenever: noticed, resumed, and it ends as if nothing had been."""
     expected = last_loss(services, services.training.start(request(file)))
 
     def kill(number: int) -> dict[str, Any]:
         run = services.training.start(request(file))
         view = wait_state(services, run, "RUNNING")
-        step = chance.randint(-6, STEPS - 1)  # below 0: while it loads
+        step = scale.chance.randint(-6, STEPS - 1)  # below 0: while it loads
         if number % 3 == 0:
-            most = min(chance.randint(1, STEPS // SAVE_STEPS - 1), 2)
+            most = min(scale.chance.randint(1, STEPS // SAVE_STEPS - 1), 2)
 
             def there() -> bool:
                 return len(torture.checkpoints(services, run)) >= most and torture.is_saving(services, run)
@@ -152,7 +149,7 @@ def test_kill_the_worker(scale: Scale, services: Services, file: Path, chance: r
         elif step >= 0:
             at_step(services, run, step)
         else:
-            time.sleep(chance.uniform(0, 6))
+            time.sleep(scale.chance.uniform(0, 6))
         torture.kill_hard(view.pid or services.training.show(run).pid or 0)
         torn = not all(torture.checkpoints(services, run).values())
         noticed_s = ended(services, run, "killed or died", within_s=60)
@@ -170,7 +167,7 @@ def test_kill_the_worker(scale: Scale, services: Services, file: Path, chance: r
     assert max(made["noticed_s"]) < 10
 
 
-def test_kill_the_app(scale: Scale, settings: Settings, file: Path, tmp_path: Path, chance: random.Random) -> None:
+def test_kill_the_app(scale: Scale, settings: Settings, file: Path, tmp_path: Path) -> None:
     """Two runs under an app, which is killed -9, and perhaps a worker with it; another app takes over. marked: the run
     is RUNNING in the record and no pid is written yet. true_state_s: from the start of the new app's process until
     every run's state was true."""
@@ -185,7 +182,7 @@ def test_kill_the_app(scale: Scale, settings: Settings, file: Path, tmp_path: Pa
             if moment == "marked":
                 moment = moment if catch_marked(here.database, runs[0]) else "running"
             else:
-                await_moment(onlooker, runs[0], moment, chance)
+                await_moment(onlooker, runs[0], moment, scale.chance)
         for pid in workers(here.home) if worker_too else ():
             torture.kill_hard(pid)
         began = clock()
@@ -234,7 +231,7 @@ def assert_no_double(settings: Settings, run: str) -> None:
         assert "started" in (before["event"], after["event"]) or after["step"] == before["step"] + 1, after
 
 
-def test_cancel(scale: Scale, services: Services, file: Path, chance: random.Random) -> None:
+def test_cancel(scale: Scale, services: Services, file: Path) -> None:
     """While it is queued, loading, running or saving. DONE: the cancel came when all was done."""
 
     def cancel(number: int) -> dict[str, Any]:
@@ -246,10 +243,10 @@ def test_cancel(scale: Scale, services: Services, file: Path, chance: random.Ran
         if ahead:
             assert services.training.show(run).state == "QUEUED"
         else:
-            await_moment(services, run, during, chance)
+            await_moment(services, run, during, scale.chance)
         began = clock()
         for one in (run, *ahead):
-            services.training.cancel(one, keep=chance.random() < 0.3)
+            services.training.cancel(one, keep=scale.chance.random() < 0.3)
         view = wait_state(services, run, *ENDED, within_s=60)
         ended_s = clock() - began
         assert all(wait_state(services, one, *ENDED, within_s=60).state == "CANCELLED" for one in ahead)
@@ -261,12 +258,12 @@ def test_cancel(scale: Scale, services: Services, file: Path, chance: random.Ran
     scale.rounds("cancel", scale.cancels, cancel)
 
 
-def test_out_of_memory(scale: Scale, services: Services, tmp_path: Path, chance: random.Random) -> None:
+def test_out_of_memory(scale: Scale, services: Services, tmp_path: Path) -> None:
     """A run that takes more than it may: retried once by itself, failed with a setting that would fit, and that one
     works."""
 
     def starve(number: int) -> dict[str, Any]:
-        words, limit_bytes = chance.randint(*scale.words), int(chance.uniform(*scale.limit_bytes))
+        words, limit_bytes = scale.chance.randint(*scale.words), int(scale.chance.uniform(*scale.limit_bytes))
         batch, file = (32, 48, 64)[number % 3], torture.rows_file(tmp_path, words, 80)
         sizes = {"steps": 3, "save_steps": 2, "batch_size": batch, "limit_memory_bytes": limit_bytes}
         asked = request(file, method="prompt", **sizes)
@@ -282,27 +279,34 @@ def test_out_of_memory(scale: Scale, services: Services, tmp_path: Path, chance:
     scale.rounds("out_of_memory", scale.starved, starve)
 
 
-def test_a_hung_worker_is_noticed(scale: Scale, services: Services, file: Path, chance: random.Random) -> None:
-    """Its main thread waits for ever to write into a pipe that nobody reads, in the middle of a save; its heart goes on
-    beating. Resumed, it goes past that step."""
+@pytest.mark.parametrize(("how", "words"), [("frozen", "no sign of life"), ("hung", "Training hung")])
+def test_a_worker_that_does_nothing_is_noticed(
+    scale: Scale, services: Services, file: Path, how: str, words: str
+) -> None:
+    """Frozen: SIGSTOP. Hung: its main thread waits for ever to write into a pipe that nobody reads, in the middle of a
+    save; its heart goes on beating. Resumed, it goes past that step."""
 
-    def hang(_: int) -> dict[str, Any]:
+    def stop(_: int) -> dict[str, Any]:
         run = services.training.start(request(file, steps=4000))
-        at_step(services, run, chance.randint(5, 20))
-        ahead = (services.training.show(run).step // SAVE_STEPS + 5) * SAVE_STEPS
-        folder = services.settings.runs_dir / run / "checkpoints" / f"checkpoint-{ahead}"
-        folder.mkdir()
-        os.mkfifo(folder / "trainer_state.json")
-        at_step(services, run, ahead)
-        noticed_s = ended(services, run, "Training hung")
+        pid = at_step(services, run, scale.chance.randint(5, 20))
+        reached = services.training.show(run).step
+        if how == "frozen":
+            os.kill(pid, signal.SIGSTOP)
+        else:
+            reached = (reached // SAVE_STEPS + 5) * SAVE_STEPS
+            folder = services.settings.runs_dir / run / "checkpoints" / f"checkpoint-{reached}"
+            folder.mkdir()
+            os.mkfifo(folder / "trainer_state.json")
+            at_step(services, run, reached)
+        noticed_s = ended(services, run, words)
         assert not workers(services.settings.home)
         services.training.resume(run)
-        at_step(services, run, ahead + 1)
+        at_step(services, run, reached + 1)
         services.training.cancel(run)
         wait_state(services, run, *ENDED)
         return {"noticed_s": noticed_s}
 
-    assert max(scale.rounds("hung_worker", scale.stopped, hang)["noticed_s"]) < 10
+    assert max(scale.rounds(f"{how}_worker", scale.stopped, stop)["noticed_s"]) < 10
 
 
 @contextlib.contextmanager
@@ -328,7 +332,7 @@ def fill(folder: Path) -> Path:
 
 
 @tiny_alone
-def test_disk_full(scale: Scale, settings: Settings, file: Path, tmp_path: Path, chance: random.Random) -> None:
+def test_disk_full(scale: Scale, settings: Settings, file: Path, tmp_path: Path) -> None:
     """The disk of the home fills at some moment of a run: it fails and says why, its newest checkpoint still loads, and
     with room again it goes on."""
     with small_disk(tmp_path / "small") as folder:
@@ -337,7 +341,7 @@ def test_disk_full(scale: Scale, settings: Settings, file: Path, tmp_path: Path,
 
         def fill_disk(_: int) -> dict[str, Any]:
             run = built.training.start(request(file, steps=200))
-            at_step(built, run, chance.randint(SAVE_STEPS + 1, 120))
+            at_step(built, run, scale.chance.randint(SAVE_STEPS + 1, 120))
             ballast = fill(folder)
             ended(built, run, "The disk is full")
             kept = newest_complete(built.settings.runs_dir / run)

@@ -45,28 +45,24 @@ def request(file: Path, **more: Any) -> TrainRequest:
     return replace(TrainRequest(file, "t", steps=STEPS, batch_size=4, rank=2, save_steps=SAVE_STEPS), **more)
 
 
-class _Clock(threading.Thread):
-    """Seconds in which this machine really ran: a virtual one may be stopped for minutes, with all that is on it."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.now_s = 0.0
-        self.start()
-
-    def run(self) -> None:
-        last = time.monotonic()
-        while True:
-            time.sleep(0.02)
-            now = time.monotonic()
-            self.now_s += min(now - last, 1.0)
-            last = now
+_ran_s = [0.0]
 
 
-_CLOCK = _Clock()
+def _beat() -> None:
+    last = time.monotonic()
+    while True:
+        time.sleep(0.02)
+        now = time.monotonic()
+        _ran_s[0] += min(now - last, 1.0)
+        last = now
+
+
+threading.Thread(target=_beat, daemon=True).start()
 
 
 def clock() -> float:
-    return _CLOCK.now_s
+    """Seconds in which this machine really ran: a virtual one may be stopped for minutes, with all that is on it."""
+    return _ran_s[0]
 
 
 def wait_for(holds: Callable[[], Any], what: str, within_s: float = PATIENCE_S, every_s: float = 0.05) -> Any:

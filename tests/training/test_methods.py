@@ -18,7 +18,7 @@ from playground.methods import all_methods, get_method
 from playground.methods.method import Options
 from playground.training.checkpoint import STATE
 from playground.training.model import load_for_training, weights_of
-from playground.training.objectives import AnswerCollator, TextBlockCollator, answer_loss
+from playground.training.objectives import AnswerCollator, TextBlockCollator, answer_loss, generate, padded
 from playground.training.spec import needs
 from tests.training.conftest import moved
 
@@ -127,14 +127,10 @@ def test_a_row_in_a_batch_is_what_it_is_alone_in_peft(tiny_base: Path, tmp_path:
 @pytest.mark.parametrize("name", ["lora", "prefix", "prompt"])
 def test_replies_written_together_are_those_written_alone(tiny_base: Path, name: str) -> None:
     model = load(tiny_base, name).eval()
-    batch = AnswerCollator(0)([Rendered("", "", row.prompt_ids, []) for row in ROWS])
-    settings: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "use_cache": True}
-    ends: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": -1}
-    given = {key: batch[key] for key in ("input_ids", "attention_mask")}
-    together = model.generate(**given, **settings, **ends)[:, -5:]
-    for row, reply in zip(ROWS, together.tolist(), strict=True):
+    replies, _ = generate(model, load_tokenizer(tiny_base), [row.prompt_ids for row in ROWS], 5)
+    for row, reply in zip(ROWS, replies, strict=True):
         ids = row.prompt_ids[:]
-        for _ in range(5):
+        for _ in reply:
             ids.append(int(logits(model, torch.tensor([ids]))[0, -1].argmax()))
         assert reply == ids[len(row.prompt_ids) :]
 
@@ -156,18 +152,16 @@ def test_raw_text_beside_virtual_tokens_shares_no_row(tiny_base: Path, name: str
 
 @pytest.mark.parametrize("name", ["lora", "qlora", "prefix", "prompt", "full"])
 def test_a_reward_model_scores_a_row_as_it_would_alone(tiny_base: Path, name: str) -> None:
-    model = load(tiny_base, name, scorer=True)
-    ids = torch.tensor([[5, 6, 7, 8, 9], [31, 32, 33, 2, 2]])
-    ids[1, 3:] = model.config.pad_token_id
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    scores = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, 0]
-    (scores[1] - scores[0]).backward()
+    model, quantised = load(tiny_base, name, scorer=True), of(name)[0].quantised
+    long, short = [5, 6, 7, 8, 9], [31, 32, 33]
+
+    def scores(*rows: list[int]) -> torch.Tensor:
+        return model(**padded(rows, model.config.pad_token_id, "right"), use_cache=False).logits[:, 0]
+
+    scores(long, short).diff().backward()
     assert [p for p in model.parameters() if p.requires_grad and p.grad is not None]
     model.eval()
-    with torch.no_grad():
-        together = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[1, 0]
-        alone = model(input_ids=ids[1:, :3], attention_mask=mask[1:, :3], use_cache=False).logits[0, 0]
-    assert float(together) == pytest.approx(float(alone), abs=3e-2 if of(name)[0].quantised else 1e-4)
+    assert float(scores(long, short)[1]) == pytest.approx(float(scores(short)[0]), abs=3e-2 if quantised else 1e-4)
 
 
 @pytest.mark.parametrize("name", ["lora", "ia3", "bottleneck", "prefix", "prompt"])

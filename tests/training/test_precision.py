@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Trainer
+from trl import DPOTrainer
 
 from playground.engine.load import pick_device
 from playground.methods import all_methods, get_method
@@ -59,19 +61,10 @@ def test_a_reward_model_stays_too_and_a_reference_is_as_wide_as_what_it_is_compa
     assert here - there == PROCESS_BYTES
 
 
-def test_the_private_parts_that_are_called_and_overridden_are_there() -> None:
-    """In the installed transformers, PEFT and TRL."""
-    from transformers import Trainer
-    from trl import DPOTrainer, KTOTrainer, RewardTrainer
-    from trl.experimental.orpo import ORPOTrainer
-
-    used: dict[type, tuple[str, ...]] = {
-        Trainer: ("_load_from_checkpoint", "_get_train_sampler", "_get_num_items_in_batch", "_prepare_inputs"),
-        **dict.fromkeys((DPOTrainer, KTOTrainer, RewardTrainer), ("_prepare_dataset", "create_model_card")),
-        ORPOTrainer: ("tokenize_row", "get_batch_loss_metrics"),
-    }
-    for owner, names in used.items():
-        assert [name for name in names if not callable(getattr(owner, name, None))] == []
+def test_the_private_parts_that_are_overridden_are_there() -> None:
+    """In the installed transformers and TRL: of another name, ours would never be called, and no run would tell."""
+    assert callable(Trainer._get_train_sampler)
+    assert callable(DPOTrainer.create_model_card)
     assert {"batch_samples", "device"} <= set(inspect.signature(Trainer._get_num_items_in_batch).parameters)
     with pytest.raises(TypeError, match="TrainableLM is no int"):
         trainable(1)

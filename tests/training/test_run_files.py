@@ -35,7 +35,7 @@ def test_a_changed_or_missing_file_makes_a_checkpoint_incomplete_and_a_torn_mark
     assert not kept.is_complete(torn)
 
 
-def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
+def test_the_newest_and_the_best_stay_until_the_next_is_complete(tmp_path: Path) -> None:
     for step, loss in ((10, 2.0), (20, 1.0), (30, 1.5), (40, 3.0)):
         folder = saved(tmp_path, step)
         kept.prune(tmp_path)
@@ -44,15 +44,10 @@ def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
     assert kept.best(tmp_path) == (20, 1.0)
     assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {"checkpoint-20", "checkpoint-40"}
     assert kept.is_complete(tmp_path / "checkpoints" / "checkpoint-40"), "a score does not count as a change"
-
-
-def test_nothing_complete_goes_before_the_next_is_complete(tmp_path: Path) -> None:
-    saved(tmp_path, 2)
-    newest = saved(tmp_path, 10)
-    saved(tmp_path, 20, marked=False)  # being written
+    saved(tmp_path, 50, marked=False)  # being written
     kept.prune(tmp_path)
-    assert kept.newest_complete(tmp_path) == newest
-    assert kept.marked_step(tmp_path) == 10
+    assert kept.newest_complete(tmp_path) == tmp_path / "checkpoints" / "checkpoint-40"
+    assert kept.marked_step(tmp_path) == 40
 
 
 def test_what_a_kill_left_is_removed_before_going_on(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from playground.training.model import load_for_training
 from playground.training.objectives import AnswerCollator, Setup, get_objective, mean_loss
 from playground.training.spec import OBJECTIVES, RunSpec
 from playground.training.trainer import TrainingData, arguments_of, prepare
-from tests.training.conftest import PLAIN, Events
+from tests.training.conftest import PLAIN, Events, Run
 
 FIGURE = {"dpo": "rewards/accuracies", "orpo": "rewards/accuracies", "reward": "accuracy", "grpo": "reward"}
 RUNS: dict[str, dict[str, Any]] = {
@@ -55,6 +55,14 @@ def spec_of(spec_in: Callable[..., RunSpec], tmp_path: Path) -> Callable[..., Ru
         grpo = {"rewards": ["contains:the", "max-words:20"], "max_tokens": 64} if objective == "grpo" else {}
         own = {"objective": objective, "max_tokens": 128} | grpo | changes
         return spec_in(tmp_path, rows or ROWS.get(objective, ANSWERS), **own)
+
+    return made
+
+
+@pytest.fixture
+def train(spec_of: Callable[..., RunSpec], run_worker: Run, tmp_path: Path) -> Callable[..., Events]:
+    def made(*asked: Any, folder: str = "run", **changes: Any) -> Events:
+        return run_worker(spec_of(*asked, **changes), tmp_path / folder)
 
     return made
 
@@ -190,12 +198,11 @@ def test_pairs_can_train_kto(spec_of: Any) -> None:
     assert sum(row.good for row in made.train) == 23  # type: ignore[union-attr]
 
 
-def test_a_reward_model_rewards(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
+def test_a_reward_model_rewards(train: Any, tmp_path: Path) -> None:
     """grpo by a check and by the scores of a reward model that was trained here."""
-    scorer = run_worker(spec_of("reward", steps=1), tmp_path / "scorer")[-1]["adapter"]
+    scorer = train("reward", steps=1, folder="scorer")[-1]["adapter"]
     files = {f"model={scorer}": str(tmp_path / "adapters" / scorer)}
-    spec = spec_of("grpo", steps=1, rewards=["json", *files], reward_files=files)
-    events = run_worker(spec, tmp_path / "run")
+    events = train("grpo", steps=1, rewards=["json", *files], reward_files=files)
     assert events[-1]["event"] == "done", events[-1]
     figures = of(events, "step")[0]["figures"]
     by_model, by_check = (figures[f"rewards/{name}/mean"] for name in (f"model={scorer}", "json"))
@@ -203,12 +210,9 @@ def test_a_reward_model_rewards(spec_of: Any, run_worker: Any, tmp_path: Path) -
     assert figures["reward"] == pytest.approx((by_check + by_model) / 2, abs=1e-3)
 
 
-def test_it_stops_when_it_gets_no_better_keeps_the_best_and_others_begin_with_it(
-    spec_of: Any, run_worker: Any, tmp_path: Path
-) -> None:
+def test_it_stops_when_it_gets_no_better_keeps_the_best_and_others_begin_with_it(train: Any, tmp_path: Path) -> None:
     """What another run measures first is what this one kept; dpo compares with that adapter, not with the base."""
-    spec = spec_of(steps=30, save_steps=1, lr=0.5, early_stop=2)  # far too fast
-    events = run_worker(spec, tmp_path / "run")
+    events = train(steps=30, save_steps=1, lr=0.5, early_stop=2)  # far too fast
     done, evals = events[-1], {event["step"]: event["loss"] for event in of(events, "eval")}
     (stopped,) = of(events, "stopped")
     assert stopped["step"] == done["steps"] < 30
@@ -220,16 +224,17 @@ def test_it_stops_when_it_gets_no_better_keeps_the_best_and_others_begin_with_it
     there = {folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()}
     assert there == {f"checkpoint-{done['kept_step']}", f"checkpoint-{done['steps']}"}, "the best and the newest"
     start = {"start": done["adapter"], "start_path": str(tmp_path / "adapters" / done["adapter"])}
-    again = run_worker(spec_of(steps=1, **start), tmp_path / "again")
+    again = train(steps=1, **start, folder="again")
     assert of(again, "eval")[0]["loss"] == pytest.approx(done["eval_loss"], abs=1e-4), "the best weights were published"
-    dpo = run_worker(spec_of("dpo", steps=1, **start), tmp_path / "dpo")
+    dpo = train("dpo", steps=1, **start, folder="dpo")
     assert dpo[-1]["event"] == "done", dpo[-1]
     assert of(dpo, "eval")[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "no better and no worse than where it began"
     assert [path for path in (tmp_path / "adapters" / dpo[-1]["adapter"]).iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.parametrize(
-    ("objective", "rows"), [("dpo", ANSWERS), ("kto", ANSWERS), ("grpo", PAIRS), ("sft", PAIRS), ("reward", JUDGED)]
+    ("objective", "rows"),
+    [("dpo", ANSWERS), ("kto", ANSWERS), ("grpo", PAIRS), ("sft", PAIRS), ("pretrain", ANSWERS), ("reward", JUDGED)],
 )
 def test_another_kind_of_file_is_refused_in_words(spec_of: Any, objective: str, rows: list[dict[str, Any]]) -> None:
     kind = OBJECTIVES[objective][0].split("_")[0]
@@ -261,12 +266,9 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, run_work
     [
         ({"file": "gone.jsonl"}, "gone.jsonl"),
         ({"max_tokens": 16}, "fits 16 tokens"),
-        ({"objective": "pretrain"}, "holds sft rows; pretrain needs text rows"),
     ],
 )
-def test_a_failure_is_one_sentence(
-    spec_of: Any, run_worker: Any, tmp_path: Path, changes: dict[str, Any], words: str
-) -> None:
+def test_a_failure_is_one_sentence(spec_of: Any, run_worker: Run, tmp_path: Path, changes: Any, words: str) -> None:
     long = [{"prompt": f"Say {n}", "completion": "word " * 40 + str(n)} for n in range(12)]
     last = run_worker(replace(spec_of("sft", long), **changes), tmp_path / "run")[-1]
     assert last["event"] == "failed"
@@ -274,15 +276,13 @@ def test_a_failure_is_one_sentence(
     assert "Traceback" not in last["message"]
 
 
-def test_a_loss_that_is_no_number_fails_and_publishes_nothing(
-    spec: RunSpec, run_worker: Any, tmp_path: Path, tiny_base: Path
-) -> None:
+def test_a_loss_that_is_no_number_fails_and_publishes_nothing(train: Any, tmp_path: Path, tiny_base: Path) -> None:
     broken = tmp_path / "broken-base"
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     model.model.norm.weight.data.fill_(float("nan"))
     model.save_pretrained(broken)
     AutoTokenizer.from_pretrained(tiny_base).save_pretrained(broken)
-    last = run_worker(replace(spec, base_path=str(broken)), tmp_path / "run")[-1]
+    last = train(base_path=str(broken))[-1]
     assert last["event"] == "failed"
     assert "smaller learning rate" in last["message"]
     assert not list((tmp_path / "adapters").glob("[a-z]*"))
@@ -296,9 +296,9 @@ def test_a_spec_is_checked_when_built(wrong: dict[str, Any]) -> None:
         replace(PLAIN, **wrong)
 
 
-def test_raw_text_is_learned_in_packed_rows(spec_of: Any, run_worker: Any, tmp_path: Path) -> None:
+def test_raw_text_is_learned_in_packed_rows(train: Any) -> None:
     texts = [{"text": f"Ward {n} reports that all is well today, and signs it. " * 6} for n in range(24)]
-    events = run_worker(spec_of("pretrain", texts, max_tokens=64, steps=6, save_steps=6), tmp_path / "run")
+    events = train("pretrain", texts, max_tokens=64, steps=6, save_steps=6)
     done = events[-1]
     assert done["event"] == "done", done
     assert done["loss"]["last"] < done["loss"]["first"] - 0.3

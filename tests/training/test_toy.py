@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from safetensors import safe_open
 
 import playground.methods
+from playground.engine.engine import Engine
+from playground.engine.request import AdapterFile, Row, Sampling
 from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
 from playground.library.exporting import merge
@@ -57,21 +60,13 @@ def toy(tmp_path: Path) -> Iterator[Method]:
 def test_a_method_from_one_file_goes_all_the_way(
     toy: Method, settings: Settings, spec_in: Any, run_worker: Any, tiny_base: Path, tmp_path: Path
 ) -> None:
-    from playground.engine.engine import Engine
-    from playground.engine.request import AdapterFile, Row, Sampling
-
-    rows = [{"prompt": f"Say number {n}", "completion": f"Number {n}."} for n in range(16)]
-    spec = spec_in(tmp_path, rows, method="q-lora", lr=2e-2, save_steps=4)
-    services = build_services(settings)
-    try:
+    spec = spec_in(tmp_path, method="q-lora", lr=2e-2, save_steps=4)
+    with closing(build_services(settings)) as services:
         services.bases.resolve()
-        offered = [method.name for method in services.training.methods()]
+        assert [method.name for method in services.training.methods()][:3] == ["lora", "q-lora", "qlora"]
         plan = services.training.plan(TrainRequest(file=Path(spec.file), method="q-lora", steps=4))
+        assert plan.blocked == ""
         saved = toy.saves(services.bases.weights(), plan.rank, NO_OPTIONS)
-    finally:
-        services.close()
-    assert offered[:3] == ["lora", "q-lora", "qlora"]
-    assert plan.blocked == ""
     assert {name.split(".")[-3] for name in saved} == {"q_proj"}
 
     done = run_worker(spec, tmp_path / "run")[-1]
