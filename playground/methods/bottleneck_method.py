@@ -114,9 +114,8 @@ class Bottleneck(Method):
         activation = config.get("activation", "gelu")
         if activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
-            raise AdapterError(
-                f"{name}'s activation is {activation!r}; a bottleneck's is one of {known}. Train it again."
-            )
+            words = f"{name}'s activation is {activation!r}; a bottleneck's is one of {known}. Train it again."
+            raise AdapterError(words)
         self.checked_shapes(name, config, tensors)
         found = {}
         for module, part in self.parts(tensors)[0].items():

@@ -35,13 +35,12 @@ INIT_TEXT_MAX = 2000
 
 @dataclass(frozen=True)
 class Options:
-    """Options of methods beyond rank and learning rate; each off unless it is set.
-    rslora: scale by alpha / sqrt(rank) in place of alpha / rank, so that high ranks learn as fast (Kalajdzievski 2023,
-    arXiv:2312.03732). pissa: begin with the base's strongest directions in place of noise (Meng et al. 2024,
-    arXiv:2404.02948). layers: of a full fine-tune train the last so many layers and the norm behind them; 0 = all
-    weights. init_text: what virtual tokens begin as; '' = tokens drawn from the vocabulary. placement: bottlenecks
-    after attention and MLP (``houlsby``, also '') or after the MLP (``pfeiffer``).
-    Raises InputError, with every fault at once."""
+    """Options of methods beyond rank and learning rate; each off unless it is set. rslora: scale by alpha / sqrt(rank)
+    in place of alpha / rank, so that high ranks learn as fast (Kalajdzievski 2023, arXiv:2312.03732). pissa: begin
+    with the base's strongest directions in place of noise (Meng et al. 2024, arXiv:2404.02948). layers: of a full
+    fine-tune train the last so many layers and the norm behind them; 0 = all weights. init_text: what virtual tokens
+    begin as; '' = tokens drawn from the vocabulary. placement: bottlenecks after attention and MLP (``houlsby``, also
+    '') or after the MLP (``pfeiffer``). Raises InputError, with every fault at once."""
 
     rslora: bool = False
     pissa: bool = False

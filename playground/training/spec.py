@@ -112,9 +112,7 @@ _TURNS = setting(
     bounds=f"there is {' and '.join(TURNS)}",
     allowed=lambda value: value in TURNS,
 )
-_RANK_HELP = "rank, virtual tokens or width: what the method has"
 _STOP_HELP = "end after N checkpoints without a better held-out loss; 0: never"
-_EARLY_STOP = whole(0, 1000, _STOP_HELP, flag="--early-stop", unit="checkpoints", metavar="N")
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class RunSettings:
     objective: str = given("", setting(str, "default: what the file can train", flag="--objective", stated=True))
     steps: int | None = given(None, whole(1, 100_000, unit="optimiser steps", flag="--steps"))
     lr: float | None = given(None, _RATE)
-    rank: int | None = given(None, whole(1, 256, _RANK_HELP, flag="--rank"))
+    rank: int | None = given(None, whole(1, 256, "rank, virtual tokens or width: what the method has", flag="--rank"))
     batch_size: int = given(8, whole(1, 1024, unit="rows a step", flag="--batch-size", stated=True))
     max_tokens: int = given(MAX_TOKENS, whole(16, 131_072, unit="tokens a row", flag="--max-tokens", stated=True))
     seed: int = given(7, whole(0, 2**32 - 1, flag="--seed", stated=True))
@@ -133,7 +131,7 @@ class RunSettings:
     limit_memory_bytes: int = given(0, _MEMORY)
     turns: str = given(ALL, _TURNS)
     start: str = given("", setting(str, "begin with this adapter's weights", flag="--from", metavar="ID"))
-    early_stop: int = given(0, _EARLY_STOP)
+    early_stop: int = given(0, whole(0, 1000, _STOP_HELP, flag="--early-stop", unit="checkpoints", metavar="N"))
 
     def __post_init__(self) -> None:
         if faults := self.faults():

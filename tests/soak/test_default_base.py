@@ -72,15 +72,9 @@ def test_a_few_steps(services: Services, tmp_path: Path, objective: str, kind: s
     assert len(view.loss) == STEPS
     assert len(view.replies) == 3
     assert objective == "grpo" or evals[-1] < evals[0], evals
-    record(
-        f"{objective}_{method}",
-        RESULTS,
-        **{key: summary[key] for key in ("seconds", "tokens_per_s", "memory_ratio", "peak_memory_bytes")},
-        steps=STEPS,
-        eval_loss=[round(loss, 4) for loss in evals],
-        figures=summary.get("figures"),
-        estimated_seconds=round(plan.seconds, 1),
-    )
+    measured = {key: summary[key] for key in ("seconds", "tokens_per_s", "memory_ratio", "peak_memory_bytes")}
+    measured |= {"figures": summary.get("figures"), "estimated_seconds": round(plan.seconds, 1)}
+    record(f"{objective}_{method}", RESULTS, **measured, steps=STEPS, eval_loss=[round(loss, 4) for loss in evals])
     assert 0.85 <= summary["memory_ratio"] <= 1.6, summary["memory_ratio"]
 
 
@@ -128,9 +122,7 @@ def test_four_times_too_many(app: App) -> None:
     over.set()
     watcher.join()
     sent = WAVES * 4 * TAKEN
-    record(
-        "overload", sent=sent, **outcomes, base="smollm2-135m", healthz_s=spread(health_s), healthz_asked=len(health_s)
-    )
+    record("overload", sent=sent, **outcomes, healthz_s=spread(health_s), healthz_asked=len(health_s))
     assert outcomes["answered"] + outcomes["refused"] == sent
     assert outcomes["answered"] >= WAVES * TAKEN
     assert spread(health_s)["p95"] < 0.5

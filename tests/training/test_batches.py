@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, MistralConfig
 
 from playground.data.render import Packed, Rendered
 from playground.methods import get_method
@@ -141,8 +142,6 @@ def test_what_packed_sequences_learn_is_the_same(tiny_base: Path, name: str) -> 
 @pytest.mark.parametrize("name", ["lora", "full"])
 def test_other_families(tmp_path: Path, family: str, name: str) -> None:
     """Biases (Qwen 2), norms of queries and keys and heads of another width (Qwen 3), a head of its own."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     torch.manual_seed(0)
     own: dict[str, Any] = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}.get(family, {})
     sides = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} | own
@@ -154,15 +153,13 @@ def test_other_families(tmp_path: Path, family: str, name: str) -> None:
 
 
 def test_other_models_train_on_padded_rows(tiny_base: Path) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
-
     for name in ("prefix", "prompt", "p-tuning", "p-tuning-v2"):
         model = load_for_training(tiny_base, get_method(name), 4, 1)
         assert isinstance(objectives.collator("sft", 0, model), AnswerCollator)
     small: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    assert not fits(GPT2LMHeadModel(GPT2Config(vocab_size=512, n_embd=64, n_layer=1, n_head=2)))
+    assert not fits(AutoModelForCausalLM.from_config(GPT2Config(vocab_size=512, n_embd=64, n_layer=1, n_head=2)))
     slides = MistralConfig(**small, num_key_value_heads=2, intermediate_size=64, sliding_window=8)
-    assert not fits(MistralForCausalLM(slides))
+    assert not fits(AutoModelForCausalLM.from_config(slides))
     model = load_for_training(tiny_base, get_method("lora"), 4, 1)
     assert isinstance(objectives.collator("sft", 0, model), PackedSequenceCollator)
     assert isinstance(objectives.collator("pretrain", 0, model), TextBlockCollator)

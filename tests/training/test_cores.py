@@ -14,7 +14,6 @@ from playground.gpu.device import LINGER_S, Lanes
 from playground.training import worker
 from playground.training.processes import EventReader
 from playground.training.spec import RunSpec
-from playground.training.worker import share_cores
 
 
 class Small(torch.nn.Embedding):
@@ -41,7 +40,7 @@ def four_threads() -> Iterator[None]:
 def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path: Path) -> None:
     now, chat, ids = [100.0], Lanes(tmp_path), torch.tensor([1])
     model, wide = Small(4, 2), Small(4, 2)
-    share_cores(model, Lanes(tmp_path, 4, lambda: now[0]))
+    worker.share_cores(model, Lanes(tmp_path, 4, lambda: now[0]))
     assert model(ids) == 4
     chat.enter("chat")
     now[0] += LINGER_S
@@ -50,7 +49,7 @@ def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path: Path) -> N
     now[0] += LINGER_S
     assert model(ids) == 4
     assert Lanes(tmp_path, 4, lambda: now[0]).threads("chat") == 2, "chat sees the run"
-    share_cores(wide, Lanes(tmp_path / "wide", 16))
+    worker.share_cores(wide, Lanes(tmp_path / "wide", 16))
     assert wide(ids) == 4, "never more than torch would by itself"
 
 

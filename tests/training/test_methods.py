@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
+import playground.methods.bottleneck  # noqa: F401  # registers its own kind with PEFT
 from playground.data.example import Passage
 from playground.data.render import Rendered, load_tokenizer, pack
 from playground.library.bases import BaseShapes
@@ -50,16 +53,10 @@ def load(base: Path, name: str, **named: Any) -> Any:
 
 
 def base_model(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 def by_peft(adapter: Path, base: Path) -> Any:
-    from peft import PeftModel
-
-    import playground.methods.bottleneck  # noqa: F401  # registers its own kind with PEFT
-
     whole = not (adapter / "adapter_config.json").exists()
     return base_model(adapter) if whole else PeftModel.from_pretrained(base_model(base), str(adapter)).eval()
 

@@ -184,9 +184,8 @@ def collated(trainer: Trainer, rows: Sequence[Any]) -> dict[str, Any]:
 
 class PackedSequenceCollator:
     """Builds ``input_ids`` and ``position_ids`` [1, tokens], ``spans`` [1 + rows], ``learned`` and ``labels`` [tokens
-    that count].
-    spans: tokens of the shared prefix (0 = none is shared), then those of each row's rest. learned: the place in the
-    line that predicts each label. A row's last token predicts nothing, so it is not read."""
+    that count]. spans: tokens of the shared prefix (0 = none is shared), then those of each row's rest. learned: the
+    place in the line that predicts each label. A row's last token predicts nothing, so it is not read."""
 
     def __call__(self, rows: Sequence[Rendered]) -> dict[str, Any]:
         shared = shared_tokens(rows)
@@ -367,8 +366,7 @@ def exceeds(estimated_bytes: int, limit_bytes: int, free_bytes: int) -> bool:
 
 def save_memory(model: Any, spec: RunSpec) -> bool:
     """Switch on activation checkpointing where the run would not fit otherwise: a third slower. Returns whether it is
-    on.
-    Keys and values that stand in a cache before the text cannot be recomputed; such a model stays as it is."""
+    on. Keys and values that stand in a cache before the text cannot be recomputed; such a model stays as it is."""
     held = torch.cuda.memory_reserved() if torch.cuda.is_available() else own_bytes("VmRSS") or 0
     if not exceeds(spec.estimated_memory_bytes, spec.limit_memory_bytes, find_device().free_bytes + held):
         return False

@@ -207,12 +207,9 @@ class Kto(Objective):
 
 def _weights(good: int, bad: int) -> dict[str, Any]:
     """What the two kinds weigh, so that neither is drowned out by the other (equation 8: a ratio from 1 to 4/3)."""
-    if not good or not bad:
-        return {}
-    return {
-        "desirable_weight": min(HEAVIEST, max(1.0, bad / good)),
-        "undesirable_weight": min(HEAVIEST, max(1.0, good / bad)),
-    }
+    ratio = bad / good if good and bad else 1.0
+    for_good, for_bad = (min(HEAVIEST, max(1.0, one)) for one in (ratio, 1 / ratio))
+    return {"desirable_weight": for_good, "undesirable_weight": for_bad}
 
 
 def as_marked(rows: Sequence[Marked], size: int) -> list[dict[str, Any]]:
