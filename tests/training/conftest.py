@@ -41,7 +41,7 @@ def spec_in(tiny_base: Path) -> Callable[..., RunSpec]:
         file.write_text("\n".join(map(json.dumps, list(rows) or asked)))
         places = {"base_path": str(tiny_base), "file": str(file), "data": file.name}
         folders = {"adapters_dir": str(folder / "adapters"), "shipped_dir": str(folder / "shipped")}
-        return replace(PLAIN, **places, **folders, **({"batch_size": 4, "save_steps": 2, "seed": 3} | changes))
+        return replace(PLAIN, **(places | folders | {"batch_size": 4, "save_steps": 2, "seed": 3} | changes))
 
     return made
 
