@@ -1,8 +1,9 @@
-"""What every test may use: a home folder of its own, and a tiny random model that carries the default base's real
-tokenizer."""
+"""What every test may use: a home folder of its own, and a tiny random model that carries the first tokens of the
+default base's tokenizer."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from playground.settings import Settings
 FIRST = ("tests/e2e/test_journey.py", "tests/services/", "tests/e2e/", "tests/cli/")
 """What takes longest, so that no process ends with it while the other has nothing left to do; the browser's files apart
 from each other, since one waits for the other."""
+
+TOKENS = 4096
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,19 +44,26 @@ def real_base(real_home: Path) -> Base:
 
 @pytest.fixture(scope="session")
 def tiny_base(real_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama, 64 wide, with the real tokenizer: seconds instead of minutes."""
+    """A random two-layer Llama, 64 wide, with the first of the real tokenizer's 49,152 tokens: the others would make up
+    nearly all of its work."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("bases") / "tiny"
-    tokenizer = AutoTokenizer.from_pretrained(real_base.path)
+    AutoTokenizer.from_pretrained(real_base.path).save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    pieces = json.loads(file.read_text(encoding="utf-8"))
+    model = pieces["model"]
+    model["vocab"] = {piece: id for piece, id in model["vocab"].items() if id < TOKENS}
+    model["merges"] = [pair for pair in model["merges"] if "".join(pair) in model["vocab"]]
+    file.write_text(json.dumps(pieces), encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 1024, "vocab_size": len(tokenizer)}
     tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = LlamaConfig(**sizes, **tokens, tie_word_embeddings=True, initializer_range=0.2)
     LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     return folder
 
 

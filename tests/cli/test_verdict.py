@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from playground.evaluation.forgetting import material
+from playground.services import build_services
 from tests.cli.conftest import Call
+from tests.services.forked import ForkedGPU
 
 
 def test_verdict(call: Call, rows_file: Path, tmp_path: Path) -> None:
@@ -60,11 +63,14 @@ def test_bench(call: Call, rows_file: Path, tmp_path: Path) -> None:
 def test_a_race_from_start_to_table_and_again_later(
     call: Call, rows_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its runs are forks: a worker of its own takes seconds to import its libraries."""
+    forking = partial(build_services, zero=ForkedGPU(replies=False))
+    monkeypatch.setattr("playground.cli.common.build_services", forking)
     few = replace(material(), texts=material().texts[:2], questions=material().questions[:2])
     monkeypatch.setattr("playground.verdict.losses.material", lambda: few)  # the whole text takes half a minute
     words = ("--methods", "ia3,lora", "--steps", 1, "--batch-size", 4, "--check", "contains:gladly", "--name", "Two")
     code, found, progress = call("race", rows_file, *words)
-    assert code == 0, progress
+    assert code == 0, found
     assert [row["method"] for row in found["rows"]] == ["lora", "ia3"]
     for row in found["rows"]:
         assert (row["state"], row["forgot"]["questions"], row["asked"]) == ("DONE", 2, 2)

@@ -56,7 +56,7 @@ def test_a_cut_takes_the_start_and_learns_whole_answers_only(tokenizer: Any) -> 
         kept = learned(tokenizer, row)
         assert kept == answers[-len(kept) :], limit
         assert row.prompt_ids, f"there is something to tell the first token from at {limit}"
-    with pytest.raises(InputError, match="Row 3: the answer alone is 4 tokens, the limit is 4"):
+    with pytest.raises(InputError, match="Row 3: the answer alone is 6 tokens, the limit is 4"):
         render.render_example(tokenizer, CHAT, 4, render.ALL)
 
 

@@ -25,6 +25,7 @@ from playground.settings import Settings
 from playground.training.checkpoint import mark_complete
 from playground.verdict.files import DONE, row_of
 from tests.engine.conftest import make_lora
+from tests.services.forked import ForkedGPU
 from tests.ui.fakes import EVIL
 
 __all__ = ["make_lora"]
@@ -54,6 +55,21 @@ class FixedDevice:
 @pytest.fixture
 def services(settings: Settings) -> Iterator[Services]:
     built = build_services(settings)
+    built.training.start_supervisor()
+    yield built
+    stop_runs(built)
+    built.close()
+
+
+@pytest.fixture
+def forks() -> ForkedGPU:
+    return ForkedGPU(replies=False)
+
+
+@pytest.fixture
+def forking(settings: Settings, forks: ForkedGPU) -> Iterator[Services]:
+    """Its runs are forks of this process, which has imported already what takes a worker seconds."""
+    built = build_services(replace(settings, zero_seconds=100_000), zero=forks)
     built.training.start_supervisor()
     yield built
     stop_runs(built)

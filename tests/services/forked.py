@@ -7,10 +7,13 @@ import faulthandler
 import inspect
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator
 from functools import wraps
 from typing import Any
+
+from playground.runs.runner import decode
 
 _fork = multiprocessing.get_context("fork")
 
@@ -24,15 +27,18 @@ class LentNothing(Exception):
 
 
 class ForkedGPU:
-    """durations: what was asked for, call by call. refuse: lend nothing. die: the fork is killed as it begins."""
+    """durations: what was asked for, call by call. refuse: lend nothing. die: the fork is killed as it begins. before:
+    called in the fork first. replies: False writes them in this process, and only runs are forks."""
 
-    def __init__(self) -> None:
+    def __init__(self, replies: bool = True) -> None:
+        self.replies, self.before = replies, lambda: None
         self.durations: list[int] = []
         self.pids: list[int] = []
         self.refuse = self.die = False
 
     def __call__(self, *, duration: Callable[..., int]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        return lambda task: self._wrapped(task, duration)
+        here = () if self.replies else (decode,)
+        return lambda task: task if task in here else self._wrapped(task, duration)
 
     def _wrapped(self, task: Callable[..., Any], duration: Callable[..., int]) -> Callable[..., Any]:
         def stream(*args: Any) -> Generator[Any, None, Any]:
@@ -55,6 +61,11 @@ class ForkedGPU:
 
         return wraps(task)(stream if inspect.isgeneratorfunction(task) else whole)
 
+    def _begin(self) -> None:
+        if self.die:
+            os._exit(9)
+        self.before()
+
     def _started(
         self, task: Callable[..., Any], duration: Callable[..., int], args: tuple[Any, ...]
     ) -> tuple[Any, Any, Any]:
@@ -63,7 +74,7 @@ class ForkedGPU:
             words = "You have exceeded your free ZeroGPU quota (60s requested vs. 0s left)."
             raise LentNothing("ZeroGPU quota exceeded", words)
         questions, answers, stop = _fork.SimpleQueue(), _fork.SimpleQueue(), _fork.Event()
-        process = _fork.Process(target=_child, args=(task, questions, answers, stop, self.die), daemon=True)
+        process = _fork.Process(target=_child, args=(task, questions, answers, stop, self._begin), daemon=True)
         process.start()
         self.pids.append(process.pid or 0)
         questions.put(args)
@@ -77,11 +88,10 @@ class ForkedGPU:
         return process, answers, stop
 
 
-def _child(task: Callable[..., Any], questions: Any, answers: Any, stop: Any, die: bool) -> None:
-    faulthandler.dump_traceback_later(90, exit=True)  # a fork that hangs says where
+def _child(task: Callable[..., Any], questions: Any, answers: Any, stop: Any, begin: Callable[[], None]) -> None:
+    faulthandler.dump_traceback_later(90, exit=True, file=sys.__stderr__)  # a fork that hangs says where
     args = questions.get()
-    if die:
-        os._exit(9)
+    begin()
     worker = threading.Thread(target=_run, args=(task, args, answers, stop))
     worker.start()
     worker.join()

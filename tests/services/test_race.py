@@ -1,4 +1,4 @@
-"""Races through real workers on the tiny model, and what is decided before and after them."""
+"""Races on the tiny model, through workers that are forks, and what is decided before and after them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def little_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def racing(services: Services) -> Services:
-    services.race.start_measuring()
-    return services
+def racing(forking: Services) -> Services:
+    forking.race.start_measuring()
+    return forking
 
 
 def ended(services: Services, race: str) -> RaceView:
@@ -74,13 +74,13 @@ def test_two_methods_from_start_to_table(racing: Services, rows_file: Path) -> N
     assert racing.race.show(race).race == view.race
 
 
-def test_a_race_survives_a_restart_and_a_failed_run(services: Services, rows_file: Path, until: Until) -> None:
+def test_a_race_survives_a_restart_and_a_failed_run(forking: Services, rows_file: Path, until: Until) -> None:
     """Nobody measures here until another process, as it were, owns the home."""
-    race = services.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
-    services.training.cancel(services.race.show(race).race.entries[1].run)
-    view = until(lambda: services.race.show(race), lambda view: all(e.state in ENDED for e in view.race.entries))
+    race = forking.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
+    forking.training.cancel(forking.race.show(race).race.entries[1].run)
+    view = until(lambda: forking.race.show(race), lambda view: all(e.state in ENDED for e in view.race.entries))
     assert view.race.state == "RUNNING"
-    again = build_services(services.settings)
+    again = build_services(forking.settings)
     again.race.tick()
     view = again.race.show(race)
     good, bad = view.race.entries
@@ -89,7 +89,7 @@ def test_a_race_survives_a_restart_and_a_failed_run(services: Services, rows_fil
     assert good.passed is None, "no check, no adherence"
     assert "Cancelled before it started" in bad.reason
     again.race.remove(race)
-    assert services.race.races() == []
+    assert forking.race.races() == []
 
 
 def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing: Services, rows_file: Path, until: Until) -> None:

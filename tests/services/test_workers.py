@@ -1,11 +1,12 @@
-"""Runs as real processes on the tiny model: to their end, killed, frozen, cancelled, without memory, without disk, each
-once; tests/soak makes the long form of it."""
+"""Runs on the tiny model: as real processes to their end, killed, frozen, cancelled; as forks without memory, without
+disk; each once. tests/soak makes the long form of it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ from playground.settings import Settings
 from playground.training import worker
 from playground.training.processes import is_alive, worker_environment
 from tests.services.conftest import last, put_checkpoint, stop_runs
+from tests.services.forked import ForkedGPU
 from tests.soak import torture
 from tests.soak.torture import request, wait_for, wait_state, workers
 
@@ -62,7 +64,7 @@ def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_b
     services: Services, file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.")
-    asked = request(file, name="My run", steps=60, docs=tmp_path / "docs.md")
+    asked = request(file, name="My run", steps=40, docs=tmp_path / "docs.md")
     plain, plan = services.training.plan(replace(asked, docs=None)), services.training.plan(asked)
     assert plan.memory_bytes > plain.memory_bytes, "longer rows are counted"
     assert (plan.rows, plan.test_rows) == (plain.rows, plain.test_rows)
@@ -83,15 +85,15 @@ def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_b
     assert 0 <= reached - view.resume_step <= torture.SAVE_STEPS
     services.training.resume(run)
     view = wait_state(services, run, *ENDED)
-    assert (view.state, view.adapter, view.step) == ("DONE", "my_run", 60), view.error
-    assert [step for step, _ in view.loss] == list(range(1, 61))
+    assert (view.state, view.adapter, view.step) == ("DONE", "my_run", 40), view.error
+    assert [step for step, _ in view.loss] == list(range(1, 41))
     assert view.summary["trainable_params"] == plan.trainable_params
     assert view.summary["total_params"] == plan.total_params + plan.trainable_params
     assert [row.card.id for row in services.adapters.list() if not row.card.shipped] == ["my_run"]
     assert services.manager.leases() == []
     assert not (services.settings.runs_dir / run / "checkpoints").exists()
     again = build_services(services.settings).training.show(run)
-    assert (again.state, again.step, again.loss) == ("DONE", 60, view.loss), "the record outlives its process"
+    assert (again.state, again.step, again.loss) == ("DONE", 40, view.loss), "the record outlives its process"
     record = json.loads((services.settings.adapters_dir / "my_run" / "run.json").read_text())
     assert record["docs"] == "docs.md"
     assert "docs_path" not in record
@@ -127,38 +129,33 @@ def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancel
     assert not workers(services.settings.home)
 
 
-def test_memory_that_runs_out_is_told_with_a_smaller_setting(services: Services, tmp_path: Path) -> None:
-    rows = torture.rows_file(tmp_path, 36, 80)
-    asked = request(rows, method="prompt", steps=3, batch_size=32, limit_memory_bytes=1_500_000_000)
-    run = services.training.start(asked)
-    view = wait_state(services, run, *ENDED)
+def test_memory_that_runs_out_is_told_with_a_smaller_setting(forking: Services, tmp_path: Path) -> None:
+    rows = torture.rows_file(tmp_path, 150, 40)
+    asked = request(rows, method="prompt", steps=3, batch_size=32, limit_memory_bytes=1_000_000_000)
+    run = forking.training.start(asked)
+    view = wait_state(forking, run, *ENDED)
     assert view.state == "FAILED"
     assert "ran out of memory" in view.error
     assert "Start it with" in view.error
-    assert services.training.store.get(run).attempt == 2, "tried once more by itself"
+    assert forking.training.store.get(run).attempt == 2, "tried once more by itself"
     named = view.summary["smaller"]
     smaller = replace(asked, method=named["method"], batch_size=named["batch_size"], max_tokens=named["max_tokens"])
-    assert services.training.plan(smaller).memory_bytes < services.training.plan(asked).memory_bytes
-    assert services.manager.leases() == []
+    assert forking.training.plan(smaller).memory_bytes < forking.training.plan(asked).memory_bytes
+    assert forking.manager.leases() == []
 
 
-def test_files_that_may_not_grow(
-    services: Services, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A limit on the size of files, given to the worker by a wrapper around Python: no right of root is needed."""
-    wrapper = tmp_path / "python"
-    wrapper.write_text(f'#!/bin/sh\nulimit -f 400\nexec {sys.executable} "$@"\n')  # blocks of 512 or 1024 bytes
-    wrapper.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(wrapper))
-    run = services.training.start(request(file, method="full", steps=2, save_steps=1))
-    view = wait_state(services, run, *ENDED)
+def test_files_that_may_not_grow(forking: Services, forks: ForkedGPU, file: Path) -> None:
+    """A limit on the size of files, in the worker alone: no right of root is needed."""
+    forks.before = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+    run = forking.training.start(request(file, method="full", steps=2, save_steps=1))
+    view = wait_state(forking, run, *ENDED)
     assert view.state == "FAILED"
     assert "The disk is full" in view.error
     assert "resume" in view.error
-    assert services.manager.leases() == []
-    monkeypatch.undo()
-    services.training.resume(run)
-    assert wait_state(services, run, *ENDED).state == "DONE"
+    assert forking.manager.leases() == []
+    forks.before = lambda: None
+    forking.training.resume(run)
+    assert wait_state(forking, run, *ENDED).state == "DONE"
 
 
 def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_is_frozen(

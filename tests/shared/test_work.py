@@ -220,9 +220,8 @@ def test_everything_counts_and_exports_are_listed_and_written_one_at_a_time(serv
     refused("An export of yours is being written already", next, services.exporter.export(adapter, "gguf", ANNA))
     first.close()  # type: ignore[attr-defined]
     before = services.quota.used_bytes(ANNA)
-    merged = list(services.exporter.export(adapter, "merged", ANNA))[-1].file
-    assert merged is not None
-    assert services.quota.used_bytes(ANNA) == before + merged.stat().st_size
+    packed = services.adapters.export_zip(adapter, ANNA)
+    assert services.quota.used_bytes(ANNA) == before + packed.stat().st_size
     assert services.quota.used_bytes(ANNA) == sum(item.bytes for item in services.storage.items(ANNA)) > 5000
     assert services.storage.items(BEN) == []
     tight = limited(services, session_disk_mb=max(1, services.quota.used_bytes(ANNA) // 2**20))
@@ -231,7 +230,7 @@ def test_everything_counts_and_exports_are_listed_and_written_one_at_a_time(serv
     refused(words, lambda: [tight.adapters.export_zip(adapter, ANNA) for _ in range(2000)])
     refused(words, tight.data.download, "rows.jsonl", "x" * 3 * 2**20, ANNA)
     assert services.storage.remove_kind("passing", ANNA).count("passing") >= 1
-    assert not merged.exists()
+    assert not packed.exists()
 
 
 MEBI = 1024 * 1024

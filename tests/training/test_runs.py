@@ -319,7 +319,7 @@ def test_what_is_held_back_or_left_out_is_not_trained_on(spec: RunSpec, run_work
 
 @pytest.mark.parametrize(("turns", "learned"), [("all", 4), ("last", 2)])
 def test_every_answer_of_a_chat_is_learned_or_the_last_alone(spec_of: Any, turns: str, learned: int) -> None:
-    contents = ("Hello", "Yes", "And now", "No")
+    contents = ("Hello", "This", "And now", "It")
     messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
     made = material(spec_of("sft", [{"messages": messages}] * 4, turns=turns))
     assert [row.learned for row in made.train] == [learned] * 4, "each answer is a word and its end"  # type: ignore[union-attr]
