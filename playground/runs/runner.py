@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -61,7 +62,7 @@ CALLERS_MAX = 500
 
 Message = tuple[str, Any]
 """("states", list of RowState), or ("failed", (class of the error, its words))."""
-_engines: dict[str, Engine] = {}
+_engines: dict[tuple[int, str], Engine] = {}
 
 
 def decode(
@@ -70,14 +71,15 @@ def decode(
     """Decode rows on the base in ``folder`` with these adapters. Stop is seen between yields."""
     settle_fork()
     try:
-        if folder not in _engines:
+        own = (os.getpid(), folder)  # an engine from before the fork has lost its thread
+        if own not in _engines:
             from playground.engine.engine import Engine
 
             _engines.clear()
-            _engines[folder] = Engine(Path(folder))
+            _engines[own] = Engine(Path(folder))
         for file in files:
-            _engines[folder].attach(file)
-        with contextlib.closing(_engines[folder].stream(list(rows))) as stream:
+            _engines[own].attach(file)
+        with contextlib.closing(_engines[own].stream(list(rows))) as stream:
             for states in stream:
                 yield "states", [replace(state) for state in states]
     except PlaygroundError as error:
