@@ -1,18 +1,15 @@
 """An adapter's file, and what it does to one linear layer: one formula for LoRA, rsLoRA, QLoRA, DoRA and IA³.
 
-    y = out_scale * (W (in_scale * x) + bias + x a b) + shift
-
-A bottleneck takes y further: y + up(act(down(y))).
+    y = out_scale * (W (in_scale * x) + bias + x a b) + shift, and with a bottleneck y + up(act(down(y)))
 
 LoRA: Hu et al. 2021, arXiv:2106.09685; rsLoRA: Kalajdzievski 2023, arXiv:2312.03732; DoRA: Liu et al. 2024,
 arXiv:2402.09353; IA³: Liu et al. 2022, arXiv:2205.05638; bottlenecks: Houlsby et al. 2019, arXiv:1902.00751, and
 Pfeiffer et al. 2020, arXiv:2005.00052.
 
 Soft prompts put virtual tokens before the text. Prefix tuning (Li & Liang 2021, arXiv:2101.00190) and P-tuning v2 (Liu
-et al. 2022, arXiv:2110.07602) learn keys and values for every layer: they lie at the start of the sequence's KV cache,
-are not turned by positions, and the text's positions begin at their count. Prompt tuning (Lester et al. 2021,
-arXiv:2104.08691) and P-tuning (Liu et al. 2021, arXiv:2103.10385) learn embeddings, which are read like a text's at
-positions 0 ..; what they leave in the KV cache depends on nothing after them, so the Llama backend prefills them once.
+et al. 2022, arXiv:2110.07602) learn keys and values for every layer, at the start of the KV cache: they are not turned
+by positions, and the text's begin at their count. Prompt tuning (Lester et al. 2021, arXiv:2104.08691) and P-tuning
+(Liu et al. 2021, arXiv:2103.10385) learn embeddings, which are read like a text's at positions 0 ..
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""The decode step captured as a CUDA graph for each shape and replayed: launching a thousand small kernels costs more
-than running them.
+"""The decode step captured as a CUDA graph for each shape and replayed: launching kernels costs more than running them.
 
-Rows are padded to a power of two and attention runs over all of the KV cache's length, so that a shape comes again at
-every step. Padding rows write to the cache's scratch place: the rows after the last decoding one may be in prefill.
-Rows whose adapters scale (DoRA, IA³) or carry bottlenecks take the plain step.
+Rows are padded to a power of two and attention runs over the KV cache's whole length, so that a shape comes again at
+every step. Rows whose adapters scale (DoRA, IA³) or carry bottlenecks take the plain step.
 """
 
 from __future__ import annotations
@@ -85,17 +83,14 @@ class CapturedDecode:
         inputs = torch.tensor([[*tokens, *zeros], [*lengths, *zeros], [*places, *scratch]])
         key = (rows, cache.length, adapted)
         if key not in self.shapes:
-            self.shapes[key] = self._captured(inputs.to(model.device), cache, adapters)
+            fixed = inputs.to(model.device)
+            logits = torch.empty(rows, model.head.shape[1], dtype=model.dtype, device=model.device)
+
+            def work() -> None:
+                logits.copy_(model.decode_tensors(fixed, cache.length, cache, adapters))
+
+            self.shapes[key] = _Shape(fixed, logits, self._capture(work))
         shape = self.shapes[key]
         shape.inputs.copy_(inputs)
         shape.graph.replay()
         return shape.logits[:count]
-
-    def _captured(self, inputs: Tensor, cache: KVCache, adapters: AdapterSlots) -> _Shape:
-        model = self._model
-        logits = torch.empty(inputs.shape[1], model.head.shape[1], dtype=model.dtype, device=model.device)
-
-        def work() -> None:
-            logits.copy_(model.decode_tensors(inputs, cache.length, cache, adapters))
-
-        return _Shape(inputs, logits, self._capture(work))

@@ -43,10 +43,7 @@ Job = Callable[[], object]
 
 class WorkerThread:
     """Everything that multiplies large matrices, in the order it came. The thread starts with the first job and ends
-    after ``idle_s`` without one.
-
-    Every thread that enters a parallel region keeps a team of OpenMP workers; with more workers than cores they sleep
-    between regions, and every step takes 1.5 times as long (measured: 42 ms against 27). A team ends with its thread.
+    after ``idle_s`` without one, and its team of OpenMP workers with it: with two teams a step takes 1.5 times as long.
 
     idle: called on the thread before it ends; jobs that come meanwhile are done next. before: called before every job.
     """
@@ -66,7 +63,7 @@ class WorkerThread:
             raise BaseUnavailableError(GONE)
 
     def post(self, job: Job) -> None:
-        """Queue a job, whose result and errors are its own affair. Raises BaseUnavailableError after ``close``."""
+        """Queue a job, whose result and errors are its own affair. Raises as ``check_open``."""
         with self._lock:
             self.check_open()
             self._put(job)
@@ -138,10 +135,8 @@ class _Read(NamedTuple):
 class Engine:
     """One base in memory and the adapters attached to it. Safe to call from several threads.
 
-    hf: take the Hugging Face backend even where the Llama one would serve. adapters_limit_bytes: what attached adapters
-    may take; past it the least recently used ones leave memory, and are read again when they are asked for. dtype,
-    quantised: as ``load`` takes them. before: called on the worker thread before every step.
-    """
+    hf: take the Hugging Face backend even where the Llama one would serve. adapters_limit_bytes: past it the least
+    recently used adapters leave memory, and are read again when they are asked for. before: as ``WorkerThread``'s."""
 
     def __init__(
         self,
@@ -172,10 +167,8 @@ class Engine:
         self.decoder = self.backend.scheduler if isinstance(self.backend, LlamaBackend) else self.backend
 
     def attach(self, adapter: AdapterFile) -> float:
-        """Attach an adapter, replacing an older version of itself; rows in flight keep what they began with.
-
-        Returns milliseconds, 0 when it was there. Raises AdapterError when it does not fit this base; nothing has
-        changed then."""
+        """Attach an adapter, replacing an older version of itself; rows in flight keep what they began with. Returns
+        milliseconds, 0 when it was there. Raises AdapterError, with nothing changed, when it does not fit this base."""
         started, read = time.perf_counter(), None
         while True:
             with self._lock:
@@ -227,7 +220,6 @@ class Engine:
 
     @property
     def adapter_bytes(self) -> int:
-        """Memory that adapters take."""
         return self.decoder.adapter_bytes
 
     @property
@@ -268,10 +260,8 @@ class Engine:
         return WorkerThread(idle_s=0.0).run(lambda: live_fingerprint(loaded))
 
     def stream(self, rows: Sequence[Row]) -> Generator[list[RowState], None, None]:
-        """Decode ``rows`` together; yields every row's state after each step. Close the iterator to stop.
-
-        Raises InputError when a prompt and its reply do not fit the base's context, AdapterError for an unknown
-        adapter."""
+        """Decode ``rows`` together; yields every row's state after each step. Close the iterator to stop. Raises
+        InputError for what does not fit the base's context, AdapterError for an unknown adapter."""
         prompts = [encode(self.loaded.tokenizer, row.prompt) for row in rows]
         for ids, row in zip(prompts, rows, strict=True):
             self._check(ids, row.adapter, row.sampling.max_tokens)
@@ -283,10 +273,8 @@ class Engine:
             yield from stream
 
     def score(self, rows: Sequence[ScoreRow]) -> list[Score]:
-        """The loss of each row's completion, in their order; rows of different adapters are read together, and replies
-        that are being written go on in between.
-
-        Raises InputError for a row with nothing to score, or that does not fit; AdapterError as ``stream``."""
+        """The loss of each row's completion, in their order; replies that are being written go on in between. Raises as
+        ``stream``, and InputError for a row with nothing to score."""
         texts = []
         for row in rows:
             before, rest = (encode(self.loaded.tokenizer, part) for part in (row.prompt, row.completion))
@@ -353,8 +341,7 @@ class Engine:
             self.worker.run(lambda name=name: self.backend.drop(name))  # type: ignore[misc]
 
     def _check(self, ids: Sequence[int], adapter: str | None, reply: int = 0) -> None:
-        """Raise InputError for what would end the whole batch: no token, one without an embedding, or virtual tokens,
-        text and longest reply that do not fit the base's context."""
+        """Raise InputError for what would end the whole batch: no token, one without an embedding, or too many."""
         if not ids:
             raise InputError("The prompt is empty. Write at least one character.")
         if max(ids) >= self._vocabulary:
@@ -374,7 +361,6 @@ class Engine:
 
 def _end_ids(loaded: Loaded) -> frozenset[int]:
     """Every token that ends a reply, by the tokenizer and by the model's own generation settings."""
-    ids: set[int] = set()
-    for value in (loaded.tokenizer.eos_token_id, getattr(loaded.model.generation_config, "eos_token_id", None)):
-        ids |= set(value) if isinstance(value, list) else ({value} if value is not None else set())
-    return frozenset(ids)
+    said = loaded.tokenizer.eos_token_id, getattr(loaded.model.generation_config, "eos_token_id", None)
+    ids = [one for value in said for one in (value if isinstance(value, list) else [value])]
+    return frozenset(one for one in ids if one is not None)

@@ -1,12 +1,9 @@
 """The backend for any family: Hugging Face's forward pass and KV cache, our adapter slots beside the linear layers.
 
-Sequences of one call are padded on the left and start together, ``ROWS_MAX`` at a time: the next when those have ended;
-calls take turns step by step.
-
-Long positions (LongRoPE, Ding et al. 2024, arXiv:2402.13753) take other frequencies past a turning point, for a whole
-batch at once: a sequence that may pass it goes alone, and is read again there, because its keys were turned by the
-other frequencies. Sliding windows count places of the KV cache: a sequence with keys and values before its text goes
-alone there, without padding in between.
+Sequences of one call are padded on the left and start together, ``ROWS_MAX`` at a time. Long positions (LongRoPE, Ding
+et al. 2024, arXiv:2402.13753) take other frequencies past a turning point, for a whole batch at once: a sequence that
+may pass it goes alone, and is read again there. Sliding windows count places of the KV cache: a sequence with keys and
+values before its text goes alone there, without padding in between.
 """
 
 from __future__ import annotations
@@ -97,8 +94,7 @@ class HfBackend:
     # -- adapters, on the worker thread ---------------------------------------------------------------------------
 
     def put(self, adapter_id: str, key: str, weights: AdapterWeights, virtual: VirtualTokens | None = None) -> None:
-        """Into a free slot; sequences that are using an older version keep theirs to their end. Raises AdapterError for
-        virtual tokens that this base cannot carry."""
+        """Into a free slot; sequences keep an older version to their end. Raises AdapterError for what does not fit."""
         prompt = NO_SOFT_PROMPT if virtual is None else self._soft_prompt(adapter_id, virtual)
         slot = self._free_slot() if weights else 0  # slot 0 leaves every layer as it is
         slots = max([slot + 1, *(linear.a.shape[0] for linear in self._linears.values())])
@@ -225,10 +221,8 @@ class HfBackend:
                     yield [replace(one.reply.state) for one in sequences]
 
     def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
-        """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters.
-
-        Rows are never read in pieces, and the logits are always the model's own: some families change them after the
-        head, or read a long row otherwise than its start."""
+        """(place among ``texts``, its score) as they are done; first None, once the rows hold their adapters. Rows are
+        read whole, to the model's own logits: families may change them after the head, or read a long row otherwise."""
         with self._holding([text.adapter for text in texts]) as held:
             yield None
             alone = [place for place, text in enumerate(texts) if self._goes_alone(len(text.ids), held[place][1])]
@@ -239,8 +233,7 @@ class HfBackend:
                 yield from zip(batch, self._scored(rows), strict=True)
 
     def _scored(self, rows: Sequence[tuple[Text, int, SoftPrompt]]) -> list[Score]:
-        """(text, slot, soft prompt) of rows that are read together; read again where they have more scored places than
-        may be held at once."""
+        """Rows that are read together, and again where they have more scored places than may be held at once."""
         sums = [LossSum(text.divergence) for text, _, _ in rows]
         read = [(text.ids[:-1], slot, soft) for text, slot, soft in rows]  # so the place at -c predicts the token at -c
         measured = [number for number, (text, _, _) in enumerate(rows) if text.divergence]
@@ -285,8 +278,7 @@ class HfBackend:
 
     @torch.inference_mode()
     def _columns(self, given: Padded, slots: Sequence[int], keep: int | Tensor) -> Tensor:
-        """Logits [rows, columns, vocabulary] of the last ``keep`` columns, or of those that it names (all, where the
-        family names none)."""
+        """Logits [rows, columns, vocabulary] of the last ``keep`` columns, or of those named (else of all)."""
         self._active.slots = torch.tensor(slots, device=self.loaded.device) if any(slots) else None
         self._active.numbers, self._active.tokens = tuple(slots), given.ids.numel()
         read: dict[str, Any] = {"input_ids": given.ids} if given.embedded is None else {"inputs_embeds": given.embedded}

@@ -1,12 +1,8 @@
 """Rows of one Hugging Face forward pass: adapter slots beside each linear layer, padding, and soft prompts.
 
-Row b carries slot k and gets the formula of ``adapter_weights.py`` with that slot's matrices, vectors and bottleneck.
-Slot 0 is the base: zeros and ones. The base's own weights are never written. Ranks are padded with zeros to the widest
-one there. (The batched form: S-LoRA, Sheng et al. 2023, arXiv:2311.03285.)
-
-A row is read as [padding | embeddings before the text | text]. Keys and values before the text lie in the KV cache
-already, as [padding | keys and values]; so padding may stand between them and the text, and the attention mask and
-positions leave it out.
+Row b carries slot k and gets the formula of ``adapter_weights.py`` with that slot's matrices, vectors and bottleneck
+(S-LoRA's batched form, Sheng et al. 2023, arXiv:2311.03285). Slot 0 is the base: zeros and ones. A row is read as
+[padding | embeddings | text], behind [padding | keys and values] in the KV cache.
 """
 
 from __future__ import annotations
@@ -61,8 +57,7 @@ class ActiveRows:
 
 
 class SlottedLinear:
-    """The slots of one linear layer: a [slots, in, rank], b [slots, rank, out]; in_scale [slots, in], out_scale and
-    shift [slots, out] and necks once an adapter has them."""
+    """The slots of one linear layer: a [slots, in, rank], b [slots, rank, out]; vectors and necks if any."""
 
     def __init__(
         self, module: nn.Module, sides: tuple[int, int], active: ActiveRows, dtype: torch.dtype, device: torch.device

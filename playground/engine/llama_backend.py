@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from playground.engine.adapter_weights import AdapterWeights
-from playground.engine.llama_layout import PackedAdapter, pack
+from playground.engine.llama_layout import BASE, PackedAdapter, pack
 from playground.engine.llama_memory import AdapterSlots, KVCache
 from playground.engine.llama_model import LlamaModel, Segment
 from playground.engine.load import Loaded
@@ -34,7 +34,7 @@ class _Reading:
     """A text read with one adapter. read: tokens so far; states: of the scored places, as they come."""
 
     text: Text
-    adapter: PackedAdapter | None
+    adapter: PackedAdapter
     slot: int | None = None
     read: int = 0
     states: list[Tensor] = field(default_factory=list)
@@ -42,12 +42,7 @@ class _Reading:
     @property
     def start(self) -> int:
         """Tokens that the KV cache holds of it."""
-        return self.read + (self.adapter.virtual_tokens if self.adapter else 0)
-
-    @property
-    def wanted(self) -> int:
-        """Tokens to read: what comes after the last is not scored."""
-        return len(self.text.ids) - 1
+        return self.read + self.adapter.virtual_tokens
 
 
 class LlamaBackend:
@@ -116,7 +111,7 @@ class LlamaBackend:
 
     def logits(self, prompts: Sequence[Sequence[int]], adapter_id: str | None) -> Tensor:
         """Logits [prompts, vocabulary] of each prompt's last token."""
-        packed = self.scheduler.find(adapter_id) if adapter_id else None
+        packed = self.scheduler.find(adapter_id)
         readings = [_Reading(Text((*prompt, 0), len(prompt), adapter_id, False), packed) for prompt in prompts]
         self._read(self.scheduler.slots_beside, readings)  # the token after a prompt is not read
 
@@ -129,32 +124,30 @@ class LlamaBackend:
     def scores(self, texts: Sequence[Text]) -> Generator[tuple[int, Score] | None, None, None]:
         """As the Hugging Face backend's. A text that several ask for with the same weights, the base's above all, is
         read once for those that are read together."""
-        adapters = [self.scheduler.find(text.adapter) if text.adapter else None for text in texts]
+        adapters = [self.scheduler.find(text.adapter) for text in texts]
         yield None
         slots = self.model.new_adapter_slots()
         for part in parts([len(text.ids) for text in texts]):
             readings: dict[tuple[tuple[int, ...], int, str], _Reading] = {}
-            pairs = []
+            asked = []
             for place in part:
-                text, adapter = texts[place], adapters[place]
-                found = [
-                    readings.setdefault((text.ids, text.first, one.key if one else ""), _Reading(text, one))
-                    for one in ((adapter, None) if text.divergence else (adapter,))
-                ]
-                pairs.append((place, found[0], found[1] if text.divergence else None))
+                text = texts[place]
+                both = (adapters[place], BASE) if text.divergence else (adapters[place],)
+                keyed = [((text.ids, text.first, one.key), _Reading(text, one)) for one in both]
+                asked.append((place, [readings.setdefault(*pair) for pair in keyed]))
             self._read(slots, list(readings.values()))
-            for place, own, base in pairs:
-                yield place, self._compute.run(partial(self._score, own, base))
+            for place, found in asked:
+                yield place, self._compute.run(partial(self._score, *found))
 
     def _read(self, slots: AdapterSlots, readings: Sequence[_Reading]) -> None:
         """Prefill all of ``readings``, one job a chunk: sequences that decode take a step in between."""
         cache = self.model.new_cache()
 
         def begin() -> None:
-            cache.ensure(len(readings), max(one.start + one.wanted for one in readings))
+            cache.ensure(len(readings), max(one.start + len(one.text.ids) for one in readings))
             for row, one in enumerate(readings):
                 one.slot = slots.acquire(one.adapter)
-                cache.restore(row, one.adapter.prefix if one.adapter else None)
+                cache.restore(row, one.adapter.prefix)
 
         self._compute.run(begin)
         while self._compute.run(partial(self._read_chunk, cache, slots, readings)):
@@ -165,7 +158,7 @@ class LlamaBackend:
     def _read_chunk(self, cache: KVCache, slots: AdapterSlots, readings: Sequence[_Reading]) -> bool:
         segments, left = [], PREFILL_CHUNK
         for row, one in enumerate(readings):
-            ids = one.text.ids[one.read : min(one.wanted, one.read + left)]
+            ids = one.text.ids[:-1][one.read : one.read + left]  # what comes after the last is not scored
             if ids:
                 segments.append(Segment(row, ids, one.start, one.slot))
                 left -= len(ids)
@@ -180,7 +173,7 @@ class LlamaBackend:
         return True
 
     @torch.inference_mode()
-    def _score(self, own: _Reading, base: _Reading | None) -> Score:
+    def _score(self, own: _Reading, base: _Reading | None = None) -> Score:
         tokens = torch.tensor(own.text.ids[own.text.first :], device=self.model.device)
         own_states, base_states = torch.cat(own.states), torch.cat(base.states) if base else None
         total = LossSum(base is not None)

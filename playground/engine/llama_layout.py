@@ -1,10 +1,9 @@
 """How weights and adapters lie in memory on the Llama backend, and how they are multiplied.
 
-Modules that read the same input are one product. One to sixteen rows against a large weight are bound by reading it,
-and processors differ in what reads it at full speed: with AVX2 alone ``weight @ x.T`` was two to four times faster than
-``linear``; with AVX-512 a weight that lies by columns ([in, out]) is 1.2 to 1.5 times faster than one by rows at four
-rows and more, and no slower at one. What is timed is a whole decode step: a few weights that fit the processor's cache,
-or inputs that lie otherwise in memory, say nothing about it.
+Modules that read the same input are one product. A few rows against a large weight are bound by reading it, and
+processors differ in what reads it at full speed: with AVX2 alone ``weight @ x.T`` was two to four times faster than
+``linear``; with AVX-512 a weight by columns ([in, out]) is 1.2 to 1.5 times faster than one by rows. What is timed is a
+whole decode step: a few weights that fit the processor's cache say nothing about it.
 """
 
 from __future__ import annotations
@@ -115,6 +114,8 @@ def pack(
     return PackedAdapter(key, rank, tuple(matrices), scales, necks, None if prefix is None else here(prefix))
 
 
+BASE = PackedAdapter("", 0, (), {})
+"""No adapter."""
 QKV, OUT, GATE_UP, DOWN = range(4)
 
 

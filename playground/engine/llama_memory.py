@@ -1,14 +1,9 @@
 """What sequences keep in memory on the Llama backend: KV cache, prefix cache, adapter slots.
 
-Keys and values of every sequence: one block a layer, [rows, length, 2, kv_heads, head_dim], so that a step writes with
-one index_copy. Behind each block lies one place more, ``scratch``, that belongs to no row: the padding rows of a
-captured step write there.
-
 The adapters in use lie side by side. All rows of a decode step multiply all of them at once and a mask selects each
-row's own share, so two products a group of layers serve the whole batch (block-diagonal LoRA). Measured at 4 rows:
-2.6 ms a step, against 5.0 for one product per row. Selected, not multiplied: where another row's adapter overflows,
-infinity times 0 would be NaN. What is in the slots is finite (``adapter_weights.fitted``). Switching to an adapter that
-has a slot is an index; another is copied in.
+row's own share, so two products a group of layers serve the whole batch (block-diagonal LoRA): 2.6 ms a step of 4 rows,
+against 5.0 for one product per row. Selected, not multiplied: where another row's adapter overflows, infinity times 0
+would be NaN. Switching to an adapter that has a slot is an index; another is copied in.
 """
 
 from __future__ import annotations
@@ -16,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -35,7 +31,8 @@ SLOTS_MIN = 4
 
 
 class KVCache:
-    """Rows 0 .. n-1 are in use; the caller keeps them compact with ``move``."""
+    """One block a layer, [rows, length, 2, kv_heads, head_dim], written by one index_copy; behind it is one
+    place more, ``scratch``, for a captured step's padding rows. The caller keeps rows compact with ``move``."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
         self._shape = (2, kv_heads, head_dim)
@@ -125,14 +122,11 @@ class PrefixCache:
     def bytes(self) -> int:
         return bytes_of(*list(self._kept.values()))
 
-    def add(
-        self, adapter: str, tokens: Sequence[int], cache: KVCache, row: int, virtual_tokens: int = 0, salt: str = ""
-    ) -> None:
-        """Keep a row's KV cache. adapter: the key of its weights, "" = the base; virtual_tokens: kept before the text;
-        salt: whose it is, "" = anybody's."""
-        key = (adapter, salt, tuple(tokens))
+    def add(self, adapter: PackedAdapter, tokens: Sequence[int], cache: KVCache, row: int, salt: str = "") -> None:
+        """Keep a row's KV cache, with its virtual tokens. salt: whose it is, "" = anybody's."""
+        key = (adapter.key, salt, tuple(tokens))
         if key not in self._kept:
-            self._kept[key] = cache.save(row, virtual_tokens + len(tokens))
+            self._kept[key] = cache.save(row, adapter.virtual_tokens + len(tokens))
         self._kept.move_to_end(key)
         while self._kept and self.bytes > PREFIX_BYTES:
             self._kept.popitem(last=False)
@@ -202,7 +196,17 @@ class Selected(NamedTuple):
     necks: dict[int, list[MaskedNecks | None]]
 
 
-Carried = PackedAdapter | Selected
+CarriedBy = list[tuple[slice, PackedAdapter | Selected]]
+
+
+@dataclass
+class _Slot:
+    """users: sequences that use it; leaving: emptied with the last of them. targets: where a full one is copied."""
+
+    adapter: PackedAdapter | None = None
+    users: int = 0
+    leaving: bool = False
+    targets: list[Tensor] | None = None
 
 
 class AdapterSlots:
@@ -214,12 +218,9 @@ class AdapterSlots:
         self._dtype, self._device = dtype, device
         self._parts = {len(group.names) for group in groups}
         self._rank = 0
-        self._slots: list[PackedAdapter | None] = []
-        self._users: list[int] = []
-        self._leaving: set[int] = set()
+        self._slots: list[_Slot] = []
         self.a: list[Tensor] = []
         self.b: list[Tensor] = []
-        self._targets: dict[int, list[Tensor]] = {}
         self._chosen: tuple[int | None, ...] = ()
         self._first = self._last = 0
         self._masks: dict[int, Tensor] = {}  # True where a column is not the row's own
@@ -234,33 +235,31 @@ class AdapterSlots:
         """Memory of the slots, used or not, and of stacked bottlenecks."""
         return self._necks.bytes + bytes_of(*self.a, *self.b)
 
-    def acquire(self, adapter: PackedAdapter | None) -> int | None:
+    def acquire(self, adapter: PackedAdapter) -> int | None:
         """An adapter's slot, filled where it has none yet; None for the base, and for a soft prompt alone."""
-        if adapter is None or adapter.soft_prompt_only:
+        if adapter.soft_prompt_only:
             return None
-        slot = next((i for i, there in enumerate(self._slots) if there is not None and there.key == adapter.key), None)
+        slot = next((i for i, one in enumerate(self._slots) if one.adapter and one.adapter.key == adapter.key), None)
         if slot is None:
             slot = self._free_slot()
             if adapter.rank > self._rank or slot >= self._room:
                 self._grow(max(adapter.rank, self._rank), slot + 1)
             self._fill(slot, adapter)
-        self._users[slot] += 1
+        self._slots[slot].users += 1
         return slot
 
     def release(self, slot: int | None) -> None:
         """One user less. The adapter stays until its slot is needed, so that coming back to it is free."""
         if slot is not None:
-            self._users[slot] -= 1
-            if slot in self._leaving and not self._users[slot]:
-                self._empty(slot)
+            self._slots[slot].users -= 1
+            self._empty_if_left(slot)
 
     def remove(self, key: str) -> None:
         """Empty the slot of an adapter once no sequence uses it."""
         for slot, there in enumerate(self._slots):
-            if there is not None and there.key == key:
-                self._leaving.add(slot)
-                if not self._users[slot]:
-                    self._empty(slot)
+            if there.adapter is not None and there.adapter.key == key:
+                there.leaving = True
+                self._empty_if_left(slot)
 
     def select(self, slots: Sequence[int | None]) -> None:
         """Row i of the next decode steps carries the adapter in slots[i]; None = the base."""
@@ -312,7 +311,7 @@ class AdapterSlots:
 
     def adapter(self, slot: int | None) -> PackedAdapter | None:
         """What lies in a slot."""
-        return self._slots[slot] if slot is not None else None
+        return self._slots[slot].adapter if slot is not None else None
 
     @property
     def _room(self) -> int:
@@ -343,52 +342,49 @@ class AdapterSlots:
 
     def _free_slot(self) -> int:
         """An empty slot among those that there is room for, else the first without users, else a new one."""
-        missing = max(self._room, SLOTS_MIN) - len(self._slots)
-        self._slots += [None] * missing
-        self._users += [0] * missing
-        if None in self._slots:
-            return self._slots.index(None)
-        if 0 in self._users:
-            return self._users.index(0)
-        self._slots.append(None)
-        self._users.append(0)
-        return len(self._slots) - 1
+        self._slots += [_Slot() for _ in range(max(self._room, SLOTS_MIN) - len(self._slots))]
+        if all(one.users for one in self._slots):
+            self._slots.append(_Slot())
+        unused = [slot for slot, one in enumerate(self._slots) if not one.users]
+        return next((slot for slot in unused if self._slots[slot].adapter is None), unused[0])
 
     def _grow(self, rank: int, slots: int) -> None:
         """More or wider slots; their adapters are copied again."""
         room = max(SLOTS_MIN, 1 << (slots - 1).bit_length())
-        self._rank, self._targets, self._chosen, self._fixed_masks, self._views_of = rank, {}, (), {}, {}
+        self._rank, self._chosen, self._fixed_masks, self._views_of = rank, (), {}, {}
         self.version += 1
         self.a, self.b = [], []
         for group in self.groups:
             width = room * len(group.names) * rank
             self.a.append(torch.zeros(width, group.inputs, dtype=self._dtype, device=self._device))
             self.b.append(torch.zeros(width, sum(group.outputs), dtype=self._dtype, device=self._device))
-        for slot, adapter in enumerate(self._slots):
-            if adapter is not None:
-                self._fill(slot, adapter)
+        for slot, one in enumerate(self._slots):
+            one.targets = None
+            if one.adapter is not None:
+                self._fill(slot, one.adapter)
 
     def _fill(self, slot: int, adapter: PackedAdapter) -> None:
         if slot in self._chosen:
             self._chosen = ()
         full = all(pair is not None and pair[0].shape[0] == self._rank for group in adapter.matrices for pair in group)
-        if self._slots[slot] is not None and not full:
+        own = self._slots[slot]
+        if own.adapter is not None and not full:
             self._zero(slot)
-        self._slots[slot] = adapter
-        self._leaving.discard(slot)
-        targets = self._targets.get(slot) if full else None
+        own.adapter, own.leaving = adapter, False
+        targets = own.targets if full else None
         if targets is None:
             targets = [tensor for pair in self._targets_of(slot, adapter) for tensor in pair]
             if full:  # the same views for every adapter that fills the slot
-                self._targets[slot] = targets
+                own.targets = targets
         if targets:
             torch._foreach_copy_(targets, [t for group in adapter.matrices for pair in group if pair for t in pair])
 
-    def _empty(self, slot: int) -> None:
-        self._zero(slot)
-        self._slots[slot], self._chosen = None, ()
-        self._necks, self.selected = NeckStacks(), Selected({}, {})
-        self._leaving.discard(slot)
+    def _empty_if_left(self, slot: int) -> None:
+        own = self._slots[slot]
+        if own.leaving and not own.users:
+            self._zero(slot)
+            own.adapter, own.leaving, self._chosen = None, False, ()
+            self._necks, self.selected = NeckStacks(), Selected({}, {})
 
     @torch.inference_mode()
     def _zero(self, slot: int) -> None:

@@ -1,8 +1,7 @@
 """The Llama family's forward pass in plain torch, over the loaded model's own weights.
 
 The same sums as Hugging Face's modules without their overhead: q, k, v and gate, up are one product each, adapters are
-added per sequence from the adapter slots, and the KV cache is written in place. Proved equal in
-tests/engine/test_llama.py.
+added per sequence from the adapter slots, and the KV cache is written in place.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from playground.engine.llama_layout import DOWN, GATE_UP, OUT, QKV, Layer, MatmulLayouts, groups_of, joined, layer_of
-from playground.engine.llama_memory import AdapterSlots, Carried, KVCache
+from playground.engine.llama_memory import AdapterSlots, CarriedBy, KVCache
 from playground.library.bases import BODY_ONLY
 
 ROPES = ("default", "linear", "llama3")
@@ -40,17 +39,15 @@ def unfit(model: Any) -> str:
     config = model.config
     rope = getattr(config, "rope_parameters", None) or {}
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if config.model_type not in BODY_ONLY:
-        return f"{config.model_type} models"
-    if getattr(config, "quantization_config", None) is not None:
-        return "quantised bases"
-    if sliding and config.model_type != "llama":
-        return "sliding windows"
-    if rope.get("rope_type", "default") not in ROPES:
-        return f"{rope.get('rope_type')} position scaling"
-    if getattr(config, "hidden_act", "silu") != "silu" or getattr(config, "mlp_bias", False):
-        return "this activation"
-    return ""
+    inner = getattr(config, "hidden_act", "silu") != "silu" or getattr(config, "mlp_bias", False)
+    reasons = (
+        (config.model_type not in BODY_ONLY, f"{config.model_type} models"),
+        (getattr(config, "quantization_config", None) is not None, "quantised bases"),
+        (sliding and config.model_type != "llama", "sliding windows"),
+        (rope.get("rope_type", "default") not in ROPES, f"{rope.get('rope_type')} position scaling"),
+        (inner, "this activation"),
+    )
+    return next((why for so, why in reasons if so), "")
 
 
 class LlamaModel:
@@ -188,12 +185,7 @@ class _Forward:
     scales and bottlenecks that they carry."""
 
     def __init__(
-        self,
-        model: LlamaModel,
-        cache: KVCache,
-        positions: Tensor,
-        places: Tensor,
-        carried: Sequence[tuple[slice, Carried]],
+        self, model: LlamaModel, cache: KVCache, positions: Tensor, places: Tensor, carried: CarriedBy
     ) -> None:
         self.model, self.cache, self.places, self.carried = model, cache, places, carried
         self.cos, self.sin = model.cos[positions], model.sin[positions]
@@ -278,7 +270,9 @@ class _Prefill(_Forward):
         self.segments = [(slice(end - len(s.ids), end), s) for s, end in zip(segments, ends, strict=True)]
         self.positions = torch.cat([torch.arange(s.start, s.start + len(s.ids), device=device) for s in segments])
         rows = torch.cat([torch.full((len(s.ids),), s.row, device=device) for s in segments])
-        carried = [(own, adapter) for own, s in self.segments if (adapter := adapters.adapter(s.slot)) is not None]
+        carried: CarriedBy = [
+            (own, adapter) for own, s in self.segments if (adapter := adapters.adapter(s.slot)) is not None
+        ]
         super().__init__(model, cache, self.positions, rows * cache.length + self.positions, carried)
         self.adapters = adapters
 

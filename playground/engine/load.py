@@ -41,11 +41,10 @@ def pick_device() -> tuple[torch.device, torch.dtype]:
 
 
 def load(folder: Path, *, dtype: torch.dtype | None = None, quantised: bool = False) -> Loaded:
-    """Load ``folder`` for decoding. Raises BaseUnavailableError in words when it cannot be loaded.
+    """Load ``folder`` for decoding. Raises BaseUnavailableError when it cannot be loaded.
 
     dtype: None = what suits the device. quantised: squeeze the weights to 4 bits as they are read (NF4 with double
-    quantisation, Dettmers et al. 2023, arXiv:2305.14314); a folder that holds such weights already needs no asking.
-    """
+    quantisation, Dettmers et al. 2023, arXiv:2305.14314); a folder that holds such weights already needs no asking."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -85,9 +84,8 @@ def nf4(dtype: torch.dtype, skip: list[str] | None = None) -> Any:
 
 
 def forbid_repacking(model: Any) -> None:
-    """bitsandbytes rewrites 4-bit weights for AVX512-BF16 processors at the first forward pass without gradients, for
-    good, and rounds their scales to bf16: they would no longer be the weights that were loaded, and the repacked
-    product has no gradient."""
+    """bitsandbytes rewrites 4-bit weights for AVX512-BF16 processors at the first forward pass without gradients, with
+    scales rounded to bf16: they would no longer be the weights that were loaded, and their product has no gradient."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

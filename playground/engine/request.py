@@ -27,8 +27,7 @@ GONE = "The base has left memory. Ask again."
 ROWS_MAX = 16
 """Sequences in a batch; of more, the next begins as one ends (on the Hugging Face backend, as all have)."""
 REPLIES_TOGETHER = 48
-"""Replies under one lease. The engine writes ``ROWS_MAX`` of them at once and begins the next as one ends, so that few
-steps run with an empty place; more would keep a run that waits for the device waiting."""
+"""Replies under one lease, so that few steps run with an empty place; more would keep whoever waits waiting."""
 TOGETHER = 8
 """Texts that are scored together, at most."""
 ROOM = 2048
@@ -96,9 +95,8 @@ class Row:
     """One reply to write: the rendered prompt, the adapter's id (None = the base), and how to draw.
 
     logprobs: None, or how many of the most likely tokens to report at each place, beside the one drawn. cache_salt:
-    whose prefix cache this row reads and fills, so that nobody can guess another's prompt by how soon the first token
-    comes; rows with one salt share it (vLLM's field of this name). shared_prefix: the start of the prompt that is no
-    secret; it is shared by all."""
+    rows of one salt share a prefix cache, so that nobody can guess another's prompt by how soon the first token comes
+    (vLLM's field of this name). shared_prefix: the start of the prompt that all may share."""
 
     prompt: str
     adapter: str | None = None

@@ -19,7 +19,7 @@ import torch
 
 from playground.data.render import encode
 from playground.engine.cuda_graph import CapturedDecode
-from playground.engine.llama_layout import PackedAdapter
+from playground.engine.llama_layout import BASE, PackedAdapter
 from playground.engine.llama_memory import PREFIX_MIN, PrefixCache, common_prefix
 from playground.engine.llama_model import LlamaModel, Segment
 from playground.engine.request import GONE, ROWS_MAX, Row, RowState
@@ -39,31 +39,22 @@ KEEP_CUDA_BYTES = 1 << 30
 
 @dataclass(eq=False)
 class _Sequence:
-    """A sequence in the batch. adapter: its own reference, so that the adapter may be detached meanwhile; slot: where
-    that lies. shared: leading tokens that sequences with another cache salt may copy. read: text tokens in the KV
-    cache."""
+    """A sequence in the batch. adapter: its own reference, so that it may be detached meanwhile; slot: where that lies.
+    shared: leading tokens that other cache salts may copy. read: text tokens in the KV cache."""
 
     row: Row
     reply: Generation
     handle: Handle
     ids: list[int]
-    adapter: PackedAdapter | None
+    adapter: PackedAdapter
     shared: int = 0
     slot: int | None = None
     read: int = 0
 
     @property
-    def key(self) -> str:
-        return self.adapter.key if self.adapter else ""
-
-    @property
-    def virtual_tokens(self) -> int:
-        return self.adapter.virtual_tokens if self.adapter else 0
-
-    @property
     def length(self) -> int:
         """Tokens that the KV cache holds of it."""
-        return self.virtual_tokens + self.read
+        return self.adapter.virtual_tokens + self.read
 
     @property
     def prefilled(self) -> bool:
@@ -76,7 +67,7 @@ class _Sequence:
 
     def reusable(self, other: _Sequence, tokens: Sequence[int]) -> int:
         """How many leading ones of ``tokens``, the other sequence's, this one may copy."""
-        if other.key != self.key:
+        if other.adapter.key != self.adapter.key:
             return 0
         length = common_prefix(tokens, self.ids)
         return length if other.row.cache_salt == self.row.cache_salt else min(length, self.shared)
@@ -108,9 +99,8 @@ class Scheduler:
         for row, prompt in zip(rows, prompts, strict=True):
             reply = Generation(row, prompt, self._tokenizer, self._ends)
             handle.states.append(reply.state)
-            adapter = self.find(row.adapter) if row.adapter else None
             shared = common_prefix(encode(self._tokenizer, row.shared_prefix), prompt) if row.shared_prefix else 0
-            fresh.append(_Sequence(row, reply, handle, list(prompt), adapter, shared))
+            fresh.append(_Sequence(row, reply, handle, list(prompt), self.find(row.adapter), shared))
         with self._changed:
             if self._closed:
                 raise BaseUnavailableError(GONE)
@@ -128,10 +118,11 @@ class Scheduler:
         finally:
             handle.cancel()
 
-    def find(self, adapter_id: str) -> PackedAdapter:
+    def find(self, adapter_id: str | None) -> PackedAdapter:
         """Raises AdapterError when it is not attached."""
-        if self._compute.closed:
-            raise BaseUnavailableError(GONE)
+        self._compute.check_open()
+        if not adapter_id:
+            return BASE
         if adapter_id not in self.attached:
             raise AdapterError(f"{adapter_id} is not attached. Attach it first.")
         return self.attached[adapter_id]
@@ -159,8 +150,7 @@ class Scheduler:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory that stays when no sequence is left: the prefix cache, and as much of the KV cache as may be kept.
-        What it takes beyond that is part of the lease of whoever asked."""
+        """Memory that stays when no sequence is left; what is taken beyond it is part of the lease of whoever asked."""
         return self.prefix_cache.bytes + min(self.kv_cache.bytes, self.keep_bytes)
 
     def close(self) -> None:
@@ -221,7 +211,9 @@ class Scheduler:
         """Who joins: always the first of the call with the fewest sequences in the batch, so that one question does not
         wait for a hundred that were asked together before it."""
         with self._changed:
-            waiting = list(self._pending)
+            waiting = list(self._pending) if len(self._running) < ROWS_MAX else []
+        if not waiting:
+            return
         has = Counter(id(sequence.handle) for sequence in self._running)
         fresh: list[_Sequence] = []
         while waiting and len(self._running) + len(fresh) < ROWS_MAX:
@@ -229,9 +221,7 @@ class Scheduler:
             waiting.remove(first)
             fresh.append(first)
             has[id(first.handle)] += 1
-        if not fresh:
-            return
-        longest = max(sequence.virtual_tokens + len(sequence.ids) + 1 for sequence in fresh)
+        longest = max(sequence.adapter.virtual_tokens + len(sequence.ids) + 1 for sequence in fresh)
         self.kv_cache.ensure(len(self._running) + len(fresh), longest)
         for sequence in fresh:  # pending or running at any moment, so that ``_fail`` reaches it
             sequence.slot = self.slots.acquire(sequence.adapter)
@@ -272,18 +262,18 @@ class Scheduler:
         """Copy the longest prefix that is cached or running; else write the adapter's virtual tokens."""
         mine = self._running[place]
         wanted = mine.ids[:-1]
-        best, saved = self.prefix_cache.longest(mine.key, wanted, mine.row.cache_salt)
+        best, saved = self.prefix_cache.longest(mine.adapter.key, wanted, mine.row.cache_salt)
         source = None
         for other, sequence in enumerate(self._running):
             if other != place and (length := min(mine.reusable(sequence, sequence.cached), len(wanted))) > best:
                 best, source = length, other
         if best < PREFIX_MIN:
-            self.kv_cache.restore(place, mine.adapter.prefix if mine.adapter else None)
+            self.kv_cache.restore(place, mine.adapter.prefix)
             return
         if source is not None:
-            self.kv_cache.move(source, place, mine.virtual_tokens + best)
+            self.kv_cache.move(source, place, mine.adapter.virtual_tokens + best)
         elif saved is not None:
-            self.kv_cache.restore(place, saved, mine.virtual_tokens + best)
+            self.kv_cache.restore(place, saved, mine.adapter.virtual_tokens + best)
         mine.read = best
         self.cached_tokens += best
 
@@ -325,13 +315,12 @@ class Scheduler:
 
     def _keep_prefix(self, ended: _Sequence, place: int) -> None:
         with contextlib.suppress(MemoryError, RuntimeError):  # no room for it: the reply is there all the same
-            add, virtual = self.prefix_cache.add, ended.virtual_tokens
-            add(ended.key, ended.cached, self.kv_cache, place, virtual, ended.row.cache_salt)
+            self.prefix_cache.add(ended.adapter, ended.cached, self.kv_cache, place, ended.row.cache_salt)
             if ended.row.cache_salt and ended.shared >= PREFIX_MIN:
-                add(ended.key, ended.cached[: ended.shared], self.kv_cache, place, virtual)
+                self.prefix_cache.add(ended.adapter, ended.cached[: ended.shared], self.kv_cache, place)
 
     def _clear(self, sequence: _Sequence, place: int) -> None:
         """Zero what a sequence with an adapter leaves behind: its keys and values may be infinite, and later sequences
         of this row read them under a mask that only adds minus infinity."""
-        if sequence.adapter is not None:
+        if sequence.adapter is not BASE:
             self.kv_cache.clear(place, sequence.length + 1)  # and the token it decoded while it was still in prefill

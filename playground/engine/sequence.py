@@ -38,15 +38,16 @@ class Sampler:
     def pick(self, logits: Tensor) -> int:
         """The next token id. logits: [vocabulary], left as they are. Raises FloatingPointError where they are not
         finite, or no token has a share of the probability."""
-        changed, sampling = self._changed(logits), self._sampling
+        sampling = self._sampling
         if sampling.temperature == 0:
+            changed = self._changed(logits)
             token = int(changed.argmax())  # of a NaN, where there is one
             _refuse_unless_finite(changed[token])
         else:
             if self._generator is None:
                 self._generator = torch.Generator().manual_seed(sampling.seed)
             # one number and a search: torch.multinomial draws one for every token of the vocabulary, which takes longer
-            reached = self._shares(changed).cumsum(0, dtype=torch.float64)
+            reached = self.shares(logits).cumsum(0, dtype=torch.float64)
             _refuse_unless_finite(reached[-1])
             drawn = torch.rand(1, generator=self._generator, dtype=torch.float64) * reached[-1]
             token = int(torch.searchsorted(reached, drawn, right=True))
@@ -72,11 +73,8 @@ class Sampler:
 
     def shares(self, logits: Tensor) -> Tensor:
         """Each token's probability [vocabulary] as the next draw would have it. Not for a temperature of 0."""
-        return self._shares(self._changed(logits))
-
-    def _shares(self, logits: Tensor) -> Tensor:
         sampling = self._sampling
-        scaled = logits.float().cpu() / sampling.temperature
+        scaled = self._changed(logits).float().cpu() / sampling.temperature
         if 0 < sampling.top_k < scaled.shape[0]:
             scaled = scaled.masked_fill(scaled < scaled.topk(sampling.top_k).values[-1], float("-inf"))
         shares = scaled.softmax(-1)

@@ -1,14 +1,12 @@
 """What computes: the device and its memory, the processor's cores, ZeroGPU's lent device. torch is imported only where
 nothing else answers.
 
-On a CPU every process that computes brings a team of OpenMP threads, one a core. Two teams hold up each other's cores
-while they spin: on two cores chat beside a run fell to a sixth of its speed, and the run to an eighth. So whoever
-computes holds its lane's lock, a file in the home that the operating system frees when its holder dies, and each side
-asks before every unit of work (a decode step, a forward pass) whether the other side's is held.
+Two processes that compute on a CPU hold up each other's OpenMP threads while they spin: chat beside a run fell to a
+sixth of its speed. So whoever computes holds its lane's lock, a file in the home that the operating system frees when
+its holder dies, and each side asks before every unit of work whether the other side's is held.
 
-On ZeroGPU the app's own process never has the device: it keeps the base on the CPU, where it can be hashed. What needs
-the device is a function wrapped by ``spaces.GPU``, which runs in a fork (a daemon: no children) for some seconds; its
-arguments and results are pickled.
+On ZeroGPU the app's own process never has the device. What needs it is a function wrapped by ``spaces.GPU``, which runs
+in a fork (a daemon: no children) for some seconds; its arguments and results are pickled.
 """
 
 from __future__ import annotations
@@ -203,8 +201,7 @@ def _cgroup(*names: str) -> int | None:
 COMPUTING = ("chat", "train")
 """Who shares out the cores: the app, which decodes, and the workers, which train."""
 LOOK_S, LINGER_S, WAIT_S = 0.2, 2.0, 0.1
-"""A lane is looked at so often at most; it counts as busy so long after it was, since a verdict goes from one batch to
-the next; whoever looks at a lane holds its lock for a moment, and so long is that waited for."""
+"""A lane is looked at so often at most; it counts as busy so long after it was; so long is its lock waited for."""
 
 
 def _usable_cpus() -> int:
@@ -326,8 +323,8 @@ def without_device() -> bool:
 
 
 def settle_fork() -> None:
-    """First thing in a fork: it has none of its parent's threads, and a pool of them that it takes for its own, or a
-    finaliser of the parent's garbage, would wait for them without end. Elsewhere it does nothing."""
+    """First thing in a fork, which has none of its parent's threads: a pool of them, or a finaliser of the parent's
+    garbage, would wait for them without end. Elsewhere it does nothing."""
     if multiprocessing.parent_process() is not None:
         gc.freeze()  # what came from the parent is never collected here
         import torch

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from playground.errors import BusyError, CancelledError, OutOfMemoryError
@@ -25,7 +26,7 @@ Run = Callable[[Callable[[], None]], None]
 
 
 @dataclass
-class Lease:
+class Lease(AbstractContextManager["Lease"]):
     """The right to use the device. Close it (or leave its ``with``) on every way out; closing twice is harmless."""
 
     number: int
@@ -39,9 +40,6 @@ class Lease:
 
     def close(self) -> None:
         self._close(self)
-
-    def __enter__(self) -> Lease:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -60,7 +58,8 @@ class Request:
     @property
     def position(self) -> int:
         """0 = granted, 1 = next."""
-        return self._manager.position(self)
+        queue = [item.number for item in self._manager.queue() if item.lane == self.lane]
+        return queue.index(self.number) + 1 if self.number in queue else 0
 
     @property
     def wait_s(self) -> float:
@@ -83,10 +82,8 @@ def _in_thread(work: Callable[[], None]) -> None:
 class DeviceManager:
     """Budget, residents, leases, queue. The decisions are ``policy``'s; this object carries them out.
 
-    clock: seconds. run: runs an unload outside of whatever called for it. keep_alive_s: how long a resident may idle, 0
-    = for ever. lanes: entered while chat leases are open, so that a run leaves chat its cores; None where the processor
-    does not compute.
-    """
+    run: runs an unload outside of whatever called for it. keep_alive_s: how long a resident may idle, 0 = for ever.
+    lanes: entered while chat leases are open, so that a run leaves chat its cores; None where no processor computes."""
 
     def __init__(
         self,
@@ -192,13 +189,9 @@ class DeviceManager:
         with self._changed:
             return [self._requests[item.number] for item in order(list(self._waiting.values()), self._last_served)]
 
-    def position(self, request: Request) -> int:
-        queue = [item.number for item in self.queue() if item.lane == request.lane]
-        return queue.index(request.number) + 1 if request.number in queue else 0
-
     def wait_s(self, request: Request) -> float:
         with self._changed:
-            position, typical = self.position(request), self._typical_s[request.lane]
+            position, typical = request.position, self._typical_s[request.lane]
             running = [self._clock() - lease.since_s for lease in self._leases.values() if lease.lane == request.lane]
             this = max(1.0, typical - max(running)) if running else typical
             return (position - 1) * typical + this if position else 0.0

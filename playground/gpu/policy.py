@@ -32,8 +32,8 @@ Wanted = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Waiting:
-    """A request in the queue. number: rises with every request. needs_bytes: for the work itself. residents: the models
-    it works on, each with what it takes if it must be loaded. passed: grants of others since it came."""
+    """A request in the queue. number: rises with every request. needs_bytes: for the work itself, without the models
+    that it works on. passed: grants of others since it came."""
 
     number: int
     lane: str
@@ -81,11 +81,8 @@ class Decision:
 
 
 def order(waiting: Sequence[Waiting], last_served: Mapping[str, int]) -> list[Waiting]:
-    """The queue in the order of service, all lanes; ``last_served``: session -> number of its last grant.
-
-    Urgent requests first, by age. Then a session's first request takes its turn by the session; its later ones follow
-    the other sessions' first.
-    """
+    """The queue in the order of service, all lanes: urgent requests by age, then every session's first, its second ...
+    last_served: session -> number of its last grant."""
     by_age, turns = sorted(waiting, key=lambda item: item.number), Counter[tuple[str, str]]()
     keyed = []
     for request in (item for item in by_age if item.passed < PATIENCE):

@@ -14,6 +14,14 @@ def path(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama whose tokens are bytes."""
+    from tests.engine.models import save_base
+
+    return save_base("llama", tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
 def make_lora(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """(seed, rank, base, options of LoraConfig) -> a PEFT folder whose random A and B change what is said."""
 

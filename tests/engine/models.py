@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from playground.engine.adapter_weights import ModuleWeights, Neck, fitted, read_adapter
+from playground.engine.adapter_weights import fitted, read_adapter
 from playground.engine.engine import Engine
 from playground.engine.llama_backend import LlamaBackend
+from playground.engine.load import forbid_repacking
 from playground.engine.request import AdapterFile, Row, RowState
 from playground.engine.scheduler import Scheduler
 
@@ -26,13 +27,8 @@ WINDOW = 12
 """Sliding windows here are so many tokens wide: prompts and replies pass them."""
 
 _SIDES: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,
+    **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.2},
 }
 _GEMMA: dict[str, Any] = {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32}
 _ROPE = {"rope_theta": 10000.0, "original_max_position_embeddings": 64}
@@ -43,9 +39,7 @@ _LONG: dict[str, Any] = {
     **{"short_factor": [1.0] * 8, "long_factor": [float(n) for n in range(1, 9)]},
 }
 _GPT2: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
-_OPT = {
-    key: _SIDES[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-}
+_OPT = {key: value for key, value in _SIDES.items() if key.startswith(("hidden", "num_hidden", "num_attention", "max"))}
 _WINDOWED = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", _SIDES),
@@ -128,31 +122,26 @@ def four_bits(base: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The base in NF4, kept from being rounded anew by bitsandbytes at its first forward pass."""
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+    kind: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    config = BitsAndBytesConfig(**kind, bnb_4bit_compute_dtype=dtype)
     model = load_base(base, quantization_config=config, device_map={"": "cpu"}, dtype=dtype)
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    forbid_repacking(model)
     return model
 
 
 def draw(peft: Any, seed: int) -> None:
     """Give an adapter that has just been made weights large enough to change what is said."""
     torch.manual_seed(seed)
+    by: dict[str, Callable[[torch.Tensor], Any]] = {
+        "lora_B": lambda t: t.normal_(std=0.1),
+        "lora_magnitude_vector": lambda t: t.mul_(1 + 0.4 * torch.rand_like(t)),
+        "ia3_l": lambda t: t.uniform_(0.3, 1.7),
+        "bottleneck_": lambda t: t.normal_(std=0.15),
+        "prompt_encoder": lambda t: t.add_(0.3 * torch.randn_like(t)),
+    }
     with torch.no_grad():
         for name, parameter in peft.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1)
-            elif "lora_magnitude_vector" in name:
-                parameter *= 1 + 0.4 * torch.rand_like(parameter)
-            elif "ia3_l" in name:
-                parameter.uniform_(0.3, 1.7)
-            elif "bottleneck_" in name:
-                parameter.normal_(std=0.15)
-            elif "prompt_encoder" in name:
-                parameter += 0.3 * torch.randn_like(parameter)
+            next((change for part, change in by.items() if part in name), lambda t: t)(parameter)
 
 
 VIRTUAL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -237,15 +226,9 @@ class Said:
 def said_by(model: Any, ids: Sequence[int], tokens: int) -> Said:
     """What ``generate`` makes of a prompt alone."""
     prompt = torch.tensor([list(ids)])
+    options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True, "max_new_tokens": tokens}
     with torch.no_grad():
-        out = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=tokens,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
+        out = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
     reply = out.sequences[0, len(ids) :].tolist()
     ends = model.generation_config.eos_token_id
     return Said([token for token in reply if token != ends], torch.cat(out.logits).float().log_softmax(-1))
@@ -299,18 +282,15 @@ def poison(engine: Engine, folder: Path, value: float, name: str = "bad") -> Non
     """Put an adapter that is attached into the engine once more, past all checks, with every number of it ``value``."""
     found = read_adapter(folder)
 
-    def full(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else torch.full_like(tensor, value)
+    def full(part: Any) -> Any:
+        tensors = {name: t for name, t in vars(part).items() if isinstance(t, torch.Tensor)} if part else {}
+        return replace(part, **{name: torch.full_like(t, value) for name, t in tensors.items()}) if part else None
 
-    weights = {}
-    for path, part in fitted(name, found.modules, engine.linears).items():
-        neck = None
-        if part.neck is not None:
-            down, down_bias, up, up_bias = (torch.full_like(tensor, value) for tensor in part.neck.tensors)
-            neck = Neck(down, down_bias, up, up_bias, part.neck.activation)
-        vectors = {field: full(getattr(part, field)) for field in ("a", "b", "in_scale", "out_scale", "shift")}
-        weights[path] = ModuleWeights(**vectors, neck=neck)
-    virtual = None if found.virtual is None else replace(found.virtual, flat=torch.full_like(found.virtual.flat, value))
+    weights = {
+        path: replace(full(part), neck=full(part.neck))
+        for path, part in fitted(name, found.modules, engine.linears).items()
+    }
+    virtual = full(found.virtual)
     engine.worker.run(lambda: engine.backend.put(name, f"poison {value}", weights, virtual))
 
 
@@ -344,10 +324,5 @@ def logits_of(engine: Engine, prompt: str, adapter: str | None) -> torch.Tensor:
 def furthest(state: RowState, shares: torch.Tensor) -> float:
     """How far a row's own probabilities (Row(logprobs=0)) lie from these, at worst."""
     assert len(state.logprobs) == len(state.tokens)
-    return max(
-        (
-            abs(float(place[token]) - there.logprob)
-            for token, there, place in zip(state.tokens, state.logprobs, shares, strict=False)
-        ),
-        default=0.0,
-    )
+    places = zip(state.tokens, state.logprobs, shares, strict=False)
+    return max((abs(float(place[token]) - there.logprob) for token, there, place in places), default=0.0)

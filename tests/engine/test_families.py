@@ -1,5 +1,5 @@
 """Every family, on the path that it takes: rows of different length in one batch say what PEFT and generate say one by
-one."""
+one; and half precision and 4 bits, near what PEFT says in the same precision and what fp32 says."""
 
 from __future__ import annotations
 
@@ -7,23 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from playground.engine.engine import Engine
-from playground.engine.request import Row, Sampling
+from playground.engine.request import Row, Sampling, ScoreRow
 from playground.errors import AdapterError, BaseUnavailableError
+from playground.library.files import file_fingerprint
 from tests.engine.models import (
     FAMILIES,
     IA3_ON,
+    WINDOW,
     World,
     at_once,
     attach,
     byte_tokenizer,
+    four_bits,
     furthest,
     ids_of,
+    logits_of,
     run,
+    said_by,
     save_adapter,
     save_base,
+    with_adapter,
 )
+from tests.engine.test_kinds import TEXTS, held_to_peft
 
 LLAMA = {"llama", "llama-bias", "llama-rope", "qwen2", "qwen3", "mistral"}
 WHY = {"qwen2-window": "sliding windows", "mistral-window": "sliding windows", "llama-yarn": "yarn position scaling"}
@@ -42,12 +50,9 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_p
     engine = world.engine()
     assert engine.path == "llama" if family in LLAMA else engine.path.startswith("Hugging Face")
     assert WHY.get(family, family.partition("-")[0] if family not in LLAMA else "") in engine.path
-    rows = [
-        Row(prompt, name, Sampling(max_tokens=tokens), logprobs=0)
-        for prompt, name, tokens in zip(
-            PROMPTS * 3, (None, *world.adapters), (40, 24, 9, 32, *(8, 16, 9, 12) * 2), strict=False
-        )
-    ]
+    counts, names = (40, 24, 9, 32, *(8, 16, 9, 12) * 2), (None, *world.adapters)
+    given = zip(PROMPTS * 3, names, counts, strict=False)
+    rows = [Row(prompt, name, Sampling(max_tokens=tokens), logprobs=0) for prompt, name, tokens in given]
     for row, state in zip(rows, run(engine, rows), strict=True):
         expected = world.said(row.adapter, row.prompt, row.sampling.max_tokens)
         assert list(state.tokens) == expected.tokens
@@ -55,22 +60,9 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_p
         if family != "phi3-longrope":  # there what was written before the turning point had other frequencies
             whole = at_once(world.truth(row.adapter), ids_of(engine, row.prompt), state.tokens)
             assert furthest(state, whole) < 1e-3
+    texts = [*TEXTS[:3], ("A" * 9, "x" * (3 * WINDOW))]
+    held_to_peft(engine, world, [ScoreRow(*text, kind, True) for text in texts for kind in (None, "lora")])
     assert engine.check_fingerprint()[1]
-
-
-@pytest.mark.parametrize("family", ["mistral-window", "gemma3", "phi3-longrope", "lfm2"])
-def test_a_row_does_not_notice_others_that_are_longer_or_done(family: str, tmp_path: Path) -> None:
-    """Rows that end early leave the cache, padded rows pass the window, and long ones turn to other frequencies."""
-    engine = Engine(save_base(family, tmp_path / "base"))
-    lengths = (3, 60, 1, 28)
-    rows = [Row(text * 2, None, Sampling(max_tokens=n), logprobs=0) for text, n in zip(PROMPTS, lengths, strict=True)]
-    together = run(engine, rows)
-    for row, state in zip(rows, together, strict=True):
-        alone = run(engine, [row])[0]
-        assert alone.tokens == state.tokens
-        assert [there.logprob for there in alone.logprobs] == pytest.approx(
-            [there.logprob for there in state.logprobs], abs=1e-3
-        )
 
 
 def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path: Path) -> None:
@@ -88,3 +80,77 @@ def test_a_base_whose_layers_keep_different_things_refuses_a_prefix_in_words(tmp
     with pytest.raises(AdapterError, match="this base has layers that keep none"):
         attach(engine, save_adapter(base, tmp_path / "deep", "deep"), "deep")
     assert engine.attached() == {}
+
+
+# -- half precision and 4 bits: the same formula -----------------------------------------------------------------------
+
+ASKED = {"": "Hello there, my order", "lora": "One", "dora": "The report says that", "ia3": "1, 2, 3, 4"}
+ASKING = [Row(prompt, name or None, Sampling(max_tokens=8), logprobs=0) for name, prompt in ASKED.items()]
+NEAR = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.12}
+"""Share of the largest logit by which a logit may be off."""
+
+
+@pytest.fixture(scope="module", params=["llama-bias", "gemma3"])
+def precise(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One family of each path."""
+    return World(tmp_path_factory.mktemp(request.param), request.param, {"lora": {}, "dora": {}, "ia3": {}})
+
+
+@pytest.mark.parametrize("dtype", list(NEAR))
+def test_a_precision_is_near_peft_in_the_same_and_near_fp32(precise: World, dtype: torch.dtype) -> None:
+    engine = precise.engine(dtype=dtype)
+    assert engine.loaded.dtype == dtype
+    assert {p.dtype for p in engine.loaded.weights.values()} == {dtype}
+    for state in run(engine, ASKING):
+        assert state.completion_tokens
+        assert all(there.logprob <= 0 for there in state.logprobs), "finite numbers"
+    for name, prompt in ASKED.items():
+        here = logits_of(engine, prompt, name or None).float()
+        assert torch.isfinite(here).all()
+        for there in (dtype, torch.float32):
+            logits = precise.logits(name, prompt, dtype=there)
+            assert (here - logits).abs().max() < NEAR[dtype] * logits.abs().max(), (name, there)
+    assert engine.check_fingerprint()[1]
+
+
+def test_an_adapter_of_no_effect_is_told_from_one_with_effect_in_half_precision(precise: World, tmp_path: Path) -> None:
+    engine = precise.engine(dtype=torch.bfloat16)
+    attach(engine, save_adapter(precise.base, tmp_path / "zero", "lora", 1, r=1, lora_alpha=1e-6), "tiny")
+    assert engine.has_no_effect("tiny")
+    assert not any(engine.has_no_effect(name) for name in precise.adapters)
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["squeezed as it loads", "saved in 4 bits"])
+def test_four_bits_equal_peft_on_the_same_four_bits(precise: World, saved: bool, tmp_path: Path) -> None:
+    folder = precise.base
+    if saved:
+        folder = tmp_path / "packed"
+        four_bits(precise.base).save_pretrained(folder)
+        byte_tokenizer().save_pretrained(folder)
+    engine = Engine(folder, quantised=not saved)
+    assert engine.path.startswith("Hugging Face")
+    before = engine.fingerprint
+    for name, adapter in precise.adapters.items():
+        attach(engine, adapter, name)
+    if saved:
+        assert before == file_fingerprint(folder), "the scales of the blocks count too"
+    for row, state in zip(ASKING, run(engine, ASKING), strict=True):
+        truth = with_adapter(four_bits(precise.base), precise.adapters.get(row.adapter or ""))
+        expected = said_by(truth, ids_of(engine, row.prompt), 8)
+        assert list(state.tokens) == expected.tokens
+        assert furthest(state, expected.shares) < 1e-3
+    assert engine.check_fingerprint()[:2] == (before, True), "nothing is packed anew as it runs"
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_the_fingerprint_sees_a_changed_weight_and_a_changed_scale_in_four_bits(
+    precise: World, quantised: bool
+) -> None:
+    engine = Engine(precise.base, quantised=quantised)
+    assert engine.fingerprint
+    if quantised:
+        packed = next(p for p in engine.loaded.weights.values() if getattr(p, "quant_state", None) is not None)
+        packed.quant_state.state2.absmax[0] += 1
+    else:
+        engine.loaded.model.model.norm.weight.data[0] += 1
+    assert not engine.check_fingerprint()[1]

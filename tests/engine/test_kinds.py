@@ -1,4 +1,5 @@
-"""Every kind of adapter as rows of one batch, on both paths, against PEFT one by one."""
+"""Every kind of adapter as rows of one batch, on both paths, against PEFT one by one: replies, scores; and what those
+that put tokens before the text do to prefixes, limits and counts."""
 
 from __future__ import annotations
 
@@ -9,22 +10,20 @@ import pytest
 import torch
 
 from playground.engine.engine import Engine
-from playground.engine.request import Row, Sampling
+from playground.engine.llama_memory import PREFIX_MIN
+from playground.engine.request import ROOM, TOGETHER, Row, Sampling, ScoreRow, parts
+from playground.engine.scheduler import PREFILL_CHUNK
+from playground.errors import AdapterError, InputError
 from playground.methods import get_method
 from playground.training.model import load_for_training
-from tests.engine.models import World, byte_tokenizer, furthest, logits_of, run
+from tests.engine.models import VIRTUAL, World, byte_tokenizer, furthest, llama, logits_of, run
 
+ALPHAS = {"q_proj": 3, "up_proj": 40}
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "rslora": {"use_rslora": True, "r": 8},
-    "patterns": {
-        "rank_pattern": {"q_proj": 8, r"model\.layers\.1\.mlp\.down_proj": 2},
-        "alpha_pattern": {"q_proj": 3, "up_proj": 40},
-    },
-    "rslora-patterns": {
-        **{"use_rslora": True, "rank_pattern": {"v_proj": 6}},
-        "alpha_pattern": {"layers.0.self_attn.v_proj": 1},
-    },
+    "patterns": {"rank_pattern": {"q_proj": 8, r"model\.layers\.1\.mlp\.down_proj": 2}, "alpha_pattern": ALPHAS},
+    "rslora-patterns": {"use_rslora": True, "rank_pattern": {"v_proj": 6}, "alpha_pattern": {"0.self_attn.v_proj": 1}},
     "some-modules": {"target_modules": ["q_proj", "v_proj"]},
     "one-layer": {"target_modules": ["o_proj", "gate_proj"], "layers_to_transform": [1]},
     "dora": {},
@@ -47,8 +46,10 @@ PROMPTS = [
     "One",
     "Hello there, my order has not arrived yet and I would like to know",
     "The report says",
-    "1, 2, 3, 4, 5, ",
+    "1, 2, 3, 4, ",
 ]
+LONG = " ".join(f"word{number}" for number in range(60))
+"""A token a letter: more than one chunk."""
 TOKENS = 12
 ROWS = {name: PROMPTS[number % 4] for number, name in enumerate(("", *KINDS, "qlora"))}
 
@@ -58,14 +59,10 @@ def train_qlora(base: Path, folder: Path) -> Path:
     model = load_for_training(base, get_method("qlora"), rank=4, seed=1)
     ids = torch.tensor([byte_tokenizer()("The quick brown fox jumps over the lazy dog.")["input_ids"]])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
-    losses = []
     for _ in range(4):
-        loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
+        model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0]
     model.save_pretrained(folder)
     return folder
 
@@ -73,7 +70,7 @@ def train_qlora(base: Path, folder: Path) -> Path:
 @pytest.fixture(scope="module", params=["llama-bias", "qwen3"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A base with biases on all of attention, and one with norms on q and k; other families in test_families.py."""
-    made = World(tmp_path_factory.mktemp(request.param), request.param, KINDS)
+    made = World(tmp_path_factory.mktemp(request.param), request.param, KINDS, max_position_embeddings=1024)
     made.adapters["qlora"] = train_qlora(made.base, made.base.with_name("qlora"))
     return made
 
@@ -81,6 +78,19 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def engine(path: str, world: World) -> Engine:
     return world.engine(path)
+
+
+def as_peft_says(engine: Engine, world: World, rows: list[Row]) -> list[tuple[int, ...]]:
+    """Rows of one batch have the tokens that each has alone with PEFT; returns them."""
+    states = run(engine, rows)
+    for row, state in zip(rows, states, strict=True):
+        expected = world.said(row.adapter, row.prompt, max(TOKENS, row.sampling.max_tokens)).tokens
+        assert list(state.tokens) == expected[: row.sampling.max_tokens], row
+    return [state.tokens for state in states]
+
+
+def row_of(name: str, tokens: int = TOKENS) -> Row:
+    return Row(ROWS[name], name or None, Sampling(max_tokens=tokens))
 
 
 def test_all_kinds_in_one_batch_say_what_peft_says(engine: Engine, world: World) -> None:
@@ -105,23 +115,153 @@ def test_alone_in_a_batch_or_beside_one_of_its_kind(engine: Engine, world: World
     """Batches of one kind take other branches than mixed ones."""
     alone = ("", "lora", "dora", "ia3-qkv-in", "patterns", "prefix", "deep", "prompt", "ptuning", "bottleneck-odd")
     for name in alone:
-        state = run(engine, [Row(ROWS[name], name or None, Sampling(max_tokens=TOKENS))])[0]
-        assert list(state.tokens) == world.said(name, ROWS[name], TOKENS).tokens, name
+        as_peft_says(engine, world, [row_of(name)])
     pairs = [("dora", "dora-some"), ("ia3", "ia3-up"), ("lora", "one-layer"), ("ia3", ""), ("dora", "ia3-qkv-in")]
     pairs += [("prefix", "prefix-long"), ("prompt", ""), ("ptuning", "deep")]
     pairs += [("bottleneck", "bottleneck-gelu"), ("bottleneck", ""), ("bottleneck-odd", "dora")]
     for pair in pairs:
-        states = run(engine, [Row(ROWS[name], name or None, Sampling(max_tokens=TOKENS)) for name in pair])
-        for name, state in zip(pair, states, strict=True):
-            assert list(state.tokens) == world.said(name, ROWS[name], TOKENS).tokens, pair
+        as_peft_says(engine, world, [row_of(name) for name in pair])
 
 
 def test_rows_of_other_kinds_join_and_leave(engine: Engine, world: World) -> None:
     """Fewer rows with every step: what is left keeps its own adapter."""
     names = ["ia3", "prefix", "dora", "bottleneck", "", "prompt", "lora", "bottleneck-gelu", "patterns", "ptuning"]
     names += ["qlora", "deep"]
-    rows = [Row(ROWS[name], name or None, Sampling(max_tokens=1 + number)) for number, name in enumerate(names)]
-    for row, state in zip(rows, run(engine, rows), strict=True):
-        expected = world.said(row.adapter, row.prompt, TOKENS).tokens
-        assert list(state.tokens) == expected[: len(state.tokens)]
-        assert len(state.tokens) == min(row.sampling.max_tokens, len(expected))
+    as_peft_says(engine, world, [row_of(name, 1 + number) for number, name in enumerate(names)])
+
+
+def test_a_prompt_longer_than_a_chunk_stands_after_virtual_tokens(engine: Engine, world: World) -> None:
+    assert len(LONG) > PREFILL_CHUNK
+    rows = [Row(LONG, name, Sampling(max_tokens=6)) for name in (None, *VIRTUAL, "bottleneck", "lora")]
+    as_peft_says(engine, world, rows)
+    assert {state.prompt_tokens for state in run(engine, rows)} == {len(LONG)}, "the text's, not the adapter's"
+
+
+def test_virtual_tokens_take_room_in_the_bases_context(engine: Engine) -> None:
+    prompt = "x" * 1000
+    for name in (None, *VIRTUAL):
+        lead = VIRTUAL[name][1]["num_virtual_tokens"] if name else 0
+        before = f", the adapter puts {lead} before it" if name else ""
+        with pytest.raises(InputError, match=f"The prompt is 1000 tokens{before} and .* this base holds 1024"):
+            run(engine, [Row(prompt, name, Sampling(max_tokens=25 - lead))])
+        state = run(engine, [Row(prompt, name, Sampling(max_tokens=24 - lead, ignore_eos=True))])[0]
+        assert state.completion_tokens == 24 - lead, "the last place too"
+
+
+@pytest.fixture
+def fast(world: World) -> Engine:
+    return world.engine("llama")
+
+
+def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(fast: Engine, world: World) -> None:
+    scheduler, start = llama(fast).scheduler, LONG[:100]
+    for name in (*VIRTUAL, "lora"):
+        before = scheduler.cached_tokens
+        rows = [Row(f"{start} ending {n}", name, Sampling(max_tokens=4)) for n in range(3)]
+        as_peft_says(fast, world, rows)
+        assert scheduler.cached_tokens - before >= 2 * 100, "two of three were copied"
+        again = scheduler.cached_tokens
+        as_peft_says(fast, world, rows[:1])
+        assert scheduler.cached_tokens > again, "from what was kept after the rows were gone"
+    before = scheduler.cached_tokens
+    for name in (None, "bottleneck"):
+        as_peft_says(fast, world, [Row(start, name, Sampling(max_tokens=4))])
+    assert scheduler.cached_tokens == before
+    for name in (*VIRTUAL, *VIRTUAL):  # shorter ones are filled, not copied
+        as_peft_says(fast, world, [Row("x" * (PREFIX_MIN - 1), name, Sampling(max_tokens=5))])
+    assert scheduler.cached_tokens == before
+
+
+def test_rows_with_virtual_tokens_are_the_bases_rows_otherwise(fast: Engine) -> None:
+    """No slot, no product: a batch of theirs costs what the base's does."""
+    slots = llama(fast).scheduler.slots
+    run(fast, [Row("Hello", name, Sampling(max_tokens=3)) for name in (None, *VIRTUAL)])
+    assert slots.bytes == 0
+    run(fast, [Row("Hello", "bottleneck", Sampling(max_tokens=3))])
+    assert slots.bytes > 0
+
+
+# -- scores ------------------------------------------------------------------------------------------------------------
+
+SCORED = ("lora", "dora", "ia3", "prefix", "deep", "prompt", "ptuning", "bottleneck")
+RAIN = "It rained for the whole of the second week, and nobody in the house minded. " * 4
+"""Past one chunk of the llama path."""
+TEXTS = [
+    ("Say it: ", "One and two<eos>"),
+    ("", "The report says that nothing happened."),
+    ("Hello there, ", "my order!"),
+]
+TEXTS += [("Q", RAIN[:220])]
+
+
+def shares(world: World, name: str, prompt: str, completion: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """PEFT's log-probabilities [scored places, vocabulary], and the tokens there."""
+    before, after = (byte_tokenizer()(text, add_special_tokens=False)["input_ids"] for text in (prompt, completion))
+    ids = torch.tensor([[*before, *after]])
+    with torch.no_grad():
+        logits = world.truth(name)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -ids.shape[1] :]
+    first = max(1, len(before))
+    return logits[first - 1 : -1].float().log_softmax(-1), ids[0, first:]
+
+
+def held_to_peft(engine: Engine, world: World, rows: list[ScoreRow]) -> None:
+    for row, score in zip(rows, engine.score(rows), strict=True):
+        here, tokens = shares(world, row.adapter or "", row.prompt, row.completion)
+        base, _ = shares(world, "", row.prompt, row.completion)
+        loss, base_loss = (-float(found.gather(1, tokens[:, None]).mean()) for found in (here, base))
+        apart = float((here.exp() * (here - base)).sum(-1).mean())
+        assert score.tokens == len(tokens)
+        assert score.loss == pytest.approx(loss, abs=1e-3), row
+        if row.divergence and row.adapter:
+            assert score.divergence == pytest.approx(apart, abs=1e-3), row
+            assert score.base_loss == pytest.approx(base_loss, abs=1e-3), row
+            assert apart > 0.01, "an adapter that changes nothing proves nothing"
+        else:
+            assert score.divergence is None
+            assert score.base_loss is None
+
+
+def test_every_kind_with_every_text_in_one_call(engine: Engine, world: World) -> None:
+    rows = [ScoreRow(*text, kind or None, divergence=True) for text in TEXTS for kind in ("", *SCORED)]
+    held_to_peft(engine, world, rows)
+    assert engine.check_fingerprint()[1]
+
+
+def test_a_text_longer_than_a_chunk_and_than_what_is_held_at_once(engine: Engine, world: World) -> None:
+    rows = [ScoreRow("Now: ", RAIN, "prefix", True), ScoreRow("", RAIN), ScoreRow(RAIN[:280], "so.", "dora", True)]
+    held_to_peft(engine, world, rows)
+
+
+def test_alone_or_beside_others_it_is_the_same(engine: Engine) -> None:
+    rows = [ScoreRow(*TEXTS[place % 4], kind, divergence=True) for place, kind in enumerate(SCORED)]
+    for row, score in zip(rows, engine.score(rows), strict=True):
+        alone = engine.score([row])[0]
+        assert (alone.loss, alone.divergence) == pytest.approx((score.loss, score.divergence), abs=1e-5)
+
+
+def test_scoring_beside_replies_leaves_them_as_they_are(engine: Engine) -> None:
+    row = Row("Hello there", "lora", Sampling(max_tokens=24, ignore_eos=True))
+    alone = run(engine, [row])[0].tokens
+    stream = engine.stream([row])
+    next(stream)
+    engine.score([ScoreRow(*TEXTS[0], "lora", True), ScoreRow(*TEXTS[2], "bottleneck", True)])
+    states = list(stream)[-1]
+    assert states[0].tokens == alone
+
+
+def test_what_cannot_be_scored_is_told(engine: Engine) -> None:
+    for row, words in (
+        (ScoreRow("", "a"), "nothing to score"),
+        (ScoreRow("", "a" * 1025), "this base holds 1024"),
+        (ScoreRow("a", "b", "nobody"), "not attached"),
+    ):
+        with pytest.raises((InputError, AdapterError), match=words):
+            engine.score([row])
+    assert engine.score([]) == []
+
+
+def test_rows_are_read_together_within_the_room() -> None:
+    assert list(parts([10] * (TOGETHER + 1))) == [list(range(TOGETHER)), [TOGETHER]]
+    assert list(parts([10, ROOM + 1, 10])) == [[0], [1], [2]]
+    assert list(parts([ROOM // 2, 5, 5])) == [[0, 1], [2]]
+    assert list(parts([])) == []

@@ -16,11 +16,12 @@ from playground.engine.engine import Engine
 from playground.engine.llama_layout import LinearGroup, pack
 from playground.engine.llama_memory import AdapterSlots
 from playground.engine.llama_model import Segment
-from playground.engine.request import AdapterFile, Row, Sampling
+from playground.engine.request import Row, Sampling
 from playground.errors import AdapterError
 from playground.library.adapters import AdapterLibrary
 from tests.engine.models import (
     Again,
+    Change,
     attach,
     edited,
     llama,
@@ -29,7 +30,6 @@ from tests.engine.models import (
     run,
     save_adapter,
     save_adapters,
-    save_base,
 )
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -47,17 +47,11 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_base("llama", tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """By kind, and for ``good`` and ``bad``: adapters that PEFT made."""
-    pairs = [(kind, name) for kind in KINDS for name in ("good", "bad")]
-    kinds = {f"{kind}-{name}": KINDS[kind] for kind, name in pairs}
+    kinds = {f"{kind}-{name}": options for kind, options in KINDS.items() for name in ("good", "bad")}
     folders = save_adapters(base, tmp_path_factory.mktemp("made"), kinds)
-    return {(kind, name): folders[f"{kind}-{name}"] for kind, name in pairs}
+    return {(kind, name): folders[f"{kind}-{name}"] for kind in KINDS for name in ("good", "bad")}
 
 
 @pytest.fixture
@@ -72,9 +66,8 @@ def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(
 ) -> None:
     names = sorted(load_file(made[kind, "bad"] / "adapter_model.safetensors"))
     wrong = names[len(names) // 2]
-    folder = edited(
-        made[kind, "bad"], tmp_path / "bad", lambda name, t: torch.full_like(t, value) if name == wrong else t
-    )
+    by: Change = lambda name, t: torch.full_like(t, value) if name == wrong else t  # noqa: E731
+    folder = edited(made[kind, "bad"], tmp_path / "bad", by)
     with pytest.raises(AdapterError, match=rf"bad holds .* in {wrong}, which is not a number that training makes"):
         attach(engine, folder, "bad")
     assert engine.attached() == {}
@@ -85,31 +78,23 @@ def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(
 def test_numbers_that_are_too_large_only_with_their_scale_are_refused(
     engine: Engine, base: Path, made: Made, tmp_path: Path
 ) -> None:
-    scaled = edited(
-        made["lora", "bad"],
-        tmp_path / "bad",
-        lambda name, t: torch.ones_like(t) if "0.mlp.up_proj.lora_B" in name else t,
-        lora_alpha=65536,
-    )
-    with pytest.raises(
-        AdapterError, match=r"bad holds 1\.64e\+04 in model\.layers\.0\.mlp\.up_proj \(lora_B times its scale\)"
-    ):
-        attach(engine, scaled, "bad")
     weight = dict(engine.loaded.model.named_modules())["model.layers.0.self_attn.q_proj"].weight.detach()
     wide = weight.shape[0]
-    dora = save_adapter(
-        base, tmp_path / "dora", "lora", 1, use_dora=True, target_modules=["q_proj"], r=wide, lora_alpha=wide
-    )
-    away = {"lora_A": torch.eye(wide), "lora_B": -weight}  # W + BA = 0, whose norm DoRA divides by
-    nothing = edited(
-        dora,
-        tmp_path / "away",
-        lambda name, t: next((to for part, to in away.items() if f"0.self_attn.q_proj.{part}" in name), t),
-    )
-    with pytest.raises(
-        AdapterError, match=r"away holds inf in model\.layers\.0\.self_attn\.q_proj \(the scale of its output\)"
+    options = {"target_modules": ["q_proj"], "r": wide, "lora_alpha": wide}
+    dora = save_adapter(base, tmp_path / "made", "dora", 1, **options)
+    away = {"q_proj.lora_A": torch.eye(wide), "q_proj.lora_B": -weight}  # W + BA = 0, whose norm DoRA divides by
+    for folder, place, what, tensors, config in (
+        (made["lora", "bad"], "mlp.up_proj", r"1\.64e\+04 %s \(lora_B times its scale\)", {}, {"lora_alpha": 65536}),
+        (dora, "self_attn.q_proj", r"inf %s \(the scale of its output\)", away, {}),
     ):
-        engine.attach(AdapterFile("away", nothing, "away"))
+        changed = tensors or {"up_proj.lora_B": torch.ones(96, 4)}
+
+        def by(name: str, t: torch.Tensor, changed: dict[str, torch.Tensor] = changed) -> torch.Tensor:
+            return next((to for part, to in changed.items() if "layers.0." in name and part in name), t)
+
+        wrong = edited(folder, tmp_path / place, by, **config)
+        with pytest.raises(AdapterError, match="bad holds " + what % rf"in model\.layers\.0\.{place}"):
+            attach(engine, wrong, "bad")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,10 +119,9 @@ def test_the_others_write_what_they_write_alone_beside_it_and_after_it(
                 assert "bad makes numbers overflow" in state.fault
             else:  # finite all the same, where norms take everything to 0
                 assert state.finish == "length"
-        states = run(engine, [ROWS["good"], ROWS["base"], ROWS["good"]])
-        assert [state.tokens for state in states] == [alone["good"], alone["base"], alone["good"]], (
-            f"its places are used again: {order}"
-        )
+        after = ("good", "base", "good")  # its places are used again
+        states = run(engine, [ROWS[name] for name in after])
+        assert [state.tokens for state in states] == [alone[name] for name in after], order
     engine.detach("bad")
     states = run(engine, [ROWS["base"], ROWS["good"], ROWS["base"]])
     assert [state.tokens for state in states] == [alone["base"], alone["good"], alone["base"]]
@@ -157,9 +141,7 @@ def test_a_row_that_is_stopped_leaves_nothing_behind(engine: Engine, made: Made,
 
 
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
-def test_numbers_at_the_limit_are_taken_and_end_no_other_row(
-    engine: Engine, made: Made, kind: str, tmp_path: Path
-) -> None:
+def test_numbers_at_the_limit_are_taken(engine: Engine, made: Made, kind: str, tmp_path: Path) -> None:
     attach(engine, made[kind, "good"], "good")
     alone = {name: run(engine, [ROWS[name]])[0].tokens for name in ("base", "good")}
     attach(engine, edited(made[kind, "bad"], tmp_path / "bad", lambda name, t: torch.full_like(t, 4e3)), "bad")
@@ -175,7 +157,7 @@ def test_a_captured_step_selects_too(base: Path, made: Made) -> None:
         attach(engine, made["lora", name], name)
     poison(engine, made["lora", "bad"], HUGE)
     steps, cache, adapters = CapturedDecode(path.model, Again), path.model.new_cache(), path.model.new_adapter_slots()
-    slots = [adapters.acquire(path.scheduler.find(name) if name else None) for name in (None, "good", "bad")]
+    slots = [adapters.acquire(path.scheduler.find(name)) for name in (None, "good", "bad")]
     path.model.prefill([Segment(row, [1, 2, 3], 0, slot) for row, slot in enumerate(slots)], cache, adapters)
     adapters.select(slots)
     together = steps.decode([4, 4, 4], [3, 3, 3], cache, adapters)[:2].clone()
@@ -186,9 +168,8 @@ def test_a_captured_step_selects_too(base: Path, made: Made) -> None:
 
 def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_ends() -> None:
     groups = [LinearGroup(("a", "b"), 3, (2, 2))]
-    one, two = (
-        pack(key, {"a": ModuleWeights(torch.ones(1, 3), torch.ones(2, 1))}, groups, torch.ones(1)) for key in "12"
-    )
+    ones = {"a": ModuleWeights(torch.ones(1, 3), torch.ones(2, 1))}
+    one, two = (pack(key, ones, groups, torch.ones(1)) for key in "12")
     adapters = AdapterSlots(groups, torch.float32, torch.device("cpu"))
     first, other = adapters.acquire(one), adapters.acquire(two)
     assert adapters.acquire(one) == first

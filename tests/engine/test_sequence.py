@@ -1,20 +1,26 @@
-"""From logits to a token, with the same probabilities as transformers' own processors give; and what a row writes: stop
-strings, ends, text that grows, probabilities."""
+"""From logits to a token, with the same probabilities as transformers' own processors give; what a row writes: stop
+strings, ends, text that grows, probabilities; and whatever goes wrong in a row, the others write what they do alone."""
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from playground.data.render import encode
 from playground.engine.engine import Engine
-from playground.engine.request import Row, RowState, Sampling
+from playground.engine.request import LOGPROBS_MAX, SEED_MAX, STOP_LENGTH, TOP_K_MAX, Row, RowState, Sampling
+from playground.engine.scheduler import Scheduler
 from playground.engine.sequence import LIKELY, Generation, IncrementalDetokenizer, Sampler
-from tests.engine.models import at_once, load_base, run
+from playground.errors import InputError
+from tests.engine.models import at_once, llama, load_base, run, save_base
 
 VOCABULARY = 1500
 ENDS = (7, 3)
@@ -38,28 +44,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def by_transformers(sampling: Sampling, seen: list[int], drawn: int, logits: torch.Tensor) -> torch.Tensor:
     """Probabilities [vocabulary] as ``generate`` would have them."""
-    from transformers import (
-        LogitsProcessorList,
-        MinNewTokensLengthLogitsProcessor,
-        RepetitionPenaltyLogitsProcessor,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
+    import transformers as t
 
-    steps: list[Any] = []
-    if sampling.repetition_penalty != 1:
-        steps.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.min_tokens:
-        steps.append(
-            MinNewTokensLengthLogitsProcessor(len(seen) - drawn, sampling.min_tokens, list(ENDS), device="cpu")
-        )
-    steps.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_k:
-        steps.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        steps.append(TopPLogitsWarper(sampling.top_p))
-    scores: torch.Tensor = LogitsProcessorList(steps)(torch.tensor([seen]), logits.clone()[None])
+    steps: list[Any] = [t.RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))]
+    steps += [t.MinNewTokensLengthLogitsProcessor(len(seen) - drawn, sampling.min_tokens, list(ENDS), device="cpu")]
+    steps += [t.TemperatureLogitsWarper(sampling.temperature)]
+    steps += [t.TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
+    steps += [t.TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    scores: torch.Tensor = t.LogitsProcessorList(steps)(torch.tensor([seen]), logits.clone()[None])
     return scores[0].softmax(-1)
 
 
@@ -83,12 +75,8 @@ def test_shares_equal_those_of_transformers_at_every_step(name: str, spread: flo
         seen.append(token)
 
 
-def test_both_ways_of_top_p_are_tried_above() -> None:
-    flat = torch.zeros(VOCABULARY).softmax(-1)
-    assert flat.topk(LIKELY).values.sum() < 0.99
-
-
 def test_equal_logits_at_the_edge_of_top_k_all_stay() -> None:
+    assert torch.zeros(VOCABULARY).softmax(-1).topk(LIKELY).values.sum() < 0.99, "both ways of top-p are tried above"
     logits = torch.tensor([3.0, 1.0, 1.0, 1.0, 0.0])
     assert Sampler(Sampling(temperature=1.0, top_k=2)).shares(logits).gt(0).tolist() == [True, True, True, True, False]
 
@@ -138,11 +126,9 @@ def tokenizer(tiny_base: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_base)
 
 
-def written(
-    tokenizer: Any, tokens: list[int], sampling: Sampling, ends: tuple[int, ...] = (), **row: Any
-) -> list[RowState]:
+def written(tokenizer: Any, tokens: list[int], sampling: Sampling, ends: tuple[int, ...] = ()) -> list[RowState]:
     """A row that is made to draw these tokens; its state after each, until it is done."""
-    writer = Generation(Row("", None, sampling, **row), [1, 2, 3], tokenizer, ends)
+    writer = Generation(Row("", None, sampling), [1, 2, 3], tokenizer, ends)
     states = []
     for number, token in enumerate(tokens):
         logits = torch.zeros(len(tokenizer))
@@ -152,23 +138,6 @@ def written(
         if writer.state.finish:
             break
     return states
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_growing_text_is_always_a_beginning_of_the_whole_and_ends_as_it(tokenizer: Any, name: str) -> None:
-    text = TEXTS[name]
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert name in ("plain",) or len(tokens) > len(text.split()), "some characters take several tokens"
-    states = written(tokenizer, tokens, Sampling(max_tokens=len(tokens)))
-    before = ""
-    for state in states:
-        assert text.startswith(state.text)
-        assert state.text.startswith(before), "what has been shown stays"
-        assert "�" not in state.text
-        before = state.text
-    assert states[-1].text == text
-    assert states[-1].finish == "length"
-    assert [state.completion_tokens for state in states] == list(range(1, len(tokens) + 1))
 
 
 def test_growing_text_equals_the_whole_decode_on_random_tokens(tokenizer: Any) -> None:
@@ -199,48 +168,43 @@ STOPS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "emoji": ("Fine 👍🏽 and 🚀 more", ("🚀",), "Fine 👍🏽 and "),
     "hindi": ("नमस्ते दुनिया, कैसे हो", ("दुनिया",), "नमस्ते "),
     "repeated beginning": ("aaaaab", ("aab",), "aaa"),
+    **{name: (text, (), text) for name, text in TEXTS.items()},
 }
 
 
 @pytest.mark.parametrize("name", STOPS)
-def test_a_stop_string_ends_the_reply_and_is_never_shown(tokenizer: Any, name: str) -> None:
+def test_growing_text_is_always_a_beginning_of_what_it_ends_as_and_a_stop_string_is_never_shown(
+    tokenizer: Any, name: str
+) -> None:
     text, stops, expected = STOPS[name]
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     states = written(tokenizer, tokens, Sampling(max_tokens=len(tokens), stop=stops))
     assert states[-1].text == expected
     assert states[-1].finish == ("length" if expected == text else "stop")
-    for state in states:
+    for before, state in pairwise([RowState(), *states]):
         assert expected.startswith(state.text), "what may turn out to be a stop string is held back"
+        assert state.text.startswith(before.text), "what has been shown stays"
+        assert state.completion_tokens == before.completion_tokens + 1
 
 
-def test_what_was_held_back_comes_when_the_model_ends(tokenizer: Any) -> None:
+def test_a_reply_ends_with_the_model_and_says_all_that_was_held_back(tokenizer: Any) -> None:
     end = tokenizer.eos_token_id
-    tokens = [*tokenizer("One two", add_special_tokens=False)["input_ids"], end]
-    states = written(tokenizer, tokens, Sampling(max_tokens=20, stop=("two three",)), (end,))
-    assert states[-2].text == "One "
-    assert (states[-1].text, states[-1].finish, states[-1].completion_tokens) == ("One two", "stop", len(tokens) - 1)
+    one, two, half = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("One", " two", "🜁"))
 
+    def last(tokens: list[int], **sampling: Any) -> tuple[str, str, int]:
+        state = written(tokenizer, tokens, Sampling(**{"max_tokens": len(tokens)} | sampling), (end,))[-1]
+        assert state.first_token_s == 0.0
+        return state.text, state.finish, state.completion_tokens
 
-def test_half_a_character_at_the_end_is_told_as_the_tokenizer_tells_it(tokenizer: Any) -> None:
-    tokens = tokenizer("🜁", add_special_tokens=False)["input_ids"]
-    assert len(tokens) > 1
-    state = written(tokenizer, tokens[:-1], Sampling(max_tokens=len(tokens) - 1))[-1]
-    assert state.text == tokenizer.decode(tokens[:-1])
-
-
-def test_an_end_is_passed_over_when_it_is_to_be_ignored(tokenizer: Any) -> None:
-    end = tokenizer.eos_token_id
-    one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("One", " two"))
+    kept = {"max_tokens": 20, "stop": ("two three",)}
+    assert written(tokenizer, [*one, *two], Sampling(**kept), (end,))[-1].text == "One "
+    assert last([*one, *two, end], **kept) == ("One two", "stop", len(one + two))
     tokens = [*one, end, *two]
-    assert written(tokenizer, tokens, Sampling(max_tokens=len(tokens)), (end,))[-1].text == "One"
-    ignoring = written(tokenizer, tokens, Sampling(max_tokens=len(tokens), ignore_eos=True), (end,))[-1]
-    assert (ignoring.text, ignoring.finish, ignoring.tokens) == ("One two", "length", tuple(tokens))
-
-
-def test_a_reply_may_be_empty(tokenizer: Any) -> None:
-    end = tokenizer.eos_token_id
-    state = written(tokenizer, [end], Sampling(), (end,))[-1]
-    assert (state.text, state.finish, state.completion_tokens, state.first_token_s) == ("", "stop", 0, 0.0)
+    assert last(tokens) == ("One", "stop", len(one))
+    assert last(tokens, ignore_eos=True) == ("One two", "length", len(tokens))
+    assert last([end]) == ("", "stop", 0), "a reply may be empty"
+    assert len(half) > 1
+    assert last(half[:-1])[0] == tokenizer.decode(half[:-1]), "half a character, as the tokenizer tells it"
 
 
 @pytest.fixture(scope="module")
@@ -250,14 +214,10 @@ def engine(path: str, tiny_base: Path) -> Engine:
 
 def test_logprobs_are_the_models_own_whatever_the_sampling(engine: Engine, tiny_base: Path) -> None:
     model = load_base(tiny_base)
+    hot = Sampling(max_tokens=9, temperature=1.2, top_p=0.8, top_k=40, repetition_penalty=1.3)
     rows = [
         Row("The report says", None, Sampling(max_tokens=6), logprobs=5),
-        Row(
-            "One",
-            None,
-            Sampling(max_tokens=9, temperature=1.2, top_p=0.8, top_k=40, repetition_penalty=1.3),
-            logprobs=3,
-        ),
+        Row("One", None, hot, logprobs=3),
         Row("Hello there, my order", None, Sampling(max_tokens=4, temperature=0.7), logprobs=0),
         Row("Hello there, my order", None, Sampling(max_tokens=4)),
     ]
@@ -265,14 +225,164 @@ def test_logprobs_are_the_models_own_whatever_the_sampling(engine: Engine, tiny_
     tokenizer = engine.loaded.tokenizer
     for row, state in zip(rows[:3], states[:3], strict=True):
         shares = at_once(model, tokenizer(row.prompt)["input_ids"], state.tokens)
-        assert sum(there.logprob for there in state.logprobs) == pytest.approx(
-            sum(float(shares[place, token]) for place, token in enumerate(state.tokens)), abs=1e-3
-        )
         for place, (token, there) in enumerate(zip(state.tokens, state.logprobs, strict=True)):
             assert there.text == tokenizer.decode([token])
             assert there.logprob == pytest.approx(float(shares[place, token]), abs=1e-3)
             best = shares[place].topk(row.logprobs or 0)
             assert [value for _, value in there.top] == pytest.approx(best.values.tolist(), abs=1e-3)
             assert [text for text, _ in there.top] == [tokenizer.decode([i]) for i in best.indices.tolist()]
-            assert [value for _, value in there.top] == sorted((value for _, value in there.top), reverse=True)
     assert states[3].logprobs == ()
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+HELLO = "Hello there, my order"
+PLAIN = Row(HELLO, None, Sampling(max_tokens=12))
+TINY = [5e-324, 1e-320, 1e-310, 1e-200, 1e-45, 1e-38, 1e-30, 1e-12, 1e-7, 1e-4]
+EDGES: dict[str, list[Any]] = {
+    "temperature": [*TINY, 0, 0.0, 1e-3, 0.5, 2, 2.0],
+    "top_p": [*TINY, 0.5, 1 - 1e-16, 1 - 1e-9, 1, 1.0],
+    "top_k": [0, 1, 2, TOP_K_MAX - 1, TOP_K_MAX],
+    "repetition_penalty": [0.1, 1, 1 + 1e-16, 1 + 1e-9, 10, 10.0],
+    "seed": [0, 1, SEED_MAX],
+    "min_tokens": [0, 1, 3],
+    "max_tokens": [3, 7],
+    "ignore_eos": [False, True],
+    "stop": [(), (" ",), ("\0",), ("\n", "a", "é", "👍🏽"), ("x" * STOP_LENGTH,) * 8, ("\ufffd",), ("\U0010ffff",)],
+}
+
+
+def hostile(draw: random.Random) -> Sampling:
+    return Sampling(**{name: draw.choice(values) for name, values in EDGES.items()})
+
+
+def test_any_sampling_values_leave_the_row_beside_them_as_it_is_alone(engine: Engine) -> None:
+    (alone,) = run(engine, [PLAIN])
+    draw = random.Random(8)
+    for _ in range(20):
+        prompts, counts = (HELLO[: draw.randrange(1, 20)] for _ in range(3)), (None, 0, LOGPROBS_MAX)
+        beside = [Row(prompt, None, hostile(draw), draw.choice(counts)) for prompt in prompts]
+        place = draw.randrange(4)
+        states = run(engine, [*beside[:place], PLAIN, *beside[place:]])
+        assert states[place].tokens == alone.tokens, beside
+        for state in states:
+            assert (state.finish in ("stop", "length"), state.fault) == (True, ""), beside
+            assert all(0 <= token < engine.loaded.model.config.vocab_size for token in state.tokens)
+            assert all(there.logprob <= 0 for there in state.logprobs)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_logits_give_a_token_that_has_a_share_or_say_that_there_is_none(seed: int) -> None:
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    for _ in range(60):
+        logits = draw.choice([0.0, 1.0, 30.0, 1e5, 1e30, 3e38]) * torch.randn(300, generator=generator).clamp(-1, 1)
+        for value in draw.sample([math.nan, math.inf, -math.inf, 3.4e38, -3.4e38], draw.randrange(3)):
+            logits[draw.sample(range(300), draw.choice([1, 5, 300]))] = value
+        sampling = hostile(draw)
+        sound = bool(torch.isfinite(logits.max()))  # minus infinity only rules a token out
+        try:
+            token = Sampler(sampling, [1, 2, 299], (7,)).pick(logits)
+        except FloatingPointError:
+            # the penalty may take sound logits past the largest number there is
+            assert not sound or (logits.abs().max() > 1e5), sampling
+        else:
+            assert sound, sampling
+            assert 0 <= token < 300
+            assert math.isfinite(float(logits[token]))
+
+
+@pytest.mark.parametrize("value", TINY)
+def test_a_temperature_next_to_nothing_is_greedy_and_so_is_such_a_top_p(value: float) -> None:
+    logits = torch.tensor([0.0, 2.0, 1.999, -5.0])
+    assert Sampling(temperature=value) == Sampling(), "and the stamp says so"
+    for sampling in (Sampling(temperature=value, top_p=0.5), Sampling(temperature=2.0, top_p=value)):
+        sampler = Sampler(sampling)
+        assert [sampler.pick(logits) for _ in range(5)] == [1] * 5
+
+
+NO_NUMBERS, NOT_WHOLE = (math.nan, math.inf, -math.inf, "1", None), (1.5, math.nan, "1", None, 2**64)
+WRONG: dict[str, tuple[Any, ...]] = {
+    "temperature": (*NO_NUMBERS, -1e-320, 3),
+    "top_p": (*NO_NUMBERS, 0.0),
+    "repetition_penalty": (*NO_NUMBERS, 0.0, -1.0),
+    **{"max_tokens": (*NOT_WHOLE, 0), "seed": (*NOT_WHOLE, -1), "top_k": NOT_WHOLE, "min_tokens": (*NOT_WHOLE, 129)},
+    "stop": (("\ud800",), ("a\udfffb",), (1,), ("",)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_values_that_mean_nothing_are_refused_in_words(name: str) -> None:
+    for value in WRONG[name]:
+        with pytest.raises(InputError):
+            Sampling(**{name: value})
+
+
+@pytest.mark.parametrize("prompt", ["\ud800", "Hello \udc00 there", ""])
+def test_a_prompt_that_cannot_be_read_is_refused_before_it_joins(engine: Engine, prompt: str) -> None:
+    (alone,) = run(engine, [PLAIN])
+    stream = engine.stream([PLAIN])
+    next(stream)
+    with pytest.raises(InputError):
+        run(engine, [Row(prompt)])
+    assert list(stream)[-1][0].tokens == alone.tokens
+
+
+def test_a_token_that_the_base_has_no_embedding_for_is_refused(tmp_path: Path, path: str) -> None:
+    """Some bases come with a tokenizer that knows more tokens than the model."""
+    engine = Engine(save_base("llama", tmp_path / "short", vocab_size=258, pad_token_id=None), hf=path == "hf")
+    with pytest.raises(InputError, match="'<pad>', which the tokenizer knows and this base does not"):
+        run(engine, [Row("One <pad>")])
+    assert run(engine, [Row("One", None, Sampling(max_tokens=2))])[0].completion_tokens == 2
+
+
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 B."
+
+
+class Failing:
+    """Another's, which fails on some tokens."""
+
+    def __init__(self, real: Any, fails: Callable[[list[int]], Exception | None]) -> None:
+        self._real, self._fails = real, fails
+
+    def decode(self, tokens: Any, **options: Any) -> str:
+        if (error := self._fails(list(tokens))) is not None:
+            raise error
+        return str(self._real.decode(tokens, **options))
+
+
+def test_what_fails_while_a_row_is_decoded_ends_that_row_alone(tiny_base: Path) -> None:
+    engine = Engine(tiny_base)
+    way = llama(engine)
+    rows = [PLAIN, Row("The report says", None, Sampling(max_tokens=12)), Row(HELLO, None, Sampling(max_tokens=9))]
+    alone = [run(engine, [row])[0].tokens for row in rows]
+    trips = next(token for token in alone[1] if token not in alone[0])
+    tripping = Failing(engine.loaded.tokenizer, lambda tokens: KeyError(trips) if trips in tokens else None)
+    scheduler = Scheduler(way.model, tripping, (), engine.worker)
+    prompts = [encode(engine.loaded.tokenizer, row.prompt) for row in rows]
+    states = list(scheduler.submit(rows, prompts))[-1]
+    assert [state.finish for state in states] == ["length", "error", "length"]
+    assert [states[0].tokens, states[2].tokens] == [alone[0], alone[2]]
+    assert "KeyError" in states[1].fault
+
+
+NO_MEMORY = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(ALLOCATOR)]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_memory_that_runs_out_is_the_batchs_affair(error: Exception) -> None:
+    writer = Generation(PLAIN, [1], Failing(None, lambda tokens: error), ())
+    with pytest.raises(type(error)):
+        writer.sample(torch.tensor([0.0, 1.0]), 0.0)
+
+
+def test_whoever_sees_a_replys_end_from_another_thread_sees_all_of_its_text(engine: Engine) -> None:
+    ends: list[str] = []
+    real = engine.loaded.tokenizer
+    writer = Generation(Row("", None, Sampling(max_tokens=1)), [1], Failing(real, lambda _: ends.append(seen())), ())
+
+    def seen() -> str:
+        return writer.state.finish
+
+    writer.sample(torch.tensor([0.0, 1.0]), 0.0)
+    assert set(ends) == {""}, "what is decoded last is not in the text yet"
+    assert writer.state.finish == "length"

@@ -31,11 +31,11 @@ Install = Callable[[Any, Any], None]
 def libcuda(code: int = 0, version: int = 13_000) -> SimpleNamespace:
     """Each function writes where it is told to and answers 0, or ``code``."""
 
-    def init(flags: int) -> int:
+    def init(flags: int) -> int:  # its name is told
         return code
 
     return SimpleNamespace(
-        cuInit=init,  # its name is told
+        cuInit=init,
         cuDriverGetVersion=lambda at: setattr(at._obj, "value", version),
         cuDeviceGet=lambda at, ordinal: setattr(at._obj, "value", ordinal),
         cuDeviceGetUuid_v2=lambda at, device: at.__setitem__(slice(0, 16), NUMBER),
@@ -44,16 +44,10 @@ def libcuda(code: int = 0, version: int = 13_000) -> SimpleNamespace:
 
 def pynvml(known: str) -> SimpleNamespace:
     """It knows one device."""
-
-    def find(wanted: str) -> str:
-        if wanted != known:
-            raise LookupError(wanted)
-        return wanted
-
     return SimpleNamespace(
         NVMLError=LookupError,
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=find,
+        nvmlDeviceGetHandleByUUID={known: known}.__getitem__,
         nvmlDeviceGetName=lambda handle: f"H200 {handle[:3]}",
         nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=100, free=90),
     )
