@@ -14,19 +14,15 @@ from playground.gpu.device import LINGER_S, Lanes
 from playground.training import worker
 from playground.training.processes import EventReader
 from playground.training.spec import RunSpec
-from playground.training.worker import share_cores
 
 
-class Small(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = torch.nn.Embedding(4, 2)
+class Small(torch.nn.Embedding):
+    """A model that is nothing but its input embeddings; a forward pass returns the threads it may use."""
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        return self.embedding
+        return self
 
-    def forward(self) -> int:
-        self.embedding(torch.tensor([1]))
+    def forward(self, input: torch.Tensor) -> int:  # type: ignore[override]
         return torch.get_num_threads()
 
 
@@ -42,23 +38,19 @@ def four_threads() -> Iterator[None]:
 
 
 def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path: Path) -> None:
-    now, model, chat = [100.0], Small(), Lanes(tmp_path)
-
-    def clock() -> float:
-        return now[0]
-
-    share_cores(model, Lanes(tmp_path, 4, clock))
-    assert model() == 4
+    now, chat, ids = [100.0], Lanes(tmp_path), torch.tensor([1])
+    model, wide = Small(4, 2), Small(4, 2)
+    worker.share_cores(model, Lanes(tmp_path, 4, lambda: now[0]))
+    assert model(ids) == 4
     chat.enter("chat")
     now[0] += LINGER_S
-    assert model() == 2
+    assert model(ids) == 2
     chat.leave("chat")
     now[0] += LINGER_S
-    assert model() == 4
-    assert Lanes(tmp_path, 4, clock).threads("chat") == 2, "chat sees the run"
-    wide = Small()
-    share_cores(wide, Lanes(tmp_path / "wide", 16))
-    assert wide() == 4, "never more than torch would by itself"
+    assert model(ids) == 4
+    assert Lanes(tmp_path, 4, lambda: now[0]).threads("chat") == 2, "chat sees the run"
+    worker.share_cores(wide, Lanes(tmp_path / "wide", 16))
+    assert wide(ids) == 4, "never more than torch would by itself"
 
 
 def test_a_worker_beside_chat_trains_with_half_the_cores(spec: RunSpec, tmp_path: Path) -> None:

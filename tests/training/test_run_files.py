@@ -2,77 +2,59 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from playground.training.checkpoint import (
-    MARKER,
-    best,
-    drop_torn,
-    is_complete,
-    mark_complete,
-    marked_step,
-    newest_complete,
-    prune,
-    set_score,
-)
+from playground.training import checkpoint as kept
 from playground.training.processes import EVENTS, POINTS, EventReader, EventWriter, curve_of
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def checkpoint(run: Path, step: int, *, marked: bool = True) -> Path:
+def saved(run: Path, step: int, *, marked: bool = True) -> Path:
     folder = run / "checkpoints" / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / WEIGHTS).write_text("weights")
     if marked:
-        mark_complete(folder)
+        kept.mark_complete(folder)
     return folder
 
 
-def test_a_changed_or_missing_file_makes_a_checkpoint_incomplete_and_a_torn_marker_counts_as_none(
-    tmp_path: Path,
-) -> None:
-    folder = checkpoint(tmp_path, 1)
-    assert is_complete(folder)
+def test_a_changed_or_missing_file_or_a_torn_marker_makes_a_checkpoint_incomplete(tmp_path: Path) -> None:
+    folder = saved(tmp_path, 1)
+    assert kept.is_complete(folder)
     (folder / WEIGHTS).write_text("weighty")
-    assert not is_complete(folder)
+    assert not kept.is_complete(folder)
     (folder / WEIGHTS).unlink()
-    assert not is_complete(folder)
-    assert newest_complete(tmp_path) is None
-    torn = checkpoint(tmp_path, 2, marked=False)
-    (torn / MARKER).write_text('{"adapter_model')
-    assert not is_complete(torn)
+    assert not kept.is_complete(folder)
+    assert kept.newest_complete(tmp_path) is None
+    torn = saved(tmp_path, 2, marked=False)
+    (torn / kept.MARKER).write_text('{"adapter_model')
+    assert not kept.is_complete(torn)
 
 
-def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
+def test_the_newest_and_the_best_stay_until_the_next_is_complete(tmp_path: Path) -> None:
     for step, loss in ((10, 2.0), (20, 1.0), (30, 1.5), (40, 3.0)):
-        folder = checkpoint(tmp_path, step)
-        prune(tmp_path)
-        set_score(folder, loss)
-        prune(tmp_path)
-    assert best(tmp_path) == (20, 1.0)
+        folder = saved(tmp_path, step)
+        kept.prune(tmp_path)
+        kept.set_score(folder, loss)
+        kept.prune(tmp_path)
+    assert kept.best(tmp_path) == (20, 1.0)
     assert {folder.name for folder in (tmp_path / "checkpoints").iterdir()} == {"checkpoint-20", "checkpoint-40"}
-    assert is_complete(tmp_path / "checkpoints" / "checkpoint-40"), "a score does not count as a change"
-
-
-def test_nothing_complete_goes_before_the_next_is_complete(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 2)
-    newest = checkpoint(tmp_path, 10)
-    checkpoint(tmp_path, 20, marked=False)  # being written
-    prune(tmp_path)
-    assert newest_complete(tmp_path) == newest
-    assert marked_step(tmp_path) == 10
+    assert kept.is_complete(tmp_path / "checkpoints" / "checkpoint-40"), "a score does not count as a change"
+    saved(tmp_path, 50, marked=False)  # being written
+    kept.prune(tmp_path)
+    assert kept.newest_complete(tmp_path) == tmp_path / "checkpoints" / "checkpoint-40"
+    assert kept.marked_step(tmp_path) == 40
 
 
 def test_what_a_kill_left_is_removed_before_going_on(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 30, marked=False)
-    assert marked_step(tmp_path) == 0
-    assert drop_torn(tmp_path) is None, "without any a run starts at its beginning"
-    whole = checkpoint(tmp_path, 10)
-    (checkpoint(tmp_path, 20) / WEIGHTS).write_text("torn")
-    checkpoint(tmp_path, 30, marked=False)
-    assert drop_torn(tmp_path) == whole
+    saved(tmp_path, 30, marked=False)
+    assert kept.marked_step(tmp_path) == 0
+    assert kept.drop_torn(tmp_path) is None, "without any a run starts at its beginning"
+    whole = saved(tmp_path, 10)
+    (saved(tmp_path, 20) / WEIGHTS).write_text("torn")
+    saved(tmp_path, 30, marked=False)
+    assert kept.drop_torn(tmp_path) == whole
     assert list((tmp_path / "checkpoints").iterdir()) == [whole]
 
 
@@ -95,8 +77,8 @@ def test_a_half_written_line_waits_for_its_end_and_a_resumed_worker_closes_a_kil
     writer = EventWriter(tmp_path)
     writer.write("started", pid=1)
     writer.close()
-    assert [event["event"] for event in reader.read()] == ["started"]
-    assert json.loads(log.read_text().splitlines()[-1])["pid"] == 1
+    (event,) = reader.read()
+    assert (event["event"], event["pid"]) == ("started", 1)
 
 
 def test_losses_by_step_over_all_attempts_thinned_with_both_ends(tmp_path: Path) -> None:
