@@ -1,8 +1,6 @@
 """What every test may use: a home folder of its own, and a tiny random model that carries the first tokens of the
 default base's tokenizer."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -15,7 +13,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from playground.library.bases import Base, resolve
+from playground.library.bases import resolve
 from playground.settings import Settings
 
 FIRST = ("tests/e2e/test_journey.py", "tests/services/", "tests/e2e/", "tests/cli/")
@@ -30,20 +28,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def real_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_home(tmp_path_factory):
     """Where the default base is prepared once: PLAYGROUND_HOME, if set, keeps it for later runs."""
     named = os.environ.get("PLAYGROUND_HOME")
     return Path(named) if named else tmp_path_factory.mktemp("real-home")
 
 
 @pytest.fixture(scope="session")
-def real_base(real_home: Path) -> Base:
+def real_base(real_home):
     """The real default base, through the project's own resolver."""
     return resolve("smollm2-135m", Settings(home=real_home))
 
 
 @pytest.fixture(scope="session")
-def tiny_base(real_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_base(real_base, tmp_path_factory):
     """A random two-layer Llama, 64 wide, with the first of the real tokenizer's 49,152 tokens: the others would make up
     nearly all of its work."""
     import torch
@@ -68,6 +66,6 @@ def tiny_base(real_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def settings(tmp_path: Path, tiny_base: Path) -> Settings:
+def settings(tmp_path, tiny_base):
     """A fresh home on the tiny base."""
     return Settings(home=tmp_path / "home", base=str(tiny_base))

@@ -1,7 +1,5 @@
 """What the docs name is there."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -13,7 +11,7 @@ DOCS += [ROOT / "docs" / name for name in ("architecture.md", "glossary.md", "se
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
-def test_every_path_in_the_docs_is_there(page: Path) -> None:
+def test_every_path_in_the_docs_is_there(page):
     text = page.read_text(encoding="utf-8")
     named = {*re.findall(r"`((?:[\w.]+/)+(?:[\w.]+\.\w+)?|\w+\.py)`", text), *re.findall(r"\]\(([\w./-]+)\)", text)}
     named |= set(re.findall(r"^(playground/[\w./]+)", text, re.MULTILINE))

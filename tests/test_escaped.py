@@ -1,7 +1,5 @@
 """HTML is written in templates and by ``tag``, which escape what they are given; no other code holds a tag."""
 
-from __future__ import annotations
-
 import ast
 import re
 
@@ -41,7 +39,7 @@ def strings(tree: ast.AST) -> list[str]:
     return [text.replace("(?P<", "") for text in found]  # a pattern's group is no tag
 
 
-def test_no_string_outside_templates_holds_a_tag() -> None:
+def test_no_string_outside_templates_holds_a_tag():
     """So no f-string, ``%``, ``+`` or ``format`` builds HTML."""
     for text in ("f'<b>{one}</b>'", "'<b>' + one", "'<td class=%s>' % one", "f'<{one}><{one}/>'", "'</p>'.join(one)"):
         assert any(map(TAG.search, strings(ast.parse(text)))), text
@@ -50,7 +48,7 @@ def test_no_string_outside_templates_holds_a_tag() -> None:
     assert {file: found for file, found in holding.items() if found and file not in WITH_TAGS} == {}
 
 
-def test_templates_escape_and_say_where_they_do_not() -> None:
+def test_templates_escape_and_say_where_they_do_not():
     templates = sorted(PLAYGROUND.rglob("templates/*"))
     assert len(templates) >= 12
     for file in templates:
@@ -71,5 +69,5 @@ def test_templates_escape_and_say_where_they_do_not() -> None:
     assert environments == {"report/report.py": "True", **others}, "the others make Python and Markdown, not HTML"
 
 
-def test_a_picture_escapes_its_texts_and_attributes() -> None:
+def test_a_picture_escapes_its_texts_and_attributes():
     assert tag("p", "<b>", tag("i", "&"), class_='"x', aria_label=None) == '<p class="&#34;x">&lt;b&gt;<i>&amp;</i></p>'

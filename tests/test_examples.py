@@ -1,7 +1,5 @@
 """The example sets: made by their scripts, big enough, without leaks, and correct by their own checks."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -37,7 +35,7 @@ def by_id(set_id: str) -> list[dict[str, str]]:
     return rows(info["file"]) + rows(info["heldout"])
 
 
-def test_sets_json_names_three_complete_sets() -> None:
+def test_sets_json_names_three_complete_sets():
     assert [s["id"] for s in SETS] == ["hospital_reports", "support_json", "brand_voice"]
     wanted = {"id", "title", "description", "file", "heldout", "prompt", "ask", "check", "adapter", "documents"}
     assert all((EXAMPLES / s["documents"]).read_text(encoding="utf-8").strip() for s in SETS)
@@ -45,7 +43,7 @@ def test_sets_json_names_three_complete_sets() -> None:
 
 
 @each_set
-def test_the_script_writes_the_shipped_files_byte_for_byte(info: dict[str, str], tmp_path: Path) -> None:
+def test_the_script_writes_the_shipped_files_byte_for_byte(info, tmp_path):
     for name in ("_write.py", SCRIPTS[info["id"]]):
         shutil.copy(EXAMPLES / name, tmp_path)
     subprocess.run([sys.executable, str(tmp_path / SCRIPTS[info["id"]])], check=True, capture_output=True, cwd=tmp_path)
@@ -56,7 +54,7 @@ def test_the_script_writes_the_shipped_files_byte_for_byte(info: dict[str, str],
 
 
 @each_set
-def test_sizes_and_fields(info: dict[str, str]) -> None:
+def test_sizes_and_fields(info):
     train, heldout = rows(info["file"]), rows(info["heldout"])
     assert len(train) >= 240
     assert len(heldout) == 40
@@ -69,7 +67,7 @@ def test_sizes_and_fields(info: dict[str, str]) -> None:
 
 
 @each_set
-def test_no_prompt_twice_and_none_leaks(info: dict[str, str]) -> None:
+def test_no_prompt_twice_and_none_leaks(info):
     train, heldout = (
         [re.sub(r"\W+", " ", row["prompt"].lower()) for row in rows(info[part])] for part in ("file", "heldout")
     )
@@ -80,7 +78,7 @@ def test_no_prompt_twice_and_none_leaks(info: dict[str, str]) -> None:
 
 
 @each_set
-def test_every_completion_passes_the_set_s_own_check(info: dict[str, str]) -> None:
+def test_every_completion_passes_the_set_s_own_check(info):
     kind, _, text = info["check"].partition(":")
     for row in rows(info["file"]) + rows(info["heldout"]):
         if kind == "json":
@@ -91,7 +89,7 @@ def test_every_completion_passes_the_set_s_own_check(info: dict[str, str]) -> No
 
 
 @each_set
-def test_the_system_prompt_tells_the_format_in_full(info: dict[str, str]) -> None:
+def test_the_system_prompt_tells_the_format_in_full(info):
     prompt = (EXAMPLES / info["prompt"]).read_text(encoding="utf-8")
     parts = {
         "hospital_reports": ["Vitals: BP", "Diagnosis: Suspected", "Suggested tests:", "Reviewed by Dr. Sharma"],
@@ -120,14 +118,14 @@ def abnormal(systolic: int, diastolic: int, pulse: int) -> str | None:
     return "bradycardia" if pulse < 60 else None
 
 
-def test_heldout_patients_have_vitals_of_their_own() -> None:
+def test_heldout_patients_have_vitals_of_their_own():
     def vitals(name: str) -> set[str]:
         return {row["completion"].split("/min")[0] for row in rows(name)}
 
     assert not vitals("hospital_reports.jsonl") & vitals("hospital_reports_heldout.jsonl")
 
 
-def test_reports_keep_the_format_and_copy_the_vitals() -> None:
+def test_reports_keep_the_format_and_copy_the_vitals():
     form = re.compile(
         r"Vitals: BP (\d+)/(\d+) mmHg, pulse (\d+)/min, (?:afebrile|febrile (\d\d\.\d) °C)\n"
         r"Diagnosis: Suspected [^;\n]+(?:; (hypertension|hypotension|tachycardia|bradycardia))?\n"
@@ -152,7 +150,7 @@ def test_reports_keep_the_format_and_copy_the_vitals() -> None:
     assert len(names) >= 25
 
 
-def test_patients_fit_their_conditions() -> None:
+def test_patients_fit_their_conditions():
     women = {"cystitis", "pyelonephritis", "iron deficiency anaemia", "pre-eclampsia", "ectopic pregnancy"}
     men = {"benign prostatic hyperplasia", "gout"}
     for row in by_id("hospital_reports"):
@@ -164,7 +162,7 @@ def test_patients_fit_their_conditions() -> None:
         assert male or name not in men, row["prompt"]
 
 
-def test_support_json_is_one_line_with_the_keys_in_order_and_only_facts_of_the_mail() -> None:
+def test_support_json_is_one_line_with_the_keys_in_order_and_only_facts_of_the_mail():
     seen = set()
     for row in by_id("support_json"):
         answer = json.loads(row["completion"])
@@ -179,7 +177,7 @@ def test_support_json_is_one_line_with_the_keys_in_order_and_only_facts_of_the_m
     assert len(seen) == 15
 
 
-def test_brand_voice_keeps_every_number_and_day_and_rewrites_the_rest() -> None:
+def test_brand_voice_keeps_every_number_and_day_and_rewrites_the_rest():
     for row in by_id("brand_voice"):
         opening, closing = "Thank you for reaching out to Larkfield. ", "\n\nWarmly, your Larkfield team"
         assert row["completion"].startswith(opening)
@@ -191,7 +189,7 @@ def test_brand_voice_keeps_every_number_and_day_and_rewrites_the_rest() -> None:
 
 
 @each_set
-def test_it_is_known_which_rows_a_shipped_adapter_learned_from(info: dict[str, str]) -> None:
+def test_it_is_known_which_rows_a_shipped_adapter_learned_from(info):
     name = info["id"]
     run = json.loads((EXAMPLES.parent / "adapters" / name / "run.json").read_text())
     known = set(run["row_hashes"])

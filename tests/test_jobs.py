@@ -1,7 +1,5 @@
 """Background jobs with a clock and a spawn of our own: nothing runs until the test says so."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
@@ -28,11 +26,11 @@ class Threads:
 
 
 @pytest.fixture
-def threads() -> Threads:
+def threads():
     return Threads()
 
 
-def test_a_job_is_live_until_its_work_has_ended(threads: Threads) -> None:
+def test_a_job_is_live_until_its_work_has_ended(threads):
     seen: list[bool] = []
     job = threads.jobs.start("a", lambda job: seen.append(job.live), "The work")
     assert (job.live, threads.jobs.get("a"), threads.jobs.count("a"), job.wait(0)) == (True, job, 1, False)
@@ -41,7 +39,7 @@ def test_a_job_is_live_until_its_work_has_ended(threads: Threads) -> None:
     assert (job.wait(0), threads.jobs.wait("a", 0)) == (True, True)
 
 
-def test_a_key_is_taken_while_its_job_lives(threads: Threads) -> None:
+def test_a_key_is_taken_while_its_job_lives(threads):
     first = threads.jobs.start("a", lambda job: None, "The work")
     assert threads.jobs.start("a", lambda job: None, "The work") is first
     with pytest.raises(InputError, match="runs already"):
@@ -54,7 +52,7 @@ def test_a_key_is_taken_while_its_job_lives(threads: Threads) -> None:
     assert not job.live
 
 
-def test_jobs_of_one_turn_run_one_after_another(threads: Threads) -> None:
+def test_jobs_of_one_turn_run_one_after_another(threads):
     order: list[str] = []
     for key in ("a", "b", "c"):
         threads.jobs.start(key, lambda job: order.append(job.key), "The work", turn="ann")
@@ -64,7 +62,7 @@ def test_jobs_of_one_turn_run_one_after_another(threads: Threads) -> None:
     assert [key for key in order if key != "d"] == ["a", "b", "c"]
 
 
-def test_one_that_is_stopped_before_its_turn_cleans_up_at_once(threads: Threads) -> None:
+def test_one_that_is_stopped_before_its_turn_cleans_up_at_once(threads):
     ended: list[str] = []
 
     def work(job: Job) -> None:
@@ -92,9 +90,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("error", "words", "failed"), FAILURES)
-def test_a_failure_is_a_sentence_and_the_next_one_runs(
-    threads: Threads, error: Exception, words: str, failed: bool
-) -> None:
+def test_a_failure_is_a_sentence_and_the_next_one_runs(threads, error, words, failed):
     def work(job: Job) -> None:
         raise error
 
@@ -105,13 +101,13 @@ def test_a_failure_is_a_sentence_and_the_next_one_runs(
     assert not after.live
 
 
-def test_who_knows_what_to_do_says_it() -> None:
+def test_who_knows_what_to_do_says_it():
     unknown, full = (sentence(one, "The judging", "Measure again.") for one in (KeyError("x"), OSError("odd")))
     assert unknown.endswith("Measure again.")
     assert full == "odd. Free some space on the disk and measure again."
 
 
-def test_time_left_follows_the_pace_of_the_phase(threads: Threads) -> None:
+def test_time_left_follows_the_pace_of_the_phase(threads):
     job = threads.jobs.start("a", lambda job: None, "The work")
     for phase, before in (("Answering", 0), ("Repeating", 12)):
         job.report(phase, before, 24)
@@ -126,7 +122,7 @@ def test_time_left_follows_the_pace_of_the_phase(threads: Threads) -> None:
     assert job.seconds_left == 14.0, "what comes after is counted"
 
 
-def test_to_follow_is_to_own(threads: Threads) -> None:
+def test_to_follow_is_to_own(threads):
     job = threads.jobs.start("a", lambda job: job.report("Half", 1, 2), "The work")
     steps = job.follow(poll_s=0)
     assert next(steps).phase == ""
@@ -138,7 +134,7 @@ def test_to_follow_is_to_own(threads: Threads) -> None:
     assert (job.error, waiting.error) == ("", "")
 
 
-def test_closing_stops_all_and_waits_for_those_that_look() -> None:
+def test_closing_stops_all_and_waits_for_those_that_look():
     jobs = Jobs()
     look = jobs.start("a", lambda job: job.pause(60) and job.check(), "The work")
     closed: list[bool] = []

@@ -1,8 +1,6 @@
 """Imports go down only. The order is that of docs/architecture.md; a module may import its own layer and those below
 it."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 
@@ -51,19 +49,19 @@ def goes_up(mine: str, other: str) -> bool:
     return LAYERS.index(mine) > LAYERS.index(other) or (mine, other) in SIDE_BY_SIDE
 
 
-def test_imports_go_down_only() -> None:
+def test_imports_go_down_only():
     ours = [(path, name.split(".")) for path in TREES for name in sorted(imports(path))]
     pairs = [(path, parts[1]) for path, parts in ours if parts[0] == "playground" and len(parts) > 1]
     assert len(pairs) > 500
     assert [f"{path} imports {other}" for path, other in pairs if goes_up(layer_of(path), other)] == []
 
 
-def test_light_layers_stay_light() -> None:
+def test_light_layers_stay_light():
     heavy = {path: {name.split(".")[0] for name in imports(path)} & HEAVY.get(layer_of(path), set()) for path in TREES}
     assert {path: names for path, names in heavy.items() if names} == {}
 
 
-def test_no_remote_code_and_no_pickle() -> None:
+def test_no_remote_code_and_no_pickle():
     loaders = {("torch", "load"), ("pickle", "load"), ("pickle", "loads")}
     for path, tree in TREES.items():
         for node in ast.walk(tree):

@@ -1,8 +1,6 @@
 """No version that may be installed, and none that is, has a known hole. The list is kept beside this file; it says how
 to refresh it."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from importlib import metadata
@@ -55,25 +53,25 @@ def holes(versions: dict[str, Version]) -> list[str]:
     ]
 
 
-def test_every_requirement_has_a_lower_bound_without_a_known_hole() -> None:
+def test_every_requirement_has_a_lower_bound_without_a_known_hole():
     lower = (">=", "==", "~=")
     parts = {name: [one for one in asked.specifier if one.operator in lower] for name, asked in REQUIRED.items()}
     assert [name for name, bounds in parts.items() if not bounds] == []
     assert holes({name: max(Version(one.version) for one in bounds) for name, bounds in parts.items()}) == []
 
 
-def test_nothing_that_is_installed_has_a_known_hole_and_what_has_had_one_has_a_bound_of_its_own() -> None:
+def test_nothing_that_is_installed_has_a_known_hole_and_what_has_had_one_has_a_bound_of_its_own():
     there = installed()
     assert holes(there) == []
     assert {canonicalize_name(one["package"]) for one in LISTED} & set(there) <= set(REQUIRED)
 
 
-def test_an_old_bound_would_be_found() -> None:
+def test_an_old_bound_would_be_found():
     old = {"filelock": Version("3.16"), "nltk": Version("3.9.1"), "pyarrow": Version("18"), "gradio": Version("6.31")}
     assert {line.split()[0] for line in holes(old)} == {"filelock", "nltk", "pyarrow"}
 
 
-def test_an_entry_is_whole_and_what_is_accepted_is_not_used() -> None:
+def test_an_entry_is_whole_and_what_is_accepted_is_not_used():
     ours = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "playground").rglob("*.py"))
     needed = {"package", "affected", "id", "source"}
     for one in LISTED:

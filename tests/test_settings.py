@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from playground.settings import PROJECT_ROOT, WHOLE, Settings
 README = (PROJECT_ROOT / "README.md").read_text()
 
 
-def test_defaults_and_what_the_environment_sets() -> None:
+def test_defaults_and_what_the_environment_sets():
     assert Settings.from_env({}).base == "smollm2-135m"
     env = {"PLAYGROUND_HOME": "/x", "PLAYGROUND_BUDGET_GB": "2.5", "PLAYGROUND_SHARED": "1", "PLAYGROUND_BASE": "a/b"}
     read = Settings.from_env(env)
@@ -22,18 +20,18 @@ def test_defaults_and_what_the_environment_sets() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"PLAYGROUND_BUDGET_GB": "lots"}, {"PLAYGROUND_SHARED": "yes"}])
-def test_a_wrong_value_is_told_in_words(wrong: dict[str, str]) -> None:
+def test_a_wrong_value_is_told_in_words(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         Settings.from_env(wrong)
 
 
-def test_readmes_table_names_every_variable_that_is_read() -> None:
+def test_readmes_table_names_every_variable_that_is_read():
     source = (PROJECT_ROOT / "playground" / "settings.py").read_text()
     read = {*re.findall(r'"(PLAYGROUND_[A-Z_]+)"', source), "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT"}
     assert read <= set(re.findall(r"`((?:PLAYGROUND|GRADIO)_[A-Z_]+)`", README))
 
 
-def test_readmes_front_matter_is_a_valid_space_and_pins_the_tested_gradio() -> None:
+def test_readmes_front_matter_is_a_valid_space_and_pins_the_tested_gradio():
     fields = dict(line.split(": ", 1) for line in README.split("---")[1].strip().splitlines())
     assert (fields["sdk"], (PROJECT_ROOT / fields["app_file"]).is_file()) == ("gradio", True)
     assert len(fields["short_description"]) <= 60
@@ -41,7 +39,7 @@ def test_readmes_front_matter_is_a_valid_space_and_pins_the_tested_gradio() -> N
     assert f"gradio>={major_minor}" in (PROJECT_ROOT / "requirements.txt").read_text()
 
 
-def test_limits_are_read_checked_and_in_readmes_table() -> None:
+def test_limits_are_read_checked_and_in_readmes_table():
     env = {variable: str(number) for number, variable in enumerate([*WHOLE.values(), "PLAYGROUND_UPLOAD_MB"], 2)}
     settings = Settings.from_env(env)
     assert [getattr(settings, name) for name in [*WHOLE, "upload_mb"]] == list(range(2, 2 + len(WHOLE) + 1))

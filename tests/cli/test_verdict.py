@@ -1,21 +1,16 @@
 """``verdict``, ``bench`` and ``race`` as a person calls them, on the tiny base: their JSON and their files."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from playground.evaluation.forgetting import material
 from playground.services import build_services
-from tests.cli.conftest import Call
 from tests.services.forked import ForkedGPU
 
 
-def test_verdict(call: Call, rows_file: Path, tmp_path: Path) -> None:
+def test_verdict(call, rows_file, tmp_path):
     out, prompt, answers, prices = (tmp_path / name for name in ("out", "prompt.txt", "answers.json", "prices.json"))
     prompt.write_text("Be glad.")
     answers.write_text('{"volume": 1000, "changes": "monthly"}')
@@ -45,7 +40,7 @@ def test_verdict(call: Call, rows_file: Path, tmp_path: Path) -> None:
     assert {path.suffix for path in out.iterdir()} == {".html", ".jsonl", ".csv", ".json"}
 
 
-def test_bench(call: Call, rows_file: Path, tmp_path: Path) -> None:
+def test_bench(call, rows_file, tmp_path):
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text("Be glad.")
     second.write_text("Say the number, and be brief.")
@@ -60,9 +55,7 @@ def test_bench(call: Call, rows_file: Path, tmp_path: Path) -> None:
     assert found["best"]["sentence"].startswith("The best of 4 (2 prompts, with 0 or 1 shots) on 2 validation rows: ")
 
 
-def test_a_race_from_start_to_table_and_again_later(
-    call: Call, rows_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_race_from_start_to_table_and_again_later(call, rows_file, monkeypatch):
     """Its runs are forks: a worker of its own takes seconds to import its libraries."""
     forking = partial(build_services, zero=ForkedGPU(replies=False))
     monkeypatch.setattr("playground.cli.common.build_services", forking)

@@ -1,7 +1,5 @@
 """Files, and a tokenizer of words, for the tests of the readers."""
 
-from __future__ import annotations
-
 import io
 import json
 from array import array
@@ -20,7 +18,7 @@ from playground.data.token_counts import TokenReport
 
 
 @pytest.fixture(scope="session")
-def tokenizer(tiny_base: Path) -> Any:
+def tokenizer(tiny_base):
     """The default base's own."""
     return load_tokenizer(tiny_base)
 

@@ -1,7 +1,5 @@
 """Advice: each sentence is said of the rows that it is about, and of nothing else."""
 
-from __future__ import annotations
-
 import random
 import time
 from pathlib import Path
@@ -81,7 +79,7 @@ SAID: list[tuple[str, Checked, tuple[int, ...], str, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "found", "where", "level", "says"), SAID)
-def test_said_of_the_rows_it_is_about(kind: str, found: Checked, where: tuple[int, ...], level: str, says: str) -> None:
+def test_said_of_the_rows_it_is_about(kind, found, where, level, says):
     (advice,) = (each for each in advise(found) if each.kind == kind)
     assert (advice.rows, advice.level) == (where, level)
     assert says in advice.text
@@ -108,17 +106,17 @@ SILENT = {
 
 
 @pytest.mark.parametrize("name", SILENT)
-def test_nothing_is_said_of(name: str) -> None:
+def test_nothing_is_said_of(name):
     assert advise(SILENT[name]) == ()
 
 
 @pytest.mark.parametrize("name", ["brand_voice", "hospital_reports", "support_json"])
-def test_the_shipped_sets_hear_no_warning(name: str) -> None:
+def test_the_shipped_sets_hear_no_warning(name):
     found = advise(check_file(Path(__file__).parents[2] / "examples" / f"{name}.jsonl"))
     assert {(advice.kind, advice.level) for advice in found} <= {("near-duplicate", "note")}
 
 
-def test_lengths_are_told_where_tokens_are_counted() -> None:
+def test_lengths_are_told_where_tokens_are_counted():
     text = usable(Passage("word " * 50, 1))
     assert "50 tokens" in advise(text, lengths((0, 50), packed=True))[0].text
     assert advise(text, lengths((0, 50_000), packed=True)) == advise(rows(), lengths(*[(20, 20)] * 60)) == ()
@@ -147,7 +145,7 @@ NOT_PERSONAL = [
 
 
 @pytest.mark.parametrize(("text", "kind"), PERSONAL)
-def test_personal_data_is_told_without_showing_it(text: str, kind: str) -> None:
+def test_personal_data_is_told_without_showing_it(text, kind):
     assert personal(text) == {kind}
     (found,) = advise(rows(60, (f"A question. {text}", "a plain answer here")))
     assert (found.kind, found.rows, found.level) == ("personal", (61,), "warn")
@@ -155,11 +153,11 @@ def test_personal_data_is_told_without_showing_it(text: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("text", NOT_PERSONAL)
-def test_other_numbers_are_not_personal(text: str) -> None:
+def test_other_numbers_are_not_personal(text):
     assert personal(text) == set()
 
 
-def test_what_is_near() -> None:
+def test_what_is_near():
     text = prose(1, 40)
     document = prose(2, 900)
     asked = "What did the author of it say about rust in the winter of that year?"
@@ -182,7 +180,7 @@ def test_what_is_near() -> None:
     assert all(later == first + 300 for first, later in found)
 
 
-def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows() -> None:
+def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows():
     def seconds(count: int) -> float:
         text = "Dear team, my order {} has not come yet, please look into it and tell me {}"
         texts = [text.format(prose(at, 3), prose(at, 2)) for at in range(count)]
@@ -204,17 +202,17 @@ def test_near_duplicates_are_found_in_a_time_that_grows_with_the_rows() -> None:
         ("Wörter", "Latin"),
     ],
 )
-def test_scripts(text: str, name: str) -> None:
+def test_scripts(text, name):
     assert script(text) == name
 
 
-def test_warnings_come_first() -> None:
+def test_warnings_come_first():
     leak = ("Copy: It leaks from the lid.", "It leaks from the lid.")
     found = advise(rows(60, ("Mail me at a@b.de", "N/A"), leak, ("x", "Он сломался")))
     assert [advice.level for advice in found] == ["warn", "warn", "note", "note"]
 
 
-def test_preferences_are_looked_at_too() -> None:
+def test_preferences_are_looked_at_too():
     pairs = [Preference((Message("user", prose(at)),), prose(at + 500), prose(at + 900), at + 1) for at in range(60)]
     assert advise(usable(*pairs)) == ()
     pairs[3] = Preference(pairs[3].prompt, "N/A", "call +49 30 1234567", 4)

@@ -1,12 +1,9 @@
 """Whatever bytes a file holds, a check gives a result or one clear error; and every row is either good or bad."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -65,7 +62,7 @@ def holds(name: str, content: bytes) -> None:
 
 @settings(max_examples=80, **QUICK)
 @given(st.binary(max_size=300), st.sampled_from(EXTENSIONS), st.integers(0, 40))
-def test_any_bytes(content: bytes, kind: str, cut: int) -> None:
+def test_any_bytes(content, kind, cut):
     holds(f"any{kind}", content)
     if kind in TEXT_READERS:
         holds(f"any{kind}.gz", gzip.compress(content)[: -cut or None])
@@ -77,7 +74,7 @@ def test_any_bytes(content: bytes, kind: str, cut: int) -> None:
     st.sampled_from((".json", ".jsonl", ".txt")),
     st.lists(st.integers(0, 2000), max_size=3),
 )
-def test_nearly_rows(value: Any, kind: str, cuts: list[int]) -> None:
+def test_nearly_rows(value, kind, cuts):
     by_line = isinstance(value, list) and kind != ".json"
     text = "\n".join(map(json.dumps, value)) if by_line else json.dumps(value)
     for cut in cuts:
@@ -92,13 +89,13 @@ def test_nearly_rows(value: Any, kind: str, cuts: list[int]) -> None:
     st.sampled_from(ENCODINGS),
     st.booleans(),
 )
-def test_nearly_tables(rows: list[list[str]], separator: str, encoding: str, named: bool) -> None:
+def test_nearly_tables(rows, separator, encoding, named):
     text = "\n".join(separator.join(cells) for cells in ([["prompt", "completion"]] * named + rows))
     for kind in (".csv", ".tsv", ".txt"):
         holds(f"near{kind}", text.encode(encoding, errors="replace"))
 
 
-def test_cut_and_damaged_books_and_parquet() -> None:
+def test_cut_and_damaged_books_and_parquet():
     """Cuts, and bytes turned over: evenly spread, and in the first fields of the workbook's list of entries."""
     for kind, whole, parts in (
         (".xlsx", book(["prompt", "completion"], ["q", "a"]), 20),

@@ -1,7 +1,5 @@
 """Files, whole and broken -> what each is and trains, which rows cannot be used and why, and what `check` says."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import os
@@ -22,13 +20,13 @@ from tests.data.conftest import Words, book, jsonl, lines, pair, parquet, put
 
 
 @pytest.fixture
-def checked(tmp_path: Path) -> Checked:
+def checked(tmp_path):
     refused = pair(2, 3, system="refused")
     rows = (pair(2, 2), "{broken", pair(2, 2), pair(20, 2), pair(2, 30), {"prompt": "p"}, pair(1, 1), refused)
     return check_file(jsonl(tmp_path, *rows))
 
 
-def test_json_is_the_contract_s(checked: Checked) -> None:
+def test_json_is_the_contract_s(checked):
     # user: + words + assistant: | words + <e>
     shares: list[float] = []
     found = as_json(checked, token_report(checked, Words(), 12, on_progress=shares.append))
@@ -53,7 +51,7 @@ def test_json_is_the_contract_s(checked: Checked) -> None:
     assert found["mapping"] == {"prompt": "prompt", "completion": "completion", "system": "system"}
 
 
-def test_text(checked: Checked) -> None:
+def test_text(checked):
     said = as_text(checked, token_report(checked, Words(), 12))
     assert "Rows: 8, of them 4 good and 4 bad; 2 warnings, 1 duplicates." in said
     assert "row 6: no answer: 'completion' is missing. Add 'completion', or remove the row." in said
@@ -61,7 +59,7 @@ def test_text(checked: Checked) -> None:
     assert "… and 30 more" in as_text(many)
 
 
-def test_nothing_usable_is_refused(tmp_path: Path) -> None:
+def test_nothing_usable_is_refused(tmp_path):
     for rows, limit, says in (
         (["{a", "{b", "x"], 12, "none of the 3 rows can be used. Row 1: not valid JSON"),
         ([pair(1, 30)], 12, "none of the 1 rows can be used. Row 1: the answer alone is 31 tokens"),
@@ -71,7 +69,7 @@ def test_nothing_usable_is_refused(tmp_path: Path) -> None:
             token_report(check_file(jsonl(tmp_path, *rows)), Words(), limit)
 
 
-def test_time_grows_with_the_file_only(tmp_path: Path) -> None:
+def test_time_grows_with_the_file_only(tmp_path):
     def seconds(rows: int) -> float:
         path = jsonl(tmp_path, *(pair(40, 40, id=str(n)) | {"prompt": f"question {n}"} for n in range(rows)))
         start = time.perf_counter()
@@ -93,7 +91,7 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_files(name: str) -> None:
+def test_real_files(name):
     path = Path(os.environ.get("PLAYGROUND_REAL_DATA", ""), name)
     if not path.exists():
         pytest.skip(f"{name} is not in PLAYGROUND_REAL_DATA, a folder of real data sets")
@@ -127,7 +125,7 @@ def content(name: str, case: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize(("format", "name", "case"), CASES, ids=[name for _, name, _ in CASES])
-def test_what_a_file_is_and_which_rows_are_bad(format: str, name: str, case: dict[str, Any], tmp_path: Path) -> None:
+def test_what_a_file_is_and_which_rows_are_bad(format, name, case, tmp_path):
     checked = check_file(put(tmp_path, name, content(name, case)))
     assert (checked.format, checked.objective) == (format, OBJECTIVES[format]), checked.why
     reasons = case.get("bad", {})
@@ -156,21 +154,21 @@ def test_what_a_file_is_and_which_rows_are_bad(format: str, name: str, case: dic
         ("befund,kennung", {"prompt": "befund"}, 0.3, 0.7, "partly as you said"),
     ],
 )
-def test_confidence(header: str, given: dict[str, str], least: float, most: float, why: str, tmp_path: Path) -> None:
+def test_confidence(header, given, least, most, why, tmp_path):
     text = lines(header, *(f"a long text {n},some words {n}" for n in range(9)))
     checked = check_file(put(tmp_path, "a.csv", text), given or None)
     assert least <= checked.confidence <= most
     assert why in checked.why
 
 
-def test_odd_labels_are_warned_of(tmp_path: Path) -> None:
+def test_odd_labels_are_warned_of(tmp_path):
     rows = [f"message {n},{'spam' if n % 2 else 'ham'}" for n in range(30)]
     checked = check_file(put(tmp_path, "a.csv", lines("text,label", *rows, "one more,Spam ", "and more,ham")))
     assert checked.warnings == (RowWarning(31, "the label 'Spam ' is spelt 'spam' in 15 other rows", "label"),)
     assert not check_file(put(tmp_path, "b.csv", lines("text,label", *rows, "one more,other"))).warnings
 
 
-def test_several_files_are_numbered_on(tmp_path: Path) -> None:
+def test_several_files_are_numbered_on(tmp_path):
     put(tmp_path, "b.jsonl", "\n" + lines({"question": "q", "answer": "a"}, "oops", {"question": "x", "answer": "y"}))
     put(tmp_path, "a.csv", lines("prompt,completion", "q,a", "r,"))
     put(tmp_path, "c.tsv.gz", gzip.compress(b"prompt\tcompletion\nq\tz\n"))
@@ -189,7 +187,7 @@ def test_several_files_are_numbered_on(tmp_path: Path) -> None:
     assert check_file([tmp_path / "a.csv"]).files == ()
 
 
-def test_several_files_must_train_the_same(tmp_path: Path) -> None:
+def test_several_files_must_train_the_same(tmp_path):
     put(tmp_path, "a.csv", lines("prompt,completion", "q,a"))
     (tmp_path / "none").mkdir()
     for content, files, says in (
@@ -204,7 +202,7 @@ def test_several_files_must_train_the_same(tmp_path: Path) -> None:
             check_file(files, limit_bytes=210)
 
 
-def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
+def test_progress_goes_from_nothing_to_all(tmp_path):
     rows = lines(*({"prompt": f"question {n}", "completion": "a"} for n in range(20_000)))
     for name, content in (("a.jsonl", rows), ("b.jsonl.gz", gzip.compress(rows.encode()))):
         said: list[float] = []
@@ -213,7 +211,7 @@ def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
         assert 0 <= said[0] < said[-1] == 1
 
 
-def test_large_lines_are_not_kept(tmp_path: Path) -> None:
+def test_large_lines_are_not_kept(tmp_path):
     """The records of a JSONL file are read anew each time; only rows and digests stay."""
     path = put(tmp_path, "a.jsonl", lines(*({"text": f"passage {n}", "more": {"inner": n}} for n in range(5000))))
     records = read_records(path, 10_000_000)

@@ -1,7 +1,5 @@
 """Column names and contents -> format and mapping; records -> rows to train on, bad rows, and warnings."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from dataclasses import asdict
@@ -37,7 +35,7 @@ CASES = tomllib.loads(Path(__file__).with_name("detect.toml").read_text(encoding
 
 @pytest.mark.parametrize("pair", CASES["pairs"])
 @pytest.mark.parametrize("turned", [False, True])
-def test_pairs_by_name(pair: str, turned: bool) -> None:
+def test_pairs_by_name(pair, turned):
     prompt, completion = pair.split("/")
     columns = {prompt: "what is it", completion: "it is this"}
     shape = detect(table(**dict(reversed(columns.items())) if turned else columns))
@@ -45,13 +43,13 @@ def test_pairs_by_name(pair: str, turned: bool) -> None:
 
 
 @pytest.mark.parametrize("case", CASES["formats"], ids=[case["mapping"] for case in CASES["formats"]])
-def test_formats(case: dict[str, Any]) -> None:
+def test_formats(case):
     shape = detect(table(**case["columns"]))
     assert (shape.format, shape.objective) == (case["format"], OBJECTIVES[case["format"]])
     assert " ".join(f"{role}={column}" for role, column in shape.mapping.items()) == case["mapping"]
 
 
-def test_a_name_most_rows_have_goes_before_a_better_one() -> None:
+def test_a_name_most_rows_have_goes_before_a_better_one():
     rows = [{"question": "q", "answer": "a"}] * 8 + [{"prompt": "p", "completion": "c"}]
     shape = detect(Records(("prompt", "completion", "question", "answer"), [*enumerate(rows, 1)], rows))
     assert shape.mapping == {"prompt": "question", "completion": "answer"}
@@ -70,14 +68,14 @@ def test_a_name_most_rows_have_goes_before_a_better_one() -> None:
         ("messages prompt reply", "completion=reply", "prompt=prompt completion=reply"),
     ],
 )
-def test_a_mapping_overrides(columns: str, given: str, mapping: str) -> None:
+def test_a_mapping_overrides(columns, given, mapping):
     records = table(**{name: CHAT if name == "messages" else f"some words of {name}" for name in columns.split()})
     shape = detect(records, dict(each.split("=") for each in given.split()))
     assert " ".join(f"{role}={column}" for role, column in shape.mapping.items()) == mapping
 
 
 @pytest.mark.parametrize("case", CASES["refused"], ids=[case["says"] for case in CASES["refused"]])
-def test_errors(case: dict[str, Any]) -> None:
+def test_errors(case):
     with pytest.raises(InputError) as caught:
         detect(table(**case["columns"]), case["given"])
     assert case["says"] in str(caught.value)
@@ -124,7 +122,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("kind", "row", "says"), BAD)
-def test_bad_rows(kind: str, row: Any, says: str) -> None:
+def test_bad_rows(kind, row, says):
     found = check(kind, row)
     assert [bad.row for bad in found.bad] == [1]
     assert says in found.bad[0].reason
@@ -142,12 +140,12 @@ def test_bad_rows(kind: str, row: Any, says: str) -> None:
         str([U("x"), A("y")]),
     ],
 )
-def test_chats_of_every_spelling(messages: Any) -> None:
+def test_chats_of_every_spelling(messages):
     assert written(check("chat", {"messages": messages})) == [[U("x"), A("y")]]
     assert written(check("chat", {"messages": messages, "system": "s"})) == [[S("s"), U("x"), A("y")]]
 
 
-def test_texts_of_pairs() -> None:
+def test_texts_of_pairs():
     found = check(
         "prompt-completion",
         {"prompt": 3, "completion": True},
@@ -160,7 +158,7 @@ def test_texts_of_pairs() -> None:
     assert [row.prompt[0].content for row in found.examples] == ["do\n\nthis", "do", "this"]
 
 
-def test_preferences_judgements_and_passages() -> None:
+def test_preferences_judgements_and_passages():
     found = check(
         "preference",
         {"prompt": "q", "chosen": "good", "rejected": "bad"},
@@ -182,7 +180,7 @@ def test_preferences_judgements_and_passages() -> None:
     assert (found.others, found.duplicates) == ((Passage("a", 1), Passage("a", 2)), 1)
 
 
-def test_duplicates_conflicts_and_damage_are_warnings() -> None:
+def test_duplicates_conflicts_and_damage_are_warnings():
     pair, other = {"prompt": "q", "completion": "a"}, {"prompt": "q", "completion": "c"}
     damaged = {"prompt": "x\ufffd", "completion": "y"}
     rows = (pair, {"prompt": "r", "completion": "b"}, pair, other, {**pair, "system": "s"}, damaged, other)

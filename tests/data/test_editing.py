@@ -1,12 +1,9 @@
 """Rows as a person edits and takes them away: bad ones that no spreadsheet runs, good ones that read back the same."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +23,7 @@ def table(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text.removeprefix(BOM), newline="")))
 
 
-def test_rows_reasons_and_what_they_hold() -> None:
+def test_rows_reasons_and_what_they_hold():
     held: dict[int, Any] = {2: {"completion": "x", "prompt": None, "n": 5, "m": [1, {"b": "ü"}]}, 3: {"n": True}}
     held[9] = {"m": "\ud800", "n": "nul\0", "prompt": 1.5}
     bad = (BadRow(2, "no prompt", "Write one."), BadRow(3, "not valid JSON", "Mend it."), BadRow(9, "gone", "Look."))
@@ -41,7 +38,7 @@ def test_rows_reasons_and_what_they_hold() -> None:
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_no_cell_is_a_formula(hostile: str) -> None:
+def test_no_cell_is_a_formula(hostile):
     bad = (BadRow(1, hostile, hostile), BadRow(2, "x", "y"))
     files = (FilePart(hostile, 1, 1), FilePart("b.csv", 2, 1))
     content = {1: {hostile: hostile}, 2: {hostile: hostile}}
@@ -52,14 +49,14 @@ def test_no_cell_is_a_formula(hostile: str) -> None:
     assert all(part.startswith('"') for part in text.removeprefix(BOM).split("\r\n") if part and "\r" not in hostile)
 
 
-def test_several_files_are_named() -> None:
+def test_several_files_are_named():
     files = (FilePart("a.csv", 1, 3), FilePart("b.csv", 4, 2))
     bad = (BadRow(2, "r", "f"), BadRow(5, "r", "f"))
     found = table(bad_rows_csv(Checked("chat", "sft", 5, (), bad, files=files)))
     assert found == [["file", "row", "reason", "fix"], ["a.csv", "2", "r", "f"], ["b.csv", "2", "r", "f"]]
 
 
-def test_rows_that_are_too_long_are_among_them(tmp_path: Path) -> None:
+def test_rows_that_are_too_long_are_among_them(tmp_path):
     checked = check_file(jsonl(tmp_path, pair(2, 2), pair(2, 30), "{broken"))
     found = table(bad_rows_csv(checked, token_report(checked, Words(), 12)))
     assert [row[0] for row in found[1:]] == ["2", "3"]
@@ -78,7 +75,7 @@ ROUND: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("objective", ROUND)
-def test_good_rows_read_back_as_they_were(objective: str, tmp_path: Path) -> None:
+def test_good_rows_read_back_as_they_were(objective, tmp_path):
     rows = ROUND[objective]
     again = check_file(put(tmp_path, "good.jsonl", good_rows_jsonl(usable(*rows))))
     assert (again.objective, again.bad, again.usable) == (objective, (), rows)
@@ -87,7 +84,7 @@ def test_good_rows_read_back_as_they_were(objective: str, tmp_path: Path) -> Non
 LIMIT = 8 * MEBI
 
 
-def test_an_edit_keeps_the_numbers_and_mends_what_it_touches(tmp_path: Path) -> None:
+def test_an_edit_keeps_the_numbers_and_mends_what_it_touches(tmp_path):
     file = put(tmp_path, "rows.csv", 'prompt,completion\na,b\nc,\none,"torn\n')
     assert [bad.row for bad in check_file(file).bad] == [2, 3]
     assert table_of(file, [2, 3], LIMIT) == (("prompt", "completion"), {2: ["c", ""], 3: ["", ""]})
@@ -97,7 +94,7 @@ def test_an_edit_keeps_the_numbers_and_mends_what_it_touches(tmp_path: Path) -> 
     assert [(row.row, row.completion) for row in after.examples] == [(1, "b"), (2, "d")]
 
 
-def test_a_conversation_is_edited_as_json(tmp_path: Path) -> None:
+def test_a_conversation_is_edited_as_json(tmp_path):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]
     file = jsonl(tmp_path, {"messages": turns}, {"messages": [turns[0], {"role": "assistant", "content": "Yes"}]})
     cell = table_of(file, [1], LIMIT).rows[1][0]
@@ -123,5 +120,5 @@ def test_a_conversation_is_edited_as_json(tmp_path: Path) -> None:
         ("one line", ".txt"),
     ],
 )
-def test_what_is_pasted_is_read_as_what_it_looks_like(text: str, kind: str) -> None:
+def test_what_is_pasted_is_read_as_what_it_looks_like(text, kind):
     assert pasted_kind(text) == kind

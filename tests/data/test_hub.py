@@ -1,8 +1,6 @@
 """Data sets read through ``datasets``: local folders laid out like those of the hub, and what is said where one cannot
 be read."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ configs:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     """``owner/set`` below the working folder: two splits with class labels."""
     import datasets
 
@@ -65,11 +63,11 @@ owner/name/more owner/name@a-b owner/name: ówner/name
         ("owner/name@train", DatasetId("owner/name", "", "train")),
     ],
 )
-def test_what_is_an_id_of_the_hub(text: str, found: DatasetId | None) -> None:
+def test_what_is_an_id_of_the_hub(text, found):
     assert parse_dataset(text) == found
 
 
-def test_a_folder_is_read_by_split_with_labels_by_name(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_is_read_by_split_with_labels_by_name(folder, tmp_path):
     first, second, *_ = written("owner/set@test", tmp_path)
     assert (first, second) == ({"text": "test 0", "label": "ham"}, {"text": "test 1", "label": "spam"})
     assert len(written("owner/set", tmp_path)) == MAX_ROWS
@@ -81,7 +79,7 @@ def test_a_folder_is_read_by_split_with_labels_by_name(folder: Path, tmp_path: P
     assert parse_dataset("owner/set") is None  # a folder of files, as ever
 
 
-def test_configs_and_files_outside(folder: Path, tmp_path: Path) -> None:
+def test_configs_and_files_outside(folder, tmp_path):
     secret = put(tmp_path, "secret.jsonl", lines(pair(1, 1)))
     put(folder, "README.md", README.format(outside=secret))
     put(folder, "short.jsonl", lines(pair(1, 1)) + "\n")
@@ -99,7 +97,7 @@ def test_configs_and_files_outside(folder: Path, tmp_path: Path) -> None:
         ("data/train.parquet", b"PAR1 damaged PAR1", "cannot be read"),
     ],
 )
-def test_what_is_not_plain_data_is_refused(name: str, content: bytes, says: str, tmp_path: Path) -> None:
+def test_what_is_not_plain_data_is_refused(name, content, says, tmp_path):
     (tmp_path / "set" / "data").mkdir(parents=True)
     put(tmp_path / "set", name, content)
     with pytest.raises(InputError, match=says):
@@ -107,8 +105,8 @@ def test_what_is_not_plain_data_is_refused(name: str, content: bytes, says: str,
 
 
 def test_the_command_line_reads_a_folder_and_says_in_one_sentence_that_the_hub_is_away(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_base: Path
-) -> None:
+    folder, tmp_path, monkeypatch, capsys, tiny_base
+):
     monkeypatch.setenv("PLAYGROUND_HOME", str(tmp_path / "home"))
     assert main(["check", "owner/set@test", "--base", str(tiny_base), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -118,7 +116,7 @@ def test_the_command_line_reads_a_folder_and_says_in_one_sentence_that_the_hub_i
         assert "The hub cannot be reached for the data set nobody/nothing" in capsys.readouterr().err
 
 
-def test_nothing_is_fetched_for_a_visitor_of_a_shared_app(folder: Path, tmp_path: Path) -> None:
+def test_nothing_is_fetched_for_a_visitor_of_a_shared_app(folder, tmp_path):
     services = build_services(Settings(home=tmp_path / "home", shared=True))
     with pytest.raises(InputError, match="not fetched here"):
         services.data.fetch("owner/set", "v" + "0" * 24)

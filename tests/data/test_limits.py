@@ -1,8 +1,6 @@
 """Small files that unpack to a machine's whole memory, or to hours: refused in words while they are read, within a
 bound on memory."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess
@@ -123,7 +121,7 @@ BOMBS: dict[str, tuple[Callable[[], str | bytes], str]] = {
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, int]]:
+def answers(tmp_path_factory):
     """For each bomb what reading it says, and how many bytes of memory it took at its peak."""
     folder = tmp_path_factory.mktemp("bombs")
     files = [put(folder, name, make) for name, (make, _) in BOMBS.items()]
@@ -134,15 +132,13 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, in
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_small_file_that_unpacks_to_too_much_is_refused_within_a_bound_on_memory(
-    name: str, answers: dict[str, tuple[str, int]]
-) -> None:
+def test_a_small_file_that_unpacks_to_too_much_is_refused_within_a_bound_on_memory(name, answers):
     said, peak = answers[name]
     assert BOMBS[name][1] in said, said
     assert peak < BOUND, f"{peak / 1e9:.1f} GB"
 
 
-def test_limits_grow_with_the_largest_upload_so_that_a_persons_own_large_file_is_read() -> None:
+def test_limits_grow_with_the_largest_upload_so_that_a_persons_own_large_file_is_read():
     shared, own = Limits("a", SHARED), Limits("a", 256 * MEBI)
     assert (shared.rows, own.rows) == (209_715, 2_684_354)
     own.check_unpacked(2560 * MEBI)

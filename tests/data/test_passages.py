@@ -1,7 +1,3 @@
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from playground.data.retrieval import Documents, passages_of, read_documents, with_documents, with_passages
@@ -11,7 +7,7 @@ from tests.data.conftest import chat, put, usable
 TEXT = "# Wards\n\nWard 7 has 12 beds.\n\nVisiting hours end at 8 pm.\n\n" + "A long sentence about meals. " * 40
 
 
-def test_paragraphs_are_put_together_and_long_ones_cut_between_sentences() -> None:
+def test_paragraphs_are_put_together_and_long_ones_cut_between_sentences():
     found = passages_of(TEXT, words=30)
     assert found[0].startswith("# Wards\nWard 7 has 12 beds.\nVisiting hours")
     assert all(len(passage.split()) <= 30 for passage in found)
@@ -21,7 +17,7 @@ def test_paragraphs_are_put_together_and_long_ones_cut_between_sentences() -> No
     assert passages_of(" \n\n ") == []
 
 
-def test_the_nearest_come_first_and_none_that_shares_no_word() -> None:
+def test_the_nearest_come_first_and_none_that_shares_no_word():
     documents = Documents(["Ward 7 has 12 beds.", "Visiting hours end at 8 pm.", "Meals are at noon."])
     assert documents.nearest("When do visiting hours end?")[0] == "Visiting hours end at 8 pm."
     assert documents.nearest("zebra") == ()
@@ -29,7 +25,7 @@ def test_the_nearest_come_first_and_none_that_shares_no_word() -> None:
     assert Documents(["one cat", "two dogs", "three dogs barking"]).places("barking dogs") == [2, 1, 0]
 
 
-def test_rows_are_told_and_keep_their_numbers() -> None:
+def test_rows_are_told_and_keep_their_numbers():
     rows = usable(*(chat(f"Beds in ward {n}?", "12", row=n) for n in (3, 7)))
     found = with_documents(rows, Documents(["Ward 7 has 12 beds.", "Ward 3 is closed."]))
     assert [row.row for row in found.examples] == [3, 7]
@@ -40,7 +36,7 @@ def test_rows_are_told_and_keep_their_numbers() -> None:
     assert found.examples[0].completion == "12"
 
 
-def test_files_and_folders_and_what_is_none(tmp_path: Path) -> None:
+def test_files_and_folders_and_what_is_none(tmp_path):
     (tmp_path / "deep").mkdir()
     for name, content in (("a.md", "One thing."), ("deep/b.txt", "Another thing."), ("c.pdf", "%PDF")):
         put(tmp_path, name, content)

@@ -1,7 +1,5 @@
 """Files of every kind -> numbered records, or one message that says what is wrong, what there is and what to do."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import time
@@ -31,13 +29,13 @@ SAME: dict[str, str | bytes] = CASES["same"] | {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_every_spelling_reads_the_same(name: str, tmp_path: Path) -> None:
+def test_every_spelling_reads_the_same(name, tmp_path):
     records = read_records(put(tmp_path, name, SAME[name]), LIMIT)
     assert records.columns == ("prompt", "completion")
     assert [*records.rows] == [(1, PAIR[0]), (2, PAIR[1])]
 
 
-def test_workbooks(tmp_path: Path) -> None:
+def test_workbooks(tmp_path):
     one = put(tmp_path, "one.xlsx", book(["prompt ", "completion", None], ["a", 3], [None, None], ["c", True]))
     workbook = openpyxl.Workbook()
     sheet = workbook.create_sheet("Rows")  # after an empty first sheet
@@ -49,7 +47,7 @@ def test_workbooks(tmp_path: Path) -> None:
     assert [row for _, row in read_records(tmp_path / "two.xlsx", LIMIT).rows] == PAIR
 
 
-def test_parquet(tmp_path: Path) -> None:
+def test_parquet(tmp_path):
     turns = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]]
     chat = put(tmp_path, "chat.parquet", parquet(messages=turns))
     assert [*read_records(chat, LIMIT).rows] == [(1, {"messages": turns[0]})]
@@ -76,13 +74,13 @@ CODECS = {
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_a_codec_from_before_unicode_is_known_by_its_letters(name: str, tmp_path: Path) -> None:
+def test_a_codec_from_before_unicode_is_known_by_its_letters(name, tmp_path):
     file = put(tmp_path, "a.csv", CODECS[name].encode(name.split()[0]))
     rows = [",".join(row.values()) for _, row in read_records(file, LIMIT).rows if isinstance(row, dict)]
     assert rows == CODECS[name].splitlines()[1:]
 
 
-def test_a_damaged_character_of_utf_8_does_not_change_the_encoding(tmp_path: Path) -> None:
+def test_a_damaged_character_of_utf_8_does_not_change_the_encoding(tmp_path):
     file = put(tmp_path, "a.csv", b"prompt,completion\n" + "Grüße 世界 ".encode() + b"\xff,x\n")
     assert [row for _, row in read_records(file, LIMIT).rows] == [{"prompt": "Grüße 世界 \ufffd", "completion": "x"}]
 
@@ -94,7 +92,7 @@ BROKEN: dict[str, dict[str, Any]] = CASES["broken"] | {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_records_are_counted_by_number(name: str, tmp_path: Path) -> None:
+def test_broken_records_are_counted_by_number(name, tmp_path):
     records = read_records(put(tmp_path, name, BROKEN[name]["text"]), LIMIT)
     broken = [(number, record) for number, record in records.rows if isinstance(record, Unusable)]
     assert [number for number, _ in broken] == BROKEN[name]["broken"]
@@ -124,14 +122,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "content", "says"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_refused_whole(name: str, content: str | bytes, says: str, tmp_path: Path) -> None:
+def test_refused_whole(name, content, says, tmp_path):
     with pytest.raises(InputError, match=says) as caught:
         read_records(put(tmp_path, name, content), 1_000_000)
     assert name in str(caught.value)
     assert caught.value.exit_code == 2
 
 
-def test_missing_folder_and_size(tmp_path: Path) -> None:
+def test_missing_folder_and_size(tmp_path):
     large = tmp_path / "large.csv"
     with large.open("wb") as file:
         file.truncate(312 * MEBI)  # sparse: nothing is written
@@ -147,12 +145,12 @@ def test_missing_folder_and_size(tmp_path: Path) -> None:
             read_records(path, limit)
 
 
-def test_double_and_unnamed_columns(tmp_path: Path) -> None:
+def test_double_and_unnamed_columns(tmp_path):
     records = read_records(put(tmp_path, "a.csv", ",text,text\n0,a,b\n"), LIMIT)
     assert records.columns == ("column 1", "text", "text (3)")
 
 
-def test_open_quotes_do_not_make_reading_quadratic(tmp_path: Path) -> None:
+def test_open_quotes_do_not_make_reading_quadratic(tmp_path):
     many = "x,y\n" * 60_000
     path = put(tmp_path, "quotes.csv", f'a,b\n"never closed,1\n{many}"a","b\n"a","b\n{many}')
     start = time.perf_counter()

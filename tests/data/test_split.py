@@ -1,7 +1,5 @@
 """Examples -> train, validation and test, seeded, with no prompt in two of them."""
 
-from __future__ import annotations
-
 import pytest
 
 from playground.data.example import Example, Message, Passage, Preference
@@ -27,7 +25,7 @@ def sizes(parts: Parts) -> tuple[int, int, int]:
         *((100, 0.0, 0.2, (80, 0, 20)), (5000, 0.1, 0.15, (4868, 32, 100))),
     ],
 )
-def test_sizes(rows: int, validation: float, test: float, expected: tuple[int, int, int]) -> None:
+def test_sizes(rows, validation, test, expected):
     every = examples(*(f"q{n}" for n in range(rows)))
     parts = split(every, 7, validation, test)
     assert sizes(parts) == expected
@@ -40,7 +38,7 @@ def test_sizes(rows: int, validation: float, test: float, expected: tuple[int, i
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_same_prompts_stay_together(seed: int) -> None:
+def test_same_prompts_stay_together(seed):
     every = examples(*(f"Question  {n // 3}?" if n % 2 else f"question {n // 3} " for n in range(90)))
     parts = split(every, seed)
     assert sizes(parts)[1:] in ((9, 12), (9, 13), (9, 14))
@@ -52,11 +50,11 @@ def test_same_prompts_stay_together(seed: int) -> None:
     ("one", "other", "expected"),
     [(50, 0, (50, 0, 0)), (40, 10, (40, 0, 10)), (15, 5, (15, 0, 5)), (200, 100, (300, 0, 0))],
 )
-def test_large_groups(one: int, other: int, expected: tuple[int, int, int]) -> None:
+def test_large_groups(one, other, expected):
     assert sizes(split(examples(*"a" * one, *"b" * other), 3, 0.05, 0.05)) == expected
 
 
-def test_raw_text_and_preferences_are_split_too() -> None:
+def test_raw_text_and_preferences_are_split_too():
     parts = split([Passage(f"Text {n // 2}", n) for n in range(60)], 1)
     assert all(n ^ 1 in parts.test for n in parts.test), "the same text stays together"
     pairs = [Preference((Message("user", f"q{n}"),), "a", "b", n) for n in range(40)]
@@ -64,12 +62,12 @@ def test_raw_text_and_preferences_are_split_too() -> None:
 
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.1), (1.0, 0.0), (0.1, 2.0), (0.5, 0.5)])
-def test_wrong_shares(validation: float, test: float) -> None:
+def test_wrong_shares(validation, test):
     with pytest.raises(InputError, match=r"from 0|leave nothing"):
         split(examples("q"), 1, validation, test)
 
 
-def test_a_row_is_known_again_whatever_its_spaces() -> None:
+def test_a_row_is_known_again_whatever_its_spaces():
     one, other = examples("What  is it?", "what is it? ")
     assert row_hash(one) != row_hash(other), "another answer is another row"
     assert row_hash(chat(" what is IT?", "A1", row=9, system="Be brief.")) == row_hash(one)

@@ -1,7 +1,5 @@
 """Messages -> the text and tokens a model is given, which it learns, and how many; raw text in packed rows."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import random
@@ -27,7 +25,7 @@ def learned(tokenizer: Any, row: Any) -> list[str]:
     return [tokenizer.decode(row.completion_ids[begin:end]) for begin, end in zip(begins, ends, strict=True)]
 
 
-def test_every_answer_is_learned_and_nothing_else(tokenizer: Any) -> None:
+def test_every_answer_is_learned_and_nothing_else(tokenizer):
     row = render.render_example(tokenizer, CHAT, 2048, render.ALL)
     assert learned(tokenizer, row) == ["A report.<|im_end|>", "Doctor Sharma did.<|im_end|>", "On Monday.<|im_end|>"]
     whole = tokenizer.apply_chat_template([asdict(turn) for turn in CHAT.messages], tokenize=False).rstrip("\n")
@@ -36,7 +34,7 @@ def test_every_answer_is_learned_and_nothing_else(tokenizer: Any) -> None:
     assert row.learned == sum(len(render.encode(tokenizer, text)) for text in learned(tokenizer, row))
 
 
-def test_the_last_answer_alone_and_one_answer_either_way(tokenizer: Any) -> None:
+def test_the_last_answer_alone_and_one_answer_either_way(tokenizer):
     row = render.render_example(tokenizer, CHAT, 2048, render.LAST)
     assert (learned(tokenizer, row), row.read) == (["On Monday.<|im_end|>"], ())
     both = render.render_example(tokenizer, CHAT, 2048, render.ALL)
@@ -46,7 +44,7 @@ def test_the_last_answer_alone_and_one_answer_either_way(tokenizer: Any) -> None
     assert every == last
 
 
-def test_a_cut_takes_the_start_and_learns_whole_answers_only(tokenizer: Any) -> None:
+def test_a_cut_takes_the_start_and_learns_whole_answers_only(tokenizer):
     whole = render.render_example(tokenizer, CHAT, 2048, render.ALL)
     ids, answers = whole.prompt_ids + whole.completion_ids, learned(tokenizer, whole)
     for limit in range(16, 90):
@@ -87,7 +85,7 @@ class Mute(Forgetful):
         return "".join(turn["content"] for turn in messages if turn["role"] == "user")
 
 
-def test_a_template_that_rewrites_earlier_turns_learns_the_last_and_one_that_shows_none_is_refused() -> None:
+def test_a_template_that_rewrites_earlier_turns_learns_the_last_and_one_that_shows_none_is_refused():
     row = render.render_example(Forgetful(), CHAT, 2048, render.ALL)
     assert (row.read, row.completion_text) == ((), "<think></think>On Monday.<e>")
     with pytest.raises(InputError, match="leaves nothing of the answer to learn"):
@@ -97,13 +95,13 @@ def test_a_template_that_rewrites_earlier_turns_learns_the_last_and_one_that_sho
 ASKED = (Message("user", "What is it?"),)
 
 
-def test_the_tokens_write_the_whole_text(tokenizer: Any) -> None:
+def test_the_tokens_write_the_whole_text(tokenizer):
     (one,) = render.preview_tokens(tokenizer, chat("Wie groß? 你好 😀", "Sehr groß 😀."), 2048)
     assert "你好 😀" in "".join(token.text for token in one.tokens if token.kind == render.READ)
     assert "".join(token.text for token in one.tokens if token.kind == render.LEARNED) == "Sehr groß 😀.<|im_end|>"
 
 
-def test_a_chat_alternates_and_a_cut_is_shown(tokenizer: Any) -> None:
+def test_a_chat_alternates_and_a_cut_is_shown(tokenizer):
     (whole,) = render.preview_tokens(tokenizer, CHAT, 2048, render.ALL)
     assert [kind for kind, _ in groupby(token.kind for token in whole.tokens)] == [render.READ, render.LEARNED] * 3
     (cut,) = render.preview_tokens(tokenizer, CHAT, len(whole.tokens) - 5, render.ALL)
@@ -111,7 +109,7 @@ def test_a_chat_alternates_and_a_cut_is_shown(tokenizer: Any) -> None:
     assert [token.text for token in cut.tokens] == [token.text for token in whole.tokens]
 
 
-def test_other_rows(tokenizer: Any) -> None:
+def test_other_rows(tokenizer):
     for row, titles in (
         (Preference(ASKED, "Yes.", "No.", 1), ["The better answer", "The worse answer"]),
         (Judged(ASKED, "Yes.", False, 1), ["A bad answer"]),
@@ -125,7 +123,7 @@ def passages(*texts: str) -> list[Passage]:
     return [Passage(text, row) for row, text in enumerate(texts, 1)]
 
 
-def test_every_token_once_documents_apart_rows_filled_in_order_and_a_lone_token_left_out() -> None:
+def test_every_token_once_documents_apart_rows_filled_in_order_and_a_lone_token_left_out():
     rows = render.pack(Letters(), passages("abc", "de", "fghijklmnop", "q"), 8)
     documents = [
         "".join(chr(token) if token else "." for token in row.ids[begin:end])
@@ -148,7 +146,7 @@ ODD = (
 )
 
 
-def test_histogram_counts_every_row_once() -> None:
+def test_histogram_counts_every_row_once():
     chance = random.Random(1)
     for rows, bins in ((1, 20), (7, 3), (500, 20), (500, 1)):
         report = lengths(*((chance.randint(1, 90), chance.randint(1, 200)) for _ in range(rows)), limit=400)
@@ -162,7 +160,7 @@ def test_histogram_counts_every_row_once() -> None:
     assert sum(count > 0 for *_, count in tail) > 5  # one giant does not press the others into one bar
 
 
-def test_padding_is_that_of_the_batches() -> None:
+def test_padding_is_that_of_the_batches():
     assert lengths(*[(10, 5)] * 9).padding(4).random == 0
     two = lengths((10, 2), (2, 10)).padding(2)  # both sides are padded: 24 tokens in two rows of 20
     assert (two.random, two.by_length) == (pytest.approx(1 - 24 / 40), pytest.approx(1 - 24 / 40))
@@ -175,7 +173,7 @@ def test_padding_is_that_of_the_batches() -> None:
     assert lengths((0, 10), (0, 90), packed=True).padding(2).random == 0
 
 
-def test_an_answer_that_teaches_nothing_is_bad() -> None:
+def test_an_answer_that_teaches_nothing_is_bad():
     report = token_report(
         usable(chat("p", "<e>", row=1), chat("p", "a", row=2), chat("p", " <e>\n<e> ", row=3)), Words(), 50
     )
@@ -184,7 +182,7 @@ def test_an_answer_that_teaches_nothing_is_bad() -> None:
 
 
 @pytest.mark.parametrize("turns", ["last", render.ALL])
-def test_quick_lengths_are_those_of_the_renderer(tokenizer: Any, turns: str) -> None:
+def test_quick_lengths_are_those_of_the_renderer(tokenizer, turns):
     chance = random.Random(3)
     odd = ("".join(chance.choices(ODD, k=chance.randint(0, 40))) for _ in range(400))
     texts = enumerate((text if text.strip() else "word" for text in odd), 1)
@@ -199,7 +197,7 @@ def test_quick_lengths_are_those_of_the_renderer(tokenizer: Any, turns: str) -> 
         assert counted[row.row] == (rendered.cut + len(rendered.prompt_ids), len(rendered.completion_ids)), row
 
 
-def test_other_objectives_are_counted_like_the_renderer(tokenizer: Any) -> None:
+def test_other_objectives_are_counted_like_the_renderer(tokenizer):
     two = (("A long and thorough answer.", "No."), ("Yes.", "Much longer than that one."))
     report = token_report(
         usable(*(Preference(ASKED, *answers, at) for at, answers in enumerate(two, 1))), tokenizer, 60
@@ -214,7 +212,7 @@ def test_other_objectives_are_counted_like_the_renderer(tokenizer: Any) -> None:
     assert (passages.truncated, passages.cut) == (0, [])
 
 
-def test_a_template_that_refuses_one_row_spoils_no_other(tokenizer: Any) -> None:
+def test_a_template_that_refuses_one_row_spoils_no_other(tokenizer):
     mine = copy.deepcopy(tokenizer)
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     mine.chat_template = refusal + mine.chat_template

@@ -1,7 +1,5 @@
 """The real app, on the real default base, in a real browser."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -18,7 +16,6 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from playground.library.bases import Base
 from playground.settings import PROJECT_ROOT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -62,7 +59,7 @@ def start_app(home: Path, log: Path, base: Path | None = None) -> App:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_file_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _one_file_at_a_time(tmp_path_factory):
     """Each trains or decodes for real; two beside each other, in two processes of pytest-xdist, would only take
     longer."""
     with FileLock(tmp_path_factory.getbasetemp().parent / "e2e.lock"):
@@ -79,7 +76,7 @@ def running(home: Path, base: Path | None = None) -> Iterator[App]:
 
 
 @pytest.fixture(scope="module")
-def app(real_base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def app(real_base, tmp_path_factory):
     home = tmp_path_factory.mktemp("e2e") / "home"
     home.mkdir()
     (home / "bases").symlink_to(real_base.path.parent)
@@ -92,7 +89,7 @@ def launch(chromium: Any, *more: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser():
     """Closed with its file: while it is open its event loop runs in this thread, and no other test may start one."""
     if CHROMIUM is None:
         if os.environ.get("CI"):
@@ -124,7 +121,7 @@ def visit(
 
 
 @pytest.fixture
-def page(app: App, browser: Any) -> Iterator[Any]:
+def page(app, browser):
     with visit(browser, app) as page:
         yield page
 

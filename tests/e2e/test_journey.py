@@ -1,7 +1,5 @@
 """On the real base, one app for all: upload, train, refresh, compare, switch; a verdict, stopped and voted on."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -10,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import SLOW, App, examples, press, sees, tab, unfold, upload, visit
+from tests.e2e.conftest import SLOW, examples, press, sees, tab, unfold, upload, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
 
 @pytest.fixture(scope="module")
-def ward_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ward_csv(tmp_path_factory):
     """A person's own table: other column names, one row without an answer."""
     rows = [json.loads(line) for line in examples(160)]
     file = tmp_path_factory.mktemp("upload") / "ward.csv"
@@ -29,7 +27,7 @@ def ward_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(app: App, browser: Any, ward_csv: Path) -> str:
+def trained(app, browser, ward_csv):
     """Upload a file, train for real on the default base, refresh in the middle, wait for the adapter; its id."""
     with visit(browser, app) as page:
         upload(page, ward_csv, "161 rows", "1 row")
@@ -45,7 +43,7 @@ def trained(app: App, browser: Any, ward_csv: Path) -> str:
     return "ward"
 
 
-def test_the_trained_model_beside_the_base_with_its_prompt(page: Any, trained: str) -> None:
+def test_the_trained_model_beside_the_base_with_its_prompt(page, trained):
     tab(page, "Train")
     press(page, "Compare in chat")
     page.get_by_label("Model of side B").wait_for()
@@ -60,7 +58,7 @@ def test_the_trained_model_beside_the_base_with_its_prompt(page: Any, trained: s
     assert "1 of 1" in page.locator(".score").inner_text()
 
 
-def test_switching_adapters_keeps_the_base(page: Any, trained: str) -> None:
+def test_switching_adapters_keeps_the_base(page, trained):
     tab(page, "Adapters")
     page.locator(f"button[data-id='{trained}']").click()
     sees(page, "Active in", "unchanged")
@@ -73,7 +71,7 @@ def test_switching_adapters_keeps_the_base(page: Any, trained: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def held_out(tmp_path_factory):
     """Ten held-out rows of a shipped set, as a person's own file."""
     file = tmp_path_factory.mktemp("judged") / "ward.jsonl"
     file.write_text("\n".join(examples(10, "hospital_reports_heldout")), encoding="utf-8")
@@ -101,7 +99,7 @@ def fill(page: Any, file: Path, tokens: int, *, again: bool = False) -> None:
     page.get_by_text(f"at most {tokens} tokens").wait_for()
 
 
-def test_from_an_upload_to_the_report(page: Any, held_out: Path, tmp_path: Path) -> None:
+def test_from_an_upload_to_the_report(page, held_out, tmp_path):
     fill(page, held_out, 24)
     press(page, "Measure (20 replies)")
     page.locator(".verdict-head.live [role=progressbar]").wait_for()
@@ -135,7 +133,7 @@ def test_from_an_upload_to_the_report(page: Any, held_out: Path, tmp_path: Path)
     page.locator(".v-headline").wait_for()
 
 
-def test_a_stop_in_the_middle_keeps_what_is_measured(page: Any, held_out: Path) -> None:
+def test_a_stop_in_the_middle_keeps_what_is_measured(page, held_out):
     fill(page, held_out, 96, again=True)
     page.get_by_label("Repeats", exact=True).fill("8")  # so that it is stopped long before its end
     press(page, "Measure (180 replies)")
@@ -146,7 +144,7 @@ def test_a_stop_in_the_middle_keeps_what_is_measured(page: Any, held_out: Path) 
     assert "stopped early" in page.locator(".v-answer").inner_text()
 
 
-def test_a_blind_vote_shows_no_name_until_it_is_asked_for(page: Any) -> None:
+def test_a_blind_vote_shows_no_name_until_it_is_asked_for(page):
     """On the verdict that was measured last."""
     tab(page, "Verdict")
     page.locator(".v-headline").wait_for()

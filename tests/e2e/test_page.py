@@ -1,20 +1,17 @@
 """Every tab on the tiny base, one app for all: files with faults, settings taken away, races, blends, a phone, another
 site's page."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from playground.methods import all_methods
-from tests.e2e.conftest import SLOW, App, examples, launch, press, running, sees, tab, unfold, upload, visit
+from tests.e2e.conftest import SLOW, examples, launch, press, running, sees, tab, unfold, upload, visit
 from tests.engine.conftest import make_lora
 
 __all__ = ["make_lora"]
@@ -23,13 +20,13 @@ EMPTY_ANSWER, EMPTY_PROMPT, TORN = (3, 11, 40, 57), (5, 60), 63
 
 
 @pytest.fixture(scope="module")
-def app(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+def app(tiny_base, tmp_path_factory):
     with running(tmp_path_factory.mktemp("page") / "home", tiny_base) as app:
         yield app
 
 
 @pytest.fixture
-def ward_csv(tmp_path: Path) -> Path:
+def ward_csv(tmp_path):
     """The answer stands before the prompt, under names that say nothing; 62 rows, of them six with a gap, and a torn
     one."""
     file = tmp_path / "night shift.csv"
@@ -43,7 +40,7 @@ def ward_csv(tmp_path: Path) -> Path:
     return file
 
 
-def test_seven_bad_rows_are_named_and_the_rest_is_trained_on(app: App, page: Any, ward_csv: Path) -> None:
+def test_seven_bad_rows_are_named_and_the_rest_is_trained_on(app, page, ward_csv):
     upload(page, ward_csv, "7 rows cannot be used")
     listed = page.get_by_label("Rows that cannot be used")
     numbers = [int(text) for text in listed.locator("tbody td:first-child").all_inner_texts()]
@@ -77,7 +74,7 @@ def set_steps(page: Any, steps: int) -> None:
     box.blur()
 
 
-def test_a_bad_row_is_mended_in_the_page(page: Any, ward_csv: Path) -> None:
+def test_a_bad_row_is_mended_in_the_page(page, ward_csv):
     upload(page, ward_csv, "7 rows cannot be used")
     unfold(page, "Edit rows")
     page.locator(".edit-table [data-testid='cell-0-1']").dblclick()
@@ -87,7 +84,7 @@ def test_a_bad_row_is_mended_in_the_page(page: Any, ward_csv: Path) -> None:
     sees(page, "6 rows cannot be used", "night shift.csv, edited")
 
 
-def test_rows_are_pasted_and_several_files_are_read_as_one(page: Any, tmp_path: Path) -> None:
+def test_rows_are_pasted_and_several_files_are_read_as_one(page, tmp_path):
     tab(page, "Train")
     unfold(page, "Or paste rows")
     cells = [("prompt", "completion"), *((f"Say {n}", f"Number {n}") for n in range(12))]
@@ -104,7 +101,7 @@ def test_rows_are_pasted_and_several_files_are_read_as_one(page: Any, tmp_path: 
     assert named.all_inner_texts() == ["a.jsonl 4", "b.jsonl 4"]
 
 
-def test_a_wrong_file_gets_a_sentence_and_the_app_goes_on(page: Any, tmp_path: Path) -> None:
+def test_a_wrong_file_gets_a_sentence_and_the_app_goes_on(page, tmp_path):
     (tmp_path / "columns.csv").write_bytes(b"a,b,c\n1,2,3\n")
     upload(page, tmp_path / "columns.csv")
     alert = page.locator("[role=alert]:visible")
@@ -114,7 +111,7 @@ def test_a_wrong_file_gets_a_sentence_and_the_app_goes_on(page: Any, tmp_path: P
     assert alert.count() == 0
 
 
-def test_the_page_fits_a_phone(app: App, browser: Any) -> None:
+def test_the_page_fits_a_phone(app, browser):
     with visit(browser, app, 390) as page:
         for name in ("Train", "Adapters", "Compare", "Verdict"):
             tab(page, name)
@@ -122,14 +119,14 @@ def test_the_page_fits_a_phone(app: App, browser: Any) -> None:
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Path:
+def rows(tmp_path):
     file = tmp_path / "numbers.jsonl"
     lines = (json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}, gladly."}) for n in range(40))
     file.write_text("\n".join(lines))
     return file
 
 
-def test_settings_are_taken_away_and_brought_back(page: Any, rows: Path, tmp_path: Path) -> None:
+def test_settings_are_taken_away_and_brought_back(page, rows, tmp_path):
     upload(page, rows, "40 rows")
     set_steps(page, 7)
     sees(page, "rows, 7 steps")
@@ -157,7 +154,7 @@ def beside(page: Any, button: str) -> Any:
     return page.locator("button", has_text=button).locator("xpath=..").locator("input[type=file]")
 
 
-def test_a_race_ends_as_a_table_and_a_row_becomes_a_side(page: Any, rows: Path) -> None:
+def test_a_race_ends_as_a_table_and_a_row_becomes_a_side(page, rows):
     upload(page, rows, "40 rows")
     unfold(page, "Race several methods")
     for method in all_methods().values():
@@ -178,7 +175,7 @@ def test_a_race_ends_as_a_table_and_a_row_becomes_a_side(page: Any, rows: Path) 
     assert "lora" in side.input_value().lower()
 
 
-def test_two_adapters_are_blended_heard_and_exported(page: Any, make_lora: Callable[..., Path], tmp_path: Path) -> None:
+def test_two_adapters_are_blended_heard_and_exported(page, make_lora, tmp_path):
     tab(page, "Adapters")
     for seed, name in ((1, "calm"), (2, "brisk")):
         shutil.copytree(make_lora(seed), tmp_path / name)
@@ -225,7 +222,7 @@ ATTACK = """async (app) => {
 }"""
 
 
-def test_another_sites_page_reaches_nothing(app: App, browser: Any) -> None:
+def test_another_sites_page_reaches_nothing(app, browser):
     port = app.url.rpartition(":")[2]
     rules = ["--host-resolver-rules=MAP *.example 127.0.0.1", "--disable-features=LocalNetworkAccessChecks"]
     opened = launch(browser.browser_type, *rules)

@@ -1,12 +1,9 @@
 """Every text that may come from somebody else says that it is a script; in a real browser it stays a text, and nothing
 is fetched."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from playground.settings import Settings
 from playground.verdict.bench import PromptBook
 from playground.verdict.files import VerdictFiles
 from playground.verdict.race_store import DONE, Entry, Race, RaceStore
-from tests.e2e.conftest import App, press, running, sees, tab, visit
+from tests.e2e.conftest import press, running, sees, tab, visit
 from tests.engine.conftest import make_lora
 from tests.evaluation.helpers import EVIL, verdict
 from tests.payloads import PAYLOADS
@@ -74,7 +71,7 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def poisoned(tiny_base: Path, make_lora: Callable[..., Path], tmp_path_factory: Any) -> Iterator[App]:
+def poisoned(tiny_base, make_lora, tmp_path_factory):
     home = tmp_path_factory.mktemp("poisoned") / "home"
     home.mkdir()
     poison(home, make_lora(1))
@@ -83,7 +80,7 @@ def poisoned(tiny_base: Path, make_lora: Callable[..., Path], tmp_path_factory: 
 
 
 @pytest.fixture
-def watched(poisoned: App, browser: Any) -> Iterator[Watched]:
+def watched(poisoned, browser):
     did: list[str] = []
 
     def note(text: str, wrong: bool) -> None:
@@ -102,7 +99,7 @@ def _is_foreign(url: str, home: str) -> bool:
     return "pwned" in url.partition("?")[0] or not url.startswith((home, "data:", "blob:"))
 
 
-def test_adapters(watched: Watched) -> None:
+def test_adapters(watched):
     page = watched.page
     tab(page, "Adapters")
     for place, payload in enumerate(PAYLOADS):
@@ -120,7 +117,7 @@ def test_adapters(watched: Watched) -> None:
     watched.check("sides")
 
 
-def test_asked_and_answered(watched: Watched) -> None:
+def test_asked_and_answered(watched):
     page = watched.page
     for payload in PAYLOADS:
         page.get_by_placeholder("Ask every side the same thing").fill(payload)
@@ -131,7 +128,7 @@ def test_asked_and_answered(watched: Watched) -> None:
     watched.check("replies")
 
 
-def test_verdicts_prompts_and_votes(watched: Watched) -> None:
+def test_verdicts_prompts_and_votes(watched):
     page = watched.page
     tab(page, "Verdict")
     for payload in PAYLOADS:
@@ -149,7 +146,7 @@ def test_verdicts_prompts_and_votes(watched: Watched) -> None:
     watched.check("votes")
 
 
-def test_files_columns_runs_races_and_storage(watched: Watched, tmp_path: Path) -> None:
+def test_files_columns_runs_races_and_storage(watched, tmp_path):
     page = watched.page
     tab(page, "Train")
     watched.unfold()
@@ -172,7 +169,7 @@ def test_files_columns_runs_races_and_storage(watched: Watched, tmp_path: Path) 
     watched.check("storage")
 
 
-def test_the_browser_itself_refuses_a_script_in_a_tag(watched: Watched) -> None:
+def test_the_browser_itself_refuses_a_script_in_a_tag(watched):
     """Had a tag got through, it would still not run."""
     refused = watched.page.evaluate(
         "() => new Promise(done => { document.addEventListener('securitypolicyviolation', event =>"

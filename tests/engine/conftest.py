@@ -1,6 +1,3 @@
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +5,13 @@ import pytest
 
 
 @pytest.fixture(scope="module", params=["llama", "hf"])
-def path(request: pytest.FixtureRequest) -> str:
+def path(request):
     """Each of the two backends."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tmp_path_factory):
     """A Llama whose tokens are bytes."""
     from tests.engine.models import save_base
 
@@ -22,7 +19,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_lora(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def make_lora(tiny_base, tmp_path_factory):
     """(seed, rank, base, options of LoraConfig) -> a PEFT folder whose random A and B change what is said."""
 
     def make(seed: int, rank: int = 4, base: Path | None = None, **options: Any) -> Path:

@@ -1,8 +1,6 @@
 """Tiny random bases of every family and adapters of every kind made with PEFT, and what PEFT and generate say to a
 prompt."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

@@ -1,7 +1,5 @@
 """Adapters that come and go: the memory ceiling, rows under way, refusals, and that nothing is left behind."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os
@@ -42,7 +40,7 @@ Folders = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+def folders(base, tmp_path_factory):
     """(seed, kind) -> an adapter's folder. One of a kind is made by PEFT, the others are it with other numbers."""
     root, made = tmp_path_factory.mktemp("adapters"), {}
 
@@ -59,7 +57,7 @@ def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 
 @pytest.fixture
-def make(path: str, base: Path) -> Make:
+def make(path, base):
     """An engine of this path with nothing attached."""
     return lambda **options: Engine(base, hf=path == "hf", **options)
 
@@ -69,16 +67,14 @@ def say(engine: Engine, adapter: str | None, tokens: int = 8) -> str:
 
 
 @pytest.fixture
-def one_bytes(make: Make, folders: Folders) -> int:
+def one_bytes(make, folders):
     """What one adapter takes."""
     engine = make()
     attach(engine, folders(1), "one")
     return engine.decoder.held_bytes
 
 
-def test_past_the_ceiling_the_least_recently_used_leave_and_come_back_by_themselves(
-    make: Make, folders: Folders, one_bytes: int
-) -> None:
+def test_past_the_ceiling_the_least_recently_used_leave_and_come_back_by_themselves(make, folders, one_bytes):
     free, engine = make(), make(adapters_limit_bytes=int(3.5 * one_bytes))
     expected = {}
     for seed in range(1, 4):
@@ -104,7 +100,7 @@ def test_past_the_ceiling_the_least_recently_used_leave_and_come_back_by_themsel
     assert engine.check_fingerprint()[1]
 
 
-def test_adapters_that_one_batch_needs_together_stay_together(make: Make, folders: Folders, one_bytes: int) -> None:
+def test_adapters_that_one_batch_needs_together_stay_together(make, folders, one_bytes):
     free, engine = make(), make(adapters_limit_bytes=int(1.2 * one_bytes))
     names = [attach(engine, folders(seed), f"a{seed}") for seed in range(1, 5)]
     assert list(engine.attached()) == ["a4"]
@@ -115,9 +111,7 @@ def test_adapters_that_one_batch_needs_together_stay_together(make: Make, folder
         assert text == say(free, f"a{seed}")
 
 
-def test_a_file_that_is_gone_when_its_adapter_is_to_come_back_is_told_in_words(
-    make: Make, folders: Folders, one_bytes: int, tmp_path: Path
-) -> None:
+def test_a_file_that_is_gone_when_its_adapter_is_to_come_back_is_told_in_words(make, folders, one_bytes, tmp_path):
     engine = make(adapters_limit_bytes=int(1.2 * one_bytes))
     attach(engine, edited(folders(1), tmp_path / "moved"), "moved")
     attach(engine, folders(2), "a2")
@@ -130,7 +124,7 @@ def test_a_file_that_is_gone_when_its_adapter_is_to_come_back_is_told_in_words(
         say(engine, "moved")
 
 
-def test_memory_comes_back_when_adapters_leave(make: Make, folders: Folders) -> None:
+def test_memory_comes_back_when_adapters_leave(make, folders):
     engine, kinds = make(), ("wide", "ia3", "bottleneck", "prefix", "prompt")
     attach(engine, folders(1), "narrow")
     narrow = engine.decoder.held_bytes
@@ -155,7 +149,7 @@ KEPT |= {"joined": ("lora", "dora"), "evicted": ("lora",)}
 
 
 @pytest.mark.parametrize(("how", "kind"), [(how, kind) for how, kinds in KEPT.items() for kind in kinds])
-def test_a_row_keeps_what_it_began_with(make: Make, folders: Folders, one_bytes: int, how: str, kind: str) -> None:
+def test_a_row_keeps_what_it_began_with(make, folders, one_bytes, how, kind):
     """While its adapter is replaced, detached and its place taken, joined by wider ones, or evicted for others."""
     engine = make(adapters_limit_bytes=int(1.2 * one_bytes) if how == "evicted" else None)
     attach(engine, folders(1, kind), "mine")
@@ -177,7 +171,7 @@ def test_a_row_keeps_what_it_began_with(make: Make, folders: Folders, one_bytes:
         assert say(engine, "mine", 100) != undisturbed
 
 
-def test_the_same_weights_with_other_settings_are_another_adapter(make: Make, folders: Folders, tmp_path: Path) -> None:
+def test_the_same_weights_with_other_settings_are_another_adapter(make, folders, tmp_path):
     engine, other = make(), edited(folders(1), tmp_path / "other", lora_alpha=24)
     for name, folder in (("one", folders(1)), ("other", other)):
         attach(engine, folder, name, "the same")
@@ -200,7 +194,7 @@ def refused(engine: Engine, folder: Path, words: str) -> None:
         say(engine, "wrong")
 
 
-def test_what_does_not_fit_is_refused_in_words(make: Make, folders: Folders, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused_in_words(make, folders, tmp_path):
     engine, numbers = make(), count()
 
     def wrong(kind: str, by: Change = lambda name, t: t, old: str = "", new: str = "", **more: torch.Tensor) -> Path:
@@ -240,7 +234,7 @@ def test_what_does_not_fit_is_refused_in_words(make: Make, folders: Folders, tmp
         refused(engine, many, f"{tokens} tokens before the text, and this base holds 256")
 
 
-def test_what_cannot_be_read_is_refused_in_words(make: Make, folders: Folders, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_refused_in_words(make, folders, tmp_path):
     engine = make()
     refused(engine, tmp_path / "nowhere", "nowhere cannot be read")
     weights, config = "adapter_model.safetensors", "adapter_config.json"
@@ -271,7 +265,7 @@ def test_what_cannot_be_read_is_refused_in_words(make: Make, folders: Folders, t
     refused(engine, broken, "not a number")
 
 
-def test_a_head_is_carried_where_import_takes_it(make: Make, base: Path, tmp_path: Path) -> None:
+def test_a_head_is_carried_where_import_takes_it(make, base, tmp_path):
     """By family, whatever path serves it here."""
     head = save_adapter(base, tmp_path / "head", "lora", 3, target_modules=["q_proj", "lm_head"])
     refused(make(), head, "adapts lm_head, which lies outside the decoder's layers")
@@ -287,7 +281,7 @@ def test_a_head_is_carried_where_import_takes_it(make: Make, base: Path, tmp_pat
     assert (logits_of(engine, PROMPT, "head") - logits).abs().max() < 1e-3
 
 
-def test_who_asks_does_not_wait_for_a_file_that_is_being_read(make: Make, folders: Folders, tmp_path: Path) -> None:
+def test_who_asks_does_not_wait_for_a_file_that_is_being_read(make, folders, tmp_path):
     engine, slow = make(), edited(folders(1), tmp_path / "slow")
     settings = (slow / "adapter_config.json").read_bytes()
     (slow / "adapter_config.json").unlink()
@@ -305,7 +299,7 @@ def test_who_asks_does_not_wait_for_a_file_that_is_being_read(make: Make, folder
 
 
 @pytest.mark.parametrize("pattern", [False, True])
-def test_what_unsloth_writes_says_what_peft_says(make: Make, base: Path, tmp_path: Path, pattern: bool) -> None:
+def test_what_unsloth_writes_says_what_peft_says(make, base, tmp_path, pattern):
     ends = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     patterns = {"rank_pattern": {"up_proj": 6}, "alpha_pattern": {"up_proj": 30}}
     folder = save_adapter(base, tmp_path / "unsloth", "lora", 5, target_modules=ends, **patterns)
@@ -330,9 +324,7 @@ def test_what_unsloth_writes_says_what_peft_says(make: Make, base: Path, tmp_pat
     assert said_by(load_base(base), ids, 12).tokens != expected
 
 
-def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(
-    make: Make, base: Path, folders: Folders, tmp_path: Path
-) -> None:
+def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(make, base, folders, tmp_path):
     engine, library, tokenizer = make(), AdapterLibrary(tmp_path / "own", tmp_path / "shipped"), byte_tokenizer()
     same, moved, more, added = (edited(folders(1), tmp_path / name) for name in ("same", "turned", "more", "added"))
     for folder in (same, moved):
@@ -355,7 +347,7 @@ def test_an_adapter_with_another_tokenizer_is_refused_here_and_by_the_library(
     refused(engine, added, "added_tokens.json in .* is not readable JSON")
 
 
-def test_adapters_without_measurable_effect_are_flagged(make: Make, folders: Folders, tmp_path: Path) -> None:
+def test_adapters_without_measurable_effect_are_flagged(make, folders, tmp_path):
     engine = make()
     none: dict[str, tuple[str, Change]] = {
         "zero": ("lora", lambda name, t: t * 0 if "lora_B" in name else t),
@@ -398,7 +390,7 @@ def rounds(engine: Engine, folders: Folders, numbers: range) -> None:
 
 
 @pytest.mark.parametrize("times", [24, pytest.param(1000, marks=pytest.mark.soak)])
-def test_rounds_leave_nothing_behind(make: Make, folders: Folders, times: int) -> None:
+def test_rounds_leave_nothing_behind(make, folders, times):
     engine = make()
     before_text, fingerprint = say(engine, None), engine.fingerprint
     rounds(engine, folders, range(14))

@@ -1,10 +1,7 @@
 """The captured step: on a CPU its shapes and buffers with a stand-in that runs the work again, on a GPU the real
 graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -59,25 +56,23 @@ SOFT = ["prefix", "deep", "prompt", "ptuning"]
 
 
 @pytest.fixture(scope="module")
-def engine(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def engine(base, tmp_path_factory):
     kinds: dict[str, dict[str, Any]] = {name: {} for name in ("lora-1", "lora-2", *SOFT, "bottleneck", "dora", "ia3")}
     return engine_with(base, save_adapters(base, tmp_path_factory.mktemp("made"), kinds), "llama")
 
 
-def test_fixed_shapes_give_the_same_logits_and_come_again(engine: Engine) -> None:
+def test_fixed_shapes_give_the_same_logits_and_come_again(engine):
     assert same_as_plain(engine, [None, "lora-1", "lora-2"], Again)[-1] == 4, "3 and 2 rows, with adapters and without"
 
 
 @pytest.mark.parametrize("kind", ["bottleneck", "dora", "ia3"])
-def test_captured_steps_stand_after_virtual_tokens_and_other_kinds_take_the_plain_step(
-    engine: Engine, kind: str
-) -> None:
+def test_captured_steps_stand_after_virtual_tokens_and_other_kinds_take_the_plain_step(engine, kind):
     found = same_as_plain(engine, [None, *SOFT, kind, kind], Again)
     assert found[0] == found[-1] == 1, "one shape for the base's rows, and for those with virtual tokens"
 
 
 @pytest.mark.parametrize("writing", [3, 5, 6, 7])
-def test_padding_rows_leave_a_row_that_reads_its_prompt_alone(engine: Engine, writing: int) -> None:
+def test_padding_rows_leave_a_row_that_reads_its_prompt_alone(engine, writing):
     path = llama(engine)
     cache, adapters = path.model.new_cache(), path.model.new_adapter_slots()
     path.model.prefill([Segment(row, [5, 6, 7 + row], 0) for row in range(writing + 1)], cache, adapters)
@@ -87,7 +82,7 @@ def test_padding_rows_leave_a_row_that_reads_its_prompt_alone(engine: Engine, wr
     assert torch.equal(cache.save(writing, 3), reader)
 
 
-def test_a_longer_rotary_table_captures_again(engine: Engine) -> None:
+def test_a_longer_rotary_table_captures_again(engine):
     path = llama(engine)
     model, captured = path.model, []
     cache, adapters = model.new_cache(), model.new_adapter_slots()
@@ -102,7 +97,7 @@ def test_a_longer_rotary_table_captures_again(engine: Engine) -> None:
     assert len(captured) == 2
 
 
-def test_a_capture_is_ended_by_its_own_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_is_ended_by_its_own_thread_only(monkeypatch):
     cuda = MagicMock()
     for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
@@ -111,7 +106,7 @@ def test_a_capture_is_ended_by_its_own_thread_only(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.gpu
-def test_a_real_graph_gives_the_same_logits(engine: Engine) -> None:
+def test_a_real_graph_gives_the_same_logits(engine):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     assert same_as_plain(engine, [None, "lora-1", "lora-2"], cuda_capture)[-1] == 4

@@ -1,9 +1,6 @@
 """Every family, on the path that it takes: rows of different length in one batch say what PEFT and generate say one by
 one; and half precision and 4 bits, near what PEFT says in the same precision and what fp32 says."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +36,7 @@ PROMPTS = ["One", "Hello there, my order has not arrived yet", "The report says"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_path: Path) -> None:
+def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family, tmp_path):
     targets, inner = IA3_ON.get(family.partition("-")[0], (None, None))
     feeds = {"target_modules": targets, "feedforward_modules": inner} if targets else {}
     kinds: dict[str, dict[str, Any]] = {"lora": {}, "dora": {}, "ia3": feeds, "prompt": {}, "ptuning": {}}
@@ -65,7 +62,7 @@ def test_a_family_says_in_one_batch_what_peft_says_one_by_one(family: str, tmp_p
     assert engine.check_fingerprint()[1]
 
 
-def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path):
     from transformers import MambaConfig, MambaForCausalLM
 
     MambaForCausalLM(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=1)).save_pretrained(tmp_path)
@@ -74,7 +71,7 @@ def test_a_family_without_keys_and_values_is_refused_in_words(tmp_path: Path) ->
         Engine(tmp_path)
 
 
-def test_a_base_whose_layers_keep_different_things_refuses_a_prefix_in_words(tmp_path: Path) -> None:
+def test_a_base_whose_layers_keep_different_things_refuses_a_prefix_in_words(tmp_path):
     base = save_base("lfm2", tmp_path / "base")
     engine = Engine(base)
     with pytest.raises(AdapterError, match="this base has layers that keep none"):
@@ -91,13 +88,13 @@ NEAR = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.12}
 
 
 @pytest.fixture(scope="module", params=["llama-bias", "gemma3"])
-def precise(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+def precise(request, tmp_path_factory):
     """One family of each path."""
     return World(tmp_path_factory.mktemp(request.param), request.param, {"lora": {}, "dora": {}, "ia3": {}})
 
 
 @pytest.mark.parametrize("dtype", list(NEAR))
-def test_a_precision_is_near_peft_in_the_same_and_near_fp32(precise: World, dtype: torch.dtype) -> None:
+def test_a_precision_is_near_peft_in_the_same_and_near_fp32(precise, dtype):
     engine = precise.engine(dtype=dtype)
     assert engine.loaded.dtype == dtype
     assert {p.dtype for p in engine.loaded.weights.values()} == {dtype}
@@ -113,7 +110,7 @@ def test_a_precision_is_near_peft_in_the_same_and_near_fp32(precise: World, dtyp
     assert engine.check_fingerprint()[1]
 
 
-def test_an_adapter_of_no_effect_is_told_from_one_with_effect_in_half_precision(precise: World, tmp_path: Path) -> None:
+def test_an_adapter_of_no_effect_is_told_from_one_with_effect_in_half_precision(precise, tmp_path):
     engine = precise.engine(dtype=torch.bfloat16)
     attach(engine, save_adapter(precise.base, tmp_path / "zero", "lora", 1, r=1, lora_alpha=1e-6), "tiny")
     assert engine.has_no_effect("tiny")
@@ -121,7 +118,7 @@ def test_an_adapter_of_no_effect_is_told_from_one_with_effect_in_half_precision(
 
 
 @pytest.mark.parametrize("saved", [False, True], ids=["squeezed as it loads", "saved in 4 bits"])
-def test_four_bits_equal_peft_on_the_same_four_bits(precise: World, saved: bool, tmp_path: Path) -> None:
+def test_four_bits_equal_peft_on_the_same_four_bits(precise, saved, tmp_path):
     folder = precise.base
     if saved:
         folder = tmp_path / "packed"
@@ -143,9 +140,7 @@ def test_four_bits_equal_peft_on_the_same_four_bits(precise: World, saved: bool,
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_the_fingerprint_sees_a_changed_weight_and_a_changed_scale_in_four_bits(
-    precise: World, quantised: bool
-) -> None:
+def test_the_fingerprint_sees_a_changed_weight_and_a_changed_scale_in_four_bits(precise, quantised):
     engine = Engine(precise.base, quantised=quantised)
     assert engine.fingerprint
     if quantised:

@@ -1,8 +1,6 @@
 """Every kind of adapter as rows of one batch, on both paths, against PEFT one by one: replies, scores; and what those
 that put tokens before the text do to prefixes, limits and counts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +66,7 @@ def train_qlora(base: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=["llama-bias", "qwen3"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(request, tmp_path_factory):
     """A base with biases on all of attention, and one with norms on q and k; other families in test_families.py."""
     made = World(tmp_path_factory.mktemp(request.param), request.param, KINDS, max_position_embeddings=1024)
     made.adapters["qlora"] = train_qlora(made.base, made.base.with_name("qlora"))
@@ -76,7 +74,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def engine(path: str, world: World) -> Engine:
+def engine(path, world):
     return world.engine(path)
 
 
@@ -93,7 +91,7 @@ def row_of(name: str, tokens: int = TOKENS) -> Row:
     return Row(ROWS[name], name or None, Sampling(max_tokens=tokens))
 
 
-def test_all_kinds_in_one_batch_say_what_peft_says(engine: Engine, world: World) -> None:
+def test_all_kinds_in_one_batch_say_what_peft_says(engine, world):
     rows = [Row(prompt, name or None, Sampling(max_tokens=TOKENS), logprobs=0) for name, prompt in ROWS.items()]
     for row, state in zip(rows, run(engine, rows), strict=True):
         expected, logits = world.said(row.adapter, row.prompt, TOKENS), world.logits(row.adapter, row.prompt)
@@ -103,7 +101,7 @@ def test_all_kinds_in_one_batch_say_what_peft_says(engine: Engine, world: World)
     assert engine.check_fingerprint()[1]
 
 
-def test_each_differs_from_the_base_and_from_every_other(engine: Engine) -> None:
+def test_each_differs_from_the_base_and_from_every_other(engine):
     said = {name: logits_of(engine, PROMPTS[1], name or None) for name in ROWS}
     names = list(said)
     for number, name in enumerate(names):
@@ -111,7 +109,7 @@ def test_each_differs_from_the_base_and_from_every_other(engine: Engine) -> None
             assert (said[name] - said[other]).abs().max() > 0.05, (name, other)
 
 
-def test_alone_in_a_batch_or_beside_one_of_its_kind(engine: Engine, world: World) -> None:
+def test_alone_in_a_batch_or_beside_one_of_its_kind(engine, world):
     """Batches of one kind take other branches than mixed ones."""
     alone = ("", "lora", "dora", "ia3-qkv-in", "patterns", "prefix", "deep", "prompt", "ptuning", "bottleneck-odd")
     for name in alone:
@@ -123,21 +121,21 @@ def test_alone_in_a_batch_or_beside_one_of_its_kind(engine: Engine, world: World
         as_peft_says(engine, world, [row_of(name) for name in pair])
 
 
-def test_rows_of_other_kinds_join_and_leave(engine: Engine, world: World) -> None:
+def test_rows_of_other_kinds_join_and_leave(engine, world):
     """Fewer rows with every step: what is left keeps its own adapter."""
     names = ["ia3", "prefix", "dora", "bottleneck", "", "prompt", "lora", "bottleneck-gelu", "patterns", "ptuning"]
     names += ["qlora", "deep"]
     as_peft_says(engine, world, [row_of(name, 1 + number) for number, name in enumerate(names)])
 
 
-def test_a_prompt_longer_than_a_chunk_stands_after_virtual_tokens(engine: Engine, world: World) -> None:
+def test_a_prompt_longer_than_a_chunk_stands_after_virtual_tokens(engine, world):
     assert len(LONG) > PREFILL_CHUNK
     rows = [Row(LONG, name, Sampling(max_tokens=6)) for name in (None, *VIRTUAL, "bottleneck", "lora")]
     as_peft_says(engine, world, rows)
     assert {state.prompt_tokens for state in run(engine, rows)} == {len(LONG)}, "the text's, not the adapter's"
 
 
-def test_virtual_tokens_take_room_in_the_bases_context(engine: Engine) -> None:
+def test_virtual_tokens_take_room_in_the_bases_context(engine):
     prompt = "x" * 1000
     for name in (None, *VIRTUAL):
         lead = VIRTUAL[name][1]["num_virtual_tokens"] if name else 0
@@ -149,11 +147,11 @@ def test_virtual_tokens_take_room_in_the_bases_context(engine: Engine) -> None:
 
 
 @pytest.fixture
-def fast(world: World) -> Engine:
+def fast(world):
     return world.engine("llama")
 
 
-def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(fast: Engine, world: World) -> None:
+def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(fast, world):
     scheduler, start = llama(fast).scheduler, LONG[:100]
     for name in (*VIRTUAL, "lora"):
         before = scheduler.cached_tokens
@@ -172,7 +170,7 @@ def test_the_same_prefix_is_read_once_behind_the_same_adapter_only(fast: Engine,
     assert scheduler.cached_tokens == before
 
 
-def test_rows_with_virtual_tokens_are_the_bases_rows_otherwise(fast: Engine) -> None:
+def test_rows_with_virtual_tokens_are_the_bases_rows_otherwise(fast):
     """No slot, no product: a batch of theirs costs what the base's does."""
     slots = llama(fast).scheduler.slots
     run(fast, [Row("Hello", name, Sampling(max_tokens=3)) for name in (None, *VIRTUAL)])
@@ -221,25 +219,25 @@ def held_to_peft(engine: Engine, world: World, rows: list[ScoreRow]) -> None:
             assert score.base_loss is None
 
 
-def test_every_kind_with_every_text_in_one_call(engine: Engine, world: World) -> None:
+def test_every_kind_with_every_text_in_one_call(engine, world):
     rows = [ScoreRow(*text, kind or None, divergence=True) for text in TEXTS for kind in ("", *SCORED)]
     held_to_peft(engine, world, rows)
     assert engine.check_fingerprint()[1]
 
 
-def test_a_text_longer_than_a_chunk_and_than_what_is_held_at_once(engine: Engine, world: World) -> None:
+def test_a_text_longer_than_a_chunk_and_than_what_is_held_at_once(engine, world):
     rows = [ScoreRow("Now: ", RAIN, "prefix", True), ScoreRow("", RAIN), ScoreRow(RAIN[:280], "so.", "dora", True)]
     held_to_peft(engine, world, rows)
 
 
-def test_alone_or_beside_others_it_is_the_same(engine: Engine) -> None:
+def test_alone_or_beside_others_it_is_the_same(engine):
     rows = [ScoreRow(*TEXTS[place % 4], kind, divergence=True) for place, kind in enumerate(SCORED)]
     for row, score in zip(rows, engine.score(rows), strict=True):
         alone = engine.score([row])[0]
         assert (alone.loss, alone.divergence) == pytest.approx((score.loss, score.divergence), abs=1e-5)
 
 
-def test_scoring_beside_replies_leaves_them_as_they_are(engine: Engine) -> None:
+def test_scoring_beside_replies_leaves_them_as_they_are(engine):
     row = Row("Hello there", "lora", Sampling(max_tokens=24, ignore_eos=True))
     alone = run(engine, [row])[0].tokens
     stream = engine.stream([row])
@@ -249,7 +247,7 @@ def test_scoring_beside_replies_leaves_them_as_they_are(engine: Engine) -> None:
     assert states[0].tokens == alone
 
 
-def test_what_cannot_be_scored_is_told(engine: Engine) -> None:
+def test_what_cannot_be_scored_is_told(engine):
     for row, words in (
         (ScoreRow("", "a"), "nothing to score"),
         (ScoreRow("", "a" * 1025), "this base holds 1024"),
@@ -260,7 +258,7 @@ def test_what_cannot_be_scored_is_told(engine: Engine) -> None:
     assert engine.score([]) == []
 
 
-def test_rows_are_read_together_within_the_room() -> None:
+def test_rows_are_read_together_within_the_room():
     assert list(parts([10] * (TOGETHER + 1))) == [list(range(TOGETHER)), [TOGETHER]]
     assert list(parts([10, ROOM + 1, 10])) == [[0], [1], [2]]
     assert list(parts([ROOM // 2, 5, 5])) == [[0, 1], [2]]

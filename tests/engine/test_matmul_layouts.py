@@ -1,8 +1,6 @@
 """Which call computes a product: chosen by whole decode steps, held to what it promised. The machine is a fake one: its
 clock goes on by what a call would take there, and its cache holds a few weights only, as a processor's does."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -64,14 +62,14 @@ class Machine:
         return self.step(rows)
 
 
-def test_a_call_that_is_fast_in_the_cache_only_is_not_chosen() -> None:
+def test_a_call_that_is_fast_in_the_cache_only_is_not_chosen():
     seconds = {"plain": (2.0, 2.0), "transposed": (3.0, 3.0), "halves": (4.0, 0.5)}
     machine = Machine(lambda name, rows, cached: seconds[name][cached])
     assert machine.settled(4) == 2.0 * LAYERS
     assert set(machine.matmul.chosen.values()) == {PLAIN}
 
 
-def test_the_call_that_is_fastest_over_a_whole_step_is_chosen_for_each_number_of_rows() -> None:
+def test_the_call_that_is_fastest_over_a_whole_step_is_chosen_for_each_number_of_rows():
     best = {1: "halves", 2: "transposed", 4: "transposed", 8: "plain", 16: "halves"}
     machine = Machine(lambda name, rows, cached: rows * (1.0 if name == best.get(rows, best[4]) else 3.0))
     for rows in best:
@@ -82,14 +80,14 @@ def test_the_call_that_is_fastest_over_a_whole_step_is_chosen_for_each_number_of
 
 
 @pytest.mark.parametrize(("one", "shape"), [(0.5, 1), (1.01, 2), (2.0, 2)])
-def test_one_row_goes_through_the_shape_of_two_where_its_own_is_slower(one: float, shape: int) -> None:
+def test_one_row_goes_through_the_shape_of_two_where_its_own_is_slower(one, shape):
     machine = Machine(lambda name, rows, cached: {1: one, 2: 1.0}[rows])
     assert machine.settled(1) == pytest.approx(min(one, 1.0) * LAYERS)
     assert machine.ran[-1][1] == shape
     assert {way[1] for (_, (rows, _)), way in machine.matmul.chosen.items() if rows == 1} == {shape}
 
 
-def test_steps_that_take_far_longer_than_promised_have_the_choice_made_again_once() -> None:
+def test_steps_that_take_far_longer_than_promised_have_the_choice_made_again_once():
     slow: dict[str, float] = {}
     seconds = {"plain": 0.002, "transposed": 0.001, "halves": 0.003}
     machine = Machine(lambda name, rows, cached: seconds[name] + slow.get(name, 0.0))
@@ -105,7 +103,7 @@ def test_steps_that_take_far_longer_than_promised_have_the_choice_made_again_onc
     assert taken[-1] == pytest.approx(0.002 * LAYERS)
 
 
-def test_a_machine_that_is_busy_is_asked_again_ever_less_often() -> None:
+def test_a_machine_that_is_busy_is_asked_again_ever_less_often():
     busy = [1.0]
     cost = {"plain": 0.002, "transposed": 0.001, "halves": 0.003}
     machine = Machine(lambda name, rows, cached: busy[0] * cost[name])
@@ -119,7 +117,7 @@ def test_a_machine_that_is_busy_is_asked_again_ever_less_often() -> None:
     assert {way for (_, (rows, _)), way in machine.matmul.chosen.items() if rows == 4} == {("transposed", 1)}
 
 
-def test_a_choice_made_on_a_busy_machine_is_held_to_what_a_quiet_one_shows() -> None:
+def test_a_choice_made_on_a_busy_machine_is_held_to_what_a_quiet_one_shows():
     busy, slow = [5.0], [0.0]
     machine = Machine(lambda name, rows, cached: busy[0] * (1.0 + slow[0] if name == "transposed" else 2.0))
     machine.settled(4)
@@ -132,7 +130,7 @@ def test_a_choice_made_on_a_busy_machine_is_held_to_what_a_quiet_one_shows() -> 
     assert machine.settled(4) == 2.0 * LAYERS
 
 
-def test_a_hiccup_has_nothing_made_again() -> None:
+def test_a_hiccup_has_nothing_made_again():
     slow = [1.0]
     machine = Machine(lambda name, rows, cached: slow[0])
     machine.settled(4)
@@ -143,7 +141,7 @@ def test_a_hiccup_has_nothing_made_again() -> None:
 
 
 @pytest.mark.parametrize("faster", [True, False])
-def test_the_layout_that_whole_steps_show_to_be_faster_is_taken(faster: bool) -> None:
+def test_the_layout_that_whole_steps_show_to_be_faster_is_taken(faster):
     """Fast in the cache only, or fast: ``plain`` on a weight by columns, which the machine knows by its stride."""
     machine = Machine(lambda name, rows, cached: 2.0)
     machine.weights[1::4] = [torch.randn(SIDE, SIDE) for _ in range(LAYERS // 4)]
@@ -166,7 +164,7 @@ KINDS = [(name, by_rows) for name in CALLS for by_rows in (True, False) if by_ro
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, ROWS_MAX])
 @pytest.mark.parametrize(("name", "by_rows"), KINDS)
-def test_every_call_gives_the_same_product_and_lays_it_out_alike(name: str, by_rows: bool, rows: int) -> None:
+def test_every_call_gives_the_same_product_and_lays_it_out_alike(name, by_rows, rows):
     """One row may have any stride, and decides by it which path the next product takes: (1, 1) was slower."""
     torch.manual_seed(0)
     weight = torch.randn(24, 12).t() if by_rows else torch.randn(12, 24)
@@ -186,7 +184,7 @@ def test_every_call_gives_the_same_product_and_lays_it_out_alike(name: str, by_r
     assert torch.allclose(matmul(given, weight, bias, residual), x @ weight + bias + residual, atol=1e-5)
 
 
-def test_a_choice_is_for_the_threads_that_it_was_measured_with() -> None:
+def test_a_choice_is_for_the_threads_that_it_was_measured_with():
     """Cores are shared out while a run trains: what is fastest for one thread is not for two."""
     cost = {1: {"plain": 2.0, "transposed": 1.0, "halves": 3.0}, 2: {"plain": 1.5, "transposed": 1.4, "halves": 0.5}}
     before = torch.get_num_threads()

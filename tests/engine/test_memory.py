@@ -2,14 +2,11 @@
 the worker thread: what comes in while it ends or is closed is neither lost nor left waiting; and sequences of many
 callers that join and leave, against the Hugging Face backend."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,12 +40,12 @@ def outcome(work: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def either(path: str, tiny_base: Path) -> Engine:
+def either(path, tiny_base):
     return Engine(tiny_base, hf=path == "hf")
 
 
 @pytest.fixture
-def engine(tiny_base: Path) -> Engine:
+def engine(tiny_base):
     return Engine(tiny_base)
 
 
@@ -73,7 +70,7 @@ class FullSlots(AdapterSlots):
         return super().acquire(adapter) if self.taken == 1 else no_room()
 
 
-def test_all_who_wait_hear_of_it_when_there_is_no_room_for_one(engine: Engine) -> None:
+def test_all_who_wait_hear_of_it_when_there_is_no_room_for_one(engine):
     gate, way = threading.Event(), settled(engine)
     engine.worker.post(gate.wait)
     way.slots = FullSlots(way.model.groups, way.model.dtype, way.model.device)
@@ -83,7 +80,7 @@ def test_all_who_wait_hear_of_it_when_there_is_no_room_for_one(engine: Engine) -
     assert not settled(engine).busy
 
 
-def test_rows_are_posted_without_the_lock_that_the_worker_thread_takes(engine: Engine) -> None:
+def test_rows_are_posted_without_the_lock_that_the_worker_thread_takes(engine):
     class Watched(WorkerThread):
         """Whoever posts must not hold what the scheduler's own thread may be waiting for."""
 
@@ -99,7 +96,7 @@ def test_rows_are_posted_without_the_lock_that_the_worker_thread_takes(engine: E
     assert outcome(lambda: list(made.submit([ROW], [[1, 2, 3]])))[-1][0].completion_tokens == 4
 
 
-def test_room_for_many_rows_is_given_back_with_the_last_of_them(engine: Engine) -> None:
+def test_room_for_many_rows_is_given_back_with_the_last_of_them(engine):
     text(engine, ROW)
     way = settled(engine)
     assert way.kv_cache.bytes > 0, "a little is kept for the next question"
@@ -112,7 +109,7 @@ def test_room_for_many_rows_is_given_back_with_the_last_of_them(engine: Engine) 
 
 
 @pytest.mark.parametrize("captured", [True, False])
-def test_no_room_for_a_new_row_is_told_and_the_next_one_is_answered(engine: Engine, captured: bool) -> None:
+def test_no_room_for_a_new_row_is_told_and_the_next_one_is_answered(engine, captured):
     """Captured steps go with the room that they were made of."""
     expected, way = text(engine, ROW), settled(engine)
     way.captured, way.keep_bytes = CapturedDecode(way.model, Again) if captured else None, 0
@@ -126,7 +123,7 @@ def test_no_room_for_a_new_row_is_told_and_the_next_one_is_answered(engine: Engi
     assert outcome(lambda: text(engine, ROW)) == expected
 
 
-def test_a_reply_does_not_fail_because_its_prefix_cannot_be_cached(engine: Engine) -> None:
+def test_a_reply_does_not_fail_because_its_prefix_cannot_be_cached(engine):
     expected = text(engine, ROW)
     engine.clear_prefix_cache()
     put_cache(engine, "save")
@@ -134,7 +131,7 @@ def test_a_reply_does_not_fail_because_its_prefix_cannot_be_cached(engine: Engin
     assert settled(engine).prefix_cache.bytes == 0
 
 
-def test_the_prefix_cache_is_cleared_when_that_is_asked_for(either: Engine) -> None:
+def test_the_prefix_cache_is_cleared_when_that_is_asked_for(either):
     expected, way = text(either, ROW), settled(either) if either.path == "llama" else None
     assert way is None or way.prefix_cache.bytes > 0
     either.clear_prefix_cache()
@@ -145,9 +142,7 @@ def test_the_prefix_cache_is_cleared_when_that_is_asked_for(either: Engine) -> N
     either.clear_prefix_cache()
 
 
-def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(
-    either: Engine, make_lora: Callable[..., Path]
-) -> None:
+def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(either, make_lora):
     engine, file = either, AdapterFile("one", make_lora(1), "one")
     engine.attach(file)
     text(engine, Row(PROMPT, "one", Sampling(max_tokens=3)))
@@ -178,7 +173,7 @@ def test_a_closed_engine_holds_no_weight_whoever_holds_the_engine(
     assert engine.attached() == {}
 
 
-def test_rows_in_flight_hear_that_the_base_has_left(either: Engine) -> None:
+def test_rows_in_flight_hear_that_the_base_has_left(either):
     stream = either.stream([Row("Endless", None, Sampling(max_tokens=900))])
     next(stream)
     next(stream)
@@ -186,7 +181,7 @@ def test_rows_in_flight_hear_that_the_base_has_left(either: Engine) -> None:
     assert isinstance(outcome(lambda: list(stream)), BaseUnavailableError)
 
 
-def test_a_job_may_come_while_the_thread_is_about_to_end() -> None:
+def test_a_job_may_come_while_the_thread_is_about_to_end():
     """The scheduler's ``idle`` takes a lock that others hold while they post."""
     done, posted = threading.Event(), []
 
@@ -200,7 +195,7 @@ def test_a_job_may_come_while_the_thread_is_about_to_end() -> None:
     assert posted == [None]
 
 
-def test_closing_does_what_waits_and_then_the_thread_ends() -> None:
+def test_closing_does_what_waits_and_then_the_thread_ends():
     compute, gate, done = WorkerThread(), threading.Event(), []
     compute.post(gate.wait)
     compute.post(lambda: done.append("waiting"))
@@ -218,14 +213,14 @@ def test_closing_does_what_waits_and_then_the_thread_ends() -> None:
     assert done == ["waiting", "last"]
 
 
-def test_an_error_of_the_last_job_is_told_and_the_thread_ends_all_the_same() -> None:
+def test_an_error_of_the_last_job_is_told_and_the_thread_ends_all_the_same():
     compute = WorkerThread()
     with pytest.raises(MemoryError):
         compute.close(no_room)
     assert compute.closed
 
 
-def test_the_share_of_cores_is_taken_on_the_computing_thread_before_every_job() -> None:
+def test_the_share_of_cores_is_taken_on_the_computing_thread_before_every_job():
     said: list[tuple[str, str]] = []
     compute = WorkerThread(before=lambda: said.append(("before", threading.current_thread().name)))
     for job in ("first", "second"):
@@ -242,13 +237,13 @@ Pair = tuple[Engine, Engine]
 
 
 @pytest.fixture(scope="module")
-def pair(tiny_base: Path, make_lora: Callable[..., Path]) -> Pair:
+def pair(tiny_base, make_lora):
     """An engine of each backend with the same two adapters."""
     folders = {f"a{seed}": make_lora(seed, rank=2 * seed) for seed in (1, 2)}
     return engine_with(tiny_base, folders, "llama"), engine_with(tiny_base, folders, "hf")
 
 
-def test_many_callers_share_the_batch_and_each_gets_its_own_reply(pair: Pair) -> None:
+def test_many_callers_share_the_batch_and_each_gets_its_own_reply(pair):
     engine, reference = pair
     rows = [Row(f"Question {n}: {LONG[: 40 * n]}", WITH[n % 3], Sampling(max_tokens=5 + 3 * n)) for n in range(9)]
     expected = [text(reference, row) for row in rows]
@@ -257,7 +252,7 @@ def test_many_callers_share_the_batch_and_each_gets_its_own_reply(pair: Pair) ->
     assert not settled(engine).busy
 
 
-def test_more_rows_than_places_are_written_as_places_come_free(pair: Pair) -> None:
+def test_more_rows_than_places_are_written_as_places_come_free(pair):
     lengths = [Sampling(max_tokens=4 + n, ignore_eos=True) for n in range(5)]
     rows = [Row(f"Question {n}", WITH[n % 3], lengths[n % 5]) for n in range(2 * ROWS_MAX + 5)]
     expected = [text(pair[1], row) for row in rows]
@@ -268,7 +263,7 @@ def test_more_rows_than_places_are_written_as_places_come_free(pair: Pair) -> No
         assert 1 < max(writing) <= ROWS_MAX
 
 
-def test_a_question_does_not_wait_for_all_that_were_asked_before_it(pair: Pair) -> None:
+def test_a_question_does_not_wait_for_all_that_were_asked_before_it(pair):
     engine, _ = pair
     rows = [Row(f"Of many {n}", None, Sampling(max_tokens=40, ignore_eos=True)) for n in range(3 * ROWS_MAX)]
     many = engine.stream(rows)
@@ -278,7 +273,7 @@ def test_a_question_does_not_wait_for_all_that_were_asked_before_it(pair: Pair) 
     many.close()
 
 
-def test_stopping_one_leaves_the_others(pair: Pair) -> None:
+def test_stopping_one_leaves_the_others(pair):
     engine, reference = pair
     row = Row("Kept", "a1", Sampling(max_tokens=12))
     endless, kept = (engine.stream([one]) for one in (Row("Endless", None, Sampling(max_tokens=900)), row))
@@ -288,7 +283,7 @@ def test_stopping_one_leaves_the_others(pair: Pair) -> None:
     assert list(kept)[-1][0].text == text(reference, row)
 
 
-def test_a_prefix_is_taken_over_after_the_cache_has_grown(tiny_base: Path) -> None:
+def test_a_prefix_is_taken_over_after_the_cache_has_grown(tiny_base):
     """The cache grew inside a forward pass, and what came after could no longer write to it."""
     engine, row = Engine(tiny_base), Row("Grow past the first room. " + LONG[:100], None, Sampling(max_tokens=300))
     grown, before = text(engine, row), settled(engine).cached_tokens
@@ -296,7 +291,7 @@ def test_a_prefix_is_taken_over_after_the_cache_has_grown(tiny_base: Path) -> No
     assert settled(engine).cached_tokens > before
 
 
-def test_rows_with_another_salt_neither_wait_for_nor_copy_what_was_read(tiny_base: Path) -> None:
+def test_rows_with_another_salt_neither_wait_for_nor_copy_what_was_read(tiny_base):
     engine = Engine(tiny_base)
     prompt = "A prompt that is long enough to be kept for the next question, since it has more than sixteen tokens."
     run(engine, [Row(prompt, sampling=Sampling(max_tokens=3), cache_salt=name) for name in ("ann", "bob")])

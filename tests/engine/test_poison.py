@@ -1,8 +1,6 @@
 """An adapter whose numbers overflow: it is refused, and where its activations overflow all the same, only its own rows
 end."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +45,7 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(base, tmp_path_factory):
     """By kind, and for ``good`` and ``bad``: adapters that PEFT made."""
     kinds = {f"{kind}-{name}": options for kind, options in KINDS.items() for name in ("good", "bad")}
     folders = save_adapters(base, tmp_path_factory.mktemp("made"), kinds)
@@ -55,15 +53,13 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @pytest.fixture
-def engine(path: str, base: Path) -> Engine:
+def engine(path, base):
     return Engine(base, hf=path == "hf")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [HUGE, 1e5, float("inf"), float("nan")], ids=str)
-def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(
-    engine: Engine, made: Made, kind: str, value: float, tmp_path: Path
-) -> None:
+def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(engine, made, kind, value, tmp_path):
     names = sorted(load_file(made[kind, "bad"] / "adapter_model.safetensors"))
     wrong = names[len(names) // 2]
     by: Change = lambda name, t: torch.full_like(t, value) if name == wrong else t  # noqa: E731
@@ -75,9 +71,7 @@ def test_an_adapter_with_such_numbers_is_refused_and_its_tensor_named(
         AdapterLibrary(tmp_path / "own", tmp_path / "shipped").import_path(folder, None)
 
 
-def test_numbers_that_are_too_large_only_with_their_scale_are_refused(
-    engine: Engine, base: Path, made: Made, tmp_path: Path
-) -> None:
+def test_numbers_that_are_too_large_only_with_their_scale_are_refused(engine, base, made, tmp_path):
     weight = dict(engine.loaded.model.named_modules())["model.layers.0.self_attn.q_proj"].weight.detach()
     wide = weight.shape[0]
     options = {"target_modules": ["q_proj"], "r": wide, "lora_alpha": wide}
@@ -99,9 +93,7 @@ def test_numbers_that_are_too_large_only_with_their_scale_are_refused(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [HUGE, float("inf"), float("nan")], ids=str)
-def test_the_others_write_what_they_write_alone_beside_it_and_after_it(
-    base: Path, engine: Engine, made: Made, kind: str, value: float
-) -> None:
+def test_the_others_write_what_they_write_alone_beside_it_and_after_it(base, engine, made, kind, value):
     """Both of the same kind, so that they share slots, necks and the cache. What is not finite in a slot of low-rank
     pairs cannot be there (it is refused above), so those are only huge."""
     if value != HUGE and kind in ("lora", "dora", "bottleneck"):
@@ -128,7 +120,7 @@ def test_the_others_write_what_they_write_alone_beside_it_and_after_it(
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
-def test_a_row_that_is_stopped_leaves_nothing_behind(engine: Engine, made: Made, kind: str) -> None:
+def test_a_row_that_is_stopped_leaves_nothing_behind(engine, made, kind):
     (alone,) = run(engine, [ROWS["base"]])
     attach(engine, made[kind, "bad"], "bad")
     poison(engine, made[kind, "bad"], HUGE)
@@ -141,7 +133,7 @@ def test_a_row_that_is_stopped_leaves_nothing_behind(engine: Engine, made: Made,
 
 
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
-def test_numbers_at_the_limit_are_taken(engine: Engine, made: Made, kind: str, tmp_path: Path) -> None:
+def test_numbers_at_the_limit_are_taken(engine, made, kind, tmp_path):
     attach(engine, made[kind, "good"], "good")
     alone = {name: run(engine, [ROWS[name]])[0].tokens for name in ("base", "good")}
     attach(engine, edited(made[kind, "bad"], tmp_path / "bad", lambda name, t: torch.full_like(t, 4e3)), "bad")
@@ -150,7 +142,7 @@ def test_numbers_at_the_limit_are_taken(engine: Engine, made: Made, kind: str, t
     assert states[0].finish in ("length", "error")
 
 
-def test_a_captured_step_selects_too(base: Path, made: Made) -> None:
+def test_a_captured_step_selects_too(base, made):
     engine = Engine(base)
     path = llama(engine)
     for name in ("good", "bad"):
@@ -166,7 +158,7 @@ def test_a_captured_step_selects_too(base: Path, made: Made) -> None:
     assert (together - alone).abs().max() < 1e-4
 
 
-def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_ends() -> None:
+def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_ends():
     groups = [LinearGroup(("a", "b"), 3, (2, 2))]
     ones = {"a": ModuleWeights(torch.ones(1, 3), torch.ones(2, 1))}
     one, two = (pack(key, ones, groups, torch.ones(1)) for key in "12")
@@ -189,7 +181,7 @@ def test_the_slot_of_an_adapter_that_is_removed_is_emptied_when_its_last_row_end
     assert adapters.acquire(one) == first
 
 
-def test_an_adapter_that_overflows_is_not_said_to_have_no_effect(engine: Engine, made: Made) -> None:
+def test_an_adapter_that_overflows_is_not_said_to_have_no_effect(engine, made):
     attach(engine, made["prefix", "bad"], "bad")
     poison(engine, made["prefix", "bad"], float("nan"))
     assert not torch.isfinite(logits_of(engine, "One", "bad")).all()

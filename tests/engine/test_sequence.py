@@ -1,14 +1,11 @@
 """From logits to a token, with the same probabilities as transformers' own processors give; what a row writes: stop
 strings, ends, text that grows, probabilities; and whatever goes wrong in a row, the others write what they do alone."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,7 +54,7 @@ def by_transformers(sampling: Sampling, seen: list[int], drawn: int, logits: tor
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("spread", [0.5, 3.0])
-def test_shares_equal_those_of_transformers_at_every_step(name: str, spread: float) -> None:
+def test_shares_equal_those_of_transformers_at_every_step(name, spread):
     sampling = Sampling(**SETTINGS[name])
     sampler = Sampler(sampling, PROMPT, ENDS)
     generator = torch.Generator().manual_seed(0)
@@ -75,13 +72,13 @@ def test_shares_equal_those_of_transformers_at_every_step(name: str, spread: flo
         seen.append(token)
 
 
-def test_equal_logits_at_the_edge_of_top_k_all_stay() -> None:
+def test_equal_logits_at_the_edge_of_top_k_all_stay():
     assert torch.zeros(VOCABULARY).softmax(-1).topk(LIKELY).values.sum() < 0.99, "both ways of top-p are tried above"
     logits = torch.tensor([3.0, 1.0, 1.0, 1.0, 0.0])
     assert Sampler(Sampling(temperature=1.0, top_k=2)).shares(logits).gt(0).tolist() == [True, True, True, True, False]
 
 
-def test_draws_follow_the_shares() -> None:
+def test_draws_follow_the_shares():
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
     sampler = Sampler(Sampling(temperature=1.0, top_p=0.9, seed=11))
     expected = sampler.shares(logits)
@@ -91,7 +88,7 @@ def test_draws_follow_the_shares() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_same_seed_draws_the_same_tokens_whatever_the_others_do(dtype: torch.dtype) -> None:
+def test_the_same_seed_draws_the_same_tokens_whatever_the_others_do(dtype):
     generator = torch.Generator().manual_seed(1)
     steps = [torch.randn(VOCABULARY, generator=generator).to(dtype) for _ in range(8)]
     drawn = []
@@ -102,7 +99,7 @@ def test_the_same_seed_draws_the_same_tokens_whatever_the_others_do(dtype: torch
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_greedy_takes_the_likeliest_after_the_penalty() -> None:
+def test_greedy_takes_the_likeliest_after_the_penalty():
     logits = torch.tensor([1.0, 2.0, 1.9, -5.0])
     assert Sampler(Sampling()).pick(logits) == 1
     sampler = Sampler(Sampling(repetition_penalty=1.5))
@@ -120,7 +117,7 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_base: Path) -> Any:
+def tokenizer(tiny_base):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_base)
@@ -140,7 +137,7 @@ def written(tokenizer: Any, tokens: list[int], sampling: Sampling, ends: tuple[i
     return states
 
 
-def test_growing_text_equals_the_whole_decode_on_random_tokens(tokenizer: Any) -> None:
+def test_growing_text_equals_the_whole_decode_on_random_tokens(tokenizer):
     """Bytes that make no character, special tokens, anything in a row: what is shown never has to be taken back."""
     draw = random.Random(5)
     for _ in range(60):
@@ -173,9 +170,7 @@ STOPS: dict[str, tuple[str, tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("name", STOPS)
-def test_growing_text_is_always_a_beginning_of_what_it_ends_as_and_a_stop_string_is_never_shown(
-    tokenizer: Any, name: str
-) -> None:
+def test_growing_text_is_always_a_beginning_of_what_it_ends_as_and_a_stop_string_is_never_shown(tokenizer, name):
     text, stops, expected = STOPS[name]
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     states = written(tokenizer, tokens, Sampling(max_tokens=len(tokens), stop=stops))
@@ -187,7 +182,7 @@ def test_growing_text_is_always_a_beginning_of_what_it_ends_as_and_a_stop_string
         assert state.completion_tokens == before.completion_tokens + 1
 
 
-def test_a_reply_ends_with_the_model_and_says_all_that_was_held_back(tokenizer: Any) -> None:
+def test_a_reply_ends_with_the_model_and_says_all_that_was_held_back(tokenizer):
     end = tokenizer.eos_token_id
     one, two, half = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("One", " two", "🜁"))
 
@@ -208,11 +203,11 @@ def test_a_reply_ends_with_the_model_and_says_all_that_was_held_back(tokenizer: 
 
 
 @pytest.fixture(scope="module")
-def engine(path: str, tiny_base: Path) -> Engine:
+def engine(path, tiny_base):
     return Engine(tiny_base, hf=path == "hf")
 
 
-def test_logprobs_are_the_models_own_whatever_the_sampling(engine: Engine, tiny_base: Path) -> None:
+def test_logprobs_are_the_models_own_whatever_the_sampling(engine, tiny_base):
     model = load_base(tiny_base)
     hot = Sampling(max_tokens=9, temperature=1.2, top_p=0.8, top_k=40, repetition_penalty=1.3)
     rows = [
@@ -256,7 +251,7 @@ def hostile(draw: random.Random) -> Sampling:
     return Sampling(**{name: draw.choice(values) for name, values in EDGES.items()})
 
 
-def test_any_sampling_values_leave_the_row_beside_them_as_it_is_alone(engine: Engine) -> None:
+def test_any_sampling_values_leave_the_row_beside_them_as_it_is_alone(engine):
     (alone,) = run(engine, [PLAIN])
     draw = random.Random(8)
     for _ in range(20):
@@ -272,7 +267,7 @@ def test_any_sampling_values_leave_the_row_beside_them_as_it_is_alone(engine: En
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_any_logits_give_a_token_that_has_a_share_or_say_that_there_is_none(seed: int) -> None:
+def test_any_logits_give_a_token_that_has_a_share_or_say_that_there_is_none(seed):
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     for _ in range(60):
         logits = draw.choice([0.0, 1.0, 30.0, 1e5, 1e30, 3e38]) * torch.randn(300, generator=generator).clamp(-1, 1)
@@ -292,7 +287,7 @@ def test_any_logits_give_a_token_that_has_a_share_or_say_that_there_is_none(seed
 
 
 @pytest.mark.parametrize("value", TINY)
-def test_a_temperature_next_to_nothing_is_greedy_and_so_is_such_a_top_p(value: float) -> None:
+def test_a_temperature_next_to_nothing_is_greedy_and_so_is_such_a_top_p(value):
     logits = torch.tensor([0.0, 2.0, 1.999, -5.0])
     assert Sampling(temperature=value) == Sampling(), "and the stamp says so"
     for sampling in (Sampling(temperature=value, top_p=0.5), Sampling(temperature=2.0, top_p=value)):
@@ -311,14 +306,14 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_values_that_mean_nothing_are_refused_in_words(name: str) -> None:
+def test_values_that_mean_nothing_are_refused_in_words(name):
     for value in WRONG[name]:
         with pytest.raises(InputError):
             Sampling(**{name: value})
 
 
 @pytest.mark.parametrize("prompt", ["\ud800", "Hello \udc00 there", ""])
-def test_a_prompt_that_cannot_be_read_is_refused_before_it_joins(engine: Engine, prompt: str) -> None:
+def test_a_prompt_that_cannot_be_read_is_refused_before_it_joins(engine, prompt):
     (alone,) = run(engine, [PLAIN])
     stream = engine.stream([PLAIN])
     next(stream)
@@ -327,7 +322,7 @@ def test_a_prompt_that_cannot_be_read_is_refused_before_it_joins(engine: Engine,
     assert list(stream)[-1][0].tokens == alone.tokens
 
 
-def test_a_token_that_the_base_has_no_embedding_for_is_refused(tmp_path: Path, path: str) -> None:
+def test_a_token_that_the_base_has_no_embedding_for_is_refused(tmp_path, path):
     """Some bases come with a tokenizer that knows more tokens than the model."""
     engine = Engine(save_base("llama", tmp_path / "short", vocab_size=258, pad_token_id=None), hf=path == "hf")
     with pytest.raises(InputError, match="'<pad>', which the tokenizer knows and this base does not"):
@@ -350,7 +345,7 @@ class Failing:
         return str(self._real.decode(tokens, **options))
 
 
-def test_what_fails_while_a_row_is_decoded_ends_that_row_alone(tiny_base: Path) -> None:
+def test_what_fails_while_a_row_is_decoded_ends_that_row_alone(tiny_base):
     engine = Engine(tiny_base)
     way = llama(engine)
     rows = [PLAIN, Row("The report says", None, Sampling(max_tokens=12)), Row(HELLO, None, Sampling(max_tokens=9))]
@@ -369,13 +364,13 @@ NO_MEMORY = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), Runtim
 
 
 @pytest.mark.parametrize("error", NO_MEMORY)
-def test_memory_that_runs_out_is_the_batchs_affair(error: Exception) -> None:
+def test_memory_that_runs_out_is_the_batchs_affair(error):
     writer = Generation(PLAIN, [1], Failing(None, lambda tokens: error), ())
     with pytest.raises(type(error)):
         writer.sample(torch.tensor([0.0, 1.0]), 0.0)
 
 
-def test_whoever_sees_a_replys_end_from_another_thread_sees_all_of_its_text(engine: Engine) -> None:
+def test_whoever_sees_a_replys_end_from_another_thread_sees_all_of_its_text(engine):
     ends: list[str] = []
     real = engine.loaded.tokenizer
     writer = Generation(Row("", None, Sampling(max_tokens=1)), [1], Failing(real, lambda _: ends.append(seen())), ())

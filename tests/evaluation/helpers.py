@@ -1,8 +1,6 @@
 """Rows, figures and tables for the tests of the verdict; and a verdict as the service writes it, made without a model:
 four sides, texts that want to be HTML, everything measured."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Checks: what passes, what is refused, what no pattern or schema can do, grades, and a check of somebody's own."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading
@@ -21,7 +19,7 @@ from tests.refused import refused
 
 
 @pytest.mark.parametrize(("check", "reply", "holds"), cases("checks"))
-def test_checks(check: str, reply: str, holds: bool) -> None:
+def test_checks(check, reply, holds):
     assert parse_check(check).passes(reply) is holds
 
 
@@ -34,7 +32,7 @@ def test_checks(check: str, reply: str, holds: bool) -> None:
         *(r"regex:\p{L}", "regex:(?<x>a)", r"regex:(a)\2", "regex:(?x)((a{90}#(\n){90}#(\n){90}"),
     ],
 )
-def test_what_is_not_a_check_is_refused_in_words(wrong: str) -> None:
+def test_what_is_not_a_check_is_refused_in_words(wrong):
     refused("", parse_check, wrong)
 
 
@@ -43,7 +41,7 @@ def in_seconds(call: Callable[[], Any]) -> tuple[Any, float]:
     return call(), time.monotonic() - started
 
 
-def test_a_pattern_that_backtracks_for_ever_fails_in_time_and_lets_others_run() -> None:
+def test_a_pattern_that_backtracks_for_ever_fails_in_time_and_lets_others_run():
     check, went_on, done = parse_check("regex:(a|a)*b|(a+)+c"), [], threading.Event()
 
     def others() -> None:
@@ -69,7 +67,7 @@ def inline(schema: object) -> str:
     return f"json-schema:{json.dumps(schema)}"
 
 
-def test_a_schema_may_stand_in_a_file_or_in_the_check_itself(tmp_path: Path) -> None:
+def test_a_schema_may_stand_in_a_file_or_in_the_check_itself(tmp_path):
     (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
     check = parse_check(inline(SCHEMA), files=False)
     for one in (check, parse_check(f"json-schema:{tmp_path / 's.json'}")):
@@ -83,7 +81,7 @@ def test_a_schema_may_stand_in_a_file_or_in_the_check_itself(tmp_path: Path) -> 
     assert [old.passes(reply) for reply in ("[1]", "[1, 2]")] == [True, False]
 
 
-def test_a_shared_app_opens_no_file_and_offers_another_way(tmp_path: Path) -> None:
+def test_a_shared_app_opens_no_file_and_offers_another_way(tmp_path):
     file = tmp_path / "s.json"
     file.write_text(json.dumps(SCHEMA))
     for path in (file, "/etc/passwd", "/nowhere"):
@@ -95,7 +93,7 @@ def test_a_shared_app_opens_no_file_and_offers_another_way(tmp_path: Path) -> No
     assert len(parse_checks([f"json-schema:{file}"])) == 1
 
 
-def test_only_a_small_regular_file_is_read_and_what_it_holds_is_not_told(tmp_path: Path) -> None:
+def test_only_a_small_regular_file_is_read_and_what_it_holds_is_not_told(tmp_path):
     secret = "hunter2"
     for name, held in {
         "text": f"{secret}:x:0",
@@ -114,11 +112,11 @@ def test_only_a_small_regular_file_is_read_and_what_it_holds_is_not_told(tmp_pat
 
 
 @pytest.mark.parametrize("schema", cases("schemas_refused"))
-def test_a_schema_that_reaches_out_or_never_ends_is_refused_when_it_is_read(schema: str) -> None:
+def test_a_schema_that_reaches_out_or_never_ends_is_refused_when_it_is_read(schema):
     refused("schema of the check", parse_check, f"json-schema:{schema}")
 
 
-def test_a_schema_may_name_its_own_parts() -> None:
+def test_a_schema_may_name_its_own_parts():
     node = {
         "type": "object",
         "required": ["name"],
@@ -151,7 +149,7 @@ DOUBLING = {"0": True} | {str(n): {"allOf": [{"$ref": f"#/$defs/{n - 1}"}] * 2} 
         ({"properties": {"b": {"$ref": "#/$defs/40"}}, "$defs": DOUBLING}, {"b": 1}),
     ],
 )
-def test_no_schema_and_reply_hold_the_app(schema: object, reply: object) -> None:
+def test_no_schema_and_reply_hold_the_app(schema, reply):
     holds, seconds = in_seconds(lambda: parse_check(inline(schema)).passes(json.dumps(reply)))
     assert holds in (True, False)
     assert seconds < 10
@@ -164,20 +162,20 @@ def test_no_schema_and_reply_hold_the_app(schema: object, reply: object) -> None
         "((((a{90}(?#[)){90}){90}(?#])){90})",
     ],
 )
-def test_repeats_are_counted_before_a_pattern_is_compiled(pattern: str) -> None:
+def test_repeats_are_counted_before_a_pattern_is_compiled(pattern):
     """Written out by the compiler, the first of these took 8 GB and stayed in its cache."""
     refused(r"its repeats stand for [\d,]+ characters, and 10,000 are the most", parse_check, f"regex:{pattern}")
     refused("pattern that is not a regular expression", parse_check, inline({"type": "string", "pattern": pattern}))
 
 
-def test_a_verdict_takes_so_many_checks_and_a_schema_so_many_patterns() -> None:
+def test_a_verdict_takes_so_many_checks_and_a_schema_so_many_patterns():
     refused("21 checks; at most 20", parse_checks, [f"contains:{n}" for n in range(21)])
     many = inline({"properties": {str(n): {"pattern": str(n)} for n in range(101)}})
     refused("101 patterns; at most 100", parse_check, many)
 
 
 @pytest.mark.parametrize(("spec", "worse_to_better"), cases("nearer"))
-def test_nearer_is_worth_more(spec: str, worse_to_better: list[str]) -> None:
+def test_nearer_is_worth_more(spec, worse_to_better):
     check = parse_check(spec)
     worth = [check.grade(reply) for reply in worse_to_better]
     assert worth == sorted(set(worth))
@@ -197,7 +195,7 @@ class StartsWith(Check):
         return float(self.value in reply)
 
 
-def test_a_new_check_is_one_class_from_the_command_line_to_the_report_and_a_reward() -> None:
+def test_a_new_check_is_one_class_from_the_command_line_to_the_report_and_a_reward():
     written = "starts-with:The patient"
     said = build_parser().parse_args(["verdict", "x.jsonl", "--side", "model=base", "--check", written])
     (check,) = parse_checks(said.check)

@@ -1,7 +1,5 @@
 """The choice, one test a rule. The main metric is a check; each side passes so many of 40."""
 
-from __future__ import annotations
-
 import pytest
 
 from playground.errors import InputError
@@ -43,7 +41,7 @@ def said(choice: Choice) -> str:
     return " ".join(reason.text for reason in choice.reasons)
 
 
-def test_1_too_few_examples() -> None:
+def test_1_too_few_examples():
     found = decided({"prompt": 1, "tuned": 9}, n=9)
     assert (found.choice, found.rule, found.rows_needed) == ("not-enough-evidence", 1, 10)
     assert "At least 10" in found.sentence
@@ -51,7 +49,7 @@ def test_1_too_few_examples() -> None:
     assert (nothing.choice, nothing.rule) == ("not-enough-evidence", 1)
 
 
-def test_2_examples_that_were_trained_on_do_not_count() -> None:
+def test_2_examples_that_were_trained_on_do_not_count():
     found = decided({"prompt": 20, "tuned": 40}, facts=Facts(overlap=3))
     assert (found.choice, found.rule) == ("prompt", 6)
     assert "3 of 40 test examples were trained on" in said(found)
@@ -60,7 +58,7 @@ def test_2_examples_that_were_trained_on_do_not_count() -> None:
     assert "2 of 40" in said(few)
 
 
-def test_2_slow_sides_are_set_aside() -> None:
+def test_2_slow_sides_are_set_aside():
     timed = {
         "prompt": {"json": passes(20, N), "seconds": [1.0] * N},
         "tuned": {"json": passes(N, N), "seconds": [3.0] * N},
@@ -75,7 +73,7 @@ def test_2_slow_sides_are_set_aside() -> None:
     assert "No side keeps to the limit" in said(nobody)
 
 
-def test_2_a_limit_that_could_not_be_checked_is_said() -> None:
+def test_2_a_limit_that_could_not_be_checked_is_said():
     kinds: dict[str, SideKind] = {"prompt": "prompt", "tuned": "tuned"}
     untimed = {"prompt": {"json": passes(20, N)}, "tuned": {"json": passes(N, N)}}
     found = choose(table(untimed), "json", kinds, {}, Questions(latency_s=2))
@@ -89,14 +87,14 @@ def test_2_a_limit_that_could_not_be_checked_is_said() -> None:
     assert "timed" not in said(choose(table(untimed), "json", kinds, {}, Questions()))
 
 
-def test_3_a_shown_gain_makes_few_shot_or_documents_the_one_to_beat() -> None:
+def test_3_a_shown_gain_makes_few_shot_or_documents_the_one_to_beat():
     assert decided({"base": 10, "prompt": 20, "few-shot": 36, "documents": 22}).choice == "few-shot"
     assert decided({"prompt": 20, "few-shot": 30, "documents": 36, "tuned": 37}).choice == "documents"
     assert decided({"base": 30, "prompt": 10}).choice == "prompt"  # a plain base that does it is no case for training
     assert decided({"base": 30, "prompt": 10}).side == "base"
 
 
-def test_3_what_is_at_the_bar_by_itself_needs_no_shown_lead() -> None:
+def test_3_what_is_at_the_bar_by_itself_needs_no_shown_lead():
     found = decided({"base": 30, "prompt": 37, "few-shot": 40, "documents": 38, "tuned": 40})
     assert (found.choice, found.rule, found.side) == ("few-shot", 5, "few-shot")
     assert "few-shot (40 of 40) is 8 points ahead of prompt (37 of 40), which may be chance" in said(found)
@@ -105,7 +103,7 @@ def test_3_what_is_at_the_bar_by_itself_needs_no_shown_lead() -> None:
     assert decided({"prompt": 36, "few-shot": 37, "tuned": 40}).rule == 7  # nor is 37 of 40
 
 
-def test_3_nothing_untuned_to_judge_by() -> None:
+def test_3_nothing_untuned_to_judge_by():
     found = decided({"tuned": 40})
     assert (found.choice, found.rule, found.runner_up) == ("not-enough-evidence", 3, "fine-tune")
 
@@ -113,7 +111,7 @@ def test_3_nothing_untuned_to_judge_by() -> None:
 BUSY = Questions(volume=1_000_000)
 
 
-def test_4_as_good_and_much_cheaper() -> None:
+def test_4_as_good_and_much_cheaper():
     found = decided({"prompt": 39, "tuned": 39}, BUSY)
     assert (found.choice, found.rule, found.side) == ("fine-tune", 4, "tuned")
     assert "saves 12,000.00 USD a year" in said(found)
@@ -124,7 +122,7 @@ def test_4_as_good_and_much_cheaper() -> None:
     assert decided({"prompt": 39, "tuned": 39}, BUSY, once=12_001).choice == "prompt"
 
 
-def test_5_the_prompt_does_it() -> None:
+def test_5_the_prompt_does_it():
     found = decided({"base": 0, "prompt": 38, "tuned": 40})
     assert (found.choice, found.rule, found.runner_up) == ("prompt", 5, "fine-tune")
     assert found.reasons[-1].number is not None
@@ -133,7 +131,7 @@ def test_5_the_prompt_does_it() -> None:
     )  # 12 of 12 is no proof of 95 %: its interval begins at 76 %
 
 
-def test_6_no_gain() -> None:
+def test_6_no_gain():
     found = decided({"prompt": 20, "tuned": 21})
     assert (found.choice, found.rule) == ("prompt", 6)
     assert decided({"prompt": 20, "tuned": 2}).choice == "prompt"
@@ -141,7 +139,7 @@ def test_6_no_gain() -> None:
     assert decided({"prompt": 20}).sentence == "Keep the prompt: prompt reaches 20 of 40 on json."
 
 
-def test_7_a_lead_that_may_be_chance() -> None:
+def test_7_a_lead_that_may_be_chance():
     found = decided({"prompt": 20, "tuned": 24})
     assert (found.choice, found.rule, found.runner_up) == ("not-enough-evidence", 7, "fine-tune")
     assert found.rows_needed is not None
@@ -151,7 +149,7 @@ def test_7_a_lead_that_may_be_chance() -> None:
     assert decided({"prompt": 20, "few-shot": 24, "tuned": 20}).runner_up == "few-shot"
 
 
-def test_8_too_few_or_poor_rows() -> None:
+def test_8_too_few_or_poor_rows():
     sides = {"prompt": 10, "tuned": 38}
     few, poor = (
         decided(sides, facts=Facts(rows_trained=29)),
@@ -162,12 +160,12 @@ def test_8_too_few_or_poor_rows() -> None:
     assert decided(sides, facts=Facts(rows_trained=30, poor_share=0.25)).choice == "fine-tune"
 
 
-def test_9_the_task_changes_every_week() -> None:
+def test_9_the_task_changes_every_week():
     found = decided({"prompt": 10, "tuned": 38}, Questions(changes="weekly"))
     assert (found.choice, found.rule, found.runner_up) == ("prompt", 9, "fine-tune")
 
 
-def test_10_training_costs_more_than_there_is() -> None:
+def test_10_training_costs_more_than_there_is():
     sides = {"prompt": 10, "tuned": 38}
     found = decided(sides, Questions(budget=99), once=100)
     assert (found.choice, found.rule) == ("prompt", 10)
@@ -175,7 +173,7 @@ def test_10_training_costs_more_than_there_is() -> None:
     assert decided(sides, Questions(budget=100), once=100).choice == "fine-tune"
 
 
-def test_11_a_modest_gain_that_is_never_paid_back() -> None:
+def test_11_a_modest_gain_that_is_never_paid_back():
     sides = {"prompt": 20, "tuned": 27}
     never = decided(sides, Questions(volume=1_000), tuned=0.003)
     assert (never.choice, never.rule) == ("prompt", 11)
@@ -190,7 +188,7 @@ def test_11_a_modest_gain_that_is_never_paid_back() -> None:
 
 
 @pytest.mark.parametrize(("prompt", "rule"), [(30, 12), (N, 5)])
-def test_costs_that_are_not_known_are_said(prompt: int, rule: int) -> None:
+def test_costs_that_are_not_known_are_said(prompt, rule):
     there = table({"prompt": {"json": passes(prompt, N)}, "tuned": {"json": passes(N, N)}})
     kinds: dict[str, SideKind] = {"prompt": "prompt", "tuned": "tuned"}
     known = {"prompt": SideCost(0.002), "tuned": SideCost(0.001, 1.0)}
@@ -210,7 +208,7 @@ def test_costs_that_are_not_known_are_said(prompt: int, rule: int) -> None:
     assert "not known" not in said(choose(there, "json", kinds, {}, Questions()))
 
 
-def test_12_fine_tune() -> None:
+def test_12_fine_tune():
     found = decided({"base": 0, "prompt": 0, "few-shot": 1, "tuned": 40})
     assert (found.choice, found.rule, found.side, found.runner_up) == ("fine-tune", 12, "tuned", "prompt")
     assert found.sentence.startswith("Fine-tune: tuned reaches 40 of 40 on json, prompt 0 of 40.")
@@ -219,7 +217,7 @@ def test_12_fine_tune() -> None:
     assert decided({"prompt": 20, "tuned": 21, "both": 28}).choice == "fine-tune+documents"
 
 
-def test_a_metric_of_which_less_is_better() -> None:
+def test_a_metric_of_which_less_is_better():
     values = {"prompt": [2.0 + at / 100 for at in range(N)], "tuned": [1.0 + at / 90 for at in range(N)]}
     found = choose(
         table({side: {"loss": one} for side, one in values.items()}),
@@ -232,7 +230,7 @@ def test_a_metric_of_which_less_is_better() -> None:
     assert "ahead of prompt" in said(found)
 
 
-def test_what_is_lost_beside_it_is_said() -> None:
+def test_what_is_lost_beside_it_is_said():
     sides = {
         "prompt": {"json": passes(5, N), "rouge_l": [0.6 + at / 200 for at in range(N)]},
         "tuned": {"json": passes(N, N), "rouge_l": [0.3 + at / 300 for at in range(N)]},
@@ -255,16 +253,16 @@ def test_what_is_lost_beside_it_is_said() -> None:
         (["seconds"], None),
     ],
 )
-def test_the_main_metric(names: list[str], main: str | None) -> None:
+def test_the_main_metric(names, main):
     found: Table = table({side: {name: passes(3, 12) for name in names} for side in ("a", "b")})
     assert main_metric(found) == main
 
 
-def test_a_metric_that_not_all_sides_have_is_not_the_main_one() -> None:
+def test_a_metric_that_not_all_sides_have_is_not_the_main_one():
     assert main_metric(table({"a": {"json": [1.0], "rouge_l": [1.0]}, "b": {"rouge_l": [1.0]}})) == "rouge_l"
 
 
-def test_wrong_answers_are_refused_together() -> None:
+def test_wrong_answers_are_refused_together():
     assert CHANGES == ("never", "monthly", "weekly")
     with pytest.raises(InputError, match=r"volume.*changes"):
         Questions(volume=-1, changes="daily")  # type: ignore[arg-type]

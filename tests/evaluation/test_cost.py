@@ -1,9 +1,5 @@
 """Costs worked by hand."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from playground.evaluation import cost
@@ -15,7 +11,7 @@ PROMPT, TUNED = SideFigures(1_100, 50, 2.0), SideFigures(100, 50, 1.0, tuned=Tru
 PRICES = Prices(prompt_per_million=1.0, completion_per_million=4.0)
 
 
-def test_a_request_costs_tokens_or_seconds_and_training_seconds_or_a_sum() -> None:
+def test_a_request_costs_tokens_or_seconds_and_training_seconds_or_a_sum():
     dearer = Prices(prompt_per_million=1, completion_per_million=4, tuned_prompt_per_million=3)
     assert cost.cost_per_request(PROMPT, PRICES) == pytest.approx(0.0011 + 0.0002)
     assert cost.cost_per_request(TUNED, dearer) == pytest.approx(0.0005)
@@ -28,11 +24,11 @@ def test_a_request_costs_tokens_or_seconds_and_training_seconds_or_a_sum() -> No
     ("a", "b", "training", "requests"),
     [(0.003, 0.001, 1.0, 500), (0.003, 0.001, 1.001, 501), (0.001, 0.001, 1.0, None), (0.002, 0.001, 0.0, 0)],
 )
-def test_break_even(a: float, b: float, training: float, requests: int | None) -> None:
+def test_break_even(a, b, training, requests):
     assert cost.break_even(a, b, training) == requests
 
 
-def test_the_curve_crosses_where_it_breaks_even() -> None:
+def test_the_curve_crosses_where_it_breaks_even():
     costs = {"prompt": SideCost(0.003), "tuned": SideCost(0.001, 1.0)}
     points = {point.at: point.totals for point in cost.curve(costs, 1_200)}
     assert list(points) == list(range(0, 1_201, 50))
@@ -42,7 +38,7 @@ def test_the_curve_crosses_where_it_breaks_even() -> None:
     assert len(cost.curve(costs, 3)) == 4
 
 
-def test_the_prompt_length_from_which_training_pays() -> None:
+def test_the_prompt_length_from_which_training_pays():
     # a token of instructions costs 1e-6; training 10 over 100,000 requests is 1e-4 a request: 100 tokens
     found = cost.prompt_length_curve(PROMPT, TUNED, PRICES, 10.0, 100_000)
     points = {point.at: point.totals["prompt"] for point in found.points}
@@ -56,7 +52,7 @@ def test_the_prompt_length_from_which_training_pays() -> None:
     assert cost.prompt_length_curve(quick, TUNED, prices, 10.0, 100_000).pays_from is None
 
 
-def test_a_price_table_there_and_back(tmp_path: Path) -> None:
+def test_a_price_table_there_and_back(tmp_path):
     prices = Prices(currency="EUR", device_per_hour=1.5, training=None, tuned_prompt_per_million=3.0)
     assert prices_from_json(prices_to_json(prices)) == prices
     assert "example prices" in prices_to_json(Prices())
@@ -67,12 +63,12 @@ def test_a_price_table_there_and_back(tmp_path: Path) -> None:
     refused("cannot be read", read_prices, tmp_path / "bytes.json")
 
 
-def test_amounts_from_made_up_prices_say_so() -> None:
+def test_amounts_from_made_up_prices_say_so():
     assert Prices().unit == "USD at example prices"
     assert Prices(currency="EUR").unit == "EUR at example prices", "another name makes no other price"
     assert Prices(prompt_per_million=2.0).unit == "USD"
 
 
 @pytest.mark.parametrize(("text", "words"), cases("prices"))
-def test_every_fault_is_named(text: str, words: str) -> None:
+def test_every_fault_is_named(text, words):
     refused(words, prices_from_json, text)

@@ -1,7 +1,5 @@
 """Forgetting and refusals: the shipped questions, reading a reply, pooling and words."""
 
-from __future__ import annotations
-
 import pytest
 
 from playground.engine.request import Score
@@ -11,7 +9,7 @@ from playground.verdict.losses import pooled
 from tests.evaluation.helpers import cases
 
 
-def test_the_material_is_whole_and_each_item_is_there_once() -> None:
+def test_the_material_is_whole_and_each_item_is_there_once():
     found, asked = material(), forgetting.questions()
     assert len(found.texts) == len(set(found.texts)) == 40
     assert len({one.question for one in found.questions}) == len(found.questions) == 40
@@ -23,11 +21,11 @@ def test_the_material_is_whole_and_each_item_is_there_once() -> None:
 
 
 @pytest.mark.parametrize(("reply", "answers", "holds"), cases("right"))
-def test_a_reply_is_right_when_the_answer_is_a_word_of_it(reply: str, answers: list[str], holds: bool) -> None:
+def test_a_reply_is_right_when_the_answer_is_a_word_of_it(reply, answers, holds):
     assert is_right(reply, answers) is holds
 
 
-def test_every_answer_is_right_to_its_own_question_which_does_not_give_it_away() -> None:
+def test_every_answer_is_right_to_its_own_question_which_does_not_give_it_away():
     questions = material().questions
     assert [one.question for one in questions if is_right(one.question, one.answers)] == []
     for place in range(max(len(one.answers) for one in questions)):
@@ -35,7 +33,7 @@ def test_every_answer_is_right_to_its_own_question_which_does_not_give_it_away()
         assert right(replies, questions) == len(questions)
 
 
-def test_pooling_weighs_by_tokens() -> None:
+def test_pooling_weighs_by_tokens():
     found = pooled([Score(10, 1.0, 0.5, 2.0), Score(30, 2.0, 0.1, 4.0)])
     assert (found.tokens, found.loss, found.base_loss) == (40, 1.75, 3.5)
     assert found.divergence == pytest.approx(0.2)
@@ -43,14 +41,14 @@ def test_pooling_weighs_by_tokens() -> None:
     assert pooled([]).loss == 0.0
 
 
-def test_words_say_which_way_it_went() -> None:
+def test_words_say_which_way_it_went():
     said = "General text is harder by 0.50 nats a token; 12 of 40 general questions are answered rightly, 20 before."
     assert Forgetting(3.0, 3.5, 100, 20, 12, 40, 0.3).words == said
     assert "easier by 0.10" in Forgetting(3.0, 2.9, 100, 20, 20, 40).words
     assert "as easy for it as before" in Forgetting(3.0, 3.01, 100, 20, 20, 40).words
 
 
-def test_a_refusal_is_told_from_an_answer_and_counted_with_an_interval() -> None:
+def test_a_refusal_is_told_from_an_answer_and_counted_with_an_interval():
     says_so, answers = cases("refusals"), cases("answers")
     assert [reply for reply in says_so if not is_refusal(reply)] == []
     assert [reply for reply in answers if is_refusal(reply)] == []

@@ -1,8 +1,6 @@
 """What is read from the references: whether they are labels, and checks that they pass and what looks different does
 not."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -42,14 +40,14 @@ THANKS = r"regex:Thank you for reaching out to Larkfield\..*"
         ("brand_voice", ["ends-with:Warmly, your Larkfield team", THANKS, "max-words:50"]),
     ],
 )
-def test_the_shipped_sets(name: str, specs: list[str]) -> None:
+def test_the_shipped_sets(name, specs):
     references = answers(f"{name}.jsonl")
     assert inferred(references) == specs
     assert like(references).spec == "like-references"
     assert all(map(like(references).passes, answers(f"{name}_heldout.jsonl")))
 
 
-def test_json_and_its_keys() -> None:
+def test_json_and_its_keys():
     references, held = answers("support_json.jsonl"), answers("support_json_heldout.jsonl")
     specs = inferred(references)
     assert specs[0] == "json"
@@ -63,7 +61,7 @@ def test_json_and_its_keys() -> None:
     assert not any(map(found.passes, (without, json.dumps({**whole, "more": 1}), "Sure: " + held[0])))
 
 
-def test_keys_in_any_order() -> None:
+def test_keys_in_any_order():
     references = [json.dumps({"b": n, "a": 1} if n % 2 else {"a": 1, "b": n}) for n in range(8)]
     keys = parse_check(inferred(references)[1])
     assert all(map(keys.passes, references))
@@ -73,7 +71,7 @@ def test_keys_in_any_order() -> None:
     assert not any(spec.startswith("regex") for spec in each_its_own)
 
 
-def test_what_looks_different_is_refused() -> None:
+def test_what_looks_different_is_refused():
     good = REPORTS[0]
     assert like(REPORTS).passes(good)
     changed = (good.removesuffix("Dr. Sharma"), good.replace("Diagnosis:", "I think"), good.replace("one", "one " * 60))
@@ -81,20 +79,20 @@ def test_what_looks_different_is_refused() -> None:
         assert not like(REPORTS).passes(other), other
 
 
-def test_one_odd_reference_in_twenty_changes_nothing() -> None:
+def test_one_odd_reference_in_twenty_changes_nothing():
     many = REPORTS[:7] * 3
     assert inferred([*many[:19], "Odd one out."]) == inferred(many[:19])
     assert inferred([*many[:17], *["Odd one out."] * 3]) != inferred(many[:19])
 
 
-def test_labels_are_asked_for() -> None:
+def test_labels_are_asked_for():
     found = like(["yes", "no", "unclear"] * 4)
     assert "one of 3 answers" in found.label
     assert found.passes("Yes.")
     assert not found.passes("perhaps")
 
 
-def test_too_few_or_nothing_in_common() -> None:
+def test_too_few_or_nothing_in_common():
     assert inferred(REPORTS[:4]) == inferred([]) == []
     assert looks_like(REPORTS[:4]) is None
     assert inferred([".", "a b\nc. " * 400, "?" * 3, "\n".join("abc"), "x"]) == []
@@ -105,7 +103,7 @@ TEXT = st.text(alphabet=st.sampled_from('ab :\n.#{}"1[],\\*'), max_size=25)
 
 @settings(deadline=None, max_examples=80, derandomize=True)
 @given(st.lists(TEXT, min_size=5, max_size=9), st.sampled_from(["", "End of it", "# Head\nKey: "]))
-def test_whatever_they_are_nearly_all_pass(references: list[str], shared: str) -> None:
+def test_whatever_they_are_nearly_all_pass(references, shared):
     texts = [shared + text + shared for text in references]
     for spec in inferred(texts):
         assert sum(map(parse_check(spec).passes, texts)) >= 0.95 * len(texts)
@@ -113,10 +111,10 @@ def test_whatever_they_are_nearly_all_pass(references: list[str], shared: str) -
 
 
 @pytest.mark.parametrize(("references", "labels"), cases("labels"))
-def test_when_answers_are_labels(references: list[str], labels: list[str]) -> None:
+def test_when_answers_are_labels(references, labels):
     assert labels_of(references) == (labels or None)
 
 
 @pytest.mark.parametrize(("reply", "label"), cases("label_given"))
-def test_which_label_a_reply_gives(reply: str, label: str) -> None:
+def test_which_label_a_reply_gives(reply, label):
     assert label_in(reply, ["card_arrival", "card_linking", "exchange_rate", "rate"]) == (label or None)

@@ -1,11 +1,7 @@
 """One side's metrics: by hand and against rouge-score, sacrebleu and scikit-learn; which are there, and how pooled."""
 
-from __future__ import annotations
-
 import math
 import socket
-from pathlib import Path
-from typing import Any
 
 import evaluate
 import numpy as np
@@ -59,18 +55,18 @@ QUICK = {"max_examples": 40, "deadline": None, "derandomize": True}
         (GROUNDED, "Zebras run", [], None),
     ],
 )
-def test_a_value_by_hand(metric: metrics.Metric, reply: str, reference: Any, value: float | None) -> None:
+def test_a_value_by_hand(metric, reply, reference, value):
     assert metric.value(reply, reference) == (None if value is None else pytest.approx(value))
 
 
 @settings(**QUICK)
 @given(st.text(alphabet="abcd AB.,'3", max_size=30), st.text(alphabet="abcd AB.,'3", max_size=30))
-def test_rouge_l_is_what_rouge_score_gives(reply: str, reference: str) -> None:
+def test_rouge_l_is_what_rouge_score_gives(reply, reference):
     plain = RougeScorer(["rougeL"]).score(reference, reply)["rougeL"].fmeasure
     assert ROUGE.value(reply, reference) == pytest.approx(plain)
 
 
-def test_scikit_learn_agrees() -> None:
+def test_scikit_learn_agrees():
     rng = np.random.default_rng(5)
     names = ["a", "b", "c", "d"]
     for _ in range(20):
@@ -82,7 +78,7 @@ def test_scikit_learn_agrees() -> None:
         assert metrics.MacroF1(names).score(replies, references)[1].figure() == pytest.approx(expected)
 
 
-def test_a_reference_outside_the_labels_is_one_that_no_reply_can_give() -> None:
+def test_a_reference_outside_the_labels_is_one_that_no_reply_can_give():
     assert metrics.LabelAccuracy(["a", "b"]).score(["zebra"], ["zebra"])[0] == [0]
     assert metrics.MacroF1(["a", "b"]).score(["a", "zebra"], ["a", "zebra"])[1].figure() == pytest.approx(0.5)
 
@@ -93,7 +89,7 @@ CORPUS = [(metrics.Bleu(), sacrebleu.corpus_bleu), (metrics.Chrf(), sacrebleu.co
 
 
 @pytest.mark.parametrize(("metric", "plain"), CORPUS)
-def test_any_drawing_of_examples_gives_what_sacrebleu_gives_for_it(metric: Any, plain: Any) -> None:
+def test_any_drawing_of_examples_gives_what_sacrebleu_gives_for_it(metric, plain):
     rng = np.random.default_rng(3)
     values, tally = metric.score(SAID, MEANT)
     assert tally.figure() == pytest.approx(plain(SAID, [MEANT]).score)
@@ -107,7 +103,7 @@ def test_any_drawing_of_examples_gives_what_sacrebleu_gives_for_it(metric: Any, 
 
 @settings(**QUICK)
 @given(st.lists(st.tuples(SHORT, SHORT), min_size=1, max_size=4))
-def test_any_text_gives_what_sacrebleu_gives(pairs: list[tuple[str, str]]) -> None:
+def test_any_text_gives_what_sacrebleu_gives(pairs):
     replies, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     for metric, plain in CORPUS:
         assert metric.score(replies, references)[1].figure() == pytest.approx(plain(replies, [references]).score)
@@ -120,11 +116,11 @@ def test_any_text_gives_what_sacrebleu_gives(pairs: list[tuple[str, str]]) -> No
         *((("It is yes.", "yes"), ["yes", "no"], 1), (("It is yes.", "yes"), None, 0)),
     ],
 )
-def test_consistency(repeats: tuple[str, ...], labels: list[str] | None, share: float | None) -> None:
+def test_consistency(repeats, labels, share):
     assert metrics.Consistency(labels).value(repeats) == (None if share is None else pytest.approx(share))
 
 
-def test_what_is_always_there() -> None:
+def test_what_is_always_there():
     found = metrics_for(rows(["a b", "c"], ["a b", "d"]))
     assert list(found) == PLAIN + LAST
     assert (found["exact_match"].values, found["exact_match"].pooled) == ((1, 0), 0.5)
@@ -133,7 +129,7 @@ def test_what_is_always_there() -> None:
     assert found["seconds"].pooled == 0.5
 
 
-def test_what_is_there_when_it_can_be_measured() -> None:
+def test_what_is_there_when_it_can_be_measured():
     answered = rows(
         ["yes", "no", "no"],
         ["yes", "no", "yes"],
@@ -154,7 +150,7 @@ def test_what_is_there_when_it_can_be_measured() -> None:
     assert not found["perplexity"].higher_is_better
 
 
-def test_half_a_surrogate_pair_is_measured_and_a_loss_that_is_known_of_some_rows_is_theirs() -> None:
+def test_half_a_surrogate_pair_is_measured_and_a_loss_that_is_known_of_some_rows_is_theirs():
     assert metrics_for(rows(["a \ud800"], ["a"]))["token_f1"].pooled == 1.0
     found = metrics_for(rows(["a", "b", "c"], ["a", "b", "c"], loss=[0.1, None, 0.3]))
     assert (found["loss"].pooled, found["loss"].examples) == (pytest.approx(0.2), (0, 2))
@@ -162,7 +158,7 @@ def test_half_a_surrogate_pair_is_measured_and_a_loss_that_is_known_of_some_rows
     assert "loss" not in metrics_for(rows(["a"], ["a"], loss=[None]))
 
 
-def test_values_come_in_the_order_of_the_examples_which_are_one_sides_and_each_there_once() -> None:
+def test_values_come_in_the_order_of_the_examples_which_are_one_sides_and_each_there_once():
     found = metrics_for(rows(["a", "x", "c"], ["a", "b", "c"])[::-1])["exact_match"]
     assert (found.values, found.examples) == ((1, 0, 1), (0, 1, 2))
     one = rows(["a"], ["a"])
@@ -176,7 +172,7 @@ REFERENCES = ["yes", "no", "no", "yes", "no", "no"]
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def nowhere(tmp_path, monkeypatch):
     """No network, and a cache folder that shows what was written to it."""
 
     def refused(*_: object) -> None:
@@ -187,7 +183,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_each_gives_the_figure_of_metrics_for(nowhere: Path) -> None:
+def test_each_gives_the_figure_of_metrics_for(nowhere):
     labels, given = ["no", "yes"], {"predictions": REPLIES, "references": REFERENCES}
     ours = metrics_for(rows(REPLIES, REFERENCES), [parse_check("ends-with:.")], labels)
     plain = [metrics.ExactMatch(), metrics.TokenF1(), metrics.RougeL(), metrics.Bleu(), metrics.Chrf()]
@@ -198,7 +194,7 @@ def test_each_gives_the_figure_of_metrics_for(nowhere: Path) -> None:
     assert not nowhere.exists()
 
 
-def test_they_combine_and_take_one_at_a_time(nowhere: Path) -> None:
+def test_they_combine_and_take_one_at_a_time(nowhere):
     both = evaluate.combine([metrics.ExactMatch(), metrics.TokenF1(), metrics.FormatAdherence("max-words:1")])
     for reply, reference in zip(REPLIES, REFERENCES, strict=True):
         both.add(prediction=reply, reference=reference)
@@ -208,7 +204,7 @@ def test_they_combine_and_take_one_at_a_time(nowhere: Path) -> None:
     assert not nowhere.exists()
 
 
-def test_those_that_take_something_else(nowhere: Path) -> None:
+def test_those_that_take_something_else(nowhere):
     repeats = [["a", "a", "b"], ["x"], ["c", "c", "c"]]
     assert metrics.Consistency().compute(predictions=repeats) == {"consistency": pytest.approx((1 / 3 + 1) / 2)}
     passages = {"predictions": ["Take 5 apples", "!"], "references": [["There are 5 pears."], ["."]]}

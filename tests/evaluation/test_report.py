@@ -1,14 +1,11 @@
 """What a person sees of a verdict: every reason finds its figure, every text stays text, the worst cases come first."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import io
 import json
 import re
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 
@@ -52,7 +49,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def made():
     return verdict()
 
 
@@ -66,7 +63,7 @@ def in_order(text: str, words: list[str]) -> None:
     [{}, {"volume": 2_000_000}, {"budget": 0.0}, {"changes": "weekly"}, {"latency_s": 1.62}, {"latency_s": 0.1}],
     ids=str,
 )
-def test_every_reason_finds_its_figure(asked: dict[str, Any]) -> None:
+def test_every_reason_finds_its_figure(asked):
     record, rows = verdict(questions=Questions(**asked))
     page = Page(report.page_html(record, rows))
     ids, links = page.all("id"), page.all("href")
@@ -77,13 +74,13 @@ def test_every_reason_finds_its_figure(asked: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("examples", [6, 9, 40])
 @pytest.mark.parametrize("sides", [("base",), ("prompt", "tuned"), ("base", "prompt", "shots", "tuned")])
-def test_any_line_up_can_be_shown(examples: int, sides: tuple[str, ...]) -> None:
+def test_any_line_up_can_be_shown(examples, sides):
     record, rows = verdict(examples, sides=sides)
     page = Page(report.page_html(record, rows))
     assert {link[1:] for link in page.all("href")} <= set(page.all("id"))
 
 
-def test_the_page_needs_nothing_else_and_every_piece_escapes_what_people_and_models_wrote(made: Any) -> None:
+def test_the_page_needs_nothing_else_and_every_piece_escapes_what_people_and_models_wrote(made):
     text = report.page_html(*made)
     page = Page(text)
     assert [value for value in page.all("src", "href", "xlink:href") if value[:1] != "#"] == []
@@ -97,14 +94,14 @@ def test_the_page_needs_nothing_else_and_every_piece_escapes_what_people_and_mod
     assert "&lt;img" in "".join(pieces)
 
 
-def test_the_answer_comes_first_then_reasons_table_pictures_differences_cost_and_how(made: Any) -> None:
+def test_the_answer_comes_first_then_reasons_table_pictures_differences_cost_and_how(made):
     text = report.page_html(*made)
     order = ["Fine-tune.", "Every side by its main metric", "The whole at a glance", "Every metric"]
     order += ["Where the sides differ", "What it costs", "What was forgotten", "How it was measured", "Wilson"]
     in_order(text[text.index("<body>") :], order)
 
 
-def test_a_record_from_disk_reads_the_same(made: Any) -> None:
+def test_a_record_from_disk_reads_the_same(made):
     record, rows = made
     sorted_ = json.loads(json.dumps(record, sort_keys=True))
     assert report.body_html(sorted_, rows) == report.body_html(record, rows)
@@ -112,7 +109,7 @@ def test_a_record_from_disk_reads_the_same(made: Any) -> None:
     in_order(report.section("metrics", sorted_), [*order, "Seconds a reply", "Tokens written"])
 
 
-def test_too_little_evidence_says_how_much_would_do() -> None:
+def test_too_little_evidence_says_how_much_would_do():
     record, _ = verdict(6)
     assert '<h2 class="v-headline">Too few examples to tell; at least 10' in report.section("answer", record)
     record["rule"], record["rows_needed"] = 7, 1060
@@ -121,7 +118,7 @@ def test_too_little_evidence_says_how_much_would_do() -> None:
     assert "Not enough evidence.</h2>" in report.section("answer", record)
 
 
-def test_what_ended_early_says_that_it_is_not_complete(made: Any) -> None:
+def test_what_ended_early_says_that_it_is_not_complete(made):
     record, _ = made
     assert "not complete" not in report.section("answer", record)
     assert "not complete" not in report.section("answer", {name: record[name] for name in record if name != "state"})
@@ -130,7 +127,7 @@ def test_what_ended_early_says_that_it_is_not_complete(made: Any) -> None:
         assert said in report.section("answer", {**record, "state": state})
 
 
-def test_an_example_that_not_all_sides_answered_is_nowhere_alike_or_apart(made: Any) -> None:
+def test_an_example_that_not_all_sides_answered_is_nowhere_alike_or_apart(made):
     record, rows = made
     apart, alike = parted(record, rows)
     one, other = alike[0][0]["example"], apart[0][0]["example"]
@@ -140,7 +137,7 @@ def test_an_example_that_not_all_sides_answered_is_nowhere_alike_or_apart(made: 
     assert {one, other}.isdisjoint(answers[0]["example"] for answers in (*then_apart, *then_alike))
 
 
-def test_what_was_not_timed_and_what_training_cost_nobody_knows(made: Any) -> None:
+def test_what_was_not_timed_and_what_training_cost_nobody_knows(made):
     record, rows = verdict(12, prices=Prices(device_per_hour=2.0))
     for side in record["sides"][:2]:
         side["cost"]["per_request"] = None
@@ -165,7 +162,7 @@ def test_what_was_not_timed_and_what_training_cost_nobody_knows(made: Any) -> No
     assert '<td class="n">not known</td>' not in report.section("cost", paid)
 
 
-def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid(made: Any) -> None:
+def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid(made):
     record = copy.deepcopy(made[0])
     said = "What Tuned costs is not known in full, so your volume could not be weighed."
     record["reasons"] = [{"text": said, "number": 100, "link": "question|volume"}]
@@ -175,7 +172,7 @@ def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid(made: Any) -> Non
     assert f'id="{format.element_id("question|volume")}"' in report.section("cost", record), "and it leads there"
 
 
-def test_figures_are_those_of_the_record(made: Any) -> None:
+def test_figures_are_those_of_the_record(made):
     record, _ = made
     table = report.section("table", record)
     tuned = record["sides"][3]["metrics"][CHECK]
@@ -187,7 +184,7 @@ def test_figures_are_those_of_the_record(made: Any) -> None:
     assert report.section("forgetting", {**record, "forgetting": {}}) == ""
 
 
-def test_a_metric_that_fits_no_common_scale_is_not_on_the_radar(made: Any) -> None:
+def test_a_metric_that_fits_no_common_scale_is_not_on_the_radar(made):
     record, _ = made
     axes = sections.radar_axes(record)
     assert {CHECK, "token_f1", "consistency"} <= set(axes)
@@ -196,7 +193,7 @@ def test_a_metric_that_fits_no_common_scale_is_not_on_the_radar(made: Any) -> No
     assert report.section("radar", two) == "", "two axes are no radar"
 
 
-def test_what_the_choice_fails_at_comes_first(made: Any) -> None:
+def test_what_the_choice_fails_at_comes_first(made):
     record, rows = made
     found = parted(record, rows)[0]
     tuned = record["chosen_side"]
@@ -216,7 +213,7 @@ def test_what_the_choice_fails_at_comes_first(made: Any) -> None:
     assert nothing.count('class="v-example"') == record["examples"]
 
 
-def test_only_what_has_a_stamp_can_be_replayed(made: Any) -> None:
+def test_only_what_has_a_stamp_can_be_replayed(made):
     record, rows = made
     assert "data-id" not in report.section("differences", record, rows)
     without = [row | ({"stamp": None} if row["side"] == "Base" else {}) for row in rows]
@@ -228,7 +225,7 @@ def test_only_what_has_a_stamp_can_be_replayed(made: Any) -> None:
     assert buttons == [f"{number}|1", f"{number}|2", f"{number}|3"]
 
 
-def test_words_are_compared_and_crumbs_are_not(made: Any) -> None:
+def test_words_are_compared_and_crumbs_are_not(made):
     assert word_diff("a b c d", "a b c d") == [("same", "a b c d")]
     changed = [("same", "Rest "), ("del", "today"), ("ins", "now"), ("same", ". Signed")]
     assert word_diff("Rest today. Signed", "Rest now. Signed") == changed
@@ -240,7 +237,7 @@ def test_words_are_compared_and_crumbs_are_not(made: Any) -> None:
     assert "<i>Nothing at all.</i> <ins>&lt;img" in report.section("differences", record, silent)
 
 
-def test_the_rows_open_in_a_sheet_without_running_anything(made: Any) -> None:
+def test_the_rows_open_in_a_sheet_without_running_anything(made):
     _record, rows = made
     text = report.rows_csv(rows)
     read = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
@@ -252,7 +249,7 @@ def test_the_rows_open_in_a_sheet_without_running_anything(made: Any) -> None:
     assert list(read[0]).count("prompt_tokens") == 1
 
 
-def test_the_cost_section_says_where_its_prices_are_made_up_and_how_long_a_prompt_may_be() -> None:
+def test_the_cost_section_says_where_its_prices_are_made_up_and_how_long_a_prompt_may_be():
     def costs(prices: Prices, sides: tuple[str, ...] = FOUR) -> str:
         return report.section("cost", verdict(prices=prices, sides=sides)[0])
 
@@ -267,7 +264,7 @@ def test_the_cost_section_says_where_its_prices_are_made_up_and_how_long_a_promp
     assert "How long a prompt may be" not in costs(Prices(), ("base", "prompt"))
 
 
-def test_ids_are_safe_and_different() -> None:
+def test_ids_are_safe_and_different():
     ids = {format.element_id(link) for link in ("side|A b|x", "side|a B|x", "side|A-b|x", "")}
     assert len(ids) == 4
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*", one) for one in ids)

@@ -1,9 +1,6 @@
 """Intervals and differences: published examples, scipy, and by hand."""
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -31,14 +28,14 @@ def pairs(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[bool]
         ((1, 1, 7, 12), -0.507, -0.0256),  # Fagerland, Lydersen, Laake: Analysis of Contingency Tables, 2017, ch. 8
     ],
 )
-def test_newcombe_against_published_examples(counts: tuple[int, int, int, int], low: float, high: float) -> None:
+def test_newcombe_against_published_examples(counts, low, high):
     found = newcombe_paired(*pairs(*counts))
     assert (found.low, found.high) == (pytest.approx(low, abs=6e-4), pytest.approx(high, abs=6e-4))
 
 
 @settings(**QUICK)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_shares_hold_their_figure_and_newcombe_turns_with_its_sides(both: list[tuple[bool, bool]]) -> None:
+def test_shares_hold_their_figure_and_newcombe_turns_with_its_sides(both):
     a, b = [x for x, _ in both], [y for _, y in both]
     there, back = newcombe_paired(a, b), newcombe_paired(b, a)
     assert -1 <= there.low <= there.value <= there.high <= 1
@@ -51,7 +48,7 @@ def test_shares_hold_their_figure_and_newcombe_turns_with_its_sides(both: list[t
 
 @settings(deadline=None, max_examples=15, derandomize=True)
 @given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_size=1, max_size=30))
-def test_a_bootstrap_holds_its_figure_and_turns_with_its_sides(values: list[tuple[float, float]]) -> None:
+def test_a_bootstrap_holds_its_figure_and_turns_with_its_sides(values):
     a, b = tally_of([x for x, _ in values]), tally_of([y for _, y in values])
     found = bootstrap(a)
     assert found.low <= found.value <= found.high
@@ -63,7 +60,7 @@ def test_a_bootstrap_holds_its_figure_and_turns_with_its_sides(values: list[tupl
         assert (back.low, back.high) == pytest.approx((-there.high, -there.low), abs=0.1 * width)
 
 
-def test_the_bootstrap_is_scipys() -> None:
+def test_the_bootstrap_is_scipys():
     values = np.random.default_rng(1).gamma(1.0, size=40)
     mine = bootstrap(tally_of(values))
     plain = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=2).confidence_interval
@@ -72,7 +69,7 @@ def test_the_bootstrap_is_scipys() -> None:
     assert bootstrap(tally_of(values)) == mine, "the same seed each time"
 
 
-def test_where_there_is_no_spread_the_point_says_so_and_percentile_where_bca_is_not_defined() -> None:
+def test_where_there_is_no_spread_the_point_says_so_and_percentile_where_bca_is_not_defined():
     for one, other in (([0.7] * 20, None), ([0.7], None), ([1.0, 2.0, 3.0], tally_of([0.0, 1.0, 2.0]))):
         found = bootstrap(tally_of(one), other)
         assert (found.low, found.high, found.method) == (found.value, found.value, "point")
@@ -95,12 +92,12 @@ def test_where_there_is_no_spread_the_point_says_so_and_percentile_where_bca_is_
         lambda: newcombe_paired([], []),
     ],
 )
-def test_what_has_no_interval(wrong: Callable[[], object]) -> None:
+def test_what_has_no_interval(wrong):
     with pytest.raises(ValueError, match=r"share|Pairs|bootstrap"):
         wrong()
 
 
-def test_exact_p_values_by_hand() -> None:
+def test_exact_p_values_by_hand():
     assert statistics.mcnemar_exact(*pairs(10, 6, 0, 0)) == 2 / 64
     assert statistics.mcnemar_exact(*pairs(3, 4, 1, 0)) == 2 * (1 + 5) / 32
     assert statistics.mcnemar_exact(*pairs(0, 2, 2, 0)) == statistics.mcnemar_exact(*pairs(5, 0, 0, 0)) == 1
@@ -110,7 +107,7 @@ def test_exact_p_values_by_hand() -> None:
 
 
 @pytest.mark.parametrize("n", [10, 40])
-def test_the_permutation_test_is_scipys(n: int) -> None:
+def test_the_permutation_test_is_scipys(n):
     rng = np.random.default_rng(2)
     a = rng.random(n)
     b = a + rng.normal(0.1, 0.25, n)
@@ -119,7 +116,7 @@ def test_the_permutation_test_is_scipys(n: int) -> None:
     assert paired_p(tally_of(a), tally_of(b)) == pytest.approx(plain, abs=0.012)
 
 
-def test_corpus_figures_swap_sentences() -> None:
+def test_corpus_figures_swap_sentences():
     references = [f"it is number {at} of the long list" for at in range(8)]
     good = Bleu().score(references, references)[1]
     bad = Bleu().score([text.replace("of the", "for some") for text in references], references)[1]
@@ -133,13 +130,13 @@ def test_corpus_figures_swap_sentences() -> None:
     assert paired_p(good, good) == 1
 
 
-def test_holm_by_hand() -> None:
+def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.02, 0.7]) == pytest.approx([1.0, 0.06, 1.0])
     assert holm([]) == []
 
 
-def test_the_power_of_mcnemar_is_what_simulation_finds_and_so_many_examples_would_do() -> None:
+def test_the_power_of_mcnemar_is_what_simulation_finds_and_so_many_examples_would_do():
     counts = np.random.default_rng(6).multinomial(60, [0.25, 0.07, 0.68], size=1_500)
     known, times = np.unique(counts[:, :2], axis=0, return_counts=True)
     shown = [statistics.mcnemar_exact(*pairs(0, a, b, 1)) <= 0.05 for a, b in known.tolist()]
@@ -153,7 +150,7 @@ def test_the_power_of_mcnemar_is_what_simulation_finds_and_so_many_examples_woul
     assert statistics.mcnemar_rows(0.0501, 0.05) is None  # more than anybody writes
 
 
-def test_so_many_would_do_for_a_mean() -> None:
+def test_so_many_would_do_for_a_mean():
     needed = statistics.mean_rows(0.4, 1.0)
     assert needed is not None
     power = stats.nct.sf(stats.t.ppf(0.975, needed - 1), needed - 1, 0.4 * np.sqrt(needed))

@@ -1,8 +1,6 @@
 """Answers to a record: every figure and p-value again by another road, what was never timed costs nobody's seconds, and
 labels are found in all references."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +14,9 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from playground.evaluation.checks import parse_check
-from playground.evaluation.comparison import Facts, Questions, Table, compare_sides
+from playground.evaluation.comparison import Facts, Questions, compare_sides
 from playground.evaluation.cost import Prices
 from playground.evaluation.metrics import metrics_for
-from playground.evaluation.statistics import Measured
 from playground.evaluation.verdict import Answered, SideFacts, conclude
 from tests.evaluation.helpers import passes, rows, table
 
@@ -27,7 +24,7 @@ DONE = "ends-with:done"
 
 
 @pytest.fixture(scope="module")
-def answered() -> dict[str, list[Answered]]:
+def answered():
     rng = np.random.default_rng(8)
     references = ["yes" if at % 3 else "no" for at in range(24)]
     sides = {}
@@ -42,16 +39,16 @@ def answered() -> dict[str, list[Answered]]:
 
 
 @pytest.fixture(scope="module")
-def measured(answered: dict[str, list[Answered]]) -> dict[str, dict[str, Measured]]:
+def measured(answered):
     return {side: metrics_for(said, [parse_check(DONE)], ["no", "yes"]) for side, said in answered.items()}
 
 
 @pytest.fixture(scope="module")
-def found(measured: dict[str, dict[str, Measured]]) -> Table:
+def found(measured):
     return compare_sides(measured)
 
 
-def test_every_figure_by_another_road(answered: dict[str, list[Answered]], found: Table) -> None:
+def test_every_figure_by_another_road(answered, found):
     for side, said in answered.items():
         replies, references = [row.reply for row in said], [row.reference for row in said]
         labels = [reply.removesuffix(" done") for reply in replies]
@@ -70,7 +67,7 @@ def test_every_figure_by_another_road(answered: dict[str, list[Answered]], found
         assert (figures[DONE].low, figures[DONE].high) == pytest.approx((wilson.low, wilson.high), abs=1e-12)
 
 
-def test_every_pair_of_every_metric(measured: dict[str, dict[str, Measured]], found: Table) -> None:
+def test_every_pair_of_every_metric(measured, found):
     assert {(pair.a, pair.b, pair.metric) for pair in found.pairs} == {
         (a, b, name) for a, b in itertools.combinations(measured, 2) for name in measured["base"]
     }
@@ -91,7 +88,7 @@ def test_every_pair_of_every_metric(measured: dict[str, dict[str, Measured]], fo
     assert found.pair("base", "nobody", "bleu") is None
 
 
-def test_holm_is_over_the_pairs_of_one_metric() -> None:
+def test_holm_is_over_the_pairs_of_one_metric():
     pairs = table({"a": {"json": passes(40)}, "b": {"json": passes(33)}, "c": {"json": passes(32)}}).pairs
     p = {(pair.a, pair.b): pair for pair in pairs}
     assert (p["a", "b"].p_value, p["a", "c"].p_value) == (2 / 2**7, 2 / 2**8)
@@ -100,13 +97,13 @@ def test_holm_is_over_the_pairs_of_one_metric() -> None:
     assert p["b", "c"].rows_needed is not None
 
 
-def test_what_only_one_side_has_makes_no_pair() -> None:
+def test_what_only_one_side_has_makes_no_pair():
     sides = table({"a": {"json": passes(3, 9), "rouge_l": [0.5] * 9}, "b": {"json": passes(3, 9)}})
     assert [pair.metric for pair in sides.pairs] == ["json"]
     assert sides.sides["a"]["rouge_l"].method == "point"
 
 
-def test_sides_that_answered_different_examples_meet_where_both_did() -> None:
+def test_sides_that_answered_different_examples_meet_where_both_did():
     sides = {"base": rows(["x"] * 6, ["x"] * 6), "other": rows(["x", "y", "y", "x"], ["x"] * 4, "other")}
     sides["nobody"] = [replace(row, side="nobody", example=row.example + 100) for row in sides["other"]]
     both = compare_sides({side: metrics_for(said) for side, said in sides.items()})
@@ -120,7 +117,7 @@ def test_sides_that_answered_different_examples_meet_where_both_did() -> None:
 
 @settings(deadline=None, max_examples=12, derandomize=True)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans(), st.booleans()), min_size=1, max_size=12))
-def test_any_values(values: list[tuple[float, float, bool, bool]]) -> None:
+def test_any_values(values):
     a, b, yes, no = zip(*values, strict=True)
     sides = table({"a": {"rouge_l": a, "json": [*map(float, yes)]}, "b": {"rouge_l": b, "json": [*map(float, no)]}})
     for pair in sides.pairs:
@@ -143,7 +140,7 @@ def right(timed: Sequence[str], n: int = 40) -> dict[str, list[Answered]]:
 
 
 @pytest.mark.parametrize("timed", [(), ("prompt",), ("tuned",), ("prompt", "tuned")])
-def test_a_side_that_was_not_timed_is_not_for_nothing(timed: tuple[str, ...]) -> None:
+def test_a_side_that_was_not_timed_is_not_for_nothing(timed):
     record = conclude(right(timed), SIDES, YES, BUSY, Prices(device_per_hour=2.0), Facts(100)).record
     costs = {side["side"]: side["cost"] for side in record["sides"]}
     assert {side for side, cost in costs.items() if cost["per_request"]} == set(timed)
@@ -155,13 +152,13 @@ def test_a_side_that_was_not_timed_is_not_for_nothing(timed: tuple[str, ...]) ->
         assert not any("saves" in reason["text"] or "paid back" in reason["text"] for reason in record["reasons"])
 
 
-def test_by_tokens_nobody_needs_to_be_timed() -> None:
+def test_by_tokens_nobody_needs_to_be_timed():
     record = conclude(right(()), SIDES, YES, BUSY, Prices(), Facts(100)).record
     assert all(side["cost"]["per_request"] > 0 for side in record["sides"])
     assert record["prompt_length"] is not None
 
 
-def test_a_model_without_a_record_of_its_training_is_not_for_nothing() -> None:
+def test_a_model_without_a_record_of_its_training_is_not_for_nothing():
     cheaper = Prices(
         prompt_per_million=100, completion_per_million=100, tuned_prompt_per_million=1, tuned_completion_per_million=1
     )
@@ -187,9 +184,7 @@ FOUR = ["yes", "no", "perhaps", "never"]
         (["yes", "no"], None, None),
     ],
 )
-def test_labels_are_found_in_all_references(
-    asked: list[str], all_of_them: list[str] | None, labels: list[str] | None
-) -> None:
+def test_labels_are_found_in_all_references(asked, all_of_them, labels):
     said = {side: rows(asked, asked, side) for side in ("prompt", "tuned")}
     record = conclude(said, SIDES, [], references=all_of_them).record
     assert record["labels"] == labels

@@ -1,7 +1,5 @@
 """Votes: strengths by hand and by another solver; the judge's prompt in both orders and what its answers mean."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -18,7 +16,7 @@ def strengths(votes: list[Vote], sides: tuple[str, ...] = ()) -> dict[str, Inter
     return {standing.side: standing.strength for standing in bradley_terry(votes, sides)}
 
 
-def test_two_sides_by_hand() -> None:
+def test_two_sides_by_hand():
     votes = [Vote("x", "y", "a")] * 6 + [Vote("y", "x", "a")] * 2 + [Vote("x", "y", "tie")] * 2
     first, second = bradley_terry(votes)
     # 6 + 2 halves + the prior's half against 2 + 2 halves + half: x is preferred in 7.5 of 11
@@ -36,7 +34,7 @@ def drawn_vote(rng: np.random.Generator, log: list[float]) -> tuple[int, int, bo
     return a, b, bool(rng.random() < 1 / (1 + np.exp(log[b] - log[a])))
 
 
-def test_three_sides_by_another_solver() -> None:
+def test_three_sides_by_another_solver():
     rng = np.random.default_rng(9)
     votes, wins = [], np.full((3, 3), PRIOR)
     for at in range(80):
@@ -58,7 +56,7 @@ def test_three_sides_by_another_solver() -> None:
     assert list(found) == list("xyz")
 
 
-def test_one_that_always_won_and_one_that_nobody_saw() -> None:
+def test_one_that_always_won_and_one_that_nobody_saw():
     found = strengths([Vote("x", "y", "a")] * 20, ("x", "y", "z"))
     assert 0.5 < found["x"].value < 1
     assert (found["z"].value, found["z"].n) == (pytest.approx(0.5, abs=0.01), 0)
@@ -67,7 +65,7 @@ def test_one_that_always_won_and_one_that_nobody_saw() -> None:
 
 
 @pytest.mark.parametrize(("won", "lost"), [(10, 0), (0, 2), (20, 0), (6, 4), (300, 5)])
-def test_two_sides_have_jeffreys_interval_also_where_all_votes_agree(won: int, lost: int) -> None:
+def test_two_sides_have_jeffreys_interval_also_where_all_votes_agree(won, lost):
     votes = [Vote("x", "y", "a")] * won + [Vote("x", "y", "b")] * lost
     found = strengths(votes)
     posterior = beta(won + PRIOR, lost + PRIOR).ppf([0.025, 0.975])
@@ -81,7 +79,7 @@ def test_two_sides_have_jeffreys_interval_also_where_all_votes_agree(won: int, l
     assert strengths(votes) == found, "the same each time"
 
 
-def test_more_votes_say_more_and_none_say_little() -> None:
+def test_more_votes_say_more_and_none_say_little():
     def widths(times: int, *more: str) -> dict[str, float]:
         votes = [Vote("x", "y", "a"), Vote("x", "y", "a"), Vote("x", "y", "b"), Vote("y", "z", "tie")] * times
         return {side: one.high - one.low for side, one in strengths(votes, ("x", "y", "z", *more)).items()}
@@ -92,7 +90,7 @@ def test_more_votes_say_more_and_none_say_little() -> None:
 
 
 @pytest.mark.parametrize(("sides", "votes", "apart"), [(2, 10, 1.0), (2, 40, 1.5), (3, 24, 1.0), (4, 80, 1.0)])
-def test_95_intervals_of_100_hold_the_true_strength(sides: int, votes: int, apart: float) -> None:
+def test_95_intervals_of_100_hold_the_true_strength(sides, votes, apart):
     """Log-strengths are drawn too, so that no lucky or unlucky one decides."""
     rng = np.random.default_rng(3)
     held = []
@@ -107,7 +105,7 @@ def test_95_intervals_of_100_hold_the_true_strength(sides: int, votes: int, apar
     assert 0.9 < np.mean(held) <= 1.0
 
 
-def test_no_votes_one_vote_and_what_is_no_vote() -> None:
+def test_no_votes_one_vote_and_what_is_no_vote():
     assert bradley_terry([]) == []
     assert [one.value for one in strengths([], ("x", "y")).values()] == [0.5, 0.5]
     assert bradley_terry([Vote("x", "y", "b")])[0].strength.method == "point"
@@ -115,7 +113,7 @@ def test_no_votes_one_vote_and_what_is_no_vote() -> None:
         refused("no vote", bradley_terry, [wrong], error=ValueError)
 
 
-def test_agreement_is_cohens() -> None:
+def test_agreement_is_cohens():
     judge, person = ["a", "a", "b", "tie", "b", "a"], ["a", "b", "b", "tie", "a", "a"]
     found, same = agreement(judge, person), agreement(["a", "a"], ["a", "a"])  # type: ignore[arg-type]
     assert found is not None
@@ -127,7 +125,7 @@ def test_agreement_is_cohens() -> None:
     refused("shorter", agreement, ["a"], [], error=ValueError)
 
 
-def test_both_orders_hold_the_same_in_turned_places_and_no_reply_can_end_its_own_part() -> None:
+def test_both_orders_hold_the_same_in_turned_places_and_no_reply_can_end_its_own_part():
     straight, swapped = both_orders("Why?", "first reply", "second reply", mark="xx")
     text, turned = straight[1]["content"], swapped[1]["content"]
     assert text.index("first reply") < text.index("second reply")
@@ -142,11 +140,11 @@ def test_both_orders_hold_the_same_in_turned_places_and_no_reply_can_end_its_own
 
 
 @pytest.mark.parametrize(("winner", "answers"), cases("judged"))
-def test_what_an_answer_means(winner: str, answers: list[str]) -> None:
+def test_what_an_answer_means(winner, answers):
     assert [parse_answer(answer) for answer in answers] == [winner or None] * len(answers)
 
 
-def test_two_answers_make_one_vote() -> None:
+def test_two_answers_make_one_vote():
     votes = {("a", "b"): "a", ("b", "a"): "b", ("a", "a"): "tie", ("b", "b"): "tie", ("tie", "tie"): "tie"}
     for (straight, swapped), vote in {**votes, ("a", "tie"): "tie", (None, "a"): None, ("a", None): None}.items():
         assert combined(straight, swapped) == vote  # type: ignore[arg-type]

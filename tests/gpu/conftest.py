@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 
@@ -12,5 +10,5 @@ class FakeClock:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
+def clock():
     return FakeClock()

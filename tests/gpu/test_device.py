@@ -1,15 +1,12 @@
 """The device and its cores: NVIDIA's driver is asked through its own libraries (here stand-ins), and cores are shared
 out between chat and a run: who computes is seen by every process of a home, and forgotten when it ends."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from subprocess import PIPE
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +16,6 @@ import torch  # before anything is replaced  # noqa: F401
 
 from playground.gpu.device import LINGER_S, LOOK_S, CpuDevice, Lanes, NvidiaDevice, find_device, usable_cores
 from playground.settings import PROJECT_ROOT
-
-from .conftest import FakeClock
 
 NUMBER, SAME = bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"
 
@@ -54,7 +49,7 @@ def pynvml(known: str) -> SimpleNamespace:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+def installed(tmp_path, monkeypatch):
     """(libcuda, pynvml) are there, and a torch that was built for CUDA 12."""
     (tmp_path / "version.py").write_text("cuda: str | None = '12.8'\n")
     found, find = SimpleNamespace(origin=str(tmp_path / "__init__.py")), importlib.util.find_spec
@@ -68,7 +63,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 @pytest.mark.parametrize("kind", ["GPU", "MIG"])
-def test_a_card_or_a_part_of_one_is_found_by_its_id(installed: Install, kind: str) -> None:
+def test_a_card_or_a_part_of_one_is_found_by_its_id(installed, kind):
     installed(libcuda(), pynvml(f"{kind}-{SAME}"))
     card = find_device(there=lambda: True)
     assert isinstance(card, NvidiaDevice)
@@ -84,7 +79,7 @@ def test_a_card_or_a_part_of_one_is_found_by_its_id(installed: Install, kind: st
         (libcuda(), None, "pynvml"),
     ],
 )
-def test_where_the_driver_cannot_be_asked_torch_is(installed: Install, cuda: Any, management: Any, error: str) -> None:
+def test_where_the_driver_cannot_be_asked_torch_is(installed, cuda, management, error):
     installed(cuda, management)
     with pytest.raises((OSError, ImportError), match=error):
         NvidiaDevice()
@@ -99,7 +94,7 @@ lanes = Lanes(Path(sys.argv[1])); lanes.enter('chat'); print('in', flush=True); 
 """
 
 
-def test_a_lane_beside_a_busy_one_gets_its_part_and_all_again_a_little_later(tmp_path: Path, clock: FakeClock) -> None:
+def test_a_lane_beside_a_busy_one_gets_its_part_and_all_again_a_little_later(tmp_path, clock):
     app, worker = Lanes(tmp_path, 4, clock), Lanes(tmp_path, 4, clock)
     worker.enter("train")
     assert (app.threads("chat"), worker.threads("train")) == (2, 4), "nobody chats"
@@ -113,7 +108,7 @@ def test_a_lane_beside_a_busy_one_gets_its_part_and_all_again_a_little_later(tmp
     assert worker.threads("train") == 4
 
 
-def test_a_pause_shorter_than_the_look_changes_nothing(tmp_path: Path, clock: FakeClock) -> None:
+def test_a_pause_shorter_than_the_look_changes_nothing(tmp_path, clock):
     app, worker = Lanes(tmp_path, 2, clock), Lanes(tmp_path, 2, clock)
     app.leave("chat")  # it had not entered, and enters twice: both harmless
     app.enter("chat")
@@ -128,7 +123,7 @@ def test_a_pause_shorter_than_the_look_changes_nothing(tmp_path: Path, clock: Fa
     assert Lanes(tmp_path, 2, clock).threads("train") == 2
 
 
-def test_a_process_that_was_killed_holds_nothing(tmp_path: Path, clock: FakeClock) -> None:
+def test_a_process_that_was_killed_holds_nothing(tmp_path, clock):
     worker = Lanes(tmp_path, 2, clock)
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(command, cwd=PROJECT_ROOT, stdin=PIPE, stdout=PIPE, text=True) as holder:
@@ -139,7 +134,7 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path: Path, clock: FakeCloc
     assert worker.threads("train") == 2
 
 
-def test_where_nothing_can_be_written_everybody_uses_all_cores(tmp_path: Path) -> None:
+def test_where_nothing_can_be_written_everybody_uses_all_cores(tmp_path):
     (tmp_path / "file").touch()
     app, worker = Lanes(tmp_path / "file" / "home", 2), Lanes(tmp_path / "file" / "home", 2)
     app.enter("chat")
@@ -151,7 +146,7 @@ def test_where_nothing_can_be_written_everybody_uses_all_cores(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("given", "spins"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
-def test_threads_that_wait_soon_sleep_unless_a_person_wants_them_otherwise(given: dict[str, str], spins: str) -> None:
+def test_threads_that_wait_soon_sleep_unless_a_person_wants_them_otherwise(given, spins):
     env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     code = "import os, playground; print(os.environ.get('GOMP_SPINCOUNT'))"
     said = subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT_ROOT, env=env | given, text=True)

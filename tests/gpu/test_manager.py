@@ -1,8 +1,6 @@
 """The owner of the device: by cases, and the policy under random events through the manager that carries it out. Clock
 and unloading are the test's own."""
 
-from __future__ import annotations
-
 import contextlib
 import queue
 import random
@@ -10,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -32,7 +29,7 @@ class FakeDevice:
 
 
 @pytest.fixture
-def manager(clock: FakeClock) -> DeviceManager:
+def manager(clock):
     return DeviceManager(FakeDevice(), 10 * GB, clock)
 
 
@@ -47,9 +44,7 @@ def fill_chat(manager: DeviceManager) -> Lease:
     return [granted(manager, session=f"filler{number}") for number in range(CAPACITY["chat"])][-1]
 
 
-def test_requests_wait_with_their_place_and_an_estimate_until_a_lease_closes_or_they_leave(
-    manager: DeviceManager, clock: FakeClock
-) -> None:
+def test_requests_wait_with_their_place_and_an_estimate_until_a_lease_closes_or_they_leave(manager, clock):
     with fill_chat(manager):
         clock.now += 4
         second, third, fourth = (manager.request("chat", session, "Answering", 1) for session in "bcd")
@@ -64,7 +59,7 @@ def test_requests_wait_with_their_place_and_an_estimate_until_a_lease_closes_or_
     assert fourth.position == 1
 
 
-def test_a_lease_is_released_on_an_exception_and_closing_twice_is_harmless(manager: DeviceManager) -> None:
+def test_a_lease_is_released_on_an_exception_and_closing_twice_is_harmless(manager):
     lease = granted(manager)
     with pytest.raises(RuntimeError), lease:
         raise RuntimeError
@@ -73,7 +68,7 @@ def test_a_lease_is_released_on_an_exception_and_closing_twice_is_harmless(manag
     assert manager.used_bytes == 0
 
 
-def test_what_can_never_fit_is_refused_at_once_and_what_cannot_leave_counts(manager: DeviceManager) -> None:
+def test_what_can_never_fit_is_refused_at_once_and_what_cannot_leave_counts(manager):
     assert DeviceManager(FakeDevice()).budget_bytes == int(12 * GB - 1.6 * GB), "what is free, less a reserve"
     with pytest.raises(OutOfMemoryError, match=r"needs 11\.0 GB"):
         manager.request("train", "a", "Training", 11 * GB)
@@ -82,7 +77,7 @@ def test_what_can_never_fit_is_refused_at_once_and_what_cannot_leave_counts(mana
         manager.request("train", "b", "Training", 8 * GB)
 
 
-def test_an_adopted_worker_holds_its_bytes(manager: DeviceManager) -> None:
+def test_an_adopted_worker_holds_its_bytes(manager):
     lease = manager.adopt("train", "a", "Training", 3 * GB)
     assert manager.used_bytes == 3 * GB
     assert manager.request("train", "b", "Training", GB).wait(0) is None
@@ -90,7 +85,7 @@ def test_an_adopted_worker_holds_its_bytes(manager: DeviceManager) -> None:
     assert manager.used_bytes == GB
 
 
-def test_a_run_asked_for_while_the_base_loads_is_not_refused(manager: DeviceManager) -> None:
+def test_a_run_asked_for_while_the_base_loads_is_not_refused(manager):
     """The base may leave once it is there: only what cannot leave counts against a run."""
     loading = manager.request("chat", "a", "Loading", 0, (("base", 4 * GB),))
     run = manager.request("train", "b", "Training", 8 * GB)
@@ -102,7 +97,7 @@ def test_a_run_asked_for_while_the_base_loads_is_not_refused(manager: DeviceMana
         manager.request("chat", "c", "Answering", 7 * GB, (("base", 4 * GB),))
 
 
-def test_unloading_what_idles_returns_when_it_has_gone_or_time_is_up(clock: FakeClock) -> None:
+def test_unloading_what_idles_returns_when_it_has_gone_or_time_is_up(clock):
     unloads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     manager = DeviceManager(FakeDevice(), 10 * GB, clock, unloads.put)
     manager.set_resident("idle", GB, lambda: None)
@@ -122,7 +117,7 @@ def test_unloading_what_idles_returns_when_it_has_gone_or_time_is_up(clock: Fake
 
 
 @pytest.mark.parametrize(("keep_alive_s", "left"), [(60, ["young"]), (0, [])])
-def test_what_idles_past_its_keep_alive_leaves(clock: FakeClock, keep_alive_s: float, left: list[str]) -> None:
+def test_what_idles_past_its_keep_alive_leaves(clock, keep_alive_s, left):
     gone: list[str] = []
     manager = DeviceManager(FakeDevice(), 10 * GB, clock, lambda work: work(), keep_alive_s)
     manager.set_resident("fixed", GB)
@@ -135,7 +130,7 @@ def test_what_idles_past_its_keep_alive_leaves(clock: FakeClock, keep_alive_s: f
     assert gone == left
 
 
-def test_chat_is_announced_from_its_first_lease_to_its_last(clock: FakeClock, tmp_path: Path) -> None:
+def test_chat_is_announced_from_its_first_lease_to_its_last(clock, tmp_path):
     manager = DeviceManager(FakeDevice(), 10 * GB, clock, lanes=Lanes(tmp_path, 4, clock))
     other = Lanes(tmp_path, 4, clock)
 
@@ -230,7 +225,7 @@ class World:
 
 
 @pytest.mark.parametrize(("seed", "events"), [*((seed, seed) for seed in range(1, 61)), (7, 10_000)])
-def test_random_events(seed: int, events: int) -> None:
+def test_random_events(seed, events):
     """More asking than the device can serve, then the end of all that is open."""
     world, draw = World(), random.Random(seed)
     for _ in range(events):
@@ -252,7 +247,7 @@ def test_random_events(seed: int, events: int) -> None:
     world.finish()
 
 
-def test_an_unbroken_stream_of_replies_does_not_keep_a_run_out_for_ever() -> None:
+def test_an_unbroken_stream_of_replies_does_not_keep_a_run_out_for_ever():
     world = World()
     world.ask("chat", "a", 1, "base")
     world.ask("train", "t", 90)

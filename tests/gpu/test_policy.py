@@ -1,7 +1,5 @@
 """Who is next and who must leave, from plain values. Bytes are counted in thousands: 1 is next to nothing."""
 
-from __future__ import annotations
-
 import pytest
 
 from playground.gpu.policy import (
@@ -51,7 +49,7 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("name", ORDERS)
-def test_the_order_of_service(name: str) -> None:
+def test_the_order_of_service(name):
     waiting, served, found = ORDERS[name]
     assert [item.number for item in order(waiting, served)] == found
 
@@ -107,14 +105,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_decided(name: str) -> None:
+def test_what_is_decided(name):
     """A case ends with the numbers that are granted, or the names that must leave."""
     for waiting, held, residents, budget, found in CASES[name]:
         decision = decide(waiting, held, residents, budget, {})
         assert (*sorted(decision.grant), *decision.evict) == found, (waiting, held)
 
 
-def test_batches_of_long_jobs_alternate() -> None:
+def test_batches_of_long_jobs_alternate():
     assert decide([ANNA, BEN], BUSY, [], K, {"a": 1, "b": 3}) == Decision((5,)), "whose turn is longest ago"
     assert decide([ANNA, BEN], BUSY, [], K, {"a": 3, "b": 1}) == Decision((4,))
 
@@ -124,6 +122,6 @@ THREADS += [(4, "chat", 4, 2), (16, "", 16, 16), (16, "chat train", 8, 8)]
 
 
 @pytest.mark.parametrize(("cores", "busy", "chat", "train"), THREADS)
-def test_threads_of_both_lanes_fit_the_cores_while_both_compute(cores: int, busy: str, chat: int, train: int) -> None:
+def test_threads_of_both_lanes_fit_the_cores_while_both_compute(cores, busy, chat, train):
     lanes = set(busy.split())
     assert (threads_of("chat", cores, lanes), threads_of("train", cores, lanes)) == (chat, train)

@@ -1,10 +1,7 @@
 """What every method says of itself before a run: no torch needed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -39,13 +36,13 @@ PHI3 = base("model.layers", 1, {**PHI3_LAYER, "self_attn.o_proj": (64, 64)}, {"m
 GPT2 = base("h", 1, GPT2_LAYER, {"wte": (1000, 64), "wpe": (128, 64), "ln_f": (64,)})
 
 
-def test_the_ten_of_the_contract_are_there() -> None:
+def test_the_ten_of_the_contract_are_there():
     assert [method.order for method in all_methods().values()] == list(range(1, 11))
     assert set(all_methods()) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_explains_itself(name: str) -> None:
+def test_each_explains_itself(name):
     method = get_method(name)
     assert method.explain.count(". ") == 1, "two sentences"
     assert method.explain.endswith(".")
@@ -54,27 +51,27 @@ def test_each_explains_itself(name: str) -> None:
     assert list(method.rates) == sorted(method.rates, reverse=True)
 
 
-def test_looking_at_methods_loads_nothing_heavy() -> None:
+def test_looking_at_methods_loads_nothing_heavy():
     code = "import sys, playground.methods as m; m.all_methods(); print({'torch', 'peft'} & {*sys.modules} or 'none')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "none"
 
 
-def test_a_larger_base_takes_smaller_steps() -> None:
+def test_a_larger_base_takes_smaller_steps():
     lora, sizes = get_method("lora"), (SIZES[0] // 2, *(size * 2 for size in SIZES))
     bases = ({"layers.0.q_proj.weight": (weights // 1000, 1000)} for weights in sizes)
     assert tuple(lora.sized(base).learning_rate for base in bases) == lora.rates
     assert lora.default_rate(Options(pissa=True)) < lora.learning_rate
 
 
-def test_widths_are_read_off_the_shapes() -> None:
+def test_widths_are_read_off_the_shapes():
     assert [(layer_count(base), key_value_size(base)) for base in (LLAMA, GPT2, PHI3)] == [(2, 32), (1, 64), (1, 32)]
     assert Linear("h.0.mlp.c_fc", 256, 64) in linears(GPT2), "GPT-2 keeps weights as inputs x outputs"
 
 
 @pytest.mark.parametrize("base", [LLAMA, GPT2, PHI3], ids=["llama", "gpt2", "phi3"])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_finds_its_place_in_every_family(name: str, base: dict[str, tuple[int, ...]]) -> None:
+def test_each_finds_its_place_in_every_family(name, base):
     method = get_method(name)
     trained = method.trains(base, method.rank or 0, Options())
     sizes = {"steps": 10, "batch_size": 2, "tokens_p95": 64, "tokens_mean": 50, "answer_max": 20}
@@ -85,14 +82,14 @@ def test_each_finds_its_place_in_every_family(name: str, base: dict[str, tuple[i
     assert found.seconds > 12
 
 
-def test_an_unknown_family_is_told_in_words() -> None:
+def test_an_unknown_family_is_told_in_words():
     odd = {"embed_tokens.weight": (10, 8), "layers.0.mixer.weight": (8, 8)}
     for name in ("ia3", "bottleneck", "prefix", "p-tuning-v2"):
         with pytest.raises(InputError, match="Choose LoRA"):
             get_method(name).trains(odd, 4, Options())
 
 
-def test_the_last_layers_are_those_behind_the_others() -> None:
+def test_the_last_layers_are_those_behind_the_others():
     assert moving(LLAMA, Options()) == set(LLAMA)
     last = moving(LLAMA, Options(layers=1))
     assert "model.norm.weight" in last
@@ -109,18 +106,18 @@ def test_the_last_layers_are_those_behind_the_others() -> None:
         ({"layers": -1, "placement": "middle"}, "Layers is -1.* placement is 'middle'; there is houlsby and pfeiffer"),
     ],
 )
-def test_options_are_checked_in_words(wrong: dict[str, object], words: str) -> None:
+def test_options_are_checked_in_words(wrong, words):
     with pytest.raises(InputError, match=words):
         Options.of(wrong)
 
 
-def test_an_option_that_a_method_has_not_is_refused() -> None:
+def test_an_option_that_a_method_has_not_is_refused():
     with pytest.raises(InputError, match=r"IA³ does not take --pissa, --init-text\. Its own options: none\."):
         get_method("ia3").check(Options(pissa=True, init_text="Hello"))
     get_method("lora").check(Options(pissa=True, rslora=True))
 
 
-def test_a_pair_that_does_not_go_together_says_why() -> None:
+def test_a_pair_that_does_not_go_together_says_why():
     class OnlyText(Lora):
         name = "only-text"
         exceptions: ClassVar = {"sft": "it is only a test. Choose LoRA."}
@@ -132,7 +129,7 @@ def test_a_pair_that_does_not_go_together_says_why() -> None:
     OnlyText().check_objective("dpo")
 
 
-def test_a_method_of_our_own_is_a_full_member_of_pefts_enumeration(tmp_path: Path) -> None:
+def test_a_method_of_our_own_is_a_full_member_of_pefts_enumeration(tmp_path):
     """PEFT has no public way to add one: a release that changes how its members are kept is noticed here."""
     import peft
 

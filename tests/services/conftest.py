@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import contextlib
 import json
 import resource
@@ -21,7 +19,6 @@ from playground.evaluation.checks import parse_check
 from playground.evaluation.verdict import Answered, SideFacts, conclude
 from playground.runs.progress import RunView
 from playground.services import Services, build_services
-from playground.settings import Settings
 from playground.training.checkpoint import mark_complete
 from playground.verdict.files import DONE, row_of
 from tests.engine.conftest import make_lora
@@ -53,7 +50,7 @@ class FixedDevice:
 
 
 @pytest.fixture
-def services(settings: Settings) -> Iterator[Services]:
+def services(settings):
     built = build_services(settings)
     built.training.start_supervisor()
     yield built
@@ -62,12 +59,12 @@ def services(settings: Settings) -> Iterator[Services]:
 
 
 @pytest.fixture
-def forks() -> ForkedGPU:
+def forks():
     return ForkedGPU(replies=False)
 
 
 @pytest.fixture
-def forking(settings: Settings, forks: ForkedGPU) -> Iterator[Services]:
+def forking(settings, forks):
     """Its runs are forks of this process, which has imported already what takes a worker seconds."""
     built = build_services(replace(settings, zero_seconds=100_000), zero=forks)
     built.training.start_supervisor()
@@ -98,7 +95,7 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.fixture
-def rows_file(tmp_path: Path) -> Path:
+def rows_file(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(
         "\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}, gladly."}) for n in range(24))
@@ -107,7 +104,7 @@ def rows_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], RunView], Callable[[RunView], bool]], RunView]:
+def until():
     """Poll a run until something holds, or fail after three minutes."""
 
     def wait(look: Callable[[], RunView], holds: Callable[[RunView], bool]) -> RunView:
@@ -191,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server():
     made = Server()
     yield made
     made.shutdown()

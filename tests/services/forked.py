@@ -1,8 +1,6 @@
 """A stand-in for ``spaces.GPU`` that does what ZeroGPU does: fork a daemon, pickle what goes in and what comes out, run
 the task in a thread there, look for a stop between yields, keep only an error's class."""
 
-from __future__ import annotations
-
 import faulthandler
 import inspect
 import multiprocessing

@@ -1,9 +1,6 @@
 """A side that cannot run never takes the others down."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from playground.engine.request import Sampling
 from playground.errors import InputError, RunFailedError
 from playground.models.bases import kv_bytes_per_token
 from playground.runs.service import TrainRequest
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.verdict.request import VerdictRequest
 from tests.services.conftest import last, whole_model
 
@@ -27,7 +24,7 @@ HEAD = "adapts lm_head, which lies outside the decoder's layers"
 
 
 @pytest.fixture
-def head(services: Services, make_lora: Callable[..., Path]) -> str:
+def head(services, make_lora):
     """An adapter on the base's head, in the library since before import refused such."""
     folder = services.settings.adapters_dir / "head"
     shutil.copytree(make_lora(8, target_modules=["q_proj", "lm_head"]), folder)
@@ -37,8 +34,8 @@ def head(services: Services, make_lora: Callable[..., Path]) -> str:
 
 
 def test_import_listing_training_exporting_and_comparing_say_the_same_of_an_adapter(
-    services: Services, head: str, rows_file: Path, make_lora: Callable[..., Path]
-) -> None:
+    services, head, rows_file, make_lora
+):
     services.bases.engine()
     (row,) = [row for row in services.adapters.list() if row.card.id == head]
     assert (row.usable, HEAD in row.reason) == (False, True)
@@ -62,7 +59,7 @@ def test_import_listing_training_exporting_and_comparing_say_the_same_of_an_adap
 @pytest.mark.parametrize(
     ("prompt", "says"), [(LONG, "this base holds 1024"), ("Be \ud800 brief.", "half a character")], ids=["long", "half"]
 )
-def test_a_prompt_that_cannot_be_taken_is_its_own_sides_fault(services: Services, prompt: str, says: str) -> None:
+def test_a_prompt_that_cannot_be_taken_is_its_own_sides_fault(services, prompt, says):
     sides = [Side("base", prompt, name="wrong"), Side("base"), Side("base", "Be brief.")]
     wrong, plain, told = last(services.compare.ask(sides, [[]] * 3, "Hello", SHORT))
     assert says in wrong.error
@@ -70,9 +67,7 @@ def test_a_prompt_that_cannot_be_taken_is_its_own_sides_fault(services: Services
     assert services.manager.leases() == []
 
 
-def test_whatever_one_adapter_does_when_it_is_read_the_others_answer(
-    services: Services, make_lora: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_whatever_one_adapter_does_when_it_is_read_the_others_answer(services, make_lora, tmp_path):
     mine = services.adapters.import_file(make_lora(9)).id
     gone = services.adapters.import_file(Path(shutil.copytree(make_lora(10), tmp_path / "gone"))).id
     services.bases.engine()
@@ -83,7 +78,7 @@ def test_whatever_one_adapter_does_when_it_is_read_the_others_answer(
     assert [one.failure is None for one in written] == [True, False, True]
 
 
-def test_the_command_lines_replies_go_on_without_a_side_that_failed(services: Services, head: str) -> None:
+def test_the_command_lines_replies_go_on_without_a_side_that_failed(services, head):
     sides = [Side("base"), Side(head)]
     replies = all_replies(services.compare, sides, ["Hello", "And then?"], SHORT)
     told = [(reply["side"], reply["turn"], "error" in reply) for reply in replies]
@@ -93,7 +88,7 @@ def test_the_command_lines_replies_go_on_without_a_side_that_failed(services: Se
         all_replies(services.compare, sides[1:], ["Hello"], SHORT)
 
 
-def test_models_that_do_not_fit_together_answer_one_after_another(services: Services, tiny_base: Path) -> None:
+def test_models_that_do_not_fit_together_answer_one_after_another(services, tiny_base):
     services.bases.engine()
     budget = int(1.6 * services.bases.resident()[1]) + 1024 * kv_bytes_per_token(tiny_base, 4)
     home = services.settings.home.parent / "tight"
@@ -106,9 +101,7 @@ def test_models_that_do_not_fit_together_answer_one_after_another(services: Serv
     tight.close()
 
 
-def test_a_verdict_leaves_a_side_out_that_cannot_answer_and_judges_the_rest(
-    services: Services, rows_file: Path
-) -> None:
+def test_a_verdict_leaves_a_side_out_that_cannot_answer_and_judges_the_rest(services, rows_file):
     sides = (Side("base", name="Base"), Side("base", LONG, name="Long"), Side("base", "Be glad.", name="Told"))
     request = VerdictRequest(rows_file, sides, ("contains:gladly",), limit=4, max_tokens=4, repeats=2, forgetting=False)
     view = last(services.verdicts.run(request))

@@ -1,11 +1,8 @@
 """The prompt bench through the real services on a tiny model, and its choice from records alone."""
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +11,6 @@ from playground.chat.compare import Side
 from playground.data.split import split
 from playground.errors import NotFoundError, PlaygroundError
 from playground.services import Services, build_services
-from playground.settings import Settings
 from playground.verdict.bench import LETTERS_MAX, VERSIONS_MAX, PromptBook, Score, best_of, scores_of
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
@@ -33,7 +29,7 @@ def record(*sides: dict[str, Any], kind: str = "yes-no", higher: bool = True) ->
     return {"id": "b", "created_s": 5.0, "main_metric": CHECK, "about": about, "examples": 24, "sides": list(sides)}
 
 
-def test_the_best_has_the_best_figure_and_then_the_fewest_tokens() -> None:
+def test_the_best_has_the_best_figure_and_then_the_fewest_tokens():
     values = iter((0.6, 0.6, 0.875, 0.875, 0.2, 0.875))
     made = [side(f"v{n} + {k} shots", f"p{n}", k, next(values), 50 * n + 40 * k) for n in (1, 2, 3) for k in (0, 4)]
     best = best_of(record(*made))
@@ -51,7 +47,7 @@ def test_the_best_has_the_best_figure_and_then_the_fewest_tokens() -> None:
 
 
 @pytest.fixture
-def kept(services: Services, rows_file: Path) -> list[str]:
+def kept(services, rows_file):
     rows = [{"prompt": f"Say {n}", "completion": f"Number {n}, gladly."} for n in range(60)]
     rows_file.write_text("\n".join(map(json.dumps, rows)))
     return [services.bench.keep(text, rows_file).id for text in ("Be glad.", "Say gladly, and the number.")]
@@ -62,7 +58,7 @@ def ended(services: Services, id: str, owner: str = "local") -> VerdictView:
     return services.bench.show(id, owner)
 
 
-def test_every_version_and_count_on_validation_rows(services: Services, rows_file: Path, kept: list[str]) -> None:
+def test_every_version_and_count_on_validation_rows(services, rows_file, kept):
     id = services.bench.score(rows_file, kept, (0, 2), (CHECK,), max_tokens=4)
     assert [view.id for view in services.bench.views()] == [id]
     assert services.verdicts.views() == [], "the list of verdicts leaves it out"
@@ -90,7 +86,7 @@ def test_every_version_and_count_on_validation_rows(services: Services, rows_fil
     assert services.bench.newest(rows_file).id == id
 
 
-def test_the_verdict_says_how_its_prompt_was_found(services: Services, rows_file: Path, kept: list[str]) -> None:
+def test_the_verdict_says_how_its_prompt_was_found(services, rows_file, kept):
     id = services.bench.score(rows_file, kept, (0,), (CHECK,), max_tokens=4, limit=2)
     ended(services, id)
     best = services.bench.best(id)
@@ -110,7 +106,7 @@ def test_the_verdict_says_how_its_prompt_was_found(services: Services, rows_file
     assert tried(replace(asked, tried="By hand.")) == "By hand."
 
 
-def test_stopped_while_it_runs_it_keeps_what_was_measured(services: Services, rows_file: Path, kept: list[str]) -> None:
+def test_stopped_while_it_runs_it_keeps_what_was_measured(services, rows_file, kept):
     id = services.bench.score(rows_file, kept, (0, 4), (CHECK,), max_tokens=60)
     while services.bench.show(id).done < 16 and not services.jobs.wait(f"verdict {id}", 0.01):
         pass
@@ -123,7 +119,7 @@ def test_stopped_while_it_runs_it_keeps_what_was_measured(services: Services, ro
     assert f"on {view.record['examples']} validation rows" in services.bench.best(id).sentence
 
 
-def test_a_wrong_call_runs_nothing(services: Services, rows_file: Path, kept: list[str], tmp_path: Path) -> None:
+def test_a_wrong_call_runs_nothing(services, rows_file, kept, tmp_path):
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "completion": "x"}) for n in range(9)))
     score = services.bench.score
@@ -136,7 +132,7 @@ def test_a_wrong_call_runs_nothing(services: Services, rows_file: Path, kept: li
     assert services.bench.views() == []
 
 
-def test_the_held_out_rows_of_a_shipped_set_stand_for_the_set(services: Services) -> None:
+def test_the_held_out_rows_of_a_shipped_set_stand_for_the_set(services):
     shipped = services.data.shipped("hospital_reports")
     version = services.bench.keep(shipped.system_prompt, shipped.heldout)
     assert services.bench.versions(shipped.file) == [version]
@@ -146,7 +142,7 @@ def test_the_held_out_rows_of_a_shipped_set_stand_for_the_set(services: Services
     assert (request.file, request.rows) == (shipped.file, rows)
 
 
-def test_another_visitors_bench_and_prompts_are_not_there(settings: Settings) -> None:
+def test_another_visitors_bench_and_prompts_are_not_there(settings):
     shared = build_services(replace(settings, shared=True))
     bench, kept = shared.bench, shared.bench.keep("Annas secret.", owner=ANNA)
     shared.verdicts.files.new(ANNA, "Prompt bench: x", {}, 1.7e9, "bench")
@@ -168,11 +164,11 @@ def test_another_visitors_bench_and_prompts_are_not_there(settings: Settings) ->
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> PromptBook:
+def book(tmp_path):
     return PromptBook(tmp_path / "prompts", clock=lambda: 7.0)
 
 
-def test_versions_keep_their_order_and_their_ids(book: PromptBook) -> None:
+def test_versions_keep_their_order_and_their_ids(book):
     assert [book.keep(text).id for text in (" Be glad. ", "Be brief.", "Be glad.")] == ["v1", "v2", "v1"]
     assert book.keep("Be glad.", file="other.jsonl").id == "v3", "the same words for other examples are another version"
     book.remove("v3")
@@ -182,7 +178,7 @@ def test_versions_keep_their_order_and_their_ids(book: PromptBook) -> None:
     refused("v1, v2, v4", book.remove, "v3", error=NotFoundError)
 
 
-def test_the_last_score_stays_for_each_file_and_number_of_shots(book: PromptBook) -> None:
+def test_the_last_score_stays_for_each_file_and_number_of_shots(book):
     book.keep("Be glad.")
 
     def score(value: float, shots: int = 0, file: str = "a") -> Score:
@@ -196,7 +192,7 @@ def test_the_last_score_stays_for_each_file_and_number_of_shots(book: PromptBook
     assert book.noted() == {"one", "two"}
 
 
-def test_too_much_or_nothing_is_refused(book: PromptBook) -> None:
+def test_too_much_or_nothing_is_refused(book):
     for text, words in ((" \n", "no text"), ("x" * (LETTERS_MAX + 1), "letters long")):
         refused(words, book.keep, text)
     for n in range(VERSIONS_MAX):
@@ -205,7 +201,7 @@ def test_too_much_or_nothing_is_refused(book: PromptBook) -> None:
     assert book.keep("Number 3").id == "v4", "what is there may be kept again"
 
 
-def test_a_file_that_cannot_be_read_is_told_and_left_alone(book: PromptBook) -> None:
+def test_a_file_that_cannot_be_read_is_told_and_left_alone(book):
     book.keep("Be glad.")
     file = book.file("local")
     for wrong in ("{", "[]", '{"schema": 1}', json.dumps({"schema": 2, "versions": [], "next": 1, "noted": []})):
@@ -215,7 +211,7 @@ def test_a_file_that_cannot_be_read_is_told_and_left_alone(book: PromptBook) -> 
         assert file.read_text() == wrong
 
 
-def test_writers_beside_each_other_lose_nothing(book: PromptBook) -> None:
+def test_writers_beside_each_other_lose_nothing(book):
     def write(start: int) -> None:
         mine = PromptBook(book.file("local").parent)
         for n in range(start, start + 10):

@@ -1,10 +1,7 @@
 """One conversation to one model, as a program asks it; closed early, refused, fitted."""
 
-from __future__ import annotations
-
 import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from tests.services.conftest import last, whole_model
 SHORT = Sampling(max_tokens=6)
 
 
-def test_sides_answer_together_each_with_its_own_prompt(services: Services) -> None:
+def test_sides_answer_together_each_with_its_own_prompt(services):
     sides = [Side("base"), Side("base", "Be brief."), Side("nobody")]
     snapshots = list(services.compare.ask(sides, [[], [], []], "Hello", SHORT))
     assert len(snapshots) > 3, "streamed"
@@ -44,7 +41,7 @@ def test_sides_answer_together_each_with_its_own_prompt(services: Services) -> N
     assert services.device.counts()["residents"] == 1
 
 
-def test_turns_and_shots_come_before_the_question() -> None:
+def test_turns_and_shots_come_before_the_question():
     pool = [Example((Message("user", f"q{n}"), Message("assistant", f"a{n}")), n) for n in range(5)]
     side = Side("base", "sys", 2, Path("x"))
     messages = conversation(side, [Turn("before", "so")], "q3", pool, seed=1)
@@ -54,7 +51,7 @@ def test_turns_and_shots_come_before_the_question() -> None:
     assert said.count("q3") == 1, "the question is never its own shot"
 
 
-def test_a_second_question_waits_with_its_place(services: Services) -> None:
+def test_a_second_question_waits_with_its_place(services):
     services.bases.engine()
     others = [services.manager.request("chat", f"other{n}", "Answering", 1) for n in range(CAPACITY["chat"])]
     stream = services.compare.ask([Side("base")], [[]], "Hello", SHORT)
@@ -70,9 +67,7 @@ def test_a_second_question_waits_with_its_place(services: Services) -> None:
     assert last(stream)[0].done
 
 
-def test_an_adapter_a_full_model_and_the_base_side_by_side(
-    services: Services, make_lora: Callable[..., Path], tiny_base: Path
-) -> None:
+def test_an_adapter_a_full_model_and_the_base_side_by_side(services, make_lora, tiny_base):
     lora = services.adapters.import_file(make_lora(5)).id
     made = [lora, whole_model(services, tiny_base, noise=0.2)]
     replies = last(services.compare.ask([Side("base"), *map(Side, made)], [[], [], []], "Say 3", SHORT))
@@ -89,7 +84,7 @@ def test_an_adapter_a_full_model_and_the_base_side_by_side(
     assert not any(row.attached for row in services.adapters.list())
 
 
-def test_sides_from_the_command_line(tmp_path: Path) -> None:
+def test_sides_from_the_command_line(tmp_path):
     (tmp_path / "p.txt").write_text("Be brief.\n")
     side = parse_side(f"model=base,prompt={tmp_path / 'p.txt'},shots=2,name=Told", tmp_path / "rows.jsonl")
     assert (side.model, side.system_prompt, side.shots, side.label) == ("base", "Be brief.", 2, "Told")
@@ -111,7 +106,7 @@ def written_by(services: Services, asked: Chat) -> list[Written]:
     return written
 
 
-def test_what_runs_is_known_from_the_start_and_closing_it_frees_the_device_at_once(services: Services) -> None:
+def test_what_runs_is_known_from_the_start_and_closing_it_frees_the_device_at_once(services):
     services.bases.engine()
     stream = services.completion.complete(chat(sampling=Sampling(max_tokens=900, ignore_eos=True), replies=4), "me")
     assert [one.stamp["rows"] for one in next(stream)] == [4] * 4  # type: ignore[index]
@@ -121,13 +116,13 @@ def test_what_runs_is_known_from_the_start_and_closing_it_frees_the_device_at_on
     assert services.manager.leases() == services.manager.queue() == []
 
 
-def test_each_reply_takes_the_next_seed(services: Services) -> None:
+def test_each_reply_takes_the_next_seed(services):
     services.bases.engine()
     written = written_by(services, chat(sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3))
     assert [one.stamp["seed"] for one in written] == [SEED_MAX, 0, 1]  # type: ignore[index]
 
 
-def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services: Services, tmp_path: Path) -> None:
+def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services, tmp_path):
     """Made by PEFT alone, checked and taken in as from a person, and served: each says what PEFT says."""
     services.bases.engine()
     base = services.bases.resolve().path
@@ -152,7 +147,7 @@ def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services:
     assert len(said) == len(kinds), "no two say the same"
 
 
-def test_what_cannot_be_asked_is_said(services: Services) -> None:
+def test_what_cannot_be_asked_is_said(services):
     with pytest.raises(NotFoundError, match=r"There is no model 'nobody'\. There is: base"):
         services.completion.card("nobody")
     with pytest.raises(InputError, match="1 to 4"):
@@ -175,7 +170,7 @@ def ask(services: Services, tokens: int = 4, count: int = 1) -> list[Written]:
     return written
 
 
-def test_what_was_read_is_forgotten_and_the_reply_stays_the_same(services: Services) -> None:
+def test_what_was_read_is_forgotten_and_the_reply_stays_the_same(services):
     services.batches.forget()
     assert services.bases.loaded is None, "nothing is loaded for it"
     first = ask(services)[0].state.text
@@ -189,7 +184,7 @@ def test_what_was_read_is_forgotten_and_the_reply_stays_the_same(services: Servi
     assert way.cached_tokens > 0
 
 
-def test_a_batch_asks_for_room_as_it_grows_and_what_stays_is_known(services: Services, tiny_base: Path) -> None:
+def test_a_batch_asks_for_room_as_it_grows_and_what_stays_is_known(services, tiny_base):
     row = STEP * kv_bytes_per_token(tiny_base, 4)
     asked = [Asked(None, PROMPT, Sampling(max_tokens=4))]
     long = Asked(None, PROMPT, Sampling(max_tokens=STEP))
@@ -206,7 +201,7 @@ def test_a_batch_asks_for_room_as_it_grows_and_what_stays_is_known(services: Ser
     assert services.manager.leases() == []
 
 
-def test_a_reply_whose_adapter_overflows_fails_alone(services: Services, make_lora: Callable[..., Path]) -> None:
+def test_a_reply_whose_adapter_overflows_fails_alone(services, make_lora):
     alone = ask(services)[0].state.tokens
     card = services.adapters.import_file(make_lora(3))
     services.adapters.attach(card.id)

@@ -1,7 +1,5 @@
 """The built-in story, with a training and a comparison that end at once, and jobs that run when the test says so."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -46,11 +44,11 @@ class Story:
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Story:
+def story(tmp_path):
     return Story(tmp_path)
 
 
-def test_it_trains_and_measures_both_sides(story: Story) -> None:
+def test_it_trains_and_measures_both_sides(story):
     assert story.demo.state().phase == "idle"
     story.demo.start()
     story.demo.start()
@@ -67,7 +65,7 @@ def test_it_trains_and_measures_both_sides(story: Story) -> None:
     assert story.demo.state().phase == "idle"
 
 
-def test_in_the_foreground_every_change_is_reported_and_a_fault_is_raised(story: Story) -> None:
+def test_in_the_foreground_every_change_is_reported_and_a_fault_is_raised(story):
     seen: list[str] = []
     assert story.demo.play(lambda state: seen.append(state.phase)).phase == "done"
     assert (seen[0], seen[-1]) == ("training", "done")
@@ -84,14 +82,14 @@ def test_in_the_foreground_every_change_is_reported_and_a_fault_is_raised(story:
         (DONE, "failed", "It is too long."),
     ],
 )
-def test_what_ends_it_early_is_said(story: Story, view: RunView, phase: str, words: str) -> None:
+def test_what_ends_it_early_is_said(story, view, phase, words):
     story.view, story.says["base"] = view, Reply(done=True, error="It is too long.")
     story.demo.start()
     story.run()
     assert (story.demo.state().phase, story.demo.state().error) == (phase, words)
 
 
-def test_stopped_while_it_trains_the_run_is_cancelled_and_it_can_be_played_again(story: Story) -> None:
+def test_stopped_while_it_trains_the_run_is_cancelled_and_it_can_be_played_again(story):
     story.view = replace(DONE, state="RUNNING", step=0)
     story.demo.start()
     story.demo.cancel()

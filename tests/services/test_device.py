@@ -4,13 +4,10 @@ change hands.
 CI runs short counts; tests/soak has the long ones.
 """
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,14 +19,12 @@ from playground.engine.request import TOGETHER, Row, RowState, Sampling, Score
 from playground.errors import BusyError, InputError, OutOfMemoryError
 from playground.evaluation.forgetting import material
 from playground.gpu import device
-from playground.gpu.device import CpuDevice, Device, Lanes, usable_cores
+from playground.gpu.device import CpuDevice, Lanes, usable_cores
 from playground.gpu.manager import DeviceManager
 from playground.gpu.policy import threads_of
-from playground.library.card import AdapterCard
 from playground.models.bases import retried
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
-from playground.settings import Settings
 from playground.verdict.losses import ToScore
 from tests.services.conftest import FixedDevice, last, whole_model
 from tests.soak import torture
@@ -42,7 +37,7 @@ def ask(services: Services, session: str = "a", side: str = "base", tokens: int 
     return reply.text
 
 
-def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings: Settings, rows_file: Path) -> None:
+def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings, rows_file):
     services = build_services(settings, device=FixedDevice())
     request = TrainRequest(rows_file, "big", steps=2000, batch_size=4)
     name, size = services.bases.resident()
@@ -61,11 +56,11 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings:
     services.close()
 
 
-def test_who_leaves_in_mid_stream_gives_the_device_back(services: Services) -> None:
+def test_who_leaves_in_mid_stream_gives_the_device_back(services):
     torture.gone_away(services, 5)
 
 
-def test_everyone_at_once_is_answered_or_politely_refused(services: Services) -> None:
+def test_everyone_at_once_is_answered_or_politely_refused(services):
     def one(number: int) -> str:
         sampling = Sampling(max_tokens=2)
         (reply,) = last(services.compare.ask([Side("base")], [[]], "Hello", sampling, session=str(number)))
@@ -79,9 +74,7 @@ def test_everyone_at_once_is_answered_or_politely_refused(services: Services) ->
     assert services.manager.leases() == services.manager.queue() == []
 
 
-def test_adapters_change_hands_and_every_reply_comes_from_its_own(
-    services: Services, make_lora: Callable[..., Path]
-) -> None:
+def test_adapters_change_hands_and_every_reply_comes_from_its_own(services, make_lora):
     torture.swap_storm(services, make_lora, 3)
 
 
@@ -104,7 +97,7 @@ class Short:
             yield states
 
 
-def test_memory_that_runs_out_while_writing(services: Services) -> None:
+def test_memory_that_runs_out_while_writing(services):
     expected, engine = ask(services, tokens=8), services.bases.engine()
     services.bases.loaded = Short(engine, 1)
     assert ask(services, tokens=8) == expected, "tried once more, from the start"
@@ -116,7 +109,7 @@ def test_memory_that_runs_out_while_writing(services: Services) -> None:
     assert ask(services, tokens=4)
 
 
-def test_memory_that_runs_out_while_loading_is_freed_once() -> None:
+def test_memory_that_runs_out_while_loading_is_freed_once():
     """Unloads run in threads of their own; a second try beside them would find the memory still taken."""
     manager, unloaded = DeviceManager(FixedDevice(), 10**9), threading.Event()
     manager.set_resident("idle", 5, unloaded.set)
@@ -138,7 +131,7 @@ def test_memory_that_runs_out_while_loading_is_freed_once() -> None:
         retried(lambda: load(9, ValueError), manager, "x")
 
 
-def test_one_session_cannot_fill_the_queue_alone() -> None:
+def test_one_session_cannot_fill_the_queue_alone():
     manager = DeviceManager(FixedDevice(), 10**9)
     for _ in range(12):
         manager.request("chat", "greedy", "Answering", 1)
@@ -152,7 +145,7 @@ CHAT, RUN = threads_of("chat", ALL, {"train"}), threads_of("train", ALL, {"chat"
 
 
 @pytest.fixture
-def one_thread_a_core(settings: Settings) -> Iterator[None]:
+def one_thread_a_core(settings):
     """As if torch by itself used all of them; elsewhere the tests may be told to use one."""
     settings.home.mkdir()
     own = torch.get_num_threads()
@@ -181,9 +174,7 @@ def threads_while_answering(services: Services) -> tuple[int, int]:
         pytest.param(FixedDevice(), True, (ALL, ALL), id="on another device nothing is shared out"),
     ],
 )
-def test_chat_and_a_run_share_the_cores_while_both_compute(
-    settings: Settings, one_thread_a_core: None, device: Device, trains: bool, expected: tuple[int, int]
-) -> None:
+def test_chat_and_a_run_share_the_cores_while_both_compute(settings, one_thread_a_core, device, trains, expected):
     run = Lanes(settings.home)
     if trains:
         run.enter("train")
@@ -191,12 +182,12 @@ def test_chat_and_a_run_share_the_cores_while_both_compute(
 
 
 @pytest.fixture
-def card(services: Services, make_lora: Callable[..., Path]) -> AdapterCard:
+def card(services, make_lora):
     return services.adapters.import_file(make_lora(3))
 
 
 @pytest.fixture
-def whole(services: Services, tiny_base: Path) -> AdapterCard:
+def whole(services, tiny_base):
     """A full fine-tune that is the base itself."""
     return services.adapters.get(whole_model(services, tiny_base))
 
@@ -207,7 +198,7 @@ def done(services: Services, asked: list[ToScore]) -> list[Score]:
     return [score for score in found.scores if score is not None]
 
 
-def test_rows_of_base_adapter_and_full_model(services: Services, card: AdapterCard, whole: AdapterCard) -> None:
+def test_rows_of_base_adapter_and_full_model(services, card, whole):
     prompt, answer = services.scoring.rendered([Message("user", "Say 3")], "Three, gladly.")
     assert "named SmolLM" in prompt
     assert answer == "Three, gladly.<|im_end|>"
@@ -221,9 +212,7 @@ def test_rows_of_base_adapter_and_full_model(services: Services, card: AdapterCa
     assert services.manager.leases() == []
 
 
-def test_it_waits_its_turn_can_be_stopped_and_a_row_that_cannot_be_scored_frees_the_device(
-    services: Services, card: AdapterCard
-) -> None:
+def test_it_waits_its_turn_can_be_stopped_and_a_row_that_cannot_be_scored_frees_the_device(services, card):
     other = services.manager.request("measure", "other", "Answering", 0)
     run = services.scoring.run([ToScore(card, "One, ", f"two, {n}") for n in range(3 * TOGETHER)], "me")
     assert [next(run).waiting[:11] for _ in range(2)] == ["", "1st in line"]
@@ -238,9 +227,7 @@ def test_it_waits_its_turn_can_be_stopped_and_a_row_that_cannot_be_scored_frees_
     assert services.manager.leases() == []
 
 
-def test_what_was_forgotten_is_measured_for_several_at_once(
-    services: Services, card: AdapterCard, whole: AdapterCard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_forgotten_is_measured_for_several_at_once(services, card, whole, monkeypatch):
     few = replace(material(), texts=material().texts[:3], questions=material().questions[:9])
     monkeypatch.setattr("playground.verdict.losses.material", lambda: few)
     steps = list(services.forgetting.measure([card, whole]))

@@ -1,7 +1,5 @@
 """Frozen, hung, or only slow? The clock is handed in; nothing here waits."""
 
-from __future__ import annotations
-
 import pytest
 
 from playground.runs.progress import LOOK_S, Patience, Pulse, stall_bound_s
@@ -32,7 +30,7 @@ class Watched:
                 return reason
         return ""
 
-    def steps(self, seconds: float, **how: bool) -> Watched:
+    def steps(self, seconds: float, **how: bool) -> "Watched":
         """Twenty signs of progress, so many seconds apart."""
         for _ in range(20):
             self.progress += 1
@@ -61,7 +59,7 @@ ASLEEP = {"works": False, "sleeps": True}
         pytest.param(0, {}, "no progress", 890, 910, id="loads"),
     ],
 )
-def test_who_is_found_and_when(step_s: float, how: dict[str, bool], words: str, least_s: float, most_s: float) -> None:
+def test_who_is_found_and_when(step_s, how, words, least_s, most_s):
     worker = Watched().steps(step_s) if step_s else Watched()
     assert least_s <= worker.found_after(words, **how) <= most_s
 
@@ -74,11 +72,11 @@ def test_who_is_found_and_when(step_s: float, how: dict[str, bool], words: str, 
         pytest.param({"sleeps": True}, id="it waits for threads that work"),
     ],
 )
-def test_who_is_left_alone(how: dict[str, bool]) -> None:
+def test_who_is_left_alone(how):
     assert Watched().steps(1).pass_s(50, **how) == ""
 
 
-def test_neither_a_machine_that_slept_nor_a_looker_that_was_stopped_accuses_the_worker() -> None:
+def test_neither_a_machine_that_slept_nor_a_looker_that_was_stopped_accuses_the_worker():
     worker = Watched().steps(1)
     worker.clock.now_s += 3600  # both slept; the worker has not beaten yet when it is looked at
     assert worker.pass_s(3, **STILL) == ""
@@ -86,12 +84,12 @@ def test_neither_a_machine_that_slept_nor_a_looker_that_was_stopped_accuses_the_
     assert worker.pass_s(3 * LOOK_S + 1, beats=False, works=False, every=1000) == ""
 
 
-def test_slow_steps_that_are_waited_for_asleep_are_allowed() -> None:
+def test_slow_steps_that_are_waited_for_asleep_are_allowed():
     """A device that computes 20 seconds a step, while the processor has nothing to do."""
     Watched().steps(20, **ASLEEP).found_after("did nothing at all for 6", **ASLEEP)
 
 
-def test_what_was_in_the_log_before_is_no_gap() -> None:
+def test_what_was_in_the_log_before_is_no_gap():
     worker = Watched(Patience(loading_s=100))
     worker.progress = 500  # a worker that outlived the app: the whole log is read at once
     assert worker.found_after("no progress") > 90
@@ -101,5 +99,5 @@ def test_what_was_in_the_log_before_is_no_gap() -> None:
     ("gaps", "bound"),
     [([], 900.0), ([1.0, 1.0], 900.0), ([0.1] * 10, 60.0), ([4.0] * 10, 120.0), ([4.0] * 10 + [40.0], 200.0)],
 )
-def test_the_bound_follows_what_is_usual(gaps: list[float], bound: float) -> None:
+def test_the_bound_follows_what_is_usual(gaps, bound):
     assert stall_bound_s(gaps, Patience()) == bound

@@ -1,7 +1,5 @@
 """Races on the tiny model, through workers that are forks, and what is decided before and after them."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Callable
@@ -18,7 +16,6 @@ from playground.runs.planner import Plan
 from playground.runs.progress import RunView
 from playground.runs.request import TrainRequest
 from playground.services import Services, build_services
-from playground.settings import Settings
 from playground.verdict.race import RaceRequest, RaceView, with_view
 from playground.verdict.race_store import HEAD, NONE, Entry, Race, RaceStore, cells, chosen, lanes, record, status, text
 from tests.shared.conftest import refused
@@ -27,13 +24,13 @@ Until = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def little_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
+def little_to_remember(monkeypatch):
     few = replace(material(), texts=material().texts[:2], questions=material().questions[:2])
     monkeypatch.setattr("playground.verdict.losses.material", lambda: few)
 
 
 @pytest.fixture
-def racing(forking: Services) -> Services:
+def racing(forking):
     forking.race.start_measuring()
     return forking
 
@@ -48,7 +45,7 @@ def plan_of(request: TrainRequest, blocked: str = "", fixed_s: float = 12.0, ste
     return Plan(10, 1000, fixed_s + step_s * steps, 1, 9, 40, 16, steps, 1e-3, 8, blocked)
 
 
-def test_two_methods_from_start_to_table(racing: Services, rows_file: Path) -> None:
+def test_two_methods_from_start_to_table(racing, rows_file):
     request = RaceRequest(rows_file, ("ia3", "lora"), steps=2, check="ends-with:gladly.", name="Two", batch_size=4)
     race = racing.race.start(request)
     first = racing.race.show(race)
@@ -74,7 +71,7 @@ def test_two_methods_from_start_to_table(racing: Services, rows_file: Path) -> N
     assert racing.race.show(race).race == view.race
 
 
-def test_a_race_survives_a_restart_and_a_failed_run(forking: Services, rows_file: Path, until: Until) -> None:
+def test_a_race_survives_a_restart_and_a_failed_run(forking, rows_file, until):
     """Nobody measures here until another process, as it were, owns the home."""
     race = forking.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
     forking.training.cancel(forking.race.show(race).race.entries[1].run)
@@ -92,7 +89,7 @@ def test_a_race_survives_a_restart_and_a_failed_run(forking: Services, rows_file
     assert forking.race.races() == []
 
 
-def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing: Services, rows_file: Path, until: Until) -> None:
+def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing, rows_file, until):
     race = racing.race.start(RaceRequest(rows_file, ("lora", "ia3", "dora"), steps=3000, batch_size=4))
     refused("has not ended", racing.race.remove, race)
     view = until(lambda: racing.race.show(race), lambda view: bool(view.race.entries[0].loss))
@@ -107,7 +104,7 @@ def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing: Services, row
     racing.race.cancel(race)  # once more is harmless
 
 
-def test_nothing_starts_where_one_cannot_and_a_request_says_what_is_wrong(services: Services, rows_file: Path) -> None:
+def test_nothing_starts_where_one_cannot_and_a_request_says_what_is_wrong(services, rows_file):
     start = services.race.start
     refused(r"There is no method 'magic'\. There are: lora", start, RaceRequest(rows_file, ("lora", "magic")))
     refused("is not a check", start, RaceRequest(rows_file, check="nonsense"))
@@ -119,7 +116,7 @@ def test_nothing_starts_where_one_cannot_and_a_request_says_what_is_wrong(servic
     assert services.race.races() == []
 
 
-def test_the_check_of_a_shipped_set_is_its_own(settings: Settings) -> None:
+def test_the_check_of_a_shipped_set_is_its_own(settings):
     waiting = build_services(settings)  # nobody trains
     shipped = waiting.data.shipped("hospital_reports")
     for given, kept in (("", shipped.check), ("json", "json")):
@@ -127,14 +124,14 @@ def test_the_check_of_a_shipped_set_is_its_own(settings: Settings) -> None:
         assert waiting.race.show(race).race.check == kept
 
 
-def test_full_runs_last_and_one_method_is_no_race() -> None:
+def test_full_runs_last_and_one_method_is_no_race():
     assert chosen(())[-1] == "full"
     assert len(chosen(())) == 10
     assert chosen(("full", "ia3", "lora")) == ["lora", "ia3", "full"]
     refused("two methods or more", chosen, ("lora",))
 
 
-def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_once() -> None:
+def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_once():
     def plan(request: TrainRequest) -> Plan:
         if request.method == "ia3":
             raise InputError("This base has no keys.")
@@ -146,7 +143,7 @@ def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_
     refused(r"^There is no file x\.$", lanes, two, lambda request: plan_of(request, "There is no file x."))
 
 
-def test_minutes_become_as_many_steps_as_fit_each() -> None:
+def test_minutes_become_as_many_steps_as_fit_each():
     def plan(request: TrainRequest) -> Plan:
         return plan_of(request, step_s=3.0 if request.method == "lora" else 6.0)
 
@@ -157,7 +154,7 @@ def test_minutes_become_as_many_steps_as_fit_each() -> None:
     refused(r"one step takes about 0\.2 minutes", lanes, RaceRequest(Path("x"), ("lora", "ia3"), minutes=0.1), plan_of)
 
 
-def test_the_record_is_read_back_and_knows_its_schema(tmp_path: Path) -> None:
+def test_the_record_is_read_back_and_knows_its_schema(tmp_path):
     store = RaceStore(tmp_path / "db.sqlite")
     entries = (Entry("lora", "run1", 2),)
     race = Race("r1", "ann", "n", "f.jsonl", 1.0, "RUNNING", "json", 2, None, entries, Entry("", passed=1))
@@ -174,7 +171,7 @@ def test_the_record_is_read_back_and_knows_its_schema(tmp_path: Path) -> None:
     refused("There is no race", store.change, "r2", replace, error=NotFoundError)
 
 
-def test_an_entry_takes_over_what_its_run_says() -> None:
+def test_an_entry_takes_over_what_its_run_says():
     view = RunView("r", "n", "FAILED", "lora", 1, 2, None, "Memory ran out.", None, 0.0)
     view = replace(view, loss=[(1, 2.5)], summary={"seconds": 3.0})
     entry = with_view(Entry("lora", "r", 2, figures={"bytes": 4}), view)
@@ -191,7 +188,7 @@ BASE = Entry("", passed=0, asked=16, eval_loss=[[0, 3.1]])
 VIEW = RaceView(Race("x", "local", "n", "f.jsonl", 1.0, "RUNNING", "json", 20, None, (DONE, WAITS), BASE), 90.0, 1, 2)
 
 
-def test_a_line_is_as_long_as_the_head_whatever_is_known_and_what_is_missing_says_why() -> None:
+def test_a_line_is_as_long_as_the_head_whatever_is_known_and_what_is_missing_says_why():
     line = "LoRA|0.001|0.500|15 of 16|2,442,240|9.8 MB|4.56 GB|61|183|+0.25|18 of 40, was 20|–"
     assert cells(DONE) == line.split("|")
     assert cells(WAITS) == ["Full", *[NONE] * (len(HEAD) - 1)]
@@ -203,7 +200,7 @@ def test_a_line_is_as_long_as_the_head_whatever_is_known_and_what_is_missing_say
     assert status(DONE) == status(BASE) == ""
 
 
-def test_text_and_json_hold_every_method() -> None:
+def test_text_and_json_hold_every_method():
     lines = text(VIEW).splitlines()
     assert len(lines) == 5
     assert lines[-1] == "Full: waits"

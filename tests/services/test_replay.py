@@ -1,10 +1,7 @@
 """Replies once more from their stamps."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ DRAWN = Sampling(temperature=1.0, top_p=0.95, max_tokens=12, seed=5, repetition_
 
 
 @pytest.fixture
-def mine(services: Services, make_lora: Callable[..., Path], tmp_path: Path) -> str:
+def mine(services, make_lora, tmp_path):
     """An adapter's id."""
     return services.adapters.import_file(Path(shutil.copytree(make_lora(70), tmp_path / "mine"))).id
 
@@ -33,9 +30,7 @@ def asked(services: Services, *models: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_same_text_comes_again_of_a_whole_model_and_in_another_process_too(
-    services: Services, mine: str, tiny_base: Path
-) -> None:
+def test_the_same_text_comes_again_of_a_whole_model_and_in_another_process_too(services, mine, tiny_base):
     replies = asked(services, mine, "base", "base")
     assert {reply["stamp"]["rows"] for reply in replies} == {3}
     written: list[int] = []
@@ -51,7 +46,7 @@ def test_the_same_text_comes_again_of_a_whole_model_and_in_another_process_too(
     assert build_services(services.settings).replay.again(read_saved(alone)[0])["same"] is True
 
 
-def test_a_changed_text_is_told_where_and_another_device_or_type_is_said(services: Services) -> None:
+def test_a_changed_text_is_told_where_and_another_device_or_type_is_said(services):
     (reply,) = asked(services, "base")
     text = reply["text"]
     for changed, at in ((text[:4] + "☃" + text[5:], 4), (text + "!", len(text)), (text[:-1], len(text) - 1), ("", 0)):
@@ -64,7 +59,7 @@ def test_a_changed_text_is_told_where_and_another_device_or_type_is_said(service
     assert "was bfloat16" in dtype
 
 
-def test_a_changed_adapter_is_refused(services: Services, mine: str) -> None:
+def test_a_changed_adapter_is_refused(services, mine):
     (reply,) = asked(services, mine)
     weights = services.adapters.get(mine).path / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -77,7 +72,7 @@ def test_a_changed_adapter_is_refused(services: Services, mine: str) -> None:
         services.replay.check(read_saved(reply)[0])
 
 
-def test_what_cannot_be_the_same_is_refused_before_anything_runs(services: Services) -> None:
+def test_what_cannot_be_the_same_is_refused_before_anything_runs(services):
     (reply,) = asked(services, "base")
     stamp = reply["stamp"]
     for changes, says in (
@@ -101,7 +96,7 @@ def test_what_cannot_be_the_same_is_refused_before_anything_runs(services: Servi
 STAMP = {"prompt": {"text": "x"}, "seed": 1}
 
 
-def test_every_kind_of_file_is_read() -> None:
+def test_every_kind_of_file_is_read():
     reply = {"side": "base", "turn": 1, "text": "Hi", "stamp": STAMP}
     assert read_saved(reply) == [Saved(STAMP, "Hi", "base, turn 2")]
     assert read_saved({"replies": [reply, {"stamp": STAMP}]}) == [Saved(STAMP, "Hi", "base, turn 2"), Saved(STAMP)]
@@ -118,12 +113,12 @@ def test_every_kind_of_file_is_read() -> None:
 @pytest.mark.parametrize(
     "value", [None, 3, "x", [], {}, {"stamp": 3}, {"replies": []}, {"replies": [1]}, {"choices": [{}]}, {"choices": []}]
 )
-def test_a_file_without_a_stamp_is_refused_in_words(value: Any) -> None:
+def test_a_file_without_a_stamp_is_refused_in_words(value):
     with pytest.raises(InputError, match=r".+\. .+\.$|.+\.$"):
         read_saved(value)
 
 
-def test_several_are_the_same_only_if_all_are() -> None:
+def test_several_are_the_same_only_if_all_are():
     def result(same: bool | None, text: str) -> dict[str, Any]:
         return {"same": same, "text": text, "first_difference": 1 if same is False else None, "notes": []}
 

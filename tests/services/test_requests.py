@@ -1,7 +1,5 @@
 """Settings that leave and come back."""
 
-from __future__ import annotations
-
 import ast
 import json
 import runpy
@@ -26,7 +24,6 @@ from playground.runs.planner import Plan, begins_with, rewarded_by
 from playground.runs.progress import RunView, write_curves
 from playground.runs.request import TrainRequest
 from playground.services import build_services
-from playground.settings import Settings
 from tests.ui.fakes import card
 
 PLAN = Plan(1, 2, 3.0, 4, 5, 6, 100, 48, 5e-4, 16)
@@ -44,7 +41,7 @@ FULL = replace(
 """With everything that a run can be told."""
 
 
-def test_settings_come_back_as_they_went_and_other_files_by_their_names() -> None:
+def test_settings_come_back_as_they_went_and_other_files_by_their_names():
     record = json.loads(json.dumps(recipe.settings(FULL, PLAN, "grpo")))
     assert "/home/ann" not in json.dumps(record)
     back = recipe.with_settings(TrainRequest(Path("other.csv"), "other"), record)
@@ -58,7 +55,7 @@ def test_settings_come_back_as_they_went_and_other_files_by_their_names() -> Non
 
 
 @pytest.mark.parametrize(("request_", "objective"), [(REQUEST, "sft"), (FULL, "grpo")])
-def test_the_command_line_is_read_back_as_the_same_run(request_: TrainRequest, objective: str) -> None:
+def test_the_command_line_is_read_back_as_the_same_run(request_, objective):
     words = shlex.split(recipe.command(request_, PLAN, objective, "ward notes.csv"))
     assert words[:4] == ["python", "-m", "playground", "train"]
     back = request_of(build_parser().parse_args(words[3:]), request_.file)
@@ -83,7 +80,7 @@ def test_the_command_line_is_read_back_as_the_same_run(request_: TrainRequest, o
         ({"batch_size": 0, "lr": 7}, "The learning rate is 7; .*; batch size is 0; it goes from 1 to 1024"),
     ],
 )
-def test_what_is_no_file_of_settings(record: dict[str, Any], says: str) -> None:
+def test_what_is_no_file_of_settings(record, says):
     with pytest.raises(InputError, match=says):
         recipe.with_settings(REQUEST, record)
 
@@ -102,7 +99,7 @@ def axolotl(objective: str = "sft", **changes: Any) -> str:
 
 
 @pytest.mark.parametrize("objective", ["sft", "pretrain", "dpo"])
-def test_an_axolotl_file_is_yaml_with_what_was_set(objective: str) -> None:
+def test_an_axolotl_file_is_yaml_with_what_was_set(objective):
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     found = yaml.safe_load(axolotl(objective))
     said = {"base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "adapter": "lora", "lora_r": 16}
@@ -113,7 +110,7 @@ def test_an_axolotl_file_is_yaml_with_what_was_set(objective: str) -> None:
 
 
 @pytest.mark.parametrize(("objective", "task"), [("sft", "CAUSAL_LM"), ("reward", "SEQ_CLS")])
-def test_a_trl_script_is_python_that_says_what_was_set(objective: str, task: str) -> None:
+def test_a_trl_script_is_python_that_says_what_was_set(objective, task):
     script = trl(LoraConfig(use_rslora=True, **LORA), objective)
     assert (
         f"LoraConfig(lora_alpha=32, r=16, target_modules='all-linear', task_type='{task}', use_rslora=True)" in script
@@ -122,7 +119,7 @@ def test_a_trl_script_is_python_that_says_what_was_set(objective: str, task: str
     assert "EarlyStopping" not in script
 
 
-def test_pissa_is_peft_s_own_for_others() -> None:
+def test_pissa_is_peft_s_own_for_others():
     """Here it is a LoRA of twice the rank, half of which stays; elsewhere the same beginning has a name."""
     pissa, ours = Options(pissa=True), LoraConfig(**LORA | {"r": 32})
     said = "init_lora_weights='pissa', lora_alpha=16, r=16, target_modules='all-linear', task_type='CAUSAL_LM')"
@@ -136,14 +133,14 @@ def test_pissa_is_peft_s_own_for_others() -> None:
             form("dpo", options=pissa)
 
 
-def test_a_run_that_stops_early_stops_early_elsewhere() -> None:
+def test_a_run_that_stops_early_stops_early_elsewhere():
     script = trl(LoraConfig(r=16), early_stop=3)
     assert "callbacks=[EarlyStoppingCallback(3)]" in script
     assert "eval_strategy='steps', eval_steps=10, load_best_model_at_end=True" in script
     assert "early_stopping_patience: 3\n" in axolotl(early_stop=3)
 
 
-def test_virtual_tokens_begin_as_the_text_where_peft_can() -> None:
+def test_virtual_tokens_begin_as_the_text_where_peft_can():
     told = Options(init_text="Write it's report")
     script = trl(PromptTuningConfig(num_virtual_tokens=16, task_type="CAUSAL_LM"), method="prompt", options=told)
     assert "prompt_tuning_init='TEXT', prompt_tuning_init_text=\"Write it's report\"" in script
@@ -160,7 +157,7 @@ def test_virtual_tokens_begin_as_the_text_where_peft_can() -> None:
         ({"docs": Path("notes.md"), "limit_memory_bytes": 10**9}, "--docs, --memory-limit"),
     ],
 )
-def test_what_a_form_cannot_hold_is_named(lost: dict[str, Any], flags: str) -> None:
+def test_what_a_form_cannot_hold_is_named(lost, flags):
     changes = {"options": Options(), **lost}
     with pytest.raises(InputError, match=f"A TRL script has no place for {flags}. Take the command line"):
         trl(None, **changes)
@@ -168,7 +165,7 @@ def test_what_a_form_cannot_hold_is_named(lost: dict[str, Any], flags: str) -> N
         axolotl(**changes)
 
 
-def test_what_a_form_does_not_have_is_named() -> None:
+def test_what_a_form_does_not_have_is_named():
     with pytest.raises(InputError, match="Axolotl has no prefix"):
         axolotl(method="prefix")
     with pytest.raises(InputError, match="more than a short script"):
@@ -191,9 +188,7 @@ PLAIN = TrainRequest(Path("rows.jsonl"))
         ({}, {}, "reward", "reward models begin at the base"),
     ],
 )
-def test_only_an_adapter_of_this_base_and_method_is_gone_on_from(
-    request_changes: dict[str, Any], card_changes: dict[str, Any], objective: str, words: str
-) -> None:
+def test_only_an_adapter_of_this_base_and_method_is_gone_on_from(request_changes, card_changes, objective, words):
     assert begins_with(PLAIN, "grpo", CARD, BASE) is CARD
     assert begins_with(replace(PLAIN, method="qlora"), "dpo", CARD, BASE) is CARD, "QLoRA's adapter is a LoRA"
     with pytest.raises(InputError) as caught:
@@ -201,7 +196,7 @@ def test_only_an_adapter_of_this_base_and_method_is_gone_on_from(
     assert words in str(caught.value)
 
 
-def test_rewards_are_checks_and_reward_models_and_others_are_refused_in_words(tmp_path: Path) -> None:
+def test_rewards_are_checks_and_reward_models_and_others_are_refused_in_words(tmp_path):
     schema = tmp_path / "s.json"
     schema.write_text("{}")
     asked = ("json", f"json-schema:{schema}", "model=judge")
@@ -222,12 +217,12 @@ VIEW = RunView("r1", "mine", "DONE", "lora", 2, 2, "mine", None, None, 1.0)
 VIEW.loss, VIEW.eval_loss, VIEW.curves = [(1, 2.0), (2, 1.5)], [(0, 2.2), (2, 1.6)], {"lr": [(1, 1e-3), (2, 5e-4)]}
 
 
-def test_as_csv_with_a_step_column(tmp_path: Path) -> None:
+def test_as_csv_with_a_step_column(tmp_path):
     text = write_curves(VIEW, tmp_path / "new", "csv").read_text()
     assert text.split() == ["step,train/loss,eval/loss,train/lr", "0,,2.2,", "1,2.0,,0.001", "2,1.5,1.6,0.0005"]
 
 
-def test_as_an_event_file_that_is_replaced_when_written_again(tmp_path: Path) -> None:
+def test_as_an_event_file_that_is_replaced_when_written_again(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
     write_curves(VIEW, tmp_path, "tensorboard")
@@ -244,7 +239,7 @@ def test_as_an_event_file_that_is_replaced_when_written_again(tmp_path: Path) ->
     assert len(found) == 6
 
 
-def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_said(tmp_path):
     with pytest.raises(InputError, match="csv or tensorboard"):
         write_curves(VIEW, tmp_path, "excel")
     with pytest.raises(InputError, match="no curves yet"):
@@ -272,8 +267,8 @@ TRL_ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
     [("sft", "prefix"), ("pretrain", "full"), ("dpo", "lora"), ("kto", "dora"), ("reward", "ia3")],
 )
 def test_the_trl_script_trains_as_it_is_on_the_rows_that_are_handed_out_with_it(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str, method: str
-) -> None:
+    settings, tmp_path, monkeypatch, objective, method
+):
     services = build_services(settings)
     file, there = tmp_path / "mine.jsonl", tmp_path / "elsewhere"
     file.write_text("\n".join(json.dumps(TRL_ROWS[objective](n)) for n in range(16)))

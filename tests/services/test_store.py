@@ -1,23 +1,20 @@
 """The record of runs: its queue, its attempts, its schemas, and what becomes of a change while the disk is full."""
 
-from __future__ import annotations
-
 import contextlib
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from playground.db import RunStore
 from playground.errors import BusyError, DiskFullError, InputError, NotFoundError, PlaygroundError
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.settings import Settings
 from playground.workspace.quota import bytes_in
 from playground.workspace.visitors import OWNER, TABS_MAX, Sessions, Visit, new_token, owner_of
 from tests.services.conftest import Clock, add, full_disk
-from tests.shared.conftest import Belongings, ended_run, hers, incoming, lora, prepared, services, shared_settings
+from tests.shared.conftest import ended_run, hers, incoming, lora, prepared, services, shared_settings
 
 FIRST_TABLE = """
 CREATE TABLE runs (
@@ -35,7 +32,7 @@ def order(store: RunStore) -> str:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> RunStore:
+def store(tmp_path):
     made = RunStore(tmp_path / "p.sqlite")
     for run in "abcd":
         add(made, run)
@@ -49,12 +46,12 @@ def store(tmp_path: Path) -> RunStore:
         *(("d", "first", "dabc"), ("a", "last", "bcda"), ("d", 2, "adbc"), ("a", 99, "bcda")),
     ],
 )
-def test_moves(store: RunStore, run: str, to: str | int, expected: str) -> None:
+def test_moves(store, run, to, expected):
     store.move(run, to)
     assert order(store) == expected
 
 
-def test_only_waiting_runs_move_and_only_among_the_owners_own(store: RunStore) -> None:
+def test_only_waiting_runs_move_and_only_among_the_owners_own(store):
     store.begin("a", 1.0)
     with pytest.raises(InputError, match="only a QUEUED run"):
         store.move("a", "down")
@@ -66,13 +63,13 @@ def test_only_waiting_runs_move_and_only_among_the_owners_own(store: RunStore) -
     assert order(store) == "abcdyx"
 
 
-def test_an_attempt_begins_once(store: RunStore, tmp_path: Path) -> None:
+def test_an_attempt_begins_once(store, tmp_path):
     with ThreadPoolExecutor(6) as pool:
         began = list(pool.map(lambda _: RunStore(tmp_path / "p.sqlite").begin("a", 2.0), range(6)))
     assert sorted(began, key=str) == [1, *[None] * 5]
 
 
-def test_put_back_shuts_out_the_late_worker(store: RunStore) -> None:
+def test_put_back_shuts_out_the_late_worker(store):
     assert store.begin("b", 1.0) == 1
     assert store.put_back("b", 1)
     assert order(store) == "abcd", "it keeps its place"
@@ -81,7 +78,7 @@ def test_put_back_shuts_out_the_late_worker(store: RunStore) -> None:
     assert not store.put_back("b", 2), "its worker is there"
 
 
-def test_a_resumed_run_is_the_last_and_a_retried_one_the_first(store: RunStore) -> None:
+def test_a_resumed_run_is_the_last_and_a_retried_one_the_first(store):
     store.update("a", state="FAILED", step=7)
     assert store.requeue("a", ("FAILED",), step=5)
     assert (order(store), store.get("a").step) == ("bcda", 5), "where it goes on"
@@ -90,7 +87,7 @@ def test_a_resumed_run_is_the_last_and_a_retried_one_the_first(store: RunStore) 
     assert (order(store), store.get("d").retried) == ("dbca", 1)
 
 
-def test_a_database_of_the_first_schema_is_taken_over_and_a_newer_one_refused(tmp_path: Path) -> None:
+def test_a_database_of_the_first_schema_is_taken_over_and_a_newer_one_refused(tmp_path):
     file = tmp_path / "p.sqlite"
 
     def run(*statements: str) -> None:
@@ -111,7 +108,7 @@ def test_a_database_of_the_first_schema_is_taken_over_and_a_newer_one_refused(tm
         RunStore(file)
 
 
-def test_a_change_waits_while_the_disk_is_full(store: RunStore, tmp_path: Path) -> None:
+def test_a_change_waits_while_the_disk_is_full(store, tmp_path):
     with full_disk():
         with pytest.raises(DiskFullError, match="disk are free"):
             store.update("a", state="FAILED")
@@ -123,7 +120,7 @@ def test_a_change_waits_while_the_disk_is_full(store: RunStore, tmp_path: Path) 
     assert RunStore(tmp_path / "p.sqlite").get("b").error == "No."
 
 
-def test_a_quota_sees_a_change_that_waits(tmp_path: Path) -> None:
+def test_a_quota_sees_a_change_that_waits(tmp_path):
     """One store in a process: two would each have pending writes of their own."""
     services = build_services(Settings(home=tmp_path / "home", shared=True, session_runs=1))
     add(services.training.store, "r")
@@ -134,11 +131,11 @@ def test_a_quota_sees_a_change_that_waits(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock():
     return Clock(1_000_000)
 
 
-def test_a_visit_is_written_once_a_minute_and_survives_a_restart(tmp_path: Path, clock: Clock) -> None:
+def test_a_visit_is_written_once_a_minute_and_survives_a_restart(tmp_path, clock):
     sessions = Sessions(tmp_path / "db.sqlite", clock)
     sessions.seen("anna")
     clock.now_s += 30
@@ -155,7 +152,7 @@ def test_a_visit_is_written_once_a_minute_and_survives_a_restart(tmp_path: Path,
     assert sessions.visits()["anna"] == Visit("anna", 1_000_170, 1_000_070), "leaving outlives later visits"
 
 
-def test_a_tab_belongs_to_its_first(tmp_path: Path) -> None:
+def test_a_tab_belongs_to_its_first(tmp_path):
     sessions = Sessions(tmp_path / "db.sqlite")
     sessions.claim("tab", "anna")
     sessions.claim("tab", "anna")
@@ -166,7 +163,7 @@ def test_a_tab_belongs_to_its_first(tmp_path: Path) -> None:
     sessions.claim("tab", "ben")  # the oldest are forgotten, so that the list does not grow for ever
 
 
-def test_owners_are_safe_names_and_tell_nothing() -> None:
+def test_owners_are_safe_names_and_tell_nothing():
     token = new_token()
     given = ((token, ""), ("", "tab"), ("", ""), ("", ""), ("../..", "tab"), ("", "\ud800"))
     owners = {owner_of(*one) for one in given}
@@ -180,12 +177,12 @@ __all__ = ["hers", "lora", "prepared", "services", "shared_settings"]
 
 
 @pytest.fixture
-def alone(services: Services, hers: Belongings) -> Services:
+def alone(services, hers):
     """The same home, as one person's."""
     return build_services(replace(services.settings, shared=False))
 
 
-def test_every_kind_is_listed_with_its_size(alone: Services, hers: Belongings) -> None:
+def test_every_kind_is_listed_with_its_size(alone, hers):
     incoming(alone.settings, "left.csv", b"x" * 700)
     items = alone.storage.items()
     assert [item.kind for item in items] == ["base", "adapter", "run", "checkpoints", "upload", "passing"]
@@ -197,7 +194,7 @@ def test_every_kind_is_listed_with_its_size(alone: Services, hers: Belongings) -
     assert [item.stays for item in alone.storage.items() if item.kind == "base"] == ["it is in use"]
 
 
-def test_item_by_item_a_damaged_adapter_too(alone: Services, hers: Belongings) -> None:
+def test_item_by_item_a_damaged_adapter_too(alone, hers):
     broken = alone.settings.adapters_dir / "broken"
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{")
@@ -215,7 +212,7 @@ def test_item_by_item_a_damaged_adapter_too(alone: Services, hers: Belongings) -
     assert not broken.exists()
 
 
-def test_by_kind_and_what_is_in_use_stays(alone: Services, hers: Belongings) -> None:
+def test_by_kind_and_what_is_in_use_stays(alone, hers):
     waiting = ended_run(alone, "local", "waiting", "QUEUED")
     freed = alone.storage.remove_kind("checkpoints")
     assert ([item.id for item in freed.items], [item.id for item in freed.stayed]) == ([hers.run], [waiting])
@@ -229,7 +226,7 @@ def test_by_kind_and_what_is_in_use_stays(alone: Services, hers: Belongings) -> 
         alone.storage.remove_kind("everything")
 
 
-def test_sizes_follow_no_links(tmp_path: Path) -> None:
+def test_sizes_follow_no_links(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").write_bytes(b"12345")
     (tmp_path / "b").mkdir()

@@ -1,10 +1,7 @@
 """Runs from their queue to their end with workers that a test plays, a session manager that is real, and a clock in
 hand. Real workers are killed in test_workers.py."""
 
-from __future__ import annotations
-
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
@@ -74,7 +71,7 @@ def step(number: int) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Workers:
+def workers(tmp_path):
     return Workers(Settings(home=tmp_path / "home"))
 
 
@@ -93,7 +90,7 @@ def queue(training: TrainingService, workers: Workers, run: str) -> None:
 
 
 @pytest.fixture
-def training(workers: Workers) -> Iterator[TrainingService]:
+def training(workers):
     """With one run in its queue."""
     made = service(workers)
     queue(made, workers, RUN)
@@ -114,7 +111,7 @@ def states(training: TrainingService, *runs: str) -> list[str]:
 
 
 @pytest.mark.parametrize("checkpoint", [0, 5])
-def test_a_resumed_run_is_where_its_checkpoint_is(training: TrainingService, workers: Workers, checkpoint: int) -> None:
+def test_a_resumed_run_is_where_its_checkpoint_is(training, workers, checkpoint):
     attempt = begun(training, workers)
     assert training.show(RUN).step == 0, "before the first"
     workers.writes(("started", {"attempt": attempt, "step": 0}), *map(step, range(1, 8)))
@@ -132,9 +129,7 @@ def test_a_resumed_run_is_where_its_checkpoint_is(training: TrainingService, wor
     assert training.show(RUN).step == training.store.get(RUN).step == checkpoint + 1
 
 
-def test_whoever_follows_a_waiting_run_takes_the_place_of_an_owner_that_is_gone(
-    training: TrainingService, workers: Workers
-) -> None:
+def test_whoever_follows_a_waiting_run_takes_the_place_of_an_owner_that_is_gone(training, workers):
     owner = Home.take(workers.settings)
     followed = training.follow(RUN, poll_s=0.01)
     assert [next(followed).state, next(followed).state] == ["QUEUED", "QUEUED"], "somebody owns the home"
@@ -147,7 +142,7 @@ def test_whoever_follows_a_waiting_run_takes_the_place_of_an_owner_that_is_gone(
     Home.take(workers.settings).release()  # it has it no longer
 
 
-def test_waiting_runs_are_started_in_the_order_they_were_moved_to(training: TrainingService, workers: Workers) -> None:
+def test_waiting_runs_are_started_in_the_order_they_were_moved_to(training, workers):
     training.start_supervisor()
     for run in ("one", "two", "three"):
         queue(training, workers, run)
@@ -166,7 +161,7 @@ def test_waiting_runs_are_started_in_the_order_they_were_moved_to(training: Trai
     assert [view.adapter for view in ended] == workers.started
 
 
-def test_a_run_cancelled_by_another_process_gives_back_its_place(training: TrainingService, workers: Workers) -> None:
+def test_a_run_cancelled_by_another_process_gives_back_its_place(training, workers):
     """What the owner asked the device for goes with the run, or the next one would wait for ever."""
     training.start_supervisor()
     queue(training, workers, "second")
@@ -188,9 +183,7 @@ def test_a_run_cancelled_by_another_process_gives_back_its_place(training: Train
     assert states(training, "fourth") == ["RUNNING"], "nothing is held any more"
 
 
-def test_an_app_killed_between_the_mark_and_the_worker_starts_it_anew_and_the_late_worker_is_refused(
-    training: TrainingService, workers: Workers
-) -> None:
+def test_an_app_killed_between_the_mark_and_the_worker_starts_it_anew_and_the_late_worker_is_refused(training, workers):
     late = training.store.begin(RUN, workers.clock())
     assert states(training, RUN) == ["RUNNING"], "a moment ago; whoever does not own the home waits"
     workers.clock.now_s += ENTER_S + 1
@@ -201,7 +194,7 @@ def test_an_app_killed_between_the_mark_and_the_worker_starts_it_anew_and_the_la
     assert not enter_run(workers.settings.database, RUN, late or 0, 999, 1.0)
 
 
-def test_memory_that_runs_out_is_tried_once_more_and_then_told(training: TrainingService, workers: Workers) -> None:
+def test_memory_that_runs_out_is_tried_once_more_and_then_told(training, workers):
     training.start_supervisor()
     training.tick()
     lost = {"message": "The device ran out of memory at 8 rows a step.", "reason": "memory"}
@@ -217,9 +210,7 @@ def test_memory_that_runs_out_is_tried_once_more_and_then_told(training: Trainin
     assert workers.started == [RUN, RUN]
 
 
-def test_a_worker_that_cannot_be_started_fails_its_run_and_holds_nothing(
-    training: TrainingService, workers: Workers
-) -> None:
+def test_a_worker_that_cannot_be_started_fails_its_run_and_holds_nothing(training, workers):
     workers.fault = OSError(28, "No space left on device")
     training.start_supervisor()
     training.tick()
@@ -237,7 +228,7 @@ def row(run: str, needs: int = 10, state: str = "QUEUED") -> RunRow:
 
 
 @pytest.fixture
-def manager() -> DeviceManager:
+def manager():
     return DeviceManager(FixedDevice(), 100)
 
 
@@ -254,7 +245,7 @@ def served(manager: DeviceManager, asked: RunQueue, left: str) -> str:
 
 
 @pytest.mark.parametrize("old", ["abcd", ascii_lowercase], ids=["few", "more than the device lets wait"])
-def test_a_new_order_is_honoured(manager: DeviceManager, old: str) -> None:
+def test_a_new_order_is_honoured(manager, old):
     asked, busy, new = RunQueue(manager), manager.adopt("train", "ann", "before", 10), "cadb" + old[:3:-1]
     asked.ask([*map(row, old)])
     asked.ask([*map(row, new)])
@@ -263,7 +254,7 @@ def test_a_new_order_is_honoured(manager: DeviceManager, old: str) -> None:
     assert served(manager, asked, new) == new
 
 
-def test_while_the_order_changes_nobody_who_comes_later_is_served(manager: DeviceManager) -> None:
+def test_while_the_order_changes_nobody_who_comes_later_is_served(manager):
     """``a`` is too large for now and holds the others back; without it ``b`` must not pass ``c``."""
     asked, busy = RunQueue(manager), manager.adopt("chat", "ann", "before", 50)
     a, b, c = row("a", 90), row("b", 20), row("c", 90)
@@ -274,9 +265,7 @@ def test_while_the_order_changes_nobody_who_comes_later_is_served(manager: Devic
     assert asked.granted("c") is not None
 
 
-def test_who_is_not_in_the_order_any_more_gives_everything_back_and_what_can_never_fit_is_refused(
-    manager: DeviceManager,
-) -> None:
+def test_who_is_not_in_the_order_any_more_gives_everything_back_and_what_can_never_fit_is_refused(manager):
     asked = RunQueue(manager)
     ((run, error),) = asked.ask([row("a"), row("b"), row("c", 500)]).items()
     assert (run, "budget" in str(error)) == ("c", True)
@@ -303,7 +292,7 @@ def test_who_is_not_in_the_order_any_more_gives_everything_back_and_what_can_nev
         ("RUNNING", None, {"log": "terminate called: std::bad_alloc", "exit_code": -6}, "FAILED", "out of memory"),
     ],
 )
-def test_endings(state: str, last: Any, more: dict[str, Any], ended: str, words: str) -> None:
+def test_endings(state, last, more, ended, words):
     found = ending_of(row("r", state=state), last, **more)
     assert found.state == ended
     assert words in (found.error or "")

@@ -1,8 +1,6 @@
 """Verdicts through the real services on a tiny random model: what is asked, what is kept, what a stop or a restart
 leaves."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,7 +21,6 @@ from playground.evaluation.metrics import metrics_for
 from playground.evaluation.verdict import Answered
 from playground.jobs import Jobs
 from playground.services import Services, build_services
-from playground.settings import Settings
 from playground.verdict.answers import Answering, Asking, Item, Measuring, Progress, Work
 from playground.verdict.files import VerdictFiles, answers_of
 from playground.verdict.losses import Recalling
@@ -34,7 +31,7 @@ CHECK = "contains:gladly"
 
 
 @pytest.fixture
-def asked(rows_file: Path) -> VerdictRequest:
+def asked(rows_file):
     """Base and base with a prompt on twelve short rows."""
     sides = (Side("base", name="Base"), Side("base", "Be glad.", name="Base + prompt"))
     return VerdictRequest(rows_file, sides, (CHECK,), limit=12, max_tokens=5, forgetting=False)
@@ -45,9 +42,7 @@ def ended(verdicts: VerdictService, request: VerdictRequest) -> VerdictView:
     return view
 
 
-def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(
-    services: Services, asked: VerdictRequest
-) -> None:
+def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(services, asked):
     view = ended(services.verdicts, replace(asked, repeats=2, limit=6))
     assert view.state == "DONE", view.error
     record = view.record
@@ -73,7 +68,7 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(
     json.dumps(record, allow_nan=False)
 
 
-def test_shots_are_other_rows_and_documents_are_read(services: Services, asked: VerdictRequest, tmp_path: Path) -> None:
+def test_shots_are_other_rows_and_documents_are_read(services, asked, tmp_path):
     (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.\n\nNothing else.")
     sides = (
         Side("base", "", 2, asked.file, "drawn"),
@@ -97,7 +92,7 @@ def test_shots_are_other_rows_and_documents_are_read(services: Services, asked: 
     assert "Said that it does not know" in services.verdicts.files.write(view.id, "html", tmp_path).read_text()
 
 
-def test_one_that_waits_and_is_stopped_is_stopped(services: Services, asked: VerdictRequest) -> None:
+def test_one_that_waits_and_is_stopped_is_stopped(services, asked):
     first = services.verdicts.start(replace(asked, limit=None, max_tokens=60))
     second = services.verdicts.start(asked)
     services.verdicts.stop(second)
@@ -137,9 +132,7 @@ def out_of_memory() -> None:
 
 
 @pytest.mark.parametrize(("phase", "what", "empty"), [("repeats", "repeats", []), ("losses", "loss", None)])
-def test_a_fault_while_it_repeats_or_scores_keeps_what_is_known_of_all_sides(
-    services: Services, asked: VerdictRequest, phase: str, what: str, empty: object
-) -> None:
+def test_a_fault_while_it_repeats_or_scores_keeps_what_is_known_of_all_sides(services, asked, phase, what, empty):
     verdicts = failing(services, phase, lambda step: bool(step.known), out_of_memory)
     view = ended(verdicts, replace(asked, repeats=3))
     assert (view.state, view.error) == ("FAILED", "The device is full. What was measured by then is kept.")
@@ -152,9 +145,7 @@ def test_a_fault_while_it_repeats_or_scores_keeps_what_is_known_of_all_sides(
     assert "consistency" in view.record["sides"][0]["metrics"]
 
 
-def test_what_an_app_had_measured_when_it_was_killed_is_kept(
-    services: Services, asked: VerdictRequest, settings: Settings
-) -> None:
+def test_what_an_app_had_measured_when_it_was_killed_is_kept(services, asked, settings):
     files = services.verdicts.files
     view = ended(services.verdicts, replace(asked, limit=6, losses=False))
     answers = [answer for one in answers_of(files.rows(view.id)).values() for answer in one]
@@ -173,9 +164,7 @@ def test_what_an_app_had_measured_when_it_was_killed_is_kept(
     assert not (files.folder(killed.id) / "answers.jsonl").exists()
 
 
-def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(
-    services: Services, asked: VerdictRequest, settings: Settings
-) -> None:
+def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(services, asked, settings):
     view = ended(services.verdicts, replace(asked, limit=2, losses=False))
     state = services.verdicts.files.state(view.id)
     assert state is not None
@@ -202,12 +191,12 @@ def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(
         ({"max_tokens": 0}, "longest reply"),
     ],
 )
-def test_a_wrong_request_names_every_fault(asked: VerdictRequest, changes: dict[str, object], words: str) -> None:
+def test_a_wrong_request_names_every_fault(asked, changes, words):
     with pytest.raises(InputError, match=words):
         replace(asked, **changes)  # type: ignore[arg-type]
 
 
-def test_a_verdict_that_cannot_be_judged_has_failed(services: Services, asked: VerdictRequest, tmp_path: Path) -> None:
+def test_a_verdict_that_cannot_be_judged_has_failed(services, asked, tmp_path):
     file = tmp_path / "gone.jsonl"
     file.write_bytes(asked.file.read_bytes())
     verdicts = failing(services, "losses", lambda step: True, lambda: file.unlink(missing_ok=True))
@@ -216,17 +205,17 @@ def test_a_verdict_that_cannot_be_judged_has_failed(services: Services, asked: V
     assert "gone.jsonl" in view.error
 
 
-def test_a_request_crosses_to_another_process_whole(asked: VerdictRequest) -> None:
+def test_a_request_crosses_to_another_process_whole(asked):
     full = replace(asked, questions=Questions(5, "weekly", 1.5, 10.0), prices=Prices("EUR"), rows=(1, 2), name="n")
     assert request_from(json.loads(json.dumps(full.as_json()))) == full
 
 
-def test_the_ready_made_sides(services: Services, rows_file: Path) -> None:
+def test_the_ready_made_sides(services, rows_file):
     sides = services.verdicts.line_up(rows_file, "", "Be glad.", None)
     assert [side.label for side in sides] == ["Base", "Base + prompt", "Base + 4 shots"]
 
 
-def test_it_is_listed_with_what_lies_on_disk_and_goes_with_a_visitors_data(settings: Settings) -> None:
+def test_it_is_listed_with_what_lies_on_disk_and_goes_with_a_visitors_data(settings):
     shared = build_services(replace(settings, shared=True))
     state = shared.verdicts.files.new("anna", "hers", {}, 1.7e9)
     assert [item.id for item in shared.storage.items("anna") if item.kind == "verdict"] == [state.id]
@@ -284,13 +273,13 @@ def measured(folder: Path, answering: FakeAnswering, forgetting: Any = None, **c
 
 
 @pytest.mark.parametrize("phase", ["repeats", "seconds"])
-def test_a_side_that_fails_late_is_left_out_and_the_other_keeps_what_is_known_of_it(phase: str, tmp_path: Path) -> None:
+def test_a_side_that_fails_late_is_left_out_and_the_other_keeps_what_is_known_of_it(phase, tmp_path):
     work = measured(tmp_path, FakeAnswering(phase), repeats=2, forgetting=False)
     assert set(work.answers) == {(1, "A"), (2, "A")}
     assert all(one.repeats == ("x", "y") and one.seconds == 0.5 for one in work.answers.values())
 
 
-def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path: Path) -> None:
+def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
     class Fails:
         def measure(self, cards: Any, session: str) -> Iterator[Any]:
             if any(card.id == "bad" for card in cards):
@@ -304,9 +293,7 @@ def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path: Path) -> Non
     assert len(work.answers) == 4
 
 
-def test_other_prices_and_answers_change_the_choice_without_its_file_and_ask_nothing_again(
-    services: Services, asked: VerdictRequest, tmp_path: Path
-) -> None:
+def test_other_prices_and_answers_change_the_choice_without_its_file_and_ask_nothing_again(services, asked, tmp_path):
     gone = Path(shutil.copyfile(asked.file, tmp_path / "gone.jsonl"))
     view = ended(services.verdicts, replace(asked, file=gone, rows=tuple(range(1, 9)), losses=False))
     gone.unlink()
@@ -321,9 +308,7 @@ def test_other_prices_and_answers_change_the_choice_without_its_file_and_ask_not
     assert services.verdicts.show(view.id).record == dear.record
 
 
-def test_what_cannot_be_measured_or_read_is_refused_before_anything_runs(
-    services: Services, asked: VerdictRequest, tmp_path: Path
-) -> None:
+def test_what_cannot_be_measured_or_read_is_refused_before_anything_runs(services, asked, tmp_path):
     raw, guide = tmp_path / "raw.txt", tmp_path / "guide.pdf"
     raw.write_text("Only text.\n\nMore of it.\n")
     guide.write_bytes(b"%PDF-1.4 \x00\xff")

@@ -1,7 +1,5 @@
 """Blind votes on a verdict that lies on disk: what is asked, what is kept, what is revealed."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import threading
@@ -14,19 +12,18 @@ import pytest
 from playground.errors import NotFoundError, RunFailedError
 from playground.evaluation.votes import Vote, bradley_terry
 from playground.services import Services, build_services
-from playground.settings import Settings
 from playground.verdict.files import DONE, JUDGE
 from playground.verdict.judging import BASE, ENDPOINT, Endpoint, JudgingService, JudgingView
-from tests.services.conftest import CHECK, SIDES, Server, put_verdict, vote_all
+from tests.services.conftest import CHECK, SIDES, put_verdict, vote_all
 from tests.shared.conftest import ANNA, refused
 
 
 @pytest.fixture
-def ended(services: Services) -> str:
+def ended(services):
     return put_verdict(services)
 
 
-def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(services: Services, ended: str) -> None:
+def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(services, ended):
     swapped = []
     for n in range(15):
         ballot = services.voting.next(ended)
@@ -45,7 +42,7 @@ def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(serv
     assert not any(side in str(ballot) for side in SIDES)
 
 
-def test_votes_are_appended_and_the_last_can_be_taken_back(services: Services, ended: str) -> None:
+def test_votes_are_appended_and_the_last_can_be_taken_back(services, ended):
     for choice in ("left", "skip"):
         ballot = services.voting.next(ended)
         services.voting.vote(ended, ballot.number, choice)
@@ -64,7 +61,7 @@ def test_votes_are_appended_and_the_last_can_be_taken_back(services: Services, e
     assert services.voting.count(ended)[0] == 1
 
 
-def test_reveal_names_strengths_and_how_far_the_metric_agrees(services: Services, ended: str) -> None:
+def test_reveal_names_strengths_and_how_far_the_metric_agrees(services, ended):
     refused("no vote yet", services.voting.reveal, ended)
     assert services.voting.count(ended) == (0, 17)
     assert vote_all(services, ended) == 17
@@ -85,7 +82,7 @@ def test_reveal_names_strengths_and_how_far_the_metric_agrees(services: Services
     assert services.voting.count(ended) == (17, 0)
 
 
-def test_a_wrong_vote_an_unfinished_verdict_and_a_skip_are_no_vote(services: Services, ended: str) -> None:
+def test_a_wrong_vote_an_unfinished_verdict_and_a_skip_are_no_vote(services, ended):
     refused("is no vote", services.voting.vote, ended, 0, "Zarquon")
     for n in range(17):
         services.voting.vote(ended, n, "skip")
@@ -98,7 +95,7 @@ def test_a_wrong_vote_an_unfinished_verdict_and_a_skip_are_no_vote(services: Ser
     refused("nothing to vote on", services.voting.next, state.id)
 
 
-def test_in_a_shared_app_nobody_spends_the_key(settings: Settings, endpoint: Endpoint, server: Server) -> None:
+def test_in_a_shared_app_nobody_spends_the_key(settings, endpoint, server):
     shared = build_services(replace(settings, shared=True))
     id = put_verdict(shared, ANNA)
     shared.voting.vote(id, 0, "left", ANNA)
@@ -129,7 +126,7 @@ def first_with_end(path: str, body: bytes) -> tuple[int, Any]:
 
 
 @pytest.fixture
-def endpoint(server: Server) -> Endpoint:
+def endpoint(server):
     return Endpoint(f"{server.url}/v1", "deep", KEY)
 
 
@@ -150,7 +147,7 @@ def over(services: Services, service: JudgingService, id: str) -> JudgingView:
     return view
 
 
-def test_it_judges_in_both_orders_and_agreement_shows(services: Services, server: Server, endpoint: Endpoint) -> None:
+def test_it_judges_in_both_orders_and_agreement_shows(services, server, endpoint):
     id = put_verdict(services)
     vote_all(services, id)
     server.say = first_with_end
@@ -174,7 +171,7 @@ def test_it_judges_in_both_orders_and_agreement_shows(services: Services, server
     assert len(cast) == 3, "a new judging takes the place of the old one"
 
 
-def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services: Services, server: Server, endpoint: Endpoint) -> None:
+def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services, server, endpoint):
     id, service = put_verdict(services), judging(services, endpoint)
     server.say = lambda path, body: (200, reply("I like both the style and the tone"))
     view = judged(services, service, id)
@@ -197,14 +194,14 @@ WRONG: tuple[tuple[int, Any, str], ...] = (
 )
 
 
-def test_what_goes_wrong_is_told_without_the_key(server: Server, endpoint: Endpoint) -> None:
+def test_what_goes_wrong_is_told_without_the_key(server, endpoint):
     for times, (status, said, words) in enumerate(WRONG, 1):
         server.say = lambda path, body, told=(status, said): told
         assert KEY not in refused(words, endpoint.answer, MESSAGES, error=RunFailedError) + repr(endpoint)
         assert len(server.asked) == times, "nothing follows where it points to"
 
 
-def test_it_can_be_stopped_and_runs_once_at_a_time(services: Services, server: Server, endpoint: Endpoint) -> None:
+def test_it_can_be_stopped_and_runs_once_at_a_time(services, server, endpoint):
     id = put_verdict(services)
     go, came = threading.Event(), threading.Event()
 
@@ -224,7 +221,7 @@ def test_it_can_be_stopped_and_runs_once_at_a_time(services: Services, server: S
     assert len(server.asked) == 1
 
 
-def test_the_address_comes_from_the_environment_alone(services: Services) -> None:
+def test_the_address_comes_from_the_environment_alone(services):
     assert Endpoint.from_env({}) is None
     made = Endpoint.from_env({"JUDGE_URL": "https://api.example.com/v1/", "JUDGE_MODEL": "m", "JUDGE_KEY": KEY})
     assert made == Endpoint("https://api.example.com/v1", "m", KEY)
@@ -237,7 +234,7 @@ def test_the_address_comes_from_the_environment_alone(services: Services) -> Non
     refused("no adapter", judging(services, None).start, id, "http://127.0.0.1/v1")
 
 
-def test_a_side_of_the_playground_judges_too(services: Services) -> None:
+def test_a_side_of_the_playground_judges_too(services):
     id = put_verdict(services, examples=3)
     view = judged(services, services.judging, id, BASE, limit=3)
     assert (view.name, view.done, view.of, view.error) == ("The base", 3, 3, "")

@@ -1,8 +1,6 @@
 """Runs on the tiny model: as real processes to their end, killed, frozen, cancelled; as forks without memory, without
 disk; each once. tests/soak makes the long form of it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -10,10 +8,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,18 +19,17 @@ from playground.db import ENDED
 from playground.engine.request import Sampling
 from playground.errors import InputError, NotFoundError
 from playground.runs.progress import Patience
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.settings import Settings
 from playground.training import worker
 from playground.training.processes import is_alive, worker_environment
 from tests.services.conftest import last, put_checkpoint, stop_runs
-from tests.services.forked import ForkedGPU
 from tests.soak import torture
 from tests.soak.torture import request, wait_for, wait_state, workers
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread():
     """The tiny model gains nothing from more, and workers of several tests share the machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -42,12 +37,12 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def home(tiny_base, tmp_path_factory):
     return Settings(home=tmp_path_factory.mktemp("runs") / "home", base=str(tiny_base))
 
 
 @pytest.fixture(scope="module")
-def services(home: Settings) -> Iterator[Services]:
+def services(home):
     built = build_services(home)
     built.training.start_supervisor()
     yield built
@@ -56,13 +51,13 @@ def services(home: Settings) -> Iterator[Services]:
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(tmp_path_factory):
     return torture.rows_file(tmp_path_factory.mktemp("rows"))
 
 
 def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_between_and_seen_by_another_process(
-    services: Services, file: Path, tmp_path: Path
-) -> None:
+    services, file, tmp_path
+):
     (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.")
     asked = request(file, name="My run", steps=40, docs=tmp_path / "docs.md")
     plain, plan = services.training.plan(replace(asked, docs=None)), services.training.plan(asked)
@@ -103,9 +98,7 @@ def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_b
         services.training.plan(asked)
 
 
-def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancelled(
-    services: Services, file: Path
-) -> None:
+def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancelled(services, file):
     asked = request(file, name="told", steps=4000)
     run, second = services.training.start(asked), services.training.start(request(file))
     assert services.training.show(second).message.endswith("in line")
@@ -129,7 +122,7 @@ def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancel
     assert not workers(services.settings.home)
 
 
-def test_memory_that_runs_out_is_told_with_a_smaller_setting(forking: Services, tmp_path: Path) -> None:
+def test_memory_that_runs_out_is_told_with_a_smaller_setting(forking, tmp_path):
     rows = torture.rows_file(tmp_path, 150, 40)
     asked = request(rows, method="prompt", steps=3, batch_size=32, limit_memory_bytes=1_000_000_000)
     run = forking.training.start(asked)
@@ -144,7 +137,7 @@ def test_memory_that_runs_out_is_told_with_a_smaller_setting(forking: Services, 
     assert forking.manager.leases() == []
 
 
-def test_files_that_may_not_grow(forking: Services, forks: ForkedGPU, file: Path) -> None:
+def test_files_that_may_not_grow(forking, forks, file):
     """A limit on the size of files, in the worker alone: no right of root is needed."""
     forks.before = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     run = forking.training.start(request(file, method="full", steps=2, save_steps=1))
@@ -158,9 +151,7 @@ def test_files_that_may_not_grow(forking: Services, forks: ForkedGPU, file: Path
     assert wait_state(forking, run, *ENDED).state == "DONE"
 
 
-def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_is_frozen(
-    settings: Settings, file: Path
-) -> None:
+def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_is_frozen(settings, file):
     """Within ten seconds, as the soak measures; on a busy machine it may take longer, but never as long as for one that
     still computes."""
     onlooker = build_services(settings)
@@ -179,9 +170,7 @@ def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_i
 
 
 @pytest.mark.parametrize(("attempt", "held_by"), [(1, 1), (7, None), (0, None)])
-def test_a_worker_that_is_not_wanted_does_not_begin(
-    settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch, attempt: int, held_by: int | None
-) -> None:
+def test_a_worker_that_is_not_wanted_does_not_begin(settings, file, monkeypatch, attempt, held_by):
     """Another one has the run, it is on another attempt, or was cancelled: the run is not touched."""
     waiting = build_services(settings)
     run = waiting.training.start(request(file))
@@ -211,9 +200,7 @@ def test_a_worker_that_is_not_wanted_does_not_begin(
         ({"file": Path("nowhere.csv")}, "nowhere.csv"),
     ],
 )
-def test_what_cannot_start_is_told_at_once(
-    settings: Settings, rows_file: Path, wrong: dict[str, Any], words: str
-) -> None:
+def test_what_cannot_start_is_told_at_once(settings, rows_file, wrong, words):
     waiting = build_services(settings)
     rows_file.write_text(rows_file.read_text() + '\n{"prompt": "x", "completion": ""}')
     with pytest.raises(InputError, match=words):
@@ -221,7 +208,7 @@ def test_what_cannot_start_is_told_at_once(
     assert waiting.training.runs() == []
 
 
-def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(settings: Settings, file: Path) -> None:
+def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(settings, file):
     waiting = build_services(settings)
     run = waiting.training.start(request(file, method="full"))
     waiting.training.store.begin(run, time.time())
@@ -235,7 +222,7 @@ def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(setti
 
 
 @pytest.mark.parametrize(("seen", "first"), [(None, "0"), ("2,3", "2"), ("GPU-5f1a,GPU-9c", "GPU-5f1a"), ("", "")])
-def test_a_worker_inherits_no_secret_and_sees_the_one_device_that_is_budgeted(seen: str | None, first: str) -> None:
+def test_a_worker_inherits_no_secret_and_sees_the_one_device_that_is_budgeted(seen, first):
     waits = {"GOMP_SPINCOUNT": "2000", "OMP_WAIT_POLICY": "passive"}
     env = {"PATH": "/bin", "HF_TOKEN": "x", "PLAYGROUND_API_TOKEN": "y", "AWS_SECRET_ACCESS_KEY": "z"} | waits
     passed = worker_environment(env if seen is None else env | {"CUDA_VISIBLE_DEVICES": seen})

@@ -1,12 +1,10 @@
 """Replies and runs through a wrapper that forks and pickles as ZeroGPU does, and through the package's own."""
 
-from __future__ import annotations
-
 import contextvars
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from playground.gpu import device
 from playground.runs.runner import ZeroRunner, decode, train
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
-from playground.settings import PROJECT_ROOT, Settings
+from playground.settings import PROJECT_ROOT
 from playground.training.processes import is_alive
 from tests.services.conftest import last, stop_runs
 from tests.services.forked import ForkedGPU
@@ -32,12 +30,12 @@ SHORT = Sampling(max_tokens=8)
 
 
 @pytest.fixture
-def gpu() -> ForkedGPU:
+def gpu():
     return ForkedGPU()
 
 
 @pytest.fixture
-def lent(settings: Settings, gpu: ForkedGPU) -> Iterator[Services]:
+def lent(settings, gpu):
     built = build_services(settings, zero=gpu)
     yield built
     assert built.manager.leases() == [], "every test gives back what it was lent"
@@ -45,7 +43,7 @@ def lent(settings: Settings, gpu: ForkedGPU) -> Iterator[Services]:
     built.close()
 
 
-def test_replies_are_those_of_this_process(lent: Services, gpu: ForkedGPU, make_lora: Callable[..., Path]) -> None:
+def test_replies_are_those_of_this_process(lent, gpu, make_lora):
     adapter = lent.adapters.import_file(make_lora(5)).id
     sides = [Side("base"), Side(adapter)]
     forked = last(lent.compare.ask(sides, [[], []], "Hello", SHORT))
@@ -57,7 +55,7 @@ def test_replies_are_those_of_this_process(lent: Services, gpu: ForkedGPU, make_
     assert gpu.durations == [30], "asked for: a start, and eight tokens"
 
 
-def test_more_replies_than_are_written_at_once_ask_for_more_time(lent: Services, gpu: ForkedGPU) -> None:
+def test_more_replies_than_are_written_at_once_ask_for_more_time(lent, gpu):
     assert lent.batches.together == ROWS_MAX, "who has many asks for no more than that at a time"
     asked = [Asked(None, f"Hello {n}", Sampling(max_tokens=150)) for n in range(ROWS_MAX + 4)]
     written = last(lent.batches.run(asked, "many"))
@@ -65,7 +63,7 @@ def test_more_replies_than_are_written_at_once_ask_for_more_time(lent: Services,
     assert gpu.durations == [50], "a start, and twice 150 tokens"
 
 
-def test_closing_stops_the_fork_between_yields(lent: Services, gpu: ForkedGPU) -> None:
+def test_closing_stops_the_fork_between_yields(lent, gpu):
     replies = lent.compare.ask([Side("base")], [[]], "Hello", Sampling(max_tokens=600))
     while not next(replies)[0].completion_tokens:
         pass
@@ -73,7 +71,7 @@ def test_closing_stops_the_fork_between_yields(lent: Services, gpu: ForkedGPU) -
     assert not is_alive(gpu.pids[0], None)
 
 
-def test_an_error_keeps_its_words_across_the_fork(lent: Services, gpu: ForkedGPU) -> None:
+def test_an_error_keeps_its_words_across_the_fork(lent, gpu):
     reply = last(lent.compare.ask([Side("base")], [[]], "Hello " * 1500, SHORT))[0]
     assert "this base holds 1024" in reply.error
     gpu.refuse = True
@@ -86,7 +84,7 @@ def trained(lent: Services, file: Path, **more: Any) -> str:
     return lent.training.start(replace(TrainRequest(file, "forked", steps=3, batch_size=4), **more))
 
 
-def test_three_steps_of_training(lent: Services, gpu: ForkedGPU, rows_file: Path) -> None:
+def test_three_steps_of_training(lent, gpu, rows_file):
     run = trained(lent, rows_file)
     view = wait_state(lent, run, *ENDED)
     assert (view.state, view.adapter, [step for step, _ in view.loss]) == ("DONE", "forked", [1, 2, 3])
@@ -96,7 +94,7 @@ def test_three_steps_of_training(lent: Services, gpu: ForkedGPU, rows_file: Path
     assert 30 <= gpu.durations[0] <= 120
 
 
-def test_a_cancel_is_seen_after_a_step(lent: Services, rows_file: Path) -> None:
+def test_a_cancel_is_seen_after_a_step(lent, rows_file):
     run = trained(lent, rows_file, steps=400, save_steps=5)
     wait_for(lambda: lent.training.show(run).step >= 6, "past its checkpoint")
     lent.training.cancel(run, keep=True)
@@ -105,13 +103,13 @@ def test_a_cancel_is_seen_after_a_step(lent: Services, rows_file: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["refuse", "die"])
-def test_a_run_that_gets_no_device_says_so(lent: Services, gpu: ForkedGPU, rows_file: Path, how: str) -> None:
+def test_a_run_that_gets_no_device_says_so(lent, gpu, rows_file, how):
     setattr(gpu, how, True)
     view = wait_state(lent, trained(lent, rows_file), *ENDED)
     assert (view.state, "ZeroGPU lent no device" in view.error) == ("FAILED", True)
 
 
-def test_what_takes_longer_than_is_lent_is_refused(settings: Settings, gpu: ForkedGPU, rows_file: Path) -> None:
+def test_what_takes_longer_than_is_lent_is_refused(settings, gpu, rows_file):
     services = build_services(replace(settings, zero_seconds=60), zero=gpu)
     request = TrainRequest(rows_file, "long", steps=50_000, batch_size=8)
     assert "lends its device for 60 s at a time. Choose fewer steps" in services.training.plan(request).blocked
@@ -120,11 +118,11 @@ def test_what_takes_longer_than_is_lent_is_refused(settings: Settings, gpu: Fork
     assert services.training.plan(replace(request, steps=20)).blocked == ""
 
 
-def test_what_crosses_the_fork_can_be_pickled() -> None:
+def test_what_crosses_the_fork_can_be_pickled():
     assert pickle.loads(pickle.dumps((decode, train))) == (decode, train)
 
 
-def test_the_packages_own_decorator_does_nothing_elsewhere(settings: Settings) -> None:
+def test_the_packages_own_decorator_does_nothing_elsewhere(settings):
     spaces = pytest.importorskip("spaces")
     services = build_services(settings, zero=spaces.GPU)
     here = last(build_services(settings).compare.ask([Side("base")], [[]], "Hello", SHORT))
@@ -132,7 +130,7 @@ def test_the_packages_own_decorator_does_nothing_elsewhere(settings: Settings) -
     services.close()
 
 
-def test_zero_is_told_by_the_environment_and_this_process_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_is_told_by_the_environment_and_this_process_stays_on_the_cpu(monkeypatch):
     assert not device.is_zero({})
     assert not device.is_zero({"SPACES_ZERO_GPU": "0"})
     assert device.is_zero({"SPACES_ZERO_GPU": "true"})
@@ -146,7 +144,7 @@ def test_zero_is_told_by_the_environment_and_this_process_stays_on_the_cpu(monke
     assert not device.without_device(), "a fork has it"
 
 
-def test_a_visitors_own_time_is_used_for_a_run_that_starts_later_and_its_length_is_capped(tmp_path: Path) -> None:
+def test_a_visitors_own_time_is_used_for_a_run_that_starts_later_and_its_length_is_capped(tmp_path):
     who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
     heard: list[tuple[str, int]] = []
 
@@ -169,7 +167,7 @@ def test_a_visitors_own_time_is_used_for_a_run_that_starts_later_and_its_length_
     assert heard == [("anna", 30), ("nobody", 50), ("nobody", 90)]
 
 
-def test_spaces_is_imported_only_where_it_is_wanted() -> None:
+def test_spaces_is_imported_only_where_it_is_wanted():
     for file in (PROJECT_ROOT / "playground").rglob("*.py"):
         if "import spaces" in file.read_text():
             assert file.name == "device.py"

@@ -1,11 +1,8 @@
 """A shared app with two visitors: one has an upload, a run and an adapter, the other would like to have them."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
@@ -39,7 +36,7 @@ class Belongings:
 
 
 @pytest.fixture(scope="session")
-def prepared(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tiny_base, tmp_path_factory):
     """The tiny model as the default base: local folders are refused where the app is shared."""
     folder = tmp_path_factory.mktemp("prepared") / DEFAULT_BASE
     shutil.copytree(tiny_base, folder)
@@ -50,7 +47,7 @@ def prepared(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lora(make_lora: Callable[..., Path]) -> Path:
+def lora(make_lora):
     """A PEFT folder that fits it."""
     return make_lora(3)
 
@@ -62,12 +59,12 @@ def shared_home(home: Path, prepared: Path) -> Settings:
 
 
 @pytest.fixture
-def shared_settings(tmp_path: Path, prepared: Path) -> Settings:
+def shared_settings(tmp_path, prepared):
     return shared_home(tmp_path / "home", prepared)
 
 
 @pytest.fixture
-def services(shared_settings: Settings) -> Iterator[Services]:
+def services(shared_settings):
     """Without a supervisor: what is queued stays queued."""
     built = build_services(shared_settings)
     yield built
@@ -115,14 +112,12 @@ def belongings(services: Services, lora: Path) -> Belongings:
 
 
 @pytest.fixture
-def hers(services: Services, lora: Path) -> Belongings:
+def hers(services, lora):
     return belongings(services, lora)
 
 
 @pytest.fixture(scope="module")
-def attacked(
-    tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path
-) -> Iterator[tuple[Services, Belongings]]:
+def attacked(tmp_path_factory, prepared, lora):
     """For all attacks of a module: none of them changes anything."""
     built = build_services(shared_home(tmp_path_factory.mktemp("shared") / "home", prepared))
     incoming(built.settings, "anything.jsonl")

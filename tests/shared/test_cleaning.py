@@ -1,12 +1,9 @@
 """What goes by itself and when, with a clock in hand."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +14,13 @@ from playground.services import Services, build_services
 from playground.storage import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner, StorageService
 from playground.workspace.visitors import LOCAL, Sessions
 from tests.services.conftest import Clock
-from tests.shared.conftest import ANNA, BEN, Belongings, adapter_of, ended_run, incoming, refused
+from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, refused
 
 HOUR = 3600.0
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock():
     return Clock(time.time() + 10)
 
 
@@ -38,7 +35,7 @@ def cleaner_of(services: Services, clock: Clock) -> tuple[Cleaner, Sessions]:
     return Cleaner(services.settings, storage, sessions, clock), sessions
 
 
-def test_things_go_a_day_after_the_last_visit(services: Services, hers: Belongings, clock: Clock, lora: Path) -> None:
+def test_things_go_a_day_after_the_last_visit(services, hers, clock, lora):
     clean, sessions = cleaner_of(services, clock)
     kept = adapter_of(services, lora, LOCAL, "operators")
     sessions.seen(ANNA)
@@ -63,7 +60,7 @@ def test_things_go_a_day_after_the_last_visit(services: Services, hers: Belongin
     assert set(sessions.visits()) == {BEN}
 
 
-def test_a_restart_does_not_begin_the_day_anew(services: Services, hers: Belongings, clock: Clock, lora: Path) -> None:
+def test_a_restart_does_not_begin_the_day_anew(services, hers, clock, lora):
     Sessions(services.settings.database, clock).seen(ANNA)
     clock.now_s += 20 * HOUR
     mine = adapter_of(services, lora, BEN, "bens")  # and no visit of his
@@ -81,7 +78,7 @@ def test_a_restart_does_not_begin_the_day_anew(services: Services, hers: Belongi
     again.close()
 
 
-def test_a_run_that_has_not_ended_stays_until_it_has(services: Services, clock: Clock) -> None:
+def test_a_run_that_has_not_ended_stays_until_it_has(services, clock):
     clean, sessions = cleaner_of(services, clock)
     run = ended_run(services, ANNA, state="QUEUED")
     sessions.seen(ANNA)
@@ -110,7 +107,7 @@ class Deaf:
         pass
 
 
-def test_deleting_takes_what_ends_later_alone(services: Services, hers: Belongings, clock: Clock, lora: Path) -> None:
+def test_deleting_takes_what_ends_later_alone(services, hers, clock, lora):
     sessions = Sessions(services.settings.database, clock)
     waits: list[float] = []
     settings, store, quota = services.settings, services.training.store, services.quota
@@ -137,7 +134,7 @@ def test_deleting_takes_what_ends_later_alone(services: Services, hers: Belongin
 @pytest.mark.parametrize(
     ("where", "after_s"), [("uploads/gradio", INCOMING_S), ("exports", EXPORTED_S), ("adapters/.staging", STAGED_S)]
 )
-def test_files_that_pass_through_go_in_any_mode(services: Services, clock: Clock, where: str, after_s: float) -> None:
+def test_files_that_pass_through_go_in_any_mode(services, clock, where, after_s):
     alone = build_services(replace(services.settings, shared=False))
     clean, _ = cleaner_of(alone, clock)
     old, new = (alone.settings.home / where / name for name in ("old", "new"))
@@ -150,7 +147,7 @@ def test_files_that_pass_through_go_in_any_mode(services: Services, clock: Clock
     alone.close()
 
 
-def test_one_persons_own_things_never_go_by_themselves(services: Services, hers: Belongings, clock: Clock) -> None:
+def test_one_persons_own_things_never_go_by_themselves(services, hers, clock):
     alone = build_services(replace(services.settings, shared=False))
     clean, sessions = cleaner_of(alone, clock)
     sessions.seen(ANNA)

@@ -1,8 +1,6 @@
 """The same through the page's handlers, which anybody can call with any value: what comes back never holds what is
 Anna's."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from operator import attrgetter
@@ -94,7 +92,7 @@ ATTACKS = OTHERS | {f"{n} {line['handler']}": attack_by(**line) for n, line in e
 
 
 @pytest.fixture(scope="module")
-def whole(attacked: tuple[Services, Belongings]) -> WholePage:
+def whole(attacked):
     """The page of the attacked app, with the base in memory."""
     attacked[0].bases.engine()
     with gr.Blocks():
@@ -102,7 +100,7 @@ def whole(attacked: tuple[Services, Belongings]) -> WholePage:
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_a_handler_called_by_another(attacked: tuple[Services, Belongings], whole: WholePage, attack: Attack) -> None:
+def test_a_handler_called_by_another(attacked, whole, attack):
     services, her = attacked
     before = {(item.kind, item.id, item.bytes) for item in services.storage.items(ANNA)}
     try:
@@ -119,7 +117,7 @@ def test_a_handler_called_by_another(attacked: tuple[Services, Belongings], whol
     assert services.adapters.get(her.adapter, ANNA).id == her.adapter
 
 
-def test_delete_my_data_says_what_is_kept_asks_and_tells(services: Services, hers: Belongings) -> None:
+def test_delete_my_data_says_what_is_kept_asks_and_tells(services, hers):
     anna, notice = Visitor(ANNA, ANNA), sidebar.notice(services.settings)
     assert all(words in notice for words in ("24 hours", "1.0 GB"))
     with gr.Blocks():

@@ -1,9 +1,6 @@
 """The open page of a shared app, called as an attacker calls it: by hand, over HTTP."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -54,7 +51,7 @@ class Idle(Services):
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path) -> Iterator[Open]:
+def app(tmp_path_factory, prepared, lora):
     from playground.serve import launch
 
     settings = shared_home(tmp_path_factory.mktemp("open") / "home", prepared)
@@ -69,7 +66,7 @@ def app(tmp_path_factory: pytest.TempPathFactory, prepared: Path, lora: Path) ->
 
 
 @pytest.mark.parametrize(("scheme", "name"), [("http", COOKIE), ("https", HOST_COOKIE)])
-def test_the_page_gives_a_cookie_that_its_connection_takes_and_renews_it(app: Open, scheme: str, name: str) -> None:
+def test_the_page_gives_a_cookie_that_its_connection_takes_and_renews_it(app, scheme, name):
     with httpx.Client(base_url=app.url, headers={"x-forwarded-proto": scheme}) as client:
         first = client.get("/").headers["set-cookie"]
         token = token_in(first.split(";")[0], name)
@@ -87,7 +84,7 @@ def test_the_page_gives_a_cookie_that_its_connection_takes_and_renews_it(app: Op
 
 
 @pytest.mark.parametrize("https", [False, True])
-def test_an_upload_and_what_it_is_read_as(app: Open, https: bool) -> None:
+def test_an_upload_and_what_it_is_read_as(app, https):
     """Behind https the cookie of this very host says who asks, and no other."""
     own = {"x-forwarded-proto": "https", "cookie": f"{COOKIE}={'b' * 32}; {HOST_COOKIE}={'d' * 32}"}
     with app.browser("c" * 32, **(own if https else {})) as client:
@@ -99,7 +96,7 @@ def test_an_upload_and_what_it_is_read_as(app: Open, https: bool) -> None:
     assert owner in app.services.sessions.visits(), "every call is a sign of life"
 
 
-def test_files_of_others_are_not_served(app: Open) -> None:
+def test_files_of_others_are_not_served(app):
     hers, settings = app.hers, app.services.settings
     wanted = [
         *(hers.upload, settings.database, settings.home / "owner.json", settings.exports_dir, settings.incoming_dir),
@@ -116,7 +113,7 @@ def test_files_of_others_are_not_served(app: Open) -> None:
                 assert SECRET not in answer.text.replace(str(path), "").replace(path.name, "")
 
 
-def test_a_payload_may_name_no_other_file(app: Open) -> None:
+def test_a_payload_may_name_no_other_file(app):
     folder = app.services.settings.adapters_dir / app.hers.adapter
     others = [app.hers.upload, Path("/etc/passwd"), app.services.settings.database, folder / "adapter_config.json"]
     with app.browser() as client:
@@ -129,7 +126,7 @@ def test_a_payload_may_name_no_other_file(app: Open) -> None:
     assert all(row.card.shipped for row in app.services.adapters.list(owner_of("b" * 32, "")))
 
 
-def test_ids_from_the_page_are_looked_up_among_ones_own(app: Open) -> None:
+def test_ids_from_the_page_are_looked_up_among_ones_own(app):
     names = {str(one["api_name"]) for one in app.handlers}
     picks = [name for name in sorted(names) if name.startswith(("pick", "follow", "ask"))]
     assert picks
@@ -141,7 +138,7 @@ def test_ids_from_the_page_are_looked_up_among_ones_own(app: Open) -> None:
     assert app.services.adapters.get(app.hers.adapter, ANNA).owner == ANNA
 
 
-def test_the_status_tells_counts_only(app: Open) -> None:
+def test_the_status_tells_counts_only(app):
     with app.browser() as client:
         counts = {"device", "budget_bytes", "used_bytes", "residents", "leases", "queue"}
         assert set(client.get("status").json()) == counts
@@ -150,7 +147,7 @@ def test_the_status_tells_counts_only(app: Open) -> None:
         assert client.get("v1/models").status_code == 403
 
 
-def test_bodies_and_pages_from_elsewhere_are_refused_here_too(app: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_and_pages_from_elsewhere_are_refused_here_too(app, monkeypatch):
     before = set(app.services.settings.incoming_dir.rglob("*"))
     with app.browser() as client:
         large = json.dumps({"data": ["x" * 3_000_000], "fn_index": 0, "session_hash": "x"})
@@ -169,7 +166,7 @@ def test_bodies_and_pages_from_elsewhere_are_refused_here_too(app: Open, monkeyp
     assert set(app.services.settings.incoming_dir.rglob("*")) == before
 
 
-def test_what_was_exported_is_served_to_whoever_was_given_its_name(app: Open) -> None:
+def test_what_was_exported_is_served_to_whoever_was_given_its_name(app):
     packed = app.services.adapters.export_zip(app.hers.adapter, ANNA)
     with app.browser("a" * 32) as client:
         assert client.get(f"gradio_api/file={packed}").content == packed.read_bytes()

@@ -1,7 +1,5 @@
 """Ben holds every id and path of Anna's and calls every service with them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -70,7 +68,7 @@ PLAIN = ("import her adapter", "keep the machine's")
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_anothers_things_are_as_if_they_were_not_there(attacked: tuple[Services, Belongings], name: str) -> None:
+def test_anothers_things_are_as_if_they_were_not_there(attacked, name):
     services, hers = attacked
     before = {path for path in services.settings.home.rglob("*") if SECRET in str(path) or hers.run in str(path)}
     said = told(lambda: attempt(services, hers, ATTACKS[name]), hers)
@@ -84,13 +82,13 @@ def test_anothers_things_are_as_if_they_were_not_there(attacked: tuple[Services,
         assert said == told(lambda: attempt(services, missing, ATTACKS[name]), missing)
 
 
-def test_a_side_that_is_hers_fails_alone(services: Services, hers: Belongings) -> None:
+def test_a_side_that_is_hers_fails_alone(services, hers):
     sides = [Side(hers.adapter), Side("base", shots=1, shots_from=hers.upload)]
     first = next(iter(services.compare.ask(sides, [[], []], "Hello", SHORT, BEN)))
     assert all(reply.done and NONE in reply.error for reply in first)
 
 
-def test_lists_hold_ones_own_and_what_ships(services: Services, hers: Belongings) -> None:
+def test_lists_hold_ones_own_and_what_ships(services, hers):
     assert services.training.runs(BEN) == []
     assert all(row.card.shipped for row in services.adapters.list(BEN))
     assert services.storage.items(BEN) == []
@@ -99,14 +97,14 @@ def test_lists_hold_ones_own_and_what_ships(services: Services, hers: Belongings
     assert services.demo.state(BEN).phase == "idle"
 
 
-def test_the_refusal_names_ones_own_runs_only(services: Services, hers: Belongings) -> None:
+def test_the_refusal_names_ones_own_runs_only(services, hers):
     mine = ended_run(services, BEN, "bens run")
     for run in (hers.run, "20200101-000000-aaaa"):
         said = refused(mine, services.training.show, run, BEN, error=NotFoundError)
         assert set(re.findall(r"\d{8}-\d{6}-\w{4}", said)) == {mine, run}
 
 
-def test_she_herself_may(services: Services, hers: Belongings) -> None:
+def test_she_herself_may(services, hers):
     assert services.data.check(hers.upload, owner=ANNA).rows == 12
     assert services.training.show(hers.run, ANNA).samples == [(1, SECRET)]
     assert services.adapters.get(hers.adapter, ANNA).owner == ANNA
@@ -116,7 +114,7 @@ def test_she_herself_may(services: Services, hers: Belongings) -> None:
     assert "owner" not in json.loads((folder / "run.json").read_text())
 
 
-def test_shipped_things_are_everybodys_and_nobodys_to_change(services: Services) -> None:
+def test_shipped_things_are_everybodys_and_nobodys_to_change(services):
     assert services.data.check(services.data.sets()[0].file, owner=BEN).rows > 0
     card = services.adapters.list(BEN)[0].card
     refused("came with the app", services.adapters.remove, card.id, BEN)
@@ -124,7 +122,7 @@ def test_shipped_things_are_everybodys_and_nobodys_to_change(services: Services)
     refused(NONE, services.storage.remove, "adapter", card.id, BEN, error=NotFoundError)
 
 
-def test_the_status_names_no_names(services: Services, hers: Belongings) -> None:
+def test_the_status_names_no_names(services, hers):
     lease = services.manager.adopt("train", ANNA, f"Training {SECRET}", 5)
     waiting = services.manager.request("train", ANNA, f"Training {SECRET} too", 5)
     services.manager.set_resident(f"full {hers.adapter}", 7)
@@ -134,7 +132,7 @@ def test_the_status_names_no_names(services: Services, hers: Belongings) -> None
     lease.close()
 
 
-def test_only_who_runs_the_app_names_files_and_bases(services: Services, hers: Belongings, tmp_path: Path) -> None:
+def test_only_who_runs_the_app_names_files_and_bases(services, hers, tmp_path):
     own = tmp_path / "own.jsonl"
     own.write_bytes(hers.upload.read_bytes())
     assert services.data.check(own, owner=LOCAL).rows == 12
@@ -142,7 +140,7 @@ def test_only_who_runs_the_app_names_files_and_bases(services: Services, hers: B
         refused("whoever runs this app", services.bases.choose, spec)
 
 
-def test_a_running_run_is_not_removed(services: Services) -> None:
+def test_a_running_run_is_not_removed(services):
     run = ended_run(services, ANNA, state="QUEUED")
     refused("has not ended", services.training.remove, run, ANNA, error=BusyError)
     refused("stays: it has not ended", services.storage.remove, "run", run, ANNA, error=BusyError)

@@ -1,7 +1,5 @@
 """What tells of a visitor to others, and what is left of one who has gone."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sqlite3
@@ -10,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import pytest
 
 from playground.db import connect, wipe
 from playground.errors import NotFoundError
@@ -23,14 +19,14 @@ from playground.ui import sidebar
 from playground.ui.wiring import Visitor, visitor
 from playground.verdict.race_store import RUNNING, Entry, Race, RaceRequest
 from playground.workspace.visitors import COOKIE, HOST_COOKIE, Home, cookie_name, handed_over, owner_of
-from tests.shared.conftest import ANNA, BEN, SECRET, Belongings, adapter_of, ended_run, incoming, refused
+from tests.shared.conftest import ANNA, BEN, SECRET, adapter_of, ended_run, incoming, refused
 
 
 def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_the_home_and_its_records_are_its_persons_alone(tmp_path: Path) -> None:
+def test_the_home_and_its_records_are_its_persons_alone(tmp_path):
     settings = Settings(home=tmp_path / "home")
     settings.home.mkdir(mode=0o755)
     settings.home.chmod(0o777)
@@ -41,7 +37,7 @@ def test_the_home_and_its_records_are_its_persons_alone(tmp_path: Path) -> None:
     home.release()
 
 
-def test_a_place_that_others_may_enter_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_others_may_enter_is_left_as_it_is(tmp_path, monkeypatch):
     common = tmp_path / "tmp"
     common.mkdir()
     common.chmod(0o1777)
@@ -67,7 +63,7 @@ def a_race(services: Services, owner: str, run: str) -> str:
     return race
 
 
-def test_after_delete_my_data_no_file_holds_anything_of_hers(services: Services, hers: Belongings) -> None:
+def test_after_delete_my_data_no_file_holds_anything_of_hers(services, hers):
     a_race(services, ANNA, hers.run)
     services.adapters.export_zip(hers.adapter, ANNA)
     made = services.data.download(f"{SECRET}.jsonl", SECRET, ANNA).parent
@@ -86,14 +82,14 @@ def test_after_delete_my_data_no_file_holds_anything_of_hers(services: Services,
     reading.close()
 
 
-def test_what_goes_after_the_last_visit_leaves_nothing_either(services: Services, hers: Belongings) -> None:
+def test_what_goes_after_the_last_visit_leaves_nothing_either(services, hers):
     a_race(services, ANNA, hers.run)
     assert list(services.settings.incoming_dir.iterdir())
     assert not services.storage.sweep(ANNA, 1e12)
     assert holding(services.settings.home, SECRET) == []
 
 
-def test_an_upload_that_another_one_sent_too_stays_for_that_one(services: Services) -> None:
+def test_an_upload_that_another_one_sent_too_stays_for_that_one(services):
     file = incoming(services.settings, "same.jsonl")
     for owner in (ANNA, BEN):
         services.data.keep_uploads([file], owner)
@@ -104,7 +100,7 @@ def test_an_upload_that_another_one_sent_too_stays_for_that_one(services: Servic
     assert not file.parent.exists()
 
 
-def test_what_was_deleted_before_it_was_overwritten_is_wiped_once_nobody_reads_it(tmp_path: Path) -> None:
+def test_what_was_deleted_before_it_was_overwritten_is_wiped_once_nobody_reads_it(tmp_path):
     database = tmp_path / "old.sqlite"
     refused("", connect, database, create=False, error=sqlite3.OperationalError)
     assert list(tmp_path.iterdir()) == [], "a record that is gone is not made anew"
@@ -125,7 +121,7 @@ def test_what_was_deleted_before_it_was_overwritten_is_wiped_once_nobody_reads_i
         assert holding(tmp_path, SECRET) == []
 
 
-def test_an_id_does_not_tell_that_another_one_has_such_a_name(services: Services, lora: Path) -> None:
+def test_an_id_does_not_tell_that_another_one_has_such_a_name(services, lora):
     names = ("reports", "reports", "reports", "hospital_reports")
     ids = [adapter_of(services, lora, BEN, names[0])]
     services.adapters.remove(ids[0], BEN)
@@ -136,7 +132,7 @@ def test_an_id_does_not_tell_that_another_one_has_such_a_name(services: Services
     assert [adapter_of(services, lora, "local", "mine") for _ in range(2)] == ["mine", "mine-2"]
 
 
-def test_what_a_run_makes_has_such_an_id_too(services: Services, lora: Path) -> None:
+def test_what_a_run_makes_has_such_an_id_too(services, lora):
     run = ended_run(services, BEN, "reports")
     folder = services.settings.runs_dir / run
     kept = folder / "checkpoints" / "checkpoint-5"
@@ -149,7 +145,7 @@ def test_what_a_run_makes_has_such_an_id_too(services: Services, lora: Path) -> 
     assert re.fullmatch(r"reports-[0-9a-f]{8}", made)
 
 
-def test_verdicts_and_races_of_others_are_refused_as_if_not_there(services: Services, hers: Belongings) -> None:
+def test_verdicts_and_races_of_others_are_refused_as_if_not_there(services, hers):
     verdict, none = services.verdicts.files.new(ANNA, SECRET, {}, 1.7e9).id, "20260101-000000-v0000"
     race, no_race = a_race(services, ANNA, hers.run), "20260101-000000-rffff"
     made, races, voting, judging = services.verdicts, services.race, services.voting, services.judging
@@ -168,7 +164,7 @@ def test_verdicts_and_races_of_others_are_refused_as_if_not_there(services: Serv
     refused("json-schema names a file", races.plan, schema)
 
 
-def test_the_picker_of_bases_tells_nothing_of_a_machine(services: Services, tmp_path: Path, tiny_base: Path) -> None:
+def test_the_picker_of_bases_tells_nothing_of_a_machine(services, tmp_path, tiny_base):
     (tmp_path / "there").mkdir()
     named = [str(tmp_path / "there"), str(tmp_path / "not there")]
     named += ["/etc", "~", "smollm2-135m", "some/other", "..", "x y"]
@@ -190,7 +186,7 @@ def asked(cookies: dict[str, str], scheme: str = "http", tab: str | None = "tab"
     return SimpleNamespace(session_hash=tab, cookies=cookies, headers=named, url=SimpleNamespace(scheme=scheme))
 
 
-def test_over_https_only_the_cookie_of_this_very_host_counts(services: Services) -> None:
+def test_over_https_only_the_cookie_of_this_very_host_counts(services):
     mine, planted = "a" * 32, "b" * 32
     assert HOST_COOKIE == "__Host-prompt_or_tune"
     both = asked({COOKIE: planted, HOST_COOKIE: mine}, "https")
@@ -202,7 +198,7 @@ def test_over_https_only_the_cookie_of_this_very_host_counts(services: Services)
     assert names == [HOST_COOKIE, HOST_COOKIE, COOKIE]
 
 
-def test_the_cookie_is_who_one_is_and_local_is_nobodys(services: Services) -> None:
+def test_the_cookie_is_who_one_is_and_local_is_nobodys(services):
     for tab in ("tab-1", "tab-2"):
         assert visitor(services, asked({COOKIE: "a" * 32}, tab=tab)).owner == ANNA, "each tab of the same browser"
     for cookie, tab in (("", None), ("", "local"), ("local", None), ("x' OR 1=1", "local"), ("A" * 32, "t")):

@@ -1,7 +1,5 @@
 """How much one visitor may have the device do, at every door; and that several verdicts take turns batch by batch."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Generator, Sequence
@@ -50,7 +48,7 @@ def run_out(services: Services, owner: str) -> None:
     wait_until(lambda: not any(view.live for view in services.verdicts.views(owner, None)))
 
 
-def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_allowed(services: Services) -> None:
+def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_allowed(services):
     tight = limited(services, session_replies=100)
     many = asked(upload(tight, ANNA), ANNA, repeats=10)
     words = r"The verdict takes 264 replies\. One visitor may have 100 at once here\. Use fewer rows, sides or repeats"
@@ -64,7 +62,7 @@ def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_all
     assert view.state == "DONE", view.error
 
 
-def test_840_000_replies_are_refused_by_default_and_never_where_the_app_is_one_persons(services: Services) -> None:
+def test_840_000_replies_are_refused_by_default_and_never_where_the_app_is_one_persons(services):
     file = upload(services, ANNA, rows=4000)
     sides = tuple(Side("base", f"Say it {n} times.", name=str(n)) for n in range(10))
     many = asked(file, ANNA, sides=sides, repeats=20)
@@ -72,7 +70,7 @@ def test_840_000_replies_are_refused_by_default_and_never_where_the_app_is_one_p
     services.quota.take_replies(LOCAL, 840_000, "This")
 
 
-def test_what_waits_already_counts_and_is_given_back_at_the_end(services: Services) -> None:
+def test_what_waits_already_counts_and_is_given_back_at_the_end(services):
     tight = limited(services, session_replies=30)
     file = upload(tight, ANNA)
     holder = tight.manager.request("measure", "holder", "Answering", 1)
@@ -92,7 +90,7 @@ def test_what_waits_already_counts_and_is_given_back_at_the_end(services: Servic
         tight.quota.take_replies(owner, 30, "This")
 
 
-def test_a_bench_and_a_judging_count_too(services: Services) -> None:
+def test_a_bench_and_a_judging_count_too(services):
     tight = limited(services, session_replies=10)
     file = upload(tight, ANNA, rows=40)
     version = tight.bench.keep("Be glad.", file, ANNA)
@@ -104,7 +102,7 @@ def test_a_bench_and_a_judging_count_too(services: Services) -> None:
     refused(r"Judging takes \d+ replies; 8 of yours", tight.judging.start, view.id, "base", ANNA)
 
 
-def test_a_reply_of_more_tokens_than_one_may_ask_for_is_refused_at_every_door(services: Services) -> None:
+def test_a_reply_of_more_tokens_than_one_may_ask_for_is_refused_at_every_door(services):
     tight = limited(services, session_tokens=16)
     words = r"The longest reply is 17 tokens; up to 16 may be asked for here\."
     refused(words, tight.verdicts.start, asked(upload(tight, ANNA), ANNA, max_tokens=17))
@@ -118,7 +116,7 @@ def test_a_reply_of_more_tokens_than_one_may_ask_for_is_refused_at_every_door(se
     assert written.state.completion_tokens == 16
 
 
-def test_verdicts_of_everybody_together_have_a_limit(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_of_everybody_together_have_a_limit(services, monkeypatch):
     monkeypatch.setattr(verdict_service, "LIVE_OF_ALL", 1)
     holder = services.manager.request("measure", "holder", "Answering", 1)
     file = upload(services, ANNA)
@@ -135,7 +133,7 @@ def test_verdicts_of_everybody_together_have_a_limit(services: Services, monkeyp
     run_out(services, ANNA)
 
 
-def test_a_run_of_more_steps_than_one_may_have_is_refused_at_every_door(services: Services) -> None:
+def test_a_run_of_more_steps_than_one_may_have_is_refused_at_every_door(services):
     file = upload(services, ANNA)
     much: dict[str, Any] = {"steps": 100_000, "batch_size": 2, "owner": ANNA}
     settings = with_settings(TrainRequest(file, owner=ANNA), {"method": "lora", "steps": 100_000})
@@ -150,7 +148,7 @@ def test_a_run_of_more_steps_than_one_may_have_is_refused_at_every_door(services
     assert [view.state for view in services.training.runs(ANNA)] == ["FAILED"]
 
 
-def test_a_run_that_would_take_longer_by_its_estimate_is_refused(services: Services) -> None:
+def test_a_run_that_would_take_longer_by_its_estimate_is_refused(services):
     tight = limited(services, session_minutes=1, session_steps=100_000)
     file = upload(tight, ANNA)
     request = TrainRequest(file, "r", steps=100_000, batch_size=64, owner=ANNA)
@@ -159,7 +157,7 @@ def test_a_run_that_would_take_longer_by_its_estimate_is_refused(services: Servi
     assert tight.training.plan(replace(request, owner=LOCAL)).blocked == ""
 
 
-def test_a_few_long_rows_among_short_ones_are_in_the_estimate(services: Services) -> None:
+def test_a_few_long_rows_among_short_ones_are_in_the_estimate(services):
     short = [{"prompt": "Say", "completion": "No."}] * 51
     long = [{"prompt": f"Say {n} " * 300, "completion": "No."} for n in range(49)]
     rows = "\n".join(json.dumps(row | {"completion": f"No {n}."}) for n, row in enumerate([*short, *long]))
@@ -188,7 +186,7 @@ class Recording(Direct):
         return super().stream(engine, rows)
 
 
-def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services: Services) -> None:
+def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services):
     services.bases.engine()
     decoder = Recording()
     batches = Batches(services.manager, services.bases, services.residents, decoder)
@@ -210,7 +208,7 @@ def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services:
     assert {answers.count(ANNA), answers.count(BEN)} <= set(range(3, 10)), answers
 
 
-def test_everything_counts_and_exports_are_listed_and_written_one_at_a_time(services: Services, lora: Path) -> None:
+def test_everything_counts_and_exports_are_listed_and_written_one_at_a_time(services, lora):
     assert services.quota.used_bytes(ANNA) == 0
     adapter = adapter_of(services, lora, ANNA)
     ended_run(services, ANNA)
@@ -236,7 +234,7 @@ def test_everything_counts_and_exports_are_listed_and_written_one_at_a_time(serv
 MEBI = 1024 * 1024
 
 
-def test_an_upload_past_the_disk_is_refused_with_what_there_is(services: Services) -> None:
+def test_an_upload_past_the_disk_is_refused_with_what_there_is(services):
     tight = limited(services, session_disk_mb=3)
     two = incoming(tight.settings, "two.csv", b"x" * 2 * MEBI)
     tight.data.keep_uploads([two], ANNA)
@@ -251,7 +249,7 @@ def test_an_upload_past_the_disk_is_refused_with_what_there_is(services: Service
     refused("the limit is 1 MB", tight.adapters.import_uploads, [zipped], BEN)
 
 
-def test_runs_at_once(services: Services) -> None:
+def test_runs_at_once(services):
     request = TrainRequest(upload(services, ANNA), "r", steps=2, batch_size=2, owner=ANNA)
     started = [services.training.start(request) for _ in range(3)]
     words = r"3 runs of yours wait or train already, of 3 .* cancel one"
@@ -263,7 +261,7 @@ def test_runs_at_once(services: Services) -> None:
     services.training.start(TrainRequest(upload(services, BEN), steps=2, batch_size=2, owner=BEN))
 
 
-def test_adapters_count_with_those_that_runs_will_make(services: Services, lora: Path) -> None:
+def test_adapters_count_with_those_that_runs_will_make(services, lora):
     tight = limited(services, session_adapters=2)
     adapter_of(tight, lora, ANNA)
     request = TrainRequest(upload(tight, ANNA), "r", steps=2, batch_size=2, owner=ANNA)
@@ -274,9 +272,7 @@ def test_adapters_count_with_those_that_runs_will_make(services: Services, lora:
     adapter_of(tight, lora, BEN, "fourth")
 
 
-def test_full_disks_and_shares_are_for_visitors(
-    services: Services, lora: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disks_and_shares_are_for_visitors(services, lora, monkeypatch):
     tight = limited(services, session_adapters=1, session_disk_mb=1)
     for name in ("one", "two"):
         adapter_of(tight, lora, LOCAL, name)
@@ -298,13 +294,13 @@ def reused(services: Services, prompt: str, session: str) -> int:
     return engine.backend.scheduler.cached_tokens - before
 
 
-def test_visitors_do_not_share_a_prefix_cache_so_a_prompt_cannot_be_guessed_by_timing(services: Services) -> None:
+def test_visitors_do_not_share_a_prefix_cache_so_a_prompt_cannot_be_guessed_by_timing(services):
     assert reused(services, LONG, "ann") == 0
     assert reused(services, LONG, "bob") == 0, "as if nobody had asked it"
     assert reused(services, LONG, "ann") > 0
 
 
-def test_a_system_prompt_that_ships_is_read_once_for_all_visitors_and_the_question_is_not(services: Services) -> None:
+def test_a_system_prompt_that_ships_is_read_once_for_all_visitors_and_the_question_is_not(services):
     system = services.data.sets()[0].system_prompt
     asked = [
         render_prompt(services.bases.tokenizer(), [Message("system", system), Message("user", f"{text} " * 40)])

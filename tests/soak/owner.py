@@ -1,7 +1,5 @@
 """A home's owner and nothing else: supervises runs until it is killed. ``python -m tests.soak.owner HOME BASE``"""
 
-from __future__ import annotations
-
 import sys
 import threading
 from pathlib import Path

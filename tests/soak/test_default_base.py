@@ -1,26 +1,20 @@
 """On the real default base: every objective for a few steps, from the plan to the adapter in the library; and four
 times as many clients as the app will serve, over HTTP. By hand, about fifteen minutes."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 
 from playground.data.check import check_file
-from playground.library.bases import Base
 from playground.runs.service import TrainRequest
-from playground.services import Services
 from playground.settings import PROJECT_ROOT, Settings
 from playground.training.processes import EventReader
-from tests.e2e.conftest import App, start_app
+from tests.e2e.conftest import start_app
 from tests.services.conftest import services
 from tests.soak.torture import record, spread, wait_for
 
@@ -33,7 +27,7 @@ ROWS = PROJECT_ROOT / "examples" / "hospital_reports.jsonl"
 
 
 @pytest.fixture
-def settings(real_base: Base, tmp_path: Path) -> Settings:
+def settings(real_base, tmp_path):
     return Settings(home=tmp_path / "home", base=str(real_base.path))
 
 
@@ -56,7 +50,7 @@ def row_of(kind: str, prompt: str, answer: str, place: int) -> dict[str, object]
         ("dpo", "pairs", "full"),
     ],
 )
-def test_a_few_steps(services: Services, tmp_path: Path, objective: str, kind: str, method: str) -> None:
+def test_a_few_steps(services, tmp_path, objective, kind, method):
     file, name = tmp_path / f"{kind}.jsonl", f"{objective} {method}"
     examples = [(one.messages[-2].content, one.completion) for one in check_file(ROWS).examples[:COUNT]]
     rows = [row_of(kind, *example, place) for place, example in enumerate(examples)]
@@ -79,7 +73,7 @@ def test_a_few_steps(services: Services, tmp_path: Path, objective: str, kind: s
 
 
 @pytest.fixture
-def app(real_base: Base, tmp_path: Path) -> Iterator[App]:
+def app(real_base, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     (home / "bases").symlink_to(real_base.path.parent)
@@ -100,7 +94,7 @@ def ask(url: str, number: int) -> str:
     return "answered" if reply.json()["choices"][0]["message"]["content"] else "empty"
 
 
-def test_four_times_too_many(app: App) -> None:
+def test_four_times_too_many(app):
     health_s: list[float] = []
     over = threading.Event()
 

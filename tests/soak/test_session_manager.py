@@ -6,8 +6,6 @@ times on the default base (about twenty minutes). By hand:
 What was measured goes into benchmarks/results/session_manager.json, each part under its own key.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
@@ -25,7 +23,6 @@ from typing import Any
 import pytest
 
 from playground.db import ENDED
-from playground.library.bases import Base
 from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.training.checkpoint import newest_complete, step_of
@@ -78,19 +75,19 @@ tiny_alone = pytest.mark.parametrize("scale", ["tiny"], indirect=True)
 
 
 @pytest.fixture(params=["tiny", pytest.param("default", marks=pytest.mark.real)])
-def scale(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Scale:
+def scale(request, monkeypatch):
     if request.param == "tiny":
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return replace(SCALES[request.param], chance=random.Random(11))
 
 
 @pytest.fixture
-def settings(scale: Scale, tiny_base: Path, real_base: Base, tmp_path: Path) -> Settings:
+def settings(scale, tiny_base, real_base, tmp_path):
     return Settings(home=tmp_path / "home", base=str(real_base.path if scale.prefix else tiny_base))
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path):
     return torture.rows_file(tmp_path)
 
 
@@ -131,7 +128,7 @@ def last_loss(services: Services, run: str) -> float:
     return float(view.summary["loss"]["last"])
 
 
-def test_kill_the_worker(scale: Scale, services: Services, file: Path) -> None:
+def test_kill_the_worker(scale, services, file):
     """kill -9 in the middle of a save, or whenever: noticed, resumed, and it ends as if nothing had been."""
     expected = last_loss(services, services.training.start(request(file)))
 
@@ -167,7 +164,7 @@ def test_kill_the_worker(scale: Scale, services: Services, file: Path) -> None:
     assert max(made["noticed_s"]) < 10
 
 
-def test_kill_the_app(scale: Scale, settings: Settings, file: Path, tmp_path: Path) -> None:
+def test_kill_the_app(scale, settings, file, tmp_path):
     """Two runs under an app, which is killed -9, and perhaps a worker with it; another app takes over. marked: the run
     is RUNNING in the record and no pid is written yet. true_state_s: from the start of the new app's process until
     every run's state was true."""
@@ -231,7 +228,7 @@ def assert_no_double(settings: Settings, run: str) -> None:
         assert "started" in (before["event"], after["event"]) or after["step"] == before["step"] + 1, after
 
 
-def test_cancel(scale: Scale, services: Services, file: Path) -> None:
+def test_cancel(scale, services, file):
     """While it is queued, loading, running or saving. DONE: the cancel came when all was done."""
 
     def cancel(number: int) -> dict[str, Any]:
@@ -258,7 +255,7 @@ def test_cancel(scale: Scale, services: Services, file: Path) -> None:
     scale.rounds("cancel", scale.cancels, cancel)
 
 
-def test_out_of_memory(scale: Scale, services: Services, tmp_path: Path) -> None:
+def test_out_of_memory(scale, services, tmp_path):
     """A run that takes more than it may: retried once by itself, failed with a setting that would fit, and that one
     works."""
 
@@ -280,9 +277,7 @@ def test_out_of_memory(scale: Scale, services: Services, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("how", "words"), [("frozen", "no sign of life"), ("hung", "Training hung")])
-def test_a_worker_that_does_nothing_is_noticed(
-    scale: Scale, services: Services, file: Path, how: str, words: str
-) -> None:
+def test_a_worker_that_does_nothing_is_noticed(scale, services, file, how, words):
     """Frozen: SIGSTOP. Hung: its main thread waits for ever to write into a pipe that nobody reads, in the middle of a
     save; its heart goes on beating. Resumed, it goes past that step."""
 
@@ -332,7 +327,7 @@ def fill(folder: Path) -> Path:
 
 
 @tiny_alone
-def test_disk_full(scale: Scale, settings: Settings, file: Path, tmp_path: Path) -> None:
+def test_disk_full(scale, settings, file, tmp_path):
     """The disk of the home fills at some moment of a run: it fails and says why, its newest checkpoint still loads, and
     with room again it goes on."""
     with small_disk(tmp_path / "small") as folder:
@@ -356,11 +351,11 @@ def test_disk_full(scale: Scale, settings: Settings, file: Path, tmp_path: Path)
         built.close()
 
 
-def test_clients_that_leave(scale: Scale, services: Services) -> None:
+def test_clients_that_leave(scale, services):
     freed_s = torture.gone_away(services, scale.left)
     torture.record(scale.prefix + "client_gone", rounds=scale.left, lease_free_s=torture.spread(freed_s))
 
 
 @tiny_alone
-def test_swap_storm(services: Services, make_lora: Callable[..., Path]) -> None:
+def test_swap_storm(services, make_lora):
     torture.record("swap_storm", threads=8, turns=500, memory_grown_bytes=torture.swap_storm(services, make_lora, 500))

@@ -1,8 +1,6 @@
 """Runs as real processes, on the tiny model: asked for, waited for, killed; and clients that leave, adapters that
 change hands. The tests of every day make a few rounds, the soak makes many."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

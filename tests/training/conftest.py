@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -32,7 +30,7 @@ def moved(model: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def spec_in(tiny_base: Path) -> Callable[..., RunSpec]:
+def spec_in(tiny_base):
     """(folder, rows) -> a run of 4 steps on the tiny base; without rows: 24 questions with answers."""
 
     def made(folder: Path, rows: Iterable[dict[str, Any]] = (), **changes: Any) -> RunSpec:
@@ -47,12 +45,12 @@ def spec_in(tiny_base: Path) -> Callable[..., RunSpec]:
 
 
 @pytest.fixture
-def spec(tmp_path: Path, spec_in: Callable[..., RunSpec]) -> RunSpec:
+def spec(tmp_path, spec_in):
     return spec_in(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def run_worker() -> Run:
+def run_worker():
     """(spec, folder, stop) -> the events of the run, in this process."""
 
     def run(spec: RunSpec, folder: Path, stop: Callable[[], bool] = lambda: False) -> Events:

@@ -1,7 +1,5 @@
 """Batches and their loss: padded rows, raw text in blocks, and packed sequences, which learn what rows learn alone."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +24,7 @@ DICE = random.Random(3)
 LENGTHS = [DICE.randrange(10, 400) for _ in range(103)]
 
 
-def test_answers_begin_in_one_column_and_a_person_s_later_turn_is_read_and_not_learned() -> None:
+def test_answers_begin_in_one_column_and_a_person_s_later_turn_is_read_and_not_learned():
     batch = AnswerCollator(0)(ROWS)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10, 0], [0, 0, 0, 11, 12, 13, 14]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1]]
@@ -36,7 +34,7 @@ def test_answers_begin_in_one_column_and_a_person_s_later_turn_is_read_and_not_l
     assert AnswerCollator(0)(turns)["labels"].tolist() == [[6, IGNORED, IGNORED, 9, 10], [13, *[IGNORED] * 4]]
 
 
-def test_packed_documents_begin_anew() -> None:
+def test_packed_documents_begin_anew():
     batch = TextBlockCollator(0)(TEXTS)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [10, 11, 0, 0, 0]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
@@ -44,7 +42,7 @@ def test_packed_documents_begin_anew() -> None:
     assert "attention_mask" not in batch
 
 
-def test_the_line_holds_what_is_shared_and_then_each_row() -> None:
+def test_the_line_holds_what_is_shared_and_then_each_row():
     batch = PackedSequenceCollator()(
         [Rendered("", "", [5, 6, 7, 8], [9, 10]), Rendered("", "", [5, 6, 11], [12, 13, 14], read=((1, 2),))]
     )
@@ -55,7 +53,7 @@ def test_the_line_holds_what_is_shared_and_then_each_row() -> None:
     assert batch["labels"].tolist() == [9, 10, 12, 14]
 
 
-def test_only_what_spares_enough_is_shared_and_never_a_prompt_s_last_token() -> None:
+def test_only_what_spares_enough_is_shared_and_never_a_prompt_s_last_token():
     long = [Rendered("", "", [1, *range(10, 200), place], [5, 6]) for place in range(4)]
     assert objectives.shared_tokens(long) == 191
     assert objectives.shared_tokens([Rendered("", "", [1, 100 + place, *range(150)], [5]) for place in range(4)]) == 0
@@ -72,13 +70,13 @@ def batches(seed: int, epoch: int = 0) -> list[list[int]]:
     return [order[at : at + 8] for at in range(0, len(order), 8)]
 
 
-def test_padded_rows_come_once_an_epoch_and_the_same_again() -> None:
+def test_padded_rows_come_once_an_epoch_and_the_same_again():
     first, second = ({tuple(sorted(batch)) for batch in batches(5, epoch)} for epoch in (0, 1))
     assert batches(5) == batches(5) != batches(6)
     assert len(first & second) <= 1, "other batches, not another order"
 
 
-def test_rows_of_a_batch_are_about_as_long_and_batches_come_in_random_order() -> None:
+def test_rows_of_a_batch_are_about_as_long_and_batches_come_in_random_order():
     *whole, last = batches(5)
 
     def padding(some: list[list[int]]) -> int:
@@ -126,7 +124,7 @@ def same(model: Any, some: list[Rendered]) -> None:
 
 
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "full", "bottleneck", "qlora"])
-def test_what_packed_sequences_learn_is_the_same(tiny_base: Path, name: str) -> None:
+def test_what_packed_sequences_learn_is_the_same(tiny_base, name):
     model = loaded(tiny_base, name)
     for shared, recompute in ((0, False), (9, False), (9, True)):
         some = rows(shared, (2, 7))
@@ -140,7 +138,7 @@ def test_what_packed_sequences_learn_is_the_same(tiny_base: Path, name: str) -> 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize("name", ["lora", "full"])
-def test_other_families(tmp_path: Path, family: str, name: str) -> None:
+def test_other_families(tmp_path, family, name):
     """Biases (Qwen 2), norms of queries and keys and heads of another width (Qwen 3), a head of its own."""
     torch.manual_seed(0)
     own: dict[str, Any] = {"qwen3": {"head_dim": 32}, "mistral": {"sliding_window": None}}.get(family, {})
@@ -152,7 +150,7 @@ def test_other_families(tmp_path: Path, family: str, name: str) -> None:
     same(loaded(tmp_path, name), rows(9, (2, 7)))
 
 
-def test_other_models_train_on_padded_rows(tiny_base: Path) -> None:
+def test_other_models_train_on_padded_rows(tiny_base):
     for name in ("prefix", "prompt", "p-tuning", "p-tuning-v2"):
         model = load_for_training(tiny_base, get_method(name), 4, 1)
         assert isinstance(objectives.collator("sft", 0, model), AnswerCollator)
@@ -165,7 +163,7 @@ def test_other_models_train_on_padded_rows(tiny_base: Path) -> None:
     assert isinstance(objectives.collator("pretrain", 0, model), TextBlockCollator)
 
 
-def test_a_run_that_goes_past_its_limit_or_what_is_free_recomputes(tiny_base: Path) -> None:
+def test_a_run_that_goes_past_its_limit_or_what_is_free_recomputes(tiny_base):
     cases = [(5, 0, 8, False), (9, 0, 8, True), (5, 4, 8, True), (5, 6, 8, False), (5, 6, 4, True), (0, 0, 8, False)]
     for needs, limit, free, wanted in cases:
         assert objectives.exceeds(needs, limit, free) is wanted

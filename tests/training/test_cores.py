@@ -1,10 +1,6 @@
 """A run beside chat: its forward passes use the threads that are its share, no more."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +9,6 @@ from playground.gpu import device
 from playground.gpu.device import LINGER_S, Lanes
 from playground.training import worker
 from playground.training.processes import EventReader
-from playground.training.spec import RunSpec
 
 
 class Small(torch.nn.Embedding):
@@ -27,7 +22,7 @@ class Small(torch.nn.Embedding):
 
 
 @pytest.fixture(autouse=True)
-def four_threads() -> Iterator[None]:
+def four_threads():
     """As if torch used four by itself."""
     own = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -37,7 +32,7 @@ def four_threads() -> Iterator[None]:
     device.own_threads.cache_clear()
 
 
-def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path: Path) -> None:
+def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path):
     now, chat, ids = [100.0], Lanes(tmp_path), torch.tensor([1])
     model, wide = Small(4, 2), Small(4, 2)
     worker.share_cores(model, Lanes(tmp_path, 4, lambda: now[0]))
@@ -53,7 +48,7 @@ def test_every_forward_pass_takes_up_what_the_share_is_then(tmp_path: Path) -> N
     assert wide(ids) == 4, "never more than torch would by itself"
 
 
-def test_a_worker_beside_chat_trains_with_half_the_cores(spec: RunSpec, tmp_path: Path) -> None:
+def test_a_worker_beside_chat_trains_with_half_the_cores(spec, tmp_path):
     chat, run_dir = Lanes(tmp_path), tmp_path / "run"
     chat.enter("chat")
     run_dir.mkdir()

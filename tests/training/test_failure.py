@@ -1,12 +1,9 @@
 """What the errors of several libraries mean, from the real ones where they can be had; and what would have fitted."""
 
-from __future__ import annotations
-
 import errno
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,18 +39,18 @@ CAUSED.__cause__ = OSError(errno.ENOSPC, "No space left on device")
         (RunFailedError("The loss is no longer a number, out of memory of it."), OTHER),
     ],
 )
-def test_reasons(error: Exception, reason: str) -> None:
+def test_reasons(error, reason):
     assert reason_of(error) == reason
 
 
-def test_the_words_carry_figures(tmp_path: Path) -> None:
+def test_the_words_carry_figures(tmp_path):
     _, words = explain(OSError(errno.ENOSPC, "full"), None, tmp_path)
     assert "The disk is full" in words
     assert "B free" in words
     assert explain(ValueError("one\ntwo"), None, tmp_path)[1] == "Training stopped: ValueError: one"
 
 
-def test_what_libraries_say_of_a_file_that_may_not_grow_and_of_memory_that_is_not_there(tmp_path: Path) -> None:
+def test_what_libraries_say_of_a_file_that_may_not_grow_and_of_memory_that_is_not_there(tmp_path):
     """A limit on the size of files is the same fault to a library as a full disk, and needs no disk of its own."""
     acts = (
         "torch.save(torch.zeros(9_000_000), PATH)",
@@ -85,9 +82,7 @@ def needs(spec: RunSpec) -> int:
         (FULL, 0.7, ("lora", 1, 64), "LoRA (--method lora)"),
     ],
 )
-def test_first_fewer_rows_a_step_then_a_shorter_limit_then_another_method(
-    changes: dict[str, Any], share: float, named: tuple[str, int, int], words: str
-) -> None:
+def test_first_fewer_rows_a_step_then_a_shorter_limit_then_another_method(changes, share, named, words):
     spec = replace(SPEC, **changes)
     found = oom_advice(spec, SHAPES, int(share * needs(spec)))
     assert found is not None
@@ -96,7 +91,7 @@ def test_first_fewer_rows_a_step_then_a_shorter_limit_then_another_method(
     assert words in found.words(spec)
 
 
-def test_what_is_named_is_smaller_and_fits_and_nothing_fits_into_nothing() -> None:
+def test_what_is_named_is_smaller_and_fits_and_nothing_fits_into_nothing():
     for there in (1.5e9, 3e9, 6e9, 12e9, 50e9):
         found = oom_advice(SPEC, SHAPES, int(there))
         assert found is None or found.memory_bytes <= 0.9 * min(there, needs(SPEC))

@@ -1,8 +1,6 @@
 """Every method for real, on the tiny model: it trains, saves, loads in PEFT unchanged, goes on from a checkpoint; the
 base stays as it is."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -68,7 +66,7 @@ def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_trained_model_is_what_was_planned_and_what_peft_loads(tiny_base: Path, tmp_path: Path, name: str) -> None:
+def test_the_trained_model_is_what_was_planned_and_what_peft_loads(tiny_base, tmp_path, name):
     """Weights and bytes are estimated to the last one; PiSSA's base is not rewritten; NF4 trains on another base than
     it loads on."""
     method, rank, options = of(name)
@@ -105,7 +103,7 @@ def test_the_trained_model_is_what_was_planned_and_what_peft_loads(tiny_base: Pa
 
 
 @pytest.mark.parametrize("name", ["lora", "qlora", "bottleneck", "prefix", "p-tuning-v2", "prompt", "p-tuning"])
-def test_a_row_in_a_batch_is_what_it_is_alone_in_peft(tiny_base: Path, tmp_path: Path, name: str) -> None:
+def test_a_row_in_a_batch_is_what_it_is_alone_in_peft(tiny_base, tmp_path, name):
     """Padding on the left, virtual tokens before it: neither may reach a row's loss. PEFT itself reads one row without
     padding."""
     quantised = of(name)[0].quantised
@@ -122,7 +120,7 @@ def test_a_row_in_a_batch_is_what_it_is_alone_in_peft(tiny_base: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["lora", "prefix", "prompt"])
-def test_replies_written_together_are_those_written_alone(tiny_base: Path, name: str) -> None:
+def test_replies_written_together_are_those_written_alone(tiny_base, name):
     model = load(tiny_base, name).eval()
     replies, _ = generate(model, load_tokenizer(tiny_base), [row.prompt_ids for row in ROWS], 5)
     for row, reply in zip(ROWS, replies, strict=True):
@@ -133,7 +131,7 @@ def test_replies_written_together_are_those_written_alone(tiny_base: Path, name:
 
 
 @pytest.mark.parametrize("name", ["lora", "prefix"])
-def test_raw_text_beside_virtual_tokens_shares_no_row(tiny_base: Path, name: str) -> None:
+def test_raw_text_beside_virtual_tokens_shares_no_row(tiny_base, name):
     """Packed, only a row's first document would stand behind the virtual tokens. Each row's loss is that of its
     document alone."""
     virtual, model = of(name)[0].virtual, load(tiny_base, name).eval()
@@ -148,7 +146,7 @@ def test_raw_text_beside_virtual_tokens_shares_no_row(tiny_base: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["lora", "qlora", "prefix", "prompt", "full"])
-def test_a_reward_model_scores_a_row_as_it_would_alone(tiny_base: Path, name: str) -> None:
+def test_a_reward_model_scores_a_row_as_it_would_alone(tiny_base, name):
     model, quantised = load(tiny_base, name, scorer=True), of(name)[0].quantised
     long, short = [5, 6, 7, 8, 9], [31, 32, 33]
 
@@ -163,7 +161,7 @@ def test_a_reward_model_scores_a_row_as_it_would_alone(tiny_base: Path, name: st
 
 
 @pytest.mark.parametrize("name", ["lora", "ia3", "bottleneck", "prefix", "prompt"])
-def test_an_adapter_can_be_learned_further(tiny_base: Path, tmp_path: Path, name: str) -> None:
+def test_an_adapter_can_be_learned_further(tiny_base, tmp_path, name):
     moved(load(tiny_base, name)).save_pretrained(tmp_path)
     model = load(tiny_base, name, start=tmp_path).eval()
     assert (logits(model) - logits(by_peft(tmp_path, tiny_base))).abs().max() < 1e-5
@@ -171,7 +169,7 @@ def test_an_adapter_can_be_learned_further(tiny_base: Path, tmp_path: Path, name
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_pissa_begins_where_the_base_is_with_its_strongest_directions_and_its_other_half_stays(tiny_base: Path) -> None:
+def test_pissa_begins_where_the_base_is_with_its_strongest_directions_and_its_other_half_stays(tiny_base):
     model = load(tiny_base, "pissa")
     assert (logits(model) - logits(base_model(tiny_base))).abs().max() < 1e-4
     module = next(module for key, module in model.named_modules() if key.endswith("q_proj"))
@@ -187,7 +185,7 @@ def test_pissa_begins_where_the_base_is_with_its_strongest_directions_and_its_ot
     assert not torch.equal(a[:4], start[:4])
 
 
-def test_virtual_tokens_begin_as_a_text_where_one_is_given(tiny_base: Path) -> None:
+def test_virtual_tokens_begin_as_a_text_where_one_is_given(tiny_base):
     tokenizer = load_tokenizer(tiny_base)
     model = load_for_training(tiny_base, get_method("prompt"), 5, 1, Options(init_text="Yes"))
     ids = tokenizer("Yes", add_special_tokens=False)["input_ids"]

@@ -1,10 +1,7 @@
 """In what precision weights stand while they train, what a plan counts for them, and the private parts of libraries
 that training relies on."""
 
-from __future__ import annotations
-
 import inspect
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +17,7 @@ from playground.training.spec import PROCESS_BYTES, Estimate, needs
 SHAPES = {"model.embed_tokens.weight": (1000, 64), "model.layers.0.mlp.up_proj.weight": (256, 64)}
 
 
-def test_weights_that_move_are_never_bf16(monkeypatch: pytest.MonkeyPatch, tiny_base: Path) -> None:
+def test_weights_that_move_are_never_bf16(monkeypatch, tiny_base):
     """torch says that there is a card which computes in bf16. What is imported before has seen that there is none."""
     load_for_training(tiny_base, get_method("lora"), 4, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -34,7 +31,7 @@ def test_weights_that_move_are_never_bf16(monkeypatch: pytest.MonkeyPatch, tiny_
     assert {optimiser_name(method) for method in all_methods().values() if method.quantised} == {"paged_adamw_8bit"}
 
 
-def test_a_card_that_only_emulates_bf16_neither_trains_nor_decodes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_only_emulates_bf16_neither_trains_nor_decodes_in_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert training_dtype() == torch.float32
@@ -46,7 +43,7 @@ def planned(method: str, *, cuda: bool, objective: str = "sft", reward_models: i
     return needs(objective, SHAPES, get_method(method), **sizes, reward_models=reward_models, cuda=cuda)  # type: ignore[arg-type]
 
 
-def test_on_a_card_a_base_that_stays_counts_half_and_the_process_not_at_all() -> None:
+def test_on_a_card_a_base_that_stays_counts_half_and_the_process_not_at_all():
     """A reward model stays too; a reference is as wide as what it is compared with."""
     for method, objective, less in (("lora", "sft", 2), ("full", "sft", 0), ("qlora", "sft", 0), ("full", "dpo", 0)):
         here, there = (planned(method, cuda=cuda, objective=objective) for cuda in (False, True))
@@ -57,7 +54,7 @@ def test_on_a_card_a_base_that_stays_counts_half_and_the_process_not_at_all() ->
         assert with_two.memory_bytes - without.memory_bytes == 2 * each * weights_in(SHAPES)
 
 
-def test_the_private_parts_that_are_overridden_are_there() -> None:
+def test_the_private_parts_that_are_overridden_are_there():
     """In the installed transformers and TRL: of another name, ours would never be called, and no run would tell."""
     assert callable(Trainer._get_train_sampler)
     assert callable(DPOTrainer.create_model_card)

@@ -1,7 +1,5 @@
 """What a run's folder holds: the event log, and checkpoints that are complete or ignored."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from playground.training import checkpoint as kept
@@ -19,7 +17,7 @@ def saved(run: Path, step: int, *, marked: bool = True) -> Path:
     return folder
 
 
-def test_a_changed_or_missing_file_or_a_torn_marker_makes_a_checkpoint_incomplete(tmp_path: Path) -> None:
+def test_a_changed_or_missing_file_or_a_torn_marker_makes_a_checkpoint_incomplete(tmp_path):
     folder = saved(tmp_path, 1)
     assert kept.is_complete(folder)
     (folder / WEIGHTS).write_text("weighty")
@@ -32,7 +30,7 @@ def test_a_changed_or_missing_file_or_a_torn_marker_makes_a_checkpoint_incomplet
     assert not kept.is_complete(torn)
 
 
-def test_the_newest_and_the_best_stay_until_the_next_is_complete(tmp_path: Path) -> None:
+def test_the_newest_and_the_best_stay_until_the_next_is_complete(tmp_path):
     for step, loss in ((10, 2.0), (20, 1.0), (30, 1.5), (40, 3.0)):
         folder = saved(tmp_path, step)
         kept.prune(tmp_path)
@@ -47,7 +45,7 @@ def test_the_newest_and_the_best_stay_until_the_next_is_complete(tmp_path: Path)
     assert kept.marked_step(tmp_path) == 40
 
 
-def test_what_a_kill_left_is_removed_before_going_on(tmp_path: Path) -> None:
+def test_what_a_kill_left_is_removed_before_going_on(tmp_path):
     saved(tmp_path, 30, marked=False)
     assert kept.marked_step(tmp_path) == 0
     assert kept.drop_torn(tmp_path) is None, "without any a run starts at its beginning"
@@ -58,7 +56,7 @@ def test_what_a_kill_left_is_removed_before_going_on(tmp_path: Path) -> None:
     assert list((tmp_path / "checkpoints").iterdir()) == [whole]
 
 
-def test_what_is_written_is_read_once_and_never_a_nan(tmp_path: Path) -> None:
+def test_what_is_written_is_read_once_and_never_a_nan(tmp_path):
     writer, reader = EventWriter(tmp_path), EventReader(tmp_path)
     writer.write("step", step=1, loss=float("nan"))
     writer.close()
@@ -67,7 +65,7 @@ def test_what_is_written_is_read_once_and_never_a_nan(tmp_path: Path) -> None:
     assert reader.read() == []
 
 
-def test_a_half_written_line_waits_for_its_end_and_a_resumed_worker_closes_a_killed_one_s(tmp_path: Path) -> None:
+def test_a_half_written_line_waits_for_its_end_and_a_resumed_worker_closes_a_killed_one_s(tmp_path):
     reader, log = EventReader(tmp_path), tmp_path / EVENTS
     log.write_text('{"event": "step"')
     assert reader.read() == []
@@ -81,7 +79,7 @@ def test_a_half_written_line_waits_for_its_end_and_a_resumed_worker_closes_a_kil
     assert (event["event"], event["pid"]) == ("started", 1)
 
 
-def test_losses_by_step_over_all_attempts_thinned_with_both_ends(tmp_path: Path) -> None:
+def test_losses_by_step_over_all_attempts_thinned_with_both_ends(tmp_path):
     assert curve_of(tmp_path) == {}
     events = EventWriter(tmp_path)
     events.write("eval", step=0, loss=3.0)

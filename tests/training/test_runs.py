@@ -1,10 +1,7 @@
 """Runs for real, on the tiny model with the real tokenizer: every objective and kind of method learns, tells of it, is
 saved, goes on as the uninterrupted run would, and is refused in words."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ from playground.training.model import load_for_training
 from playground.training.objectives import AnswerCollator, Setup, get_objective, mean_loss
 from playground.training.spec import OBJECTIVES, RunSpec
 from playground.training.trainer import TrainingData, arguments_of, prepare
-from tests.training.conftest import PLAIN, Events, Run
+from tests.training.conftest import PLAIN, Events
 
 FIGURE = {"dpo": "rewards/accuracies", "orpo": "rewards/accuracies", "reward": "accuracy", "grpo": "reward"}
 RUNS: dict[str, dict[str, Any]] = {
@@ -50,7 +47,7 @@ ROWS = {"dpo": PAIRS, "orpo": PAIRS, "reward": PAIRS, "kto": JUDGED}
 
 
 @pytest.fixture
-def spec_of(spec_in: Callable[..., RunSpec], tmp_path: Path) -> Callable[..., RunSpec]:
+def spec_of(spec_in, tmp_path):
     def made(objective: str = "sft", rows: list[dict[str, Any]] | None = None, **changes: Any) -> RunSpec:
         grpo = {"rewards": ["contains:the", "max-words:20"], "max_tokens": 64} if objective == "grpo" else {}
         own = {"objective": objective, "max_tokens": 128} | grpo | changes
@@ -60,7 +57,7 @@ def spec_of(spec_in: Callable[..., RunSpec], tmp_path: Path) -> Callable[..., Ru
 
 
 @pytest.fixture
-def train(spec_of: Callable[..., RunSpec], run_worker: Run, tmp_path: Path) -> Callable[..., Events]:
+def train(spec_of, run_worker, tmp_path):
     def made(*asked: Any, folder: str = "run", **changes: Any) -> Events:
         return run_worker(spec_of(*asked, **changes), tmp_path / folder)
 
@@ -77,9 +74,7 @@ def material(spec: RunSpec, **changes: Any) -> TrainingData:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_learns_and_says_so_and_publishes_what_transformers_and_peft_load(
-    spec_of: Any, run_worker: Any, tmp_path: Path, name: str
-) -> None:
+def test_a_run_learns_and_says_so_and_publishes_what_transformers_and_peft_load(spec_of, run_worker, tmp_path, name):
     """24 rows make 6 batches an epoch: 4 steps end in the middle of one."""
     spec = spec_of(**RUNS[name])
     objective, method = spec.objective, get_method(spec.method)
@@ -128,9 +123,7 @@ def test_a_run_learns_and_says_so_and_publishes_what_transformers_and_peft_load(
 
 
 @pytest.mark.parametrize("name", ["lora", "pissa", "prefix", "dpo", "grpo"])
-def test_a_resumed_run_ends_as_the_uninterrupted_one_and_takes_no_step_twice(
-    spec_of: Any, run_worker: Any, tmp_path: Path, name: str
-) -> None:
+def test_a_resumed_run_ends_as_the_uninterrupted_one_and_takes_no_step_twice(spec_of, run_worker, tmp_path, name):
     """A prefix's file holds what its network makes; what goes on is the network. A checkpoint holds a plain adapter
     beside it."""
     spec, run_dir, asked = spec_of(**RUNS[name]), tmp_path / "broken", iter([False, False, True])
@@ -157,7 +150,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_and_takes_no_step_twice(
             assert other["eval_loss"] == pytest.approx(done["eval_loss"], abs=1e-5)
 
 
-def test_trl_sees_our_tokens(spec_of: Any, tmp_path: Path) -> None:
+def test_trl_sees_our_tokens(spec_of, tmp_path):
     """What the batches of TRL's trainers hold is prompt and answer as our renderer writes them, and nothing else."""
     for objective in ("dpo", "orpo", "kto", "reward", "grpo"):
         spec = spec_of(objective, max_tokens=256)
@@ -185,20 +178,20 @@ def test_trl_sees_our_tokens(spec_of: Any, tmp_path: Path) -> None:
         assert seen == expected, objective
 
 
-def test_a_long_prompt_loses_its_start_in_both_answers(spec_of: Any) -> None:
+def test_a_long_prompt_loses_its_start_in_both_answers(spec_of):
     long = [{"prompt": "word " * 200 + str(n), "chosen": "Yes, " * 9 + "gladly.", "rejected": "No."} for n in range(4)]
     for pair in material(spec_of("dpo", long), max_tokens=64).train:
         assert pair.chosen.prompt_ids == pair.rejected.prompt_ids  # type: ignore[union-attr]
         assert pair.chosen.tokens == 64 > pair.rejected.tokens  # type: ignore[union-attr]
 
 
-def test_pairs_can_train_kto(spec_of: Any) -> None:
+def test_pairs_can_train_kto(spec_of):
     made = material(spec_of("kto", PAIRS), split={"validation": [1], "test": []})
     assert (made.rows_used, len(made.train), len(made.validation)) == (23, 46, 2)
     assert sum(row.good for row in made.train) == 23  # type: ignore[union-attr]
 
 
-def test_a_reward_model_rewards(train: Any, tmp_path: Path) -> None:
+def test_a_reward_model_rewards(train, tmp_path):
     """grpo by a check and by the scores of a reward model that was trained here."""
     scorer = train("reward", steps=1, folder="scorer")[-1]["adapter"]
     files = {f"model={scorer}": str(tmp_path / "adapters" / scorer)}
@@ -210,7 +203,7 @@ def test_a_reward_model_rewards(train: Any, tmp_path: Path) -> None:
     assert figures["reward"] == pytest.approx((by_check + by_model) / 2, abs=1e-3)
 
 
-def test_it_stops_when_it_gets_no_better_keeps_the_best_and_others_begin_with_it(train: Any, tmp_path: Path) -> None:
+def test_it_stops_when_it_gets_no_better_keeps_the_best_and_others_begin_with_it(train, tmp_path):
     """What another run measures first is what this one kept; dpo compares with that adapter, not with the base."""
     events = train(steps=30, save_steps=1, lr=0.5, early_stop=2)  # far too fast
     done, evals = events[-1], {event["step"]: event["loss"] for event in of(events, "eval")}
@@ -236,13 +229,13 @@ def test_it_stops_when_it_gets_no_better_keeps_the_best_and_others_begin_with_it
     ("objective", "rows"),
     [("dpo", ANSWERS), ("kto", ANSWERS), ("grpo", PAIRS), ("sft", PAIRS), ("pretrain", ANSWERS), ("reward", JUDGED)],
 )
-def test_another_kind_of_file_is_refused_in_words(spec_of: Any, objective: str, rows: list[dict[str, Any]]) -> None:
+def test_another_kind_of_file_is_refused_in_words(spec_of, objective, rows):
     kind = OBJECTIVES[objective][0].split("_")[0]
     with pytest.raises(RunFailedError, match=f"rows.jsonl holds .* rows; {objective} needs {kind}"):
         material(spec_of(objective, rows))
 
 
-def test_qlora_keeps_its_gradient_after_an_evaluation(tiny_base: Path) -> None:
+def test_qlora_keeps_its_gradient_after_an_evaluation(tiny_base):
     """bitsandbytes repacks for AVX512-BF16 processors in the first evaluation; the repacked product has no gradient."""
     model = load_for_training(tiny_base, get_method("qlora"), 4, 0)
     quantised = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
@@ -250,7 +243,7 @@ def test_qlora_keeps_its_gradient_after_an_evaluation(tiny_base: Path) -> None:
     assert not any(module.support_avx512bf16_for_cpu for module in quantised)
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
+def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec, run_worker, tmp_path):
     """One batch holds every row that is trained on, so its loss is that of the untouched model over all of them."""
     (step,) = of(run_worker(replace(spec, steps=1, batch_size=64), tmp_path / "run"), "step")
     tokenizer, every = load_tokenizer(Path(spec.base_path)), check_file(Path(spec.file)).examples
@@ -268,7 +261,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answers(spec: RunSpec, run_work
         ({"max_tokens": 16}, "fits 16 tokens"),
     ],
 )
-def test_a_failure_is_one_sentence(spec_of: Any, run_worker: Run, tmp_path: Path, changes: Any, words: str) -> None:
+def test_a_failure_is_one_sentence(spec_of, run_worker, tmp_path, changes, words):
     long = [{"prompt": f"Say {n}", "completion": "word " * 40 + str(n)} for n in range(12)]
     last = run_worker(replace(spec_of("sft", long), **changes), tmp_path / "run")[-1]
     assert last["event"] == "failed"
@@ -276,7 +269,7 @@ def test_a_failure_is_one_sentence(spec_of: Any, run_worker: Run, tmp_path: Path
     assert "Traceback" not in last["message"]
 
 
-def test_a_loss_that_is_no_number_fails_and_publishes_nothing(train: Any, tmp_path: Path, tiny_base: Path) -> None:
+def test_a_loss_that_is_no_number_fails_and_publishes_nothing(train, tmp_path, tiny_base):
     broken = tmp_path / "broken-base"
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     model.model.norm.weight.data.fill_(float("nan"))
@@ -291,12 +284,12 @@ def test_a_loss_that_is_no_number_fails_and_publishes_nothing(train: Any, tmp_pa
 @pytest.mark.parametrize(
     "wrong", [{"steps": 0}, {"lr": 0}, {"lr": 2}, {"batch_size": 0}, {"rank": 300}, {"objective": "grpo"}]
 )
-def test_a_spec_is_checked_when_built(wrong: dict[str, Any]) -> None:
+def test_a_spec_is_checked_when_built(wrong):
     with pytest.raises(InputError):
         replace(PLAIN, **wrong)
 
 
-def test_raw_text_is_learned_in_packed_rows(train: Any) -> None:
+def test_raw_text_is_learned_in_packed_rows(train):
     texts = [{"text": f"Ward {n} reports that all is well today, and signs it. " * 6} for n in range(24)]
     events = train("pretrain", texts, max_tokens=64, steps=6, save_steps=6)
     done = events[-1]
@@ -306,7 +299,7 @@ def test_raw_text_is_learned_in_packed_rows(train: Any) -> None:
     assert [event["text"] for event in of(events, "sample")], "it shows how a text goes on"
 
 
-def test_what_is_held_back_or_left_out_is_not_trained_on(spec: RunSpec, run_worker: Any, tmp_path: Path) -> None:
+def test_what_is_held_back_or_left_out_is_not_trained_on(spec, run_worker, tmp_path):
     parts = {"seed": 3, "train": 17, "validation": [2, 5], "test": [7, 8, 9]}
     events = run_worker(replace(spec, split=parts, left_out=[1, 24]), tmp_path / "run")
     (plan,) = of(events, "plan")
@@ -318,7 +311,7 @@ def test_what_is_held_back_or_left_out_is_not_trained_on(spec: RunSpec, run_work
 
 
 @pytest.mark.parametrize(("turns", "learned"), [("all", 4), ("last", 2)])
-def test_every_answer_of_a_chat_is_learned_or_the_last_alone(spec_of: Any, turns: str, learned: int) -> None:
+def test_every_answer_of_a_chat_is_learned_or_the_last_alone(spec_of, turns, learned):
     contents = ("Hello", "This", "And now", "It")
     messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
     made = material(spec_of("sft", [{"messages": messages}] * 4, turns=turns))

@@ -1,14 +1,10 @@
 """A method is one file: a LoRA on the queries alone, dropped into the package, is offered, planned, trained, published,
 checked, asked and exported, and nothing else knows of it."""
 
-from __future__ import annotations
-
 import importlib
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -20,10 +16,9 @@ from playground.library.adapters import AdapterLibrary
 from playground.library.bases import BaseShapes
 from playground.library.exporting import merge
 from playground.methods import all_methods
-from playground.methods.method import NO_OPTIONS, Method
+from playground.methods.method import NO_OPTIONS
 from playground.runs.request import TrainRequest
 from playground.services import build_services
-from playground.settings import Settings
 
 FILE = '''
 """LoRA on the queries alone."""
@@ -44,7 +39,7 @@ class QueryLora(Lora):
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Iterator[Method]:
+def toy(tmp_path):
     """The file, on the package's path for as long as a test lasts."""
     (tmp_path / "toys").mkdir()
     (tmp_path / "toys" / "query_lora.py").write_text(FILE)
@@ -57,9 +52,7 @@ def toy(tmp_path: Path) -> Iterator[Method]:
     all_methods.cache_clear()
 
 
-def test_a_method_from_one_file_goes_all_the_way(
-    toy: Method, settings: Settings, spec_in: Any, run_worker: Any, tiny_base: Path, tmp_path: Path
-) -> None:
+def test_a_method_from_one_file_goes_all_the_way(toy, settings, spec_in, run_worker, tiny_base, tmp_path):
     spec = spec_in(tmp_path, method="q-lora", lr=2e-2, save_steps=4)
     with closing(build_services(settings)) as services:
         services.bases.resolve()

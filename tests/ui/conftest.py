@@ -1,14 +1,10 @@
-from __future__ import annotations
-
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
 from playground.ui.page import WholePage
-from playground.ui.train import TrainTab
 from playground.ui.wiring import Visitor
 from tests.ui.fakes import FakeServices
 
@@ -16,17 +12,17 @@ Call = Callable[..., Any]
 
 
 @pytest.fixture
-def services(tmp_path: Path) -> FakeServices:
+def services(tmp_path):
     return FakeServices(tmp_path)
 
 
 @pytest.fixture
-def me() -> Visitor:
+def me():
     return Visitor("local", "tab-1")
 
 
 @pytest.fixture
-def call(services: FakeServices, me: Visitor) -> Call:
+def call(services, me):
     """Calls a handler as this visitor; of one that streams, all that it answers."""
 
     def called(handler: Call, tab: Any, /, **given: Any) -> Any:
@@ -44,12 +40,12 @@ def says(shown: Any, *parts: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> WholePage:
+def whole(tmp_path_factory):
     """The page's tabs as they are built, for handlers that are called directly."""
     with gr.Blocks():
         return WholePage(FakeServices(tmp_path_factory.mktemp("tab")))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
-def tab(whole: WholePage) -> TrainTab:
+def tab(whole):
     return whole.training

@@ -1,7 +1,5 @@
 """Services small enough to read at once: they answer what a test put in, and remember what they were asked."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

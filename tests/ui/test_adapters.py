@@ -1,7 +1,5 @@
 """The Adapters tab's handlers: the list, the chat beside it, the blend."""
 
-from __future__ import annotations
-
 from typing import Any
 from unittest.mock import Mock
 
@@ -9,28 +7,26 @@ import pytest
 
 from playground.errors import AdapterError, InputError
 from playground.ui import adapters
-from playground.ui.adapters import AdaptersTab
-from playground.ui.page import WholePage
 from playground.ui.side import Log
-from tests.ui.conftest import Call, says
+from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
 
 ID = "hospital_reports"
 
 
 @pytest.fixture
-def tab(whole: WholePage) -> AdaptersTab:
+def tab(whole):
     return whole.library
 
 
-def test_pressing_a_row_makes_it_active(services: Any, call: Call, tab: AdaptersTab) -> None:
+def test_pressing_a_row_makes_it_active(services, call, tab):
     drawn = call(adapters.pick, tab, picked=ID, active="")
     assert (drawn[tab.chosen], drawn[tab.active], services.adapters.switched) == (ID, ID, [ID])
     says(drawn[tab.message], "active in 0.4 ms", "3f9a7c21")
     says(drawn[tab.listing], 'aria-pressed="true"')
 
 
-def test_an_id_the_page_made_up_changes_nothing(services: Any, call: Call, tab: AdaptersTab) -> None:
+def test_an_id_the_page_made_up_changes_nothing(services, call, tab):
     made_up: Any = {adapters.pick: {"picked": "../../etc", "active": ""}}
     made_up |= {handler: {"chosen": "../../etc"} for handler in (adapters.ask_rename, adapters.ask_remove)}
     for handler, given in made_up.items():
@@ -39,7 +35,7 @@ def test_an_id_the_page_made_up_changes_nothing(services: Any, call: Call, tab: 
     assert services.adapters.switched == []
 
 
-def test_an_adapter_of_another_base_is_shown_with_its_reason(services: Any, call: Call, tab: AdaptersTab) -> None:
+def test_an_adapter_of_another_base_is_shown_with_its_reason(services, call, tab):
     services.adapters.rows = [row("other", usable=False, reason="trained on another base")]
     drawn = call(adapters.pick, tab, picked="other", active="")
     assert (drawn[tab.chosen], drawn[tab.active], drawn[tab.use]["interactive"]) == ("other", "", False)
@@ -47,14 +43,14 @@ def test_an_adapter_of_another_base_is_shown_with_its_reason(services: Any, call
     says(drawn[tab.listing], "Other base")
 
 
-def test_an_import_says_what_is_noted_of_it(services: Any, call: Call, tab: AdaptersTab) -> None:
+def test_an_import_says_what_is_noted_of_it(services, call, tab):
     services.adapters.import_uploads = Mock(return_value=card("mine", notes=(f"renamed {EVIL}", "second")))
     message = call(adapters.import_file, tab, uploaded=["a.zip"], chosen="", active="")[tab.message]
     says(message, "mine is imported: LoRA r8, 9.8 MB.", "<p", "Renamed &lt;img", "Second.")
     assert "&lt;p" not in message["value"]
 
 
-def test_deleting_asks_first_and_a_refusal_is_said(call: Call, tab: AdaptersTab) -> None:
+def test_deleting_asks_first_and_a_refusal_is_said(call, tab):
     asked = call(adapters.ask_remove, tab, chosen=ID)
     assert asked[tab.delete_row]["visible"] is True
     says(asked[tab.asked], "Delete hospital_reports?")
@@ -62,7 +58,7 @@ def test_deleting_asks_first_and_a_refusal_is_said(call: Call, tab: AdaptersTab)
         call(adapters.remove, tab, chosen=ID, active="")
 
 
-def test_the_chat_keeps_a_divider_between_adapters(services: Any, call: Call, tab: AdaptersTab) -> None:
+def test_the_chat_keeps_a_divider_between_adapters(services, call, tab):
     log = call(adapters.send, tab, log=Log(), question="Hello", active="")[-1][tab.log]
     turned = call(adapters.turned, tab, log=log, active=ID)
     says(turned[tab.chat][-1]["content"], "Now hospital_reports")
@@ -72,7 +68,7 @@ def test_the_chat_keeps_a_divider_between_adapters(services: Any, call: Call, ta
     assert (sides[0].model, histories) == (ID, [[]])
 
 
-def test_each_adapter_of_a_blend_has_a_slider(call: Call, tab: AdaptersTab) -> None:
+def test_each_adapter_of_a_blend_has_a_slider(call, tab):
     drawn = call(adapters.chosen, tab, parts=[ID, "brand_voice"])
     sliders = [drawn[weight] for weight in tab.weights]
     assert [(one["visible"], one.get("value")) for one in sliders] == [(True, 0.5)] * 2 + [(False, None)] * 2
@@ -80,7 +76,7 @@ def test_each_adapter_of_a_blend_has_a_slider(call: Call, tab: AdaptersTab) -> N
     assert call(adapters.chosen, tab, parts=[ID])[tab.make]["interactive"] is False
 
 
-def test_one_adapter_is_no_blend_and_a_slider_does_nothing_before_there_is_one(call: Call, tab: AdaptersTab) -> None:
+def test_one_adapter_is_no_blend_and_a_slider_does_nothing_before_there_is_one(call, tab):
     given: Any = {"how": "linear", "name": "both", "made": "", "weights": (1.0, 1.0)}
     with pytest.raises(InputError, match="two adapters or more"):
         call(adapters.make, tab, parts=[ID], **given)

@@ -1,7 +1,5 @@
 """The Compare tab's handlers, called as plain functions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import gradio as gr
@@ -13,10 +11,9 @@ from playground.models.bases import BaseState
 from playground.ui import asking, compare, side, words
 from playground.ui.asking import Comparison
 from playground.ui.compare import CompareTab
-from playground.ui.page import WholePage
 from playground.ui.side import Divider, Log, Setup
-from playground.ui.wiring import Updates, Visitor
-from tests.ui.conftest import Call, says
+from playground.ui.wiring import Updates
+from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
 
 SAMPLING: Any = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 128, "seed": 7}
@@ -33,12 +30,12 @@ TOLD_AND_TRAINED = sides(A=("base", "Be careful", 0), B=("hospital_reports", "",
 
 
 @pytest.fixture
-def tab(whole: WholePage) -> CompareTab:
+def tab(whole):
     return whole.compare
 
 
 @pytest.fixture
-def ask(services: Any, call: Call, tab: CompareTab) -> Any:
+def ask(services, call, tab):
     def asked(comparison: Comparison, question: str, said: Any = None, handler: Any = asking.ask) -> list[Updates]:
         given = {"comparison": comparison, "question": question, "uploaded": None, "sampling": SAMPLING, **SCORED}
         return call(handler, tab, **given, setups=said or sides())
@@ -47,13 +44,13 @@ def ask(services: Any, call: Call, tab: CompareTab) -> Any:
 
 
 @pytest.fixture
-def once(ask: Any, tab: CompareTab) -> Comparison:
+def once(ask, tab):
     """A comparison in which one question was answered."""
     answered: Comparison = ask(Comparison(), "One")[-1][tab.comparison]
     return answered
 
 
-def test_both_sides_answer_and_are_scored(services: Any, tab: CompareTab, ask: Any) -> None:
+def test_both_sides_answer_and_are_scored(services, tab, ask):
     last = ask(Comparison(), "Male, 54.", TOLD_AND_TRAINED)[-1]
     says(last[tab.board], "0 of 1", "1 of 1", "Base + prompt")
     assert last[tab.sides["A"].chat][1]["content"] == '<div class="said">plain</div>'
@@ -64,16 +61,14 @@ def test_both_sides_answer_and_are_scored(services: Any, tab: CompareTab, ask: A
     assert (question, sampling.seed, owner, session) == ("Male, 54.", 7, "local", "tab-1")
 
 
-def test_a_pane_says_where_in_line_it_waits_and_the_next_turn_sends_the_first(
-    services: Any, tab: CompareTab, ask: Any, once: Comparison
-) -> None:
+def test_a_pane_says_where_in_line_it_waits_and_the_next_turn_sends_the_first(services, tab, ask, once):
     first, waiting, *_, last = ask(once, "Two")
     says(waiting[tab.sides["A"].chat][-1]["content"], "2nd in line, about 8 s")
     assert (first[tab.ask]["visible"], last[tab.ask]["visible"]) == (False, True)
     assert services.compare.asked[1][1][0] == [Turn("One", "plain")]
 
 
-def test_another_model_starts_afresh(services: Any, call: Call, tab: CompareTab, ask: Any, once: Comparison) -> None:
+def test_another_model_starts_afresh(services, call, tab, ask, once):
     said, view = sides(A=("hospital_reports", "", 0)), tab.sides["A"]
     changed = call(asking.side_changed, tab, letter="A", switched=True, comparison=once, setups=said, **SCORED)
     says(changed[view.chat][-1]["content"], "Now hospital_reports")
@@ -85,15 +80,13 @@ def test_another_model_starts_afresh(services: Any, call: Call, tab: CompareTab,
     assert [type(item) for item in log.items[1:]] == [Divider], "changing back and forth leaves one"
 
 
-def test_ask_again_replaces_the_last_turn(services: Any, tab: CompareTab, ask: Any, once: Comparison) -> None:
+def test_ask_again_replaces_the_last_turn(services, tab, ask, once):
     last = ask(once, "", handler=asking.ask_again)[-1]
     assert [message["role"] for message in last[tab.sides["A"].chat]] == ["user", "assistant", "assistant"]
     assert services.compare.asked[1][2] == "One"
 
 
-def test_a_failure_is_said_in_words_and_frees_the_box(
-    services: Any, tab: CompareTab, ask: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failure_is_said_in_words_and_frees_the_box(services, tab, ask, caplog):
     own, others = InputError(f"The queue is full {EVIL}."), ZeroDivisionError("secret detail")
     for error, text in ((own, "The queue is full &lt;img"), (others, words.OUR_SIDE)):
         assert caplog.text == ""
@@ -104,7 +97,7 @@ def test_a_failure_is_said_in_words_and_frees_the_box(
     assert "secret detail" in caplog.text
 
 
-def test_without_a_question_or_a_base_nothing_is_asked(services: Any, ask: Any) -> None:
+def test_without_a_question_or_a_base_nothing_is_asked(services, ask):
     with pytest.raises(InputError, match="nothing to ask yet"):
         ask(Comparison(), "  ")
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
@@ -113,14 +106,14 @@ def test_without_a_question_or_a_base_nothing_is_asked(services: Any, ask: Any) 
     assert services.compare.asked == []
 
 
-def test_stopping_keeps_what_had_arrived(services: Any, call: Call, tab: CompareTab, ask: Any) -> None:
+def test_stopping_keeps_what_had_arrived(services, call, tab, ask):
     midway = ask(Comparison(), "One")[2][tab.comparison]
     stopped = call(asking.stop, tab, comparison=midway, **SCORED)
     says(stopped[tab.sides["A"].chat][1]["content"], "pla", words.STOPPED)
     says(stopped[tab.board], "not yet")
 
 
-def test_sides_come_and_go(services: Any, call: Call, tab: CompareTab) -> None:
+def test_sides_come_and_go(services, call, tab):
     drawn = call(asking.add_side, tab, comparison=Comparison(), **SCORED)
     comparison = drawn[tab.comparison]
     assert (comparison.shown, drawn[tab.sides["C"].column]["visible"]) == (("A", "B", "C"), True)
@@ -129,13 +122,13 @@ def test_sides_come_and_go(services: Any, call: Call, tab: CompareTab) -> None:
         assert comparison.shown == left, "one side always stays"
 
 
-def test_copy_gives_the_raw_text(services: Any, call: Call, tab: CompareTab, ask: Any) -> None:
+def test_copy_gives_the_raw_text(services, call, tab, ask):
     services.compare.texts = (f"  a\n{EVIL}",)
     comparison = ask(Comparison(), "One")[-1][tab.comparison]
     assert call(asking.copy_text, tab, letter="A", comparison=comparison) == {tab.clipboard: f"  a\n{EVIL}"}
 
 
-def test_the_page_opens_on_the_story(services: Any, call: Call, tab: CompareTab) -> None:
+def test_the_page_opens_on_the_story(services, call, tab):
     services.adapters.rows.append(row("other", usable=False, reason="trained on another base"))
     opened = call(asking.opening, tab, uploaded=None)
     first, second = tab.sides["A"], tab.sides["B"]
@@ -154,7 +147,7 @@ def test_the_page_opens_on_the_story(services: Any, call: Call, tab: CompareTab)
     assert drawn[tab.add]["interactive"] is True
 
 
-def test_an_adapter_is_put_on_side_b(services: Any, call: Call, tab: CompareTab, once: Comparison) -> None:
+def test_an_adapter_is_put_on_side_b(services, call, tab, once):
     given: Any = {"tabs": gr.Tabs(render=False), "comparison": once, "setups": TOLD_AND_TRAINED, **SCORED}
     used = call(asking.use_as_side, tab, adapter="hospital_reports", **given)
     second = tab.sides["B"]
@@ -165,12 +158,12 @@ def test_an_adapter_is_put_on_side_b(services: Any, call: Call, tab: CompareTab,
     assert call(asking.use_as_side, tab, adapter="gone", **given)[second.model]["value"] == "base"
 
 
-def test_shots_come_from_ids_never_from_paths(services: Any) -> None:
+def test_shots_come_from_ids_never_from_paths(services):
     found = [side.shots_file(services, source, None) for source in ("/etc/passwd", "hospital_reports")]
     assert found == [None, services.data.folder / "rows.jsonl"]
 
 
-def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services: Any, me: Visitor) -> None:
+def test_a_side_that_learned_becomes_its_adapter_when_the_run_ends(services, me):
     def offered(chosen: str) -> list[tuple[str, str]]:
         return side.with_chosen(services, me, side.model_choices(side.usable(services, me)), chosen)
 

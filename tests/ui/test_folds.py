@@ -1,7 +1,5 @@
 """The prompt bench, the blind vote and the race: their handlers, called as plain functions."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -15,16 +13,11 @@ import pytest
 from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
 from playground.report import charts
-from playground.services import Services, build_services
+from playground.services import build_services
 from playground.settings import Settings
 from playground.ui import bench, race, vote, words
-from playground.ui.bench import BenchView
-from playground.ui.page import WholePage
-from playground.ui.race import RaceFold
 from playground.ui.rows import Source
-from playground.ui.train import TrainTab
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
-from playground.ui.vote import VoteView
 from playground.ui.wiring import Visitor
 from playground.verdict.bench import Best, PromptBench, Score, Version
 from playground.verdict.judging import JudgingService, JudgingView
@@ -32,7 +25,7 @@ from playground.verdict.race import RaceService, RaceView
 from playground.verdict.race_store import Entry, Race, picture
 from playground.verdict.service import VerdictView
 from tests.services.conftest import SIDES, put_verdict
-from tests.ui.conftest import Call, says
+from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, row
 
 # The prompt bench
@@ -46,7 +39,7 @@ BEST = Best(f"Be glad {EVIL}.", 4, f"The best of 2: 21 of 24 {EVIL}.", "v1 + 4 s
 
 
 @pytest.fixture
-def benched(services: Any) -> Any:
+def benched(services):
     made: Any = create_autospec(PromptBench, instance=True)
     made.versions.return_value, made.newest.return_value, made.best.return_value = [], None, BEST
     made.rows.return_value = (3, 5)
@@ -60,13 +53,11 @@ def where(source: str = SET, **changes: Any) -> Any:
 
 
 @pytest.fixture
-def prompts(whole: WholePage) -> BenchView:
+def prompts(whole):
     return whole.verdict.bench
 
 
-def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(
-    benched: Any, call: Call, prompts: BenchView
-) -> None:
+def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(benched, call, prompts):
     prompt = "End with Reviewed by Dr. Sharma."
     for written, source, text in (("", SET, prompt), ("mine", SET, None), (prompt, FILE, "")):
         drawn = call(bench.opened, prompts, text=written, where=where(source))
@@ -74,7 +65,7 @@ def test_the_box_holds_the_sets_prompt_until_somebody_writes_another(
         assert ("Every row of this file" in str(drawn.get(prompts.error))) == (source == FILE)
 
 
-def test_versions_are_kept_listed_with_their_scores_and_removed(benched: Any, call: Call, prompts: BenchView) -> None:
+def test_versions_are_kept_listed_with_their_scores_and_removed(benched, call, prompts):
     file = benched.data.sets()[0].file
     call(bench.keep, prompts, text="Be glad", where=where())
     benched.bench.keep.assert_called_once_with("Be glad", file, "local")
@@ -87,7 +78,7 @@ def test_versions_are_kept_listed_with_their_scores_and_removed(benched: Any, ca
     benched.bench.forget.assert_called_once_with("v1", "somebody")
 
 
-def test_all_versions_are_scored_on_the_validation_part(benched: Any, call: Call, prompts: BenchView) -> None:
+def test_all_versions_are_scored_on_the_validation_part(benched, call, prompts):
     def score(counts: list[int], checks: str = "", place: Any = None) -> Any:
         given = {"counts": counts, "checks": checks, "max_tokens": 64, "draw": 9}
         call(bench.score, prompts, **given, where=place or where())
@@ -107,7 +98,7 @@ def test_all_versions_are_scored_on_the_validation_part(benched: Any, call: Call
         score([0])
 
 
-def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, call: Call, prompts: BenchView) -> None:
+def test_progress_is_shown_and_what_was_sent_is_left_alone(benched, call, prompts):
     def show(sent: Any = None) -> Any:
         return call(bench.show, prompts, sent=sent or {}, where=where())
 
@@ -132,7 +123,7 @@ def test_progress_is_shown_and_what_was_sent_is_left_alone(benched: Any, call: C
     says(show()[prompts.head], "Memory ran out &lt;img")
 
 
-def test_the_best_goes_to_the_form(benched: Any, call: Call, whole: WholePage) -> None:
+def test_the_best_goes_to_the_form(benched, call, whole):
     prompts, tab = whole.verdict.bench, whole.verdict
 
     def use(kept: Kept | None = None) -> Any:
@@ -156,12 +147,12 @@ STRANGER = Visitor("somebody", "tab-2")
 
 
 @pytest.fixture
-def real(settings: Settings) -> Services:
+def real(settings):
     return build_services(settings)
 
 
 @pytest.fixture
-def polled(services: Any, real: Services) -> Any:
+def polled(services, real):
     """Real votes on a verdict on disk, a fake judge."""
     services.voting, services.judging = real.voting, create_autospec(JudgingService, instance=True)
     services.judging.judges.return_value = [("The base", "base"), (f"mine {EVIL}", "mine")]
@@ -169,12 +160,12 @@ def polled(services: Any, real: Services) -> Any:
 
 
 @pytest.fixture
-def verdict(real: Services) -> str:
+def verdict(real):
     return put_verdict(real)
 
 
 @pytest.fixture
-def ballots(whole: WholePage) -> VoteView:
+def ballots(whole):
     return whole.verdict.vote
 
 
@@ -182,9 +173,7 @@ def names_in(shown: Any) -> list[str]:
     return [side for side in SIDES if side in str(shown)]
 
 
-def test_no_name_is_on_the_page_before_it_is_asked_for(
-    polled: Any, call: Call, ballots: VoteView, verdict: str
-) -> None:
+def test_no_name_is_on_the_page_before_it_is_asked_for(polled, call, ballots, verdict):
     shown = call(vote.show, ballots, verdict=verdict)
     seen: list[Any] = [shown, call(vote.closed, ballots)]
     assert set(shown) == set(ballots.shown)
@@ -200,9 +189,7 @@ def test_no_name_is_on_the_page_before_it_is_asked_for(
     assert [one.owner for one in polled.voting.files.read(verdict)] == ["local"] * 4
 
 
-def test_reveal_says_who_wrote_what_and_takes_the_ballot_away(
-    polled: Any, call: Call, ballots: VoteView, verdict: str
-) -> None:
+def test_reveal_says_who_wrote_what_and_takes_the_ballot_away(polled, call, ballots, verdict):
     for n in range(6):
         ballot = polled.voting.next(verdict)
         left, right = ballot.left.endswith("END"), ballot.right.endswith("END")
@@ -217,14 +204,14 @@ def test_reveal_says_who_wrote_what_and_takes_the_ballot_away(
     says(again[ballots.count], "6 votes so far, 11 comparisons left.")
 
 
-def test_everything_asked_is_said(polled: Any, call: Call, ballots: VoteView, verdict: str) -> None:
+def test_everything_asked_is_said(polled, call, ballots, verdict):
     for n in range(17):
         shown = call(vote.cast, ballots, picked="tie", number=n, verdict=verdict)
     says(shown[ballots.count], "asked everything")
     assert [shown[one]["visible"] for one in (ballots.votes, ballots.undo, ballots.reveal)] == [False, True, True]
 
 
-def test_what_cannot_be_done_is_said(polled: Any, call: Call, ballots: VoteView, verdict: str) -> None:
+def test_what_cannot_be_done_is_said(polled, call, ballots, verdict):
     says(call(vote.show, ballots, verdict="")[ballots.error], "no verdict to vote on yet")
     with pytest.raises(InputError, match="no vote yet"):
         call(vote.reveal, ballots, verdict=verdict)
@@ -237,7 +224,7 @@ def test_what_cannot_be_done_is_said(polled: Any, call: Call, ballots: VoteView,
             handler(polled, STRANGER, ballots, verdict=verdict)
 
 
-def test_a_judge_is_chosen_watched_and_stopped(polled: Any, call: Call, ballots: VoteView, verdict: str) -> None:
+def test_a_judge_is_chosen_watched_and_stopped(polled, call, ballots, verdict):
     assert call(vote.opened, ballots, number=-1)[ballots.judge]["value"] == "base"
     assert ballots.ballot not in call(vote.opened, ballots, number=0), "an open ballot stays"
     call(vote.let, ballots, verdict=verdict, judge="mine")
@@ -277,7 +264,7 @@ def race_view(state: str = "MEASURING", *entries: Entry) -> RaceView:
 
 
 @pytest.fixture
-def raced(services: Any) -> Any:
+def raced(services):
     services.race = create_autospec(RaceService, instance=True)
     services.race.races.return_value, services.race.start.return_value = [race_view()], "race1"
     services.adapters.rows = [row(id="mine")]
@@ -285,7 +272,7 @@ def raced(services: Any) -> Any:
 
 
 @pytest.fixture
-def fold(tab: TrainTab) -> RaceFold:
+def fold(tab):
     return tab.race
 
 
@@ -293,7 +280,7 @@ SOURCE = Source(Path("rows.jsonl"), "rows", "rows", leave_out=("duplicate",), go
 FORM: Any = {"source": SOURCE, "check": " json ", "form": {"batch_size": 4, "max_tokens": 512, "seed": 9}}
 
 
-def test_a_race_is_started_with_the_forms_settings(raced: Any, call: Call, fold: RaceFold) -> None:
+def test_a_race_is_started_with_the_forms_settings(raced, call, fold):
     started = call(race.start, fold, methods=["lora", "ia3"], kind="minutes", amount=2.5, **FORM)
     assert started == {fold.race: "race1"}
     ((request,), _) = raced.race.start.call_args
@@ -304,14 +291,14 @@ def test_a_race_is_started_with_the_forms_settings(raced: Any, call: Call, fold:
     raced.race.start.assert_called_once()
 
 
-def test_the_table_names_figures_reasons_and_a_way_to_a_side(raced: Any) -> None:
+def test_the_table_names_figures_reasons_and_a_way_to_a_side(raced):
     table = race.table_html(race_view())
     says(table, "<td>Base, untrained</td>", "15 of 16", "2,442,240", "+0.20", "18 of 40, was 20", "Memory ran out")
     assert table.count("Use as a side</button>") == 1, "what made no adapter has no button"
     says(table + race.head_html(race_view()), "&lt;img")
 
 
-def test_what_was_sent_is_left_alone(raced: Any, call: Call, fold: RaceFold) -> None:
+def test_what_was_sent_is_left_alone(raced, call, fold):
     shown = call(race.show, fold, race="race1", sent={}, which="score")
     assert set(shown) | {fold.fold} == set(fold.shown)
     assert (shown[fold.race], shown[fold.timer]["active"]) == ("race1", True)
@@ -330,7 +317,7 @@ def test_what_was_sent_is_left_alone(raced: Any, call: Call, fold: RaceFold) -> 
     )
 
 
-def test_a_refresh_takes_up_a_race_that_lives(raced: Any, call: Call, fold: RaceFold) -> None:
+def test_a_refresh_takes_up_a_race_that_lives(raced, call, fold):
     shown = call(race.opened, fold, race="", which="score")
     assert (shown[fold.fold]["open"], shown[fold.race]) == (True, "race1")
     raced.race.races.return_value = [race_view("DONE")]
@@ -339,7 +326,7 @@ def test_a_refresh_takes_up_a_race_that_lives(raced: Any, call: Call, fold: Race
     assert shown[fold.timer]["active"] is False
 
 
-def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced: Any, call: Call, fold: RaceFold) -> None:
+def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced, call, fold):
     assert call(race.side_of, fold, picked="mine", race="race1") == {fold.chosen: "mine"}
     for wrong in ("somebody_elses", "", "../x"):
         chosen = call(race.side_of, fold, picked=wrong, race="race1")
@@ -349,7 +336,7 @@ def test_a_row_becomes_a_side_only_if_it_is_this_races_and_there(raced: Any, cal
     assert call(race.side_of, fold, picked="mine", race="race1")[fold.chosen] == ""
 
 
-def test_the_picture_puts_every_label_in_its_own_place() -> None:
+def test_the_picture_puts_every_label_in_its_own_place():
     entries = [
         replace(GOOD, method=method, figures={"eval_loss": 0.5, "trainable_params": params})
         for method, params in (("lora", 1000), ("dora", 1001), ("qlora", 1002), ("ia3", 1003), ("full", 10**8))

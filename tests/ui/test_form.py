@@ -1,7 +1,5 @@
 """A run's settings: in the form, in its plan, taken away and brought back."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import partial
@@ -16,8 +14,7 @@ from playground.runs.request import FEWEST_STEPS, QUICK_S, Preset, within_reach
 from playground.runs.service import Plan
 from playground.ui import form, train, words
 from playground.ui.rows import Source
-from playground.ui.train import TrainTab
-from tests.ui.conftest import Call, says
+from tests.ui.conftest import says
 from tests.ui.fakes import FakeTraining
 
 SOURCE = Source(Path("rows.jsonl"), "rows", "rows", {"prompt": "patient"}, good=2, leave_out=("duplicate",))
@@ -27,7 +24,7 @@ OTHERS = {"rslora": True, "pissa": True, "layers": 2, "init_text": "Write a repo
 """Options of four methods at once, as the form may hold them."""
 
 
-def test_the_form_has_a_widget_for_every_field_of_a_request(tab: TrainTab) -> None:
+def test_the_form_has_a_widget_for_every_field_of_a_request(tab):
     assert set(tab.fields) == set(form.FIELDS)
     assert {name for name, field in form.FIELDS.items() if field.place != "option"} <= vars(SOURCE_REQUEST).keys()
     assert set(form.OPTIONS) == vars(Options()).keys()
@@ -36,7 +33,7 @@ def test_the_form_has_a_widget_for_every_field_of_a_request(tab: TrainTab) -> No
 SOURCE_REQUEST = form.request_of(SOURCE, "local", "mine", "lora", {})
 
 
-def test_the_form_and_a_request_are_the_same_thing() -> None:
+def test_the_form_and_a_request_are_the_same_thing():
     given = {**SETTINGS, "batch_size": 4, "seed": 3, "rslora": True, "early_stop": 2, "validation": 10}
     given |= {"objective": "sft"}
     request = form.request_of(SOURCE, "local", "mine", "lora", given)
@@ -45,26 +42,26 @@ def test_the_form_and_a_request_are_the_same_thing() -> None:
     assert form.request_of(SOURCE, "local", "mine", "lora", form.settings_of(request)) == request
 
 
-def test_empty_fields_and_zero_are_the_methods_own_defaults() -> None:
+def test_empty_fields_and_zero_are_the_methods_own_defaults():
     empty = dict.fromkeys(form.FIELDS)
     request = form.request_of(SOURCE, "local", " ", "lora", empty)
     assert (request.name, request.steps, request.lr, request.rank) == ("rows", None, None, None)
     assert (request.batch_size, request.max_tokens, request.validation, request.options) == (8, 2048, None, Options())
 
 
-def test_rewards_are_one_a_line_and_for_grpo_alone() -> None:
+def test_rewards_are_one_a_line_and_for_grpo_alone():
     given = {"objective": "grpo", "rewards": "json\n ends-with:Dr. Sharma \n\n"}
     assert form.request_of(SOURCE, "local", "m", "lora", given).rewards == ("json", "ends-with:Dr. Sharma")
     assert form.request_of(SOURCE, "local", "m", "lora", given | {"objective": "sft"}).rewards == ()
 
 
-def test_what_rows_can_train_is_offered_the_usual_first() -> None:
+def test_what_rows_can_train_is_offered_the_usual_first():
     aims = {kind: [objective for _, objective in form.aims_of(kind)] for kind in ("preference", "text", "sft")}
     assert (aims["preference"], aims["text"]) == (["dpo", "orpo", "reward", "kto"], ["pretrain"])
     assert aims["sft"][0] == "sft"
 
 
-def test_a_method_shows_its_own_options_and_what_its_rank_means(services: Any, call: Call, tab: TrainTab) -> None:
+def test_a_method_shows_its_own_options_and_what_its_rank_means(services, call, tab):
     def chosen(name: str) -> dict[str, Any]:
         updates = call(train.method_chosen, tab, method=name)
         return {field: updates[widget] for field, widget in tab.fields.items() if widget in updates}
@@ -88,9 +85,7 @@ def test_a_method_shows_its_own_options_and_what_its_rank_means(services: Any, c
         ("ia3", {}, "learning rate 1e-3, batch 8"),
     ],
 )
-def test_options_reach_the_run_and_those_of_another_method_do_not(
-    services: Any, call: Call, tab: TrainTab, method: str, options: dict[str, Any], said: str
-) -> None:
+def test_options_reach_the_run_and_those_of_another_method_do_not(services, call, tab, method, options, said):
     assert call(train.start, tab, **RUN | {"method": method}, **SETTINGS, **OTHERS) == {tab.followed: "r1"}
     (request,) = services.training.started
     assert (request.name, request.steps, request.lr, request.rank, request.owner) == ("mine", 20, 1e-3, 8, "local")
@@ -98,7 +93,7 @@ def test_options_reach_the_run_and_those_of_another_method_do_not(
     assert said in form.settings_label(method, SETTINGS | OTHERS)
 
 
-def test_the_plan_names_what_blocks_it_and_start_what_is_missing(services: Any, call: Call, tab: TrainTab) -> None:
+def test_the_plan_names_what_blocks_it_and_start_what_is_missing(services, call, tab):
     shown = call(train.refresh, tab, **RUN, **SETTINGS)
     assert set(shown) == set(tab.planned)
     says(shown[tab.plan], "1.2 M of 134.5 M weights (0.9 %)", "Learns from")
@@ -118,11 +113,11 @@ def test_the_plan_names_what_blocks_it_and_start_what_is_missing(services: Any, 
 @pytest.mark.parametrize(
     ("slug", "name"), [("hospital_reports", "hospital_reports-2"), ("my file (1)", "my_file_1"), ("///", "adapter")]
 )
-def test_a_free_name_is_proposed(slug: str, name: str) -> None:
+def test_a_free_name_is_proposed(slug, name):
     assert train.free_name(slug, {"hospital_reports"}) == name
 
 
-def test_a_settings_file_fills_the_form(services: Any, call: Call, tab: TrainTab, tmp_path: Path) -> None:
+def test_a_settings_file_fills_the_form(services, call, tab, tmp_path):
     file = tmp_path / "settings.json"
 
     def brought(content: Any) -> dict[Any, Any]:
@@ -149,7 +144,7 @@ def test_a_settings_file_fills_the_form(services: Any, call: Call, tab: TrainTab
 @pytest.mark.parametrize(
     ("step_s", "steps"), [(1.0, 20), (8.4, 20), (8.5, 19), (12.0, 14), (40.0, FEWEST_STEPS), (900.0, FEWEST_STEPS)]
 )
-def test_a_quick_look_has_as_many_steps_as_three_minutes_hold(step_s: float, steps: int) -> None:
+def test_a_quick_look_has_as_many_steps_as_three_minutes_hold(step_s, steps):
     offered = [Preset("quick", "Quick look", 20), Preset("good", "Good", 48)]
     quick, good = within_reach(offered, lambda steps: 12 + step_s * steps)
     assert (quick.steps, good) == (steps, offered[1])
@@ -163,7 +158,7 @@ class Slow(FakeTraining):
         return replace(super().plan(request), seconds=12 + request.steps * (30 if request.method == "full" else 10))
 
 
-def test_the_form_offers_what_its_own_plan_says(services: Any, call: Call, tab: TrainTab) -> None:
+def test_the_form_offers_what_its_own_plan_says(services, call, tab):
     services.training = Slow()
     steps = tab.fields["steps"]
     offered = call(train.presets, tab, source=SOURCE, method="lora", max_tokens=2048)

@@ -1,9 +1,6 @@
 """Everything a person or a model wrote comes out as text."""
 
-from __future__ import annotations
-
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -69,7 +66,7 @@ def pieces(evil: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("payload", [EVIL, *PAYLOADS])
-def test_nothing_from_outside_becomes_a_tag(payload: str) -> None:
+def test_nothing_from_outside_becomes_a_tag(payload):
     for name, piece in pieces(payload).items():
         assert "<" not in payload or payload not in piece, name
         own = safe_html(piece).count("&lt;") == piece.count("&lt;")
@@ -80,7 +77,7 @@ FIELDS = "name method base base_fingerprint owner data objective rank rows_used 
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_every_field_of_an_imported_record_is_shown_as_text(tmp_path: Path, payload: str) -> None:
+def test_every_field_of_an_imported_record_is_shown_as_text(tmp_path, payload):
     for field in FIELDS.split():
         folder = write_adapter(tmp_path / field, run={"schema": 1, field: payload})
         shown = adapters.list_html([AdapterRow(read_card(folder), True, False, payload)])
@@ -88,25 +85,25 @@ def test_every_field_of_an_imported_record_is_shown_as_text(tmp_path: Path, payl
         assert safe_html(shown).count("&lt;") == shown.count("&lt;"), field
 
 
-def test_line_breaks_and_indents_reach_the_page() -> None:
+def test_line_breaks_and_indents_reach_the_page():
     text = '{\n    "a": 1\n}'
     shown = Log(items=(Exchange("q", Reply(text=text, done=True)),)).messages()[1]["content"]
     assert "\n" not in shown
     assert "{&#10;    &#34;a&#34;: 1&#10;}" in shown
 
 
-def test_a_progress_bar_and_an_error_are_read_out() -> None:
+def test_a_progress_bar_and_an_error_are_read_out():
     says(html.progress(0.62, "Training of mine"), 'role="progressbar"', 'aria-valuenow="62"')
     says(html.progress(3, "past its end"), 'aria-valuenow="100"')
     says(html.error_card("wrong"), 'role="alert"')
 
 
-def test_the_chart_waits_for_two_points_and_names_both_lines() -> None:
+def test_the_chart_waits_for_two_points_and_names_both_lines():
     assert charts.loss([(1, 2.0)], [], 20) == ""
     says(charts.loss([(1, 2.0), (2, 1.5)], [(2, 1.8)], 20), "training from 2.00 to 1.50", 'class="held"')
 
 
-def test_figures() -> None:
+def test_figures():
     read = [html.size(98_000_000), html.size(20_400_000_000), html.size(0), html.plural(1, "row"), html.rate(0.001)]
     assert read == ["98 MB", "20.4 GB", "0 B", "1 row", "1e-3"]
     read = [html.duration(3.5), html.duration(130), html.duration(3720), html.left(4.4), html.about(130)]

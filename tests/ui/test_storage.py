@@ -1,7 +1,5 @@
 """The Storage panel with a service that remembers: nothing goes without Yes, and what comes back is said in words."""
 
-from __future__ import annotations
-
 from typing import Any
 from unittest.mock import create_autospec
 
@@ -10,9 +8,7 @@ import pytest
 from playground.errors import BusyError, NotFoundError
 from playground.storage import Freed, Item, StorageService
 from playground.ui import sidebar
-from playground.ui.page import WholePage
-from playground.ui.sidebar import StorageView
-from tests.ui.conftest import Call, says
+from tests.ui.conftest import says
 from tests.ui.fakes import EVIL
 
 ITEMS = [
@@ -32,7 +28,7 @@ def find(kind: str, id: str, owner: str) -> Item:
 
 
 @pytest.fixture
-def stored(services: Any) -> Any:
+def stored(services):
     made: Any = create_autospec(StorageService, instance=True)
     made.items.return_value, made.free_bytes.return_value, made.find.side_effect = ITEMS, 71_000_000_000, find
     made.remove.return_value, made.remove_kind.return_value = Freed((ITEMS[3],)), Freed((ITEMS[3],), STAYS)
@@ -42,11 +38,11 @@ def stored(services: Any) -> Any:
 
 
 @pytest.fixture
-def view(whole: WholePage) -> StorageView:
+def view(whole):
     return whole.storage
 
 
-def test_the_list_says_what_there_is_and_escapes_names(stored: Any, call: Call, view: StorageView) -> None:
+def test_the_list_says_what_there_is_and_escapes_names(stored, call, view):
     drawn = call(sidebar.show_storage, view)
     assert drawn[view.fold]["label"] == "Storage: 547 MB"
     buttons = ('data-id="run:r1"', 'data-id="checkpoints:"')
@@ -56,7 +52,7 @@ def test_the_list_says_what_there_is_and_escapes_names(stored: Any, call: Call, 
     assert call(sidebar.show_storage, view)[view.fold]["label"] == "Storage: empty"
 
 
-def test_first_the_question_then_the_deed(stored: Any, call: Call, view: StorageView) -> None:
+def test_first_the_question_then_the_deed(stored, call, view):
     asked = call(sidebar.ask, view, picked="upload:local/u")
     assert (asked[view.asked], asked[view.question]["visible"]) == ("upload:local/u", True)
     assert asked[view.yes] == "Yes, remove"
@@ -71,7 +67,7 @@ def test_first_the_question_then_the_deed(stored: Any, call: Call, view: Storage
     says(call(sidebar.remove, view, asked="base:b")[view.message], "stays: it is in use")
 
 
-def test_a_kind_at_once_and_what_stays(stored: Any, call: Call, view: StorageView) -> None:
+def test_a_kind_at_once_and_what_stays(stored, call, view):
     asked = call(sidebar.ask, view, picked="checkpoints:")
     says(asked[view.words], "Free checkpoints of ended runs (1 checkpoint folder, 5.0 MB)?")
     removed = call(sidebar.remove, view, asked="checkpoints:")[view.message]
@@ -82,6 +78,6 @@ def test_a_kind_at_once_and_what_stays(stored: Any, call: Call, view: StorageVie
 
 
 @pytest.mark.parametrize("wanted", ["", "nonsense", "upload:../../etc", "base:x", ":", "run:r1:x"])
-def test_what_the_page_sends_is_not_trusted(stored: Any, call: Call, view: StorageView, wanted: str) -> None:
+def test_what_the_page_sends_is_not_trusted(stored, call, view, wanted):
     with pytest.raises(NotFoundError, match="There is no"):
         call(sidebar.ask, view, picked=wanted)

@@ -1,7 +1,5 @@
 """The Train tab's handlers of examples and runs, called as plain functions."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,19 +17,19 @@ from playground.ui import examples, html, rows, runs, train
 from playground.ui.rows import Source
 from playground.ui.train import TrainTab
 from playground.ui.wiring import SETTABLE
-from tests.ui.conftest import Call, says
+from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, run_view
 
 ROWS = Source(Path("rows.jsonl"), "rows", good=2)
 
 
 @pytest.fixture
-def read(services: Any, call: Call, tab: TrainTab) -> Any:
+def read(services, call, tab):
     """Reads a source, and returns what is shown at the end."""
     return lambda source: call(examples.read, tab, source=source, max_tokens=2048)[-1]
 
 
-def test_a_file_is_read_and_its_facts_are_said(services: Any, call: Call, tab: TrainTab) -> None:
+def test_a_file_is_read_and_its_facts_are_said(services, call, tab):
     opened = call(examples.open_upload, tab, uploaded=[f"/tmp/{EVIL}.jsonl"], max_tokens=2048)[-1]
     assert (opened[tab.source].good, opened[tab.error]["visible"]) == (2, False)
     assert opened[tab.uploaded] == opened[tab.source].path
@@ -41,7 +39,7 @@ def test_a_file_is_read_and_its_facts_are_said(services: Any, call: Call, tab: T
     assert call(examples.open_upload, tab, uploaded=None, max_tokens=2048) == []
 
 
-def test_every_way_to_open_rows_writes_widgets_that_it_declares(services: Any, call: Call, tab: TrainTab) -> None:
+def test_every_way_to_open_rows_writes_widgets_that_it_declares(services, call, tab):
     source = replace(ROWS, mapping={"prompt": "patient", "completion": "report"}, roles=("prompt", "completion"))
     changed = pd.DataFrame([[3, "p3", "All well."]], columns=["row", "patient", "report"])
     ways = [
@@ -61,9 +59,7 @@ def test_every_way_to_open_rows_writes_widgets_that_it_declares(services: Any, c
         call(examples.open_set, tab, id="nobody", max_tokens=2048)[-1]
 
 
-def test_a_base_that_gets_ready_has_rows_read_anew_and_leaves_what_a_person_set(
-    services: Any, call: Call, tab: TrainTab
-) -> None:
+def test_a_base_that_gets_ready_has_rows_read_anew_and_leaves_what_a_person_set(services, call, tab):
     drawn = call(examples.reread, tab, source=ROWS, max_tokens=2048)
     says(drawn[tab.facts], "median")
     assert set(drawn) <= set(tab.drawn)
@@ -72,9 +68,7 @@ def test_a_base_that_gets_ready_has_rows_read_anew_and_leaves_what_a_person_set(
     assert call(examples.reread, tab, source=Source(), max_tokens=2048) == {}
 
 
-def test_bad_rows_say_why_and_what_to_do_and_can_be_taken_away(
-    services: Any, call: Call, tab: TrainTab, read: Any
-) -> None:
+def test_bad_rows_say_why_and_what_to_do_and_can_be_taken_away(services, call, tab, read):
     shown = read(ROWS)
     assert shown[tab.bad]["label"] == "The 1 row that cannot be used"
     says(shown[tab.bad_rows], "<td>The answer is empty.</td><td>Fill it.</td>")
@@ -87,7 +81,7 @@ def test_bad_rows_say_why_and_what_to_do_and_can_be_taken_away(
         call(rows.download, tab, which="good", source=ROWS, max_tokens=2048)
 
 
-def test_kinds_of_warnings_may_be_left_out(services: Any, call: Call, tab: TrainTab, read: Any) -> None:
+def test_kinds_of_warnings_may_be_left_out(services, call, tab, read):
     services.data.checked = replace(services.data.checked, warnings=(RowWarning(2, "the same as row 1", "duplicate"),))
     kinds = read(replace(ROWS, leave_out=("duplicate",)))[tab.kinds]
     choices = [("1 row that repeats an earlier one", "duplicate")]
@@ -97,7 +91,7 @@ def test_kinds_of_warnings_may_be_left_out(services: Any, call: Call, tab: Train
     assert services.training.started[0].leave_out == ("duplicate",)
 
 
-def test_the_preview_colours_what_is_learned(services: Any, call: Call, tab: TrainTab) -> None:
+def test_the_preview_colours_what_is_learned(services, call, tab):
     shown = call(rows.preview, tab, source=ROWS, max_tokens=2048, by=1)
     assert shown[tab.source].index == 1
     coloured = "Coloured: the 2 tokens it learns to write. The rest, 1 token, is only read."
@@ -107,7 +101,7 @@ def test_the_preview_colours_what_is_learned(services: Any, call: Call, tab: Tra
     assert other[tab.source].turns == "last"
 
 
-def test_another_reading_of_the_file_keeps_what_is_known() -> None:
+def test_another_reading_of_the_file_keeps_what_is_known():
     there, known = ("patient", "report", "stars"), {"prompt": "patient", "completion": "report"}
     assert rows.completed("An answer and whether it is good", known, there) == known | {"label": "stars"}
     assert rows.completed("Raw text", known, there) == {"text": "patient"}
@@ -116,21 +110,21 @@ def test_another_reading_of_the_file_keeps_what_is_known() -> None:
     assert rows.reading({"messages": "m"}) == "Conversation"
 
 
-def test_a_column_that_is_taken_changes_places() -> None:
+def test_a_column_that_is_taken_changes_places():
     before = {"prompt": "a", "completion": "b"}
     assert rows.swapped(before, {"prompt": "b", "completion": "b"}) == {"prompt": "b", "completion": "a"}
     assert rows.swapped(before, {"prompt": "a", "completion": "b", "system": "b"}) == {"prompt": "a", "system": "b"}
     assert rows.swapped(before, {"prompt": "a", "completion": "c"}) == {"prompt": "a", "completion": "c"}
 
 
-def test_an_unsure_guess_asks_to_be_checked(services: Any, tab: TrainTab, read: Any) -> None:
+def test_an_unsure_guess_asks_to_be_checked(services, tab, read):
     services.data.checked = replace(services.data.checked, confidence=0.4, why="what the columns hold")
     shown = read(ROWS)
     assert (shown[tab.columns]["open"], "check" in shown[tab.columns]["label"]) == (True, True)
     says(shown[tab.columns_note], "What the columns hold. Please check: this is a guess.")
 
 
-def test_columns_that_cannot_be_told_are_offered(services: Any, tab: TrainTab, read: Any) -> None:
+def test_columns_that_cannot_be_told_are_offered(services, tab, read):
     services.data.checked = InputError("Say which column is which.")
     shown = read(Source(Path("two.csv"), "two"))
     says(shown[tab.error], "Say which")
@@ -138,7 +132,7 @@ def test_columns_that_cannot_be_told_are_offered(services: Any, tab: TrainTab, r
     assert shown[tab.roles[0]]["choices"] == [("colour", "colour"), ("size", "size")]
 
 
-def test_an_edited_cell_becomes_a_copy_of_the_file(services: Any, call: Call, tab: TrainTab) -> None:
+def test_an_edited_cell_becomes_a_copy_of_the_file(services, call, tab):
     page = call(rows.edit_page, tab, which=rows.BAD, by=0, source=ROWS, max_tokens=2048)
     table = page[tab.table]
     assert (table["headers"], table["value"]) == (["row", "patient", "report"], [[3, "p3", ""]])
@@ -156,7 +150,7 @@ def test_an_edited_cell_becomes_a_copy_of_the_file(services: Any, call: Call, ta
     assert tab.source not in nothing
 
 
-def test_before_the_base_is_ready_nothing_waits_for_it(services: Any, call: Call, tab: TrainTab, read: Any) -> None:
+def test_before_the_base_is_ready_nothing_waits_for_it(services, call, tab, read):
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
     found = read(replace(ROWS, good=0))
     says(found[tab.facts], "counted once the base is ready")
@@ -171,7 +165,7 @@ def visible(tab: TrainTab, drawn: dict[Any, Any]) -> set[str]:
     return {name for name in names if drawn[getattr(tab, name)]["visible"]}
 
 
-def test_a_reload_finds_the_run_that_lives(services: Any, call: Call, tab: TrainTab) -> None:
+def test_a_reload_finds_the_run_that_lives(services, call, tab):
     services.training.listed = [run_view("done", "DONE"), run_view("alive", name="mine")]
     shown = call(runs.show, tab, followed="")
     assert set(shown) <= set(tab.run_outputs)
@@ -180,7 +174,7 @@ def test_a_reload_finds_the_run_that_lives(services: Any, call: Call, tab: Train
     assert visible(tab, shown) == {"cancel"}
 
 
-def test_cancelling_asks_the_service_to_keep_or_not(services: Any, call: Call, tab: TrainTab) -> None:
+def test_cancelling_asks_the_service_to_keep_or_not(services, call, tab):
     services.training.listed = [run_view("r1")]
     for keep in (True, False):
         call(runs.cancel, tab, keep=keep, followed="r1")
@@ -198,14 +192,14 @@ def test_cancelling_asks_the_service_to_keep_or_not(services: Any, call: Call, t
         (None, set(), ""),
     ],
 )
-def test_each_state_of_a_run_has_its_buttons(tab: TrainTab, run: Any, shown: set[str], label: str) -> None:
+def test_each_state_of_a_run_has_its_buttons(tab, run, shown, label):
     drawn = runs.buttons(tab, run)
     assert visible(tab, drawn) == shown
     for name in shown & {"compare", "resume"}:
         assert drawn[getattr(tab, name)]["value"] == label
 
 
-def test_waiting_runs_say_their_place_and_are_moved(services: Any, call: Call, tab: TrainTab) -> None:
+def test_waiting_runs_say_their_place_and_are_moved(services, call, tab):
     waiting = [run_view(f"w{place}", "QUEUED", place=place) for place in (1, 2, 3)]
     services.training.listed = [*waiting, run_view("alive")]
     shown = {place: call(runs.show, tab, followed=f"w{place}") for place in (1, 2, 3)}
@@ -216,7 +210,7 @@ def test_waiting_runs_say_their_place_and_are_moved(services: Any, call: Call, t
     services.training.move.assert_called_once_with("w2", "up", "local")
 
 
-def test_the_device_panel_asks_about_the_run_that_trains(services: Any, call: Call, tab: TrainTab) -> None:
+def test_the_device_panel_asks_about_the_run_that_trains(services, call, tab):
     """Another run may be in the card, waiting behind it; the question must be about the one whose name stands beside
     the button."""
     services.training.listed = [run_view("waits", "QUEUED", place=1), run_view("trains")]
@@ -225,7 +219,7 @@ def test_the_device_panel_asks_about_the_run_that_trains(services: Any, call: Ca
     assert memo["run-buttons"] == runs.buttons_key(services.training.listed[1], services.training.listed)
 
 
-def test_curves_of_a_run_and_of_others_laid_over_it(services: Any, call: Call, tab: TrainTab) -> None:
+def test_curves_of_a_run_and_of_others_laid_over_it(services, call, tab):
     assert runs.small_html(None) == runs.small_html(run_view()) == html.note(runs.NO_CURVES)
     mine = run_view(curves={"lr": [(1, 1e-3), (2, 5e-4)], "memory_bytes": [(1, 1e9), (2, 2e9)]})
     says(runs.small_html(mine), "Learning rate: 5.0e-04", "Memory, peak: 2.0 GB")

@@ -1,7 +1,5 @@
 """The Verdict tab's handlers, called as plain functions."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +13,6 @@ from playground.errors import BaseUnavailableError, InputError
 from playground.models.bases import BaseState
 from playground.ui import verdict_form, verdict_shown, words
 from playground.ui.asking import Comparison
-from playground.ui.page import WholePage
 from playground.ui.rows import Source
 from playground.ui.verdict import VerdictTab
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
@@ -34,12 +31,12 @@ ID = "20261124-101500-v1a2b"
 
 
 @pytest.fixture
-def tab(whole: WholePage) -> VerdictTab:
+def tab(whole):
     return whole.verdict
 
 
 @pytest.fixture
-def judged(services: Any) -> Any:
+def judged(services):
     record, rows = made_verdict()
     services.verdicts.record, services.verdicts.held = record, rows
     services.verdicts.listed = [VerdictView(ID, f"ward {EVIL}", "DONE", created_s=1.79e9)]
@@ -62,7 +59,7 @@ def line(**changes: Any) -> Any:
 
 
 @pytest.fixture
-def start(services: Any, call: Call, tab: VerdictTab) -> Any:
+def start(services, call, tab):
     def start(*chosen: str, checks: str = "json", prompt: str = "Be careful.", **more: Any) -> Updates:
         situation = {**SITUATION, **more.pop("situation", {})}
         given = {"line": line(chosen=chosen, prompt=prompt), "checks": checks, "settings": SETTINGS}
@@ -72,7 +69,7 @@ def start(services: Any, call: Call, tab: VerdictTab) -> Any:
 
 
 @pytest.fixture
-def button(services: Any, call: Call, tab: VerdictTab) -> Any:
+def button(services, call, tab):
     def pressed(*sides: str, source: str = SET) -> tuple[str, bool]:
         drawn = call(verdict_form.refresh, tab, where=where(source), sides=sides, settings=SETTINGS)
         return drawn[tab.measure]["value"], drawn[tab.measure]["interactive"]
@@ -84,9 +81,7 @@ def lined_up(call: Call, tab: VerdictTab, *, kept: Kept | None = None, source: s
     return call(verdict_form.lined_up, tab, source=source, kept=kept or Kept(), line=line(**said))
 
 
-def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(
-    services: Any, call: Call, tab: VerdictTab, button: Any
-) -> None:
+def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(services, call, tab, button):
     first = call(verdict_form.first, tab, where=where("gone"), line=line(adapter="", prompt=""))
     settable = (tab.source, tab.adapter, tab.checks)
     assert [first[one].value for one in settable] == [SET, "hospital_reports", "ends-with:Sharma"]
@@ -98,7 +93,7 @@ def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(
     assert button(*keys) == ("Measure (10 replies)", True)
 
 
-def test_the_button_names_what_is_missing(services: Any, button: Any, start: Any) -> None:
+def test_the_button_names_what_is_missing(services, button, start):
     assert button() == (words.VERDICT_SIDES, False)
     assert button("base", source=FILE) == (words.VERDICT_EXAMPLES, False)
     services.bases.now = BaseState("preparing", "Preparing the base, 62 of 98 MB", "smollm2-135m")
@@ -108,7 +103,7 @@ def test_the_button_names_what_is_missing(services: Any, button: Any, start: Any
     assert services.verdicts.started == []
 
 
-def test_measure_asks_for_what_was_chosen(services: Any, tab: VerdictTab, start: Any) -> None:
+def test_measure_asks_for_what_was_chosen(services, tab, start):
     said = {"volume": 5000, "changes": "monthly", "latency": 2.5, "budget": 100}
     said |= {"prices": '{"currency": "EUR", "prompt_per_million": 1}'}
     started = start("prompt", "tuned", checks=" json \n\nmax-words:5\n", situation=said)
@@ -122,7 +117,7 @@ def test_measure_asks_for_what_was_chosen(services: Any, tab: VerdictTab, start:
     assert (request.losses, request.forgetting) == (True, False)
 
 
-def test_what_is_wrong_is_said(services: Any, start: Any) -> None:
+def test_what_is_wrong_is_said(services, start):
     for sides, checks, prices, says in (
         ([], "json", "", "at least one side"),
         (["nobody's"], "json", "", "at least one side"),
@@ -135,9 +130,7 @@ def test_what_is_wrong_is_said(services: Any, start: Any) -> None:
     assert services.verdicts.started == []
 
 
-def test_a_side_that_was_chosen_and_is_gone_is_said_and_one_without_its_prompt_is_left_out(
-    services: Any, start: Any
-) -> None:
+def test_a_side_that_was_chosen_and_is_gone_is_said_and_one_without_its_prompt_is_left_out(services, start):
     services.adapters.rows = []
     for gone in ("tuned", "tuned+documents", "carried:0"):
         for chosen in (["base", gone], [gone]):
@@ -148,7 +141,7 @@ def test_a_side_that_was_chosen_and_is_gone_is_said_and_one_without_its_prompt_i
     assert [side.label for side in services.verdicts.started[0].sides] == ["Base"]
 
 
-def test_an_upload_is_judged_by_its_test_part(services: Any, call: Call, tab: VerdictTab, start: Any) -> None:
+def test_an_upload_is_judged_by_its_test_part(services, call, tab, start):
     services.data.checked = examples(40)
     uploaded = Path("mine.csv")
     given = {"uploaded": uploaded, "training": Source(uploaded, "mine", mapping={"prompt": "patient"})}
@@ -165,7 +158,7 @@ def test_an_upload_is_judged_by_its_test_part(services: Any, call: Call, tab: Ve
     assert "has no test part" in small[tab.error]["value"]
 
 
-def test_a_dropped_file_is_judged_by_every_row(services: Any, call: Call, tab: VerdictTab, start: Any) -> None:
+def test_a_dropped_file_is_judged_by_every_row(services, call, tab, start):
     services.data.checked = examples(8)
     dropped = call(verdict_form.drop, tab, file="held.jsonl", kept=Kept(), uploaded=None)
     assert dropped[tab.source]["value"] == FILE
@@ -176,7 +169,7 @@ def test_a_dropped_file_is_judged_by_every_row(services: Any, call: Call, tab: V
     assert "no row with a request" in empty[tab.error]["value"]
 
 
-def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(services: Any, call: Call, tab: VerdictTab) -> None:
+def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(services, call, tab):
     before = dict.fromkeys(("base", "prompt", "shots"), "")
     drawn = lined_up(call, tab, adapter="", chosen=["base"], offered=before)
     offered = drawn[tab.offered]
@@ -189,7 +182,7 @@ def test_sides_that_were_taken_away_stay_so_and_new_ones_are_chosen(services: An
 
 
 @pytest.fixture
-def carry(services: Any, call: Call, tab: VerdictTab) -> Any:
+def carry(services, call, tab):
     def carried(shown: str, **sides: tuple[Any, ...]) -> Updates:
         names = ("model", "prompt", "shots", "source")
         said: Any = {
@@ -203,7 +196,7 @@ def carry(services: Any, call: Call, tab: VerdictTab) -> Any:
     return carried
 
 
-def test_compare_brings_its_sides_over(services: Any, tab: VerdictTab, carry: Any, start: Any) -> None:
+def test_compare_brings_its_sides_over(services, tab, carry, start):
     told = ("base", "Be careful.", 0, "hospital_reports")
     drawn = carry("ABC", A=told, B=("hospital_reports", "", 2, "hospital_reports"), C=told)
     kept = drawn[tab.kept]
@@ -215,13 +208,13 @@ def test_compare_brings_its_sides_over(services: Any, tab: VerdictTab, carry: An
     assert services.verdicts.started[0].sides == kept.carried
 
 
-def test_a_side_of_compare_whose_adapter_is_gone_is_not_the_base_instead(tab: VerdictTab, carry: Any) -> None:
+def test_a_side_of_compare_whose_adapter_is_gone_is_not_the_base_instead(tab, carry):
     kept = carry("A", A=("went_away", "", 2, "a file that is gone"))[tab.kept]
     assert [(one.model, one.label, one.shots) for one in kept.carried] == [("went_away", "an adapter that is gone", 0)]
 
 
 @pytest.fixture
-def shown(call: Call, tab: VerdictTab) -> Call:
+def shown(call, tab):
     """What is shown, by the widgets' names: a text, or whether it is visible."""
 
     def shown(followed: str = "") -> Any:
@@ -236,14 +229,14 @@ def visible(found: Any, *names: str) -> list[bool]:
     return [getattr(found, name)["visible"] for name in names]
 
 
-def test_the_empty_tab_says_what_to_do(shown: Call) -> None:
+def test_the_empty_tab_says_what_to_do(shown):
     found = shown()
     assert found.followed == ""
     assert words.VERDICT_EMPTY in found.head
     assert visible(found, "body", "listing") == [False, False]
 
 
-def test_while_it_measures(judged: Any, call: Call, shown: Call, tab: VerdictTab) -> None:
+def test_while_it_measures(judged, call, shown, tab):
     live = VerdictView("v9", f"mine {EVIL}", "MEASURING", 12, 40, f"Answering {EVIL}", 48.0, 1.79e9)
     judged.verdicts.listed.insert(0, live)
     found = shown()
@@ -256,7 +249,7 @@ def test_while_it_measures(judged: Any, call: Call, shown: Call, tab: VerdictTab
     assert judged.verdicts.stopped == ["v9"]
 
 
-def test_an_ended_verdict_is_shown_with_its_report(judged: Any, shown: Call) -> None:
+def test_an_ended_verdict_is_shown_with_its_report(judged, shown):
     found = shown(ID)
     assert found.followed == ID
     assert f'href="?verdict={ID}"' in found.head
@@ -276,7 +269,7 @@ def test_an_ended_verdict_is_shown_with_its_report(judged: Any, shown: Call) -> 
     assert "<img" not in head
 
 
-def test_a_link_opens_only_ones_own(judged: Any, call: Call, tab: VerdictTab) -> None:
+def test_a_link_opens_only_ones_own(judged, call, tab):
     tabs: Any = gr.Tabs(render=False)
     mine = call(verdict_shown.opened, tab, tabs=tabs, asked=ID)
     assert (mine[tabs]["selected"], mine[tab.followed], mine[tab.fold]["open"]) == ("verdict", ID, False)
@@ -288,7 +281,7 @@ def test_a_link_opens_only_ones_own(judged: Any, call: Call, tab: VerdictTab) ->
     assert verdict_shown.follow(judged, STRANGER, tab, picked=ID)[tab.followed] == ""
 
 
-def test_ids_of_another_do_nothing(judged: Any, tab: VerdictTab) -> None:
+def test_ids_of_another_do_nothing(judged, tab):
     verdict_shown.remove(judged, STRANGER, tab, followed=ID)
     for refused in (
         lambda: verdict_shown.export(judged, STRANGER, tab, how="html", followed=ID),
@@ -302,7 +295,7 @@ def test_ids_of_another_do_nothing(judged: Any, tab: VerdictTab) -> None:
     assert judged.replay.asked == []
 
 
-def test_deleting_asks(judged: Any, call: Call, tab: VerdictTab) -> None:
+def test_deleting_asks(judged, call, tab):
     asked = call(verdict_shown.ask_remove, tab, followed=ID)
     assert asked[tab.question]["visible"] is True
     assert "<img" not in asked[tab.ask]
@@ -312,7 +305,7 @@ def test_deleting_asks(judged: Any, call: Call, tab: VerdictTab) -> None:
     assert words.VERDICT_EMPTY in left[tab.head]
 
 
-def test_exports_are_made_when_asked_for(judged: Any, call: Call, tab: VerdictTab) -> None:
+def test_exports_are_made_when_asked_for(judged, call, tab):
     made = call(verdict_shown.export, tab, how="csv", followed=ID)
     assert made[tab.file]["value"].endswith(f"verdict-{ID}.csv")
     judged.verdicts.record = None
@@ -320,7 +313,7 @@ def test_exports_are_made_when_asked_for(judged: Any, call: Call, tab: VerdictTa
         call(verdict_shown.export, tab, how="html", followed=ID)
 
 
-def test_other_answers_judge_anew_without_asking(judged: Any, call: Call, tab: VerdictTab) -> None:
+def test_other_answers_judge_anew_without_asking(judged, call, tab):
     said = {"volume": 2_000_000, "changes": "weekly", "latency": 3, "budget": 10, "prices": '{"currency": "EUR"}'}
     drawn = call(verdict_shown.again, tab, followed=ID, situation=said)
     assert "Fine-tune." in drawn[tab.body]["value"]
@@ -331,7 +324,7 @@ def test_other_answers_judge_anew_without_asking(judged: Any, call: Call, tab: V
         call(verdict_shown.again, tab, followed=ID, situation={**SITUATION, "changes": "daily"})
 
 
-def test_a_reply_is_replayed_from_its_stamp(judged: Any, call: Call, tab: VerdictTab) -> None:
+def test_a_reply_is_replayed_from_its_stamp(judged, call, tab):
     def replay(picked: str) -> str:
         return str(call(verdict_shown.replay, tab, picked=picked, followed=ID)[tab.replayed]["value"])
 
@@ -347,7 +340,7 @@ def test_a_reply_is_replayed_from_its_stamp(judged: Any, call: Call, tab: Verdic
             replay(wrong)
 
 
-def test_files_that_cannot_be_used_are_said(services: Any, call: Call, tab: VerdictTab) -> None:
+def test_files_that_cannot_be_used_are_said(services, call, tab):
     services.data.documents = lambda path, owner: (_ for _ in ()).throw(InputError(f"Not a text {EVIL}."))
     refused = call(verdict_form.documents, tab, file="guide.pdf", kept=Kept(docs=Path("old.txt")))
     assert refused[tab.kept].docs is None

@@ -1,7 +1,5 @@
 """How a handler is called, what it may write, and what every answer passes on its way to the page."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Iterator
@@ -34,18 +32,18 @@ class Tab:
 
 
 @pytest.fixture
-def blocks() -> Iterator[gr.Blocks]:
+def blocks():
     with gr.Blocks() as blocks:
         yield blocks
 
 
 @pytest.fixture
-def tab(blocks: gr.Blocks) -> Tab:
+def tab(blocks):
     return Tab()
 
 
 @pytest.fixture
-def listen(services: Any, tab: Tab) -> Any:
+def listen(services, tab):
     return partial(listen_, services, tab, tab.go.click)
 
 
@@ -55,7 +53,7 @@ def greet(services: Any, visitor: Visitor, tab: Tab, *, name: str, sides: tuple[
     return {tab.said: f"{said}{name} {sides} {visitor.session}", tab.count: sum(sides)}
 
 
-def test_a_handler_gets_its_values_by_name_and_answers_by_widget(services: Any, tab: Tab, listen: Any) -> None:
+def test_a_handler_gets_its_values_by_name_and_answers_by_widget(services, tab, listen):
     """What it needs and is not given comes from the tab's widgets of these names."""
     events = [tab.go.click, tab.name.submit]
     wired = listen_(services, tab, events, greet, [tab.count, tab.name, tab.said])
@@ -72,7 +70,7 @@ def test_a_handler_gets_its_values_by_name_and_answers_by_widget(services: Any, 
         listen(greet, tab.said).fn(None, "Ann", 1, 2)
 
 
-def test_a_failure_is_shown_in_its_place_and_cleared_afterwards(tab: Tab, listen: Any) -> None:
+def test_a_failure_is_shown_in_its_place_and_cleared_afterwards(tab, listen):
     def steps(services: Any, visitor: Visitor, tab: Tab, *, name: str) -> Iterator[Updates]:
         yield {tab.count: 1}
         raise InputError(f"No name {EVIL}")
@@ -90,7 +88,7 @@ def test_a_failure_is_shown_in_its_place_and_cleared_afterwards(tab: Tab, listen
     says(last[1], "No name")
 
 
-def test_the_id_of_a_click_inside_html_comes_by_name_too(tab: Tab, listen: Any) -> None:
+def test_the_id_of_a_click_inside_html_comes_by_name_too(tab, listen):
     def pick(services: Any, visitor: Visitor, tab: Tab, *, picked: str, name: str) -> Updates:
         return {tab.said: f"{picked} {name}"}
 
@@ -98,9 +96,7 @@ def test_the_id_of_a_click_inside_html_comes_by_name_too(tab: Tab, listen: Any) 
         assert wired.fn(None, gr.EventData(None, {"id": 7}), "Ann") == "7 Ann"
 
 
-def test_what_is_unasked_never_writes_a_widget_that_a_person_can_set(
-    services: Any, blocks: gr.Blocks, tab: Tab
-) -> None:
+def test_what_is_unasked_never_writes_a_widget_that_a_person_can_set(services, blocks, tab):
     def draw(services: Any, visitor: Visitor, tab: Tab, *, updates: Any) -> Drawn:
         return dict(updates)
 
@@ -121,7 +117,7 @@ def test_what_is_unasked_never_writes_a_widget_that_a_person_can_set(
 
 
 @pytest.fixture(scope="module")
-def page(tiny_base: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(tiny_base, tmp_path_factory):
     services = build_services(Settings(home=tmp_path_factory.mktemp("home"), base=str(tiny_base)))
     yield build_page(services)
     services.close()
@@ -151,7 +147,7 @@ def settable(listener: Any) -> list[tuple[int, Any]]:
     return [(place, block) for place, block in enumerate(listener.outputs) if isinstance(block, SETTABLE)]
 
 
-def test_no_timer_and_no_opening_writes_the_value_of_a_widget_that_a_person_can_set(page: Page) -> None:
+def test_no_timer_and_no_opening_writes_the_value_of_a_widget_that_a_person_can_set(page):
     written = 0
     for listener in (page.fns[id] for id in page.unasked):
         widgets = settable(listener)
@@ -165,24 +161,24 @@ def test_no_timer_and_no_opening_writes_the_value_of_a_widget_that_a_person_can_
     assert written > 60
 
 
-def test_what_follows_from_a_timer_or_the_opening_is_known(page: Page) -> None:
+def test_what_follows_from_a_timer_or_the_opening_is_known(page):
     names = {page.fns[id].name for id in page.unasked}
     assert {one.name for one in listeners(page, "tick", "load")} <= names
     assert {"preset_times", "refresh", "reread", "relined"} <= names, "what the base's mark sets off, and what follows"
     assert not {"ask", "open_upload", "use_as_side", "set_up_story"} & names, "a person asked for these"
 
 
-def test_to_ask_again_reads_all_that_to_ask_reads(page: Page) -> None:
+def test_to_ask_again_reads_all_that_to_ask_reads(page):
     (again,), ask = named(page, "ask_again"), max(named(page, "ask"), key=lambda one: len(one.inputs))
     assert {one._id for one in again.inputs} == {one._id for one in ask.inputs}
 
 
-def test_an_answer_that_was_asked_for_passes_as_it_is(page: Page) -> None:
+def test_an_answer_that_was_asked_for_passes_as_it_is(page):
     (set_up,) = named(page, "set_up_story")
     assert all("value" in answer(page, set_up)[place] for place, _ in settable(set_up))
 
 
-def test_no_answer_of_any_listener_brings_a_tag_that_is_not_the_apps_own(page: Page) -> None:
+def test_no_answer_of_any_listener_brings_a_tag_that_is_not_the_apps_own(page):
     text = "".join(PAYLOADS)
     shows_html = [one for one in page.fns.values() if any(isinstance(block, AS_HTML) for block in one.outputs)]
     assert len(shows_html) > 100
@@ -202,7 +198,7 @@ def test_no_answer_of_any_listener_brings_a_tag_that_is_not_the_apps_own(page: P
             assert "<" not in str(sent), listener.name
 
 
-def test_what_the_page_is_built_with_is_as_safe(page: Page) -> None:
+def test_what_the_page_is_built_with_is_as_safe(page):
     built = [str(block.value) for block in page.blocks.values() if isinstance(block, AS_HTML) and block.value]
     assert len(built) > 20
     assert not any("&lt;" in value for value in built)
@@ -223,7 +219,7 @@ def choosing(page: Page) -> list[Any]:
 
 
 @pytest.mark.parametrize("gone", ["an adapter that went", 7, 0.5])
-def test_a_choice_that_is_gone_reaches_its_handler(page: Page, gone: Any) -> None:
+def test_a_choice_that_is_gone_reaches_its_handler(page, gone):
     assert len(choosing(page)) >= 20
     for block in choosing(page):
         several = isinstance(block, gr.CheckboxGroup) or bool(getattr(block, "multiselect", None))
@@ -238,7 +234,7 @@ def test_a_choice_that_is_gone_reaches_its_handler(page: Page, gone: Any) -> Non
         assert block.get_block_name() in ("dropdown", "radio", "checkboxgroup"), "the browser knows Gradio's own names"
 
 
-def test_what_comes_after_an_upload_is_offered_and_not_written(page: Page) -> None:
+def test_what_comes_after_an_upload_is_offered_and_not_written(page):
     offered = named(page, "presets")
     assert len(offered) >= 6
     for one in offered:
@@ -248,7 +244,7 @@ def test_what_comes_after_an_upload_is_offered_and_not_written(page: Page) -> No
         assert (applied.fn, applied.inputs[1:]) == (None, [offer, *widgets[:4]])
 
 
-def test_an_offer_holds_the_values_and_the_rest_is_sent_at_once() -> None:
+def test_an_offer_holds_the_values_and_the_rest_is_sent_at_once():
     with Page() as page:
         box, number, other, button = gr.Textbox(), gr.Number(), gr.Textbox(), gr.Button()
         offers = Offers([button.click], [box, number])
@@ -263,13 +259,13 @@ def test_an_offer_holds_the_values_and_the_rest_is_sent_at_once() -> None:
     assert (json.loads(offer), sent) == ({"0": "a", "1": 7}, [gr.update(label="L"), gr.update(), "written"])
 
 
-def test_the_page_is_built_with_its_tabs_in_order(page: Page) -> None:
+def test_the_page_is_built_with_its_tabs_in_order(page):
     tabs = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
     assert tabs == ["Train", "Adapters", "Compare", "Verdict"]
     assert {"theme", "css", "js", "head"} <= set(launch_options())
 
 
-def test_the_benchs_text_follows_every_choice_of_examples_that_a_person_makes(page: Page) -> None:
+def test_the_benchs_text_follows_every_choice_of_examples_that_a_person_makes(page):
     follows = [one for one in page.fns.values() if one.name == "opened" and one._id not in page.unasked]
     label = "A version of the prompt"
     texts = [one for one in follows if label in [getattr(block, "label", "") for block in one.outputs]]
