@@ -16,15 +16,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
 from playground.library.bases import resolve
 from playground.settings import Settings
 
-FIRST = ("tests/e2e/test_journey.py", "tests/services/", "tests/e2e/", "tests/cli/")
-"""What takes longest, so that no process ends with it while the other has nothing left to do; the browser's files apart
-from each other, since one waits for the other."""
+FIRST = ("tests/e2e/test_journey.py", "tests/services/", "tests/cli/")
+"""What takes longest, so that no process ends with it while the other has nothing left to do; the browser's other files
+come last, since each waits for the one before it."""
 
 TOKENS = 4096
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: [not item.nodeid.startswith(start) for start in FIRST])
+    def order(item):
+        return [not item.nodeid.startswith(start) for start in FIRST], item.nodeid.startswith("tests/e2e/")
+
+    items.sort(key=order)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """What is long (``soak``) runs only where ``-m`` speaks of it."""
+    return True if "soak" in collection_path.parts and "soak" not in config.option.markexpr else None
 
 
 @pytest.fixture(scope="session")

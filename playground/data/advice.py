@@ -20,7 +20,8 @@ _PHONES = (
     re.compile(r"(?<![\w+])\+[1-9]\d{0,2}[ ()./-]{0,2}(?:\d[ ()./-]{0,2}){6,12}\d(?!\w)"),  # +49 30 1234567
     re.compile(r"(?<![\w.-])(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-. ])[2-9]\d{2}[-. ]\d{4}(?![\w-])"),  # (212) 555-2368
     re.compile(
-        r"(?i)\b(?:tel|telephone|phone|mobile|cell|fax|whatsapp|telefon|handy|mobil|móvil|teléfono|téléphone|portable)\b"
+        r"(?i)\b(?:tel|telephone|phone|mobile|cell|fax|whatsapp"
+        r"|telefon|handy|mobil|móvil|teléfono|téléphone|portable)\b"
         r"[^\n\d+]{0,20}\(?\d(?:[ ()./-]{0,2}\d){6,13}(?!\w)"
     ),
 )
