@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from playground.errors import InputError
 from playground.evaluation.checks import kinds
+from playground.evaluation.criterion import kinds as criteria
 from playground.methods.method import PLACEMENTS, Options
 from playground.runs.request import SETTINGS, TrainRequest
 from playground.training.spec import Setting
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add(parser: argparse._ActionsContainer, takes: dict[str, Any], shared: dict[str, Any]) -> None:
     """Arguments as the table has them. either: of those in it one at most."""
+    made = {"CHECKS": kinds(), "CRITERIA": f"what is right; of several each must hold: {criteria()}"}
     for name, about in takes.items():
         if name == "either":
             _add(parser.add_mutually_exclusive_group(), about, shared)
@@ -62,8 +64,8 @@ def _add(parser: argparse._ActionsContainer, takes: dict[str, Any], shared: dict
         options: dict[str, Any] = dict(shared[about] if isinstance(about, str) else about)
         if "type" in options:
             options["type"] = {"int": int, "float": float}[options["type"]]
-        if options.get("help") == "CHECKS":
-            options["help"] = kinds()
+        said = options.get("help")
+        options["help"] = made.get(str(said), said)
         parser.add_argument(name, **options)
 
 

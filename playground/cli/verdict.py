@@ -24,34 +24,27 @@ from playground.verdict.files import DONE
 from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
 
+NUMBERS = ("repeats", "limit", "max_tokens", "temperature", "seed", "name", "bar", "margin", "maximum", "form_only")
 PUBLIC = ("side", "metrics", "prompt_tokens_mean", "completion_tokens_mean", "seconds_mean")
 PAIR = ("a", "b", "metric", "difference", "low", "high", "p_value", "p_adjusted")
 RECORD = (
     *("examples", "choice", "reason", "reasons", "runner_up", "rows_needed", "main_metric", "overlap"),
-    *("forgetting", "refusals", "seconds"),
+    *("forgetting", "refusals", "seconds", "right", "bar", "margin", "maximum", "planned_rows", "guards"),
+    *("ladder", "look", "alpha"),
 )
 
 
 def verdict(settings: Settings, options: Namespace) -> Outcome:
     file = _existing(options.file, "verdict takes a file of held-out examples.")
-    source = Path(options.examples) if options.examples else None
-    request = VerdictRequest(
-        file=file,
-        sides=tuple(parse_side(spec, source or file) for spec in options.side),
-        checks=tuple(options.check),
-        examples=source,
-        mapping=mapping_of(options.map) or None,
-        questions=_questions(options.answers),
-        prices=read_prices(Path(options.prices)) if options.prices else Prices(),
-        losses=not options.no_losses,
-        forgetting=not options.no_forgetting,
-        refusals=not options.no_refusals,
-        **{name: getattr(options, name) for name in ("repeats", "limit", "max_tokens", "temperature", "seed", "name")},
-    )
-    out = Path(options.out) if options.out else None
+    out = Path(options.out or options.extend) if options.out or options.extend else None
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. --out names a folder for the report and the rows.")
-    services = services_for(settings, options.base, request.sides)
+    if options.extend:
+        services = services_for(settings, options.base)
+        request = services.verdicts.extension(_written_to(Path(options.extend)), options.limit, file=file)
+    else:
+        request = _request(options, file)
+        services = services_for(settings, options.base, request.sides)
     view, record = _measured(settings, services, request)
     folder = services.verdicts.files.folder(view.id)
     report, rows_file = services.verdicts.files.write(view.id, "html", out or folder), folder / "rows.jsonl"
@@ -70,6 +63,35 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
     if view.state != DONE or view.error:
         return found | {"error": view.error}, f"{_words(record, report)}\n{view.state.capitalize()}: {view.error}", 1
     return found, _words(record, report), 0
+
+
+def _request(options: Namespace, file: Path) -> VerdictRequest:
+    """What the words of ``verdict`` ask for. Raises InputError."""
+    if not options.side:
+        raise InputError("Nothing answers yet. Name a --side, such as model=base, or --extend an earlier verdict.")
+    source = Path(options.examples) if options.examples else None
+    return VerdictRequest(
+        file=file,
+        sides=tuple(parse_side(spec, source or file) for spec in options.side),
+        checks=tuple(options.check),
+        right=tuple(options.right),
+        examples=source,
+        mapping=mapping_of(options.map) or None,
+        questions=_questions(options.answers),
+        prices=read_prices(Path(options.prices)) if options.prices else Prices(),
+        losses=not options.no_losses,
+        forgetting=not options.no_forgetting,
+        refusals=not options.no_refusals,
+        **{name: getattr(options, name) for name in NUMBERS},
+    )
+
+
+def _written_to(folder: Path) -> str:
+    """The id of the verdict that --out wrote there. Raises InputError."""
+    found = sorted(folder.glob("verdict-*.json")) if folder.is_dir() else []
+    if not found:
+        raise InputError(f"{folder} holds no verdict. --extend takes the folder that --out named.")
+    return found[-1].stem.removeprefix("verdict-")
 
 
 def _existing(name: str, takes: str) -> Path:

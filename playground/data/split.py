@@ -101,6 +101,12 @@ def row_hash(row: Row) -> str:
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
+def prompt_hash(row: Row) -> str:
+    """The same of a row's prompt alone."""
+    words = "\x1f".join(" ".join(text.split()).casefold() for text in list(texts_of(row, system=False))[:-1])
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
 def _group(row: Row) -> object:
     if isinstance(row, Passage):
         return _plain(row.text)

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from playground.errors import InputError
 from playground.evaluation import statistics as st
-from playground.evaluation.cost import SideCost, break_even
 from playground.evaluation.statistics import ALPHA, Interval, Kind, Measured, Tally
 
 
@@ -172,33 +171,8 @@ def money(amount: float, currency: str) -> str:
     return f"{amount:,.2f} {currency}" if amount >= 0.01 or amount == 0 else f"{amount:.2g} {currency}"
 
 
-SideKind = Literal["base", "prompt", "few-shot", "documents", "tuned", "tuned+documents"]
-Answer = Literal["prompt", "few-shot", "documents", "fine-tune", "fine-tune+documents", "not-enough-evidence"]
 Changes = Literal["never", "monthly", "weekly"]
 CHANGES: tuple[Changes, ...] = ("never", "monthly", "weekly")
-
-SIMPLEST: tuple[SideKind, ...] = ("prompt", "base", "few-shot", "documents", "tuned", "tuned+documents")
-"""The kinds, the simplest to keep first. Of a prompt and the bare base that do equally well, the prompt is what people
-know."""
-UNTUNED: tuple[SideKind, ...] = ("base", "prompt", "few-shot", "documents")
-TUNED: tuple[SideKind, ...] = ("tuned", "tuned+documents")
-ANSWERS: dict[SideKind, Answer] = {
-    "base": "prompt",
-    "prompt": "prompt",
-    "few-shot": "few-shot",
-    "documents": "documents",
-    "tuned": "fine-tune",
-    "tuned+documents": "fine-tune+documents",
-}
-"""What keeping a side means. A plain base that does it needs no training either, so it counts as prompting."""
-WORDS: dict[Answer, str] = {
-    "prompt": "Keep the prompt",
-    "few-shot": "Show it examples",
-    "documents": "Give it documents",
-    "fine-tune": "Fine-tune",
-    "fine-tune+documents": "Fine-tune and give it documents",
-    "not-enough-evidence": "Not enough evidence",
-}
 
 
 @dataclass(frozen=True)
@@ -227,15 +201,16 @@ class Questions:
 @dataclass(frozen=True)
 class Facts:
     """rows_trained: examples that the tuned sides learned from, None = not known. poor_share: of these, bad, repeated
-    or contradictory ones, 0 to 1. overlap: test examples that a tuned side was trained on. currency: of the costs."""
+    or contradictory ones, 0 to 1. overlap: test examples that a tuned side was trained on. leaked: tuned side -> share
+    of the test examples that it may know (the same row, or the same prompt), None = nobody knows what it was trained
+    on. used_before: test examples that an earlier verdict of this person measured. currency: of the costs."""
 
     rows_trained: int | None = None
     poor_share: float = 0.0
     overlap: int = 0
     currency: str = "USD"
-
-
-NO_FACTS = Facts()
+    leaked: Mapping[str, float | None] = field(default_factory=dict)
+    used_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -245,109 +220,3 @@ class Reason:
     text: str
     number: float | None
     link: str
-
-
-@dataclass(frozen=True)
-class Choice:
-    """choice: the answer. sentence: for a person. reasons: in the order they came up. runner_up: the next best answer,
-    or None. side: the side chosen, None without evidence. rule: number of the rule that decided (``choose``).
-    rows_needed: test examples that would tell, where there is not enough evidence; None = more than anybody writes."""
-
-    choice: Answer
-    sentence: str
-    reasons: tuple[Reason, ...]
-    runner_up: Answer | None
-    side: str | None
-    rule: int
-    rows_needed: int | None = None
-
-
-@dataclass(frozen=True)
-class Contest:
-    """table, and the metric that decides. kinds, costs: of its sides. only: the sides that still take part, among those
-    that have the metric."""
-
-    table: Table
-    metric: str
-    kinds: Mapping[str, SideKind]
-    costs: Mapping[str, SideCost]
-    only: tuple[str, ...]
-
-    @property
-    def sign(self) -> float:
-        """1 where a higher figure is better, else -1."""
-        return 1.0 if self.table.about[self.metric].higher_is_better else -1.0
-
-    @property
-    def yes_no(self) -> bool:
-        return self.table.about[self.metric].kind == "yes-no"
-
-    def of_kind(self, kinds: Iterable[SideKind]) -> list[str]:
-        """The sides of these kinds, in the table's order."""
-        wanted = set(kinds)
-        return [side for side in self.only if self.kinds[side] in wanted]
-
-    def interval(self, side: str) -> Interval:
-        return self.table.sides[side][self.metric]
-
-    def best(self, sides: Iterable[str]) -> str | None:
-        """The best figure; among equals the simplest kind, then the first."""
-
-        def rank(side: str) -> tuple[float, int]:
-            return -self.sign * self.interval(side).value, SIMPLEST.index(self.kinds[side])
-
-        return min(sides, key=rank, default=None)
-
-    def pair(self, a: str, b: str) -> Pair | None:
-        return self.table.pair(a, b, self.metric)
-
-    def gain(self, a: str, b: str) -> float:
-        """How much better a is than b; above 0 = better, whichever way the metric counts."""
-        pair = self.pair(a, b)
-        return self.sign * (pair.difference if pair else self.interval(a).value - self.interval(b).value)
-
-    def shown(self, a: str, b: str) -> bool:
-        """Whether their difference is more than chance."""
-        pair = self.pair(a, b)
-        return pair is not None and pair.enough
-
-    def worst_gain(self, a: str, b: str) -> float | None:
-        """The low end of the interval of a's gain over b."""
-        pair = self.pair(a, b)
-        return None if pair is None else pair.low if self.sign > 0 else -pair.high
-
-    def share(self, share: float, side: str) -> float:
-        """A share of a hundred for yes/no; of this side's figure for any other metric."""
-        return share if self.yes_no else share * abs(self.interval(side).value)
-
-    def payback(self, tuned: str, untuned: str) -> int | None:
-        """Requests until the training is paid back; None = never, or the costs are not known."""
-        if tuned not in self.costs or untuned not in self.costs:
-            return None
-        return break_even(self.costs[untuned].per_request, self.costs[tuned].per_request, self.costs[tuned].once)
-
-    def figure(self, side: str) -> str:
-        """A side's figure in words."""
-        return figure(self.table, self.interval(side), self.metric)
-
-    def lead(self, a: str, b: str) -> str:
-        """By how much a leads b, in words."""
-        return gain_words(self.table, self.gain(a, b), self.metric)
-
-    def compared(self, a: str, b: str, metric: str | None = None) -> Reason | None:
-        """How a and b differ, as a reason whose number is the linked pair's difference; None where they have no
-        pair."""
-        metric = metric or self.metric
-        pair = self.table.pair(a, b, metric)
-        if pair is None:
-            return None
-        held = next(one for one in self.table.pairs if one.metric == metric and {one.a, one.b} == {a, b})
-        gain = pair.difference if self.table.about[metric].higher_is_better else -pair.difference
-        how, sure = "level with", ""
-        if gain:
-            how = f"{gain_words(self.table, gain, metric)} {'ahead of' if gain > 0 else 'behind'}"
-            sure = f", which {'is more than' if pair.enough else 'may be'} chance ({p_words(pair.p_adjusted)})"
-        first, second = (figure(self.table, self.table.sides[side][metric], metric) for side in (a, b))
-        where = "" if metric == self.metric else f" on {metric}"
-        text = f"{a} ({first}) is {how} {b} ({second}){where}{sure}."
-        return Reason(text, held.difference, link("pair", held.a, held.b, metric))

@@ -1,339 +1,412 @@
-"""The answer: keep the prompt, few-shot, documents, fine-tune, both, or too little evidence. By stated rules, from
-measured figures."""
+"""The answer of a verdict: the first rung of the ladder that is shown good enough, by a protocol fixed before the first
+reply.
+
+A *rung* is an approach (``LADDER``, cheapest to own first). A row passes where its reply has the form AND the content
+asked for. Family of tests: one side a rung, by Holm at 5 % (1 % a rung where there are five).
+
+The decision tree; the numbers stand in the code, and each leaf has a sentence and a test:
+
+1. **Limits.** Rungs that break what the person stated (latency, budget, "must run here") were taken out before
+   measuring; they are listed and decide nothing.
+2. **Guards.** Leakage above 5 % sets tuned sides aside; more than 5 % of replies cut off by the token limit, that side.
+   A side set aside cannot be chosen, and is not counted as "not good enough" either.
+3. **Good enough**: the pass rate is at or above the bar, and its exact one-sided lower bound (Clopper and Pearson 1934)
+   at or above bar - margin. The first such rung is the answer: leaf 3a, or 3b where no untuned side passes half of the
+   rows (the answer holds for this base only).
+4. **Nothing is good enough**: every rung's exact one-sided upper bound, 5 % shared over the rungs, is below the bar.
+5. **Not enough evidence**: 5a nothing is left to judge; 5b too few rows for anything to be shown; 5c neither 3 nor 4 is
+   shown. It comes with the number of rows planned from bar and margin, never from the observed effect.
+
+Beside an answer: what each other rung would add, and whether the chosen side is *as good as the best* (the upper bound
+of every paired difference, other - chosen, is at most the margin: non-inferiority, Newcombe 1998; no difference shown
+is never equality). Looks at a growing set of rows spend the 5 % by Lan and DeMets (1983) in the shape of O'Brien and
+Fleming; each look is tested at what it adds, so that the sum bounds the error whatever the dependence.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Literal
 
-from playground.evaluation.checks import is_check
-from playground.evaluation.comparison import (
-    ANSWERS,
-    NO_FACTS,
-    TUNED,
-    UNTUNED,
-    WORDS,
-    Choice,
-    Contest,
-    Facts,
-    Questions,
-    Reason,
-    SideKind,
-    Table,
-    link,
-    money,
+import numpy as np
+
+from playground.evaluation.statistics import holm, newcombe_paired
+
+Rung = Literal[
+    "base", "prompt", "constraint", "few-shot", "documents", "larger-model", "fine-tune", "fine-tune+documents"
+]
+LADDER: tuple[Rung, ...] = (
+    "base",
+    "prompt",
+    "constraint",
+    "few-shot",
+    "documents",
+    "larger-model",
+    "fine-tune",
+    "fine-tune+documents",
 )
-from playground.evaluation.cost import SideCost
+TUNED: tuple[Rung, ...] = ("fine-tune", "fine-tune+documents")
+WORDS = {
+    "prompt": "Keep the prompt",
+    "constraint": "Constrain its form",
+    "few-shot": "Show it examples",
+    "documents": "Give it documents",
+    "larger-model": "Prompt a larger model",
+    "fine-tune": "Fine-tune",
+    "fine-tune+documents": "Fine-tune and give it documents",
+    "none-good-enough": "Nothing is good enough yet",
+    "not-enough-evidence": "Not enough evidence",
+}
+"""Each choice as a person reads it."""
+NONE, UNSURE = "none-good-enough", "not-enough-evidence"
+ALPHA, POWER = 0.05, 0.80
+MOST_LEAKED, MOST_CUT_OFF, HALF = 0.05, 0.05, 0.5
+DISCORDANCE = 0.2
+"""Share of rows on which two sides are expected to differ, for planning: about what the shipped sets show."""
+MOST_ROWS = 20_000
 
-FEWEST_EXAMPLES = 10
-"""With fewer test examples nothing is concluded."""
-MOST_OVERLAP = 0.05
-"""The share of test examples that a side may have been trained on."""
-GAIN, BIG_GAIN, NO_WORSE = 0.05, 0.20, 0.10
-"""Least gain worth a change; gain that is worth it whatever the payback; most that the interval may leave open where
-two count as equally good. Shares (5 points of a hundred) for yes/no metrics; of the other side's figure for all
-others."""
-BAR, BAR_LOW = 0.95, 0.80
-"""An untuned side does it already: its share, and the low end of its interval."""
-FEWEST_ROWS, MOST_POOR = 30, 0.25
-"""Rows to train on, and the share of them that is poor."""
-PAYBACK_MONTHS = {"never": 12, "monthly": 1, "weekly": 0}
-"""Months within which training is to be paid back, by how often the task changes."""
-WORTH_SAVING = 500.0
-"""A year's saving, in the prices' currency, from which it is worth fine-tuning for cost alone."""
-BESIDE = ("accuracy", "rouge_l", "token_f1", "groundedness")
-"""On these the side that is chosen is compared as well, and said where it is behind."""
+
+@dataclass(frozen=True)
+class Terms:
+    """What is stated before the first reply. bar: share of rows that must pass. margin: the smallest difference that
+    matters. maximum: most rows that a verdict may be extended to, None = it cannot be."""
+
+    bar: float = 0.90
+    margin: float = 0.05
+    maximum: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < self.bar <= 1:
+            raise ValueError(
+                f"A bar of {self.bar:.0%} with a margin of {self.margin:.0%} cannot be tested: "
+                "the margin is above 0 and below the bar, and the bar is at most 100 %."
+            )
+
+    @property
+    def floor(self) -> float:
+        """What the lower bound must reach."""
+        return self.bar - self.margin
 
 
-def main_metric(table: Table) -> str | None:
-    """What the choice is made by: 1. the first check, as they were given; 2. accuracy, where the answers are labels; 3.
-    like-references; 4. rouge_l; 5. token_f1; None where nothing of it was measured. A metric counts only where all
-    sides have it."""
-    common = [name for name in table.about if all(name in side for side in table.sides.values())]
-    checks = [name for name in common if is_check(name)]
-    for name in (*checks[:1], "accuracy", "like-references", "rouge_l", "token_f1"):
-        if name in common:
-            return name
+@dataclass(frozen=True)
+class Candidate:
+    """A side as it was measured. passed: [rows], the same rows in the same order for every side; cut_off: share of its
+    replies that the token limit ended; leaked: share of the rows that it may have been trained on (exact, same prompt
+    or near-duplicate), None = unknown; limit: the person's limit that it breaks, "" = none."""
+
+    name: str
+    rung: Rung
+    passed: np.ndarray
+    cut_off: float = 0.0
+    leaked: float | None = 0.0
+    limit: str = ""
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One rung of the family, judged. p_value: of "its true pass rate is below bar - margin", adjusted by Holm. low,
+    high: the exact bounds that the tree uses, each one-sided. adds: best estimate and 95 % interval of what it adds to
+    the chosen side, None for that side itself."""
+
+    side: str
+    rung: Rung
+    passed: int
+    n: int
+    low: float
+    high: float
+    p_value: float
+    good_enough: bool
+    below_the_bar: bool
+    set_aside: str = ""
+    adds: tuple[float, float, float] | None = None
+
+    @property
+    def rate(self) -> float:
+        return self.passed / self.n if self.n else 0.0
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Something that stops, or qualifies, the answer for some sides. sides: () = for all."""
+
+    name: Literal["leakage", "cut-off", "weak-base", "rows-used-before", "unknown-training", "form-only", "limit"]
+    sentence: str
+    sides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """choice: as the contract names it. leaf: of the tree. side: the chosen one, "" = none. planned_rows: for 80 %
+    power at the bar's upper half. alpha: what this look may spend. as_good_as_best: None where no side is chosen."""
+
+    choice: str
+    leaf: str
+    side: str
+    sentence: str
+    standings: tuple[Standing, ...]
+    guards: tuple[Guard, ...]
+    planned_rows: int | None
+    alpha: float = ALPHA
+    look: int = 1
+    as_good_as_best: bool | None = None
+    best: str = ""
+    left_out: tuple[str, ...] = ()
+
+
+def family(candidates: Sequence[Candidate], validation: np.ndarray | None = None) -> list[Candidate]:
+    """One side a rung, in the order of the ladder: of several, the one that passes most validation rows (the first
+    among equals, or where no row is for that). validation: [rows], which of them; they are then no test rows. Raises
+    ValueError where a rung has several sides and nothing says which rows these are."""
+    kept = []
+    for rung in LADDER:
+        rivals = [one for one in candidates if one.rung == rung and not one.limit]
+        if len(rivals) > 1 and validation is None:
+            raise ValueError(f"{len(rivals)} sides stand on the rung {rung}; they compete on validation rows.")
+        kept += [max(rivals, key=lambda one: int(one.passed[validation].sum()))] if len(rivals) > 1 else rivals
+    return kept
+
+
+def spent(fraction: float, alpha: float = ALPHA) -> float:
+    """Error spent at this fraction of the maximum of rows (Lan and DeMets 1983, shaped as by O'Brien and Fleming)."""
+    if fraction >= 1:
+        return alpha
+    normal = NormalDist()
+    return 2 * (1 - normal.cdf(normal.inv_cdf(1 - alpha / 2) / math.sqrt(fraction))) if fraction > 0 else 0.0
+
+
+def level(n: int, terms: Terms, looks: Sequence[int] = ()) -> float:
+    """What the look at n rows may spend, after looks at these numbers of rows. Without a stated maximum the first look
+    spends everything, and a second one nothing."""
+    if terms.maximum is None:
+        return 0.0 if looks else ALPHA
+    before = spent(max(looks) / terms.maximum) if looks else 0.0
+    return max(0.0, spent(n / terms.maximum) - before)
+
+
+def decide(
+    candidates: Sequence[Candidate],
+    terms: Terms,
+    *,
+    validation: np.ndarray | None = None,
+    looks: Sequence[int] = (),
+    by_cost: bool = False,
+) -> Decision:
+    """Walk the tree above. by_cost: order rungs by measured total cost, where every one of them has it, in place of the
+    ladder's order. Raises ValueError for sides of unequal rows."""
+    lengths = {len(one.passed) for one in candidates}
+    if len(lengths) > 1:
+        raise ValueError(f"Sides have different numbers of rows: {sorted(lengths)}.")
+    left_out = tuple(f"{one.name}: {one.limit}" for one in candidates if one.limit)  # 1
+    tested = family(candidates, validation)
+    if by_cost and all(one.cost is not None for one in tested):
+        tested.sort(key=lambda one: one.cost or 0.0)
+    if validation is not None and validation.any() and len(tested) < len([one for one in candidates if not one.limit]):
+        tested = [replace(one, passed=one.passed[~validation]) for one in tested]
+    n = len(tested[0].passed) if tested else 0
+    alpha = level(n, terms, looks)
+    standings, guards = _judged(tested, terms, alpha), _guards(tested)
+    standings = [replace(one, set_aside=_set_aside(one.side, guards)) for one in standings]
+    planned = planned_rows(terms, max(1, len(tested)))
+    made = Decision(
+        UNSURE, "5a", "", "", tuple(standings), tuple(guards), planned, alpha, len(looks) + 1, None, "", left_out
+    )
+    able = [one for one in standings if not one.set_aside]
+    if not able:
+        return replace(made, sentence="Nothing is left to judge: every side was set aside, or none was measured.")
+    good = next((one for one in able if one.good_enough), None)
+    if good is not None:  # 3
+        return _chosen(made, good, tested, terms)
+    if all(one.below_the_bar for one in standings):  # 4
+        best = max(able, key=lambda one: one.rate)
+        text = (
+            f"{best.side} is right in {best.passed} of {best.n}, and no side can reach "
+            f"{terms.bar:.0%} (each upper bound is below it)."
+        )
+        return replace(made, choice=NONE, leaf="4", sentence=text, best=best.side)
+    fewest = fewest_rows(terms, len(tested), alpha)
+    if fewest is None or n < fewest:  # 5b
+        text = f"{n} rows cannot show that anything is right {terms.bar:.0%} of the time, even if every reply is"
+        return replace(made, leaf="5b", sentence=f"{text}. {_plan(planned)}")
+    best = max(able, key=lambda one: one.rate)
+    text = (
+        f"{best.side} is right in {best.passed} of {best.n}; its true share lies between "
+        f"{best.low:.0%} and {best.high:.0%}, and the bar is {terms.bar:.0%}. {_plan(planned)}"
+    )
+    return replace(made, leaf="5c", sentence=text, best=best.side)  # 5c
+
+
+def _plan(rows: int | None) -> str:
+    return (
+        f"About {rows} rows would tell in four cases of five."
+        if rows
+        else "No number of rows anybody writes would tell."
+    )
+
+
+def _judged(tested: Sequence[Candidate], terms: Terms, alpha: float) -> list[Standing]:
+    from scipy import stats  # takes a second to import
+
+    share = alpha / max(1, len(tested))
+    counts = [(int(one.passed.sum()), len(one.passed)) for one in tested]
+    raw = [float(stats.binom.sf(x - 1, n, terms.floor)) if n else 1.0 for x, n in counts]
+    made = []
+    for one, (x, n), p in zip(tested, counts, holm(raw), strict=True):
+        low = float(stats.beta.ppf(share, x, n - x + 1)) if x else 0.0
+        high = float(stats.beta.ppf(1 - share, x + 1, n - x)) if x < n else 1.0
+        most = (
+            min(n, x + round(one.cut_off * n)) if one.cut_off > MOST_CUT_OFF else x
+        )  # what was cut off might have passed
+        below = bool(n) and most < n and float(stats.beta.ppf(1 - share, most + 1, n - most)) < terms.bar
+        good = bool(n) and x / n >= terms.bar and p <= alpha
+        made.append(Standing(one.name, one.rung, x, n, low, high, p, good, below))
+    return made
+
+
+def _guards(tested: Sequence[Candidate]) -> list[Guard]:
+    tuned = [one for one in tested if one.rung in TUNED]
+    found = [
+        Guard(
+            "leakage",
+            f"{one.name} may have been trained on {one.leaked:.0%} of these rows; judge it by rows it has not seen.",
+            (one.name,),
+        )
+        for one in tuned
+        if one.leaked is not None and one.leaked > MOST_LEAKED
+    ]
+    unknown = tuple(one.name for one in tuned if one.leaked is None)
+    if unknown:
+        text = f"What {', '.join(unknown)} was trained on is unknown, so these rows may be among it."
+        found.append(Guard("unknown-training", text, unknown))
+    found += [
+        Guard(
+            "cut-off",
+            f"{one.cut_off:.0%} of the replies of {one.name} were cut off by the token limit. Raise it.",
+            (one.name,),
+        )
+        for one in tested
+        if one.cut_off > MOST_CUT_OFF
+    ]
+    untuned = [one for one in tested if one.rung not in TUNED and len(one.passed)]
+    if untuned and all(one.passed.mean() < HALF for one in untuned):
+        text = "No untuned side is right in half of the rows: this holds for this base only."
+        text += " Try a larger base or an endpoint."
+        found.append(Guard("weak-base", text))
+    return found
+
+
+def _set_aside(side: str, guards: Sequence[Guard]) -> str:
+    return next((one.name for one in guards if one.name in ("leakage", "cut-off") and side in one.sides), "")
+
+
+def _chosen(made: Decision, good: Standing, tested: Sequence[Candidate], terms: Terms) -> Decision:
+    passed = {one.name: one.passed for one in tested}
+    others = [one for one in made.standings if one.side != good.side and not one.set_aside]
+    worst = [newcombe_paired(passed[one.side], passed[good.side], 1 - 2 * made.alpha).high for one in others]
+    as_good = all(high <= terms.margin for high in worst)
+    best = max((one for one in made.standings if not one.set_aside), key=lambda one: one.rate)
+    standings = []
+    for one in made.standings:
+        difference = newcombe_paired(passed[one.side], passed[good.side]) if one.side != good.side else None
+        adds = (difference.value, difference.low, difference.high) if difference is not None else None
+        standings.append(replace(one, adds=adds))
+    text = f"{good.side} is right in {good.passed} of {good.n}, at least {good.low:.0%} in the long run: "
+    text += f"good enough for a bar of {terms.bar:.0%}."
+    if best.rate > good.rate:
+        adds = next(one.adds for one in standings if one.side == best.side)
+        low, high = (adds[1], adds[2]) if adds else (0.0, 0.0)
+        points = f"{100 * (best.rate - good.rate):.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
+        text += f" {best.side} would add {points}."
+    if others and as_good:
+        text += " It is as good as the best."
+    choice = "prompt" if good.rung == "base" else good.rung
+    leaf = "3b" if any(one.name == "weak-base" for one in made.guards) else "3a"
+    return replace(
+        made,
+        choice=choice,
+        leaf=leaf,
+        side=good.side,
+        sentence=text,
+        standings=tuple(standings),
+        as_good_as_best=as_good if others else None,
+        best=best.side,
+    )
+
+
+def least_passes(n: int, terms: Terms, rungs: int = 1, alpha: float = ALPHA) -> int | None:
+    """Passes of n rows from which a rung is shown good enough whatever the others do; None = not even n."""
+    from scipy import stats
+
+    needed = max(math.ceil(terms.bar * n - 1e-9), int(stats.binom.isf(alpha / rungs, n, terms.floor)) + 1)
+    return needed if needed <= n else None
+
+
+def fewest_rows(terms: Terms, rungs: int = 1, alpha: float = ALPHA) -> int | None:
+    """Rows of which all must pass to show anything."""
+    if alpha <= 0 or terms.floor >= 1:
+        return None
+    return math.ceil(math.log(alpha / rungs) / math.log(terms.floor))
+
+
+def power(n: int, rate: float, terms: Terms, rungs: int = 1, alpha: float = ALPHA) -> float:
+    """How often a side whose true pass rate this is would be shown good enough."""
+    from scipy import stats
+
+    needed = least_passes(n, terms, rungs, alpha)
+    return float(stats.binom.sf(needed - 1, n, rate)) if needed is not None else 0.0
+
+
+def planned_rows(terms: Terms, rungs: int = 1) -> int | None:
+    """Rows with which a side half-way between the bar and 100 % is shown good enough in four cases of five. From bar,
+    margin and number of rungs alone."""
+    rate = (1 + terms.bar) / 2
+    n, step = fewest_rows(terms, rungs), 1
+    if n is None:
+        return None
+    while n <= MOST_ROWS:
+        if all(power(n + more, rate, terms, rungs) >= POWER for more in (0, 3, 7, 10)):
+            return n
+        n += max(step, n // 200)
     return None
 
 
-def choose(
-    table: Table,
-    metric: str | None,
-    kinds: Mapping[str, SideKind],
-    costs: Mapping[str, SideCost],
-    questions: Questions,
-    facts: Facts = NO_FACTS,
-) -> Choice:
-    """The answer, by these rules; the first that fits decides. A gain is *shown* where its adjusted p-value is at most
-    0.05.
-
-    1. No metric, or fewer than 10 test examples: not enough evidence. 2. Set aside (decides nothing by itself): tuned
-    sides, where more than 5 % of the test examples were trained on; then sides slower than the latency limit, unless
-    all are. Sides that were not timed stay, and that is said. 3. The best untuned side is the better of base and
-    prompt, or what has a shown gain of at least 5 points over it; where that is not at the bar of rule 5, also what
-    leads it by 5 points and is at the bar by itself. No untuned side is left: not enough evidence. 4. The best tuned
-    side is found likewise: the plain one, the one with documents where that gain is shown, and either where only its
-    gain over the best untuned side is shown. As good, and much cheaper: it is not behind, the interval leaves at most
-    10 points open, the task never changes, training is paid back within 12 months, a year saves at least 500, and 8 to
-    10 do not forbid it: fine-tune. 5. The best untuned side is at the bar (95 %, low end of the interval at least 80
-    %): that side. 6. No other side leads it by 5 points: that side. 7. A side does, and that is not shown: not enough
-    evidence, with how many examples would do. 8. Fewer than 30 rows trained on, or more than 25 % poor ones: the best
-    untuned side. 9. The task changes weekly: the best untuned side. 10. Training costs more than the budget: the best
-    untuned side. 11. The gain is below 20 points, and at the given volume training is not paid back within 12 months (1
-    where the task changes monthly): the best untuned side. 12. Fine-tune, with documents where that side won.
-
-    costs may lack sides; rules 4, 10 and 11 are then silent, and that is said. Raises ValueError for a side without a
-    kind."""
-    if missing := [side for side in table.sides if side not in kinds]:
-        raise ValueError(f"No kind was given for {', '.join(missing)}.")
-    return _Case(table, metric or "", kinds, costs, questions, facts).decided()
+def power_words(rows: int, terms: Terms, rungs: int) -> str:
+    """What so many rows can show of so many rungs, in words, before anything is measured."""
+    needed, planned = least_passes(rows, terms, rungs), planned_rows(terms, rungs)
+    can = f"a side is shown good enough from {needed} right replies of {rows} on" if needed is not None else ""
+    can = can or f"{rows} rows cannot show that anything is right {terms.bar:.0%} of the time, even if every reply is"
+    return f"With {rungs} rung{'s' * (rungs != 1)} of the ladder, {can}. {_plan(planned)}"
 
 
-class _Case:
-    def __init__(
-        self,
-        table: Table,
-        metric: str,
-        kinds: Mapping[str, SideKind],
-        costs: Mapping[str, SideCost],
-        questions: Questions,
-        facts: Facts,
-    ) -> None:
-        having = tuple(side for side, found in table.sides.items() if metric in found)
-        self._of = Contest(table, metric, kinds, costs, having)
-        self._questions, self._facts = questions, facts
-        self._reasons: list[Reason] = []
+def rows_for_equality(terms: Terms, discordance: float = DISCORDANCE) -> int:
+    """Rows with which two equal sides, that differ on this share of rows, are shown to be within the margin in four
+    cases of five."""
+    normal = NormalDist()
+    z = normal.inv_cdf(1 - ALPHA) + normal.inv_cdf(POWER)
+    return math.ceil(z * z * discordance / terms.margin**2)
 
-    def decided(self) -> Choice:
-        n = max((self._of.interval(side).n for side in self._of.only), default=0)
-        if n < FEWEST_EXAMPLES:  # 1
-            self._say(Reason(f"{n} test examples were measured.", n, link("fact", "examples")))
-            return self._unsure(1, f"{n} test examples are too few to conclude anything.", FEWEST_EXAMPLES)
-        self._set_aside(n)  # 2
-        of = self._of
-        untuned = self._at_the_bar(self._standing(("base", "prompt"), ("few-shot", "documents")))
-        if untuned is None:  # 3
-            return self._unsure(3, "there is no untuned side to judge the others by.", None, of.best(of.only))
-        least = of.share(GAIN, untuned)
-        tuned = self._tuned(untuned, least)
-        if tuned is not None:
-            self._say_unknown_costs(tuned, untuned)
-        if tuned is not None and self._cheaper(tuned, untuned):  # 4
-            return self._keep(tuned, 4, untuned, "It is as good, and much cheaper at your volume.")
-        self._say(of.compared(tuned, untuned) if tuned else None)
-        second = tuned or of.best(side for side in of.only if ANSWERS[of.kinds[side]] != ANSWERS[of.kinds[untuned]])
-        if self._good_enough(untuned):  # 5
-            return self._keep(untuned, 5, second, "That is as good as it needs to be.")
-        ahead = tuned if tuned and of.gain(tuned, untuned) >= least else self._open(untuned, least)
-        if ahead is None:  # 6
-            return self._keep(untuned, 6, second, "No other side is ahead by enough to matter." if second else "")
-        if not of.shown(ahead, untuned):  # 7
-            self._say(of.compared(ahead, untuned))
-            pair = of.pair(ahead, untuned)
-            lead = f"{ahead} leads {untuned} by {of.lead(ahead, untuned)}, which may be chance."
-            return self._unsure(7, lead, pair.rows_needed if pair else None, ahead)
-        against = self._against(ahead, untuned)
-        if against is not None:  # 8 to 11
-            rule, reason = against
-            self._say(reason)
-            return self._keep(untuned, rule, ahead, reason.text)
-        return self._keep(ahead, 12, untuned, "The gain is more than chance.")
 
-    def _set_aside(self, n: int) -> None:
-        overlap, limit = self._facts.overlap, self._questions.latency_s
-        tuned = self._of.of_kind(TUNED)
-        if overlap and tuned:
-            text = f"{overlap} of {n} test examples were trained on"
-            if overlap > MOST_OVERLAP * n:
-                text += ", so the tuned sides are left out. Judge them by examples they have not seen"
-                self._without(tuned)
-            self._say(Reason(text + ".", overlap, link("fact", "overlap")))
-        if limit is None:
-            return
-        found = self._of.table.sides
-        times = {side: found[side]["seconds"].value for side in self._of.only if "seconds" in found[side]}
-        untimed = [side for side in self._of.only if side not in times]
-        if untimed:
-            who = (
-                f"{', '.join(untimed)} {'was' if len(untimed) == 1 else 'were'} not timed"
-                if times
-                else "No side was timed"
-            )
-            text = f"{who}, so your limit of {limit:g} s could not be checked{' there' if times else ''}."
-            self._say(Reason(text, limit, link("question", "latency_s")))
-        slow = [side for side, seconds in times.items() if seconds > limit]
-        for side in slow:
-            text = f"{side} takes {times[side]:.1f} s an answer, above your limit of {limit:g} s."
-            self._say(Reason(text, times[side], link("side", side, "seconds")))
-        if len(slow) < len(self._of.only):
-            self._without(slow)
-        else:
-            self._say(
-                Reason("No side keeps to the limit, so it decides nothing.", limit, link("question", "latency_s"))
-            )
+def confidence_sequence(passed: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
+    """An interval of a pass rate that holds at every n at once, so that it may be watched while rows run: the
+    beta-binomial mixture martingale with a uniform prior (Robbins 1970) stays below 1/alpha."""
+    if n == 0:
+        return 0.0, 1.0
+    mixture = math.lgamma(passed + 1) + math.lgamma(n - passed + 1) - math.lgamma(n + 2)
 
-    def _without(self, sides: list[str]) -> None:
-        of = self._of
-        self._of = Contest(
-            of.table, of.metric, of.kinds, of.costs, tuple(side for side in of.only if side not in sides)
-        )
+    def inside(p: float) -> bool:
+        with np.errstate(divide="ignore"):
+            log = (passed * math.log(p) if passed else 0.0) + ((n - passed) * math.log1p(-p) if n > passed else 0.0)
+        return mixture - log < math.log(1 / alpha)
 
-    def _standing(self, first: tuple[SideKind, ...], then: tuple[SideKind, ...]) -> str | None:
-        """The best of the first kinds, or what has a shown gain over it; the best of ``then`` where there is none of
-        the first."""
-        of = self._of
-        standing = of.best(of.of_kind(first))
-        if standing is None:
-            return of.best(of.of_kind(then))
-        least = of.share(GAIN, standing)
-        better = of.best(
-            side for side in of.of_kind(then) if of.gain(side, standing) >= least and of.shown(side, standing)
-        )
-        if better is not None:
-            self._say(of.compared(better, standing))
-        return better or standing
+    def edge(outside: float, within: float) -> float:
+        for _ in range(50):
+            middle = (outside + within) / 2
+            outside, within = (outside, middle) if inside(middle) else (middle, within)
+        return outside
 
-    def _good_enough(self, side: str) -> bool:
-        of, interval = self._of, self._of.interval(side)
-        return of.yes_no and of.sign > 0 and interval.value >= BAR and interval.low >= BAR_LOW
-
-    def _at_the_bar(self, standing: str | None) -> str | None:
-        """``standing``, or the untuned side that does the job by itself where that one does not, though its lead may be
-        chance."""
-        of = self._of
-        if standing is None or self._good_enough(standing):
-            return standing
-        least = of.share(GAIN, standing)
-        better = of.best(
-            side for side in of.of_kind(UNTUNED) if of.gain(side, standing) >= least and self._good_enough(side)
-        )
-        if better is not None:
-            self._say(of.compared(better, standing))
-        return better or standing
-
-    def _tuned(self, untuned: str, least: float) -> str | None:
-        of = self._of
-        standing = self._standing(("tuned",), ("tuned+documents",))
-        if standing is None or (of.gain(standing, untuned) >= least and of.shown(standing, untuned)):
-            return standing
-        shown = [side for side in of.of_kind(TUNED) if of.gain(side, untuned) >= least and of.shown(side, untuned)]
-        return of.best(shown) or standing
-
-    def _open(self, untuned: str, least: float) -> str | None:
-        """Whoever else leads by enough to matter: that is not shown, else it would stand in the place of
-        ``untuned``."""
-        of = self._of
-        return of.best(
-            side for side in of.of_kind((*UNTUNED, *TUNED)) if side != untuned and of.gain(side, untuned) >= least
-        )
-
-    def _cheaper(self, tuned: str, untuned: str) -> bool:
-        of, volume = self._of, self._questions.volume
-        requests, worst = of.payback(tuned, untuned), of.worst_gain(tuned, untuned)
-        if self._questions.changes != "never" or not volume or requests is None or worst is None:
-            return False
-        saving = 12 * volume * (of.costs[untuned].per_request - of.costs[tuned].per_request)
-        as_good = of.gain(tuned, untuned) >= 0 and worst >= -of.share(NO_WORSE, untuned)
-        if (
-            not as_good
-            or requests / volume > PAYBACK_MONTHS["never"]
-            or saving < WORTH_SAVING
-            or self._unfit(tuned) is not None
-        ):
-            return False
-        self._say(of.compared(tuned, untuned))
-        text = f"At your volume {tuned} saves {money(saving, self._facts.currency)} a year."
-        self._say(Reason(text, saving, link("cost", tuned)))
-        return True
-
-    def _say_unknown_costs(self, tuned: str, untuned: str) -> None:
-        costs, questions = self._of.costs, self._questions
-        unknown = [side for side in (tuned, untuned) if side not in costs]
-        if questions.volume and unknown:
-            text = f"What {' and '.join(unknown)} cost{'s' * (len(unknown) == 1)} is not known in full, "
-            text += "so your volume could not be weighed."
-            self._say(Reason(text, questions.volume, link("question", "volume")))
-        if questions.budget is not None and tuned not in costs:
-            text = f"What {tuned} costs is not known in full, so your budget could not be weighed."
-            self._say(Reason(text, questions.budget, link("question", "budget")))
-
-    def _unfit(self, tuned: str) -> tuple[int, Reason] | None:
-        """Rules 8 to 10: what speaks against training at all, the first of it."""
-        facts, questions, currency = self._facts, self._questions, self._facts.currency
-        rows, once = facts.rows_trained, self._of.costs[tuned].once if tuned in self._of.costs else 0.0
-        if rows is not None and rows < FEWEST_ROWS:  # 8
-            text = f"The tuned model learned from {rows} rows; "
-            text += f"fewer than {FEWEST_ROWS} are learned by heart. Collect more."
-            return 8, Reason(text, rows, link("fact", "rows_trained"))
-        if facts.poor_share > MOST_POOR:
-            text = f"{facts.poor_share:.0%} of the rows are bad, repeated or contradict each other. Mend them first."
-            return 8, Reason(text, facts.poor_share, link("fact", "poor_share"))
-        if questions.changes == "weekly":  # 9
-            text = "The task changes every week: a prompt is changed in a minute, "
-            text += "a model would be trained again each time."
-            return 9, Reason(text, None, link("question", "changes"))
-        if questions.budget is not None and once > questions.budget:  # 10
-            text = f"Training costs {money(once, currency)}; your budget is {money(questions.budget, currency)}."
-            return 10, Reason(text, once, link("question", "budget"))
-        return None
-
-    def _against(self, tuned: str, untuned: str) -> tuple[int, Reason] | None:
-        """Rules 8 to 11."""
-        of, volume, changes = self._of, self._questions.volume, self._questions.changes
-        if (unfit := self._unfit(tuned)) is not None:
-            return unfit
-        known = tuned in of.costs and untuned in of.costs
-        if not volume or not known or of.gain(tuned, untuned) >= of.share(BIG_GAIN, untuned):
-            return None
-        requests = of.payback(tuned, untuned)  # 11
-        if requests is None:
-            text = f"An answer of {tuned} costs no less, so its training is never paid back, and the gain is modest."
-            return 11, Reason(text, None, link("cost", tuned))
-        if requests / volume > PAYBACK_MONTHS[changes]:
-            text = (
-                f"Training is paid back after {requests:,} requests, {requests / volume:,.1f} months at your volume, "
-            )
-            text += "and the gain is modest."
-            return 11, Reason(text, requests, link("cost", tuned))
-        return None
-
-    def _say(self, reason: Reason | None) -> None:
-        if reason is not None and all(reason.link != said.link for said in self._reasons):
-            self._reasons.append(reason)
-
-    def _keep(self, side: str, rule: int, other: str | None, because: str) -> Choice:
-        of = self._of
-        interval, answer = of.interval(side), ANSWERS[of.kinds[side]]
-        text = f"{side} reaches {of.figure(side)} on {of.metric}"
-        if of.yes_no and of.sign > 0 and interval.value < 0.5:
-            text += ": not half of them yet"
-        self._say(Reason(text + ".", interval.value, link("side", side, of.metric)))
-        if other is not None:
-            self._beside(side, other)
-        sentence = f"{WORDS[answer]}: {side} reaches {of.figure(side)} on {of.metric}"
-        sentence += f", {other} {of.figure(other)}. {because}" if other is not None else f". {because}"
-        runner_up = ANSWERS[of.kinds[other]] if other is not None else None
-        return Choice(
-            answer, sentence.strip(), tuple(self._reasons), runner_up if runner_up != answer else None, side, rule
-        )
-
-    def _beside(self, side: str, other: str) -> None:
-        """What else there is to know: where the chosen side is shown to be behind, and when training is paid back."""
-        of = self._of
-        for name in BESIDE:
-            pair = of.table.pair(side, other, name)
-            if name != of.metric and pair is not None and pair.enough and pair.difference < 0:
-                self._say(of.compared(side, other, name))
-        tuned, untuned = (side, other) if of.kinds[side] in TUNED else (other, side)
-        requests = of.payback(tuned, untuned) if of.kinds[tuned] in TUNED and of.kinds[untuned] not in TUNED else None
-        if requests is not None:
-            once = money(of.costs[tuned].once, self._facts.currency)
-            text = f"Training ({once}) is paid back after {requests:,} requests."
-            self._say(Reason(text, requests, link("cost", tuned)))
-
-    def _unsure(self, rule: int, lead: str, rows: int | None, leader: str | None = None) -> Choice:
-        sentence = f"{WORDS['not-enough-evidence']}: {lead}"
-        if rows is not None:
-            sentence += f" {'At least' if rule == 1 else 'About'} {rows:,} test examples would tell."
-        runner_up = ANSWERS[self._of.kinds[leader]] if leader is not None else None
-        return Choice("not-enough-evidence", sentence, tuple(self._reasons), runner_up, None, rule, rows)
+    rate, tiny = passed / n, 1e-12
+    centre = min(max(rate, tiny), 1 - tiny)
+    return (0.0 if passed == 0 else edge(tiny, centre)), (1.0 if passed == n else edge(1 - tiny, centre))

@@ -9,11 +9,8 @@ module where it is needed."""
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from string import punctuation
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +22,8 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from playground.evaluation.checks import WORST, Check, parse_check
-from playground.evaluation.inferred_checks import collapsed, label_in, labels_of
+from playground.evaluation.criterion import ALONE, FIELD, Criterion, is_blank, token_f1
+from playground.evaluation.inferred_checks import LIKE_REFERENCES, collapsed, label_in, labels_of
 from playground.evaluation.statistics import Kind, Measured, Tally, mean
 
 if TYPE_CHECKING:
@@ -42,11 +40,7 @@ Args:
 Returns:
     {{name: value}}
 """
-_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""Scripts that are written without spaces: each sign counts as a word."""
-_TEXT_WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")
-_SIGN = re.compile(f"([{_ALONE}])")
-_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_TEXT_WORD = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]+")
 ORDER = 4
 """The longest run of words that BLEU counts."""
 
@@ -136,20 +130,7 @@ class TokenF1(Metric):
     paper = "Rajpurkar et al. 2016, arXiv:1606.05250"
 
     def value(self, reply: str, reference: str) -> float:
-        said, wanted = _squad_words(reply), _squad_words(reference)
-        if not said or not wanted:
-            return float(said == wanted)
-        return 2 * (Counter(said) & Counter(wanted)).total() / (len(said) + len(wanted))
-
-
-def _squad_words(text: str) -> list[str]:
-    bare = "".join(letter for letter in text.lower() if not _is_punctuation(letter))
-    return _SIGN.sub(r" \1 ", _ARTICLE.sub(" ", bare)).split()
-
-
-@lru_cache(maxsize=4096)
-def _is_punctuation(letter: str) -> bool:
-    return letter in punctuation or unicodedata.category(letter).startswith("P")
+        return token_f1(reply, reference)
 
 
 class RougeL(Metric):
@@ -294,6 +275,56 @@ class FormatAdherence(Metric):
         return float(self.check.passes(reply))
 
 
+class Format(Metric):
+    """Share of replies that pass every check that the person lists; an empty reply never does."""
+
+    key, kind, words = "format", "yes-no", "Share of replies in the form asked for: every check holds"
+
+    def __init__(self, checks: Sequence[Check] = (), **options: Any) -> None:
+        self._checks = tuple(checks)
+        super().__init__(**options)
+
+    def value(self, reply: str, reference: str) -> float:
+        return float(not is_blank(reply) and all(check.passes(reply) for check in self._checks))
+
+
+class Content(Metric):
+    """Share of replies whose content is right by a criterion; ``field``: of one field of it."""
+
+    kind = "yes-no"
+
+    def __init__(self, criterion: Criterion, field: str = "", **options: Any) -> None:
+        self._criterion, self._field = criterion, field
+        self.key = f"{FIELD}{field}" if field else "content"
+        self.words = (
+            f"Share of replies whose {field} is right"
+            if field
+            else f"Share of replies that are right: {criterion.label}"
+        )
+        super().__init__(**options)
+
+    def value(self, reply: str, reference: str) -> float | None:
+        mark = self._criterion.mark(reply, reference)
+        if not self._field:
+            return float(mark.right)
+        return float(mark.fields[self._field]) if self._field in mark.fields else None
+
+
+class Pass(Metric):
+    """Share of replies with the form and the content asked for: what a verdict decides by."""
+
+    key, kind, words = "pass", "yes-no", "Share of replies that pass: form and content are right"
+
+    def __init__(self, form: Format, content: Content | None, **options: Any) -> None:
+        self._parts = [part for part in (form, content) if part is not None]
+        if content is None:
+            self.words = "Share of replies that pass: the form alone is looked at"
+        super().__init__(**options)
+
+    def value(self, reply: str, reference: str) -> float:
+        return float(all(part.value(reply, reference) for part in self._parts))
+
+
 class _OfRepeats(Metric):
     takes: ClassVar[Mapping[str, tuple[Any, str]]] = {
         "predictions": (TEXTS, "for each request the repeats of its reply, a list of lists of strings.")
@@ -388,6 +419,14 @@ class Average(Metric):
         return number
 
 
+class CutOff(Average):
+    kind = "yes-no"
+
+    def __init__(self, **options: Any) -> None:
+        words = "Share of replies that the token limit ended"
+        super().__init__("cut_off", words, lambda row: row.finish == "length" if row.finish else None, **options)
+
+
 class Perplexity(Average):
     """``evaluate`` has one that runs a model; this one takes the losses that the engine scored."""
 
@@ -403,7 +442,10 @@ class Perplexity(Average):
 
 
 def metrics_for(
-    rows: Sequence[Answered], checks: Sequence[Check] = (), labels: Sequence[str] | None = None
+    rows: Sequence[Answered],
+    checks: Sequence[Check] = (),
+    labels: Sequence[str] | None = None,
+    criterion: Criterion | None = None,
 ) -> dict[str, Measured]:
     """Everything that can be said of one side's answers, in a fixed order: checks first, as they were written.
 
@@ -413,11 +455,18 @@ def metrics_for(
     rows = sorted(rows, key=lambda row: row.example)
     if not rows or len({row.side for row in rows}) > 1 or len({row.example for row in rows}) < len(rows):
         raise ValueError("metrics_for takes the rows of one side, at least one, each example once.")
-    found = (metric.measure(rows) for metric in _metrics(checks, labels))
+    found = (metric.measure(rows) for metric in _metrics(checks, labels, criterion))
     return {one.name: one for one in found if one is not None}
 
 
-def _metrics(checks: Sequence[Check], labels: Sequence[str] | None) -> Iterator[Metric]:
+def _metrics(checks: Sequence[Check], labels: Sequence[str] | None, criterion: Criterion | None) -> Iterator[Metric]:
+    form = Format([check for check in checks if check.spec != LIKE_REFERENCES])
+    content = Content(criterion) if criterion is not None else None
+    yield Pass(form, content)
+    yield form
+    if content is not None and criterion is not None:
+        yield content
+        yield from (Content(criterion, name) for name in criterion.names)
     yield from map(FormatAdherence, checks)
     yield from map(WorstOfRepeats, checks)
     if labels:
@@ -425,6 +474,7 @@ def _metrics(checks: Sequence[Check], labels: Sequence[str] | None) -> Iterator[
     yield from (ExactMatch(), TokenF1(), RougeL(), Bleu(), Chrf(), Consistency(labels), Groundedness())
     yield Average("loss", "Loss of the reference, nats a token", lambda row: row.loss)
     yield Perplexity()
+    yield CutOff()
     yield Average("seconds", "Seconds a reply", lambda row: row.seconds)
     yield Average("prompt_tokens", "Tokens read a request", lambda row: row.prompt_tokens)
     yield Average("completion_tokens", "Tokens written a reply", lambda row: row.completion_tokens)

@@ -163,24 +163,24 @@ class Interval:
     method: str = ""
 
 
-def wilson(passed: int, n: int) -> Interval:
+def wilson(passed: int, n: int, level: float = LEVEL) -> Interval:
     """The score interval of a share (Wilson 1927). Raises ValueError unless 0 <= passed <= n and n > 0."""
     if not 0 <= passed <= n or n == 0:
         raise ValueError(f"{passed} of {n} is not a share.")
     from scipy import stats
 
-    found = stats.binomtest(passed, n).proportion_ci(LEVEL, method="wilson")
+    found = stats.binomtest(passed, n).proportion_ci(level, method="wilson")
     share = passed / n  # which rounding may leave just outside
     return Interval(share, min(float(found.low), share), max(float(found.high), share), n, "Wilson")
 
 
-def newcombe_paired(a: Holds, b: Holds) -> Interval:
+def newcombe_paired(a: Holds, b: Holds, level: float = LEVEL) -> Interval:
     """The difference of two shares of the same examples, a minus b (Newcombe 1998, Statistics in Medicine 17,
     2635-2650, method 10): two Wilson intervals, joined by the correlation of the pairs, whose estimate is drawn towards
     0 where it is positive. Raises ValueError for unequal lengths or none."""
     both, only_a, only_b, neither = paired_counts(a, b)
     n = both + only_a + only_b + neither
-    first, second = wilson(both + only_a, n), wilson(both + only_b, n)
+    first, second = wilson(both + only_a, n, level), wilson(both + only_b, n, level)
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     cross = float(both * neither - only_a * only_b)
     if cross > 0:

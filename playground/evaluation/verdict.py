@@ -8,16 +8,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from playground.evaluation import cost
 from playground.evaluation.checks import Check
-from playground.evaluation.comparison import TUNED, Facts, Questions, SideKind, Table, compare_sides
+from playground.evaluation.comparison import Facts, Questions, Reason, Table, compare_sides, link, money
 from playground.evaluation.cost import Prices, SideCost, SideFigures
-from playground.evaluation.decision import choose, main_metric
+from playground.evaluation.criterion import Criterion
+from playground.evaluation.decision import (
+    TUNED,
+    UNSURE,
+    WORDS,
+    Candidate,
+    Decision,
+    Guard,
+    Rung,
+    Standing,
+    Terms,
+    decide,
+)
 from playground.evaluation.inferred_checks import labels_of
 from playground.evaluation.statistics import Measured
 
-SCHEMA = 1
-"""Version of the record."""
+SCHEMA = 2
+"""Version of the record; 1 decided by the first check and twelve rules."""
+PASS = "pass"
+"""The metric that decides."""
+VALIDATION_SEED = 16
 
 
 @dataclass(frozen=True)
@@ -27,7 +44,7 @@ class Answered:
     example: its number in the file. prompt: as it was rendered. seconds: from asked to answered, None where it was not
     timed. stamp: what the reply can be replayed from. passages: what a side with documents was given to read. repeats:
     replies of sampled repeats, ``reply`` not among them. loss: mean nats a token of the reference, where it was
-    measured."""
+    measured. finish: ``stop``, or ``length`` where the token limit ended the reply; "" = not known."""
 
     example: int
     side: str
@@ -42,6 +59,7 @@ class Answered:
     passages: tuple[str, ...] = ()
     repeats: tuple[str, ...] = ()
     loss: float | None = None
+    finish: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ class SideFacts:
     """What a side is. training_s: of its adapter, 0 for none. described: model, prompt, shots, documents."""
 
     name: str
-    kind: SideKind
+    kind: Rung
     training_s: float = 0.0
     described: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,11 +92,15 @@ def conclude(
     prices: Prices = Prices(),  # noqa: B008
     facts: Facts = Facts(),  # noqa: B008
     references: Sequence[str] | None = None,
+    criterion: Criterion | None = None,
+    terms: Terms = Terms(),  # noqa: B008
+    looks: Sequence[int] = (),
 ) -> Judged:
     """rows: side -> its answers; sides without any are left out of the figures. Only examples that every side has
     answered count, so that a verdict that was stopped in the middle compares like with like. references: all of the
     file, by which the answers are labels or are not; None = those of the rows that count, which a few asked rows may
-    misjudge. Raises ValueError when no such example is there."""
+    misjudge. criterion: of a right answer, None = the form alone decides. looks: numbers of rows of earlier looks.
+    Raises ValueError when no such example is there."""
     from playground.evaluation.metrics import metrics_for  # evaluate imports torch, which takes seconds
 
     there = [side for side in sides if rows.get(side.name)]
@@ -87,9 +109,8 @@ def conclude(
         raise ValueError("No example was answered by every side.")
     kept = {side.name: [row for row in rows[side.name] if row.example in common] for side in there}
     labels = labels_of(references if references is not None else [row.reference for row in kept[there[0].name]])
-    measured = {name: metrics_for(answers, checks, labels) for name, answers in kept.items()}
+    measured = {name: metrics_for(answers, checks, labels, criterion) for name, answers in kept.items()}
     table = compare_sides(measured)
-    metric = main_metric(table)
     figures = {side.name: _figures(table, side) for side in there}
     once = {side.name: cost.training_cost(side.training_s, prices) if side.is_tuned else 0.0 for side in there}
     # by seconds, an answer's cost is known only where some were timed: nothing at all would be the cheapest there is
@@ -100,13 +121,20 @@ def conclude(
     }
     free = {side.name for side in there if side.is_tuned and not cost.is_training_known(side.training_s, prices)}
     whole = {name: one for name, one in costs.items() if name not in free}  # known in full
-    choice = choose(table, metric, {side.name: side.kind for side in there}, whole, questions, facts)
+    candidates = [
+        _candidate(table, side, measured[side.name][PASS], whole.get(side.name), questions, facts) for side in there
+    ]
+    validation = _validation(there, sorted(common))
+    decision = decide(candidates, terms, validation=validation, looks=looks, by_cost=bool(questions.volume))
     volume, priced = questions.volume or 10_000, {name: asdict(one) for name, one in costs.items()}
     record = {
         "schema": SCHEMA,
         "examples": len(common),
         "labels": labels,
-        "main_metric": metric,
+        "main_metric": PASS,
+        "right": criterion.spec if criterion is not None else "",
+        "right_words": criterion.label if criterion is not None else "The form alone",
+        **asdict(terms),
         "sides": [
             {
                 "side": side.name,
@@ -127,13 +155,7 @@ def conclude(
         ],
         "about": {name: asdict(about) for name, about in table.about.items()},
         "pairs": [asdict(pair) for pair in table.pairs],
-        "choice": choice.choice,
-        "reason": choice.sentence,
-        "reasons": [asdict(reason) for reason in choice.reasons],
-        "runner_up": choice.runner_up,
-        "chosen_side": choice.side,
-        "rule": choice.rule,
-        "rows_needed": choice.rows_needed,
+        **_decided(decision, _guards(decision, facts, form_only=criterion is None)),
         "overlap": facts.overlap,
         "facts": asdict(facts),
         "questions": asdict(questions),
@@ -142,6 +164,96 @@ def conclude(
         "prompt_length": _prompt_length([side for side in there if side.name in whole], figures, whole, prices, volume),
     }
     return Judged(_plain(record), measured)
+
+
+def _candidate(
+    table: Table,
+    side: SideFacts,
+    passes: Measured,
+    cost: SideCost | None,
+    questions: Questions,
+    facts: Facts,
+) -> Candidate:
+    """A side as the decision takes it: its passes in the order of the examples, and the person's limit it breaks."""
+    found, limits = table.sides[side.name], []
+    seconds = found["seconds"].value if "seconds" in found else None
+    if questions.latency_s is not None and seconds is not None and seconds > questions.latency_s:
+        limits.append(f"takes {seconds:.1f} s a reply, above your limit of {questions.latency_s:g} s")
+    if questions.budget is not None and cost is not None and cost.once > questions.budget:
+        limits.append(
+            f"training costs {money(cost.once, facts.currency)}, above your {money(questions.budget, facts.currency)}"
+        )
+    total = cost.once + 12 * (questions.volume or 0) * cost.per_request if cost is not None else None
+    return Candidate(
+        side.name,
+        side.kind,
+        np.array([value == 1 for value in passes.values]),
+        found["cut_off"].value if "cut_off" in found else 0.0,
+        facts.leaked.get(side.name, 0.0),
+        "; ".join(limits),
+        total,
+    )
+
+
+def _validation(sides: Sequence[SideFacts], examples: Sequence[int]) -> np.ndarray | None:
+    """Where several sides stand on one rung: a fifth of the examples, at least 10 and at most half, on which these
+    compete; they are no test rows then. Drawn by the example's number alone, so that rows which are added later move
+    none from one part to the other. None where there is one side a rung."""
+    if len({side.kind for side in sides}) == len(sides):
+        return None
+    drawn = np.array([np.random.default_rng((VALIDATION_SEED, number)).random() for number in examples])
+    fewest = np.sort(drawn)[min(len(drawn) // 2, 10) - 1] if len(drawn) > 1 else 0.0
+    return np.asarray(drawn <= max(fewest, 0.2 if len(drawn) >= 50 else 0.0))
+
+
+def _guards(decision: Decision, facts: Facts, *, form_only: bool) -> list[Guard]:
+    guards = list(decision.guards)
+    if form_only:
+        guards.append(
+            Guard("form-only", "Only the form was looked at, as you asked: nothing here says that a reply is right.")
+        )
+    if facts.used_before:
+        text = f"{facts.used_before} of these rows were used by an earlier verdict; what it chose fits them too well."
+        guards.append(Guard("rows-used-before", text))
+    return guards
+
+
+def _decided(decision: Decision, guards: Sequence[Guard]) -> dict[str, Any]:
+    reasons = [
+        Reason(_standing_words(one, decision), one.rate, link("side", one.side, PASS)) for one in decision.standings
+    ]
+    reasons += [
+        Reason(f"{text[:1].upper()}{text[1:]}; it was left out.", None, link("fact", "limit"))
+        for text in decision.left_out
+    ]
+    reasons += [Reason(guard.sentence, None, link("fact", guard.name)) for guard in guards]
+    best = next(
+        (one.rung for one in decision.standings if one.side == decision.best and one.side != decision.side), None
+    )
+    return {
+        "choice": decision.choice,
+        "reason": f"{WORDS[decision.choice]}: {decision.sentence}",
+        "reasons": [asdict(reason) for reason in reasons],
+        "runner_up": None if best is None else "prompt" if best == "base" else best,
+        "chosen_side": decision.side or None,
+        "rule": decision.leaf,
+        "rows_needed": decision.planned_rows if decision.choice == UNSURE else None,
+        "planned_rows": decision.planned_rows,
+        "look": decision.look,
+        "alpha": decision.alpha,
+        "as_good_as_best": decision.as_good_as_best,
+        "ladder": [asdict(one) | {"rate": one.rate} for one in decision.standings],
+        "left_out": list(decision.left_out),
+        "guards": [asdict(guard) for guard in guards],
+    }
+
+
+def _standing_words(one: Standing, decision: Decision) -> str:
+    text = f"{one.side}: {one.passed} of {one.n} right, in the long run {one.low:.0%} to {one.high:.0%}"
+    if one.set_aside:
+        return f"{text}. Set aside ({one.set_aside})."
+    word = "shown good enough" if one.good_enough else "shown below the bar" if one.below_the_bar else "neither shown"
+    return f"{text}: {word}."
 
 
 def _figures(table: Table, side: SideFacts) -> SideFigures:

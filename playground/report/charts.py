@@ -104,16 +104,28 @@ class _Axes:
 
 
 def line_and_dot(
-    value: float | None, low: float | None, high: float | None, scale: tuple[float, float], colour: str, label: str
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    scale: tuple[float, float],
+    colour: str,
+    label: str,
+    band: tuple[float, float] | None = None,
 ) -> Markup:
     """A figure as a dot and its interval as a line with two ends, over an axis; as wide as its place. label: what it
-    says in words."""
+    says in words. band: (bar - margin, bar), drawn behind it."""
     if value is None or low is None or high is None:
         return Markup()
     bottom, top = scale
-    shares = (min(1.0, max(0.0, (x - bottom) / (top - bottom or 1))) for x in (value, low, high))
-    middle, left, right = (f"{100 * share:.2f}%" for share in shares)
+    shares = [min(1.0, max(0.0, (x - bottom) / (top - bottom or 1))) for x in (value, low, high, *(band or ()))]
+    middle, left, right, *ends = (f"{100 * share:.2f}%" for share in shares)
+    behind = []
+    if band is not None:
+        wide = f"{100 * (shares[4] - shares[3]):.2f}%"
+        behind.append(tag("rect", class_="margin", x=ends[0], width=wide, y=0, height=20))
+        behind.append(tag("line", class_="bar", x1=ends[1], x2=ends[1], y1=0, y2=20))
     marks = [
+        *behind,
         tag("line", class_="axis", x1="0", x2="100%", y1=10, y2=10),
         tag("line", class_="span", x1=left, x2=right, y1=10, y2=10),
         *(tag("line", class_="end", x1=x, x2=x, y1=5, y2=15) for x in (left, right)),

@@ -9,7 +9,8 @@ from hashlib import sha256
 from typing import Any
 
 from playground.evaluation.checks import WORST, is_check
-from playground.evaluation.comparison import TUNED
+from playground.evaluation.criterion import FIELD
+from playground.evaluation.decision import TUNED
 from playground.evaluation.inferred_checks import LIKE_REFERENCES
 
 Record = Mapping[str, Any]
@@ -17,6 +18,10 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
 TITLES = {
+    "pass": "Passes",
+    "format": "Form right",
+    "content": "Content right",
+    "cut_off": "Cut off by the token limit",
     LIKE_REFERENCES: "Looks like the references",
     "accuracy": "Right label",
     "macro_f1": "F1 of the labels",
@@ -79,6 +84,8 @@ def title_of(record: Record, metric: str) -> str:
     """A metric's name for a person; a check has its label."""
     if metric in TITLES:
         return TITLES[metric]
+    if metric.startswith(FIELD):
+        return f"{metric.removeprefix(FIELD)} right"
     words = str(record["about"].get(metric, {}).get("words", "")) if is_check(metric) or ":" in metric else ""
     return words or metric.replace("_", " ").capitalize()
 

@@ -77,15 +77,17 @@ def render(name: str, context: Context) -> Markup:
     return Markup(_TEMPLATES.select_template([f"{name}.html", "section.html"]).render(context, section=name))
 
 
-def section(name: str, record: Record, rows: Rows = (), only: int | None = None, replay: bool = False) -> Markup:
-    """One of ``SECTIONS``; empty where there is nothing to show. rows, only, replay: as in ``differences``."""
-    shown = differences(record, rows, only, replay) if name == "differences" else SECTIONS[name](record)
+def section(
+    name: str, record: Record, rows: Rows = (), only: int | None = None, replay: bool = False, fault: str = ""
+) -> Markup:
+    """One of ``SECTIONS``; empty where there is nothing to show. rows, only, replay, fault: as in ``differences``."""
+    shown = differences(record, rows, only, replay, fault) if name == "differences" else SECTIONS[name](record)
     return Markup() if shown is None else render(name, shown)
 
 
-def body_html(record: Record, rows: Rows, only: int | None = None, replay: bool = False) -> str:
-    """The whole report as one piece of a page. only, replay: as in ``differences``."""
-    made = {name: section(name, record, rows, only, replay) for name in SECTIONS}
+def body_html(record: Record, rows: Rows, only: int | None = None, replay: bool = False, fault: str = "") -> str:
+    """The whole report as one piece of a page. only, replay, fault: as in ``differences``."""
+    made = {name: section(name, record, rows, only, replay, fault) for name in SECTIONS}
     cards = (
         tag("section", html, class_="v-card v-answer" if name == "answer" else "v-card")
         for name, html in made.items()
@@ -140,12 +142,28 @@ def parted(record: Record, rows: Rows) -> tuple[list[list[Row]], list[list[Row]]
     return list(found["answers"][apart]), list(found["answers"][~apart])
 
 
-def differences(record: Record, rows: Rows = (), only: int | None = None, replay: bool = False) -> Context:
+FAULTS = {"wrong fact": ("content", 0.0), "wrong form": ("format", 0.0), "cut off": ("cut_off", 1.0)}
+"""What can be wrong with a reply -> the metric that says so, and the value that does."""
+
+
+def faults_of(row: Row) -> list[str]:
+    """What is wrong with one reply."""
+    return [name for name, (metric, value) in FAULTS.items() if row["metrics"].get(metric) == value]
+
+
+def differences(
+    record: Record, rows: Rows = (), only: int | None = None, replay: bool = False, fault: str = ""
+) -> Context:
     """Where the sides differ, worst first, at most ``only`` examples; then, folded, those where they do not, as many
-    again. replay: each reply with a stamp gets a button whose ``data-id`` is ``example|place of its side``."""
+    again. replay: each reply with a stamp gets a button whose ``data-id`` is ``example|place of its side``. fault: one
+    of ``FAULTS``: only examples on which some side has it."""
+    if fault:
+        having = {row["example"] for row in rows if fault in faults_of(row)}
+        rows = [row for row in rows if row["example"] in having]
     found, same = parted(record, rows)
     sides = {side.name: (place, side) for place, side in enumerate(sides_of(record))}
-    title, text = "Where the sides differ", "They do not: every example has the same figure on every side."
+    among = f" among those with a {fault}" if fault else ""
+    title, text = "Where the sides differ", f"They do not: every example{among} has the same figure on every side."
     if record["main_metric"] is None:
         found = []
 
@@ -158,7 +176,8 @@ def differences(record: Record, rows: Rows = (), only: int | None = None, replay
     if found:
         worst = f"worst first for {record['chosen_side']}" if record["chosen_side"] else "worst first"
         text = f"Told apart by: {title_of(record, record['main_metric'])}. "
-        text += f"They differ on {len(found)} of {record['examples']} examples, {worst}.{left_out(len(found))} {READ}"
+        text += f"They differ on {len(found)} of {record['examples']} examples{among}, {worst}."
+        text += f"{left_out(len(found))} {READ}"
         title = f"Where the sides differ, worst first ({len(found)})"
     return {
         "title": title,
@@ -182,7 +201,7 @@ def _reply(record: Record, row: Row, place: int, side: Seen, replay: bool) -> Co
     value, yes_no = row["metrics"].get(metric), kind_of(record, metric) == "yes-no"
     words = "not measured" if value is None else figure(record, metric, value)
     if value is not None and yes_no:
-        words = "✓ holds" if value else "✗ fails"
+        words = "✓ holds" if value else f"✗ {', '.join(faults_of(row)) or 'fails'}"
     return {
         "side": side,
         "said": {"prompt_tokens": 0, "completion_tokens": 0, "prompt": "", "passages": (), "repeats": (), **row},
@@ -242,6 +261,7 @@ def _cell(value: object) -> str:
 SECTIONS: dict[str, Callable[[Record], Context | None]] = {
     "answer": sections.answer,
     "table": sections.table,
+    "fields": sections.fields,
     "radar": sections.overview,
     "metrics": sections.metrics,
     "differences": differences,

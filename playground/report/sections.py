@@ -7,8 +7,10 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from playground.evaluation.comparison import WORDS, link, p_words
+from playground.evaluation.comparison import link, p_words
 from playground.evaluation.cost import Prices, break_even, is_training_known
+from playground.evaluation.criterion import FIELD
+from playground.evaluation.decision import LADDER, WORDS
 from playground.report import format as shown
 from playground.report.charts import Line, curves, line_and_dot, radar, tag
 from playground.report.format import Record, Seen, amount, figure, seconds, sides_of, signed, title_of
@@ -24,7 +26,19 @@ TIMINGS = {
 }
 IN_TABLE = ("prompt_tokens", "seconds")
 """Beside the main metric, what the first table holds; the ids of these figures are there."""
-MOST_AXES = 10
+MOST_AXES = 12
+GUARDS = {
+    "leakage": "Trained on",
+    "unknown-training": "Unknown",
+    "cut-off": "Cut off",
+    "weak-base": "This base only",
+    "rows-used-before": "Used before",
+    "form-only": "Form only",
+    "limit": "Left out",
+}
+"""What each guard of an answer is called in a few words."""
+PARTS = {"format": "Form", "content": "Content", "cut_off": "Cut off"}
+"""Metrics that the first table shows beside the one that decides."""
 NO_BREAK = "\u00a0"
 _ENDED = {"STOPPED": "was stopped early", "FAILED": "failed before its end"}
 
@@ -44,10 +58,10 @@ def answer(record: Record) -> Context:
 
 
 def headline(record: Record) -> str:
-    """``Fine-tune.``, ``Keep the prompt.``, ``Too few examples to tell; about 60 would do.``"""
+    """``Fine-tune.``, ``Keep the prompt.``, ``Not enough evidence; about 60 rows would tell.``"""
     rows = record["rows_needed"]
     if record["choice"] == "not-enough-evidence" and rows:
-        return f"Too few examples to tell; {'at least' if record['rule'] == 1 else 'about'} {rows:,} would do."
+        return f"Not enough evidence; about {rows:,} rows would tell."
     return f"{WORDS[record['choice']]}."
 
 
@@ -65,6 +79,8 @@ def _number(record: Record, reason: Mapping[str, Any]) -> str:
         if where == link("cost", side.name):
             return _paid(record, side, value)
     if where.startswith("fact|"):
+        if (guard := where.removeprefix("fact|")) in GUARDS:
+            return GUARDS[guard]
         if isinstance(value, float) and value < 1:
             return f"{100 * value:.0f} %"
         return f"{value:,} examples" if value is not None else "The data"
@@ -82,22 +98,28 @@ def _paid(record: Record, tuned: Seen, value: float | None) -> str:
 
 
 def table(record: Record) -> Context:
-    """Every side's main metric as line and dot, its tokens, seconds and cost a thousand requests."""
-    metric, sides = record["main_metric"], sides_of(record)
+    """The sides along the ladder: the main metric as line and dot, with the bar as a line and the margin as a band;
+    form and content apart; tokens, seconds and cost a thousand requests."""
+    metric = record["main_metric"]
     if metric is None:
         return {"rows": ()}
+    sides = sorted(sides_of(record), key=lambda side: LADDER.index(side.said["kind"]))
+    parts = [name for name in PARTS if name in record["about"]]
     ends = " to ".join(figure(record, metric, end) for end in shown.scale_of(record, metric))
     columns = [
         (f"{title_of(record, metric)}, {record['examples']} examples", ""),
         (f"{ends}, with 95 % interval", "pic"),
         ("Share" if shown.kind_of(record, metric) == "yes-no" else "Figure", "n"),
-        *((name, "n opt") for name in ("Interval", "Tokens in", "Seconds", "1,000 requests")),
+        ("Interval", "n opt"),
+        *((PARTS[name], "n") for name in parts),
+        *((name, "n opt") for name in ("Tokens in", "Seconds", "1,000 requests")),
     ]
     rows = []
     for side in sides:
         words, span, picture = _measured_words(record, metric, side)
         tokens, lasted = f"{side.said['prompt_tokens_mean']:,.0f}", figure(record, "seconds", side.said["seconds_mean"])
         cells = [(picture, ""), (tag("b", words), link("side", side.name, metric)), (span, "")]
+        cells += [(figure(record, name, side.said["metrics"].get(name, {}).get("value")), "") for name in parts]
         for name, text in (("prompt_tokens", tokens), ("seconds", lasted)):
             cells.append((text, link("side", side.name, name) if name != metric else ""))
         cells.append((_a_thousand(side, str(record["prices"]["currency"])), ""))
@@ -105,7 +127,32 @@ def table(record: Record) -> Context:
     timed = any(side.said["seconds_mean"] is not None for side in sides)
     note = "The dot is what was measured; the line is where the true figure lies in 95 cases of 100."
     note += "" if timed else " Replies were not timed."
-    return {"caption": "Every side by its main metric", "columns": columns, "rows": rows, "notes": [note]}
+    notes = [f"{note} {_bar_words(record)}".strip()]
+    return {"caption": "Every side by its main metric", "columns": columns, "rows": rows, "notes": notes}
+
+
+def _bar_words(record: Record) -> str:
+    """What the dashed line and the band say; "" for a record of a time without a bar."""
+    if not record["ladder"]:
+        return ""
+    bar, floor = 100 * record["bar"], 100 * (record["bar"] - record["margin"])
+    return (
+        f"The dashed line is your bar, {bar:g} %; the band below it your margin. A side is good enough where its share "
+        f"is at the bar and the exact lower bound of it, which counts every rung asked, at {floor:g} % or above."
+    )
+
+
+def fields(record: Record) -> Context | None:
+    """How often each field is right, side by side; None where the criterion does not go field by field."""
+    names = [name for name in record["about"] if name.startswith(FIELD)]
+    if not names:
+        return None
+    sides = sides_of(record)
+    rows = []
+    for name in names:
+        values = [figure(record, name, side.said["metrics"].get(name, {}).get("value")) for side in sides]
+        rows.append((name.removeprefix(FIELD), values))
+    return {"sides": sides, "rows": rows}
 
 
 def _measured_words(record: Record, metric: str, side: Seen, who: str = "") -> tuple[str, str, str]:
@@ -113,7 +160,9 @@ def _measured_words(record: Record, metric: str, side: Seen, who: str = "") -> t
     one = side.said["metrics"].get(metric, {"value": None, "low": None, "high": None})
     words, span = figure(record, metric, one["value"]), shown.interval(record, metric, one["low"], one["high"])
     scale, label = shown.scale_of(record, metric), f"{who}{words}, 95 % interval {span}"
-    return words, span, line_and_dot(one["value"], one["low"], one["high"], scale, side.colour, label)
+    judged = bool(record["ladder"]) and metric == record["main_metric"]
+    band = (record["bar"] - record["margin"], record["bar"]) if judged else None
+    return words, span, line_and_dot(one["value"], one["low"], one["high"], scale, side.colour, label, band)
 
 
 def metrics(record: Record) -> Context:
@@ -160,8 +209,9 @@ def radar_axes(record: Record) -> list[str]:
 
     def fits(metric: str) -> bool:
         found = [side["metrics"].get(metric, {}).get("value") for side in record["sides"]]
-        bounded = metric not in (*shown.HUNDREDS, *shown.UNBOUNDED) and record["about"][metric]["higher_is_better"]
-        return bounded and all(value is not None and 0 <= value <= 1 for value in found)
+        if metric in (*shown.HUNDREDS, *shown.UNBOUNDED) or metric.startswith(FIELD):
+            return False
+        return record["about"][metric]["higher_is_better"] and all(x is not None and 0 <= x <= 1 for x in found)
 
     return list(filter(fits, shown.metrics_of(record)))[:MOST_AXES]
 
@@ -303,8 +353,12 @@ def measured(record: Record) -> Context:
     device, created, about = record.get("device") or {}, record.get("created_s"), record["about"]
     timings = (f"{TIMINGS.get(name, name)} {seconds(took)}" for name, took in (record.get("timings") or {}).items())
     when = datetime.datetime.fromtimestamp(created or 0).strftime("%d %b %Y, %H:%M").lstrip("0")
+    said: dict[str, list[str]] = {"limit": list(record["left_out"])} if record["left_out"] else {}
+    for guard in record["guards"]:
+        said.setdefault(guard["name"], []).append(guard["sentence"])
     return {
         "record": record,
+        "guards": [(GUARDS[name], "; ".join(texts), link("fact", name)) for name, texts in said.items()],
         "when": when if created else "not recorded",
         "precision": ", ".join(str(device[name]) for name in ("device", "dtype") if device.get(name)),
         "took": seconds(record.get("seconds")),

@@ -13,6 +13,8 @@ from gradio.events import Dependency
 from playground.data.check import EXTENSIONS
 from playground.evaluation.checks import kinds
 from playground.evaluation.cost import NOTE, Prices, prices_to_json
+from playground.evaluation.criterion import kinds as criteria
+from playground.report.report import FAULTS
 from playground.services import Services
 from playground.ui import bench, html, verdict_form, verdict_shown, vote, words
 from playground.ui.bench import BenchView
@@ -20,7 +22,7 @@ from playground.ui.runs import PICK_JS
 from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
 from playground.ui.vote import VoteView
-from playground.ui.wiring import CheckboxGroup, Dropdown, Event, Events, hidden_slot, listen, unasked
+from playground.ui.wiring import CheckboxGroup, Dropdown, Event, Events, Radio, hidden_slot, listen, unasked
 
 if TYPE_CHECKING:
     from playground.ui.compare import CompareTab
@@ -61,6 +63,7 @@ class VerdictTab:
                         self._build_examples()
                     with gr.Column(min_width=300):
                         self._build_sides()
+                self._build_terms()
                 with gr.Column(elem_classes="folds"):
                     self._build_more()
                 self.error = hidden_slot()
@@ -80,7 +83,7 @@ class VerdictTab:
         self.asked = gr.Textbox(visible="hidden", label="Verdict in the address")
         self.line = {"adapter": self.adapter, "prompt": self.prompt, "chosen": self.sides, "offered": self.offered}
         self.shown: list[Block] = [self.followed, self.shown_error, self.head, self.body, self.listing]
-        self.shown += [self.stop, self.files, self.delete, self.question, self.again]
+        self.shown += [self.stop, self.files, self.delete, self.question, self.again, self.fault, self.extend]
 
     def _build_examples(self) -> None:
         choice: dict[str, Any] = {"filterable": False, "interactive": False}
@@ -99,10 +102,26 @@ class VerdictTab:
         label = "System prompt of the prompted sides"
         self.prompt = gr.Textbox(label=label, lines=6, max_lines=12, placeholder=hint, **look)
         look = {"max_length": 4000, "interactive": False, "info": "Likeness to the references is always measured."}
-        hint, label = kinds().replace(", ", "\n"), "Checks, one a line; the first one decides"
+        hint, label = kinds().replace(", ", "\n"), "The form: checks, one a line, all of which hold"
         self.checks = gr.Textbox(label=label, lines=3, max_lines=8, placeholder=hint, **look)
         gr.HTML(html.note("Documents to look things up in; an example set brings its own, drop others here:"))
         self.docs = _file("Documents to look things up in", [".txt", ".md", ".rst"])
+
+    def _build_terms(self) -> None:
+        """What is right, and how sure the answer has to be: stated before anything is measured."""
+        number = partial(gr.Number, min_width=110)
+        hint = f"One criterion a line, all of which hold: {criteria()}. Suggested from the answers; correct it."
+        with gr.Row(elem_classes="terms-row"):
+            look: dict[str, Any] = {"lines": 2, "max_lines": 5, "max_length": 2000, "min_width": 260, "scale": 2}
+            self.right = gr.Textbox(label="What is right", info=hint, interactive=False, **look)
+            self.terms: dict[str, gr.Textbox | gr.Number | gr.Checkbox] = {
+                "right": self.right,
+                "bar": number(90, label="Bar, % of rows", info="Good enough from here."),
+                "margin": number(5, label="Margin, points", info="Smaller does not matter."),
+                "maximum": number(None, label="Most rows, later", info="Empty: one look.", precision=0),
+                "form_only": gr.Checkbox(False, label="Only the form matters", min_width=160),
+            }
+        self.stated = hidden_slot()
 
     def _build_more(self) -> None:
         # No bounds on the numbers: Gradio answers what lies outside with an exception, also while a person is still
@@ -114,7 +133,7 @@ class VerdictTab:
                 self.settings: dict[str, gr.Number | gr.Checkbox] = {
                     "limit": whole(None, label="At most so many rows", info="Empty or 0: all."),
                     "repeats": whole(1, label="Repeats", info="For consistency."),
-                    "max_tokens": whole(96, label="Longest reply", info="Tokens."),
+                    "max_tokens": whole(None, label="Longest reply", info="Tokens; empty: as answers are."),
                     "temperature": number(0, label="Temperature", info="0 is greedy.", step=0.1),
                     "seed": whole(7, label="Seed", info="Same seed, same replies."),
                 }
@@ -139,10 +158,13 @@ class VerdictTab:
     def _build_acts(self) -> None:
         with gr.Row(elem_classes="acts"):
             self.stop = gr.Button(words.STOP_AND_KEEP, variant="stop", size="sm", visible=False)
+            self.extend = gr.Button("Measure more rows", size="sm", visible=False)
             self.files = gr.Row(visible=False, elem_classes="acts")
             with self.files:
                 self.takes = {how: gr.Button(label, size="sm") for how, label in FORMATS.items()}
             self.delete = gr.Button("Delete", size="sm", visible=False)
+        every = [("every example", ""), *((f"a {name}" if " " in name else name, name) for name in FAULTS)]
+        self.fault = Radio(every, value="", label="Show where some side has", visible=False, elem_classes="fault")
         self.file = gr.DownloadButton("Download", visible="hidden", elem_id="verdict-file")
         self.question = gr.Column(visible=False, elem_classes="in-place")
         with self.question:
@@ -169,10 +191,11 @@ def wire(
     """training: for its upload, columns, seed and test share. mark: changes when a base is ready."""
     where, uploaded = examples_of(tab, training), training.uploaded
     on = partial(listen, services, tab, failure=tab.error)
-    fits = [tab.facts, tab.error, tab.prompt, tab.checks, tab.adapter]
+    fits = [tab.facts, tab.error, tab.prompt, tab.checks, tab.adapter, tab.right]
 
     def refresh(events: Events, wired: Callable[..., Dependency] = listen) -> None:
-        wired(services, tab, events, verdict_form.refresh, [tab.measure, tab.more], where=where)
+        outputs = [tab.measure, tab.more, tab.stated]
+        wired(services, tab, events, verdict_form.refresh, outputs, where=where)
 
     def line_up(events: Events) -> None:
         refresh(listen(services, tab, events, verdict_form.lined_up, [tab.sides, tab.offered]).then)
@@ -196,7 +219,8 @@ def wire(
     )
     line_up(on([tab.docs.upload, tab.docs.clear], verdict_form.documents, tab.kept, file=tab.docs).then)
     line_up([tab.adapter.input, tab.prompt.blur])
-    refresh([tab.sides.change, *(one.change for one in tab.settings.values())])
+    stated = [one.change for name, one in tab.terms.items() if name != "right"]
+    refresh([tab.sides.change, tab.right.blur, *stated, *(one.change for one in tab.settings.values())])
     refresh(mark.change, unasked)
     started = on(tab.measure.click, verdict_form.start, [tab.followed, tab.fold], where=where)
     listen(services, tab, started.then, verdict_shown.shown, tab.shown, failure=tab.shown_error)
@@ -214,6 +238,9 @@ def _wire_shown(services: Services, tab: VerdictTab) -> None:
     on = partial(listen, services, tab, failure=tab.shown_error)
     on(tab.stop.click, verdict_shown.stop)
     on(tab.listing.pick, verdict_shown.follow, tab.shown)
+    on(tab.fault.input, verdict_shown.filtered, tab.body)
+    extended = on(tab.extend.click, verdict_shown.extend, tab.followed)
+    listen(services, tab, extended.then, verdict_shown.shown, tab.shown, failure=tab.shown_error)
     listen(services, tab, tab.delete.click, verdict_shown.ask_remove, [tab.question, tab.ask, tab.delete])
     listen(services, tab, tab.no.click, verdict_shown.keep, [tab.question, tab.delete])
     on(tab.yes.click, verdict_shown.remove, tab.shown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, TypedDict
 import gradio as gr
 
 from playground.chat.compare import Side
+from playground.data.example import Example
 from playground.data.split import split
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.comparison import Changes, Questions
 from playground.evaluation.cost import Prices, prices_from_json
+from playground.evaluation.criterion import parse_criteria, samples, suggested
+from playground.evaluation.decision import Terms, power_words
 from playground.evaluation.inferred_checks import inferred
 from playground.models.adapters import AdapterRow
 from playground.services import Services
@@ -32,12 +35,14 @@ if TYPE_CHECKING:
 SET, UPLOAD, FILE = "set:", "upload", "file"
 """Where examples come from: a shipped set by its id, the Train tab's upload, a file that was dropped on this tab."""
 FEWEST_INFERRED = 5
+stated_html = html.piece("verdict", "terms")
 
 
 @dataclass(frozen=True)
 class Judged:
     """The examples of a verdict. rows: their numbers, None = every row. shots: the file that answered examples come
-    from. about: in words. references: answers that are not judged by, to infer checks from."""
+    from. about: in words. references: answers that are not judged by, to infer checks from. answers: of all rows of the
+    file. judged: (row, answer) of those that are judged by."""
 
     file: Path
     rows: tuple[int, ...] | None
@@ -46,6 +51,8 @@ class Judged:
     mapping: dict[str, str] | None
     about: str
     references: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    judged: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,16 @@ class SettingValues(TypedDict):
     forgetting: bool
 
 
+class TermValues(TypedDict):
+    """right: criteria, one a line. bar, margin: in points of 100."""
+
+    right: str
+    bar: float | None
+    margin: float | None
+    maximum: float | None
+    form_only: bool
+
+
 class SituationValues(TypedDict):
     volume: float | None
     changes: Changes
@@ -115,9 +132,9 @@ def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judg
         shipped = shipped_set(services, source)
         if shipped is None:
             raise InputError("There is no such example set. Choose one of those in the list.")
-        count = len(services.data.check(shipped.heldout, None, visitor.owner).examples)
-        about = f"{plural(count, 'held-out row')} of {shipped.title}; shots come from its {shipped.file.name}."
-        return Judged(shipped.heldout, None, count, shipped.file, None, about)
+        there = services.data.check(shipped.heldout, None, visitor.owner).examples
+        about = f"{plural(len(there), 'held-out row')} of {shipped.title}; shots come from its {shipped.file.name}."
+        return Judged(shipped.heldout, None, len(there), shipped.file, None, about, (), *_answers(there))
     if source == UPLOAD and uploaded is not None:
         mapping = where["training"].mapping if where["training"].path == uploaded else None
         checked = services.data.check(uploaded, mapping, visitor.owner)
@@ -130,15 +147,25 @@ def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judg
         learned = tuple(one.completion for one in checked.examples if one.row not in held)
         about = f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read"
         about += f", drawn by seed {int(where['seed'])}."
-        return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned)
+        answers = _answers(checked.examples, held)
+        return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned, *answers)
     if source == FILE and dropped is not None:
         found = services.data.check(dropped, None, visitor.owner).examples
         if not found:
             raise InputError(f"{dropped.name} holds no row with a request and an answer. A verdict needs both.")
         about = f"{plural(len(found), 'row')} of {dropped.name}."
         about += " Rows that the adapter was trained on are counted and told."
-        return Judged(dropped, None, len(found), dropped, None, about, tuple(one.completion for one in found))
+        answers = _answers(found)
+        return Judged(dropped, None, len(found), dropped, None, about, answers[0], *answers)
     raise InputError(words.VERDICT_EXAMPLES)
+
+
+def _answers(
+    there: Sequence[Example], rows: Collection[int] | None = None
+) -> tuple[tuple[str, ...], tuple[tuple[int, str], ...]]:
+    """(all answers; number and answer of these rows, None = of all)."""
+    said = [(one.row, one.completion) for one in there]
+    return tuple(text for _, text in said), tuple(one for one in said if rows is None or one[0] in rows)
 
 
 CARRIED = "carried:"
@@ -232,6 +259,7 @@ def source_chosen(services: Services, visitor: Visitor, tab: VerdictTab, *, wher
     except PlaygroundError as error:
         return {tab.facts: slot(""), tab.error: slot(card(error))}
     updates: Updates = {tab.facts: slot(html.note(found.about))}
+    updates[tab.right] = Initial(value=suggested(found.answers).spec)
     shipped = shipped_set(services, where["source"])
     if shipped is None:
         known = inferred(found.references) if len(found.references) >= FEWEST_INFERRED else ()
@@ -279,12 +307,15 @@ def refresh(
     where: ExampleValues,
     sides: Sequence[str],
     settings: SettingValues,
+    terms: TermValues,
 ) -> Drawn:
-    """The main button says what it does or what is missing; the fold's label, what is set in it."""
+    """The main button says what it does or what is missing; the fold's label, what is set in it; and below what is
+    right, which rows pass by it and what so many rows can show."""
     try:
-        count = examples(services, visitor, where).count
+        found = examples(services, visitor, where)
     except PlaygroundError:  # shown where the examples are chosen
-        count = 0
+        found = None
+    count = found.count if found is not None else 0
     limit, again = int(settings["limit"] or 0), int(settings["repeats"] or 1)
     count = min(count, limit) if limit else count
     why = blocked(services, where["source"], count, sides)
@@ -292,7 +323,7 @@ def refresh(
     how = f"temperature {settings['temperature']:g}" if settings["temperature"] else "greedy"
     parts = [
         f"Everything else: {how}",
-        f"at most {int(settings['max_tokens'] or 0)} tokens",
+        f"at most {int(settings['max_tokens'])} tokens" if settings["max_tokens"] else "as long as the answers are",
         f"seed {int(settings['seed'] or 0)}",
         "" if settings["losses"] else "no loss",
         "" if settings["forgetting"] else "forgetting not measured",
@@ -302,7 +333,32 @@ def refresh(
     return {
         tab.measure: gr.update(value=why or f"{words.MEASURE} ({replies:,} replies)", interactive=not why),
         tab.more: gr.update(label=", ".join(part for part in parts if part)),
+        tab.stated: slot(_stated(found, count, len(set(sides or ())), terms) if found is not None else ""),
     }
+
+
+def _stated(found: Judged, rows: int, rungs: int, said: TermValues) -> str:
+    """What is right by these terms, what so many rows can show, and ten rows as they are marked; or what is wrong."""
+    try:
+        power = power_words(rows, terms_of(said), max(1, rungs))
+        if said["form_only"]:
+            return stated_html("Only the form is looked at", power, ())
+        lines = lines_of(said["right"])
+        criterion = parse_criteria(lines, found.answers) if lines else suggested(found.answers)
+        marked = samples(criterion, [text for _, text in found.judged])
+    except PlaygroundError as error:
+        return html.error_card(str(error))
+    return stated_html(criterion.label, power, [(found.judged[one.place][0], *one[1:]) for one in marked])
+
+
+def terms_of(said: TermValues) -> Terms:
+    """Raises InputError for what cannot be tested."""
+    bar = 90 if said["bar"] is None else said["bar"]
+    margin = 5 if said["margin"] is None else said["margin"]
+    try:
+        return Terms(bar / 100, margin / 100, int(said["maximum"]) if said["maximum"] else None)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def questions(situation: SituationValues) -> tuple[Questions, Prices]:
@@ -322,10 +378,12 @@ def start(
     checks: str,
     settings: SettingValues,
     situation: SituationValues,
+    terms: TermValues,
 ) -> Updates:
     """Begin to measure."""
     require(services)
     asked, prices = questions(situation)
+    stated = terms_of(terms)
     found = examples(services, visitor, where)
     sides = line_up(services, visitor, line, where["kept"], where["source"], found.shots)
     chosen = [str(key) for key in line["chosen"] or ()]
@@ -343,7 +401,7 @@ def start(
             found.shots,
             repeats=1 if settings["repeats"] is None else int(settings["repeats"]),
             limit=int(settings["limit"]) if settings["limit"] else None,
-            max_tokens=96 if settings["max_tokens"] is None else int(settings["max_tokens"]),
+            max_tokens=int(settings["max_tokens"] or 0),
             temperature=float(settings["temperature"] or 0),
             seed=int(settings["seed"] or 0),
             mapping=found.mapping,
@@ -353,6 +411,11 @@ def start(
             prices=prices,
             losses=bool(settings["losses"]),
             forgetting=bool(settings["forgetting"]),
+            right=() if terms["form_only"] else lines_of(terms["right"]),
+            form_only=bool(terms["form_only"]),
+            bar=stated.bar,
+            margin=stated.margin,
+            maximum=stated.maximum,
         )
     )
     return {tab.followed: made, tab.fold: gr.update(open=False)}

@@ -9,7 +9,7 @@ import gradio as gr
 
 from playground.chat.replay import Saved
 from playground.errors import InputError
-from playground.report.report import body_html
+from playground.report.report import FAULTS, body_html
 from playground.services import Services
 from playground.ui import html, verdict_form, words
 from playground.ui.verdict_form import SituationValues
@@ -39,12 +39,14 @@ def list_html(views: Sequence[VerdictView], shown: str) -> str:
     return _verdicts(views[:MOST_LISTED], shown)
 
 
-def body(services: Services, visitor: Visitor, view: VerdictView) -> str:
-    """The report's pieces of an ended verdict; "" where nothing was measured."""
+def body(services: Services, visitor: Visitor, view: VerdictView, fault: str = "") -> str:
+    """The report's pieces of an ended verdict; "" where nothing was measured. fault: only examples on which some side
+    has it."""
     whole = services.verdicts.show(view.id, visitor.owner)
     if whole.record is None:
         return ""
-    return body_html(whole.record, services.verdicts.rows(view.id, visitor.owner), MOST_DIFFERENCES, replay=True)
+    rows = services.verdicts.rows(view.id, visitor.owner)
+    return body_html(whole.record, rows, MOST_DIFFERENCES, replay=True, fault=fault if fault in FAULTS else "")
 
 
 def key_of(view: VerdictView | None) -> tuple[str, ...]:
@@ -61,13 +63,15 @@ def controls(tab: VerdictTab, view: VerdictView | None, made: str) -> Drawn:
         tab.delete: gr.update(visible=view is not None and not live),
         tab.question: AWAY,
         tab.again: gr.update(visible=bool(made)),
+        tab.fault: gr.update(visible=bool(made)),
+        tab.extend: gr.update(visible=bool(made) and view is not None and view.may_grow),
     }
 
 
-def shown(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str) -> Drawn:
+def shown(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, fault: str = "") -> Drawn:
     views = services.verdicts.views(visitor.owner)
     view = pick(views, followed)
-    made = body(services, visitor, view) if view is not None and not view.live else ""
+    made = body(services, visitor, view, fault) if view is not None and not view.live else ""
     return {
         tab.followed: view.id if view else "",
         tab.head: live_html(view),
@@ -75,6 +79,17 @@ def shown(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: st
         tab.listing: slot(list_html(views, view.id if view else "")),
         **controls(tab, view, made),
     }
+
+
+def filtered(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, fault: str) -> Updates:
+    """Other examples: those on which some side has this fault."""
+    return {tab.body: slot(body(services, visitor, _followed(services, visitor, followed), fault))}
+
+
+def extend(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str) -> Updates:
+    """The next rows, up to the maximum that was stated."""
+    request = services.verdicts.extension(_followed(services, visitor, followed).id, owner=visitor.owner)
+    return {tab.followed: services.verdicts.start(request)}
 
 
 def follow(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str) -> Drawn:
@@ -135,14 +150,14 @@ def export(services: Services, visitor: Visitor, tab: VerdictTab, *, how: str, f
 
 
 def again(
-    services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, situation: SituationValues
+    services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, situation: SituationValues, fault: str = ""
 ) -> Updates:
     """The choice and the costs anew, from what was measured."""
     asked, prices = verdict_form.questions(situation)
     view = _followed(services, visitor, followed)
     services.verdicts.again(view.id, asked, prices, visitor.owner)
     judged = html.good("Judged anew by these answers and prices; nothing was asked again.")
-    return {tab.body: slot(body(services, visitor, view)), tab.judged: slot(judged)}
+    return {tab.body: slot(body(services, visitor, view, fault)), tab.judged: slot(judged)}
 
 
 def replay(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str, followed: str) -> Updates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -58,6 +59,10 @@ class Asking(NamedTuple):
     items: Sequence[Item]
     session: str
     failed: dict[str, str]
+
+
+SHORTEST_REPLY, LONGEST_REPLY = 16, 1024
+"""Tokens of a reply, where the person names no limit."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,13 @@ class Answering:
                 found[item.side.label].append(one.state.text)
         return {label: replies for label, replies in found.items() if label not in asking.failed}
 
+    def reply_limit(self, request: VerdictRequest) -> int:
+        """Tokens of a reply: a quarter more than 19 of 20 references have, in steps of 8."""
+        checked = self._data.check(request.file, request.mapping, request.owner)
+        lengths = sorted(len(encode(self._bases.tokenizer(), one.completion)) for one in checked.examples)
+        most = lengths[math.ceil(0.95 * len(lengths)) - 1] if lengths else 0
+        return min(LONGEST_REPLY, max(SHORTEST_REPLY, 8 * math.ceil(1.25 * (most + 1) / 8)))
+
     def losses(self, asking: Asking) -> Generator[Progress, None, None]:
         """Loss of every reference, in nats a token; a row too long for some side's context is left out."""
         tokenizer, context = self._bases.tokenizer(), self._bases.context()
@@ -278,7 +290,8 @@ def _asked(
 def _answered(item: Item, one: Written) -> Answered:
     said = (item.prompt, one.state.text, item.example.completion)
     tokens = (one.state.prompt_tokens, one.state.completion_tokens)
-    return Answered(*item.key, item.example.messages[-2].content, *said, *tokens, None, one.stamp, item.passages)
+    question, finish = item.example.messages[-2].content, one.state.finish
+    return Answered(*item.key, question, *said, *tokens, None, one.stamp, item.passages, finish=finish)
 
 
 @dataclass

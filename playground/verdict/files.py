@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.evaluation.statistics import Measured
+from playground.evaluation.verdict import SCHEMA as RECORD_SCHEMA
 from playground.evaluation.verdict import Answered
 from playground.evaluation.votes import WINNERS, Vote
 from playground.library.files import write_json, write_text
@@ -58,12 +59,20 @@ class VerdictFiles:
         self._root = root
 
     def new(
-        self, owner: str, name: str, request: dict[str, Any], now_s: float, purpose: str = VERDICT, pid: int = 0
+        self,
+        owner: str,
+        name: str,
+        request: dict[str, Any],
+        now_s: float,
+        purpose: str = VERDICT,
+        pid: int = 0,
+        extends: str = "",
     ) -> State:
-        """pid: of the process that measures it, 0 = of none."""
-        id = time.strftime("%Y%m%d-%H%M%S-v", time.localtime(now_s)) + secrets.token_hex(2)
+        """pid: of the process that measures it, 0 = of none. extends: the verdict that is measured further, "" = a new
+        one."""
+        id = extends or time.strftime("%Y%m%d-%H%M%S-v", time.localtime(now_s)) + secrets.token_hex(2)
         started_s = (processes.started_s(pid) or 0.0) if pid else 0.0
-        (self._root / id).mkdir(parents=True)
+        self.folder(id).mkdir(parents=True, exist_ok=bool(extends))
         write_json(self._root / id / "request.json", request)
         return self.put(State(id, owner, name[:80], now_s, pid=pid, pid_started_s=started_s, purpose=purpose))
 
@@ -103,7 +112,7 @@ class VerdictFiles:
 
     def record(self, id: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self._json(id, "verdict.json")
-        return found
+        return _current(found) if found is not None else None
 
     def rows(self, id: str) -> list[dict[str, Any]]:
         return self._lines(id, "rows.jsonl")
@@ -176,6 +185,21 @@ def _jsonl(values: Iterable[object]) -> str:
     return "".join(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n" for value in values)
 
 
+def _current(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of an earlier version, with the kinds of sides as they are called now."""
+    renamed = {"tuned": "fine-tune", "tuned+documents": "fine-tune+documents"}
+    sides = [{**side, "kind": renamed.get(side["kind"], side["kind"])} for side in record["sides"]]
+    empty: dict[str, Any] = {
+        "ladder": [],
+        "guards": [],
+        "right": "",
+        "right_words": "",
+        "left_out": [],
+        "planned_rows": None,
+    }
+    return {**empty, **record, "sides": sides} if record["schema"] < RECORD_SCHEMA else record
+
+
 SHOWN = ("example", "side", "prompt", "reply", "reference")
 REST = ("stamp", "question", "passages", "repeats", "prompt_tokens", "completion_tokens", "seconds", "loss")
 
@@ -188,15 +212,16 @@ def row_of(answer: Answered, measured: Mapping[str, Measured]) -> dict[str, Any]
     values = {name: value for name, value in of_row.items() if value is not None}
     row = {name: getattr(answer, name) for name in SHOWN} | {"metrics": values}
     row |= {name: getattr(answer, name) for name in REST}
-    return row | {"passages": list(answer.passages), "repeats": list(answer.repeats)}
+    return row | {"passages": list(answer.passages), "repeats": list(answer.repeats), "finish_reason": answer.finish}
 
 
 def answers_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Answered]]:
     """Side -> its answers, as ``row_of`` wrote them."""
     found: dict[str, list[Answered]] = {}
     for row in rows:
-        values = {name: row[name] for name in row if name != "metrics"}
-        answer = Answered(**{**values, "passages": tuple(row["passages"]), "repeats": tuple(row["repeats"])})
+        values = {name: row[name] for name in row if name not in ("metrics", "finish_reason")}
+        lists = {name: tuple(row[name]) for name in ("passages", "repeats")}
+        answer = Answered(**{**values, **lists, "finish": row.get("finish_reason", "")})
         found.setdefault(answer.side, []).append(answer)
     return found
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from playground.chat.compare import Side, side_as_json, side_from
-from playground.data.split import row_hash
+from playground.data.example import Example
+from playground.data.split import prompt_hash, row_hash
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import Check, parse_check, parse_checks, schema_file
-from playground.evaluation.comparison import Facts, Questions, SideKind
+from playground.evaluation.comparison import Facts, Questions
 from playground.evaluation.cost import Prices
+from playground.evaluation.criterion import Criterion, is_blank, parse_criteria, suggested
+from playground.evaluation.decision import Rung, Terms, confidence_sequence
 from playground.evaluation.inferred_checks import looks_like
 from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
 from playground.library.card import AdapterCard
@@ -36,7 +39,10 @@ class VerdictRequest:
     examples: where shots come from, None = the other rows of the file. checks: as written. repeats: 1 = one reply an
     example; above, so many sampled ones beside it. losses: score the references. forgetting: measure what tuned sides
     forgot. refusals: ask sides with documents what these cannot answer. mapping: role -> column. tried: how the prompt
-    was found, in words. purpose: a bench is left out of the list of verdicts, and nothing is timed. Raises InputError
+    was found, in words. right: criteria of a right answer, all of which hold, () = as the references suggest;
+    form_only: the checks alone decide. bar, margin, maximum: as in ``Terms``. looks: test rows of the earlier looks of
+    the verdict that this one extends, and extends: its id. max_tokens: 0 = as references ask for.
+    purpose: a bench is left out of the list of verdicts, and nothing is timed. Raises InputError
     that names every fault.
     """
 
@@ -47,7 +53,7 @@ class VerdictRequest:
     examples: Path | None = None
     repeats: int = 1
     limit: int | None = None
-    max_tokens: int = 96
+    max_tokens: int = 0
     temperature: float = 0.0
     seed: int = 7
     mapping: Mapping[str, str] | None = None
@@ -60,6 +66,13 @@ class VerdictRequest:
     refusals: bool = True
     tried: str = ""
     purpose: str = VERDICT
+    right: tuple[str, ...] = ()
+    form_only: bool = False
+    bar: float = Terms.bar
+    margin: float = Terms.margin
+    maximum: int | None = None
+    looks: tuple[int, ...] = ()
+    extends: str = ""
 
     def __post_init__(self) -> None:
         labels, sides = [side.label for side in self.sides], len(self.sides)
@@ -72,6 +85,12 @@ class VerdictRequest:
             f"The limit of rows is {self.limit}; it is at least 1.": self.limit is not None and self.limit < 1,
         }
         faults = [words for words, is_so in wrong.items() if is_so]
+        if self.form_only and self.right:
+            faults.append("Either say what is right, or that the form alone is looked at; not both.")
+        try:
+            self.terms()
+        except ValueError as error:
+            faults.append(str(error))
         try:
             parse_checks([check for check in self.checks if schema_file(check) is None])  # files are opened by who may
         except InputError as error:
@@ -83,7 +102,11 @@ class VerdictRequest:
     def sampling(self, repeat: int = 0) -> Sampling:
         """How the main reply (0) or a repeat (1 ...) is drawn."""
         temperature = max(self.temperature, REPEAT_TEMPERATURE) if repeat else self.temperature
-        return Sampling(temperature=temperature, max_tokens=self.max_tokens, seed=self.seed + repeat)
+        return Sampling(temperature=temperature, max_tokens=self.max_tokens or 1, seed=self.seed + repeat)
+
+    def terms(self) -> Terms:
+        """Bar, margin and maximum of rows. Raises ValueError."""
+        return Terms(self.bar, self.margin, self.maximum)
 
     @property
     def replies_each(self) -> int:
@@ -102,7 +125,7 @@ def request_from(said: Mapping[str, Any]) -> VerdictRequest:
     made = dict(said)
     made["file"], made["examples"] = Path(said["file"]), Path(said["examples"]) if said.get("examples") else None
     made["sides"] = tuple(side_from(side) for side in said["sides"])
-    made["checks"] = tuple(said.get("checks", ()))
+    made |= {name: tuple(said.get(name, ())) for name in ("checks", "right", "looks")}
     made["rows"] = tuple(said["rows"]) if said.get("rows") is not None else None
     made["questions"], made["prices"] = Questions(**said.get("questions", {})), Prices(**said.get("prices", {}))
     return VerdictRequest(**made)
@@ -120,6 +143,16 @@ class Kept(NamedTuple):
     known: list[str]
 
 
+class SoFar(NamedTuple):
+    """What is known of a side while rows run. low, high: a confidence sequence's."""
+
+    side: str
+    passed: int
+    n: int
+    low: float
+    high: float
+
+
 Cards = Callable[[VerdictRequest], list[AdapterCard | None]]
 """The adapter of each side, None = the base."""
 
@@ -130,8 +163,15 @@ class RecordMaker:
     def __init__(self, bases: BaseService, data: DataService, cards: Cards) -> None:
         self._bases, self._data, self._cards = bases, data, cards
 
-    def make(self, request: VerdictRequest, answers: Collection[Answered], about: Mapping[str, Any]) -> Kept:
-        """about: what else the record says; who ``failed`` is left out. Raises InputError without a common example."""
+    def make(
+        self,
+        request: VerdictRequest,
+        answers: Collection[Answered],
+        about: Mapping[str, Any],
+        used: Collection[int] = (),
+    ) -> Kept:
+        """about: what else the record says; who ``failed`` is left out. used: rows of this file that earlier verdicts
+        measured. Raises InputError without a common example."""
         able = tuple(side for side in request.sides if side.label not in about.get("failed", {}))
         request = replace(request, sides=able or request.sides)
         by_side: dict[str, list[Answered]] = {side.label: [] for side in request.sides}
@@ -146,13 +186,13 @@ class RecordMaker:
         if not set.intersection(*({answer.example for answer in one} for one in by_side.values())):
             raise InputError("No example was answered by every side.")
         sides = [_facts_of(side, card) for side, card in zip(request.sides, cards, strict=True)]
-        hashes = [row_hash(example) for example in there if example.row in judged_by]
-        facts = self._facts(request, hashes, cards)
+        facts = self._facts(request, [example for example in there if example.row in judged_by], cards)
+        facts = replace(facts, used_before=len(judged_by.keys() & set(used)))
         base, checks = self._bases.resolve(), _checks(request, known)
         judged = self._judged(request, by_side, sides, checks, facts)
         asked = {
             "file": request.file.name,
-            "data_sha256": sha256_of(_files(request.file)),
+            "data_sha256": file_sha256(request.file),
             "base": base.id,
             "base_fingerprint": base.fingerprint,
             "checks": [check.spec for check in checks],
@@ -160,6 +200,21 @@ class RecordMaker:
         } | {name: getattr(request, name) for name in ("seed", "repeats", "max_tokens", "temperature", "tried")}
         rows = [row_of(answer, judged.measured[answer.side]) for one in by_side.values() for answer in one]
         return Kept(judged.record | asked | dict(about), sorted(rows, key=lambda row: row["example"]), known)
+
+    def so_far(self, request: VerdictRequest, answers: Collection[Answered]) -> tuple[SoFar, ...]:
+        """Each side's passes among these answers, with an interval that holds at every number of rows."""
+        _, criterion = self._right(request, [answer.reference for answer in answers])
+        checks = [parse_check(spec) for spec in request.checks]
+
+        def passes(one: Answered) -> bool:
+            formed = not is_blank(one.reply) and all(check.passes(one.reply) for check in checks)
+            return formed and (criterion is None or criterion.mark(one.reply, one.reference).right)
+
+        found = []
+        for side in request.sides:
+            right = [passes(one) for one in answers if one.side == side.label]
+            found.append(SoFar(side.label, sum(right), len(right), *confidence_sequence(sum(right), len(right))))
+        return tuple(found)
 
     def again(self, kept: Kept, request: VerdictRequest) -> Kept:
         """Costs and choice by the request's answers and prices; the figures stay as they were."""
@@ -183,15 +238,27 @@ class RecordMaker:
         checks: Sequence[Check],
         facts: Facts,
     ) -> Judged:
-        """All answers of the file tell whether these are labels; where it is gone, that stays unknown."""
-        references: list[str] | None = None
+        references, criterion = self._right(request, [one.reference for said in answers.values() for one in said])
+        terms = request.terms()
+        asked = request.questions, request.prices, facts
+        return conclude(answers, sides, checks, *asked, references, criterion, terms, request.looks)
+
+    def _right(self, request: VerdictRequest, measured: Sequence[str]) -> tuple[list[str] | None, Criterion | None]:
+        """(all answers of the file, None where it is gone; what is right by these or by the measured ones). All answers
+        tell whether these are labels; where the file is gone, that stays unknown."""
+        references = None
         with contextlib.suppress(PlaygroundError):
             checked = self._data.check(request.file, request.mapping, request.owner)
             references = [one.completion for one in checked.examples]
-        return conclude(answers, sides, checks, request.questions, request.prices, facts, references)
+        if request.form_only:
+            return references, None
+        texts = references or measured
+        return references, parse_criteria(request.right, texts) if request.right else suggested(texts)
 
-    def _facts(self, request: VerdictRequest, hashes: Sequence[str], by_side: Sequence[AdapterCard | None]) -> Facts:
-        """hashes: of the rows that are judged by."""
+    def _facts(
+        self, request: VerdictRequest, measured: Sequence[Example], by_side: Sequence[AdapterCard | None]
+    ) -> Facts:
+        """measured: the rows that are judged by."""
         cards = {card.id: card for card in by_side if card is not None}.values()
         runs = [_run(card) for card in cards]
         trained = {known for run in runs for known in run.get("row_hashes") or ()}
@@ -204,8 +271,20 @@ class RecordMaker:
             learned = self._data.check(request.examples, mapping, request.owner)
             conflicts = sum(warning.kind == "conflict" for warning in learned.warnings)
             poor = max(poor, (len(learned.bad) + learned.duplicates + conflicts) / max(1, learned.rows))
-        overlap = sum(one in trained for one in hashes)
-        return Facts(min((card.rows for card in cards if card.rows), default=None), poor, overlap, request.prices.unit)
+        overlap = sum(row_hash(one) in trained for one in measured)
+        rows = min((card.rows for card in cards if card.rows), default=None)
+        sides = zip(request.sides, by_side, strict=True)
+        leaked = {side.label: _leaked(_run(card), measured) for side, card in sides if card is not None}
+        return Facts(rows, poor, overlap, request.prices.unit, leaked)
+
+
+def _leaked(run: Mapping[str, Any], measured: Sequence[Example]) -> float | None:
+    """The share of these examples that a run learned from, by the row or by its prompt alone; None = its record does
+    not say what it learned from."""
+    rows, prompts = set(run.get("row_hashes") or ()), set(run.get("prompt_hashes") or ())
+    if not rows:
+        return None
+    return sum(row_hash(one) in rows or prompt_hash(one) in prompts for one in measured) / max(1, len(measured))
 
 
 DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt")
@@ -222,9 +301,9 @@ def _checks(request: VerdictRequest, known: Sequence[str]) -> list[Check]:
 def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
     docs = side.docs.name if side.docs else None
     described = (side.model, card.sha256 if card else None, side.shots, docs, side.system_prompt)
-    kind: SideKind = "documents" if side.docs else "few-shot" if side.shots else "base"
+    kind: Rung = "documents" if side.docs else "few-shot" if side.shots else "base"
     if side.model != "base":
-        kind = "tuned+documents" if side.docs else "tuned"
+        kind = "fine-tune+documents" if side.docs else "fine-tune"
     elif kind == "base" and side.system_prompt.strip():
         kind = "prompt"
     training_s = float(_run(card).get("seconds") or 0.0)
@@ -238,8 +317,9 @@ def _run(card: AdapterCard | None) -> dict[str, Any]:
     return {}
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes, or of all files of a folder in their order."""
+    return sha256_of(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path])
 
 
 def _device(answers: Collection[Answered]) -> dict[str, Any]:

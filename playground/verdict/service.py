@@ -17,6 +17,7 @@ from playground.errors import BusyError, CancelledError, InputError, NotFoundErr
 from playground.evaluation.checks import parse_checks
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
+from playground.evaluation.verdict import Answered
 from playground.jobs import Job, Jobs, sentence
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
@@ -24,9 +25,19 @@ from playground.settings import Settings
 from playground.training import processes
 from playground.verdict.answers import Answering, Measuring, Work
 from playground.verdict.bench import tried_for
-from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VERDICT, State, VerdictFiles
+from playground.verdict.files import (
+    DONE,
+    FAILED,
+    LIVE,
+    MEASURING,
+    STOPPED,
+    VERDICT,
+    State,
+    VerdictFiles,
+    answers_of,
+)
 from playground.verdict.losses import ForgettingService
-from playground.verdict.request import Kept, RecordMaker, VerdictRequest, request_from
+from playground.verdict.request import Kept, RecordMaker, SoFar, VerdictRequest, file_sha256, request_from
 from playground.workspace.examples import DataService
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import LOCAL
@@ -49,7 +60,8 @@ _KEY = "verdict "
 @dataclass(frozen=True)
 class VerdictView:
     """A verdict as it is now. done, of: replies. message: what it is doing. seconds_left: an estimate, None before
-    there is one. record: once it has ended and something could be compared."""
+    there is one. record: once it has ended and something could be compared. so_far: each side's passes while rows
+    run. may_grow: it stated a maximum of rows that it has not reached."""
 
     id: str
     name: str
@@ -62,6 +74,8 @@ class VerdictView:
     error: str = ""
     record: dict[str, Any] | None = None
     purpose: str = VERDICT
+    so_far: tuple[SoFar, ...] = ()
+    may_grow: bool = False
 
     @property
     def live(self) -> bool:
@@ -83,7 +97,8 @@ class VerdictService:
         jobs: Jobs,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._settings, self._adapters, self._quota, self._jobs = settings, adapters, quota, jobs
+        self._settings, self._bases, self._adapters = settings, bases, adapters
+        self._quota, self._jobs = quota, jobs
         self._answering, self._clock = answering, clock
         self.files = VerdictFiles(settings.home / "verdicts")
         self._measuring = Measuring(answering, forgetting, self.files)
@@ -101,6 +116,45 @@ class VerdictService:
             for _ in steps:
                 yield self.show(id, request.owner)
         yield self.show(id, request.owner)
+
+    def extension(
+        self, id: str, rows: int | None = None, owner: str = LOCAL, file: Path | None = None
+    ) -> VerdictRequest:
+        """The request that measures the next rows of a verdict, up to ``rows`` in all (None = the maximum that it
+        stated). file: the same rows and more of them, None = as before. Raises InputError where it stated no maximum,
+        no row is left, or a measured row has changed."""
+        state = self._own(id, owner)
+        record, before = self.files.record(id), request_from(self.files.request(id))
+        if state.state in LIVE or record is None:
+            raise InputError(f"{state.name} is still measured, or measured nothing. Wait for its end, or measure anew.")
+        if before.maximum is None:
+            raise InputError(
+                f"{state.name} stated no maximum of rows, so looking again would not hold its 5 % of error. "
+                "Measure a new verdict on new rows, and state a maximum this time."
+            )
+        if (base := self._bases.resolve()).id != record["base"]:
+            raise InputError(
+                f"{state.name} was measured on {record['base']}; the base is now {base.id}. Choose that one."
+            )
+        before = replace(before, file=file or before.file)
+        measured = {one["example"]: one["reference"] for one in self.files.rows(id)}
+        there = self._answering.examples(replace(before, rows=None, limit=before.maximum))
+        now = {one.row: one.completion for one in there}
+        if changed := [row for row, said in measured.items() if now.get(row) != said]:
+            raise InputError(
+                f"Row {changed[0]} of {before.file.name} is no longer what was measured. New rows go to the end of the "
+                "file; measure a new verdict on a file that has changed."
+            )
+        new = [one.row for one in there[: rows or before.maximum] if one.row not in measured]
+        if not new:
+            raise InputError(
+                f"All {len(measured)} rows that {state.name} may look at are measured: its maximum is "
+                f"{before.maximum}, the file has {len(there)}, and {rows or 'all'} are asked for."
+            )
+        looked = (record["ladder"] or [{"n": record["examples"]}])[0]["n"]
+        return replace(
+            before, rows=tuple(sorted({*measured, *new})), limit=None, looks=(*before.looks, looked), extends=id
+        )
 
     def views(self, owner: str = LOCAL, purpose: str | None = VERDICT) -> list[VerdictView]:
         """The person's verdicts, newest first. purpose: those measured for it, None = for any."""
@@ -162,8 +216,11 @@ class VerdictService:
         if not request.tried and verdict:
             request = replace(request, tried=tried_for(self.files, request))
         request = replace(request, name=request.name if request.name.strip() else request.file.stem)
+        if not request.max_tokens:
+            request = replace(request, max_tokens=self._answering.reply_limit(request))
         parse_checks(request.checks, files=not self._settings.shared)
-        replies = self._answering.replies(request)
+        work, asked = self._before(request)
+        replies = self._answering.replies(asked)
         self._quota.check_disk(owner, VERDICT_BYTES, "A verdict")
         with self._lock:
             live = sum(self._state(state).state in LIVE for state in self.files.all() if state.owner == owner)
@@ -176,13 +233,40 @@ class VerdictService:
             self._quota.take_replies(owner, replies, "The verdict" if verdict else "The prompt bench")
             with contextlib.ExitStack() as undo:
                 undo.callback(self._quota.give_back_replies, owner, replies)
-                asked, now_s = request.as_json(), self._clock()
-                state = self.files.new(owner, request.name, asked, now_s, request.purpose, os.getpid())
+                work.state = self.files.new(
+                    owner, request.name, request.as_json(), self._clock(), request.purpose, os.getpid(), request.extends
+                )
                 undo.pop_all()
-            work = partial(self._measure, Work(state), request, replies)
-            return state.id, self._jobs.start(_KEY + state.id, work, "The verdict", turn=f"verdicts of {owner}")
+            id, measure = work.state.id, partial(self._measure, work, request, asked, replies)
+            return id, self._jobs.start(_KEY + id, measure, "The verdict", turn=f"verdicts of {owner}")
 
-    def _measure(self, work: Work, request: VerdictRequest, replies: int, job: Job) -> None:
+    def _before(self, request: VerdictRequest) -> tuple[Work, VerdictRequest]:
+        """(what is measured already, what is to be asked): of an extension only the rows that are new."""
+        if not (id := request.extends):
+            return Work(State("", request.owner, request.name, 0.0)), request
+        record, work = self.files.record(id) or {}, Work(self._own(id, request.owner))
+        work.answers = self._answers(id)
+        work.forgotten, work.refusals = record.get("forgetting", {}), record.get("refusals", {})
+        work.failed = dict(record.get("failed", {}))
+        measured = {row for row, _ in work.answers}
+        rows = tuple(row for row in request.rows or () if row not in measured)
+        return work, replace(request, rows=rows, forgetting=False, refusals=False)
+
+    def _answers(self, id: str) -> dict[tuple[int, str], Answered]:
+        """All that was answered so far, by example and side."""
+        kept = [answer for said in answers_of(self.files.rows(id)).values() for answer in said]
+        return {(answer.example, answer.side): answer for answer in (*kept, *self.files.answers(id))}
+
+    def _used(self, request: VerdictRequest, id: str) -> set[int]:
+        """Rows of the request's file that earlier verdicts of the same person measured."""
+        if not request.file.exists():  # which is said when it is read
+            return set()
+        sha256 = file_sha256(request.file)
+        mine = [one.id for one in self.files.all() if one.owner == request.owner and one.purpose == VERDICT]
+        same = [one for one in mine if one != id and (self.files.record(one) or {}).get("data_sha256") == sha256]
+        return {row["example"] for one in same for row in self.files.rows(one)}
+
+    def _measure(self, work: Work, request: VerdictRequest, asked: VerdictRequest, replies: int, job: Job) -> None:
         job.report("Waiting for its turn")
         try:
             if job.stopping:
@@ -191,7 +275,7 @@ class VerdictService:
             state, said = DONE, ""
             try:
                 work.state = self.files.put(replace(work.state, state=MEASURING))
-                self._measuring.run(work, request, job)
+                self._measuring.run(work, asked, job)
             except CancelledError:
                 state, said = STOPPED, "Stopped."
             except Exception as error:  # of whatever library: what was measured by then is concluded from
@@ -208,7 +292,8 @@ class VerdictService:
         seconds = round(time.monotonic() - work.began_s, 1) if work.began_s else 0.0
         about |= {"failed": dict(work.failed), "seconds": seconds}
         try:
-            self.files.save(work.state.id, *self._records.make(request, work.answers.values(), about))
+            used = self._used(request, work.state.id)
+            self.files.save(work.state.id, *self._records.make(request, work.answers.values(), about, used))
         except PlaygroundError as error:  # nothing to compare, or the file or an adapter is gone
             self._end(work, FAILED if state == DONE else state, f"{said} {error}".strip())
         except Exception as error:  # the statistics of any data: the answers stay on disk
@@ -233,7 +318,7 @@ class VerdictService:
             if now is None or now.state not in LIVE:  # removed, or found by another thread
                 return now or state
             work = Work(now)
-            work.answers = {(answer.example, answer.side): answer for answer in self.files.answers(state.id)}
+            work.answers = self._answers(state.id)
             with contextlib.suppress(PlaygroundError, KeyError, TypeError):
                 self._conclude(work, request_from(self.files.request(state.id)), STOPPED, APP_ENDED)
             if work.state.state in LIVE:
@@ -245,10 +330,18 @@ class VerdictService:
         about = {name: getattr(state, name) for name in ("created_s", "error", "purpose")}
         view = VerdictView(state.id, state.name, state.state, **about)
         if job is None or not view.live:
-            return replace(view, record=self.files.record(state.id) if whole else None)
+            record = self.files.record(state.id)
+            may_grow = record is not None and record["examples"] < (record.get("maximum") or 0)
+            return replace(view, record=record if whole else None, may_grow=may_grow)
         now = job.progress
         message = now.waiting or now.phase or "Waiting for its turn"
-        return replace(view, done=now.done, of=now.of, message=message, seconds_left=job.seconds_left)
+        view = replace(view, done=now.done, of=now.of, message=message, seconds_left=job.seconds_left)
+        if state.purpose != VERDICT or not (answers := self._answers(state.id)):
+            return view
+        with contextlib.suppress(PlaygroundError):
+            request = request_from(self.files.request(state.id))
+            return replace(view, so_far=self._records.so_far(request, answers.values()))
+        return view
 
     def _mine(self, state: State, owner: str) -> bool:
         return not self._settings.shared or state.owner == owner

@@ -49,7 +49,7 @@ def test_bench(call, rows_file, tmp_path):
     assert code == 0, said
     sides = [(side["side"], side["version"], side["shots"]) for side in found["sides"]]
     assert sides == [("v1", "v1", 0), ("v1 + 1 shot", "v1", 1), ("v2", "v2", 0), ("v2 + 1 shot", "v2", 1)]
-    assert (found["metric"], found["examples"]) == ("contains:gladly", 2)
+    assert (found["metric"], found["examples"]) == ("pass", 2)
     assert {side["n"] for side in found["sides"]} == {2}
     assert found["best"]["prompt"] in (first.read_text(), second.read_text())
     assert found["best"]["sentence"].startswith("The best of 4 (2 prompts, with 0 or 1 shots) on 2 validation rows: ")

@@ -12,6 +12,8 @@ import numpy as np
 from playground.evaluation.checks import parse_check
 from playground.evaluation.comparison import Facts, Questions, Table, compare_sides
 from playground.evaluation.cost import Prices
+from playground.evaluation.criterion import suggested
+from playground.evaluation.decision import Terms
 from playground.evaluation.forgetting import Forgetting
 from playground.evaluation.statistics import Measured
 from playground.evaluation.verdict import Answered, SideFacts, conclude
@@ -67,6 +69,8 @@ def _reply(side: str, number: int) -> str:
     finding = FINDINGS[number % 8]
     if side == "tuned":
         return reference(number) if number % 13 else f"Findings: {finding} for {number} days. {EVIL}"
+    if side == "shots" and number == 26:
+        return reference(number)
     if side == "shots":
         return f"The patient has {finding}." if number % 3 else reference(number).replace("rest and fluids", "rest")
     return f"The patient, who has {finding}, should see a doctor soon. {EVIL * (number == 2)}".strip()
@@ -96,6 +100,7 @@ def answered(side: str, examples: int = 40) -> list[Answered]:
             stamp,
             repeats=(_reply(side, number), _reply(side, number + number % 2)),
             loss={"tuned": 0.4, "shots": 1.2}.get(side, 2.1) + 0.01 * (number % 9),
+            finish="stop",
         )
         for number in range(1, examples + 1)
     ]
@@ -108,7 +113,7 @@ def verdict(
     sides: tuple[str, ...] = FOUR,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The record and the rows."""
-    kinds: Any = {"base": "base", "prompt": "prompt", "shots": "few-shot", "tuned": "tuned"}
+    kinds: Any = {"base": "base", "prompt": "prompt", "shots": "few-shot", "tuned": "fine-tune"}
     answers = {NAMES[side]: answered(side, examples) for side in sides}
     facts = []
     for side in sides:
@@ -117,7 +122,9 @@ def verdict(
         said |= {"shots": 4 * (side == "shots"), "prompt": f"Write a report. {EVIL}" * (side == "prompt")}
         facts.append(SideFacts(NAMES[side], kinds[side], 124.0 * tuned, said | {"documents": None}))
     checks = [parse_check(CHECK), parse_check("max-words:60")]
-    judged = conclude(answers, facts, checks, questions, prices, Facts(160, 0.02))
+    criterion = suggested([reference(number) for number in range(1, 41)])
+    terms = Terms(0.8, 0.1)
+    judged = conclude(answers, facts, checks, questions, prices, Facts(160, 0.02), None, criterion, terms)
     forgot = Forgetting(3.02, 3.11, 900, 21, 20, 40, 0.08)
     about = {
         "id": "20261124-101500-v1a2b",

@@ -122,7 +122,7 @@ def test_consistency(repeats, labels, share):
 
 def test_what_is_always_there():
     found = metrics_for(rows(["a b", "c"], ["a b", "d"]))
-    assert list(found) == PLAIN + LAST
+    assert list(found) == ["pass", "format", *PLAIN, *LAST]
     assert (found["exact_match"].values, found["exact_match"].pooled) == ((1, 0), 0.5)
     assert [found[name].kind for name in ("exact_match", "token_f1", "bleu")] == ["yes-no", "mean", "corpus"]
     assert not found["seconds"].higher_is_better
@@ -139,7 +139,8 @@ def test_what_is_there_when_it_can_be_measured():
     )
     found = metrics_for(answered, [parse_check("max-words:1"), parse_check("contains:yes")], ["no", "yes"])
     checks = ["max-words:1", "contains:yes", "worst:max-words:1", "worst:contains:yes"]
-    assert list(found) == [*checks, "accuracy", "macro_f1", *PLAIN, "consistency", "loss", "perplexity", *LAST]
+    labelled = ["accuracy", "macro_f1", *PLAIN, "consistency", "loss", "perplexity"]
+    assert list(found) == ["pass", "format", *checks, *labelled, *LAST]
     assert found["contains:yes"].values == (1, 0, 0)
     assert found["worst:contains:yes"].values == (1, 0, None)
     assert found["worst:contains:yes"].pooled == 0.5

@@ -111,9 +111,9 @@ def test_a_record_from_disk_reads_the_same(made):
 
 def test_too_little_evidence_says_how_much_would_do():
     record, _ = verdict(6)
-    assert '<h2 class="v-headline">Too few examples to tell; at least 10' in report.section("answer", record)
-    record["rule"], record["rows_needed"] = 7, 1060
-    assert "about 1,060 would do." in report.section("answer", record)
+    assert '<h2 class="v-headline">Not enough evidence; about 43 rows would tell.' in report.section("answer", record)
+    record["rows_needed"] = 1060
+    assert "about 1,060 rows would tell." in report.section("answer", record)
     record["rows_needed"] = None
     assert "Not enough evidence.</h2>" in report.section("answer", record)
 
@@ -197,10 +197,10 @@ def test_what_the_choice_fails_at_comes_first(made):
     record, rows = made
     found = parted(record, rows)[0]
     tuned = record["chosen_side"]
-    values = [next(row["metrics"][CHECK] for row in answers if row["side"] == tuned) for answers in found]
+    values = [next(row["metrics"]["pass"] for row in answers if row["side"] == tuned) for answers in found]
     assert values == sorted(values)
     assert values[0] == 0.0
-    assert all(len({row["metrics"][CHECK] for row in answers}) > 1 for answers in found)
+    assert all(len({row["metrics"]["pass"] for row in answers}) > 1 for answers in found)
     assert [row["side"] for row in found[0]] == [side["side"] for side in record["sides"]]
     shown_, alike = report.section("differences", record, rows, only=3).split('<details class="v-alike">')
     assert shown_.count('class="v-example"') == 3
@@ -268,3 +268,36 @@ def test_ids_are_safe_and_different():
     ids = {format.element_id(link) for link in ("side|A b|x", "side|a B|x", "side|A-b|x", "")}
     assert len(ids) == 4
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*", one) for one in ids)
+
+
+def test_the_ladder_shows_the_bar_and_form_and_content_apart(made):
+    record, _ = made
+    table = report.section("table", record)
+    in_order(table, ["Form", "Content", "Cut off", "Base", "Base + prompt", "Base + 4 shots", "ward", "your bar, 80 %"])
+    assert table.count('class="bar"') == len(record["sides"])
+    assert 'class="margin" x="70.00%" width="10.00%"' in table
+    before = report.section("table", {**record, "ladder": []})
+    assert "your bar" not in before, "a record from before there was a bar"
+    assert 'class="bar"' not in before
+
+
+def test_fields_stand_side_by_side_and_guards_have_a_place(made):
+    record, _ = made
+    fields = report.section("fields", record)
+    in_order(fields, ["Findings", "Plan"])
+    assert fields.count("<td") == 2 * len(record["sides"])
+    assert report.section("fields", {**record, "about": {"pass": record["about"]["pass"]}}) == ""
+    measured = report.section("measured", record)
+    in_order(measured, ["What is right", "Findings, Plan right", "80 % of rows, 10 points", "What limits the answer"])
+    assert "This base only" in measured
+
+
+@pytest.mark.parametrize(("fault", "metric", "value"), [(name, *of) for name, of in report.FAULTS.items()])
+def test_examples_are_found_by_what_is_wrong(made, fault, metric, value):
+    record, rows = made
+    rows = [row | {"metrics": {**row["metrics"], "cut_off": float(row["example"] in (3, 9))}} for row in rows]
+    found = {row["example"] for row in rows if row["metrics"].get(metric) == value}
+    shown = report.section("differences", record, rows, fault=fault)
+    assert 0 < len(found) < 40 or fault != "cut off"
+    assert shown.count('class="v-example"') == len(found)
+    assert fault in shown

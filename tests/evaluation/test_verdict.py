@@ -127,7 +127,7 @@ def test_any_values(values):
 
 
 BUSY = Questions(volume=1_000_000)
-SIDES = [SideFacts("prompt", "prompt"), SideFacts("tuned", "tuned", 3_600.0)]
+SIDES = [SideFacts("prompt", "prompt"), SideFacts("tuned", "fine-tune", 3_600.0)]
 YES = [parse_check("contains:yes")]
 
 
@@ -147,7 +147,7 @@ def test_a_side_that_was_not_timed_is_not_for_nothing(timed):
     assert costs["tuned"]["once"] == 1.0
     assert all(set(point["totals"]) == set(timed) for point in record["cost_curve"])
     if len(timed) < 2:
-        assert (record["choice"], record["rule"]) == ("prompt", 5), "nothing is said to be cheaper"
+        assert (record["choice"], record["rule"]) == ("prompt", "3a"), "in the ladder's order: no cost is weighed"
         assert record["prompt_length"] is None
         assert not any("saves" in reason["text"] or "paid back" in reason["text"] for reason in record["reasons"])
 
@@ -162,13 +162,13 @@ def test_a_model_without_a_record_of_its_training_is_not_for_nothing():
     cheaper = Prices(
         prompt_per_million=100, completion_per_million=100, tuned_prompt_per_million=1, tuned_completion_per_million=1
     )
-    unknown = [SIDES[0], SideFacts("tuned", "tuned")]
-    for sides, prices, rule in (
-        (SIDES, cheaper, 4),
-        (unknown, cheaper, 5),
-        (unknown, replace(cheaper, training=1.0), 4),
+    unknown = [SIDES[0], SideFacts("tuned", "fine-tune")]
+    for sides, prices, choice in (
+        (SIDES, cheaper, "fine-tune"),
+        (unknown, cheaper, "prompt"),
+        (unknown, replace(cheaper, training=1.0), "fine-tune"),
     ):
-        assert conclude(right(()), sides, YES, BUSY, prices, Facts(100)).record["rule"] == rule
+        assert conclude(right(()), sides, YES, BUSY, prices, Facts(100)).record["choice"] == choice
 
 
 FOUR = ["yes", "no", "perhaps", "never"]

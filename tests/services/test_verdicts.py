@@ -47,7 +47,8 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(service
     assert view.state == "DONE", view.error
     record = view.record
     assert [(side["side"], side["kind"]) for side in record["sides"]] == [("Base", "base"), ("Base + prompt", "prompt")]
-    assert record["main_metric"] == CHECK
+    assert (record["main_metric"], record["right"], record["planned_rows"]) == ("pass", "exact", 84)
+    assert {"pass", "format", "content", CHECK, "cut_off"} <= record["about"].keys()
     assert "like-references" in record["checks"]
     assert record["examples"] == 6
     rows = services.verdicts.rows(view.id)
@@ -188,7 +189,9 @@ def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(s
         ({"sides": (Side("base"), Side("base"))}, "called the same"),
         ({"repeats": 0, "limit": 0}, "Repeats go from 1.*limit of rows"),
         ({"checks": ("nonsense:x",)}, "is not a check"),
-        ({"max_tokens": 0}, "longest reply"),
+        ({"max_tokens": -1}, "longest reply"),
+        ({"bar": 0.9, "margin": 0.0}, "cannot be tested"),
+        ({"right": ("label",), "form_only": True}, "not both"),
     ],
 )
 def test_a_wrong_request_names_every_fault(asked, changes, words):
@@ -321,3 +324,37 @@ def test_what_cannot_be_measured_or_read_is_refused_before_anything_runs(service
         with pytest.raises(InputError, match=words):
             services.verdicts.start(replace(asked, **changes))
     assert services.verdicts.views() == []
+
+
+def test_a_verdict_is_extended_by_rows_that_were_not_measured_and_the_look_is_counted(services, asked, tmp_path):
+    first = ended(services.verdicts, replace(asked, limit=4, maximum=10))
+    assert (first.record["look"], first.record["examples"], first.record["maximum"]) == (1, 4, 10)
+    more = services.verdicts.extension(first.id, 7)
+    assert services.verdicts.files.rows(first.id)[0]["example"] in more.rows
+    again = ended(services.verdicts, more)
+    assert (again.id, again.record["look"], again.record["examples"]) == (first.id, 2, 7)
+    assert 0 < first.record["alpha"] < again.record["alpha"] < 0.05, "a look spends its share of the 5 %"
+    rows = services.verdicts.rows(first.id)
+    assert len({(row["example"], row["side"]) for row in rows}) == len(rows) == 14
+    judged = services.verdicts.again(first.id, Questions(), Prices()).record
+    assert (judged["look"], judged["alpha"]) == (2, again.record["alpha"])
+    last = ended(services.verdicts, services.verdicts.extension(first.id))
+    assert (last.record["look"], last.record["examples"]) == (3, 10)
+    with pytest.raises(InputError, match=r"All 10 rows .* are measured: its maximum is 10"):
+        services.verdicts.extension(first.id)
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text(asked.file.read_text().replace("Number 1,", "Number 100,"))
+    with pytest.raises(InputError, match=r"Row 2 of changed.jsonl is no longer what was measured"):
+        services.verdicts.extension(first.id, file=changed)
+
+
+def test_without_a_maximum_there_is_one_look_and_rows_of_earlier_verdicts_are_counted(services, asked):
+    first = ended(services.verdicts, replace(asked, limit=4))
+    assert first.record["facts"]["used_before"] == 0
+    with pytest.raises(InputError, match="stated no maximum of rows"):
+        services.verdicts.extension(first.id)
+    second = ended(services.verdicts, replace(asked, limit=6)).record
+    assert second["facts"]["used_before"] == 4
+    assert [one["sentence"][:36] for one in second["guards"] if one["name"] == "rows-used-before"] == [
+        "4 of these rows were used by an earl"
+    ]

@@ -14,7 +14,7 @@ from playground.evaluation.votes import Vote, bradley_terry
 from playground.services import Services, build_services
 from playground.verdict.files import DONE, JUDGE
 from playground.verdict.judging import BASE, ENDPOINT, Endpoint, JudgingService, JudgingView
-from tests.services.conftest import CHECK, SIDES, put_verdict, vote_all
+from tests.services.conftest import SIDES, put_verdict, vote_all
 from tests.shared.conftest import ANNA, refused
 
 
@@ -70,7 +70,7 @@ def test_reveal_names_strengths_and_how_far_the_metric_agrees(services, ended):
     assert (1, SIDES[1], SIDES[2]) not in {one.place for one in cast}, "equal replies never"
     found = services.voting.reveal(ended)
     assert [one.side for one in found.standings] == list(SIDES)
-    assert (found.votes, found.metric, found.judge) == (17, CHECK, None)
+    assert (found.votes, found.metric, found.judge) == (17, "pass", None)
     assert (found.agreement.share.value, found.agreement.kappa) == (1.0, 1.0)
     assert list(found.standings) == bradley_terry([Vote(one.a, one.b, one.winner) for one in cast], SIDES)  # type: ignore[arg-type]
     judged = [replace(one, owner=JUDGE, judge="Deep", winner="a") for one in cast[:10]]

@@ -207,6 +207,9 @@ class FakeVerdicts:
 
     start, stop = noted("started", "v1"), noted("stopped")
 
+    def extension(self, id: str, owner: str = "local") -> Any:
+        return f"the next rows of {id}"
+
     def views(self, owner: str = "local") -> list[VerdictView]:
         return self.listed if owner == "local" else []
 

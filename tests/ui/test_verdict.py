@@ -25,6 +25,7 @@ from tests.ui.fakes import EVIL
 SET = "set:hospital_reports"
 SETTINGS: Any = {"limit": None, "repeats": 1, "max_tokens": 96, "temperature": 0, "seed": 7}
 SETTINGS |= {"losses": True, "forgetting": False}
+TERMS: Any = {"right": "", "bar": 90, "margin": 5, "maximum": None, "form_only": False}
 SITUATION: Any = {"volume": None, "changes": "never", "latency": None, "budget": None, "prices": ""}
 STRANGER = Visitor("somebody", "tab-2")
 ID = "20261124-101500-v1a2b"
@@ -63,6 +64,7 @@ def start(services, call, tab):
     def start(*chosen: str, checks: str = "json", prompt: str = "Be careful.", **more: Any) -> Updates:
         situation = {**SITUATION, **more.pop("situation", {})}
         given = {"line": line(chosen=chosen, prompt=prompt), "checks": checks, "settings": SETTINGS}
+        given["terms"] = {**TERMS, **more.pop("terms", {})}
         return call(verdict_form.start, tab, where=where(**more), situation=situation, **given)
 
     return start
@@ -71,7 +73,7 @@ def start(services, call, tab):
 @pytest.fixture
 def button(services, call, tab):
     def pressed(*sides: str, source: str = SET) -> tuple[str, bool]:
-        drawn = call(verdict_form.refresh, tab, where=where(source), sides=sides, settings=SETTINGS)
+        drawn = call(verdict_form.refresh, tab, where=where(source), sides=sides, settings=SETTINGS, terms=TERMS)
         return drawn[tab.measure]["value"], drawn[tab.measure]["interactive"]
 
     return pressed
@@ -115,6 +117,49 @@ def test_measure_asks_for_what_was_chosen(services, tab, start):
     assert (request.questions.volume, request.questions.changes, request.prices.currency) == (5000, "monthly", "EUR")
     assert (request.max_tokens, request.seed, request.owner) == (96, 7, "local")
     assert (request.losses, request.forgetting) == (True, False)
+    assert (request.right, request.form_only) == ((), False)
+    assert (request.bar, request.margin, request.maximum) == (0.9, 0.05, None)
+
+
+def test_what_is_right_is_stated_first_with_rows_as_it_marks_them(services, call, tab, start):
+    services.data.checked = examples(40)
+    uploaded = Path("mine.csv")
+    chosen = call(verdict_form.source_chosen, tab, where=where(UPLOAD, uploaded=uploaded))
+    assert chosen[tab.right].value == "exact", "suggested from the answers"
+
+    def stated(**terms: Any) -> str:
+        said = {**TERMS, **terms}
+        given: Any = {"where": where(UPLOAD, uploaded=uploaded), "sides": ["base", "tuned"], "settings": SETTINGS}
+        return str(call(verdict_form.refresh, tab, **given, terms=said)[tab.stated]["value"])
+
+    page = stated()
+    assert "6 rows cannot show that anything is right 90% of the time" in page
+    assert "About 84 rows would tell in four cases of five" in page
+    assert (page.count("its own answer"), page.count("the next row&#39;s answer")) == (3, 3)
+    assert (page.count("✓ right"), page.count("✗ wrong")) == (3, 3)
+    assert "rewritten" not in page
+    assert "Only the form is looked at" in stated(form_only=True)
+    assert "does not say what is right" in stated(right="reads-well")
+    assert "cannot be tested" in stated(margin=95)
+    start("base", source=UPLOAD, uploaded=uploaded, terms={"right": "exact", "bar": 80, "maximum": 30})
+    request = services.verdicts.started[-1]
+    assert (request.right, request.bar, request.maximum) == (("exact",), 0.8, 30)
+    start("base", source=UPLOAD, uploaded=uploaded, terms={"right": "exact", "form_only": True})
+    assert (services.verdicts.started[-1].right, services.verdicts.started[-1].form_only) == ((), True)
+    with pytest.raises(InputError, match="cannot be tested"):
+        start("base", source=UPLOAD, uploaded=uploaded, terms={"bar": 4})
+
+
+def test_examples_are_filtered_and_a_verdict_with_room_is_extended(judged, call, tab):
+    whole = call(verdict_shown.shown, tab, followed=ID)
+    assert (whole[tab.fault]["visible"], whole[tab.extend]["visible"]) == (True, False)
+    some = call(verdict_shown.filtered, tab, followed=ID, fault="wrong form")[tab.body]["value"]
+    assert "among those with a wrong form" in some
+    assert call(verdict_shown.filtered, tab, followed=ID, fault="nonsense")[tab.body]["value"]
+    judged.verdicts.listed = [replace(judged.verdicts.listed[0], may_grow=True)]
+    assert call(verdict_shown.shown, tab, followed=ID)[tab.extend]["visible"]
+    assert call(verdict_shown.extend, tab, followed=ID) == {tab.followed: "v1"}
+    assert judged.verdicts.started[-1] == f"the next rows of {ID}"
 
 
 def test_what_is_wrong_is_said(services, start):

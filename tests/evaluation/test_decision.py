@@ -1,0 +1,161 @@
+"""The decision protocol: every leaf of its tree, the counts that can pass, planning, looks, and guards."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from playground.evaluation import decision
+from playground.evaluation.decision import Candidate, Decision, Terms, decide, least_passes
+
+TERMS = Terms()
+
+
+def side(rung: Any, passed: int, n: int = 100, **said: Any) -> Candidate:
+    """The first ``passed`` of n rows pass."""
+    return Candidate(said.pop("name", rung), rung, np.arange(n) < passed, **said)
+
+
+def answer(*sides: Candidate, **said: Any) -> Decision:
+    return decide(sides, said.pop("terms", TERMS), **said)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "choice", "sides"),
+    [
+        ("3a", "prompt", [side("prompt", 96), side("fine-tune", 99)]),
+        ("3a", "prompt", [side("base", 97), side("fine-tune", 99)]),
+        ("3a", "few-shot", [side("prompt", 60), side("few-shot", 97), side("fine-tune", 99)]),
+        ("3a", "constraint", [side("constraint", 97), side("few-shot", 97)]),
+        ("3a", "larger-model", [side("prompt", 55), side("larger-model", 97)]),
+        ("3b", "fine-tune", [side("prompt", 3), side("fine-tune", 97)]),
+        ("3b", "fine-tune+documents", [side("documents", 3), side("fine-tune", 60), side("fine-tune+documents", 97)]),
+        ("4", "none-good-enough", [side("prompt", 60), side("fine-tune", 75)]),
+        ("5a", "not-enough-evidence", []),
+        ("5a", "not-enough-evidence", [side("fine-tune", 99, leaked=0.5)]),
+        ("5b", "not-enough-evidence", [side("prompt", 12, 12), side("fine-tune", 12, 12)]),
+        ("5c", "not-enough-evidence", [side("prompt", 60), side("fine-tune", 90)]),
+    ],
+)
+def test_each_leaf(leaf, choice, sides):
+    made = answer(*sides)
+    assert (made.leaf, made.choice) == (leaf, choice)
+    assert made.sentence
+    assert (made.side == "") == (choice in ("none-good-enough", "not-enough-evidence"))
+
+
+@pytest.mark.parametrize(
+    ("rungs", "n", "least"),
+    [(1, 20, 20), (1, 38, None), (1, 40, 38), (1, 100, 92), (5, 30, 30), (5, 40, 40), (5, 100, 94), (5, 200, 182)],
+)
+def test_how_many_must_pass(rungs, n, least):
+    found = least_passes(n, TERMS, rungs)
+    assert found == least if least is not None else found is not None and found >= 36
+
+
+def test_a_side_that_always_fails_is_never_an_answer():
+    assert answer(side("prompt", 0), side("fine-tune", 0)).choice == "none-good-enough"
+
+
+def test_a_small_set_on_which_all_pass_says_how_many_rows_it_takes():
+    made = answer(side("prompt", 12, 12))
+    assert made.planned_rows == 68
+    assert "68 rows" in made.sentence
+
+
+def test_the_plan_rests_on_bar_margin_and_rungs_and_not_on_what_was_seen():
+    assert {answer(side("prompt", 60), side("fine-tune", seen)).planned_rows for seen in (10, 50, 88)} == {
+        decision.planned_rows(TERMS, 2)
+    }
+
+
+def test_a_leak_stops_tuned_sides_alone_and_nothing_is_said_of_them():
+    made = answer(side("prompt", 60), side("fine-tune", 99, leaked=0.2))
+    assert (made.choice, [guard.name for guard in made.guards]) == ("not-enough-evidence", ["leakage"])
+    assert answer(side("prompt", 97), side("fine-tune", 99, leaked=0.2)).choice == "prompt"
+
+
+def test_what_a_side_was_trained_on_may_be_unknown_and_that_is_said():
+    made = answer(side("prompt", 60), side("fine-tune", 99, leaked=None))
+    assert made.choice == "fine-tune"
+    assert [guard.name for guard in made.guards] == ["unknown-training"]
+
+
+def test_a_side_whose_replies_were_cut_off_cannot_be_chosen_the_others_can():
+    cut = side("prompt", 97, cut_off=0.2)
+    assert answer(cut, side("fine-tune", 97)).side == "fine-tune"
+    assert answer(cut, side("fine-tune", 50)).choice == "not-enough-evidence"
+    assert answer(side("prompt", 0, cut_off=0.4), side("fine-tune", 50)).choice == "none-good-enough", (
+        "even if all of it passed"
+    )
+    assert answer(side("prompt", 0, cut_off=0.9), side("fine-tune", 50)).choice == "not-enough-evidence"
+
+
+def test_a_limit_of_the_person_takes_a_side_out_and_lists_it():
+    made = answer(side("prompt", 97, limit="slower than 2 s"), side("fine-tune", 97))
+    assert (made.side, made.left_out) == ("fine-tune", ("prompt: slower than 2 s",))
+
+
+def test_no_difference_shown_is_not_equality():
+    few = answer(side("prompt", 39, 40), side("fine-tune", 40, 40))
+    many = answer(side("prompt", 970, 1000), side("fine-tune", 980, 1000))
+    assert few.choice == "not-enough-evidence" or few.as_good_as_best is False
+    assert (many.side, many.as_good_as_best) == ("prompt", True)
+
+
+def test_what_a_dearer_side_would_add_stands_beside_the_answer():
+    made = answer(side("prompt", 940, 1000), side("fine-tune", 1000, 1000))
+    assert made.side == "prompt"
+    assert made.as_good_as_best is False
+    assert "would add 6 points" in made.sentence
+
+
+def test_sides_of_one_rung_compete_on_validation_rows_which_then_decide_nothing_else():
+    validation = np.arange(100) < 20
+    first = Candidate("first", "prompt", np.arange(100) >= 20)  # right in every test row, wrong in validation
+    second = Candidate("second", "prompt", np.arange(100) < 90)
+    made = answer(first, second, validation=validation)
+    assert [(one.side, one.passed, one.n) for one in made.standings] == [("second", 70, 80)]
+    with pytest.raises(ValueError, match="validation"):
+        answer(first, second)
+
+
+def test_the_order_follows_measured_cost_where_it_is_asked_for():
+    sides = side("few-shot", 97, cost=9.0), side("fine-tune", 97, cost=1.0)
+    assert answer(*sides).side == "few-shot"
+    assert answer(*sides, by_cost=True).side == "fine-tune"
+
+
+def test_looks_spend_what_they_may_and_no_more():
+    terms = Terms(maximum=100)
+    first, last = decision.level(50, terms), decision.level(100, terms, [50])
+    assert first == pytest.approx(0.00557, abs=1e-4)
+    assert first + last == pytest.approx(0.05)
+    assert decision.level(100, TERMS, [50]) == 0.0, "without a maximum stated first, a second look shows nothing"
+
+
+def test_an_interval_that_may_be_watched_is_wider_and_holds_the_rate():
+    low, high = decision.confidence_sequence(90, 100)
+    assert low < 0.82 < 0.9 < 0.96 < high
+    assert decision.confidence_sequence(0, 0) == (0.0, 1.0)
+    assert decision.confidence_sequence(40, 40)[1] == 1.0
+
+
+def test_watching_all_along_is_wrong_in_at_most_one_of_twenty():
+    rng = np.random.default_rng(3)
+    passed = np.cumsum(rng.random((300, 120)) < 0.9, axis=1)
+    outside = sum(
+        any(
+            not low <= 0.9 <= high
+            for n in (5, 20, 40, 80, 120)
+            for low, high in [decision.confidence_sequence(int(one[n - 1]), n)]
+        )
+        for one in passed
+    )
+    assert outside / 300 <= 0.05
+
+
+@pytest.mark.parametrize(("bar", "margin"), [(0.9, 0.0), (0.05, 0.05), (1.1, 0.05)])
+def test_terms_that_cannot_be_tested_are_refused(bar, margin):
+    with pytest.raises(ValueError, match="bar"):
+        Terms(bar, margin)
