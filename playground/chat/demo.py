@@ -12,10 +12,12 @@ from typing import Any
 
 from playground.chat.compare import CompareService, Reply, Side
 from playground.data.check import check_file
+from playground.data.example import Example
 from playground.db import ENDED
 from playground.engine.request import Sampling
 from playground.errors import CancelledError, PlaygroundError
 from playground.evaluation.checks import parse_check
+from playground.evaluation.criterion import Criterion, suggested
 from playground.jobs import Job, Jobs
 from playground.runs.service import TrainingService, TrainRequest
 from playground.workspace.examples import DataService, ShippedSet
@@ -30,10 +32,12 @@ MAX_TOKENS = 128
 
 @dataclass(frozen=True)
 class DemoRow:
-    """passed of n replies keep the format; mean tokens of a request and of a reply; mean seconds a reply."""
+    """passed of n replies keep the format, and right of them have the content of the reference, whatever their format;
+    mean tokens of a request and of a reply; mean seconds a reply."""
 
     name: str
     passed: int
+    right: int
     n: int
     prompt_tokens: float
     completion_tokens: float
@@ -138,10 +142,10 @@ class _Story:
         adapter = self._train(job)
         example_rows = list(check_file(self._shipped.heldout).examples)
         rows = random.Random(7).sample(example_rows, min(ROWS, len(example_rows)))
-        questions = [row.messages[-2].content for row in rows]
+        right = suggested([row.completion for row in example_rows])
         self._set(phase="measuring", progress=0.6, seconds_left=None, adapter=adapter)
-        self._measure(1, Side("base", self._shipped.system_prompt, name="Base + prompt"), questions, job)
-        self._measure(2, Side(adapter, name="Fine-tuned, no prompt"), questions, job)
+        self._measure(1, Side("base", self._shipped.system_prompt, name="Base + prompt"), rows, right, job)
+        self._measure(2, Side(adapter, name="Fine-tuned, no prompt"), rows, right, job)
         self._set(phase="done", progress=1.0, seconds_left=None)
 
     def _train(self, job: Job) -> str:
@@ -168,7 +172,8 @@ class _Story:
         self._step(0, "done", f"{summary['rows_used']} examples, {view.steps} steps, {summary['seconds']:.0f} s")
         return view.adapter
 
-    def _measure(self, place: int, side: Side, questions: Sequence[str], job: Job) -> None:
+    def _measure(self, place: int, side: Side, rows: Sequence[Example], criterion: Criterion, job: Job) -> None:
+        questions = [row.messages[-2].content for row in rows]
         check, session = parse_check(self._shipped.check), f"demo {self._owner}"
         replies: list[Reply] = []
         started = time.monotonic()
@@ -181,14 +186,18 @@ class _Story:
             if failed := next((reply.error for reply in replies if reply.error), ""):
                 raise PlaygroundError(failed)
             passed, done, of = sum(check.passes(reply.text) for reply in replies), len(replies), len(questions)
+            right = sum(
+                criterion.mark(reply.text, row.completion).right for reply, row in zip(replies, rows, strict=False)
+            )
             tokens = fmean(one.prompt_tokens for one in replies), fmean(one.completion_tokens for one in replies)
             seconds = (time.monotonic() - started) / done
             self._set(
-                table=(*self.state.table[: place - 1], DemoRow(side.label, passed, done, *tokens, seconds)),
+                table=(*self.state.table[: place - 1], DemoRow(side.label, passed, right, done, *tokens, seconds)),
                 progress=0.6 + 0.2 * (place - 1) + 0.2 * done / of,
                 seconds_left=seconds * (of - done) or None,
             )
-            detail = f"{passed} of {done} {'keeps' if passed == 1 else 'keep'} the format"
+            detail = f"Of {done}, {passed} {'keeps' if passed == 1 else 'keep'} the format, {right} "
+            detail += f"{'has' if right == 1 else 'have'} the right content"
             self._step(place, "done" if done == of else "now", detail)
 
     def _step(self, place: int, state: str, detail: str) -> None:

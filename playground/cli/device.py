@@ -111,10 +111,11 @@ def demo(settings: Settings, options: Namespace) -> Outcome:
         services.close()
         home.release()
     seconds = round(time.monotonic() - started, 1)
-    lines = [f"{'':<24}{'format kept':>14}{'tokens in':>12}{'tokens out':>12}{'s a reply':>12}"]
+    lines = [f"{'':<24}{'format kept':>14}{'content right':>15}{'tokens in':>12}{'tokens out':>12}{'s a reply':>12}"]
     for row in state.table:
         figures = f"{row.prompt_tokens:>12.0f}{row.completion_tokens:>12.0f}{row.seconds:>12.1f}"
-        lines.append(f"{row.name:<24}{f'{row.passed} of {row.n}':>14}{figures}")
+        counts = f"{f'{row.passed} of {row.n}':>14}{f'{row.right} of {row.n}':>15}"
+        lines.append(f"{row.name:<24}{counts}{figures}")
     ask = f"The adapter is {state.adapter}: python -m playground compare"
     lines.append(f"Held-out rows, computed just now in {seconds:.0f} s. {ask}")
     asked = "Male, 54, chest tightness, BP 150/95, pulse 102."

@@ -16,6 +16,7 @@ from playground.cli.common import Outcome, Progress, judge_in_app, owned_or_serv
 from playground.errors import InputError, RunFailedError
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices, read_prices
+from playground.evaluation.decision import Terms
 from playground.library.files import write_json
 from playground.services import Services
 from playground.settings import Settings
@@ -40,6 +41,11 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file. --out names a folder for the report and the rows.")
     if options.extend:
+        kept = [f"--{name}" for name in ("side", "right", "check", "form_only", "maximum") if getattr(options, name)]
+        kept += [f"--{name}" for name in ("bar", "margin") if getattr(options, name) != getattr(Terms, name)]
+        if kept:
+            stated = ", ".join(kept).replace("_", "-")
+            raise InputError(f"--extend keeps all that was stated before the first row; leave out {stated}.")
         services = services_for(settings, options.base)
         request = services.verdicts.extension(_written_to(Path(options.extend)), options.limit, file=file)
     else:

@@ -14,13 +14,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import lru_cache
+from itertools import combinations, islice
 from string import punctuation
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from playground.errors import InputError
 from playground.evaluation.forgetting import is_refusal
-from playground.evaluation.inferred_checks import collapsed, label_in, labels_of
+from playground.evaluation.inferred_checks import ALONE, collapsed, folded, key_of, label_in, labels_of
 
 FieldKind = Literal["exact", "number", "text"]
 TEXT_F1 = 0.6
@@ -35,16 +37,24 @@ FEWEST = 5
 SIMILARITIES = ("token_f1", "rouge_l")
 FIELD = "field:"
 """Before the name of a field: the metric of its accuracy."""
-ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""Scripts that are written without spaces: each sign counts as a word."""
 _SIGN = re.compile(f"([{ALONE}])")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _KINDS: dict[str, type[Criterion]] = {}
-_LINE = re.compile(
-    r"^[ \t]*(?:[-*•][ \t]+)?[*_]{0,2}([^\W\d_][^:\n{}\[\]\"]{0,40}?)[*_]{0,2}:[*_]{0,2}[ \t]+(\S[^\n]*)$", re.M
+_KEY = re.compile(
+    r"[ \t]*(?:(?:#{1,6}|[-*•+]|\d{1,2}[.)])[ \t]+)?[*_]{0,2}([^\W\d_][^\n:：{}\[\]\"]{0,40}?)[*_]{0,2}[ \t]*"
+    r"[:：](?!//)[*_]{0,2}(.*)"
 )
+_ITEM = re.compile(r"[ \t]+\S|[-*•+][ \t]|\d{1,2}[.)][ \t]")
+_FENCE = re.compile(r"^```\w*\s*|\s*```$")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:[.,]\d+)*")
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.S)
+_WITHIN = re.compile(r"((?<=\d)[.,:/-](?=\d)|(?<![\w.])-(?=\d)|(?<=\w)[+#]+(?!\w))")
+"""Punctuation that tells 1.5 from 15, -5 from 5, and C++ from C."""
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_UNITS = {"$": "usd", "€": "eur", "euro": "eur", "£": "gbp", "¥": "jpy", "₺": "try", "tl": "try", "₹": "inr", "%": "%"}
+_UNIT = "|".join(map(re.escape, (*_UNITS, "usd", "eur", "gbp", "jpy", "try", "inr", "chf", "cny")))
+_AMOUNT = re.compile(rf"([-+]?)({_UNIT})?\s*([-+]?)(\d[\d .,'_]*)(?<! )\s*({_UNIT})?")
+_MARKS = ((",", "."), (".", ","), (" ", "."), (" ", ","), ("'", "."), ("_", "."))
+"""Of thousands, and of decimals."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +94,12 @@ class Criterion(ABC):
         return ()
 
     def mark(self, reply: str, reference: str) -> Mark:
-        """Whether a reply is right. An empty, ``null`` or refused one is not, whatever the reference says."""
+        """Whether a reply is right. An empty, ``null`` or refused one is not, unless the reference says the same. A
+        reply refuses where its first sentence does, and it has no fields to be looked at."""
         found = self._mark(reply.strip(), reference.strip())
-        return (
-            Mark(False, found.fields) if is_blank(reply) or (is_refusal(reply) and not is_refusal(reference)) else found
-        )
+        first = re.split(r"(?<=[.!?])\s", reply.strip(), maxsplit=1)[0]
+        refused = not found.fields and is_refusal(first) and not is_refusal(reference)
+        return Mark(False, found.fields) if refused or is_blank(reply, reference) else found
 
     @abstractmethod
     def _mark(self, reply: str, reference: str) -> Mark: ...
@@ -99,15 +110,25 @@ def kinds() -> str:
     return ", ".join(name + one.takes for name, one in _KINDS.items())
 
 
-def squad_words(text: str) -> list[str]:
-    """The words without case, punctuation and articles; in scripts without spaces each sign is one."""
-    bare = "".join(letter for letter in text.lower() if not _is_punctuation(letter))
-    return _SIGN.sub(r" \1 ", _ARTICLE.sub(" ", bare)).split()
+class _Bare(dict[int, str | None]):
+    """Letter -> itself, None for punctuation."""
+
+    def __missing__(self, code: int) -> str | None:
+        letter = chr(code)
+        self[code] = None if letter in punctuation or unicodedata.category(letter).startswith("P") else letter
+        return self[code]
+
+
+_BARE = _Bare()
 
 
 @lru_cache(maxsize=4096)
-def _is_punctuation(letter: str) -> bool:
-    return letter in punctuation or unicodedata.category(letter).startswith("P")
+def squad_words(text: str) -> tuple[str, ...]:
+    """The words without case, punctuation (but that inside numbers and names such as C++) and articles; in scripts
+    without spaces each sign is one."""
+    parts = _WITHIN.split(_THOUSANDS.sub("", folded(text)))
+    bare = "".join(part if place % 2 else part.translate(_BARE) for place, part in enumerate(parts))
+    return tuple(_SIGN.sub(r" \1 ", _ARTICLE.sub(" ", bare)).split())
 
 
 def token_f1(reply: str, reference: str) -> float:
@@ -119,8 +140,11 @@ def token_f1(reply: str, reference: str) -> float:
     return 2 * (Counter(said) & Counter(wanted)).total() / (len(said) + len(wanted))
 
 
-def is_blank(reply: str) -> bool:
-    """Nothing that anybody could use: empty, ``null``, empty JSON, or punctuation alone."""
+def is_blank(reply: str, reference: str = "") -> bool:
+    """Nothing that anybody could use: empty, ``null``, empty JSON, or punctuation alone. But ``none`` or ``[]`` is an
+    answer where the reference is one of these too."""
+    if reply.strip() and reference.strip() and is_blank(reference):
+        return False
     bare = reply.strip().strip("`\"'").strip()
     return bare.lower() in ("null", "none", "{}", "[]") or not re.search(r"\w", bare)
 
@@ -143,17 +167,29 @@ def parse_criteria(specs: Sequence[str], references: Sequence[str]) -> Criterion
 
 
 def suggested(references: Sequence[str]) -> Criterion:
-    """The criterion that the references look like: 1. labels; 2. JSON objects or ``Key: value`` lines, field by field;
-    3. short answers, matched whole; 4. longer text, by similarity. Correct it where it is wrong."""
-    texts = [text for text in references if text.strip()]
-    if labels_of(texts):  # 1
-        return Label.of("label", texts)
-    if _common_fields(texts):  # 2
+    """The criterion that the references look like: 1. JSON, field by field; 2. labels; 3. ``Key: value`` lines, field
+    by field; 4. short answers, matched whole; 5. longer text, by similarity. Correct it where it is wrong."""
+    return _suggested(tuple(text for text in references if text.strip()))
+
+
+@lru_cache(maxsize=8)
+def _suggested(texts: tuple[str, ...]) -> Criterion:
+    known = _common_fields(texts)
+    if known and all(_json_of(text) is not None for text in texts):  # 1
         return Fields.of("fields", texts)
-    middle = sorted(len(text.split()) for text in texts)[len(texts) // 2] if texts else 0
-    if middle <= SHORT_WORDS:  # 3
+    if labels_of(texts):  # 2
+        return Label.of("label", texts)
+    if known and len(texts) >= FEWEST:  # 3
+        return Fields.of("fields", texts)
+    middle = sorted(_length(text) for text in texts)[len(texts) // 2] if texts else 0
+    if middle <= SHORT_WORDS:  # 4
         return Exact.of("exact", texts)
-    return Similarity.of(f"similarity:token_f1>={_threshold(texts):g}", texts)  # 4
+    return Similarity.of(f"similarity:token_f1>={_threshold(texts):g}", texts)  # 5
+
+
+def _length(text: str) -> int:
+    """Words; of scripts without spaces, two signs make about one."""
+    return len(text.split()) + len(_SIGN.findall(text)) // 2
 
 
 class Sample(NamedTuple):
@@ -167,20 +203,24 @@ class Sample(NamedTuple):
 
 def samples(criterion: Criterion, references: Sequence[str], most: int = 10) -> list[Sample]:
     """How a criterion marks known replies, before anything is measured: to every second row its own reference, which
-    should be right, to the others the next row's, which should not."""
+    should be right, to the others that of another row, far from it and not the same, which should not."""
     made = []
     for place, reference in enumerate(references[:most]):
-        own = place % 2 == 0
-        reply = reference if own else references[(place + 1) % len(references)]
-        made.append(Sample(place, reply, own, criterion.mark(reply, reference)))
+        far = (place + len(references) // 2) % len(references)
+        others = (*references[far:], *references[:far]) if place % 2 else ()
+        reply = next((other for other in others if key_of(other) != key_of(reference)), reference)
+        made.append(Sample(place, reply, reply is reference, criterion.mark(reply, reference)))
     return made
 
 
-def _threshold(texts: Sequence[str]) -> float:
-    """From which token F1 on a reply says the same: at least 0.6, and where answers share much wording, what one
-    answer in fifty reaches against the answer of another row."""
-    others = sorted(token_f1(one, texts[place - 1]) for place, one in enumerate(texts))
-    alike = others[math.ceil(0.98 * len(others)) - 1] if others else 0.0
+def _threshold(texts: Sequence[str], *, numbers: bool = False) -> float:
+    """From which token F1 on a reply says the same: at least 0.6, and where answers share much wording, what one pair
+    of different ones in twenty reaches. Of up to 40 answers, evenly from all of them: neighbours are often alike.
+    numbers: these are compared apart, so that only pairs with the same ones count."""
+    some = dict.fromkeys(texts[:: math.ceil(len(texts) / 40) or 1])
+    pairs = ((a, b) for a, b in combinations(some, 2) if not numbers or _numbers(a) == _numbers(b))
+    others = sorted(token_f1(a, b) for a, b in pairs)
+    alike = others[math.ceil(0.95 * len(others)) - 1] if others else 0.0
     return min(0.95, max(LEAST_F1, math.ceil(20 * alike + 1e-9) / 20))
 
 
@@ -209,16 +249,19 @@ class Label(Criterion):
 
 @dataclass(frozen=True)
 class Fields(Criterion):
-    """Every field that must be right, is. kinds: field -> how it is compared; must: those that decide."""
+    """Every field that must be right, is. compared: field -> how; must: those that decide; least: free-text field ->
+    the token F1 from which it is right."""
 
     compared: Mapping[str, FieldKind] = field(default_factory=dict)
     must: tuple[str, ...] = ()
+    least: Mapping[str, float] = field(default_factory=dict)
     kind = "fields"
     takes = "[:NAMES]"
 
     @classmethod
     def of(cls, spec: str, references: Sequence[str]) -> Criterion:
-        known = _common_fields(references)
+        texts = tuple(text for text in references if text.strip())
+        known = _common_fields(texts)
         wanted = [name for part in spec.partition(":")[2].split(",") if (name := part.strip())]
         if not known:
             raise InputError(
@@ -226,7 +269,7 @@ class Fields(Criterion):
             )
         if missing := [name for name in wanted if name not in known]:
             raise InputError(f"No answer has the field {', '.join(missing)}. There are: {', '.join(known)}.")
-        return cls(spec, known, tuple(wanted or known))
+        return cls(spec, known, tuple(wanted or known), _thresholds(texts))
 
     @property
     def label(self) -> str:
@@ -238,17 +281,19 @@ class Fields(Criterion):
 
     def _mark(self, reply: str, reference: str) -> Mark:
         said, wanted = fields_of(reply), fields_of(reference)
+        said = {key_of(name): value for name, value in said.items()} | dict(said)
         marks = {
-            name: same_value(said.get(name, _MISSING), wanted[name], how)
+            name: same_value(said.get(name, said.get(key_of(name), _MISSING)), wanted[name], how, self.least.get(name))
             for name, how in self.compared.items()
             if name in wanted
         }
-        return Mark(bool(marks) and all(marks.get(name, name not in said) for name in self.must), marks)
+        return Mark(bool(marks) and all(marks.get(name, key_of(name) not in said) for name in self.must), marks)
 
 
 @dataclass(frozen=True)
 class Exact(Criterion):
-    """The same words as the reference, without case, punctuation and articles (SQuAD's normalisation)."""
+    """The same number, or the same words as the reference, without case, punctuation and articles (about SQuAD's
+    normalisation)."""
 
     kind = "exact"
 
@@ -266,7 +311,7 @@ class Exact(Criterion):
 
 @dataclass(frozen=True)
 class Similarity(Criterion):
-    """A similarity to the reference at or above a threshold, and every number of the reference in the reply."""
+    """A similarity to the reference at or above a threshold."""
 
     metric: str = ""
     least: float = 0.0
@@ -295,9 +340,7 @@ class Similarity(Criterion):
     def _similarity(self, reply: str, reference: str) -> float:
         if self.metric == "token_f1":
             return token_f1(reply, reference)
-        from playground.evaluation.metrics import RougeL  # evaluate imports torch, which takes seconds
-
-        return RougeL().value(reply, reference)
+        return _rouge_l(reply, reference)
 
     def _mark(self, reply: str, reference: str) -> Mark:
         return Mark(self._similarity(reply, reference) >= self.least)
@@ -327,22 +370,39 @@ class Every(Criterion):
         return Mark(all(mark.right for mark in marks), fields)
 
 
+@lru_cache(maxsize=4096)
+def _rouge_l(reply: str, reference: str) -> float:
+    from playground.evaluation.metrics import ROUGE  # evaluate imports torch, which takes seconds
+
+    return float(ROUGE.score(reference, reply)["rougeL"].fmeasure)
+
+
 _MISSING = object()
+ITEMS = "items"
+"""What the field of an answer is called that is a JSON list."""
 
 
-def fields_of(text: str) -> dict[str, Any]:
-    """The fields of an answer: those of a JSON object (also one in a code fence; nested ones as ``a.b``), else its
-    ``Key: value`` lines; {} for neither."""
-    bare = text.strip()
-    fenced = _FENCE.search(bare)
-    for part in filter(None, (bare, fenced.group(1) if fenced else "")):
+@lru_cache(maxsize=4096)
+def fields_of(text: str) -> Mapping[str, Any]:
+    """The fields of an answer: those of a JSON object (also one in a code fence or among words; nested ones as
+    ``a.b``) or list (``items``), else its ``Key: value`` lines; {} for neither."""
+    read = _json_of(text)
+    return _line_fields(text) if read is None else read
+
+
+def _json_of(text: str) -> dict[str, Any] | None:
+    bare, decoder = _FENCE.sub("", text.strip()), json.JSONDecoder()
+    starts = islice((found.start() for found in re.finditer(r"\{", bare)), 20)
+    for start in (0, *starts):
         try:
-            read = json.loads(part)
+            read, end = decoder.raw_decode(bare, start)
+            if isinstance(read, dict) and (read or end == len(bare)):
+                return _flat(read)
         except (ValueError, RecursionError):
             continue
-        if isinstance(read, dict):
-            return _flat(read)
-    return {match.group(1).strip(): match.group(2).strip() for match in _LINE.finditer(bare)}
+        if isinstance(read, list) and start == 0 and end == len(bare):
+            return {ITEMS: read}
+    return None
 
 
 def _flat(read: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -352,65 +412,104 @@ def _flat(read: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return made
 
 
-def same_value(said: Any, wanted: Any, how: FieldKind) -> bool:
-    """Whether one field is right. Numbers by value; lists item by item in any order; free text by token F1 and its
-    numbers; everything else (ids, dates, enums) by its letters, without case and outer punctuation."""
+def _line_fields(text: str) -> dict[str, str]:
+    """``Key: value`` lines. A value goes on over lines that are indented or list items, and, where it begins below its
+    key, to the next empty line. One that is said twice and differently is both."""
+    found: dict[str, str] = {}
+    name, below = "", False
+    for line in text.strip().splitlines():
+        if key := _KEY.fullmatch(line):
+            name, value = key.group(1).strip(), key.group(2).strip()
+            below = not value
+            if value and found.get(name, value) != value:
+                value = f"{found[name]}\n{value}"
+            found[name] = value or found.get(name, "")
+        elif name and line.strip() and (below or _ITEM.match(line)):
+            found[name] = f"{found[name]}\n{line.strip()}".strip()
+        elif line.strip() or not below or found.get(name):
+            name = ""
+    return {name: value for name, value in found.items() if value}
+
+
+def same_value(said: Any, wanted: Any, how: FieldKind, least: float | None = None) -> bool:
+    """Whether one field is right. Numbers by value, however they are written; lists item by item in any order; free
+    text by token F1 (``least``, 0.6 where it is None) and its numbers; everything else (ids, dates, enums) by its
+    letters, without case and outer punctuation."""
     if said is _MISSING:
         return False
     if isinstance(wanted, list) or isinstance(said, list):
         return (
             isinstance(said, list) and isinstance(wanted, list) and sorted(map(_key, said)) == sorted(map(_key, wanted))
         )
-    if isinstance(wanted, bool) or wanted is None or isinstance(said, bool) or said is None:
-        return said is wanted
-    if how == "number":
-        return _number(said) is not None and _number(said) == _number(wanted)
-    if how == "text":
-        return _numbers(str(said)) == _numbers(str(wanted)) and token_f1(str(said), str(wanted)) >= TEXT_F1
-    return _key(said) == _key(wanted)
+    plain = any(value is None or isinstance(value, bool) for value in (said, wanted))
+    if how == "text" and not plain:
+        wanted, said = str(wanted), str(said)
+        return _numbers(said) == _numbers(wanted) and token_f1(said, wanted) >= (least or TEXT_F1)
+    by_value = how == "number" or isinstance(wanted, int | float)
+    return _key(said) == _key(wanted) or (by_value and not plain and _same_number(said, wanted))
 
 
 def _key(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return collapsed(text).strip(" .,;:!\"'").casefold()
+    return collapsed(folded(text)).strip(" .,;:!\"'*_`")
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    text = re.sub(r"[\s_,](?=\d{3}\b)", "", str(value).strip().strip("$€£%"))
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _same_number(said: Any, wanted: Any) -> bool:
+    (one, some), (other, others) = _amount(str(said)), _amount(str(wanted))
+    return bool(some & others) and (one == other or not (one and other))
+
+
+@lru_cache(maxsize=4096)
+def _amount(text: str) -> tuple[str, frozenset[Decimal]]:
+    """(currency or %, what a number may mean): 1,234 and 1.234 are two numbers each, by whose sign marks thousands.
+    No number: neither. One that begins with 0 as ids do (007) is none."""
+    found = _AMOUNT.fullmatch(folded(text).strip())
+    if found is None or re.match(r"0\d", found.group(4)) or len(text) > 100:
+        return "", frozenset()
+    outer, first, inner, digits, last = found.groups()
+    read = set()
+    for group, mark in _MARKS:
+        cut = re.fullmatch(rf"(\d+|\d{{1,3}}(?:[{group}]\d{{2,3}})*[{group}]\d{{3}})(?:[{mark}](\d+))?", digits)
+        if cut:
+            read.add(Decimal(f"{outer or inner}{cut.group(1).replace(group, '')}.{cut.group(2) or 0}"))
+    unit = first or last or ""
+    return _UNITS.get(unit, unit), frozenset(read)
 
 
 def _numbers(text: str) -> list[str]:
-    return sorted(number.replace(",", "") for number in _NUMBER.findall(text))
+    return sorted(_THOUSANDS.sub("", number).replace(",", ".") for number in _NUMBER.findall(text))
 
 
 def _same_words(reply: str, reference: str) -> bool:
     said, wanted = squad_words(reply), squad_words(reference)
-    return said == wanted if said or wanted else collapsed(reply) == collapsed(reference)
+    return (said == wanted if said and wanted else key_of(reply) == key_of(reference)) or _same_number(reply, reference)
 
 
-def _common_fields(references: Sequence[str]) -> dict[str, FieldKind]:
+@lru_cache(maxsize=8)
+def _common_fields(texts: tuple[str, ...]) -> Mapping[str, FieldKind]:
     """Fields that nearly all references have, with how each is compared; {} where there are none."""
-    texts = [text for text in references if text.strip()]
     each = [fields_of(text) for text in texts]
-    if len(each) < FEWEST:
-        return {}
     names = dict.fromkeys(name for one in each for name in one)
     common = [name for name in names if sum(name in one for one in each) >= NEARLY_ALL * len(each)]
     return {name: _kind_of([one[name] for one in each if name in one]) for name in common}
 
 
+@lru_cache(maxsize=8)
+def _thresholds(texts: tuple[str, ...]) -> Mapping[str, float]:
+    """Free-text field -> the token F1 that tells its values apart."""
+    return {
+        name: _threshold([str(one[name]) for text in texts if name in (one := fields_of(text))], numbers=True)
+        for name, how in _common_fields(texts).items()
+        if how == "text"
+    }
+
+
 def _kind_of(values: Sequence[Any]) -> FieldKind:
     known = [value for value in values if value is not None]
-    if known and all(_number(value) is not None and not isinstance(value, bool) for value in known):
+    if known and all(_amount(str(value))[1] and not isinstance(value, bool) for value in known):
         return "number"
     texts = [value for value in known if isinstance(value, str)]
-    lengths = sorted(len(text.split()) for text in texts)
+    lengths = sorted(map(_length, texts))
     free = bool(texts) and lengths[len(texts) // 2] >= TEXT_WORDS and len(set(map(_key, texts))) > len(texts) / 2
     return "text" if free else "exact"
 

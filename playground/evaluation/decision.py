@@ -84,6 +84,8 @@ class Terms:
                 f"A bar of {self.bar:.0%} with a margin of {self.margin:.0%} cannot be tested: "
                 "the margin is above 0 and below the bar, and the bar is at most 100 %."
             )
+        if self.maximum is not None and self.maximum < 1:
+            raise ValueError(f"The maximum is {self.maximum} rows; it is at least 1, or is not stated.")
 
     @property
     def floor(self) -> float:
@@ -158,14 +160,15 @@ class Decision:
 
 
 def family(candidates: Sequence[Candidate], validation: np.ndarray | None = None) -> list[Candidate]:
-    """One side a rung, in the order of the ladder: of several, the one that passes most validation rows (the first
-    among equals, or where no row is for that). validation: [rows], which of them; they are then no test rows. Raises
-    ValueError where a rung has several sides and nothing says which rows these are."""
+    """One side a rung, in the order of the ladder: of several that no guard sets aside, the one that passes most
+    validation rows (the first among equals, or where no row is for that). validation: [rows], which of them; they are
+    then no test rows. Raises ValueError where a rung has several sides and nothing says which rows these are."""
     kept = []
     for rung in LADDER:
         rivals = [one for one in candidates if one.rung == rung and not one.limit]
         if len(rivals) > 1 and validation is None:
             raise ValueError(f"{len(rivals)} sides stand on the rung {rung}; they compete on validation rows.")
+        rivals = [one for one in rivals if not _guards([one], aside=True)] or rivals
         kept += [max(rivals, key=lambda one: int(one.passed[validation].sum()))] if len(rivals) > 1 else rivals
     return kept
 
@@ -216,7 +219,8 @@ def decide(
     )
     able = [one for one in standings if not one.set_aside]
     if not able:
-        return replace(made, sentence="Nothing is left to judge: every side was set aside, or none was measured.")
+        text = "Nothing is left to judge: every side was set aside, breaks a limit of yours, or was not measured."
+        return replace(made, sentence=text)
     good = next((one for one in able if one.good_enough), None)
     if good is not None:  # 3
         return _chosen(made, good, tested, terms)
@@ -229,22 +233,34 @@ def decide(
         return replace(made, choice=NONE, leaf="4", sentence=text, best=best.side)
     fewest = fewest_rows(terms, len(tested), alpha)
     if fewest is None or n < fewest:  # 5b
-        text = f"{n} rows cannot show that anything is right {terms.bar:.0%} of the time, even if every reply is"
-        return replace(made, leaf="5b", sentence=f"{text}. {_plan(planned)}")
+        if n >= (fewest_rows(terms, len(tested)) or math.inf):
+            then = "Look again with more rows." if alpha else "Measure a new verdict on new rows."
+            text = f"Of the {ALPHA:.0%} of error that all looks share, {alpha:.2%} is left for this one at {n} rows"
+            return replace(made, leaf="5b", sentence=f"{text}: it can show nothing. {then}")
+        return replace(made, leaf="5b", sentence=f"{_too_few(n, terms)}. {_plan(planned)}")
     best = max(able, key=lambda one: one.rate)
     text = (
         f"{best.side} is right in {best.passed} of {best.n}; its true share lies between "
-        f"{best.low:.0%} and {best.high:.0%}, and the bar is {terms.bar:.0%}. {_plan(planned)}"
+        f"{best.low:.0%} and {best.high:.0%}, and the bar is {terms.bar:.0%}. {_plan(planned, n)}"
     )
     return replace(made, leaf="5c", sentence=text, best=best.side)  # 5c
 
 
-def _plan(rows: int | None) -> str:
-    return (
-        f"About {rows} rows would tell in four cases of five."
-        if rows
-        else "No number of rows anybody writes would tell."
-    )
+def _too_few(rows: int, terms: Terms) -> str:
+    many = f"{rows} row{'s' * (rows != 1)}"
+    return f"{many} cannot show that anything is right {terms.bar:.0%} of the time, even if every reply is"
+
+
+def _plan(rows: int | None, there: int = 0) -> str:
+    """there: rows that were measured; where these are no fewer than planned, the side is closer to the bar than the
+    plan took it to be."""
+    if not rows:
+        return "No number of rows anybody writes would tell."
+    if there >= rows:
+        return (
+            f"The {rows} rows of the plan tell a side half-way above the bar; nearer to it, it takes more than {there}."
+        )
+    return f"About {rows} rows would tell in four cases of five."
 
 
 def _judged(tested: Sequence[Candidate], terms: Terms, alpha: float) -> list[Standing]:
@@ -266,7 +282,8 @@ def _judged(tested: Sequence[Candidate], terms: Terms, alpha: float) -> list[Sta
     return made
 
 
-def _guards(tested: Sequence[Candidate]) -> list[Guard]:
+def _guards(tested: Sequence[Candidate], *, aside: bool = False) -> list[Guard]:
+    """aside: only those that set a side aside."""
     tuned = [one for one in tested if one.rung in TUNED]
     found = [
         Guard(
@@ -278,7 +295,7 @@ def _guards(tested: Sequence[Candidate]) -> list[Guard]:
         if one.leaked is not None and one.leaked > MOST_LEAKED
     ]
     unknown = tuple(one.name for one in tuned if one.leaked is None)
-    if unknown:
+    if unknown and not aside:
         text = f"What {', '.join(unknown)} was trained on is unknown, so these rows may be among it."
         found.append(Guard("unknown-training", text, unknown))
     found += [
@@ -291,7 +308,7 @@ def _guards(tested: Sequence[Candidate]) -> list[Guard]:
         if one.cut_off > MOST_CUT_OFF
     ]
     untuned = [one for one in tested if one.rung not in TUNED and len(one.passed)]
-    if untuned and all(one.passed.mean() < HALF for one in untuned):
+    if not aside and untuned and all(one.passed.mean() < HALF for one in untuned):
         text = "No untuned side is right in half of the rows: this holds for this base only."
         text += " Try a larger base or an endpoint."
         found.append(Guard("weak-base", text))
@@ -377,7 +394,7 @@ def power_words(rows: int, terms: Terms, rungs: int) -> str:
     """What so many rows can show of so many rungs, in words, before anything is measured."""
     needed, planned = least_passes(rows, terms, rungs), planned_rows(terms, rungs)
     can = f"a side is shown good enough from {needed} right replies of {rows} on" if needed is not None else ""
-    can = can or f"{rows} rows cannot show that anything is right {terms.bar:.0%} of the time, even if every reply is"
+    can = can or _too_few(rows, terms)
     return f"With {rungs} rung{'s' * (rungs != 1)} of the ladder, {can}. {_plan(planned)}"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from playground.evaluation.checks import Check, parse_check
 
@@ -18,6 +20,9 @@ MOST_SHARED_WORDS = 40
 LEAST_LETTERS = 4  # a shared beginning or ending with fewer letters and digits says nothing
 SPREAD = 4  # lengths say something where the longest answer has at most so many times the words of the middle one
 FEWEST_ROWS, MOST_LABELS, MOST_WORDS, MOST_CHARACTERS = 6, 200, 8, 60
+ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Scripts that are written without spaces: each sign counts as a word."""
+_BETWEEN = re.compile(r"[_\s]+|(?<=\w)-+|-+(?!\d)")
 _OUTER = " \t\n\"'`*.,:;!?()[]{}<>“”‘’„«»"
 Part = tuple[str, Callable[[str], bool]]
 _HEADING = re.compile(r"^[ \t]*(#{1,6}[ \t]+\S[^\n]{0,60}|[*_]{0,2}[^\W\d_][^\n:{}\[\]\"]{0,40}:)", re.MULTILINE)
@@ -28,9 +33,16 @@ def collapsed(text: str) -> str:
     return " ".join(text.split())
 
 
+def folded(text: str) -> str:
+    """Without case, in every alphabet (Turkish dotted and dotless i are one), and one code for what looks the same."""
+    one = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return one.replace("\u0307", "").replace("ı", "i").replace("\u2212", "-")
+
+
 def key_of(text: str) -> str:
-    """What two spellings of one label share: no case, no outer punctuation, a space for ``_``, ``-`` and any other."""
-    return collapsed(re.sub(r"[_\-\s]+", " ", text).strip(_OUTER)).casefold()
+    """What two spellings of one label share: no case, no outer punctuation, a space for ``_``, ``-`` and any other. A
+    minus sign stays."""
+    return collapsed(_BETWEEN.sub(" ", folded(text)).strip(_OUTER))
 
 
 def labels_of(references: Sequence[str]) -> list[str] | None:
@@ -54,16 +66,21 @@ def labels_of(references: Sequence[str]) -> list[str] | None:
 def label_in(reply: str, labels: Sequence[str]) -> str | None:
     """The label that a reply gives, compared by ``key_of``; None for several or none. 1. It, its first line, or that
     without a heading such as ``Category:``, is a label. 2. One label, or one around all others, stands in it."""
-    known = {key_of(label): label for label in reversed(labels)}
+    known, one_of = _known(tuple(labels))
     first = next(iter(reply.strip().splitlines()), "")
     for text in (reply, first, first.partition(":")[2]):  # 1
         if key_of(text) in known:
             return known[key_of(text)]
-    found, rest = list[str](), key_of(reply)  # 2
-    for key in sorted(known, key=len, reverse=True):
-        rest, times = re.subn(rf"(?<!\w){re.escape(key)}(?!\w)", " | ", rest)
-        found += [known[key]] * bool(times)
-    return found[0] if len(found) == 1 else None
+    found = {known[key] for key in one_of.findall(key_of(reply))}  # 2
+    return found.pop() if len(found) == 1 else None
+
+
+@lru_cache(maxsize=8)
+def _known(labels: tuple[str, ...]) -> tuple[dict[str, str], re.Pattern[str]]:
+    """(key -> label, what finds one in a text: the longest first, and as whole words where the script has spaces)."""
+    known = {key_of(label): label for label in reversed(labels)}
+    keys = "|".join(map(re.escape, sorted(known, key=len, reverse=True))) or r"(?!)"
+    return known, re.compile(rf"(?<![^\W{ALONE}])(?:{keys})(?![^\W{ALONE}])")
 
 
 def inferred(references: Sequence[str]) -> list[str]:

@@ -22,8 +22,8 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from playground.evaluation.checks import WORST, Check, parse_check
-from playground.evaluation.criterion import ALONE, FIELD, Criterion, is_blank, token_f1
-from playground.evaluation.inferred_checks import LIKE_REFERENCES, collapsed, label_in, labels_of
+from playground.evaluation.criterion import FIELD, Criterion, is_blank, token_f1
+from playground.evaluation.inferred_checks import ALONE, LIKE_REFERENCES, collapsed, label_in, labels_of
 from playground.evaluation.statistics import Kind, Measured, Tally, mean
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class RougeL(Metric):
     paper = "Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries"
 
     def value(self, reply: str, reference: str) -> float:
-        return float(_ROUGE.score(reference, reply)["rougeL"].fmeasure)
+        return float(ROUGE.score(reference, reply)["rougeL"].fmeasure)
 
 
 class _Words:
@@ -150,7 +150,7 @@ class _Words:
         return _TEXT_WORD.findall(text.lower())
 
 
-_ROUGE = RougeScorer(["rougeL"], tokenizer=_Words())
+ROUGE = RougeScorer(["rougeL"], tokenizer=_Words())
 
 
 class Bleu(Metric):
@@ -285,7 +285,7 @@ class Format(Metric):
         super().__init__(**options)
 
     def value(self, reply: str, reference: str) -> float:
-        return float(not is_blank(reply) and all(check.passes(reply) for check in self._checks))
+        return float(not is_blank(reply, reference) and all(check.passes(reply) for check in self._checks))
 
 
 class Content(Metric):

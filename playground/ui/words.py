@@ -102,5 +102,5 @@ def pane_empty(letter: str) -> str:
 CHOICE_IDEA = (
     "Fine-tune when the format, tone or behaviour must hold every time, the same short request comes very often, or the"
     " prompt has outgrown the context. Keep the prompt when it already does the job, the examples are few or poor, or"
-    " the task changes every week."
+    " the task changes so often that training again costs more than it saves."
 )

@@ -179,7 +179,7 @@ class Best:
 
 
 def best_of(record: Record) -> Best:
-    """The best by the main metric, then by fewest tokens. Raises InputError where nothing was measured."""
+    """The best by what passes, then by fewest tokens. Raises InputError where nothing was measured."""
     metric, sides = record.get("main_metric"), record["sides"]
     if metric is None or not sides:
         raise InputError("Nothing was measured that prompts could be compared by. Give a check, such as contains:TEXT.")

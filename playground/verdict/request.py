@@ -201,13 +201,17 @@ class RecordMaker:
         rows = [row_of(answer, judged.measured[answer.side]) for one in by_side.values() for answer in one]
         return Kept(judged.record | asked | dict(about), sorted(rows, key=lambda row: row["example"]), known)
 
+    def criterion(self, request: VerdictRequest) -> Criterion | None:
+        """What is right by the answers of the file. Raises InputError where the words of the request do not fit."""
+        return self._right(request, ())[1]
+
     def so_far(self, request: VerdictRequest, answers: Collection[Answered]) -> tuple[SoFar, ...]:
         """Each side's passes among these answers, with an interval that holds at every number of rows."""
         _, criterion = self._right(request, [answer.reference for answer in answers])
         checks = [parse_check(spec) for spec in request.checks]
 
         def passes(one: Answered) -> bool:
-            formed = not is_blank(one.reply) and all(check.passes(one.reply) for check in checks)
+            formed = not is_blank(one.reply, one.reference) and all(check.passes(one.reply) for check in checks)
             return formed and (criterion is None or criterion.mark(one.reply, one.reference).right)
 
         found = []

@@ -153,7 +153,11 @@ class VerdictService:
             )
         looked = (record["ladder"] or [{"n": record["examples"]}])[0]["n"]
         return replace(
-            before, rows=tuple(sorted({*measured, *new})), limit=None, looks=(*before.looks, looked), extends=id
+            before,
+            rows=tuple(sorted({*measured, *new})),
+            limit=None,
+            looks=tuple(sorted({*before.looks, looked})),
+            extends=id,
         )
 
     def views(self, owner: str = LOCAL, purpose: str | None = VERDICT) -> list[VerdictView]:
@@ -221,8 +225,11 @@ class VerdictService:
         parse_checks(request.checks, files=not self._settings.shared)
         work, asked = self._before(request)
         replies = self._answering.replies(asked)
+        self._records.criterion(request)  # before hours of measuring, not after
         self._quota.check_disk(owner, VERDICT_BYTES, "A verdict")
         with self._lock:
+            if request.extends and self._own(request.extends, owner).state in LIVE:
+                raise InputError(f"{request.name} is measured further already. Wait for its end, and try again.")
             live = sum(self._state(state).state in LIVE for state in self.files.all() if state.owner == owner)
             if live >= LIVE_OF_ONE:
                 wait = "Let one end, or stop it, and try again."

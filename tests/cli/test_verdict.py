@@ -40,6 +40,14 @@ def test_verdict(call, rows_file, tmp_path):
     assert {path.suffix for path in out.iterdir()} == {".html", ".jsonl", ".csv", ".json"}
 
 
+def test_an_extension_keeps_what_was_stated_and_says_so(call, rows_file, tmp_path):
+    code, found, _ = call("verdict", rows_file, "--extend", tmp_path, "--bar", 0.8, "--form-only")
+    assert (code, found["error"]) == (
+        2,
+        "--extend keeps all that was stated before the first row; leave out --form-only, --bar.",
+    )
+
+
 def test_bench(call, rows_file, tmp_path):
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text("Be glad.")

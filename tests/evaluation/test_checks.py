@@ -202,9 +202,9 @@ def test_a_new_check_is_one_class_from_the_command_line_to_the_report_and_a_rewa
     assert isinstance(check, StartsWith)
     refused("max-words:N, starts-with:TEXT", parse_check, "nonsense")
     sides = {rows[0].side: rows for rows in (answered("base", 12), answered("tuned", 12))}
-    facts = [SideFacts(side, kind) for side, kind in zip(sides, ("base", "tuned"), strict=True)]
+    facts = [SideFacts(side, kind) for side, kind in zip(sides, ("base", "fine-tune"), strict=True)]
     record = conclude(sides, facts, [check]).record | {"checks": [written]}
-    assert record["main_metric"] == written
-    assert record["sides"][0]["metrics"][written]["value"] == 1.0
+    assert record["main_metric"] == "pass"
+    assert {record["sides"][0]["metrics"][name]["value"] for name in (written, "format", "pass")} == {1.0}
     assert "Starts with “The patient”" in body_html(record, [])
     assert [check.grade(reply) for reply in ("The patient sat", "See: The patient", "x")] == [1.0, 0.9, 0.0]

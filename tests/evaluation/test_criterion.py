@@ -5,7 +5,7 @@ import json
 import pytest
 
 from playground.errors import InputError
-from playground.evaluation.criterion import fields_of, is_blank, parse_criterion, suggested
+from playground.evaluation.criterion import fields_of, is_blank, parse_criterion, samples, suggested
 from playground.settings import PROJECT_ROOT
 
 LABELS = ["refund", "delivery", "warranty"] * 4
@@ -41,7 +41,14 @@ def shipped(name: str) -> list[str]:
         (MAILS, "fields"),
         (REPORTS, "fields"),
         ([f"Paris {n}" for n in range(12)], "exact"),
-        (LONG, "similarity:token_f1>=0.9"),
+        (LONG, "similarity:token_f1>=0.95"),
+        (['{"mood": "good"}', '{"mood": "bad"}'] * 6, "fields"),
+        (["-1", "0", "1"] * 4, "label"),
+        (
+            ["他说他明天会和他的家人一起去北京看他的老朋友们" + sign for sign in "一二三四五六"],
+            "similarity:token_f1>=0.95",
+        ),
+        (['["a", "b"]', "[]", '["c"]'], "fields"),
     ],
 )
 def test_the_criterion_that_fits_is_suggested(references, spec):
@@ -127,6 +134,110 @@ def test_a_label_in_a_sentence_counts_and_two_do_not():
 def test_a_criterion_that_does_not_fit_says_what_does(spec, says):
     with pytest.raises(InputError, match=says):
         parse_criterion(spec, MAILS)
+
+
+FILED = [
+    json.dumps({"name": f"Ann{n}", "total": 1234.5 + n, "id": f"00{n}", "paid": True, "note": None, "tags": ["a", "b"]})
+    for n in range(6)
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "right"),
+    [
+        ("", "", True),
+        ("{", "Here it is:\n```JSON\n{", True),
+        ("{", "Here it is: {", True),
+        ("}", "}\n\nLet me know!", True),
+        ("1234.5", '"1,234.50"', True),
+        ("1234.5", '"1.234,50 €"', True),
+        ("1234.5", '"USD 1 234.5"', True),
+        ("1234.5", '"1243,5"', False),
+        ("1234.5", "NaN", False),
+        ("total", "Total", True),
+        ("true", '"True"', True),
+        ("true", "false", False),
+        ("null", '"null"', True),
+        (', "note": null', "", False),
+        ('"000"', '"0"', False),
+        ('["a", "b"]', '["b","a"]', True),
+        ('["a", "b"]', '["a"]', False),
+        ("{", '{"more": [], ', True),
+    ],
+)
+def test_values_count_however_a_reply_writes_them(old, new, right):
+    assert suggested(FILED).mark(FILED[0].replace(old, new, 1) if old else FILED[0], FILED[0]).right is right
+
+
+NOTES = [f"Name: Ann{n}\nFound: Suspected {kind} of the left lung\nIndex: {20 + n},5" for n, kind in enumerate(LABELS)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "right"),
+    [
+        ("Name:", "## **Name:**", True),
+        ("Ann0", "**Ann0**", True),
+        ("Name: ", "NAME:\n", True),
+        ("Name: ", "1. Name：", True),
+        ("20,5", "20.5", True),
+        ("20,5", "205", False),
+        ("refund", "delivery", False),
+        ("Index", "Name: Bob\nIndex", False),
+        ("Index", "\nAs asked.\n\nIndex", True),
+    ],
+)
+def test_lines_are_read_as_people_and_markdown_write_them(old, new, right):
+    assert suggested(NOTES).mark(NOTES[0].replace(old, new, 1), NOTES[0]).right is right
+
+
+def test_a_value_may_be_a_list_below_its_name():
+    texts = [f"Tests:\n- blood count {n}\n- scan\n\nPlan: wait" for n in range(6)]
+    assert fields_of(texts[0]) == {"Tests": "- blood count 0\n- scan", "Plan": "wait"}
+    assert not suggested(texts).mark("Tests:\n- surgery 0\n\nPlan: wait", texts[0]).right
+
+
+@pytest.mark.parametrize(
+    ("reply", "reference", "right"),
+    [
+        ("1.5", "15", False),
+        ("-5", "5", False),
+        ("3/4", "34", False),
+        ("C", "C++", False),
+        ("1,000", "1000", True),
+        ("42.0", "42", True),
+        ("€5", "$5", False),
+        ("A.", "A", True),
+        ("B", "A", False),
+        ("STRASSE", "Straße", True),
+        ("istanbul", "İstanbul", True),
+        ("北京", "北京。", True),
+        ("None", "none", True),
+        ("[ ]", "[]", True),
+        ("", "none", False),
+        ("", "", False),
+        ("I don't know.", "I don't know", True),
+    ],
+)
+def test_short_answers_are_the_same_but_for_how_they_are_written(reply, reference, right):
+    assert parse_criterion("exact", ["x"]).mark(reply, reference).right is right
+
+
+def test_labels_of_any_script_and_sign_are_told_apart():
+    signs, words = suggested(["-1", "0", "1"] * 4), suggested(["积极", "消极", "none"] * 4)
+    assert (signs.mark("-1", "-1").right, signs.mark("1", "-1").right) == (True, False)
+    assert (words.mark("这条评论是积极的。", "积极").right, words.mark("积极", "消极").right) == (True, False)
+    assert words.mark("none", "none").right
+
+
+def test_a_field_that_says_cannot_find_is_no_refusal():
+    found = suggested(MAILS)
+    mail = MAILS[0].replace("came late", "came late, and nobody could tell why")
+    assert found.mark(mail.replace("could tell", "could not tell"), mail).right
+
+
+def test_in_a_sorted_file_anothers_answer_is_another_one():
+    shown = samples(suggested(sorted(LABELS)), sorted(LABELS))
+    assert [one.mark.right for one in shown] == [one.own for one in shown] == [True, False] * 5
 
 
 def test_what_is_blank():

@@ -120,6 +120,19 @@ def test_sides_of_one_rung_compete_on_validation_rows_which_then_decide_nothing_
         answer(first, second)
 
 
+def test_a_side_that_is_set_aside_does_not_take_its_rungs_place():
+    rivals = side("fine-tune", 99, leaked=0.9, name="knows"), side("fine-tune", 98, name="fresh")
+    assert answer(*rivals, validation=np.arange(100) < 20).side == "fresh"
+
+
+def test_what_is_said_of_rows_is_true_of_them():
+    near, spent = answer(side("prompt", 176, 200)), answer(side("prompt", 80, 80), looks=[40])
+    assert (near.leaf, spent.leaf) == ("5c", "5b")
+    assert "more than 200" in near.sentence
+    assert "can show nothing" in spent.sentence
+    assert "1 row cannot" in answer(side("prompt", 1, 1)).sentence
+
+
 def test_the_order_follows_measured_cost_where_it_is_asked_for():
     sides = side("few-shot", 97, cost=9.0), side("fine-tune", 97, cost=1.0)
     assert answer(*sides).side == "few-shot"
@@ -155,7 +168,9 @@ def test_watching_all_along_is_wrong_in_at_most_one_of_twenty():
     assert outside / 300 <= 0.05
 
 
-@pytest.mark.parametrize(("bar", "margin"), [(0.9, 0.0), (0.05, 0.05), (1.1, 0.05)])
-def test_terms_that_cannot_be_tested_are_refused(bar, margin):
-    with pytest.raises(ValueError, match="bar"):
-        Terms(bar, margin)
+@pytest.mark.parametrize(
+    ("bar", "margin", "maximum"), [(0.9, 0.0, None), (0.05, 0.05, None), (1.1, 0.05, None), (0.9, 0.05, 0)]
+)
+def test_terms_that_cannot_be_tested_are_refused(bar, margin, maximum):
+    with pytest.raises(ValueError, match=r"bar|maximum"):
+        Terms(bar, margin, maximum)

@@ -23,10 +23,10 @@ class Story:
 
     def __init__(self, folder: Path) -> None:
         heldout = folder / "heldout.jsonl"
-        heldout.write_text("\n".join(json.dumps({"prompt": f"q{n}", "completion": "a END"}) for n in range(20)))
+        heldout.write_text("\n".join(json.dumps({"prompt": f"q{n}", "completion": f"a {n} END"}) for n in range(20)))
         shipped = SimpleNamespace(file=heldout, heldout=heldout, system_prompt="Be brief.", check="ends-with:END")
         self.view, self.cancelled = DONE, list[str]()
-        self.says: dict[str, Reply] = {"mine": Reply("a END", True, "", 9, 2), "base": Reply("a", True, "", 9, 2)}
+        self.says: dict[str, Reply] = {"mine": Reply("a 3 END", True, "", 9, 2), "base": Reply("a", True, "", 9, 2)}
         self.waiting: list[Callable[[], None]] = []
         training = SimpleNamespace(start=lambda request: "r1", show=lambda run, owner: self.view)
         training.cancel = lambda run, owner: self.cancelled.append(run)
@@ -58,8 +58,9 @@ def test_it_trains_and_measures_both_sides(story):
     story.run()
     state = story.demo.state()
     assert (state.phase, state.adapter, state.progress, state.error) == ("done", "mine", 1.0, "")
-    sides = ("Base + prompt", 0, 16), ("Fine-tuned, no prompt", 16, 16)
-    assert tuple((row.name, row.passed, row.n) for row in state.table) == sides
+    sides = ("Base + prompt", 0, 0, 16), ("Fine-tuned, no prompt", 16, 1, 16)
+    assert tuple((row.name, row.passed, row.right, row.n) for row in state.table) == sides
+    assert state.steps[2].detail == "Of 16, 16 keep the format, 1 has the right content"
     assert [step.state for step in state.steps] == ["done"] * 3
     story.demo.reset()
     assert story.demo.state().phase == "idle"

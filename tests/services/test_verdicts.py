@@ -69,6 +69,13 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(service
     json.dumps(record, allow_nan=False)
 
 
+@pytest.mark.parametrize("right", ["taste", "fields:colour", "similarity:token_f1>=2"])
+def test_what_is_right_is_refused_before_a_row_is_asked(services, asked, right):
+    with pytest.raises(InputError, match=r"There are|no common fields|no similarity"):
+        services.verdicts.start(replace(asked, right=(right,)))
+    assert services.verdicts.views() == []
+
+
 def test_shots_are_other_rows_and_documents_are_read(services, asked, tmp_path):
     (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.\n\nNothing else.")
     sides = (

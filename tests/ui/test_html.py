@@ -36,7 +36,7 @@ def pieces(evil: str) -> dict[str, str]:
     piece = partial(html.piece, "pieces")
     reply = Reply(text=evil, done=True, stamp={"adapter": evil, "prompt": {"text": evil}}, stamp_id="5e0c")
     failed, step = Exchange("q", Reply(error=evil, done=True)), DemoStep(evil, "now", evil)
-    demo = DemoState("failed", (step,), error=evil, table=(DemoRow(evil, 0, 1, 1, 1, 1),))
+    demo = DemoState("failed", (step,), error=evil, table=(DemoRow(evil, 0, 0, 1, 1, 1, 1),))
     version = Version("v1", evil, 1.0, evil, (Score(evil, 0, evil, 0.5, 8, 100.0),))
     messages = Log(items=(Divider(evil), Exchange(evil, reply), failed)).messages()
     return {
