@@ -25,6 +25,7 @@ from playground.verdict.answers import Answering
 from playground.verdict.bench import PromptBench, PromptBook
 from playground.verdict.files import VerdictFiles
 from playground.verdict.judging import JudgingService
+from playground.verdict.labels import Labelling
 from playground.verdict.losses import ForgettingService, ScoringService
 from playground.verdict.race import RaceService
 from playground.verdict.service import VerdictService
@@ -71,7 +72,8 @@ class Services:
         self.verdicts = VerdictService(settings, bases, data, adapters, answering, forgetting, quota, jobs)
         self.bench = PromptBench(self.verdicts, data, PromptBook(settings.home / "prompts"))
         self.voting = Voting(self.verdicts)
-        self.judging = JudgingService(self.voting, bases, adapters, batches, quota, jobs, shared=settings.shared)
+        self.labelling = Labelling(self.verdicts)
+        self.judging = JudgingService(self.voting, self.labelling, self.verdicts.judges, quota, jobs)
         self.race = RaceService(settings, self.training, bases, data, adapters, self.batches, forgetting, jobs)
         self.demo = DemoService(data, self.training, self.compare, jobs)
         self.device = DeviceService(manager, bases, self.training, settings.shared)

@@ -203,7 +203,8 @@ class Facts:
     """rows_trained: examples that the tuned sides learned from, None = not known. poor_share: of these, bad, repeated
     or contradictory ones, 0 to 1. overlap: test examples that a tuned side was trained on. leaked: tuned side -> share
     of the test examples that it may know (the same row, or the same prompt), None = nobody knows what it was trained
-    on. used_before: test examples that an earlier verdict of this person measured. currency: of the costs."""
+    on. used_before: test examples that an earlier verdict of this person measured. currency: of the costs.
+    judge: how far the judge that says what is right goes with the person, in words; "" = there is none."""
 
     rows_trained: int | None = None
     poor_share: float = 0.0
@@ -211,6 +212,7 @@ class Facts:
     currency: str = "USD"
     leaked: Mapping[str, float | None] = field(default_factory=dict)
     used_before: int = 0
+    judge: str = ""
 
 
 @dataclass(frozen=True)

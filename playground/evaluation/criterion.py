@@ -13,7 +13,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
 from itertools import combinations, islice
@@ -37,6 +37,8 @@ FEWEST = 5
 SIMILARITIES = ("token_f1", "rouge_l")
 FIELD = "field:"
 """Before the name of a field: the metric of its accuracy."""
+Marks = Mapping[tuple[str, str, str, str], bool]
+"""(judge, question, reply, reference) -> whether the judge calls the reply right; reply and reference stripped."""
 _SIGN = re.compile(f"([{ALONE}])")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _KINDS: dict[str, type[Criterion]] = {}
@@ -93,16 +95,16 @@ class Criterion(ABC):
         """The fields that are marked one by one."""
         return ()
 
-    def mark(self, reply: str, reference: str) -> Mark:
+    def mark(self, reply: str, reference: str, question: str = "") -> Mark:
         """Whether a reply is right. An empty, ``null`` or refused one is not, unless the reference says the same. A
         reply refuses where its first sentence does, and it has no fields to be looked at."""
-        found = self._mark(reply.strip(), reference.strip())
+        found = self._mark(reply.strip(), reference.strip(), question)
         first = re.split(r"(?<=[.!?])\s", reply.strip(), maxsplit=1)[0]
         refused = not found.fields and is_refusal(first) and not is_refusal(reference)
         return Mark(False, found.fields) if refused or is_blank(reply, reference) else found
 
     @abstractmethod
-    def _mark(self, reply: str, reference: str) -> Mark: ...
+    def _mark(self, reply: str, reference: str, question: str) -> Mark: ...
 
 
 def kinds() -> str:
@@ -153,16 +155,19 @@ def parse_criterion(spec: str, references: Sequence[str]) -> Criterion:
     """Read ``KIND[:VALUE]``. references: all answers of the file. Raises InputError naming the kinds there are."""
     name, _, value = spec.partition(":")
     known = _KINDS.get(name.strip())
-    if known is None or (not known.takes and value) or (":" in known.takes[:1] and not value.strip()):
+    if known is not None and known.takes.startswith(":") and not value.strip():
+        raise InputError(f"{spec[:60]!r} lacks a part: write {name.strip()}{known.takes}. There are: {kinds()}.")
+    if known is None or (not known.takes and value):
         raise InputError(f"{spec[:60]!r} does not say what is right. There are: {kinds()}.")
     return known.of(spec.strip(), references)
 
 
-def parse_criteria(specs: Sequence[str], references: Sequence[str]) -> Criterion:
-    """Read one or several; of several, each must hold. Raises InputError for none."""
+def parse_criteria(specs: Sequence[str], references: Sequence[str], marks: Marks | None = None) -> Criterion:
+    """Read one or several; of several, each must hold. marks: of judges. Raises InputError for none."""
     if not specs:
         raise InputError(f"Say what is right: {kinds()}.")
-    parts = tuple(parse_criterion(spec, references) for spec in dict.fromkeys(specs))
+    found = [parse_criterion(spec, references) for spec in dict.fromkeys(specs)]
+    parts = tuple(replace(one, marks=marks or {}) if isinstance(one, Judged) else one for one in found)
     return parts[0] if len(parts) == 1 else Every(" and ".join(part.spec for part in parts), parts)
 
 
@@ -242,7 +247,7 @@ class Label(Criterion):
     def label(self) -> str:
         return f"The right one of {len(self.labels)} labels"
 
-    def _mark(self, reply: str, reference: str) -> Mark:
+    def _mark(self, reply: str, reference: str, question: str) -> Mark:
         wanted = label_in(reference, self.labels)
         return Mark(wanted is not None and label_in(reply, self.labels) == wanted)
 
@@ -279,7 +284,7 @@ class Fields(Criterion):
     def names(self) -> tuple[str, ...]:
         return tuple(self.compared)
 
-    def _mark(self, reply: str, reference: str) -> Mark:
+    def _mark(self, reply: str, reference: str, question: str) -> Mark:
         said, wanted = fields_of(reply), fields_of(reference)
         said = {key_of(name): value for name, value in said.items()} | dict(said)
         marks = {
@@ -305,7 +310,7 @@ class Exact(Criterion):
     def label(self) -> str:
         return "The same answer, but for case and punctuation"
 
-    def _mark(self, reply: str, reference: str) -> Mark:
+    def _mark(self, reply: str, reference: str, question: str) -> Mark:
         return Mark(_same_words(reply, reference))
 
 
@@ -342,8 +347,45 @@ class Similarity(Criterion):
             return token_f1(reply, reference)
         return _rouge_l(reply, reference)
 
-    def _mark(self, reply: str, reference: str) -> Mark:
+    def _mark(self, reply: str, reference: str, question: str) -> Mark:
         return Mark(self._similarity(reply, reference) >= self.least)
+
+
+@dataclass(frozen=True)
+class Judged(Criterion):
+    """A model calls the reply right. marks: what it said; a reply without a mark is not right."""
+
+    marks: Marks = field(default_factory=dict)
+    kind = "judge"
+    takes = ":NAME"
+
+    @classmethod
+    def of(cls, spec: str, references: Sequence[str]) -> Criterion:
+        return cls(spec)
+
+    @property
+    def judge(self) -> str:
+        return self.spec.partition(":")[2].strip()
+
+    @property
+    def label(self) -> str:
+        return f"Called right by {self.judge}, a model"
+
+    def _mark(self, reply: str, reference: str, question: str) -> Mark:
+        return Mark(self.marks.get(mark_key(self.judge, question, reply, reference), False))
+
+
+def mark_key(judge: str, question: str, reply: str, reference: str) -> tuple[str, str, str, str]:
+    """As in ``Marks``; half surrogate pairs become question marks, as in the metrics."""
+    parts = (judge, question, reply.strip(), reference.strip())
+    plain = [part.encode("utf-8", "replace").decode("utf-8") for part in parts]
+    return plain[0], plain[1], plain[2], plain[3]
+
+
+def judges_in(specs: Sequence[str]) -> tuple[str, ...]:
+    """The judges that criteria name, each once."""
+    parts = [spec.partition(":") for spec in specs]
+    return tuple(dict.fromkeys(name.strip() for kind, _, name in parts if kind.strip() == Judged.kind))
 
 
 @dataclass(frozen=True)
@@ -364,8 +406,8 @@ class Every(Criterion):
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for part in self.parts for name in part.names))
 
-    def _mark(self, reply: str, reference: str) -> Mark:
-        marks = [part.mark(reply, reference) for part in self.parts]
+    def _mark(self, reply: str, reference: str, question: str) -> Mark:
+        marks = [part.mark(reply, reference, question) for part in self.parts]
         fields = {name: right for mark in marks for name, right in mark.fields.items()}
         return Mark(all(mark.right for mark in marks), fields)
 

@@ -135,7 +135,9 @@ class Standing:
 class Guard:
     """Something that stops, or qualifies, the answer for some sides. sides: () = for all."""
 
-    name: Literal["leakage", "cut-off", "weak-base", "rows-used-before", "unknown-training", "form-only", "limit"]
+    name: Literal[
+        "leakage", "cut-off", "weak-base", "rows-used-before", "unknown-training", "form-only", "judge", "limit"
+    ]
     sentence: str
     sides: tuple[str, ...] = ()
 

@@ -288,10 +288,18 @@ class Format(Metric):
         return float(not is_blank(reply, reference) and all(check.passes(reply) for check in self._checks))
 
 
-class Content(Metric):
-    """Share of replies whose content is right by a criterion; ``field``: of one field of it."""
+class _Asked(Metric):
+    """Of a reply that is looked at with its question, which a judge's marks depend on."""
 
     kind = "yes-no"
+    takes: ClassVar[Mapping[str, tuple[Any, str]]] = {**Metric.takes, "questions": (TEXT, "what was asked.")}
+
+    def inputs(self, row: Answered) -> tuple[Any, ...] | None:
+        return row.reply, row.reference, row.question
+
+
+class Content(_Asked):
+    """Share of replies whose content is right by a criterion; ``field``: of one field of it."""
 
     def __init__(self, criterion: Criterion, field: str = "", **options: Any) -> None:
         self._criterion, self._field = criterion, field
@@ -303,26 +311,27 @@ class Content(Metric):
         )
         super().__init__(**options)
 
-    def value(self, reply: str, reference: str) -> float | None:
-        mark = self._criterion.mark(reply, reference)
+    def value(self, reply: str, reference: str, question: str) -> float | None:
+        mark = self._criterion.mark(reply, reference, question)
         if not self._field:
             return float(mark.right)
         return float(mark.fields[self._field]) if self._field in mark.fields else None
 
 
-class Pass(Metric):
+class Pass(_Asked):
     """Share of replies with the form and the content asked for: what a verdict decides by."""
 
-    key, kind, words = "pass", "yes-no", "Share of replies that pass: form and content are right"
+    key, words = "pass", "Share of replies that pass: form and content are right"
 
     def __init__(self, form: Format, content: Content | None, **options: Any) -> None:
-        self._parts = [part for part in (form, content) if part is not None]
+        self._form, self._content = form, content
         if content is None:
             self.words = "Share of replies that pass: the form alone is looked at"
         super().__init__(**options)
 
-    def value(self, reply: str, reference: str) -> float:
-        return float(all(part.value(reply, reference) for part in self._parts))
+    def value(self, reply: str, reference: str, question: str) -> float:
+        content = 1.0 if self._content is None else self._content.value(reply, reference, question)
+        return float(bool(self._form.value(reply, reference)) and content == 1.0)
 
 
 class _OfRepeats(Metric):

@@ -44,7 +44,8 @@ class Answered:
     example: its number in the file. prompt: as it was rendered. seconds: from asked to answered, None where it was not
     timed. stamp: what the reply can be replayed from. passages: what a side with documents was given to read. repeats:
     replies of sampled repeats, ``reply`` not among them. loss: mean nats a token of the reference, where it was
-    measured. finish: ``stop``, or ``length`` where the token limit ended the reply; "" = not known."""
+    measured. finish: ``stop``, or ``length`` where the token limit ended the reply; "" = not known. marks: judge ->
+    whether it calls the reply right."""
 
     example: int
     side: str
@@ -60,6 +61,7 @@ class Answered:
     repeats: tuple[str, ...] = ()
     loss: float | None = None
     finish: str = ""
+    marks: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,8 @@ def _guards(decision: Decision, facts: Facts, *, form_only: bool) -> list[Guard]
         guards.append(
             Guard("form-only", "Only the form was looked at, as you asked: nothing here says that a reply is right.")
         )
+    if facts.judge:
+        guards.append(Guard("judge", f"What is right was said by a model: {facts.judge}"))
     if facts.used_before:
         text = f"{facts.used_before} of these rows were used by an earlier verdict; what it chose fits them too well."
         guards.append(Guard("rows-used-before", text))

@@ -23,6 +23,7 @@ TIMINGS = {
     "losses_s": "loss of the references",
     "forgetting_s": "what was forgotten",
     "refusals_s": "unanswerable questions",
+    "judging_s": "the judge",
 }
 IN_TABLE = ("prompt_tokens", "seconds")
 """Beside the main metric, what the first table holds; the ids of these figures are there."""
@@ -34,6 +35,7 @@ GUARDS = {
     "weak-base": "This base only",
     "rows-used-before": "Used before",
     "form-only": "Form only",
+    "judge": "A model judged",
     "limit": "Left out",
 }
 """What each guard of an answer is called in a few words."""

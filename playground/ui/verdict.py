@@ -16,8 +16,9 @@ from playground.evaluation.cost import NOTE, Prices, prices_to_json
 from playground.evaluation.criterion import kinds as criteria
 from playground.report.report import FAULTS
 from playground.services import Services
-from playground.ui import bench, html, verdict_form, verdict_shown, vote, words
+from playground.ui import bench, html, label, verdict_form, verdict_shown, vote, words
 from playground.ui.bench import BenchView
+from playground.ui.label import LabelView
 from playground.ui.runs import PICK_JS
 from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
@@ -75,7 +76,7 @@ class VerdictTab:
         self._build_acts()
         self.replayed = hidden_slot(elem_classes="verdict-said")
         self.body = gr.HTML("", visible=False, js_on_load=BODY_JS, elem_classes="verdict-body")
-        self.vote = VoteView()
+        self.vote, self.label = VoteView(), LabelView()
         with gr.Column(elem_classes="card folds"), gr.Accordion("Your situation and prices", open=False):
             self._build_situation()
         with gr.Column(elem_classes="run-list"):
@@ -229,6 +230,7 @@ def wire(
     for event in (refilled, dropped):
         bench.follow(services, tab.bench, where, event.then)
     vote.wire(services, tab.vote, tab)
+    label.wire(services, tab.label, tab)
     opened, outputs = partial(verdict_shown.opened, tabs=tabs), [tabs, *tab.shown, tab.fold]
     unasked(services, tab, page.load, opened, outputs, failure=tab.shown_error, js=ADDRESS_JS)
 

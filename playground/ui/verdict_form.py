@@ -15,7 +15,7 @@ from playground.data.split import split
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.comparison import Changes, Questions
 from playground.evaluation.cost import Prices, prices_from_json
-from playground.evaluation.criterion import parse_criteria, samples, suggested
+from playground.evaluation.criterion import judges_in, parse_criteria, samples, suggested
 from playground.evaluation.decision import Terms, power_words
 from playground.evaluation.inferred_checks import inferred
 from playground.models.adapters import AdapterRow
@@ -333,18 +333,22 @@ def refresh(
     return {
         tab.measure: gr.update(value=why or f"{words.MEASURE} ({replies:,} replies)", interactive=not why),
         tab.more: gr.update(label=", ".join(part for part in parts if part)),
-        tab.stated: slot(_stated(found, count, len(set(sides or ())), terms) if found is not None else ""),
+        tab.stated: slot(_stated(services, visitor, found, count, len(set(sides or ())), terms) if found else ""),
     }
 
 
-def _stated(found: Judged, rows: int, rungs: int, said: TermValues) -> str:
-    """What is right by these terms, what so many rows can show, and ten rows as they are marked; or what is wrong."""
+def _stated(services: Services, visitor: Visitor, found: Judged, rows: int, rungs: int, said: TermValues) -> str:
+    """What is right by these terms, what so many rows can show, and ten rows as they are marked (by a judge none is
+    before it is asked; how far it goes with the person instead); or what is wrong."""
     try:
         power = power_words(rows, terms_of(said), max(1, rungs))
         if said["form_only"]:
             return stated_html("Only the form is looked at", power, ())
         lines = lines_of(said["right"])
         criterion = parse_criteria(lines, found.answers) if lines else suggested(found.answers)
+        if names := judges_in(lines):
+            trust = [services.verdicts.trusted(name, found.file.name, visitor.owner).words for name in names]
+            return stated_html(criterion.label, " ".join([*trust, power]), ())
         marked = samples(criterion, [text for _, text in found.judged])
     except PlaygroundError as error:
         return html.error_card(str(error))

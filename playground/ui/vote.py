@@ -89,7 +89,7 @@ def wire(services: Services, view: VoteView, tab: VerdictTab) -> None:
     judged(on(view.fold.expand, opened, [*view.shown, view.judge]).then)
     bring_back(on(view.fold.collapse, closed, view.shown))
     on(tab.followed.change, closed, view.shown)
-    on(view.begin.click, show, view.shown, **verdict).then(_away, view.number, tab.body, **QUIET)
+    on(view.begin.click, show, view.shown, **verdict).then(away, view.number, tab.body, **QUIET)
     for choice, button in view.choices.items():
         on(button.click, partial(cast, picked=choice), view.shown, **verdict)
     on(view.ballot.pick, cast, view.shown, **verdict)
@@ -100,7 +100,7 @@ def wire(services: Services, view: VoteView, tab: VerdictTab) -> None:
     judged(view.timer.tick, unasked)
 
 
-def _away(number: int) -> dict[str, Any]:
+def away(number: int) -> dict[str, Any]:
     """The verdict's answer leaves the page while a ballot is on it."""
     return gr.update(value="", visible=False) if number >= 0 else gr.skip()
 

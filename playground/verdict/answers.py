@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +17,7 @@ from playground.data.retrieval import Documents
 from playground.data.split import part, split
 from playground.engine.request import Sampling
 from playground.errors import InputError, OutOfMemoryError, PlaygroundError
+from playground.evaluation.criterion import judges_in
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS
 from playground.evaluation.forgetting import Forgetting, questions, refusals
 from playground.evaluation.verdict import Answered
@@ -68,7 +69,7 @@ SHORTEST_REPLY, LONGEST_REPLY = 16, 1024
 @dataclass(frozen=True)
 class Progress:
     """phase: what is done, in words. done, of: replies (or texts scored). answers: those that are new. known: (row,
-    side) -> what is new of an answer that is there: its repeats, its seconds or its loss, as ``what`` says."""
+    side) -> what is new of an answer that is there: its repeats, seconds, loss or marks, as ``what`` says."""
 
     phase: str
     done: int
@@ -86,7 +87,7 @@ class Answering:
         self, bases: BaseService, data: DataService, adapters: AdapterService, batches: Batches, scoring: ScoringService
     ) -> None:
         self._bases, self._data, self._adapters = bases, data, adapters
-        self._batches, self._scoring = batches, scoring
+        self.batches, self._scoring = batches, scoring
 
     def examples(self, request: VerdictRequest) -> list[Example]:
         """The rows to judge by. Raises InputError when there are none."""
@@ -111,7 +112,7 @@ class Answering:
 
     def replies(self, request: VerdictRequest) -> int:
         """How many replies it takes. Raises InputError or NotFoundError for what cannot be asked."""
-        self._batches.refuse_too_long(request.max_tokens)
+        self.batches.refuse_too_long(request.max_tokens)
         rows = len(self.examples(request))
         self.cards(request)
         for side in request.sides:
@@ -203,8 +204,8 @@ class Answering:
         kept = [one for one in rendered if one[0].example.row not in long]
         asked = [ToScore(item.card, prompt, said) for item, prompt, said in kept]
         scored: set[int] = set()
-        for begin in range(0, len(asked), self._batches.together):
-            for scoring in self._scoring.run(asked[begin : begin + self._batches.together], asking.session):
+        for begin in range(0, len(asked), self.batches.together):
+            for scoring in self._scoring.run(asked[begin : begin + self.batches.together], asking.session):
                 known: dict[tuple[int, str], object] = {}
                 for at, score in enumerate(scoring.scores, begin):
                     if score is not None and at not in scored:
@@ -217,8 +218,8 @@ class Answering:
         self, asked: Sequence[tuple[Item, Sampling]], asking: Asking
     ) -> Iterator[tuple[int, list[tuple[Item, Sampling]]]]:
         """(where it begins, what its sides that have not failed are asked) of every batch."""
-        for begin in range(0, len(asked), self._batches.together):
-            chunk = asked[begin : begin + self._batches.together]
+        for begin in range(0, len(asked), self.batches.together):
+            chunk = asked[begin : begin + self.batches.together]
             yield begin, [one for one in chunk if one[0].side.label not in asking.failed]
 
     def _write(
@@ -236,7 +237,7 @@ class Answering:
         known: set[int] | None = None
         items = [item for item, _ in chunk]
         asked = [Asked(item.card, item.prompt, sampling) for item, sampling in chunk]
-        for written in self._batches.run(asked, asking.session, "measure", apart=bool(timed)):
+        for written in self.batches.run(asked, asking.session, "measure", apart=bool(timed)):
             waiting = next((one.waiting for one in written if one.waiting), "")
             ended = {place for place, one in enumerate(written) if one.done}
             if waiting or ended != known:
@@ -296,7 +297,8 @@ def _answered(item: Item, one: Written) -> Answered:
 
 @dataclass
 class Work:
-    """What is measured so far. failed: side -> why it cannot answer."""
+    """What is measured so far. failed: side -> why it cannot answer. judges: how far each judge that says what is right
+    goes with the person, as the record has it."""
 
     state: State
     began_s: float = 0.0
@@ -305,24 +307,34 @@ class Work:
     forgotten: dict[str, Any] = field(default_factory=dict)
     refusals: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    judges: list[dict[str, Any]] = field(default_factory=list)
 
     def drop_failed(self) -> None:
         """A side that cannot answer all is compared in nothing: what it wrote before goes."""
         self.answers = {key: answer for key, answer in self.answers.items() if key[1] not in self.failed}
 
 
+Marking = Callable[[Collection[str], Collection[Answered], str], Generator[Progress, None, None]]
+"""(judges, answers, owner) -> each judge's marks of the answers, as they come."""
+
+
 class Measuring:
     """Asks, and writes every answer down as it comes."""
 
-    def __init__(self, answering: Answering, forgetting: ForgettingService, files: VerdictFiles) -> None:
-        self._answering, self._forgetting, self._files = answering, forgetting, files
+    def __init__(
+        self, answering: Answering, forgetting: ForgettingService, files: VerdictFiles, marking: Marking
+    ) -> None:
+        self._answering, self._forgetting, self._files, self._marking = answering, forgetting, files, marking
 
     def run(self, work: Work, request: VerdictRequest, job: Job) -> None:
-        """Ask all of it. Raises CancelledError when it is stopped; what was measured by then stays in ``work``."""
+        """Ask all of it, then the judges that say what is right. Raises CancelledError when it is stopped; what was
+        measured by then stays in ``work``."""
         work.began_s = time.monotonic()
         asker, judged = self._answering, request.purpose == VERDICT
         asking = Asking(request, asker.prepare(request), f"verdict {request.owner}", work.failed)
         self._follow(work, job, "answers_s", asker.answers(asking))
+        if judges := judges_in(request.right):
+            self._follow(work, job, "judging_s", self._marking(judges, list(work.answers.values()), request.owner))
         self._follow(work, job, "repeats_s", asker.repeats(asking))
         if judged:
             self._follow(work, job, "timing_s", asker.timings(asking))

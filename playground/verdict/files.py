@@ -2,7 +2,8 @@
 
 ``request.json`` what was asked · ``state.json`` how far it is · ``answers.jsonl`` every answer as it came, until the
 end · ``rows.jsonl`` one line an example and side · ``known.json`` references that their form was read from ·
-``verdict.json`` the record · ``votes.jsonl`` one line a vote on its replies, in the order they were cast.
+``verdict.json`` the record · ``votes.jsonl`` one line a vote on its replies, ``labels.jsonl`` one line a label of a
+reply, in the order they were given.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.evaluation.statistics import Measured
@@ -212,6 +213,7 @@ def row_of(answer: Answered, measured: Mapping[str, Measured]) -> dict[str, Any]
     values = {name: value for name, value in of_row.items() if value is not None}
     row = {name: getattr(answer, name) for name in SHOWN} | {"metrics": values}
     row |= {name: getattr(answer, name) for name in REST}
+    row |= {"marks": dict(answer.marks)} if answer.marks else {}
     return row | {"passages": list(answer.passages), "repeats": list(answer.repeats), "finish_reason": answer.finish}
 
 
@@ -230,8 +232,8 @@ Said = Literal["a", "b", "tie", "skip"]
 Place = tuple[int, str, str]
 """(example, a, b): what is voted on."""
 JUDGE = "judge"
-"""The owner of a model's votes; no visitor is ever called so."""
-VOTES_MAX = 20_000
+"""The owner of a model's votes and labels; no visitor is ever called so."""
+LINES_MAX = 20_000
 """Of one verdict: twelve sides on a hundred examples make 6,600 comparisons."""
 
 
@@ -251,43 +253,80 @@ class Cast:
     def place(self) -> Place:
         return self.example, self.a, self.b
 
+    @property
+    def holds(self) -> bool:
+        return self.winner in (*WINNERS, "skip") and self.a != self.b
+
 
 def as_votes(cast: Sequence[Cast]) -> list[Vote]:
     """Those that say something."""
     return [Vote(one.a, one.b, one.winner) for one in cast if one.winner != "skip"]
 
 
-class VoteFiles:
-    """Reads, appends, and takes back."""
+LABELS = ("right", "wrong", "unsure")
 
-    def __init__(self, files: VerdictFiles) -> None:
-        self._files, self._lock = files, threading.RLock()
 
-    def read(self, id: str) -> list[Cast]:
+@dataclass(frozen=True)
+class Label:
+    """Whether one reply is right, by a person or a judge. judge: as in ``Cast``; label: ``unsure`` says neither."""
+
+    example: int
+    side: str
+    label: str
+    owner: str
+    when: float
+    judge: str = ""
+
+    @property
+    def place(self) -> tuple[int, str]:
+        return self.example, self.side
+
+    @property
+    def holds(self) -> bool:
+        return self.label in LABELS
+
+    @property
+    def is_said(self) -> bool:
+        """It says right or wrong."""
+        return self.label != "unsure"
+
+
+Line = TypeVar("Line", Cast, Label)
+
+
+class LineFiles(Generic[Line]):
+    """One file of a verdict's folder, an entry a line: reads, appends, and takes back."""
+
+    def __init__(self, files: VerdictFiles, kind: type[Line], name: str) -> None:
+        self._files, self._name, self._lock = files, name, threading.RLock()
+        self._kind: type[Line] = kind
+
+    def read(self, id: str) -> list[Line]:
         """A line that cannot be read, such as the last one after a full disk, is left out."""
         try:
             lines = self._file(id).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             return []
-        return [cast for line in lines if (cast := _cast(line)) is not None]
+        return [found for line in lines if (found := self._read(line)) is not None]
 
-    def add(self, id: str, make: Callable[[list[Cast]], Cast | None]) -> None:
-        """Append what ``make`` says to the votes there are; None = nothing. Raises PlaygroundError."""
+    def add(self, id: str, make: Callable[[list[Line]], Line | None]) -> None:
+        """Append what ``make`` says to the entries there are; None = nothing. Raises PlaygroundError."""
         with self._lock:
             there = self.read(id)
-            cast = make(there)
-            if cast is None:
+            new = make(there)
+            if new is None:
                 return
-            if len(there) >= VOTES_MAX:
-                raise PlaygroundError(f"This verdict has {len(there):,} votes, as many as it may have.")
+            if len(there) >= LINES_MAX:
+                raise PlaygroundError(f"This verdict has {len(there):,} {self._name}s, as many as it may have.")
             try:
                 with self._file(id).open("a", encoding="utf-8") as out:
-                    out.write(_as_lines([cast]))
+                    out.write(_as_lines([new]))
             except OSError as error:
-                raise PlaygroundError(f"The vote was not kept: {error.strerror or error}. Vote again.") from error
+                why = error.strerror or error
+                raise PlaygroundError(f"The {self._name} was not kept: {why}. Try again.") from error
 
-    def change(self, id: str, make: Callable[[list[Cast]], list[Cast]]) -> None:
-        """Put what ``make`` makes of the votes in their place, in one step. Raises PlaygroundError."""
+    def change(self, id: str, make: Callable[[list[Line]], list[Line]]) -> None:
+        """Put what ``make`` makes of the entries in their place, in one step. Raises PlaygroundError."""
         with self._lock:
             there = self.read(id)
             if (new := make(there)) == there:
@@ -295,20 +334,37 @@ class VoteFiles:
             try:
                 write_text(self._file(id), _as_lines(new))
             except OSError as error:
-                raise PlaygroundError(f"The votes were not changed: {error.strerror or error}. Try again.") from error
+                why = error.strerror or error
+                raise PlaygroundError(f"The {self._name}s were not changed: {why}. Try again.") from error
+
+    def take_back(self, id: str, owner: str) -> None:
+        """Remove this owner's last entry, where there is one. Raises PlaygroundError."""
+
+        def make(there: list[Line]) -> list[Line]:
+            *_, last = (None, *(one for one in there if one.owner == owner))
+            return [one for one in there if one is not last]
+
+        self.change(id, make)
 
     def _file(self, id: str) -> Path:
-        return self._files.folder(id) / "votes.jsonl"
+        return self._files.folder(id) / f"{self._name}s.jsonl"
+
+    def _read(self, line: str) -> Line | None:
+        try:
+            found = self._kind(**json.loads(line))
+        except (ValueError, TypeError):
+            return None
+        return found if found.holds else None
 
 
-def _as_lines(cast: Sequence[Cast]) -> str:
-    said = (asdict(one) for one in cast)
+def vote_files(files: VerdictFiles) -> LineFiles[Cast]:
+    return LineFiles(files, Cast, "vote")
+
+
+def label_files(files: VerdictFiles) -> LineFiles[Label]:
+    return LineFiles(files, Label, "label")
+
+
+def _as_lines(entries: Sequence[Cast] | Sequence[Label]) -> str:
+    said = (asdict(one) for one in entries)
     return _jsonl({name: value for name, value in one.items() if name != "judge" or value} for one in said)
-
-
-def _cast(line: str) -> Cast | None:
-    try:
-        cast = Cast(**json.loads(line))
-    except (ValueError, TypeError):
-        return None
-    return cast if cast.winner in (*WINNERS, "skip") and cast.a != cast.b else None

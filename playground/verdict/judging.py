@@ -1,113 +1,32 @@
-"""A model as a judge of a verdict's replies, in both orders, beside the person's own votes: a side of the app, or
-a server that answers as OpenAI's chat completions do, whose address and key come from the environment alone."""
+"""A model as a judge of a verdict's replies, beside the person's own votes and labels: of pairs, in both orders, and of
+single replies."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from urllib.parse import urlsplit
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from playground.chat.batching import Asked, Batches
-from playground.data.example import Message
-from playground.data.render import render_prompt
-from playground.engine.request import Sampling
-from playground.errors import InputError, RunFailedError
-from playground.evaluation.votes import Messages, both_orders, combined, parse_answer
+from playground.errors import InputError
+from playground.evaluation.votes import Messages, both_orders, combined, parse_answer, parse_yes, rubric
 from playground.jobs import Job, Jobs
-from playground.library.card import AdapterCard
-from playground.models.adapters import AdapterService
-from playground.models.bases import BaseService
-from playground.verdict.files import JUDGE, Cast, Place
-from playground.verdict.losses import texts
+from playground.verdict.files import JUDGE, Cast, Label, Place
+from playground.verdict.judges import Judge, Judges, Trust, in_batches
+from playground.verdict.labels import Labelling
 from playground.verdict.votes import Poll, Voting
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import LOCAL
 
-TIMEOUT_S = 60.0
-ENDPOINT_ANSWER_TOKENS = 256  # room for a judge that thinks aloud before its word
-ANSWER_BYTES = 1_000_000
-_ENDS = "Check that JUDGE_URL ends where /chat/completions begins."
-_ADVICE = {
-    **dict.fromkeys((401, 403), "Check JUDGE_KEY."),
-    404: "Check JUDGE_URL and JUDGE_MODEL.",
-    429: "It takes no more requests now. Try again later.",
-    **dict.fromkeys(range(300, 400), "Check JUDGE_URL, or point it straight to the server."),
-}
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """url: the base address, as https://api.example.com/v1. key: shown to that server alone; "" = none needed."""
-
-    url: str
-    model: str
-    key: str = field(default="", repr=False)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str] | None = None) -> Endpoint | None:
-        """``JUDGE_URL``, ``JUDGE_MODEL``, ``JUDGE_KEY``; None where no address is set. Raises InputError."""
-        env = os.environ if env is None else env
-        url, model, key = (env.get(f"JUDGE_{name}", "").strip() for name in ("URL", "MODEL", "KEY"))
-        if not url:
-            return None
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            takes = "It takes one such as https://api.example.com/v1, without a key in it."
-            raise InputError(f"JUDGE_URL is no address of a server. {takes}")
-        if not model:
-            raise InputError("JUDGE_URL is set and JUDGE_MODEL is not. Name the model that judges.")
-        return cls(url.rstrip("/"), model, key)
-
-    @property
-    def name(self) -> str:
-        """For a person: the model and where it is."""
-        return f"{self.model} at {urlsplit(self.url).hostname}"
-
-    def answer(self, messages: Messages) -> str:
-        """What it says to these messages, greedy. Raises RunFailedError that never names the key."""
-        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": ENDPOINT_ANSWER_TOKENS}
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.build_opener(_Stay).open(request, timeout=TIMEOUT_S) as response:
-                text: object = json.loads(response.read(ANSWER_BYTES))["choices"][0]["message"]["content"]
-                return text if isinstance(text, str) else ""
-        except urllib.error.HTTPError as error:
-            wrong = f"answered {error.code}. {_ADVICE.get(error.code, 'Try again.')}"
-        except OSError as error:
-            reason = str(getattr(error, "reason", None) or error)[:120]
-            wrong = f"cannot be reached ({reason}). Check JUDGE_URL and the network."
-        except (ValueError, LookupError, TypeError):
-            wrong = f"does not answer as a chat completion. {_ENDS}"
-        raise RunFailedError(f"{self.name} {wrong}")
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the key goes where it was meant to go."""
-
-    def redirect_request(self, *args: object, **named: object) -> None:
-        return None
-
-
-ENDPOINT, BASE = "endpoint", "base"
 MOST = 60  # comparisons that a judge is asked at one go, each in both orders: first those that the person voted on
-TOGETHER = 4  # comparisons of one batch
-ANSWER_TOKENS = 16
-Ask = Callable[[Sequence[Messages], list[str]], Generator[str, None, None]]
-"""Puts the answers behind a list; yields words while it waits. Closing it frees the device."""
+VOTES, LABELS = "judging", "marking"
+"""What a judge is asked for: to vote on pairs, or to mark single replies that the person labelled."""
 
 
 @dataclass(frozen=True)
 class JudgingView:
-    """done, of: comparisons. unread: those whose answers name no reply. error: why it ended early."""
+    """done, of: comparisons or replies. unread: those whose answers cannot be read. error: why it ended early."""
 
     verdict: str
     name: str
@@ -128,99 +47,112 @@ class _Work:
 
 
 class JudgingService:
-    """One judging a verdict at a time, in the background; what was judged before it was stopped is kept. shared: by
-    people who do not know each other: no endpoint, which somebody pays and which sees replies."""
+    """One judging of a kind and verdict at a time, in the background; what was judged before it was stopped is kept."""
 
-    def __init__(
-        self,
-        voting: Voting,
-        bases: BaseService,
-        adapters: AdapterService,
-        batches: Batches,
-        quota: Quota,
-        jobs: Jobs,
-        *,
-        shared: bool = False,
-        endpoint: Callable[[], Endpoint | None] = Endpoint.from_env,
-    ) -> None:
-        self._voting, self._bases, self._adapters, self._batches = voting, bases, adapters, batches
-        self._quota, self._jobs, self._endpoint = quota, jobs, (lambda: None) if shared else endpoint
+    def __init__(self, voting: Voting, labelling: Labelling, judges: Judges, quota: Quota, jobs: Jobs) -> None:
+        self._voting, self._labelling, self._judges = voting, labelling, judges
+        self._quota, self._jobs = quota, jobs
         self._latest: dict[str, _Work] = {}
         self._lock = threading.Lock()
 
     def judges(self, owner: str = LOCAL) -> list[tuple[str, str]]:
-        """(name, id) of everything that may judge: the base, adapters, and an endpoint where one is set."""
-        found = [("The base", BASE)]
-        found += [(row.card.name, row.card.id) for row in self._adapters.list(owner) if row.usable]
-        try:
-            elsewhere = self._endpoint()
-        except InputError:  # told when it is chosen
-            return [*found, ("The endpoint, which is not set right", ENDPOINT)]
-        return [*found, (elsewhere.name, ENDPOINT)] if elsewhere is not None else found
+        """(name, id) of everything that may judge."""
+        return self._judges.known(owner)
 
     def start(self, id: str, judge: str, owner: str = LOCAL, limit: int = MOST) -> None:
-        """Judge in the background, in the place of earlier judgements. Raises NotFoundError, InputError."""
-        poll = self._voting.poll(id, owner)
-        ask, name = self._asker(judge, owner)
+        """Vote on pairs in the background, in the place of earlier judgements. Raises NotFoundError, InputError."""
+        poll, one = self._voting.poll(id, owner), self._judges.get(judge, owner)
         places = self._places(id, owner, poll)[:limit]
-        work, replies = _Work(JudgingView(id, name, of=len(places))), 2 * len(places)
 
-        def judged(job: Job) -> None:
-            try:
-                self._judge(poll, places, ask, work, job)
-            finally:
-                self._quota.give_back_replies(owner, replies)
+        def keep(said: Sequence[Sequence[str]]) -> int:
+            found = []
+            for (example, a, b), (straight, swapped) in zip(places, said, strict=False):
+                winner = combined(parse_answer(straight), parse_answer(swapped))
+                found.append(Cast(example, a, b, winner or "skip", JUDGE, time.time(), one.name))
+            self._voting.files.change(id, lambda cast: [*(had for had in cast if had.owner != JUDGE), *found])
+            return sum(cast.winner == "skip" for cast in found)
 
-        with self._lock:
-            if self._jobs.get(f"judging {id}") is not None:
-                name = self._latest[id].view.name
-                raise InputError(f"{name} judges this verdict already. Stop it, or wait for its end.")
-            self._quota.take_replies(owner, replies, "Judging")
-            self._latest[id] = work
-            work.job = self._jobs.start(f"judging {id}", judged, "The judging")
+        self._begin(VOTES, id, owner, one, [_orders(poll, place) for place in places], keep)
 
-    def show(self, id: str, owner: str = LOCAL) -> JudgingView | None:
+    def mark(self, id: str, judge: str, owner: str = LOCAL) -> None:
+        """Say in the background of each reply that the person labelled, and this judge did not mark, whether it is
+        right. Raises NotFoundError, and InputError where there is none."""
+        labelled, one = self._labelling.labelled(id, owner), self._judges.get(judge, owner)
+        marked = {had.place for had in self._labelling.files.read(id) if had.judge == one.key}
+        rows = [row for place, row in labelled.items() if place not in marked]
+        if not rows:
+            why = (
+                f"{one.name} has marked all {len(labelled)} that you labelled" if labelled else "There is no label yet"
+            )
+            raise InputError(f"{why}. Label replies first: right or wrong.")
+
+        def keep(said: Sequence[Sequence[str]]) -> int:
+            found = []
+            for row, (text,) in zip(rows, said, strict=False):
+                label = "right" if parse_yes(text) else "wrong"
+                found.append(Label(row["example"], row["side"], label, JUDGE, time.time(), one.key))
+            places = {mark.place for mark in found}
+            self._labelling.files.change(
+                id, lambda had: [*(mark for mark in had if mark.judge != one.key or mark.place not in places), *found]
+            )
+            return sum(parse_yes(text) is None for (text,) in said)
+
+        asked = [(rubric(row["question"], row["reply"], row["reference"]),) for row in rows]
+        self._begin(LABELS, id, owner, one, asked, keep)
+
+    def trust(self, id: str, judge: str, owner: str = LOCAL) -> Trust:
+        """How far a judge goes with the person on a verdict's examples. Raises NotFoundError, InputError."""
+        return self._labelling.trust(id, judge, owner)
+
+    def show(self, id: str, owner: str = LOCAL, kind: str = VOTES) -> JudgingView | None:
         """How far it is; None where nothing judged since the app began. Raises NotFoundError."""
-        self._voting.poll(id, owner)
-        if (work := self._latest.get(id)) is None:
+        self._voting.record(id, owner)
+        if (work := self._latest.get(f"{kind} {id}")) is None:
             return None
         if (job := work.job) is None:
             return work.view
         return replace(work.view, live=job.live, waiting=job.progress.waiting if job.live else "", error=job.error)
 
-    def stop(self, id: str, owner: str = LOCAL) -> None:
+    def stop(self, id: str, owner: str = LOCAL, kind: str = VOTES) -> None:
         """End it and keep what was judged. Raises NotFoundError."""
-        self._voting.poll(id, owner)
-        if (job := self._jobs.get(f"judging {id}")) is not None:
+        self._voting.record(id, owner)
+        if (job := self._jobs.get(f"{kind} {id}")) is not None:
             job.stop()
 
-    def _asker(self, judge: str, owner: str) -> tuple[Ask, str]:
-        """(how it is asked, its name). Raises NotFoundError, InputError."""
-        if judge != ENDPOINT:
-            card = None if judge == BASE else self._adapters.get(judge, owner)
-            name = card.name if card is not None else "The base"
-            return partial(self._written, card, f"judge {owner}"), name
-        if (elsewhere := self._endpoint()) is None:
-            sets = "Whoever runs the app sets JUDGE_URL, JUDGE_MODEL and JUDGE_KEY in its environment."
-            raise InputError(f"No endpoint is set. {sets}")
+    def _begin(
+        self,
+        kind: str,
+        id: str,
+        owner: str,
+        judge: Judge,
+        asked: Sequence[Sequence[Messages]],
+        keep: Callable[[Sequence[Sequence[str]]], int],
+    ) -> None:
+        """keep: puts answers to the first items away, and returns how many cannot be read."""
+        key, replies = f"{kind} {id}", sum(map(len, asked))
+        work = _Work(JudgingView(id, judge.name, of=len(asked)))
 
-        def answered(asked: Sequence[Messages], said: list[str]) -> Generator[str, None, None]:
-            """One after another, so that it can be stopped in between. Raises RunFailedError."""
-            for messages in asked:
-                yield ""
-                said.append(elsewhere.answer(messages))
+        def judged(job: Job) -> None:
+            said: Sequence[Sequence[str]] = ()
+            try:
+                with contextlib.closing(in_batches(judge.ask, asked)) as steps:
+                    for waiting, said in steps:
+                        if job.stopping:
+                            return
+                        job.report("Judging", waiting=waiting)
+                        work.view = replace(work.view, done=len(said))
+            finally:
+                self._quota.give_back_replies(owner, replies)
+                if said:
+                    work.view = replace(work.view, done=len(said), unread=keep(said))
 
-        return answered, elsewhere.name
-
-    def _written(
-        self, card: AdapterCard | None, session: str, asked: Sequence[Messages], said: list[str]
-    ) -> Generator[str, None, None]:
-        """One batch of the playground's own. Raises the first failure."""
-        tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=ANSWER_TOKENS)
-        prompts = (render_prompt(tokenizer, [Message(**one) for one in messages]) for messages in asked)
-        batch = [Asked(card, prompt, sampling) for prompt in prompts]
-        for waiting, _ in texts(self._batches, batch, session, said):
-            yield waiting
+        with self._lock:
+            if self._jobs.get(key) is not None:
+                name = self._latest[key].view.name
+                raise InputError(f"{name} judges this verdict already. Stop it, or wait for its end.")
+            self._quota.take_replies(owner, replies, "Judging")
+            self._latest[key] = work
+            work.job = self._jobs.start(key, judged, "The judging")
 
     def _places(self, id: str, owner: str, poll: Poll) -> list[Place]:
         """What to judge: first what the person voted on, then the rest, an example's pairs one after another."""
@@ -228,28 +160,6 @@ class JudgingService:
         known = set(poll.places)
         voted = dict.fromkeys(one.place for one in mine if one.place in known)
         return [*voted, *sorted((place for place in poll.places if place not in voted), key=lambda place: place[0])]
-
-    def _judge(self, poll: Poll, places: Sequence[Place], ask: Ask, work: _Work, job: Job) -> None:
-        found: list[Cast] = []
-        try:
-            for begin in range(0, len(places), TOGETHER):
-                chunk = places[begin : begin + TOGETHER]
-                said: list[str] = []
-                asked = [messages for place in chunk for messages in _orders(poll, place)]
-                with contextlib.closing(ask(asked, said)) as steps:
-                    for waiting in steps:
-                        if job.stopping:
-                            return
-                        job.report("Judging", waiting=waiting)
-                for at, (example, a, b) in enumerate(chunk):
-                    winner = combined(parse_answer(said[2 * at]), parse_answer(said[2 * at + 1]))
-                    found.append(Cast(example, a, b, winner or "skip", JUDGE, time.time(), work.view.name))
-                unread = sum(one.winner == "skip" for one in found)
-                work.view = replace(work.view, done=len(found), unread=unread)
-        finally:
-            if found:
-                change = self._voting.files.change
-                change(work.view.verdict, lambda cast: [*(one for one in cast if one.owner != JUDGE), *found])
 
 
 def _orders(poll: Poll, place: Place) -> tuple[Messages, Messages]:

@@ -16,7 +16,7 @@ from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import Check, parse_check, parse_checks, schema_file
 from playground.evaluation.comparison import Facts, Questions
 from playground.evaluation.cost import Prices
-from playground.evaluation.criterion import Criterion, is_blank, parse_criteria, suggested
+from playground.evaluation.criterion import Criterion, is_blank, judges_in, mark_key, parse_criteria, suggested
 from playground.evaluation.decision import Rung, Terms, confidence_sequence
 from playground.evaluation.inferred_checks import looks_like
 from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
@@ -187,7 +187,8 @@ class RecordMaker:
             raise InputError("No example was answered by every side.")
         sides = [_facts_of(side, card) for side, card in zip(request.sides, cards, strict=True)]
         facts = self._facts(request, [example for example in there if example.row in judged_by], cards)
-        facts = replace(facts, used_before=len(judged_by.keys() & set(used)))
+        judge = " ".join(one["words"] for one in about.get("judges", ()))
+        facts = replace(facts, used_before=len(judged_by.keys() & set(used)), judge=judge)
         base, checks = self._bases.resolve(), _checks(request, known)
         judged = self._judged(request, by_side, sides, checks, facts)
         asked = {
@@ -207,12 +208,13 @@ class RecordMaker:
 
     def so_far(self, request: VerdictRequest, answers: Collection[Answered]) -> tuple[SoFar, ...]:
         """Each side's passes among these answers, with an interval that holds at every number of rows."""
-        _, criterion = self._right(request, [answer.reference for answer in answers])
+        answers = _judged_ones(request, answers)
+        _, criterion = self._right(request, answers)
         checks = [parse_check(spec) for spec in request.checks]
 
         def passes(one: Answered) -> bool:
             formed = not is_blank(one.reply, one.reference) and all(check.passes(one.reply) for check in checks)
-            return formed and (criterion is None or criterion.mark(one.reply, one.reference).right)
+            return formed and (criterion is None or criterion.mark(one.reply, one.reference, one.question).right)
 
         found = []
         for side in request.sides:
@@ -242,12 +244,17 @@ class RecordMaker:
         checks: Sequence[Check],
         facts: Facts,
     ) -> Judged:
-        references, criterion = self._right(request, [one.reference for said in answers.values() for one in said])
+        answers = {side: _judged_ones(request, said) for side, said in answers.items()}
+        if not all(answers.values()):
+            raise InputError(f"No example was judged by {', '.join(judges_in(request.right))} on every side.")
+        references, criterion = self._right(request, [one for said in answers.values() for one in said])
         terms = request.terms()
         asked = request.questions, request.prices, facts
         return conclude(answers, sides, checks, *asked, references, criterion, terms, request.looks)
 
-    def _right(self, request: VerdictRequest, measured: Sequence[str]) -> tuple[list[str] | None, Criterion | None]:
+    def _right(
+        self, request: VerdictRequest, measured: Sequence[Answered]
+    ) -> tuple[list[str] | None, Criterion | None]:
         """(all answers of the file, None where it is gone; what is right by these or by the measured ones). All answers
         tell whether these are labels; where the file is gone, that stays unknown."""
         references = None
@@ -256,8 +263,15 @@ class RecordMaker:
             references = [one.completion for one in checked.examples]
         if request.form_only:
             return references, None
-        texts = references or measured
-        return references, parse_criteria(request.right, texts) if request.right else suggested(texts)
+        texts = references or [one.reference for one in measured]
+        if not request.right:
+            return references, suggested(texts)
+        marks = {
+            mark_key(judge, one.question, one.reply, one.reference): said
+            for one in measured
+            for judge, said in one.marks.items()
+        }
+        return references, parse_criteria(request.right, texts, marks)
 
     def _facts(
         self, request: VerdictRequest, measured: Sequence[Example], by_side: Sequence[AdapterCard | None]
@@ -280,6 +294,12 @@ class RecordMaker:
         sides = zip(request.sides, by_side, strict=True)
         leaked = {side.label: _leaked(_run(card), measured) for side, card in sides if card is not None}
         return Facts(rows, poor, overlap, request.prices.unit, leaked)
+
+
+def _judged_ones(request: VerdictRequest, answers: Collection[Answered]) -> list[Answered]:
+    """Those that every judge of the criteria has marked."""
+    judges = set(judges_in(request.right))
+    return [one for one in answers if judges <= one.marks.keys()]
 
 
 def _leaked(run: Mapping[str, Any], measured: Sequence[Example]) -> float | None:

@@ -17,6 +17,7 @@ from playground.errors import BusyError, CancelledError, InputError, NotFoundErr
 from playground.evaluation.checks import parse_checks
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
+from playground.evaluation.criterion import judges_in
 from playground.evaluation.verdict import Answered
 from playground.jobs import Job, Jobs, sentence
 from playground.models.adapters import AdapterService
@@ -36,6 +37,7 @@ from playground.verdict.files import (
     VerdictFiles,
     answers_of,
 )
+from playground.verdict.judges import Judges, Trust
 from playground.verdict.losses import ForgettingService
 from playground.verdict.request import Kept, RecordMaker, SoFar, VerdictRequest, file_sha256, request_from
 from playground.workspace.examples import DataService
@@ -101,7 +103,8 @@ class VerdictService:
         self._quota, self._jobs = quota, jobs
         self._answering, self._clock = answering, clock
         self.files = VerdictFiles(settings.home / "verdicts")
-        self._measuring = Measuring(answering, forgetting, self.files)
+        self.judges = Judges(bases, adapters, answering.batches, shared=settings.shared)
+        self._measuring = Measuring(answering, forgetting, self.files, self.judges.marking)
         self._records = RecordMaker(bases, data, answering.cards)
         self._lock = threading.RLock()
 
@@ -198,6 +201,11 @@ class VerdictService:
         self.files.save(id, *made)
         return self._view(state, whole=True)
 
+    def trusted(self, judge: str, file: str, owner: str = LOCAL) -> Trust:
+        """How far a judge goes with the person, where that is enough for it to say what is right of this file's rows.
+        Raises InputError that says what is missing, NotFoundError."""
+        return self.judges.trusted(self.files, judge, owner, file)
+
     def line_up(self, file: Path, adapter: str, prompt: str, docs: Path | None, owner: str = LOCAL) -> tuple[Side, ...]:
         """The ready-made sides. file: where shots come from. adapter: "" = none. docs: None = none with documents."""
         prompt = prompt.strip()
@@ -226,6 +234,8 @@ class VerdictService:
         work, asked = self._before(request)
         replies = self._answering.replies(asked)
         self._records.criterion(request)  # before hours of measuring, not after
+        work.judges = self._judged_by(request)
+        replies += replies // request.replies_each * len(work.judges)
         self._quota.check_disk(owner, VERDICT_BYTES, "A verdict")
         with self._lock:
             if request.extends and self._own(request.extends, owner).state in LIVE:
@@ -246,6 +256,34 @@ class VerdictService:
                 undo.pop_all()
             id, measure = work.state.id, partial(self._measure, work, request, asked, replies)
             return id, self._jobs.start(_KEY + id, measure, "The verdict", turn=f"verdicts of {owner}")
+
+    def _judged_by(self, request: VerdictRequest) -> list[dict[str, Any]]:
+        """The judges that say what is right, with how far each goes with the person. Raises InputError for one that
+        may not, or that is another one than in the verdict that this extends; NotFoundError."""
+        found = []
+        for name in judges_in(request.right):
+            trust = self.trusted(name, request.file.name, request.owner)
+            agreed = trust.agreed
+            found.append(
+                {
+                    "judge": name,
+                    "key": self.judges.get(name, request.owner).key,
+                    "kappa": agreed.kappa,
+                    "low": agreed.low,
+                    "labels": agreed.n,
+                    "labels_right": agreed.right,
+                    "files": list(trust.files),
+                    "words": trust.words,
+                }
+            )
+        if request.extends:
+            before = {one["judge"]: one["key"] for one in (self.files.record(request.extends) or {}).get("judges", ())}
+            if changed := [one["judge"] for one in found if before.get(one["judge"]) != one["key"]]:
+                raise InputError(
+                    f"judge:{changed[0]} is another model now than when this verdict was measured. Choose that one, or "
+                    "measure a new verdict."
+                )
+        return found
 
     def _before(self, request: VerdictRequest) -> tuple[Work, VerdictRequest]:
         """(what is measured already, what is to be asked): of an extension only the rows that are new."""
@@ -297,7 +335,7 @@ class VerdictService:
         about = {"id": work.state.id, "name": work.state.name, "created_s": work.state.created_s, "state": state}
         about |= {"timings": work.timings, "forgetting": work.forgotten, "refusals": work.refusals}
         seconds = round(time.monotonic() - work.began_s, 1) if work.began_s else 0.0
-        about |= {"failed": dict(work.failed), "seconds": seconds}
+        about |= {"failed": dict(work.failed), "seconds": seconds, "judges": work.judges}
         try:
             used = self._used(request, work.state.id)
             self.files.save(work.state.id, *self._records.make(request, work.answers.values(), about, used))
@@ -327,7 +365,10 @@ class VerdictService:
             work = Work(now)
             work.answers = self._answers(state.id)
             with contextlib.suppress(PlaygroundError, KeyError, TypeError):
-                self._conclude(work, request_from(self.files.request(state.id)), STOPPED, APP_ENDED)
+                request = request_from(self.files.request(state.id))
+                with contextlib.suppress(PlaygroundError):  # its labels or its judge are gone
+                    work.judges = self._judged_by(request)
+                self._conclude(work, request, STOPPED, APP_ENDED)
             if work.state.state in LIVE:
                 self._end(work, STOPPED, f"{APP_ENDED} Measure it again.")
             return work.state

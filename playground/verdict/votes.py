@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from playground.errors import InputError
 from playground.evaluation.votes import Agreement, Standing, Winner, agreement, bradley_terry
-from playground.verdict.files import JUDGE, Cast, Place, Said, VoteFiles, as_votes
+from playground.verdict.files import JUDGE, Cast, Place, Said, as_votes, vote_files
 from playground.verdict.service import VerdictService
 from playground.workspace.visitors import LOCAL
 
@@ -63,7 +63,7 @@ class Voting:
     """Every call names the verdict and its owner; nothing is remembered between calls but the votes."""
 
     def __init__(self, verdicts: VerdictService) -> None:
-        self._verdicts, self.files = verdicts, VoteFiles(verdicts.files)
+        self._verdicts, self.files = verdicts, vote_files(verdicts.files)
 
     def next(self, id: str, owner: str = LOCAL) -> Ballot | None:
         """What to ask now; None when everything was. Raises NotFoundError, InputError with nothing to vote on."""
@@ -93,12 +93,7 @@ class Voting:
     def undo(self, id: str, owner: str = LOCAL) -> None:
         """Take one's last vote back; it is asked again. Raises NotFoundError."""
         self._verdicts.show(id, owner)
-
-        def make(cast: list[Cast]) -> list[Cast]:
-            *_, last = (None, *(one for one in cast if one.owner == owner))
-            return [one for one in cast if one is not last]
-
-        self.files.change(id, make)
+        self.files.take_back(id, owner)
 
     def count(self, id: str, owner: str = LOCAL) -> tuple[int, int]:
         """(own votes, ballots that can still be asked). Raises NotFoundError."""
@@ -116,10 +111,13 @@ class Voting:
         judge = _judgement(poll, people, judged) if judged else None
         return Revealed(standings, len(people), poll.record["main_metric"] or "", _with_metric(poll, people), judge)
 
+    def record(self, id: str, owner: str = LOCAL) -> dict[str, Any] | None:
+        """The verdict's, None before it has ended. Raises NotFoundError."""
+        return self._verdicts.show(id, owner).record
+
     def poll(self, id: str, owner: str = LOCAL) -> Poll:
         """Raises NotFoundError, and InputError where there is nothing to vote on."""
-        record = self._verdicts.show(id, owner).record
-        if record is None:
+        if (record := self.record(id, owner)) is None:
             raise InputError("Votes begin when a verdict has ended and something of it was measured.")
         sides = tuple(side["side"] for side in record["sides"])
         rows = {(row["example"], row["side"]): row for row in self._verdicts.rows(id, owner)}

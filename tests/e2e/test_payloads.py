@@ -146,6 +146,32 @@ def test_verdicts_prompts_and_votes(watched):
     watched.check("votes")
 
 
+def test_replies_are_labelled_with_the_keyboard_on_a_narrow_page(watched):
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 860})
+    tab(page, "Verdict")
+    page.locator(".verdict-body .v-answer").wait_for()
+    page.locator("button.label-wrap", has_text="Label replies").click()
+    press(page, "Label the replies of the verdict above")
+    page.locator(".ballot:focus").wait_for()
+    page.locator(".v-answer").wait_for(state="hidden")
+    for key, told in (
+        ("1", "1 of 50 labelled: 1 right, 0 wrong"),
+        ("2", "2 of 50 labelled: 1 right, 1 wrong"),
+        ("3", "1 you could not tell"),
+        ("Backspace", "2 of 50 labelled: 1 right, 1 wrong."),
+    ):
+        page.keyboard.press(key)
+        page.locator("p[role=status]", has_text=told).wait_for()
+        page.locator(".ballot:focus").wait_for()
+    press(page, "Wrong", exact=True)
+    page.locator("p[role=status]", has_text="3 of 50 labelled: 1 right, 2 wrong").wait_for()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    watched.check("labels")
+    press(page, "Done for now")
+    page.locator(".verdict-body .v-answer").wait_for()
+
+
 def test_files_columns_runs_races_and_storage(watched, tmp_path):
     page = watched.page
     tab(page, "Train")

@@ -5,7 +5,15 @@ import json
 import pytest
 
 from playground.errors import InputError
-from playground.evaluation.criterion import fields_of, is_blank, parse_criterion, samples, suggested
+from playground.evaluation.criterion import (
+    fields_of,
+    is_blank,
+    judges_in,
+    parse_criteria,
+    parse_criterion,
+    samples,
+    suggested,
+)
 from playground.settings import PROJECT_ROOT
 
 LABELS = ["refund", "delivery", "warranty"] * 4
@@ -115,6 +123,16 @@ def test_numbers_inside_a_text_must_be_right():
     assert not found.mark(REPORTS[0].replace("pulse 70", "pulse 71"), REPORTS[0]).right
 
 
+def test_a_judges_marks_are_looked_up_with_the_question_and_what_is_missing_is_said():
+    marks = {("deep", "Who?", "Ann", "Anna"): True, ("deep", "Whose?", "Ann", "Anna"): False}
+    found = parse_criteria(["judge:deep", "similarity:token_f1>=0.1"], ["Anna"], marks)
+    only = parse_criteria(["judge:deep"], ["Anna"], marks)
+    assert only.mark(" Ann ", "Anna", "Who?").right
+    assert not found.mark("Ann", "Anna", "Who?").right, "each of several must hold"
+    assert not any(only.mark("Ann", "Anna", asked).right for asked in ("Whose?", "", "Where?"))
+    assert judges_in(["exact", "judge: deep", "judge:deep"]) == ("deep",)
+
+
 def test_a_label_in_a_sentence_counts_and_two_do_not():
     found = suggested(LABELS)
     assert found.mark("This is about a refund.", "refund").right
@@ -125,6 +143,7 @@ def test_a_label_in_a_sentence_counts_and_two_do_not():
     ("spec", "says"),
     [
         ("taste", "There are: label"),
+        ("judge:", "lacks a part: write judge:NAME"),
         ("label", "fields"),
         ("fields:colour", "There are: category, order"),
         ("similarity:bleu>=0.5", "token_f1"),

@@ -278,7 +278,7 @@ def measured(folder: Path, answering: FakeAnswering, forgetting: Any = None, **c
     work = Work(files.new("local", "verdict", {}, 0.0))
     request = VerdictRequest(folder / "rows.jsonl", (A, B), losses=False, refusals=False, **changes)
     with Jobs().here("verdict", "The verdict", "") as job:
-        Measuring(answering, forgetting, files).run(work, request, job)  # type: ignore[arg-type]
+        Measuring(answering, forgetting, files, None).run(work, request, job)  # type: ignore[arg-type]
     return work
 
 

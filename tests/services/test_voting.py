@@ -13,7 +13,8 @@ from playground.errors import NotFoundError, RunFailedError
 from playground.evaluation.votes import Vote, bradley_terry
 from playground.services import Services, build_services
 from playground.verdict.files import DONE, JUDGE
-from playground.verdict.judging import BASE, ENDPOINT, Endpoint, JudgingService, JudgingView
+from playground.verdict.judges import BASE, ENDPOINT, Endpoint, Judges
+from playground.verdict.judging import JudgingService, JudgingView
 from tests.services.conftest import SIDES, put_verdict, vote_all
 from tests.shared.conftest import ANNA, refused
 
@@ -131,8 +132,8 @@ def endpoint(server):
 
 
 def judging(services: Services, endpoint: Endpoint | None, shared: bool = False) -> JudgingService:
-    parts = (services.voting, services.bases, services.adapters, services.batches, services.quota, services.jobs)
-    return JudgingService(*parts, shared=shared, endpoint=lambda: endpoint)
+    judges = Judges(services.bases, services.adapters, services.batches, shared=shared, endpoint=lambda: endpoint)
+    return JudgingService(services.voting, services.labelling, judges, services.quota, services.jobs)
 
 
 def judged(services: Services, service: JudgingService, id: str, judge: str = ENDPOINT, limit: int = 60) -> JudgingView:

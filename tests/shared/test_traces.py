@@ -153,6 +153,10 @@ def test_verdicts_and_races_of_others_are_refused_as_if_not_there(services, hers
     verdicts += [services.bench.show, services.bench.best, services.bench.stop, judging.show, judging.stop]
     verdicts += [voting.poll, voting.next, voting.undo, voting.count, voting.reveal]
     verdicts += [partial(voting.vote, number=0, choice="left"), partial(judging.start, judge="base")]
+    labelling: Any = services.labelling
+    verdicts += [labelling.next, labelling.undo, labelling.count, labelling.labelled]
+    verdicts += [partial(labelling.label, number=0, choice="right"), partial(labelling.trust, judge="base")]
+    verdicts += [partial(judging.mark, judge="base")]
     raced = [races.show, races.cancel, races.remove]
     for calls, hers_id, missing in ((verdicts, verdict, none), (raced, race, no_race)):
         for call in calls:

@@ -11,15 +11,17 @@ from unittest.mock import create_autospec
 import pytest
 
 from playground.errors import BaseUnavailableError, InputError
+from playground.evaluation.votes import agreed
 from playground.models.bases import BaseState
 from playground.report import charts
 from playground.services import build_services
 from playground.settings import Settings
-from playground.ui import bench, race, vote, words
+from playground.ui import bench, label, race, vote, words
 from playground.ui.rows import Source
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.ui.wiring import Visitor
 from playground.verdict.bench import Best, PromptBench, Score, Version
+from playground.verdict.judges import Trust
 from playground.verdict.judging import JudgingService, JudgingView
 from playground.verdict.race import RaceService, RaceView
 from playground.verdict.race_store import Entry, Race, picture
@@ -243,6 +245,66 @@ def test_a_judge_is_chosen_watched_and_stopped(polled, call, ballots, verdict):
     polled.bases.now = BaseState("preparing", "Preparing the base", "x")
     with pytest.raises(BaseUnavailableError, match="not ready"):
         call(vote.let, ballots, verdict=verdict, judge="mine")
+
+
+# Labels of single replies, on the same verdict
+
+
+@pytest.fixture
+def sheets(whole):
+    return whole.verdict.label
+
+
+@pytest.fixture
+def labelled(polled, real):
+    polled.labelling = real.labelling
+    return polled
+
+
+def test_replies_are_labelled_by_key_or_button_and_taken_back(labelled, call, sheets, verdict):
+    shown = call(label.show, sheets, verdict=verdict)
+    assert set(shown) == set(sheets.shown)
+    says(shown[sheets.sheet], "question", "&lt;img", "Known to be right", "Backspace takes the last label back")
+    seen = [shown]
+    for picked in ("right", "wrong", "unsure", "wrong"):
+        shown = call(label.label, sheets, picked=picked, number=shown[sheets.number], verdict=verdict)
+        seen.append(shown)
+    says(shown[sheets.count], "3 of 50 labelled</b>: 1 right, 2 wrong; 1 you could not tell. 13 replies left")
+    shown = call(label.label, sheets, picked="undo", number=shown[sheets.number], verdict=verdict)
+    assert shown[sheets.sheet] == seen[3][sheets.sheet], "the same reply is asked again"
+    assert names_in([list(one.values()) for one in seen]) == []
+    for number in range(3, 17):
+        shown = call(label.label, sheets, picked="right", number=number, verdict=verdict)
+    says(shown[sheets.count], "You have labelled all there are")
+    assert [shown[one]["visible"] for one in (sheets.sheet, sheets.labels, sheets.undo)] == [False, False, True]
+    says(call(label.show, sheets, verdict="")[sheets.error], "no verdict with replies to label yet")
+    with pytest.raises(InputError, match="is no label"):
+        call(label.label, sheets, picked=EVIL, number=0, verdict=verdict)
+    labelled.labelling = build_services(Settings(home=labelled.settings.home, shared=True)).labelling
+    says(label.show(labelled, STRANGER, sheets, verdict=verdict)[sheets.error], "There is no verdict")
+
+
+def test_a_judge_beside_the_labels_says_how_far_it_goes(labelled, call, sheets, verdict):
+    drawn = call(label.opened, sheets, number=-1)
+    assert drawn[sheets.judge]["value"] == "base"
+    call(label.let, sheets, verdict=verdict, judge="mine")
+    labelled.judging.mark.assert_called_once_with(verdict, "mine", "local")
+
+    def watched(counts: Any, view: Any, *texts: str) -> list[bool]:
+        labelled.judging.show.return_value = view
+        near = agreed([True] * counts[0] + [False] * counts[1], [True] * counts[0] + [False] * counts[1])
+        labelled.judging.trust.return_value = Trust("mine", f"mine {EVIL}", near, 2, (f"ward {EVIL}",), True)
+        drawn = call(label.marked, sheets, verdict=verdict, judge="mine")
+        says(drawn[sheets.marked], *texts)
+        return [*(drawn[one]["visible"] for one in (sheets.let, sheets.stop)), drawn[sheets.timer]["active"]]
+
+    live = JudgingView(verdict, "mine", 3, 9, live=True)
+    assert watched((10, 5), live, "3 of 9 replies", "15 of 50 labels", "2 more are not marked") == [False, True, True]
+    ended = JudgingView(verdict, "mine", 9, 9, unread=2, error=f"It stopped {EVIL}.")
+    texts = ("2 answers of it said neither", "it may say what is right", "<code>judge:mine</code>", "ward &lt;img")
+    assert watched((40, 20), ended, *texts) == [True, False, False]
+    call(label.stop, sheets, verdict=verdict)
+    labelled.judging.stop.assert_called_once_with(verdict, "local", "marking")
 
 
 # The race

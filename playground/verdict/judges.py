@@ -1,0 +1,270 @@
+"""Who may judge replies: a side of the app, or a server that answers as OpenAI's chat completions do, whose address and
+key come from the environment alone; and whether a judge goes with a person far enough to say what is right."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from playground.chat.batching import Asked, Batches
+from playground.data.example import Message
+from playground.data.render import render_prompt
+from playground.engine.request import Sampling
+from playground.errors import InputError, RunFailedError
+from playground.evaluation.criterion import is_blank, mark_key
+from playground.evaluation.verdict import Answered
+from playground.evaluation.votes import RUBRIC, Agreed, Messages, agreed, parse_yes, rubric
+from playground.library.card import AdapterCard
+from playground.models.adapters import AdapterService
+from playground.models.bases import BaseService
+from playground.verdict.answers import Progress
+from playground.verdict.files import VerdictFiles, label_files
+from playground.verdict.losses import texts
+from playground.workspace.visitors import LOCAL
+
+TIMEOUT_S = 60.0
+ENDPOINT_ANSWER_TOKENS = 256  # room for a judge that thinks aloud before its word
+ANSWER_BYTES = 1_000_000
+_ENDS = "Check that JUDGE_URL ends where /chat/completions begins."
+_ADVICE = {
+    **dict.fromkeys((401, 403), "Check JUDGE_KEY."),
+    404: "Check JUDGE_URL and JUDGE_MODEL.",
+    429: "It takes no more requests now. Try again later.",
+    **dict.fromkeys(range(300, 400), "Check JUDGE_URL, or point it straight to the server."),
+}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """url: the base address, as https://api.example.com/v1. key: shown to that server alone; "" = none needed."""
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Endpoint | None:
+        """``JUDGE_URL``, ``JUDGE_MODEL``, ``JUDGE_KEY``; None where no address is set. Raises InputError."""
+        env = os.environ if env is None else env
+        url, model, key = (env.get(f"JUDGE_{name}", "").strip() for name in ("URL", "MODEL", "KEY"))
+        if not url:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            takes = "It takes one such as https://api.example.com/v1, without a key in it."
+            raise InputError(f"JUDGE_URL is no address of a server. {takes}")
+        if not model:
+            raise InputError("JUDGE_URL is set and JUDGE_MODEL is not. Name the model that judges.")
+        return cls(url.rstrip("/"), model, key)
+
+    @property
+    def name(self) -> str:
+        """For a person: the model and where it is."""
+        return f"{self.model} at {urlsplit(self.url).hostname}"
+
+    def answer(self, messages: Messages) -> str:
+        """What it says to these messages, greedy. Raises RunFailedError that never names the key."""
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": ENDPOINT_ANSWER_TOKENS}
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.build_opener(_Stay).open(request, timeout=TIMEOUT_S) as response:
+                text: object = json.loads(response.read(ANSWER_BYTES))["choices"][0]["message"]["content"]
+                return text if isinstance(text, str) else ""
+        except urllib.error.HTTPError as error:
+            wrong = f"answered {error.code}. {_ADVICE.get(error.code, 'Try again.')}"
+        except OSError as error:
+            reason = str(getattr(error, "reason", None) or error)[:120]
+            wrong = f"cannot be reached ({reason}). Check JUDGE_URL and the network."
+        except (ValueError, LookupError, TypeError):
+            wrong = f"does not answer as a chat completion. {_ENDS}"
+        raise RunFailedError(f"{self.name} {wrong}")
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the key goes where it was meant to go."""
+
+    def redirect_request(self, *args: object, **named: object) -> None:
+        return None
+
+
+ENDPOINT, BASE = "endpoint", "base"
+TOGETHER = 4  # comparisons or replies of one batch
+ANSWER_TOKENS = 16
+Ask = Callable[[Sequence[Messages], list[str]], Generator[str, None, None]]
+"""Puts the answers behind a list; yields words while it waits. Closing it frees the device."""
+
+
+class Judge(NamedTuple):
+    """One that may be asked. name: for a person. key: changes with the model and with what it is asked, so that marks
+    of another one are never taken for this one's."""
+
+    ask: Ask
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far a judge goes with this person. unmarked: labels that it has not marked. files: examples of the labelled
+    verdicts. elsewhere: none of them is the file that is asked about."""
+
+    judge: str
+    name: str
+    agreed: Agreed
+    unmarked: int = 0
+    files: tuple[str, ...] = ()
+    elsewhere: bool = False
+
+    @property
+    def words(self) -> str:
+        text = f"{self.name}: {self.agreed.words}"
+        if self.unmarked:
+            text += f" {self.unmarked} more {'is' if self.unmarked == 1 else 'are'} not marked by it yet."
+        if self.elsewhere and self.agreed.n:
+            text += f" The labels are of other examples ({', '.join(self.files)})."
+        return text
+
+
+class Judges:
+    """shared: by people who do not know each other: no endpoint, which somebody pays and which sees replies."""
+
+    def __init__(
+        self,
+        bases: BaseService,
+        adapters: AdapterService,
+        batches: Batches,
+        *,
+        shared: bool = False,
+        endpoint: Callable[[], Endpoint | None] = Endpoint.from_env,
+    ) -> None:
+        self._bases, self._adapters, self._batches = bases, adapters, batches
+        self._endpoint = (lambda: None) if shared else endpoint
+
+    def known(self, owner: str = LOCAL) -> list[tuple[str, str]]:
+        """(name, id) of everything that may judge: the base, adapters, and an endpoint where one is set."""
+        found = [("The base", BASE)]
+        found += [(row.card.name, row.card.id) for row in self._adapters.list(owner) if row.usable]
+        try:
+            elsewhere = self._endpoint()
+        except InputError:  # told when it is chosen
+            return [*found, ("The endpoint, which is not set right", ENDPOINT)]
+        return [*found, (elsewhere.name, ENDPOINT)] if elsewhere is not None else found
+
+    def get(self, judge: str, owner: str = LOCAL) -> Judge:
+        """judge: an id or a name. Raises NotFoundError, InputError."""
+        judge = next((id for name, id in self.known(owner) if judge == name), judge)
+        if judge != ENDPOINT:
+            card = None if judge == BASE else self._adapters.get(judge, owner)
+            name, base = card.name if card is not None else "The base", self._bases.resolve()
+            weights = (base.id, base.fingerprint, card.sha256 if card is not None else "")
+            return Judge(partial(self._written, card, f"judge {owner}"), name, _key(name, *weights))
+        if (elsewhere := self._endpoint()) is None:
+            sets = "Whoever runs the app sets JUDGE_URL, JUDGE_MODEL and JUDGE_KEY in its environment."
+            raise InputError(f"No endpoint is set. {sets}")
+
+        def answered(asked: Sequence[Messages], said: list[str]) -> Generator[str, None, None]:
+            """One after another, so that it can be stopped in between. Raises RunFailedError."""
+            for messages in asked:
+                yield ""
+                said.append(elsewhere.answer(messages))
+
+        return Judge(answered, elsewhere.name, _key(elsewhere.name, elsewhere.url))
+
+    def _written(
+        self, card: AdapterCard | None, session: str, asked: Sequence[Messages], said: list[str]
+    ) -> Generator[str, None, None]:
+        """One batch of the playground's own. Raises the first failure."""
+        tokenizer, sampling = self._bases.tokenizer(), Sampling(max_tokens=ANSWER_TOKENS)
+        prompts = (render_prompt(tokenizer, [Message(**one) for one in messages]) for messages in asked)
+        batch = [Asked(card, prompt, sampling) for prompt in prompts]
+        for waiting, _ in texts(self._batches, batch, session, said):
+            yield waiting
+
+    def trust(self, files: VerdictFiles, judge: str, owner: str = LOCAL, file: str = "") -> Trust:
+        """How far this judge's marks go with the labels that this person gave in their verdicts: in those on this file
+        where there are any, else in all. Raises NotFoundError, InputError."""
+        one, labels = self.get(judge, owner), label_files(files)
+        found: dict[str, list[tuple[bool, bool | None]]] = {}
+        for state in files.all():
+            if state.owner != owner or not (there := labels.read(state.id)):
+                continue
+            marks = {mark.place: mark.label == "right" for mark in there if mark.judge == one.key}
+            said = {mark.place: mark.label == "right" for mark in there if mark.owner == owner and mark.is_said}
+            of = str((files.record(state.id) or {}).get("file", state.name))
+            found.setdefault(of, []).extend((right, marks.get(place)) for place, right in said.items())
+        chosen = {file: found[file]} if found.get(file) else {of: pairs for of, pairs in found.items() if pairs}
+        pairs = [pair for each in chosen.values() for pair in each]
+        both = [(right, mark) for right, mark in pairs if mark is not None]
+        reached = agreed([mark for _, mark in both], [right for right, _ in both])
+        return Trust(judge, one.name, reached, len(pairs) - len(both), tuple(chosen), bool(file) and file not in chosen)
+
+    def trusted(self, files: VerdictFiles, judge: str, owner: str, file: str) -> Trust:
+        """``trust`` where it is enough for the judge to say what is right. Raises InputError that says what is missing,
+        NotFoundError."""
+        found = self.trust(files, judge, owner, file)
+        if not found.agreed.enough:
+            raise InputError(
+                f"judge:{judge} may not say what is right yet. {found.words} "
+                'Label replies of an earlier verdict in the Verdict tab ("Label replies"), and let the judge mark them.'
+            )
+        return found
+
+    def marking(
+        self, names: Collection[str], answers: Collection[Answered], owner: str
+    ) -> Generator[Progress, None, None]:
+        """Each judge's mark of each reply, of those that say the same to the same once: the marks of an answer as they
+        come. An answer of the judge that cannot be read is no yes. Raises what keeps a judge from answering."""
+        marks = {(one.example, one.side): dict(one.marks) for one in answers}
+
+        def marked(name: str, group: Collection[Answered], right: bool) -> dict[tuple[int, str], object]:
+            for one in group:
+                marks[one.example, one.side][name] = right
+            return {(one.example, one.side): dict(marks[one.example, one.side]) for one in group}
+
+        for name in names:
+            left = [one for one in answers if name not in one.marks]
+            known: dict[tuple[int, str], object] = {place: dict(had) for place, had in marks.items() if name in had}
+            known |= marked(name, [one for one in left if is_blank(one.reply, one.reference)], False)
+            groups: dict[tuple[str, ...], list[Answered]] = {}
+            for one in left:
+                if not is_blank(one.reply, one.reference):
+                    groups.setdefault(mark_key(name, one.question, one.reply, one.reference), []).append(one)
+            asked, done = list(groups.values()), 0
+            now = Progress("Judging the replies", 0, len(asked), what="marks")
+            yield replace(now, known=known)
+            messages = [[rubric(one.question, one.reply, one.reference)] for one, *_ in asked]
+            for waiting, said in in_batches(self.get(name, owner).ask, messages):
+                known = {}
+                for group, (text,) in zip(asked[done:], said[done:], strict=False):
+                    known |= marked(name, group, parse_yes(text) is True)
+                done = len(said)
+                yield replace(now, done=done, waiting=waiting, known=known)
+
+
+def in_batches(ask: Ask, asked: Sequence[Sequence[Messages]]) -> Generator[tuple[str, list[list[str]]], None, None]:
+    """A few of these together; yields what it waits for, and all answers so far, those of one item in one list. Closing
+    it frees the device."""
+    found: list[list[str]] = []
+    for begin in range(0, len(asked), TOGETHER):
+        chunk, said = asked[begin : begin + TOGETHER], list[str]()
+        with contextlib.closing(ask([messages for one in chunk for messages in one], said)) as steps:
+            for waiting in steps:
+                yield waiting, found
+        answers = iter(said)
+        found = [*found, *([next(answers) for _ in one] for one in chunk)]
+        yield "", found
+
+
+def _key(name: str, *of: str) -> str:
+    """A judge's name and a digest of what it is and is asked."""
+    return f"{name} {hashlib.sha256(chr(0).join((RUBRIC, *of)).encode()).hexdigest()[:12]}"
