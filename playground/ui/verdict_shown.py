@@ -13,7 +13,7 @@ from playground.report.report import FAULTS, body_html
 from playground.services import Services
 from playground.ui import html, verdict_form, words
 from playground.ui.verdict_form import SituationValues
-from playground.ui.wiring import AWAY, Drawn, Updates, Visitor, slot
+from playground.ui.wiring import AWAY, Choices, Drawn, Updates, Visitor, slot
 from playground.verdict.service import VerdictView
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def controls(tab: VerdictTab, view: VerdictView | None, made: str) -> Drawn:
         tab.delete: gr.update(visible=view is not None and not live),
         tab.question: AWAY,
         tab.again: gr.update(visible=bool(made)),
-        tab.fault: gr.update(visible=bool(made)),
+        tab.fault: Choices(visible=bool(made)),
         tab.extend: gr.update(visible=bool(made) and view is not None and view.may_grow),
     }
 

@@ -149,6 +149,7 @@ def test_verdicts_prompts_and_votes(watched):
 def test_replies_are_labelled_with_the_keyboard_on_a_narrow_page(watched):
     page = watched.page
     page.set_viewport_size({"width": 390, "height": 860})
+    page.reload()
     tab(page, "Verdict")
     page.locator(".verdict-body .v-answer").wait_for()
     page.locator("button.label-wrap", has_text="Label replies").click()

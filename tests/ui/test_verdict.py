@@ -152,7 +152,7 @@ def test_what_is_right_is_stated_first_with_rows_as_it_marks_them(services, call
 
 def test_examples_are_filtered_and_a_verdict_with_room_is_extended(judged, call, tab):
     whole = call(verdict_shown.shown, tab, followed=ID)
-    assert (whole[tab.fault]["visible"], whole[tab.extend]["visible"]) == (True, False)
+    assert (whole[tab.fault].visible, whole[tab.extend]["visible"]) == (True, False)
     some = call(verdict_shown.filtered, tab, followed=ID, fault="wrong form")[tab.body]["value"]
     assert "among those with a wrong form" in some
     assert call(verdict_shown.filtered, tab, followed=ID, fault="nonsense")[tab.body]["value"]
