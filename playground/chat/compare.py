@@ -13,7 +13,7 @@ from playground.chat.batching import Asked, Batches, Written
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt, with_passages
 from playground.data.retrieval import Documents
-from playground.data.split import part, split
+from playground.data.split import part
 from playground.engine.request import Sampling, stamp_hash
 from playground.errors import InputError, PlaygroundError, RunFailedError
 from playground.evaluation.checks import parse_check
@@ -263,7 +263,7 @@ class CompareService:
             return []
         file = Path(side.shots_from)
         examples = self._data.check(file, owner=owner).examples
-        return part(examples, split(examples, seed, test=self._data.test_share(file)).train)
+        return part(examples, self._data.split(file, examples, seed).train)
 
 
 def all_replies(

@@ -10,7 +10,6 @@ from typing import Any
 from playground.cli.arguments import mapping_of, request_of
 from playground.cli.common import Outcome, Progress, owned_or_served, services_for
 from playground.data.advice import as_json, as_text
-from playground.data.split import split
 from playground.errors import CancelledError, RunFailedError
 from playground.runs.progress import RunView, ordinal, write_curves
 from playground.runs.service import TrainRequest
@@ -31,7 +30,7 @@ def check(settings: Settings, options: Namespace) -> Outcome:
     tokens = services.data.tokens(checked, options.max_tokens, on_progress=progress.share("Counting tokens"))
     progress.end()
     advice = services.data.advice(checked, tokens)
-    parts = split(checked.usable, TrainRequest(file).seed, test=services.data.test_share(file))
+    parts = services.data.split(file, checked.usable, TrainRequest(file).seed)
     return as_json(checked, tokens, advice, parts.as_record()), as_text(checked, tokens, advice), 0
 
 

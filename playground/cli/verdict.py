@@ -31,7 +31,7 @@ PAIR = ("a", "b", "metric", "difference", "low", "high", "p_value", "p_adjusted"
 RECORD = (
     *("examples", "choice", "reason", "reasons", "runner_up", "rows_needed", "main_metric", "overlap"),
     *("forgetting", "refusals", "seconds", "right", "bar", "margin", "maximum", "planned_rows", "guards"),
-    *("ladder", "look", "alpha"),
+    *("ladder", "look", "alpha", "facts"),
 )
 
 

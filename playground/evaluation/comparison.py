@@ -202,8 +202,10 @@ class Questions:
 class Facts:
     """rows_trained: examples that the tuned sides learned from, None = not known. poor_share: of these, bad, repeated
     or contradictory ones, 0 to 1. overlap: test examples that a tuned side was trained on. leaked: tuned side -> share
-    of the test examples that it may know (the same row, or the same prompt), None = nobody knows what it was trained
-    on. used_before: test examples that an earlier verdict of this person measured. currency: of the costs.
+    of the test examples that it may know, None = nobody knows what it was trained on. overlaps: tuned side -> how many
+    it may know, each by the first that holds: the same row (``rows``), the same prompt (``prompts``), nearly the same
+    one (``near``); None = its record is older and does not tell. used_before: test examples that an earlier verdict of
+    this person measured. currency: of the costs.
     judge: how far the judge that says what is right goes with the person, in words; "" = there is none."""
 
     rows_trained: int | None = None
@@ -213,6 +215,18 @@ class Facts:
     leaked: Mapping[str, float | None] = field(default_factory=dict)
     used_before: int = 0
     judge: str = ""
+    overlaps: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+
+
+_OVERLAPS = {"rows": "the same row", "prompts": "the same prompt", "near": "nearly the same prompt"}
+
+
+def overlap_words(found: Mapping[str, int | None]) -> str:
+    """How many rows a side may know and how, of those ways that could be looked for, and which could not."""
+    counts = ", ".join(f"{count} {_OVERLAPS[name]}" for name, count in found.items() if count is not None)
+    others = " and ".join(_OVERLAPS[name] for name, count in found.items() if count is None)
+    counts = counts or "not known"
+    return f"{counts} ({others}: not looked for, its record has no hashes for it)" if others else counts
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ class Terms:
 class Candidate:
     """A side as it was measured. passed: [rows], the same rows in the same order for every side; cut_off: share of its
     replies that the token limit ended; leaked: share of the rows that it may have been trained on (exact, same prompt
-    or near-duplicate), None = unknown; limit: the person's limit that it breaks, "" = none."""
+    or near-duplicate), None = unknown; leaks: how many in which way, in words; limit: the
+    person's limit that it breaks, "" = none."""
 
     name: str
     rung: Rung
@@ -106,6 +107,7 @@ class Candidate:
     leaked: float | None = 0.0
     limit: str = ""
     cost: float | None = None
+    leaks: str = ""
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,8 @@ def _guards(tested: Sequence[Candidate], *, aside: bool = False) -> list[Guard]:
     found = [
         Guard(
             "leakage",
-            f"{one.name} may have been trained on {one.leaked:.0%} of these rows; judge it by rows it has not seen.",
+            f"{one.name} may have been trained on {one.leaked:.0%} of these rows"
+            f"{f': {one.leaks}' if one.leaks else ''}. Judge it by rows it has not seen.",
             (one.name,),
         )
         for one in tuned

@@ -12,7 +12,16 @@ import numpy as np
 
 from playground.evaluation import cost
 from playground.evaluation.checks import Check
-from playground.evaluation.comparison import Facts, Questions, Reason, Table, compare_sides, link, money
+from playground.evaluation.comparison import (
+    Facts,
+    Questions,
+    Reason,
+    Table,
+    compare_sides,
+    link,
+    money,
+    overlap_words,
+)
 from playground.evaluation.cost import Prices, SideCost, SideFigures
 from playground.evaluation.criterion import Criterion
 from playground.evaluation.decision import (
@@ -194,6 +203,7 @@ def _candidate(
         facts.leaked.get(side.name, 0.0),
         "; ".join(limits),
         total,
+        overlap_words(facts.overlaps[side.name]) if side.name in facts.overlaps else "",
     )
 
 

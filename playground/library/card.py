@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from playground.data.split import MOST_HASHED, OVERLAPS
 from playground.errors import AdapterError
 from playground.library.files import is_plain_file, read_header, read_json, sha256_of, shards, write_text
 from playground.methods import all_methods, method_of
@@ -108,6 +109,19 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
+def united(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The hashes of the rows that several adapters were trained on, as one record has them: those that are known.
+    ``rows_known`` is False where these are not all; a list that one of the records lacks is left out."""
+    made: dict[str, Any] = {}
+    known = all(record.get("row_hashes") and record.get("rows_known", True) for record in records)
+    for listed, _ in OVERLAPS.values():
+        lists = [there for record in records if isinstance(there := record.get(listed), list)]
+        if listed == "row_hashes" or len(lists) == len(records):
+            every = sorted({one for there in lists for one in there if isinstance(one, str)})
+            known, made[listed] = known and len(every) <= MOST_HASHED, every[:MOST_HASHED]
+    return made | {"rows_known": bool(known)}
+
+
 def weight_files(folder: Path, kind: str) -> list[Path]:
     """The files that hold the weights, in the order in which they are hashed. Raises AdapterError where one lacks."""
     files = [folder / (WEIGHTS if kind == "peft" else "model.safetensors")]
@@ -166,7 +180,7 @@ _COUNTS = ("rows_used", "rows_bad", "steps", "step", "batch_size", "max_tokens",
 _MEASURES = ("created_s", "seconds", "tokens_per_s", "eval_loss", "peak_memory_bytes", "estimated_memory_bytes")
 _SET = ("seed", "epochs", "lr", "alpha")
 _HASH = re.compile(r"[0-9a-f]{8,64}")
-_HASHES_LIMIT, _POINTS_LIMIT = 100_000, 200
+_POINTS_LIMIT = 200
 
 
 def sanitised(
@@ -180,9 +194,12 @@ def sanitised(
         clean["loss"] = _numbers(loss, "first", "last")
     if curve := _plain_curve(run.get("curve")):
         clean["curve"] = curve
-    hashes = run.get("row_hashes")
-    if isinstance(hashes, list) and len(hashes) <= _HASHES_LIMIT:
-        clean["row_hashes"] = [h for h in hashes if isinstance(h, str) and _HASH.fullmatch(h)]
+    for listed, _ in OVERLAPS.values():
+        hashes = run.get(listed)
+        if isinstance(hashes, list) and len(hashes) <= MOST_HASHED:
+            clean[listed] = [h for h in hashes if isinstance(h, str) and _HASH.fullmatch(h)]
+    if run.get("rows_known") is False:
+        clean["rows_known"] = False
     claimed = all_methods().get(plain_text(run.get("method"), 40))  # believed where the file can be one of its
     created = clean.get("created_s", now_s)
     clean |= {

@@ -17,7 +17,7 @@ from typing import Any
 
 from playground.errors import InputError, PlaygroundError
 from playground.library.archive import pack
-from playground.library.card import CARD, CONFIG, RECORD, SCHEMA, AdapterCard, read_card, read_run
+from playground.library.card import CARD, CONFIG, RECORD, SCHEMA, AdapterCard, read_card, read_run, united
 from playground.library.gguf_file import check_gguf, write_gguf
 from playground.methods import all_methods
 
@@ -155,14 +155,12 @@ def blend(
     (target / CONFIG).write_text(json.dumps(kept, indent=2))
     (target / CARD).unlink(missing_ok=True)  # PEFT's empty form
     parts = list(zip(cards, weights, strict=True))
-    rows = [read_run(card.path).get("row_hashes") for card in cards]
     record = {"schema": SCHEMA, "name": name, "method": "lora", "kind": "peft", "objective": "sft", "how": how}
     record |= {"base": cards[0].base, "base_fingerprint": cards[0].base_fingerprint, "rank": int(kept["r"])}
     record |= {"owner": owner, "created_s": time.time()}
     record["blended_from"] = [{"id": card.id, "sha256": card.sha256, "weight": weight} for card, weight in parts]
     record["data"] = " + ".join(f"{weight:g} x {card.name}" for card, weight in parts)
-    known = {row for found in rows if isinstance(found, list) for row in found if isinstance(row, str)}
-    record["row_hashes"] = sorted(known)  # so that a verdict knows them again
+    record |= united([read_run(card.path) for card in cards])  # so that a verdict knows their rows again
     (target / RECORD).write_text(json.dumps(record, indent=1))
 
 

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from playground.evaluation.comparison import link, p_words
+from playground.evaluation.comparison import link, overlap_words, p_words
 from playground.evaluation.cost import Prices, break_even, is_training_known
 from playground.evaluation.criterion import FIELD
 from playground.evaluation.decision import LADDER, WORDS
@@ -360,6 +360,10 @@ def measured(record: Record) -> Context:
         said.setdefault(guard["name"], []).append(guard["sentence"])
     return {
         "record": record,
+        "leaks": [
+            (f"Of these, known to {side}", overlap_words(found), link("fact", "overlap"))
+            for side, found in record["facts"].get("overlaps", {}).items()
+        ],
         "guards": [(GUARDS[name], "; ".join(texts), link("fact", name)) for name, texts in said.items()],
         "when": when if created else "not recorded",
         "precision": ", ".join(str(device[name]) for name in ("device", "dtype") if device.get(name)),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playground.data.example import Checked, Judged, Passage, Preference, Row
 from playground.data.render import ALL, encode
-from playground.data.split import VALIDATION, Parts, split
+from playground.data.split import VALIDATION, Parts, SplitBy
 from playground.db import RunStore
 from playground.errors import InputError
 from playground.evaluation.checks import SCHEMA, parse_check, schema_file
@@ -283,8 +283,10 @@ class Planner:
         if not usable:
             name = Path(request.file).name
             raise InputError(f"Every row of {name} is left out. Keep some of those that have a warning.")
-        test = self._data.test_share(request.file) if request.test is None else request.test
-        parts = split(usable, request.seed, VALIDATION if request.validation is None else request.validation, test)
+        validation = VALIDATION if request.validation is None else request.validation
+        by = SplitBy(request.group_column, request.time_column)
+        owner = request.owner
+        parts = self._data.split(request.file, usable, request.seed, validation, request.test, by, owner)
         return Resolved(
             request=request,
             method=method.sized(self._bases.weights()),

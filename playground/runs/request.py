@@ -20,7 +20,10 @@ _EPOCHS = setting(
     carried=False,
 )
 _VALIDATION = share("held back to choose by; default 0.1", flag="--validation", label="the validation share")
-_TEST = share("held back for the verdict; default 0.15, from 20 rows on", flag="--test", label="the test share")
+_TEST_HELP = "held back for the verdict; default: what it needs (68 rows), but 0.15 to 0.3, from 20 rows on"
+_TEST = share(_TEST_HELP, flag="--test", label="the test share")
+_GROUP = setting(str, "rows with the same value stay in one part", flag="--group", metavar="COLUMN")
+_TIME = setting(str, "the newest rows by this column are the test part", flag="--time", metavar="COLUMN")
 _LEAVE_OUT = setting(
     tuple, f"rows to leave out: {', '.join(WARNINGS)}", flag="--leave-out", metavar="KIND", choices=WARNINGS
 )
@@ -40,8 +43,9 @@ class _Job:
 @dataclass(frozen=True)
 class TrainRequest(RunSettings, _Job):
     """A run as a person asks for it; None = the method's default. file: the examples. mapping: role -> column, where
-    corrected. validation, test: shares held back; None = a tenth, and for the verdict about a seventh (none where the
-    file has a test part of its own). turns: which assistant turns of a chat are learned, ``all`` or ``last``.
+    corrected. validation, test: shares held back; None = a tenth, and for the verdict ``share_for_test`` (none where
+    the file has a test part of its own). group_column, time_column: what the parts follow (``SplitBy``), "" = chance.
+    turns: which assistant turns of a chat are learned, ``all`` or ``last``.
     leave_out: kinds of warnings whose rows are not trained on. options: the method's own, beyond rank and learning
     rate. rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a
     new one. docs: a text whose nearest passages are put into every question. Raises InputError, with every fault at
@@ -54,6 +58,8 @@ class TrainRequest(RunSettings, _Job):
     epochs: float | None = field(default=None, metadata=_EPOCHS)
     validation: float | None = field(default=None, metadata=_VALIDATION)
     test: float | None = field(default=None, metadata=_TEST)
+    group_column: str = field(default="", metadata=_GROUP)
+    time_column: str = field(default="", metadata=_TIME)
     leave_out: tuple[str, ...] = field(default=(), metadata=_LEAVE_OUT)
     rewards: tuple[str, ...] = field(default=(), metadata=_REWARDS)
     docs: Path | None = field(default=None, metadata=_DOCS)

@@ -19,8 +19,9 @@ from transformers.utils import is_torch_tf32_available
 from playground.data.example import Checked, Example, Judged, Message, Passage, Preference
 from playground.data.render import Rendered, pack, render_example
 from playground.data.retrieval import add_passages, read_documents
-from playground.data.split import part, row_hash, split
+from playground.data.split import MOST_HASHED, hashes_of, part, split
 from playground.errors import InputError, RunFailedError
+from playground.library.card import read_run, united
 from playground.methods import get_method
 from playground.training.checkpoint import best, drop_torn, mark_complete, prune, score_of, set_score, step_of
 from playground.training.model import optimiser_name
@@ -31,21 +32,21 @@ from playground.training.spec import OBJECTIVES, RunSpec, rows_a_step
 EVAL_ROWS = 16  # validation rows that are scored at every checkpoint: enough for a curve, cheap enough for two cores
 SAMPLES = 3  # validation prompts that are answered at every checkpoint, always the same
 QUESTION = 300  # characters of a prompt that an event repeats
-HASHES = 100_000  # rows that an adapter's record names at most
 Source = Example | Preference | Judged | Passage
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """train, validation: what the training loop reads. rows_*: rows of the person's file. hashes: of the rows that are
-    trained on. questions: what each of the validation rows asks, for a person; empty for raw text."""
+    """train, validation: what the training loop reads. rows_*: rows of the person's file. learned: the record's
+    hashes of the rows that are trained on. questions: what each of the validation rows asks, for a person;
+    empty for raw text."""
 
     train: Sequence[Row]
     validation: Sequence[Row]
     rows_used: int
     rows_held_back: int
     rows_bad: int
-    hashes: list[str]
+    learned: dict[str, Any]
     questions: Sequence[str] = ()
 
 
@@ -90,9 +91,16 @@ def prepare(spec: RunSpec, checked: Checked, tokenizer: Any) -> TrainingData:
         rows_used=len(train_rows),
         rows_held_back=len(usable) - len(train_rows),
         rows_bad=checked.rows - len(usable) - len(left_out),
-        hashes=[row_hash(row) for row in train_rows[:HASHES]],
+        learned=_learned(train_rows, spec),
         questions=[_question(row) for row in validation_rows for _ in tokenised.get(row.row, ())],
     )
+
+
+def _learned(rows: Sequence[Source], spec: RunSpec) -> dict[str, Any]:
+    """Hashes of these rows and of those that the adapter which the run begins with was trained on. ``rows_known`` is
+    False where that is not all."""
+    before = [read_run(Path(spec.start_path))] if spec.start_path else []
+    return united([hashes_of(rows) | {"rows_known": len(rows) <= MOST_HASHED}, *before])
 
 
 def rows_of(tokenizer: Any, source: Source, spec: RunSpec) -> list[Row]:

@@ -180,7 +180,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     if signal.getsignal(signal.SIGTERM) is _cancel:
         # a cancel comes too late: an adapter that is in the library belongs to a run that is done
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    record = summary | {"row_hashes": data.hashes, "curve": curve_of(run_dir)}
+    record = summary | data.learned | {"curve": curve_of(run_dir)}
     return summary | {"adapter": publish(model, tokenizer, spec, record)}
 
 

@@ -13,6 +13,7 @@ from gradio.blocks import Block
 from gradio.events import Dependency
 
 from playground.chat.compare import Side
+from playground.data.split import BY_CHANCE, SplitBy
 from playground.errors import InputError
 from playground.services import Services
 from playground.ui import html, verdict_form, verdict_shown
@@ -73,6 +74,7 @@ class _Place:
     mapping: dict[str, str] | None
     seed: int
     test: float
+    by: SplitBy = BY_CHANCE
 
 
 def wire(services: Services, view: BenchView, tab: VerdictTab, where: dict[str, Block]) -> None:
@@ -170,7 +172,7 @@ def score(
         [int(count) for count in counts or ()],
         list(verdict_form.lines_of(checks)),
         owner=visitor.owner,
-        rows=services.bench.rows(place.file, visitor.owner, place.mapping, place.seed, place.test),
+        rows=services.bench.rows(place.file, visitor.owner, place.mapping, place.seed, place.test, place.by),
         mapping=place.mapping,
         max_tokens=int(max_tokens or 96),
         seed=int(draw or 0),
@@ -238,9 +240,9 @@ def _place(services: Services, where: ExampleValues) -> _Place:
     if shipped is not None:
         return _Place(shipped.file, None, int(where["seed"]), 0.0)
     if source == UPLOAD and uploaded is not None:
-        share = services.data.test_share(uploaded) and float(where["test"]) / 100
-        mapping = training.mapping if training.path == uploaded else None
-        return _Place(uploaded, mapping, int(where["seed"]), share)
+        share = services.data.test_share(uploaded, training.good) and float(where["test"]) / 100
+        mapping, by = (training.mapping, training.by) if training.path == uploaded else (None, BY_CHANCE)
+        return _Place(uploaded, mapping, int(where["seed"]), share, by)
     if source == FILE:
         raise InputError(DROPPED)
     raise InputError("Choose the examples of the verdict first: a prompt is tried on other rows of the same.")

@@ -59,6 +59,8 @@ class ExamplesCard:
                     with gr.Row():
                         column = partial(wiring.Dropdown, [], label="Column", visible=False, min_width=140)
                         self.roles = [column() for _ in range(rows.ROLES)]
+                    chance = [("Drawn by chance", "")]
+                    self.held_by = wiring.Dropdown(chance, value="", label="Rows held back for the verdict")
                 with fold(words.BAD_NONE) as self.bad:
                     self.bad_rows = gr.HTML("")
                     self.kinds = wiring.CheckboxGroup([], label="Leave out of training", visible=False)
@@ -90,7 +92,7 @@ class ExamplesCard:
         self.drawn = [self.source, self.error, self.heading, self.facts, self.advice, self.columns, self.columns_note]
         self.drawn += [self.bad, self.bad_rows, self.kinds, self.take_bad, self.lengths, self.lengths_shown]
         self.drawn += [self.preview, self.turns, self.seen, self.place, self.edit, self.edit_place, self.edit_error]
-        self.read: list[Block] = [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles]
+        self.read: list[Block] = [*self.drawn, self.uploaded, self.file, self.read_as, *self.roles, self.held_by]
         self.read += [self.bad_file, self.good_file]
         clicked, chosen = [self.paste, self.edit_save, *self.sets.values()], [self.read_as, *self.roles]
         self.openings = [self.file.upload, *(one.click for one in clicked), *(one.input for one in chosen)]
@@ -116,6 +118,7 @@ def wire(
     opens(tab.read_as.input, read_as)
     opens(tab.edit_save.click, save_edit, failure=tab.edit_error)
     then_plan(listen(services, tab, tab.kinds.input, leave_out, tab.source))
+    then_plan(listen(services, tab, tab.held_by.input, rows.hold_by, tab.source))
     for which, button, file in (("bad", tab.take_bad, tab.bad_file), ("good", tab.take_good, tab.good_file)):
         on(button.click, partial(rows.download, which=which), file, restored={file: AWAY})
     shown = [tab.source, tab.seen, tab.place]

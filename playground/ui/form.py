@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gradio as gr
 
-from playground.data.split import TEST, VALIDATION
+from playground.data.split import TEST, VALIDATION, SplitBy
 from playground.errors import InputError
 from playground.evaluation import checks
 from playground.methods import all_methods
@@ -126,7 +126,7 @@ _FIELDS = (
 )
 FIELDS = {field.name: field for field in _FIELDS}
 """Every setting that the form has, in its order."""
-ELSEWHERE = ("method", "turns", "leave_out")
+ELSEWHERE = ("method", "turns", "leave_out", "group_column", "time_column")
 """Settings that other widgets of the tab hold."""
 OPTIONS = [name for name, field in FIELDS.items() if field.place == "option"]
 
@@ -160,6 +160,7 @@ def request_of(source: Source, owner: str, name: str, method: str, settings: Set
     if values["objective"] != "grpo":
         values["rewards"] = ()
     values |= {"mapping": source.mapping, "turns": source.turns, "leave_out": source.leave_out, "options": options}
+    values |= {"group_column": source.by.group, "time_column": source.by.time}
     name = name.strip() or source.slug or "adapter"
     return TrainRequest(source.path, name=name, method=method, owner=owner, **values)
 
@@ -223,10 +224,13 @@ def bring(services: Services, visitor: Visitor, tab: Form, *, uploaded: str | No
         return {tab.code_error: slot(html.note(words.TRAIN_EMPTY))}
     record = _read(services, visitor, Path(uploaded))
     request = with_settings(request_of(source, visitor.owner, "", "lora", {}), record)
+    shown, by = settings_of(request), SplitBy(request.group_column, request.time_column)
+    if request.test is None:
+        shown["test"] = round(100 * services.data.test_share(source.path, source.good))
     return {
-        tab.source: replace(source, turns=request.turns, leave_out=request.leave_out),
+        tab.source: replace(source, turns=request.turns, leave_out=request.leave_out, by=by),
         tab.method: request.method,
-        **{tab.fields[name]: value for name, value in settings_of(request).items()},
+        **{tab.fields[name]: value for name, value in shown.items()},
         tab.code_error: slot(html.good(f"The settings of {Path(uploaded).name} are in the form.")),
     }
 

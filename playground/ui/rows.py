@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from playground.data.example import BadRow, Checked, RowWarning
 from playground.data.render import TokenPreview
+from playground.data.split import BY_CHANCE, SplitBy
 from playground.data.token_counts import TokenReport
 from playground.errors import PlaygroundError
 from playground.report import charts
@@ -33,7 +34,8 @@ class Source:
     """The file (or folder of files) that is open, and how its rows are read. mapping: role -> column, where given or
     corrected. roles: those that can be mapped by hand. good: rows that can be used. index: of the previewed row, from
     0. leave_out: kinds of warnings whose rows are not trained on. turns: which answers of a chat are learned. chats:
-    some row has several answers. page: of the rows to edit, from 0. kind: ``sft``, ``text``, ``preference``, ..."""
+    some row has several answers. page: of the rows to edit, from 0. kind: ``sft``, ``text``, ``preference``, ...
+    by: columns that its parts follow."""
 
     path: Path | None = None
     title: str = ""
@@ -47,6 +49,7 @@ class Source:
     chats: bool = False
     page: int = 0
     kind: str = "sft"
+    by: SplitBy = BY_CHANCE
 
 
 def check(
@@ -114,6 +117,16 @@ def swapped(before: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, s
     return {role: column for role, old in wanted.items() if (column := moved.get(role, old)) is not None}
 
 
+def _ways(column: str) -> tuple[tuple[str, str], ...]:
+    return ("group", f"One {column} never in two parts"), ("time", f"The newest by {column}")
+
+
+def hold_by(services: Services, visitor: Visitor, tab: Card, *, held_by: str | None, source: Source) -> Drawn:
+    """Another way to choose the rows of the verdict: ``group:COLUMN``, ``time:COLUMN`` or by chance."""
+    kind, _, column = (held_by or "").partition(":")
+    return {tab.source: replace(source, by=SplitBy(**{kind: column}) if kind in SplitBy._fields else BY_CHANCE)}
+
+
 def show_columns(
     tab: Card, columns: Sequence[str], source: Source, confidence: float, why: str
 ) -> tuple[Drawn, Updates]:
@@ -133,6 +146,9 @@ def show_columns(
     filled: Updates = {tab.read_as: gr.update(value=reading(mapping) if mapping else None)}
     needs, _ = READ_AS[reading(mapping)]
     filled |= dict.fromkeys(tab.roles, AWAY)
+    ways = [(words, f"{kind}:{column}") for column in columns for kind, words in _ways(column)]
+    chosen_way = next((f"{kind}:{column}" for kind, column in source.by._asdict().items() if column), "")
+    filled[tab.held_by] = gr.update(choices=[("Drawn by chance", ""), *ways], value=chosen_way)
     for role, dropdown in zip(source.roles, tab.roles, strict=False):
         none = [] if role in needs else [("none", "")]
         choices = [*none, *((column, column) for column in columns)]

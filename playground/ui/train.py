@@ -232,7 +232,7 @@ def presets(
         tab.preset: gr.update(choices=_choices(offered), value=first.name),
         tab.fields["steps"]: first.steps,
         tab.name: free_name(source.slug, {row.card.name for row in services.adapters.list(visitor.owner)}),
-        tab.fields["test"]: round(100 * services.data.test_share(source.path)),
+        tab.fields["test"]: round(100 * services.data.test_share(source.path, source.good)),
         tab.fields["objective"]: gr.update(choices=aims, value=aims[0][1], visible=len(aims) > 1),
         tab.fields["rewards"]: AWAY,
     }

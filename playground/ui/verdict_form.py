@@ -11,7 +11,7 @@ import gradio as gr
 
 from playground.chat.compare import Side
 from playground.data.example import Example
-from playground.data.split import split
+from playground.data.split import BY_CHANCE, SplitBy
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.comparison import Changes, Questions
 from playground.evaluation.cost import Prices, prices_from_json
@@ -42,7 +42,7 @@ stated_html = html.piece("verdict", "terms")
 class Judged:
     """The examples of a verdict. rows: their numbers, None = every row. shots: the file that answered examples come
     from. about: in words. references: answers that are not judged by, to infer checks from. answers: of all rows of the
-    file. judged: (row, answer) of those that are judged by."""
+    file. judged: (row, answer) of those that are judged by. by: columns that the file is split by."""
 
     file: Path
     rows: tuple[int, ...] | None
@@ -53,6 +53,7 @@ class Judged:
     references: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     judged: tuple[tuple[int, str], ...] = ()
+    by: SplitBy = BY_CHANCE
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,10 @@ def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judg
     if source == UPLOAD and uploaded is not None:
         mapping = where["training"].mapping if where["training"].path == uploaded else None
         checked = services.data.check(uploaded, mapping, visitor.owner)
-        share = services.data.test_share(uploaded) and float(where["test"]) / 100
-        rows = split(checked.examples, int(where["seed"]), 0.0, share).test
+        share = services.data.test_share(uploaded, len(checked.examples)) and float(where["test"]) / 100
+        by = where["training"].by if where["training"].path == uploaded else BY_CHANCE
+        seed = int(where["seed"])
+        rows = services.data.split(uploaded, checked.examples, seed, 0.0, share, by, visitor.owner).test
         if not rows:
             few = f"{uploaded.name} has no test part: {plural(len(checked.examples), 'row')} with an answer"
             raise InputError(f"{few}, and the part is drawn from 20 on. Drop a file to judge by.")
@@ -148,7 +151,7 @@ def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judg
         about = f"{plural(len(rows), 'row')} of {uploaded.name} that training does not read"
         about += f", drawn by seed {int(where['seed'])}."
         answers = _answers(checked.examples, held)
-        return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned, *answers)
+        return Judged(uploaded, rows, len(rows), uploaded, mapping, about, learned, *answers, by)
     if source == FILE and dropped is not None:
         found = services.data.check(dropped, None, visitor.owner).examples
         if not found:
@@ -409,6 +412,7 @@ def start(
             temperature=float(settings["temperature"] or 0),
             seed=int(settings["seed"] or 0),
             mapping=found.mapping,
+            split_by=found.by,
             name=found.file.stem.removesuffix("_heldout"),
             owner=visitor.owner,
             questions=asked,

@@ -14,7 +14,7 @@ from playground.chat.compare import Side, Turn, conversation, passages_for
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
 from playground.data.retrieval import Documents
-from playground.data.split import part, split
+from playground.data.split import BY_CHANCE, part
 from playground.engine.request import Sampling
 from playground.errors import InputError, OutOfMemoryError, PlaygroundError
 from playground.evaluation.criterion import judges_in
@@ -270,7 +270,8 @@ class Answering:
         checked = self._data.check(source, request.mapping if source == request.file else None, request.owner)
         if request.rows is None and same:
             return list(checked.examples), documents
-        learned = split(checked.examples, request.seed, test=self._data.test_share(source)).train
+        by = request.split_by if same else BY_CHANCE
+        learned = self._data.split(source, checked.examples, request.seed, by=by, owner=request.owner).train
         judged = set(request.rows or ()) if same else set()
         return [example for example in part(checked.examples, learned) if example.row not in judged], documents
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from filelock import FileLock
 
 from playground.chat.compare import SHOTS_MAX, Side
-from playground.data.split import VALIDATION, split
+from playground.data.split import BY_CHANCE, SplitBy
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.library.files import write_json
 from playground.verdict.files import BENCH, LIVE, State, VerdictFiles
@@ -283,14 +283,20 @@ class PromptBench:
         self.book.remove(id, owner)
 
     def rows(
-        self, file: Path, owner: str = LOCAL, mapping: Columns = None, seed: int = SEED, test: float | None = None
+        self,
+        file: Path,
+        owner: str = LOCAL,
+        mapping: Columns = None,
+        seed: int = SEED,
+        test: float | None = None,
+        by: SplitBy = BY_CHANCE,
     ) -> tuple[int, ...]:
         """Row numbers of the validation part, as a run with this seed draws it. test: the share that is held back
-        for the verdict, None = the file's own. Raises InputError where there is no such part."""
+        for the verdict, None = the file's own. by: columns that the parts follow. Raises InputError where there is no
+        such part."""
         source = self._learned_from(file)
         checked = self._data.check(source, mapping, owner)
-        share = self._data.test_share(source) if test is None else test
-        found = split(checked.examples, seed, VALIDATION, share).validation
+        found = self._data.split(source, checked.examples, seed, test=test, by=by, owner=owner).validation
         if not found:
             has = f"{source.name} has {_counted(len(checked.examples), 'row')} with an answer and no validation part"
             instead = "Add rows: a prompt must not be chosen by the rows that the verdict asks."

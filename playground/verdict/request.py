@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 
 from playground.chat.compare import Side, side_as_json, side_from
 from playground.data.example import Example
-from playground.data.split import prompt_hash, row_hash
+from playground.data.split import BY_CHANCE, SplitBy, overlaps
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
 from playground.evaluation.checks import Check, parse_check, parse_checks, schema_file
 from playground.evaluation.comparison import Facts, Questions
 from playground.evaluation.cost import Prices
 from playground.evaluation.criterion import Criterion, is_blank, judges_in, mark_key, parse_criteria, suggested
-from playground.evaluation.decision import Rung, Terms, confidence_sequence
+from playground.evaluation.decision import MOST_LEAKED, Rung, Terms, confidence_sequence
 from playground.evaluation.inferred_checks import looks_like
 from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
-from playground.library.card import AdapterCard
+from playground.library.card import AdapterCard, united
 from playground.library.files import read_json, sha256_of
 from playground.models.bases import BaseService
 from playground.verdict.files import BENCH, VERDICT, answers_of, row_of
@@ -42,6 +42,7 @@ class VerdictRequest:
     was found, in words. right: criteria of a right answer, all of which hold, () = as the references suggest;
     form_only: the checks alone decide. bar, margin, maximum: as in ``Terms``. looks: test rows of the earlier looks of
     the verdict that this one extends, and extends: its id. max_tokens: 0 = as references ask for.
+    split_by: columns that the parts of the file follow.
     purpose: a bench is left out of the list of verdicts, and nothing is timed. Raises InputError
     that names every fault.
     """
@@ -73,6 +74,7 @@ class VerdictRequest:
     maximum: int | None = None
     looks: tuple[int, ...] = ()
     extends: str = ""
+    split_by: SplitBy = BY_CHANCE
 
     def __post_init__(self) -> None:
         labels, sides = [side.label for side in self.sides], len(self.sides)
@@ -127,6 +129,7 @@ def request_from(said: Mapping[str, Any]) -> VerdictRequest:
     made["sides"] = tuple(side_from(side) for side in said["sides"])
     made |= {name: tuple(said.get(name, ())) for name in ("checks", "right", "looks")}
     made["rows"] = tuple(said["rows"]) if said.get("rows") is not None else None
+    made["split_by"] = SplitBy(*said.get("split_by", ()))
     made["questions"], made["prices"] = Questions(**said.get("questions", {})), Prices(**said.get("prices", {}))
     return VerdictRequest(**made)
 
@@ -279,7 +282,6 @@ class RecordMaker:
         """measured: the rows that are judged by."""
         cards = {card.id: card for card in by_side if card is not None}.values()
         runs = [_run(card) for card in cards]
-        trained = {known for run in runs for known in run.get("row_hashes") or ()}
         poor = 0.0
         for run in runs:
             bad, used = (int(run.get(name) or 0) for name in ("rows_bad", "rows_used"))
@@ -289,11 +291,14 @@ class RecordMaker:
             learned = self._data.check(request.examples, mapping, request.owner)
             conflicts = sum(warning.kind == "conflict" for warning in learned.warnings)
             poor = max(poor, (len(learned.bad) + learned.duplicates + conflicts) / max(1, learned.rows))
-        overlap = sum(row_hash(one) in trained for one in measured)
+        trained = united(runs) if runs else {}
+        overlap = overlaps(measured, {"row_hashes": trained.get("row_hashes")})["rows"] or 0
         rows = min((card.rows for card in cards if card.rows), default=None)
         sides = zip(request.sides, by_side, strict=True)
-        leaked = {side.label: _leaked(_run(card), measured) for side, card in sides if card is not None}
-        return Facts(rows, poor, overlap, request.prices.unit, leaked)
+        found = {side.label: (run := _run(card), overlaps(measured, run)) for side, card in sides if card is not None}
+        leaked = {label: _leaked(run, known, len(measured)) for label, (run, known) in found.items()}
+        known = {label: known for label, (_, known) in found.items()}
+        return Facts(rows, poor, overlap, request.prices.unit, leaked, overlaps=known)
 
 
 def _judged_ones(request: VerdictRequest, answers: Collection[Answered]) -> list[Answered]:
@@ -302,13 +307,12 @@ def _judged_ones(request: VerdictRequest, answers: Collection[Answered]) -> list
     return [one for one in answers if judges <= one.marks.keys()]
 
 
-def _leaked(run: Mapping[str, Any], measured: Sequence[Example]) -> float | None:
-    """The share of these examples that a run learned from, by the row or by its prompt alone; None = its record does
-    not say what it learned from."""
-    rows, prompts = set(run.get("row_hashes") or ()), set(run.get("prompt_hashes") or ())
-    if not rows:
-        return None
-    return sum(row_hash(one) in rows or prompt_hash(one) in prompts for one in measured) / max(1, len(measured))
+def _leaked(run: Mapping[str, Any], known: Mapping[str, int | None], rows: int) -> float | None:
+    """The share of so many rows that a run may have learned from; None = its record does not say what it learned
+    from, or not all of it and what it says is too little to matter."""
+    share = sum(count or 0 for count in known.values()) / max(1, rows)
+    told = known["rows"] is not None and run.get("rows_known", True)
+    return share if told or share > MOST_LEAKED else None
 
 
 DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt")

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from playground.data.advice import Advice, advise
 from playground.data.check import MEBI, check_file, gather, read_files, read_records
 from playground.data.editing import Table, bad_rows_csv, edited_lines, good_rows_jsonl, table_of
-from playground.data.example import Checked
+from playground.data.example import Checked, Row
 from playground.data.hub import parse_dataset, write_dataset
 from playground.data.records import OnProgress
 from playground.data.render import LAST, TokenPreview, preview_tokens
 from playground.data.retrieval import Documents, read_documents, with_documents
-from playground.data.split import TEST
+from playground.data.split import BY_CHANCE, VALIDATION, Columns, Parts, SplitBy, columns_of, share_for_test, split
 from playground.data.text_formats import pasted_kind
 from playground.data.token_counts import TokenReport, token_report
 from playground.errors import InputError, NotFoundError
@@ -73,10 +73,31 @@ class DataService:
             raise NotFoundError(f"There is no shipped set {id!r}. There are: {', '.join(sets)}.")
         return sets[id]
 
-    def test_share(self, path: Path) -> float:
-        """The share of a file that is held back for the verdict; none of a shipped set, which has a held-out file."""
+    def test_share(self, path: Path, rows: int) -> float:
+        """The share of so many rows that is held back for the verdict; none of a shipped set, which has a held-out
+        file."""
         shipped = {item.file.resolve() for item in self.sets()}
-        return 0.0 if Path(path).resolve() in shipped else TEST
+        return 0.0 if Path(path).resolve() in shipped else share_for_test(rows)
+
+    def split(
+        self,
+        path: Path,
+        rows: Sequence[Row],
+        seed: int,
+        validation: float = VALIDATION,
+        test: float | None = None,
+        by: SplitBy = BY_CHANCE,
+        owner: str = "",
+    ) -> Parts:
+        """The parts of a file's rows; test None = ``test_share``. Raises InputError, also for a column that is not
+        there."""
+        test = self.test_share(path, len(rows)) if test is None else test
+        columns = Columns()
+        if any(by):
+            readable, limit = self._readable(Path(path), owner), self._settings.upload_limit_bytes
+            there, key = self.columns(path, owner), ("split by", *_identity(readable), by)
+            columns = self._cached(key, lambda: columns_of(read_files(readable, limit), by, there))
+        return split(rows, seed, validation, test, columns)
 
     def check(
         self,

@@ -24,7 +24,7 @@ def test_check(done, rows_file):
         *("format", "objective", "rows", "good", "bad", "warnings", "duplicates", "tokens", "truncated"),
         *("mapping", "confidence", "why", "advice", "histogram", "padding", "split"),
     }
-    assert (found["split"]["train"], len(found["split"]["validation"]), len(found["split"]["test"])) == (18, 2, 4)
+    assert (found["split"]["train"], len(found["split"]["validation"]), len(found["split"]["test"])) == (15, 2, 7)
     assert done("check", rows_file, "--map", "prompt=answer", "completion=question")["good"] == 24
 
 
@@ -38,8 +38,8 @@ def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path
         *("trainable_params", "total_params", "peak_memory_bytes", "estimated_memory_bytes"),
     }
     assert "24 of 25 rows can be used" in progress
-    assert "Learns from 18 rows; 2 are held back to choose by, 4 for a verdict." in progress
-    assert trained["rows_used"] == 18
+    assert "Learns from 15 rows; 2 are held back to choose by, 7 for a verdict." in progress
+    assert trained["rows_used"] == 15
     assert [(run["run"], run["state"], run["pid"]) for run in done("runs")["runs"]] == [(trained["run"], "DONE", None)]
     shown, ratio = (
         done("runs", "show", trained["run"]),

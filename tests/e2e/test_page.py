@@ -58,11 +58,11 @@ def test_seven_bad_rows_are_named_and_the_rest_is_trained_on(app, page, ward_csv
     unfold(page, "What the model really sees")
     page.locator("pre.seen mark", has_text="Reviewed by Dr. Sharma").first.wait_for()
     set_steps(page, 2)
-    sees(page, "42 rows, 2 steps")
+    sees(page, "33 rows, 2 steps")
     press(page, "Start training")
     sees(page.locator(".run-card"), "night_shift", "Done", timeout=SLOW)
     (record,) = [json.loads(file.read_text()) for file in (app.home / "adapters").glob("night*/run.json")]
-    assert (record["rows_used"], record["rows_bad"], len(record["split"]["test"])) == (42, 7, 8)
+    assert (record["rows_used"], record["rows_bad"], len(record["split"]["test"])) == (33, 7, 17)
     assert not set(record["split"]["test"]) & set(record["split"]["validation"])
     assert record["mapping"] == {"prompt": "Note B", "completion": "Note A"}
 

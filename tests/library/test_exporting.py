@@ -61,7 +61,9 @@ def loras(base, make_lora):
         folders = [make_lora(11, 4, base, use_rslora=first), make_lora(12, 8, base, use_rslora=second)]
         for folder, letters in zip(folders, ("ca", "ab"), strict=True):
             rows = [letter * 16 for letter in letters]
-            (folder / "run.json").write_text(json.dumps({"schema": 1, "name": folder.name, "row_hashes": rows}))
+            (folder / "run.json").write_text(
+                json.dumps({"schema": 1, "name": folder.name, "row_hashes": rows, "sketches": rows})
+            )
         return [read_card(folder) for folder in folders]
 
     return make
@@ -111,6 +113,8 @@ def test_a_linear_blend_is_the_weighted_sum_of_the_changes_whatever_their_ranks_
     parts = [(part["sha256"], part["weight"]) for part in record["blended_from"]]
     assert parts == [(pair[0].sha256, 0.7), (pair[1].sha256, -0.4)]
     assert record["row_hashes"] == ["a" * 16, "b" * 16, "c" * 16], "the rows of all its parts"
+    assert record["sketches"] == record["row_hashes"]
+    assert (record["rows_known"], "prompt_hashes" in record) == (True, False), "no part tells its prompts"
 
 
 @pytest.mark.parametrize("how", ["ties", "dare"])
@@ -124,7 +128,8 @@ def test_other_ways_make_an_adapter_that_peft_loads_and_the_same_again(base, lor
     first, second = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in "ab")
     assert first == second
     assert float((logits(base, tmp_path / "a") - logits(base)).abs().max()) > 1e-4
-    assert json.loads((tmp_path / "a" / "run.json").read_text())["row_hashes"] == [], "its parts have no record"
+    record = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert (record["row_hashes"], record["rows_known"]) == ([], False), "its parts have no record"
 
 
 def test_what_cannot_be_written_or_blended_is_refused_in_words(base, loras, tmp_path):

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from playground.chat.compare import Side
+from playground.data.example import Message
 from playground.data.retrieval import with_passages
+from playground.data.split import hashes_of
 from playground.errors import AdapterError, InputError, NotFoundError, OutOfMemoryError
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
@@ -365,3 +367,22 @@ def test_without_a_maximum_there_is_one_look_and_rows_of_earlier_verdicts_are_co
     assert [one["sentence"][:36] for one in second["guards"] if one["name"] == "rows-used-before"] == [
         "4 of these rows were used by an earl"
     ]
+
+
+def test_rows_that_a_side_may_know_are_counted_by_how_it_may_know_them(services, asked, make_lora, tmp_path):
+    folder, rows = make_lora(31), services.data.check(asked.file).examples
+    other = [replace(row, messages=(*row.prompt, Message("assistant", "Otherwise."))) for row in rows[4:7]]
+    record = {"schema": 1, "name": "Knows", **hashes_of([*rows[:2], *other])}
+    (folder / "run.json").write_text(json.dumps(record))
+    known = services.adapters.import_file(folder).id
+    (folder / "run.json").write_text(json.dumps({"schema": 1, "name": "Unknown"}))
+    unknown = services.adapters.import_file(folder).id
+    (tmp_path / "docs.md").write_text("Say is a verb.")
+    sides = (Side(known, name="Knows"), Side(unknown, docs=tmp_path / "docs.md", name="Unknown"))
+    found = ended(services.verdicts, replace(asked, sides=sides, limit=10, rows=tuple(range(1, 11)))).record
+    assert found["overlap"] == 2
+    assert found["facts"]["overlaps"]["Knows"] == {"rows": 2, "prompts": 3, "near": 0}
+    assert found["facts"]["leaked"] == {"Knows": 0.5, "Unknown": None}
+    said = {one["name"]: one["sentence"] for one in found["guards"]}
+    assert "50% of these rows: 2 the same row, 3 the same prompt, 0 nearly the same prompt" in said["leakage"]
+    assert "Unknown was trained on is unknown" in said["unknown-training"]

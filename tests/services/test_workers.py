@@ -59,7 +59,7 @@ def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_b
     services, file, tmp_path
 ):
     (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.")
-    asked = request(file, name="My run", steps=40, docs=tmp_path / "docs.md")
+    asked = request(file, name="My run", steps=40, docs=tmp_path / "docs.md", group_column="prompt")
     plain, plan = services.training.plan(replace(asked, docs=None)), services.training.plan(asked)
     assert plan.memory_bytes > plain.memory_bytes, "longer rows are counted"
     assert (plan.rows, plan.test_rows) == (plain.rows, plain.test_rows)
@@ -90,7 +90,7 @@ def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_b
     again = build_services(services.settings).training.show(run)
     assert (again.state, again.step, again.loss) == ("DONE", 40, view.loss), "the record outlives its process"
     record = json.loads((services.settings.adapters_dir / "my_run" / "run.json").read_text())
-    assert record["docs"] == "docs.md"
+    assert (record["docs"], record["split"]["group"]) == ("docs.md", "prompt")
     assert "docs_path" not in record
     known = {row_hash(row) for row in services.data.check(file).examples}
     assert set(record["row_hashes"]) <= known, "known again without the passages"

@@ -308,6 +308,8 @@ def test_what_is_held_back_or_left_out_is_not_trained_on(spec, run_worker, tmp_p
     assert record["split"] == parts
     every = {row_hash(row): row.row for row in check_file(Path(spec.file)).examples}
     assert sorted(every[one] for one in record["row_hashes"]) == sorted({*range(1, 25)} - {1, 24, 2, 5, 7, 8, 9})
+    assert len(record["prompt_hashes"]) == 17
+    assert record["rows_known"] is True
 
 
 @pytest.mark.parametrize(("turns", "learned"), [("all", 4), ("last", 2)])

@@ -15,6 +15,7 @@ from playground.data.advice import Advice
 from playground.data.editing import Table
 from playground.data.example import BadRow, Checked, Example, Message
 from playground.data.render import Token, TokenPreview
+from playground.data.split import Parts, split
 from playground.data.token_counts import TokenReport
 from playground.errors import AdapterError, InputError, NotFoundError
 from playground.library.card import AdapterCard
@@ -106,6 +107,9 @@ class FakeData:
 
     def keep_uploads(self, paths: list[Path], owner: str) -> Path:
         return paths[0]
+
+    def split(self, path: Path, rows: list[Any], seed: int, validation: float, test: float, *more: Any) -> Parts:
+        return split(rows, seed, validation, test)
 
     test_share, columns = always(0.15), always(("colour", "size"))
     keep_text, bad_rows_file = always(Path("pasted.txt")), always(Path("rows-bad-rows.csv"))

@@ -91,6 +91,16 @@ def test_kinds_of_warnings_may_be_left_out(services, call, tab, read):
     assert services.training.started[0].leave_out == ("duplicate",)
 
 
+def test_a_column_says_which_rows_are_held_back_for_the_verdict(services, call, tab, read):
+    for chosen, columns in (("group:patient", ("patient", "")), ("time:report", ("", "report")), ("", ("", ""))):
+        source = call(rows.hold_by, tab, held_by=chosen, source=ROWS)[tab.source]
+        shown = read(source)[tab.held_by]
+        assert (shown["value"], len(shown["choices"])) == (chosen, 5)
+        call(train.start, tab, source=source, name="mine", method="lora")
+        asked = services.training.started[-1]
+        assert (asked.group_column, asked.time_column) == columns
+
+
 def test_the_preview_colours_what_is_learned(services, call, tab):
     shown = call(rows.preview, tab, source=ROWS, max_tokens=2048, by=1)
     assert shown[tab.source].index == 1
