@@ -28,6 +28,8 @@ MARKER = "complete.json"
 SCORE = "score.json"
 STATE = "trained.safetensors"
 """The weights that are trained, where the adapter's file does not hold them. No part of an adapter."""
+LEARNED = "learned.json"
+"""Hashes of the rows that a run trains on, for the record of whatever adapter comes of it."""
 PRIVATE = (
     *("base_path", "file", "adapters_dir", "shipped_dir", "start_path", "docs_path", "reward_files"),
     *("limit_bytes", "limit_memory_bytes", "disk_bytes", "estimated_seconds", "rows", "tokens_p95", "answer_max"),
@@ -153,6 +155,9 @@ def keep_checkpoint(run_dir: Path) -> str | None:
     if checkpoint is None:
         return None
     spec = RunSpec.read(run_dir)
+    summary: dict[str, Any] = {"steps": step_of(checkpoint), "curve": curve_of(run_dir)}
+    with suppress(OSError, ValueError):
+        summary |= json.loads((run_dir / LEARNED).read_text())
     wanted = [(checkpoint, "adapter_config.json"), (checkpoint, "adapter_model.safetensors")]
     if get_method(spec.method).whole:
         wanted = [(checkpoint, name) for name in ("config.json", "generation_config.json", "model*")]
@@ -160,7 +165,7 @@ def keep_checkpoint(run_dir: Path) -> str | None:
     with _staged(spec) as (library, staging):
         for file in [file for folder, name in wanted for file in folder.glob(name)]:
             shutil.copyfile(file, staging / file.name)
-        return _finish(library, staging, spec, {"steps": step_of(checkpoint), "curve": curve_of(run_dir)})
+        return _finish(library, staging, spec, summary)
 
 
 @contextmanager

@@ -21,8 +21,9 @@ import torch
 from playground.db import DatabaseError, enter_run, works_on
 from playground.errors import CancelledError, RunFailedError
 from playground.gpu.device import Lanes, use_share
+from playground.library.files import write_json
 from playground.training import processes
-from playground.training.checkpoint import best, drop_torn, marked_step, publish
+from playground.training.checkpoint import LEARNED, best, drop_torn, marked_step, publish
 from playground.training.failure import DISK, explain
 from playground.training.processes import EventWriter, curve_of
 from playground.training.spec import RunSpec
@@ -141,6 +142,7 @@ def _train(spec: RunSpec, run_dir: Path, events: EventWriter, started: float, la
     _limit_memory(spec.limit_memory_bytes)
     tokenizer = load_tokenizer(Path(spec.base_path))
     data = prepare(spec, checked, tokenizer)
+    write_json(run_dir / LEARNED, data.learned)
     model = objective.load(spec, method)
     if lanes is not None:
         share_cores(model, lanes)

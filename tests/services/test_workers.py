@@ -118,6 +118,7 @@ def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancel
     assert (view.state, view.adapter) == ("CANCELLED", "told"), "the newest checkpoint was kept"
     assert not is_alive(view.pid, None)
     assert services.adapters.became(live) == services.adapters.get(live).id == "told"
+    assert json.loads((services.settings.adapters_dir / "told" / "run.json").read_text())["row_hashes"]
     assert services.adapters.learning() == services.manager.leases() == services.manager.queue() == []
     assert not workers(services.settings.home)
 
