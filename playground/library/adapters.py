@@ -279,7 +279,7 @@ class AdapterLibrary:
             if is_plain_file(path) and not path.name.startswith("."):
                 copy_file(path, folder / path.name)
         if is_plain_file(folder / RECORD):
-            write_json(folder / RECORD, {k: v for k, v in read_json(folder / RECORD).items() if k not in cards.PRIVATE})
+            write_json(folder / RECORD, {k: v for k, v in read_run(folder).items() if k not in cards.PRIVATE})
         sync_folder(folder)
 
     def _temporary(self) -> tempfile.TemporaryDirectory[str]:

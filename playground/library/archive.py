@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 from playground.errors import AdapterError
-from playground.library.card import CARD, CONFIG, RECORD, WEIGHTS
+from playground.library.card import CARD, CONFIG, RECORD, RECORD_LIMIT_BYTES, WEIGHTS
 from playground.library.files import JSON_LIMIT_BYTES, copy_file, is_plain_file, replacing
 from playground.library.safety import ADDED, SIZE_LIMIT_BYTES, TOKENIZER, TOKENIZER_LIMIT_BYTES, what_lacks
 from playground.plain import plain_text
@@ -29,6 +29,7 @@ RATIO_LIMIT, RATIO_FREE_BYTES = 200, 16 * 1024 * 1024
 ENTRIES_LIMIT, _DIRECTORY_LIMIT_BYTES = 2_000, 1024 * 1024
 """Files that an archive may list: a Trainer's folder with all its checkpoints has a few hundred."""
 _LIMITS = {WEIGHTS: SIZE_LIMIT_BYTES, TOKENIZER: TOKENIZER_LIMIT_BYTES, ADDED: TOKENIZER_LIMIT_BYTES}
+_LIMITS[RECORD] = RECORD_LIMIT_BYTES
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 
 

@@ -24,6 +24,7 @@ NOTES = "import_notes"  # key of run.json for what an import changed and left ou
 PRIVATE = ("owner", NOTES)  # keys that never leave this machine with an export
 CONFIG, WEIGHTS, RECORD, CARD = "adapter_config.json", "adapter_model.safetensors", "run.json", "README.md"
 FILES_LIMIT = 64
+RECORD_LIMIT_BYTES = 16 * 1024 * 1024  # 100,000 trained rows take 12 MB
 
 _PICKLE = re.compile(r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib|dill|mar)")
 _PROGRAM = re.compile(
@@ -102,7 +103,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.exists() and not path.is_symlink():
         return {}
-    run = read_json(path)
+    run = read_json(path, RECORD_LIMIT_BYTES)
     if (schema := run.get("schema", SCHEMA)) != SCHEMA:
         said = f"run.json in {folder.name} has schema {plain_text(repr(schema), 20)}; this version reads {SCHEMA}."
         raise AdapterError(f"{said} It was written by a newer version: update the playground.")

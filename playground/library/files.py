@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from typing_extensions import Buffer
 
-JSON_LIMIT_BYTES, _CHUNK_BYTES = 16 * 1024 * 1024, 1024 * 1024  # a record of 100,000 trained rows has 12 MB
+JSON_LIMIT_BYTES, _CHUNK_BYTES = 4 * 1024 * 1024, 1024 * 1024
 
 
 def private_folder(folder: Path) -> None:

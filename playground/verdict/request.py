@@ -20,8 +20,8 @@ from playground.evaluation.criterion import Criterion, is_blank, judges_in, mark
 from playground.evaluation.decision import MOST_LEAKED, Rung, Terms, confidence_sequence
 from playground.evaluation.inferred_checks import looks_like
 from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
-from playground.library.card import AdapterCard, united
-from playground.library.files import read_json, sha256_of
+from playground.library.card import AdapterCard, read_run, united
+from playground.library.files import sha256_of
 from playground.models.bases import BaseService
 from playground.verdict.files import BENCH, VERDICT, answers_of, row_of
 from playground.workspace.examples import DataService
@@ -341,7 +341,7 @@ def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
 def _run(card: AdapterCard | None) -> dict[str, Any]:
     """The record of the run that made an adapter, {} where there is none."""
     with contextlib.suppress(PlaygroundError, OSError, ValueError):
-        return dict(read_json(card.path / "run.json")) if card is not None else {}
+        return read_run(card.path) if card is not None else {}
     return {}
 
 
