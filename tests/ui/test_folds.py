@@ -10,6 +10,7 @@ from unittest.mock import create_autospec
 
 import pytest
 
+from playground.data.split import BY_CHANCE
 from playground.errors import BaseUnavailableError, InputError
 from playground.evaluation.votes import agreed
 from playground.models.bases import BaseState
@@ -89,10 +90,10 @@ def test_all_versions_are_scored_on_the_validation_part(benched, call, prompts):
     file, mine = benched.data.sets()[0].file, Path("mine.csv")
     benched.bench.versions.return_value = [Version("v1", "Be glad.", 1.0, file.name)]
     more = {"owner": "local", "rows": (3, 5), "mapping": None, "max_tokens": 64, "seed": 9}
-    drawn = (file, "local", None, 7, 0.0)
+    drawn = (file, "local", None, 7, 0.0, BY_CHANCE)
     assert score([0, 4], " json \n\n") == (mock.call(file, ["v1"], [0, 4], ["json"], **more), drawn)
     asked, drawn = score([0], place=where(UPLOAD, uploaded=mine, training=Source(mine, mapping={"prompt": "q"})))
-    assert (asked.kwargs["mapping"], drawn) == ({"prompt": "q"}, (mine, "local", {"prompt": "q"}, 7, 0.15))
+    assert (asked.kwargs["mapping"], drawn) == ({"prompt": "q"}, (mine, "local", {"prompt": "q"}, 7, 0.15, BY_CHANCE))
     with pytest.raises(InputError, match="Every row"):
         score([0], place=where(FILE))
     benched.bases.now = BaseState("preparing", "Preparing the base", "x")
