@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from playground.models.bases import BaseService
 from playground.workspace.examples import DataService
 
 SHOTS_MAX = 16
+DRAWS_MAX = 20
 
 
 @dataclass(frozen=True)
 class Side:
     """model: ``base`` or an adapter's id. system_prompt: "" = the base's own default. shots: answered examples put
     before the question, drawn from ``shots_from`` by the seed, or the nearest to the question. docs: a text whose
-    nearest passages are put into the question. name: for a person."""
+    nearest passages are put into the question. name: for a person. draws: of its shots, each a side of its own in
+    ``drawn``; draw: which of these this one is, from 1, 0 = not one of them."""
 
     model: str = "base"
     system_prompt: str = ""
@@ -38,19 +40,37 @@ class Side:
     name: str = ""
     docs: Path | None = None
     nearest: bool = False
+    draws: int = 1
+    draw: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.shots <= SHOTS_MAX:
             raise InputError(f"A side has {self.shots} shots; it goes from 0 to {SHOTS_MAX}.")
         if self.shots and self.shots_from is None:
             raise InputError("Shots are drawn from examples: name a file of them.")
+        if not 1 <= self.draws <= DRAWS_MAX:
+            raise InputError(f"A side has {self.draws} draws of its shots; it goes from 1 to {DRAWS_MAX}.")
+        if self.draws > 1 and (self.nearest or not self.shots):
+            raise InputError(f"Only shots drawn by the seed have {self.draws} draws: name shots=K, without nearest.")
 
     @property
     def label(self) -> str:
+        return f"{self.approach}, draw {self.draw}" if self.draw > 1 else self.approach
+
+    @property
+    def approach(self) -> str:
+        """Its label, the same for all its draws."""
         extra = ["prompt"] if self.system_prompt else []
         extra += [f"{self.shots} {'nearest ' if self.nearest else ''}shots"] if self.shots else []
         extra += ["documents"] if self.docs else []
         return self.name or " + ".join([self.model, *extra])
+
+    @property
+    def drawn(self) -> tuple[Side, ...]:
+        """Each draw of its shots as a side, by the seed, seed + 1, ...; itself where there is one."""
+        if self.draws == 1 or self.draw:
+            return (self,)
+        return tuple(replace(self, draw=draw) for draw in range(1, self.draws + 1))
 
 
 @dataclass(frozen=True)
@@ -62,14 +82,14 @@ class Turn:
 
 
 def parse_side(spec: str, examples: Path | None = None) -> Side:
-    """``model=base`` or ``model=ADAPTER``, then ``,prompt=FILE`` ``,shots=K`` ``,pick=seed|nearest`` ``,docs=FILE``
-    ``,name=LABEL``. examples: where shots come from. Raises InputError."""
-    names = ("model", "prompt", "shots", "pick", "docs", "name")
+    """``model=base`` or ``model=ADAPTER``, then ``,prompt=FILE`` ``,shots=K`` ``,draws=K`` ``,pick=seed|nearest``
+    ``,docs=FILE`` ``,name=LABEL``. examples: where shots come from. Raises InputError."""
+    names = ("model", "prompt", "shots", "draws", "pick", "docs", "name")
     values: dict[str, str] = {}
     for field in spec.split(","):
         key, equals, value = (each.strip() for each in field.partition("="))
         if not equals or key not in names or key in values:
-            more = "prompt=FILE, shots=K, pick=nearest, docs=FILE, name=LABEL, with commas"
+            more = "prompt=FILE, shots=K, draws=K, pick=nearest, docs=FILE, name=LABEL, with commas"
             raise InputError(f"{spec!r} is not a side. Write model=base or model=ADAPTER, then, if wanted, {more}.")
         values[key] = value
     if "model" not in values:
@@ -83,13 +103,14 @@ def parse_side(spec: str, examples: Path | None = None) -> Side:
         prompt = Path(values["prompt"]).read_text(encoding="utf-8").strip() if "prompt" in values else ""
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The prompt file {values['prompt']} cannot be read: {error}.") from error
-    shots = values.get("shots", "0")
-    if not shots.isdigit():
-        raise InputError(f"shots={shots} is not a whole number.")
+    shots, draws = values.get("shots", "0"), values.get("draws", "1")
+    for key, said in (("shots", shots), ("draws", draws)):
+        if not (said.isdecimal() and len(said) < 5):
+            raise InputError(f"{key}={said} is not a whole number.")
     if int(shots) and examples is None:
         raise InputError("shots=K draws answered examples from a file; name it with --examples FILE.")
     shots_from, name = examples if int(shots) else None, values.get("name", "")
-    return Side(values["model"], prompt, int(shots), shots_from, name, docs, nearest=pick == "nearest")
+    return Side(values["model"], prompt, int(shots), shots_from, name, docs, pick == "nearest", int(draws))
 
 
 def side_as_json(side: Side) -> dict[str, Any]:
@@ -120,8 +141,8 @@ def conversation(
 
 
 def shots_for(side: Side, question: str, pool: Sequence[Example], seed: int) -> list[Example]:
-    """The answered examples a side is shown: drawn by the seed, the same for every question, or the nearest, the
-    nearest last. The question itself is never among them."""
+    """The answered examples a side is shown: drawn by the seed and the side's draw, the same for every question, or the
+    nearest, the nearest last. The question itself is never among them."""
     if not side.shots:
         return []
     asked = [example for example in pool if example.messages[-2].content != question]
@@ -129,7 +150,7 @@ def shots_for(side: Side, question: str, pool: Sequence[Example], seed: int) -> 
     if side.nearest:
         places = Documents([example.messages[-2].content for example in asked]).places(question)[:many]
         return [asked[place] for place in reversed(places)]
-    return random.Random(seed).sample(asked, many)
+    return random.Random(seed + max(0, side.draw - 1)).sample(asked, many)
 
 
 def passages_for(side: Side, question: str, documents: Documents | None) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ AROUND = 20  # characters shown before and after the first difference
 
 
 def compare(settings: Settings, options: Namespace) -> Outcome:
-    sides = [parse_side(spec, Path(options.examples) if options.examples else None) for spec in options.side]
+    source = Path(options.examples) if options.examples else None
+    sides = [side for spec in options.side for side in parse_side(spec, source).drawn]
     sampling = Sampling(temperature=options.temperature, max_tokens=options.max_tokens, seed=options.seed)
     services, progress = services_for(settings, options.base, sides), Progress()
     with owned_or_served(settings) as home:

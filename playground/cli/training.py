@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def check(settings: Settings, options: Namespace) -> Outcome:
 
 
 def train(settings: Settings, options: Namespace) -> Outcome:
-    """Queue a run and follow it to its end; where an app serves this home, that app runs it."""
+    """Queue a run, or one a seed, and follow it to its end; where an app serves this home, that app runs it."""
     services, progress = services_for(settings, options.base), Progress()
     file = services.data.fetch(options.file, LOCAL, progress.share("Fetching the data set's first rows"))
     progress.end()
@@ -45,35 +46,47 @@ def train(settings: Settings, options: Namespace) -> Outcome:
     progress.end()
     with owned_or_served(settings) as home:
         plan = services.training.plan(request)
-        run = services.training.start(request)
+        runs = [services.training.start(one) for one in request.seeded(options.seeds)]
         if checked.bad:
             used = f"{checked.good} of {checked.rows} rows can be used"
             progress.say(f"{used}, {len(checked.bad)} cannot (see check).", always=True)
         held = f"{plan.validation_rows} are held back to choose by, {plan.test_rows} for a verdict."
         progress.say(f"Learns from {plan.rows} rows; {held}", always=True)
-        return follow_run(services, run, home is not None, options.detach, progress)
+        found, words, code = follow_runs(services, runs, home is not None, options.detach, progress)
+        return found | ({"runs": runs} if len(runs) > 1 else {}), words, code
 
 
-def follow_run(services: Services, run: str, owner: bool, detach: bool, progress: Progress) -> Outcome:
-    """Start what is queued, if this process owns the home, and follow it. Raises RunFailedError."""
+def follow_runs(services: Services, runs: Sequence[str], owner: bool, detach: bool, progress: Progress) -> Outcome:
+    """Start what is queued, if this process owns the home, and follow it; the outcome is the first run's. Raises
+    RunFailedError where one failed, once all have ended."""
     if owner:
         services.training.start_supervisor()
     if detach:
-        return _left(services, run, owner, progress)
-    view = services.training.show(run)
+        return _left(services, runs[0], owner, progress)
+    views = [_followed(services, runs[at:], progress) for at in range(len(runs))]
+    services.close()
+    failed = [view.error or f"{view.name} ended as {view.state}." for view in views if view.state != "DONE"]
+    if failed:
+        raise RunFailedError(" ".join(failed))
+    words = [
+        f"Done: adapter {view.adapter} after {view.step} steps, {view.summary.get('seconds')} s." for view in views
+    ]
+    return _summed_up(views[0]), "\n".join(words), 0
+
+
+def _followed(services: Services, runs: Sequence[str], progress: Progress) -> RunView:
+    """The first of the runs as it ended; an interrupt cancels all of them."""
+    view = services.training.show(runs[0])
     try:
-        for view in services.training.follow(run, poll_s=0.3):
+        for view in services.training.follow(runs[0], poll_s=0.3):
             progress.say(_line(view))
     except KeyboardInterrupt:
-        services.training.cancel(run)
+        for run in reversed(runs):
+            services.training.cancel(run)
         progress.say("Cancelling")
-        *_, view = services.training.follow(run)
+        *_, view = services.training.follow(runs[0])
     progress.end()
-    services.close()
-    if view.state != "DONE":
-        raise RunFailedError(view.error or f"The run ended as {view.state}.")
-    words = f"Done: adapter {view.adapter} after {view.step} steps, {view.summary.get('seconds')} s."
-    return _summed_up(view), words, 0
+    return view
 
 
 SUMMARY = (
@@ -119,7 +132,7 @@ def runs(settings: Settings, options: Namespace) -> Outcome:
         with owned_or_served(settings) as home:
             if training.show(options.run).state != "QUEUED":  # one that waits unsupervised is just started
                 training.resume(options.run)
-            return follow_run(services, options.run, home is not None, options.detach, Progress())
+            return follow_runs(services, [options.run], home is not None, options.detach, Progress())
     if options.action == "move":
         training.move(options.run, options.to)
         view = training.show(options.run)

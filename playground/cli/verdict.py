@@ -18,6 +18,7 @@ from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices, read_prices
 from playground.evaluation.decision import Terms
 from playground.library.files import write_json
+from playground.report.format import draws_words
 from playground.services import Services
 from playground.settings import Settings
 from playground.verdict.bench import best_of, figure
@@ -26,7 +27,10 @@ from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
 
 NUMBERS = ("repeats", "limit", "max_tokens", "temperature", "seed", "name", "bar", "margin", "maximum", "form_only")
-PUBLIC = ("side", "metrics", "prompt_tokens_mean", "completion_tokens_mean", "seconds_mean")
+PUBLIC = (
+    *("side", "metrics", "prompt_tokens_mean", "completion_tokens_mean", "seconds_mean"),
+    *("draws", "spread", "interval_over"),
+)
 PAIR = ("a", "b", "metric", "difference", "low", "high", "p_value", "p_adjusted")
 RECORD = (
     *("examples", "choice", "reason", "reasons", "runner_up", "rows_needed", "main_metric", "overlap"),
@@ -137,7 +141,8 @@ def _words(record: dict[str, Any], report: Path) -> str:
         one = side["metrics"].get(metric)
         figure = _interval(one, record["about"][metric]["kind"]) if one else ""
         alone = f", {side['seconds_mean']:.1f} s alone" if side["seconds_mean"] is not None else ""
-        lines.append(f"{side['side']:<{width}}  {figure}  {side['prompt_tokens_mean']:.0f} tokens in{alone}")
+        drawn = f", {words}" if (words := draws_words(side)) else ""
+        lines.append(f"{side['side']:<{width}}  {figure}  {side['prompt_tokens_mean']:.0f} tokens in{alone}{drawn}")
     lines += ["", *(reason["text"] for reason in record["reasons"])]
     for beside in ("forgetting", "refusals"):
         lines += [f"{side}: {said['words']}" for side, said in record[beside].items()]

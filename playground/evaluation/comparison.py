@@ -69,7 +69,8 @@ def compare_sides(measured: Mapping[str, Mapping[str, Measured]]) -> Table:
 
     1. yes/no: Wilson's interval, Newcombe's for a difference, exact McNemar. 2. Everything else: bootstrap over
     examples, and a sign-flip permutation test. 3. Holm over the pairs of one metric. A metric that only one side has
-    (groundedness) makes no pair, nor do sides without a common example."""
+    (groundedness) makes no pair, nor do sides without a common example. 4. Of several draws: the hierarchical bootstrap
+    over draws and examples, and never less than what the examples alone say."""
     about: dict[str, About] = {}
     for metrics in measured.values():
         for name, one in metrics.items():
@@ -90,6 +91,12 @@ def compare_sides(measured: Mapping[str, Mapping[str, Measured]]) -> Table:
 def _interval(one: Measured) -> Interval:
     """A side's figure with its interval, over the examples that have a value."""
     known = [value for value in one.values if value is not None]
+    if one.draws is not None:
+        found = st.hierarchical_bootstrap(one.draws)
+        if one.kind != "yes-no":
+            return found
+        found = st.widest(found, st.wilson(math.floor(sum(known) + 1e-9), len(known)))
+        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
     if one.kind == "yes-no":
         return st.wilson(round(sum(known)), len(known))
     return replace(st.bootstrap(one.tally or st.tally_of(known)), value=one.pooled)
@@ -109,6 +116,11 @@ def _pair(a: str, b: str, first: Measured, second: Measured) -> tuple[Pair, Spre
     spread: Spread = 0.0
     if not common:
         interval, p = Interval(0, 0, 0, 0), 1.0
+    elif first.draws is not None or second.draws is not None:
+        many, others = _draws(first, mine, x), _draws(second, theirs, y)
+        interval = st.paired_draws(many, others) if first.kind == "yes-no" else st.hierarchical_bootstrap(many, others)
+        p = st.hierarchical_paired_p(many, others)
+        spread = float(np.std(x - y, ddof=1)) if len(common) > 1 else 0.0
     elif first.kind == "yes-no":
         interval, p = st.newcombe_paired(x > 0, y > 0), st.mcnemar_exact(x > 0, y > 0)
         spread = float(np.mean(x > y)), float(np.mean(x < y))
@@ -121,6 +133,10 @@ def _pair(a: str, b: str, first: Measured, second: Measured) -> tuple[Pair, Spre
             spread = float(np.std(x - y, ddof=1))
     figures = interval.value, interval.low, interval.high, p, p
     return Pair(a, b, first.name, *figures, False, None, len(common)), spread
+
+
+def _draws(one: Measured, places: list[int], values: np.ndarray) -> np.ndarray:
+    return values[None] if one.draws is None else one.draws[:, places]
 
 
 def _rows_needed(pair: Pair, spread: Spread, alpha: float) -> int | None:

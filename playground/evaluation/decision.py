@@ -21,6 +21,10 @@ Beside an answer: what each other rung would add, and whether the chosen side is
 of every paired difference, other - chosen, is at most the margin: non-inferiority, Newcombe 1998; no difference shown
 is never equality). Looks at a growing set of rows spend the 5 % by Lan and DeMets (1983) in the shape of O'Brien and
 Fleming; each look is tested at what it adds, so that the sum bounds the error whatever the dependence.
+
+Several draws of a side (training seeds, shot draws): below five the first one decides, as was stated beforehand, and
+the others show their spread. From five on both must hold: the exact test of the mean passes over the draws, rounded
+down, and the hierarchical bootstrap over draws and rows; of each bound the outer one is taken.
 """
 
 from __future__ import annotations
@@ -33,7 +37,15 @@ from typing import Literal
 
 import numpy as np
 
-from playground.evaluation.statistics import holm, newcombe_paired
+from playground.evaluation.statistics import (
+    LEVEL,
+    Interval,
+    hierarchical_bootstrap,
+    hierarchical_p,
+    holm,
+    newcombe_paired,
+    paired_draws,
+)
 
 Rung = Literal[
     "base", "prompt", "constraint", "few-shot", "documents", "larger-model", "fine-tune", "fine-tune+documents"
@@ -67,6 +79,8 @@ MOST_LEAKED, MOST_CUT_OFF, HALF = 0.05, 0.05, 0.5
 DISCORDANCE = 0.2
 """Share of rows on which two sides are expected to differ, for planning: about what the shipped sets show."""
 MOST_ROWS = 20_000
+FEWEST_DRAWS = 5
+"""Draws of a side from which on these count; fewer are shown."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +111,8 @@ class Terms:
 class Candidate:
     """A side as it was measured. passed: [rows], the same rows in the same order for every side; cut_off: share of its
     replies that the token limit ended; leaked: share of the rows that it may have been trained on (exact, same prompt
-    or near-duplicate), None = unknown; leaks: how many in which way, in words; limit: the
-    person's limit that it breaks, "" = none."""
+    or near-duplicate), None = unknown; leaks: how many in which way, in words; limit: the person's limit that it
+    breaks, "" = none; draws: [draws, rows] where there are five or more, of which ``passed`` is the mean."""
 
     name: str
     rung: Rung
@@ -108,6 +122,12 @@ class Candidate:
     limit: str = ""
     cost: float | None = None
     leaks: str = ""
+    draws: np.ndarray | None = None
+
+    @property
+    def by_draw(self) -> np.ndarray:
+        """[draws, rows]"""
+        return self.draws if self.draws is not None else self.passed[None].astype(float)
 
 
 @dataclass(frozen=True)
@@ -173,7 +193,7 @@ def family(candidates: Sequence[Candidate], validation: np.ndarray | None = None
         if len(rivals) > 1 and validation is None:
             raise ValueError(f"{len(rivals)} sides stand on the rung {rung}; they compete on validation rows.")
         rivals = [one for one in rivals if not _guards([one], aside=True)] or rivals
-        kept += [max(rivals, key=lambda one: int(one.passed[validation].sum()))] if len(rivals) > 1 else rivals
+        kept += [max(rivals, key=lambda one: float(one.passed[validation].sum()))] if len(rivals) > 1 else rivals
     return kept
 
 
@@ -212,7 +232,11 @@ def decide(
     if by_cost and all(one.cost is not None for one in tested):
         tested.sort(key=lambda one: one.cost or 0.0)
     if validation is not None and validation.any() and len(tested) < len([one for one in candidates if not one.limit]):
-        tested = [replace(one, passed=one.passed[~validation]) for one in tested]
+        rest = ~validation
+        tested = [
+            replace(one, passed=one.passed[rest], draws=None if one.draws is None else one.draws[:, rest])
+            for one in tested
+        ]
     n = len(tested[0].passed) if tested else 0
     alpha = level(n, terms, looks)
     standings, guards = _judged(tested, terms, alpha), _guards(tested)
@@ -271,8 +295,12 @@ def _judged(tested: Sequence[Candidate], terms: Terms, alpha: float) -> list[Sta
     from scipy import stats  # takes a second to import
 
     share = alpha / max(1, len(tested))
-    counts = [(int(one.passed.sum()), len(one.passed)) for one in tested]
+    counts = [(math.floor(one.passed.sum() + 1e-9), len(one.passed)) for one in tested]
     raw = [float(stats.binom.sf(x - 1, n, terms.floor)) if n else 1.0 for x, n in counts]
+    raw = [
+        max(p, hierarchical_p(one.draws, terms.floor)) if one.draws is not None and p < 1 else p
+        for one, p in zip(tested, raw, strict=True)
+    ]
     made = []
     for one, (x, n), p in zip(tested, counts, holm(raw), strict=True):
         low = float(stats.beta.ppf(share, x, n - x + 1)) if x else 0.0
@@ -281,6 +309,10 @@ def _judged(tested: Sequence[Candidate], terms: Terms, alpha: float) -> list[Sta
             min(n, x + round(one.cut_off * n)) if one.cut_off > MOST_CUT_OFF else x
         )  # what was cut off might have passed
         below = bool(n) and most < n and float(stats.beta.ppf(1 - share, most + 1, n - most)) < terms.bar
+        if one.draws is not None and n:
+            over = hierarchical_bootstrap(one.draws, level=1 - 2 * share)
+            below = below and over.high + (most - x) / n < terms.bar
+            low, high = max(0.0, min(low, over.low)), min(1.0, max(high, over.high))
         good = bool(n) and x / n >= terms.bar and p <= alpha
         made.append(Standing(one.name, one.rung, x, n, low, high, p, good, below))
     return made
@@ -325,14 +357,21 @@ def _set_aside(side: str, guards: Sequence[Guard]) -> str:
 
 
 def _chosen(made: Decision, good: Standing, tested: Sequence[Candidate], terms: Terms) -> Decision:
-    passed = {one.name: one.passed for one in tested}
+    by_name = {one.name: one for one in tested}
+
+    def against(side: str, level: float = LEVEL) -> Interval:
+        one, other = by_name[side], by_name[good.side]
+        if one.draws is None and other.draws is None:
+            return newcombe_paired(one.passed, other.passed, level)
+        return paired_draws(one.by_draw, other.by_draw, level)
+
     others = [one for one in made.standings if one.side != good.side and not one.set_aside]
-    worst = [newcombe_paired(passed[one.side], passed[good.side], 1 - 2 * made.alpha).high for one in others]
+    worst = [against(one.side, 1 - 2 * made.alpha).high for one in others]
     as_good = all(high <= terms.margin for high in worst)
     best = max((one for one in made.standings if not one.set_aside), key=lambda one: one.rate)
     standings = []
     for one in made.standings:
-        difference = newcombe_paired(passed[one.side], passed[good.side]) if one.side != good.side else None
+        difference = against(one.side) if one.side != good.side else None
         adds = (difference.value, difference.low, difference.high) if difference is not None else None
         standings.append(replace(one, adds=adds))
     text = f"{good.side} is right in {good.passed} of {good.n}, at least {good.low:.0%} in the long run: "

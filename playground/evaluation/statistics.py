@@ -21,6 +21,7 @@ ALPHA = 0.05
 POWER = 0.8
 LEVEL = 0.95
 RESAMPLES, SEED = 2_000, 20_260
+HIERARCHICAL = 5_000  # resamples over draws and examples
 FLIPS, SIGNIFICANCE_SEED = 10_000, 20_261
 EXACT_ROWS = 13  # up to so many examples all 2^n flips are gone through
 MOST_ROWS = 20_000  # more examples are not worth naming: nobody writes them
@@ -44,7 +45,8 @@ class Tally:
 class Measured:
     """values: one an example, None where the metric says nothing of it. pooled: of the whole set. kind: ``yes-no``
     (values are 0 and 1), ``mean`` or ``corpus`` (by the tally). words: what is measured and its unit, for a person.
-    examples: the values' example numbers; empty = 0, 1, 2 ..."""
+    examples: the values' example numbers; empty = 0, 1, 2 ... draws: [draws, values], of which the values are means;
+    None = of one draw."""
 
     name: str
     values: tuple[float | None, ...]
@@ -54,6 +56,7 @@ class Measured:
     words: str
     examples: tuple[int, ...] = ()
     tally: Tally | None = field(default=None, compare=False, repr=False)
+    draws: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -237,6 +240,69 @@ def bootstrap(first: Tally, second: Tally | None = None) -> Interval:
             found, method = stats.bootstrap(examples, figure, **options), "percentile bootstrap"
     low, high = found.confidence_interval
     return Interval(value, min(float(low), value), max(float(high), value), n, method)
+
+
+def hierarchical_bootstrap(values: np.ndarray, other: np.ndarray | None = None, level: float = LEVEL) -> Interval:
+    """The interval of a mean over draws (training seeds, shot draws) and examples, both drawn again, with the same seed
+    each time; with ``other``, of the difference values - other, whose examples are the same and whose draws are its
+    own. values, other: [draws, examples]; one draw adds nothing. Percentiles, method ``point`` where all resamples give
+    one figure. Raises ValueError for unequal numbers of examples or none."""
+    drawn = _hierarchical(values, other)
+    value, n = float(values.mean()) - (float(other.mean()) if other is not None else 0.0), values.shape[1]
+    if np.ptp(drawn) <= 1e-12 * max(1.0, abs(value)):
+        return Interval(value, value, value, n, "point")
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, min(float(low), value), max(float(high), value), n, "hierarchical bootstrap")
+
+
+def hierarchical_p(values: np.ndarray, at: float) -> float:
+    """One-sided p-value of "the mean over all draws and examples there could be is at most ``at``"."""
+    return float((np.sum(_hierarchical(values, None) <= at + 1e-12) + 1) / (HIERARCHICAL + 1))
+
+
+def hierarchical_paired_p(values: np.ndarray, other: np.ndarray) -> float:
+    """Two-sided p-value of the difference; never below that of the examples alone (``paired_p`` of the means)."""
+    drawn = _hierarchical(values, other)
+    fewer = min(np.sum(drawn <= 1e-12), np.sum(drawn >= -1e-12))
+    examples = paired_p(tally_of(values.mean(axis=0)), tally_of(other.mean(axis=0)))
+    return min(1.0, max(examples, 2 * float(fewer + 1) / (HIERARCHICAL + 1)))
+
+
+def _hierarchical(values: np.ndarray, other: np.ndarray | None) -> np.ndarray:
+    """Resampled figures [HIERARCHICAL]. A few draws drawn again vary too little, by (k - 1) / k, and have no tails: how
+    far drawing the draws moves a figure is widened such that it has Student's distribution with k - 1 degrees."""
+    n = values.shape[1]
+    if n == 0 or (other is not None and other.shape[1] != n):
+        raise ValueError(f"A bootstrap needs examples, and pairs need as many of both; there are {n}.")
+    rng, found = np.random.default_rng(SEED), []
+    batch = max(1, AT_ONCE // n)
+    for size in (min(batch, HIERARCHICAL - done) for done in range(0, HIERARCHICAL, batch)):
+        examples = _times(rng.integers(n, size=(size, n)), n) / n
+        figures = np.zeros(size)
+        for one, sign in ((values, 1), (other, -1)):
+            if one is None:
+                continue
+            k, fixed = len(one), examples @ one.mean(axis=0)
+            if k > 1:
+                draws = _times(rng.integers(k, size=(size, k)), k) / k
+                moved = np.sum((draws @ one) * examples, axis=1) - fixed
+                fixed = fixed + np.sqrt(k / rng.chisquare(k - 1, size)) * moved
+            figures += sign * fixed
+        found.append(figures)
+    return np.concatenate(found)
+
+
+def widest(first: Interval, second: Interval) -> Interval:
+    """The first one's value; the outer ends of both."""
+    method = f"{first.method}, {second.method}"
+    return Interval(first.value, min(first.low, second.low), max(first.high, second.high), first.n, method)
+
+
+def paired_draws(values: np.ndarray, other: np.ndarray, level: float = LEVEL) -> Interval:
+    """The difference of two shares, each over its draws: the hierarchical bootstrap's interval, and never less than
+    Newcombe's of the first draws. values, other: [draws, examples]."""
+    examples = newcombe_paired(values[0] > 0, other[0] > 0, level)
+    return widest(hierarchical_bootstrap(values, other, level), examples)
 
 
 def _times(drawn: np.ndarray, n: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from playground.evaluation.comparison import (
 from playground.evaluation.cost import Prices, SideCost, SideFigures
 from playground.evaluation.criterion import Criterion
 from playground.evaluation.decision import (
+    FEWEST_DRAWS,
     TUNED,
     UNSURE,
     WORDS,
@@ -75,12 +76,16 @@ class Answered:
 
 @dataclass(frozen=True)
 class SideFacts:
-    """What a side is. training_s: of its adapter, 0 for none. described: model, prompt, shots, documents."""
+    """What a side is. training_s: of its adapter, 0 for none. described: model, prompt, shots, documents. draw_of: the
+    side that this one is another draw of, "" = none; drawn: what their draws are, ``shot draws`` or ``training seeds``.
+    """
 
     name: str
     kind: Rung
     training_s: float = 0.0
     described: Mapping[str, Any] = field(default_factory=dict)
+    draw_of: str = ""
+    drawn: str = ""
 
     @property
     def is_tuned(self) -> bool:
@@ -110,18 +115,24 @@ def conclude(
     """rows: side -> its answers; sides without any are left out of the figures. Only examples that every side has
     answered count, so that a verdict that was stopped in the middle compares like with like. references: all of the
     file, by which the answers are labels or are not; None = those of the rows that count, which a few asked rows may
-    misjudge. criterion: of a right answer, None = the form alone decides. looks: numbers of rows of earlier looks.
-    Raises ValueError when no such example is there."""
+    misjudge. criterion: of a right answer, None = the form alone decides. looks: numbers of rows of earlier looks. The
+    draws of a side are one side of the record. Raises ValueError when no such example is there."""
     from playground.evaluation.metrics import metrics_for  # evaluate imports torch, which takes seconds
 
     there = [side for side in sides if rows.get(side.name)]
     common = set.intersection(*({row.example for row in rows[side.name]} for side in there)) if there else set()
     if not common:
         raise ValueError("No example was answered by every side.")
-    kept = {side.name: [row for row in rows[side.name] if row.example in common] for side in there}
+    kept = {
+        side.name: sorted((row for row in rows[side.name] if row.example in common), key=lambda row: row.example)
+        for side in there
+    }
     labels = labels_of(references if references is not None else [row.reference for row in kept[there[0].name]])
     measured = {name: metrics_for(answers, checks, labels, criterion) for name, answers in kept.items()}
-    table = compare_sides(measured)
+    every, there = there, [side for side in there if not side.draw_of]
+    draws = {side.name: [side, *(one for one in every if one.draw_of == side.name)] for side in there}
+    pooled = {name: _pooled([measured[one.name] for one in many]) for name, many in draws.items()}
+    table = compare_sides(pooled)
     figures = {side.name: _figures(table, side) for side in there}
     once = {side.name: cost.training_cost(side.training_s, prices) if side.is_tuned else 0.0 for side in there}
     # by seconds, an answer's cost is known only where some were timed: nothing at all would be the cheapest there is
@@ -133,7 +144,7 @@ def conclude(
     free = {side.name for side in there if side.is_tuned and not cost.is_training_known(side.training_s, prices)}
     whole = {name: one for name, one in costs.items() if name not in free}  # known in full
     candidates = [
-        _candidate(table, side, measured[side.name][PASS], whole.get(side.name), questions, facts) for side in there
+        _candidate(table, side, pooled[side.name][PASS], whole.get(side.name), questions, facts) for side in there
     ]
     validation = _validation(there, sorted(common))
     decision = decide(candidates, terms, validation=validation, looks=looks, by_cost=bool(questions.volume))
@@ -161,6 +172,7 @@ def conclude(
                 "training_s": side.training_s,
                 "cost": {"per_request": None, "once": once[side.name]} | priced.get(side.name, {}),
                 "answers": len(kept[side.name]),
+                **_drawn(draws[side.name], measured),
             }
             for side in there
         ],
@@ -175,6 +187,39 @@ def conclude(
         "prompt_length": _prompt_length([side for side in there if side.name in whole], figures, whole, prices, volume),
     }
     return Judged(_plain(record), measured)
+
+
+def _pooled(draws: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
+    """Metrics of one side: from five draws on the means over these, an example at a time, where a mean says something;
+    else those of the first draw."""
+    found = dict(draws[0])
+    for name, one in found.items() if len(draws) >= FEWEST_DRAWS else ():
+        many = [draw[name].values for draw in draws if name in draw and draw[name].tally is None]
+        if len(many) == len(draws) and not any(value is None for values in many for value in values):
+            by_draw = np.array(many, dtype=float)
+            means = tuple(by_draw.mean(axis=0).tolist())
+            found[name] = replace(one, values=means, pooled=float(by_draw.mean()), draws=by_draw)
+    return found
+
+
+def _drawn(draws: Sequence[SideFacts], measured: Mapping[str, Mapping[str, Measured]]) -> dict[str, Any]:
+    """What the record says of a side's draws: each with the share that it passes, their spread, and which sources of
+    variation the side's intervals hold."""
+    many, what = len(draws), draws[-1].drawn
+    if many == 1:
+        return {"draws": [], "spread": None, "interval_over": "rows"}
+    shares = [measured[one.name][PASS].pooled for one in draws]
+    described = [{name: one.described.get(name) for name in ("model", "adapter_sha256")} for one in draws]
+    over = f"rows, {many} {what}" if many >= FEWEST_DRAWS else f"rows, of the first of {many} {what}"
+    return {
+        "draws": [
+            {"side": one.name, "value": share} | about
+            for one, share, about in zip(draws, shares, described, strict=True)
+        ],
+        "drawn": what,
+        "spread": [min(shares), max(shares)],
+        "interval_over": over,
+    }
 
 
 def _candidate(
@@ -198,12 +243,13 @@ def _candidate(
     return Candidate(
         side.name,
         side.kind,
-        np.array([value == 1 for value in passes.values]),
+        np.array(passes.values, dtype=float) if passes.draws is not None else np.array(passes.values) == 1,
         found["cut_off"].value if "cut_off" in found else 0.0,
         facts.leaked.get(side.name, 0.0),
         "; ".join(limits),
         total,
         overlap_words(facts.overlaps[side.name]) if side.name in facts.overlaps else "",
+        passes.draws,
     )
 
 

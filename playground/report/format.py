@@ -123,6 +123,13 @@ def figure(record: Record, metric: str, value: float | None) -> str:
     return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def draws_words(side: Mapping[str, Any]) -> str:
+    """How far the draws of a side are apart: ``5 shot draws pass 80 to 95 %``; "" for one."""
+    if not (spread := side.get("spread")):
+        return ""
+    return f"{len(side['draws'])} {side['drawn']} pass {100 * spread[0]:.0f} to {100 * spread[1]:.0f} %"
+
+
 def interval(record: Record, metric: str, low: float | None, high: float | None) -> str:
     """Both ends, the unit left to the figure: ``87 to 100``."""
     return " to ".join(figure(record, metric, end).removesuffix(" %") for end in (low, high))

@@ -120,7 +120,8 @@ def table(record: Record) -> Context:
     for side in sides:
         words, span, picture = _measured_words(record, metric, side)
         tokens, lasted = f"{side.said['prompt_tokens_mean']:,.0f}", figure(record, "seconds", side.said["seconds_mean"])
-        cells = [(picture, ""), (tag("b", words), link("side", side.name, metric)), (span, "")]
+        drawn = f"; {apart}" if (apart := shown.draws_words(side.said)) else ""
+        cells = [(picture, ""), (tag("b", words), link("side", side.name, metric)), (f"{span}{drawn}", "")]
         cells += [(figure(record, name, side.said["metrics"].get(name, {}).get("value")), "") for name in parts]
         for name, text in (("prompt_tokens", tokens), ("seconds", lasted)):
             cells.append((text, link("side", side.name, name) if name != metric else ""))
@@ -382,5 +383,7 @@ def _side_words(side: Seen) -> str:
         f"{said.get('shots')} answered examples in every prompt" if said.get("shots") else "",
         f"passages of {said.get('documents')}" if said.get("documents") else "",
         f"trained in {seconds(said.get('training_s'))}" if said.get("training_s") else "",
+        shown.draws_words(said),
+        f"intervals over {said['interval_over']}" if said.get("interval_over") else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -285,8 +285,8 @@ class Planner:
             raise InputError(f"Every row of {name} is left out. Keep some of those that have a warning.")
         validation = VALIDATION if request.validation is None else request.validation
         by = SplitBy(request.group_column, request.time_column)
-        owner = request.owner
-        parts = self._data.split(request.file, usable, request.seed, validation, request.test, by, owner)
+        seed = request.seed if request.split_seed is None else request.split_seed
+        parts = self._data.split(request.file, usable, seed, validation, request.test, by, request.owner)
         return Resolved(
             request=request,
             method=method.sized(self._bases.weights()),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from playground.data.example import WARNINGS
+from playground.errors import InputError
 from playground.methods.method import NO_OPTIONS, Options
 from playground.training.spec import RunSettings, setting, settings_of, share
 
@@ -48,8 +49,8 @@ class TrainRequest(RunSettings, _Job):
     turns: which assistant turns of a chat are learned, ``all`` or ``last``.
     leave_out: kinds of warnings whose rows are not trained on. options: the method's own, beyond rank and learning
     rate. rewards: for grpo, checks and ``model=ID``. start: id of an adapter whose weights the run begins with, "" = a
-    new one. docs: a text whose nearest passages are put into every question. Raises InputError, with every fault at
-    once, for numbers that no run can have."""
+    new one. docs: a text whose nearest passages are put into every question. split_seed: what draws the parts that are
+    held back; None = the seed. Raises InputError, with every fault at once, for numbers that no run can have."""
 
     base: str | None = None
     mapping: dict[str, str] | None = None
@@ -63,11 +64,24 @@ class TrainRequest(RunSettings, _Job):
     leave_out: tuple[str, ...] = field(default=(), metadata=_LEAVE_OUT)
     rewards: tuple[str, ...] = field(default=(), metadata=_REWARDS)
     docs: Path | None = field(default=None, metadata=_DOCS)
+    split_seed: int | None = None
     strict: bool = field(
         default=False, metadata=setting(bool, "refuse a file that has a bad row", flag="--strict", carried=False)
     )
 
+    def seeded(self, many: int) -> list[TrainRequest]:
+        """The same run by so many seeds from its own on, on the same rows: NAME, NAME-s2, ... Raises InputError."""
+        if not 1 <= many <= SEEDS_MAX:
+            raise InputError(f"Seeds go from 1 to {SEEDS_MAX}; {many} are asked for.")
+        name, drawn = self.name.strip() or self.file.stem, self.seed if self.split_seed is None else self.split_seed
+        more = range(1, many)
+        return [
+            self,
+            *(replace(self, seed=self.seed + at, name=f"{name[:70]}-s{at + 1}", split_seed=drawn) for at in more),
+        ]
 
+
+SEEDS_MAX = 20
 SETTINGS = settings_of(TrainRequest)
 """Every setting that a person has, by its name in ``TrainRequest``."""
 

@@ -134,6 +134,7 @@ class VerdictTab:
                 self.settings: dict[str, gr.Number | gr.Checkbox] = {
                     "limit": whole(None, label="At most so many rows", info="Empty or 0: all."),
                     "repeats": whole(1, label="Repeats", info="For consistency."),
+                    "draws": whole(1, label="Draws of the shots", info="From 5 on they count."),
                     "max_tokens": whole(None, label="Longest reply", info="Tokens; empty: as answers are."),
                     "temperature": number(0, label="Temperature", info="0 is greedy.", step=0.1),
                     "seed": whole(7, label="Seed", info="Same seed, same replies."),

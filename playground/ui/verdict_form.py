@@ -88,6 +88,7 @@ class LineUpValues(TypedDict):
 class SettingValues(TypedDict):
     limit: float | None
     repeats: float | None
+    draws: float | None
     max_tokens: float | None
     temperature: float | None
     seed: float | None
@@ -171,7 +172,7 @@ def _answers(
     return tuple(text for _, text in said), tuple(one for one in said if rows is None or one[0] in rows)
 
 
-CARRIED = "carried:"
+CARRIED, SHOTS = "carried:", "shots"
 _ANYWHERE = Path("examples")
 """Where shots come from while sides are only shown."""
 
@@ -186,7 +187,7 @@ def _key_of(one: Side) -> str:
     """Which of the ready-made sides this is."""
     if one.model != "base":
         return "tuned+documents" if one.docs else "tuned"
-    return "documents" if one.docs else "shots" if one.shots else "prompt" if one.system_prompt else "base"
+    return "documents" if one.docs else SHOTS if one.shots else "prompt" if one.system_prompt else "base"
 
 
 def line_up(
@@ -322,7 +323,9 @@ def refresh(
     limit, again = int(settings["limit"] or 0), int(settings["repeats"] or 1)
     count = min(count, limit) if limit else count
     why = blocked(services, where["source"], count, sides)
-    replies = count * len(sides or ()) * (1 + again if again > 1 else 1)
+    draws = int(settings["draws"] or 1)
+    asked = len(sides or ()) + (draws - 1) * (SHOTS in (sides or ()))
+    replies = count * asked * (1 + again if again > 1 else 1)
     how = f"temperature {settings['temperature']:g}" if settings["temperature"] else "greedy"
     parts = [
         f"Everything else: {how}",
@@ -331,6 +334,7 @@ def refresh(
         "" if settings["losses"] else "no loss",
         "" if settings["forgetting"] else "forgetting not measured",
         f"{again} repeats" if again > 1 else "",
+        f"{draws} draws of the shots" if draws > 1 else "",
         f"{limit} rows" if limit else "",
     ]
     return {
@@ -396,6 +400,8 @@ def start(
     chosen = [str(key) for key in line["chosen"] or ()]
     if any(key.startswith(("tuned", CARRIED)) and key not in sides for key in chosen):
         raise InputError(words.VERDICT_GONE)
+    if SHOTS in sides:
+        sides[SHOTS] = replace(sides[SHOTS], draws=1 if settings["draws"] is None else int(settings["draws"]))
     picked = tuple(sides[key] for key in chosen if key in sides)
     if not picked:
         raise InputError(words.VERDICT_SIDES)

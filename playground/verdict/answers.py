@@ -170,6 +170,7 @@ class Answering:
         """Side -> its replies to questions that no documents answer, in their order."""
         request = asking.request
         sides = tuple(side for side in request.sides if side.docs is not None and side.label not in asking.failed)
+        sides = tuple(side for side in sides if side.draw <= 1)
         if not sides:
             return {}
         rows = [((Message("user", text), Message("assistant", "")), row) for row, text in enumerate(questions(), 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from playground.evaluation.verdict import Answered, Judged, SideFacts, conclude
 from playground.library.card import AdapterCard, read_run, united
 from playground.library.files import sha256_of
 from playground.models.bases import BaseService
+from playground.training.spec import RunSettings, settings_of
 from playground.verdict.files import BENCH, VERDICT, answers_of, row_of
 from playground.workspace.examples import DataService
 
@@ -34,7 +36,8 @@ REPEAT_TEMPERATURE = 0.7
 
 @dataclass(frozen=True)
 class VerdictRequest:
-    """file: the examples. rows: numbers of those to use, None = all. limit: at most so many of them, the first ones.
+    """file: the examples. sides: each draw of one that has several is a side here. rows: numbers of those to use, None
+    = all. limit: at most so many of them, the first ones.
 
     examples: where shots come from, None = the other rows of the file. checks: as written. repeats: 1 = one reply an
     example; above, so many sampled ones beside it. losses: score the references. forgetting: measure what tuned sides
@@ -77,11 +80,12 @@ class VerdictRequest:
     split_by: SplitBy = BY_CHANCE
 
     def __post_init__(self) -> None:
-        labels, sides = [side.label for side in self.sides], len(self.sides)
+        object.__setattr__(self, "sides", tuple(draw for side in self.sides for draw in side.drawn))
+        labels, sides = [side.label for side in self.sides], len({side.approach for side in self.sides})
         same = f"Two sides are called the same ({', '.join(labels)}). Give one another name."
         wrong = {
             f"A verdict has 1 to {SIDES_MAX} sides; this one has {sides}.": not 1 <= sides <= SIDES_MAX,
-            same: len(set(labels)) < sides,
+            same: len(set(labels)) < len(labels),
             f"Repeats go from 1 to {REPEATS_MAX}; {self.repeats} are asked for.": not 1 <= self.repeats <= REPEATS_MAX,
             f"{self.purpose!r} is no purpose. There are: {VERDICT}, {BENCH}.": self.purpose not in (VERDICT, BENCH),
             f"The limit of rows is {self.limit}; it is at least 1.": self.limit is not None and self.limit < 1,
@@ -188,7 +192,7 @@ class RecordMaker:
         known = others if len(others) >= FEWEST_OTHERS else list(judged_by.values())
         if not set.intersection(*({answer.example for answer in one} for one in by_side.values())):
             raise InputError("No example was answered by every side.")
-        sides = [_facts_of(side, card) for side, card in zip(request.sides, cards, strict=True)]
+        sides = _with_draws(request.sides, cards)
         facts = self._facts(request, [example for example in there if example.row in judged_by], cards)
         judge = " ".join(one["words"] for one in about.get("judges", ()))
         facts = replace(facts, used_before=len(judged_by.keys() & set(used)), judge=judge)
@@ -221,6 +225,8 @@ class RecordMaker:
 
         found = []
         for side in request.sides:
+            if side.draw > 1:
+                continue
             right = [passes(one) for one in answers if one.side == side.label]
             found.append(SoFar(side.label, sum(right), len(right), *confidence_sequence(sum(right), len(right))))
         return tuple(found)
@@ -229,12 +235,14 @@ class RecordMaker:
         """Costs and choice by the request's answers and prices; the figures stay as they were."""
         record = kept.record
         facts = Facts(**{**record["facts"], "currency": request.prices.unit})
-        sides = [
-            SideFacts(
-                one["side"], one["kind"], one["training_s"], {name: one[name] for name in DESCRIBED if name in one}
-            )
-            for one in record["sides"]
-        ]
+        sides = []
+        for one in record["sides"]:
+            said = {name: one[name] for name in DESCRIBED if name in one}
+            sides.append(SideFacts(one["side"], one["kind"], one["training_s"], said))
+            for draw in one.get("draws", ())[1:]:
+                other = said | {name: draw[name] for name in ("model", "adapter_sha256")}
+                drawn = (one["side"], one["drawn"])
+                sides.append(SideFacts(draw["side"], one["kind"], one["training_s"], other, *drawn))
         judged = self._judged(request, answers_of(kept.rows), sides, _checks(request, kept.known), facts)
         others = {name: record[name] for name in record if name not in judged.record}
         return kept._replace(record=judged.record | others)
@@ -336,6 +344,32 @@ def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
         kind = "prompt"
     training_s = float(_run(card).get("seconds") or 0.0)
     return SideFacts(side.label, kind, training_s, dict(zip(DESCRIBED, described, strict=True)))
+
+
+def _with_draws(sides: Sequence[Side], cards: Sequence[AdapterCard | None]) -> list[SideFacts]:
+    """The sides; those that differ only in the draw of their shots, or in the seed of the run that made their adapter
+    from the same rows by the same settings, are draws of the first of them."""
+    first: dict[object, tuple[str, object]] = {}
+    found = []
+    for side, card in zip(sides, cards, strict=True):
+        facts, run = _facts_of(side, card), _run(card)
+        key: object = replace(side, draw=0)
+        which, drawn = (side.draw, "shot draws") if side.draw else (run.get("seed"), "training seeds")
+        if not side.draw and run.get("row_hashes") and "seed" in run:
+            same = {name: run.get(name) for name in SAME_RUN}
+            key = replace(side, model="", name=""), json.dumps(same, sort_keys=True)
+        elif not side.draw:
+            key = side
+        head, draw = first.setdefault(key, (side.label, which))
+        found.append(facts if head == side.label or draw == which else replace(facts, draw_of=head, drawn=drawn))
+    return found
+
+
+SAME_RUN = (
+    *(name for name in settings_of(RunSettings) if name not in ("seed", "limit_memory_bytes")),
+    *("base_fingerprint", "mapping", "options", "rewards", "docs", "row_hashes"),
+)
+"""What two runs that differ in their seed alone have in common."""
 
 
 def _run(card: AdapterCard | None) -> dict[str, Any]:

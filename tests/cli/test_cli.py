@@ -61,6 +61,20 @@ def test_train_list_compare_export_import_remove(call, done, rows_file, tmp_path
     assert imported["rank"] == 2
 
 
+def test_several_seeds_are_runs_on_the_same_rows_and_names_tell_them_apart(call, done, rows_file, settings):
+    words = ("--steps", 4, "--batch-size", 4, "--rank", 2, "--name", "First one", "--seed", 3)
+    found = done("train", rows_file, *words, "--seeds", 2)
+    assert found["run"] == found["runs"][0]
+    records = [
+        json.loads((settings.adapters_dir / name / "run.json").read_text()) for name in ("first_one", "first_one-s2")
+    ]
+    assert [record["seed"] for record in records] == [3, 4]
+    assert records[0]["split"] == records[1]["split"]
+    assert records[0]["row_hashes"] == records[1]["row_hashes"]
+    code, _, said = call("train", rows_file, "--seeds", 0)
+    assert (code, "from 1 to 20" in said) == (2, True)
+
+
 def test_replay_gives_what_compare_printed_again(done, tmp_path):
     saved, sides = tmp_path / "saved.json", ("--side", "model=base", "--side", "model=base,name=Two")
     compared = done("compare", *sides, "--ask", "Hello", "--max-tokens", 6, "--temperature", 1)

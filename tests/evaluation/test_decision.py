@@ -174,3 +174,32 @@ def test_watching_all_along_is_wrong_in_at_most_one_of_twenty():
 def test_terms_that_cannot_be_tested_are_refused(bar, margin, maximum):
     with pytest.raises(ValueError, match=r"bar|maximum"):
         Terms(bar, margin, maximum)
+
+
+def drawn(*shares: float, n: int = 100) -> dict[str, Any]:
+    draws = np.array([np.arange(n) < round(share * n) for share in shares], dtype=float)
+    return {"passed": draws.mean(axis=0), "draws": draws}
+
+
+def test_five_draws_that_agree_decide_as_one_and_five_that_do_not_are_not_shown():
+    one = answer(side("few-shot", 96))
+    agreed = answer(Candidate("few-shot", "few-shot", **drawn(0.96, 0.96, 0.96, 0.96, 0.96)))
+    assert (agreed.choice, agreed.standings[0].passed) == (one.choice, one.standings[0].passed)
+    assert agreed.standings[0].low == pytest.approx(one.standings[0].low), "never narrower than the exact bound"
+    apart = answer(Candidate("few-shot", "few-shot", **drawn(1, 1, 1, 1, 0.7)))
+    assert apart.standings[0].passed == 94
+    assert answer(side("few-shot", 94)).choice == "few-shot"
+    assert (apart.choice, apart.leaf) == ("not-enough-evidence", "5c")
+    assert apart.standings[0].low < one.standings[0].low
+    assert apart.standings[0].high >= one.standings[0].high
+
+
+def test_draws_that_differ_are_not_shown_as_good_as_the_best():
+    prompt = side("prompt", 470, 500)
+    steady, shaky = (Candidate("tuned", "fine-tune", **drawn(*shares, n=500)) for shares in ([0.94] * 5, SHAKY))
+    assert answer(prompt, steady).as_good_as_best is True
+    assert answer(prompt, shaky).as_good_as_best is False
+
+
+SHAKY = (1, 1, 1, 1, 0.7)
+"""Their mean is 94 % too."""

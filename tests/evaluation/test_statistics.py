@@ -10,7 +10,19 @@ from scipy import stats
 
 from playground.evaluation import statistics
 from playground.evaluation.metrics import Bleu
-from playground.evaluation.statistics import Tally, bootstrap, holm, newcombe_paired, paired_p, tally_of, wilson
+from playground.evaluation.statistics import (
+    Tally,
+    bootstrap,
+    hierarchical_bootstrap,
+    hierarchical_p,
+    hierarchical_paired_p,
+    holm,
+    newcombe_paired,
+    paired_draws,
+    paired_p,
+    tally_of,
+    wilson,
+)
 
 QUICK = {"deadline": None, "max_examples": 40, "derandomize": True}
 
@@ -157,3 +169,35 @@ def test_so_many_would_do_for_a_mean():
     assert power == pytest.approx(0.8, abs=0.01)
     assert statistics.mean_rows(0.0, 1.0) is None
     assert statistics.mean_rows(1e-6, 1.0) is None
+
+
+def test_draws_and_examples_by_hand():
+    """Draws that agree add nothing; examples that agree leave Student's interval of the draws."""
+    row = np.array([[1.0, 1, 1, 0, 1, 0, 1, 1, 1, 1] * 3])
+    agreed, one = hierarchical_bootstrap(np.repeat(row, 5, axis=0)), hierarchical_bootstrap(row)
+    assert (agreed.low, agreed.high) == (pytest.approx(one.low), pytest.approx(one.high))
+    shares = np.array([0.6, 0.7, 0.75, 0.8, 0.9])
+    found = hierarchical_bootstrap(np.repeat(shares[:, None], 12, axis=1))
+    student = stats.t.interval(0.95, 4, shares.mean(), shares.std(ddof=1) / np.sqrt(5))
+    assert (found.low, found.high) == pytest.approx(student, abs=0.02)
+    same = hierarchical_bootstrap(np.ones((5, 8)), np.zeros((1, 8)))
+    assert (same.value, same.low, same.high, same.method) == (1, 1, 1, "point")
+    pair = paired_draws(np.ones((5, 8)), np.ones((5, 8)))
+    assert pair.low < 0 < pair.high, "where nothing differs, eight rows still say little"
+    assert hierarchical_paired_p(np.ones((5, 3)), np.zeros((5, 3))) == 0.25, "three examples have eight flips"
+    with pytest.raises(ValueError, match="as many of both"):
+        hierarchical_bootstrap(np.ones((5, 8)), np.ones((5, 7)))
+
+
+def test_an_interval_over_draws_holds_the_truth_where_one_over_examples_alone_does_not():
+    rng, held, alone, wrong = np.random.default_rng(3), 0, 0, 0
+    for _ in range(100):
+        shares = 0.8 + rng.uniform(-0.15, 0.15, size=(5, 1))
+        values = (rng.random((5, 200)) < shares).astype(float)
+        found, plain = hierarchical_bootstrap(values), wilson(int(values[0].sum()), 200)
+        held += found.low <= 0.8 <= found.high
+        alone += plain.low <= 0.8 <= plain.high
+        wrong += hierarchical_p(values, 0.8) <= 0.05
+    assert held >= 92
+    assert alone < 70
+    assert wrong <= 10

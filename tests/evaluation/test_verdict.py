@@ -189,3 +189,29 @@ def test_labels_are_found_in_all_references(asked, all_of_them, labels):
     record = conclude(said, SIDES, [], references=all_of_them).record
     assert record["labels"] == labels
     assert ("accuracy" in record["about"]) is (labels is not None)
+
+
+def test_draws_of_a_side_are_one_side_with_their_spread_and_count_from_five_on():
+    def judged(many, turned=False):
+        names = ["shown", *(f"shown, draw {at}" for at in range(2, many + 1))]
+        replies = {name: ["yes"] * (20 - at) + ["no"] * at for at, name in enumerate(names)}
+        answers = {name: rows(said, ["yes"] * 20, name) for name, said in replies.items()}
+        if turned:
+            answers = {name: said[::-1] for name, said in answers.items()}
+        sides = [
+            SideFacts(name, "few-shot", draw_of="shown" * (at > 0), drawn="shot draws" * (at > 0))
+            for at, name in enumerate(names)
+        ]
+        return conclude(answers, sides, [parse_check("contains:yes")])
+
+    one, few, many = (judged(draws).record["sides"] for draws in (1, 3, 5))
+    assert [len(found) for found in (one, few, many)] == [1, 1, 1]
+    assert (one[0]["interval_over"], one[0]["spread"], one[0]["draws"]) == ("rows", None, [])
+    assert few[0]["metrics"]["pass"] == one[0]["metrics"]["pass"], "below five the first draw decides"
+    assert (few[0]["interval_over"], few[0]["spread"]) == ("rows, of the first of 3 shot draws", [0.9, 1.0])
+    assert (many[0]["interval_over"], many[0]["spread"]) == ("rows, 5 shot draws", [0.8, 1.0])
+    assert [draw["value"] for draw in many[0]["draws"]] == [1.0, 0.95, 0.9, 0.85, 0.8]
+    figure = many[0]["metrics"]["pass"]
+    assert figure["value"] == pytest.approx(0.9)
+    assert figure["low"] < 0.9 < figure["high"]
+    assert judged(5, turned=True).record == judged(5).record, "in whatever order the replies came"

@@ -26,7 +26,7 @@ from playground.services import Services, build_services
 from playground.verdict.answers import Answering, Asking, Item, Measuring, Progress, Work
 from playground.verdict.files import VerdictFiles, answers_of
 from playground.verdict.losses import Recalling
-from playground.verdict.request import VerdictRequest, request_from
+from playground.verdict.request import RecordMaker, VerdictRequest, request_from
 from playground.verdict.service import VerdictService, VerdictView
 
 CHECK = "contains:gladly"
@@ -386,3 +386,47 @@ def test_rows_that_a_side_may_know_are_counted_by_how_it_may_know_them(services,
     said = {one["name"]: one["sentence"] for one in found["guards"]}
     assert "50% of these rows: 2 the same row, 3 the same prompt, 0 nearly the same prompt" in said["leakage"]
     assert "Unknown was trained on is unknown" in said["unknown-training"]
+
+
+def test_draws_of_shots_are_asked_and_counted_each_and_told_as_one_side(services, asked, tmp_path):
+    sides = (asked.sides[0], Side("base", "", 2, asked.file, "Shown", draws=5))
+    request = request_from(json.loads(json.dumps(replace(asked, sides=sides, limit=4, losses=False).as_json())))
+    views = list(services.verdicts.run(request))
+    assert max(view.of for view in views) >= 6 * 4, "each draw is a reply"
+    record = views[-1].record
+    assert [side["side"] for side in record["sides"]] == ["Base", "Shown"]
+    assert [draw["side"] for draw in record["sides"][1]["draws"]] == [
+        "Shown",
+        *(f"Shown, draw {at}" for at in range(2, 6)),
+    ]
+    rows = [row for row in services.verdicts.rows(views[-1].id) if row["example"] == 1]
+    assert len({row["prompt"] for row in rows}) == 6, "other shots in every draw"
+    again = services.verdicts.again(views[-1].id, Questions(volume=7), Prices()).record
+    assert again["sides"][1]["draws"] == record["sides"][1]["draws"]
+    assert again["sides"][1]["metrics"] == record["sides"][1]["metrics"]
+    page = services.verdicts.files.write(views[-1].id, "html", tmp_path).read_text()
+    assert "5 shot draws pass" in page
+    assert "intervals over rows, 5 shot draws" in page
+    for wrong, words in (({"nearest": True}, "drawn by the seed"), ({"draws": 99}, "from 1 to 20")):
+        with pytest.raises(InputError, match=words):
+            replace(sides[1], **wrong)
+
+
+def test_adapters_of_runs_that_differ_in_the_seed_alone_are_draws_of_one_side(services, asked, tmp_path):
+    runs = {"a": {"seed": 7}, "a-s2": {"seed": 8}, "other": {"seed": 7, "lr": 0.5}, "more": {"row_hashes": ["1"]}}
+    for name, run in runs.items():
+        (tmp_path / name).mkdir()
+        said = {"method": "lora", "lr": 0.1, "seed": 9, "row_hashes": ["1", "2"], "seconds": 3.0} | run
+        (tmp_path / name / "run.json").write_text(json.dumps(said))
+    cards = [SimpleNamespace(id=name, path=tmp_path / name, sha256=name, rows=2) for name in runs]
+    maker = RecordMaker(services.bases, services.data, lambda request: cards)
+    answers = [
+        Answered(row, name, "Why?", "Why?", "Number 1, gladly.", "Number 1, gladly.", 3, 3, 0.1, None)
+        for row in range(1, 5)
+        for name in runs
+    ]
+    request = replace(asked, sides=tuple(Side(name) for name in runs))
+    record = maker.make(request, answers, {"failed": {}}).record
+    found = [(side["side"], [draw["adapter_sha256"] for draw in side["draws"]]) for side in record["sides"]]
+    assert found == [("a", ["a", "a-s2"]), ("other", []), ("more", [])]
+    assert record["sides"][0]["interval_over"] == "rows, of the first of 2 training seeds"

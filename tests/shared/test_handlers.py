@@ -39,7 +39,15 @@ def words(h: Belongings) -> dict[str, Any]:
     where = {"source": "upload", "kept": Kept(), "uploaded": h.upload, "training": Source(), "seed": 7, "test": 15}
     compared: dict[str, Any] = {"comparison": Comparison(), "check": {"kind": "ends-with", "text": "x"}}
     sampling = {"temperature": 0, "top_p": 1, "max_tokens": 4, "seed": 7}
-    measure = {"repeats": 1, "max_tokens": 8, "temperature": 0, "seed": 7, "losses": False, "forgetting": False}
+    measure = {
+        "repeats": 1,
+        "draws": 1,
+        "max_tokens": 8,
+        "temperature": 0,
+        "seed": 7,
+        "losses": False,
+        "forgetting": False,
+    }
     situation = {"volume": None, "changes": "never", "latency": None, "budget": None, "prices": ""}
     models = dict.fromkeys(("chosen", "active", "tuned"), h.adapter)
     return {

@@ -23,7 +23,7 @@ from tests.ui.conftest import Call
 from tests.ui.fakes import EVIL
 
 SET = "set:hospital_reports"
-SETTINGS: Any = {"limit": None, "repeats": 1, "max_tokens": 96, "temperature": 0, "seed": 7}
+SETTINGS: Any = {"limit": None, "repeats": 1, "draws": 1, "max_tokens": 96, "temperature": 0, "seed": 7}
 SETTINGS |= {"losses": True, "forgetting": False}
 TERMS: Any = {"right": "", "bar": 90, "margin": 5, "maximum": None, "form_only": False}
 SITUATION: Any = {"volume": None, "changes": "never", "latency": None, "budget": None, "prices": ""}
@@ -72,8 +72,9 @@ def start(services, call, tab):
 
 @pytest.fixture
 def button(services, call, tab):
-    def pressed(*sides: str, source: str = SET) -> tuple[str, bool]:
-        drawn = call(verdict_form.refresh, tab, where=where(source), sides=sides, settings=SETTINGS, terms=TERMS)
+    def pressed(*sides: str, source: str = SET, **more: Any) -> tuple[str, bool]:
+        said = {"where": where(source), "sides": sides, "settings": SETTINGS | more, "terms": TERMS}
+        drawn = call(verdict_form.refresh, tab, **said)
         return drawn[tab.measure]["value"], drawn[tab.measure]["interactive"]
 
     return pressed
@@ -93,6 +94,7 @@ def test_the_page_opens_with_a_shipped_set_its_prompt_check_and_adapter(services
     assert list(first[tab.offered]) == keys
     assert first[tab.sides].value == keys, "all of them are chosen at first"
     assert button(*keys) == ("Measure (10 replies)", True)
+    assert button(*keys, draws=5) == ("Measure (18 replies)", True), "each draw of the shots asks every row"
 
 
 def test_the_button_names_what_is_missing(services, button, start):
