@@ -14,9 +14,10 @@ from playground.chat.compare import parse_side
 from playground.cli.arguments import mapping_of
 from playground.cli.common import Outcome, Progress, judge_in_app, owned_or_served, services_for
 from playground.errors import InputError, RunFailedError
-from playground.evaluation.comparison import Questions
+from playground.evaluation.comparison import Questions, money
 from playground.evaluation.cost import Prices, read_prices
 from playground.evaluation.decision import Terms
+from playground.evaluation.verdict import TIMED
 from playground.library.files import write_json
 from playground.report.format import draws_words
 from playground.services import Services
@@ -28,14 +29,14 @@ from playground.verdict.service import VerdictView
 
 NUMBERS = ("repeats", "limit", "max_tokens", "temperature", "seed", "name", "bar", "margin", "maximum", "form_only")
 PUBLIC = (
-    *("side", "metrics", "prompt_tokens_mean", "completion_tokens_mean", "seconds_mean"),
-    *("draws", "spread", "interval_over"),
+    *("side", "metrics", "prompt_tokens_mean", "cached_tokens_mean", "completion_tokens_mean", "seconds_mean"),
+    *("timed", "cost", "draws", "spread", "interval_over"),
 )
 PAIR = ("a", "b", "metric", "difference", "low", "high", "p_value", "p_adjusted")
 RECORD = (
     *("examples", "choice", "reason", "reasons", "runner_up", "rows_needed", "main_metric", "overlap"),
     *("forgetting", "refusals", "seconds", "right", "bar", "margin", "maximum", "planned_rows", "guards"),
-    *("ladder", "look", "alpha", "facts"),
+    *("ladder", "look", "alpha", "left_out", "by_cost", "made_up", "facts"),
 )
 
 
@@ -135,12 +136,15 @@ def _views(
 
 
 def _words(record: dict[str, Any], report: Path) -> str:
-    metric, lines = record["main_metric"], [record["reason"], ""]
+    metric, lines, prices = record["main_metric"], [record["reason"], ""], Prices(**record["prices"])
     width = max(len(side["side"]) for side in record["sides"])
     for side in record["sides"]:
         one = side["metrics"].get(metric)
         figure = _interval(one, record["about"][metric]["kind"]) if one else ""
         alone = f", {side['seconds_mean']:.1f} s alone" if side["seconds_mean"] is not None else ""
+        alone += f" (not timed well enough: {side['timed']} of {TIMED})" if alone and side["timed"] < TIMED else ""
+        if record["questions"]["volume"] and (total := side["cost"]["total"]) is not None:
+            alone += f", {money(total, prices.unit)} a year"
         drawn = f", {words}" if (words := draws_words(side)) else ""
         lines.append(f"{side['side']:<{width}}  {figure}  {side['prompt_tokens_mean']:.0f} tokens in{alone}{drawn}")
     lines += ["", *(reason["text"] for reason in record["reasons"])]
@@ -157,7 +161,7 @@ def _interval(one: dict[str, Any], kind: str) -> str:
 
 
 def _questions(path: str | None) -> Questions:
-    """The four answers from a JSON file. Raises InputError."""
+    """The person's answers from a JSON file. Raises InputError."""
     if path is None:
         return Questions()
     known = [one.name for one in fields(Questions)]
@@ -167,11 +171,11 @@ def _questions(path: str | None) -> Questions:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}. --answers takes {takes}") from error
     if not isinstance(said, dict) or set(said) - set(known):
-        raise InputError(f"{path} holds something else than the four answers. It takes {takes}")
+        raise InputError(f"{path} holds something else than these answers. It takes {takes}")
     try:
         return Questions(**said)
     except TypeError as error:
-        raise InputError(f"{path}: {error}. volume, latency_s and budget are numbers; changes is a word.") from error
+        raise InputError(f"{path}: {error}. changes is a word; the others are numbers.") from error
 
 
 def bench(settings: Settings, options: Namespace) -> Outcome:

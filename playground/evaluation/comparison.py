@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -194,19 +194,21 @@ CHANGES: tuple[Changes, ...] = ("never", "monthly", "weekly")
 @dataclass(frozen=True)
 class Questions:
     """What a person answers. volume: requests a month, None = not said. changes: how often the task does. latency_s:
-    the most seconds that an answer may take. budget: the most that training may cost, in the prices' currency. None =
-    no limit. Raises InputError."""
+    the most seconds that an answer may take. budget: the most that training and its labels may cost, in the prices'
+    currency. forgets: the most points of general questions that a tuned model may lose. None = no limit. Raises
+    InputError."""
 
     volume: int | None = None
     changes: Changes = "never"
     latency_s: float | None = None
     budget: float | None = None
+    forgets: float | None = None
 
     def __post_init__(self) -> None:
         faults = [
             f"{name} is {value!r}; it takes a number from 0"
-            for name, value in (("volume", self.volume), ("latency_s", self.latency_s), ("budget", self.budget))
-            if value is not None and not value >= 0
+            for name in ("volume", "latency_s", "budget", "forgets")
+            if (value := getattr(self, name)) is not None and not value >= 0
         ]
         if self.changes not in CHANGES:
             faults.append(f"changes is {self.changes!r}; there are {', '.join(CHANGES)}")
@@ -221,8 +223,9 @@ class Facts:
     of the test examples that it may know, None = nobody knows what it was trained on. overlaps: tuned side -> how many
     it may know, each by the first that holds: the same row (``rows``), the same prompt (``prompts``), nearly the same
     one (``near``); None = its record is older and does not tell. used_before: test examples that an earlier verdict of
-    this person measured. currency: of the costs.
-    judge: how far the judge that says what is right goes with the person, in words; "" = there is none."""
+    this person measured. currency: of the costs. judge: how far the judge that says what is right goes with the person,
+    in words; "" = there is none. forgotten: tuned side -> (points of general questions lost, the 95 % interval's two
+    ends), where it was measured. undertrained: tuned side -> why it may have been trained too little."""
 
     rows_trained: int | None = None
     poor_share: float = 0.0
@@ -232,6 +235,8 @@ class Facts:
     used_before: int = 0
     judge: str = ""
     overlaps: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    forgotten: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    undertrained: Mapping[str, str] = field(default_factory=dict)
 
 
 _OVERLAPS = {"rows": "the same row", "prompts": "the same prompt", "near": "nearly the same prompt"}

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from playground.errors import InputError
 
 NOTE = "Made-up example prices. Put in your own: your provider's price list, or what your machine costs an hour."
 MILLION, HOUR_S = 1_000_000, 3_600
+CHANGES_A_YEAR = {"never": 0, "monthly": 12, "weekly": 52}
 
 
 @dataclass(frozen=True)
 class Prices:
     """A price table of examples to edit, nobody's offer; amounts are at least 0. currency: a word beside every amount.
     *_per_million: tokens read (prompt) and written (completion); tuned_*: of a tuned model, None = the same price.
+    cached_per_million: tokens read that every request of a side repeats (system prompt, shots), None = as others.
     device_per_hour: where given, a request costs its seconds on the device, and token prices are not used.
-    training_per_hour: the device that trains. training: one training, all told; None = by its seconds."""
+    training_per_hour: the device that trains. training: one training, all told; None = by its seconds.
+    *hosting_per_month: of a side with a tuned model, and of one without. labelling: once, and label_each: a row trained
+    on. label_share: the part of the rows that is labelled anew at each change of the task. prompt_revision: one
+    revision of an untuned side's prompt, at each change."""
 
     currency: str = "USD"
     prompt_per_million: float = 0.15
@@ -29,23 +34,32 @@ class Prices:
     device_per_hour: float | None = None
     training_per_hour: float = 1.0
     training: float | None = None
+    cached_per_million: float | None = None
+    hosting_per_month: float = 0.0
+    base_hosting_per_month: float = 0.0
+    labelling: float = 0.0
+    label_each: float = 0.0
+    label_share: float = 1.0
+    prompt_revision: float = 0.0
 
     def __post_init__(self) -> None:
         faults, word = [], self.currency
         if not isinstance(word, str) or not word.strip() or len(word) > 12:
             faults.append(f"currency is {word!r}; it takes a word such as EUR")
-        for field in fields(self)[1:]:
-            value, or_null = getattr(self, field.name), " or null" * (field.default is None)
+        for one in fields(self)[1:]:
+            value, or_null = getattr(self, one.name), " or null" * (one.default is None)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
             if not number and not (value is None and or_null):
-                faults.append(f"{field.name} is {value!r}; it takes a number from 0{or_null}")
+                faults.append(f"{one.name} is {value!r}; it takes a number from 0{or_null}")
         if faults:
             raise InputError("The prices cannot be used: " + "; ".join(faults) + ".")
 
     @property
     def made_up(self) -> bool:
-        """Whether every price is still the example's, whatever the currency is called."""
-        return replace(self, currency=Prices.currency) == Prices()
+        """Whether what a request costs is still by the example's prices, whatever the currency is called."""
+        read, written = self.prompt_per_million, self.completion_per_million
+        example = (Prices.prompt_per_million, Prices.completion_per_million)
+        return self.device_per_hour is None and (read, written) == example
 
     @property
     def unit(self) -> str:
@@ -55,20 +69,32 @@ class Prices:
 
 @dataclass(frozen=True)
 class SideFigures:
-    """Means over a side's requests. tuned: whether it runs a tuned model."""
+    """Means over a side's requests. tuned: whether it runs a tuned model. cached_tokens: of the tokens read, those that
+    every request repeats."""
 
     prompt_tokens: float
     completion_tokens: float
     seconds: float
     tuned: bool = False
+    cached_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
 class SideCost:
-    """per_request: one answer. once: training, 0 for a side that needed none. Both in the prices' currency."""
+    """per_request: one answer. beside: what else the first year costs, by what it is for (``beside``). All in the
+    prices' currency."""
 
     per_request: float
-    once: float = 0.0
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def fixed(self) -> float:
+        """The first year, without a request."""
+        return sum(self.beside.values())
+
+    def total(self, requests: int) -> float:
+        """The first year, with so many requests."""
+        return self.fixed + requests * self.per_request
 
 
 @dataclass(frozen=True)
@@ -89,7 +115,7 @@ class PromptLengths:
 
 def prices_from_json(text: str, name: str = "The price table") -> Prices:
     """Read a price table. Raises InputError that names every fault: not JSON, unknown names, numbers that are none."""
-    known = [field.name for field in fields(Prices)]
+    known = [one.name for one in fields(Prices)]
     try:
         read = json.loads(text)
     except json.JSONDecodeError as error:
@@ -121,13 +147,36 @@ def cost_per_request(figures: SideFigures, prices: Prices) -> float:
     """One answer: its device seconds where the device has a price, else its tokens."""
     if prices.device_per_hour is not None:
         return figures.seconds * prices.device_per_hour / HOUR_S
-    read, written = _token_prices(figures.tuned, prices)
-    return figures.prompt_tokens * read + figures.completion_tokens * written
+    read, written, cached = _token_prices(figures.tuned, prices)
+    again = min(figures.cached_tokens, figures.prompt_tokens)
+    return (figures.prompt_tokens - again) * read + again * cached + figures.completion_tokens * written
 
 
 def training_cost(seconds: float, prices: Prices) -> float:
     """One training that took so many seconds."""
     return prices.training if prices.training is not None else seconds / HOUR_S * prices.training_per_hour
+
+
+def beside(tuned: bool, training: float, rows: int | None, changes: str, prices: Prices) -> dict[str, float]:
+    """What the first year of a side costs beside its requests, by what it is for; nothing that is 0, or not known.
+    training: one; rows: trained on, None = not known, and what their labels cost neither. At each change of the task a
+    tuned side is trained again, on rows of which a share is labelled anew; the prompt of an untuned one is revised."""
+    times, labels = CHANGES_A_YEAR[changes], (rows or 0) * prices.label_each
+    found = {
+        "training": training,
+        "labels": prices.labelling + labels if rows is not None or not prices.label_each else 0.0,
+        "retraining": times * training,
+        "relabelling": times * prices.label_share * labels,
+        "hosting": 12 * prices.hosting_per_month,
+    }
+    if not tuned:
+        found = {"hosting": 12 * prices.base_hosting_per_month, "revisions": times * prices.prompt_revision}
+    return {name: amount for name, amount in found.items() if amount}
+
+
+def once(beside: Mapping[str, float]) -> float:
+    """Of these, what is paid before the first request."""
+    return beside.get("training", 0.0) + beside.get("labels", 0.0)
 
 
 def is_training_known(seconds: float | None, prices: Prices) -> bool:
@@ -136,16 +185,17 @@ def is_training_known(seconds: float | None, prices: Prices) -> bool:
 
 
 def break_even(a: float, b: float, training_cost: float) -> int | None:
-    """Requests from which b, with its training, is no dearer than a; a, b: cost a request. None = never."""
+    """Requests from which b is no dearer than a; a, b: cost a request; training_cost: what b costs more beside its
+    requests. None = never, or at the first requests only."""
     if training_cost <= 0 and b <= a:
         return 0
     return math.ceil(training_cost / (a - b)) if b < a else None
 
 
 def curve(costs: Mapping[str, SideCost], most_requests: int) -> tuple[Point, ...]:
-    """Total cost of every side at up to 25 evenly spaced numbers of requests, from 0 to ``most_requests``."""
+    """A year's cost of every side at up to 25 evenly spaced numbers of requests, from 0 to ``most_requests``."""
     at = sorted({round(most_requests * step / 24) for step in range(25)})
-    return tuple(Point(many, {side: one.once + many * one.per_request for side, one in costs.items()}) for many in at)
+    return tuple(Point(many, {side: one.total(many) for side, one in costs.items()}) for many in at)
 
 
 def prompt_length_curve(
@@ -153,12 +203,13 @@ def prompt_length_curve(
 ) -> PromptLengths:
     """Cost a request by the tokens of instructions (prompt, examples, passages), up to 2,000, of the untuned model.
 
-    tuned reads the question alone; its training is shared out over ``requests`` (at least 1). By device seconds, what a
-    token more costs is taken from these two sides' times; where the longer prompt was not slower, nothing."""
+    tuned reads the question alone; ``training_cost``, what it costs more beside its requests, is shared out over
+    ``requests`` (at least 1). By device seconds, what a token more costs is taken from these two sides' times; where
+    the longer prompt was not slower, nothing."""
     fixed = cost_per_request(tuned, prices) + training_cost / max(1, requests)
     extra = untuned.prompt_tokens - tuned.prompt_tokens
     if prices.device_per_hour is None:
-        slope = _token_prices(untuned.tuned, prices)[0]
+        slope = _token_prices(untuned.tuned, prices)[2]
     else:
         slower = max(0.0, untuned.seconds - tuned.seconds)
         slope = slower / extra * prices.device_per_hour / HOUR_S if extra > 0 else 0.0
@@ -169,10 +220,11 @@ def prompt_length_curve(
     return PromptLengths(drawn, 0 if fixed <= bare else pays_from)
 
 
-def _token_prices(tuned: bool, prices: Prices) -> tuple[float, float]:
-    """One token read, one written."""
+def _token_prices(tuned: bool, prices: Prices) -> tuple[float, float, float]:
+    """One token read, one written, one read that is cached."""
     read, written = prices.prompt_per_million, prices.completion_per_million
     if tuned:
         own = prices.tuned_prompt_per_million, prices.tuned_completion_per_million
         read, written = (price if mine is None else mine for mine, price in zip(own, (read, written), strict=True))
-    return read / MILLION, written / MILLION
+    cached = read if prices.cached_per_million is None else prices.cached_per_million
+    return read / MILLION, written / MILLION, cached / MILLION

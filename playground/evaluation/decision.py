@@ -6,8 +6,8 @@ asked for. Family of tests: one side a rung, by Holm at 5 % (1 % a rung where th
 
 The decision tree; the numbers stand in the code, and each leaf has a sentence and a test:
 
-1. **Limits.** Rungs that break what the person stated (latency, budget, "must run here") were taken out before
-   measuring; they are listed and decide nothing.
+1. **Limits.** Sides that break what the person stated before (latency, budget, forgetting, "must run here") are taken
+   out; they are listed and decide nothing.
 2. **Guards.** Leakage above 5 % sets tuned sides aside; more than 5 % of replies cut off by the token limit, that side.
    A side set aside cannot be chosen, and is not counted as "not good enough" either.
 3. **Good enough**: the pass rate is at or above the bar, and its exact one-sided lower bound (Clopper and Pearson 1934)
@@ -158,7 +158,17 @@ class Guard:
     """Something that stops, or qualifies, the answer for some sides. sides: () = for all."""
 
     name: Literal[
-        "leakage", "cut-off", "weak-base", "rows-used-before", "unknown-training", "form-only", "judge", "limit"
+        "leakage",
+        "cut-off",
+        "weak-base",
+        "rows-used-before",
+        "unknown-training",
+        "form-only",
+        "judge",
+        "limit",
+        "undertrained",
+        "timing",
+        "forgetting",
     ]
     sentence: str
     sides: tuple[str, ...] = ()
@@ -167,7 +177,8 @@ class Guard:
 @dataclass(frozen=True)
 class Decision:
     """choice: as the contract names it. leaf: of the tree. side: the chosen one, "" = none. planned_rows: for 80 %
-    power at the bar's upper half. alpha: what this look may spend. as_good_as_best: None where no side is chosen."""
+    power at the bar's upper half. alpha: what this look may spend. as_good_as_best: None where no side is chosen.
+    by_cost: whether the rungs are in the order of their measured cost."""
 
     choice: str
     leaf: str
@@ -181,6 +192,7 @@ class Decision:
     as_good_as_best: bool | None = None
     best: str = ""
     left_out: tuple[str, ...] = ()
+    by_cost: bool = False
 
 
 def family(candidates: Sequence[Candidate], validation: np.ndarray | None = None) -> list[Candidate]:
@@ -229,7 +241,8 @@ def decide(
         raise ValueError(f"Sides have different numbers of rows: {sorted(lengths)}.")
     left_out = tuple(f"{one.name}: {one.limit}" for one in candidates if one.limit)  # 1
     tested = family(candidates, validation)
-    if by_cost and all(one.cost is not None for one in tested):
+    by_cost = by_cost and all(one.cost is not None for one in tested)
+    if by_cost:
         tested.sort(key=lambda one: one.cost or 0.0)
     if validation is not None and validation.any() and len(tested) < len([one for one in candidates if not one.limit]):
         rest = ~validation
@@ -243,7 +256,19 @@ def decide(
     standings = [replace(one, set_aside=_set_aside(one.side, guards)) for one in standings]
     planned = planned_rows(terms, max(1, len(tested)))
     made = Decision(
-        UNSURE, "5a", "", "", tuple(standings), tuple(guards), planned, alpha, len(looks) + 1, None, "", left_out
+        UNSURE,
+        "5a",
+        "",
+        "",
+        tuple(standings),
+        tuple(guards),
+        planned,
+        alpha,
+        len(looks) + 1,
+        None,
+        "",
+        left_out,
+        by_cost,
     )
     able = [one for one in standings if not one.set_aside]
     if not able:

@@ -12,7 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from playground.evaluation.statistics import wilson
+import numpy as np
+
+from playground.evaluation.statistics import Tally, bootstrap, mean, newcombe_paired, wilson
 
 MATERIAL = Path(__file__).parent / "material"
 REPLY_TOKENS = 16  # the longest reply to a general question, drawn greedily
@@ -71,16 +73,42 @@ def is_right(reply: str, answers: Sequence[str]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", reply, re.IGNORECASE) for answer in answers)
 
 
-def right(replies: Sequence[str], questions: Sequence[Question]) -> int:
-    """How many of the questions are answered rightly; replies in their order."""
-    return sum(is_right(reply, asked.answers) for reply, asked in zip(replies, questions, strict=True))
+def _between(found: Sequence[float], form: str, what: str = "") -> str:
+    return f" ({what}{found[1]:{form}} to {found[2]:{form}})" if found else ""
+
+
+def marks(replies: Sequence[str], questions: Sequence[Question]) -> list[bool]:
+    """Which of the questions are answered rightly; replies in their order."""
+    return [is_right(reply, asked.answers) for reply, asked in zip(replies, questions, strict=True)]
+
+
+def harder(texts: Sequence[tuple[float, float, int]]) -> tuple[float, ...]:
+    """By how much the loss of passages grew, nats a token, and the ends of its 95 % interval. texts: (loss before, loss
+    after, tokens) of each; () for none."""
+    if not texts:
+        return ()
+    before, after = (
+        Tally(np.array([(text[at] * text[2], text[2]) for text in texts], dtype=float), mean) for at in (0, 1)
+    )
+    found = bootstrap(after, before)
+    return found.value, found.low, found.high
+
+
+def lost(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, ...]:
+    """Points of questions lost, and the ends of the 95 % interval; () for none."""
+    if not before:
+        return ()
+    found = newcombe_paired(before, after)
+    return 100 * found.value, 100 * found.low, 100 * found.high
 
 
 @dataclass(frozen=True)
 class Forgetting:
     """Before = the base, after = the tuned model. loss_*: mean nats a token on the general text (tokens of it).
     right_*: questions answered rightly, of ``questions``. divergence: KL(tuned || base) over the same places, mean nats
-    a token; None with the reason in ``no_divergence``."""
+    a token; None with the reason in ``no_divergence``. harder: by how much the loss grew, with the two ends of its 95 %
+    interval (bootstrap over the passages); lost: the same of the points of questions lost (Newcombe 1998, paired);
+    () = a record of a time before these."""
 
     loss_before: float
     loss_after: float
@@ -90,6 +118,8 @@ class Forgetting:
     questions: int
     divergence: float | None = None
     no_divergence: str = ""
+    harder: tuple[float, ...] = ()
+    lost: tuple[float, ...] = ()
 
     @property
     def words(self) -> str:
@@ -98,8 +128,10 @@ class Forgetting:
         text = "General text is as easy for it as before"
         if abs(change) >= LOSS_NOISE:
             text = f"General text is {'harder' if change > 0 else 'easier'} by {abs(change):.2f} nats a token"
-        said = f"{self.right_after} of {self.questions} general questions are answered rightly"
-        return f"{text}; {said}, {self.right_before} before."
+        said = (
+            f"{self.right_after} of {self.questions} general questions are answered rightly, {self.right_before} before"
+        )
+        return f"{text}{_between(self.harder, '.2f')}; {said}{_between(self.lost, '.0f', 'points lost: ')}."
 
 
 def is_refusal(reply: str) -> bool:

@@ -23,6 +23,7 @@ from playground.evaluation.comparison import (
     overlap_words,
 )
 from playground.evaluation.cost import Prices, SideCost, SideFigures
+from playground.evaluation.cost import once as paid_once
 from playground.evaluation.criterion import Criterion
 from playground.evaluation.decision import (
     FEWEST_DRAWS,
@@ -45,6 +46,10 @@ SCHEMA = 2
 PASS = "pass"
 """The metric that decides."""
 VALIDATION_SEED = 16
+TIMED = 20
+"""Replies of a side that are timed one by one; with fewer, no limit of seconds is applied."""
+VOLUME = 10_000
+"""Requests a month where no volume is given: for the year that costs are shown of."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,10 @@ class Answered:
 
 @dataclass(frozen=True)
 class SideFacts:
-    """What a side is. training_s: of its adapter, 0 for none. described: model, prompt, shots, documents. draw_of: the
-    side that this one is another draw of, "" = none; drawn: what their draws are, ``shot draws`` or ``training seeds``.
-    """
+    """What a side is. training_s: of its adapter, 0 for none; rows_trained: what it learned from, None = not known.
+    described: model, prompt, shots, documents. draw_of: the side that this one is another draw of, "" = none; drawn:
+    what their draws are, ``shot draws`` or ``training seeds``. cached_tokens: of its prompts, those that every request
+    repeats."""
 
     name: str
     kind: Rung
@@ -86,6 +92,8 @@ class SideFacts:
     described: Mapping[str, Any] = field(default_factory=dict)
     draw_of: str = ""
     drawn: str = ""
+    rows_trained: int | None = None
+    cached_tokens: float = 0.0
 
     @property
     def is_tuned(self) -> bool:
@@ -134,21 +142,26 @@ def conclude(
     pooled = {name: _pooled([measured[one.name] for one in many]) for name, many in draws.items()}
     table = compare_sides(pooled)
     figures = {side.name: _figures(table, side) for side in there}
-    once = {side.name: cost.training_cost(side.training_s, prices) if side.is_tuned else 0.0 for side in there}
     # by seconds, an answer's cost is known only where some were timed: nothing at all would be the cheapest there is
-    costs = {
-        name: SideCost(cost.cost_per_request(one, prices), once[name])
+    each = {
+        name: cost.cost_per_request(one, prices)
         for name, one in figures.items()
         if prices.device_per_hour is None or "seconds" in table.sides[name]
     }
-    free = {side.name for side in there if side.is_tuned and not cost.is_training_known(side.training_s, prices)}
-    whole = {name: one for name, one in costs.items() if name not in free}  # known in full
+    beside = {side.name: _beside(side, questions, prices) for side in there}
+    costs = {name: SideCost(one, beside[name]) for name, one in each.items()}
+    whole = {side.name: costs[side.name] for side in there if side.name in costs and _is_known(side, prices)}
+    volume = questions.volume
+    requests = 12 * (volume or VOLUME)
     candidates = [
-        _candidate(table, side, pooled[side.name][PASS], whole.get(side.name), questions, facts) for side in there
+        _candidate(table, side, pooled[side.name][PASS], whole.get(side.name), questions, prices, facts)
+        for side in there
     ]
     validation = _validation(there, sorted(common))
-    decision = decide(candidates, terms, validation=validation, looks=looks, by_cost=bool(questions.volume))
-    volume, priced = questions.volume or 10_000, {name: asdict(one) for name, one in costs.items()}
+    decision = decide(candidates, terms, validation=validation, looks=looks, by_cost=bool(volume))
+    by_seconds = prices.device_per_hour is not None
+    how = {"form_only": criterion is None, "by_seconds": by_seconds}
+    guards = _guards(decision, table, there, questions, facts, **how)
     record = {
         "schema": SCHEMA,
         "examples": len(common),
@@ -169,8 +182,18 @@ def conclude(
                 "prompt_tokens_mean": figures[side.name].prompt_tokens,
                 "completion_tokens_mean": figures[side.name].completion_tokens,
                 "seconds_mean": figures[side.name].seconds if "seconds" in table.sides[side.name] else None,
+                "timed": table.sides[side.name]["seconds"].n if "seconds" in table.sides[side.name] else 0,
                 "training_s": side.training_s,
-                "cost": {"per_request": None, "once": once[side.name]} | priced.get(side.name, {}),
+                "rows_trained": side.rows_trained,
+                "cached_tokens_mean": side.cached_tokens,
+                "cost": {
+                    "per_request": each.get(side.name),
+                    "once": paid_once(beside[side.name]),
+                    "requests": requests,
+                    "items": _items(each.get(side.name), requests) | beside[side.name],
+                    "total": whole[side.name].total(requests) if side.name in whole else None,
+                    "known": _is_known(side, prices),
+                },
                 "answers": len(kept[side.name]),
                 **_drawn(draws[side.name], measured),
             }
@@ -178,13 +201,14 @@ def conclude(
         ],
         "about": {name: asdict(about) for name, about in table.about.items()},
         "pairs": [asdict(pair) for pair in table.pairs],
-        **_decided(decision, _guards(decision, facts, form_only=criterion is None)),
+        **_decided(decision, guards, volume, prices),
         "overlap": facts.overlap,
         "facts": asdict(facts),
         "questions": asdict(questions),
         "prices": asdict(prices),
-        "cost_curve": [asdict(point) for point in cost.curve(costs, 12 * volume)] if costs else [],
-        "prompt_length": _prompt_length([side for side in there if side.name in whole], figures, whole, prices, volume),
+        "made_up": prices.made_up,
+        "cost_curve": [asdict(point) for point in cost.curve(costs, requests)] if costs else [],
+        "prompt_length": _prompt_length([one for one in there if one.name in whole], figures, whole, prices, requests),
     }
     return Judged(_plain(record), measured)
 
@@ -222,24 +246,48 @@ def _drawn(draws: Sequence[SideFacts], measured: Mapping[str, Mapping[str, Measu
     }
 
 
+def _is_known(side: SideFacts, prices: Prices) -> bool:
+    """Whether what a side costs beside its requests is known: its training, and how many rows were labelled for it."""
+    labelled = side.rows_trained is not None or not prices.label_each
+    return not side.is_tuned or (labelled and cost.is_training_known(side.training_s, prices))
+
+
+def _beside(side: SideFacts, questions: Questions, prices: Prices) -> dict[str, float]:
+    """The bare base has no prompt that could be revised."""
+    training, changes = cost.training_cost(side.training_s, prices), questions.changes
+    bare = side.kind == "base"
+    return cost.beside(side.is_tuned, training, side.rows_trained, "never" if bare else changes, prices)
+
+
+def _items(each: float | None, requests: int) -> dict[str, float]:
+    return {} if each is None else {"requests": requests * each}
+
+
 def _candidate(
     table: Table,
     side: SideFacts,
     passes: Measured,
     cost: SideCost | None,
     questions: Questions,
+    prices: Prices,
     facts: Facts,
 ) -> Candidate:
-    """A side as the decision takes it: its passes in the order of the examples, and the person's limit it breaks."""
+    """A side as the decision takes it: its passes in the order of the examples, and the person's limits it breaks."""
     found, limits = table.sides[side.name], []
-    seconds = found["seconds"].value if "seconds" in found else None
-    if questions.latency_s is not None and seconds is not None and seconds > questions.latency_s:
-        limits.append(f"takes {seconds:.1f} s a reply, above your limit of {questions.latency_s:g} s")
-    if questions.budget is not None and cost is not None and cost.once > questions.budget:
+    seconds, most = found.get("seconds"), questions.latency_s
+    if most is not None and seconds is not None and seconds.n >= TIMED and seconds.value > most:
+        took = f"takes {seconds.value:.1f} s a reply ({seconds.low:.1f} to {seconds.high:.1f})"
+        limits.append(f"{took}, above your limit of {most:g} s")
+    once = paid_once(cost.beside) if cost is not None else 0.0
+    if questions.budget is not None and once > questions.budget:
         limits.append(
-            f"training costs {money(cost.once, facts.currency)}, above your {money(questions.budget, facts.currency)}"
+            f"training costs {money(once, prices.unit)}, above your {money(questions.budget, prices.currency)}"
         )
-    total = cost.once + 12 * (questions.volume or 0) * cost.per_request if cost is not None else None
+    if questions.forgets is not None and (lost := facts.forgotten.get(side.name)) and lost[2] > questions.forgets:
+        limits.append(
+            f"may have lost up to {lost[2]:.0f} points of the general questions ({lost[0]:.0f} were measured), "
+            f"above your limit of {questions.forgets:g}"
+        )
     return Candidate(
         side.name,
         side.kind,
@@ -247,7 +295,7 @@ def _candidate(
         found["cut_off"].value if "cut_off" in found else 0.0,
         facts.leaked.get(side.name, 0.0),
         "; ".join(limits),
-        total,
+        cost.total(12 * (questions.volume or 0)) if cost is not None else None,
         overlap_words(facts.overlaps[side.name]) if side.name in facts.overlaps else "",
         passes.draws,
     )
@@ -264,8 +312,30 @@ def _validation(sides: Sequence[SideFacts], examples: Sequence[int]) -> np.ndarr
     return np.asarray(drawn <= max(fewest, 0.2 if len(drawn) >= 50 else 0.0))
 
 
-def _guards(decision: Decision, facts: Facts, *, form_only: bool) -> list[Guard]:
-    guards = list(decision.guards)
+def _guards(
+    decision: Decision,
+    table: Table,
+    sides: Sequence[SideFacts],
+    questions: Questions,
+    facts: Facts,
+    *,
+    form_only: bool,
+    by_seconds: bool,
+) -> list[Guard]:
+    """The decision's, and what else qualifies the answer: conditions that could not be looked at among it."""
+    guards = [*decision.guards, *(Guard("undertrained", text, (side,)) for side, text in facts.undertrained.items())]
+    timed = {name: found["seconds"].n if "seconds" in found else 0 for name, found in table.sides.items()}
+    few = tuple(name for name, n in timed.items() if n < TIMED)
+    if few and (questions.latency_s is not None or by_seconds):
+        text = f"{', '.join(few)}: not timed well enough ({min(timed.values())} replies; {TIMED} are needed)"
+        if questions.latency_s is not None:
+            text += f", so your limit of {questions.latency_s:g} s was not applied"
+        text += ", and what a reply costs by its seconds is rough" * by_seconds
+        guards.append(Guard("timing", f"{text}.", few))
+    unknown = tuple(side.name for side in sides if side.is_tuned and side.name not in facts.forgotten)
+    if questions.forgets is not None and unknown:
+        text = f"What {', '.join(unknown)} forgot was not measured, so your limit of it was not applied."
+        guards.append(Guard("forgetting", text, unknown))
     if form_only:
         guards.append(
             Guard("form-only", "Only the form was looked at, as you asked: nothing here says that a reply is right.")
@@ -278,7 +348,7 @@ def _guards(decision: Decision, facts: Facts, *, form_only: bool) -> list[Guard]
     return guards
 
 
-def _decided(decision: Decision, guards: Sequence[Guard]) -> dict[str, Any]:
+def _decided(decision: Decision, guards: Sequence[Guard], volume: int | None, prices: Prices) -> dict[str, Any]:
     reasons = [
         Reason(_standing_words(one, decision), one.rate, link("side", one.side, PASS)) for one in decision.standings
     ]
@@ -287,12 +357,17 @@ def _decided(decision: Decision, guards: Sequence[Guard]) -> dict[str, Any]:
         for text in decision.left_out
     ]
     reasons += [Reason(guard.sentence, None, link("fact", guard.name)) for guard in guards]
+    if volume and not decision.by_cost:
+        text = "What a year costs is not known of every side, so the ladder is in its own order."
+        reasons.append(Reason(text, None, link("question", "volume")))
     best = next(
         (one.rung for one in decision.standings if one.side == decision.best and one.side != decision.side), None
     )
+    at = ", at example prices" if prices.made_up else ""
+    order = f" The ladder is in the order of what a year costs{at}." if decision.by_cost else ""
     return {
         "choice": decision.choice,
-        "reason": f"{WORDS[decision.choice]}: {decision.sentence}",
+        "reason": f"{WORDS[decision.choice]}: {decision.sentence}{order}",
         "reasons": [asdict(reason) for reason in reasons],
         "runner_up": None if best is None else "prompt" if best == "base" else best,
         "chosen_side": decision.side or None,
@@ -304,6 +379,7 @@ def _decided(decision: Decision, guards: Sequence[Guard]) -> dict[str, Any]:
         "as_good_as_best": decision.as_good_as_best,
         "ladder": [asdict(one) | {"rate": one.rate} for one in decision.standings],
         "left_out": list(decision.left_out),
+        "by_cost": decision.by_cost,
         "guards": [asdict(guard) for guard in guards],
     }
 
@@ -319,7 +395,8 @@ def _standing_words(one: Standing, decision: Decision) -> str:
 def _figures(table: Table, side: SideFacts) -> SideFigures:
     found = table.sides[side.name]
     seconds = found["seconds"].value if "seconds" in found else 0.0
-    return SideFigures(found["prompt_tokens"].value, found["completion_tokens"].value, seconds, side.is_tuned)
+    tokens = found["prompt_tokens"].value, found["completion_tokens"].value
+    return SideFigures(*tokens, seconds, side.is_tuned, side.cached_tokens)
 
 
 def _prompt_length(
@@ -327,18 +404,18 @@ def _prompt_length(
     figures: Mapping[str, SideFigures],
     costs: Mapping[str, SideCost],
     prices: Prices,
-    volume: int,
+    requests: int,
 ) -> dict[str, Any] | None:
-    """The length of a prompt from which fine-tuning pays, at a year's requests (volume: a month's): of the
-    longest-prompted untuned side against the first tuned one, of those whose cost is known in full; None without
-    both."""
+    """The length of a prompt from which fine-tuning pays, at a year's requests: of the longest-prompted untuned side
+    against the first tuned one, of those whose cost is known in full; None without both."""
     tuned = next((side.name for side in sides if side.is_tuned), None)
     others = [side.name for side in sides if not side.is_tuned]
     untuned = max(others, key=lambda name: figures[name].prompt_tokens, default=None)
     if tuned is None or untuned is None:
         return None
-    found = cost.prompt_length_curve(figures[untuned], figures[tuned], prices, costs[tuned].once, 12 * volume)
-    return asdict(found) | {"untuned": untuned, "tuned": tuned, "requests": 12 * volume}
+    more = costs[tuned].fixed - costs[untuned].fixed
+    found = cost.prompt_length_curve(figures[untuned], figures[tuned], prices, more, requests)
+    return asdict(found) | {"untuned": untuned, "tuned": tuned, "requests": requests}
 
 
 def _plain(value: Any) -> Any:

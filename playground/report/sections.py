@@ -4,13 +4,16 @@ show."""
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from playground.evaluation.comparison import link, overlap_words, p_words
-from playground.evaluation.cost import Prices, break_even, is_training_known
+from playground.evaluation.cost import CHANGES_A_YEAR, Prices, break_even, is_training_known
 from playground.evaluation.criterion import FIELD
 from playground.evaluation.decision import LADDER, WORDS
+from playground.evaluation.verdict import TIMED, VOLUME
 from playground.report import format as shown
 from playground.report.charts import Line, curves, line_and_dot, radar, tag
 from playground.report.format import Record, Seen, amount, figure, seconds, sides_of, signed, title_of
@@ -37,8 +40,22 @@ GUARDS = {
     "form-only": "Form only",
     "judge": "A model judged",
     "limit": "Left out",
+    "undertrained": "Trained too little",
+    "timing": "Not timed well enough",
+    "forgetting": "Forgetting unknown",
 }
 """What each guard of an answer is called in a few words."""
+COSTS = {
+    "requests": "Requests",
+    "training": "Training",
+    "labels": "Labels",
+    "retraining": "Training again",
+    "relabelling": "Labels again",
+    "hosting": "Hosting",
+    "revisions": "Prompt revisions",
+}
+"""What a year's cost is made of -> its name in the table."""
+OF_TRAINING = ("training", "labels", "retraining", "relabelling")
 PARTS = {"format": "Form", "content": "Content", "cut_off": "Cut off"}
 """Metrics that the first table shows beside the one that decides."""
 NO_BREAK = "\u00a0"
@@ -114,7 +131,7 @@ def table(record: Record) -> Context:
         ("Share" if shown.kind_of(record, metric) == "yes-no" else "Figure", "n"),
         ("Interval", "n opt"),
         *((PARTS[name], "n") for name in parts),
-        *((name, "n opt") for name in ("Tokens in", "Seconds", "1,000 requests")),
+        *((name, "n opt") for name in ("Tokens in", "Seconds", f"1,000 requests{_priced(record)}")),
     ]
     rows = []
     for side in sides:
@@ -127,11 +144,22 @@ def table(record: Record) -> Context:
             cells.append((text, link("side", side.name, name) if name != metric else ""))
         cells.append((_a_thousand(side, str(record["prices"]["currency"])), ""))
         rows.append((side, "", side.name == record.get("chosen_side"), cells))
-    timed = any(side.said["seconds_mean"] is not None for side in sides)
     note = "The dot is what was measured; the line is where the true figure lies in 95 cases of 100."
-    note += "" if timed else " Replies were not timed."
-    notes = [f"{note} {_bar_words(record)}".strip()]
+    notes = [f"{note}{_timing_words(record)} {_bar_words(record)}".strip()]
     return {"caption": "Every side by its main metric", "columns": columns, "rows": rows, "notes": notes}
+
+
+def _priced(record: Record) -> str:
+    """What stands beside every amount that rests on the app's own prices."""
+    return ", example prices" if Prices(**record["prices"]).made_up else ""
+
+
+def _timing_words(record: Record) -> str:
+    timed = [side["metrics"]["seconds"]["n"] for side in record["sides"] if "seconds" in side["metrics"]]
+    if not timed:
+        return " Replies were not timed."
+    few = f" Not timed well enough: {min(timed)} replies of a side, {TIMED} are needed for a limit of seconds."
+    return few if min(timed) < TIMED else ""
 
 
 def _bar_words(record: Record) -> str:
@@ -234,18 +262,30 @@ def cost(record: Record) -> Context:
     """Costs of every side, the curve over requests with its break-even points, prompt lengths, the answers given, the
     prices."""
     prices, sides = Prices(**record["prices"]), sides_of(record)
-    year = 12 * (record["questions"]["volume"] or 10_000)
+    year, times = 12 * (record["questions"]["volume"] or VOLUME), CHANGES_A_YEAR[record["questions"]["changes"]]
     tuned, untuned = ([side for side in sides if side.is_tuned is which] for which in (True, False))
+    there = {"training"} | ({"labels"} if prices.label_each else set()).union(*(_items(side, year) for side in sides))
+    named = [name for name in COSTS if name in there]
+    priced = _priced(record)
+    columns = [("Side", ""), (f"1,000 requests{priced}", "n"), *((COSTS[name], "n opt") for name in named)]
+    cached = ", ".join(f"{side.name} {side.said.get('cached_tokens_mean', 0):,.0f}" for side in sides)
+    notes = [
+        f"Changes of the task: {times} a year, each with a training and its labels, or with a revised prompt."
+        * bool(times),
+        f"Tokens that every request of a side repeats, at the price of cached ones: {cached}."
+        * (prices.cached_per_million is not None and prices.device_per_hour is None),
+    ]
     return {
-        "year": year,
-        "rows": [(side, link("cost", side.name), False, _cost_cells(prices, side, year)) for side in sides],
-        "paid_back": [(one, other, _paid_back(prices, one, other)) for one in tuned for other in untuned],
-        "curve": _curve(record, prices, sides),
+        "columns": [*columns, (f"A year, {year:,} requests{priced}", "n")],
+        "rows": [(side, link("cost", side.name), False, _cost_cells(prices, side, named, year)) for side in sides],
+        "notes": [text for text in notes if text],
+        "paid_back": [(one, other, _paid_back(prices, one, other, year)) for one in tuned for other in untuned],
+        "curve": _curve(record, prices, sides, year),
         "lengths": record.get("prompt_length"),
         "lengths_picture": _lengths(record, prices.unit, sides),
-        "questions": record["questions"],
+        "questions": {"forgets": None, **record["questions"]},
         "made_up": prices.made_up,
-        "prices": record["prices"],
+        "prices": asdict(prices),
     }
 
 
@@ -255,54 +295,77 @@ def _a_thousand(side: Seen, currency: str) -> str:
     return "not timed" if cost is None else amount(1000 * cost, currency)
 
 
-def _pays_after(tuned: Seen, untuned: Seen) -> int | None:
-    """Requests from which a tuned side, its training included, is no dearer than an untuned one. None = never, or not
-    known."""
+def _items(side: Seen, year: int) -> Mapping[str, float]:
+    """What a year costs, by what it is for; an earlier record has the training alone."""
+    cost, each = side.said["cost"], side.per_request
+    requests = {} if each is None else {"requests": year * each}
+    return cost.get("items") or requests | ({"training": cost["once"]} if cost["once"] else {})
+
+
+def _beside(side: Seen, year: int) -> float:
+    """What a year costs beside its requests."""
+    return sum(amount for name, amount in _items(side, year).items() if name != "requests")
+
+
+def _pays_after(tuned: Seen, untuned: Seen, year: int = 0) -> int | None:
+    """Requests of a year from which a tuned side, its training included, is no dearer than an untuned one. None =
+    never, or not known."""
     dear, cheap = untuned.per_request, tuned.per_request
-    return None if dear is None or cheap is None else break_even(dear, cheap, tuned.said["cost"]["once"])
+    if dear is None or cheap is None:
+        return None
+    return break_even(dear, cheap, _beside(tuned, year) - _beside(untuned, year))
 
 
-def _is_trained_known(prices: Prices, side: Seen) -> bool:
-    return not side.is_tuned or is_training_known(side.said.get("training_s"), prices)
+def _is_known(prices: Prices, side: Seen) -> bool:
+    """Whether a side's training, and what its labels cost, is known."""
+    known: bool = side.said["cost"].get(
+        "known", not side.is_tuned or is_training_known(side.said["training_s"], prices)
+    )
+    return known
 
 
-def _cost_cells(prices: Prices, side: Seen, year: int) -> list[tuple[object, str]]:
-    once, each = side.said["cost"]["once"], side.per_request
-    training = amount(once, prices.currency) if side.is_tuned else "none"
-    total = "not timed" if each is None else amount(once + year * each, prices.currency)
-    if not _is_trained_known(prices, side):
-        training, total = "not known", total if each is None else f"{total} and its training"
-    return [(text, "") for text in (_a_thousand(side, prices.currency), training, total)]
+def _cost_cells(prices: Prices, side: Seen, named: Sequence[str], year: int) -> list[tuple[object, str]]:
+    items, known = _items(side, year), _is_known(prices, side)
+    absent = dict.fromkeys(OF_TRAINING, "none" if known else "not known") | {"requests": "not timed"}
+    cells = [amount(items[name], prices.currency) if name in items else absent.get(name, "none") for name in named]
+    total = amount(sum(items.values()), prices.currency) + " and its training" * (not known)
+    return [
+        (text, "")
+        for text in (_a_thousand(side, prices.currency), *cells, total if "requests" in items else "not timed")
+    ]
 
 
-def _paid_back(prices: Prices, tuned: Seen, untuned: Seen) -> str:
-    if tuned.per_request is None or untuned.per_request is None:
+def _paid_back(prices: Prices, tuned: Seen, untuned: Seen, year: int) -> str:
+    dear, cheap, at = untuned.per_request, tuned.per_request, ", at example prices" * prices.made_up
+    if dear is None or cheap is None:
         return "not known, since not both were timed."
-    if not _is_trained_known(prices, tuned):
+    if not _is_known(prices, tuned):
         return "not known, since there is no record of what its training cost."
-    requests = _pays_after(tuned, untuned)
+    requests, more = _pays_after(tuned, untuned, year), _beside(tuned, year) - _beside(untuned, year)
+    if requests is None and more < 0:
+        return f"cheaper up to {math.floor(-more / (cheap - dear)):,} requests a year{at}."
     if requests is None:
-        return "its training is never paid back, since an answer costs no less."
+        return f"its training is never paid back, since an answer costs no less{at}."
     if not requests:
-        return "cheaper from the first request on."
-    return f"paid back after {requests:,} request{'s' * (requests != 1)}."
+        return f"cheaper from the first request on{at}."
+    return f"paid back after {requests:,} request{'s' * (requests != 1)}{at}."
 
 
-def _curve(record: Record, prices: Prices, sides: Sequence[Seen]) -> str:
+def _curve(record: Record, prices: Prices, sides: Sequence[Seen], year: int) -> str:
     points, drawn = record["cost_curve"], []
     for side in sides:
-        spent, marks = side.said["cost"], []
+        marks = []
         for other in sides if side.is_tuned else ():
-            if not other.is_tuned and (requests := _pays_after(side, other)):
-                marks.append((float(requests), spent["once"] + requests * spent["per_request"]))
+            if not other.is_tuned and (requests := _pays_after(side, other, year)):
+                marks.append((float(requests), _beside(side, year) + requests * (side.per_request or 0.0)))
         totals = [
             (float(point["at"]), float(point["totals"][side.name])) for point in points if side.name in point["totals"]
         ]
         drawn += [Line(f"{side.letter} {side.name}", totals, side.colour, marks)] if totals else []
     volume = "your volume" if record["questions"]["volume"] else "10,000 requests a month, since no volume was given"
-    caption = f"Total cost in {prices.unit}, training included: a year at {volume}. "
+    caption = f"Total cost in {prices.unit}, all of the table included: a year at {volume}. "
     caption += "A ring marks where training is paid back."
-    unknown = [side.name for side in sides if not _is_trained_known(prices, side)]
+    unknown = [side.name for side in sides if not _is_known(prices, side)]
     caption += f" What training {', '.join(unknown)} cost is not known, and not in it." if unknown else ""
     return curves(drawn, "requests", _tick, caption)
 
@@ -334,11 +397,21 @@ def forgetting(record: Record) -> Context | None:
     rows = []
     for side, one in found:
         moved = f"{one['divergence']:.2f}" if one.get("divergence") is not None else "–"
-        loss = f"{one['loss_before']:.2f} → {one['loss_after']:.2f}"
+        loss = f"{one['loss_before']:.2f} → {one['loss_after']:.2f}{_ends(one.get('harder'), '+.2f')}"
         right = f"{one['right_before']} → {one['right_after']} of {one['questions']}"
+        value, low, high = one.get("lost") or (0.0, 0.0, 0.0)
+        right += _ends((-value, -high, -low), "+.0f", " points") if one.get("lost") else ""
         rows.append((side, "", False, [(loss, ""), (right, ""), (moved, "")]))
     notes = [f"{side.name}: {one[key]}" for key in ("words", "no_divergence") for side, one in found if one.get(key)]
+    if (most := record["questions"].get("forgets")) is not None:
+        notes.append(f"Your limit: {most:g} points of the questions lost at most, by the worse end of the interval.")
     return {"rows": rows, "notes": notes} if rows else None
+
+
+def _ends(found: Sequence[float] | None, form: str, unit: str = "") -> str:
+    """The 95 % interval of a change, where it was kept."""
+    low, high = (found[1], found[2]) if found else (0.0, 0.0)
+    return f" ({low:{form}} to {high:{form}}{unit})" if found else ""
 
 
 def refusals(record: Record) -> Context | None:

@@ -149,13 +149,19 @@ class VerdictTab:
             volume = gr.Number(None, label="Requests a month", precision=0, minimum=0, min_width=150)
             latency = gr.Number(None, label="Longest wait for an answer, seconds", minimum=0, min_width=150)
             budget = gr.Number(None, label="Most that training may cost", minimum=0, min_width=150)
+            label, info = (
+                "Points of general questions that may be lost",
+                "At the worst. 40 questions tell 5 to 7 points from none.",
+            )
+            forgets = gr.Number(None, label=label, info=info, minimum=0, min_width=150)
         often = [("never", "never"), ("about every month", "monthly"), ("about every week", "weekly")]
         changes = gr.Radio(often, value="never", label="The task changes")
-        look: dict[str, Any] = {"lines": 6, "max_lines": 14, "max_length": 4000, "elem_classes": "code"}
+        look: dict[str, Any] = {"lines": 6, "max_lines": 20, "max_length": 4000, "elem_classes": "code"}
         prices = gr.Textbox(prices_to_json(Prices()), label="Prices", info=NOTE, **look)
         self.again = gr.Button("Judge anew by these", size="sm", visible=False, elem_classes="fit")
         self.judged = hidden_slot()
-        self.situation = {"volume": volume, "changes": changes, "latency": latency, "budget": budget, "prices": prices}
+        self.situation = {"volume": volume, "changes": changes, "latency": latency, "budget": budget}
+        self.situation |= {"forgets": forgets, "prices": prices}
 
     def _build_acts(self) -> None:
         with gr.Row(elem_classes="acts"):

@@ -111,6 +111,7 @@ class SituationValues(TypedDict):
     changes: Changes
     latency: float | None
     budget: float | None
+    forgets: float | None
     prices: str
 
 
@@ -373,9 +374,10 @@ def terms_of(said: TermValues) -> Terms:
 
 
 def questions(situation: SituationValues) -> tuple[Questions, Prices]:
-    """The four answers and the price table. Raises InputError."""
+    """The answers and the price table. Raises InputError."""
     volume = int(situation["volume"]) if situation["volume"] is not None else None
-    asked = Questions(volume, situation["changes"] or "never", situation["latency"], situation["budget"])
+    limits = situation["latency"], situation["budget"], situation["forgets"]
+    asked = Questions(volume, situation["changes"] or "never", *limits)
     return asked, prices_from_json(situation["prices"]) if (situation["prices"] or "").strip() else Prices()
 
 

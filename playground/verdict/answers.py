@@ -20,7 +20,7 @@ from playground.errors import InputError, OutOfMemoryError, PlaygroundError
 from playground.evaluation.criterion import judges_in
 from playground.evaluation.forgetting import REFUSALS_REPLY_TOKENS as REPLY_TOKENS
 from playground.evaluation.forgetting import Forgetting, questions, refusals
-from playground.evaluation.verdict import Answered
+from playground.evaluation.verdict import TIMED, Answered
 from playground.jobs import Job
 from playground.library.card import AdapterCard
 from playground.models.adapters import AdapterService
@@ -31,9 +31,8 @@ from playground.verdict.request import VerdictRequest
 from playground.workspace.examples import DataService
 
 T = TypeVar("T")
-TIMED = 3
-"""Examples that are asked again one by one, for what an answer takes when nobody else asks; one more goes before
-them."""
+TIMING_S = 60.0
+"""Timing ends after about so long: all sides then have the same number of timed replies, at least one."""
 AFTER = 0.3
 """What comes after the answers, as a share of them: for the time left."""
 
@@ -153,18 +152,29 @@ class Answering:
             yield replace(now, done=now.done + len(chunk), known=whole)
 
     def timings(self, asking: Asking) -> Generator[Progress, None, None]:
-        """Seconds of some answers when each is asked alone.
+        """Seconds of some answers when each is asked alone, one example after another of all sides in turn.
 
         As in use: the prefix that all requests of a side share (its prompt, its shots) is cached from the one before,
         the rest is not. So the prefix cache is cleared first, under the lease, and each side's first ask is not
         counted; with one example there is no other.
         """
-        rows = list(dict.fromkeys(item.example.row for item in asking.items))[: TIMED + 1]
-        timed = [(item, asking.request.sampling()) for item in asking.items if item.example.row in rows]
-        able = [one for one in timed if one[0].side.label not in asking.failed]
-        yield from self._write(asking, able, Progress("Timing", 0, len(timed)), timed=set(rows[1:] or rows))
+        by_row: dict[int, list[Item]] = {}
+        for item in asking.items:
+            by_row.setdefault(item.example.row, []).append(item)
+        rows, began = list(by_row)[: TIMED + 1], time.monotonic()
+        done, of = 0, sum(len(by_row[row]) for row in rows)
+        for at, row in enumerate(rows):
+            started = time.monotonic()
+            able = [(item, asking.request.sampling()) for item in by_row[row] if item.side.label not in asking.failed]
+            # one reply a lease, so that nobody else waits for all of them; the first ones, that find no cache, together
+            for chunk in [[one] for one in able] if at else [able]:
+                now = Progress("Timing", done, of)
+                yield from self._write(asking, chunk, now, timed=set(rows[1:] or rows), apart=at == 0)
+                done += len(chunk)
+            if at and time.monotonic() - began + (time.monotonic() - started) > TIMING_S:
+                break
         # what waited for a side that has failed is known now
-        yield Progress("Timing", len(timed), len(timed), what="seconds")
+        yield Progress("Timing", of, of, what="seconds")
 
     def refusals(self, asking: Asking) -> Generator[Progress, None, dict[str, list[str]]]:
         """Side -> its replies to questions that no documents answer, in their order."""
@@ -230,15 +240,16 @@ class Answering:
         now: Progress,
         answers: bool = False,
         timed: Collection[int] = (),
+        apart: bool = False,
     ) -> Generator[Progress, None, list[Written]]:
-        """One batch to its end, under one lease. now: before it begins. answers: yield each as it ends. timed: one
-        after another, and of these rows the seconds as each ends. Raises a failure that is the device's, or that
-        leaves no side."""
+        """One batch to its end, under one lease. now: before it begins. answers: yield each as it ends. timed: of these
+        rows the seconds as each ends. apart: one after another, with an empty prefix cache. Raises a failure that is
+        the device's, or that leaves no side."""
         written: list[Written] = []
         known: set[int] | None = None
         items = [item for item, _ in chunk]
         asked = [Asked(item.card, item.prompt, sampling) for item, sampling in chunk]
-        for written in self.batches.run(asked, asking.session, "measure", apart=bool(timed)):
+        for written in self.batches.run(asked, asking.session, "measure", apart=apart):
             waiting = next((one.waiting for one in written if one.waiting), "")
             ended = {place for place, one in enumerate(written) if one.done}
             if waiting or ended != known:

@@ -11,7 +11,7 @@ from playground.data.render import encode, render_example, render_prompt
 from playground.engine.request import ROOM, Sampling, Score, ScoreRow
 from playground.engine.request import TOGETHER as SCORED_TOGETHER
 from playground.errors import RunFailedError
-from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, material, right
+from playground.evaluation.forgetting import REPLY_TOKENS, Forgetting, harder, lost, marks, material
 from playground.gpu.manager import DeviceManager
 from playground.library.card import AdapterCard
 from playground.models.adapters import Residents
@@ -203,10 +203,13 @@ class ForgettingService:
                 self._known[key] = replies
             else:
                 said[model.id] = replies
-        before, found = right(self._known[key], shipped.questions), []
+        before, found = marks(self._known[key], shipped.questions), []
         for n, card in enumerate(cards):
-            text = pooled(scores[n :: len(cards)])
-            after, why = right(said[card.id], shipped.questions), "" if text.divergence is not None else NO_DIVERGENCE
+            own = scores[n :: len(cards)]
+            text, after = pooled(own), marks(said[card.id], shipped.questions)
+            why = "" if text.divergence is not None else NO_DIVERGENCE
             losses = (text.base_loss or 0.0, text.loss, text.tokens)
-            found.append(Forgetting(*losses, before, after, len(shipped.questions), text.divergence, why))
+            grown = harder([(one.base_loss, one.loss, one.tokens) for one in own if one.base_loss is not None])
+            counts = (sum(before), sum(after), len(shipped.questions))
+            found.append(Forgetting(*losses, *counts, text.divergence, why, grown, lost(before, after)))
         yield Recalling(of, of, "", tuple(found))

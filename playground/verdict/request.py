@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from playground.chat.compare import Side, side_as_json, side_from
 from playground.data.example import Example
+from playground.data.render import encode
 from playground.data.split import BY_CHANCE, SplitBy, overlaps
 from playground.engine.request import Sampling
 from playground.errors import InputError, PlaygroundError
@@ -193,9 +195,11 @@ class RecordMaker:
         if not set.intersection(*({answer.example for answer in one} for one in by_side.values())):
             raise InputError("No example was answered by every side.")
         sides = _with_draws(request.sides, cards)
+        sides = [replace(one, cached_tokens=self._repeated(by_side[one.name])) for one in sides]
         facts = self._facts(request, [example for example in there if example.row in judged_by], cards)
         judge = " ".join(one["words"] for one in about.get("judges", ()))
-        facts = replace(facts, used_before=len(judged_by.keys() & set(used)), judge=judge)
+        lost = {side: one["lost"] for side, one in about.get("forgetting", {}).items() if one.get("lost")}
+        facts = replace(facts, used_before=len(judged_by.keys() & set(used)), judge=judge, forgotten=lost)
         base, checks = self._bases.resolve(), _checks(request, known)
         judged = self._judged(request, by_side, sides, checks, facts)
         asked = {
@@ -238,14 +242,23 @@ class RecordMaker:
         sides = []
         for one in record["sides"]:
             said = {name: one[name] for name in DESCRIBED if name in one}
-            sides.append(SideFacts(one["side"], one["kind"], one["training_s"], said))
+            beside = {"rows_trained": one.get("rows_trained"), "cached_tokens": one.get("cached_tokens_mean", 0.0)}
+            sides.append(SideFacts(one["side"], one["kind"], one["training_s"], said, **beside))
             for draw in one.get("draws", ())[1:]:
                 other = said | {name: draw[name] for name in ("model", "adapter_sha256")}
                 drawn = (one["side"], one["drawn"])
-                sides.append(SideFacts(draw["side"], one["kind"], one["training_s"], other, *drawn))
+                sides.append(SideFacts(draw["side"], one["kind"], one["training_s"], other, *drawn, **beside))
         judged = self._judged(request, answers_of(kept.rows), sides, _checks(request, kept.known), facts)
         others = {name: record[name] for name in record if name not in judged.record}
         return kept._replace(record=judged.record | others)
+
+    def _repeated(self, answers: Sequence[Answered]) -> int:
+        """Tokens that all prompts of a side begin with; 0 with fewer than two different ones."""
+        prompts = {answer.prompt for answer in answers}
+        if len(prompts) < 2:
+            return 0
+        first, last = (encode(self._bases.tokenizer(), text) for text in (min(prompts), max(prompts)))
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
     def _judged(
         self,
@@ -302,11 +315,13 @@ class RecordMaker:
         trained = united(runs) if runs else {}
         overlap = overlaps(measured, {"row_hashes": trained.get("row_hashes")})["rows"] or 0
         rows = min((card.rows for card in cards if card.rows), default=None)
-        sides = zip(request.sides, by_side, strict=True)
+        sides = list(zip(request.sides, by_side, strict=True))
         found = {side.label: (run := _run(card), overlaps(measured, run)) for side, card in sides if card is not None}
         leaked = {label: _leaked(run, known, len(measured)) for label, (run, known) in found.items()}
         known = {label: known for label, (_, known) in found.items()}
-        return Facts(rows, poor, overlap, request.prices.unit, leaked, overlaps=known)
+        few = {label: why for label, (run, _) in found.items() if (why := undertrained(run))}
+        few = {label: f"{label} may have been trained too little: {why}." for label, why in few.items()}
+        return Facts(rows, poor, overlap, request.prices.unit, leaked, overlaps=known, undertrained=few)
 
 
 def _judged_ones(request: VerdictRequest, answers: Collection[Answered]) -> list[Answered]:
@@ -321,6 +336,22 @@ def _leaked(run: Mapping[str, Any], known: Mapping[str, int | None], rows: int) 
     share = sum(count or 0 for count in known.values()) / max(1, rows)
     told = known["rows"] is not None and run.get("rows_known", True)
     return share if told or share > MOST_LEAKED else None
+
+
+STILL_FALLING = 0.02
+"""A held-out loss that ended lower than ever before by more than this share of it was still falling."""
+
+
+def undertrained(run: Mapping[str, Any]) -> str:
+    """Why a run may have been too short, by its record; "" where it does not say so."""
+    steps, rows = (int(run.get(name) or 0) for name in ("steps", "rows_used"))
+    seen, reasons = steps * int(run.get("batch_size") or 0), []
+    if 0 < seen < rows and run.get("objective") != "grpo":  # whose steps are counted in replies
+        reasons.append(f"it saw {seen} of its {rows} rows, which is less than one pass")
+    held = [float(loss) for _, loss in (run.get("curve") or {}).get("held_out") or ()]
+    if len(held) > 2 and held[-1] < min(held[:-1]) - STILL_FALLING * abs(min(held[:-1])):
+        reasons.append(f"its held-out loss was still falling at its end, from {min(held[:-1]):.2f} to {held[-1]:.2f}")
+    return "; ".join(reasons)
 
 
 DESCRIBED = ("model", "adapter_sha256", "shots", "documents", "prompt")
@@ -342,8 +373,9 @@ def _facts_of(side: Side, card: AdapterCard | None) -> SideFacts:
         kind = "fine-tune+documents" if side.docs else "fine-tune"
     elif kind == "base" and side.system_prompt.strip():
         kind = "prompt"
-    training_s = float(_run(card).get("seconds") or 0.0)
-    return SideFacts(side.label, kind, training_s, dict(zip(DESCRIBED, described, strict=True)))
+    training_s, about = float(_run(card).get("seconds") or 0.0), dict(zip(DESCRIBED, described, strict=True))
+    rows = (card.rows or None) if card is not None else None
+    return SideFacts(side.label, kind, training_s, about, rows_trained=rows)
 
 
 def _with_draws(sides: Sequence[Side], cards: Sequence[AdapterCard | None]) -> list[SideFacts]:

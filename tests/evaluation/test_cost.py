@@ -29,7 +29,7 @@ def test_break_even(a, b, training, requests):
 
 
 def test_the_curve_crosses_where_it_breaks_even():
-    costs = {"prompt": SideCost(0.003), "tuned": SideCost(0.001, 1.0)}
+    costs = {"prompt": SideCost(0.003), "tuned": SideCost(0.001, {"training": 1.0})}
     points = {point.at: point.totals for point in cost.curve(costs, 1_200)}
     assert list(points) == list(range(0, 1_201, 50))
     assert points[0] == {"prompt": 0, "tuned": 1.0}
@@ -52,6 +52,23 @@ def test_the_prompt_length_from_which_training_pays():
     assert cost.prompt_length_curve(quick, TUNED, prices, 10.0, 100_000).pays_from is None
 
 
+def test_a_year_is_itemised_and_tokens_that_every_request_repeats_have_their_own_price():
+    prices = Prices(
+        **{"prompt_per_million": 1.0, "completion_per_million": 4.0, "cached_per_million": 0.1, "training": 10.0},
+        **{"hosting_per_month": 20.0, "base_hosting_per_month": 5.0, "labelling": 7.0, "label_each": 0.5},
+        **{"label_share": 0.25, "prompt_revision": 3.0},
+    )
+    prompt = SideFigures(1_100, 50, 2.0, cached_tokens=1_000)
+    assert cost.cost_per_request(prompt, prices) == pytest.approx(100e-6 + 1_000 * 0.1e-6 + 200e-6)
+    tuned, told = (cost.beside(tuned, 10.0, 40, "monthly", prices) for tuned in (True, False))
+    assert tuned == {"training": 10, "labels": 27, "retraining": 120, "relabelling": 60, "hosting": 240}
+    assert told == {"hosting": 60, "revisions": 36}
+    assert cost.once(tuned) == 37
+    assert SideCost(0.01, tuned).total(1_000) == pytest.approx(10 + 457)
+    assert cost.beside(True, 1.0, 40, "weekly", Prices()) == {"training": 1, "retraining": 52}
+    assert cost.beside(False, 1.0, 40, "weekly", Prices()) == {}, "what is not given costs nothing"
+
+
 def test_a_price_table_there_and_back(tmp_path):
     prices = Prices(currency="EUR", device_per_hour=1.5, training=None, tuned_prompt_per_million=3.0)
     assert prices_from_json(prices_to_json(prices)) == prices
@@ -67,6 +84,7 @@ def test_amounts_from_made_up_prices_say_so():
     assert Prices().unit == "USD at example prices"
     assert Prices(currency="EUR").unit == "EUR at example prices", "another name makes no other price"
     assert Prices(prompt_per_million=2.0).unit == "USD"
+    assert Prices(hosting_per_month=20.0).made_up, "tokens still have the example's prices"
 
 
 @pytest.mark.parametrize(("text", "words"), cases("prices"))

@@ -4,7 +4,7 @@ import pytest
 
 from playground.engine.request import Score
 from playground.evaluation import forgetting
-from playground.evaluation.forgetting import Forgetting, is_refusal, is_right, material, right
+from playground.evaluation.forgetting import Forgetting, is_refusal, is_right, marks, material
 from playground.verdict.losses import pooled
 from tests.evaluation.helpers import cases
 
@@ -30,7 +30,7 @@ def test_every_answer_is_right_to_its_own_question_which_does_not_give_it_away()
     assert [one.question for one in questions if is_right(one.question, one.answers)] == []
     for place in range(max(len(one.answers) for one in questions)):
         replies = [f"It is {one.answers[min(place, len(one.answers) - 1)]}, I think." for one in questions]
-        assert right(replies, questions) == len(questions)
+        assert all(marks(replies, questions))
 
 
 def test_pooling_weighs_by_tokens():
@@ -46,6 +46,20 @@ def test_words_say_which_way_it_went():
     assert Forgetting(3.0, 3.5, 100, 20, 12, 40, 0.3).words == said
     assert "easier by 0.10" in Forgetting(3.0, 2.9, 100, 20, 20, 40).words
     assert "as easy for it as before" in Forgetting(3.0, 3.01, 100, 20, 20, 40).words
+
+
+def test_what_was_forgotten_has_an_interval_over_pairs():
+    before, after = [True] * 20 + [False] * 20, [True] * 12 + [False] * 28
+    value, low, high = forgetting.lost(before, after)
+    assert (value, low, high) == pytest.approx((20.0, 6.5, 32.2), abs=0.1)
+    assert forgetting.lost(before, before)[2] == pytest.approx(4.7, abs=0.1), "not shown is not none"
+    grown, low, high = forgetting.harder([(3.0, 3.5, 10), (2.0, 2.6, 30), (4.0, 4.4, 20)])
+    assert grown == pytest.approx((5 + 18 + 8) / 60)
+    assert 0.39 < low <= grown <= high < 0.61
+    said = Forgetting(3.0, 3.5, 100, 20, 12, 40, 0.3, "", (0.5, 0.4, 0.6), (20.0, 8.5, 34.0)).words
+    assert "0.50 nats a token (0.40 to 0.60)" in said
+    assert "points lost: 8 to 34" in said
+    assert forgetting.lost([], []) == forgetting.harder([]) == ()
 
 
 def test_a_refusal_is_told_from_an_answer_and_counted_with_an_interval():

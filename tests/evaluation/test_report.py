@@ -140,7 +140,7 @@ def test_an_example_that_not_all_sides_answered_is_nowhere_alike_or_apart(made):
 def test_what_was_not_timed_and_what_training_cost_nobody_knows(made):
     record, rows = verdict(12, prices=Prices(device_per_hour=2.0))
     for side in record["sides"][:2]:
-        side["cost"]["per_request"] = None
+        side["cost"] |= {"per_request": None, "items": {}}
     for point in record["cost_curve"]:
         del point["totals"]["Base"], point["totals"]["Base + prompt"]
     costs = report.section("cost", record)
@@ -151,15 +151,15 @@ def test_what_was_not_timed_and_what_training_cost_nobody_knows(made):
     record = copy.deepcopy(made[0])
     assert "not known" not in report.section("cost", record)
     record["sides"][3]["training_s"] = 0.0
-    record["sides"][3]["cost"]["once"] = 0.0
+    record["sides"][3]["cost"] |= {"once": 0.0, "known": False, "items": {"requests": 3.0}}
     costs = report.section("cost", record)
     assert costs.count("no record of what its training cost") == 3
-    assert '<td class="n">not known</td>' in costs
-    assert costs.count('<td class="n">none</td>') == 3
+    assert '<td class="n opt">not known</td>' in costs
+    assert costs.count('<td class="n opt">none</td>') == 3
     assert "is not known, and not in it" in costs
     assert "cheaper from the first request on" not in costs
-    paid = {**record, "prices": {**record["prices"], "training": 5.0}}
-    assert '<td class="n">not known</td>' not in report.section("cost", paid)
+    record["sides"][3]["cost"] |= {"known": True}
+    assert '<td class="n opt">not known</td>' not in report.section("cost", record)
 
 
 def test_a_cost_that_could_not_be_weighed_is_not_called_unpaid(made):
@@ -257,6 +257,10 @@ def test_the_cost_section_says_where_its_prices_are_made_up_and_how_long_a_promp
     device = costs(Prices(currency="EUR", device_per_hour=2.0, tuned_prompt_per_million=0.3))
     for words in ("The prices are made up", "made-up examples", "Total cost in USD at example prices"):
         assert words in made_up
+    assert "1,000 requests, example prices" in made_up
+    hosted = costs(Prices(hosting_per_month=30.0, prompt_per_million=2.0, cached_per_million=0.1))
+    assert "360.00 USD" in hosted
+    assert "at the price of cached ones" in hosted
     for words in ("made up", "made-up examples", "at example prices"):
         assert words not in own + device
     for words in ("seconds an answer takes", "0.3 EUR", "How long a prompt may be"):

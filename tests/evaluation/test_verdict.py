@@ -171,6 +171,52 @@ def test_a_model_without_a_record_of_its_training_is_not_for_nothing():
         assert conclude(right(()), sides, YES, BUSY, prices, Facts(100)).record["choice"] == choice
 
 
+def judged(prices: Prices = Prices(), timed: int = 40, facts: Facts = Facts(100), **asked) -> dict:  # noqa: B008
+    said = right(("prompt", "tuned"))
+    for side, seconds in (("prompt", 1.0), ("tuned", 3.0)):
+        said[side] = [replace(row, seconds=seconds if at < timed else None) for at, row in enumerate(said[side])]
+    sides = [SIDES[0], replace(SIDES[1], rows_trained=100)]
+    return conclude(said, sides, YES, Questions(**asked), prices, facts).record
+
+
+def test_the_cheapest_of_a_year_comes_first_where_a_volume_is_given_and_hosting_and_changes_count():
+    dear = Prices(tuned_prompt_per_million=0.1, tuned_completion_per_million=0.1)
+    assert judged(dear, volume=1_000_000)["choice"] == "fine-tune"
+    for changed in (replace(dear, hosting_per_month=50.0), replace(dear, label_each=1.0)):
+        record = judged(changed, volume=1_000_000)
+        assert record["choice"] == "prompt"
+        for side in record["sides"]:
+            assert side["cost"]["total"] == pytest.approx(sum(side["cost"]["items"].values()))
+    assert judged(dear, volume=1_000_000, changes="weekly")["choice"] == "prompt"
+    record = judged(volume=1_000_000)
+    assert record["by_cost"]
+    assert "at example prices" in record["reason"]
+    assert not judged()["by_cost"]
+    assert "example" not in judged()["reason"]
+
+
+def test_a_limit_of_seconds_takes_twenty_timed_replies():
+    slow, few = judged(latency_s=2.0), judged(latency_s=2.0, timed=19)
+    assert slow["left_out"] == ["tuned: takes 3.0 s a reply (3.0 to 3.0), above your limit of 2 s"]
+    assert few["left_out"] == []
+    (guard,) = (one for one in few["guards"] if one["name"] == "timing")
+    assert "not timed well enough (19 replies; 20 are needed)" in guard["sentence"]
+
+
+def test_a_tuned_side_that_may_have_forgotten_more_than_is_allowed_is_left_out():
+    facts = Facts(100, forgotten={"tuned": (2.5, -4.1, 9.0)})
+    (out,) = judged(facts=facts, forgets=8)["left_out"]
+    assert out.startswith("tuned: may have lost up to 9 points of the general questions")
+    assert judged(facts=facts, forgets=9)["left_out"] == judged(facts=facts)["left_out"] == []
+    assert judged(forgets=8)["guards"][0]["name"] == "forgetting", "not measured, so not applied"
+
+
+def test_a_side_that_was_trained_too_little_is_said_so_and_still_judged():
+    record = judged(facts=Facts(100, undertrained={"tuned": "It saw half of its rows."}))
+    assert next((one["name"], one["sides"]) for one in record["guards"]) == ("undertrained", ["tuned"])
+    assert not any(one["set_aside"] for one in record["ladder"])
+
+
 FOUR = ["yes", "no", "perhaps", "never"]
 
 

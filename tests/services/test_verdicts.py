@@ -26,7 +26,7 @@ from playground.services import Services, build_services
 from playground.verdict.answers import Answering, Asking, Item, Measuring, Progress, Work
 from playground.verdict.files import VerdictFiles, answers_of
 from playground.verdict.losses import Recalling
-from playground.verdict.request import RecordMaker, VerdictRequest, request_from
+from playground.verdict.request import RecordMaker, VerdictRequest, request_from, undertrained
 from playground.verdict.service import VerdictService, VerdictView
 
 CHECK = "contains:gladly"
@@ -63,7 +63,8 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(service
     assert figures["metrics"][CHECK]["value"] == sum("gladly" in row["reply"] for row in prompted) / 6
     assert {"consistency", f"worst:{CHECK}"} <= figures["metrics"].keys()
     assert figures["seconds_mean"] > 0
-    assert sum(row["seconds"] is not None for row in prompted) == 3
+    assert sum(row["seconds"] is not None for row in prompted) == figures["timed"] == 5, "all but the first"
+    assert 3 < figures["cached_tokens_mean"] < figures["prompt_tokens_mean"]
     assert {pair["metric"] for pair in record["pairs"]} >= {CHECK, "rouge_l", "loss"}
     assert services.manager.leases() == []
     again = metrics_for(answers_of(rows)["Base"], [])
@@ -76,6 +77,13 @@ def test_what_is_right_is_refused_before_a_row_is_asked(services, asked, right):
     with pytest.raises(InputError, match=r"There are|no common fields|no similarity"):
         services.verdicts.start(replace(asked, right=(right,)))
     assert services.verdicts.views() == []
+
+
+def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, asked, monkeypatch):
+    monkeypatch.setattr("playground.verdict.answers.TIMING_S", 0.0)
+    view = ended(services.verdicts, replace(asked, losses=False))
+    timed = [row for row in services.verdicts.rows(view.id) if row["seconds"] is not None]
+    assert [(row["example"], row["side"]) for row in timed] == [(2, "Base"), (2, "Base + prompt")]
 
 
 def test_shots_are_other_rows_and_documents_are_read(services, asked, tmp_path):
@@ -303,6 +311,24 @@ def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
     work = measured(tmp_path, FakeAnswering("", items), Fails())
     assert list(work.forgotten) == ["A"]
     assert len(work.answers) == 4
+
+
+@pytest.mark.parametrize(
+    ("losses", "changes", "words"),
+    [
+        ([2.0, 1.5, 1.5], {}, ""),
+        ([2.0, 1.5, 1.2], {}, "still falling at its end, from 1.50 to 1.20"),
+        ([1.5, 1.2], {}, ""),
+        ([], {"steps": 9}, "saw 72 of its 80 rows"),
+        ([], {"steps": 9, "objective": "grpo"}, ""),
+        ([], {"rows_used": None}, ""),
+    ],
+)
+def test_a_run_that_was_too_short_is_told_by_its_record(losses, changes, words):
+    run = {"steps": 10, "batch_size": 8, "rows_used": 80, "objective": "sft", **changes}
+    why = undertrained(run | {"curve": {"held_out": [[10 * at, loss] for at, loss in enumerate(losses)]}})
+    assert words in why
+    assert bool(words) == bool(why)
 
 
 def test_other_prices_and_answers_change_the_choice_without_its_file_and_ask_nothing_again(services, asked, tmp_path):

@@ -39,16 +39,9 @@ def words(h: Belongings) -> dict[str, Any]:
     where = {"source": "upload", "kept": Kept(), "uploaded": h.upload, "training": Source(), "seed": 7, "test": 15}
     compared: dict[str, Any] = {"comparison": Comparison(), "check": {"kind": "ends-with", "text": "x"}}
     sampling = {"temperature": 0, "top_p": 1, "max_tokens": 4, "seed": 7}
-    measure = {
-        "repeats": 1,
-        "draws": 1,
-        "max_tokens": 8,
-        "temperature": 0,
-        "seed": 7,
-        "losses": False,
-        "forgetting": False,
-    }
-    situation = {"volume": None, "changes": "never", "latency": None, "budget": None, "prices": ""}
+    measure = {"repeats": 1, "draws": 1, "max_tokens": 8, "temperature": 0, "seed": 7}
+    measure |= {"losses": False, "forgetting": False}
+    situation = {"volume": None, "changes": "never", "latency": None, "budget": None, "forgets": None, "prices": ""}
     models = dict.fromkeys(("chosen", "active", "tuned"), h.adapter)
     return {
         **{"adapter": h.adapter, "run": h.run, "upload": h.upload, "file": str(h.upload), "verdict": VERDICT},

@@ -26,7 +26,7 @@ SET = "set:hospital_reports"
 SETTINGS: Any = {"limit": None, "repeats": 1, "draws": 1, "max_tokens": 96, "temperature": 0, "seed": 7}
 SETTINGS |= {"losses": True, "forgetting": False}
 TERMS: Any = {"right": "", "bar": 90, "margin": 5, "maximum": None, "form_only": False}
-SITUATION: Any = {"volume": None, "changes": "never", "latency": None, "budget": None, "prices": ""}
+SITUATION: Any = {"volume": None, "changes": "never", "latency": None, "budget": None, "forgets": None, "prices": ""}
 STRANGER = Visitor("somebody", "tab-2")
 ID = "20261124-101500-v1a2b"
 
@@ -361,7 +361,14 @@ def test_exports_are_made_when_asked_for(judged, call, tab):
 
 
 def test_other_answers_judge_anew_without_asking(judged, call, tab):
-    said = {"volume": 2_000_000, "changes": "weekly", "latency": 3, "budget": 10, "prices": '{"currency": "EUR"}'}
+    said = {
+        "volume": 2_000_000,
+        "changes": "weekly",
+        "latency": 3,
+        "budget": 10,
+        "forgets": 9.5,
+        "prices": '{"currency": "EUR"}',
+    }
     drawn = call(verdict_shown.again, tab, followed=ID, situation=said)
     assert "Fine-tune." in drawn[tab.body]["value"]
     assert "nothing was asked again" in drawn[tab.judged]["value"]
