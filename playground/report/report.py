@@ -142,7 +142,7 @@ def parted(record: Record, rows: Rows) -> tuple[list[list[Row]], list[list[Row]]
     return list(found["answers"][apart]), list(found["answers"][~apart])
 
 
-FAULTS = {"wrong fact": ("content", 0.0), "wrong form": ("format", 0.0), "cut off": ("cut_off", 1.0)}
+FAULTS = {"wrong fact": ("content", 0.0), "wrong form": ("format", 0.0), "reply cut off": ("cut_off", 1.0)}
 """What can be wrong with a reply -> the metric that says so, and the value that does."""
 
 

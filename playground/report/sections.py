@@ -123,7 +123,8 @@ def table(record: Record) -> Context:
     if metric is None:
         return {"rows": ()}
     sides = sorted(sides_of(record), key=lambda side: LADDER.index(side.said["kind"]))
-    parts = [name for name in PARTS if name in record["about"]]
+    cut_off = any(side.said["metrics"].get("cut_off", {}).get("value") for side in sides)
+    parts = [name for name in PARTS if name in record["about"] and (name != "cut_off" or cut_off)]
     ends = " to ".join(figure(record, metric, end) for end in shown.scale_of(record, metric))
     columns = [
         (f"{title_of(record, metric)}, {record['examples']} examples", ""),

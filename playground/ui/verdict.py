@@ -112,14 +112,14 @@ class VerdictTab:
         """What is right, and how sure the answer has to be: stated before anything is measured."""
         number = partial(gr.Number, min_width=110)
         hint = f"One criterion a line, all of which hold: {criteria()}. Suggested from the answers; correct it."
+        look: dict[str, Any] = {"lines": 2, "max_lines": 5, "max_length": 2000, "elem_classes": "terms-right"}
+        self.right = gr.Textbox(label="What is right", info=hint, interactive=False, **look)
         with gr.Row(elem_classes="terms-row"):
-            look: dict[str, Any] = {"lines": 2, "max_lines": 5, "max_length": 2000, "min_width": 260, "scale": 2}
-            self.right = gr.Textbox(label="What is right", info=hint, interactive=False, **look)
             self.terms: dict[str, gr.Textbox | gr.Number | gr.Checkbox] = {
                 "right": self.right,
                 "bar": number(90, label="Bar, % of rows", info="Good enough from here."),
                 "margin": number(5, label="Margin, points", info="Smaller does not matter."),
-                "maximum": number(None, label="Most rows, later", info="Empty: one look.", precision=0),
+                "maximum": number(None, label="Most rows, later", info="Empty or 0: one look.", precision=0),
                 "form_only": gr.Checkbox(False, label="Only the form matters", min_width=160),
             }
         self.stated = hidden_slot()
@@ -171,7 +171,7 @@ class VerdictTab:
             with self.files:
                 self.takes = {how: gr.Button(label, size="sm") for how, label in FORMATS.items()}
             self.delete = gr.Button("Delete", size="sm", visible=False)
-        every = [("every example", ""), *((f"a {name}" if " " in name else name, name) for name in FAULTS)]
+        every = [("every example", ""), *((f"a {name}", name) for name in FAULTS)]
         self.fault = Radio(every, value="", label="Show where some side has", visible=False, elem_classes="fault")
         self.file = gr.DownloadButton("Download", visible="hidden", elem_id="verdict-file")
         self.question = gr.Column(visible=False, elem_classes="in-place")

@@ -206,6 +206,46 @@ def test_two_adapters_are_blended_heard_and_exported(page, make_lora, tmp_path):
         assert any(name.endswith("model.safetensors") for name in archive.namelist())
 
 
+def test_a_verdict_by_stated_terms_is_read_filtered_and_looked_at_again(page, rows):
+    tab(page, "Verdict")
+    page.locator(".verdict-form .drop input[type=file]").first.set_input_files(str(rows))
+    sees(page, "40 rows of numbers.jsonl")
+    page.get_by_role("checkbox", name="Base + documents").wait_for(state="detached")
+    page.get_by_role("checkbox", name="Base + 4 shots").uncheck()
+    right, marked = page.get_by_label("What is right"), page.locator(".terms tbody tr")
+    state(right, "similarity:token_f1>=0.5")  # two words of three are the same in every answer
+    sees(page, "token_f1 to the reference at least 0.5")
+    page.get_by_text("Ten of your rows, marked by it").click()
+    assert (marked.count(), marked.locator(".no").count()) == (10, 5)
+    state(right, "exact")
+    page.locator(".terms .no").first.wait_for(state="detached")
+    for label, value in (("Bar, % of rows", 60), ("Margin, points", 20), ("Most rows, later", 24)):
+        state(page.get_by_label(label), value)
+    sees(page, "a side is shown good enough from 24 right replies of 40 on")
+    page.get_by_text("Everything else: greedy").click()
+    state(page.get_by_label("Longest reply"), 6)
+    state(page.get_by_label("At most so many rows"), 20)
+    for measured in ("Loss of the references", "What the adapter forgot"):
+        page.get_by_role("checkbox", name=measured).uncheck()
+    press(page, "Measure (40 replies)")
+    sees(page, "Passes, 20 examples", timeout=SLOW)
+    ladder = page.get_by_role("table", name="Every side by its main metric")
+    assert {"Share", "Form", "Content"} <= set(ladder.locator("th").all_inner_texts())
+    assert ladder.locator(".v-range .bar").count() == 2
+    page.reload()
+    tab(page, "Verdict")
+    page.get_by_role("radio", name="a wrong fact").check()
+    sees(page, "among those with a wrong fact")
+    press(page, "Measure more rows")
+    sees(page, "Passes, 24 examples", "2 of at most 24 rows", timeout=SLOW)
+    page.get_by_role("button", name="Measure more rows").wait_for(state="hidden")
+
+
+def state(box: Any, value: str | int) -> None:
+    box.fill(str(value))
+    box.blur()
+
+
 ATTACK = """async (app) => {
     const form = new FormData();
     form.append("files", new File(["{}"], "crossed.jsonl"));

@@ -277,7 +277,8 @@ def test_ids_are_safe_and_different():
 def test_the_ladder_shows_the_bar_and_form_and_content_apart(made):
     record, _ = made
     table = report.section("table", record)
-    in_order(table, ["Form", "Content", "Cut off", "Base", "Base + prompt", "Base + 4 shots", "ward", "your bar, 80 %"])
+    in_order(table, ["Form", "Content", "Base", "Base + prompt", "Base + 4 shots", "ward", "your bar, 80 %"])
+    assert "Cut off" not in table, "no reply was"
     assert table.count('class="bar"') == len(record["sides"])
     assert 'class="margin" x="70.00%" width="10.00%"' in table
     before = report.section("table", {**record, "ladder": []})
@@ -302,6 +303,6 @@ def test_examples_are_found_by_what_is_wrong(made, fault, metric, value):
     rows = [row | {"metrics": {**row["metrics"], "cut_off": float(row["example"] in (3, 9))}} for row in rows]
     found = {row["example"] for row in rows if row["metrics"].get(metric) == value}
     shown = report.section("differences", record, rows, fault=fault)
-    assert 0 < len(found) < 40 or fault != "cut off"
+    assert 0 < len(found) < 40 or fault != "reply cut off"
     assert shown.count('class="v-example"') == len(found)
     assert fault in shown

@@ -41,6 +41,7 @@ def words(h: Belongings) -> dict[str, Any]:
     sampling = {"temperature": 0, "top_p": 1, "max_tokens": 4, "seed": 7}
     measure = {"repeats": 1, "draws": 1, "max_tokens": 8, "temperature": 0, "seed": 7}
     measure |= {"losses": False, "forgetting": False}
+    terms = {"right": "", "bar": 90, "margin": 5, "maximum": None, "form_only": False}
     situation = {"volume": None, "changes": "never", "latency": None, "budget": None, "forgets": None, "prices": ""}
     models = dict.fromkeys(("chosen", "active", "tuned"), h.adapter)
     return {
@@ -57,7 +58,7 @@ def words(h: Belongings) -> dict[str, Any]:
         "uploaded": where,
         "dropped": where | {"source": "file", "kept": Kept(dropped=h.upload), "uploaded": None},
         "line": {"adapter": h.adapter, "prompt": "", "chosen": ["base", "tuned"], "offered": {}},
-        "measured": {"checks": "json", "settings": measure | {"limit": None}, "situation": situation},
+        "measured": {"checks": "json", "settings": measure | {"limit": None}, "situation": situation, "terms": terms},
     }
 
 
