@@ -51,7 +51,7 @@ def body(services: Services, visitor: Visitor, view: VerdictView, fault: str = "
 
 def key_of(view: VerdictView | None) -> tuple[str, ...]:
     """What the body and the buttons depend on."""
-    return (view.id, view.state) if view is not None else ()
+    return (view.id, view.state, str(view.look)) if view is not None else ()
 
 
 def controls(tab: VerdictTab, view: VerdictView | None, made: str) -> Drawn:

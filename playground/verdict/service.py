@@ -63,7 +63,7 @@ _KEY = "verdict "
 class VerdictView:
     """A verdict as it is now. done, of: replies. message: what it is doing. seconds_left: an estimate, None before
     there is one. record: once it has ended and something could be compared. so_far: each side's passes while rows
-    run. may_grow: it stated a maximum of rows that it has not reached."""
+    run. may_grow: it stated a maximum of rows that it has not reached. look: how many times it was concluded from."""
 
     id: str
     name: str
@@ -78,6 +78,7 @@ class VerdictView:
     purpose: str = VERDICT
     so_far: tuple[SoFar, ...] = ()
     may_grow: bool = False
+    look: int = 0
 
     @property
     def live(self) -> bool:
@@ -380,7 +381,8 @@ class VerdictService:
         if job is None or not view.live:
             record = self.files.record(state.id)
             may_grow = record is not None and record["examples"] < (record.get("maximum") or 0)
-            return replace(view, record=record if whole else None, may_grow=may_grow)
+            look = record.get("look", 1) if record is not None else 0
+            return replace(view, record=record if whole else None, may_grow=may_grow, look=look)
         now = job.progress
         message = now.waiting or now.phase or "Waiting for its turn"
         view = replace(view, done=now.done, of=now.of, message=message, seconds_left=job.seconds_left)

@@ -161,6 +161,8 @@ def test_examples_are_filtered_and_a_verdict_with_room_is_extended(judged, call,
     judged.verdicts.listed = [replace(judged.verdicts.listed[0], may_grow=True)]
     assert call(verdict_shown.shown, tab, followed=ID)[tab.extend]["visible"]
     assert call(verdict_shown.extend, tab, followed=ID) == {tab.followed: "v1"}
+    looked = replace(judged.verdicts.listed[0], look=2)
+    assert verdict_shown.key_of(looked) != verdict_shown.key_of(judged.verdicts.listed[0]), "it is drawn again"
     assert judged.verdicts.started[-1] == f"the next rows of {ID}"
 
 
