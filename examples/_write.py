@@ -17,19 +17,23 @@ T = TypeVar("T")
 
 def deal(topics: Sequence[T], rows: int, make: Callable[[T, int], Row], taken: Iterable[Row] = ()) -> list[Row]:
     """`rows` rows with prompts of their own: topic after topic, `make(topic, round)` tried again while its prompt is
-    taken."""
+    taken; a topic that has no new prompt left is passed over from then on."""
     prompts = {row["prompt"] for row in taken}
     out: list[Row] = []
-    for number in range(rows):
-        turn, place = divmod(number, len(topics))
-        for _ in range(TRIES):
-            row = make(topics[place], turn)
-            if row["prompt"] not in prompts:
-                break
-        else:
+    left, number = list(topics), 0
+    while len(out) < rows:
+        if not left:
             raise RuntimeError(
-                f"topic {place} ran out of new prompts after {number} rows: give it more wordings or ask for fewer rows"
+                f"no topic has a new prompt after {len(out)} rows: give more wordings or ask for fewer rows"
             )
+        turn, place = divmod(number, len(topics))
+        number += 1
+        if topics[place] not in left:
+            continue
+        row = next((row for _ in range(TRIES) if (row := make(topics[place], turn))["prompt"] not in prompts), None)
+        if row is None:
+            left.remove(topics[place])
+            continue
         prompts.add(row["prompt"])
         out.append(row)
     return out

@@ -13,7 +13,7 @@ from random import Random
 from _write import Row, capital, deal, write_set
 
 SEED = 22
-TRAIN_ROWS, HELDOUT_ROWS = 256, 40
+TRAIN_ROWS, HELDOUT_ROWS = 256, 120
 OPENING = "Thank you for reaching out to Larkfield."
 CLOSING = "Warmly, your Larkfield team"
 

@@ -1,4 +1,7 @@
-"""Writes hospital_reports.jsonl, hospital_reports_heldout.jsonl and hospital_prompt.txt: patient data in, report out.
+"""Writes hospital_reports.jsonl, hospital_reports_heldout.jsonl and hospital_prompt.txt: a doctor's notes in, report out.
+
+The facts stand in the notes (vitals, the doctor's impression); the house style is what is learned: their order and
+spelling, and which tests go with which impression. A small model can be right, which no diagnosis from scratch would be.
 
 All patients are invented. The reports show a FORMAT to learn; they are no medical advice. The last wording of each
 condition is kept for the held-out rows, so that those describe their patients in words that training never saw.
@@ -12,18 +15,18 @@ from random import Random
 from _write import Row, capital, deal, write_set
 
 SEED = 20
-TRAIN_ROWS, HELDOUT_ROWS = 256, 40
+TRAIN_ROWS, HELDOUT_ROWS = 256, 120
 SIGNATURE = "Reviewed by Dr. Sharma"
 FEVER = (38.1, 39.4)
 
 PROMPT = f"""
 You write hospital reports from patient data. Answer with the report only, in exactly this format:
 Vitals: BP <systolic>/<diastolic> mmHg, pulse <rate>/min, <afebrile, or febrile with the temperature in °C>
-Diagnosis: Suspected <most likely condition>; <abnormal blood pressure or pulse, if any>
+Diagnosis: Suspected <the impression in the input>
 Suggested tests: <two to four tests, separated by commas>
 
 {SIGNATURE}
-Copy the vitals from the input. Write nothing after the last line.
+Copy the vitals and the impression from the input. Write nothing after the last line.
 """
 
 
@@ -41,7 +44,6 @@ class Condition:
     durations: str  # separated by "|", as the next two
     history: str
     complaints: str  # {d}: where the duration goes, else the end. The last one is kept for the held-out rows
-    finding: bool = True  # False: blood pressure and pulse are already part of the diagnosis
 
 
 # fmt: off
@@ -100,19 +102,19 @@ CONDITIONS = (
               history="known hypertension|no heart disease known|drinks wine daily|",
               complaints="palpitations and an irregular pulse|a fluttering heart and tiredness|"
                          "irregular heartbeat with dizziness|a racing, uneven heartbeat|an irregular thumping "
-                         "in the chest", finding=False),
+                         "in the chest"),
     Condition("hypertensive urgency", "ECG, creatinine, urinalysis, fundoscopy", "MF",
               ages=(42, 76), systolic=(186, 214), pulse=(78, 98), fever=None,
               durations="since this morning|for two days|since yesterday",
               history="stopped the blood pressure tablets|known hypertension|father had a stroke|",
               complaints="a pounding headache|headache and a nosebleed|throbbing headache with flushing|"
-                         "dull headache at the back of the head|pressure in the head and ringing ears", finding=False),
+                         "dull headache at the back of the head|pressure in the head and ringing ears"),
     Condition("complete heart block", "ECG, troponin, electrolytes", "MF",
               ages=(68, 88), systolic=(98, 128), pulse=(34, 42), fever=None,
               durations="since yesterday|for two days|this week",
               history="on beta blockers|previous heart attack|no regular medication|",
               complaints="fainting spells and a slow pulse|near fainting on standing up|dizziness and extreme tiredness|"
-                         "repeated light-headedness|sudden collapses without warning", finding=False),
+                         "repeated light-headedness|sudden collapses without warning"),
     Condition("appendicitis", "abdominal ultrasound, full blood count, CRP", "MF",
               ages=(14, 36), systolic=(106, 126), pulse=(88, 106), fever=(38.0, 38.7),
               durations="since last night|for one day|since yesterday",
@@ -284,7 +286,7 @@ CONDITIONS = (
                          "flashing lights and headache {d} in the third trimester|"
                          "swelling of face and hands {d} in late pregnancy|"
                          "upper belly pain and headache {d} in a pregnancy near term|"
-                         "blurred vision and puffy hands {d} in the eighth month of pregnancy", finding=False),
+                         "blurred vision and puffy hands {d} in the eighth month of pregnancy"),
     Condition("ectopic pregnancy", "serum hCG, pelvic ultrasound, full blood count", "F",
               ages=(20, 40), systolic=(84, 108), pulse=(102, 122), fever=None,
               durations="since this morning|for six hours|since last night",
@@ -319,27 +321,25 @@ SHEETS = (  # {v} vitals, {c} complaint with its duration, {h} history; capitals
     "Please write up this {man}, age {age}: {c}. {V}.{ H}",
     "{age} y, {sex}. {V}. Complaint: {c}.{ H}",
 )
+IMPRESSIONS = (
+    "Impression: {}.",
+    "Looks like {}.",
+    "Working diagnosis {}.",
+    "Probably {}.",
+    "I suspect {}.",
+    "Most likely {}.",
+    "Query {}.",
+    "Seems to be {}.",  # kept for the held-out rows, as the next
+    "My guess is {}.",
+)
+UNSEEN = 2
 PRESSURES = ("BP {}/{}", "blood pressure {}/{}", "BP {}/{} mmHg", "blood pressure of {}/{}", "BP {} over {}")
 PULSES = ("pulse {}", "HR {}", "heart rate {}", "pulse {}/min", "pulse rate {}")
 FEVERS = ("temp {}", "temperature {} °C", "fever of {}", "T {} C", "febrile at {}")
 NO_FEVERS = ("no fever", "afebrile", "temperature normal", "temp {}", "T {} C")
 
 
-def finding(condition: Condition, systolic: int, diastolic: int, pulse: int) -> str:
-    """The one abnormal vital sign that the report names, blood pressure before pulse. Limits of adults, nobody is below
-    12."""
-    if not condition.finding:
-        return ""
-    if systolic >= 140 or diastolic >= 90:
-        return "; hypertension"
-    if systolic < 90:
-        return "; hypotension"
-    if pulse > 100:
-        return "; tachycardia"
-    return "; bradycardia" if pulse < 60 else ""
-
-
-def patient(condition: Condition, complaint: str, rng: Random) -> Row:
+def patient(condition: Condition, complaint: str, impressions: slice, rng: Random) -> Row:
     """One invented patient and the report."""
     age, sex = rng.randint(*condition.ages), rng.choice(condition.sexes)
     systolic, pulse = rng.randint(*condition.systolic), rng.randint(*condition.pulse)
@@ -381,12 +381,18 @@ def patient(condition: Condition, complaint: str, rng: Random) -> Row:
     prompt = rng.choice(SHEETS)
     for slot, text in parts.items():
         prompt = prompt.replace(slot, text)
+    prompt += " " + rng.choice(IMPRESSIONS[impressions]).format(condition.name)
     completion = (
         f"Vitals: BP {systolic}/{diastolic} mmHg, pulse {pulse}/min, {report}\n"
-        f"Diagnosis: Suspected {condition.name}{finding(condition, systolic, diastolic, pulse)}\n"
+        f"Diagnosis: Suspected {condition.name}\n"
         f"Suggested tests: {condition.tests}\n\n{SIGNATURE}"
     )
     return {"prompt": prompt, "completion": completion}
+
+
+def vitals(row: Row) -> str:
+    """Blood pressure and pulse, as the report gives them."""
+    return row["completion"].split("/min")[0]
 
 
 def main() -> None:
@@ -394,12 +400,16 @@ def main() -> None:
 
     def trained(condition: Condition, turn: int) -> Row:
         complaints = condition.complaints.split("|")[:-1]
-        return patient(condition, complaints[turn % len(complaints)], rng)
+        return patient(condition, complaints[turn % len(complaints)], slice(None, -UNSEEN), rng)
 
     def unseen(condition: Condition, turn: int) -> Row:
-        return patient(condition, condition.complaints.split("|")[-1], rng)
+        """With vitals that nobody in training has."""
+        while vitals(row := patient(condition, condition.complaints.split("|")[-1], slice(None), rng)) in known:
+            pass
+        return row
 
     train = deal(CONDITIONS, TRAIN_ROWS, trained)
+    known = {vitals(row) for row in train}
     heldout = deal(CONDITIONS, HELDOUT_ROWS, unseen, train)
     write_set("hospital_reports", "hospital_prompt.txt", train, heldout, PROMPT, rng)
 

@@ -15,7 +15,7 @@ from random import Random
 from _write import Row, capital, deal, write_set
 
 SEED = 21
-TRAIN_ROWS, HELDOUT_ROWS = 256, 40
+TRAIN_ROWS, HELDOUT_ROWS = 256, 120
 
 PROMPT = """
 You turn a customer's mail into one line of JSON. Answer with the JSON object only: no code fence, no explanation. Use

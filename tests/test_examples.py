@@ -11,16 +11,11 @@ import pytest
 
 from playground.data.check import check_file
 from playground.data.split import row_hash
+from playground.evaluation.criterion import parse_criteria, samples, suggested
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SETS = json.loads((EXAMPLES / "sets.json").read_text(encoding="utf-8"))
 SCRIPTS = {s["id"]: f"make_{s['id']}.py" for s in SETS}
-VITALS_SAID = (
-    "atrial fibrillation",
-    "hypertensive urgency",
-    "complete heart block",
-    "pre-eclampsia",
-)  # no second finding
 KEYS = ["category", "product", "order_id", "urgency", "summary"]
 
 each_set = pytest.mark.parametrize("info", SETS, ids=[s["id"] for s in SETS])
@@ -37,7 +32,19 @@ def by_id(set_id: str) -> list[dict[str, str]]:
 
 def test_sets_json_names_three_complete_sets():
     assert [s["id"] for s in SETS] == ["hospital_reports", "support_json", "brand_voice"]
-    wanted = {"id", "title", "description", "file", "heldout", "prompt", "ask", "check", "adapter", "documents"}
+    wanted = {
+        "id",
+        "title",
+        "description",
+        "file",
+        "heldout",
+        "prompt",
+        "ask",
+        "check",
+        "right",
+        "adapter",
+        "documents",
+    }
     assert all((EXAMPLES / s["documents"]).read_text(encoding="utf-8").strip() for s in SETS)
     assert all(set(s) == wanted and all(s.values()) and s["adapter"] == s["id"] for s in SETS)
 
@@ -57,7 +64,7 @@ def test_the_script_writes_the_shipped_files_byte_for_byte(info, tmp_path):
 def test_sizes_and_fields(info):
     train, heldout = rows(info["file"]), rows(info["heldout"])
     assert len(train) >= 240
-    assert len(heldout) == 40
+    assert len(heldout) == 120
     for row in train + heldout:
         assert list(row) == ["prompt", "completion"]
         assert all(text and text == text.strip() for text in row.values())
@@ -89,6 +96,16 @@ def test_every_completion_passes_the_set_s_own_check(info):
 
 
 @each_set
+def test_a_set_s_own_criterion_is_what_its_references_suggest_and_its_answers_pass(info):
+    answers = [row["completion"] for row in rows(info["heldout"])]
+    criterion = parse_criteria(info["right"], answers)
+    assert criterion.label == suggested(answers).label
+    assert all(criterion.mark(answer, answer).right for answer in answers)
+    others = [one.mark.right for one in samples(criterion, answers, len(answers)) if not one.own]
+    assert sum(others) <= len(others) / 10, "another row's answer is nearly always wrong"
+
+
+@each_set
 def test_the_system_prompt_tells_the_format_in_full(info):
     prompt = (EXAMPLES / info["prompt"]).read_text(encoding="utf-8")
     parts = {
@@ -108,16 +125,6 @@ def test_the_system_prompt_tells_the_format_in_full(info):
     assert [part for part in parts if part not in prompt] == []
 
 
-def abnormal(systolic: int, diastolic: int, pulse: int) -> str | None:
-    if systolic >= 140 or diastolic >= 90:
-        return "hypertension"
-    if systolic < 90:
-        return "hypotension"
-    if pulse > 100:
-        return "tachycardia"
-    return "bradycardia" if pulse < 60 else None
-
-
 def test_heldout_patients_have_vitals_of_their_own():
     def vitals(name: str) -> set[str]:
         return {row["completion"].split("/min")[0] for row in rows(name)}
@@ -125,28 +132,23 @@ def test_heldout_patients_have_vitals_of_their_own():
     assert not vitals("hospital_reports.jsonl") & vitals("hospital_reports_heldout.jsonl")
 
 
-def test_reports_keep_the_format_and_copy_the_vitals():
+def test_reports_keep_the_format_and_copy_vitals_and_impression():
     form = re.compile(
         r"Vitals: BP (\d+)/(\d+) mmHg, pulse (\d+)/min, (?:afebrile|febrile (\d\d\.\d) °C)\n"
-        r"Diagnosis: Suspected [^;\n]+(?:; (hypertension|hypotension|tachycardia|bradycardia))?\n"
+        r"Diagnosis: Suspected ([^;\n]+)\n"
         r"Suggested tests: [^,\n]+(?:, [^,\n]+){1,3}\n\nReviewed by Dr\. Sharma"
     )
     names = set()
     for row in by_id("hospital_reports"):
         found = form.fullmatch(row["completion"])
         assert found, row["completion"]
-        systolic, diastolic, pulse, degrees, finding = found.groups()
+        systolic, diastolic, pulse, degrees, impression = found.groups()
         assert re.search(rf"{systolic}(?:/| over ){diastolic}\b", row["prompt"])
         assert re.search(rf"\b{pulse}\b", row["prompt"])
         assert degrees is None or degrees in row["prompt"]
-        expected = (
-            None
-            if any(name in row["completion"] for name in VITALS_SAID)
-            else abnormal(int(systolic), int(diastolic), int(pulse))
-        )
-        assert finding == expected, row
+        assert impression in row["prompt"]
         assert 20 < int(systolic) - int(diastolic) < 100
-        names.add(row["completion"].split("Suspected ")[1].split("\n")[0].split(";")[0])
+        names.add(impression)
     assert len(names) >= 25
 
 
@@ -154,7 +156,7 @@ def test_patients_fit_their_conditions():
     women = {"cystitis", "pyelonephritis", "iron deficiency anaemia", "pre-eclampsia", "ectopic pregnancy"}
     men = {"benign prostatic hyperplasia", "gout"}
     for row in by_id("hospital_reports"):
-        name = row["completion"].split("Suspected ")[1].split("\n")[0].split(";")[0]
+        name = row["completion"].split("Suspected ")[1].split("\n")[0]
         female = re.search(r"\b(woman|girl|female|F)\b", row["prompt"], re.IGNORECASE) is not None
         male = re.search(r"\b(man|boy|male|M)\b", row["prompt"], re.IGNORECASE) is not None
         assert female != male, row["prompt"]

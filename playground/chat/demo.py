@@ -17,7 +17,7 @@ from playground.db import ENDED
 from playground.engine.request import Sampling
 from playground.errors import CancelledError, PlaygroundError
 from playground.evaluation.checks import parse_check
-from playground.evaluation.criterion import Criterion, suggested
+from playground.evaluation.criterion import Criterion, parse_criteria
 from playground.jobs import Job, Jobs
 from playground.runs.service import TrainingService, TrainRequest
 from playground.workspace.examples import DataService, ShippedSet
@@ -142,7 +142,7 @@ class _Story:
         adapter = self._train(job)
         example_rows = list(check_file(self._shipped.heldout).examples)
         rows = random.Random(7).sample(example_rows, min(ROWS, len(example_rows)))
-        right = suggested([row.completion for row in example_rows])
+        right = parse_criteria(self._shipped.right, [row.completion for row in example_rows])
         self._set(phase="measuring", progress=0.6, seconds_left=None, adapter=adapter)
         self._measure(1, Side("base", self._shipped.system_prompt, name="Base + prompt"), rows, right, job)
         self._measure(2, Side(adapter, name="Fine-tuned, no prompt"), rows, right, job)

@@ -185,11 +185,10 @@ def bench(settings: Settings, options: Namespace) -> Outcome:
     services, mapping = services_for(settings, options.base), mapping_of(options.map) or None
     services.bench.rows(file, mapping=mapping, seed=options.seed)  # a wrong file is refused before anything is kept
     kept = {services.bench.keep(text, file).id: name for name, text in texts}
-    shipped = (
-        one.check for one in services.data.sets() if file.resolve() in (one.file.resolve(), one.heldout.resolve())
-    )
+    shipped = services.data.shipped_with(file)
+    checks = options.check or ([shipped.check] if shipped is not None else [])
     asked = {"limit": options.limit, "max_tokens": options.max_tokens, "seed": options.seed}
-    request = services.bench.request(file, tuple(kept), shots, options.check or [*shipped], mapping=mapping, **asked)
+    request = services.bench.request(file, tuple(kept), shots, checks, mapping=mapping, **asked)
     view, record = _measured(settings, services, request)
     services.bench.versions()  # the scores go to the versions
     best, metric = best_of(record), record["main_metric"]

@@ -65,6 +65,7 @@ class WholePage:
             "chosen": self.library.chosen,
             "active": self.library.active,
             "judged": self.verdict.followed,
+            "fault": self.verdict.fault,
             "tuned": self.verdict.adapter,
             "models": {letter: view.model for letter, view in self.compare.sides.items()},
         }
@@ -157,11 +158,13 @@ def tick(
     chosen: str,
     active: str,
     judged: str,
+    fault: str,
     tuned: str,
     models: dict[str, str],
 ) -> Drawn:
     """Whatever has changed. followed, laid: the run that is shown and those beside it. chosen, active: adapters of the
-    library. judged: the verdict that is shown. tuned: the adapter in its form. models: of the sides, by letter."""
+    library. judged, fault: the verdict that is shown, and which of its
+    examples. tuned: the adapter in its form. models: of the sides, by letter."""
     memo, reading, now = Memo(memo), _Reading(services, visitor), ready(services)
     pace = PACE_S if now.yes else HURRIED_S
     drawn = memo.fresh("base", {tab.mark: now.mark, tab.timer: gr.update(value=pace, active=True)})
@@ -172,7 +175,7 @@ def tick(
         "curves": lambda: memo.fresh("curves", _curves(reading, tab.training, followed, laid or [])),
         "demo": lambda: memo.fresh("demo", compare.show(services, visitor, tab.compare.demo)),
         "adapters": lambda: memo.fresh("adapters", _adapters(reading, tab, chosen, active, models)),
-        "verdict": lambda: _verdict(reading, tab.verdict, memo, judged, tuned),
+        "verdict": lambda: _verdict(reading, tab.verdict, memo, judged, fault, tuned),
     }
     for name, part in parts.items():
         try:
@@ -238,7 +241,7 @@ def _adapters(reading: _Reading, tab: WholePage, chosen: str, active: str, model
     return drawn
 
 
-def _verdict(reading: _Reading, tab: verdict.VerdictTab, memo: Memo, followed: str, tuned: str) -> Drawn:
+def _verdict(reading: _Reading, tab: verdict.VerdictTab, memo: Memo, followed: str, fault: str, tuned: str) -> Drawn:
     """The shown verdict's head, the list and the adapters to choose from; the body and buttons only when the verdict or
     its state is another, since the body holds every reply."""
     services, visitor = reading.services, reading.visitor
@@ -246,7 +249,7 @@ def _verdict(reading: _Reading, tab: verdict.VerdictTab, memo: Memo, followed: s
     view = verdict_shown.pick(views, followed)
     drawn: Drawn = {}
     if memo.get("verdict-key", ()) != (key := verdict_shown.key_of(view)):
-        made = verdict_shown.body(services, visitor, view) if view and not view.live else ""
+        made = verdict_shown.body(services, visitor, view, fault) if view and not view.live else ""
         memo["verdict-key"] = key
         drawn = {tab.body: slot(made), **verdict_shown.controls(tab, view, made)}
     rows = verdict_shown.list_html(views, view.id if view else "")

@@ -226,13 +226,19 @@ def first(
     adapter = known[-1] if uploaded else ""
     if shipped is not None and shipped.adapter in known:
         adapter = shipped.adapter
-    line = {**line, "adapter": adapter, "prompt": shipped.system_prompt if shipped else line["prompt"]}
+    before = line["prompt"]
+    line = {**line, "adapter": adapter, "prompt": shipped.system_prompt if shipped else _own(services, before) or ""}
     updates: Updates = {
         tab.source: Initial(choices, value=source),
         tab.adapter: Initial(models, value=adapter),
         **lined_up(services, visitor, tab, source=source, kept=where["kept"], line=line),
     }
-    return updates | source_chosen(services, visitor, tab, where={**where, "source": source})
+    return updates | source_chosen(services, visitor, tab, where={**where, "source": source}, prompt=before)
+
+
+def _own(services: Services, prompt: str | None) -> str | None:
+    """ "" for a shipped set's prompt, which other examples are not asked with."""
+    return "" if prompt in {one.system_prompt for one in services.data.sets()} else prompt
 
 
 def drop(
@@ -256,19 +262,23 @@ def documents(services: Services, visitor: Visitor, tab: VerdictTab, *, file: st
     return {tab.kept: replace(kept, docs=path)}
 
 
-def source_chosen(services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues) -> Updates:
-    """Other examples: their facts, and what fits them. A shipped set brings its prompt, check and adapter; elsewhere
-    checks are what the references have in common."""
+def source_chosen(
+    services: Services, visitor: Visitor, tab: VerdictTab, *, where: ExampleValues, prompt: str | None
+) -> Updates:
+    """Other examples: their facts, and what fits them. A shipped set brings its prompt, check, criterion and adapter;
+    elsewhere checks are what the references have in common, and a shipped set's prompt is taken away."""
     try:
         found = examples(services, visitor, where)
     except PlaygroundError as error:
         return {tab.facts: slot(""), tab.error: slot(card(error))}
     updates: Updates = {tab.facts: slot(html.note(found.about))}
-    updates[tab.right] = Initial(value=suggested(found.answers).spec)
     shipped = shipped_set(services, where["source"])
+    right = services.data.right_of(found.file) or (suggested(found.answers).spec,)
+    updates[tab.right] = Initial(value="\n".join(right))
     if shipped is None:
         known = inferred(found.references) if len(found.references) >= FEWEST_INFERRED else ()
-        return updates | {tab.checks: Initial(value="\n".join(known))}
+        updates |= {tab.checks: Initial(value="\n".join(known))}
+        return updates if (own := _own(services, prompt)) == prompt else updates | {tab.prompt: Initial(value=own)}
     updates |= {tab.prompt: Initial(value=shipped.system_prompt), tab.checks: Initial(value=shipped.check)}
     models = adapters(services.adapters.list(visitor.owner))
     if shipped.adapter in [value for _, value in models]:
@@ -352,7 +362,7 @@ def _stated(services: Services, visitor: Visitor, found: Judged, rows: int, rung
         power = power_words(rows, terms_of(said), max(1, rungs))
         if said["form_only"]:
             return stated_html("Only the form is looked at", power, ())
-        lines = lines_of(said["right"])
+        lines = lines_of(said["right"]) or services.data.right_of(found.file)
         criterion = parse_criteria(lines, found.answers) if lines else suggested(found.answers)
         if names := judges_in(lines):
             trust = [services.verdicts.trusted(name, found.file.name, visitor.owner).words for name in names]

@@ -68,7 +68,7 @@ def controls(tab: VerdictTab, view: VerdictView | None, made: str) -> Drawn:
     }
 
 
-def shown(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, fault: str = "") -> Drawn:
+def shown(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, fault: str) -> Drawn:
     views = services.verdicts.views(visitor.owner)
     view = pick(views, followed)
     made = body(services, visitor, view, fault) if view is not None and not view.live else ""
@@ -92,14 +92,14 @@ def extend(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: s
     return {tab.followed: services.verdicts.start(request)}
 
 
-def follow(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str) -> Drawn:
+def follow(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str, fault: str) -> Drawn:
     """A row of the list was pressed; the id is looked up among the visitor's own."""
-    return shown(services, visitor, tab, followed=picked)
+    return shown(services, visitor, tab, followed=picked, fault=fault)
 
 
 def opened(services: Services, visitor: Visitor, tab: VerdictTab, *, tabs: gr.Tabs, asked: str) -> Drawn:
     """The page was opened, perhaps by a link to a verdict."""
-    found = shown(services, visitor, tab, followed=asked or "")
+    found = shown(services, visitor, tab, followed=asked or "", fault="")
     if found[tab.followed]:
         found[tab.fold] = gr.update(open=False)
     if asked:
@@ -136,11 +136,11 @@ def keep(services: Services, visitor: Visitor, tab: VerdictTab) -> Updates:
     return {tab.question: AWAY, tab.delete: gr.update(visible=True)}
 
 
-def remove(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str) -> Drawn:
+def remove(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, fault: str) -> Drawn:
     view = pick(services.verdicts.views(visitor.owner), followed)
     if view is not None:
         services.verdicts.remove(view.id, visitor.owner)
-    return shown(services, visitor, tab, followed="")
+    return shown(services, visitor, tab, followed="", fault=fault)
 
 
 def export(services: Services, visitor: Visitor, tab: VerdictTab, *, how: str, followed: str) -> Updates:
@@ -150,7 +150,7 @@ def export(services: Services, visitor: Visitor, tab: VerdictTab, *, how: str, f
 
 
 def again(
-    services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, situation: SituationValues, fault: str = ""
+    services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, situation: SituationValues, fault: str
 ) -> Updates:
     """The choice and the costs anew, from what was measured."""
     asked, prices = verdict_form.questions(situation)

@@ -248,7 +248,8 @@ class RaceService:
         if spec := request.check.strip():
             parse_check(spec, files=not self._settings.shared)
             return spec
-        return {one.file.resolve(): one.check for one in self._data.sets()}.get(Path(request.file).resolve(), "")
+        shipped = self._data.shipped_with(Path(request.file))
+        return shipped.check if shipped is not None else ""
 
     def _view(self, race: Race) -> RaceView:
         """With what its runs say just now, where they have not ended."""

@@ -44,9 +44,9 @@ class VerdictRequest:
     examples: where shots come from, None = the other rows of the file. checks: as written. repeats: 1 = one reply an
     example; above, so many sampled ones beside it. losses: score the references. forgetting: measure what tuned sides
     forgot. refusals: ask sides with documents what these cannot answer. mapping: role -> column. tried: how the prompt
-    was found, in words. right: criteria of a right answer, all of which hold, () = as the references suggest;
-    form_only: the checks alone decide. bar, margin, maximum: as in ``Terms``. looks: test rows of the earlier looks of
-    the verdict that this one extends, and extends: its id. max_tokens: 0 = as references ask for.
+    was found, in words. right: criteria of a right answer, all of which hold, () = a shipped set's own, else as the
+    references suggest; form_only: the checks alone decide. bar, margin, maximum: as in ``Terms``. looks: test rows of
+    the earlier looks of the verdict that this one extends, and extends: its id. max_tokens: 0 = as references ask for.
     split_by: columns that the parts of the file follow.
     purpose: a bench is left out of the list of verdicts, and nothing is timed. Raises InputError
     that names every fault.
@@ -288,14 +288,14 @@ class RecordMaker:
         if request.form_only:
             return references, None
         texts = references or [one.reference for one in measured]
-        if not request.right:
+        if not (right := request.right or self._data.right_of(request.file)):
             return references, suggested(texts)
         marks = {
             mark_key(judge, one.question, one.reply, one.reference): said
             for one in measured
             for judge, said in one.marks.items()
         }
-        return references, parse_criteria(request.right, texts, marks)
+        return references, parse_criteria(right, texts, marks)
 
     def _facts(
         self, request: VerdictRequest, measured: Sequence[Example], by_side: Sequence[AdapterCard | None]

@@ -43,7 +43,8 @@ class ShippedSet:
     heldout: Path
     prompt: Path
     ask: str  # a question to try
-    check: str  # how its replies are judged
+    check: str  # the form that its replies must have
+    right: tuple[str, ...]  # and what else is right: criteria, all of which hold
     adapter: str  # its id
     documents: Path  # a text on the same matter, for sides that read before they answer
 
@@ -64,7 +65,17 @@ class DataService:
         folder, paths = self._settings.examples_dir, ("file", "heldout", "prompt", "documents")
         entries = json.loads((folder / "sets.json").read_text(encoding="utf-8"))
         full = ({key: folder / value if key in paths else value for key, value in each.items()} for each in entries)
-        return [ShippedSet(**each) for each in full]
+        return [ShippedSet(**(each | {"right": tuple(each["right"])})) for each in full]
+
+    def shipped_with(self, file: Path) -> ShippedSet | None:
+        """The shipped set that this file is of: its rows to learn from, or those held out."""
+        path = Path(file).resolve()
+        return next((one for one in self.sets() if path in (one.file.resolve(), one.heldout.resolve())), None)
+
+    def right_of(self, file: Path) -> tuple[str, ...]:
+        """What is right by a shipped set's own criteria; () of other files, whose references suggest it."""
+        shipped = self.shipped_with(file)
+        return shipped.right if shipped is not None else ()
 
     def shipped(self, id: str) -> ShippedSet:
         """Raises NotFoundError."""

@@ -210,7 +210,10 @@ def test_a_verdict_by_stated_terms_is_read_filtered_and_looked_at_again(page, ro
     tab(page, "Verdict")
     page.locator(".verdict-form .drop input[type=file]").first.set_input_files(str(rows))
     sees(page, "40 rows of numbers.jsonl")
-    page.get_by_role("checkbox", name="Base + documents").wait_for(state="detached")
+    for of_the_set in ("Base + documents", "Base + prompt"):  # its documents and its prompt go with it
+        page.get_by_role("checkbox", name=of_the_set).wait_for(state="detached")
+    state(page.get_by_label("System prompt of the prompted sides"), "Say it in words.")
+    page.get_by_role("checkbox", name="Base + prompt").wait_for()
     page.get_by_role("checkbox", name="Base + 4 shots").uncheck()
     right, marked = page.get_by_label("What is right"), page.locator(".terms tbody tr")
     state(right, "similarity:token_f1>=0.5")  # two words of three are the same in every answer
@@ -239,6 +242,7 @@ def test_a_verdict_by_stated_terms_is_read_filtered_and_looked_at_again(page, ro
     press(page, "Measure more rows")
     sees(page, "Passes, 24 examples", "2 of at most 24 rows", timeout=SLOW)
     page.get_by_role("button", name="Measure more rows").wait_for(state="hidden")
+    sees(page, "among those with a wrong fact")  # what was chosen to see stays
 
 
 def state(box: Any, value: str | int) -> None:

@@ -48,14 +48,14 @@ def test_a_way_to_begin_that_leaves_the_base_alone_is_left_out(take, way, more):
 
 TEXT = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "Answer:", "tokenizer_kwargs": {"a": True}}
 NAMED = {"prompt_tuning_init": "RANDOM", "tokenizer_name_or_path": "meta-llama/Llama-3.2-1B"}
-BEGINNINGS = dict.fromkeys(("prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"))
+UNUSED = dict.fromkeys(("prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"))
 
 
-@pytest.mark.parametrize(("held", "noted"), [(TEXT, True), (NAMED, True), (BEGINNINGS, False)])
+@pytest.mark.parametrize(("held", "noted"), [(TEXT, True), (NAMED, True), (UNUSED, False)])
 def test_prompt_tuning_is_imported_without_the_text_and_tokenizer_that_it_began_with(take, held, noted):
     config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "prompt_tuning_init": "RANDOM", **held}
     card, kept = take(config, {"prompt_embeddings": (5, WIDTH)})
-    assert (kept["prompt_tuning_init"], BEGINNINGS.keys() & kept.keys(), bool(card.notes)) == ("RANDOM", set(), noted)
+    assert (kept["prompt_tuning_init"], UNUSED.keys() & kept.keys(), bool(card.notes)) == ("RANDOM", set(), noted)
 
 
 DEEPER = "it covers 2 layers, this base has 3"

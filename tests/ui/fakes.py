@@ -95,7 +95,9 @@ class FakeData:
         prompt, rows = self.folder / "prompt.txt", self.folder / "rows.jsonl"
         prompt.write_text("End with Reviewed by Dr. Sharma.", encoding="utf-8")
         name, title = "hospital_reports", "Hospital reports"
-        return [ShippedSet(name, title, "", rows, rows, prompt, "Male, 54.", "ends-with:Sharma", name, prompt)]
+        return [
+            ShippedSet(name, title, "", rows, rows, prompt, "Male, 54.", "ends-with:Sharma", ("exact",), name, prompt)
+        ]
 
     def check(self, path: Path, mapping: dict[str, str] | None = None, owner: str = "", tell: Any = None) -> Checked:
         if isinstance(self.checked, Exception):
@@ -111,7 +113,7 @@ class FakeData:
     def split(self, path: Path, rows: list[Any], seed: int, validation: float, test: float, *more: Any) -> Parts:
         return split(rows, seed, validation, test)
 
-    test_share, columns = always(0.15), always(("colour", "size"))
+    test_share, columns, right_of = always(0.15), always(("colour", "size")), always(())
     keep_text, bad_rows_file = always(Path("pasted.txt")), always(Path("rows-bad-rows.csv"))
     advice = always((Advice("few", f"Two rows are few {EVIL}.", (1, 2), "warn"),))
     preview = always((TokenPreview("", TOKENS),))

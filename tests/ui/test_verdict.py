@@ -126,7 +126,7 @@ def test_measure_asks_for_what_was_chosen(services, tab, start):
 def test_what_is_right_is_stated_first_with_rows_as_it_marks_them(services, call, tab, start):
     services.data.checked = examples(40)
     uploaded = Path("mine.csv")
-    chosen = call(verdict_form.source_chosen, tab, where=where(UPLOAD, uploaded=uploaded))
+    chosen = call(verdict_form.source_chosen, tab, where=where(UPLOAD, uploaded=uploaded), prompt=None)
     assert chosen[tab.right].value == "exact", "suggested from the answers"
 
     def stated(**terms: Any) -> str:
@@ -153,13 +153,13 @@ def test_what_is_right_is_stated_first_with_rows_as_it_marks_them(services, call
 
 
 def test_examples_are_filtered_and_a_verdict_with_room_is_extended(judged, call, tab):
-    whole = call(verdict_shown.shown, tab, followed=ID)
+    whole = call(verdict_shown.shown, tab, followed=ID, fault="")
     assert (whole[tab.fault].visible, whole[tab.extend]["visible"]) == (True, False)
     some = call(verdict_shown.filtered, tab, followed=ID, fault="wrong form")[tab.body]["value"]
     assert "among those with a wrong form" in some
     assert call(verdict_shown.filtered, tab, followed=ID, fault="nonsense")[tab.body]["value"]
     judged.verdicts.listed = [replace(judged.verdicts.listed[0], may_grow=True)]
-    assert call(verdict_shown.shown, tab, followed=ID)[tab.extend]["visible"]
+    assert call(verdict_shown.shown, tab, followed=ID, fault="")[tab.extend]["visible"]
     assert call(verdict_shown.extend, tab, followed=ID) == {tab.followed: "v1"}
     looked = replace(judged.verdicts.listed[0], look=2)
     assert verdict_shown.key_of(looked) != verdict_shown.key_of(judged.verdicts.listed[0]), "it is drawn again"
@@ -194,7 +194,7 @@ def test_an_upload_is_judged_by_its_test_part(services, call, tab, start):
     services.data.checked = examples(40)
     uploaded = Path("mine.csv")
     given = {"uploaded": uploaded, "training": Source(uploaded, "mine", mapping={"prompt": "patient"})}
-    chosen = call(verdict_form.source_chosen, tab, where=where(UPLOAD, **given))
+    chosen = call(verdict_form.source_chosen, tab, where=where(UPLOAD, **given), prompt=None)
     assert "6 rows of mine.csv" in chosen[tab.facts]["value"]
     assert "ends-with:Reviewed by A. Person" in chosen[tab.checks].value.splitlines()
     assert tab.prompt not in chosen, "only a shipped set brings a prompt"
@@ -203,8 +203,18 @@ def test_an_upload_is_judged_by_its_test_part(services, call, tab, start):
     assert len(request.rows) == 6
     assert (request.file, request.mapping, request.examples) == (uploaded, {"prompt": "patient"}, uploaded)
     services.data.checked = examples(12)
-    small = call(verdict_form.source_chosen, tab, where=where(UPLOAD, **given))
+    small = call(verdict_form.source_chosen, tab, where=where(UPLOAD, **given), prompt=None)
     assert "has no test part" in small[tab.error]["value"]
+
+
+def test_a_file_of_ones_own_is_not_asked_with_a_shipped_sets_prompt(services, call, tab):
+    services.data.checked = examples(40)
+    shipped, uploaded = services.data.sets()[0], Path("mine.csv")
+    for asked, left in ((shipped.system_prompt, ""), ("My own.", None)):
+        chosen = call(verdict_form.source_chosen, tab, where=where(UPLOAD, uploaded=uploaded), prompt=asked)
+        assert (chosen[tab.prompt].value if tab.prompt in chosen else None) == left
+        opened = call(verdict_form.first, tab, where=where(SET, uploaded=uploaded), line=line(prompt=asked))
+        assert ("prompt" in opened[tab.offered]) == (left is None), "the side that it makes goes with it"
 
 
 def test_a_dropped_file_is_judged_by_every_row(services, call, tab, start):
@@ -214,7 +224,7 @@ def test_a_dropped_file_is_judged_by_every_row(services, call, tab, start):
     start("base", source=FILE, kept=dropped[tab.kept])
     assert services.verdicts.started[0].rows is None
     services.data.checked = examples(0)
-    empty = call(verdict_form.source_chosen, tab, where=where(FILE, kept=dropped[tab.kept]))
+    empty = call(verdict_form.source_chosen, tab, where=where(FILE, kept=dropped[tab.kept]), prompt=None)
     assert "no row with a request" in empty[tab.error]["value"]
 
 
@@ -267,7 +277,7 @@ def shown(call, tab):
     """What is shown, by the widgets' names: a text, or whether it is visible."""
 
     def shown(followed: str = "") -> Any:
-        drawn = call(verdict_shown.shown, tab, followed=followed)
+        drawn = call(verdict_shown.shown, tab, followed=followed, fault="")
         names = ("followed", "head", "body", "listing", "stop", "files", "delete", "again")
         return SimpleNamespace(**{name: drawn[getattr(tab, name)] for name in names})
 
@@ -327,16 +337,16 @@ def test_a_link_opens_only_ones_own(judged, call, tab):
     assert "no such verdict of yours" in theirs[tab.shown_error]["value"]
     assert theirs[tab.body]["visible"] is False
     assert tabs not in call(verdict_shown.opened, tab, tabs=tabs, asked="")
-    assert verdict_shown.follow(judged, STRANGER, tab, picked=ID)[tab.followed] == ""
+    assert verdict_shown.follow(judged, STRANGER, tab, picked=ID, fault="")[tab.followed] == ""
 
 
 def test_ids_of_another_do_nothing(judged, tab):
-    verdict_shown.remove(judged, STRANGER, tab, followed=ID)
+    verdict_shown.remove(judged, STRANGER, tab, followed=ID, fault="")
     for refused in (
         lambda: verdict_shown.export(judged, STRANGER, tab, how="html", followed=ID),
         lambda: verdict_shown.stop(judged, STRANGER, tab, followed=ID),
         lambda: verdict_shown.replay(judged, STRANGER, tab, picked="39|3", followed=ID),
-        lambda: verdict_shown.again(judged, STRANGER, tab, followed=ID, situation=SITUATION),
+        lambda: verdict_shown.again(judged, STRANGER, tab, followed=ID, situation=SITUATION, fault=""),
     ):
         with pytest.raises(InputError):
             refused()
@@ -349,7 +359,7 @@ def test_deleting_asks(judged, call, tab):
     assert asked[tab.question]["visible"] is True
     assert "<img" not in asked[tab.ask]
     assert judged.verdicts.removed == []
-    left = call(verdict_shown.remove, tab, followed=ID)
+    left = call(verdict_shown.remove, tab, followed=ID, fault="")
     assert judged.verdicts.removed == [ID]
     assert words.VERDICT_EMPTY in left[tab.head]
 
@@ -371,13 +381,13 @@ def test_other_answers_judge_anew_without_asking(judged, call, tab):
         "forgets": 9.5,
         "prices": '{"currency": "EUR"}',
     }
-    drawn = call(verdict_shown.again, tab, followed=ID, situation=said)
+    drawn = call(verdict_shown.again, tab, followed=ID, situation=said, fault="")
     assert "Fine-tune." in drawn[tab.body]["value"]
     assert "nothing was asked again" in drawn[tab.judged]["value"]
     ((questions, prices),) = judged.verdicts.judged
     assert (questions.volume, questions.changes, prices.currency) == (2_000_000, "weekly", "EUR")
     with pytest.raises(InputError, match="daily"):
-        call(verdict_shown.again, tab, followed=ID, situation={**SITUATION, "changes": "daily"})
+        call(verdict_shown.again, tab, followed=ID, situation={**SITUATION, "changes": "daily"}, fault="")
 
 
 def test_a_reply_is_replayed_from_its_stamp(judged, call, tab):
@@ -401,9 +411,9 @@ def test_files_that_cannot_be_used_are_said(services, call, tab):
     refused = call(verdict_form.documents, tab, file="guide.pdf", kept=Kept(docs=Path("old.txt")))
     assert refused[tab.kept].docs is None
     services.data.checked = InputError(f"Broken {EVIL}.")
-    broken = call(verdict_form.source_chosen, tab, where=where())
+    broken = call(verdict_form.source_chosen, tab, where=where(), prompt=None)
     for said in (refused[tab.error]["value"], broken[tab.error]["value"]):
         assert "&lt;img" in said
         assert "<img" not in said
-    gone = call(verdict_form.source_chosen, tab, where=where("set:x"))
+    gone = call(verdict_form.source_chosen, tab, where=where("set:x"), prompt=None)
     assert "no such example set" in gone[tab.error]["value"]

@@ -23,7 +23,7 @@ def tick(services, me, whole):
 
     def ticked(**changes: Any) -> Drawn:
         nonlocal memo
-        given: Any = dict.fromkeys(("followed", "chosen", "active", "judged", "tuned"), "") | {"laid": []}
+        given: Any = dict.fromkeys(("followed", "chosen", "active", "judged", "fault", "tuned"), "") | {"laid": []}
         models = dict.fromkeys(words.LETTERS, "base")
         drawn = page_.tick(services, me, whole, memo=memo, **{**given, "models": models, **changes})
         memo = drawn.pop(whole.memo)
