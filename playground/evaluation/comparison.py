@@ -55,14 +55,6 @@ class Table:
     pairs: tuple[Pair, ...]
     about: dict[str, About]
 
-    def pair(self, a: str, b: str, metric: str) -> Pair | None:
-        """The pair as a against b, whichever way round it is held; None where there is none."""
-        for pair in self.pairs:
-            if pair.metric == metric and {pair.a, pair.b} == {a, b}:
-                turned = replace(pair, a=a, b=b, difference=-pair.difference, low=-pair.high, high=-pair.low)
-                return pair if pair.a == a else turned
-        return None
-
 
 def compare_sides(measured: Mapping[str, Mapping[str, Measured]]) -> Table:
     """Figures and pairs of all sides, in the order they come; side -> metric -> what was measured.
@@ -160,21 +152,6 @@ def link(kind: Literal["side", "pair", "cost", "question", "fact"], *names: str)
     """The id of a figure: ``side|SIDE|METRIC``, ``pair|A|B|METRIC`` with the sides in the table's order,
     ``cost|SIDE``, ``question|NAME`` of the answer to a question, ``fact|NAME`` of the data."""
     return "|".join((kind, *names))
-
-
-def figure(table: Table, interval: Interval, metric: str) -> str:
-    """``38 of 40`` for yes/no, else the number with two digits."""
-    if table.about[metric].kind == "yes-no":
-        return f"{round(interval.value * interval.n)} of {interval.n}"
-    return f"{interval.value:.2f}"
-
-
-def gain_words(table: Table, gain: float, metric: str) -> str:
-    """A difference: percentage points for yes/no, else the number."""
-    if table.about[metric].kind == "yes-no":
-        points = round(abs(gain) * 100)
-        return f"{points} point{'s' * (points != 1)}"
-    return f"{abs(gain):.2f}"
 
 
 def p_words(p: float) -> str:

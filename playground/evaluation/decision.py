@@ -33,12 +33,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from playground.evaluation.statistics import (
+    ALPHA,
     LEVEL,
+    MOST_ROWS,
+    POWER,
     Interval,
     hierarchical_bootstrap,
     hierarchical_p,
@@ -50,16 +53,7 @@ from playground.evaluation.statistics import (
 Rung = Literal[
     "base", "prompt", "constraint", "few-shot", "documents", "larger-model", "fine-tune", "fine-tune+documents"
 ]
-LADDER: tuple[Rung, ...] = (
-    "base",
-    "prompt",
-    "constraint",
-    "few-shot",
-    "documents",
-    "larger-model",
-    "fine-tune",
-    "fine-tune+documents",
-)
+LADDER: tuple[Rung, ...] = get_args(Rung)
 TUNED: tuple[Rung, ...] = ("fine-tune", "fine-tune+documents")
 WORDS = {
     "prompt": "Keep the prompt",
@@ -74,11 +68,7 @@ WORDS = {
 }
 """Each choice as a person reads it."""
 NONE, UNSURE = "none-good-enough", "not-enough-evidence"
-ALPHA, POWER = 0.05, 0.80
 MOST_LEAKED, MOST_CUT_OFF, HALF = 0.05, 0.05, 0.5
-DISCORDANCE = 0.2
-"""Share of rows on which two sides are expected to differ, for planning: about what the shipped sets show."""
-MOST_ROWS = 20_000
 FEWEST_DRAWS = 5
 """Draws of a side from which on these count; fewer are shown."""
 
@@ -128,6 +118,10 @@ class Candidate:
     def by_draw(self) -> np.ndarray:
         """[draws, rows]"""
         return self.draws if self.draws is not None else self.passed[None].astype(float)
+
+    def on(self, rows: np.ndarray) -> Candidate:
+        """rows: [rows], which of them."""
+        return replace(self, passed=self.passed[rows], draws=None if self.draws is None else self.draws[:, rows])
 
 
 @dataclass(frozen=True)
@@ -180,19 +174,19 @@ class Decision:
     power at the bar's upper half. alpha: what this look may spend. as_good_as_best: None where no side is chosen.
     by_cost: whether the rungs are in the order of their measured cost."""
 
-    choice: str
-    leaf: str
-    side: str
-    sentence: str
     standings: tuple[Standing, ...]
     guards: tuple[Guard, ...]
     planned_rows: int | None
-    alpha: float = ALPHA
-    look: int = 1
+    alpha: float
+    look: int
+    left_out: tuple[str, ...]
+    by_cost: bool
+    choice: str = UNSURE
+    leaf: str = "5a"
+    side: str = ""
+    sentence: str = ""
     as_good_as_best: bool | None = None
     best: str = ""
-    left_out: tuple[str, ...] = ()
-    by_cost: bool = False
 
 
 def family(candidates: Sequence[Candidate], validation: np.ndarray | None = None) -> list[Candidate]:
@@ -244,32 +238,14 @@ def decide(
     by_cost = by_cost and all(one.cost is not None for one in tested)
     if by_cost:
         tested.sort(key=lambda one: one.cost or 0.0)
-    if validation is not None and validation.any() and len(tested) < len([one for one in candidates if not one.limit]):
-        rest = ~validation
-        tested = [
-            replace(one, passed=one.passed[rest], draws=None if one.draws is None else one.draws[:, rest])
-            for one in tested
-        ]
+    if validation is not None and validation.any() and len(tested) < len(candidates) - len(left_out):
+        tested = [one.on(~validation) for one in tested]
     n = len(tested[0].passed) if tested else 0
     alpha = level(n, terms, looks)
-    standings, guards = _judged(tested, terms, alpha), _guards(tested)
-    standings = [replace(one, set_aside=_set_aside(one.side, guards)) for one in standings]
-    planned = planned_rows(terms, max(1, len(tested)))
-    made = Decision(
-        UNSURE,
-        "5a",
-        "",
-        "",
-        tuple(standings),
-        tuple(guards),
-        planned,
-        alpha,
-        len(looks) + 1,
-        None,
-        "",
-        left_out,
-        by_cost,
-    )
+    guards, planned = _guards(tested), planned_rows(terms, max(1, len(tested)))
+    aside = {side: one.name for one in reversed(guards) if one.name in ("leakage", "cut-off") for side in one.sides}
+    standings = [replace(one, set_aside=aside.get(one.side, "")) for one in _judged(tested, terms, alpha)]
+    made = Decision(tuple(standings), tuple(guards), planned, alpha, len(looks) + 1, left_out, by_cost)
     able = [one for one in standings if not one.set_aside]
     if not able:
         text = "Nothing is left to judge: every side was set aside, breaks a limit of yours, or was not measured."
@@ -277,12 +253,10 @@ def decide(
     good = next((one for one in able if one.good_enough), None)
     if good is not None:  # 3
         return _chosen(made, good, tested, terms)
+    best = max(able, key=lambda one: one.rate)
+    right = f"{best.side} is right in {best.passed} of {best.n}"
     if all(one.below_the_bar for one in standings):  # 4
-        best = max(able, key=lambda one: one.rate)
-        text = (
-            f"{best.side} is right in {best.passed} of {best.n}, and no side can reach "
-            f"{terms.bar:.0%} (each upper bound is below it)."
-        )
+        text = f"{right}, and no side can reach {terms.bar:.0%} (each upper bound is below it)."
         return replace(made, choice=NONE, leaf="4", sentence=text, best=best.side)
     fewest = fewest_rows(terms, len(tested), alpha)
     if fewest is None or n < fewest:  # 5b
@@ -291,12 +265,8 @@ def decide(
             text = f"Of the {ALPHA:.0%} of error that all looks share, {alpha:.2%} is left for this one at {n} rows"
             return replace(made, leaf="5b", sentence=f"{text}: it can show nothing. {then}")
         return replace(made, leaf="5b", sentence=f"{_too_few(n, terms)}. {_plan(planned)}")
-    best = max(able, key=lambda one: one.rate)
-    text = (
-        f"{best.side} is right in {best.passed} of {best.n}; its true share lies between "
-        f"{best.low:.0%} and {best.high:.0%}, and the bar is {terms.bar:.0%}. {_plan(planned, n)}"
-    )
-    return replace(made, leaf="5c", sentence=text, best=best.side)  # 5c
+    text = f"{right}; its true share lies between {best.low:.0%} and {best.high:.0%}, and the bar is {terms.bar:.0%}."
+    return replace(made, leaf="5c", sentence=f"{text} {_plan(planned, n)}", best=best.side)  # 5c
 
 
 def _too_few(rows: int, terms: Terms) -> str:
@@ -322,23 +292,21 @@ def _judged(tested: Sequence[Candidate], terms: Terms, alpha: float) -> list[Sta
     share = alpha / max(1, len(tested))
     counts = [(math.floor(one.passed.sum() + 1e-9), len(one.passed)) for one in tested]
     raw = [float(stats.binom.sf(x - 1, n, terms.floor)) if n else 1.0 for x, n in counts]
-    raw = [
-        max(p, hierarchical_p(one.draws, terms.floor)) if one.draws is not None and p < 1 else p
-        for one, p in zip(tested, raw, strict=True)
-    ]
+    for at, one in enumerate(tested):
+        if one.draws is not None and raw[at] < 1:
+            raw[at] = max(raw[at], hierarchical_p(one.draws, terms.floor))
     made = []
     for one, (x, n), p in zip(tested, counts, holm(raw), strict=True):
         low = float(stats.beta.ppf(share, x, n - x + 1)) if x else 0.0
         high = float(stats.beta.ppf(1 - share, x + 1, n - x)) if x < n else 1.0
-        most = (
-            min(n, x + round(one.cut_off * n)) if one.cut_off > MOST_CUT_OFF else x
-        )  # what was cut off might have passed
+        # what was cut off might have passed
+        most = min(n, x + round(one.cut_off * n)) if one.cut_off > MOST_CUT_OFF else x
         below = bool(n) and most < n and float(stats.beta.ppf(1 - share, most + 1, n - most)) < terms.bar
         if one.draws is not None and n:
             over = hierarchical_bootstrap(one.draws, level=1 - 2 * share)
             below = below and over.high + (most - x) / n < terms.bar
             low, high = max(0.0, min(low, over.low)), min(1.0, max(high, over.high))
-        good = bool(n) and x / n >= terms.bar and p <= alpha
+        good = bool(n) and x / n >= terms.bar and p <= alpha and alpha > 0
         made.append(Standing(one.name, one.rung, x, n, low, high, p, good, below))
     return made
 
@@ -371,14 +339,9 @@ def _guards(tested: Sequence[Candidate], *, aside: bool = False) -> list[Guard]:
     ]
     untuned = [one for one in tested if one.rung not in TUNED and len(one.passed)]
     if not aside and untuned and all(one.passed.mean() < HALF for one in untuned):
-        text = "No untuned side is right in half of the rows: this holds for this base only."
-        text += " Try a larger base or an endpoint."
-        found.append(Guard("weak-base", text))
+        text = "No untuned side is right in half of the rows: this holds for this base only. "
+        found.append(Guard("weak-base", f"{text}Try a larger base or an endpoint."))
     return found
-
-
-def _set_aside(side: str, guards: Sequence[Guard]) -> str:
-    return next((one.name for one in guards if one.name in ("leakage", "cut-off") and side in one.sides), "")
 
 
 def _chosen(made: Decision, good: Standing, tested: Sequence[Candidate], terms: Terms) -> Decision:
@@ -390,33 +353,29 @@ def _chosen(made: Decision, good: Standing, tested: Sequence[Candidate], terms: 
             return newcombe_paired(one.passed, other.passed, level)
         return paired_draws(one.by_draw, other.by_draw, level)
 
-    others = [one for one in made.standings if one.side != good.side and not one.set_aside]
-    worst = [against(one.side, 1 - 2 * made.alpha).high for one in others]
-    as_good = all(high <= terms.margin for high in worst)
-    best = max((one for one in made.standings if not one.set_aside), key=lambda one: one.rate)
-    standings = []
-    for one in made.standings:
-        difference = against(one.side) if one.side != good.side else None
-        adds = (difference.value, difference.low, difference.high) if difference is not None else None
-        standings.append(replace(one, adds=adds))
+    able = [one for one in made.standings if not one.set_aside]
+    others, best = [one for one in able if one.side != good.side], max(able, key=lambda one: one.rate)
+    as_good = all(against(one.side, 1 - 2 * made.alpha).high <= terms.margin for one in others)
+    adds = {one.side: against(one.side) for one in made.standings if one.side != good.side}
     text = f"{good.side} is right in {good.passed} of {good.n}, at least {good.low:.0%} in the long run: "
     text += f"good enough for a bar of {terms.bar:.0%}."
     if best.rate > good.rate:
-        adds = next(one.adds for one in standings if one.side == best.side)
-        low, high = (adds[1], adds[2]) if adds else (0.0, 0.0)
-        points = f"{100 * (best.rate - good.rate):.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
-        text += f" {best.side} would add {points}."
+        points = f"{100 * (best.rate - good.rate):.0f} points"
+        text += (
+            f" {best.side} would add {points} ({100 * adds[best.side].low:+.0f} to {100 * adds[best.side].high:+.0f})."
+        )
     if others and as_good:
         text += " It is as good as the best."
-    choice = "prompt" if good.rung == "base" else good.rung
-    leaf = "3b" if any(one.name == "weak-base" for one in made.guards) else "3a"
     return replace(
         made,
-        choice=choice,
-        leaf=leaf,
+        choice="prompt" if good.rung == "base" else good.rung,
+        leaf="3b" if any(one.name == "weak-base" for one in made.guards) else "3a",
         side=good.side,
         sentence=text,
-        standings=tuple(standings),
+        standings=tuple(
+            replace(one, adds=(found.value, found.low, found.high)) if (found := adds.get(one.side)) else one
+            for one in made.standings
+        ),
         as_good_as_best=as_good if others else None,
         best=best.side,
     )
@@ -449,13 +408,11 @@ def planned_rows(terms: Terms, rungs: int = 1) -> int | None:
     """Rows with which a side half-way between the bar and 100 % is shown good enough in four cases of five. From bar,
     margin and number of rungs alone."""
     rate = (1 + terms.bar) / 2
-    n, step = fewest_rows(terms, rungs), 1
-    if n is None:
-        return None
+    n = fewest_rows(terms, rungs) or math.inf
     while n <= MOST_ROWS:
-        if all(power(n + more, rate, terms, rungs) >= POWER for more in (0, 3, 7, 10)):
-            return n
-        n += max(step, n // 200)
+        if all(power(int(n) + more, rate, terms, rungs) >= POWER for more in (0, 3, 7, 10)):
+            return int(n)
+        n += max(1, n // 200)
     return None
 
 
@@ -467,32 +424,19 @@ def power_words(rows: int, terms: Terms, rungs: int) -> str:
     return f"With {rungs} rung{'s' * (rungs != 1)} of the ladder, {can}. {_plan(planned)}"
 
 
-def rows_for_equality(terms: Terms, discordance: float = DISCORDANCE) -> int:
-    """Rows with which two equal sides, that differ on this share of rows, are shown to be within the margin in four
-    cases of five."""
-    normal = NormalDist()
-    z = normal.inv_cdf(1 - ALPHA) + normal.inv_cdf(POWER)
-    return math.ceil(z * z * discordance / terms.margin**2)
-
-
 def confidence_sequence(passed: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
     """An interval of a pass rate that holds at every n at once, so that it may be watched while rows run: the
     beta-binomial mixture martingale with a uniform prior (Robbins 1970) stays below 1/alpha."""
     if n == 0:
         return 0.0, 1.0
-    mixture = math.lgamma(passed + 1) + math.lgamma(n - passed + 1) - math.lgamma(n + 2)
+    from scipy import optimize
 
-    def inside(p: float) -> bool:
-        with np.errstate(divide="ignore"):
-            log = (passed * math.log(p) if passed else 0.0) + ((n - passed) * math.log1p(-p) if n > passed else 0.0)
-        return mixture - log < math.log(1 / alpha)
+    mixture, tiny = math.lgamma(passed + 1) + math.lgamma(n - passed + 1) - math.lgamma(n + 2), 1e-12
 
-    def edge(outside: float, within: float) -> float:
-        for _ in range(50):
-            middle = (outside + within) / 2
-            outside, within = (outside, middle) if inside(middle) else (middle, within)
-        return outside
+    def excess(p: float) -> float:
+        """Of the log of the martingale over that of 1/alpha: below 0 inside."""
+        return mixture - passed * math.log(p) - (n - passed) * math.log1p(-p) - math.log(1 / alpha)
 
-    rate, tiny = passed / n, 1e-12
-    centre = min(max(rate, tiny), 1 - tiny)
-    return (0.0 if passed == 0 else edge(tiny, centre)), (1.0 if passed == n else edge(1 - tiny, centre))
+    centre = min(max(passed / n, tiny), 1 - tiny)
+    low = float(optimize.brentq(excess, tiny, centre)) if passed else 0.0
+    return low, float(optimize.brentq(excess, centre, 1 - tiny)) if passed < n else 1.0
