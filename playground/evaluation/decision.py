@@ -163,6 +163,7 @@ class Guard:
         "undertrained",
         "timing",
         "forgetting",
+        "budget",
     ]
     sentence: str
     sides: tuple[str, ...] = ()

@@ -23,7 +23,6 @@ from playground.evaluation.comparison import (
     overlap_words,
 )
 from playground.evaluation.cost import Prices, SideCost, SideFigures
-from playground.evaluation.cost import once as paid_once
 from playground.evaluation.criterion import Criterion
 from playground.evaluation.decision import (
     FEWEST_DRAWS,
@@ -39,7 +38,7 @@ from playground.evaluation.decision import (
     decide,
 )
 from playground.evaluation.inferred_checks import labels_of
-from playground.evaluation.statistics import Measured
+from playground.evaluation.statistics import Interval, Measured
 
 SCHEMA = 2
 """Version of the record; 1 decided by the first check and twelve rules."""
@@ -141,27 +140,31 @@ def conclude(
     draws = {side.name: [side, *(one for one in every if one.draw_of == side.name)] for side in there}
     pooled = {name: _pooled([measured[one.name] for one in many]) for name, many in draws.items()}
     table = compare_sides(pooled)
+    timed = {name: found["seconds"] for name, found in table.sides.items() if "seconds" in found}
     figures = {side.name: _figures(table, side) for side in there}
     # by seconds, an answer's cost is known only where some were timed: nothing at all would be the cheapest there is
     each = {
         name: cost.cost_per_request(one, prices)
         for name, one in figures.items()
-        if prices.device_per_hour is None or "seconds" in table.sides[name]
+        if prices.device_per_hour is None or name in timed
     }
     beside = {side.name: _beside(side, questions, prices) for side in there}
     costs = {name: SideCost(one, beside[name]) for name, one in each.items()}
-    whole = {side.name: costs[side.name] for side in there if side.name in costs and _is_known(side, prices)}
+    known = {side.name for side in there if _is_known(side, prices)}
+    whole = {name: one for name, one in costs.items() if name in known}
     volume = questions.volume
     requests = 12 * (volume or VOLUME)
-    candidates = [
-        _candidate(table, side, pooled[side.name][PASS], whole.get(side.name), questions, prices, facts)
-        for side in there
-    ]
+    once = {name: cost.once(items) for name, items in beside.items()}
+    candidates = []
+    for side in there:
+        passes = pooled[side.name][PASS]
+        limit = _limit(table, side, once[side.name] if side.name in known else None, questions, prices, facts)
+        total = whole[side.name].total(12 * (volume or 0)) if side.name in whole else None
+        candidates.append(_candidate(table, side, passes, limit, total, facts))
     validation = _validation(there, sorted(common))
     decision = decide(candidates, terms, validation=validation, looks=looks, by_cost=bool(volume))
-    by_seconds = prices.device_per_hour is not None
-    how = {"form_only": criterion is None, "by_seconds": by_seconds}
-    guards = _guards(decision, table, there, questions, facts, **how)
+    unpriced = tuple(name for name in pooled if name not in known)
+    guards = _guards(decision, timed, there, unpriced, questions, prices, facts, form_only=criterion is None)
     record = {
         "schema": SCHEMA,
         "examples": len(common),
@@ -181,14 +184,14 @@ def conclude(
                 },
                 "prompt_tokens_mean": figures[side.name].prompt_tokens,
                 "completion_tokens_mean": figures[side.name].completion_tokens,
-                "seconds_mean": figures[side.name].seconds if "seconds" in table.sides[side.name] else None,
-                "timed": table.sides[side.name]["seconds"].n if "seconds" in table.sides[side.name] else 0,
+                "seconds_mean": timed[side.name].value if side.name in timed else None,
+                "timed": timed[side.name].n if side.name in timed else 0,
                 "training_s": side.training_s,
                 "rows_trained": side.rows_trained,
                 "cached_tokens_mean": side.cached_tokens,
                 "cost": {
                     "per_request": each.get(side.name),
-                    "once": paid_once(beside[side.name]),
+                    "once": once[side.name],
                     "requests": requests,
                     "items": _items(each.get(side.name), requests) | beside[side.name],
                     "total": whole[side.name].total(requests) if side.name in whole else None,
@@ -263,23 +266,16 @@ def _items(each: float | None, requests: int) -> dict[str, float]:
     return {} if each is None else {"requests": requests * each}
 
 
-def _candidate(
-    table: Table,
-    side: SideFacts,
-    passes: Measured,
-    cost: SideCost | None,
-    questions: Questions,
-    prices: Prices,
-    facts: Facts,
-) -> Candidate:
-    """A side as the decision takes it: its passes in the order of the examples, and the person's limits it breaks."""
-    found, limits = table.sides[side.name], []
-    seconds, most = found.get("seconds"), questions.latency_s
+def _limit(
+    table: Table, side: SideFacts, once: float | None, questions: Questions, prices: Prices, facts: Facts
+) -> str:
+    """The person's limits that a side breaks, "" = none. once: what is paid before its first request, None = not
+    known."""
+    seconds, most, limits = table.sides[side.name].get("seconds"), questions.latency_s, []
     if most is not None and seconds is not None and seconds.n >= TIMED and seconds.value > most:
         took = f"takes {seconds.value:.1f} s a reply ({seconds.low:.1f} to {seconds.high:.1f})"
         limits.append(f"{took}, above your limit of {most:g} s")
-    once = paid_once(cost.beside) if cost is not None else 0.0
-    if questions.budget is not None and once > questions.budget:
+    if questions.budget is not None and once is not None and once > questions.budget:
         limits.append(
             f"training costs {money(once, prices.unit)}, above your {money(questions.budget, prices.currency)}"
         )
@@ -288,17 +284,19 @@ def _candidate(
             f"may have lost up to {lost[2]:.0f} points of the general questions ({lost[0]:.0f} were measured), "
             f"above your limit of {questions.forgets:g}"
         )
-    return Candidate(
-        side.name,
-        side.kind,
-        np.array(passes.values, dtype=float) if passes.draws is not None else np.array(passes.values) == 1,
-        found["cut_off"].value if "cut_off" in found else 0.0,
-        facts.leaked.get(side.name, 0.0),
-        "; ".join(limits),
-        cost.total(12 * (questions.volume or 0)) if cost is not None else None,
-        overlap_words(facts.overlaps[side.name]) if side.name in facts.overlaps else "",
-        passes.draws,
-    )
+    return "; ".join(limits)
+
+
+def _candidate(
+    table: Table, side: SideFacts, passes: Measured, limit: str, total: float | None, facts: Facts
+) -> Candidate:
+    """A side as the decision takes it: its passes in the order of the examples."""
+    name, found = side.name, table.sides[side.name]
+    passed = np.array(passes.values, dtype=float) if passes.draws is not None else np.array(passes.values) == 1
+    cut_off = found["cut_off"].value if "cut_off" in found else 0.0
+    leaks = overlap_words(facts.overlaps[name]) if name in facts.overlaps else ""
+    leaked = facts.leaked.get(name, 0.0)
+    return Candidate(name, side.kind, passed, cut_off, leaked, limit, total, leaks, passes.draws)
 
 
 def _validation(sides: Sequence[SideFacts], examples: Sequence[int]) -> np.ndarray | None:
@@ -314,20 +312,22 @@ def _validation(sides: Sequence[SideFacts], examples: Sequence[int]) -> np.ndarr
 
 def _guards(
     decision: Decision,
-    table: Table,
+    timed: Mapping[str, Interval],
     sides: Sequence[SideFacts],
+    unpriced: tuple[str, ...],
     questions: Questions,
+    prices: Prices,
     facts: Facts,
     *,
     form_only: bool,
-    by_seconds: bool,
 ) -> list[Guard]:
-    """The decision's, and what else qualifies the answer: conditions that could not be looked at among it."""
+    """The decision's, and what else qualifies the answer: conditions that could not be looked at among it. timed: side
+    -> its seconds; unpriced: sides of which nobody knows what their training cost."""
     guards = [*decision.guards, *(Guard("undertrained", text, (side,)) for side, text in facts.undertrained.items())]
-    timed = {name: found["seconds"].n if "seconds" in found else 0 for name, found in table.sides.items()}
-    few = tuple(name for name, n in timed.items() if n < TIMED)
+    replies = {side.name: timed[side.name].n if side.name in timed else 0 for side in sides}
+    few, by_seconds = tuple(name for name, n in replies.items() if n < TIMED), prices.device_per_hour is not None
     if few and (questions.latency_s is not None or by_seconds):
-        text = f"{', '.join(few)}: not timed well enough ({min(timed.values())} replies; {TIMED} are needed)"
+        text = f"{', '.join(few)}: not timed well enough ({min(replies.values())} replies; {TIMED} are needed)"
         if questions.latency_s is not None:
             text += f", so your limit of {questions.latency_s:g} s was not applied"
         text += ", and what a reply costs by its seconds is rough" * by_seconds
@@ -336,10 +336,12 @@ def _guards(
     if questions.forgets is not None and unknown:
         text = f"What {', '.join(unknown)} forgot was not measured, so your limit of it was not applied."
         guards.append(Guard("forgetting", text, unknown))
+    if questions.budget is not None and unpriced:
+        text = f"What training {', '.join(unpriced)} cost is not known, so your budget was not applied to it."
+        guards.append(Guard("budget", text, unpriced))
     if form_only:
-        guards.append(
-            Guard("form-only", "Only the form was looked at, as you asked: nothing here says that a reply is right.")
-        )
+        text = "Only the form was looked at, as you asked: nothing here says that a reply is right."
+        guards.append(Guard("form-only", text))
     if facts.judge:
         guards.append(Guard("judge", f"What is right was said by a model: {facts.judge}"))
     if facts.used_before:

@@ -43,6 +43,7 @@ GUARDS = {
     "undertrained": "Trained too little",
     "timing": "Not timed well enough",
     "forgetting": "Forgetting unknown",
+    "budget": "Cost unknown",
 }
 """What each guard of an answer is called in a few words."""
 COSTS = {

@@ -145,7 +145,9 @@ def test_looks_spend_what_they_may_and_no_more():
     assert first == pytest.approx(0.00557, abs=1e-4)
     assert first + last == pytest.approx(0.05)
     assert decision.level(100, TERMS, [50]) == 0.0, "without a maximum stated first, a second look shows nothing"
-    assert answer(side("prompt", 6000, 6000), looks=[50]).leaf == "5b", "not even where its p-value is too small to hold"
+    assert answer(side("prompt", 6000, 6000), looks=[50]).leaf == "5b", (
+        "not even where its p-value is too small to hold"
+    )
 
 
 def test_an_interval_that_may_be_watched_is_wider_and_holds_the_rate():

@@ -197,6 +197,21 @@ def test_a_limit_of_seconds_takes_twenty_timed_replies():
     assert "not timed well enough (19 replies; 20 are needed)" in guard["sentence"]
 
 
+@pytest.mark.parametrize("timed", [40, 0])
+def test_a_budget_holds_whether_or_not_replies_were_timed(timed):
+    record = judged(Prices(device_per_hour=1.0, training_per_hour=100.0), timed, budget=50)
+    assert record["left_out"] == ["tuned: training costs 100.00 USD, above your 50.00 USD"]
+    assert not any(guard["name"] == "budget" for guard in record["guards"])
+
+
+def test_a_budget_that_could_not_be_applied_is_said():
+    sides = [SIDES[0], SideFacts("tuned", "fine-tune")]
+    record = conclude(right(("prompt", "tuned")), sides, YES, Questions(budget=1)).record
+    assert record["left_out"] == []
+    (guard,) = (one for one in record["guards"] if one["name"] == "budget")
+    assert guard["sides"] == ["tuned"]
+
+
 def test_a_tuned_side_that_may_have_forgotten_more_than_is_allowed_is_left_out():
     facts = Facts(100, forgotten={"tuned": (2.5, -4.1, 9.0)})
     (out,) = judged(facts=facts, forgets=8)["left_out"]
