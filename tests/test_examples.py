@@ -33,17 +33,7 @@ def by_id(set_id: str) -> list[dict[str, str]]:
 def test_sets_json_names_three_complete_sets():
     assert [s["id"] for s in SETS] == ["hospital_reports", "support_json", "brand_voice"]
     wanted = {
-        "id",
-        "title",
-        "description",
-        "file",
-        "heldout",
-        "prompt",
-        "ask",
-        "check",
-        "right",
-        "adapter",
-        "documents",
+        *("id", "title", "description", "file", "heldout", "prompt", "ask", "check", "right", "adapter", "documents")
     }
     assert all((EXAMPLES / s["documents"]).read_text(encoding="utf-8").strip() for s in SETS)
     assert all(set(s) == wanted and all(s.values()) and s["adapter"] == s["id"] for s in SETS)
@@ -61,16 +51,19 @@ def test_the_script_writes_the_shipped_files_byte_for_byte(info, tmp_path):
 
 
 @each_set
-def test_sizes_and_fields(info):
+def test_sizes_fields_and_the_set_s_own_check(info):
     train, heldout = rows(info["file"]), rows(info["heldout"])
+    kind, _, text = info["check"].partition(":")
     assert len(train) >= 240
     assert len(heldout) == 120
+    assert kind in ("json", "ends-with")
     for row in train + heldout:
         assert list(row) == ["prompt", "completion"]
         assert all(text and text == text.strip() for text in row.values())
         assert "{" not in row["prompt"], "a slot was left open"
         assert "  " not in row["prompt"] + row["completion"]
         assert not re.search(r"\ba [aeio]|[,.;]{2}| [,.;]", row["prompt"]), row["prompt"]
+        assert json.loads(row["completion"]) if kind == "json" else row["completion"].endswith(text)
 
 
 @each_set
@@ -78,21 +71,8 @@ def test_no_prompt_twice_and_none_leaks(info):
     train, heldout = (
         [re.sub(r"\W+", " ", row["prompt"].lower()) for row in rows(info[part])] for part in ("file", "heldout")
     )
-    assert len(set(train)) == len(train)
-    assert len(set(heldout)) == len(heldout)
-    assert not set(train) & set(heldout)
+    assert len({*train, *heldout}) == len(train) + len(heldout)
     assert re.sub(r"\W+", " ", info["ask"].lower()) not in {*train, *heldout}
-
-
-@each_set
-def test_every_completion_passes_the_set_s_own_check(info):
-    kind, _, text = info["check"].partition(":")
-    for row in rows(info["file"]) + rows(info["heldout"]):
-        if kind == "json":
-            json.loads(row["completion"])
-        else:
-            assert kind == "ends-with"
-            assert row["completion"].strip().endswith(text)
 
 
 @each_set
@@ -103,6 +83,8 @@ def test_a_set_s_own_criterion_is_what_its_references_suggest_and_its_answers_pa
     assert all(criterion.mark(answer, answer).right for answer in answers)
     others = [one.mark.right for one in samples(criterion, answers, len(answers)) if not one.own]
     assert sum(others) <= len(others) / 10, "another row's answer is nearly always wrong"
+    before = sum(criterion.mark(answer, answers[place - 1]).right for place, answer in enumerate(answers))
+    assert before <= 0.05 * len(answers)
 
 
 @each_set
@@ -112,13 +94,7 @@ def test_the_system_prompt_tells_the_format_in_full(info):
         "hospital_reports": ["Vitals: BP", "Diagnosis: Suspected", "Suggested tests:", "Reviewed by Dr. Sharma"],
         "support_json": [
             *(f'"{key}"' for key in KEYS),
-            "billing",
-            "delivery",
-            "technical",
-            "account",
-            "returns",
-            "low",
-            "high",
+            *("billing", "delivery", "technical", "account", "returns", "low", "high"),
         ],
         "brand_voice": ["Thank you for reaching out to Larkfield.", "Warmly, your Larkfield team"],
     }[info["id"]]
@@ -132,36 +108,30 @@ def test_heldout_patients_have_vitals_of_their_own():
     assert not vitals("hospital_reports.jsonl") & vitals("hospital_reports_heldout.jsonl")
 
 
-def test_reports_keep_the_format_and_copy_vitals_and_impression():
+def test_reports_keep_the_format_copy_vitals_and_impression_and_fit_their_patients():
     form = re.compile(
         r"Vitals: BP (\d+)/(\d+) mmHg, pulse (\d+)/min, (?:afebrile|febrile (\d\d\.\d) °C)\n"
         r"Diagnosis: Suspected ([^;\n]+)\n"
         r"Suggested tests: [^,\n]+(?:, [^,\n]+){1,3}\n\nReviewed by Dr\. Sharma"
     )
-    names = set()
-    for row in by_id("hospital_reports"):
-        found = form.fullmatch(row["completion"])
-        assert found, row["completion"]
-        systolic, diastolic, pulse, degrees, impression = found.groups()
-        assert re.search(rf"{systolic}(?:/| over ){diastolic}\b", row["prompt"])
-        assert re.search(rf"\b{pulse}\b", row["prompt"])
-        assert degrees is None or degrees in row["prompt"]
-        assert impression in row["prompt"]
-        assert 20 < int(systolic) - int(diastolic) < 100
-        names.add(impression)
-    assert len(names) >= 25
-
-
-def test_patients_fit_their_conditions():
     women = {"cystitis", "pyelonephritis", "iron deficiency anaemia", "pre-eclampsia", "ectopic pregnancy"}
     men = {"benign prostatic hyperplasia", "gout"}
+    names = set()
     for row in by_id("hospital_reports"):
-        name = row["completion"].split("Suspected ")[1].split("\n")[0]
-        female = re.search(r"\b(woman|girl|female|F)\b", row["prompt"], re.IGNORECASE) is not None
-        male = re.search(r"\b(man|boy|male|M)\b", row["prompt"], re.IGNORECASE) is not None
-        assert female != male, row["prompt"]
-        assert female or name not in women, row["prompt"]
-        assert male or name not in men, row["prompt"]
+        asked, found = row["prompt"], form.fullmatch(row["completion"])
+        assert found, row["completion"]
+        systolic, diastolic, pulse, degrees, name = found.groups()
+        assert re.search(rf"{systolic}(?:/| over ){diastolic}\b", asked)
+        assert re.search(rf"\b{pulse}\b", asked)
+        assert degrees is None or degrees in asked
+        assert name in asked
+        assert 20 < int(systolic) - int(diastolic) < 100
+        female = re.search(r"\b(woman|girl|female|F)\b", asked, re.IGNORECASE) is not None
+        male = re.search(r"\b(man|boy|male|M)\b", asked, re.IGNORECASE) is not None
+        assert female != male, asked
+        assert (female or name not in women, male or name not in men) == (True, True), asked
+        names.add(name)
+    assert len(names) >= 25
 
 
 def test_support_json_is_one_line_with_the_keys_in_order_and_only_facts_of_the_mail():
