@@ -7,6 +7,7 @@ import pytest
 
 from playground.evaluation import decision
 from playground.evaluation.decision import Candidate, Decision, Terms, decide, least_passes
+from tests.refused import refused
 
 TERMS = Terms()
 
@@ -18,6 +19,10 @@ def side(rung: Any, passed: int, n: int = 100, **said: Any) -> Candidate:
 
 def answer(*sides: Candidate, **said: Any) -> Decision:
     return decide(sides, said.pop("terms", TERMS), **said)
+
+
+CUT = side("prompt", 97, cut_off=0.2)
+"""Replies that were cut off: it cannot be chosen, the others can."""
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,11 @@ def answer(*sides: Candidate, **said: Any) -> Decision:
         ("5a", "not-enough-evidence", [side("fine-tune", 99, leaked=0.5)]),
         ("5b", "not-enough-evidence", [side("prompt", 12, 12), side("fine-tune", 12, 12)]),
         ("5c", "not-enough-evidence", [side("prompt", 60), side("fine-tune", 90)]),
+        ("4", "none-good-enough", [side("prompt", 0), side("fine-tune", 0)]),
+        ("3a", "fine-tune", [CUT, side("fine-tune", 97)]),
+        ("5c", "not-enough-evidence", [CUT, side("fine-tune", 50)]),
+        ("4", "none-good-enough", [side("prompt", 0, cut_off=0.4), side("fine-tune", 50)]),  # even if all of it passed
+        ("5c", "not-enough-evidence", [side("prompt", 0, cut_off=0.9), side("fine-tune", 50)]),
     ],
 )
 def test_each_leaf(leaf, choice, sides):
@@ -53,42 +63,19 @@ def test_how_many_must_pass(rungs, n, least):
     assert found == least if least is not None else found is not None and found >= 36
 
 
-def test_a_side_that_always_fails_is_never_an_answer():
-    assert answer(side("prompt", 0), side("fine-tune", 0)).choice == "none-good-enough"
-
-
-def test_a_small_set_on_which_all_pass_says_how_many_rows_it_takes():
+def test_the_plan_says_how_many_rows_it_takes_and_rests_on_bar_margin_and_rungs_not_on_what_was_seen():
     made = answer(side("prompt", 12, 12))
     assert made.planned_rows == 68
     assert "68 rows" in made.sentence
+    plans = {answer(side("prompt", 60), side("fine-tune", seen)).planned_rows for seen in (10, 50, 88)}
+    assert plans == {decision.planned_rows(TERMS, 2)}
 
 
-def test_the_plan_rests_on_bar_margin_and_rungs_and_not_on_what_was_seen():
-    assert {answer(side("prompt", 60), side("fine-tune", seen)).planned_rows for seen in (10, 50, 88)} == {
-        decision.planned_rows(TERMS, 2)
-    }
-
-
-def test_a_leak_stops_tuned_sides_alone_and_nothing_is_said_of_them():
-    made = answer(side("prompt", 60), side("fine-tune", 99, leaked=0.2))
-    assert (made.choice, [guard.name for guard in made.guards]) == ("not-enough-evidence", ["leakage"])
+def test_a_leak_stops_tuned_sides_alone_and_what_may_be_unknown_is_said():
+    for leaked, choice, guard in ((0.2, "not-enough-evidence", "leakage"), (None, "fine-tune", "unknown-training")):
+        made = answer(side("prompt", 60), side("fine-tune", 99, leaked=leaked))
+        assert (made.choice, [one.name for one in made.guards]) == (choice, [guard])
     assert answer(side("prompt", 97), side("fine-tune", 99, leaked=0.2)).choice == "prompt"
-
-
-def test_what_a_side_was_trained_on_may_be_unknown_and_that_is_said():
-    made = answer(side("prompt", 60), side("fine-tune", 99, leaked=None))
-    assert made.choice == "fine-tune"
-    assert [guard.name for guard in made.guards] == ["unknown-training"]
-
-
-def test_a_side_whose_replies_were_cut_off_cannot_be_chosen_the_others_can():
-    cut = side("prompt", 97, cut_off=0.2)
-    assert answer(cut, side("fine-tune", 97)).side == "fine-tune"
-    assert answer(cut, side("fine-tune", 50)).choice == "not-enough-evidence"
-    assert answer(side("prompt", 0, cut_off=0.4), side("fine-tune", 50)).choice == "none-good-enough", (
-        "even if all of it passed"
-    )
-    assert answer(side("prompt", 0, cut_off=0.9), side("fine-tune", 50)).choice == "not-enough-evidence"
 
 
 def test_a_limit_of_the_person_takes_a_side_out_and_lists_it():
@@ -96,18 +83,14 @@ def test_a_limit_of_the_person_takes_a_side_out_and_lists_it():
     assert (made.side, made.left_out) == ("fine-tune", ("prompt: slower than 2 s",))
 
 
-def test_no_difference_shown_is_not_equality():
+def test_no_difference_shown_is_not_equality_and_what_a_dearer_side_would_add_stands_beside_the_answer():
     few = answer(side("prompt", 39, 40), side("fine-tune", 40, 40))
     many = answer(side("prompt", 970, 1000), side("fine-tune", 980, 1000))
+    more = answer(side("prompt", 940, 1000), side("fine-tune", 1000, 1000))
     assert few.choice == "not-enough-evidence" or few.as_good_as_best is False
     assert (many.side, many.as_good_as_best) == ("prompt", True)
-
-
-def test_what_a_dearer_side_would_add_stands_beside_the_answer():
-    made = answer(side("prompt", 940, 1000), side("fine-tune", 1000, 1000))
-    assert made.side == "prompt"
-    assert made.as_good_as_best is False
-    assert "would add 6 points" in made.sentence
+    assert (more.side, more.as_good_as_best) == ("prompt", False)
+    assert "would add 6 points" in more.sentence
 
 
 def test_sides_of_one_rung_compete_on_validation_rows_which_then_decide_nothing_else():
@@ -116,13 +99,9 @@ def test_sides_of_one_rung_compete_on_validation_rows_which_then_decide_nothing_
     second = Candidate("second", "prompt", np.arange(100) < 90)
     made = answer(first, second, validation=validation)
     assert [(one.side, one.passed, one.n) for one in made.standings] == [("second", 70, 80)]
-    with pytest.raises(ValueError, match="validation"):
-        answer(first, second)
-
-
-def test_a_side_that_is_set_aside_does_not_take_its_rungs_place():
+    refused("validation", answer, first, second, error=ValueError)
     rivals = side("fine-tune", 99, leaked=0.9, name="knows"), side("fine-tune", 98, name="fresh")
-    assert answer(*rivals, validation=np.arange(100) < 20).side == "fresh"
+    assert answer(*rivals, validation=validation).side == "fresh", "one that is set aside does not take the place"
 
 
 def test_what_is_said_of_rows_is_true_of_them():
@@ -150,13 +129,6 @@ def test_looks_spend_what_they_may_and_no_more():
     )
 
 
-def test_an_interval_that_may_be_watched_is_wider_and_holds_the_rate():
-    low, high = decision.confidence_sequence(90, 100)
-    assert low < 0.82 < 0.9 < 0.96 < high
-    assert decision.confidence_sequence(0, 0) == (0.0, 1.0)
-    assert decision.confidence_sequence(40, 40)[1] == 1.0
-
-
 def test_watching_all_along_is_wrong_in_at_most_one_of_twenty():
     rng = np.random.default_rng(3)
     passed = np.cumsum(rng.random((300, 120)) < 0.9, axis=1)
@@ -169,14 +141,17 @@ def test_watching_all_along_is_wrong_in_at_most_one_of_twenty():
         for one in passed
     )
     assert outside / 300 <= 0.05
+    low, high = decision.confidence_sequence(90, 100)
+    assert low < 0.82 < 0.9 < 0.96 < high, "wider than an interval that is looked at once"
+    assert decision.confidence_sequence(0, 0) == (0.0, 1.0)
+    assert decision.confidence_sequence(40, 40)[1] == 1.0
 
 
 @pytest.mark.parametrize(
     ("bar", "margin", "maximum"), [(0.9, 0.0, None), (0.05, 0.05, None), (1.1, 0.05, None), (0.9, 0.05, 0)]
 )
 def test_terms_that_cannot_be_tested_are_refused(bar, margin, maximum):
-    with pytest.raises(ValueError, match=r"bar|maximum"):
-        Terms(bar, margin, maximum)
+    refused("bar|maximum", Terms, bar, margin, maximum, error=ValueError)
 
 
 def drawn(*shares: float, n: int = 100) -> dict[str, Any]:
@@ -195,14 +170,6 @@ def test_five_draws_that_agree_decide_as_one_and_five_that_do_not_are_not_shown(
     assert (apart.choice, apart.leaf) == ("not-enough-evidence", "5c")
     assert apart.standings[0].low < one.standings[0].low
     assert apart.standings[0].high >= one.standings[0].high
-
-
-def test_draws_that_differ_are_not_shown_as_good_as_the_best():
-    prompt = side("prompt", 470, 500)
-    steady, shaky = (Candidate("tuned", "fine-tune", **drawn(*shares, n=500)) for shares in ([0.94] * 5, SHAKY))
-    assert answer(prompt, steady).as_good_as_best is True
-    assert answer(prompt, shaky).as_good_as_best is False
-
-
-SHAKY = (1, 1, 1, 1, 0.7)
-"""Their mean is 94 % too."""
+    prompt = side("prompt", 470, 500)  # draws that differ are not shown as good as the best; their mean is 94 % too
+    for shares, as_good in (([0.94] * 5, True), ((1, 1, 1, 1, 0.7), False)):
+        assert answer(prompt, Candidate("tuned", "fine-tune", **drawn(*shares, n=500))).as_good_as_best is as_good

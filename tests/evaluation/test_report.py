@@ -58,26 +58,20 @@ def in_order(text: str, words: list[str]) -> None:
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [{}, {"volume": 2_000_000}, {"budget": 0.0}, {"changes": "weekly"}, {"latency_s": 1.62}, {"latency_s": 0.1}],
-    ids=str,
-)
-def test_every_reason_finds_its_figure(asked):
-    record, rows = verdict(questions=Questions(**asked))
+LINES = [
+    {"examples": count, "sides": sides} for count in (6, 9, 40) for sides in (("base",), ("prompt", "tuned"), FOUR)
+]
+ASKED = [{"volume": 2_000_000}, {"budget": 0.0}, {"changes": "weekly"}, {"latency_s": 1.62}, {"latency_s": 0.1}]
+
+
+@pytest.mark.parametrize("made_of", [*LINES, *({"questions": Questions(**asked)} for asked in ASKED)], ids=str)
+def test_any_line_up_can_be_shown_and_every_reason_finds_its_figure(made_of):
+    record, rows = verdict(**made_of)
     page = Page(report.page_html(record, rows))
     ids, links = page.all("id"), page.all("href")
     assert len(ids) == len(set(ids))
     assert len(links) == len(record["reasons"]) > 0
     assert {link[1:] for link in links} <= set(ids)
-
-
-@pytest.mark.parametrize("examples", [6, 9, 40])
-@pytest.mark.parametrize("sides", [("base",), ("prompt", "tuned"), ("base", "prompt", "shots", "tuned")])
-def test_any_line_up_can_be_shown(examples, sides):
-    record, rows = verdict(examples, sides=sides)
-    page = Page(report.page_html(record, rows))
-    assert {link[1:] for link in page.all("href")} <= set(page.all("id"))
 
 
 def test_the_page_needs_nothing_else_and_every_piece_escapes_what_people_and_models_wrote(made):

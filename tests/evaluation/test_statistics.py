@@ -10,19 +10,7 @@ from scipy import stats
 
 from playground.evaluation import statistics
 from playground.evaluation.metrics import Bleu
-from playground.evaluation.statistics import (
-    Tally,
-    bootstrap,
-    hierarchical_bootstrap,
-    hierarchical_p,
-    hierarchical_paired_p,
-    holm,
-    newcombe_paired,
-    paired_draws,
-    paired_p,
-    tally_of,
-    wilson,
-)
+from playground.evaluation.statistics import Tally, bootstrap, holm, paired_p, tally_of, wilson
 
 QUICK = {"deadline": None, "max_examples": 40, "derandomize": True}
 
@@ -41,7 +29,7 @@ def pairs(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[bool]
     ],
 )
 def test_newcombe_against_published_examples(counts, low, high):
-    found = newcombe_paired(*pairs(*counts))
+    found = statistics.newcombe_paired(*pairs(*counts))
     assert (found.low, found.high) == (pytest.approx(low, abs=6e-4), pytest.approx(high, abs=6e-4))
 
 
@@ -49,7 +37,7 @@ def test_newcombe_against_published_examples(counts, low, high):
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_shares_hold_their_figure_and_newcombe_turns_with_its_sides(both):
     a, b = [x for x, _ in both], [y for _, y in both]
-    there, back = newcombe_paired(a, b), newcombe_paired(b, a)
+    there, back = statistics.newcombe_paired(a, b), statistics.newcombe_paired(b, a)
     assert -1 <= there.low <= there.value <= there.high <= 1
     assert (back.low, back.value, back.high) == (pytest.approx(-there.high), -there.value, pytest.approx(-there.low))
     assert sum(statistics.paired_counts(a, b)) == len(a)
@@ -100,8 +88,8 @@ def test_where_there_is_no_spread_the_point_says_so_and_percentile_where_bca_is_
         lambda: bootstrap(tally_of([])),
         lambda: bootstrap(tally_of([1.0]), tally_of([])),
         lambda: paired_p(tally_of([1.0]), tally_of([])),
-        lambda: newcombe_paired([True], []),
-        lambda: newcombe_paired([], []),
+        lambda: statistics.newcombe_paired([True], []),
+        lambda: statistics.newcombe_paired([], []),
     ],
 )
 def test_what_has_no_interval(wrong):
@@ -109,13 +97,16 @@ def test_what_has_no_interval(wrong):
         wrong()
 
 
-def test_exact_p_values_by_hand():
+def test_exact_p_values_and_holm_by_hand():
     assert statistics.mcnemar_exact(*pairs(10, 6, 0, 0)) == 2 / 64
     assert statistics.mcnemar_exact(*pairs(3, 4, 1, 0)) == 2 * (1 + 5) / 32
     assert statistics.mcnemar_exact(*pairs(0, 2, 2, 0)) == statistics.mcnemar_exact(*pairs(5, 0, 0, 0)) == 1
     assert paired_p(tally_of([1.0, 2.0, 3.0]), tally_of([0.0] * 3)) == 2 / 8
     assert paired_p(tally_of([1.0, 0.0]), tally_of([0.0, 1.0])) == 1
     assert paired_p(tally_of([0.5] * 4), tally_of([0.5] * 4)) == 1
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.02, 0.7]) == pytest.approx([1.0, 0.06, 1.0])
+    assert holm([]) == []
 
 
 @pytest.mark.parametrize("n", [10, 40])
@@ -142,13 +133,7 @@ def test_corpus_figures_swap_sentences():
     assert paired_p(good, good) == 1
 
 
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.02, 0.7]) == pytest.approx([1.0, 0.06, 1.0])
-    assert holm([]) == []
-
-
-def test_the_power_of_mcnemar_is_what_simulation_finds_and_so_many_examples_would_do():
+def test_the_power_of_mcnemar_is_what_simulation_finds_and_so_many_examples_would_do_also_for_a_mean():
     counts = np.random.default_rng(6).multinomial(60, [0.25, 0.07, 0.68], size=1_500)
     known, times = np.unique(counts[:, :2], axis=0, return_counts=True)
     shown = [statistics.mcnemar_exact(*pairs(0, a, b, 1)) <= 0.05 for a, b in known.tolist()]
@@ -160,9 +145,6 @@ def test_the_power_of_mcnemar_is_what_simulation_finds_and_so_many_examples_woul
     )
     assert statistics.mcnemar_rows(0.2, 0.2) is None
     assert statistics.mcnemar_rows(0.0501, 0.05) is None  # more than anybody writes
-
-
-def test_so_many_would_do_for_a_mean():
     needed = statistics.mean_rows(0.4, 1.0)
     assert needed is not None
     power = stats.nct.sf(stats.t.ppf(0.975, needed - 1), needed - 1, 0.4 * np.sqrt(needed))
@@ -174,19 +156,21 @@ def test_so_many_would_do_for_a_mean():
 def test_draws_and_examples_by_hand():
     """Draws that agree add nothing; examples that agree leave Student's interval of the draws."""
     row = np.array([[1.0, 1, 1, 0, 1, 0, 1, 1, 1, 1] * 3])
-    agreed, one = hierarchical_bootstrap(np.repeat(row, 5, axis=0)), hierarchical_bootstrap(row)
+    agreed, one = statistics.hierarchical_bootstrap(np.repeat(row, 5, axis=0)), statistics.hierarchical_bootstrap(row)
     assert (agreed.low, agreed.high) == (pytest.approx(one.low), pytest.approx(one.high))
     shares = np.array([0.6, 0.7, 0.75, 0.8, 0.9])
-    found = hierarchical_bootstrap(np.repeat(shares[:, None], 12, axis=1))
+    found = statistics.hierarchical_bootstrap(np.repeat(shares[:, None], 12, axis=1))
     student = stats.t.interval(0.95, 4, shares.mean(), shares.std(ddof=1) / np.sqrt(5))
     assert (found.low, found.high) == pytest.approx(student, abs=0.02)
-    same = hierarchical_bootstrap(np.ones((5, 8)), np.zeros((1, 8)))
+    same = statistics.hierarchical_bootstrap(np.ones((5, 8)), np.zeros((1, 8)))
     assert (same.value, same.low, same.high, same.method) == (1, 1, 1, "point")
-    pair = paired_draws(np.ones((5, 8)), np.ones((5, 8)))
+    pair = statistics.paired_draws(np.ones((5, 8)), np.ones((5, 8)))
     assert pair.low < 0 < pair.high, "where nothing differs, eight rows still say little"
-    assert hierarchical_paired_p(np.ones((5, 3)), np.zeros((5, 3))) == 0.25, "three examples have eight flips"
+    assert statistics.hierarchical_paired_p(np.ones((5, 3)), np.zeros((5, 3))) == 0.25, (
+        "three examples have eight flips"
+    )
     with pytest.raises(ValueError, match="as many of both"):
-        hierarchical_bootstrap(np.ones((5, 8)), np.ones((5, 7)))
+        statistics.hierarchical_bootstrap(np.ones((5, 8)), np.ones((5, 7)))
 
 
 def test_an_interval_over_draws_holds_the_truth_where_one_over_examples_alone_does_not():
@@ -194,10 +178,10 @@ def test_an_interval_over_draws_holds_the_truth_where_one_over_examples_alone_do
     for _ in range(100):
         shares = 0.8 + rng.uniform(-0.15, 0.15, size=(5, 1))
         values = (rng.random((5, 200)) < shares).astype(float)
-        found, plain = hierarchical_bootstrap(values), wilson(int(values[0].sum()), 200)
+        found, plain = statistics.hierarchical_bootstrap(values), wilson(int(values[0].sum()), 200)
         held += found.low <= 0.8 <= found.high
         alone += plain.low <= 0.8 <= plain.high
-        wrong += hierarchical_p(values, 0.8) <= 0.05
+        wrong += statistics.hierarchical_p(values, 0.8) <= 0.05
     assert held >= 92
     assert alone < 70
     assert wrong <= 10
