@@ -16,13 +16,12 @@ from playground.evaluation.cost import NOTE, Prices, prices_to_json
 from playground.evaluation.criterion import kinds as criteria
 from playground.report.report import FAULTS
 from playground.services import Services
-from playground.ui import bench, html, label, verdict_form, verdict_shown, vote, words
+from playground.ui import bench, blind, html, verdict_form, verdict_shown, words
 from playground.ui.bench import BenchView
-from playground.ui.label import LabelView
+from playground.ui.blind import LabelView, VoteView
 from playground.ui.runs import PICK_JS
 from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
-from playground.ui.vote import VoteView
 from playground.ui.wiring import CheckboxGroup, Dropdown, Event, Events, Radio, hidden_slot, listen, unasked
 
 if TYPE_CHECKING:
@@ -236,8 +235,8 @@ def wire(
     bench.wire(services, tab.bench, tab, where)
     for event in (refilled, dropped):
         bench.follow(services, tab.bench, where, event.then)
-    vote.wire(services, tab.vote, tab)
-    label.wire(services, tab.label, tab)
+    for asked in (tab.vote, tab.label):
+        blind.wire(services, asked, tab)
     opened, outputs = partial(verdict_shown.opened, tabs=tabs), [tabs, *tab.shown, tab.fold]
     unasked(services, tab, page.load, opened, outputs, failure=tab.shown_error, js=ADDRESS_JS)
 

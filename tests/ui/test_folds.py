@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from playground.models.bases import BaseState
 from playground.report import charts
 from playground.services import build_services
 from playground.settings import Settings
-from playground.ui import bench, label, race, vote, words
+from playground.ui import bench, blind, race, words
 from playground.ui.rows import Source
 from playground.ui.verdict_form import FILE, UPLOAD, Kept
 from playground.ui.wiring import Visitor
@@ -177,18 +178,18 @@ def names_in(shown: Any) -> list[str]:
 
 
 def test_no_name_is_on_the_page_before_it_is_asked_for(polled, call, ballots, verdict):
-    shown = call(vote.show, ballots, verdict=verdict)
-    seen: list[Any] = [shown, call(vote.closed, ballots)]
+    shown = call(blind.show, ballots, verdict=verdict)
+    seen: list[Any] = [shown, call(blind.closed, ballots)]
     assert set(shown) == set(ballots.shown)
     for choice in ("left", "right", "tie", "skip", "left"):
-        shown = call(vote.cast, ballots, picked=choice, number=shown[ballots.number], verdict=verdict)
+        shown = call(blind.pick, ballots, picked=choice, number=shown[ballots.number], verdict=verdict)
         seen.append(shown)
-    seen.append(call(vote.undo, ballots, verdict=verdict))
-    seen += [call(vote.show, ballots, verdict=wrong) for wrong in ("", "../x")]
+    seen.append(call(blind.pick, ballots, picked="undo", number=0, verdict=verdict))
+    seen += [call(blind.show, ballots, verdict=wrong) for wrong in ("", "../x")]
     values = [list(one.values()) for one in seen]
     assert names_in(values) == []
     says(values)
-    says(seen[0][ballots.ballot], "question", "&lt;img")
+    says(seen[0][ballots.sheet], "question", "&lt;img")
     assert [one.owner for one in polled.voting.files.read(verdict)] == ["local"] * 4
 
 
@@ -197,55 +198,55 @@ def test_reveal_says_who_wrote_what_and_takes_the_ballot_away(polled, call, ball
         ballot = polled.voting.next(verdict)
         left, right = ballot.left.endswith("END"), ballot.right.endswith("END")
         picked = "tie" if left == right else "left" if left else "right"
-        shown = call(vote.cast, ballots, picked=picked, number=n, verdict=verdict)
-    assert shown[ballots.reveal]["visible"] is True
-    found = call(vote.reveal, ballots, verdict=verdict)
-    assert (found[ballots.number], found[ballots.ballot]["visible"]) == (-1, False)
-    says(found[ballots.revealed], *SIDES, "s votes: 6</h4>", "100 % of 6 votes (61 to 100")
-    again = call(vote.show, ballots, verdict=verdict)
+        shown = call(blind.pick, ballots, picked=picked, number=n, verdict=verdict)
+    assert shown[ballots.end]["visible"] is True
+    found = call(blind.end, ballots, verdict=verdict)
+    assert (found[ballots.number], found[ballots.sheet]["visible"]) == (-1, False)
+    says(found[ballots.ended], *SIDES, "s votes: 6</h4>", "100 % of 6 votes (61 to 100")
+    again = call(blind.show, ballots, verdict=verdict)
     assert names_in(list(again.values())) == [], "who goes on voting does so blindly"
     says(again[ballots.count], "6 votes so far, 11 comparisons left.")
 
 
 def test_everything_asked_is_said(polled, call, ballots, verdict):
     for n in range(17):
-        shown = call(vote.cast, ballots, picked="tie", number=n, verdict=verdict)
+        shown = call(blind.pick, ballots, picked="tie", number=n, verdict=verdict)
     says(shown[ballots.count], "asked everything")
-    assert [shown[one]["visible"] for one in (ballots.votes, ballots.undo, ballots.reveal)] == [False, True, True]
+    assert [shown[one]["visible"] for one in (ballots.answers, ballots.undo, ballots.end)] == [False, True, True]
 
 
 def test_what_cannot_be_done_is_said(polled, call, ballots, verdict):
-    says(call(vote.show, ballots, verdict="")[ballots.error], "no verdict to vote on yet")
+    says(call(blind.show, ballots, verdict="")[ballots.error], "no verdict to vote on yet")
     with pytest.raises(InputError, match="no vote yet"):
-        call(vote.reveal, ballots, verdict=verdict)
+        call(blind.end, ballots, verdict=verdict)
     with pytest.raises(InputError, match="is no vote"):
-        call(vote.cast, ballots, picked=EVIL, number=0, verdict=verdict)
+        call(blind.pick, ballots, picked=EVIL, number=0, verdict=verdict)
     polled.voting = build_services(Settings(home=polled.settings.home, shared=True)).voting
-    says(vote.show(polled, STRANGER, ballots, verdict=verdict)[ballots.error], "There is no verdict")
-    for handler in (vote.undo, vote.reveal):
+    says(blind.show(polled, STRANGER, ballots, verdict=verdict)[ballots.error], "There is no verdict")
+    for handler in (partial(blind.pick, picked="undo", number=0), blind.end):
         with pytest.raises(InputError, match="There is no verdict"):
             handler(polled, STRANGER, ballots, verdict=verdict)
 
 
 def test_a_judge_is_chosen_watched_and_stopped(polled, call, ballots, verdict):
-    assert call(vote.opened, ballots, number=-1)[ballots.judge]["value"] == "base"
-    assert ballots.ballot not in call(vote.opened, ballots, number=0), "an open ballot stays"
-    call(vote.let, ballots, verdict=verdict, judge="mine")
+    assert call(blind.opened, ballots, number=-1)[ballots.judge]["value"] == "base"
+    assert ballots.sheet not in call(blind.opened, ballots, number=0), "an open ballot stays"
+    call(blind.let, ballots, verdict=verdict, judge="mine")
     polled.judging.start.assert_called_once_with(verdict, "mine", "local")
 
     def watched(text: str, **changes: Any) -> list[bool]:
         polled.judging.show.return_value = JudgingView(verdict, f"mine {EVIL}", 3, 9, **changes)
-        drawn = call(vote.judging, ballots, verdict=verdict)
+        drawn = call(blind.judging, ballots, verdict=verdict, judge="mine")
         says(drawn[ballots.judging], text)
         return [*(drawn[one]["visible"] for one in (ballots.let, ballots.stop)), drawn[ballots.timer]["active"]]
 
     assert watched("3 of 9 comparisons", live=True) == [False, True, True]
     assert watched("2 answers named neither reply", unread=2, error=f"It stopped {EVIL}.") == [True, False, False]
-    call(vote.stop, ballots, verdict=verdict)
-    polled.judging.stop.assert_called_once_with(verdict, "local")
+    call(blind.stop, ballots, verdict=verdict)
+    polled.judging.stop.assert_called_once_with(verdict, "local", "judging")
     polled.bases.now = BaseState("preparing", "Preparing the base", "x")
     with pytest.raises(BaseUnavailableError, match="not ready"):
-        call(vote.let, ballots, verdict=verdict, judge="mine")
+        call(blind.let, ballots, verdict=verdict, judge="mine")
 
 
 # Labels of single replies, on the same verdict
@@ -263,42 +264,42 @@ def labelled(polled, real):
 
 
 def test_replies_are_labelled_by_key_or_button_and_taken_back(labelled, call, sheets, verdict):
-    shown = call(label.show, sheets, verdict=verdict)
+    shown = call(blind.show, sheets, verdict=verdict)
     assert set(shown) == set(sheets.shown)
     says(shown[sheets.sheet], "question", "Known to be right", "Backspace takes the last label back")
     seen = [shown]
     for picked in ("right", "wrong", "unsure", "wrong"):
-        shown = call(label.label, sheets, picked=picked, number=shown[sheets.number], verdict=verdict)
+        shown = call(blind.pick, sheets, picked=picked, number=shown[sheets.number], verdict=verdict)
         seen.append(shown)
     says(shown[sheets.count], "3 of 50 labelled</b>: 1 right, 2 wrong; 1 you could not tell. 13 replies left")
-    shown = call(label.label, sheets, picked="undo", number=shown[sheets.number], verdict=verdict)
+    shown = call(blind.pick, sheets, picked="undo", number=shown[sheets.number], verdict=verdict)
     assert shown[sheets.sheet] == seen[3][sheets.sheet], "the same reply is asked again"
     assert names_in([list(one.values()) for one in seen]) == []
     for number in range(3, 17):
-        shown = call(label.label, sheets, picked="right", number=number, verdict=verdict)
+        shown = call(blind.pick, sheets, picked="right", number=number, verdict=verdict)
         seen.append(shown)
     assert "&lt;img" in str(seen), "their order is the verdict's own, which one comes first is not known"
     says(shown[sheets.count], "You have labelled all there are")
-    assert [shown[one]["visible"] for one in (sheets.sheet, sheets.labels, sheets.undo)] == [False, False, True]
-    says(call(label.show, sheets, verdict="")[sheets.error], "no verdict with replies to label yet")
+    assert [shown[one]["visible"] for one in (sheets.sheet, sheets.answers, sheets.undo)] == [False, False, True]
+    says(call(blind.show, sheets, verdict="")[sheets.error], "no verdict with replies to label yet")
     with pytest.raises(InputError, match="is no label"):
-        call(label.label, sheets, picked=EVIL, number=0, verdict=verdict)
+        call(blind.pick, sheets, picked=EVIL, number=0, verdict=verdict)
     labelled.labelling = build_services(Settings(home=labelled.settings.home, shared=True)).labelling
-    says(label.show(labelled, STRANGER, sheets, verdict=verdict)[sheets.error], "There is no verdict")
+    says(blind.show(labelled, STRANGER, sheets, verdict=verdict)[sheets.error], "There is no verdict")
 
 
 def test_a_judge_beside_the_labels_says_how_far_it_goes(labelled, call, sheets, verdict):
-    drawn = call(label.opened, sheets, number=-1)
+    drawn = call(blind.opened, sheets, number=-1)
     assert drawn[sheets.judge]["value"] == "base"
-    call(label.let, sheets, verdict=verdict, judge="mine")
+    call(blind.let, sheets, verdict=verdict, judge="mine")
     labelled.judging.mark.assert_called_once_with(verdict, "mine", "local")
 
     def watched(counts: Any, view: Any, *texts: str) -> list[bool]:
         labelled.judging.show.return_value = view
         near = agreed([True] * counts[0] + [False] * counts[1], [True] * counts[0] + [False] * counts[1])
         labelled.judging.trust.return_value = Trust("mine", f"mine {EVIL}", near, 2, (f"ward {EVIL}",), True)
-        drawn = call(label.marked, sheets, verdict=verdict, judge="mine")
-        says(drawn[sheets.marked], *texts)
+        drawn = call(blind.judging, sheets, verdict=verdict, judge="mine")
+        says(drawn[sheets.judging], *texts)
         return [*(drawn[one]["visible"] for one in (sheets.let, sheets.stop)), drawn[sheets.timer]["active"]]
 
     live = JudgingView(verdict, "mine", 3, 9, live=True)
@@ -306,7 +307,7 @@ def test_a_judge_beside_the_labels_says_how_far_it_goes(labelled, call, sheets, 
     ended = JudgingView(verdict, "mine", 9, 9, unread=2, error=f"It stopped {EVIL}.")
     texts = ("2 answers of it said neither", "it may say what is right", "<code>judge:mine</code>", "ward &lt;img")
     assert watched((40, 20), ended, *texts) == [True, False, False]
-    call(label.stop, sheets, verdict=verdict)
+    call(blind.stop, sheets, verdict=verdict)
     labelled.judging.stop.assert_called_once_with(verdict, "local", "marking")
 
 
