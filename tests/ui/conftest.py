@@ -5,10 +5,14 @@ import gradio as gr
 import pytest
 
 from playground.ui.page import WholePage
+from playground.ui.rows import Source
+from playground.ui.verdict_form import Kept
 from playground.ui.wiring import Visitor
 from tests.ui.fakes import FakeServices
 
 Call = Callable[..., Any]
+SET = "set:hospital_reports"
+STRANGER = Visitor("somebody", "tab-2")
 
 
 @pytest.fixture
@@ -30,6 +34,12 @@ def call(services, me):
         return answers if isinstance(answers, dict) or answers is None else list(answers)
 
     return called
+
+
+def where(source: str = SET, **changes: Any) -> Any:
+    """The rows that a verdict or the bench is asked to use."""
+    given = {"kept": Kept(), "uploaded": None, "training": Source(), "seed": 7, "test": 15}
+    return {"source": source, **given, **changes}
 
 
 def says(shown: Any, *parts: str) -> None:

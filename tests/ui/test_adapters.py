@@ -5,9 +5,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from playground.errors import AdapterError, InputError
+from playground.errors import AdapterError
 from playground.ui import adapters
 from playground.ui.side import Log
+from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
 
@@ -30,8 +31,7 @@ def test_an_id_the_page_made_up_changes_nothing(services, call, tab):
     made_up: Any = {adapters.pick: {"picked": "../../etc", "active": ""}}
     made_up |= {handler: {"chosen": "../../etc"} for handler in (adapters.ask_rename, adapters.ask_remove)}
     for handler, given in made_up.items():
-        with pytest.raises(InputError, match="in the list first"):
-            call(handler, tab, **given)
+        refused("in the list first", call, handler, tab, **given)
     assert services.adapters.switched == []
 
 
@@ -54,8 +54,7 @@ def test_deleting_asks_first_and_a_refusal_is_said(call, tab):
     asked = call(adapters.ask_remove, tab, chosen=ID)
     assert asked[tab.delete_row]["visible"] is True
     says(asked[tab.asked], "Delete hospital_reports?")
-    with pytest.raises(AdapterError, match="ships with the app"):
-        call(adapters.remove, tab, chosen=ID, active="")
+    refused("ships with the app", call, adapters.remove, tab, chosen=ID, active="", error=AdapterError)
 
 
 def test_the_chat_keeps_a_divider_between_adapters(services, call, tab):
@@ -78,6 +77,5 @@ def test_each_adapter_of_a_blend_has_a_slider(call, tab):
 
 def test_one_adapter_is_no_blend_and_a_slider_does_nothing_before_there_is_one(call, tab):
     given: Any = {"how": "linear", "name": "both", "made": "", "weights": (1.0, 1.0)}
-    with pytest.raises(InputError, match="two adapters or more"):
-        call(adapters.make, tab, parts=[ID], **given)
+    refused("two adapters or more", call, adapters.make, tab, parts=[ID], **given)
     assert call(adapters.moved, tab, parts=["a", "b"], **given) == [{}]

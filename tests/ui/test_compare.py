@@ -13,6 +13,7 @@ from playground.ui.asking import Comparison
 from playground.ui.compare import CompareTab
 from playground.ui.side import Divider, Log, Setup
 from playground.ui.wiring import Updates
+from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, card, row
 
@@ -66,6 +67,9 @@ def test_a_pane_says_where_in_line_it_waits_and_the_next_turn_sends_the_first(se
     says(waiting[tab.sides["A"].chat][-1]["content"], "2nd in line, about 8 s")
     assert (first[tab.ask]["visible"], last[tab.ask]["visible"]) == (False, True)
     assert services.compare.asked[1][1][0] == [Turn("One", "plain")]
+    last = ask(once, "", handler=asking.ask_again)[-1]
+    assert [message["role"] for message in last[tab.sides["A"].chat]] == ["user", "assistant", "assistant"]
+    assert services.compare.asked[2][2] == "One", "to ask again replaces the last turn"
 
 
 def test_another_model_starts_afresh(services, call, tab, ask, once):
@@ -80,12 +84,6 @@ def test_another_model_starts_afresh(services, call, tab, ask, once):
     assert [type(item) for item in log.items[1:]] == [Divider], "changing back and forth leaves one"
 
 
-def test_ask_again_replaces_the_last_turn(services, tab, ask, once):
-    last = ask(once, "", handler=asking.ask_again)[-1]
-    assert [message["role"] for message in last[tab.sides["A"].chat]] == ["user", "assistant", "assistant"]
-    assert services.compare.asked[1][2] == "One"
-
-
 def test_a_failure_is_said_in_words_and_frees_the_box(services, tab, ask, caplog):
     own, others = InputError(f"The queue is full {EVIL}."), ZeroDivisionError("secret detail")
     for error, text in ((own, "The queue is full &lt;img"), (others, words.OUR_SIDE)):
@@ -98,19 +96,21 @@ def test_a_failure_is_said_in_words_and_frees_the_box(services, tab, ask, caplog
 
 
 def test_without_a_question_or_a_base_nothing_is_asked(services, ask):
-    with pytest.raises(InputError, match="nothing to ask yet"):
-        ask(Comparison(), "  ")
+    refused("nothing to ask yet", ask, Comparison(), "  ")
     services.bases.now = BaseState("fetching", "Fetching the base, 62 of 93 MB", "smollm2-135m")
-    with pytest.raises(BaseUnavailableError, match="62 of 93 MB"):
-        ask(Comparison(), "Hello")
+    refused("62 of 93 MB", ask, Comparison(), "Hello", error=BaseUnavailableError)
     assert services.compare.asked == []
 
 
-def test_stopping_keeps_what_had_arrived(services, call, tab, ask):
+def test_stopping_keeps_what_had_arrived_and_copying_gives_all_of_it(services, call, tab, ask):
     midway = ask(Comparison(), "One")[2][tab.comparison]
     stopped = call(asking.stop, tab, comparison=midway, **SCORED)
     says(stopped[tab.sides["A"].chat][1]["content"], "pla", words.STOPPED)
     says(stopped[tab.board], "not yet")
+    services.compare.texts = (f"  a\n{EVIL}",)
+    whole = ask(Comparison(), "One")[-1][tab.comparison]
+    copied = call(asking.copy_text, tab, letter="A", comparison=whole)
+    assert copied == {tab.clipboard: f"  a\n{EVIL}"}, "the raw text"
 
 
 def test_sides_come_and_go(services, call, tab):
@@ -120,12 +120,6 @@ def test_sides_come_and_go(services, call, tab):
     for letter, left in (("A", ("B", "C")), ("B", ("C",)), ("C", ("C",))):
         comparison = call(asking.remove_side, tab, letter=letter, comparison=comparison, **SCORED)[tab.comparison]
         assert comparison.shown == left, "one side always stays"
-
-
-def test_copy_gives_the_raw_text(services, call, tab, ask):
-    services.compare.texts = (f"  a\n{EVIL}",)
-    comparison = ask(Comparison(), "One")[-1][tab.comparison]
-    assert call(asking.copy_text, tab, letter="A", comparison=comparison) == {tab.clipboard: f"  a\n{EVIL}"}
 
 
 def test_the_page_opens_on_the_story(services, call, tab):

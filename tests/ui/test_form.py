@@ -14,6 +14,7 @@ from playground.runs.request import FEWEST_STEPS, QUICK_S, Preset, within_reach
 from playground.runs.service import Plan
 from playground.ui import form, train, words
 from playground.ui.rows import Source
+from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import FakeTraining
 
@@ -42,14 +43,11 @@ def test_the_form_and_a_request_are_the_same_thing():
     assert form.request_of(SOURCE, "local", "mine", "lora", form.settings_of(request)) == request
 
 
-def test_empty_fields_and_zero_are_the_methods_own_defaults():
+def test_empty_fields_are_the_methods_own_defaults_and_rewards_are_one_a_line_and_for_grpo_alone():
     empty = dict.fromkeys(form.FIELDS)
     request = form.request_of(SOURCE, "local", " ", "lora", empty)
     assert (request.name, request.steps, request.lr, request.rank) == ("rows", None, None, None)
     assert (request.batch_size, request.max_tokens, request.validation, request.options) == (8, 2048, None, Options())
-
-
-def test_rewards_are_one_a_line_and_for_grpo_alone():
     given = {"objective": "grpo", "rewards": "json\n ends-with:Dr. Sharma \n\n"}
     assert form.request_of(SOURCE, "local", "m", "lora", given).rewards == ("json", "ends-with:Dr. Sharma")
     assert form.request_of(SOURCE, "local", "m", "lora", given | {"objective": "sft"}).rewards == ()
@@ -106,8 +104,7 @@ def test_the_plan_names_what_blocks_it_and_start_what_is_missing(services, call,
     shown = call(train.refresh, tab, **RUN, **SETTINGS | {"lr": 5})
     says(shown[tab.blocked], "learning rate is 5")
     assert (shown[tab.plan], shown[tab.start]["interactive"]) == ("", False)
-    with pytest.raises(InputError, match=words.TRAIN_EMPTY):
-        call(train.start, tab, source=Source(), name="", method="lora", **SETTINGS)
+    refused(words.TRAIN_EMPTY, call, train.start, tab, source=Source(), name="", method="lora", **SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +131,7 @@ def test_a_settings_file_fills_the_form(services, call, tab, tmp_path):
     fields = {name: filled[widget] for name, widget in tab.fields.items()}
     assert (fields["objective"], fields["rewards"], fields["early_stop"]) == ("grpo", "json\nmax-words:9", 2)
     for content, error in (("[1]", "no file of settings"), ("{", "no JSON"), ({"steps": "x"}, "takes a number")):
-        with pytest.raises(InputError, match=error):
-            brought(content)
+        refused(error, brought, content)
     with pytest.raises(InputError, match=r"The form has no place for .*save_steps.*\(start\).*\(docs\)"):
         brought({"start": "mine", "docs": "notes.md", "save_steps": 33})
     says(call(form.bring, tab, uploaded=str(file), source=Source())[tab.code_error], "Drop a file")

@@ -92,18 +92,12 @@ def test_line_breaks_and_indents_reach_the_page():
     assert "{&#10;    &#34;a&#34;: 1&#10;}" in shown
 
 
-def test_a_progress_bar_and_an_error_are_read_out():
+def test_figures_and_what_is_read_out():
     says(html.progress(0.62, "Training of mine"), 'role="progressbar"', 'aria-valuenow="62"')
     says(html.progress(3, "past its end"), 'aria-valuenow="100"')
     says(html.error_card("wrong"), 'role="alert"')
-
-
-def test_the_chart_waits_for_two_points_and_names_both_lines():
-    assert charts.loss([(1, 2.0)], [], 20) == ""
+    assert charts.loss([(1, 2.0)], [], 20) == "", "a chart waits for two points"
     says(charts.loss([(1, 2.0), (2, 1.5)], [(2, 1.8)], 20), "training from 2.00 to 1.50", 'class="held"')
-
-
-def test_figures():
     read = [html.size(98_000_000), html.size(20_400_000_000), html.size(0), html.plural(1, "row"), html.rate(0.001)]
     assert read == ["98 MB", "20.4 GB", "0 B", "1 row", "1e-3"]
     read = [html.duration(3.5), html.duration(130), html.duration(3720), html.left(4.4), html.about(130)]

@@ -8,6 +8,7 @@ import pytest
 from playground.errors import BusyError, NotFoundError
 from playground.storage import Freed, Item, StorageService
 from playground.ui import sidebar
+from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import EVIL
 
@@ -79,5 +80,4 @@ def test_a_kind_at_once_and_what_stays(stored, call, view):
 
 @pytest.mark.parametrize("wanted", ["", "nonsense", "upload:../../etc", "base:x", ":", "run:r1:x"])
 def test_what_the_page_sends_is_not_trusted(stored, call, view, wanted):
-    with pytest.raises(NotFoundError, match="There is no"):
-        call(sidebar.ask, view, picked=wanted)
+    refused("There is no", call, sidebar.ask, view, picked=wanted, error=NotFoundError)

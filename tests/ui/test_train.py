@@ -17,6 +17,7 @@ from playground.ui import examples, html, rows, runs, train
 from playground.ui.rows import Source
 from playground.ui.train import TrainTab
 from playground.ui.wiring import SETTABLE
+from tests.refused import refused
 from tests.ui.conftest import says
 from tests.ui.fakes import EVIL, run_view
 
@@ -77,8 +78,7 @@ def test_bad_rows_say_why_and_what_to_do_and_can_be_taken_away(services, call, t
     name = "rows-bad-rows.csv"
     assert offered == {tab.bad_file: gr.update(value=name, label=f"Download {name}", visible=True)}
     services.data.checked = InputError("It is empty.")
-    with pytest.raises(InputError, match="It is empty"):
-        call(rows.download, tab, which="good", source=ROWS, max_tokens=2048)
+    refused("It is empty", call, rows.download, tab, which="good", source=ROWS, max_tokens=2048)
 
 
 def test_kinds_of_warnings_may_be_left_out(services, call, tab, read):
@@ -111,30 +111,24 @@ def test_the_preview_colours_what_is_learned(services, call, tab):
     assert other[tab.source].turns == "last"
 
 
-def test_another_reading_of_the_file_keeps_what_is_known():
+def test_another_reading_of_the_file_keeps_what_is_known_and_a_column_that_is_taken_changes_places():
     there, known = ("patient", "report", "stars"), {"prompt": "patient", "completion": "report"}
     assert rows.completed("An answer and whether it is good", known, there) == known | {"label": "stars"}
     assert rows.completed("Raw text", known, there) == {"text": "patient"}
     assert rows.reading(known) == "Prompt and answer"
     assert rows.reading(known | {"label": "stars"}) == "An answer and whether it is good"
     assert rows.reading({"messages": "m"}) == "Conversation"
-
-
-def test_a_column_that_is_taken_changes_places():
     before = {"prompt": "a", "completion": "b"}
     assert rows.swapped(before, {"prompt": "b", "completion": "b"}) == {"prompt": "b", "completion": "a"}
     assert rows.swapped(before, {"prompt": "a", "completion": "b", "system": "b"}) == {"prompt": "a", "system": "b"}
     assert rows.swapped(before, {"prompt": "a", "completion": "c"}) == {"prompt": "a", "completion": "c"}
 
 
-def test_an_unsure_guess_asks_to_be_checked(services, tab, read):
+def test_an_unsure_guess_asks_to_be_checked_and_columns_that_cannot_be_told_are_offered(services, tab, read):
     services.data.checked = replace(services.data.checked, confidence=0.4, why="what the columns hold")
     shown = read(ROWS)
     assert (shown[tab.columns]["open"], "check" in shown[tab.columns]["label"]) == (True, True)
     says(shown[tab.columns_note], "What the columns hold. Please check: this is a guess.")
-
-
-def test_columns_that_cannot_be_told_are_offered(services, tab, read):
     services.data.checked = InputError("Say which column is which.")
     shown = read(Source(Path("two.csv"), "two"))
     says(shown[tab.error], "Say which")
@@ -175,20 +169,16 @@ def visible(tab: TrainTab, drawn: dict[Any, Any]) -> set[str]:
     return {name for name in names if drawn[getattr(tab, name)]["visible"]}
 
 
-def test_a_reload_finds_the_run_that_lives(services, call, tab):
+def test_a_reload_finds_the_run_that_lives_and_cancelling_asks_to_keep_or_not(services, call, tab):
     services.training.listed = [run_view("done", "DONE"), run_view("alive", name="mine")]
     shown = call(runs.show, tab, followed="")
     assert set(shown) <= set(tab.run_outputs)
     says(shown[tab.run], "mine", 'aria-valuenow="25"')
     says(shown[tab.listing], 'data-id="alive" aria-pressed="true"')
     assert visible(tab, shown) == {"cancel"}
-
-
-def test_cancelling_asks_the_service_to_keep_or_not(services, call, tab):
-    services.training.listed = [run_view("r1")]
     for keep in (True, False):
-        call(runs.cancel, tab, keep=keep, followed="r1")
-        services.training.cancel.assert_called_with("r1", "local", keep=keep)
+        call(runs.cancel, tab, keep=keep, followed="alive")
+        services.training.cancel.assert_called_with("alive", "local", keep=keep)
 
 
 @pytest.mark.parametrize(
