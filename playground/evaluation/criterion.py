@@ -12,7 +12,7 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
@@ -25,16 +25,14 @@ from playground.evaluation.forgetting import is_refusal
 from playground.evaluation.inferred_checks import ALONE, collapsed, folded, key_of, label_in, labels_of
 
 FieldKind = Literal["exact", "number", "text"]
-TEXT_F1 = 0.6
-"""A free-text field is right from this token F1 on, where all its numbers are right too."""
-SIMILAR, LEAST_F1 = "token_f1>=0.6", 0.6
+LEAST_F1 = 0.6
+"""A text is right from this token F1 on (a field, where all its numbers are right too), or from a higher one."""
 SHORT_WORDS = 8
 """References of at most so many words are short answers, which are matched whole."""
 TEXT_WORDS = 4
 """A field is free text where its middle value has at least so many words, or its values are seldom alike."""
 NEARLY_ALL = 0.95
 FEWEST = 5
-SIMILARITIES = ("token_f1", "rouge_l")
 FIELD = "field:"
 """Before the name of a field: the metric of its accuracy."""
 Marks = Mapping[tuple[str, str, str, str], bool]
@@ -81,9 +79,9 @@ class Criterion(ABC):
             _KINDS[cls.kind] = cls
 
     @classmethod
-    @abstractmethod
     def of(cls, spec: str, references: Sequence[str]) -> Criterion:
         """The criterion of a spec for answers such as these. Raises InputError where they do not fit it."""
+        return cls(spec)
 
     @property
     @abstractmethod
@@ -140,6 +138,16 @@ def token_f1(reply: str, reference: str) -> float:
     if not said or not wanted:
         return float(said == wanted)
     return 2 * (Counter(said) & Counter(wanted)).total() / (len(said) + len(wanted))
+
+
+@lru_cache(maxsize=4096)
+def _rouge_l(reply: str, reference: str) -> float:
+    from playground.evaluation.metrics import ROUGE  # evaluate imports torch, which takes seconds
+
+    return float(ROUGE.score(reference, reply)["rougeL"].fmeasure)
+
+
+SIMILARITIES: dict[str, Callable[[str, str], float]] = {"token_f1": token_f1, "rouge_l": _rouge_l}
 
 
 def is_blank(reply: str, reference: str = "") -> bool:
@@ -238,7 +246,7 @@ class Label(Criterion):
 
     @classmethod
     def of(cls, spec: str, references: Sequence[str]) -> Criterion:
-        found = labels_of(references)
+        found = labels_of([text for text in references if text.strip()])
         if not found:
             raise InputError("The answers are no labels: they are long, or seldom alike. " + _instead(references))
         return cls(spec, tuple(found))
@@ -269,9 +277,8 @@ class Fields(Criterion):
         known = _common_fields(texts)
         wanted = [name for part in spec.partition(":")[2].split(",") if (name := part.strip())]
         if not known:
-            raise InputError(
-                "The answers have no common fields (JSON keys, or lines such as 'Name: value'). " + _instead(references)
-            )
+            none = "The answers have no common fields (JSON keys, or lines such as 'Name: value')."
+            raise InputError(f"{none} {_instead(references)}")
         if missing := [name for name in wanted if name not in known]:
             raise InputError(f"No answer has the field {', '.join(missing)}. There are: {', '.join(known)}.")
         return cls(spec, known, tuple(wanted or known), _thresholds(texts))
@@ -302,10 +309,6 @@ class Exact(Criterion):
 
     kind = "exact"
 
-    @classmethod
-    def of(cls, spec: str, references: Sequence[str]) -> Criterion:
-        return cls(spec)
-
     @property
     def label(self) -> str:
         return "The same answer, but for case and punctuation"
@@ -331,24 +334,16 @@ class Similarity(Criterion):
         except ValueError:
             threshold = -1.0
         if name.strip() not in SIMILARITIES or not 0 < threshold <= 1:
-            there = ", ".join(SIMILARITIES)
-            raise InputError(
-                f"{spec[:60]!r} is no similarity. Write similarity:METRIC>=X, METRIC one of {there}, X up to 1, "
-                f"such as similarity:{SIMILAR}."
-            )
+            how = f"METRIC one of {', '.join(SIMILARITIES)}, X up to 1, such as similarity:token_f1>={LEAST_F1}"
+            raise InputError(f"{spec[:60]!r} is no similarity. Write similarity:METRIC>=X, {how}.")
         return cls(spec, name.strip(), threshold)
 
     @property
     def label(self) -> str:
         return f"{self.metric} to the reference at least {self.least:g}"
 
-    def _similarity(self, reply: str, reference: str) -> float:
-        if self.metric == "token_f1":
-            return token_f1(reply, reference)
-        return _rouge_l(reply, reference)
-
     def _mark(self, reply: str, reference: str, question: str) -> Mark:
-        return Mark(self._similarity(reply, reference) >= self.least)
+        return Mark(SIMILARITIES[self.metric](reply, reference) >= self.least)
 
 
 @dataclass(frozen=True)
@@ -358,10 +353,6 @@ class Judged(Criterion):
     marks: Marks = field(default_factory=dict)
     kind = "judge"
     takes = ":NAME"
-
-    @classmethod
-    def of(cls, spec: str, references: Sequence[str]) -> Criterion:
-        return cls(spec)
 
     @property
     def judge(self) -> str:
@@ -394,10 +385,6 @@ class Every(Criterion):
 
     parts: tuple[Criterion, ...] = ()
 
-    @classmethod
-    def of(cls, spec: str, references: Sequence[str]) -> Criterion:
-        return parse_criteria(spec.split(" and "), references)
-
     @property
     def label(self) -> str:
         return "; ".join(part.label for part in self.parts)
@@ -410,13 +397,6 @@ class Every(Criterion):
         marks = [part.mark(reply, reference, question) for part in self.parts]
         fields = {name: right for mark in marks for name, right in mark.fields.items()}
         return Mark(all(mark.right for mark in marks), fields)
-
-
-@lru_cache(maxsize=4096)
-def _rouge_l(reply: str, reference: str) -> float:
-    from playground.evaluation.metrics import ROUGE  # evaluate imports torch, which takes seconds
-
-    return float(ROUGE.score(reference, reply)["rougeL"].fmeasure)
 
 
 _MISSING = object()
@@ -479,14 +459,12 @@ def same_value(said: Any, wanted: Any, how: FieldKind, least: float | None = Non
     letters, without case and outer punctuation."""
     if said is _MISSING:
         return False
-    if isinstance(wanted, list) or isinstance(said, list):
-        return (
-            isinstance(said, list) and isinstance(wanted, list) and sorted(map(_key, said)) == sorted(map(_key, wanted))
-        )
+    if list in (type(said), type(wanted)):
+        return type(said) is type(wanted) and sorted(map(_key, said)) == sorted(map(_key, wanted))
     plain = any(value is None or isinstance(value, bool) for value in (said, wanted))
     if how == "text" and not plain:
         wanted, said = str(wanted), str(said)
-        return _numbers(said) == _numbers(wanted) and token_f1(said, wanted) >= (least or TEXT_F1)
+        return _numbers(said) == _numbers(wanted) and token_f1(said, wanted) >= (least or LEAST_F1)
     by_value = how == "number" or isinstance(wanted, int | float)
     return _key(said) == _key(wanted) or (by_value and not plain and _same_number(said, wanted))
 

@@ -128,10 +128,9 @@ class Forgetting:
         text = "General text is as easy for it as before"
         if abs(change) >= LOSS_NOISE:
             text = f"General text is {'harder' if change > 0 else 'easier'} by {abs(change):.2f} nats a token"
-        said = (
-            f"{self.right_after} of {self.questions} general questions are answered rightly, {self.right_before} before"
-        )
-        return f"{text}{_between(self.harder, '.2f')}; {said}{_between(self.lost, '.0f', 'points lost: ')}."
+        right = f"{self.right_after} of {self.questions} general questions are answered rightly"
+        lost = _between(self.lost, ".0f", "points lost: ")
+        return f"{text}{_between(self.harder, '.2f')}; {right}, {self.right_before} before{lost}."
 
 
 def is_refusal(reply: str) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -250,14 +250,12 @@ def both_orders(request: str, a: str, b: str, reference: str = "", mark: str = "
 def rubric(request: str, reply: str, reference: str, mark: str = "") -> Messages:
     """What the judge is sent of one reply: is it right, yes or no. mark: as in ``both_orders``."""
     parts = {"Request": request, "An answer known to be good": reference, "Reply": reply}
-    return _messages(
-        RUBRIC, parts, "Is the reply right? Answer with one word: yes or no.", _mark_for(parts.values(), mark)
-    )
+    asked = "Is the reply right? Answer with one word: yes or no."
+    return _messages(RUBRIC, parts, asked, _mark_for(list(parts.values()), mark))
 
 
-def _mark_for(texts: Iterable[str], mark: str) -> str:
+def _mark_for(texts: Sequence[str], mark: str) -> str:
     """A mark that stands in none of these texts."""
-    texts = tuple(texts)
     while not mark or any(mark in text for text in texts):
         mark = secrets.token_hex(4)
     return mark

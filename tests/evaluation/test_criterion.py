@@ -133,6 +133,7 @@ def test_labels_of_any_script_and_sign_are_told_apart():
         (suggested(LABELS), "refund or delivery", "refund", False),
     ):
         assert found.mark(reply, reference).right is right
+    assert parse_criterion("label", [*LABELS, " "]) == suggested(LABELS), "a blank answer is no label"
 
 
 def test_in_a_sorted_file_anothers_answer_is_another_one():
