@@ -86,25 +86,32 @@ class Served:
     services: Services
     settings: Settings
 
-    def client(self, **options):
+    def client(self):
         import openai
 
-        return openai.OpenAI(base_url=self.url + "v1", api_key="none", max_retries=0, timeout=60, **options)
+        return openai.OpenAI(base_url=self.url + "v1", api_key="none", max_retries=0, timeout=60)
+
+
+@contextmanager
+def opened(services):
+    """The real page, as ``python app.py`` opens it; yields its address."""
+    from playground.serve import launch
+
+    home = Home.take(services.settings)
+    page, url = launch(services, home)
+    yield url
+    page.close(verbose=False)
+    services.close()
+    home.release()
 
 
 @pytest.fixture(scope="module")
 def served(tiny_base, lora_folders, tmp_path_factory):
-    """The real page, as ``python app.py`` opens it, with the base loaded and three adapters."""
-    from playground.serve import launch
-
-    settings = Settings(home=tmp_path_factory.mktemp("served") / "home", base=str(tiny_base))
-    home, services = Home.take(settings), build_services(settings)
+    """With the base loaded and three adapters."""
+    services = build_services(Settings(home=tmp_path_factory.mktemp("served") / "home", base=str(tiny_base)))
     for folder in lora_folders:
         services.adapters.import_file(folder)
-    page, url = launch(services, home)
-    wait_until(lambda: services.bases.state().phase in ("ready", "failed"))
-    assert services.bases.loaded is not None, services.bases.state()
-    yield Served(url, services, settings)
-    page.close(verbose=False)
-    services.close()
-    home.release()
+    with opened(services) as url:
+        wait_until(lambda: services.bases.state().phase in ("ready", "failed"))
+        assert services.bases.loaded is not None, services.bases.state()
+        yield Served(url, services, services.settings)

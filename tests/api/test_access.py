@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from playground.errors import InputError
 from playground.server.access import foreign
 from playground.services import build_services
 from playground.settings import Settings
 from tests.api.conftest import told
+from tests.refused import refused
 
 SHIPPED = {"brand_voice", "hospital_reports", "support_json"}
 ALONE = Settings(home=Path("/nowhere"))
@@ -84,15 +84,14 @@ def test_other_names_are_those_that_the_settings_allow_and_a_spaces_own():
     for words in (judged(host="playground.example:8443"), judged(origin="https://playground.example")):
         assert "PLAYGROUND_ALLOWED_HOSTS=playground.example where" in words
     assert "PLAYGROUND_ALLOWED_HOSTS" not in judged(origin="null")
+    said = r"PLAYGROUND_ALLOWED_HOSTS has .*without scheme and port"
     for wrong in ("https://a.example", "a.example:8443", "10.0.0.1:7860", "*.example", "a b", "a.example/x"):
-        with pytest.raises(InputError, match=r"PLAYGROUND_ALLOWED_HOSTS has .*without scheme and port"):
-            Settings.from_env({"PLAYGROUND_ALLOWED_HOSTS": f"b.example,{wrong}"})
+        refused(said, Settings.from_env, {"PLAYGROUND_ALLOWED_HOSTS": f"b.example,{wrong}"})
 
 
-LOOKALIKES = ("http://evil.example", "http://localhost.evil.example", "http://localhost@evil.example")
 EVIL = {
-    "host": ("evil.example", "evil.example:7860", "localhost.evil.example", "evil@localhost", "localhost:port", ""),
-    "origin": (*LOOKALIKES, "file://localhost", "null", ""),
+    "host": [host for host in OTHER_HOSTS if isinstance(host, str)],
+    "origin": [origin for origin in OTHER_ORIGINS if isinstance(origin, str)],
     **dict.fromkeys(("x-forwarded-for", "x-forwarded-host", "x-real-ip"), ("127.0.0.1",)),
     **{"sec-fetch-site": ("cross-site",), "forwarded": ("for=127.0.0.1",), "via": ("1.1 proxy",)},
 }

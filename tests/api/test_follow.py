@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import threading
 
-import pytest
-
 from playground.errors import BusyError
 from playground.server.routes import THREADS_MAX, Follower
+from tests.refused import refused
 
 
 class Source:
@@ -79,8 +78,7 @@ def test_there_is_an_end_to_the_threads():
 
     async def one_too_many():
         followers = [Follower(waits) for _ in range(THREADS_MAX)]
-        with pytest.raises(BusyError, match="Try again"):
-            Follower(waits)
+        refused("Try again", Follower, waits, error=BusyError)
         may.set()
         assert [await anext(follower) for follower in followers] == [7] * THREADS_MAX
         while True:

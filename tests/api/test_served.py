@@ -12,6 +12,7 @@ import pytest
 
 from playground.cli.main import main
 from tests.api.conftest import MODELS
+from tests.refused import refused
 
 ALL = ["base", *MODELS]
 
@@ -36,8 +37,7 @@ def test_models_are_the_base_and_its_adapters(served):
         assert told == {(served.settings.base, "model", int)}
         for model in models:
             assert client.models.retrieve(model.id).model_dump() == model.model_dump()
-        with pytest.raises(openai.NotFoundError, match="There is no model 'nobody'"):
-            client.models.retrieve("nobody")
+        refused("There is no model 'nobody'", client.models.retrieve, "nobody", error=openai.NotFoundError)
 
 
 @pytest.mark.parametrize("model", ALL)

@@ -1,12 +1,8 @@
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from playground.cli.main import main
-
-Call = Callable[..., tuple[int, dict[str, Any], str]]
 
 
 @pytest.fixture

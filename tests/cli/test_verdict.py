@@ -10,17 +10,16 @@ from playground.services import build_services
 from tests.services.forked import ForkedGPU
 
 
-def test_verdict(call, rows_file, tmp_path):
+def test_verdict(done, rows_file, tmp_path):
     out, prompt, answers, prices = (tmp_path / name for name in ("out", "prompt.txt", "answers.json", "prices.json"))
     prompt.write_text("Be glad.")
     answers.write_text('{"volume": 1000, "changes": "monthly"}')
     prices.write_text('{"currency": "EUR", "prompt_per_million": 2}')
-    code, found, said = call(
+    found = done(
         *("verdict", rows_file, "--side", "model=base,name=Base", "--side", f"model=base,prompt={prompt},name=Told"),
         *("--side", "model=base,shots=2,pick=nearest,name=Shown", "--check", "contains:gladly", "--limit", 12),
         *("--max-tokens", 4, "--answers", answers, "--prices", prices, "--out", out),
     )
-    assert code == 0, said
     assert [side["side"] for side in found["sides"]] == ["Base", "Told", "Shown"]
     one = found["sides"][0]["metrics"]["contains:gladly"]
     assert one["low"] <= one["value"] <= one["high"]
@@ -42,19 +41,16 @@ def test_verdict(call, rows_file, tmp_path):
 
 def test_an_extension_keeps_what_was_stated_and_says_so(call, rows_file, tmp_path):
     code, found, _ = call("verdict", rows_file, "--extend", tmp_path, "--bar", 0.8, "--form-only")
-    assert (code, found["error"]) == (
-        2,
-        "--extend keeps all that was stated before the first row; leave out --form-only, --bar.",
-    )
+    said = "--extend keeps all that was stated before the first row; leave out --form-only, --bar."
+    assert (code, found["error"]) == (2, said)
 
 
-def test_bench(call, rows_file, tmp_path):
+def test_bench(done, rows_file, tmp_path):
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text("Be glad.")
     second.write_text("Say the number, and be brief.")
     words = ("bench", rows_file, "--prompt", first, "--prompt", second, "--shots", "0,1", "--check", "contains:gladly")
-    code, found, said = call(*words, "--limit", 2, "--max-tokens", 4)
-    assert code == 0, said
+    found = done(*words, "--limit", 2, "--max-tokens", 4)
     sides = [(side["side"], side["version"], side["shots"]) for side in found["sides"]]
     assert sides == [("v1", "v1", 0), ("v1 + 1 shot", "v1", 1), ("v2", "v2", 0), ("v2 + 1 shot", "v2", 1)]
     assert (found["metric"], found["examples"]) == ("pass", 2)

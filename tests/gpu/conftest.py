@@ -1,14 +1,25 @@
+from dataclasses import dataclass
+
 import pytest
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 100.0
+@dataclass
+class Clock:
+    """Stands still until a test sets it on."""
+
+    now_s: float = 100.0
 
     def __call__(self) -> float:
-        return self.now
+        return self.now_s
+
+
+@dataclass
+class FixedDevice:
+    total_bytes: int = 16 * 10**9
+    free_bytes: int = 16 * 10**9
+    name: str = "fixed"
 
 
 @pytest.fixture
 def clock():
-    return FakeClock()
+    return Clock()

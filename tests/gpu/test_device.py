@@ -6,7 +6,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from subprocess import PIPE
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +15,9 @@ import torch  # before anything is replaced  # noqa: F401
 
 from playground.gpu.device import LINGER_S, LOOK_S, CpuDevice, Lanes, NvidiaDevice, find_device, usable_cores
 from playground.settings import PROJECT_ROOT
+from tests.refused import refused
 
 NUMBER, SAME = bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"
-
-
-Install = Callable[[Any, Any], None]
 
 
 def libcuda(code: int = 0, version: int = 13_000) -> SimpleNamespace:
@@ -81,12 +78,9 @@ def test_a_card_or_a_part_of_one_is_found_by_its_id(installed, kind):
 )
 def test_where_the_driver_cannot_be_asked_torch_is(installed, cuda, management, error):
     installed(cuda, management)
-    with pytest.raises((OSError, ImportError), match=error):
-        NvidiaDevice()
+    refused(error, NvidiaDevice, error=(OSError, ImportError))
     assert isinstance(find_device(there=lambda: True), CpuDevice), "this torch has no card either"
 
-
-# -- cores -------------------------------------------------------------------------------------------------------------
 
 HOLDER = """
 import sys; from pathlib import Path; from playground.gpu.device import Lanes
@@ -99,12 +93,12 @@ def test_a_lane_beside_a_busy_one_gets_its_part_and_all_again_a_little_later(tmp
     worker.enter("train")
     assert (app.threads("chat"), worker.threads("train")) == (2, 4), "nobody chats"
     app.enter("chat")
-    clock.now += LOOK_S
+    clock.now_s += LOOK_S
     assert (app.threads("chat"), worker.threads("train")) == (2, 2)
     app.leave("chat")
-    clock.now += LINGER_S / 2
+    clock.now_s += LINGER_S / 2
     assert worker.threads("train") == 2, "the conversation may go on"
-    clock.now += LINGER_S
+    clock.now_s += LINGER_S
     assert worker.threads("train") == 4
 
 
@@ -117,7 +111,7 @@ def test_a_pause_shorter_than_the_look_changes_nothing(tmp_path, clock):
     for _ in range(20):
         app.leave("chat")
         app.enter("chat")
-        clock.now += LOOK_S
+        clock.now_s += LOOK_S
         assert worker.threads("train") == 1
     app.leave("chat")
     assert Lanes(tmp_path, 2, clock).threads("train") == 2
@@ -130,7 +124,7 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path, clock):
         assert holder.stdout.readline() == "in\n"
         assert worker.threads("train") == 1
         holder.kill()
-    clock.now += LINGER_S
+    clock.now_s += LINGER_S
     assert worker.threads("train") == 2
 
 

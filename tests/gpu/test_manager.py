@@ -7,7 +7,6 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import pytest
 
@@ -15,74 +14,55 @@ from playground.errors import BusyError, CancelledError, OutOfMemoryError
 from playground.gpu.device import LINGER_S, Lanes
 from playground.gpu.manager import QUEUE_LIMIT, DeviceManager, Lease, Request
 from playground.gpu.policy import CAPACITY, PATIENCE, READY
+from tests.refused import refused
 
-from .conftest import FakeClock
+from .conftest import Clock, FixedDevice
 
 GB = 10**9
 
 
-@dataclass
-class FakeDevice:
-    name: str = "fake"
-    total_bytes: int = 16 * GB
-    free_bytes: int = 12 * GB
-
-
 @pytest.fixture
 def manager(clock):
-    return DeviceManager(FakeDevice(), 10 * GB, clock)
+    return DeviceManager(FixedDevice(), 10 * GB, clock)
 
 
 def granted(manager: DeviceManager, lane: str = "chat", session: str = "a", needs: int = 1) -> Lease:
-    lease = manager.request(lane, session, "Answering", needs).wait(0)
-    assert lease is not None
-    return lease
-
-
-def fill_chat(manager: DeviceManager) -> Lease:
-    """Take all of the chat lane's leases; returns the last."""
-    return [granted(manager, session=f"filler{number}") for number in range(CAPACITY["chat"])][-1]
+    return manager.request(lane, session, "Answering", needs).wait(0)
 
 
 def test_requests_wait_with_their_place_and_an_estimate_until_a_lease_closes_or_they_leave(manager, clock):
-    with fill_chat(manager):
-        clock.now += 4
+    *_, last = [granted(manager, session=f"filler{number}") for number in range(CAPACITY["chat"])]
+    with last:
+        clock.now_s += 4
         second, third, fourth = (manager.request("chat", session, "Answering", 1) for session in "bcd")
         assert second.wait(0) is None
         assert (second.position, third.position, fourth.position) == (1, 2, 3)
         assert second.wait_s == pytest.approx(2.0)
         third.cancel()
-        with pytest.raises(CancelledError):
-            third.wait(0)
+        refused("", third.wait, 0, error=CancelledError)
     assert second.wait(0) is not None
-    assert manager.queue() == [fourth]
-    assert fourth.position == 1
+    assert (manager.queue(), fourth.position) == ([fourth], 1)
 
 
-def test_a_lease_is_released_on_an_exception_and_closing_twice_is_harmless(manager):
+def test_a_lease_is_released_on_an_exception_closing_twice_is_harmless_and_an_adopted_worker_holds_its_bytes(manager):
     lease = granted(manager)
     with pytest.raises(RuntimeError), lease:
         raise RuntimeError
     lease.close()
-    assert manager.leases() == []
-    assert manager.used_bytes == 0
+    assert (manager.leases(), manager.used_bytes) == ([], 0)
+    adopted = manager.adopt("train", "a", "Training", 3 * GB)
+    assert manager.used_bytes == 3 * GB
+    assert manager.request("train", "b", "Training", GB).wait(0) is None
+    adopted.close()
+    assert manager.used_bytes == GB
 
 
 def test_what_can_never_fit_is_refused_at_once_and_what_cannot_leave_counts(manager):
-    assert DeviceManager(FakeDevice()).budget_bytes == int(12 * GB - 1.6 * GB), "what is free, less a reserve"
-    with pytest.raises(OutOfMemoryError, match=r"needs 11\.0 GB"):
-        manager.request("train", "a", "Training", 11 * GB)
+    reserved = DeviceManager(FixedDevice(free_bytes=12 * GB))
+    assert reserved.budget_bytes == int(12 * GB - 1.6 * GB), "what is free, less a reserve"
+    refused(r"needs 11\.0 GB", manager.request, "train", "a", "Training", 11 * GB, error=OutOfMemoryError)
     manager.set_resident("fixed", 4 * GB)
-    with pytest.raises(OutOfMemoryError, match=r"6\.0 GB of the 10\.0 GB budget"):
-        manager.request("train", "b", "Training", 8 * GB)
-
-
-def test_an_adopted_worker_holds_its_bytes(manager):
-    lease = manager.adopt("train", "a", "Training", 3 * GB)
-    assert manager.used_bytes == 3 * GB
-    assert manager.request("train", "b", "Training", GB).wait(0) is None
-    lease.close()
-    assert manager.used_bytes == GB
+    refused(r"6\.0 GB of the 10\.0 GB budget", manager.request, "train", "b", "Run", 8 * GB, error=OutOfMemoryError)
 
 
 def test_a_run_asked_for_while_the_base_loads_is_not_refused(manager):
@@ -93,24 +73,23 @@ def test_a_run_asked_for_while_the_base_loads_is_not_refused(manager):
     manager.set_resident("base", 4 * GB, lambda: None)
     loading.cancel()
     assert run.wait(30) is not None
-    with pytest.raises(OutOfMemoryError, match=r"10\.0 GB"):
-        manager.request("chat", "c", "Answering", 7 * GB, (("base", 4 * GB),))
+    refused(r"10\.0 GB", manager.request, "chat", "c", "Answering", 7 * GB, (("base", 4 * GB),), error=OutOfMemoryError)
 
 
 def test_unloading_what_idles_returns_when_it_has_gone_or_time_is_up(clock):
     unloads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    manager = DeviceManager(FakeDevice(), 10 * GB, clock, unloads.put)
+    manager = DeviceManager(FixedDevice(), 10 * GB, clock, unloads.put)
     manager.set_resident("idle", GB, lambda: None)
     manager.set_resident("used", GB, lambda: None)
     lease = manager.request("chat", "a", "Answering", 1, (("used", GB),)).wait(0)
-    with ThreadPoolExecutor(1) as pool, lease:  # type: ignore[union-attr]
+    with ThreadPoolExecutor(1) as pool, lease:
         asking = pool.submit(manager.unload_idle)
         unload = unloads.get(timeout=30)
         assert not asking.done(), "it waits for the unload"
         unload()
         assert asking.result(30) == ["idle"]
         assert [one.name for one in manager.residents()] == ["used"]
-    stuck = DeviceManager(FakeDevice(), 10 * GB, clock, lambda work: None)
+    stuck = DeviceManager(FixedDevice(), 10 * GB, clock, lambda work: None)
     stuck.set_resident("stuck", GB, lambda: None)
     assert stuck.unload_idle(wait_s=0) == ["stuck"], "it is not waited for without end"
     assert stuck.unload_idle(wait_s=0) == [], "it is leaving already"
@@ -119,32 +98,31 @@ def test_unloading_what_idles_returns_when_it_has_gone_or_time_is_up(clock):
 @pytest.mark.parametrize(("keep_alive_s", "left"), [(60, ["young"]), (0, [])])
 def test_what_idles_past_its_keep_alive_leaves(clock, keep_alive_s, left):
     gone: list[str] = []
-    manager = DeviceManager(FakeDevice(), 10 * GB, clock, lambda work: work(), keep_alive_s)
+    manager = DeviceManager(FixedDevice(), 10 * GB, clock, lambda work: work(), keep_alive_s)
     manager.set_resident("fixed", GB)
     for name in ("old", "young"):
-        manager.set_resident(name, GB, lambda name=name: gone.append(name))  # type: ignore[misc]
-    with manager.request("chat", "a", "Answering", 1, (("old", GB),)).wait(0):  # type: ignore[union-attr]
-        clock.now += 50
-    clock.now += 20
+        manager.set_resident(name, GB, lambda name=name: gone.append(name))
+    with manager.request("chat", "a", "Answering", 1, (("old", GB),)).wait(0):
+        clock.now_s += 50
+    clock.now_s += 20
     manager.tick()
     assert gone == left
 
 
 def test_chat_is_announced_from_its_first_lease_to_its_last(clock, tmp_path):
-    manager = DeviceManager(FakeDevice(), 10 * GB, clock, lanes=Lanes(tmp_path, 4, clock))
+    manager = DeviceManager(FixedDevice(), 10 * GB, clock, lanes=Lanes(tmp_path, 4, clock))
     other = Lanes(tmp_path, 4, clock)
 
     def announced() -> bool:
-        clock.now += LINGER_S
+        clock.now_s += LINGER_S
         return other.threads("train") == 2
 
     run = granted(manager, "train")
     assert not announced(), "a run's worker speaks for itself: it may outlive this process"
-    first, second = granted(manager, session="a"), granted(manager, session="b")
-    assert announced()
-    first.close()
-    assert announced()
-    second.close()
+    with granted(manager, session="a"):
+        with granted(manager, session="b"):
+            assert announced()
+        assert announced()
     assert not announced()
     cancelled = manager.request("chat", "c", "Answering", 1)
     assert announced()
@@ -156,8 +134,6 @@ def test_chat_is_announced_from_its_first_lease_to_its_last(clock, tmp_path):
     assert not announced()
 
 
-# -- random events -----------------------------------------------------------------------------------------------------
-
 BUDGET = 100
 SIZES = {"base": 30, "full-1": 40, "full-2": 55, "large": 70}
 
@@ -167,8 +143,8 @@ class World:
     or a model in use gone; nobody starves, and nothing is held at the end."""
 
     def __init__(self) -> None:
-        self.clock, self.unloading = FakeClock(), deque[Callable[[], None]]()
-        self.manager = DeviceManager(FakeDevice(), BUDGET, self.clock, self.unloading.append, keep_alive_s=20)
+        self.clock, self.unloading = Clock(), deque[Callable[[], None]]()
+        self.manager = DeviceManager(FixedDevice(), BUDGET, self.clock, self.unloading.append, keep_alive_s=20)
         self.open: list[Request] = []
         self.passed: Counter[int] = Counter()
         self.served: set[int] = set()
@@ -241,7 +217,7 @@ def test_random_events(seed, events):
         elif world.unloading:
             world.unloaded()
         else:
-            world.clock.now += draw.random() * 30
+            world.clock.now_s += draw.random() * 30
             world.manager.tick()
         world.check()
     world.finish()

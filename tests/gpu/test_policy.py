@@ -35,14 +35,8 @@ def idle(name: str, size: int, since_s: float = 0.0, state: str = "READY") -> Re
 
 
 LATE = Waiting(3, "chat", "a", 1, passed=PATIENCE)
-
-
 ORDERS = {
-    "sessions take turns": (
-        [chat(1, "a"), chat(2, "a"), chat(3, "a"), chat(4, "b"), chat(5, "c")],
-        {},
-        [1, 4, 5, 2, 3],
-    ),
+    "sessions take turns": ([chat(n, session) for n, session in enumerate("aaabc", 1)], {}, [1, 4, 5, 2, 3]),
     "who was served longest ago comes first": ([chat(7, "a"), chat(8, "b")], {"a": 6, "b": 2}, [8, 7]),
     "who was passed by too often is first of all": ([chat(1, "b"), chat(2, "c"), LATE], {"a": 9}, [3, 1, 2]),
 }

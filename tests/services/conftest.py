@@ -2,30 +2,41 @@ import contextlib
 import json
 import resource
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.routing import Route
 
+from playground.chat.batching import Batches
+from playground.chat.compare import Side
 from playground.db import RunStore
 from playground.evaluation.checks import parse_check
 from playground.evaluation.verdict import Answered, SideFacts, conclude
-from playground.runs.progress import RunView
 from playground.services import Services, build_services
+from playground.settings import Settings
 from playground.training.checkpoint import mark_complete
+from playground.training.processes import EventWriter
+from playground.verdict.answers import Answering
 from playground.verdict.files import DONE, row_of
+from playground.verdict.request import VerdictRequest
+from playground.verdict.service import VerdictService
+from tests.api.conftest import on_a_port
 from tests.engine.conftest import make_lora
+from tests.gpu.conftest import Clock, FixedDevice
 from tests.services.forked import ForkedGPU
 from tests.ui.fakes import EVIL
 
-__all__ = ["make_lora"]
+__all__ = ["Clock", "FixedDevice", "make_lora"]
 CHECK = "ends-with:END"
 SIDES = ("Zarquon", "Slartibart", "Magrathea")
 """Names that stand in no reply."""
@@ -33,29 +44,69 @@ T = TypeVar("T")
 
 
 @dataclass
-class Clock:
-    """Stands still until a test sets it on."""
+class Workers:
+    """Starts nothing; the test says who lives, and writes what a worker would. Known by the number of the start."""
 
-    now_s: float = 100.0
+    settings: Settings
+    clock: Clock = field(default_factory=Clock)
+    alive: set[int] = field(default_factory=set)
+    started: list[str] = field(default_factory=list)
+    deaf: bool = False
+    fault: Exception | None = None
+    tokens_per_s: float | None = None
 
-    def __call__(self) -> float:
-        return self.now_s
+    def refused(self, seconds: float) -> str:
+        return ""
+
+    def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
+        if self.fault is not None:
+            raise self.fault
+        self.started.append(run_dir.name)
+        self.alive.add(len(self.started))
+        return len(self.started), 1.0
+
+    def is_alive(self, pid: int | None, start: float | None) -> bool:
+        return pid in self.alive
+
+    def stop(self, pid: int, *, hard: bool) -> None:
+        if hard or not self.deaf:
+            self.alive.discard(pid)
+
+    def activity(self, pid: int) -> tuple[float, bool]:
+        return 0.0, False
+
+    def writes(self, *events: tuple[str, dict[str, Any]], run: str = "r1") -> None:
+        writer = EventWriter(self.settings.runs_dir / run)
+        for kind, values in events:
+            writer.write(kind, **values)
+        writer.close()
+
+    def ends(self, run: str, attempt: int, kind: str = "done", **values: Any) -> None:
+        self.writes((kind, {"attempt": attempt, "adapter": run, "steps": 5} | values), run=run)
+        self.alive.clear()
 
 
-@dataclass
-class FixedDevice:
-    total_bytes: int = 16 * 10**9
-    free_bytes: int = 16 * 10**9
-    name: str = "fixed"
+@contextlib.contextmanager
+def supervised(settings: Settings, **parts: Any) -> Iterator[Services]:
+    """The services of a home and who starts its runs; in the end what has not ended is cancelled and waited for."""
+    services = build_services(settings, **parts)
+    services.training.start_supervisor()
+    try:
+        yield services
+    finally:
+        for view in services.training.runs():
+            if view.state in ("QUEUED", "RUNNING"):
+                services.training.cancel(view.run)
+        until = time.monotonic() + 15
+        while any(view.state == "STOPPING" for view in services.training.runs()) and time.monotonic() < until:
+            time.sleep(0.05)
+        services.close()
 
 
 @pytest.fixture
 def services(settings):
-    built = build_services(settings)
-    built.training.start_supervisor()
-    yield built
-    stop_runs(built)
-    built.close()
+    with supervised(settings) as built:
+        yield built
 
 
 @pytest.fixture
@@ -66,21 +117,15 @@ def forks():
 @pytest.fixture
 def forking(settings, forks):
     """Its runs are forks of this process, which has imported already what takes a worker seconds."""
-    built = build_services(replace(settings, zero_seconds=100_000), zero=forks)
-    built.training.start_supervisor()
-    yield built
-    stop_runs(built)
-    built.close()
+    with supervised(replace(settings, zero_seconds=100_000), zero=forks) as built:
+        yield built
 
 
-def stop_runs(services: Services) -> None:
-    """Cancel what has not ended, and wait for its workers."""
-    for view in services.training.runs():
-        if view.state in ("QUEUED", "RUNNING"):
-            services.training.cancel(view.run)
-    until = time.monotonic() + 15
-    while any(view.state == "STOPPING" for view in services.training.runs()) and time.monotonic() < until:
-        time.sleep(0.05)
+@pytest.fixture
+def shared(settings):
+    """A shared app. Nobody starts what is queued."""
+    with contextlib.closing(build_services(replace(settings, shared=True))) as built:
+        yield built
 
 
 @contextlib.contextmanager
@@ -94,27 +139,24 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.fixture
-def rows_file(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_text(
-        "\n".join(json.dumps({"prompt": f"Say {n}", "completion": f"Number {n}, gladly."}) for n in range(24))
-    )
+def put_rows(file: Path, count: int = 24, words: int = 1) -> Path:
+    """A file of so many rows, whose answers say gladly so often."""
+    answer = " gladly" * words
+    rows = [{"prompt": f"Say {n}", "completion": f"Number {n},{answer}."} for n in range(count)]
+    file.write_text("\n".join(map(json.dumps, rows)))
     return file
 
 
 @pytest.fixture
-def until():
-    """Poll a run until something holds, or fail after three minutes."""
+def rows_file(tmp_path):
+    return put_rows(tmp_path / "rows.jsonl")
 
-    def wait(look: Callable[[], RunView], holds: Callable[[RunView], bool]) -> RunView:
-        end = time.monotonic() + 180
-        while not holds(view := look()):
-            assert time.monotonic() < end, view
-            time.sleep(0.05)
-        return view
 
-    return wait
+@pytest.fixture
+def asked(rows_file):
+    """Base and base with a prompt on twelve short rows."""
+    sides = (Side("base", name="Base"), Side("base", "Be glad.", name="Base + prompt"))
+    return VerdictRequest(rows_file, sides, ("contains:gladly",), limit=12, max_tokens=5, forgetting=False)
 
 
 def add(store: RunStore, run: str, **more: Any) -> None:
@@ -147,52 +189,34 @@ def whole_model(services: Services, base: Path, noise: float = 0.0) -> str:
     return folder.name
 
 
-class Server(ThreadingHTTPServer):
-    """Answers every request by ``say``: (path, body) -> (status, bytes or a value that becomes JSON). asked: (path,
-    authorization, body) of each."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[tuple[str, str, bytes]] = []
-        self.say: Callable[[str, bytes], tuple[int, Any]] = lambda path, body: (200, {})
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+def verdicts_by(services: Services, answering: type[Answering], batches: Batches) -> VerdictService:
+    """The service of verdicts, with answering and batches of a test's own."""
+    there = (services.bases, services.data, services.adapters)
+    asker = answering(*there, batches, services.scoring)
+    return VerdictService(services.settings, *there, asker, services.forgetting, services.quota, services.jobs)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append((self.path, self.headers.get("Authorization", ""), body))
-        status, said = self.server.say(self.path, body)
-        data = said if isinstance(said, bytes) else json.dumps(said).encode()
-        self.send_response(status)
-        if 300 <= status < 400:
-            self.send_header("Location", f"{self.server.url}/elsewhere")
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_GET(self) -> None:
-        self.do_POST()
-
-    def log_message(self, *args: Any) -> None:
-        pass
+def reply(text: str) -> dict[str, Any]:
+    """A chat completion."""
+    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
 
 
 @pytest.fixture
 def server():
-    made = Server()
-    yield made
-    made.shutdown()
-    made.server_close()
+    """Answers every request by ``say``: (path, body) -> (status, bytes or a value that becomes JSON). asked: (path,
+    authorization, body) of each."""
+    made = SimpleNamespace(asked=[], say=lambda path, body: (200, {}))
+
+    async def answer(request):
+        path, body = request.url.path, await request.body()
+        made.asked.append((path, request.headers.get("authorization", ""), body))
+        status, said = await run_in_threadpool(lambda: made.say(path, body))
+        headers = {"location": f"{made.url}/elsewhere"} if 300 <= status < 400 else {}
+        data = said if isinstance(said, bytes) else json.dumps(said).encode()
+        return Response(data, status, headers, "application/json")
+
+    with on_a_port(Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])) as made.url:
+        yield made
 
 
 def put_verdict(services: Services, owner: str = "local", examples: int = 6) -> str:

@@ -97,15 +97,13 @@ def _child(task: Callable[..., Any], questions: Any, answers: Any, stop: Any, be
 
 def _run(task: Callable[..., Any], args: tuple[Any, ...], answers: Any, stop: Any) -> None:
     try:
-        if not inspect.isgeneratorfunction(task):
-            answers.put(("end", task(*args)))
-            return
-        items = task(*args)
-        for item in items:
-            if stop.is_set():
-                items.close()
-                break
-            answers.put(("item", item))
-        answers.put(("end", None))
+        found = task(*args)
+        if inspect.isgenerator(found):
+            for item in found:
+                if stop.is_set():
+                    break
+                answers.put(("item", item))
+            found = found.close()
+        answers.put(("end", found))
     except Exception as error:
         answers.put(("error", type(error).__name__))

@@ -10,11 +10,12 @@ import pytest
 from playground.chat.compare import Side
 from playground.data.split import split
 from playground.errors import NotFoundError, PlaygroundError
-from playground.services import Services, build_services
+from playground.services import Services
 from playground.verdict.bench import LETTERS_MAX, VERSIONS_MAX, PromptBook, Score, best_of, scores_of
-from playground.verdict.request import VerdictRequest
 from playground.verdict.service import VerdictView
-from tests.shared.conftest import ANNA, BEN, refused
+from tests.refused import refused
+from tests.services.conftest import last, put_rows
+from tests.shared.conftest import ANNA, BEN
 
 CHECK = "contains:gladly"
 
@@ -48,8 +49,7 @@ def test_the_best_has_the_best_figure_and_then_the_fewest_tokens():
 
 @pytest.fixture
 def kept(services, rows_file):
-    rows = [{"prompt": f"Say {n}", "completion": f"Number {n}, gladly."} for n in range(60)]
-    rows_file.write_text("\n".join(map(json.dumps, rows)))
+    put_rows(rows_file, 60)
     return [services.bench.keep(text, rows_file).id for text in ("Be glad.", "Say gladly, and the number.")]
 
 
@@ -86,24 +86,22 @@ def test_every_version_and_count_on_validation_rows(services, rows_file, kept):
     assert services.bench.newest(rows_file).id == id
 
 
-def test_the_verdict_says_how_its_prompt_was_found(services, rows_file, kept):
+def test_the_verdict_says_how_its_prompt_was_found(services, rows_file, kept, asked):
     id = services.bench.score(rows_file, kept, (0,), (CHECK,), max_tokens=4, limit=2)
     ended(services, id)
     best = services.bench.best(id)
     test = split(services.data.check(rows_file).examples, 7).test
     sides = (Side("base", name="Base"), Side("base", best.text, best.shots, name="Told"))
-    asked = VerdictRequest(rows_file, sides, (CHECK,), test[:2], max_tokens=4, losses=False, forgetting=False)
 
-    def tried(request: VerdictRequest) -> str:
-        view = list(services.verdicts.run(request))[-1]
-        assert view.record is not None, view.error
-        return str(view.record["tried"])
+    def tried(**changes: Any) -> str:
+        request = replace(asked, losses=False, **{"sides": sides, "rows": test[:2]} | changes)
+        return str(last(services.verdicts.run(request)).record["tried"])
 
-    assert tried(asked) == best.sentence
-    assert tried(replace(asked, sides=(Side("base", "Another prompt."),))) == ""
-    seen = replace(asked, rows=(*test[:1], services.bench.rows(rows_file)[0]))
-    assert tried(seen) == f"{best.sentence} 1 of these rows are judged by too, which favours the prompt."
-    assert tried(replace(asked, tried="By hand.")) == "By hand."
+    assert tried() == best.sentence
+    assert tried(sides=(Side("base", "Another prompt."),)) == ""
+    seen = (*test[:1], services.bench.rows(rows_file)[0])
+    assert tried(rows=seen) == f"{best.sentence} 1 of these rows are judged by too, which favours the prompt."
+    assert tried(tried="By hand.") == "By hand."
 
 
 def test_stopped_while_it_runs_it_keeps_what_was_measured(services, rows_file, kept):
@@ -120,9 +118,7 @@ def test_stopped_while_it_runs_it_keeps_what_was_measured(services, rows_file, k
 
 
 def test_a_wrong_call_runs_nothing(services, rows_file, kept, tmp_path):
-    few = tmp_path / "few.jsonl"
-    few.write_text("\n".join(json.dumps({"prompt": f"Say {n}", "completion": "x"}) for n in range(9)))
-    score = services.bench.score
+    few, score = put_rows(tmp_path / "few.jsonl", 9), services.bench.score
     refused("no validation part", score, few, kept, (0,), ())
     refused("no version to score.*No number of shots", score, rows_file, [], (), ())
     refused("make 14; one bench takes 12", score, rows_file, kept, range(7), ())
@@ -142,10 +138,9 @@ def test_the_held_out_rows_of_a_shipped_set_stand_for_the_set(services):
     assert (request.file, request.rows) == (shipped.file, rows)
 
 
-def test_another_visitors_bench_and_prompts_are_not_there(settings):
-    shared = build_services(replace(settings, shared=True))
+def test_another_visitors_bench_and_prompts_are_not_there(shared):
     bench, kept = shared.bench, shared.bench.keep("Annas secret.", owner=ANNA)
-    shared.verdicts.files.new(ANNA, "Prompt bench: x", {}, 1.7e9, "bench")
+    hers = shared.verdicts.files.new(ANNA, "Prompt bench: x", {}, 1.7e9, "bench")
     verdict = shared.verdicts.files.new(BEN, "his", {}, 1.7e9)
     for call in (bench.show, bench.best, bench.stop):
         refused("no prompt bench", call, verdict.id, BEN, error=NotFoundError)
@@ -154,13 +149,13 @@ def test_another_visitors_bench_and_prompts_are_not_there(settings):
     for wrong in ("../x", "", f"{ANNA}/../x", "anna"):
         refused("", bench.book.versions, wrong, error=NotFoundError)
     assert {item.kind for item in shared.storage.items(ANNA)} == {"prompts", "verdict"}
-    assert "prompts" not in {item.kind for item in shared.storage.items(BEN)}
+    assert [item.id for item in shared.storage.items(BEN)] == [verdict.id]
     assert ANNA in shared.storage.owners()
     freed = shared.storage.remove_everything(ANNA)
     assert (freed.count("prompts"), freed.count("verdict")) == (1, 1)
     assert bench.book.owners() == set()
     assert list(bench.book.file("local").parent.iterdir()) == []
-    shared.close()
+    assert not shared.verdicts.files.folder(hers.id).exists()
 
 
 @pytest.fixture
@@ -193,8 +188,8 @@ def test_the_last_score_stays_for_each_file_and_number_of_shots(book):
 
 
 def test_too_much_or_nothing_is_refused(book):
-    for text, words in ((" \n", "no text"), ("x" * (LETTERS_MAX + 1), "letters long")):
-        refused(words, book.keep, text)
+    refused("no text", book.keep, " \n")
+    refused("letters long", book.keep, "x" * (LETTERS_MAX + 1))
     for n in range(VERSIONS_MAX):
         book.keep(f"Number {n}")
     refused("Remove one", book.keep, "One more")

@@ -1,39 +1,50 @@
-"""One conversation to one model, as a program asks it; closed early, refused, fitted."""
+"""One conversation to one model, as a program asks it; closed early, refused, fitted; and sides that cannot run, which
+never take the others down."""
 
 import contextlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from playground.chat.batching import Asked, Chat, Written
-from playground.chat.compare import Side, Turn, conversation, parse_side
+from playground.chat.compare import Side, Turn, all_replies, conversation, parse_side
 from playground.data.example import Example, Message
 from playground.data.render import encode, render_prompt
 from playground.engine.llama_memory import STEP
 from playground.engine.request import SEED_MAX, Sampling
-from playground.errors import InputError, NotFoundError
+from playground.errors import NotFoundError, RunFailedError
 from playground.gpu.policy import CAPACITY
 from playground.models.bases import kv_bytes_per_token
-from playground.services import Services
+from playground.runs.service import TrainRequest
+from playground.services import Services, build_services
 from tests.engine.models import load_base, poison, said_by, save_adapter, with_adapter
+from tests.refused import refused
 from tests.services.conftest import last, whole_model
 
 SHORT = Sampling(max_tokens=6)
+LONG = "Take your time. " * 400
+"""More tokens than the tiny base holds."""
 
 
-def test_sides_answer_together_each_with_its_own_prompt(services):
-    sides = [Side("base"), Side("base", "Be brief."), Side("nobody")]
-    snapshots = list(services.compare.ask(sides, [[], [], []], "Hello", SHORT))
+def test_sides_answer_together_each_with_its_own_prompt_and_its_own_fault(services):
+    wrong = [Side("base", LONG), Side("base", "Be \ud800 brief."), Side("nobody")]
+    sides = [*wrong, Side("base"), Side("base", "Be brief.")]
+    snapshots = list(services.compare.ask(sides, [[]] * 5, "Hello", SHORT))
     assert len(snapshots) > 3, "streamed"
-    plain, told, wrong = snapshots[-1]
-    assert (plain.done, plain.completion_tokens, plain.stamp["rows"]) == (True, 6, 2)  # type: ignore[index]
+    long, half, nobody, plain, told = snapshots[-1]
+    assert (plain.done, plain.completion_tokens, told.completion_tokens, plain.stamp["rows"]) == (True, 6, 6, 2)
     assert plain.prompt_tokens != told.prompt_tokens
-    assert 0 < plain.first_token_s <= plain.seconds  # type: ignore[operator]
-    assert "There is no adapter 'nobody'" in wrong.error
-    assert "Be brief." in told.stamp["prompt"]["text"]  # type: ignore[index]
-    assert "named SmolLM" in plain.stamp["prompt"]["text"], "the base's own default is shown"  # type: ignore[index]
+    assert 0 < plain.first_token_s <= plain.seconds
+    assert "this base holds 1024" in long.error
+    assert "half a character" in half.error
+    assert "There is no adapter 'nobody'" in nobody.error
+    assert "Be brief." in told.stamp["prompt"]["text"]
+    assert "named SmolLM" in plain.stamp["prompt"]["text"], "the base's own default is shown"
     assert services.manager.leases() == []
     status = json.loads(json.dumps(services.device.status()))
     assert status["used_bytes"] == sum(item["bytes"] for item in status["residents"]) > 0
@@ -77,8 +88,7 @@ def test_an_adapter_a_full_model_and_the_base_side_by_side(services, make_lora, 
     switch = services.adapters.switch(lora)
     assert switch.unchanged
     assert switch.fingerprint == services.bases.state().fingerprint
-    with pytest.raises(InputError, match="whole model"):
-        services.adapters.switch("whole")
+    refused("whole model", services.adapters.switch, "whole")
     for model in made:
         services.adapters.remove(model)
     assert not any(row.attached for row in services.adapters.list())
@@ -90,8 +100,7 @@ def test_sides_from_the_command_line(tmp_path):
     assert (side.model, side.system_prompt, side.shots, side.label) == ("base", "Be brief.", 2, "Told")
     shots = ("model=base,shots=2", "model=base,shots=x")
     for wrong in ("", "base", "prompt=x", *shots, "model=base,prompt=/nowhere", "model=a,model=b"):
-        with pytest.raises(InputError):
-            parse_side(wrong)
+        refused("", parse_side, wrong)
 
 
 HELLO = (Message("user", "Hello"),)
@@ -101,25 +110,21 @@ def chat(**options: Any) -> Chat:
     return Chat(**({"model": "base", "messages": HELLO, "sampling": Sampling(max_tokens=6, ignore_eos=True)} | options))
 
 
-def written_by(services: Services, asked: Chat) -> list[Written]:
-    *_, written = services.completion.complete(asked, "me")
-    return written
+def written_by(services: Services, **options: Any) -> list[Written]:
+    """What is written of the chat with these options."""
+    return last(services.completion.complete(chat(**options), "me"))
 
 
 def test_what_runs_is_known_from_the_start_and_closing_it_frees_the_device_at_once(services):
     services.bases.engine()
     stream = services.completion.complete(chat(sampling=Sampling(max_tokens=900, ignore_eos=True), replies=4), "me")
-    assert [one.stamp["rows"] for one in next(stream)] == [4] * 4  # type: ignore[index]
+    assert [one.stamp["rows"] for one in next(stream)] == [4] * 4
     next(stream)
     assert [lease.session for lease in services.manager.leases()] == ["me"]
     stream.close()
     assert services.manager.leases() == services.manager.queue() == []
-
-
-def test_each_reply_takes_the_next_seed(services):
-    services.bases.engine()
-    written = written_by(services, chat(sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3))
-    assert [one.stamp["seed"] for one in written] == [SEED_MAX, 0, 1]  # type: ignore[index]
+    written = written_by(services, sampling=Sampling(max_tokens=2, seed=SEED_MAX), replies=3)
+    assert [one.stamp["seed"] for one in written] == [SEED_MAX, 0, 1], "each takes the next seed"
 
 
 def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services, tmp_path):
@@ -135,29 +140,26 @@ def test_adapters_of_every_kind_that_peft_wrote_are_imported_and_asked(services,
         folder = save_adapter(base, tmp_path / kind, "lora" if kind == "dora" else kind, seed, **options)
         card = services.adapters.import_file(folder)
         assert card.method == named.get(kind, kind)
-        (end,) = written_by(services, chat(sampling=Sampling(max_tokens=6), model=card.id))
+        (end,) = written_by(services, sampling=Sampling(max_tokens=6), model=card.id)
         assert list(end.state.tokens) == said_by(with_adapter(load_base(base), folder), ids, 6).tokens, kind
         assert (end.state.prompt_tokens, end.stamp["adapter"]) == (len(ids), card.id)
         if before := card.virtual_tokens:
-            (cut,) = written_by(services, chat(sampling=long, model=card.id, fit=True))
+            (cut,) = written_by(services, sampling=long, model=card.id, fit=True)
             assert cut.state.prompt_tokens + cut.state.completion_tokens + before == 1024
-            with pytest.raises(InputError, match=f"{before} of them the adapter's, .* this base holds 1024"):
-                written_by(services, chat(sampling=long, model=card.id))
+            words = f"{before} of them the adapter's, .* this base holds 1024"
+            refused(words, written_by, services, sampling=long, model=card.id)
         said.add(end.state.tokens[:6])
     assert len(said) == len(kinds), "no two say the same"
 
 
 def test_what_cannot_be_asked_is_said(services):
-    with pytest.raises(NotFoundError, match=r"There is no model 'nobody'\. There is: base"):
-        services.completion.card("nobody")
-    with pytest.raises(InputError, match="1 to 4"):
-        chat(replies=5)
+    refused(r"There is no model 'nobody'\. There is: base", services.completion.card, "nobody", error=NotFoundError)
+    refused("1 to 4", chat, replies=5)
     services.bases.engine()
-    with pytest.raises(InputError, match="this base holds 1024"):
-        written_by(services, chat(sampling=Sampling(max_tokens=1020, min_tokens=1010), fit=True))
+    most = Sampling(max_tokens=1020, min_tokens=1010)
+    refused("this base holds 1024", written_by, services, sampling=most, fit=True)
     for question, words in (("  ", "Write a question"), ("x" * 30_000, "at most 20000")):
-        with pytest.raises(InputError, match=words):
-            next(services.compare.ask([Side("base")], [[]], question, SHORT))
+        refused(words, next, services.compare.ask([Side("base")], [[]], question, SHORT))
 
 
 PROMPT = "A beginning that is long enough to be kept for the next question, since it has more than sixteen tokens."
@@ -211,3 +213,81 @@ def test_a_reply_whose_adapter_overflows_fails_alone(services, make_lora):
     assert [(one.state.tokens, one.failure) for one in (left, right)] == [(alone, None)] * 2
     assert broken.done
     assert f"{card.id} makes numbers overflow" in str(broken.failure)
+
+
+HEAD = "adapts lm_head, which lies outside the decoder's layers"
+
+
+@pytest.fixture
+def head(services, make_lora):
+    """An adapter on the base's head, in the library since before import refused such."""
+    folder = services.settings.adapters_dir / "head"
+    shutil.copytree(make_lora(8, target_modules=["q_proj", "lm_head"]), folder)
+    weights = folder / "adapter_model.safetensors"  # PEFT saves the embeddings with it, which import has always refused
+    save_file({name: tensor for name, tensor in load_file(weights).items() if "lora_" in name}, weights)
+    return folder.name
+
+
+def test_import_listing_training_exporting_and_comparing_say_the_same_of_an_adapter(
+    services, head, rows_file, make_lora, asked
+):
+    services.bases.engine()
+    (row,) = [row for row in services.adapters.list() if row.card.id == head]
+    assert (row.usable, HEAD in row.reason) == (False, True)
+    assert head not in {card.id for card in services.completion.adapters()}
+    refused(HEAD, services.adapters.import_file, services.settings.adapters_dir / head)
+    more = TrainRequest(rows_file, "more", steps=1, start=head, method="lora")
+    refused(HEAD, services.training.start, more)
+    refused(HEAD, last, services.exporter.export(head, "merged"))
+    refused(HEAD, services.adapters.attach, head)
+    refused(HEAD, services.verdicts.start, replace(asked, sides=(Side("base"), Side(head))))
+    sound = services.adapters.import_file(make_lora(9)).id
+    base, broken, mine = last(services.compare.ask([Side("base"), Side(head), Side(sound)], [[]] * 3, "Hello", SHORT))
+    assert HEAD in broken.error
+    assert (base.error, mine.error) == ("", "")
+    assert base.completion_tokens == mine.completion_tokens == 6
+
+
+def test_whatever_one_adapter_does_when_it_is_read_the_others_answer(services, make_lora, tmp_path):
+    mine = services.adapters.import_file(make_lora(9)).id
+    gone = services.adapters.import_file(Path(shutil.copytree(make_lora(10), tmp_path / "gone"))).id
+    services.bases.engine()
+    card = services.adapters.get(gone)
+    (card.path / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    asked = [Asked(one, "Hello", SHORT) for one in (services.adapters.get(mine), card, None)]
+    assert [one.failure is None for one in last(services.batches.run(asked, "a"))] == [True, False, True]
+
+
+def test_the_command_lines_replies_go_on_without_a_side_that_failed(services, head):
+    sides = [Side("base"), Side(head)]
+    replies = all_replies(services.compare, sides, ["Hello", "And then?"], SHORT)
+    told = [(reply["side"], reply["turn"], "error" in reply) for reply in replies]
+    assert told == [("base", 0, False), (head, 0, True), ("base", 1, False)]
+    assert replies[2]["text"]
+    refused(rf"{head}: .*{HEAD}", all_replies, services.compare, sides[1:], ["Hello"], SHORT, error=RunFailedError)
+
+
+def test_models_that_do_not_fit_together_answer_one_after_another(services, tiny_base):
+    services.bases.engine()
+    budget = int(1.6 * services.bases.resident()[1]) + 1024 * kv_bytes_per_token(tiny_base, 4)
+    home = services.settings.home.parent / "tight"
+    tight = build_services(replace(services.settings, home=home, budget_bytes=budget))
+    whole = tight.adapters.get(whole_model(tight, tiny_base))
+    asked = [Asked(whole, "Hello", SHORT), Asked(None, "Hello", SHORT)]
+    first, second = last(tight.batches.run(asked, "a"))
+    assert [one.state.completion_tokens for one in (first, second)] == [6, 6], (first.failure, second.failure)
+    assert first.state.text == second.state.text
+    tight.close()
+
+
+def test_a_verdict_leaves_a_side_out_that_cannot_answer_and_judges_the_rest(services, asked):
+    long = Side("base", LONG, name="Long")
+    view = last(services.verdicts.run(replace(asked, sides=(*asked.sides, long), limit=4, repeats=2)))
+    assert view.state == "DONE", view.error
+    assert view.error.startswith("Long was left out: The prompt is ")
+    assert [side["side"] for side in view.record["sides"]] == ["Base", "Base + prompt"]
+    assert (view.record["examples"], list(view.record["failed"])) == (4, ["Long"])
+    scored = {(row["side"], row["loss"] > 0) for row in services.verdicts.rows(view.id)}
+    assert scored == {("Base", True), ("Base + prompt", True)}
+    alone = last(services.verdicts.run(replace(asked, sides=(long,), limit=4)))
+    assert (alone.state, "Long: The prompt is" in alone.error) == ("FAILED", True)

@@ -14,6 +14,7 @@ from playground.chat.demo import DemoService
 from playground.errors import PlaygroundError
 from playground.jobs import Jobs
 from playground.runs.progress import RunView
+from tests.refused import refused
 
 DONE = RunView("r1", "demo", "DONE", "lora", 20, 20, "mine", None, None, 0.0, summary={"rows_used": 9, "seconds": 3.0})
 
@@ -71,8 +72,7 @@ def test_in_the_foreground_every_change_is_reported_and_a_fault_is_raised(story)
     assert story.demo.play(lambda state: seen.append(state.phase)).phase == "done"
     assert (seen[0], seen[-1]) == ("training", "done")
     story.view = replace(DONE, state="FAILED", error="Memory ran out.")
-    with pytest.raises(PlaygroundError, match="Memory ran out"):
-        story.demo.play(lambda state: None)
+    refused("Memory ran out", story.demo.play, lambda state: None, error=PlaygroundError)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import torch
 
 from playground.chat.compare import Side
 from playground.data.example import Message
-from playground.engine.request import TOGETHER, Row, RowState, Sampling, Score
-from playground.errors import BusyError, InputError, OutOfMemoryError
+from playground.engine.request import TOGETHER, Row, RowState, Sampling
+from playground.errors import BusyError, OutOfMemoryError
 from playground.evaluation.forgetting import material
 from playground.gpu import device
 from playground.gpu.device import CpuDevice, Lanes, usable_cores
@@ -26,6 +26,7 @@ from playground.models.bases import retried
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.verdict.losses import ToScore
+from tests.refused import refused
 from tests.services.conftest import FixedDevice, last, whole_model
 from tests.soak import torture
 
@@ -46,11 +47,11 @@ def test_a_run_takes_the_place_of_an_idle_base_and_the_base_comes_back(settings,
     before = ask(services)
     assert [one.name for one in services.manager.residents()] == [name]
     run = services.training.start(request)
-    assert torture.settled(lambda: not services.manager.residents()), "the idle base has left"
+    torture.wait_for(lambda: not services.manager.residents(), "without the idle base", 30.0)
     assert services.bases.loaded is None
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(ask, services)
-        assert torture.settled(lambda: bool(services.manager.queue())), "it waits for the run to end"
+        torture.wait_for(services.manager.queue, "waiting for the run to end", 30.0)
         services.training.cancel(run)
         assert answer.result(60) == before, "it came back by itself, and says the same"
     services.close()
@@ -74,7 +75,8 @@ def test_everyone_at_once_is_answered_or_politely_refused(services):
     assert services.manager.leases() == services.manager.queue() == []
 
 
-def test_adapters_change_hands_and_every_reply_comes_from_its_own(services, make_lora):
+def test_who_leaves_in_mid_stream_gives_the_device_back_and_adapters_that_change_hands_answer_each(services, make_lora):
+    torture.gone_away(services, 5)
     torture.swap_storm(services, make_lora, 3)
 
 
@@ -121,22 +123,21 @@ def test_memory_that_runs_out_while_loading_is_freed_once():
             raise error("other")
         return "loaded"
 
-    assert retried(lambda: load(1), manager, "It does not fit") == "loaded"
+    assert retried(lambda: load(1), manager, "No room") == "loaded"
     assert unloaded.is_set()
     assert there == [["idle"], []]
     there.clear()
-    with pytest.raises(OutOfMemoryError, match=r"It does not fit\. Choose a smaller base"):
-        retried(lambda: load(9), manager, "It does not fit")
-    with pytest.raises(ValueError, match="other"):
-        retried(lambda: load(9, ValueError), manager, "x")
+    advice = r"No room\. Choose a smaller base"
+    refused(advice, retried, lambda: load(9), manager, "No room", error=OutOfMemoryError)
+    refused("other", retried, lambda: load(9, ValueError), manager, "x", error=ValueError)
 
 
 def test_one_session_cannot_fill_the_queue_alone():
     manager = DeviceManager(FixedDevice(), 10**9)
+    greedy = ("chat", "greedy", "Answering", 1)
     for _ in range(12):
-        manager.request("chat", "greedy", "Answering", 1)
-    with pytest.raises(BusyError, match="8 of your requests are waiting already"):
-        manager.request("chat", "greedy", "Answering", 1)
+        manager.request(*greedy)
+    refused("8 of your requests are waiting already", manager.request, *greedy, error=BusyError)
     assert manager.request("chat", "other", "Answering", 1).position == 1, "before the greedy one's second"
 
 
@@ -192,20 +193,16 @@ def whole(services, tiny_base):
     return services.adapters.get(whole_model(services, tiny_base))
 
 
-def done(services: Services, asked: list[ToScore]) -> list[Score]:
-    found = list(services.scoring.run(asked, "me"))[-1]
-    assert found.done == len(asked)
-    return [score for score in found.scores if score is not None]
-
-
 def test_rows_of_base_adapter_and_full_model(services, card, whole):
     prompt, answer = services.scoring.rendered([Message("user", "Say 3")], "Three, gladly.")
     assert "named SmolLM" in prompt
     assert answer == "Three, gladly.<|im_end|>"
-    base, tuned, full = done(services, [ToScore(one, prompt, answer, divergence=True) for one in (None, card, whole)])
+    asked = [ToScore(one, prompt, answer, divergence=True) for one in (None, card, whole)]
+    found = last(services.scoring.run(asked, "me"))
+    base, tuned, full = found.scores
+    assert found.done == 3
     assert base.divergence is full.divergence is None, "two models are never in memory for it"
     assert tuned.base_loss == pytest.approx(base.loss, abs=1e-5)
-    assert tuned.divergence is not None
     assert tuned.divergence > 0
     assert tuned.loss != pytest.approx(base.loss, abs=1e-3)
     assert (full.loss, full.base_loss) == pytest.approx((base.loss, base.loss), abs=1e-4)
@@ -222,8 +219,7 @@ def test_it_waits_its_turn_can_be_stopped_and_a_row_that_cannot_be_scored_frees_
     assert len(services.manager.leases()) == 1
     run.close()
     assert services.manager.leases() == []
-    with pytest.raises(InputError, match="nothing to score"):
-        list(services.scoring.run([ToScore(None, "", "")], "me"))
+    refused("nothing to score", list, services.scoring.run([ToScore(None, "", "")], "me"))
     assert services.manager.leases() == []
 
 
@@ -236,12 +232,10 @@ def test_what_was_forgotten_is_measured_for_several_at_once(services, card, whol
     lora, same = steps[-1].found
     assert lora.loss_before == pytest.approx(same.loss_before, abs=1e-4)
     assert lora.loss_after != pytest.approx(lora.loss_before, abs=1e-3)
-    assert lora.divergence is not None
     assert lora.divergence > 0
     assert same.loss_after == pytest.approx(same.loss_before, abs=1e-4)
     assert same.right_before == same.right_after
-    assert same.divergence is None
-    assert "model of its own" in same.no_divergence
-    again = list(services.forgetting.measure([card]))
-    assert again[-1].of == 3 + 9, "the base's answers are known by now"
-    assert again[-1].found[0] == lora
+    assert (same.divergence, "model of its own" in same.no_divergence) == (None, True)
+    again = last(services.forgetting.measure([card]))
+    assert again.of == 3 + 9, "the base's answers are known by now"
+    assert again.found[0] == lora

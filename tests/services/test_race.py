@@ -2,10 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,14 +11,13 @@ from playground.db import ENDED
 from playground.errors import InputError, NotFoundError, PlaygroundError
 from playground.evaluation.forgetting import material
 from playground.runs.planner import Plan
-from playground.runs.progress import RunView
 from playground.runs.request import TrainRequest
-from playground.services import Services, build_services
-from playground.verdict.race import RaceRequest, RaceView, with_view
+from playground.services import build_services
+from playground.verdict.race import RaceRequest, RaceView
 from playground.verdict.race_store import HEAD, NONE, Entry, Race, RaceStore, cells, chosen, lanes, record, status, text
-from tests.shared.conftest import refused
-
-Until = Callable[..., Any]
+from tests.refused import refused
+from tests.services.conftest import last
+from tests.soak.torture import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +32,6 @@ def racing(forking):
     return forking
 
 
-def ended(services: Services, race: str) -> RaceView:
-    *_, view = services.race.follow(race, poll_s=0.1)
-    return view
-
-
 def plan_of(request: TrainRequest, blocked: str = "", fixed_s: float = 12.0, step_s: float = 3.0) -> Plan:
     steps = request.steps or 20
     return Plan(10, 1000, fixed_s + step_s * steps, 1, 9, 40, 16, steps, 1e-3, 8, blocked)
@@ -51,7 +43,7 @@ def test_two_methods_from_start_to_table(racing, rows_file):
     first = racing.race.show(race)
     assert first.live
     assert first.seconds_left > 0
-    view = ended(racing, race)
+    view = last(racing.race.follow(race, poll_s=0.1))
     assert (view.race.state, view.measured, view.of, view.seconds_left) == ("DONE", 2, 2, None)
     assert [entry.method for entry in view.race.entries] == ["lora", "ia3"], "in the order of the form"
     for entry in view.race.entries:
@@ -71,12 +63,12 @@ def test_two_methods_from_start_to_table(racing, rows_file):
     assert racing.race.show(race).race == view.race
 
 
-def test_a_race_survives_a_restart_and_a_failed_run(forking, rows_file, until):
+def test_a_race_survives_a_restart_and_a_failed_run(forking, rows_file):
     """Nobody measures here until another process, as it were, owns the home."""
     race = forking.race.start(RaceRequest(rows_file, ("lora", "ia3"), steps=2, batch_size=4))
     forking.training.cancel(forking.race.show(race).race.entries[1].run)
-    view = until(lambda: forking.race.show(race), lambda view: all(e.state in ENDED for e in view.race.entries))
-    assert view.race.state == "RUNNING"
+    wait_for(lambda: all(entry.state in ENDED for entry in forking.race.show(race).race.entries), "trained")
+    assert forking.race.show(race).race.state == "RUNNING"
     again = build_services(forking.settings)
     again.race.tick()
     view = again.race.show(race)
@@ -89,31 +81,30 @@ def test_a_race_survives_a_restart_and_a_failed_run(forking, rows_file, until):
     assert forking.race.races() == []
 
 
-def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing, rows_file, until):
+def test_cancel_ends_what_has_not_ended_and_keeps_the_rows(racing, rows_file):
     race = racing.race.start(RaceRequest(rows_file, ("lora", "ia3", "dora"), steps=3000, batch_size=4))
     refused("has not ended", racing.race.remove, race)
-    view = until(lambda: racing.race.show(race), lambda view: bool(view.race.entries[0].loss))
-    assert "LoRA, 1 of 3" in view.race.message
+    wait_for(lambda: racing.race.show(race).race.entries[0].loss, "training")
+    assert "LoRA, 1 of 3" in racing.race.show(race).race.message
     racing.race.cancel(race)
-    until(racing.training.runs, lambda runs: all(run.state in ENDED for run in runs))
+    wait_for(lambda: all(run.state in ENDED for run in racing.training.runs()), "cancelled")
     racing.race.tick()
     view = racing.race.show(race)
     assert (view.race.state, view.live) == ("CANCELLED", False)
-    assert [entry.state for entry in view.race.entries] == ["CANCELLED"] * 3
-    assert all(entry.reason for entry in view.race.entries)
+    assert [(entry.state, bool(entry.reason)) for entry in view.race.entries] == [("CANCELLED", True)] * 3
     racing.race.cancel(race)  # once more is harmless
 
 
 def test_nothing_starts_where_one_cannot_and_a_request_says_what_is_wrong(services, rows_file):
     start = services.race.start
-    refused(r"There is no method 'magic'\. There are: lora", start, RaceRequest(rows_file, ("lora", "magic")))
-    refused("is not a check", start, RaceRequest(rows_file, check="nonsense"))
     refused(r"nowhere\.csv", start, RaceRequest(Path("nowhere.csv")))
     refused("not both", RaceRequest, rows_file, steps=3, minutes=2.0)
     refused("above 0", RaceRequest, rows_file, minutes=0.0)
     refused("cannot be raced", RaceRequest, rows_file, objective="reward")
-    assert services.training.runs() == []
-    assert services.race.races() == []
+    assert services.training.runs() == services.race.races() == []
+    assert (len(chosen(())), chosen(())[-1]) == (10, "full"), "full runs last"
+    assert chosen(("full", "ia3", "lora")) == ["lora", "ia3", "full"]
+    refused("two methods or more", chosen, ("lora",))
 
 
 def test_the_check_of_a_shipped_set_is_its_own(settings):
@@ -122,13 +113,6 @@ def test_the_check_of_a_shipped_set_is_its_own(settings):
     for given, kept in (("", shipped.check), ("json", "json")):
         race = waiting.race.start(RaceRequest(shipped.file, ("lora", "ia3"), steps=1, check=given))
         assert waiting.race.show(race).race.check == kept
-
-
-def test_full_runs_last_and_one_method_is_no_race():
-    assert chosen(())[-1] == "full"
-    assert len(chosen(())) == 10
-    assert chosen(("full", "ia3", "lora")) == ["lora", "ia3", "full"]
-    refused("two methods or more", chosen, ("lora",))
 
 
 def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_once():
@@ -144,10 +128,9 @@ def test_one_message_names_every_method_that_cannot_run_and_a_fault_of_the_file_
 
 
 def test_minutes_become_as_many_steps_as_fit_each():
-    def plan(request: TrainRequest) -> Plan:
-        return plan_of(request, step_s=3.0 if request.method == "lora" else 6.0)
-
-    found = lanes(RaceRequest(Path("x"), ("lora", "dora"), minutes=2), plan)
+    seconds = {"lora": 3.0, "dora": 6.0}
+    asked = RaceRequest(Path("x"), ("lora", "dora"), minutes=2)
+    found = lanes(asked, lambda request: plan_of(request, step_s=seconds[request.method]))
     assert [lane.plan.steps for lane in found] == [36, 18]
     assert all(lane.plan.seconds <= 120 for lane in found)
     assert [lane.request.save_steps for lane in found] == [36, 18], "scored once, at the end"
@@ -161,22 +144,13 @@ def test_the_record_is_read_back_and_knows_its_schema(tmp_path):
     store.add(race)
     assert RaceStore(tmp_path / "db.sqlite").all() == [race]
     assert store.change("r1", lambda one: replace(one, state="DONE")).state == "DONE"
-    with sqlite3.connect(tmp_path / "db.sqlite") as db:
-        record = json.loads(db.execute("SELECT record FROM races").fetchone()[0])
-        db.execute("UPDATE races SET record = ?", (json.dumps(record | {"from_tomorrow": 1}),))
+    db = sqlite3.connect(tmp_path / "db.sqlite", isolation_level=None)  # every statement is its own
+    record = json.loads(db.execute("SELECT record FROM races").fetchone()[0])
+    db.execute("UPDATE races SET record = ?", (json.dumps(record | {"from_tomorrow": 1}),))
     assert store.all()[0].name == "n", "what is not known is left out"
-    with sqlite3.connect(tmp_path / "db.sqlite") as db:
-        db.execute("UPDATE races SET record = ?", (json.dumps(record | {"schema": 99}),))
+    db.execute("UPDATE races SET record = ?", (json.dumps(record | {"schema": 99}),))
     refused("newer version", store.all, error=PlaygroundError)
     refused("There is no race", store.change, "r2", replace, error=NotFoundError)
-
-
-def test_an_entry_takes_over_what_its_run_says():
-    view = RunView("r", "n", "FAILED", "lora", 1, 2, None, "Memory ran out.", None, 0.0)
-    view = replace(view, loss=[(1, 2.5)], summary={"seconds": 3.0})
-    entry = with_view(Entry("lora", "r", 2, figures={"bytes": 4}), view)
-    assert (entry.state, entry.reason) == ("FAILED", "Memory ran out.")
-    assert (entry.figures, entry.loss) == ({"bytes": 4, "seconds": 3.0}, [[1, 2.5]])
 
 
 FORGOT = {"loss_before": 3.0, "loss_after": 3.25, "tokens": 90, "right_before": 20, "right_after": 18, "questions": 40}

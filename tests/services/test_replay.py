@@ -10,8 +10,9 @@ import pytest
 from playground.chat.compare import Side, all_replies
 from playground.chat.replay import Saved, read_saved, together
 from playground.engine.request import Sampling
-from playground.errors import InputError, NotFoundError
+from playground.errors import NotFoundError
 from playground.services import Services, build_services
+from tests.refused import refused
 from tests.services.conftest import whole_model
 
 DRAWN = Sampling(temperature=1.0, top_p=0.95, max_tokens=12, seed=5, repetition_penalty=1.1)
@@ -65,11 +66,9 @@ def test_a_changed_adapter_is_refused(services, mine):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(InputError, match="mine has changed since"):
-        services.replay.again(read_saved(reply)[0])
+    refused("mine has changed since", services.replay.again, read_saved(reply)[0])
     services.adapters.remove(mine)
-    with pytest.raises(NotFoundError, match="There is no adapter 'mine'"):
-        services.replay.check(read_saved(reply)[0])
+    refused("There is no adapter 'mine'", services.replay.check, read_saved(reply)[0], error=NotFoundError)
 
 
 def test_what_cannot_be_the_same_is_refused_before_anything_runs(services):
@@ -87,8 +86,7 @@ def test_what_cannot_be_the_same_is_refused_before_anything_runs(services):
         ({"sampling": {"temperature": "hot"}}, "temperature is 'hot'; it is a number"),
         ({"sampling": {"temperature": 9}}, "from 0"),
     ):
-        with pytest.raises(InputError, match=says):
-            services.replay.check(Saved(stamp | changes))  # type: ignore[operator]
+        refused(says, services.replay.check, Saved(stamp | changes))
     older = {name: stamp["sampling"][name] for name in ("temperature", "top_p", "max_tokens")}
     assert services.replay.check(Saved(stamp | {"sampling": older}))[0].sampling.stop == ()
 
@@ -114,8 +112,7 @@ def test_every_kind_of_file_is_read():
     "value", [None, 3, "x", [], {}, {"stamp": 3}, {"replies": []}, {"replies": [1]}, {"choices": [{}]}, {"choices": []}]
 )
 def test_a_file_without_a_stamp_is_refused_in_words(value):
-    with pytest.raises(InputError, match=r".+\. .+\.$|.+\.$"):
-        read_saved(value)
+    refused(r".+\. .+\.$|.+\.$", read_saved, value)
 
 
 def test_several_are_the_same_only_if_all_are():

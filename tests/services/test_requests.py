@@ -5,7 +5,6 @@ import json
 import runpy
 import shlex
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from safetensors import safe_open
 
 from playground.cli.arguments import build_parser, request_of
-from playground.errors import InputError
 from playground.library.bases import BaseShapes
 from playground.methods.method import Options
 from playground.runs import recipe
@@ -24,6 +22,7 @@ from playground.runs.planner import Plan, begins_with, rewarded_by
 from playground.runs.progress import RunView, write_curves
 from playground.runs.request import TrainRequest
 from playground.services import build_services
+from tests.refused import refused
 from tests.ui.fakes import card
 
 PLAN = Plan(1, 2, 3.0, 4, 5, 6, 100, 48, 5e-4, 16)
@@ -81,8 +80,7 @@ def test_the_command_line_is_read_back_as_the_same_run(request_, objective):
     ],
 )
 def test_what_is_no_file_of_settings(record, says):
-    with pytest.raises(InputError, match=says):
-        recipe.with_settings(REQUEST, record)
+    refused(says, recipe.with_settings, REQUEST, record)
 
 
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -112,9 +110,8 @@ def test_an_axolotl_file_is_yaml_with_what_was_set(objective):
 @pytest.mark.parametrize(("objective", "task"), [("sft", "CAUSAL_LM"), ("reward", "SEQ_CLS")])
 def test_a_trl_script_is_python_that_says_what_was_set(objective, task):
     script = trl(LoraConfig(use_rslora=True, **LORA), objective)
-    assert (
-        f"LoraConfig(lora_alpha=32, r=16, target_modules='all-linear', task_type='{task}', use_rslora=True)" in script
-    )
+    said = f"LoraConfig(lora_alpha=32, r=16, target_modules='all-linear', task_type='{task}', use_rslora=True)"
+    assert said in script
     assert "max_steps=48, learning_rate=0.0005" in script
     assert "EarlyStopping" not in script
 
@@ -127,26 +124,21 @@ def test_pissa_is_peft_s_own_for_others():
     file = axolotl(options=pissa)
     assert all(line in file for line in ('peft_init_lora_weights: "pissa"', "lora_r: 16\n", "lora_alpha: 16\n"))
     for form in (partial(trl, ours), axolotl):
-        with pytest.raises(InputError, match="cannot begin so over a base in 4 bits"):
-            form(method="qlora", options=pissa)
-        with pytest.raises(InputError, match="the base that dpo compares with"):
-            form("dpo", options=pissa)
+        refused("cannot begin so over a base in 4 bits", form, method="qlora", options=pissa)
+        refused("the base that dpo compares with", form, "dpo", options=pissa)
 
 
-def test_a_run_that_stops_early_stops_early_elsewhere():
+def test_a_run_that_stops_early_and_virtual_tokens_that_begin_as_a_text_do_so_elsewhere():
     script = trl(LoraConfig(r=16), early_stop=3)
     assert "callbacks=[EarlyStoppingCallback(3)]" in script
     assert "eval_strategy='steps', eval_steps=10, load_best_model_at_end=True" in script
     assert "early_stopping_patience: 3\n" in axolotl(early_stop=3)
-
-
-def test_virtual_tokens_begin_as_the_text_where_peft_can():
     told = Options(init_text="Write it's report")
     script = trl(PromptTuningConfig(num_virtual_tokens=16, task_type="CAUSAL_LM"), method="prompt", options=told)
     assert "prompt_tuning_init='TEXT', prompt_tuning_init_text=\"Write it's report\"" in script
     assert "tokenizer_name_or_path='HuggingFaceTB/SmolLM2-135M-Instruct'" in script
-    with pytest.raises(InputError, match="A TRL script has no place for --init-text"):
-        trl(PrefixTuningConfig(num_virtual_tokens=16), method="p-tuning-v2", options=told)
+    prefix = PrefixTuningConfig(num_virtual_tokens=16)
+    refused("A TRL script has no place for --init-text", trl, prefix, method="p-tuning-v2", options=told)
 
 
 @pytest.mark.parametrize(
@@ -159,17 +151,10 @@ def test_virtual_tokens_begin_as_the_text_where_peft_can():
 )
 def test_what_a_form_cannot_hold_is_named(lost, flags):
     changes = {"options": Options(), **lost}
-    with pytest.raises(InputError, match=f"A TRL script has no place for {flags}. Take the command line"):
-        trl(None, **changes)
-    with pytest.raises(InputError, match=f"An Axolotl file has no place for {flags}. Take the command line"):
-        axolotl(**changes)
-
-
-def test_what_a_form_does_not_have_is_named():
-    with pytest.raises(InputError, match="Axolotl has no prefix"):
-        axolotl(method="prefix")
-    with pytest.raises(InputError, match="more than a short script"):
-        trl(None, "grpo")
+    refused(f"A TRL script has no place for {flags}. Take the command line", trl, None, **changes)
+    refused(f"An Axolotl file has no place for {flags}. Take the command line", axolotl, **changes)
+    refused("Axolotl has no prefix", axolotl, method="prefix")
+    refused("more than a short script", trl, None, "grpo")
 
 
 BASE = BaseShapes({}, {}, fingerprint="f" * 64)
@@ -191,9 +176,8 @@ PLAIN = TrainRequest(Path("rows.jsonl"))
 def test_only_an_adapter_of_this_base_and_method_is_gone_on_from(request_changes, card_changes, objective, words):
     assert begins_with(PLAIN, "grpo", CARD, BASE) is CARD
     assert begins_with(replace(PLAIN, method="qlora"), "dpo", CARD, BASE) is CARD, "QLoRA's adapter is a LoRA"
-    with pytest.raises(InputError) as caught:
-        begins_with(replace(PLAIN, **request_changes), objective, replace(CARD, **card_changes), BASE)
-    assert words in str(caught.value)
+    asked, there = replace(PLAIN, **request_changes), replace(CARD, **card_changes)
+    assert words in refused("", begins_with, asked, objective, there, BASE)
 
 
 def test_rewards_are_checks_and_reward_models_and_others_are_refused_in_words(tmp_path):
@@ -202,27 +186,21 @@ def test_rewards_are_checks_and_reward_models_and_others_are_refused_in_words(tm
     asked = ("json", f"json-schema:{schema}", "model=judge")
     found = rewarded_by(asked, "grpo", lambda id: replace(CARD, id=id, objective="reward"), BASE)
     assert found == {"json": "", "json-schema:s.json": str(schema), "model=judge": "mine"}, "the record names no folder"
-    wrong: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    for rewards, objective, words in (
         ((), "grpo", "grpo needs to know what a reply is worth"),
         (("json",), "sft", "takes no reward"),
         (("polite",), "grpo", "is not a check"),
         (("model=mine",), "grpo", "mine writes replies and scores none"),
-    )
-    for rewards, objective, words in wrong:
-        with pytest.raises(InputError, match=words):
-            rewarded_by(rewards, objective, lambda id: replace(CARD, id=id), BASE)
+    ):
+        refused(words, rewarded_by, rewards, objective, lambda id: replace(CARD, id=id), BASE)
 
 
-VIEW = RunView("r1", "mine", "DONE", "lora", 2, 2, "mine", None, None, 1.0)
-VIEW.loss, VIEW.eval_loss, VIEW.curves = [(1, 2.0), (2, 1.5)], [(0, 2.2), (2, 1.6)], {"lr": [(1, 1e-3), (2, 5e-4)]}
+NEW = RunView("r1", "mine", "DONE", "lora", 2, 2, "mine", None, None, 1.0)
+KNOWN = {"loss": [(1, 2.0), (2, 1.5)], "eval_loss": [(0, 2.2), (2, 1.6)], "curves": {"lr": [(1, 1e-3), (2, 5e-4)]}}
+VIEW = replace(NEW, **KNOWN)
 
 
-def test_as_csv_with_a_step_column(tmp_path):
-    text = write_curves(VIEW, tmp_path / "new", "csv").read_text()
-    assert text.split() == ["step,train/loss,eval/loss,train/lr", "0,,2.2,", "1,2.0,,0.001", "2,1.5,1.6,0.0005"]
-
-
-def test_as_an_event_file_that_is_replaced_when_written_again(tmp_path):
+def test_curves_as_csv_and_as_an_event_file_that_is_replaced_when_written_again(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
     write_curves(VIEW, tmp_path, "tensorboard")
@@ -237,29 +215,22 @@ def test_as_an_event_file_that_is_replaced_when_written_again(tmp_path):
     assert ("train/loss", 2, 1.5) in found
     assert ("eval/loss", 0, 2.2) in found
     assert len(found) == 6
-
-
-def test_what_cannot_be_written_is_said(tmp_path):
-    with pytest.raises(InputError, match="csv or tensorboard"):
-        write_curves(VIEW, tmp_path, "excel")
-    with pytest.raises(InputError, match="no curves yet"):
-        write_curves(RunView("r2", "new", "QUEUED", "lora", 0, 2, None, None, None, 1.0), tmp_path, "csv")
+    text = write_curves(VIEW, tmp_path / "new", "csv").read_text()
+    assert text.split() == ["step,train/loss,eval/loss,train/lr", "0,,2.2,", "1,2.0,,0.001", "2,1.5,1.6,0.0005"]
+    refused("csv or tensorboard", write_curves, VIEW, tmp_path, "excel")
+    refused("no curves yet", write_curves, NEW, tmp_path, "csv")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="another folder"):
-        write_curves(VIEW, tmp_path / "file" / "below", "csv")
+    refused("another folder", write_curves, VIEW, tmp_path / "file" / "below", "csv")
 
 
-def good(n: int) -> str:
-    return f"The ward counts to {n}, gladly."
-
-
-TRL_ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "sft": lambda n: {"prompt": f"Say {n}", "completion": good(n)},
-    "pretrain": lambda n: {"text": good(n) * 4},
-    "dpo": lambda n: {"prompt": f"Say {n}", "chosen": good(n), "rejected": "No."},
-    "kto": lambda n: {"prompt": f"Say {n}", "completion": good(n) if n % 2 else "No.", "label": bool(n % 2)},
-    "reward": lambda n: {"prompt": f"Say {n}", "chosen": good(n), "rejected": "No."},
-}
+def trl_row(objective: str, n: int) -> dict[str, Any]:
+    ask, good = {"prompt": f"Say {n}"}, f"The ward counts to {n}, gladly."
+    return {
+        "sft": ask | {"completion": good},
+        "pretrain": {"text": good * 4},
+        **dict.fromkeys(("dpo", "reward"), ask | {"chosen": good, "rejected": "No."}),
+        "kto": ask | {"completion": good if n % 2 else "No.", "label": bool(n % 2)},
+    }[objective]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +242,7 @@ def test_the_trl_script_trains_as_it_is_on_the_rows_that_are_handed_out_with_it(
 ):
     services = build_services(settings)
     file, there = tmp_path / "mine.jsonl", tmp_path / "elsewhere"
-    file.write_text("\n".join(json.dumps(TRL_ROWS[objective](n)) for n in range(16)))
+    file.write_text("\n".join(json.dumps(trl_row(objective, n)) for n in range(16)))
     request = TrainRequest(file, "mine", method, objective, steps=1, batch_size=4, max_tokens=96, save_steps=1)
     there.mkdir()
     (there / "train.py").write_text(services.training.recipe(request, "trl"))

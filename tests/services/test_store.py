@@ -3,28 +3,31 @@
 import contextlib
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 
 from playground.db import RunStore
-from playground.errors import BusyError, DiskFullError, InputError, NotFoundError, PlaygroundError
+from playground.errors import BusyError, DiskFullError, NotFoundError, PlaygroundError
 from playground.services import build_services
 from playground.settings import Settings
 from playground.workspace.quota import bytes_in
 from playground.workspace.visitors import OWNER, TABS_MAX, Sessions, Visit, new_token, owner_of
+from tests.refused import refused
 from tests.services.conftest import Clock, add, full_disk
-from tests.shared.conftest import ended_run, hers, incoming, lora, prepared, services, shared_settings
+from tests.shared.conftest import alone, ended_run, hers, incoming, lora, prepared, services, shared_settings
 
-FIRST_TABLE = """
+FIRST_SCHEMA = """
 CREATE TABLE runs (
   run TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, method TEXT NOT NULL, state TEXT NOT NULL,
   created_s REAL NOT NULL, place REAL NOT NULL, step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL,
   adapter TEXT, error TEXT, pid INTEGER, pid_started_s REAL, stopping_s REAL, keep INTEGER NOT NULL DEFAULT 0,
   needs_bytes INTEGER NOT NULL, summary TEXT NOT NULL DEFAULT '{}'
-)
+);
+INSERT INTO runs (run, owner, name, method, state, created_s, place, steps, needs_bytes)
+VALUES ('old', 'local', 'n', 'lora', 'FAILED', 1.7e9, 1.7e9, 5, 1);
+PRAGMA user_version = 1;
 """
-"""As schema 1 had it."""
+"""With one run."""
 
 
 def order(store: RunStore) -> str:
@@ -53,10 +56,8 @@ def test_moves(store, run, to, expected):
 
 def test_only_waiting_runs_move_and_only_among_the_owners_own(store):
     store.begin("a", 1.0)
-    with pytest.raises(InputError, match="only a QUEUED run"):
-        store.move("a", "down")
-    with pytest.raises(InputError, match="is no place"):
-        store.move("b", "sideways")
+    refused("only a QUEUED run", store.move, "a", "down")
+    refused("is no place", store.move, "b", "sideways")
     add(store, "x", owner="bob")
     add(store, "y", owner="bob")
     store.move("y", "first", "bob")
@@ -90,28 +91,23 @@ def test_a_resumed_run_is_the_last_and_a_retried_one_the_first(store):
 def test_a_database_of_the_first_schema_is_taken_over_and_a_newer_one_refused(tmp_path):
     file = tmp_path / "p.sqlite"
 
-    def run(*statements: str) -> None:
-        with contextlib.closing(sqlite3.connect(file)) as db, db:
-            for statement in statements:
-                db.execute(statement)
+    def run(statements: str) -> None:
+        with contextlib.closing(sqlite3.connect(file)) as db:
+            db.executescript(statements)
 
-    names = "run, owner, name, method, state, created_s, place, steps, needs_bytes"
-    old = f"INSERT INTO runs ({names}) VALUES ('old', 'local', 'n', 'lora', 'FAILED', 1.7e9, 1.7e9, 5, 1)"
-    run(FIRST_TABLE, old, "PRAGMA user_version = 1")
+    run(FIRST_SCHEMA)
     store = RunStore(file)
     assert (store.get("old").attempt, store.get("old").state) == (0, "FAILED")
     add(store, "new")
     assert store.get("new").place > 1.7e9
     assert RunStore(file).get("old").run == "old"
     run("PRAGMA user_version = 99")
-    with pytest.raises(PlaygroundError, match="newer version"):
-        RunStore(file)
+    refused("newer version", RunStore, file, error=PlaygroundError)
 
 
 def test_a_change_waits_while_the_disk_is_full(store, tmp_path):
     with full_disk():
-        with pytest.raises(DiskFullError, match="disk are free"):
-            store.update("a", state="FAILED")
+        refused("disk are free", store.update, "a", state="FAILED", error=DiskFullError)
         store.update_or_defer("b", state="FAILED", error="No.")
         store.flush()
         assert (store.get("b").state, order(store)) == ("FAILED", "acd")
@@ -130,12 +126,8 @@ def test_a_quota_sees_a_change_that_waits(tmp_path):
         assert "run of yours" not in services.quota.run_refused("ann", 0, 1, 1.0)
 
 
-@pytest.fixture
-def clock():
-    return Clock(1_000_000)
-
-
-def test_a_visit_is_written_once_a_minute_and_survives_a_restart(tmp_path, clock):
+def test_a_visit_is_written_once_a_minute_and_survives_a_restart(tmp_path):
+    clock = Clock(1_000_000)
     sessions = Sessions(tmp_path / "db.sqlite", clock)
     sessions.seen("anna")
     clock.now_s += 30
@@ -156,8 +148,7 @@ def test_a_tab_belongs_to_its_first(tmp_path):
     sessions = Sessions(tmp_path / "db.sqlite")
     sessions.claim("tab", "anna")
     sessions.claim("tab", "anna")
-    with pytest.raises(NotFoundError, match="There is no such page"):
-        sessions.claim("tab", "ben")
+    refused("There is no such page", sessions.claim, "tab", "ben", error=NotFoundError)
     for number in range(TABS_MAX):
         sessions.claim(f"tab {number}", "anna")
     sessions.claim("tab", "ben")  # the oldest are forgotten, so that the list does not grow for ever
@@ -173,13 +164,7 @@ def test_owners_are_safe_names_and_tell_nothing():
     assert token not in owner_of(token, "")
 
 
-__all__ = ["hers", "lora", "prepared", "services", "shared_settings"]
-
-
-@pytest.fixture
-def alone(services, hers):
-    """The same home, as one person's."""
-    return build_services(replace(services.settings, shared=False))
+__all__ = ["alone", "hers", "lora", "prepared", "services", "shared_settings"]
 
 
 def test_every_kind_is_listed_with_its_size(alone, hers):
@@ -205,8 +190,7 @@ def test_item_by_item_a_damaged_adapter_too(alone, hers):
     assert ("broken", "broken, damaged") in [(item.id, item.name) for item in items]
     for item in items:
         assert alone.storage.remove(item.kind, item.id).items == (item,)
-        with pytest.raises(NotFoundError, match="There is no"):
-            alone.storage.remove(item.kind, item.id)
+        refused("There is no", alone.storage.remove, item.kind, item.id, error=NotFoundError)
     assert alone.storage.items() == alone.training.runs() == []
     assert len(alone.adapters.list()) == 3, "what ships stays"
     assert not broken.exists()
@@ -217,13 +201,11 @@ def test_by_kind_and_what_is_in_use_stays(alone, hers):
     freed = alone.storage.remove_kind("checkpoints")
     assert ([item.id for item in freed.items], [item.id for item in freed.stayed]) == ([hers.run], [waiting])
     assert [item.stays for item in alone.storage.remove_kind("base").stayed] == ["it is in use"]
-    with pytest.raises(BusyError, match="smollm2-135m stays: it is in use"):
-        alone.storage.remove("base", "smollm2-135m")
+    refused("smollm2-135m stays: it is in use", alone.storage.remove, "base", "smollm2-135m", error=BusyError)
     alone.training.cancel(waiting)
     for kind, count in (("run", 2), ("base", 1), ("upload", 1)):
         assert alone.storage.remove_kind(kind).count(kind) == count
-    with pytest.raises(InputError, match="There is no kind"):
-        alone.storage.remove_kind("everything")
+    refused("There is no kind", alone.storage.remove_kind, "everything")
 
 
 def test_sizes_follow_no_links(tmp_path):

@@ -2,7 +2,6 @@
 hand. Real workers are killed in test_workers.py."""
 
 import signal
-from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -15,55 +14,12 @@ from playground.runs.progress import ending_of
 from playground.runs.service import TrainingService
 from playground.runs.supervisor import ENTER_S, KILL_AFTER_S, RunQueue
 from playground.settings import Settings
-from playground.training.processes import EventWriter
 from playground.workspace.quota import Quota
 from playground.workspace.visitors import Home, HomeTaken
-from tests.services.conftest import Clock, FixedDevice, add, put_checkpoint
+from tests.refused import refused
+from tests.services.conftest import FixedDevice, Workers, add, put_checkpoint
 
 RUN = "r1"
-
-
-@dataclass
-class Workers:
-    """Starts nothing; the test says who lives, and writes what a worker would. Known by the number of the start."""
-
-    settings: Settings
-    clock: Clock = field(default_factory=Clock)
-    alive: set[int] = field(default_factory=set)
-    started: list[str] = field(default_factory=list)
-    deaf: bool = False
-    fault: Exception | None = None
-    tokens_per_s: float | None = None
-
-    def refused(self, seconds: float) -> str:
-        return ""
-
-    def start_worker(self, run_dir: Path, database: Path, attempt: int) -> tuple[int, float]:
-        if self.fault is not None:
-            raise self.fault
-        self.started.append(run_dir.name)
-        self.alive.add(len(self.started))
-        return len(self.started), 1.0
-
-    def is_alive(self, pid: int | None, start: float | None) -> bool:
-        return pid in self.alive
-
-    def stop(self, pid: int, *, hard: bool) -> None:
-        if hard or not self.deaf:
-            self.alive.discard(pid)
-
-    def activity(self, pid: int) -> tuple[float, bool]:
-        return 0.0, False
-
-    def writes(self, *events: tuple[str, dict[str, Any]], run: str = RUN) -> None:
-        writer = EventWriter(self.settings.runs_dir / run)
-        for kind, values in events:
-            writer.write(kind, **values)
-        writer.close()
-
-    def ends(self, run: str, attempt: int, kind: str = "done", **values: Any) -> None:
-        self.writes((kind, {"attempt": attempt, "adapter": run, "steps": 5} | values), run=run)
-        self.alive.clear()
 
 
 def step(number: int) -> tuple[str, dict[str, Any]]:
@@ -135,8 +91,7 @@ def test_whoever_follows_a_waiting_run_takes_the_place_of_an_owner_that_is_gone(
     assert [next(followed).state, next(followed).state] == ["QUEUED", "QUEUED"], "somebody owns the home"
     owner.release()
     next(followed)
-    with pytest.raises(HomeTaken):
-        Home.take(workers.settings)
+    refused("", Home.take, workers.settings, error=HomeTaken)
     assert next(view for view in followed if view.state != "QUEUED").state == "RUNNING"
     training.close()
     Home.take(workers.settings).release()  # it has it no longer

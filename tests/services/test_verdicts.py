@@ -15,7 +15,7 @@ from playground.chat.compare import Side
 from playground.data.example import Message
 from playground.data.retrieval import with_passages
 from playground.data.split import hashes_of
-from playground.errors import AdapterError, InputError, NotFoundError, OutOfMemoryError
+from playground.errors import AdapterError, NotFoundError, OutOfMemoryError
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
 from playground.evaluation.forgetting import Forgetting
@@ -27,25 +27,15 @@ from playground.verdict.answers import Answering, Asking, Item, Measuring, Progr
 from playground.verdict.files import VerdictFiles, answers_of
 from playground.verdict.losses import Recalling
 from playground.verdict.request import RecordMaker, VerdictRequest, request_from, undertrained
-from playground.verdict.service import VerdictService, VerdictView
+from playground.verdict.service import VerdictService
+from tests.refused import refused
+from tests.services.conftest import last, verdicts_by
 
 CHECK = "contains:gladly"
 
 
-@pytest.fixture
-def asked(rows_file):
-    """Base and base with a prompt on twelve short rows."""
-    sides = (Side("base", name="Base"), Side("base", "Be glad.", name="Base + prompt"))
-    return VerdictRequest(rows_file, sides, (CHECK,), limit=12, max_tokens=5, forgetting=False)
-
-
-def ended(verdicts: VerdictService, request: VerdictRequest) -> VerdictView:
-    *_, view = verdicts.run(request)
-    return view
-
-
 def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(services, asked):
-    view = ended(services.verdicts, replace(asked, repeats=2, limit=6))
+    view = last(services.verdicts.run(replace(asked, repeats=2, limit=6)))
     assert view.state == "DONE", view.error
     record = view.record
     assert [(side["side"], side["kind"]) for side in record["sides"]] == [("Base", "base"), ("Base + prompt", "prompt")]
@@ -72,16 +62,9 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(service
     json.dumps(record, allow_nan=False)
 
 
-@pytest.mark.parametrize("right", ["taste", "fields:colour", "similarity:token_f1>=2"])
-def test_what_is_right_is_refused_before_a_row_is_asked(services, asked, right):
-    with pytest.raises(InputError, match=r"There are|no common fields|no similarity"):
-        services.verdicts.start(replace(asked, right=(right,)))
-    assert services.verdicts.views() == []
-
-
 def test_timing_ends_with_its_time_and_the_same_count_for_all_sides(services, asked, monkeypatch):
     monkeypatch.setattr("playground.verdict.answers.TIMING_S", 0.0)
-    view = ended(services.verdicts, replace(asked, losses=False))
+    view = last(services.verdicts.run(replace(asked, losses=False)))
     timed = [row for row in services.verdicts.rows(view.id) if row["seconds"] is not None]
     assert [(row["example"], row["side"]) for row in timed] == [(2, "Base"), (2, "Base + prompt")]
 
@@ -93,20 +76,20 @@ def test_shots_are_other_rows_and_documents_are_read(services, asked, tmp_path):
         Side("base", "", 2, asked.file, "near", nearest=True),
         Side("base", name="read", docs=tmp_path / "docs.md"),
     )
-    view = ended(services.verdicts, replace(asked, sides=sides, limit=3, losses=False))
+    view = last(services.verdicts.run(replace(asked, sides=sides, limit=3, losses=False)))
     assert view.state == "DONE", view.error
-    rows = services.verdicts.rows(view.id)
-    for row in rows:
+    for row in services.verdicts.rows(view.id):
         asks = row["prompt"].count("<|im_start|>user")
-        assert asks == (1 if row["side"] == "read" else 3)
-        if row["side"] != "read":
-            assert row["prompt"].count(row["question"] + "<|im_end|>") == 1, "a question is never its own shot"
-    read = [row for row in rows if row["side"] == "read"]
-    assert all(row["passages"] and with_passages(row["question"], row["passages"]) in row["prompt"] for row in read)
+        if row["side"] == "read":
+            assert row["passages"]
+            assert (asks, with_passages(row["question"], row["passages"]) in row["prompt"]) == (1, True)
+        else:
+            said = row["prompt"].count(row["question"] + "<|im_end|>")
+            assert (asks, said) == (3, 1), "a question is never its own shot"
     assert [side["kind"] for side in view.record["sides"]] == ["few-shot", "few-shot", "documents"]
     assert "groundedness" in view.record["sides"][2]["metrics"]
-    assert view.record["refusals"].keys() == {"read"}, "only who reads documents is asked what they cannot answer"
-    assert view.record["refusals"]["read"]["asked"] == 20
+    told = {side: said["asked"] for side, said in view.record["refusals"].items()}
+    assert told == {"read": 20}, "only who reads documents is asked what they cannot answer"
     assert "Said that it does not know" in services.verdicts.files.write(view.id, "html", tmp_path).read_text()
 
 
@@ -121,28 +104,16 @@ def test_one_that_waits_and_is_stopped_is_stopped(services, asked):
     assert services.jobs.wait(f"verdict {first}", 60)
 
 
-def failing(
-    services: Services, phase: str, after: Callable[[Progress], bool], fault: Callable[[], None]
-) -> VerdictService:
-    """Verdicts that ``fault`` strikes in one phase, after the first step of which ``after`` holds."""
+def failing(services: Services, phase: str, fault: Callable[[], None]) -> VerdictService:
+    """Verdicts that ``fault`` strikes in one phase, after every step that makes something known."""
 
-    class Failing(Answering):
-        def __getattribute__(self, name: str) -> Any:
-            whole = super().__getattribute__(name)
-            if name != phase:
-                return whole
+    def steps(*args: Any) -> Iterator[Progress]:
+        for step in getattr(Answering, phase)(*args):
+            yield step
+            if step.known:
+                fault()
 
-            def steps(*args: Any) -> Iterator[Progress]:
-                for step in whole(*args):
-                    yield step
-                    if after(step):
-                        fault()
-
-            return steps
-
-    answering = Failing(services.bases, services.data, services.adapters, services.batches, services.scoring)
-    models = (services.settings, services.bases, services.data, services.adapters)
-    return VerdictService(*models, answering, services.forgetting, services.quota, services.jobs)
+    return verdicts_by(services, type("Failing", (Answering,), {phase: steps}), services.batches)
 
 
 def out_of_memory() -> None:
@@ -151,21 +122,19 @@ def out_of_memory() -> None:
 
 @pytest.mark.parametrize(("phase", "what", "empty"), [("repeats", "repeats", []), ("losses", "loss", None)])
 def test_a_fault_while_it_repeats_or_scores_keeps_what_is_known_of_all_sides(services, asked, phase, what, empty):
-    verdicts = failing(services, phase, lambda step: bool(step.known), out_of_memory)
-    view = ended(verdicts, replace(asked, repeats=3))
+    verdicts = failing(services, phase, out_of_memory)
+    view = last(verdicts.run(replace(asked, repeats=3)))
     assert (view.state, view.error) == ("FAILED", "The device is full. What was measured by then is kept.")
     rows = verdicts.rows(view.id)
     known = {(row["example"], row["side"]) for row in rows if row[what] != empty}
-    assert known
-    assert len(rows) == 24
-    assert len(known) == 2 * len({example for example, _ in known}), "both sides of an example, or neither"
-    assert view.record["examples"] == 12
+    assert len(known) == 2 * len({example for example, _ in known}) > 0, "both sides of an example, or neither"
+    assert (len(rows), view.record["examples"]) == (24, 12)
     assert "consistency" in view.record["sides"][0]["metrics"]
 
 
 def test_what_an_app_had_measured_when_it_was_killed_is_kept(services, asked, settings):
     files = services.verdicts.files
-    view = ended(services.verdicts, replace(asked, limit=6, losses=False))
+    view = last(services.verdicts.run(replace(asked, limit=6, losses=False)))
     answers = [answer for one in answers_of(files.rows(view.id)).values() for answer in one]
     odd = [replace(answer, reply=answer.reply + "\u2028\x85end") for answer in answers]
     killed = files.new("local", "killed", files.request(view.id), 1.7e9)
@@ -180,47 +149,18 @@ def test_what_an_app_had_measured_when_it_was_killed_is_kept(services, asked, se
     assert 3 <= found.record["examples"] <= 6
     assert all(row["reply"].endswith("\x85end") for row in files.rows(killed.id))
     assert not (files.folder(killed.id) / "answers.jsonl").exists()
-
-
-def test_only_the_owner_finds_it_and_a_verdict_that_nobody_measures_is_stopped(services, asked, settings):
-    view = ended(services.verdicts, replace(asked, limit=2, losses=False))
-    state = services.verdicts.files.state(view.id)
-    assert state is not None
-    shared = build_services(replace(settings, shared=True))
-    for call in (shared.verdicts.show, shared.verdicts.rows, shared.verdicts.stop, shared.verdicts.remove):
-        with pytest.raises(NotFoundError):
-            call(view.id, "somebody")
     for wrong in ("", "..", "../" + view.id, "x" * 100):
-        with pytest.raises(NotFoundError):
-            services.verdicts.show(wrong)
-    services.verdicts.files.put(replace(state, state="MEASURING", pid=999_999_999))
-    assert build_services(settings).verdicts.show(view.id).state == "STOPPED"
-    services.verdicts.remove(view.id)
+        refused("", services.verdicts.show, wrong, error=NotFoundError)
+    for id in (view.id, killed.id):
+        services.verdicts.remove(id)
     assert services.verdicts.views() == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"sides": ()}, "1 to 12 sides"),
-        ({"sides": (Side("base"), Side("base"))}, "called the same"),
-        ({"repeats": 0, "limit": 0}, "Repeats go from 1.*limit of rows"),
-        ({"checks": ("nonsense:x",)}, "is not a check"),
-        ({"max_tokens": -1}, "longest reply"),
-        ({"bar": 0.9, "margin": 0.0}, "cannot be tested"),
-        ({"right": ("label",), "form_only": True}, "not both"),
-    ],
-)
-def test_a_wrong_request_names_every_fault(asked, changes, words):
-    with pytest.raises(InputError, match=words):
-        replace(asked, **changes)  # type: ignore[arg-type]
 
 
 def test_a_verdict_that_cannot_be_judged_has_failed(services, asked, tmp_path):
     file = tmp_path / "gone.jsonl"
     file.write_bytes(asked.file.read_bytes())
-    verdicts = failing(services, "losses", lambda step: True, lambda: file.unlink(missing_ok=True))
-    view = ended(verdicts, replace(asked, file=file, limit=2))
+    verdicts = failing(services, "losses", lambda: file.unlink(missing_ok=True))
+    view = last(verdicts.run(replace(asked, file=file, limit=2)))
     assert view.state == "FAILED"
     assert "gone.jsonl" in view.error
 
@@ -235,22 +175,8 @@ def test_the_ready_made_sides(services, rows_file):
     assert [side.label for side in sides] == ["Base", "Base + prompt", "Base + 4 shots"]
 
 
-def test_it_is_listed_with_what_lies_on_disk_and_goes_with_a_visitors_data(settings):
-    shared = build_services(replace(settings, shared=True))
-    state = shared.verdicts.files.new("anna", "hers", {}, 1.7e9)
-    assert [item.id for item in shared.storage.items("anna") if item.kind == "verdict"] == [state.id]
-    assert not [item for item in shared.storage.items("ben") if item.kind == "verdict"]
-    assert "anna" in shared.storage.owners()
-    assert shared.storage.remove_everything("anna").count("verdict") == 1
-    assert not shared.verdicts.files.folder(state.id).exists()
-    shared.close()
-
-
 A, B = Side("base", name="A"), Side("base", "Be brief.", name="B")
-
-
-def answered(row: int, side: str) -> Answered:
-    return Answered(row, side, "q", "p", "r", "r", 1, 1, None, None)
+PLACES = [(row, side) for row in (1, 2) for side in "AB"]
 
 
 class FakeAnswering:
@@ -263,7 +189,7 @@ class FakeAnswering:
         return list(self.items)
 
     def answers(self, asking: Asking) -> Iterator[Progress]:
-        yield Progress("Answering", 4, 4, tuple(answered(row, side) for row in (1, 2) for side in "AB"))
+        yield Progress("Answering", 4, 4, tuple(Answered(*at, "q", "p", "r", "r", 1, 1, None, None) for at in PLACES))
 
     def repeats(self, asking: Asking) -> Iterator[Progress]:
         yield from self._steps("repeats", ("x", "y"), asking.failed)
@@ -272,15 +198,10 @@ class FakeAnswering:
         yield from self._steps("seconds", 0.5, asking.failed)
 
     def _steps(self, what: str, value: Any, failed: dict[str, str]) -> Iterator[Progress]:
-        yield Progress(what, 1, 4, what=what, known={(1, "A"): value})
-        if what == self.fails_in:
-            yield Progress(what, 2, 4, what=what, known={(2, "A"): value, (1, "B"): value})
-            failed["B"] = "It cannot go on."
-            yield Progress(what, 4, 4, what=what, known={(2, "B"): value})
-        elif "B" in failed:
-            yield Progress(what, 4, 4, what=what, known={(2, "A"): value})
-        else:
-            yield Progress(what, 4, 4, what=what, known=dict.fromkeys(((2, "A"), (1, "B"), (2, "B")), value))
+        for done, at in enumerate(PLACES, 1):
+            if what == self.fails_in and done == 4:
+                failed["B"] = "It cannot go on."
+            yield Progress(what, done, 4, what=what, known={at: value})
 
 
 def measured(folder: Path, answering: FakeAnswering, forgetting: Any = None, **changes: Any) -> Work:
@@ -288,7 +209,7 @@ def measured(folder: Path, answering: FakeAnswering, forgetting: Any = None, **c
     work = Work(files.new("local", "verdict", {}, 0.0))
     request = VerdictRequest(folder / "rows.jsonl", (A, B), losses=False, refusals=False, **changes)
     with Jobs().here("verdict", "The verdict", "") as job:
-        Measuring(answering, forgetting, files, None).run(work, request, job)  # type: ignore[arg-type]
+        Measuring(answering, forgetting, files, None).run(work, request, job)
     return work
 
 
@@ -307,7 +228,7 @@ def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
             yield Recalling(1, 1, "", tuple(Forgetting(1.0, 1.1, 10, 5, 4, 10, 0.1, "") for _ in cards))
 
     cards = [SimpleNamespace(id="good"), SimpleNamespace(id="bad")]
-    items = tuple(Item(None, side, card, "p", (), ()) for side, card in zip((A, B), cards, strict=True))  # type: ignore[arg-type]
+    items = tuple(Item(None, side, card, "p", (), ()) for side, card in zip((A, B), cards, strict=True))
     work = measured(tmp_path, FakeAnswering("", items), Fails())
     assert list(work.forgotten) == ["A"]
     assert len(work.answers) == 4
@@ -327,13 +248,12 @@ def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
 def test_a_run_that_was_too_short_is_told_by_its_record(losses, changes, words):
     run = {"steps": 10, "batch_size": 8, "rows_used": 80, "objective": "sft", **changes}
     why = undertrained(run | {"curve": {"held_out": [[10 * at, loss] for at, loss in enumerate(losses)]}})
-    assert words in why
-    assert bool(words) == bool(why)
+    assert (words in why, bool(why)) == (True, bool(words))
 
 
 def test_other_prices_and_answers_change_the_choice_without_its_file_and_ask_nothing_again(services, asked, tmp_path):
     gone = Path(shutil.copyfile(asked.file, tmp_path / "gone.jsonl"))
-    view = ended(services.verdicts, replace(asked, file=gone, rows=tuple(range(1, 9)), losses=False))
+    view = last(services.verdicts.run(replace(asked, file=gone, rows=tuple(range(1, 9)), losses=False)))
     gone.unlink()
     rows = services.verdicts.rows(view.id)
     dear = services.verdicts.again(view.id, Questions(volume=7), Prices("EUR", prompt_per_million=1e6))
@@ -351,48 +271,42 @@ def test_what_cannot_be_measured_or_read_is_refused_before_anything_runs(service
     raw.write_text("Only text.\n\nMore of it.\n")
     guide.write_bytes(b"%PDF-1.4 \x00\xff")
     for changes, words in (
-        ({"file": raw}, "raw text"),
-        ({"rows": (999,)}, "No row is left"),
-        ({"sides": (Side("nobody"),)}, "no adapter"),
+        *(({"sides": ()}, "1 to 12 sides"), ({"repeats": 0, "limit": 0}, "Repeats go from 1.*limit of rows")),
+        *(({"max_tokens": -1}, "longest reply"), ({"bar": 0.9, "margin": 0.0}, "cannot be tested")),
+        ({"right": ("label",), "form_only": True}, "not both"),
+        *(({"file": raw}, "raw text"), ({"rows": (999,)}, "No row is left")),
         ({"sides": (Side("base", name="read", docs=guide),)}, r"guide\.pdf"),
+        *(({"right": ("taste",)}, "There are"), ({"right": ("fields:colour",)}, "no common fields")),
+        ({"right": ("similarity:token_f1>=2",)}, "no similarity"),
     ):
-        with pytest.raises(InputError, match=words):
-            services.verdicts.start(replace(asked, **changes))
+        refused(words, lambda given=changes: services.verdicts.start(replace(asked, **given)))
     assert services.verdicts.views() == []
 
 
 def test_a_verdict_is_extended_by_rows_that_were_not_measured_and_the_look_is_counted(services, asked, tmp_path):
-    first = ended(services.verdicts, replace(asked, limit=4, maximum=10))
+    first = last(services.verdicts.run(replace(asked, limit=4, maximum=10)))
     assert (first.record["look"], first.record["examples"], first.record["maximum"]) == (1, 4, 10)
+    assert first.record["facts"]["used_before"] == 0
     more = services.verdicts.extension(first.id, 7)
     assert services.verdicts.files.rows(first.id)[0]["example"] in more.rows
-    again = ended(services.verdicts, more)
+    again = last(services.verdicts.run(more))
     assert (again.id, again.record["look"], again.record["examples"]) == (first.id, 2, 7)
     assert 0 < first.record["alpha"] < again.record["alpha"] < 0.05, "a look spends its share of the 5 %"
     rows = services.verdicts.rows(first.id)
     assert len({(row["example"], row["side"]) for row in rows}) == len(rows) == 14
     judged = services.verdicts.again(first.id, Questions(), Prices()).record
     assert (judged["look"], judged["alpha"]) == (2, again.record["alpha"])
-    last = ended(services.verdicts, services.verdicts.extension(first.id))
-    assert (last.record["look"], last.record["examples"]) == (3, 10)
-    with pytest.raises(InputError, match=r"All 10 rows .* are measured: its maximum is 10"):
-        services.verdicts.extension(first.id)
+    third = last(services.verdicts.run(services.verdicts.extension(first.id)))
+    assert (third.record["look"], third.record["examples"]) == (3, 10)
+    refused(r"All 10 rows .* are measured: its maximum is 10", services.verdicts.extension, first.id)
     changed = tmp_path / "changed.jsonl"
     changed.write_text(asked.file.read_text().replace("Number 1,", "Number 100,"))
-    with pytest.raises(InputError, match=r"Row 2 of changed.jsonl is no longer what was measured"):
-        services.verdicts.extension(first.id, file=changed)
-
-
-def test_without_a_maximum_there_is_one_look_and_rows_of_earlier_verdicts_are_counted(services, asked):
-    first = ended(services.verdicts, replace(asked, limit=4))
-    assert first.record["facts"]["used_before"] == 0
-    with pytest.raises(InputError, match="stated no maximum of rows"):
-        services.verdicts.extension(first.id)
-    second = ended(services.verdicts, replace(asked, limit=6)).record
-    assert second["facts"]["used_before"] == 4
-    assert [one["sentence"][:36] for one in second["guards"] if one["name"] == "rows-used-before"] == [
-        "4 of these rows were used by an earl"
-    ]
+    refused(r"Row 2 of changed.jsonl is no longer", services.verdicts.extension, first.id, file=changed)
+    alone = last(services.verdicts.run(replace(asked, rows=tuple(range(8, 15)), losses=False)))
+    refused("stated no maximum of rows", services.verdicts.extension, alone.id)
+    assert alone.record["facts"]["used_before"] == 3
+    said = {one["name"]: one["sentence"] for one in alone.record["guards"]}
+    assert said["rows-used-before"].startswith("3 of these rows were used by an earlier")
 
 
 def test_rows_that_a_side_may_know_are_counted_by_how_it_may_know_them(services, asked, make_lora, tmp_path):
@@ -405,7 +319,7 @@ def test_rows_that_a_side_may_know_are_counted_by_how_it_may_know_them(services,
     unknown = services.adapters.import_file(folder).id
     (tmp_path / "docs.md").write_text("Say is a verb.")
     sides = (Side(known, name="Knows"), Side(unknown, docs=tmp_path / "docs.md", name="Unknown"))
-    found = ended(services.verdicts, replace(asked, sides=sides, limit=10, rows=tuple(range(1, 11)))).record
+    found = last(services.verdicts.run(replace(asked, sides=sides, limit=10, rows=tuple(range(1, 11))))).record
     assert found["overlap"] == 2
     assert found["facts"]["overlaps"]["Knows"] == {"rows": 2, "prompts": 3, "near": 0}
     assert found["facts"]["leaked"] == {"Knows": 0.5, "Unknown": None}
@@ -421,10 +335,8 @@ def test_draws_of_shots_are_asked_and_counted_each_and_told_as_one_side(services
     assert max(view.of for view in views) >= 6 * 4, "each draw is a reply"
     record = views[-1].record
     assert [side["side"] for side in record["sides"]] == ["Base", "Shown"]
-    assert [draw["side"] for draw in record["sides"][1]["draws"]] == [
-        "Shown",
-        *(f"Shown, draw {at}" for at in range(2, 6)),
-    ]
+    draws = [draw["side"] for draw in record["sides"][1]["draws"]]
+    assert draws == ["Shown", *(f"Shown, draw {at}" for at in range(2, 6))]
     rows = [row for row in services.verdicts.rows(views[-1].id) if row["example"] == 1]
     assert len({row["prompt"] for row in rows}) == 6, "other shots in every draw"
     again = services.verdicts.again(views[-1].id, Questions(volume=7), Prices()).record
@@ -434,8 +346,7 @@ def test_draws_of_shots_are_asked_and_counted_each_and_told_as_one_side(services
     assert "5 shot draws pass" in page
     assert "intervals over rows, 5 shot draws" in page
     for wrong, words in (({"nearest": True}, "drawn by the seed"), ({"draws": 99}, "from 1 to 20")):
-        with pytest.raises(InputError, match=words):
-            replace(sides[1], **wrong)
+        refused(words, replace, sides[1], **wrong)
 
 
 def test_adapters_of_runs_that_differ_in_the_seed_alone_are_draws_of_one_side(services, asked, tmp_path):

@@ -1,4 +1,5 @@
-"""Blind votes on a verdict that lies on disk: what is asked, what is kept, what is revealed."""
+"""Blind votes on a verdict that lies on disk, and labels of single replies: what is asked, what is kept, what is
+revealed; and a judge that does the same, and what it may decide by then."""
 
 import itertools
 import json
@@ -14,9 +15,10 @@ from playground.evaluation.votes import Vote, bradley_terry
 from playground.services import Services, build_services
 from playground.verdict.files import DONE, JUDGE
 from playground.verdict.judges import BASE, ENDPOINT, Endpoint, Judges
-from playground.verdict.judging import JudgingService, JudgingView
-from tests.services.conftest import SIDES, put_verdict, vote_all
-from tests.shared.conftest import ANNA, refused
+from playground.verdict.judging import LABELS, JudgingService, JudgingView
+from tests.refused import refused
+from tests.services.conftest import SIDES, last, put_verdict, reply, vote_all
+from tests.shared.conftest import ANNA
 
 
 @pytest.fixture
@@ -31,9 +33,9 @@ def test_the_pair_with_the_fewest_votes_is_next_and_the_places_are_shuffled(serv
         assert ballot == services.voting.next(ended), "the same until it is answered"
         assert ballot.number == n
         services.voting.vote(ended, n, "left")
-        last = services.voting.files.read(ended)[-1]
+        *_, last = cast = services.voting.files.read(ended)
         swapped.append(last.winner == "b")
-        votes = Counter((one.a, one.b) for one in services.voting.files.read(ended))
+        votes = Counter((one.a, one.b) for one in cast)
         assert max(votes.values()) - min(votes.get(pair, 0) for pair in itertools.combinations(SIDES, 2)) <= 1
         assert last.winner in ("a", "b")
         row = {(row["example"], row["side"]): row["reply"] for row in services.verdicts.rows(ended)}
@@ -73,7 +75,7 @@ def test_reveal_names_strengths_and_how_far_the_metric_agrees(services, ended):
     assert [one.side for one in found.standings] == list(SIDES)
     assert (found.votes, found.metric, found.judge) == (17, "pass", None)
     assert (found.agreement.share.value, found.agreement.kappa) == (1.0, 1.0)
-    assert list(found.standings) == bradley_terry([Vote(one.a, one.b, one.winner) for one in cast], SIDES)  # type: ignore[arg-type]
+    assert list(found.standings) == bradley_terry([Vote(one.a, one.b, one.winner) for one in cast], SIDES)
     judged = [replace(one, owner=JUDGE, judge="Deep", winner="a") for one in cast[:10]]
     services.voting.files.change(ended, lambda there: [*there, *judged])
     again = services.voting.reveal(ended)
@@ -91,32 +93,26 @@ def test_a_wrong_vote_an_unfinished_verdict_and_a_skip_are_no_vote(services, end
     refused("no vote yet", services.voting.reveal, ended)
     state = services.verdicts.files.new("local", "alone", {}, 1.7e9)
     refused("Votes begin when", services.voting.next, state.id)
-    services.verdicts.files.save(state.id, services.verdicts.files.record(ended) | {"id": state.id}, [], [])  # type: ignore[operator]
+    services.verdicts.files.save(state.id, services.verdicts.files.record(ended) | {"id": state.id}, [], [])
     services.verdicts.files.put(replace(state, state=DONE))
     refused("nothing to vote on", services.voting.next, state.id)
 
 
-def test_in_a_shared_app_nobody_spends_the_key(settings, endpoint, server):
-    shared = build_services(replace(settings, shared=True))
+def test_in_a_shared_app_votes_and_labels_are_their_owners_and_nobody_spends_the_key(shared, endpoint, server):
     id = put_verdict(shared, ANNA)
     shared.voting.vote(id, 0, "left", ANNA)
+    shared.labelling.label(id, 0, "right", ANNA)
     refused("", shared.voting.next, "../" + id, ANNA, error=NotFoundError)
-    assert [one.owner for one in shared.voting.files.read(id)] == [ANNA]
+    assert [one.owner for kept in (shared.voting, shared.labelling) for one in kept.files.read(id)] == [ANNA] * 2
     service = judging(shared, endpoint, shared=True)
     assert ENDPOINT not in [judge for _, judge in service.judges(ANNA)]
     refused("No endpoint is set", service.start, id, ENDPOINT, ANNA)
     assert server.asked == []
     shared.storage.remove_everything(ANNA)
-    assert shared.voting.files.read(id) == []
-    shared.close()
+    assert shared.voting.files.read(id) == shared.labelling.files.read(id) == []
 
 
 KEY = "sk-very-secret"
-MESSAGES = [{"role": "user", "content": "Which?"}]
-
-
-def reply(text: str) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
 
 
 def first_with_end(path: str, body: bytes) -> tuple[int, Any]:
@@ -143,19 +139,16 @@ def judged(services: Services, service: JudgingService, id: str, judge: str = EN
 
 def over(services: Services, service: JudgingService, id: str) -> JudgingView:
     assert services.jobs.wait(f"judging {id}", 60)
-    view = service.show(id)
-    assert not view.live
-    return view
+    return service.show(id)
 
 
-def test_it_judges_in_both_orders_and_agreement_shows(services, server, endpoint):
-    id = put_verdict(services)
-    vote_all(services, id)
+def test_it_judges_in_both_orders_and_agreement_shows(services, ended, server, endpoint):
+    vote_all(services, ended)
     server.say = first_with_end
     service = judging(services, endpoint)
     assert service.judges()[-1] == ("deep at 127.0.0.1", ENDPOINT)
-    view = judged(services, service, id)
-    assert (view.done, view.of, view.unread, view.error) == (17, 17, 0, "")
+    view = judged(services, service, ended)
+    assert (view.live, view.done, view.of, view.unread, view.error) == (False, 17, 17, 0, "")
     assert len(server.asked) == 34
     path, shown, sent = server.asked[0]
     assert (path, shown) == ("/v1/chat/completions", f"Bearer {KEY}")
@@ -163,47 +156,45 @@ def test_it_judges_in_both_orders_and_agreement_shows(services, server, endpoint
     assert (body["model"], body["temperature"]) == ("deep", 0)
     assert [one["role"] for one in body["messages"]] == ["system", "user"]
     assert not any(side in str(body) for side in SIDES)
-    found = services.voting.reveal(id)
+    found = services.voting.reveal(ended)
     assert (found.judge.agreement.share.value, found.judge.agreement.share.n) == (1.0, 17)
     assert [one.side for one in found.judge.standings] == list(SIDES)
-    assert KEY not in (services.verdicts.files.folder(id) / "votes.jsonl").read_text()
-    judged(services, service, id, limit=3)
-    cast = [one for one in services.voting.files.read(id) if one.owner == JUDGE]
+    assert KEY not in (services.verdicts.files.folder(ended) / "votes.jsonl").read_text()
+    judged(services, service, ended, limit=3)
+    cast = [one for one in services.voting.files.read(ended) if one.owner == JUDGE]
     assert len(cast) == 3, "a new judging takes the place of the old one"
 
 
-def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services, server, endpoint):
-    id, service = put_verdict(services), judging(services, endpoint)
+def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services, ended, server, endpoint):
+    service = judging(services, endpoint)
     server.say = lambda path, body: (200, reply("I like both the style and the tone"))
-    view = judged(services, service, id)
+    view = judged(services, service, ended)
     assert view.unread == view.done == view.of
-    refused("no vote yet", services.voting.reveal, id)
+    refused("no vote yet", services.voting.reveal, ended)
     server.asked.clear()
     server.say = lambda path, body: first_with_end(path, body) if len(server.asked) <= 10 else (500, {})
-    view = judged(services, service, id)
+    view = judged(services, service, ended)
     assert "answered 500" in view.error
-    assert view.done == sum(one.owner == JUDGE for one in services.voting.files.read(id)) == 4
+    assert view.done == sum(one.owner == JUDGE for one in services.voting.files.read(ended)) == 4
 
 
-WRONG: tuple[tuple[int, Any, str], ...] = (
+WRONG = (
     (401, {"error": KEY}, "answered 401. Check JUDGE_KEY"),
-    (404, {}, "Check JUDGE_URL and JUDGE_MODEL"),
-    (429, {}, "no more requests now"),
-    (500, {}, "answered 500. Try again"),
-    (302, {}, "point it straight"),
+    *((404, {}, "Check JUDGE_URL and JUDGE_MODEL"), (429, {}, "no more requests now")),
+    *((500, {}, "answered 500. Try again"), (302, {}, "point it straight")),
     *((200, said, "does not answer as a chat completion") for said in (b"<html>", {"choices": []})),
 )
 
 
 def test_what_goes_wrong_is_told_without_the_key(server, endpoint):
+    messages = [{"role": "user", "content": "Which?"}]
     for times, (status, said, words) in enumerate(WRONG, 1):
         server.say = lambda path, body, told=(status, said): told
-        assert KEY not in refused(words, endpoint.answer, MESSAGES, error=RunFailedError) + repr(endpoint)
+        assert KEY not in refused(words, endpoint.answer, messages, error=RunFailedError) + repr(endpoint)
         assert len(server.asked) == times, "nothing follows where it points to"
 
 
-def test_it_can_be_stopped_and_runs_once_at_a_time(services, server, endpoint):
-    id = put_verdict(services)
+def test_it_can_be_stopped_and_runs_once_at_a_time(services, ended, server, endpoint):
     go, came = threading.Event(), threading.Event()
 
     def wait(path: str, body: bytes) -> tuple[int, Any]:
@@ -213,16 +204,16 @@ def test_it_can_be_stopped_and_runs_once_at_a_time(services, server, endpoint):
 
     server.say = wait
     service = judging(services, endpoint)
-    service.start(id, ENDPOINT)
+    service.start(ended, ENDPOINT)
     assert came.wait(20)
-    refused("judges this verdict already", service.start, id, ENDPOINT)
-    service.stop(id)
+    refused("judges this verdict already", service.start, ended, ENDPOINT)
+    service.stop(ended)
     go.set()
-    assert over(services, service, id).done == 0
+    assert over(services, service, ended).done == 0
     assert len(server.asked) == 1
 
 
-def test_the_address_comes_from_the_environment_alone(services):
+def test_the_address_comes_from_the_environment_alone(services, ended):
     assert Endpoint.from_env({}) is None
     made = Endpoint.from_env({"JUDGE_URL": "https://api.example.com/v1/", "JUDGE_MODEL": "m", "JUDGE_KEY": KEY})
     assert made == Endpoint("https://api.example.com/v1", "m", KEY)
@@ -230,9 +221,8 @@ def test_the_address_comes_from_the_environment_alone(services):
         told = refused("JUDGE_URL is no address", Endpoint.from_env, {"JUDGE_URL": wrong, "JUDGE_MODEL": "m"})
         assert "secret" not in told
     refused("JUDGE_MODEL", Endpoint.from_env, {"JUDGE_URL": "https://x/v1"})
-    id = put_verdict(services)
-    refused("No endpoint is set", judging(services, None).start, id, ENDPOINT)
-    refused("no adapter", judging(services, None).start, id, "http://127.0.0.1/v1")
+    refused("No endpoint is set", judging(services, None).start, ended, ENDPOINT)
+    refused("no adapter", judging(services, None).start, ended, "http://127.0.0.1/v1")
 
 
 def test_a_side_of_the_playground_judges_too(services):
@@ -241,3 +231,137 @@ def test_a_side_of_the_playground_judges_too(services):
     assert (view.name, view.done, view.of, view.error) == ("The base", 3, 3, "")
     assert [one.owner for one in services.voting.files.read(id)] == [JUDGE] * 3
     assert services.manager.leases() == []
+
+
+def by_the_end(path: str, body: bytes) -> tuple[int, Any]:
+    text = json.loads(body)["messages"][-1]["content"].split("Reply:\n")[1].split("\n</")[0]
+    return 200, reply("Yes." if text.endswith("END") else "No.")
+
+
+@pytest.fixture
+def judge(server, monkeypatch):
+    """A fake server that calls right what ends with END."""
+    monkeypatch.setenv("JUDGE_URL", f"{server.url}/v1")
+    monkeypatch.setenv("JUDGE_MODEL", "deep")
+    server.say = by_the_end
+    return server
+
+
+def label_all(services: Services, id: str, most: int = 1_000) -> int:
+    done = 0
+    while done < most and (sheet := services.labelling.next(id)) is not None:
+        services.labelling.label(id, sheet.number, "right" if sheet.reply.endswith("END") else "wrong")
+        done += 1
+    return done
+
+
+def mark(services: Services, id: str) -> Any:
+    services.judging.mark(id, ENDPOINT)
+    assert services.jobs.wait(f"{LABELS} {id}", 60)
+    return services.judging.show(id, kind=LABELS)
+
+
+def test_replies_come_unnamed_in_a_drawn_order_and_labels_outlive_the_app(services, settings):
+    id = put_verdict(services)
+    first = services.labelling.next(id)
+    assert first == services.labelling.next(id), "the same until it is labelled"
+    assert not any(side in str(first) for side in SIDES)
+    assert first.reference.endswith("END")
+    for choice in ("right", "unsure"):
+        services.labelling.label(id, services.labelling.next(id).number, choice)
+    services.labelling.label(id, 0, "wrong")
+    assert services.labelling.count(id) == (1, 0, 1, 15), "a second press counts for nothing; equal replies come once"
+    lines = (services.verdicts.files.folder(id) / "labels.jsonl").read_text().splitlines()
+    assert [set(json.loads(line)) for line in lines] == [{"example", "side", "label", "owner", "when"}] * 2
+    again = build_services(settings)
+    again.labelling.undo(id)
+    assert again.labelling.count(id) == (1, 0, 0, 16)
+    assert label_all(again, id) == 16
+    assert again.labelling.next(id) is None
+    places = [one.place for one in again.labelling.files.read(id)]
+    assert len({example for example, _ in places[:6]}) == 6, "another example each time, as long as there are some"
+    refused("is no label", again.labelling.label, id, 17, "Zarquon")
+    again.close()
+
+
+def test_the_judge_marks_what_was_labelled_and_only_what_is_new(services, judge):
+    id = put_verdict(services, examples=20)
+    refused("There is no label yet", services.judging.mark, id, ENDPOINT)
+    label_all(services, id, most=30)
+    view = mark(services, id)
+    assert (view.done, view.of, view.unread, view.error, len(judge.asked)) == (30, 30, 0, "", 30)
+    body = json.loads(judge.asked[0][2])
+    assert body["temperature"] == 0
+    assert not any(side in str(body) for side in SIDES)
+    trust = services.labelling.trust(id, ENDPOINT)
+    assert (trust.agreed.n, trust.agreed.kappa, trust.unmarked) == (30, 1.0, 0)
+    assert "30 of 50 labels that say right or wrong: label 20 more" in trust.words
+    refused("marked all 30", services.judging.mark, id, ENDPOINT)
+    label_all(services, id, most=25)
+    assert services.labelling.trust(id, ENDPOINT).unmarked == 25
+    judge.say = lambda path, body: by_the_end(path, body) if len(judge.asked) <= 40 else (500, {})
+    view = mark(services, id)
+    assert "answered 500" in view.error
+    assert (view.done, services.labelling.trust(id, ENDPOINT).agreed.n) == (8, 38), "what was judged is kept"
+    assert services.labelling.count(id).left == len(services.verdicts.rows(id)) - 1 - 55, "its marks are no labels"
+    assert {one.owner for one in services.labelling.files.read(id)} == {"local", JUDGE}
+
+
+def trusted(services: Services, examples: int = 24) -> int:
+    """A labelled verdict, and the judge's marks; returns how many labels there are."""
+    id = put_verdict(services, examples=examples)
+    labels = label_all(services, id)
+    mark(services, id)
+    return labels
+
+
+@pytest.fixture
+def asked(asked):
+    return replace(asked, checks=(), limit=5, losses=False, right=(f"judge:{ENDPOINT}",))
+
+
+def test_a_judge_decides_only_behind_enough_labels_that_it_goes_with(services, judge, asked, monkeypatch):
+    refused("0 of 50 labels", services.verdicts.start, asked)
+    assert trusted(services, 16) == 47
+    refused("47 of 50 labels.*label 3 more", services.verdicts.start, asked)
+    services.verdicts.remove(services.verdicts.views()[0].id)
+    judge.say = lambda path, body: (200, reply("yes" if len(judge.asked) % 3 else "no"))
+    trusted(services)
+    refused("does not judge as you do.*Label replies", services.verdicts.start, asked)
+    judge.say = by_the_end
+    monkeypatch.setenv("JUDGE_MODEL", "deeper")
+    refused("0 of 50 labels.* 71 more are not marked by it yet", services.verdicts.start, asked)
+
+
+def test_its_marks_are_in_the_rows_and_the_record_says_how_far_it_goes(services, judge, asked):
+    trusted(services)
+    judge.asked.clear()
+    judge.say = lambda path, body: (200, reply("no" if len(judge.asked) == 1 else "yes"))
+    view = last(services.verdicts.run(asked))
+    assert (view.state, view.error) == ("DONE", "")
+    rows, record = services.verdicts.rows(view.id), view.record
+    assert len(judge.asked) == len({(row["question"], row["reply"].strip()) for row in rows if row["reply"].strip()})
+    assert all(row["marks"].keys() == {ENDPOINT} for row in rows)
+    assert all(row["metrics"]["content"] == float(row["marks"][ENDPOINT]) for row in rows)
+    (one,) = record["judges"]
+    assert (one["judge"], one["kappa"], one["labels"], one["files"]) == (ENDPOINT, 1.0, 71, ["ward"])
+    assert 0.6 < one["low"] < 1
+    assert record["right"] == f"judge:{ENDPOINT}"
+    guard = next(guard for guard in record["guards"] if guard["name"] == "judge")
+    assert "deep at 127.0.0.1: kappa 1.00" in guard["sentence"]
+    assert "of other examples (ward)" in guard["sentence"]
+    asked_then = len(judge.asked)
+    again = services.verdicts.again(view.id, asked.questions, asked.prices)
+    assert (again.record["ladder"], again.record["judges"]) == (record["ladder"], record["judges"])
+    assert len(judge.asked) == asked_then, "judged anew from the marks"
+    assert "A model judged" in services.verdicts.files.write(view.id, "html", services.settings.home).read_text()
+
+
+def test_one_whose_judge_fails_keeps_the_rows_that_it_marked(services, judge, asked):
+    trusted(services)
+    judge.asked.clear()
+    judge.say = lambda path, body: (200, reply("yes")) if len(judge.asked) <= 4 else (500, {})
+    view = last(services.verdicts.run(asked))
+    assert (view.state, "answered 500" in view.error) == ("FAILED", True)
+    assert 0 < view.record["examples"] < 5
+    assert len(services.verdicts.rows(view.id)) == 10, "the replies are kept"

@@ -17,13 +17,14 @@ from playground.chat.compare import Side
 from playground.data.split import row_hash
 from playground.db import ENDED
 from playground.engine.request import Sampling
-from playground.errors import InputError, NotFoundError
+from playground.errors import NotFoundError
 from playground.runs.progress import Patience
 from playground.services import build_services
 from playground.settings import Settings
 from playground.training import worker
 from playground.training.processes import is_alive, worker_environment
-from tests.services.conftest import last, put_checkpoint, stop_runs
+from tests.refused import refused
+from tests.services.conftest import last, put_checkpoint, put_rows, supervised
 from tests.soak import torture
 from tests.soak.torture import request, wait_for, wait_state, workers
 
@@ -37,29 +38,16 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def home(tiny_base, tmp_path_factory):
-    return Settings(home=tmp_path_factory.mktemp("runs") / "home", base=str(tiny_base))
-
-
-@pytest.fixture(scope="module")
-def services(home):
-    built = build_services(home)
-    built.training.start_supervisor()
-    yield built
-    stop_runs(built)
-    built.close()
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    return torture.rows_file(tmp_path_factory.mktemp("rows"))
+def services(tiny_base, tmp_path_factory):
+    with supervised(Settings(home=tmp_path_factory.mktemp("runs") / "home", base=str(tiny_base))) as built:
+        yield built
 
 
 def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_between_and_seen_by_another_process(
-    services, file, tmp_path
+    services, rows_file, tmp_path
 ):
     (tmp_path / "docs.md").write_text("Say is a verb.\n\nNumber 3 is odd.")
-    asked = request(file, name="My run", steps=40, docs=tmp_path / "docs.md", group_column="prompt")
+    asked = request(rows_file, name="My run", steps=40, docs=tmp_path / "docs.md", group_column="prompt")
     plain, plan = services.training.plan(replace(asked, docs=None)), services.training.plan(asked)
     assert plan.memory_bytes > plain.memory_bytes, "longer rows are counted"
     assert (plan.rows, plan.test_rows) == (plain.rows, plain.test_rows)
@@ -92,15 +80,14 @@ def test_a_run_with_passages_from_start_to_an_adapter_in_the_library_killed_in_b
     record = json.loads((services.settings.adapters_dir / "my_run" / "run.json").read_text())
     assert (record["docs"], record["split"]["group"]) == ("docs.md", "prompt")
     assert "docs_path" not in record
-    known = {row_hash(row) for row in services.data.check(file).examples}
+    known = {row_hash(row) for row in services.data.check(rows_file).examples}
     assert set(record["row_hashes"]) <= known, "known again without the passages"
-    with pytest.raises(InputError, match="There is no file"):
-        services.training.plan(asked)
+    refused("There is no file", services.training.plan, asked)
 
 
-def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancelled(services, file):
-    asked = request(file, name="told", steps=4000)
-    run, second = services.training.start(asked), services.training.start(request(file))
+def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancelled(services, rows_file):
+    asked = request(rows_file, name="told", steps=4000)
+    run, second = services.training.start(asked), services.training.start(request(rows_file))
     assert services.training.show(second).message.endswith("in line")
     live = wait_for(lambda: services.training.show(run).live, "at its first checkpoint")
     first = services.adapters.get(live)
@@ -124,7 +111,7 @@ def test_a_run_answers_as_it_learns_and_its_checkpoint_is_kept_when_it_is_cancel
 
 
 def test_memory_that_runs_out_is_told_with_a_smaller_setting(forking, tmp_path):
-    rows = torture.rows_file(tmp_path, 150, 40)
+    rows = put_rows(tmp_path / "long.jsonl", 40, words=150)
     asked = request(rows, method="prompt", steps=3, batch_size=32, limit_memory_bytes=1_000_000_000)
     run = forking.training.start(asked)
     view = wait_state(forking, run, *ENDED)
@@ -138,10 +125,10 @@ def test_memory_that_runs_out_is_told_with_a_smaller_setting(forking, tmp_path):
     assert forking.manager.leases() == []
 
 
-def test_files_that_may_not_grow(forking, forks, file):
+def test_files_that_may_not_grow(forking, forks, rows_file):
     """A limit on the size of files, in the worker alone: no right of root is needed."""
     forks.before = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
-    run = forking.training.start(request(file, method="full", steps=2, save_steps=1))
+    run = forking.training.start(request(rows_file, method="full", steps=2, save_steps=1))
     view = wait_state(forking, run, *ENDED)
     assert view.state == "FAILED"
     assert "The disk is full" in view.error
@@ -152,12 +139,12 @@ def test_files_that_may_not_grow(forking, forks, file):
     assert wait_state(forking, run, *ENDED).state == "DONE"
 
 
-def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_is_frozen(settings, file):
+def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_is_frozen(settings, rows_file):
     """Within ten seconds, as the soak measures; on a busy machine it may take longer, but never as long as for one that
     still computes."""
     onlooker = build_services(settings)
     with torture.owner(settings):
-        run = onlooker.training.start(request(file, steps=4000))
+        run = onlooker.training.start(request(rows_file, steps=4000))
         pid = wait_for(lambda: (view := onlooker.training.show(run)).step >= 1 and view.pid, "training")
     with contextlib.closing(build_services(settings)) as again:
         again.training.start_supervisor()
@@ -171,10 +158,10 @@ def test_an_app_killed_leaves_its_worker_to_the_next_one_which_notices_that_it_i
 
 
 @pytest.mark.parametrize(("attempt", "held_by"), [(1, 1), (7, None), (0, None)])
-def test_a_worker_that_is_not_wanted_does_not_begin(settings, file, monkeypatch, attempt, held_by):
+def test_a_worker_that_is_not_wanted_does_not_begin(settings, rows_file, monkeypatch, attempt, held_by):
     """Another one has the run, it is on another attempt, or was cancelled: the run is not touched."""
     waiting = build_services(settings)
-    run = waiting.training.start(request(file))
+    run = waiting.training.start(request(rows_file))
     if attempt:
         waiting.training.store.begin(run, 1.0)
         waiting.training.store.update(run, pid=held_by)
@@ -193,33 +180,25 @@ def test_a_worker_that_is_not_wanted_does_not_begin(settings, file, monkeypatch,
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"method": "magic"}, "There is no method 'magic'"),
-        ({"objective": "dpo"}, "dpo needs a better and a worse answer"),
         ({"base": "owner/other"}, "base in use"),
         ({"steps": 0}, "Steps is 0"),
-        ({"strict": True}, "row 25"),
         ({"file": Path("nowhere.csv")}, "nowhere.csv"),
     ],
 )
 def test_what_cannot_start_is_told_at_once(settings, rows_file, wrong, words):
     waiting = build_services(settings)
-    rows_file.write_text(rows_file.read_text() + '\n{"prompt": "x", "completion": ""}')
-    with pytest.raises(InputError, match=words):
-        waiting.training.start(replace(request(rows_file), **wrong))
+    refused(words, waiting.training.start, replace(request(rows_file), **wrong))
     assert waiting.training.runs() == []
 
 
-def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(settings, file):
+def test_a_full_fine_tune_is_not_heard_and_another_owners_run_is_not_found(settings, shared, rows_file):
     waiting = build_services(settings)
-    run = waiting.training.start(request(file, method="full"))
+    run = waiting.training.start(request(rows_file, method="full"))
     waiting.training.store.begin(run, time.time())
     put_checkpoint(settings.runs_dir / run, 2)
     assert (waiting.training.show(run).state, waiting.training.show(run).live) == ("RUNNING", "")
-    with pytest.raises(NotFoundError, match="nothing to show"):
-        waiting.adapters.get(f"live-{run}")
-    shared = build_services(replace(settings, shared=True))
-    with pytest.raises(NotFoundError, match="no adapter"):
-        shared.adapters.get(f"live-{run}", "somebody")
+    refused("nothing to show", waiting.adapters.get, f"live-{run}", error=NotFoundError)
+    refused("no adapter", shared.adapters.get, f"live-{run}", "somebody", error=NotFoundError)
 
 
 @pytest.mark.parametrize(("seen", "first"), [(None, "0"), ("2,3", "2"), ("GPU-5f1a,GPU-9c", "GPU-5f1a"), ("", "")])

@@ -1,5 +1,6 @@
 """A shared app with two visitors: one has an upload, a run and an adapter, the other would like to have them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -66,9 +67,15 @@ def shared_settings(tmp_path, prepared):
 @pytest.fixture
 def services(shared_settings):
     """Without a supervisor: what is queued stays queued."""
-    built = build_services(shared_settings)
-    yield built
-    built.close()
+    with contextlib.closing(build_services(shared_settings)) as built:
+        yield built
+
+
+@pytest.fixture
+def alone(services):
+    """The same home, as one person's."""
+    with contextlib.closing(build_services(replace(services.settings, shared=False))) as built:
+        yield built
 
 
 def incoming(settings: Settings, name: str, content: bytes = b"") -> Path:
@@ -119,10 +126,9 @@ def hers(services, lora):
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory, prepared, lora):
     """For all attacks of a module: none of them changes anything."""
-    built = build_services(shared_home(tmp_path_factory.mktemp("shared") / "home", prepared))
-    incoming(built.settings, "anything.jsonl")
-    yield built, belongings(built, lora)
-    built.close()
+    with contextlib.closing(build_services(shared_home(tmp_path_factory.mktemp("shared") / "home", prepared))) as built:
+        incoming(built.settings, "anything.jsonl")
+        yield built, belongings(built, lora)
 
 
 def limited(services: Services, **changes: int) -> Services:

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from playground.runs.service import TrainingService
 from playground.services import Services, build_services
 from playground.storage import EXPORTED_S, INCOMING_S, STAGED_S, Cleaner, StorageService
 from playground.workspace.visitors import LOCAL, Sessions
-from tests.services.conftest import Clock
+from tests.services.conftest import Clock, Workers
 from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, refused
 
 HOUR = 3600.0
@@ -92,27 +91,13 @@ def test_a_run_that_has_not_ended_stays_until_it_has(services, clock):
     assert sessions.visits() == {}
 
 
-class Deaf:
-    """A worker that lives on, whatever it is told."""
-
-    tokens_per_s = None
-
-    def refused(self, seconds: float) -> str:
-        return ""
-
-    def is_alive(self, pid: int | None, start: float | None) -> bool:
-        return pid is not None
-
-    def stop(self, pid: int, *, hard: bool) -> None:
-        pass
-
-
 def test_deleting_takes_what_ends_later_alone(services, hers, clock, lora):
     sessions = Sessions(services.settings.database, clock)
     waits: list[float] = []
     settings, store, quota = services.settings, services.training.store, services.quota
     library = AdapterLibrary(settings.adapters_dir, settings.shipped_adapters_dir)
-    parts: Any = (settings, store, services.manager, services.bases, services.data, library, quota, Deaf())
+    deaf = Workers(settings, alive={os.getpid()}, deaf=True)
+    parts = (settings, store, services.manager, services.bases, services.data, library, quota, deaf)
     storage = storage_of(services, sessions, waits.append, TrainingService(*parts))
     stubborn, queued = (ended_run(services, ANNA, state=state) for state in ("STOPPING", "QUEUED"))
     store.update(stubborn, pid=os.getpid(), pid_started_s=None, stopping_s=time.time() + 1e6)
@@ -131,28 +116,23 @@ def test_deleting_takes_what_ends_later_alone(services, hers, clock, lora):
     assert [item.name for item in services.storage.items(ANNA)] == ["new.jsonl"]
 
 
-@pytest.mark.parametrize(
-    ("where", "after_s"), [("uploads/gradio", INCOMING_S), ("exports", EXPORTED_S), ("adapters/.staging", STAGED_S)]
-)
-def test_files_that_pass_through_go_in_any_mode(services, clock, where, after_s):
-    alone = build_services(replace(services.settings, shared=False))
-    clean, _ = cleaner_of(alone, clock)
-    old, new = (alone.settings.home / where / name for name in ("old", "new"))
-    for folder, made in ((old, clock.now_s - after_s - 1), (new, clock.now_s - after_s + 60)):
-        folder.mkdir(parents=True)
-        (folder / "file").write_bytes(b"x")
-        os.utime(folder, (made, made))
-    clean.tick()
-    assert (old.exists(), new.exists()) == (False, True)
-    alone.close()
+def test_files_that_pass_through_go_in_any_mode(alone, clock):
+    kept_s = {"uploads/gradio": INCOMING_S, "exports": EXPORTED_S, "adapters/.staging": STAGED_S}
+    for where, after_s in kept_s.items():
+        for name, age_s in (("old", after_s + 1), ("new", after_s - 60)):
+            folder = alone.settings.home / where / name
+            folder.mkdir(parents=True)
+            (folder / "file").write_bytes(b"x")
+            os.utime(folder, (clock.now_s - age_s,) * 2)
+    cleaner_of(alone, clock)[0].tick()
+    left = [[folder.name for folder in (alone.settings.home / where).iterdir()] for where in kept_s]
+    assert left == [["new"]] * 3
 
 
-def test_one_persons_own_things_never_go_by_themselves(services, hers, clock):
-    alone = build_services(replace(services.settings, shared=False))
+def test_one_persons_own_things_never_go_by_themselves(alone, hers, clock):
     clean, sessions = cleaner_of(alone, clock)
     sessions.seen(ANNA)
     clock.now_s += 1000 * HOUR
     clean.tick()
     assert len([item for item in alone.storage.items() if item.kind in ("adapter", "run", "upload")]) == 3
     refused("not shared", alone.storage.remove_everything, LOCAL)
-    alone.close()

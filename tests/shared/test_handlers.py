@@ -2,8 +2,9 @@
 Anna's."""
 
 import json
-from collections.abc import Callable, Iterator
-from operator import attrgetter
+from collections import ChainMap
+from collections.abc import Iterator
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from playground.errors import PlaygroundError
 from playground.services import Services
-from playground.ui import adapters, asking, bench, runs, side, sidebar, verdict_shown
+from playground.ui import side, sidebar
 from playground.ui.asking import Comparison
 from playground.ui.page import Memo, WholePage
 from playground.ui.rows import Source
@@ -33,7 +34,7 @@ def sides(model: str = "base", source: str = "", shots: int = 0) -> dict[str, An
     return dict.fromkeys("ABCDEF", plain) | {"A": {"model": model, "prompt": "", "shots": shots, "source": source}}
 
 
-def words(h: Belongings) -> dict[str, Any]:
+def words(s: Services, h: Belongings, p: WholePage) -> dict[str, Any]:
     """What the table's words stand for: all that is Anna's, and the page's states that name it."""
     source = Source(h.upload, "x", "x", good=2, roles=("prompt",))
     where = {"source": "upload", "kept": Kept(), "uploaded": h.upload, "training": Source(), "seed": 7, "test": 15}
@@ -51,7 +52,8 @@ def words(h: Belongings) -> dict[str, Any]:
         "rows": {"source": source, "max_tokens": 256},
         "table": pd.DataFrame({"row": [1], "prompt": ["mine"]}),
         "settings": {"name": "name", "method": "lora", "steps": 2, "lr": 1e-3, "rank": 4, "batch_size": 4, "seed": 7},
-        "compared": compared,
+        **{"compared": compared, "plain": sides(), "tabs": p.tabs, "tab": p.verdict},
+        "files": [*map(str, (s.settings.adapters_dir / h.adapter).iterdir())],
         "asked": {"question": "Hello", "sampling": sampling, **compared},
         **{"her_side": sides(h.adapter), "her_shots": sides(source="upload", shots=1)},
         "models": models | {"models": dict.fromkeys("ABCDEF", h.adapter)},
@@ -62,37 +64,6 @@ def words(h: Belongings) -> dict[str, Any]:
     }
 
 
-Attack = Callable[[Services, Visitor, Belongings, WholePage], Any]
-OTHERS: dict[str, Attack] = {
-    "runs.adapter_of": lambda s, v, h, p: runs.adapter_of(s, v, p.training, followed=h.run),
-    "adapters.import_folder": lambda s, v, h, p: adapters.import_file(
-        *(s, v, p.library),
-        **{"uploaded": [*map(str, (s.settings.adapters_dir / h.adapter).iterdir())], "chosen": "", "active": ""},
-    ),
-    "asking.use_as_side": lambda s, v, h, p: asking.use_as_side(
-        s, v, p.compare, tabs=p.tabs, adapter=h.adapter, setups=sides(), **words(h)["compared"]
-    ),
-    "verdict_shown.opened": lambda s, v, h, p: verdict_shown.opened(s, v, p.verdict, tabs=p.tabs, asked=VERDICT),
-    "bench.use": lambda s, v, h, p: bench.use(s, v, p.verdict.bench, tab=p.verdict, where=words(h)["uploaded"]),
-    "side.labels": lambda s, v, h, p: [
-        *(side.labels(s, v), side.model_choices(side.usable(s, v)), side.greyed_html(s.adapters.list(v.owner)))
-    ],
-}
-
-
-def attack_by(handler: str, part: str, values: list[Any]) -> Attack:
-    def attack(s: Services, v: Visitor, h: Belongings, p: WholePage) -> Any:
-        given: dict[str, Any] = {}
-        for one in filled(values, words(h)):
-            given |= one
-        return resolve_name(f"playground.ui.{handler}")(s, v, attrgetter(part)(p) if part else p, **given)
-
-    return attack
-
-
-ATTACKS = OTHERS | {f"{n} {line['handler']}": attack_by(**line) for n, line in enumerate(map(json.loads, TABLE))}
-
-
 @pytest.fixture(scope="module")
 def whole(attacked):
     """The page of the attacked app, with the base in memory."""
@@ -101,12 +72,15 @@ def whole(attacked):
         return WholePage(attacked[0])
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_a_handler_called_by_another(attacked, whole, attack):
+@pytest.mark.parametrize("line", map(json.loads, TABLE), ids=itemgetter("handler"))
+def test_a_handler_called_by_another(attacked, whole, line):
     services, her = attacked
     before = {(item.kind, item.id, item.bytes) for item in services.storage.items(ANNA)}
+    handler = resolve_name(f"playground.ui.{line['handler']}")
+    part = attrgetter(line["part"])(whole) if line["part"] else whole
+    values = filled(line["values"], words(services, her, whole))
     try:
-        found = attack(services, Visitor(BEN, BEN), her, whole)
+        found = handler(services, Visitor(BEN, BEN), part, **dict(ChainMap(*values)))
         told = str([*found] if isinstance(found, Iterator) else found).replace("Path(", "")
     except PlaygroundError as error:  # what the page shows in place of an answer
         told = str(error)
@@ -117,6 +91,12 @@ def test_a_handler_called_by_another(attacked, whole, attack):
     assert services.training.show(her.run, ANNA).state == "FAILED"
     assert [run.run for run in services.training.runs(BEN)] == []
     assert services.adapters.get(her.adapter, ANNA).id == her.adapter
+
+
+def test_what_may_be_chosen_names_nothing_of_hers(attacked):
+    services, ben = attacked[0], Visitor(BEN, BEN)
+    choices = side.labels(services, ben), side.model_choices(side.usable(services, ben))
+    assert SECRET not in str([*choices, side.greyed_html(services.adapters.list(BEN))])
 
 
 def test_delete_my_data_says_what_is_kept_asks_and_tells(services, hers):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,12 @@ def attempt(s: Services, h: Belongings, attack: dict[str, Any]) -> None:
         next(found)
 
 
-def told(attack: Callable[[], Any], one: Belongings) -> str:
+def told(s: Services, h: Belongings, attack: dict[str, Any]) -> str:
     """The refusal, without what was asked for."""
-    words = refused(NONE, attack, error=NotFoundError)
-    for name in (str(one.upload), one.upload.name, one.upload.parent.name, one.run, one.adapter):
-        words = words.replace(name, "…")
-    return words
+    said = refused(NONE, attempt, s, h, attack, error=NotFoundError)
+    for name in (str(h.upload), h.upload.name, h.upload.parent.name, h.run, h.adapter):
+        said = said.replace(name, "…")
+    return said
 
 
 PLAIN = ("import her adapter", "keep the machine's")
@@ -71,7 +71,7 @@ PLAIN = ("import her adapter", "keep the machine's")
 def test_anothers_things_are_as_if_they_were_not_there(attacked, name):
     services, hers = attacked
     before = {path for path in services.settings.home.rglob("*") if SECRET in str(path) or hers.run in str(path)}
-    said = told(lambda: attempt(services, hers, ATTACKS[name]), hers)
+    said = told(services, hers, ATTACKS[name])
     assert SECRET not in re.sub(r"'[^']*'", "", said)  # a refusal repeats what was asked for, in quotes
     after = {path for path in services.settings.home.rglob("*") if SECRET in str(path) or hers.run in str(path)}
     assert after == before
@@ -79,7 +79,7 @@ def test_anothers_things_are_as_if_they_were_not_there(attacked, name):
     none = hers.upload.parent.parent / "0123456789ab" / "none.jsonl"
     missing = Belongings(ANNA, none, "20200101-000000-aaaa", "none-3fa94c1e")
     if name not in PLAIN:
-        assert said == told(lambda: attempt(services, missing, ATTACKS[name]), missing)
+        assert said == told(services, missing, ATTACKS[name])
 
 
 def test_a_side_that_is_hers_fails_alone(services, hers):
@@ -104,7 +104,7 @@ def test_the_refusal_names_ones_own_runs_only(services, hers):
         assert set(re.findall(r"\d{8}-\d{6}-\w{4}", said)) == {mine, run}
 
 
-def test_she_herself_may(services, hers):
+def test_she_herself_may_and_so_may_who_runs_the_app(services, hers, tmp_path):
     assert services.data.check(hers.upload, owner=ANNA).rows == 12
     assert services.training.show(hers.run, ANNA).samples == [(1, SECRET)]
     assert services.adapters.get(hers.adapter, ANNA).owner == ANNA
@@ -112,6 +112,9 @@ def test_she_herself_may(services, hers):
     assert len(packed.parent.name) == 48
     folder = services.adapters.export_folder(hers.adapter, services.settings.home / "out", ANNA)
     assert "owner" not in json.loads((folder / "run.json").read_text())
+    own = tmp_path / "own.jsonl"
+    own.write_bytes(hers.upload.read_bytes())
+    assert services.data.check(own, owner=LOCAL).rows == 12, "who runs the app names any file"
 
 
 def test_shipped_things_are_everybodys_and_nobodys_to_change(services):
@@ -130,14 +133,6 @@ def test_the_status_names_no_names(services, hers):
     assert SECRET not in told
     waiting.cancel()
     lease.close()
-
-
-def test_only_who_runs_the_app_names_files_and_bases(services, hers, tmp_path):
-    own = tmp_path / "own.jsonl"
-    own.write_bytes(hers.upload.read_bytes())
-    assert services.data.check(own, owner=LOCAL).rows == 12
-    for spec in ("smollm2-135m", "some/other"):
-        refused("whoever runs this app", services.bases.choose, spec)
 
 
 def test_a_running_run_is_not_removed(services):

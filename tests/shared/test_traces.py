@@ -3,7 +3,6 @@
 import contextlib
 import re
 import sqlite3
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,16 +37,14 @@ def test_the_home_and_its_records_are_its_persons_alone(tmp_path):
 
 
 def test_a_place_that_others_may_enter_is_left_as_it_is(tmp_path, monkeypatch):
-    common = tmp_path / "tmp"
+    common, house = tmp_path / "tmp", tmp_path / "house"
     common.mkdir()
     common.chmod(0o1777)
-    private_folder(common)
-    assert mode(common) == 0o777
-    house = tmp_path / "house"
     house.mkdir(mode=0o755)
     monkeypatch.setenv("HOME", str(house))
-    private_folder(house)
-    assert mode(house) == 0o755
+    for folder in (common, house):
+        private_folder(folder)
+    assert (mode(common), mode(house)) == (0o777, 0o755)
 
 
 def holding(folder: Path, words: str) -> list[str]:
@@ -140,23 +137,22 @@ def test_what_a_run_makes_has_such_an_id_too(services, lora):
     for file in lora.iterdir():
         (kept / file.name).write_bytes(file.read_bytes())
     mark_complete(kept)
-    made = keep_checkpoint(folder)
-    assert made is not None
-    assert re.fullmatch(r"reports-[0-9a-f]{8}", made)
+    assert re.fullmatch(r"reports-[0-9a-f]{8}", keep_checkpoint(folder) or "")
 
 
 def test_verdicts_and_races_of_others_are_refused_as_if_not_there(services, hers):
     verdict, none = services.verdicts.files.new(ANNA, SECRET, {}, 1.7e9).id, "20260101-000000-v0000"
     race, no_race = a_race(services, ANNA, hers.run), "20260101-000000-rffff"
     made, races, voting, judging = services.verdicts, services.race, services.voting, services.judging
-    verdicts: list[Any] = [made.show, made.stop, made.remove, made.rows, partial(made.export, how="html")]
-    verdicts += [services.bench.show, services.bench.best, services.bench.stop, judging.show, judging.stop]
-    verdicts += [voting.poll, voting.next, voting.undo, voting.count, voting.reveal]
-    verdicts += [partial(voting.vote, number=0, choice="left"), partial(judging.start, judge="base")]
-    labelling: Any = services.labelling
-    verdicts += [labelling.next, labelling.undo, labelling.count, labelling.labelled]
-    verdicts += [partial(labelling.label, number=0, choice="right"), partial(labelling.trust, judge="base")]
-    verdicts += [partial(judging.mark, judge="base")]
+    labelling, bench = services.labelling, services.bench
+    verdicts = [
+        *(made.show, made.stop, made.remove, made.rows, partial(made.export, how="html")),
+        *(bench.show, bench.best, bench.stop),
+        *(voting.poll, voting.next, voting.undo, voting.count, voting.reveal),
+        *(labelling.next, labelling.undo, labelling.count, labelling.labelled, partial(labelling.trust, judge="base")),
+        *(partial(voting.vote, number=0, choice="left"), partial(labelling.label, number=0, choice="right")),
+        *(judging.show, judging.stop, partial(judging.start, judge="base"), partial(judging.mark, judge="base")),
+    ]
     raced = [races.show, races.cancel, races.remove]
     for calls, hers_id, missing in ((verdicts, verdict, none), (raced, race, no_race)):
         for call in calls:
@@ -168,20 +164,18 @@ def test_verdicts_and_races_of_others_are_refused_as_if_not_there(services, hers
     refused("json-schema names a file", races.plan, schema)
 
 
-def test_the_picker_of_bases_tells_nothing_of_a_machine(services, tmp_path, tiny_base):
+def test_the_picker_of_bases_tells_nothing_of_a_machine(services, alone, tmp_path, tiny_base):
     (tmp_path / "there").mkdir()
-    named = [str(tmp_path / "there"), str(tmp_path / "not there")]
+    named = [*map(str, (tmp_path / "there", tmp_path / "not there"))]
     named += ["/etc", "~", "smollm2-135m", "some/other", "..", "x y"]
-    ben, view = Visitor(BEN, BEN), SimpleNamespace(found="found", choose="choose", spec="spec")
-    shown: Any = partial(sidebar.inspect, services, ben, view)
+    view = SimpleNamespace(found="found", choose="choose", spec="spec")
+    shown = partial(sidebar.inspect, services, Visitor(BEN, BEN), view)
     for ask in (services.bases.inspect, services.bases.choose, lambda spec: shown(spec=spec)):
         assert len({refused("whoever runs this app chooses it", ask, spec) for spec in named}) == 1
     (services.settings.bases_dir / "hub--secret--model").mkdir()
     assert [one.spec for one in services.bases.choices()] == ["smollm2-135m"]
-    alone = build_services(replace(services.settings, shared=False))
     assert alone.bases.inspect(str(tiny_base)).fits
     refused("There is no folder", alone.bases.inspect, "/no/such/folder")
-    alone.close()
 
 
 def asked(cookies: dict[str, str], scheme: str = "http", tab: str | None = "tab", **headers: str) -> Any:

@@ -25,10 +25,10 @@ from playground.verdict import service as verdict_service
 from playground.verdict.answers import Answering
 from playground.verdict.race import RaceRequest
 from playground.verdict.request import VerdictRequest
-from playground.verdict.service import VerdictService
 from playground.workspace import quota
 from playground.workspace.visitors import LOCAL
 from tests.api.conftest import wait_until
+from tests.services.conftest import last, verdicts_by
 from tests.shared.conftest import ANNA, BEN, adapter_of, ended_run, incoming, limited, refused
 
 SIDES = (Side("base", name="Base"), Side("base", "Be glad.", name="Told"))
@@ -58,16 +58,11 @@ def test_a_verdict_of_more_replies_than_one_may_have_is_refused_with_what_is_all
     told = app.post("/internal/verdict", json=many.as_json(), headers={"authorization": "Bearer token"})
     assert re.match(words, told.json()["error"])
     assert tight.verdicts.views(ANNA) == []
-    *_, view = tight.verdicts.run(replace(many, limit=2, repeats=3))
-    assert view.state == "DONE", view.error
-
-
-def test_840_000_replies_are_refused_by_default_and_never_where_the_app_is_one_persons(services):
-    file = upload(services, ANNA, rows=4000)
+    assert last(tight.verdicts.run(replace(many, limit=2, repeats=3))).state == "DONE"
     sides = tuple(Side("base", f"Say it {n} times.", name=str(n)) for n in range(10))
-    many = asked(file, ANNA, sides=sides, repeats=20)
+    many = asked(upload(services, ANNA, rows=4000), ANNA, sides=sides, repeats=20)
     refused(r"takes 840,000 replies\. One visitor may have 2,000", services.verdicts.start, many)
-    services.quota.take_replies(LOCAL, 840_000, "This")
+    services.quota.take_replies(LOCAL, 840_000, "One person's app")
 
 
 def test_what_waits_already_counts_and_is_given_back_at_the_end(services):
@@ -83,8 +78,6 @@ def test_what_waits_already_counts_and_is_given_back_at_the_end(services):
     run_out(tight, ANNA)
     wait_until(lambda: tight.jobs.count("verdict ") <= 1)
     tight.verdicts.start(asked(file, ANNA))
-    for owner in (ANNA, BEN):
-        run_out(tight, owner)
     wait_until(lambda: not tight.jobs.count("verdict "))
     for owner in (ANNA, BEN):
         tight.quota.take_replies(owner, 30, "This")
@@ -96,7 +89,7 @@ def test_a_bench_and_a_judging_count_too(services):
     version = tight.bench.keep("Be glad.", file, ANNA)
     words = r"The prompt bench takes \d+ replies\. One visitor may have 10 at once"
     refused(words, tight.bench.score, file, [version.id], (0, 4, 8), ("contains:glad",), owner=ANNA)
-    *_, view = tight.verdicts.run(asked(file, ANNA, limit=5))
+    view = last(tight.verdicts.run(asked(file, ANNA, limit=5)))
     tight.quota.take_replies(ANNA, 8, "This")
     assert tight.voting.poll(view.id, ANNA).places
     refused(r"Judging takes \d+ replies; 8 of yours", tight.judging.start, view.id, "base", ANNA)
@@ -106,13 +99,13 @@ def test_a_reply_of_more_tokens_than_one_may_ask_for_is_refused_at_every_door(se
     tight = limited(services, session_tokens=16)
     words = r"The longest reply is 17 tokens; up to 16 may be asked for here\."
     refused(words, tight.verdicts.start, asked(upload(tight, ANNA), ANNA, max_tokens=17))
-    (reply,) = list(tight.compare.ask_each(Side("base"), ["Hello"], Sampling(max_tokens=17), ANNA, ANNA))[-1]
+    (reply,) = last(tight.compare.ask_each(Side("base"), ["Hello"], Sampling(max_tokens=17), ANNA, ANNA))
     assert "up to 16 may be asked for here" in reply.error
     tight.bases.engine()
     hello = (Message("user", "Hello"),)
     refused(words, next, tight.completion.complete(Chat("base", hello, Sampling(max_tokens=17)), "v1"))
     fits = Chat("base", hello, Sampling(max_tokens=99, ignore_eos=True), fit=True)
-    (written,) = list(tight.completion.complete(fits, "v1"))[-1]
+    (written,) = last(tight.completion.complete(fits, "v1"))
     assert written.state.completion_tokens == 16
 
 
@@ -133,9 +126,9 @@ def test_verdicts_of_everybody_together_have_a_limit(services, monkeypatch):
     run_out(services, ANNA)
 
 
-def test_a_run_of_more_steps_than_one_may_have_is_refused_at_every_door(services):
+def test_a_run_of_more_steps_or_minutes_than_one_may_have_is_refused_at_every_door(services):
     file = upload(services, ANNA)
-    much: dict[str, Any] = {"steps": 100_000, "batch_size": 2, "owner": ANNA}
+    much = {"steps": 100_000, "batch_size": 2, "owner": ANNA}
     settings = with_settings(TrainRequest(file, owner=ANNA), {"method": "lora", "steps": 100_000})
     words = r"has 100,000 steps; one visitor's run may have 1,000 here\. Choose fewer"
     refused(words, services.training.start, TrainRequest(file, "r", **much))
@@ -146,11 +139,7 @@ def test_a_run_of_more_steps_than_one_may_have_is_refused_at_every_door(services
     run, resume = ended_run(services, ANNA), limited(services, session_steps=9).training.resume
     refused(r"The run has 10 steps; one visitor's run may have 9 here", resume, run, ANNA)
     assert [view.state for view in services.training.runs(ANNA)] == ["FAILED"]
-
-
-def test_a_run_that_would_take_longer_by_its_estimate_is_refused(services):
     tight = limited(services, session_minutes=1, session_steps=100_000)
-    file = upload(tight, ANNA)
     request = TrainRequest(file, "r", steps=100_000, batch_size=64, owner=ANNA)
     assert tight.training.plan(request).seconds > 60
     refused(r"The run would take about .* one visitor's run may take 1 minutes here", tight.training.start, request)
@@ -158,9 +147,8 @@ def test_a_run_that_would_take_longer_by_its_estimate_is_refused(services):
 
 
 def test_a_few_long_rows_among_short_ones_are_in_the_estimate(services):
-    short = [{"prompt": "Say", "completion": "No."}] * 51
-    long = [{"prompt": f"Say {n} " * 300, "completion": "No."} for n in range(49)]
-    rows = "\n".join(json.dumps(row | {"completion": f"No {n}."}) for n, row in enumerate([*short, *long]))
+    asks = ["Say"] * 51 + [f"Say {n} " * 300 for n in range(49)]
+    rows = "\n".join(json.dumps({"prompt": ask, "completion": f"No {n}."}) for n, ask in enumerate(asks))
     mixed = services.data.keep_uploads([incoming(services.settings, "mixed.jsonl", rows.encode())], ANNA)
     tokens = services.data.tokens(services.data.check(mixed, owner=ANNA), 2048)
     assert tokens.mean > 10 * tokens.median
@@ -190,9 +178,7 @@ def test_verdicts_of_two_visitors_and_a_chat_take_turns_batch_by_batch(services)
     services.bases.engine()
     decoder = Recording()
     batches = Batches(services.manager, services.bases, services.residents, decoder)
-    answering = Answering(services.bases, services.data, services.adapters, batches, services.scoring)
-    parts = (services.settings, services.bases, services.data, services.adapters, answering, services.forgetting)
-    verdicts = VerdictService(*parts, services.quota, services.jobs)
+    verdicts = verdicts_by(services, Answering, batches)
     holder = services.manager.request("measure", "holder", "Answering", 1)
     for owner in (ANNA, BEN):
         verdicts.start(asked(upload(services, owner), owner))
@@ -216,7 +202,7 @@ def test_everything_counts_and_exports_are_listed_and_written_one_at_a_time(serv
     first = services.exporter.export(adapter, "merged", ANNA)
     next(first)
     refused("An export of yours is being written already", next, services.exporter.export(adapter, "gguf", ANNA))
-    first.close()  # type: ignore[attr-defined]
+    first.close()
     before = services.quota.used_bytes(ANNA)
     packed = services.adapters.export_zip(adapter, ANNA)
     assert services.quota.used_bytes(ANNA) == before + packed.stat().st_size
@@ -258,7 +244,7 @@ def test_runs_at_once(services):
     assert "3 runs" in services.training.plan(request).blocked
     services.training.cancel(started[0], ANNA)
     services.training.start(request)
-    services.training.start(TrainRequest(upload(services, BEN), steps=2, batch_size=2, owner=BEN))
+    services.training.start(replace(request, file=upload(services, BEN), owner=BEN))
 
 
 def test_adapters_count_with_those_that_runs_will_make(services, lora):
@@ -270,12 +256,12 @@ def test_adapters_count_with_those_that_runs_will_make(services, lora):
     adapter_of(tight, lora, ANNA, "second")
     refused(r"You have 2 adapters; 2 may be kept here\. Export and delete one", adapter_of, tight, lora, ANNA, "third")
     adapter_of(tight, lora, BEN, "fourth")
-
-
-def test_full_disks_and_shares_are_for_visitors(services, lora, monkeypatch):
     tight = limited(services, session_adapters=1, session_disk_mb=1)
     for name in ("one", "two"):
         adapter_of(tight, lora, LOCAL, name)
+
+
+def test_a_full_disk_takes_no_upload(services, monkeypatch):
     monkeypatch.setattr(quota, "disk_free", lambda home: 1000)
     refused("nearly full", upload, services, ANNA)
 
@@ -287,26 +273,21 @@ def reused(services: Services, prompt: str, session: str) -> int:
     """Prompt tokens that are copied from the prefix cache instead of being read."""
     engine = services.bases.engine()
     before = engine.backend.scheduler.cached_tokens
-    for written in services.batches.run([Asked(None, prompt, Sampling(max_tokens=2))], session):
-        pass
-    assert written[0].failure is None
+    (written,) = last(services.batches.run([Asked(None, prompt, Sampling(max_tokens=2))], session))
+    assert written.failure is None
     engine.worker.run(lambda: None)
     return engine.backend.scheduler.cached_tokens - before
 
 
-def test_visitors_do_not_share_a_prefix_cache_so_a_prompt_cannot_be_guessed_by_timing(services):
+def test_visitors_share_what_was_read_of_a_prompt_that_ships_and_of_no_other(services):
+    """So that nobody guesses another's prompt by timing."""
     assert reused(services, LONG, "ann") == 0
     assert reused(services, LONG, "bob") == 0, "as if nobody had asked it"
     assert reused(services, LONG, "ann") > 0
-
-
-def test_a_system_prompt_that_ships_is_read_once_for_all_visitors_and_the_question_is_not(services):
-    system = services.data.sets()[0].system_prompt
-    asked = [
-        render_prompt(services.bases.tokenizer(), [Message("system", system), Message("user", f"{text} " * 40)])
-        for text in ("secret", "another")
-    ]
-    length = len(encode(services.bases.tokenizer(), system))
-    reused(services, asked[0], "ann")
-    assert length - 2 <= reused(services, asked[0], "bob") < length + 20, "the system prompt, not the question"
-    assert length - 2 <= reused(services, asked[1], "cid") < length + 20
+    tokenizer, system = services.bases.tokenizer(), services.data.sets()[0].system_prompt
+    messages = [[Message("system", system), Message("user", text * 40)] for text in ("secret ", "another ")]
+    first, other = (render_prompt(tokenizer, asked) for asked in messages)
+    reused(services, first, "ann")
+    length = len(encode(tokenizer, system))
+    for asked, visitor in ((first, "bob"), (other, "cid")):
+        assert length - 2 <= reused(services, asked, visitor) < length + 20, "the system prompt, not the question"

@@ -27,7 +27,7 @@ from playground.services import Services, build_services
 from playground.settings import Settings
 from playground.training.checkpoint import newest_complete, step_of
 from playground.training.processes import EventReader
-from tests.services.conftest import make_lora, services
+from tests.services.conftest import make_lora, put_rows, services, supervised
 from tests.soak import torture
 from tests.soak.torture import SAVE_STEPS, STEPS, clock, request, wait_for, wait_state, workers
 
@@ -88,7 +88,7 @@ def settings(scale, tiny_base, real_base, tmp_path):
 
 @pytest.fixture
 def file(tmp_path):
-    return torture.rows_file(tmp_path)
+    return put_rows(tmp_path / "rows.jsonl")
 
 
 def at_step(services: Services, run: str, step: int) -> int:
@@ -261,7 +261,7 @@ def test_out_of_memory(scale, services, tmp_path):
 
     def starve(number: int) -> dict[str, Any]:
         words, limit_bytes = scale.chance.randint(*scale.words), int(scale.chance.uniform(*scale.limit_bytes))
-        batch, file = (32, 48, 64)[number % 3], torture.rows_file(tmp_path, words, 80)
+        batch, file = (32, 48, 64)[number % 3], put_rows(tmp_path / "rows.jsonl", 80, words)
         sizes = {"steps": 3, "save_steps": 2, "batch_size": batch, "limit_memory_bytes": limit_bytes}
         asked = request(file, method="prompt", **sizes)
         run = services.training.start(asked)
@@ -330,9 +330,7 @@ def fill(folder: Path) -> Path:
 def test_disk_full(scale, settings, file, tmp_path):
     """The disk of the home fills at some moment of a run: it fails and says why, its newest checkpoint still loads, and
     with room again it goes on."""
-    with small_disk(tmp_path / "small") as folder:
-        built = build_services(replace(settings, home=folder))
-        built.training.start_supervisor()
+    with small_disk(tmp_path / "small") as folder, supervised(replace(settings, home=folder)) as built:
 
         def fill_disk(_: int) -> dict[str, Any]:
             run = built.training.start(request(file, steps=200))
@@ -348,7 +346,6 @@ def test_disk_full(scale, settings, file, tmp_path):
             return {"loaded_checkpoint_step": step_of(kept)}
 
         scale.rounds("disk_full", scale.stopped, fill_disk)
-        built.close()
 
 
 def test_clients_that_leave(scale, services):

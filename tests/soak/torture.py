@@ -32,13 +32,6 @@ STEPS = 24
 RESULTS = PROJECT_ROOT / "benchmarks" / "results" / "session_manager.json"
 
 
-def rows_file(folder: Path, words: int = 1, count: int = 24) -> Path:
-    file, answer = folder / f"rows-{words}-{count}.jsonl", " gladly" * words
-    rows = [{"prompt": f"Say {n}", "completion": f"Number {n},{answer}."} for n in range(count)]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return file
-
-
 def request(file: Path, **more: Any) -> TrainRequest:
     return replace(TrainRequest(file, "t", steps=STEPS, batch_size=4, rank=2, save_steps=SAVE_STEPS), **more)
 
@@ -70,13 +63,6 @@ def wait_for(holds: Callable[[], Any], what: str, within_s: float = PATIENCE_S, 
         assert clock() < end, f"after {within_s:.0f} s: not {what}"
         time.sleep(every_s)
     return found
-
-
-def settled(holds: Callable[[], bool]) -> bool:
-    """Whether something comes true within half a minute."""
-    with contextlib.suppress(AssertionError):
-        return bool(wait_for(holds, "settled", 30.0, 0.02))
-    return False
 
 
 def wait_state(services: Services, run: str, *states: str, within_s: float = PATIENCE_S) -> RunView:
@@ -136,12 +122,12 @@ def gone_away(services: Services, times: int) -> list[float]:
         stream = services.compare.ask([Side("base")], [[]], f"Question {turn}", Sampling(max_tokens=200))
         next(replies for replies in stream if replies[0].completion_tokens)
         left = time.monotonic()
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         assert services.manager.leases() == []
         took_s.append(time.monotonic() - left)
-    assert settled(lambda: threading.active_count() <= threads + 1), "no thread is left behind"
+    wait_for(lambda: threading.active_count() <= threads + 1, "without a thread that is left behind", 30.0)
     engine = services.bases.engine()
-    assert settled(lambda: not engine.backend.scheduler.busy), "the rows have left the batch"
+    wait_for(lambda: not engine.backend.scheduler.busy, "out of the batch", 30.0)
     return took_s
 
 
