@@ -25,7 +25,8 @@ class Story:
     def __init__(self, folder: Path) -> None:
         heldout = folder / "heldout.jsonl"
         heldout.write_text("\n".join(json.dumps({"prompt": f"q{n}", "completion": f"a {n} END"}) for n in range(20)))
-        shipped = SimpleNamespace(file=heldout, heldout=heldout, system_prompt="Be brief.", check="ends-with:END")
+        told = {"system_prompt": "Be brief.", "check": "ends-with:END", "right": ("exact",)}
+        shipped = SimpleNamespace(file=heldout, heldout=heldout, **told)
         self.view, self.cancelled = DONE, list[str]()
         self.says: dict[str, Reply] = {"mine": Reply("a 3 END", True, "", 9, 2), "base": Reply("a", True, "", 9, 2)}
         self.waiting: list[Callable[[], None]] = []
