@@ -14,8 +14,8 @@ from playground.errors import NotFoundError, RunFailedError
 from playground.evaluation.votes import Vote, bradley_terry
 from playground.services import Services, build_services
 from playground.verdict.files import DONE, JUDGE
-from playground.verdict.judges import BASE, ENDPOINT, Endpoint, Judges
-from playground.verdict.judging import LABELS, JudgingService, JudgingView
+from playground.verdict.judges import BASE, ENDPOINT, Endpoint
+from playground.verdict.judging import LABELS, JudgingView
 from tests.refused import refused
 from tests.services.conftest import SIDES, last, put_verdict, reply, vote_all
 from tests.shared.conftest import ANNA
@@ -98,16 +98,15 @@ def test_a_wrong_vote_an_unfinished_verdict_and_a_skip_are_no_vote(services, end
     refused("nothing to vote on", services.voting.next, state.id)
 
 
-def test_in_a_shared_app_votes_and_labels_are_their_owners_and_nobody_spends_the_key(shared, endpoint, server):
+def test_in_a_shared_app_votes_and_labels_are_their_owners_and_nobody_spends_the_key(shared, judge):
     id = put_verdict(shared, ANNA)
     shared.voting.vote(id, 0, "left", ANNA)
     shared.labelling.label(id, 0, "right", ANNA)
     refused("", shared.voting.next, "../" + id, ANNA, error=NotFoundError)
     assert [one.owner for kept in (shared.voting, shared.labelling) for one in kept.files.read(id)] == [ANNA] * 2
-    service = judging(shared, endpoint, shared=True)
-    assert ENDPOINT not in [judge for _, judge in service.judges(ANNA)]
-    refused("No endpoint is set", service.start, id, ENDPOINT, ANNA)
-    assert server.asked == []
+    assert ENDPOINT not in [judge for _, judge in shared.judging.judges(ANNA)]
+    refused("No endpoint is set", shared.judging.start, id, ENDPOINT, ANNA)
+    assert judge.asked == []
     shared.storage.remove_everything(ANNA)
     assert shared.voting.files.read(id) == shared.labelling.files.read(id) == []
 
@@ -123,34 +122,32 @@ def first_with_end(path: str, body: bytes) -> tuple[int, Any]:
 
 
 @pytest.fixture
-def endpoint(server):
-    return Endpoint(f"{server.url}/v1", "deep", KEY)
+def judge(server, monkeypatch):
+    """The server that is set as the judge's endpoint; it calls right what ends with END."""
+    server.say = by_the_end
+    for name, value in {"URL": f"{server.url}/v1", "MODEL": "deep", "KEY": KEY}.items():
+        monkeypatch.setenv(f"JUDGE_{name}", value)
+    return server
 
 
-def judging(services: Services, endpoint: Endpoint | None, shared: bool = False) -> JudgingService:
-    judges = Judges(services.bases, services.adapters, services.batches, shared=shared, endpoint=lambda: endpoint)
-    return JudgingService(services.voting, services.labelling, judges, services.quota, services.jobs)
+def judged(services: Services, id: str, judge: str = ENDPOINT, limit: int = 60) -> JudgingView:
+    services.judging.start(id, judge, limit=limit)
+    return over(services, id)
 
 
-def judged(services: Services, service: JudgingService, id: str, judge: str = ENDPOINT, limit: int = 60) -> JudgingView:
-    service.start(id, judge, limit=limit)
-    return over(services, service, id)
-
-
-def over(services: Services, service: JudgingService, id: str) -> JudgingView:
+def over(services: Services, id: str) -> JudgingView:
     assert services.jobs.wait(f"judging {id}", 60)
-    return service.show(id)
+    return services.judging.show(id)
 
 
-def test_it_judges_in_both_orders_and_agreement_shows(services, ended, server, endpoint):
+def test_it_judges_in_both_orders_and_agreement_shows(services, ended, judge):
     vote_all(services, ended)
-    server.say = first_with_end
-    service = judging(services, endpoint)
-    assert service.judges()[-1] == ("deep at 127.0.0.1", ENDPOINT)
-    view = judged(services, service, ended)
+    judge.say = first_with_end
+    assert services.judging.judges()[-1] == ("deep at 127.0.0.1", ENDPOINT)
+    view = judged(services, ended)
     assert (view.live, view.done, view.of, view.unread, view.error) == (False, 17, 17, 0, "")
-    assert len(server.asked) == 34
-    path, shown, sent = server.asked[0]
+    assert len(judge.asked) == 34
+    path, shown, sent = judge.asked[0]
     assert (path, shown) == ("/v1/chat/completions", f"Bearer {KEY}")
     body = json.loads(sent)
     assert (body["model"], body["temperature"]) == ("deep", 0)
@@ -160,41 +157,38 @@ def test_it_judges_in_both_orders_and_agreement_shows(services, ended, server, e
     assert (found.judge.agreement.share.value, found.judge.agreement.share.n) == (1.0, 17)
     assert [one.side for one in found.judge.standings] == list(SIDES)
     assert KEY not in (services.verdicts.files.folder(ended) / "votes.jsonl").read_text()
-    judged(services, service, ended, limit=3)
+    judged(services, ended, limit=3)
     cast = [one for one in services.voting.files.read(ended) if one.owner == JUDGE]
     assert len(cast) == 3, "a new judging takes the place of the old one"
 
 
-def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services, ended, server, endpoint):
-    service = judging(services, endpoint)
-    server.say = lambda path, body: (200, reply("I like both the style and the tone"))
-    view = judged(services, service, ended)
+def test_no_answer_is_no_vote_and_a_failure_keeps_votes(services, ended, judge):
+    judge.say = lambda path, body: (200, reply("I like both the style and the tone"))
+    view = judged(services, ended)
     assert view.unread == view.done == view.of
     refused("no vote yet", services.voting.reveal, ended)
-    server.asked.clear()
-    server.say = lambda path, body: first_with_end(path, body) if len(server.asked) <= 10 else (500, {})
-    view = judged(services, service, ended)
+    judge.asked.clear()
+    judge.say = lambda path, body: first_with_end(path, body) if len(judge.asked) <= 10 else (500, {})
+    view = judged(services, ended)
     assert "answered 500" in view.error
     assert view.done == sum(one.owner == JUDGE for one in services.voting.files.read(ended)) == 4
 
 
-WRONG = (
-    (401, {"error": KEY}, "answered 401. Check JUDGE_KEY"),
-    *((404, {}, "Check JUDGE_URL and JUDGE_MODEL"), (429, {}, "no more requests now")),
-    *((500, {}, "answered 500. Try again"), (302, {}, "point it straight")),
-    *((200, said, "does not answer as a chat completion") for said in (b"<html>", {"choices": []})),
-)
-
-
-def test_what_goes_wrong_is_told_without_the_key(server, endpoint):
-    messages = [{"role": "user", "content": "Which?"}]
-    for times, (status, said, words) in enumerate(WRONG, 1):
-        server.say = lambda path, body, told=(status, said): told
+def test_what_goes_wrong_is_told_without_the_key(judge):
+    endpoint, messages = Endpoint(f"{judge.url}/v1", "deep", KEY), [{"role": "user", "content": "Which?"}]
+    wrong = (
+        (401, {"error": KEY}, "answered 401. Check JUDGE_KEY"),
+        *((404, {}, "Check JUDGE_URL and JUDGE_MODEL"), (429, {}, "no more requests now")),
+        *((500, {}, "answered 500. Try again"), (302, {}, "point it straight")),
+        *((200, said, "does not answer as a chat completion") for said in (b"<html>", {"choices": []})),
+    )
+    for times, (status, said, words) in enumerate(wrong, 1):
+        judge.say = lambda path, body, told=(status, said): told
         assert KEY not in refused(words, endpoint.answer, messages, error=RunFailedError) + repr(endpoint)
-        assert len(server.asked) == times, "nothing follows where it points to"
+        assert len(judge.asked) == times, "nothing follows where it points to"
 
 
-def test_it_can_be_stopped_and_runs_once_at_a_time(services, ended, server, endpoint):
+def test_it_can_be_stopped_and_runs_once_at_a_time(services, ended, judge):
     go, came = threading.Event(), threading.Event()
 
     def wait(path: str, body: bytes) -> tuple[int, Any]:
@@ -202,15 +196,14 @@ def test_it_can_be_stopped_and_runs_once_at_a_time(services, ended, server, endp
         go.wait(20)
         return 200, reply("A")
 
-    server.say = wait
-    service = judging(services, endpoint)
-    service.start(ended, ENDPOINT)
+    judge.say = wait
+    services.judging.start(ended, ENDPOINT)
     assert came.wait(20)
-    refused("judges this verdict already", service.start, ended, ENDPOINT)
-    service.stop(ended)
+    refused("judges this verdict already", services.judging.start, ended, ENDPOINT)
+    services.judging.stop(ended)
     go.set()
-    assert over(services, service, ended).done == 0
-    assert len(server.asked) == 1
+    assert over(services, ended).done == 0
+    assert len(judge.asked) == 1
 
 
 def test_the_address_comes_from_the_environment_alone(services, ended):
@@ -221,13 +214,13 @@ def test_the_address_comes_from_the_environment_alone(services, ended):
         told = refused("JUDGE_URL is no address", Endpoint.from_env, {"JUDGE_URL": wrong, "JUDGE_MODEL": "m"})
         assert "secret" not in told
     refused("JUDGE_MODEL", Endpoint.from_env, {"JUDGE_URL": "https://x/v1"})
-    refused("No endpoint is set", judging(services, None).start, ended, ENDPOINT)
-    refused("no adapter", judging(services, None).start, ended, "http://127.0.0.1/v1")
+    refused("No endpoint is set", services.judging.start, ended, ENDPOINT)
+    refused("no adapter", services.judging.start, ended, "http://127.0.0.1/v1")
 
 
 def test_a_side_of_the_playground_judges_too(services):
     id = put_verdict(services, examples=3)
-    view = judged(services, services.judging, id, BASE, limit=3)
+    view = judged(services, id, BASE, limit=3)
     assert (view.name, view.done, view.of, view.error) == ("The base", 3, 3, "")
     assert [one.owner for one in services.voting.files.read(id)] == [JUDGE] * 3
     assert services.manager.leases() == []
@@ -236,15 +229,6 @@ def test_a_side_of_the_playground_judges_too(services):
 def by_the_end(path: str, body: bytes) -> tuple[int, Any]:
     text = json.loads(body)["messages"][-1]["content"].split("Reply:\n")[1].split("\n</")[0]
     return 200, reply("Yes." if text.endswith("END") else "No.")
-
-
-@pytest.fixture
-def judge(server, monkeypatch):
-    """A fake server that calls right what ends with END."""
-    monkeypatch.setenv("JUDGE_URL", f"{server.url}/v1")
-    monkeypatch.setenv("JUDGE_MODEL", "deep")
-    server.say = by_the_end
-    return server
 
 
 def label_all(services: Services, id: str, most: int = 1_000) -> int:
