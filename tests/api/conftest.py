@@ -84,7 +84,6 @@ class Served:
 
     url: str
     services: Services
-    settings: Settings
 
     def client(self):
         import openai
@@ -114,4 +113,4 @@ def served(tiny_base, lora_folders, tmp_path_factory):
     with opened(services) as url:
         wait_until(lambda: services.bases.state().phase in ("ready", "failed"))
         assert services.bases.loaded is not None, services.bases.state()
-        yield Served(url, services, services.settings)
+        yield Served(url, services)

@@ -34,7 +34,7 @@ def test_models_are_the_base_and_its_adapters(served):
         models = list(client.models.list())
         assert {(model.id, model.parent) for model in models} == {("base", None), *[(name, "base") for name in MODELS]}
         told = {(model.root, model.object, type(model.created)) for model in models}
-        assert told == {(served.settings.base, "model", int)}
+        assert told == {(served.services.settings.base, "model", int)}
         for model in models:
             assert client.models.retrieve(model.id).model_dump() == model.model_dump()
         refused("There is no model 'nobody'", client.models.retrieve, "nobody", error=openai.NotFoundError)
@@ -99,8 +99,8 @@ def test_the_system_message_and_earlier_turns_are_read(served):
 
 
 def test_replay_and_status_through_the_open_app(served, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PLAYGROUND_HOME", str(served.settings.home))
-    monkeypatch.setenv("PLAYGROUND_BASE", served.settings.base)
+    monkeypatch.setenv("PLAYGROUND_HOME", str(served.services.settings.home))
+    monkeypatch.setenv("PLAYGROUND_BASE", served.services.settings.base)
 
     def call(*words):
         capsys.readouterr()
@@ -158,7 +158,7 @@ def test_a_page_from_elsewhere_reads_nothing_does_nothing_and_is_told_what_to_do
         for headers in ({}, *FOREIGN):  # a probe is told nothing but that it lives
             answer = client.get("healthz", headers=headers)
             assert (answer.status_code, answer.json()) == (200, {"ok": True})
-    assert not list(served.settings.incoming_dir.rglob("*evil*"))
+    assert not list(served.services.settings.incoming_dir.rglob("*evil*"))
 
 
 def test_the_apps_own_page_works(served):
@@ -170,4 +170,4 @@ def test_the_apps_own_page_works(served):
         for path in ("", "config", "status", "theme.css", "static/fonts/IBMPlexSans/IBMPlexSans-Bold.woff2"):
             assert client.get(path, headers=own).status_code == 200, path
         (sent,) = client.post("gradio_api/upload", files={"files": ("mine.jsonl", b"{}")}, headers=own).json()
-    assert Path(sent).is_relative_to(served.settings.incoming_dir)
+    assert Path(sent).is_relative_to(served.services.settings.incoming_dir)

@@ -145,7 +145,7 @@ def hub(server):
 
 def command(hub, home):
     env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "PLAYGROUND_HOME": str(home)}
-    env = os.environ | env | {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    env = os.environ | env | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
     call = [sys.executable, "-m", "playground", "adapters", "push", "hospital_reports", "ada/reports", "--json"]
     return subprocess.run(call, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=120)
 

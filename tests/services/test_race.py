@@ -173,11 +173,8 @@ def test_a_line_is_as_long_as_the_head_whatever_is_known_and_what_is_missing_say
     assert status(replace(WAITS, state="FAILED", reason="Memory ran out.")) == "Memory ran out."
     assert status(DONE) == status(BASE) == ""
 
-
-def test_text_and_json_hold_every_method():
     lines = text(VIEW).splitlines()
-    assert len(lines) == 5
-    assert lines[-1] == "Full: waits"
+    assert (len(lines), lines[-1]) == (5, "Full: waits")
     found = json.loads(json.dumps(record(VIEW), allow_nan=False))
     assert [one["method"] for one in found["rows"]] == ["lora", "full"]
     assert found["rows"][0]["eval_loss"] == 0.5004

@@ -187,7 +187,7 @@ def test_a_worker_that_is_not_wanted_does_not_begin(settings, rows_file, monkeyp
 )
 def test_what_cannot_start_is_told_at_once(settings, rows_file, wrong, words):
     waiting = build_services(settings)
-    refused(words, waiting.training.start, replace(request(rows_file), **wrong))
+    refused(words, lambda: waiting.training.start(replace(request(rows_file), **wrong)))
     assert waiting.training.runs() == []
 
 

@@ -54,14 +54,11 @@ def test_replies_are_those_of_this_process(lent, gpu, make_lora):
     assert [reply.text for reply in forked] == [reply.text for reply in here]
     assert forked[0].text != forked[1].text
     assert gpu.durations == [30], "asked for: a start, and eight tokens"
-
-
-def test_more_replies_than_are_written_at_once_ask_for_more_time(lent, gpu):
     assert lent.batches.together == ROWS_MAX, "who has many asks for no more than that at a time"
     asked = [Asked(None, f"Hello {n}", Sampling(max_tokens=150)) for n in range(ROWS_MAX + 4)]
     written = last(lent.batches.run(asked, "many"))
     assert all(one.state.finish for one in written)
-    assert gpu.durations == [50], "a start, and twice 150 tokens"
+    assert gpu.durations == [30, 50], "more than are written at once: a start, and twice 150 tokens"
 
 
 def test_closing_stops_the_fork_between_yields(lent, gpu):

@@ -88,15 +88,6 @@ def test_a_side_that_is_hers_fails_alone(services, hers):
     assert all(reply.done and NONE in reply.error for reply in first)
 
 
-def test_lists_hold_ones_own_and_what_ships(services, hers):
-    assert services.training.runs(BEN) == []
-    assert all(row.card.shipped for row in services.adapters.list(BEN))
-    assert services.storage.items(BEN) == []
-    assert [item.kind for item in services.storage.items(ANNA)] == ["adapter", "run", "checkpoints", "upload"]
-    assert SECRET not in str(services.completion.adapters())
-    assert services.demo.state(BEN).phase == "idle"
-
-
 def test_the_refusal_names_ones_own_runs_only(services, hers):
     mine = ended_run(services, BEN, "bens run")
     for run in (hers.run, "20200101-000000-aaaa"):
