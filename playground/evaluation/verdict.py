@@ -26,6 +26,7 @@ from playground.evaluation.cost import Prices, SideCost, SideFigures
 from playground.evaluation.criterion import Criterion
 from playground.evaluation.decision import (
     FEWEST_DRAWS,
+    NONE,
     TUNED,
     UNSURE,
     WORDS,
@@ -204,7 +205,7 @@ def conclude(
         ],
         "about": {name: asdict(about) for name, about in table.about.items()},
         "pairs": [asdict(pair) for pair in table.pairs],
-        **_decided(decision, guards, volume, prices),
+        **_decided(decision, guards, volume, prices, _what_helps(decision, table, facts)),
         "overlap": facts.overlap,
         "facts": asdict(facts),
         "questions": asdict(questions),
@@ -350,10 +351,40 @@ def _guards(
     return guards
 
 
-def _decided(decision: Decision, guards: Sequence[Guard], volume: int | None, prices: Prices) -> dict[str, Any]:
+def _what_helps(decision: Decision, table: Table, facts: Facts) -> list[Reason]:
+    """Where nothing is chosen: what most wrong replies of the best side lack, and what would most likely help it."""
+    best = next((one for one in decision.standings if one.side == decision.best and one.side != decision.side), None)
+    if best is None or decision.choice not in (NONE, UNSURE):
+        return []
+    found = table.sides[best.side]
+    parts = {"format": "the form"} | {name: name.removeprefix("field:") for name in found if name.startswith("field:")}
+    if len(parts) == 1:
+        parts["content"] = "the content"
+    wrong = {name: round((1 - found[name].value) * found[name].n) for name in parts if name in found}
+    most = sorted((name for name in wrong if wrong[name]), key=lambda name: -wrong[name])
+    if not most:
+        return []
+    said = ", ".join(f"{parts[name]} in {wrong[name]}" for name in most[:3])
+    if best.side in facts.undertrained:
+        then = "Train it longer first."
+    elif best.rung not in TUNED:
+        is_tuned_there = any(one.rung in TUNED for one in decision.standings)
+        then = "Try a larger base." if is_tuned_there else "Fine-tune on your rows, and measure that beside it."
+    elif most[0] == "format":
+        then = "A form is learned in few steps: train it longer, or force it by a constraint."
+    else:
+        then = f"More rows that show {parts[most[0]]}, more steps on them, or a larger base would most likely help."
+    text = f"{best.side} is wrong by {said} of {found[most[0]].n} replies. {then}"
+    return [Reason(text, found[most[0]].value, link("side", best.side, most[0]))]
+
+
+def _decided(
+    decision: Decision, guards: Sequence[Guard], volume: int | None, prices: Prices, helps: Sequence[Reason]
+) -> dict[str, Any]:
     reasons = [
         Reason(_standing_words(one, decision), one.rate, link("side", one.side, PASS)) for one in decision.standings
     ]
+    reasons += helps
     reasons += [
         Reason(f"{text[:1].upper()}{text[1:]}; it was left out.", None, link("fact", "limit"))
         for text in decision.left_out

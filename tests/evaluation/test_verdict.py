@@ -14,6 +14,7 @@ from scipy import stats
 from playground.evaluation.checks import parse_check
 from playground.evaluation.comparison import Facts, Questions, compare_sides
 from playground.evaluation.cost import Prices
+from playground.evaluation.criterion import parse_criterion
 from playground.evaluation.metrics import metrics_for
 from playground.evaluation.verdict import Answered, SideFacts, conclude
 from tests.evaluation.helpers import passes, rows, table
@@ -204,6 +205,28 @@ def test_a_side_that_was_trained_too_little_is_said_so_and_still_judged():
 
 
 FOUR = ["yes", "no", "perhaps", "never"]
+
+
+@pytest.mark.parametrize(
+    ("unended", "tuned", "undertrained", "helps"),
+    [
+        (0, True, False, "place in 30, name in 10 of 40 replies. More rows that show place"),
+        (0, True, True, "place in 30, name in 10 of 40 replies. Train it longer"),
+        (0, False, False, "place in 30, name in 10 of 40 replies. Fine-tune on your rows"),
+        (35, True, False, "the form in 35, place in 30, name in 10 of 40 replies. A form is learned"),
+    ],
+)
+def test_where_nothing_is_good_enough_it_is_said_what_is_wrong_and_what_would_help(unended, tuned, undertrained, helps):
+    wanted = [f"name: n{at}\nplace: p{at}" for at in range(40)]
+    said = [f"name: {'m' if at < 10 else 'n'}{at}\nplace: {'q' if at < 30 else 'p'}{at}" for at in range(40)]
+    formed = [text + ("" if at < unended else "\nend") for at, text in enumerate(said)]
+    facts = Facts(100, undertrained={"it": "few steps"} if undertrained else {})
+    sides, form = [SideFacts("it", "fine-tune" if tuned else "prompt")], [parse_check("ends-with:end")]
+    criterion = parse_criterion("fields:name,place", wanted)
+    record = conclude({"it": rows(formed, wanted, "it")}, sides, form, facts=facts, criterion=criterion).record
+    assert record["choice"] == "none-good-enough"
+    (reason,) = [one for one in record["reasons"] if "wrong by" in one["text"]]
+    assert reason["text"].startswith(f"it is wrong by {helps}")
 
 
 @pytest.mark.parametrize(
