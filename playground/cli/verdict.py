@@ -68,6 +68,7 @@ def verdict(settings: Settings, options: Namespace) -> Outcome:
         "sides": [{name: side[name] for name in PUBLIC} for side in record["sides"]],
         "pairs": [{name: pair[name] for name in PAIR} for pair in record["pairs"]],
         "failed": record.get("failed", {}),
+        "judges": record.get("judges", []),
         "rows_file": str(rows_file),
         "report": str(report),
     }

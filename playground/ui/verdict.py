@@ -87,7 +87,7 @@ class VerdictTab:
 
     def _build_examples(self) -> None:
         choice: dict[str, Any] = {"filterable": False, "interactive": False}
-        hint = "Best are rows that no side was trained on; the others are counted and told."
+        hint = "Best are rows that no side was trained on; the others are counted and said."
         self.source = Dropdown([], label="Examples to judge by", info=hint, **choice)
         gr.HTML(html.note("Or drop a file; every row of it is judged by:"))
         self.drop = _file("Or drop a file: every row of it is judged by", list(EXTENSIONS))

@@ -159,7 +159,7 @@ def examples(services: Services, visitor: Visitor, where: ExampleValues) -> Judg
         if not found:
             raise InputError(f"{dropped.name} holds no row with a request and an answer. A verdict needs both.")
         about = f"{plural(len(found), 'row')} of {dropped.name}."
-        about += " Rows that the adapter was trained on are counted and told."
+        about += " Rows that the adapter was trained on are counted and said."
         answers = _answers(found)
         return Judged(dropped, None, len(found), dropped, None, about, answers[0], *answers)
     raise InputError(words.VERDICT_EXAMPLES)
