@@ -69,6 +69,8 @@ WORDS = {
 """Each choice as a person reads it."""
 NONE, UNSURE = "none-good-enough", "not-enough-evidence"
 MOST_LEAKED, MOST_CUT_OFF, HALF = 0.05, 0.05, 0.5
+DISCORDANCE = 0.2
+"""Share of rows on which two equal sides are expected to differ, for planning: about what the shipped sets show."""
 FEWEST_DRAWS = 5
 """Draws of a side from which on these count; fewer are shown."""
 
@@ -367,6 +369,8 @@ def _chosen(made: Decision, good: Standing, tested: Sequence[Candidate], terms: 
         )
     if others and as_good:
         text += " It is as good as the best."
+    elif others:
+        text += f" That it is as good as the best is not shown; about {rows_for_equality(terms):,} rows would tell."
     return replace(
         made,
         choice="prompt" if good.rung == "base" else good.rung,
@@ -415,6 +419,14 @@ def planned_rows(terms: Terms, rungs: int = 1) -> int | None:
             return int(n)
         n += max(1, n // 200)
     return None
+
+
+def rows_for_equality(terms: Terms) -> int:
+    """Rows with which two equal sides, that differ on ``DISCORDANCE`` of them, are shown to be within the margin in
+    four cases of five."""
+    normal = NormalDist()
+    z = normal.inv_cdf(1 - ALPHA) + normal.inv_cdf(POWER)
+    return math.ceil(z * z * DISCORDANCE / terms.margin**2)
 
 
 def power_words(rows: int, terms: Terms, rungs: int) -> str:

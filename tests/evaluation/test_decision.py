@@ -109,6 +109,8 @@ def test_what_is_said_of_rows_is_true_of_them():
     assert (near.leaf, spent.leaf) == ("5c", "5b")
     assert "more than 200" in near.sentence
     assert "can show nothing" in spent.sentence
+    better = answer(side("few-shot", 95), side("fine-tune", 99))
+    assert (better.as_good_as_best, "is not shown; about 495 rows would tell" in better.sentence) == (False, True)
     assert "1 row cannot" in answer(side("prompt", 1, 1)).sentence
 
 
