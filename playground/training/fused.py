@@ -189,29 +189,23 @@ class Rows:
         if self._short:
             kept: torch.Tensor = ShortAttention.apply(qkv, self, heads)
             return kept
-        parts = [part.view(len(part), heads.heads + 2 * heads.kv, heads.d) for part in qkv.split(self.spans)]
         out = []
-        for place, part in enumerate(parts):
-            if not len(part):
-                continue
-            prefixed = place > 0 and self.shared > 0
-            own = part[:, heads.heads :]
-            seen = torch.cat((parts[0][:, heads.heads :], own)) if prefixed else own
-            mask = self.mask[: len(part), : len(seen)] if prefixed else None
-            group = heads.heads // heads.kv
-            queries = part[:, : heads.heads].unflatten(1, (heads.kv, group)).permute(1, 2, 0, 3)
-            keys, values = (side.transpose(0, 1)[:, None].expand(-1, group, -1, -1) for side in seen.chunk(2, dim=1))
-            found = functional.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=heads.scale
+        for _, q, seen, mask, prefixed in self.pieces(heads, qkv):
+            queries = q.unflatten(1, (heads.kv, -1, heads.d)).permute(1, 2, 0, 3)
+            keys, values = (
+                side.transpose(0, 1)[:, None].expand(-1, queries.shape[1], -1, -1) for side in seen.chunk(2, dim=1)
             )
-            out.append(found.permute(2, 0, 1, 3).reshape(len(part), -1))
+            found = functional.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask if prefixed else None, is_causal=not prefixed, scale=heads.scale
+            )
+            out.append(found.permute(2, 0, 1, 3).reshape(len(q), -1))
         return torch.cat(out)
 
     def pieces(
         self, heads: Heads, qkv: torch.Tensor
     ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor, bool]]:
-        """For each row: (its place, queries [kv, group * n, d], what it sees [seen, 2 kv, d], its mask, whether the
-        prefix is in it)."""
+        """For each row: (its place, queries [n, heads * d], what it sees [seen, 2 kv, d], its mask, whether the prefix
+        is in it)."""
         wide, at = heads.heads * heads.d, 0
         sides = qkv[:, wide:].unflatten(1, (2 * heads.kv, heads.d))
         for place, n in enumerate(self.spans):
@@ -220,14 +214,13 @@ class Rows:
             here, prefixed = slice(at, at + n), place > 0 and self.shared > 0
             seen = torch.cat((sides[: self.shared], sides[here])) if prefixed else sides[here]
             first = 0 if prefixed else self.shared
-            yield here, grouped(qkv[here, :wide], heads), seen, self.mask[:n, first : first + len(seen)], prefixed
+            yield here, qkv[here, :wide], seen, self.mask[:n, first : first + len(seen)], prefixed
             at += n
 
 
 def grouped(x: torch.Tensor, heads: Heads) -> torch.Tensor:
     """[n, heads * d] -> [kv, group * n, d]: the heads that share keys and values are one product."""
-    n = len(x)
-    return x.view(n, heads.kv, -1, heads.d).permute(1, 2, 0, 3).reshape(heads.kv, -1, heads.d)
+    return x.unflatten(1, (heads.kv, -1, heads.d)).permute(1, 2, 0, 3).reshape(heads.kv, -1, heads.d)
 
 
 def put(x: torch.Tensor, there: torch.Tensor, heads: Heads) -> None:
@@ -244,7 +237,7 @@ class ShortAttention(torch.autograd.Function):
         out = qkv.new_empty(len(qkv), heads.heads * heads.d)
         kept = []
         for here, q, seen, mask, _ in rows.pieces(heads, qkv):
-            scores = torch.bmm(q, seen[:, : heads.kv].permute(1, 2, 0)).mul_(heads.scale)
+            scores = torch.bmm(grouped(q, heads), seen[:, : heads.kv].permute(1, 2, 0)).mul_(heads.scale)
             scores.unflatten(1, (-1, len(mask))).add_(mask)
             weights = torch.softmax(scores, dim=-1)
             put(torch.bmm(weights, seen[:, heads.kv :].transpose(0, 1)), out[here], heads)
@@ -265,7 +258,7 @@ class ShortAttention(torch.autograd.Function):
             raw = torch.bmm(asked, seen[:, heads.kv :].permute(1, 2, 0))
             raw = torch._softmax_backward_data(raw, weights, -1, weights.dtype).mul_(heads.scale)
             put(torch.bmm(raw, seen[:, : heads.kv].transpose(0, 1)), back[here, : heads.heads * heads.d], heads)
-            to_k = torch.bmm(raw.transpose(1, 2), q).transpose(0, 1)
+            to_k = torch.bmm(raw.transpose(1, 2), grouped(q, heads)).transpose(0, 1)
             if prefixed:
                 first[:, : heads.kv] += to_k[: rows.shared]
                 first[:, heads.kv :] += to_v[: rows.shared]

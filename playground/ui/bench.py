@@ -17,6 +17,7 @@ from playground.data.split import BY_CHANCE, SplitBy
 from playground.errors import InputError
 from playground.services import Services
 from playground.ui import html, verdict_form, verdict_shown
+from playground.ui.form import lines_of
 from playground.ui.html import FAILURES, card
 from playground.ui.runs import PICK_JS
 from playground.ui.sidebar import require
@@ -170,7 +171,7 @@ def score(
         place.file,
         [one.id for one in services.bench.versions(place.file, visitor.owner)],
         [int(count) for count in counts or ()],
-        list(verdict_form.lines_of(checks)),
+        list(lines_of(checks)),
         owner=visitor.owner,
         rows=services.bench.rows(place.file, visitor.owner, place.mapping, place.seed, place.test, place.by),
         mapping=place.mapping,

@@ -17,6 +17,7 @@ import pandas as pd
 from gradio.blocks import Block
 from gradio.events import Dependency
 
+from playground.data.advice import bad_rows
 from playground.data.check import EXTENSIONS
 from playground.errors import InputError, PlaygroundError
 from playground.services import Services
@@ -254,7 +255,7 @@ def _found(
         advice = services.data.advice(checked, tokens)
     except PlaygroundError as error:
         return _unreadable(services, visitor, tab, source, error)
-    bad, _ = rows.split_report(checked, tokens)
+    bad = bad_rows(checked, tokens)
     source = replace(
         source,
         mapping=dict(checked.mapping) or None,

@@ -92,8 +92,9 @@ def _share(name: str, whole: float, label: str, info: str) -> Field:
     )
 
 
-def _lines(value: str | None) -> tuple[str, ...]:
-    return tuple(line.strip() for line in (value or "").splitlines() if line.strip())
+def lines_of(text: str | None) -> tuple[str, ...]:
+    """What is written one a line."""
+    return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
 _HINT = "Tokens drawn by chance, or a text such as your best prompt"
@@ -113,7 +114,7 @@ _FIELDS = (
     Field("init_text", "option", _INIT_TEXT),
     Field("placement", "option", _PLACEMENT, lambda placement: placement or PLACEMENTS[0]),
     Field("objective", "aim", partial(Dropdown, aims_of("sft"), label="What it learns", visible=False)),
-    Field("rewards", "aim", partial(_REWARDS, placeholder=_KINDS), "\n".join, _lines),
+    Field("rewards", "aim", partial(_REWARDS, placeholder=_KINDS), "\n".join, lines_of),
     Field("steps", "size", _number("Steps", "One step reads one batch.", minimum=1)),
     Field("lr", "size", _LR),
     Field("rank", "size", _number("Rank", "", maximum=256), lambda rank: rank or 0),

@@ -13,7 +13,8 @@ import gradio as gr
 import pandas as pd
 from markupsafe import Markup
 
-from playground.data.example import BadRow, Checked, RowWarning
+from playground.data.advice import bad_rows, kept_warnings
+from playground.data.example import Checked
 from playground.data.render import TokenPreview
 from playground.data.split import BY_CHANCE, SplitBy
 from playground.data.token_counts import TokenReport
@@ -171,19 +172,11 @@ KINDS = {
 }
 
 
-def split_report(checked: Checked, tokens: TokenReport | None) -> tuple[list[BadRow], list[RowWarning]]:
-    """(bad rows, rows with a warning), in the file's order; a bad row has no warning as well."""
-    bad = sorted((*checked.bad, *(tokens.bad if tokens else ())), key=lambda row: row.row)
-    numbers = {row.row for row in bad}
-    warnings = (*checked.warnings, *(tokens.warnings if tokens else ()))
-    return bad, sorted((row for row in warnings if row.row not in numbers), key=lambda row: row.row)
-
-
 def show_report(
     tab: Card, checked: Checked, tokens: TokenReport | None, left_out: Sequence[str]
 ) -> tuple[Drawn, Updates]:
     """The fold of rows, and which kinds are left out; the downloads are emptied, they belong to another file."""
-    bad, warnings = split_report(checked, tokens)
+    bad, warnings = bad_rows(checked, tokens), kept_warnings(checked, tokens)
     counts = Counter(row.kind for row in warnings if row.kind in KINDS)
     kinds = [(f"{plural(count, 'row')} that {KINDS[kind][count > 1]}", kind) for kind, count in counts.items()]
     label = f"The {plural(len(bad), 'row')} that cannot be used" if bad else words.BAD_NONE
@@ -303,7 +296,7 @@ def _rows_to_edit(services: Services, visitor: Visitor, which: str, source: Sour
         return list(range(1, PAGE + 1))  # nothing can be used yet: the file's first rows are what there is to mend
     if which == ALL:
         return list(range(1, checked.rows + 1))
-    return [row.row for row in split_report(checked, tokens)[0]]
+    return [row.row for row in bad_rows(checked, tokens)]
 
 
 def edited(services: Services, visitor: Visitor, source: Source, frame: pd.DataFrame) -> Source | None:

@@ -22,7 +22,7 @@ from playground.ui.blind import LabelView, VoteView
 from playground.ui.runs import PICK_JS
 from playground.ui.verdict_form import Kept
 from playground.ui.verdict_shown import FORMATS
-from playground.ui.wiring import CheckboxGroup, Dropdown, Event, Events, Radio, hidden_slot, listen, unasked
+from playground.ui.wiring import PICKED, CheckboxGroup, Dropdown, Event, Events, Radio, hidden_slot, listen, unasked
 
 if TYPE_CHECKING:
     from playground.ui.compare import CompareTab
@@ -245,7 +245,7 @@ def _wire_shown(services: Services, tab: VerdictTab) -> None:
     """What can be done with the verdict that is shown."""
     on = partial(listen, services, tab, failure=tab.shown_error)
     on(tab.stop.click, verdict_shown.stop)
-    on(tab.listing.pick, verdict_shown.follow, tab.shown)
+    on(tab.listing.pick, verdict_shown.shown, tab.shown, followed=PICKED)
     on(tab.fault.input, verdict_shown.filtered, tab.body)
     extended = on(tab.extend.click, verdict_shown.extend, tab.followed)
     listen(services, tab, extended.then, verdict_shown.shown, tab.shown, failure=tab.shown_error)

@@ -22,6 +22,7 @@ from playground.models.adapters import AdapterRow
 from playground.services import Services
 from playground.ui import html, side, words
 from playground.ui.asking import CheckValues, Comparison, Setups
+from playground.ui.form import lines_of
 from playground.ui.html import card, plural
 from playground.ui.rows import Source
 from playground.ui.sidebar import ready, require
@@ -445,11 +446,6 @@ def start(
         )
     )
     return {tab.followed: made, tab.fold: gr.update(open=False)}
-
-
-def lines_of(text: str | None) -> tuple[str, ...]:
-    """What is written one a line."""
-    return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
 def carry(

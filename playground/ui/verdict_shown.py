@@ -69,6 +69,7 @@ def controls(tab: VerdictTab, view: VerdictView | None, made: str) -> Drawn:
 
 
 def shown(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: str, fault: str) -> Drawn:
+    """followed: also a text that the page made up; it is looked up among the visitor's own."""
     views = services.verdicts.views(visitor.owner)
     view = pick(views, followed)
     made = body(services, visitor, view, fault) if view is not None and not view.live else ""
@@ -90,11 +91,6 @@ def extend(services: Services, visitor: Visitor, tab: VerdictTab, *, followed: s
     """The next rows, up to the maximum that was stated."""
     request = services.verdicts.extension(_followed(services, visitor, followed).id, owner=visitor.owner)
     return {tab.followed: services.verdicts.start(request)}
-
-
-def follow(services: Services, visitor: Visitor, tab: VerdictTab, *, picked: str, fault: str) -> Drawn:
-    """A row of the list was pressed; the id is looked up among the visitor's own."""
-    return shown(services, visitor, tab, followed=picked, fault=fault)
 
 
 def opened(services: Services, visitor: Visitor, tab: VerdictTab, *, tabs: gr.Tabs, asked: str) -> Drawn:

@@ -311,7 +311,7 @@ def test_a_link_opens_only_ones_own(judged, call, tab):
     assert "no such verdict of yours" in theirs[tab.shown_error]["value"]
     assert theirs[tab.body]["visible"] is False
     assert tabs not in call(verdict_shown.opened, tab, tabs=tabs, asked="")
-    assert verdict_shown.follow(judged, STRANGER, tab, picked=ID, fault="")[tab.followed] == ""
+    assert verdict_shown.shown(judged, STRANGER, tab, followed=ID, fault="")[tab.followed] == ""
 
 
 def test_ids_of_another_do_nothing(judged, tab):
