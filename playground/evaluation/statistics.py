@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -61,6 +62,11 @@ class Measured:
     @property
     def numbers(self) -> tuple[int, ...]:
         return self.examples or tuple(range(len(self.values)))
+
+    @cached_property
+    def by_example(self) -> dict[int, float | None]:
+        """Example number -> its value."""
+        return dict(zip(self.numbers, self.values, strict=True))
 
 
 def tally_of(values: Sequence[float] | np.ndarray) -> Tally:

@@ -109,10 +109,11 @@ class Answering:
                 raise InputError(f"{card.name} cannot be a side: {unusable[card.id]}.")
         return found
 
-    def replies(self, request: VerdictRequest) -> int:
-        """How many replies it takes. Raises InputError or NotFoundError for what cannot be asked."""
+    def replies(self, request: VerdictRequest, measured: Collection[int] = ()) -> int:
+        """How many replies it takes. measured: rows that are not asked again. Raises InputError or NotFoundError for
+        what cannot be asked."""
         self.batches.refuse_too_long(request.max_tokens)
-        rows = len(self.examples(request))
+        rows = sum(one.row not in measured for one in self.examples(request))
         self.cards(request)
         for side in request.sides:
             self._read(side, request)
@@ -340,11 +341,12 @@ class Measuring:
         self._answering, self._forgetting, self._files, self._marking = answering, forgetting, files, marking
 
     def run(self, work: Work, request: VerdictRequest, job: Job) -> None:
-        """Ask all of it, then the judges that say what is right. Raises CancelledError when it is stopped; what was
-        measured by then stays in ``work``."""
+        """Ask all of it but rows that are answered, then the judges that say what is right. Raises CancelledError when
+        it is stopped; what was measured by then stays in ``work``."""
         work.began_s = time.monotonic()
-        asker, judged = self._answering, request.purpose == VERDICT
-        asking = Asking(request, asker.prepare(request), f"verdict {request.owner}", work.failed)
+        asker, judged, before = self._answering, request.purpose == VERDICT, {row for row, _ in work.answers}
+        items = [item for item in asker.prepare(request) if item.example.row not in before]
+        asking = Asking(request, items, f"verdict {request.owner}", work.failed)
         self._follow(work, job, "answers_s", asker.answers(asking))
         if judges := judges_in(request.right):
             self._follow(work, job, "judging_s", self._marking(judges, list(work.answers.values()), request.owner))

@@ -129,10 +129,11 @@ class VerdictFiles:
             with (self.folder(id) / "answers.jsonl").open("a", encoding="utf-8") as file:
                 file.write(lines)
 
-    def answers(self, id: str) -> list[Answered]:
-        """What ``keep`` wrote down, of one that it wrote again the last; a line that was cut off ends them."""
-        kept = answers_of(self._lines(id, "answers.jsonl")).values()
-        return list({(answer.example, answer.side): answer for one in kept for answer in one}.values())
+    def answers(self, id: str) -> dict[tuple[int, str], Answered]:
+        """All that was answered so far, by example and side: the rows file, then what ``keep`` wrote down, of an answer
+        that it wrote again the last; a line that was cut off ends them."""
+        lines = (*self.rows(id), *self._lines(id, "answers.jsonl"))
+        return {(row["example"], row["side"]): answer_of(row) for row in lines}
 
     def save(self, id: str, record: dict[str, Any], rows: Iterable[dict[str, Any]], known: Sequence[str]) -> None:
         """Raises OSError."""
@@ -190,14 +191,8 @@ def _current(record: dict[str, Any]) -> dict[str, Any]:
     """A record of an earlier version, with the kinds of sides as they are called now."""
     renamed = {"tuned": "fine-tune", "tuned+documents": "fine-tune+documents"}
     sides = [{**side, "kind": renamed.get(side["kind"], side["kind"])} for side in record["sides"]]
-    empty: dict[str, Any] = {
-        "ladder": [],
-        "guards": [],
-        "right": "",
-        "right_words": "",
-        "left_out": [],
-        "planned_rows": None,
-    }
+    empty: dict[str, Any] = {name: [] for name in ("ladder", "guards", "left_out")}
+    empty |= {"right": "", "right_words": "", "planned_rows": None}
     return {**empty, **record, "sides": sides} if record["schema"] < RECORD_SCHEMA else record
 
 
@@ -207,9 +202,7 @@ REST = ("stamp", "question", "passages", "repeats", "prompt_tokens", "completion
 
 def row_of(answer: Answered, measured: Mapping[str, Measured]) -> dict[str, Any]:
     """One answer as a line of the rows file: the public part first, then what it takes to judge it again."""
-    of_row = {
-        name: dict(zip(one.numbers, one.values, strict=True)).get(answer.example) for name, one in measured.items()
-    }
+    of_row = {name: one.by_example.get(answer.example) for name, one in measured.items()}
     values = {name: value for name, value in of_row.items() if value is not None}
     row = {name: getattr(answer, name) for name in SHOWN} | {"metrics": values}
     row |= {name: getattr(answer, name) for name in REST}
@@ -217,15 +210,11 @@ def row_of(answer: Answered, measured: Mapping[str, Measured]) -> dict[str, Any]
     return row | {"passages": list(answer.passages), "repeats": list(answer.repeats), "finish_reason": answer.finish}
 
 
-def answers_of(rows: Sequence[dict[str, Any]]) -> dict[str, list[Answered]]:
-    """Side -> its answers, as ``row_of`` wrote them."""
-    found: dict[str, list[Answered]] = {}
-    for row in rows:
-        values = {name: row[name] for name in row if name not in ("metrics", "finish_reason")}
-        lists = {name: tuple(row[name]) for name in ("passages", "repeats")}
-        answer = Answered(**{**values, **lists, "finish": row.get("finish_reason", "")})
-        found.setdefault(answer.side, []).append(answer)
-    return found
+def answer_of(row: Mapping[str, Any]) -> Answered:
+    """An answer as ``row_of`` wrote it."""
+    values = {name: value for name, value in row.items() if name not in ("metrics", "finish_reason")}
+    lists = {name: tuple(row[name]) for name in ("passages", "repeats")}
+    return Answered(**values | lists | {"finish": row.get("finish_reason", "")})
 
 
 Said = Literal["a", "b", "tie", "skip"]
@@ -308,6 +297,10 @@ class LineFiles(Generic[Line]):
         except (OSError, ValueError):
             return []
         return [found for line in lines if (found := self._read(line)) is not None]
+
+    def of(self, id: str, owner: str) -> list[Line]:
+        """One owner's, as ``read``."""
+        return [one for one in self.read(id) if one.owner == owner]
 
     def add(self, id: str, make: Callable[[list[Line]], Line | None]) -> None:
         """Append what ``make`` says to the entries there are; None = nothing. Raises PlaygroundError."""

@@ -156,9 +156,8 @@ class JudgingService:
 
     def _places(self, id: str, owner: str, poll: Poll) -> list[Place]:
         """What to judge: first what the person voted on, then the rest, an example's pairs one after another."""
-        mine = (one for one in self._voting.files.read(id) if one.owner == owner and one.winner != "skip")
-        known = set(poll.places)
-        voted = dict.fromkeys(one.place for one in mine if one.place in known)
+        mine, known = self._voting.files.of(id, owner), set(poll.places)
+        voted = dict.fromkeys(one.place for one in mine if one.winner != "skip" and one.place in known)
         return [*voted, *sorted((place for place in poll.places if place not in voted), key=lambda place: place[0])]
 
 

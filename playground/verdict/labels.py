@@ -41,7 +41,7 @@ class Labelling:
 
     def next(self, id: str, owner: str = LOCAL) -> Sheet | None:
         """What to label now; None when everything was. Raises NotFoundError, InputError with nothing to label."""
-        rows, mine = self._rows(id, owner), self._mine(id, owner)
+        rows, mine = self._rows(id, owner), self.files.of(id, owner)
         done = {one.place for one in mine}
         row = next((row for place, row in rows.items() if place not in done), None)
         return Sheet(len(mine), row["question"], row["reply"].strip(), row["reference"]) if row is not None else None
@@ -66,22 +66,19 @@ class Labelling:
 
     def count(self, id: str, owner: str = LOCAL) -> Count:
         """Raises NotFoundError, and InputError with nothing to label."""
-        rows, mine = self._rows(id, owner), self._mine(id, owner)
+        rows, mine = self._rows(id, owner), self.files.of(id, owner)
         right, wrong, unsure = (sum(one.label == label for one in mine) for label in LABELS)
         return Count(right, wrong, unsure, len(rows.keys() - {one.place for one in mine}))
 
     def labelled(self, id: str, owner: str = LOCAL) -> dict[tuple[int, str], Mapping[str, Any]]:
         """The rows of which this person said whether they are right, by place. Raises NotFoundError, InputError."""
         rows = self._rows(id, owner)
-        return {one.place: rows[one.place] for one in self._mine(id, owner) if one.is_said and one.place in rows}
+        return {one.place: rows[one.place] for one in self.files.of(id, owner) if one.is_said and one.place in rows}
 
     def trust(self, id: str, judge: str, owner: str = LOCAL) -> Trust:
         """How far a judge goes with this person on the examples of a verdict. Raises NotFoundError, InputError."""
         record = self._verdicts.show(id, owner).record or {}
         return self._verdicts.judges.trust(self._verdicts.files, judge, owner, str(record.get("file", "")))
-
-    def _mine(self, id: str, owner: str) -> list[Label]:
-        return [one for one in self.files.read(id) if one.owner == owner]
 
     def _rows(self, id: str, owner: str) -> dict[tuple[int, str], dict[str, Any]]:
         """What can be labelled, in this owner's order: one reply of each example, drawn, then the next; of sides that

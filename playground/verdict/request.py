@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from playground.library.card import AdapterCard, read_run, united
 from playground.library.files import sha256_of
 from playground.models.bases import BaseService
 from playground.training.spec import RunSettings, settings_of
-from playground.verdict.files import BENCH, VERDICT, answers_of, row_of
+from playground.verdict.files import BENCH, VERDICT, answer_of, row_of
 from playground.workspace.examples import DataService
 
 SIDES_MAX = 12
@@ -248,7 +249,10 @@ class RecordMaker:
                 other = said | {name: draw[name] for name in ("model", "adapter_sha256")}
                 drawn = (one["side"], one["drawn"])
                 sides.append(SideFacts(draw["side"], one["kind"], one["training_s"], other, *drawn, **beside))
-        judged = self._judged(request, answers_of(kept.rows), sides, _checks(request, kept.known), facts)
+        answers = defaultdict[str, list[Answered]](list)
+        for row in kept.rows:
+            answers[row["side"]].append(answer_of(row))
+        judged = self._judged(request, answers, sides, _checks(request, kept.known), facts)
         others = {name: record[name] for name in record if name not in judged.record}
         return kept._replace(record=judged.record | others)
 

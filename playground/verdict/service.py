@@ -18,7 +18,6 @@ from playground.evaluation.checks import parse_checks
 from playground.evaluation.comparison import Questions
 from playground.evaluation.cost import Prices
 from playground.evaluation.criterion import judges_in
-from playground.evaluation.verdict import Answered
 from playground.jobs import Job, Jobs, sentence
 from playground.models.adapters import AdapterService
 from playground.models.bases import BaseService
@@ -26,17 +25,7 @@ from playground.settings import Settings
 from playground.training import processes
 from playground.verdict.answers import Answering, Measuring, Work
 from playground.verdict.bench import tried_for
-from playground.verdict.files import (
-    DONE,
-    FAILED,
-    LIVE,
-    MEASURING,
-    STOPPED,
-    VERDICT,
-    State,
-    VerdictFiles,
-    answers_of,
-)
+from playground.verdict.files import DONE, FAILED, LIVE, MEASURING, STOPPED, VERDICT, State, VerdictFiles
 from playground.verdict.judges import Judges, Trust
 from playground.verdict.losses import ForgettingService
 from playground.verdict.request import Kept, RecordMaker, SoFar, VerdictRequest, file_sha256, request_from
@@ -136,33 +125,27 @@ class VerdictService:
                 f"{state.name} stated no maximum of rows, so looking again would not hold its 5 % of error. "
                 "Measure a new verdict on new rows, and state a maximum this time."
             )
+        limit = min(rows or before.maximum, before.maximum)
         if (base := self._bases.resolve()).id != record["base"]:
             raise InputError(
                 f"{state.name} was measured on {record['base']}; the base is now {base.id}. Choose that one."
             )
         before = replace(before, file=file or before.file)
         measured = {one["example"]: one["reference"] for one in self.files.rows(id)}
-        there = self._answering.examples(replace(before, rows=None, limit=before.maximum))
+        there = self._answering.examples(replace(before, limit=before.maximum))
         now = {one.row: one.completion for one in there}
         if changed := [row for row, said in measured.items() if now.get(row) != said]:
             raise InputError(
                 f"Row {changed[0]} of {before.file.name} is no longer what was measured. New rows go to the end of the "
                 "file; measure a new verdict on a file that has changed."
             )
-        new = [one.row for one in there[: rows or before.maximum] if one.row not in measured]
-        if not new:
+        if all(one.row in measured for one in there[:limit]):
             raise InputError(
                 f"All {len(measured)} rows that {state.name} may look at are measured: its maximum is "
-                f"{before.maximum}, the file has {len(there)}, and {rows or 'all'} are asked for."
+                f"{before.maximum}, there are {len(there)}, and {rows or 'all'} are asked for."
             )
         looked = (record["ladder"] or [{"n": record["examples"]}])[0]["n"]
-        return replace(
-            before,
-            rows=tuple(sorted({*measured, *new})),
-            limit=None,
-            looks=tuple(sorted({*before.looks, looked})),
-            extends=id,
-        )
+        return replace(before, limit=limit, looks=tuple(sorted({*before.looks, looked})), extends=id)
 
     def views(self, owner: str = LOCAL, purpose: str | None = VERDICT) -> list[VerdictView]:
         """The person's verdicts, newest first. purpose: those measured for it, None = for any."""
@@ -233,7 +216,7 @@ class VerdictService:
             request = replace(request, max_tokens=self._answering.reply_limit(request))
         parse_checks(request.checks, files=not self._settings.shared)
         work, asked = self._before(request)
-        replies = self._answering.replies(asked)
+        replies = self._answering.replies(asked, {row for row, _ in work.answers})
         self._records.criterion(request)  # before hours of measuring, not after
         work.judges = self._judged_by(request)
         replies += replies // request.replies_each * len(work.judges)
@@ -264,19 +247,9 @@ class VerdictService:
         found = []
         for name in judges_in(request.right):
             trust = self.trusted(name, request.file.name, request.owner)
-            agreed = trust.agreed
-            found.append(
-                {
-                    "judge": name,
-                    "key": self.judges.get(name, request.owner).key,
-                    "kappa": agreed.kappa,
-                    "low": agreed.low,
-                    "labels": agreed.n,
-                    "labels_right": agreed.right,
-                    "files": list(trust.files),
-                    "words": trust.words,
-                }
-            )
+            key, agreed = self.judges.get(name, request.owner).key, trust.agreed
+            said = {"kappa": agreed.kappa, "low": agreed.low, "labels": agreed.n, "labels_right": agreed.right}
+            found.append({"judge": name, "key": key, **said, "files": list(trust.files), "words": trust.words})
         if request.extends:
             before = {one["judge"]: one["key"] for one in (self.files.record(request.extends) or {}).get("judges", ())}
             if changed := [one["judge"] for one in found if before.get(one["judge"]) != one["key"]]:
@@ -287,21 +260,14 @@ class VerdictService:
         return found
 
     def _before(self, request: VerdictRequest) -> tuple[Work, VerdictRequest]:
-        """(what is measured already, what is to be asked): of an extension only the rows that are new."""
+        """(what is measured already, what is to be asked): of an extension what rows answer, and that alone."""
         if not (id := request.extends):
             return Work(State("", request.owner, request.name, 0.0)), request
         record, work = self.files.record(id) or {}, Work(self._own(id, request.owner))
-        work.answers = self._answers(id)
+        work.answers = self.files.answers(id)
         work.forgotten, work.refusals = record.get("forgetting", {}), record.get("refusals", {})
         work.failed = dict(record.get("failed", {}))
-        measured = {row for row, _ in work.answers}
-        rows = tuple(row for row in request.rows or () if row not in measured)
-        return work, replace(request, rows=rows, forgetting=False, refusals=False)
-
-    def _answers(self, id: str) -> dict[tuple[int, str], Answered]:
-        """All that was answered so far, by example and side."""
-        kept = [answer for said in answers_of(self.files.rows(id)).values() for answer in said]
-        return {(answer.example, answer.side): answer for answer in (*kept, *self.files.answers(id))}
+        return work, replace(request, forgetting=False, refusals=False)
 
     def _used(self, request: VerdictRequest, id: str) -> set[int]:
         """Rows of the request's file that earlier verdicts of the same person measured."""
@@ -364,7 +330,7 @@ class VerdictService:
             if now is None or now.state not in LIVE:  # removed, or found by another thread
                 return now or state
             work = Work(now)
-            work.answers = self._answers(state.id)
+            work.answers = self.files.answers(state.id)
             with contextlib.suppress(PlaygroundError, KeyError, TypeError):
                 request = request_from(self.files.request(state.id))
                 with contextlib.suppress(PlaygroundError):  # its labels or its judge are gone
@@ -386,7 +352,7 @@ class VerdictService:
         now = job.progress
         message = now.waiting or now.phase or "Waiting for its turn"
         view = replace(view, done=now.done, of=now.of, message=message, seconds_left=job.seconds_left)
-        if state.purpose != VERDICT or not (answers := self._answers(state.id)):
+        if state.purpose != VERDICT or not (answers := self.files.answers(state.id)):
             return view
         with contextlib.suppress(PlaygroundError):
             request = request_from(self.files.request(state.id))

@@ -97,7 +97,7 @@ class Voting:
 
     def count(self, id: str, owner: str = LOCAL) -> tuple[int, int]:
         """(own votes, ballots that can still be asked). Raises NotFoundError."""
-        poll, mine = self.poll(id, owner), [one for one in self.files.read(id) if one.owner == owner]
+        poll, mine = self.poll(id, owner), self.files.of(id, owner)
         return len(as_votes(mine)), len(set(poll.places) - {one.place for one in mine})
 
     def reveal(self, id: str, owner: str = LOCAL) -> Revealed:

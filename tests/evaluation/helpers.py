@@ -145,10 +145,7 @@ def verdict(
         "device": {"device": "cpu", "dtype": "float32", "rows": 16},
     }
     values = {
-        (name, number): {
-            metric: dict(zip(found.numbers, found.values, strict=True)).get(number)
-            for metric, found in judged.measured[name].items()
-        }
+        (name, number): {metric: found.by_example.get(number) for metric, found in judged.measured[name].items()}
         for name in answers
         for number in range(1, examples + 1)
     }

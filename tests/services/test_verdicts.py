@@ -24,7 +24,7 @@ from playground.evaluation.verdict import Answered
 from playground.jobs import Jobs
 from playground.services import Services, build_services
 from playground.verdict.answers import Answering, Asking, Item, Measuring, Progress, Work
-from playground.verdict.files import VerdictFiles, answers_of
+from playground.verdict.files import VerdictFiles, answer_of
 from playground.verdict.losses import Recalling
 from playground.verdict.request import RecordMaker, VerdictRequest, request_from, undertrained
 from playground.verdict.service import VerdictService
@@ -57,7 +57,7 @@ def test_every_side_answers_every_row_and_the_figures_come_from_the_rows(service
     assert 3 < figures["cached_tokens_mean"] < figures["prompt_tokens_mean"]
     assert {pair["metric"] for pair in record["pairs"]} >= {CHECK, "rouge_l", "loss"}
     assert services.manager.leases() == []
-    again = metrics_for(answers_of(rows)["Base"], [])
+    again = metrics_for([answer_of(row) for row in rows if row["side"] == "Base"], [])
     assert again["rouge_l"].pooled == pytest.approx(record["sides"][0]["metrics"]["rouge_l"]["value"])
     json.dumps(record, allow_nan=False)
 
@@ -135,7 +135,7 @@ def test_a_fault_while_it_repeats_or_scores_keeps_what_is_known_of_all_sides(ser
 def test_what_an_app_had_measured_when_it_was_killed_is_kept(services, asked, settings):
     files = services.verdicts.files
     view = last(services.verdicts.run(replace(asked, limit=6, losses=False)))
-    answers = [answer for one in answers_of(files.rows(view.id)).values() for answer in one]
+    answers = [answer_of(row) for row in files.rows(view.id)]
     odd = [replace(answer, reply=answer.reply + "\u2028\x85end") for answer in answers]
     killed = files.new("local", "killed", files.request(view.id), 1.7e9)
     files.put(replace(killed, state="MEASURING", pid=999_999_999))
@@ -228,7 +228,9 @@ def test_forgetting_goes_on_without_an_adapter_that_fails(tmp_path):
             yield Recalling(1, 1, "", tuple(Forgetting(1.0, 1.1, 10, 5, 4, 10, 0.1, "") for _ in cards))
 
     cards = [SimpleNamespace(id="good"), SimpleNamespace(id="bad")]
-    items = tuple(Item(None, side, card, "p", (), ()) for side, card in zip((A, B), cards, strict=True))
+    items = tuple(
+        Item(SimpleNamespace(row=1), side, card, "p", (), ()) for side, card in zip((A, B), cards, strict=True)
+    )
     work = measured(tmp_path, FakeAnswering("", items), Fails())
     assert list(work.forgotten) == ["A"]
     assert len(work.answers) == 4
@@ -287,9 +289,7 @@ def test_a_verdict_is_extended_by_rows_that_were_not_measured_and_the_look_is_co
     first = last(services.verdicts.run(replace(asked, limit=4, maximum=10)))
     assert (first.record["look"], first.record["examples"], first.record["maximum"]) == (1, 4, 10)
     assert first.record["facts"]["used_before"] == 0
-    more = services.verdicts.extension(first.id, 7)
-    assert services.verdicts.files.rows(first.id)[0]["example"] in more.rows
-    again = last(services.verdicts.run(more))
+    again = last(services.verdicts.run(services.verdicts.extension(first.id, 7)))
     assert (again.id, again.record["look"], again.record["examples"]) == (first.id, 2, 7)
     assert 0 < first.record["alpha"] < again.record["alpha"] < 0.05, "a look spends its share of the 5 %"
     rows = services.verdicts.rows(first.id)
@@ -307,6 +307,17 @@ def test_a_verdict_is_extended_by_rows_that_were_not_measured_and_the_look_is_co
     assert alone.record["facts"]["used_before"] == 3
     said = {one["name"]: one["sentence"] for one in alone.record["guards"]}
     assert said["rows-used-before"].startswith("3 of these rows were used by an earlier")
+
+
+def test_a_verdict_on_a_part_of_a_file_is_extended_by_rows_of_that_part_and_with_the_same_shots(services, asked):
+    sides = (asked.sides[0], Side("base", "", 2, asked.file, "Shown"))
+    part = replace(asked, sides=sides, rows=(2, 5, 7, 9, 11), limit=2, maximum=4, losses=False)
+    look = last(services.verdicts.run(part))
+    for n in (3, 4):
+        look = last(services.verdicts.run(services.verdicts.extension(look.id, n)))
+    rows = services.verdicts.rows(look.id)
+    assert {row["example"] for row in rows} == {2, 5, 7, 9}
+    assert len({row["prompt"].rpartition(row["question"])[0] for row in rows if row["side"] == "Shown"}) == 1
 
 
 def test_rows_that_a_side_may_know_are_counted_by_how_it_may_know_them(services, asked, make_lora, tmp_path):
