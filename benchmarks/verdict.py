@@ -34,9 +34,8 @@ import torch
 
 from playground.chat.compare import Side
 from playground.evaluation.comparison import Questions
-from playground.evaluation.decision import Terms
+from playground.evaluation.decision import GUARDS, Terms
 from playground.report.format import figure, interval
-from playground.report.sections import GUARDS
 from playground.runs.service import TrainRequest
 from playground.services import Services, build_services
 from playground.settings import Settings

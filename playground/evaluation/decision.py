@@ -67,6 +67,21 @@ WORDS = {
     "not-enough-evidence": "Not enough evidence",
 }
 """Each choice as a person reads it."""
+GUARDS = {
+    "leakage": "Trained on",
+    "unknown-training": "Unknown",
+    "cut-off": "Cut off",
+    "weak-base": "This base only",
+    "rows-used-before": "Used before",
+    "form-only": "Form only",
+    "judge": "A model judged",
+    "limit": "Left out",
+    "undertrained": "Trained too little",
+    "timing": "Not timed well enough",
+    "forgetting": "Forgetting unknown",
+    "budget": "Cost unknown",
+}
+"""What each guard of an answer is called in a few words."""
 NONE, UNSURE = "none-good-enough", "not-enough-evidence"
 MOST_LEAKED, MOST_CUT_OFF, HALF = 0.05, 0.05, 0.5
 DISCORDANCE = 0.2
@@ -151,22 +166,9 @@ class Standing:
 
 @dataclass(frozen=True)
 class Guard:
-    """Something that stops, or qualifies, the answer for some sides. sides: () = for all."""
+    """Something that stops, or qualifies, the answer for some sides. name: one of ``GUARDS``. sides: () = for all."""
 
-    name: Literal[
-        "leakage",
-        "cut-off",
-        "weak-base",
-        "rows-used-before",
-        "unknown-training",
-        "form-only",
-        "judge",
-        "limit",
-        "undertrained",
-        "timing",
-        "forgetting",
-        "budget",
-    ]
+    name: str
     sentence: str
     sides: tuple[str, ...] = ()
 
@@ -317,29 +319,20 @@ def _judged(tested: Sequence[Candidate], terms: Terms, alpha: float) -> list[Sta
 def _guards(tested: Sequence[Candidate], *, aside: bool = False) -> list[Guard]:
     """aside: only those that set a side aside."""
     tuned = [one for one in tested if one.rung in TUNED]
-    found = [
-        Guard(
-            "leakage",
-            f"{one.name} may have been trained on {one.leaked:.0%} of these rows"
-            f"{f': {one.leaks}' if one.leaks else ''}. Judge it by rows it has not seen.",
-            (one.name,),
-        )
-        for one in tuned
-        if one.leaked is not None and one.leaked > MOST_LEAKED
-    ]
+    found = []
+    for one in tuned:
+        if one.leaked is not None and one.leaked > MOST_LEAKED:
+            how = f": {one.leaks}" * bool(one.leaks)
+            text = f"{one.name} may have been trained on {one.leaked:.0%} of these rows{how}."
+            found.append(Guard("leakage", f"{text} Judge it by rows it has not seen.", (one.name,)))
     unknown = tuple(one.name for one in tuned if one.leaked is None)
     if unknown and not aside:
         text = f"What {', '.join(unknown)} was trained on is unknown, so these rows may be among it."
         found.append(Guard("unknown-training", text, unknown))
-    found += [
-        Guard(
-            "cut-off",
-            f"{one.cut_off:.0%} of the replies of {one.name} were cut off by the token limit. Raise it.",
-            (one.name,),
-        )
-        for one in tested
-        if one.cut_off > MOST_CUT_OFF
-    ]
+    for one in tested:
+        if one.cut_off > MOST_CUT_OFF:
+            text = f"{one.cut_off:.0%} of the replies of {one.name} were cut off by the token limit. Raise it."
+            found.append(Guard("cut-off", text, (one.name,)))
     untuned = [one for one in tested if one.rung not in TUNED and len(one.passed)]
     if not aside and untuned and all(one.passed.mean() < HALF for one in untuned):
         text = "No untuned side is right in half of the rows: this holds for this base only. "
@@ -430,8 +423,8 @@ def rows_for_equality(terms: Terms) -> int:
 
 
 def power_words(rows: int, terms: Terms, rungs: int) -> str:
-    """What so many rows can show of so many rungs, in words, before anything is measured."""
-    needed, planned = least_passes(rows, terms, rungs), planned_rows(terms, rungs)
+    """What so many rows can show of so many rungs by a first look, in words, before anything is measured."""
+    needed, planned = least_passes(rows, terms, rungs, level(rows, terms)), planned_rows(terms, rungs)
     can = f"a side is shown good enough from {needed} right replies of {rows} on" if needed is not None else ""
     can = can or _too_few(rows, terms)
     return f"With {rungs} rung{'s' * (rungs != 1)} of the ladder, {can}. {_plan(planned)}"

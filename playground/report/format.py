@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from playground.evaluation.checks import WORST, is_check
+from playground.evaluation.comparison import money
 from playground.evaluation.criterion import FIELD
 from playground.evaluation.decision import TUNED
 from playground.evaluation.inferred_checks import LIKE_REFERENCES
@@ -158,10 +159,8 @@ def scale_of(record: Record, metric: str) -> tuple[float, float]:
 
 
 def amount(value: float | None, currency: str) -> str:
-    """Money: two digits that say something where it is little."""
-    if value is None:
-        return "–"
-    return f"{value:,.2f} {currency}" if value >= 0.01 or value == 0 else f"{value:.2g} {currency}"
+    """As ``money``, where it is known."""
+    return "–" if value is None else money(value, currency)
 
 
 def seconds(value: float | None) -> str:

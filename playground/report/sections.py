@@ -12,7 +12,7 @@ from typing import Any
 from playground.evaluation.comparison import link, overlap_words, p_words
 from playground.evaluation.cost import CHANGES_A_YEAR, Prices, break_even, is_training_known
 from playground.evaluation.criterion import FIELD
-from playground.evaluation.decision import LADDER, WORDS
+from playground.evaluation.decision import GUARDS, LADDER, WORDS
 from playground.evaluation.verdict import TIMED, VOLUME
 from playground.report import format as shown
 from playground.report.charts import Line, curves, line_and_dot, radar, tag
@@ -31,21 +31,6 @@ TIMINGS = {
 IN_TABLE = ("prompt_tokens", "seconds")
 """Beside the main metric, what the first table holds; the ids of these figures are there."""
 MOST_AXES = 12
-GUARDS = {
-    "leakage": "Trained on",
-    "unknown-training": "Unknown",
-    "cut-off": "Cut off",
-    "weak-base": "This base only",
-    "rows-used-before": "Used before",
-    "form-only": "Form only",
-    "judge": "A model judged",
-    "limit": "Left out",
-    "undertrained": "Trained too little",
-    "timing": "Not timed well enough",
-    "forgetting": "Forgetting unknown",
-    "budget": "Cost unknown",
-}
-"""What each guard of an answer is called in a few words."""
 COSTS = {
     "requests": "Requests",
     "training": "Training",

@@ -131,6 +131,14 @@ def test_looks_spend_what_they_may_and_no_more():
     )
 
 
+@pytest.mark.parametrize("maximum", [None, 200])
+def test_what_rows_can_show_is_said_of_what_the_first_look_may_spend(maximum):
+    terms = Terms(maximum=maximum)
+    least = int(decision.power_words(100, terms, 1).partition("good enough from ")[2].partition(" ")[0])
+    found = [answer(side("prompt", passed), terms=terms).choice for passed in (least - 1, least)]
+    assert found == ["not-enough-evidence", "prompt"]
+
+
 def test_watching_all_along_is_wrong_in_at_most_one_of_twenty():
     rng = np.random.default_rng(3)
     passed = np.cumsum(rng.random((300, 120)) < 0.9, axis=1)
