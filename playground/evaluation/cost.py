@@ -81,20 +81,31 @@ class SideFigures:
 
 @dataclass(frozen=True)
 class SideCost:
-    """per_request: one answer. beside: what else the first year costs, by what it is for (``beside``). All in the
-    prices' currency."""
+    """per_request: one answer, None = not known. beside: what else the first year costs, by what it is for
+    (``beside``); known: whether that is all of it. All in the prices' currency."""
 
-    per_request: float
+    per_request: float | None
     beside: Mapping[str, float] = field(default_factory=dict)
+    known: bool = True
 
     @property
     def fixed(self) -> float:
         """The first year, without a request."""
         return sum(self.beside.values())
 
-    def total(self, requests: int) -> float:
-        """The first year, with so many requests."""
-        return self.fixed + requests * self.per_request
+    @property
+    def once(self) -> float:
+        """What is paid before the first request."""
+        return self.beside.get("training", 0.0) + self.beside.get("labels", 0.0)
+
+    def items(self, requests: int) -> dict[str, float]:
+        """The first year with so many requests, by what it is for: what is known of it."""
+        asked = {"requests": requests * self.per_request} if self.per_request is not None else {}
+        return {**asked, **self.beside}
+
+    def total(self, requests: int) -> float | None:
+        """The first year, with so many requests; None where not all of it is known."""
+        return sum(self.items(requests).values()) if self.known and self.per_request is not None else None
 
 
 @dataclass(frozen=True)
@@ -174,11 +185,6 @@ def beside(tuned: bool, training: float, rows: int | None, changes: str, prices:
     return {name: amount for name, amount in found.items() if amount}
 
 
-def once(beside: Mapping[str, float]) -> float:
-    """Of these, what is paid before the first request."""
-    return beside.get("training", 0.0) + beside.get("labels", 0.0)
-
-
 def is_training_known(seconds: float | None, prices: Prices) -> bool:
     """Whether what a training cost is known: a model from elsewhere has no record of its run, and was not free."""
     return bool(seconds) or prices.training is not None or prices.training_per_hour == 0
@@ -193,9 +199,11 @@ def break_even(a: float, b: float, training_cost: float) -> int | None:
 
 
 def curve(costs: Mapping[str, SideCost], most_requests: int) -> tuple[Point, ...]:
-    """A year's cost of every side at up to 25 evenly spaced numbers of requests, from 0 to ``most_requests``."""
-    at = sorted({round(most_requests * step / 24) for step in range(25)})
-    return tuple(Point(many, {side: one.total(many) for side, one in costs.items()}) for many in at)
+    """What is known of a year's cost of every side whose answers have a price, at up to 25 evenly spaced numbers of
+    requests, from 0 to ``most_requests``; () where there is no such side."""
+    priced = {side: one for side, one in costs.items() if one.per_request is not None}
+    at = sorted({round(most_requests * step / 24) for step in range(25)}) if priced else ()
+    return tuple(Point(many, {side: sum(one.items(many).values()) for side, one in priced.items()}) for many in at)
 
 
 def prompt_length_curve(

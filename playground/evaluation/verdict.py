@@ -143,28 +143,17 @@ def conclude(
     table = compare_sides(pooled)
     timed = {name: found["seconds"] for name, found in table.sides.items() if "seconds" in found}
     figures = {side.name: _figures(table, side) for side in there}
-    # by seconds, an answer's cost is known only where some were timed: nothing at all would be the cheapest there is
-    each = {
-        name: cost.cost_per_request(one, prices)
-        for name, one in figures.items()
-        if prices.device_per_hour is None or name in timed
-    }
-    beside = {side.name: _beside(side, questions, prices) for side in there}
-    costs = {name: SideCost(one, beside[name]) for name, one in each.items()}
-    known = {side.name for side in there if _is_known(side, prices)}
-    whole = {name: one for name, one in costs.items() if name in known}
+    costs = {side.name: _cost(side, figures[side.name], side.name in timed, questions, prices) for side in there}
     volume = questions.volume
     requests = 12 * (volume or VOLUME)
-    once = {name: cost.once(items) for name, items in beside.items()}
     candidates = []
     for side in there:
-        passes = pooled[side.name][PASS]
-        limit = _limit(table, side, once[side.name] if side.name in known else None, questions, prices, facts)
-        total = whole[side.name].total(12 * (volume or 0)) if side.name in whole else None
-        candidates.append(_candidate(table, side, passes, limit, total, facts))
+        passes, priced = pooled[side.name][PASS], costs[side.name]
+        limit = _limit(table, side, priced, questions, prices, facts)
+        candidates.append(_candidate(table, side, passes, limit, priced.total(12 * (volume or 0)), facts))
     validation = _validation(there, sorted(common))
     decision = decide(candidates, terms, validation=validation, looks=looks, by_cost=bool(volume))
-    unpriced = tuple(name for name in pooled if name not in known)
+    unpriced = tuple(name for name, one in costs.items() if not one.known)
     guards = _guards(decision, timed, there, unpriced, questions, prices, facts, form_only=criterion is None)
     record = {
         "schema": SCHEMA,
@@ -191,12 +180,10 @@ def conclude(
                 "rows_trained": side.rows_trained,
                 "cached_tokens_mean": side.cached_tokens,
                 "cost": {
-                    "per_request": each.get(side.name),
-                    "once": once[side.name],
+                    **{name: getattr(costs[side.name], name) for name in ("per_request", "once", "known")},
                     "requests": requests,
-                    "items": _items(each.get(side.name), requests) | beside[side.name],
-                    "total": whole[side.name].total(requests) if side.name in whole else None,
-                    "known": _is_known(side, prices),
+                    "items": costs[side.name].items(requests),
+                    "total": costs[side.name].total(requests),
                 },
                 "answers": len(kept[side.name]),
                 **_drawn(draws[side.name], measured),
@@ -211,8 +198,8 @@ def conclude(
         "questions": asdict(questions),
         "prices": asdict(prices),
         "made_up": prices.made_up,
-        "cost_curve": [asdict(point) for point in cost.curve(costs, requests)] if costs else [],
-        "prompt_length": _prompt_length([one for one in there if one.name in whole], figures, whole, prices, requests),
+        "cost_curve": [asdict(point) for point in cost.curve(costs, requests)],
+        "prompt_length": _prompt_length(there, figures, costs, prices, requests),
     }
     return Judged(_plain(record), measured)
 
@@ -250,35 +237,27 @@ def _drawn(draws: Sequence[SideFacts], measured: Mapping[str, Mapping[str, Measu
     }
 
 
-def _is_known(side: SideFacts, prices: Prices) -> bool:
-    """Whether what a side costs beside its requests is known: its training, and how many rows were labelled for it."""
+def _cost(side: SideFacts, figures: SideFigures, timed: bool, questions: Questions, prices: Prices) -> SideCost:
+    """By seconds, an answer's cost is known only where some were timed: nothing at all would be the cheapest there is.
+    Of a tuned side its training must be known, and how many rows were labelled for it. The bare base has no prompt
+    that could be revised."""
+    each = cost.cost_per_request(figures, prices) if timed or prices.device_per_hour is None else None
+    training = cost.training_cost(side.training_s, prices)
+    changes = "never" if side.kind == "base" else questions.changes
     labelled = side.rows_trained is not None or not prices.label_each
-    return not side.is_tuned or (labelled and cost.is_training_known(side.training_s, prices))
+    known = not side.is_tuned or (labelled and cost.is_training_known(side.training_s, prices))
+    return SideCost(each, cost.beside(side.is_tuned, training, side.rows_trained, changes, prices), known)
 
 
-def _beside(side: SideFacts, questions: Questions, prices: Prices) -> dict[str, float]:
-    """The bare base has no prompt that could be revised."""
-    training, changes = cost.training_cost(side.training_s, prices), questions.changes
-    bare = side.kind == "base"
-    return cost.beside(side.is_tuned, training, side.rows_trained, "never" if bare else changes, prices)
-
-
-def _items(each: float | None, requests: int) -> dict[str, float]:
-    return {} if each is None else {"requests": requests * each}
-
-
-def _limit(
-    table: Table, side: SideFacts, once: float | None, questions: Questions, prices: Prices, facts: Facts
-) -> str:
-    """The person's limits that a side breaks, "" = none. once: what is paid before its first request, None = not
-    known."""
+def _limit(table: Table, side: SideFacts, priced: SideCost, questions: Questions, prices: Prices, facts: Facts) -> str:
+    """The person's limits that a side breaks, "" = none."""
     seconds, most, limits = table.sides[side.name].get("seconds"), questions.latency_s, []
     if most is not None and seconds is not None and seconds.n >= TIMED and seconds.value > most:
         took = f"takes {seconds.value:.1f} s a reply ({seconds.low:.1f} to {seconds.high:.1f})"
         limits.append(f"{took}, above your limit of {most:g} s")
-    if questions.budget is not None and once is not None and once > questions.budget:
+    if questions.budget is not None and priced.known and priced.once > questions.budget:
         limits.append(
-            f"training costs {money(once, prices.unit)}, above your {money(questions.budget, prices.currency)}"
+            f"training costs {money(priced.once, prices.unit)}, above your {money(questions.budget, prices.currency)}"
         )
     if questions.forgets is not None and (lost := facts.forgotten.get(side.name)) and lost[2] > questions.forgets:
         limits.append(
@@ -302,8 +281,8 @@ def _candidate(
 
 def _validation(sides: Sequence[SideFacts], examples: Sequence[int]) -> np.ndarray | None:
     """Where several sides stand on one rung: a fifth of the examples, at least 10 and at most half, on which these
-    compete; they are no test rows then. Drawn by the example's number alone, so that rows which are added later move
-    none from one part to the other. None where there is one side a rung."""
+    compete; they are no test rows then. Drawn by the example's number alone, so that from some 50 on rows which are
+    added later move none from one part to the other. None where there is one side a rung."""
     if len({side.kind for side in sides}) == len(sides):
         return None
     drawn = np.array([np.random.default_rng((VALIDATION_SEED, number)).random() for number in examples])
@@ -441,6 +420,7 @@ def _prompt_length(
 ) -> dict[str, Any] | None:
     """The length of a prompt from which fine-tuning pays, at a year's requests: of the longest-prompted untuned side
     against the first tuned one, of those whose cost is known in full; None without both."""
+    sides = [side for side in sides if costs[side.name].total(requests) is not None]
     tuned = next((side.name for side in sides if side.is_tuned), None)
     others = [side.name for side in sides if not side.is_tuned]
     untuned = max(others, key=lambda name: figures[name].prompt_tokens, default=None)

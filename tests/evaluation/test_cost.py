@@ -63,7 +63,7 @@ def test_a_year_is_itemised_and_tokens_that_every_request_repeats_have_their_own
     tuned, told = (cost.beside(tuned, 10.0, 40, "monthly", prices) for tuned in (True, False))
     assert tuned == {"training": 10, "labels": 27, "retraining": 120, "relabelling": 60, "hosting": 240}
     assert told == {"hosting": 60, "revisions": 36}
-    assert cost.once(tuned) == 37
+    assert SideCost(0.01, tuned).once == 37
     assert SideCost(0.01, tuned).total(1_000) == pytest.approx(10 + 457)
     assert cost.beside(True, 1.0, 40, "weekly", Prices()) == {"training": 1, "retraining": 52}
     assert cost.beside(False, 1.0, 40, "weekly", Prices()) == {}, "what is not given costs nothing"
