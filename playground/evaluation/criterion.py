@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,8 @@ from functools import lru_cache
 from itertools import combinations, islice
 from string import punctuation
 from typing import Any, ClassVar, Literal, NamedTuple
+
+import regex
 
 from playground.errors import InputError
 from playground.evaluation.forgetting import is_refusal
@@ -38,6 +39,7 @@ FIELD = "field:"
 Marks = Mapping[tuple[str, str, str, str], bool]
 """(judge, question, reply, reference) -> whether the judge calls the reply right; reply and reference stripped."""
 _SIGN = re.compile(f"([{ALONE}])")
+_BARE = regex.compile(rf"[\p{{P}}{re.escape(punctuation)}]")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _KINDS: dict[str, type[Criterion]] = {}
 _KEY = re.compile(
@@ -110,24 +112,12 @@ def kinds() -> str:
     return ", ".join(name + one.takes for name, one in _KINDS.items())
 
 
-class _Bare(dict[int, str | None]):
-    """Letter -> itself, None for punctuation."""
-
-    def __missing__(self, code: int) -> str | None:
-        letter = chr(code)
-        self[code] = None if letter in punctuation or unicodedata.category(letter).startswith("P") else letter
-        return self[code]
-
-
-_BARE = _Bare()
-
-
 @lru_cache(maxsize=4096)
 def squad_words(text: str) -> tuple[str, ...]:
     """The words without case, punctuation (but that inside numbers and names such as C++) and articles; in scripts
     without spaces each sign is one."""
     parts = _WITHIN.split(_THOUSANDS.sub("", folded(text)))
-    bare = "".join(part if place % 2 else part.translate(_BARE) for place, part in enumerate(parts))
+    bare = "".join(part if place % 2 else _BARE.sub("", part) for place, part in enumerate(parts))
     return tuple(_SIGN.sub(r" \1 ", _ARTICLE.sub(" ", bare)).split())
 
 

@@ -129,11 +129,15 @@ def agreement(judge: Sequence[Winner], person: Sequence[Winner]) -> Agreement | 
     """How far a judge's votes are the person's, of the same pairs in the same order (Cohen 1960); None for no votes.
     Raises ValueError for unequal lengths."""
     same = sum(a == b for a, b in zip(judge, person, strict=True))
-    if not (n := len(judge)):
-        return None
-    chance = sum(judge.count(word) * person.count(word) for word in WINNERS) / (n * n)
-    kappa = None if chance == 1 else (same / n - chance) / (1 - chance)
-    return Agreement(wilson(same, n), kappa)
+    return Agreement(wilson(same, len(judge)), _kappa(judge, person)) if judge else None
+
+
+def _kappa(judge: Sequence[object], person: Sequence[object]) -> float | None:
+    """Cohen's, of answers in the same order; None where chance always agrees, and for none."""
+    n, of_judge, of_person = max(1, len(judge)), Counter(judge), Counter(person)
+    same = sum(a == b for a, b in zip(judge, person, strict=True)) / n
+    chance = sum(of_judge[said] * of_person[said] for said in of_judge) / n**2
+    return (same - chance) / (1 - chance) if judge and chance < 1 else None
 
 
 LABELS_NEEDED, KAPPA_NEEDED = 50, 0.6
@@ -187,10 +191,7 @@ def agreed(judge: Sequence[bool], person: Sequence[bool]) -> Agreed:
     it would in 5 to 14 %. Raises ValueError for unequal lengths."""
     cells = Counter(zip(person, judge, strict=True))
     counts = (cells[True, True], cells[True, False], cells[False, True], cells[False, False])
-    n, of_judge, of_person = max(1, len(judge)), sum(judge), sum(person)
-    chance = (of_judge * of_person + (n - of_judge) * (n - of_person)) / n**2
-    kappa = None if chance == 1 or not judge else ((counts[0] + counts[3]) / n - chance) / (1 - chance)
-    return Agreed(counts, kappa, _kappa_low(counts))
+    return Agreed(counts, _kappa(judge, person), _kappa_low(counts))
 
 
 @lru_cache(maxsize=256)
